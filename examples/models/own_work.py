@@ -124,10 +124,10 @@ class ZippedTorchTarget(TorchTarget):
         with tempfile.TemporaryDirectory() as folder:
             super().inspect(unzipped(path, Path(folder)), tower)
 
-    def open(self, path: Path, tower: TowerFile) -> Run:
+    def open(self, path: Path, tower: TowerFile, *, device: str = "cpu", num_threads: int | None = None) -> Run:
         """Return a function that runs a file with PyTorch."""
         with tempfile.TemporaryDirectory() as folder:
-            return super().open(unzipped(path, Path(folder)), tower)
+            return super().open(unzipped(path, Path(folder)), tower, device=device, num_threads=num_threads)
 
 
 def unzipped(path: Path, folder: Path) -> Path:

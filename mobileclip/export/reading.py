@@ -44,7 +44,7 @@ def read_contract(folder: str | Path) -> Contract:
     contract = _read(path)
     _check_towers(contract, path)
     for name, expected in contract.files.items():
-        _check_file(folder, name, expected)
+        check_file(folder, name, expected)
     for tower in contract.towers:
         _check_complete(folder, tower, contract)
     if contract.text is not None and contract.text.tokenizer not in contract.files:
@@ -147,7 +147,17 @@ def _expected(contract: Contract, tower: TowerFile) -> list[tuple[str, tuple[int
     return []
 
 
-def _check_file(folder: Path, name: str, expected: str) -> None:
+def check_file(folder: Path, name: str, expected: str) -> None:
+    """Make sure that a file of an export is in its folder and as it was written.
+
+    Args:
+        folder: of the export.
+        name: of the file, in it.
+        expected: its SHA-256.
+
+    Raises:
+        ValueError: if it is not.
+    """
     path = folder / name
     if not _NAME.fullmatch(name):
         raise ValueError(

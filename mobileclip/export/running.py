@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import attrs
 import torch
@@ -16,10 +17,11 @@ from mobileclip.encoders import DualEncoder, DualEncoderSpec, ImageEncoderSpec, 
 from mobileclip.encoders.checkpoints import PRETRAINED
 from mobileclip.encoders.checks import check_images, check_tokens
 from mobileclip.export.contract import Contract, TowerFile
-from mobileclip.export.reading import read_contract
+from mobileclip.export.reading import check_file, read_contract
 from mobileclip.export.targets import Target, targets
 from mobileclip.export.targets.base import EXAMPLE_BATCH, Run, check_versions
 from mobileclip.inference.forms import PreparedTower, ReadyDualEncoder
+from mobileclip.inference.one_at_a_time import OneAtATime
 from mobileclip.inputs import ImageInput
 from mobileclip.machine import raise_machine_fault
 from mobileclip.serialization import from_json
@@ -27,8 +29,58 @@ from mobileclip.storage import printable
 from mobileclip.tensor_files.weights import weights_sha256
 
 
+@attrs.frozen(kw_only=True)
+class Opening:
+    """How a tower's file is opened: when an export is loaded, and again where the model is unpickled.
+
+    Args:
+        folder: of the export.
+        contract: of it.
+        file: the tower's.
+        device: where its runtime computes.
+        num_threads: see `load_export`.
+    """
+
+    folder: Path
+    contract: Contract
+    file: TowerFile
+    device: str
+    num_threads: int | None
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """The SHA-256 of the tower's file, and of each that lies beside it under its name."""
+        stem = self.file.file.partition(".")[0]
+        return {name: digest for name, digest in self.contract.files.items() if name.startswith(f"{stem}.")}
+
+    def open(self) -> Run:
+        """Return what runs the file, for any number of threads.
+
+        Raises:
+            ValueError: if the file is not what the contract says, or the runtime cannot take it.
+        """
+        target, path = targets.resolve(self.contract.target), self.folder / self.file.file
+        target.inspect(path, self.file)
+        run = target.open(path, self.file, device=self.device, num_threads=self.num_threads)
+        return run if target.concurrent else OneAtATime(run)
+
+    def open_again(self) -> Run:
+        """Return what runs the file, if that is still the one that was opened.
+
+        Raises:
+            ImportError: if the runtime is not installed.
+            ValueError: if it has changed, or as `open`.
+        """
+        for name, digest in self.digests.items():
+            check_file(self.folder, name, digest)
+        targets.resolve(self.contract.target).check()
+        return self.open()
+
+
 class ExportedTower(PreparedTower):
     """A tower whose embeddings an exported file gives, on the processor or what `device` of its runtime says.
+
+    Any number of threads may call it. It can be pickled: where it is unpickled, its file is opened again.
 
     Shape:
         images `(batch, 3, size, size)`, scaled and normalised as the model's transform does, or ids
@@ -36,27 +88,31 @@ class ExportedTower(PreparedTower):
 
     Args:
         spec: of the tower that was exported.
-        contract: of the export.
-        file: the tower's.
-        run: from a batch of what the file takes to its outputs.
+        opening: of its file.
 
     Raises:
-        ValueError: if the inputs are not what the tower takes, or the runtime fails.
+        ValueError: if the file cannot be opened, the inputs are not what the tower takes, or the runtime fails.
     """
 
     files_sha256: Tensor
 
-    def __init__(
-        self, spec: ImageEncoderSpec | TextEncoderSpec, *, contract: Contract, file: TowerFile, run: Run
-    ) -> None:
+    def __init__(self, spec: ImageEncoderSpec | TextEncoderSpec, *, opening: Opening) -> None:
         super().__init__()
         self._spec = spec
-        self._contract = contract
-        self._file = file
-        self._run = run
+        self._opening = opening
+        self._run = opening.open()
         # What tells this model from every other, where its weights would be.
-        self.register_buffer("files_sha256", _digest(contract, file))
+        self.register_buffer("files_sha256", _digest(opening))
         self.eval()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return all but the runtime's own, which belongs to this process."""
+        return {name: value for name, value in vars(self).items() if name != "_run"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over what `__getstate__` left, and open the file."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._run = self._opening.open_again()
 
     @property
     def spec(self) -> ImageEncoderSpec | TextEncoderSpec:
@@ -65,17 +121,19 @@ class ExportedTower(PreparedTower):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the embeddings; of unit length where the contract says that they come out so."""
-        most = self._file.input_shape[0] or EXAMPLE_BATCH
+        file = self._opening.file
+        most = file.input_shape[0] or EXAMPLE_BATCH
         try:
             parts = [self._run(part.contiguous())[0] for part in torch.split(self._taken(inputs), most)]
-        except ValueError:
+        except (ValueError, MemoryError, OSError):
             raise
         except Exception as error:
             raise_machine_fault(error)
             # The runtimes' errors have no base in common.
             raise ValueError(
-                f"{self._file.file} cannot be run ({type(error).__name__}: {printable(error)}); `mobileclip verify` "
-                "says whether the export is whole"
+                f"the runtime of {self._opening.folder / file.file} failed ({type(error).__name__}: "
+                f"{printable(error)}); the file was whole when it was opened: look at the memory and the device that "
+                "are left, and ask again, or load the export anew"
             ) from error
         return torch.cat(parts).float()
 
@@ -84,13 +142,14 @@ class ExportedTower(PreparedTower):
         inputs = inputs.detach().cpu()
         if isinstance(self._spec, TextEncoderSpec):
             check_tokens(inputs, self._spec.input)
-            return inputs.to(getattr(torch, self._file.input_dtype))
+            return inputs.to(getattr(torch, self._opening.file.input_dtype))
         check_images(inputs, self._spec.input)
-        assert self._contract.image is not None, "an image tower has a contract of its images"
-        if self._contract.image.preprocess == "host":
+        image = self._opening.contract.image
+        assert image is not None, "an image tower has a contract of its images"
+        if image.preprocess == "host":
             return inputs.float()
         pixels = as_pixels(inputs.float(), self._spec.input)
-        return pixels if self._file.input_dtype == "uint8" else pixels.float()
+        return pixels if self._opening.file.input_dtype == "uint8" else pixels.float()
 
 
 def as_pixels(images: Tensor, contract: ImageInput) -> Tensor:
@@ -107,7 +166,9 @@ def as_pixels(images: Tensor, contract: ImageInput) -> Tensor:
     return ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-def load_export(folder: str | Path, *, device: str = "cpu", trust: bool = False) -> DualEncoder:
+def load_export(
+    folder: str | Path, *, device: str = "cpu", num_threads: int | None = None, trust: bool = False
+) -> DualEncoder:
     """Return an export of both towers as a dual encoder.
 
     Embeddings come out of unit length where the contract says so (`normalize`), and then whether they are asked for as
@@ -117,6 +178,8 @@ def load_export(folder: str | Path, *, device: str = "cpu", trust: bool = False)
         folder: that `export_model` wrote; every file is checked against its contract first.
         device: where its runtime computes: `cpu`, or what the runtime has beside it on this machine, such as `cuda`,
             `tensorrt`, `coreml` or `qnn` of ONNX Runtime, and `gpu` or `npu` of OpenVINO.
+        num_threads: of the processor that its runtime computes with; as many as PyTorch has by default. ExecuTorch has
+            one number a process; Core AI, and Core ML on a Mac, choose by themselves and take none.
         trust: whether whoever made the export may run anything here: files of ExecuTorch, Core AI and LiteRT,
             whose runtimes do not validate files, are run then too.
 
@@ -125,18 +188,17 @@ def load_export(folder: str | Path, *, device: str = "cpu", trust: bool = False)
         ValueError: if the export is not whole, holds one tower or a classifier, may not be run without trust, or the
             runtime has no such device here.
     """
-    folder = Path(folder)
+    folder = Path(folder).absolute()
     contract = read_contract(folder)
     spec = _spec_of(contract, folder)
-    target = runnable_target(folder, contract, trust=trust)
-    files = {file.tower: file for file in contract.towers}
-
-    def tower(file: TowerFile, part: ImageEncoderSpec | TextEncoderSpec) -> ExportedTower:
-        target.inspect(folder / file.file, file)
-        run = target.open(folder / file.file, file, device=device)
-        return ExportedTower(part, contract=contract, file=file, run=run)
-
-    model = ReadyDualEncoder(tower(files["image"], spec.image), tower(files["text"], spec.text))
+    runnable_target(folder, contract, trust=trust)
+    openings = {
+        file.tower: Opening(folder=folder, contract=contract, file=file, device=device, num_threads=num_threads)
+        for file in contract.towers
+    }
+    model = ReadyDualEncoder(
+        ExportedTower(spec.image, opening=openings["image"]), ExportedTower(spec.text, opening=openings["text"])
+    )
     assert contract.logit_scale is not None, "an export of both towers has a logit scale"
     with torch.no_grad():
         model.logit_scale.fill_(math.log(contract.logit_scale))
@@ -219,8 +281,7 @@ def _spec_of(contract: Contract, folder: Path) -> DualEncoderSpec:
     return attrs.evolve(spec, text=attrs.evolve(spec.text, input=text_input))
 
 
-def _digest(contract: Contract, file: TowerFile) -> Tensor:
-    stem = file.file.partition(".")[0]
-    parts = sorted((name, digest) for name, digest in contract.files.items() if name.startswith(f"{stem}."))
-    whole = hashlib.sha256(repr((contract.target, file.compute, parts)).encode()).digest()
+def _digest(opening: Opening) -> Tensor:
+    parts = sorted(opening.digests.items())
+    whole = hashlib.sha256(repr((opening.contract.target, opening.file.compute, parts)).encode()).digest()
     return torch.tensor(list(whole), dtype=torch.uint8)

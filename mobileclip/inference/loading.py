@@ -43,6 +43,7 @@ def load(
     device: str | torch.device = "cpu",
     image_size: int | None = None,
     context_length: int | None = None,
+    num_threads: int | None = None,
     trust: bool = False,
 ) -> ImageTextModel:
     """Return a pretrained model, ready to use: folded, in evaluation mode, with its own preprocessing.
@@ -62,6 +63,8 @@ def load(
         device: where to; of an export, `cpu` or what its runtime has here, see `mobileclip.export.load_export`.
         image_size: side of the images, in pixels, where not the model's own; see `mobileclip.encoders.load_model`.
         context_length: ids per text, where fewer than the model's own; see `mobileclip.encoders.load_model`.
+        num_threads: of the processor that a call computes with; as many as PyTorch has by default. See
+            `mobileclip.export.load_export` for exports.
         trust: whether whoever made an export may run anything here, which those for ExecuTorch, Core AI and LiteRT
             need.
 
@@ -82,7 +85,8 @@ def load(
     """
     wanted, found = _found(model, checkpoint)
     if is_export(found):
-        return _exported(found, wanted, dtype=dtype, device=device, sizes=(image_size, context_length), trust=trust)
+        sizes = (image_size, context_length)
+        return _exported(found, wanted, dtype=dtype, device=device, sizes=sizes, num_threads=num_threads, trust=trust)
     loaded = load_model(
         found,
         wanted,
@@ -92,7 +96,7 @@ def load(
         image_size=image_size,
         context_length=context_length,
     )
-    return ImageTextModel(_both_towers(loaded, found))
+    return ImageTextModel(_both_towers(loaded, found), num_threads=num_threads)
 
 
 def load_stored(
@@ -272,6 +276,7 @@ def _exported(
     device: str | torch.device,
     sizes: tuple[int | None, int | None],
     trust: bool,
+    num_threads: int | None = None,
 ) -> ImageTextModel:
     """Return an export as a model, unless it is asked to be another one."""
     if wanted is not None or dtype != torch.float32 or sizes != (None, None):
@@ -281,7 +286,8 @@ def _exported(
         )
     from mobileclip.export.running import load_export
 
-    return ImageTextModel(load_export(folder, device=str(device), trust=trust))
+    model = load_export(folder, device=str(device), num_threads=num_threads, trust=trust)
+    return ImageTextModel(model, num_threads=num_threads)
 
 
 def _both_towers(loaded: nn.Module, checkpoint: str | Path) -> DualEncoder:

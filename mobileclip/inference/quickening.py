@@ -61,7 +61,7 @@ def quickened(
         engines=("eager", "openvino") if compiling else ("eager",),
         show_progress=show_progress,
     )
-    return ImageTextModel(ready)
+    return ImageTextModel(ready, num_threads=clip.num_threads)
 
 
 def _examples(transform: ImageTransform, seen: Sequence[Tensor]) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mobileclip.encoders import DualEncoder
+from mobileclip.hardware.threads import threads_or_default, torch_threads
 from mobileclip.inference import by_length, prepared
 from mobileclip.inference.forms import MOST_IMAGES_ON_CPU, ReadyDualEncoder
 from mobileclip.progress import Progress
@@ -26,11 +27,16 @@ Item = TypeVar("Item")
 class ImageTextModel:
     """An image-text model with the image transform and the tokenizer of its own spec.
 
+    Any number of threads may ask it at once, and it can be pickled, whatever computes it.
+
     Args:
         model: the dual encoder, in evaluation mode; usually from `mobileclip.load`.
+        num_threads: of the processor that PyTorch computes a call with; as many as it has by default. What another
+            runtime takes was decided where its file was opened.
 
     Raises:
-        ValueError: if the model is in training mode, where batch statistics would change with every call.
+        ValueError: if the model is in training mode, where batch statistics would change with every call, or
+            `num_threads` is less than 1.
 
     Examples:
         >>> image = mobileclip.encoders.ViTSpec(width=16, depth=1, num_heads=2)
@@ -40,12 +46,14 @@ class ImageTextModel:
         torch.Size([2, 512])
     """
 
-    def __init__(self, model: DualEncoder) -> None:
+    def __init__(self, model: DualEncoder, *, num_threads: int | None = None) -> None:
         from mobileclip.data.images.transform import ImageTransform
         from mobileclip.data.text.tokenizer import Tokenizer
 
         if model.training:
             raise ValueError("the model is in training mode; call model.eval() first")
+        threads_or_default(num_threads)
+        self.num_threads = num_threads
         self.model = model
         self.transform = ImageTransform(model.spec.image.input)
         self.tokenizer = Tokenizer(model.spec.text.input)
@@ -128,7 +136,8 @@ class ImageTextModel:
         is_split = self._like.device.type == "cpu" and not isinstance(self.model, ReadyDualEncoder)
         parts = torch.split(pixels, MOST_IMAGES_ON_CPU) if is_split else (pixels,)
         inputs = (self.transform.normalize(part).to(self._like) for part in parts)
-        return torch.cat([ready.encode_image(part, normalize=normalize).float().cpu() for part in inputs])
+        with torch_threads(self.num_threads):
+            return torch.cat([ready.encode_image(part, normalize=normalize).float().cpu() for part in inputs])
 
     def encode_text(
         self, texts: str | Sequence[str], *, normalize: bool = True, batch_size: int = 64, progress: bool = False
@@ -177,7 +186,8 @@ class ImageTextModel:
         if batch_size < 1:
             raise ValueError(f"batch_size is at least 1, not {batch_size}")
         done, remaining = [], iter(items)
-        with Progress(f"encoding {unit}", total=total, unit=unit, console=console(shown=progress)) as bar:
+        bar = Progress(f"encoding {unit}", total=total, unit=unit, console=console(shown=progress))
+        with bar, torch_threads(self.num_threads):
             while batch := list(islice(remaining, batch_size)):
                 done.append(encode(batch).float().cpu())
                 bar.advance(len(batch))

@@ -57,6 +57,10 @@ class Target(Protocol):
     def vouched(self) -> bool:
         """Whether `inspect` and `open` may be given a stranger's file: what they do not know is refused unread."""
 
+    @property
+    def concurrent(self) -> bool:
+        """Whether several threads may be in what `open` returns at once; else they take turns."""
+
     def check(self) -> None:
         """Make sure that everything is installed.
 
@@ -93,17 +97,18 @@ class Target(Protocol):
             ValueError: if it is not what the contract says; the message says what differs.
         """
 
-    def open(self, path: Path, tower: TowerFile, *, device: str = CPU) -> Run:
+    def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
         """Return a function that runs a file in its own runtime, from one batch of inputs to its outputs in order.
 
         Args:
             path: of the file.
             tower: what the contract says of it.
             device: where the runtime computes.
+            num_threads: of the processor that it computes with; None for as many as PyTorch has.
 
         Raises:
             NotRunHereError: if no runtime of the file's backend is here.
-            ValueError: if the runtime cannot read the file, or has no such device here.
+            ValueError: if the runtime cannot read the file, has no such device here, or cannot take so many threads.
         """
 
 
@@ -197,6 +202,16 @@ def device_called(device: str, devices: Mapping[str, str], runtime: str) -> str:
             "and a driver that know them"
         )
     return devices[device]
+
+
+def refuse_threads(num_threads: int | None, runtime: str) -> None:
+    """Refuse a number of threads where a runtime takes what it likes.
+
+    Raises:
+        ValueError: if one was asked for.
+    """
+    if num_threads is not None:
+        raise ValueError(f"{runtime} chooses its number of threads by itself; leave num_threads out")
 
 
 def not_finite(path: Path, weight: str) -> ValueError:

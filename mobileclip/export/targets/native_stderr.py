@@ -9,15 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
+from mobileclip.terminal.silence import SILENCING
+
 _STANDARD_ERROR = 2
 
 
 @contextmanager
 def kept_stderr() -> Iterator[IO[bytes]]:
     """Yield a file of what is written to standard error meanwhile, by whatever part of the process."""
-    sys.stderr.flush()
-    before = os.dup(_STANDARD_ERROR)
-    with tempfile.TemporaryFile() as file:
+    with SILENCING, tempfile.TemporaryFile() as file:
+        sys.stderr.flush()
+        before = os.dup(_STANDARD_ERROR)
         os.dup2(file.fileno(), _STANDARD_ERROR)
         try:
             yield file

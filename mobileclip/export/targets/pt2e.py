@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mobileclip.export.towers.graph import TowerExport
+from mobileclip.terminal.silence import SILENCING
 
 if TYPE_CHECKING:
     from torchao.quantization.pt2e.quantizer import Quantizer
@@ -70,17 +71,18 @@ def quiet() -> Iterator[None]:
     torchao tells of its own kernels, for other processors, that it cannot load, and PyTorch of what torchao and
     ExecuTorch do not do as it wants by now. ExecuTorch sets up the root logger, and that is undone.
     """
-    root = logging.getLogger()
-    level, disabled, handlers = root.level, root.manager.disable, list(root.handlers)
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
-        root.setLevel(level)
-        root.handlers[:] = handlers
+    with SILENCING:
+        root = logging.getLogger()
+        level, disabled, handlers = root.level, root.manager.disable, list(root.handlers)
+        logging.disable(logging.ERROR)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            logging.disable(disabled)
+            root.setLevel(level)
+            root.handlers[:] = handlers
 
 
 def _look_up_in_float16(graph: nn.Module) -> None:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from mobileclip.terminal.silence import SILENCING
+
 PROCESSOR_OPTIONS = {"SNIPPETS_MODE": "DISABLE"}
 """Of compiling for a processor: without OpenVINO's own fusing, which release 2026.4 ends the process in for some
 towers, with one thread or texts of any length; the others take no longer without it, and texts less."""
@@ -29,17 +31,18 @@ def quiet() -> Iterator[None]:
     Both libraries report every import and every call, and do without where the package that does so is missing: it is
     hidden, unless somebody has imported it before. NNCF draws bars of its progress on standard output.
     """
-    logger_class, hidden = logging.getLoggerClass(), _TELEMETRY not in sys.modules
-    if hidden:
-        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # it makes an import fail as a missing package does
-    try:
-        with redirect_stdout(io.StringIO()):
-            yield
-    finally:
+    with SILENCING:
+        logger_class, hidden = logging.getLoggerClass(), _TELEMETRY not in sys.modules
         if hidden:
-            del sys.modules[_TELEMETRY]
-        # NNCF makes its own the class of all loggers to come.
-        logging.setLoggerClass(logger_class)
+            sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # an import of it fails, as of what is not there
+        try:
+            with redirect_stdout(io.StringIO()):
+                yield
+        finally:
+            if hidden:
+                del sys.modules[_TELEMETRY]
+            # NNCF makes its own the class of all loggers to come.
+            logging.setLoggerClass(logger_class)
 
 
 def import_quietly(name: str) -> Any:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import FastPrecision
+from mobileclip.inference.one_at_a_time import OneAtATime
 from mobileclip.inference.optimization.int8 import Int8Model
 from mobileclip.inference.optimization.openvino_quiet import PROCESSOR_OPTIONS, import_quietly, openvino_model
 
@@ -21,8 +23,10 @@ _DEVICE = "CPU"
 _HINTS: dict[FastPrecision, tuple[str, str]] = {"float32": ("FP32", "f32"), "bfloat16": ("BF16", "bf16")}
 
 
-def torch_program(tower: nn.Module, example: Tensor, *, lengths: bool) -> Program:
-    """Return a tower as inductor compiles it, with its weights frozen into the program.
+class TorchProgram:
+    """A tower as inductor compiles it, with its weights frozen into the program.
+
+    Where it is unpickled, it is compiled again.
 
     Args:
         tower: in evaluation mode, in what it computes in.
@@ -32,18 +36,28 @@ def torch_program(tower: nn.Module, example: Tensor, *, lengths: bool) -> Progra
     Raises:
         Exception: whatever the compiler raises, where there is none or it cannot compile the tower.
     """
-    import torch._dynamo.config
-    import torch._inductor.config as inductor
 
-    # Whether weights are frozen is asked while the graph is traced, so not an option of the one compilation.
-    limit = torch._dynamo.config.patch(recompile_limit=_MOST_PROGRAMS)  # noqa: SLF001
-    with inductor.patch(freezing=True), limit:
-        program: Program = torch.compile(tower, fullgraph=True, dynamic=None if lengths else False)
-        example = example.clone()
-        if lengths:
-            torch._dynamo.mark_dynamic(example, 1, min=2, max=example.shape[1])  # noqa: SLF001
-        program(example)
-    return program
+    def __init__(self, tower: nn.Module, example: Tensor, *, lengths: bool) -> None:
+        import torch._dynamo.config
+        import torch._inductor.config as inductor
+
+        self._tower, self._example, self._lengths = tower, example, lengths
+        # Whether weights are frozen is asked while the graph is traced, so not an option of the one compilation.
+        limit = torch._dynamo.config.patch(recompile_limit=_MOST_PROGRAMS)  # noqa: SLF001
+        with torch.inference_mode(mode=False), torch.no_grad(), inductor.patch(freezing=True), limit:
+            self._program: Program = torch.compile(tower, fullgraph=True, dynamic=None if lengths else False)
+            example = example.clone()
+            if lengths:
+                torch._dynamo.mark_dynamic(example, 1, min=2, max=example.shape[1])  # noqa: SLF001
+            self._program(example)
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return the embeddings of a batch like the example."""
+        return self._program(inputs)
+
+    def __reduce__(self) -> tuple[Callable[..., TorchProgram], tuple[nn.Module, Tensor]]:
+        """Return what it is compiled of again."""
+        return partial(type(self), lengths=self._lengths), (self._tower, self._example)
 
 
 def openvino_program(
@@ -82,13 +96,31 @@ def openvino_program(
         "PERFORMANCE_HINT": "LATENCY",
         **PROCESSOR_OPTIONS,
     }
-    request = core.compile_model(model, _DEVICE, options).create_infer_request()
-    # A request computes one batch at a time, and its next embeddings where these are.
-    lock = threading.Lock()
+    return OneAtATime(_OpenVINOProgram(core.compile_model(model, _DEVICE, options), options))
 
-    def run(inputs: Tensor) -> Tensor:
-        with lock:
-            (embeddings,) = request.infer([inputs.numpy()], share_inputs=True, share_outputs=True).values()
-            return torch.from_numpy(embeddings.copy())
 
-    return run
+class _OpenVINOProgram:
+    """A compiled model of OpenVINO; what is pickled is the program, for the same release of OpenVINO.
+
+    Args:
+        compiled: the model.
+        options: that it was compiled with.
+    """
+
+    def __init__(self, compiled: Any, options: dict[str, Any]) -> None:
+        self._compiled, self._options = compiled, options
+        self._request = compiled.create_infer_request()
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        # A request computes one batch at a time, and its next embeddings where these are.
+        (embeddings,) = self._request.infer([inputs.numpy()], share_inputs=True, share_outputs=True).values()
+        return torch.from_numpy(embeddings.copy())
+
+    def __reduce__(self) -> tuple[Callable[..., _OpenVINOProgram], tuple[bytes, dict[str, Any]]]:
+        return _imported, (self._compiled.export_model().read(), self._options)
+
+
+def _imported(program: bytes, options: dict[str, Any]) -> _OpenVINOProgram:
+    with needed("the engine 'openvino'", "openvino"):
+        core = import_quietly("openvino").Core()
+    return _OpenVINOProgram(core.import_model(program, _DEVICE, options), options)

@@ -22,7 +22,7 @@ from mobileclip.inference.forms import (
     with_one_token,
 )
 from mobileclip.inference.optimization.int8 import Calibration, Int8Model
-from mobileclip.inference.optimization.programs import Program, openvino_program, torch_program
+from mobileclip.inference.optimization.programs import Program, TorchProgram, openvino_program
 
 Engine = Literal["eager", "compiled", "openvino"]
 
@@ -109,7 +109,7 @@ class OptimizedTower(PreparedTower):
             # Where lengths differ, a batch as it comes has the longest that there may be.
             example = (inputs if lengths else self._prepared(inputs))[: self.form.most].clone()
             if self.form.engine == "compiled":
-                self._program = torch_program(self.tower, example, lengths=lengths)
+                self._program = TorchProgram(self.tower, example, lengths=lengths)
             elif self.form.engine == "openvino":
                 self._program = openvino_program(
                     self.tower, example, lengths=lengths, precision=self.form.precision, int8=int8

@@ -23,12 +23,14 @@ from mobileclip.export.targets.base import (
     WrittenHere,
     check_signature,
     device_called,
+    refuse_threads,
 )
 from mobileclip.export.targets.coreai.runtime import ENTRY, Function
 from mobileclip.export.targets.native_stderr import kept_stderr, text_of
 from mobileclip.export.towers.graph import TowerExport
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import Precision
+from mobileclip.terminal.silence import SILENCING
 
 _DTYPES: dict[Precision, torch.dtype] = {
     "float32": torch.float32,
@@ -58,6 +60,7 @@ class CoreAITarget(ComputedWhole, WrittenHere):
     prefers_depthwise: bool = False
     runtime: str = "coreai"
     vouched: bool = False
+    concurrent: bool = False
 
     def check(self) -> None:
         """Make sure that everything is installed.
@@ -65,7 +68,8 @@ class CoreAITarget(ComputedWhole, WrittenHere):
         Raises:
             ImportError: if something is missing; the message has the command that installs it.
         """
-        with needed("the target 'coreai', which wants Python 3.11 or newer,", "coreai"), warnings.catch_warnings():
+        wanted = needed("the target 'coreai', which wants Python 3.11 or newer,", "coreai")
+        with SILENCING, wanted, warnings.catch_warnings():
             # That it was not tried with a newer PyTorch; exports are compared with their models all the same.
             warnings.simplefilter("ignore")
             for name in ("coreai.authoring", "coreai.runtime", "coreai_torch"):
@@ -111,13 +115,14 @@ class CoreAITarget(ComputedWhole, WrittenHere):
             [_described(*one) for one in summary.function_outputs(ENTRY)],
         )
 
-    def open(self, path: Path, tower: TowerFile, *, device: str = CPU) -> Run:
+    def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
         """Return a function that runs a model with Core AI, which chooses by itself where on a Mac.
 
         Raises:
             ValueError: if it cannot be read.
         """
         device_called(device, {CPU: CPU}, self.runtime)
+        refuse_threads(num_threads, "Core AI")
         with kept_stderr() as said:
             try:
                 function = Function(path)

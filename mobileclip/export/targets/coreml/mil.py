@@ -26,6 +26,7 @@ from mobileclip.export.targets.coreml.checks import read_specification
 from mobileclip.export.targets.coreml.mil_bounds import bounded_reading, taken
 from mobileclip.machine import raise_machine_fault
 from mobileclip.storage import printable
+from mobileclip.terminal.silence import SILENCING
 
 _DTYPES = {
     "fp16": torch.float16,
@@ -134,17 +135,18 @@ class MilProgram:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep what coremltools and what it imports have to say to themselves: untried versions, bars, parts for Macs."""
-    loggers = [logging.getLogger(name) for name in _TALKATIVE]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with SILENCING:
+        loggers = [logging.getLogger(name) for name in _TALKATIVE]
+        levels = [logger.level for logger in loggers]
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def read_program(path: Path) -> MilProgram:

@@ -25,6 +25,7 @@ from mobileclip.export.targets.base import (
     check_signature,
     device_called,
     not_finite,
+    refuse_threads,
 )
 from mobileclip.export.targets.coreml.convert import convert
 from mobileclip.export.targets.coreml.int8 import quantized_program
@@ -32,6 +33,7 @@ from mobileclip.export.targets.coreml.mil import MilProgram, quiet, read_program
 from mobileclip.export.towers.graph import TowerExport
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import Precision
+from mobileclip.hardware.threads import threads_or_default, torch_threads
 from mobileclip.machine import raise_machine_fault
 
 _IS_MAC = sys.platform == "darwin"
@@ -54,6 +56,7 @@ class CoreMLTarget(ComputedWhole, WrittenHere):
     prefers_depthwise: bool = False
     runtime: str = "Core ML" if _IS_MAC else "mil reference"
     vouched: bool = True
+    concurrent: bool = False
 
     def check(self) -> None:
         """Make sure that everything is installed.
@@ -108,7 +111,7 @@ class CoreMLTarget(ComputedWhole, WrittenHere):
             if numbers.dtype.kind == "f" and not bool(np.isfinite(numbers).all()):
                 raise not_finite(path, name)
 
-    def open(self, path: Path, tower: TowerFile, *, device: str = CPU) -> Run:
+    def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
         """Return a function that runs a file with Core ML, or, where this is no Mac, with PyTorch.
 
         Core ML chooses by itself where it computes; `cpu` stands for that.
@@ -117,13 +120,18 @@ class CoreMLTarget(ComputedWhole, WrittenHere):
             ValueError: if it cannot be read.
         """
         device_called(device, {CPU: CPU}, self.runtime)
-        return _core_ml(path, tower) if _IS_MAC else _reference(read_program(path), tower)
+        if _IS_MAC:
+            refuse_threads(num_threads, "Core ML")
+            return _core_ml(path, tower)
+        threads_or_default(num_threads)
+        return _reference(read_program(path), tower, num_threads)
 
 
-def _reference(program: MilProgram, tower: TowerFile) -> Run:
+def _reference(program: MilProgram, tower: TowerFile, num_threads: int | None) -> Run:
     def run(inputs: Tensor) -> tuple[Tensor, ...]:
         taken = inputs.float() if tower.input_dtype == "uint8" else inputs
-        return tuple(program.run({tower.input_name: taken}))
+        with torch_threads(num_threads):
+            return tuple(program.run({tower.input_name: taken}))
 
     return run
 

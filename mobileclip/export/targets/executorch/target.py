@@ -17,6 +17,7 @@ from mobileclip.export.targets.base import CPU, Run, WrittenHere, device_called,
 from mobileclip.export.targets.executorch.backends import lowering, require_runnable
 from mobileclip.export.targets.executorch.lower import LARGEST_BATCH, lowered
 from mobileclip.export.targets.executorch.pte import METHOD, read_pte
+from mobileclip.export.targets.executorch.threads import take_threads
 from mobileclip.export.targets.native_stderr import kept_stderr, text_of
 from mobileclip.export.targets.pt2e import quiet
 from mobileclip.export.towers.graph import TowerExport
@@ -42,6 +43,7 @@ class ExecuTorchTarget(WrittenHere):
     prefers_depthwise: bool = False
     runtime: str = "executorch"
     vouched: bool = False
+    concurrent: bool = False
 
     def check(self) -> None:
         """Make sure that everything is installed.
@@ -85,16 +87,18 @@ class ExecuTorchTarget(WrittenHere):
             if not bool(np.isfinite(numbers).all()):
                 raise not_finite(path, name)
 
-    def open(self, path: Path, tower: TowerFile, *, device: str = CPU) -> Run:
+    def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
         """Return a function that runs a file with ExecuTorch on the processor.
 
         Raises:
             NotRunHereError: if its backend is not here.
-            ValueError: if it cannot be read; and, when it runs, if the batch is larger than the file takes.
+            ValueError: if it cannot be read, or the process has another number of threads already; and, when it runs,
+                if the batch is larger than the file takes.
         """
         device_called(device, {CPU: CPU}, self.runtime)
         read_pte(path)
         require_runnable(tower.backend, path.name)
+        take_threads(num_threads)
         program = _load(path)
         largest = LARGEST_BATCH if tower.input_shape[0] is None else 1
 

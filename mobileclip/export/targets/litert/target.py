@@ -21,6 +21,7 @@ from mobileclip.export.targets.native_stderr import kept_stderr, text_of
 from mobileclip.export.towers.graph import TowerExport
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import Precision
+from mobileclip.hardware.threads import threads_or_default
 
 
 @attrs.frozen
@@ -41,6 +42,7 @@ class LiteRTTarget(ComputedWhole):
     prefers_depthwise: bool = False
     runtime: str = "litert"
     vouched: bool = False
+    concurrent: bool = False
 
     def check(self) -> None:
         """Make sure that everything is installed but for the converter, which is elsewhere.
@@ -89,14 +91,14 @@ class LiteRTTarget(ComputedWhole):
             if not bool(np.isfinite(numbers).all()):
                 raise not_finite(path, name)
 
-    def open(self, path: Path, tower: TowerFile, *, device: str = CPU) -> Run:
+    def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
         """Return a function that runs a file with LiteRT on the processor.
 
         Raises:
             ValueError: if it cannot be read.
         """
         device_called(device, {CPU: CPU}, self.runtime)
-        function = _load(path)
+        function = _load(path, threads_or_default(num_threads))
 
         def run(inputs: Tensor) -> tuple[Tensor, ...]:
             found = function(**{tower.input_name: inputs.numpy()})
@@ -105,13 +107,13 @@ class LiteRTTarget(ComputedWhole):
         return run
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path, num_threads: int) -> Any:
     """Return the one function of a file; it is read whole, so that it may be replaced meanwhile."""
     from ai_edge_litert.interpreter import Interpreter
 
     with kept_stderr() as said:
         try:
-            interpreter = Interpreter(model_content=path.read_bytes(), num_threads=torch.get_num_threads())
+            interpreter = Interpreter(model_content=path.read_bytes(), num_threads=num_threads)
             interpreter.allocate_tensors()
             return interpreter.get_signature_runner(SIGNATURE)
         except (RuntimeError, ValueError) as error:

@@ -31,6 +31,7 @@ from mobileclip.export.targets.onnx.weights import store_in_few_bits
 from mobileclip.export.towers.graph import TowerExport
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import PRECISIONS, WEIGHT_PRECISIONS, Precision
+from mobileclip.hardware.threads import threads_or_default
 from mobileclip.machine import raise_machine_fault
 from mobileclip.storage import printable
 
@@ -69,6 +70,7 @@ class OnnxTarget(ComputedWhole, WrittenHere):
     prefers_depthwise: bool = True
     runtime: str = "onnxruntime"
     vouched: bool = True
+    concurrent: bool = True
 
     def check(self) -> None:
         """Make sure that everything is installed.
@@ -129,7 +131,7 @@ class OnnxTarget(ComputedWhole, WrittenHere):
             if weights.is_floating_point() and not bool(weights.isfinite().all()):
                 raise not_finite(path, tensor.name)
 
-    def open(self, path: Path, tower: TowerFile, *, device: str = CPU) -> Run:
+    def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
         """Return a function that runs a file with ONNX Runtime; what a device cannot do, the processor does."""
         import onnxruntime
 
@@ -143,6 +145,7 @@ class OnnxTarget(ComputedWhole, WrittenHere):
             check_cost(graph, [side or EXAMPLE_BATCH for side in tower.input_shape], path)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _LOG_ERRORS_ONLY
+        options.intra_op_num_threads, options.inter_op_num_threads = threads_or_default(num_threads), 1
         try:
             session = onnxruntime.InferenceSession(data, options, providers=list(wanted))
         except Exception as error:

@@ -28,6 +28,7 @@ from mobileclip.export.targets.openvino.int8 import quantized, with_few_bits
 from mobileclip.export.towers.graph import TowerExport
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import PRECISIONS, WEIGHT_PRECISIONS, Precision
+from mobileclip.hardware.threads import threads_or_default
 from mobileclip.inference.optimization.openvino_quiet import PROCESSOR_OPTIONS, converted, import_quietly
 
 _DTYPES: dict[Precision, torch.dtype] = {
@@ -65,6 +66,7 @@ class OpenVINOTarget(ComputedWhole, WrittenHere):
     prefers_depthwise: bool = True
     runtime: str = "openvino"
     vouched: bool = True
+    concurrent: bool = False
 
     def check(self) -> None:
         """Make sure that everything is installed.
@@ -108,7 +110,7 @@ class OpenVINOTarget(ComputedWhole, WrittenHere):
             if not np.isfinite(node.get_data(dtype=np.float32)).all():
                 raise not_finite(path, node.get_friendly_name())
 
-    def open(self, path: Path, tower: TowerFile, *, device: str = CPU) -> Run:
+    def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
         """Return a function that runs a file with OpenVINO."""
         core = _core()
         place = device_called(device, {name.lower(): name for name in core.available_devices}, "OpenVINO")
@@ -122,8 +124,10 @@ class OpenVINOTarget(ComputedWhole, WrittenHere):
             check_cost(tried, path)
         else:
             check_cost(model, path)
-        options = PROCESSOR_OPTIONS if place == _PROCESSOR else {}
-        compiled = core.compile_model(model, place, {"INFERENCE_PRECISION_HINT": hint, **options})
+        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint}
+        if place == _PROCESSOR:
+            options |= {**PROCESSOR_OPTIONS, "INFERENCE_NUM_THREADS": threads_or_default(num_threads)}
+        compiled = core.compile_model(model, place, options)
 
         def run(inputs: Tensor) -> tuple[Tensor, ...]:
             # The runtime writes the next outputs where these are.

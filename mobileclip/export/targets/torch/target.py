@@ -17,6 +17,7 @@ from mobileclip.export.targets.torch.int8 import quantized_program
 from mobileclip.export.targets.torch.pt2 import check_cost, load_pt2
 from mobileclip.export.towers.graph import TowerExport
 from mobileclip.hardware.precision import Precision
+from mobileclip.hardware.threads import threads_or_default, torch_threads
 
 _DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # `aten.relu_.default`; not `aten.__and__.Tensor`.
@@ -39,6 +40,7 @@ class TorchTarget(ComputedWhole, WrittenHere):
     prefers_depthwise: bool = True
     runtime: str = "torch"
     vouched: bool = True
+    concurrent: bool = True
 
     def check(self) -> None:
         """Make sure that everything is installed: PyTorch is."""
@@ -82,18 +84,22 @@ class TorchTarget(ComputedWhole, WrittenHere):
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 raise not_finite(path, name)
 
-    def open(self, path: Path, tower: TowerFile, *, device: str = CPU) -> Run:
+    def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
         """Return a function that runs a file with PyTorch."""
         del tower
         device_called(device, {CPU: CPU}, self.runtime)
-        module, tried = load_pt2(path).module(), set[torch.Size]()
+        threads_or_default(num_threads)
+        program, tried = load_pt2(path), set[torch.Size]()
+        with quiet():
+            module = program.module()
 
         @torch.no_grad()
         def run(inputs: Tensor) -> tuple[Tensor, ...]:
             if inputs.shape not in tried:
                 check_cost(module, inputs, path)
                 tried.add(inputs.shape)
-            outputs: Tensor | tuple[Tensor, ...] = module(inputs)
+            with torch_threads(num_threads):
+                outputs: Tensor | tuple[Tensor, ...] = module(inputs)
             return outputs if isinstance(outputs, tuple) else (outputs,)
 
         return run

@@ -1,0 +1,276 @@
+"""A model that many ask at once: every answer its own, whatever computes it, in other processes too."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import multiprocessing
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+import mobileclip
+from mobileclip.data.text.tokenizer import Tokenizer
+from mobileclip.export import ExportSpec, export_model, load_export
+from mobileclip.inference import Form, OptimizedTower
+from mobileclip.inference.forms import ReadyDualEncoder
+from tests.export.litert import EXPORT
+
+REQUESTS, FEW, THREADS = 2000, 400, 8
+COMPUTED_BY = ["eager", "onnx", "openvino", "torch", "litert", "openvino program"]
+SLOWLY = ["executorch", "coreml", "coreai", "compiled program"]
+NEEDED = {"litert": "ai_edge_litert", "coreai": "coreai_torch", "executorch": "executorch"}
+EXPORTED = ("onnx", "openvino", "torch", "litert", "executorch", "coreml", "coreai")
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """What gives the packaged model as an export for a target, made once."""
+    made = {"litert": EXPORT}
+
+    def folder(target):
+        pytest.importorskip(NEEDED.get(target, "torch"))
+        if target not in made:
+            out = tmp_path_factory.mktemp("icons") / target
+            made[target] = export_model("icons", ExportSpec(out=out, target=target), show_progress=False)
+        return made[target]
+
+    return folder
+
+
+@pytest.fixture
+def asked(exported):
+    """What gives a model, computed by something."""
+
+    def model(kind):
+        if kind == "eager":
+            return mobileclip.load("icons")
+        if kind in EXPORTED:
+            return mobileclip.load(exported(kind), trust=True)
+        return program(kind.partition(" ")[0])
+
+    return model
+
+
+def program(engine):
+    """The packaged model with a program for each tower, whichever is the fastest here."""
+    model = mobileclip.load("icons").model
+    size = model.spec.image.input.size
+    images, texts = torch.rand(1, 3, size, size), Tokenizer(model.spec.text.input)(["a photo of two people"])
+    towers = []
+    for tower, inputs in ((model.image_encoder, images), (model.text_encoder, texts)):
+        towers.append(OptimizedTower(tower, form=Form(engine=engine, precision="float32", most=1)))
+        towers[-1].compile_for(inputs)
+    return mobileclip.ImageTextModel(ReadyDualEncoder(*towers).eval())
+
+
+def soak(clip, requests):
+    """How many of the requests of eight threads failed, and how many were given something else than their answer."""
+    size = clip.transform.image_input.size
+    pictures = torch.randint(0, 256, (20, 1, size, size, 3), dtype=torch.uint8)
+    questions = [
+        *((clip.encode_text, f"a drawing of {name}s") for name in NAMES),
+        *((clip.encode_pixels, picture) for picture in pictures),
+    ]
+    answers = [ask(question) for ask, question in questions]
+    together = threading.Barrier(THREADS)
+
+    def one_thread(number):
+        together.wait()
+        errors, wrong = [], 0
+        for request in range(number, requests, THREADS):
+            place = request * 7 % len(questions)
+            ask, question = questions[place]
+            try:
+                wrong += not torch.allclose(ask(question), answers[place], rtol=0, atol=1e-5)
+            except Exception as error:  # noqa: BLE001  whatever a runtime raises
+                errors.append(repr(error))
+        return errors, wrong
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = list(pool.map(one_thread, range(THREADS)))
+    return {"errors": [error for errors, _ in found for error in errors], "wrong": sum(wrong for _, wrong in found)}
+
+
+NAMES = ("cat dog house tree boat car bird fish apple key lamp ring star moon cloud book clock chair bell leaf").split()
+
+
+@pytest.mark.parametrize("kind", COMPUTED_BY)
+def test_every_answer_is_its_own(asked, kind):
+    assert soak(asked(kind), FEW) == {"errors": [], "wrong": 0}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [*COMPUTED_BY, *SLOWLY])
+def test_every_answer_is_its_own_of_thousands(asked, kind):
+    assert soak(asked(kind), REQUESTS) == {"errors": [], "wrong": 0}
+
+
+def answered(pickled, text):
+    """What a model answers that came from another process."""
+    return pickle.loads(pickled).encode_text(text).numpy()
+
+
+def in_another_process(clip, text):
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return torch.from_numpy(pool.apply(answered, (pickle.dumps(clip), text)))
+
+
+@pytest.mark.parametrize("kind", ["eager", "openvino"])
+def test_a_model_goes_to_another_process(asked, kind):
+    clip = asked(kind)
+    torch.testing.assert_close(in_another_process(clip, "a cat"), clip.encode_text("a cat"), rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [*COMPUTED_BY, *SLOWLY])
+def test_every_model_goes_to_another_process(asked, kind):
+    clip = asked(kind)
+    torch.testing.assert_close(in_another_process(clip, "a cat"), clip.encode_text("a cat"), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", COMPUTED_BY)
+def test_a_copy_answers_beside_what_it_was_made_of(asked, kind):
+    clip = asked(kind)
+    for other in (pickle.loads(pickle.dumps(clip)), copy.deepcopy(clip)):
+        torch.testing.assert_close(other.encode_text("a cat"), clip.encode_text("a cat"), rtol=0, atol=1e-6)
+        assert soak(other, 80) == {"errors": [], "wrong": 0}
+
+
+def test_a_model_whose_files_have_changed_is_not_unpickled(exported, tmp_path):
+    folder = shutil.copytree(exported("onnx"), tmp_path / "export")
+    pickled = pickle.dumps(mobileclip.load(folder))
+    shutil.copy(folder / "image.onnx", folder / "text.onnx")
+    with pytest.raises(ValueError, match=r"text\.onnx is not the file that was exported"):
+        pickle.loads(pickled)
+
+
+_COUNTING = """
+import json, os, sys, time, warnings
+warnings.simplefilter("ignore")
+import torch, mobileclip
+
+def worked():
+    spent = {}
+    for task in os.listdir("/proc/self/task"):
+        with open(f"/proc/self/task/{task}/schedstat") as file:
+            spent[task] = int(file.read().split()[0])
+    return spent
+
+def at_work(of_torch, num_threads):
+    torch.set_num_threads(of_torch)
+    trust = {} if sys.argv[1] == "icons" else {"trust": True}
+    clip = mobileclip.load(sys.argv[1], num_threads=num_threads, **trust)
+    size = clip.transform.image_input.size
+    pictures = torch.zeros(16, size, size, 3, dtype=torch.uint8)
+    # Threads of PyTorch wait for work in a loop for a while after they had some.
+    time.sleep(0.5)
+    before = worked()
+    for _ in range(8):
+        clip.encode_pixels(pictures)
+    spent = [spent - before.get(task, 0) for task, spent in worked().items()]
+    return sum(one > 0.04 * sum(spent) for one in spent)
+
+print([at_work(*asked) for asked in json.loads(sys.argv[2])])
+"""
+
+
+def threads_at_work(model, *asked):
+    """How many threads of a process had a part in encoding pictures, by the time that the system says they computed.
+
+    For each pair of PyTorch's number and the model's.
+    """
+    command = [sys.executable, "-c", _COUNTING, str(model), json.dumps(asked)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="there is no /proc")
+@pytest.mark.parametrize(
+    "kind", ["onnx", "openvino", *(pytest.param(one, marks=pytest.mark.slow) for one in ("eager", "torch", "coreml"))]
+)
+def test_a_model_is_computed_by_as_many_threads_as_it_is_given(exported, kind):
+    model = "icons" if kind == "eager" else exported(kind)
+    given, as_pytorch, more = threads_at_work(model, (2, 1), (1, None), (1, 2))
+    assert (given, as_pytorch) == (1, 1)
+    assert more > 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="there is no /proc")
+@pytest.mark.parametrize("kind", ["litert", "executorch"])
+def test_a_process_is_computed_in_by_as_many_threads_as_it_is_given(exported, kind):
+    assert threads_at_work(exported(kind), (2, 1)) == [1]
+    (more,) = threads_at_work(exported(kind), (1, 2))
+    assert more > 1
+
+
+@pytest.mark.parametrize("kind", ["eager", "onnx", "torch"])
+def test_there_is_at_least_one_thread(exported, kind):
+    with pytest.raises(ValueError, match="num_threads is 0, expected at least 1"):
+        mobileclip.load("icons" if kind == "eager" else exported(kind), num_threads=0)
+
+
+def test_pytorch_has_its_threads_back_after_a_call():
+    before = torch.get_num_threads()
+    mobileclip.load("icons", num_threads=before + 1).encode_text("a cat")
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.slow
+def test_executorch_has_one_number_of_threads_a_process(exported):
+    first = mobileclip.load(exported("executorch"), trust=True)
+    with pytest.raises(ValueError, match="load it in another process, or ask for"):
+        mobileclip.load(exported("executorch"), trust=True, num_threads=17)
+    assert first.encode_text("a cat").isfinite().all()
+
+
+@pytest.mark.slow
+def test_a_runtime_that_chooses_its_threads_is_asked_for_none(exported):
+    with pytest.raises(ValueError, match="Core AI chooses its number of threads by itself"):
+        load_export(exported("coreai"), trust=True, num_threads=2)
+
+
+def test_exports_that_are_loaded_at_once_leave_loggers_and_streams_as_they_were(exported):
+    """Replacing a model while it answers: what was silenced for one may not stay so by another."""
+
+    def process():
+        return logging.root.manager.disable, sys.stdout, os.fstat(2).st_ino, logging.getLoggerClass(), warnings.filters
+
+    def load(folder):
+        return mobileclip.load(folder, trust=True)
+
+    folders = [exported(target) for target in ("openvino", "torch", "litert", "openvino", "litert")]
+    # The first time, libraries are imported, which have filters of their own.
+    for folder in folders[:3]:
+        load(folder)
+    before = copy.copy(process())
+    with ThreadPoolExecutor(6) as pool:
+        for clip in pool.map(load, folders * 2):
+            assert clip.encode_text("a cat").isfinite().all()
+    assert process() == before
+
+
+def test_what_a_runtime_cannot_do_is_no_fault_of_the_export(exported):
+    """Files are checked when they are opened, so that advice to check them would send people the wrong way."""
+    clip = mobileclip.load(exported("onnx"))
+    tower = clip.model.text_encoder
+
+    def fail(_):
+        raise RuntimeError("the device is lost")
+
+    tower._run = fail
+    with pytest.raises(ValueError, match=r"text\.onnx failed \(RuntimeError: the device is lost\)") as caught:
+        clip.encode_text("a cat")
+    assert "verify" not in str(caught.value)
+    assert "ask again" in str(caught.value)
