@@ -188,7 +188,8 @@ def load_export(
         ValueError: if the export is not whole, holds one tower or a classifier, may not be run without trust, or the
             runtime has no such device here.
     """
-    folder = Path(folder).absolute()
+    # A link to it may point elsewhere by the time that a file is opened.
+    folder = Path(folder).resolve()
     contract = read_contract(folder)
     spec = _spec_of(contract, folder)
     runnable_target(folder, contract, trust=trust)

@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -53,6 +54,27 @@ def import_quietly(name: str) -> Any:
     """
     with quiet():
         return import_module(name)
+
+
+def openvino_core() -> Any:
+    """Return the runtime, which is one of the process and stays.
+
+    With the last one go the libraries of its devices. If that happens in a thread while a model is replaced, the
+    process ends at the next signal (release 2026.4). It reads weights whole: not every system lets files that are
+    mapped be replaced or removed.
+
+    Raises:
+        ImportError: if OpenVINO is not installed.
+    """
+    with SILENCING:
+        return _core()
+
+
+@cache
+def _core() -> Any:
+    core = import_quietly("openvino").Core()
+    core.set_property({"ENABLE_MMAP": False})
+    return core
 
 
 def converted(program: ExportedProgram) -> Any:

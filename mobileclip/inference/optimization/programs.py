@@ -13,7 +13,7 @@ from mobileclip.extras import needed
 from mobileclip.hardware.precision import FastPrecision
 from mobileclip.inference.one_at_a_time import OneAtATime
 from mobileclip.inference.optimization.int8 import Int8Model
-from mobileclip.inference.optimization.openvino_quiet import PROCESSOR_OPTIONS, import_quietly, openvino_model
+from mobileclip.inference.optimization.openvino_quiet import PROCESSOR_OPTIONS, openvino_core, openvino_model
 
 Program = Callable[[Tensor], Tensor]
 # That one process may hold of one kind of tower; torch's own limit is against a model that never stops compiling.
@@ -77,8 +77,7 @@ def openvino_program(
         RuntimeError: if the processor does not compute in this precision, or the tower cannot be converted.
     """
     with needed("the engine 'openvino'", "openvino"):
-        openvino = import_quietly("openvino")
-    core = openvino.Core()
+        core = openvino_core()
     capabilities = core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
     if precision == "int8":
         assert int8 is not None, "int8 needs a calibrated model"
@@ -122,5 +121,5 @@ class _OpenVINOProgram:
 
 def _imported(program: bytes, options: dict[str, Any]) -> _OpenVINOProgram:
     with needed("the engine 'openvino'", "openvino"):
-        core = import_quietly("openvino").Core()
+        core = openvino_core()
     return _OpenVINOProgram(core.import_model(program, _DEVICE, options), options)

@@ -29,7 +29,7 @@ from mobileclip.export.towers.graph import TowerExport
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import PRECISIONS, WEIGHT_PRECISIONS, Precision
 from mobileclip.hardware.threads import threads_or_default
-from mobileclip.inference.optimization.openvino_quiet import PROCESSOR_OPTIONS, converted, import_quietly
+from mobileclip.inference.optimization.openvino_quiet import PROCESSOR_OPTIONS, converted, import_quietly, openvino_core
 
 _DTYPES: dict[Precision, torch.dtype] = {
     "float32": torch.float32,
@@ -102,7 +102,7 @@ class OpenVINOTarget(ComputedWhole, WrittenHere):
         Raises:
             ValueError: if it is no OpenVINO model of known parts, or not what the contract says.
         """
-        model = _read(_core(), path)
+        model = _read(openvino_core(), path)
         check_signature(path, tower, _described(model.inputs), _described(model.outputs))
         for node in model.get_ops():
             if node.get_type_name() != "Constant" or not node.get_element_type().is_real():
@@ -112,7 +112,7 @@ class OpenVINOTarget(ComputedWhole, WrittenHere):
 
     def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
         """Return a function that runs a file with OpenVINO."""
-        core = _core()
+        core = openvino_core()
         place = device_called(device, {name.lower(): name for name in core.available_devices}, "OpenVINO")
         able, hint = _HINTS.get(tower.compute, ("FP32", _WIDEST))
         if able not in core.get_property(place, "OPTIMIZATION_CAPABILITIES"):
@@ -134,13 +134,6 @@ class OpenVINOTarget(ComputedWhole, WrittenHere):
             return tuple(torch.from_numpy(one.copy()) for one in compiled(inputs.numpy()).to_tuple())
 
         return run
-
-
-def _core() -> Any:
-    """Return the runtime; it reads weights whole: not every system lets mapped files be replaced or removed."""
-    core = import_quietly("openvino").Core()
-    core.set_property({"ENABLE_MMAP": False})
-    return core
 
 
 def _read(core: Any, path: Path) -> Any:

@@ -1,0 +1,143 @@
+"""Answers over HTTP: embeddings of texts and of a picture, and which of some labels a picture shows.
+
+    pip install starlette uvicorn
+    python examples/serving/app.py icons --port 8000
+    curl -d '{"texts": ["a cat", "a dog"]}' http://127.0.0.1:8000/texts
+    curl --data-binary @photo.jpg 'http://127.0.0.1:8000/classify?label=a+cat&label=a+dog'
+    kill -HUP PID        # loads what is at MODEL now, and goes on with that; what is under way keeps its model
+
+For several processes, or another server: `MODEL=s0_onnx uvicorn --factory --workers 2 app:application`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+import mobileclip
+
+MOST_PICTURE_BYTES, MOST_TEXT_BYTES, MOST_TEXTS = 2**25, 2**20, 256
+AT_ONCE = 8
+
+
+class Served:
+    """The model that answers, which is replaced as a whole.
+
+    Args:
+        path: what `mobileclip.load` takes.
+        num_threads: of the processor that a request is computed with; as many as PyTorch has by default.
+    """
+
+    def __init__(self, path: str, *, num_threads: int | None = None) -> None:
+        self._path, self._num_threads = path, num_threads
+        self._replacing = threading.Lock()
+        self.current = (1, self._loaded())
+
+    def replace(self) -> None:
+        """Load what is at the path now; a model that cannot be loaded leaves the one that answers."""
+        with self._replacing:
+            try:
+                self.current = (self.current[0] + 1, self._loaded())
+            except (ValueError, OSError, ImportError) as error:
+                print(f"the model stays as it was: {error}", flush=True)
+
+    def _loaded(self) -> mobileclip.ImageTextModel:
+        clip = mobileclip.load(self._path, num_threads=self._num_threads)
+        # The first call makes what later ones find: it should not be a person's.
+        clip.encode_text("a photo")
+        return clip
+
+
+def application(served: Served | None = None) -> Starlette:
+    """Return the application, of the model that MODEL names where none is given."""
+    model = served or Served(os.environ["MODEL"])
+    # What waits here takes no memory yet but its question.
+    limiter = anyio.CapacityLimiter(AT_ONCE)
+
+    async def computed(work: Callable[[mobileclip.ImageTextModel], Any]) -> JSONResponse:
+        version, clip = model.current
+        try:
+            found = await anyio.to_thread.run_sync(functools.partial(work, clip), limiter=limiter)
+        except ValueError as error:
+            raise HTTPException(400, str(error)) from None
+        return JSONResponse({"found": found, "version": version})
+
+    async def texts(request: Request) -> JSONResponse:
+        asked = texts_of(await body_of(request, MOST_TEXT_BYTES))
+        return await computed(lambda clip: clip.encode_text(asked).tolist())
+
+    async def image(request: Request) -> JSONResponse:
+        picture = await body_of(request, MOST_PICTURE_BYTES)
+        return await computed(lambda clip: clip.encode_image(picture)[0].tolist())
+
+    async def classify(request: Request) -> JSONResponse:
+        picture, labels = await body_of(request, MOST_PICTURE_BYTES), request.query_params.getlist("label")
+        return await computed(lambda clip: clip.classify(picture, labels))
+
+    async def health(_: Request) -> JSONResponse:
+        return JSONResponse({"version": model.current[0]})
+
+    return Starlette(
+        routes=[
+            Route("/texts", texts, methods=["POST"]),
+            Route("/image", image, methods=["POST"]),
+            Route("/classify", classify, methods=["POST"]),
+            Route("/health", health),
+        ]
+    )
+
+
+async def body_of(request: Request, limit: int) -> bytes:
+    """Return what was sent, unless it is too much: it is not read to its end then."""
+    data = bytearray()
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > limit:
+            raise HTTPException(413, f"more than {limit:,} bytes; send less")
+    return bytes(data)
+
+
+def texts_of(data: bytes) -> list[str]:
+    """Return the texts of a question: `{"texts": ["a cat", ...]}`."""
+    try:
+        asked = json.loads(data)["texts"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        asked = None
+    is_list = isinstance(asked, list) and all(isinstance(one, str) for one in asked)
+    if not is_list or not 0 < len(asked) <= MOST_TEXTS:
+        raise HTTPException(400, f'expected {{"texts": [...]}} with 1 to {MOST_TEXTS} texts')
+    return asked
+
+
+def main() -> None:
+    """Answer until the process is told to stop."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="a name, a file of weights, or the folder of an export")
+    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
+    parser.add_argument("--num-threads", type=int, help="of the processor, for a request")
+    given = parser.parse_args()
+    served = Served(given.model, num_threads=given.num_threads)
+    # Loading takes seconds, and the loop has others to answer meanwhile.
+    signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=served.replace).start())
+    with socket.create_server(("127.0.0.1", given.port)) as listener:
+        print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
+        uvicorn.Server(uvicorn.Config(application(served), log_level="warning")).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""The server of the examples, started as people start it, and asked by several threads while its model is replaced."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+import mobileclip
+from mobileclip.export import ExportSpec, bundled_samples, export_model
+from tests.export.models import SHALLOW, seeing
+
+pytest.importorskip("uvicorn")
+APP = Path(__file__).parents[2] / "examples" / "serving" / "app.py"
+TEXTS = ("a cat", "two dogs on a beach", "a red bus", "a house", "three birds", "a boat on a lake")
+
+
+def asked(address, data=None):
+    with urllib.request.urlopen(urllib.request.Request(address, data=data), timeout=60) as response:
+        return json.load(response)
+
+
+def embedding(address, text):
+    found = asked(f"{address}/texts", json.dumps({"texts": [text]}).encode())
+    return found["version"], torch.tensor(found["found"][0])
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Exports of two models for OpenVINO."""
+    folder = tmp_path_factory.mktemp("serving")
+    for seed in (0, 1):
+        spec = ExportSpec(out=folder / f"model_{seed}", target="openvino")
+        export_model(seeing(SHALLOW, seed=seed), spec, show_progress=False)
+    return folder
+
+
+def point(models, name):
+    """Let the link that is served point to another model, at once."""
+    (models / "next").symlink_to(name)
+    (models / "next").replace(models / "current")
+
+
+@pytest.fixture
+def server(models):
+    """The process that serves the first of them, and its address."""
+    point(models, "model_0")
+    command = [sys.executable, str(APP), str(models / "current"), "--port", "0", "--num-threads", "1"]
+    root = {"PYTHONPATH": str(Path(mobileclip.__file__).parents[1])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **root}) as process:
+        try:
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+
+
+def test_everybody_is_answered_while_the_model_is_replaced(server, models):
+    process, address = server
+    expected = {
+        version: {text: model.encode_text(text)[0] for text in TEXTS}
+        for version, model in ((number + 1, mobileclip.load(models / f"model_{number}")) for number in (0, 1))
+    }
+    assert not torch.allclose(expected[1]["a cat"], expected[2]["a cat"], atol=1e-2)
+
+    def ask(number):
+        text = TEXTS[number % len(TEXTS)]
+        version, found = embedding(address, text)
+        torch.testing.assert_close(found, expected[version][text], rtol=0, atol=1e-5)
+        return version
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(ask, range(80))) == {1}
+        point(models, "model_1")
+        process.send_signal(signal.SIGHUP)
+        versions, deadline = [], time.monotonic() + 60
+        while 2 not in versions and time.monotonic() < deadline:
+            versions += pool.map(ask, range(40))
+    assert set(versions) <= {1, 2}
+    assert versions[-1] == 2
+    # What is no model leaves the one that answers.
+    point(models, "nothing")
+    process.send_signal(signal.SIGHUP)
+    assert "the model stays as it was" in process.stdout.readline()
+    assert ask(0) == 2
+
+
+def test_pictures_and_what_is_wrong_with_a_question(server, models):
+    _, address = server
+    clip = mobileclip.load(models / "model_0")
+    picture = bundled_samples().images[0]
+    found = asked(f"{address}/image", picture)["found"]
+    torch.testing.assert_close(torch.tensor(found), clip.encode_image(picture)[0], rtol=0, atol=1e-5)
+    labels = asked(f"{address}/classify?label=a+cat&label=a+dog", picture)["found"]
+    assert labels == pytest.approx(clip.classify(picture, ["a cat", "a dog"]), abs=1e-4)
+    for path, data, status in (
+        ("image", b"no picture", 400),
+        ("classify", picture, 400),
+        ("texts", b'{"texts": []}', 400),
+        ("texts", b"[" * 10_000, 400),
+        ("texts", b" " * (2**20 + 1), 413),
+    ):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            asked(f"{address}/{path}", data)
+        refused.value.close()
+        assert refused.value.code == status
+    assert asked(f"{address}/health")["version"] == 1
+
+
+def test_the_application_of_the_page_answers():
+    from starlette.testclient import TestClient
+
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names = {}
+    exec(compile(code, "docs/serving.md", "exec"), names)
+    with TestClient(names["application"]) as client:
+        found = client.post("/texts", json={"texts": ["a cat", "a dog"]}).json()
+    expected = mobileclip.load("icons").encode_text(["a cat", "a dog"])
+    torch.testing.assert_close(torch.tensor(found), expected, rtol=0, atol=1e-5)
