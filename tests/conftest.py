@@ -36,6 +36,18 @@ def gpu():
     return torch.device(GPU)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def state_of_its_own(tmp_path_factory):
+    """What programs remember of what their user did is not the user's who runs the tests."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
+@pytest.fixture
+def another_machine(monkeypatch, tmp_path):
+    """Where nothing is remembered of what was written here."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another machine"))
+
+
 @pytest.fixture(autouse=True)
 def root_level_as_before():
     """Recipes that are run in the tests' own process may make the root logger quieter."""

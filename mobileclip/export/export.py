@@ -25,6 +25,7 @@ from mobileclip.export.verification.attempts import Attempts
 from mobileclip.export.verification.measured import Measured, measure_model, towers_of
 from mobileclip.export.verification.verify import report_of_none, report_on
 from mobileclip.export.working_folder import working_folder
+from mobileclip.export.written import remember_export
 from mobileclip.inference.comparison.samples import Samples, bundled_samples
 from mobileclip.inference.forms import with_depthwise_convs, with_one_token
 from mobileclip.inference.loading import holds_weights
@@ -86,6 +87,7 @@ def export_model(
         )
         contract = contract_of(folded, exports, target, origin_of(model, checkpoint))
         _write(folder, contract, exports, target, measured, data=samples.name, show_progress=show_progress)
+    remember_export(out)
     return out
 
 

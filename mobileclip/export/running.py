@@ -19,7 +19,8 @@ from mobileclip.encoders.checks import check_images, check_tokens
 from mobileclip.export.contract import Contract, TowerFile
 from mobileclip.export.reading import check_file, read_contract
 from mobileclip.export.targets import Target, targets
-from mobileclip.export.targets.base import EXAMPLE_BATCH, Run, check_versions
+from mobileclip.export.targets.base import EXAMPLE_BATCH, Run, check_versions, trusting
+from mobileclip.export.written import is_written_here
 from mobileclip.inference.forms import PreparedTower, ReadyDualEncoder
 from mobileclip.inference.one_at_a_time import OneAtATime
 from mobileclip.inputs import ImageInput
@@ -39,6 +40,7 @@ class Opening:
         file: the tower's.
         device: where its runtime computes.
         num_threads: see `load_export`.
+        believed: whether its author is trusted, or is this machine's user.
     """
 
     folder: Path
@@ -46,6 +48,7 @@ class Opening:
     file: TowerFile
     device: str
     num_threads: int | None
+    believed: bool
 
     @property
     def digests(self) -> dict[str, str]:
@@ -60,6 +63,7 @@ class Opening:
             ValueError: if the file is not what the contract says, or the runtime cannot take it.
         """
         target, path = targets.resolve(self.contract.target), self.folder / self.file.file
+        target = trusting(target) if self.believed else target
         target.inspect(path, self.file)
         run = target.open(path, self.file, device=self.device, num_threads=self.num_threads)
         return run if target.concurrent else OneAtATime(run)
@@ -181,7 +185,8 @@ def load_export(
         num_threads: of the processor that its runtime computes with; as many as PyTorch has by default. ExecuTorch has
             one number a process; Core AI, and Core ML on a Mac, choose by themselves and take none.
         trust: whether whoever made the export may run anything here: files of ExecuTorch, Core AI and LiteRT,
-            whose runtimes do not validate files, are run then too.
+            whose runtimes do not validate files, are run then too, and nothing is refused for what it holds. What this
+            machine wrote is trusted.
 
     Raises:
         ImportError: if the runtime is not installed; the message has the command that installs it.
@@ -192,11 +197,14 @@ def load_export(
     folder = Path(folder).resolve()
     contract = read_contract(folder)
     spec = _spec_of(contract, folder)
-    runnable_target(folder, contract, trust=trust)
-    openings = {
-        file.tower: Opening(folder=folder, contract=contract, file=file, device=device, num_threads=num_threads)
-        for file in contract.towers
-    }
+    believed = not runnable_target(folder, contract, trust=trust).vouched
+
+    def opening(file: TowerFile) -> Opening:
+        return Opening(
+            folder=folder, contract=contract, file=file, device=device, num_threads=num_threads, believed=believed
+        )
+
+    openings = {file.tower: opening(file) for file in contract.towers}
     model = ReadyDualEncoder(
         ExportedTower(spec.image, opening=openings["image"]), ExportedTower(spec.text, opening=openings["text"])
     )
@@ -219,15 +227,17 @@ def runnable_target(folder: Path, contract: Contract, *, trust: bool) -> Target:
         ValueError: if it may not be run without trust, or a library is older than the one that wrote the export.
     """
     target = targets.resolve(contract.target)
-    if not (target.vouched or trust):
+    believed = trust or is_written_here(folder)
+    if not (target.vouched or believed):
         raise ValueError(
-            f"{folder} is for {contract.target}, whose runtime believes what it reads, so that whoever made it could "
-            "run anything here; if you made it, or trust who did: --trust of classify, embed, eval and verify, "
-            "or trust=True in Python. An index takes exports for ONNX Runtime, OpenVINO and PyTorch"
+            f"{folder} is for {contract.target}, whose runtime believes what it reads, and this machine does not know "
+            "that it wrote it, so that whoever made it could run anything here; if you made it, or trust who did: "
+            "--trust of classify, embed, eval and verify, or trust=True in Python. An index takes exports for ONNX "
+            "Runtime, OpenVINO and PyTorch, and of the others what this machine wrote"
         )
     target.check()
     check_versions(target.libraries, contract.versions)
-    return target
+    return trusting(target) if believed else target
 
 
 def require_made_of(folder: str | Path, checkpoint: str | Path) -> None:

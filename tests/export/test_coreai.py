@@ -52,6 +52,7 @@ def test_it_is_a_model_also_where_an_event_loop_runs(plain, model):
     torch.testing.assert_close(asyncio.run(in_a_notebook()), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.usefixtures("another_machine")
 def test_it_is_run_for_those_alone_who_trust_it(plain):
     with pytest.raises(ValueError, match="whoever made it could run anything here"):
         verify_export(plain)

@@ -12,7 +12,7 @@ from mobileclip.export.contract import Contract, TowerFile
 from mobileclip.export.describing import tower_file
 from mobileclip.export.spec import Tower
 from mobileclip.export.targets import Target
-from mobileclip.export.targets.base import NotRunHereError
+from mobileclip.export.targets.base import NotRunHereError, trusting
 from mobileclip.export.towers.graph import TowerExport
 from mobileclip.export.verification.fallback import Fallback, fallbacks
 from mobileclip.export.verification.measured import Measured, Outputs
@@ -30,7 +30,7 @@ class Attempts:
         export: the tower.
         folder: where its files go.
         contract: of the export, but for its files.
-        target: what writes and runs them.
+        target: what writes and runs them; they are the author's own, which their numbers judge.
         measured: inputs and reference.
         show_progress: whether to tell what is being done.
     """
@@ -46,7 +46,7 @@ class Attempts:
         show_progress: bool,
     ) -> None:
         self._export, self._folder, self._contract = export, folder, contract
-        self._target, self._measured, self._show_progress = target, measured, show_progress
+        self._target, self._measured, self._show_progress = trusting(target), measured, show_progress
         self._name, self._precision = f"{export.stem}{target.suffix}", export.spec.precision
         inputs = measured.encoder_inputs(export.tower, export.encoder)
         self._fallbacks = fallbacks(export.encoder, inputs, self._precision, show_progress=show_progress)

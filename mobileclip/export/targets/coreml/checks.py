@@ -17,12 +17,12 @@ _PARTS = {"Manifest.json", f"Data/{_MODEL}", f"Data/{_WEIGHTS}/weight.bin"}
 _BLOB = "@model_path/weights/weight.bin"
 
 
-def read_specification(path: Path, operations: Collection[str]) -> Any:
+def read_specification(path: Path, operations: Collection[str] | None) -> Any:
     """Return the specification in a package.
 
     Args:
         path: of the package.
-        operations: that a program may hold.
+        operations: that a program may hold; None where it is believed, and may hold any.
 
     Raises:
         ValueError: if it holds other files, names files elsewhere, or is no ML program of known operations.
@@ -30,9 +30,11 @@ def read_specification(path: Path, operations: Collection[str]) -> Any:
     from coremltools.proto import Model_pb2
 
     try:
-        _check_package(path)
+        if operations is not None:
+            _check_package(path)
         specification = Model_pb2.Model.FromString((path / "Data" / _MODEL).read_bytes())
-        _check(specification, operations)
+        if operations is not None:
+            _check(specification, operations)
     except Exception as error:
         raise_machine_fault(error)
         # protobuf's errors, of whichever implementation is installed, among them.

@@ -65,6 +65,12 @@ class MilProgram:
                 found[operation.outputs[0].name] = operation.outputs[0].val
         return found
 
+    @property
+    def unknown(self) -> list[str]:
+        """Operations that cannot be computed here."""
+        kinds = {operation.op_type for operation in self.function.operations}
+        return sorted(kinds - {"const", *_OPERATIONS, *_PLAIN})
+
     @torch.no_grad()
     def run(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
         """Return the program's outputs.
@@ -149,8 +155,12 @@ def quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def read_program(path: Path) -> MilProgram:
+def read_program(path: Path, *, believed: bool = False) -> MilProgram:
     """Return the program of an `.mlpackage`.
+
+    Args:
+        path: of the package.
+        believed: whether it may hold operations that are not known here, and be read at any cost.
 
     Raises:
         ValueError: if it cannot be read, or is no ML program.
@@ -158,9 +168,9 @@ def read_program(path: Path) -> MilProgram:
     with quiet():
         from coremltools.converters.mil.frontend.milproto.load import load
 
-        spec = read_specification(path, {"const", *_OPERATIONS, *_PLAIN})
+        spec = read_specification(path, None if believed else {"const", *_OPERATIONS, *_PLAIN})
     try:
-        with bounded_reading(path):
+        with contextlib.nullcontext() if believed else bounded_reading(path):
             function = load(spec, spec.specificationVersion, str(path / _WEIGHTS)).functions["main"]
     except Exception as error:
         raise_machine_fault(error)

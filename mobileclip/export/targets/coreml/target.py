@@ -20,6 +20,7 @@ from mobileclip.export.targets.base import (
     CPU,
     ComputedWhole,
     Described,
+    NotRunHereError,
     Run,
     WrittenHere,
     check_signature,
@@ -97,7 +98,7 @@ class CoreMLTarget(ComputedWhole, WrittenHere):
         Raises:
             ValueError: if it is no ML program, or not what the contract says.
         """
-        program = read_program(path)
+        program = read_program(path, believed=not self.vouched)
         inputs = [_described(feature) for feature in program.description.input]
         # The description leaves out the shape of an output that is not fixed; the program has it.
         outputs = [
@@ -122,9 +123,15 @@ class CoreMLTarget(ComputedWhole, WrittenHere):
         device_called(device, {CPU: CPU}, self.runtime)
         if _IS_MAC:
             refuse_threads(num_threads, "Core ML")
-            return _core_ml(path, tower)
+            return _core_ml(path, tower, believed=not self.vouched)
         threads_or_default(num_threads)
-        return _reference(read_program(path), tower, num_threads)
+        program = read_program(path, believed=not self.vouched)
+        if program.unknown:
+            raise NotRunHereError(
+                f"{path.name} is written, not run: it holds {', '.join(program.unknown)}, which is not known here; run "
+                "mobileclip verify on a Mac, or compare the golden vectors beside it there"
+            )
+        return _reference(program, tower, num_threads)
 
 
 def _reference(program: MilProgram, tower: TowerFile, num_threads: int | None) -> Run:
@@ -136,10 +143,10 @@ def _reference(program: MilProgram, tower: TowerFile, num_threads: int | None) -
     return run
 
 
-def _core_ml(path: Path, tower: TowerFile) -> Run:
+def _core_ml(path: Path, tower: TowerFile, *, believed: bool) -> Run:
     import coremltools
 
-    read_program(path)
+    read_program(path, believed=believed)
     try:
         model = coremltools.models.MLModel(str(path))
     except Exception as error:

@@ -32,12 +32,13 @@ _OPERATIONS = re.compile(
 _ATTRIBUTES = ("FLOAT", "INT", "STRING", "FLOATS", "INTS", "STRINGS")
 
 
-def parse_onnx(data: bytes, path: Path) -> onnx.ModelProto:
-    """Return a model of known parts.
+def parse_onnx(data: bytes, path: Path, *, believed: bool = False) -> onnx.ModelProto:
+    """Return a model of known parts, or, where it is believed, of any.
 
     Args:
         data: of the file.
         path: of it, for messages.
+        believed: whether operations that are not known here are its author's business.
 
     Raises:
         ValueError: if it is no ONNX model, or holds or names anything but known operations and plain weights.
@@ -51,7 +52,8 @@ def parse_onnx(data: bytes, path: Path) -> onnx.ModelProto:
         # protobuf's errors, of whichever implementation is installed.
         raise ValueError(f"{path} is no ONNX model: {printable(error)}; export the model again") from error
     try:
-        _check(model)
+        if not believed:
+            _check(model)
         onnx.checker.check_model(model)
     except (ValueError, onnx.checker.ValidationError) as error:
         raise ValueError(

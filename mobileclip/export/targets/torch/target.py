@@ -67,7 +67,7 @@ class TorchTarget(ComputedWhole, WrittenHere):
         Raises:
             ValueError: if it holds anything that could be run when it is read, or is not what the contract says.
         """
-        program = load_pt2(path)
+        program = load_pt2(path, believed=not self.vouched)
         placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
         inputs = [node for node in placeholders if node.name in program.graph_signature.user_inputs]
         if len(inputs) != 1:
@@ -89,13 +89,13 @@ class TorchTarget(ComputedWhole, WrittenHere):
         del tower
         device_called(device, {CPU: CPU}, self.runtime)
         threads_or_default(num_threads)
-        program, tried = load_pt2(path), set[torch.Size]()
+        program, tried = load_pt2(path, believed=not self.vouched), set[torch.Size]()
         with quiet():
             module = program.module()
 
         @torch.no_grad()
         def run(inputs: Tensor) -> tuple[Tensor, ...]:
-            if inputs.shape not in tried:
+            if self.vouched and inputs.shape not in tried:
                 check_cost(module, inputs, path)
                 tried.add(inputs.shape)
             with torch_threads(num_threads):

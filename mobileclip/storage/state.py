@@ -1,0 +1,23 @@
+"""What this machine remembers of what its user did, where systems keep such things."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def state_folder() -> Path | None:
+    """Return the user's folder of what programs remember, which need not be there; None where there is no user.
+
+    `XDG_STATE_HOME/mobileclip`, by default in `~/.local/state`.
+
+    Source: the XDG Base Directory Specification.
+    """
+    given = os.environ.get("XDG_STATE_HOME", "")
+    if given and Path(given).is_absolute():
+        return Path(given) / "mobileclip"
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return None
+    return home / ".local" / "state" / "mobileclip" if home.is_absolute() else None

@@ -1,0 +1,172 @@
+"""Whose files are believed: the author's own, by the digest of what was written here, and those of whom is trusted."""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import attrs
+import pytest
+import torch
+from torch import nn
+
+import mobileclip
+from mobileclip.encoders import TextEncoderSpec, text_encoder_families
+from mobileclip.export import ExportSpec, export_model, load_export, read_contract, read_report, verify_export
+from mobileclip.export.written import is_written_here, remember_export
+from mobileclip.inputs import TextInput
+from tests.export.litert import EXPORT
+from tests.export.models import few_samples
+
+# PyTorch's of its own GRU.
+pytestmark = pytest.mark.filterwarnings("ignore:The tensor attribute:UserWarning")
+
+
+@attrs.frozen(kw_only=True)
+class OddSpec(TextEncoderSpec):
+    """Of a tower whose author likes operations that no published tower has."""
+
+    width: int = 16
+
+    def build(self):
+        return OddEncoder(self)
+
+
+class OddEncoder(nn.Module):
+    def __init__(self, spec):
+        super().__init__()
+        self.spec = spec
+        self.words = nn.Embedding(spec.input.vocab_size, spec.width)
+        self.reading = nn.GRU(spec.width, spec.width, batch_first=True)
+        self.mixing = nn.Parameter(torch.randn(spec.width, spec.width) / spec.width**0.5)
+        self.project = nn.Linear(3 * spec.width, spec.embedding_dim)
+
+    def forward(self, tokens):
+        read, _ = self.reading(self.words(tokens))
+        read = torch.where(torch.isnan(read), torch.zeros_like(read), read)
+        mixed = torch.einsum("btw,wv->btv", read, self.mixing)
+        best = mixed.topk(2, dim=1).values
+        return self.project(torch.cat([read[:, -1], best[:, 0], best[:, 1]], dim=-1))
+
+
+@pytest.fixture(scope="module")
+def odd():
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
+        patch.setattr(text_encoder_families, "_values", dict(text_encoder_families._values))
+        text_encoder_families.register("test_odd")(OddSpec)
+        torch.manual_seed(0)
+        yield OddSpec(embedding_dim=12, input=TextInput(context_length=12, vocab_size=600)).build().eval()
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino", "torch"])
+def test_the_authors_own_operations_are_judged_by_numbers(odd, target, tmp_path):
+    spec = ExportSpec(out=tmp_path / "out", target=target, tower="text")
+    folder = export_model(odd, spec, samples=few_samples(), show_progress=False)
+    report = read_report(folder)
+    assert report.passed, report.failures
+    assert verify_export(folder, show_progress=False) == report
+    # Whoever gets it from elsewhere is told, and may trust.
+
+
+@pytest.mark.parametrize("target", ["onnx", "torch"])
+def test_a_strangers_operations_are_refused_without_trust(odd, target, tmp_path, monkeypatch):
+    spec = ExportSpec(out=tmp_path / "out", target=target, tower="text")
+    folder = export_model(odd, spec, samples=few_samples(), show_progress=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another machine"))
+    with pytest.raises(ValueError, match="do not use it unless you made it"):
+        verify_export(folder, show_progress=False)
+    assert verify_export(folder, trust=True, show_progress=False).passed
+
+
+@pytest.mark.slow
+def test_what_core_ml_alone_computes_is_written_and_not_run(odd, tmp_path):
+    spec = ExportSpec(out=tmp_path / "out", target="coreml", tower="text")
+    folder = export_model(odd, spec, samples=few_samples(), show_progress=False)
+    contract = read_contract(folder)
+    assert contract.state == ("run" if sys.platform == "darwin" else "lowered, not run")
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """An export whose runtime believes what it reads, and a machine that has written nothing yet."""
+    pytest.importorskip("ai_edge_litert")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return shutil.copytree(EXPORT, tmp_path / "export")
+
+
+def test_what_this_machine_wrote_needs_no_trust(own):
+    assert not is_written_here(own)
+    with pytest.raises(ValueError, match="this machine does not know that it wrote it"):
+        mobileclip.load(own)
+    remember_export(own)
+    assert is_written_here(own)
+    assert mobileclip.load(own).encode_text("a cat").isfinite().all()
+    moved = own.rename(own.parent / "elsewhere")
+    assert load_export(moved).encode_text(torch.zeros(1, 12, dtype=torch.int64)).isfinite().all()
+    # A contract names every file by its hash: any other is another export.
+    contract = moved / "mobileclip.json"
+    contract.write_text(contract.read_text().replace('"normalize": true', '"normalize":  true'))
+    assert not is_written_here(moved)
+
+
+def test_export_remembers_what_it_writes(odd, tmp_path):
+    spec = ExportSpec(out=tmp_path / "out", target="torch", tower="text")
+    assert is_written_here(export_model(odd, spec, samples=few_samples(), show_progress=False))
+
+
+def _remember(state, folder):
+    import os
+
+    os.environ["XDG_STATE_HOME"] = state
+    remember_export(Path(folder))
+
+
+def test_many_write_at_once(tmp_path, monkeypatch):
+    """Of eight processes, each of which remembers an export, none forgets another's."""
+    folders = []
+    for number in range(8):
+        folders.append(tmp_path / str(number))
+        folders[-1].mkdir()
+        (folders[-1] / "mobileclip.json").write_text(f"contract {number}")
+    state = str(tmp_path / "state")
+    with multiprocessing.get_context("fork").Pool(8) as pool:
+        pool.starmap(_remember, [(state, str(folder)) for folder in folders])
+    monkeypatch.setenv("XDG_STATE_HOME", state)
+    assert all(map(is_written_here, folders))
+
+
+_HOMELESS = """
+import os, pathlib, pwd, sys
+os.environ.pop("HOME", None); os.environ.pop("XDG_STATE_HOME", None)
+def nobody(_):
+    raise KeyError("no such user")
+pwd.getpwuid = nobody
+from mobileclip.export.written import is_written_here, remember_export
+folder = pathlib.Path(sys.argv[1])
+remember_export(folder)
+print(is_written_here(folder))
+"""
+
+
+def test_without_a_home_nothing_is_remembered_and_nothing_fails(own):
+    done = subprocess.run([sys.executable, "-c", _HOMELESS, str(own)], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "False"
+    assert "no home folder to remember in" in done.stderr
+
+
+def test_a_state_that_cannot_be_written_is_told(own, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    remember_export(own)
+    assert "cannot be remembered" in caplog.text
+    assert not is_written_here(own)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 100, b"x" * 2**22])
+def test_a_damaged_register_knows_nothing(own, tmp_path, content):
+    (tmp_path / "state" / "mobileclip").mkdir(parents=True)
+    (tmp_path / "state" / "mobileclip" / "exports.txt").write_bytes(content)
+    assert not is_written_here(own)
