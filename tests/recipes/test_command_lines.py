@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from mobileclip.data import RowOptions, SkipReport, as_source, read_samples, write_shard
+from mobileclip.losses import ContrastiveLossSpec
 from mobileclip.recipes.command_line import written_run
 from mobileclip.recipes.evaluating import run_recipe as run_evaluation
 from mobileclip.recipes.finetuning import run_recipe as run_finetuning
@@ -22,10 +23,10 @@ from mobileclip.recipes.finetuning.tiny import shrink as shrink_finetuning
 from mobileclip.recipes.reinforcing import run_recipe as run_reinforcing
 from mobileclip.recipes.tiny.few_samples import NUM_SAMPLES, first_samples
 from mobileclip.recipes.training import run_recipe as run_training
-from mobileclip.recipes.training.following import Given
+from mobileclip.recipes.training.following import Given, following_training
 from mobileclip.recipes.training.validation import measured_on
 from mobileclip.serialization import from_json
-from mobileclip.training import RunSpec
+from mobileclip.training import ConstantCosineSchedule, RunSpec, TrainingSpec
 from mobileclip.training.finetuning.run import FinetuneSpec
 from mobileclip.training.finetuning.tasks import open_task
 from recipes.evaluate import evaluate
@@ -281,6 +282,16 @@ def test_released_choices_are_those_of_the_scripts_and_flags_change_them(name, e
     assert inside == expected
     assert released["training.range_augment"] is None
     assert flat("--released", "--training.ema-decay", "0.9")["training.ema_decay"] == 0.9
+
+
+def test_a_short_run_keeps_the_share_of_its_constant_part_and_a_step_to_fall_in():
+    schedule = ConstantCosineSchedule(total_steps=100, peak=1e-3, constant_steps=95, warmup_steps=10)
+    training = TrainingSpec(loss=ContrastiveLossSpec(), schedule=schedule)
+    found = {
+        total: following_training(training, Given(["--training.schedule.total-steps", str(total)])).schedule
+        for total in (200, 4)
+    }
+    assert [(one.total_steps, one.constant_steps) for one in found.values()] == [(200, 190), (4, 3)]
 
 
 def test_published_choices_do_not_follow_anything():
