@@ -12,7 +12,6 @@ import attrs
 import torch
 
 from mobileclip.data import Batch
-from mobileclip.terminal.interruption import Interrupted
 
 BatchType = TypeVar("BatchType", bound=Batch)
 
@@ -24,12 +23,12 @@ class _OnTheWay(Generic[BatchType]):
     Args:
         batch: on the device, and complete there after the event; None where the source has ended.
         copied: the event; None where there is nothing to wait for.
-        error: that the source raised, or the signal that ended the waiting for it.
+        error: that the source raised, or what ended the waiting for it: a signal, or the person at the keyboard.
     """
 
     batch: BatchType | None = None
     copied: torch.cuda.Event | None = None
-    error: Exception | Interrupted | None = None
+    error: BaseException | None = None
 
 
 class Feed(Generic[BatchType]):
@@ -95,7 +94,7 @@ class Feed(Generic[BatchType]):
         try:
             with self._waiting():
                 batch = next(self._source, None)
-        except (Exception, Interrupted) as error:  # noqa: BLE001 - raised when its turn comes
+        except BaseException as error:  # noqa: BLE001 - raised when its turn comes
             return _OnTheWay(error=error)
         if batch is None:
             return _OnTheWay()
