@@ -8,11 +8,9 @@ import pytest
 from tests.crash.trial import Crashes
 from tests.crash.world import COMMANDS, Command
 
-# Index and dedup are tried by `python -m tests.crash` alone, until an index that was killed while it was made can be
-# made again: what a job of its own left in the folder is "something" to `Store.create`.
-TRIED = [name for name in COMMANDS if name not in ("index", "index again", "dedup")]
 # Those that take a second, and how many moments of each are tried by default.
 QUICK = {
+    "index": 1,
     "embed": 2,
     "convert": 2,
     "hub save over": 2,
@@ -43,7 +41,7 @@ def test_killed_at_a_few_moments(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TRIED)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_killed_at_every_moment(name, tmp_path):
     crashes = Crashes.of(COMMANDS[name], tmp_path / "trial")
     assert len(crashes.points) > 5

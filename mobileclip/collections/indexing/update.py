@@ -62,6 +62,8 @@ def update(
     if work:
         encoder = FileEncoder(store=store, known=known, writer=writer, options=options)
         set_aside = encoder.share(work, engine) if engine is not None else _encode_apart_if_lost(encoder, work, clip)
+    else:
+        writer.mark.unlink(missing_ok=True)  # of a job that was killed when all was written down
     gone = known.gone(found, writer.recognised)
     missing, moved = _missing(known, found, gone)
     # What moved away whole leaves nothing but files that could not be read.

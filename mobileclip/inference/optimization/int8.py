@@ -9,11 +9,8 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from mobileclip.data.images.transform import ImageTransform
-from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.encoders import DualEncoder
 from mobileclip.extras import needed
-from mobileclip.inference.comparison.calibration import calibration_crops
 from mobileclip.inference.comparison.measuring import LEAST_AGREEMENT, first_results
 from mobileclip.inference.comparison.samples import bundled_samples
 from mobileclip.inference.optimization.layers import is_grouped, weighted_layers
@@ -55,6 +52,10 @@ class Calibration:
     @classmethod
     def of_package(cls, contract: ImageInput | TextInput, others: Tensor | None = None) -> Calibration:
         """Return crops of half of the package's pictures and the other half whole; or its captions, by halves."""
+        from mobileclip.data.images.transform import ImageTransform
+        from mobileclip.data.text.tokenizer import Tokenizer
+        from mobileclip.inference.comparison.calibration import calibration_crops
+
         samples = bundled_samples()
         if isinstance(contract, TextInput):
             return cls.of(Tokenizer(contract)(samples.captions), others)
@@ -121,6 +122,9 @@ def calibrations(model: DualEncoder, given: tuple[Tensor, Tensor] | None) -> tup
     Raises:
         ValueError: if there are fewer than four images or texts.
     """
+    from mobileclip.data.images.transform import ImageTransform
+    from mobileclip.data.text.tokenizer import Tokenizer
+
     if given is None:
         samples, transform = bundled_samples(), ImageTransform(model.spec.image.input)
         images = torch.stack([transform(data) for data in samples.images])
