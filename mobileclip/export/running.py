@@ -56,7 +56,7 @@ class Opening:
         stem = self.file.file.partition(".")[0]
         return {name: digest for name, digest in self.contract.files.items() if name.startswith(f"{stem}.")}
 
-    def open(self) -> Run:
+    def opened(self) -> Run:
         """Return what runs the file, for any number of threads.
 
         Raises:
@@ -73,12 +73,12 @@ class Opening:
 
         Raises:
             ImportError: if the runtime is not installed.
-            ValueError: if it has changed, or as `open`.
+            ValueError: if it has changed, or as `opened`.
         """
         for name, digest in self.digests.items():
             check_file(self.folder, name, digest)
         targets.resolve(self.contract.target).check()
-        return self.open()
+        return self.opened()
 
 
 class ExportedTower(PreparedTower):
@@ -104,7 +104,7 @@ class ExportedTower(PreparedTower):
         super().__init__()
         self._spec = spec
         self._opening = opening
-        self._run = opening.open()
+        self._run = opening.opened()
         # What tells this model from every other, where its weights would be.
         self.register_buffer("files_sha256", _digest(opening))
         self.eval()

@@ -196,7 +196,8 @@ def read_segment(folder: Path, segment: Segment, dim: int, columns: Sequence[str
     try:
         file = pq.ParquetFile(pa.BufferReader(content))
         written = [name for name in chosen.names if name in file.schema_arrow.names]
-        table = _with_later_columns(file.read(columns=written), chosen)
+        # A thread of Arrow that gives these bytes back while the interpreter ends would end the process with SIGABRT.
+        table = _with_later_columns(file.read(columns=written, use_threads=False), chosen)
         table.validate(full=True)
     except (pa.ArrowException, OSError) as error:
         raise_machine_fault(error)

@@ -158,12 +158,13 @@ class TestDecodeImage:
         assert (image.mode, image.size) == ("RGB", (5, 7))
         np.testing.assert_array_equal(np.asarray(image), np.asarray(Image.open(io.BytesIO(data))))
 
-    def test_orientation_stays_as_encoded(self):
+    def test_orientation_stays_as_encoded_where_that_is_asked_for(self):
         stream = io.BytesIO()
         exif = Image.Exif()
         exif[0x0112] = 6
         Image.new("RGB", (8, 4)).save(stream, "JPEG", exif=exif)
-        assert decode_image(stream.getvalue()).size == (8, 4)
+        assert decode_image(stream.getvalue(), orient=False).size == (8, 4)
+        assert decode_image(stream.getvalue()).size == (4, 8)
 
     @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "I;16"])
     def test_every_mode_becomes_rgb(self, mode):

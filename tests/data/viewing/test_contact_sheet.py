@@ -166,7 +166,7 @@ class TestInspection:
         write_card(tmp_path, attrs.evolve(card((2, 4)), agreement=measured))
         text = " ".join(printed(inspected(tmp_path, sample())).split())
         assert "On the first shard, teachers take 25% of the stored views for the same as the plain picture" in text
-        assert "for 50% of the plain pictures and for 10% of the views, 20% of it." in text
+        assert "for 50.0% of the plain pictures and for 10.0% of the views, where guessing gives " in text
 
     def test_without_a_card_all_teachers_are_one(self, tmp_path):
         (teacher,) = inspected(tmp_path, sample()).teachers
