@@ -6,7 +6,8 @@
     curl --data-binary @photo.jpg 'http://127.0.0.1:8000/classify?label=a+cat&label=a+dog'
     kill -HUP PID        # loads what is at MODEL now, and goes on with that; what is under way keeps its model
 
-For several processes, or another server: `MODEL=s0_onnx uvicorn --factory --workers 2 app:application`.
+For several processes, or another server: `MODEL=s0_onnx uvicorn --factory --workers 2 app:application`. An export that
+another machine wrote wants `--trust`, or `TRUST=1` there, unless it is for ONNX: its runtime believes what it reads.
 """
 
 from __future__ import annotations
@@ -41,10 +42,11 @@ class Served:
     Args:
         path: what `mobileclip.load` takes.
         num_threads: of the processor that a request is computed with; as many as PyTorch has by default.
+        trust: whether whoever made an export may run anything here.
     """
 
-    def __init__(self, path: str, *, num_threads: int | None = None) -> None:
-        self._path, self._num_threads = path, num_threads
+    def __init__(self, path: str, *, num_threads: int | None = None, trust: bool = False) -> None:
+        self._path, self._num_threads, self._trust = path, num_threads, trust
         self._replacing = threading.Lock()
         self.current = (1, self._loaded())
 
@@ -57,7 +59,7 @@ class Served:
                 print(f"the model stays as it was: {error}", flush=True)
 
     def _loaded(self) -> mobileclip.ImageTextModel:
-        clip = mobileclip.load(self._path, num_threads=self._num_threads)
+        clip = mobileclip.load(self._path, num_threads=self._num_threads, trust=self._trust)
         # The first call makes what later ones find: it should not be a person's.
         clip.encode_text("a photo")
         return clip
@@ -65,7 +67,7 @@ class Served:
 
 def application(served: Served | None = None) -> Starlette:
     """Return the application, of the model that MODEL names where none is given."""
-    model = served or Served(os.environ["MODEL"])
+    model = served or Served(os.environ["MODEL"], trust=os.environ.get("TRUST") == "1")
     # What waits here takes no memory yet but its question.
     limiter = anyio.CapacityLimiter(AT_ONCE)
 
@@ -130,8 +132,9 @@ def main() -> None:
     parser.add_argument("model", help="a name, a file of weights, or the folder of an export")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
     parser.add_argument("--num-threads", type=int, help="of the processor, for a request")
+    parser.add_argument("--trust", action="store_true", help="run an export that another machine wrote")
     given = parser.parse_args()
-    served = Served(given.model, num_threads=given.num_threads)
+    served = Served(given.model, num_threads=given.num_threads, trust=given.trust)
     # Loading takes seconds, and the loop has others to answer meanwhile.
     signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=served.replace).start())
     with socket.create_server(("127.0.0.1", given.port)) as listener:

@@ -42,6 +42,7 @@ def search(
     sheet: Annotated[Path | None, arg(metavar="SHEET.png")] = None,
     overwrite: bool = False,
     device: Device = "auto",
+    trust: bool = False,
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
     """Find pictures by what they show, the most similar first.
@@ -67,6 +68,7 @@ def search(
         sheet: a picture to draw what was found to.
         overwrite: replace a sheet that is there.
         device: where to compute; see mobileclip index.
+        trust: run an export that another machine wrote; see mobileclip classify.
         as_json: print a list of objects, with path, score and what else is known.
     """
     from mobileclip.collections import parse_condition
@@ -88,7 +90,7 @@ def search(
         raise ValueError("--sheet draws what one query finds; give a TEXT or an --image")
     if thumbnails and (as_json or not can_show_pictures()):
         raise ValueError("--thumbnails needs a terminal with colours, and no --json; --sheet FILE.png draws a file")
-    collection = opened(index_folder or newest_index(), device)
+    collection = opened(index_folder or newest_index(), device, trust=trust)
     ask = partial(
         _answer,
         collection,
@@ -118,6 +120,7 @@ def dedup(
     model: Model = None,
     checkpoint: Checkpoint = None,
     device: Device = "auto",
+    trust: bool = False,
     num_workers: Annotated[int | None, arg(aliases=["-j"], metavar="PROCESSES")] = None,
     threshold: Annotated[float, arg(metavar="SIMILARITY")] = 0.95,
     output: Annotated[Path, arg(aliases=["-o"], metavar="LIST.jsonl")] = Path("duplicates.jsonl"),
@@ -147,6 +150,7 @@ def dedup(
         model: of a new index; see mobileclip index.
         checkpoint: of a new index; see mobileclip index.
         device: where to compute; see mobileclip index.
+        trust: run an export that another machine wrote; see mobileclip classify.
         num_workers: processes that read and decode; see mobileclip index.
         threshold: cosine similarity from which on two pictures show the same.
         output: the list to write.
@@ -173,7 +177,7 @@ def dedup(
     if inputs:
         options = IndexOptions(num_workers=workers, show_progress=not quiet)
         source = ModelSource(model=model, checkpoint=checkpoint)
-        collection, report = brought_up_to_date(inputs, folder, source, device, options)
+        collection, report = brought_up_to_date(inputs, folder, source, device, options, trust=trust)
         num_left_out = report.num_left_out
     else:
         collection, num_left_out = Collection.open(folder), 0
@@ -204,6 +208,7 @@ def serve(
     index_folder: IndexFolder = None,
     port: Annotated[int, arg(aliases=["-p"], metavar="PORT")] = 8000,
     device: Device = "auto",
+    trust: bool = False,
 ) -> None:
     """Show an index in a browser on this machine: search by texts and pictures, similar ones, and duplicates.
 
@@ -218,6 +223,7 @@ def serve(
         index_folder: where the index is; by default the one in the user's cache that was written last.
         port: of 127.0.0.1, where the page is; 0 takes a free one.
         device: where to compute; see mobileclip index.
+        trust: run an export that another machine wrote; see mobileclip classify.
     """
     from mobileclip.collections.store.places import newest_index
     from mobileclip.extras import needed
@@ -225,7 +231,7 @@ def serve(
     with needed("mobileclip serve", "collections"):
         from mobileclip.collections.web import server
 
-    server.serve(opened(index_folder or newest_index(), device), port=port)
+    server.serve(opened(index_folder or newest_index(), device, trust=trust), port=port)
 
 
 def _answer(

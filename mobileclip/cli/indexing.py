@@ -47,6 +47,7 @@ def index(
     image_size: ImageSize = None,
     context_length: ContextLength = None,
     device: Device = "auto",
+    trust: bool = False,
     batch_size: int = 32,
     num_workers: Annotated[int | None, arg(aliases=["-j"], metavar="PROCESSES")] = None,
     engine: Literal["inline", "local", "ray"] = "inline",
@@ -87,6 +88,8 @@ def index(
         context_length: ids per text, where fewer than the model's own; see load_model in mobileclip.encoders.
         device: where to compute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there. Of an export:
             cpu, or what its runtime has here.
+        trust: run an export that another machine wrote; see mobileclip classify. An index does not remember it: search
+            and serve take it too.
         batch_size: images encoded at once.
         num_workers: processes that read and decode beside the model; by default one per core, sixteen at most. With an
             engine, processes or actors that have a model each.
@@ -143,7 +146,7 @@ def index(
     if web is not None:
         require_output(web, overwrite=overwrite, suffixes=(".safetensors",))
     shared = _engine(engine, workers, device, ray_address, gpus_per_worker)
-    collection, report = brought_up_to_date(inputs, folder, source, device, options, engine=shared)
+    collection, report = brought_up_to_date(inputs, folder, source, device, options, trust=trust, engine=shared)
     if web is not None:
         web.parent.mkdir(parents=True, exist_ok=True)
         written = collection.export(web, overwrite=overwrite, show_progress=not quiet)
@@ -212,6 +215,7 @@ def brought_up_to_date(
     device: str,
     options: IndexOptions,
     *,
+    trust: bool = False,
     engine: Engine | None = None,
 ) -> tuple[Collection, IndexReport]:
     """Bring an index up to date, and say what became of the pictures.
@@ -222,6 +226,7 @@ def brought_up_to_date(
         source: the model that is asked for.
         device: where to compute.
         options: how.
+        trust: whether whoever made an export may run anything here.
         engine: whose workers read and encode; None for this process.
 
     Raises:
@@ -233,7 +238,7 @@ def brought_up_to_date(
 
     found = scan(inputs or Store.open(folder).manifest.inputs, may_be_missing=not inputs)
     say(f"the index is {folder}")
-    collection = opened_for(folder, source, device)
+    collection = opened_for(folder, source, device, trust=trust)
     report = collection.add_found(found, options, engine)
     report_left_out(report.left_out)
     for path, count in report.missing.items():
@@ -256,18 +261,18 @@ def brought_up_to_date(
     return collection, report
 
 
-def opened(folder: Path, device: str) -> Collection:
-    """Return the index in a folder, with the device that its model is to compute on."""
+def opened(folder: Path, device: str, *, trust: bool) -> Collection:
+    """Return the index in a folder, with the device that its model is to compute on, and whether that is trusted."""
     from mobileclip.collections import Collection
     from mobileclip.collections.store.store import Store
     from mobileclip.inference.loading import device_for
 
     store = Store.open(folder)
     kept = store.manifest.model
-    return Collection(store, device=device_for(kept.model, kept.checkpoint, device))
+    return Collection(store, device=device_for(kept.model, kept.checkpoint, device), trust=trust)
 
 
-def opened_for(folder: Path, source: ModelSource, device: str) -> Collection:
+def opened_for(folder: Path, source: ModelSource, device: str, *, trust: bool) -> Collection:
     """Return the index in a folder, or a new one; one that is there is of the model that is asked for, if any is."""
     from mobileclip.collections import Collection, ModelSource
     from mobileclip.collections.store.manifest import MANIFEST
@@ -275,17 +280,17 @@ def opened_for(folder: Path, source: ModelSource, device: str) -> Collection:
     from mobileclip.inference.loading import device_for, require_model
 
     if is_index(folder) and source == ModelSource():
-        return opened(folder, device)
+        return opened(folder, device, trust=trust)
     require_output_folder(folder, overwrite=True, marker=MANIFEST)
     model = source.model or (None if source.checkpoint else DEFAULT_MODEL)
     place = device_for(model, source.checkpoint, device)
     require_model(model, source.checkpoint)
     wanted = attrs.evolve(source, model=model)
     if not is_index(folder):
-        return Collection.create(folder, wanted, device=place)
+        return Collection.create(folder, wanted, device=place, trust=trust)
     store = Store.open(folder)
     Collection(store).require_source(wanted)
-    clip, identity = wanted.load(place)
-    collection = Collection(store, clip=clip, device=place)
+    clip, identity = wanted.load(place, trust=trust)
+    collection = Collection(store, clip=clip, device=place, trust=trust)
     collection.require(identity, "the model that was given")
     return collection

@@ -41,6 +41,8 @@ class Collection:
         store: the rows.
         clip: the model that the index is of; by default it is loaded when it is first needed.
         device: where to compute.
+        trust: whether whoever made an export that the index is of may run anything here, see `mobileclip.load`. An
+            index does not remember it.
 
     Examples:
         The tests have no photographs, so they leave this out.
@@ -50,35 +52,39 @@ class Collection:
         '/home/me/photos/2021/bicycle.jpg'
     """
 
-    def __init__(self, store: Store, *, clip: ImageTextModel | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self, store: Store, *, clip: ImageTextModel | None = None, device: str = "cpu", trust: bool = False
+    ) -> None:
         self.store = store
-        self.device = device
+        self.device, self.trust = device, trust
         self._clip = clip
         self._snapshot: Snapshot | None = None
         self._graphs: NeighbourGraphs | None = None
 
     @classmethod
-    def open(cls, path: str | Path, *, device: str = "cpu") -> Collection:
+    def open(cls, path: str | Path, *, device: str = "cpu", trust: bool = False) -> Collection:
         """Return the collection in a folder.
 
         Args:
             path: of the folder.
             device: where to compute.
+            trust: see the class.
 
         Raises:
             FileNotFoundError: if the folder is no index.
             ValueError: if it is damaged.
         """
-        return cls(Store.open(Path(path)), device=device)
+        return cls(Store.open(Path(path)), device=device, trust=trust)
 
     @classmethod
-    def create(cls, path: str | Path, source: ModelSource, *, device: str = "cpu") -> Collection:
+    def create(cls, path: str | Path, source: ModelSource, *, device: str = "cpu", trust: bool = False) -> Collection:
         """Return a new, empty collection.
 
         Args:
             path: of a folder that holds nothing, or does not exist.
             source: the model; paths are kept in full.
             device: where to compute.
+            trust: see the class.
 
         Raises:
             FileExistsError: if the folder holds something.
@@ -87,7 +93,7 @@ class Collection:
         # A name stays a name, whatever lies beside it.
         model = _in_full(source.model) if source.model is not None and holds_weights(source.model) else source.model
         kept = attrs.evolve(source, checkpoint=_in_full(source.checkpoint), model=model)
-        clip, identity = kept.load(device)
+        clip, identity = kept.load(device, trust=trust)
         manifest = Manifest(
             weights_sha256=identity.weights_sha256,
             spec=identity.spec,
@@ -95,7 +101,7 @@ class Collection:
             dim=clip.model.spec.image.embedding_dim,
             model=kept,
         )
-        return cls(Store.create(Path(path), manifest), clip=clip, device=device)
+        return cls(Store.create(Path(path), manifest), clip=clip, device=device, trust=trust)
 
     @classmethod
     def create_like(cls, path: str | Path, other: Collection) -> Collection:
@@ -116,7 +122,7 @@ class Collection:
             dim=known.dim,
             model=known.model,
         )
-        return cls(Store.create(Path(path), manifest), device=other.device)
+        return cls(Store.create(Path(path), manifest), device=other.device, trust=other.trust)
 
     @property
     def path(self) -> Path:
@@ -131,7 +137,7 @@ class Collection:
             ValueError: if another is now where it came from.
         """
         if self._clip is None:
-            clip, identity = self.store.manifest.model.load(self.device)
+            clip, identity = self.store.manifest.model.load(self.device, trust=self.trust)
             self.require(identity, "what its model was loaded from")
             self._clip = clip
         return self._clip
@@ -236,7 +242,7 @@ class Collection:
             ValueError, OSError: see `add`.
         """
         with self.store.writing():
-            report = update(self.store, lambda: self.clip, found, options, engine)
+            report = update(self.store, lambda: self.clip, found, options, engine, trust=self.trust)
             self._renew(show_progress=options.show_progress)
         return report
 

@@ -37,12 +37,14 @@ class FileEncoder:
         known: what the index knows of files.
         writer: writes to the index.
         options: how.
+        trust: see `update`.
     """
 
     store: Store
     known: KnownFiles
     writer: FindingsWriter
     options: IndexOptions
+    trust: bool = False
 
     def encode_here(self, files: Sequence[FoundFile], clip: ImageTextModel) -> None:
         """Read and encode in this process, with those that decode beside it.
@@ -103,6 +105,7 @@ class FileEncoder:
         )
         job = IndexWork(
             source=manifest.model,
+            trust=self.trust,
             identity=manifest.identity,
             folder=str(self.store.folder),
             dim=manifest.dim,

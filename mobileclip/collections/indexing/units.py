@@ -84,6 +84,7 @@ class IndexWork(Work[IndexUnit, Findings]):
 
     Args:
         source: where the model comes from.
+        trust: see `update`.
         identity: of the model.
         folder: of the index, for messages.
         dim: numbers in an embedding.
@@ -93,6 +94,7 @@ class IndexWork(Work[IndexUnit, Findings]):
     """
 
     source: ModelSource
+    trust: bool
     identity: ModelIdentity
     folder: str
     dim: int
@@ -107,7 +109,7 @@ class IndexWork(Work[IndexUnit, Findings]):
             ValueError, OSError: if it cannot be loaded, or is another one.
         """
         device = "cpu" if is_export(self.source.checkpoint or self.source.model or "") else place.device
-        clip, identity = self.source.load(device)
+        clip, identity = self.source.load(device, trust=self.trust)
         self.identity.require_same(
             identity, here=f"the index {self.folder}", there="what a worker has loaded its model from"
         )

@@ -31,6 +31,8 @@ def update(
     found: Scan,
     options: IndexOptions,
     engine: Engine | None = None,
+    *,
+    trust: bool = False,
 ) -> IndexReport:
     """Bring an index up to date with the files that were found; whoever calls it holds the index.
 
@@ -43,6 +45,7 @@ def update(
         found: the files.
         options: how.
         engine: whose workers read and encode; None for this process, with those that decode beside it.
+        trust: whether workers may load an export of whoever made it, see `mobileclip.load`.
 
     Raises:
         OSError: if the index cannot be written.
@@ -60,7 +63,7 @@ def update(
     store.remember(found.inputs)
     set_aside: tuple[SetAside, ...] = ()
     if work:
-        encoder = FileEncoder(store=store, known=known, writer=writer, options=options)
+        encoder = FileEncoder(store=store, known=known, writer=writer, options=options, trust=trust)
         set_aside = encoder.share(work, engine) if engine is not None else _encode_apart_if_lost(encoder, work, clip)
     else:
         writer.mark.unlink(missing_ok=True)  # of a job that was killed when all was written down

@@ -85,11 +85,12 @@ class ModelSource:
             self.model, self.checkpoint, image_size=self.image_size, context_length=self.context_length
         )
 
-    def load(self, device: str) -> tuple[ImageTextModel, ModelIdentity]:
+    def load(self, device: str, *, trust: bool = False) -> tuple[ImageTextModel, ModelIdentity]:
         """Return the model, and what identifies it.
 
         Args:
             device: where to compute.
+            trust: whether whoever made an export may run anything here, see `mobileclip.load`.
 
         Raises:
             ValueError, FileNotFoundError, CheckpointError: if there is no such model, see `mobileclip.load`.
@@ -100,6 +101,7 @@ class ModelSource:
             device=device,
             image_size=self.image_size,
             context_length=self.context_length,
+            trust=trust,
         )
 
 

@@ -122,6 +122,7 @@ def _read_anew(before: Collection) -> Collection:
     """Return the collection in the same folder, with the same model where it is still the one."""
     store = Store.open(before.path)
     is_same = store.manifest.identity == before.store.manifest.identity
-    collection = Collection(store, clip=before.clip if is_same else None, device=before.device)
+    clip = before.clip if is_same else None
+    collection = Collection(store, clip=clip, device=before.device, trust=before.trust)
     collection.load()
     return collection
