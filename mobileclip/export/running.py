@@ -184,9 +184,9 @@ def load_export(
             `tensorrt`, `coreml` or `qnn` of ONNX Runtime, and `gpu` or `npu` of OpenVINO.
         num_threads: of the processor that its runtime computes with; as many as PyTorch has by default. ExecuTorch has
             one number a process; Core AI, and Core ML on a Mac, choose by themselves and take none.
-        trust: whether whoever made the export may run anything here: files of ExecuTorch, Core AI and LiteRT,
-            whose runtimes do not validate files, are run then too, and nothing is refused for what it holds. What this
-            machine wrote is trusted.
+        trust: whether whoever made the export may run anything here: files of torch.export, ExecuTorch, Core AI and
+            LiteRT, whose runtimes do not validate files, are run then too, and nothing is refused for what it holds.
+            What this machine wrote is trusted.
 
     Raises:
         ImportError: if the runtime is not installed; the message has the command that installs it.
@@ -230,10 +230,9 @@ def runnable_target(folder: Path, contract: Contract, *, trust: bool) -> Target:
     believed = trust or is_written_here(folder)
     if not (target.vouched or believed):
         raise ValueError(
-            f"{folder} is for {contract.target}, whose runtime believes what it reads, and this machine does not know "
-            "that it wrote it, so that whoever made it could run anything here; if you made it, or trust who did: "
-            "--trust of classify, embed, eval and verify, or trust=True in Python. An index takes exports for ONNX "
-            "Runtime, OpenVINO and PyTorch, and of the others what this machine wrote"
+            f"{folder} was written elsewhere, for {contract.target}, whose runtime does not validate files: whoever "
+            "made it could run anything here. If you trust them, give --trust (trust=True in Python); else export the "
+            "model again on this machine, or ask for an export for onnx"
         )
     target.check()
     check_versions(target.libraries, contract.versions)

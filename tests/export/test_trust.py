@@ -18,8 +18,11 @@ from mobileclip.encoders import TextEncoderSpec, text_encoder_families
 from mobileclip.export import ExportSpec, export_model, load_export, read_contract, read_report, verify_export
 from mobileclip.export.written import is_written_here, remember_export
 from mobileclip.inputs import TextInput
+from tests.cli.test_cli import run
+from tests.collections.pictures import draw
+from tests.export.hostile_folders import sign
 from tests.export.litert import EXPORT
-from tests.export.models import few_samples
+from tests.export.models import SHALLOW, few_samples, seeing
 
 # PyTorch's of its own GRU.
 pytestmark = pytest.mark.filterwarnings("ignore:The tensor attribute:UserWarning")
@@ -71,12 +74,11 @@ def test_the_authors_own_operations_are_judged_by_numbers(odd, target, tmp_path)
     report = read_report(folder)
     assert report.passed, report.failures
     assert verify_export(folder, show_progress=False) == report
-    # Whoever gets it from elsewhere is told, and may trust.
 
 
-@pytest.mark.parametrize("target", ["onnx", "torch"])
-def test_a_strangers_operations_are_refused_without_trust(odd, target, tmp_path, monkeypatch):
-    spec = ExportSpec(out=tmp_path / "out", target=target, tower="text")
+def test_a_strangers_operations_are_refused_without_trust(odd, tmp_path, monkeypatch):
+    """Of ONNX alone may a stranger's file be read at all."""
+    spec = ExportSpec(out=tmp_path / "out", target="onnx", tower="text")
     folder = export_model(odd, spec, samples=few_samples(), show_progress=False)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another machine"))
     with pytest.raises(ValueError, match="do not use it unless you made it"):
@@ -96,6 +98,68 @@ def test_what_core_ml_alone_computes_is_written_and_not_run(tmp_path):
     assert contract.state == ("run" if sys.platform == "darwin" else "lowered, not run")
 
 
+@pytest.fixture(scope="module", params=["torch"])
+def believing(request, tmp_path_factory):
+    """An export of both towers for a runtime that believes what it reads."""
+    spec = ExportSpec(out=tmp_path_factory.mktemp("believing") / "out", target=request.param)
+    return export_model(seeing(SHALLOW), spec, samples=few_samples(), show_progress=False)
+
+
+def _first_file(folder):
+    contract = read_contract(folder)
+    return folder / next(name for name in contract.files if name.startswith(contract.towers[0].file))
+
+
+def test_what_a_colleague_wrote_is_verified_with_trust_alone(believing, capsys, another_machine):
+    status, _, said = run(capsys, "verify", believing)
+    assert status == 2
+    assert "was written elsewhere" in said
+    assert "give --trust" in said
+    assert run(capsys, "verify", believing, "--trust")[0] == 0
+
+
+def test_a_strangers_file_reaches_no_runtime(believing, tmp_path):
+    """The runtime would say that it cannot read it, as it does where it is trusted."""
+    theirs = shutil.copytree(believing, tmp_path / "theirs")
+    _first_file(theirs).write_bytes(b"nothing that a runtime can read")
+    with pytest.raises(ValueError, match="is not the file that was exported"):
+        verify_export(theirs, trust=True, show_progress=False)
+    sign(theirs)
+    for opened in (verify_export, load_export, mobileclip.load):
+        with pytest.raises(ValueError, match="was written elsewhere"):
+            opened(theirs)
+        with pytest.raises(ValueError, match="cannot be read"):
+            opened(theirs, trust=True)
+
+
+@pytest.mark.parametrize("engine", ["inline", "local"])
+def test_an_index_of_what_a_colleague_wrote(believing, engine, tmp_path, capsys, another_machine):
+    """Each command that loads the model asks for trust; the index does not remember it."""
+    draw(tmp_path / "photos" / "one.png", 1)
+    draw(tmp_path / "photos" / "two.png", 2)
+    index = ("--index", tmp_path / "index")
+    made = ("index", tmp_path / "photos", *index, "-c", believing, "--quiet", "-j", 1, "--engine", engine)
+    status, _, said = run(capsys, *made)
+    assert status == 2
+    assert "was written elsewhere" in said
+    status, printed, _ = run(capsys, *made, "--trust")
+    assert status == 0
+    assert "2 encoded" in printed
+    status, _, said = run(capsys, "search", "a cat", *index)
+    assert status == 2
+    assert "was written elsewhere" in said
+    status, printed, _ = run(capsys, "search", "a cat", *index, "--trust")
+    assert status == 0
+    assert len(printed.splitlines()) == 2
+    draw(tmp_path / "photos" / "three.png", 3)
+    found = ("dedup", tmp_path / "photos", *index, "--quiet", "-j", 1, "-o", tmp_path / "list.jsonl")
+    assert run(capsys, *found)[0] == 2
+    assert run(capsys, *found, "--trust")[0] == 0
+    status, _, said = run(capsys, "serve", *index)
+    assert status == 2
+    assert "was written elsewhere" in said
+
+
 @pytest.fixture
 def own(tmp_path, monkeypatch):
     """An export whose runtime believes what it reads, and a machine that has written nothing yet."""
@@ -106,7 +170,7 @@ def own(tmp_path, monkeypatch):
 
 def test_what_this_machine_wrote_needs_no_trust(own):
     assert not is_written_here(own)
-    with pytest.raises(ValueError, match="this machine does not know that it wrote it"):
+    with pytest.raises(ValueError, match="was written elsewhere"):
         mobileclip.load(own)
     remember_export(own)
     assert is_written_here(own)

@@ -56,9 +56,9 @@ class Target(Protocol):
 
     @property
     def vouched(self) -> bool:
-        """Whether `inspect` and `open` may be given a stranger's file: what they do not know is refused unread.
+        """Whether a stranger's file may be opened: what `inspect` and `open` do not know in it is refused unread.
 
-        Without it, they believe what they are given, which `trusting` asks for.
+        Without it, they believe what they are given, which `trusting` asks for, and a stranger's file is not opened.
         """
 
     @property

@@ -14,7 +14,7 @@ from mobileclip.export.spec import TextDtype
 from mobileclip.export.targets.base import CPU, ComputedWhole, Run, WrittenHere, device_called, not_finite
 from mobileclip.export.targets.pt2e import quiet
 from mobileclip.export.targets.torch.int8 import quantized_program
-from mobileclip.export.targets.torch.pt2 import check_cost, load_pt2
+from mobileclip.export.targets.torch.pt2 import load_pt2, readable
 from mobileclip.export.towers.graph import TowerExport
 from mobileclip.hardware.precision import Precision
 from mobileclip.hardware.threads import threads_or_default, torch_threads
@@ -39,7 +39,7 @@ class TorchTarget(ComputedWhole, WrittenHere):
     resizes: bool = False
     prefers_depthwise: bool = True
     runtime: str = "torch"
-    vouched: bool = True
+    vouched: bool = False
     concurrent: bool = True
 
     def check(self) -> None:
@@ -65,9 +65,9 @@ class TorchTarget(ComputedWhole, WrittenHere):
         """Check a file without running it.
 
         Raises:
-            ValueError: if it holds anything that could be run when it is read, or is not what the contract says.
+            ValueError: if it is not what the contract says, or its weights are not finite.
         """
-        program = load_pt2(path, believed=not self.vouched)
+        program = load_pt2(path)
         placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
         inputs = [node for node in placeholders if node.name in program.graph_signature.user_inputs]
         if len(inputs) != 1:
@@ -89,15 +89,12 @@ class TorchTarget(ComputedWhole, WrittenHere):
         del tower
         device_called(device, {CPU: CPU}, self.runtime)
         threads_or_default(num_threads)
-        program, tried = load_pt2(path, believed=not self.vouched), set[torch.Size]()
-        with quiet():
+        program = load_pt2(path)
+        with readable(path):
             module = program.module()
 
         @torch.no_grad()
         def run(inputs: Tensor) -> tuple[Tensor, ...]:
-            if self.vouched and inputs.shape not in tried:
-                check_cost(module, inputs, path)
-                tried.add(inputs.shape)
             with torch_threads(num_threads):
                 outputs: Tensor | tuple[Tensor, ...] = module(inputs)
             return outputs if isinstance(outputs, tuple) else (outputs,)
