@@ -108,9 +108,9 @@ def verify(
 
     Args:
         folder: that `mobileclip export` wrote.
-        trust: run files of torch.export, ExecuTorch, Core AI and LiteRT that another machine wrote, whose runtimes do
-            not validate files: whoever made the export could then run anything on this machine. Files of other targets
-            need no trust, and are refused without it for what is not known in them.
+        trust: run files of other targets than ONNX that another machine wrote, whose runtimes do not validate files:
+            whoever made the export could then run anything on this machine. Files of ONNX need no trust, and are
+            refused without it for what is not known in them.
         data: a data set, as mobileclip eval takes it.
         checkpoint: what the export was made of, as mobileclip export takes it.
         output: where results on the data set and embeddings of it are kept; what is there is not computed again.

@@ -61,8 +61,8 @@ def classify(
         context_length: ids per text, where fewer than the model's own; see load_model in mobileclip.encoders.
         device: where to compute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there. Of an export:
             cpu, or what its runtime has here.
-        trust: run an export for torch.export, ExecuTorch, Core AI or LiteRT that another machine wrote, whose runtimes
-            do not validate files: whoever made it could then run anything on this machine.
+        trust: run an export of another target than ONNX that another machine wrote, whose runtime does not validate
+            files: whoever made it could then run anything on this machine.
         as_json: print one JSON object instead of lines.
     """
     from mobileclip.data.images.transform import load_image

@@ -63,9 +63,8 @@ class EvaluationSpec:
         cache: whether embeddings are kept, so that a run with other prompts or more details need not look at images.
         allow_missing: whether to go on where a shard is missing; the result says what is left out.
         tagger: spaCy's model that finds nouns and adjectives for ARO's orders.
-        trust: run exports for torch.export, ExecuTorch, Core AI and LiteRT that another machine wrote, whose runtimes
-            do not validate files: whoever made one could run anything on this machine. Those of other targets need no
-            trust.
+        trust: run exports for other targets than ONNX that another machine wrote, whose runtimes do not validate files:
+            whoever made one could run anything on this machine.
         rows: how rows of `.jsonl` files and of tables among the data sets are read.
         stores: how long stores are waited for. Specs that differ in these alone are equal.
 

@@ -184,9 +184,9 @@ def load_export(
             `tensorrt`, `coreml` or `qnn` of ONNX Runtime, and `gpu` or `npu` of OpenVINO.
         num_threads: of the processor that its runtime computes with; as many as PyTorch has by default. ExecuTorch has
             one number a process; Core AI, and Core ML on a Mac, choose by themselves and take none.
-        trust: whether whoever made the export may run anything here: files of torch.export, ExecuTorch, Core AI and
-            LiteRT, whose runtimes do not validate files, are run then too, and nothing is refused for what it holds.
-            What this machine wrote is trusted.
+        trust: whether whoever made the export may run anything here: files of other targets than ONNX, whose runtimes
+            do not validate files, are run then too, and nothing is refused for what it holds. What this machine wrote
+            is trusted.
 
     Raises:
         ImportError: if the runtime is not installed; the message has the command that installs it.

@@ -65,8 +65,8 @@ def load(
         context_length: ids per text, where fewer than the model's own; see `mobileclip.encoders.load_model`.
         num_threads: of the processor that a call computes with; as many as PyTorch has by default. See
             `mobileclip.export.load_export` for exports.
-        trust: whether whoever made an export may run anything here, which those for torch.export, ExecuTorch, Core AI
-            and LiteRT need where another machine wrote them.
+        trust: whether whoever made an export may run anything here, which those for other targets than ONNX need where
+            another machine wrote them.
 
     Raises:
         ImportError: if an export's runtime is not installed; the message has the command that installs it.

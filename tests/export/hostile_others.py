@@ -1,4 +1,4 @@
-"""Small files of OpenVINO, Core ML and ExecuTorch that want more than to be read; each is given to its target."""
+"""Small files of Core ML and ExecuTorch that want more than to be read; each is given to its target."""
 
 import json
 from pathlib import Path
@@ -19,45 +19,6 @@ TOWER = TowerFile(
     output_shape=(1, 4),
     compute="float32",
 )
-IR = """<?xml version="1.0"?>
-<net name="sound" version="11"><layers>
-<layer id="0" name="tokens" type="Parameter" version="opset1"><data shape="1,4" element_type="i64"/>
-<output><port id="0" precision="I64" names="tokens"><dim>1</dim><dim>4</dim></port></output></layer>
-<layer id="1" name="to" type="Convert" version="opset1"><data destination_type="f32"/>
-<input><port id="0" precision="I64"><dim>1</dim><dim>4</dim></port></input>
-<output><port id="1" precision="FP32"><dim>1</dim><dim>4</dim></port></output></layer>
-<layer id="2" name="weights" type="Const" version="opset1"><data element_type="f32" shape="1, 4" offset="0" size="16"/>
-<output><port id="0" precision="FP32"><dim>1</dim><dim>4</dim></port></output></layer>
-<layer id="3" name="add" type="Add" version="opset1"><data auto_broadcast="numpy"/>
-<input><port id="0" precision="FP32"><dim>1</dim><dim>4</dim></port><port id="1" precision="FP32"><dim>1</dim><dim>4</dim></port></input>
-<output><port id="2" precision="FP32" names="text_embedding"><dim>1</dim><dim>4</dim></port></output></layer>
-<layer id="4" name="result" type="Result" version="opset1" output_names="text_embedding">
-<input><port id="0" precision="FP32"><dim>1</dim><dim>4</dim></port></input></layer></layers>
-<edges><edge from-layer="0" from-port="0" to-layer="1" to-port="0"/><edge from-layer="1" from-port="1" to-layer="3" to-port="0"/>
-<edge from-layer="2" from-port="0" to-layer="3" to-port="1"/><edge from-layer="3" from-port="2" to-layer="4" to-port="0"/></edges>
-<rt_info/></net>
-"""  # noqa: E501  as OpenVINO writes it, but for line breaks
-_ENTITIES = '<!DOCTYPE net [<!ENTITY a "aaaaaaaaaa">{}]>'.format(
-    "".join(f'<!ENTITY {chr(98 + index)} "{f"&{chr(97 + index)};" * 10}">' for index in range(9))
-)
-
-
-def openvino(old="", new="", *, weights=16, whole=None):
-    """Give OpenVINO's target a graph in which one text is another."""
-
-    def attempt(folder):
-        assert old in IR
-        (folder / "text.xml").write_text(IR.replace(old, new) if whole is None else whole)
-        if weights is not None:
-            (folder / "text.bin").write_bytes(bytes(weights))
-        target = targets["openvino"]
-        target.inspect(folder / "text.xml", TOWER)
-        run = target.open(folder / "text.xml", TOWER)
-        import torch
-
-        assert run(torch.arange(4)[None])[0].tolist() == [[0, 1, 2, 3]]
-
-    return attempt
 
 
 @attrs.define
@@ -168,33 +129,6 @@ def _header(program, segments, length):
 
 
 OTHERS = {
-    "a sound OpenVINO model": openvino(),
-    "an OpenVINO model with an entity": openvino(
-        whole=IR.replace("?>", '?><!DOCTYPE net [<!ENTITY x SYSTEM "/etc/passwd">]>', 1)
-    ),
-    "an OpenVINO model with a thousand million laughs": openvino("?>", f"?>{_ENTITIES}"),
-    "an OpenVINO model with an instruction": openvino("?>", "?><?run it?>"),
-    "an OpenVINO layer of an extension": openvino('type="Add" version="opset1"', 'type="Run" version="stranger"'),
-    "an OpenVINO layer in an unknown set": openvino('type="Add" version="opset1"', 'type="Add" version="extension"'),
-    "an OpenVINO loop": openvino('type="Add" version="opset1"', 'type="Loop" version="opset5"'),
-    "an OpenVINO branch": openvino('type="Add" version="opset1"', 'type="If" version="opset8"'),
-    "an OpenVINO model in a model": openvino("<rt_info/>", "<body><layers/></body>"),
-    "OpenVINO weights beyond their file": openvino('offset="0"', 'offset="999999"'),
-    "OpenVINO weights at 2^64": openvino('offset="0"', 'offset="18446744073709551600"'),
-    "OpenVINO weights before their file": openvino('offset="0"', 'offset="-16"'),
-    "OpenVINO weights of 2^50 bytes": openvino('size="16"', f'size="{2**50}"'),
-    "OpenVINO weights of another shape": openvino('shape="1, 4" offset', 'shape="1048576, 1048576" offset'),
-    "OpenVINO weights that are texts": openvino('element_type="f32"', 'element_type="string"'),
-    "OpenVINO weights of a path": openvino('offset="0"', 'offset="0" path="/etc/passwd"'),
-    "OpenVINO weights that are not there": openvino(weights=None),
-    "OpenVINO weights that are cut": openvino(weights=8),
-    "an OpenVINO input of 2^60": openvino('shape="1,4" element_type="i64"', f'shape="{2**60},4" element_type="i64"'),
-    "an OpenVINO edge to nowhere": openvino('to-layer="4"', 'to-layer="99"'),
-    "an OpenVINO edge in a circle": openvino('from-layer="0" from-port="0"', 'from-layer="3" from-port="2"'),
-    "an OpenVINO layer twice": openvino('layer id="2"', 'layer id="1"'),
-    "half an OpenVINO model": openvino(whole=IR[:700]),
-    "an OpenVINO model of a million elements in each other": openvino(whole="<net>" * 10**6),
-    "an OpenVINO model that is a picture": openvino(whole="\x89PNG"),
     "a Core ML package with a file above it": core_ml(
         lambda package: package.manifest["itemInfoEntries"]["m"].update(path="../../../etc/passwd")
     ),

@@ -21,7 +21,7 @@ Change = Callable[[Path], object]
 
 def cases() -> Iterator[Case]:
     """Yield every hostile export, and those that only look so."""
-    for name in ("openvino", "coreml", "executorch"):
+    for name in ("coreml", "executorch"):
         # What is imported here need not be in each process that is forked.
         targets[name].check()
     top = Path(tempfile.mkdtemp(prefix="trial-exports-"))

@@ -39,9 +39,9 @@ def verify_export(folder: str | Path, *, trust: bool = False, show_progress: boo
 
     Args:
         folder: that `export_model` wrote; nothing in it is changed.
-        trust: whether whoever made the export may run anything here: files of torch.export, ExecuTorch, Core AI and
-            LiteRT, whose runtimes do not validate files, are run then too. All others are refused where they hold
-            anything that is not known.
+        trust: whether whoever made the export may run anything here: files of other targets than ONNX, whose runtimes
+            do not validate files, are run then too. Those of ONNX are refused without it where they hold anything that
+            is not known.
         show_progress: whether to show, on standard error, how far it is and how long it takes.
 
     Raises:
