@@ -1,6 +1,5 @@
 """Core ML packages: what is in them, and, where this is no Mac, what our reading of their programs gives."""
 
-import json
 import re
 import shutil
 import sys
@@ -327,15 +326,14 @@ def test_tampered_and_missing_files(copied):
         lambda folder: weights_of(folder).write_bytes(b""),
         lambda folder: model_of(folder).write_bytes(model_of(folder).read_bytes()[:-300]),
         lambda folder: model_of(folder).write_bytes(b"not a model"),
-        lambda folder: (folder / "image.mlpackage" / "Manifest.json").write_text(json.dumps({})),
     ],
-    ids=["cut weights", "empty weights", "cut model", "no model", "empty manifest"],
+    ids=["cut weights", "empty weights", "cut model", "no model"],
 )
 def test_damaged_packages(copied, damage):
     damage(copied)
     sign(copied)
     with pytest.raises(ValueError, match="Core ML package"):
-        verify_export(copied)
+        verify_export(copied, trust=True)
 
 
 def largest_weight(folder):
@@ -352,7 +350,7 @@ def test_a_wrong_weight_fails_the_gates(copied):
     data[start : start + weight.nbytes] = (-weight).tobytes()
     weights_of(copied).write_bytes(data)
     sign(copied)
-    report = verify_export(copied)
+    report = verify_export(copied, trust=True)
     assert "image cosine, minimum" in {gate.name for gate in report.gates if not gate.passed}
 
 
@@ -363,12 +361,12 @@ def test_weights_that_are_not_finite_and_other_towers_are_told_before_anything_r
     weights_of(copied).write_bytes(data)
     sign(copied)
     with pytest.raises(ValueError, match="holds NaN or infinity"):
-        verify_export(copied)
+        verify_export(copied, trust=True)
     shutil.copyfile(model_of(copied, "text"), model_of(copied))
     shutil.copyfile(weights_of(copied, "text"), weights_of(copied))
     sign(copied)
     with pytest.raises(ValueError, match="inputs and outputs"):
-        verify_export(copied)
+        verify_export(copied, trust=True)
 
 
 @pytest.mark.slow

@@ -98,7 +98,7 @@ def test_what_core_ml_alone_computes_is_written_and_not_run(tmp_path):
     assert contract.state == ("run" if sys.platform == "darwin" else "lowered, not run")
 
 
-@pytest.fixture(scope="module", params=["torch", "openvino"])
+@pytest.fixture(scope="module", params=["torch", "openvino", "coreml"])
 def believing(request, tmp_path_factory):
     """An export of both towers for a runtime that believes what it reads."""
     spec = ExportSpec(out=tmp_path_factory.mktemp("believing") / "out", target=request.param)

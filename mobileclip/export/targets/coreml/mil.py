@@ -21,9 +21,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mobileclip.export.targets.bounds import Bounds
-from mobileclip.export.targets.coreml.checks import read_specification
-from mobileclip.export.targets.coreml.mil_bounds import bounded_reading, taken
 from mobileclip.machine import raise_machine_fault
 from mobileclip.storage import printable
 from mobileclip.terminal.silence import SILENCING
@@ -38,7 +35,7 @@ _DTYPES = {
     "bool": torch.bool,
 }
 _TALKATIVE = ("coremltools", "torchao", "torch.utils._pytree")
-_WEIGHTS = Path("Data", "com.apple.CoreML", "weights")
+_DATA = Path("Data", "com.apple.CoreML")
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -48,13 +45,10 @@ class MilProgram:
     Args:
         description: of inputs and outputs, as the file has it.
         function: what it computes, as coremltools read it.
-        path: of its file, for messages.
     """
 
     description: Any
     function: Any = attrs.field(repr=False)
-    path: Path = Path("the program")
-    _bounded: set[tuple[torch.Size, ...]] = attrs.field(factory=set, init=False, repr=False)
     _wide: dict[str, Any] = attrs.field(factory=dict, init=False, repr=False)
 
     def constants(self) -> dict[str, np.ndarray[Any, Any]]:
@@ -79,11 +73,8 @@ class MilProgram:
             inputs: by name, of the types that the program declares.
 
         Raises:
-            ValueError: if it holds an operation, or a form of one, that is not known here, or takes more memory or time
-                than any tower.
+            ValueError: if it holds an operation, or a form of one, that is not known here.
         """
-        shapes = tuple(tensor.shape for tensor in inputs.values())
-        bounds = None if shapes in self._bounded else Bounds(self.path)
         last_uses, values = self._last_uses(), dict[str, Any](inputs)
         for number, operation in enumerate(self.function.operations):
             if operation.op_type == "const":
@@ -96,10 +87,6 @@ class MilProgram:
                 for name, argument in operation.inputs.items()
                 if argument is not None and name != "name"
             }
-            if bounds is not None:
-                count, num_operations = taken(_compute, operation.op_type, arguments)
-                bounds.add(output.name, count, num_operations)
-                bounds.hold(output.name, count + sum(value.numel() for value in values.values()))
             result = _narrow(_compute(operation.op_type, arguments), output)
             if operation.op_type.startswith("constexpr_"):
                 self._wide[output.name] = _widen(result)
@@ -107,7 +94,6 @@ class MilProgram:
                 values[output.name] = result
             for name in last_uses.get(number, ()):
                 values.pop(name, None)
-        self._bounded.add(shapes)
         return [values[output.name] for output in self.function.outputs]
 
     def _last_uses(self) -> dict[int, list[str]]:
@@ -155,30 +141,29 @@ def quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def read_program(path: Path, *, believed: bool = False) -> MilProgram:
+def read_program(path: Path) -> MilProgram:
     """Return the program of an `.mlpackage`.
 
     Args:
-        path: of the package.
-        believed: whether it may hold operations that are not known here, and be read at any cost.
+        path: of the package, of somebody who is trusted.
 
     Raises:
         ValueError: if it cannot be read, or is no ML program.
     """
     with quiet():
         from coremltools.converters.mil.frontend.milproto.load import load
-
-        spec = read_specification(path, None if believed else {"const", *_OPERATIONS, *_PLAIN})
+        from coremltools.proto import Model_pb2
     try:
-        with contextlib.nullcontext() if believed else bounded_reading(path):
-            function = load(spec, spec.specificationVersion, str(path / _WEIGHTS)).functions["main"]
+        spec = Model_pb2.Model.FromString((path / _DATA / "model.mlmodel").read_bytes())
+        function = load(spec, spec.specificationVersion, str(path / _DATA / "weights")).functions["main"]
     except Exception as error:
         raise_machine_fault(error)
-        # coremltools and its storage in C++ each have their own errors for a damaged file.
+        # protobuf, coremltools and its storage in C++ each have their own errors for a damaged file.
         raise ValueError(
-            f"{path} is a damaged Core ML package ({type(error).__name__}: {printable(error)}); export the model again"
+            f"{path} cannot be read as a Core ML package ({type(error).__name__}: {printable(error)}); export the "
+            "model again"
         ) from error
-    return MilProgram(description=spec.description, function=function, path=path)
+    return MilProgram(description=spec.description, function=function)
 
 
 def _compute(kind: str, arguments: Mapping[str, Any]) -> Tensor:

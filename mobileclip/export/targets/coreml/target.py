@@ -56,7 +56,7 @@ class CoreMLTarget(ComputedWhole, WrittenHere):
     resizes: bool = False
     prefers_depthwise: bool = False
     runtime: str = "Core ML" if _IS_MAC else "mil reference"
-    vouched: bool = True
+    vouched: bool = False
     concurrent: bool = False
 
     def check(self) -> None:
@@ -98,7 +98,7 @@ class CoreMLTarget(ComputedWhole, WrittenHere):
         Raises:
             ValueError: if it is no ML program, or not what the contract says.
         """
-        program = read_program(path, believed=not self.vouched)
+        program = read_program(path)
         inputs = [_described(feature) for feature in program.description.input]
         # The description leaves out the shape of an output that is not fixed; the program has it.
         outputs = [
@@ -123,9 +123,9 @@ class CoreMLTarget(ComputedWhole, WrittenHere):
         device_called(device, {CPU: CPU}, self.runtime)
         if _IS_MAC:
             refuse_threads(num_threads, "Core ML")
-            return _core_ml(path, tower, believed=not self.vouched)
+            return _core_ml(path, tower)
         threads_or_default(num_threads)
-        program = read_program(path, believed=not self.vouched)
+        program = read_program(path)
         if program.unknown:
             raise NotRunHereError(
                 f"{path.name} is written, not run: it holds {', '.join(program.unknown)}, which is not known here; run "
@@ -143,10 +143,9 @@ def _reference(program: MilProgram, tower: TowerFile, num_threads: int | None) -
     return run
 
 
-def _core_ml(path: Path, tower: TowerFile, *, believed: bool) -> Run:
+def _core_ml(path: Path, tower: TowerFile) -> Run:
     import coremltools
 
-    read_program(path, believed=believed)
     try:
         model = coremltools.models.MLModel(str(path))
     except Exception as error:

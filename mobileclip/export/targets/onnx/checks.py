@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mobileclip.export.targets.bounds import Bounds
+from mobileclip.export.targets.onnx.bounds import Bounds
 from mobileclip.export.targets.onnx.sizes import fold_sizes
 from mobileclip.machine import raise_machine_fault
 from mobileclip.storage import printable

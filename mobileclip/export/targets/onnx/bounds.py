@@ -6,8 +6,8 @@ from pathlib import Path
 
 from mobileclip.storage import printable
 
-MOST_VALUE, MOST_HELD, MOST_VALUES, MOST_OPERATIONS = 2**29, 2**30, 2**34, 2 * 10**13
-"""Numbers in one value, in those that are held at once, in all together, and multiplications and additions."""
+MOST_VALUE, MOST_VALUES, MOST_OPERATIONS = 2**29, 2**34, 2 * 10**13
+"""Numbers in one value, in all together, and multiplications and additions."""
 
 
 class Bounds:
@@ -20,7 +20,7 @@ class Bounds:
     def __init__(self, path: Path) -> None:
         self._path, self._count, self._operations = path, 0, 0
 
-    def add(self, name: str, count: int, operations: int = 0) -> None:
+    def add(self, name: str, count: int, operations: int) -> None:
         """Add a value.
 
         Args:
@@ -36,20 +36,4 @@ class Bounds:
             raise ValueError(
                 f"{self._path}: {printable(name, limit=80)} has {count:,} numbers, all up to it {self._count:,}, and "
                 f"they take {self._operations:.1e} operations, which no tower does; do not use it"
-            )
-
-    def hold(self, name: str, count: int) -> None:
-        """Check how much is held at once.
-
-        Args:
-            name: of the last value.
-            count: numbers in all that are needed yet.
-
-        Raises:
-            ValueError: if that is more than any tower holds.
-        """
-        if count > MOST_HELD:
-            raise ValueError(
-                f"{self._path}: {count:,} numbers are held at {printable(name, limit=80)}, which no tower does; do not "
-                "use it"
             )
