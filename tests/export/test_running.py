@@ -89,9 +89,8 @@ def test_embed_knows_two_exports_apart(plain_torch, tmp_path, capsys):
     assert one.model == other.model
     np.testing.assert_array_equal(one.text, other.text)
     _as_another_file(folder)
-    status, _, said = run(
-        capsys, "embed", "--checkpoint", folder, "--texts", tmp_path / "texts.txt", "--output", archives[0], "--append"
-    )
+    options = ("--checkpoint", folder, "--texts", tmp_path / "texts.txt", "--output", archives[0])
+    status, _, said = run(capsys, "embed", *options, "--append", "--trust")
     assert status != 0
     assert "of two models" in said
 
