@@ -96,6 +96,20 @@ def test_everybody_is_answered_while_the_model_is_replaced(server, models):
     assert ask(0) == 2
 
 
+def test_an_export_that_was_made_elsewhere_wants_trust(models, another_machine):
+    command = [sys.executable, str(APP), str(models / "model_0"), "--port", "0"]
+    surroundings = {**os.environ, "PYTHONPATH": str(Path(mobileclip.__file__).parents[1])}
+    refused = subprocess.run(command, env=surroundings, capture_output=True, text=True, check=False, timeout=120)
+    assert refused.returncode != 0
+    assert "was written elsewhere" in refused.stderr
+    with subprocess.Popen([*command, "--trust"], stdout=subprocess.PIPE, text=True, env=surroundings) as process:
+        try:
+            assert process.stdout.readline().startswith("http://127.0.0.1:")
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
 def test_pictures_and_what_is_wrong_with_a_question(server, models):
     _, address = server
     clip = mobileclip.load(models / "model_0")
