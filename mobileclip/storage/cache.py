@@ -97,7 +97,8 @@ class FileCache:
         try:
             yield io.BufferedReader(reader)
             if reader.finish():
-                with suppress(OSError):
+                # Whoever counts the copies holds the lock: a name that changes meanwhile might be missed.
+                with suppress(OSError, ValueError), exclusive(self.path, wait_seconds=_LOCK_SECONDS):
                     target.close()  # on Windows, nothing that is open has its name changed
                     move_into_place(part, self.path / f"{name}-{num_bytes}{_SUFFIX}")
         finally:
