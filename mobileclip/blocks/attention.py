@@ -86,6 +86,8 @@ class Attention2d(Attention):
         y = super().forward(rearrange(x, "b c h w -> b (h w) c"))
         return rearrange(y, "b (h w) c -> b c h w", h=height)
 
+    scaled, shifted = Attention.scaled, Attention.shifted  # hold for this forward too
+
 
 def set_attention_backend(model: nn.Module, backend: str) -> None:
     """Let every attention in `model` compute with the backend of that name.

@@ -60,14 +60,30 @@ class ConvNorm(Reparameterizable):
         return conv_with(self.conv, *fuse_conv_bn(self.conv, self.norm))
 
 
-def kernel_and_bias(branch: nn.Module) -> tuple[Tensor, Tensor]:
+def kernel_and_bias(branch: nn.Module, *, stride: int, groups: int) -> tuple[Tensor, Tensor]:
     """Return the kernel and bias of a convolution and its norm, or of what they were folded to before.
 
     Shape:
         kernel `(out_dim, dim / groups, height, width)`, bias `(out_dim,)`, in the dtype of the algebra.
+
+    Args:
+        branch: one of several whose kernels are added up.
+        stride: that all of them have.
+        groups: likewise.
+
+    Raises:
+        ValueError: if it is no such convolution, or one with other taps than the others: its kernel cannot be added.
     """
+    conv = branch.conv if isinstance(branch, ConvNorm) else branch
+    if not isinstance(conv, nn.Conv2d):
+        raise ValueError(f"a branch is a {type(branch).__name__}, of which no kernel can be read")
+    half = tuple(side // 2 for side in conv.kernel_size)
+    found = (conv.stride, conv.groups, conv.padding, conv.dilation, conv.padding_mode)
+    expected = ((stride, stride), groups, half, (1, 1), "zeros")
+    if found != expected:
+        names = ("stride", "groups", "padding", "dilation", "padding_mode")
+        other = [f"{name}={own}" for name, own, same in zip(names, found, expected, strict=True) if own != same]
+        raise ValueError(f"a branch has {', '.join(other)}, so its kernel cannot be added to those of the others")
     if isinstance(branch, ConvNorm):
-        return fuse_conv_bn(branch.conv, branch.norm)
-    assert isinstance(branch, nn.Conv2d)
-    assert branch.bias is not None
-    return widened(branch.weight), widened(branch.bias)
+        return fuse_conv_bn(conv, branch.norm)
+    return widened(conv.weight), widened(conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias)

@@ -72,7 +72,8 @@ class LargeKernelConv(Reparameterizable):
 
     def fold(self) -> nn.Sequential:
         """Return the convolution, and the gate and activation where there are any."""
-        (large, large_bias), (small, small_bias) = kernel_and_bias(self.large), kernel_and_bias(self.small)
+        read = [kernel_and_bias(conv, stride=self.stride, groups=self.dim) for conv in (self.large, self.small)]
+        (large, large_bias), (small, small_bias) = read
         kernel = large + pad_kernel(small, (large.shape[2], large.shape[3]))
         like, stride = next(self.parameters()), (self.stride, self.stride)
         conv = plain_conv(kernel, large_bias + small_bias, like=like, stride=stride, groups=self.dim)

@@ -106,7 +106,8 @@ class MobileOneBlock(Reparameterizable):
             kernel `(out_dim, dim / groups, height, width)`, bias `(out_dim,)`, in the dtype of the algebra.
         """
         branches = [*self.branches, *([] if self.scale is None else [self.scale])]
-        parts = [(pad_kernel(kernel, self.kernel_size), bias) for kernel, bias in map(kernel_and_bias, branches)]
+        read = [kernel_and_bias(branch, stride=self.stride, groups=self.groups) for branch in branches]
+        parts = [(pad_kernel(kernel, self.kernel_size), bias) for kernel, bias in read]
         if self.skip is not None:
             scale, shift = norm_affine(self.skip)
             identity = identity_kernel(self.dim, self.kernel_size, groups=self.groups, like=scale)

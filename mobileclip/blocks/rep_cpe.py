@@ -44,5 +44,4 @@ class RepCPE(Reparameterizable):
         kernel = widened(self.conv.weight)
         size = (kernel.shape[2], kernel.shape[3])
         identity = identity_kernel(self.conv.in_channels, size, groups=self.conv.groups, like=kernel)
-        assert self.conv.bias is not None
-        return conv_with(self.conv, kernel + identity, self.conv.bias.detach())
+        return conv_with(self.conv, kernel + identity, self.conv.bias)

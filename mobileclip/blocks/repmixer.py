@@ -50,6 +50,9 @@ class RepMixer(Reparameterizable):
 
     def fold(self) -> nn.Conv2d:
         """Return the one depthwise convolution that is equal in evaluation mode."""
+        for part in (self.mixer, self.norm):
+            if not isinstance(part.squeeze_excite, nn.Identity) or not isinstance(part.activation, nn.Identity):
+                raise ValueError("a gate or an activation stands in the mixer, which no single convolution can hold")
         mixer, mixer_bias = self.mixer.kernel_and_bias()
         norm, norm_bias = self.norm.kernel_and_bias()
         gamma = widened(self.layer_scale.gamma).flatten()

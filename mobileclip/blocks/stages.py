@@ -123,6 +123,8 @@ class TextRepMixerBlock(RepMixerBlock):
         """Return the transformed tokens."""
         return as_sequence(super().forward(as_map(x)))
 
+    fold = RepMixerBlock.fold  # holds for this forward too
+
 
 class AttentionBlock(Reparameterizable):
     """Self-attention, then a ConvFFN, both with a scaled residual.

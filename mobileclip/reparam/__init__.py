@@ -16,6 +16,7 @@ from mobileclip.reparam.algebra import (
     shift_input,
     widened,
 )
+from mobileclip.reparam.folds import Fold, folds
 from mobileclip.reparam.module import (
     LayerScale,
     Reparameterizable,
@@ -25,16 +26,20 @@ from mobileclip.reparam.module import (
     with_children,
     without_identities,
 )
+from mobileclip.reparam.refusing import PLAIN
 from mobileclip.reparam.reparameterize import foldable_modules, is_folded, reparameterize
 
 __all__ = [
     "BATCH_NORMS",
+    "PLAIN",
     "BatchNorm",
+    "Fold",
     "LayerScale",
     "Reparameterizable",
     "children_by_name",
     "conv_with",
     "foldable_modules",
+    "folds",
     "fuse_conv_bn",
     "identity_kernel",
     "is_folded",

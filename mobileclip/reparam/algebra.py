@@ -7,12 +7,14 @@ end.
 
 from __future__ import annotations
 
-from typing import overload
+from typing import TypeVar, cast, overload
 
 import torch
 from torch import Tensor, nn
 
 from mobileclip.hardware import devices
+
+Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 BatchNorm = nn.BatchNorm2d | nn.SyncBatchNorm
 BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
@@ -37,6 +39,9 @@ def norm_affine(norm: BatchNorm) -> tuple[Tensor, Tensor]:
     Shape:
         both `(channels,)`.
 
+    Raises:
+        ValueError: if it is another norm, or keeps no running statistics.
+
     Examples:
         >>> norm = nn.BatchNorm2d(2, eps=0.0)
         >>> norm.load_state_dict({"running_mean": torch.tensor([3.0, 4.0])}, strict=False).unexpected_keys
@@ -44,8 +49,10 @@ def norm_affine(norm: BatchNorm) -> tuple[Tensor, Tensor]:
         >>> norm_affine(norm)
         (tensor([1., 1.], dtype=torch.float64), tensor([-3., -4.], dtype=torch.float64))
     """
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
+    if not isinstance(norm, BATCH_NORMS):
+        raise ValueError(f"a {type(norm).__name__} stands where a batch norm did, and is no affine map of each channel")
+    if norm.running_mean is None or norm.running_var is None:
+        raise ValueError("a batch norm without running statistics normalises by each batch, which no weights can hold")
     scale = (widened(norm.running_var) + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = scale * widened(norm.weight)
@@ -150,34 +157,37 @@ def plain_conv(
         Conv2d(8, 8, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), groups=8, bias=False)
     """
     out_dim, group_dim, height, width = kernel.shape
+    padding = padding if padding is not None else (height // 2, width // 2)
     conv = nn.Conv2d(
-        group_dim * groups,
-        out_dim,
-        (height, width),
-        stride=stride,
-        padding=padding if padding is not None else (height // 2, width // 2),
+        *(group_dim * groups, out_dim, (height, width), stride, padding),
         groups=groups,
         bias=bias is not None,
         device="meta",
     )
-    conv.weight = nn.Parameter(kernel.to(like.dtype))
-    if bias is not None:
-        conv.bias = nn.Parameter(bias.to(like.dtype))
-    return conv.eval()
+    return _holding(conv, kernel, bias, like=like)
 
 
 def conv_with(conv: nn.Conv2d, kernel: Tensor, bias: Tensor | None) -> nn.Conv2d:
-    """Return a convolution with the geometry and dtype of `conv` that holds `kernel` and `bias`.
+    """Return a plain convolution with the geometry and dtype of `conv` that holds `kernel` and `bias`.
 
     Examples:
         >>> conv = nn.Conv2d(3, 8, 7, stride=2, padding=3, bias=False)
         >>> conv_with(conv, *fuse_conv_bn(conv, nn.BatchNorm2d(8)))
         Conv2d(3, 8, kernel_size=(7, 7), stride=(2, 2), padding=(3, 3))
     """
-    stride, padding = conv.stride, conv.padding
-    assert len(stride) == len(padding) == 2
-    assert not isinstance(padding, str)
-    return plain_conv(kernel, bias, like=conv.weight, stride=stride, padding=padding, groups=conv.groups)
+    plain = nn.Conv2d(
+        conv.in_channels,
+        conv.out_channels,
+        cast("tuple[int, int]", conv.kernel_size),
+        stride=cast("tuple[int, int]", conv.stride),
+        padding=cast("str | tuple[int, int]", conv.padding),
+        dilation=cast("tuple[int, int]", conv.dilation),
+        groups=conv.groups,
+        bias=bias is not None,
+        padding_mode=conv.padding_mode,
+        device="meta",
+    )
+    return _holding(plain, kernel, bias, like=conv.weight)
 
 
 @overload
@@ -188,21 +198,24 @@ def scale_output(layer: nn.Conv2d | nn.Linear, scale: Tensor) -> nn.Conv2d | nn.
     """Return the layer equal to `scale * layer(x)`, per output channel.
 
     Args:
-        layer: a linear layer, or a convolution with a bias; it is not changed.
+        layer: it is not changed.
         scale: `(out,)`, or that with trailing singleton dimensions.
+
+    Raises:
+        ValueError: if the layer is neither, such as one with an adapter.
 
     Examples:
         >>> scaled = scale_output(nn.Linear(4, 2), torch.tensor([0.0, 1.0]))
         >>> scaled(torch.ones(4))[0].item()
         0.0
     """
+    _refuse_other(layer, nn.Conv2d, nn.Linear)
     factor = widened(scale).flatten()
     weight = widened(layer.weight)
     weight = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
     bias = None if layer.bias is None else widened(layer.bias) * factor
     if isinstance(layer, nn.Linear):
         return _plain_linear(weight, bias, like=layer.weight)
-    assert bias is not None
     return conv_with(layer, weight, bias)
 
 
@@ -218,6 +231,7 @@ def shift_input(layer: nn.Linear, scale: Tensor, shift: Tensor) -> nn.Linear:
         >>> torch.allclose(shift_input(layer, scale, shift)(x), layer(scale * x + shift), atol=1e-5)
         True
     """
+    _refuse_other(layer, nn.Linear)
     weight = widened(layer.weight)
     bias = weight @ widened(shift)
     if layer.bias is not None:
@@ -225,10 +239,20 @@ def shift_input(layer: nn.Linear, scale: Tensor, shift: Tensor) -> nn.Linear:
     return _plain_linear(weight * widened(scale), bias, like=layer.weight)
 
 
+def _refuse_other(layer: nn.Module, *kinds: type[nn.Module]) -> None:
+    if not isinstance(layer, kinds):
+        shown = " or ".join(kind.__name__ for kind in kinds)
+        raise ValueError(f"a {type(layer).__name__} stands where a {shown} did; merge adapters first")
+
+
 def _plain_linear(weight: Tensor, bias: Tensor | None, *, like: Tensor) -> nn.Linear:
     out_dim, in_dim = weight.shape
-    linear = nn.Linear(in_dim, out_dim, bias=bias is not None, device="meta")
-    linear.weight = nn.Parameter(weight.to(like.dtype))
+    return _holding(nn.Linear(in_dim, out_dim, bias=bias is not None, device="meta"), weight, bias, like=like)
+
+
+def _holding(layer: Layer, weight: Tensor, bias: Tensor | None, *, like: Tensor) -> Layer:
+    """Return a layer that was made without memory, in evaluation mode, with its weights."""
+    layer.weight = nn.Parameter(weight.to(like.dtype))
     if bias is not None:
-        linear.bias = nn.Parameter(bias.to(like.dtype))
-    return linear.eval()
+        layer.bias = nn.Parameter(bias.to(like.dtype))
+    return layer.eval()

@@ -7,20 +7,31 @@ from collections.abc import Iterator
 from typing import TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
 
 from mobileclip.reparam.algebra import BATCH_NORMS
+from mobileclip.reparam.folds import fold_of, warn_if_foldable
 from mobileclip.reparam.module import LayerScale, Reparameterizable, children_by_name, refuse_training
+from mobileclip.reparam.refusing import refuse_lost
 
 Module = TypeVar("Module", bound=nn.Module)
 
+_TOLERANCE = 0.1  # of the root of the precision's step: 3.5e-5 of the largest output in float32
 
-def reparameterize(model: Module, *, only: tuple[type[Reparameterizable], ...] = (), inplace: bool = False) -> Module:
+
+def reparameterize(
+    model: Module,
+    *,
+    only: tuple[type[Reparameterizable], ...] = (),
+    inplace: bool = False,
+    check: Tensor | tuple[Tensor, ...] | None = None,
+) -> Module:
     """Return `model` folded: the same outputs, fewer operations; the original is not changed.
 
-    Every module that knows an inference form is replaced by it, the root included, from the outside in. Folding again
-    changes nothing. The arithmetic runs in float64 and is cast back once, so that bfloat16 and float16 models lose no
-    more than that cast.
+    Every module that knows an inference form is replaced by it, the root included, from the outside in; one of another
+    library by that library's means, see `mobileclip.reparam.folds`. Folding again changes nothing. The arithmetic runs
+    in float64 and is cast back once, so that bfloat16 and float16 models lose no more than that cast.
 
     Args:
         model: any module in evaluation mode. The result is of the same class, unless the root itself is one that folds
@@ -28,9 +39,13 @@ def reparameterize(model: Module, *, only: tuple[type[Reparameterizable], ...] =
         only: fold these classes alone; empty for everything. Used to reach the partly folded form of the
             research release, which keeps some norms and scales.
         inplace: fold the model itself, for which no memory of a copy is needed; use the result alone from then on.
+        check: an example input, or several arguments: outputs before and after are compared. Without it, equality rests
+            on the classes of the parts.
 
     Raises:
-        ValueError: if any part of the model is in training mode.
+        ValueError: if any part of the model is in training mode, a part that would vanish may compute more than the
+            weights that are read from it (an adapter, a hook, a forward of its own, another activation or norm, other
+            taps), or outputs are not equal.
 
     Examples:
         >>> model, x = nn.Sequential(mobileclip.blocks.RepMixer(8), nn.ReLU()).eval(), torch.rand(1, 8, 6, 6)
@@ -39,23 +54,66 @@ def reparameterize(model: Module, *, only: tuple[type[Reparameterizable], ...] =
         (Conv2d(8, 8, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), groups=8), True)
     """
     refuse_training(model)
+    inputs = (check,) if isinstance(check, Tensor) else check
     with torch.no_grad():
-        return cast("Module", _folded(model if inplace else copy.deepcopy(model), only, {}))
+        kept = copy.deepcopy(model) if inplace and inputs is not None else model
+        folded = cast("Module", _folded(model if inplace else copy.deepcopy(model), only, {}))
+        if inputs is not None:
+            _refuse_unequal(kept, folded, inputs)
+    return folded
 
 
 def _folded(
-    module: nn.Module, only: tuple[type[Reparameterizable], ...], done: dict[nn.Module, nn.Module]
+    module: nn.Module, only: tuple[type[Reparameterizable], ...], done: dict[nn.Module, nn.Module], path: str = ""
 ) -> nn.Module:
     """Fold `module` in place, or into another; `done` keeps what is used in several places one module."""
     if module in done:
         return done[module]
     folded = module
-    if isinstance(module, Reparameterizable) and (not only or isinstance(module, only)):
-        folded = module.fold()
+    if isinstance(module, Reparameterizable):
+        folded = _fold(module, path) if not only or isinstance(module, only) else module
+    elif not only and (fold := fold_of(module)) is not None:
+        done[module] = folded = fold(module)
+        return folded
+    else:
+        warn_if_foldable(module)
     done[module] = done[folded] = folded
     for name, child in children_by_name(folded).items():
-        folded.add_module(name, _folded(child, only, done))
+        folded.add_module(name, _folded(child, only, done, f"{path}.{name}" if path else name))
     return folded
+
+
+def _fold(module: Reparameterizable, path: str) -> nn.Module:
+    """Return what a module folds to; weights that stand for frozen ones alone are frozen."""
+    try:
+        folded = module.fold()
+        refuse_lost(module, folded)
+    except (AttributeError, ValueError) as error:  # a part that was exchanged may lack what the algebra reads
+        shown = f"{type(module).__name__} {path!r}" if path else type(module).__name__
+        raise ValueError(f"cannot fold the {shown} into one that is equal: {error}") from error
+    before, after = dict.fromkeys(module.parameters()), dict.fromkeys(folded.parameters())
+    trains = any(parameter.requires_grad for parameter in before if parameter not in after)
+    for parameter in after:
+        if parameter not in before:
+            parameter.requires_grad_(trains)
+    return folded
+
+
+def _refuse_unequal(model: nn.Module, folded: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    wanted, given = _tensors(model(*inputs)), _tensors(folded(*inputs))
+    for number, (own, other) in enumerate(zip(wanted, given, strict=True)):
+        allowed = _TOLERANCE * torch.finfo(own.dtype).eps ** 0.5 * float(own.abs().max())
+        difference = float((own - other).abs().max())
+        if not difference <= allowed:
+            raise ValueError(
+                f"the folded model is not equal: output {number} differs by {difference:.2g}, where {allowed:.2g} is "
+                "allowed; fold its parts one by one to find which of them computes more than its class says"
+            )
+
+
+def _tensors(output: object) -> list[Tensor]:
+    leaves = tree_flatten(output)[0]
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
 def foldable_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from mobileclip.inference.forms.depthwise import interleave, memory_format
+from mobileclip.reparam import PLAIN
 
 _aten = torch.ops.aten
 _STRIP = 3  # the widest depthwise kernel whose weight gradient oneDNN generates code for
@@ -55,6 +56,9 @@ class QuickConv2d(nn.Conv2d):
                 for start, bias in enumerate(biases)
             ]
         )
+
+
+PLAIN.add(QuickConv2d)
 
 
 def is_quicker(conv: nn.Conv2d) -> bool:

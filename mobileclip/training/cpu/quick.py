@@ -68,6 +68,8 @@ class QuickConvStem(ConvStem):
 class QuickMobileOneBlock(MobileOneBlock):
     """A MobileOne block that adds up its branches' norms in one pass."""
 
+    fold = MobileOneBlock.fold
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the activated, gated sum of the branches of `x`."""
         if _hooked(self) or not _branches_merge(self, x):
@@ -78,6 +80,8 @@ class QuickMobileOneBlock(MobileOneBlock):
 
 class QuickLargeKernelConv(LargeKernelConv):
     """A large-kernel convolution that adds up its two norms in one pass."""
+
+    fold = LargeKernelConv.fold
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the activated, gated sum of both kernels over `x`."""
@@ -92,6 +96,8 @@ class QuickLargeKernelConv(LargeKernelConv):
 class QuickRepMixer(RepMixer):
     """A RepMixer whose skip, scale and norms are one sum."""
 
+    fold = RepMixer.fold
+
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` mixed over its neighbourhoods."""
         parts = (self.mixer, self.norm)
@@ -104,6 +110,8 @@ class QuickRepMixer(RepMixer):
 class QuickRepMixerBlock(RepMixerBlock):
     """A RepMixer block whose layer scale goes into the network's last weights."""
 
+    fold = RepMixerBlock.fold
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the transformed feature map."""
         x = self.token_mixer(x)
@@ -114,9 +122,13 @@ class QuickRepMixerBlock(RepMixerBlock):
 class QuickTextRepMixerBlock(TextRepMixerBlock, QuickRepMixerBlock):
     """A RepMixer block over a sequence, likewise."""
 
+    fold = TextRepMixerBlock.fold
+
 
 class QuickAttentionBlock(AttentionBlock):
     """An attention block whose second layer scale goes into the network's last weights."""
+
+    fold = AttentionBlock.fold
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the transformed feature map."""
