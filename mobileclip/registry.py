@@ -5,10 +5,13 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -27,7 +30,8 @@ class Registry(Mapping[str, T], Generic[T]):
     A package adds to it with `registry.register(name)` as a decorator, `registry.add(name, value)`, or without being
     imported first, through an entry point in the group `mobileclip.<kind>` whose object is the value; a module alone,
     through `--import MODULE` or the environment variable `MOBILECLIP_IMPORT`. These are looked up when a name is not
-    found, never at import.
+    found, never at import. Only the package that has the name is imported; one that cannot be, or whose name is taken,
+    is warned of by the name of its distribution when all names are asked for, and left out.
 
     Args:
         kind: what the names stand for, singular with underscores, such as `image_encoder`; used in messages and as
@@ -37,52 +41,78 @@ class Registry(Mapping[str, T], Generic[T]):
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._values: dict[str, T] = {}
-        self._entry_points_read = False
+        self._aliases: dict[str, str] = {}
 
     @property
     def label(self) -> str:
         """The kind as a person reads it."""
         return self.kind.replace("_", " ")
 
-    def add(self, name: str, value: T) -> None:
+    def add(self, name: str, value: T, *, replace: bool = False) -> None:
         """Register `value` under `name`.
+
+        A class or function that is defined again, as where a cell of a notebook runs twice, takes the place of the one
+        before.
+
+        Args:
+            name: of the value.
+            value: what the name leads to.
+            replace: whether it takes the place of another one.
 
         Raises:
             ValueError: if the name is taken.
         """
-        if name in self._values:
-            raise ValueError(f"{self.label} {name!r} is registered already; choose another name")
+        if not replace and name in self._values and not _is_redefined(self._values[name], value):
+            raise ValueError(f"{self.label} {name!r} is registered already; choose another name, or pass replace=True")
         self._values[name] = value
 
-    def register(self, name: str) -> Callable[[T], T]:
-        """Return a decorator that registers what it decorates under `name`."""
+    def register(self, name: str, *, replace: bool = False) -> Callable[[T], T]:
+        """Return a decorator that registers what it decorates under `name`, as `add` does."""
 
         def decorate(value: T) -> T:
-            self.add(name, value)
+            self.add(name, value, replace=replace)
             return value
 
         return decorate
+
+    def add_alias(self, alias: str, name: str) -> None:
+        """Let `resolve` understand another library's name of a value; it is not listed."""
+        self._aliases[_spelling(alias)] = name
 
     def __getitem__(self, name: str) -> T:
         """Return the value called `name`.
 
         Raises:
             KeyError: if there is none; `resolve` gives people the message for it.
+            ValueError: if it is of another package, which cannot be imported.
         """
         if name not in self._values:
-            self._read_others()
+            self._import_modules()
+        if name not in self._values and name in self._plugins:
+            self._load(self._plugins[name][0])
         return self._values[name]
 
     def resolve(self, name: str) -> T:
-        """Return the value called `name`, for a name that a person typed.
+        """Return the value that a person means: by its name, in any case, with any dashes, or by an alias.
 
         Raises:
             ValueError: if the name is unknown; the message names the nearest ones.
         """
-        try:
-            return self[name]
-        except KeyError:
-            raise ValueError(self.unknown(name)) from None
+        return self[self.named(name)]
+
+    def named(self, name: str) -> str:
+        """Return the registered name that a person means.
+
+        Raises:
+            ValueError: if there is none; the message names the nearest ones.
+        """
+        if name in self:
+            return name
+        alike = [known for known in self if _spelling(known) == _spelling(name)]
+        alike += [self._aliases[_spelling(name)]] if _spelling(name) in self._aliases else []
+        if len(alike) != 1:
+            raise ValueError(self.unknown(name))
+        return alike[0]
 
     def unknown(self, name: str) -> str:
         """Return the message for an unknown name: the nearest names, or all where none is near."""
@@ -92,24 +122,60 @@ class Registry(Mapping[str, T], Generic[T]):
         return f"unknown {self.label} {name!r}; {hint}{end} Parts of your own are found with {IMPORT} MODULE"
 
     def __iter__(self) -> Iterator[str]:
-        self._read_others()
+        self._import_modules()
+        for plugin in chain.from_iterable(self._plugins.values()):
+            self._load_or_warn(plugin)
         return iter(self._values)
 
     def __len__(self) -> int:
-        self._read_others()
-        return len(self._values)
+        return sum(1 for _ in self)
 
-    def _read_others(self) -> None:
+    @cached_property
+    def _plugins(self) -> dict[str, list[metadata.EntryPoint]]:
+        """What packages offer by name, those of the same name by their distributions."""
+        found: dict[str, list[metadata.EntryPoint]] = {}
+        for entry_point in sorted(metadata.entry_points(group=f"mobileclip.{self.kind}"), key=_distribution):
+            found.setdefault(entry_point.name, []).append(entry_point)
+        return found
+
+    def _load(self, plugin: metadata.EntryPoint) -> None:
+        """Take in what a package offers; its decorators may have registered it by the time that it is imported.
+
+        Raises:
+            ValueError: if it cannot be imported, or the name is taken; the message names the distribution.
+        """
+        shown = f"{self.label} {plugin.name!r} of {_distribution(plugin)}"
+        try:
+            value = plugin.load()
+        except Exception as error:  # whatever a stranger's module raises
+            raise ValueError(f"the {shown} cannot be imported: {type(error).__name__}: {error}") from error
+        if self._values.setdefault(plugin.name, value) is not value:
+            raise ValueError(f"the {shown} has a name that is taken")
+
+    def _load_or_warn(self, plugin: metadata.EntryPoint) -> None:
+        try:
+            self._load(plugin)
+        except ValueError as error:
+            warnings.warn(f"{error}; it is left out", stacklevel=3)
+
+    def _import_modules(self) -> None:
         for module in filter(None, os.environ.get(MODULES, "").split(os.pathsep)):
             import_parts(module)
-        if self._entry_points_read:
-            return
-        self._entry_points_read = True
-        for entry_point in metadata.entry_points(group=f"mobileclip.{self.kind}"):
-            value = entry_point.load()
-            # To load it is to import its package, whose decorators may have registered it by now.
-            if self._values.get(entry_point.name) is not value:
-                self.add(entry_point.name, value)
+
+
+def _is_redefined(known: object, value: object) -> bool:
+    """Whether two values are one definition that ran twice."""
+    names = [(getattr(each, "__module__", None), getattr(each, "__qualname__", None)) for each in (known, value)]
+    return known is value or (names[0] == names[1] and None not in names[0])
+
+
+def _distribution(plugin: metadata.EntryPoint) -> str:
+    return f"{plugin.dist.name} {plugin.dist.version}" if plugin.dist else plugin.value
+
+
+def _spelling(name: str) -> str:
+    """Return a name without what libraries spell in their own ways."""
+    return re.sub(r"[\W_]", "", name).lower()
 
 
 def with_parts(arguments: Sequence[str]) -> list[str]:

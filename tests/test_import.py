@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+from mobileclip import list_models
+
 HEAVY = {
     *("tokenizers", "ftfy", "webdataset", "cattrs", "rich", "tyro", "safetensors"),
     *("timm", "open_clip", "torchvision", "xformers", "ray", "huggingface_hub", "matplotlib", "transformers", "onnx"),
@@ -63,3 +65,27 @@ for module in found:
     importlib.import_module(module.name)
 """
     assert int(python(code)) > 150
+
+
+def test_rooms_are_there_and_imported_when_they_are_asked_for():
+    code = """
+import sys, mobileclip
+rooms = ("collections", "data", "engines", "evaluation", "export", "losses", "recipes", "reinforce", "storage")
+before = [room for room in rooms if f"mobileclip.{room}" in sys.modules]
+assert not {"losses", "evaluation", "reinforce", "export", "collections"} & set(before), before
+print(mobileclip.losses.ReinforcedLoss.__name__, all(room in dir(mobileclip) for room in rooms))
+assert all(getattr(mobileclip, room).__name__ == f"mobileclip.{room}" for room in rooms)
+try:
+    mobileclip.lossses
+except AttributeError as error:
+    print(error)
+"""
+    said = "ReinforcedLoss True\nmodule 'mobileclip' has no attribute 'lossses'"
+    assert python(code) == said
+
+
+def test_models_are_listed_by_name():
+    assert {"mobileclip_s0", "mci0", "text_mct", "icons"} <= set(list_models())
+    assert list_models("MobileCLIP_S?") == [f"mobileclip_s{number}" for number in range(5)]
+    assert "icons" in list_models(pretrained=True)
+    assert "mci0" not in list_models(pretrained=True)

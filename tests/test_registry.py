@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mobileclip.blocks import models
+from mobileclip.blocks import build_model, models, named_spec
 from mobileclip.registry import MODULES, Registry, nearest, with_parts
 
 
@@ -39,12 +39,17 @@ def test_what_is_said_where_no_name_is_near_can_be_chosen():
     assert nearest("x", ["red", "blue"], otherwise="see the list") == "see the list"
 
 
-def test_a_package_adds_names_by_entry_point(tmp_path, monkeypatch):
-    (tmp_path / "plugin.py").write_text("VALUE = 42\n")
-    info = tmp_path / "plugin-1.0.dist-info"
+def install(folder, package, group, name, source):
+    """Put a package with an entry point on the path, as pip would."""
+    (folder / f"{package}.py").write_text(source)
+    info = folder / f"{package}-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[mobileclip.colour]\nblue = plugin:VALUE\n")
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[mobileclip.{group}]\n{name} = {package}:VALUE\n")
+
+
+def test_a_package_adds_names_by_entry_point(tmp_path, monkeypatch):
+    install(tmp_path, "plugin", "colour", "blue", "VALUE = 42\n")
     monkeypatch.syspath_prepend(tmp_path)
     registry = Registry("colour")
     assert registry["blue"] == 42
@@ -55,20 +60,105 @@ def test_a_package_may_register_by_decorator_what_it_names_as_entry_point(tmp_pa
     """To load an entry point is to import its module, which registers by then."""
     registry = Registry("shade")
     monkeypatch.setitem(sys.modules, "shades", types.SimpleNamespace(registry=registry))
-    (tmp_path / "dark.py").write_text("import shades\n@shades.registry.register('dark')\nclass Dark: ...\n")
-    (tmp_path / "other.py").write_text("class Dark: ...\n")
+    install(tmp_path, "dark", "shade", "dark", "import shades\n@shades.registry.register('dark')\nclass VALUE: ...\n")
     monkeypatch.syspath_prepend(tmp_path)
-    for package, taken in (("dark", False), ("other", True)):
-        info = tmp_path / f"{package}-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(f"[mobileclip.shade]\ndark = {package}:Dark\n")
-        registry._entry_points_read = False
-        if taken:
-            with pytest.raises(ValueError, match="shade 'dark' is registered already"):
-                list(registry)
-        else:
-            assert list(registry) == ["dark"]
+    assert list(registry) == ["dark"]
+
+
+def test_only_the_package_that_has_the_name_is_imported(tmp_path, monkeypatch):
+    install(tmp_path, "wanted_plugin", "tint", "mint", "VALUE = 1\n")
+    install(tmp_path, "other_plugin", "tint", "lime", "VALUE = 2\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert Registry("tint")["mint"] == 1
+    assert "wanted_plugin" in sys.modules
+    assert "other_plugin" not in sys.modules
+
+
+def test_a_broken_package_is_named_and_harms_nobody(tmp_path, monkeypatch):
+    install(tmp_path, "broken_plugin", "hue", "torn", "raise RuntimeError('no such driver')\n")
+    install(tmp_path, "sound_plugin", "hue", "whole", "VALUE = 3\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry = Registry("hue")
+    registry.add("own", 1)
+    assert registry.resolve("own") == 1
+    assert registry["whole"] == 3
+    message = r"the hue 'torn' of broken_plugin 1\.0 cannot be imported: RuntimeError: no such driver"
+    with pytest.warns(UserWarning, match=f"{message}; it is left out"):
+        assert sorted(registry) == ["own", "whole"]
+    with pytest.raises(ValueError, match=message):
+        registry.resolve("torn")
+
+
+@pytest.mark.parametrize("source", ["VALUE = 2\n", "from tones import registry\nregistry.add('plain', 2)\nVALUE = 2\n"])
+def test_a_package_with_a_name_that_is_taken_is_named_and_harms_nobody(tmp_path, monkeypatch, source):
+    registry = Registry("tone")
+    registry.add("plain", 1)
+    monkeypatch.setitem(sys.modules, "tones", types.SimpleNamespace(registry=registry))
+    package = f"colliding_{len(source)}"
+    install(tmp_path, package, "tone", "plain", source)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert registry.resolve("plain") == 1
+    with pytest.warns(UserWarning, match=rf"the tone 'plain' of {package} 1\.0 .*(taken|registered already)"):
+        assert dict(registry) == {"plain": 1}
+
+
+def test_of_two_packages_with_one_name_the_second_is_named(tmp_path, monkeypatch):
+    install(tmp_path, "a_plugin", "ink", "black", "VALUE = 1\n")
+    install(tmp_path, "b_plugin", "ink", "black", "VALUE = 2\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry = Registry("ink")
+    assert registry["black"] == 1
+    with pytest.warns(UserWarning, match=r"'black' of b_plugin 1\.0 has a name that is taken"):
+        assert len(registry) == 1
+
+
+def test_a_cell_that_runs_twice_registers_twice():
+    registry = Registry("glaze")
+
+    def cell():
+        @registry.register("mine")
+        class Mine:
+            pass
+
+        return Mine
+
+    cell()
+    again = cell()
+    assert registry["mine"] is again
+    with pytest.raises(ValueError, match="pass replace=True"):
+        registry.add("mine", 3)
+    registry.add("mine", 3, replace=True)
+    assert registry.register("mine", replace=True)(4) == registry["mine"] == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("MobileCLIP-S2", "mobileclip_s2"),
+        ("MobileCLIP2-L-14", "mobileclip2_l14"),
+        ("MOBILECLIP_B", "mobileclip_b"),
+        ("MCi2", "mci2"),
+        ("fastvit_mci2", "mci2"),
+        ("FastViT-MCi4", "mci4"),
+    ],
+)
+def test_names_of_other_libraries_are_understood(name, known):
+    assert named_spec(name) == named_spec(known)
+
+
+def test_spellings_that_could_be_two_names_are_not_guessed():
+    registry = Registry("paint")
+    registry.add("a_b", 1)
+    registry.add("ab", 2)
+    assert registry.resolve("ab") == 2
+    with pytest.raises(ValueError, match="unknown paint 'A-B'"):
+        registry.resolve("A-B")
+
+
+def test_a_model_is_built_with_other_fields():
+    assert build_model("mci0", embedding_dim=96, drop_path=0.1).spec.embedding_dim == 96
+    with pytest.raises(TypeError, match="MCiSpec has no field 'drop_pth'; did you mean 'drop_path'"):
+        build_model("mci0", drop_pth=0.1)
 
 
 def test_parts_of_a_module_survive_the_process_that_registered_them(tmp_path):

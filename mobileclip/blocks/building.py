@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from contextlib import suppress
+from typing import Any, Protocol
 
+import attrs
 from torch import nn
 
-from mobileclip.registry import Registry
+from mobileclip.registry import Registry, nearest
 
 
 class Buildable(Protocol):
@@ -32,24 +34,39 @@ models: Registry[Buildable] = Registry("model")
 """Whole models by name; third parties add theirs here or by an entry point in `mobileclip.model`."""
 
 
-def build_model(model: str | Buildable) -> nn.Module:
+def build_model(model: str | Buildable, **changes: Any) -> nn.Module:
     """Return a new module, freshly initialised and in training form.
 
     Args:
         model: a spec, or a name: of a whole model (`mobileclip_s2`), an image encoder (`mci2`) or a text encoder
-            (`text_mct`). `mobileclip list` prints them all.
+            (`text_mct`). `mobileclip list` prints them all. Names of open_clip (`MobileCLIP-S2`) and timm
+            (`fastvit_mci2`) are understood.
+        changes: fields of the spec that are to be others, such as `drop_path=0.1`.
 
     Raises:
         ValueError: if the name is unknown; the message has the nearest ones.
+        TypeError: if the spec has no such field.
 
     Examples:
         >>> build_model("mci0")(torch.rand(2, 3, 64, 64)).shape
         torch.Size([2, 512])
+        >>> build_model("fastvit_mci0", embedding_dim=256)(torch.rand(2, 3, 64, 64)).shape
+        torch.Size([2, 256])
         >>> build_model("mci5")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ValueError: unknown model 'mci5'; did you mean 'mci4' or 'mci3' or 'mci2'? ...
     """
-    return (named_spec(model) if isinstance(model, str) else model).build()
+    spec = named_spec(model) if isinstance(model, str) else model
+    return (_changed(spec, changes) if changes else spec).build()
+
+
+def _changed(spec: Any, changes: dict[str, Any]) -> Buildable:
+    fields = [field.alias for field in attrs.fields(type(spec))] if attrs.has(type(spec)) else []
+    for name in changes:
+        if name not in fields:
+            raise TypeError(f"{type(spec).__name__} has no field {name!r}; {nearest(name, fields)}")
+    changed: Buildable = attrs.evolve(spec, **changes)
+    return changed
 
 
 def named_spec(name: str) -> Buildable:
@@ -61,11 +78,18 @@ def named_spec(name: str) -> Buildable:
     Examples:
         >>> named_spec("mci2").embedding_dim
         512
-        >>> [stage.dim for stage in named_spec("mci2").stages]
-        [80, 160, 320, 640]
+        >>> named_spec("MobileCLIP-S2") == named_spec("mobileclip_s2")
+        True
     """
+    registries = (models, image_encoders, text_encoders)
+    for registry in registries:
+        if name in registry:
+            return registry[name]
+    for registry in registries:
+        with suppress(ValueError):
+            return registry.resolve(name)
     everything: Registry[Buildable] = Registry("model")
-    for registry in (models, image_encoders, text_encoders):
+    for registry in registries:
         for known, spec in registry.items():
-            everything.add(known, spec)
-    return everything.resolve(name)
+            everything.add(known, spec, replace=True)
+    raise ValueError(everything.unknown(name))

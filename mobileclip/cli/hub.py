@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mobileclip.evaluation import DatasetResult
 
 Source = Annotated[Positional[str], arg(metavar="SOURCE")]
-Licence = Annotated[str, arg(metavar="mit|cc-by-4.0|apple-amlr|...")]
+Licence = Annotated[str, arg(name="license", aliases=["--licence"], metavar="mit|cc-by-4.0|apple-amlr|...")]
 Results = Annotated[Path | None, arg(metavar="FILE")]
 
 
@@ -34,7 +34,7 @@ def save(
 ) -> None:
     """Write a model to a folder as the hub has it: weights, what open_clip or timm needs, and a model card.
 
-    mobileclip hub save s2.safetensors s2 --licence mit --repository me/s2
+    mobileclip hub save s2.safetensors s2 --license mit --repository me/s2
 
     A dual encoder in training form is written for open_clip, an image tower or a classifier for timm, wherever they
     build such a model, in one file that this library loads as well. The card says what loads the folder, and if not
@@ -78,7 +78,7 @@ def push(
 ) -> None:
     """Write a model to a repository on the hub, as mobileclip hub save writes it to a folder, in one commit.
 
-    mobileclip hub push s2.safetensors me/s2 --licence mit --private
+    mobileclip hub push s2.safetensors me/s2 --license mit --private
 
     The repository and the branch are made if there are none. Log in with hf auth login, or set HF_TOKEN. To push a
     folder whose card you have edited: hf upload OWNER/NAME FOLDER.

@@ -185,6 +185,8 @@ _image: Callable[[], ImageEncoderSpec]
 _text: Callable[[], TextEncoderSpec]
 for _image in (mci0, mci1, mci2, mci3, mci4, vit_b16, vit_l14):
     image_encoders.add(_image.__name__, _image())
+    if _image.__name__.startswith("mci"):
+        image_encoders.add_alias(f"fastvit_{_image.__name__}", _image.__name__)  # timm's name
 for _text in (text_base, text_base_768, text_mct, text_mct_768):
     text_encoders.add(_text.__name__, _text())
 for _model in (

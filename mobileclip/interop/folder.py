@@ -50,7 +50,8 @@ def save_pretrained(
     model: nn.Module,
     folder: str | Path,
     *,
-    licence: str,
+    license: str = "",  # noqa: A002 - the hub's name
+    licence: str = "",
     repository: str | None = None,
     results: Sequence[Result] = (),
     overwrite: bool = False,
@@ -66,24 +67,26 @@ def save_pretrained(
     Args:
         model: a dual encoder, a tower or a classifier, in training form or folded.
         folder: where to.
-        licence: of the weights, as the hub calls it: `mit`, `cc-by-4.0`, ... Apple's are `apple-amlr`, for research
+        license: of the weights, as the hub calls it: `mit`, `cc-by-4.0`, ... Apple's are `apple-amlr`, for research
             only, and so is what was trained from them.
+        licence: the same, as it was called before.
         repository: owner and name that it will have on the hub, for the card's examples; they name the folder without.
         results: what it reaches on data sets, such as `mobileclip.evaluation.read_results` returns; none are made up.
         overwrite: whether a folder that this function wrote is replaced.
 
     Raises:
-        ValueError: if the licence or the repository is no name, or the model is not as its spec builds it.
+        ValueError: if the license or the repository is no name, or the model is not as its spec builds it.
         FileExistsError: if the folder holds something that may not be replaced.
         OSError: if it cannot be written.
 
     Examples:
         >>> tower = mobileclip.encoders.ViTSpec(width=16, depth=1, num_heads=2).build()
-        >>> sorted(path.name for path in save_pretrained(tower, "tower", licence="mit").iterdir())
+        >>> sorted(path.name for path in save_pretrained(tower, "tower", license="mit").iterdir())
         ['README.md', 'model.safetensors']
         >>> type(from_pretrained("tower")).__name__
         'ViT'
     """
+    licence = license or licence
     require_names(licence, repository)
     place = Path(folder)
     require_folder(place, overwrite=overwrite)

@@ -55,7 +55,8 @@ def push_to_hub(
     model: nn.Module,
     repository: str,
     *,
-    licence: str,
+    license: str = "",  # noqa: A002 - the hub's name
+    licence: str = "",
     results: Sequence[Result] = (),
     private: bool | None = None,
     revision: str | None = None,
@@ -70,7 +71,8 @@ def push_to_hub(
     Args:
         model: a dual encoder, a tower or a classifier, in training form or folded.
         repository: owner and name.
-        licence: of the weights, see `save_pretrained`.
+        license: of the weights, see `save_pretrained`.
+        licence: the same, as it was called before.
         results: what it reaches on data sets, see `save_pretrained`.
         private: whether a new repository is private; None for what its owner has chosen for new ones. One that is there
             is never pushed to if it is otherwise.
@@ -80,15 +82,16 @@ def push_to_hub(
 
     Raises:
         ImportError: if the hub's client is not installed; the message has the command that installs it.
-        ValueError: if the licence or the repository is no name, or the model is not as its spec builds it.
+        ValueError: if the license or the repository is no name, or the model is not as its spec builds it.
         HubError: if the hub cannot be reached or does not take it, or a model is there that may not be replaced.
 
     Examples:
         >>> spec = mobileclip.encoders.ViTSpec(width=16, depth=1, num_heads=2)
-        >>> push_to_hub(spec.build(), "name", licence="mit")
+        >>> push_to_hub(spec.build(), "name", license="mit")
         Traceback (most recent call last):
         ValueError: the repository is 'name'; expected owner/name
     """
+    licence = license or licence
     require_names(licence, repository)
     require_client(f"{repository!r}, which would be on the Hugging Face hub,")
     from huggingface_hub import HfApi
@@ -195,7 +198,7 @@ def from_pretrained(
 
     Examples:
         >>> tower = mobileclip.encoders.MCtSpec(width=16, depth=0, num_heads=2).build()
-        >>> folder = save_pretrained(tower, "text_tower", licence="mit")
+        >>> folder = save_pretrained(tower, "text_tower", license="mit")
         >>> mobileclip.reparam.is_folded(from_pretrained(folder)), mobileclip.reparam.is_folded(tower)
         (True, False)
     """
