@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import islice
 
 import attrs
 import torch
@@ -25,6 +24,7 @@ from mobileclip.evaluation.encoding.embedding import model_input, read_picture
 from mobileclip.evaluation.hook import hook_of
 from mobileclip.evaluation.metrics.classification import ClassificationResult, Hits, mean_hits
 from mobileclip.evaluation.metrics.ranking import hit_probability
+from mobileclip.inference.batching import encode_each
 from mobileclip.reparam import reparameterize
 
 
@@ -72,17 +72,19 @@ def _evaluated(
     transform = ImageTransform(model.spec.image.input)
     pixels = _pixels(samples, transform, report, ahead=2 * batch_size, num_threads=num_threads)
     folded, device = reparameterize(model), next(model.parameters()).device
-    hits: list[Hits] = []
-    labels: list[Tensor] = []
+
+    def classify(batch: list[tuple[int, Tensor]]) -> Iterable[tuple[Tensor, ...]]:
+        labels = numbers[[label for label, _ in batch]]
+        logits = folded(torch.stack([pixels for _, pixels in batch]).to(device)).float().cpu()
+        return zip(labels, *_hits(logits, labels), strict=True)
+
     with torch.inference_mode():
-        while batch := list(islice(pixels, batch_size)):
-            logits = folded(torch.stack([pixels for _, pixels in batch]).to(device)).float().cpu()
-            labels.append(numbers[[sample.label for sample, _ in batch]])
-            hits.append(_hits(logits, labels[-1]))
-    if not hits:
+        rows = list(encode_each(pixels, classify, batch_size=batch_size))
+    if not rows:
         raise ValueError(f"no image of {name} can be classified: {report}")
-    together = Hits(**{name: torch.cat([getattr(each, name) for each in hits]) for name in attrs.fields_dict(Hits)})
-    result = mean_hits(together, torch.cat(labels), num_classes=model.head.out_features)
+    labels, predicted, top1, top5 = map(torch.stack, zip(*rows, strict=True))
+    hits = Hits(predicted=predicted, top1=top1, top5=top5)
+    result = mean_hits(hits, labels, num_classes=model.head.out_features)
     return ClassifierEvaluation(result=result, report=report)
 
 
@@ -159,8 +161,8 @@ def _pixels(
     *,
     ahead: int,
     num_threads: int | None,
-) -> Iterator[tuple[LabelledSample, Tensor]]:
-    """Yield samples with their pixels, in order, decoded by threads; broken ones are reported."""
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield the labels of samples with their pixels, in order, decoded by threads; broken ones are reported."""
 
     def decode(sample: LabelledSample) -> Tensor:
         return model_input(read_picture(sample.image, transform), transform)
@@ -170,15 +172,12 @@ def _pixels(
             report.add(Skip(reason=outcome.reason, key=sample.key, shard="", detail=outcome.detail))
         else:
             report.num_read += 1
-            yield sample, outcome
+            yield sample.label, outcome
 
 
-def _hits(logits: Tensor, labels: Tensor) -> Hits:
+def _hits(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `Hits` holds of every image."""
     if not bool(logits.isfinite().all()):
         raise ValueError("the classifier gives NaN or infinite logits; check its weights")
     relevant = F.one_hot(labels, logits.shape[1]).bool()
-    return Hits(
-        predicted=logits.argmax(dim=1),
-        top1=hit_probability(logits, relevant, 1),
-        top5=hit_probability(logits, relevant, 5),
-    )
+    return logits.argmax(dim=1), hit_probability(logits, relevant, 1), hit_probability(logits, relevant, 5)

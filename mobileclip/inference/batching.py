@@ -43,6 +43,13 @@ def encode_in_batches(
     yield from _encoded(waiting, encode, batch_size)
 
 
+def encode_each(
+    inputs: Iterable[Input], encode: Callable[[list[Input]], Iterable[Row]], *, batch_size: int
+) -> Iterator[Row]:
+    """Yield a row for each input, in order; see `encode_in_batches`."""
+    return (row for _, (row,) in encode_in_batches(((None, [one]) for one in inputs), encode, batch_size=batch_size))
+
+
 def _encoded(
     waiting: list[tuple[Item, Sequence[Input]]], encode: Callable[[list[Input]], Iterable[Row]], batch_size: int
 ) -> Iterator[tuple[Item, list[Row]]]:

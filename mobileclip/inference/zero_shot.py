@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence, Sized
-from itertools import islice
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor
 from mobileclip.encoders import DualEncoder
 from mobileclip.hardware.threads import threads_or_default, torch_threads
 from mobileclip.inference import by_length, prepared
+from mobileclip.inference.batching import encode_each
 from mobileclip.inference.forms import MOST_IMAGES_ON_CPU, ReadyDualEncoder
 from mobileclip.progress import Progress
 from mobileclip.strict import repeated
@@ -110,7 +110,7 @@ class ImageTextModel:
 
         several = [images] if is_one_image(images) else images
 
-        def encode(batch: Sequence[tuple[int, ImageSource]]) -> Tensor:
+        def encode(batch: list[tuple[int, ImageSource]]) -> Tensor:
             pixels = [self.transform.pixels(source, name=name_of(source, number)) for number, source in batch]
             return self.encode_pixels(torch.from_numpy(np.stack(pixels)), normalize=normalize)
 
@@ -160,8 +160,8 @@ class ImageTextModel:
         order = by_length(tokens, self.model.spec.text.input)
         ready = prepared(self.model)
 
-        def encode(rows: Sequence[Tensor]) -> Tensor:
-            return ready.encode_text(torch.stack(list(rows)).to(self._like.device), normalize=normalize)
+        def encode(rows: list[Tensor]) -> Tensor:
+            return ready.encode_text(torch.stack(rows).to(self._like.device), normalize=normalize).float().cpu()
 
         ordered = self._in_batches(
             tokens[order].unbind(), encode, total=len(order), batch_size=batch_size, unit="texts", progress=progress
@@ -176,22 +176,23 @@ class ImageTextModel:
     def _in_batches(
         self,
         items: Iterable[Item],
-        encode: Callable[[Sequence[Item]], Tensor],
+        encode: Callable[[list[Item]], Tensor],
         *,
         total: int | None,
         batch_size: int,
         unit: str,
         progress: bool,
     ) -> Tensor:
-        if batch_size < 1:
-            raise ValueError(f"batch_size is at least 1, not {batch_size}")
-        done, remaining = [], iter(items)
         bar = Progress(f"encoding {unit}", total=total, unit=unit, console=console(shown=progress))
+
+        def shown(batch: list[Item]) -> Tensor:
+            rows = encode(batch)
+            bar.advance(len(batch))
+            return rows
+
         with bar, torch_threads(self.num_threads):
-            while batch := list(islice(remaining, batch_size)):
-                done.append(encode(batch).float().cpu())
-                bar.advance(len(batch))
-        return torch.cat(done) if done else torch.zeros(0, self.model.spec.image.embedding_dim)
+            rows = list(encode_each(items, shown, batch_size=batch_size))
+        return torch.stack(rows) if rows else torch.zeros(0, self.model.spec.image.embedding_dim)
 
 
 def require_labels(labels: Sequence[str], template: str) -> None:

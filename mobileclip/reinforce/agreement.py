@@ -26,6 +26,7 @@ from mobileclip.data import (
     augmentation_rng,
     decode_image,
 )
+from mobileclip.inference.batching import encode_each
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.teachers import NotFiniteError, TeacherEnsemble
 from mobileclip.terminal import get_logger
@@ -102,12 +103,12 @@ def encode_plain(teachers: TeacherEnsemble, images: Sequence[bytes], spec: Reinf
         for size in teachers.image_sizes
     ]
     raw = partial(decode_image, orient=False, background=teachers.background, limits=spec.limits)
-    parts = []
-    for start in range(0, len(images), spec.batch_size):
-        decoded = [raw(one) for one in images[start : start + spec.batch_size]]
-        pixels = {policy.size: plain_views(decoded, policy) for policy in policies}
-        parts.append(teachers.encode_images(pixels).numpy())
-    return np.concatenate(parts)
+
+    def encode(batch: list[bytes]) -> _Matrix:
+        decoded = [raw(one) for one in batch]
+        return teachers.encode_images({policy.size: plain_views(decoded, policy) for policy in policies}).numpy()
+
+    return np.stack(list(encode_each(images, encode, batch_size=spec.batch_size)))
 
 
 def measure_agreement(

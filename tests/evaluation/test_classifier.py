@@ -64,6 +64,15 @@ def test_accuracies_are_those_of_the_logits(shard, model):
     assert not model.training
 
 
+def test_images_are_classified_so_many_at_once(shard, model):
+    seen = []
+    with model.register_forward_pre_hook(lambda _, arguments: seen.append(len(arguments[0]))):
+        evaluate_classifier(model, shard, batch_size=7)
+    assert seen == [7, 7, 7, 3]
+    with pytest.raises(ValueError, match="batch_size is at least 1, not 0"):
+        evaluate_classifier(model, shard, batch_size=0)
+
+
 def test_photos_are_classified_upright(tmp_path, model):
     upright, seen = drawing(size=(70, 80)), []
     (tmp_path / NAMES[0]).mkdir()

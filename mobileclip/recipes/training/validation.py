@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mobileclip.data import ImageTransform, RowOptions, Tokenizer, read_samples
 from mobileclip.encoders import DualEncoder, DualEncoderSpec
 from mobileclip.evaluation import Session, caption_recall
 from mobileclip.evaluation.hook import evaluation_hook
+from mobileclip.inference.batching import encode_each
 from mobileclip.training import Evaluate
 
 MOST_SAMPLES = 5_000
-_BATCH_SIZE = 64
 
 
 def measured_on(
@@ -61,17 +61,18 @@ def retrieval_on(shards: tuple[str, ...], model: DualEncoderSpec) -> Evaluate:
         raise ValueError(f"there is no pair of image and caption in {', '.join(shards)} to validate on")
     transform, tokenizer = ImageTransform(model.image.input), Tokenizer(model.text.input)
 
-    def images() -> Iterator[Tensor]:
-        pixels = (transform(sample.image) for sample in samples if sample.image is not None)
-        while batch := list(itertools.islice(pixels, _BATCH_SIZE)):
-            yield torch.stack(batch)
-
     def evaluate(student: nn.Module, _num_steps: int) -> Mapping[str, float]:
         assert isinstance(student, DualEncoder), "a run trains a dual encoder"
         session = Session(student, transform=transform, tokenize=tokenizer, show_progress=False)
         captions = [caption for sample in samples for caption in sample.captions]
         counts = [len(sample.captions) for sample in samples]
-        result = caption_recall(session.embed_images(images()), session.embed_texts(captions), counts)
+        pixels = (transform(sample.image) for sample in samples if sample.image is not None)
+        with session.encoding() as encoders:
+            rows = encode_each(
+                pixels, lambda batch: encoders.encode_images(torch.stack(batch)), batch_size=session.batch_size
+            )
+            images = torch.stack(list(rows))
+        result = caption_recall(images, session.embed_texts(captions), counts)
         return {
             "validation_image_to_text_recall_at_1": result.image_to_text.at1,
             "validation_text_to_image_recall_at_1": result.text_to_image.at1,
