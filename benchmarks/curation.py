@@ -26,6 +26,7 @@ from benchmarks.command_line import empty_table, main
 from mobileclip.data import ImageTextSample, crop_augmentation, decode_image, write_shards
 from mobileclip.data.curation import DuplicatesSpec, Scores, ScoreSpec, find_duplicates, score_shards
 from mobileclip.storage import write_text
+from mobileclip.strict import split_lines
 from mobileclip.terminal import print_table, say
 
 KINDS = ("recoloured", "smaller", "cropped")
@@ -188,7 +189,7 @@ def copies_and_leaks(spec: CurationBenchSpec, truth: Planted) -> tuple[list[Poin
                 seed=spec.seed,
             )
         )
-        lines = [line.split("\t") for line in pairs.read_text(encoding="utf-8").splitlines()[1:]]
+        lines = [line.split("\t") for line in split_lines(pairs.read_text(encoding="utf-8"))[1:]]
         for name, why in (("copy", "duplicate"), ("leak", "test picture")):
             reported = [(line[1], line[3]) for line in lines if line[0] == why]
             found[name].append(_point(threshold, reported, name, truth))

@@ -10,7 +10,7 @@ from attrs import validators
 from mobileclip import storage
 from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import AnyPath
-from mobileclip.strict import strict
+from mobileclip.strict import split_lines, strict
 
 SET_ASIDE = "set_aside.jsonl"
 """File in an output: a line for every unit that was given up."""
@@ -43,9 +43,9 @@ def read_set_aside(output: AnyPath) -> tuple[SetAside, ...]:
         ValueError: if the list is damaged.
     """
     path = storage.join(output, SET_ASIDE)
-    lines = (storage.read_if_there(path, limit=_MAX_BYTES) or b"").splitlines()
+    content = storage.read_if_there(path, limit=_MAX_BYTES) or b""
     try:
-        return tuple(from_json(line.decode(), SetAside) for line in lines)
+        return tuple(from_json(line, SetAside) for line in split_lines(content.decode()))
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}); delete it, it is no more than a list") from None
 

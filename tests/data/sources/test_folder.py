@@ -71,6 +71,15 @@ class TestFolder:
             {"licence": "CC0", "image": "c.webp"},
         ]
 
+    @pytest.mark.parametrize("odd", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
+    def test_a_caption_ends_at_a_line_end_alone(self, tmp_path, odd):
+        rows = {"file_name": "b.jpg", "texts": [f"from{odd}a table"]}
+        self.folder(tmp_path, {"a.jpg": JPEG, "a.txt": f"one{odd}caption\r\nanother", "b.jpg": JPEG})
+        self.folder(tmp_path, {"captions.jsonl": json.dumps(rows, ensure_ascii=False) + "\n"})
+        samples, report = read(FolderSource(path=tmp_path))
+        assert [sample.captions for sample in samples] == [(f"one{odd}caption", "another"), (f"from{odd}a table",)]
+        assert not report.counts
+
     @pytest.mark.parametrize("table", ["metadata.jsonl", "captions.jsonl"])
     def test_captions_in_a_table(self, tmp_path, table):
         rows = [
