@@ -343,7 +343,7 @@ class Collection:
         return find_duplicates(self.snapshot, self.graphs, threshold=threshold, show_progress=show_progress)
 
     def export(self, output: str | Path, *, overwrite: bool = False, show_progress: bool = True) -> int:
-        """Write the embeddings to a file, and return how many there are.
+        """Write the embeddings of the pictures that are where the index has them, and return how many there are.
 
         Args:
             output: `*.npz` is an archive that `mobileclip embed` could have written; `*.safetensors` has small copies
@@ -352,17 +352,17 @@ class Collection:
             show_progress: whether to show how far it is.
 
         Raises:
-            ValueError: if there are no pictures, or the name ends otherwise.
+            ValueError: if there are no pictures, none is where it was, or the name ends otherwise.
             OSError: if it is there already, or cannot be written.
         """
         if Path(output).suffix in web_file.SUFFIXES:
             return web_file.write_web_file(
                 Path(output), self.snapshot, self.clip, overwrite=overwrite, show_progress=show_progress
             )
-        names = tuple(match_of(self.snapshot, place, 1.0).name for place in range(len(self)))
-        embeddings = Embeddings(
-            model=self.store.manifest.identity, image=self.snapshot.vectors.astype(np.float32), image_paths=names
-        )
+        places = self.snapshot.shown()
+        names = tuple(match_of(self.snapshot, int(place), 1.0).name for place in places)
+        image = self.snapshot.vectors[places].astype(np.float32)
+        embeddings = Embeddings(model=self.store.manifest.identity, image=image, image_paths=names)
         write_embeddings(Path(output), embeddings, overwrite=overwrite)
         return len(names)
 

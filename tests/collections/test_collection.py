@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+from pathlib import Path
 
 import attrs
 import numpy as np
@@ -403,6 +404,31 @@ def test_embeddings_are_exported_as_embed_writes_them(index, photos, tmp_path, c
         paths = file["image_path"].tolist()
         np.testing.assert_allclose(file["image_embedding"], clip.encode_image(paths).numpy(), atol=1e-3)
         assert json.loads(file["model"].item())["weights_sha256"] == index.store.manifest.weights_sha256
+
+
+@pytest.mark.parametrize("ending", ["npz", "safetensors"])
+def test_files_that_are_gone_are_exported_nowhere(index, photos, tmp_path, ending):
+    output = tmp_path / f"all.{ending}"
+    with pytest.raises(ValueError, match="there are no pictures in the index"):
+        index.export(output)
+    draw(tmp_path / "away" / "9.png", 9)
+    add(index, photos, tmp_path / "away")
+    shutil.rmtree(tmp_path / "away")
+    (photos / "2.png").unlink()
+    assert len(index) == 7
+    assert index.export(output, show_progress=False) == 5
+    if ending == "npz":
+        with np.load(output) as file:
+            paths = file["image_path"].tolist()
+            assert len(file["image_embedding"]) == len(paths) == 5
+        assert all(Path(path).is_file() for path in paths)
+        rows = zip(index.snapshot.table["path"].to_pylist(), index.snapshot.vectors, strict=True)
+        kept = {path: vector.astype(np.float32) for path, vector in rows}
+        with np.load(output) as file:
+            np.testing.assert_array_equal(file["image_embedding"], [kept[path] for path in paths])
+    shutil.rmtree(photos)
+    with pytest.raises(ValueError, match="not where they were"):
+        index.export(output, overwrite=True)
 
 
 def test_what_is_asked_wrongly_is_told(index, photos):

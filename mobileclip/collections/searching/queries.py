@@ -95,17 +95,11 @@ def nearest_matches(
             found, scores = graphs.nearest(query, wanted)
         else:
             found, scores = nearest_of(snapshot.vectors, places, query, wanted)
-        candidates = _those_there(snapshot, found, there)
+        candidates = np.flatnonzero(snapshot.is_shown(found, there))
         chosen = candidates if all_frames else candidates[first_of_videos(snapshot, found[candidates])]
         if len(chosen) >= k or len(found) < wanted:
             return [match_of(snapshot, int(found[number]), float(scores[number])) for number in chosen[:k]]
         wanted *= _MORE
-
-
-def _those_there(snapshot: Snapshot, places: NDArray[np.int64], there: Presence) -> NDArray[np.int64]:
-    """Return which of some pictures have their files where the index has them."""
-    paths = snapshot.table["path"].take(places).to_pylist()
-    return np.flatnonzero(np.fromiter((path in there for path in paths), bool, len(paths)))
 
 
 def _of_texts(clip: Callable[[], ImageTextModel], texts: Sequence[str]) -> list[Vector]:

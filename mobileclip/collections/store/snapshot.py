@@ -8,6 +8,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from mobileclip.collections.store.presence import Presence
 from mobileclip.collections.store.segments import COLUMNS, arrow, schema, vectors_of
 from mobileclip.collections.store.store import Store
 
@@ -48,6 +49,33 @@ class Snapshot:
         if place == len(self.ids) or self.ids[place] != number:
             raise ValueError(f"the index has no picture of the id {number}; search again, it may have been removed")
         return place
+
+    def is_shown(self, places: NDArray[np.int64], there: Presence) -> NDArray[np.bool_]:
+        """Return which of some pictures are shown: their files are where the index has them.
+
+        Rows of others are kept, as their disk may come back.
+
+        Args:
+            places: of the pictures.
+            there: the files that are there.
+        """
+        paths = self.table["path"].take(places).to_pylist()
+        return np.fromiter((path in there for path in paths), bool, len(paths))
+
+    def shown(self) -> NDArray[np.int64]:
+        """Return the places of all pictures that are shown.
+
+        Raises:
+            ValueError: if there are no pictures, or none is where it was.
+        """
+        if not len(self):
+            raise ValueError("there are no pictures in the index; add some with mobileclip index")
+        places = np.flatnonzero(self.is_shown(np.arange(len(self)), Presence()))
+        if not len(places):
+            raise ValueError(
+                "the pictures of the index are not where they were; bring it up to date with mobileclip index"
+            )
+        return places
 
     def row(self, place: int) -> dict[str, Any]:
         """Return what is known of a picture, by column; None where something is not."""

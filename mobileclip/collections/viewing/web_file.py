@@ -13,7 +13,6 @@ import numpy as np
 from mobileclip import storage
 from mobileclip.collections.searching.matches import match_of
 from mobileclip.collections.searching.pictures import small_pictures
-from mobileclip.collections.store.presence import Presence
 from mobileclip.collections.store.snapshot import Snapshot
 from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.progress import Progress
@@ -54,14 +53,8 @@ def write_web_file(
     from safetensors.numpy import save
 
     storage.require_output(path, overwrite=overwrite, suffixes=SUFFIXES)
-    if not len(snapshot):
-        raise ValueError("there are no pictures in the index; add some with mobileclip index")
-    there = Presence()
-    paths = snapshot.table["path"].to_pylist()
-    places = [place for place, path in enumerate(paths) if path in there]
-    if not places:
-        raise ValueError("the pictures of the index are not where they were; bring it up to date with mobileclip index")
-    matches = [match_of(snapshot, place, 1.0) for place in places]
+    places = snapshot.shown()
+    matches = [match_of(snapshot, int(place), 1.0) for place in places]
     thumbnails, ends = bytearray(), []
     with Progress(
         "making small copies", total=len(matches), unit="pictures", console=console(shown=show_progress)
