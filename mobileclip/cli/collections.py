@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from mobileclip.cli.checks import require_at_least, require_file
-from mobileclip.cli.indexing import IndexFolder, brought_up_to_date, default_workers, opened
+from mobileclip.cli.indexing import IndexFolder, brought_up_to_date, default_workers, opened, place_of
 from mobileclip.cli.models import Checkpoint, Device, Model
 from mobileclip.cli.sheets import require_sheet, write_sheet
 from mobileclip.storage import printable, require_output
@@ -161,7 +161,6 @@ def dedup(
     """
     from mobileclip.collections import Collection, IndexOptions, ModelSource
     from mobileclip.collections.searching.duplicates import require_threshold
-    from mobileclip.collections.store.places import default_index, newest_index
     from mobileclip.collections.viewing.page import write_list, write_page
 
     workers = default_workers(num_workers)
@@ -173,14 +172,13 @@ def dedup(
     require_output(output, overwrite=overwrite, suffixes=(".jsonl",))
     if page is not None:
         require_output(page, overwrite=overwrite, suffixes=(".html",))
-    folder = index_folder or (default_index(inputs) if inputs else newest_index())
     if inputs:
         options = IndexOptions(num_workers=workers, show_progress=not quiet)
         source = ModelSource(model=model, checkpoint=checkpoint)
-        collection, report = brought_up_to_date(inputs, folder, source, device, options, trust=trust)
+        collection, report = brought_up_to_date(inputs, index_folder, source, device, options, trust=trust)
         num_left_out = report.num_left_out
     else:
-        collection, num_left_out = Collection.open(folder), 0
+        collection, num_left_out = Collection.open(place_of(index_folder, inputs)), 0
     groups = collection.duplicates(threshold=threshold, show_progress=not quiet)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_list(output, groups)

@@ -28,6 +28,7 @@ from mobileclip.terminal.status import conclude
 
 if TYPE_CHECKING:
     from mobileclip.collections import Collection, IndexOptions, IndexReport, ModelSource
+    from mobileclip.collections.reading.scanning import Scan
     from mobileclip.engines import Engine
 
 _MOST_WORKERS = 16
@@ -79,7 +80,8 @@ def index(
             hidden, a link to a folder or called otherwise is left out and counted. Without any, those that the index
             was made of.
         index_folder: where the index is; by default a place in the user's cache for these inputs, which is printed, and
-            without inputs the one that was written last.
+            without inputs the one that was written last. A new one there begins with what the index of a folder that
+            was moved knows of the pictures.
         model: name of the model; found from the checkpoint if left out, and mobileclip_s0 without one. An index keeps
             the model that it was made with.
         checkpoint: weights in any known layout, or the folder of an export; without it the published weights are
@@ -115,12 +117,11 @@ def index(
         quiet: show no progress.
     """
     from mobileclip.collections import Collection, IndexOptions, ModelSource
-    from mobileclip.collections.store.places import default_index, newest_index
     from mobileclip.engines import read_status
 
     workers = default_workers(num_workers)
     require_at_least(1, batch_size=batch_size, num_workers=workers, video_seconds=video_seconds)
-    folder = index_folder or (default_index(inputs) if inputs else newest_index())
+    folder = place_of(index_folder, inputs)
     if status:
         try:
             say(read_status(str(folder)))
@@ -146,7 +147,7 @@ def index(
     if web is not None:
         require_output(web, overwrite=overwrite, suffixes=(".safetensors",))
     shared = _engine(engine, workers, device, ray_address, gpus_per_worker)
-    collection, report = brought_up_to_date(inputs, folder, source, device, options, trust=trust, engine=shared)
+    collection, report = brought_up_to_date(inputs, index_folder, source, device, options, trust=trust, engine=shared)
     if web is not None:
         web.parent.mkdir(parents=True, exist_ok=True)
         written = collection.export(web, overwrite=overwrite, show_progress=not quiet)
@@ -210,7 +211,7 @@ def default_workers(given: int | None) -> int:
 
 def brought_up_to_date(
     inputs: Sequence[str],
-    folder: Path,
+    index_folder: Path | None,
     source: ModelSource,
     device: str,
     options: IndexOptions,
@@ -222,7 +223,7 @@ def brought_up_to_date(
 
     Args:
         inputs: as a person gives them; without any, those that the index was made of.
-        folder: of the index, which may not be there yet.
+        index_folder: of the index, which may not be there yet; see `place_of`.
         source: the model that is asked for.
         device: where to compute.
         options: how.
@@ -233,11 +234,14 @@ def brought_up_to_date(
         ValueError, OSError: see `Collection.add`.
     """
     from mobileclip.collections.reading.scanning import scan
-    from mobileclip.collections.store.store import Store
+    from mobileclip.collections.store.store import Store, is_index
     from mobileclip.engines import SET_ASIDE
 
+    folder = place_of(index_folder, inputs)
     found = scan(inputs or Store.open(folder).manifest.inputs, may_be_missing=not inputs)
     say(f"the index is {folder}")
+    if index_folder is None and not is_index(folder):
+        _take_along(folder, found, source)
     collection = opened_for(folder, source, device, trust=trust)
     report = collection.add_found(found, options, engine)
     report_left_out(report.left_out)
@@ -259,6 +263,28 @@ def brought_up_to_date(
         say(f"and {len(report.set_aside) - _MOST_NAMED:,} others: {folder / SET_ASIDE} has them", error=True)
     say(f"{len(collection):,} pictures in the index: {report}")
     return collection, report
+
+
+def place_of(index_folder: Path | None, inputs: Sequence[str]) -> Path:
+    """Return where an index is: in the folder that is named, or where that of these inputs is kept, or the newest."""
+    from mobileclip.collections.store.places import default_index, newest_index
+
+    return index_folder or (default_index(inputs) if inputs else newest_index())
+
+
+def _take_along(folder: Path, found: Scan, source: ModelSource) -> None:
+    """Let a new index begin with what is known of the pictures, where these were in another place before."""
+    from mobileclip.collections import Collection, ModelSource
+    from mobileclip.collections.store.manifest import MANIFEST
+    from mobileclip.collections.store.places import moved_index
+
+    files = ((file.path, file.size) for file in found.files.values())
+    before = moved_index(files, None if source == ModelSource() else source.in_full())
+    if before is not None:
+        require_output_folder(folder, overwrite=True, marker=MANIFEST)
+        Collection.create_copy(folder, Collection(before))
+        gone = ", ".join(printable(one, limit=_LONGEST_NAME) for one in before.manifest.inputs[:_MOST_NAMED])
+        say(f"the pictures were in {gone} before; what {before.folder} knows of them is taken along")
 
 
 def opened(folder: Path, device: str, *, trust: bool) -> Collection:

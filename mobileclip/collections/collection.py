@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import attrs
 import numpy as np
 
+from mobileclip import storage
 from mobileclip.collections.indexing.report import IndexReport
 from mobileclip.collections.indexing.update import forget, update
 from mobileclip.collections.reading.options import IndexOptions
@@ -23,11 +23,9 @@ from mobileclip.collections.store.merging import MergeReport, merge_stores
 from mobileclip.collections.store.snapshot import Snapshot, take_snapshot
 from mobileclip.collections.store.store import Store
 from mobileclip.collections.viewing import web_file
-from mobileclip.encoders.checkpoints import packaged
 from mobileclip.engines import Engine
 from mobileclip.inference.archive import Embeddings, write_embeddings
 from mobileclip.inference.identity import ModelIdentity
-from mobileclip.inference.loading import holds_weights
 from mobileclip.inference.zero_shot import ImageTextModel
 
 
@@ -90,9 +88,7 @@ class Collection:
             FileExistsError: if the folder holds something.
             ValueError, FileNotFoundError, CheckpointError: if there is no such model, see `mobileclip.load`.
         """
-        # A name stays a name, whatever lies beside it.
-        model = _in_full(source.model) if source.model is not None and holds_weights(source.model) else source.model
-        kept = attrs.evolve(source, checkpoint=_in_full(source.checkpoint), model=model)
+        kept = source.in_full()
         clip, identity = kept.load(device, trust=trust)
         manifest = Manifest(
             weights_sha256=identity.weights_sha256,
@@ -123,6 +119,22 @@ class Collection:
             model=known.model,
         )
         return cls(Store.create(Path(path), manifest), device=other.device, trust=other.trust)
+
+    @classmethod
+    def create_copy(cls, path: str | Path, other: Collection) -> Collection:
+        """Return a new collection with the rows of another one, whole or not at all; the other stays as it is.
+
+        Args:
+            path: of a folder that holds nothing, or does not exist.
+            other: a collection.
+
+        Raises:
+            ValueError: if the other one is damaged.
+            OSError: if it cannot be read, or the new one cannot be written.
+        """
+        with storage.atomic_folder(Path(path), overwrite=True) as temporary:
+            cls.create_like(temporary, other).merge(other, show_progress=False)
+        return cls(Store.open(Path(path)), device=other.device, trust=other.trust)
 
     @property
     def path(self) -> Path:
@@ -369,10 +381,3 @@ class Collection:
 
 def _several(given: Picture | Sequence[Picture]) -> Sequence[Picture]:
     return [given] if isinstance(given, (str, Path, bytes)) else given
-
-
-def _in_full(place: str | None) -> str | None:
-    """Return the full path of a file or folder that is there; everything else as it is."""
-    if place is None or packaged(place) is not None or not Path(place).exists():
-        return place
-    return str(Path(place).absolute())

@@ -18,8 +18,9 @@ from PIL import Image
 import mobileclip
 from mobileclip.cli import main
 from mobileclip.collections import Collection
+from mobileclip.encoders import save_model
 from mobileclip.encoders.checkpoints import loading
-from tests.collections.pictures import draw
+from tests.collections.pictures import draw, telling
 from tests.data.videos.making import film
 
 
@@ -134,6 +135,53 @@ def test_a_folder_that_is_gone_ends_nothing_and_is_shown_nowhere(capsys, photos,
     _, out, err = run(capsys, "index", "-i", "made", "--quiet", "-j", 1)
     assert "5 pictures in the index: 0 encoded, 5 as before\n" in out
     assert err == ""
+
+
+@pytest.mark.parametrize("says_the_model", [True, False])
+def test_a_moved_folder_is_indexed_again_without_being_encoded(capsys, photos, telling_file, tmp_path, says_the_model):
+    (photos / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    run(capsys, "index", "photos", "-c", telling_file, "--quiet", "-j", 1)
+    photos.rename(tmp_path / "pictures")
+    draw(tmp_path / "pictures" / "new.png", 9)
+    model = ("-c", telling_file) if says_the_model else ()
+    status, out, _ = run(capsys, "index", "pictures", *model, "--quiet", "-j", 1)
+    assert status == 0
+    assert f"the pictures were in {photos} before; what {tmp_path / 'cache'}/mobileclip/indexes/photos-" in out
+    assert "5 pictures in the index: 1 encoded, 4 recognised by their content" in out
+    _, out, _ = run(capsys, "search", "a cat", "--json")
+    assert {Path(one["path"]).parent.name for one in json.loads(out)} == {"pictures"}
+    # From now on it is an index like any other.
+    for inputs in (("pictures",), (), ("pictures",)):
+        status, out, err = run(capsys, "index", *inputs, "--quiet", "-j", 1)
+        assert (status, err) == (0, "")
+        assert "5 pictures in the index: 0 encoded, 5 as before" in out
+    # What a killed process was copying is no index, not even the newest.
+    (made,) = (tmp_path / "cache/mobileclip/indexes").glob("pictures-*")
+    manifest = shutil.copytree(made, made.parent / ".mobileclip-killed.tmp") / "manifest.json"
+    os.utime(manifest, (manifest.stat().st_atime + 9, manifest.stat().st_mtime + 9))
+    assert f"the index is {made}\n" in run(capsys, "index", "--quiet", "-j", 1)[1]
+    # Where the folder is back, its own index is as it was.
+    (tmp_path / "pictures").rename(photos)
+    _, out, _ = run(capsys, "index", "photos", "--quiet", "-j", 1)
+    assert "5 pictures in the index: 1 encoded, 4 as before" in out
+
+
+def test_no_index_is_taken_along_to_other_pictures(capsys, photos, telling_file, tmp_path):
+    run(capsys, "index", "photos", "-c", telling_file, "--quiet", "-j", 1)
+    shutil.copytree(photos, tmp_path / "copies")
+    _, out, _ = run(capsys, "index", "copies", "-c", telling_file, "--quiet", "-j", 1)
+    assert "4 pictures in the index: 4 encoded" in out, "the folder is still there"
+    photos.rename(tmp_path / "pictures")
+    shutil.rmtree(tmp_path / "copies")
+    for name, number in (("0.png", 0), ("one.png", 11), ("two.png", 12)):
+        draw(tmp_path / "others" / name, number)
+    _, out, _ = run(capsys, "index", "others", "-c", telling_file, "--quiet", "-j", 1)
+    assert "3 pictures in the index: 3 encoded" in out, "most are other pictures"
+    save_model(telling(seed=17), tmp_path / "other.safetensors")
+    _, out, _ = run(capsys, "index", "pictures", "-c", "other.safetensors", "--quiet", "-j", 1)
+    assert "4 pictures in the index: 4 encoded" in out, "another model is asked for"
+    _, out, _ = run(capsys, "index", "pictures", "-i", "named", "-c", telling_file, "--quiet", "-j", 1)
+    assert "4 pictures in the index: 4 encoded" in out, "an index is named"
 
 
 def test_one_picture_that_cannot_be_read_is_counted_and_stops_no_script(capsys, photos, telling_file):

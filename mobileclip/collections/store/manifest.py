@@ -11,9 +11,10 @@ from attrs import validators
 
 from mobileclip import storage
 from mobileclip.encoders import DualEncoderSpec
+from mobileclip.encoders.checkpoints import packaged
 from mobileclip.encoders.checkpoints.loading import is_other_model
 from mobileclip.inference.identity import ModelIdentity
-from mobileclip.inference.loading import load_identified, spec_known_by_name
+from mobileclip.inference.loading import holds_weights, load_identified, spec_known_by_name
 from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import repeated, strict
@@ -74,6 +75,12 @@ class ModelSource:
         name = " from ".join(filter(None, (self.model, self.checkpoint)))
         size = "" if self.image_size is None else f" for images of {self.image_size} pixels"
         return name + size + ("" if self.context_length is None else f" for texts of {self.context_length} ids")
+
+    def in_full(self) -> ModelSource:
+        """Return it with paths in full, as an index keeps it."""
+        # A name stays a name, whatever lies beside it.
+        model = _in_full(self.model) if self.model is not None and holds_weights(self.model) else self.model
+        return attrs.evolve(self, checkpoint=_in_full(self.checkpoint), model=model)
 
     def known_spec(self) -> DualEncoderSpec | None:
         """Return the spec of the model, as far as its name tells; nothing is read, and nothing is fetched.
@@ -222,3 +229,10 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """
     with storage.atomic_write(folder / MANIFEST) as stream:
         stream.write(to_json(manifest).encode())
+
+
+def _in_full(place: str | None) -> str | None:
+    """Return the full path of a file or folder that is there; everything else as it is."""
+    if place is None or packaged(place) is not None or not Path(place).exists():
+        return place
+    return str(Path(place).absolute())

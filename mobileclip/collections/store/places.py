@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mobileclip import storage
-from mobileclip.collections.store.manifest import MANIFEST
-from mobileclip.collections.store.store import is_index
+from mobileclip.collections.store.manifest import MANIFEST, ModelSource
+from mobileclip.collections.store.store import Store, is_index
+from mobileclip.machine import raise_machine_fault
 
 _MOST_LETTERS = 40
+# Of the files of an index, as a part: so many are elsewhere under their names when its folder has moved.
+_MOVED = 0.5
 
 
 def indexes_folder() -> Path:
@@ -49,10 +52,53 @@ def newest_index() -> Path:
     Raises:
         FileNotFoundError: if there is none.
     """
-    folder = indexes_folder()
-    found = [path for path in folder.iterdir() if is_index(path)] if folder.is_dir() else []
+    found = _by_age()
     if not found:
         raise FileNotFoundError(
-            f"there is no index in {folder}; make one with mobileclip index PHOTOS, or name it with --index"
+            f"there is no index in {indexes_folder()}; make one with mobileclip index PHOTOS, or name it with --index"
         )
-    return max(found, key=lambda path: (path / MANIFEST).stat().st_mtime_ns)
+    return found[-1]
+
+
+def moved_index(files: Iterable[tuple[str, int]], model: ModelSource | None) -> Store | None:
+    """Return the index of the cache whose pictures are elsewhere now, as those of a folder that was moved.
+
+    All that it is of is gone, and at least half of its files are there under their names and with their sizes; of
+    several such indexes, the one that knows the most.
+
+    Args:
+        files: that are there, with their sizes in bytes.
+        model: that the index is of; None for any.
+    """
+    here = {(os.path.basename(path), size) for path, size in files}  # noqa: PTH119 - texts, of any number
+    best, most = None, 0
+    for folder in _by_age():
+        try:
+            store = Store.open(folder)
+            known = _files_of(store) if _is_left(store) and model in (None, store.manifest.model) else set()
+        except (OSError, ValueError) as error:  # a damaged one, or one of another version, is no reason to stop
+            raise_machine_fault(error)
+            continue
+        count = len(known & here)
+        if count >= max(_MOVED * len(known), most, 1):
+            best, most = store, count
+    return best
+
+
+def _by_age() -> list[Path]:
+    """Return the indexes of the cache, the one that was written to last at the end."""
+    folder = indexes_folder()
+    found = [path for path in folder.iterdir() if is_index(path)] if folder.is_dir() else []
+    found = [path for path in found if not storage.is_left_over(path.name)]
+    return sorted(found, key=lambda path: (path / MANIFEST).stat().st_mtime_ns)
+
+
+def _is_left(store: Store) -> bool:
+    return bool(store.manifest.inputs) and not any(Path(one).exists() for one in store.manifest.inputs)
+
+
+def _files_of(store: Store) -> set[tuple[str, int]]:
+    """Return names and sizes of the files that an index has read."""
+    files = [(path, size) for _, (path, part, size) in store.values(("path", "part", "size")) if part is None]
+    files += [(one.path, one.num_bytes) for one in store.manifest.finished]
+    return {(os.path.basename(path), size) for path, size in files}  # noqa: PTH119 - texts, of any number
