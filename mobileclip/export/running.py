@@ -38,17 +38,17 @@ class Opening:
         folder: of the export.
         contract: of it.
         file: the tower's.
+        target: what runs it; one that is still vouched for looks through the file before.
         device: where its runtime computes.
         num_threads: see `load_export`.
-        believed: whether its author is trusted, or is this machine's user.
     """
 
     folder: Path
     contract: Contract
     file: TowerFile
+    target: Target
     device: str
     num_threads: int | None
-    believed: bool
 
     @property
     def digests(self) -> dict[str, str]:
@@ -60,13 +60,13 @@ class Opening:
         """Return what runs the file, for any number of threads.
 
         Raises:
-            ValueError: if the file is not what the contract says, or the runtime cannot take it.
+            ValueError: if the file is a stranger's and not what the contract says, or the runtime cannot take it.
         """
-        target, path = targets.resolve(self.contract.target), self.folder / self.file.file
-        target = trusting(target) if self.believed else target
-        target.inspect(path, self.file)
-        run = target.open(path, self.file, device=self.device, num_threads=self.num_threads)
-        return run if target.concurrent else OneAtATime(run)
+        path = self.folder / self.file.file
+        if self.target.vouched:
+            self.target.inspect(path, self.file)
+        run = self.target.open(path, self.file, device=self.device, num_threads=self.num_threads)
+        return run if self.target.concurrent else OneAtATime(run)
 
     def open_again(self) -> Run:
         """Return what runs the file, if that is still the one that was opened.
@@ -77,7 +77,7 @@ class Opening:
         """
         for name, digest in self.digests.items():
             check_file(self.folder, name, digest)
-        targets.resolve(self.contract.target).check()
+        self.target.check()
         return self.opened()
 
 
@@ -197,11 +197,11 @@ def load_export(
     folder = Path(folder).resolve()
     contract = read_contract(folder)
     spec = _spec_of(contract, folder)
-    believed = not runnable_target(folder, contract, trust=trust).vouched
+    target = runnable_target(folder, contract, trust=trust)
 
     def opening(file: TowerFile) -> Opening:
         return Opening(
-            folder=folder, contract=contract, file=file, device=device, num_threads=num_threads, believed=believed
+            folder=folder, contract=contract, file=file, target=target, device=device, num_threads=num_threads
         )
 
     openings = {file.tower: opening(file) for file in contract.towers}

@@ -24,8 +24,6 @@ from mobileclip.export.targets.pt2e import quiet
 from mobileclip.machine import raise_machine_fault
 
 METHOD = "forward"
-_MAGIC, _HEADER = slice(4, 6), slice(8, 12)
-_HEADER_FIELDS = {"program": slice(16, 24), "segments": slice(24, 32), "length of segments": slice(32, 40)}
 # XNNPACK's graphs have a header of their own in front, and their constants behind, or by name in the file.
 _XNNPACK_HEADER_BYTES = 30
 # Bounds of outputs that have none, as the compiler of the schema writes them and JSON does not know them.
@@ -75,7 +73,6 @@ def read_pte(path: Path) -> PteProgram:
         ValueError: if it is no ExecuTorch program, or a damaged one.
     """
     data = path.read_bytes()
-    _check_whole(data, path)
     with quiet():
         from executorch.exir._serialize import _deserialize_pte_binary
 
@@ -87,25 +84,6 @@ def read_pte(path: Path) -> PteProgram:
             raise ValueError(
                 f"{path} is a damaged ExecuTorch program ({type(error).__name__}: {error}); export the model again"
             ) from error
-
-
-def _check_whole(data: bytes, path: Path) -> None:
-    """Make sure that a file is an ExecuTorch program, and that nothing is missing at its end.
-
-    The runtime reads beyond the end of a shorter file.
-
-    Raises:
-        ValueError: if it is none, or shorter than it says.
-    """
-    if data[_MAGIC] != b"ET" or data[_HEADER] != b"eh00":
-        raise ValueError(f"{path} is no ExecuTorch program; export the model again")
-    sizes = {name: int.from_bytes(data[part], "little") for name, part in _HEADER_FIELDS.items()}
-    expected = max(sizes["program"], sizes["segments"] + sizes["length of segments"])
-    if len(data) < expected:
-        raise ValueError(
-            f"{path} has {len(data)} bytes, and its header says at least {expected}; copy it again, or export the "
-            "model again"
-        )
 
 
 def _read(file: Any) -> PteProgram:

@@ -96,7 +96,6 @@ class ExecuTorchTarget(WrittenHere):
                 if the batch is larger than the file takes.
         """
         device_called(device, {CPU: CPU}, self.runtime)
-        read_pte(path)
         require_runnable(tower.backend, path.name)
         take_threads(num_threads)
         program = _load(path)

@@ -15,7 +15,6 @@ from mobileclip.machine import raise_machine_fault
 SIGNATURE = "serving_default"
 """What the converter calls the one function of a file."""
 
-_MAGIC = slice(4, 8)
 _FLOATS = {"FLOAT16": np.float16, "FLOAT32": np.float32, "FLOAT64": np.float64}
 
 
@@ -61,8 +60,6 @@ def read_litert(data: bytes, path: Path) -> LiteRTFile:
     Raises:
         ValueError: if it is no model of LiteRT with one signature, or a damaged one.
     """
-    if data[_MAGIC] != b"TFL3":
-        raise ValueError(f"{path} is no model of LiteRT; export the model again")
     from ai_edge_litert import schema_py_generated as schema
 
     try:
