@@ -35,11 +35,12 @@ empty :=
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-test: $(VENV)/test.stamp  ## Lint, types, import floors and tests; ARGS="..." goes to pytest
+test: $(VENV)/test.stamp  ## Lint, types, import floors, what is lost since BASE, and tests; ARGS="..." goes to pytest
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.leaving $(BASE)
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile -rs $(ARGS)
 
 test-all: $(VENV)/test.stamp  ## The wheel on every Python here and at the lowest versions, for hours; ARGS="--only 3.12 lowest"

@@ -1,0 +1,72 @@
+"""Names that people type: commands with their flags, and what is registered.
+
+`python -m tests.names` writes them anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import pkgutil
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from unittest import mock
+
+import mobileclip
+from mobileclip.cli import COMMANDS, main
+from mobileclip.cli.commands import Commands
+from mobileclip.registry import Registry
+
+FILE = Path(__file__).parent / "golden" / "names.json"
+# One recipe of each kind: others of a kind have the same flags.
+RECIPES = ("train s2", "train imagenet_mci mci0", "reinforce datacompdr12m")
+_WIDE = {"COLUMNS": "1000"}
+
+
+def names() -> dict[str, dict[str, list[str]]]:
+    """Return flags by command, and names by what they stand for."""
+    commands = {f"mobileclip {name}": flags(name) for name in sorted((*_commands(COMMANDS.members), *RECIPES))}
+    return {"commands": commands, "registries": dict(sorted(registered().items()))}
+
+
+def flags(command: str) -> list[str]:
+    """Return the flags that a command's `--help` lists, as they are typed."""
+    said = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    with mock.patch.dict(os.environ, _WIDE), contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        main([*command.split(), "--help"])
+    said.seek(0)
+    cells = [cell for line in said for cell in line.split("│")[1:] if cell.startswith(" -")]
+    return sorted({flag for cell in cells for flag in re.findall(r"(?<!\w)--?[a-z][\w.-]*", cell[1:].split("  ")[0])})
+
+
+def registered() -> dict[str, list[str]]:
+    """Return the names in every registry that importing the rooms fills, by what they stand for."""
+    for room in pkgutil.iter_modules(mobileclip.__path__, f"{mobileclip.__name__}."):
+        if not room.name.endswith("__main__"):
+            importlib.import_module(room.name)
+    ours = [module for name, module in list(sys.modules.items()) if name.startswith(f"{mobileclip.__name__}.")]
+    found = {id(one): one for module in ours for one in vars(module).values() if isinstance(one, Registry)}
+    return {one.kind: sorted(name for name, value in one.items() if _is_ours(value)) for one in found.values()}
+
+
+def _is_ours(value: object) -> bool:
+    """Return whether a value is of the library, and not of a test or a plug-in."""
+    kind = value if hasattr(value, "__qualname__") else type(value)
+    return kind.__module__.startswith(f"{mobileclip.__name__}.")
+
+
+def _commands(members: Mapping[str, object]) -> Iterator[str]:
+    for name, one in members.items():
+        if isinstance(one, Commands):
+            yield from (f"{name} {inner}" for inner in _commands(one.members))
+        elif name not in ("train", "reinforce"):
+            yield name
+
+
+if __name__ == "__main__":
+    FILE.write_text(json.dumps(names(), indent=1) + "\n", encoding="utf-8")

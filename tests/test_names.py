@@ -1,0 +1,19 @@
+"""Commands, flags and registered names are as recorded, so that one that leaves is seen."""
+
+from __future__ import annotations
+
+import json
+
+from tests.names import FILE, flags, names
+
+
+def test_names_are_as_recorded():
+    """`python -m tests.names` writes them anew."""
+    assert names() == json.loads(FILE.read_text(encoding="utf-8"))
+
+
+def test_flags_are_those_that_the_command_line_takes():
+    found = flags("search")
+    assert {"-k", "--not", "--where", "--json", "--no-json", "-i", "--index", "--help"} <= set(found)
+    assert "WHERE" not in found
+    assert all("--help" in given for given in json.loads(FILE.read_text(encoding="utf-8"))["commands"].values())
