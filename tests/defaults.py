@@ -1,4 +1,4 @@
-"""What is assumed where nothing is said: defaults, bounds of fields, constants, registered names and specs behind them.
+"""What is assumed where nothing is said: defaults, bounds of fields, constants, and specs behind names.
 
 `python -m tests.defaults` writes them anew.
 """
@@ -11,14 +11,15 @@ import inspect
 import json
 import pkgutil
 import re
-from collections.abc import Callable, Iterator
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import attrs
 
 import mobileclip
-from mobileclip.registry import Registry
 
 FILE = Path(__file__).parent / "golden" / "defaults.json"
 ROOMS = (
@@ -39,26 +40,60 @@ _BOUND = re.compile(r"(x [<>]=? [^<>]+)>|<(\w+ validator [^<>]+)>")
 _SHOWN = bool | int | float | str | bytes | tuple
 
 
-def defaults(room: str) -> dict[str, dict[str, str]]:
-    """Return, by place and name, a room's defaults and constants that are values, fields' bounds, and named specs."""
-    # A room registers in another's registry, so that all are imported.
-    modules = {name: tuple(_modules(name)) for name in ROOMS}[room]
-    found = {}
+def defaults() -> dict[str, dict[str, list[str]]]:
+    """Return, by public name, defaults and constants that are values, fields' bounds, and named specs.
+
+    A name is `mobileclip.blocks:Attention`, of the highest room that exports it; constants are below their room,
+    `mobileclip.blocks`. What no room exports is `mobileclip.blocks.*:Thing`, whichever file of the room it is in; where
+    several have one name, their values are in one list.
+    """
+    modules = [module for room in ROOMS for module in _modules(room)]
+    exported = _exported()
+    found: defaultdict[str, defaultdict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for module in modules:
-        if constants := _constants(module):
-            found.setdefault(module.__name__.partition(".")[2], {}).update(constants)
-        own = [thing for thing in vars(module).values() if getattr(thing, "__module__", None) == module.__name__]
-        registries = {name: thing for name, thing in vars(module).items() if isinstance(thing, Registry)}
-        for name, registry in registries.items():
-            ours = sorted(key for key, value in registry.items() if _is_ours(value))
-            found.setdefault(f"{module.__name__.partition('.')[2]}.{name}", {})[registry.kind] = ", ".join(ours)
-        for thing in own:
-            if inspect.isclass(thing):
-                methods = [member for member in vars(thing).values() if inspect.isfunction(member)]
-                own += [member for member in methods if not member.__name__.startswith("__")]
-            if (inspect.isclass(thing) or inspect.isfunction(thing)) and (shown := _shown(thing)):
-                found[f"{module.__name__.partition('.')[2]}.{thing.__qualname__}"] = shown
+        inside = f"{'.'.join(module.__name__.split('.')[:2])}.*"
+        for name, value in _constants(module).items():
+            place = exported.get((name, id(getattr(module, name))), f"{inside}:{name}")
+            found[place.rpartition(":")[0]][name].append(value)
+        own = {id(one): one for one in vars(module).values() if getattr(one, "__module__", None) == module.__name__}
+        for thing in own.values():
+            if inspect.isclass(thing) or inspect.isfunction(thing):
+                place = exported.get((thing.__name__, id(thing)), f"{inside}:{thing.__qualname__}")
+                for below, part in _parts(thing):
+                    for name, value in _shown(part).items():
+                        found[f"{place}{below}"][name].append(value)
+    return {
+        place: {name: sorted(found[place][name]) for name in _in_order(place, found[place])} for place in sorted(found)
+    }
+
+
+def _in_order(place: str, names: Iterable[str]) -> Iterable[str]:
+    """Return parameters as they are written, and a room's constants sorted: they come from many files."""
+    return names if ":" in place else sorted(names)
+
+
+def _exported() -> dict[tuple[str, int], str]:
+    """Return the shortest public place of everything that a room exports, by its name and identity."""
+    found: dict[tuple[str, int], str] = {}
+    loaded = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == mobileclip.__name__}
+    for room in sorted(loaded, key=lambda name: (name.count("."), name)):
+        for name in getattr(loaded[room], "__all__", ()):
+            value = getattr(loaded[room], name)
+            found.setdefault((name, id(value)), f"{room}:{name}")
+            if inspect.ismodule(value):
+                for inner, one in vars(value).items():
+                    if getattr(one, "__module__", None) == value.__name__ and not inner.startswith("_"):
+                        found.setdefault((inner, id(one)), f"{room}:{name}.{inner}")
     return found
+
+
+def _parts(thing: type | Callable[..., object]) -> Iterator[tuple[str, type | Callable[..., object]]]:
+    """Yield what has defaults of its own, and how it is called within: a class and its methods, a function."""
+    yield "", thing
+    if inspect.isclass(thing):
+        for member in vars(thing).values():
+            if inspect.isfunction(member) and not member.__name__.startswith("__"):
+                yield member.__qualname__.removeprefix(thing.__qualname__), member
 
 
 def _modules(room: str) -> Iterator[ModuleType]:
@@ -94,15 +129,13 @@ def _constants(module: ModuleType) -> dict[str, str]:
     return {name: repr(value) for name, value in values.items() if " at 0x" not in repr(value)}
 
 
-def _is_ours(value: object) -> bool:
-    kind = value if inspect.isclass(value) or inspect.isfunction(value) else type(value)
-    return kind.__module__.startswith(f"{mobileclip.__name__}.")
-
-
 def _is_value(default: object) -> bool:
     return (isinstance(default, _SHOWN) or attrs.has(type(default))) and not re.search(r" at 0x|/", repr(default))
 
 
 if __name__ == "__main__":
-    everywhere = {name: values for room in ROOMS for name, values in sorted(defaults(room).items())}
-    FILE.write_text(json.dumps(everywhere, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    alone = {
+        place: {name: given[0] if len(given) == 1 else given for name, given in those.items()}
+        for place, those in defaults().items()
+    }
+    FILE.write_text(json.dumps(alone, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
