@@ -29,6 +29,7 @@ from mobileclip.data.loading.pipeline import ReinforcedPipeline, ReinforcedPipel
 from mobileclip.data.loading.position import StreamPosition, joined_positions
 from mobileclip.data.loading.spec import ExampleSpec
 from mobileclip.data.loading.stage import endless_shards, keep_samples, make_examples, read_shards
+from mobileclip.data.samples.embeddings import read_embeddings
 from mobileclip.data.samples.members import check_layout, json_captions
 from mobileclip.data.samples.sample import (
     LAYOUTS,
@@ -151,6 +152,7 @@ __all__ = [
     "normalize_pixels",
     "open_data_set",
     "read_card",
+    "read_embeddings",
     "read_reinforced_samples",
     "read_samples",
     "read_shards",
