@@ -14,7 +14,7 @@ from mobileclip.blocks import (
     TransformerLayer,
     build_model,
 )
-from mobileclip.training.objectives.recompute import RecomputingSequence, recompute, recomputed
+from mobileclip.blocks.recompute import RecomputingSequence, recompute, recomputed
 from tests.encoders.small import SMALL
 
 

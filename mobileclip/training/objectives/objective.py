@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mobileclip.blocks.recompute import recompute, recomputed
 from mobileclip.data import Batch, RangeNumbers, ReinforcedBatch, normalize_pixels
 from mobileclip.encoders import Classifier
 from mobileclip.losses import LossSpec, LossTerms
 from mobileclip.losses.specs import PairLossSpec
 from mobileclip.training.cpu import quicken
 from mobileclip.training.distributed import World
-from mobileclip.training.objectives.recompute import recompute, recomputed
 from mobileclip.training.objectives.selection import Learnability, PairLosses, choose_pairs, evaluating
 
 if TYPE_CHECKING:

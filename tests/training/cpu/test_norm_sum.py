@@ -15,9 +15,9 @@ from mobileclip.blocks import (
     MobileOneBlock,
     RepMixer,
 )
+from mobileclip.blocks.recompute import recomputed
 from mobileclip.training.cpu import quick, quicken
 from mobileclip.training.cpu.norm_sum import NormBranch, merges, sum_of_norms
-from mobileclip.training.objectives.recompute import recomputed
 from tests.blocks.filling import filled, noise
 
 BLOCKS = {

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from mobileclip.blocks import BlockSequence
+from mobileclip.blocks.sequence import BlockSequence
 
 Module = TypeVar("Module", bound=nn.Module)
 Made = TypeVar("Made", bound=Tensor | tuple[Tensor, ...])
