@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+import torch.fx
 from einops import rearrange
 from torch import Tensor, nn
 
 from mobileclip.blocks.attention_backends import AttentionBackend, attention_backends
 from mobileclip.reparam import scale_output, shift_input, with_children
+
+torch.fx.wrap("rearrange")  # torch.fx would trace into it and fail
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -30,13 +30,14 @@ class RecomputingSequence(BlockSequence):
         return x
 
 
-def recompute(model: Module) -> Module:
-    """Let every `BlockSequence` of a model compute its activations again in the backward pass.
+def recompute(model: Module, enable: bool = True) -> Module:  # noqa: FBT001, FBT002 - as timm has it
+    """Let every `BlockSequence` of a model compute its activations again for gradients: activation checkpointing.
 
     As `fully_shard` does, it changes the classes of modules in place: parameters, names and hooks stay.
 
     Args:
         model: any module; it is changed.
+        enable: False keeps activations again.
 
     Returns:
         The model.
@@ -51,7 +52,7 @@ def recompute(model: Module) -> Module:
             "put its repeated blocks into mobileclip.blocks.BlockSequence, or train it with smaller micro-batches"
         )
     for sequence in sequences:
-        sequence.__class__ = RecomputingSequence
+        sequence.__class__ = RecomputingSequence if enable else BlockSequence
     return model
 
 

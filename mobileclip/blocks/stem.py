@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import torch.fx
 from einops import rearrange
 from torch import Tensor, nn
 
 from mobileclip.blocks.conv_norm import ConvNorm
 from mobileclip.blocks.mobileone import MobileOneBlock
+
+torch.fx.wrap("rearrange")  # torch.fx would trace into it and fail
 
 
 class ConvStem(nn.Sequential):

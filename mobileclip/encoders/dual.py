@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mobileclip.blocks.recompute import recompute
 from mobileclip.encoders.checks import check_images, check_tokens
 from mobileclip.encoders.families import ImageEncoderSpec, TextEncoderSpec, image_spec, text_spec
 from mobileclip.strict import strict
@@ -87,6 +88,10 @@ class DualEncoder(nn.Module):
             ValueError: if a tower has none, or they embed into different spaces.
         """
         return DualEncoderSpec(image=image_spec(self.image_encoder), text=text_spec(self.text_encoder))
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:  # noqa: FBT001, FBT002 - timm's and open_clip's
+        """Keep the inputs of both towers' blocks alone while training, and compute the rest again for the gradients."""
+        recompute(self, enable)
 
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:  # noqa: FBT001, FBT002 - the release's
         """Return the embeddings of preprocessed images, of unit length if asked.

@@ -52,10 +52,8 @@ def chosen_stages(images: Tensor, stages: Sequence[int] | None, *, strides: Sequ
     Raises:
         ValueError: if there is no such stage, or the sides of the images are no multiples of the stages' strides.
     """
+    depth_of(stages, len(strides))
     chosen = tuple(range(len(strides)) if stages is None else stages)
-    unknown = [stage for stage in chosen if stage not in range(len(strides))]
-    if unknown or not chosen:
-        raise ValueError(f"stages are some of 0 to {len(strides) - 1}, not {unknown or chosen}")
     stride = max(strides[stage] for stage in chosen)
     if images.ndim != 4 or images.shape[2] % stride or images.shape[3] % stride:
         raise ValueError(
@@ -63,6 +61,18 @@ def chosen_stages(images: Tensor, stages: Sequence[int] | None, *, strides: Sequ
             f"{tuple(images.shape)}; resize or pad them, or ask for finer stages"
         )
     return chosen
+
+
+def depth_of(stages: Sequence[int] | None, num_stages: int) -> int:
+    """Return how many stages are computed for the features of some.
+
+    Raises:
+        ValueError: if there is no such stage.
+    """
+    chosen = range(num_stages) if stages is None else stages
+    if not chosen or any(stage not in range(num_stages) for stage in chosen):
+        raise ValueError(f"stages are some of 0 to {num_stages - 1}, not {list(chosen)}")
+    return max(chosen) + 1
 
 
 def outputs_of(stages: Iterable[nn.Module], x: Tensor, chosen: Sequence[int]) -> tuple[Tensor, ...]:

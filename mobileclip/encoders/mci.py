@@ -21,6 +21,7 @@ from mobileclip.blocks import (
     RepCPE,
     RepMixerBlock,
 )
+from mobileclip.blocks.recompute import recompute
 from mobileclip.encoders.checks import DEPTH, WIDTH, check_unprojected, odd
 from mobileclip.encoders.families import (
     TRAINING_ALONE,
@@ -29,8 +30,9 @@ from mobileclip.encoders.families import (
     image_encoder_families,
     token_mixers,
 )
-from mobileclip.encoders.features import chosen_stages, outputs_of
+from mobileclip.encoders.features import chosen_stages, depth_of, outputs_of
 from mobileclip.encoders.initialization import initialize_linear
+from mobileclip.reparam import with_children
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
 
 _STEM_STRIDE = 4
@@ -287,6 +289,10 @@ class MCi(nn.Module):
         y: Tensor = self.head(self.stages(self.stem(images)))
         return y
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:  # noqa: FBT001, FBT002 - timm's and open_clip's
+        """Keep the inputs of blocks alone while training, and compute the rest again for the gradients: less memory."""
+        recompute(self, enable)
+
     def features(self, images: Tensor, stages: Sequence[int] | None = None) -> tuple[Tensor, ...]:
         """Return the feature map behind each of some stages: `maps[s] = stages[s](... stages[0](stem(images)))`.
 
@@ -304,6 +310,22 @@ class MCi(nn.Module):
         """
         chosen = chosen_stages(images, stages, strides=self.strides)
         return outputs_of(self.stages, self.stem(images), chosen)
+
+    def backbone(self, stages: Sequence[int] | None = None) -> MCi:
+        """Return the encoder without what the features of some stages do not need: the head, and later stages.
+
+        Its parameters are this one's. Its `forward` gives the last map.
+
+        Args:
+            stages: from 0; all of them by default.
+
+        Raises:
+            ValueError: if there is no such stage.
+        """
+        depth = depth_of(stages, len(self.stages))
+        part = with_children(self, {"stages": self.stages[:depth], "head": nn.Identity()})
+        part.dims, part.strides, part.spec = self.dims[:depth], self.strides[:depth], None
+        return part
 
     def embedding_and_features(
         self, images: Tensor, stages: Sequence[int] | None = None

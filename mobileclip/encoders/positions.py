@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.fx
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
+
+torch.fx.wrap("rearrange")  # torch.fx would trace into it and fail
 
 
 def resampled_positions(position: Tensor, grid: tuple[int, int], *, class_position: bool) -> Tensor:

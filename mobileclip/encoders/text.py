@@ -10,6 +10,7 @@ from attrs import validators
 from torch import Tensor, nn
 
 from mobileclip.blocks import Attention, BlockSequence, EndTokenPool, TextRepMixerBlock, TransformerLayer
+from mobileclip.blocks.recompute import recompute
 from mobileclip.encoders.checks import DEPTH, WIDTH, check_heads, odd
 from mobileclip.encoders.families import TextEncoderSpec, text_encoder_families
 from mobileclip.strict import strict
@@ -192,6 +193,27 @@ class TextEncoder(nn.Module):
         """Return the embeddings, not normalised, of tokenised texts."""
         y: Tensor = self.project(self.norm(self.pool(self.layers(self.embed(tokens)), tokens)))
         return y
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:  # noqa: FBT001, FBT002 - timm's and open_clip's
+        """Keep the inputs of blocks alone while training, and compute the rest again for the gradients: less memory."""
+        recompute(self, enable)
+
+    def token_features(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the features of every token, and which of them are of the text: up to its end token.
+
+        What `forward` projects is the features at the end token.
+
+        Shape:
+            ids `(batch, tokens)` to features `(batch, tokens, width)`, and a mask `(batch, tokens)` of booleans.
+
+        Examples:
+            >>> features, mask = mobileclip.build_model("text_mct").token_features(torch.tensor([[5, 9, 0]]))
+            >>> features.shape, mask
+            (torch.Size([1, 3, 512]), tensor([[ True,  True, False]]))
+        """
+        features: Tensor = self.norm(self.layers(self.embed(tokens)))
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        return features, places <= self.pool.position(tokens)[:, None]
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Return what goes into the first layer: the tokens' embeddings with their positions.

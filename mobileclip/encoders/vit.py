@@ -8,18 +8,23 @@ from typing import Literal
 
 import attrs
 import torch
+import torch.fx
 from attrs import validators
 from einops import rearrange
 from torch import Tensor, nn
 
 from mobileclip.blocks import Attention, BlockSequence, ConvPatchStem, PatchStem, TransformerLayer
+from mobileclip.blocks.recompute import recompute
 from mobileclip.encoders.checks import DEPTH, WIDTH, check_heads, check_unprojected
 from mobileclip.encoders.families import TRAINING_ALONE, ImageEncoderSpec, image_encoder_families
-from mobileclip.encoders.features import chosen_stages, outputs_of
+from mobileclip.encoders.features import chosen_stages, depth_of, outputs_of
 from mobileclip.encoders.initialization import initialize_as_open_clip, initialize_linear
 from mobileclip.encoders.positions import resampled_positions
 from mobileclip.inputs import MAX_SIZE, ImageInput
+from mobileclip.reparam import with_children
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
+
+torch.fx.wrap("rearrange")  # torch.fx would trace into it and fail
 
 
 @image_encoder_families.register("vit")
@@ -214,6 +219,10 @@ class ViT(nn.Module):
         y: Tensor = self.norm_before(tokens)
         return y
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:  # noqa: FBT001, FBT002 - timm's and open_clip's
+        """Keep the inputs of blocks alone while training, and compute the rest again for the gradients: less memory."""
+        recompute(self, enable)
+
     def features(self, images: Tensor, stages: Sequence[int] | None = None) -> tuple[Tensor, ...]:
         """Return the patch tokens behind each of some layers as a feature map, not normalised.
 
@@ -223,6 +232,23 @@ class ViT(nn.Module):
         Args and errors are those of `layer_tokens`.
         """
         return tuple(self._map_of(tokens, images) for tokens in self.layer_tokens(images, stages))
+
+    def backbone(self, stages: Sequence[int] | None = None) -> ViT:
+        """Return the encoder without what the features of some layers do not need: the projection, and later layers.
+
+        Its parameters are this one's. Its `forward` gives the class token behind the last layer, not normalised.
+
+        Args:
+            stages: numbers of layers, from 0; all of them by default.
+
+        Raises:
+            ValueError: if there is no such layer.
+        """
+        depth = depth_of(stages, len(self.layers))
+        layers = BlockSequence(*list(self.layers)[:depth])
+        part = with_children(self, {"layers": layers, "norm": nn.Identity(), "project": nn.Identity()})
+        part.dims, part.strides, part.spec = self.dims[:depth], self.strides[:depth], None
+        return part
 
     def embedding_and_features(
         self, images: Tensor, stages: Sequence[int] | None = None
