@@ -11,7 +11,6 @@ import inspect
 import json
 import pkgutil
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -48,7 +47,7 @@ def defaults() -> dict[str, dict[str, list[str]]]:
     several have one name, their values are in one list.
     """
     modules = [module for room in ROOMS for module in _modules(room)]
-    exported = _exported()
+    exported = _exported([mobileclip, *modules])
     found: defaultdict[str, defaultdict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for module in modules:
         inside = f"{'.'.join(module.__name__.split('.')[:2])}.*"
@@ -72,13 +71,13 @@ def _in_order(place: str, names: Iterable[str]) -> Iterable[str]:
     return names if ":" in place else sorted(names)
 
 
-def _exported() -> dict[tuple[str, int], str]:
-    """Return the shortest public place of everything that a room exports, by its name and identity."""
+def _exported(modules: Iterable[ModuleType]) -> dict[tuple[str, int], str]:
+    """Return the shortest public place of everything that modules export, by its name and identity."""
     found: dict[tuple[str, int], str] = {}
-    loaded = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == mobileclip.__name__}
-    for room in sorted(loaded, key=lambda name: (name.count("."), name)):
-        for name in getattr(loaded[room], "__all__", ()):
-            value = getattr(loaded[room], name)
+    rooms = {module.__name__: module for module in modules}
+    for room in sorted(rooms, key=lambda name: (name.count("."), name)):
+        for name in getattr(rooms[room], "__all__", ()):
+            value = getattr(rooms[room], name)
             found.setdefault((name, id(value)), f"{room}:{name}")
             if inspect.ismodule(value):
                 for inner, one in vars(value).items():
