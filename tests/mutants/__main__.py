@@ -27,9 +27,10 @@ import attrs
 
 from mobileclip.progress import duration
 from tests.mutants.equal import FIELDS, equal_programs
-from tests.mutants.rooms import files, in_turns, own_tests, room_of, rooms
+from tests.mutants.rooms import files, in_turns, room_of, rooms
 from tests.mutants.running import Trial, Verdict, confirmed, copied
 from tests.mutants.sites import Mutant, Place, places
+from tests.ranking import own_tests
 
 ROOT = Path(__file__).parents[2]
 ROOMS = rooms(ROOT)

@@ -1,10 +1,8 @@
-"""Every file of the library is in a room, and every room has tests."""
+"""Every file of the library is in a room."""
 
 from pathlib import Path
 
-import pytest
-
-from tests.mutants.rooms import ELSEWHERE, files, in_turns, own_tests, room_of, rooms
+from tests.mutants.rooms import files, in_turns, room_of, rooms
 
 ROOT = Path(__file__).parents[2]
 FILES = [file for room in rooms(ROOT) for file in files(ROOT, room)]
@@ -14,34 +12,6 @@ def test_every_file_is_in_one_room():
     every = [path.relative_to(ROOT).as_posix() for path in (ROOT / "mobileclip").rglob("*.py")]
     assert sorted(FILES) == sorted(every)
     assert all(file in files(ROOT, room_of(file)) for file in FILES)
-
-
-def test_every_file_has_tests_that_are_its_own():
-    assert [file for file in FILES if not set(own_tests(ROOT, file)) - {"tests/test_defaults.py"}] == []
-
-
-@pytest.mark.parametrize("name", [name for names in ELSEWHERE.values() for name in names])
-def test_tests_that_lie_elsewhere_are_there(name):
-    assert (ROOT / "tests" / name).exists()
-
-
-def test_the_likeliest_tests_run_first():
-    first, *others = own_tests(ROOT, "mobileclip/blocks/repmixer.py")
-    assert first == "tests/blocks/test_repmixer.py"
-    assert "tests/blocks/test_timm_parity.py" in others
-    pickles = own_tests(ROOT, "mobileclip/tensor_files/pickles.py", "read")
-    assert pickles[0] == "tests/tensor_files/test_pickles.py"
-    assert "tests/reinforce/test_teachers_open_clip.py" in own_tests(ROOT, "mobileclip/interop/open_clip_models.py")
-
-
-def test_a_test_that_takes_long_waits_for_one_that_says_nearly_as_much(tmp_path):
-    (tmp_path / "tests" / "room").mkdir(parents=True)
-    paths = [f"tests/room/test_{name}.py" for name in ("long", "short", "module")]
-    for path, text in zip(paths, ("module " * 3, "module " * 2, ""), strict=True):
-        (tmp_path / path).write_text(text)
-    file = "mobileclip/room/module.py"
-    assert own_tests(tmp_path, file) == [paths[2], paths[0], paths[1]]
-    assert own_tests(tmp_path, file, "", {paths[0]: 100.0}) == [paths[2], paths[1], paths[0]]
 
 
 def test_tests_run_in_turns():
