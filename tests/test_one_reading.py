@@ -217,18 +217,18 @@ def test_pictures_for_people_stand_on_paper(tmp_path):
     assert inspect_sample(str(shard)).image.getpixel((0, 0)) == PAPER
 
 
-def calls(name: str) -> list[str]:
-    """Where a method or function of this name is called in the library, file by file."""
-    return [
-        path.relative_to(ROOT).as_posix()
+def test_one_place_opens_pictures_and_one_resizes_them():
+    called = [
+        (path.relative_to(ROOT).as_posix(), ast.unparse(node.func))
         for path in sorted(ROOT.rglob("*.py"))
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(name)
+        if isinstance(node, ast.Call)
     ]
 
+    def places(*names: str) -> list[str]:
+        return [path for path, function in called if function.endswith(names)]
 
-def test_one_place_opens_pictures_and_one_resizes_them():
-    assert calls("Image.open") == ["data/images/opening.py"]
-    assert calls("image.resize") == ["data/images/resize.py"]
-    assert not calls("crop.resize") + calls("tile.resize") + calls("picture.resize") + calls("exif_transpose")
-    assert calls("Image.Resampling.LANCZOS") == []
+    assert places("Image.open") == ["data/images/opening.py"]
+    assert places("image.resize") == ["data/images/resize.py"]
+    assert not places("crop.resize", "tile.resize", "picture.resize", "exif_transpose")
+    assert places("Image.Resampling.LANCZOS") == []
