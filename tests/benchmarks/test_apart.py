@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.apart import in_own_process
-from tests.training.program import are_gone
+from tests.descendants import are_gone
 
 ROOT = Path(__file__).parents[2]
 POOL = """
 from benchmarks.apart import in_own_process
-from tests.benchmarks.test_apart import hang
+from tests.descendants import hang
 def measure(path):
     in_own_process(hang, path)
 """
@@ -24,7 +24,7 @@ GROUP = """
 from functools import partial
 from pathlib import Path
 from benchmarks.gpu.running import run_apart
-from tests.benchmarks.test_apart import hang
+from tests.descendants import hang
 def measure(path):
     run_apart(partial(hang, path), limit_seconds=600, log=Path(path).with_suffix(".log"))
 """
@@ -37,15 +37,6 @@ class Spec:
 if __name__ == "__main__":
     main(Spec, lambda spec: measure(spec.path), "It hangs.")
 """
-
-
-def hang(path):
-    """Start a process, say which they are, and never end."""
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    text = Path(f"{path}.part")
-    text.write_text(f"{os.getpid()} {child.pid}")
-    text.rename(path)
-    time.sleep(600)
 
 
 def test_the_result_comes_back_and_a_lost_process_is_told():

@@ -1,8 +1,6 @@
 """All that needs a GPU, tried without one: parts end, fail and are told; what is there is not measured again."""
 
 import os
-import subprocess
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -19,6 +17,7 @@ from benchmarks.gpu.running import run_apart
 from benchmarks.loss import GIB, Measurement
 from benchmarks.reinforce import Round
 from benchmarks.train import Comparison
+from tests.descendants import fail, hang
 
 ROOT = Path(__file__).parents[2]
 MACHINE = Machine(device="A card", memory_gib=80, driver="1.2", cuda="13.0", torch="2.13", python="3.12", tiny=False)
@@ -44,18 +43,6 @@ OUTCOMES = {
 }
 
 
-def write_pids(path):
-    """Start a process, say which they are, and never end."""
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    path.write_text(f"{os.getpid()} {child.pid}")
-    time.sleep(600)
-
-
-def fail():
-    print("said before")
-    raise RuntimeError("no room")
-
-
 def test_limits_leave_time_to_install():
     assert sum(part.limit_seconds for part in parts("cuda", tiny=False).values()) < 23 * 60
 
@@ -79,7 +66,7 @@ def is_alive(pid):
 def test_a_part_that_takes_too_long_is_ended_with_all_it_started(tmp_path):
     path, log = tmp_path / "pids", tmp_path / "log" / "part.log"
     limit = 15
-    outcome = run_apart(partial(write_pids, path), limit_seconds=limit, log=log)
+    outcome = run_apart(partial(hang, path), limit_seconds=limit, log=log)
     assert outcome.error == f"took longer than {limit} seconds; see {log}"
     time.sleep(0.2)
     assert not any(map(is_alive, path.read_text().split()))

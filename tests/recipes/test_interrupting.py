@@ -22,9 +22,9 @@ from mobileclip.encoders import save_model
 from mobileclip.reinforce import Manifest
 from mobileclip.reinforce.manifest import ShardEntry
 from tests.data.made_samples import encoded, make_sample, write_raw
+from tests.descendants import are_gone, descendants, kill_all
 from tests.encoders.small import SMALL
 from tests.examples.quickstart.drawings import write_packages
-from tests.training.program import are_gone, descendants, kill_all
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"

@@ -29,9 +29,9 @@ from mobileclip.reinforce.manifest import MANIFEST, TAIL
 from mobileclip.reinforce.worker import STAGING
 from mobileclip.storage.exclusive import LOCK
 from mobileclip.terminal import say
+from tests.descendants import are_gone, descendants
 from tests.reinforce.conftest import plain_shards, small_teacher_files
 from tests.reinforce.program import start
-from tests.training.program import are_gone, descendants
 
 ENGINES = ("inline", "local", "ray")
 SECONDS_OF_A_START = 4.0

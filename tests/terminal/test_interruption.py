@@ -30,7 +30,7 @@ from mobileclip.terminal.interruption import (
     save_for_parent,
     serve_loader,
 )
-from tests.training.program import are_gone
+from tests.descendants import are_gone
 
 ALL = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 75)]
 

@@ -17,9 +17,9 @@ from mobileclip.data import write_shard
 from mobileclip.encoders import save_model
 from mobileclip.reinforce import Manifest
 from mobileclip.storage import exclusive
+from tests.descendants import are_gone, descendants, kill_all
 from tests.encoders.small import SMALL, randomised
 from tests.reinforce.conftest import picture, plain_sample
-from tests.training.program import are_gone, descendants, kill_all
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")

@@ -32,8 +32,9 @@ from mobileclip.processes import this_process
 from mobileclip.terminal import say
 from mobileclip.terminal.interruption import interruptible
 from mobileclip.training import run
+from tests.descendants import descendants, kill_all
 from tests.stores import Web, web_server
-from tests.training.program import ROOT, descendants, kill_all, num_logged, run_spec, write_data
+from tests.training.program import ROOT, num_logged, run_spec, write_data
 
 WORLD_SIZES, NUM_WORKERS = (1, 2, 4), (0, 1, 2, 3)
 ENDS = ("all are killed", "one is killed", "SIGTERM", "connections are cut", "the disk is full")

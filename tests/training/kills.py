@@ -19,7 +19,8 @@ from safetensors import safe_open
 
 from mobileclip.terminal import say
 from mobileclip.training import read_metrics
-from tests.training.program import descendants, kill_all, num_logged, start, write_data
+from tests.descendants import descendants, kill_all
+from tests.training.program import num_logged, start, write_data
 from tests.training.test_loop import without_times
 
 KILLS = ("SIGKILL", "SIGKILL", "SIGKILL", "SIGTERM", "SIGINT")

@@ -6,12 +6,10 @@ Run as `python -m tests.training.program DATA OUTPUT STEPS WORKERS`, by torchrun
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 
@@ -118,42 +116,6 @@ def wait_for_steps(process: subprocess.Popen[str], output: Path, count: int) -> 
         assert process.poll() is None, process.communicate()[1][-3000:]
         assert time.monotonic() < deadline, f"no {count} steps in {SECONDS} s"
         time.sleep(0.02)
-
-
-def descendants(pid: int) -> set[int]:
-    """Return the processes below one, by what Linux knows of them."""
-    children = set()
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            text = stat.read_text()
-        except OSError:
-            continue
-        if int(text.rpartition(")")[2].split()[1]) == pid:
-            children.add(int(stat.parent.name))
-    return children | {below for child in children for below in descendants(child)}
-
-
-def environment_of(pid: int) -> bytes:
-    """Return the variables that a process was started with, each between two zero bytes."""
-    return b"\0" + Path(f"/proc/{pid}/environ").read_bytes()
-
-
-def are_gone(pids: set[int], seconds: float = 15.0) -> bool:
-    """Return whether processes have ended, waiting for it a little."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
-            return True
-        time.sleep(0.1)
-    return False
-
-
-def kill_all(process: subprocess.Popen[str]) -> None:
-    """Kill a program with all that it has started, by their numbers."""
-    for pid in {*descendants(process.pid), process.pid}:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    process.communicate()
 
 
 def measuring(_model: DualEncoderSpec) -> Evaluate:

@@ -15,8 +15,9 @@ from mobileclip.encoders import load_model
 from mobileclip.training import MetricLog, plot_curves, read_metrics, run, train
 from mobileclip.training.checkpoints.state_file import digest
 from mobileclip.training.records.comparison import compare_runs
+from tests.descendants import descendants, environment_of, kill_all
 from tests.stores import s3_server
-from tests.training.program import descendants, environment_of, kill_all, run_spec, start, write_data
+from tests.training.program import run_spec, start, write_data
 from tests.training.runs import Batches, KilledError, new_model, training_spec
 from tests.training.test_loop import killed_at, last_checkpoint, without_times
 

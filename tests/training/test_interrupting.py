@@ -17,12 +17,9 @@ from safetensors.torch import load_file
 
 from mobileclip.terminal.interruption import Interrupted
 from mobileclip.training import read_metrics, run, train
+from tests.descendants import are_gone, descendants, environment_of, kill_all
 from tests.training.program import (
     SECONDS,
-    are_gone,
-    descendants,
-    environment_of,
-    kill_all,
     measuring,
     num_logged,
     run_spec,

@@ -1,0 +1,62 @@
+"""The processes below one, as Linux knows them. Imports nothing slow: children that tests start import it too."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+
+def descendants(pid: int) -> set[int]:
+    """Return the processes below one, by what Linux knows of them."""
+    children = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            text = stat.read_text()
+        except OSError:
+            continue
+        if int(text.rpartition(")")[2].split()[1]) == pid:
+            children.add(int(stat.parent.name))
+    return children | {below for child in children for below in descendants(child)}
+
+
+def environment_of(pid: int) -> bytes:
+    """Return the variables that a process was started with, each between two zero bytes."""
+    return b"\0" + Path(f"/proc/{pid}/environ").read_bytes()
+
+
+def are_gone(pids: set[int], seconds: float = 15.0) -> bool:
+    """Return whether processes have ended, waiting for it a little."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def kill_all(process: subprocess.Popen[str]) -> None:
+    """Kill a program with all that it has started, by their numbers."""
+    for pid in {*descendants(process.pid), process.pid}:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.communicate()
+
+
+def hang(path: Path | str) -> None:
+    """Start a process, write both their numbers into a file, and never end."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    part = Path(f"{path}.part")
+    part.write_text(f"{os.getpid()} {child.pid}")
+    part.rename(path)
+    time.sleep(600)
+
+
+def fail() -> None:
+    """Say something and fail."""
+    print("said before")
+    raise RuntimeError("no room")
