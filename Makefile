@@ -12,6 +12,11 @@ PYTHON ?= $(shell for python in $(CANDIDATES); do \
 # Tests share out the cores, so each process computes with one thread, and takes about 2 GiB. They start many more
 # processes, which take a second less each where the bytecode is kept, also in images that ask Python not to.
 PROCESSES ?= 2
+# A run begins with the file that takes longest, see tests/seconds.py; a single file needs no second process.
+SHARED := --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
+ASKED := $(wildcard $(foreach word,$(ARGS),$(firstword $(subst ::, ,$(word)))))
+ALONE := $(and $(filter 1,$(words $(ASKED))),$(filter %.py,$(ASKED)))
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(if $(ALONE),,$(SHARED)) -rs $(ARGS)
 
 # The quickstart's pictures come through npm; where Node.js is absent, a Python package brings it.
 QUICKSTART := quickstart $(if $(shell command -v npm 2>/dev/null),,npm)
@@ -30,18 +35,21 @@ comma := ,
 empty :=
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-all quickstart bench gpu mutants litert docs format lock clean
+.PHONY: help check test test-all quickstart bench gpu mutants litert docs format lock clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-test: $(VENV)/test.stamp  ## Lint, types, import floors, what is lost since BASE, and tests; ARGS="..." goes to pytest
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
-	$(BIN)/python -m tests.leaving $(BASE)
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile -rs $(ARGS)
+check: $(VENV)/test.stamp  ## What the changes reach, with lint and types, in about a minute; BASE=main ARGS="--seconds 300"
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m tests.check --processes $(PROCESSES) $(BASE:%=--base %) $(ARGS)
+
+test: $(VENV)/test.stamp  ## Lint, types, import floors, what is lost since BASE, all tests; with ARGS="..." for pytest, these tests alone
+	$(if $(ARGS),,$(BIN)/ruff check .)
+	$(if $(ARGS),,$(BIN)/ruff format --check .)
+	$(if $(ARGS),,$(BIN)/mypy)
+	$(if $(ARGS),,$(BIN)/lint-imports)
+	$(if $(ARGS),,$(BIN)/python -m tests.leaving $(BASE))
+	$(PYTEST)
 
 test-all: $(VENV)/test.stamp  ## The wheel on every Python here and at the lowest versions, for hours; ARGS="--only 3.12 lowest"
 	$(PIP) install --quiet uv

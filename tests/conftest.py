@@ -10,6 +10,7 @@ from mobileclip.encoders import save_model
 from tests.collections.pictures import telling
 from tests.encoders.small import SMALL, randomised
 from tests.golden.checkpoints import golden
+from tests.seconds import Recorder, longest_first, recorded
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("no deadline", deadline=None)
@@ -22,6 +23,20 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # The device of tests marked `gpu`. `GPU_TESTS_ON=cpu pytest -m gpu` tries those that run elsewhere too.
 GPU = os.environ.get("GPU_TESTS_ON", "cuda")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--record-seconds", action="store_true", help="renew tests/seconds.json for the files that run")
+
+
+def pytest_configure(config):
+    if config.option.record_seconds and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Recorder(config.rootpath))
+
+
+def pytest_collection_modifyitems(config, items):
+    if hasattr(config, "workerinput"):  # one of several processes
+        longest_first(items, recorded(config.rootpath))
 
 
 def pytest_runtest_setup(item):

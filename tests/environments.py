@@ -208,7 +208,7 @@ def tried(name: str, folder: Path, wheel: Path, uv: Uv, choices: argparse.Namesp
         log = choices.logs / f"{name}.log"
         with log.open("w") as stream:
             done = subprocess.run(
-                [*command, "--dist", "loadfile", *choices.arguments],
+                [*command, "--dist", "loadfile", "--no-loadscope-reorder", *choices.arguments],
                 cwd=folder / _TREE,
                 env={**environment, "OMP_NUM_THREADS": "1"},
                 stdout=stream,

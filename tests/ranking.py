@@ -1,11 +1,15 @@
-"""Which tests are a file's: the likeliest to notice a change of it first."""
+"""Which tests notice a change: those of the changed file, the likeliest first, then others by the way of imports."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from functools import cache
+from itertools import chain, zip_longest
 from pathlib import Path
+
+from tests.seconds import UNKNOWN
 
 # Rooms and files without a folder of tests, or with more tests in others.
 ELSEWHERE: dict[str, tuple[str, ...]] = {
@@ -18,10 +22,74 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "progress": ("terminal/test_printing.py", "evaluation/test_pace.py"),
     "registry": ("test_foreign_towers.py",),
 }
+# The tests of what lies beside the library: of a folder, or of a file at the root.
+BESIDE: dict[str, tuple[str, ...]] = {
+    "benchmarks": ("benchmarks",),
+    "docs": ("test_pages.py", "test_site.py"),
+    "examples": ("examples",),
+    "recipes": ("recipes", "test_walk.py"),
+    "requirements": ("test_environments.py",),
+    "Makefile": ("test_pages.py",),
+    "mkdocs.yml": ("test_site.py",),
+    "pyproject.toml": ("test_environments.py", "test_extras.py", "test_walk.py"),
+    "README.md": ("test_pages.py", "test_environments.py", "test_extras.py"),
+    "CONTRIBUTING.md": ("test_pages.py", "test_walk.py"),
+}
+# They look at the whole tree, in a few seconds.
+GUARDS = ("tests/test_walk.py", "tests/test_assertions.py", "tests/test_encodings.py", "tests/test_defaults.py")
+_DOTTED = re.compile(r"\b(?:mobileclip|benchmarks|examples|tests)(?:\.\w+)+")
+_SAME_ROOM = 3  # as far as imports, where there are none
+_PACKAGES = ("mobileclip", "benchmarks", "tests")
+
+
+def ranked(root: Path, changed: Iterable[str], seconds: Mapping[str, float]) -> list[str]:
+    """Return every test file that changes reach, the likeliest to notice one first.
+
+    Changed tests come first, then those of each changed file that name it, by turns, then those that look at the whole
+    tree, then the others of the room and those that import the file, and at last the rest: always the nearer in the
+    graph of imports first, and of those as near the quicker.
+
+    Args:
+        root: of the repository.
+        changed: files, some of which may be gone.
+        seconds: how long test files take, as far as that is known.
+    """
+    changed = sorted(changed)
+    tests = [file for file in changed if _is_test(file) and (root / file).is_file()]
+    own = {file: own_tests(root, file, seconds=seconds) for file in changed}
+    turns = zip_longest(*([test for test in own[file] if _names(root / test, Path(file).stem)] for file in changed))
+    naming = [test for turn in turns for test in turn if test is not None]
+    guards = GUARDS if any(file.endswith(".py") for file in changed) else ()
+    room = set(chain.from_iterable(own.values()))
+    far = dict.fromkeys(room, _SAME_ROOM) | distances(root, changed)
+    near = room | {test for test, distance in far.items() if distance == 1}
+    others = sorted(far, key=lambda test: (test not in near, far[test], seconds.get(test, UNKNOWN), test))
+    return list(dict.fromkeys([*tests, *naming, *guards, *others]))
+
+
+def distances(root: Path, changed: Iterable[str]) -> dict[str, int]:
+    """Return the test files that import changed modules, directly or not, with the number of imports on the way.
+
+    What is no module counts as a part of the helpers of tests that name it.
+    """
+    import grimp
+
+    graph = grimp.build_graph(*_PACKAGES, cache_dir=None)
+    data = [Path(file).name for file in changed if not file.endswith(".py")]
+    helpers = [path for path in (root / "tests").rglob("*.py") if any(name in _text(path) for name in data)]
+    files = [*changed, *(path.relative_to(root).as_posix() for path in helpers)]
+    names = {".".join(Path(file).with_suffix("").parts).removesuffix(".__init__") for file in files}
+    far = dict.fromkeys(names & graph.modules, 0)
+    for module in (waiting := list(far)):
+        for importer in graph.find_modules_that_directly_import(module) - far.keys():
+            far[importer] = far[module] + 1
+            waiting.append(importer)
+    tests = {f"{module.replace('.', '/')}.py": distance for module, distance in far.items()}
+    return {test: distance for test, distance in tests.items() if _is_test(test) and distance}
 
 
 def own_tests(root: Path, file: str, function: str = "", seconds: Mapping[str, float] | None = None) -> list[str]:
-    """Return the test files of a file's room, and others that import it, the likeliest to notice a change first.
+    """Return the test files of a file's place, and others that import it, the likeliest to notice a change first.
 
     That is the one of the same name, then those that name the function and the module oftenest for their time.
 
@@ -31,30 +99,65 @@ def own_tests(root: Path, file: str, function: str = "", seconds: Mapping[str, f
         function: that is changed, with its class.
         seconds: how long test files take, as far as that is known.
     """
-    module = Path(file).stem
+    module, known = Path(file).stem, seconds or {}
+    own = _room_tests(root, file) if file.startswith("mobileclip/") else _tests_beside(root, file)
+
+    def rank(test: str) -> tuple[bool, float]:
+        words = _words(root / test)
+        mentions = sum(words[word] for word in (module, *function.split(".")))
+        return Path(test).stem != f"test_{module}", -mentions / (1 + known.get(test, 0))
+
+    return sorted(dict.fromkeys(own), key=rank)
+
+
+def _room_tests(root: Path, file: str) -> list[str]:
     room, *inside = Path(file).relative_to("mobileclip").with_suffix("").parts
-    tests = root / "tests"
-    known = seconds or {}
-    named = (f"test_{room}.py", "test_defaults.py", f"test_{module}.py", *ELSEWHERE.get(room, ()))
-    own = [path for place in (tests / room, *(tests / name for name in named)) for path in _below(place)]
+    places = (room, f"test_{room}.py", "test_defaults.py", f"test_{Path(file).stem}.py", *ELSEWHERE.get(room, ()))
+    own = [test for place in places for test in _below(root, f"tests/{place}")]
     dotted = ".".join(("mobileclip", room, *inside))
-    importing = [path for path in _below(tests) if inside and dotted in _modules(path)]
-    words = [re.compile(rf"\b{re.escape(word)}\b") for word in (module, *function.split(".")) if word]
-
-    def rank(path: Path) -> tuple[bool, float]:
-        mentions = sum(len(word.findall(_text(path))) for word in words)
-        return path.stem != f"test_{module}", -mentions / (1 + known.get(path.relative_to(root).as_posix(), 0))
-
-    return [path.relative_to(root).as_posix() for path in sorted(dict.fromkeys([*own, *importing]), key=rank)]
+    return [*own, *(test for test in _test_files(root) if inside and dotted in _modules(root / test))]
 
 
-def _below(place: Path) -> list[Path]:
-    return sorted(place.rglob("test_*.py")) if place.is_dir() else [place] if place.is_file() else []
+def _tests_beside(root: Path, file: str) -> list[str]:
+    """Return the tests of what is no part of the library: those of its place, and all that import or name it."""
+    path = Path(file)
+    places = [f"tests/{name}" for name in BESIDE.get(path.parts[0], ())]
+    if _is_test(file) or path.name == "conftest.py":
+        places = [file if _is_test(file) else path.parent.as_posix()]
+    dotted, names = ".".join(path.with_suffix("").parts), path.suffix != ".py"
+    naming = [
+        test
+        for test in _test_files(root)
+        if dotted in _modules(root / test) or (names and path.name in _text(root / test))
+    ]
+    return [*(test for place in places for test in _below(root, place)), *naming]
+
+
+def _names(test: Path, module: str) -> bool:
+    return test.stem == f"test_{module}" or module in _words(test)
+
+
+def _is_test(file: str) -> bool:
+    return file.startswith("tests/") and Path(file).match("test_*.py")
+
+
+def _below(root: Path, place: str) -> list[str]:
+    return [test for test in _test_files(root) if test == place or test.startswith(f"{place}/")]
+
+
+@cache
+def _test_files(root: Path) -> tuple[str, ...]:
+    return tuple(path.relative_to(root).as_posix() for path in sorted((root / "tests").rglob("test_*.py")))
 
 
 @cache
 def _modules(path: Path) -> frozenset[str]:
-    return frozenset(re.findall(r"\bmobileclip(?:\.\w+)+", _text(path)))
+    return frozenset(_DOTTED.findall(_text(path)))
+
+
+@cache
+def _words(path: Path) -> Counter[str]:
+    return Counter(re.findall(r"\w+", _text(path)))
 
 
 @cache
