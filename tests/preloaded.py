@@ -11,6 +11,7 @@ import gc
 import importlib
 import json
 import os
+import runpy
 import select
 import signal
 import subprocess
@@ -145,6 +146,25 @@ def command(*arguments: str) -> None:
     from mobileclip.cli import main
 
     main(list(arguments))
+
+
+def python(*arguments: str) -> None:
+    """Do what Python does with these arguments, as a function to call: `-c CODE`, `-m MODULE` or a script, and others.
+
+    What is about the start of Python itself, its flags, limits or streams, wants a new one.
+    """
+    kind, *others = arguments
+    if kind == "-c":
+        code, *others = others
+        sys.argv = ["-c", *others]
+        exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+    elif kind == "-m":
+        sys.argv = others
+        runpy.run_module(others[0], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = [kind, *others]
+        sys.path.insert(0, os.path.dirname(os.path.abspath(kind)))  # noqa: PTH100, PTH120 - links stay
+        runpy.run_path(kind, run_name="__main__")
 
 
 def _serve() -> None:

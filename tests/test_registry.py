@@ -1,5 +1,3 @@
-import os
-import subprocess
 import sys
 import types
 from pathlib import Path
@@ -8,6 +6,7 @@ import pytest
 
 from mobileclip.blocks import build_model, models, named_spec
 from mobileclip.registry import MODULES, Registry, nearest, with_parts
+from tests.preloaded import preloaded
 
 
 def test_names_lead_to_values():
@@ -168,23 +167,19 @@ def test_parts_of_a_module_survive_the_process_that_registered_them(tmp_path):
     write += "text = MCtSpec(width=32, num_heads=2, depth=0, embedding_dim=32)\n"
     write += "image = MCiSpec(stages=(stage,), embedding_dim=32, input=ImageInput(size=64))\n"
     write += "encoders.save_model(DualEncoderSpec(image=image, text=text).build(), 'own.safetensors')"
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
 
-    def python(*arguments, **others):
-        return subprocess.run(
-            [sys.executable, *map(str, arguments)],
-            cwd=tmp_path, env=environment | others, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+    def python(*arguments, **environment):
+        return preloaded().call("tests.preloaded:python", *arguments, folder=tmp_path, environment=environment)
 
     written = python("-c", f"import sys; sys.path.append({str(parts.parent)!r})\n{write}")
-    assert written.returncode == 0, written.stderr
+    assert written.status == 0, written.output
     info = ("-m", "mobileclip.cli", "info", "own.safetensors")
     alone = python(*info)
-    assert alone.returncode == 2
-    assert "unknown token mixer 'pooling'; known: " in alone.stderr
-    assert "with --import MODULE" in alone.stderr
+    assert alone.status == 2
+    assert "unknown token mixer 'pooling'; known: " in alone.output
+    assert "with --import MODULE" in alone.output
     found = python(*info, **{MODULES: str(parts)})
-    assert found.returncode == 0, found.stderr
+    assert found.status == 0, found.output
 
 
 def test_modules_that_lack_another_one_say_so(tmp_path, monkeypatch):

@@ -1,8 +1,6 @@
 """Recipes for who installed the package: found, run, copied, and runs side by side."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from mobileclip.recipes.files import find_recipe, recipe_files
 from mobileclip.serialization import from_json
 from mobileclip.training import RunSpec
 from tests.cli.test_cli import run
+from tests.preloaded import preloaded
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,13 +73,10 @@ def test_a_copy_runs_in_another_folder_under_another_name(tmp_path, capsys):
     assert copied.read_text() == find_recipe("train_s0").read_text()
     assert run(capsys, "recipes", "cp", "s0", copied)[0] == 2
     copied.write_text(copied.read_text().replace("distill_weight=1.0", "distill_weight=0.75"))
-    done = subprocess.run(
-        [sys.executable, copied, "--show", "--data", "a.tar"],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    done = preloaded().call("tests.preloaded:python", str(copied), "--show", "--data", "a.tar", folder=tmp_path)
     main(["train", str(copied), "--show", "--data", "a.tar"])
-    assert done.stdout == capsys.readouterr().out
-    assert from_json(done.stdout, RunSpec).training.loss.distill_weight == 0.75
+    assert (done.status, done.output) == (0, capsys.readouterr().out)
+    assert from_json(done.output, RunSpec).training.loss.distill_weight == 0.75
 
 
 def write_run(folder, *, seed, peak, metrics):

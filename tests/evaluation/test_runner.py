@@ -43,6 +43,7 @@ from tests.cli.test_cli import run as command
 from tests.data.made_samples import encoded
 from tests.evaluation.conftest import COUNT, TEMPLATES
 from tests.evaluation.scene_models import scene_pictures
+from tests.preloaded import preloaded
 from tests.stores import web_server
 
 
@@ -218,8 +219,8 @@ spec = runner.EvaluationSpec(data={str(root)!r}, output=Path({str(root / "out")!
     datasets=("vtab/pets", {SUITE[30].key!r}))
 runner.evaluate_models([{str(root / "model0.safetensors")!r}], spec)
 """
-        killed = subprocess.run([sys.executable, "-c", script], check=False)
-        assert killed.returncode == -9
+        killed = preloaded().call("tests.preloaded:python", "-c", script, folder=root, seconds=120)
+        assert killed.status == -9, killed.output
         (path,) = (root / "out").glob("model0-*/results.jsonl")
         before = read_records(path)
         assert list(before) == ["vtab/pets"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from tests.collections.pictures import draw
 from tests.export.hostile_folders import sign
 from tests.export.litert import EXPORT
 from tests.export.models import SHALLOW, few_samples, seeing
+from tests.preloaded import preloaded
 
 # PyTorch's of its own GRU.
 pytestmark = pytest.mark.filterwarnings("ignore:The tensor attribute:UserWarning")
@@ -222,10 +222,11 @@ print(is_written_here(folder))
 """
 
 
-def test_without_a_home_nothing_is_remembered_and_nothing_fails(own):
-    done = subprocess.run([sys.executable, "-c", _HOMELESS, str(own)], check=True, capture_output=True, text=True)
-    assert done.stdout.strip() == "False"
-    assert "no home folder to remember in" in done.stderr
+def test_without_a_home_nothing_is_remembered_and_nothing_fails(own, tmp_path):
+    done = preloaded().call("tests.preloaded:python", "-c", _HOMELESS, str(own), folder=tmp_path)
+    assert done.status == 0, done.output
+    assert "False" in done.output.splitlines()
+    assert "no home folder to remember in" in done.output
 
 
 def test_a_state_that_cannot_be_written_is_told(own, tmp_path, monkeypatch, caplog):

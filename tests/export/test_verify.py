@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 import shutil
-import subprocess
 import sys
 
 import onnx
@@ -18,6 +17,7 @@ from mobileclip.export import ExportSpec, export_model, read_contract, read_repo
 from mobileclip.export.working_folder import working_folder
 from mobileclip.extras import install
 from tests.export.models import CONVOLUTIONAL, TRANSFORMERS, constant, overflowing, seeing
+from tests.preloaded import preloaded
 
 
 @pytest.fixture
@@ -216,8 +216,8 @@ from tests.export.models import TRANSFORMERS, seeing
 Measured.write_golden = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
 export_model(seeing(TRANSFORMERS), ExportSpec(out=Path({str(tmp_path)!r}) / "out", target="torch", tower="text"))
 """
-    done = subprocess.run([sys.executable, "-c", code], check=False, timeout=120)
-    assert done.returncode == -9
+    done = preloaded().call("tests.preloaded:python", "-c", code, folder=tmp_path, seconds=120)
+    assert done.status == -9, done.output
     assert not (tmp_path / "out").exists()
     assert list(tmp_path.rglob("text.pt2"))
     assert not list(tmp_path.rglob("mobileclip.json"))
