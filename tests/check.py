@@ -96,7 +96,7 @@ def within(tests: Sequence[str], seconds: Mapping[str, float], most: float) -> l
 def _choices() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make check ARGS=...", description=__doc__.partition("\n")[0])
     parser.add_argument("--base", help="the branch or commit that changes are counted from (default main)")
-    parser.add_argument("--seconds", type=float, default=40.0, help="recorded seconds of tests a process (default 40)")
+    parser.add_argument("--seconds", type=float, default=30.0, help="recorded seconds of tests a process (default 30)")
     parser.add_argument("--processes", type=int, default=2, help="that tests are shared out to (default 2)")
     parser.add_argument("--list", action="store_true", help="say which tests would run, and run none")
     parser.add_argument("others", nargs="*", metavar="-- ARGUMENT", help="for pytest, behind --")
