@@ -1,23 +1,25 @@
 """mobileclip: fast image-text models from composable blocks, and the reinforced training that makes them.
 
-Only the names that most people type stand here; everything else is in its room, which is imported when it is asked for:
-`mobileclip.losses.ReinforcedLoss` after `import mobileclip`.
+Only the names that most people type stand here; everything else is imported from its room. Names and rooms are
+imported when they are first asked for, so that a room that needs no PyTorch comes without it.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
-from types import ModuleType
+from importlib.util import find_spec
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Any
 
 from mobileclip import extras
-from mobileclip.blocks import build_model
-from mobileclip.encoders import specs
-from mobileclip.inference import optimize
-from mobileclip.inference.loading import load
-from mobileclip.inference.names import list_models
-from mobileclip.inference.zero_shot import ImageTextModel
-from mobileclip.interop.release import create_model_and_transforms, get_tokenizer
-from mobileclip.reparam import reparameterize
+
+if TYPE_CHECKING:
+    from mobileclip.blocks import build_model
+    from mobileclip.encoders import specs
+    from mobileclip.inference import optimize
+    from mobileclip.inference.loading import load
+    from mobileclip.inference.names import list_models
+    from mobileclip.inference.zero_shot import ImageTextModel
+    from mobileclip.interop.release import create_model_and_transforms, get_tokenizer
+    from mobileclip.reparam import reparameterize
 
 __all__ = [
     "ImageTextModel",
@@ -31,26 +33,31 @@ __all__ = [
     "specs",
 ]
 __version__ = extras.VERSION
-_ROOMS = (
-    "collections",
-    "data",
-    "engines",
-    "evaluation",
-    "export",
-    "losses",
-    "recipes",
-    "reinforce",
-    "storage",
-    "training",
-)
+_PLACES = {
+    "ImageTextModel": "inference.zero_shot",
+    "build_model": "blocks",
+    "create_model_and_transforms": "interop.release",
+    "get_tokenizer": "interop.release",
+    "list_models": "inference.names",
+    "load": "inference.loading",
+    "optimize": "inference",
+    "reparameterize": "reparam",
+}
+_MODULES = {"specs": "encoders.specs"}
 
 
-def __getattr__(name: str) -> ModuleType:
-    """Import a room when it is asked for."""
-    if name in _ROOMS:
+def __getattr__(name: str) -> Any:
+    if name in _PLACES:
+        value = getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+    elif name in _MODULES:
+        value = import_module(f"{__name__}.{_MODULES[name]}")
+    elif name.isidentifier() and not name.startswith("_") and find_spec(f"{__name__}.{name}") is not None:
         return import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_ROOMS})
+    return sorted({*globals(), *__all__, *(module.name for module in iter_modules(__path__))})

@@ -18,8 +18,25 @@ def python(code):
 
 
 def test_no_slow_or_optional_library_comes_along():
-    code = "import torch, sys; before = set(sys.modules); import mobileclip; print(*set(sys.modules) - before)"
+    code = "import torch, sys; before = set(sys.modules); from mobileclip import *; print(*set(sys.modules) - before)"
     assert not HEAVY & set(python(code).split())
+
+
+def test_rooms_that_need_no_pytorch_come_without_it():
+    """A child process, a benchmark or a script that only stores, prints or waits starts in a tenth of the time."""
+    rooms = ("storage", "terminal.interruption", "serialization", "registry", "inputs", "progress", "processes")
+    code = f"import sys, {', '.join(f'mobileclip.{room}' for room in rooms)}; print('torch' in sys.modules)"
+    assert python(code) == "False"
+
+
+def test_names_and_rooms_are_there_when_they_are_asked_for():
+    code = """
+import mobileclip
+print(set(mobileclip.__all__) <= set(dir(mobileclip)), mobileclip.losses.__name__, mobileclip.specs.__name__)
+print([name for name in mobileclip.__all__ if not hasattr(mobileclip, name)])
+print(hasattr(mobileclip, "nothing"), hasattr(mobileclip, "_nothing"), hasattr(mobileclip, "nothing.below"))
+"""
+    assert python(code).splitlines() == ["True mobileclip.losses mobileclip.encoders.specs", "[]", "False False False"]
 
 
 def test_no_file_is_read():
@@ -28,7 +45,8 @@ def test_no_file_is_read():
 import sys, torch, einops, PIL.Image, PIL.ImageOps, numpy, attr, filelock
 opened, sys.dont_write_bytecode = [], True  # where the package was just installed, there is none yet
 sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
-import mobileclip, mobileclip.blocks, mobileclip.encoders, mobileclip.data, mobileclip.losses, mobileclip.training
+import mobileclip.blocks, mobileclip.encoders, mobileclip.data, mobileclip.losses, mobileclip.training
+from mobileclip import *
 assert "torch._dynamo.eval_frame" not in sys.modules, "the compiler takes seconds to import"
 print(*(path for path in opened if not path.endswith((".py", ".pyc")) and "__pycache__" not in path))
 """
@@ -42,7 +60,7 @@ import time
 start = time.process_time()
 import torch
 middle = time.process_time()
-import mobileclip
+from mobileclip import *
 print((time.process_time() - middle) / (middle - start))
 """
     assert any(float(python(code)) < 0.3 for _ in range(10))

@@ -141,7 +141,7 @@ def _public_names(module: str) -> tuple[str, ...]:
 
 def _resolved(module: str, name: str) -> PublicName:
     """Return where a name of a module comes from, and what is said of it there."""
-    body = _tree(module).body
+    body = [one for statement in _tree(module).body for one in _seen_by_types(statement)]
     for index, statement in reversed(list(enumerate(body))):  # the last one is what an overloaded function does
         if name in _defined(statement):
             kind, text = _described(statement, body[index + 1] if index + 1 < len(body) else None)
@@ -155,6 +155,13 @@ def _resolved(module: str, name: str) -> PublicName:
         text = ast.get_docstring(_tree(inside))
         return PublicName(name=name, source=inside, summary=_first_line(text), kind="module")
     raise ValueError(f"{module} gives {name!r}, which it neither defines nor imports from mobileclip")
+
+
+def _seen_by_types(statement: ast.stmt) -> list[ast.stmt]:
+    """Return a statement, or those below `if TYPE_CHECKING:`, where names stand that are imported when asked for."""
+    if isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING":
+        return statement.body
+    return [statement]
 
 
 def _described(statement: ast.stmt, following: ast.stmt | None) -> tuple[str, str | None]:
