@@ -131,17 +131,20 @@ class Trial:
 def confirmed(trial: Trial, verdict: Verdict, sound: dict[str, bool]) -> Verdict:
     """Run the test that failed again, with the change and without it, and return the verdict that says what came out.
 
-    Without a test that could be named, since the process died or took too long, the verdict stays as it is.
+    Where the process died, took too long or could not begin, all of its tests run without the change.
 
     Args:
         trial: that ended.
         verdict: of it.
         sound: which tests pass without a change, as far as that is known; the one that failed is added.
     """
-    file = verdict.failed.partition("::")[0]
-    if verdict.passed or not (trial.tree / file).is_file():
+    if verdict.passed:
         return verdict
     started = time.monotonic()
+    if not (trial.tree / verdict.failed.partition("::")[0]).is_file():
+        without = Trial(trial.tree, trial.tests, None, trial.seconds).finish()
+        seconds = verdict.seconds + time.monotonic() - started
+        return attrs.evolve(verdict, confirmed=without.passed or without.failed != verdict.failed, seconds=seconds)
     fails_again = not Trial(trial.tree, [verdict.failed], trial.mutant, trial.seconds).finish().passed
     if verdict.failed not in sound:
         sound[verdict.failed] = Trial(trial.tree, [verdict.failed], None, trial.seconds).finish().passed

@@ -15,6 +15,11 @@ FAILS_ONCE = """def test_double():
     Path(".ran").touch()
     assert not first
 """
+DIES = """def test_double():
+    if double(3) != 6:
+        os._exit(9)
+"""
+DIES_ALWAYS = "def test_double():\n    os._exit(9)\n"
 FAILS_ALWAYS = "def test_double():\n    assert double(1) == 3\n"
 
 
@@ -23,13 +28,17 @@ FAILS_ALWAYS = "def test_double():\n    assert double(1) == 3\n"
     [
         pytest.param(CAUGHT, "caught", marks=pytest.mark.slow),
         (LIVED, "lived"),
+        pytest.param(DIES, "caught", marks=pytest.mark.slow),
+        pytest.param(DIES_ALWAYS, "unconfirmed", marks=pytest.mark.slow),
         pytest.param(FAILS_ONCE, "unconfirmed", marks=pytest.mark.slow),
         pytest.param(FAILS_ALWAYS, "unconfirmed", marks=pytest.mark.slow),
     ],
 )
 def test_a_failure_by_chance_or_without_the_change_is_no_catch(tmp_path, test, outcome):
     (tmp_path / "program.py").write_text(PROGRAM)
-    (tmp_path / "test_program.py").write_text(f"from pathlib import Path\nfrom program import double\n{test}")
+    (tmp_path / "test_program.py").write_text(
+        f"import os\nfrom pathlib import Path\nfrom program import double\n{test}"
+    )
     mutant = next(
         mutant for place in places(tmp_path, "program.py") for mutant in place.mutants() if "/" in mutant.becomes
     )
