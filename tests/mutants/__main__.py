@@ -214,7 +214,7 @@ def tried(
             known = reach.seconds if reach else {}
             needed = sum(known.get(test, file_seconds.get(test, UNKNOWN_SECONDS)) for test in groups[0])
             left_out = [test for test, passes in sound.items() if not passes]
-            trial = Trial(tree, groups[0], mutant, 60 + 5 * needed, left_out)
+            trial = Trial(tree, groups[0], mutant, 30 + 3 * needed, left_out)
             running[trial.process.sentinel] = Started(trial=trial, later=groups[1:], seconds=seconds)
 
         try:

@@ -24,6 +24,7 @@ from tests.mutants.running import copied
 
 _LIKELIEST = 2
 _QUICK = 4.0  # seconds
+_MOST = 40.0  # seconds of tests for one mutant: what they do not notice by then has lived
 
 _CONFIGURATION = """[run]
 source = mobileclip
@@ -51,8 +52,8 @@ class Reach:
     def tests(self, root: Path, file: str, number: int, among: Sequence[str]) -> list[list[str]]:
         """Return the tests that reach a line, in groups that run one after another; none if the file is another now.
 
-        First come quick ones of the likeliest files, then quick ones of all, then the rest. What runs while modules
-        are imported, a default or a constant, is reached by what reaches the definition's other lines, or the file's.
+        What runs while modules are imported, a default or a constant, is reached by what reaches the definition's other
+        lines, or the file's.
 
         Args:
             root: of the repository.
@@ -84,16 +85,18 @@ class Reach:
 
 
 def in_groups(found: Collection[str], seconds: Mapping[str, float], places: Mapping[str, int]) -> list[list[str]]:
-    """Return tests in the groups that run one after another, by their seconds and the places of their files."""
+    """Return tests in the groups that run one after another, by their seconds and the places of their files.
+
+    First come quick ones of the likeliest files, then quick ones of all, then others, up to a bound of seconds.
+    """
     waiting = sorted(found, key=lambda test: (seconds.get(test, 0.0), test))
     likeliest = sorted({_file(test) for test in found}, key=places.__getitem__)[:_LIKELIEST]
     groups = []
-    for files, most in ((set(likeliest), _QUICK), (set(places), 2 * _QUICK)):
+    for files, most in ((set(likeliest), _QUICK), (set(places), 2 * _QUICK), (set(places), _MOST)):
         of_files = [test for test in waiting if _file(test) in files]
         spent = accumulate(seconds.get(test, 0.0) for test in of_files)
         groups.append([test for test, so_far in zip(of_files, spent, strict=True) if so_far < most])
         waiting = [test for test in waiting if test not in groups[-1]]
-    groups.append(waiting)
     # Tests of one file stand together, or else its fixtures would be made several times.
     return [sorted(group, key=lambda test: places[_file(test)]) for group in groups if group]
 
