@@ -45,6 +45,7 @@ def load(
     context_length: int | None = None,
     num_threads: int | None = None,
     trust: bool = False,
+    mmap: bool = False,
 ) -> ImageTextModel:
     """Return a pretrained model, ready to use: folded, in evaluation mode, with its own preprocessing.
 
@@ -67,6 +68,8 @@ def load(
             `mobileclip.export.load_export` for exports.
         trust: whether whoever made an export may run anything here, which those for other targets than ONNX need where
             another machine wrote them.
+        mmap: leave weights that need no change in the file, and read them when they are used. The model then depends
+            on the file: who changes it changes the model, who cuts it ends the process. Without, the model owns copies.
 
     Raises:
         ImportError: if an export's runtime is not installed; the message has the command that installs it.
@@ -95,6 +98,7 @@ def load(
         device=device,
         image_size=image_size,
         context_length=context_length,
+        mmap=mmap,
     )
     return ImageTextModel(_both_towers(loaded, found), num_threads=num_threads)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import attrs
 import torch
 
 from mobileclip.encoders import DualEncoder, DualEncoderSpec, load_model
 from mobileclip.encoders.checkpoints import resolve_spec
+from mobileclip.encoders.checkpoints.resizing import spec_of_size
 from mobileclip.reparam import reparameterize as folded
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def create_model_and_transforms(
         )
         assert isinstance(model, DualEncoder)
     else:
-        model = _of_size(spec, image_size, context_length).build().eval().to(device)
+        model = spec_of_size(spec, image_size=image_size, context_length=context_length).build().eval().to(device)
         model = folded(model) if reparameterize else model
     return model, None, ImageTransform(model.spec.image.input)
 
@@ -83,17 +83,7 @@ def get_tokenizer(model_name: str, *, context_length: int | None = None) -> Toke
     """
     from mobileclip.data.text.tokenizer import Tokenizer
 
-    return Tokenizer(_of_size(_dual(model_name), None, context_length).text.input)
-
-
-def _of_size(spec: DualEncoderSpec, image_size: int | None, context_length: int | None) -> DualEncoderSpec:
-    if image_size is not None:
-        contract = attrs.evolve(spec.image.input, size=image_size)
-        spec = attrs.evolve(spec, image=attrs.evolve(spec.image, input=contract))
-    if context_length is not None:
-        shorter = attrs.evolve(spec.text.input, context_length=context_length)
-        spec = attrs.evolve(spec, text=attrs.evolve(spec.text, input=shorter))
-    return spec
+    return Tokenizer(spec_of_size(_dual(model_name), context_length=context_length).text.input)
 
 
 def _dual(model_name: str) -> DualEncoderSpec:

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from mobileclip.encoders import AttentionSpec, ClassifierSpec, ImageEncoderSpec, MCiSpec, ViTSpec, specs
-from mobileclip.encoders.checkpoints.open_clip import TIMM_VIT
+from mobileclip.encoders.checkpoints.open_clip import TIMM_VIT, has_projection
 from mobileclip.encoders.families import as_trained
 from mobileclip.inputs import ImageInput
 
@@ -112,10 +112,9 @@ def timm_config(spec: ImageEncoderSpec | ClassifierSpec, *, licence: str) -> dic
 def _num_outputs(spec: ImageEncoderSpec | ClassifierSpec) -> int:
     """Return the width of timm's last layer; 0 where there is none."""
     tower = spec.image if isinstance(spec, ClassifierSpec) else spec
-    has_projection = not isinstance(tower, (MCiSpec, ViTSpec)) or tower.projection
     if not isinstance(spec, ClassifierSpec):
-        return tower.embedding_dim if has_projection else 0
-    if has_projection:
+        return tower.embedding_dim if has_projection(tower) else 0
+    if has_projection(tower):
         raise ValueError("timm's classifiers are on pooled features, and this one is on embeddings")
     return spec.num_classes
 
@@ -159,17 +158,18 @@ def _vit(spec: ViTSpec) -> tuple[str, dict[str, Any]]:
                 "timm's ViT with a convolutional stem has width, class_position, norm_before, stem_padding, norm_eps = "
                 f"{built}; from the weights of another it computes something else, or takes none"
             )
-        published = ViTSpec()
-        others = {"depth": spec.depth, "num_heads": spec.num_heads}
-        default = {"depth": published.depth, "num_heads": published.num_heads}
-        return _CONV_STEM, {**size, **{name: value for name, value in others.items() if value != default[name]}}
+        return _CONV_STEM, {**size, **_changed(spec, ViTSpec(), depth="depth", num_heads="num_heads")}
     large = specs.vit_l14()
     if (spec.class_position, spec.norm_before, spec.norm_eps) != (True, True, large.norm_eps):
         raise ValueError(
             "timm's ViT of CLIP's kind has class_position=True, norm_before=True, norm_eps="
             f"{large.norm_eps}; from the weights of another it computes something else, or takes none"
         )
-    chosen = {name: (getattr(spec, name), getattr(large, name)) for name in ("patch_size", "depth", "num_heads")}
-    arguments = {name: value for name, (value, default) in chosen.items() if value != default}
-    width = {} if spec.width == large.width else {"embed_dim": spec.width}
-    return _PATCH_STEM, {**size, **arguments, **width}
+    names = {name: name for name in ("patch_size", "depth", "num_heads")}
+    return _PATCH_STEM, {**size, **_changed(spec, large, **names, width="embed_dim")}
+
+
+def _changed(spec: ViTSpec, default: ViTSpec, **names: str) -> dict[str, Any]:
+    """Return what is not the default, by timm's names."""
+    chosen = {theirs: (getattr(spec, own), getattr(default, own)) for own, theirs in names.items()}
+    return {name: value for name, (value, other) in chosen.items() if value != other}

@@ -9,24 +9,25 @@ from torch import Tensor
 
 from mobileclip.tensor_files.errors import CheckpointError, shown
 from mobileclip.tensor_files.safetensors_file import looks_like_safetensors, read_safetensors
-from mobileclip.tensor_files.torch_file import STREAM_START, read_torch
+from mobileclip.tensor_files.torch_file import ARCHIVE_START, STREAM_START, read_torch
 
 _MAX_NAME = 512
-_PREFIX = "module."
-_ZIP_START = b"PK\x03\x04"
 _CHUNK_BYTES = 1 << 20
 
 
-def read_tensors(path: Path, *, sha256: str | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(
+    path: Path, *, sha256: str | None = None, mmap: bool = False
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors of a file by name, and its metadata (safetensors alone has any).
 
-    Nothing in a file is executed: PyTorch's files are read by a reader that makes tensors and calls nothing. Of
-    training checkpoints that nest the weights, the part `state_dict` is taken; the prefix `module.` of distributed
-    training is dropped.
+    Nothing in a file is executed: PyTorch's files are read by `torch.load(weights_only=True)`. Of training checkpoints
+    that nest the weights, the first of `state_dict`, `model`, `ema` and the like is taken.
 
     Args:
         path: the file.
         sha256: the digest that the file must have, in hexadecimal; None for any.
+        mmap: leave the numbers in the file, which the tensors are views of: little is read and no memory is taken
+            before they are used, and whoever changes the file changes them, or ends the process if it becomes shorter.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -38,8 +39,7 @@ def read_tensors(path: Path, *, sha256: str | None = None) -> tuple[dict[str, Te
         raise FileNotFoundError(f"{what} at {path}")
     check_sha256(path, sha256)
     try:
-        tensors, metadata = _read(path)
-        return _named(tensors), metadata
+        return _read(path, mmap=mmap)
     except CheckpointError as error:
         raise CheckpointError(f"{path} cannot be used as a checkpoint: {error}") from error
 
@@ -71,25 +71,20 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read(path: Path, *, mmap: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
     num_bytes = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(len(STREAM_START))
-    if start.startswith(_ZIP_START) or start == STREAM_START:
-        return read_torch(path, num_bytes), {}
-    if looks_like_safetensors(start, num_bytes):
-        return read_safetensors(path, num_bytes)
-    raise CheckpointError(
-        "it is damaged, or neither safetensors nor a file that torch.save wrote; fetch or write it again"
-    )
-
-
-def _named(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    named = {}
-    for name, tensor in tensors.items():
+    metadata: dict[str, str] = {}
+    if start.startswith(ARCHIVE_START) or start == STREAM_START:
+        tensors = read_torch(path, is_archive=start != STREAM_START, mmap=mmap)
+    elif looks_like_safetensors(start, num_bytes):
+        tensors, metadata = read_safetensors(path, num_bytes, mmap=mmap)
+    else:
+        raise CheckpointError(
+            "it is damaged, or neither safetensors nor a file that torch.save wrote; fetch or write it again"
+        )
+    for name in tensors:
         if len(name) > _MAX_NAME:
             raise CheckpointError(f"the tensor {shown(name)} has a name of {len(name):,} characters")
-        named[name.removeprefix(_PREFIX)] = tensor
-    if len(named) != len(tensors):
-        raise CheckpointError(f"it has tensors that differ in the prefix {_PREFIX!r} alone")
-    return named
+    return tensors, metadata

@@ -35,7 +35,7 @@ def looks_like_safetensors(start: bytes, num_bytes: int) -> bool:
     return start[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{" and length + _LENGTH_BYTES <= num_bytes
 
 
-def read_safetensors(path: Path, num_bytes: int) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_safetensors(path: Path, num_bytes: int, *, mmap: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors of a file by name, and its metadata.
 
     Raises:
@@ -47,7 +47,9 @@ def read_safetensors(path: Path, num_bytes: int) -> tuple[dict[str, Tensor], dic
         entries, metadata, start = _checked_header(file, num_bytes)
         try:
             # The package checks that shapes and places fit together and fill the file; its tensors are views of it.
-            with safe_open(path, framework="pt"):
+            with safe_open(path, framework="pt") as views:
+                if mmap:
+                    return {name: views.get_tensor(name) for name in entries}, metadata
                 return {name: _tensor(file, entry, start) for name, entry in entries.items()}, metadata
         except (SafetensorError, RuntimeError, TypeError, AttributeError, OverflowError) as error:
             raise CheckpointError(f"it is damaged ({shown(str(error))})") from error

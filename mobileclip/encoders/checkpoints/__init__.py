@@ -3,7 +3,7 @@
 A new layout of a model's weights enters here. Reading tensors from files is for `tensor_files`.
 """
 
-from mobileclip.encoders.checkpoints import official, open_clip, timm
+from mobileclip.encoders.checkpoints import official, open_clip
 from mobileclip.encoders.checkpoints.backbone import load_backbone
 from mobileclip.encoders.checkpoints.layouts import ModelSpec, layouts
 from mobileclip.encoders.checkpoints.loading import Stored, load_model, read_checkpoint, resolve_spec
@@ -37,6 +37,5 @@ __all__ = [
     "read_checkpoint",
     "resolve_spec",
     "save_model",
-    "timm",
     "unpublished",
 ]

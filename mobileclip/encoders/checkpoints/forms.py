@@ -17,6 +17,8 @@ from mobileclip.reparam import reparameterize
 Form = Literal["training", "branches_folded", "folded"]
 
 FORMS: tuple[Form, ...] = ("training", "folded", "branches_folded")
+COMPILED = "_orig_mod."
+"""What stands in the names of a module's tensors once it was compiled."""
 _BRANCHED = (MobileOneBlock, RepMixer, LargeKernelConv, RepCPE)
 
 
@@ -35,9 +37,21 @@ def in_form(model: nn.Module, form: Form, *, inplace: bool = False) -> nn.Module
 
 
 def skeleton(spec: Buildable, form: Form) -> nn.Module:
-    """Return the model of `spec` in `form` without memory for its weights (on the meta device), in evaluation mode."""
-    with torch.device("meta"), _ShapesAlone():
-        return in_form(spec.build().eval(), form, inplace=True)
+    """Return the model of `spec` in `form` without memory for its weights (on the meta device), in evaluation mode.
+
+    Raises:
+        ValueError: if its `build` asks for numbers, which there are none of.
+    """
+    try:
+        with torch.device("meta"), _ShapesAlone():
+            return in_form(spec.build().eval(), form, inplace=True)
+    except (RuntimeError, NotImplementedError) as error:
+        if "meta" not in str(error):
+            raise
+        raise ValueError(
+            f"{type(spec).__name__}.build() reads numbers out of tensors (.item(), .tolist() or a condition), "
+            f"and checkpoints build it without any; compute them in Python or NumPy ({str(error).splitlines()[0]})"
+        ) from error
 
 
 class _ShapesAlone(TorchFunctionMode):
@@ -75,16 +89,45 @@ class _ShapesAlone(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-@lru_cache(maxsize=64)
 def tensor_shapes(spec: Hashable, form: Form) -> dict[str, tuple[int, ...]]:
-    """Return the name and shape of every tensor of the model of `spec` in `form`, in order; not to be changed."""
-    return {name: tuple(tensor.shape) for name, tensor in skeleton(cast("Buildable", spec), form).state_dict().items()}
+    """Return the name and shape of every tensor of the model of `spec` in `form`, in order."""
+    return {name: shape for name, (shape, _) in _described(spec, form).items()}
 
 
-@lru_cache(maxsize=64)
 def tensor_dtypes(spec: Hashable, form: Form) -> dict[str, torch.dtype]:
-    """Return the name and type of every tensor of the model of `spec` in `form`; not to be changed."""
-    return {name: tensor.dtype for name, tensor in skeleton(cast("Buildable", spec), form).state_dict().items()}
+    """Return the name and type of every tensor of the model of `spec` in `form`."""
+    return {name: dtype for name, (_, dtype) in _described(spec, form).items()}
+
+
+def require_hashable(spec: object) -> None:
+    """Raise unless a spec can be hashed.
+
+    Raises:
+        ValueError: if a field of it can be changed.
+    """
+    try:
+        hash(spec)
+    except TypeError as error:
+        raise ValueError(
+            f"{type(spec).__name__} cannot be hashed ({error}), and a spec never changes; decorate it with "
+            "@attrs.frozen(kw_only=True), and give its fields tuples in place of lists"
+        ) from None
+
+
+def _described(spec: Hashable, form: Form) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    require_hashable(spec)
+    return _known_shapes(spec, form)
+
+
+@lru_cache(maxsize=128)
+def _known_shapes(spec: Hashable, form: Form) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    state = skeleton(cast("Buildable", spec), form).state_dict()
+    return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()}
+
+
+def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the tensors of a model, of which any module may be compiled, by the names that they have uncompiled."""
+    return {name.replace(COMPILED, ""): tensor for name, tensor in model.state_dict().items()}
 
 
 def form_of(model: nn.Module) -> Form:
@@ -93,7 +136,7 @@ def form_of(model: nn.Module) -> Form:
     Raises:
         ValueError: if it is in none, since blocks or layers were exchanged after it was built.
     """
-    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    own = {name: tuple(tensor.shape) for name, tensor in state_of(model).items()}
     for form in FORMS:
         described = tensor_shapes(cast("Hashable", model.spec), form)
         if described == own:

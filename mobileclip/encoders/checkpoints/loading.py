@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import attrs
 import torch
 from torch import Tensor, nn
 
-from mobileclip.blocks import image_encoders, models, named_spec, text_encoders
+from mobileclip.blocks import named_spec
 from mobileclip.encoders.checkpoints import native
-from mobileclip.encoders.checkpoints.forms import Form, skeleton, tensor_dtypes, tensor_shapes
+from mobileclip.encoders.checkpoints.forms import Form, in_form, skeleton, tensor_dtypes, tensor_shapes
 from mobileclip.encoders.checkpoints.hub import fetched
-from mobileclip.encoders.checkpoints.layouts import As, Layout, ModelSpec, layouts, towers
+from mobileclip.encoders.checkpoints.layouts import OWN, ModelSpec, layouts, prefix_of
 from mobileclip.encoders.checkpoints.numbers import check_cast, check_numbers
+from mobileclip.encoders.checkpoints.recognising import Claim, Tower, adapted, known_by_name, part, recognised, some
 from mobileclip.encoders.checkpoints.resizing import resized
 from mobileclip.encoders.classifier import ClassifierSpec
 from mobileclip.encoders.dual import DualEncoderSpec
@@ -23,8 +23,6 @@ from mobileclip.encoders.families import ImageEncoderSpec, as_trained
 from mobileclip.reparam import reparameterize
 from mobileclip.tensor_files import CheckpointError, read_tensors
 from mobileclip.tensor_files.errors import shown
-
-Tower = Literal["image", "text"]
 
 
 @attrs.frozen(kw_only=True)
@@ -48,6 +46,12 @@ class Stored:
         model = skeleton(self.spec, self.form)
         wide = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in self.tensors.items()}
         model.load_state_dict(wide, assign=True)
+        if not _lacks_numbers(model):
+            return model
+        # What the file does not hold, such as buffers that are not persistent, a real build has.
+        with torch.random.fork_rng(devices=()):
+            model = in_form(self.spec.build().eval(), self.form, inplace=True)
+        model.load_state_dict(wide, assign=True)
         return model
 
     def of_size(self, *, image_size: int | None = None, context_length: int | None = None) -> Stored:
@@ -64,6 +68,12 @@ class Stored:
         return attrs.evolve(self, spec=spec, tensors=tensors)
 
 
+def _lacks_numbers(model: nn.Module) -> bool:
+    """Return whether a model, which was built without memory, holds tensors that are not in its state."""
+    held = (value for module in model.modules() for value in vars(module).values())
+    return any(buffer.is_meta for buffer in model.buffers()) or any(type(value) is Tensor for value in held)
+
+
 def load_model(
     checkpoint: str | Path,
     model: str | ModelSpec | None = None,
@@ -74,6 +84,7 @@ def load_model(
     device: str | torch.device = "cpu",
     image_size: int | None = None,
     context_length: int | None = None,
+    mmap: bool = False,
 ) -> nn.Module:
     """Return the model in a checkpoint, in evaluation mode, with every tensor of the file in its place.
 
@@ -81,10 +92,11 @@ def load_model(
     transform and its tokenizer follow, and it is saved and exported as such.
 
     Args:
-        checkpoint: a file in the official, open_clip's, timm's or our own layout, in training form or folded; a folder
-            with one such file; or a repository on the hub, `hf-hub:owner/name`.
+        checkpoint: a file in the official, open_clip's, timm's or our own layout, in training form or folded, a
+            `state_dict` alone or within what a training script or a wrapper puts around it, or a step of a run; a
+            folder with one such file; or a repository on the hub, `hf-hub:owner/name`.
         model: the name or spec of the model, or of one of its towers to load that alone. Found from the file if
-            it is left out.
+            it is left out and no more than one model fits.
         tower: load this tower alone.
         fold: fold branches, norms and scales for inference. Without it the training form is returned, which
             a folded checkpoint no longer has.
@@ -96,6 +108,8 @@ def load_model(
             that fit into it as before. The others attend to the padding, so every embedding changes: with random
             weights, cut from 77 ids to 64, 32 and 16, it keeps a mean cosine to the whole one's of 0.998, 0.96 and
             0.69 in the base tower, of 0.999, 0.97 and 0.77 in MCt. Evaluate before you use it.
+        mmap: leave weights that need no change in the file, and read them when they are used. The model then depends
+            on the file: who changes it changes the model, who cuts it ends the process. Without, the model owns copies.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -112,7 +126,7 @@ def load_model(
         >>> load_model("text.safetensors", context_length=32).spec.input.context_length
         32
     """
-    stored = read_checkpoint(checkpoint, model, tower=tower)
+    stored = read_checkpoint(checkpoint, model, tower=tower, mmap=mmap)
     if not fold and stored.form != "training":
         raise CheckpointError(
             f"{checkpoint} is folded and no longer has the branches that training needs; start from the checkpoint in "
@@ -126,29 +140,29 @@ def load_model(
 
 
 def read_checkpoint(
-    checkpoint: str | Path, model: str | ModelSpec | None = None, *, tower: Tower | None = None
+    checkpoint: str | Path, model: str | ModelSpec | None = None, *, tower: Tower | None = None, mmap: bool = False
 ) -> Stored:
     """Return what a checkpoint holds, checked against the model it should be; arguments and errors as `load_model`."""
     path = fetched(checkpoint)
-    tensors, metadata = read_tensors(path)
+    tensors, metadata = native.of_run(*read_tensors(path, mmap=mmap))
     wanted = resolve_spec(model) if isinstance(model, str) else model
+    tower = tower or _tower_of(wanted)
     header = native.header_of(metadata, path)
-    if header is not None:
-        stored = _from_header(path, tensors, header, wanted, tower)
-    else:
-        layout = _layout_of(path, tensors)
-        stored = _from_foreign(path, tensors, layout, wanted, tower)
-    check_numbers(path, stored.tensors, tensor_dtypes(stored.spec, stored.form))
-    return stored
+    claim = recognised(path, tensors, wanted, tower) if header is None else _claimed(path, tensors, header)
+    spec, placed = _one_tower(path, claim.spec, _placed(path, claim, wanted), tower)
+    if header is not None and wanted is not None:
+        spec = _asked(path, spec, part(adapted(claim.layout, wanted, tensors), tower))
+    check_numbers(path, placed, tensor_dtypes(spec, claim.form))
+    return Stored(spec=spec, form=claim.form, layout=claim.layout.name, tensors=placed)
 
 
-def _layout_of(path: Path, tensors: dict[str, Tensor]) -> Layout:
-    for layout in layouts.values():
-        if layout.recognises(tensors):
-            return layout
-    raise CheckpointError(
-        f"{path} is of no known layout ({', '.join(layouts)} or our own); its first tensors are {_some(tensors, 3)}"
-    )
+def _claimed(path: Path, tensors: dict[str, Tensor], header: native.Header) -> Claim:
+    """Return what a file says of itself."""
+    layout = OWN if header.layout == native.NAME else layouts[header.layout]
+    prefix = prefix_of(header.spec) if layout is OWN else ""
+    _check_size(path, tensors, header.spec)
+    named = {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+    return Claim(spec=header.spec, form=header.form, layout=layout, tensors=named)
 
 
 def resolve_spec(name: str) -> ModelSpec:
@@ -163,50 +177,51 @@ def resolve_spec(name: str) -> ModelSpec:
 def is_other_model(spec: DualEncoderSpec, other: DualEncoderSpec) -> bool:
     """Return whether no checkpoint can hold both models: what its layout decides of a spec does not count."""
     layout = layouts["official"]
-    return as_trained(_adapted(layout, spec, {})) != as_trained(_adapted(layout, other, {}))
+    return as_trained(adapted(layout, spec, {})) != as_trained(adapted(layout, other, {}))
 
 
-def _from_header(
-    path: Path, tensors: dict[str, Tensor], header: native.Header, wanted: ModelSpec | None, tower: Tower | None
-) -> Stored:
-    spec = header.spec
-    if header.layout != native.NAME:
-        layout = layouts[header.layout]
-        wanted = wanted and _adapted(layout, wanted, tensors)
-        _check_size(path, tensors, spec)
-        tensors = _placed(
-            path, _without_constants(path, layout, spec, tensors), layout.entries(spec, header.form), spec, header.form
-        )
-    tower = tower or _tower_of(wanted)
-    if tower is not None:
-        spec, tensors = _one_tower(path, spec, tensors, tower)
-    wanted = _part(wanted, tower) if wanted is not None and tower is not None else wanted
-    if wanted is not None:
-        stored, asked = as_trained(spec), as_trained(wanted)
-        if stored != asked:
-            raise CheckpointError(
-                f"{path} holds another model than asked for: {difference(stored, asked)}; "
-                "leave the model out to load what the file holds"
-            )
-        # What it starts or trains with is the caller's choice.
-        spec = spec if spec == wanted else wanted
-    _check_size(path, tensors, spec)
-    expected = {name: As(name) for name in tensor_shapes(spec, header.form)}
-    placed = _placed(path, tensors, expected, spec, header.form)
-    return Stored(spec=spec, form=header.form, layout=header.layout, tensors=placed)
-
-
-def _without_constants(path: Path, layout: Layout, spec: ModelSpec, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors that the model has a place for; those of the layout alone are what they always are."""
-    constants = _constants(layout, spec)
-    for name in constants.keys() & tensors.keys():
-        if not torch.equal(tensors[name].float(), constants[name]):
+def _placed(path: Path, claim: Claim, wanted: ModelSpec | None) -> dict[str, Tensor]:
+    """Return the tensors under the library's names and in its shapes, all of them and nothing else."""
+    given = dict(claim.tensors)
+    for name, constant in claim.constants.items():
+        if not torch.equal(given.pop(name, constant).float(), constant):
             raise CheckpointError(f"{path} does not fit the model: its spec has no place for {shown(name)}")
-    return {name: tensor for name, tensor in tensors.items() if name not in constants}
+    entries = claim.layout.entries(claim.spec, claim.form)
+    expected = {entry.name for entry in entries.values()}
+    problems = [
+        f"{len(names)} {what} ({some(names)})"
+        for what, names in (("missing", expected - given.keys()), ("left over", given.keys() - expected))
+        if names
+    ]
+    if problems:
+        fitting = [] if wanted is None else known_by_name(claim)
+        hint = f"; its tensors fit {' or '.join(fitting)}" if fitting else ""
+        raise CheckpointError(f"{path} does not fit the model: tensors {' and '.join(problems)}{hint}")
+    placed = {}
+    for name, shape in tensor_shapes(claim.spec, claim.form).items():
+        tensor = held = given[entries[name].name]
+        reshape = entries[name].reshape
+        # What is held in another shape has other dimensions, and is not turned where it has not as many.
+        if reshape is not None and held.numel() == torch.Size(shape).numel():
+            tensor = reshape.from_layout(held).contiguous()
+        if tuple(tensor.shape) != shape:
+            raise CheckpointError(
+                f"{path} does not fit the model: {shown(entries[name].name)} has the shape {tuple(held.shape)}, "
+                f"and the model's is {shape}"
+            )
+        placed[name] = tensor
+    return placed
 
 
-def _constants(layout: Layout, spec: ModelSpec) -> dict[str, Tensor]:
-    return {name: tensor for _, part in towers(spec) for name, tensor in layout.constants(part).items()}
+def _asked(path: Path, stored: ModelSpec, wanted: ModelSpec) -> ModelSpec:
+    """Return what is wanted of a file that says what it holds; what it starts or trains with is the caller's choice."""
+    there, asked = as_trained(stored), as_trained(wanted)
+    if there != asked:
+        raise CheckpointError(
+            f"{path} holds another model than asked for: {difference(there, asked)}; "
+            "leave the model out to load what the file holds"
+        )
+    return wanted
 
 
 def _check_size(path: Path, tensors: dict[str, Tensor], spec: ModelSpec) -> None:
@@ -219,8 +234,11 @@ def _check_size(path: Path, tensors: dict[str, Tensor], spec: ModelSpec) -> None
 
 
 def _one_tower(
-    path: Path, spec: ModelSpec, tensors: dict[str, Tensor], tower: Tower
+    path: Path, spec: ModelSpec, tensors: dict[str, Tensor], tower: Tower | None
 ) -> tuple[ModelSpec, dict[str, Tensor]]:
+    """Return a tower and its tensors of what a file holds; all of it where none is asked for."""
+    if tower is None:
+        return spec, tensors
     if isinstance(spec, ClassifierSpec) and tower == "text":
         raise CheckpointError(f"{path} holds a classifier, which has no text tower")
     if not isinstance(spec, (DualEncoderSpec, ClassifierSpec)):
@@ -228,121 +246,14 @@ def _one_tower(
             raise CheckpointError(f"{path} holds a tower alone, and it is not the {tower} tower")
         return spec, tensors
     prefix = f"{tower}_encoder."
-    part = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-    return _part(spec, tower), part
-
-
-def _from_foreign(
-    path: Path, tensors: dict[str, Tensor], layout: Layout, wanted: ModelSpec | None, tower: Tower | None
-) -> Stored:
-    form: Form = "branches_folded" if any("reparam" in name for name in tensors) else "training"
-    tower = tower or _tower_of(wanted)
-    if isinstance(wanted, ClassifierSpec) and layout.has_bare_towers:
-        placed = _placed(path, tensors, layout.entries(wanted, form), wanted, form)
-        spec, placed = (wanted, placed) if tower is None else _one_tower(path, wanted, placed, tower)
-        return Stored(spec=spec, form=form, layout=layout.name, tensors=placed)
-    if isinstance(wanted, ClassifierSpec):
-        raise CheckpointError(
-            f"{path} is in the {layout.name} layout, which holds image-text models and no classifier; take its image "
-            "tower with mobileclip.encoders.load_backbone"
-        )
-    if tower is not None:
-        prefix = layout.image_prefix if tower == "image" else layout.text_prefix
-        tensors = {name: value for name, value in tensors.items() if name.startswith(prefix)}
-    if wanted is None:
-        wanted = next((spec for _, spec in _fitting(layout, form, tensors, tower)), None)
-    if wanted is None:
-        raise CheckpointError(
-            f"{path} is in the {layout.name} layout, but its tensors fit none of the models known by name; "
-            "give the spec of the model it holds"
-        )
-    spec = _adapted(layout, _part(wanted, tower) if tower is not None else wanted, tensors)
-    constants = _constants(layout, spec)
-    relevant = {name: value for name, value in tensors.items() if name not in constants}
-    try:
-        placed = _placed(path, relevant, layout.entries(spec, form), spec, form)
-    except CheckpointError as error:
-        fitting = " or ".join(name for name, _ in _fitting(layout, form, tensors, tower))
-        raise CheckpointError(f"{error}; its tensors fit {fitting}" if fitting else str(error)) from None
-    return Stored(spec=spec, form=form, layout=layout.name, tensors=placed)
-
-
-def _fitting(
-    layout: Layout, form: Form, tensors: dict[str, Tensor], tower: Tower | None
-) -> Iterator[tuple[str, ModelSpec]]:
-    """Yield the models known by name whose tensors are exactly these, by name and shape."""
-    registry = {"image": image_encoders, "text": text_encoders}[tower] if tower else models
-    alone = () if tower else (*image_encoders.items(), *text_encoders.items())
-    for name, known in (*registry.items(), *alone):
-        spec = _adapted(layout, cast("ModelSpec", known), tensors)
-        constants = _constants(layout, spec)
-        shapes = tensor_shapes(spec, form)
-        # Their names in the layout take longer to find than their number.
-        if len(shapes) + len(constants) != len(tensors):
-            continue
-        entries = layout.entries(spec, form)
-        if tensors.keys() == {entry.name for entry in entries.values()} | constants.keys() and all(
-            tensors[entry.name].numel() == torch.Size(shapes[own]).numel() for own, entry in entries.items()
-        ):
-            yield name, spec
-
-
-def _placed(
-    path: Path, tensors: dict[str, Tensor], entries: dict[str, As], spec: ModelSpec, form: Form
-) -> dict[str, Tensor]:
-    """Return the tensors under the library's names and in its shapes, all of them and nothing else."""
-    expected_names = {entry.name for entry in entries.values()}
-    problems = [
-        f"{len(names)} {what} ({_some(names)})"
-        for what, names in (
-            ("missing", [name for name in expected_names if name not in tensors]),
-            ("left over", [name for name in tensors if name not in expected_names]),
-        )
-        if names
-    ]
-    if problems:
-        raise CheckpointError(f"{path} does not fit the model: tensors {' and '.join(problems)}")
-    placed = {}
-    for name, shape in tensor_shapes(spec, form).items():
-        entry = entries[name]
-        tensor = tensors[entry.name]
-        reshaped = tensor
-        # What is held in another shape has other dimensions, and is not turned where it has not as many.
-        if entry.reshape is not None and tensor.numel() == torch.Size(shape).numel():
-            reshaped = entry.reshape.from_layout(tensor).contiguous()
-        if tuple(reshaped.shape) != shape:
-            raise CheckpointError(
-                f"{path} does not fit the model: {shown(entry.name)} has the shape {tuple(tensor.shape)}, "
-                f"and the model's is {shape}"
-            )
-        placed[name] = reshaped
-    return placed
-
-
-def _some(names: Iterable[str], count: int = 4) -> str:
-    names = sorted(names)
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(map(shown, names[:count])) + more
-
-
-def _adapted(layout: Layout, spec: ModelSpec, tensors: dict[str, Tensor]) -> ModelSpec:
-    if isinstance(spec, DualEncoderSpec):
-        return attrs.evolve(spec, image=layout.adapted(spec.image, tensors))
-    return layout.adapted(spec, tensors) if isinstance(spec, ImageEncoderSpec) else spec
+    own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    return part(spec, tower), own
 
 
 def _tower_of(spec: ModelSpec | None) -> Tower | None:
     if spec is None or isinstance(spec, (DualEncoderSpec, ClassifierSpec)):
         return None
     return "image" if isinstance(spec, ImageEncoderSpec) else "text"
-
-
-def _part(spec: ModelSpec, tower: Tower) -> ModelSpec:
-    if isinstance(spec, ClassifierSpec):
-        return spec.image
-    if not isinstance(spec, DualEncoderSpec):
-        return spec
-    return spec.image if tower == "image" else spec.text
 
 
 def difference(stored: Any, wanted: Any) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 import attrs
+from torch import Tensor
 
 from mobileclip.encoders.checkpoints.forms import Form
 from mobileclip.encoders.checkpoints.layouts import ModelSpec, layouts
@@ -28,6 +29,9 @@ from mobileclip.tensor_files import CheckpointError
 from mobileclip.tensor_files.errors import shown
 
 NAME = "mobileclip"
+
+_RUN = "mobileclip training state"
+_OF_RUN = ("average/", "objective/model.")
 
 _TOKENIZER = "mobileclip.tokenizer"
 _KINDS: dict[str, type[Any]] = {
@@ -86,6 +90,16 @@ def tokenizer_of(spec: ModelSpec) -> TokenizerFile | None:
     """Return the tokenizer of a model's texts, where it is not CLIP's."""
     text = spec.text if isinstance(spec, DualEncoderSpec) else spec
     return text.input.tokenizer if isinstance(text, TextEncoderSpec) else None
+
+
+def of_run(tensors: dict[str, Tensor], metadata: dict[str, str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the model in a step of a training run, its moving average where it keeps one; other files as they are."""
+    if not metadata.get("format", "").startswith(_RUN) or "model" not in metadata:
+        return tensors, metadata
+    prefix = next((one for one in _OF_RUN if any(name.startswith(one) for name in tensors)), _OF_RUN[-1])
+    own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    kind = "classifier" if '"num_classes"' in metadata["model"] else "dual_encoder"
+    return own, {"mobileclip.kind": kind, "mobileclip.form": "training", "mobileclip.spec": metadata["model"]}
 
 
 def header_of(metadata: Mapping[str, str], path: Path) -> Header | None:

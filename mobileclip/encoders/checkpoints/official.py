@@ -2,105 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 
 import attrs
 from torch import Tensor
 
-from mobileclip.blocks import (
-    AttentionBlock,
-    ConvNorm,
-    LargeKernelConv,
-    MobileOneBlock,
-    RepCPE,
-    RepMixer,
-    RepMixerBlock,
-    TransformerLayer,
-)
-from mobileclip.encoders.checkpoints.layouts import (
-    TRANSPOSED,
-    TWO_EMPTY_DIMS,
-    As,
-    Layout,
-    Tables,
-    TowerSpec,
-    layouts,
-    names,
-)
+from mobileclip.encoders.checkpoints.layouts import TRANSPOSED, TWO_EMPTY_DIMS, Layout, Rule, TowerSpec, layouts
 from mobileclip.encoders.families import ImageEncoderSpec
-from mobileclip.encoders.mci import MCi, MCiSpec
-from mobileclip.encoders.text import TextEncoder
-from mobileclip.encoders.vit import ViT, ViTSpec
+from mobileclip.encoders.vit import ViTSpec
 
 RELEASE_VIT = (1, 1e-5)  # stem padding, epsilon of the norms
 
-BLOCKS: Tables = {
-    ConvNorm: names(norm="bn"),
-    MobileOneBlock: {
-        **names(branches="rbr_conv", scale="rbr_scale", skip="rbr_skip", squeeze_excite="se"),
-        "conv": As("reparam_conv"),
-    },
-    RepMixer: {
-        "layer_scale.gamma": As("layer_scale"),
-        "weight": As("reparam_conv.weight"),
-        "bias": As("reparam_conv.bias"),
-    },
-    RepMixerBlock: {"layer_scale.gamma": As("layer_scale"), "ffn": As("convffn")},
-    TransformerLayer: {
-        "attention_norm": As("pre_norm_mha.0"),
-        "attention.qkv": As("pre_norm_mha.1.qkv_proj"),
-        "attention.project": As("pre_norm_mha.1.out_proj"),
-        "ffn_norm": As("pre_norm_ffn.0"),
-        "ffn.fc1": As("pre_norm_ffn.1"),
-        "ffn.fc2": As("pre_norm_ffn.4"),
-    },
-}
-
-MCI_BLOCKS: Tables = {
-    LargeKernelConv: {
-        **names(large="lkb_origin", small="small_conv", conv="lkb_reparam"),
-        "squeeze_excite.reduce": As("se.fc1"),
-        "squeeze_excite.expand": As("se.fc2"),
-    },
-    RepCPE: {
-        "conv": As("pe"),
-        "weight": As("reparam_conv.weight"),
-        "bias": As("reparam_conv.bias"),
-    },
-    AttentionBlock: {
-        "attention.qkv": As("token_mixer.qkv"),
-        "attention.project": As("token_mixer.proj"),
-        "attention_scale.gamma": As("layer_scale_1"),
-        "ffn": As("convffn"),
-        "ffn_scale.gamma": As("layer_scale_2"),
-    },
-}
-
-VIT: Tables = {
-    ViT: {
-        "stem.conv1.conv": As("patch_emb.0.block.conv"),
-        "stem.conv1.norm": As("patch_emb.0.block.norm"),
-        "stem.conv2.conv": As("patch_emb.1.block.conv"),
-        "stem.conv2.norm": As("patch_emb.1.block.norm"),
-        "stem.conv3": As("patch_emb.2.block.conv"),
-        "class_token": As("cls_token", TWO_EMPTY_DIMS),
-        "position": As("pos_embed.pos_embed.pos_embed", TWO_EMPTY_DIMS),
-        "layers": As("transformer"),
-        "norm": As("post_transformer_norm"),
-        "project.weight": As("classifier.proj", TRANSPOSED),
-    },
-}
-
-
-TEXT: Tables = {
-    TextEncoder: {
-        "token_embedding": As("embedding_layer"),
-        "position": As("positional_embedding.pos_embed.pos_embed", TWO_EMPTY_DIMS),
-        "layers": As("transformer"),
-        "norm": As("final_layer_norm"),
-        "project.weight": As("projection_layer", TRANSPOSED),
-    },
-}
+_RULES: Sequence[Rule] = (
+    (r"(\.branches\.\d+|\.scale|\.large|\.small|ffn\.conv)\.norm\.", r"\1.bn."),
+    # Folded branches; where a mixer or a position itself is the convolution, it has no name of its own.
+    (r"(\.stem\.\d+|\.downsample\.1|\.head\.conv)\.conv\.(weight|bias)$", r"\1.reparam_conv.\2"),
+    (r"(\.downsample\.0)\.conv\.(weight|bias)$", r"\1.lkb_reparam.\2"),
+    (r"(\.token_mixer|\.stages\.\d+\.position)\.(weight|bias)$", r"\1.reparam_conv.\2"),
+    (r"(\.stages\.\d+\.position)\.conv\.", r"\1.pe."),
+    (r"\.branches\.", ".rbr_conv."),
+    (r"\.(scale|skip)\.", r".rbr_\1."),
+    (r"\.large\.", ".lkb_origin."),
+    (r"\.small\.", ".small_conv."),
+    (r"(\.downsample\.0)\.squeeze_excite\.reduce\.", r"\1.se.fc1."),
+    (r"(\.downsample\.0)\.squeeze_excite\.expand\.", r"\1.se.fc2."),
+    (r"\.squeeze_excite\.", ".se."),
+    (r"\.layer_scale\.gamma$", ".layer_scale"),
+    (r"\.attention_scale\.gamma$", ".layer_scale_1"),
+    (r"\.ffn_scale\.gamma$", ".layer_scale_2"),
+    (r"(\.blocks\.\d+)\.attention\.qkv\.", r"\1.token_mixer.qkv."),
+    (r"(\.blocks\.\d+)\.attention\.project\.", r"\1.token_mixer.proj."),
+    (r"(\.blocks\.\d+)\.ffn\.", r"\1.convffn."),
+    (r"\.attention_norm\.", ".pre_norm_mha.0."),
+    (r"\.attention\.qkv\.", ".pre_norm_mha.1.qkv_proj."),
+    (r"\.attention\.project\.", ".pre_norm_mha.1.out_proj."),
+    (r"\.ffn_norm\.", ".pre_norm_ffn.0."),
+    (r"\.ffn\.fc1\.", ".pre_norm_ffn.1."),
+    (r"\.ffn\.fc2\.", ".pre_norm_ffn.4."),
+    (r"^(\w+_encoder)\.layers\.", r"\1.transformer."),
+    (r"^image_encoder\.stem\.conv1\.", "image_encoder.patch_emb.0.block."),
+    (r"^image_encoder\.stem\.conv2\.", "image_encoder.patch_emb.1.block."),
+    (r"^image_encoder\.stem\.conv3\.", "image_encoder.patch_emb.2.block.conv."),
+    (r"^image_encoder\.stem\.", "image_encoder.patch_embed."),
+    (r"^image_encoder\.class_token$", "image_encoder.cls_token"),
+    (r"^image_encoder\.position$", "image_encoder.pos_embed.pos_embed.pos_embed"),
+    (r"^image_encoder\.norm\.", "image_encoder.post_transformer_norm."),
+    (r"^image_encoder\.project\.weight$", "image_encoder.classifier.proj"),
+    (r"^image_encoder\.head\.conv\.", "image_encoder.conv_exp."),
+    (r"^image_encoder\.head\.project\.weight$", "image_encoder.head.proj"),
+    (r"^image_encoder\.", "image_encoder.model."),
+    (r"^text_encoder\.token_embedding\.", "text_encoder.embedding_layer."),
+    (r"^text_encoder\.position$", "text_encoder.positional_embedding.pos_embed.pos_embed"),
+    (r"^text_encoder\.norm\.", "text_encoder.final_layer_norm."),
+    (r"^text_encoder\.project\.weight$", "text_encoder.projection_layer"),
+)
+_PARTS = ("downsample", "position", "blocks")
+_PART = re.compile(rf"image_encoder\.stages\.(\d+)\.({'|'.join(_PARTS)})\.")
+_TEXT_MIXER = re.compile(r"text_encoder\.layers\.(\d+)\.token_mixer\.")
 
 
 class OfficialLayout(Layout):
@@ -109,21 +68,16 @@ class OfficialLayout(Layout):
     Source: the public repository apple/ml-mobileclip.
     """
 
-    name = "official"
-    image_prefix = "image_encoder.model."
-    text_prefix = "text_encoder."
-
-    def tables(self, tower: TowerSpec) -> Tables:
-        """Return the tables; the release counts downsampling, positional encoding and blocks through all stages."""
-        if not isinstance(tower, MCiSpec):
-            return {**BLOCKS, **VIT, **TEXT}
-        encoder = {
-            "stem": As("patch_embed"),
-            **_numbered_network(tower),
-            "head.conv": As("conv_exp"),
-            "head.project.weight": As("head.proj", TRANSPOSED),
-        }
-        return {**BLOCKS, **MCI_BLOCKS, MCi: encoder}
+    def rules_of(self, names: Collection[str]) -> Sequence[Rule]:
+        """Return the rules; the release counts downsampling, positions and blocks through all stages."""
+        parts = {(int(found[1]), _PARTS.index(found[2])) for found in map(_PART.match, names) if found}
+        numbered = [
+            (rf"\.model\.stages\.{stage}\.{_PARTS[part]}\.", f".model.network.{index}.{'' if part else 'proj.'}")
+            for index, (stage, part) in enumerate(sorted(parts))
+        ]
+        mixers = {found[1] for found in map(_TEXT_MIXER.match, names) if found}
+        mixed = [(rf"^(text_encoder\.layers\.{number})\.ffn\.", r"\1.convffn.") for number in sorted(mixers)]
+        return [*mixed, *self.rules, *numbered]
 
     def check(self, tower: TowerSpec) -> None:
         """Raise for towers that the release cannot build."""
@@ -150,15 +104,15 @@ class OfficialLayout(Layout):
         return attrs.evolve(tower, projection_bias=False)
 
 
-def _numbered_network(spec: MCiSpec) -> dict[str, As]:
-    parts: list[tuple[str, str]] = []
-    for number, stage in enumerate(spec.stages):
-        if number:
-            parts.append((f"stages.{number}.downsample", ".proj"))
-        if stage.mixer.has_position:
-            parts.append((f"stages.{number}.position", ""))
-        parts.append((f"stages.{number}.blocks", ""))
-    return {own: As(f"network.{index}{suffix}") for index, (own, suffix) in enumerate(parts)}
-
-
-layouts.add(OfficialLayout.name, OfficialLayout())
+layouts.add(
+    "official",
+    OfficialLayout(
+        "official",
+        image_prefix="image_encoder.model.",
+        rules=_RULES,
+        shapes=(
+            (r"^image_encoder\.class_token$|^\w+_encoder\.position$", TWO_EMPTY_DIMS),
+            (r"^\w+_encoder\.(head\.)?project\.weight$", TRANSPOSED),
+        ),
+    ),
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeVar, cast
 
 import attrs
 from torch import Tensor
@@ -12,6 +13,8 @@ from mobileclip.encoders.checkpoints.layouts import ModelSpec, TowerSpec, towers
 from mobileclip.encoders.classifier import ClassifierSpec
 from mobileclip.encoders.dual import DualEncoderSpec
 from mobileclip.encoders.families import ImageEncoderSpec, TextEncoderSpec
+
+Spec = TypeVar("Spec", bound=ModelSpec)
 
 
 def resized(
@@ -29,32 +32,23 @@ def resized(
     Raises:
         ValueError: if the model has no such tower, or its weights cannot be had for that size.
     """
-    changed: list[TowerSpec] = []
-    for prefix, tower in towers(spec):
-        own = {name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)}
-        other, its = _tower_resized(tower, own, image_size=image_size, context_length=context_length)
-        _check_shapes(other, form, its)
-        weights = weights | {prefix + name: weight for name, weight in its.items()}
-        changed.append(other)
-    kinds = {isinstance(tower, ImageEncoderSpec) for tower in changed}
-    for value, asked, is_image in ((image_size, "image", True), (context_length, "text", False)):
-        if value is not None and is_image not in kinds:
+    for value, asked, kind in ((image_size, "image", ImageEncoderSpec), (context_length, "text", TextEncoderSpec)):
+        if value is not None and not any(isinstance(tower, kind) for _, tower in towers(spec)):
             raise ValueError(f"the size of its {asked}s is given for a model that has no {asked} tower")
-    if isinstance(spec, DualEncoderSpec):
-        image, text = changed
-        assert isinstance(image, ImageEncoderSpec), "a tower keeps its kind"
-        assert isinstance(text, TextEncoderSpec), "a tower keeps its kind"
-        return attrs.evolve(spec, image=image, text=text), weights
-    (only,) = changed
-    if isinstance(spec, ClassifierSpec):
-        assert isinstance(only, ImageEncoderSpec), "a tower keeps its kind"
-        return attrs.evolve(spec, image=only), weights
-    return only, weights
+    changed = spec_of_size(spec, image_size=image_size, context_length=context_length)
+    for (prefix, tower), (_, other) in zip(towers(spec), towers(changed), strict=True):
+        own: Mapping[str, Tensor]
+        own = {name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)}
+        if isinstance(tower, ImageEncoderSpec):
+            own = own if image_size is None else tower.weights_for_size(own, image_size)
+        else:
+            own = own if context_length is None else tower.weights_for_context(own, context_length)
+        _check_shapes(other, form, own)
+        weights = weights | {prefix + name: weight for name, weight in own.items()}
+    return changed, weights
 
 
-def spec_of_size(
-    spec: DualEncoderSpec, *, image_size: int | None = None, context_length: int | None = None
-) -> DualEncoderSpec:
+def spec_of_size(spec: Spec, *, image_size: int | None = None, context_length: int | None = None) -> Spec:
     """Return the spec that `resized` gives, where no weights are at hand to say whether they can be had for that size.
 
     Args:
@@ -62,29 +56,20 @@ def spec_of_size(
         image_size: side of the images, in pixels; None for the spec's own.
         context_length: ids per text; None for the spec's own.
     """
-    return attrs.evolve(
-        spec, image=_image_of_size(spec.image, image_size), text=_text_of_length(spec.text, context_length)
-    )
-
-
-def _image_of_size(tower: ImageEncoderSpec, size: int | None) -> ImageEncoderSpec:
-    return tower if size is None else attrs.evolve(tower, input=attrs.evolve(tower.input, size=size))
-
-
-def _text_of_length(tower: TextEncoderSpec, length: int | None) -> TextEncoderSpec:
-    return tower if length is None else attrs.evolve(tower, input=attrs.evolve(tower.input, context_length=length))
-
-
-def _tower_resized(
-    tower: TowerSpec, weights: dict[str, Tensor], *, image_size: int | None, context_length: int | None
-) -> tuple[TowerSpec, Mapping[str, Tensor]]:
-    if isinstance(tower, ImageEncoderSpec):
-        if image_size is None:
-            return tower, weights
-        return _image_of_size(tower, image_size), tower.weights_for_size(weights, image_size)
-    if context_length is None:
-        return tower, weights
-    return _text_of_length(tower, context_length), tower.weights_for_context(weights, context_length)
+    sizes = {"image_size": image_size, "context_length": context_length}
+    if isinstance(spec, DualEncoderSpec):
+        changed: ModelSpec = attrs.evolve(
+            spec, image=spec_of_size(spec.image, **sizes), text=spec_of_size(spec.text, **sizes)
+        )
+    elif isinstance(spec, ClassifierSpec):
+        changed = attrs.evolve(spec, image=spec_of_size(spec.image, **sizes))
+    elif isinstance(spec, ImageEncoderSpec):
+        changed = spec if image_size is None else attrs.evolve(spec, input=attrs.evolve(spec.input, size=image_size))
+    else:
+        assert isinstance(spec, TextEncoderSpec), "there is no other kind"
+        length = spec.input.context_length if context_length is None else context_length
+        changed = attrs.evolve(spec, input=attrs.evolve(spec.input, context_length=length))
+    return cast("Spec", changed)
 
 
 def _check_shapes(tower: TowerSpec, form: Form, weights: Mapping[str, Tensor]) -> None:

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from mobileclip.encoders.checkpoints import native
 from mobileclip.encoders.checkpoints.files import write_tensors
-from mobileclip.encoders.checkpoints.forms import form_of, skeleton
+from mobileclip.encoders.checkpoints.forms import form_of, skeleton, state_of
 from mobileclip.encoders.checkpoints.layouts import Layout, ModelSpec, layouts, towers
 from mobileclip.encoders.checkpoints.neutral import with_neutral_norms
+from mobileclip.encoders.checkpoints.open_clip import has_projection
 from mobileclip.encoders.classifier import ClassifierSpec
 from mobileclip.encoders.mci import AttentionSpec, MCiSpec, RepMixerSpec
 from mobileclip.encoders.text import MCtSpec, TextTransformerSpec
@@ -25,7 +26,7 @@ def save_model(model: nn.Module, path: AnyPath, *, layout: str = native.NAME) ->
     """Write a model, or a tower alone, to a file that appears whole or not at all.
 
     Args:
-        model: a model or tower in training form or folded.
+        model: a model or tower in training form or folded; it may be compiled, as a whole or in parts.
         path: where to, a path or an address. The library's own layout is safetensors; the others are by their suffix
             safetensors or a PyTorch file.
         layout: `mobileclip` (our own), `official`, `open_clip`, or `timm` for an image tower or a classifier. The
@@ -33,7 +34,7 @@ def save_model(model: nn.Module, path: AnyPath, *, layout: str = native.NAME) ->
             the folded weights. A safetensors file has the spec inside, whatever its layout.
 
     Raises:
-        ValueError: if the layout is unknown, or has no place for such a model.
+        ValueError: if the layout is unknown, or has no place for such a model, or two of its weights are one tensor.
         CheckpointError: if our own layout is asked for under another suffix than `.safetensors`.
 
     Examples:
@@ -44,7 +45,8 @@ def save_model(model: nn.Module, path: AnyPath, *, layout: str = native.NAME) ->
     """
     name = file_name(path)
     spec, form = cast("ModelSpec", model.spec), form_of(model)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    _check_untied(model)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in state_of(model).items()}
     if layout == native.NAME:
         if not name.endswith(".safetensors"):
             raise CheckpointError(
@@ -69,6 +71,18 @@ def save_model(model: nn.Module, path: AnyPath, *, layout: str = native.NAME) ->
     write_tensors(path, written, header.to_metadata())
 
 
+def _check_untied(model: nn.Module) -> None:
+    """Raise if two names of a model are of one tensor, which a file would hold twice."""
+    known: dict[int, str] = {}
+    for name, tensor in state_of(model).items():
+        other = known.setdefault(tensor.data_ptr(), name) if tensor.numel() else name
+        if other != name:
+            raise ValueError(
+                f"{other} and {name} are one tensor (tied weights), and loaded from a file they would be two; register "
+                "it once, and use it in both places in forward"
+            )
+
+
 def _check_place(spec: ModelSpec, layout: Layout) -> None:
     """Raise unless a foreign layout, and the code that reads it, has a place for a model.
 
@@ -90,12 +104,11 @@ def _check_place(spec: ModelSpec, layout: Layout) -> None:
                     f"the {layout.name} layout has no place for a {type(part).__name__}, which the code that reads it "
                     f"cannot build; {own}"
                 )
-        has_projection = not isinstance(tower, (MCiSpec, ViTSpec)) or tower.projection
-        if not has_projection and not layout.has_bare_towers:
+        if not has_projection(tower) and not layout.has_bare_towers:
             raise ValueError(
                 f"the {layout.name} layout is of image towers with a projection, which this one is without; {own}"
             )
-        if has_projection and isinstance(spec, ClassifierSpec):
+        if has_projection(tower) and isinstance(spec, ClassifierSpec):
             raise ValueError(
                 f"the {layout.name} layout has classifiers on pooled features, of an image tower without_projection(), "
                 f"and this one is on embeddings; {own}"

@@ -1,0 +1,247 @@
+"""What a file holds that does not say so: its wrappers, layout, form and model, found from the names of its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Literal, cast
+
+import attrs
+import torch
+from torch import Tensor
+
+from mobileclip.blocks import image_encoders, models, text_encoders
+from mobileclip.encoders.checkpoints.forms import COMPILED, FORMS, Form, tensor_shapes
+from mobileclip.encoders.checkpoints.layouts import OWN, Layout, ModelSpec, layouts, prefix_of, towers
+from mobileclip.encoders.checkpoints.open_clip import has_projection
+from mobileclip.encoders.classifier import ClassifierSpec
+from mobileclip.encoders.dual import DualEncoderSpec
+from mobileclip.encoders.families import ImageEncoderSpec, as_trained
+from mobileclip.tensor_files import CheckpointError
+from mobileclip.tensor_files.errors import shown
+
+WRAPPERS = ("module.", "model.", "_forward_module.")
+"""What names begin with, all of them, where a model was a part of another one when it was saved."""
+
+Tensors = Mapping[str, Tensor]
+Tower = Literal["image", "text"]
+
+
+@attrs.frozen(kw_only=True)
+class Claim:
+    """What the tensors of a file are said to be, by its header or by their names.
+
+    Args:
+        spec: the model.
+        form: the form that they are in.
+        layout: what they are called by.
+        tensors: by the layout's names, a tower's with the beginning that it has in a whole model.
+    """
+
+    spec: ModelSpec
+    form: Form
+    layout: Layout
+    tensors: Tensors = attrs.field(repr=False, eq=False)
+
+    @property
+    def constants(self) -> dict[str, Tensor]:
+        """What the layout holds beside the model, and what it always is."""
+        return {name: one for _, tower in towers(self.spec) for name, one in self.layout.constants(tower).items()}
+
+    @property
+    def names(self) -> set[str]:
+        """What the tensors are to be called."""
+        return {entry.name for entry in self.layout.entries(self.spec, self.form).values()}
+
+    @property
+    def fits(self) -> bool:
+        """Whether the file holds these names, with as many numbers for each, and no others."""
+        shapes, given = tensor_shapes(self.spec, self.form), self.tensors.keys() - self.constants.keys()
+        # The layout's names take longer to find than their number.
+        return len(given) == len(shapes) and all(
+            entry.name in given and self.tensors[entry.name].numel() == torch.Size(shapes[own]).numel()
+            for own, entry in self.layout.entries(self.spec, self.form).items()
+        )
+
+
+def recognised(path: Path, tensors: Tensors, wanted: ModelSpec | None, tower: Tower | None) -> Claim:
+    """Return what the tensors of a file without a header are.
+
+    Own names come before foreign ones. The model has to be named where several that are known fit: how many heads there
+    are, and what a tower attends to, is not in shapes.
+
+    Args:
+        path: the file, for messages.
+        tensors: as they are called in the file.
+        wanted: the model, or the tower of it, that the file should hold; None to look among those known by name.
+        tower: which tower alone is of interest; None for all that there is.
+
+    Raises:
+        CheckpointError: if they are of no known layout, or of no model that is known, or of several.
+    """
+    if wanted is not None:
+        return _best(path, tensors, list(dict.fromkeys((wanted, part(wanted, tower)))))
+    found = {name: claim for given in _unwrapped(tensors) for name, claim in _known(given, tower)}
+    if not found:
+        _require_layout(path, tensors)
+        raise CheckpointError(
+            f"{path} is in a known layout, but its tensors fit none of the models known by name; give the name or the "
+            "spec of the model it holds"
+        )
+    first, *others = found.values()
+    if any(as_trained(part(other.spec, tower)) != as_trained(part(first.spec, tower)) for other in others):
+        raise CheckpointError(
+            f"{path} does not say which model it holds, and its tensors fit {' and '.join(found)}, which compute "
+            "different embeddings of them; name the model"
+        )
+    return first
+
+
+def known_by_name(claim: Claim) -> list[str]:
+    """Return the names of the models, or towers, that tensors fit as they are called and folded in a claim."""
+    prefix = prefix_of(claim.spec)
+    registry = models if not prefix else image_encoders if prefix == "image_encoder." else text_encoders
+    others = {
+        name: attrs.evolve(claim, spec=adapted(claim.layout, cast("ModelSpec", known), claim.tensors))
+        for name, known in registry.items()
+    }
+    return [name for name, other in others.items() if other.fits]
+
+
+def part(spec: ModelSpec, tower: Tower | None) -> ModelSpec:
+    """Return a tower of a model, or what there is of it where none is asked for."""
+    if tower is None or not isinstance(spec, (DualEncoderSpec, ClassifierSpec)):
+        return spec
+    return spec.text if tower == "text" and isinstance(spec, DualEncoderSpec) else spec.image
+
+
+def adapted(layout: Layout, spec: ModelSpec, tensors: Tensors) -> ModelSpec:
+    """Return a model as the code that reads a layout builds it around tensors."""
+    if isinstance(spec, DualEncoderSpec):
+        return attrs.evolve(spec, image=layout.adapted(spec.image, tensors))
+    return layout.adapted(spec, tensors) if isinstance(spec, ImageEncoderSpec) else spec
+
+
+def some(names: Iterable[str], count: int = 4) -> str:
+    """Return a few names, and how many more there are."""
+    names = sorted(names)
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(map(shown, names[:count])) + more
+
+
+def _best(path: Path, tensors: Tensors, wanted: list[ModelSpec]) -> Claim:
+    """Return the first claim that fits, or that to be the last one wanted which most names speak for."""
+    claims: list[Claim] = []
+    for spec in wanted:
+        claims = []
+        for claim in (claim for given in _unwrapped(tensors) for claim in _claims(given, spec)):
+            if claim.fits:
+                return claim
+            claims.append(claim)
+    best = max(claims, key=lambda claim: len((claim.names - {"logit_scale"}) & claim.tensors.keys()), default=None)
+    if best is None or not (best.names - {"logit_scale"}) & best.tensors.keys():
+        layout = _require_layout(path, tensors)
+        if isinstance(wanted[-1], ClassifierSpec):
+            raise CheckpointError(
+                f"{path} is in the {layout.name} layout, which holds image-text models and no classifier; take its "
+                "image tower with mobileclip.encoders.load_backbone"
+            )
+    assert best is not None, "every model has a form in our own layout"
+    return best
+
+
+def _unwrapped(tensors: Tensors) -> Iterator[Tensors]:
+    """Yield tensors by their names, then without what all of their names begin with."""
+    given = {name.replace(COMPILED, ""): one for name, one in tensors.items()}
+    yield given if len(given) == len(tensors) else tensors
+    while prefix := next((one for one in WRAPPERS if all(name.startswith(one) for name in given)), None):
+        given = {name.removeprefix(prefix): one for name, one in given.items()}
+        yield given
+
+
+def _claims(tensors: Tensors, spec: ModelSpec) -> Iterator[Claim]:
+    """Yield what the tensors may be of a model: the likelier first, and those that take longer to look at last."""
+    folded = any("reparam" in name for name in tensors)
+    foreign: Form = "branches_folded" if folded else "training"
+    tries: list[tuple[Layout, Form]] = [(OWN, "training"), *((layout, foreign) for layout in layouts.values())]
+    for layout, form in (*tries, *((OWN, form) for form in FORMS if form != "training")):
+        if layout is not OWN and not _has_place(layout, spec):
+            continue
+        there = _of_part(layout, spec, tensors)
+        for one in _with_bare(adapted(layout, spec, there)):
+            if layout is OWN and form != "training" and not _speaks_for(one, there):
+                continue
+            yield Claim(spec=one, form=form, layout=layout, tensors=there)
+
+
+def _has_place(layout: Layout, spec: ModelSpec) -> bool:
+    if isinstance(spec, ImageEncoderSpec):
+        return True
+    return layout.has_bare_towers if isinstance(spec, ClassifierSpec) else bool(layout.text_prefix)
+
+
+def _speaks_for(spec: ModelSpec, tensors: Tensors) -> bool:
+    """Return whether any tensor but the logit scale is called as one of ours, whatever the form."""
+    prefix = prefix_of(spec)
+    return any(f"{prefix}{name}" in tensors for name in tensor_shapes(spec, "training") if name != "logit_scale")
+
+
+def _of_part(layout: Layout, spec: ModelSpec, tensors: Tensors) -> Tensors:
+    """Return the tensors of a tower among those of a whole model, or those of a tower as a whole model calls them."""
+    if isinstance(spec, (DualEncoderSpec, ClassifierSpec)):
+        return tensors
+    prefix = layout.prefix(spec)
+    own = {name: one for name, one in tensors.items() if name.startswith(prefix)}
+    return own if own or layout is not OWN else {f"{prefix}{name}": one for name, one in tensors.items()}
+
+
+def _with_bare(spec: ModelSpec) -> Iterator[ModelSpec]:
+    """Yield a model, and of an image tower its form without the projection, as timm's `num_classes=0` leaves it."""
+    yield spec
+    if isinstance(spec, ImageEncoderSpec) and has_projection(spec):
+        try:
+            yield spec.without_projection()
+        except ValueError:
+            return
+
+
+def _known(tensors: Tensors, tower: Tower | None) -> Iterator[tuple[str, Claim]]:
+    """Yield the models known by name that fit: whole ones, and towers, also those of models, where none does."""
+    first: Claim | None = None
+    named = [*models.items(), *image_encoders.items(), *text_encoders.items()]
+    parts = [
+        (f"a tower of {name}", one) for name, model in models.items() for _, one in towers(cast("ModelSpec", model))
+    ]
+    for name, known in (*named, *parts):
+        spec = cast("ModelSpec", known)
+        if spec.num_blocks > len(tensors) or (first is not None and not _may_equal(spec, first.spec)):
+            continue
+        is_asked = tower is not None and prefix_of(spec).startswith(tower)
+        for claim in _claims(tensors, spec):
+            if (is_asked or len(claim.tensors) == len(tensors)) and claim.fits:
+                first = first or claim
+                yield name, claim
+                break
+
+
+def _may_equal(spec: ModelSpec, other: ModelSpec) -> bool:
+    """Return whether two models may have the same tensors, as far as is known without building them."""
+    pairs = zip(towers(spec), towers(other), strict=False)
+    return len(towers(spec)) == len(towers(other)) and all(
+        type(one) is type(two) and one.num_blocks == two.num_blocks for (_, one), (_, two) in pairs
+    )
+
+
+def _require_layout(path: Path, tensors: Tensors) -> Layout:
+    """Return the layout whose names begin so.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    for layout in (*layouts.values(), OWN):
+        known = tuple(filter(None, (layout.image_prefix, layout.text_prefix))) or ("stem.", "patch_embed.")
+        if any(name.startswith(known) for given in _unwrapped(tensors) for name in given):
+            return layout
+    raise CheckpointError(
+        f"{path} is of no known layout ({', '.join(layouts)} or our own); its first tensors are {some(tensors, 3)}"
+    )

@@ -1,0 +1,264 @@
+"""Every form that weights come in, by one table: what was saved is what is loaded, to the bit."""
+
+from __future__ import annotations
+
+import copy
+import io
+from functools import cache
+from pathlib import Path
+
+import attrs
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mobileclip.blocks import models
+from mobileclip.encoders import (
+    CheckpointError,
+    ClassifierSpec,
+    DualEncoderSpec,
+    TextTransformerSpec,
+    load_backbone,
+    load_model,
+    save_model,
+)
+from mobileclip.encoders.checkpoints import read_checkpoint
+from mobileclip.reparam import reparameterize
+from tests.encoders.small import IMAGE, MCT, SMALL, SMALL_MCT, SMALL_VIT, TEXT, VIT, embeddings, randomised
+
+BARE, BARE_VIT = IMAGE.without_projection(), VIT.without_projection()
+CLASSIFIER = ClassifierSpec(image=BARE, num_classes=5)
+MAPS = Path("/proc/self/maps")
+CAUSAL = attrs.evolve(SMALL, text=attrs.evolve(TEXT, causal=True))
+
+
+@cache
+def built(spec):
+    """The one model of a spec, not to be changed."""
+    return randomised(spec)
+
+
+@cache
+def state(spec, form="training"):
+    """The tensors of it by our names, in a form."""
+    return (reparameterize(built(spec)) if form == "folded" else built(spec)).state_dict()
+
+
+def foreign(spec, layout):
+    """The tensors of a model by a layout's names."""
+    from mobileclip.encoders.checkpoints import layouts
+
+    own, found = state(spec), {}
+    for name, entry in layouts[layout].entries(spec, "training").items():
+        found[entry.name] = entry.reshape.to_layout(own[name]).contiguous() if entry.reshape else own[name]
+    return found
+
+
+def behind(prefix, tensors):
+    return {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+
+
+def compiled(spec, *parts):
+    """A model that is compiled, or whose parts are."""
+    model = copy.deepcopy(built(spec))
+    for part in parts:
+        setattr(model, part, torch.compile(getattr(model, part), backend="eager"))
+    return model if parts else torch.compile(model, backend="eager")
+
+
+# What a file holds, and the model that is named when it is loaded.
+FORMS = {
+    "whole": (lambda: state(SMALL), SMALL),
+    "whole, of a ViT": (lambda: state(SMALL_VIT), SMALL_VIT),
+    "whole, of an MCt": (lambda: state(SMALL_MCT), SMALL_MCT),
+    "image tower": (lambda: state(IMAGE), IMAGE),
+    "image tower, a ViT": (lambda: state(VIT), VIT),
+    "text tower": (lambda: state(TEXT), TEXT),
+    "text tower, an MCt": (lambda: state(MCT), MCT),
+    "text tower, as a model calls it": (lambda: behind("text_encoder.", state(TEXT)), TEXT),
+    "backbone": (lambda: state(BARE), BARE),
+    "classifier": (lambda: state(CLASSIFIER), CLASSIFIER),
+    "module.": (lambda: behind("module.", state(SMALL)), SMALL),
+    "model.": (lambda: behind("model.", state(SMALL)), SMALL),
+    "_orig_mod.": (lambda: behind("_orig_mod.", state(SMALL)), SMALL),
+    "module._orig_mod.": (lambda: behind("module._orig_mod.", state(SMALL)), SMALL),
+    "compiled": (lambda: compiled(SMALL).state_dict(), SMALL),
+    "with a compiled tower": (lambda: compiled(SMALL, "text_encoder").state_dict(), SMALL),
+    "official": (lambda: foreign(SMALL_MCT, "official"), SMALL_MCT),
+    "official, module.": (lambda: behind("module.", foreign(SMALL, "official")), SMALL),
+    "open_clip, _orig_mod.": (lambda: behind("_orig_mod.", foreign(SMALL, "open_clip")), SMALL),
+    "timm, num_classes=0": (lambda: foreign(BARE, "timm"), BARE),
+    "timm, model.": (lambda: behind("model.", foreign(IMAGE, "timm")), IMAGE),
+    "timm, a classifier": (lambda: foreign(CLASSIFIER, "timm"), CLASSIFIER),
+}
+WRAPPERS = {
+    "alone": lambda tensors: tensors,
+    "model": lambda tensors: {"model": tensors, "epoch": 3},
+    "state_dict": lambda tensors: {"state_dict": tensors, "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]}},
+    "ema": lambda tensors: {"ema": tensors, "step": 7},
+    "ema in ema": lambda tensors: {"ema": {"state_dict": tensors}},
+}
+
+
+def same(found, expected):
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_it_loads_to_the_bit(form, suffix, tmp_path):
+    make, spec = FORMS[form]
+    tensors = {name: tensor.clone().contiguous() for name, tensor in make().items()}
+    (torch.save if suffix == ".pt" else save_file)(tensors, tmp_path / f"m{suffix}")
+    for mmap in (False, True):
+        loaded = load_model(tmp_path / f"m{suffix}", spec, fold=False, mmap=mmap)
+        assert loaded.spec == spec
+        same(loaded.state_dict(), state(spec))
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("archive", [True, False], ids=["archive", "stream"])
+def test_weights_within_what_a_training_script_keeps(wrapper, archive, tmp_path):
+    torch.save(WRAPPERS[wrapper](state(SMALL)), tmp_path / "m.pt", _use_new_zipfile_serialization=archive)
+    same(load_model(tmp_path / "m.pt", SMALL, fold=False).state_dict(), state(SMALL))
+
+
+@pytest.mark.parametrize("spec", [SMALL, SMALL_MCT, IMAGE, BARE, MCT, CLASSIFIER])
+def test_a_folded_state_is_known_as_such(spec, tmp_path):
+    torch.save(state(spec, "folded"), tmp_path / "m.pt")
+    stored = read_checkpoint(tmp_path / "m.pt", spec)
+    assert (stored.spec, stored.form, stored.layout) == (spec, "folded", "mobileclip")
+    same(load_model(tmp_path / "m.pt", spec).state_dict(), state(spec, "folded"))
+    with pytest.raises(CheckpointError, match="folded and no longer has the branches"):
+        load_model(tmp_path / "m.pt", spec, fold=False)
+
+
+@pytest.mark.parametrize("form", ["training", "folded"])
+def test_a_tower_of_a_whole_state(form, tmp_path):
+    torch.save(state(SMALL, form), tmp_path / "m.pt")
+    for tower in ("image", "text"):
+        part = getattr(SMALL, tower)
+        prefix = f"{tower}_encoder."
+        expected = {k.removeprefix(prefix): v for k, v in state(SMALL, form).items() if k.startswith(prefix)}
+        for stored in (
+            read_checkpoint(tmp_path / "m.pt", SMALL, tower=tower),
+            read_checkpoint(tmp_path / "m.pt", part),
+        ):
+            assert stored.spec == part
+            same(stored.tensors, expected)
+
+
+@pytest.mark.parametrize(("spec", "bare"), [(IMAGE, BARE), (VIT, BARE_VIT)])
+@pytest.mark.parametrize("layout", ["mobileclip", "timm"])
+def test_a_tower_whose_projection_was_left_out_is_a_backbone(layout, spec, bare, tmp_path):
+    timms = attrs.evolve(spec, stem_padding=0, norm_eps=1e-6) if layout == "timm" and spec is VIT else spec
+    bare = timms.without_projection() if layout == "timm" else bare
+    torch.save(state(bare) if layout == "mobileclip" else foreign(bare, "timm"), tmp_path / "m.pt")
+    loaded = load_model(tmp_path / "m.pt", timms, fold=False)
+    assert loaded.spec == bare
+    classifier = ClassifierSpec(image=bare, num_classes=3).build()
+    load_backbone(classifier, tmp_path / "m.pt", timms)
+    same(classifier.image_encoder.state_dict(), state(bare))
+
+
+@pytest.mark.parametrize("parts", [(), ("image_encoder",), ("image_encoder", "text_encoder")])
+def test_a_compiled_model_is_saved_as_it_is(parts, tmp_path):
+    model = compiled(SMALL, *parts)
+    for layout in ("mobileclip", "official"):
+        save_model(model, tmp_path / "m.safetensors", layout=layout)
+        loaded = load_model(tmp_path / "m.safetensors", fold=False)
+        assert loaded.spec == SMALL
+        same(loaded.state_dict(), state(SMALL))
+
+
+def test_a_step_of_a_run(tmp_path):
+    from mobileclip.training import train
+    from tests.training.runs import Batches, training_spec
+
+    spec = attrs.evolve(
+        SMALL,
+        image=attrs.evolve(IMAGE, input=attrs.evolve(IMAGE.input, size=16)),
+        text=attrs.evolve(TEXT, input=attrs.evolve(TEXT.input, context_length=6, vocab_size=40)),
+    )
+    result = train(training_spec(3), model=spec.build(), batches=Batches(), output=tmp_path)
+    (newest,) = sorted(tmp_path.rglob("step-*.safetensors"))[-1:]
+    for model in (None, spec):
+        loaded = load_model(newest, model, fold=False)
+        assert loaded.spec == spec
+        same(loaded.state_dict(), result.model.state_dict())
+
+
+class TestWhatIsNotInShapes:
+    """Heads, causal masks and paddings: the model has to be named where several fit."""
+
+    @pytest.fixture
+    def known(self, monkeypatch):
+        monkeypatch.setattr(models, "_values", {**models._values, "first": SMALL, "second": CAUSAL})
+
+    @pytest.mark.parametrize("write", [lambda: state(SMALL), lambda: foreign(SMALL, "official"), lambda: state(TEXT)])
+    @pytest.mark.usefixtures("known")
+    def test_several_models_fit(self, write, tmp_path):
+        torch.save(write(), tmp_path / "m.pt")
+        with pytest.raises(CheckpointError, match=r"fit .*first and .*second, which compute different embeddings"):
+            load_model(tmp_path / "m.pt")
+
+    @pytest.mark.usefixtures("known")
+    def test_a_name_decides(self, tmp_path):
+        torch.save(state(CAUSAL), tmp_path / "m.pt")
+        assert load_model(tmp_path / "m.pt", "second").spec == CAUSAL
+        assert load_model(tmp_path / "m.pt", "first").spec == SMALL
+
+    @pytest.mark.usefixtures("known")
+    def test_a_tower_that_both_share_needs_no_name(self, tmp_path):
+        torch.save(state(SMALL), tmp_path / "m.pt")
+        assert load_model(tmp_path / "m.pt", tower="image").spec == IMAGE
+
+    def test_the_text_tower_of_a_causal_model_stays_causal(self, monkeypatch, tmp_path):
+        monkeypatch.setattr(models, "_values", {**models._values, "second": CAUSAL})
+        torch.save(foreign(CAUSAL, "official"), tmp_path / "m.pt")
+        assert load_model(tmp_path / "m.pt", tower="text").spec == CAUSAL.text
+
+
+def test_our_names_come_before_foreign_ones(tmp_path):
+    """Half of a ViT's names are timm's too."""
+    torch.save(state(VIT), tmp_path / "m.pt")
+    assert read_checkpoint(tmp_path / "m.pt", VIT).layout == "mobileclip"
+
+
+@pytest.mark.skipif(not MAPS.exists(), reason="what a process maps is known on Linux alone")
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_weights_stay_in_the_file_for_those_who_ask(suffix, tmp_path):
+    path = tmp_path / f"m{suffix}"
+    save_model(built(SMALL), path, layout="mobileclip" if suffix == ".safetensors" else "official")
+    own = load_model(path, SMALL, fold=False)
+    assert str(path) not in MAPS.read_text(encoding="utf-8")
+    view = load_model(path, SMALL, fold=False, mmap=True)
+    assert str(path) in MAPS.read_text(encoding="utf-8")
+    torch.testing.assert_close(embeddings(view), embeddings(own), rtol=0, atol=0)
+
+
+def test_two_names_of_one_tensor_are_two_tensors_once_loaded(tmp_path):
+    tensors = state(SMALL)
+    name, other = "text_encoder.layers.0.ffn_norm.weight", "text_encoder.layers.1.ffn_norm.weight"
+    torch.save({**tensors, other: tensors[name]}, tmp_path / "m.pt")
+    loaded = load_model(tmp_path / "m.pt", SMALL, fold=False)
+    with torch.no_grad():
+        loaded.get_parameter(name).zero_()
+    assert torch.equal(loaded.get_parameter(other), tensors[name])
+
+
+def test_what_a_file_has_beside_the_model_is_named(tmp_path):
+    buffer = io.BytesIO()
+    torch.save({**state(SMALL), "loss.weight": torch.ones(3)}, buffer)
+    (tmp_path / "m.pt").write_bytes(buffer.getvalue())
+    with pytest.raises(CheckpointError, match=r"1 left over \('loss\.weight'\)"):
+        load_model(tmp_path / "m.pt", SMALL)
+
+
+def test_a_spec_of_other_shapes_is_refused(tmp_path):
+    torch.save(state(SMALL), tmp_path / "m.pt")
+    wider = DualEncoderSpec(image=IMAGE, text=TextTransformerSpec(**{**attrs.asdict(TEXT, recurse=False), "width": 64}))
+    with pytest.raises(CheckpointError, match="has the shape"):
+        load_model(tmp_path / "m.pt", wider)
