@@ -24,8 +24,8 @@ def test_the_likeliest_tests_run_first():
     first, *others = own_tests(ROOT, "mobileclip/blocks/repmixer.py")
     assert first == "tests/blocks/test_repmixer.py"
     assert "tests/blocks/test_timm_parity.py" in others
-    pickles = own_tests(ROOT, "mobileclip/tensor_files/pickles.py", "read")
-    assert pickles[0] == "tests/tensor_files/test_pickles.py"
+    pickles = own_tests(ROOT, "mobileclip/data/samples/pickles.py", "read")
+    assert pickles[0] == "tests/data/samples/test_pickles.py"
     assert "tests/reinforce/test_teachers_open_clip.py" in own_tests(ROOT, "mobileclip/interop/open_clip_models.py")
 
 

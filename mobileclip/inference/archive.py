@@ -13,8 +13,8 @@ import numpy as np
 from numpy.lib import format as npy
 
 from mobileclip import storage
+from mobileclip.data.samples.zips import Member, members
 from mobileclip.inference.identity import ModelIdentity
-from mobileclip.tensor_files.zips import Member, members
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

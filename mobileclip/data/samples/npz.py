@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from mobileclip.data.samples.inflate import InflateStream, TooLargeError
 from mobileclip.data.samples.limits import DIRECTORY_BYTES
+from mobileclip.data.samples.zips import Member, members
 from mobileclip.data.skips import BadSampleError
-from mobileclip.tensor_files.zips import Member, members
 
 MAX_HEADER_BYTES = 1024
 """As many as the header of an array of numbers may take."""

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 
 from mobileclip.data.samples.limits import DIRECTORY_BYTES
+from mobileclip.data.samples.pickles import Described, unpickled
+from mobileclip.data.samples.zips import torch_members
 from mobileclip.data.skips import BadSampleError
-from mobileclip.tensor_files.pickles import Described, unpickled
-from mobileclip.tensor_files.zips import torch_members
 
 # The numbers of bfloat16, which numpy has not, are taken as they lie in the file.
 _NUMBERS: dict[torch.dtype | str, str] = {

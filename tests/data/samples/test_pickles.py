@@ -6,8 +6,8 @@ import tracemalloc
 
 import pytest
 
+from mobileclip.data.samples.pickles import Global, unpickled
 from mobileclip.tensor_files import CheckpointError
-from mobileclip.tensor_files.pickles import Global, unpickled
 
 
 def described(steps):

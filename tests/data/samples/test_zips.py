@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from mobileclip.data.samples.zips import members, torch_members
 from mobileclip.tensor_files import CheckpointError
-from mobileclip.tensor_files.zips import members, torch_members
 
 FILES = {"a.npy": b"content" * 40, "b.npy": bytes(range(256))}
 
