@@ -41,6 +41,7 @@ COMMANDS = Commands(
         "convert": models.convert,
         "list": models.list_models,
         "info": models.info,
+        "check-weights": models.check_weights,
         "export": export.export,
         "verify": export.verify,
         "data": Commands(

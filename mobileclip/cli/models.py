@@ -1,4 +1,4 @@
-"""`mobileclip classify | embed | convert | list | info`: what is done with a model."""
+"""`mobileclip classify | embed | convert | list | info | check-weights`: what is done with a model."""
 
 from __future__ import annotations
 
@@ -307,6 +307,56 @@ def info(model: Annotated[Positional[str], arg(metavar="NAME|FILE|FOLDER")], /) 
     from mobileclip.inference.catalogue import describe
 
     say_json(describe(model), indent=2)
+
+
+def check_weights(
+    model: Annotated[Positional[str], arg(metavar="NAME")],
+    /,
+    *,
+    checkpoint: Checkpoint = None,
+    known: Annotated[Path | None, arg(metavar="FILE")] = None,
+    pictures: Annotated[tuple[Path, ...], arg(metavar="FILE...")] = (),
+    output: Annotated[Path, arg(aliases=["-o"])] = Path("weights.json"),
+    overwrite: bool = False,
+) -> None:
+    """Compare what a model's published weights give with what others got from them, and write a record.
+
+    mobileclip check-weights mobileclip_s0
+
+    The weights are fetched from the hub, once. Known are embeddings of a text and a picture for mobileclip_s0, and the
+    probabilities of three texts for mobileclip_s1, whose pictures have to be given. The exit status is 1 where a number
+    is another one, or where nothing could be compared.
+
+    Args:
+        model: name of the model.
+        checkpoint: weights in place of the published ones.
+        known: a JSON file of known outputs of your own, as mobileclip/inference/known/outputs.json has them.
+        pictures: files of pictures that are compared and do not come with the package, known by their digests.
+        output: the record to write, *.json.
+        overwrite: replace a record that is there.
+    """
+    import sys
+
+    from mobileclip import storage
+    from mobileclip.inference.known import check_weights as checked
+    from mobileclip.inference.known import known_outputs
+    from mobileclip.inference.loading import require_model
+    from mobileclip.serialization import to_json
+
+    require_output(output, overwrite=overwrite, suffixes=(".json",))
+    for path in pictures:
+        require_file(path, "a file of a picture")
+    outputs = known_outputs(known)
+    require_model(model if checkpoint is None else None, checkpoint)
+    record = checked(model, checkpoint, known=outputs, pictures=pictures)
+    with storage.atomic_path(output) as temporary:
+        temporary.write_text(to_json(record, indent=1) + "\n", encoding="utf-8")
+    for finding in record.findings:
+        outcome = {True: "agrees", False: "differs", None: "not compared"}[finding.agrees]
+        say(f"{outcome}: {finding.what}{f': {finding.note}' if finding.note else ''}")
+    say(f"wrote {output}")
+    if not record.agrees:
+        sys.exit(1)
 
 
 def _images_at(inputs: list[str]) -> list[Path]:

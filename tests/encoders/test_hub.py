@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from mobileclip.encoders import CheckpointError, save_model
-from mobileclip.encoders.checkpoints import PRETRAINED
+from mobileclip.encoders.checkpoints import PRETRAINED, licence_of
 from mobileclip.encoders.checkpoints.hub import parsed
 from mobileclip.encoders.checkpoints.published import PUBLISHED
 from tests.encoders.small import SMALL, randomised
@@ -47,14 +47,14 @@ def run(command, environment):
 
 
 def test_a_backbone_loads_by_its_name_on_the_hub_and_by_that_of_a_model(hub, files, tmp_path):
-    published = PUBLISHED["mobileclip2_s2"]
+    published = PUBLISHED["mobileclip2_b"]
     hub.repositories[published.repository] = Repository()
     hub.repositories[published.repository].commit({published.file: files[1]})
     code = """
 import sys, torch
 from mobileclip.encoders import ClassifierSpec, load_backbone, load_model
 one, other = sys.argv[1:]
-names = {"hf-hub:owner/one": one, "hf-hub:owner/two/b.safetensors": one, "mobileclip2_s2": other}
+names = {"hf-hub:owner/one": one, "hf-hub:owner/two/b.safetensors": one, "mobileclip2_b": other}
 for name, path in names.items():
     tower = load_model(path, tower="image", fold=False)
     classifier = ClassifierSpec(image=tower.spec.without_projection(), num_classes=3).build()
@@ -150,6 +150,34 @@ def test_what_came_first_is_what_comes_later(hub, files, tmp_path):
     assert "hf-hub:owner/one is no longer what was fetched first" in changed[1]
 
 
+def test_a_known_digest_outlives_its_revision(hub, files, tmp_path):
+    """The hub's history was rewritten: the newest file is taken where it is the one that was meant, and no other."""
+    gone, digest = "0" * 40, hashlib.sha256(files[0]).hexdigest()
+    steps = [
+        ["info", f"hf-hub:owner/one/model.safetensors@{gone}#sha256={digest}"],
+        ["info", f"hf-hub:owner/one/model.safetensors@{gone}#sha256={'1' * 64}"],
+        ["info", f"hf-hub:owner/one/model.safetensors@{gone}"],
+        ["info", f"hf-hub:owner/none/model.safetensors@{gone}#sha256={digest}"],
+    ]
+    taken, other, unknown, nowhere = outcomes(steps, hub.environment(tmp_path))
+    assert taken[0] == 0
+    assert f"owner/one has no revision {gone} any more" in taken[1]
+    assert [other[0], unknown[0], nowhere[0]] == [2, 2, 2]
+    assert "is not the file that was expected" in other[1]
+    assert "could not fetch" in unknown[1]
+    assert "could not fetch" in nowhere[1]
+
+
+def test_a_pin_says_the_licence_of_its_revision():
+    """Apple's weights were under its sample code licence until February 2025, and are under its model licence since."""
+    early = {"mobileclip_s0", "mobileclip_s1", "mobileclip_s2", "mobileclip_blt"}
+    for name, published in PUBLISHED.items():
+        expected = "apple-ascl" if name in early else "apple-amlr"
+        assert published.licence == expected
+        assert f"for research only ({expected})" in licence_of(PRETRAINED[name])
+    assert "apple" not in licence_of("hf-hub:owner/name")
+
+
 @pytest.mark.parametrize(
     "address",
     ["hf-hub:owner", "hf-hub:owner/name@", "hf-hub:owner/name#sha256=12", "hf-hub:owner/name/../x\n", "hf-hub:/x/y"],
@@ -162,6 +190,6 @@ def test_addresses_that_say_nothing(address):
 def test_published_weights_are_addresses():
     for name, published in PUBLISHED.items():
         assert parsed(PRETRAINED[name]) == published
-    assert {"mobileclip_s0", "mobileclip_b"} <= {
+    assert {"mobileclip_s0", "mobileclip_b", "mobileclip_blt", "mobileclip2_s0", "mobileclip2_s3"} <= {
         name for name, published in PUBLISHED.items() if published.sha256 and len(published.revision or "") == 40
     }

@@ -130,9 +130,10 @@ def test_convolutions_are_depthwise_where_the_runtime_is_faster_so(convolutional
 @pytest.mark.parametrize(
     ("model", "checkpoint", "name", "licence"),
     [
-        ("mobileclip_s0", None, "mobileclip_s0", "apple-amlr"),
+        ("mobileclip_s0", None, "mobileclip_s0", "apple-ascl"),
+        ("mobileclip_b", None, "mobileclip_b", "apple-amlr"),
         ("mobileclip_s0", "mine.pt", "mobileclip_s0", "whoever trained them"),
-        (PRETRAINED["mobileclip_s0"], None, "apple/MobileCLIP-S0", "apple-amlr"),
+        (PRETRAINED["mobileclip_s0"], None, "apple/MobileCLIP-S0", "apple-ascl"),
         ("hf-hub:me/mine", None, "me/mine", "whoever trained them"),
         (Path("folder/mine.safetensors"), None, "mine", "whoever trained them"),
         ("icons", None, "icons", "code and weights MIT"),

@@ -74,7 +74,7 @@ def fetched(checkpoint: str | Path) -> Path:
     require_client(f"{checkpoint!r}, which is on the Hugging Face hub,")
     wanted = parsed(str(checkpoint))
     if wanted.sha256 is not None:
-        path = _downloaded(wanted, wanted.revision)
+        path = _pinned(wanted)
         check_sha256(path, wanted.sha256)
         return path
     known = _read_lock().files.get(wanted.address)
@@ -88,6 +88,20 @@ def fetched(checkpoint: str | Path) -> Path:
             "delete its entry there"
         )
     return path
+
+
+def _pinned(wanted: Published) -> Path:
+    """Return a file whose digest is known: from the newest commit where its own is gone, for the digest decides."""
+    from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
+
+    try:
+        return _downloaded(wanted, wanted.revision)
+    except CheckpointError as error:
+        gone = isinstance(error.__cause__, (RevisionNotFoundError, EntryNotFoundError))
+        if wanted.revision is None or not gone:
+            raise
+    _logger.warning("%s has no revision %s any more: its newest one is taken", wanted.repository, wanted.revision)
+    return _downloaded(wanted, None)
 
 
 def require_client(what: str) -> None:

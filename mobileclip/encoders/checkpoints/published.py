@@ -22,12 +22,15 @@ class Published:
         file: in the repository; None for its only checkpoint.
         revision: the commit, in hexadecimal, or a branch; None for the newest.
         sha256: of the file, in hexadecimal, as the hub shows it; None where it is not known here.
+        licence: of the weights, as the hub calls it, which that revision shows: Apple's sample code licence until
+            February 2025, its model licence since. Both are for research only.
     """
 
     repository: str
     file: str | None = None
     revision: str | None = None
     sha256: str | None = None
+    licence: str = attrs.field(default="apple-amlr", eq=False)
 
     @property
     def address(self) -> str:
@@ -47,16 +50,19 @@ PUBLISHED = {
         file="mobileclip_s0.pt",
         revision="3d22d55fff32f091c79bf0f762198c72aa5b760f",
         sha256="809b408eff74f8058843e86a1f92967097d42ba782450e85b8f4867b7f0ca0b7",
+        licence="apple-ascl",
     ),
     "mobileclip_s1": Published(
         repository="apple/MobileCLIP-S1",
         file="mobileclip_s1.pt",
         revision="d1d05c9debf62c1dcb9efbb065cf4f084194b94b",
+        licence="apple-ascl",
     ),
     "mobileclip_s2": Published(
         repository="apple/MobileCLIP-S2",
         file="mobileclip_s2.pt",
         revision="22fec9d0b9b614cb270f3322bbb80bf98a3f9c2f",
+        licence="apple-ascl",
     ),
     "mobileclip_b": Published(
         repository="apple/MobileCLIP-B",
@@ -67,7 +73,9 @@ PUBLISHED = {
     "mobileclip_blt": Published(
         repository="apple/MobileCLIP-B-LT",
         file="mobileclip_blt.pt",
+        revision="782103d99b5752ee20a4d9016f60d8ccd4a1c004",
         sha256="670844f7a886dd6eff7a9285adfc53f3d3c889c03bfc8354010cb5c6bf27441a",
+        licence="apple-ascl",
     ),
     "mobileclip_s3": Published(repository="apple/MobileCLIP-S3", file="mobileclip_s3.pt"),
     "mobileclip_s4": Published(repository="apple/MobileCLIP-S4", file="mobileclip_s4.pt"),
@@ -76,8 +84,13 @@ PUBLISHED = {
         repository="timm/MobileCLIP2-S0-OpenCLIP",
         file=_SAFETENSORS,
         revision="095906d28bf54d7584dc411e8ffe448f34289e05",
+        sha256="ab91a1a0c4330d6b1913e24d5035dfdea15423316aaec649610c6b1c6ddd0e95",
     ),
-    "mobileclip2_s2": Published(repository="timm/MobileCLIP2-S2-OpenCLIP", file=_SAFETENSORS),
+    "mobileclip2_s2": Published(
+        repository="timm/MobileCLIP2-S2-OpenCLIP",
+        file=_SAFETENSORS,
+        revision="ac6b37c8fc40b62b623d09ed228a6f0c9bc29fe6",
+    ),
     "mobileclip2_b": Published(repository="timm/MobileCLIP2-B-OpenCLIP", file=_SAFETENSORS),
     "mobileclip2_s3": Published(
         repository="timm/MobileCLIP2-S3-OpenCLIP",
@@ -112,7 +125,7 @@ def packaged(name: str | Path) -> Path | None:
     return PACKAGED.get(str(name))
 
 
-_LICENCE = "code MIT; Apple's published weights are for research only (apple-amlr), reinforced data CC-BY-NC-ND"
+_LICENCE = "code MIT; Apple's published weights are for research only ({}), reinforced data CC-BY-NC-ND"
 _PACKAGED_LICENCE = "code and weights MIT; the drawings that they learned from name their authors in the model's card"
 _OTHERS_LICENCE = "code MIT; the licence of the weights is that of whoever trained them"
 
@@ -125,7 +138,8 @@ def licence_of(checkpoint: str | Path) -> str:
     """
     if packaged(checkpoint) is not None:
         return _PACKAGED_LICENCE
-    return _LICENCE if str(checkpoint) in PRETRAINED.values() else _OTHERS_LICENCE
+    licence = next((one.licence for one in PUBLISHED.values() if one.address == str(checkpoint)), None)
+    return _OTHERS_LICENCE if licence is None else _LICENCE.format(licence)
 
 
 def of_same_architecture(name: str) -> tuple[str, ...]:

@@ -1,0 +1,6 @@
+"""What published weights give, as others have published it, and whether weights that are here give the same."""
+
+from mobileclip.inference.known.checking import Finding, WeightsRecord, check_weights
+from mobileclip.inference.known.outputs import KnownOutput, KnownOutputs, known_outputs
+
+__all__ = ["Finding", "KnownOutput", "KnownOutputs", "WeightsRecord", "check_weights", "known_outputs"]

@@ -1,0 +1,143 @@
+"""Whether a model's weights give what others got from them, as a record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+import torch
+
+from mobileclip.blocks import models
+from mobileclip.encoders.checkpoints import PRETRAINED
+from mobileclip.extras import VERSION
+from mobileclip.inference.known.outputs import FOLDER, KnownOutput, KnownOutputs, Picture, known_outputs
+from mobileclip.inference.loading import load_identified
+from mobileclip.inference.zero_shot import ImageTextModel
+from mobileclip.strict import strict
+from mobileclip.tensor_files import file_sha256
+
+SCALE = 100.0
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class Finding:
+    """What came of one known output.
+
+    Args:
+        what: was put in.
+        source: of the numbers that were expected.
+        expected: numbers.
+        found: numbers; none where a picture was not at hand.
+        agrees: whether they are those expected; None where nothing was compared.
+        note: why not.
+    """
+
+    what: str
+    source: str
+    expected: tuple[float, ...]
+    found: tuple[float, ...] = ()
+    agrees: bool | None = None
+    note: str = ""
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class WeightsRecord:
+    """What was found out about a model's weights.
+
+    Args:
+        model: its name.
+        checkpoint: where the weights are from.
+        weights_sha256: of all tensors, by our names, see `mobileclip.tensor_files.weights`.
+        version: of this library.
+        torch: version of PyTorch.
+        findings: one for every known output.
+    """
+
+    model: str
+    checkpoint: str
+    weights_sha256: str
+    version: str
+    torch: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether something was compared, and all of it agrees."""
+        compared = [one.agrees for one in self.findings if one.agrees is not None]
+        return bool(compared) and all(compared)
+
+
+def check_weights(
+    model: str,
+    checkpoint: str | None = None,
+    *,
+    known: KnownOutputs | None = None,
+    pictures: Sequence[Path] = (),
+) -> WeightsRecord:
+    """Return how a model's outputs compare with those that others have published for its weights.
+
+    Args:
+        model: its name, such as `mobileclip_s0`; its published weights are fetched once. With a checkpoint, any name
+            that outputs are known by.
+        checkpoint: weights to check in place of the published ones.
+        known: what it should give; what comes with the package by default.
+        pictures: further files to look for pictures in, which are known by their digests.
+
+    Raises:
+        ValueError: if nothing is known of the model, or its weights cannot be had or do not fit, see `mobileclip.load`.
+    """
+    known = known or known_outputs()
+    outputs = [one for one in known.outputs if one.model == model]
+    if not outputs:
+        names = ", ".join(dict.fromkeys(one.model for one in known.outputs))
+        raise ValueError(
+            f"no outputs of {model!r} are known, so there is nothing to compare; known are those of {names}"
+        )
+    # Weights of one's own may be of a model that has no name, and say themselves what they are of.
+    clip, identity = load_identified(model if checkpoint is None or model in models else None, checkpoint)
+    return WeightsRecord(
+        model=model,
+        checkpoint=checkpoint or PRETRAINED.get(model, model),
+        weights_sha256=identity.weights_sha256,
+        version=VERSION,
+        torch=torch.__version__,
+        findings=tuple(_finding(clip, one, pictures) for one in outputs),
+    )
+
+
+def _finding(clip: ImageTextModel, known: KnownOutput, pictures: Sequence[Path]) -> Finding:
+    finding = Finding(what=str(known), source=known.source, expected=known.expected)
+    place = None if known.picture is None else _at_hand(known.picture, pictures)
+    if known.picture is not None and place is None:
+        note = f"no file here is {known.picture.name} with the SHA-256 {known.picture.sha256}; give it with --pictures"
+        return attrs.evolve(finding, note=note)
+    found = _output(clip, known, place)
+    agrees = all(_is_near(known, one, other) for one, other in zip(known.expected, found, strict=True))
+    return attrs.evolve(finding, found=found, agrees=agrees)
+
+
+def _output(clip: ImageTextModel, known: KnownOutput, picture: Path | None) -> tuple[float, ...]:
+    texts = clip.encode_text(list(known.texts)) if known.texts else None
+    image = None if picture is None else clip.encode_image(picture)
+    if texts is not None and image is not None:
+        probabilities = (SCALE * image @ texts.T)[0].softmax(-1)
+        return tuple(probabilities.tolist())
+    embedding = image if texts is None else texts
+    assert embedding is not None, "a known output is of something"
+    return tuple(embedding[0, : len(known.first)].tolist())
+
+
+def _is_near(known: KnownOutput, expected: float, found: float) -> bool:
+    if known.tolerance is not None:
+        return abs(found - expected) <= known.tolerance
+    assert known.factor is not None, "the spec has looked"
+    return expected / known.factor <= found <= expected * known.factor
+
+
+def _at_hand(picture: Picture, places: Sequence[Path]) -> Path | None:
+    """Return the file of a picture, which comes with the package or was given."""
+    for place in (FOLDER / picture.name, *places):
+        if place.is_file() and file_sha256(place) == picture.sha256:
+            return place
+    return None
