@@ -1,0 +1,140 @@
+"""What an image or text encoder of one's own has to do: be saved, loaded, folded and exported as ours are."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from pathlib import Path
+from typing import cast
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from mobileclip.encoders import ImageEncoderSpec, TextEncoderSpec, load_model, save_model
+from mobileclip.encoders.checkpoints.forms import require_hashable, tensor_shapes
+from mobileclip.encoders.checkpoints.native import read_back_as
+from mobileclip.reparam import reparameterize
+from mobileclip.serialization import from_json, to_json
+
+_MOST_ERROR = 1e-4
+
+
+def check_encoder(spec: ImageEncoderSpec | TextEncoderSpec, *, export: bool = True) -> None:
+    """Raise unless an encoder does what the library relies on.
+
+    Its spec is frozen, hashable, equal to itself out of JSON, and registered in its family. What it builds has the
+    spec, gives embeddings of the spec's width, one for each example whatever the others are, comes back equal from a
+    file, and computes the same folded and as a program of `torch.export`.
+
+    Args:
+        spec: of the encoder; a small one is enough, and faster.
+        export: whether `torch.export` is tried, which takes seconds.
+
+    Raises:
+        ValueError: the first thing that is wrong, and what to do.
+
+    Examples:
+        >>> from mobileclip.testing import check_encoder
+        >>> check_encoder(mobileclip.encoders.MCtSpec(width=16, depth=0, num_heads=2), export=False)
+    """
+    _check_spec(spec)
+    tensor_shapes(spec, "training")
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        model = _stirred(spec.build().eval())
+    inputs = _inputs(spec)
+    with torch.no_grad():
+        expected = _check_outputs(spec, model, inputs)
+        _check_round_trip(spec, model, inputs, expected)
+        _check_equal(spec, "folded", reparameterize(model)(inputs), expected)
+        if export:
+            _check_export(spec, model, inputs, expected)
+
+
+def _check_spec(spec: ImageEncoderSpec | TextEncoderSpec) -> None:
+    name = type(spec).__name__
+    require_hashable(spec)
+    if any(field.name == "kind" for field in attrs.fields(type(spec))):
+        raise ValueError(f"{name} has a field `kind`, which is what JSON calls the family's member by; rename it")
+    family = read_back_as(spec)
+    again = from_json(to_json(spec, unstructure_as=family), family)
+    if again != spec:
+        raise ValueError(f"{name} is another one once it was written as JSON and read again: {again}, not {spec}")
+
+
+def _check_outputs(spec: ImageEncoderSpec | TextEncoderSpec, model: nn.Module, inputs: Tensor) -> Tensor:
+    name = type(spec).__name__
+    if getattr(model, "spec", None) != spec:
+        raise ValueError(
+            f"what {name}.build() returns has no `.spec` that is equal to the spec; set it in its __init__"
+        )
+    outputs = cast("Tensor", model(inputs))
+    width = (len(inputs), spec.embedding_dim)
+    if not isinstance(outputs, Tensor) or tuple(outputs.shape) != width:
+        shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise ValueError(
+            f"{name} gives {shape} for {len(inputs)} examples, and its spec says {width}: (batch, embedding_dim)"
+        )
+    alone = torch.cat([cast("Tensor", model(one[None])) for one in inputs])
+    _check_equal(spec, "asked one by one", alone, outputs)
+    return outputs
+
+
+def _check_round_trip(
+    spec: ImageEncoderSpec | TextEncoderSpec, model: nn.Module, inputs: Tensor, expected: Tensor
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "encoder.safetensors"
+        save_model(model, path)
+        loaded = load_model(path, fold=False)
+    if loaded.spec != spec:
+        raise ValueError(f"{type(spec).__name__} is another one once it was saved and loaded: {loaded.spec}")
+    _check_equal(spec, "saved and loaded", loaded(inputs), expected)
+
+
+def _check_export(spec: ImageEncoderSpec | TextEncoderSpec, model: nn.Module, inputs: Tensor, expected: Tensor) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.export.export(model, (inputs,)).module()
+        except Exception as error:
+            first = (str(error).strip().splitlines() or [""])[0]
+            raise ValueError(
+                f"torch.export cannot write {type(spec).__name__} as a program ({type(error).__name__}: {first}); its "
+                "forward may not depend on the values of tensors"
+            ) from error
+        _check_equal(spec, "exported", program(inputs), expected)
+
+
+def _check_equal(spec: ImageEncoderSpec | TextEncoderSpec, how: str, found: Tensor, expected: Tensor) -> None:
+    error = float((found - expected).norm() / expected.norm().clamp_min(1e-12))
+    if not error <= _MOST_ERROR:  # NaN included
+        raise ValueError(
+            f"{type(spec).__name__} gives other embeddings {how}: the relative error is {error:.1e}, and at most "
+            f"{_MOST_ERROR:.0e} is expected"
+        )
+
+
+def _stirred(model: nn.Module) -> nn.Module:
+    """Return a model whose scales, shifts and statistics are of order one, so that no part is almost an identity."""
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                buffer.uniform_(0.2, 1.2)
+        for parameter in model.parameters():
+            if parameter.ndim < 2:
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return model
+
+
+def _inputs(spec: ImageEncoderSpec | TextEncoderSpec) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    if isinstance(spec, ImageEncoderSpec):
+        return torch.rand(2, 3, spec.input.size, spec.input.size, generator=generator)
+    text = spec.input
+    ids = torch.full((2, text.context_length), text.pad_id)
+    for row, length in enumerate((text.context_length // 2, text.context_length - 1)):
+        ids[row, :length] = torch.randint(1, max(2, text.vocab_size - 2), (length,), generator=generator)
+        ids[row, length] = text.end_id
+    return ids
