@@ -349,6 +349,7 @@ def check_weights(
     outputs = known_outputs(known)
     require_model(model if checkpoint is None else None, checkpoint)
     record = checked(model, checkpoint, known=outputs, pictures=pictures)
+    storage.make_directory_of(output)
     with storage.atomic_path(output) as temporary:
         temporary.write_text(to_json(record, indent=1) + "\n", encoding="utf-8")
     for finding in record.findings:

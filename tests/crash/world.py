@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -91,6 +92,12 @@ def _model(folder: Path) -> None:
     save_model(telling(), folder / MODEL)
 
 
+def _known(folder: Path) -> None:
+    _model(folder)
+    output = {"model": "telling", "source": "a test", "texts": ["a cat"], "first": [0.5], "tolerance": 2.0}
+    (folder / "known.json").write_text(json.dumps({"outputs": [output]}), encoding="utf-8")
+
+
 def _reinforced(folder: Path) -> None:
     from tests.training.program import write_data
 
@@ -166,6 +173,20 @@ COMMANDS = {
     "export": Command(prepare=_model, arguments=_EXPORT),
     "export over": Command(prepare=_model, before=(_EXPORT,), arguments=_EXPORT),
     "convert": Command(prepare=_model, arguments=("convert", MODEL, "b/model.pt", "--to", "official", "--overwrite")),
+    "check-weights": Command(
+        prepare=_known,
+        arguments=(
+            "check-weights",
+            "telling",
+            "-c",
+            MODEL,
+            "--known",
+            "known.json",
+            "-o",
+            "b/weights.json",
+            "--overwrite",
+        ),
+    ),
     "hub save": Command(prepare=_model, arguments=_SAVE),
     "hub save over": Command(prepare=_model, before=(_SAVE,), arguments=_SAVE),
 }

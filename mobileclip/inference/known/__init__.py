@@ -1,4 +1,7 @@
-"""What published weights give, as others have published it, and whether weights that are here give the same."""
+"""What published weights give, as others have published it, and whether weights that are here give the same.
+
+Further numbers that somebody has published belong here; where weights come from, in `encoders.checkpoints`.
+"""
 
 from mobileclip.inference.known.checking import Finding, WeightsRecord, check_weights
 from mobileclip.inference.known.outputs import KnownOutput, KnownOutputs, known_outputs
