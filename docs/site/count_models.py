@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mobileclip.blocks import models
+from mobileclip.encoders.checkpoints.published import PUBLISHED
 from mobileclip.inference.catalogue import describe
 
 FILE = Path(__file__).with_name("models.json")
@@ -22,6 +23,7 @@ def model_values(name: str) -> dict[str, Any]:
     described = describe(name)
     return {
         "weights": described["published weights"],
+        "licence": PUBLISHED[name].licence,
         "towers": {
             tower: {
                 "kind": described["spec"][tower]["kind"],

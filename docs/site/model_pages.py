@@ -21,7 +21,6 @@ _RETRIEVAL = {
     "Flickr30k": "retrieval/flickr_1k_test_image_text_retrieval",
     "MSCOCO": "retrieval/mscoco_2014_5k_test_image_text_retrieval",
 }
-_LICENCE = "Apple's (`apple-amlr`), for research only"
 _COUNTED = (
     "Multiply-accumulates (GMACs) are those of one image and of one text of full length, folded. "
     "They are counted, not measured, as `mobileclip info` does. The papers' tables call them FLOPs."
@@ -112,7 +111,7 @@ def _page(name: str) -> str:
 
 
 def _use(name: str) -> str:
-    weights = _models()[name]["weights"]
+    model = _models()[name]
     return f"""```
 mobileclip classify photo.jpg "a cat" "a dog" -m {name}
 ```
@@ -124,7 +123,8 @@ print(clip.classify("photo.jpg", ["a cat", "a dog"]))
 
 With a file of weights, `-c FILE` or `checkpoint="FILE"` takes it instead, in any layout.
 
-The published weights are `{weights.partition("#")[0]}`. Their licence is {_LICENCE}."""
+The published weights are `{model["weights"].partition("#")[0]}`. Their licence is Apple's (`{model["licence"]}`), for
+research only."""
 
 
 def _input(towers: dict[str, Any]) -> str:

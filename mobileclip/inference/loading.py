@@ -68,8 +68,8 @@ def load(
             `mobileclip.export.load_export` for exports.
         trust: whether whoever made an export may run anything here, which those for other targets than ONNX need where
             another machine wrote them.
-        mmap: leave weights that need no change in the file, and read them when they are used. The model then depends
-            on the file: who changes it changes the model, who cuts it ends the process. Without, the model owns copies.
+        mmap: leave weights that need no change in the file, in place of copying them into memory. The model then
+            depends on the file: who changes it changes the model, who cuts it ends the process.
 
     Raises:
         ImportError: if an export's runtime is not installed; the message has the command that installs it.

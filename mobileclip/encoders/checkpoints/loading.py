@@ -108,8 +108,8 @@ def load_model(
             that fit into it as before. The others attend to the padding, so every embedding changes: with random
             weights, cut from 77 ids to 64, 32 and 16, it keeps a mean cosine to the whole one's of 0.998, 0.96 and
             0.69 in the base tower, of 0.999, 0.97 and 0.77 in MCt. Evaluate before you use it.
-        mmap: leave weights that need no change in the file, and read them when they are used. The model then depends
-            on the file: who changes it changes the model, who cuts it ends the process. Without, the model owns copies.
+        mmap: leave weights that need no change in the file, in place of copying them into memory. The model then
+            depends on the file: who changes it changes the model, who cuts it ends the process.
 
     Raises:
         FileNotFoundError: if there is no such file.
