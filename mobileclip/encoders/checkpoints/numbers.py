@@ -47,7 +47,10 @@ def check_cast(model: torch.nn.Module, dtype: torch.dtype) -> None:
     """
     largest = torch.finfo(dtype).max
     for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and tensor.numel() and float(tensor.abs().max()) > largest:
+        if not tensor.is_floating_point() or not tensor.numel():
+            continue
+        low, high = tensor.aminmax()
+        if max(-float(low), float(high)) > largest:
             raise ValueError(
                 f"the weight {shown(name)} is beyond what {_spoken(dtype)} holds; choose bfloat16 or float32"
             )
