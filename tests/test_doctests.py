@@ -21,6 +21,7 @@ ROOMS = (
     "mobileclip.encoders",
     "mobileclip.losses",
     "mobileclip.interop",
+    "mobileclip.testing",
 )
 ROOMS_OF_SPECS = (
     "mobileclip.inputs",

@@ -221,7 +221,8 @@ def _asked(path: Path, stored: ModelSpec, wanted: ModelSpec) -> ModelSpec:
             f"{path} holds another model than asked for: {difference(there, asked)}; "
             "leave the model out to load what the file holds"
         )
-    return wanted
+    # The stored one may have the text of its tokenizer, by which equal ones do not differ.
+    return stored if stored == wanted else wanted
 
 
 def _check_size(path: Path, tensors: dict[str, Tensor], spec: ModelSpec) -> None:
