@@ -37,6 +37,12 @@ def check_encoder(spec: ImageEncoderSpec | TextEncoderSpec, *, export: bool = Tr
     Examples:
         >>> from mobileclip.testing import check_encoder
         >>> check_encoder(mobileclip.encoders.MCtSpec(width=16, depth=0, num_heads=2), export=False)
+        >>> class ColourSpec(mobileclip.encoders.ImageEncoderSpec):
+        ...     def build(self):
+        ...         return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 512))
+        >>> check_encoder(ColourSpec())
+        Traceback (most recent call last):
+        ValueError: ColourSpec is not a registered image encoder family; register the class first
     """
     _check_spec(spec)
     tensor_shapes(spec, "training")
