@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 import attrs
 
@@ -34,7 +34,8 @@ def open_family(base: type, members: Registry[Any]) -> None:
 
     Args:
         base: the class that fields are annotated with.
-        members: names to concrete attrs classes below `base`.
+        members: names to concrete attrs classes below `base`, or to such a class with choices made in a
+            `functools.partial`: the name alone stands for that value then, and other keys change it.
     """
     _open_families[base] = members
     _converter.cache_clear()
@@ -239,6 +240,9 @@ def _require_object(value: Any) -> None:
 
 def _hook_family(converter: Converter, base: type, members: Registry[Any]) -> None:
     def unstructure(spec: Any) -> dict[str, Any]:
+        for name, member in members.items():
+            if isinstance(member, partial) and member() == spec:
+                return {"kind": name}
         kind = next((name for name, cls in members.items() if cls is type(spec)), None)
         if kind is None:
             raise ValueError(f"{type(spec).__name__} is not a registered {members.label}; register the class first")
@@ -248,7 +252,10 @@ def _hook_family(converter: Converter, base: type, members: Registry[Any]) -> No
         if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
             raise ValueError(f"expected an object with a 'kind', one of: {', '.join(sorted(members))}")
         rest = {key: item for key, item in value.items() if key != "kind"}
-        return converter.structure(rest, members.resolve(value["kind"]))
+        member = members.resolve(value["kind"])
+        if isinstance(member, partial):
+            return converter.structure({**member.keywords, **rest}, cast("type[Any]", member.func))
+        return converter.structure(rest, member)
 
     converter.register_unstructure_hook_func(lambda cls: cls is base, unstructure)
     converter.register_structure_hook_func(lambda cls: cls is base, structure)

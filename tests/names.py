@@ -56,6 +56,7 @@ def registered() -> dict[str, list[str]]:
 
 def _is_ours(value: object) -> bool:
     """Return whether a value is of the library, and not of a test or a plug-in."""
+    value = getattr(value, "func", value)  # a class with some choices made
     kind = value if hasattr(value, "__qualname__") else type(value)
     return kind.__module__.startswith(f"{mobileclip.__name__}.")
 

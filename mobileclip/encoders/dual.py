@@ -6,13 +6,14 @@ import math
 
 import attrs
 import torch
+from attrs import validators
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobileclip.blocks.recompute import recompute
 from mobileclip.encoders.checks import check_images, check_tokens
 from mobileclip.encoders.families import ImageEncoderSpec, TextEncoderSpec, image_spec, text_spec
-from mobileclip.strict import strict
+from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
 
 INITIAL_LOGIT_SCALE = 1 / 0.07
 MAX_LOGIT_SCALE = 100.0
@@ -25,6 +26,8 @@ class DualEncoderSpec:
     Args:
         image: the image tower.
         text: the text tower, of the same embedding width.
+        max_logit_scale: cap of the factor of similarities, wherever it is used; that of a checkpoint is kept, whatever
+            model is asked for.
 
     Examples:
         >>> from mobileclip.serialization import from_json, to_json
@@ -35,6 +38,9 @@ class DualEncoderSpec:
 
     image: ImageEncoderSpec
     text: TextEncoderSpec
+    max_logit_scale: float = attrs.field(
+        default=MAX_LOGIT_SCALE, validator=validators.gt(0), metadata=LEFT_OUT_AT_DEFAULT, eq=False
+    )
 
     def __attrs_post_init__(self) -> None:
         """Check that both towers embed into one space."""
@@ -51,7 +57,7 @@ class DualEncoderSpec:
 
     def build(self) -> DualEncoder:
         """Return a new model."""
-        return DualEncoder(self.image.build(), self.text.build())
+        return DualEncoder(self.image.build(), self.text.build(), max_logit_scale=self.max_logit_scale)
 
 
 class DualEncoder(nn.Module):
@@ -63,6 +69,7 @@ class DualEncoder(nn.Module):
     Args:
         image_encoder: from preprocessed images to embeddings; its `.spec` says what it expects.
         text_encoder: from tokenised texts to embeddings of the same width; its `.spec` says what it expects.
+        max_logit_scale: cap of the factor of similarities; see `similarity_scale`.
 
     Source: MobileCLIP section 3.
 
@@ -74,20 +81,31 @@ class DualEncoder(nn.Module):
         torch.Size([2, 3])
     """
 
-    def __init__(self, image_encoder: nn.Module, text_encoder: nn.Module) -> None:
+    max_logit_scale: float = MAX_LOGIT_SCALE  # of models that were pickled without one
+
+    def __init__(
+        self, image_encoder: nn.Module, text_encoder: nn.Module, *, max_logit_scale: float = MAX_LOGIT_SCALE
+    ) -> None:
         super().__init__()
+        self.max_logit_scale = max_logit_scale
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
         self.logit_scale = nn.Parameter(torch.tensor(math.log(INITIAL_LOGIT_SCALE)))
 
     @property
     def spec(self) -> DualEncoderSpec:
-        """The specs of both towers.
+        """The specs of both towers, and the cap of the logit scale.
 
         Raises:
             ValueError: if a tower has none, or they embed into different spaces.
         """
-        return DualEncoderSpec(image=image_spec(self.image_encoder), text=text_spec(self.text_encoder))
+        image, text = image_spec(self.image_encoder), text_spec(self.text_encoder)
+        return DualEncoderSpec(image=image, text=text, max_logit_scale=self.max_logit_scale)
+
+    @property
+    def similarity_scale(self) -> Tensor:
+        """The factor of similarities, `min(exp(logit_scale), max_logit_scale)`: of `forward`, labels and exports."""
+        return self.logit_scale.exp().clamp(max=self.max_logit_scale)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:  # noqa: FBT001, FBT002 - timm's and open_clip's
         """Keep the inputs of both towers' blocks alone while training, and compute the rest again for the gradients."""
@@ -114,9 +132,6 @@ class DualEncoder(nn.Module):
         return F.normalize(embedding, dim=-1) if normalize else embedding
 
     def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return normalised image embeddings, normalised text embeddings and the factor of their similarities.
-
-        The factor is `min(exp(logit_scale), 100)`, as the release has it.
-        """
-        scale = self.logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
-        return self.encode_image(image, normalize=True), self.encode_text(text, normalize=True), scale
+        """Return normalised image embeddings, normalised text embeddings and `similarity_scale`."""
+        images, texts = self.encode_image(image, normalize=True), self.encode_text(text, normalize=True)
+        return images, texts, self.similarity_scale

@@ -154,7 +154,8 @@ class Contract:
         precision: of the stored weights.
         normalize: whether embeddings come out with unit length.
         embedding_dim: width of the embeddings; of a classifier, of those that its linear layer takes.
-        logit_scale: factor of the cosine similarities in front of the softmax; None for a tower alone.
+        logit_scale: factor of the cosine similarities in front of the softmax, after the cap of the model; None for a
+            tower alone.
         towers: the exported files.
         image: what the image file takes, where there is one.
         text: what the text file takes, where there is one.

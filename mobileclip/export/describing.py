@@ -123,7 +123,7 @@ def contract_of(
         precision=spec.precision,
         normalize=spec.normalize,
         embedding_dim=output_dim(exports[0].encoder) if classifier is None else classifier.image.embedding_dim,
-        logit_scale=float(model.logit_scale.detach().exp()) if isinstance(model, DualEncoder) else None,
+        logit_scale=float(model.similarity_scale.detach()) if isinstance(model, DualEncoder) else None,
         towers=(),
         image=None if image is None else ImageContract(input=image, preprocess=spec.preprocess),
         text=None if text is None else _text_contract(text, spec),

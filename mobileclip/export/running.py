@@ -206,7 +206,9 @@ def load_export(
 
     openings = {file.tower: opening(file) for file in contract.towers}
     model = ReadyDualEncoder(
-        ExportedTower(spec.image, opening=openings["image"]), ExportedTower(spec.text, opening=openings["text"])
+        ExportedTower(spec.image, opening=openings["image"]),
+        ExportedTower(spec.text, opening=openings["text"]),
+        max_logit_scale=spec.max_logit_scale,
     )
     assert contract.logit_scale is not None, "an export of both towers has a logit scale"
     with torch.no_grad():

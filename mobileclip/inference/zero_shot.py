@@ -63,7 +63,7 @@ class ImageTextModel:
     ) -> dict[str, float]:
         """Return how probable each label is for an image, the most probable first.
 
-        `softmax(logit_scale * cosine(image, label))` over the labels.
+        `softmax(similarity_scale * cosine(image, label))` over the labels, with that of the model.
 
         Args:
             image: a Pillow image, a path, the bytes of a file, an open file or an array; see `load_image`.
@@ -79,7 +79,7 @@ class ImageTextModel:
         """
         require_labels(labels, template)
         texts = self.encode_text([template.replace("{}", label) for label in labels], batch_size=batch_size)
-        logits = self.model.logit_scale.detach().float().cpu().exp() * self.encode_image([image]) @ texts.T
+        logits = self.model.similarity_scale.detach().float().cpu() * self.encode_image([image]) @ texts.T
         probabilities = logits[0].softmax(-1).tolist()
         return dict(sorted(zip(labels, probabilities, strict=True), key=lambda pair: -pair[1]))
 

@@ -3,22 +3,25 @@
 A new loss enters here, as a spec and a formula. Models, data and optimisers do not belong here.
 """
 
-from mobileclip.losses.contrastive import ContrastiveLoss, ContrastiveLossSpec
-from mobileclip.losses.formulas import (
-    TargetDivergence,
-    dense_loss,
-    distillation_loss,
-    distillation_target_kl,
-    teacher_targets,
-)
-from mobileclip.losses.reinforced import ReinforcedLoss, ReinforcedLossSpec
-from mobileclip.losses.sigmoid import (
+from mobileclip.losses.divergence import TargetDivergence, distillation_target_kl
+from mobileclip.losses.names import (
+    ContrastiveLoss,
+    ContrastiveLossSpec,
     ReinforcedSigmoidLoss,
     ReinforcedSigmoidLossSpec,
     SigmoidLoss,
     SigmoidLossSpec,
 )
-from mobileclip.losses.specs import DistillingLossSpec, LossSpec, LossTerms, PairLossSpec, losses
+from mobileclip.losses.reinforced import (
+    ReinforcedLoss,
+    ReinforcedLossSpec,
+    dense_loss,
+    distillation_loss,
+    teacher_targets,
+)
+from mobileclip.losses.specs import LossSpec, LossTerms, losses
+
+PairLossSpec = DistillingLossSpec = ReinforcedLossSpec
 
 __all__ = [
     "ContrastiveLoss",

@@ -1,47 +1,178 @@
-"""The loss of multi-modal reinforced training: contrastive and distillation terms, on real and synthetic captions."""
+"""The loss of multi-modal reinforced training: its choices, and its formula with every matrix held.
+
+For large batches the same formula is computed tile by tile, by `losses.tiled`.
+"""
 
 from __future__ import annotations
 
-import attrs
-from torch import distributed
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
 
-from mobileclip.losses.specs import DistillingLossSpec, losses
-from mobileclip.losses.tiled.loss import TiledLoss
-from mobileclip.strict import strict
+import attrs
+import torch
+from attrs import converters, validators
+from torch import Tensor, distributed, nn
+from torch.nn import functional as F
+
+from mobileclip.losses.embeddings import EmbeddingBatch, compute_dtype
+from mobileclip.losses.specs import LossSpec, LossTerms, losses
+from mobileclip.losses.tiled.operation import tiled_terms
+from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
+
+MOST_DENSE_PAIRS = 512 * 512
+"""Entries of a similarity matrix up to which the dense backend is as fast as the tiles."""
+
+
+def _ints(values: Iterable[int]) -> tuple[int, ...]:
+    return tuple(values)
+
+
+def _numbers(values: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple(_number(value) for value in values)
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def _positive(_: object, attribute: attrs.Attribute[Any], values: tuple[float, ...]) -> None:
+    for value in values:
+        if not value > 0:
+            raise ValueError(f"{attribute.name} must be positive, but {values} holds {value}")
 
 
 @losses.register("reinforced")
 @attrs.frozen(kw_only=True, field_transformer=strict)
-class ReinforcedLossSpec(DistillingLossSpec):
-    """The choices of the reinforced loss.
+class ReinforcedLossSpec(LossSpec):
+    """The choices of a loss over all pairs of a batch: CLIP's or SigLIP's, alone or with teachers.
+
+    The defaults are DataCompDR's teachers and the weights of S0, S1 and S2.
+
+    Args:
+        teacher_dims: embedding dims of the teachers, in the order in which their embeddings are concatenated; may be
+            empty where nothing is distilled.
+        teacher_logit_scales: inverse temperatures of the teachers, after `exp`, in the same order; by default 100 each.
+        distill_weight: `w` of Eq. 2, 0.75 for B and 1 for the smaller models; at least 0. With 0, teachers are neither
+            needed nor looked at.
+        contrastive_weight: `1 - w` of Eq. 2; at least 0; by default 0, or 1 where nothing is distilled.
+        initial_logit_bias: None for CLIP's softmaxes, which no bias would change. A number makes every pair a question
+            of its own, as in SigLIP: it is the bias of the student's logits before training, and -10 is SigLIP's.
+        teacher_logit_biases: for such a loss, the biases of teachers that were trained with a sigmoid loss, and None
+            for those that were trained with a softmax, in the order of the dims; None alone if all were.
+        sigmoid_distillation: how such a loss distils: the divergence from the teachers' probabilities, or the
+            release's loss with soft signs.
+        backend: how it is computed: `dense` holds every matrix, `tiled` one tile at a time; None chooses by the size.
+
+    Raises:
+        ValueError: if the lengths differ, a number is out of its range, or both weights are zero.
 
     Examples:
+        >>> ReinforcedLossSpec(teacher_dims=(768, 512, 512)).teacher_logit_scales
+        (100.0, 100.0, 100.0)
         >>> ReinforcedLossSpec(distill_weight=0.75, contrastive_weight=0.25).term_names
         ('contrastive', 'distillation')
-        >>> ReinforcedLossSpec().term_names
-        (None, 'distillation')
+        >>> ReinforcedLossSpec(distill_weight=0).term_names
+        ('contrastive', None)
+        >>> siglip = ReinforcedLossSpec(initial_logit_bias=-10, teacher_logit_biases=(-10, None))
+        >>> siglip.teacher_biases  # SigLIP's teacher, then CLIP's
+        (-10.0, None)
     """
 
+    teacher_dims: tuple[int, ...] = attrs.field(default=(768, 768), converter=_ints, validator=_positive)
+    teacher_logit_scales: tuple[float, ...] = attrs.field(
+        default=attrs.Factory(lambda own: (100.0,) * len(own.teacher_dims), takes_self=True),
+        converter=_numbers,
+        validator=_positive,
+    )
+    distill_weight: float = attrs.field(default=1.0, validator=validators.ge(0))
+    contrastive_weight: float = attrs.field(
+        default=attrs.Factory(lambda own: 0.0 if own.distill_weight else 1.0, takes_self=True),
+        validator=validators.ge(0),
+    )
+    initial_logit_bias: float | None = attrs.field(default=None, converter=_number, metadata=LEFT_OUT_AT_DEFAULT)
+    teacher_logit_biases: tuple[float | None, ...] | None = attrs.field(
+        default=None, converter=converters.optional(_numbers), metadata=LEFT_OUT_AT_DEFAULT
+    )
+    sigmoid_distillation: Literal["divergence", "release"] = attrs.field(
+        default="divergence", metadata=LEFT_OUT_AT_DEFAULT
+    )
+    backend: Literal["dense", "tiled"] | None = attrs.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
+
+    def __attrs_post_init__(self) -> None:
+        if self.contrastive_weight == 0 and self.distill_weight == 0:
+            raise ValueError("contrastive_weight and distill_weight are both 0, so there is nothing to minimise")
+        if self.distill_weight > 0 and not self.teacher_dims:
+            raise ValueError("teacher_dims is empty; give one number per teacher, or distill_weight=0")
+        softmax = "per teacher, None for one that was trained with a softmax"
+        for name, wanted in (("teacher_logit_scales", "logit scale per teacher"), ("teacher_logit_biases", softmax)):
+            values = getattr(self, name)
+            if values is not None and len(values) != len(self.teacher_dims):
+                raise ValueError(
+                    f"teacher_dims {self.teacher_dims} names {len(self.teacher_dims)} teachers and {name} {values} "
+                    f"names {len(values)}; give one {wanted}"
+                )
+        if self.initial_logit_bias is None and (self.teacher_logit_biases or self.sigmoid_distillation == "release"):
+            raise ValueError(
+                "teacher_logit_biases and sigmoid_distillation are of sigmoid losses; give initial_logit_bias too"
+            )
+
+    @property
+    def needs_teachers(self) -> bool:
+        """Where it distils: the teachers' embeddings are its targets."""
+        return self.distill_weight > 0
+
+    @property
+    def term_names(self) -> tuple[str | None, str | None]:
+        """The terms of positive weight."""
+        return "contrastive" if self.contrastive_weight > 0 else None, "distillation" if self.needs_teachers else None
+
+    @property
+    def teacher_biases(self) -> tuple[float | None, ...]:
+        """One entry per teacher."""
+        return self.teacher_logit_biases or (None,) * len(self.teacher_dims)
+
     def build(self, *, process_group: distributed.ProcessGroup | None = None) -> ReinforcedLoss:
-        """Return the loss."""
+        """Return the loss; see `LossSpec.build`."""
         return ReinforcedLoss(self, process_group=process_group)
 
 
-class ReinforcedLoss(TiledLoss):
-    """The loss of reinforced training.
+class ReinforcedLoss(nn.Module):
+    """The loss of reinforced training, summed over the real and, where given, the synthetic captions of the images.
 
-    `contrastive_weight * L_CLIP + distill_weight * L_Distill`, summed over the batch with the real captions and, where
-    given, the batch with the synthetic captions; the images are shared.
+    `contrastive_weight * L_contrastive + distill_weight * L_distillation` of `logits = logit_scale * image @ text.T`,
+    in float32, or float64 where the student's embeddings have it. The teachers' embeddings are brought to unit length:
+    they are stored rounded, and a scale of 100 makes that count.
+
+    With `initial_logit_bias`, `logit_bias` is added to the logits. It is a parameter of the loss: it belongs into the
+    optimiser, without weight decay, and into checkpoints. Its gradient is the mean over the processes already. A
+    teacher that was trained with a softmax has no bias, and its bare sigmoid would call nearly every pair a match. Its
+    probability of a pair is what it says of the batch: the mean of its two softmaxes, images over texts and texts over
+    images. As with labels, one match per image is expected.
+
+    The tiled backend has the same values and gradients in memory that grows with the batch, not with its square, over
+    any number of processes; `torch.compile` takes it as one operation. It computes gradients with the value, and
+    refuses second derivatives; the dense backend has them.
+
+    Shape: image, text, syn_text (B, D); teacher_image, teacher_text, teacher_syn_text (B, sum of teacher_dims) ->
+    scalars.
 
     Args:
         spec: its choices; by default those of S0, S1 and S2.
         process_group: the processes that the batch is spread over; see `LossSpec.build`.
 
-    Source: Eq. 2 and 3.
+    Raises:
+        ValueError: if the dense backend is asked for with a process group.
+
+    Source: Eq. 2 and 3. With a bias: Zhai et al., Sigmoid Loss for Language Image Pre-Training, 2023; it starts with a
+        logit scale of 10.
 
     Differs: the distillation term is the divergence, zero where the student equals the ensemble; the release reports
-    the cross-entropy, which has the same gradient. Over several processes, a text's targets are its distribution over
-    all images; one path of the release takes the transpose of the images' targets, which is none.
+        the cross-entropy, which has the same gradient. Over several processes, a text's targets are its distribution
+        over all images; one path of the release takes the transpose of the images' targets, which is none. The
+        release distils SigLIP by `-logsigmoid((2 p - 1) * logits)`: `sigmoid_distillation="release"`. That is no
+        divergence: it is least at logits without bound, not at the teachers' `p`, and a pair of `p = 1/2` teaches
+        nothing. It counts a missing bias as 0, so `teacher_logit_biases` of 0 are its own; it takes the teachers'
+        embeddings as they are stored, and real captions alone.
 
     Examples:
         >>> loss = ReinforcedLoss(ReinforcedLossSpec(teacher_dims=(4,), teacher_logit_scales=(10.0,)))
@@ -54,4 +185,205 @@ class ReinforcedLoss(TiledLoss):
     def __init__(
         self, spec: ReinforcedLossSpec | None = None, *, process_group: distributed.ProcessGroup | None = None
     ) -> None:
-        super().__init__(spec or ReinforcedLossSpec(), process_group=process_group)
+        super().__init__()
+        self.spec = ReinforcedLossSpec() if spec is None else spec
+        if process_group is not None and self.spec.backend == "dense":
+            raise ValueError("backend 'dense' is of one process with the whole batch; take 'tiled', or leave it out")
+        # By its name: an operation takes plain values, and the loss can be copied.
+        self.group_name = None if process_group is None else process_group.group_name
+        bias = self.spec.initial_logit_bias
+        self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(bias))
+
+    def contrastive(self, logits: Tensor) -> Tensor:
+        """Return the contrastive term of a (B, B) matrix, images as rows."""
+        size = len(logits)
+        if self.logit_bias is None:
+            own = torch.arange(size, device=logits.device)
+            return (F.cross_entropy(logits, own) + F.cross_entropy(logits.mT, own)) / 2
+        signs = 2 * torch.eye(size, dtype=logits.dtype, device=logits.device) - 1
+        return -F.logsigmoid(signs * (logits + self.logit_bias)).sum() / size
+
+    def distillation(self, logits: Tensor, teachers: Iterable[Tensor]) -> Tensor:
+        """Return the distillation term of a (B, B) matrix, given the teachers' own."""
+        if self.logit_bias is None:
+            return distillation_loss(logits, *_mean_softmaxes(teachers))
+        logits = logits + self.logit_bias
+        p = torch.zeros_like(logits)
+        for teacher, bias in zip(teachers, self.spec.teacher_biases, strict=True):
+            p += (teacher.softmax(1) + teacher.softmax(0)) / 2 if bias is None else torch.sigmoid(teacher + bias)
+        p = (p / len(self.spec.teacher_dims)).clamp_max(1)  # rounding may bring a sure teacher above it
+        if self.spec.sigmoid_distillation == "release":
+            return -F.logsigmoid((2 * p - 1) * logits).sum() / len(logits)
+        match = F.kl_div(F.logsigmoid(logits), p, reduction="sum")
+        no_match = F.kl_div(F.logsigmoid(-logits), 1 - p, reduction="sum")
+        return (match + no_match) / len(logits)
+
+    def forward(
+        self,
+        *,
+        image: Tensor,
+        text: Tensor,
+        logit_scale: Tensor | float,
+        teacher_image: Tensor | None = None,
+        teacher_text: Tensor | None = None,
+        syn_text: Tensor | None = None,
+        teacher_syn_text: Tensor | None = None,
+    ) -> LossTerms:
+        """Return the loss of a batch.
+
+        Args:
+            image: the student's unit-length image embeddings.
+            text: the student's unit-length embeddings of the real captions.
+            logit_scale: the student's inverse temperature, after `exp`.
+            teacher_image: the teachers' embeddings of the same augmented images, concatenated; the teachers' are not
+                looked at where nothing is distilled.
+            teacher_text: the teachers' embeddings of the real captions, concatenated.
+            syn_text: the student's unit-length embeddings of the synthetic captions.
+            teacher_syn_text: the teachers' embeddings of the synthetic captions, concatenated.
+
+        Raises:
+            ValueError: if batches or dims disagree, teachers are missing, or only one of `syn_text` and
+                `teacher_syn_text` is given where it distils.
+        """
+        spec = self.spec
+        scale = logit_scale if isinstance(logit_scale, Tensor) else torch.tensor(logit_scale, dtype=torch.float64)
+        student = (image, text, syn_text, scale, self.logit_bias)
+        if spec.needs_teachers:
+            stored = (None if one is None else one.detach() for one in (teacher_image, teacher_text, teacher_syn_text))
+            dims, scales, biases = spec.teacher_dims, spec.teacher_logit_scales, spec.teacher_biases
+            batch = EmbeddingBatch(*student, *stored, dims, scales, biases)  # type: ignore[call-arg, arg-type]
+        else:
+            batch = EmbeddingBatch(*student, None, None, None, (), (), ())
+        if self._is_dense(image):
+            contrastive, distillation = self._dense_terms(batch)
+        else:
+            contrastive, distillation = tiled_terms(batch, spec, self.group_name)
+        contrastive, distillation = spec.contrastive_weight * contrastive, spec.distill_weight * distillation
+        return LossTerms(contrastive, distillation, contrastive + distillation)
+
+    def extra_repr(self) -> str:
+        """Return the choices as `print` shows them."""
+        return repr(self.spec)
+
+    def _is_dense(self, image: Tensor) -> bool:
+        if self.spec.backend is not None:
+            return self.spec.backend == "dense"
+        alone = self.group_name is None and not torch.compiler.is_compiling()
+        return alone and image.ndim > 0 and len(image) ** 2 <= MOST_DENSE_PAIRS
+
+    def _dense_terms(self, batch: EmbeddingBatch) -> tuple[Tensor, Tensor]:
+        batch.check()
+        contrastive = distillation = batch.image.new_zeros((), dtype=compute_dtype(batch.image))
+        with torch.autocast(batch.image.device.type, enabled=False):
+            for text, teacher_text in batch.captions():
+                logits = similarity_logits(batch.image, text, batch.logit_scale)
+                if self.spec.contrastive_weight > 0:
+                    contrastive = contrastive + self.contrastive(logits)
+                if batch.teacher_image is not None and teacher_text is not None:
+                    dims, scales = batch.teacher_dims, batch.teacher_logit_scales
+                    teachers = teacher_logits(batch.teacher_image, teacher_text, dims, scales)
+                    distillation = distillation + self.distillation(logits, teachers)
+        return contrastive, distillation
+
+
+def similarity_logits(image: Tensor, text: Tensor, logit_scale: Tensor | float) -> Tensor:
+    """Return the scaled similarity of every image with every text, `logit_scale * image @ text.T`.
+
+    Low-precision embeddings are widened first: at a scale of 100 a bfloat16 product is wrong by tenths of a logit.
+
+    Shape: image (B, D), text (B, D) -> (B, B), images as rows.
+    """
+    dtype = compute_dtype(image)
+    scale = logit_scale.to(dtype).reshape(()) if isinstance(logit_scale, Tensor) else logit_scale
+    return scale * (image.to(dtype) @ text.to(dtype).mT)
+
+
+def distillation_loss(logits: Tensor, over_texts: Tensor, over_images: Tensor) -> Tensor:
+    """Return the divergence of the student's softmaxes from the teachers', the mean of both directions.
+
+    `(KL(over_texts || softmax(logits)) + KL(over_images || softmax(logits.T))) / 2`, each the mean over its rows.
+
+    Shape: logits (B, B) with images as rows, over_texts (B, B), over_images (B, B) with texts as rows -> ().
+
+    Source: Eq. 3.
+
+    Differs: the release reports the cross-entropy, larger by the targets' entropy; the gradient is the same.
+
+    Examples:
+        >>> logits = torch.rand(4, 4)
+        >>> abs(distillation_loss(logits, logits.softmax(1), logits.T.softmax(1)).item()) < 1e-6
+        True
+    """
+    image_to_text = F.kl_div(logits.log_softmax(dim=1), over_texts, reduction="batchmean")
+    text_to_image = F.kl_div(logits.mT.log_softmax(dim=1), over_images, reduction="batchmean")
+    return (image_to_text + text_to_image) / 2
+
+
+@torch.no_grad()
+def teacher_targets(
+    image: Tensor, text: Tensor, *, teacher_dims: Sequence[int], teacher_logit_scales: Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    """Return the ensemble's two distributions, images over texts and texts over images.
+
+    `1/K sum_k softmax(scale_k * image_k @ text_k.T)`, and the same with image and text exchanged.
+
+    Shape: image, text (B, sum of dims) -> (B, B) with images as rows, (B, B) with texts as rows; a row sums to one.
+
+    Args:
+        image: the teachers' image embeddings, concatenated; each teacher's are brought to unit length.
+        text: the teachers' text embeddings, concatenated in the same order.
+        teacher_dims: the dims of the teachers, in that order.
+        teacher_logit_scales: the inverse temperatures of the teachers, after `exp`.
+
+    Differs: one path of the release takes the first's transpose for the second; the rows of that do not sum to one.
+
+    Examples:
+        >>> teachers = {"teacher_dims": (4, 3), "teacher_logit_scales": (100.0, 50.0)}
+        >>> over_texts, over_images = teacher_targets(torch.rand(5, 7), torch.rand(5, 7), **teachers)
+        >>> torch.allclose(over_images.sum(dim=1), torch.ones(5))
+        True
+    """
+    return _mean_softmaxes(teacher_logits(image, text, teacher_dims, teacher_logit_scales))
+
+
+def _mean_softmaxes(teachers: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    over_texts, over_images, count = torch.zeros(()), torch.zeros(()), 0
+    for count, logits in enumerate(teachers, 1):
+        over_texts = logits.softmax(dim=1) if count == 1 else over_texts.add_(logits.softmax(dim=1))
+        over_images = logits.mT.softmax(dim=1) if count == 1 else over_images.add_(logits.mT.softmax(dim=1))
+    return over_texts.div_(count), over_images.div_(count)
+
+
+def teacher_logits(image: Tensor, text: Tensor, dims: Sequence[int], scales: Sequence[float]) -> Iterator[Tensor]:
+    """Yield each teacher's `scale_k * image_k @ text_k.T`, of embeddings brought to unit length.
+
+    Shape: image, text (B, sum of dims) -> (B, B) per teacher, images as rows.
+    """
+    images, texts = (torch.split(one.to(compute_dtype(one)), list(dims), dim=1) for one in (image, text))
+    for image_k, text_k, scale in zip(images, texts, scales, strict=True):
+        yield similarity_logits(F.normalize(image_k, dim=1), F.normalize(text_k, dim=1), scale)
+
+
+def dense_loss(spec: LossSpec, *, logit_bias: Tensor | float = 0.0, **embeddings: Any) -> LossTerms:
+    """Return what the loss that `spec` builds returns, computed by the dense backend with a bias of one's own.
+
+    Args:
+        spec: of a reinforced loss.
+        logit_bias: the bias of a sigmoid loss.
+        embeddings: what the loss is called with; see `ReinforcedLoss`.
+
+    Raises:
+        ValueError: if the loss is another one.
+
+    Examples:
+        >>> image, text = nn.functional.normalize(torch.rand(2, 8, 4), dim=-1)
+        >>> dense = dense_loss(ContrastiveLossSpec(), image=image, text=text, logit_scale=10.0)
+        >>> torch.allclose(dense.total, ContrastiveLoss()(image=image, text=text, logit_scale=10.0).total)
+        True
+    """
+    if not isinstance(spec, ReinforcedLossSpec):
+        raise ValueError(f"{type(spec).__name__} has no dense form here; it is a loss of its own")
+    loss = attrs.evolve(spec, backend="dense").build()
+    bias = {} if loss.logit_bias is None else {"logit_bias": torch.as_tensor(logit_bias)}
+    terms: LossTerms = torch.func.functional_call(loss, bias, kwargs=embeddings)
+    return terms

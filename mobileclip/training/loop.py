@@ -15,8 +15,9 @@ from torch import nn
 
 from mobileclip import storage
 from mobileclip.data import Batch, BatchSource
+from mobileclip.encoders import DualEncoder
 from mobileclip.hardware.devices import in_float64
-from mobileclip.losses import DistillingLossSpec
+from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.progress import Progress
 from mobileclip.terminal import get_logger
 from mobileclip.terminal.interruption import postponed
@@ -95,7 +96,7 @@ def train(
             the last checkpoint, and `diverged.json` all keys. The weights are those from before the step.
     """
     world = World() if world is None else world
-    if card is not None and isinstance(spec.loss, DistillingLossSpec) and spec.loss.needs_teachers:
+    if card is not None and isinstance(spec.loss, ReinforcedLossSpec) and spec.loss.needs_teachers:
         note = card.check_teachers(spec.loss.teacher_dims, spec.loss.teacher_logit_scales)
         if note is not None and world.is_first:
             logger.warning("%s", note)
@@ -125,6 +126,8 @@ def _train(
 ) -> TrainingResult:
     """Train in a folder that no other run writes to, from what is there on."""
     torch.manual_seed(spec.seed + world.rank)
+    if isinstance(model, DualEncoder):
+        model.max_logit_scale = spec.max_logit_scale
     average = MovingAverage(model, spec.ema_decay) if spec.ema_decay is not None and world.is_first else None
     objective = build_objective(spec.loss, spec=spec, model=model, world=world)
     if average is not None:

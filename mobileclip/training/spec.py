@@ -9,8 +9,7 @@ from attrs import validators
 
 from mobileclip.data import RangeAugmentSpec
 from mobileclip.hardware.precision import WIDE_PRECISIONS, WidePrecision
-from mobileclip.losses import LossSpec
-from mobileclip.losses.specs import PairLossSpec
+from mobileclip.losses import LossSpec, ReinforcedLossSpec
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
 from mobileclip.training.distributed import COLLECTIVE_SECONDS
 from mobileclip.training.objectives.selection import SelectionSpec
@@ -33,7 +32,7 @@ class TrainingSpec:
         schedule: learning rate by step; its `total_steps` is the length of the run.
         optimizer: AdamW's constants.
         max_gradient_norm: gradients are scaled down to this norm; none leaves them as they are.
-        max_logit_scale: cap of the student's logit scale, after the exponential.
+        max_logit_scale: cap of the student's logit scale, after the exponential; the model is saved with it.
         min_logit_scale: floor of it; none leaves it. It starts at 1 / 0.07, and falls below 1 in runs that fail alone.
         ema_decay: decay of the moving average of the weights per step; none keeps no average.
         precision: `bfloat16` computes the towers' convolutions and products in it, by autocast. In float32 stay the
@@ -107,10 +106,10 @@ class TrainingSpec:
 
     @selection.validator
     def _check_selection(self, _: object, value: SelectionSpec) -> None:
-        if value.leaves_some and not (isinstance(self.loss, PairLossSpec) and self.loss.teacher_dims):
+        if value.leaves_some and not (isinstance(self.loss, ReinforcedLossSpec) and self.loss.teacher_dims):
             raise ValueError(
-                f"selection compares the student with teachers, and {type(self.loss).__name__} knows of none; take a "
-                "loss with teachers, such as ReinforcedLossSpec, with distill_weight=0 if nothing is to be distilled"
+                f"selection compares the student with teachers, and the loss has no teacher_dims ({self.loss}); take "
+                "ReinforcedLossSpec with those of the data, and distill_weight=0 if nothing is to be distilled"
             )
 
     @property

@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from mobileclip.losses import (
     ContrastiveLossSpec,
     LossSpec,
-    PairLossSpec,
     ReinforcedLossSpec,
     ReinforcedSigmoidLossSpec,
     SigmoidLossSpec,
@@ -34,6 +33,9 @@ SPECS: dict[str, LossSpec] = {
         distill_weight=0.75,
         initial_logit_bias=-3,
     ),
+    "reinforced_sigmoid, release": ReinforcedSigmoidLossSpec(
+        **_TEACHERS, teacher_logit_biases=(-12.5, None), sigmoid_distillation="release", initial_logit_bias=-3
+    ),
     "labelled_contrastive": labelled_contrastive(sum(TEACHER_DIMS)),
 }
 
@@ -56,11 +58,12 @@ def random_batch(
     return inputs
 
 
-def operation_arguments(spec: PairLossSpec, inputs: dict[str, Tensor], *, scale: float = 9.0) -> list:
+def operation_arguments(spec: ReinforcedLossSpec, inputs: dict[str, Tensor], *, scale: float = 9.0) -> list:
     """Return what `torch.ops.mobileclip.pair_terms` is called with; it computes gradients."""
     names = ("image", "text", "syn_text", "teacher_image", "teacher_text", "teacher_syn_text")
     image, text, syn_text, *teachers = (inputs.get(name) for name in names)
     bias = None if spec.initial_logit_bias is None else torch.tensor(spec.initial_logit_bias)
     student = [image, text, syn_text, torch.tensor(scale, dtype=torch.float64), bias]
     choices = [spec.teacher_dims, spec.teacher_logit_scales, spec.teacher_biases] if spec.needs_teachers else [()] * 3
-    return [*student, *teachers, *map(list, choices), spec.contrastive_weight > 0, True, None]
+    release = spec.sigmoid_distillation == "release"
+    return [*student, *teachers, *map(list, choices), spec.contrastive_weight > 0, release, None, True]

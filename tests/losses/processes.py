@@ -7,6 +7,7 @@ import datetime as dt
 import tempfile
 from pathlib import Path
 
+import attrs
 import torch
 from torch import Tensor, distributed, multiprocessing, nn
 from torch.nn import functional as F
@@ -89,6 +90,10 @@ def mistakes(rank: int, group: distributed.ProcessGroup) -> dict[str, str]:
     given = {"short": short, "plain": plain, "broken": broken, "narrow": narrow, "mixed": mixed}
     said = {name: refused(loss, inputs) for name, inputs in given.items()}
     said["good"] = refused(loss, good)
+    try:
+        attrs.evolve(spec, backend="dense").build(process_group=group)
+    except ValueError as error:
+        said["dense"] = str(error)
     return said
 
 

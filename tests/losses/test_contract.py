@@ -9,6 +9,7 @@ import copy
 import pickle
 from functools import partial
 
+import attrs
 import pytest
 import torch
 from torch import Tensor
@@ -54,6 +55,7 @@ def assert_equal(spec, batch, scale, *, syn=True, seed=0, tolerance=1e-12):
 
 
 @each_loss
+@pytest.mark.usefixtures("tiled")
 class TestAgainstDense:
     @pytest.mark.usefixtures("each_size")
     def test_values_and_gradients(self, spec):
@@ -89,6 +91,7 @@ class TestAgainstDense:
 
 
 @each_loss
+@pytest.mark.usefixtures("each_backend")
 class TestCalls:
     def test_the_scale_may_be_a_number(self, spec):
         inputs = random_batch(spec, 4)
@@ -163,8 +166,15 @@ class TestCalls:
 
 
 def test_every_loss_of_images_and_texts_is_here():
-    ours = {spec for spec in losses.values() if spec.__module__.startswith("mobileclip.losses")}
-    assert ours <= {type(spec) for spec in SPECS.values()} <= set(losses.values())
+    """Of every name that this library registers there is one above that differs in numbers alone."""
+    ours = {"contrastive", "reinforced", "sigmoid", "reinforced_sigmoid"}
+    assert ours <= set(losses) & set(SPECS)
+    assert {type(spec) for spec in SPECS.values()} <= set(losses.values())
+    for name in ours:
+        given, spec = losses[name](), SPECS[name]
+        assert type(given) is type(spec)
+        assert (given.needs_teachers, given.term_names) == (spec.needs_teachers, spec.term_names)
+        assert (given.initial_logit_bias is None) == (spec.initial_logit_bias is None)
 
 
 @each_loss
@@ -222,10 +232,10 @@ class TestTransforms:
         torch.testing.assert_close(torch.func.grad(total)(fixed["text"]), inputs["text"].grad)
 
     def test_second_derivatives_are_the_formulas(self, spec):
-        """Refused by the tiles, by whichever way they are asked for, and not silently zero."""
+        """Refused by the tiles, by whichever way they are asked for, and not silently zero; the dense form has them."""
         inputs = random_batch(spec, 3, syn=False)
-        loss = spec.build().double()
-        dense = partial(dense_loss, spec, **dict(loss.named_parameters()))
+        loss = attrs.evolve(spec, backend="tiled").build().double()
+        dense = attrs.evolve(spec, backend="dense").build().double()
 
         def total(call, image: Tensor) -> Tensor:
             return call(**(inputs | {"image": image}), logit_scale=9.0).total
@@ -241,6 +251,30 @@ class TestTransforms:
             gradient.sum().backward()
         with refused:
             torch.func.grad(partial(penalty, loss))(inputs["image"])
+
+
+def twice(loss: torch.nn.Module, batch: int) -> Tensor:
+    inputs = random_batch(SPECS["contrastive"], batch, syn=False)
+    total = loss(**inputs, logit_scale=9.0).total
+    (gradient,) = torch.autograd.grad(total, inputs["image"], create_graph=True)
+    return torch.autograd.grad(gradient.square().sum(), inputs["image"])[0]
+
+
+class TestBackend:
+    def test_small_batches_hold_the_matrices_and_large_ones_do_not(self):
+        loss = SPECS["contrastive"].build()
+        assert twice(loss, 512).abs().max() > 0
+        with pytest.raises(RuntimeError, match="backend='dense'"):
+            twice(loss, 513)
+
+    def test_either_can_be_asked_for_at_any_size(self):
+        dense, tiled = (attrs.evolve(SPECS["contrastive"], backend=backend).build() for backend in ("dense", "tiled"))
+        assert twice(dense, 513).abs().max() > 0
+        with pytest.raises(RuntimeError, match="backend='dense'"):
+            twice(tiled, 4)
+        inputs = random_batch(SPECS["contrastive"], 513, syn=False)
+        one, other = (loss(**inputs, logit_scale=9.0).total.item() for loss in (dense, tiled))
+        assert one == pytest.approx(other, rel=1e-12)
 
 
 @pytest.mark.filterwarnings("ignore:.*autograd.* should not be instantiated:DeprecationWarning")

@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 from mobileclip.losses import (
     ContrastiveLoss,
+    ContrastiveLossSpec,
+    LossSpec,
     LossTerms,
     ReinforcedLoss,
     ReinforcedLossSpec,
@@ -22,6 +24,8 @@ from mobileclip.losses import (
     teacher_targets,
 )
 from mobileclip.serialization import from_json, to_json
+
+pytestmark = pytest.mark.usefixtures("each_backend")
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "loss"
 CASES = json.loads((GOLDEN / "dr_loss.json").read_text())
@@ -304,9 +308,10 @@ class TestContrastive:
         assert ContrastiveLoss()(image=eye, text=eye, logit_scale=100.0).total.item() == pytest.approx(0, abs=1e-6)
 
     def test_spec(self):
-        spec = from_json("{}", losses["contrastive"])
+        spec = from_json('{"kind": "contrastive"}', LossSpec)
+        assert spec == ContrastiveLossSpec()
         assert not spec.needs_teachers
-        assert isinstance(spec.build(), ContrastiveLoss)
+        assert spec.build().spec == ContrastiveLoss().spec == spec
 
     def test_mismatch(self):
         with pytest.raises(ValueError, match="image has 3 rows and syn_text has 2"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -9,7 +10,9 @@ import torch
 from torch.nn import functional as F
 
 from mobileclip.losses import (
+    ContrastiveLossSpec,
     LossSpec,
+    ReinforcedLoss,
     ReinforcedLossSpec,
     ReinforcedSigmoidLoss,
     ReinforcedSigmoidLossSpec,
@@ -19,6 +22,8 @@ from mobileclip.losses import (
 )
 from mobileclip.serialization import from_json, to_json
 from tests.losses.embeddings import SPECS, STUDENT, random_batch
+
+pytestmark = pytest.mark.usefixtures("each_backend")
 
 EYE = torch.eye(4, dtype=torch.float64)
 
@@ -68,7 +73,7 @@ class TestSigmoid:
 
 
 class TestReinforcedSigmoid:
-    def build(self, **choices) -> ReinforcedSigmoidLoss:
+    def build(self, **choices) -> ReinforcedLoss:
         return ReinforcedSigmoidLossSpec(
             **({"teacher_dims": (5,), "teacher_logit_scales": (9.0,), "initial_logit_bias": -3.0} | choices)
         ).build()
@@ -112,24 +117,102 @@ class TestReinforcedSigmoid:
         loss = self.build(teacher_dims=(4,), teacher_logit_scales=(1e6,))
         assert loss(**inputs, logit_scale=1e3).distillation.item() == pytest.approx(3 + 1e3 - 3, rel=0.01)
 
+    def test_defaults_of_the_names(self):
+        assert ReinforcedSigmoidLoss().spec == ReinforcedSigmoidLossSpec()
+        assert SigmoidLoss().spec == SigmoidLossSpec()
+        assert SigmoidLoss(SigmoidLossSpec(initial_logit_bias=-5)).spec.initial_logit_bias == -5
+
+
+class TestRelease:
+    """The released distillation: `-logsigmoid((2 p - 1) * logits)`, with `p` the mean of the teachers' sigmoids."""
+
+    def build(self, **choices) -> ReinforcedLoss:
+        return ReinforcedSigmoidLossSpec(
+            **({"sigmoid_distillation": "release", "initial_logit_bias": -3.0} | choices)
+        ).build()
+
+    def test_pair_by_pair(self):
+        spec = ReinforcedSigmoidLossSpec(teacher_dims=(3, 4))
+        inputs = random_batch(spec, 5, syn=False)
+        found = self.build(teacher_dims=(3, 4), teacher_logit_scales=(20, 10), teacher_logit_biases=(0, -4))(
+            **inputs, logit_scale=9.0
+        )
+        expected = 0.0
+        for i in range(5):
+            for j in range(5):
+                p = 0.0
+                for part, scale, bias in ((slice(0, 3), 20, 0), (slice(3, 7), 10, -4)):
+                    one, other = (F.normalize(inputs[f"teacher_{name}"][:, part], dim=1) for name in STUDENT[:2])
+                    p += torch.sigmoid(scale * one[i] @ other[j] + bias).item() / 2
+                logit = 9 * (inputs["image"][i] @ inputs["text"][j]).item() - 3
+                expected += math.log1p(math.exp(-(2 * p - 1) * logit)) / 5
+        assert found.distillation.item() == pytest.approx(expected, rel=1e-12)
+
+    def test_an_unsure_teacher_teaches_nothing(self):
+        """Where the divergence has its least value at the teacher's own probability."""
+        inputs = random_batch(SigmoidLossSpec(), 4, syn=False)
+        one, other = torch.eye(8, dtype=torch.float64).chunk(2)
+        teachers = {"teacher_image": one, "teacher_text": other}  # all similarities are zero, all p are 1/2
+        choices = {"teacher_dims": (8,), "teacher_logit_biases": (0.0,)}
+        total = self.build(**choices)(**inputs, **teachers, logit_scale=9.0).total
+        assert total.item() == pytest.approx(4 * math.log(2), rel=1e-12)
+        total.backward()
+        assert inputs["image"].grad.abs().max() < 1e-12
+        self.build(**choices, sigmoid_distillation="divergence")(**inputs, **teachers, logit_scale=9.0).total.backward()
+        assert inputs["image"].grad.abs().max() > 0.1
+
+    def test_a_sure_teacher_turns_it_into_the_sigmoid_loss(self):
+        inputs = random_batch(SigmoidLossSpec(), 4, syn=False) | {"teacher_image": EYE, "teacher_text": EYE}
+        loss = self.build(
+            teacher_dims=(4,), teacher_logit_scales=(1e4,), teacher_logit_biases=(-5e3,), contrastive_weight=1.0
+        )
+        terms = loss(**inputs, logit_scale=10.0)
+        assert terms.distillation.item() == pytest.approx(terms.contrastive.item(), rel=1e-12)
+
 
 @pytest.mark.parametrize("name", ["contrastive", "reinforced", "sigmoid", "reinforced_sigmoid"])
 class TestNames:
     def test_round_trip(self, name):
-        for spec in SPECS.values():
-            if type(spec) is losses.resolve(name):
-                text = to_json(spec, unstructure_as=LossSpec)
-                assert f'"kind": "{name}"' in text
-                assert from_json(text, LossSpec) == spec
-                assert hash(from_json(text, LossSpec)) == hash(spec)
+        spec = losses.resolve(name)()
+        text = to_json(spec, unstructure_as=LossSpec)
+        assert f'"kind": "{name}"' in text
+        assert from_json(text, LossSpec) == spec
+        assert hash(from_json(text, LossSpec)) == hash(spec)
 
     def test_built_from_its_name(self, name):
         spec = from_json(f'{{"kind": "{name}"}}', LossSpec)
         assert spec.needs_teachers == name.startswith("reinforced")
         choices = {} if not spec.needs_teachers else {"teacher_dims": (3, 4)}
         inputs = random_batch(spec, 4)
-        total = type(spec)(**choices).build()(**inputs, logit_scale=10.0).total
+        total = losses.resolve(name)(**choices).build()(**inputs, logit_scale=10.0).total
         assert math.isfinite(total.item())
+
+
+# As they were written before one spec had the choices of all.
+WRITTEN = {
+    '{"kind": "contrastive"}': ContrastiveLossSpec(),
+    '{"kind": "reinforced", "teacher_dims": [8], "teacher_logit_scales": [70.0], "distill_weight": 0.75, '
+    '"contrastive_weight": 0.25}': ReinforcedLossSpec(
+        teacher_dims=(8,), teacher_logit_scales=(70,), distill_weight=0.75, contrastive_weight=0.25
+    ),
+    '{"kind": "sigmoid", "initial_logit_bias": -5.0}': SigmoidLossSpec(initial_logit_bias=-5),
+    '{"kind": "reinforced_sigmoid", "teacher_dims": [8], "teacher_logit_scales": [70.0], "distill_weight": 1.0, '
+    '"contrastive_weight": 0.0, "teacher_logit_biases": [-9.0], "initial_logit_bias": -4.0}': ReinforcedSigmoidLossSpec(
+        teacher_dims=(8,), teacher_logit_scales=(70,), teacher_logit_biases=(-9,), initial_logit_bias=-4
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "spec"), WRITTEN.items())
+def test_what_was_written_before_is_read(text, spec):
+    assert from_json(text, LossSpec) == spec
+    assert from_json(to_json(spec, unstructure_as=LossSpec), LossSpec) == spec
+
+
+@pytest.mark.parametrize("spec", [ContrastiveLossSpec(), ReinforcedLossSpec(teacher_dims=(8,), distill_weight=0.75)])
+def test_losses_that_were_there_before_are_written_as_before(spec):
+    old = {"kind", "teacher_dims", "teacher_logit_scales", "distill_weight", "contrastive_weight"}
+    assert set(json.loads(to_json(spec, unstructure_as=LossSpec))) <= old
 
 
 @pytest.mark.parametrize("cls", [ReinforcedLossSpec, ReinforcedSigmoidLossSpec])
@@ -157,6 +240,10 @@ def test_distillation_without_teachers_is_refused(cls):
     [
         ({"teacher_logit_biases": (-10.0,)}, "names 2 teachers and teacher_logit_biases .* names 1; give one per"),
         ({"teacher_logit_biases": (-10.0, float("nan"))}, "teacher_logit_biases.*must be a finite number"),
+        ({"initial_logit_bias": None, "teacher_logit_biases": (-1, None)}, "are of sigmoid losses"),
+        ({"initial_logit_bias": None, "sigmoid_distillation": "release"}, "are of sigmoid losses"),
+        ({"sigmoid_distillation": "soft"}, "sigmoid_distillation.*must be one of"),
+        ({"backend": "fast"}, "backend.*must be"),
         ({"initial_logit_bias": float("inf")}, "initial_logit_bias.*must be a finite number"),
         ({"teacher_logit_scales": (100.0,)}, "give one logit scale per teacher"),
         ({"contrastive_weight": 0.0, "distill_weight": 0.0}, "nothing to minimise"),

@@ -227,7 +227,7 @@ class TestRun:
             run_spec(folder, data=attrs.evolve(spec.data, class_names=("red", "green")))
         with pytest.raises(ValueError, match="the data's image contract is"):
             run_spec(folder, data=attrs.evolve(spec.data, image=ImageInput(size=64)))
-        with pytest.raises(ValueError, match="CrossEntropySpec as its loss, not with ContrastiveLossSpec"):
+        with pytest.raises(ValueError, match="CrossEntropySpec as its loss, not with ReinforcedLossSpec"):
             run_spec(folder, training=attrs.evolve(spec.training, loss=ContrastiveLossSpec()))
 
     def test_from_a_dual_encoder_to_a_classifier_and_its_backbone(self, folder, tmp_path):

@@ -29,8 +29,12 @@ from mobileclip.export.contract import FeatureMap, ImageContract, TextContract, 
 from mobileclip.export.spec import ExportSpec
 from mobileclip.export.verification.parity import Gate, Ranking, Report, TowerParity
 from mobileclip.inputs import ImageInput, TextInput, TokenizerFile
-from mobileclip.losses import ContrastiveLossSpec, ReinforcedLossSpec
-from mobileclip.losses.sigmoid import ReinforcedSigmoidLossSpec, SigmoidLossSpec
+from mobileclip.losses import (
+    ContrastiveLossSpec,
+    ReinforcedLossSpec,
+    ReinforcedSigmoidLossSpec,
+    SigmoidLossSpec,
+)
 from mobileclip.reinforce.captioners.coca import CocaCaptioner
 from mobileclip.reinforce.manifest import ShardEntry
 from mobileclip.reinforce.spec import ReinforcementSpec

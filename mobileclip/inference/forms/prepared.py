@@ -25,7 +25,8 @@ def prepared(model: DualEncoder) -> DualEncoder:
         model: in evaluation mode; the other one shares its weights. Making it takes less than a millisecond, so that it
             can be made whenever it is needed, and always has the weights of the moment.
     """
-    ready = DualEncoder(prepared_tower(model.image_encoder), prepared_tower(model.text_encoder))
+    image_encoder, text_encoder = prepared_tower(model.image_encoder), prepared_tower(model.text_encoder)
+    ready = DualEncoder(image_encoder, text_encoder, max_logit_scale=model.max_logit_scale)
     ready.logit_scale = model.logit_scale
     ready.training = False
     return ready

@@ -55,7 +55,7 @@ class OptimizedDualEncoder(ReadyDualEncoder):
         text_encoder: nn.Module,
         report: OptimizationReport,
     ) -> None:
-        super().__init__(image_encoder, text_encoder)
+        super().__init__(image_encoder, text_encoder, max_logit_scale=model.max_logit_scale)
         self.logit_scale = nn.Parameter(model.logit_scale.detach().clone(), requires_grad=False)
         self.report = report
         self.eval()
@@ -156,7 +156,7 @@ def optimize_images(
         rounds=rounds,
         show_progress=show_progress,
     )
-    ready = ReadyDualEncoder(tower, model.text_encoder)
+    ready = ReadyDualEncoder(tower, model.text_encoder, max_logit_scale=model.max_logit_scale)
     ready.logit_scale = model.logit_scale
     return ready.eval()
 

@@ -1,4 +1,4 @@
-"""The losses tile by tile: values and gradients in memory that grows with the batch, not with its square.
+"""The reinforced loss tile by tile: values and gradients in memory that grows with the batch, not with its square.
 
-What saves memory and time belongs here; what is computed is said in `losses.formulas`.
+What saves memory and time belongs here; what is computed is said in `losses.reinforced`.
 """

@@ -10,7 +10,7 @@ import tyro
 
 from mobileclip.data import ReinforcedPipelineSpec, RowOptions, read_text_input
 from mobileclip.inputs import TextInput
-from mobileclip.losses import DistillingLossSpec
+from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.recipes.training.published import as_released
 from mobileclip.recipes.training.rows import OUTPUTS, Flags, Kind, run_as, train_and_plot
 from mobileclip.recipes.training.tiny import tiny_run
@@ -120,7 +120,7 @@ def _no_data(spec: RunSpec) -> str:
             f"{TRY}"
         )
     loss = spec.training.loss
-    dims = ", ".join(map(str, loss.teacher_dims)) if isinstance(loss, DistillingLossSpec) else "of any"
+    dims = ", ".join(map(str, loss.teacher_dims if isinstance(loss, ReinforcedLossSpec) else ())) or "of any"
     return (
         f"--data is missing: shards of images with synthetic captions and embeddings of teachers (dims {dims}),\n"
         "              such as 'DataCompDR-12M/{00000000..00001023}.tar'\n"

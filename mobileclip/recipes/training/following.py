@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import attrs
 
 from mobileclip.data.loading.spec import PipelineSpec
-from mobileclip.losses import DistillingLossSpec, LossSpec
+from mobileclip.losses import LossSpec, ReinforcedLossSpec
 from mobileclip.training import ConstantCosineSchedule, Schedule, TrainingSpec
 from mobileclip.training.schedule import default_final, default_warmup
 
@@ -87,7 +87,7 @@ def _schedule(schedule: Schedule, given: Given) -> Schedule:
 
 
 def _loss(loss: LossSpec, given: Given) -> LossSpec:
-    if not isinstance(loss, DistillingLossSpec):
+    if not isinstance(loss, ReinforcedLossSpec):
         return loss
     dims, scales = "--training.loss.teacher-dims", "--training.loss.teacher-logit-scales"
     if (new := given.numbers(dims, unless=scales)) and len(set(loss.teacher_logit_scales)) == 1:

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from mobileclip.data import ReinforcedBatch
 from mobileclip.encoders.checkpoints.forms import skeleton
-from mobileclip.losses import DistillingLossSpec
+from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.training import Objective, World, build_objective
 from mobileclip.training.cpu import quicken
 
@@ -90,7 +90,7 @@ def step_memory(
 def _gathered(run: RunSpec) -> int:
     """Return the bytes of all texts of one set of captions: the student's, their gradient, and the teachers'."""
     loss = run.training.loss
-    teachers = sum(loss.teacher_dims) if isinstance(loss, DistillingLossSpec) and loss.needs_teachers else 0
+    teachers = sum(loss.teacher_dims) if isinstance(loss, ReinforcedLossSpec) and loss.needs_teachers else 0
     return run.data.batch_size * _FLOAT * (2 * run.model.text.embedding_dim + teachers)
 
 
@@ -134,7 +134,7 @@ def _batch(run: RunSpec, batch_size: int) -> ReinforcedBatch:
         return torch.zeros(batch_size, data.text.context_length, dtype=torch.int64)
 
     def teachers() -> Tensor | None:
-        dims = loss.teacher_dims if isinstance(loss, DistillingLossSpec) and loss.needs_teachers else ()
+        dims = loss.teacher_dims if isinstance(loss, ReinforcedLossSpec) and loss.needs_teachers else ()
         return torch.empty(batch_size, sum(dims)) if dims else None
 
     return ReinforcedBatch(

@@ -16,7 +16,7 @@ from mobileclip.data import (
     read_card,
 )
 from mobileclip.encoders import DualEncoderSpec, ImageEncoderSpec, MCiSpec, MCtSpec, TextTransformerSpec, ViTSpec
-from mobileclip.losses import DistillingLossSpec
+from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.processes import this_process
 from mobileclip.recipes.reinforcing.tiny import shrink, write_scenes
 from mobileclip.reinforce import CocaCaptioner, OpenClipTeacher, ReinforcementSpec, reinforce
@@ -44,10 +44,9 @@ def tiny_run(run: RunSpec, folder: Path) -> RunSpec:
         precision="float32",
         log_every_steps=1,
     )
-    if isinstance(training.loss, DistillingLossSpec) and (card := data.card) is not None:
-        loss = attrs.evolve(
-            training.loss, teacher_dims=card.teacher_dims, teacher_logit_scales=card.teacher_logit_scales
-        )
+    loss, card = training.loss, data.card
+    if isinstance(loss, ReinforcedLossSpec) and loss.teacher_dims and card is not None:
+        loss = attrs.evolve(loss, teacher_dims=card.teacher_dims, teacher_logit_scales=card.teacher_logit_scales)
         training = attrs.evolve(training, loss=loss)
     model = run.model if run.initial_weights is not None else shallow(run.model)
     return attrs.evolve(run, model=model, data=attrs.evolve(data, num_workers=0), training=training)

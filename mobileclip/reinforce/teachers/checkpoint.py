@@ -55,7 +55,7 @@ class CheckpointTeacher(TeacherSpec):
         built = stored.build()
         model = built if stored.form == "folded" else reparameterize(built, inplace=True)
         assert isinstance(model, DualEncoder)
-        own_scale = round(float(model.logit_scale.detach().exp()), 2)
+        own_scale = round(float(model.similarity_scale.detach()), 2)
         model.requires_grad_(requires_grad=False).to(device=device, dtype=DTYPES[self.precision])
         name = f"{Path(self.checkpoint).stem}-{sha256[:8]}"
         return ModelTeacher(

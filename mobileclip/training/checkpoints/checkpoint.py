@@ -232,11 +232,13 @@ class RunState:
 
     def _check(self, path: str, metadata: dict[str, str]) -> None:
         spec: TrainingSpec = self.objective.spec
+        model = self.objective.model.spec
         missing = [name for name in ("spec", "model", "position", "step", DIGEST) if name not in metadata]
         if missing:
             raise _damaged(path, f"it lacks {', '.join(missing)}")
         try:
             there = from_json(metadata["spec"], type(spec))
+            model_there = from_json(metadata["model"], type(model))
         except ValueError as error:
             raise _damaged(path, str(error)) from error
         if there != spec:
@@ -244,11 +246,10 @@ class RunState:
                 f"{path} was written by a run with another training spec; choose another output folder, or delete it "
                 f"to start over. {_difference(there, spec)}"
             )
-        model = to_json(self.objective.model.spec)
-        if metadata["model"] != model:
+        if metadata["model"] != to_json(model) and model_there != model:  # the cap of the logit scale is the run's
             raise ValueError(
                 f"{path} was written by a run with another model; choose another output folder, or delete it to start "
-                f"over.\n  there: {metadata['model']}\n  here:  {model}"
+                f"over.\n  there: {metadata['model']}\n  here:  {to_json(model)}"
             )
 
     def _load_modules(self, tensors: dict[str, Tensor], path: str) -> None:

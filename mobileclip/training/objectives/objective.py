@@ -16,8 +16,7 @@ from torch.nn import functional as F
 from mobileclip.blocks.recompute import recompute, recomputed
 from mobileclip.data import Batch, RangeNumbers, ReinforcedBatch, normalize_pixels
 from mobileclip.encoders import Classifier
-from mobileclip.losses import LossSpec, LossTerms
-from mobileclip.losses.specs import PairLossSpec
+from mobileclip.losses import LossSpec, LossTerms, ReinforcedLossSpec
 from mobileclip.training.cpu import quicken
 from mobileclip.training.distributed import World
 from mobileclip.training.objectives.selection import Learnability, PairLosses, choose_pairs, evaluating
@@ -278,7 +277,7 @@ class ImageTextObjective(Objective):
     def _learnable(self, batch: ReinforcedBatch) -> ReinforcedBatch:
         """Return the samples of a batch that are learned from, by what the student says of them in evaluation mode."""
         loss, selection = self.spec.loss, self.spec.selection
-        assert isinstance(loss, PairLossSpec), "checked by the spec"
+        assert isinstance(loss, ReinforcedLossSpec), "checked by the spec"
         teachers = self._stored(batch)
         with evaluating(self.model), self.autocast(batch.image.device):
             image = torch.cat([self.model.encode_image(self.normalized(one)) for one in self._parts(batch.image)])

@@ -13,7 +13,7 @@ from mobileclip.data.curation import LogitScaleSpec, tune_scales
 from mobileclip.data.curation.logit_scales import SCALES, _losses
 from mobileclip.data.shards.card import TeacherEntry
 from mobileclip.inputs import ImageInput
-from mobileclip.losses.formulas import contrastive_loss, similarity_logits
+from mobileclip.losses import ContrastiveLoss
 from tests.data.made_samples import make_sample
 
 NUM_PAIRS, DIM = 256, 8
@@ -88,7 +88,7 @@ def test_the_loss_is_the_contrastive_one():
     found = _losses(images, texts, [str(number) for number in range(9)]).mean(0)
     one, other = torch.nn.functional.normalize(images), torch.nn.functional.normalize(texts)
     for place in (0, 20, 60):
-        expected = contrastive_loss(similarity_logits(one, other, SCALES[place]))
+        expected = ContrastiveLoss()(image=one, text=other, logit_scale=SCALES[place]).total
         assert float(found[place]) == pytest.approx(float(expected), rel=1e-5)
 
 

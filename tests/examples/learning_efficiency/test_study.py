@@ -72,7 +72,9 @@ class TestSpec:
         )
         assert spec.loss(VARIANTS["weight-0.25"], **teacher).contrastive_weight == 0.75
         assert spec.loss(VARIANTS["scale-0.5"], **teacher).teacher_logit_scales == (10,)
-        assert isinstance(spec.loss(VARIANTS["siglip-distillation"], **teacher), ReinforcedSigmoidLossSpec)
+        assert spec.loss(VARIANTS["siglip-distillation"], **teacher) == ReinforcedSigmoidLossSpec(
+            teacher_dims=(4,), teacher_logit_scales=(20.0,), distill_weight=1, contrastive_weight=0
+        )
 
     def test_trainings_differ_by_what_they_compare_alone(self):
         spec = learning_efficiency()

@@ -1,0 +1,96 @@
+"""One rule of the temperature, `min(exp(logit_scale), max_logit_scale)`, wherever similarities are scaled."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import attrs
+import pytest
+import torch
+from PIL import Image
+
+from mobileclip.encoders import DualEncoderSpec, MCtSpec, ViTSpec, load_model, save_model
+from mobileclip.export import ExportSpec, export_model
+from mobileclip.export.running import load_export
+from mobileclip.inference.forms.prepared import prepared
+from mobileclip.inference.zero_shot import ImageTextModel
+from mobileclip.reinforce.teachers.checkpoint import CheckpointTeacher
+from mobileclip.serialization import from_json, to_json
+from mobileclip.training import train
+from tests.training.runs import Batches, new_model, training_spec
+
+SPEC = DualEncoderSpec(image=ViTSpec(width=16, depth=1, num_heads=2), text=MCtSpec(width=16, depth=1, num_heads=2))
+LABELS = ("a cat", "a dog", "two birds")
+IMAGE = Image.effect_noise((64, 64), 90).convert("RGB")
+
+
+def beyond(spec: DualEncoderSpec) -> torch.nn.Module:
+    torch.manual_seed(0)
+    model = spec.build().eval()
+    with torch.no_grad():
+        model.logit_scale.fill_(math.log(1e6))
+    return model
+
+
+def probabilities(model: torch.nn.Module, scale: float) -> dict[str, float]:
+    clip = ImageTextModel(model)
+    cosines = clip.encode_image([IMAGE]) @ clip.encode_text(LABELS).T
+    return dict(zip(LABELS, (scale * cosines)[0].softmax(-1).tolist(), strict=True))
+
+
+@pytest.mark.parametrize("cap", [100.0, 40.0, 250.0])
+def test_forward_labels_files_and_teachers_have_one_factor(cap, tmp_path):
+    model = beyond(attrs.evolve(SPEC, max_logit_scale=cap))
+    size, length = SPEC.image.input.size, SPEC.text.input.context_length
+    *_, scale = model(torch.rand(1, 3, size, size), torch.zeros(1, length, dtype=torch.int64))
+    assert scale.item() == pytest.approx(cap)
+    expected = probabilities(model, cap)
+    assert ImageTextModel(model).classify(IMAGE, LABELS) == pytest.approx(expected, abs=1e-6)
+    assert prepared(model).spec.max_logit_scale == cap
+    path = tmp_path / "model.safetensors"
+    save_model(model, path)
+    for loaded in (load_model(path), load_model(path, SPEC)):  # the file's cap is kept, whatever is asked for
+        assert loaded.similarity_scale.item() == pytest.approx(cap)
+    assert CheckpointTeacher(checkpoint=path).build().logit_scale == pytest.approx(cap, abs=0.01)
+
+
+def test_an_export_has_the_factor_too(tmp_path):
+    model = beyond(attrs.evolve(SPEC, max_logit_scale=40))
+    expected = probabilities(model, 40)
+    export_model(model, ExportSpec(target="torch", out=tmp_path / "export"), show_progress=False)
+    assert json.loads((tmp_path / "export" / "mobileclip.json").read_text())["logit_scale"] == pytest.approx(40)
+    served = load_export(tmp_path / "export", trust=True)
+    assert ImageTextModel(served).classify(IMAGE, LABELS) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_scale_within_the_cap_is_itself():
+    model = SPEC.build()
+    assert model.similarity_scale.item() == model.logit_scale.exp().item() == pytest.approx(1 / 0.07)
+
+
+def test_the_cap_is_in_json_where_it_is_not_100():
+    assert set(json.loads(to_json(SPEC))) == {"image", "text"}
+    again = from_json(to_json(attrs.evolve(SPEC, max_logit_scale=40)), DualEncoderSpec)
+    assert again.max_logit_scale == 40
+    assert again.build().spec.max_logit_scale == 40
+
+
+@pytest.mark.parametrize("cap", [0.0, -1.0, float("nan"), float("inf"), "100"])
+def test_a_cap_that_is_none_is_refused(cap):
+    with pytest.raises(ValueError, match="max_logit_scale"):
+        attrs.evolve(SPEC, max_logit_scale=cap)
+
+
+@pytest.mark.parametrize("cap", [50.0, 200.0])
+def test_a_model_has_the_cap_that_it_was_trained_with(cap, tmp_path):
+    model = new_model()
+    with torch.no_grad():
+        model.logit_scale.fill_(math.log(1e3))
+    spec = attrs.evolve(training_spec(3, peak=1e-6), max_logit_scale=cap)
+    result = train(spec, model=model, batches=Batches(), output=tmp_path)
+    for trained in (model, result.model):
+        assert trained.spec.max_logit_scale == cap
+    assert model.similarity_scale.item() == pytest.approx(cap, rel=1e-4)
+    save_model(model, tmp_path / "model.safetensors")
+    assert load_model(tmp_path / "model.safetensors").spec.max_logit_scale == cap
