@@ -94,3 +94,11 @@ def test_a_model_has_the_cap_that_it_was_trained_with(cap, tmp_path):
     assert model.similarity_scale.item() == pytest.approx(cap, rel=1e-4)
     save_model(model, tmp_path / "model.safetensors")
     assert load_model(tmp_path / "model.safetensors").spec.max_logit_scale == cap
+
+
+def test_a_checkpoint_keeps_its_cap_where_it_is_loaded_to_train_otherwise(tmp_path):
+    save_model(attrs.evolve(SPEC, max_logit_scale=40.0).build(), tmp_path / "capped.safetensors")
+    wanted = attrs.evolve(SPEC, image=attrs.evolve(SPEC.image, drop_path=0.1))
+    loaded = load_model(tmp_path / "capped.safetensors", wanted, fold=False)
+    assert loaded.spec.max_logit_scale == 40.0
+    assert loaded.spec.image.drop_path == 0.1

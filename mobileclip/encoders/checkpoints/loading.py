@@ -221,8 +221,11 @@ def _asked(path: Path, stored: ModelSpec, wanted: ModelSpec) -> ModelSpec:
             f"{path} holds another model than asked for: {difference(there, asked)}; "
             "leave the model out to load what the file holds"
         )
-    # The stored one may have the text of its tokenizer, by which equal ones do not differ.
-    return stored if stored == wanted else wanted
+    if stored == wanted:  # the stored one may have the text of its tokenizer, by which equal ones do not differ
+        return stored
+    if isinstance(stored, DualEncoderSpec) and isinstance(wanted, DualEncoderSpec):
+        return attrs.evolve(wanted, max_logit_scale=stored.max_logit_scale)
+    return wanted
 
 
 def _check_size(path: Path, tensors: dict[str, Tensor], spec: ModelSpec) -> None:
