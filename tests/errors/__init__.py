@@ -27,7 +27,7 @@ def fails(
     Args:
         code: of the error.
         words: names, numbers and paths that stand in the holes of its wording, or around it where another error
-            reports this one.
+            reports this one. The code of another error that is reported, or reports this one, can be among them.
         by: the class of what is raised, where it is not the error's own, since another error reports it.
     """
     __tracebackhide__ = True
@@ -52,7 +52,7 @@ def told(text: str, code: str, *words: str) -> None:
     Args:
         text: to look in.
         code: of the error.
-        words: that stand in the holes of its wording, or around it.
+        words: that stand in the holes of its wording, or around it, and codes of errors that it reports.
     """
     __tracebackhide__ = True
     _check(text, _known_as(code), words)
@@ -73,7 +73,7 @@ def _check(text: str, wanted: Known, words: Sequence[str]) -> None:
         other = ", ".join(sorted(fits, key=lambda code: -fits[code].known.template.letters)[:3]) or "none that is known"
         pytest.fail(f"it is {other}; expected {wanted.code}: {wanted.message}\nIt says: {text}")
     values = values_in(wanted.template, text)
-    if missing := [word for word in words if not is_named(word, values)]:
+    if missing := [word for word in words if word not in fits and not is_named(word, values)]:
         pytest.fail(f"{wanted.code} does not name {missing}; it says: {text}\nIts wording is: {wanted.message}")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice, product
 
@@ -202,7 +203,11 @@ def _is_system(kind: str) -> bool:
 def _hole(node: ast.expr) -> Hole:
     """Return a hole as it is written; the same for every version of Python."""
     if not isinstance(node, ast.FormattedValue):
-        return Hole(ast.unparse(node))
+        return Hole(_written(node))
     conversion = "" if node.conversion == -1 else f"!{chr(node.conversion)}"
-    written = ast.unparse(node.format_spec)[2:-1] if node.format_spec is not None else ""
-    return Hole(f"{ast.unparse(node.value)}{conversion}{written and f':{written}'}")
+    written = _written(node.format_spec)[2:-1] if node.format_spec is not None else ""
+    return Hole(f"{_written(node.value)}{conversion}{written and f':{written}'}")
+
+
+def _written(node: ast.expr) -> str:
+    return re.sub(r"\bfor \(([^()]*)\) in\b", r"for \1 in", ast.unparse(node))  # 3.10 writes brackets

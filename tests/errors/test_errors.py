@@ -119,6 +119,11 @@ def test_an_error_that_another_reports():
     error = SystemExit(f"error: the shard a.tar cannot be read: {SAID}")
     raised(error, "data.shard", "a.tar", by=SystemExit)
     raised(error, "data.tokenizer", "klingon", "a.tar", by=SystemExit)
+    raised(error, "data.tokenizer", "data.shard", "a.tar", by=SystemExit)
+    with pytest.raises(pytest.fail.Exception, match=r"does not name \['data\.bad'\]"), fails(
+        "data.tokenizer", "data.bad", by=SystemExit
+    ):
+        raise error
     with pytest.raises(SystemExit), fails("data.shard", by=ValueError):
         raise error
 
