@@ -120,8 +120,9 @@ def test_an_error_that_another_reports():
     raised(error, "data.shard", "a.tar", by=SystemExit)
     raised(error, "data.tokenizer", "klingon", "a.tar", by=SystemExit)
     raised(error, "data.tokenizer", "data.shard", "a.tar", by=SystemExit)
-    with pytest.raises(pytest.fail.Exception, match=r"does not name \['data\.bad'\]"), fails(
-        "data.tokenizer", "data.bad", by=SystemExit
+    with (
+        pytest.raises(pytest.fail.Exception, match=r"does not name \['data\.bad'\]"),
+        fails("data.tokenizer", "data.bad", by=SystemExit),
     ):
         raise error
     with pytest.raises(SystemExit), fails("data.shard", by=ValueError):
