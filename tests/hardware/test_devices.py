@@ -12,6 +12,7 @@ from mobileclip.inference.comparison.measuring import largest_error, smallest_co
 from mobileclip.losses import distillation_target_kl
 from mobileclip.reparam import reparameterize
 from mobileclip.training import connected, train
+from tests.errors import fails
 from tests.no_float64 import no_float64
 from tests.training.runs import MODEL, Batches, new_model, training_spec
 
@@ -36,7 +37,7 @@ def test_auto_is_the_best_there_is(machine):
     machine(num_gpus=2, mps=True)
     assert (pick_device(), all_devices()) == (torch.device("cuda:0"), ("cuda:0", "cuda:1"))
     assert pick_device(local_rank=1) == torch.device("cuda:1")
-    with pytest.raises(ValueError, match=r"process 2 of this machine has no GPU .* there are 2; .*nproc-per-node 2"):
+    with fails("hardware.process-machine-gpu-own", "2"):
         pick_device(local_rank=2)
 
 
@@ -53,7 +54,7 @@ def test_several_processes_do_not_meet_on_an_apple_gpu(machine, monkeypatch):
     machine(mps=True)
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr("mobileclip.training.distributed.pick_device", lambda *_, **__: torch.device("mps"))
-    with pytest.raises(ValueError, match="one process alone trains on Apple's GPU"), connected("mps"):
+    with fails("training.process-alone-trains-apple"), connected("mps"):
         pass
 
 
