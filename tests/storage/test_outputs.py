@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mobileclip.storage import require_output, require_output_folder
+from tests.errors import fails
 
 
 def test_a_new_file_may_be_written_and_is_not_made(tmp_path):
@@ -16,7 +17,7 @@ def test_a_new_file_may_be_written_and_is_not_made(tmp_path):
 def test_a_file_that_is_there_is_kept_unless_it_may_be_replaced(tmp_path):
     there = tmp_path / "there.npz"
     there.write_bytes(b"work of hours")
-    with pytest.raises(FileExistsError, match=r"there already; choose another name, or replace it with --overwrite"):
+    with fails("storage.already-choose-another-name"):
         require_output(there, overwrite=False)
     require_output(there, overwrite=True)
     assert there.read_bytes() == b"work of hours"
@@ -24,24 +25,24 @@ def test_a_file_that_is_there_is_kept_unless_it_may_be_replaced(tmp_path):
 
 def test_a_link_to_nowhere_is_there(tmp_path):
     (tmp_path / "link.npz").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(FileExistsError, match="there already"):
+    with fails("storage.already-choose-another-name"):
         require_output(tmp_path / "link.npz", overwrite=False)
 
 
 @pytest.mark.parametrize("name", ["e.csv", "e", "npz", "e.npz.gz", ".npz"])
 def test_another_kind_of_file_is_refused_with_the_known_ones(tmp_path, name):
-    with pytest.raises(ValueError, match=r"must end with \.npz or \.npy"):
+    with fails("data.written-name-end", ".npz or .npy"):
         require_output(tmp_path / name, overwrite=True, suffixes=(".npz", ".npy"))
 
 
 def test_a_folder_is_no_file_and_a_file_no_folder(tmp_path):
     (tmp_path / "folder.npz").mkdir()
     (tmp_path / "file").touch()
-    with pytest.raises(IsADirectoryError, match="is a folder; give the name of a file"):
+    with fails("storage.folder-give-name-file"):
         require_output(tmp_path / "folder.npz", overwrite=True, suffixes=(".npz",))
-    with pytest.raises(NotADirectoryError, match="is no folder"):
+    with fails("storage.nothing-written-folder"):
         require_output(tmp_path / "file" / "x.npz", overwrite=True)
-    with pytest.raises(NotADirectoryError, match="is a file"):
+    with fails("storage.file-give-name-folder"):
         require_output_folder(tmp_path / "file", overwrite=True, marker="card.json")
 
 
@@ -54,13 +55,13 @@ def test_a_folder_that_cannot_be_written_to_is_refused_now(tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no such folder")
 def test_a_folder_that_takes_no_files_is_refused_whatever_its_permissions_say():
-    with pytest.raises(OSError, match=r"nothing can be written to /proc .*; choose another folder"):
+    with fails("storage.nothing-written-choose-another", "/proc"):
         require_output("/proc/new/x.npz", overwrite=False)
 
 
 @pytest.mark.parametrize("address", ["s3://bucket/x.npz", Path("s3://bucket/x.npz"), Path("https://host/x.npz")])
 def test_an_address_is_refused_and_makes_no_folder_of_its_name(address):
-    with pytest.raises(ValueError, match="is an address"):
+    with fails("storage.address-written-disk-machine"):
         require_output(address, overwrite=True)
 
 
@@ -70,9 +71,9 @@ def test_a_folder_is_replaced_where_it_is_one_of_its_kind(tmp_path):
     folder.mkdir()
     require_output_folder(folder, overwrite=False, marker="card.json")
     (folder / "card.json").touch()
-    with pytest.raises(FileExistsError, match="--overwrite"):
+    with fails("storage.already-choose-another-folder"):
         require_output_folder(folder, overwrite=False, marker="card.json")
     require_output_folder(folder, overwrite=True, marker="card.json")
     (folder / "card.json").rename(folder / "thesis.txt")
-    with pytest.raises(FileExistsError, match="holds other files and no card"):
+    with fails("storage.holds-other-files-replaced", "card"):
         require_output_folder(folder, overwrite=True, marker="card.json")

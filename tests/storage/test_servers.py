@@ -10,6 +10,7 @@ import pytest
 from mobileclip import storage
 from mobileclip.storage import StorageError
 from mobileclip.storage.web import WebBackend
+from tests.errors import fails
 from tests.trials.servers import HONEST, LIMITS, SERVERS, SHARD, head, serving
 
 LATE = "no whole answer came within 0.4 s"
@@ -110,7 +111,7 @@ def test_a_part_without_a_place_or_a_length_is_refused():
         conn.sendall(head("206 Partial Content", length=None) + SHARD[request.start or 0 :])
 
     for start in (1, 17):
-        with serving(answer) as address, storage.use_limits(PATIENT), pytest.raises(OSError, match=ANOTHER_PART):
+        with serving(answer) as address, storage.use_limits(PATIENT), fails("storage.server-answers-another-part"):
             WebBackend().open(address, start)
 
 
@@ -130,6 +131,6 @@ def test_a_file_larger_than_the_limits_is_given_up():
     with (
         serving(SERVERS["a file without end, in chunks"]) as address,
         storage.use_limits(PATIENT),
-        pytest.raises(OSError, match="has more than 20000000 bytes"),
+        fails("storage.more-bytes", "20000000"),
     ):
         storage.read_bytes(address, limit=10**9)
