@@ -15,6 +15,7 @@ from mobileclip.blocks import (
 from mobileclip.blocks.attention_backends import reference_attention, sdpa_attention, xformers_attention
 from mobileclip.reparam import reparameterize
 from tests.blocks.filling import filled, noise
+from tests.errors import fails
 
 
 def heads(dtype, *, tokens=7, head_dim=5, device="cpu"):
@@ -139,22 +140,22 @@ def test_a_backend_of_ones_own(monkeypatch):
 
 
 def test_an_unknown_backend_names_the_nearest():
-    with pytest.raises(ValueError, match="unknown attention backend 'xformer'; did you mean 'xformers'"):
+    with fails("registry.unknown-parts-your-own", "attention", "backend 'xformer'", "did you mean 'xformers'"):
         Attention(8, num_heads=2, backend="xformer")
     model = Attention(8, num_heads=2)
-    with pytest.raises(ValueError, match="unknown attention backend 'flash'; known: reference, sdpa, xformers"):
+    with fails("registry.unknown-parts-your-own", "attention", "backend 'flash'", "known: reference, sdpa, xformers"):
         set_attention_backend(model, "flash")
     assert model.backend is sdpa_attention
 
 
 def test_heads_divide_the_width():
-    with pytest.raises(ValueError, match="dim=10 is not a multiple of num_heads=4"):
+    with fails("blocks.dim-multiple-num-heads", "10", "4"):
         Attention(10, num_heads=4)
 
 
 def test_xformers_is_refused_on_the_cpu():
     block = filled(Attention(8, num_heads=2, backend="xformers"))
-    with pytest.raises(ValueError, match="'xformers' runs on CUDA devices only, and these tensors are on cpu"):
+    with fails("blocks.attention-backend-xformers-runs", "cpu"):
         block(noise(1, 5, 8))
 
 

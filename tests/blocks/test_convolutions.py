@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from mobileclip.blocks import ConvFFN, ConvNorm, Downsample, LargeKernelConv, RepCPE, SqueezeExcite
 from mobileclip.reparam import reparameterize
 from tests.blocks.filling import filled, noise
+from tests.errors import fails
 
 
 def test_conv_norm_pads_by_half_its_kernel_unless_told():
@@ -46,21 +47,21 @@ def test_large_kernel_keeps_one_kernel():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "error"),
     [
-        ({"kernel_size": (6, 7)}, r"sides are odd; got \(6, 7\)"),
-        ({"small_kernel_size": (2, 2)}, r"sides are odd; got \(2, 2\)"),
-        ({"kernel_size": (3, 7), "small_kernel_size": (5, 5)}, r"small kernel \(5, 5\) does not fit .* \(3, 7\)"),
-        ({"out_dim": 6}, "out_dim=6 is not a multiple of dim=4"),
+        ({"kernel_size": (6, 7)}, ("blocks.block-kernels-need-centre", "(6, 7)")),
+        ({"small_kernel_size": (2, 2)}, ("blocks.block-kernels-need-centre", "(2, 2)")),
+        ({"kernel_size": (3, 7), "small_kernel_size": (5, 5)}, ("blocks.small-kernel-does-fit", "(5, 5)", "(3, 7)")),
+        ({"out_dim": 6}, ("blocks.out-dim-multiple-dim", "6", "4")),
     ],
 )
-def test_large_kernel_refuses(arguments, message):
-    with pytest.raises(ValueError, match=message):
+def test_large_kernel_refuses(arguments, error):
+    with fails(*error):
         LargeKernelConv(4, **arguments)
 
 
 def test_downsample_refuses_a_width_that_is_no_multiple():
-    with pytest.raises(ValueError, match="out_dim=100 is not a multiple of dim=64"):
+    with fails("blocks.out-dim-multiple-dim", "100", "64"):
         Downsample(64, out_dim=100)
 
 
@@ -78,7 +79,7 @@ def test_rep_cpe_formula_and_folded_form():
 
 @pytest.mark.parametrize("make", [RepCPE, ConvFFN])
 def test_even_kernels_are_refused(make):
-    with pytest.raises(ValueError, match=r"sides are odd; got \(7, 8\)"):
+    with fails("blocks.block-kernels-need-centre", "(7, 8)"):
         make(4, kernel_size=(7, 8))
 
 

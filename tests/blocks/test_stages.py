@@ -15,6 +15,7 @@ from mobileclip.blocks import (
 )
 from mobileclip.reparam import reparameterize
 from tests.blocks.filling import filled, noise
+from tests.errors import fails
 
 
 def test_repmixer_block_formula():
@@ -58,7 +59,7 @@ def test_the_feed_forward_network_is_four_times_as_wide_unless_told():
 
 
 def test_heads_divide_the_channels():
-    with pytest.raises(ValueError, match="dim=48 is not a multiple of head_dim=32"):
+    with fails("blocks.dim-multiple-head-dim", "48", "32"):
         AttentionBlock(48)
 
 

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from mobileclip.blocks import ChannelLayerNorm, FeedForward, TransformerLayer
 from tests.blocks.filling import filled, noise
+from tests.errors import fails
 
 
 def test_transformer_layer_formula():
@@ -48,7 +49,7 @@ def test_both_norms_and_the_activation_are_made_by_what_is_given():
 
 
 def test_heads_divide_the_width():
-    with pytest.raises(ValueError, match="dim=8 is not a multiple of num_heads=3"):
+    with fails("blocks.dim-multiple-num-heads", "8", "3"):
         TransformerLayer(8, num_heads=3)
 
 
