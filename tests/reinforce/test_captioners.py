@@ -18,6 +18,7 @@ from mobileclip.reinforce.captioners.coca import Vocabulary
 from mobileclip.reinforce.captioners.decoder import CocaDecoder
 from mobileclip.serialization import from_json, to_json
 from mobileclip.tensor_files.weights import weights_sha256
+from tests.errors import fails
 from tests.no_float64 import no_float64
 from tests.reinforce.conftest import picture
 from tests.reinforce.plugins import install_plugin
@@ -196,7 +197,7 @@ def test_the_length_is_limited(spec, images):
         )
         captioner.caption(images[:2], [1, 2])
         assert len(steps) == max_length - 2
-    with pytest.raises(ValueError, match=r"max_length is 77, and tiny_coca-.* has room for 76 ids"):
+    with fails("reinforce.max-length-room-ids", "77", "tiny_coca-", "76"):
         attrs.evolve(spec, max_length=77).build()
 
 
@@ -216,7 +217,7 @@ def test_text_of_ids():
     stops = {tokenizer.decoder[index] for index in torch.nonzero(vocabulary.stops).flatten().tolist()}
     assert {".", ".</w>", "...</w>", "<end_of_text>"} <= stops
     assert len(stops) < 1000
-    with pytest.raises(ValueError, match="in the ids of builtin_function_or_method cannot be read"):
+    with fails("reinforce.captions-ids-read-clip", "builtin_function_or_method"):
         Vocabulary(torch.tensor)
 
 
@@ -236,17 +237,17 @@ def test_it_is_a_captioner_and_tells_its_weights(captioner, spec, model):
 
 def test_mistakes_are_named(tiny, spec, captioner, images, tmp_path):
     clip = tiny.teachers[0]
-    with pytest.raises(ValueError, match=r"tiny_vit-.* is no CoCa"):
+    with fails("reinforce.coca-writes-captions", "tiny_vit-"):
         attrs.evolve(spec, model=clip.model, pretrained=clip.pretrained).build()
-    with pytest.raises(ValueError, match="2 images come with 1 seeds"):
+    with fails("reinforce.images-come-seeds-per", "2", "1"):
         captioner.caption(images[:2], [1])
     squashed = {"model_cfg": CONFIGS["tiny_coca"], "preprocess_cfg": {"resize_mode": "squash"}}
     (tmp_path / "squashed.json").write_text(json.dumps(squashed))
-    with pytest.raises(ValueError, match="square by 'squash'; only 'shortest'"):
+    with fails("reinforce.makes-images-square-only", "squash"):
         attrs.evolve(spec, model=str(tmp_path / "squashed.json")).build()
     custom = {**CONFIGS["tiny_coca"], "text_cfg": {**CONFIGS["tiny_coca"]["text_cfg"], "embed_cls": False}}
     loaded = open_clip.CoCa(**{key: value for key, value in custom.items() if key != "custom_text"})
-    with pytest.raises(ValueError, match="not open_clip's causal transformer with a class token"):
+    with fails("reinforce.coca-text-tower-open"):
         CocaDecoder(loaded)
     for field, value in {"top_p": 0.0, "temperature": 0.0, "max_length": 5, "num_captions": 0}.items():
         with pytest.raises(ValueError, match=field):
@@ -264,7 +265,7 @@ def test_the_defaults_are_the_papers():
 def test_round_trip_through_json(spec):
     text = to_json(spec, unstructure_as=CaptionerSpec)
     assert from_json(text, CaptionerSpec) == spec
-    with pytest.raises(ValueError, match="unknown captioner 'cocoa'; did you mean 'coca'"):
+    with fails("registry.unknown-parts-your-own", "captioner", "cocoa", "did you mean 'coca'"):
         from_json('{"kind": "cocoa"}', CaptionerSpec)
 
 

@@ -14,6 +14,7 @@ from mobileclip.reinforce import CaptionSet, ReinforcementSpec, SeveralCaptioner
 from mobileclip.reinforce.captioners import Captioner, CaptionerSpec
 from mobileclip.serialization import from_json, to_json
 from recipes.reinforce_dfndr2b import reinforce_dfndr2b
+from tests.errors import fails
 from tests.reinforce.conftest import plain_sample
 
 NAMES = ("syn_text_first", "syn_text_second")
@@ -92,7 +93,7 @@ def test_several_files_are_several_captioners(captioners):
 
 
 def test_mistakes(captioners):
-    with pytest.raises(ValueError, match="two sets of captions are called syn_text;"):
+    with fails("reinforce.two-sets-captions-called", "syn_text"):
         SeveralCaptioners(sets=[CaptionSet(name="syn_text", captioner=one) for one in captioners])
     with pytest.raises(ValueError, match="sets"):
         SeveralCaptioners(sets=[])

@@ -14,6 +14,7 @@ from mobileclip.data import AugmentationSpec, read_samples, write_shard
 from mobileclip.reinforce import ImageTextToTextCaptioner, ReinforcementSpec, reinforce
 from mobileclip.reinforce.captioners import Captioner, CaptionerSpec
 from mobileclip.serialization import from_json, to_json
+from tests.errors import fails
 from tests.no_float64 import no_float64
 from tests.reinforce.conftest import picture, plain_sample
 from tests.reinforce.tiny_transformers import write_blip, write_idefics, write_llava, write_qwen
@@ -153,13 +154,13 @@ def test_a_job_stores_the_captions_and_who_wrote_them(spec, captioner, tmp_path)
 
 
 def test_mistakes(spec, captioner, images, tmp_path):
-    with pytest.raises(ValueError, match="2 images come with 1 seeds"):
+    with fails("reinforce.images-come-seeds-per", "2", "1"):
         captioner.caption(images[:2], [1])
-    with pytest.raises(ValueError, match="neither a folder nor OWNER/NAME"):
+    with fails("interop.neither-folder-nor-owner"):
         attrs.evolve(spec, model=str(tmp_path / "none")).build()
-    with pytest.raises(ValueError, match="cannot be loaded"):
+    with fails("interop.loaded"):
         attrs.evolve(spec, model=tmp_path).build()
     config = transformers.AutoConfig.for_model("clip")
     config.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="cannot be loaded: Unrecognized configuration"):
+    with fails("interop.loaded", "Unrecognized configuration"):
         attrs.evolve(spec, model=tmp_path).build()

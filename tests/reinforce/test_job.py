@@ -39,6 +39,7 @@ from mobileclip.reinforce import (
     verify,
 )
 from mobileclip.reinforce.encoding import BatchEncoder
+from tests.errors import fails
 from tests.reinforce.conftest import picture, plain_sample, tiny_teacher, without_image
 
 POLICY = AugmentationSpec(size=32, reference_size=32, scale=(0.3, 1.0), scale_translations=True)
@@ -210,7 +211,7 @@ def test_a_damaged_manifest_says_which_line(make_shards, teachers, tmp_path):
     run(make_spec(shards, tmp_path), teachers)
     manifest = tmp_path / "manifest.jsonl"
     manifest.write_bytes(b"{}\n" + manifest.read_bytes())
-    with pytest.raises(ValueError, match=r"line 1 of .*manifest\.jsonl is damaged.*'shard' is missing"):
+    with fails("reinforce.line-damaged-delete-line", "1", "manifest.jsonl", "'shard' is missing"):
         run(make_spec(shards, tmp_path), teachers)
 
 
@@ -219,7 +220,7 @@ def test_two_jobs_do_not_share_an_output(make_shards, teachers, tmp_path):
     (tmp_path / "out").mkdir()
     with (tmp_path / "out" / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(ValueError, match="another job is working in"):
+        with fails("storage.another-job-working-wait"):
             run(spec, teachers)
     assert run(spec, teachers).num_samples == 5
 
@@ -248,12 +249,12 @@ def test_a_shard_that_changed_or_vanished_is_done_again(make_shards, teachers, t
 def test_other_choices_in_the_same_place_are_refused(make_shards, teachers, tmp_path):
     shards = make_shards(1)
     run(make_spec(shards, tmp_path / "out"), teachers)
-    with pytest.raises(ValueError, match="another choice of num_augmentations, seed"):
+    with fails("reinforce.reinforced-another-choice-choose", "num_augmentations, seed"):
         run(make_spec(shards, tmp_path / "out", num_augmentations=2, seed=8), teachers)
-    with pytest.raises(ValueError, match="another choice of layout"):
+    with fails("reinforce.reinforced-another-choice-choose", "layout"):
         run(make_spec(shards, tmp_path / "out", layout="compact"), teachers)
     (tmp_path / "out" / "manifest.jsonl").unlink()
-    with pytest.raises(ValueError, match="another choice of teachers"):
+    with fails("reinforce.reinforced-another-choice-choose", "teachers"):
         run(make_spec(shards, tmp_path / "out"), TeacherEnsemble(teachers.teachers[:1]))
     assert read_card(tmp_path / "out").num_augmentations == 3
 
@@ -304,10 +305,10 @@ def test_the_card_says_what_the_loss_needs(make_shards, teachers, tmp_path):
 def test_one_teacher_that_speaks_nonsense_stops_the_job(make_shards, teachers, tmp_path):
     with torch.no_grad():
         teachers.teachers[1].model.image_head.bias.fill_(float("nan"))
-    with pytest.raises(ValueError, match="second gave NaN"):
+    with fails("reinforce.teacher-gave-nan-infinity", "second", by=ValueError):
         run(make_spec(make_shards(1), tmp_path / "out"), teachers)
     liar = attrs.evolve(tiny_teacher("liar", dim=6, size=32, seed=1), dim=5)
-    with pytest.raises(ValueError, match="says that its dim is 5"):
+    with fails("reinforce.teacher-says-dim-embeddings", "5"):
         run(make_spec(make_shards(1), tmp_path / "other"), TeacherEnsemble([liar]))
 
 
@@ -315,13 +316,13 @@ def test_a_job_that_stores_nothing_leaves_the_output_to_mended_choices(make_shar
     shards, good = make_shards(1), teachers.teachers[1].model.image_head.bias.detach().clone()
     with torch.no_grad():
         teachers.teachers[1].model.image_head.bias.fill_(float("nan"))
-    with pytest.raises(ValueError, match="second gave NaN"):
+    with fails("reinforce.teacher-gave-nan-infinity", "second", by=ValueError):
         run(make_spec(shards, tmp_path / "out"), teachers)
     with torch.no_grad():
         teachers.teachers[1].model.image_head.bias.copy_(good)
     broken = tmp_path / "broken.tar"
     write_shard(broken, [attrs.evolve(plain_sample("one", 1), image=b"not an image")])
-    with pytest.raises(ValueError, match="not one sample"):
+    with fails("reinforce.sample-shards-reinforced"):
         run(make_spec([broken], tmp_path / "out", seed=8), teachers)
     run(make_spec(shards, tmp_path / "out", seed=9), teachers)
     assert read_card(tmp_path / "out").seed == 9
@@ -329,15 +330,15 @@ def test_a_job_that_stores_nothing_leaves_the_output_to_mended_choices(make_shar
 
 def test_mistakes_are_named_before_anything_is_done(make_shards, teachers, tmp_path):
     shards = make_shards(1)
-    with pytest.raises(ValueError, match="does not exist"):
+    with fails("data.shard-does-exist-patterns"):
         run(make_spec([tmp_path / "none.tar"], tmp_path / "nothing"), teachers)
-    with pytest.raises(ValueError, match="name each shard once"):
+    with fails("data.would-both-become-name"):
         run(make_spec([shards[0], shards[0]], tmp_path / "out"), teachers)
-    with pytest.raises(ValueError, match="would replace"):
+    with fails("reinforce.output-would-replace-choose"):
         run(make_spec(shards, shards[0].parent), teachers)
-    with pytest.raises(ValueError, match="at least one teacher"):
+    with fails("reinforce.ensemble-needs-least-teacher"):
         TeacherEnsemble([])
-    with pytest.raises(ValueError, match="different names"):
+    with fails("reinforce.teachers-different-names-these"):
         TeacherEnsemble([teachers.teachers[0], teachers.teachers[0]])
 
 
@@ -412,6 +413,6 @@ def test_a_job_with_nothing_to_store_is_refused(make_shards, tmp_path):
     """Neither the spec nor the engine has teachers, and there is no captioner."""
     spec = make_spec(make_shards(1), tmp_path / "out")
     for engine in (None, InlineEngine()):
-        with pytest.raises(ValueError, match="there are neither teachers nor a captioner"):
+        with fails("reinforce.neither-teachers-nor-captioner"):
             reinforce(spec, engine=engine, show_progress=False)
     assert not list((tmp_path / "out").glob("*.tar"))

@@ -18,6 +18,7 @@ from mobileclip.inputs import ImageInput
 from mobileclip.recipes.tiny.models import write_tiny_models
 from mobileclip.recipes.tiny.scenes import scene_samples
 from mobileclip.reinforce import OnlineTeachers, ReinforcementSpec, build_ensemble, reinforce
+from tests.errors import fails
 
 
 @pytest.fixture(scope="module")
@@ -81,11 +82,11 @@ def test_a_captioner_writes_what_the_student_reads(tiny, shards):
 
 def test_what_is_missing_is_named(tiny, shards):
     teachers = build_ensemble(tiny.teachers, "cpu")
-    with pytest.raises(ValueError, match=r"give the pipeline online=\(32, 64\)"):
+    with fails("reinforce.teachers-look-images-pixels", "(32, 64)"):
         next(
             OnlineTeachers(batches=watched(shards, (32,), reinforced=False), teachers=teachers).stream(StreamPosition())
         )
-    with pytest.raises(ValueError, match="ask the pipeline for online images"):
+    with fails("reinforce.batches-hold-captions-teachers"):
         next(OnlineTeachers(batches=pipeline(shards).build(), teachers=teachers).stream(StreamPosition()))
-    with pytest.raises(ValueError, match="needs the student's tokenizer"):
+    with fails("reinforce.captioner-needs-student-tokenizer"):
         OnlineTeachers(batches=pipeline(shards).build(), teachers=teachers, captioner=tiny.captioner.build("cpu"))

@@ -16,6 +16,7 @@ from mobileclip.data.shards.counts import shard_sizes
 from mobileclip.reinforce import InlineEngine, Manifest, ReinforcementSpec, reinforce
 from mobileclip.reinforce import manifest as manifests
 from mobileclip.serialization import to_json
+from tests.errors import fails
 from tests.reinforce.conftest import plain_sample
 
 POLICY = AugmentationSpec(size=32, reference_size=32, scale=(0.3, 1.0))
@@ -76,7 +77,7 @@ class TestNestedFolders:
 
     def test_the_same_folder_is_no_output(self, nested, teachers, tmp_path):
         (tmp_path / "link").symlink_to(tmp_path / "plain")
-        with pytest.raises(ValueError, match="would replace"):
+        with fails("reinforce.output-would-replace-choose"):
             run(make_spec(nested, tmp_path / "link"), teachers)
 
     def test_an_output_of_it_is_a_source(self, nested, teachers, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from mobileclip.data import ShardSource, datacompdr_augmentation
 from mobileclip.reinforce import ReinforcementSpec, reinforce
 from mobileclip.terminal import say
+from tests.errors import fails
 from tests.stores import web_server
 
 SECRET = "signa-ture"
@@ -38,6 +39,6 @@ def test_signatures_reach_nothing_that_is_written_or_shown(make_shards, small_te
 
 
 def test_a_password_in_a_web_address_is_refused_and_not_repeated():
-    with pytest.raises(ValueError, match="user or a password, which are not sent") as caught:
+    with fails("storage.user-password-sent-give") as caught:
         ShardSource(shards=["https://me:pass-word@host/a.tar"]).units()
     assert "pass-word" not in str(caught.value)

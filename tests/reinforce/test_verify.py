@@ -23,6 +23,7 @@ from mobileclip.reinforce import Manifest, ReinforcementSpec, ShardEntry, reinfo
 from mobileclip.reinforce.teachers import build_ensemble
 from mobileclip.reinforce.verify import choose_tasks
 from tests.data.made_samples import write_raw
+from tests.errors import fails
 from tests.reinforce.conftest import plain_sample
 
 POLICY = AugmentationSpec(size=64, reference_size=64, scale=(0.3, 1.0))
@@ -298,7 +299,7 @@ def test_teachers_that_no_spec_describes(make_shards, teachers, tmp_path):
 
 
 def test_a_directory_without_a_card(tmp_path):
-    with pytest.raises(ValueError, match=r"holds no reinforcement\.json"):
+    with fails("data.holds-reinforcement-json-reinforced"):
         check(tmp_path)
 
 
