@@ -20,6 +20,7 @@ from mobileclip.engines import SET_ASIDE, InlineEngine, LocalEngine, Retries, re
 from tests.collections.pictures import assert_same_rows, draw, pack, telling
 from tests.data.videos.making import film
 from tests.engines.works import workers_of_this_process
+from tests.errors import fails
 
 OPTIONS = IndexOptions(precision="float32", video_seconds=2, show_progress=False)
 AT_ONCE = Retries(pause_seconds=0.0)
@@ -131,7 +132,7 @@ def test_workers_refuse_another_model(make, photos, telling_file, tmp_path):
     shutil.copy(telling_file, copy)
     index = Collection.create(tmp_path / "other", ModelSource(checkpoint=str(copy)))
     save_model(telling(seed=1), copy)
-    with pytest.raises(ValueError, match=r"other and what a worker has loaded its model from are of two models"):
+    with fails("inference.two-models-whose-embeddings", "other", "what a worker has loaded its model from"):
         index.add(photos, options=OPTIONS, engine=INLINE)
 
 

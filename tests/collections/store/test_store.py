@@ -11,6 +11,7 @@ from mobileclip.collections.store.manifest import FinishedFile, read_manifest, w
 from mobileclip.collections.store.segments import Row, write_segment
 from mobileclip.collections.store.snapshot import take_snapshot
 from mobileclip.collections.store.store import Store
+from tests.errors import fails
 
 DIM = 8
 MANIFEST = Manifest(weights_sha256="0" * 64, spec="{}", version="1", dim=DIM)
@@ -137,18 +138,18 @@ def test_what_a_killed_job_has_left_is_removed_by_the_next(index):
 def test_a_second_writer_is_refused(index):
     with (
         index.writing(),
-        pytest.raises(ValueError, match="another job is working in"),
+        fails("storage.another-job-working-wait"),
         Store.open(index.folder).writing(),
     ):
         pass
 
 
 def test_a_new_index_takes_an_empty_folder(index, tmp_path):
-    with pytest.raises(FileExistsError, match="holds something already"):
+    with fails("collections.holds-something-already-open"):
         Store.create(index.folder, MANIFEST)
     (tmp_path / "empty").mkdir()
     Store.create(tmp_path / "empty", MANIFEST)
-    with pytest.raises(FileNotFoundError, match=r"is no index: there is no manifest\.json"):
+    with fails("collections.index-manifest-json-make"):
         Store.open(tmp_path)
 
 
@@ -185,16 +186,16 @@ def test_a_segment_of_other_columns_is_refused(index):
     (segment,) = index.manifest.segments
     narrow = attrs.evolve(index.manifest, dim=DIM - 1)
     write_manifest(index.folder, narrow)
-    with pytest.raises(ValueError, match=f"{segment.name} holds other rows or columns"):
+    with fails("collections.holds-other-rows-columns", segment.name):
         take_snapshot(Store.open(index.folder))
 
 
 def test_a_manifest_names_what_is_wrong_with_it():
     segment = {"num_rows": 2, "num_bytes": 9, "sha256": "0" * 64}
-    with pytest.raises(ValueError, match="others than these are said to be removed"):
+    with fails("collections.rows-others-these-said"):
         Segment(name="00000000.parquet", removed=(2,), **segment)
     with pytest.raises(ValueError, match="name"):
         Segment(name="../00000000.parquet", **segment)
     one = Segment(name="00000000.parquet", **segment)
-    with pytest.raises(ValueError, match="is there twice"):
+    with fails("collections.segment-twice"):
         attrs.evolve(MANIFEST, segments=(one, one))
