@@ -8,6 +8,7 @@ import attrs
 import pytest
 
 from mobileclip.engines.changing import read_changing
+from tests.errors import fails
 
 
 @attrs.frozen
@@ -26,7 +27,7 @@ def test_a_file_that_is_whole_a_moment_later_is_read(tmp_path):
 
 def test_a_file_that_stays_damaged_or_away_is_refused(tmp_path):
     (tmp_path / "damaged.json").write_text("{")
-    with pytest.raises(ValueError, match="not JSON"):
+    with fails("serialization.json-holds"):
         read_changing(tmp_path / "damaged.json", Note, limit=100)
     with pytest.raises(FileNotFoundError):
         read_changing(tmp_path / "none.json", Note, limit=100)

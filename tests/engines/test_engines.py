@@ -12,6 +12,7 @@ import pytest
 
 from mobileclip.engines import FatalError, FunctionWork, InlineEngine, LocalEngine, Retries
 from tests.engines.works import Counting, Noting, Task, tasks, workers_of_this_process
+from tests.errors import fails
 
 AT_ONCE = Retries(pause_seconds=0.0)
 ENGINES = {
@@ -91,14 +92,14 @@ def test_a_full_disk_ends_the_run():
 def test_for_what_the_machine_lacks_no_unit_is_set_aside(engine, tmp_path, name, said, tries):
     """Memory may come back, and is waited for."""
     listener = Noting()
-    with pytest.raises(FatalError, match=f"^{said}; .*run this again: what is finished is kept$"):
+    with fails("engines.run-again-finished-kept", said):
         engine.run(Counting(folder=tmp_path), tasks("good-0", name), listener)
     assert listener.asides == {}
     assert num_tries(tmp_path)[name] == tries
 
 
 def test_what_cannot_be_loaded_is_said(tmp_path):
-    with pytest.raises(ValueError, match=r"nowhere\.safetensors does not exist"):
+    with fails("data.does-exist-2", "nowhere.safetensors"):
         run(ENGINES["inline"], tmp_path, "good-0", "good-1", broken=True)
 
 

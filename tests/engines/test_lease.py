@@ -14,8 +14,9 @@ import pytest
 
 from benchmarks.object_store import object_store
 from mobileclip import storage
-from mobileclip.engines import LEASE, FatalError, Hold, Lease, held
+from mobileclip.engines import LEASE, Hold, Lease, held
 from mobileclip.serialization import from_json, to_json
+from tests.errors import fails
 
 OUTPUT = "s3://data/out"
 
@@ -35,9 +36,7 @@ def test_a_second_driver_is_kept_out_and_told_of_the_first(store, knows_conditio
     store.knows_conditions = knows_conditions
     with held(OUTPUT, renewal_seconds=0.1) as hold:
         with (
-            pytest.raises(
-                ValueError, match=rf"another driver works in s3://data/out/: .*process {os.getpid()}, since 20"
-            ),
+            fails("engines.another-driver-works-wait", "s3://data/out/", f"process {os.getpid()}"),
             held(OUTPUT),
         ):
             pass
@@ -67,7 +66,7 @@ def test_of_two_that_take_over_at_once_one_goes_on(store, knows_conditions):
         other = Lease.new(0.1)
         storage.write_text(f"{OUTPUT}/{LEASE}", to_json(other))
         time.sleep(0.5)
-        with pytest.raises(FatalError, match=r"s3://data/out/run/lease.json is now of another driver, .*, since"):
+        with fails("engines.run-ends-finished-kept", "s3://data/out/run/lease.json is now of another driver"):
             hold.check()
     assert lease_in(store) == other, "what is another's is left to it"
 
@@ -84,11 +83,11 @@ def test_while_it_is_not_known_whether_the_lease_holds_nothing_goes_on():
     assert time.monotonic() - started > 0.2
     time.sleep(0.2)
     threading.Timer(0.1, hold.lose, ["it is another's"]).start()
-    with pytest.raises(FatalError, match=r"it is another's\. This run ends; what is finished is kept"):
+    with fails("engines.run-ends-finished-kept", "it is another's"):
         hold.check()
     old = Hold(0.01, most_seconds=0.1)
     time.sleep(0.02)
-    with pytest.raises(FatalError, match="could not be renewed"):
+    with fails("engines.run-ends-finished-kept", "could not be renewed"):
         old.check()
 
 
@@ -104,7 +103,7 @@ def test_conditions_of_a_store(store):
     assert storage.read_bytes(path, limit=10) == b"two"
     assert storage.write_text_if("memory://lease/x.txt", "one", None)
     assert not storage.write_text_if("memory://lease/x.txt", "two", None)
-    with pytest.raises(ValueError, match="can only be read"):
+    with fails("storage.only-read"):
         storage.write_text_if("https://host/x.txt", "one", None)
 
 
@@ -133,7 +132,7 @@ def test_a_driver_whose_machine_is_gone_is_followed_by_another(store):
 def test_a_folder_says_who_holds_it(tmp_path):
     with (
         held(str(tmp_path)),
-        pytest.raises(ValueError, match=rf"another job .*: .*process {os.getpid()}, since"),
+        fails("storage.another-job-working-wait", f"process {os.getpid()}, since"),
         held(str(tmp_path)),
     ):
         pass
