@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from mobileclip.data.workers import _is_done_in_time, workers
+from tests.errors import fails
 
 
 def attempted(item):
@@ -48,5 +49,5 @@ def test_as_long_as_something_is_finished_the_first_is_waited_for(monkeypatch):
 
 
 def test_a_process_that_is_killed_is_said_so():
-    with pytest.raises(ValueError, match=r"ended abruptly while trying .*fewer processes"):
+    with fails("data.process-ended-abruptly-while", "trying"):
         list(share_all(["one", "SIGKILL", "three"], seconds=60.0))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mobileclip.data import MixingSpec
+from tests.errors import fails
 
 
 def batch(size=6, height=12, width=10):
@@ -65,5 +65,5 @@ def test_the_same_random_numbers_give_the_same():
 
 
 def test_nothing_to_mix_is_refused():
-    with pytest.raises(ValueError, match="both 0"):
+    with fails("data.mixup-alpha-cutmix-alpha"):
         MixingSpec(mixup_alpha=0.0, cutmix_alpha=0.0)

@@ -13,6 +13,7 @@ from PIL import Image
 from mobileclip.data import RangeAugmentSpec
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD
 from mobileclip.serialization import from_json, to_json
+from tests.errors import fails
 
 PICTURES = Path(__file__).parents[2] / "golden" / "augment" / "images"
 BOUNDS = {
@@ -190,11 +191,11 @@ def test_a_module_that_moves_and_a_spec_that_travels():
 
 def test_bad_input(images):
     module = RangeAugmentSpec().build()
-    with pytest.raises(ValueError, match="expected a batch of float images"):
+    with fails("data.batch-float-images"):
         module((255 * images).to(torch.uint8), progress=0.0)
-    with pytest.raises(ValueError, match="expected a batch of float images"):
+    with fails("data.batch-float-images"):
         module(images[0], progress=0.0)
-    with pytest.raises(ValueError, match=r"progress is a fraction of the training, from 0 to 1, not 1\.5"):
+    with fails("data.progress-fraction-training", "1.5"):
         module(images, progress=1.5)
     for changes in ({"target_psnr": (0, 20)}, {"weight": 0}, {"fraction": 0}, {"fraction": 1.5}):
         with pytest.raises(ValueError, match=next(iter(changes))):

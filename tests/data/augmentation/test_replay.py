@@ -31,6 +31,7 @@ from mobileclip.data import (
 )
 from mobileclip.data.augmentation.operations import OPERATIONS, magnitudes
 from mobileclip.serialization import from_json, to_json
+from tests.errors import fails
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = ROOT / "tests" / "golden" / "augment"
@@ -278,15 +279,15 @@ class TestParams:
         augmentation = datacompdr_augmentation(224)
         image = picture("coffee.png")
         params = augmentation.sample(augmentation_rng(0, "coffee", 0), image.size)
-        with pytest.raises(ValueError, match="made for an image of 360x240 pixels, but this one has 180x120"):
+        with fails("data.augmentation-made-image-pixels", "360", "240", "180", "120"):
             augmentation.apply(image.resize((180, 120)), params)
 
     def test_a_crop_that_leaves_the_image_is_refused(self):
         augmentation = datacompdr_augmentation(224)
         params = augmentation.decompress([[0, 100, 240, 261], []])
-        with pytest.raises(ValueError, match=r"crop \(0, 100, 240, 261\).*leaves the image of 360x240"):
+        with fails("data.crop-top-left-height-width", "(0, 100, 240, 261)", "360", "240"):
             augmentation.apply(picture("coffee.png"), params)
-        with pytest.raises(ValueError, match="leaves the image"):
+        with fails("data.crop-top-left-height-width"):
             AugmentationParams(crop=(0, 0, 10, 10), image_size=(9, 10))
 
     def test_most_crops_of_the_golden_records_leave_a_half_size_copy(self):
@@ -302,26 +303,26 @@ class TestParams:
         assert refused > 0.9 * len(RECORDS)
 
     @pytest.mark.parametrize(
-        ("compressed", "message"),
+        ("compressed", "error"),
         [
-            (None, "not a stored augmentation"),
-            (7, "not a stored augmentation"),
-            ([], "not a stored augmentation"),
-            ([[1, 2, 3], []], "not a stored augmentation"),
-            ([[1, 2, 3, 4], [[1]]], "not a stored augmentation"),
-            ([[1, 2, 3, 4], [[1, "strong"]]], "not a stored augmentation"),
-            ([[1, 2, 3, 4], 5], "not a stored augmentation"),
-            ([[1, 2, 3, 4], [], []], "not a stored augmentation"),
-            ([[1, 2, 3, 4.5], []], "whole numbers"),
-            ([[-1, 2, 3, 4], []], "starts outside"),
-            ([[1, 2, 0, 4], []], "is empty"),
-            ([[1, 2, 3, 4], [[14, 0.0]]], "operation 14 is unknown; expected an index from 0 to 13"),
-            ([[1, 2, 3, 4], [["ShearX", 0.0]]], "operation 'ShearX' is unknown"),
-            ([[1, 2, 3, 4], [[1, float("nan")]]], "magnitude of operation ShearX is nan"),
+            (None, ("data.stored-augmentation-top-left",)),
+            (7, ("data.stored-augmentation-top-left",)),
+            ([], ("data.stored-augmentation-top-left",)),
+            ([[1, 2, 3], []], ("data.stored-augmentation-top-left",)),
+            ([[1, 2, 3, 4], [[1]]], ("data.stored-augmentation-top-left",)),
+            ([[1, 2, 3, 4], [[1, "strong"]]], ("data.stored-augmentation-top-left",)),
+            ([[1, 2, 3, 4], 5], ("data.stored-augmentation-top-left",)),
+            ([[1, 2, 3, 4], [], []], ("data.stored-augmentation-top-left",)),
+            ([[1, 2, 3, 4.5], []], ("data.crop-four-whole-numbers",)),
+            ([[-1, 2, 3, 4], []], ("data.crop-top-left-height",)),
+            ([[1, 2, 0, 4], []], ("data.crop-top-left-height",)),
+            ([[1, 2, 3, 4], [[14, 0.0]]], ("data.operation-unknown-index", "14", "13")),
+            ([[1, 2, 3, 4], [["ShearX", 0.0]]], ("data.operation-unknown-index", "ShearX")),
+            ([[1, 2, 3, 4], [[1, float("nan")]]], ("data.magnitude-operation", "ShearX", "nan")),
         ],
     )
-    def test_malformed_parameters_are_refused(self, compressed, message):
-        with pytest.raises(ValueError, match=message):
+    def test_malformed_parameters_are_refused(self, compressed, error):
+        with fails(*error):
             datacompdr_augmentation(224).decompress(compressed)
 
     @pytest.mark.parametrize("compressed", [[[1, 2, 3, 4]], [[1, 2, 3, 4], None], [[1, 2, 3, 4], []]])
@@ -367,5 +368,5 @@ class TestSpec:
             AugmentationSpec(**({"size": 224} | choices))
 
     def test_an_empty_image_is_refused(self):
-        with pytest.raises(ValueError, match="0x5 pixels"):
+        with fails("data.image-pixels-augmented", "0", "5"):
             datacompdr_augmentation(224).sample(augmentation_rng(0, "a", 0), (0, 5))

@@ -30,6 +30,7 @@ from mobileclip.data.shards.files import read_shard
 from mobileclip.engines import InlineEngine, LocalEngine, Retries, read_set_aside
 from mobileclip.inputs import ImageInput
 from tests.data.made_samples import golden, make_sample
+from tests.errors import fails
 
 DIM, COLUMNS = 32, columns_of((20, 12))
 NUM_SHARDS, PER_SHARD = 4, 15
@@ -183,7 +184,7 @@ class TestScores:
 
     def test_vectors_can_come_later(self, shards, tmp_path):
         scored(shards[:1], tmp_path)
-        with pytest.raises(ValueError, match="score with vectors: mobileclip data score"):
+        with fails("data.missing-score-vectors-mobileclip"):
             _ = Scores.open(tmp_path).shards[0].vectors
         scored(shards[:1], tmp_path, vectors=True)
         assert len(Scores.open(tmp_path).shards[0].vectors) == PER_SHARD
@@ -216,25 +217,25 @@ class TestScores:
 
     def test_other_teachers_are_refused(self, scores, tmp_path):
         write_shard(tmp_path / "0.tar", [make_sample(2, dim=7)], layout="npz")
-        with pytest.raises(ValueError, match=r"scores of the teachers .*32.* and these shards have .*7"):
+        with fails("data.scores-teachers-these-shards", "32", "7"):
             scored([tmp_path / "0.tar"], scores)
 
     def test_shards_without_embeddings_say_so(self, tmp_path):
         write_shard(tmp_path / "0.tar", [ImageTextSample(key="a", captions=("a",), image=b"x")])
-        with pytest.raises(ValueError, match="hold no reinforced sample"):
+        with fails("data.shards-hold-reinforced-sample"):
             scored([tmp_path / "0.tar"], tmp_path / "scores")
 
     @pytest.mark.parametrize("content", ["", "[]", '{"teachers": 1, "shards": {}}', "{"])
     def test_a_damaged_folder_is_named(self, content, tmp_path):
         (tmp_path / "scores.json").write_text(content)
-        with pytest.raises(ValueError, match=r"scores\.json cannot be read"):
+        with fails("data.read-delete-folder-score", "scores.json"):
             Scores.open(tmp_path)
 
     def test_damaged_scores_are_named(self, shards, tmp_path):
         scored(shards[:1], tmp_path)
         (path,) = tmp_path.rglob("*.npz")
         path.write_bytes(path.read_bytes()[:200])
-        with pytest.raises(ValueError, match="is damaged"):
+        with fails("data.damaged-delete-score-shard"):
             Scores.open(tmp_path).shards[0].similarity("real")
 
 
@@ -271,11 +272,11 @@ class TestFilter:
 
     def test_one_of_share_and_threshold(self, scores, tmp_path):
         for choices in ({}, {"share": 0.5, "threshold": 0.1}):
-            with pytest.raises(ValueError, match="either a share of the samples to keep, or a threshold"):
+            with fails("data.give-either-share-samples"):
                 FilterSpec(scores=scores, output=tmp_path / "kept.npy", **choices)
 
     def test_an_unknown_teacher(self, scores, tmp_path):
-        with pytest.raises(ValueError, match="there is no teacher 'teacher'"):
+        with fails("data.teacher-they", "teacher"):
             filter_samples(FilterSpec(scores=scores, output=tmp_path / "kept.npy", share=0.5, teacher="teacher"))
 
 
@@ -344,7 +345,7 @@ class TestDuplicates:
     def test_scores_of_other_teachers_are_refused(self, scores, tmp_path):
         write_shard(tmp_path / "0.tar", [make_sample(2, dim=7)], layout="npz")
         scored([tmp_path / "0.tar"], tmp_path / "other", vectors=True)
-        with pytest.raises(ValueError, match="only embeddings of the same teachers"):
+        with fails("data.scores-teachers-only-embeddings"):
             duplicates(scores, tmp_path, against=(tmp_path / "other",))
 
     def test_every_vector_is_in_two_clusters(self):

@@ -15,6 +15,7 @@ from mobileclip.data.shards.card import TeacherEntry
 from mobileclip.inputs import ImageInput
 from mobileclip.losses import ContrastiveLoss
 from tests.data.made_samples import make_sample
+from tests.errors import fails
 
 NUM_PAIRS, DIM = 256, 8
 PLANTED = {"sharp": 8.0, "soft": 4.0}
@@ -130,14 +131,14 @@ def test_mistakes(shard, tmp_path):
         LogitScaleSpec(shards=shard, num_pairs=1)
     alone = make_sample(1, dim=2 * DIM)
     path = str(write_shard(tmp_path / "a.tar", [alone], layout="npz"))
-    with pytest.raises(ValueError, match="there are 1 pairs with real captions, expected two and more"):
+    with fails("data.pairs-captions-two-more", "1", "real"):
         tune_scales(LogitScaleSpec(shards=path))
     mixed = str(write_shard(tmp_path / "b.tar", [alone, make_sample(2, dim=DIM)], layout="npz"))
-    with pytest.raises(ValueError, match="embeddings of different dims"):
+    with fails("data.samples-embeddings-different-dims"):
         tune_scales(LogitScaleSpec(shards=mixed))
     two = str(write_shard(tmp_path / "c.tar", [alone, make_sample(2, dim=2 * DIM)], layout="npz"))
     (teacher,) = tune_scales(LogitScaleSpec(shards=two)).teachers
     assert (teacher.name, teacher.own) == ("teachers", None)
     write_card(tmp_path, ReinforcementCard(teachers=(entry("one"),), layout="npz"))
-    with pytest.raises(ValueError, match=r"hold 16 numbers of every image, and their card has teachers with \[8\]"):
+    with fails("data.shards-hold-numbers-every", "16", "[8]"):
         tune_scales(LogitScaleSpec(shards=two))

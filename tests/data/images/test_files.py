@@ -18,6 +18,7 @@ from mobileclip.data import SkipReport
 from mobileclip.data.images.files import describe_left_out, find_images, list_folder
 from mobileclip.data.images.formats import IMAGE_EXTENSIONS, IMAGE_FORMATS, find_format, is_image_name
 from mobileclip.data.sources import ClassFolderSource, FolderSource
+from tests.errors import fails
 
 PACKAGE = Path(storage.__file__).parents[1]
 
@@ -159,7 +160,7 @@ def test_a_folder_and_the_command_leave_out_the_same(tmp_path):
 def test_a_file_that_is_named_is_taken_whatever_it_is_called(tmp_path):
     path = filled(tmp_path, ".hidden.dat") / ".hidden.dat"
     assert find_images(path) == ([path], ())
-    with pytest.raises(ValueError, match=r"holds no images \(jpg, jpeg"):
+    with fails("data.folder-holds-images", "jpg, jpeg"):
         find_images(tmp_path)
 
 

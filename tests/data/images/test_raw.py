@@ -17,6 +17,7 @@ from mobileclip.data.images.reading import read_tower_image
 from mobileclip.data.images.transform import ImageTransform
 from mobileclip.extras import install
 from mobileclip.inputs import ImageInput
+from tests.errors import fails
 from tests.trials.image_files import encoded, noise, raw, tiff
 
 LIMITS = ImageLimits()
@@ -53,7 +54,7 @@ def test_pictures_of_other_kinds_are_none():
 
 @pytest.mark.parametrize("start", [b"II*\0\x10\0\0\0CR\2\0", b"IIRO\x08\0\0\0", b"IIU\0\x18\0\0\0", b"MMOR\0\0\0\x08"])
 def test_damage_ends_in_an_error(start):
-    with pytest.raises(ImageError, match="x is a raw file without a picture that can be read") as caught:
+    with fails("data.raw-file-without-picture", "x") as caught:
         load_image(start + bytes(range(256)) * 40, name="x")
     assert caught.value.reason == "corrupt"
 

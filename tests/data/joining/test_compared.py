@@ -15,6 +15,7 @@ from mobileclip.data.joining.spec import JoinSpec
 from tests.data.joining.world import SIZE, Data, contents, without_image
 from tests.data.made_samples import encoded, golden, write_raw
 from tests.data.public_release import Pair, PublicRelease
+from tests.errors import fails
 
 FIRST, SECOND = hash_image(encoded(*SIZE, seed=0)), "0" * 63 + "1"
 RESIZED = {"width": 40, "height": 30, "original_width": 80, "original_height": 60}
@@ -89,7 +90,7 @@ class TestCompared:
         assert (data.output / "other.txt").read_text() == "000000\ta.tar\n"
         assert "1 other ones were kept, named in other.txt" in str(report)
         assert "other: 000000 in a.tar" in str(report)
-        with pytest.raises(ValueError, match="joined with other choices"):
+        with fails("data.joined-other-choices-now"):
             data.join()
 
     @pytest.mark.parametrize("scale", [1, 3])
@@ -176,7 +177,7 @@ class TestPublished:
 
     def test_a_pattern_without_the_name(self, tmp_path):
         release = PublicRelease(tmp_path).write()
-        with pytest.raises(ValueError, match=r"0 of the shards .* are called 00000000.tar, expected one"):
+        with fails("data.shards-called-captions-taken", "0", "00000000.tar"):
             self.join(release, captions=str(tmp_path / "DataComp-12M" / "00000001.tar"))
 
 

@@ -15,6 +15,7 @@ from mobileclip.engines import LocalEngine
 from mobileclip.reinforce.verify import verify
 from tests.data.joining.world import SIZE, Data, contents, files_of, without_image
 from tests.data.made_samples import encoded, golden, make_sample, write_raw
+from tests.errors import fails
 
 
 class TestJoin:
@@ -116,7 +117,7 @@ class TestJoin:
         write_shard(other / "a.tar", [without_image(1)])
         for directory, seed in ((data.reinforced, 1), (other, 2)):
             write_card(directory, ReinforcementCard(layout="npz", seed=seed))
-        with pytest.raises(ValueError, match="reinforced differently"):
+        with fails("data.were-reinforced-differently-teachers"):
             data.join(reinforced=f"{data.pattern(data.reinforced)}::{other / 'a.tar'}")
 
     def test_several_processes_do_the_same(self, data):
@@ -271,46 +272,46 @@ class TestPlaceholders:
 class TestRefused:
     def test_other_choices(self, data):
         data.join()
-        with pytest.raises(ValueError, match="joined with other choices"):
+        with fails("data.joined-other-choices-now"):
             data.join(check_images=True)
 
     def test_no_index_at_all(self, data):
         (data.root / "i").write_bytes(b"not a folder")
-        with pytest.raises(OSError, match="cannot be written to"):
+        with fails("storage.written-choose-another-output"):
             data.join(index=str(data.root / "i"))
 
     def test_no_images(self, data):
-        with pytest.raises(ValueError, match="there is no image in the 1 shards"):
+        with fails("data.image-shards", "1"):
             data.join(images=str(data.root / "nothing.tar"))
 
     def test_compressed_images(self, data):
         (data.images / "z.tar").write_bytes(b"\x1f\x8b" + bytes(1000))
-        with pytest.raises(ValueError, match="compressed"):
+        with fails("data.image-shards", "compressed"):
             data.join(images=str(data.images / "z.tar"))
 
     def test_the_output_would_replace_the_input(self, data):
-        with pytest.raises(ValueError, match="would replace"):
+        with fails("data.output-would-replace-choose"):
             data.join(output=str(data.reinforced))
 
     def test_what_a_program_writes(self, data):
-        with pytest.raises(ValueError, match="a join reads shards twice: give files or addresses"):
+        with fails("data.program-writes-join-reads"):
             data.join(reinforced=f"pipe:cat {data.reinforced / '00000.tar'}")
 
     def test_two_shards_of_one_name(self, data):
         path = data.reinforced / "00000.tar"
-        with pytest.raises(ValueError, match="same name"):
+        with fails("data.same-name-name-each"):
             data.join(reinforced=f"{path}::{path}")
 
     @pytest.mark.parametrize(
-        ("changes", "message"),
+        ("changes", "error"),
         [
-            ({"placeholder_threshold": 1}, "at least 2"),
-            ({"placeholder_threshold": 0, "drop_placeholders": True}, "needs a placeholder_threshold"),
-            ({"output": "memory://joined"}, "the index is a local folder"),
+            ({"placeholder_threshold": 1}, ("data.placeholder-threshold-least-look",)),
+            ({"placeholder_threshold": 0, "drop_placeholders": True}, ("data.drop-placeholders-needs-placeholder",)),
+            ({"output": "memory://joined"}, ("data.index-local-folder-say",)),
         ],
     )
-    def test_choices_that_contradict_each_other(self, data, changes, message):
-        with pytest.raises(ValueError, match=message):
+    def test_choices_that_contradict_each_other(self, data, changes, error):
+        with fails(*error):
             data.spec(**changes)
 
 

@@ -19,6 +19,7 @@ from mobileclip.engines import held, read_set_aside
 from mobileclip.storage import StorageError
 from tests.data.joining.world import SIZE, Data, contents, files_of
 from tests.data.made_samples import encoded, write_raw
+from tests.errors import fails
 
 
 class TestAgain:
@@ -51,7 +52,7 @@ class TestAgain:
         (damaged,) = [path for path in (data.output / "index").rglob("*.places") if b"00002.tar" in path.read_bytes()]
         content = damaged.read_bytes()
         damaged.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        with pytest.raises(ValueError, match=r"is gone or damaged; run this again, and its shard is read anew"):
+        with fails("data.gone-damaged-run-again"):
             data.join()
         data.join()
         assert files_of(data.output) == expected
@@ -190,7 +191,7 @@ class TestAgain:
         assert scan.known(shard, "some") is None
 
     def test_one_join_at_a_time(self, data):
-        with held(str(data.output)), pytest.raises(ValueError, match="another job is working in"):
+        with held(str(data.output)), fails("storage.another-job-working-wait"):
             data.join()
 
     def test_a_reinforced_shard_that_is_not_there(self, data):

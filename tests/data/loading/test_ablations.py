@@ -20,6 +20,7 @@ from mobileclip.data import (
 )
 from tests.data.loading.test_pipeline import spec
 from tests.data.made_samples import make_sample
+from tests.errors import fails
 
 
 def online(shards, sides, **changes):
@@ -85,8 +86,8 @@ def test_some_of_the_teachers_columns(tmp_path):
     for name in ("teacher_image", "teacher_text", "teacher_syn_text"):
         torch.testing.assert_close(getattr(part, name), getattr(whole, name)[:, 4:6], rtol=0, atol=0)
     pipeline = columns(paths, (4, 8)).build()
-    with pytest.raises(ValueError, match="not one sample of 1 shards can be used"):
+    with fails("data.sample-shards-used", "1"):
         next(iter(pipeline))
     assert pipeline.report.counts == {"wrong_dim": 6}
-    with pytest.raises(ValueError, match="teacher_columns are the first column and the one behind the last"):
+    with fails("data.teacher-columns-first-column"):
         columns(paths, (4, 4))

@@ -17,6 +17,7 @@ from mobileclip.data.skips import BadSampleError, Skip, attempt, made_or_skip
 from mobileclip.inputs import ImageInput
 from mobileclip.machine import MachineError
 from tests.data.made_samples import encoded, golden
+from tests.errors import fails
 
 ERRORS = (RecursionError, AssertionError, KeyError, OverflowError, StopIteration, UnicodeError)
 SHARDS = {name: Path(golden(name)).read_bytes() for name in ("npz", "bf16", "noimage_bf16")}
@@ -111,7 +112,7 @@ class TestPipeline:
             raise AssertionError
 
         monkeypatch.setattr(ExampleMaker, "example", failing)
-        with pytest.raises(ValueError, match="9 AssertionError"):
+        with fails("data.sample-shards-used", "9 AssertionError"):
             next(self.spec(tmp_path).build().stream())
 
 

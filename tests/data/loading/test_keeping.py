@@ -14,6 +14,7 @@ import mobileclip.data.loading.readers
 from mobileclip.data import ReinforcedPipelineSpec, UidList, keep_samples
 from mobileclip.inputs import ImageInput
 from tests.data.made_samples import encoded, write_raw
+from tests.errors import fails
 
 UIDS = [f"{7 * number:016x}{number:016x}" for number in range(40)]
 OTHERS = [f"{7 * number:016x}{number + 1:016x}" for number in range(40)]  # with the same upper halves
@@ -60,7 +61,7 @@ def test_large_lists_stay_on_the_disk_and_must_be_sorted(tmp_path, monkeypatch):
     np.save(tmp_path / "sorted.npy", np.sort(pairs(UIDS)))
     assert all(UidList(tmp_path / "sorted.npy")(uid, {}) for uid in UIDS)
     np.save(tmp_path / "mixed.npy", pairs(UIDS[::-1]))
-    with pytest.raises(ValueError, match=r"mixed\.npy has 40 uids that are not sorted; save np\.sort of it"):
+    with fails("data.uids-sorted-save-np", "mixed.npy", "40"):
         UidList(tmp_path / "mixed.npy")
 
 
@@ -120,15 +121,15 @@ class TestPipeline:
         pipeline = self.spec(shards, None).build(keep=lambda key, members: int(key) % 2 == 0 and "png" in members)
         keys = {key for batch in islice(pipeline.stream(), 10) for key in batch.keys}
         assert keys == {f"{number}" for number in range(0, 40, 2)}
-        with pytest.raises(ValueError, match="choose `endless`"):
+        with fails("data.epoch-samples-keep-chooses"):
             self.spec(shards, None, sampling="epoch").build(keep=lambda *_: True)
 
     def test_a_list_of_other_data(self, shards, tmp_path, monkeypatch):
         monkeypatch.setattr(mobileclip.data.loading.readers, "MAX_UNWANTED", 100)
         (tmp_path / "uids.txt").write_text("\n".join(OTHERS))
-        with pytest.raises(ValueError, match=r"100 samples in a row, to \d+, are none of those to be used"):
+        with fails("data.samples-row-none-those", "100"):
             next(self.spec(shards, tmp_path / "uids.txt").build().stream())
-        with pytest.raises(ValueError, match="choose sampling `endless`"):
+        with fails("data.epoch-samples-uids-length"):
             self.spec(shards, tmp_path / "uids.txt", sampling="epoch")
 
     def test_as_a_stage(self, listed):

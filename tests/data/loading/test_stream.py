@@ -22,6 +22,7 @@ from mobileclip.data import (
 from mobileclip.inputs import ImageInput
 from mobileclip.serialization import from_json, to_json
 from tests.data.made_samples import encoded, make_sample, write_raw
+from tests.errors import fails
 
 # Uneven on purpose: numbers of samples per shard.
 SIZES = (9, 2, 7, 4, 1, 12)
@@ -159,16 +160,16 @@ class TestResuming:
         pipeline = spec(shards).build()
         for _ in islice(pipeline.stream(), 7):
             pass
-        with pytest.raises(ValueError, match=r"where it stood after batch 22, only after \[4, 5, 6, 7\]"):
+        with fails("data.stream-does-know-where", "22", "[4, 5, 6, 7]"):
             pipeline.position(22)
         position = pipeline.position(7)
-        with pytest.raises(ValueError, match="position is of 6 readers, and the order has 3"):
+        with fails("data.position-readers-order-num", "6", "3"):
             next(spec(shards, num_readers=3).build().stream(position))
         with pytest.raises(ValueError, match="first_batch"):
             StreamPosition(first_batch=-1)
-        with pytest.raises(ValueError, match="places must be of the 2 readers"):
+        with fails("data.places-readers-negative", "2"):
             StreamPosition(num_readers=2, places=((2, 0, 0, 1),))
-        with pytest.raises(ValueError, match=r"behind different batches: \[7, 6\]"):
+        with fails("data.processes-stand-behind-different", "[7, 6]"):
             joined_positions([position, pipeline.position(6)])
 
     def test_batches_taken_in_advance(self, shards):
@@ -218,7 +219,7 @@ class TestProcesses:
     def test_processes_that_the_readers_cannot_be_divided_among(self, shards, monkeypatch):
         monkeypatch.setenv("WORLD_SIZE", "4")
         monkeypatch.setenv("RANK", "0")
-        with pytest.raises(ValueError, match="6 readers cannot be divided among 4 processes"):
+        with fails("data.readers-divided-among-processes", "6", "4"):
             next(spec(shards).build().stream())
 
 
@@ -254,19 +255,19 @@ class TestEndless:
         pipeline = spec(patterns, sampling="endless", weights=(3.0, 1.0), num_readers=4, batch_size=4).build()
         for batch in islice(pipeline.stream(), 10):
             assert sum(int(key) >= 100 for key in batch.keys) == 1
-        with pytest.raises(ValueError, match="weights are of sources in sampling `endless`"):
+        with fails("data.weights-sources-sampling-endless"):
             spec(patterns, weights=(3.0, 1.0))
-        with pytest.raises(ValueError, match="got 3 for 2 in `endless`"):
+        with fails("data.weights-sources-sampling-endless", "3", "2", "endless"):
             spec(patterns, sampling="endless", weights=(3.0, 1.0, 2.0))
 
     @pytest.mark.parametrize("num_workers", [0, 1])
     def test_nothing_to_draw(self, tmp_path, num_workers):
         empty = write_raw(tmp_path / "a.tar", {})
-        with pytest.raises(ValueError, match="not one sample of 1 shards can be used: 0 samples read, nothing skipped"):
+        with fails("data.sample-shards-used", "1", "0 samples read, nothing skipped"):
             next(spec(empty, sampling="endless", num_workers=num_workers).build().stream())
 
     def test_nothing_but_bad_samples(self, tmp_path, monkeypatch):
         monkeypatch.setattr(mobileclip.data.loading.readers, "MAX_VAIN", 50)
         path = write_shard(tmp_path / "a.tar", [make_sample(n, image=encoded(40, 30)[:-300]) for n in range(3)])
-        with pytest.raises(ValueError, match=r"50 samples in a row cannot be used, the last \(.*\): image_truncated"):
+        with fails("data.samples-row-used-last", "50", "image_truncated"):
             next(spec(path, sampling="endless").build().stream())

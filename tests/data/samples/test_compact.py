@@ -17,6 +17,7 @@ from hypothesis.extra import numpy as hnp
 
 from mobileclip.data import BadSampleError
 from mobileclip.data.samples.compact import MAX_DIM, MAX_HEADER_BYTES, CompactRecord, round_to_bfloat16, write_record
+from tests.errors import fails
 
 CONTENT = {"paug.json": {"param_aug": [[[0, 0, 5, 5], [[1, 0.3]]]]}, "syn.json": {"syn_text": ["ein Kater", "a cat"]}}
 
@@ -125,13 +126,13 @@ class TestRecord:
         read = CompactRecord(zeroed)
         np.testing.assert_array_equal(read.row("text_emb", 0), expected)
         for name in ("image_emb", "syn_text_emb"):
-            with pytest.raises(BadSampleError, match=f"row 1 of {name} is damaged"):
+            with fails("data.bad-record-compact-record-read-row-damaged", "1", name):
                 read.row(name, 1)
 
     def test_there_is_no_such_row(self):
         read = CompactRecord(write_record({}, arrays(), "int8"))
         for index in (-1, 3):
-            with pytest.raises(IndexError, match=f"no row {index}"):
+            with fails("data.rows-row-2", str(index)):
                 read.row("image_emb", index)
 
     def test_sizes(self):
@@ -150,18 +151,22 @@ class TestRecord:
             np.testing.assert_array_equal(back, torch.from_numpy(array.copy()).bfloat16().float().numpy())
 
     @pytest.mark.parametrize(
-        ("given", "content", "message"),
+        ("given", "content", "error"),
         [
-            ({}, {}, "one dim"),
-            ({"a": np.ones(3)}, {}, "one dim"),
-            ({"a": np.ones((1, 3)), "b": np.ones((1, 4))}, {}, "one dim"),
-            ({"a": np.ones((1, 0))}, {}, "one dim"),
-            ({"a": np.ones((1, MAX_DIM + 1))}, {}, "one dim"),
-            ({"a": np.ones((1, 3))}, {"text": "x" * MAX_HEADER_BYTES}, "may have 1048576"),
+            ({}, {}, ("data.arrays-rows-dim-dim",)),
+            ({"a": np.ones(3)}, {}, ("data.arrays-rows-dim-dim",)),
+            ({"a": np.ones((1, 3)), "b": np.ones((1, 4))}, {}, ("data.arrays-rows-dim-dim",)),
+            ({"a": np.ones((1, 0))}, {}, ("data.arrays-rows-dim-dim",)),
+            ({"a": np.ones((1, MAX_DIM + 1))}, {}, ("data.arrays-rows-dim-dim",)),
+            (
+                {"a": np.ones((1, 3))},
+                {"text": "x" * MAX_HEADER_BYTES},
+                ("data.captions-augmentations-take-bytes", "1048576"),
+            ),
         ],
     )
-    def test_what_no_record_can_hold(self, given, content, message):
-        with pytest.raises(ValueError, match=message):
+    def test_what_no_record_can_hold(self, given, content, error):
+        with fails(*error):
             write_record(content, given, "int8")
 
 

@@ -28,6 +28,7 @@ from mobileclip.data import (
 from mobileclip.data.samples.compact import CompactRecord, write_record
 from mobileclip.data.samples.members import parse_reinforced_sample, parse_sample, parse_stored_sample, sample_members
 from tests.data.made_samples import assert_same, golden_members, make_sample
+from tests.errors import fails
 
 
 def npz(**arrays: np.ndarray) -> bytes:
@@ -377,7 +378,7 @@ class TestForms:
 
     @pytest.mark.parametrize("value", [7, ["a", 7], {"a": "b"}, [["a"]]])
     def test_captions_in_json_must_be_captions(self, value):
-        with pytest.raises(BadSampleError, match="captions is not a list of captions") as caught:
+        with fails("data.bad-json-list-captions", "captions") as caught:
             json_captions({"captions": value})
         assert caught.value.reason == "bad_json"
 
@@ -399,10 +400,10 @@ class TestForms:
             assert parse_reinforced_sample(sample.key, sample_members(sample, layout)).others == read.others
             check_layout(read, layout)
         for layout, check in itertools.product(("npz", "pth.gz"), (check_layout, sample_members)):
-            with pytest.raises(BadSampleError, match="a member npz of its own; choose the compact layout") as caught:
+            with fails("data.bad-member-member-own", "npz") as caught:
                 check(sample, layout)
             assert caught.value.reason == "bad_member"
-        with pytest.raises(BadSampleError, match="a member npz of its own"):
+        with fails("data.bad-member-member-own", "npz"):
             check_layout(read, "npz")
 
     def test_metadata_that_utf8_cannot_spell(self):

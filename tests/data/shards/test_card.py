@@ -13,6 +13,7 @@ from mobileclip.data import (
     write_card,
 )
 from mobileclip.inputs import ImageInput
+from tests.errors import fails
 
 CARD = ReinforcementCard(
     teachers=(
@@ -35,7 +36,7 @@ CARD = ReinforcementCard(
 def test_round_trip(directory, tmp_path):
     place = str(tmp_path) if directory == "local" else directory
     assert find_card(place) is None
-    with pytest.raises(ValueError, match=r"holds no reinforcement\.json"):
+    with fails("data.holds-reinforcement-json-reinforced"):
         read_card(place)
     write_card(place, CARD)
     card = read_card(place)
@@ -51,7 +52,7 @@ def test_counts_and_versions_make_no_other_card():
 
 def test_a_loss_with_other_dims_is_refused_and_one_with_other_scales_is_noted():
     assert CARD.check_teachers((6, 4), (70.0, 60.0)) is None
-    with pytest.raises(ValueError, match=r"teacher_dims=\(4, 6\).*first, second with \(6, 4\)"):
+    with fails("data.loss-teacher-dims-data", "(4, 6)", "first, second", "(6, 4)"):
         CARD.check_teachers((4, 6), (70.0, 60.0))
     note = CARD.check_teachers((6, 4), (100.0, 100.0))
     assert note == "the loss has teacher_logit_scales=(100.0, 100.0); those of first, second are (70.0, 60.0)"
@@ -59,7 +60,7 @@ def test_a_loss_with_other_dims_is_refused_and_one_with_other_scales_is_noted():
 
 def test_a_damaged_card_says_where(tmp_path):
     (tmp_path / "reinforcement.json").write_text('{"layout": "npz", "colour": 3}')
-    with pytest.raises(ValueError, match="unknown key 'colour'"):
+    with fails("serialization.json-valid", "unknown key 'colour'"):
         read_card(tmp_path)
 
 
@@ -73,7 +74,5 @@ def test_some_of_the_teachers_by_their_columns():
     assert card.in_columns((4, 9)).teacher_dims == (2, 3)
     assert card.in_columns((0, 9)).teachers == tuple(entries)
     for columns in ((0, 5), (1, 4), (9, 12), (4, 12)):
-        with pytest.raises(
-            ValueError, match=r"not those of whole teachers, whose own are \[\(0, 4\), \(4, 6\), \(6, 9\)"
-        ):
+        with fails("data.columns-those-whole-teachers", "[(0, 4), (4, 6), (6, 9)"):
             card.in_columns(columns)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from webdataset.tariterators import base_plus_ext
 
 from mobileclip.data.shards.tar import ForwardReader, read_members, split_name, tar_members, write_end, write_member
+from tests.errors import fails
 
 NAMES = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=180).filter(
     lambda name: not name.endswith("/") and "\0" not in name
@@ -95,19 +96,19 @@ def test_every_damaged_header_byte_is_noticed():
 @pytest.mark.parametrize("kept", [0, 100, 512, 700, 1100, 1536])
 def test_every_cut_is_noticed(kept):
     data = archive([("a.jpg", b"x" * 600)], tarfile.USTAR_FORMAT)
-    with pytest.raises(tarfile.ReadError, match="without its end mark"):
+    with fails("data.archive-ends-before-byte"):
         walk(data[:kept])
 
 
 def test_compressed_and_sparse_and_forged():
-    with pytest.raises(tarfile.ReadError, match="gunzip"):
+    with fails("data.archive-compressed-unpack-gunzip"):
         walk(b"\x1f\x8b\x08" + bytes(509))
     sparse = archive([("a.jpg", b"x")], pax_headers={"GNU.sparse.major": "1"})
-    with pytest.raises(tarfile.ReadError, match="sparse"):
+    with fails("data.sparse-files-supported-write"):
         walk(sparse)
     data = bytearray(archive([("a" * 200, b"x")], tarfile.PAX_FORMAT))
     data[512:515] = b"999"
-    with pytest.raises(tarfile.ReadError, match="malformed"):
+    with fails("data.pax-header-malformed"):
         walk(bytes(data))
 
 

@@ -22,6 +22,7 @@ from mobileclip.data.sources import sources
 from mobileclip.serialization import from_json, to_json
 from tests.data.made_samples import golden
 from tests.data.sources.reading import PNG
+from tests.errors import fails
 
 
 class TestAnySource:
@@ -56,16 +57,16 @@ class TestAnySource:
         assert as_source("memory://kinds") == FolderSource(path="memory://kinds")
 
     @pytest.mark.parametrize(
-        ("data", "message"),
+        ("data", "error"),
         [
-            ("", "no data was given"),
-            ("a.json", r"a.json is neither a tar shard nor a list \(.jsonl, .ndjson, .parquet, .csv, .tsv\)"),
-            ("a.csv.gz", "neither"),
-            ("a.jsonl.gz", "neither"),
+            ("", ("data.data-data-set-folder",)),
+            ("a.json", ("data.neither-tar-shard-nor", "a.json", ".jsonl, .ndjson, .parquet, .csv, .tsv")),
+            ("a.csv.gz", ("data.neither-tar-shard-nor",)),
+            ("a.jsonl.gz", ("data.neither-tar-shard-nor",)),
         ],
     )
-    def test_what_is_no_source(self, data, message):
-        with pytest.raises(ValueError, match=message):
+    def test_what_is_no_source(self, data, error):
+        with fails(*error):
             as_source(data)
 
     @pytest.mark.parametrize("cls", [JsonLinesSource, FolderSource])

@@ -24,6 +24,7 @@ from mobileclip.data import (
 )
 from mobileclip.data.images.files import describe_left_out
 from tests.data.sources.reading import JPEG, PNG, WEBP, names, read, write_lines
+from tests.errors import fails
 
 
 class TestFolder:
@@ -220,10 +221,10 @@ class TestFolder:
         assert [one == other for one, other in zip(before, after, strict=True)] == [True, False, False]
 
     def test_mistakes(self, tmp_path):
-        with pytest.raises(ValueError, match="holds no images"):
+        with fails("data.folder-images-captions", "holds no images"):
             FolderSource(path=self.folder(tmp_path, {"a.txt": "x"})).units()
         for path in (tmp_path / "no", tmp_path / "a.txt"):
-            with pytest.raises(ValueError, match="is no folder; expected a folder of images with captions"):
+            with fails("data.folder-images-captions", "is no folder"):
                 FolderSource(path=path).units()
 
     def test_a_broken_image_is_left_to_the_decoder(self, tmp_path):

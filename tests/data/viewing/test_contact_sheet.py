@@ -32,6 +32,7 @@ from mobileclip.data.viewing.inspection import describe_crop, describe_operation
 from mobileclip.data.viewing.paper import TILE, legible, wrap
 from mobileclip.inputs import ImageInput
 from tests.data.made_samples import encoded, golden, make_sample, write_raw
+from tests.errors import fails
 
 SIZE = (320, 240)
 
@@ -185,17 +186,17 @@ class TestInspection:
     def test_a_key(self, tmp_path):
         write_shard(tmp_path / "a.tar", [make_sample(number) for number in (1, 2, 3)])
         assert inspect_sample(tmp_path / "a.tar", "000002").sample.key == "000002"
-        with pytest.raises(ValueError, match=r"holds 3 samples, but none .* did you mean '000003'"):
+        with fails("data.holds-samples-none-key", "3", "did you mean '000003'"):
             inspect_sample(tmp_path / "a.tar", "00003")
-        with pytest.raises(ValueError, match="the first is '000001', the last '000003'"):
+        with fails("data.holds-samples-none-key", "the first is '000001', the last '000003'"):
             inspect_sample(tmp_path / "a.tar", "xyz")
 
     def test_nothing_there(self, tmp_path):
-        with pytest.raises(ValueError, match="holds no samples"):
+        with fails("data.holds-samples"):
             inspect_sample(write_raw(tmp_path / "a.tar", {}))
         with pytest.raises(ValueError, match=r"nothing\.tar: unreadable_shard"):
             inspect_sample(tmp_path / "nothing.tar")
-        with pytest.raises(ValueError, match="missing_member"):
+        with fails("data.missing-member-txt-missing", by=ValueError):
             inspect_sample(write_raw(tmp_path / "a.tar", {"a": {"paug.json": b'{"param_aug": []}'}}))
 
 
