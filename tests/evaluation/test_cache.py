@@ -26,6 +26,7 @@ from mobileclip.evaluation import (
 from mobileclip.evaluation.cache import _checksum, _stored_features, _stored_texts
 from mobileclip.evaluation.encoding.features import extract_features
 from mobileclip.recipes.tiny.scenes import SHAPES
+from tests.errors import fails
 from tests.evaluation.conftest import CAPTIONS, COUNT, TEMPLATES
 from tests.evaluation.scene_models import scene_pictures
 from tests.evaluation.test_runner import spec_of
@@ -220,7 +221,7 @@ class TestCache:
             return found
 
         monkeypatch.setattr("mobileclip.evaluation.session.extract_features", changing)
-        with pytest.raises(ValueError, match="vtab-pets was changed while it was evaluated"):
+        with fails("evaluation.changed-while-evaluated-evaluate", "vtab-pets"):
             session.features(benchmark)
         assert not list((root / "features").rglob("vtab-pets*"))
 

@@ -17,6 +17,7 @@ from mobileclip.evaluation.hook import evaluation_hook
 from mobileclip.inputs import TextInput
 from mobileclip.training import read_metrics, train
 from tests.encoders.small import SMALL_MCT
+from tests.errors import fails
 from tests.evaluation.scene_models import CLASSES, TEMPLATES, write_scene_benchmarks
 from tests.training.runs import Batches, training_spec
 
@@ -182,9 +183,9 @@ def test_broken_data_is_named_before_the_training(folders, tmp_path, damage, sai
 
 
 def test_data_sets_have_different_names_and_there_is_one(folders, tmp_path):
-    with pytest.raises(ValueError, match="repeated: scenes; rename their folders"):
+    with fails("evaluation.data-sets-need-different", "scenes"):
         evaluation_hook([folders[0], open_benchmark(copied(folders[0], tmp_path))])
-    with pytest.raises(ValueError, match="there is no data set to evaluate on"):
+    with fails("evaluation.data-set-evaluate-give"):
         evaluation_hook([])
 
 

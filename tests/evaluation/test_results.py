@@ -19,6 +19,7 @@ from mobileclip.evaluation import (
     write_results,
 )
 from mobileclip.evaluation.records import Record, add_record, read_records
+from tests.errors import fails
 
 # As the papers' tables print them.
 AVERAGES = {
@@ -57,7 +58,7 @@ class TestPublished:
         assert compared == len(published_models()) * 33
 
     def test_other_models(self):
-        with pytest.raises(ValueError, match="no results of 'vit' are published; there are those of mobileclip2_b,"):
+        with fails("evaluation.results-published-those", "vit", "mobileclip2_b"):
             published_results("vit")
 
 
@@ -87,7 +88,7 @@ class TestFiles:
         (tmp_path / "r.jsonl").write_text(
             '{"key": "a", "dataset": "A", "metrics": {"main_metric": 1}, "num_skipped": -1}'
         )
-        with pytest.raises(ValueError, match="line 1: num_skipped on 'a' is -1, expected a whole number from 0"):
+        with fails("evaluation.whole-number", "1", "num_skipped", "a", "-1"):
             read_results(tmp_path / "r.jsonl")
 
     def test_what_is_repeated_replaces_what_is_unknown_is_ignored(self, tmp_path):
@@ -122,7 +123,7 @@ class TestFiles:
     def test_the_average_of_fewer_is_another_number(self):
         results = published_results("mobileclip_b")
         del results["mnist"], results["cars"]
-        with pytest.raises(ValueError, match="over 38 data sets, 2 of them are missing: MNIST, Stanford Cars"):
+        with fails("evaluation.average-over-data-sets", "38", "2", "MNIST, Stanford Cars"):
             suite_average(results)
 
 

@@ -10,6 +10,7 @@ from mobileclip.evaluation import EvaluationSpec, Session, evaluate_models, eval
 from mobileclip.evaluation.candidates import candidate_of
 from mobileclip.reparam import is_folded
 from tests.encoders.small import SMALL, inputs, randomised
+from tests.errors import fails
 
 PLUGIN = '''
 from mobileclip.data.skips import SkipReport
@@ -72,5 +73,5 @@ def test_a_package_brings_a_task(tmp_path, monkeypatch):
 
 
 def test_an_unknown_task_is_said_with_the_nearest():
-    with pytest.raises(ValueError, match="did you mean 'vtab/pets'"):
+    with fails("evaluation.data-set-neither-key", "did you mean 'vtab/pets'"):
         find_task("vtab/petz")

@@ -14,6 +14,7 @@ from PIL import Image
 
 from mobileclip.data import SkipReport
 from mobileclip.evaluation import BenchmarkSample, open_benchmark, write_benchmark
+from tests.errors import fails
 from tests.evaluation.datasets.test_benchmark import write_shard
 
 NAMES = {"class_names": ("cat", "dog"), "templates": ("a photo of a {}.", "{}")}
@@ -107,7 +108,7 @@ def test_a_data_set_that_is_not_whole_is_none(tmp_path):
 
     with pytest.raises(OSError, match="the disk is full"):
         write_benchmark(tmp_path, breaking_off(), **NAMES, samples_per_shard=2)
-    with pytest.raises(ValueError, match=r"nshards\.txt is missing"):
+    with fails("data.missing-how-many-shards", "nshards.txt"):
         open_benchmark(tmp_path)
     assert not list(tmp_path.rglob("*.tmp"))
 

@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
 from mobileclip.evaluation.metrics.linear_probe import chosen_linear_probe, fit_linear_probe
+from tests.errors import fails
 
 
 def clouds(num_images=120, num_classes=4, dim=6, noise=1.5, seed=0):
@@ -56,8 +57,8 @@ def test_the_penalty_is_the_one_that_is_best_on_what_was_held_out():
 
 def test_what_cannot_be_fitted_is_refused():
     image, labels = clouds()
-    with pytest.raises(ValueError, match="penalty is 0, expected a number above zero"):
+    with fails("evaluation.penalty-number-above-zero", "0"):
         fit_linear_probe(image, labels, num_classes=4, penalty=0)
     image[3, 0] = torch.nan
-    with pytest.raises(ValueError, match="image embedding 3 holds NaN"):
+    with fails("evaluation.embedding-holds-nan-infinity", "image", "3"):
         fit_linear_probe(image, labels, num_classes=4, penalty=1.0)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mobileclip.evaluation.metrics.ranking import hit_probability, require_embeddings
+from tests.errors import fails
 
 
 def by_enumeration(scores: list[int], relevant: list[bool], k: int) -> float:
@@ -45,15 +46,15 @@ def test_a_constant_model_gets_what_guessing_gets():
 
 
 def test_what_cannot_be_ranked_is_refused():
-    with pytest.raises(ValueError, match=r"\(count, dim\) matrix, got torch.float32 of shape \(3,\)"):
+    with fails("evaluation.embeddings-floating-point-count", "torch.float32", "(3,)"):
         require_embeddings("image", torch.zeros(3))
-    with pytest.raises(ValueError, match="there are no text embeddings"):
+    with fails("evaluation.embeddings-evaluation-needs-least", "text"):
         require_embeddings("text", torch.zeros(0, 4))
-    with pytest.raises(ValueError, match="have 4 dimensions, the other side has 5"):
+    with fails("evaluation.embeddings-dimensions-other-side", "4", "5"):
         require_embeddings("text", torch.zeros(2, 4), dim=5)
     broken = torch.zeros(4, 2)
     broken[2:, 1] = torch.nan
-    with pytest.raises(ValueError, match="image embedding 2 holds NaN"):
+    with fails("evaluation.embedding-holds-nan-infinity", "image", "2"):
         require_embeddings("image", broken)
 
 

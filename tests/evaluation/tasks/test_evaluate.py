@@ -13,6 +13,7 @@ from PIL import Image
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.evaluation import Session, ensemble_prompts, evaluate_benchmark, open_benchmark
 from tests.encoders.small import SMALL_MCT
+from tests.errors import fails
 from tests.evaluation.datasets.test_benchmark import write_shard
 from tests.evaluation.models import COLOURS, ColourModel, tokenize
 
@@ -99,13 +100,13 @@ def test_broken_images_are_counted_and_named(colours, caplog):
     assert "c of colours" in caplog.text
     assert (evaluation.result.num_images, evaluation.result.num_skipped) == (2, 2)
     write_shard(colours / "test" / "0.tar", {"a.png": b"no image", "a.cls": b"0"})
-    with pytest.raises(ValueError, match="no image of colours can be evaluated: 0 samples read, 1 skipped: 1 image_"):
+    with fails("evaluation.image-evaluated", "colours", "0 samples read, 1 skipped: 1 image_"):
         evaluate(colours)
 
 
 def test_a_lost_shard_is_refused_or_counted(colours):
     (colours / "test" / "nshards.txt").write_text("2")
-    with pytest.raises(ValueError, match="1 of the 2 shards of colours are missing"):
+    with fails("evaluation.shards-missing-fetch-missing", "1", "2", "colours"):
         evaluate(colours)
     session = Session(ColourModel(), transform=to_tensor, tokenize=tokenize, show_progress=False)
     evaluation = evaluate_benchmark(session, open_benchmark(colours, allow_missing=True))

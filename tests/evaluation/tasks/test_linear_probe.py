@@ -11,6 +11,7 @@ from PIL import Image
 from mobileclip.evaluation import EvaluationSpec, Session, TaskOptions, evaluate_models, find_task
 from mobileclip.evaluation.tasks.linear_probe import split_folders
 from tests.encoders.small import SMALL, randomised
+from tests.errors import fails
 from tests.evaluation.models import COLOURS, ColourModel, tokenize
 from tests.evaluation.tasks.test_evaluate import encoded, to_tensor
 
@@ -98,13 +99,13 @@ def test_what_has_no_classes_is_refused(tmp_path):
     captions.mkdir()
     (captions / "a.png").write_bytes(encoded(COLOURS["red"]))
     (captions / "a.txt").write_text("a red thing")
-    with pytest.raises(ValueError, match="has captions; a linear probe needs classes"):
+    with fails("evaluation.captions-linear-probe-needs"):
         find_task(f"probe:{captions}").open(TaskOptions())
     (tmp_path / "winogavil").mkdir()
-    with pytest.raises(ValueError, match="WinoGAViL has no classes"):
+    with fails("evaluation.classes-linear-probe-needs", "WinoGAViL"):
         find_task("probe:misc/winogavil", str(tmp_path))
     root = tmp_path / "colours"
     write_classes(root / "train")
     write_classes(root / "test", names=("red", "blue"))
-    with pytest.raises(ValueError, match="'green' is a class of train or of test alone"):
+    with fails("evaluation.class-alone-both-need", "green", "train", "test"):
         find_task(f"probe:{root}").open(TaskOptions())

