@@ -10,6 +10,7 @@ from mobileclip.inference.archive import Embeddings, read_embeddings, write_embe
 from mobileclip.inference.identity import ModelIdentity
 from mobileclip.inference.loading import load_identified
 from tests.encoders.small import SMALL, randomised
+from tests.errors import fails
 
 MODEL = ModelIdentity(weights_sha256="a" * 64, spec="{}", version="1")
 OTHER = attrs.evolve(MODEL, weights_sha256="b" * 64)
@@ -42,9 +43,11 @@ def test_those_of_one_model_are_joined_and_those_of_two_are_not():
     joined = some().joined(some(first=3), here="old.npz", there="the new ones")
     assert len(joined.image) == len(joined.image_paths) == 6
     assert len(joined.texts) == 2
-    with pytest.raises(ValueError, match=r"old\.npz and the new ones are of two models \(weights aaa.* and bbb"):
+    with fails(
+        "inference.two-models-whose-embeddings", "old.npz", "the new ones", "weights aaaaaaaaaaaa", "and bbbbbbbbbbbb"
+    ):
         some().joined(some(OTHER), here="old.npz", there="the new ones")
-    with pytest.raises(ValueError, match="another spec"):
+    with fails("inference.two-models-whose-embeddings", "another spec"):
         some().joined(some(attrs.evolve(MODEL, spec='{"size": 1}')), here="a", there="b")
     newer = attrs.evolve(MODEL, version="2")
     assert some().joined(some(newer), here="a", there="b").model == MODEL
@@ -61,17 +64,17 @@ def test_an_archive_is_not_replaced_unasked(tmp_path):
 
 
 def test_nothing_is_not_written(tmp_path):
-    with pytest.raises(ValueError, match="not one embedding"):
+    with fails("inference.embedding-write"):
         write_embeddings(tmp_path / "e.npz", Embeddings(model=MODEL))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("values", "error"),
     [
-        ({"image_paths": ("a",)}, "for 1 images"),
-        ({"image": np.zeros((1, 4)), "image_paths": ("a",)}, "float64"),
-        ({"image": np.full((1, 4), np.nan, np.float32), "image_paths": ("a",)}, "not finite"),
+        ({"image_paths": ("a",)}, ("inference.embeddings-shape-row-float32", "1", "image")),
+        ({"image": np.zeros((1, 4)), "image_paths": ("a",)}, ("inference.embeddings-shape-row-float32", "float64")),
+        ({"image": np.full((1, 4), np.nan, np.float32), "image_paths": ("a",)}, ("inference.embedding-finite",)),
         (
             {
                 "image": np.zeros((1, 4), np.float32),
@@ -79,12 +82,12 @@ def test_nothing_is_not_written(tmp_path):
                 "text": np.zeros((1, 5), np.float32),
                 "texts": ("b",),
             },
-            "4 numbers each",
+            ("inference.images-numbers-each-texts", "4"),
         ),
     ],
 )
-def test_rows_that_make_no_sense_are_refused(values, message):
-    with pytest.raises(ValueError, match=message):
+def test_rows_that_make_no_sense_are_refused(values, error):
+    with fails(*error):
         Embeddings(model=MODEL, **values)
 
 

@@ -9,6 +9,7 @@ import mobileclip
 from mobileclip.data.images.limits import ImageError
 from mobileclip.inference.encoding import Picture, encode_pictures
 from tests.collections.pictures import draw
+from tests.errors import fails
 
 
 @pytest.fixture(scope="module")
@@ -67,5 +68,5 @@ def test_contents_are_taken_as_files_are(clip, files):
     )
     np.testing.assert_array_equal(by_path[1].embedding, by_content[1].embedding)
     assert list(encode_pictures(clip, [])) == []
-    with pytest.raises(ValueError, match="batch_size is at least 1"):
+    with fails("inference.batch-size-least"):
         next(encode_pictures(clip, pictures(files), batch_size=0))
