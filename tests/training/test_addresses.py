@@ -16,6 +16,7 @@ from mobileclip.training import MetricLog, plot_curves, read_metrics, run, train
 from mobileclip.training.checkpoints.state_file import digest
 from mobileclip.training.records.comparison import compare_runs
 from tests.descendants import descendants, environment_of, kill_all
+from tests.errors import fails
 from tests.stores import s3_server
 from tests.training.program import run_spec, start, write_data
 from tests.training.runs import Batches, KilledError, new_model, training_spec
@@ -72,7 +73,7 @@ def test_a_whole_run_leaves_its_choices_curves_and_model_there(s3, tmp_path):
         assert load_model(local.rename(tmp_path / "model.safetensors")).spec == spec.model
     assert run(spec, OUTPUT, device="cpu") == path
     other = attrs.evolve(spec, training=attrs.evolve(spec.training, seed=1))
-    with pytest.raises(ValueError, match=r"s3://data/runs/one holds a run with another choice of training"):
+    with fails("training.holds-run-another-choice", "s3://data/runs/one", "training"):
         run(other, OUTPUT, device="cpu")
 
 
@@ -104,7 +105,7 @@ def test_a_log_in_a_store_is_written_when_asked_and_not_for_tensorboard(s3):
     assert read_metrics(log.path) == []
     write()
     assert [line["loss"] for line in read_metrics(log.path)] == [3.0]
-    with pytest.raises(ValueError, match=r"cannot be written to s3://data/runs/one/tensorboard; leave tensorboard out"):
+    with fails("training.tensorboard-files-written-leave", "s3://data/runs/one/tensorboard"):
         MetricLog(log.path, tensorboard=f"{OUTPUT}/tensorboard")
 
 

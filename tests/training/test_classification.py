@@ -28,6 +28,7 @@ from mobileclip.training import (
     train,
 )
 from mobileclip.training.finetuning import LayerDecayAdamWSpec, freeze_batch_norm, rate_scales
+from tests.errors import fails
 from tests.training import runs
 from tests.training.class_runs import (
     IMAGE,
@@ -101,13 +102,13 @@ class TestLoss:
     def test_what_does_not_go_together_is_refused(self):
         text = runs.MODEL.text
         dual = DualEncoderSpec(image=IMAGE, text=text).build()
-        with pytest.raises(ValueError, match="cross entropy is of classifiers, and the model is a DualEncoder"):
+        with fails("training.cross-entropy-classifiers-model", "DualEncoder"):
             objective_of(training_spec(), dual)
-        with pytest.raises(ValueError, match="the model is a classifier; train it with CrossEntropySpec"):
+        with fails("training.image-text-models-model"):
             objective_of(training_spec(loss=ContrastiveLossSpec()), new_classifier())
-        with pytest.raises(ValueError, match="needs images with labels, but the batches are ReinforcedBatch"):
+        with fails("training.cross-entropy-needs-images", "ReinforcedBatch"):
             objective_of(training_spec(), new_classifier())(runs.batch_of(0))
-        with pytest.raises(ValueError, match="needs images with texts, but the batches are LabelledBatch"):
+        with fails("training.needs-images-texts-batches", "LabelledBatch"):
             objective_of(runs.training_spec(), runs.new_model())(class_batch(0))
         assert isinstance(runs.new_model(), DualEncoder)
 
@@ -221,13 +222,13 @@ class TestRun:
     def test_it_round_trips_and_refuses_what_does_not_fit(self, folder):
         spec = run_spec(folder)
         assert from_json(to_json(spec), ClassifierRunSpec) == spec
-        with pytest.raises(ValueError, match="the data's classes are 3, and the model's 2"):
+        with fails("training.data-classes-give-both", "3, and the model's 2"):
             run_spec(folder, data=attrs.evolve(spec.data, num_classes=3, class_names=()))
-        with pytest.raises(ValueError, match="the data's classes are others than the model's"):
+        with fails("training.data-classes-give-both", "others than the model's"):
             run_spec(folder, data=attrs.evolve(spec.data, class_names=("red", "green")))
-        with pytest.raises(ValueError, match="the data's image contract is"):
+        with fails("training.data-contract-model-expects", "image"):
             run_spec(folder, data=attrs.evolve(spec.data, image=ImageInput(size=64)))
-        with pytest.raises(ValueError, match="CrossEntropySpec as its loss, not with ReinforcedLossSpec"):
+        with fails("training.classifier-trains-crossentropyspec-loss", "ReinforcedLossSpec"):
             run_spec(folder, training=attrs.evolve(spec.training, loss=ContrastiveLossSpec()))
 
     def test_from_a_dual_encoder_to_a_classifier_and_its_backbone(self, folder, tmp_path):
@@ -261,7 +262,7 @@ class TestRun:
     def test_another_run_in_the_folder_is_refused(self, folder, tmp_path):
         short = run_spec(folder, training=training_spec(3))
         run(short, tmp_path, device="cpu")
-        with pytest.raises(ValueError, match=r"holds a run with another choice of training .*run\.json"):
+        with fails("training.holds-run-another-choice", "training", "run.json"):
             run(attrs.evolve(short, training=training_spec(4)), tmp_path, device="cpu")
 
 

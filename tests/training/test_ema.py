@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mobileclip.training import MovingAverage
+from tests.errors import fails
 from tests.training.runs import new_model
 
 
@@ -47,7 +48,7 @@ def test_the_average_is_apart_from_the_model():
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
 def test_decay_outside_of_its_range_is_refused(decay):
-    with pytest.raises(ValueError, match=rf"decay must lie in \[0, 1\), got {decay}"):
+    with fails("training.decay-lie", str(decay)):
         MovingAverage(new_model(), decay)
 
 

@@ -27,6 +27,7 @@ from mobileclip.storage import exclusive
 from mobileclip.training import AdamWSpec, read_metrics, train
 from mobileclip.training.checkpoints.checkpoint import CheckpointFolder
 from mobileclip.training.checkpoints.state_file import DIGEST, digest
+from tests.errors import fails
 from tests.training.runs import Batches, KilledError, batch_of, image_of, new_model, training_spec
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +51,7 @@ def test_a_loss_with_other_teachers_than_the_data_is_refused_and_other_scales_ar
         for dim, scale in ((6, 20.0), (5, 40.0))
     ]
     card, other = (ReinforcementCard(teachers=tuple(many), layout="npz") for many in (entries, entries[::-1]))
-    with pytest.raises(ValueError, match=r"give the loss teacher_dims=\(5, 6\)"):
+    with fails("data.loss-teacher-dims-data", "(5, 6)"):
         train(training_spec(3), model=new_model(), batches=Batches(), output=tmp_path, card=other)
     assert not list(tmp_path.iterdir())
     # Without distillation, it does not matter who the teachers were.
@@ -137,14 +138,14 @@ def test_a_finished_run_is_not_repeated_and_gives_its_model(tmp_path):
 
 def test_another_run_s_folder_is_refused(tmp_path):
     train(training_spec(3), model=new_model(), batches=Batches(), output=tmp_path)
-    with pytest.raises(ValueError, match="written by a run with another training spec; choose another output folder"):
+    with fails("training.written-run-another-training"):
         train(training_spec(3, peak=1e-3), model=new_model(), batches=Batches(), output=tmp_path)
 
 
 def test_a_folder_that_another_run_writes_to_is_refused(tmp_path):
     with (
         exclusive(tmp_path),
-        pytest.raises(ValueError, match=r"another job is working in .*; wait for it, or choose another output"),
+        fails("storage.another-job-working-wait"),
     ):
         train(training_spec(3), model=new_model(), batches=Batches(), output=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
@@ -157,7 +158,7 @@ def test_what_is_resumed_from_is_looked_for_when_no_other_run_writes(tmp_path, m
     looked = []
 
     def every(self):
-        with pytest.raises(ValueError, match="another job"), exclusive(tmp_path):
+        with fails("storage.another-job-working-wait"), exclusive(tmp_path):
             pass
         looked.append(self.path)
         return []
@@ -175,9 +176,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(tmp_path)
         return batch
 
     model = new_model()
-    with pytest.raises(
-        FloatingPointError, match=r"loss is nan at step 4; the batch's keys are \['4-0', '4-1'.*step-00000003"
-    ):
+    with fails("training.step-batch-keys-all", "loss", "nan", "4", "4-0', '4-1", "step-00000003"):
         train(training_spec(8), model=model, batches=Batches(make=spoiled), output=tmp_path)
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     report = json.loads((tmp_path / "diverged.json").read_text())
@@ -217,7 +216,7 @@ def test_the_logit_scale_has_a_floor_where_it_is_asked_for(tmp_path):
         spec = training_spec(3, peak=1e-6, ema_decay=None, min_logit_scale=floor)
         train(spec, model=model, batches=Batches(), output=tmp_path / str(floor))
         assert model.logit_scale.exp().item() == pytest.approx(least, rel=1e-3)
-    with pytest.raises(ValueError, match=r"min_logit_scale \(200\.0\) must not exceed"):
+    with fails("training.min-logit-scale-exceed", "200.0"):
         training_spec(3, min_logit_scale=200.0)
 
 
@@ -253,7 +252,7 @@ def test_bfloat16_trains(tmp_path):
 
 
 def test_batches_that_do_not_fit_are_named(tmp_path):
-    with pytest.raises(ValueError, match="the batches ended at step 2 of 8; let them go round"):
+    with fails("training.batches-ended-step-let", "2", "8"):
         train(training_spec(8), model=new_model(), batches=Batches(stop=2), output=tmp_path)
 
     def without_teachers(step: int) -> ReinforcedBatch:
@@ -261,10 +260,10 @@ def test_batches_that_do_not_fit_are_named(tmp_path):
         return ReinforcedBatch(keys=batch.keys, image=batch.image, text=batch.text)
 
     plain = Batches(make=without_teachers)
-    with pytest.raises(ValueError, match="ReinforcedLossSpec needs teachers' embeddings, but the batches hold"):
+    with fails("training.needs-teachers-embeddings-batches", "ReinforcedLossSpec"):
         train(training_spec(8), model=new_model(), batches=plain, output=tmp_path / "other")
     train(training_spec(3, reinforced=False), model=new_model(), batches=plain, output=tmp_path / "plain")
-    with pytest.raises(ValueError, match="channels_last is for GPUs"):
+    with fails("training.channels-last-gpus-cpu"):
         train(training_spec(3, channels_last=True), model=new_model(), batches=plain, output=tmp_path / "last")
 
 
@@ -312,7 +311,7 @@ def test_without_a_readable_checkpoint_nothing_is_begun_anew(tmp_path):
         train(training_spec(8), model=new_model(), batches=killed_at(7), output=tmp_path)
     for path in (tmp_path / "checkpoints").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"none of the 2 checkpoints in .* can be read; delete the output folder"):
+    with fails("training.none-checkpoints-read-delete", "2"):
         train(training_spec(8), model=new_model(), batches=Batches(), output=tmp_path)
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 7
 
@@ -327,7 +326,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path):
     _, most = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     heard = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        with pytest.raises(OSError, match=r"checkpoint .* could not be written"):
+        with fails("training.checkpoint-could-written-make"):
             train(training_spec(8), model=new_model(), batches=Filling(), output=tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -417,18 +416,18 @@ def test_killed_twenty_times_it_still_gives_the_same(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "error"),
     [
-        ("step", "five", "number of steps is no number"),
-        ("step", "9" * 400, "number of steps is no number"),
-        ("position", "[" * 100_000, "nested too deeply"),
-        ("position", '{"first_batch": "2"}', "must be a whole number"),
-        ("position", "[3]", "StreamPosition"),
-        ("spec", "{}", "required key"),
-        ("spec", None, "it lacks spec"),
+        ("step", "five", ("training.read-number-steps-number",)),
+        ("step", "9" * 400, ("training.read-number-steps-number",)),
+        ("position", "[" * 100_000, ("strict.nested-too-deeply",)),
+        ("position", '{"first_batch": "2"}', ("strict.whole-number",)),
+        ("position", "[3]", ("training.read-delete-run-goes", "StreamPosition")),
+        ("spec", "{}", ("training.read-delete-run-goes", "required key")),
+        ("spec", None, ("training.read-lacks-delete-run", "spec")),
     ],
 )
-def test_a_state_that_says_something_else_is_refused(name, value, said, tmp_path):
+def test_a_state_that_says_something_else_is_refused(name, value, error, tmp_path):
     with pytest.raises(KilledError):
         train(training_spec(8), model=new_model(), batches=killed_at(7), output=tmp_path)
     path = last_checkpoint(tmp_path)
@@ -436,7 +435,7 @@ def test_a_state_that_says_something_else_is_refused(name, value, said, tmp_path
     with safe_open(path, framework="pt") as file:
         metadata = {**file.metadata(), name: value}
     save_file(tensors, path, {key: text for key, text in metadata.items() if text is not None})
-    with pytest.raises(ValueError, match=said):
+    with fails(*error):
         train(training_spec(8), model=new_model(), batches=Batches(), output=tmp_path)
 
 

@@ -16,6 +16,7 @@ from mobileclip.training import World, decay_groups
 from mobileclip.training.cpu import quicken
 from mobileclip.training.objectives.objective import ImageTextObjective
 from mobileclip.training.spec import COMPILED
+from tests.errors import fails
 from tests.training.runs import MODEL, batch_of, image_of, new_model, training_spec
 
 # PyTorch's own, of what it does where it compiles a function with gradients of its own.
@@ -235,7 +236,7 @@ def test_no_image_text_model_is_compiled_for_several_threads_of_a_cpu(compiled):
     spec, model = training_spec(9, compile=compiled), new_model()
     torch.set_num_threads(2)
     try:
-        with pytest.raises(ValueError, match=r"for several threads of a CPU.*leave compile out, or set OMP_NUM_THR"):
+        with fails("training.compile-gpus-thread-several"):
             ImageTextObjective(spec, model=model, world=World())
     finally:
         torch.set_num_threads(1)

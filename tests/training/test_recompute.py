@@ -16,6 +16,7 @@ from mobileclip.blocks import (
 )
 from mobileclip.blocks.recompute import RecomputingSequence, recompute, recomputed
 from tests.encoders.small import SMALL
+from tests.errors import fails
 
 
 def maps(dtype=torch.float64):
@@ -93,7 +94,7 @@ def test_every_encoder_has_sequences_to_recompute(name):
 
 
 def test_a_model_without_repeated_blocks_is_refused():
-    with pytest.raises(ValueError, match="Linear has no BlockSequence"):
+    with fails("training.blocksequence-nothing-compute-again", "Linear"):
         recompute(nn.Linear(2, 2))
 
 

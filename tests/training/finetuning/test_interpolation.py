@@ -12,6 +12,7 @@ from mobileclip.encoders import load_model, save_model
 from mobileclip.reparam import reparameterize
 from mobileclip.training.finetuning import interpolate_weights
 from tests.encoders.small import SMALL, SMALL_MCT, SMALL_VIT, embeddings
+from tests.errors import fails
 from tests.training.finetuning.models import fresh
 
 
@@ -61,13 +62,13 @@ def test_the_model_between_saves_and_folds(tmp_path):
 
 def test_mistakes_are_named():
     before, after = pair()
-    with pytest.raises(ValueError, match=r"alpha goes from 0, the original, to 1, the fine-tuned model; got 1\.5"):
+    with fails("training.alpha-goes-original-fine", "1.5"):
         interpolate_weights(before, after, 1.5)
-    with pytest.raises(ValueError, match=r"other tensors, .* interpolate two models of one spec in training form"):
+    with fails("training.models-other-tensors-them"):
         interpolate_weights(before, fresh(SMALL_MCT), 0.5)
-    with pytest.raises(ValueError, match="the models are folded; interpolate them in training form"):
+    with fails("training.models-folded-interpolate-them"):
         interpolate_weights(reparameterize(before), reparameterize(after), 0.5)
     wider = copy.deepcopy(after)
     wider.text_encoder.project = torch.nn.Linear(32, 30, bias=False)
-    with pytest.raises(ValueError, match=r"differ in 'text_encoder\.project\.weight': \(24, 32\) .* and \(30, 32\)"):
+    with fails("training.models-differ-original-fine", "text_encoder.project.weight", "(24, 32)", "(30, 32)"):
         interpolate_weights(before, wider, 0.5)

@@ -11,6 +11,7 @@ from mobileclip.reparam import is_folded, reparameterize
 from mobileclip.serialization import from_json, to_json
 from mobileclip.training.finetuning import FinetuningSpec, FrozenBatchNorm2d, LoraSpec, add_lora
 from tests.encoders.small import SMALL, embeddings
+from tests.errors import fails
 from tests.training.finetuning.models import fresh
 
 
@@ -42,11 +43,11 @@ def test_adapters_need_their_extra(monkeypatch):
 
 
 def test_mistakes_are_named():
-    with pytest.raises(ValueError, match="with both towers frozen there is nothing to train"):
+    with fails("training.both-towers-frozen-nothing"):
         FinetuningSpec(frozen_towers=("image", "text"))
-    with pytest.raises(ValueError, match=r"frozen_towers.*must be one of 'image', 'text'"):
+    with fails("strict.must-be-one-of", "frozen_towers", "image', 'text"):
         FinetuningSpec(frozen_towers=("audio",))
-    with pytest.raises(ValueError, match=r"'batch_norm'.* must be one of"):
+    with fails("strict.must-be-one-of", "batch_norm"):
         FinetuningSpec(batch_norm="thawed")
-    with pytest.raises(ValueError, match="this run has one"):
+    with fails("training.batch-norms-synchronised-between"):
         FinetuningSpec(batch_norm="synchronised").prepare(fresh(SMALL))
