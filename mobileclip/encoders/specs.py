@@ -1,6 +1,8 @@
 """The published models, as specs. Each function returns one; each is registered under its own name.
 
-Source: MobileCLIP section 3.1 and Table 9 (mci0-2, vit_b16, text_base, text_mct); MobileCLIP2 (mci3-4, vit_l14).
+Source: MobileCLIP section 3.1 and Table 9 (mci0-2, vit_b16, text_base, text_mct); MobileCLIP2 (mci3-4, vit_l14);
+Vasu et al., "FastViT", Table 1 (fastvit).
+Differs: FastViT's classifiers see the middle nine tenths of an image; the contract here resizes all of it.
 
 Examples:
     >>> mobileclip.specs.mobileclip_s2().image == mobileclip.specs.mci2()
@@ -15,11 +17,11 @@ from collections.abc import Callable
 
 from mobileclip.blocks import image_encoders, models, text_encoders
 from mobileclip.encoders.dual import DualEncoderSpec
-from mobileclip.encoders.families import ImageEncoderSpec, TextEncoderSpec
+from mobileclip.encoders.families import ImageEncoderSpec, TextEncoderSpec, TokenMixerSpec
 from mobileclip.encoders.mci import AttentionSpec, MCiSpec, RepMixerSpec, StageSpec
 from mobileclip.encoders.text import MCtSpec, TextTransformerSpec
 from mobileclip.encoders.vit import ViTSpec
-from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput
+from mobileclip.inputs import IMAGENET_MEAN, IMAGENET_STD, OPENAI_MEAN, OPENAI_STD, ImageInput
 
 
 def mci0() -> MCiSpec:
@@ -45,6 +47,41 @@ def mci3() -> MCiSpec:
 def mci4() -> MCiSpec:
     """Return MobileCLIP2-S4's image encoder."""
     return _five_stages((128, 256, 512, 1024, 2048), depths=(2, 12, 24, 4, 4))
+
+
+def fastvit_t8() -> MCiSpec:
+    """Return FastViT-T8: its pooled features, on which its classifier stands."""
+    return _fastvit((48, 96, 192, 384), depths=(2, 2, 4, 2), ffn_ratio=3.0)
+
+
+def fastvit_t12() -> MCiSpec:
+    """Return FastViT-T12, likewise."""
+    return _fastvit((64, 128, 256, 512), depths=(2, 2, 6, 2), ffn_ratio=3.0)
+
+
+def fastvit_s12() -> MCiSpec:
+    """Return FastViT-S12, likewise."""
+    return _fastvit((64, 128, 256, 512), depths=(2, 2, 6, 2))
+
+
+def fastvit_sa12() -> MCiSpec:
+    """Return FastViT-SA12, likewise, with attention in the last stage."""
+    return _fastvit((64, 128, 256, 512), depths=(2, 2, 6, 2), last=AttentionSpec())
+
+
+def fastvit_sa24() -> MCiSpec:
+    """Return FastViT-SA24, likewise."""
+    return _fastvit((64, 128, 256, 512), depths=(4, 4, 12, 4), last=AttentionSpec())
+
+
+def fastvit_sa36() -> MCiSpec:
+    """Return FastViT-SA36, likewise."""
+    return _fastvit((64, 128, 256, 512), depths=(6, 6, 18, 6), last=AttentionSpec())
+
+
+def fastvit_ma36() -> MCiSpec:
+    """Return FastViT-MA36, likewise."""
+    return _fastvit((76, 152, 304, 608), depths=(6, 6, 18, 6), last=AttentionSpec())
 
 
 def vit_b16() -> ViTSpec:
@@ -181,9 +218,30 @@ def _five_stages(dims: tuple[int, int, int, int, int], *, depths: tuple[int, int
     )
 
 
+def _fastvit(
+    dims: tuple[int, int, int, int],
+    *,
+    depths: tuple[int, int, int, int],
+    ffn_ratio: float = 4.0,
+    last: TokenMixerSpec | None = None,
+) -> MCiSpec:
+    mixers = (RepMixerSpec(), RepMixerSpec(), RepMixerSpec(), last or RepMixerSpec())
+    stages = zip(dims, depths, mixers, strict=True)
+    spec = MCiSpec(
+        stages=tuple(StageSpec(dim=dim, depth=depth, mixer=mixer) for dim, depth, mixer in stages),
+        ffn_ratio=ffn_ratio,
+        downsample_activation=False,
+        input=ImageInput(size=256, interpolation="bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD),
+    )
+    return spec.without_projection()
+
+
 _image: Callable[[], ImageEncoderSpec]
 _text: Callable[[], TextEncoderSpec]
-for _image in (mci0, mci1, mci2, mci3, mci4, vit_b16, vit_l14):
+for _image in (
+    *(mci0, mci1, mci2, mci3, mci4, vit_b16, vit_l14),
+    *(fastvit_t8, fastvit_t12, fastvit_s12, fastvit_sa12, fastvit_sa24, fastvit_sa36, fastvit_ma36),
+):
     image_encoders.add(_image.__name__, _image())
     if _image.__name__.startswith("mci"):
         image_encoders.add_alias(f"fastvit_{_image.__name__}", _image.__name__)  # timm's name

@@ -13,11 +13,9 @@ from mobileclip.encoders.families import as_trained
 from mobileclip.inputs import ImageInput
 
 _FASTVITS: Mapping[str, Callable[[], MCiSpec]] = {
-    "fastvit_mci0": specs.mci0,
-    "fastvit_mci1": specs.mci1,
-    "fastvit_mci2": specs.mci2,
-    "fastvit_mci3": specs.mci3,
-    "fastvit_mci4": specs.mci4,
+    **{f"fastvit_{spec.__name__}": spec for spec in (specs.mci0, specs.mci1, specs.mci2, specs.mci3, specs.mci4)},
+    **{spec.__name__: spec for spec in (specs.fastvit_t8, specs.fastvit_t12, specs.fastvit_s12, specs.fastvit_sa12)},
+    **{spec.__name__: spec for spec in (specs.fastvit_sa24, specs.fastvit_sa36, specs.fastvit_ma36)},
 }
 _CONV_STEM, _PATCH_STEM = "vit_base_mci_224", "vit_large_patch14_clip_224"
 
@@ -123,7 +121,7 @@ def _fastvit(spec: MCiSpec) -> tuple[str, dict[str, Any]]:
     for name, published in _FASTVITS.items():
         if _architecture(published()) == _architecture(spec):
             return name, {}
-    for name in ("fastvit_mci0", "fastvit_mci3"):
+    for name in ("fastvit_mci0", "fastvit_mci3", "fastvit_t8"):
         mixers = [stage.mixer for stage in _FASTVITS[name]().stages]
         if [stage.mixer for stage in spec.stages] == mixers[: len(spec.stages)]:
             num_stages = len(spec.stages)
@@ -138,8 +136,8 @@ def _fastvit(spec: MCiSpec) -> tuple[str, dict[str, Any]]:
             }
     norms = [stage.mixer.norm if isinstance(stage.mixer, AttentionSpec) else "none" for stage in spec.stages]
     raise ValueError(
-        "timm's MCi has attention in the fourth stage behind a batch norm, or in the fourth and fifth behind a layer "
-        f"norm, its other parts as the published ones have them; this one's stages have it behind {', '.join(norms)}"
+        "timm's FastViT has attention in the fourth stage behind a batch norm, in the fourth and fifth behind a layer "
+        f"norm, or in none, its other parts as the published ones have them; these stages have: {', '.join(norms)}"
     )
 
 
