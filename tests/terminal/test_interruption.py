@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -269,12 +269,13 @@ def test_other_threads_hear_nothing():
     assert found == [(True, False)]
 
 
-def test_only_the_first_process_speaks(capsys, monkeypatch):
+@pytest.mark.parametrize("when", [nullcontext, postponed], ids=["at once", "after a step"])
+def test_only_the_first_process_speaks(capfd, monkeypatch, when):
     monkeypatch.setenv("RANK", "1")
-    with pytest.raises(SystemExit) as left, command():
+    with pytest.raises(SystemExit) as left, command(), when():
         signal.raise_signal(signal.SIGTERM)
     assert left.value.code == 143
-    assert capsys.readouterr().err == ""
+    assert capfd.readouterr().err == ""
 
 
 def work(number: int) -> int:
@@ -288,11 +289,11 @@ def test_the_processes_of_a_pool_end_with_what_they_were_for():
     with (
         pytest.raises(Interrupted),
         ProcessPoolExecutor(1, mp_context=context, initializer=leave_to_parent) as pool,
-        ending(pool),
+        ending(pool) as submit,
     ):
-        assert pool.submit(work, 0).result() == 0
+        assert submit(work, 0).result() == 0
         for _ in range(3):
-            pool.submit(work, 60)
+            submit(work, 60)
         started = time.monotonic()
         raise Interrupted(signal.SIGINT)
     assert time.monotonic() - started < 30
@@ -331,7 +332,7 @@ with interruptible("x", "all is kept"):
     thread.start()
     try:
         print("ready", flush=True)
-        thread.join()
+        time.sleep(120)  # and not in join(), after which Python takes the thread for ended
     finally:
         {tidying}
 """

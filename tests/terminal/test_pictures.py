@@ -39,6 +39,7 @@ def test_the_last_row_of_an_even_height_is_shown(colours, capsys):
     show_pictures([(picture([RED], [BLUE], [GREY], [GREEN]), "")])
     lines = capsys.readouterr().out.rstrip().splitlines()
     assert [CELL.findall(line) for line in lines] == [[(RED, BLUE)], [(GREY, GREEN)]]
+    assert [re.sub(r"\x1b\[[\d;]*m", "", line).strip() for line in lines] == ["▀", "▀"]
 
 
 def test_a_picture_that_is_not_there_leaves_its_text_and_an_empty_line_lies_between_two(capsys):

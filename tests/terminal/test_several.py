@@ -97,6 +97,8 @@ def looked(line):
         (["--not", "people"], {"not": ("people",)}),
         (["--offsets", "5", "--offsets", "6"], {"offsets": (5, 6)}),
         (["--k", "1", "--k", "2"], {"k": 2}),
+        (["--not", "people", "-"], {"text": "-", "not": ("people",)}),
+        (["--is_quick", "--not", "people", "a cat"], {"text": "a cat", "not": ("people",)}),
     ],
     ids=" ".join,
 )
