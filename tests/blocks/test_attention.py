@@ -1,8 +1,12 @@
 """Attention: one result from every backend, and nobody looks ahead."""
 
+import re
+import sys
+
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mobileclip.blocks import (
     Attention,
@@ -13,6 +17,7 @@ from mobileclip.blocks import (
     set_attention_backend,
 )
 from mobileclip.blocks.attention_backends import reference_attention, sdpa_attention, xformers_attention
+from mobileclip.extras import install
 from mobileclip.reparam import reparameterize
 from tests.blocks.filling import filled, noise
 from tests.errors import fails
@@ -157,6 +162,14 @@ def test_xformers_is_refused_on_the_cpu():
     block = filled(Attention(8, num_heads=2, backend="xformers"))
     with fails("blocks.attention-backend-xformers-runs", "cpu"):
         block(noise(1, 5, 8))
+
+
+def test_where_xformers_is_missing_a_gpu_is_told_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "xformers", None)
+    with FakeTensorMode():  # which needs no GPU
+        heads = torch.empty(1, 2, 5, 4, device="cuda")
+    with pytest.raises(ImportError, match=re.escape(f"'xformers' needs xformers: {install('xformers')}")):
+        xformers_attention(heads, heads, heads, causal=False)
 
 
 @pytest.mark.gpu
