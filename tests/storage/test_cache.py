@@ -73,10 +73,14 @@ def test_one_that_is_read_in_part_is_not_kept_unless_little_is_missing(web, tmp_
     # Who reads a tar file stops at its end mark.
     read(cache, f"{web.url}/a.bin", 990)
     assert copies(cache) == [1000]
+    web.files["/padded.bin"] = bytes(2**18)
+    read(cache, f"{web.url}/padded.bin", 100)
+    assert copies(cache) == [1000, 2**18]
 
 
-def test_the_ones_that_were_not_read_for_longest_make_room(web, tmp_path):
-    cache = FileCache(path=tmp_path / "cache", max_bytes=2500)
+@pytest.mark.parametrize("max_bytes", [2000, 2500])
+def test_the_ones_that_were_not_read_for_longest_make_room(web, tmp_path, max_bytes):
+    cache = FileCache(path=tmp_path / "cache", max_bytes=max_bytes)
     for name in "ab":
         read(cache, f"{web.url}/{name}.bin")
     for age, path in enumerate(sorted(files_of(cache), key=lambda path: path.read_bytes())):

@@ -249,8 +249,10 @@ with storage.atomic_write({str(tmp_path / "a.bin")!r}) as stream:
         old = tmp_path / left.name.replace(leftovers._place(), "11111111")
         old.write_text("of another machine, long ago")
         os.utime(old, (time.time() - 2 * leftovers.LEFT_OVER_SECONDS,) * 2)
+        strange = tmp_path / left.name.replace(f"-{process.pid}-", f"-{'9' * 30}-")
+        strange.write_text("of a number that no process has")
         storage.write_text(tmp_path / "b", "")
-        assert sorted(path.name for path in tmp_path.iterdir()) == [elsewhere.name, "b"]
+        assert {path.name for path in tmp_path.iterdir()} == {elsewhere.name, strange.name, "b"}
 
     def test_a_file_with_the_longest_name_can_be_written(self, tmp_path):
         path = tmp_path / ("x" * 255)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import random
 import resource
@@ -216,6 +217,11 @@ class TestEveryStore:
         write(path, b"two")
         assert storage.fingerprint(path) != before
 
+    def test_what_a_store_says_of_a_content_stands_for_it(self, s3):
+        write("s3://data/hashed.bin", b"content")
+        etag = hashlib.md5(b"content", usedforsecurity=False).hexdigest()
+        assert storage.content_hash("s3://data/hashed.bin") == f"7 {etag}"
+
     def test_listing(self, base):
         for name in ("b.tar", "a.tar", "c.txt", "below/d.tar"):
             storage.make_directory(storage.join(base, "below"))
@@ -238,6 +244,27 @@ class TestEveryStore:
         # What another process adds must be seen.
         write(storage.join(base, "e.tar"), b"")
         assert len(storage.list_files(base, ".tar")) == 3
+        assert storage.find_sizes(base) == {"a.tar": 5, "b.tar": 5, "c.txt": 5, "e.tar": 0}
+
+    def test_hidden_folders_are_told_of_and_not_entered(self, base):
+        for name in ("a.tar", ".b.tar", ".trash/c.tar", "below/__MACOSX/deeper/d.tar"):
+            path = storage.join(base, name)
+            storage.make_directory_of(path)
+            write(path, b"")
+        passed_over = []
+        found = storage.find_files(base, passed_over=lambda *what: passed_over.append(what))
+        assert sorted(found) == [".b.tar", "a.tar"]
+        assert sorted(passed_over) == [(".trash", "hidden_folder"), ("below/__MACOSX", "hidden_folder")]
+
+    def test_a_small_file_is_written_if_it_is_still_what_it_was(self, base):
+        if not storage.is_remote(base):
+            pytest.skip("on a disk, a lock does it")
+        path = storage.join(base, "a.txt")
+        assert storage.write_text_if(path, "one", None)
+        version = storage.file_version(path)
+        assert storage.write_text_if(path, "two, and longer", version)
+        assert not storage.write_text_if(path, "three", version)
+        assert storage.read_bytes(path, limit=99) == b"two, and longer"
 
     def test_removing(self, base):
         path = storage.join(base, "a.bin")

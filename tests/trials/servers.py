@@ -121,6 +121,7 @@ SERVERS["honest, in chunks"] = says(CHUNKED, chunked(SHARD[:99], SHARD[99:]), b"
 SERVERS["honest, another ETag each time"] = lambda conn, request: conn.sendall(
     head("200 OK", f'ETag: "{time.time_ns()}"') + SHARD
 )
+SERVERS["honest, an encoding of nothing"] = says(head("200 OK", "Content-Encoding: "), SHARD)
 SERVERS["breaks, and goes on with the rest"] = then_breaks(
     lambda conn, request: conn.sendall(part(request.start) + SHARD[request.start :])
 )
