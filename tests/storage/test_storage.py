@@ -217,7 +217,8 @@ class TestEveryStore:
         write(path, b"two")
         assert storage.fingerprint(path) != before
 
-    def test_what_a_store_says_of_a_content_stands_for_it(self, s3):
+    @pytest.mark.usefixtures("s3")
+    def test_what_a_store_says_of_a_content_stands_for_it(self):
         write("s3://data/hashed.bin", b"content")
         etag = hashlib.md5(b"content", usedforsecurity=False).hexdigest()
         assert storage.content_hash("s3://data/hashed.bin") == f"7 {etag}"
