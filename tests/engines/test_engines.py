@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mobileclip.engines import FatalError, FunctionWork, InlineEngine, LocalEngine, Retries
+from mobileclip.engines import FatalError, FunctionWork, InlineEngine, LocalEngine, RayEngine, Retries
 from tests.engines.works import Counting, Noting, Task, tasks, workers_of_this_process
 from tests.errors import fails
 
@@ -54,6 +54,19 @@ def test_what_may_pass_is_tried_again_and_what_is_broken_is_not_and_the_others_a
     assert num_tries(tmp_path) == expected
     assert told.num_steps == sum(expected.values())
     assert len(told.begun_by) == sum(expected.values())
+
+
+@pytest.mark.parametrize(
+    ("engine", "expected"),
+    [
+        (InlineEngine(device="cpu"), [1, 1, 1, 1]),
+        (LocalEngine(num_workers=4, devices=("cpu",)), [1, 1, 3, 4]),
+        (RayEngine(max_workers=4), [1, 1, 3, 4]),
+    ],
+    ids=["inline", "local", "ray"],
+)
+def test_there_are_no_more_workers_than_units(engine, expected):
+    assert [engine.most_workers(num_units) for num_units in (0, 1, 3, 9)] == expected
 
 
 def test_pauses_grow_while_other_units_are_done(tmp_path):

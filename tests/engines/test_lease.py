@@ -41,7 +41,8 @@ def test_a_second_driver_is_kept_out_and_told_of_the_first(store, knows_conditio
         ):
             pass
         time.sleep(0.5)
-        assert lease_in(store).renewal >= 2
+        renewal = lease_in(store).renewal
+        assert 2 <= renewal < store.requests["PUT"], "each is a request, after the first one"
         hold.check()
     assert store.objects == {}
     with held(OUTPUT):
@@ -89,6 +90,14 @@ def test_while_it_is_not_known_whether_the_lease_holds_nothing_goes_on():
     time.sleep(0.02)
     with fails("engines.run-ends-finished-kept", "could not be renewed"):
         old.check()
+
+
+@pytest.mark.parametrize(("seconds", "is_sure"), [(250, True), (350, False)])
+def test_it_is_not_sure_a_renewal_before_another_driver_may_take_over(store, monkeypatch, seconds, is_sure):
+    now = time.monotonic
+    with held(OUTPUT, renewal_seconds=100.0) as hold, monkeypatch.context() as later:
+        later.setattr(time, "monotonic", lambda: now() + seconds)
+        assert hold.is_sure == is_sure
 
 
 def test_conditions_of_a_store(store):

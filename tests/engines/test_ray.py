@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import random
+import re
+import sys
 import time
 
+import attrs
 import pytest
 
 from mobileclip.collections import Collection, IndexOptions, ModelSource
 from mobileclip.engines import FatalError, InlineEngine, LocalEngine, RayEngine, Retries
+from mobileclip.extras import install
 from tests.collections.pictures import assert_same_rows, draw, pack
 from tests.data.joining.world import Data, files_of
 from tests.engines.works import Counting, Noting, tasks
@@ -76,6 +80,26 @@ def test_it_does_what_one_process_does(ray_cluster, tmp_path):
         run(RayEngine(max_workers=1, retries=AT_ONCE), tmp_path / "full", ["good-0", "full-0"])
     with pytest.raises(FatalError, match="the disk takes no more"):
         run(RayEngine(max_workers=1, retries=AT_ONCE), tmp_path / "enospc", ["good-0", "writes-0"])
+
+
+def test_an_actor_that_is_stuck_is_ended_and_its_unit_set_aside(ray_cluster, tmp_path):
+    with RayEngine(max_workers=1, retries=Retries(tries=1)).kept() as kept:
+        run(kept, tmp_path / "one", ["good-0"])
+        quick = attrs.evolve(kept, engine=attrs.evolve(kept.engine, unit_seconds=4.0))  # after it has loaded
+        told = run(quick, tmp_path / "next", ["hangs-0"])
+    assert told.entries == {}
+    reason, tries = told.asides["hangs-0"]
+    assert tries == 1
+    assert reason.startswith("a worker that had it had a unit for 4 s")
+
+
+def test_without_ray_the_command_that_installs_it_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with (
+        pytest.raises(ModuleNotFoundError, match=re.escape(f"the engine 'ray' needs ray: {install('ray')}")),
+        RayEngine().kept(),
+    ):
+        pytest.fail("there is no Ray")
 
 
 class Removing(Noting):

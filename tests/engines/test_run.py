@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import attrs
 import pytest
@@ -46,7 +47,7 @@ def test_status_and_log_say_what_was_done(output, tmp_path, monkeypatch):
     status = read_status(output)
     assert (status.state, status.num_units, status.num_done_before, status.num_done) == ("finished", 9, 5, 2)
     assert (status.num_failed, status.num_set_aside, status.under_way) == (4, 2, ())
-    assert status.units_per_hour > 0
+    assert (status.units_per_hour > 0, status.seconds_left) == (True, 0)
     first, *rest = str(status).splitlines()
     assert first == f"finished at {status.written}, begun at {status.began}"
     assert rest == [
@@ -60,6 +61,18 @@ def test_status_and_log_say_what_was_done(output, tmp_path, monkeypatch):
     assert sum("set aside after one try: it is of no use, at s3://bucket/fails-0" in line for line in lines) == 1
     assert len(lines) == 6
     assert read_set_aside(output) == asides
+
+
+def test_speed_and_time_left_come_from_the_units_of_this_run(output, tmp_path):
+    started = time.monotonic()
+    (tmp_path / "work").mkdir()
+    with held(output) as hold, Run(ENGINE, output, hold) as runs:
+        runs.begin("counting", num_units=50, num_done_before=20)
+        work = Counting(folder=tmp_path / "work", seconds=0.03)
+        runs.do(work, tasks(*(f"good-{number}" for number in range(10))), Noting())
+    status = read_status(output)
+    assert 10 / (time.monotonic() - started) < status.units_per_hour / 3600 < 1 / 0.03
+    assert status.seconds_left == pytest.approx(20 * 3600 / status.units_per_hour)
 
 
 def test_parts_of_a_unit_are_counted_in_its_place(output, tmp_path):
