@@ -22,6 +22,7 @@ import mobileclip
 
 FILE = Path(__file__).parent / "golden" / "defaults.json"
 ROOMS = (
+    "engines",
     "blocks",
     "encoders",
     "inference",
