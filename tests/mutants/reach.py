@@ -22,6 +22,9 @@ from coverage import CoverageData
 
 from tests.mutants.running import copied
 
+DEFAULTS = "tests/test_defaults.py"
+"""Looks at defaults, constants and bounds of whatever room, as they are after imports."""
+
 _LIKELIEST = 2
 _QUICK = 4.0  # seconds
 _MOST = 40.0  # seconds of tests for one mutant: what they do not notice by then has lived
@@ -53,7 +56,7 @@ class Reach:
         """Return the tests that reach a line, in groups that run one after another; none if the file is another now.
 
         What runs while modules are imported, a default or a constant, is reached by what reaches the definition's other
-        lines, or the file's.
+        lines, or the file's, and by the test of defaults.
 
         Args:
             root: of the repository.
@@ -65,10 +68,12 @@ class Reach:
         if self.digests.get(file) != _digest(source):
             return []
         reached, places = self.lines.get(file, {}), {test: place for place, test in enumerate(among)}
-        for numbers in (range(number, number + 1), *_definitions(source.decode(), number)):
+        itself = range(number, number + 1)
+        for numbers in (itself, *_definitions(source.decode(), number)):
             found = {test for line in numbers for test in reached.get(line, ()) if _file(test) in places}
             if found:
-                return in_groups(found, self.seconds, places)
+                of_defaults = {DEFAULTS} & places.keys() if numbers != itself else set()
+                return in_groups(found | of_defaults, self.seconds, places)
         return []
 
     def save(self, path: Path) -> None:

@@ -1,12 +1,13 @@
 """Which tests reach a line is what a run of them recorded."""
 
 import subprocess
+from itertools import chain
 
 import pytest
 
 pytest.importorskip("pytest_cov", reason="comes with the extra mutants")
 
-from tests.mutants.reach import in_groups, read_reach, record
+from tests.mutants.reach import DEFAULTS, in_groups, read_reach, record
 
 FILE = "mobileclip/program.py"
 PROGRAM = """FACTOR = 2
@@ -68,6 +69,12 @@ def test_what_runs_at_import_is_reached_by_what_reaches_the_file(recorded):
         root, FILE, 5, ["tests/test_program.py"]
     )
     assert reach.tests(root, FILE, 4, ["tests/test_program.py"]) != []
+
+
+def test_what_runs_at_import_may_be_a_default_and_what_runs_later_is_none(recorded):
+    root, reach = recorded
+    among = ["tests/test_program.py", DEFAULTS]
+    assert [DEFAULTS in chain(*reach.tests(root, FILE, line, among)) for line in (1, 4, 5)] == [True, True, False]
 
 
 def test_only_the_files_that_count_are_asked(recorded):
