@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from mobileclip.evaluation import Session, classification_accuracy, ensemble_prompts
 from tests.errors import fails
+from mobileclip.evaluation.metrics.classification import classification_hits
 from tests.evaluation.models import COLOURS, ColourModel, image_of, tokenize
 
 
@@ -37,6 +38,12 @@ def test_mean_per_class_gives_a_rare_class_the_same_say():
     image = torch.tensor([[1.0, 0.1]] * 9 + [[1.0, 0.2]])
     result = classification_accuracy(image, classes, torch.tensor([0] * 9 + [1]))
     assert (result.top1, result.mean_per_class) == (pytest.approx(0.9), pytest.approx(0.5))
+
+
+def test_what_became_of_images_can_be_asked_whether_it_is_another():
+    one, other = (classification_hits(torch.eye(3), torch.eye(3), torch.arange(3)) for _ in range(2))
+    assert one == one  # noqa: PLR0124
+    assert one != other, "tensors are not compared: they have no one answer"
 
 
 def test_an_image_with_equal_scores_counts_as_a_guess():

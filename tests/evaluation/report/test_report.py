@@ -16,7 +16,8 @@ from PIL import Image
 
 from mobileclip.evaluation import published_models
 from mobileclip.evaluation.report import ModelResults, published_model, write_plots, write_report
-from mobileclip.evaluation.report.figures import DARK, LIGHT, drawable, to_png, to_svg
+from mobileclip.evaluation.report.figures import DARK, LIGHT, drawable, new_figure, to_png, to_svg
+from mobileclip.evaluation.report.labels import place_labels
 from mobileclip.evaluation.report.pictures import LONGEST_SIDE
 from mobileclip.evaluation.report.plots import draw_latency, latency_panels
 from mobileclip.extras import install
@@ -242,6 +243,22 @@ class TestPlots:
             assert not any(box.overlaps(other) for other in boxes[:index]), labels[index].get_text()
             for point in panel.points:
                 assert not box.contains(*axes.transData.transform((point.total_ms, 100 * point.score)))
+
+    @pytest.mark.parametrize(("below", "goes"), [(0.28, "right"), (0.4, "left")])
+    def test_a_label_does_not_stand_close_before_another_point(self, below, goes):
+        """It would be read as that one's; a point further down, by a third of the letters' height, has its own."""
+
+        def labels(*points):
+            axes = new_figure(4, 4, LIGHT).add_axes((0, 0, 1, 1))
+            axes.set(xlim=(0, 400), ylim=(0, 400))
+            place_labels(axes, [(*at, "one") for at in points], line=(), color="k", line_color="k", paper="w")
+            return axes, axes.texts
+
+        axes, (alone,) = labels((200, 200))
+        box = alone.get_window_extent()
+        behind = axes.transData.inverted().transform((box.x1 + 0.9 * box.height, box.y0 - below * box.height))
+        _, (label, _) = labels((200, 200), behind)
+        assert label.get_horizontalalignment() == goes
 
     def test_points_are_where_their_numbers_are(self):
         (panel,) = latency_panels([published_model("mobileclip_s0"), published_model("mobileclip_s2")])
