@@ -22,18 +22,19 @@ import mobileclip
 
 FILE = Path(__file__).parent / "golden" / "defaults.json"
 ROOMS = (
-    "engines",
-    "blocks",
-    "encoders",
-    "inference",
-    "losses",
-    "reparam",
-    "training",
-    "storage",
-    "data",
-    "evaluation",
-    "interop",
-    "collections",
+    *("blocks", "cli", "collections", "data", "encoders", "engines", "evaluation", "export", "hardware", "inference"),
+    *(
+        "interop",
+        "losses",
+        "recipes",
+        "reinforce",
+        "reparam",
+        "storage",
+        "strict",
+        "tensor_files",
+        "terminal",
+        "training",
+    ),
 )
 # As attrs writes validators of numbers, lengths and choices.
 _BOUND = re.compile(r"(x [<>]=? [^<>]+)>|<(\w+ validator [^<>]+)>")
