@@ -170,7 +170,8 @@ def _is_redefined(known: object, value: object) -> bool:
 
 
 def _distribution(plugin: metadata.EntryPoint) -> str:
-    return f"{plugin.dist.name} {plugin.dist.version}" if plugin.dist else plugin.value
+    # Whatever was removed since then has no name.
+    return f"{plugin.dist.name} {plugin.dist.version}" if plugin.dist and plugin.dist.name else plugin.value
 
 
 def _spelling(name: str) -> str:

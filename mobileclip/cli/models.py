@@ -350,8 +350,8 @@ def check_weights(
     require_model(model if checkpoint is None else None, checkpoint)
     record = checked(model, checkpoint, known=outputs, pictures=pictures)
     storage.make_directory_of(output)
-    with storage.atomic_path(output) as temporary:
-        temporary.write_text(to_json(record, indent=1) + "\n", encoding="utf-8")
+    with storage.atomic_write(output) as stream:
+        stream.write(f"{to_json(record, indent=1)}\n".encode())
     for finding in record.findings:
         outcome = {True: "agrees", False: "differs", None: "not compared"}[finding.agrees]
         say(f"{outcome}: {finding.what}{f': {finding.note}' if finding.note else ''}")

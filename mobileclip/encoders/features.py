@@ -69,9 +69,10 @@ def depth_of(stages: Sequence[int] | None, num_stages: int) -> int:
     Raises:
         ValueError: if there is no such stage.
     """
-    chosen = range(num_stages) if stages is None else stages
-    if not chosen or any(stage not in range(num_stages) for stage in chosen):
-        raise ValueError(f"stages are some of 0 to {num_stages - 1}, not {list(chosen)}")
+    chosen = list(range(num_stages) if stages is None else stages)
+    unknown = [stage for stage in chosen if stage not in range(num_stages)]
+    if unknown or not chosen:
+        raise ValueError(f"stages are some of 0 to {num_stages - 1}, not {unknown}")
     return max(chosen) + 1
 
 

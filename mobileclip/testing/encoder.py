@@ -105,7 +105,7 @@ def _check_export(spec: ImageEncoderSpec | TextEncoderSpec, model: nn.Module, in
         try:
             program = torch.export.export(model, (inputs,)).module()
         except Exception as error:
-            first = (str(error).strip().splitlines() or [""])[0]
+            first = str(error).strip().partition("\n")[0]
             raise ValueError(
                 f"torch.export cannot write {type(spec).__name__} as a program ({type(error).__name__}: {first}); its "
                 "forward may not depend on the values of tensors"

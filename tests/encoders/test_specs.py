@@ -173,7 +173,7 @@ def test_a_token_mixer_of_ones_own_end_to_end(pooling_mixer):
     assert is_folded(folded)
     torch.testing.assert_close(folded(images), encoder(images), rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match="token mixer 'pooling' is registered already"):
-        token_mixers.add("pooling", pooling_mixer)
+        token_mixers.add("pooling", RepMixerSpec)
 
 
 @pytest.fixture

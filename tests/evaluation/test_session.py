@@ -8,6 +8,7 @@ import pytest
 
 from mobileclip.evaluation import EvaluationSpec, Session, evaluate_models, evaluation_tasks, find_task
 from mobileclip.evaluation.candidates import candidate_of
+from mobileclip.registry import Registry
 from mobileclip.reparam import is_folded
 from tests.encoders.small import SMALL, inputs, randomised
 from tests.errors import fails
@@ -60,7 +61,7 @@ def test_a_package_brings_a_task(tmp_path, monkeypatch):
     (tmp_path / "plugin_of_lengths.py").write_text(PLUGIN)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(evaluation_tasks, "_values", dict(evaluation_tasks._values))
-    monkeypatch.setattr(evaluation_tasks, "_entry_points_read", False)
+    monkeypatch.setitem(vars(evaluation_tasks), "_plugins", Registry(evaluation_tasks.kind)._plugins)
     assert find_task("own/lengths", "data").path == "data/own/lengths"
     spec = EvaluationSpec(datasets=("own/lengths",), data=str(tmp_path), output=tmp_path / "out", batch_size=4)
     candidate = candidate_of(randomised(SMALL), name="small")

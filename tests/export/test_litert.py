@@ -79,18 +79,12 @@ def test_it_is_run_for_those_alone_who_trust_it():
         verify_export(EXPORT)
 
 
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda data: data[:3000], "image.tflite is a damaged model of LiteRT"),
-        (lambda data: b"\0" * 40 + data[40:], "image.tflite is no model of LiteRT"),
-    ],
-)
-def test_a_damaged_file_is_refused(damage, message, tmp_path):
+@pytest.mark.parametrize("damage", [lambda data: data[:3000], lambda data: b"\0" * 40 + data[40:]])
+def test_a_damaged_file_is_refused(damage, tmp_path):
     folder = shutil.copytree(EXPORT, tmp_path / "export")
     (folder / "image.tflite").write_bytes(damage((folder / "image.tflite").read_bytes()))
     sign(folder)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=r"image\.tflite is a damaged model of LiteRT"):
         verify_export(folder, trust=True, show_progress=False)
 
 

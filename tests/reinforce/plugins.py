@@ -21,6 +21,6 @@ def install_plugin(folder: Path, monkeypatch: pytest.MonkeyPatch, registry: Regi
     (info / "entry_points.txt").write_text(f"[mobileclip.{registry.kind}]\n{name} = {package}:Plugin\n")
     monkeypatch.syspath_prepend(folder)
     # Entry points are read once per process; this one was installed later.
-    monkeypatch.setattr(registry, "_entry_points_read", False)
+    monkeypatch.setitem(vars(registry), "_plugins", Registry(registry.kind)._plugins)
     monkeypatch.setattr(registry, "_values", dict(registry._values))
     _converter.cache_clear()

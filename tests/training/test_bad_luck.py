@@ -20,12 +20,11 @@ from mobileclip.data.loading.examples import ExampleMaker
 from mobileclip.data.workers import LostProcessError
 from mobileclip.training import read_metrics, run
 from tests.data.made_samples import make_sample
+from tests.descendants import descendants, kill_all
 from tests.training.program import (
     ROOT,
     SECONDS,
     TORCHRUN,
-    descendants,
-    kill_all,
     measuring,
     num_logged,
     run_spec,

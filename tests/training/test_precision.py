@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+import attrs
 import pytest
 import torch
 from torch.utils import _pytree as pytree
@@ -51,7 +52,8 @@ def step_of(model, **changes):
 
 @pytest.mark.parametrize("make", [new_model, TRANSFORMERS.build], ids=["convolutions", "transformers"])
 def test_what_a_step_computes_in(make):
-    objective, forward, backward = step_of(make())
+    tiled = attrs.evolve(training_spec(9).loss, backend="tiled")  # as in batches of more than a few hundred
+    objective, forward, backward = step_of(make(), loss=tiled)
     # Products are narrow,
     assert forward.inputs["convolution"] == forward.inputs["addmm"] == forward.inputs["mm"] == NARROW
     # sums over many are not: the statistics of norms, what softmax divides by, the lengths of embeddings, the loss.
@@ -72,6 +74,13 @@ def test_what_a_step_computes_in(make):
     kept += [parameter.grad for parameter in objective.parameters()]
     kept += [value for state in optimizer.state.values() for value in state.values()]
     assert {value.dtype for value in kept if value.is_floating_point()} == WIDE
+
+
+def test_the_loss_as_a_formula_multiplies_in_full():
+    wide = attrs.evolve(training_spec(9).loss, backend="dense")
+    _, forward, backward = step_of(new_model(), loss=wide)
+    assert forward.inputs["mm"] > WIDE
+    assert backward.inputs["linalg_vector_norm"] <= WIDE
 
 
 def test_attention_by_the_formula_is_wide_altogether():

@@ -48,9 +48,10 @@ def skeleton(spec: Buildable, form: Form) -> nn.Module:
     except (RuntimeError, NotImplementedError) as error:
         if "meta" not in str(error):
             raise
+        first = str(error).partition("\n")[0]
         raise ValueError(
             f"{type(spec).__name__}.build() reads numbers out of tensors (.item(), .tolist() or a condition), "
-            f"and checkpoints build it without any; compute them in Python or NumPy ({str(error).splitlines()[0]})"
+            f"and checkpoints build it without any; compute them in Python or NumPy ({first})"
         ) from error
 
 
