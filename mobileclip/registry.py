@@ -36,10 +36,13 @@ class Registry(Mapping[str, T], Generic[T]):
     Args:
         kind: what the names stand for, singular with underscores, such as `image_encoder`; used in messages and as
             the entry-point group.
+        home: the module of the library that registers its own values, where that is another room than the registry's;
+            imported like those of third parties.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, *, home: str | None = None) -> None:
         self.kind = kind
+        self.home = home
         self._values: dict[str, T] = {}
         self._aliases: dict[str, str] = {}
 
@@ -159,6 +162,8 @@ class Registry(Mapping[str, T], Generic[T]):
             warnings.warn(f"{error}; it is left out", stacklevel=3)
 
     def _import_modules(self) -> None:
+        if self.home is not None:
+            importlib.import_module(self.home)
         for module in filter(None, os.environ.get(MODULES, "").split(os.pathsep)):
             import_parts(module)
 

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from mobileclip import list_models
 
 HEAVY = {
@@ -107,3 +109,18 @@ def test_models_are_listed_by_name():
     assert list_models("MobileCLIP_S?") == [f"mobileclip_s{number}" for number in range(5)]
     assert "icons" in list_models(pretrained=True)
     assert "mci0" not in list_models(pretrained=True)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import mobileclip; model = mobileclip.build_model('mci0')",
+        "from mobileclip.blocks import build_model; model = build_model('mci0')",
+        "from mobileclip.blocks import image_encoders; model = image_encoders['mci0'].build()",
+        "import mobileclip; model = mobileclip.specs.mci0().build()",
+        "import mobileclip; model = mobileclip.load('icons').model.image_encoder",
+        "import mobileclip; model = mobileclip.build_model(mobileclip.list_models('mci0')[0])",
+    ],
+)
+def test_models_are_known_whatever_is_imported_first(code):
+    assert python(f"{code}; print(type(model).__name__)") == "MCi"

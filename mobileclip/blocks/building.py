@@ -26,11 +26,13 @@ class Buildable(Protocol):
         """Return a new module with freshly initialised weights."""
 
 
-image_encoders: Registry[Buildable] = Registry("image_encoder")
+_HOME = "mobileclip.encoders.specs"
+
+image_encoders: Registry[Buildable] = Registry("image_encoder", home=_HOME)
 """Image encoders by name; third parties add theirs here or by an entry point in `mobileclip.image_encoder`."""
-text_encoders: Registry[Buildable] = Registry("text_encoder")
+text_encoders: Registry[Buildable] = Registry("text_encoder", home=_HOME)
 """Text encoders by name; third parties add theirs here or by an entry point in `mobileclip.text_encoder`."""
-models: Registry[Buildable] = Registry("model")
+models: Registry[Buildable] = Registry("model", home=_HOME)
 """Whole models by name; third parties add theirs here or by an entry point in `mobileclip.model`."""
 
 
