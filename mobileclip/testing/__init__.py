@@ -1,8 +1,9 @@
-"""Contract suites for authors of parts: what a part of one's own has to do to have the standing of ours.
+"""Contract suites: what every part of a kind must do, for tests of parts that are written elsewhere too.
 
-One function a kind of part, which a test of one's own package calls. It raises a ValueError that says what is wrong.
+One function a kind of part, which a test of one's own package calls. It raises an error that says what is wrong.
 """
 
 from mobileclip.testing.encoder import check_encoder
+from mobileclip.testing.specs import check_spec
 
-__all__ = ["check_encoder"]
+__all__ = ["check_encoder", "check_spec"]

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mobileclip.data import ClassFolderSource, SkipReport, Source, as_source
-from mobileclip.serialization import from_json, to_json
+from mobileclip.data import ClassFolderSource, SkipReport, as_source
 from tests.errors import fails
 
 IMAGES = Path(__file__).parents[1] / "golden" / "augment" / "images"
@@ -101,7 +100,6 @@ def test_what_is_no_image_of_a_class_is_left_out(folder):
 def test_it_is_a_source_by_name(folder):
     source = ClassFolderSource(path=folder, templates="a {}")
     assert source.templates == ("a {}",)
-    assert from_json(to_json(source, unstructure_as=Source), Source) == source
     assert as_source(source) is source
 
 

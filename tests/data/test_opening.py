@@ -16,11 +16,9 @@ from mobileclip.data.sources import (
     JsonLinesSource,
     PublicLayoutSource,
     ShardSource,
-    Source,
     as_source,
 )
 from mobileclip.data.sources.opening import EXPECTED, LabelledShardSource, is_place, name_of
-from mobileclip.serialization import from_json, to_json
 from tests.errors import fails
 
 COLOURS = ("blue", "green", "red")
@@ -134,7 +132,6 @@ def test_every_form_is_opened_alike(tmp_path, form):
         if kind == "classes":
             assert sample.metadata["label"] == colour
             assert sample.captions == (f"a {colour} thing",)
-    assert from_json(to_json(opened.source, unstructure_as=Source), Source) == opened.source
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -42,7 +42,6 @@ def test_classifiers_have_the_published_number_of_parameters(row, millions):
     """Table 11 counts the pooled features' linear layer in, folded, and no projection in front of it."""
     spec = recipe.ROWS[row]().model
     assert sum(p.numel() for p in skeleton(spec, "folded").parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
-    assert from_json(to_json(recipe.ROWS[row]()), ClassifierRunSpec) == recipe.ROWS[row]()
 
 
 def test_the_schedule_is_three_hundred_epochs():

@@ -33,7 +33,7 @@ from mobileclip.recipes.finetuning.tiny import (
 )
 from mobileclip.recipes.tiny.shapes import OUTLINES
 from mobileclip.reparam import reparameterize
-from mobileclip.serialization import from_json, to_json
+from mobileclip.serialization import from_json
 from mobileclip.training import read_metrics
 from mobileclip.training.finetuning.report import Results, Scores, summary, table, write_report
 from mobileclip.training.finetuning.run import FinetuneSpec, _claim, _refuse_other_data
@@ -371,10 +371,9 @@ def test_the_commands_of_the_page_and_the_recipe_are_commands():
     assert chosen.finetuning.lora.rank == 8
 
 
-def test_specs_round_trip():
+def test_both_ends_are_among_the_alphas():
     spec = FinetuneSpec(checkpoint="x", freeze=("text",), lora_rank=4, alphas=(0.3,))
     assert spec.alphas == (0.0, 0.3, 1.0)
-    assert from_json(to_json(spec), FinetuneSpec) == spec
 
 
 def test_the_table_and_the_summary_say_what_was_gained_and_lost():

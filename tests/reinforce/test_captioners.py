@@ -16,7 +16,7 @@ from mobileclip.reinforce.captioners import Captioner, CaptionerSpec, CocaCaptio
 from mobileclip.reinforce.captioners import captioners as registry
 from mobileclip.reinforce.captioners.coca import Vocabulary
 from mobileclip.reinforce.captioners.decoder import CocaDecoder
-from mobileclip.serialization import from_json, to_json
+from mobileclip.serialization import from_json
 from mobileclip.tensor_files.weights import weights_sha256
 from tests.errors import fails
 from tests.no_float64 import no_float64
@@ -262,9 +262,7 @@ def test_the_defaults_are_the_papers():
     assert (spec.num_captions, spec.top_p, spec.max_length) == (5, 0.9, 30)
 
 
-def test_round_trip_through_json(spec):
-    text = to_json(spec, unstructure_as=CaptionerSpec)
-    assert from_json(text, CaptionerSpec) == spec
+def test_an_unknown_captioner_is_named():
     with fails("registry.unknown-parts-your-own", "captioner", "cocoa", "did you mean 'coca'"):
         from_json('{"kind": "cocoa"}', CaptionerSpec)
 

@@ -14,7 +14,6 @@ from mobileclip.encoders.dual import DualEncoder
 from mobileclip.evaluation import classifier_hook, evaluate_classifier
 from mobileclip.inputs import ImageInput
 from mobileclip.losses import ContrastiveLossSpec, LossSpec, losses
-from mobileclip.serialization import from_json, to_json
 from mobileclip.training import (
     ClassificationObjective,
     ClassifierRunSpec,
@@ -112,9 +111,7 @@ class TestLoss:
             objective_of(runs.training_spec(), runs.new_model())(class_batch(0))
         assert isinstance(runs.new_model(), DualEncoder)
 
-    def test_spec_round_trips_inside_a_training_spec(self):
-        spec = training_spec()
-        assert from_json(to_json(spec), TrainingSpec) == spec
+    def test_smoothing_leaves_some_of_the_label(self):
         with pytest.raises(ValueError, match="label_smoothing"):
             CrossEntropySpec(label_smoothing=1.0)
 
@@ -219,9 +216,8 @@ def run_spec(folder, **changes) -> ClassifierRunSpec:
 
 
 class TestRun:
-    def test_it_round_trips_and_refuses_what_does_not_fit(self, folder):
+    def test_it_refuses_what_does_not_fit(self, folder):
         spec = run_spec(folder)
-        assert from_json(to_json(spec), ClassifierRunSpec) == spec
         with fails("training.data-classes-give-both", "3, and the model's 2"):
             run_spec(folder, data=attrs.evolve(spec.data, num_classes=3, class_names=()))
         with fails("training.data-classes-give-both", "others than the model's"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache, partial
+from functools import partial
 from itertools import count
 from pathlib import Path
 from types import NoneType, UnionType
@@ -12,43 +12,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import attrs
 
-from mobileclip.data import AugmentationSpec, ImageLimits, ReinforcedPipelineSpec, ReinforcementCard, StreamPosition
-from mobileclip.data.augmentation.range_augment import RangeAugmentSpec
-from mobileclip.data.joining.matching import MatchCounts
-from mobileclip.data.joining.records import AboutShard
-from mobileclip.data.joining.report import JoinedShard
-from mobileclip.data.joining.spec import JoinSpec
-from mobileclip.data.shards.card import CaptionerEntry, TeacherEntry
-from mobileclip.data.sources import ClassFolderSource, FolderSource, JsonLinesSource, ShardSource
-from mobileclip.encoders import AttentionSpec
-from mobileclip.encoders.mci import RepMixerSpec
-from mobileclip.engines import Lease, Retries, SetAside, Status
-from mobileclip.engines.journal import UnderWay
-from mobileclip.evaluation.runner import EvaluationSpec
-from mobileclip.export.contract import FeatureMap, ImageContract, TextContract, TowerFile
-from mobileclip.export.spec import ExportSpec
-from mobileclip.export.verification.parity import Gate, Ranking, Report, TowerParity
-from mobileclip.inputs import ImageInput, TextInput, TokenizerFile
-from mobileclip.losses import (
-    ContrastiveLossSpec,
-    ReinforcedLossSpec,
-    ReinforcedSigmoidLossSpec,
-    SigmoidLossSpec,
-)
-from mobileclip.reinforce.captioners.coca import CocaCaptioner
-from mobileclip.reinforce.manifest import ShardEntry
-from mobileclip.reinforce.spec import ReinforcementSpec
-from mobileclip.reinforce.teachers.checkpoint import CheckpointTeacher
-from mobileclip.reinforce.teachers.open_clip import OpenClipTeacher
 from mobileclip.serialization import from_json, to_json
-from mobileclip.training.finetuning.layer_rates import LayerDecayAdamWSpec
-from mobileclip.training.finetuning.lora import LoraSpec
-from mobileclip.training.finetuning.spec import FinetuningSpec
-from mobileclip.training.optimizer import AdamWSpec
-from mobileclip.training.run import RunSpec
-from mobileclip.training.schedule import ConstantCosineSchedule, CosineSchedule
-from mobileclip.training.spec import TrainingSpec
-from tests.encoders.small import MCT, SMALL, STAGES, TEXT, VIT
+from tests.every_spec import made, spec_classes
 from tests.trials.harness import Case, Outcome
 
 WRONG: dict[Any, tuple[str, ...]] = {
@@ -65,66 +30,6 @@ EITHER: dict[Any, tuple[str, ...]] = {
     str: ('""', '"\\u001b[31m\\n\\t"', '"\\ud800"', f'"{"x" * 100_000}"'),
 }
 """JSON that may be refused or not."""
-
-
-@cache
-def specs() -> list[Any]:
-    """One spec of every class that is read from JSON."""
-    image, text = ImageInput(size=64), TextInput(context_length=12, vocab_size=600)
-    tokenizer = TokenizerFile(sha256="0" * 64, start_id=1, end_id=2)
-    loss = ReinforcedLossSpec(teacher_dims=(4, 6), teacher_logit_scales=(20.0, 30.0))
-    schedule = CosineSchedule(total_steps=3000)
-    training = TrainingSpec(loss=loss, schedule=schedule, range_augment=RangeAugmentSpec())
-    data = ReinforcedPipelineSpec(shards=("a.tar",), batch_size=8, image=SMALL.image.input, text=SMALL.text.input)
-    teacher = TeacherEntry(name="a", weights_sha256="0", dim=4, logit_scale=20.0, image=image, spec={"kind": "x"})
-    captioner = CaptionerEntry(name="c", weights_sha256="0", caption_set="syn", seed=1, spec={})
-    augmentation = AugmentationSpec(size=64)
-    card = ReinforcementCard(teachers=(teacher,), captioners=(captioner,), augmentation=augmentation, layout="npz")
-    parity = TowerParity(
-        tower="image", count=2, cosine_minimum=0.5, cosine_median=0.5, length_error=0.0, num_not_finite=0, num_zero=0,
-        spread=0.1, reference_spread=0.1,
-    )  # fmt: skip
-    ranking = Ranking(kind="captions", num_queries=4, agreement=1.0)
-    gate = Gate(name="cosine", value=0.5, bound="at least 0.9", passed=True)
-    tower = TowerFile(
-        tower="image", file="a.onnx", input_name="x", input_dtype="float32", input_shape=(None, 3), output_name="y",
-        output_shape=(None, 4), compute="float32", features=(FeatureMap(stage=0, shape=(None, 8, 4, 4)),),
-    )  # fmt: skip
-    under_way = UnderWay(worker="a", unit="b", seconds=1.0)
-    return [
-        image, text, tokenizer, attrs.evolve(text, tokenizer=tokenizer), *tower.features,
-        SMALL, VIT, TEXT, MCT, STAGES[2], SMALL.image, RepMixerSpec(), AttentionSpec(), loss, schedule,
-        training, data, card, teacher, captioner, augmentation, parity, ranking, gate, tower, RangeAugmentSpec(),
-        Report(
-            data="d", runtime="r", image_names=("a",), captions=("b",), skipped={"s": 1}, towers=(parity,),
-            ranking=ranking, gates=(gate,),
-        ),
-        RunSpec(model=SMALL, data=data, training=training), StreamPosition(num_readers=2, places=((1, 0, 0, 3),)),
-        ConstantCosineSchedule(total_steps=3000, constant_steps=2500), AdamWSpec(), LayerDecayAdamWSpec(), LoraSpec(),
-        FinetuningSpec(lora=LoraSpec()), ContrastiveLossSpec(), SigmoidLossSpec(),
-        ReinforcedSigmoidLossSpec(teacher_logit_biases=(None, -10.0)), CocaCaptioner(), OpenClipTeacher(),
-        CheckpointTeacher(checkpoint="a.pt"),
-        ShardEntry(shard="a", fingerprint="b", num_samples=1, num_bytes=2, skipped={}),
-        Retries(), SetAside(unit="a", reason="b", tries=3), Lease(holder="a", identity="b", since="c"), under_way,
-        Status(
-            state="running", began="a", written="b", num_units=3, num_done_before=1, num_done=1, num_failed=0,
-            num_set_aside=0, units_per_hour=1.0, seconds_left=2.0, under_way=(under_way,), doing="a", then=("b",),
-        ),
-        ReinforcementSpec(
-            source=FolderSource(path="p"), output="o", teachers=(CheckpointTeacher(checkpoint="a"),),
-            captioner=CocaCaptioner(), augmentation=augmentation,
-        ),
-        FolderSource(path="p"), ClassFolderSource(path="p"), JsonLinesSource(path="p"), ShardSource(shards=("p",)),
-        JoinSpec(reinforced="a", images="b", output="c"),
-        JoinedShard(
-            source="a", images="b", matches="c", captions="", choices="c", num_bytes=1, num_joined=1, num_captions=1,
-            num_set_captions=0,
-            likeness={"stored": 1}, other=("a",), reach=0.5, left_out=(("a", "b"),),
-        ),
-        AboutShard(shard="a", by="key", fingerprint="x"), MatchCounts(),
-        ImageLimits(), EvaluationSpec(), ExportSpec(out=Path("out")), ImageContract(input=image, preprocess="host"),
-        TextContract(input=text, start_id=1, end_id=2, tokenizer="t.json"),
-    ]  # fmt: skip
 
 
 def with_raw(value: Any, path: tuple[str, ...], raw: str) -> str:
@@ -200,11 +105,9 @@ def of_spec(value: Any, turn: Iterator[int]) -> Iterator[tuple[str, Callable[[],
     yield "unknown key", partial(must_refuse, more, cls, "nonsense")
     wholes = ("[]", "3", '"text"', "null", "true", f"[{text}]", text[:-1], text + "x", "[" * 100_000, '{"a":' * 50_000)
     yield "another value", partial(must_refuse, wholes[next(turn) % len(wholes)], cls, cls.__name__)
-    fields = [field for field in attrs.fields(cls) if field.init]
-    if fields:
-        first = json.dumps(json.loads(text)[fields[0].name])
-        yield "key twice", partial(must_refuse, f'{text[:-1]}, "{fields[0].name}": {first}}}', cls, fields[0].name)
-    for field in fields:
+    for key, first in [*json.loads(text).items()][:1]:
+        yield "key twice", partial(must_refuse, f'{text[:-1]}, "{key}": {json.dumps(first)}}}', cls, key)
+    for field in attrs.fields(cls):
         if field.default is attrs.NOTHING and next(turn) % 2:
             less = {key: item for key, item in json.loads(text).items() if key != field.name}
             yield f"{field.name} is missing", partial(must_refuse, json.dumps(less), cls, field.name)
@@ -213,7 +116,7 @@ def of_spec(value: Any, turn: Iterator[int]) -> Iterator[tuple[str, Callable[[],
 def cases() -> Iterator[Case]:
     """Yield every class and field with something wrong in it."""
     turn = count()
-    for place, value in enumerate(specs()):
+    for place, value in enumerate(made(cls)[0] for cls in spec_classes()):
         cls = type(value)
         label = f"{place} {cls.__name__}"
         for name, attempt in of_spec(value, turn):

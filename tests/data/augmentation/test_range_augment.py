@@ -12,7 +12,6 @@ from PIL import Image
 
 from mobileclip.data import RangeAugmentSpec
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD
-from mobileclip.serialization import from_json, to_json
 from tests.errors import fails
 
 PICTURES = Path(__file__).parents[2] / "golden" / "augment" / "images"
@@ -182,7 +181,6 @@ def test_other_precisions(images, dtype):
 
 def test_a_module_that_moves_and_a_spec_that_travels():
     spec = RangeAugmentSpec(target_psnr=[30, 20], weight=1.0)
-    assert from_json(to_json(spec), RangeAugmentSpec) == spec
     assert isinstance(hash(spec), int)
     module = spec.build().to(torch.float64)
     assert module.brightness.range().dtype == torch.float64

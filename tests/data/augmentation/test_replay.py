@@ -30,7 +30,6 @@ from mobileclip.data import (
     datacompdr_augmentation,
 )
 from mobileclip.data.augmentation.operations import OPERATIONS, magnitudes
-from mobileclip.serialization import from_json, to_json
 from tests.errors import fails
 
 ROOT = Path(__file__).parents[3]
@@ -341,9 +340,8 @@ class TestSpec:
         black = [(np.asarray(pixels).sum(axis=2) == 0).all(axis=0).sum() for pixels in (large, small, fixed)]
         assert black == [60, 30, 60]
 
-    def test_round_trip_and_registry(self):
-        spec = AugmentationSpec(size=192, scale=[0.5, 1], num_operations=1, interpolation="bilinear")
-        assert from_json(to_json(spec), AugmentationSpec) == spec
+    def test_registry(self):
+        assert AugmentationSpec(size=192, scale=[0.5, 1]).scale == (0.5, 1.0)
         assert augmentations.resolve("datacompdr")(256) == datacompdr_augmentation(256) == AugmentationSpec(size=256)
         assert augmentations.resolve("crop")(64) == crop_augmentation(64)
         assert crop_augmentation(64).sample(augmentation_rng(0, "a", 0), (50, 50)).operations == ()

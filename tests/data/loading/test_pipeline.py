@@ -36,7 +36,6 @@ from mobileclip.data import (
 )
 from mobileclip.data.loading.batch import join_batches
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput
-from mobileclip.serialization import from_json, to_json
 from tests.data.made_samples import encoded, golden, make_sample, write_raw
 from tests.errors import fails
 
@@ -474,10 +473,9 @@ class TestSkips:
 
 
 class TestSpec:
-    def test_round_trip(self):
+    def test_shards_are_paths_or_patterns(self):
         made = spec([Path("a.tar"), "b{0..1}.tar"], augmentation=AugmentationSpec(size=16), num_samples=5)
         assert made.shards == ("a.tar", "b{0..1}.tar")
-        assert from_json(to_json(made), ReinforcedPipelineSpec) == made
         assert isinstance(hash(made), int)
 
     @pytest.mark.parametrize(
@@ -575,7 +573,6 @@ class TestWaiting:
     def test_how_long_is_waited_makes_no_other_run(self, shards):
         patient = spec(shards, worker_seconds=9.0, stores=storage.StoreLimits(stall_seconds=9.0))
         assert patient == spec(shards)
-        assert from_json(to_json(patient), ReinforcedPipelineSpec).stores.stall_seconds == 9.0
         with pytest.raises(ValueError, match="worker_seconds"):
             spec(shards, worker_seconds=0.0)
 

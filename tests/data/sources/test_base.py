@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -13,32 +12,16 @@ from mobileclip.data import (
     ImageTextSample,
     JsonLinesSource,
     ShardSource,
-    Source,
     TableSource,
     as_source,
     write_shard,
 )
-from mobileclip.data.sources import sources
-from mobileclip.serialization import from_json, to_json
 from tests.data.made_samples import golden
 from tests.data.sources.reading import PNG
 from tests.errors import fails
 
 
 class TestAnySource:
-    @pytest.mark.parametrize(
-        "source",
-        [
-            ShardSource(shards="a/{0..3}.tar"),
-            JsonLinesSource(path="s3://bucket/a.jsonl", image_root="/images", samples_per_shard=7),
-            FolderSource(path=Path("photos")),
-        ],
-    )
-    def test_json_round_trip(self, source):
-        text = to_json(source, unstructure_as=Source)
-        assert from_json(text, Source) == source
-        assert json.loads(text)["kind"] in sources
-
     def test_the_kind_is_found_by_the_path(self, tmp_path):
         assert as_source("a/{0..3}.tar") == ShardSource(shards="a/{0..3}.tar")
         assert as_source(["a.tar", Path("b.tar")]) == ShardSource(shards=("a.tar", "b.tar"))

@@ -19,9 +19,8 @@ from hypothesis import strategies as st
 from mobileclip import storage
 from mobileclip.data import RowOptions, SkipReport, TableSource, as_source, open_data_set, read_samples, write_shard
 from mobileclip.data.samples.uids import uid_of
-from mobileclip.data.sources import Source, delimited, records
+from mobileclip.data.sources import delimited, records
 from mobileclip.extras import install
-from mobileclip.serialization import from_json, to_json
 from tests.data.made_samples import encoded
 from tests.data.sources.reading import JPEG, PNG, names, read
 from tests.errors import fails
@@ -388,10 +387,6 @@ class TestUnits:
         monkeypatch.setitem(sys.modules, "pyarrow", None)
         with pytest.raises(ModuleNotFoundError, match=re.escape(f"needs pyarrow: {install('parquet')}")):
             TableSource(tables=path).units()
-
-    def test_json_round_trip(self):
-        source = TableSource(tables="s3://b/{0..3}.parquet", options=RowOptions(url_column="u", caption_columns=("c",)))
-        assert from_json(to_json(source, unstructure_as=Source), Source) == source
 
 
 class TestElsewhere:

@@ -8,16 +8,14 @@ import torch
 
 from mobileclip.extras import install
 from mobileclip.reparam import is_folded, reparameterize
-from mobileclip.serialization import from_json, to_json
 from mobileclip.training.finetuning import FinetuningSpec, FrozenBatchNorm2d, LoraSpec, add_lora
 from tests.encoders.small import SMALL, embeddings
 from tests.errors import fails
 from tests.training.finetuning.models import fresh
 
 
-def test_specs_are_values_that_round_trip():
+def test_lists_become_values():
     spec = FinetuningSpec(batch_norm="trained", frozen_towers=["text"], lora=LoraSpec(rank=4, extras=()))
-    assert from_json(to_json(spec), FinetuningSpec) == spec
     assert hash(spec) == hash(FinetuningSpec(batch_norm="trained", frozen_towers=("text",), lora=spec.lora))
 
 

@@ -1,0 +1,91 @@
+"""What every spec must do: JSON holds all of it, and it is a value."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import attrs
+
+from mobileclip.serialization import from_json, to_json
+from mobileclip.strict import NOT_IN_JSON
+
+_UNKNOWN = "no_field_has_this_name"
+
+
+def check_spec(spec: Any, *, family: type | None = None) -> None:
+    """Check that a spec is a value, and that JSON holds all of it.
+
+    What is read back has the same fields, of the same types, those too that `==` does not compare, and the same hash,
+    unless a mapping is in it. An unknown key is refused by name.
+
+    Args:
+        spec: an instance. What its fields have by default is not checked: give it other values.
+        family: the class that fields are annotated with, where it was registered with `open_family`, such as
+            `TeacherSpec`: JSON then names the member.
+
+    Raises:
+        AssertionError: if something of it is not so; the message says what.
+
+    Examples:
+        >>> from mobileclip.losses import LossSpec, ReinforcedLossSpec
+        >>> mobileclip.testing.check_spec(ReinforcedLossSpec(distill_weight=0.5), family=LossSpec)
+    """
+    cls = type(spec)
+    assert attrs.has(cls), f"{cls.__name__} is no attrs class; make it one with @attrs.frozen(kw_only=True)"
+    assert cls.__hash__, f"{cls.__name__} has no hash, so it is no value; make it @attrs.frozen(kw_only=True)"
+    for read_as in (cls, *([family] if family is not None else [])):
+        try:
+            text = to_json(spec, unstructure_as=read_as)
+        except (TypeError, ValueError) as error:
+            raise AssertionError(f"{cls.__name__} is not written to JSON as a {read_as.__name__}: {error}") from error
+        try:
+            read = from_json(text, read_as)
+        except ValueError as error:
+            raise AssertionError(f"{cls.__name__} is written to JSON and not read again: {error}") from error
+        value = json.loads(text)
+        for difference in _differences(spec, read, cls.__name__):
+            raise AssertionError(f"{difference} after JSON")
+        assert read == spec, f"{cls.__name__} is another after JSON: {read!r}, not {spec!r}"
+        again = to_json(read, unstructure_as=read_as, indent=1)
+        assert json.loads(again) == value, f"{cls.__name__} is written otherwise once it was read: {again}"
+        if _is_hashed(spec):
+            assert hash(read) == hash(spec), f"the hash of a {cls.__name__} is another after JSON"
+        _check_unknown_key(value, read_as)
+
+
+def _differences(one: Any, other: Any, place: str) -> Iterator[str]:
+    if type(one) is not type(other):
+        yield f"{place} is {other!r} ({type(other).__name__}), not {one!r} ({type(one).__name__}),"
+    elif attrs.has(type(one)):
+        for field in attrs.fields(type(one)):
+            if not NOT_IN_JSON.items() <= field.metadata.items():
+                yield from _differences(getattr(one, field.name), getattr(other, field.name), f"{place}.{field.name}")
+    elif isinstance(one, Mapping) and one.keys() == other.keys():
+        for key, item in one.items():
+            yield from _differences(item, other[key], f"{place}[{key!r}]")
+    elif isinstance(one, tuple) and len(one) == len(other):
+        for index, (left, right) in enumerate(zip(one, other, strict=True)):
+            yield from _differences(left, right, f"{place}[{index}]")
+    elif one != other:
+        yield f"{place} is {other!r}, not {one!r},"
+
+
+def _is_hashed(value: Any) -> bool:
+    """Whether a value has to have a hash: it does unless a mapping is among what is compared of it."""
+    if attrs.has(type(value)):
+        return all(_is_hashed(getattr(value, field.name)) for field in attrs.fields(type(value)) if field.eq)
+    if isinstance(value, tuple):
+        return all(map(_is_hashed, value))
+    return not isinstance(value, Mapping)
+
+
+def _check_unknown_key(value: dict[str, Any], cls: type) -> None:
+    try:
+        from_json(json.dumps(value | {_UNKNOWN: 1}), cls)
+    except ValueError as error:
+        refusal = str(error)
+    else:
+        raise AssertionError(f"{cls.__name__} takes an unknown key; a slip in a name would be believed")
+    assert _UNKNOWN in refusal, f"an unknown key of {cls.__name__} is refused, but not named: {refusal}"
