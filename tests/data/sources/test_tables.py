@@ -22,7 +22,7 @@ from mobileclip.data.samples.uids import uid_of
 from mobileclip.data.sources import delimited, records
 from mobileclip.extras import install
 from tests.data.made_samples import encoded
-from tests.data.sources.reading import JPEG, PNG, names, read
+from tests.data.sources.reading import PNG, names, read
 from tests.errors import fails
 
 pa = pytest.importorskip("pyarrow")
@@ -320,21 +320,6 @@ class TestUnits:
             most = max(most, pa.total_allocated_bytes() - before)
         assert number == 40_000
         assert most < 8_000_000 < sum(len(row["text"]) for row in rows)
-
-    @pytest.mark.parametrize("suffix", SUFFIXES)
-    def test_fingerprints(self, tmp_path, suffix):
-        pictures(tmp_path, 2)
-        rows = [{"path": f"{number}.png", "caption": "x"} for number in range(2)]
-        source = TableSource(tables=write_table(tmp_path / f"a.{suffix}", rows), samples_per_shard=1)
-        before = [(unit.fingerprint(), unit.content()) for unit in source.units()]
-        assert [(unit.fingerprint(), unit.content()) for unit in source.units()] == before
-        assert len(set(before)) == 2
-        (tmp_path / "1.png").write_bytes(JPEG)
-        after = [(unit.fingerprint(), unit.content()) for unit in source.units()]
-        assert after[0] == before[0]
-        assert all(one != other for one, other in zip(after[1], before[1], strict=True))
-        write_table(tmp_path / f"a.{suffix}", [rows[0], {**rows[1], "caption": "other"}])
-        assert source.units()[1].fingerprint() != after[1][0]
 
     def test_the_file_vanishes_before_it_is_read(self, tmp_path):
         for suffix in SUFFIXES:
