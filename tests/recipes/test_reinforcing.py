@@ -76,6 +76,8 @@ def test_mistakes_end_with_one_line(here):
         run_recipe(reinforce_dfndr2b, "x", None, [])
     with pytest.raises(SystemExit, match=r"error: shard nowhere/1\.tar does not exist"):
         run_recipe(reinforce_dfndr2b, "x", None, ["--tiny", "--source", "nowhere/1.tar"])
+    with pytest.raises(SystemExit, match=r"error: shard nowhere/1\.tar does not exist"):
+        run_recipe(reinforce_dfndr2b, "x", None, ["--engine", "ray", "--source", "nowhere/1.tar"])
 
 
 def test_a_shard_that_is_set_aside_is_named_and_with_strict_the_status_is_1(here, capsys):
@@ -111,6 +113,25 @@ def test_a_shard_that_is_set_aside_is_named_and_with_strict_the_status_is_1(here
     assert "set aside" not in said
     with pytest.raises(SystemExit, match="nothing has run in outputs/x"):
         run_recipe(reinforce_dfndr2b, "x", None, ["--status"])
+
+
+def test_of_many_shards_that_are_set_aside_ten_are_named(here, capsys):
+    Path("plain").mkdir()
+    plain_shards(Path("plain"), 1, 2)
+    for index in range(1, 12):
+        Path("plain", f"{index:08d}.tar").write_bytes(b"no tar")
+    spec = ReinforcementSpec(
+        source=sorted(Path("plain").glob("*.tar")),
+        output=here / "out",
+        teachers=small_teacher_files(here)[:1],
+        augmentation=AugmentationSpec(size=32, reference_size=32),
+        num_augmentations=1,
+    )
+    Path("run.json").write_text(to_json(spec))
+    run_recipe(reinforce_dfndr2b, "x", None, ["--run", "run.json", "--tries", "1"])
+    said = capsys.readouterr().out
+    assert said.count("set aside: ") == 10
+    assert "11 shards were set aside, see " in said
 
 
 @pytest.mark.slow

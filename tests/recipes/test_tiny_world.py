@@ -1,0 +1,105 @@
+"""The small world of `--tiny`: its drawings, models that know them, and what it takes of a person's own data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageColor
+
+from mobileclip.data import ImageTransform, Tokenizer, as_source, count_samples, find_card, write_card, write_shard
+from mobileclip.recipes.finetuning.tiny import World, shrink, write_old_tasks
+from mobileclip.recipes.tiny.few_samples import first_samples
+from mobileclip.recipes.tiny.fitted_model import fitted_model
+from mobileclip.recipes.tiny.scenes import COLOURS, SHAPES
+from mobileclip.recipes.tiny.shapes import OUTLINES, draw_shape
+from mobileclip.recipes.training.tiny import tiny_run
+from mobileclip.training.finetuning.run_spec import FinetuneSpec
+from recipes.train_s2 import train_s2
+from tests.data.made_samples import encoded, make_sample
+from tests.data.shards.test_card import CARD
+from tests.evaluation.scene_models import scene_pictures, scene_texts, small_spec
+
+SHEET = Path(__file__).parent / "golden" / "shapes.png"
+"""Two of every shape at a tenth of their size: the pages' figures were measured on these drawings."""
+
+
+def sheet() -> Image.Image:
+    """Return what the golden sheet shows; saved there, it is the new one."""
+    drawn = [
+        draw_shape(shape, np.random.default_rng(seed), 240, 180) for seed, shape in enumerate((*SHAPES, *OUTLINES))
+    ]
+    return Image.fromarray(np.concatenate([np.asarray(picture.reduce(10)) for picture in drawn], axis=1))
+
+
+def test_the_shapes_are_those_of_the_golden_sheet():
+    assert tuple(OUTLINES) == ("star", "heart", "arrow", "moon", "hexagon", "house", "lightning", "flower")
+    with Image.open(SHEET) as golden:
+        # Versions of Pillow draw edges a pixel apart.
+        np.testing.assert_allclose(np.asarray(sheet(), dtype=int), np.asarray(golden, dtype=int), atol=30)
+
+
+@pytest.mark.parametrize("shape", ["ring", "star"], ids=["scene", "outline"])
+def test_the_ground_is_noisy(shape):
+    green = np.asarray(draw_shape(shape, np.random.default_rng(0), 240, 180), dtype=float)[:15, :, 1]
+    assert green.std() == pytest.approx(6, rel=0.05)
+
+
+def test_a_colour_is_what_its_name_says():
+    pure = {name: np.array(ImageColor.getrgb(name), dtype=int) for name in COLOURS}
+    for name, colour in COLOURS.items():
+        away = {other: np.linalg.norm(ImageColor.getrgb(colour) - there) for other, there in pure.items()}
+        assert min(away, key=away.__getitem__) == name
+
+
+@torch.no_grad()
+def test_a_fitted_model_spreads_its_texts_and_answers_them_on_average():
+    samples, labels = scene_pictures(24)
+    texts = scene_texts(samples, labels)
+    model = fitted_model(small_spec(), [sample.image for sample in samples], texts)
+    tokens = Tokenizer(model.spec.text.input)([text for group in texts for text in group])
+    embeddings = model.encode_text(tokens)
+    torch.testing.assert_close(embeddings.mean(0), torch.zeros(embeddings.shape[1]), rtol=0, atol=1e-3)
+    torch.testing.assert_close(embeddings[:, :10].std(0), torch.ones(10), rtol=0, atol=0.1)
+    transform = ImageTransform(model.spec.image.input)
+    images = model.encode_image(torch.stack([transform(sample.image) for sample in samples]))
+    torch.testing.assert_close(images.mean(0), F.normalize(embeddings, dim=1).mean(0), rtol=0, atol=1e-5)
+
+
+def test_first_samples_keep_the_card_that_lies_beside_them(tmp_path):
+    (tmp_path / "data").mkdir()
+    write_shard(tmp_path / "data" / "0.tar", [make_sample(index) for index in range(3)])
+    source = as_source(tmp_path / "data" / "0.tar")
+    assert find_card(first_samples(source, tmp_path / "without")) is None
+    write_card(tmp_path / "data", CARD)
+    assert find_card(first_samples(source, tmp_path / "with")) == CARD
+
+
+def test_every_process_of_a_tiny_run_has_a_shard_and_a_share_of_the_batch(tmp_path, monkeypatch):
+    shards = [
+        str(write_shard(tmp_path / f"{shard}.tar", [make_sample(4 * shard + index) for index in range(4)]))
+        for shard in range(4)
+    ]
+    run = train_s2()
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    data = tiny_run(attrs.evolve(run, data=attrs.evolve(run.data, shards=tuple(shards))), tmp_path).data
+    assert (data.shards, data.batch_size, data.num_samples) == (tuple(shards[:3]), 6, 12)
+
+
+def test_old_tasks_have_as_many_pictures_as_are_asked_for(tmp_path):
+    shapes, held_out = write_old_tasks(tmp_path, World(num_tests=7))
+    assert [len(list((Path(shapes) / shape).iterdir())) for shape in SHAPES] == [2] * len(SHAPES)
+    assert count_samples([f"{held_out}/00000000.tar"]) == 7
+
+
+def test_a_tiny_fine_tuning_starts_from_the_model_that_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("ant", "bee"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "0.png").write_bytes(encoded(8, 8))
+    named = FinetuneSpec(checkpoint="my.pt", data="data", old_tasks=("data",))
+    assert shrink(named).checkpoint == "my.pt"
