@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import re
 import subprocess
 import sys
 import textwrap
@@ -85,6 +86,8 @@ class TestWhoseFault:
             raise_machine_fault(wrapped, "reading a.jpg")
         assert str(raised.value).endswith(", reading a.jpg")
         assert "\n" not in str(raised.value)
+        with pytest.raises(MachineError, match=re.escape(str(machine_fault(error)))):
+            raise_machine_fault(error)
         assert machine_fault(pickle.loads(pickle.dumps(raised.value))).kind == kind
 
     @pytest.mark.parametrize(

@@ -190,3 +190,19 @@ def test_modules_that_lack_another_one_say_so(tmp_path, monkeypatch):
         with_parts(["train", "--import", "lacking_parts"])
     with pytest.raises(ValueError, match=r"no_parts\.py cannot be imported: there is no module 'no_parts'"):
         with_parts(["--import=no_parts.py"])
+
+
+def test_a_file_that_is_named_is_imported_wherever_it_lies(tmp_path, monkeypatch):
+    """By this process, and, through its environment, by those that it starts."""
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.setenv(MODULES, "")
+    for name in ("named_parts", "told_parts"):
+        (tmp_path / f"{name}.py").write_text("")
+    assert with_parts(["train", "--import", str(tmp_path / "named_parts.py"), "s2"]) == ["train", "s2"]
+    assert "named_parts" in sys.modules
+    assert os.environ[MODULES] == str(tmp_path / "named_parts.py")
+    monkeypatch.setenv(MODULES, str(tmp_path / "told_parts.py"))
+    assert len(Registry("colour")) == 0
+    assert "told_parts" in sys.modules
+    with pytest.raises(ValueError, match="--import needs the name of a module"):
+        with_parts(["train", "--import"])
