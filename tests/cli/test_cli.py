@@ -4,6 +4,7 @@ import json
 import re
 import runpy
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -270,6 +271,15 @@ def test_mistakes_are_told_without_a_traceback(capsys, small_file, arguments, me
     assert err.startswith("mobileclip: ")
     assert message in err
     assert "Traceback" not in err
+
+
+def test_of_a_mistake_that_quotes_much_both_ends_are_told(capsys, monkeypatch):
+    monkeypatch.setattr("sys.path", [*sys.path])
+    status, _, err = run(capsys, "--import", 5000 * "a", "list")
+    assert status == 2
+    assert err.startswith("mobileclip: aaa")
+    assert err.endswith(f"aaa' in {Path.cwd()}\n")
+    assert 1000 < len(err) < 1700
 
 
 def test_help_explains_every_flag(capsys):

@@ -240,6 +240,15 @@ def test_duplicates_are_listed_and_kept(capsys, photos, telling_file):
     assert {line["keep"], line["duplicate"]} == {str(photos / "1.png"), str(photos / "copy.png")}
     assert "best copy" in Path("page.html").read_text(encoding="utf-8")
     assert (photos / "copy.png").exists()
+    for name in ("blank.png", "white.png"):
+        Image.new("RGB", (96, 80), "white").save(photos / name)
+    run(capsys, "index", photos, "--quiet", "-j", 1)
+    for quiet in ((), ("--quiet",)):
+        status, out, err = run(capsys, "dedup", "--threshold", "0.999", "--overwrite", *quiet)
+        named = [line.strip() for line in err.splitlines() if ".png" in line]
+        assert (status, named) == (0, [str(photos / "blank.png"), str(photos / "white.png")])
+        assert len(out.splitlines()) == 1
+        assert len(err.splitlines()) == (3 if quiet else 4), "of the search itself, a line"
     status, _, err = run(capsys, "dedup")
     assert status == 2
     assert "duplicates.jsonl is there already" in err

@@ -131,6 +131,7 @@ def test_inspect(capsys, tmp_path):
         (("join", golden("npz"), golden("npz"), "{folder}", "--placeholder-threshold", "1"), "at least 2"),
         (("join", golden("npz"), golden("npz"), "{folder}", "--placeholder-threshold", "-1"), "must be >= 0"),
         (("join", "gopher://a/b.tar", golden("npz"), "{folder}"), "gopher"),
+        (("tune-scale", "{folder}/nothing.tar"), "nothing.tar; expected a reinforced shard"),
     ],
 )
 def test_mistakes_are_told_without_a_traceback(capsys, tmp_path, arguments, message):
@@ -160,6 +161,10 @@ def test_help_has_an_example_and_explains_every_flag(capsys, command):
     assert {"join": "url: the JSON beside the image", "inspect": "draw the contact sheet to"}[command] in " ".join(
         out.replace("│", " ").split()
     )
+
+
+def test_a_name_may_have_underscores_in_place_of_dashes(capsys):
+    assert run(capsys, "data", "tune_scale", "--help") == run(capsys, "data", "tune-scale", "--help")
 
 
 def test_groups_are_listed(capsys):

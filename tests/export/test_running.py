@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import attrs
@@ -127,6 +128,8 @@ def test_verify_says_what_is_lost_on_a_data_set(capsys, plain_torch, checkpoint,
     assert status == 0
     line = printed.splitlines()[-1]
     assert "+0.00 (95 %:" in line
+    before, after = re.findall(r"(\d+\.\d\d) (?:->|%)", line)
+    assert before == after
     assert "not to be told apart" in line
     assert f"{len(IMAGES)} images, 0 answers gained and 0 lost" in line
 

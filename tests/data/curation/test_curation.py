@@ -388,7 +388,9 @@ class TestCommands:
             main([*score, "--pause-seconds", "0", "--strict"])
         assert stop.value.code == 1
         main([*score, "--pause-seconds", "0"])
-        assert "1 shards could not be read to their end" in capsys.readouterr().out
+        (line,) = {line for line in capsys.readouterr().out.splitlines() if "could not be read to their end" in line}
+        assert line.startswith("1 shards could not be read to their end, the first: ")
+        assert "the archive ends within 000000.png" in line
 
 
 def test_training_takes_the_list(shards, scores, tmp_path):
