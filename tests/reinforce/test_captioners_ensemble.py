@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import attrs
@@ -75,7 +76,11 @@ def test_where_one_captioner_is_expected_several_are_one(several, captioners):
     ensemble = several.build()
     assert isinstance(ensemble, Captioner)
     assert ensemble.num_captions == 3
-    parts = [one.build().caption(images, [1, 2]) for one in captioners]
+    built = [one.build() for one in captioners]
+    assert ensemble.name == " + ".join(one.name for one in built)
+    hashes = "".join(one.weights_sha256 for one in built)
+    assert ensemble.weights_sha256 == hashlib.sha256(hashes.encode()).hexdigest()
+    parts = [one.caption(images, [1, 2]) for one in built]
     assert ensemble.caption(images, [1, 2]) == [(*one, *other) for one, other in zip(*parts, strict=True)]
 
 

@@ -106,6 +106,11 @@ def test_captions_are_the_same_where_a_device_has_no_float64(captioner, images):
     assert there == captioner.caption(images[:2], [3, 4])
 
 
+def test_a_caption_of_one_id_says_something(spec, images):
+    captions = attrs.evolve(spec, max_length=1).build().caption(images, range(len(images)))
+    assert all(any(map(str.isalnum, text)) for texts in captions for text in texts)
+
+
 def test_threads_share_a_captioner(captioner, images):
     alone = [captioner.caption([image], [7])[0] for image in images]
     with ThreadPoolExecutor(4) as pool:

@@ -145,18 +145,18 @@ class TestInAStore:
         manifest = Manifest("s3://data/out")
         entries = [
             manifests.ShardEntry(shard=f"a/{number}.tar", fingerprint="1-2", num_samples=number, num_bytes=5)
-            for number in range(8)
+            for number in range(9)
         ]
         uploads = Counter()
         for number, entry in enumerate(entries, 1):
             manifest.add(entry)
             assert Manifest("s3://data/out").entries() == tuple(entries[:number])
             uploads["manifest"] += not store.objects.get("data/out/manifest.tail.jsonl")
-        assert uploads["manifest"] == 2
+        assert uploads["manifest"] == 3
         renewed = attrs.evolve(entries[0], num_samples=70)
         other = Manifest("s3://data/out")
         other.add(renewed)
-        assert len(Manifest("s3://data/out")) == 8
+        assert len(Manifest("s3://data/out")) == 9
         other.close()
         assert Manifest("s3://data/out")["a/0.tar"] == renewed
         assert sorted(store.objects) == ["data/out/manifest.jsonl"]
