@@ -300,16 +300,23 @@ class HingeObjective(Objective):
         return {"head_norm": self.model.head.weight.norm().item()}
 
     def forward(self, batch, progress=0.0):
-        del progress
+        self.progress = [*getattr(self, "progress", []), progress]
         loss = self.loss(self.model(self.normalized(batch.image)), batch.label)
         return loss, loss
 
 
 def test_an_objective_of_one_s_own_joins_by_its_loss(tmp_path, monkeypatch):
     monkeypatch.setitem(losses._values, "hinge", HingeSpec)
-    build_objective.register(HingeSpec, lambda _, **given: HingeObjective(**given))
+    made = []
+
+    def objective(_, **given):
+        made.append(HingeObjective(**given))
+        return made[-1]
+
+    build_objective.register(HingeSpec, objective)
     spec = training_spec(6, loss=HingeSpec(), peak=5e-3)
     train(spec, model=new_classifier(), batches=Batches(make=class_batch, stop=6), output=tmp_path)
+    assert made[0].progress == pytest.approx([step / 6 for step in range(6)])
     lines = read_metrics(tmp_path / "metrics.jsonl")
     assert all(line["margin"] == line["loss"] and line["head_norm"] > 0 for line in lines)
     resumed = train(spec, model=new_classifier(), batches=Batches(make=class_batch, stop=0), output=tmp_path)

@@ -230,6 +230,15 @@ def test_what_is_compiled_trains_alike(compiled, again):
     assert other[2].keys() == plain[2].keys()
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("compiled", ["towers", "step"])
+def test_what_is_to_be_compiled_is(compiled):
+    """And so it fails where nothing may be."""
+    objective = ImageTextObjective(training_spec(9, compile=compiled), model=TRANSFORMERS.build(), world=World())
+    with torch.compiler.set_stance("fail_on_recompile"), pytest.raises(RuntimeError, match="recompile"):
+        objective(batch_of(0))
+
+
 @pytest.mark.parametrize("compiled", ["towers", "step"])
 def test_no_image_text_model_is_compiled_for_several_threads_of_a_cpu(compiled):
     """PyTorch's kernels would write where they should not; one thread makes others."""

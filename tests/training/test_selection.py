@@ -203,6 +203,7 @@ def test_the_choice_is_part_of_the_run():
     assert "selection" not in json.loads(to_json(training_spec(8)))
     assert SelectionSpec(share=0.3).sizes(100) == (2,) * 14 + (1,) * 2
     assert SelectionSpec(share=0.3).sizes(10) == (1, 1, 1)
+    assert SelectionSpec(share=0.25).sizes(8) == (1, 1)
 
 
 def test_mistakes():
