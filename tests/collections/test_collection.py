@@ -207,6 +207,15 @@ def test_a_moved_folder_takes_its_rows_along_without_being_encoded(index, photos
     assert sorted(index.store.manifest.inputs) == sorted([str(tmp_path / "albums"), str(kept.parent)])
 
 
+def test_pictures_of_a_folder_that_is_missing_are_kept_and_counted(index, photos, tmp_path):
+    kept = draw(tmp_path / "kept" / "a.png", 30)
+    add(index, photos, kept.parent)
+    photos.rename(tmp_path / "unmounted")
+    report = index.add_found(scan(index.store.manifest.inputs, may_be_missing=True), OPTIONS)
+    assert (report.missing, report.num_removed, len(index)) == ({str(photos): 6}, 0, 7)
+    assert str(photos) in index.store.manifest.inputs
+
+
 def test_a_shard_that_is_gone_is_kept_where_a_part_of_it_is_elsewhere(index, tmp_path):
     (tmp_path / "disk").mkdir()
     pack(tmp_path / "disk" / "00.tar", 20, 21, 22)
@@ -440,6 +449,12 @@ def test_what_is_asked_wrongly_is_told(index, photos):
         index.search("a cat", k=0)
     with fails("collections.pictures-videos-folders-these"):
         add(index, photos / "lost")
+    add(index, draw(photos / "one.png", 1))
+    with pytest.raises(ImageError, match=r"^the picture "):
+        index.search(image=b"no picture")
+    (photos / "torn.png").write_bytes(b"no picture")
+    with pytest.raises(ImageError, match=f"^image '{photos}/torn.png' "):
+        index.search(image=photos / "torn.png")
     for given, message in (("s3://a/b", "is not on this machine"), (" ", "a name is empty")):
         with pytest.raises(ValueError, match=message):
             add(index, given)

@@ -46,6 +46,17 @@ def test_rows_of_before_there_were_videos_are_read(index):
     assert snapshot.vectors.shape == (3, DIM)
 
 
+def test_a_segment_says_which_columns_may_be_empty(index):
+    """A part of the format: what says otherwise is refused."""
+    with index.writing():
+        index.append([row("a")])
+    (segment,) = index.manifest.segments
+    fields = pq.read_schema(index.folder / segment.name)
+    assert [field.name for field in fields if not field.nullable] == [
+        "id", "path", "size", "mtime_ns", "sha256", "width", "height", "embedding",
+    ]  # fmt: skip
+
+
 def test_rows_come_back_as_they_were_written(index):
     written = [
         row("a", camera="A camera", taken="2024-05-01T12:30:00", latitude=48.5, longitude=-3.25),

@@ -72,6 +72,7 @@ def test_the_page_is_there_and_runs_nothing_but_its_own_files(client):
         policy = answer.headers["content-security-policy"]
         assert policy.startswith("default-src 'none'; script-src 'self'")
         assert "unsafe" not in policy
+        assert answer.headers["referrer-policy"] == "no-referrer"
         assert "access-control-allow-origin" not in answer.headers
     assert "innerHTML" not in client.get("/page.js").text
 
