@@ -145,6 +145,8 @@ class TestUids:
         found = np.load(path)
         assert found.dtype == PAIR
         np.testing.assert_array_equal(found, np.unique(uids))
+        np.save(tmp_path / "numpys.npy", found)
+        assert path.read_bytes() == (tmp_path / "numpys.npy").read_bytes()
         np.testing.assert_array_equal(sorted_uids(uids), found)
         listed = UidList(path)
         other = uids.copy()

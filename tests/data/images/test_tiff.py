@@ -1,6 +1,7 @@
 """Tags of TIFF files, small and big ones, as Pillow writes them and by hand."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -27,6 +28,14 @@ def test_small_and_big_files_are_read_alike(big):
     description = tags.tags[270]
     assert data[description.start :][: description.num_bytes] == b"x" * 30 + b"\0"
     assert (np.asarray(load_image(data)) == pixels).all()
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_big_file_is_read_in_either_order_of_bytes(order):
+    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HHHQ", 43, 8, 0, 16)
+    entries = [struct.pack(f"{order}HHQQ", tag, 16, 1, value) for tag, value in ((256, 5), (257, 7))]
+    tags = read_tags(head + struct.pack(f"{order}Q", len(entries)) + b"".join(entries) + bytes(8), LIMITS, "image")
+    assert [tags.numbers(tag, ())[0] for tag in (256, 257)] == [5, 7]
 
 
 def test_tags_in_directories_below_count_and_those_that_are_no_directory_do_not():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 from collections import Counter
 from itertools import islice
 
@@ -271,3 +274,19 @@ class TestEndless:
         path = write_shard(tmp_path / "a.tar", [make_sample(n, image=encoded(40, 30)[:-300]) for n in range(3)])
         with fails("data.samples-row-used-last", "50", "image_truncated"):
             next(spec(path, sampling="endless").build().stream())
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="processes are killed by a signal")
+def test_a_worker_that_is_killed_is_replaced_and_the_stream_goes_on_as_without(shards, caplog):
+    pipeline = spec(shards[:-2], num_workers=2).build()
+    expected = list(islice(spec(shards[:-2]).build().stream(), 14))
+    stream = pipeline.stream()
+    batches = list(islice(stream, 4))
+    for child in multiprocessing.active_children():
+        os.kill(child.pid, signal.SIGKILL)
+    batches += islice(stream, 10)
+    stream.close()
+    assert 1 <= pipeline.num_lost <= 2
+    assert "another one takes its place" in caplog.text
+    for one, other in zip(batches, expected, strict=True):
+        assert_equal(one, other)

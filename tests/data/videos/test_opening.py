@@ -137,6 +137,7 @@ def test_limits_hold(tmp_path, monkeypatch):
     assert shown(long, 0.5)
     with fails("data.takes-too-long-decode", "3"):
         shown(long, 3)
+    assert len(shown(film(tmp_path / "c.mp4", [1, 2, 3, 4]), 0, 6)) == 2, "what lies between is not decoded"
     monkeypatch.setattr(opening, "MOST_SECONDS", 3)
     assert refused(path) == "too_large"
 

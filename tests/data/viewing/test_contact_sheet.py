@@ -145,6 +145,7 @@ class TestInspection:
         assert "cls 1," in text
         assert "Augmentations, 7" in text
         assert "image_emb     7 x 6" in text
+        assert "crop: width x height at (left, top)" in text
         assert "size and hash" in text
 
     def test_cosines_of_every_teacher(self, tmp_path):
@@ -217,6 +218,17 @@ class TestSheet:
         whole, part = np.asarray(sheet), np.asarray(shown)
         shares = [(whole[top : top + 460, 40 : 40 + shown.width] == part).all(-1).mean() for top in range(80, 140)]
         assert 0.9 < max(shares) < 1.0
+
+    def test_the_teachers_of_the_card_are_named_beside_the_image(self, tmp_path):
+        def differ(inspection):
+            renamed = attrs.evolve(inspection, teachers=(("another", slice(6)),))
+            one, other = (np.asarray(draw_sheet(each))[:540] for each in (inspection, renamed))
+            return (one != other).any()
+
+        inspection = inspected(tmp_path, sample(1))
+        assert len(inspection.teachers) == 1
+        assert not differ(inspection), "no card names them"
+        assert differ(attrs.evolve(inspection, card=card((6,))))
 
     @pytest.mark.parametrize("count", [1, 5, 30])
     def test_is_as_high_as_it_needs_to_be(self, tmp_path, count):
