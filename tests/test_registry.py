@@ -1,3 +1,4 @@
+import os
 import sys
 import types
 from pathlib import Path

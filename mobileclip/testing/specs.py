@@ -34,14 +34,14 @@ def check_spec(spec: Any, *, family: type | None = None) -> None:
     """
     cls = type(spec)
     assert attrs.has(cls), f"{cls.__name__} is no attrs class; make it one with @attrs.frozen(kw_only=True)"
-    assert cls.__hash__, f"{cls.__name__} has no hash, so it is no value; make it @attrs.frozen(kw_only=True)"
+    assert cls.__hash__ is not None, f"{cls.__name__} has no hash, so it is no value; make it @attrs.frozen(kw_only=True)"
     for read_as in (cls, *([family] if family is not None else [])):
         try:
             text = to_json(spec, unstructure_as=read_as)
         except (TypeError, ValueError) as error:
             raise AssertionError(f"{cls.__name__} is not written to JSON as a {read_as.__name__}: {error}") from error
         try:
-            read = from_json(text, read_as)
+            read: Any = from_json(text, read_as)
         except ValueError as error:
             raise AssertionError(f"{cls.__name__} is written to JSON and not read again: {error}") from error
         value = json.loads(text)
