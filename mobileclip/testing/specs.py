@@ -34,7 +34,9 @@ def check_spec(spec: Any, *, family: type | None = None) -> None:
     """
     cls = type(spec)
     assert attrs.has(cls), f"{cls.__name__} is no attrs class; make it one with @attrs.frozen(kw_only=True)"
-    assert cls.__hash__ is not None, f"{cls.__name__} has no hash, so it is no value; make it @attrs.frozen(kw_only=True)"
+    assert cls.__hash__ is not None, (
+        f"{cls.__name__} has no hash, so it is no value; make it @attrs.frozen(kw_only=True)"
+    )
     for read_as in (cls, *([family] if family is not None else [])):
         try:
             text = to_json(spec, unstructure_as=read_as)
