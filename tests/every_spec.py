@@ -27,6 +27,8 @@ from mobileclip.data.loading.ablations import ColumnPipelineSpec, OnlinePipeline
 from mobileclip.data.loading.spec import PipelineSpec
 from mobileclip.encoders import ClassifierSpec, DualEncoderSpec, MCiSpec, ViTSpec
 from mobileclip.export import ExportSpec
+from mobileclip.inference.known.outputs import KnownOutput
+from mobileclip.inference.known.outputs import Picture as KnownPicture
 from mobileclip.inputs import ImageInput, TokenizerFile
 from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.registry import Registry
@@ -274,6 +276,8 @@ def _classifier_runs() -> tuple[Any, ...]:
 
 
 # What no annotation says: which values go together.
+_PICTURE = KnownPicture(name="cat.jpg", sha256="0" * 64)
+
 GIVEN: dict[type, Callable[[], tuple[Any, ...]]] = {
     ImageInput: lambda: (ImageInput(size=64),),
     TokenizerFile: lambda: (TokenizerFile(sha256="0" * 64, start_id=1, end_id=2),),
@@ -295,6 +299,11 @@ GIVEN: dict[type, Callable[[], tuple[Any, ...]]] = {
     FilterSpec: lambda: tuple(
         FilterSpec(scores=Path("a"), output=Path("b"), **{way: 0.5}) for way in ("share", "threshold")
     ),
+    KnownOutput: lambda: (
+        KnownOutput(model="a", source="b", texts=("a cat",), first=(0.5, 0.25), tolerance=0.1),
+        KnownOutput(model="a", source="b", picture=_PICTURE, texts=("a", "b"), probabilities=(0.9, 0.1), factor=2.0),
+    ),
+    KnownPicture: lambda: (_PICTURE,),
     Condition: lambda: (Condition(column="width", comparison=">", value=1000.0),),
     ExportSpec: lambda: tuple(ExportSpec(out=Path("a"), target=target) for target in ("onnx", "executorch")),
 }
