@@ -41,6 +41,7 @@ from mobileclip.training import (
     RunSpec,
     TrainingSpec,
 )
+from mobileclip.training.finetuning.labels import LabelledContrastiveSpec
 from tests.encoders.small import IMAGE, SMALL, SMALL_MCT, SMALL_VIT, VIT
 
 _MOST_TRIES = 300
@@ -276,6 +277,10 @@ def _classifier_runs() -> tuple[Any, ...]:
 
 
 # What no annotation says: which values go together.
+def _losses(cls: type[ReinforcedLossSpec]) -> Callable[[], tuple[Any, ...]]:
+    return lambda: (cls(), cls(initial_logit_bias=-10.0, teacher_logit_biases=(-9.0, None)))
+
+
 _PICTURE = KnownPicture(name="cat.jpg", sha256="0" * 64)
 
 GIVEN: dict[type, Callable[[], tuple[Any, ...]]] = {
@@ -304,6 +309,8 @@ GIVEN: dict[type, Callable[[], tuple[Any, ...]]] = {
         KnownOutput(model="a", source="b", picture=_PICTURE, texts=("a", "b"), probabilities=(0.9, 0.1), factor=2.0),
     ),
     KnownPicture: lambda: (_PICTURE,),
+    ReinforcedLossSpec: _losses(ReinforcedLossSpec),
+    LabelledContrastiveSpec: _losses(LabelledContrastiveSpec),
     Condition: lambda: (Condition(column="width", comparison=">", value=1000.0),),
     ExportSpec: lambda: tuple(ExportSpec(out=Path("a"), target=target) for target in ("onnx", "executorch")),
 }
