@@ -40,6 +40,11 @@ def test_onnx_gives_the_models_embeddings(plain_onnx, convolutional):
     torch.testing.assert_close(ours, convolutional.encode_text(texts, normalize=True), rtol=1e-4, atol=1e-5)
 
 
+def test_onnx_holds_no_paths_and_source_lines_of_whoever_exported(plain_onnx):
+    nodes = [node for tower in ("image", "text") for node in onnx.load(plain_onnx / f"{tower}.onnx").graph.node]
+    assert not any(node.doc_string or node.metadata_props for node in nodes)
+
+
 @torch.no_grad()
 def test_half_precision_any_batch_and_preprocessing_inside(half_onnx, transformers):
     ours = run(half_onnx / "image.onnx", raw_pixels(PIXELS)[:5])
