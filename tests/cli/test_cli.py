@@ -47,11 +47,12 @@ def test_classify_as_json(capsys, small_file):
 def test_embed_images_and_texts(capsys, small_file, tmp_path):
     (tmp_path / "captions.txt").write_text("a cat\n\na cup of coffee\n", encoding="utf-8")
     output = tmp_path / "made" / "embeddings.npz"
-    status, out, _ = run(
+    status, out, err = run(
         capsys, "embed", IMAGES, "--texts", tmp_path / "captions.txt", "-o", output, "-c", small_file, "--batch-size", 2
     )
     assert status == 0
     assert "3 image and 2 text embeddings" in out
+    assert "encoding images: 3/3" in err
     with np.load(output, allow_pickle=False) as file:
         assert file["image_embedding"].shape == (3, 24)
         assert [path.rsplit("/", 1)[1] for path in file["image_path"]] == ["astronaut.png", "chelsea.png", "coffee.png"]

@@ -110,6 +110,11 @@ def is_compressed(path):
     np.savez_compressed(path, model=np.array(MODEL.to_json()))
 
 
+def by_columns(path):
+    rows = np.asfortranarray(np.eye(2, 3, dtype=np.float32))
+    archive_of(path, model=np.array(MODEL.to_json()), image_embedding=rows, image_path=np.array(["a", "b"]))
+
+
 def twice(path):
     write_embeddings(path, some())
     with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(path, "a") as archive:
@@ -129,6 +134,7 @@ def twice(path):
         (claims_much, "another size than its header says"),
         (holds_an_object, "expected float32 or texts"),
         (is_compressed, "compressed"),
+        (by_columns, "expected float32 or texts, row by row"),
         (twice, "there twice"),
     ],
 )

@@ -21,9 +21,10 @@ TOWERS = {**image_encoders, **text_encoders}
 FAST = {"mci0", "mci3", "vit_l14", "text_mct"}
 
 
-def test_a_layer_is_counted_as_its_formula_says():
+def test_a_layer_is_counted_as_its_formula_says(capsys):
     layers = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Flatten(), nn.Linear(8 * 100, 5))
     assert macs_of(layers.eval(), torch.rand(1, 3, 10, 10)) == 8 * 3 * 9 * 100 + 8 * 100 * 5
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
