@@ -41,6 +41,20 @@ def check_source(
 
     Raises:
         AssertionError: if something of it is not so; the message says what.
+
+    Examples:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import PIL.Image
+        >>> from mobileclip.data import FolderSource
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in "abcd":
+        ...         PIL.Image.new("RGB", (8, 8)).save(f"{folder}/{name}.png")
+        ...         _ = Path(folder, f"{name}.txt").write_text(f"picture {name}")
+        ...     mobileclip.testing.check_source(FolderSource(path=Path(folder), samples_per_shard=2))
+        ...     mobileclip.testing.check_source(FolderSource(path=Path(folder)))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        AssertionError: FolderSource(...) has 1 units; give a source with two at least
     """
     units = source.units()
     assert len(units) > 1, f"{source!r} has {len(units)} units; give a source with two at least"

@@ -31,6 +31,9 @@ def check_spec(spec: Any, *, family: type | None = None) -> None:
     Examples:
         >>> from mobileclip.losses import LossSpec, ReinforcedLossSpec
         >>> mobileclip.testing.check_spec(ReinforcedLossSpec(distill_weight=0.5), family=LossSpec)
+        >>> mobileclip.testing.check_spec(0.5)
+        Traceback (most recent call last):
+        AssertionError: float is no attrs class; make it one with @attrs.frozen(kw_only=True)
     """
     cls = type(spec)
     assert attrs.has(cls), f"{cls.__name__} is no attrs class; make it one with @attrs.frozen(kw_only=True)"

@@ -41,7 +41,8 @@ def test_parameters_are_as_many_as_the_paper_states(name, image, text):
 
 
 def test_all_published_names_are_registered():
-    assert set(image_encoders) == {"mci0", "mci1", "mci2", "mci3", "mci4", "vit_b16", "vit_l14"}
+    fastvits = {f"fastvit_{size}" for size in ("t8", "t12", "s12", "sa12", "sa24", "sa36", "ma36")}
+    assert set(image_encoders) == fastvits | {"mci0", "mci1", "mci2", "mci3", "mci4", "vit_b16", "vit_l14"}
     assert set(text_encoders) == {"text_base", "text_base_768", "text_mct", "text_mct_768"}
     first = {f"mobileclip_{size}" for size in ("s0", "s1", "s2", "b", "blt", "s3", "s4", "l14")}
     assert set(models) == first | {f"mobileclip2_{size}" for size in ("s0", "s2", "b", "s3", "s4", "l14")}
@@ -61,7 +62,7 @@ def test_build_model_suggests_the_nearest_name():
         build_model("mobileclip_s9")
     with pytest.raises(ValueError, match="did you mean 'mci"):
         build_model("mci7")
-    with pytest.raises(ValueError, match="unknown model 'resnet50'; known: mci0, "):
+    with pytest.raises(ValueError, match="unknown model 'resnet50'; known: fastvit_ma36, "):
         build_model("resnet50")
 
 

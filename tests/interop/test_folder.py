@@ -185,7 +185,7 @@ class TestTimm:
     @pytest.mark.parametrize(
         ("spec", "message"),
         [
-            (IMAGE, "behind none, none, batch"),
+            (IMAGE, "these stages have: none, none, batch"),
             (VIT, "stem_padding"),
             (attrs.evolve(PATCH, norm_eps=1e-6), "norm_eps"),
         ],
@@ -231,7 +231,7 @@ class TestOpenClip:
             (specs.mobileclip_b(), "stem_padding"),
             (DualEncoderSpec(image=attrs.evolve(TOWER, embedding_dim=512), text=specs.text_base()), "another shape"),
             (SMALL, "takes others"),
-            (attrs.evolve(DUAL, image=attrs.evolve(IMAGE, embedding_dim=512)), "behind none, none, batch"),
+            (attrs.evolve(DUAL, image=attrs.evolve(IMAGE, embedding_dim=512)), "these stages have: none, none, batch"),
         ],
     )
     def test_what_it_does_not_build_is_said(self, spec, message):
