@@ -46,15 +46,15 @@ def check_source(
         >>> import tempfile
         >>> from pathlib import Path
         >>> import PIL.Image
-        >>> from mobileclip.data import FolderSource
+        >>> from mobileclip.data import ClassFolderSource
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     for name in "abcd":
-        ...         PIL.Image.new("RGB", (8, 8)).save(f"{folder}/{name}.png")
-        ...         _ = Path(folder, f"{name}.txt").write_text(f"picture {name}")
-        ...     mobileclip.testing.check_source(FolderSource(path=Path(folder), samples_per_shard=2))
-        ...     mobileclip.testing.check_source(FolderSource(path=Path(folder)))  # doctest: +ELLIPSIS
+        ...     for name in ("cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"):
+        ...         Path(folder, name).parent.mkdir(exist_ok=True)
+        ...         PIL.Image.new("RGB", (8, 8)).save(Path(folder, name))
+        ...     mobileclip.testing.check_source(ClassFolderSource(path=Path(folder), samples_per_shard=2))
+        ...     mobileclip.testing.check_source(ClassFolderSource(path=Path(folder)))  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        AssertionError: FolderSource(...) has 1 units; give a source with two at least
+        AssertionError: ClassFolderSource(...) has 1 units; give a source with two at least
     """
     units = source.units()
     assert len(units) > 1, f"{source!r} has {len(units)} units; give a source with two at least"
