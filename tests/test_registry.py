@@ -7,6 +7,7 @@ import pytest
 
 from mobileclip.blocks import build_model, models, named_spec
 from mobileclip.registry import MODULES, Registry, nearest, with_parts
+from tests.plugins import install
 from tests.preloaded import preloaded
 
 
@@ -37,15 +38,6 @@ def test_an_unknown_name_suggests_the_nearest_or_lists_all():
 def test_what_is_said_where_no_name_is_near_can_be_chosen():
     assert nearest("rde", ["red", "blue"], otherwise="see the list") == "did you mean 'red'?"
     assert nearest("x", ["red", "blue"], otherwise="see the list") == "see the list"
-
-
-def install(folder, package, group, name, source):
-    """Put a package with an entry point on the path, as pip would."""
-    (folder / f"{package}.py").write_text(source)
-    info = folder / f"{package}-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[mobileclip.{group}]\n{name} = {package}:VALUE\n")
 
 
 def test_a_package_adds_names_by_entry_point(tmp_path, monkeypatch):

@@ -8,10 +8,10 @@ import pytest
 
 from mobileclip.evaluation import EvaluationSpec, Session, evaluate_models, evaluation_tasks, find_task
 from mobileclip.evaluation.candidates import candidate_of
-from mobileclip.registry import Registry
 from mobileclip.reparam import is_folded
 from tests.encoders.small import SMALL, inputs, randomised
 from tests.errors import fails
+from tests.plugins import find_installed, install
 
 PLUGIN = '''
 from mobileclip.data.skips import SkipReport
@@ -54,14 +54,9 @@ def test_a_model_is_folded_once_and_texts_are_encoded_once():
 
 
 def test_a_package_brings_a_task(tmp_path, monkeypatch):
-    info = tmp_path / "plugin-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[mobileclip.evaluation_task]\nown/lengths = plugin_of_lengths:ENTRY\n")
-    (tmp_path / "plugin_of_lengths.py").write_text(PLUGIN)
+    install(tmp_path, "plugin_of_lengths", evaluation_tasks.kind, "own/lengths", PLUGIN, attribute="ENTRY")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(evaluation_tasks, "_values", dict(evaluation_tasks._values))
-    monkeypatch.setitem(vars(evaluation_tasks), "_plugins", Registry(evaluation_tasks.kind)._plugins)
+    find_installed(evaluation_tasks, monkeypatch)
     assert find_task("own/lengths", "data").path == "data/own/lengths"
     spec = EvaluationSpec(datasets=("own/lengths",), data=str(tmp_path), output=tmp_path / "out", batch_size=4)
     candidate = candidate_of(randomised(SMALL), name="small")
