@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import attrs
 import numpy as np
 
 from mobileclip import storage
@@ -90,13 +91,7 @@ class Collection:
         """
         kept = source.in_full()
         clip, identity = kept.load(device, trust=trust)
-        manifest = Manifest(
-            weights_sha256=identity.weights_sha256,
-            spec=identity.spec,
-            version=identity.version,
-            dim=clip.model.spec.image.embedding_dim,
-            model=kept,
-        )
+        manifest = _of_model(identity, clip.model.spec.image.embedding_dim, kept)
         return cls(Store.create(Path(path), manifest), clip=clip, device=device, trust=trust)
 
     @classmethod
@@ -111,13 +106,7 @@ class Collection:
             FileExistsError: if the folder holds something.
         """
         known = other.store.manifest
-        manifest = Manifest(
-            weights_sha256=known.weights_sha256,
-            spec=known.spec,
-            version=known.version,
-            dim=known.dim,
-            model=known.model,
-        )
+        manifest = _of_model(known.identity, known.dim, known.model)
         return cls(Store.create(Path(path), manifest), device=other.device, trust=other.trust)
 
     @classmethod
@@ -381,3 +370,8 @@ class Collection:
 
 def _several(given: Picture | Sequence[Picture]) -> Sequence[Picture]:
     return [given] if isinstance(given, (str, Path, bytes)) else given
+
+
+def _of_model(identity: ModelIdentity, dim: int, source: ModelSource) -> Manifest:
+    """Return what an index without rows says."""
+    return Manifest(**attrs.asdict(identity), dim=dim, model=source)

@@ -8,13 +8,11 @@ import sys
 import pytest
 
 import mobileclip
-from mobileclip.encoders import save_model
 from mobileclip.encoders.checkpoints.published import PUBLISHED
 from mobileclip.inference.known import KnownOutputs, WeightsRecord, check_weights, known_outputs
 from mobileclip.inference.known.outputs import FOLDER
 from mobileclip.serialization import from_json, to_json
 from tests.cli.test_cli import run
-from tests.encoders.small import SMALL, randomised
 from tests.hub import Repository, hub_server
 
 PICTURE = FOLDER / "cat.jpg"
@@ -22,16 +20,9 @@ LABELS = ("a cat", "a dog")
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("known") / "model.safetensors"
-    save_model(randomised(SMALL), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def true(file):
+def true(small_file):
     """What the small model gives, as somebody else would publish it."""
-    clip = mobileclip.load(file)
+    clip = mobileclip.load(small_file)
     picture = {"name": "cat.jpg", "sha256": hashlib.sha256(PICTURE.read_bytes()).hexdigest()}
     image, texts = clip.encode_image(PICTURE), clip.encode_text(list(LABELS))
     probabilities = (100 * image @ texts.T)[0].softmax(-1).tolist()
@@ -54,38 +45,38 @@ def known(outputs):
     return from_json(json.dumps({"outputs": outputs}), KnownOutputs)
 
 
-def test_true_numbers_agree(file, true):
-    record = check_weights("small", str(file), known=known(true))
+def test_true_numbers_agree(small_file, true):
+    record = check_weights("small", str(small_file), known=known(true))
     assert [one.agrees for one in record.findings] == [True] * 4
     assert record.agrees
     assert from_json(to_json(record), WeightsRecord) == record
 
 
 @pytest.mark.parametrize("index", range(4))
-def test_another_number_is_found_out(index, file, true):
+def test_another_number_is_found_out(index, small_file, true):
     changed = json.loads(json.dumps(true))
     numbers = changed[index].get("first") or changed[index]["probabilities"]
     numbers[0] = numbers[0] * 50 + 0.01
-    record = check_weights("small", str(file), known=known(changed))
+    record = check_weights("small", str(small_file), known=known(changed))
     assert [one.agrees for one in record.findings] == [number != index for number in range(4)]
     assert not record.agrees
 
 
-def test_a_picture_that_is_not_here_is_named_and_may_be_given(file, true, tmp_path):
+def test_a_picture_that_is_not_here_is_named_and_may_be_given(small_file, true, tmp_path):
     (tmp_path / "another.jpg").write_bytes(PICTURE.read_bytes() + b"\0")
     other = hashlib.sha256((tmp_path / "another.jpg").read_bytes()).hexdigest()
     missing = [{**true[1], "picture": {"name": "another.jpg", "sha256": other}}]
-    record = check_weights("small", str(file), known=known(missing))
+    record = check_weights("small", str(small_file), known=known(missing))
     (finding,) = record.findings
     assert (finding.agrees, record.agrees) == (None, False)
     assert f"no file here is another.jpg with the SHA-256 {other}" in finding.note
-    given = check_weights("small", str(file), known=known(missing), pictures=[PICTURE, tmp_path / "another.jpg"])
+    given = check_weights("small", str(small_file), known=known(missing), pictures=[PICTURE, tmp_path / "another.jpg"])
     assert given.agrees
 
 
-def test_nothing_known_is_said(file):
+def test_nothing_known_is_said(small_file):
     with pytest.raises(ValueError, match=r"no outputs of 'small' .*; known are those of mobileclip_s0"):
-        check_weights("small", str(file))
+        check_weights("small", str(small_file))
 
 
 def test_what_comes_with_the_package_is_of_published_weights():
@@ -111,19 +102,28 @@ def test_a_known_output_says_one_thing(change, true):
         known([{**true[0], **change}])
 
 
-def test_the_command_writes_a_record(capsys, file, true, tmp_path):
+def test_the_command_writes_a_record(capsys, small_file, true, tmp_path):
     (tmp_path / "known.json").write_text(json.dumps({"outputs": true}), encoding="utf-8")
-    command = ("check-weights", "small", "-c", file, "--known", tmp_path / "known.json", "-o", tmp_path / "record.json")
+    command = (
+        "check-weights",
+        "small",
+        "-c",
+        small_file,
+        "--known",
+        tmp_path / "known.json",
+        "-o",
+        tmp_path / "record.json",
+    )
     status, out, _ = run(capsys, *command)
     assert (status, out.count("agrees: ")) == (0, 4)
     record = from_json((tmp_path / "record.json").read_text(encoding="utf-8"), WeightsRecord)
-    assert record == check_weights("small", str(file), known=known(true))
+    assert record == check_weights("small", str(small_file), known=known(true))
     (tmp_path / "known.json").write_text(json.dumps({"outputs": [{**true[0], "first": [9.0]}]}), encoding="utf-8")
     status, out, _ = run(capsys, *command, "--overwrite")
     assert (status, "differs: 'a cat'" in out) == (1, True)
 
 
-def test_weights_are_fetched_by_name(file, true, tmp_path):
+def test_weights_are_fetched_by_name(small_file, true, tmp_path):
     """From a hub on this machine, where the published file of a model without a digest is the small one."""
     published = PUBLISHED["mobileclip_s3"]
     (tmp_path / "known.json").write_text(
@@ -131,7 +131,7 @@ def test_weights_are_fetched_by_name(file, true, tmp_path):
     )
     with hub_server() as hub:
         hub.repositories[published.repository] = Repository()
-        hub.repositories[published.repository].commit({published.file: file.read_bytes()})
+        hub.repositories[published.repository].commit({published.file: small_file.read_bytes()})
         names = [published.repository, "-c", published.address, "--known", "known.json"]
         code = "import sys; from mobileclip.cli import main; main(['check-weights', *sys.argv[1:]])"
         done = subprocess.run(
