@@ -30,6 +30,15 @@ class RecomputingSequence(BlockSequence):
         return x
 
 
+class ActivationCheckpointing:
+    """A model that recomputes its blocks by the name that timm and open_clip have for it; a base beside `nn.Module`."""
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:  # noqa: FBT001, FBT002 - timm's and open_clip's
+        """Keep the inputs of blocks alone while training, and compute the rest again for the gradients: less memory."""
+        assert isinstance(self, nn.Module)
+        recompute(self, enable)
+
+
 def recompute(model: Module, enable: bool = True) -> Module:  # noqa: FBT001, FBT002 - as timm has it
     """Let every `BlockSequence` of a model compute its activations again for gradients: activation checkpointing.
 

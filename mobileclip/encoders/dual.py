@@ -10,7 +10,7 @@ from attrs import validators
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobileclip.blocks.recompute import recompute
+from mobileclip.blocks.recompute import ActivationCheckpointing
 from mobileclip.encoders.checks import check_images, check_tokens
 from mobileclip.encoders.families import ImageEncoderSpec, TextEncoderSpec, image_spec, text_spec
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
@@ -60,7 +60,7 @@ class DualEncoderSpec:
         return DualEncoder(self.image.build(), self.text.build(), max_logit_scale=self.max_logit_scale)
 
 
-class DualEncoder(nn.Module):
+class DualEncoder(ActivationCheckpointing, nn.Module):
     """An image tower, a text tower and the logit scale between them.
 
     Shape:
@@ -106,10 +106,6 @@ class DualEncoder(nn.Module):
     def similarity_scale(self) -> Tensor:
         """The factor of similarities, `min(exp(logit_scale), max_logit_scale)`: of `forward`, labels and exports."""
         return self.logit_scale.exp().clamp(max=self.max_logit_scale)
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:  # noqa: FBT001, FBT002 - timm's and open_clip's
-        """Keep the inputs of both towers' blocks alone while training, and compute the rest again for the gradients."""
-        recompute(self, enable)
 
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:  # noqa: FBT001, FBT002 - the release's
         """Return the embeddings of preprocessed images, of unit length if asked.

@@ -21,7 +21,7 @@ from mobileclip.blocks import (
     RepCPE,
     RepMixerBlock,
 )
-from mobileclip.blocks.recompute import recompute
+from mobileclip.blocks.recompute import ActivationCheckpointing
 from mobileclip.encoders.checks import DEPTH, WIDTH, check_unprojected, odd
 from mobileclip.encoders.families import (
     TRAINING_ALONE,
@@ -234,7 +234,7 @@ class Stage(nn.Sequential):
         super().__init__(OrderedDict((name, layer) for name, layer in layers.items() if layer is not None))
 
 
-class MCi(nn.Module):
+class MCi(ActivationCheckpointing, nn.Module):
     """MobileCLIP's convolutional image encoder: `y = head(stages(stem(images)))`.
 
     Shape:
@@ -288,10 +288,6 @@ class MCi(nn.Module):
         """Return the embeddings, not normalised, of preprocessed images."""
         y: Tensor = self.head(self.stages(self.stem(images)))
         return y
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:  # noqa: FBT001, FBT002 - timm's and open_clip's
-        """Keep the inputs of blocks alone while training, and compute the rest again for the gradients: less memory."""
-        recompute(self, enable)
 
     def features(self, images: Tensor, stages: Sequence[int] | None = None) -> tuple[Tensor, ...]:
         """Return the feature map behind each of some stages: `maps[s] = stages[s](... stages[0](stem(images)))`.

@@ -10,7 +10,7 @@ from attrs import validators
 from torch import Tensor, nn
 
 from mobileclip.blocks import Attention, BlockSequence, EndTokenPool, TextRepMixerBlock, TransformerLayer
-from mobileclip.blocks.recompute import recompute
+from mobileclip.blocks.recompute import ActivationCheckpointing
 from mobileclip.encoders.checks import DEPTH, WIDTH, check_heads, odd
 from mobileclip.encoders.families import TextEncoderSpec, text_encoder_families
 from mobileclip.strict import strict
@@ -146,7 +146,7 @@ def _encoder(spec: TextTransformerSpec | MCtSpec, layers: list[nn.Module]) -> Te
     return encoder
 
 
-class TextEncoder(nn.Module):
+class TextEncoder(ActivationCheckpointing, nn.Module):
     """A text encoder read at the end token: `y = project(norm(pool(layers(embed(tokens)), tokens)))`.
 
     Shape:
@@ -193,10 +193,6 @@ class TextEncoder(nn.Module):
         """Return the embeddings, not normalised, of tokenised texts."""
         y: Tensor = self.project(self.norm(self.pool(self.layers(self.embed(tokens)), tokens)))
         return y
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:  # noqa: FBT001, FBT002 - timm's and open_clip's
-        """Keep the inputs of blocks alone while training, and compute the rest again for the gradients: less memory."""
-        recompute(self, enable)
 
     def token_features(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features of every token, and which of them are of the text: up to its end token.

@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mobileclip.blocks import Attention, BlockSequence, ConvPatchStem, PatchStem, TransformerLayer
-from mobileclip.blocks.recompute import recompute
+from mobileclip.blocks.recompute import ActivationCheckpointing
 from mobileclip.encoders.checks import DEPTH, WIDTH, check_heads, check_unprojected
 from mobileclip.encoders.families import TRAINING_ALONE, ImageEncoderSpec, image_encoder_families
 from mobileclip.encoders.features import chosen_stages, depth_of, outputs_of
@@ -140,7 +140,7 @@ class ViTSpec(ImageEncoderSpec):
         return {**weights, "position": resampled_positions(position, (side, side), class_position=self.class_position)}
 
 
-class ViT(nn.Module):
+class ViT(ActivationCheckpointing, nn.Module):
     """A vision transformer pooled at its class token: `y = project(norm(layers(norm_before(tokens(images)))[0]))`.
 
     Shape:
@@ -218,10 +218,6 @@ class ViT(nn.Module):
             tokens = torch.cat([class_token, patches + position], dim=1)
         y: Tensor = self.norm_before(tokens)
         return y
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:  # noqa: FBT001, FBT002 - timm's and open_clip's
-        """Keep the inputs of blocks alone while training, and compute the rest again for the gradients: less memory."""
-        recompute(self, enable)
 
     def features(self, images: Tensor, stages: Sequence[int] | None = None) -> tuple[Tensor, ...]:
         """Return the patch tokens behind each of some layers as a feature map, not normalised.
