@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import mobileclip
+from mobileclip import reparameterize
 from mobileclip.cli import main
 from mobileclip.encoders import DualEncoderSpec, MCiSpec, StageSpec, load_model, save_model
 from mobileclip.evaluation import Session, evaluate_benchmark, open_benchmark
@@ -16,7 +17,6 @@ from mobileclip.export.describing import contract_of
 from mobileclip.export.export import tower_export
 from mobileclip.inference import prepared
 from mobileclip.inference.catalogue import describe
-from mobileclip.reparam import reparameterize
 from mobileclip.serialization import from_json, to_json
 from mobileclip.training import read_metrics, train
 from tests.encoders.small import SMALL, embeddings, inputs

@@ -8,9 +8,9 @@ import torch
 
 import mobileclip
 from mobileclip.blocks import models
-from mobileclip.data.images.transform import load_image
+from mobileclip.data import load_image
 from mobileclip.encoders import load_model, save_model
-from mobileclip.evaluation.candidates import open_candidate
+from mobileclip.evaluation import open_candidate
 from mobileclip.export import ExportSpec, bundled_samples, export_model
 from tests.cli.test_cli import run
 from tests.encoders.small import SMALL, SMALL_VIT, embeddings, randomised

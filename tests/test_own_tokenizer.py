@@ -19,7 +19,7 @@ from mobileclip.encoders import CheckpointError, DualEncoderSpec, TextTransforme
 from mobileclip.encoders.checkpoints import read_checkpoint
 from mobileclip.export import ExportSpec, export_model, verify_export
 from mobileclip.losses import ContrastiveLossSpec
-from mobileclip.reinforce.teachers import CheckpointTeacher
+from mobileclip.reinforce import CheckpointTeacher
 from mobileclip.serialization import from_json, to_json
 from mobileclip.training import CosineSchedule, RunSpec, TrainingSpec, run
 from tests.cli.test_cli import run as run_command

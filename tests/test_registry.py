@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mobileclip.blocks import build_model, models, named_spec
+from mobileclip import build_model
+from mobileclip.blocks import models, named_spec
 from mobileclip.registry import MODULES, Registry, nearest, with_parts
 from tests.plugins import install
 from tests.preloaded import preloaded

@@ -6,10 +6,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from mobileclip import specs
+from mobileclip import reparameterize, specs
 from mobileclip.encoders import CheckpointError, DualEncoder, MCi, TextEncoder, load_model, save_model
 from mobileclip.encoders.checkpoints import read_checkpoint
-from mobileclip.reparam import is_folded, reparameterize
+from mobileclip.reparam import is_folded
 from tests.encoders.small import SMALL, SMALL_MCT, SMALL_VIT, embeddings, randomised
 from tests.golden.checkpoints import golden_images, golden_tokens, relative_error
 

@@ -7,7 +7,7 @@ from timm.models.fastvit import FastVit
 from torch import nn
 
 import mobileclip
-from mobileclip import specs
+from mobileclip import reparameterize, specs
 from mobileclip.encoders import (
     CheckpointError,
     Classifier,
@@ -19,7 +19,7 @@ from mobileclip.encoders import (
     save_model,
 )
 from mobileclip.encoders.checkpoints import read_checkpoint
-from mobileclip.reparam import is_folded, reparameterize
+from mobileclip.reparam import is_folded
 from mobileclip.serialization import from_json, to_json
 from tests.encoders.small import IMAGE, SMALL, VIT, randomised
 from tests.encoders.timm_pairs import mci_pair

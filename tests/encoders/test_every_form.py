@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from mobileclip import reparameterize
 from mobileclip.blocks import models
 from mobileclip.encoders import (
     CheckpointError,
@@ -23,7 +24,6 @@ from mobileclip.encoders import (
     save_model,
 )
 from mobileclip.encoders.checkpoints import read_checkpoint
-from mobileclip.reparam import reparameterize
 from tests.encoders.small import IMAGE, MCT, SMALL, SMALL_MCT, SMALL_VIT, TEXT, VIT, embeddings, randomised
 
 BARE, BARE_VIT = IMAGE.without_projection(), VIT.without_projection()

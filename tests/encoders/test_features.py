@@ -5,9 +5,9 @@ import timm
 import torch
 from torch import nn
 
-from mobileclip import specs
+from mobileclip import reparameterize, specs
 from mobileclip.encoders import MCi
-from mobileclip.reparam import is_folded, reparameterize
+from mobileclip.reparam import is_folded
 from tests.blocks.filling import filled, noise
 from tests.encoders.timm_pairs import mci_pair, vit_pair, with_our_weights
 from tests.encoders.towers import SMALL

@@ -8,7 +8,7 @@ from PIL import Image
 from mobileclip.blocks import models
 from mobileclip.cli import main
 from mobileclip.encoders import CheckpointError, DualEncoder, load_model, save_model
-from mobileclip.encoders.checkpoints.forms import in_form
+from mobileclip.encoders.checkpoints import in_form
 from mobileclip.reinforce import CheckpointTeacher
 from tests.encoders.small import SMALL
 from tests.reinforce.conftest import attentive

@@ -8,9 +8,8 @@ import sys
 import pytest
 
 from mobileclip.encoders import CheckpointError, save_model
-from mobileclip.encoders.checkpoints import PRETRAINED, licence_of
+from mobileclip.encoders.checkpoints import PRETRAINED, PUBLISHED, licence_of
 from mobileclip.encoders.checkpoints.hub import parsed
-from mobileclip.encoders.checkpoints.published import PUBLISHED
 from tests.encoders.small import SMALL, randomised
 from tests.hub import Repository, hub_server
 

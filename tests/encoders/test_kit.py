@@ -5,7 +5,8 @@ import torch
 from torch import fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mobileclip.blocks import BlockSequence, build_model
+from mobileclip import build_model
+from mobileclip.blocks import BlockSequence
 from mobileclip.encoders import MCtSpec, TextTransformerSpec
 from tests.encoders.small import SMALL, randomised
 

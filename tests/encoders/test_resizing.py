@@ -8,6 +8,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import nn
 
 import mobileclip
+from mobileclip import reparameterize
 from mobileclip.encoders import (
     DualEncoderSpec,
     ImageEncoderSpec,
@@ -16,7 +17,6 @@ from mobileclip.encoders import (
 )
 from mobileclip.encoders.checkpoints.resizing import resized
 from mobileclip.inputs import ImageInput
-from mobileclip.reparam import reparameterize
 from mobileclip.strict import strict
 from tests.blocks.filling import filled, noise
 from tests.encoders.towers import SMALL, texts

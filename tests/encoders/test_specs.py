@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from mobileclip.blocks import RepMixer, TransformerLayer, build_model, image_encoders, models, text_encoders
+from mobileclip import build_model, reparameterize, specs
+from mobileclip.blocks import RepMixer, TransformerLayer, image_encoders, models, text_encoders
 from mobileclip.encoders import (
     AttentionSpec,
     DualEncoderSpec,
@@ -21,11 +22,10 @@ from mobileclip.encoders import (
     TokenMixerSpec,
     ViTSpec,
     image_encoder_families,
-    specs,
     token_mixers,
 )
 from mobileclip.inputs import ImageInput
-from mobileclip.reparam import is_folded, reparameterize
+from mobileclip.reparam import is_folded
 from mobileclip.serialization import from_json, to_json
 from tests.blocks.filling import filled, noise
 from tests.encoders.towers import SMALL, inputs, texts

@@ -6,12 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from mobileclip.blocks import build_model, image_encoders, models, text_encoders
-from mobileclip.encoders import (
-    DualEncoderSpec,
-    specs,
-)
-from mobileclip.reparam import is_folded, reparameterize
+from mobileclip import build_model, reparameterize, specs
+from mobileclip.blocks import image_encoders, models, text_encoders
+from mobileclip.encoders import DualEncoderSpec
+from mobileclip.reparam import is_folded
 from tests.blocks.filling import filled, noise
 from tests.encoders.towers import SMALL, inputs, texts
 

@@ -6,10 +6,9 @@ import sys
 import attrs
 import pytest
 
-from mobileclip.export import ExportSpec, export_model, load_export, read_contract, read_report, verify_export
+from mobileclip.export import ExportSpec, export_model, load_export, read_contract, read_report, targets, verify_export
 from mobileclip.export.contract import NOT_RUN
-from mobileclip.export.targets import targets
-from mobileclip.export.targets.base import NotRunHereError
+from mobileclip.export.targets import NotRunHereError
 from mobileclip.export.targets.executorch.backends import lowering, require_runnable
 from mobileclip.export.targets.executorch.pte import read_pte
 from tests.export.models import SHALLOW, seeing

@@ -4,9 +4,9 @@ import attrs
 import pytest
 import torch
 
-from mobileclip.data.text.tokenizer import Tokenizer
+from mobileclip.data import Tokenizer
 from mobileclip.export import Samples, bundled_samples
-from mobileclip.export.towers.calibration import calibration_inputs
+from mobileclip.export.towers import calibration_inputs
 from tests.export.models import PIXELS, TOKENS, pixels
 
 

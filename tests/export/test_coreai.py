@@ -10,10 +10,9 @@ import pytest
 import torch
 
 import mobileclip
+from mobileclip import reparameterize
 from mobileclip.encoders.features import feature_encoder
-from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, verify_export
-from mobileclip.export.targets import targets
-from mobileclip.reparam import reparameterize
+from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, targets, verify_export
 from tests.export.models import SHALLOW, few_samples, pixels, seeing, unusual
 from tests.export.test_verify import sign
 

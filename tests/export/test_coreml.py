@@ -10,19 +10,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mobileclip.data.text.tokenizer import Tokenizer
+from mobileclip import reparameterize
+from mobileclip.data import Tokenizer
 from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, read_report, verify_export
-from mobileclip.export.targets.coreml import CoreMLTarget
+from mobileclip.export.targets import CoreMLTarget
 from mobileclip.export.targets.coreml.convert import LARGEST_BATCH
 from mobileclip.export.targets.coreml.mil import quiet, read_program
-from mobileclip.export.towers.calibration import calibration_inputs
-from mobileclip.export.towers.graph import TowerExport
-from mobileclip.export.verification.fallback import Fallback
+from mobileclip.export.towers import TowerExport, calibration_inputs
+from mobileclip.export.verification import Fallback
 from mobileclip.extras import install
 from mobileclip.inference.forms import with_one_token
-from mobileclip.reparam import reparameterize
-from tests.export.models import PIXELS, TOKENS, few_samples, overflowing, pixels, unusual
-from tests.export.models import TRANSFORMERS as CAUSAL
+from tests.export.models import PIXELS, TOKENS, TRANSFORMERS as CAUSAL, few_samples, overflowing, pixels, unusual
 from tests.export.test_verify import sign
 
 NOT_HERE = "Core ML itself runs on Macs alone"

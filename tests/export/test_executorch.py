@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from mobileclip.data.text.tokenizer import Tokenizer
+from mobileclip import reparameterize
+from mobileclip.data import Tokenizer
 from mobileclip.encoders import DualEncoderSpec
 from mobileclip.export import (
     ExportSpec,
@@ -20,20 +21,18 @@ from mobileclip.export import (
     export_model,
     read_contract,
     read_report,
+    targets,
     verify_export,
 )
 from mobileclip.export.describing import tower_file
-from mobileclip.export.targets import targets
 from mobileclip.export.targets.executorch.lower import LARGEST_BATCH
 from mobileclip.export.targets.executorch.pte import read_pte
-from mobileclip.export.towers.calibration import calibration_inputs
-from mobileclip.export.towers.graph import TowerExport
-from mobileclip.export.verification.fallback import Fallback
+from mobileclip.export.towers import TowerExport, calibration_inputs
+from mobileclip.export.verification import Fallback
 from mobileclip.extras import install
-from mobileclip.inference.comparison.measuring import LEAST_COSINE
+from mobileclip.inference.comparison import LEAST_COSINE
 from mobileclip.inference.forms import with_one_token
-from mobileclip.inference.optimization.layers import weighted_layers
-from mobileclip.reparam import reparameterize
+from mobileclip.inference.optimization import weighted_layers
 from mobileclip.serialization import to_json
 from tests.export.models import MCI, PIXELS, SHALLOW, TOKENS, pixels, seeing
 

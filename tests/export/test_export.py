@@ -12,16 +12,23 @@ import tokenizers
 import torch
 from safetensors.torch import load_file
 
-from mobileclip.data.text.tokenizer import Tokenizer
+from mobileclip import reparameterize
+from mobileclip.data import Tokenizer
 from mobileclip.encoders import load_model, save_model
 from mobileclip.encoders.checkpoints import PRETRAINED
-from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, read_report, verify_export
+from mobileclip.export import (
+    ExportSpec,
+    bundled_samples,
+    export_model,
+    read_contract,
+    read_report,
+    targets,
+    verify_export,
+)
 from mobileclip.export.describing import origin_of, tower_file
 from mobileclip.export.export import tower_export
-from mobileclip.export.targets import targets
-from mobileclip.export.towers.graph import TowerExport
-from mobileclip.inference.optimization.layers import weighted_layers
-from mobileclip.reparam import reparameterize
+from mobileclip.export.towers import TowerExport
+from mobileclip.inference.optimization import weighted_layers
 from mobileclip.tensor_files.weights import weights_sha256
 from tests.export.models import CONVOLUTIONAL, MCI, PIXELS, TOKENS, int8_export, pixels, raw_pixels
 

@@ -14,12 +14,11 @@ import torch
 from PIL import Image
 
 import mobileclip
-from mobileclip.data.images.transform import ImageTransform, load_image
-from mobileclip.data.text.tokenizer import Tokenizer
+from mobileclip import reparameterize
+from mobileclip.data import ImageTransform, Tokenizer, load_image
 from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, read_report, verify_export
 from mobileclip.export.layouts import fitted
-from mobileclip.export.towers.graph import with_end
-from mobileclip.reparam import reparameterize
+from mobileclip.export.towers import with_end
 from tests.browser import CHROMIUM, open_page
 from tests.examples.web import NPM, OFFLINE, run_npm, served
 from tests.export.models import CONVOLUTIONAL, PIXELS, SHALLOW, TOKENS, few_samples, seeing

@@ -11,11 +11,18 @@ import pytest
 import torch
 
 import mobileclip
-from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, read_report, verify_export
+from mobileclip.export import (
+    ExportSpec,
+    bundled_samples,
+    export_model,
+    read_contract,
+    read_report,
+    targets,
+    verify_export,
+)
 from mobileclip.export.describing import tower_file
 from mobileclip.export.export import tower_export
-from mobileclip.export.targets import targets
-from mobileclip.export.verification.fallback import ROUNDING, Fallback, stored_layers
+from mobileclip.export.verification import ROUNDING, Fallback, stored_layers
 from tests.export.litert import EXPORT, converter, model
 from tests.export.models import TRANSFORMERS, few_samples, seeing
 from tests.export.test_verify import sign

@@ -10,16 +10,22 @@ import numpy as np
 import pytest
 import torch
 
-from mobileclip.data.text.tokenizer import Tokenizer
-from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, read_report, verify_export
-from mobileclip.export.targets import targets
-from mobileclip.export.towers.calibration import calibration_inputs
-from mobileclip.export.towers.graph import TowerExport
-from mobileclip.export.verification.fallback import fallbacks
+from mobileclip import reparameterize
+from mobileclip.data import Tokenizer
+from mobileclip.export import (
+    ExportSpec,
+    bundled_samples,
+    export_model,
+    read_contract,
+    read_report,
+    targets,
+    verify_export,
+)
+from mobileclip.export.towers import TowerExport, calibration_inputs
+from mobileclip.export.verification import fallbacks
 from mobileclip.extras import install
 from mobileclip.inference.forms import with_one_token
-from mobileclip.inference.optimization.openvino_quiet import PROCESSOR_OPTIONS, import_quietly
-from mobileclip.reparam import reparameterize
+from mobileclip.inference.optimization import PROCESSOR_OPTIONS, import_quietly
 from tests.export.models import PIXELS, TOKENS, TRANSFORMERS, overflowing, pixels, raw_pixels, unusual
 
 ov = import_quietly("openvino")

@@ -10,11 +10,10 @@ import torch
 from PIL import Image
 
 import mobileclip
-from mobileclip.data.images.transform import ImageTransform, load_image
-from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, verify_export
-from mobileclip.export.targets import targets
+from mobileclip.data import ImageTransform, load_image
+from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, targets, verify_export
 from mobileclip.export.targets.onnx.sizes import fold_sizes
-from mobileclip.export.towers.resizing import check_resizing, resized
+from mobileclip.export.towers import check_resizing, resized
 from mobileclip.inputs import ImageInput
 from tests.export.models import PIXELS, few_samples
 

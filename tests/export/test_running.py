@@ -12,10 +12,9 @@ import pytest
 import torch
 
 import mobileclip
-from mobileclip.data.text.tokenizer_file import read_text_input
+from mobileclip.data import read_text_input
 from mobileclip.encoders import save_model
-from mobileclip.evaluation import BenchmarkSample, write_benchmark
-from mobileclip.evaluation.candidates import open_candidate
+from mobileclip.evaluation import BenchmarkSample, open_candidate, write_benchmark
 from mobileclip.export import ExportSpec, bundled_samples, export_model, load_export
 from mobileclip.export.running import as_pixels, require_made_of
 from mobileclip.inference.archive import read_embeddings
@@ -113,7 +112,7 @@ def test_eval_measures_an_export(plain_torch, checkpoint, pets, tmp_path):
     assert candidate.name == plain_torch.name
     assert candidate.fingerprint != model.fingerprint
     assert candidate.num_parameters == model.num_parameters - 1  # the logit scale
-    from mobileclip.evaluation.runner import EvaluationSpec, evaluate_models
+    from mobileclip.evaluation import EvaluationSpec, evaluate_models
 
     spec = EvaluationSpec(datasets=(str(pets),), output=tmp_path)
     one, other = evaluate_models([f"model={checkpoint}", f"export={plain_torch}"], spec).models

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 import mobileclip
-from mobileclip.data.text.tokenizer import Tokenizer
+from mobileclip.data import Tokenizer
 from mobileclip.export import ExportSpec, export_model, load_export
 from mobileclip.inference import Form, OptimizedTower
 from mobileclip.inference.forms import ReadyDualEncoder

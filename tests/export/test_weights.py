@@ -11,11 +11,10 @@ import torch
 from torch import nn
 
 from mobileclip.encoders import DualEncoderSpec
-from mobileclip.export import ExportSpec, export_model, read_contract, read_report, verify_export
+from mobileclip.export import ExportSpec, export_model, read_contract, read_report, targets, verify_export
 from mobileclip.export.describing import tower_file
-from mobileclip.export.targets import targets
-from mobileclip.export.towers.weights import BLOCK, bits_of, round_weight, rounded_to
-from mobileclip.export.verification.fallback import fallbacks, stored_layers
+from mobileclip.export.towers import BLOCK, bits_of, round_weight, rounded_to
+from mobileclip.export.verification import fallbacks, stored_layers
 from tests.export.models import CAUSAL, MCI, SHALLOW, VIT, few_samples, int8_export, seeing
 
 # Rows that four bits fit.

@@ -13,9 +13,8 @@ import torch
 from huggingface_hub import ModelCard, metadata_load
 from PIL import Image
 
-from mobileclip import specs
-from mobileclip.data import Tokenizer, read_text_input
-from mobileclip.data.images.transform import ImageTransform
+from mobileclip import reparameterize, specs
+from mobileclip.data import ImageTransform, Tokenizer, read_text_input
 from mobileclip.encoders import CheckpointError, ClassifierSpec, DualEncoderSpec, ViTSpec, load_model
 from mobileclip.encoders.checkpoints import read_checkpoint
 from mobileclip.evaluation import DatasetResult
@@ -23,7 +22,6 @@ from mobileclip.inputs import ImageInput
 from mobileclip.interop import from_pretrained, save_pretrained
 from mobileclip.interop.open_clip import open_clip_config
 from mobileclip.interop.timm import timm_config
-from mobileclip.reparam import reparameterize
 from tests.data.tokenizer_files import bert
 from tests.encoders.small import IMAGE, SMALL, TEXT, VIT, randomised
 from tests.golden.checkpoints import relative_error

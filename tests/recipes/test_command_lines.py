@@ -16,15 +16,12 @@ import pytest
 
 from mobileclip.data import RowOptions, SkipReport, as_source, read_samples, write_shard
 from mobileclip.losses import ContrastiveLossSpec
-from mobileclip.recipes.command_line import written_run
+from mobileclip.recipes import written_run
 from mobileclip.recipes.evaluating import run_recipe as run_evaluation
-from mobileclip.recipes.finetuning import run_recipe as run_finetuning
-from mobileclip.recipes.finetuning.tiny import shrink as shrink_finetuning
+from mobileclip.recipes.finetuning import run_recipe as run_finetuning, shrink as shrink_finetuning
 from mobileclip.recipes.reinforcing import run_recipe as run_reinforcing
-from mobileclip.recipes.tiny.few_samples import NUM_SAMPLES, first_samples
-from mobileclip.recipes.training import run_recipe as run_training
-from mobileclip.recipes.training.following import Given, following_training
-from mobileclip.recipes.training.validation import measured_on
+from mobileclip.recipes.tiny import NUM_SAMPLES, first_samples
+from mobileclip.recipes.training import Given, following_training, measured_on, run_recipe as run_training
 from mobileclip.serialization import from_json
 from mobileclip.training import ConstantCosineSchedule, RunSpec, TrainingSpec
 from mobileclip.training.finetuning.run import FinetuneSpec

@@ -18,26 +18,25 @@ import pytest
 import torch
 import tyro
 
+from mobileclip import reparameterize
 from mobileclip.data import ShardSource, SkipReport, read_samples, write_shards
 from mobileclip.encoders import load_model, save_model
 from mobileclip.evaluation import Session, caption_recall
-from mobileclip.recipes.finetuning import run_recipe
-from mobileclip.recipes.finetuning.command import Command
-from mobileclip.recipes.finetuning.tiny import (
+from mobileclip.recipes.finetuning import (
     TEMPLATE,
     World,
+    run_recipe,
     tiny_model,
     write_model,
     write_new_shapes,
     write_old_tasks,
 )
-from mobileclip.recipes.tiny.shapes import OUTLINES
-from mobileclip.reparam import reparameterize
+from mobileclip.recipes.finetuning.command import Command
+from mobileclip.recipes.tiny import OUTLINES
 from mobileclip.serialization import from_json
 from mobileclip.training import read_metrics
 from mobileclip.training.finetuning.report import Results, Scores, summary, table, write_report
-from mobileclip.training.finetuning.run import FinetuneSpec, _claim, _refuse_other_data
-from mobileclip.training.finetuning.run import finetune as run
+from mobileclip.training.finetuning.run import FinetuneSpec, _claim, _refuse_other_data, finetune as run
 from mobileclip.training.finetuning.scoring import Score, evaluate_task
 from mobileclip.training.finetuning.steps import Steps
 from mobileclip.training.finetuning.tasks import open_task, read_index, split, write_training_data

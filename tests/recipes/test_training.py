@@ -12,8 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from mobileclip.encoders import MCtSpec, load_model
-from mobileclip.evaluation import Session, evaluate_benchmark, open_benchmark
-from mobileclip.evaluation.candidates import candidate_of
+from mobileclip.evaluation import Session, candidate_of, evaluate_benchmark, open_benchmark
 from mobileclip.recipes.training import run_recipe
 from mobileclip.serialization import from_json
 from mobileclip.training import RunSpec, read_metrics
