@@ -31,6 +31,7 @@ from recipes.finetune import finetune
 from recipes.reinforce_dfndr2b import reinforce_dfndr2b
 from tests.data.made_samples import encoded, make_sample
 from tests.encoders.small import SMALL
+from tests.errors import fails
 from tests.evaluation.test_own_data import outside
 from tests.recipes.choices import REINFORCING, ROWS, TRAINING, WITH_ROWS, leaves, training_recipes
 
@@ -153,7 +154,7 @@ def test_columns_are_named_in_the_same_words(run, data, place, capsys, tmp_path)
 
 def test_a_task_of_a_list_that_is_trusted_has_pictures_elsewhere(tmp_path):
     path = outside(tmp_path)
-    with pytest.raises(ValueError, match=r"6 refused_address.* \(--no-inside\)"):
+    with fails("data.sample-used-data-set", "6 refused_address", "(--no-inside)"):
         shrink_finetuning(FinetuneSpec(data=path, output=tmp_path / "out"))
     task = open_task(path, "auto", ("{}",), RowOptions(inside=False))
     assert len(list(task.samples(SkipReport()))) == 6
@@ -161,7 +162,7 @@ def test_a_task_of_a_list_that_is_trusted_has_pictures_elsewhere(tmp_path):
 
 def test_training_measures_on_a_list_that_is_trusted(tmp_path):
     path = outside(tmp_path)
-    with pytest.raises(ValueError, match=r"6 refused_address.* \(--no-inside\)"):
+    with fails("data.sample-used-data-set", "6 refused_address", "(--no-inside)"):
         measured_on((), (path,), RowOptions(), SMALL)
     assert callable(measured_on((), (path,), RowOptions(inside=False), SMALL))
 
