@@ -70,7 +70,13 @@ class TestEncoding:
 
     def test_progress_says_how_far_and_how_fast(self, clip, images, capsys):
         clip.encode_image(images, batch_size=2, progress=True)
-        assert "5/5" in capsys.readouterr().err
+        shown = capsys.readouterr().err
+        assert "encoding images: 5/5" in shown
+        assert "images/s" in shown
+        clip.encode_text(LABELS, progress=True)
+        shown = capsys.readouterr().err
+        assert "encoding texts: 3/3" in shown
+        assert "texts/s" in shown
 
     def test_half_precision_weights_give_float32_embeddings(self, small_file, clip, images):
         half = mobileclip.load(small_file, dtype=torch.bfloat16)
