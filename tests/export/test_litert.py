@@ -16,13 +16,14 @@ from mobileclip.export.describing import tower_file
 from mobileclip.export.export import tower_export
 from mobileclip.export.targets import targets
 from mobileclip.export.verification.fallback import ROUNDING, Fallback, stored_layers
+from tests.errors import fails
 from tests.export.litert import EXPORT, converter, model
 from tests.export.models import TRANSFORMERS, few_samples, seeing
 from tests.export.test_verify import sign
 
 litert = pytest.importorskip("mobileclip.export.targets.litert.file")
 pytest.importorskip("ai_edge_quantizer", reason="the runtime or the quantiser is not installed")
-from mobileclip.export.targets.litert.convert import converter_version  # noqa: E402  what it imports may be missing
+from mobileclip.export.targets.litert.convert import converted, converter_version  # noqa: E402  what it imports may be missing
 from mobileclip.export.targets.litert.fewer_bits import WEIGHTED, with_fewer_bits  # noqa: E402  what it imports may be missing
 
 TARGET = targets["litert"]
@@ -151,6 +152,22 @@ def test_who_exports_is_told_how_to_get_the_converter(tmp_path):
             export_model(tmp_path / "none.safetensors", attrs.evolve(spec, converter=python))
     with pytest.raises(ValueError, match="leave --dynamic-batch out"):
         export_model(tmp_path / "none.safetensors", attrs.evolve(spec, dynamic_batch=True))
+
+
+def test_a_tower_is_converted_once_and_anew_for_another_spec(stored, tmp_path):
+    """The converter of this test writes what is stored, and notes that it was called."""
+    python, log = tmp_path / "python", tmp_path / "calls"
+    python.write_text(f'#!/bin/sh\nmkdir "{log}.$$" && cp "{EXPORT / "text.tflite"}" "$4"\n', encoding="utf-8")
+    python.chmod(0o755)
+    export = export_of(stored, "text", "float16")
+    export = attrs.evolve(export, spec=attrs.evolve(export.spec, converter=python))
+    for spec, num_calls in ((export.spec, 1), (export.spec, 1), (attrs.evolve(export.spec, precision="int8"), 2)):
+        content = converted(attrs.evolve(export, spec=spec))
+        assert content == (EXPORT / "text.tflite").read_bytes()
+        assert len(list(tmp_path.glob("calls.*"))) == num_calls
+    python.write_text("#!/bin/sh\necho the last words >&2\nexit 3\n", encoding="utf-8")
+    with fails("export.litert-converter-failed-try", "the last words"):
+        converted(attrs.evolve(export, spec=attrs.evolve(export.spec, precision="float32")))
 
 
 @needs_converter
