@@ -124,6 +124,14 @@ def test_weights_in_fewer_bits_are_computed_with_in_float32(stored, tower, preci
         assert 0 < difference < error
 
 
+def test_of_a_table_in_8_bits_the_rows_alone_become_float32(stored, tmp_path):
+    held, _ = written(export_of(stored, "text", "int8-weights"), tmp_path)
+    kinds = [one.kind for one in held.operations]
+    assert kinds.count("EMBEDDING_LOOKUP") == 1
+    assert kinds.count("DEQUANTIZE") == sum(kind in WEIGHTED for kind in kinds) - 1
+    assert not any(one.weight is not None for one in held.operations if one.kind in WEIGHTED)
+
+
 def test_int8_is_static(stored, tmp_path):
     export = export_of(stored, "image", "int8", layers=["head.project"])
     held, run = written(export, tmp_path)
