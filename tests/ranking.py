@@ -151,10 +151,16 @@ def own_tests(root: Path, file: str, function: str = "", seconds: Mapping[str, f
     return sorted(dict.fromkeys(own), key=rank)
 
 
+def places_of(room: str, module: str = "") -> list[str]:
+    """Return the files and folders of the tests of a room, those that are not there among them."""
+    of_module = (f"test_{module}.py",) if module else ()
+    places = (room, f"test_{room}.py", "test_defaults.py", *of_module, *ELSEWHERE.get(room, ()))
+    return [f"tests/{place}" for place in places]
+
+
 def _room_tests(root: Path, file: str) -> list[str]:
     room, *inside = Path(file).relative_to("mobileclip").with_suffix("").parts
-    places = (room, f"test_{room}.py", "test_defaults.py", f"test_{Path(file).stem}.py", *ELSEWHERE.get(room, ()))
-    own = [test for place in places for test in _below(root, f"tests/{place}")]
+    own = [test for place in places_of(room, Path(file).stem) for test in _below(root, place)]
     dotted = ".".join(("mobileclip", room, *inside))
     return [*own, *(test for test in _test_files(root) if inside and dotted in _modules(root / test))]
 

@@ -3,6 +3,7 @@
 import json
 import re
 import runpy
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from mobileclip.cli import main
+from mobileclip.cli.commands import Commands
 from mobileclip.encoders import save_model
 from mobileclip.encoders.checkpoints import read_checkpoint
 from mobileclip.extras import VERSION
@@ -226,10 +228,38 @@ def test_convert_there_and_back(capsys, small_file, tmp_path):
     assert {str(tensor.dtype) for tensor in stored.tensors.values()} == {"torch.float16"}
 
 
+def test_convert_says_what_it_wrote_from_what(capsys, small_file, tmp_path):
+    folded = tmp_path / "folded.safetensors"
+    for source, destination, flags, said in (
+        (small_file, folded, ("--fold",), "mobileclip layout, folded, float32, from the mobileclip layout"),
+        (
+            small_file,
+            tmp_path / "official.pt",
+            ("--to", "official", "--dtype", "float16"),
+            "official layout, in training form, float16, from the mobileclip layout",
+        ),
+        (
+            folded,
+            tmp_path / "again.safetensors",
+            ("--dtype", "bfloat16"),
+            "mobileclip layout, folded, bfloat16, from the mobileclip layout",
+        ),
+    ):
+        status, out, _ = run(capsys, "convert", source, destination, *flags)
+        assert (status, out) == (0, f"wrote {destination}: {said}\n")
+
+
 def test_it_is_a_module_too(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["mobileclip", "--version"])
     runpy.run_module("mobileclip", run_name="__main__")
     assert capsys.readouterr().out == f"mobileclip {VERSION}\n"
+
+
+def test_a_signal_is_told_by_the_name_of_the_command_with_what_is_kept(capsys, monkeypatch):
+    monkeypatch.setattr(Commands, "run", lambda *_: signal.raise_signal(signal.SIGTERM))
+    status, out, err = run(capsys, "list")
+    assert (status, out) == (143, "")
+    assert err.startswith("mobileclip: interrupted by SIGTERM; what was finished is kept")
 
 
 def test_list(capsys):

@@ -399,6 +399,24 @@ def test_an_engine_makes_an_index_and_says_how_far_it_is(capsys, photos, telling
     assert "--ray-address and --gpus-per-worker require --engine ray" in err
 
 
+def test_no_engine_writes_to_an_index_of_this_process(capsys, photos, telling_file):
+    run(capsys, "index", photos, "-i", "made", "-c", telling_file, "--quiet", "-j", 1)
+    status, out, err = run(capsys, "index", "-i", "made", "--status")
+    assert (status, out) == (2, "")
+    assert err.startswith("mobileclip: ")
+    assert err.endswith("; --status is of --engine local and ray\n")
+
+
+def test_a_long_name_is_printed_whole(capsys, photos, telling_file):
+    place = photos.joinpath(*(letter * 100 for letter in "abcd"))
+    draw(place / "long.png", 9)
+    (place / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    _, _, err = run(capsys, "index", photos, "-i", "made", "-c", telling_file, "--quiet", "-j", 1)
+    assert str(place / "torn.png") in err
+    _, out, _ = run(capsys, "search", "a cat", "-i", "made")
+    assert f"{place / 'long.png'}\n" in out
+
+
 def test_a_copied_index_works_where_it_is(capsys, photos, telling_file):
     run(capsys, "index", photos, "-i", "made", "-c", telling_file, "--quiet", "-j", 1)
     shutil.move("made", "elsewhere")

@@ -8,8 +8,9 @@ import sys
 import pytest
 from PIL import Image
 
+from mobileclip.cli.sharing import Sharing
 from mobileclip.data import write_shard
-from mobileclip.engines import read_set_aside
+from mobileclip.engines import LocalEngine, RayEngine, Retries, read_set_aside
 from tests.cli.test_cli import run
 from tests.data.made_samples import encoded, golden, make_sample, write_raw
 from tests.storage.test_local import nobody
@@ -131,6 +132,17 @@ def test_inspect(capsys, tmp_path):
         (("join", golden("npz"), golden("npz"), "{folder}", "--placeholder-threshold", "1"), "at least 2"),
         (("join", golden("npz"), golden("npz"), "{folder}", "--placeholder-threshold", "-1"), "must be >= 0"),
         (("join", "gopher://a/b.tar", golden("npz"), "{folder}"), "gopher"),
+        (("count", golden("npz"), "-j", "0"), "--num-workers is 0, expected at least 1"),
+        (("count", golden("npz"), "--tries", "0"), "tries"),
+        (("count", "{folder}/nothing.tar"), "nothing.tar; expected a tar shard"),
+        (("count",), "no SHARDS were given"),
+        (("urls", "-o", "{folder}/table.csv"), "no DATA were given"),
+        (("urls", golden("npz"), "-o", "{folder}/table.txt"), "must end with .parquet or .csv or .jsonl"),
+        (("score", "-o", "{folder}/scores"), "no SHARDS were given"),
+        (("filter", "{folder}/images", "-o", "{folder}/kept.csv", "--share", "0.5"), "must end with .npy\n"),
+        (("dedup", "{folder}/images", "-o", "{folder}/kept.csv"), "must end with .npy\n"),
+        (("dedup", "{folder}/images", "-o", "{folder}/kept.png"), "must end with .npy\n"),
+        (("dedup", "{folder}/lost", "-o", "{folder}/kept.npy"), "lost; expected a folder of scores"),
         (("tune-scale", "{folder}/nothing.tar"), "nothing.tar; expected a reinforced shard"),
     ],
 )
@@ -151,6 +163,31 @@ def test_mistakes_are_told_without_a_traceback(capsys, tmp_path, arguments, mess
 
 def quiet(arguments):
     return ("--quiet",) if arguments[0] == "join" else ()
+
+
+def test_count(capsys, shards):
+    whole, torn = shards[0].with_name("00.tar"), shards[0].with_name("04.tar")
+    status, out, err = run(capsys, "data", "count", whole, torn, "--quiet")
+    assert (status, out, err) == (0, "8 samples in 2 shards\n", "")
+    torn.write_bytes(torn.read_bytes()[:3000])
+    flags = ("--again", "--quiet", "--tries", 1)
+    status, out, _ = run(capsys, "data", "count", whole, torn, *flags)
+    counted, left_out = out.splitlines()
+    assert (status, counted) == (0, "4 samples in 1 shards")
+    assert left_out.startswith("1 shards could not be counted, the first: ")
+    assert "04.tar" in left_out
+    assert run(capsys, "data", "count", whole, torn, *flags, "--strict")[0] == 1
+
+
+def test_work_is_shared_as_the_flags_say():
+    local = Sharing(num_workers=3, shard_seconds=5.0, tries=2, pause_seconds=1.0, pause_growth=2.0).build()
+    assert isinstance(local, LocalEngine)
+    assert (local.num_workers, local.devices, local.progress_seconds) == (3, ("cpu",), 5.0)
+    assert local.retries == Retries(tries=2, pause_seconds=1.0, pause_growth=2.0)
+    cluster = Sharing(num_workers=3, engine="ray", ray_address="auto", shard_seconds=5.0).build()
+    assert isinstance(cluster, RayEngine)
+    assert (cluster.address, cluster.max_workers, cluster.unit_seconds) == ("auto", 3, 5.0)
+    assert Sharing() == Sharing(num_workers=1, engine="local", tries=3)
 
 
 @pytest.mark.parametrize("command", ["join", "inspect"])

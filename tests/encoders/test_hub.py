@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -76,6 +78,7 @@ def test_what_cannot_be_fetched_says_what_to_do(hub, tmp_path):
     }
     code = """
 import sys
+from pathlib import Path
 from mobileclip.cli import main
 for name in sys.argv[1:]:
     try:
@@ -190,6 +193,12 @@ def test_addresses_that_say_nothing(address):
 def test_published_weights_are_addresses():
     for name, published in PUBLISHED.items():
         assert parsed(PRETRAINED[name]) == published
+        assert published.revision is None or re.fullmatch("[0-9a-f]{40}", published.revision)
+        assert published.sha256 is None or re.fullmatch("[0-9a-f]{64}", published.sha256)
+        assert re.fullmatch(r"(apple|timm)/MobileCLIP[\w-]+", published.repository)
+        theirs = f"{name}.pt" if published.repository.startswith("apple/") else "open_clip_"
+        assert published.file.startswith(theirs)
+        assert Path(published.file).suffix in (".pt", ".bin", ".safetensors")
     assert {"mobileclip_s0", "mobileclip_b", "mobileclip_blt", "mobileclip2_s0", "mobileclip2_s3"} <= {
         name for name, published in PUBLISHED.items() if published.sha256 and len(published.revision or "") == 40
     }

@@ -1,5 +1,7 @@
 """`mobileclip export` and `mobileclip verify` as people type them."""
 
+import json
+import re
 import shutil
 
 import pytest
@@ -35,7 +37,8 @@ def test_export_and_verify_on_a_data_set(capsys, model_file, tmp_path):
     assert status == 0
     assert "writing image.pt2 in float32\nrunning image.pt2: 1/1" in shown
     assert "passed: all 6 gates" in printed
-    assert "over 4 images" in printed
+    assert "image: cosine with float32 over 4 images: at least 1.0000000, median 1.0000000" in printed
+    assert "ranking: 100.00% of " in printed
     report = read_report(out)
     assert report.data == "mine"
     assert report.image_names == ("s0", "s1", "s2", "s3")
@@ -55,6 +58,31 @@ def test_export_and_verify_on_a_data_set(capsys, model_file, tmp_path):
     status, _, _ = run(capsys, "export", model_file, *arguments)
     assert status == 0
     assert read_report(tmp_path / "text").captions == ("a photo of a cat", "a photo of a dog", "a photo of a cup")
+
+
+def test_what_cannot_be_read_of_a_data_set_is_counted(capsys, model_file, tmp_path):
+    for row, image in enumerate(bundled_samples().images[:4]):
+        (tmp_path / f"{row}.png").write_bytes(image)
+    names = [f"{row}.png" for row in range(4)] + ["gone.png"]
+    listed = tmp_path / "mine.jsonl"
+    listed.write_text("".join(json.dumps({"image": name, "text": name}) + "\n" for name in names), encoding="utf-8")
+    arguments = ("--target", "torch", "--tower", "image", "--out", tmp_path / "out", "--data", listed)
+    status, _, err = run(capsys, "export", model_file, *arguments)
+    assert status == 0
+    assert "left out of the data: 1 samples (missing_image)" in err
+
+
+def test_verify_says_what_an_export_loses_on_a_data_set(capsys, model_file, tmp_path):
+    images = bundled_samples().images[:6]
+    place = tmp_path / "wds_mine_test"
+    write_benchmark(place, samples(images, [f"picture {row}" for row in range(len(images))]))
+    out = tmp_path / "out"
+    assert run(capsys, "export", model_file, "--target", "torch", "--out", out)[0] == 0
+    arguments = ("verify", out, "--data", place, "-c", model_file, "--output", tmp_path / "results")
+    status, printed, _ = run(capsys, *arguments)
+    assert status == 0
+    same = r"^mine, mean_recall@1: (\d+\.\d\d) -> \1 %, \+0\.00 \(95 %: -.* to \+.*\): not to be told apart; 6 images$"
+    assert re.search(same, printed, re.MULTILINE), printed
 
 
 def test_a_failing_gate_is_status_1_and_the_report_is_kept(capsys, model_file, tmp_path, monkeypatch):

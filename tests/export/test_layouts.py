@@ -16,7 +16,15 @@ from PIL import Image
 import mobileclip
 from mobileclip import reparameterize
 from mobileclip.data import ImageTransform, Tokenizer, load_image
-from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, read_report, verify_export
+from mobileclip.export import (
+    ExportSpec,
+    bundled_samples,
+    export_model,
+    layouts,
+    read_contract,
+    read_report,
+    verify_export,
+)
 from mobileclip.export.layouts import fitted
 from mobileclip.export.towers import with_end
 from tests.browser import CHROMIUM, open_page
@@ -150,6 +158,35 @@ def test_a_background_that_a_host_does_not_know_is_told(tmp_path, caplog, layout
 def test_cut_rows_are_ended():
     rows = torch.tensor([[1, 5, 9, 0], [1, 5, 6, 9], [1, 5, 6, 7], [9, 9, 9, 9]])
     assert with_end(rows, 9).tolist() == [[1, 5, 9, 0], [1, 5, 6, 9], [1, 5, 6, 9], [9, 9, 9, 9]]
+
+
+def test_transformers_js_finds_what_it_reads_beside_the_towers(immich, tmp_path):
+    """Whatever the layout, the contract says the same: what is written of another layout's is what an export has."""
+    contract = read_contract(immich)
+    shutil.copytree(immich, tmp_path, dirs_exist_ok=True)
+    layouts.resolve("transformers.js").write(tmp_path, contract)
+    pictures, whole = content(tmp_path / "preprocessor_config.json"), content(tmp_path / "config.json")
+    side = {"height": PIXELS.size, "width": PIXELS.size}
+    assert pictures == {
+        "image_processor_type": "CLIPImageProcessor",
+        **dict.fromkeys(("do_convert_rgb", "do_resize", "do_center_crop", "do_rescale", "do_normalize"), True),
+        "size": {"shortest_edge": PIXELS.size},
+        "resample": Image.Resampling.LANCZOS,
+        "crop_size": side,
+        "rescale_factor": pytest.approx(1 / 255),
+        "image_mean": list(PIXELS.mean),
+        "image_std": list(PIXELS.std),
+    }
+    assert whole == {
+        "model_type": "clip",
+        "architectures": ["CLIPModel"],
+        "projection_dim": 12,
+        "text_config": {"model_type": "clip_text_model"},
+        "vision_config": {"model_type": "clip_vision_model", "image_size": PIXELS.size},
+        "logit_scale_init_value": pytest.approx(float(np.log(contract.logit_scale))),
+    }
+    texts = content(tmp_path / "tokenizer_config.json")
+    assert (texts["tokenizer_class"], texts["model_max_length"]) == ("CLIPTokenizer", TOKENS.context_length)
 
 
 def test_transformers_js_takes_batches_of_any_size():

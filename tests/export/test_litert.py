@@ -30,7 +30,7 @@ from tests.export.test_verify import sign
 
 litert = pytest.importorskip("mobileclip.export.targets.litert.file")
 pytest.importorskip("ai_edge_quantizer", reason="the runtime or the quantiser is not installed")
-from mobileclip.export.targets.litert.convert import converter_version  # noqa: E402  what it imports may be missing
+from mobileclip.export.targets.litert.convert import converted, converter_version  # noqa: E402  what it imports may be missing
 from mobileclip.export.targets.litert.fewer_bits import WEIGHTED, with_fewer_bits  # noqa: E402  what it imports may be missing
 
 TARGET = targets["litert"]
@@ -131,6 +131,14 @@ def test_weights_in_fewer_bits_are_computed_with_in_float32(stored, tower, preci
         assert 0 < difference < error
 
 
+def test_of_a_table_in_8_bits_the_rows_alone_become_float32(stored, tmp_path):
+    held, _ = written(export_of(stored, "text", "int8-weights"), tmp_path)
+    kinds = [one.kind for one in held.operations]
+    assert kinds.count("EMBEDDING_LOOKUP") == 1
+    assert kinds.count("DEQUANTIZE") == sum(kind in WEIGHTED for kind in kinds) - 1
+    assert not any(one.weight is not None for one in held.operations if one.kind in WEIGHTED)
+
+
 def test_int8_is_static(stored, tmp_path):
     export = export_of(stored, "image", "int8", layers=["head.project"])
     held, run = written(export, tmp_path)
@@ -159,6 +167,22 @@ def test_who_exports_is_told_how_to_get_the_converter(tmp_path):
             export_model(tmp_path / "none.safetensors", attrs.evolve(spec, converter=python))
     with fails("export.target-litert-takes-input"):
         export_model(tmp_path / "none.safetensors", attrs.evolve(spec, dynamic_batch=True))
+
+
+def test_a_tower_is_converted_once_and_anew_for_another_spec(stored, tmp_path):
+    """The converter of this test writes what is stored, and notes that it was called."""
+    python, log = tmp_path / "python", tmp_path / "calls"
+    python.write_text(f'#!/bin/sh\nmkdir "{log}.$$" && cp "{EXPORT / "text.tflite"}" "$4"\n', encoding="utf-8")
+    python.chmod(0o755)
+    export = export_of(stored, "text", "float16")
+    export = attrs.evolve(export, spec=attrs.evolve(export.spec, converter=python))
+    for spec, num_calls in ((export.spec, 1), (export.spec, 1), (attrs.evolve(export.spec, precision="int8"), 2)):
+        content = converted(attrs.evolve(export, spec=spec))
+        assert content == (EXPORT / "text.tflite").read_bytes()
+        assert len(list(tmp_path.glob("calls.*"))) == num_calls
+    python.write_text("#!/bin/sh\necho the last words >&2\nexit 3\n", encoding="utf-8")
+    with fails("export.litert-converter-failed-try", "the last words"):
+        converted(attrs.evolve(export, spec=attrs.evolve(export.spec, precision="float32")))
 
 
 @needs_converter

@@ -114,6 +114,14 @@ TOKENS = torch.tensor([[5, 40000, 1], [9, 3, 40001]], dtype=torch.int32)
             (ROWS,),
         ),
         (
+            "layer_norm_by_number",
+            lambda mb, a: mb.layer_norm(
+                x=a, axes=[1], gamma=MATRIX[0].numpy(), beta=MATRIX[1].numpy(), epsilon=np.float32(0.1)
+            ),
+            F.layer_norm(ROWS, (7,), MATRIX[0], MATRIX[1], 0.1),
+            (ROWS,),
+        ),
+        (
             "reduce_mean",
             lambda mb, a: mb.reduce_mean(x=a, axes=[2, 3], keep_dims=True),
             IMAGE.mean((2, 3), keepdim=True),
@@ -254,6 +262,12 @@ def test_half_precision_is_rounded_to_after_each_operation():
             ("export.program-holds-form-known",),
         ),
         (lambda mb, a: mb.layer_norm(x=a, axes=[2, 3], epsilon=np.float32(0.1)), ("export.program-holds-form-known",)),
+        (
+            lambda mb, a: mb.layer_norm(
+                x=a, axes=[1], gamma=KERNEL[:4, 0, 0, 0].numpy(), beta=BIAS[:4].numpy(), epsilon=np.float32(0.1)
+            ),
+            ("export.program-normalises-over-axes", "[1]"),
+        ),
         (
             lambda mb, a: mb.conv(x=a, weight=KERNEL.numpy(), pad_type="same", groups=2),
             ("export.program-pads-known-run", "same"),

@@ -110,6 +110,13 @@ def test_no_contract_and_bad_contracts(copied, tmp_path):
         verify_export(copied)
 
 
+@pytest.mark.parametrize("tower", ["image", "text"])
+def test_a_tower_whose_inputs_the_contract_does_not_describe_is_refused(copied, tower):
+    change(copied, lambda contract: contract.update({tower: None}))
+    with pytest.raises(ValueError, match=f"the {tower} tower takes .*, which is not what it says of the model"):
+        verify_export(copied)
+
+
 def test_older_libraries_are_refused(copied):
     change(copied, lambda contract: contract["versions"].update(onnxruntime="99.1.0"))
     with fails("export.older-wrote-export-update", "99.1.0"):

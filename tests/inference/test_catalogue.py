@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import attrs
 import pytest
 import torch
 from torch import nn
 
 from mobileclip import specs
-from mobileclip.blocks import Attention, image_encoders, text_encoders
-from mobileclip.encoders import ImageEncoderSpec
+from mobileclip.blocks import Attention, image_encoders, models, text_encoders
+from mobileclip.encoders import DualEncoderSpec, ImageEncoderSpec
 from mobileclip.encoders.checkpoints import skeleton
-from mobileclip.inference.catalogue import macs_of, num_macs, num_parameters
+from mobileclip.inference.catalogue import describe, macs_of, num_macs, num_parameters
 from mobileclip.inputs import ImageInput
+from mobileclip.serialization import from_json
+from tests.encoders.small import SMALL
 
 # MobileCLIP, table 11: millions of parameters and billions of "FLOPs" of classifiers of 1,000 classes at 256 pixels.
 CLASSIFIERS = {"mci0": (11.8, 2.4), "mci1": (21.9, 4.7), "mci2": (36.3, 7.8)}
@@ -100,3 +105,33 @@ class Brightest(nn.Module):
 def test_a_tower_that_computes_with_values_is_not_counted():
     assert num_macs(BrightestSpec()) is None
     assert num_parameters(BrightestSpec()) == 4 * 512
+
+
+def test_a_model_without_weights_is_described_with_those_that_are_built_like_it(monkeypatch):
+    published = describe("mobileclip_b")
+    monkeypatch.setitem(models._values, "a_twin", specs.mobileclip_b())
+    twin = describe("a_twin")
+    assert published["published weights"].startswith("hf-hub:")
+    assert "built like" not in published
+    assert twin["published weights"] is None
+    assert twin["built like"] == ("mobileclip_b", "mobileclip_blt")
+    differing = {"name", "published weights", "built like", "licence"}
+    assert {key: twin[key] for key in twin.keys() - differing} == {
+        key: published[key] for key in published.keys() - differing
+    }
+
+
+def test_what_a_model_takes_and_is_made_of_is_described(small_file):
+    found = describe(str(small_file))
+    assert found["checkpoint"] == str(small_file)
+    assert (found["layout"], found["form"], found["dtypes"]) == ("mobileclip", "training", ["float32", "int64"])
+    assert found["input"]["image"]["size"] == SMALL.image.input.size
+    assert found["input"]["text"]["context_length"] == SMALL.text.input.context_length
+    assert found["parameters"]["image"] == {
+        "training": num_parameters(SMALL.image),
+        "folded": num_parameters(SMALL.image, folded=True),
+    }
+    assert found["multiply-accumulates"] == {"image": num_macs(SMALL.image), "text": num_macs(SMALL.text)}
+    assert from_json(json.dumps(found["spec"]), DualEncoderSpec) == SMALL
+    assert "card" not in found
+    assert Path(describe("icons")["card"]).read_text(encoding="utf-8").startswith("# ")

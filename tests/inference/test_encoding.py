@@ -1,14 +1,18 @@
 """Many pictures to embeddings: in order, with what cannot be read between them, in this process or in several."""
 
 import hashlib
+import os
 
 import numpy as np
 import pytest
 
 import mobileclip
 from mobileclip.data import ImageError
-from mobileclip.inference.encoding import Picture, encode_pictures
+from mobileclip.data.images import LIMITS
+from mobileclip.data.videos import VideoFile
+from mobileclip.inference.encoding import Moment, Picture, encode_pictures
 from tests.collections.pictures import draw
+from tests.data.videos.making import film
 from tests.errors import fails
 
 
@@ -70,3 +74,49 @@ def test_contents_are_taken_as_files_are(clip, files):
     assert list(encode_pictures(clip, [])) == []
     with fails("inference.batch-size-least"):
         next(encode_pictures(clip, pictures(files), batch_size=0))
+
+
+def test_frames_of_several_videos_are_those_of_their_times(clip, tmp_path):
+    """Moments come in turns, and what cannot be opened stands between them."""
+    films = [film(tmp_path / f"{number}.mp4", scenes) for number, scenes in enumerate(([1, 2, 3], [4, 5]))]
+    torn = tmp_path / "torn.mp4"
+    torn.write_bytes(films[0].read_bytes()[:200])
+    moments = [(films[0], 0.0), (films[0], 4.0), (films[1], 2.0), (torn, 0.0), (films[1], 0.0), (films[0], 2.0)]
+    wanted = [Picture(key=at, name=path.name, source=Moment(path=path, seconds=at)) for path, at in moments]
+    found = list(encode_pictures(clip, wanted, batch_size=4))
+    assert [isinstance(one.read, ImageError) for one in found] == [path == torn for path, _ in moments]
+    assert "torn.mp4" in str(found[3].read)
+    for one, (path, at) in zip(found, moments, strict=True):
+        if path == torn:
+            continue
+        with VideoFile(path, LIMITS, "a video") as video:
+            expected = clip.encode_image(video.frame(at)).numpy()[0]
+        np.testing.assert_allclose(one.embedding, expected, atol=1e-6)
+        assert (one.read.sha256, one.read.num_bytes, one.read.width, one.read.height) == ("", 0, 96, 64)
+
+
+def test_what_is_not_chosen_is_read_and_not_encoded(clip, files):
+    told = []
+
+    def choose(picture, pixels):
+        told.append((picture.key, pixels.shape))
+        return picture.key % 2 == 0
+
+    missing = Picture(key=3, name="none.png", source=files[0].with_name("none.png"))
+    found = list(encode_pictures(clip, [*pictures(files[:3]), missing], batch_size=2, choose=choose))
+    assert [one.embedding is None for one in found] == [False, True, False, True]
+    assert found[1].read.width == 96
+    assert told == [(number, (64, 64, 3)) for number in range(3)]
+
+
+class Deadly:
+    """What ends the process that unpickles it."""
+
+    def __reduce__(self):
+        return os._exit, (9,)
+
+
+def test_pictures_that_a_process_was_lost_with_are_named(clip, files):
+    deadly = Picture(key=None, name="deadly.png", source=Deadly())
+    with fails("data.process-ended-abruptly-while", "reading", "deadly.png and 2 others"):
+        list(encode_pictures(clip, [deadly, *pictures(files[:2])], num_workers=2))

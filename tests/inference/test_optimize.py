@@ -1,9 +1,11 @@
 """The fastest form of a model: its embeddings, what is used and what is refused, and what the report says."""
 
 import json
+import platform
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from pathlib import Path
 
 import attrs
 import pytest
@@ -16,7 +18,7 @@ from mobileclip import ImageTextModel, optimize, reparameterize
 from mobileclip.data import Tokenizer
 from mobileclip.encoders import DualEncoder
 from mobileclip.extras import install
-from mobileclip.inference import Form, OptimizedDualEncoder, OptimizedTower
+from mobileclip.inference import Form, OptimizedDualEncoder, OptimizedTower, processor
 from mobileclip.inference.comparison import (
     LEAST_COSINE,
     largest_error,
@@ -43,10 +45,20 @@ TEXTS = ["a", "a dog", "a cat on the grass", "b", "many words"]
 
 @pytest.fixture
 def without_openvino(monkeypatch):
-    def missing(name):
-        raise ModuleNotFoundError(name=name)
+    def missing():
+        raise ModuleNotFoundError(name="openvino")
 
-    monkeypatch.setattr("mobileclip.inference.optimization.programs.import_quietly", missing)
+    monkeypatch.setattr("mobileclip.inference.optimization.programs.openvino_core", missing)
+
+
+@pytest.fixture(autouse=True)
+def quick_tests_wait_for_no_program(request, monkeypatch):
+    def missing(*_, **__):
+        raise RuntimeError("no compiler")
+
+    if request.node.get_closest_marker("slow") is None:
+        request.getfixturevalue("without_openvino")
+        monkeypatch.setattr("mobileclip.inference.optimization.towers.TorchProgram", missing)
 
 
 def example(spec, batch):
@@ -115,6 +127,44 @@ def test_weights_that_are_not_finite_fit_no_gate():
     report = optimize(model, compiled=False, rounds=1).report
     assert [trial.refused for trial in report.text.trials] == ["the error is above 1e-05"]
     assert [trial.refused for trial in report.image.trials] == [""]
+
+
+@pytest.mark.parametrize(
+    ("precision", "tried"),
+    [
+        ("float32", ["eager float32", "compiled float32", "openvino float32"]),
+        ("bfloat16", ["eager float32", "eager bfloat16", "compiled bfloat16", "openvino bfloat16"]),
+        (
+            "int8",
+            [
+                *("eager float32", "openvino float32", "eager bfloat16", "compiled bfloat16", "openvino bfloat16"),
+                "openvino int8",
+            ],
+        ),
+    ],
+)
+def test_a_lower_precision_is_tried_beside_what_needs_no_program(precision, tried):
+    """Who asks for int8 may be left with what OpenVINO computes in more; who asks for bfloat16 waits for that alone."""
+    report = optimize(randomised(SMALL), example(SMALL, 2), precision=precision, rounds=1).report
+    for tower in (report.image, report.text):
+        assert [f"{trial.form.engine} {trial.form.precision}" for trial in tower.trials] == tried
+        for trial in tower.trials:
+            assert bool(trial.refused) == (trial.form.engine != "eager")
+            assert trial.refused.startswith("it cannot be compiled here: " if trial.refused else "")
+            assert (trial.milliseconds is None) == bool(trial.refused)
+        assert tower.used in (None, *(trial for trial in tower.trials if trial.form.engine == "eager"))
+
+
+def test_the_processor_has_a_name_on_every_system(monkeypatch):
+    def missing(*_, **__):
+        raise FileNotFoundError
+
+    assert processor() not in ("", "CPU")
+    monkeypatch.setattr(Path, "read_text", missing)
+    for of_processor, of_machine, name in (("i9", "x86", "i9"), ("", "arm64", "arm64"), ("", "", "CPU")):
+        monkeypatch.setattr(platform, "processor", lambda said=of_processor: said)
+        monkeypatch.setattr(platform, "machine", lambda said=of_machine: said)
+        assert processor() == name
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import mobileclip
 from mobileclip.data import load_image
 from mobileclip.inference import optimize_images, quickening
 from mobileclip.inference.comparison import LEAST_COSINE
+from mobileclip.inference.forms import MOST_IMAGES_ON_CPU
 from mobileclip.inference.quickening import quickened
 from tests.collections.pictures import draw
 
@@ -26,6 +27,53 @@ def test_many_are_encoded_by_another_form_to_the_same_embeddings(telling_file, t
     fast = quickened(clip, files, quickening.WORTH_TRYING, precision="float32", show_progress=False)
     assert fast.model is not clip.model
     np.testing.assert_allclose(fast.encode_image(paths), clip.encode_image(paths), atol=1e-4)
+
+
+EAGER, BOTH = ("eager",), ("eager", "openvino")
+
+
+@pytest.mark.parametrize(
+    ("num_pictures", "precision", "engines", "files"),
+    [
+        (quickening.WORTH_TRYING, "int8", EAGER, {"given": 20, "drawn": 16, "calibrated": None}),
+        (quickening.WORTH_COMPILING - 1, "float32", EAGER, {"given": 20, "drawn": 16, "calibrated": None}),
+        (quickening.WORTH_COMPILING, "float32", BOTH, {"given": 20, "drawn": 16, "calibrated": None}),
+        (quickening.WORTH_COMPILING, "int8", BOTH, {"given": 15, "drawn": 15, "calibrated": None}),
+        (quickening.WORTH_COMPILING, "int8", BOTH, {"given": 16, "drawn": 16, "calibrated": 16}),
+        (quickening.WORTH_COMPILING, "int8", BOTH, {"given": 70, "drawn": 64, "calibrated": 64}),
+    ],
+)
+def test_programs_are_worth_it_for_many_pictures_and_int8_for_enough(
+    num_pictures, precision, engines, files, drawn_files
+):
+    clip, paths, drawn, tried = drawn_files(files["given"])
+    quickened(clip, drawn, num_pictures, precision=precision, show_progress=False)
+    ((images, calibration, options),) = tried
+    assert options == {"precision": precision, "engines": engines, "show_progress": False}
+    expected = torch.stack([clip.transform(load_image(path)) for path in paths])
+    torch.testing.assert_close(images, expected[:MOST_IMAGES_ON_CPU])
+    assert len(list(drawn)) == files["given"] - files["drawn"]
+    assert (calibration is None) == (files["calibrated"] is None)
+    if calibration is not None:
+        torch.testing.assert_close(calibration, expected[: files["calibrated"]])
+
+
+@pytest.fixture
+def drawn_files(telling_file, tmp_path, monkeypatch):
+    """A function to a model, so many files, an iterator of them, and what forms are tried with."""
+    tried = []
+
+    def watched(model, images, *, calibration, **options):
+        tried.append((images, calibration, options))
+        return optimize_images(model, images, engines=EAGER)
+
+    monkeypatch.setattr(quickening, "optimize_images", watched)
+
+    def drawn(num_files):
+        paths = [draw(tmp_path / "photos" / f"{number % 8}.png", number % 8) for number in range(num_files)]
+        return mobileclip.load(checkpoint=telling_file), paths, iter(paths), tried
+
+    return drawn
 
 
 @pytest.mark.slow

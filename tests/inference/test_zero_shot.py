@@ -8,8 +8,11 @@ from PIL import Image
 import mobileclip
 from mobileclip.blocks import models
 from mobileclip.data import ImageTransform, Tokenizer
-from mobileclip.encoders import save_model
+from mobileclip.encoders import DualEncoder, save_model
+from mobileclip.encoders.checkpoints import PUBLISHED
 from mobileclip.inference import catalogue
+from mobileclip.inference.forms import MOST_IMAGES_ON_CPU, PreparedTower, ReadyDualEncoder
+from mobileclip.inference.loading import spec_known_by_name
 from mobileclip.reparam import is_folded
 from tests.encoders.small import SMALL, randomised
 from tests.errors import fails
@@ -35,6 +38,22 @@ def files(images, tmp_path):
     for path, image in zip(paths, images, strict=True):
         image.save(path)
     return paths
+
+
+class Counting(PreparedTower):
+    """An image tower that notes how many images come at once."""
+
+    def __init__(self, tower):
+        super().__init__()
+        self.tower, self.sizes = tower, []
+
+    @property
+    def spec(self):
+        return self.tower.spec
+
+    def forward(self, images):
+        self.sizes.append(len(images))
+        return self.tower(images)
 
 
 class TestEncoding:
@@ -70,7 +89,21 @@ class TestEncoding:
 
     def test_progress_says_how_far_and_how_fast(self, clip, images, capsys):
         clip.encode_image(images, batch_size=2, progress=True)
-        assert "5/5" in capsys.readouterr().err
+        shown = capsys.readouterr().err
+        assert "encoding images: 5/5" in shown
+        assert "images/s" in shown
+        clip.encode_text(LABELS, progress=True)
+        shown = capsys.readouterr().err
+        assert "encoding texts: 3/3" in shown
+        assert "texts/s" in shown
+
+    def test_on_a_cpu_a_model_gets_few_images_at_once_and_one_that_chooses_gets_all(self, clip, images):
+        for kind, sizes in ((DualEncoder, [MOST_IMAGES_ON_CPU, 1]), (ReadyDualEncoder, [5])):
+            counting = Counting(clip.model.image_encoder)
+            model = kind(counting, clip.model.text_encoder, max_logit_scale=clip.model.max_logit_scale).eval()
+            embeddings = mobileclip.ImageTextModel(model).encode_image(images)
+            assert counting.sizes == sizes
+            assert relative_error(embeddings, clip.encode_image(images)) < 1e-5
 
     def test_half_precision_weights_give_float32_embeddings(self, small_file, clip, images):
         half = mobileclip.load(small_file, dtype=torch.bfloat16)
@@ -131,6 +164,16 @@ class TestLoad:
     def test_takes_a_spec(self, tmp_path):
         save_model(randomised(SMALL), tmp_path / "m.pt", layout="official")
         assert mobileclip.load(SMALL, tmp_path / "m.pt").model.spec == SMALL
+
+    def test_what_a_name_tells_of_a_model_is_known_without_its_weights(self, small_file):
+        s2, smaller = mobileclip.specs.mobileclip_s2(), mobileclip.specs.mobileclip_s0()
+        assert spec_known_by_name("mobileclip_s2") == s2
+        assert spec_known_by_name("mobileclip_s0") == spec_known_by_name(smaller, small_file) == smaller
+        assert spec_known_by_name(None, PUBLISHED["mobileclip_s0"].address) == smaller
+        changed = spec_known_by_name("mobileclip_s2", image_size=384, context_length=32)
+        assert (changed.image.input.size, changed.text.input.context_length) == (384, 32)
+        assert spec_known_by_name(None, small_file) is None
+        assert spec_known_by_name(None, "hf-hub:somebody/something") is None
 
     def test_unknown_names_and_missing_weights(self):
         with fails("registry.unknown-parts-your-own", "did you mean 'mobileclip_s2'"):

@@ -299,3 +299,112 @@ class TestCards:
         assert rows["size"].startswith("64 x 64")
         config: Mapping[str, object] = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
         assert (config["mean"], config["license"]) == ([0.5, 0.4, 0.3], "apple-amlr")
+
+    @pytest.mark.parametrize(
+        ("spec", "called", "rows", "name"),
+        [
+            pytest.param(
+                TOWER,
+                "The image tower of an image-text model: it embeds images in 24 dimensions.",
+                ["| image | MCi |"],
+                "encoder",
+                id="tower",
+            ),
+            pytest.param(
+                CLASSIFIER,
+                "An image classifier: a linear layer on an image encoder of 128 dimensions.",
+                ["| image | MCi |", "| 3 classes | Linear |"],
+                "classifier",
+                id="classifier",
+            ),
+            pytest.param(
+                TEXT,
+                "The text tower of an image-text model: it embeds texts in 24 dimensions.",
+                ["| text | TextTransformer |"],
+                "encoder",
+                id="text",
+            ),
+        ],
+    )
+    def test_it_says_what_the_model_is_and_how_it_is_loaded(self, spec, called, rows, name, tmp_path):
+        folder = save_pretrained(randomised(spec), tmp_path / "model", licence="mit", repository="me/small")
+        card = (folder / "README.md").read_text(encoding="utf-8")
+        matter, _, text = card.removeprefix("---\n").partition("\n---\n\n")
+        fields = [line.partition(":")[0] for line in matter.splitlines()]
+        assert fields == ["license", "library_name", "pipeline_tag", "tags"]
+        title, _, described, _, *table = text.splitlines()
+        assert (title, described) == ("# small", called)
+        head = [
+            "| tower | kind | parameters |",
+            "| --- | --- | ---: |",
+            *rows,
+            "",
+            "The weights are in training form: ",
+        ]
+        for line, start in zip(table, head, strict=False):
+            assert line.startswith(start)
+        ours = (
+            "from mobileclip.interop import from_pretrained\n\n"
+            f'{name} = from_pretrained("me/small")\n# To train on: from_pretrained("me/small", fold=False)\n'
+        )
+        in_timm = (
+            f'import timm\n\n{name} = timm.create_model("hf-hub:me/small", pretrained=True).eval()\n'
+            f"preprocess = timm.data.create_transform(**timm.data.resolve_model_data_config({name}))\n"
+        )
+        blocks = [ours] if spec is TEXT else [ours, in_timm]
+        assert re.findall(r"```python\n(.*?)```", card, re.DOTALL) == blocks
+
+    def test_pictures_are_counted_where_they_are_known(self, tmp_path):
+        values = {"metrics": {"main_metric": 0.5, "acc1": 0.5}}
+        results = [
+            DatasetResult(key=name, dataset=name, num_images=count, **values)
+            for name, count in (("counted", 1234), ("other", None))
+        ]
+        folder = save_pretrained(randomised(TEXT), tmp_path / "model", licence="mit", results=results)
+        assert (folder / "README.md").read_text(encoding="utf-8").splitlines()[-2:] == [
+            "| counted | 1,234 | acc1 | 50.00% |  |",
+            "| other |  | acc1 | 50.00% |  |",
+        ]
+
+
+class TestConfigs:
+    @pytest.mark.parametrize(("spec", "num_outputs"), [(TOWER, 24), (BARE, 0), (CLASSIFIER, 3)])
+    def test_timm_is_told_all_that_it_reads(self, spec, num_outputs):
+        config = timm_config(spec, licence="mit")
+        image = TOWER.input
+        assert config.pop("pretrained_cfg") == {
+            "custom_load": False,
+            "input_size": [3, 64, 64],
+            "fixed_input_size": False,
+            "interpolation": "bicubic",
+            "crop_pct": 1.0,
+            "crop_mode": "center",
+            "mean": list(image.mean),
+            "std": list(image.std),
+            "num_classes": num_outputs,
+            "first_conv": ["stem.0.conv_kxk.0.conv", "stem.0.conv_scale.conv"][: 1 + TOWER.stem_scale_branch],
+            "classifier": "head.fc",
+            "license": "mit",
+        }
+        assert config.pop("label_names", None) == (["cat", "dog", "owl"] if spec is CLASSIFIER else None)
+        assert config == {
+            "architecture": "fastvit_mci0",
+            "num_classes": num_outputs,
+            "global_pool": "avg",
+            "model_args": {
+                "layers": [1, 2, 1, 1],
+                "embed_dims": [16, 32, 32, 64],
+                "mlp_ratios": [2.0] * 4,
+                "downsamples": [False, True, True, True],
+                "se_downsamples": [False, True, False, False],
+                "lkc_use_act": TOWER.downsample_activation,
+                "stem_use_scale_branch": False,
+            },
+        }
+
+    def test_a_vit_differs_from_timms_by_its_depth_and_heads(self):
+        assert timm_config(CONVOLUTIONAL, licence="mit")["model_args"] == {
+            "img_size": 64,
+            "depth": 1,
+            "num_heads": 6,
+        }

@@ -29,6 +29,18 @@ def test_equal_embeddings_have_none():
     assert result.mean == 0
 
 
+def test_no_graph_is_kept_for_gradients_that_nobody_can_ask_for():
+    stored, kept = [value.requires_grad_() for value in embeddings(1)], []
+
+    def keep(tensor):
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        assert divergence(stored, embeddings(0)).mean > 0
+    assert kept == []
+
+
 def test_by_hand():
     exact, stored = embeddings(0), tuple(value.bfloat16() for value in embeddings(0))
     result = divergence(stored, exact)

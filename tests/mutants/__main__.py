@@ -32,7 +32,7 @@ from tests.mutants.reach import Reach, read_reach, record
 from tests.mutants.rooms import files, in_turns, room_of, rooms
 from tests.mutants.running import Trial, Verdict, confirmed, copied
 from tests.mutants.sites import Mutant, Place, places
-from tests.ranking import own_tests
+from tests.ranking import own_tests, places_of
 
 ROOT = Path(__file__).parents[2]
 ROOMS = rooms(ROOT)
@@ -129,7 +129,9 @@ def _choices() -> argparse.Namespace:
     parser.add_argument("--again", action="store_true", help="those that the last run did not catch")
     parser.add_argument("--go-on", action="store_true", help="leave out those that the output has already")
     parser.add_argument(
-        "--record", action="store_true", help="anew which tests reach which line; first of all if none is known"
+        "--record",
+        action="store_true",
+        help="anew which tests of --rooms reach which line; first of all if not known",
     )
     parser.add_argument("--processes", type=int, default=2, help="tests at a time, about 2 GiB each (default 2)")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "mutants.jsonl", help="what became of each")
@@ -140,10 +142,15 @@ def _reach(choices: argparse.Namespace) -> Reach | None:
     """Return which tests reach which line, recorded now if that was not done before or is asked for."""
     if choices.tests:
         return None
-    kept = choices.output.with_name("reach.json")
-    if choices.record or not kept.is_file():
-        print("All tests run once, to record which of them reach which line.", flush=True)
-        record(ROOT, choices.processes).save(kept)
+    of_all = choices.output.with_name("reach.json")
+    of_rooms = of_all if choices.rooms == ROOMS else of_all.with_stem(f"reach-{'-'.join(choices.rooms)}")
+    kept = next((path for path in (of_rooms, of_all) if path.is_file()), None)
+    if choices.record or kept is None:
+        said = "All tests" if of_rooms is of_all else f"The tests of {', '.join(choices.rooms)}"
+        print(f"{said} run once, to record which of them reach which line.", flush=True)
+        places = ["tests"] if of_rooms is of_all else [place for room in choices.rooms for place in places_of(room)]
+        record(ROOT, choices.processes, places).save(of_rooms)
+        kept = of_rooms
     return read_reach(kept)
 
 

@@ -119,19 +119,20 @@ def read_reach(path: Path) -> Reach | None:
     return Reach(digests=kept["digests"], lines=lines, seconds=dict(zip(tests, kept["seconds"], strict=True)))
 
 
-def record(root: Path, processes: int) -> Reach:
-    """Run all tests in a copy of the tree and return what they reached.
+def record(root: Path, processes: int, places: Sequence[str] = ("tests",)) -> Reach:
+    """Run tests in a copy of the tree and return what they reached.
 
     Under coverage some take too long or too much and fail, or end their process: they count with what they reached.
 
     Args:
         root: of the repository.
         processes: that run tests, a folder of them at a time.
+        places: files and folders of tests.
     """
     with tempfile.TemporaryDirectory(prefix="reach-") as folder:
         tree = copied(root, Path(folder, "tree"))
         by_folder: dict[Path, list[Path]] = defaultdict(list)
-        for path in sorted(tree.glob("tests/**/test_*.py")):
+        for path in sorted({path for place in places for path in test_files(tree, place)}):
             by_folder[path.parent].append(path)
         outputs = [Path(folder, str(number)) for number in range(len(by_folder))]
         with ThreadPoolExecutor(processes) as threads:
@@ -140,6 +141,12 @@ def record(root: Path, processes: int) -> Reach:
             ):
                 print(f"{place.relative_to(tree)}: {said}", flush=True)
         return _gathered(tree, outputs)
+
+
+def test_files(root: Path, place: str) -> list[Path]:
+    """Return the test files below a place, or the place itself if it is one; none if it is not there."""
+    path = root / place
+    return [path] if path.is_file() else sorted(path.rglob("test_*.py"))
 
 
 def _run(tree: Path, tests: list[Path], output: Path) -> str:

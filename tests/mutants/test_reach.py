@@ -1,5 +1,6 @@
 """Which tests reach a line is what a run of them recorded."""
 
+import shutil
 import subprocess
 from itertools import chain
 
@@ -94,6 +95,17 @@ def test_it_can_be_kept(recorded, tmp_path):
     reach.save(tmp_path / "build" / "reach.json")
     assert read_reach(tmp_path / "build" / "reach.json") == reach
     assert read_reach(tmp_path / "nothing.json") is None
+
+
+def test_tests_of_some_places_are_recorded_alone(recorded, tmp_path):
+    root = shutil.copytree(recorded[0], tmp_path / "project")
+    (root / "tests" / "other").mkdir()
+    other = "tests/other/test_other.py"
+    (root / other).write_text(TESTS.partition("class ")[0] + "def test_other():\n    assert double(1) == 2\n")
+    reach = record(root, 1, ["tests/other", "tests/nowhere"])
+    assert reach.tests(root, FILE, 5, ["tests/test_program.py", other]) == [[f"{other}::test_other"]]
+    assert set(reach.seconds) == {f"{other}::test_other"}
+    assert list(record(root, 1, [other, "tests/test_nothing.py"]).seconds) == [f"{other}::test_other"]
 
 
 def test_quick_tests_of_likely_files_come_first():

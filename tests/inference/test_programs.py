@@ -1,0 +1,108 @@
+"""A tower as OpenVINO runs it: in the precision that was asked for, without a word, and pickled."""
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from mobileclip.extras import install
+from mobileclip.inference.optimization import openvino_core, openvino_program, programs
+from mobileclip.inference.optimization.openvino_quiet import openvino_model
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    # Torch's tracer imports parts of torch that warn of themselves.
+    pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def tower():
+    torch.manual_seed(0)
+    return nn.Linear(64, 32).requires_grad_(False).eval()
+
+
+@pytest.fixture(scope="module")
+def example():
+    return torch.rand(4, 64, generator=torch.Generator().manual_seed(0))
+
+
+class Halves(nn.Module):
+    """Projects the halves of each row: what it computes depends on how many rows there are."""
+
+    def __init__(self):
+        super().__init__()
+        self.project = nn.Linear(32, 8)
+
+    def forward(self, rows):
+        return self.project(rows.reshape(2 * rows.shape[0], 32)).reshape(rows.shape[0], 16)
+
+
+def made(tower, example, precision, **options):
+    return openvino_program(tower, example, lengths=False, precision=precision, **options)
+
+
+def has_bfloat16():
+    return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def test_float32_is_as_exact_as_pytorch(tower, example):
+    torch.testing.assert_close(made(tower, example, "float32")(example), tower(example), rtol=1e-6, atol=1e-6)
+
+
+def test_bfloat16_is_computed_in_where_the_processor_does(tower, example):
+    if not has_bfloat16():
+        with pytest.raises(RuntimeError, match="the processor does not compute in bfloat16"):
+            made(tower, example, "bfloat16")
+        return
+    error = (made(tower, example, "bfloat16")(example) - tower(example)).abs().max()
+    assert 1e-5 < error < 2e-2
+
+
+def test_what_is_not_in_int8_is_in_bfloat16_where_the_processor_does(tower, example):
+    """A model of which no layer was quantised is all of it beside int8."""
+    int8 = SimpleNamespace(model=openvino_model(tower, example, lengths=False))
+    beside = made(tower, example, "int8", int8=int8)(example)
+    expected = made(tower, example, "bfloat16" if has_bfloat16() else "float32")(example)
+    torch.testing.assert_close(beside, expected, rtol=0, atol=0)
+
+
+def test_a_model_of_any_batch_counts_the_rows_that_come():
+    model = openvino_model(Halves(), torch.rand(4, 64), lengths=False, any_batch=True)
+    model.reshape([1, 64])
+    assert list(model.output(0).shape) == [1, 16]
+
+
+def test_a_program_is_pickled_and_names_what_is_missing_where_it_is_read(tower, example, monkeypatch):
+    program = made(tower, example, "float32")
+    content = pickle.dumps(program)
+    torch.testing.assert_close(pickle.loads(content)(example), program(example), rtol=0, atol=0)
+
+    def missing():
+        raise ModuleNotFoundError(name="openvino")
+
+    monkeypatch.setattr(programs, "openvino_core", missing)
+    for make in (lambda: pickle.loads(content), lambda: made(tower, example, "float32")):
+        with pytest.raises(ModuleNotFoundError) as raised:
+            make()
+        assert str(raised.value) == f"the engine 'openvino' needs openvino: {install('openvino')}"
+
+
+_IMPORTED = """
+import sys
+from mobileclip.inference.optimization.openvino_quiet import import_quietly
+import_quietly("openvino")
+assert "openvino" in sys.modules
+print(*(name for name in sys.modules if name.startswith("openvino_telemetry")))
+"""
+
+
+def test_what_reports_over_the_network_is_not_imported():
+    command, root = [sys.executable, "-W", "ignore", "-c", _IMPORTED], Path(__file__).parents[2]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")
