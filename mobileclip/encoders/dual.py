@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import attrs
 import torch
@@ -90,7 +91,8 @@ class DualEncoder(ActivationCheckpointing, nn.Module):
         self.max_logit_scale = max_logit_scale
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(INITIAL_LOGIT_SCALE)))
+        # Of one dimension, for `fully_shard` takes no others.
+        self.logit_scale = nn.Parameter(torch.tensor([math.log(INITIAL_LOGIT_SCALE)]))
 
     @property
     def spec(self) -> DualEncoderSpec:
@@ -105,7 +107,7 @@ class DualEncoder(ActivationCheckpointing, nn.Module):
     @property
     def similarity_scale(self) -> Tensor:
         """The factor of similarities, `min(exp(logit_scale), max_logit_scale)`: of `forward`, labels and exports."""
-        return self.logit_scale.exp().clamp(max=self.max_logit_scale)
+        return self.logit_scale.reshape(()).exp().clamp(max=self.max_logit_scale)
 
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:  # noqa: FBT001, FBT002 - the release's
         """Return the embeddings of preprocessed images, of unit length if asked.
@@ -131,3 +133,10 @@ class DualEncoder(ActivationCheckpointing, nn.Module):
         """Return normalised image embeddings, normalised text embeddings and `similarity_scale`."""
         images, texts = self.encode_image(image, normalize=True), self.encode_text(text, normalize=True)
         return images, texts, self.similarity_scale
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Take a logit scale of no dimension too, as the release, open_clip and the library's own files have it."""
+        name = f"{prefix}logit_scale"
+        if name in state_dict and state_dict[name].ndim == 0:
+            state_dict[name] = state_dict[name].reshape(1)
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -204,6 +204,8 @@ def _placed(path: Path, claim: Claim, wanted: ModelSpec | None) -> dict[str, Ten
         # What is held in another shape has other dimensions, and is not turned where it has not as many.
         if reshape is not None and held.numel() == torch.Size(shape).numel():
             tensor = reshape.from_layout(held).contiguous()
+        elif not shape and held.numel() == 1:
+            tensor = held.reshape(())
         if tuple(tensor.shape) != shape:
             raise CheckpointError(
                 f"{path} does not fit the model: {shown(entries[name].name)} has the shape {tuple(held.shape)}, "
