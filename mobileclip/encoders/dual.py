@@ -56,6 +56,10 @@ class DualEncoderSpec:
         """How many blocks both towers have."""
         return self.image.num_blocks + self.text.num_blocks
 
+    def with_channels(self, channels: int) -> DualEncoderSpec:
+        """Return the model for images of another number of channels; see `ImageEncoderSpec.with_channels`."""
+        return attrs.evolve(self, image=self.image.with_channels(channels))
+
     def build(self) -> DualEncoder:
         """Return a new model."""
         return DualEncoder(self.image.build(), self.text.build(), max_logit_scale=self.max_logit_scale)
@@ -65,7 +69,7 @@ class DualEncoder(ActivationCheckpointing, nn.Module):
     """An image tower, a text tower and the logit scale between them.
 
     Shape:
-        images `(batch, 3, size, size)` and ids `(batch, context_length)` to embeddings `(batch, embedding_dim)`.
+        images `(batch, channels, size, size)` and ids `(batch, context_length)` to embeddings `(batch, embedding_dim)`.
 
     Args:
         image_encoder: from preprocessed images to embeddings; its `.spec` says what it expects.
