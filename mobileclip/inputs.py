@@ -92,7 +92,9 @@ class ImageInput:
     def __attrs_post_init__(self) -> None:
         """Check that every channel has a mean and a deviation."""
         if len(self.mean) != len(self.std):
-            raise ValueError(f"each channel has a mean and an std, but there are {len(self.mean)} and {len(self.std)}")
+            raise ValueError(
+                f"'mean' of ImageInput: has {len(self.mean)} values and 'std' has {len(self.std)}; each channel has one"
+            )
 
     @property
     def channels(self) -> int:

@@ -111,7 +111,7 @@ def test_the_contract_is_of_as_many_channels():
     assert normal[:, 1].eq(4).all()
     with pytest.raises(ValueError, match=r"\(\.\.\., 3, height, width\)"):
         normalize_pixels(pixels, image)
-    with pytest.raises(ValueError, match="there are 2 and 3"):
+    with pytest.raises(ValueError, match="has 2 values and 'std' has 3"):
         ImageInput(size=8, mean=(0.0, 0.0))
     model = build_model(SMALL, in_channels=2)
     with pytest.raises(ValueError, match=r"\(batch, 2, 64, 64\)"):
