@@ -10,16 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
+from mobileclip import ImageTextModel
 from mobileclip.encoders import DualEncoderSpec, MCtSpec, TextTransformerSpec, ViTSpec, load_model, save_model
-from mobileclip.export import ExportSpec, export_model
-from mobileclip.export.running import load_export
-from mobileclip.inference.forms.prepared import prepared
-from mobileclip.inference.zero_shot import ImageTextModel
-from mobileclip.reinforce.teachers.checkpoint import CheckpointTeacher
+from mobileclip.export import ExportSpec, export_model, load_export
+from mobileclip.inference import prepared
+from mobileclip.reinforce import CheckpointTeacher
 from mobileclip.serialization import from_json, to_json
 from mobileclip.tensor_files import read_tensors
 from mobileclip.training import train
-from mobileclip.training.checkpoints.state_file import StateFile, read_state
+from mobileclip.training.checkpoints import StateFile, read_state
 from tests.training.runs import Batches, KilledError, new_model, training_spec
 
 SPEC = DualEncoderSpec(image=ViTSpec(width=16, depth=1, num_heads=2), text=MCtSpec(width=16, depth=1, num_heads=2))

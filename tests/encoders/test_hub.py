@@ -9,11 +9,11 @@ import open_clip
 import pytest
 
 from mobileclip.blocks import models
-from mobileclip.encoders import CheckpointError, save_model
-from mobileclip.encoders.checkpoints import PRETRAINED, licence_of
+from mobileclip.encoders import save_model
+from mobileclip.encoders.checkpoints import PRETRAINED, PUBLISHED, TAGS, licence_of, tagged
 from mobileclip.encoders.checkpoints.hub import parsed
-from mobileclip.encoders.checkpoints.published import PUBLISHED, TAGS, tagged
 from tests.encoders.small import SMALL, randomised
+from tests.errors import fails
 from tests.hub import Repository, hub_server
 
 
@@ -103,7 +103,7 @@ def test_open_clip_has_no_other_tags_of_these_models():
     assert found["MobileCLIP-B", "datacompdr_lt"] == "mobileclip_blt"
     assert all(models.named(name) == found[name, tag] for name, tag in theirs if tag != "datacompdr_lt")
     for model, tag in (("mobileclip2_s2", "datacompdr"), ("mobileclip_s2", "dfndr2b"), ("icons", "datacompdr")):
-        with pytest.raises(ValueError, match=f"{model} has no published weights called '{tag}'"):
+        with fails("encoders.published-weights-called", model, tag):
             tagged(model, tag)
 
 
@@ -223,7 +223,7 @@ def test_a_pin_says_the_licence_of_its_revision():
     ["hf-hub:owner", "hf-hub:owner/name@", "hf-hub:owner/name#sha256=12", "hf-hub:owner/name/../x\n", "hf-hub:/x/y"],
 )
 def test_addresses_that_say_nothing(address):
-    with pytest.raises(CheckpointError, match="names no checkpoint on the hub"):
+    with fails("encoders.names-checkpoint-hub-write"):
         parsed(address)
 
 
