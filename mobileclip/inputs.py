@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Literal
+from itertools import cycle, islice
+from typing import Any, Literal
 
 import attrs
 from attrs import validators
@@ -23,6 +24,7 @@ HIDDEN = "hidden"
 """The background that is none: the colour below transparent pixels shows, as it is stored."""
 
 MAX_SIZE = 16384
+MAX_CHANNELS = 1024
 MAX_VOCABULARY = 1 << 22
 
 MAX_TOKENIZER_BYTES = 1 << 25
@@ -50,6 +52,11 @@ def _is_background(_: object, attribute: attrs.Attribute[str], value: str) -> No
         )
 
 
+def _per_channel(least: float) -> Any:
+    number = validators.and_(validators.ge(least), validators.le(1e3))
+    return [validators.min_len(1), validators.max_len(MAX_CHANNELS), validators.deep_iterable(number)]
+
+
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ImageInput:
     """The image contract: put on the background, resize the shorter side, centre-crop, then `(pixel - mean) / std`.
@@ -59,8 +66,9 @@ class ImageInput:
     Args:
         size: side of the square input, in pixels.
         interpolation: filter of the (antialiased) resize.
-        mean: per RGB channel, in units of the [0, 1] pixel, at most 1000; zero means that nothing is subtracted.
-        std: per RGB channel, in units of the [0, 1] pixel, from 1e-6 to 1000; one means that nothing is divided.
+        mean: per channel, in units of the [0, 1] pixel, at most 1000; zero means that nothing is subtracted. There are
+            as many channels as values: three are red, green and blue, and what others are is up to whoever gives them.
+        std: per channel, in units of the [0, 1] pixel, from 1e-6 to 1000; one means that nothing is divided.
         background: what transparent pictures are put on: `white`, `black` or `#rrggbb`; or `hidden`, which drops the
             transparency, so that the stored colour below it shows, mostly black. The published models were trained so.
 
@@ -69,21 +77,56 @@ class ImageInput:
         'hidden'
         >>> ImageInput(size=32, background="#FFFFFF").background
         'white'
+        >>> ImageInput(size=32, mean=(0.4, 0.5, 0.6)).of_channels(1).mean
+        (0.5,)
     """
 
     size: int = attrs.field(validator=[validators.gt(0), validators.le(MAX_SIZE)])
     interpolation: Interpolation = attrs.field(default="bilinear", validator=validators.in_(("bilinear", "bicubic")))
-    mean: tuple[float, float, float] = attrs.field(
-        default=(0.0, 0.0, 0.0),
-        validator=validators.deep_iterable(validators.and_(validators.ge(-1e3), validators.le(1e3))),
-    )
-    std: tuple[float, float, float] = attrs.field(
-        default=(1.0, 1.0, 1.0),
-        validator=validators.deep_iterable(validators.and_(validators.ge(1e-6), validators.le(1e3))),
-    )
+    mean: tuple[float, ...] = attrs.field(default=(0.0, 0.0, 0.0), validator=_per_channel(-1e3))
+    std: tuple[float, ...] = attrs.field(default=(1.0, 1.0, 1.0), validator=_per_channel(1e-6))
     background: str = attrs.field(
         default=HIDDEN, converter=_one_name, validator=_is_background, metadata=LEFT_OUT_AT_DEFAULT
     )
+
+    def __attrs_post_init__(self) -> None:
+        """Check that every channel has a mean and a deviation."""
+        if len(self.mean) != len(self.std):
+            raise ValueError(
+                f"'mean' of ImageInput: has {len(self.mean)} values and 'std' has {len(self.std)}; each channel has one"
+            )
+
+    @property
+    def channels(self) -> int:
+        """How many channels an image has."""
+        return len(self.mean)
+
+    def of_channels(self, channels: int) -> ImageInput:
+        """Return the contract of images of other channels: for one, mean and std are averaged; for more, repeated."""
+        if not 1 <= channels <= MAX_CHANNELS:
+            raise ValueError(f"an image has 1 to {MAX_CHANNELS} channels, not {channels}")
+        if channels == self.channels:
+            return self
+        mean, std = (
+            (sum(one) / len(one),) if channels == 1 else tuple(islice(cycle(one), channels))
+            for one in (self.mean, self.std)
+        )
+        return attrs.evolve(self, mean=mean, std=std)
+
+    def require_rgb(self, what: str) -> None:
+        """Raise unless images have the channels of pictures.
+
+        Args:
+            what: has no others, as a sentence begins.
+
+        Raises:
+            ValueError: if they are others.
+        """
+        if self.channels != 3:
+            raise ValueError(
+                f"{what} red, green and blue, and this model's images have {self.channels} channels; give the model "
+                "tensors (batch, channels, size, size), normalised by its mean and std"
+            )
 
     @property
     def background_color(self) -> Color | None:

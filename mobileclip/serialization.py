@@ -109,7 +109,6 @@ def _converter() -> Converter:
         converter.register_structure_hook(scalar, fitting)
     converter.register_structure_hook(Path, lambda value, _: Path(fitting(value, str)))
     converter.register_structure_hook_func(_is_plain, fitting)
-    converter.register_structure_hook_factory(_is_optional, lambda cls: _optional_hook(converter, cls))
     converter.register_structure_hook_factory(
         lambda cls: _origin(cls) is tuple, lambda cls: _tuple_hook(converter, cls)
     )
@@ -132,20 +131,6 @@ def _is_plain(cls: Any) -> bool:
     if get_origin(cls) in (Union, UnionType):
         return all(_is_plain(each) for each in get_args(cls))
     return cls in (int, float, str, bool, NoneType) or get_origin(cls) is Literal
-
-
-def _is_optional(cls: Any) -> bool:
-    return (
-        get_origin(cls) in (Union, UnionType)
-        and len(get_args(cls)) == 2
-        and NoneType in get_args(cls)
-        and not _is_plain(cls)
-    )
-
-
-def _optional_hook(converter: Converter, cls: Any) -> Callable[[Any, Any], Any]:
-    (inner,) = (each for each in get_args(cls) if each is not NoneType)
-    return lambda value, _: None if value is None else converter.structure(value, inner)
 
 
 def _tuple_hook(converter: Converter, cls: Any) -> Callable[[Any, Any], Any]:

@@ -11,13 +11,15 @@ import torch
 from PIL import Image
 
 from mobileclip import ImageTextModel
-from mobileclip.encoders import DualEncoderSpec, MCtSpec, ViTSpec, load_model, save_model
+from mobileclip.encoders import DualEncoderSpec, MCtSpec, TextTransformerSpec, ViTSpec, load_model, save_model
 from mobileclip.export import ExportSpec, export_model, load_export
 from mobileclip.inference import prepared
 from mobileclip.reinforce import CheckpointTeacher
 from mobileclip.serialization import from_json, to_json
+from mobileclip.tensor_files import read_tensors
 from mobileclip.training import train
-from tests.training.runs import Batches, new_model, training_spec
+from mobileclip.training.checkpoints import StateFile, read_state
+from tests.training.runs import Batches, KilledError, new_model, training_spec
 
 SPEC = DualEncoderSpec(image=ViTSpec(width=16, depth=1, num_heads=2), text=MCtSpec(width=16, depth=1, num_heads=2))
 LABELS = ("a cat", "a dog", "two birds")
@@ -101,3 +103,40 @@ def test_a_checkpoint_keeps_its_cap_where_it_is_loaded_to_train_otherwise(tmp_pa
     loaded = load_model(tmp_path / "capped.safetensors", wanted, fold=False)
     assert loaded.spec.max_logit_scale == 40.0
     assert loaded.spec.image.drop_path == 0.1
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_a_scale_with_a_dimension_or_without_is_loaded(shape, tmp_path):
+    model = SPEC.build().eval()
+    state = {**model.state_dict(), "logit_scale": torch.full(shape, 3.0)}
+    torch.save(state, tmp_path / "plain.pt")
+    loaded = load_model(tmp_path / "plain.pt", SPEC)
+    model.load_state_dict(state)
+    for one in (model, loaded):
+        assert one.logit_scale.shape == (1,)
+        assert one.similarity_scale == torch.tensor(3.0).exp()
+        assert one.similarity_scale.ndim == 0
+
+
+@pytest.mark.parametrize(("layout", "text"), [("mobileclip", SPEC.text), ("official", SPEC.text), ("open_clip", None)])
+def test_files_hold_the_scale_as_the_release_and_open_clip_do(layout, text, tmp_path):
+    image = attrs.evolve(SPEC.image, stem_padding=0, norm_eps=1e-6) if text is None else SPEC.image
+    text = text or TextTransformerSpec(width=16, depth=1, num_heads=2)
+    save_model(DualEncoderSpec(image=image, text=text).build(), tmp_path / "model.safetensors", layout=layout)
+    tensors, _ = read_tensors(tmp_path / "model.safetensors")
+    assert tensors["logit_scale"].shape == ()
+
+
+def test_a_run_goes_on_from_a_state_whose_scale_had_no_dimension(tmp_path):
+    spec = training_spec(6)
+    whole = train(spec, model=new_model(), batches=Batches(), output=tmp_path / "whole")
+    with pytest.raises(KilledError):
+        train(spec, model=new_model(), batches=Batches(stop=4, killed=True), output=tmp_path / "parts")
+    path = tmp_path / "parts" / "checkpoints" / "step-00000003.safetensors"
+    state = read_state(path)
+    before = {name: one.reshape(()) if "logit_scale" in name else one for name, one in state.tensors.items()}
+    assert sum(before[name].shape != one.shape for name, one in state.tensors.items()) == 4  # two weights, two moments
+    StateFile(tensors=before, metadata=state.metadata).write(path)
+    resumed = train(spec, model=new_model(), batches=Batches(), output=tmp_path / "parts")
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], weight), name

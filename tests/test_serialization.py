@@ -11,6 +11,7 @@ from mobileclip import specs
 from mobileclip.encoders import DualEncoderSpec, ImageEncoderSpec, MCiSpec, StageSpec
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.serialization import from_json, to_json
+from mobileclip.strict import strict
 from tests.errors import fails
 
 KEYS = ("kind", "depth", "dim", "size", "mean", "stages", "input", "width", "nonsense")
@@ -29,13 +30,24 @@ def test_a_family_says_which_member_it_holds():
         ("{}", ("serialization.json-valid", "required key 'size' is missing")),
         ('{"size": -1}', ("serialization.json-valid", "'size' must be > 0")),
         ('{"size": 256, "interpolation": "nearest"}', ("serialization.json-valid", "nearest")),
-        ('{"size": 256, "mean": [0, 0]}', ("serialization.values", "mean")),
+        ('{"size": 256, "mean": [0, 0]}', ("serialization.json-valid", "'mean' of ImageInput: has 2 values")),
         ("{", ("serialization.json-holds",)),
     ],
 )
 def test_bad_text_is_explained(text, error):
     with fails(*error):
         from_json(text, ImageInput)
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class Sides:
+    sides: tuple[int, int]
+
+
+def test_a_tuple_has_its_length():
+    assert from_json('{"sides": [1, 2]}', Sides).sides == (1, 2)
+    with fails("serialization.values", "sides"):
+        from_json('{"sides": [1]}', Sides)
 
 
 def test_an_unknown_key_deep_inside_is_named_with_its_path():

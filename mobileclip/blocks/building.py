@@ -36,30 +36,39 @@ models: Registry[Buildable] = Registry("model", home=_HOME)
 """Whole models by name; third parties add theirs here or by an entry point in `mobileclip.model`."""
 
 
-def build_model(model: str | Buildable, **changes: Any) -> nn.Module:
+def build_model(model: str | Buildable, *, in_channels: int | None = None, **changes: Any) -> nn.Module:
     """Return a new module, freshly initialised and in training form.
 
     Args:
         model: a spec, or a name: of a whole model (`mobileclip_s2`), an image encoder (`mci2`) or a text encoder
             (`text_mct`). `mobileclip list` prints them all. Names of open_clip (`MobileCLIP-S2`) and timm
             (`fastvit_mci2`) are understood.
+        in_channels: of the images, where they are not red, green and blue: 1 for depth, more for satellites. Mean and
+            std of the input are those of `ImageInput.of_channels`.
         changes: fields of the spec that are to be others, such as `drop_path=0.1`.
 
     Raises:
         ValueError: if the name is unknown; the message has the nearest ones.
-        TypeError: if the spec has no such field.
+        TypeError: if the spec has no such field, or has no images.
 
     Examples:
         >>> build_model("mci0")(torch.rand(2, 3, 64, 64)).shape
         torch.Size([2, 512])
         >>> build_model("fastvit_mci0", embedding_dim=256)(torch.rand(2, 3, 64, 64)).shape
         torch.Size([2, 256])
+        >>> build_model("mci0", in_channels=4)(torch.rand(2, 4, 64, 64)).shape
+        torch.Size([2, 512])
         >>> build_model("mci5")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ValueError: unknown model 'mci5'; did you mean 'mci4' or 'mci3' or 'mci2'? ...
     """
     spec = named_spec(model) if isinstance(model, str) else model
-    return (_changed(spec, changes) if changes else spec).build()
+    spec = _changed(spec, changes) if changes else spec
+    if in_channels is not None:
+        if not hasattr(spec, "with_channels"):
+            raise TypeError(f"in_channels is of images, and {type(spec).__name__} has none")
+        spec = spec.with_channels(in_channels)
+    return spec.build()
 
 
 def _changed(spec: Any, changes: dict[str, Any]) -> Buildable:

@@ -23,15 +23,15 @@ _MAX_KERNEL_SIZE = 1023
 
 
 def check_images(images: Tensor, contract: ImageInput) -> None:
-    """Raise unless `images` is `(batch, 3, size, size)`.
+    """Raise unless `images` is `(batch, channels, size, size)`.
 
     Raises:
         ValueError: another size would run in some encoders and mean something else.
     """
-    expected = (3, contract.size, contract.size)
+    expected = (contract.channels, contract.size, contract.size)
     if images.ndim != 4 or tuple(images.shape[1:]) != expected:
         raise ValueError(
-            f"expected images of shape (batch, 3, {contract.size}, {contract.size}), got {tuple(images.shape)}; "
+            f"expected images of shape (batch, {', '.join(map(str, expected))}), got {tuple(images.shape)}; "
             "preprocess them with this model's own transform, or build the model from a spec of another input size"
         )
 

@@ -57,6 +57,10 @@ class ClassifierSpec:
         """How many blocks its encoder has."""
         return self.image.num_blocks
 
+    def with_channels(self, channels: int) -> ClassifierSpec:
+        """Return the model for images of another number of channels; see `ImageEncoderSpec.with_channels`."""
+        return attrs.evolve(self, image=self.image.with_channels(channels))
+
     def build(self) -> Classifier:
         """Return a new classifier."""
         head = nn.Linear(self.image.embedding_dim, self.num_classes)
@@ -68,7 +72,7 @@ class Classifier(nn.Module):
     """An image encoder and a head on its embeddings: `logits = head(image_encoder(images))`.
 
     Shape:
-        images `(batch, 3, size, size)` to logits `(batch, num_classes)`.
+        images `(batch, channels, size, size)` to logits `(batch, num_classes)`.
 
     Args:
         image_encoder: from preprocessed images to embeddings; its `.spec` says what it expects.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import attrs
 import torch
@@ -55,6 +56,10 @@ class DualEncoderSpec:
         """How many blocks both towers have."""
         return self.image.num_blocks + self.text.num_blocks
 
+    def with_channels(self, channels: int) -> DualEncoderSpec:
+        """Return the model for images of another number of channels; see `ImageEncoderSpec.with_channels`."""
+        return attrs.evolve(self, image=self.image.with_channels(channels))
+
     def build(self) -> DualEncoder:
         """Return a new model."""
         return DualEncoder(self.image.build(), self.text.build(), max_logit_scale=self.max_logit_scale)
@@ -64,7 +69,7 @@ class DualEncoder(ActivationCheckpointing, nn.Module):
     """An image tower, a text tower and the logit scale between them.
 
     Shape:
-        images `(batch, 3, size, size)` and ids `(batch, context_length)` to embeddings `(batch, embedding_dim)`.
+        images `(batch, channels, size, size)` and ids `(batch, context_length)` to embeddings `(batch, embedding_dim)`.
 
     Args:
         image_encoder: from preprocessed images to embeddings; its `.spec` says what it expects.
@@ -90,7 +95,8 @@ class DualEncoder(ActivationCheckpointing, nn.Module):
         self.max_logit_scale = max_logit_scale
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(INITIAL_LOGIT_SCALE)))
+        # Of one dimension, for `fully_shard` takes no others.
+        self.logit_scale = nn.Parameter(torch.tensor([math.log(INITIAL_LOGIT_SCALE)]))
 
     @property
     def spec(self) -> DualEncoderSpec:
@@ -105,7 +111,7 @@ class DualEncoder(ActivationCheckpointing, nn.Module):
     @property
     def similarity_scale(self) -> Tensor:
         """The factor of similarities, `min(exp(logit_scale), max_logit_scale)`: of `forward`, labels and exports."""
-        return self.logit_scale.exp().clamp(max=self.max_logit_scale)
+        return self.logit_scale.reshape(()).exp().clamp(max=self.max_logit_scale)
 
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:  # noqa: FBT001, FBT002 - the release's
         """Return the embeddings of preprocessed images, of unit length if asked.
@@ -131,3 +137,10 @@ class DualEncoder(ActivationCheckpointing, nn.Module):
         """Return normalised image embeddings, normalised text embeddings and `similarity_scale`."""
         images, texts = self.encode_image(image, normalize=True), self.encode_text(text, normalize=True)
         return images, texts, self.similarity_scale
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Take a logit scale of no dimension too, as the release, open_clip and the library's own files have it."""
+        name = f"{prefix}logit_scale"
+        if name in state_dict and state_dict[name].ndim == 0:
+            state_dict[name] = state_dict[name].reshape(1)
+        super()._load_from_state_dict(state_dict, prefix, *args)

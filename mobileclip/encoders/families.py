@@ -50,7 +50,7 @@ class ImageEncoderSpec(ABC):
 
     @abstractmethod
     def build(self) -> nn.Module:
-        """Return a new encoder: images `(batch, 3, size, size)` to embeddings `(batch, embedding_dim)`."""
+        """Return a new encoder: images `(batch, channels, size, size)` to embeddings `(batch, embedding_dim)`."""
 
     def without_projection(self) -> ImageEncoderSpec:
         """Return the encoder whose embeddings are the pooled features in front of the last projection.
@@ -61,6 +61,14 @@ class ImageEncoderSpec(ABC):
             ValueError: if it cannot do without.
         """
         raise ValueError(f"{type(self).__name__} has no form without its last projection; take its embeddings")
+
+    def with_channels(self, channels: int) -> ImageEncoderSpec:
+        """Return the encoder for images of another number of channels, whose mean and std are `ImageInput.of_channels`.
+
+        Raises:
+            ValueError: if it has no such form.
+        """
+        raise ValueError(f"{type(self).__name__} is for images of {self.input.channels} channels, not of {channels}")
 
     def weights_for_size(self, weights: Mapping[str, Tensor], size: int) -> Mapping[str, Tensor]:
         """Return the weights of this encoder for images of another size: the same, where none depends on it.

@@ -177,7 +177,7 @@ class MCiSpec(ImageEncoderSpec):
     def build(self) -> MCi:
         """Return a new encoder."""
         dims = [stage.dim for stage in self.stages]
-        stem = ConvStem(dims[0], scale_branch=self.stem_scale_branch)
+        stem = ConvStem(dims[0], in_dim=self.input.channels, scale_branch=self.stem_scale_branch)
         rates = (self.drop_path * block / max(1, self.num_blocks - 1) for block in range(self.num_blocks))
         stages = [
             self._stage(stage, in_dim, list(itertools.islice(rates, stage.depth)))
@@ -198,6 +198,10 @@ class MCiSpec(ImageEncoderSpec):
         return attrs.evolve(
             self, projection=False, projection_bias=False, embedding_dim=_HEAD_EXPANSION * self.stages[-1].dim
         )
+
+    def with_channels(self, channels: int) -> MCiSpec:
+        """Return the encoder for images of another number of channels."""
+        return attrs.evolve(self, input=self.input.of_channels(channels))
 
     def _stage(self, stage: StageSpec, in_dim: int | None, drop_path: list[float]) -> Stage:
         activation = nn.GELU if self.downsample_activation else None
@@ -238,7 +242,7 @@ class MCi(ActivationCheckpointing, nn.Module):
     """MobileCLIP's convolutional image encoder: `y = head(stages(stem(images)))`.
 
     Shape:
-        images `(batch, 3, height, width)` to embeddings `(batch, embedding_dim)`.
+        images `(batch, channels, height, width)` to embeddings `(batch, embedding_dim)`.
 
     Args:
         stem: from images to the first feature map.
@@ -295,7 +299,7 @@ class MCi(ActivationCheckpointing, nn.Module):
         Stages behind the last one asked for are not computed.
 
         Shape:
-            images `(batch, 3, height, width)` to `(batch, dims[s], height / strides[s], width / strides[s])` for each.
+            images `(batch, channels, height, width)` to `(batch, dims[s], height / strides[s], width / strides[s])`.
 
         Args:
             images: preprocessed; any sides that the strides of the stages divide.

@@ -66,22 +66,22 @@ def fastvit_s12() -> MCiSpec:
 
 def fastvit_sa12() -> MCiSpec:
     """Return FastViT-SA12, likewise, with attention in the last stage."""
-    return _fastvit((64, 128, 256, 512), depths=(2, 2, 6, 2), last=AttentionSpec())
+    return _fastvit((64, 128, 256, 512), depths=(2, 2, 6, 2), attention=(AttentionSpec(),))
 
 
 def fastvit_sa24() -> MCiSpec:
     """Return FastViT-SA24, likewise."""
-    return _fastvit((64, 128, 256, 512), depths=(4, 4, 12, 4), last=AttentionSpec())
+    return _fastvit((64, 128, 256, 512), depths=(4, 4, 12, 4), attention=(AttentionSpec(),))
 
 
 def fastvit_sa36() -> MCiSpec:
     """Return FastViT-SA36, likewise."""
-    return _fastvit((64, 128, 256, 512), depths=(6, 6, 18, 6), last=AttentionSpec())
+    return _fastvit((64, 128, 256, 512), depths=(6, 6, 18, 6), attention=(AttentionSpec(),))
 
 
 def fastvit_ma36() -> MCiSpec:
     """Return FastViT-MA36, likewise."""
-    return _fastvit((76, 152, 304, 608), depths=(6, 6, 18, 6), last=AttentionSpec())
+    return _fastvit((76, 152, 304, 608), depths=(6, 6, 18, 6), attention=(AttentionSpec(),))
 
 
 def vit_b16() -> ViTSpec:
@@ -194,23 +194,24 @@ def mobileclip2_l14() -> DualEncoderSpec:
     return mobileclip_l14()
 
 
-def _four_stages(dims: tuple[int, int, int, int], *, depths: tuple[int, int, int, int]) -> MCiSpec:
-    mixers = (RepMixerSpec(), RepMixerSpec(), RepMixerSpec(), AttentionSpec())
-    gated = (False, False, True, True)
-    stages = zip(dims, depths, mixers, gated, strict=True)
-    return MCiSpec(
-        stages=tuple(
-            StageSpec(dim=dim, depth=depth, mixer=mixer, squeeze_excite=se) for dim, depth, mixer, se in stages
-        )
+def _stages(
+    dims: tuple[int, ...], depths: tuple[int, ...], *, attention: tuple[AttentionSpec, ...], num_gated: int = 0
+) -> tuple[StageSpec, ...]:
+    """Return stages of RepMixers, the last ones of attention; the downsampling in front of the last ones is gated."""
+    mixers: list[TokenMixerSpec] = [*(RepMixerSpec() for _ in dims[len(attention) :]), *attention]
+    return tuple(
+        StageSpec(dim=dim, depth=depth, mixer=mixer, squeeze_excite=stage >= len(dims) - num_gated)
+        for stage, (dim, depth, mixer) in enumerate(zip(dims, depths, mixers, strict=True))
     )
 
 
+def _four_stages(dims: tuple[int, int, int, int], *, depths: tuple[int, int, int, int]) -> MCiSpec:
+    return MCiSpec(stages=_stages(dims, depths, attention=(AttentionSpec(),), num_gated=2))
+
+
 def _five_stages(dims: tuple[int, int, int, int, int], *, depths: tuple[int, int, int, int, int]) -> MCiSpec:
-    attention = AttentionSpec(norm="layer")
-    mixers = (RepMixerSpec(), RepMixerSpec(), RepMixerSpec(), attention, attention)
-    stages = zip(dims, depths, mixers, strict=True)
     return MCiSpec(
-        stages=tuple(StageSpec(dim=dim, depth=depth, mixer=mixer) for dim, depth, mixer in stages),
+        stages=_stages(dims, depths, attention=(AttentionSpec(norm="layer"),) * 2),
         ffn_ratio=4.0,
         stem_scale_branch=False,
         embedding_dim=768,
@@ -223,12 +224,10 @@ def _fastvit(
     *,
     depths: tuple[int, int, int, int],
     ffn_ratio: float = 4.0,
-    last: TokenMixerSpec | None = None,
+    attention: tuple[AttentionSpec, ...] = (),
 ) -> MCiSpec:
-    mixers = (RepMixerSpec(), RepMixerSpec(), RepMixerSpec(), last or RepMixerSpec())
-    stages = zip(dims, depths, mixers, strict=True)
     spec = MCiSpec(
-        stages=tuple(StageSpec(dim=dim, depth=depth, mixer=mixer) for dim, depth, mixer in stages),
+        stages=_stages(dims, depths, attention=attention),
         ffn_ratio=ffn_ratio,
         downsample_activation=False,
         input=ImageInput(size=256, interpolation="bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD),
@@ -248,19 +247,8 @@ for _image in (
 for _text in (text_base, text_base_768, text_mct, text_mct_768):
     text_encoders.add(_text.__name__, _text())
 for _model in (
-    mobileclip_s0,
-    mobileclip_s1,
-    mobileclip_s2,
-    mobileclip_b,
-    mobileclip_blt,
-    mobileclip_s3,
-    mobileclip_s4,
-    mobileclip_l14,
-    mobileclip2_s0,
-    mobileclip2_s2,
-    mobileclip2_b,
-    mobileclip2_s3,
-    mobileclip2_s4,
-    mobileclip2_l14,
+    *(mobileclip_s0, mobileclip_s1, mobileclip_s2, mobileclip_b, mobileclip_blt),
+    *(mobileclip_s3, mobileclip_s4, mobileclip_l14),
+    *(mobileclip2_s0, mobileclip2_s2, mobileclip2_b, mobileclip2_s3, mobileclip2_s4, mobileclip2_l14),
 ):
     models.add(_model.__name__, _model())

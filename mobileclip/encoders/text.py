@@ -16,9 +16,31 @@ from mobileclip.encoders.families import TextEncoderSpec, text_encoder_families
 from mobileclip.strict import strict
 
 
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class _LayersSpec(TextEncoderSpec):
+    """What the text encoders of this library share."""
+
+    width: int = attrs.field(default=512, validator=WIDTH)
+    num_heads: int = attrs.field(default=8, validator=WIDTH)
+
+    def __attrs_post_init__(self) -> None:
+        """Check that the heads share the width."""
+        check_heads(self.width, self.num_heads)
+
+    def weights_for_context(self, weights: Mapping[str, Tensor], context_length: int) -> dict[str, Tensor]:
+        """Return the weights with the first positions alone; a longer context is refused."""
+        position = weights["position"]
+        if context_length > len(position):
+            raise ValueError(
+                f"context_length is at most {len(position)}, not {context_length}: the model has learned positions for "
+                "no more tokens; train one whose spec has the longer context"
+            )
+        return {**weights, "position": position[:context_length].clone()}
+
+
 @text_encoder_families.register("transformer")
 @attrs.frozen(kw_only=True, field_transformer=strict)
-class TextTransformerSpec(TextEncoderSpec):
+class TextTransformerSpec(_LayersSpec):
     """The base text encoder: pre-norm transformer layers.
 
     Args:
@@ -35,14 +57,8 @@ class TextTransformerSpec(TextEncoderSpec):
         torch.Size([3, 8])
     """
 
-    width: int = attrs.field(default=512, validator=WIDTH)
-    num_heads: int = attrs.field(default=8, validator=WIDTH)
     depth: int = attrs.field(default=12, validator=DEPTH)
     causal: bool = False
-
-    def __attrs_post_init__(self) -> None:
-        """Check that the heads share the width."""
-        check_heads(self.width, self.num_heads)
 
     @property
     def num_blocks(self) -> int:
@@ -53,14 +69,10 @@ class TextTransformerSpec(TextEncoderSpec):
         """Return a new encoder."""
         return _encoder(self, _transformer_layers(self, self.depth))
 
-    def weights_for_context(self, weights: Mapping[str, Tensor], context_length: int) -> dict[str, Tensor]:
-        """Return the weights with the first positions alone; a longer context is refused."""
-        return _with_first_positions(weights, context_length)
-
 
 @text_encoder_families.register("mct")
 @attrs.frozen(kw_only=True, field_transformer=strict)
-class MCtSpec(TextEncoderSpec):
+class MCtSpec(_LayersSpec):
     """MCt: transformer layers between a first and a last Text-RepMixer block.
 
     Args:
@@ -78,16 +90,10 @@ class MCtSpec(TextEncoderSpec):
         ['TextRepMixerBlock', 'TransformerLayer', 'TextRepMixerBlock']
     """
 
-    width: int = attrs.field(default=512, validator=WIDTH)
-    num_heads: int = attrs.field(default=8, validator=WIDTH)
     depth: int = attrs.field(default=4, validator=[validators.ge(0), validators.le(1 << 12)])
     kernel_size: int = attrs.field(default=11, validator=odd)
     layer_scale: float = 1e-5
     causal = False
-
-    def __attrs_post_init__(self) -> None:
-        """Check that the heads share the width."""
-        check_heads(self.width, self.num_heads)
 
     @property
     def num_blocks(self) -> int:
@@ -100,20 +106,6 @@ class MCtSpec(TextEncoderSpec):
             TextRepMixerBlock(self.width, kernel_size=self.kernel_size, layer_scale=self.layer_scale) for _ in range(2)
         )
         return _encoder(self, [first, *_transformer_layers(self, self.depth), last])
-
-    def weights_for_context(self, weights: Mapping[str, Tensor], context_length: int) -> dict[str, Tensor]:
-        """Return the weights with the first positions alone; a longer context is refused."""
-        return _with_first_positions(weights, context_length)
-
-
-def _with_first_positions(weights: Mapping[str, Tensor], context_length: int) -> dict[str, Tensor]:
-    position = weights["position"]
-    if context_length > len(position):
-        raise ValueError(
-            f"context_length is at most {len(position)}, not {context_length}: the model has learned positions for no "
-            "more tokens; train one whose spec has the longer context"
-        )
-    return {**weights, "position": position[:context_length].clone()}
 
 
 def _transformer_layers(spec: TextTransformerSpec | MCtSpec, depth: int) -> list[nn.Module]:

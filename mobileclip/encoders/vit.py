@@ -101,9 +101,9 @@ class ViTSpec(ImageEncoderSpec):
     def build(self) -> ViT:
         """Return a new encoder."""
         stem: nn.Module = (
-            ConvPatchStem(self.width, padding=self.stem_padding)
+            ConvPatchStem(self.width, padding=self.stem_padding, in_dim=self.input.channels)
             if self.stem == "convolutional"
-            else PatchStem(self.width, patch_size=self.patch_size)
+            else PatchStem(self.width, patch_size=self.patch_size, in_dim=self.input.channels)
         )
         norm = partial(nn.LayerNorm, eps=self.norm_eps)
         rates = (self.drop_path * layer / max(1, self.depth - 1) for layer in range(self.depth))
@@ -133,6 +133,10 @@ class ViTSpec(ImageEncoderSpec):
         """Return the encoder of the class token's features."""
         return attrs.evolve(self, projection=False, projection_bias=False, embedding_dim=self.width)
 
+    def with_channels(self, channels: int) -> ViTSpec:
+        """Return the encoder for images of another number of channels."""
+        return attrs.evolve(self, input=self.input.of_channels(channels))
+
     def weights_for_size(self, weights: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
         """Return the weights with positions for the patches of another size."""
         side = size // self.patch_size
@@ -144,7 +148,7 @@ class ViT(ActivationCheckpointing, nn.Module):
     """A vision transformer pooled at its class token: `y = project(norm(layers(norm_before(tokens(images)))[0]))`.
 
     Shape:
-        images `(batch, 3, height, width)` to embeddings `(batch, embedding_dim)`.
+        images `(batch, channels, height, width)` to embeddings `(batch, embedding_dim)`.
 
     Args:
         stem: from images to patch tokens, `(batch, num_patches, width)`.
@@ -206,7 +210,7 @@ class ViT(ActivationCheckpointing, nn.Module):
         """Return what goes into the first layer: the class token, then the patches, with their positions.
 
         Shape:
-            `(batch, 3, height, width)` to `(batch, 1 + num_patches, width)`.
+            `(batch, channels, height, width)` to `(batch, 1 + num_patches, width)`.
         """
         return self._with_class_token(self.stem(images), self.position)
 
@@ -223,7 +227,7 @@ class ViT(ActivationCheckpointing, nn.Module):
         """Return the patch tokens behind each of some layers as a feature map, not normalised.
 
         Shape:
-            images `(batch, 3, height, width)` to `(batch, width, height / patch_size, width / patch_size)` for each.
+            images `(batch, channels, height, width)` to `(batch, width, height / patch_size, width / patch_size)`.
 
         Args and errors are those of `layer_tokens`.
         """
@@ -267,7 +271,7 @@ class ViT(ActivationCheckpointing, nn.Module):
         size than the encoder's own. Layers behind the last one asked for are not computed.
 
         Shape:
-            images `(batch, 3, height, width)` to `(batch, 1 + num_patches, width)` for each.
+            images `(batch, channels, height, width)` to `(batch, 1 + num_patches, width)` for each.
 
         Args:
             images: preprocessed; any sides that `patch_size` divides.

@@ -129,7 +129,7 @@ def macs_of(model: nn.Module, example: Tensor) -> int:
 
 def _example(tower: ImageEncoderSpec | TextEncoderSpec) -> Tensor:
     if isinstance(tower, ImageEncoderSpec):
-        return torch.empty(1, 3, tower.input.size, tower.input.size, device="meta")
+        return torch.empty(1, tower.input.channels, tower.input.size, tower.input.size, device="meta")
     return torch.zeros(1, tower.input.context_length, dtype=torch.long, device="meta")
 
 

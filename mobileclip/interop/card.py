@@ -155,7 +155,8 @@ def _contract(tower: TowerSpec) -> str:
 
 
 def _image_rows(image: ImageInput) -> Iterator[tuple[str, str]]:
-    yield "size", f"{image.size} x {image.size} pixels, RGB: the shorter side is resized, the middle cut out"
+    channels = "RGB" if image.channels == 3 else f"{image.channels} channels"
+    yield "size", f"{image.size} x {image.size} pixels, {channels}: the shorter side is resized, the middle cut out"
     yield "interpolation", f"{image.interpolation}, antialiased"
     if image.background != HIDDEN:
         yield "transparent pictures", f"put on {image.background} first, which open_clip and timm leave to you"

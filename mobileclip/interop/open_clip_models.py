@@ -170,10 +170,8 @@ def image_input(preprocess: Mapping[str, Any], name: str) -> ImageInput:
         raise ValueError(
             f"{name} resizes with the filter {preprocess['interpolation']!r}; bilinear and bicubic are supported"
         )
-    red, green, blue = (float(value) for value in preprocess["mean"])
-    mean = (red, green, blue)
-    red, green, blue = (float(value) for value in preprocess["std"])
-    return ImageInput(size=height, interpolation=preprocess["interpolation"], mean=mean, std=(red, green, blue))
+    mean, std = (tuple(map(float, preprocess[key])) for key in ("mean", "std"))
+    return ImageInput(size=height, interpolation=preprocess["interpolation"], mean=mean, std=std)
 
 
 def require_known(model: str) -> None:

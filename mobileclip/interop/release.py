@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from mobileclip.blocks import models
 from mobileclip.encoders import DualEncoder, DualEncoderSpec, load_model
-from mobileclip.encoders.checkpoints import resolve_spec
+from mobileclip.encoders.checkpoints import PRETRAINED, TAGS, resolve_spec, tagged
 from mobileclip.encoders.checkpoints.resizing import spec_of_size
 from mobileclip.reparam import reparameterize as folded
 
@@ -29,14 +31,16 @@ def create_model_and_transforms(
 
     Args:
         model_name: such as `mobileclip_s0`.
-        pretrained: a checkpoint file in any known layout, or `hf-hub:owner/name`; without it, weights are random.
+        pretrained: a checkpoint file in any known layout, `hf-hub:owner/name`, or what open_clip calls the published
+            weights: `datacompdr`, `datacompdr_lt` or `dfndr2b`. Without it, weights are random.
         reparameterize: fold the model for inference.
         device: where to.
         image_size: side of the images, in pixels, where not the model's own; see `mobileclip.encoders.load_model`.
         context_length: ids per text, where fewer than the model's own; `get_tokenizer` takes it too.
 
     Raises:
-        ValueError: if the name is unknown or is a single tower's, or the model cannot have that size.
+        ValueError: if the name is unknown or is a single tower's, no such weights are published, or the model cannot
+            have that size.
         FileNotFoundError: if there is no such file.
         CheckpointError: if the file does not fit the model.
 
@@ -51,6 +55,8 @@ def create_model_and_transforms(
     from mobileclip.data.images.transform import ImageTransform
 
     spec = _dual(model_name)
+    if pretrained in TAGS and not Path(pretrained).exists():
+        pretrained = PRETRAINED[tagged(models.named(model_name), pretrained)]
     if pretrained is not None:
         model = load_model(
             pretrained,

@@ -47,12 +47,13 @@ def timm_model(spec: ImageEncoderSpec) -> TimmModel:
     Raises:
         ValueError: if it builds no such tower.
     """
+    channels = {} if spec.input.channels == 3 else {"in_chans": spec.input.channels}
     if isinstance(spec, MCiSpec):
         architecture, arguments = _fastvit(spec)
         scale = ("stem.0.conv_scale.conv",) if spec.stem_scale_branch else ()
         return TimmModel(
             architecture=architecture,
-            arguments=arguments,
+            arguments={**arguments, **channels},
             pooling="avg",
             first_conv=("stem.0.conv_kxk.0.conv", *scale),
             projection="head.fc",
@@ -63,7 +64,7 @@ def timm_model(spec: ImageEncoderSpec) -> TimmModel:
         first = "patch_embed.backbone.0.conv" if spec.stem == "convolutional" else "patch_embed.proj"
         return TimmModel(
             architecture=architecture,
-            arguments=arguments,
+            arguments={**arguments, **channels},
             pooling="token",
             first_conv=(first,),
             projection="head",
@@ -92,7 +93,7 @@ def timm_config(spec: ImageEncoderSpec | ClassifierSpec, *, licence: str) -> dic
         **({"label_names": list(spec.class_names)} if isinstance(spec, ClassifierSpec) and spec.class_names else {}),
         "pretrained_cfg": {
             "custom_load": False,
-            "input_size": [3, image.size, image.size],
+            "input_size": [image.channels, image.size, image.size],
             "fixed_input_size": model.fixed_size,
             "interpolation": image.interpolation,
             "crop_pct": 1.0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -278,10 +278,11 @@ def image_input(processor: Mapping[str, Any], size: int, name: str) -> ImageInpu
         )
     if not processor.get("do_rescale") or abs(processor.get("rescale_factor", 0) - _BYTE_SCALE) > 1e-6:
         raise ValueError(f"{name} does not scale pixels to the range from 0 to 1, which is not supported")
-    mean, std = ((0.0,) * 3, (1.0,) * 3)
-    if processor.get("do_normalize"):
-        mean, std = _three(processor["image_mean"]), _three(processor["image_std"])
-    return ImageInput(size=size, interpolation=_FILTERS[processor["resample"]], mean=mean, std=std)
+    image = ImageInput(size=size, interpolation=_FILTERS[processor["resample"]])
+    if not processor.get("do_normalize"):
+        return image
+    mean, std = (tuple(map(float, processor[key])) for key in ("image_mean", "image_std"))
+    return attrs.evolve(image, mean=mean, std=std)
 
 
 @contextmanager
@@ -323,8 +324,3 @@ def _known_id(value: int | None, what: str, source: TransformersSource) -> int:
             f"the tokenizer of {source.model} has no {what} token; give the files that came with the model"
         )
     return value
-
-
-def _three(values: Iterable[float]) -> tuple[float, float, float]:
-    red, green, blue = (float(value) for value in values)
-    return red, green, blue

@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import open_clip
 import pytest
 
+from mobileclip.blocks import models
 from mobileclip.encoders import save_model
-from mobileclip.encoders.checkpoints import PRETRAINED, PUBLISHED, licence_of
+from mobileclip.encoders.checkpoints import PRETRAINED, PUBLISHED, TAGS, licence_of, tagged
 from mobileclip.encoders.checkpoints.hub import parsed
 from tests.encoders.small import SMALL, randomised
 from tests.errors import fails
@@ -67,6 +69,44 @@ for name, path in names.items():
     paths = [str(tmp_path / f"{name}.safetensors") for name in ("model", "other")]
     result = run([sys.executable, "-c", code, *paths], hub.environment(tmp_path))
     assert result.returncode == 0, result.stderr
+
+
+def test_open_clip_s_tags_are_published_weights(hub, files, tmp_path):
+    published = PUBLISHED["mobileclip2_b"]
+    hub.repositories[published.repository] = Repository()
+    hub.repositories[published.repository].commit({published.file: files[1]})
+    code = """
+import sys, torch
+from mobileclip import create_model_and_transforms
+from mobileclip.blocks import models
+from mobileclip.encoders import CheckpointError, load_model
+expected = load_model(sys.argv[1])
+models.add("mobileclip2_b", expected.spec, replace=True)  # smaller than the published one
+model, _, transform = create_model_and_transforms("MobileCLIP2-B", pretrained="dfndr2b")
+assert all(torch.equal(value, model.state_dict()[name]) for name, value in expected.state_dict().items())
+assert transform.image_input == expected.spec.image.input
+for name, tag in (("MobileCLIP-B", "datacompdr"), ("mobileclip_b", "datacompdr_lt")):
+    try:
+        create_model_and_transforms(name, pretrained=tag)
+    except CheckpointError as error:
+        print(error)
+"""
+    result = run([sys.executable, "-c", code, str(tmp_path / "other.safetensors")], hub.environment(tmp_path))
+    assert result.returncode == 0, result.stderr
+    first, second = result.stdout.splitlines()
+    assert PRETRAINED["mobileclip_b"] in first
+    assert PRETRAINED["mobileclip_blt"] in second
+
+
+def test_open_clip_has_no_other_tags_of_these_models():
+    theirs = {(name, tag) for name, tag in open_clip.list_pretrained() if name.startswith("MobileCLIP")}
+    found = {(name, tag): tagged(models.named(name), tag) for name, tag in theirs}
+    assert {tag for _, tag in theirs} == set(TAGS)
+    assert found["MobileCLIP-B", "datacompdr_lt"] == "mobileclip_blt"
+    assert all(models.named(name) == found[name, tag] for name, tag in theirs if tag != "datacompdr_lt")
+    for model, tag in (("mobileclip2_s2", "datacompdr"), ("mobileclip_s2", "dfndr2b"), ("icons", "datacompdr")):
+        with fails("encoders.published-weights-called", model, tag):
+            tagged(model, tag)
 
 
 def test_what_cannot_be_fetched_says_what_to_do(hub, tmp_path):

@@ -1,4 +1,4 @@
-"""What each of two processes does: the layers of towers, each with its parameters shared out by `fully_shard`."""
+"""What each of two processes does: towers and dual encoders whose parameters are shared out by `fully_shard`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from mobileclip.blocks import BlockSequence
+from mobileclip.losses import ContrastiveLoss
 from tests.blocks.filling import filled
+from tests.encoders import small
 from tests.encoders.towers import SMALL, inputs
 
 
@@ -24,11 +26,35 @@ def sharded(model: nn.Module) -> nn.Module:
     return fully_shard(model, mesh=mesh)
 
 
-def compare(rank: int, folder: str) -> None:
-    """Save how far sharded towers' embeddings and gradients are from those of whole ones."""
+def start(rank: int, folder: str) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
     store = distributed.FileStore(f"{folder}/store", 2)
     distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+
+
+def step(model: nn.Module, rate: float = 0.1) -> dict[str, torch.Tensor]:
+    """Return what a model gives, and its weights and gradients after one step of a contrastive loss."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    image, text, scale = model(*small.inputs(small.SMALL_MCT, batch=3))
+    ContrastiveLoss()(image=image, text=text, logit_scale=scale).total.backward()
+    gradients = {f"gradient of {name}": parameter.grad for name, parameter in model.named_parameters()}
+    optimizer.step()
+    found = {"image": image, "text": text, "scale": scale, **gradients, **dict(model.named_parameters())}
+    return {name: (value.full_tensor() if hasattr(value, "full_tensor") else value) for name, value in found.items()}
+
+
+def step_of_dual_encoders(rank: int, folder: str) -> None:
+    """Save what a step of a sharded dual encoder gives beside that of a whole one."""
+    start(rank, folder)
+    whole = small.randomised(small.SMALL_MCT).train()
+    parts = sharded(copy.deepcopy(whole))
+    torch.save({"parts": step(parts), "whole": step(whole)}, f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def compare(rank: int, folder: str) -> None:
+    """Save how far sharded towers' embeddings and gradients are from those of whole ones."""
+    start(rank, folder)
     results = {}
     for name, spec in SMALL.items():
         whole = filled(spec.build())

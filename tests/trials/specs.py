@@ -81,7 +81,7 @@ def of_field(annotation: Any, turn: Iterator[int]) -> Iterator[tuple[str, Callab
     if kind is Literal:
         wrong: tuple[str, ...] = ('"nonsense"', "1", "true", "[]", '""')
     elif kind in WRONG:
-        wrong = WRONG[kind]
+        wrong = tuple(raw for raw in WRONG[kind] if raw != "null" or not optional)
     elif get_origin(kind) is tuple:
         wrong = ('"ab"', "{}", "3", '[[[[["deep"]]]]]', "[{}]", "[null, null, null, null, null]", "true")
     elif get_origin(kind) is Mapping:

@@ -19,7 +19,7 @@ def normalize_pixels(
 
     `(pixel / 255 - mean) / std`
 
-    Shape: (..., 3, height, width), uint8 -> the same, float32.
+    Shape: (..., channels, height, width), uint8 -> the same, float32.
 
     Args:
         pixels: 0 to 255, such as `Batch.image`; in any order in memory.
@@ -27,7 +27,7 @@ def normalize_pixels(
         memory_format: order of the result in memory; `torch.channels_last` is for batches.
 
     Raises:
-        ValueError: if the pixels are not uint8 with three channels in front of height and width.
+        ValueError: if the pixels are not uint8 with the contract's channels in front of height and width.
 
     Examples:
         >>> pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).expand(1, 3, 1, 3)
@@ -35,9 +35,10 @@ def normalize_pixels(
         tensor([[-1.0000, -0.6000,  1.0000],
                 [ 0.0000,  0.2000,  1.0000]])
     """
-    if pixels.dtype != torch.uint8 or pixels.ndim < 3 or pixels.shape[-3] != 3:
+    if pixels.dtype != torch.uint8 or pixels.ndim < 3 or pixels.shape[-3] != image.channels:
         raise ValueError(
-            f"expected uint8 pixels of shape (..., 3, height, width), got {pixels.dtype} {tuple(pixels.shape)}"
+            f"expected uint8 pixels of shape (..., {image.channels}, height, width), got {pixels.dtype} "
+            f"{tuple(pixels.shape)}"
         )
     normalized = pixels.to(torch.float32, memory_format=memory_format).div_(255)
     for number, (mean, std) in enumerate(zip(image.mean, image.std, strict=True)):

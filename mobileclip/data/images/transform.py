@@ -51,12 +51,19 @@ class ImageTransform:
     Args:
         image_input: the contract of the model.
 
+    Raises:
+        ValueError: if its images have other channels than red, green and blue.
+
     Source: the release's torchvision transform, to the bit.
     Differs: the release ignores the EXIF orientation. An image in another mode becomes RGB first, not last; one about
         2000 times as long as wide is refused.
     """
 
     image_input: ImageInput = attrs.field(validator=attrs.validators.instance_of(ImageInput))
+
+    def __attrs_post_init__(self) -> None:
+        """Check that the model is one of pictures."""
+        self.image_input.require_rgb("pictures are")
 
     def __call__(self, source: ImageSource) -> torch.Tensor:
         """Return the input for one image, as `load_image` reads it.

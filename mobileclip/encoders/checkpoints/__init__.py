@@ -15,9 +15,11 @@ from mobileclip.encoders.checkpoints.published import (
     PREFIX,
     PRETRAINED,
     PUBLISHED,
+    TAGS,
     licence_of,
     of_same_architecture,
     packaged,
+    tagged,
     unpublished,
 )
 from mobileclip.encoders.checkpoints.saving import save_model
@@ -29,6 +31,7 @@ __all__ = [
     "PREFIX",
     "PRETRAINED",
     "PUBLISHED",
+    "TAGS",
     "CheckpointError",
     "ModelSpec",
     "Stored",
@@ -45,6 +48,7 @@ __all__ = [
     "resolve_spec",
     "save_model",
     "skeleton",
+    "tagged",
     "tensor_shapes",
     "unpublished",
     "with_neutral_norms",

@@ -61,7 +61,7 @@ def _fitted(stored: Stored, wanted: ImageEncoderSpec, checkpoint: str | Path) ->
     spec, tensors = stored.spec, stored.tensors
     assert isinstance(spec, ImageEncoderSpec), "an image tower was asked for"
     if spec.input.size != wanted.input.size:
-        changed, tensors = resized(spec, "training", tensors, image_size=wanted.input.size, context_length=None)
+        changed, tensors = resized(spec, "training", tensors, image_size=wanted.input.size)
         assert isinstance(changed, ImageEncoderSpec), "a tower keeps its kind"
         spec = changed
     if _bare(wanted) == wanted:

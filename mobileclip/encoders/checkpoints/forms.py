@@ -12,6 +12,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from mobileclip.blocks import Buildable, LargeKernelConv, MobileOneBlock, RepCPE, RepMixer
+from mobileclip.encoders.dual import DualEncoderSpec
 from mobileclip.reparam import reparameterize
 
 Form = Literal["training", "branches_folded", "folded"]
@@ -122,13 +123,20 @@ def _described(spec: Hashable, form: Form) -> dict[str, tuple[tuple[int, ...], t
 
 @lru_cache(maxsize=128)
 def _known_shapes(spec: Hashable, form: Form) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    state = skeleton(cast("Buildable", spec), form).state_dict()
+    state = state_of(skeleton(cast("Buildable", spec), form))
     return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()}
 
 
 def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the tensors of a model, of which any module may be compiled, by the names that they have uncompiled."""
-    return {name.replace(COMPILED, ""): tensor for name, tensor in model.state_dict().items()}
+    """Return the tensors of a model as files hold them: the logit scale without dimensions, nothing named as compiled.
+
+    Args:
+        model: any module of it may be compiled.
+    """
+    state = {name.replace(COMPILED, ""): tensor for name, tensor in model.state_dict().items()}
+    if isinstance(model.spec, DualEncoderSpec):
+        state["logit_scale"] = state["logit_scale"].reshape(())
+    return state
 
 
 def form_of(model: nn.Module) -> Form:

@@ -54,17 +54,20 @@ class Stored:
         model.load_state_dict(wide, assign=True)
         return model
 
-    def of_size(self, *, image_size: int | None = None, context_length: int | None = None) -> Stored:
-        """Return what it holds for images of another size or texts of another length; see `load_model`.
+    def of_size(
+        self, *, image_size: int | None = None, context_length: int | None = None, in_channels: int | None = None
+    ) -> Stored:
+        """Return what it holds for images of another size or other channels, or texts of another length.
+
+        See `load_model`.
 
         Raises:
             ValueError: if there is no such tower, or its weights cannot be had for that size.
         """
-        if image_size is None and context_length is None:
+        sizes = {"image_size": image_size, "context_length": context_length, "in_channels": in_channels}
+        if all(size is None for size in sizes.values()):
             return self
-        spec, tensors = resized(
-            self.spec, self.form, self.tensors, image_size=image_size, context_length=context_length
-        )
+        spec, tensors = resized(self.spec, self.form, self.tensors, **sizes)
         return attrs.evolve(self, spec=spec, tensors=tensors)
 
 
@@ -84,6 +87,7 @@ def load_model(
     device: str | torch.device = "cpu",
     image_size: int | None = None,
     context_length: int | None = None,
+    in_channels: int | None = None,
     mmap: bool = False,
 ) -> nn.Module:
     """Return the model in a checkpoint, in evaluation mode, with every tensor of the file in its place.
@@ -108,6 +112,9 @@ def load_model(
             that fit into it as before. The others attend to the padding, so every embedding changes: with random
             weights, cut from 77 ids to 64, 32 and 16, it keeps a mean cosine to the whole one's of 0.998, 0.96 and
             0.69 in the base tower, of 0.999, 0.97 and 0.77 in MCt. Evaluate before you use it.
+        in_channels: of the images, where they are others than the checkpoint's. Weights that see them are summed to one
+            channel, or repeated in turn to more and scaled, as timm's; the input's mean and std are
+            `ImageInput.of_channels`. Train or evaluate before you use it.
         mmap: leave weights that need no change in the file, in place of copying them into memory. The model then
             depends on the file: who changes it changes the model, who cuts it ends the process.
 
@@ -132,7 +139,8 @@ def load_model(
             f"{checkpoint} is folded and no longer has the branches that training needs; start from the checkpoint in "
             "training form that it was made of (as it is, it can be evaluated, converted and exported, but not trained)"
         )
-    loaded = stored.of_size(image_size=image_size, context_length=context_length).build()
+    sizes = {"image_size": image_size, "context_length": context_length, "in_channels": in_channels}
+    loaded = stored.of_size(**sizes).build()
     if fold and stored.form != "folded":
         loaded = reparameterize(loaded, inplace=True)
     check_cast(loaded, dtype)
@@ -204,10 +212,14 @@ def _placed(path: Path, claim: Claim, wanted: ModelSpec | None) -> dict[str, Ten
         # What is held in another shape has other dimensions, and is not turned where it has not as many.
         if reshape is not None and held.numel() == torch.Size(shape).numel():
             tensor = reshape.from_layout(held).contiguous()
+        elif not shape and held.numel() == 1:
+            tensor = held.reshape(())
         if tuple(tensor.shape) != shape:
+            others = held.ndim == len(shape) == 4 and held.shape[1] != shape[1] and held.shape[2:] == shape[2:]
+            hint = f"; in_channels={shape[1]} of load_model adapts weights to other channels of images"
             raise CheckpointError(
                 f"{path} does not fit the model: {shown(entries[name].name)} has the shape {tuple(held.shape)}, "
-                f"and the model's is {shape}"
+                f"and the model's is {shape}{hint if others else ''}"
             )
         placed[name] = tensor
     return placed

@@ -110,6 +110,28 @@ PUBLISHED = {
 PRETRAINED = {name: published.address for name, published in PUBLISHED.items()}
 """The names of these weights, as checkpoints are named."""
 
+TAGS = ("datacompdr", "datacompdr_lt", "dfndr2b")
+"""What open_clip calls weights of one model, by the data that they were trained on."""
+
+
+def tagged(model: str, tag: str) -> str:
+    """Return the name of the published weights that open_clip calls by a model and a tag.
+
+    Args:
+        model: as it is registered.
+        tag: one of `TAGS`.
+
+    Raises:
+        ValueError: if there are none; the message has the tags of that model.
+    """
+    known = {"dfndr2b" if model.startswith("mobileclip2_") else "datacompdr": model} if model in PUBLISHED else {}
+    if model in ("mobileclip_b", "mobileclip_blt"):  # one architecture, which open_clip has under one name
+        known = {"datacompdr": "mobileclip_b", "datacompdr_lt": "mobileclip_blt"}
+    if tag not in known:
+        raise ValueError(f"{model} has no published weights called {tag!r}; it has: {', '.join(known) or 'none'}")
+    return known[tag]
+
+
 PACKAGED = {"icons": Path(__file__).with_name("packaged") / "icons.safetensors"}
 """Models that come with the package, and are checkpoints by their name. Each has a card beside it, `NAME.md`."""
 

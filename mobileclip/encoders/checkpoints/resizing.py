@@ -1,4 +1,4 @@
-"""The weights of a model for images of another size and texts of another length."""
+"""The weights of a model for images of another size or other channels, and texts of another length."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TypeVar, cast
 
 import attrs
+import torch
 from torch import Tensor
 
 from mobileclip.encoders.checkpoints.forms import Form, tensor_shapes
@@ -18,9 +19,15 @@ Spec = TypeVar("Spec", bound=ModelSpec)
 
 
 def resized(
-    spec: ModelSpec, form: Form, weights: dict[str, Tensor], *, image_size: int | None, context_length: int | None
+    spec: ModelSpec,
+    form: Form,
+    weights: dict[str, Tensor],
+    *,
+    image_size: int | None = None,
+    context_length: int | None = None,
+    in_channels: int | None = None,
 ) -> tuple[ModelSpec, dict[str, Tensor]]:
-    """Return the spec and the weights of a model whose input is of another size.
+    """Return the spec and the weights of a model whose input is of another size, or has other channels.
 
     Args:
         spec: the model.
@@ -28,19 +35,22 @@ def resized(
         weights: in our names.
         image_size: side of the images, in pixels; None for the spec's own.
         context_length: ids per text; None for the spec's own.
+        in_channels: of the images; None for the spec's own.
 
     Raises:
         ValueError: if the model has no such tower, or its weights cannot be had for that size.
     """
-    for value, asked, kind in ((image_size, "image", ImageEncoderSpec), (context_length, "text", TextEncoderSpec)):
+    of_images = image_size if in_channels is None else in_channels
+    for value, asked, kind in ((of_images, "image", ImageEncoderSpec), (context_length, "text", TextEncoderSpec)):
         if value is not None and not any(isinstance(tower, kind) for _, tower in towers(spec)):
             raise ValueError(f"the size of its {asked}s is given for a model that has no {asked} tower")
-    changed = spec_of_size(spec, image_size=image_size, context_length=context_length)
+    changed = spec_of_size(spec, image_size=image_size, context_length=context_length, in_channels=in_channels)
     for (prefix, tower), (_, other) in zip(towers(spec), towers(changed), strict=True):
         own: Mapping[str, Tensor]
         own = {name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)}
         if isinstance(tower, ImageEncoderSpec):
             own = own if image_size is None else tower.weights_for_size(own, image_size)
+            own = own if in_channels is None else _of_channels(own, tensor_shapes(other, form), in_channels)
         else:
             own = own if context_length is None else tower.weights_for_context(own, context_length)
         _check_shapes(other, form, own)
@@ -48,15 +58,32 @@ def resized(
     return changed, weights
 
 
-def spec_of_size(spec: Spec, *, image_size: int | None = None, context_length: int | None = None) -> Spec:
+def _of_channels(
+    weights: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], channels: int
+) -> dict[str, Tensor]:
+    """Return weights whose first convolutions see other channels: as timm's `adapt_input_conv`, summed or repeated."""
+    return {
+        name: weight
+        if weight.shape == shapes[name] or weight.ndim != 4
+        else weight.sum(1, keepdim=True)
+        if channels == 1
+        else weight[:, torch.arange(channels) % weight.shape[1]] * (weight.shape[1] / channels)
+        for name, weight in weights.items()
+    }
+
+
+def spec_of_size(
+    spec: Spec, *, image_size: int | None = None, context_length: int | None = None, in_channels: int | None = None
+) -> Spec:
     """Return the spec that `resized` gives, where no weights are at hand to say whether they can be had for that size.
 
     Args:
         spec: the model.
         image_size: side of the images, in pixels; None for the spec's own.
         context_length: ids per text; None for the spec's own.
+        in_channels: of the images; None for the spec's own.
     """
-    sizes = {"image_size": image_size, "context_length": context_length}
+    sizes = {"image_size": image_size, "context_length": context_length, "in_channels": in_channels}
     if isinstance(spec, DualEncoderSpec):
         changed: ModelSpec = attrs.evolve(
             spec, image=spec_of_size(spec.image, **sizes), text=spec_of_size(spec.text, **sizes)
@@ -64,7 +91,9 @@ def spec_of_size(spec: Spec, *, image_size: int | None = None, context_length: i
     elif isinstance(spec, ClassifierSpec):
         changed = attrs.evolve(spec, image=spec_of_size(spec.image, **sizes))
     elif isinstance(spec, ImageEncoderSpec):
-        changed = spec if image_size is None else attrs.evolve(spec, input=attrs.evolve(spec.input, size=image_size))
+        changed = spec if in_channels is None else spec.with_channels(in_channels)
+        if image_size is not None:
+            changed = attrs.evolve(changed, input=attrs.evolve(changed.input, size=image_size))
     else:
         assert isinstance(spec, TextEncoderSpec), "there is no other kind"
         length = spec.input.context_length if context_length is None else context_length

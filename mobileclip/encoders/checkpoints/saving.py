@@ -13,6 +13,7 @@ from mobileclip.encoders.checkpoints.layouts import Layout, ModelSpec, layouts, 
 from mobileclip.encoders.checkpoints.neutral import with_neutral_norms
 from mobileclip.encoders.checkpoints.open_clip import has_projection
 from mobileclip.encoders.classifier import ClassifierSpec
+from mobileclip.encoders.families import ImageEncoderSpec
 from mobileclip.encoders.mci import AttentionSpec, MCiSpec, RepMixerSpec
 from mobileclip.encoders.text import MCtSpec, TextTransformerSpec
 from mobileclip.encoders.vit import ViTSpec
@@ -108,6 +109,8 @@ def _check_place(spec: ModelSpec, layout: Layout) -> None:
             raise ValueError(
                 f"the {layout.name} layout is of image towers with a projection, which this one is without; {own}"
             )
+        if isinstance(tower, ImageEncoderSpec) and not layout.has_bare_towers:
+            tower.input.require_rgb(f"the code that reads the {layout.name} layout builds image towers for")
         if has_projection(tower) and isinstance(spec, ClassifierSpec):
             raise ValueError(
                 f"the {layout.name} layout has classifiers on pooled features, of an image tower without_projection(), "

@@ -248,8 +248,8 @@ def _check(model: nn.Module, *, precision: str, rounds: int) -> None:
 def _example(model: DualEncoder) -> tuple[Tensor, Tensor]:
     from mobileclip.data.text.tokenizer import Tokenizer
 
-    size = model.spec.image.input.size
-    images = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    image = model.spec.image.input
+    images = torch.rand(1, image.channels, image.size, image.size, generator=torch.Generator().manual_seed(0))
     return images, Tokenizer(model.spec.text.input)([_TEXT])
 
 

@@ -268,6 +268,9 @@ class RunState:
     def _load_optimizer(self, tensors: dict[str, Tensor], path: str) -> None:
         for name, parameter in self.objective.named_parameters():
             saved = _below(tensors, f"optimizer/{name}/")
+            if parameter.shape == (1,) and tensors[f"objective/{name}"].ndim == 0:
+                # Before the logit scale had a dimension, its moments had none either; a count of steps still has none.
+                saved = {k: v.reshape(1) if v.ndim == 0 and k != "step" else v for k, v in saved.items()}
             check_numbers(path, saved, dict.fromkeys(saved, parameter.dtype))
             if any(value.shape not in (parameter.shape, ()) for value in saved.values()):
                 raise _damaged(path, f"the optimizer's state of {shown(name)} has another shape than the weight")
