@@ -6,6 +6,7 @@ What carries out a run belongs in `training`.
 from mobileclip.recipes.training.command import run_recipe
 from mobileclip.recipes.training.published import (
     as_released,
+    as_released_b,
     as_released_dfndr2b,
     long_training,
     mobileclip2_run,
@@ -19,6 +20,7 @@ from mobileclip.recipes.training.published import (
 
 __all__ = [
     "as_released",
+    "as_released_b",
     "as_released_dfndr2b",
     "long_training",
     "mobileclip2_run",
