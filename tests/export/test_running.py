@@ -149,6 +149,7 @@ def test_verify_compares_with_the_model_of_the_export_alone(capsys, plain_torch,
     [
         ({"dtype": torch.bfloat16}, "has the model, the precision and the sizes that it was exported with"),
         ({"image_size": 32}, "has the model, the precision and the sizes"),
+        ({"interpolation": "bicubic"}, "and the filter of its contract"),
         ({"checkpoint": "CHECKPOINT"}, "has the model, the precision and the sizes"),
         ({"device": "cuda"}, "has no device 'cuda' here; it has cpu"),
     ],
