@@ -42,11 +42,6 @@ RESULTS = "results.jsonl"
 _NOT_A_NAME = re.compile(r"[^\w.+-]+")
 
 
-def _different(_: object, attribute: attrs.Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
-    if twice := repeated(value):
-        raise ValueError(f"{attribute.name} names {twice[0]!r} twice; name it once")
-
-
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class EvaluationSpec:
     """Which models are evaluated on what.
@@ -89,7 +84,7 @@ class EvaluationSpec:
     precision: WidePrecision = "float32"
     image_size: int | None = None
     context_length: int | None = None
-    interpolation: tuple[Interpolation, ...] = attrs.field(default=(), validator=_different)
+    interpolation: tuple[Interpolation, ...] = attrs.field(default=())
     batch_size: int | None = attrs.field(default=None, validator=validators.optional(validators.ge(1)))
     num_threads: int | None = attrs.field(default=None, validator=validators.optional(validators.ge(1)))
     cache: bool = True
@@ -98,6 +93,11 @@ class EvaluationSpec:
     trust: bool = False
     rows: RowOptions = attrs.field(factory=RowOptions)
     stores: storage.StoreLimits = attrs.field(factory=storage.StoreLimits, eq=False)
+
+    @interpolation.validator
+    def _check_interpolation(self, _: object, value: tuple[str, ...]) -> None:
+        if twice := repeated(value):
+            raise ValueError(f"interpolation names {twice[0]!r} twice; name it once")
 
     @property
     def task_options(self) -> TaskOptions:

@@ -251,6 +251,7 @@ RELEASED = PIXELS | {
     "model.image.projection_bias": True,
     "training.ema_decay": None,
     "training.min_logit_scale": 1.0,
+    "training.precision": "float16",
     "training.optimizer.decayed": ["weights", "positions", "layer_scales", "class_tokens"],
     "training.schedule.final": 0.0,
     "training.schedule.warmup_steps": 1_000,

@@ -230,6 +230,8 @@ def test_the_numbers_are_those_that_open_clip_reads_from_the_scripts(name, relea
     assert optimizer.eps == arguments.eps == (1e-6 if name in PLAIN else 1e-8)
     assert optimizer.weight_decay == arguments.wd
     assert training.max_gradient_norm == arguments.grad_clip_norm
+    # Float16 in autocast with a scaled loss.
+    assert (arguments.precision, training.precision) == ("amp", "float16")
     assert training.recompute_activations == arguments.grad_checkpointing
     if name == "train_b_lt":
         return  # no script has its constant part

@@ -163,8 +163,6 @@ def with_loss(run: RunSpec, loss: LossSpec) -> RunSpec:
 def as_released(run: RunSpec) -> RunSpec:
     """Return a run with what the released scripts choose where the paper says otherwise, or nothing.
 
-    Theirs are float16 in autocast with a scaled loss, for which bfloat16 stays here.
-
     Source: the scripts of apple/ml-mobileclip, and open_clip, which they train with.
     """
     image, optimizer = run.model.image, run.training.optimizer
@@ -183,6 +181,7 @@ def as_released(run: RunSpec) -> RunSpec:
         max_gradient_norm=1.0,
         min_logit_scale=1.0,
         ema_decay=None,
+        precision="float16",
         range_augment=None,
     )
     pixels = attrs.evolve(image.input, interpolation="bicubic", mean=OPENAI_MEAN, std=OPENAI_STD)
