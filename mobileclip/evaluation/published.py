@@ -57,6 +57,10 @@ def published_with(model: str | None, interpolation: Interpolation | None) -> st
     Args:
         model: a name; None for a model without.
         interpolation: the filter that resizes pictures; None for the model's own.
+
+    Examples:
+        >>> [published_with(name, "bicubic") for name in ("mobileclip_s2", "mobileclip2_s2")]
+        [None, 'mobileclip2_s2']
     """
     if model is None or model not in _figures():
         return None

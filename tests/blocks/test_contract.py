@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from mobileclip import blocks
-from mobileclip.reparam import LayerScale, foldable_modules, reparameterize
+from mobileclip import blocks, reparameterize
+from mobileclip.reparam import LayerScale, foldable_modules
 from tests.blocks.contract import CASES
 from tests.blocks.filling import filled
 

@@ -14,11 +14,11 @@ from mobileclip.evaluation import (
     compare_results,
     published_models,
     published_results,
+    published_with,
     read_results,
     suite_average,
     write_results,
 )
-from mobileclip.evaluation.published import published_with
 from mobileclip.evaluation.records import Record, add_record, read_records
 from tests.errors import fails
 

@@ -23,16 +23,15 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from open_clip_train.params import parse_args
 from open_clip_train.scheduler import cosine_lr
 from PIL import Image
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as TF
+from torchvision.transforms import InterpolationMode, functional as TF
 from torchvision.transforms.autoaugment import _apply_op
 
 from mobileclip.data import AugmentationParams, ImageTransform, datacompdr_augmentation
-from mobileclip.data.augmentation.operations import OPERATIONS
+from mobileclip.data.augmentation import OPERATIONS
 from mobileclip.encoders import ViTSpec
 from mobileclip.encoders.checkpoints import layouts
 from mobileclip.encoders.checkpoints.layouts import TRANSPOSED
-from mobileclip.recipes.training.tiny import shallow
+from mobileclip.recipes.training import shallow
 from mobileclip.serialization import from_json, to_json
 from mobileclip.training import RunSpec, World, build_objective, decay_groups
 from tests.blocks.filling import noise
