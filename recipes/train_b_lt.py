@@ -14,7 +14,7 @@ Source:    MobileCLIP (arXiv 2311.17049), section 5 and table 12
 from __future__ import annotations
 
 from mobileclip import specs
-from mobileclip.recipes.training import long_training, mobileclip_run, run_recipe
+from mobileclip.recipes.training import as_released_b, long_training, mobileclip_run, run_recipe
 from mobileclip.training import RunSpec
 
 
@@ -24,4 +24,4 @@ def train_b_lt() -> RunSpec:
 
 
 if __name__ == "__main__":
-    run_recipe(train_b_lt, "train_b_lt", __doc__)
+    run_recipe(train_b_lt, "train_b_lt", __doc__, released=as_released_b)

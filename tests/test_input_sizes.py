@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import mobileclip
 from mobileclip.blocks import models
@@ -87,6 +88,32 @@ def test_eval(vit_file, tmp_path, capsys):
     assert candidate.fingerprint != open_candidate(str(vit_file)).fingerprint
     with fails("evaluation.evaluated-open-clip-own"):
         open_candidate("open_clip:ViT-B-32/openai", image_size=96)
+
+
+def test_the_filter_that_resizes_pictures(tmp_path):
+    """The spec says it, so that it is saved; the pixels are Pillow's."""
+    save_model(randomised(SMALL), tmp_path / "small.safetensors")
+    clips = {
+        one: mobileclip.load(tmp_path / "small.safetensors", interpolation=one) for one in (None, "bilinear", "bicubic")
+    }
+    assert {one: clip.model.spec.image.input.interpolation for one, clip in clips.items()} == {
+        None: "bilinear", "bilinear": "bilinear", "bicubic": "bicubic"
+    }  # fmt: skip
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (240, 240, 3), dtype=np.uint8))
+    pixels = {one: clip.transform(picture) for one, clip in clips.items()}
+    side = SMALL.image.input.size
+    for one, clip in clips.items():
+        kind = Image.Resampling.BICUBIC if one == "bicubic" else Image.Resampling.BILINEAR
+        expected = np.asarray(picture.resize((side, side), kind), np.float32) / 255
+        np.testing.assert_allclose(pixels[one].permute(1, 2, 0), expected, atol=1e-6)
+        assert torch.equal(
+            clip.encode_image(picture), clip.encode_pixels(torch.from_numpy(clip.transform.pixels(picture))[None])
+        )
+    assert (pixels["bilinear"] - pixels["bicubic"]).abs().max() > 0.01
+    save_model(clips["bicubic"].model, tmp_path / "saved.safetensors")
+    assert mobileclip.load(tmp_path / "saved.safetensors").model.spec.image.input.interpolation == "bicubic"
+    with fails("evaluation.evaluated-open-clip-own", "open_clip:ViT-B-32/openai"):
+        open_candidate("open_clip:ViT-B-32/openai", interpolation="bicubic")
 
 
 @pytest.mark.parametrize("is_pretrained", [True, False])

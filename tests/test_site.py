@@ -19,6 +19,7 @@ from repository_pages import MOVED, path_of, relinked
 import mobileclip
 from mobileclip.blocks import models
 from mobileclip.encoders.checkpoints import PRETRAINED
+from mobileclip.evaluation import published_with
 from mobileclip.evaluation.report import published_model
 from mobileclip.serialization import to_json
 from tests.test_doctests import ROOMS, ROOMS_OF_SPECS, names
@@ -130,6 +131,9 @@ def test_every_model_known_by_name_has_a_page():
     for name in models:
         assert f"# {title_of(name)}\n" in pages[f"models/{name}.md"]
         assert f"[{title_of(name)}]({name}.md)" in pages["models/index.md"]
+        assert ("`--interpolation bicubic`" in pages[f"models/{name}.md"]) == (
+            models[name].image.input.interpolation == "bilinear" and published_with(name, "bicubic") == name
+        )
     assert [title_of(name) for name in ("mobileclip_s0", "mobileclip_blt", "mobileclip2_l14")] == [
         "MobileCLIP-S0",
         "MobileCLIP-B (LT)",

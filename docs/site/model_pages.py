@@ -21,6 +21,8 @@ _RETRIEVAL = {
     "Flickr30k": "retrieval/flickr_1k_test_image_text_retrieval",
     "MSCOCO": "retrieval/mscoco_2014_5k_test_image_text_retrieval",
 }
+# Open_clip's tags say one filter for them, and the release's README another one.
+_TWO_FILTERS = tuple(f"mobileclip{size}" for size in ("_s3", "_s4", "2_s0", "2_s2", "2_b", "2_s3", "2_s4"))
 _COUNTED = (
     "Multiply-accumulates (GMACs) are those of one image and of one text of full length, folded. "
     "They are counted, not measured, as `mobileclip info` does. The papers' tables call them FLOPs."
@@ -106,7 +108,7 @@ def _row(name: str) -> str:
 
 def _page(name: str) -> str:
     model = _models()[name]
-    parts = [f"# {title_of(name)}", _use(name), _input(model["towers"]), _size(model["towers"])]
+    parts = [f"# {title_of(name)}", _use(name), _input(name, model["towers"]), _size(model["towers"])]
     return "\n\n".join([*parts, _accuracy(name), _latency(name), _training(name)]) + "\n"
 
 
@@ -127,7 +129,14 @@ The published weights are `{model["weights"].partition("#")[0]}`. Their licence 
 research only."""
 
 
-def _input(towers: dict[str, Any]) -> str:
+_FILTERS = """
+
+Which filter the published figures had is not known: open_clip's tags of MobileCLIP2 say bilinear, the release's README
+bicubic.
+`--interpolation bicubic` evaluates with the other one, [or both](../evaluation.md#the-filter-that-resizes-pictures)."""
+
+
+def _input(name: str, towers: dict[str, Any]) -> str:
     image, text = towers["image"]["input"], towers["text"]["input"]
     size = f"{image['size']} x {image['size']} pixels"
     return f"""## What it expects
@@ -141,7 +150,7 @@ def _input(towers: dict[str, Any]) -> str:
 | tokenizer | CLIP's byte pairs, {text["vocab_size"]:,} ids |
 | embedding | {towers["image"]["embedding_dim"]} numbers, of unit length |
 
-`clip.transform` and `clip.tokenizer` do this, and an export carries it."""
+`clip.transform` and `clip.tokenizer` do this, and an export carries it.{_FILTERS if name in _TWO_FILTERS else ""}"""
 
 
 def _triple(values: list[float]) -> str:

@@ -21,7 +21,7 @@ from mobileclip.evaluation.metrics.classification import (
 from mobileclip.evaluation.metrics.groups import GroupAccuracy, association_score, group_accuracy, macro_f1
 from mobileclip.evaluation.metrics.intervals import Interval, PairedDifference, paired_difference, proportion_interval
 from mobileclip.evaluation.metrics.retrieval import Recall, RetrievalResult, caption_recall, retrieval_recall
-from mobileclip.evaluation.published import published_models, published_results
+from mobileclip.evaluation.published import published_models, published_results, published_with
 from mobileclip.evaluation.results import DatasetResult, read_results, suite_average, write_results
 from mobileclip.evaluation.runner import EvaluationSpec, Failure, ModelRun, Run, evaluate_models
 from mobileclip.evaluation.session import Session
@@ -88,6 +88,7 @@ __all__ = [
     "proportion_interval",
     "published_models",
     "published_results",
+    "published_with",
     "read_results",
     "retrieval_recall",
     "score",

@@ -16,11 +16,12 @@ from mobileclip.blocks import models
 from mobileclip.data.images.transform import READING
 from mobileclip.encoders.checkpoints import PREFIX
 from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize, Transform
-from mobileclip.evaluation.published import published_models
+from mobileclip.evaluation.published import published_with
 from mobileclip.hardware.precision import DTYPES, WidePrecision
 from mobileclip.inference.catalogue import num_parameters
 from mobileclip.inference.forms import ReadyDualEncoder
 from mobileclip.inference.loading import device_for, load_stored, require_model
+from mobileclip.inputs import Interpolation
 from mobileclip.serialization import to_json
 from mobileclip.tensor_files.weights import weights_sha256
 
@@ -140,6 +141,7 @@ def open_candidate(
     precision: WidePrecision = "float32",
     image_size: int | None = None,
     context_length: int | None = None,
+    interpolation: Interpolation | None = None,
     trust: bool = False,
 ) -> Candidate:
     """Return the model that a person means.
@@ -153,6 +155,8 @@ def open_candidate(
         precision: of its weights.
         image_size: side of the images, in pixels, where not the model's own; not of open_clip's models.
         context_length: ids per text, where fewer than the model's own; not of open_clip's models.
+        interpolation: filter that resizes pictures, which the model's name in tables then ends with; None for the
+            model's own. Not of open_clip's models.
         trust: whether whoever made an export may run anything here; see `mobileclip.load`.
 
     Raises:
@@ -164,9 +168,10 @@ def open_candidate(
     place = candidate_device(text, device)
     is_other_size = (image_size, context_length) != (None, None)
     if one.text.startswith(_OPEN_CLIP):
-        if is_other_size:
+        if is_other_size or interpolation is not None:
             raise ValueError(
-                f"{text} is evaluated by open_clip at its own size; leave out --image-size and --context-length"
+                f"{text} is evaluated by open_clip at its own size and with its own filter; leave out --image-size, "
+                "--context-length and --interpolation"
             )
         opened = _open_clip(one.text.removeprefix(_OPEN_CLIP), place, precision)
         return opened if one.label is None else attrs.evolve(opened, name=one.label)
@@ -178,14 +183,15 @@ def open_candidate(
         device=place,
         image_size=image_size,
         context_length=context_length,
+        interpolation=interpolation,
         trust=trust,
     )
     return _ours(
         clip.model,
-        name=one.name,
+        name=one.name if interpolation is None else f"{one.name} ({interpolation})",
         transform=clip.transform,
         tokenize=clip.tokenizer,
-        published=one.model if one.model in published_models() and not is_other_size else None,
+        published=None if is_other_size else published_with(one.model, interpolation),
     )
 
 

@@ -5,10 +5,21 @@ from __future__ import annotations
 import json
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+from mobileclip.blocks import models
 from mobileclip.evaluation.results import DatasetResult
 from mobileclip.evaluation.suite import SUITE
+from mobileclip.inputs import Interpolation
+
+if TYPE_CHECKING:
+    from mobileclip.encoders import DualEncoderSpec
+
+UNKNOWN_FILTER = frozenset(f"mobileclip{size}" for size in ("_s3", "_s4", "2_s0", "2_s2", "2_b", "2_s3", "2_s4"))
+"""Models that we resize for with the bilinear filter of open_clip's tags, while their release's README takes bicubic.
+
+Which of the two their figures had is published nowhere.
+"""
 
 
 def published_models() -> tuple[str, ...]:
@@ -38,6 +49,23 @@ def published_results(model: str) -> dict[str, DatasetResult]:
         key: DatasetResult(key=key, dataset=names.get(key, key.rpartition("/")[2]), metrics=metrics)
         for key, metrics in _figures()[model].items()
     }
+
+
+def published_with(model: str | None, interpolation: Interpolation | None) -> str | None:
+    """Return a model's name where its published figures may have been measured with a filter; None otherwise.
+
+    Args:
+        model: a name; None for a model without.
+        interpolation: the filter that resizes pictures; None for the model's own.
+
+    Examples:
+        >>> [published_with(name, "bicubic") for name in ("mobileclip_s2", "mobileclip2_s2")]
+        [None, 'mobileclip2_s2']
+    """
+    if model is None or model not in _figures():
+        return None
+    own = cast("DualEncoderSpec", models[model]).image.input.interpolation
+    return model if interpolation in (None, own) or model in UNKNOWN_FILTER else None
 
 
 @cache

@@ -28,8 +28,9 @@ from mobileclip.evaluation.tasks.task import FoundTask, TaskOptions
 from mobileclip.extras import VERSION
 from mobileclip.hardware.devices import AUTO
 from mobileclip.hardware.precision import WidePrecision
+from mobileclip.inputs import Interpolation
 from mobileclip.machine import raise_machine_fault
-from mobileclip.strict import strict
+from mobileclip.strict import repeated, strict
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -58,6 +59,8 @@ class EvaluationSpec:
         precision: of the weights.
         image_size: side of the images, in pixels, where not a model's own; open_clip's models have theirs.
         context_length: ids per text, where fewer than a model's own; see `mobileclip.encoders.load_model`.
+        interpolation: filters that resize pictures, `bilinear`, `bicubic` or both: each model is evaluated with each,
+            and its name ends with the filter; none for a model's own. Open_clip's models have theirs.
         batch_size: images encoded at once; by default as many as fit into memory.
         num_threads: threads that read images beside the model; by default one per core, eight at most.
         cache: whether embeddings are kept, so that a run with other prompts or more details need not look at images.
@@ -81,6 +84,7 @@ class EvaluationSpec:
     precision: WidePrecision = "float32"
     image_size: int | None = None
     context_length: int | None = None
+    interpolation: tuple[Interpolation, ...] = attrs.field(default=())
     batch_size: int | None = attrs.field(default=None, validator=validators.optional(validators.ge(1)))
     num_threads: int | None = attrs.field(default=None, validator=validators.optional(validators.ge(1)))
     cache: bool = True
@@ -89,6 +93,11 @@ class EvaluationSpec:
     trust: bool = False
     rows: RowOptions = attrs.field(factory=RowOptions)
     stores: storage.StoreLimits = attrs.field(factory=storage.StoreLimits, eq=False)
+
+    @interpolation.validator
+    def _check_interpolation(self, _: object, value: tuple[str, ...]) -> None:
+        if twice := repeated(value):
+            raise ValueError(f"interpolation names {twice[0]!r} twice; name it once")
 
     @property
     def task_options(self) -> TaskOptions:
@@ -190,7 +199,10 @@ def _evaluated(
     runs: list[ModelRun] = []
     failures: list[Failure] = []
     answers: dict[str, dict[str, Answers]] = {}
-    for model in models:
+    filters = spec.interpolation or (None,)
+    # A candidate comes with its preprocessing.
+    opened = [(one, own) for one in models for own in (filters if isinstance(one, str) else (None,))]
+    for model, interpolation in opened:
         try:
             candidate = (
                 model
@@ -201,6 +213,7 @@ def _evaluated(
                     precision=spec.precision,
                     image_size=spec.image_size,
                     context_length=spec.context_length,
+                    interpolation=interpolation,
                     trust=spec.trust,
                 )
             )

@@ -15,7 +15,11 @@ WEIGHT_PRECISIONS: tuple[Precision, ...] = ("int8-weights", "int4-weights")
 
 WidePrecision = Literal["float32", "bfloat16"]
 WIDE_PRECISIONS: tuple[WidePrecision, ...] = get_args(WidePrecision)
-"""Of what PyTorch computes here: models, teachers and training steps. Both have the range of float32."""
+"""Of what PyTorch computes here: models and teachers. Both have the range of float32."""
+
+TrainingPrecision = Literal[WidePrecision, "float16"]
+TRAINING_PRECISIONS: tuple[TrainingPrecision, ...] = get_args(TrainingPrecision)
+"""Of a training step in autocast."""
 
 FastPrecision = Literal["float32", "bfloat16", "int8"]
 FAST_PRECISIONS: tuple[FastPrecision, ...] = get_args(FastPrecision)

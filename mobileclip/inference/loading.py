@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import attrs
 import torch
 from torch import nn
 
@@ -22,10 +23,12 @@ from mobileclip.encoders.checkpoints.exports import is_export
 from mobileclip.encoders.checkpoints.hub import local_checkpoint, parsed
 from mobileclip.encoders.checkpoints.published import PUBLISHED
 from mobileclip.encoders.checkpoints.resizing import spec_of_size
+from mobileclip.encoders.families import image_spec
 from mobileclip.extras import VERSION
 from mobileclip.hardware.devices import AUTO, pick_device
 from mobileclip.inference.identity import ModelIdentity
 from mobileclip.inference.zero_shot import ImageTextModel
+from mobileclip.inputs import Interpolation
 from mobileclip.reparam import reparameterize
 from mobileclip.serialization import to_json
 from mobileclip.tensor_files.weights import weights_sha256
@@ -43,6 +46,7 @@ def load(
     device: str | torch.device = "cpu",
     image_size: int | None = None,
     context_length: int | None = None,
+    interpolation: Interpolation | None = None,
     num_threads: int | None = None,
     trust: bool = False,
     mmap: bool = False,
@@ -64,6 +68,7 @@ def load(
         device: where to; of an export, `cpu` or what its runtime has here, see `mobileclip.export.load_export`.
         image_size: side of the images, in pixels, where not the model's own; see `mobileclip.encoders.load_model`.
         context_length: ids per text, where fewer than the model's own; see `mobileclip.encoders.load_model`.
+        interpolation: filter that resizes pictures, where not the model's own; its spec then says so.
         num_threads: of the processor that a call computes with; as many as PyTorch has by default. See
             `mobileclip.export.load_export` for exports.
         trust: whether whoever made an export may run anything here, which those for other targets than ONNX need where
@@ -88,8 +93,10 @@ def load(
     """
     wanted, found = _found(model, checkpoint)
     if is_export(found):
-        sizes = (image_size, context_length)
-        return _exported(found, wanted, dtype=dtype, device=device, sizes=sizes, num_threads=num_threads, trust=trust)
+        input_changes = (image_size, context_length, interpolation)
+        return _exported(
+            found, wanted, dtype=dtype, device=device, changes=input_changes, num_threads=num_threads, trust=trust
+        )
     loaded = load_model(
         found,
         wanted,
@@ -100,7 +107,7 @@ def load(
         context_length=context_length,
         mmap=mmap,
     )
-    return ImageTextModel(_both_towers(loaded, found), num_threads=num_threads)
+    return ImageTextModel(_resizing(_both_towers(loaded, found), interpolation), num_threads=num_threads)
 
 
 def load_stored(
@@ -111,6 +118,7 @@ def load_stored(
     device: str | torch.device = "cpu",
     image_size: int | None = None,
     context_length: int | None = None,
+    interpolation: Interpolation | None = None,
     trust: bool = False,
 ) -> ImageTextModel:
     """Return a pretrained model as `load` does, in the form that it is stored in, whichever that is.
@@ -122,6 +130,7 @@ def load_stored(
         device: where to.
         image_size: see `load`.
         context_length: see `load`.
+        interpolation: see `load`.
         trust: see `load`.
 
     Raises:
@@ -129,9 +138,10 @@ def load_stored(
     """
     wanted, found = _found(model, checkpoint)
     if is_export(found):
-        return _exported(found, wanted, dtype=dtype, device=device, sizes=(image_size, context_length), trust=trust)
+        input_changes = (image_size, context_length, interpolation)
+        return _exported(found, wanted, dtype=dtype, device=device, changes=input_changes, trust=trust)
     stored = read_checkpoint(found, wanted).of_size(image_size=image_size, context_length=context_length)
-    built = _both_towers(stored.build(), found)
+    built = _resizing(_both_towers(stored.build(), found), interpolation)
     return ImageTextModel(built.requires_grad_(requires_grad=False).to(device=device, dtype=dtype))
 
 
@@ -278,20 +288,29 @@ def _exported(
     *,
     dtype: torch.dtype,
     device: str | torch.device,
-    sizes: tuple[int | None, int | None],
+    changes: tuple[int | None, int | None, Interpolation | None],
     trust: bool,
     num_threads: int | None = None,
 ) -> ImageTextModel:
     """Return an export as a model, unless it is asked to be another one."""
-    if wanted is not None or dtype != torch.float32 or sizes != (None, None):
+    if wanted is not None or dtype != torch.float32 or any(one is not None for one in changes):
         raise ValueError(
-            f"{folder} is an export, which has the model, the precision and the sizes that it was exported with; give "
-            "it alone, or give the checkpoint that it was exported from"
+            f"{folder} is an export, which has the model, the precision and the sizes that it was exported with, and "
+            "the filter of its contract; give it alone, or give the checkpoint that it was exported from"
         )
     from mobileclip.export.running import load_export
 
     model = load_export(folder, device=str(device), num_threads=num_threads, trust=trust)
     return ImageTextModel(model, num_threads=num_threads)
+
+
+def _resizing(model: DualEncoder, interpolation: Interpolation | None) -> DualEncoder:
+    """Return the model, whose pictures are resized with a filter, or its own where none is said."""
+    if interpolation is not None:
+        spec = image_spec(model.image_encoder)
+        changed = attrs.evolve(spec, input=attrs.evolve(spec.input, interpolation=interpolation))
+        model.image_encoder.spec = changed  # type: ignore[assignment]
+    return model
 
 
 def _both_towers(loaded: nn.Module, checkpoint: str | Path) -> DualEncoder:

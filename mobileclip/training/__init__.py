@@ -6,6 +6,7 @@ What takes steps, keeps them and goes on belongs here; losses belong in `losses`
 from mobileclip.training.distributed import World, connected
 from mobileclip.training.ema import MovingAverage
 from mobileclip.training.loop import TrainingResult, train
+from mobileclip.training.loss_scale import LossScale
 from mobileclip.training.objectives.classification import ClassificationObjective, CrossEntropySpec
 from mobileclip.training.objectives.objective import ImageTextObjective, Objective, build_objective
 from mobileclip.training.objectives.selection import SelectionSpec
@@ -26,6 +27,7 @@ __all__ = [
     "CrossEntropySpec",
     "Evaluate",
     "ImageTextObjective",
+    "LossScale",
     "MetricLog",
     "MovingAverage",
     "Objective",

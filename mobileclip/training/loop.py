@@ -236,20 +236,26 @@ class _Stepping:
         batch = self._next_batch(step)
         world.tell(f"in step {step + 1}", step + 0.5)
         set_learning_rate(state.optimizer, spec.schedule.learning_rate(step))
-        terms, norm = _gradient(self.minimised, batch, spec, state.optimizer, step / spec.total_steps)
+        terms, norm = _gradient(self.minimised, batch, state, step / spec.total_steps)
         world.tell(f"waiting for the batch of step {step + 2}", step + 0.6)
         feed.advance()  # while a GPU computes; a signal ends the wait, and all hear of it with this step
         world.tell(f"waiting for the others in step {step + 1}", step + 0.8)
         own = attrs.evolve(self.saving.wishes, fail=feed.has_failed)
         values, wishes = _agreed(terms, norm, own, world, state.objective.term_names)
-        _refuse_divergence(values, step, batch, output=self.output, saving=self.saving, world=world)
-        state.optimizer.step()
-        state.objective.after_step()
-        if state.average is not None:
-            state.average.update(state.objective.model)
+        scale = state.objective.loss_scale
+        left_out = scale is not None and scale.leaves_out(is_finite=not _not_finite(values))
+        if not left_out:
+            _refuse_divergence(values, step, batch, output=self.output, saving=self.saving, world=world)
+            state.optimizer.step()
+            state.objective.after_step()
+            if state.average is not None:
+                state.average.update(state.objective.model)
 
         self.progress.advance(count=len(batch) * world.size, detail=f"loss {values['loss']:.3f}")
-        self._log(step, values, seconds=time.perf_counter() - started)
+        if left_out:
+            logger.warning("step %d is left out, since its loss or gradient overflows float16", step)
+        else:
+            self._log(step, values, seconds=time.perf_counter() - started)
         return wishes
 
     def fail(self, done: int) -> NoReturn:
@@ -278,7 +284,10 @@ class _Stepping:
         if log is not None and is_due(step + 1, spec.log_every_steps, spec):
             rate = spec.schedule.learning_rate(step)
             times = {"seconds": seconds, "seconds_waiting": self.feed.seconds_waiting}
-            log.write(step, {**values, **self.state.objective.readings, "learning_rate": rate, **times})
+            scale = self.state.objective.loss_scale
+            scaled = {} if scale is None else {"loss_scale": scale.factor.item()}
+            readings = {**self.state.objective.readings, **scaled}
+            log.write(step, {**values, **readings, "learning_rate": rate, **times})
 
 
 @contextmanager
@@ -315,13 +324,17 @@ def _shared(objective: Objective, world: World) -> nn.Module:
 
 
 def _gradient(
-    objective: nn.Module, batch: Batch, spec: TrainingSpec, optimizer: torch.optim.Optimizer, progress: float
+    minimised: nn.Module, batch: Batch, state: RunState, progress: float
 ) -> tuple[tuple[Tensor, ...], Tensor]:
     """Compute the gradient, clipped; return the loss's terms, their sum last, and its norm before clipping."""
-    optimizer.zero_grad(set_to_none=True)
-    terms: tuple[Tensor, ...] = objective(batch, progress)
-    terms[-1].backward()  # type: ignore[no-untyped-call]
-    norm = nn.utils.clip_grad_norm_(objective.parameters(), spec.max_gradient_norm or math.inf)
+    objective = state.objective
+    state.optimizer.zero_grad(set_to_none=True)
+    terms: tuple[Tensor, ...] = minimised(batch, progress)
+    if objective.loss_scale is None:
+        terms[-1].backward()  # type: ignore[no-untyped-call]
+    else:
+        objective.loss_scale.backward(terms[-1], objective.parameters())
+    norm = nn.utils.clip_grad_norm_(objective.parameters(), objective.spec.max_gradient_norm or math.inf)
     return terms, norm
 
 
@@ -346,6 +359,10 @@ def _agreed(
     return values, Wishes(*(share > 0 for share in wished)) if wished else wishes
 
 
+def _not_finite(values: Mapping[str, float]) -> list[str]:
+    return [name for name in ("loss", "gradient_norm") if not math.isfinite(values[name])]
+
+
 def _refuse_divergence(
     values: Mapping[str, float],
     step: int,
@@ -355,7 +372,7 @@ def _refuse_divergence(
     saving: Saving,
     world: World,
 ) -> None:
-    wrong = [name for name in ("loss", "gradient_norm") if not math.isfinite(values[name])]
+    wrong = _not_finite(values)
     if not wrong:
         return
     keys = [key for keys in world.gather(list(batch.keys)) for key in keys]

@@ -8,7 +8,7 @@ import attrs
 from attrs import validators
 
 from mobileclip.data import RangeAugmentSpec
-from mobileclip.hardware.precision import WIDE_PRECISIONS, WidePrecision
+from mobileclip.hardware.precision import TRAINING_PRECISIONS, TrainingPrecision
 from mobileclip.losses import LossSpec, ReinforcedLossSpec
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
 from mobileclip.training.distributed import COLLECTIVE_SECONDS
@@ -37,7 +37,8 @@ class TrainingSpec:
         ema_decay: decay of the moving average of the weights per step; none keeps no average.
         precision: `bfloat16` computes the towers' convolutions and products in it, by autocast. In float32 stay the
             statistics of norms, the sums of softmax, the embeddings' lengths, logits and loss, and what is kept:
-            weights, gradients, the optimiser's state, the moving average.
+            weights, gradients, the optimiser's state, the moving average. `float16` does so with a scaled loss; steps
+            whose gradient overflows are left out, and are not logged.
         micro_batch_size: images, or texts, that a tower encodes at once; none for all. The loss still sees the whole
             batch; a piece's activations are computed again when its gradient is, and batch norms see one piece.
         recompute_activations: keep only the input of every block and compute the rest again in the backward pass.
@@ -76,7 +77,7 @@ class TrainingSpec:
     max_logit_scale: float = attrs.field(default=100.0, validator=validators.gt(0))
     min_logit_scale: float | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     ema_decay: float | None = attrs.field(default=0.9995)
-    precision: WidePrecision = attrs.field(default="float32", validator=validators.in_(WIDE_PRECISIONS))
+    precision: TrainingPrecision = attrs.field(default="float32", validator=validators.in_(TRAINING_PRECISIONS))
     micro_batch_size: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     recompute_activations: bool = False
     channels_last: bool = False

@@ -14,6 +14,7 @@ from mobileclip.evaluation import (
     compare_results,
     published_models,
     published_results,
+    published_with,
     read_results,
     suite_average,
     write_results,
@@ -174,3 +175,21 @@ class TestCommand:
         with pytest.raises(SystemExit):
             main(["eval", "report", "-m", "vit"])
         assert "no results of 'vit' are published" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "filters"),
+    [
+        ("mobileclip_s2", {None, "bilinear"}),
+        ("mobileclip2_l14", {None, "bicubic"}),
+        ("mobileclip2_s0", {None, "bilinear", "bicubic"}),  # which one its figures had is unknown
+        ("mobileclip2_s2", {None, "bilinear", "bicubic"}),
+        ("mobileclip2_b", {None, "bilinear", "bicubic"}),
+        ("mobileclip2_s4", {None, "bilinear", "bicubic"}),
+        ("vit_b16", set()),
+        (None, set()),
+    ],
+)
+def test_published_figures_stand_beside_the_filters_that_they_may_have_had(name, filters):
+    found = {one: published_with(name, one) for one in (None, "bilinear", "bicubic")}
+    assert found == {one: name if one in filters else None for one in found}

@@ -112,6 +112,34 @@ class TestRun:
         evaluate_models([model], spec_of(root))
         assert counted == {"images": 0, "texts": len(SHAPES)}
 
+    def test_both_filters_stand_side_by_side_and_are_not_mixed_up(self, root, monkeypatch):
+        file, filters = str(root / "model0.safetensors"), ("bilinear", "bicubic")
+        counted = counting(monkeypatch)
+        spec = spec_of(root, datasets=("vtab/pets",), interpolation=filters)
+        done = evaluate_models([file], spec)
+        assert [model.name for model in done.models] == ["model0 (bilinear)", "model0 (bicubic)"]
+        assert counted["images"] == 2 * COUNT
+        for model, interpolation in zip(done.models, filters, strict=True):
+            candidate = open_candidate(file, interpolation=interpolation)
+            assert candidate.transform.image_input.interpolation == interpolation
+            record = model.records["vtab/pets"]
+            assert record.evaluated["model"] == candidate.fingerprint
+            benchmark = open_benchmark(root / "wds_vtab-pets_test")
+            alone = evaluate_benchmark(Session.of(candidate, show_progress=False), benchmark)
+            assert record.result.metrics == pytest.approx(alone.result.metrics, abs=1e-6)
+            assert read_records(model.path) == model.records
+        assert open_candidate(file).fingerprint == done.models[0].records["vtab/pets"].evaluated["model"]
+
+        counted.update(images=0)
+        again = evaluate_models([file], attrs.evolve(spec, interpolation=("bicubic",)))
+        assert counted["images"] == 0
+        assert again.models[0].records == done.models[1].records
+
+    @pytest.mark.parametrize("wrong", [("nearest",), ("bicubic", "bicubic")])
+    def test_other_filters_are_refused(self, wrong):
+        with pytest.raises(ValueError, match="interpolation"):
+            EvaluationSpec(interpolation=wrong)
+
     def test_a_text_of_several_data_sets_is_encoded_once(self, root, monkeypatch):
         shutil.copytree(root / "wds_vtab-pets_test", root / "wds_vtab-dtd_test")
         templates = root / "wds_vtab-dtd_test" / "zeroshot_classification_templates.txt"
@@ -436,6 +464,16 @@ class TestCommand:
         assert shown == [f"{100 * value:.1f}" for value in results] + [shown[-1]]
         assert out.index("model1 against model0") < out.index("All results"), "the verdict comes first"
         assert "[1/1] model1 on Oxford-IIIT Pet" in err
+
+    def test_a_table_of_both_filters(self, root, capsys):
+        status, out, _ = command(
+            capsys, "eval", root / "model0.safetensors", root / "wds_vtab-pets_test", "--output", root / "out",
+            "--interpolation", "bilinear", "bicubic", "--report",
+        )  # fmt: skip
+        assert status == 0
+        assert "model0 (bicubic) against model0 (bilinear)" in " ".join(out.split())
+        page = (root / "out" / "report.html").read_text(encoding="utf-8")
+        assert all(f"model0 ({one})" in page for one in ("bilinear", "bicubic"))
 
     def test_failures_end_it_with_an_error(self, root, capsys):
         (root / "wds_vtab-pets_test" / "test" / "0.tar").unlink()

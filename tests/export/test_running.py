@@ -149,6 +149,7 @@ def test_verify_compares_with_the_model_of_the_export_alone(capsys, plain_torch,
     [
         ({"dtype": torch.bfloat16}, ("inference.export-model-precision-sizes",)),
         ({"image_size": 32}, ("inference.export-model-precision-sizes",)),
+        ({"interpolation": "bicubic"}, ("inference.export-model-precision-sizes",)),
         ({"checkpoint": "CHECKPOINT"}, ("inference.export-model-precision-sizes",)),
         ({"device": "cuda"}, ("export.device-others-need-build", "cuda", "cpu")),
     ],

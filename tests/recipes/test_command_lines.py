@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from mobileclip.data import RowOptions, SkipReport, as_source, read_samples, write_shard
+from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD
 from mobileclip.losses import ContrastiveLossSpec
 from mobileclip.recipes import written_run
 from mobileclip.recipes.evaluating import run_recipe as run_evaluation
@@ -237,29 +238,49 @@ def test_a_flag_that_says_what_would_follow_is_left_alone(capsys):
     assert Given(["--a", "1", "x"]).numbers("--a") == []
 
 
-RELEASED = {
+PIXELS = {
+    f"{place}.{name}": value
+    for place in ("data.image", "model.image.input")
+    for name, value in {"interpolation": "bicubic", "mean": [*OPENAI_MEAN], "std": [*OPENAI_STD]}.items()
+}
+RELEASED = PIXELS | {
+    "data.sampling": "with_replacement",
     "data.shuffle_buffer": 5_000,
+    "model.image.projection_bias": True,
     "training.ema_decay": None,
     "training.min_logit_scale": 1.0,
+    "training.precision": "float16",
     "training.optimizer.decayed": ["weights", "positions", "layer_scales", "class_tokens"],
     "training.schedule.final": 0.0,
     "training.schedule.warmup_steps": 1_000,
 }
-OWN_VIT = {"training.optimizer.decayed": ["weights", "positions", "layer_scales"]}
-ABLATION = {name: value for name, value in RELEASED.items() if name != "training.schedule.warmup_steps"}
+UNCLIPPED = {"training.max_gradient_norm": 1.0}
+PLAIN_VIT = {"training.optimizer.decayed": ["weights", "positions", "layer_scales"], "training.optimizer.eps": 1e-6}
+AS_B = {
+    "model.image.class_position": True,
+    "model.image.initialization": "open_clip",
+    "model.image.norm_before": True,
+    "model.image.stem": "patch",
+}
+
+
+def without(choices, *places):
+    return {place: value for place, value in choices.items() if place not in places}
+
+
+WARM = without(RELEASED, "training.schedule.warmup_steps")
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("train_b", RELEASED | {"training.max_gradient_norm": 1.0}),
-        ("train_b_lt", RELEASED | {"training.max_gradient_norm": 1.0}),
+        ("train_b", without(RELEASED, "model.image.projection_bias") | UNCLIPPED | PLAIN_VIT | AS_B),
+        ("train_b_lt", without(RELEASED, "model.image.projection_bias") | UNCLIPPED | PLAIN_VIT | AS_B),
+        ("train_s1", RELEASED | UNCLIPPED),
+        ("train_l14", without(RELEASED, *PIXELS) | UNCLIPPED),
         ("train_mobileclip2_s0", RELEASED | {"data.caption_sets": "^syn_text_dfn_mscoco38k$"}),
-        (
-            "train_vit_b16_12m ensemble",
-            ABLATION | OWN_VIT,
-        ),
-        ("train_b_dfndr12m all_sets", ABLATION),
+        ("train_vit_b16_12m ensemble", without(WARM, "model.image.projection_bias") | PLAIN_VIT),
+        ("train_b_dfndr12m all_sets", WARM),
     ],
 )
 def test_released_choices_are_those_of_the_scripts_and_flags_change_them(name, expected, capsys, monkeypatch):

@@ -82,6 +82,14 @@ def test_all_processes_stop_for_what_one_meets(output):
     assert all(each["uneven"].startswith("ValueError: ") for each in messages)
 
 
+def test_all_processes_leave_out_a_step_that_overflows_in_one(output):
+    first, second = ((output / f"narrow-{rank}.txt").read_text() for rank in (0, 1))
+    assert first == second
+    steps = [line["step"] for line in read_metrics(output / "narrow" / "metrics.jsonl")]
+    assert 7 in steps
+    assert 6 not in steps
+
+
 def test_what_the_first_process_alone_finds_all_go_on_from(output):
     """A node that was replaced has no checkpoints; its rank has its own random numbers all the same."""
     expected, found = (load_file(last_checkpoint(output / name)) for name in ("whole", "disk-0-before"))

@@ -83,8 +83,9 @@ def test_the_loss_falls(tmp_path, reinforced):
         pytest.param({}, marks=pytest.mark.slow),
         # What draws random numbers while it trains, and what has parameters beside the student's.
         {"range_augment": RangeAugmentSpec(), "loss": SigmoidLossSpec(), "micro_batch_size": 4},
+        {"precision": "float16"},
     ],
-    ids=["plain", "random"],
+    ids=["plain", "random", "float16"],
 )
 def test_a_killed_run_resumes_to_the_bit(tmp_path, changes):
     whole, parts = tmp_path / "whole", tmp_path / "parts"

@@ -13,7 +13,7 @@ import torch
 from mobileclip.data import LabelledBatch
 from mobileclip.tensor_files import CheckpointError
 from mobileclip.training import CrossEntropySpec, World, connected, train
-from mobileclip.training.checkpoints import StateFile, read_state
+from mobileclip.training.checkpoints import StateFile, digest, read_state
 from tests.training import class_runs
 from tests.training.runs import Batches, KilledError, batch_of, new_model, share_of, training_spec
 from tests.training.test_objective import TRANSFORMERS
@@ -55,6 +55,21 @@ def resume(world: World, output: Path) -> None:
                 world=world,
             )
     train(spec, model=new_model(), batches=share(world), output=output / "parts", world=world)
+
+
+def leave_out(world: World, output: Path) -> None:
+    """Train in float16 where one of the processes meets a NaN, and write down the weights of both."""
+
+    def spoiled(step: int):
+        batch = share_of(world.rank, world.size)(step)
+        if step == 6 and world.rank == 1:
+            batch.teacher_image[0, 0] = torch.nan
+        return batch
+
+    torch.manual_seed(0)
+    spec, model = training_spec(8, precision="float16", ema_decay=None), TRANSFORMERS.build()
+    train(spec, model=model, batches=Batches(make=spoiled), output=output / "narrow", world=world)
+    (output / f"narrow-{world.rank}.txt").write_text(digest(model.state_dict()))
 
 
 def refuse(world: World, output: Path) -> None:
@@ -132,5 +147,5 @@ def share_errors(world: World, output: Path) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with connected("cpu") as connected_world:
-        for part in (compare_with_one_process, classify, resume, refuse, find_others, share_errors):
+        for part in (compare_with_one_process, classify, resume, leave_out, refuse, find_others, share_errors):
             part(connected_world, Path(sys.argv[1]))

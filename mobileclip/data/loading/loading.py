@@ -52,15 +52,15 @@ class Pipeline(ABC, Generic[BatchType]):
     Args:
         spec: the choices.
         reader: of the shards.
-        keep: from key and members of a sample to whether it is used, with sampling `endless`; None for all those that
-            the spec's `uids` have. Workers get it pickled where they are not forked.
+        keep: from key and members of a sample to whether it is used, with another sampling than `epoch`; None for all
+            those that the spec's `uids` have. Workers get it pickled where they are not forked.
 
     Raises:
         ValueError: if there is such a choice in an epoch, whose length nobody would know.
     """
 
     def __init__(self, spec: PipelineSpec, *, reader: ShardReader, keep: Keep | None = None) -> None:
-        if keep is not None and spec.sampling != "endless":
+        if keep is not None and spec.sampling == "epoch":
             raise ValueError(
                 "an epoch of the samples that `keep` chooses has a length that nobody knows; choose `endless`"
             )
@@ -232,7 +232,7 @@ class Pipeline(ABC, Generic[BatchType]):
         return numbers.start == 0
 
     def _batches_per_epoch(self, num_samples: int) -> int:
-        drop_last = self.spec.drop_last or self.spec.sampling == "endless"
+        drop_last = self.spec.drop_last or self.spec.sampling != "epoch"
         full, rest = divmod(num_samples, self._batch_size)
         return full + (rest > 0 and not drop_last)
 
@@ -259,7 +259,8 @@ class Pipeline(ABC, Generic[BatchType]):
         if spec.sampling == "epoch":
             order = EpochOrder(names=self.shards, sizes=self._sizes, **choices)
         else:
-            order = EndlessOrder(sources=self._reader.sources, weights=spec.weights, **choices)
+            replacement = spec.sampling == "with_replacement"
+            order = EndlessOrder(sources=self._reader.sources, weights=spec.weights, replacement=replacement, **choices)
         order.check_processes(self.world_size)
         return order
 

@@ -12,16 +12,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import count
-from typing import Literal
+from typing import Literal, get_args
 
 import attrs
 import numpy as np
 import numpy.typing as npt
 
-from mobileclip.data.randomness import seeded_rng, shuffled
+from mobileclip.data.randomness import random_index, seeded_rng, shuffled
 
-Sampling = Literal["epoch", "endless"]
-SAMPLINGS: tuple[Sampling, ...] = ("epoch", "endless")
+Sampling = Literal["epoch", "endless", "with_replacement"]
+SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
 NUM_READERS = 96
 """Divided by most numbers of processes that machines have, and enough for many workers."""
 READERS_OF_A_SHARD = 4
@@ -34,7 +34,8 @@ class Segment:
     Args:
         shard: its name.
         number: of the shard among those of its source; with the seed, it decides the order of its samples.
-        epoch: how often the shard was read through before; decides augmentations and captions.
+        epoch: how often the shard was read through before, or with replacement the number of the draw; decides
+            augmentations and captions.
         start: number of the first sample.
         stop: number of the one behind the last; None for all that there are.
     """
@@ -51,7 +52,7 @@ class Place:
     """Where a reader stands.
 
     Args:
-        turn: which of its turns it is: in `endless`, of drawing a shard; in `epoch`, 0, or how many readers' samples it
+        turn: which of its turns it is: without end, of drawing a shard; in `epoch`, 0, or how many readers' samples it
             took over after its own.
         segment: which of the turn's segments.
         sample: how many samples of the segment, usable or not, lie behind it.
@@ -215,6 +216,7 @@ class EndlessOrder(Order):
     """Shuffled shards without end: all of them once, then all of them in another order; nothing need be counted.
 
     Every reader draws whole shards in turn. Sources have the same share of every batch, as their weights say.
+    With replacement, every draw is among all shards: some come again before others have come.
 
     Args:
         sources: names of the shards of each source.
@@ -222,6 +224,7 @@ class EndlessOrder(Order):
         most_readers: number of readers, or the largest divisor of it that there are shards for.
         seed: of the order.
         shuffle: whether to shuffle the shards.
+        replacement: whether to draw them with replacement, shuffled or not.
 
     Raises:
         ValueError: if there are not as many weights as sources, or a source's is too small for a reader.
@@ -232,6 +235,7 @@ class EndlessOrder(Order):
     most_readers: int
     seed: int
     shuffle: bool
+    replacement: bool = False
     num_readers: int = attrs.field(init=False)
     _readers: tuple[tuple[int, int, int], ...] = attrs.field(init=False, repr=False)
     """Of each reader: its source, its number among the source's, and how many these are."""
@@ -257,7 +261,11 @@ class EndlessOrder(Order):
         del epoch
         source, number, num_own = self._readers[reader]
         names = self.sources[source]
-        times, place = divmod(turn * num_own + number, len(names))
+        draw = turn * num_own + number
+        if self.replacement:
+            shard = random_index(seeded_rng(self.seed, "draw", draw, source), len(names))
+            return (Segment(shard=names[shard], number=shard, epoch=draw),)
+        times, place = divmod(draw, len(names))
         shard = shard_order(len(names), (self.seed, times, source))[place] if self.shuffle else place
         return (Segment(shard=names[shard], number=shard, epoch=times),)
 

@@ -72,30 +72,32 @@ class PipelineSpec(ExampleSpec):
         batch_size: samples of a batch: in a training run that of all processes together, which divide it among them;
             the pipeline by itself gives every process batches of so many.
         sampling: `epoch`, every sample once an epoch; or `endless`, which need not know how many samples there are:
-            shards in random order, again and again, and an epoch is as many batches as `num_samples` would fill.
-        weights: share of each of `shards` of every batch, with sampling `endless`; none takes all shards alike.
+            shards in random order, again and again, and an epoch is as many batches as `num_samples` would fill; or
+            `with_replacement`, the same but that every shard is drawn among all, as the released scripts do.
+        weights: share of each of `shards` of every batch, with another sampling than `epoch`; none takes all shards
+            alike.
         epochs: number of epochs that iterating yields.
         shuffle: whether to shuffle the shards and, within a buffer, the samples; without, and with one reader, they
             come as they are stored.
         num_readers: shards that are read at once, all processes together; every batch has the same share of each. The
             number of processes must divide it. Small data has fewer, the largest divisor for which there are samples
-            and a quarter as many shards, or in `endless` as many shards.
+            and a quarter as many shards, or otherwise as many shards.
         shuffle_buffer: number of samples, encoded, of every reader's buffer.
         num_workers: processes that read, decode and augment, at most one for every reader; 0 for none beside the own
             one.
-        uids: a list of the samples that are used, with sampling `endless`; none uses all. See
+        uids: a list of the samples that are used, with another sampling than `epoch`; none uses all. See
             `mobileclip.data.loading.keeping.UidList`.
         cache: folder of copies of remote shards for the next time they are read; none keeps none.
         cache_bytes: of all copies together; the oldest make room.
         worker_seconds: for which one of them is waited for.
         stores: how long stores are waited for. Specs that differ in these, the cache and the number of
             workers alone are equal.
-        drop_last: whether to leave out the last samples of an epoch that fill no batch; there are none in `endless`.
+        drop_last: whether to leave out the last samples of an epoch that fill no batch; there are none otherwise.
         num_samples: number of samples in all shards; None to count them where that is needed, except for `len`.
 
     Raises:
-        ValueError: as `ExampleSpec` does, or if there are weights, and not one for each of `shards`, or uids, in
-            another sampling than `endless`.
+        ValueError: as `ExampleSpec` does, or if there are weights, and not one for each of `shards`, or weights or uids
+            with sampling `epoch`.
     """
 
     shards: tuple[str, ...] = attrs.field(converter=_patterns)
@@ -117,11 +119,11 @@ class PipelineSpec(ExampleSpec):
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
-        if self.uids is not None and self.sampling != "endless":
+        if self.uids is not None and self.sampling == "epoch":
             raise ValueError(
                 "an epoch of the samples in `uids` has a length that nobody knows; choose sampling `endless`"
             )
-        if self.weights and (self.sampling != "endless" or len(self.weights) != len(self.shards)):
+        if self.weights and (self.sampling == "epoch" or len(self.weights) != len(self.shards)):
             raise ValueError(
                 f"weights are of sources in sampling `endless`, one for each of shards; got {len(self.weights)} for "
                 f"{len(self.shards)} in `{self.sampling}`"

@@ -8,6 +8,7 @@ from mobileclip.recipes.training.following import Given, following_training
 from mobileclip.recipes.training.memory import step_memory
 from mobileclip.recipes.training.published import (
     as_released,
+    as_released_b,
     as_released_dfndr2b,
     long_training,
     mobileclip2_run,
@@ -18,12 +19,13 @@ from mobileclip.recipes.training.published import (
     with_drop_path,
     with_loss,
 )
-from mobileclip.recipes.training.tiny import tiny_run
+from mobileclip.recipes.training.tiny import shallow, tiny_run
 from mobileclip.recipes.training.validation import measured_on
 
 __all__ = [
     "Given",
     "as_released",
+    "as_released_b",
     "as_released_dfndr2b",
     "following_training",
     "long_training",
@@ -31,6 +33,7 @@ __all__ = [
     "mobileclip2_run",
     "mobileclip_run",
     "run_recipe",
+    "shallow",
     "step_memory",
     "tiny_run",
     "titled",

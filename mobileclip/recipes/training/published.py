@@ -12,7 +12,7 @@ import attrs
 
 from mobileclip.data import RangeAugmentSpec, ReinforcedPipelineSpec
 from mobileclip.encoders import DualEncoderSpec, MCiSpec, TextEncoderSpec, TextTransformerSpec, ViTSpec
-from mobileclip.inputs import ImageInput
+from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput
 from mobileclip.losses import LossSpec, ReinforcedLossSpec
 from mobileclip.training import AdamWSpec, ConstantCosineSchedule, CosineSchedule, RunSpec, TrainingSpec
 
@@ -113,6 +113,13 @@ def mobileclip2_run(
     return with_loss(run, ReinforcedLossSpec(teacher_dims=(768, 768), teacher_logit_scales=(70.0, 60.0)))
 
 
+def plain_vit_b16() -> ViTSpec:
+    """Return the image tower of open_clip's ViT-B/16."""
+    return ViTSpec(
+        stem="patch", class_position=True, norm_before=True, initialization="open_clip", input=ImageInput(size=224)
+    )
+
+
 def vit_b16_12m_run(text: TextEncoderSpec | None = None, *, total_steps: int = 30_000) -> RunSpec:
     """Return a run of the ablations: open_clip's ViT-B/16 on DataCompDR-12M, both teachers and both captions, w = 1.
 
@@ -122,11 +129,8 @@ def vit_b16_12m_run(text: TextEncoderSpec | None = None, *, total_steps: int = 3
         text: the text encoder; by default the 12-layer one with a causal mask.
         total_steps: length of the run: 30,000 in tables 2, 3a and 5, 45,000 in tables 4a and 4b.
     """
-    image = ViTSpec(
-        stem="patch", class_position=True, norm_before=True, initialization="open_clip", input=ImageInput(size=224)
-    )
     return mobileclip_run(
-        DualEncoderSpec(image=image, text=TextTransformerSpec(causal=True) if text is None else text),
+        DualEncoderSpec(image=plain_vit_b16(), text=TextTransformerSpec(causal=True) if text is None else text),
         batch_size=8_192,
         total_steps=total_steps,
         warmup_steps=1_000,
@@ -159,26 +163,37 @@ def with_loss(run: RunSpec, loss: LossSpec) -> RunSpec:
 def as_released(run: RunSpec) -> RunSpec:
     """Return a run with what the released scripts choose where the paper says otherwise, or nothing.
 
-    Theirs are float16 in autocast with a scaled loss, for which bfloat16 stays here.
-
-    Source: the scripts of apple/ml-mobileclip, and the optimiser of open_clip, which they train with.
+    Source: the scripts of apple/ml-mobileclip, and open_clip, which they train with.
     """
-    training, image = run.training, run.model.image
-    assert isinstance(training.optimizer, AdamWSpec), "the published runs have it"
-    # The class token of open_clip's own tower has one dimension, which leaves it out.
-    own = isinstance(image, ViTSpec) and image.initialization == "open_clip"
-    released = attrs.evolve(
-        training,
-        schedule=attrs.evolve(training.schedule, final=0.0, warmup_steps=1_000),
-        optimizer=attrs.evolve(
-            training.optimizer, decayed=("weights", "positions", "layer_scales", *(() if own else ("class_tokens",)))
-        ),
+    image, optimizer = run.model.image, run.training.optimizer
+    assert isinstance(optimizer, AdamWSpec), "the published runs have it"
+    # Its class token has one dimension, which leaves it out, and "vit" in its name, which decides eps.
+    plain = isinstance(image, ViTSpec) and image.initialization == "open_clip"
+    optimizer = attrs.evolve(
+        optimizer,
+        eps=1e-6 if plain else 1e-8,
+        decayed=("weights", "positions", "layer_scales", *(() if plain else ("class_tokens",))),
+    )
+    training = attrs.evolve(
+        run.training,
+        schedule=attrs.evolve(run.training.schedule, final=0.0, warmup_steps=1_000),
+        optimizer=optimizer,
         max_gradient_norm=1.0,
         min_logit_scale=1.0,
         ema_decay=None,
+        precision="float16",
         range_augment=None,
     )
-    return attrs.evolve(with_data(run, shuffle_buffer=5_000), training=released)
+    pixels = attrs.evolve(image.input, interpolation="bicubic", mean=OPENAI_MEAN, std=OPENAI_STD)
+    image = attrs.evolve(image, input=pixels, projection_bias=not plain)
+    data = attrs.evolve(run.data, image=pixels, sampling="with_replacement", shuffle_buffer=5_000)
+    return attrs.evolve(run, model=attrs.evolve(run.model, image=image), data=data, training=training)
+
+
+def as_released_b(run: RunSpec) -> RunSpec:
+    """Return a run with the choices of the script for B on DataCompDR-1B, which trains open_clip's plain ViT-B/16."""
+    image = attrs.evolve(plain_vit_b16(), input=run.model.image.input)
+    return as_released(attrs.evolve(run, model=attrs.evolve(run.model, image=image)))
 
 
 def as_released_dfndr2b(run: RunSpec) -> RunSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -101,19 +102,21 @@ def run_as(
     with reported(name, arguments):
         written, rest = written_run(typed(arguments), kind.spec)
         rows = recipe if isinstance(recipe, Mapping) else {}
+        asked = partial(_asked, kind, arguments=rest)
         if written is not None:
             # The file says which of the rows it is; one that is named names the output.
             name, rest = (f"{name}-{rest[0]}", rest[1:]) if rest[:1] and rest[0] in rows else (name, rest)
-            chosen, command = written, _parsed(kind, written, description, rest)
+            chosen = asked(written)
+            command = _parsed(kind, chosen, description, rest)
         elif rows:
             titles = {row: (one.__doc__ or "").partition("\n")[0] for row, one in rows.items()}
-            defaults = {row: (title, _defaults(kind, rows[row](), rest, row)) for row, title in titles.items()}
+            defaults = {row: (title, _defaults(kind, asked(rows[row]()), rest, row)) for row, title in titles.items()}
             describe(description, rest)
             command = tyro.extras.overridable_config_cli(defaults, description="", args=rest, config=_CONFIG)
-            chosen, name = rows[command.row](), f"{name}-{command.row}"
+            chosen, name = asked(rows[command.row]()), f"{name}-{command.row}"
         else:
             assert not isinstance(recipe, Mapping), "several are rows"
-            chosen = recipe()
+            chosen = asked(recipe())
             command = _parsed(kind, chosen, description, rest)
         spec = kind.resolve(chosen, command)
         if command.show:
@@ -142,6 +145,13 @@ def train_and_plot(
     return model
 
 
+def _asked(kind: Kind[Spec, FlagsType], chosen: Spec, arguments: Sequence[str]) -> Spec:
+    """Return a run's choices, or those that `--released` makes of them: its model has no flags of its own."""
+    if kind.released is not None and Given(arguments).has("--released"):
+        return kind.released(chosen)
+    return chosen
+
+
 def _parsed(kind: Kind[Spec, FlagsType], chosen: Spec, description: str, arguments: Sequence[str]) -> FlagsType:
     default = _defaults(kind, chosen, arguments, "")
     return parse(kind.command, arguments, description=description, default=default, config=_CONFIG)
@@ -150,8 +160,6 @@ def _parsed(kind: Kind[Spec, FlagsType], chosen: Spec, description: str, argumen
 def _defaults(kind: Kind[Spec, FlagsType], chosen: Spec, arguments: Sequence[str], row: str) -> FlagsType:
     """Return what the command line is read over: a run's choices, as they follow the flags that are given."""
     given = Given(arguments)
-    if kind.released is not None and given.has("--released"):
-        chosen = kind.released(chosen)
     return kind.command(
         pipeline=following_pipeline(chosen.data, given),
         training=following_training(chosen.training, given),

@@ -19,6 +19,7 @@ from mobileclip.encoders import Classifier
 from mobileclip.losses import LossSpec, LossTerms, ReinforcedLossSpec
 from mobileclip.training.cpu import quicken
 from mobileclip.training.distributed import World
+from mobileclip.training.loss_scale import LossScale
 from mobileclip.training.objectives.selection import Learnability, PairLosses, choose_pairs, evaluating
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Objective(nn.Module, ABC):
         self._contract = self.image_input
         self.loss = spec.loss.build(process_group=world.group)
         self.range_augment = None if spec.range_augment is None else spec.range_augment.build()
+        self.loss_scale = LossScale() if spec.precision == "float16" else None
         # Its operations change places, and the compiler would compile every order of them.
         self._changed = self.not_compiled(self._change)
         self.to(world.device).train()
@@ -162,7 +164,8 @@ class Objective(nn.Module, ABC):
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """Return the context in which the model computes."""
-        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.spec.precision == "bfloat16")
+        narrow = torch.float16 if self.spec.precision == "float16" else torch.bfloat16
+        return torch.autocast(device.type, dtype=narrow, enabled=self.spec.precision != "float32")
 
     def in_pieces(
         self, encode: Callable[..., tuple[Tensor, ...]], module: nn.Module, *inputs: Rows

@@ -148,6 +148,26 @@ class TestEndless:
         assert drawn[:10] != [Segment(shard=one.shard, number=one.number, epoch=0) for one in drawn[10:20]]
         assert all((one.start, one.stop) == (0, None) for one in drawn)
 
+    def test_with_replacement_shards_come_again_before_others_have_come(self):
+        order = endless_order(40, most_readers=4, replacement=True)
+        drawn = [order.segments(0, number % 4, number // 4)[0] for number in range(4_000)]
+        counts = Counter(segment.shard for segment in drawn)
+        assert len({segment.shard for segment in drawn[:40]}) < 35  # 40 * (1 - 1/e) is 25
+        assert counts.keys() == set(order.sources[0])
+        assert all(50 < count < 150 for count in counts.values())  # of 100, with a deviation of 10
+        assert all(segment.shard == f"0/{segment.number}.tar" for segment in drawn)
+        # Of a shard that comes twice, neither the order of the samples nor their augmentations are the same.
+        assert len({segment.epoch for segment in drawn}) == len(drawn)
+        again = endless_order(40, most_readers=4, replacement=True)
+        assert [again.segments(0, number % 4, number // 4)[0] for number in range(4_000)] == drawn
+        other = endless_order(40, most_readers=4, replacement=True, seed=1)
+        assert [other.segments(0, number % 4, number // 4)[0] for number in range(40)] != drawn[:40]
+
+    def test_with_replacement_sources_keep_their_shares(self):
+        order = endless_order(500, 300, 200, weights=(2.0, 1.0, 1.0), replacement=True)
+        sources = [order.segments(0, reader, 7)[0].shard.partition("/")[0] for reader in range(96)]
+        assert Counter(sources) == {"0": 48, "1": 24, "2": 24}
+
     def test_in_order(self):
         order = endless_order(3, most_readers=1, shuffle=False)
         assert [order.segments(0, 0, turn)[0].shard for turn in range(4)] == [f"0/{n}.tar" for n in (0, 1, 2, 0)]

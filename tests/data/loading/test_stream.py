@@ -80,7 +80,7 @@ def digests(batches: list[ReinforcedBatch]) -> Counter[tuple[str, float, float, 
 
 
 class TestResuming:
-    @pytest.mark.parametrize("sampling", ["epoch", "endless"])
+    @pytest.mark.parametrize("sampling", ["epoch", "endless", "with_replacement"])
     @pytest.mark.parametrize("num_workers", [0, 3])
     def test_every_place(self, shards, num_workers, sampling):
         choices = {"num_workers": num_workers, "sampling": sampling}
@@ -194,7 +194,7 @@ class TestResuming:
 
 
 class TestProcesses:
-    @pytest.mark.parametrize("sampling", ["epoch", "endless"])
+    @pytest.mark.parametrize("sampling", ["epoch", "endless", "with_replacement"])
     def test_the_number_of_processes_changes_no_step(self, shards, sampling, monkeypatch):
         """Resumed again and again with other numbers of processes, every step has the same samples."""
 
