@@ -209,11 +209,16 @@ class Survival:
         """Return one of these moments."""
         return Moment(operation=-1 if point > len(self.operations) else point)
 
-    def problems(self, *moments: Moment) -> list[str]:
-        """Return what is wrong when the command is ended at moments and then run to its end; empty if nothing is."""
-        work, found = self.root / "work", []
+    def fresh(self) -> Path:
+        """Return the folder with the input, and nothing else."""
+        work = self.root / "work"
         shutil.rmtree(work)
         shutil.copytree(self.root / "input", work, symlinks=True)
+        return work
+
+    def problems(self, *moments: Moment) -> list[str]:
+        """Return what is wrong when the command is ended at moments and then run to its end; empty if nothing is."""
+        work, found = self.fresh(), []
         for number, moment in enumerate(moments):
             ended = self.command.run(work, moment)
             if ended.status == 0 or (ended.status != -signal.SIGKILL and moment.name == "SIGKILL"):

@@ -18,7 +18,8 @@ from mobileclip.collections.store import read_manifest
 from mobileclip.engines import LocalEngine, Retries
 from mobileclip.storage import LOCK
 from tests.collections.pictures import contents, draw
-from tests.survives import Moment, Program, survives
+from tests.crash.world import Command
+from tests.survives import Moment, Program, Survival, survives
 
 # Which form of a model is the fastest, and so the last digits, depends on the moment.
 OPTIONS = IndexOptions(precision="float32", show_progress=False)
@@ -89,34 +90,32 @@ def killing(tmp_path, monkeypatch):
     return "killer.png"
 
 
+@pytest.fixture(scope="module")
+def indexing(tmp_path_factory, telling_file):
+    """A command that makes an index of a folder, and what it does to files."""
+    command = Command(
+        prepare=lambda folder: [draw(folder / "photos" / f"{number}.png", number) for number in range(3)],
+        arguments=("index", "photos", "-i", "index", "-c", str(telling_file), "-j", "1", "--quiet"),
+    )
+    return Survival.of(command, tmp_path_factory.mktemp("indexing") / "trial")
+
+
 @pytest.mark.parametrize("event", ["open", "os.rename"])
-def test_a_job_that_is_killed_while_it_makes_an_index_locks_nobody_out(tmp_path, telling_file, event):
-    photos, index = tmp_path / "photos", tmp_path / "index"
-    for number in range(3):
-        draw(photos / f"{number}.png", number)
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(
-        "import os, signal, sys\n"
-        "def look(event, values):\n"
-        f"    if event == {event!r} and '{index}/.mobileclip-' in str(values[0]):\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "sys.addaudithook(look)\n"
-    )
-    given = ["index", photos, "-i", index, "-c", telling_file, "-j", "1", "--quiet"]
-    command = [sys.executable, "-m", "mobileclip.cli", *given]
-    paths = [str(tmp_path / "site"), str(ROOT)]
-    killed = subprocess.run(
-        command, env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)}, capture_output=True, check=False
-    )
-    assert killed.returncode == -signal.SIGKILL
-    assert (index / LOCK).exists()
-    assert not (index / "manifest.json").exists()
-    done = subprocess.run(
-        command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "3 pictures in the index: 3 encoded" in done.stdout
-    assert not [path for path in index.iterdir() if path.name.startswith(".mobileclip-")]
+def test_a_job_that_is_killed_while_it_makes_an_index_locks_nobody_out(indexing, event):
+    (first, *_) = [
+        number
+        for number, operation in enumerate(indexing.operations, start=1)
+        if operation.startswith(f"{event} /index/.mobileclip-")
+    ]
+    folder = indexing.fresh()
+    killed = indexing.command.run(folder, Moment(operation=first))
+    assert killed.status == -signal.SIGKILL
+    assert (folder / "index" / LOCK).exists()
+    assert not (folder / "index" / "manifest.json").exists()
+    done = indexing.command.run(folder)
+    assert done.status == 0, done.output
+    assert "3 pictures in the index: 3 encoded" in done.output
+    assert not [path for path in (folder / "index").iterdir() if path.name.startswith(".mobileclip-")]
 
 
 def draw_around(photos, num_photos, killer):
