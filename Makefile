@@ -13,7 +13,8 @@ PYTHON ?= $(shell for python in $(CANDIDATES); do \
 # processes, which take a second less each where the bytecode is kept, also in images that ask Python not to.
 PROCESSES ?= 2
 # A run begins with the file that takes longest, see tests/seconds.py; a single file needs no second process.
-SHARED := --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
+# A process that dies ends the run, which names its test: xdist, which would replace it, may wait for ever.
+SHARED := --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 ASKED := $(wildcard $(foreach word,$(ARGS),$(firstword $(subst ::, ,$(word)))))
 ALONE := $(and $(filter 1,$(words $(ASKED))),$(filter %.py,$(ASKED)))
 PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(if $(ALONE),,$(SHARED)) -rs $(ARGS)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import http.server
 import os
+import re
+import socket
 import threading
 import time
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
+from typing import Any
 from unittest import mock
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import escape
@@ -25,30 +29,45 @@ _MODIFIED_HEADER = "Thu, 01 Jan 2026 00:00:00 GMT"
 
 @attrs.define(kw_only=True, eq=False)
 class ObjectStore:
-    """A store with any number of buckets.
+    """A store.
 
     Args:
+        buckets: that there are; None for any number.
         seconds: that each request takes, beside what the machine needs for it.
         knows_conditions: whether it heeds `If-None-Match` and `If-Match`, as some stores do not.
         objects: content by bucket and key, such as `data/folder/0.tar`.
         requests: how many there were, by method; `LIST` are those that list.
+        uploads: parts of objects that are not finished, by their number.
         url: its address.
+        stop: ends it, and breaks every connection.
     """
 
+    buckets: Collection[str] | None = None
     seconds: float = 0.0
     knows_conditions: bool = True
     objects: dict[str, bytes] = attrs.field(factory=dict)
     requests: Counter[str] = attrs.field(factory=Counter)
+    uploads: dict[str, dict[int, bytes]] = attrs.field(factory=dict)
     url: str = ""
+    stop: Callable[[], None] = attrs.field(default=lambda: None)
+    num_changes: int = 0
     lock: threading.Lock = attrs.field(factory=threading.Lock)
     _names: list[str] = attrs.field(factory=list)
-    _state: tuple[int, str] = (0, "")
+    _state: tuple[int, int, str] = (0, 0, "")
+
+    def put(self, name: str, content: bytes | None) -> None:
+        """Keep an object, or remove it."""
+        self.num_changes += 1
+        if content is None:
+            self.objects.pop(name, None)
+        else:
+            self.objects[name] = content
 
     def listed(self, bucket: str, query: Mapping[str, str]) -> bytes:
         """Return one page of a listing as S3 words it."""
         prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
         # Sorting very many names for each page would take longer than all else.
-        state = (len(self.objects), next(reversed(self.objects), ""))
+        state = (self.num_changes, len(self.objects), next(reversed(self.objects), ""))
         if state != self._state:
             self._state, self._names = state, sorted(self.objects)
         start = f"{bucket}/{prefix}"
@@ -85,6 +104,24 @@ class ObjectStore:
 class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.connections: list[socket.socket] = []
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Take a connection, and note it."""
+        connection, address = super().get_request()
+        self.connections.append(connection)
+        return connection, address
+
+    def stop(self) -> None:
+        """Answer nobody any more."""
+        self.shutdown()
+        self.server_close()
+        for connection in self.connections:
+            with suppress(OSError):  # one that is closed already
+                connection.shutdown(socket.SHUT_RDWR)
+
     def handle_error(self, *arguments: object) -> None:
         """Say nothing of connections whose other end is gone."""
 
@@ -96,6 +133,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """List, or send an object or a part of it."""
         bucket, query = self._begin()
+        if self._lacks_bucket():
+            return
         if not self._key():
             self._count("LIST")
             with self.store.lock:
@@ -117,23 +156,36 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_HEAD(self) -> None:
         """Say how large an object is."""
-        self._begin()
+        bucket, _ = self._begin()
         self._count("HEAD")
         content = self.store.objects.get(self._name())
-        if content is None:
+        if not self._key() and self._has(bucket):
+            self._send(200, b"")
+        elif content is None:
             self._send(404, b"", length=0)
         else:
             self._send(200, b"", etag=_etag(content), length=len(content))
 
     def do_PUT(self) -> None:
-        """Take an object, where the conditions of the request hold."""
-        self._begin()
+        """Take an object, where the conditions of the request hold, a part of one, or a copy."""
+        _, query = self._begin()
         content = self._body()
         if content is None:  # who sent it died in the middle of it, and it is no object
             self.close_connection = True
             return
         self._count("PUT")
+        if self._lacks_bucket():
+            return
         name, store = self._name(), self.store
+        if "uploadId" in query:
+            store.uploads[query["uploadId"]][int(query["partNumber"])] = content
+            self._send(200, b"", etag=_etag(content))
+            return
+        if "x-amz-copy-source" in self.headers:
+            content = store.objects[unquote(self.headers["x-amz-copy-source"]).strip("/")]
+            store.put(name, content)
+            self._send(200, f'<CopyObjectResult><ETag>"{_etag(content)}"</ETag></CopyObjectResult>'.encode())
+            return
         with store.lock:
             known = store.objects.get(name)
             expected = self.headers.get("If-Match")
@@ -142,19 +194,49 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 or (expected is not None and (known is None or expected.strip('"') != _etag(known)))
             )
             if not is_refused:
-                store.objects[name] = content
+                store.put(name, content)
         if is_refused:
             self._send(412, b"<Error><Code>PreconditionFailed</Code><Message>At least one condition</Message></Error>")
         else:
             self._send(200, b"", etag=_etag(content))
 
     def do_DELETE(self) -> None:
-        """Remove an object."""
-        self._begin()
+        """Remove an object, or the parts of one that was not finished."""
+        _, query = self._begin()
         self._count("DELETE")
         with self.store.lock:
-            self.store.objects.pop(self._name(), None)
+            if "uploadId" in query:
+                self.store.uploads.pop(query["uploadId"], None)
+            else:
+                self.store.put(self._name(), None)
         self._send(204, b"")
+
+    def do_POST(self) -> None:
+        """Begin an object of parts, or finish it; or remove many objects."""
+        bucket, query = self._begin()
+        body = self._body() or b""
+        self._count("POST")
+        if self._lacks_bucket():
+            return
+        store = self.store
+        with store.lock:
+            if "uploads" in query:
+                upload = f"upload-{store.num_changes}-{len(store.uploads)}"
+                store.uploads[upload] = {}
+                answer = f"<InitiateMultipartUploadResult><UploadId>{upload}</UploadId></InitiateMultipartUploadResult>"
+            elif "uploadId" in query:
+                parts = store.uploads.pop(query["uploadId"])
+                content = b"".join(parts[number] for number in sorted(parts))
+                store.put(self._name(), content)
+                etag = f"<ETag>&quot;{_etag(content)}&quot;</ETag>"
+                answer = f"<CompleteMultipartUploadResult>{etag}</CompleteMultipartUploadResult>"
+            else:
+                keys = re.findall(r"<Key>(.*?)</Key>", body.decode())
+                for key in keys:
+                    store.put(f"{bucket}/{html.unescape(key)}", None)
+                deleted = "".join(f"<Deleted><Key>{key}</Key></Deleted>" for key in keys)
+                answer = f"<DeleteResult>{deleted}</DeleteResult>"
+        self._send(200, answer.encode())
 
     def log_message(self, *arguments: object) -> None:
         """Say nothing."""
@@ -170,6 +252,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _name(self) -> str:
         return unquote(urlsplit(self.path).path).strip("/")
+
+    def _has(self, bucket: str) -> bool:
+        return self.store.buckets is None or bucket in self.store.buckets
+
+    def _lacks_bucket(self) -> bool:
+        """Say that there is no such bucket, if there is none."""
+        is_lacking = not self._has(self._name().partition("/")[0])
+        if is_lacking:
+            self._send(404, b"<Error><Code>NoSuchBucket</Code><Message>There is no such bucket</Message></Error>")
+        return is_lacking
 
     def _key(self) -> str:
         return self._name().partition("/")[2]
@@ -189,14 +281,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 return None
         if "aws-chunked" not in self.headers.get("Content-Encoding", ""):
             return body
-        whole = b""
-        while body:
-            size_line, _, body = body.partition(b"\r\n")
-            size = int(size_line.split(b";")[0], 16)
+        chunks, place = [], 0
+        while place < len(body):
+            end = body.index(b"\r\n", place)
+            size = int(body[place:end].split(b";")[0], 16)
             if not size:
                 break
-            whole, body = whole + body[:size], body[size + 2 :]
-        return whole
+            chunks.append(body[end + 2 : end + 2 + size])
+            place = end + size + 4
+        return b"".join(chunks)
 
     def _send(
         self,
@@ -225,16 +318,18 @@ def _etag(content: bytes) -> str:
 
 
 @contextmanager
-def object_store(*, seconds: float = 0.0) -> Iterator[ObjectStore]:
+def object_store(*, seconds: float = 0.0, buckets: Collection[str] | None = None) -> Iterator[ObjectStore]:
     """Yield a store on this machine that `s3://` addresses of this process, and of those it starts, lead to.
 
     Args:
         seconds: that each request takes.
+        buckets: that there are; None for any number.
     """
     import s3fs
 
-    store = ObjectStore(seconds=seconds)
+    store = ObjectStore(seconds=seconds, buckets=buckets)
     server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"store": store}))
+    store.stop = server.stop
     store.url = f"http://127.0.0.1:{server.server_port}"
     environment = {
         "AWS_ACCESS_KEY_ID": "test",
@@ -250,7 +345,6 @@ def object_store(*, seconds: float = 0.0) -> Iterator[ObjectStore]:
         with mock.patch.dict(os.environ, environment):
             yield store
     finally:
-        server.shutdown()
+        server.stop()
         thread.join()
-        server.server_close()
         s3fs.S3FileSystem.clear_instance_cache()

@@ -117,6 +117,7 @@ def _said(
 def _pytest(chosen: Sequence[str], seconds: Mapping[str, float], choices: argparse.Namespace) -> list[str]:
     several = len(chosen) > 1 and sum(seconds.get(test, UNKNOWN) for test in chosen) > _ALONE
     shared = ["--numprocesses", str(choices.processes), "--dist", "loadfile", "--no-loadscope-reorder"]
+    shared += ["--max-worker-restart", "0"]  # where one is replaced, xdist may wait for ever
     return [sys.executable, "-m", "pytest", "-q", *(shared if several else []), *choices.others, *chosen]
 
 

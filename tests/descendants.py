@@ -40,10 +40,11 @@ def are_gone(pids: set[int], seconds: float = 15.0) -> bool:
 
 
 def kill_all(process: subprocess.Popen[str]) -> None:
-    """Kill a program with all that it has started, by their numbers."""
-    for pid in {*descendants(process.pid), process.pid}:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    """Kill a program with all that it has started; its numbers are others' when it has ended."""
+    if process.poll() is None:
+        for pid in {*descendants(process.pid), process.pid}:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
     process.communicate()
 
 

@@ -208,7 +208,15 @@ def tried(name: str, folder: Path, wheel: Path, uv: Uv, choices: argparse.Namesp
         log = choices.logs / f"{name}.log"
         with log.open("w") as stream:
             done = subprocess.run(
-                [*command, "--dist", "loadfile", "--no-loadscope-reorder", *choices.arguments],
+                [
+                    *command,
+                    "--dist",
+                    "loadfile",
+                    "--no-loadscope-reorder",
+                    "--max-worker-restart",
+                    "0",
+                    *choices.arguments,
+                ],
                 cwd=folder / _TREE,
                 env={**environment, "OMP_NUM_THREADS": "1"},
                 stdout=stream,

@@ -1,17 +1,14 @@
-"""Real stores for the tests: a web server with faults at will, and an S3 server."""
+"""A web server with faults at will, for the tests; `benchmarks.object_store` is an S3 server."""
 
 from __future__ import annotations
 
 import http.server
-import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 import attrs
-import pytest
 
 
 @attrs.define
@@ -109,48 +106,3 @@ def web_server() -> Iterator[Web]:
     server.RequestHandlerClass = type("Handler", (_Handler,), {"web": web})
     with serving(server):
         yield web
-
-
-@attrs.frozen
-class S3:
-    """An S3 server: a client that sees it without the library, and what ends it."""
-
-    client: Any
-    stop: Callable[[], None]
-
-    def keys(self) -> list[str]:
-        return [entry["Key"] for entry in self.client.list_objects_v2(Bucket="data").get("Contents", [])]
-
-    def unfinished_uploads(self) -> int:
-        return len(self.client.list_multipart_uploads(Bucket="data").get("Uploads", []))
-
-    def empty(self) -> None:
-        for key in self.keys():
-            self.client.delete_object(Bucket="data", Key=key)
-
-
-@contextmanager
-def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
-    """Yield an S3 server on this machine, with an empty bucket `data`, that addresses in this process lead to."""
-    import boto3
-    import s3fs
-    from moto.server import ThreadedMotoServer
-
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    # An instance keeps the endpoint that it was made with.
-    s3fs.S3FileSystem.clear_instance_cache()
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="data")
-    try:
-        yield S3(client=client, stop=server.stop)
-    finally:
-        server.stop()
-        client.close()
-        s3fs.S3FileSystem.clear_instance_cache()

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from mobileclip import list_models
+from tests.preloaded import preloaded
 
 HEAVY = {
     *("tokenizers", "ftfy", "webdataset", "cattrs", "rich", "tyro", "safetensors"),
@@ -19,9 +20,21 @@ def python(code):
     return done.stdout.strip()
 
 
-def test_no_slow_or_optional_library_comes_along():
+@pytest.fixture
+def after_torch(tmp_path):
+    """What a process prints that has imported torch, and nothing of this library."""
+
+    def run(code):
+        done = preloaded("torch").call("tests.preloaded:python", "-c", code, folder=tmp_path)
+        assert done.status == 0, done.output
+        return done.output.strip()
+
+    return run
+
+
+def test_no_slow_or_optional_library_comes_along(after_torch):
     code = "import torch, sys; before = set(sys.modules); from mobileclip import *; print(*set(sys.modules) - before)"
-    assert not HEAVY & set(python(code).split())
+    assert not HEAVY & set(after_torch(code).split())
 
 
 def test_rooms_that_need_no_pytorch_come_without_it():
@@ -31,17 +44,18 @@ def test_rooms_that_need_no_pytorch_come_without_it():
     assert python(code) == "False"
 
 
-def test_names_and_rooms_are_there_when_they_are_asked_for():
+def test_names_and_rooms_are_there_when_they_are_asked_for(after_torch):
     code = """
 import mobileclip
 print(set(mobileclip.__all__) <= set(dir(mobileclip)), mobileclip.losses.__name__, mobileclip.specs.__name__)
 print([name for name in mobileclip.__all__ if not hasattr(mobileclip, name)])
 print(hasattr(mobileclip, "nothing"), hasattr(mobileclip, "_nothing"), hasattr(mobileclip, "nothing.below"))
 """
-    assert python(code).splitlines() == ["True mobileclip.losses mobileclip.encoders.specs", "[]", "False False False"]
+    said = ["True mobileclip.losses mobileclip.encoders.specs", "[]", "False False False"]
+    assert after_torch(code).splitlines() == said
 
 
-def test_no_file_is_read():
+def test_no_file_is_read(after_torch):
     """Beyond modules and the stubs of folders: the vocabulary, specs and entry points are read when they are needed."""
     code = """
 import sys, torch, einops, PIL.Image, PIL.ImageOps, numpy, attr, filelock
@@ -52,7 +66,7 @@ from mobileclip import *
 assert "torch._dynamo.eval_frame" not in sys.modules, "the compiler takes seconds to import"
 print(*(path for path in opened if not path.endswith((".py", ".pyc", ".pyi")) and "__pycache__" not in path))
 """
-    assert not python(code)
+    assert not after_torch(code)
 
 
 def test_adds_little_to_importing_torch():
@@ -68,7 +82,7 @@ print((time.process_time() - middle) / (middle - start))
     assert any(float(python(code)) < 0.3 for _ in range(10))
 
 
-def test_every_module_comes_without_what_windows_lacks():
+def test_every_module_comes_without_what_windows_lacks(after_torch):
     """Not one module needs what only Unix has in order to be imported."""
     code = """
 import builtins, importlib, pkgutil, sys
@@ -84,10 +98,10 @@ for module in found:
         continue
     importlib.import_module(module.name)
 """
-    assert int(python(code)) > 150
+    assert int(after_torch(code)) > 150
 
 
-def test_rooms_are_there_and_imported_when_they_are_asked_for():
+def test_rooms_are_there_and_imported_when_they_are_asked_for(after_torch):
     code = """
 import sys, mobileclip
 rooms = ("collections", "data", "engines", "evaluation", "export", "losses", "recipes", "reinforce", "storage")
@@ -101,7 +115,7 @@ except AttributeError as error:
     print(error)
 """
     said = "ReinforcedLoss True\nmodule 'mobileclip' has no attribute 'lossses'"
-    assert python(code) == said
+    assert after_torch(code) == said
 
 
 def test_models_are_listed_by_name():
@@ -122,5 +136,5 @@ def test_models_are_listed_by_name():
         "import mobileclip; model = mobileclip.build_model(mobileclip.list_models('mci0')[0])",
     ],
 )
-def test_models_are_known_whatever_is_imported_first(code):
-    assert python(f"{code}; print(type(model).__name__)") == "MCi"
+def test_models_are_known_whatever_is_imported_first(after_torch, code):
+    assert after_torch(f"{code}; print(type(model).__name__)") == "MCi"

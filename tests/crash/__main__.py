@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 from mobileclip.terminal import say
-from tests.crash.trial import Crashes
 from tests.crash.world import COMMANDS
+from tests.survives import Survival
 
 
 def main() -> int:
@@ -24,14 +24,13 @@ def main() -> int:
     for name in chosen.commands:
         started = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="crash-") as folder:
-            crashes = Crashes.of(COMMANDS[name], Path(folder) / "trial")
-            points = sorted({*crashes.points[:: chosen.every], crashes.points[-1]})
-            bad = [found for point in points if (found := crashes.problems(point))]
+            survival = Survival.of(COMMANDS[name], Path(folder) / "trial")
+            points = sorted({*survival.points[:: chosen.every], survival.points[-1]})
+            bad = [found for point in points if (found := survival.problems(survival.at(point)))]
         for problem in (one for found in bad for one in found):
             say(f"  {problem}")
-        say(
-            f"{name}: {len(points)} of {len(crashes.points)} points, {len(bad)} bad, {time.monotonic() - started:.0f} s"
-        )
+        seconds = time.monotonic() - started
+        say(f"{name}: {len(points)} of {len(survival.points)} points, {len(bad)} bad, {seconds:.0f} s")
         num_bad += len(bad)
     return int(num_bad > 0)
 

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from tests.crash.trial import Crashes
 from tests.crash.world import COMMANDS, Command
+from tests.survives import Survival
 
 # Those that take a second, and how many moments of each are tried by default.
 QUICK = {
@@ -22,30 +22,30 @@ QUICK = {
 SECONDS = 1_500.0
 
 
-def tried(crashes, points, seconds):
+def tried(survival, points, seconds):
     """Try moments until the time is over, and return what is wrong at any of them."""
     end = time.monotonic() + seconds
     found = []
     for count, point in enumerate(points):
         if time.monotonic() > end:
             pytest.fail(f"{count} of {len(points)} moments took {seconds:g} s")
-        found += crashes.problems(point)
+        found += survival.problems(survival.at(point))
     return found
 
 
 @pytest.mark.parametrize("name", QUICK)
 def test_killed_at_a_few_moments(name, tmp_path):
-    crashes = Crashes.of(COMMANDS[name], tmp_path / "trial")
-    points = random.Random(name).sample(crashes.points, QUICK[name])
-    assert not tried(crashes, points, 60.0)
+    survival = Survival.of(COMMANDS[name], tmp_path / "trial")
+    points = random.Random(name).sample(survival.points, QUICK[name])
+    assert not tried(survival, points, 60.0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_killed_at_every_moment(name, tmp_path):
-    crashes = Crashes.of(COMMANDS[name], tmp_path / "trial")
-    assert len(crashes.points) > 5
-    assert not tried(crashes, crashes.points, SECONDS)
+    survival = Survival.of(COMMANDS[name], tmp_path / "trial")
+    assert len(survival.points) > 5
+    assert not tried(survival, survival.points, SECONDS)
 
 
 @pytest.mark.parametrize(
@@ -53,5 +53,5 @@ def test_killed_at_every_moment(name, tmp_path):
 )
 def test_a_program_that_writes_badly_is_found(way, told, tmp_path):
     command = Command(arguments=(way,), prepare=lambda _: None, function="tests.crash.torn:write")
-    crashes = Crashes.of(command, tmp_path / "trial")
-    assert any(told in problem for problem in tried(crashes, crashes.points, 60.0))
+    survival = Survival.of(command, tmp_path / "trial")
+    assert any(told in problem for problem in tried(survival, survival.points, 60.0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import attrs
@@ -13,7 +13,9 @@ from PIL import Image
 
 from mobileclip.encoders import save_model
 from tests.collections.pictures import draw, telling
+from tests.crash.compared import contents
 from tests.preloaded import Ended, preloaded
+from tests.survives import Moment
 
 MODEL = "model.safetensors"
 _COLOURS = ("red", "green", "blue")
@@ -48,14 +50,18 @@ class Command:
         if self.change is not None:
             self.change(folder)
 
-    def run(self, folder: Path, *, kill_before: int = 0) -> Ended:
-        """Run it there, and kill it before an operation; see `Preloaded.call`."""
+    def contents(self, folder: Path) -> Mapping[str, str]:
+        """Return what there is afterwards."""
+        return contents(folder)
+
+    def run(self, folder: Path, moment: Moment | None = None) -> Ended:
+        """Run it there, and kill it before an operation."""
         return preloaded().call(
             self.function,
             *self.arguments,
             folder=folder,
             watched=folder,
-            kill_before=kill_before,
+            kill_before=0 if moment is None else moment.operation,
             seconds=SECONDS,
             environment={"HOME": str(folder / "home"), "XDG_CACHE_HOME": str(folder / "home" / "cache")},
         )
@@ -105,23 +111,9 @@ def _reinforced(folder: Path) -> None:
 
 
 def _to_reinforce(folder: Path) -> None:
-    from mobileclip.data import AugmentationSpec
-    from mobileclip.reinforce import ReinforcementSpec
-    from mobileclip.serialization import to_json
-    from tests.reinforce.conftest import plain_shards, small_teacher_files
+    from tests.reinforce.program import write_spec
 
-    (folder / "plain").mkdir()
-    spec = ReinforcementSpec(
-        source=plain_shards(folder / "plain", 2, 3),
-        output=folder / "reinforced",
-        teachers=small_teacher_files(folder),
-        augmentation=AugmentationSpec(size=64, reference_size=64, scale=(0.3, 1.0)),
-        num_augmentations=2,
-        seed=7,
-        layout="npz",
-        batch_size=2,
-    )
-    (folder / "spec.json").write_text(to_json(spec), encoding="utf-8")
+    write_spec(folder, num_shards=2, num_samples=3)
 
 
 def _to_join(folder: Path) -> None:

@@ -7,7 +7,6 @@ import math
 import attrs
 import pytest
 import torch
-from open_clip.transformer import VisionTransformer
 from torch import nn
 
 from mobileclip.blocks import TransformerLayer
@@ -76,6 +75,8 @@ def test_vision_transformers_start_with_positions_and_next_to_no_class_token():
 
 def test_plain_vision_transformers_start_as_open_clips_do():
     """The deviations are those of the formulas, and those of open_clip's own tower."""
+    from open_clip.transformer import VisionTransformer
+
     torch.manual_seed(0)
     size = {"width": WIDTH, "patch_size": 16}
     spec = ViTSpec(

@@ -7,7 +7,6 @@ import itertools
 import json
 import sys
 
-import open_clip
 import pytest
 import torch
 from torch.nn import functional as F
@@ -29,6 +28,9 @@ from tests.evaluation.scene_models import (
     write_for_open_clip,
     write_scene_benchmarks,
 )
+from tests.lazily import lazily
+
+open_clip = lazily("open_clip")
 
 KS = (1, 5, 10)
 CLASSIFICATION = ("acc1", "acc5", "mean_per_class_recall")

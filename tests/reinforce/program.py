@@ -1,24 +1,47 @@
-"""A reinforcement as a program of its own, for tests that kill it.
+"""A reinforcement as a program of its own, for tests that end it.
 
 Run as `python -m tests.reinforce.program SPEC ENGINE WORKERS`, where ENGINE is inline, local or ray.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import torch
 
+from mobileclip.data import AugmentationSpec
 from mobileclip.engines import Engine
 from mobileclip.reinforce import InlineEngine, LocalEngine, RayEngine, ReinforcementSpec, reinforce
 from mobileclip.serialization import from_json, to_json
 
 # Of a lease, so that one that was killed is soon followed by the next.
 RENEWAL_SECONDS = 0.5
-ROOT = Path(__file__).parents[2]
+
+
+def write_spec(
+    folder: Path,
+    *,
+    num_shards: int,
+    num_samples: int,
+    broken: tuple[int, int] | None = None,
+    output: Path | str | None = None,
+) -> None:
+    """Write what is reinforced, teachers, and `spec.json`; one sample, by its shard and place, may be unreadable."""
+    from tests.reinforce.conftest import plain_shards, small_teacher_files
+
+    (folder / "plain").mkdir()
+    spec = ReinforcementSpec(
+        source=plain_shards(folder / "plain", num_shards, num_samples, broken=broken),
+        output=output or folder / "reinforced",
+        teachers=small_teacher_files(folder),
+        augmentation=AugmentationSpec(size=64, reference_size=64, scale=(0.3, 1.0)),
+        num_augmentations=2,
+        seed=7,
+        layout="npz",
+        batch_size=2,
+    )
+    (folder / "spec.json").write_text(to_json(spec), encoding="utf-8")
 
 
 def engine_of(name: str, num_workers: int) -> Engine:
@@ -28,23 +51,6 @@ def engine_of(name: str, num_workers: int) -> Engine:
     if name == "local":
         return LocalEngine(num_workers=num_workers, num_threads=1)
     return RayEngine(max_workers=num_workers)
-
-
-def start(spec: ReinforcementSpec, engine: str, num_workers: int, folder: Path) -> subprocess.Popen[bytes]:
-    """Start it, in a session of its own, with its errors in a file of the folder."""
-    written = folder / "spec.json"
-    written.write_text(to_json(spec), encoding="utf-8")
-    # Ray's actors find the tests' modules, and a copy of Ray that lies elsewhere, by the path.
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    with (folder / "errors.txt").open("wb") as errors:
-        return subprocess.Popen(
-            [sys.executable, "-m", __spec__.name, str(written), engine, str(num_workers)],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-            start_new_session=True,
-        )
 
 
 def main(written: str, engine: str, num_workers: str) -> None:

@@ -3,10 +3,8 @@ import json
 from pathlib import Path
 
 import attrs
-import open_clip
 import pytest
 import torch
-from open_clip import coca_model
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -17,9 +15,12 @@ from mobileclip.reinforce.captioners import CocaDecoder, Vocabulary, captioners 
 from mobileclip.serialization import from_json
 from mobileclip.tensor_files.weights import weights_sha256
 from tests.errors import fails
+from tests.lazily import lazily
 from tests.no_float64 import no_float64
 from tests.reinforce.conftest import picture
 from tests.reinforce.plugins import install_plugin
+
+open_clip = lazily("open_clip")
 
 START, END = 49406, 49407
 
@@ -97,13 +98,13 @@ def test_a_tiny_nucleus_writes_the_most_probable_caption(spec, model, images):
 def generating(monkeypatch):
     """open_clip's `generate`, which it switches off where transformers has no beam search any more."""
     transformers = pytest.importorskip("transformers")
-    monkeypatch.setattr(coca_model, "_has_transformers", True)
-    monkeypatch.setitem(coca_model.GENERATION_TYPES, "top_p", transformers.TopPLogitsWarper)
+    monkeypatch.setattr(open_clip.coca_model, "_has_transformers", True)
+    monkeypatch.setitem(open_clip.coca_model.GENERATION_TYPES, "top_p", transformers.TopPLogitsWarper)
     for name in (
         *("LogitsProcessorList", "MinLengthLogitsProcessor", "RepetitionPenaltyLogitsProcessor"),
         *("MaxLengthCriteria", "StoppingCriteriaList"),
     ):
-        monkeypatch.setattr(coca_model, name, getattr(transformers, name), raising=False)
+        monkeypatch.setattr(open_clip.coca_model, name, getattr(transformers, name), raising=False)
 
 
 @pytest.mark.usefixtures("generating")

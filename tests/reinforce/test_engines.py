@@ -5,19 +5,24 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from functools import partial
 from pathlib import Path
 
+import attrs
 import numpy as np
 import pytest
 
 from benchmarks.object_store import object_store
 from mobileclip.data import AugmentationSpec, read_card, read_reinforced_samples
-from mobileclip.engines import Listener
+from mobileclip.engines import RUN, Listener
 from mobileclip.reinforce import LocalEngine, Manifest, RayEngine, ReinforcementSpec, reinforce
+from mobileclip.reinforce.manifest import MANIFEST, TAIL
 from mobileclip.reinforce.worker import ReinforcementWork
+from mobileclip.storage import LOCK
 from tests.engines.works import workers_of_this_process
 from tests.reinforce.conftest import AT_ONCE
-from tests.reinforce.kills import trial
+from tests.reinforce.program import write_spec
+from tests.survives import Moment, Program, survives
 
 POLICY = AugmentationSpec(size=64, reference_size=64, scale=(0.3, 1.0))
 
@@ -116,28 +121,77 @@ def test_what_goes_wrong_in_a_worker_is_said_here(make_shards, small_teachers, t
         reinforce(make_spec(shards, tmp_path / "out", missing), engine=LocalEngine(num_workers=2), show_progress=False)
 
 
+def stored(folder: Path) -> dict[str, bytes]:
+    """Return every file of an output; several workers enter shards in the order in which they finish them.
+
+    The lock's file is empty, and whether it stays is the lock's own business. What runs say of themselves tells each
+    time something else.
+    """
+    paths = [path.relative_to(folder / "reinforced") for path in (folder / "reinforced").rglob("*")]
+    return in_order(
+        {
+            str(path): (folder / "reinforced" / path).read_bytes()
+            for path in paths
+            if path.name != LOCK and RUN not in path.parts and (folder / "reinforced" / path).is_file()
+        }
+    )
+
+
+def in_order(files: dict[str, bytes]) -> dict[str, bytes]:
+    return files | {MANIFEST: b"".join(sorted(files[MANIFEST].splitlines(keepends=True)))}
+
+
+def num_stored(folder: Path) -> int:
+    """Return how many shards the manifest names, without the line that may just be written."""
+    manifest = folder / "reinforced" / MANIFEST
+    return manifest.read_bytes().count(b"\n") if manifest.exists() else 0
+
+
+def endings(num_shards: int) -> list[Moment]:
+    """Each fifth run is killed while it starts, the others after some shards."""
+    started = Moment.drawn(4, 0, more=(0, 0), seconds=4.0)
+    moments = Moment.drawn(20, 0, more=(0, num_shards // 20), seconds=0.1)
+    moments[::5] = [attrs.evolve(moment, more=None) for moment in started]
+    return moments
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("engine", "num_processes"), [("inline", 1), ("local", 1), ("local", 2), ("ray", 2)])
 def test_killed_twenty_times_it_ends_with_the_same(tmp_path, engine, num_processes):
     if engine == "ray":
         pytest.importorskip("ray")
-    trial(tmp_path, engine=engine, num_processes=num_processes, num_kills=20, num_shards=300, num_samples=8, seed=0)
+    program = Program(
+        line=("-m", "tests.reinforce.program", "spec.json", engine, str(num_processes)),
+        prepare=partial(write_spec, num_shards=300, num_samples=8, broken=(150, 1)),
+        progress=num_stored,
+        most=299,
+        read=stored,
+        ends_by_itself=engine != "ray",
+    )
+    survives(program, endings(300), tmp_path)
 
 
 @pytest.mark.slow
 def test_a_driver_whose_machine_goes_is_followed_by_another(tmp_path):
     """It leaves its lease in the store, and nothing that was finished is lost."""
     with object_store() as store:
-        trial(
-            tmp_path,
-            engine="inline",
-            num_processes=1,
-            num_kills=20,
-            num_shards=100,
-            num_samples=4,
-            seed=0,
-            store=store,
+
+        def in_store(_: Path) -> dict[str, bytes]:
+            files = {name.removeprefix("made/out/"): store.objects.pop(name) for name in list(store.objects)}
+            return in_order({name: content for name, content in files.items() if not name.startswith(f"{RUN}/")})
+
+        def num_in_store(_: Path) -> int:
+            files = [store.objects.get(f"made/out/{name}", b"") for name in (MANIFEST, TAIL)]
+            return len({line for file in files for line in file.splitlines()})
+
+        program = Program(
+            line=("-m", "tests.reinforce.program", "spec.json", "inline", "1"),
+            prepare=partial(write_spec, num_shards=100, num_samples=4, broken=(50, 1), output="s3://made/out"),
+            progress=num_in_store,
+            most=99,
+            read=in_store,
         )
+        survives(program, endings(100), tmp_path)
 
 
 @pytest.mark.slow

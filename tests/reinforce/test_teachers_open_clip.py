@@ -4,10 +4,8 @@ import sys
 from pathlib import Path
 
 import attrs
-import open_clip
 import pytest
 import torch
-from open_clip import pretrained as tables
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -17,7 +15,10 @@ from mobileclip.interop.open_clip_models import image_input
 from mobileclip.recipes.tiny import CONFIGS, write_tiny_models
 from mobileclip.reinforce import OpenClipTeacher, Teacher, build_ensemble
 from tests.errors import fails
+from tests.lazily import lazily
 from tests.reinforce.conftest import picture
+
+open_clip = lazily("open_clip")
 
 TEXTS = ["a photo of a cat", "ein Hund & eine Katze", "word " * 100, ""]
 
@@ -117,7 +118,7 @@ def known(tiny, monkeypatch):
     tags = {"plain": common, "quick": {**common, "quick_gelu": True}}
     for name, config in configs.items():
         monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, config)
-        monkeypatch.setitem(tables._PRETRAINED, name, tags)
+        monkeypatch.setitem(open_clip.pretrained._PRETRAINED, name, tags)
     return spec
 
 

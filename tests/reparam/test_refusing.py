@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 from torch.nn.utils import parametrizations
 
@@ -57,6 +56,8 @@ def with_part(block, name, part):
 
 
 def with_adapter(block, *targets):
+    from peft import LoraConfig, inject_adapter_in_model
+
     return inject_adapter_in_model(LoraConfig(target_modules=list(targets), init_lora_weights=False), block)
 
 

@@ -338,18 +338,43 @@ with interruptible("x", "all is kept"):
 """
 
 
-@pytest.mark.parametrize("tidying", ["thread.join()", "pass"], ids=["tidying hangs", "a thread is left at the end"])
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 75)])
-def test_what_hangs_after_a_signal_does_not_keep_the_program(tidying, number, status):
-    command = [sys.executable, "-c", HANGING.format(tidying=tidying)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "ready\n"
+TIDYING = ["thread.join()", "pass"]
+HANGING_AFTER = [(signal.SIGTERM, 143), (signal.SIGUSR1, 75)]
+
+
+@pytest.fixture(scope="module")
+def left():
+    """What becomes of programs that hang after a signal, all at once since each waits for seconds."""
+    processes = {
+        (tidying, number): subprocess.Popen(
+            [sys.executable, "-c", HANGING.format(tidying=tidying)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for tidying in TIDYING
+        for number, _ in HANGING_AFTER
+    }
+    try:
+        said = [process.stdout.readline() for process in processes.values()]
         started = time.monotonic()
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode == status
-    assert errors == f"x: interrupted by {number.name}; all is kept\n"
-    assert time.monotonic() - started < 20
+        for (_, number), process in processes.items():
+            process.send_signal(number)
+        ended = {key: (process.communicate(timeout=60)[1], process.returncode) for key, process in processes.items()}
+        seconds = time.monotonic() - started
+    finally:
+        for process in processes.values():
+            process.kill()
+    assert said == ["ready\n"] * len(processes)
+    return ended, seconds
+
+
+@pytest.mark.parametrize("tidying", TIDYING, ids=["tidying hangs", "a thread is left at the end"])
+@pytest.mark.parametrize(("number", "status"), HANGING_AFTER)
+def test_what_hangs_after_a_signal_does_not_keep_the_program(left, tidying, number, status):
+    ended, seconds = left
+    assert ended[tidying, number] == (f"x: interrupted by {number.name}; all is kept\n", status)
+    assert seconds < 20
 
 
 LEAVING_CHILDREN = """

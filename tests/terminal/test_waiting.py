@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import attrs
 import pytest
 
 from mobileclip.data import write_shard
@@ -115,48 +118,80 @@ PROGRAMS = {
 }
 
 
-@pytest.fixture
-def silent():
-    """The address of a server that takes connections, and answers none."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+@attrs.frozen
+class Ended:
+    """What became of a program after SIGTERM."""
+
+    folder: Path
+    status: int
+    errors: str
+    seconds: float
+    left: set[int]
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """What the programs read."""
+    folder = tmp_path_factory.mktemp("given")
+    write_shard(folder / "a.tar", [plain_sample("one", 1), plain_sample("two", 2)])
+    save_model(randomised(SMALL), folder / "small.safetensors")
+    (folder / "photos").mkdir()
+    for number in range(200):
+        (folder / "photos" / f"{number}.png").write_bytes(picture(number))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ended(given, tmp_path_factory):
+    """All programs, side by side: what takes long is waiting."""
+    folders = {what: tmp_path_factory.mktemp("waiting") / "folder" for what in PROGRAMS}
+    for what, folder in folders.items():
+        shutil.copytree(given, folder)
+        os.mkfifo(folder / "b.tar")
+        (folder / "script.py").write_text(BEGINNING + PROGRAMS[what])
+    # A server that takes connections, and answers none.
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        exclusive(folders["a lock"] / "held"),
+        ThreadPoolExecutor(len(folders)) as pool,
+    ):
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        yield {what: pool.submit(terminated, folder, address) for what, folder in folders.items()}
+
+
+def terminated(folder: Path, address: str) -> Ended:
+    """Start a program, and send SIGTERM when it waits."""
+    process = subprocess.Popen(
+        [sys.executable, str(folder / "script.py"), str(folder), address],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (folder / "ready").exists():
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(1)
+        assert process.poll() is None, process.stderr.read()
+        below, started = descendants(process.pid), time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+        seconds = time.monotonic() - started
+    finally:
+        kill_all(process)
+    return Ended(folder=folder, status=process.returncode, errors=errors, seconds=seconds, left=below)
 
 
 @pytest.mark.parametrize("what", PROGRAMS)
-def test_a_signal_ends_the_waiting_for(what, tmp_path, silent):
-    script = tmp_path / "script.py"
-    script.write_text(BEGINNING + PROGRAMS[what])
-    write_shard(tmp_path / "a.tar", [plain_sample("one", 1), plain_sample("two", 2)])
-    os.mkfifo(tmp_path / "b.tar")
-    save_model(randomised(SMALL), tmp_path / "small.safetensors")
-    (tmp_path / "photos").mkdir()
-    for number in range(200):
-        (tmp_path / "photos" / f"{number}.png").write_bytes(picture(number))
-    with exclusive(tmp_path / "held"):
-        process = subprocess.Popen(
-            [sys.executable, str(script), str(tmp_path), silent],
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            deadline = time.monotonic() + 120
-            while not (tmp_path / "ready").exists():
-                assert process.poll() is None, process.stderr.read()
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-            time.sleep(1)
-            assert process.poll() is None, process.stderr.read()
-            below, started = descendants(process.pid), time.monotonic()
-            process.send_signal(signal.SIGTERM)
-            _, errors = process.communicate(timeout=60)
-        finally:
-            kill_all(process)
-    assert process.returncode == 143, errors
-    assert time.monotonic() - started < 20
-    assert re.match(r"(x|mobileclip): interrupted by SIGTERM; ", errors.splitlines()[-1]), errors
-    assert "Traceback" not in errors
-    assert are_gone(below)
+def test_a_signal_ends_the_waiting_for(what, ended):
+    found = ended[what].result()
+    assert found.status == 143, found.errors
+    assert found.seconds < 20
+    assert re.match(r"(x|mobileclip): interrupted by SIGTERM; ", found.errors.splitlines()[-1]), found.errors
+    assert "Traceback" not in found.errors
+    assert are_gone(found.left)
     if what == "a shard that is reinforced":
-        assert list(Manifest(tmp_path / "out")) == ["a.tar"]
+        assert list(Manifest(found.folder / "out")) == ["a.tar"]

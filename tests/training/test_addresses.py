@@ -10,6 +10,7 @@ import attrs
 import pytest
 from safetensors.torch import load
 
+from benchmarks.object_store import object_store
 from mobileclip import storage
 from mobileclip.encoders import load_model
 from mobileclip.training import MetricLog, plot_curves, read_metrics, run, train
@@ -17,7 +18,6 @@ from mobileclip.training.checkpoints import digest
 from mobileclip.training.records import compare_runs
 from tests.descendants import descendants, environment_of, kill_all
 from tests.errors import fails
-from tests.stores import s3_server
 from tests.training.program import run_spec, start, write_data
 from tests.training.runs import Batches, KilledError, new_model, training_spec
 from tests.training.test_loop import killed_at, last_checkpoint, without_times
@@ -27,18 +27,18 @@ OUTPUT = "s3://data/runs/one"
 
 @pytest.fixture(scope="module")
 def server():
-    with pytest.MonkeyPatch.context() as patch, s3_server(patch) as started:
+    with object_store(buckets={"data"}) as started:
         yield started
 
 
 @pytest.fixture
 def s3(server):
-    server.empty()
+    server.objects.clear()
     return server
 
 
 def names(s3) -> list[str]:
-    return sorted(key.removeprefix("runs/one/") for key in s3.keys())  # noqa: SIM118 - no mapping
+    return sorted(name.removeprefix("data/runs/one/") for name in list(s3.objects))
 
 
 def test_a_killed_run_goes_on_from_the_store_to_the_bit(s3, tmp_path):
@@ -58,7 +58,7 @@ def test_a_killed_run_goes_on_from_the_store_to_the_bit(s3, tmp_path):
     assert without_times(found) == without_times(expected)
     tensors = load(storage.read_bytes(f"{OUTPUT}/checkpoints/step-00000008.safetensors", limit=2**30))
     assert digest(tensors) == digest(load(last_checkpoint(tmp_path).read_bytes()))
-    assert s3.unfinished_uploads() == 0
+    assert not s3.uploads
 
 
 def test_a_whole_run_leaves_its_choices_curves_and_model_there(s3, tmp_path):

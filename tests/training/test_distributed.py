@@ -151,43 +151,6 @@ def test_two_processes_train_alike_with_a_compiled_step():
 
 
 @pytest.mark.slow
-def test_two_processes_killed_by_the_system_resume_to_the_bit(tmp_path):
-    program = tmp_path / "run.py"
-    program.write_text(
-        "import sys\nfrom pathlib import Path\nimport torch\ntorch.set_num_threads(1)\n"
-        "from mobileclip.training import connected, train\n"
-        "from tests.training.runs import Batches, new_model, share_of, training_spec\n"
-        "with connected('cpu') as world:\n"
-        "    batches = Batches(make=share_of(world.rank, world.size))\n"
-        "    train(training_spec(200), model=new_model(), batches=batches, output=Path(sys.argv[1]), world=world)\n"
-    )
-
-    def start(output: Path) -> subprocess.Popen[bytes]:
-        port = ["--master-port", str(28500 + os.getpid() % 1000)]
-        command = [*TORCHRUN, *port, str(program), str(output)]
-        return subprocess.Popen(command, cwd=ROOT, env=environment())
-
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    num_logged = 0
-    for _ in range(3):
-        process = start(killed)
-        log = killed / "metrics.jsonl"
-        while process.poll() is None and (not log.exists() or len(read_metrics(log)) <= num_logged + 20):
-            time.sleep(0.05)
-        assert process.poll() is None
-        # torchrun's processes have sessions of their own: they outlive it, and hold the folder.
-        subprocess.run(["pkill", "-KILL", "-f", str(killed)], check=True)
-        process.wait()
-        num_logged = len(read_metrics(log))
-    assert num_logged < 200
-    assert start(killed).wait() == 0
-    assert start(whole).wait() == 0
-    assert without_times(read_metrics(killed / "metrics.jsonl")) == without_times(read_metrics(whole / "metrics.jsonl"))
-    expected, found = load_file(last_checkpoint(whole)), load_file(last_checkpoint(killed))
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
-
-
-@pytest.mark.slow
 def test_a_process_that_stops_is_not_waited_for_without_end():
     """The one that goes on says so, and ends; what started them then ends the other."""
     program = (

@@ -3,14 +3,8 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
-import random
 import resource
 import signal
-import subprocess
-import sys
-import time
-from functools import partial
 from pathlib import Path
 
 import attrs
@@ -102,28 +96,6 @@ def test_a_killed_run_resumes_to_the_bit(tmp_path, changes):
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     for name, value in reference.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], value), name
-
-
-@pytest.mark.slow
-def test_a_run_killed_by_the_system_resumes_to_the_bit(tmp_path):
-    program = (
-        "import sys\nfrom pathlib import Path\nimport torch\ntorch.set_num_threads(1)\n"
-        "from mobileclip.training import train\n"
-        "from tests.training.runs import Batches, new_model, training_spec\n"
-        "train(training_spec(60), model=new_model(), batches=Batches(), output=Path(sys.argv[1]))\n"
-    )
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, str(killed)], cwd=ROOT, env=os.environ | {"PYTHONPATH": "."}
-    )
-    while not list((killed / "checkpoints").glob("step-*.safetensors")):
-        assert process.poll() is None
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    train(training_spec(60), model=new_model(), batches=Batches(), output=killed)
-    train(training_spec(60), model=new_model(), batches=Batches(), output=whole)
-    assert without_times(read_metrics(killed / "metrics.jsonl")) == without_times(read_metrics(whole / "metrics.jsonl"))
 
 
 def test_a_finished_run_is_not_repeated_and_gives_its_model(tmp_path):
@@ -378,41 +350,6 @@ def test_layer_wise_rates(tmp_path):
         with pytest.raises(KilledError):
             train(own, model=model, batches=killed_at(1), output=output)
     assert half.logit_scale.item() - before == pytest.approx(0.5 * (whole.logit_scale.item() - before), rel=1e-3)
-
-
-@pytest.mark.slow
-def test_killed_twenty_times_it_still_gives_the_same(tmp_path):
-    program = (
-        "import sys\nfrom pathlib import Path\nimport torch\ntorch.set_num_threads(1)\n"
-        "from mobileclip.training import train\n"
-        "from tests.training.runs import Batches, new_model, training_spec\n"
-        "train(training_spec(600), model=new_model(), batches=Batches(), output=Path(sys.argv[1]))\n"
-    )
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    start = partial(
-        subprocess.Popen, [sys.executable, "-c", program, str(killed)], cwd=ROOT, env=os.environ | {"PYTHONPATH": "."}
-    )
-    moments, kills = random.Random(0), 0
-    while kills < 20:
-        process = start()
-        before = len(list((killed / "metrics.jsonl").read_text())) if (killed / "metrics.jsonl").exists() else 0
-        while process.poll() is None:
-            log = killed / "metrics.jsonl"
-            if log.exists() and len(log.read_text()) > before:
-                break
-            time.sleep(0.01)
-        time.sleep(moments.uniform(0, 0.4))
-        if process.poll() is not None:
-            break
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        kills += 1
-    assert kills == 20
-    assert start().wait() == 0
-    train(training_spec(600), model=new_model(), batches=Batches(), output=whole)
-    assert without_times(read_metrics(killed / "metrics.jsonl")) == without_times(read_metrics(whole / "metrics.jsonl"))
-    expected, found = load_file(last_checkpoint(whole)), load_file(last_checkpoint(killed))
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def test_an_evaluation_takes_longer_than_processes_wait_for_each_other(tmp_path)
 
 @pytest.fixture
 def two():
-    """Two processes' pulses in one."""
+    """Two processes' pulses in one. They say `bounded=False`: one that takes too long ends its process, this one."""
     store = HashStore()
     return [Pulse(store, rank=rank, size=2, seconds=0.5) for rank in range(2)]
 
@@ -134,9 +134,9 @@ def test_one_that_gives_no_signs_is_named_with_what_it_did(two):
     first, second = two
     with first.beating():
         assert first.missing() == "process 1 of 2 was not heard at all"
-        second.tell("in step 42", 41.5)
+        second.tell("in step 42", 41.5, bounded=False)
         with second.beating():
-            first.tell("waiting for the others in step 42", 41.8)
+            first.tell("waiting for the others in step 42", 41.8, bounded=False)
             time.sleep(0.1)
             assert re.fullmatch(rf"process 1 of 2 \({HOST}\) lives and has been in step 42 for \d s", first.missing())
             second._stopped.set()

@@ -18,6 +18,8 @@ from mobileclip.collections.store import read_manifest
 from mobileclip.engines import LocalEngine, Retries
 from mobileclip.storage import LOCK
 from tests.collections.pictures import contents, draw
+from tests.crash.world import Command
+from tests.survives import Moment, Program, Survival, survives
 
 # Which form of a model is the fastest, and so the last digits, depends on the moment.
 OPTIONS = IndexOptions(precision="float32", show_progress=False)
@@ -88,34 +90,32 @@ def killing(tmp_path, monkeypatch):
     return "killer.png"
 
 
+@pytest.fixture(scope="module")
+def indexing(tmp_path_factory, telling_file):
+    """A command that makes an index of a folder, and what it does to files."""
+    command = Command(
+        prepare=lambda folder: [draw(folder / "photos" / f"{number}.png", number) for number in range(3)],
+        arguments=("index", "photos", "-i", "index", "-c", str(telling_file), "-j", "1", "--quiet"),
+    )
+    return Survival.of(command, tmp_path_factory.mktemp("indexing") / "trial")
+
+
 @pytest.mark.parametrize("event", ["open", "os.rename"])
-def test_a_job_that_is_killed_while_it_makes_an_index_locks_nobody_out(tmp_path, telling_file, event):
-    photos, index = tmp_path / "photos", tmp_path / "index"
-    for number in range(3):
-        draw(photos / f"{number}.png", number)
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(
-        "import os, signal, sys\n"
-        "def look(event, values):\n"
-        f"    if event == {event!r} and '{index}/.mobileclip-' in str(values[0]):\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "sys.addaudithook(look)\n"
-    )
-    given = ["index", photos, "-i", index, "-c", telling_file, "-j", "1", "--quiet"]
-    command = [sys.executable, "-m", "mobileclip.cli", *given]
-    paths = [str(tmp_path / "site"), str(ROOT)]
-    killed = subprocess.run(
-        command, env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)}, capture_output=True, check=False
-    )
-    assert killed.returncode == -signal.SIGKILL
-    assert (index / LOCK).exists()
-    assert not (index / "manifest.json").exists()
-    done = subprocess.run(
-        command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "3 pictures in the index: 3 encoded" in done.stdout
-    assert not [path for path in index.iterdir() if path.name.startswith(".mobileclip-")]
+def test_a_job_that_is_killed_while_it_makes_an_index_locks_nobody_out(indexing, event):
+    (first, *_) = [
+        number
+        for number, operation in enumerate(indexing.operations, start=1)
+        if operation.startswith(f"{event} /index/.mobileclip-")
+    ]
+    folder = indexing.fresh()
+    killed = indexing.command.run(folder, Moment(operation=first))
+    assert killed.status == -signal.SIGKILL
+    assert (folder / "index" / LOCK).exists()
+    assert not (folder / "index" / "manifest.json").exists()
+    done = indexing.command.run(folder)
+    assert done.status == 0, done.output
+    assert "3 pictures in the index: 3 encoded" in done.output
+    assert not [path for path in (folder / "index").iterdir() if path.name.startswith(".mobileclip-")]
 
 
 def draw_around(photos, num_photos, killer):
@@ -176,34 +176,47 @@ def test_a_job_that_dies_of_a_picture_that_it_reads_itself_is_finished_by_the_ne
     assert not (index / MARK).exists()
 
 
+class Near:
+    """An embedding, which another batch gives with other last digits."""
+
+    def __init__(self, vector: np.ndarray) -> None:
+        self.vector = vector.astype(np.float32)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Near) and np.allclose(self.vector, other.vector, rtol=1e-7, atol=2e-3)
+
+    __hash__ = None
+
+
+def rows(folder):
+    return {name: Near(vector) for name, vector in contents(Collection.open(folder / "index")).items()}
+
+
 @pytest.mark.slow
 def test_twenty_kills_and_changed_files_lose_and_double_nothing(tmp_path, telling_file):
-    photos, index = tmp_path / "photos", tmp_path / "index"
-    for number in range(3000):
-        draw(photos / f"{number % 7}" / f"{number:04d}.png", number)
-    (photos / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    Collection.create(index, ModelSource(checkpoint=str(telling_file)))
-    chance = random.Random(0)
-    for kill in range(20):
-        before = num_rows(index)
-        job = start(index, photos, 16)
-        job.stdout.readline()
-        wanted = min(before + chance.randrange(1, 120), 2900)
-        deadline = time.monotonic() + 120
-        while num_rows(index) < wanted and job.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.005)
-        time.sleep(chance.random() / 20)
-        job.send_signal(signal.SIGKILL)
-        job.wait()
-        job.stdout.close()
-        assert num_rows(index) >= before
-        # Files change under it: one moves, one is drawn anew, one goes.
-        there = sorted(photos.rglob("*.png"))
-        moved, changed, gone = chance.sample(there, 3)
+    torn = b"\x89PNG\r\n\x1a\n"
+
+    def prepare(folder):
+        for number in range(3000):
+            draw(folder / "photos" / f"{number % 7}" / f"{number:04d}.png", number)
+        (folder / "photos" / "torn.png").write_bytes(torn)
+        Collection.create(folder / "index", ModelSource(checkpoint=str(telling_file)))
+
+    def change(folder, kill):
+        """Files change under it: one moves, one is drawn anew, one goes."""
+        photos = folder / "photos"
+        moved, changed, gone = random.Random(kill).sample(sorted(photos.rglob("*.png")), 3)
         moved.rename(photos / f"moved{kill}.png")
         draw(changed, 10_000 + kill)
         gone.unlink()
-        if not (photos / "torn.png").exists():
-            (photos / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    Collection.open(index).add(photos, options=OPTIONS)
-    assert_as_undisturbed(index, photos, telling_file, tmp_path)
+        (photos / "torn.png").write_bytes(torn)
+
+    program = Program(
+        line=("-c", JOB, "index", "photos", "16"),
+        prepare=prepare,
+        progress=lambda folder: num_rows(folder / "index"),
+        most=2900,
+        read=rows,
+    )
+    moments = Moment.drawn(20, 0, more=(1, 120), seconds=0.05)
+    survives(program, [attrs.evolve(moment, alone=True) for moment in moments], tmp_path, changes=change)

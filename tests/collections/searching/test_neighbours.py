@@ -137,12 +137,12 @@ def test_who_is_stopped_keeps_what_was_added(vectors, tmp_path, from_200, monkey
 
 def test_every_row_of_every_graph_is_found(vectors, tmp_path, from_200, monkeypatch, two_threads):
     monkeypatch.setattr(neighbours, "_LARGEST", 150)
-    monkeypatch.setattr(neighbours, "_LEAST_CANDIDATES", 64)
+    queries = vectors.astype(np.float32)
     for attempt in range(10):
         snapshot = snapshot_of(vectors, np.arange(600) + 1000 * attempt)
         renew_graphs(tmp_path, snapshot, show_progress=False)
         graphs = open_graphs(tmp_path, snapshot)
-        found = [graphs.nearest(query, 1)[0][0] for query in vectors.astype(np.float32)]
+        found = [places[0] for places, _ in graphs.nearest_to_each(queries, 1, num_candidates=64)]
         assert found == list(range(600))
 
 

@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
-
 import pytest
 
 from mobileclip.data import ReinforcementCard, write_card
@@ -19,6 +12,7 @@ from mobileclip.storage import StorageError
 from tests.data.joining.world import SIZE, Data, contents, files_of
 from tests.data.made_samples import encoded, write_raw
 from tests.errors import fails
+from tests.survives import Moment, Program, Survival
 
 
 class TestAgain:
@@ -213,55 +207,39 @@ class TestAgain:
         assert "without its end mark" in report.images.unreadable[str(path)] or "ends within" in str(report)
 
 
+def left_by_join(folder):
+    """What counts of an output, and what no run may leave behind."""
+    return files_of(folder / "joined") | {
+        path.name: b"left" for path in (folder / "joined" / "index").glob(".mobileclip-*.scratch")
+    }
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_killed_at_any_moment_and_run_again(tmp_path, num_workers):
     """A real process, SIGKILL at moments all over its run, then once more in peace: the same files."""
-    data = Data(tmp_path, count=120, per_reinforced=6, per_images=5)
-    write_card(data.reinforced, ReinforcementCard(layout="npz", num_augmentations=3))
-    (data.images / "00004.tar").unlink()
-    data.join(output=str(tmp_path / "undisturbed"))
-    command = [sys.executable, "-m", "mobileclip.cli", "data", "join", "--quiet", "-j", str(num_workers)]
-    command += [data.pattern(data.reinforced), data.pattern(data.images), str(data.output)]
-    mark = f"MARK={tmp_path}"
-    # Most of the time goes into importing: wait for signs of work, which come sooner in every run.
+
+    def prepare(folder):
+        data = Data(folder, count=120, per_reinforced=6, per_images=5)
+        write_card(data.reinforced, ReinforcementCard(layout="npz", num_augmentations=3))
+        (data.images / "00004.tar").unlink()
+
+    images = "images/{00000..00003}.tar::images/{00005..00023}.tar"
+    program = Program(
+        line=(
+            *("-m", "mobileclip.cli", "data", "join", "--quiet", "-j", str(num_workers)),
+            *("reinforced/{00000..00019}.tar", images, "joined"),
+        ),
+        prepare=prepare,
+        # Most of the time goes into importing: signs of work are waited for.
+        progress=lambda folder: (folder / "joined/index").exists() + len([*(folder / "joined/join").glob("*.json")]),
+        most=16,
+        read=left_by_join,
+    )
     moments = [
-        ("index", 0.0),
-        ("index", 0.02),
-        ("join/00002.json", 0.003),
-        ("join/00007.json", 0.011),
-        ("join/00015.json", 0.0),
+        Moment(more=more, seconds=seconds, alone=True)
+        for more, seconds in ((1, 0.0), (0, 0.02), (3, 0.003), (5, 0.011), (7, 0.0))
     ]
-    moments = moments if num_workers > 1 else moments[::2]
-    killed = 0
-    for sign, delay in moments:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "MARK": str(tmp_path)})
-        while not (data.output / sign).exists() and process.poll() is None:
-            time.sleep(0.001)
-        time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
-        wait_until_gone(mark)
-    assert killed > len(moments) / 2
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert "115 of 120" in done.stdout
-    result, expected = files_of(data.output), files_of(tmp_path / "undisturbed")
-    result["join.json"] = result["join.json"].replace(b"/joined", b"/undisturbed")
-    assert result.keys() == expected.keys()
-    assert result == expected
-    assert not list((data.output / "index").glob(".mobileclip-*.scratch"))
-
-
-def wait_until_gone(mark):
-    """Wait until no process has `mark` in its environment: those of a killed job must not outlive it."""
-    until = time.monotonic() + 60
-    while any(mark.encode() in environment(entry) for entry in Path("/proc").glob("[0-9]*")):
-        assert time.monotonic() < until, "processes that outlive their parent"
-        time.sleep(0.05)
-
-
-def environment(entry):
-    try:
-        return (entry / "environ").read_bytes()
-    except OSError:
-        return b""
+    survival = Survival.of(program, tmp_path / "survival")
+    assert survival.expected["missing.txt"].count(b"\n") == 5
+    assert not survival.problems(*(moments if num_workers > 1 else moments[::2]))

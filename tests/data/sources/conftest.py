@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.object_store import object_store
 from mobileclip import storage
-from tests.stores import s3_server, web_server
+from tests.stores import web_server
 
 
 @pytest.fixture(autouse=True)
@@ -16,7 +17,7 @@ def _no_pauses():
 
 @pytest.fixture(scope="package")
 def s3():
-    with pytest.MonkeyPatch.context() as patch, s3_server(patch) as server:
+    with object_store(buckets={"data"}) as server:
         yield server
 
 

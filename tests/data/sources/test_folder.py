@@ -232,7 +232,7 @@ class TestFolder:
             decode_image(samples[0].image)
 
     def test_s3(self, s3, tmp_path):
-        s3.empty()
+        s3.objects.clear()
         self.folder(tmp_path, {"a/1.jpg": JPEG, "a/1.txt": "one", "2.jpg": JPEG, "3.jpg": JPEG})
         write_lines(tmp_path / "metadata.jsonl", [{"file_name": "2.jpg", "text": "two"}])
         for name in storage.find_files(tmp_path):

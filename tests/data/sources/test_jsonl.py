@@ -316,7 +316,7 @@ class TestJsonLines:
         assert "hidden" not in repr(report)
 
     def test_s3(self, s3):
-        s3.empty()
+        s3.objects.clear()
         lines = [{"image": f"images/{number}.png", "text": f"{number}"} for number in range(5)]
         with storage.atomic_write("s3://data/set/a.jsonl") as stream:
             stream.write(b"\n".join(json.dumps(line).encode() for line in lines))

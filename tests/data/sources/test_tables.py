@@ -375,7 +375,7 @@ class TestUnits:
 
 class TestElsewhere:
     def test_tables_and_images_of_a_store(self, s3):
-        s3.empty()
+        s3.objects.clear()
         for number in range(3):
             with storage.atomic_write(f"s3://data/set/images/{number}.png") as stream:
                 stream.write(encoded(8, 6, seed=number))

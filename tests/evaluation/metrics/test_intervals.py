@@ -8,10 +8,12 @@ import math
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from scipy import stats
 
 from mobileclip.evaluation import paired_difference, proportion_interval
 from tests.errors import fails
+from tests.lazily import lazily
+
+stats = lazily("scipy.stats")
 
 
 @pytest.mark.parametrize(("hits", "total"), [(0, 1), (1, 1), (0, 26), (3, 26), (26, 26), (817, 1000), (31_000, 50_000)])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
 from mobileclip.evaluation.metrics import chosen_linear_probe, fit_linear_probe
@@ -25,6 +24,8 @@ def test_the_optimum_is_that_of_scikit_learn(penalty):
     image, labels = clouds()
     fitted = fit_linear_probe(image, labels, num_classes=4, penalty=penalty)
     scaled = (F.normalize(image, dim=-1) * 6**0.5).double().numpy()
+    from sklearn.linear_model import LogisticRegression
+
     theirs = LogisticRegression(C=1 / (penalty * len(image)), tol=1e-8, max_iter=10_000).fit(scaled, labels.numpy())
     probabilities = fitted.logits(image).softmax(dim=1)
     np.testing.assert_allclose(probabilities.numpy(), theirs.predict_proba(scaled), atol=2e-3)

@@ -6,10 +6,12 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from mobileclip.evaluation import paired_difference, proportion_interval
 from mobileclip.evaluation.metrics import paired_worst_group, worst_group_interval
+from tests.lazily import lazily
+
+stats = lazily("scipy.stats")
 
 
 def worst(groups, values):

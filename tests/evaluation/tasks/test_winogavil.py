@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.metrics import jaccard_score
 
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.evaluation import Session, evaluate_winogavil, open_winogavil
@@ -20,7 +19,10 @@ from tests.encoders.small import SMALL_MCT
 from tests.errors import fails
 from tests.evaluation.models import ColourModel, tokenize
 from tests.evaluation.tasks.test_evaluate import encoded, to_tensor
+from tests.lazily import lazily
 from tests.stores import web_server
+
+reference = lazily("sklearn.metrics")
 
 COLUMNS = ("", "candidates", "cue", "associations", "score_fool_the_ai", "num_associations", "num_candidates", "ID")
 NAMES = (
@@ -111,7 +113,7 @@ def scores_by_hand(model, transform, tokenizer, images, instances):
             similarity = np.array([float(text @ embedded[name].T) for name in candidates])
             true = np.isin(candidates, associations)
             chosen = np.isin(np.arange(len(candidates)), np.argsort(similarity)[-true.sum() :])
-            scores.append((len(candidates), jaccard_score(true, chosen)))
+            scores.append((len(candidates), reference.jaccard_score(true, chosen)))
     return scores
 
 
