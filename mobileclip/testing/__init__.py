@@ -3,8 +3,9 @@
 One function a kind of part, which a test of one's own package calls. It raises an error that says what is wrong.
 """
 
+from mobileclip.testing.blocks import check_block
 from mobileclip.testing.encoder import check_encoder
 from mobileclip.testing.sources import check_source
 from mobileclip.testing.specs import check_spec
 
-__all__ = ["check_encoder", "check_source", "check_spec"]
+__all__ = ["check_block", "check_encoder", "check_source", "check_spec"]
