@@ -88,17 +88,19 @@ def _check_training(
         given = [one.clone().requires_grad_(one.is_floating_point()) for one in inputs]
         output = _output(name, block, given, shape)
         assert output.requires_grad, f"what {name} gives has no gradient"
-        (output * torch.randn_like(output)).sum().backward()
         tensors = dict(block.named_parameters()) | {f"input {index}": one for index, one in enumerate(given)}
-        lacking = {key for key, one in tensors.items() if one.requires_grad and not _has_gradient(one)}
+        wanted = {key: one for key, one in tensors.items() if one.requires_grad}
+        value = (output * torch.randn_like(output)).sum()
+        gradients = torch.autograd.grad(value, list(wanted.values()), allow_unused=True)
+        lacking = {key for key, one in zip(wanted, gradients, strict=True) if not _reaches(one)}
         missing = missing & lacking if seed else lacking
         if not missing:
             return
     raise AssertionError(f"no finite gradient reaches {', '.join(sorted(missing))} of {name}")
 
 
-def _has_gradient(tensor: Tensor) -> bool:
-    return tensor.grad is not None and bool(tensor.grad.isfinite().all()) and bool(tensor.grad.any())
+def _reaches(gradient: Tensor | None) -> bool:
+    return gradient is not None and bool(gradient.isfinite().all()) and bool(gradient.any())
 
 
 def _check_evaluation(name: str, block: nn.Module, inputs: Sequence[Tensor], shape: Sequence[int] | None) -> Tensor:

@@ -34,9 +34,9 @@ from mobileclip.encoders import (
 from mobileclip.evaluation import evaluation_tasks
 from mobileclip.export import targets, verify_export
 from mobileclip.inputs import ImageInput
-from mobileclip.losses import LossSpec, losses
+from mobileclip.losses import losses
 from mobileclip.reparam import is_folded, reparameterize
-from mobileclip.testing import check_spec
+from mobileclip.testing import check_loss
 from tests.blocks.filling import filled
 
 ROOT = Path(__file__).parents[2]
@@ -160,7 +160,7 @@ def test_own_parts_go_all_the_way_and_are_found_by_entry_point(script, tmp_path)
 def test_an_own_loss_trains_an_own_task_measures_and_an_own_target_exports(script, tmp_path, capsys):
     own = script("own_work")
     loss = own.HingeLossSpec(margin=0.3)
-    check_spec(loss, family=LossSpec)
+    check_loss(loss, synthetic=False)
     torch.manual_seed(0)
     image, text = (F.normalize(torch.randn(6, 8), dim=1) for _ in range(2))
     similarity = image @ text.T
