@@ -9,5 +9,6 @@ from mobileclip.testing.engines import check_engine
 from mobileclip.testing.losses import check_loss
 from mobileclip.testing.sources import check_source
 from mobileclip.testing.specs import check_spec
+from mobileclip.testing.stores import check_store
 
-__all__ = ["check_block", "check_encoder", "check_engine", "check_loss", "check_source", "check_spec"]
+__all__ = ["check_block", "check_encoder", "check_engine", "check_loss", "check_source", "check_spec", "check_store"]
