@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 from mobileclip import storage
@@ -168,5 +168,5 @@ def _refused(call: Callable[[str], object], path: str, wanted: type[Exception]) 
     raise AssertionError(f"{path} is to be refused with {wanted.__name__}, and gives {given!r:.100}")
 
 
-def _same(what: str, found: Iterable[object], expected: list[object] | list[str]) -> None:
+def _same(what: str, found: Iterable[object], expected: Sequence[object]) -> None:
     assert sorted(found, key=str) == sorted(expected, key=str), f"{what} are {sorted(found, key=str)}, not {expected}"
