@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mobileclip.reparam import foldable_modules, reparameterize
-from mobileclip.testing.comparing import copies, first_line, relative_error, stirred
+from mobileclip.testing.comparing import copies, exported, relative_error, stirred
 
 # The largest relative errors: of half precisions, of what is batched or compiled otherwise, and in float64.
 _HALF = {torch.bfloat16: 0.03, torch.float16: 0.004}
@@ -141,7 +140,8 @@ def _check_form(form: str, block: nn.Module, inputs: tuple[Tensor, ...], expecte
         assert found.dtype == dtype, f"{form} gives {found.dtype} for {dtype}"
         _check_near(f"{form} in {dtype}", found, expected, bound)
     if export:
-        _check_export(form, block, inputs)
+        turned = tuple(one.flip(0) for one in inputs)
+        _check_near(f"{form} as a program", exported(form, block, inputs)(*turned), block(*turned), _NEAR)
 
 
 def _folded(name: str, block: nn.Module, inputs: Sequence[Tensor], *, folds: bool) -> nn.Module | None:
@@ -160,20 +160,6 @@ def _folded(name: str, block: nn.Module, inputs: Sequence[Tensor], *, folds: boo
     _check_near(f"{name}, folded twice,", reparameterize(found)(*given), expected, _EXACT)
     _check_state(f"{name}, which was folded,", block, before)
     return folded
-
-
-def _check_export(form: str, block: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            program = torch.export.export(block, inputs).module()
-        except Exception as error:
-            raise AssertionError(
-                f"torch.export cannot write {form} as a program ({first_line(error)}); its forward may not depend on "
-                "the values of tensors"
-            ) from error
-        other = tuple(one.flip(0) for one in inputs)
-        _check_near(f"{form} as a program", program(*other), block(*other), _NEAR)
 
 
 def _check_state(what: str, block: nn.Module, expected: dict[str, Tensor]) -> None:

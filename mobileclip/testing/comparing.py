@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -48,3 +49,16 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 def first_line(error: Exception) -> str:
     """Return an error's class and the first line of what it says."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
+def exported(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
+    """Return a module as a program of `torch.export`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return torch.export.export(module, inputs).module()
+        except Exception as error:
+            raise AssertionError(
+                f"torch.export cannot write {name} as a program ({first_line(error)}); its forward may not depend on "
+                "the values of tensors"
+            ) from error

@@ -31,12 +31,12 @@ from mobileclip.encoders import (
     save_model,
     token_mixers,
 )
-from mobileclip.evaluation import evaluation_tasks
+from mobileclip.evaluation import Session, candidate_of, evaluation_tasks
 from mobileclip.export import targets, verify_export
 from mobileclip.inputs import ImageInput
 from mobileclip.losses import losses
 from mobileclip.reparam import is_folded, reparameterize
-from mobileclip.testing import check_loss
+from mobileclip.testing import check_loss, check_task
 from tests.blocks.filling import filled
 
 ROOT = Path(__file__).parents[2]
@@ -176,6 +176,7 @@ def test_an_own_loss_trains_an_own_task_measures_and_an_own_target_exports(scrip
                 tmp_path / "pictures" / name / f"{index}.png"
             )
     model = filled(DualEncoderSpec(image=IMAGE, text=MCtSpec(width=32, num_heads=2, depth=1, embedding_dim=16)).build())
+    check_task("neighbours", tmp_path / "pictures", Session.of(candidate_of(model, name="mine"), batch_size=4))
     save_model(model, tmp_path / "model.safetensors")
     chosen = ["--data", str(tmp_path / "pictures"), "--output", str(tmp_path / "results")]
     main(["eval", str(tmp_path / "model.safetensors"), "--datasets", "neighbours", *chosen])
