@@ -11,6 +11,7 @@ from mobileclip.testing.losses import check_loss
 from mobileclip.testing.sources import check_source
 from mobileclip.testing.specs import check_spec
 from mobileclip.testing.stores import check_store
+from mobileclip.testing.targets import check_target
 from mobileclip.testing.tasks import check_task
 from mobileclip.testing.teachers import check_teacher
 
@@ -23,6 +24,7 @@ __all__ = [
     "check_source",
     "check_spec",
     "check_store",
+    "check_target",
     "check_task",
     "check_teacher",
 ]
