@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
-from mobileclip.evaluation import DatasetResult, Session, open_benchmark
+from mobileclip.evaluation import Benchmark, DatasetResult, Session, open_benchmark
 from mobileclip.evaluation.datasets.content import fingerprint
 from mobileclip.evaluation.metrics.outcomes import outcomes_of
 from mobileclip.evaluation.tasks.task import Evaluation, Task, TaskEntry, evaluation_tasks
@@ -66,15 +66,15 @@ class NeighboursTask(Task):
     """How often the picture nearest to a picture is of the same class: what embeddings are worth without texts."""
 
     key: str
-    path: str
+    data: Benchmark
 
     def content(self) -> str:
         """Return a hash of the pictures and their classes."""
-        return fingerprint(open_benchmark(self.path))
+        return fingerprint(self.data)
 
     def evaluate(self, session: Session) -> Evaluation:
         """Return the share of pictures whose nearest neighbour is of their class."""
-        features, report = session.features(open_benchmark(self.path))
+        features, report = session.features(self.data)
         image = F.normalize(features.image, dim=1)
         nearest = (image @ image.T - 4 * torch.eye(len(image))).argmax(dim=1)
         hits = (features.labels[nearest] == features.labels).float()
@@ -100,7 +100,7 @@ evaluation_tasks.add(
     TaskEntry(
         name="neighbours",
         place=folder_given,
-        opener=lambda found, _: NeighboursTask(key=found.key, path=found.path),
+        opener=lambda found, _: NeighboursTask(key=found.key, data=open_benchmark(found.path)),
     ),
 )
 

@@ -1,23 +1,17 @@
-"""What every block promises, held for all of them."""
+"""What every block promises is the contract suite's to say; ours keep it, and each way to break it is told."""
 
 import copy
-import pickle
+import re
+from itertools import count
 
 import pytest
 import torch
 from torch import nn
 
-from mobileclip import blocks, reparameterize
-from mobileclip.reparam import LayerScale, foldable_modules
+from mobileclip import blocks
+from mobileclip.reparam import LayerScale, Reparameterizable
+from mobileclip.testing import check_block
 from tests.blocks.contract import CASES
-from tests.blocks.filling import filled
-
-EXACT = {"rtol": 1e-10, "atol": 1e-10}
-
-
-@pytest.fixture(params=CASES.values(), ids=CASES.keys())
-def case(request):
-    return request.param
 
 
 def test_the_table_has_every_block():
@@ -26,77 +20,156 @@ def test_the_table_has_every_block():
     assert {type(case.make()) for case in CASES.values()} == modules
 
 
-def test_output_shape(case):
-    block = case.make()
-    for mode in (True, False):
-        assert block.train(mode)(*case.inputs()).shape == case.output
-    assert block.eval()(*case.inputs(batch=1)).shape == (1, *case.output[1:])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_a_block_keeps_the_contract(case):
+    check_block(case.make, *case.inputs(batch=3), shape=(3, *case.output[1:]))
 
 
-def test_gradients_reach_every_parameter_and_the_input(case):
-    block, inputs = filled(case.make()).train(), case.inputs(batch=3)
-    inputs[0].requires_grad_()
-    y = block(*inputs)
-    weight = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
-    (y * weight).sum().backward()
-    for name, tensor in [*block.named_parameters(), ("input", inputs[0])]:
-        assert tensor.grad is not None, name
-        assert tensor.grad.isfinite().all(), name
-        assert tensor.grad.any(), name
+class Plain(nn.Module):
+    """The smallest block: a projection, which is not folded."""
+
+    def __init__(self):
+        super().__init__()
+        self.project = nn.Linear(4, 4)
+        self.more()
+
+    def more(self):
+        pass
+
+    def forward(self, x):
+        return self.project(x)
 
 
-def test_state_dict_round_trip(case):
-    block, other, inputs = filled(case.make()), case.make().eval(), case.inputs()
-    other.load_state_dict(block.state_dict(), strict=True)
-    assert torch.equal(other(*inputs), block(*inputs))
+class Folding(Reparameterizable, Plain):
+    """Folds to its projection."""
+
+    is_folded = False
+
+    def fold(self):
+        return self.project
 
 
-def test_copies_and_pickles_compute_the_same(case):
-    block, inputs = filled(case.make()), case.inputs()
-    for module in (block, reparameterize(block)):
-        expected = module(*inputs)
-        assert torch.equal(copy.deepcopy(module)(*inputs), expected)
-        assert torch.equal(pickle.loads(pickle.dumps(module))(*inputs), expected)
+class Spec:
+    build = Plain
 
 
-def test_folded_equals_unfolded_and_nothing_foldable_is_left(case):
-    block, inputs = filled(case.make()).double(), case.inputs(dtype=torch.float64)
-    before = {name: tensor.clone() for name, tensor in block.state_dict().items()}
-    folded = reparameterize(block)
-    torch.testing.assert_close(folded(*inputs), block(*inputs), **EXACT)
-    assert not list(foldable_modules(folded))
-    assert not any(isinstance(module, (nn.BatchNorm2d, LayerScale)) for module in folded.modules())
-    torch.testing.assert_close(reparameterize(folded)(*inputs), block(*inputs), **EXACT)
-    assert block.state_dict().keys() == before.keys()
-    assert all(torch.equal(tensor, before[name]) for name, tensor in block.state_dict().items())
+def odd(name, base=Plain, **members):
+    """Return a class of its own, which pickle finds here."""
+    globals()[name] = type(name, (base,), members | {"__module__": __name__})
+    return globals()[name]
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_runs_and_stays_near(case, dtype):
-    block, inputs = filled(case.make()), case.inputs()
-    expected = block(*inputs)
-    half = copy.deepcopy(block).to(dtype)
-    for module in (half, reparameterize(half)):
-        y = module(inputs[0].to(dtype), *inputs[1:])
-        assert y.dtype == dtype
-        bound = 0.03 if dtype == torch.bfloat16 else 0.004
-        assert (y.detach().float() - expected.detach()).norm() < bound * expected.detach().norm()
+def clipped(project):
+    return nn.Sequential(project, nn.Hardtanh(-0.1, 0.1))
 
 
-@pytest.mark.parametrize("form", ["training", "folded"])
-def test_export(case, form):
-    block, inputs = filled(case.make()), case.inputs()
-    if form == "folded":
-        block = reparameterize(block)
-    exported = torch.export.export(block, inputs).module()
-    other = case.inputs(seed=1)
-    torch.testing.assert_close(exported(*other), block(*other), rtol=1e-5, atol=1e-6)
+def refused(_):
+    raise ValueError("there is an adapter in it")
 
 
-def test_built_from_a_seed(case):
-    """Initialisation draws from PyTorch's generator alone."""
-    blocks = []
-    for _ in range(2):
-        torch.manual_seed(3)
-        blocks.append(case.make().state_dict())
-    assert all(torch.equal(tensor, blocks[1][name]) for name, tensor in blocks[0].items())
+def folded_otherwise_again(block):
+    if block.is_folded:
+        return clipped(block.project)
+    folded = copy.deepcopy(block)
+    folded.is_folded = True
+    return folded
+
+
+def folded_with_its_origin(block):
+    block.all[0].project.weight.data.zero_()
+    return block.project
+
+
+made, grown = count(), count()
+Refused = odd("Refused", Folding, fold=refused)
+Leaving = odd(
+    "Leaving", Folding, fold=lambda self: nn.Sequential(self.project, LayerScale(4, initial=1.0, spatial=False)).eval()
+)
+
+
+@pytest.mark.parametrize("block", [Plain, Spec()], ids=["a class", "a spec"])
+def test_the_smallest_keeps_it(block):
+    check_block(block, torch.randn(3, 4))
+
+
+@pytest.mark.parametrize(
+    ("block", "said"),
+    [
+        (
+            odd("Unseeded", more=lambda self: self.project.bias.data.fill_(next(made))),
+            "Unseeded built twice from a seed has other tensors: project.bias",
+        ),
+        (odd("Pair", forward=lambda self, x: (self.project(x), x)), "Pair gives tuple, not one tensor"),
+        (odd("Wide", forward=lambda self, x: self.project(x)[:, :3]), "Wide gives (3, 3), not (3, 4)"),
+        (odd("Summed", forward=lambda self, x: self.project(x)[1:]), "Summed gives 2 rows for 3 examples"),
+        (odd("Double", forward=lambda self, x: self.project(x).double()), "gives torch.float64 for torch.float32"),
+        (odd("Still", forward=lambda self, x: self.project(x).detach()), "what Still gives has no gradient"),
+        (odd("Idle", more=lambda self: setattr(self, "idle", nn.PReLU())), "no finite gradient reaches idle.weight of"),
+        (odd("Cut", forward=lambda self, x: self.project(x.detach())), "no finite gradient reaches input 0 of Cut"),
+        (
+            odd("Mixing", forward=lambda self, x: self.project(x if self.training else x - x.mean(0))),
+            "Mixing, in evaluation, for an example alone, gives other values",
+        ),
+        (
+            odd(
+                "Counting",
+                more=lambda self: self.register_buffer("calls", torch.zeros(())),
+                forward=lambda self, x: self.project(x + 0 * self.calls.add_(1)),
+            ),
+            "Counting, in evaluation, has other tensors: calls",
+        ),
+        (
+            odd(
+                "Holding",
+                more=lambda self: setattr(self, "shift", torch.randn(4)),
+                forward=lambda self, x: self.project(x + self.shift.to(x.dtype)),
+            ),
+            "Holding with another's state dict gives other values",
+        ),
+        (
+            odd("Growing", more=lambda self: self.register_buffer("late", None if next(grown) < 3 else torch.ones(4))),
+            "Growing does not take the state dict of another one",
+        ),
+        (odd("Kept", __reduce_ex__=refused), "Kept cannot be copied"),
+        (odd("Local", more=lambda self: setattr(self, "way", lambda: 0)), "Local cannot be pickled"),
+        (
+            odd("Shared", __deepcopy__=lambda self, _: self),
+            "Shared once it was copied still has its parameters in common with the copy",
+        ),
+        (
+            odd("Float", forward=lambda self, x: self.project(x).to(torch.promote_types(x.dtype, torch.float32))),
+            "Float gives torch.float32 for torch.bfloat16",
+        ),
+        (
+            odd("Coarse", forward=lambda self, x: self.project(x) * (1.1 if x.dtype == torch.bfloat16 else 1)),
+            "Coarse in torch.bfloat16 gives other values",
+        ),
+        (
+            odd("Asking", forward=lambda self, x: self.project(x) if x.max().item() < 9 else x),
+            "torch.export cannot write Asking as a program",
+        ),
+        (
+            odd("Rewritten", forward=lambda self, x: self.project(1 - x if torch.compiler.is_exporting() else x)),
+            "Rewritten as a program gives other values",
+        ),
+        (Refused, "Refused cannot be folded: cannot fold the Refused into one that is equal: there is an adapter"),
+        (odd("Unequal", Folding, fold=lambda self: clipped(self.project)), "Unequal, folded, gives other values"),
+        (Leaving, "Leaving is folded, and ['LayerScale'] in it can be folded further"),
+        (
+            odd("Again", Folding, fold=folded_otherwise_again, foldable=property(lambda self: not self.is_folded)),
+            "Again, folded twice, gives other values",
+        ),
+        (
+            odd("Reaching", Folding, fold=folded_with_its_origin, all=[], more=lambda self: self.all.append(self)),
+            "Reaching, which was folded, has other tensors: project.weight",
+        ),
+    ],
+)
+def test_each_way_to_break_it_is_told(block, said):
+    with pytest.raises(AssertionError, match=re.escape(said)):
+        check_block(block, torch.randn(3, 4), shape=(2, 4) if "rows" in said else (3, 4))
+
+
+@pytest.mark.parametrize("block", [Refused, Leaving])
+def test_what_is_not_folded_wholly_may_say_so(block):
+    check_block(block, torch.randn(3, 4), folds=False)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import time
 from pathlib import Path
 
+import attrs
 import pytest
 
-from mobileclip.engines import FatalError, FunctionWork, InlineEngine, LocalEngine, RayEngine, Retries
+from mobileclip.engines import FatalError, FunctionWork, InlineEngine, Listener, LocalEngine, RayEngine, Retries, Work
+from mobileclip.testing import check_engine
 from tests.engines.works import Counting, Noting, Task, tasks, workers_of_this_process
 from tests.errors import fails
 
@@ -29,6 +32,11 @@ def engine(request):
     assert not workers_of_this_process()
 
 
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_engine_keeps_the_contract(name):
+    check_engine(ENGINES[name], kills=name == "local")
+
+
 def run(engine, folder, *names, **choices):
     listener = Noting()
     engine.run(Counting(folder=folder, **choices), tasks(*names), listener)
@@ -37,23 +45,6 @@ def run(engine, folder, *names, **choices):
 
 def num_tries(folder: Path) -> dict[str, int]:
     return {path.name: len(path.read_text().splitlines()) for path in folder.iterdir()}
-
-
-def test_what_may_pass_is_tried_again_and_what_is_broken_is_not_and_the_others_are_done(engine, tmp_path):
-    good = [f"good-{number}" for number in range(4)]
-    told = run(engine, tmp_path, "away-0", "late-0", *good, "unwritten-0", "raises-0", "fails-0", "late-1")
-    assert told.entries == {name: f"entry of {name}" for name in (*good, "late-0", "late-1")}
-    assert told.asides == {
-        "fails-0": ("it is of no use, at s3://bucket/fails-0", 1),
-        "away-0": ("the store of away-0 is away", 3),
-        "unwritten-0": ("unwritten-0 is not what is read back", 3),
-        "raises-0": ("KeyError: 'raises-0'", 3),
-    }
-    expected = dict.fromkeys(good, 1) | {"late-0": 2, "late-1": 2}
-    expected |= {name: tries for name, (_, tries) in told.asides.items()}
-    assert num_tries(tmp_path) == expected
-    assert told.num_steps == sum(expected.values())
-    assert len(told.begun_by) == sum(expected.values())
 
 
 @pytest.mark.parametrize(
@@ -76,12 +67,6 @@ def test_pauses_grow_while_other_units_are_done(tmp_path):
     assert time.monotonic() - started >= 0.6
     assert told.pauses == {"away-0": [0.2, 0.4]}
     assert [name for name, _ in told.begun_by][:4] == ["away-0", "good-0", "good-1", "fails-0"]
-
-
-def test_what_no_other_unit_would_change_ends_the_run(tmp_path):
-    with pytest.raises(FatalError, match="the disk is full"):
-        run(ENGINES["inline"], tmp_path, "fatal-0", *(f"good-{number}" for number in range(50)), seconds=0.05)
-    assert len(num_tries(tmp_path)) < 30
 
 
 def test_it_does_also_where_it_comes_up_when_the_last_one_is_finished(engine, tmp_path):
@@ -109,20 +94,6 @@ def test_for_what_the_machine_lacks_no_unit_is_set_aside(engine, tmp_path, name,
         engine.run(Counting(folder=tmp_path), tasks("good-0", name), listener)
     assert listener.asides == {}
     assert num_tries(tmp_path)[name] == tries
-
-
-def test_what_cannot_be_loaded_is_said(tmp_path):
-    with fails("data.does-exist-2", "nowhere.safetensors"):
-        run(ENGINES["inline"], tmp_path, "good-0", "good-1", broken=True)
-
-
-def test_what_a_listener_raises_ends_the_run(engine, tmp_path):
-    class Full(Noting):
-        def finished(self, unit, entry):  # noqa: ARG002 - as a `Listener` does
-            raise OSError("no space left for the manifest")
-
-    with pytest.raises(OSError, match="no space left for the manifest"):
-        engine.run(Counting(folder=tmp_path), tasks("good-0"), Full())
 
 
 def test_units_that_kill_their_worker_are_set_aside(tmp_path):
@@ -252,10 +223,6 @@ def test_a_function_is_work_too_and_its_processes_are_those_of_the_work_before(e
     assert not processes_of(engine) & before, "one that died with nothing to do is no failed try of any unit"
 
 
-def test_nothing_to_do_is_done(engine, tmp_path):
-    assert run(engine, tmp_path).entries == {}
-
-
 @pytest.mark.parametrize(("before", "error"), [("full-0", FatalError), ("good-0", KeyboardInterrupt)])
 def test_a_full_disk_is_told_though_a_signal_came_while_the_unit_was_finished(tmp_path, before, error):
     """Told as a signal, the same command would be started again, and meet the same disk."""
@@ -280,3 +247,112 @@ def test_what_keeps_workers_from_working_is_one_line(tmp_path, num_workers):
 def test_a_disk_that_takes_no_more_ends_the_run(engine, tmp_path):
     with pytest.raises(FatalError, match="the disk takes no more; make room on it"):
         run(engine, tmp_path, "writes-0", "good-0")
+
+
+@attrs.frozen(kw_only=True)
+class OddEngine(InlineEngine):
+    """An engine that breaks the contract in one way."""
+
+    odd: str
+    device: str = "cpu"
+    retries: Retries = AT_ONCE
+    works: list = attrs.field(factory=list)
+
+    def most_workers(self, num_units):
+        return 0 if self.odd == "no worker" else super().most_workers(num_units)
+
+    def run(self, work, units, listener):
+        self.works.append(work)
+        if self.odd == "once" and len(self.works) == 6:
+            return
+        leaves_out = {"forgets": "good-0", "spares": "kills-0"}.get(self.odd)
+        units = [unit for unit in units if unit.name != leaves_out]
+        try:
+            super().run(OddWork(odd=self.odd, work=work), units, OddListener(odd=self.odd, listener=listener))
+            if self.odd == "twice":
+                super().run(work, units, listener)
+        except FatalError:
+            if self.odd == "slowly":
+                time.sleep(3)
+            if self.odd != "goes on":
+                raise
+
+
+@attrs.frozen(kw_only=True)
+class OddWork(Work):
+    odd: str
+    work: Work
+
+    def open(self, place):
+        worker = self.work.open(place)
+
+        def make(unit, on_progress):
+            if self.odd == "makes twice" and unit.name == "good-1":
+                worker(unit, on_progress)
+            try:
+                return worker(unit, (lambda _: None) if self.odd == "silent" else on_progress)
+            except ValueError as error:
+                if self.odd == "any error" and not isinstance(error, FatalError):
+                    raise RuntimeError(str(error)) from error
+                raise
+
+        return make
+
+    def split(self, unit):
+        return () if self.odd == "whole" else self.work.split(unit)
+
+
+@attrs.frozen(kw_only=True)
+class OddListener(Listener):
+    odd: str
+    listener: Listener
+
+    def __attrs_post_init__(self):
+        for name in ("advanced", "failed", "divided"):
+            object.__setattr__(self, name, getattr(self.listener, name))
+
+    def begun(self, unit, worker):
+        if self.odd != "unannounced":
+            self.listener.begun(unit, "" if self.odd == "nameless" else worker)
+
+    def finished(self, unit, entry):
+        try:
+            self.listener.finished(unit, entry)
+        except OSError:
+            if self.odd != "deaf":
+                raise
+
+    def gave_up(self, unit, aside):
+        changes = {
+            "no reason": {"reason": "it failed"},
+            "miscounts": {"tries": aside.tries + 1},
+            "other name": {"unit": "a unit"},
+        }
+        self.listener.gave_up(unit, attrs.evolve(aside, **changes.get(self.odd, {})))
+
+
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        ("no worker", "OddEngine has 0 workers for 0 units"),
+        ("forgets", "good-0 is not done, though another try would do it"),
+        ("twice", "is finished twice"),
+        ("makes twice", "good-1 was made 2 times, not 1"),
+        ("any error", "broken-0 is set aside because of 'RuntimeError: its picture is damaged'"),
+        ("no reason", "away-0 is set aside because of 'it failed', not 'the store is away'"),
+        ("miscounts", "away-0 is set aside after 4 tries, not 3"),
+        ("other name", "is set aside as a unit"),
+        ("silent", "the listener is told of 0 steps, of 7 units"),
+        ("unannounced", "the listener is told that good-0 is begun 0 times, not 1"),
+        ("nameless", "is begun by a worker without a name"),
+        ("whole", "of a unit with one bad part, ['good-0+broken-1+good-2'] are set aside"),
+        ("goes on", "a run is to be ended by a unit that says so, with 'the disk is full'; it ends with None"),
+        ("slowly", "a run that is ended by a unit that says so takes 3 s to end"),
+        ("deaf", "a run is to be ended by a listener that raises"),
+        ("once", "OddEngine does no other work after one that broke off"),
+        ("spares", "of a worker that is killed, [] are set aside"),
+    ],
+)
+def test_each_way_to_break_the_contract_is_told(odd, said):
+    with pytest.raises(AssertionError, match=re.escape(said)):
+        check_engine(OddEngine(odd=odd), kills=odd == "spares", seconds=1.0)

@@ -30,12 +30,12 @@ from mobileclip.encoders import (
     save_model,
     token_mixers,
 )
-from mobileclip.evaluation import evaluation_tasks
+from mobileclip.evaluation import Session, candidate_of, evaluation_tasks
 from mobileclip.export import targets, verify_export
 from mobileclip.inputs import ImageInput
-from mobileclip.losses import LossSpec, losses
+from mobileclip.losses import losses
 from mobileclip.reparam import is_folded
-from mobileclip.testing import check_spec
+from mobileclip.testing import check_loss, check_task
 from tests.blocks.filling import filled
 
 ROOT = Path(__file__).parents[2]
@@ -159,7 +159,7 @@ def test_own_parts_go_all_the_way_and_are_found_by_entry_point(script, tmp_path)
 def test_an_own_loss_trains_an_own_task_measures_and_an_own_target_exports(script, tmp_path, capsys):
     own = script("own_work")
     loss = own.HingeLossSpec(margin=0.3)
-    check_spec(loss, family=LossSpec)
+    check_loss(loss, synthetic=False)
     torch.manual_seed(0)
     image, text = (F.normalize(torch.randn(6, 8), dim=1) for _ in range(2))
     similarity = image @ text.T
@@ -175,6 +175,7 @@ def test_an_own_loss_trains_an_own_task_measures_and_an_own_target_exports(scrip
                 tmp_path / "pictures" / name / f"{index}.png"
             )
     model = filled(DualEncoderSpec(image=IMAGE, text=MCtSpec(width=32, num_heads=2, depth=1, embedding_dim=16)).build())
+    check_task("neighbours", tmp_path / "pictures", Session.of(candidate_of(model, name="mine"), batch_size=4))
     save_model(model, tmp_path / "model.safetensors")
     chosen = ["--data", str(tmp_path / "pictures"), "--output", str(tmp_path / "results")]
     main(["eval", str(tmp_path / "model.safetensors"), "--datasets", "neighbours", *chosen])

@@ -21,6 +21,7 @@ from mobileclip.reinforce import (
 from mobileclip.reinforce.teachers import teachers as registry
 from mobileclip.serialization import from_json
 from mobileclip.tensor_files.weights import weights_sha256
+from mobileclip.testing import check_teacher
 from tests.encoders.small import SMALL, SMALL_VIT, randomised
 from tests.errors import fails
 from tests.reinforce.conftest import tiny_teacher
@@ -108,6 +109,9 @@ def files(tmp_path_factory):
 
 
 class TestCheckpointTeacher:
+    def test_a_teacher_keeps_the_contract(self, files):
+        check_teacher(CheckpointTeacher(checkpoint=files / "vit.safetensors"))
+
     def test_equals_the_model_with_its_own_preprocessing(self, files):
         path = files / "ours.safetensors"
         teacher = CheckpointTeacher(checkpoint=path).build()
@@ -203,7 +207,7 @@ class TestSpecs:
                     return pixels.float().mean((2, 3))
 
                 def encode_texts(self, texts):
-                    return torch.ones(len(texts), 3)
+                    return torch.tensor([[len(text), text.count("a"), 1.0] for text in texts]).reshape(-1, 3)
 
             @attrs.frozen(kw_only=True)
             class Plugin(TeacherSpec):
@@ -215,7 +219,7 @@ class TestSpecs:
         )
         spec = from_json('{"kind": "bright", "shade": 2}', TeacherSpec)
         assert spec.shade == 2
-        assert isinstance(spec.build(), Teacher)
+        check_teacher(spec)
         ensemble = build_ensemble([spec])
         assert ensemble.encode_images({8: pixels(2, 8)}).shape == (2, 3)
 

@@ -14,6 +14,7 @@ from mobileclip.extras import install
 from mobileclip.interop.open_clip_models import image_input
 from mobileclip.recipes.tiny import CONFIGS, write_tiny_models
 from mobileclip.reinforce import OpenClipTeacher, Teacher, build_ensemble
+from mobileclip.testing import check_teacher
 from tests.errors import fails
 from tests.lazily import lazily
 from tests.reinforce.conftest import picture
@@ -48,6 +49,10 @@ def pictures():
     import io
 
     return [Image.open(io.BytesIO(picture(seed, width=90 + 7 * seed, height=80))) for seed in range(3)]
+
+
+def test_a_teacher_keeps_the_contract(tiny):
+    check_teacher(tiny.teachers[0])
 
 
 @pytest.mark.parametrize("index", [0, 1])

@@ -19,6 +19,7 @@ from mobileclip.extras import install
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD
 from mobileclip.interop.transformers_models import image_input
 from mobileclip.reinforce import OpenClipTeacher, Teacher, TransformersTeacher, build_ensemble
+from mobileclip.testing import check_teacher
 from tests.errors import fails
 from tests.reinforce.conftest import picture
 from tests.reinforce.tiny_transformers import gemma_tokenizer, write_metaclip, write_siglip, xlm_tokenizer
@@ -44,6 +45,11 @@ def squares(size=32):
 
 def pixels(images):
     return torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("kind", ["siglip", "metaclip"])
+def test_a_teacher_keeps_the_contract(kind, request):
+    check_teacher(TransformersTeacher(model=request.getfixturevalue(kind)))
 
 
 @pytest.mark.parametrize("kind", ["siglip", "metaclip"])

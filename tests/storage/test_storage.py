@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import random
 import resource
@@ -15,14 +16,17 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from benchmarks.object_store import object_store
 from mobileclip import storage
 from mobileclip.extras import install
 from mobileclip.storage import StorageError, StoreLimits
+from mobileclip.testing import check_store
 from tests.errors import fails
 from tests.stores import web_server
 
@@ -176,46 +180,12 @@ for call in (storage.check_address, storage.size, storage.fingerprint, storage.l
 
 
 class TestEveryStore:
-    def test_round_trip(self, base):
-        path = storage.join(base, "a.bin")
-        assert not storage.exists(path)
-        write(path)
-        assert storage.exists(path)
-        assert storage.size(path) == len(DATA)
-        assert storage.read_bytes(path, limit=len(DATA)) == DATA
-        with storage.open_read(path) as stream:
-            stream.seek(1_234_567)
-            assert stream.read(1000) == DATA[1_234_567:1_235_567]
-            stream.seek(-7, os.SEEK_END)
-            assert stream.read() == DATA[-7:]
-            stream.seek(0)
-            assert stream.read() == DATA
-        with fails("storage.more-bytes", "1000"):
-            storage.read_bytes(path, limit=1000)
-
-    def test_two_readers_of_one_file_do_not_disturb_each_other(self, base):
-        path = storage.join(base, "a.bin")
-        write(path)
-        with storage.open_read(path) as one, storage.open_read(path) as other:
-            assert one.read(2_000_000) == DATA[:2_000_000]
-            assert other.read(2_000_000) == DATA[:2_000_000]
-            assert one.read() == other.read() == DATA[2_000_000:]
-
-    def test_an_empty_file(self, base):
-        path = storage.join(base, "empty")
-        write(path, b"")
-        assert storage.size(path) == 0
-        with storage.open_read(path) as stream:
-            assert stream.read() == b""
-
-    def test_fingerprints_change_with_the_content_only(self, base):
-        path = storage.join(base, "a.bin")
-        write(path, b"one")
-        before = storage.fingerprint(path)
-        assert storage.fingerprint(path) == before
-        time.sleep(0.01)
-        write(path, b"two")
-        assert storage.fingerprint(path) != before
+    def test_a_store_keeps_the_contract(self, base, spool):
+        check_store(base)
+        assert list(spool.iterdir()) == []
+        for read in (storage.read_bytes, storage.read_if_there):
+            with fails("storage.more-bytes", "6"):
+                read(storage.join(base, "refusals/below/a.bin"), limit=6)
 
     @pytest.mark.usefixtures("s3")
     def test_what_a_store_says_of_a_content_stands_for_it(self):
@@ -223,102 +193,68 @@ class TestEveryStore:
         etag = hashlib.md5(b"content", usedforsecurity=False).hexdigest()
         assert storage.content_hash("s3://data/hashed.bin") == f"7 {etag}"
 
-    def test_listing(self, base):
-        for name in ("b.tar", "a.tar", "c.txt", "below/d.tar"):
-            storage.make_directory(storage.join(base, "below"))
-            write(storage.join(base, name), name.encode())
-        top = str(storage.local_path(base)) if base.startswith("file:") else base
-        assert storage.list_files(base, ".tar") == (f"{top}/a.tar", f"{top}/b.tar")
-        assert storage.list_files(base, ".tar", recursive=True) == (
-            f"{top}/a.tar",
-            f"{top}/b.tar",
-            f"{top}/below/d.tar",
-        )
-        assert storage.list_files(storage.join(base, "nowhere")) == ()
-        found = storage.find_files(base)
-        assert sorted(found) == ["a.tar", "b.tar", "below/d.tar", "c.txt"]
-        assert len(set(found.values())) == 4
-        assert storage.is_directory(base)
-        assert storage.is_directory(storage.join(base, "below"))
-        assert not storage.is_directory(storage.join(base, "a.tar"))
-        assert not storage.exists(storage.join(base, "below"))
-        # What another process adds must be seen.
-        write(storage.join(base, "e.tar"), b"")
-        assert len(storage.list_files(base, ".tar")) == 3
-        assert storage.find_sizes(base) == {"a.tar": 5, "b.tar": 5, "c.txt": 5, "e.tar": 0}
 
-    def test_hidden_folders_are_told_of_and_not_entered(self, base):
-        for name in ("a.tar", ".b.tar", ".trash/c.tar", "below/__MACOSX/deeper/d.tar"):
-            path = storage.join(base, name)
-            storage.make_directory_of(path)
-            write(path, b"")
-        passed_over = []
-        found = storage.find_files(base, passed_over=lambda *what: passed_over.append(what))
-        assert sorted(found) == [".b.tar", "a.tar"]
-        assert sorted(passed_over) == [(".trash", "hidden_folder"), ("below/__MACOSX", "hidden_folder")]
+def missing_is_empty(self, call, path, **choices):
+    try:
+        return call(self, path, **choices)
+    except FileNotFoundError:
+        return {"name": path, "size": 0, "type": "file", "created": 0}
 
-    def test_a_small_file_is_written_if_it_is_still_what_it_was(self, base):
-        if not storage.is_remote(base):
-            pytest.skip("on a disk, a lock does it")
-        path = storage.join(base, "a.txt")
-        assert storage.write_text_if(path, "one", None)
-        version = storage.file_version(path)
-        assert storage.write_text_if(path, "two, and longer", version)
-        assert not storage.write_text_if(path, "three", version)
-        assert storage.read_bytes(path, limit=99) == b"two, and longer"
 
-    def test_removing(self, base):
-        path = storage.join(base, "a.bin")
-        write(path)
-        storage.remove(path)
-        assert not storage.exists(path)
-        storage.remove(path)
+def changed(**changes):
+    return lambda self, call, path, **choices: call(self, path, **choices) | changes
 
-    def test_reading_what_may_be_missing(self, base):
-        path = storage.join(base, "below/a.bin")
-        assert storage.read_if_there(path, limit=9) is None
-        storage.make_directory_of(path)
-        write(path, b"content")
-        assert storage.read_if_there(path, limit=9) == b"content"
-        assert storage.read_if_there(storage.join(base, "below"), limit=9) is None
-        with fails("storage.more-bytes", "6"):
-            storage.read_if_there(path, limit=6)
 
-    @pytest.mark.parametrize(
-        "call", [storage.size, storage.fingerprint, lambda path: storage.read_bytes(path, limit=9)]
-    )
-    def test_a_missing_file_and_a_directory(self, base, call):
-        with pytest.raises(FileNotFoundError):
-            call(storage.join(base, "nothing"))
-        storage.make_directory(storage.join(base, "below"))
-        write(storage.join(base, "below/a.bin"))
-        with pytest.raises(IsADirectoryError):
-            call(storage.join(base, "below"))
+def zeros(self, call, path, mode="rb", **choices):
+    return io.BytesIO(bytes(3_000_000)) if mode == "rb" else call(self, path, mode, **choices)
 
-    def test_an_error_leaves_nothing_and_the_old_file_as_it_was(self, base, spool):
-        path = storage.join(base, "a.bin")
 
-        def interrupted():
-            yield DATA
-            raise KeyboardInterrupt
+def copied(self, _, path, other, **__):
+    self.pipe_file(other, self.cat_file(path))
 
-        for _ in range(2):
-            with pytest.raises(KeyboardInterrupt), storage.atomic_write(path) as stream:
-                stream.writelines(interrupted())
-            assert storage.list_files(base) == ()
-        write(path, b"old")
-        with pytest.raises(ZeroDivisionError), storage.atomic_write(path) as stream:
-            stream.write(DATA[: 1 // 0])
-        assert storage.read_bytes(path, limit=9) == b"old"
-        assert len(storage.list_files(base)) == 1
-        assert list(spool.iterdir()) == []
 
-    def test_nothing_is_visible_before_the_end(self, base):
-        path = storage.join(base, "a.bin")
-        with storage.atomic_write(path) as stream:
-            stream.write(DATA)
-            assert not storage.exists(path)
-        assert storage.exists(path)
+ODD_STORES = {
+    "there already": ("info", missing_is_empty, "is there before it is written"),
+    "size": ("info", changed(size=1), "has 1 bytes, not the 3000000 that were written"),
+    "unchanged": ("info", changed(created=0), "the fingerprint of .* is what it was before the file changed"),
+    "content": ("open", zeros, "has another content than was written"),
+    "moved": ("mv", copied, "is not renamed to b.bin beside it"),
+    "kept": ("rm_file", lambda *_, **__: None, "is still there once it is removed|is not renamed"),
+    "unwritten": ("pipe_file", lambda *_, **__: None, "is written, though it is not what it was"),
+    "unlisted": (
+        "ls",
+        lambda self, call, path, **choices: call(self, path, **choices)[:-1],
+        r"fails, and there are \(\)",
+    ),
+    "no folder": ("isdir", lambda *_: False, "files and folders of .* are mixed up"),
+    "away": ("put_file", lambda *_, **__: 1 / 0, "cannot be used: .*ZeroDivisionError"),
+}
+
+
+ODD_PARTS = {
+    "atomic_write": ("folder", lambda path: open(path, "wb"), "is there before it is whole"),  # noqa: SIM115, PTH123
+    "write_text_if": ("memory://parts", lambda *_: True, "is written, though it is not what it was"),
+    "read_bytes": ("folder", lambda path, **_: Path(path).read_bytes(), "is to be refused with OSError"),
+    "find_files": ("folder", lambda *_, **__: {}, "names below .* are"),
+}
+
+
+class TestContract:
+    @pytest.mark.parametrize("odd", ODD_STORES)
+    def test_a_store_that_breaks_it_is_told(self, odd, tmp_path, monkeypatch):
+        name, change, said = ODD_STORES[odd]
+        with monkeypatch.context() as patch:
+            patch.setattr(MemoryFileSystem, name, partialmethod(change, getattr(MemoryFileSystem, name)))
+            with pytest.raises(AssertionError, match=said):
+                check_store(f"memory://{tmp_path.name}")
+
+    @pytest.mark.parametrize("name", ODD_PARTS)
+    def test_a_part_of_ours_that_breaks_it_is_told(self, name, tmp_path, monkeypatch):
+        base, other, said = ODD_PARTS[name]
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(storage, name, other)
+        with pytest.raises(AssertionError, match=said):
+            check_store(base)
 
 
 class TestLocal:

@@ -1,0 +1,178 @@
+"""What a block of one's own has to do: learn, be stored, copied, folded and exported, as ours do."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mobileclip.reparam import foldable_modules, reparameterize
+from mobileclip.testing.comparing import copies, exported, relative_error, stirred
+
+# The largest relative errors: of half precisions, of what is batched or compiled otherwise, and in float64.
+_HALF = {torch.bfloat16: 0.03, torch.float16: 0.004}
+_NEAR = 1e-5
+# An activation may keep a gradient from a parameter by chance, but not from every draw of the weights.
+_DRAWS = 8
+_EXACT = 1e-10
+
+
+class _Spec(Protocol):
+    def build(self) -> nn.Module: ...
+
+
+def check_block(
+    block: Callable[[], nn.Module] | _Spec,
+    *inputs: Tensor,
+    shape: Sequence[int] | None = None,
+    folds: bool = True,
+    export: bool = True,
+) -> None:
+    """Check that a block is a plain module, which PyTorch's tools and this library's work on.
+
+    Built twice from a seed it is the same. It gives one tensor, of its input's dtype and finite, in training and in
+    evaluation; in evaluation each example gets what it gets alone, and nothing of the block changes. Gradients reach
+    every parameter and the input. Its state dict, a deep copy and pickle give the same block again. Folding, once or
+    twice, gives equal outputs and leaves the block as it is. It runs in bfloat16 and float16, and as a program of
+    `torch.export`; so does its folded form.
+
+    Args:
+        block: makes it: a function or class without arguments, or a spec that has `build()`.
+        inputs: what it is called with, at least three examples each; those of floats, in float32, are cast.
+        shape: what it gives for them; None where that is not checked.
+        folds: whether nothing that folding removes is left in the folded form; where not, batch norms may be left, or
+            folding may be refused with a `ValueError`.
+        export: whether `torch.export` is tried, which takes seconds.
+
+    Raises:
+        AssertionError: if something of it is not so; the message says what.
+
+    Examples:
+        >>> from mobileclip.blocks import RepMixer
+        >>> check_block(lambda: RepMixer(8), torch.randn(3, 8, 7, 6), shape=(3, 8, 7, 6), export=False)
+        >>> check_block(lambda: RepMixer(8), torch.randn(3, 8, 7, 6), shape=(3, 8, 9, 9))
+        Traceback (most recent call last):
+        AssertionError: RepMixer gives (3, 8, 7, 6), not (3, 8, 9, 9)
+    """
+    make = block if callable(block) else block.build
+    with torch.random.fork_rng(devices=()):
+        module = _seeded(make, 0)
+        name = type(module).__name__
+        _check_state(f"{name} built twice from a seed", _seeded(make, 0), module.state_dict())
+        _check_training(name, make, inputs, shape)
+        expected = _check_evaluation(name, stirred(module).eval(), inputs, shape)
+        other = make().eval()
+        _check_loading(name, other, module.state_dict())
+        _check_near(f"{name} with another's state dict", other(*inputs), expected, 0)
+        _check_form(name, module, inputs, expected, export=export)
+        folded = _folded(name, module, inputs, folds=folds)
+        if folded is not None:
+            _check_form(f"{name}, folded,", folded, inputs, expected, export=export)
+
+
+def _seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return make()
+
+
+def _check_training(
+    name: str, make: Callable[[], nn.Module], inputs: Sequence[Tensor], shape: Sequence[int] | None
+) -> None:
+    missing = set[str]()
+    for seed in range(_DRAWS):
+        block = stirred(_seeded(make, seed)).train()
+        given = [one.clone().requires_grad_(one.is_floating_point()) for one in inputs]
+        output = _output(name, block, given, shape)
+        assert output.requires_grad, f"what {name} gives has no gradient"
+        tensors = dict(block.named_parameters()) | {f"input {index}": one for index, one in enumerate(given)}
+        wanted = {key: one for key, one in tensors.items() if one.requires_grad}
+        value = (output * torch.randn_like(output)).sum()
+        gradients = torch.autograd.grad(value, list(wanted.values()), allow_unused=True)
+        lacking = {key for key, one in zip(wanted, gradients, strict=True) if not _reaches(one)}
+        missing = missing & lacking if seed else lacking
+        if not missing:
+            return
+    raise AssertionError(f"no finite gradient reaches {', '.join(sorted(missing))} of {name}")
+
+
+def _reaches(gradient: Tensor | None) -> bool:
+    return gradient is not None and bool(gradient.isfinite().all()) and bool(gradient.any())
+
+
+def _check_evaluation(name: str, block: nn.Module, inputs: Sequence[Tensor], shape: Sequence[int] | None) -> Tensor:
+    before = copy.deepcopy(block.state_dict())
+    output = _output(name, block, inputs, shape).detach()
+    for index, expected in enumerate(output):
+        (alone,) = block(*(one[index : index + 1] for one in inputs))
+        _check_near(f"{name}, in evaluation, for an example alone,", alone, expected, _NEAR)
+    _check_state(f"{name}, in evaluation,", block, before)
+    return output
+
+
+def _output(name: str, block: nn.Module, inputs: Sequence[Tensor], shape: Sequence[int] | None) -> Tensor:
+    output = block(*inputs)
+    assert isinstance(output, Tensor), f"{name} gives {type(output).__name__}, not one tensor"
+    wanted = tuple(output.shape if shape is None else shape)
+    assert tuple(output.shape) == wanted, f"{name} gives {tuple(output.shape)}, not {wanted}"
+    assert len(output) == len(inputs[0]), f"{name} gives {len(output)} rows for {len(inputs[0])} examples"
+    assert output.dtype == torch.float32, f"{name} gives {output.dtype} for torch.float32"
+    return output
+
+
+def _check_loading(name: str, block: nn.Module, state: dict[str, Tensor]) -> None:
+    try:
+        block.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise AssertionError(f"{name} does not take the state dict of another one: {error}") from error
+
+
+def _check_form(form: str, block: nn.Module, inputs: tuple[Tensor, ...], expected: Tensor, *, export: bool) -> None:
+    before = block(*inputs)
+    for done, other in copies(block):
+        _check_near(f"{form} once it was {done}", other(*inputs), before, 0)
+        shared = {id(one) for one in block.parameters()} & {id(one) for one in other.parameters()}
+        assert not shared, f"{form} once it was {done} still has its parameters in common with the copy"
+    for dtype, bound in _HALF.items():
+        found = copy.deepcopy(block).to(dtype)(*_cast(inputs, dtype))
+        assert found.dtype == dtype, f"{form} gives {found.dtype} for {dtype}"
+        _check_near(f"{form} in {dtype}", found, expected, bound)
+    if export:
+        turned = tuple(one.flip(0) for one in inputs)
+        _check_near(f"{form} as a program", exported(form, block, inputs)(*turned), block(*turned), _NEAR)
+
+
+def _folded(name: str, block: nn.Module, inputs: Sequence[Tensor], *, folds: bool) -> nn.Module | None:
+    """Return the folded form, checked; None where folding is refused, as it may be."""
+    before, exact, given = copy.deepcopy(block.state_dict()), copy.deepcopy(block).double(), _cast(inputs, torch.double)
+    expected = exact(*given)
+    try:
+        folded, found = reparameterize(block), reparameterize(exact)
+    except ValueError as error:
+        if folds:
+            raise AssertionError(f"{name} cannot be folded: {error}") from error
+        return None
+    _check_near(f"{name}, folded,", found(*given), expected, _EXACT)
+    left = [type(module).__name__ for _, module in foldable_modules(found)]
+    assert not (folds and left), f"{name} is folded, and {left} in it can be folded further"
+    _check_near(f"{name}, folded twice,", reparameterize(found)(*given), expected, _EXACT)
+    _check_state(f"{name}, which was folded,", block, before)
+    return folded
+
+
+def _check_state(what: str, block: nn.Module, expected: dict[str, Tensor]) -> None:
+    state = block.state_dict()
+    other = [key for key in state.keys() | expected.keys() if key not in state or key not in expected]
+    other += [key for key in state.keys() & expected.keys() if not torch.equal(state[key], expected[key])]
+    assert not other, f"{what} has other tensors: {', '.join(sorted(other))}"
+
+
+def _check_near(what: str, found: Tensor, expected: Tensor, bound: float) -> None:
+    error = relative_error(found, expected)
+    assert error <= bound, f"{what} gives other values: the relative error is {error:.1e}, and {bound:.0e} is allowed"
+
+
+def _cast(inputs: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    return tuple(one.to(dtype) if one.is_floating_point() else one for one in inputs)
