@@ -28,7 +28,12 @@ _LABEL_LOGIT_SCALE = 100.0
 @losses.register("labelled_contrastive")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class LabelledContrastiveSpec(ReinforcedLossSpec):
-    """The reinforced loss with the teacher who knows the labels, whose targets are a contrastive loss's."""
+    """The reinforced loss with the teacher who knows the labels, whose targets are a contrastive loss's.
+
+    Examples:
+        >>> isinstance(labelled_contrastive(10), LabelledContrastiveSpec)
+        True
+    """
 
     @property
     def term_names(self) -> tuple[str | None, str | None]:
