@@ -184,8 +184,7 @@ def release_batches(spec: DataBenchSpec, shard: Path) -> Callable[[], Iterator[t
     """Return what reads an epoch in the release's way: keys, images, ids and embeddings, in batches."""
     import open_clip  # type: ignore[import-untyped]
     import webdataset as wds  # type: ignore[import-untyped]
-    from torchvision.transforms import InterpolationMode, Normalize  # type: ignore[import-untyped]
-    from torchvision.transforms import functional as F
+    from torchvision.transforms import InterpolationMode, Normalize, functional as F  # type: ignore[import-untyped]
     from torchvision.transforms.autoaugment import _apply_op  # type: ignore[import-untyped]
 
     tokenizer = open_clip.get_tokenizer("ViT-B-16")

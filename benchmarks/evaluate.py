@@ -183,8 +183,7 @@ def evaluate_mobileclip(session: Session, benchmark: Benchmark) -> dict[str, flo
 
 def evaluate_clip_benchmark(models: Models, benchmark: Benchmark, folder: Path, output: Path) -> dict[str, float]:
     """Return the metrics that CLIP_benchmark gives."""
-    from clip_benchmark import cli
-    from clip_benchmark import models as kinds
+    from clip_benchmark import cli, models as kinds
 
     from mobileclip.evaluation.clip_benchmark import register
 

@@ -79,8 +79,7 @@ class Progress:
     def __init__(
         self, title: str, *, total: int | None, done: int = 0, unit: str = "samples", console: Console | None
     ) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-        from rich.progress import Progress as Bar
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn
         from rich.table import Column
 
         self.title = title = printable(title)

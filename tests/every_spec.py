@@ -20,14 +20,20 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import attrs
 
 import mobileclip
-from mobileclip.collections.searching.filtering import Condition
-from mobileclip.data import AugmentationSpec, LabelledPipelineSpec, ReinforcedPipelineSpec, StreamPosition
+from mobileclip.collections import Condition
+from mobileclip.data import (
+    AugmentationSpec,
+    ColumnPipelineSpec,
+    LabelledPipelineSpec,
+    OnlinePipelineSpec,
+    ReinforcedPipelineSpec,
+    StreamPosition,
+)
 from mobileclip.data.curation import FilterSpec
-from mobileclip.data.loading.ablations import ColumnPipelineSpec, OnlinePipelineSpec
-from mobileclip.data.loading.spec import PipelineSpec
+from mobileclip.data.loading import PipelineSpec
 from mobileclip.encoders import ClassifierSpec, DualEncoderSpec, MCiSpec, ViTSpec
 from mobileclip.export import ExportSpec
-from mobileclip.inference.known.outputs import KnownOutput
+from mobileclip.inference.known import KnownOutput
 from mobileclip.inference.known.outputs import Picture as KnownPicture
 from mobileclip.inputs import ImageInput, TokenizerFile
 from mobileclip.losses import ReinforcedLossSpec
@@ -41,7 +47,7 @@ from mobileclip.training import (
     RunSpec,
     TrainingSpec,
 )
-from mobileclip.training.finetuning.labels import LabelledContrastiveSpec
+from mobileclip.training.finetuning import LabelledContrastiveSpec
 from tests.encoders.small import IMAGE, SMALL, SMALL_MCT, SMALL_VIT, VIT
 
 _MOST_TRIES = 300

@@ -19,7 +19,7 @@ from tests.public_names import PACKAGE, RECORDED, public_names
 
 ROOT = Path(__file__).parents[1]
 MAIN = "origin/main"
-READ = re.compile(rf"((mobileclip|tests|recipes)/.*\.py|pyproject\.toml|{re.escape(RECORDED)})$")
+READ = re.compile(rf"((mobileclip|tests|recipes)/.*\.pyi?|pyproject\.toml|{re.escape(RECORDED)})$")
 _ON_PURPOSE = re.compile(r"(Remove|Rename|Move|Merge) ")
 # What stands between a name and what is within it.
 _WITHIN = (".", "::", "/", " ")
@@ -91,7 +91,12 @@ def files_of(commit: str, root: Path) -> dict[str, str]:
 def files_here(root: Path) -> dict[str, str]:
     """Return the same texts of the working tree."""
     places = [root / "pyproject.toml", root / RECORDED]
-    places += [path for room in (PACKAGE, "tests", "recipes") for path in (root / room).rglob("*.py")]
+    places += [
+        path
+        for room in (PACKAGE, "tests", "recipes")
+        for path in (root / room).rglob("*.py*")
+        if path.suffix in {".py", ".pyi"}
+    ]
     return {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in places if path.exists()}
 
 

@@ -54,8 +54,8 @@ class Package:
 
     @cached_property
     def modules(self) -> dict[str, dict[str, ast.stmt]]:
-        """What each module defines or imports, by name."""
-        return {_module_of(path): _definitions(text, path) for path, text in self.files.items()}
+        """What each module defines or imports, by name; of a folder with a stub, what that lists."""
+        return {_module_of(path): _definitions(text, path) for path, text in sorted(self.files.items())}
 
     def names(self) -> Iterator[str]:
         """Yield what modules export by `__all__`, and what is within."""
@@ -112,7 +112,7 @@ class Package:
 
 
 def _module_of(path: str) -> str:
-    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    return path.removesuffix(".pyi").removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
 @cache  # two trees have most files in common

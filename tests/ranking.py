@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from itertools import chain, zip_longest
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tests.seconds import UNKNOWN
+
+if TYPE_CHECKING:
+    import grimp
 
 # Rooms and files without a folder of tests, or with more tests in others.
 ELSEWHERE: dict[str, tuple[str, ...]] = {
@@ -75,6 +80,8 @@ def distances(root: Path, changed: Iterable[str]) -> dict[str, int]:
     import grimp
 
     graph = grimp.build_graph(*_PACKAGES, cache_dir=None)
+    for importer, module in lazy_imports(root, graph):
+        graph.add_import(importer=importer, imported=module)
     data = [Path(file).name for file in changed if not file.endswith(".py")]
     helpers = [path for path in (root / "tests").rglob("*.py") if any(name in _text(path) for name in data)]
     files = [*changed, *(path.relative_to(root).as_posix() for path in helpers)]
@@ -86,6 +93,40 @@ def distances(root: Path, changed: Iterable[str]) -> dict[str, int]:
             waiting.append(importer)
     tests = {f"{module.replace('.', '/')}.py": distance for module, distance in far.items()}
     return {test: distance for test, distance in tests.items() if _is_test(test) and distance}
+
+
+def lazy_imports(root: Path, graph: grimp.ImportGraph) -> Iterator[tuple[str, str]]:
+    """Yield who imports a name of a folder that imports it when it is used, and the module that has it.
+
+    The graph knows the folder alone: the module of each name stands in the folder's stub.
+    """
+    for stub in sorted((root / "mobileclip").rglob("__init__.pyi")):
+        folder = _module_of(stub.parent, root)
+        places = {name: f"{folder}.{module}" for module, name in _imported(stub, "")}
+        for importer in graph.find_modules_that_directly_import(folder):
+            for _, name in _imported(_file_of(root, importer), folder):
+                if name in places:
+                    yield importer, places[name]
+
+
+def _imported(path: Path, module: str) -> Iterator[tuple[str, str]]:
+    """Yield modules and names that a file imports from them: those of one module, or relative ones."""
+    for node in ast.walk(ast.parse(_text(path))):
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and (node.level == 1 if not module else node.module == module)
+        ):
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+def _module_of(path: Path, root: Path) -> str:
+    return ".".join(path.relative_to(root).parts)
+
+
+def _file_of(root: Path, module: str) -> Path:
+    path = root.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
 def own_tests(root: Path, file: str, function: str = "", seconds: Mapping[str, float] | None = None) -> list[str]:

@@ -16,6 +16,7 @@ import mobileclip
 from mobileclip import extras
 from mobileclip.cli import main
 from mobileclip.extras import DISTRIBUTION, IS_REGISTERED, UPDATE, VERSION, install, install_library, needed
+from tests.errors import fails
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("mobileclip", "recipes", "benchmarks", "examples")
@@ -87,7 +88,7 @@ def test_what_is_there_and_broken_says_why(tmp_path, monkeypatch):
     (tmp_path / "broken_package.py").write_text("from os import no_such_name")
     monkeypatch.syspath_prepend(tmp_path)
     with (
-        pytest.raises(ImportError, match=r"^a thing cannot be used \(cannot import name 'no_such_name'.*: pip install"),
+        fails("extras.used", "a thing", "cannot import name 'no_such_name'", "pip install"),
         needed("a thing", "a"),
     ):
         import broken_package  # noqa: F401

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import mobileclip
+from mobileclip import reparameterize
 from mobileclip.cli import main
 from mobileclip.encoders import DualEncoderSpec, MCiSpec, StageSpec, load_model, save_model
 from mobileclip.evaluation import Session, evaluate_benchmark, open_benchmark
@@ -16,10 +17,10 @@ from mobileclip.export.describing import contract_of
 from mobileclip.export.export import tower_export
 from mobileclip.inference import prepared
 from mobileclip.inference.catalogue import describe
-from mobileclip.reparam import reparameterize
 from mobileclip.serialization import from_json, to_json
 from mobileclip.training import read_metrics, train
 from tests.encoders.small import SMALL, embeddings, inputs
+from tests.errors import fails
 from tests.foreign_towers import FOREIGN, IMAGE, TEXT, NarrowSpec, registered
 from tests.training.runs import Batches, training_spec
 
@@ -54,7 +55,7 @@ def test_json_and_checkpoints(model, file):
     shorter = load_model(file, context_length=8, image_size=96)
     assert (shorter.spec.text.input.context_length, shorter.spec.image.input.size) == (8, 96)
     for layout in ("official", "open_clip"):
-        with pytest.raises(ValueError, match=f"the {layout} layout has no place for a TimmSpec, which the code"):
+        with fails("encoders.layout-place-code-reads", layout, "TimmSpec"):
             save_model(model, file.with_name("theirs.pt"), layout=layout)
 
 

@@ -42,7 +42,7 @@ print(hasattr(mobileclip, "nothing"), hasattr(mobileclip, "_nothing"), hasattr(m
 
 
 def test_no_file_is_read():
-    """Beyond Python's own modules: the vocabulary, specs and entry points are read when they are needed."""
+    """Beyond modules and the stubs of folders: the vocabulary, specs and entry points are read when they are needed."""
     code = """
 import sys, torch, einops, PIL.Image, PIL.ImageOps, numpy, attr, filelock
 opened, sys.dont_write_bytecode = [], True  # where the package was just installed, there is none yet
@@ -50,7 +50,7 @@ sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if ev
 import mobileclip.blocks, mobileclip.encoders, mobileclip.data, mobileclip.losses, mobileclip.training
 from mobileclip import *
 assert "torch._dynamo.eval_frame" not in sys.modules, "the compiler takes seconds to import"
-print(*(path for path in opened if not path.endswith((".py", ".pyc")) and "__pycache__" not in path))
+print(*(path for path in opened if not path.endswith((".py", ".pyc", ".pyi")) and "__pycache__" not in path))
 """
     assert not python(code)
 

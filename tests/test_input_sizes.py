@@ -8,12 +8,13 @@ import torch
 
 import mobileclip
 from mobileclip.blocks import models
-from mobileclip.data.images.transform import load_image
+from mobileclip.data import load_image
 from mobileclip.encoders import load_model, save_model
-from mobileclip.evaluation.candidates import open_candidate
+from mobileclip.evaluation import open_candidate
 from mobileclip.export import ExportSpec, bundled_samples, export_model
 from tests.cli.test_cli import run
 from tests.encoders.small import SMALL, SMALL_VIT, embeddings, randomised
+from tests.errors import fails
 
 SIZES = {"image_size": 96, "context_length": 8}
 OPTIONS = ("--image-size", 96, "--context-length", 8)
@@ -68,7 +69,7 @@ def test_classify_and_embed(vit_file, picture, tmp_path, capsys):
 def test_export_takes_a_size_for_what_it_loads_alone(tmp_path):
     """That it exports at that size is tested beside feature maps, `tests/export/test_features.py`."""
     spec = ExportSpec(out=tmp_path / "none", target="torch", image_size=96)
-    with pytest.raises(ValueError, match="built already has its size; give that where it is loaded"):
+    with fails("export.model-built-already-size"):
         export_model(randomised(SMALL), spec)
 
 
@@ -84,7 +85,7 @@ def test_eval(vit_file, tmp_path, capsys):
     candidate = open_candidate(str(vit_file), **SIZES)
     assert (candidate.image_size, candidate.published) == (96, None)
     assert candidate.fingerprint != open_candidate(str(vit_file)).fingerprint
-    with pytest.raises(ValueError, match="is evaluated by open_clip at its own size"):
+    with fails("evaluation.evaluated-open-clip-own"):
         open_candidate("open_clip:ViT-B-32/openai", image_size=96)
 
 

@@ -10,12 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from mobileclip import ImageTextModel
 from mobileclip.encoders import DualEncoderSpec, MCtSpec, ViTSpec, load_model, save_model
-from mobileclip.export import ExportSpec, export_model
-from mobileclip.export.running import load_export
-from mobileclip.inference.forms.prepared import prepared
-from mobileclip.inference.zero_shot import ImageTextModel
-from mobileclip.reinforce.teachers.checkpoint import CheckpointTeacher
+from mobileclip.export import ExportSpec, export_model, load_export
+from mobileclip.inference import prepared
+from mobileclip.reinforce import CheckpointTeacher
 from mobileclip.serialization import from_json, to_json
 from mobileclip.training import train
 from tests.training.runs import Batches, new_model, training_spec

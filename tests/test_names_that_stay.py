@@ -14,8 +14,7 @@ import torch
 from PIL import Image
 
 import mobileclip
-from mobileclip import blocks, encoders
-from mobileclip.blocks import build_model
+from mobileclip import blocks, build_model, encoders
 from mobileclip.cli import main
 from mobileclip.data import (
     ReinforcedPipelineSpec,
@@ -25,6 +24,7 @@ from mobileclip.data import (
     write_shards,
 )
 from mobileclip.encoders import (
+    CheckpointError,
     DualEncoderSpec,
     ImageEncoderSpec,
     MCiSpec,
@@ -33,15 +33,16 @@ from mobileclip.encoders import (
     TextEncoderSpec,
     TextTransformerSpec,
     ViTSpec,
+    image_encoder_families,
     load_model,
     save_model,
+    text_encoder_families,
+    token_mixers,
 )
-from mobileclip.encoders.checkpoints import CheckpointError
-from mobileclip.encoders.families import image_encoder_families, text_encoder_families, token_mixers
 from mobileclip.evaluation import Session, candidate_of, open_benchmark
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import ReinforcedLoss, ReinforcedLossSpec
-from mobileclip.recipes.files import recipe_files
+from mobileclip.recipes import recipe_files
 from mobileclip.reparam import is_folded
 from mobileclip.storage import exclusive
 from tests.blocks.contract import CASES

@@ -16,27 +16,26 @@ from PIL import Image
 
 import mobileclip
 from mobileclip.cli.__main__ import main
-from mobileclip.collections import Collection
-from mobileclip.collections.searching.matches import Match
-from mobileclip.collections.searching.pictures import small_pictures
+from mobileclip.collections import Collection, Match
+from mobileclip.collections.searching import small_pictures
 from mobileclip.data import (
     AugmentationParams,
+    ImageError,
     ImageTextSample,
+    ImageTransform,
+    LabelledPipelineSpec,
     ReinforcedPipelineSpec,
     SkipReport,
     crop_augmentation,
     write_shards,
 )
-from mobileclip.data.images.transform import ImageError, ImageTransform
-from mobileclip.data.loading.decode import SourceImage
-from mobileclip.data.loading.labelled import LabelledPipelineSpec
-from mobileclip.data.viewing.inspection import inspect_sample
-from mobileclip.data.viewing.paper import PAPER
+from mobileclip.data.loading import SourceImage
+from mobileclip.data.viewing import PAPER, inspect_sample
 from mobileclip.evaluation import Session, candidate_of, open_benchmark
-from mobileclip.export.verification.measured import measure_model
+from mobileclip.export import Samples
+from mobileclip.export.verification import measure_model
 from mobileclip.inference.archive import read_embeddings as read_archive
-from mobileclip.inference.comparison.calibration import calibration_crops
-from mobileclip.inference.comparison.samples import Samples
+from mobileclip.inference.comparison import calibration_crops
 from mobileclip.inputs import ImageInput
 from mobileclip.training.finetuning.tasks import open_task
 from tests.odd_pictures import broken, drawing, encoded, readable, stamp, turned

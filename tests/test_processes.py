@@ -8,6 +8,7 @@ from mobileclip.data import ReinforcedPipelineSpec, write_shards
 from mobileclip.inputs import ImageInput
 from mobileclip.processes import ProcessPlace, first_host, this_process
 from tests.data.made_samples import make_sample
+from tests.errors import fails
 
 STEP = {
     "SLURM_JOB_ID": "1234567",
@@ -89,12 +90,12 @@ def test_the_first_host_of_a_list(nodes, host):
 
 @pytest.mark.parametrize("nodes", ["", ",a", "node[003", "node]3", "[]"])
 def test_what_is_no_list_of_nodes_is_refused(nodes):
-    with pytest.raises(ValueError, match=r"SLURM_STEP_NODELIST is .*expected a list of nodes"):
+    with fails("processes.slurm-step-nodelist-list"):
         first_host(nodes)
 
 
 def test_what_is_no_number_is_named(variables):
-    with pytest.raises(ValueError, match="SLURM_PROCID is 'x'; expected a whole number"):
+    with fails("processes.whole-number-torchrun-srun", "SLURM_PROCID", "x"):
         variables(STEP | {"SLURM_PROCID": "x"})
 
 

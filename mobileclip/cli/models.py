@@ -338,8 +338,7 @@ def check_weights(
     import sys
 
     from mobileclip import storage
-    from mobileclip.inference.known import check_weights as checked
-    from mobileclip.inference.known import known_outputs
+    from mobileclip.inference.known import check_weights as checked, known_outputs
     from mobileclip.inference.loading import require_model
     from mobileclip.serialization import to_json
 

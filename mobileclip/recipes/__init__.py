@@ -2,3 +2,7 @@
 
 What a published run chooses belongs here; what carries out a run, in `training`, `reinforce` and `evaluation`.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from mobileclip import reparameterize
 from mobileclip.blocks import (
     Attention,
     Attention2d,
@@ -31,7 +32,7 @@ from mobileclip.blocks import (
     TextRepMixerBlock,
     TransformerLayer,
 )
-from mobileclip.reparam import is_folded, reparameterize
+from mobileclip.reparam import is_folded
 
 IMAGE = (3, 256, 256)
 STAGE_1, STAGE_3, STAGE_4 = (64, 64, 64), (256, 16, 16), (512, 8, 8)

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from mobileclip.encoders import specs
+from mobileclip import reparameterize, specs
 from mobileclip.inference import Form, OptimizedTower, prepared_tower
-from mobileclip.reparam import reparameterize
 
 
 @pytest.fixture(scope="module", params=["text_base", "text_causal", "text_mct"])

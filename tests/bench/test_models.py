@@ -8,9 +8,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mobileclip import reparameterize
 from mobileclip.blocks import models
 from mobileclip.encoders import ImageEncoderSpec, TextEncoderSpec
-from mobileclip.reparam import reparameterize
 
 
 def distinct_towers() -> dict[str, ImageEncoderSpec | TextEncoderSpec]:

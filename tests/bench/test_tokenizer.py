@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from open_clip.tokenizer import SimpleTokenizer
 
+from mobileclip.data import Tokenizer
 from mobileclip.data.text import tokenizer as tokenizer_module
-from mobileclip.data.text.tokenizer import Tokenizer
 from tests.bench.captions import captions
 
 NUM_CAPTIONS = 50_000

@@ -18,7 +18,7 @@ from benchmarks.exports import (
 )
 from benchmarks.exports.__main__ import run
 from benchmarks.lines import read_lines, write_lines
-from mobileclip.inference.comparison.measuring import LEAST_COSINE
+from mobileclip.inference.comparison import LEAST_COSINE
 
 CELL = Cell(model="icons", target="onnx", precision="int8")
 LOSS = Loss(dataset="drawings", metric="acc1", model=0.5, export=0.48, low=-0.03, high=-0.01, num_images=100)

@@ -28,10 +28,9 @@ from benchmarks.latency import (
 from benchmarks.latency.__main__ import run
 from benchmarks.latency.exported import exported
 from benchmarks.latency.plot import accuracies
-from mobileclip.encoders import specs
-from mobileclip.evaluation.report.figures import LIGHT, to_png
-from mobileclip.inference.comparison.measuring import largest_error
-from mobileclip.reparam import reparameterize
+from mobileclip import reparameterize, specs
+from mobileclip.evaluation.report import LIGHT, to_png
+from mobileclip.inference.comparison import largest_error
 from tests.export.models import CONVOLUTIONAL, PIXELS, pixels, seeing
 
 

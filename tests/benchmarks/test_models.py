@@ -9,10 +9,11 @@ from torch import nn
 
 from benchmarks.models import ModelBenchSpec, compare, measure
 from benchmarks.rivals import PUBLISHED, example, randomize
+from mobileclip import reparameterize
 from mobileclip.encoders import MCiSpec, StageSpec
 from mobileclip.extras import install_library
 from mobileclip.inputs import ImageInput
-from mobileclip.reparam import LayerScale, reparameterize
+from mobileclip.reparam import LayerScale
 
 SPEC = MCiSpec(stages=(StageSpec(dim=8, depth=2), StageSpec(dim=16, depth=1)), input=ImageInput(size=64))
 

@@ -14,7 +14,7 @@ from benchmarks.overhead import (
     measure,
 )
 from mobileclip.data import read_reinforced_samples
-from mobileclip.recipes.tiny.models import write_tiny_models
+from mobileclip.recipes.tiny import write_tiny_models
 from tests.encoders.small import SMALL_MCT
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from mobileclip import reparameterize
 from mobileclip.blocks import (
     Attention,
     Attention2d,
@@ -18,7 +19,6 @@ from mobileclip.blocks import (
 )
 from mobileclip.blocks.attention_backends import reference_attention, sdpa_attention, xformers_attention
 from mobileclip.extras import install
-from mobileclip.reparam import reparameterize
 from tests.blocks.filling import filled, noise
 from tests.errors import fails
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mobileclip import reparameterize
 from mobileclip.blocks import ConvFFN, ConvNorm, Downsample, LargeKernelConv, RepCPE, SqueezeExcite
-from mobileclip.reparam import reparameterize
 from tests.blocks.filling import filled, noise
 from tests.errors import fails
 

@@ -4,8 +4,8 @@ import attrs
 import pytest
 import torch
 
+from mobileclip import specs
 from mobileclip.blocks import DropPath, RepMixerBlock, TransformerLayer
-from mobileclip.encoders import specs
 from tests.blocks.filling import noise
 from tests.errors import fails
 

@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
+from mobileclip import reparameterize
 from mobileclip.blocks import Attention
-from mobileclip.reparam import reparameterize
 from tests.blocks.contract import CASES
 from tests.blocks.filling import filled, noise
 

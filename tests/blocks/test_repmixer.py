@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from mobileclip import reparameterize
 from mobileclip.blocks import RepMixer, RepMixerBlock, TextRepMixer, TextRepMixerBlock
-from mobileclip.reparam import reparameterize
 from tests.blocks.filling import filled, noise
 from tests.errors import fails
 

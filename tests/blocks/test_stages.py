@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from mobileclip import reparameterize
 from mobileclip.blocks import (
     Attention,
     AttentionBlock,
@@ -13,7 +14,6 @@ from mobileclip.blocks import (
     TextRepMixerBlock,
     TransformerLayer,
 )
-from mobileclip.reparam import reparameterize
 from tests.blocks.filling import filled, noise
 from tests.errors import fails
 

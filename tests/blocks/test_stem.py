@@ -2,8 +2,8 @@
 
 import torch
 
+from mobileclip import reparameterize
 from mobileclip.blocks import ConvPatchStem, ConvStem, PatchStem
-from mobileclip.reparam import reparameterize
 from tests.blocks.filling import filled, noise
 
 

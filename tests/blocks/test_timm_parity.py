@@ -6,7 +6,7 @@ import pytest
 import torch
 from timm.utils import reparameterize_model
 
-from mobileclip.reparam import reparameterize
+from mobileclip import reparameterize
 from tests.blocks.filling import noise
 from tests.encoders.timm_pairs import DEPTHS, DIMS, mci_pair
 from tests.golden.checkpoints import relative_error

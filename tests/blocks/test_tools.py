@@ -10,8 +10,9 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 from torch.nn.utils.parametrizations import weight_norm
 
+from mobileclip import reparameterize
 from mobileclip.blocks import BlockSequence, set_attention_backend
-from mobileclip.reparam import BATCH_NORMS, reparameterize
+from mobileclip.reparam import BATCH_NORMS
 from tests.blocks.contract import CASES
 from tests.blocks.filling import filled, noise
 from tests.encoders.towers import SMALL, inputs

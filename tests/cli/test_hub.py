@@ -11,8 +11,7 @@ from huggingface_hub import metadata_load
 
 import mobileclip
 from mobileclip.encoders.checkpoints import read_checkpoint
-from mobileclip.evaluation import DatasetResult, EvaluationSpec, write_results
-from mobileclip.evaluation.candidates import open_candidate
+from mobileclip.evaluation import DatasetResult, EvaluationSpec, open_candidate, write_results
 from mobileclip.evaluation.printing import divided
 from mobileclip.extras import install
 from mobileclip.interop import from_pretrained

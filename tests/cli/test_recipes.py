@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mobileclip.cli import main
-from mobileclip.recipes.files import find_recipe, recipe_files
+from mobileclip.recipes import find_recipe, recipe_files
 from mobileclip.serialization import from_json
 from mobileclip.training import RunSpec
 from tests.cli.test_cli import run

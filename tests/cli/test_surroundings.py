@@ -118,7 +118,7 @@ def test_one_core_is_one_core(world):
 def uses_one_core():
     """Look at what is shared out to cores, as `taskset -c 0` leaves one; for a process of its own."""
     from mobileclip.cli.indexing import default_workers
-    from mobileclip.engines.base import default_num_threads
+    from mobileclip.engines import default_num_threads
     from mobileclip.processes import num_cores
 
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})

@@ -16,13 +16,11 @@ from pillow_heif import from_pillow
 import mobileclip
 from mobileclip.blocks import models
 from mobileclip.collections import Collection, IndexOptions, Manifest, ModelSource
-from mobileclip.collections.reading import reader
-from mobileclip.collections.reading.scanning import scan
-from mobileclip.collections.searching import neighbours, queries
-from mobileclip.collections.searching.pictures import small_pictures
-from mobileclip.collections.store.store import Store
-from mobileclip.data.images.files import describe_left_out
-from mobileclip.data.images.limits import ImageError
+from mobileclip.collections.reading import reader, scan
+from mobileclip.collections.searching import neighbours, queries, small_pictures
+from mobileclip.collections.store import Store
+from mobileclip.data import ImageError
+from mobileclip.data.images import describe_left_out
 from mobileclip.encoders import save_model
 from mobileclip.encoders.checkpoints import layouts
 from mobileclip.extras import install

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save
 
 from mobileclip.collections import Collection
-from mobileclip.collections.store.manifest import MANIFEST
+from mobileclip.collections.store import MANIFEST
 
 # When it was, how long it took, and by which process it was done.
 _TIMES = {"seconds", "evaluated", "when", "time", "host", "process", "created", "started", "ended", "images_per_second"}

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from mobileclip.data import ImageTextSample, ReinforcedSample, augmentation_rng, datacompdr_augmentation
-from mobileclip.data.shards.files import read_shard
+from mobileclip.data.shards import read_shard
 
 SHARDS = Path(__file__).parents[1] / "golden" / "shards"
 

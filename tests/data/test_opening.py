@@ -9,16 +9,16 @@ import tarfile
 import pytest
 from PIL import Image
 
-from mobileclip.data import SkipReport, open_data_set
-from mobileclip.data.sources import (
+from mobileclip.data import (
     ClassFolderSource,
     FolderSource,
     JsonLinesSource,
-    PublicLayoutSource,
     ShardSource,
+    SkipReport,
     as_source,
+    open_data_set,
 )
-from mobileclip.data.sources.opening import EXPECTED, LabelledShardSource, is_place, name_of
+from mobileclip.data.sources import EXPECTED, LabelledShardSource, PublicLayoutSource, is_place, name_of
 from tests.errors import fails
 
 COLOURS = ("blue", "green", "red")

@@ -4,8 +4,7 @@ import pytest
 import timm
 import torch
 
-from mobileclip import specs
-from mobileclip.blocks import build_model
+from mobileclip import build_model, specs
 from mobileclip.interop.timm import timm_model
 from tests.blocks.filling import filled, noise
 from tests.encoders.timm_pairs import with_our_weights

@@ -1,7 +1,7 @@
 import torch
 from safetensors import safe_open
 
-from mobileclip.encoders.checkpoints.files import write_tensors
+from mobileclip.encoders.checkpoints import write_tensors
 
 
 def test_a_safetensors_file_says_that_its_tensors_are_pytorchs(tmp_path):

@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from mobileclip.encoders import CheckpointError, save_model
-from mobileclip.encoders.checkpoints import PRETRAINED, licence_of
+from mobileclip.encoders import save_model
+from mobileclip.encoders.checkpoints import PRETRAINED, PUBLISHED, licence_of
 from mobileclip.encoders.checkpoints.hub import parsed
-from mobileclip.encoders.checkpoints.published import PUBLISHED
 from tests.encoders.small import SMALL, randomised
+from tests.errors import fails
 from tests.hub import Repository, hub_server
 
 
@@ -183,7 +183,7 @@ def test_a_pin_says_the_licence_of_its_revision():
     ["hf-hub:owner", "hf-hub:owner/name@", "hf-hub:owner/name#sha256=12", "hf-hub:owner/name/../x\n", "hf-hub:/x/y"],
 )
 def test_addresses_that_say_nothing(address):
-    with pytest.raises(CheckpointError, match="names no checkpoint on the hub"):
+    with fails("encoders.names-checkpoint-hub-write"):
         parsed(address)
 
 

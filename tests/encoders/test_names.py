@@ -8,8 +8,7 @@ import json
 import pytest
 import torch
 
-from mobileclip.encoders.checkpoints import layouts, resolve_spec
-from mobileclip.encoders.checkpoints.forms import tensor_shapes
+from mobileclip.encoders.checkpoints import layouts, resolve_spec, tensor_shapes
 from mobileclip.encoders.checkpoints.layouts import towers
 from mobileclip.encoders.checkpoints.recognising import adapted
 from tests.golden.checkpoints import GOLDEN_MODELS

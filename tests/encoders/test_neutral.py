@@ -2,9 +2,9 @@
 
 import torch
 
+from mobileclip import reparameterize
 from mobileclip.blocks import ConvNorm
-from mobileclip.encoders.checkpoints.neutral import with_neutral_norms
-from mobileclip.reparam import reparameterize
+from mobileclip.encoders.checkpoints import with_neutral_norms
 from tests.blocks.filling import filled, noise
 
 

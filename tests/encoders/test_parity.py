@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from mobileclip import reparameterize
 from mobileclip.encoders import load_model
-from mobileclip.reparam import LayerScale, is_folded, reparameterize
+from mobileclip.reparam import LayerScale, is_folded
 from tests.golden.checkpoints import GOLDEN_MODELS, golden, golden_images, golden_tokens, relative_error
 
 # The largest, those that are another's architecture in the other layout, and S2, which is a wider and deeper S1.

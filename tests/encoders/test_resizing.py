@@ -8,6 +8,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import nn
 
 import mobileclip
+from mobileclip import reparameterize
 from mobileclip.encoders import (
     DualEncoderSpec,
     ImageEncoderSpec,
@@ -16,10 +17,10 @@ from mobileclip.encoders import (
 )
 from mobileclip.encoders.checkpoints.resizing import resized
 from mobileclip.inputs import ImageInput
-from mobileclip.reparam import reparameterize
 from mobileclip.strict import strict
 from tests.blocks.filling import filled, noise
 from tests.encoders.towers import SMALL, texts
+from tests.errors import fails
 from tests.golden.checkpoints import relative_error
 
 LAYOUTS = ["mobileclip", "official"]
@@ -86,7 +87,7 @@ def test_an_mci_keeps_its_weights(stored):
     torch.testing.assert_close(dict(loaded.state_dict()), dict(model.state_dict()), rtol=0, atol=0)
     images = noise(2, 3, 96, 96)
     assert relative_error(loaded.encode_image(images), model.image_encoder(images)) < 1e-6
-    with pytest.raises(ValueError, match=r"expected images of shape \(batch, 3, 96, 96\)"):
+    with fails("encoders.images-shape-batch-preprocess", "96"):
         loaded.encode_image(noise(2, 3, 64, 64))
 
 
@@ -124,14 +125,14 @@ def test_the_models_transform_and_tokenizer_follow(small_file):
 
 def test_a_longer_context_is_refused(stored):
     path, _ = stored(text="mct")
-    with pytest.raises(ValueError, match="context_length is at most 12, not 13: the model has learned positions"):
+    with fails("encoders.context-length-most-model", "12", "13"):
         load_model(path, context_length=13)
     assert load_model(path, context_length=12).spec.text.input.context_length == 12
 
 
 def test_sizes_that_patches_do_not_tile_are_refused(stored):
     path, _ = stored()
-    with pytest.raises(ValueError, match="an image of 100 pixels is no multiple of patch_size=16"):
+    with fails("encoders.image-pixels-multiple-patch", "100", "16"):
         load_model(path, image_size=100)
 
 
@@ -141,7 +142,7 @@ def test_sizes_that_patches_do_not_tile_are_refused(stored):
 )
 def test_a_tower_that_is_not_there_has_no_size(stored, tower, sizes, asked):
     path, _ = stored()
-    with pytest.raises(ValueError, match=f"the size of its {asked}s is given for a model that has no {asked} tower"):
+    with fails("encoders.size-model-tower", asked, asked):
         load_model(path, tower=tower, **sizes)
 
 
@@ -168,5 +169,5 @@ class PixelsSpec(ImageEncoderSpec):
 def test_an_encoder_of_ones_own_that_does_not_say_how_is_refused():
     spec = PixelsSpec(embedding_dim=4, input=ImageInput(size=8))
     weights = dict(spec.build().state_dict())
-    with pytest.raises(ValueError, match=r"project.weight has the shape \(4, 192\), and \(4, 768\) at the size asked"):
+    with fails("encoders.shape-size-asked-does", "project.weight", "(4, 192)", "(4, 768)"):
         resized(spec, "training", weights, image_size=16, context_length=None)

@@ -6,14 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from mobileclip.blocks import build_model, image_encoders, models, text_encoders
-from mobileclip.encoders import (
-    DualEncoderSpec,
-    specs,
-)
-from mobileclip.reparam import is_folded, reparameterize
+from mobileclip import build_model, reparameterize, specs
+from mobileclip.blocks import image_encoders, models, text_encoders
+from mobileclip.encoders import DualEncoderSpec
+from mobileclip.reparam import is_folded
 from tests.blocks.filling import filled, noise
 from tests.encoders.towers import SMALL, inputs, texts
+from tests.errors import fails
 
 TABLE = {"mobileclip_s0": (11.4, 42.4), "mobileclip_s1": (21.5, 63.4), "mobileclip_s2": (35.7, 63.4)}
 TABLE["mobileclip_b"] = (86.3, 63.4)
@@ -58,11 +57,11 @@ def test_build_model_knows_every_name(name):
 
 
 def test_build_model_suggests_the_nearest_name():
-    with pytest.raises(ValueError, match="unknown model 'mobileclip_s9'; did you mean 'mobileclip_s"):
+    with fails("registry.unknown-parts-your-own", "model", "mobileclip_s9", "did you mean 'mobileclip_s4'"):
         build_model("mobileclip_s9")
-    with pytest.raises(ValueError, match="did you mean 'mci"):
+    with fails("registry.unknown-parts-your-own", "did you mean 'mci4'"):
         build_model("mci7")
-    with pytest.raises(ValueError, match="unknown model 'resnet50'; known: fastvit_ma36, "):
+    with fails("registry.unknown-parts-your-own", "model", "resnet50", "known: fastvit_ma36"):
         build_model("resnet50")
 
 

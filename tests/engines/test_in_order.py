@@ -6,8 +6,7 @@ import random
 
 import pytest
 
-from mobileclip.engines import InlineEngine, InOrder, Retries
-from mobileclip.engines.set_aside import SetAside
+from mobileclip.engines import InlineEngine, InOrder, Retries, SetAside
 from tests.engines.works import Counting, tasks
 
 

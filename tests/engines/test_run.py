@@ -10,8 +10,7 @@ import pytest
 
 from benchmarks.object_store import object_store
 from mobileclip import storage
-from mobileclip.engines import InlineEngine, Retries, Run, held, read_set_aside, read_status
-from mobileclip.engines import journal as journals
+from mobileclip.engines import InlineEngine, Retries, Run, held, journal as journals, read_set_aside, read_status
 from mobileclip.serialization import to_json
 from tests.engines.works import Counting, Noting, tasks
 

@@ -4,7 +4,8 @@ import logging
 
 import pytest
 
-from mobileclip.engines.work import fatal_of, reason_of
+from mobileclip.engines import reason_of
+from mobileclip.engines.work import fatal_of
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mobileclip.data.skips import BadSampleError
+from mobileclip.data import BadSampleError
 from mobileclip.storage import StorageError
 from tests.errors import fails, fitting, told
 from tests.errors.golden import FILE, Known, read, renewed, text_of

@@ -11,8 +11,7 @@ from mobileclip.evaluation import (
     BenchmarkSample,
     write_benchmark,
 )
-from mobileclip.recipes.tiny.fitted_model import fitted_model
-from mobileclip.recipes.tiny.scenes import SHAPES
+from mobileclip.recipes.tiny import SHAPES, fitted_model
 from tests.evaluation.scene_models import scene_pictures, scene_texts, small_spec
 
 TEMPLATES = ("a drawing of a {}", "{} on the left")

@@ -14,11 +14,12 @@ from timm.models import register_model
 from timm.models.fastvit import FastVit, RepConditionalPosEnc
 
 from examples.quickstart.emoji.benchmark import captioned_samples
+from mobileclip import specs
 from mobileclip.data import ImageTextSample
-from mobileclip.encoders import DualEncoderSpec, TextTransformerSpec, save_model, specs
+from mobileclip.encoders import DualEncoderSpec, TextTransformerSpec, save_model
 from mobileclip.evaluation import BenchmarkSample, write_benchmark
 from mobileclip.inputs import ImageInput
-from mobileclip.recipes.tiny.scenes import COLOURS, SHAPES, scenes
+from mobileclip.recipes.tiny import COLOURS, SHAPES, scenes
 
 CLASSES = tuple(f"{colour} {shape}" for colour, shape in itertools.product(COLOURS, SHAPES))
 TEMPLATES = ("a drawing of a {}", "{} on the left")

@@ -24,8 +24,8 @@ from mobileclip.evaluation import (
     write_benchmark,
 )
 from mobileclip.evaluation.cache import _checksum, _stored_features, _stored_texts
-from mobileclip.evaluation.encoding.features import extract_features
-from mobileclip.recipes.tiny.scenes import SHAPES
+from mobileclip.evaluation.encoding import extract_features
+from mobileclip.recipes.tiny import SHAPES
 from tests.errors import fails
 from tests.evaluation.conftest import CAPTIONS, COUNT, TEMPLATES
 from tests.evaluation.scene_models import scene_pictures

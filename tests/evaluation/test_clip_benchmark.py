@@ -15,11 +15,11 @@ from torch.nn import functional as F
 from examples.quickstart.emoji import EmojiDataSpec, build_dataset
 from examples.quickstart.emoji.benchmark import write_benchmarks
 from examples.quickstart.emoji.teachers import PROMPTS
+from mobileclip import load
 from mobileclip.encoders import save_model
 from mobileclip.evaluation import Session, clip_benchmark, evaluate_benchmark, open_benchmark, score
 from mobileclip.extras import install
-from mobileclip.inference.loading import load
-from mobileclip.recipes.tiny.fitted_model import fitted_model
+from mobileclip.recipes.tiny import fitted_model
 from tests.errors import fails
 from tests.evaluation.scene_models import (
     COUNT,

@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from mobileclip.data import ImageTransform, RangeAugmentSpec, ReinforcedBatch, SkipReport, Tokenizer, decode_image
-from mobileclip.evaluation import open_benchmark
-from mobileclip.evaluation.hook import evaluation_hook
+from mobileclip.evaluation import evaluation_hook, open_benchmark
 from mobileclip.inputs import TextInput
 from mobileclip.training import read_metrics, train
 from tests.encoders.small import SMALL_MCT

@@ -8,12 +8,18 @@ import attrs
 import pytest
 import torch
 
+from mobileclip import reparameterize
 from mobileclip.data import RowOptions
 from mobileclip.encoders import save_model
-from mobileclip.evaluation import EvaluationSpec, evaluate_models, open_benchmark, read_results
-from mobileclip.evaluation.candidates import Candidate, asked, require_candidates
-from mobileclip.evaluation.hook import evaluation_hook
-from mobileclip.reparam import reparameterize
+from mobileclip.evaluation import (
+    Candidate,
+    EvaluationSpec,
+    evaluate_models,
+    evaluation_hook,
+    open_benchmark,
+    read_results,
+)
+from mobileclip.evaluation.candidates import asked, require_candidates
 from tests.cli.test_cli import run
 from tests.data.test_opening import FORMS, class_folder, lines, picture
 from tests.encoders.small import SMALL, randomised

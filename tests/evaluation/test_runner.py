@@ -17,6 +17,7 @@ from rich.console import Console
 from mobileclip import storage
 from mobileclip.evaluation import (
     SUITE,
+    SUITES,
     BenchmarkSample,
     EvaluationSpec,
     Session,
@@ -28,17 +29,15 @@ from mobileclip.evaluation import (
     open_benchmark,
     open_candidate,
     read_results,
+    suite_entry,
     suite_tasks,
     write_benchmark,
 )
-from mobileclip.evaluation.encoding.batch_size import fitting, free_memory
-from mobileclip.evaluation.encoding.timing import measure_latency
+from mobileclip.evaluation.encoding import fitting, free_memory, measure_latency
 from mobileclip.evaluation.records import read_records
-from mobileclip.evaluation.suite import folder_names, published_page, suite_entry
+from mobileclip.evaluation.suite import folder_names, published_page
 from mobileclip.evaluation.summary import summarize, write_summary
-from mobileclip.evaluation.tasks.catalogue import SUITES
-from mobileclip.recipes.tiny.models import write_tiny_models
-from mobileclip.recipes.tiny.scenes import SHAPES
+from mobileclip.recipes.tiny import SHAPES, write_tiny_models
 from tests.cli.test_cli import run as command
 from tests.data.made_samples import encoded
 from tests.errors import fails

@@ -6,8 +6,7 @@ import sys
 
 import pytest
 
-from mobileclip.evaluation import EvaluationSpec, Session, evaluate_models, evaluation_tasks, find_task
-from mobileclip.evaluation.candidates import candidate_of
+from mobileclip.evaluation import EvaluationSpec, Session, candidate_of, evaluate_models, evaluation_tasks, find_task
 from mobileclip.reparam import is_folded
 from tests.encoders.small import SMALL, inputs, randomised
 from tests.errors import fails

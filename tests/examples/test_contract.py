@@ -10,9 +10,8 @@ import pytest
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from mobileclip.data.images.formats import IMAGE_FORMATS
-from mobileclip.data.images.transform import ImageTransform, load_image
-from mobileclip.data.text.tokenizer import Tokenizer
+from mobileclip.data import ImageTransform, Tokenizer, load_image
+from mobileclip.data.images import IMAGE_FORMATS
 from mobileclip.export import ExportSpec, bundled_samples, export_model
 from mobileclip.inputs import ImageInput
 from mobileclip.serialization import from_json
@@ -146,7 +145,7 @@ def test_only_the_librarys_formats_are_opened(contract, folder, tmp_path):
 
 def test_constants_are_the_librarys(contract):
     from mobileclip.export import contract as written
-    from mobileclip.inference.comparison.measuring import LEAST_COSINE
+    from mobileclip.inference.comparison import LEAST_COSINE
 
     assert contract.LEAST_COSINE == LEAST_COSINE
     assert contract.FORMAT_VERSION == written.FORMAT_VERSION

@@ -17,8 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from mobileclip import specs
-from mobileclip.blocks import build_model
+from mobileclip import build_model, reparameterize, specs
 from mobileclip.cli import main
 from mobileclip.data import ImageTransform
 from mobileclip.encoders import (
@@ -35,7 +34,7 @@ from mobileclip.evaluation import Session, candidate_of, evaluation_tasks
 from mobileclip.export import targets, verify_export
 from mobileclip.inputs import ImageInput
 from mobileclip.losses import losses
-from mobileclip.reparam import is_folded, reparameterize
+from mobileclip.reparam import is_folded
 from mobileclip.testing import check_loss, check_task
 from tests.blocks.filling import filled
 

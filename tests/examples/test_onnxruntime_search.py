@@ -6,8 +6,7 @@ import shutil
 import pytest
 import torch
 
-from mobileclip.data.images.transform import ImageTransform, load_image
-from mobileclip.data.text.tokenizer import Tokenizer
+from mobileclip.data import ImageTransform, Tokenizer, load_image
 from mobileclip.export import ExportSpec, export_model
 from tests.examples.running import run_example, write_pictures
 from tests.export.models import SHALLOW, few_samples, seeing

@@ -13,11 +13,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from mobileclip.collections import Collection, IndexOptions, ModelSource
-from mobileclip.data.images.transform import ImageTransform, load_image
-from mobileclip.data.text.tokenizer import Tokenizer
+from mobileclip.data import ImageTransform, Tokenizer, load_image
 from mobileclip.encoders import load_model, save_model
 from mobileclip.export import ExportSpec, bundled_samples, export_model
-from mobileclip.inference.comparison.measuring import LEAST_COSINE
+from mobileclip.inference.comparison import LEAST_COSINE
 from mobileclip.tensor_files import file_sha256
 from tests.browser import CHROMIUM, open_page
 from tests.examples.running import write_pictures

@@ -17,10 +17,8 @@ import tokenizers
 import torch
 from PIL import Image
 
-from mobileclip.data.images.transform import ImageTransform, load_image
-from mobileclip.data.text.tokenizer import Tokenizer
-from mobileclip.data.text.tokenizer_file import read_text_input
-from mobileclip.export.verification.measured import as_taken
+from mobileclip.data import ImageTransform, Tokenizer, load_image, read_text_input
+from mobileclip.export.verification import as_taken
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput, TextInput
 from tests.data.tokenizer_files import KINDS, TEXTS
 from tests.golden.checkpoints import golden_texts

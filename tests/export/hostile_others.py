@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from mobileclip.export import TowerFile
-from mobileclip.export.targets import targets
+from mobileclip.export import TowerFile, targets
 
 TOWER = TowerFile(
     tower="text",

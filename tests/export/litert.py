@@ -12,8 +12,7 @@ from pathlib import Path
 import attrs
 import torch
 
-from mobileclip.encoders import DualEncoderSpec, load_model
-from mobileclip.encoders.checkpoints import save_model
+from mobileclip.encoders import DualEncoderSpec, load_model, save_model
 from mobileclip.export import ExportSpec, bundled_samples, export_model
 from tests.export.models import MCI, MCT, few_samples, seeing
 

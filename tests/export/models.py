@@ -4,7 +4,8 @@ import attrs
 import numpy as np
 import torch
 
-from mobileclip.data.images.transform import ImageTransform, load_image
+from mobileclip import reparameterize
+from mobileclip.data import ImageTransform, load_image
 from mobileclip.encoders import (
     AttentionSpec,
     DualEncoderSpec,
@@ -14,12 +15,10 @@ from mobileclip.encoders import (
     TextTransformerSpec,
     ViTSpec,
 )
-from mobileclip.export import ExportSpec, bundled_samples
+from mobileclip.export import ExportSpec, bundled_samples, targets
 from mobileclip.export.export import tower_export
-from mobileclip.export.targets import targets
-from mobileclip.export.verification.fallback import Fallback
+from mobileclip.export.verification import Fallback
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput, TextInput
-from mobileclip.reparam import reparameterize
 
 PIXELS = ImageInput(size=64, interpolation="bicubic", mean=OPENAI_MEAN, std=OPENAI_STD)
 TOKENS = TextInput(context_length=12, vocab_size=600)

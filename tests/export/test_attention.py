@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from mobileclip.data.text.tokenizer import Tokenizer
-from mobileclip.export.towers.attention import set_attention, written_out_attention
+from mobileclip import reparameterize
+from mobileclip.data import Tokenizer
+from mobileclip.export.towers import set_attention, written_out_attention
 from mobileclip.inference.forms import with_one_token
 from mobileclip.inference.forms.one_token import fused_attention
-from mobileclip.reparam import reparameterize
 from tests.export.models import PIXELS, TOKENS, pixels
 
 

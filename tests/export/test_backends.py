@@ -6,28 +6,28 @@ import sys
 import attrs
 import pytest
 
-from mobileclip.export import ExportSpec, export_model, load_export, read_contract, read_report, verify_export
+from mobileclip.export import ExportSpec, export_model, load_export, read_contract, read_report, targets, verify_export
 from mobileclip.export.contract import NOT_RUN
-from mobileclip.export.targets import targets
-from mobileclip.export.targets.base import NotRunHereError
+from mobileclip.export.targets import NotRunHereError
 from mobileclip.export.targets.executorch.backends import lowering, require_runnable
 from mobileclip.export.targets.executorch.pte import read_pte
+from tests.errors import fails
 from tests.export.models import SHALLOW, seeing
 
 MATCH = "is lowered, not run: ExecuTorch here has .*XnnpackBackend.*, and not VulkanBackend; compare the golden vectors"
 
 
 def test_a_backend_is_of_executorch_and_takes_floats_one_by_one(tmp_path):
-    with pytest.raises(ValueError, match="backend is 'vulkan', and the target 'onnx' has none"):
+    with fails("export.backend-target-none-leave", "vulkan", "onnx"):
         ExportSpec(out=tmp_path, backend="vulkan")
     for options in ({"precision": "int8"}, {"dynamic_batch": True}):
-        with pytest.raises(ValueError, match="the backend 'coreml' takes one input at a time, in float32 or float16"):
+        with fails("export.backend-takes-input-time", "coreml"):
             ExportSpec(out=tmp_path, target="executorch", backend="coreml", **options)
         assert not ExportSpec(out=tmp_path, target="executorch", backend="xnnpack", **options).lowered_only
 
 
 def test_what_the_wheel_cannot_lower_for_is_said():
-    with pytest.raises(ValueError, match="lowers for qnn with the tools of its maker, which its wheel has not"):
+    with fails("export.executorch-lowers-tools-maker", "qnn"):
         lowering("qnn")
 
 

@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 
 from mobileclip.encoders import ClassifierSpec, save_model
 from mobileclip.export import ExportSpec, export_model, read_contract, read_report, verify_export
-from mobileclip.export.verification.parity import compare_rankings
+from mobileclip.export.verification import compare_rankings
 from tests.cli.test_cli import run
+from tests.errors import fails
 from tests.export.models import MCI, PIXELS, VIT, pixels
 from tests.export.test_verify import change
 
@@ -109,11 +110,14 @@ def test_the_command_and_the_image_tower_alone(capsys, folder, convolutional, tm
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [({"tower": "text"}, "a classifier has no text tower"), ({"features": (0,)}, "choose --tower image")],
+    ("options", "error"),
+    [
+        ({"tower": "text"}, ("export.classifier-text-tower-leave",)),
+        ({"features": (0,)}, ("export.feature-maps-come-beside",)),
+    ],
 )
-def test_what_a_classifier_has_not(convolutional, tmp_path, options, message):
-    with pytest.raises(ValueError, match=message):
+def test_what_a_classifier_has_not(convolutional, tmp_path, options, error):
+    with fails(*error):
         export_model(convolutional, ExportSpec(out=tmp_path / "out", **options), show_progress=False)
     assert not (tmp_path / "out").exists()
 

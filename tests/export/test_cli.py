@@ -7,7 +7,7 @@ import pytest
 from mobileclip.encoders import save_model
 from mobileclip.evaluation import BenchmarkSample, write_benchmark
 from mobileclip.export import bundled_samples, read_contract, read_report
-from mobileclip.inference.comparison.measuring import LEAST_COSINE
+from mobileclip.inference.comparison import LEAST_COSINE
 from tests.cli.test_cli import run
 from tests.export.models import CONVOLUTIONAL, constant
 

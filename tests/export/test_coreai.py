@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import mobileclip
+from mobileclip import reparameterize
 from mobileclip.encoders.features import feature_encoder
-from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, verify_export
-from mobileclip.export.targets import targets
-from mobileclip.reparam import reparameterize
+from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, targets, verify_export
+from tests.errors import fails
 from tests.export.models import SHALLOW, few_samples, pixels, seeing, unusual
 from tests.export.test_verify import sign
 
@@ -54,7 +54,7 @@ def test_it_is_a_model_also_where_an_event_loop_runs(plain, model):
 
 @pytest.mark.usefixtures("another_machine")
 def test_it_is_run_for_those_alone_who_trust_it(plain):
-    with pytest.raises(ValueError, match="whoever made it could run anything here"):
+    with fails("export.written-elsewhere-whose-runtime"):
         verify_export(plain)
 
 
@@ -85,7 +85,7 @@ def test_feature_maps_come_out(convolutional, tmp_path):
 
 
 def test_int8_says_what_to_choose(model, tmp_path):
-    with pytest.raises(ValueError, match="'coreai' has no precision int8; choose --precision float32, float16"):
+    with fails("export.target-precision-choose-precision", "coreai", "int8", "float32, float16"):
         export_model(model, ExportSpec(out=tmp_path / "int8", target="coreai", precision="int8"), show_progress=False)
 
 

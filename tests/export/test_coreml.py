@@ -10,19 +10,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mobileclip.data.text.tokenizer import Tokenizer
+from mobileclip import reparameterize
+from mobileclip.data import Tokenizer
 from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, read_report, verify_export
-from mobileclip.export.targets.coreml import CoreMLTarget
+from mobileclip.export.targets import CoreMLTarget
 from mobileclip.export.targets.coreml.convert import LARGEST_BATCH
 from mobileclip.export.targets.coreml.mil import quiet, read_program
-from mobileclip.export.towers.calibration import calibration_inputs
-from mobileclip.export.towers.graph import TowerExport
-from mobileclip.export.verification.fallback import Fallback
+from mobileclip.export.towers import TowerExport, calibration_inputs
+from mobileclip.export.verification import Fallback
 from mobileclip.extras import install
 from mobileclip.inference.forms import with_one_token
-from mobileclip.reparam import reparameterize
-from tests.export.models import PIXELS, TOKENS, few_samples, overflowing, pixels, unusual
-from tests.export.models import TRANSFORMERS as CAUSAL
+from tests.errors import fails
+from tests.export.models import PIXELS, TOKENS, TRANSFORMERS as CAUSAL, few_samples, overflowing, pixels, unusual
 from tests.export.test_verify import sign
 
 NOT_HERE = "Core ML itself runs on Macs alone"
@@ -277,10 +276,10 @@ def test_int8_of_pictures(transformers, tmp_path):
 
 
 def test_what_core_ml_cannot_hold(convolutional, tmp_path):
-    with pytest.raises(ValueError, match="'coreml' has no precision bfloat16; choose --precision float32"):
+    with fails("export.target-precision-choose-precision", "coreml", "bfloat16", "float32"):
         export_model(convolutional, ExportSpec(out=tmp_path / "out", target="coreml", precision="bfloat16"))
     spec = ExportSpec(out=tmp_path / "out", target="coreml", preprocess="uint8", dynamic_batch=True)
-    with pytest.raises(ValueError, match="one picture at a time"):
+    with fails("export.core-ml-takes-picture"):
         export_model(convolutional, spec)
     assert not list(tmp_path.iterdir())
 
@@ -312,10 +311,10 @@ def test_tampered_and_missing_files(copied):
     content = bytearray(weights_of(copied).read_bytes())
     content[len(content) // 2] ^= 1
     weights_of(copied).write_bytes(content)
-    with pytest.raises(ValueError, match=r"weight\.bin is not the file that was exported"):
+    with fails("export.file-exported-sha-256", "weight.bin"):
         verify_export(copied)
     weights_of(copied).unlink()
-    with pytest.raises(ValueError, match=r"has no image\.mlpackage/Data/com\.apple\.CoreML/weights/weight\.bin"):
+    with fails("export.mobileclip-json-names-export", "image.mlpackage/Data/com.apple.CoreML/weights/weight.bin"):
         verify_export(copied)
 
 
@@ -332,7 +331,7 @@ def test_tampered_and_missing_files(copied):
 def test_damaged_packages(copied, damage):
     damage(copied)
     sign(copied)
-    with pytest.raises(ValueError, match="Core ML package"):
+    with fails("export.read-core-ml-package"):
         verify_export(copied, trust=True)
 
 
@@ -360,12 +359,12 @@ def test_weights_that_are_not_finite_and_other_towers_are_told_before_anything_r
     data[start : start + 4] = np.float32(np.nan).tobytes()
     weights_of(copied).write_bytes(data)
     sign(copied)
-    with pytest.raises(ValueError, match="holds NaN or infinity"):
+    with fails("export.weight-holds-nan-infinity"):
         verify_export(copied, trust=True)
     shutil.copyfile(model_of(copied, "text"), model_of(copied))
     shutil.copyfile(weights_of(copied, "text"), weights_of(copied))
     sign(copied)
-    with pytest.raises(ValueError, match="inputs and outputs"):
+    with fails("export.inputs-outputs-contract-says"):
         verify_export(copied, trust=True)
 
 

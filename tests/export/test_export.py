@@ -12,17 +12,25 @@ import tokenizers
 import torch
 from safetensors.torch import load_file
 
-from mobileclip.data.text.tokenizer import Tokenizer
+from mobileclip import reparameterize
+from mobileclip.data import Tokenizer
 from mobileclip.encoders import load_model, save_model
 from mobileclip.encoders.checkpoints import PRETRAINED
-from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, read_report, verify_export
+from mobileclip.export import (
+    ExportSpec,
+    bundled_samples,
+    export_model,
+    read_contract,
+    read_report,
+    targets,
+    verify_export,
+)
 from mobileclip.export.describing import origin_of, tower_file
 from mobileclip.export.export import tower_export
-from mobileclip.export.targets import targets
-from mobileclip.export.towers.graph import TowerExport
-from mobileclip.inference.optimization.layers import weighted_layers
-from mobileclip.reparam import reparameterize
+from mobileclip.export.towers import TowerExport
+from mobileclip.inference.optimization import weighted_layers
 from mobileclip.tensor_files.weights import weights_sha256
+from tests.errors import fails
 from tests.export.models import CONVOLUTIONAL, MCI, PIXELS, TOKENS, int8_export, pixels, raw_pixels
 
 
@@ -222,22 +230,22 @@ def test_a_file_of_a_tower_alone_is_enough(convolutional, tmp_path):
     ]
     loaded = load_model(tmp_path / "tower.safetensors")
     assert contract.weights_sha256 == weights_sha256(loaded.state_dict())
-    with pytest.raises(ValueError, match="no text tower; choose --tower image"):
+    with fails("export.model-tower-choose-tower", "text", "image"):
         export_model(loaded, ExportSpec(out=tmp_path / "none", target="torch"))
 
 
 def test_mistakes_cost_nothing(convolutional, tmp_path):
-    with pytest.raises(ValueError, match="did you mean 'onnx'"):
+    with fails("registry.unknown-parts-your-own", "did you mean 'onnx'"):
         export_model(convolutional, ExportSpec(out=tmp_path / "out", target="onxx"))
-    with pytest.raises(ValueError, match="no published weights for 'mci0'; models with published weights"):
+    with fails("export.published-weights-give-weights", "mci0", "models with published weights"):
         export_model("mci0", ExportSpec(out=tmp_path / "out"))
-    with pytest.raises(ValueError, match="precision"):
+    with fails("strict.must-be-one-of", "precision"):
         ExportSpec(out=tmp_path / "out", precision="int4")
-    with pytest.raises(ValueError, match="training mode"):
+    with fails("reparam.fold-module-training-mode"):
         export_model(CONVOLUTIONAL.build().train(), ExportSpec(out=tmp_path / "out", target="torch"))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="choose another folder"):
+    with fails("storage.already-choose-another-folder"):
         export_model(convolutional, ExportSpec(out=tmp_path / "full"))
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
 
@@ -258,9 +266,9 @@ def test_images_that_cannot_be_read_are_counted(convolutional, tmp_path):
     assert sum(report.skipped.values()) == 1
     assert report.towers[0].count == 2
     torn = Samples(name="torn", image_names=("a", "b"), images=(b"no", b"no"), captions=("a cat", "a dog"))
-    with pytest.raises(ValueError, match="only 0 of the 2 images of torn"):
+    with fails("export.only-images-used-give", "0", "2", "torn"):
         export_model(MCI.build().eval(), ExportSpec(out=tmp_path / "none", target="torch", tower="image"), samples=torn)
-    with pytest.raises(ValueError, match="come twice"):
+    with fails("inference.captions-come-twice-ranking"):
         Samples(name="same", image_names=("a", "b"), images=(b"", b""), captions=("a cat", "a cat"))
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from mobileclip.cli import main
 from mobileclip.encoders import ImageEncoderSpec, save_model
 from mobileclip.export import ExportSpec, export_model, read_contract, read_report, verify_export
+from tests.errors import fails
 from tests.export.models import MCI, PIXELS, pixels
 from tests.export.test_verify import change, sign
 
@@ -108,18 +109,24 @@ def with_fewer_maps(tensors):
 
 
 @pytest.mark.parametrize(
-    ("edit", "message"),
+    ("edit", "error"),
     [
-        (lambda tower: tower["features"][0].update(stage=0), "two maps of one stage"),
-        (lambda tower: tower["features"][0].update(shape=[1, 16, 4, 4]), r"a map stage_1 of shape \(1, 16, 4, 4\)"),
-        (lambda tower: tower["features"][0].update(shape=[None, 16]), r"a map stage_1 of shape \(None, 16\)"),
-        (lambda tower: tower["features"].pop(), "inputs and outputs"),
-        (swapped, "is not what its contract says: the maps of stage_0 are float32"),
-        (without_maps, r"the maps of stage_0 are float32 of \(\) each"),
-        (with_fewer_maps, "there are 3 maps of stage_0, expected 12"),
+        (lambda tower: tower["features"][0].update(stage=0), ("export.two-maps-stage-export",)),
+        (
+            lambda tower: tower["features"][0].update(shape=[1, 16, 4, 4]),
+            ("export.map-shape-export-model", "stage_1", "(1, 16, 4, 4)"),
+        ),
+        (
+            lambda tower: tower["features"][0].update(shape=[None, 16]),
+            ("export.map-shape-export-model", "stage_1", "(None, 16)"),
+        ),
+        (lambda tower: tower["features"].pop(), ("export.inputs-outputs-contract-says",)),
+        (swapped, ("export.contract-says-export-model", "export.maps-each", "stage_0", "float32")),
+        (without_maps, ("export.maps-each", "stage_0", "float32")),
+        (with_fewer_maps, ("export.maps", "3", "stage_0", "12")),
     ],
 )
-def test_contracts_and_stored_maps_that_do_not_fit_are_refused(copied, edit, message):
+def test_contracts_and_stored_maps_that_do_not_fit_are_refused(copied, edit, error):
     if edit in (without_maps, with_fewer_maps):
         tensors = load_file(copied / "evaluation.safetensors")
         edit(tensors)
@@ -127,7 +134,7 @@ def test_contracts_and_stored_maps_that_do_not_fit_are_refused(copied, edit, mes
         sign(copied)
     else:
         change(copied, lambda contract: edit(contract["towers"][0]))
-    with pytest.raises(ValueError, match=message):
+    with fails(*error):
         verify_export(copied)
 
 
@@ -140,13 +147,13 @@ class PlainSpec(ImageEncoderSpec):
 
 def test_features_that_nobody_gives_are_refused_before_the_work(tmp_path):
     spec = ExportSpec(out=tmp_path / "out", target="torch", tower="image", features=(0, 7))
-    with pytest.raises(ValueError, match=r"stages are some of 0 to 1, not \[7\]"):
+    with fails("encoders.stages-some", "1", "[7]"):
         export_model(MCI.build().eval(), spec)
-    with pytest.raises(ValueError, match="Sequential gives no feature maps; for these, an image encoder has `dims`"):
+    with fails("encoders.gives-feature-maps-these", "Sequential"):
         export_model(PlainSpec(input=PIXELS).build().eval(), attrs.evolve(spec, features=(0,)))
-    with pytest.raises(ValueError, match="the text tower alone is exported"):
+    with fails("export.features-maps-image-tower"):
         attrs.evolve(spec, tower="text")
-    with pytest.raises(ValueError, match="numbers of stages, from 0, each once"):
+    with fails("export.numbers-stages-each-once"):
         attrs.evolve(spec, features=(1, 1))
     assert not list(tmp_path.iterdir())
 

@@ -11,8 +11,8 @@ from mobileclip.export import ExportSpec, export_model, read_contract, read_repo
 from mobileclip.export.targets.coreml.mil import read_program
 from mobileclip.export.targets.pt2e import quiet
 from mobileclip.export.targets.torch.pt2 import register_operations
-from mobileclip.inference.comparison.measuring import LEAST_COSINE
-from mobileclip.inference.optimization.openvino_quiet import import_quietly
+from mobileclip.inference.comparison import LEAST_COSINE
+from mobileclip.inference.optimization import import_quietly
 from tests.export.litert import converter
 from tests.export.models import few_samples
 from tests.golden.checkpoints import golden, golden_images, golden_texts, golden_tokens

@@ -12,12 +12,19 @@ import torch
 from PIL import Image
 
 from mobileclip.cli import main
-from mobileclip.data.text.tokenizer import Tokenizer
+from mobileclip.data import Tokenizer
 from mobileclip.encoders import save_model
 from mobileclip.evaluation import BenchmarkSample, write_benchmark
-from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, read_report, verify_export
-from mobileclip.export.targets import targets
-from mobileclip.inference.optimization.layers import weighted_layers
+from mobileclip.export import (
+    ExportSpec,
+    bundled_samples,
+    export_model,
+    read_contract,
+    read_report,
+    targets,
+    verify_export,
+)
+from mobileclip.inference.optimization import weighted_layers
 from tests.export.models import PIXELS, SHALLOW, TOKENS, TRANSFORMERS, few_samples, int8_export, pixels, seeing
 
 tower_export = partial(int8_export, target="onnx", every=12)

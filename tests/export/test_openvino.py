@@ -10,16 +10,23 @@ import numpy as np
 import pytest
 import torch
 
-from mobileclip.data.text.tokenizer import Tokenizer
-from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, read_report, verify_export
-from mobileclip.export.targets import targets
-from mobileclip.export.towers.calibration import calibration_inputs
-from mobileclip.export.towers.graph import TowerExport
-from mobileclip.export.verification.fallback import fallbacks
+from mobileclip import reparameterize
+from mobileclip.data import Tokenizer
+from mobileclip.export import (
+    ExportSpec,
+    bundled_samples,
+    export_model,
+    read_contract,
+    read_report,
+    targets,
+    verify_export,
+)
+from mobileclip.export.towers import TowerExport, calibration_inputs
+from mobileclip.export.verification import fallbacks
 from mobileclip.extras import install
 from mobileclip.inference.forms import with_one_token
-from mobileclip.inference.optimization.openvino_quiet import PROCESSOR_OPTIONS, import_quietly
-from mobileclip.reparam import reparameterize
+from mobileclip.inference.optimization import PROCESSOR_OPTIONS, import_quietly
+from tests.errors import fails
 from tests.export.models import PIXELS, TOKENS, TRANSFORMERS, overflowing, pixels, raw_pixels, unusual
 
 ov = import_quietly("openvino")
@@ -139,21 +146,27 @@ def test_one_input_at_a_time_unless_asked(plain):
 
 
 @pytest.mark.parametrize(
-    ("damage", "message"),
+    ("damage", "error"),
     [
-        (lambda folder: (folder / "image.bin").write_bytes((folder / "image.bin").read_bytes()[:1000]), "image.bin is"),
-        (lambda folder: (folder / "image.bin").unlink(), "has no image.bin"),
-        (lambda folder: (folder / "image.xml").write_bytes((folder / "image.xml").read_bytes()[:5000]), "image.xml is"),
+        (
+            lambda folder: (folder / "image.bin").write_bytes((folder / "image.bin").read_bytes()[:1000]),
+            ("export.file-exported-sha-256", "image.bin"),
+        ),
+        (lambda folder: (folder / "image.bin").unlink(), ("export.mobileclip-json-names-export", "image.bin")),
+        (
+            lambda folder: (folder / "image.xml").write_bytes((folder / "image.xml").read_bytes()[:5000]),
+            ("export.file-exported-sha-256", "image.xml"),
+        ),
     ],
 )
-def test_damaged_files_are_refused(plain, tmp_path, damage, message):
+def test_damaged_files_are_refused(plain, tmp_path, damage, error):
     folder = shutil.copytree(plain, tmp_path / "out")
     damage(folder)
-    with pytest.raises(ValueError, match=message):
+    with fails(*error):
         verify_export(folder)
     tower = read_contract(plain).towers[0]
     for look in (targets["openvino"].inspect, targets["openvino"].open):
-        with pytest.raises(ValueError, match=r"image\.xml .*export the model again"):
+        with fails("export.read-openvino-update-pip", "image.xml"):
             look(folder / "image.xml", tower)
 
 
@@ -170,9 +183,9 @@ def test_files_that_are_not_what_the_contract_says_are_refused(plain, half):
         attrs.evolve(image, output_shape=(1, 13)),
         text,
     ):
-        with pytest.raises(ValueError, match=r"has the inputs and outputs .* and the contract says"):
+        with fails("export.inputs-outputs-contract-says"):
             look(plain / "image.xml", wrong)
-    with pytest.raises(ValueError, match="has the inputs and outputs"):
+    with fails("export.inputs-outputs-contract-says"):
         look(half / "image.xml", image)
 
 
@@ -191,7 +204,7 @@ def test_weights_that_are_not_finite_are_refused(plain, tmp_path, value):
     for user in node.output(0).get_target_inputs():
         user.replace_source_output(broken.output(0))
     ov.save_model(model, tmp_path / "image.xml", compress_to_fp16=False)
-    with pytest.raises(ValueError, match="holds NaN or infinity; choose a wider precision"):
+    with fails("export.weight-holds-nan-infinity"):
         targets["openvino"].inspect(tmp_path / "image.xml", read_contract(plain).towers[0])
 
 

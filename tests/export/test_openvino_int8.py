@@ -10,10 +10,8 @@ import attrs
 import numpy as np
 import pytest
 
-from mobileclip.export import ExportSpec, export_model, read_contract, read_report, verify_export
-from mobileclip.export.targets import targets
-from mobileclip.inference.optimization.layers import weighted_layers
-from mobileclip.inference.optimization.openvino_quiet import import_quietly
+from mobileclip.export import ExportSpec, export_model, read_contract, read_report, targets, verify_export
+from mobileclip.inference.optimization import import_quietly, weighted_layers
 from tests.export.models import few_samples, int8_export
 
 pytestmark = pytest.mark.slow  # half a minute; that of ONNX, whose layers are chosen alike, runs by default

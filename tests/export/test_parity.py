@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from mobileclip.export.verification.parity import Report, compare_rankings, compare_tower, gates_of
-from mobileclip.inference.comparison.measuring import LEAST_COSINE
+from mobileclip.export import Report
+from mobileclip.export.verification import compare_rankings, compare_tower, gates_of
+from mobileclip.inference.comparison import LEAST_COSINE
 
 
 def embeddings(count=9, dim=5, seed=0):

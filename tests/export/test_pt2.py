@@ -7,6 +7,7 @@ import pytest
 
 from mobileclip.export import ExportSpec, export_model, verify_export
 from mobileclip.export.targets.torch.pt2 import load_pt2
+from tests.errors import fails
 from tests.export.hostile import PROGRAMS, make
 from tests.export.hostile_folders import sign
 from tests.export.models import SHALLOW, few_samples, seeing
@@ -30,7 +31,7 @@ def theirs(request, folder, tmp_path):
 
 
 def test_nothing_in_them_is_run(theirs, seen):
-    with pytest.raises(ValueError, match="was written elsewhere, for torch"):
+    with fails("export.written-elsewhere-whose-runtime", "torch"):
         verify_export(theirs, show_progress=False)
     assert not seen
 
@@ -46,7 +47,7 @@ def test_a_program_that_was_put_in_place_of_ours_is_not_run(folder, tmp_path, se
     copied = shutil.copytree(folder, tmp_path / "moved")
     assert verify_export(copied, show_progress=False).passed
     make("a pickled weight", folder / "text.pt2", copied / "text.pt2")
-    with pytest.raises(ValueError, match=r"text\.pt2 is not the file that was exported"):
+    with fails("export.file-exported-sha-256", "text.pt2"):
         verify_export(copied, trust=True, show_progress=False)
     assert not seen
 
@@ -54,5 +55,5 @@ def test_a_program_that_was_put_in_place_of_ours_is_not_run(folder, tmp_path, se
 @pytest.mark.parametrize("cut", [0, 1000, -100])
 def test_a_damaged_file_ends_in_a_sentence(folder, tmp_path, cut):
     (tmp_path / "text.pt2").write_bytes((folder / "text.pt2").read_bytes()[:cut])
-    with pytest.raises(ValueError, match=r"text\.pt2 cannot be read by PyTorch"):
+    with fails("export.read-pytorch-update-pytorch", "text.pt2"):
         load_pt2(tmp_path / "text.pt2")

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 import mobileclip
-from mobileclip.data.images.transform import ImageTransform, load_image
-from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, verify_export
-from mobileclip.export.targets import targets
+from mobileclip.data import ImageTransform, load_image
+from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, targets, verify_export
 from mobileclip.export.targets.onnx.sizes import fold_sizes
-from mobileclip.export.towers.resizing import check_resizing, resized
+from mobileclip.export.towers import check_resizing, resized
 from mobileclip.inputs import ImageInput
+from tests.errors import fails
 from tests.export.models import PIXELS, few_samples
 
 SIDES = [(288, 433), (433, 288), (180, 97), (97, 181), (64, 64), (65, 64), (63, 64), (2, 9), (1200, 801)]
@@ -90,9 +90,7 @@ def test_a_file_that_resizes_otherwise_is_told(pictures_onnx, change):
     def other(pixels):
         return run(change(pixels).contiguous() if pixels.shape[-1] > PIXELS.size else pixels)
 
-    with pytest.raises(
-        ValueError, match=r"resizes pictures otherwise than the library does: of a picture of 190 x 127"
-    ):
+    with fails("export.resizes-pictures-otherwise-library", "190", "127"):
         check_resizing(other, crops, PIXELS, pictures_onnx)
 
 
@@ -100,7 +98,7 @@ def test_what_a_huge_picture_would_take_is_known_before_it_is_run(pictures_onnx)
     file = next(file for file in read_contract(pictures_onnx).towers if file.tower == "image")
     run = targets.resolve("onnx").open(pictures_onnx / "image.onnx", file)
     side = math.isqrt(2**29 // 3) + 1
-    with pytest.raises(ValueError, match="which no tower does"):
+    with fails("export.numbers-all-they-take"):
         run(torch.zeros(1, dtype=torch.uint8).expand(1, 3, side, side))
 
 
@@ -146,5 +144,5 @@ def test_what_is_computed_of_the_sides_alone_is_known_before_a_run(operation, ot
 @pytest.mark.parametrize("target", ["openvino", "torch", "executorch", "coreml", "coreai", "litert"])
 def test_a_target_that_does_not_resize_says_so(convolutional, tmp_path, target):
     spec = ExportSpec(out=tmp_path / "out", target=target, preprocess="picture")
-    with pytest.raises(ValueError, match=f"files of the target '{target}' do not resize pictures; choose --preprocess"):
+    with fails("export.files-target-do-resize", target):
         export_model(convolutional, spec)

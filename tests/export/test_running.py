@@ -12,15 +12,15 @@ import pytest
 import torch
 
 import mobileclip
-from mobileclip.data.text.tokenizer_file import read_text_input
+from mobileclip.data import read_text_input
 from mobileclip.encoders import save_model
-from mobileclip.evaluation import BenchmarkSample, write_benchmark
-from mobileclip.evaluation.candidates import open_candidate
+from mobileclip.evaluation import BenchmarkSample, open_candidate, write_benchmark
 from mobileclip.export import ExportSpec, bundled_samples, export_model, load_export
 from mobileclip.export.running import as_pixels, require_made_of
 from mobileclip.inference.archive import read_embeddings
 from tests.cli.test_cli import run
 from tests.data.tokenizer_files import KINDS
+from tests.errors import fails
 from tests.export.models import PIXELS, SHALLOW, TRANSFORMERS, pixels, raw_pixels, seeing
 
 IMAGES, CAPTIONS = bundled_samples().images, bundled_samples().captions
@@ -99,7 +99,7 @@ def test_eval_measures_an_export(plain_torch, checkpoint, pets, tmp_path):
     assert candidate.name == plain_torch.name
     assert candidate.fingerprint != model.fingerprint
     assert candidate.num_parameters == model.num_parameters - 1  # the logit scale
-    from mobileclip.evaluation.runner import EvaluationSpec, evaluate_models
+    from mobileclip.evaluation import EvaluationSpec, evaluate_models
 
     spec = EvaluationSpec(datasets=(str(pets),), output=tmp_path)
     one, other = evaluate_models([f"model={checkpoint}", f"export={plain_torch}"], spec).models
@@ -123,7 +123,7 @@ def test_verify_says_what_is_lost_on_a_data_set(capsys, plain_torch, checkpoint,
 def test_verify_compares_with_the_model_of_the_export_alone(capsys, plain_torch, pets, tmp_path):
     other = tmp_path / "other.safetensors"
     save_model(seeing(TRANSFORMERS, seed=3), other)
-    with pytest.raises(ValueError, match="was not made of"):
+    with fails("export.made-whose-folded-weights"):
         require_made_of(plain_torch, other)
     status, _, said = run(capsys, "verify", plain_torch, "--data", pets)
     assert status != 0
@@ -131,32 +131,32 @@ def test_verify_compares_with_the_model_of_the_export_alone(capsys, plain_torch,
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("asked", "error"),
     [
-        ({"dtype": torch.bfloat16}, "has the model, the precision and the sizes that it was exported with"),
-        ({"image_size": 32}, "has the model, the precision and the sizes"),
-        ({"checkpoint": "CHECKPOINT"}, "has the model, the precision and the sizes"),
-        ({"device": "cuda"}, "has no device 'cuda' here; it has cpu"),
+        ({"dtype": torch.bfloat16}, ("inference.export-model-precision-sizes",)),
+        ({"image_size": 32}, ("inference.export-model-precision-sizes",)),
+        ({"checkpoint": "CHECKPOINT"}, ("inference.export-model-precision-sizes",)),
+        ({"device": "cuda"}, ("export.device-others-need-build", "cuda", "cpu")),
     ],
 )
-def test_what_an_export_cannot_be_is_refused(plain_torch, asked, message):
+def test_what_an_export_cannot_be_is_refused(plain_torch, asked, error):
     model = plain_torch
     if "checkpoint" in asked:
         model, asked = "mobileclip_s0", {"checkpoint": plain_torch}
-    with pytest.raises(ValueError, match=message):
+    with fails(*error):
         mobileclip.load(model, **asked)
 
 
 def test_one_tower_and_classifiers_are_no_image_text_models(convolutional, plain_torch, tmp_path):
     spec = ExportSpec(out=tmp_path / "text", target="torch", tower="text")
     folder = export_model(convolutional, spec, show_progress=False)
-    with pytest.raises(ValueError, match="holds the text tower alone, and this needs both"):
+    with fails("export.holds-tower-alone-needs", "text"):
         load_export(folder)
     damaged = shutil.copytree(plain_torch, tmp_path / "damaged")
     contract = json.loads((damaged / "mobileclip.json").read_text())
     contract["spec"]["text"]["input"]["context_length"] = 13
     (damaged / "mobileclip.json").write_text(json.dumps(contract))
-    with pytest.raises(ValueError, match="says other inputs than its spec"):
+    with fails("export.contract-says-other-inputs"):
         load_export(damaged)
 
 

@@ -12,7 +12,7 @@ import torch
 from mobileclip.export import ExportSpec, export_model, read_contract, read_report, verify_export
 from mobileclip.export.targets.torch.int8 import quantized_program
 from mobileclip.extras import install
-from mobileclip.inference.optimization.layers import weighted_layers
+from mobileclip.inference.optimization import weighted_layers
 from tests.export.models import TRANSFORMERS, few_samples, int8_export, seeing
 
 QUANTIZED = torch.ops.quantized_decomposed

@@ -19,6 +19,7 @@ from mobileclip.export.written import is_written_here, remember_export
 from mobileclip.inputs import TextInput
 from tests.cli.test_cli import run
 from tests.collections.pictures import draw
+from tests.errors import fails
 from tests.export.hostile_folders import sign
 from tests.export.litert import EXPORT
 from tests.export.models import SHALLOW, few_samples, seeing
@@ -81,7 +82,7 @@ def test_a_strangers_operations_are_refused_without_trust(odd, tmp_path, monkeyp
     spec = ExportSpec(out=tmp_path / "out", target="onnx", tower="text")
     folder = export_model(odd, spec, samples=few_samples(), show_progress=False)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another machine"))
-    with pytest.raises(ValueError, match="do not use it unless you made it"):
+    with fails("export.valid-onnx-model-known"):
         verify_export(folder, show_progress=False)
     assert verify_export(folder, trust=True, show_progress=False).passed
 
@@ -122,11 +123,11 @@ def test_a_strangers_file_reaches_no_runtime(believing, tmp_path):
     """The runtime would say that it cannot read it, as it does where it is trusted."""
     theirs = shutil.copytree(believing, tmp_path / "theirs")
     _first_file(theirs).write_bytes(b"nothing that a runtime can read")
-    with pytest.raises(ValueError, match="is not the file that was exported"):
+    with fails("export.file-exported-sha-256"):
         verify_export(theirs, trust=True, show_progress=False)
     sign(theirs)
     for opened in (verify_export, load_export, mobileclip.load):
-        with pytest.raises(ValueError, match="was written elsewhere"):
+        with fails("export.written-elsewhere-whose-runtime"):
             opened(theirs)
         with pytest.raises(ValueError, match="cannot be read"):
             opened(theirs, trust=True)
@@ -170,7 +171,7 @@ def own(tmp_path, monkeypatch):
 
 def test_what_this_machine_wrote_needs_no_trust(own):
     assert not is_written_here(own)
-    with pytest.raises(ValueError, match="was written elsewhere"):
+    with fails("export.written-elsewhere-whose-runtime"):
         mobileclip.load(own)
     remember_export(own)
     assert is_written_here(own)

@@ -11,11 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mobileclip.encoders import CheckpointError, load_model
+from mobileclip.encoders import load_model
 from mobileclip.encoders.checkpoints.exports import RUNTIMES
 from mobileclip.export import ExportSpec, export_model, read_contract, read_report, targets, verify_export
 from mobileclip.export.working_folder import working_folder
 from mobileclip.extras import install
+from tests.errors import fails
 from tests.export.models import CONVOLUTIONAL, TRANSFORMERS, constant, overflowing, seeing
 from tests.preloaded import preloaded
 
@@ -39,22 +40,22 @@ def change(folder, edit):
 
 
 @pytest.mark.parametrize(
-    ("contract", "said"),
+    ("contract", "error"),
     [
         (
             {"target": "onnx"},
-            r"is an export for the target 'onnx', which ONNX Runtime runs, and no checkpoint; `mobile",
+            ("encoders.export-checkpoint-mobileclip-verify-runs", "for the target 'onnx', which ONNX Runtime runs"),
         ),
-        ({"target": "mine\n"}, r"is an export for the target 'mine\\n', and no checkpoint"),
-        ({}, "is an export, and no checkpoint"),
-        ([], "is an export, and no checkpoint"),
+        ({"target": "mine\n"}, ("encoders.export-checkpoint-mobileclip-verify-runs", "for the target 'mine\\n'")),
+        ({}, ("encoders.export-checkpoint-mobileclip-verify-runs",)),
+        ([], ("encoders.export-checkpoint-mobileclip-verify-runs",)),
     ],
 )
-def test_an_export_is_no_checkpoint(contract, said, tmp_path):
+def test_an_export_is_no_checkpoint(contract, error, tmp_path):
     (tmp_path / "mobileclip.json").write_text(json.dumps(contract))
     save_file({"images": torch.zeros(1)}, tmp_path / "golden.safetensors")
     save_file({"images": torch.zeros(1)}, tmp_path / "evaluation.safetensors")
-    with pytest.raises(CheckpointError, match=said):
+    with fails(*error):
         load_model(tmp_path)
 
 
@@ -85,39 +86,39 @@ def test_tampered_and_missing_files(copied, name):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=f"{name} is not the file that was exported"):
+    with fails("export.file-exported-sha-256", name):
         verify_export(copied)
     path.unlink()
-    with pytest.raises(ValueError, match=f"has no {name}"):
+    with fails("export.mobileclip-json-names-export", name):
         verify_export(copied)
 
 
 def test_no_contract_and_bad_contracts(copied, tmp_path):
-    with pytest.raises(ValueError, match="no export, or not a whole one"):
+    with fails("export.holds-mobileclip-json-export"):
         verify_export(tmp_path)
     change(copied, lambda contract: contract.update(format_version=99))
-    with pytest.raises(ValueError, match="format version 99"):
+    with fails("export.format-version-version-mobileclip", "99"):
         verify_export(copied)
     change(copied, lambda contract: contract.update(format_version=1, files={"../image.onnx": "0"}))
-    with pytest.raises(ValueError, match="not in the export's folder"):
+    with fails("export.names-file-export-folder"):
         verify_export(copied)
     change(copied, lambda contract: contract.update(files={}))
-    with pytest.raises(ValueError, match=r"no SHA-256 of image\.onnx, its image tower"):
+    with fails("export.sha-256-tower-export", "image.onnx", "image"):
         verify_export(copied)
     change(copied, lambda contract: contract.update(colour="red"))
-    with pytest.raises(ValueError, match="unknown key 'colour'"):
+    with fails("export.read-damaged-another-version", "unknown key 'colour'"):
         verify_export(copied)
 
 
 def test_older_libraries_are_refused(copied):
     change(copied, lambda contract: contract["versions"].update(onnxruntime="99.1.0"))
-    with pytest.raises(ValueError, match=r"older than 99\.1\.0, which wrote this export; update with: pip install"):
+    with fails("export.older-wrote-export-update", "99.1.0"):
         verify_export(copied)
     change(copied, lambda contract: contract["versions"].update(onnxruntime="new"))
-    with pytest.raises(ValueError, match="the version 'new', which is none"):
+    with fails("export.contract-names-version-none", "new"):
         verify_export(copied)
     change(copied, lambda contract: contract["versions"].pop("onnxruntime"))
-    with pytest.raises(ValueError, match="no version of onnxruntime"):
+    with fails("export.contract-version-nobody-knows", "onnxruntime"):
         verify_export(copied)
 
 
@@ -144,21 +145,21 @@ def not_a_number(model):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "error"),
     [
-        (zero, "image tower gives embeddings with NaN, infinity or zero in float32 already, for 12 of 12 inputs"),
-        (not_a_number, "image tower gives embeddings with NaN"),
-        (lambda _: None, "image tower gives the same embedding for each of 12 different inputs in float32 already"),
+        (zero, ("export.tower-gives-nan-infinity", "image", "embedding", "12")),
+        (not_a_number, ("export.tower-gives-nan-infinity", "image", "embedding")),
+        (lambda _: None, ("export.tower-gives-same-each", "image", "embedding", "12")),
     ],
 )
 def test_a_model_that_no_export_could_be_measured_against_is_refused_before_the_work(
-    change, message, tmp_path, monkeypatch
+    change, error, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(type(targets["torch"]), "export", lambda *_: pytest.fail("it was converted"))
     model = constant(CONVOLUTIONAL)
     with torch.no_grad():
         change(model)
-    with pytest.raises(ValueError, match=message):
+    with fails(*error):
         export_model(model, ExportSpec(out=tmp_path / "out", target="torch"))
     assert not list(tmp_path.iterdir())
 
@@ -168,7 +169,7 @@ def test_stored_inputs_without_embeddings_are_refused(copied):
     tensors["text.embedding"] = tensors["text.embedding"][:3]
     save_file(tensors, copied / "evaluation.safetensors")
     sign(copied)
-    with pytest.raises(ValueError, match="lacks inputs or embeddings"):
+    with fails("export.lacks-inputs-embeddings-tower"):
         verify_export(copied)
 
 
@@ -180,15 +181,15 @@ def test_weights_that_are_not_finite_and_other_shapes_are_told_before_anything_r
     weight.CopyFrom(onnx.numpy_helper.from_array(broken, weight.name))
     onnx.save(model, copied / "image.onnx")
     sign(copied)
-    with pytest.raises(ValueError, match="holds NaN or infinity"):
+    with fails("export.weight-holds-nan-infinity"):
         verify_export(copied)
     shutil.copy(copied / "text.onnx", copied / "image.onnx")
     sign(copied)
-    with pytest.raises(ValueError, match="inputs and outputs"):
+    with fails("export.inputs-outputs-contract-says"):
         verify_export(copied)
     (copied / "image.onnx").write_bytes(b"not a network")
     sign(copied)
-    with pytest.raises(ValueError, match="ONNX model"):
+    with fails("export.onnx-model-export-model"):
         verify_export(copied)
 
 
@@ -229,7 +230,7 @@ export_model(seeing(TRANSFORMERS), ExportSpec(out=Path({str(tmp_path)!r}) / "out
 def test_what_a_living_process_writes_is_left_alone(transformers, tmp_path):
     with working_folder(tmp_path / "out") as folder:
         (folder / "text.pt2").write_bytes(b"half")
-        with pytest.raises(ValueError, match="another job is working"):
+        with fails("storage.another-job-working-wait"):
             export_model(transformers, ExportSpec(out=tmp_path / "out", target="torch", tower="text"))
         assert (folder / "text.pt2").read_bytes() == b"half"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

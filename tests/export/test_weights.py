@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from mobileclip.encoders import DualEncoderSpec
-from mobileclip.export import ExportSpec, export_model, read_contract, read_report, verify_export
+from mobileclip.export import ExportSpec, export_model, read_contract, read_report, targets, verify_export
 from mobileclip.export.describing import tower_file
-from mobileclip.export.targets import targets
-from mobileclip.export.towers.weights import BLOCK, bits_of, round_weight, rounded_to
-from mobileclip.export.verification.fallback import fallbacks, stored_layers
+from mobileclip.export.towers import BLOCK, bits_of, round_weight, rounded_to
+from mobileclip.export.verification import fallbacks, stored_layers
+from tests.errors import fails
 from tests.export.models import CAUSAL, MCI, SHALLOW, VIT, few_samples, int8_export, seeing
 
 # Rows that four bits fit.
@@ -166,6 +166,6 @@ def test_layers_of_eight_bits_are_named(tmp_path):
 @pytest.mark.parametrize("target", ["coreai", "coreml", "executorch", "torch"])
 def test_targets_without_them_say_so(target, tmp_path):
     refused = partial(export_model, seeing(SHALLOW))
-    with pytest.raises(ValueError, match=f"'{target}' has no precision int4-weights; choose --precision float32"):
+    with fails("export.target-precision-choose-precision", target, "int4-weights", "float32"):
         refused(ExportSpec(out=tmp_path / "out", target=target, precision="int4-weights"))
     assert not list(tmp_path.iterdir())

@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mobileclip.evaluation.metrics.ranking import hit_probability
-from mobileclip.hardware import devices
-from mobileclip.hardware.devices import all_devices, in_float64, pick_device
-from mobileclip.inference.comparison.measuring import largest_error, smallest_cosine
+from mobileclip import reparameterize
+from mobileclip.evaluation.metrics import hit_probability
+from mobileclip.hardware import all_devices, devices, in_float64, pick_device
+from mobileclip.inference.comparison import largest_error, smallest_cosine
 from mobileclip.losses import distillation_target_kl
-from mobileclip.reparam import reparameterize
 from mobileclip.training import connected, train
 from tests.errors import fails
 from tests.no_float64 import no_float64

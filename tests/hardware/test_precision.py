@@ -2,7 +2,7 @@
 
 import torch
 
-from mobileclip.hardware.precision import DTYPES, FAST_PRECISIONS, PRECISIONS, WEIGHT_PRECISIONS, WIDE_PRECISIONS
+from mobileclip.hardware import DTYPES, FAST_PRECISIONS, PRECISIONS, WEIGHT_PRECISIONS, WIDE_PRECISIONS
 
 
 def test_floating_precisions_are_called_like_their_types():

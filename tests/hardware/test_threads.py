@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mobileclip.hardware.threads import threads_or_default, torch_threads
+from mobileclip.hardware import threads_or_default, torch_threads
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

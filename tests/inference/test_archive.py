@@ -145,8 +145,8 @@ def test_another_archive_is_refused(tmp_path, make, message):
 
 
 def test_a_folded_checkpoint_is_another_model_than_its_training_form(tmp_path, small_file):
+    from mobileclip import reparameterize
     from mobileclip.encoders import save_model
-    from mobileclip.reparam import reparameterize
 
     save_model(reparameterize(randomised(SMALL)), tmp_path / "folded.safetensors")
     (tmp_path / "copy.safetensors").write_bytes(small_file.read_bytes())

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from mobileclip import specs
 from mobileclip.blocks import Attention, image_encoders, text_encoders
-from mobileclip.encoders import ImageEncoderSpec, specs
-from mobileclip.encoders.checkpoints.forms import skeleton
+from mobileclip.encoders import ImageEncoderSpec
+from mobileclip.encoders.checkpoints import skeleton
 from mobileclip.inference.catalogue import macs_of, num_macs, num_parameters
 from mobileclip.inputs import ImageInput
 

@@ -3,7 +3,7 @@
 import pytest
 
 from mobileclip.inference import embedding, quickening
-from mobileclip.inference.comparison.measuring import LEAST_COSINE
+from mobileclip.inference.comparison import LEAST_COSINE
 from mobileclip.inference.embedding import EmbeddingInputs, embed_inputs, read_texts
 from mobileclip.inference.loading import load_identified
 from tests.collections.pictures import draw

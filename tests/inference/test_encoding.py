@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import mobileclip
-from mobileclip.data.images.limits import ImageError
+from mobileclip.data import ImageError
 from mobileclip.inference.encoding import Picture, encode_pictures
 from tests.collections.pictures import draw
 from tests.errors import fails

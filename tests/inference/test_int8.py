@@ -6,14 +6,14 @@ import attrs
 import pytest
 import torch
 
-from mobileclip.data.images.transform import ImageTransform, load_image
+from mobileclip import optimize, reparameterize
+from mobileclip.data import ImageTransform, load_image
+from mobileclip.export import bundled_samples
 from mobileclip.extras import install
-from mobileclip.inference import Form, OptimizedTower, optimize, optimize_images
-from mobileclip.inference.comparison.measuring import LEAST_COSINE
-from mobileclip.inference.comparison.samples import bundled_samples
+from mobileclip.inference import Form, OptimizedTower, optimize_images
+from mobileclip.inference.comparison import LEAST_COSINE
 from mobileclip.inference.forms import with_depthwise_convs, with_one_token
-from mobileclip.inference.optimization.int8 import Calibration, Int8Model, calibrations
-from mobileclip.reparam import reparameterize
+from mobileclip.inference.optimization import Calibration, Int8Model, calibrations
 from tests.errors import fails
 from tests.export.models import CONVOLUTIONAL, PIXELS, TOKENS, TRANSFORMERS, seeing
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import mobileclip
-from mobileclip.encoders.checkpoints.published import PUBLISHED
+from mobileclip.encoders.checkpoints import PUBLISHED
 from mobileclip.inference.known import KnownOutputs, WeightsRecord, check_weights, known_outputs
 from mobileclip.inference.known.outputs import FOLDER
 from mobileclip.serialization import from_json, to_json

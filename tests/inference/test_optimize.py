@@ -12,11 +12,12 @@ import torch._dynamo.utils
 import torch._inductor.config
 from torch import nn
 
+from mobileclip import ImageTextModel, optimize, reparameterize
 from mobileclip.data import Tokenizer
 from mobileclip.encoders import DualEncoder
 from mobileclip.extras import install
-from mobileclip.inference import Form, OptimizedDualEncoder, OptimizedTower, optimize
-from mobileclip.inference.comparison.measuring import (
+from mobileclip.inference import Form, OptimizedDualEncoder, OptimizedTower
+from mobileclip.inference.comparison import (
     LEAST_COSINE,
     largest_error,
     median_ratio,
@@ -25,10 +26,8 @@ from mobileclip.inference.comparison.measuring import (
     times_in_turn,
     turn,
 )
-from mobileclip.inference.optimization.openvino_quiet import import_quietly
-from mobileclip.inference.optimization.programs import openvino_program
-from mobileclip.inference.zero_shot import ImageTextModel
-from mobileclip.reparam import is_folded, reparameterize
+from mobileclip.inference.optimization import import_quietly, openvino_program
+from mobileclip.reparam import is_folded
 from tests.encoders.small import SMALL, SMALL_MCT, SMALL_VIT, inputs, randomised
 from tests.errors import fails
 

@@ -10,15 +10,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mobileclip.blocks import build_model
+from mobileclip import build_model
 from mobileclip.encoders import ClassifierSpec, load_model, save_model
-from mobileclip.export import ExportSpec, export_model
-from mobileclip.export.running import load_export
+from mobileclip.export import ExportSpec, export_model, load_export
 from mobileclip.inference.archive import Embeddings, read_embeddings, write_embeddings
 from mobileclip.inference.identity import ModelIdentity
-from mobileclip.recipes.tiny.models import write_tiny_models
-from mobileclip.reinforce.teachers import OpenClipTeacher, TransformersTeacher
-from mobileclip.training.checkpoints.state_file import StateFile, read_state
+from mobileclip.recipes.tiny import write_tiny_models
+from mobileclip.reinforce import OpenClipTeacher, TransformersTeacher
+from mobileclip.training.checkpoints import StateFile, read_state
 from tests.encoders.small import SMALL, inputs, randomised
 from tests.export.models import CONVOLUTIONAL, pixels, seeing
 from tests.preloaded import preloaded

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 import mobileclip
-from mobileclip.data.images.transform import load_image
+from mobileclip.data import load_image
 from mobileclip.inference import optimize_images, quickening
-from mobileclip.inference.comparison.measuring import LEAST_COSINE
+from mobileclip.inference.comparison import LEAST_COSINE
 from mobileclip.inference.quickening import quickened
 from tests.collections.pictures import draw
 

@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from mobileclip.inference import Form
-from mobileclip.inference.optimization.report import OptimizationReport, TowerReport, Trial
+from mobileclip.inference import Form, OptimizationReport, TowerReport, Trial
 
 EAGER, HALF = (Form(engine="eager", precision=precision, most=4) for precision in ("fp32", "bf16"))
 TIMED = Trial(form=EAGER, milliseconds=12.34, speed_up=1.5, cosine=0.9999994, error=2e-7)

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from huggingface_hub import hf_hub_download
 
+from mobileclip import reparameterize
 from mobileclip.cli import main as command_line
 from mobileclip.encoders import save_model
 from mobileclip.encoders.checkpoints import read_checkpoint
 from mobileclip.interop import from_pretrained, push_to_hub
-from mobileclip.reparam import reparameterize
 from tests.encoders.small import SMALL, TEXT, randomised
 from tests.hub import ASTRAY, READER
 from tests.interop.models import DUAL, TOWER

@@ -13,19 +13,18 @@ import torch
 from huggingface_hub import ModelCard, metadata_load
 from PIL import Image
 
-from mobileclip import specs
-from mobileclip.data import Tokenizer, read_text_input
-from mobileclip.data.images.transform import ImageTransform
-from mobileclip.encoders import CheckpointError, ClassifierSpec, DualEncoderSpec, ViTSpec, load_model
+from mobileclip import reparameterize, specs
+from mobileclip.data import ImageTransform, Tokenizer, read_text_input
+from mobileclip.encoders import ClassifierSpec, DualEncoderSpec, ViTSpec, load_model
 from mobileclip.encoders.checkpoints import read_checkpoint
 from mobileclip.evaluation import DatasetResult
 from mobileclip.inputs import ImageInput
 from mobileclip.interop import from_pretrained, save_pretrained
 from mobileclip.interop.open_clip import open_clip_config
 from mobileclip.interop.timm import timm_config
-from mobileclip.reparam import reparameterize
 from tests.data.tokenizer_files import bert
 from tests.encoders.small import IMAGE, SMALL, TEXT, VIT, randomised
+from tests.errors import fails
 from tests.golden.checkpoints import relative_error
 from tests.interop.models import DUAL, TOWER
 from tests.interop.round_trip import same
@@ -83,39 +82,39 @@ class TestFolders:
 
     def test_nothing_is_written_over_but_what_was_written_so(self, tmp_path):
         folder = save_pretrained(randomised(TOWER), tmp_path / "model", licence="mit")
-        with pytest.raises(FileExistsError, match="--overwrite"):
+        with fails("storage.already-choose-another-folder"):
             save_pretrained(randomised(TEXT), folder, licence="mit")
         save_pretrained(randomised(TEXT), folder, licence="mit", overwrite=True)
         assert {path.name for path in folder.iterdir()} == {"README.md", "model.safetensors"}
         assert [path.name for path in tmp_path.iterdir()] == ["model"]
         (folder / "notes.txt").write_text("mine")
-        with pytest.raises(FileExistsError, match=r"holds notes\.txt besides a model"):
+        with fails("interop.holds-besides-model-replaced", "notes.txt"):
             save_pretrained(randomised(TEXT), folder, licence="mit", overwrite=True)
         (tmp_path / "project").mkdir()
         (tmp_path / "project" / "README.md").write_text("mine")
-        with pytest.raises(FileExistsError, match="is not replaced"):
+        with fails("storage.holds-other-files-replaced"):
             save_pretrained(randomised(TEXT), tmp_path / "project", licence="mit", overwrite=True)
 
     @pytest.mark.parametrize(
-        ("options", "message"),
+        ("options", "error"),
         [
-            ({"licence": "MIT License"}, "apple-amlr"),
-            ({"licence": ""}, "expected its name on the hub"),
-            ({"licence": "mit", "repository": "name"}, "expected owner/name"),
-            ({"licence": "mit", "repository": "owner/name\n# Free"}, "expected owner/name"),
+            ({"licence": "MIT License"}, ("interop.licence-name-hub-such",)),
+            ({"licence": ""}, ("interop.licence-name-hub-such",)),
+            ({"licence": "mit", "repository": "name"}, ("interop.repository-owner-name",)),
+            ({"licence": "mit", "repository": "owner/name\n# Free"}, ("interop.repository-owner-name",)),
         ],
     )
-    def test_names_that_the_hub_has_not_are_refused(self, options, message, tmp_path):
-        with pytest.raises(ValueError, match=message):
+    def test_names_that_the_hub_has_not_are_refused(self, options, error, tmp_path):
+        with fails(*error):
             save_pretrained(randomised(TEXT), tmp_path / "model", **options)
         assert not list(tmp_path.iterdir())
 
     def test_a_folder_is_asked_for_what_it_has(self, tmp_path):
         folder = save_pretrained(randomised(TEXT), tmp_path / "model", licence="mit")
-        with pytest.raises(ValueError, match="has no revision"):
+        with fails("interop.folder-revision-digest-leave"):
             from_pretrained(folder, revision="main")
         (folder / "more.safetensors").write_bytes(b"")
-        with pytest.raises(CheckpointError, match="holds several checkpoints"):
+        with fails("encoders.holds-several-checkpoints-name"):
             from_pretrained(folder)
 
 
@@ -225,23 +224,29 @@ class TestOpenClip:
         assert ours == theirs
 
     @pytest.mark.parametrize(
-        ("spec", "message"),
+        ("spec", "error"),
         [
-            (specs.mobileclip_s0(), "no text tower like MCtSpec"),
-            (specs.mobileclip_b(), "stem_padding"),
-            (DualEncoderSpec(image=attrs.evolve(TOWER, embedding_dim=512), text=specs.text_base()), "another shape"),
-            (SMALL, "takes others"),
-            (attrs.evolve(DUAL, image=attrs.evolve(IMAGE, embedding_dim=512)), "these stages have: none, none, batch"),
+            (specs.mobileclip_s0(), ("interop.open-clip-text-tower", "MCtSpec")),
+            (specs.mobileclip_b(), ("interop.timm-vit-convolutional-stem",)),
+            (
+                DualEncoderSpec(image=attrs.evolve(TOWER, embedding_dim=512), text=specs.text_base()),
+                ("interop.open-clip-builds-image",),
+            ),
+            (SMALL, ("interop.open-clip-pads-clip",)),
+            (
+                attrs.evolve(DUAL, image=attrs.evolve(IMAGE, embedding_dim=512)),
+                ("interop.timm-mci-attention-fourth", "none, none, batch"),
+            ),
         ],
     )
-    def test_what_it_does_not_build_is_said(self, spec, message):
-        with pytest.raises(ValueError, match=message):
+    def test_what_it_does_not_build_is_said(self, spec, error):
+        with fails(*error):
             open_clip_config(spec)
 
     def test_a_vit_for_other_images_has_too_many_positions_for_it(self):
         spec = specs.mobileclip2_b()
         larger = attrs.evolve(spec, image=attrs.evolve(spec.image, input=ImageInput(size=384)))
-        with pytest.raises(ValueError, match="224 pixels"):
+        with fails("interop.open-clip-builds-timm", "224"):
             open_clip_config(larger)
 
 

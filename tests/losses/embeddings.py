@@ -13,7 +13,7 @@ from mobileclip.losses import (
     ReinforcedSigmoidLossSpec,
     SigmoidLossSpec,
 )
-from mobileclip.training.finetuning.labels import labelled_contrastive
+from mobileclip.training.finetuning import labelled_contrastive
 
 STUDENT = ("image", "text", "syn_text")
 TEACHER_DIMS = (3, 4)

@@ -24,6 +24,7 @@ from mobileclip.losses import (
     teacher_targets,
 )
 from mobileclip.serialization import from_json, to_json
+from tests.errors import fails
 
 pytestmark = pytest.mark.usefixtures("each_backend")
 
@@ -265,31 +266,37 @@ def change(name: str, value: Tensor | None) -> dict[str, Tensor | None]:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "error"),
     [
-        (change("text", torch.zeros(5, 4)), "image has 6 rows and text has 5"),
-        (change("text", torch.zeros(6, 3)), "image has dim 4 and text has dim 3"),
-        (change("syn_text", torch.zeros(7, 4)), "image has 6 rows and syn_text has 7"),
-        (change("image", torch.zeros(6, 4, 1)), r"image must be \(batch, dim\), but its shape is \(6, 4, 1\)"),
-        (change("teacher_text", torch.zeros(6, 6)), "teacher_image has dim 7 and teacher_text has dim 6"),
-        (change("teacher_syn_text", torch.zeros(6, 8)), "teacher_image has dim 7 and teacher_syn_text has dim 8"),
-        (change("teacher_syn_text", None), "syn_text was given without teacher_syn_text"),
-        (change("syn_text", None), "teacher_syn_text was given without syn_text"),
+        (change("text", torch.zeros(5, 4)), ("losses.rows-they-pair-row", "image", "6", "text", "5")),
+        (change("text", torch.zeros(6, 3)), ("losses.dim-dim-both-towers", "image", "4", "text", "3")),
+        (change("syn_text", torch.zeros(7, 4)), ("losses.rows-they-pair-row", "image", "6", "syn_text", "7")),
+        (change("image", torch.zeros(6, 4, 1)), ("losses.batch-dim-shape", "image", "(6, 4, 1)")),
+        (
+            change("teacher_text", torch.zeros(6, 6)),
+            ("losses.dim-dim-both-towers", "teacher_image", "7", "teacher_text", "6"),
+        ),
+        (
+            change("teacher_syn_text", torch.zeros(6, 8)),
+            ("losses.dim-dim-both-towers", "teacher_image", "7", "teacher_syn_text", "8"),
+        ),
+        (change("teacher_syn_text", None), ("losses.without-synthetic-captions-need", "syn_text", "teacher_syn_text")),
+        (change("syn_text", None), ("losses.without-synthetic-captions-need", "teacher_syn_text", "syn_text")),
         (
             {name: torch.zeros(6, 9) for name in ("teacher_image", "teacher_text", "teacher_syn_text")},
-            r"have dim 9, but teacher_dims \(3, 4\) sum to 7",
+            ("losses.teacher-embeddings-dim-teacher", "9", "(3, 4)", "7"),
         ),
         (
             {name: torch.zeros(3, 7) for name in ("teacher_image", "teacher_text", "teacher_syn_text")},
-            "image has 6 rows and teacher_image has 3",
+            ("losses.image-rows-teacher-image", "6", "3"),
         ),
-        ({name: torch.zeros(0, 4) for name in STUDENT}, "image and text are empty"),
+        ({name: torch.zeros(0, 4) for name in STUDENT}, ("losses.empty-loss-needs-least", "image", "text")),
     ],
 )
-def test_shapes_that_disagree_name_the_numbers(changes, message):
+def test_shapes_that_disagree_name_the_numbers(changes, error):
     inputs = random_inputs(6, 4, (3, 4)) | changes
     loss = ReinforcedLossSpec(teacher_dims=(3, 4), teacher_logit_scales=(10, 20)).build()
-    with pytest.raises(ValueError, match=message):
+    with fails(*error):
         loss(**inputs, logit_scale=10.0)
 
 
@@ -314,5 +321,5 @@ class TestContrastive:
         assert spec.build().spec == ContrastiveLoss().spec == spec
 
     def test_mismatch(self):
-        with pytest.raises(ValueError, match="image has 3 rows and syn_text has 2"):
+        with fails("losses.rows-they-pair-row", "image", "3", "syn_text", "2"):
             ContrastiveLoss()(image=torch.eye(3), text=torch.eye(3), syn_text=torch.eye(3)[:2], logit_scale=1.0)

@@ -21,6 +21,7 @@ from mobileclip.losses import (
     losses,
 )
 from mobileclip.serialization import from_json, to_json
+from tests.errors import fails
 from tests.losses.embeddings import SPECS, STUDENT, random_batch
 
 pytestmark = pytest.mark.usefixtures("each_backend")
@@ -229,31 +230,34 @@ def test_without_distillation_there_are_no_teachers(cls):
 @pytest.mark.parametrize("cls", [ReinforcedLossSpec, ReinforcedSigmoidLossSpec])
 def test_distillation_without_teachers_is_refused(cls):
     inputs = random_batch(SigmoidLossSpec(), 4, syn=False)
-    with pytest.raises(ValueError, match="teacher_image is missing; distillation needs the teachers' embeddings"):
+    with fails("losses.missing-distillation-needs-teachers", "teacher_image"):
         cls().build()(**inputs, logit_scale=10.0)
-    with pytest.raises(ValueError, match="teacher_text is missing"):
+    with fails("losses.missing-distillation-needs-teachers", "teacher_text"):
         cls().build()(**inputs, logit_scale=10.0, teacher_image=torch.ones(4, 1536))
 
 
 @pytest.mark.parametrize(
-    ("choices", "message"),
+    ("choices", "error"),
     [
-        ({"teacher_logit_biases": (-10.0,)}, "names 2 teachers and teacher_logit_biases .* names 1; give one per"),
-        ({"teacher_logit_biases": (-10.0, float("nan"))}, "teacher_logit_biases.*must be a finite number"),
-        ({"initial_logit_bias": None, "teacher_logit_biases": (-1, None)}, "are of sigmoid losses"),
-        ({"initial_logit_bias": None, "sigmoid_distillation": "release"}, "are of sigmoid losses"),
-        ({"sigmoid_distillation": "soft"}, "sigmoid_distillation.*must be one of"),
-        ({"backend": "fast"}, "backend.*must be"),
-        ({"initial_logit_bias": float("inf")}, "initial_logit_bias.*must be a finite number"),
-        ({"teacher_logit_scales": (100.0,)}, "give one logit scale per teacher"),
-        ({"contrastive_weight": 0.0, "distill_weight": 0.0}, "nothing to minimise"),
+        (
+            {"teacher_logit_biases": (-10.0,)},
+            ("losses.teacher-dims-names-teachers", "2", "teacher_logit_biases", "1", "per"),
+        ),
+        ({"teacher_logit_biases": (-10.0, float("nan"))}, ("strict.finite-number", "teacher_logit_biases")),
+        ({"initial_logit_bias": None, "teacher_logit_biases": (-1, None)}, ("losses.teacher-logit-biases-sigmoid",)),
+        ({"initial_logit_bias": None, "sigmoid_distillation": "release"}, ("losses.teacher-logit-biases-sigmoid",)),
+        ({"sigmoid_distillation": "soft"}, ("strict.must-be-one-of", "sigmoid_distillation")),
+        ({"backend": "fast"}, ("strict.must-be-one-of", "backend")),
+        ({"initial_logit_bias": float("inf")}, ("strict.finite-number", "initial_logit_bias")),
+        ({"teacher_logit_scales": (100.0,)}, ("losses.teacher-dims-names-teachers", "logit scale per teacher")),
+        ({"contrastive_weight": 0.0, "distill_weight": 0.0}, ("losses.contrastive-weight-distill-weight",)),
     ],
 )
-def test_bad_choices_are_refused(choices, message):
-    with pytest.raises(ValueError, match=message):
+def test_bad_choices_are_refused(choices, error):
+    with fails(*error):
         ReinforcedSigmoidLossSpec(**choices)
 
 
 def test_a_bias_that_is_no_number():
-    with pytest.raises(ValueError, match=r"initial_logit_bias.*must be a finite number, but is nan"):
+    with fails("strict.finite-number", "initial_logit_bias", "nan"):
         SigmoidLossSpec(initial_logit_bias=float("nan"))

@@ -11,8 +11,8 @@ import torch
 from mobileclip.data import find_class_names
 from mobileclip.encoders import ClassifierSpec, load_backbone, load_model
 from mobileclip.evaluation import evaluate_classifier
-from mobileclip.recipes.finetuning.tiny import World, write_model, write_shapes
-from mobileclip.recipes.tiny.scenes import SHAPES
+from mobileclip.recipes.finetuning import World, write_model, write_shapes
+from mobileclip.recipes.tiny import SHAPES
 from mobileclip.training import read_metrics
 
 PAGE = Path(__file__).parents[2] / "docs" / "classification.md"

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from mobileclip.encoders import Classifier, ClassifierSpec, load_model, save_model
-from mobileclip.encoders.checkpoints.forms import skeleton
+from mobileclip.encoders.checkpoints import skeleton
 from mobileclip.recipes.classifying import run_recipe
 from mobileclip.serialization import from_json, to_json
 from mobileclip.training import ClassifierRunSpec, read_metrics

@@ -16,15 +16,12 @@ import pytest
 
 from mobileclip.data import RowOptions, SkipReport, as_source, read_samples, write_shard
 from mobileclip.losses import ContrastiveLossSpec
-from mobileclip.recipes.command_line import written_run
+from mobileclip.recipes import written_run
 from mobileclip.recipes.evaluating import run_recipe as run_evaluation
-from mobileclip.recipes.finetuning import run_recipe as run_finetuning
-from mobileclip.recipes.finetuning.tiny import shrink as shrink_finetuning
+from mobileclip.recipes.finetuning import run_recipe as run_finetuning, shrink as shrink_finetuning
 from mobileclip.recipes.reinforcing import run_recipe as run_reinforcing
-from mobileclip.recipes.tiny.few_samples import NUM_SAMPLES, first_samples
-from mobileclip.recipes.training import run_recipe as run_training
-from mobileclip.recipes.training.following import Given, following_training
-from mobileclip.recipes.training.validation import measured_on
+from mobileclip.recipes.tiny import NUM_SAMPLES, first_samples
+from mobileclip.recipes.training import Given, following_training, measured_on, run_recipe as run_training
 from mobileclip.serialization import from_json
 from mobileclip.training import ConstantCosineSchedule, RunSpec, TrainingSpec
 from mobileclip.training.finetuning.run import FinetuneSpec
@@ -34,6 +31,7 @@ from recipes.finetune import finetune
 from recipes.reinforce_dfndr2b import reinforce_dfndr2b
 from tests.data.made_samples import encoded, make_sample
 from tests.encoders.small import SMALL
+from tests.errors import fails
 from tests.evaluation.test_own_data import outside
 from tests.recipes.choices import REINFORCING, ROWS, TRAINING, WITH_ROWS, leaves, training_recipes
 
@@ -156,7 +154,7 @@ def test_columns_are_named_in_the_same_words(run, data, place, capsys, tmp_path)
 
 def test_a_task_of_a_list_that_is_trusted_has_pictures_elsewhere(tmp_path):
     path = outside(tmp_path)
-    with pytest.raises(ValueError, match=r"6 refused_address.* \(--no-inside\)"):
+    with fails("data.sample-used-data-set", "6 refused_address", "(--no-inside)"):
         shrink_finetuning(FinetuneSpec(data=path, output=tmp_path / "out"))
     task = open_task(path, "auto", ("{}",), RowOptions(inside=False))
     assert len(list(task.samples(SkipReport()))) == 6
@@ -164,7 +162,7 @@ def test_a_task_of_a_list_that_is_trusted_has_pictures_elsewhere(tmp_path):
 
 def test_training_measures_on_a_list_that_is_trusted(tmp_path):
     path = outside(tmp_path)
-    with pytest.raises(ValueError, match=r"6 refused_address.* \(--no-inside\)"):
+    with fails("data.sample-used-data-set", "6 refused_address", "(--no-inside)"):
         measured_on((), (path,), RowOptions(), SMALL)
     assert callable(measured_on((), (path,), RowOptions(inside=False), SMALL))
 

@@ -7,6 +7,7 @@ import pytest
 from mobileclip.evaluation import read_results
 from mobileclip.recipes.evaluating import run_recipe
 from recipes.evaluate import evaluate
+from tests.errors import fails
 
 
 def test_help(capsys):
@@ -20,7 +21,7 @@ def test_help(capsys):
 
 
 def test_errors_are_for_people(tmp_path):
-    with pytest.raises(SystemExit, match=r"error: vtab/dtd is not in .*: none of wds_vtab-dtd_test"):
+    with fails("evaluation.none", "vtab/dtd", "wds_vtab-dtd_test", by=SystemExit):
         run_recipe(evaluate(), "", ["mobileclip_s0", "--data", str(tmp_path), "--datasets", "vtab/dtd"])
 
 

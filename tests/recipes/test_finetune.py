@@ -18,32 +18,32 @@ import pytest
 import torch
 import tyro
 
+from mobileclip import reparameterize
 from mobileclip.data import ShardSource, SkipReport, read_samples, write_shards
 from mobileclip.encoders import load_model, save_model
 from mobileclip.evaluation import Session, caption_recall
-from mobileclip.recipes.finetuning import run_recipe
-from mobileclip.recipes.finetuning.command import Command
-from mobileclip.recipes.finetuning.tiny import (
+from mobileclip.recipes.finetuning import (
     TEMPLATE,
     World,
+    run_recipe,
     tiny_model,
     write_model,
     write_new_shapes,
     write_old_tasks,
 )
-from mobileclip.recipes.tiny.shapes import OUTLINES
-from mobileclip.reparam import reparameterize
+from mobileclip.recipes.finetuning.command import Command
+from mobileclip.recipes.tiny import OUTLINES
 from mobileclip.serialization import from_json
 from mobileclip.training import read_metrics
 from mobileclip.training.finetuning.report import Results, Scores, summary, table, write_report
-from mobileclip.training.finetuning.run import FinetuneSpec, _claim, _refuse_other_data
-from mobileclip.training.finetuning.run import finetune as run
+from mobileclip.training.finetuning.run import FinetuneSpec, _claim, _refuse_other_data, finetune as run
 from mobileclip.training.finetuning.scoring import Score, evaluate_task
 from mobileclip.training.finetuning.steps import Steps
 from mobileclip.training.finetuning.tasks import open_task, read_index, split, write_training_data
 from recipes import finetune as finetune_module
 from recipes.finetune import finetune
 from tests.encoders.small import SMALL, randomised
+from tests.errors import fails
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "tests" / "golden" / "augment" / "images"
@@ -113,7 +113,7 @@ def test_the_whole_path_and_a_second_run(spec, capsys, monkeypatch):
     monkeypatch.setattr("mobileclip.training.finetuning.steps.train", None)
     again = run(spec)
     assert again.rows == results.rows
-    with pytest.raises(ValueError, match="holds a run with other choices"):
+    with fails("training.holds-run-other-choices"):
         run(attrs.evolve(spec, epochs=2))
     assert num_train + results.before.new.num_images == 8 * 6
 
@@ -260,7 +260,7 @@ def test_data_of_every_kind_is_recognised(world, tmp_path):
     write_shards(tmp_path / "labelled", labelled)
     task = open_task(str(tmp_path / "labelled"), "auto", ("{}",))
     assert (task.kind, type(task.source)) == ("classes", ShardSource)
-    with pytest.raises(ValueError, match="has no classes: expected a folder for every class"):
+    with fails("data.classes-folder-every-class"):
         open_task(str(world / "held-out-scenes"), "classes", ("{}",))
 
 
@@ -317,7 +317,7 @@ def test_labels_that_change_behind_size_and_time_are_other_data(world, tmp_path)
     task, changed = written(swapped)
     assert (changed.st_size, changed.st_mtime) == (status.st_size, status.st_mtime)
     assert task.fingerprint != before
-    with pytest.raises(ValueError, match="holds a run on other pictures"):
+    with fails("training.holds-run-other-pictures"):
         _refuse_other_data(spec, task)
 
 
@@ -327,32 +327,32 @@ def test_keys_that_come_twice_with_labels_are_refused(world, tmp_path):
         write_shards(tmp_path / "shards" / name, labelled)
         (tmp_path / "shards" / name / "00000000.tar").rename(tmp_path / "shards" / f"{name}.tar")
     task = open_task(str(tmp_path / "shards" / "{one,two}.tar"), "auto", ("{}",))
-    with pytest.raises(ValueError, match="comes twice in"):
+    with fails("training.key-comes-twice-keys"):
         write_training_data(task, tmp_path / "data")
 
 
 def test_mistakes_end_with_one_line(spec, world, tmp_path, monkeypatch):
-    with pytest.raises(SystemExit, match="error: --checkpoint is missing"):
+    with fails("training.missing-fine-tune-pictures", "--checkpoint", by=SystemExit):
         run_recipe(finetune(), None, [])
     common = ["--output", str(tmp_path / "x"), "--templates", TEMPLATE]
     folded = tmp_path / "folded.safetensors"
     save_model(load_model(spec.checkpoint), folded)
-    with pytest.raises(SystemExit, match=r"error: .* is folded and no longer has the branches that training needs"):
+    with fails("encoders.folded-longer-branches-training", by=SystemExit):
         run_recipe(finetune(), None, ["--checkpoint", str(folded), "--data", spec.data, *common])
     tower = tmp_path / "tower.safetensors"
     save_model(randomised(SMALL).image_encoder, tower)
-    with pytest.raises(SystemExit, match=r"error: .* holds one tower alone"):
+    with fails("training.holds-tower-alone-fine", by=SystemExit):
         run_recipe(finetune(), None, ["--checkpoint", str(tower), "--data", spec.data, *common])
-    with pytest.raises(SystemExit, match=r"error: .*fill no batch of 64; give a smaller --batch-size"):
+    with fails("training.pictures-train-fill-batch", "64", by=SystemExit):
         run_recipe(finetune(), None, ["--checkpoint", spec.checkpoint, "--data", spec.data, *common, "--batch-size=64"])
     wrong = ["--checkpoint", spec.checkpoint, "--data", spec.data, "--batch-size", "8", "--batch-norm", "synchronised"]
-    with pytest.raises(SystemExit, match=r"error: batch norms are synchronised between processes"):
+    with fails("training.batch-norms-synchronised-between", by=SystemExit):
         run_recipe(finetune(), None, [*wrong, *common])
     assert not (tmp_path / "x" / "spec.json").exists()
-    with pytest.raises(ValueError, match="alphas lie between 0"):
+    with fails("training.lie-between-original-fine", "alphas"):
         FinetuneSpec(alphas=(2.0,))
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(SystemExit, match="error: --tiny is for one process"):
+    with fails("recipes.tiny-process-start-without", by=SystemExit):
         run_recipe(finetune(), None, ["--tiny"])
 
 
@@ -441,7 +441,7 @@ def test_a_process_whose_others_do_not_come_waits_for_them_no_longer_than_it_may
     place = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     for name, value in place.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(TimeoutError, match=r"process 1 of 2 waited for the others in vain \(at most 1 s\)"):
+    with fails("training.process-waited-others-vain", "1", "2"):
         run(attrs.evolve(spec, collective_seconds=1))
     assert not (spec.output / "data").exists()
 

@@ -5,7 +5,7 @@ import torch
 
 from mobileclip.data import Tokenizer, read_text_input
 from mobileclip.encoders import DualEncoderSpec, MCtSpec, load_model, save_model
-from mobileclip.recipes.finetuning.tiny import TEMPLATE, World, write_new_shapes
+from mobileclip.recipes.finetuning import TEMPLATE, World, write_new_shapes
 from mobileclip.training.finetuning.run import FinetuneSpec, finetune
 from tests.data.tokenizer_files import KINDS
 from tests.export.models import VIT, seeing

@@ -2,8 +2,7 @@
 
 import pytest
 
-from mobileclip.recipes.files import header_of, recipe_files
-from mobileclip.recipes.header import read_header
+from mobileclip.recipes import header_of, read_header, recipe_files
 
 TEXT = r"""Do one thing
 well.

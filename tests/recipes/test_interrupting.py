@@ -19,8 +19,7 @@ import torch
 
 from mobileclip.data import ReinforcementCard, write_card, write_shard
 from mobileclip.encoders import save_model
-from mobileclip.reinforce import Manifest
-from mobileclip.reinforce.manifest import ShardEntry
+from mobileclip.reinforce import Manifest, ShardEntry
 from tests.data.made_samples import encoded, make_sample, write_raw
 from tests.descendants import are_gone, descendants, kill_all
 from tests.encoders.small import SMALL

@@ -13,10 +13,11 @@ import attrs
 import pytest
 
 from mobileclip.data import RangeAugmentSpec
-from mobileclip.recipes.files import header_of, recipe_files
-from mobileclip.recipes.training.memory import step_memory
+from mobileclip.recipes import header_of, recipe_files
+from mobileclip.recipes.training import step_memory
 from recipes.train_s0 import train_s0
 from tests.encoders.small import SMALL
+from tests.errors import fails
 from tests.recipes.choices import TRAINING, WITH_ROWS
 from tests.recipes.measure_step import changed
 
@@ -107,7 +108,7 @@ def test_processes_share_the_batch_and_exchange():
     assert (alone.buckets, alone.gathered, alone.average) == (0, 0, 0)
     assert shared.buckets == alone.optimizer // 2
     assert shared.gathered == 32 * 4 * (2 * SMALL.text.embedding_dim + 1536)
-    with pytest.raises(ValueError, match="cannot be divided among 5"):
+    with fails("recipes.batch-divided-among-processes", "5"):
         step_memory(run, num_processes=5)
 
 

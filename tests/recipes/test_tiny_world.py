@@ -12,12 +12,9 @@ import torch.nn.functional as F
 from PIL import Image, ImageColor
 
 from mobileclip.data import ImageTransform, Tokenizer, as_source, count_samples, find_card, write_card, write_shard
-from mobileclip.recipes.finetuning.tiny import World, shrink, write_old_tasks
-from mobileclip.recipes.tiny.few_samples import first_samples
-from mobileclip.recipes.tiny.fitted_model import fitted_model
-from mobileclip.recipes.tiny.scenes import COLOURS, SHAPES
-from mobileclip.recipes.tiny.shapes import OUTLINES, draw_shape
-from mobileclip.recipes.training.tiny import tiny_run
+from mobileclip.recipes.finetuning import World, shrink, write_old_tasks
+from mobileclip.recipes.tiny import COLOURS, OUTLINES, SHAPES, draw_shape, first_samples, fitted_model
+from mobileclip.recipes.training import tiny_run
 from mobileclip.training.finetuning.run_spec import FinetuneSpec
 from recipes.train_s2 import train_s2
 from tests.data.made_samples import encoded, make_sample

@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file
 
 from mobileclip.encoders import MCtSpec, load_model
-from mobileclip.evaluation import Session, evaluate_benchmark, open_benchmark
-from mobileclip.evaluation.candidates import candidate_of
+from mobileclip.evaluation import Session, candidate_of, evaluate_benchmark, open_benchmark
 from mobileclip.recipes.training import run_recipe
 from mobileclip.serialization import from_json
 from mobileclip.training import RunSpec, read_metrics
 from tests.data.tokenizer_files import KINDS
+from tests.errors import fails
 from tests.evaluation.scene_models import write_scene_benchmarks
 from tests.recipes.choices import CLASSIFYING, ROWS, TRAINING, WITH_ROWS, training_recipes
 
@@ -108,7 +108,7 @@ def test_held_out_shards_and_data_sets_in_the_public_layout_between_epochs(world
 def test_a_data_set_that_cannot_be_evaluated_is_named_before_the_training(world, tmp_path):
     folder, _ = write_scene_benchmarks(tmp_path, 4)
     (folder / "test" / "0.tar").unlink()
-    with pytest.raises(SystemExit, match="1 of the 1 shards of scenes are missing"):
+    with fails("evaluation.shards-missing-fetch-missing", "1", "scenes", by=SystemExit):
         run_tiny(world, ROWS, "plain", ["--evaluate", str(folder), "--output", str(tmp_path / "output")])
     assert not (tmp_path / "output" / "metrics.jsonl").exists()
 

@@ -23,11 +23,11 @@ import attrs
 from benchmarks.object_store import ObjectStore, object_store
 from mobileclip.data import AugmentationSpec
 from mobileclip.engines import RUN
-from mobileclip.inference.optimization.optimizing import processor
+from mobileclip.inference import processor
 from mobileclip.reinforce import ReinforcementSpec
 from mobileclip.reinforce.manifest import MANIFEST, TAIL
 from mobileclip.reinforce.worker import STAGING
-from mobileclip.storage.exclusive import LOCK
+from mobileclip.storage import LOCK
 from mobileclip.terminal import say
 from tests.descendants import are_gone, descendants
 from tests.reinforce.conftest import plain_shards, small_teacher_files

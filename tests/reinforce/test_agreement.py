@@ -11,8 +11,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mobileclip.data import AugmentationSpec, ViewAgreement, decode_image, find_card, read_card, read_reinforced_samples
-from mobileclip.data.images.transform import ImageTransform
+from mobileclip.data import (
+    AugmentationSpec,
+    ImageTransform,
+    ViewAgreement,
+    decode_image,
+    find_card,
+    read_card,
+    read_reinforced_samples,
+)
 from mobileclip.inputs import ImageInput
 from mobileclip.reinforce import InlineEngine, Manifest, ModelTeacher, ReinforcementSpec, TeacherEnsemble, reinforce
 from mobileclip.reinforce.agreement import measure_agreement, plain_augmentation

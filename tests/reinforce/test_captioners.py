@@ -11,11 +11,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from mobileclip.interop.open_clip_models import load_open_clip
-from mobileclip.recipes.tiny.models import CONFIGS, write_tiny_models
-from mobileclip.reinforce.captioners import Captioner, CaptionerSpec, CocaCaptioner
-from mobileclip.reinforce.captioners import captioners as registry
-from mobileclip.reinforce.captioners.coca import Vocabulary
-from mobileclip.reinforce.captioners.decoder import CocaDecoder
+from mobileclip.recipes.tiny import CONFIGS, write_tiny_models
+from mobileclip.reinforce import Captioner, CaptionerSpec, CocaCaptioner
+from mobileclip.reinforce.captioners import CocaDecoder, Vocabulary, captioners as registry
 from mobileclip.serialization import from_json
 from mobileclip.tensor_files.weights import weights_sha256
 from mobileclip.testing import check_captioner

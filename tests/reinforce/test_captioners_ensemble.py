@@ -10,9 +10,8 @@ import pytest
 
 from mobileclip.data import AugmentationSpec, ShardSource, read_card, read_samples, write_shard
 from mobileclip.recipes.reinforcing.command import Command, resolve
-from mobileclip.recipes.tiny.models import write_tiny_models
-from mobileclip.reinforce import CaptionSet, ReinforcementSpec, SeveralCaptioners, reinforce
-from mobileclip.reinforce.captioners import Captioner
+from mobileclip.recipes.tiny import write_tiny_models
+from mobileclip.reinforce import Captioner, CaptionSet, ReinforcementSpec, SeveralCaptioners, reinforce
 from recipes.reinforce_dfndr2b import reinforce_dfndr2b
 from tests.errors import fails
 from tests.reinforce.conftest import plain_sample

@@ -11,8 +11,7 @@ import torch
 from PIL import Image
 
 from mobileclip.data import AugmentationSpec, read_samples, write_shard
-from mobileclip.reinforce import ImageTextToTextCaptioner, ReinforcementSpec, reinforce
-from mobileclip.reinforce.captioners import Captioner
+from mobileclip.reinforce import Captioner, ImageTextToTextCaptioner, ReinforcementSpec, reinforce
 from mobileclip.testing import check_captioner
 from tests.errors import fails
 from tests.no_float64 import no_float64

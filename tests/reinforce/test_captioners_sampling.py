@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from mobileclip.reinforce.captioners.sampling import caption_streams, nucleus_ids
+from mobileclip.reinforce.captioners import caption_streams, nucleus_ids
 
 
 def logits_of(rows, vocab, seed, spread=3.0):

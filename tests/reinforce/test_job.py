@@ -391,7 +391,7 @@ def test_a_folder_and_a_list_of_images(teachers, tmp_path):
 
 
 def test_an_image_that_the_captioner_cannot_take_costs_itself_alone(teachers, tmp_path):
-    from mobileclip.recipes.tiny.models import write_tiny_models
+    from mobileclip.recipes.tiny import write_tiny_models
 
     captioner = write_tiny_models(tmp_path / "models").captioner.build()
     stream = io.BytesIO()

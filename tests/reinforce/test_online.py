@@ -15,8 +15,7 @@ from mobileclip.data import (
     write_shards,
 )
 from mobileclip.inputs import ImageInput
-from mobileclip.recipes.tiny.models import write_tiny_models
-from mobileclip.recipes.tiny.scenes import scene_samples
+from mobileclip.recipes.tiny import scene_samples, write_tiny_models
 from mobileclip.reinforce import OnlineTeachers, ReinforcementSpec, build_ensemble, reinforce
 from tests.errors import fails
 

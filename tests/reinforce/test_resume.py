@@ -12,9 +12,8 @@ import pytest
 from benchmarks.object_store import object_store
 from mobileclip import storage
 from mobileclip.data import AugmentationSpec, card_of_shards, read_card, read_samples, write_shard
-from mobileclip.data.shards.counts import shard_sizes
-from mobileclip.reinforce import InlineEngine, Manifest, ReinforcementSpec, reinforce
-from mobileclip.reinforce import manifest as manifests
+from mobileclip.data.shards import shard_sizes
+from mobileclip.reinforce import InlineEngine, Manifest, ReinforcementSpec, manifest as manifests, reinforce
 from mobileclip.serialization import to_json
 from tests.errors import fails
 from tests.reinforce.conftest import plain_sample

@@ -1,8 +1,7 @@
 import attrs
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -10,7 +9,7 @@ import mobileclip
 from mobileclip.data import Tokenizer
 from mobileclip.encoders import load_model, save_model
 from mobileclip.inputs import ImageInput
-from mobileclip.reinforce.teachers import (
+from mobileclip.reinforce import (
     CheckpointTeacher,
     ModelTeacher,
     OpenClipTeacher,

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from mobileclip.data import ImageTransform
 from mobileclip.extras import install
 from mobileclip.interop.open_clip_models import image_input
-from mobileclip.recipes.tiny.models import CONFIGS, write_tiny_models
-from mobileclip.reinforce.teachers import OpenClipTeacher, Teacher, build_ensemble
+from mobileclip.recipes.tiny import CONFIGS, write_tiny_models
+from mobileclip.reinforce import OpenClipTeacher, Teacher, build_ensemble
 from mobileclip.testing import check_teacher
 from tests.errors import fails
 from tests.reinforce.conftest import picture

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from mobileclip.extras import install
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD
 from mobileclip.interop.transformers_models import image_input
-from mobileclip.reinforce.teachers import OpenClipTeacher, Teacher, TransformersTeacher, build_ensemble
+from mobileclip.reinforce import OpenClipTeacher, Teacher, TransformersTeacher, build_ensemble
 from mobileclip.testing import check_teacher
 from tests.errors import fails
 from tests.reinforce.conftest import picture

@@ -17,10 +17,9 @@ from PIL import Image
 
 from mobileclip.cli import main
 from mobileclip.data import LAYOUTS, AugmentationSpec, Skip, read_card, read_reinforced_samples, write_card, write_shard
-from mobileclip.data.shards.files import read_shard
+from mobileclip.data.shards import read_shard
 from mobileclip.engines import InlineEngine, LocalEngine, Retries
-from mobileclip.reinforce import Manifest, ReinforcementSpec, ShardEntry, reinforce, shard_check, verify
-from mobileclip.reinforce.teachers import build_ensemble
+from mobileclip.reinforce import Manifest, ReinforcementSpec, ShardEntry, build_ensemble, reinforce, shard_check, verify
 from mobileclip.reinforce.verify import choose_tasks
 from tests.data.made_samples import write_raw
 from tests.errors import fails

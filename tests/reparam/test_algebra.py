@@ -2,13 +2,21 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from mobileclip.reparam import fuse_conv_bn, identity_kernel, norm_affine, pad_kernel, scale_output, shift_input
-from mobileclip.reparam.algebra import conv_with, plain_conv, widened
+from mobileclip.reparam import (
+    conv_with,
+    fuse_conv_bn,
+    identity_kernel,
+    norm_affine,
+    pad_kernel,
+    plain_conv,
+    scale_output,
+    shift_input,
+    widened,
+)
 from tests.blocks.filling import filled, noise
 from tests.errors import fails
 

@@ -5,8 +5,9 @@ import timm
 import torch
 from torch import nn
 
+from mobileclip import reparameterize
 from mobileclip.blocks import RepMixer
-from mobileclip.reparam import folds, reparameterize
+from mobileclip.reparam import folds
 from tests.blocks.filling import filled, noise
 
 

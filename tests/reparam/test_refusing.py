@@ -8,6 +8,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 from torch.nn.utils import parametrizations
 
+from mobileclip import reparameterize
 from mobileclip.blocks import (
     Attention2d,
     AttentionBlock,
@@ -19,7 +20,7 @@ from mobileclip.blocks import (
     RepMixerBlock,
     TextRepMixerBlock,
 )
-from mobileclip.reparam import Reparameterizable, is_folded, reparameterize
+from mobileclip.reparam import Reparameterizable, is_folded
 from mobileclip.training.cpu import quicken
 from tests.blocks.filling import filled, noise
 

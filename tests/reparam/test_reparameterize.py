@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import nn
 
+from mobileclip import reparameterize
 from mobileclip.blocks import (
     AttentionBlock,
     ConvNorm,
@@ -18,7 +18,7 @@ from mobileclip.blocks import (
     RepMixerBlock,
     TextRepMixerBlock,
 )
-from mobileclip.reparam import LayerScale, Reparameterizable, foldable_modules, is_folded, reparameterize
+from mobileclip.reparam import LayerScale, Reparameterizable, foldable_modules, is_folded
 from tests.blocks.filling import filled, noise
 from tests.errors import fails
 

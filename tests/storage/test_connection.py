@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
+from mobileclip.storage import StoreLimits
 from mobileclip.storage.connection import Exchange
-from mobileclip.storage.limits import StoreLimits
 from tests.errors import fails
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from mobileclip.training import World, connected
-from mobileclip.training.objectives.objective import ImageTextObjective
+from mobileclip.training import ImageTextObjective, World, connected
 from tests.training.runs import new_model, share_of, training_spec
 from tests.training.test_objective import relative_error
 

@@ -25,9 +25,8 @@ from pathlib import Path
 import attrs
 import torch
 
-from mobileclip.data import ReinforcedBatch, StreamPosition
-from mobileclip.data.loading.pipeline import ReinforcedPipeline
-from mobileclip.data.shards.counts import write_sizes
+from mobileclip.data import ReinforcedBatch, ReinforcedPipeline, StreamPosition
+from mobileclip.data.shards import write_sizes
 from mobileclip.processes import this_process
 from mobileclip.terminal import say
 from mobileclip.terminal.interruption import interruptible

@@ -19,7 +19,7 @@ from mobileclip.data import ReinforcedPipelineSpec, write_shards
 from mobileclip.encoders import DualEncoderSpec, MCiSpec, MCtSpec, StageSpec
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import ReinforcedLossSpec
-from mobileclip.recipes.command_line import reported
+from mobileclip.recipes import reported
 from mobileclip.training import CosineSchedule, Evaluate, RunSpec, TrainingSpec, read_metrics, run
 from tests.data.made_samples import make_sample
 

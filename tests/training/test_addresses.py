@@ -13,8 +13,8 @@ from safetensors.torch import load
 from mobileclip import storage
 from mobileclip.encoders import load_model
 from mobileclip.training import MetricLog, plot_curves, read_metrics, run, train
-from mobileclip.training.checkpoints.state_file import digest
-from mobileclip.training.records.comparison import compare_runs
+from mobileclip.training.checkpoints import digest
+from mobileclip.training.records import compare_runs
 from tests.descendants import descendants, environment_of, kill_all
 from tests.errors import fails
 from tests.stores import s3_server

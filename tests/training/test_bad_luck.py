@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mobileclip.data.loading.examples import ExampleMaker
+from mobileclip.data import ExampleMaker
 from mobileclip.data.workers import LostProcessError
 from mobileclip.training import read_metrics, run
 from tests.data.made_samples import make_sample

@@ -9,8 +9,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from mobileclip.data import LabelledPipelineSpec, MixingSpec, RandomErasingSpec, RangeAugmentSpec
-from mobileclip.encoders import Classifier, DualEncoderSpec, load_model, save_model
-from mobileclip.encoders.dual import DualEncoder
+from mobileclip.encoders import Classifier, DualEncoder, DualEncoderSpec, load_model, save_model
 from mobileclip.evaluation import classifier_hook, evaluate_classifier
 from mobileclip.inputs import ImageInput
 from mobileclip.losses import ContrastiveLossSpec, LossSpec, losses

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from mobileclip.data import RangeAugmentSpec
-from mobileclip.training import World, read_metrics, train
-from mobileclip.training.objectives.objective import ImageTextObjective
+from mobileclip.training import ImageTextObjective, World, read_metrics, train
 from tests.training.runs import Batches, KilledError, batch_of, image_of, new_model, training_spec
 from tests.training.test_objective import INSTANTIATED, TRANSFORMERS, relative_error
 

@@ -25,8 +25,7 @@ from mobileclip.inputs import ImageInput
 from mobileclip.losses import SigmoidLossSpec
 from mobileclip.storage import exclusive
 from mobileclip.training import AdamWSpec, read_metrics, train
-from mobileclip.training.checkpoints.checkpoint import CheckpointFolder
-from mobileclip.training.checkpoints.state_file import DIGEST, digest
+from mobileclip.training.checkpoints import DIGEST, CheckpointFolder, digest
 from tests.errors import fails
 from tests.training.runs import Batches, KilledError, batch_of, image_of, new_model, training_spec
 

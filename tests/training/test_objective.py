@@ -12,9 +12,8 @@ import torch
 from mobileclip.data import RangeAugmentSpec
 from mobileclip.encoders import TextTransformerSpec, ViTSpec
 from mobileclip.inputs import ImageInput, TextInput
-from mobileclip.training import World, decay_groups
+from mobileclip.training import ImageTextObjective, World, decay_groups
 from mobileclip.training.cpu import quicken
-from mobileclip.training.objectives.objective import ImageTextObjective
 from mobileclip.training.spec import COMPILED
 from tests.errors import fails
 from tests.training.runs import MODEL, batch_of, image_of, new_model, training_spec

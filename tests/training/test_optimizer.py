@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mobileclip.blocks import build_model
+from mobileclip import build_model
 from mobileclip.training import AdamWSpec, decay_groups
 from mobileclip.training.finetuning import LayerDecayAdamWSpec
 from mobileclip.training.optimizer import set_learning_rate

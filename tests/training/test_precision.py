@@ -11,8 +11,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mobileclip.blocks import set_attention_backend
-from mobileclip.training import MovingAverage, World
-from mobileclip.training.objectives.objective import ImageTextObjective
+from mobileclip.training import ImageTextObjective, MovingAverage, World
 from tests.training.runs import batch_of, new_model, training_spec
 from tests.training.test_objective import TRANSFORMERS
 

@@ -6,14 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from mobileclip.blocks import (
-    AttentionBlock,
-    BlockSequence,
-    RepMixerBlock,
-    TextRepMixerBlock,
-    TransformerLayer,
-    build_model,
-)
+from mobileclip import build_model
+from mobileclip.blocks import AttentionBlock, BlockSequence, RepMixerBlock, TextRepMixerBlock, TransformerLayer
 from mobileclip.blocks.recompute import RecomputingSequence, recompute, recomputed
 from tests.encoders.small import SMALL
 from tests.errors import fails

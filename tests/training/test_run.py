@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from mobileclip import reparameterize
 from mobileclip.data import (
     ReinforcedPipelineSpec,
     ReinforcementCard,
@@ -25,7 +26,6 @@ from mobileclip.data import (
 from mobileclip.encoders import DualEncoderSpec, MCiSpec, MCtSpec, StageSpec, load_model, save_model
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import ReinforcedLossSpec
-from mobileclip.reparam import reparameterize
 from mobileclip.serialization import from_json
 from mobileclip.training import CosineSchedule, RunSpec, TrainingSpec, read_metrics, run
 from tests.data.made_samples import make_sample, write_raw

@@ -11,8 +11,7 @@ import torch
 
 from mobileclip.terminal.interruption import Interrupted
 from mobileclip.training import train
-from mobileclip.training.checkpoints.state_file import StateFile, digest, mark, read_state
-from mobileclip.training.checkpoints.writing import BackgroundWriter
+from mobileclip.training.checkpoints import BackgroundWriter, StateFile, digest, mark, read_state
 from tests.training.runs import Batches, batch_of, new_model, training_spec
 from tests.training.test_loop import last_checkpoint
 

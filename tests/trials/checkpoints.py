@@ -20,8 +20,7 @@ import torch
 from torch import nn
 
 from mobileclip.encoders import load_model, save_model
-from mobileclip.encoders.checkpoints import read_checkpoint
-from mobileclip.encoders.checkpoints.forms import FORMS, tensor_shapes
+from mobileclip.encoders.checkpoints import FORMS, read_checkpoint, tensor_shapes
 from tests.encoders.small import SMALL, randomised
 from tests.trials.harness import CANARY, Case, Outcome, PickledCanary, run_command
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from mobileclip import reparameterize
 from mobileclip.encoders import save_model
-from mobileclip.reparam import reparameterize
 from tests.encoders.small import SMALL, randomised
 from tests.trials.harness import Finished, run_command
 

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from mobileclip.export import ExportSpec, bundled_samples, export_model
-from mobileclip.export.targets import targets
+from mobileclip.export import ExportSpec, bundled_samples, export_model, targets
 from tests.export.hostile import PROGRAMS, make
 from tests.export.hostile_folders import FOLDERS, ONNX, sign
 from tests.export.hostile_others import OTHERS

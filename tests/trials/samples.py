@@ -15,27 +15,26 @@ from mobileclip.data import (
     ImageTextSample,
     JsonLinesSource,
     SkipReport,
+    find_card,
     read_reinforced_samples,
     read_samples,
     write_shard,
 )
 from mobileclip.data.buckets import Records
-from mobileclip.data.joining.join import join_images
-from mobileclip.data.joining.records import (
+from mobileclip.data.joining import (
     PLACES,
     AboutShard,
+    JoinReport,
+    JoinSpec,
+    join_images,
     read_about,
     read_records,
     records_path,
     write_records,
 )
-from mobileclip.data.joining.report import JoinReport
-from mobileclip.data.joining.spec import JoinSpec
-from mobileclip.data.samples.members import sample_members
-from mobileclip.data.shards.card import find_card
+from mobileclip.data.samples import sample_members
 from mobileclip.engines import InlineEngine, Retries
-from mobileclip.reinforce import verify
-from mobileclip.reinforce.manifest import Manifest
+from mobileclip.reinforce import Manifest, verify
 from tests.data.made_samples import encoded, make_sample, write_raw
 from tests.trials.harness import Case, Outcome
 

@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 
 from mobileclip.data import ImageTextSample, ShardSource, SkipReport, count_samples, read_samples, write_shard
-from mobileclip.data.joining.image_scan import ImageScan, NameScan
-from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
-from mobileclip.data.viewing.inspection import inspect_sample
+from mobileclip.data.joining import ImageScan, NameScan
+from mobileclip.data.samples import SAMPLE_LIMITS, SampleLimits
+from mobileclip.data.viewing import inspect_sample
 from tests.data.made_samples import encoded
 from tests.trials.harness import Case, Outcome, run_command
 

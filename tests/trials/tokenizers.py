@@ -14,9 +14,9 @@ from typing import Any
 
 import attrs
 
+from mobileclip import ImageTextModel
 from mobileclip.data import Tokenizer, read_text_input
 from mobileclip.encoders import load_model, save_model
-from mobileclip.inference.zero_shot import ImageTextModel
 from tests.data.tokenizer_files import KINDS, TEXTS
 from tests.encoders.small import SMALL, randomised
 from tests.trials.checkpoints import LENGTH

@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from examples.quickstart.emoji.efficientnet import MEAN, STD, EfficientNetLite0, folded_state
-from examples.quickstart.emoji.minilm import DIM as TEXT_DIM
-from examples.quickstart.emoji.minilm import SentenceEncoder
+from examples.quickstart.emoji.minilm import DIM as TEXT_DIM, SentenceEncoder
 from mobileclip.data import normalize_pixels
 from mobileclip.extras import install_library
 from mobileclip.inputs import ImageInput

@@ -2,3 +2,7 @@
 
 What writes such a file belongs here; the server, with its page, is in `web`.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

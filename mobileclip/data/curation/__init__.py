@@ -3,20 +3,29 @@
 Scores of shards, lists of uids made from them, near duplicates. Whatever needs a model belongs elsewhere.
 """
 
+from mobileclip.data.curation.clusters import VectorTable, find_centres, members_of_clusters
 from mobileclip.data.curation.duplicates import DuplicatesSpec, find_duplicates
 from mobileclip.data.curation.filtering import FilterSpec, filter_samples
-from mobileclip.data.curation.logit_scales import LogitScaleReport, LogitScaleSpec, tune_scales
+from mobileclip.data.curation.logit_scales import SCALES, LogitScaleReport, LogitScaleSpec, tune_scales
 from mobileclip.data.curation.scores import Scores, ScoreSpec, score_shards
+from mobileclip.data.curation.similarity import columns_of, image_vector, similarities
 
 __all__ = [
+    "SCALES",
     "DuplicatesSpec",
     "FilterSpec",
     "LogitScaleReport",
     "LogitScaleSpec",
     "ScoreSpec",
     "Scores",
+    "VectorTable",
+    "columns_of",
     "filter_samples",
+    "find_centres",
     "find_duplicates",
+    "image_vector",
+    "members_of_clusters",
     "score_shards",
+    "similarities",
     "tune_scales",
 ]

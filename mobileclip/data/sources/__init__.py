@@ -8,16 +8,27 @@ from mobileclip.data.sources.base import Source, Unit, sources
 from mobileclip.data.sources.class_folder import ClassFolderSource
 from mobileclip.data.sources.folder import FolderSource
 from mobileclip.data.sources.jsonl import JsonLinesSource
-from mobileclip.data.sources.opening import DataSet, as_source, label_of, open_data_set
+from mobileclip.data.sources.opening import (
+    EXPECTED,
+    DataSet,
+    LabelledShardSource,
+    as_source,
+    is_place,
+    label_of,
+    name_of,
+    open_data_set,
+)
 from mobileclip.data.sources.public_layout import PublicLayoutSource
 from mobileclip.data.sources.shards import ShardSource
 from mobileclip.data.sources.tables import TableSource
 
 __all__ = [
+    "EXPECTED",
     "ClassFolderSource",
     "DataSet",
     "FolderSource",
     "JsonLinesSource",
+    "LabelledShardSource",
     "PublicLayoutSource",
     "RowOptions",
     "ShardSource",
@@ -25,7 +36,9 @@ __all__ = [
     "TableSource",
     "Unit",
     "as_source",
+    "is_place",
     "label_of",
+    "name_of",
     "open_data_set",
     "sources",
 ]

@@ -5,12 +5,16 @@ A new layout of a model's weights enters here. Reading tensors from files is for
 
 from mobileclip.encoders.checkpoints import official, open_clip
 from mobileclip.encoders.checkpoints.backbone import load_backbone
+from mobileclip.encoders.checkpoints.files import write_tensors
+from mobileclip.encoders.checkpoints.forms import FORMS, in_form, skeleton, tensor_shapes
 from mobileclip.encoders.checkpoints.layouts import ModelSpec, layouts
 from mobileclip.encoders.checkpoints.loading import Stored, load_model, read_checkpoint, resolve_spec
+from mobileclip.encoders.checkpoints.neutral import with_neutral_norms
 from mobileclip.encoders.checkpoints.published import (
     PACKAGED,
     PREFIX,
     PRETRAINED,
+    PUBLISHED,
     licence_of,
     of_same_architecture,
     packaged,
@@ -20,12 +24,15 @@ from mobileclip.encoders.checkpoints.saving import save_model
 from mobileclip.tensor_files import CheckpointError
 
 __all__ = [
+    "FORMS",
     "PACKAGED",
     "PREFIX",
     "PRETRAINED",
+    "PUBLISHED",
     "CheckpointError",
     "ModelSpec",
     "Stored",
+    "in_form",
     "layouts",
     "licence_of",
     "load_backbone",
@@ -37,5 +44,9 @@ __all__ = [
     "read_checkpoint",
     "resolve_spec",
     "save_model",
+    "skeleton",
+    "tensor_shapes",
     "unpublished",
+    "with_neutral_norms",
+    "write_tensors",
 ]

@@ -3,7 +3,7 @@
 A new format enters here, registered by name. What holds for all of them belongs in `export`.
 """
 
-from mobileclip.export.targets.base import Target, targets
+from mobileclip.export.targets.base import NotRunHereError, Target, targets
 from mobileclip.export.targets.coreai import CoreAITarget
 from mobileclip.export.targets.coreml import CoreMLTarget
 from mobileclip.export.targets.executorch import ExecuTorchTarget
@@ -20,11 +20,13 @@ targets.add("onnx", OnnxTarget())
 targets.add("openvino", OpenVINOTarget())
 targets.add("torch", TorchTarget())
 
+
 __all__ = [
     "CoreAITarget",
     "CoreMLTarget",
     "ExecuTorchTarget",
     "LiteRTTarget",
+    "NotRunHereError",
     "OnnxTarget",
     "OpenVINOTarget",
     "Target",

@@ -4,5 +4,25 @@ What is fine-tuned, and how, belongs in `training.finetuning`.
 """
 
 from mobileclip.recipes.finetuning.command import run_recipe
+from mobileclip.recipes.finetuning.tiny import (
+    TEMPLATE,
+    World,
+    shrink,
+    tiny_model,
+    write_model,
+    write_new_shapes,
+    write_old_tasks,
+    write_shapes,
+)
 
-__all__ = ["run_recipe"]
+__all__ = [
+    "TEMPLATE",
+    "World",
+    "run_recipe",
+    "shrink",
+    "tiny_model",
+    "write_model",
+    "write_new_shapes",
+    "write_old_tasks",
+    "write_shapes",
+]

@@ -3,10 +3,12 @@
 A new captioner enters here, registered by name. What is done with captions belongs in `reinforce`.
 """
 
-from mobileclip.reinforce.captioners.coca import CocaCaptioner
+from mobileclip.reinforce.captioners.coca import CocaCaptioner, Vocabulary
+from mobileclip.reinforce.captioners.decoder import CocaDecoder
 from mobileclip.reinforce.captioners.ensemble import CaptionerEnsemble, CaptionSet, SeveralCaptioners, caption_sets
 from mobileclip.reinforce.captioners.image_text_to_text import ImageTextToTextCaptioner
 from mobileclip.reinforce.captioners.protocol import Captioner
+from mobileclip.reinforce.captioners.sampling import caption_streams, nucleus_ids
 from mobileclip.reinforce.captioners.spec import CaptionerSpec, captioners
 
 __all__ = [
@@ -15,8 +17,12 @@ __all__ = [
     "CaptionerEnsemble",
     "CaptionerSpec",
     "CocaCaptioner",
+    "CocaDecoder",
     "ImageTextToTextCaptioner",
     "SeveralCaptioners",
+    "Vocabulary",
     "caption_sets",
+    "caption_streams",
     "captioners",
+    "nucleus_ids",
 ]

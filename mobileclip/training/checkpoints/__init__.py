@@ -2,3 +2,7 @@
 
 When a run writes one does not belong here, see `saving`.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

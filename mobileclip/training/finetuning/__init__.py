@@ -11,7 +11,7 @@ from mobileclip.training.finetuning.batch_norm import (
 )
 from mobileclip.training.finetuning.freezing import Tower, freeze_tower
 from mobileclip.training.finetuning.interpolation import interpolate_weights
-from mobileclip.training.finetuning.labels import labelled_contrastive, with_labels
+from mobileclip.training.finetuning.labels import LabelledContrastiveSpec, labelled_contrastive, with_labels
 from mobileclip.training.finetuning.layer_rates import (
     Granularity,
     LayerDecayAdamWSpec,
@@ -27,6 +27,7 @@ __all__ = [
     "FinetuningSpec",
     "FrozenBatchNorm2d",
     "Granularity",
+    "LabelledContrastiveSpec",
     "LayerDecayAdamWSpec",
     "LoraSpec",
     "Tower",

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from mobileclip.collections import Collection, IndexOptions, ModelSource
-from mobileclip.collections.indexing.writing import MARK
-from mobileclip.collections.store.manifest import read_manifest
+from mobileclip.collections.indexing import MARK
+from mobileclip.collections.store import read_manifest
 from mobileclip.engines import LocalEngine, Retries
 from mobileclip.storage import LOCK
 from tests.collections.pictures import contents, draw

@@ -10,11 +10,8 @@ import attrs
 import pytest
 
 from mobileclip.collections import Collection, IndexOptions, ModelSource
-from mobileclip.collections.indexing import units
-from mobileclip.collections.indexing.units import units_of
-from mobileclip.collections.indexing.writing import FindingsWriter
-from mobileclip.collections.reading import reader
-from mobileclip.collections.reading.scanning import scan
+from mobileclip.collections.indexing import FindingsWriter, units, units_of
+from mobileclip.collections.reading import reader, scan
 from mobileclip.encoders import save_model
 from mobileclip.engines import SET_ASIDE, InlineEngine, LocalEngine, Retries, read_status
 from tests.collections.pictures import assert_same_rows, draw, pack, telling

@@ -1,6 +1,6 @@
 """Which files an index is made of."""
 
-from mobileclip.collections.reading.scanning import estimated_pictures, scan
+from mobileclip.collections.reading import estimated_pictures, scan
 from tests.collections.pictures import draw
 
 

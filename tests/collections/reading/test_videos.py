@@ -13,9 +13,8 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from mobileclip.collections import Collection, IndexOptions, ModelSource
-from mobileclip.collections.searching.matches import clock
-from mobileclip.collections.searching.pictures import small_pictures
-from mobileclip.collections.viewing.web_file import PROBES
+from mobileclip.collections.searching import clock, small_pictures
+from mobileclip.collections.viewing import PROBES
 from mobileclip.engines import InlineEngine
 from mobileclip.extras import install
 from tests.collections.pictures import draw

@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 
 from mobileclip.collections import Collection, IndexOptions, ModelSource
 from mobileclip.collections.searching import neighbours
-from mobileclip.collections.viewing.page import write_list, write_page
+from mobileclip.collections.viewing import write_list, write_page
 from tests.collections.pictures import contents, draw
 from tests.errors import fails
 

@@ -8,9 +8,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from mobileclip.collections.searching import neighbours
-from mobileclip.collections.searching.neighbours import GRAPHS, nearest_of, open_graphs, renew_graphs
-from mobileclip.collections.store.snapshot import Snapshot
+from mobileclip.collections.searching import GRAPHS, nearest_of, neighbours, open_graphs, renew_graphs
+from mobileclip.collections.store import Snapshot
 
 
 def snapshot_of(vectors, ids=None):

@@ -6,11 +6,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from mobileclip.collections import Manifest, Segment
-from mobileclip.collections.store import store
-from mobileclip.collections.store.manifest import FinishedFile, read_manifest, write_manifest
-from mobileclip.collections.store.segments import Row, write_segment
-from mobileclip.collections.store.snapshot import take_snapshot
-from mobileclip.collections.store.store import Store
+from mobileclip.collections.store import (
+    FinishedFile,
+    Row,
+    Store,
+    read_manifest,
+    store,
+    take_snapshot,
+    write_manifest,
+    write_segment,
+)
 from tests.errors import fails
 
 DIM = 8

@@ -19,11 +19,15 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from mobileclip.collections import Collection, ModelSource
-from mobileclip.collections.web import application, uploads
-from mobileclip.collections.web.application import build_application
-from mobileclip.collections.web.served import picture_of
-from mobileclip.collections.web.thumbnails import Thumbnails
-from mobileclip.collections.web.uploads import MOST_PICTURE_BYTES, Uploads
+from mobileclip.collections.web import (
+    MOST_PICTURE_BYTES,
+    Thumbnails,
+    Uploads,
+    application,
+    build_application,
+    picture_of,
+    uploads,
+)
 from tests.collections.pictures import draw, pack
 from tests.collections.web.served import OPTIONS, make_index, running
 from tests.data.videos.making import film, scene

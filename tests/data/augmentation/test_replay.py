@@ -14,11 +14,9 @@ import numpy as np
 import PIL
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from PIL import Image
-from torchvision.transforms import InterpolationMode, RandAugment, RandomResizedCrop
-from torchvision.transforms import functional as TF
+from torchvision.transforms import InterpolationMode, RandAugment, RandomResizedCrop, functional as TF
 from torchvision.transforms.autoaugment import _apply_op
 
 from mobileclip.data import (
@@ -29,7 +27,7 @@ from mobileclip.data import (
     crop_augmentation,
     datacompdr_augmentation,
 )
-from mobileclip.data.augmentation.operations import OPERATIONS, magnitudes
+from mobileclip.data.augmentation import OPERATIONS, magnitudes
 from tests.errors import fails
 
 ROOT = Path(__file__).parents[3]

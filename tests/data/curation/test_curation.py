@@ -12,21 +12,24 @@ import torch
 from PIL import Image
 
 from mobileclip.cli import main
-from mobileclip.data import ImageTextSample, ReinforcedPipelineSpec, write_shard
+from mobileclip.data import ImageTextSample, ReinforcedPipelineSpec, UidList, write_shard
 from mobileclip.data.curation import (
     DuplicatesSpec,
     FilterSpec,
     Scores,
     ScoreSpec,
+    VectorTable,
+    columns_of,
     filter_samples,
+    find_centres,
     find_duplicates,
+    image_vector,
+    members_of_clusters,
     score_shards,
+    similarities,
 )
-from mobileclip.data.curation.clusters import VectorTable, find_centres, members_of_clusters
-from mobileclip.data.curation.similarity import columns_of, image_vector, similarities
-from mobileclip.data.loading.keeping import UidList
-from mobileclip.data.samples.uids import PAIR, sorted_uids, uid_of, write_uids
-from mobileclip.data.shards.files import read_shard
+from mobileclip.data.samples import PAIR, sorted_uids, uid_of, write_uids
+from mobileclip.data.shards import read_shard
 from mobileclip.engines import InlineEngine, LocalEngine, Retries, read_set_aside
 from mobileclip.inputs import ImageInput
 from tests.data.made_samples import golden, make_sample

@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from mobileclip.cli import main
-from mobileclip.data import ReinforcementCard, write_card, write_shard
-from mobileclip.data.curation import LogitScaleSpec, tune_scales
-from mobileclip.data.curation.logit_scales import SCALES, _losses
-from mobileclip.data.shards.card import TeacherEntry
+from mobileclip.data import ReinforcementCard, TeacherEntry, write_card, write_shard
+from mobileclip.data.curation import SCALES, LogitScaleSpec, tune_scales
+from mobileclip.data.curation.logit_scales import _losses
 from mobileclip.inputs import ImageInput
 from mobileclip.losses import ContrastiveLoss
 from tests.data.made_samples import make_sample

@@ -3,12 +3,11 @@
 import io
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 
-from mobileclip.data.images.camera_notes import CameraNotes, read_camera_notes
+from mobileclip.data.images import CameraNotes, read_camera_notes
 
 
 def notes(*, maker="Canon", model="Canon EOS 5D", taken="2024:05:01 12:30:00", place=(48, 30, 36, "N", 3, 15, 0, "W")):

@@ -14,10 +14,16 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from mobileclip import storage
-from mobileclip.data import SkipReport
-from mobileclip.data.images.files import describe_left_out, find_images, list_folder
-from mobileclip.data.images.formats import IMAGE_EXTENSIONS, IMAGE_FORMATS, find_format, is_image_name
-from mobileclip.data.sources import ClassFolderSource, FolderSource
+from mobileclip.data import ClassFolderSource, FolderSource, SkipReport
+from mobileclip.data.images import (
+    IMAGE_EXTENSIONS,
+    IMAGE_FORMATS,
+    describe_left_out,
+    find_format,
+    find_images,
+    is_image_name,
+    list_folder,
+)
 from tests.errors import fails
 
 PACKAGE = Path(storage.__file__).parents[1]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobileclip.data.images.transform import ImageTransform, load_image
+from mobileclip.data import ImageTransform, load_image
 from mobileclip.inputs import ImageInput
 from tests.errors import fails
 from tests.odd_pictures import drawing, encoded, glass, stamp

@@ -15,8 +15,7 @@ from functools import partial
 import attrs
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from PIL import Image, ImageOps
 
 from mobileclip.data import (
@@ -29,11 +28,8 @@ from mobileclip.data import (
     load_image,
     write_shard,
 )
-from mobileclip.data.images.camera_notes import read_camera_notes
-from mobileclip.data.images.formats import IMAGE_FORMATS
-from mobileclip.data.images.jpeg import bare_jpeg, read_frame
-from mobileclip.data.images.opening import open_image
-from mobileclip.data.loading.decode import DECODES, Decode, SourceImage
+from mobileclip.data.images import IMAGE_FORMATS, bare_jpeg, open_image, read_camera_notes, read_frame
+from mobileclip.data.loading import DECODES, Decode, SourceImage
 from mobileclip.extras import install
 from mobileclip.inputs import ImageInput
 from mobileclip.machine import MachineError

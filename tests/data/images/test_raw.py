@@ -8,13 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobileclip.data import ImageError, load_image
-from mobileclip.data.images.camera_notes import read_camera_notes
-from mobileclip.data.images.limits import ImageLimits
-from mobileclip.data.images.opening import open_image
-from mobileclip.data.images.raw import raw_preview
-from mobileclip.data.images.reading import read_tower_image
-from mobileclip.data.images.transform import ImageTransform
+from mobileclip.data import ImageError, ImageLimits, ImageTransform, load_image
+from mobileclip.data.images import open_image, raw_preview, read_camera_notes, read_tower_image
 from mobileclip.extras import install
 from mobileclip.inputs import ImageInput
 from tests.errors import fails

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobileclip.data.images.limits import ImageError
-from mobileclip.data.images.reading import read_tower_image
-from mobileclip.data.images.transform import ImageTransform
+from mobileclip.data import ImageError, ImageTransform
+from mobileclip.data.images import read_tower_image
 from mobileclip.inputs import ImageInput
 from tests.errors import fails
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mobileclip.data import ImageLimits, load_image
-from mobileclip.data.images.tiff import read_tags
+from mobileclip.data.images import read_tags
 from tests.errors import fails
 from tests.trials.image_files import directory, number, tiff
 

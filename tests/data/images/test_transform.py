@@ -14,12 +14,11 @@ import numpy as np
 import PIL
 import pytest
 import torch
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import assume, given, settings, strategies as st
 from PIL import Image, ImageOps
 from torchvision import transforms
 
-from mobileclip.data.images.transform import ImageError, ImageLimits, ImageTransform, load_image
+from mobileclip.data import ImageError, ImageLimits, ImageTransform, load_image
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput
 from tests.errors import fails
 

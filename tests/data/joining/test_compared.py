@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 
 from mobileclip.data import AugmentationParams, hash_image, read_reinforced_samples, write_shard
-from mobileclip.data.joining.join import join_images
-from mobileclip.data.joining.spec import JoinSpec
+from mobileclip.data.joining import JoinSpec, join_images
 from tests.data.joining.world import SIZE, Data, contents, without_image
 from tests.data.made_samples import encoded, golden, write_raw
 from tests.data.public_release import Pair, PublicRelease

@@ -7,12 +7,18 @@ import json
 
 import pytest
 
-from mobileclip.data import AugmentationParams, hash_image, read_reinforced_samples, write_shard
-from mobileclip.data.joining.join import join_images
-from mobileclip.data.joining.spec import JoinSpec
-from mobileclip.data.shards.card import ReinforcementCard, find_card, write_card
+from mobileclip.data import (
+    AugmentationParams,
+    ReinforcementCard,
+    find_card,
+    hash_image,
+    read_reinforced_samples,
+    write_card,
+    write_shard,
+)
+from mobileclip.data.joining import JoinSpec, join_images
 from mobileclip.engines import LocalEngine
-from mobileclip.reinforce.verify import verify
+from mobileclip.reinforce import verify
 from tests.data.joining.world import SIZE, Data, contents, files_of, without_image
 from tests.data.made_samples import encoded, golden, make_sample, write_raw
 from tests.errors import fails

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mobileclip.data.joining import image_scan
-from mobileclip.data.joining.join import join_images
-from mobileclip.data.samples.limits import SAMPLE_LIMITS
-from mobileclip.data.shards.card import ReinforcementCard, write_card
+from mobileclip.data import ReinforcementCard, write_card
+from mobileclip.data.joining import image_scan, join_images
+from mobileclip.data.samples import SAMPLE_LIMITS
 from mobileclip.engines import held, read_set_aside
 from mobileclip.storage import StorageError
 from tests.data.joining.world import SIZE, Data, contents, files_of

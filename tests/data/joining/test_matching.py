@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from mobileclip.data.joining.image_index import ImageIndex
-from mobileclip.data.joining.matching import MATCH, MatchCounts, Matches, find_names, first_of_each
-from mobileclip.data.joining.placeholders import find_placeholders
-from mobileclip.data.joining.records import NAME, NAMES, PLACE, PLACES, AboutShard, name_hash, write_records
-from mobileclip.data.samples.limits import SAMPLE_LIMITS
+from mobileclip.data.joining import (
+    MATCH,
+    NAME,
+    NAMES,
+    PLACE,
+    PLACES,
+    AboutShard,
+    ImageIndex,
+    MatchCounts,
+    Matches,
+    find_names,
+    find_placeholders,
+    first_of_each,
+    name_hash,
+    write_records,
+)
+from mobileclip.data.samples import SAMPLE_LIMITS
 from mobileclip.progress import Progress
 
 ABOUT = AboutShard(shard="", by="key", fingerprint="")

@@ -8,10 +8,9 @@ import re
 
 import pytest
 
-from mobileclip.data import RowOptions, hash_image
-from mobileclip.data.joining.urls import COLUMNS, write_urls
-from mobileclip.data.shards.files import read_shard
-from mobileclip.data.skips import Skip
+from mobileclip.data import RowOptions, Skip, hash_image
+from mobileclip.data.joining import COLUMNS, write_urls
+from mobileclip.data.shards import read_shard
 from mobileclip.engines import LocalEngine
 from mobileclip.extras import install
 from tests.cli.test_cli import run

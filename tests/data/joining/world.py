@@ -7,9 +7,8 @@ import random
 from pathlib import Path
 
 from mobileclip.data import write_shard
-from mobileclip.data.joining.join import join_images
-from mobileclip.data.joining.spec import JoinSpec
-from mobileclip.data.shards.files import read_shard
+from mobileclip.data.joining import JoinSpec, join_images
+from mobileclip.data.shards import read_shard
 from mobileclip.engines import InlineEngine, Retries
 from tests.data.made_samples import encoded, make_sample, write_raw
 

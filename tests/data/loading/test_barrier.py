@@ -6,14 +6,20 @@ import errno
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from mobileclip.data import ImageTextSample, ReinforcedPipelineSpec, SkipReport, write_shard
-from mobileclip.data.loading.examples import ExampleMaker
-from mobileclip.data.samples.members import parse_stored_sample
-from mobileclip.data.shards.files import parse, read_shard
-from mobileclip.data.skips import BadSampleError, Skip, attempt, made_or_skip
+from mobileclip.data import (
+    BadSampleError,
+    ExampleMaker,
+    ImageTextSample,
+    ReinforcedPipelineSpec,
+    Skip,
+    SkipReport,
+    write_shard,
+)
+from mobileclip.data.samples import parse_stored_sample
+from mobileclip.data.shards import parse, read_shard
+from mobileclip.data.skips import attempt, made_or_skip
 from mobileclip.inputs import ImageInput
 from mobileclip.machine import MachineError
 from tests.data.made_samples import encoded, golden

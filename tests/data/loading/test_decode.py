@@ -9,8 +9,7 @@ from pathlib import Path
 import attrs
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 
 from mobileclip.data import (
@@ -22,9 +21,8 @@ from mobileclip.data import (
     datacompdr_augmentation,
     decode_image,
 )
-from mobileclip.data.images.jpeg import cut_below, read_frame
-from mobileclip.data.images.turbojpeg import decode_jpeg
-from mobileclip.data.loading.decode import SourceImage
+from mobileclip.data.images import cut_below, decode_jpeg, read_frame
+from mobileclip.data.loading import SourceImage
 
 PICTURES = sorted((Path(__file__).parents[2] / "golden" / "augment" / "images").glob("*.png"))
 

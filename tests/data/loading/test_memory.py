@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from mobileclip.data.loading.memory import empty_shared, stack_pixels
+from mobileclip.data.loading import empty_shared, stack_pixels
 
 
 def test_images_are_stacked_as_they_lie():

@@ -9,10 +9,9 @@ from itertools import islice
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from mobileclip.data.loading.order import NUM_READERS, EndlessOrder, EpochOrder, Place, Segment, Share
+from mobileclip.data.loading import NUM_READERS, EndlessOrder, EpochOrder, Place, Segment, Share
 from tests.errors import fails
 
 

@@ -8,8 +8,7 @@ from itertools import islice
 import pytest
 
 from mobileclip.data import write_shard
-from mobileclip.data.loading.order import EndlessOrder, EpochOrder, Place
-from mobileclip.data.loading.reading import SampleReading, TarReader
+from mobileclip.data.loading import EndlessOrder, EpochOrder, Place, SampleReading, TarReader
 from tests.data.made_samples import make_sample
 
 SIZES = (4, 1, 5, 2)

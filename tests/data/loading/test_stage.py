@@ -21,9 +21,9 @@ from mobileclip.data import (
     read_shards,
     write_shard,
 )
-from mobileclip.data.loading.labelled import LabelledMaker
+from mobileclip.data.loading import LabelledMaker
 from mobileclip.inputs import ImageInput
-from mobileclip.storage.exclusive import LOCK
+from mobileclip.storage import LOCK
 from tests.data.made_samples import encoded, golden, make_sample, write_raw
 from tests.errors import fails
 

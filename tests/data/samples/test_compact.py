@@ -11,12 +11,11 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mobileclip.data import BadSampleError
-from mobileclip.data.samples.compact import MAX_DIM, MAX_HEADER_BYTES, CompactRecord, round_to_bfloat16, write_record
+from mobileclip.data.samples import MAX_DIM, MAX_HEADER_BYTES, CompactRecord, round_to_bfloat16, write_record
 from tests.errors import fails
 
 CONTENT = {"paug.json": {"param_aug": [[[0, 0, 5, 5], [[1, 0.3]]]]}, "syn.json": {"syn_text": ["ein Kater", "a cat"]}}

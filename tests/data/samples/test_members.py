@@ -12,8 +12,7 @@ import attrs
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from mobileclip.data import (
     LAYOUTS,
@@ -25,8 +24,14 @@ from mobileclip.data import (
     hash_image,
     json_captions,
 )
-from mobileclip.data.samples.compact import CompactRecord, write_record
-from mobileclip.data.samples.members import parse_reinforced_sample, parse_sample, parse_stored_sample, sample_members
+from mobileclip.data.samples import (
+    CompactRecord,
+    parse_reinforced_sample,
+    parse_sample,
+    parse_stored_sample,
+    sample_members,
+    write_record,
+)
 from tests.data.made_samples import assert_same, golden_members, make_sample
 from tests.errors import fails
 

@@ -6,13 +6,10 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from mobileclip.data.samples.embeddings import read_embeddings, write_npz
-from mobileclip.data.samples.inflate import InflateStream
-from mobileclip.data.samples.npz import NpzRows
-from mobileclip.data.skips import BadSampleError
+from mobileclip.data import BadSampleError, read_embeddings
+from mobileclip.data.samples import InflateStream, NpzRows, write_npz
 from tests.errors import fails
 
 LIMIT = 2**20

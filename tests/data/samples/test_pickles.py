@@ -6,7 +6,7 @@ import tracemalloc
 
 import pytest
 
-from mobileclip.data.samples.pickles import Global, unpickled
+from mobileclip.data.samples import Global, unpickled
 from mobileclip.tensor_files import CheckpointError
 
 

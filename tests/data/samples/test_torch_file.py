@@ -10,12 +10,10 @@ from contextlib import suppress
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from mobileclip.data.samples.embeddings import read_embeddings, write_pth_gz
-from mobileclip.data.samples.torch_file import TorchRows
-from mobileclip.data.skips import BadSampleError
+from mobileclip.data import BadSampleError, read_embeddings
+from mobileclip.data.samples import TorchRows, write_pth_gz
 from tests.errors import fails
 
 LIMIT = 2**20

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from mobileclip.data.samples.zips import members, torch_members
+from mobileclip.data.samples import torch_members
+from mobileclip.data.samples.zips import members
 from mobileclip.tensor_files import CheckpointError
 
 FILES = {"a.npy": b"content" * 40, "b.npy": bytes(range(256))}

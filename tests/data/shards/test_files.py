@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from mobileclip import storage
 from mobileclip.data import (
@@ -26,7 +25,7 @@ from mobileclip.data import (
     write_shard,
     write_shards,
 )
-from mobileclip.data.shards.files import RawSample
+from mobileclip.data.shards import RawSample
 from mobileclip.data.skips import MAX_LOGGED, MAX_NAMED
 from tests.data.made_samples import golden, golden_members, make_sample, write_raw
 from tests.errors import fails

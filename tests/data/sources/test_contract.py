@@ -20,8 +20,8 @@ from mobileclip.data import (
     SkipReport,
     Source,
     TableSource,
+    Unit,
 )
-from mobileclip.data.sources import Unit
 from mobileclip.testing import check_source
 from tests.data.made_samples import encoded, write_raw
 from tests.data.sources.reading import PNG, write_lines

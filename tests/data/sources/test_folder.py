@@ -9,8 +9,7 @@ from pathlib import Path
 
 import attrs
 import pytest
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from mobileclip import storage
 from mobileclip.data import (
@@ -22,7 +21,7 @@ from mobileclip.data import (
     read_samples,
     write_shard,
 )
-from mobileclip.data.images.files import describe_left_out
+from mobileclip.data.images import describe_left_out
 from tests.data.sources.reading import JPEG, PNG, WEBP, names, read, write_lines
 from tests.errors import fails
 

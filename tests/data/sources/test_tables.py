@@ -13,12 +13,11 @@ import re
 import sys
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from mobileclip import storage
 from mobileclip.data import RowOptions, SkipReport, TableSource, as_source, open_data_set, read_samples, write_shard
-from mobileclip.data.samples.uids import uid_of
+from mobileclip.data.samples import uid_of
 from mobileclip.data.sources import delimited, records
 from mobileclip.extras import install
 from tests.data.made_samples import encoded

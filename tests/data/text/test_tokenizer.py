@@ -19,12 +19,11 @@ import pytest
 import regex
 import tokenizers
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from open_clip.tokenizer import SimpleTokenizer
 
-from mobileclip.data.text import tokenizer as tokenizer_module
-from mobileclip.data.text.tokenizer import Tokenizer, clean
+from mobileclip.data import Tokenizer
+from mobileclip.data.text import clean, tokenizer as tokenizer_module
 from mobileclip.inputs import TextInput
 from tests.bench.captions import captions
 from tests.errors import fails

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mobileclip.data.text.word_memory import WordMemory
+from mobileclip.data.text import WordMemory
 
 MAX_BYTES = 2**18
 

@@ -7,10 +7,8 @@ import struct
 import numpy as np
 import pytest
 
-from mobileclip.data.images.limits import ImageError, ImageLimits
-from mobileclip.data.videos import opening
-from mobileclip.data.videos.formats import VIDEO_EXTENSIONS, VIDEO_FORMATS, find_video_format, is_video_name
-from mobileclip.data.videos.opening import VideoFile
+from mobileclip.data import ImageError, ImageLimits
+from mobileclip.data.videos import VIDEO_EXTENSIONS, VIDEO_FORMATS, VideoFile, find_video_format, is_video_name, opening
 from tests.data.videos.making import film, scene
 from tests.errors import fails
 

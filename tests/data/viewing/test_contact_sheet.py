@@ -8,14 +8,14 @@ import io
 import attrs
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from PIL import Image, ImageFont
 
 from mobileclip.data import (
     AugmentationParams,
     ImageTextSample,
     ReinforcementCard,
+    TeacherEntry,
     ViewAgreement,
     augmentation_rng,
     datacompdr_augmentation,
@@ -24,12 +24,18 @@ from mobileclip.data import (
     write_card,
     write_shard,
 )
-from mobileclip.data.augmentation.operations import OPERATIONS
-from mobileclip.data.shards.card import TeacherEntry
-from mobileclip.data.viewing import paper
-from mobileclip.data.viewing.contact_sheet import draw_sheet
-from mobileclip.data.viewing.inspection import describe_crop, describe_operations, inspect_sample, print_inspection
-from mobileclip.data.viewing.paper import TILE, legible, wrap
+from mobileclip.data.augmentation import OPERATIONS
+from mobileclip.data.viewing import (
+    TILE,
+    describe_crop,
+    describe_operations,
+    draw_sheet,
+    inspect_sample,
+    legible,
+    paper,
+    print_inspection,
+    wrap,
+)
 from mobileclip.inputs import ImageInput
 from tests.data.made_samples import encoded, golden, make_sample, write_raw
 from tests.errors import fails

@@ -11,7 +11,7 @@ import pytest
 
 from mobileclip.data import SkipReport
 from mobileclip.evaluation import open_benchmark
-from mobileclip.evaluation.metrics.classification import fill_templates
+from mobileclip.evaluation.metrics import fill_templates
 from tests.errors import fails
 from tests.stores import web_server
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mobileclip.evaluation import Session, open_benchmark, suite_entry
-from mobileclip.evaluation.datasets.metadata import metadata_fields, needs_metadata, parse_metadata
+from mobileclip.evaluation.datasets import metadata_fields, needs_metadata, parse_metadata
 from tests.errors import fails
 from tests.evaluation.datasets.test_benchmark import IMAGE, write_shard
 from tests.evaluation.models import ColourModel, tokenize

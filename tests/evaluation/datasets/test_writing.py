@@ -8,8 +8,7 @@ import tarfile
 import attrs
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from mobileclip.data import SkipReport

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from mobileclip import optimize
 from mobileclip.data import Tokenizer
 from mobileclip.encoders import TextTransformerSpec
 from mobileclip.evaluation import Session
-from mobileclip.inference import optimize
 from mobileclip.reparam import is_folded
 from tests.encoders.small import SMALL, SMALL_MCT, SMALL_VIT, inputs, randomised
 from tests.errors import fails

@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
-from mobileclip.evaluation.metrics.linear_probe import chosen_linear_probe, fit_linear_probe
+from mobileclip.evaluation.metrics import chosen_linear_probe, fit_linear_probe
 from tests.errors import fails
 
 

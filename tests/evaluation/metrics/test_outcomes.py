@@ -9,20 +9,26 @@ import numpy as np
 import pytest
 import torch
 
-from mobileclip.evaluation import Benchmark, DatasetResult, EvaluationSpec, Features, evaluate_models, score
-from mobileclip.evaluation.metrics.groups import macro_f1_values
-from mobileclip.evaluation.metrics.intervals import proportion_interval
-from mobileclip.evaluation.metrics.outcomes import (
+from mobileclip.evaluation import (
+    Benchmark,
+    DatasetResult,
+    EvaluationSpec,
+    Features,
+    evaluate_models,
+    proportion_interval,
+    score,
+)
+from mobileclip.evaluation.metrics import (
     class_weights,
     clustered_outcomes,
     macro_f1_outcomes,
+    macro_f1_values,
     outcomes_of,
     read_outcomes,
     worst_group_outcomes,
     write_outcomes,
 )
-from mobileclip.evaluation.report import compare, comparisons, results_table, verdict_table
-from mobileclip.evaluation.report.values import ModelResults
+from mobileclip.evaluation.report import ModelResults, compare, comparisons, results_table, verdict_table
 from mobileclip.evaluation.summary import summarize
 from tests.cli.test_cli import run
 from tests.data.test_opening import class_folder

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mobileclip.evaluation.metrics.intervals import paired_difference, proportion_interval
-from mobileclip.evaluation.metrics.worst_group import paired_worst_group, worst_group_interval
+from mobileclip.evaluation import paired_difference, proportion_interval
+from mobileclip.evaluation.metrics import paired_worst_group, worst_group_interval
 
 
 def worst(groups, values):

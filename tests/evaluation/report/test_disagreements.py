@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from mobileclip.data import SkipReport
-from mobileclip.evaluation.report import find_disagreements
-from mobileclip.evaluation.report.pictures import LONGEST_SIDE, find_images, thumbnail
+from mobileclip.evaluation.report import LONGEST_SIDE, find_disagreements, find_images, thumbnail
 from tests.evaluation.models import ColourModel
 from tests.evaluation.reports import CLASS_NAMES, HalfBlind, classification, evaluated, retrieval
 

@@ -15,11 +15,22 @@ import pytest
 from PIL import Image
 
 from mobileclip.evaluation import published_models
-from mobileclip.evaluation.report import ModelResults, published_model, write_plots, write_report
-from mobileclip.evaluation.report.figures import DARK, LIGHT, drawable, new_figure, to_png, to_svg
-from mobileclip.evaluation.report.labels import place_labels
-from mobileclip.evaluation.report.pictures import LONGEST_SIDE
-from mobileclip.evaluation.report.plots import draw_latency, latency_panels
+from mobileclip.evaluation.report import (
+    DARK,
+    LIGHT,
+    LONGEST_SIDE,
+    ModelResults,
+    draw_latency,
+    drawable,
+    latency_panels,
+    new_figure,
+    place_labels,
+    published_model,
+    to_png,
+    to_svg,
+    write_plots,
+    write_report,
+)
 from mobileclip.extras import install
 from tests.evaluation.reports import CLASS_NAMES, TITLE, WHEN, HalfBlind, measured, written
 

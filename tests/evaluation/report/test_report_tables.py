@@ -9,12 +9,11 @@ from statistics import fmean
 import attrs
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from mobileclip.data import Skip, SkipReport
 from mobileclip.evaluation import SUITE, DatasetResult, published_models, published_results
-from mobileclip.evaluation.metrics.outcomes import outcomes_of
+from mobileclip.evaluation.metrics import outcomes_of
 from mobileclip.evaluation.printing import _print_table
 from mobileclip.evaluation.report import (
     Cell,
@@ -26,15 +25,18 @@ from mobileclip.evaluation.report import (
     Table,
     compare,
     comparisons,
+    coverage_table,
+    latency_panels,
     models_table,
+    pareto_front,
+    per_cent,
+    points,
+    provenance_table,
     published_model,
     results_table,
     robustness_table,
     verdict_table,
 )
-from mobileclip.evaluation.report.origins import coverage_table, provenance_table
-from mobileclip.evaluation.report.plots import latency_panels, pareto_front
-from mobileclip.evaluation.report.table import per_cent, points
 from tests.errors import fails
 
 # As the papers' tables print them: parameters in millions, milliseconds, ImageNet, average.

@@ -14,10 +14,19 @@ from PIL import Image
 
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.evaluation import Session, open_benchmark
-from mobileclip.evaluation.tasks.aro import evaluate_aro, open_aro, order_task
-from mobileclip.evaluation.tasks.aro.perturbation import PERTURBATIONS, normalize_caption, perturb
-from mobileclip.evaluation.tasks.aro.scoring import CaptionScores, order_metrics, order_outcomes, pair_metrics
-from mobileclip.evaluation.tasks.aro.tagging import SpacyTagger
+from mobileclip.evaluation.tasks.aro import (
+    PERTURBATIONS,
+    CaptionScores,
+    SpacyTagger,
+    evaluate_aro,
+    normalize_caption,
+    open_aro,
+    order_metrics,
+    order_outcomes,
+    order_task,
+    pair_metrics,
+    perturb,
+)
 from tests.encoders.small import SMALL_MCT
 from tests.errors import fails
 from tests.evaluation.datasets.test_benchmark import write_shard

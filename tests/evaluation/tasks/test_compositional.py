@@ -8,12 +8,11 @@ import zipfile
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from PIL import Image
 
 from mobileclip.evaluation import SUITES, Session, TaskOptions, find_task, published_results
-from mobileclip.evaluation.tasks.winoground import matches
+from mobileclip.evaluation.tasks import matches
 from tests.errors import fails
 from tests.evaluation.models import COLOURS, ColourModel, tokenize
 from tests.evaluation.tasks.test_evaluate import encoded, to_tensor

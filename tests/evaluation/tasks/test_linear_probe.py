@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from mobileclip.evaluation import EvaluationSpec, Session, TaskOptions, evaluate_models, find_task
-from mobileclip.evaluation.tasks.linear_probe import split_folders
+from mobileclip.evaluation.tasks import split_folders
 from tests.encoders.small import SMALL, randomised
 from tests.errors import fails
 from tests.evaluation.models import COLOURS, ColourModel, tokenize
@@ -79,7 +79,7 @@ def test_without_a_part_to_fit_to_no_image_is_fitted_to_itself(tmp_path):
 
 
 def test_a_run_keeps_it_and_goes_on(tmp_path):
-    from mobileclip.evaluation.candidates import candidate_of
+    from mobileclip.evaluation import candidate_of
 
     root = write_classes(tmp_path / "colours")
     candidate = candidate_of(randomised(SMALL), name="small")

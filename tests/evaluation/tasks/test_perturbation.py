@@ -11,12 +11,10 @@ from itertools import permutations
 import numpy as np
 import pytest
 import spacy
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from nltk.tokenize import word_tokenize
 
-from mobileclip.evaluation.tasks.aro.perturbation import normalize_caption, perturb
-from mobileclip.evaluation.tasks.aro.tagging import SpacyTagger, treebank_words
+from mobileclip.evaluation.tasks.aro import SpacyTagger, normalize_caption, perturb, treebank_words
 from mobileclip.extras import install
 from tests.errors import fails
 

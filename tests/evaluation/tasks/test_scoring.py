@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from sklearn.metrics import accuracy_score, f1_score, recall_score, top_k_accuracy_score
 
 from mobileclip.evaluation import SUITE, Benchmark, Features, score, suite_entry
-from mobileclip.evaluation.datasets.metadata import FIELDS
-from mobileclip.evaluation.tasks.zero_shot.scoring import require_metric
+from mobileclip.evaluation.datasets import FIELDS
+from mobileclip.evaluation.tasks.zero_shot import require_metric
 from tests.errors import fails
 
 NUM_IMAGES, NUM_CLASSES, NUM_TEMPLATES, DIM = 400, 9, 2, 6

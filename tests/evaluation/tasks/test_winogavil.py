@@ -15,8 +15,7 @@ from PIL import Image
 from sklearn.metrics import jaccard_score
 
 from mobileclip.data import ImageTransform, Tokenizer
-from mobileclip.evaluation import Session
-from mobileclip.evaluation.tasks.winogavil import evaluate_winogavil, open_winogavil
+from mobileclip.evaluation import Session, evaluate_winogavil, open_winogavil
 from tests.encoders.small import SMALL_MCT
 from tests.errors import fails
 from tests.evaluation.models import ColourModel, tokenize

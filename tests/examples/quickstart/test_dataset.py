@@ -7,8 +7,7 @@ from pathlib import Path
 import attrs
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from PIL import Image
 
 from examples.quickstart.emoji import EmojiDataSpec, build_dataset

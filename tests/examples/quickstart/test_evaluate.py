@@ -17,7 +17,7 @@ from examples.quickstart.evaluate import evaluate_as_published, evaluate_model, 
 from examples.quickstart.spec import student
 from mobileclip.data import ImageTransform, Tokenizer, decode_image
 from mobileclip.encoders import save_model
-from mobileclip.evaluation.runner import EvaluationSpec, evaluate_models
+from mobileclip.evaluation import EvaluationSpec, evaluate_models
 from mobileclip.reinforce import ModelTeacher, TeacherEnsemble
 from tests.examples.quickstart.drawings import write_packages
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from mobileclip import reparameterize
 from mobileclip.blocks import ConvPoolHead, Downsample, RepMixer
 from mobileclip.inference.forms import DepthwiseConvs, with_depthwise_convs
-from mobileclip.reparam import reparameterize
 from tests.blocks.filling import filled, noise
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}

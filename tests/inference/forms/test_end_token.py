@@ -4,11 +4,11 @@ import attrs
 import pytest
 import torch
 
+from mobileclip import reparameterize
 from mobileclip.data import Tokenizer
 from mobileclip.inference import by_length, prepared, prepared_tower
 from mobileclip.inference.forms import DepthwiseConvs
 from mobileclip.inputs import TokenizerFile
-from mobileclip.reparam import reparameterize
 from tests.blocks.filling import noise
 from tests.encoders.small import SMALL, SMALL_MCT, randomised
 

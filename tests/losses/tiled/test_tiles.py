@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from mobileclip.losses import ContrastiveLoss, ReinforcedLossSpec, dense_loss
-from mobileclip.losses.tiled import tiles
-from mobileclip.losses.tiled.operation import pair_terms
-from mobileclip.losses.tiled.tiles import Similarity, Tiling
+from mobileclip.losses.tiled import Similarity, Tiling, pair_terms, tiles
 from tests.losses.embeddings import SPECS, operation_arguments, random_batch
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
+from mobileclip import reparameterize
 from mobileclip.blocks import AttentionBlock, RepMixerBlock
-from mobileclip.reparam import reparameterize
 from mobileclip.training.cpu import quicken
 from mobileclip.training.cpu.quick import _scaled
 from tests.blocks.contract import CASES

@@ -11,8 +11,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from mobileclip import reparameterize
 from mobileclip.encoders import load_model, save_model
-from mobileclip.reparam import is_folded, reparameterize
+from mobileclip.reparam import is_folded
 from mobileclip.training.finetuning import (
     FrozenBatchNorm2d,
     freeze_batch_norm,

@@ -5,11 +5,10 @@ from functools import cache
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
+from mobileclip import reparameterize
 from mobileclip.encoders import load_model, save_model
-from mobileclip.reparam import reparameterize
 from mobileclip.training.finetuning import interpolate_weights
 from tests.encoders.small import SMALL, SMALL_MCT, SMALL_VIT, embeddings
 from tests.errors import fails

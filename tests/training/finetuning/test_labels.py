@@ -4,8 +4,7 @@ from itertools import islice
 
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from mobileclip.losses import ContrastiveLossSpec
 from mobileclip.training.finetuning import labelled_contrastive, with_labels

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from mobileclip import reparameterize
 from mobileclip.encoders import load_model, save_model
-from mobileclip.reparam import reparameterize
 from mobileclip.training import train
 from mobileclip.training.finetuning import (
     LoraSpec,

@@ -6,8 +6,9 @@ import sys
 import pytest
 import torch
 
+from mobileclip import reparameterize
 from mobileclip.extras import install
-from mobileclip.reparam import is_folded, reparameterize
+from mobileclip.reparam import is_folded
 from mobileclip.training.finetuning import FinetuningSpec, FrozenBatchNorm2d, LoraSpec, add_lora
 from tests.encoders.small import SMALL, embeddings
 from tests.errors import fails

@@ -8,6 +8,29 @@ it?" (arXiv 2210.01936).
 
 from mobileclip.evaluation.tasks.aro.evaluate import evaluate_aro
 from mobileclip.evaluation.tasks.aro.opening import open_aro, order_task
+from mobileclip.evaluation.tasks.aro.perturbation import PERTURBATIONS, normalize_caption, perturb
+from mobileclip.evaluation.tasks.aro.scoring import CaptionScores, order_metrics, order_outcomes, pair_metrics
+from mobileclip.evaluation.tasks.aro.tagging import SpacyTagger, treebank_words
 from mobileclip.evaluation.tasks.aro.tasks import PARTS, Aro, Case, OrderTask, PairTask, Part, Picture
 
-__all__ = ["PARTS", "Aro", "Case", "OrderTask", "PairTask", "Part", "Picture", "evaluate_aro", "open_aro", "order_task"]
+__all__ = [
+    "PARTS",
+    "PERTURBATIONS",
+    "Aro",
+    "CaptionScores",
+    "Case",
+    "OrderTask",
+    "PairTask",
+    "Part",
+    "Picture",
+    "SpacyTagger",
+    "evaluate_aro",
+    "normalize_caption",
+    "open_aro",
+    "order_metrics",
+    "order_outcomes",
+    "order_task",
+    "pair_metrics",
+    "perturb",
+    "treebank_words",
+]

@@ -1,0 +1,47 @@
+from .ablations import ColumnPipelineSpec as ColumnPipelineSpec, OnlinePipelineSpec as OnlinePipelineSpec
+from .batch import (
+    Batch as Batch,
+    LabelledBatch as LabelledBatch,
+    ReinforcedBatch as ReinforcedBatch,
+    join_batches as join_batches,
+)
+from .batch_source import BatchSource as BatchSource
+from .class_data import (
+    ClassData as ClassData,
+    LabelledSample as LabelledSample,
+    LabelParser as LabelParser,
+    find_class_names as find_class_names,
+    open_class_data as open_class_data,
+)
+from .decode import DECODES as DECODES, Decode as Decode, SourceImage as SourceImage
+from .examples import (
+    Captions as Captions,
+    Example as Example,
+    ExampleMaker as ExampleMaker,
+    ReinforcedExampleSpec as ReinforcedExampleSpec,
+)
+from .keeping import UidList as UidList
+from .labelled import (
+    LabelledMaker as LabelledMaker,
+    LabelledPipeline as LabelledPipeline,
+    LabelledPipelineSpec as LabelledPipelineSpec,
+)
+from .memory import empty_shared as empty_shared, stack_pixels as stack_pixels
+from .order import (
+    NUM_READERS as NUM_READERS,
+    EndlessOrder as EndlessOrder,
+    EpochOrder as EpochOrder,
+    Place as Place,
+    Segment as Segment,
+    Share as Share,
+)
+from .pipeline import ReinforcedPipeline as ReinforcedPipeline, ReinforcedPipelineSpec as ReinforcedPipelineSpec
+from .position import StreamPosition as StreamPosition, joined_positions as joined_positions
+from .reading import SampleReading as SampleReading, ShardReader as ShardReader, TarReader as TarReader
+from .spec import ExampleSpec as ExampleSpec, PipelineSpec as PipelineSpec
+from .stage import (
+    endless_shards as endless_shards,
+    keep_samples as keep_samples,
+    make_examples as make_examples,
+    read_shards as read_shards,
+)

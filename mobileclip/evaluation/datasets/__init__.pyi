@@ -1,0 +1,21 @@
+from .benchmark import (
+    Benchmark as Benchmark,
+    BenchmarkSample as BenchmarkSample,
+    benchmark_name as benchmark_name,
+    open_benchmark as open_benchmark,
+    require_different_names as require_different_names,
+)
+from .content import (
+    fingerprint as fingerprint,
+    folder_content as folder_content,
+    hash_of as hash_of,
+    unchanging as unchanging,
+)
+from .metadata import (
+    FIELDS as FIELDS,
+    OVER_GROUPS as OVER_GROUPS,
+    metadata_fields as metadata_fields,
+    needs_metadata as needs_metadata,
+    parse_metadata as parse_metadata,
+)
+from .writing import write_benchmark as write_benchmark

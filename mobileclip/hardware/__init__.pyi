@@ -1,0 +1,13 @@
+from .devices import AUTO as AUTO, all_devices as all_devices, in_float64 as in_float64, pick_device as pick_device
+from .precision import (
+    DTYPES as DTYPES,
+    FAST_PRECISIONS as FAST_PRECISIONS,
+    PRECISIONS as PRECISIONS,
+    WEIGHT_PRECISIONS as WEIGHT_PRECISIONS,
+    WIDE_PRECISIONS as WIDE_PRECISIONS,
+    FastPrecision as FastPrecision,
+    Precision as Precision,
+    StoredPrecision as StoredPrecision,
+    WidePrecision as WidePrecision,
+)
+from .threads import threads_or_default as threads_or_default, torch_threads as torch_threads

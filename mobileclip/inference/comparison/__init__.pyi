@@ -1,0 +1,13 @@
+from .calibration import NUM_CROPS as NUM_CROPS, calibration_crops as calibration_crops
+from .measuring import (
+    LEAST_AGREEMENT as LEAST_AGREEMENT,
+    LEAST_COSINE as LEAST_COSINE,
+    first_results as first_results,
+    largest_error as largest_error,
+    median_ratio as median_ratio,
+    orders as orders,
+    smallest_cosine as smallest_cosine,
+    times_in_turn as times_in_turn,
+    turn as turn,
+)
+from .samples import Samples as Samples, bundled_samples as bundled_samples
