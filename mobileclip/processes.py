@@ -17,6 +17,7 @@ _FIRST_OF_LIST = re.compile(r"(?:[^,\[\]]|\[[^\[\]]+\])+")
 _BRACKETS = re.compile(r"\[([^\[\]]+)\]")
 # Below what systems hand out by themselves, above what services listen to.
 _FIRST_PORT, _NUM_PORTS = 10_000, 20_000
+_MOST_WORKERS = 16
 
 
 @attrs.frozen(kw_only=True)
@@ -79,6 +80,11 @@ def num_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def default_workers(given: int | None) -> int:
+    """Return how many processes there are to be: as many as there are cores where nobody says, sixteen at most."""
+    return min(_MOST_WORKERS, num_cores()) if given is None else given
 
 
 def first_host(nodes: str) -> str:

@@ -18,8 +18,7 @@ from pathlib import Path
 from unittest import mock
 
 import mobileclip
-from mobileclip.cli import COMMANDS, main
-from mobileclip.cli.commands import Commands
+from mobileclip.cli import COMMANDS, Commands, main
 from mobileclip.registry import Registry
 
 FILE = Path(__file__).parent / "golden" / "names.json"

@@ -27,9 +27,9 @@ from typing import Any, NoReturn
 import attrs
 
 EVERYTHING = (
-    "mobileclip.cli.commands",
+    "mobileclip.cli",
     "mobileclip.collections",
-    "mobileclip.data.joining.join",
+    "mobileclip.data.joining:join_images",
     "mobileclip.evaluation",
     "mobileclip.export",
     "mobileclip.recipes.finetuning",
@@ -70,7 +70,7 @@ class Preloaded:
     """The process that forks.
 
     Args:
-        modules: that it imports once.
+        modules: that it imports once; `folder:name` for a name of a folder.
     """
 
     def __init__(self, modules: Sequence[str]) -> None:
@@ -169,7 +169,10 @@ def python(*arguments: str) -> None:
 
 def _serve() -> None:
     for module in sys.argv[1:]:
-        importlib.import_module(module)
+        folder, _, name = module.partition(":")
+        imported = importlib.import_module(folder)
+        if name:
+            getattr(imported, name)  # a folder imports it when it is used
     gc.collect()
     gc.freeze()
     for line in sys.stdin:

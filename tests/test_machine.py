@@ -131,8 +131,7 @@ def test_a_picture_without_a_file_to_read_it_with_is_not_broken(tmp_path):
         LACKS_FILES
         + """
 import sys
-from mobileclip.data import decode_image
-from mobileclip.machine import MachineError
+from mobileclip.data import attempt, decode_image
 decode_image(sys.argv[1])
 use_up()
 try:
@@ -148,8 +147,7 @@ def test_memory_that_does_not_suffice_for_a_picture(tmp_path):
     (tmp_path / "a.png").write_bytes(encoded(4000, 4000))
     code = """
 import resource, sys
-from mobileclip.data import decode_image
-from mobileclip.data.skips import attempt
+from mobileclip.data import attempt, decode_image
 from mobileclip.machine import MachineError
 decode_image(sys.argv[1])
 pages = int(open("/proc/self/statm").read().split()[0])

@@ -16,6 +16,11 @@ from mobileclip.blocks.drop_path import DropPath
 from mobileclip.blocks.heads import ConvPoolHead, EndTokenPool
 from mobileclip.blocks.large_kernel import LargeKernelConv
 from mobileclip.blocks.mobileone import MobileOneBlock
+from mobileclip.blocks.recomputing import (  # for the house
+    RecomputingSequence as RecomputingSequence,
+    recompute as recompute,
+    recomputed as recomputed,
+)
 from mobileclip.blocks.rep_cpe import RepCPE
 from mobileclip.blocks.repmixer import RepMixer, TextRepMixer
 from mobileclip.blocks.sequence import BlockSequence

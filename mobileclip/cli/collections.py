@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from mobileclip.cli.checks import require_at_least, require_file
-from mobileclip.cli.indexing import IndexFolder, brought_up_to_date, default_workers, opened, place_of
+from mobileclip.cli.indexing import IndexFolder, brought_up_to_date, opened, place_of
 from mobileclip.cli.models import Checkpoint, Device, Model
 from mobileclip.cli.sheets import require_sheet, write_sheet
+from mobileclip.processes import default_workers
 from mobileclip.storage import printable, require_output
 from mobileclip.terminal import say, say_json
 from mobileclip.terminal.pictures import can_show_pictures, show_pictures

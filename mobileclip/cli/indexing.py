@@ -21,7 +21,7 @@ from mobileclip.cli.models import (
     report_skipped,
 )
 from mobileclip.hardware.precision import FastPrecision
-from mobileclip.processes import num_cores
+from mobileclip.processes import default_workers
 from mobileclip.storage import printable, require_output, require_output_folder
 from mobileclip.terminal import say
 from mobileclip.terminal.status import conclude
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from mobileclip.collections.reading.scanning import Scan
     from mobileclip.engines import Engine
 
-_MOST_WORKERS = 16
 _MOST_NAMED = 10
 _LONGEST_NAME = 4096
 
@@ -202,11 +201,6 @@ def _engine(
     if name == "local":
         return LocalEngine(num_workers=num_workers, devices=() if device == AUTO else (device,), apart=True)
     return None
-
-
-def default_workers(given: int | None) -> int:
-    """Return how many processes there are to be: as many as there are cores where nobody says, sixteen at most."""
-    return min(_MOST_WORKERS, num_cores()) if given is None else given
 
 
 def brought_up_to_date(

@@ -16,6 +16,14 @@ from mobileclip.data.augmentation.replay import (
     datacompdr_augmentation,
     imagenet_augmentation,
 )
+from mobileclip.data.buckets import (  # for the house
+    Buckets as Buckets,
+    Records as Records,
+    leading_bits as leading_bits,
+    num_buckets_for as num_buckets_for,
+    runs as runs,
+    scratch_folder as scratch_folder,
+)
 from mobileclip.data.images.normalize import normalize_pixels
 from mobileclip.data.images.transform import ImageError, ImageLimits, ImageTransform, load_image
 from mobileclip.data.loading.ablations import ColumnPipelineSpec, OnlinePipelineSpec
@@ -29,6 +37,7 @@ from mobileclip.data.loading.pipeline import ReinforcedPipeline, ReinforcedPipel
 from mobileclip.data.loading.position import StreamPosition, joined_positions
 from mobileclip.data.loading.spec import ExampleSpec
 from mobileclip.data.loading.stage import endless_shards, keep_samples, make_examples, read_shards
+from mobileclip.data.randomness import seeded_rng as seeded_rng, shuffled as shuffled  # for the house
 from mobileclip.data.samples.embeddings import read_embeddings
 from mobileclip.data.samples.members import check_layout, json_captions
 from mobileclip.data.samples.sample import (
@@ -61,7 +70,15 @@ from mobileclip.data.shards.files import (
     write_shard,
     write_shards,
 )
-from mobileclip.data.skips import BadSampleError, Skip, SkipReport
+from mobileclip.data.skips import (
+    MAX_LOGGED as MAX_LOGGED,  # for the house, as are others with `as`
+    MAX_NAMED as MAX_NAMED,
+    BadSampleError,
+    Skip,
+    SkipReport,
+    attempt as attempt,
+    made_or_skip as made_or_skip,
+)
 from mobileclip.data.sources import (
     ClassFolderSource,
     FolderSource,

@@ -21,7 +21,7 @@ from mobileclip.blocks import (
     RepCPE,
     RepMixerBlock,
 )
-from mobileclip.blocks.recompute import ActivationCheckpointing
+from mobileclip.blocks.recomputing import ActivationCheckpointing
 from mobileclip.encoders.checks import DEPTH, WIDTH, check_unprojected, odd
 from mobileclip.encoders.families import (
     TRAINING_ALONE,

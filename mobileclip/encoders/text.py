@@ -10,7 +10,7 @@ from attrs import validators
 from torch import Tensor, nn
 
 from mobileclip.blocks import Attention, BlockSequence, EndTokenPool, TextRepMixerBlock, TransformerLayer
-from mobileclip.blocks.recompute import ActivationCheckpointing
+from mobileclip.blocks.recomputing import ActivationCheckpointing
 from mobileclip.encoders.checks import DEPTH, WIDTH, check_heads, odd
 from mobileclip.encoders.families import TextEncoderSpec, text_encoder_families
 from mobileclip.strict import strict

@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mobileclip.blocks import Attention, BlockSequence, ConvPatchStem, PatchStem, TransformerLayer
-from mobileclip.blocks.recompute import ActivationCheckpointing
+from mobileclip.blocks.recomputing import ActivationCheckpointing
 from mobileclip.encoders.checks import DEPTH, WIDTH, check_heads, check_unprojected
 from mobileclip.encoders.families import TRAINING_ALONE, ImageEncoderSpec, image_encoder_families
 from mobileclip.encoders.features import chosen_stages, depth_of, outputs_of

@@ -21,6 +21,7 @@ from mobileclip.engines.work import (
     Place,
     Work,
     Worker,
+    fatal_of as fatal_of,  # for the house
     reason_of,
 )
 

@@ -1,4 +1,10 @@
-from .devices import AUTO as AUTO, all_devices as all_devices, in_float64 as in_float64, pick_device as pick_device
+from .devices import (
+    AUTO as AUTO,
+    all_devices as all_devices,
+    has_float64 as has_float64,
+    in_float64 as in_float64,
+    pick_device as pick_device,
+)
 from .precision import (
     DTYPES as DTYPES,
     FAST_PRECISIONS as FAST_PRECISIONS,

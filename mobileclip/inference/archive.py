@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from mobileclip import storage
-from mobileclip.data.samples.zips import Member, members
+from mobileclip.data.samples.zips import Member, zip_members
 from mobileclip.inference.identity import ModelIdentity
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def _of_arrays(arrays: dict[str, NDArray[Any]]) -> Embeddings:
 
 def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     with path.open("rb") as stream:
-        found = members(stream, path.stat().st_size)
+        found = zip_members(stream, path.stat().st_size)
         return {name.removesuffix(".npy"): _array(stream, name, member) for name, member in found.items()}
 
 

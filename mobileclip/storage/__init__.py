@@ -37,6 +37,7 @@ from mobileclip.storage.limits import StoreLimits, store_limits, use_limits
 from mobileclip.storage.listing import find_files, find_sizes, is_hidden, list_files
 from mobileclip.storage.outputs import holds_anything, require_output, require_output_folder
 from mobileclip.storage.printable import printable, without_secrets
+from mobileclip.storage.reach import connect as connect, public_hosts_only as public_hosts_only  # for the house
 from mobileclip.storage.state import state_folder
 
 __all__ = [

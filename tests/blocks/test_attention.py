@@ -17,10 +17,11 @@ from mobileclip.blocks import (
     attention_backends,
     set_attention_backend,
 )
-from mobileclip.blocks.attention_backends import reference_attention, sdpa_attention, xformers_attention
 from mobileclip.extras import install
 from tests.blocks.filling import filled, noise
 from tests.errors import fails
+
+reference_attention, sdpa_attention, xformers_attention = map(attention_backends.get, ("reference", "sdpa", "xformers"))
 
 
 def heads(dtype, *, tokens=7, head_dim=5, device="cpu"):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobileclip.cli import main
+from mobileclip.cli import COMMANDS, main
 from mobileclip.cli.commands import Commands
 from mobileclip.encoders import save_model
 from mobileclip.encoders.checkpoints import read_checkpoint
@@ -329,10 +329,10 @@ def test_help_has_every_example_on_a_line_of_its_own(capsys):
 def test_a_pipe_that_breaks_inside_is_an_error(capsys, monkeypatch):
     """One to a process or to a store, say; silence, with 0, is for a reader of standard output that has gone."""
 
-    def broken(*_):
+    def broken() -> None:
         raise BrokenPipeError(32, "Broken pipe")
 
-    monkeypatch.setattr("mobileclip.cli.commands.Commands.run", broken)
+    monkeypatch.setitem(COMMANDS.members, "list", broken)
     with pytest.raises(SystemExit) as ended:
         main(["list"])
     assert ended.value.code == 2

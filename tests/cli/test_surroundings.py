@@ -66,8 +66,7 @@ def test_what_a_library_prints_never_goes_into_a_file_that_is_written(tmp_path):
     code = """
 import os
 from mobileclip import storage
-from mobileclip.terminal import say
-from mobileclip.terminal.streams import ensure_streams
+from mobileclip.terminal import ensure_streams, say
 ensure_streams()
 with storage.atomic_write("file") as stream:
     os.write(1, b"what a library in C prints")
@@ -117,9 +116,8 @@ def test_one_core_is_one_core(world):
 
 def uses_one_core():
     """Look at what is shared out to cores, as `taskset -c 0` leaves one; for a process of its own."""
-    from mobileclip.cli.indexing import default_workers
     from mobileclip.engines import default_num_threads
-    from mobileclip.processes import num_cores
+    from mobileclip.processes import default_workers, num_cores
 
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     assert num_cores() == default_workers(None) == default_num_threads("cpu", 1) == 1

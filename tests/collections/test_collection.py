@@ -16,8 +16,8 @@ from pillow_heif import from_pillow
 import mobileclip
 from mobileclip.blocks import models
 from mobileclip.collections import Collection, IndexOptions, Manifest, ModelSource
-from mobileclip.collections.reading import reader, scan
-from mobileclip.collections.searching import neighbours, queries, small_pictures
+from mobileclip.collections.reading import FileReader, scan
+from mobileclip.collections.searching import NeighbourGraphs, neighbours, small_pictures
 from mobileclip.collections.store import Store
 from mobileclip.data import ImageError
 from mobileclip.data.images import describe_left_out
@@ -139,18 +139,17 @@ def test_photographs_of_phones_wait_for_their_extra(index, photos, monkeypatch):
     assert small.size == (33, 40)
 
 
-def test_pictures_of_one_size_are_not_compared_with_all_of_it(index, tmp_path, monkeypatch):
-    monkeypatch.setattr(reader, "_MOST_HASHES", 2)
-    for number in range(5):
+def test_pictures_of_one_size_are_not_compared_with_all_of_it(index, tmp_path):
+    for number in range(103):
         draw(tmp_path / "same" / f"{number}.bmp", number)
     assert len({path.stat().st_size for path in (tmp_path / "same").iterdir()}) == 1
     add(index, tmp_path / "same")
     before = contents(index)
     (tmp_path / "same").rename(tmp_path / "moved")
     report = add(index, tmp_path / "moved")
-    assert (report.num_known, report.num_encoded) == (2, 3)
+    assert (report.num_known, report.num_encoded) == (100, 3)
     after = contents(index)
-    for number in range(5):
+    for number in range(103):
         old, new = ((str(tmp_path / folder / f"{number}.bmp"), None) for folder in ("same", "moved"))
         np.testing.assert_allclose(after[new], before[old], atol=1e-3)
 
@@ -277,17 +276,18 @@ def test_a_shard_that_was_begun_is_finished(index, tmp_path, monkeypatch):
     class Killed(BaseException):
         pass
 
-    entered = reader.FileReader._enter
+    read = FileReader.read
 
-    def enter(self, one):
-        entered(self, one)
-        if sum(self._answered.values()) == 4:
-            raise Killed
+    def stopped(self, *given, **choices):
+        for number, _ in enumerate(read(self, *given, **choices), 1):
+            if number == 4:
+                raise Killed
+            yield
 
-    monkeypatch.setattr(reader.FileReader, "_enter", enter)
-    with pytest.raises(Killed):
-        add(index, tmp_path / "00.tar", segment_rows=2, batch_size=1)
-    monkeypatch.setattr(reader.FileReader, "_enter", entered)
+    with monkeypatch.context() as patch:
+        patch.setattr(FileReader, "read", stopped)
+        with pytest.raises(Killed):
+            add(index, tmp_path / "00.tar", segment_rows=2, batch_size=1)
     held = contents(Collection.open(index.path))
     assert 0 < len(held) < 5
     report = add(index, tmp_path / "00.tar")
@@ -297,14 +297,15 @@ def test_a_shard_that_was_begun_is_finished(index, tmp_path, monkeypatch):
 
 
 def test_what_is_interrupted_is_kept(index, photos, monkeypatch):
-    entered = reader.FileReader._enter
+    read = FileReader.read
 
-    def enter(self, one):
-        entered(self, one)
-        if self.findings.num_rows == 4:
-            raise KeyboardInterrupt
+    def stopped(self, *given, **choices):
+        for _ in read(self, *given, **choices):
+            if self.findings.num_rows == 4:
+                raise KeyboardInterrupt
+            yield
 
-    monkeypatch.setattr(reader.FileReader, "_enter", enter)
+    monkeypatch.setattr(FileReader, "read", stopped)
     with pytest.raises(KeyboardInterrupt):
         add(index, photos)
     assert len(contents(Collection.open(index.path))) == 4
@@ -400,9 +401,11 @@ def test_an_index_with_many_pictures_is_searched_by_its_graphs(index, photos, mo
     monkeypatch.setattr(neighbours, "EXACT_ROWS", 3)
     add(index, photos)
     assert (index.path / "neighbours-0000.usearch").is_file()
-    monkeypatch.setattr(queries, "nearest_of", lambda *_: pytest.fail("all were compared"))
+    nearest, asked = NeighbourGraphs.nearest, []
+    monkeypatch.setattr(NeighbourGraphs, "nearest", lambda self, *given: asked.append(self) or nearest(self, *given))
     reader = Collection.open(index.path)
     assert names(reader.search(image=photos / "2.png", k=1)) == ["2.png"]
+    assert asked == [reader.graphs], "all were compared"
 
 
 def test_embeddings_are_exported_as_embed_writes_them(index, photos, tmp_path, clip):

@@ -7,7 +7,7 @@ from itertools import permutations
 
 from hypothesis import given, settings, strategies as st
 
-from mobileclip.data.randomness import seeded_rng, shuffled
+from mobileclip.data import seeded_rng, shuffled
 
 
 class TestShuffled:

@@ -4,8 +4,7 @@ import logging
 
 import pytest
 
-from mobileclip.engines import reason_of
-from mobileclip.engines.work import fatal_of
+from mobileclip.engines import fatal_of, reason_of
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tests.errors import fails
 from tests.plugins import find_installed, install
 
 PLUGIN = '''
-from mobileclip.data.skips import SkipReport
+from mobileclip.data import SkipReport
 from mobileclip.evaluation import DatasetResult, Evaluation, Task, TaskEntry
 from mobileclip.evaluation.metrics.outcomes import outcomes_of
 

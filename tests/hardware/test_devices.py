@@ -7,7 +7,7 @@ import torch
 
 from mobileclip import reparameterize
 from mobileclip.evaluation.metrics import hit_probability
-from mobileclip.hardware import all_devices, devices, in_float64, pick_device
+from mobileclip.hardware import all_devices, has_float64, in_float64, pick_device
 from mobileclip.inference.comparison import largest_error, smallest_cosine
 from mobileclip.losses import distillation_target_kl
 from mobileclip.training import connected, train
@@ -68,8 +68,8 @@ def test_what_would_be_refused_there_is_refused_here():
 
 
 def test_apple_gpus_have_none():
-    assert not devices.has_float64(torch.device("mps"))
-    assert devices.has_float64(torch.device("cpu"))
+    assert not has_float64(torch.device("mps"))
+    assert has_float64(torch.device("cpu"))
 
 
 def test_training_needs_no_float64(tmp_path):

@@ -1,15 +1,16 @@
 """A folder that is replaced, in a process of its own."""
 
+import ctypes
 from pathlib import Path
+from types import SimpleNamespace
 
 from mobileclip import storage
-from mobileclip.storage import atomic
 
 
 def replace_data(parent: str, can_exchange: bool) -> None:
-    """Replace a folder; a disk that cannot exchange names is stood for by a kernel that does not know how."""
+    """Replace a folder; a disk that cannot exchange names is stood for by a C library that does not know how."""
     if not can_exchange:
-        atomic._exchange_call = lambda: None
+        ctypes.CDLL = lambda *_, **__: SimpleNamespace()
     with storage.atomic_folder(Path(parent) / "data", overwrite=True) as folder:
         (folder / "below").mkdir()
         (folder / "below" / "new").write_text("new")

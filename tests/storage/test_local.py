@@ -22,7 +22,6 @@ import torch
 from safetensors.torch import save_file
 
 from mobileclip import storage
-from mobileclip.storage import content, leftovers
 from tests.errors import fails
 from tests.preloaded import preloaded
 
@@ -173,9 +172,10 @@ class TestContent:
     def test_a_file_that_nobody_touched_is_read_once(self, tmp_path, monkeypatch):
         path = tmp_path / "a.bin"
         path.write_bytes(b"one")
-        monkeypatch.setattr(content, "_SETTLED_SECONDS", -1.0)
+        clock = time.time
+        monkeypatch.setattr(time, "time", lambda: clock() + 10)
         before = storage.content_hash(path)
-        monkeypatch.setattr(content, "_read", lambda _: pytest.fail("it was read again"))
+        monkeypatch.setattr(hashlib, "sha256", lambda: pytest.fail("it was read again"))
         assert storage.content_hash(path) == before
         path.chmod(0o600)
         with pytest.raises(pytest.fail.Exception):
@@ -242,16 +242,16 @@ with storage.atomic_write({str(tmp_path / "a.bin")!r}) as stream:
             (left,) = tmp_path.glob(".*")
             storage.write_text(tmp_path / "b", "")
             assert left.exists(), "its process lives"
-            leftovers._swept.clear()
             process.kill()
-        elsewhere = tmp_path / left.name.replace(leftovers._place(), "00000000")
+        place = left.name.split("-")[1]
+        elsewhere = tmp_path / left.name.replace(place, "00000000")
         elsewhere.write_text("of another machine, where the number may be of a process that lives")
-        old = tmp_path / left.name.replace(leftovers._place(), "11111111")
+        old = tmp_path / left.name.replace(place, "11111111")
         old.write_text("of another machine, long ago")
-        os.utime(old, (time.time() - 2 * leftovers.LEFT_OVER_SECONDS,) * 2)
+        os.utime(old, (time.time() - 2 * 24 * 3600,) * 2)
         strange = tmp_path / left.name.replace(f"-{process.pid}-", f"-{'9' * 30}-")
         strange.write_text("of a number that no process has")
-        storage.write_text(tmp_path / "b", "")
+        _written_by_another_process(tmp_path / "b")
         assert {path.name for path in tmp_path.iterdir()} == {elsewhere.name, strange.name, "b"}
 
     def test_a_file_with_the_longest_name_can_be_written(self, tmp_path):
@@ -394,8 +394,7 @@ with storage.atomic_folder(Path({str(tmp_path / "data")!r})) as folder:
                 again = _replace_data(parent, can_exchange=can_exchange)
                 assert again.status == 0, again.output
             else:
-                leftovers._swept.clear()
-                storage.write_text(parent / "other", "")
+                _written_by_another_process(parent / "other")
                 (parent / "other").unlink()
             assert _whole(parent)
             assert [path.name for path in parent.iterdir()] == ["data"]
@@ -414,10 +413,15 @@ with storage.atomic_folder(Path({str(tmp_path / "data")!r})) as folder:
         assert not (tmp_path / "data").exists()
         (tmp_path / "data").mkdir()
         (tmp_path / "data" / "mine").write_text("mine")
-        leftovers._swept.clear()
-        storage.write_text(tmp_path / "other", "")
+        _written_by_another_process(tmp_path / "other")
         assert [path.read_text() for path in tmp_path.glob(".mobileclip-*/data/old")] == ["old"]
         assert [path.name for path in (tmp_path / "data").iterdir()] == ["mine"]
+
+
+def _written_by_another_process(path):
+    """Write a file by a process that has not swept its folder yet."""
+    done = preloaded("tests.storage.replacing").call("mobileclip.storage:write_text", str(path), "", folder=path.parent)
+    assert done.status == 0, done.output
 
 
 def _copy(folder):

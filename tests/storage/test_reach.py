@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from mobileclip.storage.reach import connect, public_hosts_only
+from mobileclip.storage import connect, public_hosts_only
 from tests.errors import fails
 
 PLACES = ["8.8.8.8", "2001:4860:4860::8888", "1.1.1.1"]

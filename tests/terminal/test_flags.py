@@ -10,7 +10,7 @@ from typing import Literal
 import attrs
 import pytest
 
-from mobileclip.terminal.help import parse
+from mobileclip.terminal import parse
 
 
 @attrs.frozen(kw_only=True)

@@ -3,9 +3,8 @@ import shutil
 
 import pytest
 
-from mobileclip.cli import COMMANDS
-from mobileclip.cli.commands import Commands
-from mobileclip.terminal.help import PROGRAMS, laid_out, paragraphs, parse, readable
+from mobileclip.cli import COMMANDS, Commands
+from mobileclip.terminal import PROGRAMS, laid_out, paragraphs, parse, readable
 
 WIDTH = 72
 

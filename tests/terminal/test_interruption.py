@@ -18,7 +18,6 @@ from pathlib import Path
 
 import pytest
 
-from mobileclip.terminal import hearing
 from mobileclip.terminal.interruption import (
     Interrupted,
     ending,
@@ -157,33 +156,40 @@ def exits(monkeypatch):
     """What a second signal, a good while after the first, leaves with."""
     found = []
     monkeypatch.setattr(os, "_exit", found.append)
-    monkeypatch.setattr(hearing, "_ONE_SIGNAL_SECONDS", 0.05)
     return found
 
 
-def test_a_second_signal_leaves_at_once_but_not_the_launchers_copy(exits):
+@pytest.fixture
+def wait(monkeypatch):
+    """Let the clock go on by seconds."""
+    waited, clock = [], time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + sum(waited))
+    return waited.append
+
+
+def test_a_second_signal_leaves_at_once_but_not_the_launchers_copy(exits, wait):
     seen = []
     with pytest.raises(SystemExit), command(), postponed():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
         seen.append(list(exits))
-        time.sleep(0.06)
+        wait(1.1)
         signal.raise_signal(signal.SIGTERM)
         seen.append(list(exits))
     assert seen == [[], [143]]
 
 
-def test_a_schedulers_warning_does_not_count_as_a_person_who_insists(exits):
+def test_a_schedulers_warning_does_not_count_as_a_person_who_insists(exits, wait):
     """It may come twice, and SIGTERM after it is the end that it warned of: the state is being saved all the while."""
     seen = []
     with pytest.raises(SystemExit) as ended, command(), postponed() as signals:
         signal.raise_signal(signal.SIGUSR1)
         seen.append(signals.warned)
         for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGUSR1):
-            time.sleep(0.06)
+            wait(1.1)
             signal.raise_signal(number)
         seen.append(list(exits))
-        time.sleep(0.06)
+        wait(1.1)
         signal.raise_signal(signal.SIGTERM)
         seen.append(list(exits))
         signals.stop("saved", warned=True)
@@ -197,17 +203,17 @@ def in_a_thread(function, *arguments) -> None:
     thread.join()
 
 
-def test_what_another_process_heard_is_heard_here_and_the_signal_itself_is_no_second_one(exits):
+def test_what_another_process_heard_is_heard_here_and_the_signal_itself_is_no_second_one(exits, wait):
     """A launcher sends it to all, one machine after another."""
     seen = []
     with pytest.raises(SystemExit) as ended, command(), postponed() as signals:
         in_a_thread(hear_from_others, signal.SIGTERM)
-        time.sleep(0.06)
+        wait(1.1)
         seen.append(signals.requested)
         in_a_thread(hear_from_others, signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
         seen.append(list(exits))
-        time.sleep(0.06)
+        wait(1.1)
         signal.raise_signal(signal.SIGTERM)
         seen.append(list(exits))
     assert seen == [True, [], [143]]

@@ -7,7 +7,7 @@ import sys
 import pytest
 from PIL import Image
 
-from mobileclip.terminal.pictures import can_show_pictures, show_pictures
+from mobileclip.terminal import can_show_pictures, show_pictures
 
 CELL = re.compile(r"\x1b\[38;2;(\d+;\d+;\d+)(?:;48;2;(\d+;\d+;\d+))?m▀")
 RED, GREEN, BLUE, GREY = "255;0;0", "0;128;0", "0;0;255", "128;128;128"

@@ -73,29 +73,37 @@ def test_progress_shows_a_hostile_title_and_detail(capsys):
     assert len(seen.splitlines()) == 1
 
 
-@pytest.mark.parametrize("is_terminal", [True, False])
-def test_a_live_bar_takes_no_markup(is_terminal):
-    from mobileclip.terminal.printing import _console_class
+@pytest.fixture
+def terminal(monkeypatch):
+    """Return standard error as a terminal of some width."""
 
-    stream = io.StringIO()
-    screen = _console_class()(file=stream, force_terminal=is_terminal, width=250, markup=False, emoji=False)
+    def made(width):
+        for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm"), ("COLUMNS", str(width))):
+            monkeypatch.setenv(name, value)
+        return console()
+
+    return made
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_live_bar_takes_no_markup(is_terminal, terminal, capsys):
+    screen = terminal(250) if is_terminal else console()
+    assert screen.is_terminal == is_terminal
     with Progress("x[/nothing]", total=2, console=screen) as bar:
         bar.advance(2, detail="y[/nothing]")
-    assert "x[/nothing]" in stream.getvalue()
-    assert "y[/nothing]" in stream.getvalue()
+    said = capsys.readouterr().err
+    assert "x[/nothing]" in said
+    assert "y[/nothing]" in said
 
 
-def test_a_narrow_terminal_shortens_the_bar_and_no_number():
-    from mobileclip.terminal.printing import _console_class
-
-    stream = io.StringIO()
-    screen = _console_class()(file=stream, force_terminal=True, width=80, markup=False, emoji=False)
-    with Progress("joining neighbours", total=1_000_000, unit="pictures", console=screen) as bar:
+def test_a_narrow_terminal_shortens_the_bar_and_no_number(terminal, capsys):
+    with Progress("joining neighbours", total=1_000_000, unit="pictures", console=terminal(80)) as bar:
         for _ in range(6):
             time.sleep(0.02)
             bar.advance(4_096)
-    assert "24576/1000000" in stream.getvalue()
-    assert re.search(r"pictures/s, [0-9:]+ left", stream.getvalue())
+    said = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", capsys.readouterr().err)
+    assert "24576/1000000" in said
+    assert re.search(r"pictures/s, [0-9:]+ left", said)
 
 
 def test_logs_are_one_line_without_secrets(caplog):

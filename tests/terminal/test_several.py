@@ -9,13 +9,10 @@ import pytest
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from mobileclip.cli import COMMANDS
-from mobileclip.cli.commands import Commands
+from mobileclip.cli import COMMANDS, Commands
 from mobileclip.recipes.evaluating import Command as Evaluating
 from mobileclip.recipes.reinforcing.command import Command as Reinforcing
-from mobileclip.terminal.flags import told_of_specs
-from mobileclip.terminal.help import parse, readable
-from mobileclip.terminal.several import in_order
+from mobileclip.terminal import in_order, parse, readable, told_of_specs
 
 
 @attrs.frozen(kw_only=True)

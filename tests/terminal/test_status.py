@@ -2,7 +2,7 @@
 
 import pytest
 
-from mobileclip.terminal.status import conclude
+from mobileclip.terminal import conclude
 
 
 @pytest.mark.parametrize(

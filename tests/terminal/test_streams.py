@@ -39,8 +39,7 @@ def test_a_file_does_not_get_what_is_printed(tmp_path):
     """The number of a closed stream is the first that a file gets."""
     code = (
         "import sys\n"
-        "from mobileclip.terminal import say\n"
-        "from mobileclip.terminal.streams import ensure_streams\n"
+        "from mobileclip.terminal import ensure_streams, say\n"
         "ensure_streams()\n"
         f"with open({str(tmp_path / 'a.txt')!r}, 'w') as file:\n"
         "    say('printed')\n"

@@ -7,8 +7,16 @@ import torch
 from torch import nn
 
 from mobileclip import build_model
-from mobileclip.blocks import AttentionBlock, BlockSequence, RepMixerBlock, TextRepMixerBlock, TransformerLayer
-from mobileclip.blocks.recompute import RecomputingSequence, recompute, recomputed
+from mobileclip.blocks import (
+    AttentionBlock,
+    BlockSequence,
+    RecomputingSequence,
+    RepMixerBlock,
+    TextRepMixerBlock,
+    TransformerLayer,
+    recompute,
+    recomputed,
+)
 from tests.encoders.small import SMALL
 from tests.errors import fails
 

@@ -14,13 +14,13 @@ import attrs
 from mobileclip.data import (
     ImageTextSample,
     JsonLinesSource,
+    Records,
     SkipReport,
     find_card,
     read_reinforced_samples,
     read_samples,
     write_shard,
 )
-from mobileclip.data.buckets import Records
 from mobileclip.data.joining import (
     PLACES,
     AboutShard,

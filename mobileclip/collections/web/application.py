@@ -39,11 +39,12 @@ _FILES = {
 _Endpoint = Callable[[Request], Response]
 
 
-def build_application(collection: Collection) -> Starlette:
+def build_application(collection: Collection, uploads: Uploads | None = None) -> Starlette:
     """Return the application that shows a collection.
 
     Args:
         collection: that is searched. It is read anew when its index has changed.
+        uploads: the room for pictures that are searched with; its own by default.
     """
     served, thumbnails = ServedCollection(collection), Thumbnails()
 
@@ -90,7 +91,7 @@ def build_application(collection: Collection) -> Starlette:
         routes=[
             *(Route(path, _file(name, kind)) for path, (name, kind) in _FILES.items()),
             Route("/api/collection", about),
-            Route("/api/search", _searching(served), methods=["GET", "POST"]),
+            Route("/api/search", _searching(served, uploads or Uploads()), methods=["GET", "POST"]),
             Route("/api/duplicates", duplicates),
             Route("/pictures/{number:int}/{size}", picture),
             Route("/videos/{number:int}", video),
@@ -113,9 +114,7 @@ def _found(served: ServedCollection, request: Request) -> tuple[Match, Indexed]:
         raise HTTPException(404, str(error)) from None
 
 
-def _searching(served: ServedCollection) -> Callable[[Request], Awaitable[Response]]:
-    uploads = Uploads()
-
+def _searching(served: ServedCollection, uploads: Uploads) -> Callable[[Request], Awaitable[Response]]:
     async def search(request: Request) -> Response:
         if request.method != "POST":
             return await run_in_threadpool(_search, served, request.query_params, None)

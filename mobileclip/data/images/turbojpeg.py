@@ -5,9 +5,8 @@ Both it and Pillow decode by libjpeg-turbo, to the same pixels; Pillow's way int
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
-from typing import Any
+from types import ModuleType
 
 from mobileclip.data.images.resize import Pixels
 from mobileclip.machine import raise_machine_fault
@@ -24,12 +23,12 @@ def decode_jpeg(data: bytes, size: tuple[int, int], *, reduce: int, strict: bool
         reduce: 1, or 2, 4 or 8 to decode it at that part of its size, rounded up.
         strict: whether bytes that belong to no row are damage.
     """
-    decode = _decoder()
-    if decode is None:
+    library = _library()
+    if library is None:
         return None
     width, height = (-(-side // reduce) for side in size)
     try:
-        pixels: Pixels = decode(data, "RGB", min_width=width, min_height=height, strict=strict)
+        pixels: Pixels = library.decode_jpeg(data, "RGB", min_width=width, min_height=height, strict=strict)
     except Exception as error:  # noqa: BLE001  Pillow says what is wrong with it
         raise_machine_fault(error)
         return None
@@ -37,10 +36,10 @@ def decode_jpeg(data: bytes, size: tuple[int, int], *, reduce: int, strict: bool
 
 
 @cache
-def _decoder() -> Callable[..., Any] | None:
+def _library() -> ModuleType | None:
     try:
-        import simplejpeg
+        import simplejpeg as library
     except ImportError:
         return None
-    decode: Callable[..., Any] = simplejpeg.decode_jpeg
-    return decode
+    found: ModuleType = library
+    return found

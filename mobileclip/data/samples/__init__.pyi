@@ -56,4 +56,4 @@ from .uids import (
     uid_of as uid_of,
     write_uids as write_uids,
 )
-from .zips import Member as Member, members as members, torch_members as torch_members
+from .zips import Member as Member, torch_members as torch_members, zip_members as zip_members

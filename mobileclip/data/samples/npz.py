@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from mobileclip.data.samples.inflate import InflateStream, TooLargeError
 from mobileclip.data.samples.limits import DIRECTORY_BYTES
-from mobileclip.data.samples.zips import Member, members
+from mobileclip.data.samples.zips import Member, zip_members
 from mobileclip.data.skips import BadSampleError
 
 MAX_HEADER_BYTES = 1024
@@ -46,7 +46,7 @@ class NpzRows:
     """
 
     def __init__(self, data: bytes, *, limit: int) -> None:
-        found = members(io.BytesIO(data), len(data), directory_bytes=DIRECTORY_BYTES)
+        found = zip_members(io.BytesIO(data), len(data), directory_bytes=DIRECTORY_BYTES)
         num_bytes = sum(member.size for member in found.values())
         if num_bytes > limit:
             raise TooLargeError(f"it holds {num_bytes:,} bytes, more than the {limit:,} that it may")

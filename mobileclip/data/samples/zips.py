@@ -38,7 +38,7 @@ class Member:
     is_deflated: bool
 
 
-def members(file: IO[bytes], num_bytes: int, *, directory_bytes: int = _MAX_DIRECTORY_BYTES) -> dict[str, Member]:
+def zip_members(file: IO[bytes], num_bytes: int, *, directory_bytes: int = _MAX_DIRECTORY_BYTES) -> dict[str, Member]:
     """Return the files in a zip file by name.
 
     Args:
@@ -84,7 +84,7 @@ def torch_members(file: IO[bytes], num_bytes: int, *, directory_bytes: int = _MA
     Raises:
         CheckpointError: as `members` does, and if there are several folders, or a file is compressed.
     """
-    found = members(file, num_bytes, directory_bytes=directory_bytes)
+    found = zip_members(file, num_bytes, directory_bytes=directory_bytes)
     if len({name.partition("/")[0] for name in found}) != 1:
         raise CheckpointError("it is an archive, but none of torch's: its files are not in one folder")
     for name, member in found.items():

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobileclip.blocks.recompute import recompute, recomputed
+from mobileclip.blocks.recomputing import recompute, recomputed
 from mobileclip.data import Batch, RangeNumbers, ReinforcedBatch, normalize_pixels
 from mobileclip.encoders import Classifier
 from mobileclip.losses import LossSpec, LossTerms, ReinforcedLossSpec

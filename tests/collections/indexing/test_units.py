@@ -10,10 +10,10 @@ import attrs
 import pytest
 
 from mobileclip.collections import Collection, IndexOptions, ModelSource
-from mobileclip.collections.indexing import FindingsWriter, units, units_of
-from mobileclip.collections.reading import reader, scan
+from mobileclip.collections.indexing import FindingsWriter, units_of
+from mobileclip.collections.reading import FileReader, FileTask, KnownContent, scan
 from mobileclip.encoders import save_model
-from mobileclip.engines import SET_ASIDE, InlineEngine, LocalEngine, Retries, read_status
+from mobileclip.engines import SET_ASIDE, InlineEngine, LocalEngine, Retries, Work, read_status
 from tests.collections.pictures import assert_same_rows, draw, pack, telling
 from tests.data.videos.making import film
 from tests.engines.works import workers_of_this_process
@@ -78,14 +78,15 @@ def test_a_shard_that_changed_keeps_what_it_holds_still(make, tmp_path):
 
 
 def test_of_a_group_that_fails_the_picture_is_set_aside_and_the_next_run_does_it(make, photos, monkeypatch):
-    def failing(self, one):
-        if one.picture.name.endswith("07.png"):
-            raise RuntimeError("out of memory")
-        entered(self, one)
+    def failing(self, *given, **choices):
+        for _ in read(self, *given, **choices):
+            if any(row.path.endswith("07.png") for row in self.findings.rows):
+                raise RuntimeError("out of memory")
+            yield
 
-    index, entered = make("index"), reader.FileReader._enter
+    index, read = make("index"), FileReader.read
     with monkeypatch.context() as patch:
-        patch.setattr(reader.FileReader, "_enter", failing)
+        patch.setattr(FileReader, "read", failing)
         report = index.add(photos, options=OPTIONS, engine=INLINE)
     (aside,) = report.set_aside
     assert (aside.tries, aside.reason) == (3, "RuntimeError: out of memory")
@@ -137,31 +138,48 @@ def test_workers_refuse_another_model(make, photos, telling_file, tmp_path):
 def test_groups_are_small_enough_for_every_worker(tmp_path, num_workers, num_groups):
     draw(tmp_path / "photos" / "0.png", 0)
     (file,) = scan([str(tmp_path / "photos")]).files.values()
-    tasks = [reader.FileTask(file=attrs.evolve(file, path=f"/p/{number}.png")) for number in range(1000)]
-    groups = units_of(tasks, lambda _: reader.KnownContent(), num_workers)
+    tasks = [FileTask(file=attrs.evolve(file, path=f"/p/{number}.png")) for number in range(1000)]
+    groups = units_of(tasks, lambda _: KnownContent(), num_workers)
     assert len(groups) == num_groups
     assert [task for group in groups for task in group.tasks] == tasks
     assert len({group.name for group in groups}) == num_groups
 
 
-def test_what_is_found_goes_from_one_process_to_another(make, photos, monkeypatch):
+def sent(value):
+    """Return what another process gets."""
+    return pickle.loads(pickle.dumps(value))
+
+
+@attrs.frozen
+class SentWork(Work):
+    """Work that gets its units, and gives its entries, as another process does."""
+
+    work: Work
+
+    def open(self, place):
+        worker = sent(self.work).open(place)
+        return lambda unit, on_progress: partial(lambda finish: sent(finish()), worker(sent(unit), on_progress))
+
+    def split(self, unit):
+        return self.work.split(unit)
+
+
+class SendingEngine(InlineEngine):
+    def run(self, work, units, listener):
+        super().run(SentWork(work), units, listener)
+
+
+def test_what_is_found_goes_from_one_process_to_another(make, photos):
     alone, shared = make("alone"), make("shared")
     alone.add(photos, options=OPTIONS)
-    called = units.IndexWork._read
-    monkeypatch.setattr(
-        units.IndexWork,
-        "_read",
-        lambda self, clip, unit, on_progress: partial(
-            lambda finish: pickle.loads(pickle.dumps(finish())),
-            called(self, clip, pickle.loads(pickle.dumps(unit)), on_progress),
-        ),
-    )
-    shared.add(photos, options=OPTIONS, engine=INLINE)
+    shared.add(photos, options=OPTIONS, engine=SendingEngine(device="cpu", retries=AT_ONCE))
     assert_same_rows(Collection.open(shared.path), alone)
 
 
 @pytest.mark.slow
 def test_processes_make_the_same_rows_and_one_that_is_killed_costs_nothing(make, photos, monkeypatch):
+    for number in range(100, 160):
+        draw(photos / f"{number}.png", number)
     alone, shared = make("alone"), make("shared")
     expected = alone.add(photos, options=OPTIONS)
     killed = []
@@ -174,8 +192,6 @@ def test_processes_make_the_same_rows_and_one_that_is_killed_costs_nothing(make,
 
     entered = FindingsWriter.add
     monkeypatch.setattr(FindingsWriter, "add", kill_once)
-    monkeypatch.setattr(units, "_MOST_PICTURES", 4)
-    monkeypatch.setattr(units, "_LEAST_PICTURES", 4)
     report = shared.add(photos, options=OPTIONS, engine=LocalEngine(num_workers=2, devices=("cpu",), retries=AT_ONCE))
     assert killed
     assert report == expected

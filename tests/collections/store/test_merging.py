@@ -2,10 +2,11 @@
 
 import os
 
+import pyarrow.parquet as pq
 import pytest
 
 from mobileclip.collections import Collection, IndexOptions, ModelSource
-from mobileclip.collections.store import merging, store
+from mobileclip.collections.store import Store
 from tests.collections.pictures import assert_same_rows, draw, pack
 from tests.errors import fails
 
@@ -80,16 +81,16 @@ def test_a_merge_that_is_stopped_has_copied_whole_indexes(make, folders, tmp_pat
     first, second = make("first", folders[0]), make("second", folders[1])
     second.add(draw(tmp_path / "c" / "9.png", 9), options=OPTIONS)
     joined = Collection.create_like(tmp_path / "joined", first)
-    write, written = store.write_segment, []
+    write, written = pq.write_table, []
 
-    def stop(*given):
+    def stop(*given, **choices):
         written.append(given)
         if len(written) == 3:  # in the middle of the second one
             raise OSError("the disk is full")
-        return write(*given)
+        return write(*given, **choices)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "write_segment", stop)
+        patch.setattr(pq, "write_table", stop)
         with pytest.raises(OSError, match="the disk is full"):
             joined.merge(first, second, show_progress=False)
     again = Collection.open(joined.path)
@@ -109,12 +110,14 @@ def test_an_index_of_another_model_is_refused_by_name(make, folders, tmp_path, s
 
 
 def test_an_index_that_is_written_to_meanwhile_is_told(make, folders, monkeypatch, tmp_path):
-    index = make("index", folders[0])
+    index, values = make("index", folders[0]), Store.values
 
-    def lost(*_):
-        raise FileNotFoundError
+    def merged(self, columns):
+        yield from values(self, columns)
+        for path in index.path.glob("*.parquet"):
+            path.unlink()
 
-    monkeypatch.setattr(merging, "read_segment", lost)
+    monkeypatch.setattr(Store, "values", merged)
     joined = Collection.create_like(tmp_path / "joined", index)
     with fails("collections.written-meanwhile-run-again", "index"):
         joined.merge(index, show_progress=False)

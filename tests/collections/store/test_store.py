@@ -11,7 +11,6 @@ from mobileclip.collections.store import (
     Row,
     Store,
     read_manifest,
-    store,
     take_snapshot,
     write_manifest,
     write_segment,
@@ -110,9 +109,8 @@ def test_what_is_removed_is_gone_and_ids_stay(index):
     assert snapshot.ids.tolist() == [1, 2]
 
 
-def test_small_segments_are_merged_and_a_reader_keeps_what_it_opened(index, monkeypatch):
-    monkeypatch.setattr(store, "_MOST_SMALL", 3)
-    names = [chr(ord("a") + number) for number in range(5)]
+def test_small_segments_are_merged_and_a_reader_keeps_what_it_opened(index):
+    names = [chr(ord("a") + number) for number in range(17)]
     with index.writing():
         for name in names:
             index.append([row(name)])
@@ -121,12 +119,12 @@ def test_small_segments_are_merged_and_a_reader_keeps_what_it_opened(index, monk
         kept = take_snapshot(reader)
         index.append((), removed=[("00000001.parquet", 0)])
         index.merge()
-    assert [path.name for path in index.folder.glob("*.parquet")] == ["00000005.parquet"]
+    assert [path.name for path in index.folder.glob("*.parquet")] == ["00000017.parquet"]
     assert kept.table["path"].to_pylist() == [f"/p/{name}" for name in names]
     # This one has the manifest of before the merge, whose segments are gone.
     snapshot = take_snapshot(late)
     assert snapshot.table["path"].to_pylist() == [f"/p/{name}" for name in names if name != "b"]
-    assert snapshot.ids.tolist() == [0, 2, 3, 4]
+    assert snapshot.ids.tolist() == [0, *range(2, 17)]
 
 
 def test_a_segment_with_many_removed_rows_is_written_anew(index):

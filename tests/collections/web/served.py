@@ -28,10 +28,12 @@ def make_index(folder, checkpoint):
 
 
 @contextmanager
-def running(collection):
+def running(collection, uploads=None):
     """Yield the address of the page while it is served."""
     server = uvicorn.Server(
-        uvicorn.Config(build_application(collection), port=0, log_config=None, ws="none", lifespan="off", http="h11")
+        uvicorn.Config(
+            build_application(collection, uploads), port=0, log_config=None, ws="none", lifespan="off", http="h11"
+        )
     )
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -23,10 +23,8 @@ from mobileclip.collections.web import (
     MOST_PICTURE_BYTES,
     Thumbnails,
     Uploads,
-    application,
     build_application,
     picture_of,
-    uploads,
 )
 from tests.collections.pictures import draw, pack
 from tests.collections.web.served import OPTIONS, make_index, running
@@ -147,12 +145,11 @@ def test_threshold_that_is_none_is_refused(client):
         assert client.get(f"/api/duplicates?threshold={given}").status_code == 400
 
 
-def test_pictures_that_are_none_are_refused(client, monkeypatch):
-    monkeypatch.setattr(uploads, "MOST_PICTURE_BYTES", 1 << 20)
+def test_pictures_that_are_none_are_refused(client):
     for content, headers, status in (
         (b"no picture \x1b[31m", BYTES, 400),
         (b"", BYTES, 400),
-        (b"x" * ((1 << 20) + 1), BYTES, 413),
+        (b"x" * (MOST_PICTURE_BYTES + 1), BYTES, 413),
         (b"x", {"Content-Type": "text/plain"}, 415),
     ):
         answer = client.post("/api/search", content=content, headers=headers)
@@ -321,10 +318,9 @@ def asked_with(address, data):
             return error.code, json.loads(error.read())["error"]
 
 
-def test_pictures_that_are_sent_have_a_bound_and_whoever_is_beyond_it_may_come_again(collection, monkeypatch, caplog):
+def test_pictures_that_are_sent_have_a_bound_and_whoever_is_beyond_it_may_come_again(collection, caplog):
     picture, held = (photos(collection) / "2.png").read_bytes(), Uploads()
-    monkeypatch.setattr(application, "Uploads", lambda: held)
-    with running(collection) as address:
+    with running(collection, held) as address:
         with sending(address, MOST_PICTURE_BYTES - 10), sending(address, MOST_PICTURE_BYTES - 10):
             wait_for(lambda: held.num_free == 20)
             assert asked_with(address, picture) == (

@@ -299,9 +299,7 @@ class TestBarrier:
 
 _PEAK = """
 import pathlib, re, sys
-from mobileclip.data.images.opening import open_image
-from mobileclip.data.images.transform import load_image
-from mobileclip.data.images.limits import ImageError, ImageLimits
+from mobileclip.data.images import ImageError, ImageLimits, load_image, open_image
 
 def memory(name):
     status = pathlib.Path("/proc/self/status").read_text()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
+
 import pytest
 
+from mobileclip import storage
 from mobileclip.data import ReinforcementCard, write_card
-from mobileclip.data.joining import image_scan, join_images
+from mobileclip.data.joining import ImageScan, NameScan, join_images
 from mobileclip.data.samples import SAMPLE_LIMITS
 from mobileclip.engines import held, read_set_aside
 from mobileclip.storage import StorageError
@@ -13,6 +17,19 @@ from tests.data.joining.world import SIZE, Data, contents, files_of
 from tests.data.made_samples import encoded, write_raw
 from tests.errors import fails
 from tests.survives import Moment, Program, Survival
+
+
+class Breaking(io.FileIO):
+    """A file of a store that is away after the first half."""
+
+    def __init__(self, path):
+        super().__init__(path)
+        self.middle = Path(path).stat().st_size // 2
+
+    def read(self, size=-1):
+        if self.tell() >= self.middle:
+            raise StorageError("away for a moment")
+        return super().read(size)
 
 
 class TestAgain:
@@ -26,8 +43,8 @@ class TestAgain:
         index = data.root / "places"
         first = data.join(index=str(index))
         opened = []
-        for scan in ("ImageScan", "NameScan"):
-            monkeypatch.setattr(f"mobileclip.data.joining.image_index.{scan}.__call__", lambda *_: opened.append(1))
+        for scan in (ImageScan, NameScan):
+            monkeypatch.setattr(scan, "__call__", lambda *_: opened.append(1))
         second = data.join(index=str(index), output=str(data.root / "second"))
         assert not opened
         assert second.joined == first.joined == 20
@@ -123,23 +140,16 @@ class TestAgain:
 
     def test_names_that_could_not_be_read_to_the_end(self, data, monkeypatch):
         """What is not named seems to have no image; the next run reads it again."""
-        real = image_scan.tar_members
-
-        def broken(stream):
-            for number, member in enumerate(real(stream)):
-                if number == 9:
-                    raise StorageError("away for a moment")
-                yield member
 
         def scan(self, shard, fingerprint):
             with monkeypatch.context() as context:
                 if shard.endswith("00001.tar"):
-                    context.setattr(image_scan, "tar_members", broken)
+                    context.setattr(storage, "open_read", Breaking)
                 return original(self, shard, fingerprint)
 
-        original = image_scan.NameScan.__call__
+        original = NameScan.__call__
         with monkeypatch.context() as context:
-            context.setattr(image_scan.NameScan, "__call__", scan)
+            context.setattr(NameScan, "__call__", scan)
             report = data.join()
         assert 13 < report.joined < 20
         assert "away for a moment" in report.unfinished[str(data.reinforced / "00001.tar")]
@@ -150,19 +160,19 @@ class TestAgain:
 
     @pytest.mark.parametrize("num_broken", [1, 3])
     def test_an_image_shard_that_is_away_is_tried_again_and_then_listed(self, data, monkeypatch, num_broken):
-        real, broken = image_scan.ImageScan.__call__, []
+        real, broken = ImageScan.__call__, []
 
         def scan(self, shard, fingerprint):
             with monkeypatch.context() as context:
                 if shard.endswith("00001.tar") and len(broken) < num_broken:
                     broken.append(shard)
-                    context.setattr(image_scan, "_place", away)
+                    context.setattr(storage, "open_read", away)
                 return real(self, shard, fingerprint)
 
         def away(*_):
             raise StorageError("away for a moment")
 
-        monkeypatch.setattr(image_scan.ImageScan, "__call__", scan)
+        monkeypatch.setattr(ImageScan, "__call__", scan)
         report = data.join()
         assert len(broken) == num_broken
         assert report.is_good == (num_broken == 1)
@@ -177,7 +187,7 @@ class TestAgain:
     def test_a_shard_whose_reader_was_lost_counts_for_nothing(self, data):
         """Of another time, or of no time, may be what the index has of it."""
         shard, folder = str(data.images / "00000.tar"), data.root / "places"
-        scan = image_scan.ImageScan(folder=folder, by="key", hashed=False, limits=SAMPLE_LIMITS)
+        scan = ImageScan(folder=folder, by="key", hashed=False, limits=SAMPLE_LIMITS)
         assert scan(shard, "some").num_records == 6
         lost = scan.left(shard, "a worker that had it died")
         assert (lost.num_records, lost.problem, lost.fingerprint) == (0, "a worker that had it died", "")

@@ -8,9 +8,9 @@ import re
 
 import pytest
 
-from mobileclip.data import RowOptions, Skip, hash_image
+from mobileclip import storage
+from mobileclip.data import RowOptions, hash_image
 from mobileclip.data.joining import COLUMNS, write_urls
-from mobileclip.data.shards import read_shard
 from mobileclip.engines import LocalEngine
 from mobileclip.extras import install
 from tests.cli.test_cli import run
@@ -81,14 +81,14 @@ def test_a_shard_whose_store_is_away_is_tried_again_and_then_named(release, tmp_
     """Rows stand in the order of the shards all the same."""
     broken = []
 
-    def read(shard, on_skip, limits):
-        if shard.endswith("00000000.tar") and len(broken) < num_broken:
+    def opened(shard):
+        if str(shard).endswith("00000000.tar") and len(broken) < num_broken:
             broken.append(shard)
-            on_skip(Skip(reason="connection_failed", key="", shard=shard, detail="the store is away"))
-            return iter(())
-        return read_shard(shard, on_skip, limits)
+            raise storage.StorageError("the store is away")
+        return open_read(shard)
 
-    monkeypatch.setattr("mobileclip.data.joining.urls.read_shard", read)
+    open_read = storage.open_read
+    monkeypatch.setattr(storage, "open_read", opened)
     report = write(release.captions, tmp_path / "urls.csv", engine=AT_ONCE)
     assert len(broken) == num_broken
     if num_broken == 1:
@@ -97,7 +97,7 @@ def test_a_shard_whose_store_is_away_is_tried_again_and_then_named(release, tmp_
     else:
         assert read_table(tmp_path / "urls.csv") == expected()[-report.num_rows :]
         assert report.skips.counts == {"unreadable_shard": 1}
-        assert report.skips.named["unreadable_shard"][0].detail == "the store is away"
+        assert report.skips.named["unreadable_shard"][0].detail == "after 0 samples: StorageError: the store is away"
 
 
 def test_metadata_with_columns_of_other_names(tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 import attrs
 import numpy as np
 import pytest
+import simplejpeg
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 
@@ -136,9 +137,12 @@ class TestSimplejpeg:
     def without(monkeypatch):
         """Return what decodes without simplejpeg."""
 
+        def refused(*_, **__):
+            raise ValueError("none of its own")
+
         def decode(data, *arguments):
             with monkeypatch.context() as context:
-                context.setattr("mobileclip.data.images.turbojpeg._decoder", lambda: None)
+                context.setattr(simplejpeg, "decode_jpeg", refused)
                 return SourceImage(data).replay(*arguments)
 
         return decode
@@ -197,10 +201,12 @@ class TestFast:
     )
     def test_no_more_is_left_out_than_the_output_can_miss(self, large, side, factor, monkeypatch):
         reductions = []
+        decode = simplejpeg.decode_jpeg
         monkeypatch.setattr(
-            "mobileclip.data.loading.decode.decode_jpeg",
-            lambda *arguments, reduce, **options: (
-                reductions.append(reduce) or decode_jpeg(*arguments, reduce=reduce, **options)
+            simplejpeg,
+            "decode_jpeg",
+            lambda *arguments, min_width, **options: (
+                reductions.append(1400 // min_width) or decode(*arguments, min_width=min_width, **options)
             ),
         )
         params = AugmentationParams(crop=(0, 0, side, 1400))

@@ -10,10 +10,10 @@ from itertools import islice
 
 import pytest
 import torch
+from PIL import Image
 
-import mobileclip.data.loading.decode
 import mobileclip.data.loading.readers
-import mobileclip.data.loading.reading
+from mobileclip import storage
 from mobileclip.data import (
     ReinforcedBatch,
     ReinforcedPipelineSpec,
@@ -70,6 +70,13 @@ def assert_equal(first: ReinforcedBatch, second: ReinforcedBatch) -> None:
             torch.testing.assert_close(getattr(second, name), value, rtol=0, atol=0)
 
 
+def noted(monkeypatch, place: object, name: str) -> list[object]:
+    """Return a list that gets what a function is called with first."""
+    called, function = [], getattr(place, name)
+    monkeypatch.setattr(place, name, lambda given, **choices: called.append(given) or function(given, **choices))
+    return called
+
+
 def digests(batches: list[ReinforcedBatch]) -> Counter[tuple[str, float, float, float]]:
     """Return what tells samples, augmentations and captions of one step apart."""
     return Counter(
@@ -116,21 +123,7 @@ class TestResuming:
             next(stream)
         position = pipeline.position(8)
         expected = next(stream)
-        decoded, opened = [], []
-        exact, read = mobileclip.data.loading.decode.decode_image, mobileclip.data.loading.reading.read_shard
-
-        def noted(name, *rest, **choices):
-            opened.append(name)
-            return read(name, *rest, **choices)
-
-        monkeypatch.setattr(
-            mobileclip.data.loading.decode, "decode_image", lambda data, **_: decoded.append(data) or exact(data)
-        )
-        monkeypatch.setattr(
-            mobileclip.data.loading.reading,
-            "read_shard",
-            noted,
-        )
+        decoded, opened = noted(monkeypatch, Image, "open"), noted(monkeypatch, storage, "open_read")
         assert_equal(expected, next(spec(shards, sampling="endless").build().stream(position)))
         assert len(decoded) <= 3 + len(BROKEN)
         assert len(opened) <= 3 + 3  # one a reader, and the next where that one ended
@@ -235,8 +228,9 @@ class TestEndless:
         assert len(seen) == 6  # three stored augmentations of two samples
 
     def test_nothing_is_counted(self, shards, monkeypatch):
-        monkeypatch.setattr(mobileclip.data.loading.reading, "shard_sizes", pytest.fail)
+        opened = noted(monkeypatch, storage, "open_read")
         assert len(next(spec(shards, sampling="endless", num_samples=None).build().stream())) == 3
+        assert 0 < len(opened) <= 3 + 3 < len(shards)
 
     def test_another_epoch_begins_elsewhere(self, shards):
         pipeline = spec(shards, sampling="endless").build()

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mobileclip.data.samples import torch_members
-from mobileclip.data.samples.zips import members
+from mobileclip.data.samples import torch_members, zip_members
 from mobileclip.tensor_files import CheckpointError
 
 FILES = {"a.npy": b"content" * 40, "b.npy": bytes(range(256))}
@@ -26,7 +25,7 @@ def zipped(files=FILES, method=zipfile.ZIP_STORED):
 
 
 def read(data, **options):
-    return members(io.BytesIO(data), len(data), **options)
+    return zip_members(io.BytesIO(data), len(data), **options)
 
 
 def changed(place, value, *, of=b"PK\x01\x02"):

@@ -469,7 +469,7 @@ def test_long_words_are_not_kept():
     code = """
 import random
 from pathlib import Path
-from mobileclip.data.text.tokenizer import Tokenizer
+from mobileclip.data import Tokenizer
 tokenizer, rng = Tokenizer(), random.Random(0)
 def held():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20

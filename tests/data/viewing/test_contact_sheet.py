@@ -31,14 +31,13 @@ from mobileclip.data.viewing import (
     describe_operations,
     draw_sheet,
     inspect_sample,
-    legible,
-    paper,
     print_inspection,
     wrap,
 )
 from mobileclip.inputs import ImageInput
 from tests.data.made_samples import encoded, golden, make_sample, write_raw
 from tests.errors import fails
+from tests.preloaded import preloaded
 
 SIZE = (320, 240)
 
@@ -292,12 +291,22 @@ class TestText:
         assert "".join("".join(lines).split()) == "".join(text.split())
         assert all(font.getlength(line) <= width for line in lines)
 
-    def test_what_the_font_does_not_know(self, monkeypatch):
-        assert legible("plain 9°") == ("plain 9°", "")
-        monkeypatch.setattr(paper, "_system_font", lambda: "")
-        assert legible("Köln 東京") == ("Koln ??", "")
-        monkeypatch.setattr(paper, "_system_font", lambda: "Some.ttf")
-        assert legible("Köln") == ("Köln", "Some.ttf")
+    @pytest.mark.parametrize(("has_font", "text"), [(False, "Koln ??"), (True, "Köln 東京")])
+    def test_what_the_font_does_not_know(self, tmp_path, has_font, text):
+        code = f"""
+from PIL import ImageFont
+from mobileclip.data.viewing import legible
+def found(name, size):
+    if not {has_font}:
+        raise OSError(name)
+ImageFont.truetype = found
+assert legible("plain 9°") == ("plain 9°", "")
+text, font = legible("Köln 東京")
+assert text == {text!r}
+assert bool(font) == {has_font}
+"""
+        done = preloaded().call("tests.preloaded:python", "-c", code, folder=tmp_path)
+        assert done.status == 0, done.output
 
 
 def test_names_from_data_are_no_markup(tmp_path):

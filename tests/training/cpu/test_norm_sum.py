@@ -14,8 +14,8 @@ from mobileclip.blocks import (
     LargeKernelConv,
     MobileOneBlock,
     RepMixer,
+    recomputed,
 )
-from mobileclip.blocks.recompute import recomputed
 from mobileclip.training.cpu import quick, quicken
 from mobileclip.training.cpu.norm_sum import NormBranch, merges, sum_of_norms
 from tests.blocks.filling import filled, noise
