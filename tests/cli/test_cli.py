@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from mobileclip.cli import COMMANDS, main
-from mobileclip.cli.commands import Commands
 from mobileclip.encoders import save_model
 from mobileclip.encoders.checkpoints import read_checkpoint
 from mobileclip.extras import VERSION
@@ -256,7 +255,7 @@ def test_it_is_a_module_too(capsys, monkeypatch):
 
 
 def test_a_signal_is_told_by_the_name_of_the_command_with_what_is_kept(capsys, monkeypatch):
-    monkeypatch.setattr(Commands, "run", lambda *_: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(type(COMMANDS), "run", lambda *_: signal.raise_signal(signal.SIGTERM))
     status, out, err = run(capsys, "list")
     assert (status, out) == (143, "")
     assert err.startswith("mobileclip: interrupted by SIGTERM; what was finished is kept")

@@ -30,7 +30,6 @@ from mobileclip.export.export import tower_export
 from mobileclip.export.towers import TowerExport
 from mobileclip.inference.optimization import weighted_layers
 from mobileclip.tensor_files import weights_sha256
-from mobileclip.tensor_files.weights import weights_sha256
 from tests.errors import fails
 from tests.export.models import CONVOLUTIONAL, MCI, PIXELS, TOKENS, int8_export, pixels, raw_pixels
 

@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from mobileclip.extras import install
-from mobileclip.inference.optimization import openvino_core, openvino_program, programs
-from mobileclip.inference.optimization.openvino_quiet import openvino_model
+from mobileclip.inference.optimization import openvino_core, openvino_model, openvino_program, programs
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -95,7 +94,7 @@ def test_a_program_is_pickled_and_names_what_is_missing_where_it_is_read(tower, 
 
 _IMPORTED = """
 import sys
-from mobileclip.inference.optimization.openvino_quiet import import_quietly
+from mobileclip.inference.optimization import import_quietly
 import_quietly("openvino")
 assert "openvino" in sys.modules
 print(*(name for name in sys.modules if name.startswith("openvino_telemetry")))

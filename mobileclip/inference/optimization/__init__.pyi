@@ -12,6 +12,7 @@ from .openvino_quiet import (
     converted as converted,
     import_quietly as import_quietly,
     openvino_core as openvino_core,
+    openvino_model as openvino_model,
 )
 from .optimizing import (
     ENGINES as ENGINES,
