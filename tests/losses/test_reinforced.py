@@ -300,6 +300,17 @@ def test_shapes_that_disagree_name_the_numbers(changes, error):
         loss(**inputs, logit_scale=10.0)
 
 
+@pytest.mark.parametrize("backend", ["dense", "tiled"])
+def test_without_distillation_one_side_of_the_teachers_says_nothing(backend):
+    inputs = random_inputs(6, 4, (3, 4))
+    loss = ReinforcedLossSpec(contrastive_weight=1.0, distill_weight=0.0, backend=backend).build()
+    student = {name: inputs[name] for name in STUDENT}
+    expected = loss(**student, logit_scale=10.0).total
+    for names in (("teacher_text", "teacher_syn_text"), ("teacher_image",)):
+        given = {name: inputs[name] for name in names}
+        torch.testing.assert_close(loss(**student, **given, logit_scale=10.0).total, expected, rtol=0, atol=0)
+
+
 class TestContrastive:
     def test_golden(self):
         case = CASES[2]
