@@ -25,14 +25,13 @@ from mobileclip.data import AugmentationSpec
 from mobileclip.engines import RUN
 from mobileclip.inference import processor
 from mobileclip.reinforce import ReinforcementSpec
-from mobileclip.reinforce.manifest import MANIFEST, TAIL
-from mobileclip.reinforce.worker import STAGING
 from mobileclip.storage import LOCK
 from mobileclip.terminal import say
 from tests.descendants import are_gone, descendants
 from tests.reinforce.conftest import plain_shards, small_teacher_files
 from tests.reinforce.program import start
 
+MANIFEST, TAIL, STAGING = "manifest.jsonl", "manifest.tail.jsonl", ".staging"
 ENGINES = ("inline", "local", "ray")
 SECONDS_OF_A_START = 4.0
 SECONDS_OF_WORK = 300.0

@@ -12,7 +12,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from mobileclip.cli import COMMANDS
 from mobileclip.cli.commands import Commands
 from mobileclip.recipes.evaluating import Command as Evaluating
-from mobileclip.recipes.reinforcing.command import Command as Reinforcing
+from mobileclip.recipes.reinforcing import Command as Reinforcing
 from mobileclip.terminal.flags import told_of_specs
 from mobileclip.terminal.help import parse, readable
 from mobileclip.terminal.several import in_order
