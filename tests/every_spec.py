@@ -33,8 +33,7 @@ from mobileclip.data.curation import FilterSpec
 from mobileclip.data.loading import PipelineSpec
 from mobileclip.encoders import ClassifierSpec, DualEncoderSpec, MCiSpec, ViTSpec
 from mobileclip.export import ExportSpec
-from mobileclip.inference.known import KnownOutput
-from mobileclip.inference.known.outputs import Picture as KnownPicture
+from mobileclip.inference.known import KnownOutput, Picture as KnownPicture
 from mobileclip.inputs import ImageInput, TokenizerFile
 from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.registry import Registry

@@ -14,6 +14,7 @@ WHOLE_MODULES = (
     "mobileclip.inference.archive",
     "mobileclip.inference.catalogue",
     "mobileclip.inference.embedding",
+    "mobileclip.inference.encoding",
     "mobileclip.evaluation.clip_benchmark",
     "mobileclip.extras",
     "mobileclip.inputs",

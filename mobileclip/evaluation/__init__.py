@@ -22,10 +22,12 @@ from mobileclip.evaluation.metrics.groups import GroupAccuracy, association_scor
 from mobileclip.evaluation.metrics.intervals import Interval, PairedDifference, paired_difference, proportion_interval
 from mobileclip.evaluation.metrics.retrieval import Recall, RetrievalResult, caption_recall, retrieval_recall
 from mobileclip.evaluation.published import published_models, published_results, published_with
+from mobileclip.evaluation.records import Record, add_record, read_records
 from mobileclip.evaluation.results import DatasetResult, read_results, suite_average, write_results
 from mobileclip.evaluation.runner import EvaluationSpec, Failure, ModelRun, Run, evaluate_models
 from mobileclip.evaluation.session import Session
 from mobileclip.evaluation.suite import SUITE, SuiteEntry, suite_entry
+from mobileclip.evaluation.summary import summarize, write_summary
 from mobileclip.evaluation.tasks.catalogue import SUITES, find_task, suite_tasks
 from mobileclip.evaluation.tasks.task import Evaluation, FoundTask, Task, TaskEntry, TaskOptions, evaluation_tasks
 from mobileclip.evaluation.tasks.winogavil import WinoGavil, evaluate_winogavil, open_winogavil
@@ -54,6 +56,7 @@ __all__ = [
     "ModelRun",
     "PairedDifference",
     "Recall",
+    "Record",
     "RetrievalResult",
     "Run",
     "Score",
@@ -65,6 +68,7 @@ __all__ = [
     "Tokenize",
     "Transform",
     "WinoGavil",
+    "add_record",
     "association_score",
     "candidate_of",
     "caption_recall",
@@ -89,12 +93,15 @@ __all__ = [
     "published_models",
     "published_results",
     "published_with",
+    "read_records",
     "read_results",
     "retrieval_recall",
     "score",
     "suite_average",
     "suite_entry",
     "suite_tasks",
+    "summarize",
     "write_benchmark",
     "write_results",
+    "write_summary",
 ]

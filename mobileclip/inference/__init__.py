@@ -4,6 +4,7 @@ What uses a model as it is belongs here; what trains, evaluates or exports one d
 """
 
 from mobileclip.inference.forms import by_length, prepared, prepared_tower
+from mobileclip.inference.identity import ModelIdentity
 from mobileclip.inference.optimization.optimizing import (
     OptimizedDualEncoder,
     optimize,
@@ -17,6 +18,7 @@ from mobileclip.inference.optimization.towers import Engine, Form, OptimizedTowe
 __all__ = [
     "Engine",
     "Form",
+    "ModelIdentity",
     "OptimizationReport",
     "OptimizedDualEncoder",
     "OptimizedTower",

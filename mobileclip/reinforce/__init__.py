@@ -4,6 +4,7 @@ What computes, stores and checks it belongs here; reading it belongs in `data`.
 """
 
 from mobileclip.engines import Engine, InlineEngine, LocalEngine, RayEngine
+from mobileclip.reinforce.agreement import measure_agreement
 from mobileclip.reinforce.captioners import (
     Captioner,
     CaptionerSpec,
@@ -56,6 +57,7 @@ __all__ = [
     "Verification",
     "build_ensemble",
     "estimate",
+    "measure_agreement",
     "reinforce",
     "verify",
 ]

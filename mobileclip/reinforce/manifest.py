@@ -19,9 +19,6 @@ from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
 TAIL = "manifest.tail.jsonl"
 """File beside the manifest in an object store, which cannot append: its newest lines, until they are written there."""
 
-# An object store writes the tail again for every entry, and the whole manifest when the tail has so many.
-MOST_IN_TAIL = 256
-
 # Ten million lines.
 _MAX_BYTES = 2**31
 # No shard has so many.
@@ -68,12 +65,15 @@ class Manifest:
 
     Args:
         directory: of the shards, local or an address.
+        most_in_tail: at least 1; an object store writes the small file again for every entry, and the whole manifest
+            when the small one has so many.
 
     Raises:
         ValueError: if a line other than the last is damaged.
     """
 
-    def __init__(self, directory: str | os.PathLike[str]) -> None:
+    def __init__(self, directory: str | os.PathLike[str], *, most_in_tail: int = 256) -> None:
+        self._most_in_tail = most_in_tail
         self.path = storage.join(os.fspath(directory), MANIFEST)
         self._tail_path = storage.join(os.fspath(directory), TAIL)
         self._remote = storage.is_remote(self.path)
@@ -102,7 +102,7 @@ class Manifest:
         self._entries[entry.shard] = entry
         if self._remote:
             self._tail[entry.shard] = entry
-            if len(self._tail) < MOST_IN_TAIL:
+            if len(self._tail) < self._most_in_tail:
                 _write(self._tail_path, self._tail)
             else:
                 self.close()

@@ -10,7 +10,13 @@ from mobileclip.training.loss_scale import LossScale
 from mobileclip.training.objectives.classification import ClassificationObjective, CrossEntropySpec
 from mobileclip.training.objectives.objective import ImageTextObjective, Objective, build_objective
 from mobileclip.training.objectives.selection import SelectionSpec
-from mobileclip.training.optimizer import AdamWSpec, OptimizerSpec, decay_groups, optimizers
+from mobileclip.training.optimizer import (
+    AdamWSpec,
+    OptimizerSpec,
+    decay_groups,
+    optimizers,
+    set_learning_rate,
+)
 from mobileclip.training.records.metrics import MetricLog, last_metrics, read_metrics
 from mobileclip.training.records.plots import plot_curves
 from mobileclip.training.run import ClassifierRunSpec, RunSpec, run
@@ -47,5 +53,6 @@ __all__ = [
     "read_metrics",
     "run",
     "schedules",
+    "set_learning_rate",
     "train",
 ]

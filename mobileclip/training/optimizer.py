@@ -113,7 +113,12 @@ class AdamWSpec(OptimizerSpec):
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Set the learning rate of every group, times the group's `rate_scale` where it has one."""
+    """Set the learning rate of every group, times the group's `rate_scale` where it has one.
+
+    Args:
+        optimizer: such as an `OptimizerSpec` builds, whose rates are zero at first.
+        learning_rate: of a step, at least 0.
+    """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group.get("rate_scale", 1.0)
 

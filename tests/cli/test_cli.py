@@ -98,13 +98,13 @@ def test_embed_nothing(capsys, small_file):
 
 
 def forbid_models(monkeypatch):
-    """Have a test fail where a model is read or fetched."""
+    """Have a test fail where a model is fetched, or tensors are read of a file."""
 
     def read(*_, **__):
         raise AssertionError("a model was read before the arguments were looked at")
 
-    monkeypatch.setattr("mobileclip.inference.loading.read_checkpoint", read)
-    monkeypatch.setattr("mobileclip.inference.loading.load_model", read)
+    for name in ("huggingface_hub.hf_hub_download", "huggingface_hub.list_repo_files", "torch.load"):
+        monkeypatch.setattr(name, read)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ import mobileclip
 from mobileclip.cli import main
 from mobileclip.collections import Collection
 from mobileclip.encoders import save_model
-from mobileclip.encoders.checkpoints import loading
 from tests.collections.pictures import draw, telling
 from tests.data.videos.making import film
 
@@ -300,7 +299,8 @@ def test_an_index_keeps_to_its_model(capsys, photos, telling_file, small_file):
 
 def test_another_model_is_refused_by_name_before_its_weights_are_fetched(capsys, photos, telling_file, monkeypatch):
     run(capsys, "index", photos, "-i", "made", "-c", telling_file, "--quiet", "-j", 1)
-    monkeypatch.setattr(loading, "fetched", lambda _: pytest.fail("weights are read"))
+    for name in ("hf_hub_download", "list_repo_files"):
+        monkeypatch.setattr(f"huggingface_hub.{name}", lambda *_, **__: pytest.fail("weights are fetched"))
     for arguments, named in (
         (("-m", "mobileclip_s2"), "mobileclip_s2"),
         (("-c", "hf-hub:apple/MobileCLIP-S1"), "hf-hub:apple/MobileCLIP-S1"),

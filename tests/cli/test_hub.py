@@ -11,11 +11,11 @@ from huggingface_hub import metadata_load
 
 import mobileclip
 from mobileclip.encoders.checkpoints import read_checkpoint
-from mobileclip.evaluation import DatasetResult, EvaluationSpec, open_candidate, write_results
-from mobileclip.evaluation.printing import divided
+from mobileclip.evaluation import DatasetResult, open_candidate, write_results
 from mobileclip.extras import install
 from mobileclip.interop import from_pretrained
 from tests.cli.test_cli import IMAGES, run
+from tests.data.test_opening import class_folder
 
 
 def test_a_file_becomes_a_folder_with_its_numbers(capsys, small_file, tmp_path):
@@ -46,9 +46,11 @@ def test_a_folder_stands_for_its_weights_wherever_a_checkpoint_is_named(capsys, 
     assert run(capsys, "convert", "model", "small.safetensors")[0] == 0
     assert mobileclip.load("model").model.spec == mobileclip.load("small.safetensors").model.spec
     assert [one.name for one in map(open_candidate, ["model", "label=model"])] == ["model", "label"]
-    (tmp_path / "data").mkdir()
-    export = str(Path(__file__).parents[1] / "golden" / "litert" / "export")
-    assert divided(["model", "data", export], EvaluationSpec())[0] == ("model", export)
+    data = class_folder(tmp_path).relative_to(tmp_path)
+    export = shutil.copytree(Path(__file__).parents[1] / "golden" / "litert" / "export", "export")
+    status, out, err = run(capsys, "eval", "model", data, export)
+    assert (status, len(list(Path("outputs").rglob("results.jsonl")))) == (1, 1)
+    assert f"not evaluated: {export}: " in err
     status, _, err = run(capsys, "convert", "model", "model/model.safetensors", "--overwrite")
     assert (status, "would be replaced by what is made of it" in err) == (2, True)
     shutil.copy("small.safetensors", "model/other.safetensors")

@@ -151,19 +151,20 @@ def test_a_packaged_model_wins_over_a_folder_of_its_name(world):
 
 
 def test_an_export_in_a_folder_of_that_name_is_opened_by_its_path_alone(tmp_path):
+    from mobileclip.encoders import CheckpointError, load_model
     from mobileclip.encoders.checkpoints import packaged
-    from mobileclip.encoders.checkpoints.exports import CONTRACT, is_export
 
     (tmp_path / "icons").mkdir()
-    (tmp_path / "icons" / CONTRACT).write_text("{}")
+    (tmp_path / "icons" / "mobileclip.json").write_text("{}")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
-        assert not is_export("icons")
-        assert is_export("./icons")
-        assert is_export(Path("icons"))
+        assert load_model("icons").spec.image.embedding_dim
+        for place in ("./icons", Path("icons")):
+            with pytest.raises(CheckpointError, match="is an export, and no checkpoint"):
+                load_model(place)
         assert packaged("icons") is not None
         assert packaged(Path("icons")) is None
-        (tmp_path / "icons" / CONTRACT).unlink()
+        (tmp_path / "icons" / "mobileclip.json").unlink()
         (tmp_path / "icons").rmdir()
         assert packaged(Path("icons")) == packaged("icons")
 
@@ -203,10 +204,13 @@ def test_a_shard_whose_folders_are_longer_than_a_name_can_be_is_reinforced(tmp_p
 
 
 def test_a_folder_whose_name_is_as_long_as_names_can_be_is_exported(tmp_path):
-    from mobileclip.export.working_folder import working_folder
+    from mobileclip.encoders import TextTransformerSpec
+    from mobileclip.export import ExportSpec, export_model
+    from tests.export.models import few_samples
 
-    with working_folder(tmp_path / ("x" * 255)) as folder:
-        (folder / "file").write_text("x")
+    tower = TextTransformerSpec(width=16, depth=1, num_heads=2, embedding_dim=8).build().eval()
+    spec = ExportSpec(out=tmp_path / ("x" * 255), target="torch", tower="text")
+    export_model(tower, spec, samples=few_samples(), show_progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["x" * 255]
 
 

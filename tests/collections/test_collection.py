@@ -24,7 +24,6 @@ from mobileclip.data.images import describe_left_out
 from mobileclip.encoders import save_model
 from mobileclip.encoders.checkpoints import layouts
 from mobileclip.extras import install
-from mobileclip.inference import encoding
 from mobileclip.serialization import to_json
 from tests.collections.pictures import contents, draw, pack, telling
 from tests.errors import fails
@@ -328,15 +327,15 @@ def test_a_full_disk_leaves_the_index_as_it_was(index, photos, monkeypatch):
 
 
 def test_what_may_be_readable_next_time_is_tried_again(index, photos, monkeypatch):
-    reader = encoding.read_image_file
+    opened = Path.open
 
-    def refused(source, limits, name):
-        if source.name == "2.png":
-            raise ImageError("unreadable", f"{name} cannot be read: Permission denied")
-        return reader(source, limits, name)
+    def refused(path, *arguments, **options):
+        if path.name == "2.png":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, *arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(encoding, "read_image_file", refused)
+        patch.setattr(Path, "open", refused)
         assert len(add(index, photos).unreadable) == 1
     report = add(index, photos)
     assert (report.num_encoded, report.num_unchanged, report.unreadable) == (1, 5, ())

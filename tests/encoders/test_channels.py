@@ -15,7 +15,7 @@ from mobileclip.data import ImageTransform, normalize_pixels
 from mobileclip.encoders import ClassifierSpec, ImageEncoderSpec, ViTSpec, load_model, save_model
 from mobileclip.export import ExportSpec, export_model
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput
-from mobileclip.interop.timm import timm_config
+from mobileclip.interop import timm_config
 from mobileclip.serialization import from_json, to_json
 from tests.encoders.small import IMAGE, SMALL, VIT, randomised
 from tests.errors import fails

@@ -10,8 +10,15 @@ import torch
 from torch import nn
 
 from mobileclip.blocks import TransformerLayer
-from mobileclip.encoders import MCtSpec, TextTransformerSpec, ViTSpec
-from mobileclip.encoders.initialization import initialize_linear
+from mobileclip.encoders import (
+    AttentionSpec,
+    ClassifierSpec,
+    MCiSpec,
+    MCtSpec,
+    StageSpec,
+    TextTransformerSpec,
+    ViTSpec,
+)
 from mobileclip.inputs import ImageInput, TextInput
 from recipes.train_vit_b16_12m import ensemble
 
@@ -54,16 +61,27 @@ def test_text_towers_start_as_clip_does(spec, num_layers):
     assert_drawn(tower.project.weight, WIDTH**-0.5)
 
 
-def test_image_towers_draw_their_linear_layers_alike():
+VIT = ViTSpec(width=WIDTH, depth=1, num_heads=4, embedding_dim=80, input=ImageInput(size=64))
+STAGES = (StageSpec(dim=16, depth=1), StageSpec(dim=WIDTH, depth=1, mixer=AttentionSpec(head_dim=16, norm="layer")))
+MCI = MCiSpec(stages=STAGES, embedding_dim=80, projection_bias=True, input=ImageInput(size=64))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [VIT, MCI, ClassifierSpec(image=VIT.without_projection(), num_classes=50)],
+    ids=["vit", "mci", "classifier"],
+)
+def test_image_towers_draw_their_linear_layers_alike(spec):
     torch.manual_seed(0)
-    layer = nn.Linear(100, 200)
-    initialize_linear(layer)
-    assert_drawn(layer.weight, 0.02)
-    assert not layer.bias.any()
-    initialize_linear(nn.Linear(2, 2, bias=False))
-    norm = nn.LayerNorm(4)
-    initialize_linear(norm)
-    assert norm.weight.eq(1).all()
+    tower = spec.build()
+    layers = [module for module in tower.modules() if isinstance(module, nn.Linear)]
+    assert len(layers) > 1
+    for layer in layers:
+        assert_drawn(layer.weight, 0.02)
+        assert layer.bias is None or not layer.bias.any()
+    norms = [module for module in tower.modules() if isinstance(module, nn.LayerNorm)]
+    assert norms
+    assert all(norm.weight.eq(1).all() for norm in norms)
 
 
 def test_vision_transformers_start_with_positions_and_next_to_no_class_token():

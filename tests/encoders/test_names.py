@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 
+import attrs
 import pytest
 import torch
 
 from mobileclip.encoders.checkpoints import layouts, resolve_spec, tensor_shapes
-from mobileclip.encoders.checkpoints.layouts import towers
-from mobileclip.encoders.checkpoints.recognising import adapted
 from tests.golden.checkpoints import GOLDEN_MODELS
 
 # Of the lines "our name, their name, their shape" with branches folded, as the public code folds and names them.
@@ -45,8 +44,9 @@ def named(spec, layout, form):
 def test_every_name_and_shape_is_the_published_one(golden):
     layout = layouts[golden.layout]
     published = {name: tuple(shape) for name, shape in json.loads(golden.keys_file.read_text()).items()}
-    spec = adapted(layout, resolve_spec(golden.name), {})
-    constants = {name: one for _, tower in towers(spec) for name, one in layout.constants(tower).items()}
+    spec = resolve_spec(golden.name)
+    spec = attrs.evolve(spec, image=layout.adapted(spec.image, {}))
+    constants = {name: one for tower in (spec.image, spec.text) for name, one in layout.constants(tower).items()}
     theirs = dict(named(spec, layout, "training").values())
     assert theirs | {name: tuple(one.shape) for name, one in constants.items()} == published
 

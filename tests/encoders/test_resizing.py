@@ -1,9 +1,12 @@
 """Models loaded for images of another size and texts of another length."""
 
+import copy
+
 import attrs
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
 from torch import nn
 
@@ -15,7 +18,6 @@ from mobileclip.encoders import (
     load_model,
     save_model,
 )
-from mobileclip.encoders.checkpoints.resizing import resized
 from mobileclip.inputs import ImageInput
 from mobileclip.strict import strict
 from tests.blocks.filling import filled, noise
@@ -70,13 +72,11 @@ def test_the_class_tokens_position_is_kept(stored):
 
 
 def test_positions_stored_in_half_precision_are_resampled_in_float32(stored):
-    _, model = stored()
-    tower = SMALL["vit"]
-    half = {name: tensor.half() for name, tensor in model.image_encoder.state_dict().items()}
-    position = half["position"].float()
-    _, weights = resized(tower, "training", half, image_size=128, context_length=None)
+    path, model = stored(form=lambda model: copy.deepcopy(model).half())
+    loaded = load_model(path, tower="image", image_size=128)
+    position = model.image_encoder.position.detach().half().float()
     expected = resample_abs_pos_embed(position[None], [8, 8], [4, 4], num_prefix_tokens=0)[0]
-    torch.testing.assert_close(weights["position"], expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(loaded.position.detach(), expected, rtol=0, atol=1e-6)
 
 
 @torch.inference_mode()
@@ -166,8 +166,8 @@ class PixelsSpec(ImageEncoderSpec):
         return Pixels(self)
 
 
-def test_an_encoder_of_ones_own_that_does_not_say_how_is_refused():
+def test_an_encoder_of_ones_own_that_does_not_say_how_is_refused(tmp_path):
     spec = PixelsSpec(embedding_dim=4, input=ImageInput(size=8))
-    weights = dict(spec.build().state_dict())
+    save_file(spec.build().state_dict(), tmp_path / "pixels.safetensors")
     with fails("encoders.shape-size-asked-does", "project.weight", "(4, 192)", "(4, 768)"):
-        resized(spec, "training", weights, image_size=16, context_length=None)
+        load_model(tmp_path / "pixels.safetensors", spec, image_size=16)

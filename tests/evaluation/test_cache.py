@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -17,14 +18,14 @@ import torch
 from mobileclip import storage
 from mobileclip.evaluation import (
     BenchmarkSample,
+    FeatureCache,
     Session,
     evaluate_models,
     open_benchmark,
     open_candidate,
     write_benchmark,
 )
-from mobileclip.evaluation.cache import _checksum, _stored_features, _stored_texts
-from mobileclip.evaluation.encoding import extract_features
+from mobileclip.evaluation.datasets import fingerprint
 from mobileclip.recipes.tiny import SHAPES
 from tests.errors import fails
 from tests.evaluation.conftest import CAPTIONS, COUNT, TEMPLATES
@@ -74,7 +75,11 @@ def _rewritten(data: bytes, change) -> bytes:
     """Well made, with another content."""
     tensors = {name: change(value) for name, value in safetensors.torch.load(data).items()}
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["header"]
-    return safetensors.torch.save(tensors, {"header": header, "sha256": _checksum(tensors, header)})
+    digest = hashlib.sha256(header.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.numpy().tobytes())
+    return safetensors.torch.save(tensors, {"header": header, "sha256": digest.hexdigest()})
 
 
 def of_another_type(data: bytes) -> bytes:
@@ -152,19 +157,21 @@ class TestCache:
         for benchmark in (named, retrieval):
             features_of(benchmark)
         paths = {path.name.rpartition("-")[0]: path for path in (root / "features").rglob("*.safetensors")}
+        cache = FeatureCache.of(candidate, root / "features")
+        prompts = [template.format(name) for name in SHAPES for template in TEMPLATES]
         readers = {
-            "vtab-pets": lambda path: _stored_features(path, named),
-            "flickr30k": lambda path: _stored_features(path, retrieval),
-            "texts": lambda path: _stored_texts(path, len(SHAPES) * len(TEMPLATES)),
+            "vtab-pets": lambda: cache.read(named, fingerprint(named)),
+            "flickr30k": lambda: cache.read(retrieval, fingerprint(retrieval)),
+            "texts": lambda: cache.read_texts(prompts),
         }
         assert set(paths) == set(readers)
         for name, path in paths.items():
             whole = path.read_bytes()
-            assert readers[name](path) is not None
+            assert readers[name]() is not None
             for damage in DAMAGES:
                 path.write_bytes(damage(whole))
                 caplog.clear()
-                assert readers[name](path) is None, (name, damage.__name__)
+                assert readers[name]() is None, (name, damage.__name__)
                 assert caplog.text.count("is damaged and made again") == 1
 
     def test_random_damage_is_seen_wherever_it_is(self, root):
@@ -175,6 +182,7 @@ class TestCache:
         features_of = Session.of(candidate, batch_size=8, show_progress=False, cache=root / "features").features
         first, _ = features_of(benchmark)
         (path,) = (root / "features").rglob("*.safetensors")
+        cache, content = FeatureCache.of(candidate, root / "features"), fingerprint(benchmark)
         whole, random = path.read_bytes(), Random(0)
         num_seen = 0
         for _ in range(300):
@@ -184,7 +192,7 @@ class TestCache:
             for place in range(start, min(len(data), start + length)):
                 data[place] ^= 1 << random.randrange(8)
             path.write_bytes(data if random.random() < 0.8 else data[:start])
-            stored = _stored_features(path, benchmark)
+            stored = cache.read(benchmark, content)
             num_seen += stored is None
             assert stored is None or (torch.equal(stored[0].image, first.image) and stored[0].keys == first.keys)
         assert num_seen > 290
@@ -209,18 +217,17 @@ class TestCache:
         assert changed == anew.models[0].records["vtab/pets"].result.main_metric
         assert changed < 0.5
 
-    def test_data_that_change_while_they_are_evaluated_are_refused(self, root, monkeypatch):
+    def test_data_that_change_while_they_are_evaluated_are_refused(self, root):
         benchmark = open_benchmark(root / "wds_vtab-pets_test")
         candidate = open_candidate(str(root / "model0.safetensors"))
-        session = Session.of(candidate, batch_size=8, show_progress=False, cache=root / "features")
-        real = extract_features
 
-        def changing(*arguments, **options):
-            found = real(*arguments, **options)
-            Path(benchmark.shards[0]).write_bytes(Path(benchmark.shards[0]).read_bytes() + bytes(512))
-            return found
+        def changing(picture):
+            with Path(benchmark.shards[0]).open("ab") as shard:
+                shard.write(bytes(512))
+            return candidate.transform(picture)
 
-        monkeypatch.setattr("mobileclip.evaluation.session.extract_features", changing)
+        watching = attrs.evolve(candidate, transform=changing)
+        session = Session.of(watching, batch_size=8, show_progress=False, cache=root / "features")
         with fails("evaluation.changed-while-evaluated-evaluate", "vtab-pets"):
             session.features(benchmark)
         assert not list((root / "features").rglob("vtab-pets*"))

@@ -10,16 +10,16 @@ import torch
 
 from mobileclip import reparameterize
 from mobileclip.data import RowOptions
-from mobileclip.encoders import save_model
+from mobileclip.encoders import CheckpointError, save_model
 from mobileclip.evaluation import (
     Candidate,
     EvaluationSpec,
     evaluate_models,
     evaluation_hook,
     open_benchmark,
+    open_candidate,
     read_results,
 )
-from mobileclip.evaluation.candidates import asked, require_candidates
 from tests.cli.test_cli import run
 from tests.data.test_opening import FORMS, class_folder, lines, picture
 from tests.encoders.small import SMALL, randomised
@@ -32,15 +32,14 @@ def pixels(image):
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch, small_file):
-    """A folder with data, and with two checkpoints of one name."""
+def place(tmp_path, monkeypatch):
+    """A folder with data, and with two checkpoints of one name, neither of which can be read."""
     monkeypatch.chdir(tmp_path)
     class_folder(tmp_path)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        shutil.copy(small_file, tmp_path / name / "model.safetensors")
+        (tmp_path / name / "model.safetensors").write_bytes(b"torn")
     (tmp_path / "empty").mkdir()
-    monkeypatch.setattr("mobileclip.evaluation.runner.open_candidate", lambda *_, **__: pytest.fail("a model was read"))
     return tmp_path
 
 
@@ -188,22 +187,37 @@ def test_what_cannot_be_had_is_said_before_the_work(capsys, place, arguments, me
     assert not (place / "outputs").exists()
 
 
-def test_labels_and_names_of_models(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("mobileclip_s2", "mobileclip_s2"),
+        ("runs/model.pt", "model"),
+        ("lr=1/model.pt", "model"),
+        ("runs/lr=2/model.pt", "model"),
+        ("mobileclip_s2=runs/model.pt", "model"),
+        ("mine=mobileclip_s2=runs/model.pt", "mine"),
+        ("mine=open_clip:ViT-B-32=a.pt", "mine"),
+        ("open_clip:ViT-B-32=a.pt", "open_clip:ViT-B-32=a.pt"),
+        ("hf-hub:a/b", "hf-hub:a/b"),
+    ],
+)
+def test_labels_and_names_of_models(tmp_path, monkeypatch, text, name):
+    """Two of one name are refused by it, before anything is read."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "lr=1").mkdir()
-    (tmp_path / "lr=1" / "model.pt").touch()
-    assert asked("mobileclip_s2").name == "mobileclip_s2"
-    assert asked("runs/model.pt").name == "model"
-    assert asked("lr=1/model.pt").label is None
-    assert asked("runs/lr=2/model.pt").label is None
-    named = asked("mobileclip_s2=runs/model.pt")
-    assert (named.label, named.model, named.file, named.name) == (None, "mobileclip_s2", "runs/model.pt", "model")
-    both = asked("mine=mobileclip_s2=runs/model.pt")
-    assert (both.label, both.model, both.file, both.name) == ("mine", "mobileclip_s2", "runs/model.pt", "mine")
-    assert asked("mine=open_clip:ViT-B-32=a.pt").text == "open_clip:ViT-B-32=a.pt"
-    assert asked("open_clip:ViT-B-32=a.pt").label is None
-    assert asked("hf-hub:a/b").model == "hf-hub:a/b"
+    for path in ("a.pt", "runs/model.pt", "lr=1/model.pt", "runs/lr=2/model.pt"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    with pytest.raises(ValueError, match=rf"two models would be called '{name}'.*: first={text} second={text}"):
+        evaluate_models([text, text], EvaluationSpec())
+
+
+@pytest.mark.parametrize("label", ["", "mine="])
+def test_the_name_in_front_of_a_file_says_what_it_holds(tmp_path, small_file, label):
+    shutil.copy(small_file, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        open_candidate(f"{label}mobileclip_s2={tmp_path}/model.safetensors")
 
 
 def test_two_published_models_have_two_names():
-    require_candidates(["mobileclip_s0", "mobileclip_s1", "hf-hub:a/b"])
+    with pytest.raises(FileNotFoundError, match="there is no data set lost/"):
+        evaluate_models(["mobileclip_s0", "mobileclip_s1", "hf-hub:a/b"], EvaluationSpec(datasets=("lost/",)))

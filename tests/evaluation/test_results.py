@@ -11,15 +11,17 @@ from mobileclip.cli import main
 from mobileclip.evaluation import (
     SUITE,
     DatasetResult,
+    Record,
+    add_record,
     compare_results,
     published_models,
     published_results,
     published_with,
+    read_records,
     read_results,
     suite_average,
     write_results,
 )
-from mobileclip.evaluation.records import Record, add_record, read_records
 from tests.errors import fails
 
 # As the papers' tables print them.

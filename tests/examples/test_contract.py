@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from mobileclip.data import ImageTransform, Tokenizer, load_image
 from mobileclip.data.images import IMAGE_FORMATS
-from mobileclip.export import ExportSpec, bundled_samples, export_model
+from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract
 from mobileclip.inputs import ImageInput
 from mobileclip.serialization import from_json
 from tests.examples.running import contract_module
@@ -144,8 +144,8 @@ def test_only_the_librarys_formats_are_opened(contract, folder, tmp_path):
 
 
 def test_constants_are_the_librarys(contract):
-    from mobileclip.export import contract as written
     from mobileclip.inference.comparison import LEAST_COSINE
+    from tests.export.litert import EXPORT
 
     assert contract.LEAST_COSINE == LEAST_COSINE
-    assert contract.FORMAT_VERSION == written.FORMAT_VERSION
+    assert read_contract(EXPORT).format_version == contract.FORMAT_VERSION

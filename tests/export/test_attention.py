@@ -9,8 +9,7 @@ from torch import nn
 from mobileclip import reparameterize
 from mobileclip.data import Tokenizer
 from mobileclip.export.towers import set_attention, written_out_attention
-from mobileclip.inference.forms import with_one_token
-from mobileclip.inference.forms.one_token import fused_attention
+from mobileclip.inference.forms import fused_attention, with_one_token
 from tests.export.models import PIXELS, TOKENS, pixels
 
 

@@ -11,7 +11,6 @@ import torch
 
 import mobileclip
 from mobileclip import reparameterize
-from mobileclip.encoders.features import feature_encoder
 from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, targets, verify_export
 from tests.errors import fails
 from tests.export.models import SHALLOW, few_samples, pixels, seeing, unusual
@@ -78,7 +77,7 @@ def test_feature_maps_come_out(convolutional, tmp_path):
     run = targets["coreai"].open(folder / tower.file, tower)
     images = pixels(convolutional.spec.image.input)[:1]
     _, *maps = run(images)
-    encoder = feature_encoder(reparameterize(convolutional).image_encoder)
+    encoder = reparameterize(convolutional).image_encoder
     _, expected = encoder.embedding_and_features(images, (0, 1))
     for found, one in zip(maps, expected, strict=True):
         torch.testing.assert_close(found, one, atol=1e-4, rtol=1e-4)

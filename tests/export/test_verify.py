@@ -11,10 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mobileclip.encoders import load_model
-from mobileclip.encoders.checkpoints.exports import RUNTIMES
+from mobileclip.encoders import CheckpointError, load_model
 from mobileclip.export import ExportSpec, export_model, read_contract, read_report, targets, verify_export
-from mobileclip.export.working_folder import working_folder
 from mobileclip.extras import install
 from tests.errors import fails
 from tests.export.models import CONVOLUTIONAL, TRANSFORMERS, constant, overflowing, seeing
@@ -59,8 +57,11 @@ def test_an_export_is_no_checkpoint(contract, error, tmp_path):
         load_model(tmp_path)
 
 
-def test_the_runtime_of_every_target_is_known():
-    assert set(RUNTIMES) == set(targets)
+@pytest.mark.parametrize("target", targets)
+def test_the_runtime_of_every_target_is_known(target, tmp_path):
+    (tmp_path / "mobileclip.json").write_text(json.dumps({"target": target}))
+    with pytest.raises(CheckpointError, match=rf"is an export for the target '{target}', which \w.+ runs, and no"):
+        load_model(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +220,7 @@ def test_an_export_that_is_killed_leaves_nothing_that_looks_whole(tmp_path):
 import os, signal
 from pathlib import Path
 from mobileclip.export import ExportSpec, export_model
-from mobileclip.export.verification.measured import Measured
+from mobileclip.export.verification import Measured
 from tests.export.models import TRANSFORMERS, seeing
 Measured.write_golden = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
 export_model(seeing(TRANSFORMERS), ExportSpec(out=Path({str(tmp_path)!r}) / "out", target="torch", tower="text"))
@@ -234,23 +235,39 @@ export_model(seeing(TRANSFORMERS), ExportSpec(out=Path({str(tmp_path)!r}) / "out
     assert [path.name for path in tmp_path.iterdir()] == ["out"], "the next export into the same place tidies up"
 
 
-def test_what_a_living_process_writes_is_left_alone(transformers, tmp_path):
-    with working_folder(tmp_path / "out") as folder:
-        (folder / "text.pt2").write_bytes(b"half")
-        with fails("storage.another-job-working-wait"):
-            export_model(transformers, ExportSpec(out=tmp_path / "out", target="torch", tower="text"))
-        assert (folder / "text.pt2").read_bytes() == b"half"
+def test_what_a_living_process_writes_is_left_alone(transformers, tmp_path, monkeypatch):
+    spec, inspect = ExportSpec(out=tmp_path / "out", target="torch", tower="text"), type(targets["torch"]).inspect
+    written = []
+
+    def meanwhile(self, path, file):
+        if not written:
+            written.append(path.read_bytes())
+            with fails("storage.another-job-working-wait"):
+                export_model(transformers, spec)
+            assert path.read_bytes() == written[0]
+        return inspect(self, path, file)
+
+    monkeypatch.setattr(type(targets["torch"]), "inspect", meanwhile)
+    export_model(transformers, spec)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["text.pt2"]
+    assert [(tmp_path / "out" / "text.pt2").read_bytes()] == written
 
 
-def test_a_folder_that_is_called_as_ours_keeps_what_it_holds(transformers, tmp_path):
-    with working_folder(tmp_path / "out"):
-        (ours,) = tmp_path.glob(".*.exporting")
-    mine = ours / "notes.txt"
+def test_a_folder_that_is_called_as_ours_keeps_what_it_holds(transformers, tmp_path, monkeypatch):
+    spec, inspect = ExportSpec(out=tmp_path / "out", target="torch", tower="text"), type(targets["torch"]).inspect
+    ours = []
+
+    def seen(self, path, file):
+        ours.extend(tmp_path.glob(".*.exporting"))
+        return inspect(self, path, file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(targets["torch"]), "inspect", seen)
+        export_model(transformers, spec)
+    mine = ours[0] / "notes.txt"
     mine.parent.mkdir()
     mine.write_text("mine")
-    export_model(transformers, ExportSpec(out=tmp_path / "out", target="torch", tower="text"))
+    export_model(transformers, spec, overwrite=True)
     assert [path.name for path in mine.parent.iterdir()] == ["notes.txt"]
     assert mine.read_text() == "mine"
 

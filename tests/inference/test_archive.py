@@ -6,9 +6,9 @@ import attrs
 import numpy as np
 import pytest
 
+from mobileclip.inference import ModelIdentity
 from mobileclip.inference.archive import Embeddings, read_embeddings, write_embeddings
-from mobileclip.inference.identity import ModelIdentity
-from mobileclip.inference.loading import load_identified
+from tests.cli.test_cli import run
 from tests.encoders.small import SMALL, randomised
 from tests.errors import fails
 
@@ -144,14 +144,16 @@ def test_another_archive_is_refused(tmp_path, make, message):
         read_embeddings(tmp_path / "e.npz")
 
 
-def test_a_folded_checkpoint_is_another_model_than_its_training_form(tmp_path, small_file):
+def test_a_folded_checkpoint_is_another_model_than_its_training_form(capsys, tmp_path, small_file):
     from mobileclip import reparameterize
     from mobileclip.encoders import save_model
 
     save_model(reparameterize(randomised(SMALL)), tmp_path / "folded.safetensors")
     (tmp_path / "copy.safetensors").write_bytes(small_file.read_bytes())
-    identities = [
-        load_identified(path)[1]
-        for path in (small_file, tmp_path / "copy.safetensors", tmp_path / "folded.safetensors")
-    ]
+    (tmp_path / "texts.txt").write_text("a cat")
+    identities = []
+    for path in (small_file, tmp_path / "copy.safetensors", tmp_path / "folded.safetensors"):
+        output = tmp_path / f"{len(identities)}.npz"
+        assert run(capsys, "embed", "--texts", tmp_path / "texts.txt", "-c", path, "-o", output)[0] == 0
+        identities.append(read_embeddings(output).model)
     assert identities[0] == identities[1] != identities[2]

@@ -2,10 +2,10 @@
 
 import pytest
 
-from mobileclip.inference import embedding, quickening
+import mobileclip
+from mobileclip.inference import ModelIdentity, embedding, quickening
 from mobileclip.inference.comparison import LEAST_COSINE
 from mobileclip.inference.embedding import EmbeddingInputs, embed_inputs, read_texts
-from mobileclip.inference.loading import load_identified
 from tests.collections.pictures import draw
 
 
@@ -27,7 +27,7 @@ def test_texts_are_lines_and_files_by_mistake_are_told(tmp_path):
 
 
 def test_many_image_files_are_embedded_by_a_faster_form(telling_file, tmp_path, monkeypatch):
-    clip, identity = load_identified(checkpoint=telling_file)
+    clip, identity = mobileclip.load(telling_file), ModelIdentity(weights_sha256="0" * 64, spec="{}", version="0")
     paths = tuple(draw(tmp_path / f"{number}.png", number) for number in range(4))
     plain, _ = embed_inputs(clip, identity, EmbeddingInputs(paths=paths))
     monkeypatch.setattr(quickening, "WORTH_TRYING", 4)

@@ -4,18 +4,18 @@ import hashlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import mobileclip
 from mobileclip.encoders.checkpoints import PUBLISHED
 from mobileclip.inference.known import KnownOutputs, WeightsRecord, check_weights, known_outputs
-from mobileclip.inference.known.outputs import FOLDER
 from mobileclip.serialization import from_json, to_json
 from tests.cli.test_cli import run
 from tests.hub import Repository, hub_server
 
-PICTURE = FOLDER / "cat.jpg"
+PICTURE = Path(mobileclip.__file__).parent / "inference" / "known" / "cat.jpg"
 LABELS = ("a cat", "a dog")
 
 

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from mobileclip import build_model
 from mobileclip.encoders import ClassifierSpec, load_model, save_model
 from mobileclip.export import ExportSpec, export_model, load_export
+from mobileclip.inference import ModelIdentity
 from mobileclip.inference.archive import Embeddings, read_embeddings, write_embeddings
-from mobileclip.inference.identity import ModelIdentity
 from mobileclip.recipes.tiny import write_tiny_models
 from mobileclip.reinforce import OpenClipTeacher, TransformersTeacher
 from mobileclip.training.checkpoints import StateFile, read_state

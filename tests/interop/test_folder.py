@@ -17,9 +17,7 @@ from mobileclip.encoders import ClassifierSpec, DualEncoderSpec, ViTSpec, load_m
 from mobileclip.encoders.checkpoints import read_checkpoint
 from mobileclip.evaluation import DatasetResult
 from mobileclip.inputs import ImageInput
-from mobileclip.interop import from_pretrained, save_pretrained
-from mobileclip.interop.open_clip import open_clip_config
-from mobileclip.interop.timm import timm_config
+from mobileclip.interop import from_pretrained, open_clip_config, save_pretrained, timm_config
 from tests.data.tokenizer_files import bert
 from tests.encoders.small import IMAGE, SMALL, TEXT, VIT, randomised
 from tests.errors import fails

@@ -1,32 +1,40 @@
-"""Which model of transformers is meant: a folder, or a name on the hub; nothing is fetched."""
+"""Which model of transformers is meant by a name or a folder."""
 
 import pytest
 
-from mobileclip.interop.transformers_models import TransformersSource
+from mobileclip.reinforce import TransformersTeacher
 from tests.errors import fails
+from tests.reinforce.tiny_transformers import write_siglip
+
+transformers = pytest.importorskip("transformers")
 
 
 @pytest.mark.parametrize("revision", [None, "v1"])
-def test_a_name_on_the_hub(revision):
-    source = TransformersSource(model="google/siglip2-base-patch16-224", revision=revision)
-    assert not source.is_folder
-    assert source.name("0" * 64) == "google/siglip2-base-patch16-224"
-    assert source.options() == {"revision": revision or "main", "trust_remote_code": False}
+def test_a_name_on_the_hub(revision, monkeypatch):
+    asked, name = [], "google/siglip2-base-patch16-224"
+
+    def away(model, **options):
+        asked.append((model, options))
+        raise OSError("no connection")
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", away)
+    with pytest.raises(ValueError, match=name):
+        TransformersTeacher(model=name, revision=revision).build()
+    assert asked == [(name, {"revision": revision or "main", "trust_remote_code": False})]
 
 
 @pytest.mark.parametrize("model", ["siglip", "a/b/c", "./siglip", "/siglip", "~/siglip", "../siglip"])
 def test_what_is_neither_a_folder_nor_a_name(model):
     with fails("interop.neither-folder-nor-owner", model):
-        TransformersSource(model=model)
+        TransformersTeacher(model=model).build()
     with pytest.raises(ValueError, match="model"):
-        TransformersSource(model="")
+        TransformersTeacher(model="").build()
 
 
 def test_a_folder_is_called_by_its_name_and_its_weights(tmp_path, monkeypatch):
-    (tmp_path / "models" / "mine").mkdir(parents=True)
+    write_siglip(tmp_path / "models" / "mine")
     monkeypatch.chdir(tmp_path)
-    source = TransformersSource(model="models/mine")
-    assert source.is_folder
-    assert source.name("0123456789abcdef") == "mine-01234567"
+    teacher = TransformersTeacher(model="models/mine").build()
+    assert teacher.name == f"mine-{teacher.weights_sha256[:8]}"
     with pytest.raises(ValueError, match="is a folder, which has no revision 'main'; leave it out"):
-        TransformersSource(model="models/mine", revision="main")
+        TransformersTeacher(model="models/mine", revision="main").build()

@@ -26,7 +26,7 @@ from mobileclip.recipes.training import Given, following_training, measured_on, 
 from mobileclip.serialization import from_json
 from mobileclip.training import ConstantCosineSchedule, RunSpec, TrainingSpec
 from mobileclip.training.finetuning.run import FinetuneSpec
-from mobileclip.training.finetuning.tasks import open_task
+from mobileclip.training.finetuning.work import open_task
 from recipes.evaluate import evaluate
 from recipes.finetune import finetune
 from recipes.reinforce_dfndr2b import reinforce_dfndr2b
@@ -383,7 +383,7 @@ def test_an_output_that_cannot_be_written_is_named_before_the_work(tmp_path, mon
 
 BROKEN = """
 import os, sys
-from mobileclip.recipes.command_line import reported
+from mobileclip.recipes import reported
 with reported("x", None):
     print("begun", flush=True)
     sys.stdin.readline()

@@ -20,10 +20,11 @@ import tyro
 
 from mobileclip import reparameterize
 from mobileclip.data import ShardSource, SkipReport, read_samples, write_shards
-from mobileclip.encoders import load_model, save_model
+from mobileclip.encoders import DualEncoder, load_model, save_model
 from mobileclip.evaluation import Session, caption_recall
 from mobileclip.recipes.finetuning import (
     TEMPLATE,
+    Command,
     World,
     run_recipe,
     tiny_model,
@@ -31,15 +32,24 @@ from mobileclip.recipes.finetuning import (
     write_new_shapes,
     write_old_tasks,
 )
-from mobileclip.recipes.finetuning.command import Command
 from mobileclip.recipes.tiny import OUTLINES
 from mobileclip.serialization import from_json
 from mobileclip.training import read_metrics
-from mobileclip.training.finetuning.report import Results, Scores, summary, table, write_report
 from mobileclip.training.finetuning.run import FinetuneSpec, _claim, _refuse_other_data, finetune as run
-from mobileclip.training.finetuning.scoring import Score, evaluate_task
-from mobileclip.training.finetuning.steps import Steps
-from mobileclip.training.finetuning.tasks import open_task, read_index, split, write_training_data
+from mobileclip.training.finetuning.work import (
+    Results,
+    Score,
+    Scores,
+    Steps,
+    evaluate_task,
+    open_task,
+    read_index,
+    split,
+    summary,
+    table,
+    write_report,
+    write_training_data,
+)
 from recipes import finetune as finetune_module
 from recipes.finetune import finetune
 from tests.encoders.small import SMALL, randomised
@@ -109,8 +119,8 @@ def test_the_whole_path_and_a_second_run(spec, capsys, monkeypatch):
     assert len(read_metrics(spec.output / "run" / "metrics.jsonl")) >= 1
     assert "| original " in capsys.readouterr().out
 
-    monkeypatch.setattr("mobileclip.training.finetuning.steps.evaluate_task", None)
-    monkeypatch.setattr("mobileclip.training.finetuning.steps.train", None)
+    for name in ("encode_image", "encode_text", "forward"):  # nothing is trained or tested again
+        monkeypatch.setattr(DualEncoder, name, None)
     again = run(spec)
     assert again.rows == results.rows
     with fails("training.holds-run-other-choices"):
@@ -182,7 +192,7 @@ def test_a_run_that_fails_before_its_first_checkpoint_leaves_the_folder_to_mende
     if "checkpoint" in wrong:
         wrong["checkpoint"] = str(tmp_path / wrong["checkpoint"])
         save_model(randomised(load_model(spec.checkpoint, fold=False).spec), wrong["checkpoint"])
-        monkeypatch.setattr("mobileclip.training.finetuning.steps._share", lambda *_: refuse())
+        monkeypatch.setattr(Steps, "_batches", lambda *_, **__: refuse())
     with pytest.raises((FloatingPointError, ValueError)):
         run(attrs.evolve(spec, **wrong))
     monkeypatch.undo()

@@ -15,7 +15,7 @@ from mobileclip.data import ImageTransform, Tokenizer, as_source, count_samples,
 from mobileclip.recipes.finetuning import World, shrink, write_old_tasks
 from mobileclip.recipes.tiny import COLOURS, OUTLINES, SHAPES, draw_shape, first_samples, fitted_model
 from mobileclip.recipes.training import tiny_run
-from mobileclip.training.finetuning.run_spec import FinetuneSpec
+from mobileclip.training.finetuning.run import FinetuneSpec
 from recipes.train_s2 import train_s2
 from tests.data.made_samples import encoded, make_sample
 from tests.data.shards.test_card import CARD

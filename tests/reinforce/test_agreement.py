@@ -21,10 +21,18 @@ from mobileclip.data import (
     read_reinforced_samples,
 )
 from mobileclip.inputs import ImageInput
-from mobileclip.reinforce import InlineEngine, Manifest, ModelTeacher, ReinforcementSpec, TeacherEnsemble, reinforce
-from mobileclip.reinforce.agreement import measure_agreement, plain_augmentation
+from mobileclip.reinforce import (
+    InlineEngine,
+    Manifest,
+    ModelTeacher,
+    ReinforcementSpec,
+    TeacherEnsemble,
+    measure_agreement,
+    reinforce,
+)
 from tests.reinforce.conftest import TinyTower, byte_tokens
 
+PLAIN = AugmentationSpec(size=32, scale=(1.0, 1.0), ratio=(1.0, 1.0), num_operations=0)
 STRONG = AugmentationSpec(size=32, reference_size=32, scale=(0.02, 0.1), magnitude=30)
 
 
@@ -101,7 +109,7 @@ def test_it_is_what_counting_gives(measured, ensemble):
 
 
 def test_views_that_are_the_plain_picture_are_recognised(make_shards, ensemble, tmp_path):
-    report = run(make_spec(make_shards(1, 8), tmp_path / "out", augmentation=plain_augmentation(32)), ensemble)
+    report = run(make_spec(make_shards(1, 8), tmp_path / "out", augmentation=PLAIN), ensemble)
     assert report.agreement.agreement == 1
     assert report.agreement.plain_accuracy == report.agreement.view_accuracy
     assert report.agreement.ratio in (1, None)
@@ -157,7 +165,7 @@ def test_it_is_printed_and_a_low_one_is_warned_of(make_shards, ensemble, tmp_pat
     assert report.agreement.agreement < 0.5
     assert "try larger crops" in caplog.text
     caplog.clear()
-    run(make_spec(shards, tmp_path / "weak", augmentation=plain_augmentation(32)), ensemble)
+    run(make_spec(shards, tmp_path / "weak", augmentation=PLAIN), ensemble)
     assert "try larger crops" not in caplog.text
     assert not capsys.readouterr().out
 

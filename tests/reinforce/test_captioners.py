@@ -1,5 +1,6 @@
 import io
 import json
+import shutil
 from pathlib import Path
 
 import attrs
@@ -8,7 +9,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from mobileclip.interop.open_clip_models import load_open_clip
 from mobileclip.recipes.tiny import CONFIGS, write_tiny_models
 from mobileclip.reinforce import Captioner, CaptionerSpec, CocaCaptioner
 from mobileclip.reinforce.captioners import CocaDecoder, Vocabulary, captioners as registry
@@ -42,8 +42,12 @@ def captioner(spec):
 
 
 @pytest.fixture(scope="module")
-def model(spec):
-    return load_open_clip(spec._source(), device="cpu", precision="float32").model
+def model(spec, tmp_path_factory):
+    """open_clip's own, of a folder of its layout."""
+    place = tmp_path_factory.mktemp("reference")
+    (place / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIGS["tiny_coca"]}))
+    shutil.copy(spec.pretrained, place / "open_clip_model.safetensors")
+    return open_clip.create_model(f"local-dir:{place}", require_pretrained=True).eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="module")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 
 import attrs
 import pytest
 
 from mobileclip.data import AugmentationSpec, ShardSource, read_card, read_samples, write_shard
-from mobileclip.recipes.reinforcing.command import Command, resolve
+from mobileclip.recipes.reinforcing import run_recipe
 from mobileclip.recipes.tiny import write_tiny_models
 from mobileclip.reinforce import Captioner, CaptionSet, ReinforcementSpec, SeveralCaptioners, reinforce
+from mobileclip.serialization import from_json
 from recipes.reinforce_dfndr2b import reinforce_dfndr2b
 from tests.errors import fails
 from tests.reinforce.conftest import plain_sample
@@ -83,14 +83,18 @@ def test_where_one_captioner_is_expected_several_are_one(several, captioners):
     assert ensemble.caption(images, [1, 2]) == [(*one, *other) for one, other in zip(*parts, strict=True)]
 
 
-def test_several_files_are_several_captioners(captioners):
-    command = Command(source="a.tar", captioner_weights=(Path("w/dfn.mscoco-38k.pt"), Path("gbc.pt")))
-    spec = resolve(reinforce_dfndr2b, "a", command)
+def test_several_files_are_several_captioners(capsys):
+    def chosen(*files):
+        arguments = ["--source", "a.tar", "--captioner-weights", *files, "--show"]
+        run_recipe(reinforce_dfndr2b, "a", None, arguments)
+        return from_json(capsys.readouterr().out, ReinforcementSpec)
+
+    spec = chosen("w/dfn.mscoco-38k.pt", "gbc.pt")
     assert [(one.name, one.captioner.pretrained) for one in spec.captioner.sets] == [
         ("syn_text_dfn_mscoco_38k", "w/dfn.mscoco-38k.pt"),
         ("syn_text_gbc", "gbc.pt"),
     ]
-    one = resolve(reinforce_dfndr2b, "a", Command(source="a.tar", captioner_weights=(Path("gbc.pt"),)))
+    one = chosen("gbc.pt")
     assert one.captioner.pretrained == "gbc.pt"
 
 

@@ -38,7 +38,6 @@ from mobileclip.reinforce import (
     reinforce,
     verify,
 )
-from mobileclip.reinforce.encoding import BatchEncoder
 from tests.errors import fails
 from tests.reinforce.conftest import picture, plain_sample, tiny_teacher, without_image
 
@@ -111,16 +110,20 @@ def test_the_last_pictures_of_a_shard_are_encoded_beside_the_first_of_the_next(
     make_shards, teachers, tmp_path, monkeypatch
 ):
     shards = make_shards(2)
-    encode, the_next_has_begun = BatchEncoder.__call__, threading.Event()
+    first, last = (
+        next(sample for sample in read_samples(str(shard)) if sample.key == key).captions[0]
+        for shard, key in ((shards[1], "s1-0"), (shards[0], "s0-4"))
+    )
+    encode, the_next_has_begun = TeacherEnsemble.encode_texts, threading.Event()
 
-    def waiting(self, samples):
-        if samples[0].key == "s1-0":
+    def waiting(self, texts):
+        if first in texts:
             the_next_has_begun.set()
-        if samples[0].key == "s0-4":
+        if last in texts:
             assert the_next_has_begun.wait(30)
-        return encode(self, samples)
+        return encode(self, texts)
 
-    monkeypatch.setattr(BatchEncoder, "__call__", waiting)
+    monkeypatch.setattr(TeacherEnsemble, "encode_texts", waiting)
     before = torch.get_num_threads()
     report = run(make_spec(shards, tmp_path / "out", batch_size=1), teachers)
     assert report.num_samples == 10

@@ -13,7 +13,7 @@ from benchmarks.object_store import object_store
 from mobileclip import storage
 from mobileclip.data import AugmentationSpec, card_of_shards, read_card, read_samples, write_shard
 from mobileclip.data.shards import shard_sizes
-from mobileclip.reinforce import InlineEngine, Manifest, ReinforcementSpec, manifest as manifests, reinforce
+from mobileclip.reinforce import InlineEngine, Manifest, ReinforcementSpec, ShardEntry, reinforce
 from mobileclip.serialization import to_json
 from tests.errors import fails
 from tests.reinforce.conftest import plain_sample
@@ -138,12 +138,11 @@ class TestInAStore:
         made = [sample.key for sample in read_samples(["s3://data/out/01/00000001.tar"])]
         assert made == ["other"]
 
-    def test_no_finished_shard_is_forgotten_however_the_run_ends(self, store, monkeypatch):
+    def test_no_finished_shard_is_forgotten_however_the_run_ends(self, store):
         """Every entry is in the store when `add` returns, in the long file or in the small one beside it."""
-        monkeypatch.setattr(manifests, "MOST_IN_TAIL", 3)
-        manifest = Manifest("s3://data/out")
+        manifest = Manifest("s3://data/out", most_in_tail=3)
         entries = [
-            manifests.ShardEntry(shard=f"a/{number}.tar", fingerprint="1-2", num_samples=number, num_bytes=5)
+            ShardEntry(shard=f"a/{number}.tar", fingerprint="1-2", num_samples=number, num_bytes=5)
             for number in range(9)
         ]
         uploads = Counter()

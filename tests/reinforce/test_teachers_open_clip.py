@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,7 +12,6 @@ from safetensors.torch import load_file
 
 from mobileclip.data import ImageTransform
 from mobileclip.extras import install
-from mobileclip.interop.open_clip_models import image_input
 from mobileclip.recipes.tiny import CONFIGS, write_tiny_models
 from mobileclip.reinforce import OpenClipTeacher, Teacher, build_ensemble
 from mobileclip.testing import check_teacher
@@ -203,14 +203,21 @@ def test_weights_run_no_code(tiny, tmp_path, monkeypatch):
     assert not (tmp_path / "touched-by-a-pickle").exists()
 
 
-def test_what_the_image_contract_cannot_say_is_refused():
-    fitting = {"size": (32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic"}
-    assert image_input(fitting, "it").size == 32
-    assert image_input({**fitting, "size": 48}, "it").size == 48
+def test_what_the_image_contract_cannot_say_is_refused(tiny, folder, tmp_path):
+    def built(size, interpolation="bicubic"):
+        config = {**CONFIGS["tiny_vit"], "vision_cfg": {**CONFIGS["tiny_vit"]["vision_cfg"], "image_size": size}}
+        prepared = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": interpolation}
+        file = tmp_path / "open_clip_config.json"
+        file.write_text(json.dumps({"model_cfg": config, "preprocess_cfg": prepared}))
+        shutil.copy(folder / "tiny_vit.safetensors", tmp_path / "open_clip_model.safetensors")
+        return OpenClipTeacher(model=f"local-dir:{tmp_path}", pretrained=None).build()
+
+    assert built(32).image.size == 32
+    assert built(48).image.size == 48
     with fails("interop.takes-images-pixels-only", "64", "32"):
-        image_input({**fitting, "size": (32, 64)}, "it")
+        built([32, 64])
     with fails("interop.resizes-filter-bilinear-bicubic-supported", "nearest"):
-        image_input({**fitting, "interpolation": "nearest"}, "it")
+        built(32, interpolation="nearest")
 
 
 def test_without_open_clip_the_command_is_named(tiny, monkeypatch):

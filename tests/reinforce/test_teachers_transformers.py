@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,7 +18,6 @@ from safetensors.torch import load_file, save_file
 
 from mobileclip.extras import install
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD
-from mobileclip.interop.transformers_models import image_input
 from mobileclip.reinforce import OpenClipTeacher, Teacher, TransformersTeacher, build_ensemble
 from mobileclip.testing import check_teacher
 from tests.errors import fails
@@ -172,15 +172,22 @@ def test_mistakes(siglip, tmp_path):
         TransformersTeacher(model=tmp_path).build()
 
 
-def test_what_the_image_contract_cannot_say_is_refused():
-    fitting = {"size": {"height": 32, "width": 32}, "resample": 2, "do_rescale": True, "rescale_factor": 1 / 255}
-    assert image_input(fitting, 32, "it").mean == (0.0,) * 3
-    with fails("interop.takes-pixels-images-prepared", "64", "[32]"):
-        image_input(fitting, 64, "it")
+def test_what_the_image_contract_cannot_say_is_refused(siglip, tmp_path):
+    folder = shutil.copytree(siglip, tmp_path / "model")
+    file = folder / "preprocessor_config.json"
+    fitting = json.loads(file.read_text())
+
+    def built(**changes):
+        file.write_text(json.dumps({**fitting, **changes}))
+        return TransformersTeacher(model=folder).build()
+
+    assert built(do_normalize=False).image.mean == (0.0,) * 3
+    with fails("interop.takes-pixels-images-prepared", "32", "[64]"):
+        built(size={"height": 64, "width": 64})
     with fails("interop.resizes-filter-bilinear-bicubic", "0"):
-        image_input({**fitting, "resample": 0}, 32, "it")
+        built(resample=0)
     with fails("interop.does-scale-pixels-range"):
-        image_input({**fitting, "rescale_factor": 1 / 127.5}, 32, "it")
+        built(rescale_factor=1 / 127.5)
 
 
 def test_nothing_is_said_on_the_way(siglip, capfd):

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mobileclip import storage
 from mobileclip.cli import main
-from mobileclip.data import LAYOUTS, AugmentationSpec, Skip, read_card, read_reinforced_samples, write_card, write_shard
-from mobileclip.data.shards import read_shard
+from mobileclip.data import LAYOUTS, AugmentationSpec, read_card, read_reinforced_samples, write_card, write_shard
 from mobileclip.engines import InlineEngine, LocalEngine, Retries
-from mobileclip.reinforce import Manifest, ReinforcementSpec, ShardEntry, build_ensemble, reinforce, shard_check, verify
+from mobileclip.reinforce import Manifest, ReinforcementSpec, ShardEntry, build_ensemble, reinforce, verify
 from mobileclip.reinforce.verify import choose_tasks
 from tests.data.made_samples import write_raw
 from tests.errors import fails
@@ -189,19 +189,19 @@ def test_a_shard_whose_store_is_away_is_tried_again_and_then_named(directory, mo
     """And the rest is checked all the same."""
     tries = []
 
-    def read(path, on_skip, limits):
+    def opened(path, *arguments, **options):
         if path.endswith("0.tar"):
             tries.append(path)
-            on_skip(Skip(reason="connection_failed", key="", shard=path, detail="the store is away"))
-            return iter(())
-        return read_shard(path, on_skip, limits)
+            raise ConnectionError("the store is away")
+        return open_read(path, *arguments, **options)
 
-    monkeypatch.setattr(shard_check, "read_shard", read)
+    open_read = storage.open_read
+    monkeypatch.setattr(storage, "open_read", opened)
     engine = InlineEngine(device="cpu", retries=Retries(tries=2, pause_seconds=0.0))
     found = verify(directory, num_samples=0, engine=engine, show_progress=False)
     assert len(tries) == 2
     assert [(one.kind, one.where, one.detail) for one in found.problems] == [
-        ("unreadable_shard", "0.tar", "the store is away")
+        ("unreadable_shard", "0.tar", "after 0 samples: ConnectionError: the store is away")
     ]
     assert found.num_samples == 4
 

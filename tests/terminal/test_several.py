@@ -11,7 +11,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from mobileclip.cli import COMMANDS, Commands
 from mobileclip.recipes.evaluating import Command as Evaluating
-from mobileclip.recipes.reinforcing.command import Command as Reinforcing
+from mobileclip.recipes.reinforcing import Command as Reinforcing
 from mobileclip.terminal import in_order, parse, readable, told_of_specs
 
 

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are l
 BEGINNING = """
 import sys
 from pathlib import Path
-from mobileclip.recipes.command_line import reported
+from mobileclip.recipes import reported
 folder, address = Path(sys.argv[1]), sys.argv[2]
 def ready():
     (folder / "ready").touch()
@@ -70,7 +70,6 @@ REINFORCE = """
 from mobileclip.reinforce import InlineEngine, ReinforcementSpec, TeacherEnsemble, reinforce
 from tests.reinforce.conftest import tiny_teacher
 from mobileclip.data import AugmentationSpec
-from mobileclip.reinforce.worker import ShardWorker
 import threading, time
 def tell():
     while not (folder / "out" / "a.tar").exists():

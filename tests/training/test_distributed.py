@@ -155,7 +155,7 @@ def test_a_process_that_stops_is_not_waited_for_without_end():
     """The one that goes on says so, and ends; what started them then ends the other."""
     program = (
         "import os, signal, sys\n"
-        "from mobileclip.training.distributed import connected\n"
+        "from mobileclip.training import connected\n"
         "with connected('cpu', collective_seconds=2.0) as world:\n"
         "    print('ready', flush=True)\n"
         "    world.gather(world.rank)\n"

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from mobileclip.terminal.interruption import Interrupted
 from mobileclip.training import read_metrics, run, train
+from mobileclip.training.checkpoints import RunState
 from tests.descendants import are_gone, descendants, environment_of, kill_all
 from tests.training.program import (
     SECONDS,
@@ -298,24 +299,23 @@ def test_an_evaluation_is_cut_short_and_done_again(tmp_path, step):
 
 
 def test_checkpoints_come_by_time_too(tmp_path, monkeypatch):
-    saved, seconds = [], itertools.count(time.monotonic(), 0.05)
+    """As if every step took 0.05 s."""
+    saved, now = [], [time.monotonic()]
 
-    class Clock:
-        @staticmethod
-        def monotonic():
-            """As if 0.05 s went by between two looks at the clock."""
-            return next(seconds)
+    def batch(step):
+        now[0] += 0.05
+        return batch_of(step)
 
     def snapshot(_state, *, step, position):
         assert position.first_batch == step
-        saved.append((step, Clock.monotonic()))
+        saved.append((step, now[0]))
 
-    monkeypatch.setattr("mobileclip.training.saving.time", Clock)
-    monkeypatch.setattr("mobileclip.training.checkpoints.checkpoint.RunState.snapshot", snapshot)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(RunState, "snapshot", snapshot)
     spec = training_spec(16, checkpoint_every_steps=100)
     assert spec.checkpoint_every_minutes == 10
     spec = attrs.evolve(spec, checkpoint_every_minutes=0.2 / 60)
-    train(spec, model=new_model(), batches=Batches(), output=tmp_path)
+    train(spec, model=new_model(), batches=Batches(make=batch), output=tmp_path)
     steps, times = zip(*saved, strict=True)
     assert 3 <= len(steps) < 10
     assert steps[-1] == 16

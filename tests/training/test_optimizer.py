@@ -5,9 +5,8 @@ import torch
 from torch import nn
 
 from mobileclip import build_model
-from mobileclip.training import AdamWSpec, decay_groups
+from mobileclip.training import AdamWSpec, decay_groups, set_learning_rate
 from mobileclip.training.finetuning import LayerDecayAdamWSpec
-from mobileclip.training.optimizer import set_learning_rate
 from tests.errors import fails
 from tests.training.runs import new_model
 

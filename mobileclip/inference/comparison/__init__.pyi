@@ -1,5 +1,6 @@
 from .calibration import NUM_CROPS as NUM_CROPS, calibration_crops as calibration_crops
 from .measuring import (
+    LARGEST_ERROR as LARGEST_ERROR,
     LEAST_AGREEMENT as LEAST_AGREEMENT,
     LEAST_COSINE as LEAST_COSINE,
     first_results as first_results,

@@ -22,6 +22,9 @@ LEAST_COSINE: dict[Precision, float] = {
 }
 """Of any embedding with the model's own in float32."""
 
+LARGEST_ERROR: dict[Precision, float] = {"float32": 1e-5}
+"""Of any embedding, of the model's own in the same precision: all that a faster form may differ."""
+
 LEAST_AGREEMENT = 0.99
 """Part of the queries that have the same first result as in float32."""
 

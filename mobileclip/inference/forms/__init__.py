@@ -5,7 +5,14 @@ A form that gives other embeddings does not belong here.
 
 from mobileclip.inference.forms.depthwise import DepthwiseConvs, with_depthwise_convs
 from mobileclip.inference.forms.end_token import by_length, causal_pool, cut_behind_the_end, reads_text
-from mobileclip.inference.forms.one_token import SingleQueryAttention, with_one_token
+from mobileclip.inference.forms.one_token import (
+    OneTokenRepMixerBlock,
+    OneTokenTransformerLayer,
+    SingleQueryAttention,
+    fused_attention,
+    pick,
+    with_one_token,
+)
 from mobileclip.inference.forms.prepared import (
     MOST_IMAGES_ON_CPU,
     PreparedTower,
@@ -18,6 +25,8 @@ from mobileclip.inference.forms.prepared import (
 __all__ = [
     "MOST_IMAGES_ON_CPU",
     "DepthwiseConvs",
+    "OneTokenRepMixerBlock",
+    "OneTokenTransformerLayer",
     "PreparedTower",
     "ReadyDualEncoder",
     "SingleQueryAttention",
@@ -25,6 +34,8 @@ __all__ = [
     "by_length",
     "causal_pool",
     "cut_behind_the_end",
+    "fused_attention",
+    "pick",
     "prepared",
     "prepared_tower",
     "reads_text",

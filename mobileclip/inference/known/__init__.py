@@ -4,6 +4,6 @@ Further numbers that somebody has published belong here; where weights come from
 """
 
 from mobileclip.inference.known.checking import Finding, WeightsRecord, check_weights
-from mobileclip.inference.known.outputs import KnownOutput, KnownOutputs, known_outputs
+from mobileclip.inference.known.outputs import KnownOutput, KnownOutputs, Picture, known_outputs
 
-__all__ = ["Finding", "KnownOutput", "KnownOutputs", "WeightsRecord", "check_weights", "known_outputs"]
+__all__ = ["Finding", "KnownOutput", "KnownOutputs", "Picture", "WeightsRecord", "check_weights", "known_outputs"]

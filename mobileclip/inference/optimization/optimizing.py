@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mobileclip.encoders import DualEncoder, ImageEncoderSpec, TextEncoderSpec
 from mobileclip.hardware.precision import FAST_PRECISIONS, FastPrecision
 from mobileclip.inference.comparison.measuring import (
+    LARGEST_ERROR,
     LEAST_COSINE,
     largest_error,
     median_ratio,
@@ -32,7 +33,6 @@ from mobileclip.reparam import reparameterize
 ENGINES: tuple[Engine, ...] = get_args(Engine)
 """What computes, the one that needs no program first."""
 
-LARGEST_ERROR_FP32 = 1e-5
 _FEW = 4
 _TEXT = "a photo of two people who walk along an old harbour"
 
@@ -314,8 +314,8 @@ class _Check:
             return Trial(form=form, refused=f"it cannot be compiled here: {_first_line(error)}")
         cosine, error_size = smallest_cosine(given, expected), largest_error(given, expected)
         refused = ""
-        if form.precision == "float32" and not error_size <= LARGEST_ERROR_FP32:
-            refused = f"the error is above {LARGEST_ERROR_FP32:.0e}"
+        if form.precision == "float32" and not error_size <= LARGEST_ERROR["float32"]:
+            refused = f"the error is above {LARGEST_ERROR['float32']:.0e}"
         elif form.precision != "float32" and not cosine >= LEAST_COSINE[form.precision]:
             refused = f"the cosine is below {LEAST_COSINE[form.precision]}"
         elif form.precision == "int8":

@@ -3,7 +3,7 @@
 What is fine-tuned, and how, belongs in `training.finetuning`.
 """
 
-from mobileclip.recipes.finetuning.command import run_recipe
+from mobileclip.recipes.finetuning.command import Command, run_recipe
 from mobileclip.recipes.finetuning.tiny import (
     TEMPLATE,
     World,
@@ -17,6 +17,7 @@ from mobileclip.recipes.finetuning.tiny import (
 
 __all__ = [
     "TEMPLATE",
+    "Command",
     "World",
     "run_recipe",
     "shrink",

@@ -14,8 +14,8 @@ from mobileclip.recipes.command_line import described, reported, show, typed, wr
 from mobileclip.recipes.finetuning.tiny import shrink
 from mobileclip.terminal import say
 from mobileclip.terminal.help import parse
-from mobileclip.training.finetuning.report import summary, table
 from mobileclip.training.finetuning.run import FinetuneSpec, finetune
+from mobileclip.training.finetuning.work.report import summary, table
 
 
 @attrs.frozen(kw_only=True)

@@ -3,6 +3,6 @@
 What is computed and stored belongs in `reinforce`.
 """
 
-from mobileclip.recipes.reinforcing.command import run_recipe
+from mobileclip.recipes.reinforcing.command import Command, run_recipe
 
-__all__ = ["run_recipe"]
+__all__ = ["Command", "run_recipe"]

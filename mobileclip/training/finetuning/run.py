@@ -15,10 +15,10 @@ from mobileclip.terminal import say
 from mobileclip.training import World, connected
 from mobileclip.training.checkpoints.checkpoint import CheckpointFolder
 from mobileclip.training.finetuning.interpolation import interpolate_weights
-from mobileclip.training.finetuning.report import Results, table, write_report
 from mobileclip.training.finetuning.run_spec import FinetuneSpec
-from mobileclip.training.finetuning.steps import FINETUNED, RUN, SCORES, Steps, load
-from mobileclip.training.finetuning.tasks import (
+from mobileclip.training.finetuning.work.report import Results, table, write_report
+from mobileclip.training.finetuning.work.steps import FINETUNED, RUN, SCORES, Steps, load
+from mobileclip.training.finetuning.work.tasks import (
     Task,
     open_task,
     split,

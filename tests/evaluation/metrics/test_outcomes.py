@@ -17,6 +17,7 @@ from mobileclip.evaluation import (
     evaluate_models,
     proportion_interval,
     score,
+    summarize,
 )
 from mobileclip.evaluation.metrics import (
     class_weights,
@@ -29,7 +30,6 @@ from mobileclip.evaluation.metrics import (
     write_outcomes,
 )
 from mobileclip.evaluation.report import ModelResults, compare, comparisons, results_table, verdict_table
-from mobileclip.evaluation.summary import summarize
 from tests.cli.test_cli import run
 from tests.data.test_opening import class_folder
 from tests.evaluation.tasks.test_scoring import case_of

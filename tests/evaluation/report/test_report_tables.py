@@ -14,7 +14,6 @@ from hypothesis import given, strategies as st
 from mobileclip.data import Skip, SkipReport
 from mobileclip.evaluation import SUITE, DatasetResult, published_models, published_results
 from mobileclip.evaluation.metrics import outcomes_of
-from mobileclip.evaluation.printing import _print_table
 from mobileclip.evaluation.report import (
     Cell,
     Column,
@@ -37,6 +36,8 @@ from mobileclip.evaluation.report import (
     robustness_table,
     verdict_table,
 )
+from tests.cli.test_cli import run
+from tests.data.test_opening import class_folder
 from tests.errors import fails
 
 # As the papers' tables print them: parameters in millions, milliseconds, ImageNet, average.
@@ -223,12 +224,14 @@ class TestResults:
         table = results_table([published_model(name) for name in list(published_models())[:6]])
         assert len(table.columns) == 7
 
-    def test_names_are_printed_whole(self, capsys):
-        better, worse = model("openvino_int8-weights", {"emoji-test_renderings": 0.6}), model("m", {"mnist": 0.1})
-        _print_table(results_table([better, worse]))
-        printed = capsys.readouterr().out
-        assert "openvino_int8-weights" in printed
-        assert "Emoji-Test_Renderings" in printed
+    def test_names_are_printed_whole(self, capsys, tmp_path, small_file):
+        folder = class_folder(tmp_path).rename(tmp_path / "emoji-test_renderings")
+        models = (f"openvino_int8-weights={small_file}", f"m={small_file}")
+        status, printed, _ = run(capsys, "eval", *models, folder, "--output", tmp_path / "out", "--device", "cpu")
+        assert status == 0
+        below = printed.rpartition("data set")[2]
+        assert "openvino_int8-weights" in below
+        assert "emoji-test_renderings" in below
 
     def test_a_row_has_a_cell_for_every_column(self):
         with fails("evaluation.row-cells-columns", "1", "t", "2"):

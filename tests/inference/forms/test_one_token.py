@@ -10,8 +10,13 @@ from mobileclip import reparameterize
 from mobileclip.blocks import Attention, EndTokenPool, TextRepMixerBlock, TransformerLayer
 from mobileclip.data import Tokenizer
 from mobileclip.encoders import TextEncoder, ViTSpec
-from mobileclip.inference.forms import SingleQueryAttention, with_one_token
-from mobileclip.inference.forms.one_token import OneTokenRepMixerBlock, OneTokenTransformerLayer, pick
+from mobileclip.inference.forms import (
+    OneTokenRepMixerBlock,
+    OneTokenTransformerLayer,
+    SingleQueryAttention,
+    pick,
+    with_one_token,
+)
 from mobileclip.inputs import ImageInput
 from tests.blocks.filling import filled, noise
 from tests.encoders.small import SMALL, SMALL_MCT, randomised

@@ -7,10 +7,10 @@ import sys
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from mobileclip.inference.forms.depthwise import interleave
-from mobileclip.training.cpu import convolutions, quicken
-from mobileclip.training.cpu.convolutions import QuickConv2d, conv_and_picked
+from mobileclip.blocks import MobileOneBlock
+from mobileclip.training.cpu import quicken
 from tests.blocks.filling import filled, noise
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
@@ -39,8 +39,23 @@ def pair(name, *, bias):
     """Our convolution and PyTorch's with the same weights, in float64."""
     choices = {"in_channels": 6, "out_channels": 6, "bias": bias, **SHAPES[name]}
     ours, theirs = (filled(nn.Conv2d(**choices)).double().train() for _ in range(2))
-    assert isinstance(quicken(ours), QuickConv2d) == (name in QUICK)
+    assert (type(quicken(ours)) is not nn.Conv2d) == (name in QUICK)
     return ours, theirs
+
+
+class Asked(TorchDispatchMode):
+    """What PyTorch is asked to compute: the shapes of kernels in either direction."""
+
+    def __init__(self):
+        super().__init__()
+        self.forward, self.of_weights = [], []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.convolution.default:
+            self.forward.append(tuple(args[1].shape))
+        if function is torch.ops.aten.convolution_backward.default and args[-1][1]:
+            self.of_weights.append(tuple(args[2].shape))
+        return function(*args, **(kwargs or {}))
 
 
 def gradients(conv, x):
@@ -71,15 +86,15 @@ def test_values_are_pytorchs_without_gradients(name, bias, layout):
 
 
 @pytest.mark.parametrize(
-    ("name", "grad", "outputs"), [("strided_wider", False, 0), ("wider", True, 0), ("strided_wider", True, 3)]
+    ("name", "grad", "outputs"),
+    [("strided_wider", False, [18]), ("wider", True, [12]), ("strided_wider", True, [6] * 3)],
 )
-def test_several_outputs_per_channel_are_depthwise_convolutions(monkeypatch, name, grad, outputs):
+def test_several_outputs_per_channel_are_depthwise_convolutions(name, grad, outputs):
     """Where gradients are asked for, those with a stride."""
-    interleaved = []
-    monkeypatch.setattr(convolutions, "interleave", lambda parts: interleaved.extend(parts) or interleave(parts))
-    with torch.set_grad_enabled(grad):
-        pair(name, bias=True)[0](noise(2, 6, 9, 14, dtype=torch.float64))
-    assert [part.shape[1] for part in interleaved] == [6] * outputs
+    conv = pair(name, bias=True)[0]
+    with torch.set_grad_enabled(grad), Asked() as asked:
+        conv(noise(2, 6, 9, 14, dtype=torch.float64))
+    assert [kernel[0] for kernel in asked.forward] == outputs
 
 
 @pytest.mark.parametrize("name", ["wide", "strided_wider", "picking"])
@@ -97,18 +112,12 @@ def test_frozen_weights_and_inputs_without_gradient(name):
     assert ours.weight.grad is None
 
 
-def test_wide_kernels_are_taken_in_strips(monkeypatch):
+def test_wide_kernels_are_taken_in_strips():
     """Held by what is asked of PyTorch: three kernels of at most three columns."""
-    asked = []
-    whole = convolutions._gradients
-
-    def gradient(grad, x, kernel, padding, *, weight):
-        asked.extend([tuple(kernel.shape[2:])] if weight else [])
-        return whole(grad, x, kernel, padding, weight=weight)
-
-    monkeypatch.setattr(convolutions, "_gradients", gradient)
-    gradients(pair("wide", bias=False)[0], noise(2, 6, 9, 14, dtype=torch.float64))
-    assert asked == [(7, 3), (7, 3), (7, 1)]
+    conv = pair("wide", bias=False)[0]
+    with Asked() as asked:
+        gradients(conv, noise(2, 6, 9, 14, dtype=torch.float64))
+    assert [kernel[2:] for kernel in asked.of_weights] == [(7, 3), (7, 3), (7, 1)]
 
 
 def test_autocast_decides_the_type():
@@ -122,16 +131,14 @@ def test_autocast_decides_the_type():
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
 def test_a_convolution_and_what_its_stride_picks(layout):
-    conv = filled(nn.Conv2d(6, 6, 3, stride=2, padding=1, groups=6, bias=False)).double()
+    """In a block that adds them up: its 1x1 kernel is a factor of what the stride picks, and no convolution."""
+    block = filled(MobileOneBlock(6, groups=6, stride=2)).double().train()
+    other = quicken(copy.deepcopy(block))
     x = noise(2, 6, 9, 14, dtype=torch.float64).contiguous(memory_format=layout)
-    results = []
-    for function in (lambda x: conv_and_picked(conv, x), lambda x: (conv(x), x[..., ::2, ::2])):
-        own = x.clone().requires_grad_()
-        conv.zero_grad()
-        y, picked = function(own)
-        (y.square().sum() + picked.pow(3).sum()).backward()
-        results.append([y.detach(), picked.detach(), own.grad, conv.weight.grad])
-    torch.testing.assert_close(*results, **EXACT)
+    with Asked() as asked:
+        found = gradients(other, x)
+    assert asked.forward == [(6, 1, 3, 3)]
+    torch.testing.assert_close(found, gradients(block, x), **EXACT)
 
 
 CRASHING = """

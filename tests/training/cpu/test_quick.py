@@ -11,9 +11,15 @@ from torch.nn.utils import prune
 from mobileclip import reparameterize
 from mobileclip.blocks import AttentionBlock, RepMixerBlock
 from mobileclip.training.cpu import quicken
-from mobileclip.training.cpu.quick import _scaled
 from tests.blocks.contract import CASES
 from tests.blocks.filling import filled, noise
+
+
+def watched(module):
+    """What goes into a module."""
+    taken = []
+    module.register_forward_pre_hook(lambda _, given: taken.append(given[0]))
+    return taken
 
 
 @pytest.mark.parametrize(
@@ -21,30 +27,32 @@ from tests.blocks.filling import filled, noise
 )
 def test_in_training_the_layer_scale_may_go_into_the_weights(make):
     """The same values and gradients as after the network, whose output is then never held."""
-    block = filled(make()).double().train()
-    scale = block.layer_scale if isinstance(block, RepMixerBlock) else block.ffn_scale
     results = []
-    for network in (lambda x: _scaled(scale, block.ffn, x), lambda x: scale(block.ffn(x))):
+    for change in (quicken, lambda block: block):
+        block = change(filled(make()).double().train())
+        is_mixer = isinstance(block, RepMixerBlock)
+        scale = block.layer_scale if is_mixer else block.ffn_scale
+        scaled = watched(block.drop_path if is_mixer else block.ffn_drop_path)
         x = noise(2, 6, 5, 4, dtype=torch.float64).requires_grad_()
-        block.zero_grad()
-        y = network(x)
-        y.pow(3).sum().backward()
+        block(x)
+        scaled[0].pow(3).sum().backward()
         gradients = [p.grad for p in (*block.ffn.parameters(), *scale.parameters())]
-        results.append([y.detach(), x.grad, *gradients])
+        results.append([scaled[0].detach(), x.grad, *gradients])
     torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_in_half_precision_a_small_layer_scale_is_not_lost(dtype):
     block = RepMixerBlock(6, hidden_dim=9, layer_scale=1e-7).train()
+    block.token_mixer = nn.Identity()
     x = noise(2, 6, 5, 4)
     expected = block.layer_scale(block.ffn(x))
+    scaled = watched(quicken(block).drop_path)
     with torch.autocast("cpu", dtype=dtype):
-        y = _scaled(block.layer_scale, block.ffn, x)
-    assert (y - expected).norm() < 0.03 * expected.norm()
-    copy = block.to(dtype)
-    y = _scaled(copy.layer_scale, copy.ffn, x.to(dtype))
-    assert y.dtype == dtype
+        block(x)
+    assert (scaled[0] - expected).norm() < 0.03 * expected.norm()
+    block.to(dtype)(x.to(dtype))
+    assert scaled[1].dtype == dtype
 
 
 @pytest.fixture(params=CASES.values(), ids=CASES.keys())

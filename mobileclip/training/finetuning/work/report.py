@@ -10,7 +10,7 @@ from mobileclip.evaluation import PairedDifference, paired_difference, proportio
 from mobileclip.serialization import to_json
 from mobileclip.storage import atomic_path, write_text
 from mobileclip.terminal import say
-from mobileclip.training.finetuning.scoring import Score
+from mobileclip.training.finetuning.work.scoring import Score
 
 
 @attrs.frozen(kw_only=True)

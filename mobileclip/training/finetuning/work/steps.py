@@ -18,10 +18,10 @@ from mobileclip.storage import write_text
 from mobileclip.terminal import console
 from mobileclip.training import TrainingSpec, World, train
 from mobileclip.training.finetuning.labels import labelled_contrastive, with_labels
-from mobileclip.training.finetuning.report import Scores
 from mobileclip.training.finetuning.run_spec import FinetuneSpec
-from mobileclip.training.finetuning.scoring import evaluate_task
-from mobileclip.training.finetuning.tasks import Task, TrainingData
+from mobileclip.training.finetuning.work.report import Scores
+from mobileclip.training.finetuning.work.scoring import evaluate_task
+from mobileclip.training.finetuning.work.tasks import Task, TrainingData
 
 FINETUNED = "finetuned.safetensors"
 RUN, SCORES = "run", "scores"

@@ -12,7 +12,7 @@ from mobileclip.encoders import DualEncoder
 from mobileclip.evaluation import Session
 from mobileclip.evaluation.metrics.classification import classification_hits
 from mobileclip.evaluation.metrics.retrieval import caption_hits
-from mobileclip.training.finetuning.tasks import Task, label_of
+from mobileclip.training.finetuning.work.tasks import Task, label_of
 
 
 @attrs.frozen(kw_only=True)
