@@ -6,7 +6,9 @@ What other libraries ask for under their own names belongs here; how they lay ou
 from mobileclip.interop.folder import save_pretrained
 from mobileclip.interop.hub import HubError, Pushed, from_pretrained, push_to_hub
 from mobileclip.interop.open_clip import open_clip_config
+from mobileclip.interop.open_clip_models import OpenClipSource as OpenClipSource, load_open_clip as load_open_clip
 from mobileclip.interop.timm import timm_config
+from mobileclip.interop.transformers_models import transformers_package as transformers_package
 
 __all__ = [
     "HubError",

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from mobileclip.extras import install
-from mobileclip.interop import transformers_models
-from mobileclip.interop.open_clip_models import OpenClipSource, load_open_clip
+from mobileclip.interop import OpenClipSource, load_open_clip, transformers_package
 from tests.errors import fails
 
 SHA256 = "0123456789abcdef" * 4
@@ -60,5 +59,5 @@ def test_files_of_torch_are_read_by_the_reader_of_this_library_and_those_of_nump
 def test_who_needs_transformers_is_told_what_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ImportError) as raised:
-        transformers_models.transformers_package()
+        transformers_package()
     assert str(raised.value) == f"a model of transformers needs transformers: {install('transformers')}"

@@ -30,7 +30,6 @@ from mobileclip.data import AugmentationParams, ImageTransform, datacompdr_augme
 from mobileclip.data.augmentation import OPERATIONS
 from mobileclip.encoders import ViTSpec
 from mobileclip.encoders.checkpoints import layouts
-from mobileclip.encoders.checkpoints.layouts import TRANSPOSED
 from mobileclip.recipes.training import shallow
 from mobileclip.serialization import from_json, to_json
 from mobileclip.training import RunSpec, World, build_objective, decay_groups
@@ -82,18 +81,18 @@ def entries(spec):
     """Our names of a model's parameters with open_clip's and how it holds them."""
     if not is_plain(spec):
         return layouts["open_clip"].entries(spec, "training")
+    text = layouts["open_clip"].entries(spec.text, "training")
     # open_clip's own image tower has the layers of its text tower, whose names the layout knows.
     image = {
         "class_token": ("class_embedding", None),
         "position": ("positional_embedding", None),
-        "project.weight": ("proj", TRANSPOSED),
+        "project.weight": ("proj", text["project.weight"].reshape),
         "stem.conv.weight": ("conv1.weight", None),
     } | {
         f"{ours}.{kind}": (f"{theirs}.{kind}", None)
         for ours, theirs in (("norm_before", "ln_pre"), ("norm", "ln_post"))
         for kind in ("weight", "bias")
     }
-    text = layouts["open_clip"].entries(spec.text, "training")
     layers = {name: entry.name for name, entry in text.items() if name.startswith("layers.")}
     image |= {name: (theirs.removeprefix("text."), None) for name, theirs in layers.items()}
     entry = type(text["position"])

@@ -14,9 +14,9 @@ import pytest
 
 from benchmarks.object_store import object_store
 from mobileclip.data import AugmentationSpec, read_card, read_reinforced_samples
+from mobileclip.data.shards import MANIFEST
 from mobileclip.engines import RUN, Listener
 from mobileclip.reinforce import LocalEngine, Manifest, RayEngine, ReinforcementSpec, reinforce
-from mobileclip.reinforce.manifest import MANIFEST, TAIL
 from mobileclip.reinforce.worker import ReinforcementWork
 from mobileclip.storage import LOCK
 from tests.engines.works import workers_of_this_process
@@ -181,7 +181,7 @@ def test_a_driver_whose_machine_goes_is_followed_by_another(tmp_path):
             return in_order({name: content for name, content in files.items() if not name.startswith(f"{RUN}/")})
 
         def num_in_store(_: Path) -> int:
-            files = [store.objects.get(f"made/out/{name}", b"") for name in (MANIFEST, TAIL)]
+            files = [store.objects.get(f"made/out/{name}", b"") for name in (MANIFEST, "manifest.tail.jsonl")]
             return len({line for file in files for line in file.splitlines()})
 
         program = Program(
