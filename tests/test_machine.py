@@ -131,7 +131,8 @@ def test_a_picture_without_a_file_to_read_it_with_is_not_broken(tmp_path):
         LACKS_FILES
         + """
 import sys
-from mobileclip.data import attempt, decode_image
+from mobileclip.data import decode_image
+from mobileclip.machine import MachineError
 decode_image(sys.argv[1])
 use_up()
 try:

@@ -216,10 +216,10 @@ def _placed(path: Path, claim: Claim, wanted: ModelSpec | None) -> dict[str, Ten
             tensor = held.reshape(())
         if tuple(tensor.shape) != shape:
             others = held.ndim == len(shape) == 4 and held.shape[1] != shape[1] and held.shape[2:] == shape[2:]
-            hint = f"; in_channels={shape[1]} of load_model adapts weights to other channels of images"
+            hint = f"; in_channels={shape[1]} of load_model adapts weights to other channels" if others else ""
             raise CheckpointError(
                 f"{path} does not fit the model: {shown(entries[name].name)} has the shape {tuple(held.shape)}, "
-                f"and the model's is {shape}{hint if others else ''}"
+                f"and the model's is {shape}{hint}"
             )
         placed[name] = tensor
     return placed
