@@ -29,7 +29,7 @@ from PIL import Image
 from benchmarks.command_line import empty_table, main
 from mobileclip.collections import Collection, IndexOptions, ModelSource
 from mobileclip.collections.reading.scanning import scan
-from mobileclip.collections.searching.neighbours import NeighbourGraphs, nearest_of, open_graphs, renew_graphs
+from mobileclip.collections.searching import GraphSizes, NeighbourGraphs, nearest_of, open_graphs, renew_graphs
 from mobileclip.collections.store.snapshot import Snapshot
 from mobileclip.data.images.reading import read_tower_image
 from mobileclip.data.images.transform import load_image
@@ -60,6 +60,7 @@ class CollectionBenchSpec:
         num_centres: that the vectors lie around, as those of photographs do. With 0, there are none, which is
             harder for a graph: vectors vary in every direction, in some more than in others.
         num_queries: searches that are timed.
+        graphs: from how many vectors on they are made, and how large.
         seed: of all that is drawn.
     """
 
@@ -70,6 +71,7 @@ class CollectionBenchSpec:
     num_vectors: int = attrs.field(default=250_000, validator=validators.gt(0))
     num_centres: int = attrs.field(default=2000, validator=validators.ge(0))
     num_queries: int = attrs.field(default=50, validator=validators.gt(0))
+    graphs: GraphSizes = GraphSizes()
     seed: int = 0
 
 
@@ -139,10 +141,10 @@ def measure_search(folder: Path, spec: CollectionBenchSpec) -> dict[str, float]:
     chosen = vectors[draw.integers(0, len(vectors), spec.num_queries)].astype(np.float32)
     queries = unit_rows(chosen + 0.02 * draw.standard_normal(chosen.shape, dtype=np.float32))
     start = time.process_time()
-    renew_graphs(folder, snapshot, show_progress=True)
+    renew_graphs(folder, snapshot, sizes=spec.graphs)
     results = {"seconds of making the graphs": time.process_time() - start}
     before = _resident_bytes()
-    graphs = open_graphs(folder, snapshot)
+    graphs = open_graphs(folder, snapshot, sizes=spec.graphs)
     results["GB of the vectors"] = vectors.nbytes / 1e9
     results["GB of the graphs, opened"] = (_resident_bytes() - before) / 1e9
     exact, exact_ms = _searched(lambda query: nearest_of(snapshot.vectors, None, query, 10)[0], queries)

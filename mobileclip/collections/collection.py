@@ -17,7 +17,7 @@ from mobileclip.collections.reading.scanning import Scan, scan
 from mobileclip.collections.searching.duplicates import THRESHOLD, Duplicates, find_duplicates
 from mobileclip.collections.searching.filtering import Condition
 from mobileclip.collections.searching.matches import Match, match_of
-from mobileclip.collections.searching.neighbours import NeighbourGraphs, open_graphs, renew_graphs
+from mobileclip.collections.searching.neighbours import GraphSizes, NeighbourGraphs, open_graphs, renew_graphs
 from mobileclip.collections.searching.queries import Picture, direction_of, nearest_matches
 from mobileclip.collections.store.manifest import Manifest, ModelSource
 from mobileclip.collections.store.merging import MergeReport, merge_stores
@@ -43,6 +43,8 @@ class Collection:
         trust: whether whoever made an export that the index is of may run anything here, see `mobileclip.load`. An
             index does not remember it.
 
+    `graph_sizes` says from how many pictures on graphs are made; it may be set before the index is read.
+
     Examples:
         The tests have no photographs, so they leave this out.
 
@@ -56,6 +58,7 @@ class Collection:
     ) -> None:
         self.store = store
         self.device, self.trust = device, trust
+        self.graph_sizes = GraphSizes()
         self._clip = clip
         self._snapshot: Snapshot | None = None
         self._graphs: NeighbourGraphs | None = None
@@ -164,7 +167,7 @@ class Collection:
         """What the index holds, as it was when it was read."""
         if self._snapshot is None:
             self._snapshot = take_snapshot(self.store)
-            self._graphs = open_graphs(self.path, self._snapshot)
+            self._graphs = open_graphs(self.path, self._snapshot, sizes=self.graph_sizes)
         return self._snapshot
 
     @property
@@ -289,8 +292,8 @@ class Collection:
     def _renew(self, *, show_progress: bool) -> None:
         """Read what was written, and bring the graphs up to date with it."""
         self._snapshot = take_snapshot(self.store)
-        renew_graphs(self.path, self._snapshot, show_progress=show_progress)
-        self._graphs = open_graphs(self.path, self._snapshot)
+        renew_graphs(self.path, self._snapshot, sizes=self.graph_sizes, show_progress=show_progress)
+        self._graphs = open_graphs(self.path, self._snapshot, sizes=self.graph_sizes)
 
     def search(
         self,

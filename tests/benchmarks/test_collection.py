@@ -2,7 +2,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.collection import CollectionBenchSpec, draw_photographs, measure_search
-from mobileclip.collections.searching import neighbours
+from mobileclip.collections.searching import GraphSizes
 
 
 def test_photographs_differ_and_have_their_size(tmp_path):
@@ -14,9 +14,9 @@ def test_photographs_differ_and_have_their_size(tmp_path):
 
 
 @pytest.mark.parametrize("num_centres", [0, 20])
-def test_searches_are_timed_and_compared(tmp_path, monkeypatch, num_centres):
-    monkeypatch.setattr(neighbours, "EXACT_ROWS", 100)
-    found = measure_search(tmp_path, CollectionBenchSpec(num_vectors=500, num_centres=num_centres, num_queries=5))
+def test_searches_are_timed_and_compared(tmp_path, num_centres):
+    sizes = {"num_vectors": 500, "num_centres": num_centres, "num_queries": 5, "graphs": GraphSizes(exact=100)}
+    found = measure_search(tmp_path, CollectionBenchSpec(**sizes))
     assert found["recall of the graphs"] == pytest.approx(1, abs=0.1)
     assert found["GB of the vectors"] == pytest.approx(500 * 512 * 2 / 1e9)
     assert found["GB of the graphs, opened"] >= 0

@@ -17,7 +17,7 @@ import mobileclip
 from mobileclip.blocks import models
 from mobileclip.collections import Collection, IndexOptions, Manifest, ModelSource
 from mobileclip.collections.reading import FileReader, scan
-from mobileclip.collections.searching import NeighbourGraphs, neighbours, small_pictures
+from mobileclip.collections.searching import GraphSizes, NeighbourGraphs, renew_graphs, small_pictures
 from mobileclip.collections.store import Store
 from mobileclip.data import ImageError
 from mobileclip.data.images import describe_left_out
@@ -238,7 +238,7 @@ def test_what_was_given_by_its_name_stays_as_long_as_it_is_there(index, photos, 
     assert (report.num_removed, len(index)) == (2, 8)
 
 
-def test_dead_paths_take_no_places_of_living_ones(index, photos, tmp_path, monkeypatch):
+def test_dead_paths_take_no_places_of_living_ones(index, photos, tmp_path):
     gone = [draw(tmp_path / "gone" / f"{number}.png", 1) for number in range(20)]
     add(index, photos, tmp_path / "gone")
     shutil.rmtree(tmp_path / "gone")
@@ -246,9 +246,10 @@ def test_dead_paths_take_no_places_of_living_ones(index, photos, tmp_path, monke
     assert names(index.search(image=photos / "deep/er/1.png", k=1)) == ["1.png"]
     assert len(index.search(image=photos / "deep/er/1.png", k=30)) == 6
     assert not {str(path) for path in gone} & {one.path for one in index.search("a cat", k=30)}
-    monkeypatch.setattr(neighbours, "EXACT_ROWS", 3)
-    neighbours.renew_graphs(index.path, index.snapshot, show_progress=False)
-    assert names(Collection.open(index.path).search(image=photos / "deep/er/1.png", k=1)) == ["1.png"]
+    renew_graphs(index.path, index.snapshot, sizes=GraphSizes(exact=3), show_progress=False)
+    reader = Collection.open(index.path)
+    reader.graph_sizes = GraphSizes(exact=3)
+    assert names(reader.search(image=photos / "deep/er/1.png", k=1)) == ["1.png"]
 
 
 def test_pictures_of_shards_are_indexed_by_their_keys(index, tmp_path):
@@ -397,12 +398,13 @@ def test_a_spec_of_no_known_kind_leaves_it_to_the_weights(tmp_path):
 
 
 def test_an_index_with_many_pictures_is_searched_by_its_graphs(index, photos, monkeypatch):
-    monkeypatch.setattr(neighbours, "EXACT_ROWS", 3)
+    index.graph_sizes = GraphSizes(exact=3)
     add(index, photos)
     assert (index.path / "neighbours-0000.usearch").is_file()
     nearest, asked = NeighbourGraphs.nearest, []
     monkeypatch.setattr(NeighbourGraphs, "nearest", lambda self, *given: asked.append(self) or nearest(self, *given))
     reader = Collection.open(index.path)
+    reader.graph_sizes = index.graph_sizes
     assert names(reader.search(image=photos / "2.png", k=1)) == ["2.png"]
     assert asked == [reader.graphs], "all were compared"
 

@@ -9,6 +9,7 @@ from .filtering import Condition as Condition, is_condition as is_condition, par
 from .matches import Match as Match, clock as clock, match_of as match_of
 from .neighbours import (
     GRAPHS as GRAPHS,
+    GraphSizes as GraphSizes,
     NeighbourGraphs as NeighbourGraphs,
     nearest_of as nearest_of,
     open_graphs as open_graphs,

@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import Any
 
+import attrs
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -32,22 +33,33 @@ logger = get_logger(__name__)
 GRAPHS = "neighbours-*.usearch"
 """The files of the graphs."""
 
-EXACT_ROWS = 200_000
-"""So many embeddings of 512 numbers are compared in some 35 ms on one core; with more, graphs are made."""
-
 # Compared in 32 bits beside those that are wanted: in 16, neighbours may change places.
 _SPARE = 32
-# Candidates of a graph for every answer, and at least; the stored embeddings then say which are the nearest. With 512,
-# the ten nearest of 100,000 vectors without any clusters were found in 99.3 % of the cases, with 128 in 94.8 %.
-_CANDIDATES, _LEAST_CANDIDATES = 4, 512
-# The most rows of a graph. Half a million vectors are searched in 2.9 ms in one graph, in 6.6 ms in two, and in 14 ms
-# in five; it takes as long to make one as to make two.
-_LARGEST = 500_000
+# Candidates of a graph for every answer; the stored embeddings then say which are the nearest.
+_CANDIDATES = 4
 _STALE = 0.2
-_ADDED = 4096
 
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]
 """Places in a snapshot, the nearest first, and their cosine similarities."""
+
+
+@attrs.frozen(kw_only=True)
+class GraphSizes:
+    """From how many embeddings on graphs are made, and how large they are.
+
+    Args:
+        exact: so many are compared without any graph; of 512 numbers, 200,000 in some 35 ms on one core.
+        largest: the most rows of a graph. Half a million vectors are searched in 2.9 ms in one graph, in 6.6 ms in two,
+            and in 14 ms in five; it takes as long to make one as to make two.
+        added: rows that are added before it is asked whether to stop.
+        candidates: the least that graphs propose for a query. With 512, the ten nearest of 100,000 vectors without any
+            clusters were found in 99.3 % of the cases, with 128 in 94.8 %.
+    """
+
+    exact: int = 200_000
+    largest: int = 500_000
+    added: int = 4096
+    candidates: int = 512
 
 
 def nearest_of(
@@ -92,11 +104,13 @@ class NeighbourGraphs:
     Args:
         graphs: of usearch; their keys are ids of rows.
         snapshot: what they are asked about.
+        least: candidates for a query.
     """
 
-    def __init__(self, graphs: Sequence[Any], snapshot: Snapshot) -> None:
+    def __init__(self, graphs: Sequence[Any], snapshot: Snapshot, *, least: int) -> None:
         self._graphs = graphs
         self._snapshot = snapshot
+        self._least = least
         self._missing = np.flatnonzero(~np.isin(snapshot.ids, _ids(graphs), assume_unique=True))
 
     @property
@@ -111,7 +125,7 @@ class NeighbourGraphs:
             query: of unit length.
             k: how many.
         """
-        return self.nearest_to_each(query[None], k, num_candidates=max(_CANDIDATES * k, _LEAST_CANDIDATES))[0]
+        return self.nearest_to_each(query[None], k, num_candidates=max(_CANDIDATES * k, self._least))[0]
 
     def nearest_to_each(self, queries: NDArray[np.float32], k: int, *, num_candidates: int) -> list[Found]:
         """Return the nearest embeddings of several queries, which are looked for in as many threads as PyTorch has.
@@ -147,31 +161,35 @@ class NeighbourGraphs:
         return nearest_of(self._snapshot.vectors, candidates, query, k)
 
 
-def open_graphs(folder: Path, snapshot: Snapshot) -> NeighbourGraphs | None:
+def open_graphs(folder: Path, snapshot: Snapshot, *, sizes: GraphSizes = GraphSizes()) -> NeighbourGraphs | None:
     """Return the graphs of an index, or None where there are none that can be used.
 
     Args:
         folder: of the index.
         snapshot: of it.
+        sizes: of graphs.
     """
-    if len(snapshot) <= EXACT_ROWS:
+    if len(snapshot) <= sizes.exact:
         return None
     graphs = [graph for file in _files(folder) if (graph := _opened(file, snapshot)) is not None]
-    return NeighbourGraphs(graphs, snapshot) if graphs else None
+    return NeighbourGraphs(graphs, snapshot, least=sizes.candidates) if graphs else None
 
 
-def renew_graphs(folder: Path, snapshot: Snapshot, *, show_progress: bool = True) -> None:
+def renew_graphs(
+    folder: Path, snapshot: Snapshot, *, sizes: GraphSizes = GraphSizes(), show_progress: bool = True
+) -> None:
     """Bring the graphs of an index up to date, if it has enough pictures for any; whoever writes to the index may.
 
     Args:
         folder: of the index.
         snapshot: of it.
+        sizes: of graphs.
         show_progress: whether to show how far it is.
 
     Raises:
         OSError: if they cannot be written.
     """
-    if len(snapshot) <= EXACT_ROWS:
+    if len(snapshot) <= sizes.exact:
         _remove(_files(folder))
         return
     try:
@@ -183,8 +201,8 @@ def renew_graphs(folder: Path, snapshot: Snapshot, *, show_progress: bool = True
             held, known = {}, known[:0]
         _remove(file for file in files if file not in held)
         new = np.flatnonzero(~np.isin(snapshot.ids, known))
-        shares = _shared_out(new, {file: len(ids) for file, ids in held.items()}, folder)
-        _fill_all(shares, snapshot, show_progress=show_progress)
+        shares = _shared_out(new, {file: len(ids) for file, ids in held.items()}, folder, sizes.largest)
+        _fill_all(shares, snapshot, added=sizes.added, show_progress=show_progress)
     except ImportError as error:
         logger.warning("every search compares all of %d pictures: %s", len(snapshot), error)
 
@@ -193,18 +211,18 @@ Share = tuple[Path, NDArray[np.int64]]
 """The file of a graph, and the places of the rows that it gets."""
 
 
-def _shared_out(new: NDArray[np.int64], held: Mapping[Path, int], folder: Path) -> list[Share]:
+def _shared_out(new: NDArray[np.int64], held: Mapping[Path, int], folder: Path, largest: int) -> list[Share]:
     """Return which graph gets which rows: those that have room first, by their numbers of rows, then further ones."""
     shares = []
     for file, size in held.items():
-        if size < _LARGEST and len(new):
-            shares.append((file, new[: _LARGEST - size]))
-            new = new[_LARGEST - size :]
+        if size < largest and len(new):
+            shares.append((file, new[: largest - size]))
+            new = new[largest - size :]
     further = (file for number in count() if (file := folder / f"neighbours-{number:04d}.usearch") not in held)
-    return shares + [(next(further), new[start : start + _LARGEST]) for start in range(0, len(new), _LARGEST)]
+    return shares + [(next(further), new[start : start + largest]) for start in range(0, len(new), largest)]
 
 
-def _fill_all(shares: Sequence[Share], snapshot: Snapshot, *, show_progress: bool) -> None:
+def _fill_all(shares: Sequence[Share], snapshot: Snapshot, *, added: int, show_progress: bool) -> None:
     """Add rows to graphs, several of these at once; whoever is stopped keeps what was added."""
     stop, lock = Event(), Lock()
     total = sum(len(places) for _, places in shares)
@@ -220,7 +238,7 @@ def _fill_all(shares: Sequence[Share], snapshot: Snapshot, *, show_progress: boo
             return not stop.is_set()
 
         try:
-            for filled in [pool.submit(_fill, *share, snapshot, advance) for share in shares]:
+            for filled in [pool.submit(_fill, *share, snapshot, added, advance) for share in shares]:
                 filled.result()
         except BaseException:
             stop.set()
@@ -228,17 +246,20 @@ def _fill_all(shares: Sequence[Share], snapshot: Snapshot, *, show_progress: boo
             raise
 
 
-def _fill(path: Path, places: NDArray[np.int64], snapshot: Snapshot, advance: Callable[[int], bool]) -> None:
+def _fill(
+    path: Path, places: NDArray[np.int64], snapshot: Snapshot, added: int, advance: Callable[[int], bool]
+) -> None:
     """Add rows to the graph in a file and write it, with some of them where it is stopped."""
     graph = _opened(path, snapshot) if path.exists() else None
     graph = _empty(snapshot) if graph is None else graph
-    for start in range(0, len(places), _ADDED):
-        some = places[start : start + _ADDED]
+    for start in range(0, len(places), added):
+        some = places[start : start + added]
         # Where several threads add to a graph of usearch, some of its rows are never found, which is known there.
         graph.add(snapshot.ids[some].astype(np.uint64), snapshot.vectors[some].astype(np.float32), threads=1)
         if not advance(len(some)):
             break
-    _write(graph, path)
+    with storage.atomic_file(path) as file:
+        graph.save(str(file))
 
 
 def _ids(graphs: Iterable[Any]) -> NDArray[np.int64]:
@@ -254,11 +275,6 @@ def _files(folder: Path) -> list[Path]:
 def _remove(files: Iterable[Path]) -> None:
     for file in files:
         file.unlink(missing_ok=True)
-
-
-def _write(graph: Any, path: Path) -> None:
-    with storage.atomic_file(path) as file:
-        graph.save(str(file))
 
 
 def _empty(snapshot: Snapshot) -> Any:
