@@ -3,7 +3,7 @@
 import json
 import re
 import runpy
-import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -254,11 +254,16 @@ def test_it_is_a_module_too(capsys, monkeypatch):
     assert capsys.readouterr().out == f"mobileclip {VERSION}\n"
 
 
-def test_a_signal_is_told_by_the_name_of_the_command_with_what_is_kept(capsys, monkeypatch):
-    monkeypatch.setattr(type(COMMANDS), "run", lambda *_: signal.raise_signal(signal.SIGTERM))
-    status, out, err = run(capsys, "list")
-    assert (status, out) == (143, "")
-    assert err.startswith("mobileclip: interrupted by SIGTERM; what was finished is kept")
+def test_a_signal_is_told_by_the_name_of_the_command_with_what_is_kept():
+    code = """
+import signal
+from mobileclip.cli import COMMANDS, main
+type(COMMANDS).run = lambda *_: signal.raise_signal(signal.SIGTERM)
+main(["list"])
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (143, "")
+    assert ended.stderr.startswith("mobileclip: interrupted by SIGTERM; what was finished is kept")
 
 
 def test_list(capsys):
