@@ -162,7 +162,20 @@ def _room_tests(root: Path, file: str) -> list[str]:
     room, *inside = Path(file).relative_to("mobileclip").with_suffix("").parts
     own = [test for place in places_of(room, Path(file).stem) for test in _below(root, place)]
     dotted = ".".join(("mobileclip", room, *inside))
-    return [*own, *(test for test in _test_files(root) if inside and dotted in _modules(root / test))]
+    naming = [test for test in _test_files(root) if inside and dotted in _modules(root / test)]
+    return [*own, *naming, *_tests_by_names(root, dotted)]
+
+
+def _tests_by_names(root: Path, dotted: str) -> list[str]:
+    """Return the tests that take a module's names from its folder, whose stub lists them."""
+    folder, _, module = dotted.rpartition(".")
+    stub = root.joinpath(*folder.split("."), "__init__.pyi")
+    names = {name for source, name in _imported(stub, "") if source == module} if stub.is_file() else set()
+    return [
+        test
+        for test in _test_files(root)
+        if names and folder in _modules(root / test) and names & _words(root / test).keys()
+    ]
 
 
 def _tests_beside(root: Path, file: str) -> list[str]:

@@ -26,7 +26,8 @@ def test_the_likeliest_tests_run_first():
     assert "tests/blocks/test_timm_parity.py" in others
     pickles = own_tests(ROOT, "mobileclip/data/samples/pickles.py", "read")
     assert pickles[0] == "tests/data/samples/test_pickles.py"
-    assert "tests/reinforce/test_teachers_open_clip.py" in own_tests(ROOT, "mobileclip/interop/open_clip_models.py")
+    assert "tests/test_inner_modules.py" in own_tests(ROOT, "mobileclip/hardware/devices.py")
+    assert "tests/export/test_int8.py" in own_tests(ROOT, "mobileclip/inference/optimization/layers.py")
 
 
 def test_a_test_that_takes_long_waits_for_one_that_says_nearly_as_much(tmp_path):

@@ -19,6 +19,10 @@ def open_clip_config(spec: DualEncoderSpec) -> dict[str, Any]:
 
     Raises:
         ValueError: if open_clip builds no such model.
+
+    Examples:
+        >>> open_clip_config(mobileclip.specs.mobileclip_s2())["model_cfg"]["embed_dim"]
+        512
     """
     text, vision, image = _text(spec.text), _vision(spec.image), spec.image.input
     return {

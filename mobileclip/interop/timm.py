@@ -82,6 +82,10 @@ def timm_config(spec: ImageEncoderSpec | ClassifierSpec, *, licence: str) -> dic
 
     Raises:
         ValueError: if timm builds no such model.
+
+    Examples:
+        >>> timm_config(mobileclip.specs.mci2(), licence="mit")["architecture"]
+        'fastvit_mci2'
     """
     tower = spec.image if isinstance(spec, ClassifierSpec) else spec
     model, image, num_outputs = timm_model(tower), tower.input, _num_outputs(spec)

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from mobileclip.reinforce.captioners import Captioner, CaptionerSpec
+from mobileclip.strict import split_lines
 from mobileclip.testing.comparing import first_line
 from mobileclip.testing.specs import check_spec
 from mobileclip.testing.teachers import check_identity
@@ -59,7 +60,7 @@ def _check_captions(name: str, captioner: Captioner, again: Captioner) -> None:
         wanted = captioner.num_captions
         assert len(captions) == wanted, f"{name} gives {len(captions)} captions of an image, and says {wanted}"
         for text in captions:
-            is_line = isinstance(text, str) and text.strip() == text and len(text.splitlines()) == 1
+            is_line = isinstance(text, str) and text.strip() == text and len(split_lines(text)) == 1
             assert is_line, f"{name} writes {text!r}, which is no line of text without blanks around it"
     alone = [_asked(name, captioner, [image], [seed])[0] for image, seed in zip(images, seeds, strict=True)]
     assert alone == together, f"captions of {name} are others for an image alone: {alone}, not {together}"

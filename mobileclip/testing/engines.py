@@ -80,11 +80,11 @@ class _Trying(Work[_Unit, str]):
 
     def _make(self, unit: _Unit, on_progress: Callable[[int], None], /) -> Callable[[], str]:
         path = self.folder / unit.name
-        with path.open("a") as stream:
+        with path.open("a", encoding="utf-8") as stream:
             stream.write("try\n")
         on_progress(1)
         for name in unit.name.split("+"):
-            _do(name.partition("-")[0], len(path.read_text().splitlines()))
+            _do(name.partition("-")[0], path.read_text(encoding="utf-8").count("\n"))
         return partial(_finished, unit.name)
 
 
@@ -168,7 +168,7 @@ def _check_ends(engine: Engine, folder: Path) -> None:
         assert aside.tries == tries, f"{name} is set aside after {aside.tries} tries, not {tries}"
     tries_of = dict.fromkeys(good, 1) | {"late-0": 2} | {name: tries for name, (_, tries) in wanted.items()}
     for name, tries in tries_of.items():
-        found = len((folder / "ends" / name).read_text().splitlines())
+        found = (folder / "ends" / name).read_text(encoding="utf-8").count("\n")
         assert found == tries, f"{name} was made {found} times, not {tries}"
         begun = told.begun_by.count(name)
         assert begun == tries, f"the listener is told that {name} is begun {begun} times, not {tries}"

@@ -135,18 +135,18 @@ def _check_num_threads(name: str, folder: Path, answers: Tensor) -> None:
 def _check_strangers(name: str, folder: Path, target: Target) -> None:
     contract = folder / "mobileclip.json"
     # Of other bytes, it is another export, which nobody here has written.
-    contract.write_text(json.dumps(json.loads(contract.read_text()), indent=3))
+    contract.write_text(json.dumps(json.loads(contract.read_text(encoding="utf-8")), indent=3), encoding="utf-8")
     _done(f"{name} is not opened with trust", lambda: load_export(folder, trust=True))
     if target.vouched:
         _done(f"{name} is vouched for, and not opened without trust", lambda: load_export(folder))
     else:
         _check_refused(f"a stranger's file of {name}", lambda: load_export(folder))
-    read = json.loads(contract.read_text())
+    read = json.loads(contract.read_text(encoding="utf-8"))
     file = folder / next(one for one in read["files"] if one.startswith(read["towers"][0]["file"]))
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     _check_refused(f"a file of {name} that has changed", lambda: load_export(folder, trust=True))
     read["files"][file.relative_to(folder).as_posix()] = hashlib.sha256(file.read_bytes()).hexdigest()
-    contract.write_text(json.dumps(read))
+    contract.write_text(json.dumps(read), encoding="utf-8")
     _check_refused(f"a file of {name} that is cut off", lambda: load_export(folder, trust=True))
 
 
