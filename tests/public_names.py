@@ -58,9 +58,12 @@ class Package:
         return {_module_of(path): _definitions(text, path) for path, text in sorted(self.files.items())}
 
     def names(self) -> Iterator[str]:
-        """Yield what modules export by `__all__`, and what is within."""
+        """Yield what modules export by `__all__`, or rooms by a stub, and what is within."""
         for module, defined in self.modules.items():
-            if "__all__" in defined and not any(part.startswith("_") for part in module.split(".")):
+            is_listed = "__all__" in defined or (
+                module.count(".") == 1 and f"{module.replace('.', '/')}/__init__.pyi" in self.files
+            )
+            if is_listed and not any(part.startswith("_") for part in module.split(".")):
                 yield module
                 yield from self._below(module, module)
 
