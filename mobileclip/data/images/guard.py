@@ -229,7 +229,8 @@ class TiffTags:
         if compression not in _COMPRESSIONS:
             raise ImageError(
                 "unsupported_format",
-                f"{self._name} is a TIFF with compression {compression}, which is not read; save it with LZW or deflate",
+                f"{self._name} is a TIFF with compression {compression}, which is not read; "
+                "save it with LZW or deflate",
             )
         if compression == _JPEG:
             num_strips = max(self._tags[tag].count for tag in (*_LISTS, _WIDTH) if tag in self._tags)
