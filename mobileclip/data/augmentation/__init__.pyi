@@ -1,6 +1,12 @@
 from .erasing import RandomErasingSpec as RandomErasingSpec
 from .mixing import MixingSpec as MixingSpec, Mixture as Mixture
-from .operations import OPERATIONS as OPERATIONS, magnitudes as magnitudes
+from .operations import (
+    OPERATIONS as OPERATIONS,
+    Operation as Operation,
+    augmentation_operations as augmentation_operations,
+    magnitudes as magnitudes,
+    operation_of as operation_of,
+)
 from .range_augment import (
     RangeAugment as RangeAugment,
     RangeAugmentSpec as RangeAugmentSpec,

@@ -1,26 +1,31 @@
-"""The image operations of RandAugment on Pillow, pixel for pixel those of torchvision.
+"""The image operations of RandAugment on Pillow, pixel for pixel those of torchvision, and a registry of others.
 
-The order of `OPERATIONS` is the index under which the public data sets store an operation: it never changes.
+The order of `OPERATIONS` is the index under which the public data sets store an operation: it never changes. Operations
+of other packages are stored by their names.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING
 
 import attrs
 import numpy as np
 from PIL import Image, ImageEnhance
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from mobileclip.registry import Registry
 
 RgbImage = Image.Image
+Strengths = Callable[[int, int], tuple[float, ...]]
 
 _BLACK = (0, 0, 0)
 # RandAugment's largest translation is 150 pixels of the 331 pixels wide images that its authors searched on.
 _MAX_TRANSLATION = 150.0 / 331.0
+
+
+def _without_strength(num_bins: int, _side: int) -> tuple[float, ...]:
+    return (0.0,) * num_bins
 
 
 @attrs.frozen
@@ -28,16 +33,27 @@ class Operation:
     """One operation of RandAugment.
 
     Args:
-        name: torchvision's name.
-        apply: `(image, magnitude) -> image`.
+        name: that it is registered and, where it is none of `OPERATIONS`, stored under.
+        apply: `(image, magnitude) -> image`, an RGB image of the same size; equal arguments give equal bits.
+        strengths: `(number of bins, side of the image in pixels) -> the magnitude of every bin`, unsigned.
         signed: whether the magnitude's sign is drawn too.
         translates: whether the magnitude is a number of pixels.
+        replayed_as: the operation that is stored and replayed, for one that differs from it by its strengths alone;
+            None for itself.
+
+    Examples:
+        >>> from PIL import Image, ImageOps
+        >>> invert = Operation("Invert", lambda image, _: ImageOps.invert(image))
+        >>> invert.apply(Image.new("RGB", (1, 1)), 0.0).getpixel((0, 0))
+        (255, 255, 255)
     """
 
     name: str
     apply: Callable[[RgbImage, float], RgbImage]
+    strengths: Strengths = _without_strength
     signed: bool = False
     translates: bool = False
+    replayed_as: str | None = None
 
 
 def _affine(image: RgbImage, matrix: tuple[float, float, float, float, float, float]) -> RgbImage:
@@ -152,25 +168,80 @@ def equalize(image: RgbImage, _magnitude: float) -> RgbImage:
     return ImageOps.equalize(image)
 
 
+def _line(start: float, stop: float) -> Strengths:
+    """Return strengths in even steps, as torchvision rounds them (float32)."""
+
+    def strengths(num_bins: int, _side: int) -> tuple[float, ...]:
+        import torch
+
+        return tuple(torch.linspace(start, stop, num_bins).tolist())
+
+    return strengths
+
+
+def _pixels(num_bins: int, side: int) -> tuple[float, ...]:
+    return _line(0.0, _MAX_TRANSLATION * side)(num_bins, side)
+
+
+def _bits(num_bins: int, _side: int) -> tuple[float, ...]:
+    import torch
+
+    return tuple((8 - (torch.arange(num_bins) / ((num_bins - 1) / 4)).round()).tolist())
+
+
+def _few_bits(num_bins: int, _side: int) -> tuple[float, ...]:
+    """Return timm's numbers of bits, from 4 down to 1 (timm: 0, a black image), where torchvision's go from 8 to 4."""
+    return tuple(max(1.0, 4.0 - int(index / (num_bins - 1) * 4)) for index in range(num_bins))
+
+
+_SHEAR, _BLEND = _line(0.0, 0.3), _line(0.0, 0.9)
 OPERATIONS = (
     Operation("Identity", lambda image, _: image),
-    Operation("ShearX", shear_x, signed=True),
-    Operation("ShearY", shear_y, signed=True),
-    Operation("TranslateX", translate_x, signed=True, translates=True),
-    Operation("TranslateY", translate_y, signed=True, translates=True),
-    Operation("Rotate", rotate, signed=True),
-    Operation("Brightness", brightness, signed=True),
-    Operation("Color", color, signed=True),
-    Operation("Contrast", contrast, signed=True),
-    Operation("Sharpness", sharpness, signed=True),
-    Operation("Posterize", posterize),
-    Operation("Solarize", solarize),
+    Operation("ShearX", shear_x, _SHEAR, signed=True),
+    Operation("ShearY", shear_y, _SHEAR, signed=True),
+    Operation("TranslateX", translate_x, _pixels, signed=True, translates=True),
+    Operation("TranslateY", translate_y, _pixels, signed=True, translates=True),
+    Operation("Rotate", rotate, _line(0.0, 30.0), signed=True),
+    Operation("Brightness", brightness, _BLEND, signed=True),
+    Operation("Color", color, _BLEND, signed=True),
+    Operation("Contrast", contrast, _BLEND, signed=True),
+    Operation("Sharpness", sharpness, _BLEND, signed=True),
+    Operation("Posterize", posterize, _bits),
+    Operation("Solarize", solarize, _line(255.0, 0.0)),
     Operation("AutoContrast", auto_contrast),
     Operation("Equalize", equalize),
 )
+INDICES = {operation.name: index for index, operation in enumerate(OPERATIONS)}
+
+augmentation_operations: Registry[Operation] = Registry("augmentation_operation")
+"""Operations by name; third parties add theirs here or by an entry point in `mobileclip.augmentation_operation`."""
+for _operation in (*OPERATIONS, Operation("PosterizeIncreasing", posterize, _few_bits, replayed_as="Posterize")):
+    augmentation_operations.add(_operation.name, _operation)
+
+
+def operation_of(stored: int | str) -> Operation:
+    """Return a stored operation: one of `OPERATIONS` by its index, any other by its name.
+
+    Raises:
+        ValueError: if there is none; the message names it.
+    """
+    if isinstance(stored, int) and 0 <= stored < len(OPERATIONS):
+        return OPERATIONS[stored]
+    if not isinstance(stored, str):
+        raise ValueError(
+            f"operation {stored!r} is unknown; expected an index from 0 to {len(OPERATIONS) - 1}, or a name"
+        )
+    if stored not in augmentation_operations:
+        raise ValueError(augmentation_operations.unknown(stored))
+    return augmentation_operations[stored]
 
 
 @cache
+def strengths_of(operation: Operation, num_bins: int, side: int) -> tuple[float, ...]:
+    """Return the unsigned magnitude of every bin; see `magnitudes`."""
+    return operation.strengths(num_bins, side)
+
+
 def magnitudes(num_bins: int, side: int) -> tuple[tuple[float, ...], ...]:
     """Return the strength of every operation for every bin, unsigned, as torchvision rounds it (float32).
 
@@ -182,19 +253,4 @@ def magnitudes(num_bins: int, side: int) -> tuple[tuple[float, ...], ...]:
         per operation, in the order of `OPERATIONS`, `num_bins` numbers: slopes, pixels, degrees, changes of a blending
         factor, bits, thresholds; zeros where an operation has no strength.
     """
-    import torch
-
-    def line(start: float, stop: float) -> tuple[float, ...]:
-        return tuple(torch.linspace(start, stop, num_bins).tolist())
-
-    shear, rotation, blend, none = line(0.0, 0.3), line(0.0, 30.0), line(0.0, 0.9), (0.0,) * num_bins
-    translation = line(0.0, _MAX_TRANSLATION * side)
-    bits = tuple((8 - (torch.arange(num_bins) / ((num_bins - 1) / 4)).round()).tolist())
-    threshold = line(255.0, 0.0)
-    return (
-        none,
-        *(shear, shear, translation, translation, rotation),
-        *(blend, blend, blend, blend),
-        *(bits, threshold),
-        *(none, none),
-    )
+    return tuple(strengths_of(operation, num_bins, side) for operation in OPERATIONS)

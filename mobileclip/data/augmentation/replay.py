@@ -10,7 +10,7 @@ import attrs
 from attrs import validators
 from PIL import Image
 
-from mobileclip.data.augmentation.operations import OPERATIONS, magnitudes
+from mobileclip.data.augmentation.operations import INDICES, augmentation_operations, operation_of, strengths_of
 from mobileclip.data.images.resize import resize
 from mobileclip.data.randomness import random_index, seeded_rng, uniform
 from mobileclip.inputs import MAX_SIZE, Interpolation
@@ -31,7 +31,7 @@ def _crop(values: Iterable[int]) -> tuple[int, int, int, int]:
     return top, left, height, width
 
 
-def _operations(values: Iterable[Sequence[Any]]) -> tuple[tuple[int, float], ...]:
+def _operations(values: Iterable[Sequence[Any]]) -> tuple[tuple[int | str, float], ...]:
     return tuple([(index, float(magnitude)) for index, magnitude in values])
 
 
@@ -41,7 +41,8 @@ class AugmentationParams:
 
     Args:
         crop: top, left, height and width in pixels of the source image.
-        operations: pairs of an operation's index in `OPERATIONS` and its signed magnitude, in order.
+        operations: pairs of an operation and its signed magnitude, in order; the operation by its index in
+            `OPERATIONS`, or by its name in `augmentation_operations`.
         image_size: width and height of the source image, in pixels, where they are known; replay refuses another size.
 
     Raises:
@@ -49,7 +50,7 @@ class AugmentationParams:
     """
 
     crop: tuple[int, int, int, int] = attrs.field(converter=_crop)
-    operations: tuple[tuple[int, float], ...] = attrs.field(default=(), converter=_operations)
+    operations: tuple[tuple[int | str, float], ...] = attrs.field(default=(), converter=_operations)
     image_size: tuple[int, int] | None = None
 
     def __attrs_post_init__(self) -> None:
@@ -59,11 +60,10 @@ class AugmentationParams:
             raise ValueError(f"a crop is four whole numbers of pixels (top, left, height, width), not {self.crop}")
         if top < 0 or left < 0 or height < 1 or width < 1:
             raise ValueError(f"crop {self.crop} (top, left, height, width) is empty or starts outside of the image")
-        for index, magnitude in self.operations:
-            if not (isinstance(index, int) and 0 <= index < len(OPERATIONS)):
-                raise ValueError(f"operation {index!r} is unknown; expected an index from 0 to {len(OPERATIONS) - 1}")
+        for stored, magnitude in self.operations:
+            operation = operation_of(stored)
             if not math.isfinite(magnitude):
-                raise ValueError(f"the magnitude of operation {OPERATIONS[index].name} is {magnitude}")
+                raise ValueError(f"the magnitude of operation {operation.name} is {magnitude}")
         if self.image_size is not None:
             self.check_fits(self.image_size)
 
@@ -89,7 +89,8 @@ class AugmentationParams:
 def compress(params: AugmentationParams) -> CompressedAugmentation:
     """Return the public data sets' form, `[[top, left, height, width], [[operation, magnitude], ...]]`, for JSON.
 
-    The source image's size is not part of it; `decompress` takes it again.
+    An operation is its index, which the public loaders know, or the name of one that is none of torchvision's. The
+    source image's size is not part of it; `decompress` takes it again.
     """
     return [list(params.crop), [[index, magnitude] for index, magnitude in params.operations]]
 
@@ -143,7 +144,7 @@ class AugmentationSpec:
     """A random resized crop, then RandAugment: both the choices and, having no state, the augmentation itself.
 
     The crop covers a uniform fraction `scale` of the area at a log-uniform aspect ratio, and is resized to `size` x
-    `size`; then `num_operations` of the 14 operations are applied one after another, drawn with replacement.
+    `size`; then `num_operations` of the operations are applied one after another, drawn with replacement.
 
     Args:
         size: side of the output, in pixels.
@@ -157,9 +158,11 @@ class AugmentationSpec:
         scale_translations: whether replay rescales translations from `reference_size` to `size`; the public data sets
             do not, so that at another size the student sees the image moved by another fraction than the teachers did.
         operation_probability: of each operation to be applied at all; 1 applies all of them.
+        operations: names in `augmentation_operations` of those that are drawn from; torchvision's 14 by default. A card
+            has the names of others, and stored augmentations do.
 
     Raises:
-        ValueError: if a number is out of its range.
+        ValueError: if a number is out of its range, or there is no such operation.
 
     Source: section 4 and appendix of the paper; Cubuk et al. 2020 for RandAugment.
 
@@ -182,8 +185,13 @@ class AugmentationSpec:
     operation_probability: float = attrs.field(
         default=1.0, validator=[validators.gt(0), validators.le(1)], metadata=LEFT_OUT_AT_DEFAULT
     )
+    operations: tuple[str, ...] = attrs.field(
+        default=tuple(INDICES), validator=validators.min_len(1), metadata=LEFT_OUT_AT_DEFAULT
+    )
 
     def __attrs_post_init__(self) -> None:
+        for name in self.operations:
+            operation_of(name)
         if self.scale[1] > 1:
             raise ValueError(f"scale is a fraction of the image's area, at most 1, not {self.scale}")
         if self.magnitude >= self.num_bins:
@@ -203,21 +211,24 @@ class AugmentationSpec:
         if width < 1 or height < 1:
             raise ValueError(f"an image of {width}x{height} pixels cannot be augmented")
         crop = self._sample_crop(rng, width, height)
-        table = magnitudes(self.num_bins, self.reference_size)
         operations = []
         for _ in range(self.num_operations):
             # Where all are applied, no number is drawn for it: what was sampled before is sampled again.
             if self.operation_probability < 1 and rng.random() >= self.operation_probability:
                 continue
-            index = random_index(rng, len(OPERATIONS))
-            magnitude = table[index][self.magnitude]
-            if OPERATIONS[index].signed and random_index(rng, 2):
+            operation = augmentation_operations[self.operations[random_index(rng, len(self.operations))]]
+            magnitude = strengths_of(operation, self.num_bins, self.reference_size)[self.magnitude]
+            if operation.signed and random_index(rng, 2):
                 magnitude = -magnitude
-            operations.append((index, magnitude))
+            name = operation.replayed_as or operation.name
+            operations.append((INDICES.get(name, name), magnitude))
         return AugmentationParams(crop=crop, operations=operations, image_size=(width, height))
 
     def apply(self, image: Image.Image, params: AugmentationParams) -> Image.Image:
         """Return the augmented image, `size` x `size`, RGB; equal arguments give equal bits.
+
+        This is the replay of a whole image. Training decodes no more than the crop, and calls the two steps `resize`
+        and `operate` on it (`data.loading.decode`), to the same bits.
 
         Args:
             image: the source image, of the size that the parameters were made for; converted to RGB if it is not.
@@ -227,24 +238,21 @@ class AugmentationSpec:
             ValueError: if the parameters were made for an image of another size, or the crop leaves the image.
         """
         params.check_fits(image.size)
-        return self.operate(self.crop(image, params.crop), params.operations)
-
-    def crop(self, image: Image.Image, crop: tuple[int, int, int, int]) -> Image.Image:
-        """Return the crop (top, left, height, width) of an image, resized to `size` x `size`, RGB."""
-        top, left, height, width = crop
+        top, left, height, width = params.crop
         if image.mode != "RGB":
             image = image.convert("RGB")
         # Resizing with a box instead would let the filter see pixels around the crop.
-        return self.resize(image.crop((left, top, left + width, top + height)))
+        crop = image.crop((left, top, left + width, top + height))
+        return self.operate(self.resize(crop), params.operations)
 
     def resize(self, crop: Image.Image) -> Image.Image:
         """Return what was cropped, RGB, resized to `size` x `size`."""
         return resize(crop, (self.size, self.size), self.interpolation)
 
-    def operate(self, image: Image.Image, operations: Iterable[tuple[int, float]]) -> Image.Image:
-        """Return the cropped image after the operations, pairs of index and magnitude, in their order."""
-        for index, magnitude in operations:
-            operation = OPERATIONS[index]
+    def operate(self, image: Image.Image, operations: Iterable[tuple[int | str, float]]) -> Image.Image:
+        """Return the cropped image after the operations, pairs as `AugmentationParams` has them, in their order."""
+        for stored, magnitude in operations:
+            operation = operation_of(stored)
             rescale = self.size / self.reference_size if operation.translates and self.scale_translations else 1.0
             image = operation.apply(image, magnitude * rescale)
         return image
@@ -314,11 +322,18 @@ def imagenet_augmentation(size: int) -> AugmentationSpec:
 
     Source: FastViT (arXiv 2303.14189) and its released training script.
 
-    Differs: its operations are torchvision's 14; timm's have no identity, but inversion and added solarising. The
-        strength is 9/10, without timm's normal noise of deviation 0.05.
+    Differs: its operations are torchvision's 14, posterising to timm's number of bits (1 at this strength); timm's have
+        no identity, but inversion and added solarising. The strength is 9/10, without timm's normal noise of deviation
+        0.05.
     """
     return AugmentationSpec(
-        size=size, magnitude=9, num_bins=11, operation_probability=0.5, reference_size=size, scale_translations=True
+        size=size,
+        magnitude=9,
+        num_bins=11,
+        operation_probability=0.5,
+        reference_size=size,
+        scale_translations=True,
+        operations=tuple("PosterizeIncreasing" if name == "Posterize" else name for name in INDICES),
     )
 
 

@@ -21,7 +21,6 @@ from .orientation import read_orientation as read_orientation
 from .raw import raw_preview as raw_preview
 from .reading import read_tower_image as read_tower_image
 from .resize import Pixels as Pixels, resize as resize, resized_crop as resized_crop
-from .tiff import read_tags as read_tags
 from .transform import (
     LIMITS as LIMITS,
     READING as READING,

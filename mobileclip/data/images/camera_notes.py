@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import re
-import struct
+import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import attrs
+from PIL import ExifTags, Image
 
-from mobileclip.data.images.limits import ImageError, ImageLimits
-from mobileclip.data.images.tiff import Tag, read_directory
-
-_MAKE, _MODEL, _CHANGED, _TAKEN = 0x010F, 0x0110, 0x0132, 0x9003
-_CAMERA_DIRECTORY, _PLACE_DIRECTORY = 0x8769, 0x8825
-_SOUTH_OR_NORTH, _LATITUDE, _WEST_OR_EAST, _LONGITUDE = 1, 2, 3, 4
-_TEXT, _LONG, _RATIONAL = 2, 4, 5
-_MOST_LETTERS = 100
-# Cameras write some dozens.
-_LIMITS = ImageLimits(num_parts=1000)
+# A directory below the first, and tags in one; `Exif` has the tags of both.
+_CAMERA, _PLACE = ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo
+_TAG, _PLACE_TAG = ExifTags.Base, ExifTags.GPS
+# Cameras write some dozens of kilobytes, and a thumbnail.
+_MOST_BYTES, _MOST_LETTERS = 2**18, 100
 _DATE = re.compile(r"(\d{4}):(\d\d):(\d\d) (\d\d:\d\d:\d\d)")
 
 
@@ -38,7 +37,7 @@ class CameraNotes:
 
 
 def read_camera_notes(exif: bytes | None) -> CameraNotes:
-    """Return what the notes say; what is missing or damaged is None.
+    """Return what the notes say; what is missing or damaged is None, and so is all of more than 256 KiB.
 
     Args:
         exif: the notes from their byte order on, or with `Exif` in front; None where there are none.
@@ -46,23 +45,24 @@ def read_camera_notes(exif: bytes | None) -> CameraNotes:
     Source: the Exif standard, 4.6.4 to 4.6.6.
     """
     data = (exif or b"").removeprefix(b"Exif\0\0")
-    order = {b"II": "<", b"MM": ">"}.get(data[:2])
-    if order is None:
+    if not data.startswith((b"II", b"MM")) or len(data) > _MOST_BYTES:
         return CameraNotes()
-    try:
-        (start,) = struct.unpack_from(f"{order}I", data, 4)
-    except struct.error:
-        return CameraNotes()
-    notes = _Notes(data, order)
-    top = notes.directory(start)
-    below = notes.directory(notes.number(top.get(_CAMERA_DIRECTORY)))
-    place = notes.directory(notes.number(top.get(_PLACE_DIRECTORY)))
-    maker, model = notes.text(top.get(_MAKE)), notes.text(top.get(_MODEL))
+    notes = Image.Exif()
+    with warnings.catch_warnings():
+        # Pillow warns of what is damaged.
+        warnings.simplefilter("ignore")
+        try:
+            notes.load_from_fp(_Bounded(data))
+            top = dict(notes)
+        except Exception:  # noqa: BLE001  Pillow raises anything on broken bytes
+            return CameraNotes()
+        below, place = _directory(notes, _CAMERA), _directory(notes, _PLACE)
+    maker, model = _text(top.get(_TAG.Make)), _text(top.get(_TAG.Model))
     # Many models begin with the name of their maker.
     parts = (model,) if model.lower().startswith(maker.lower()) else (maker, model)
-    taken = _DATE.fullmatch(notes.text(below.get(_TAKEN)) or notes.text(top.get(_CHANGED)))
-    latitude = notes.degrees(place.get(_LATITUDE), place.get(_SOUTH_OR_NORTH), negative="S", most=90)
-    longitude = notes.degrees(place.get(_LONGITUDE), place.get(_WEST_OR_EAST), negative="W", most=180)
+    taken = _DATE.fullmatch(_text(below.get(_TAG.DateTimeOriginal)) or _text(top.get(_TAG.DateTime)))
+    latitude = _degrees(place, _PLACE_TAG.GPSLatitude, _PLACE_TAG.GPSLatitudeRef, negative="S", most=90)
+    longitude = _degrees(place, _PLACE_TAG.GPSLongitude, _PLACE_TAG.GPSLongitudeRef, negative="W", most=180)
     is_placed = latitude is not None and longitude is not None
     return CameraNotes(
         camera=" ".join(filter(None, parts)) or None,
@@ -72,47 +72,42 @@ def read_camera_notes(exif: bytes | None) -> CameraNotes:
     )
 
 
-@attrs.frozen
-class _Notes:
-    """Encoded notes, of which any part may be damaged."""
+class _Bounded(io.BytesIO):
+    """Notes that are read twice at most: tags that overlap would be read as many times as there are tags."""
 
-    data: bytes
-    order: str
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._left = 2 * len(data)
 
-    def directory(self, start: int | None) -> dict[int, Tag]:
-        if start is None:
-            return {}
-        try:
-            return dict(read_directory(self.data, start, self.order, _LIMITS, "the picture"))
-        except (struct.error, OverflowError, ImageError):
-            return {}
+    def read(self, size: int | None = -1, /) -> bytes:
+        found = super().read(size)
+        self._left -= len(found)
+        if self._left < 0:
+            raise OSError("tags overlap")
+        return found
 
-    def number(self, tag: Tag | None) -> int | None:
-        values = self._values(tag, _LONG, "I", 1)
-        return int(values[0]) if values else None
 
-    def text(self, tag: Tag | None) -> str:
-        if tag is None or tag.kind != _TEXT or not 0 <= tag.start < len(self.data):
-            return ""
-        stored = self.data[tag.start : tag.start + min(tag.count, _MOST_LETTERS)]
-        shown = stored.partition(b"\0")[0].decode("utf-8", "replace")
-        return " ".join("".join(letter if letter.isprintable() else " " for letter in shown).split())
+def _directory(notes: Image.Exif, number: int) -> Mapping[int, Any]:
+    try:
+        return notes.get_ifd(number)
+    except Exception:  # noqa: BLE001  Pillow raises anything on broken bytes
+        return {}
 
-    def degrees(self, tag: Tag | None, side: Tag | None, *, negative: str, most: float) -> float | None:
-        """Return degrees, minutes and seconds as a number, if it is one that there is on the globe."""
-        values = self._values(tag, _RATIONAL, "6I", 3)
-        if not values or not all(values[1::2]):
-            return None
-        degrees, minutes, seconds = (above / below for above, below in zip(values[::2], values[1::2], strict=True))
-        total = degrees + minutes / 60 + seconds / 3600
-        if total > most:
-            return None
-        return round(-total if self.text(side).upper() == negative else total, 6)
 
-    def _values(self, tag: Tag | None, kind: int, form: str, count: int) -> tuple[int, ...]:
-        if tag is None or tag.kind != kind or tag.count != count:
-            return ()
-        try:
-            return struct.unpack_from(f"{self.order}{form}", self.data, tag.start)
-        except (struct.error, OverflowError):
-            return ()
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        return ""
+    stored = value.partition("\0")[0][:_MOST_LETTERS].encode("latin-1", "replace").decode("utf-8", "replace")
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in stored).split())
+
+
+def _degrees(place: Mapping[int, Any], number: int, side: int, *, negative: str, most: float) -> float | None:
+    """Return degrees, minutes and seconds as a number, if it is one that there is on the globe."""
+    try:
+        degrees, minutes, seconds = map(float, place[number])
+    except (LookupError, TypeError, ValueError, ZeroDivisionError):
+        return None
+    total = degrees + minutes / 60 + seconds / 3600
+    if not 0 <= total <= most:
+        return None
+    return round(-total if _text(place.get(side)).upper() == negative else total, 6)

@@ -12,9 +12,9 @@ import attrs
 from PIL import Image, UnidentifiedImageError, features
 
 from mobileclip.data.images.formats import ImageFormat, find_format, format_names
+from mobileclip.data.images.guard import Prepared, prepare
 from mobileclip.data.images.limits import ImageError, ImageLimits
 from mobileclip.data.images.orientation import read_orientation
-from mobileclip.data.images.parts import Prepared, prepare
 from mobileclip.data.images.raw import raw_preview
 from mobileclip.extras import needed
 from mobileclip.machine import raise_machine_fault

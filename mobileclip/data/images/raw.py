@@ -12,8 +12,8 @@ import struct
 import numpy as np
 from PIL import Image
 
+from mobileclip.data.images.guard import TiffTags
 from mobileclip.data.images.limits import ImageError, ImageLimits
-from mobileclip.data.images.tiff import read_tags
 from mobileclip.extras import needed
 
 # Of Canon, Olympus and Panasonic; the others are told from a TIFF by its tags.
@@ -62,8 +62,8 @@ def _is_raw(data: bytes, limits: ImageLimits, name: str) -> bool:
     if not data.startswith(_TIFF):
         return False
     try:
-        tags = read_tags(data, limits, name)
-        is_reduced = tags.numbers(_REDUCED, (0,))[0] & 1 == 1
+        tags = TiffTags(data, limits, name)
+        is_reduced = tags.numbers(_REDUCED, 0)[0] & 1 == 1
     except (ImageError, struct.error, IndexError, OverflowError):
         return False  # whoever reads it as a TIFF says what is wrong with it
-    return _DNG in tags.tags or (is_reduced and _SEVERAL_BELOW in tags.tags)
+    return _DNG in tags or (is_reduced and _SEVERAL_BELOW in tags)

@@ -26,7 +26,7 @@ def resize(
     interpolation: Filter,
     box: tuple[float, float, float, float] | None = None,
 ) -> Image.Image:
-    """Return an image at another size, antialiased: the one place where pictures are resized by Pillow.
+    """Return an image at another size, antialiased: replay, transforms and pages resize by this, and by Pillow.
 
     Args:
         image: any.
@@ -40,7 +40,7 @@ def resize(
 def resized_crop(
     image: Image.Image | Pixels, box: tuple[float, float, float, float], size: int, interpolation: Interpolation
 ) -> Image.Image:
-    """Return a crop of an image, resized with antialiasing to `size` x `size`.
+    """Return a crop of an image, resized with antialiasing to `size` x `size`: training's, with `decode="fast"`.
 
     The box may lie between pixels, as a crop of an image that was decoded at a part of its size does. Its width and
     height are kept as they are; it begins at the nearest quarter of a pixel, where neighbours are mixed linearly.

@@ -10,7 +10,7 @@ import attrs
 import numpy as np
 
 from mobileclip import storage
-from mobileclip.data.augmentation.operations import OPERATIONS
+from mobileclip.data.augmentation.operations import operation_of
 from mobileclip.data.augmentation.replay import AugmentationParams
 from mobileclip.data.images.limits import ImageError
 from mobileclip.data.samples.embeddings import Embeddings
@@ -160,11 +160,12 @@ def describe_crop(params: AugmentationParams, size: tuple[int, int] | None) -> s
 def describe_operations(params: AugmentationParams) -> tuple[str, ...]:
     """Return the operations in words, in the order in which they are applied."""
     words = []
-    for index, magnitude in params.operations:
-        operation = OPERATIONS[index]
+    for stored, magnitude in params.operations:
+        operation = operation_of(stored)
         # Translations are cut to whole pixels when they are applied.
         strength = int(abs(magnitude)) if operation.translates else abs(magnitude)
-        words.append(_OPERATIONS[operation.name][magnitude < 0].format(strength))
+        known = _OPERATIONS.get(operation.name)
+        words.append(f"{operation.name} {magnitude:g}" if known is None else known[magnitude < 0].format(strength))
     return tuple(words)
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import attrs
 import numpy as np
 import PIL
 import pytest
@@ -26,8 +27,12 @@ from mobileclip.data import (
     augmentations,
     crop_augmentation,
     datacompdr_augmentation,
+    imagenet_augmentation,
 )
-from mobileclip.data.augmentation import OPERATIONS, magnitudes
+from mobileclip.data.augmentation import OPERATIONS, Operation, augmentation_operations, magnitudes
+from mobileclip.data.samples import parse_stored_sample, sample_members
+from mobileclip.serialization import from_json, to_json
+from tests.data.made_samples import make_sample
 from tests.errors import fails
 
 ROOT = Path(__file__).parents[3]
@@ -314,7 +319,7 @@ class TestParams:
             ([[-1, 2, 3, 4], []], ("data.crop-top-left-height",)),
             ([[1, 2, 0, 4], []], ("data.crop-top-left-height",)),
             ([[1, 2, 3, 4], [[14, 0.0]]], ("data.operation-unknown-index", "14", "13")),
-            ([[1, 2, 3, 4], [["ShearX", 0.0]]], ("data.operation-unknown-index", "ShearX")),
+            ([[1, 2, 3, 4], [[None, 0.0]]], ("data.operation-unknown-index", "None")),
             ([[1, 2, 3, 4], [[1, float("nan")]]], ("data.magnitude-operation", "ShearX", "nan")),
         ],
     )
@@ -363,6 +368,61 @@ class TestSpec:
         with pytest.raises(ValueError, match=next(iter(choices))):
             AugmentationSpec(**({"size": 224} | choices))
 
+    @pytest.mark.parametrize("magnitude", range(10))
+    def test_imagenet_posterizes_to_the_bits_of_timm(self, magnitude):
+        from timm.data.auto_augment import AugmentOp
+
+        spec = attrs.evolve(imagenet_augmentation(32), magnitude=magnitude, num_operations=60)
+        (bits,) = {
+            strength
+            for index, strength in spec.sample(augmentation_rng(0, "a", 0), (50, 50)).operations
+            if index == NAMES.index("Posterize")
+        }
+        timm = AugmentOp("PosterizeIncreasing", prob=1.0, magnitude=magnitude)
+        image = noise(32, 32)
+        np.testing.assert_array_equal(
+            np.asarray(OPERATIONS[NAMES.index("Posterize")].apply(image, bits)), np.asarray(timm(image))
+        )
+
     def test_an_empty_image_is_refused(self):
         with fails("data.image-pixels-augmented", "0", "5"):
             datacompdr_augmentation(224).sample(augmentation_rng(0, "a", 0), (0, 5))
+
+
+class TestOwnOperations:
+    """Operations of other packages: drawn, stored and replayed by their names."""
+
+    @pytest.fixture
+    def spec(self, monkeypatch):
+        monkeypatch.setattr(augmentation_operations, "_values", dict(augmentation_operations._values))
+        swap = Operation(
+            "Swap", lambda image, magnitude: Image.merge("RGB", image.split()[:: int(magnitude)]), _minus_one
+        )
+        augmentation_operations.add("Swap", swap)
+        return AugmentationSpec(size=24, operations=("Swap",), num_operations=1, scale=(1.0, 1.0), ratio=(1.0, 1.0))
+
+    def test_they_are_stored_and_replayed_by_name(self, spec):
+        image = noise(24, 24)
+        params = spec.sample(augmentation_rng(0, "a", 0), image.size)
+        assert json.dumps(spec.compress(params)) == '[[0, 0, 24, 24], [["Swap", -1.0]]]'
+        for layout in ("npz", "compact"):
+            sample = make_sample(0, augmentations=[params] * 3)
+            stored = parse_stored_sample(sample.key, sample_members(sample, layout))
+            replayed = spec.apply(image, stored.augmentations[0])
+            np.testing.assert_array_equal(np.asarray(replayed), np.asarray(image)[..., ::-1])
+
+    def test_json_has_the_names_of_other_operations_alone(self, spec):
+        assert from_json(to_json(spec), AugmentationSpec) == spec
+        assert "operations" not in json.loads(to_json(datacompdr_augmentation(224)))
+
+    def test_a_name_that_nobody_registered_is_named(self, spec):
+        text, stored = to_json(spec), [[0, 0, 24, 24], [["Swap", -1.0]]]
+        del augmentation_operations._values["Swap"]
+        with fails("registry.unknown-parts-your-own", "augmentation operation", "Swap"):
+            spec.decompress(stored)
+        with pytest.raises(ValueError, match="'Swap'"):
+            from_json(text, AugmentationSpec)
+
+
+def _minus_one(num_bins: int, _side: int) -> tuple[float, ...]:
+    return (-1.0,) * num_bins
