@@ -37,7 +37,11 @@ from mobileclip.data.loading.pipeline import ReinforcedPipeline, ReinforcedPipel
 from mobileclip.data.loading.position import StreamPosition, joined_positions
 from mobileclip.data.loading.spec import ExampleSpec
 from mobileclip.data.loading.stage import endless_shards, keep_samples, make_examples, read_shards
-from mobileclip.data.randomness import seeded_rng as seeded_rng, shuffled as shuffled  # for the house
+from mobileclip.data.randomness import (  # for the house
+    derived_seed as derived_seed,
+    seeded_rng as seeded_rng,
+    shuffled as shuffled,
+)
 from mobileclip.data.samples.embeddings import read_embeddings
 from mobileclip.data.samples.members import check_layout, json_captions
 from mobileclip.data.samples.sample import (
