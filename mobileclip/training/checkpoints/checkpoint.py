@@ -212,7 +212,7 @@ class RunState:
         step, position = _place(metadata, path)
         if f"random/cpu/{rank}" not in tensors:
             # Written by fewer processes: those that are new draw other numbers than the others, as at the start.
-            torch.manual_seed(derived_seed(self.objective.spec.seed, "training", rank, step))
+            torch.manual_seed(derived_seed(self.objective.spec.seed, "process", rank, step))
             return step, position
         try:
             torch.set_rng_state(tensors[f"random/cpu/{rank}"])
