@@ -37,7 +37,7 @@ from mobileclip.export.verification import measure_model
 from mobileclip.inference.archive import read_embeddings as read_archive
 from mobileclip.inference.comparison import calibration_crops
 from mobileclip.inputs import ImageInput
-from mobileclip.training.finetuning.work import open_task
+from mobileclip.training.finetuning import open_task
 from tests.odd_pictures import broken, drawing, encoded, readable, stamp, turned
 
 ROOT = Path(mobileclip.__file__).parent

@@ -74,6 +74,7 @@ from .loading.stage import (
     read_shards as read_shards,
 )
 from .randomness import (
+    derived_seed as derived_seed,
     seeded_rng as seeded_rng,
     shuffled as shuffled,
 )

@@ -26,6 +26,16 @@ def seeded_rng(seed: int, *names: str | int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "big")))
 
 
+def derived_seed(seed: int, *names: str | int) -> int:
+    """Return a seed for one purpose, from 0 to `2**63 - 1`: seeds that differ by one share no stream by it.
+
+    Args:
+        seed: the run's seed.
+        names: what the stream is for, such as `training` and the number of the process.
+    """
+    return random_index(seeded_rng(seed, *names), 2**63)
+
+
 def uniform(rng: np.random.Generator, low: float, high: float) -> float:
     """Return a number from `[low, high)`."""
     return low + (high - low) * float(rng.random())

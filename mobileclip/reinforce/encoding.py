@@ -23,18 +23,16 @@ from mobileclip.data import (
     decode_image,
     hash_image,
 )
-from mobileclip.data.randomness import random_index, seeded_rng
 from mobileclip.data.samples.members import check_layout
 from mobileclip.data.skips import made_or_skip
 from mobileclip.engines import FatalError, reason_of
 from mobileclip.machine import raise_machine_fault
-from mobileclip.reinforce.captioners import Captioner, caption_sets
+from mobileclip.reinforce.captioners import CAPTION_VERSION, Captioner, caption_seed, caption_sets
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.teachers import NotFiniteError, TeacherEnsemble
 
 NOT_FINITE = "not_finite"
 
-_SEEDS = 2**63
 _PLAIN_SIZE = (64, 64)
 
 
@@ -62,12 +60,14 @@ class BatchEncoder:
         teachers: whose embeddings are stored; None for captions alone.
         captioner: who writes synthetic captions; None for none.
         shard: where the samples come from, for messages.
+        caption_versions: of the seeds of captions, by their set; others are new.
     """
 
     spec: ReinforcementSpec
     teachers: TeacherEnsemble | None
     captioner: Captioner | None
     shard: str
+    caption_versions: Mapping[str, int] = attrs.field(factory=dict)
 
     def __call__(self, samples: Sequence[ImageTextSample]) -> list[ImageTextSample | Skip]:
         """Return for every sample what is to be stored, or why there is nothing."""
@@ -94,7 +94,7 @@ class BatchEncoder:
         decoded = [result for result in results if isinstance(result, _Decoded)]
         try:
             pictures = [self._upright(one) for one in decoded]
-            captions = iter(captioner.caption(pictures, [self._seed(one) for one in decoded]))
+            captions = iter(captioner.caption(pictures, [self._seed(one, name) for one in decoded]))
             return [
                 result if isinstance(result, Skip) else self._captioned(result, next(captions), name)
                 for result in results
@@ -108,7 +108,7 @@ class BatchEncoder:
 
     def _caption_alone(self, one: _Decoded, captioner: Captioner, name: str) -> _Decoded | Skip:
         try:
-            (texts,) = captioner.caption([self._upright(one)], [self._seed(one)])
+            (texts,) = captioner.caption([self._upright(one)], [self._seed(one, name)])
         except ImageError as error:
             reason, key = f"image_{error.reason}", one.sample.key
             return Skip(reason=reason, key=key, shard=self.shard, detail=f"for the captioner: {error.message}")
@@ -132,8 +132,9 @@ class BatchEncoder:
         assert one.sample.image is not None, "it was decoded"
         return decode_image(one.sample.image, limits=self.spec.limits)
 
-    def _seed(self, one: _Decoded) -> int:
-        return random_index(seeded_rng(self.spec.seed, "captions", one.sample.key), _SEEDS)
+    def _seed(self, one: _Decoded, name: str) -> int:
+        version = self.caption_versions.get(name, CAPTION_VERSION)
+        return caption_seed(self.spec.seed, one.sample.key, name, version=version)
 
     def _captioned(self, one: _Decoded, texts: Sequence[str], name: str) -> _Decoded:
         synthetic = {**one.sample.syn_captions, name: tuple(texts)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Sequence
 
 import attrs
@@ -10,7 +9,8 @@ import torch
 from PIL import Image
 
 from mobileclip.data import BatchSource, ReinforcedBatch, Skip, StreamPosition, Tokenizer
-from mobileclip.reinforce.captioners import Captioner
+from mobileclip.data.samples.sample import SYN_TEXT
+from mobileclip.reinforce.captioners import Captioner, caption_seed
 from mobileclip.reinforce.teachers import TeacherEnsemble
 
 
@@ -24,6 +24,7 @@ class OnlineTeachers:
         captioner: writes a synthetic caption for every image; None for those of the source. It sees the augmented
             images, at the largest of their sizes.
         tokenizer: the student's, for what the captioner writes.
+        seed: of the captions.
 
     Raises:
         ValueError: while streaming, if the batches lack the images or the captions.
@@ -35,6 +36,7 @@ class OnlineTeachers:
     teachers: TeacherEnsemble
     captioner: Captioner | None = None
     tokenizer: Tokenizer | None = None
+    seed: int = 0
 
     def __attrs_post_init__(self) -> None:
         """Check that captions can become ids."""
@@ -58,7 +60,7 @@ class OnlineTeachers:
     def _captioned(self, batch: ReinforcedBatch, captioner: Captioner) -> ReinforcedBatch:
         images = self._images(batch)
         pixels = images[max(images)].permute(0, 2, 3, 1).numpy()
-        seeds = [zlib.crc32(key.encode()) for key in batch.keys]
+        seeds = [caption_seed(self.seed, key, SYN_TEXT) for key in batch.keys]
         written = captioner.caption([Image.fromarray(one) for one in pixels], seeds)
         captions = tuple(texts[0] for texts in written)
         assert self.tokenizer is not None, "checked when this was made"

@@ -106,6 +106,7 @@ class ShardWorker:
     num_threads: int
     _torch_threads: int = attrs.field(init=False, factory=torch.get_num_threads)
     _slots: Semaphore = attrs.field(init=False)
+    _caption_versions: dict[str, int] = attrs.field(factory=dict, init=False)
 
     @_slots.default
     def _all_free(self) -> Semaphore:
@@ -116,7 +117,8 @@ class ShardWorker:
             raise ValueError(
                 "there are neither teachers nor a captioner, so there is nothing to reinforce with; give the spec one"
             )
-        open_card(self.spec, self.teachers, self.captioner)
+        card = open_card(self.spec, self.teachers, self.captioner)
+        self._caption_versions.update({one.caption_set: one.version for one in card.captioners})
 
     def __call__(self, unit: Unit, on_samples: OnProgress) -> Callable[[], ShardEntry]:
         """Make the shard of a unit aside, and return what puts it in its place and gives its entry.
@@ -201,7 +203,13 @@ class ShardWorker:
         self, shard: str, source: Iterable[ImageTextSample], skips: SkipReport
     ) -> Generator[ImageTextSample, None, None]:
         """Yield what is to be stored of a unit, in its order, with several batches under way."""
-        encoder = BatchEncoder(spec=self.spec, teachers=self.teachers, captioner=self.captioner, shard=shard)
+        encoder = BatchEncoder(
+            spec=self.spec,
+            teachers=self.teachers,
+            captioner=self.captioner,
+            shard=shard,
+            caption_versions=self._caption_versions,
+        )
         left = iter(source)
         batches = iter(lambda: list(islice(left, self.spec.batch_size)), [])
 

@@ -5,6 +5,8 @@ What takes steps, keeps them and goes on belongs here; losses belong in `losses`
 
 from mobileclip.training.distributed import World, connected
 from mobileclip.training.ema import MovingAverage
+from mobileclip.training.finetuning.labels import LabelledContrastiveSpec as LabelledContrastiveSpec  # registered
+from mobileclip.training.finetuning.layer_rates import LayerDecayAdamWSpec as LayerDecayAdamWSpec  # registered
 from mobileclip.training.loop import TrainingResult, train
 from mobileclip.training.loss_scale import LossScale
 from mobileclip.training.objectives.classification import ClassificationObjective, CrossEntropySpec

@@ -117,6 +117,19 @@ class World:
             received[name] = there.cpu()
         return received
 
+    def share(self, batch_size: int) -> int:
+        """Return this process's part of a batch.
+
+        Raises:
+            ValueError: if it cannot be divided.
+        """
+        if batch_size % self.size:
+            raise ValueError(
+                f"a batch of {batch_size} cannot be divided among {self.size} processes; choose a multiple of "
+                f"{self.size}"
+            )
+        return batch_size // self.size
+
     @contextmanager
     def awaited(self) -> Iterator[None]:
         """Keep signals while others would wait for this process if it left; one that is alone may leave at any time."""

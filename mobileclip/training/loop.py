@@ -15,6 +15,7 @@ from torch import nn
 
 from mobileclip import storage
 from mobileclip.data import Batch, BatchSource
+from mobileclip.data.randomness import derived_seed
 from mobileclip.encoders import DualEncoder
 from mobileclip.hardware.devices import in_float64
 from mobileclip.losses import ReinforcedLossSpec
@@ -125,7 +126,8 @@ def _train(
     console: Console | None,
 ) -> TrainingResult:
     """Train in a folder that no other run writes to, from what is there on."""
-    torch.manual_seed(spec.seed + world.rank)
+    # The first process draws as one that is alone.
+    torch.manual_seed(spec.seed if world.is_first else derived_seed(spec.seed, "process", world.rank))
     if isinstance(model, DualEncoder):
         model.max_logit_scale = spec.max_logit_scale
     average = MovingAverage(model, spec.ema_decay) if spec.ema_decay is not None and world.is_first else None

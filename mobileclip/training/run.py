@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +20,8 @@ from mobileclip.hardware.devices import AUTO
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
-from mobileclip.training.checkpoints.checkpoint import CheckpointFolder
-from mobileclip.training.distributed import World, connected
+from mobileclip.training.claims import claimed
+from mobileclip.training.distributed import connected
 from mobileclip.training.loop import train
 from mobileclip.training.objectives.classification import CrossEntropySpec
 from mobileclip.training.saving import Evaluate
@@ -185,10 +184,11 @@ def run(
     spec = spec.resolved
     with connected(device, collective_seconds=spec.training.collective_seconds) as world:
         world.from_first(lambda: _check(spec, output))
-        batches = attrs.evolve(spec.data, batch_size=_share(spec.data.batch_size, world)).build()
+        batches = attrs.evolve(spec.data, batch_size=world.share(spec.data.batch_size)).build()
         torch.manual_seed(spec.training.seed)
         model, measure = spec.start(), None if evaluate is None or not world.is_first else evaluate(spec.model)
-        with _claimed(spec, output, world), world.awaited():
+        files = {SPEC: to_json(spec, indent=1) + "\n"}
+        with claimed(output, files, world, refuse=lambda: _refuse_other(spec, output)), world.awaited():
             result = train(
                 spec.training,
                 model=model,
@@ -208,14 +208,6 @@ def run(
 def _check_contract(name: str, wanted: ImageInput | TextInput, given: ImageInput | TextInput) -> None:
     if wanted != given:
         raise ValueError(f"the data's {name} contract is {given}, and the model expects {wanted}")
-
-
-def _share(batch_size: int, world: World) -> int:
-    if batch_size % world.size:
-        raise ValueError(
-            f"a batch of {batch_size} cannot be divided among {world.size} processes; choose a multiple of {world.size}"
-        )
-    return batch_size // world.size
 
 
 def _check(spec: AnyRunSpec, output: storage.AnyPath) -> None:
@@ -243,44 +235,12 @@ def _refuse_missing_captions(data: ReinforcedPipelineSpec, card: ReinforcementCa
     )
 
 
-@contextmanager
-def _claimed(spec: AnyRunSpec, output: storage.AnyPath, world: World) -> Iterator[None]:
-    """Mark the folder as this run's; one that an error leaves without a checkpoint is given back, for other choices."""
-    is_new = world.from_first(lambda: _claim(spec, output))
-    try:
-        yield
-    except BaseException:
-        if is_new and world.is_first:
-            with suppress(OSError, ValueError):  # what ended the run says more
-                _give_back(output)
-        raise
-
-
-def _claim(spec: AnyRunSpec, output: storage.AnyPath) -> bool:
-    """Mark the folder as this run's, or refuse one that holds another; return whether it was nobody's."""
-    with _held(output):
-        is_new = _refuse_other(spec, output)
-        if is_new:
-            storage.write_text(storage.join(output, SPEC), to_json(spec, indent=1) + "\n")
-    return is_new
-
-
-def _give_back(output: storage.AnyPath) -> None:
-    with _held(output):
-        if CheckpointFolder(storage.join(output, "checkpoints"), keep=1).newest() is None:
-            storage.remove(storage.join(output, SPEC))
-
-
-def _held(output: storage.AnyPath) -> AbstractContextManager[None]:
-    return nullcontext() if storage.is_remote(output) else storage.exclusive(storage.local_path(output))
-
-
-def _refuse_other(spec: AnyRunSpec, output: storage.AnyPath) -> bool:
-    """Refuse a folder that holds another run; return whether it holds none."""
+def _refuse_other(spec: AnyRunSpec, output: storage.AnyPath) -> None:
+    """Refuse a folder that holds another run."""
     path = storage.join(output, SPEC)
     content = storage.read_if_there(path, limit=_MAX_SPEC_BYTES)
     if content is None:
-        return True
+        return
     there = from_json(content.decode(), type(spec))
     changed = [name for name in ("model", "data", "training") if getattr(there, name) != getattr(spec, name)]
     if changed:
@@ -288,4 +248,3 @@ def _refuse_other(spec: AnyRunSpec, output: storage.AnyPath) -> bool:
             f"{output} holds a run with another choice of {' and '.join(changed)} ({path}); choose another output "
             "folder, or delete it to start over"
         )
-    return False

@@ -7,7 +7,15 @@ from itertools import permutations
 
 from hypothesis import given, settings, strategies as st
 
-from mobileclip.data import seeded_rng, shuffled
+from mobileclip.data import derived_seed, seeded_rng, shuffled
+
+
+def test_neighbouring_seeds_share_no_stream():
+    seeds = [derived_seed(seed, "training", rank) for seed in range(50) for rank in range(50)]
+    assert len(set(seeds)) == 2500
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert derived_seed(0, "training", 1) == 3219475013771252736
+    assert derived_seed(0, "training", 1) != derived_seed(0, "training", "1")
 
 
 class TestShuffled:

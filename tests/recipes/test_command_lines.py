@@ -26,8 +26,8 @@ from mobileclip.recipes.tiny import NUM_SAMPLES, first_samples
 from mobileclip.recipes.training import Given, following_training, measured_on, run_recipe as run_training
 from mobileclip.serialization import from_json
 from mobileclip.training import ConstantCosineSchedule, RunSpec, TrainingSpec
+from mobileclip.training.finetuning import open_task
 from mobileclip.training.finetuning.run import FinetuneSpec
-from mobileclip.training.finetuning.work import open_task
 from recipes.evaluate import evaluate
 from recipes.finetune import finetune
 from recipes.reinforce_dfndr2b import reinforce_dfndr2b

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import attrs
@@ -19,7 +20,7 @@ import torch
 import tyro
 
 from mobileclip import reparameterize
-from mobileclip.data import SkipReport, read_samples, write_shards
+from mobileclip.data import ReinforcedPipeline, ShardSource, SkipReport, read_samples, write_shards
 from mobileclip.datasets import ShardSource
 from mobileclip.encoders import DualEncoder, load_model, save_model
 from mobileclip.evaluation import Session, caption_recall
@@ -27,30 +28,30 @@ from mobileclip.recipes.finetuning import (
     TEMPLATE,
     Command,
     World,
+    evaluate_task,
+    finetune_and_report as run,
     run_recipe,
+    summary,
+    table,
     tiny_model,
     write_model,
     write_new_shapes,
     write_old_tasks,
+    write_report,
 )
 from mobileclip.recipes.tiny import OUTLINES
 from mobileclip.serialization import from_json
 from mobileclip.training import read_metrics
-from mobileclip.training.finetuning.run import FinetuneSpec, _claim, _refuse_other_data, finetune as run
-from mobileclip.training.finetuning.work import (
+from mobileclip.training.finetuning import (
     Results,
     Score,
     Scores,
-    Steps,
-    evaluate_task,
     open_task,
     read_index,
     split,
-    summary,
-    table,
-    write_report,
     write_training_data,
 )
+from mobileclip.training.finetuning.run import TRAINED_ON, FinetuneSpec, refuse_other_data
 from recipes import finetune as finetune_module
 from recipes.finetune import finetune
 from tests.encoders.small import SMALL, randomised
@@ -193,7 +194,7 @@ def test_a_run_that_fails_before_its_first_checkpoint_leaves_the_folder_to_mende
     if "checkpoint" in wrong:
         wrong["checkpoint"] = str(tmp_path / wrong["checkpoint"])
         save_model(randomised(load_model(spec.checkpoint, fold=False).spec), wrong["checkpoint"])
-        monkeypatch.setattr(Steps, "_batches", lambda *_, **__: refuse())
+        monkeypatch.setattr(ReinforcedPipeline, "stream", lambda *_: refuse())
     with pytest.raises((FloatingPointError, ValueError)):
         run(attrs.evolve(spec, **wrong))
     monkeypatch.undo()
@@ -202,28 +203,21 @@ def test_a_run_that_fails_before_its_first_checkpoint_leaves_the_folder_to_mende
 
 
 def refuse():
-    raise ValueError("the batch cannot be divided")
+    raise ValueError("there is no batch")
 
 
 def test_a_killed_run_gives_the_same_model(spec, monkeypatch):
     spec = attrs.evolve(spec, old_tasks=(), alphas=(), epochs=2)
     run(spec)
     parts = attrs.evolve(spec, output=spec.output.with_name("parts"))
-    whole_batches = Steps._batches
+    whole = ReinforcedPipeline.stream
 
-    class Stopping:
-        def __init__(self, batches):
-            self.batches = batches
-            self.position, self.take_skips = batches.position, batches.take_skips
-
-        def stream(self, position):
-            for index, batch in enumerate(self.batches.stream(position)):
-                if index == 6:
-                    raise InterruptedError
-                yield batch
+    def stopping(self, position):
+        yield from islice(whole(self, position), 6)
+        raise InterruptedError
 
     with monkeypatch.context() as patched:
-        patched.setattr(Steps, "_batches", lambda self, *rest, **named: Stopping(whole_batches(self, *rest, **named)))
+        patched.setattr(ReinforcedPipeline, "stream", stopping)
         with pytest.raises(InterruptedError):
             run(parts)
     run(parts)
@@ -323,13 +317,13 @@ def test_labels_that_change_behind_size_and_time_are_other_data(world, tmp_path)
     assert task.fingerprint == before, "a time alone changes nothing"
     spec = FinetuneSpec(output=tmp_path / "out")
     (tmp_path / "out").mkdir()
-    _claim(spec, task)
-    _refuse_other_data(spec, task)
+    (tmp_path / "out" / TRAINED_ON).write_text(before)
+    refuse_other_data(spec, task)
     task, changed = written(swapped)
     assert (changed.st_size, changed.st_mtime) == (status.st_size, status.st_mtime)
     assert task.fingerprint != before
     with fails("training.holds-run-other-pictures"):
-        _refuse_other_data(spec, task)
+        refuse_other_data(spec, task)
 
 
 def test_keys_that_come_twice_with_labels_are_refused(world, tmp_path):

@@ -5,8 +5,8 @@ import torch
 
 from mobileclip.data import Tokenizer, read_text_input
 from mobileclip.encoders import DualEncoderSpec, MCtSpec, load_model, save_model
-from mobileclip.recipes.finetuning import TEMPLATE, World, write_new_shapes
-from mobileclip.training.finetuning.run import FinetuneSpec, finetune
+from mobileclip.recipes.finetuning import TEMPLATE, World, finetune_and_report, write_new_shapes
+from mobileclip.training.finetuning.run import FinetuneSpec
 from tests.data.tokenizer_files import KINDS
 from tests.export.models import VIT, seeing
 
@@ -36,7 +36,7 @@ def test_its_captions_become_the_ids_of_its_own_tokenizer(kind, tmp_path):
         output=tmp_path / "output",
         device="cpu",
     )
-    before, after = finetune(spec).rows
+    before, after = finetune_and_report(spec).rows
     assert before.new.num_images == after.new.num_images > 0
     finetuned = load_model(tmp_path / "output" / "finetuned.safetensors", fold=False)
     assert finetuned.spec.text.input == contract

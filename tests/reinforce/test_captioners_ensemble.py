@@ -7,7 +7,7 @@ import hashlib
 import attrs
 import pytest
 
-from mobileclip.data import AugmentationSpec, read_card, read_samples, write_shard
+from mobileclip.data import AugmentationSpec, ShardSource, read_card, read_samples, write_card, write_shard
 from mobileclip.datasets import ShardSource
 from mobileclip.recipes.reinforcing import run_recipe
 from mobileclip.recipes.tiny import write_tiny_models
@@ -80,8 +80,30 @@ def test_where_one_captioner_is_expected_several_are_one(several, captioners):
     assert ensemble.name == " + ".join(one.name for one in built)
     hashes = "".join(one.weights_sha256 for one in built)
     assert ensemble.weights_sha256 == hashlib.sha256(hashes.encode()).hexdigest()
-    parts = [one.caption(images, [1, 2]) for one in built]
-    assert ensemble.caption(images, [1, 2]) == [(*one, *other) for one, other in zip(*parts, strict=True)]
+    captions = ensemble.caption(images, [1, 2])
+    assert [len(texts) for texts in captions] == [3, 3]
+    assert ensemble.caption(images[::-1], [2, 1]) == captions[::-1]
+
+
+def test_captioners_draw_numbers_of_their_own_and_an_older_store_goes_on_as_it_was(source, captioners, tmp_path):
+    """The same captioner twice: in a store of before, both sets are the same captions."""
+    twice = SeveralCaptioners(sets=[CaptionSet(name=name, captioner=captioners[0]) for name in NAMES])
+
+    def sets(output):
+        samples = list(read_samples(job(source, output, twice).shards))
+        return [[sample.syn_captions[name] for sample in samples] for name in NAMES]
+
+    new = sets(tmp_path / "new")
+    assert new[0] != new[1]
+    card = read_card(tmp_path / "new")
+    assert {entry.version for entry in card.captioners} == {2}
+    before = attrs.evolve(card, captioners=tuple(attrs.evolve(entry, version=1) for entry in card.captioners))
+    (tmp_path / "old").mkdir()
+    write_card(tmp_path / "old", before)
+    old = sets(tmp_path / "old")
+    assert old[0] == old[1]
+    assert read_card(tmp_path / "old").captioners == card.captioners
+    assert '"version"' not in (tmp_path / "old" / "reinforcement.json").read_text().partition("augmentation")[0]
 
 
 def test_several_files_are_several_captioners(capsys):

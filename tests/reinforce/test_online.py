@@ -77,6 +77,9 @@ def test_a_captioner_writes_what_the_student_reads(tiny, shards):
     assert batch.teacher_syn_text.shape == (4, sum(teachers.dims))
     again = next(online.stream(StreamPosition()))
     assert again.syn_captions == batch.syn_captions
+    other = next(attrs.evolve(online, seed=1).stream(StreamPosition()))
+    assert other.keys == batch.keys
+    assert other.syn_captions != batch.syn_captions
 
 
 def test_what_is_missing_is_named(tiny, shards):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import attrs
@@ -54,6 +55,8 @@ class CaptionerEntry:
         caption_set: name of its captions' set.
         seed: of the captions.
         spec: its settings, as JSON: number of captions, top-p, ...
+        version: of what the captions of an image are drawn from: 1 for the seed and the key alone, so that all
+            captioners drew the same numbers; 2 for the set's name too.
     """
 
     name: str
@@ -61,6 +64,7 @@ class CaptionerEntry:
     caption_set: str
     seed: int
     spec: Mapping[str, Any]
+    version: int = attrs.field(default=1, eq=False, validator=validators.in_((1, 2)), metadata=LEFT_OUT_AT_DEFAULT)
 
 
 def _share() -> Any:
@@ -230,18 +234,27 @@ def card_of_shards(shards: Sequence[str]) -> ReinforcementCard | None:
         shards: their paths or addresses.
 
     Raises:
-        ValueError: if a card cannot be read, or folders were reinforced differently.
+        ValueError: if a card cannot be read, folders were reinforced differently, or one has a card and another none.
     """
-    cards: dict[str, ReinforcementCard] = {}
+    find = lru_cache(maxsize=None)(find_card)
     folders = list(dict.fromkeys(map(shard_folder, shards)))
-    for _ in range(1 + MOST_FOLDERS_ABOVE):
-        cards = {folder: card for folder in folders if (card := find_card(folder)) is not None}
-        if cards or len(folders) == 1:
-            break
-        folders = list(dict.fromkeys(filter(None, map(folder_above, folders))))
+    most_above = MOST_FOLDERS_ABOVE if len(folders) > 1 else 0
+    cards, without = dict[str, ReinforcementCard](), list[str]()
+    for folder in folders:
+        above = itertools.islice(_folders_above(folder), 1 + most_above)
+        found = next(((place, card) for place in above if (card := find(place)) is not None), None)
+        if found is None:
+            without.append(folder)
+        else:
+            cards.setdefault(*found)
     first = next(iter(cards), None)
     if first is None:
         return None
+    if without:
+        raise ValueError(
+            f"{first} was reinforced and has a {CARD}, and {without[0]} has none, so nothing says what its samples "
+            "hold; take them apart, or put the card there that its shards were made with"
+        )
     other = next((folder for folder, card in cards.items() if card != cards[first]), None)
     if other is not None:
         raise ValueError(
@@ -249,6 +262,13 @@ def card_of_shards(shards: Sequence[str]) -> ReinforcementCard | None:
             "together; take them apart"
         )
     return cards[first]
+
+
+def _folders_above(folder: str | None) -> Iterator[str]:
+    """Yield a folder, the one that it lies in, and so on."""
+    while folder is not None:
+        yield folder
+        folder = folder_above(folder)
 
 
 def write_card(directory: str | os.PathLike[str], card: ReinforcementCard) -> None:

@@ -11,11 +11,13 @@ from tyro.conf import OmitArgPrefixes, arg
 
 from mobileclip.processes import this_process
 from mobileclip.recipes.command_line import described, reported, show, typed, written_run
+from mobileclip.recipes.finetuning.report import summary, table, write_report
+from mobileclip.recipes.finetuning.scoring import evaluate_task
 from mobileclip.recipes.finetuning.tiny import shrink
 from mobileclip.terminal import say
 from mobileclip.terminal.help import parse
+from mobileclip.training.finetuning import Results
 from mobileclip.training.finetuning.run import FinetuneSpec, finetune
-from mobileclip.training.finetuning.work.report import summary, table
 
 
 @attrs.frozen(kw_only=True)
@@ -51,12 +53,20 @@ def run_recipe(spec: FinetuneSpec, description: str | None, arguments: Sequence[
         if command.show:
             show(chosen)
             return
-        results = finetune(chosen)
+        results = finetune_and_report(chosen)
     if results is not None:
         say(
             f"\n{table(results.rows)}\n\nPer cent, with intervals of 95 %. {summary(results)}\n"
             f"Report and models are in {chosen.output}."
         )
+
+
+def finetune_and_report(spec: FinetuneSpec) -> Results | None:
+    """Fine-tune, tell and write what came out; None in any process but the first, see `finetune`."""
+    results = finetune(spec, measure=evaluate_task, on_begin=lambda before: say(f"\n{table((before,))}\n"))
+    if results is not None:
+        write_report(spec.output, results)
+    return results
 
 
 def _shrunk(spec: FinetuneSpec) -> FinetuneSpec:

@@ -14,6 +14,7 @@ import attrs
 import torch
 from torch import nn
 
+from mobileclip.data.randomness import derived_seed
 from mobileclip.reinforce.captioners import CocaCaptioner
 from mobileclip.reinforce.teachers import OpenClipTeacher
 
@@ -71,9 +72,9 @@ def write_tiny_models(directory: Path, seed: int = 0) -> TinyModels:
     from safetensors.torch import save_file
 
     directory.mkdir(parents=True, exist_ok=True)
-    for index, (name, config) in enumerate(CONFIGS.items()):
+    for name, config in CONFIGS.items():
         (directory / f"{name}.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-        save_file(_weights(config, seed=seed + index), directory / f"{name}.safetensors")
+        save_file(_weights(config, seed=derived_seed(seed, name)), directory / f"{name}.safetensors")
     paths = {name: (str(directory / f"{name}.json"), str(directory / f"{name}.safetensors")) for name in CONFIGS}
     model, weights = paths["tiny_coca"]
     return TinyModels(

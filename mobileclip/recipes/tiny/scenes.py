@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from mobileclip.data import AugmentationSpec, ImageTextSample, Tokenizer, normalize_pixels
+from mobileclip.data.randomness import derived_seed
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import ContrastiveLossSpec
 from mobileclip.reinforce import ModelTeacher
@@ -174,7 +175,7 @@ def _train(spec: SceneTeacherSpec, model: nn.Module, tokenizer: Tokenizer) -> No
     loss = ContrastiveLossSpec().build()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=spec.steps)
-    drawn = scenes(spec.seed + 1000)
+    drawn = scenes(derived_seed(spec.seed, "scenes"))
     for step in range(spec.steps):
         batch = list(itertools.islice(drawn, spec.batch_size))
         images = torch.stack([_augmented(scene, augmentation, rng) for scene in batch])

@@ -8,7 +8,12 @@ from mobileclip.reinforce.captioners.decoder import CocaDecoder
 from mobileclip.reinforce.captioners.ensemble import CaptionerEnsemble, CaptionSet, SeveralCaptioners, caption_sets
 from mobileclip.reinforce.captioners.image_text_to_text import ImageTextToTextCaptioner
 from mobileclip.reinforce.captioners.protocol import Captioner
-from mobileclip.reinforce.captioners.sampling import caption_streams, nucleus_ids
+from mobileclip.reinforce.captioners.sampling import (
+    CAPTION_VERSION as CAPTION_VERSION,
+    caption_seed as caption_seed,
+    caption_streams,
+    nucleus_ids,
+)
 from mobileclip.reinforce.captioners.spec import CaptionerSpec, captioners
 
 __all__ = [

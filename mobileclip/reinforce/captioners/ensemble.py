@@ -9,6 +9,7 @@ import attrs
 from attrs import validators
 from PIL import Image
 
+from mobileclip.data.randomness import derived_seed
 from mobileclip.data.samples.sample import SYN_NAME
 from mobileclip.reinforce.captioners.protocol import Captioner
 from mobileclip.reinforce.captioners.spec import CaptionerSpec, captioners
@@ -89,8 +90,8 @@ class CaptionerEnsemble:
         return sum(one.num_captions for one in self.sets.values())
 
     def caption(self, images: Sequence[Image.Image], seeds: Sequence[int]) -> list[tuple[str, ...]]:
-        """Return the captions of every image, one captioner's after the other's."""
-        written = [one.caption(images, seeds) for one in self.sets.values()]
+        """Return the captions of every image, one captioner's after the other's, each drawn with numbers of its own."""
+        written = [one.caption(images, [derived_seed(seed, name) for seed in seeds]) for name, one in self.sets.items()]
         return [tuple(text for texts in of_image for text in texts) for of_image in zip(*written, strict=True)]
 
 

@@ -8,10 +8,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mobileclip.data.randomness import seeded_rng
+from mobileclip.data.randomness import derived_seed, seeded_rng
 
 # How many ids are sorted, until the nucleus is among them; that of a trained captioner is far smaller than the first.
 _SIZES = (256, 4096)
+
+
+CAPTION_VERSION = 2
+"""Of `caption_seed`, for new stores; what an older one has goes on as it was made."""
+
+
+def caption_seed(seed: int, key: str, caption_set: str, *, version: int = CAPTION_VERSION) -> int:
+    """Return the seed of an image's captions.
+
+    Args:
+        seed: of the run.
+        key: of the sample.
+        caption_set: name of the captions' set.
+        version: 1 where all sets of an image had one seed; 2 for a seed of each set.
+    """
+    return derived_seed(seed, "captions", *(() if version == 1 else (caption_set,)), key)
 
 
 def caption_streams(seeds: Sequence[int], *, num_captions: int, num_steps: int) -> Tensor:

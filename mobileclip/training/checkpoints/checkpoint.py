@@ -16,6 +16,7 @@ import torch
 
 from mobileclip import storage
 from mobileclip.data import StreamPosition, joined_positions
+from mobileclip.data.randomness import derived_seed
 from mobileclip.encoders.checkpoints.numbers import check_numbers
 from mobileclip.serialization import from_json, to_json
 from mobileclip.tensor_files import CheckpointError
@@ -211,7 +212,7 @@ class RunState:
         step, position = _place(metadata, path)
         if f"random/cpu/{rank}" not in tensors:
             # Written by fewer processes: those that are new draw other numbers than the others, as at the start.
-            torch.manual_seed(self.objective.spec.seed + rank + step * self.world.size)
+            torch.manual_seed(derived_seed(self.objective.spec.seed, "process", rank, step))
             return step, position
         try:
             torch.set_rng_state(tensors[f"random/cpu/{rank}"])

@@ -3,24 +3,9 @@
 What fine-tuning alone needs belongs here; the loop is that of `training`.
 """
 
-from mobileclip.training.finetuning.batch_norm import (
-    FrozenBatchNorm2d,
-    freeze_batch_norm,
-    ordinary_batch_norm,
-    synchronise_batch_norm,
-)
-from mobileclip.training.finetuning.freezing import Tower, freeze_tower
-from mobileclip.training.finetuning.interpolation import interpolate_weights
-from mobileclip.training.finetuning.labels import LabelledContrastiveSpec, labelled_contrastive, with_labels
-from mobileclip.training.finetuning.layer_rates import (
-    Granularity,
-    LayerDecayAdamWSpec,
-    layer_rate_groups,
-    rate_scales,
-    tower_layers,
-)
-from mobileclip.training.finetuning.lora import LoraSpec, add_lora, merge_lora
-from mobileclip.training.finetuning.spec import BatchNormMode, FinetuningSpec
+import lazy_loader
+
+__getattr__, __dir__, _ = lazy_loader.attach_stub(__name__, __file__)
 
 __all__ = [
     "BatchNormMode",

@@ -1,42 +1,52 @@
-"""A run from its choices to its report; what an earlier run finished is read, not done again."""
+"""A run from its choices to its results; what an earlier run finished is read, not done again."""
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from functools import partial
+from hashlib import blake2b
 
-from mobileclip.encoders import save_model
+import attrs
+import torch
+from torch import nn
+
+from mobileclip.data import BatchSource, ReinforcedBatch
+from mobileclip.encoders import CheckpointError, DualEncoder, load_model, save_model
+from mobileclip.losses import ContrastiveLossSpec, LossSpec
+from mobileclip.reparam import reparameterize
 from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import write_text
-from mobileclip.terminal import say
-from mobileclip.training import World, connected
-from mobileclip.training.checkpoints.checkpoint import CheckpointFolder
+from mobileclip.terminal import console
+from mobileclip.training.claims import claimed
+from mobileclip.training.distributed import World, connected
 from mobileclip.training.finetuning.interpolation import interpolate_weights
+from mobileclip.training.finetuning.labels import labelled_contrastive, with_labels
 from mobileclip.training.finetuning.run_spec import FinetuneSpec
-from mobileclip.training.finetuning.work.report import Results, table, write_report
-from mobileclip.training.finetuning.work.steps import FINETUNED, RUN, SCORES, Steps, load
-from mobileclip.training.finetuning.work.tasks import (
-    Task,
-    open_task,
-    split,
-    training_folder,
-    write_training_data,
-)
+from mobileclip.training.finetuning.scores import Measure, Results, Scores
+from mobileclip.training.finetuning.tasks import Task, TrainingData, open_task, split, write_training_data
+from mobileclip.training.loop import train
+from mobileclip.training.spec import TrainingSpec
 
 __all__ = ["FinetuneSpec", "finetune"]
 
-CHOICES = "spec.json"
-TRAINED_ON = "trained-on.txt"
-INTERPOLATED = "interpolated.safetensors"
+CHOICES, TRAINED_ON = "spec.json", "trained-on.txt"
+FINETUNED, INTERPOLATED = "finetuned.safetensors", "interpolated.safetensors"
+RUN, SCORES = "run", "scores"
+"""Folders of an output."""
 
 
-def finetune(spec: FinetuneSpec) -> Results | None:
+def finetune(
+    spec: FinetuneSpec, *, measure: Measure, on_begin: Callable[[Scores], object] = lambda _: None
+) -> Results | None:
     """Fine-tune, or do what an earlier run left undone of it; the results, or None in any process but the first.
 
     Under `torchrun`, every process calls this.
+
+    Args:
+        spec: the choices.
+        measure: how well a model does a task; called in the first process.
+        on_begin: called there with the original's scores, before anything is trained.
 
     Raises:
         ValueError: if something is missing or does not fit; the output folder holds a run with other choices; or a step
@@ -47,47 +57,55 @@ def finetune(spec: FinetuneSpec) -> Results | None:
     if spec.checkpoint is None or spec.data is None:
         missing = "--checkpoint" if spec.checkpoint is None else "--data"
         raise ValueError(f"{missing} is missing: what to fine-tune, and the pictures to do it on")
-    _refuse_other(spec)
-    train_part, test_part = _new_task(spec, spec.data)
-    _refuse_other_data(spec, train_part)
+    _refuse_other_choices(spec)
+    train_part = new = open_task(spec.data, spec.kind, spec.templates, spec.rows)
+    if spec.test is None:
+        train_part, test = split(new, spec.held_out)
+    else:
+        test = open_task(spec.test, spec.kind, spec.templates, spec.rows)
+    refuse_other_data(spec, train_part)
     old = tuple(open_task(path, "auto", spec.templates, spec.rows) for path in spec.old_tasks)
-    original = load(spec)
+    original = _load(spec)
     with connected(spec.device, collective_seconds=spec.collective_seconds) as world:
-        data = world.from_first(
-            lambda: write_training_data(train_part, training_folder(train_part, spec.output / "data"))
-        )
-        steps = Steps(spec=spec, data=data, test=test_part, old=old)
-        training = steps.training()
-        model = steps.prepare()
+        # Changed data goes elsewhere.
+        folder = spec.output / "data" / train_part.fingerprint
+        data = world.from_first(lambda: write_training_data(train_part, folder))
+        steps = _Steps(spec=spec, data=data, test=test, old=old, measure=measure, device=world.device)
+        training, model = steps.training(), steps.prepared()
+        files = {TRAINED_ON: train_part.fingerprint, CHOICES: to_json(spec, indent=1)}
+
+        def refuse() -> None:
+            _refuse_other_choices(spec)
+            refuse_other_data(spec, train_part)
 
         def begin() -> None:
-            before = steps.scores(0.0, lambda: original, world.device)
-            say(f"\n{table((before,))}\n")
+            on_begin(steps.scores(0.0, lambda: original))
 
-        with _claimed(spec, train_part, world):
+        checkpoints = f"{RUN}/checkpoints"
+        with claimed(spec.output, files, world, refuse=refuse, checkpoints=checkpoints, kept=FINETUNED, made=SCORES):
             world.from_first(begin)
             started = time.monotonic()
             finetuned = steps.finetune(model, training, world)
             seconds = time.monotonic() - started
     if not world.is_first:
         return None
-    rows = tuple(
-        steps.scores(alpha, partial(interpolate_weights, original, finetuned, alpha), world.device)
-        for alpha in spec.alphas
-    )
+    rows = tuple(steps.scores(alpha, partial(interpolate_weights, original, finetuned, alpha)) for alpha in spec.alphas)
     save_model(interpolate_weights(original, finetuned, spec.keep_alpha), spec.output / INTERPOLATED)
-    results = Results(rows=rows, seconds=seconds)
-    write_report(spec.output, results)
-    return results
+    return Results(rows=rows, seconds=seconds)
 
 
-def _refuse_other(spec: FinetuneSpec) -> None:
+def _refuse_other_choices(spec: FinetuneSpec) -> None:
     path = spec.output / CHOICES
     if path.exists() and from_json(path.read_text(encoding="utf-8"), FinetuneSpec) != spec:
         raise ValueError(f"{spec.output} holds a run with other choices ({path}); delete it or give --output")
 
 
-def _refuse_other_data(spec: FinetuneSpec, task: Task) -> None:
+def refuse_other_data(spec: FinetuneSpec, task: Task) -> None:
+    """Refuse an output that was trained on other pictures than those of a task.
+
+    Raises:
+        ValueError: if it was.
+    """
     path = spec.output / TRAINED_ON
     if path.exists() and path.read_text(encoding="utf-8") != task.fingerprint:
         raise ValueError(
@@ -96,35 +114,111 @@ def _refuse_other_data(spec: FinetuneSpec, task: Task) -> None:
         )
 
 
-@contextmanager
-def _claimed(spec: FinetuneSpec, task: Task, world: World) -> Iterator[None]:
-    """Mark the output folder as made with `spec`; one that is left without a checkpoint is free for other choices."""
-    world.from_first(lambda: _claim(spec, task))
-    try:
-        yield
-    except BaseException:
-        if world.is_first:
-            with suppress(OSError):  # what ended the run says more
-                _give_back(spec)
-        raise
+def _load(spec: FinetuneSpec) -> DualEncoder:
+    """Return the original, in training form.
+
+    Raises:
+        CheckpointError: if the file is folded or holds no whole model.
+    """
+    assert spec.checkpoint is not None, "checked at the beginning"
+    model = load_model(spec.checkpoint, spec.model, fold=False)
+    if not isinstance(model, DualEncoder):
+        raise CheckpointError(f"{spec.checkpoint} holds one tower alone; fine-tuning needs a model with both")
+    return model
 
 
-def _claim(spec: FinetuneSpec, task: Task) -> None:
-    write_text(spec.output / TRAINED_ON, task.fingerprint)
-    write_text(spec.output / CHOICES, to_json(spec, indent=1))
+@attrs.frozen(kw_only=True)
+class _Steps:
+    """What a run does with its models: train one, and test it and others.
 
+    Args:
+        spec: its choices.
+        data: what is trained on.
+        test: what the new task is tested on.
+        old: tasks of before.
+        measure: how well a model does a task.
+        device: where models are tested.
+    """
 
-def _give_back(spec: FinetuneSpec) -> None:
-    checkpoints = CheckpointFolder(spec.output / RUN / "checkpoints")
-    if checkpoints.newest() is None and not (spec.output / FINETUNED).exists():
-        for name in (CHOICES, TRAINED_ON):
-            (spec.output / name).unlink(missing_ok=True)
-        shutil.rmtree(spec.output / SCORES, ignore_errors=True)  # of a model that need not be the next one's
+    spec: FinetuneSpec
+    data: TrainingData
+    test: Task
+    old: tuple[Task, ...]
+    measure: Measure
+    device: torch.device
 
+    def training(self) -> TrainingSpec:
+        """Return how the run trains.
 
-def _new_task(spec: FinetuneSpec, data: str) -> tuple[Task, Task]:
-    """Return what is trained on, and what is tested on."""
-    new = open_task(data, spec.kind, spec.templates, spec.rows)
-    if spec.test is None:
-        return split(new, spec.held_out)
-    return new, open_task(spec.test, spec.kind, spec.templates, spec.rows)
+        Raises:
+            ValueError: if the pictures do not fill a batch, or are all of one class.
+        """
+        names = self.data.class_names
+        loss: LossSpec = labelled_contrastive(len(names)) if names else ContrastiveLossSpec()
+        return self.spec.training(loss, num_samples=self.data.num_samples)
+
+    def prepared(self) -> DualEncoder:
+        """Return a copy of the original that is ready to be trained.
+
+        Raises:
+            ValueError: if batch norms cannot be synchronised here, or the adapters do not fit the model.
+        """
+        model = _load(self.spec)
+        torch.manual_seed(self.spec.seed)
+        self.spec.finetuning.prepare(model)
+        return model
+
+    def finetune(self, model: DualEncoder, training: TrainingSpec, world: World) -> DualEncoder:
+        """Return the fine-tuned model, an ordinary one again: trained now, or read where an earlier run trained it."""
+        path, spec = self.spec.output / FINETUNED, self.spec
+        if path.exists():
+            finished = load_model(path, model.spec, fold=False)
+            assert isinstance(finished, DualEncoder), "it was saved as one"
+            return finished
+        batch_size = world.share(spec.batch_of(self.data.num_samples, world.size))
+        with world.awaited():
+            result = train(
+                training,
+                model=model,
+                batches=self._batches(model, batch_size=batch_size),
+                output=spec.output / RUN,
+                world=world,
+                evaluate=self._watch if spec.evaluate_every_steps is not None else None,
+                title="fine-tuning",
+                console=console(),
+            )
+            assert result.model is model, "without an average, what was trained is what comes back"
+            spec.finetuning.finish(model)
+            world.from_first(lambda: save_model(model, path))
+        return model
+
+    def scores(self, alpha: float, model: Callable[[], DualEncoder]) -> Scores:
+        """Return how well the model at `alpha` does every task; what an earlier run found is read."""
+        tested_on = "\0".join(task.fingerprint for task in (self.test, *self.old))
+        mark = blake2b(tested_on.encode(), digest_size=6).hexdigest()
+        path = self.spec.output / SCORES / f"{alpha:g}-{mark}.json"
+        if path.exists():
+            return from_json(path.read_text(encoding="utf-8"), Scores)
+        folded = reparameterize(model().eval()).to(self.device)
+        templates = self.spec.templates
+        scores = Scores(
+            alpha=alpha,
+            new=self.measure(folded, self.test, templates, self.data.class_names),
+            old=tuple(self.measure(folded, task, templates, ()) for task in self.old),
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, to_json(scores))
+        return scores
+
+    def _batches(self, model: DualEncoder, *, batch_size: int) -> BatchSource[ReinforcedBatch]:
+        data = self.data
+        spec = self.spec.pipeline(data.shards, model.spec, num_samples=data.num_samples, batch_size=batch_size)
+        if not data.class_names:
+            return spec.build()
+        return with_labels(spec.build(), data.labels, num_classes=len(data.class_names))
+
+    def _watch(self, model: nn.Module, _steps: int) -> Mapping[str, float]:
+        """Test the new task while training; the number goes to the run's metrics."""
+        assert isinstance(model, DualEncoder), "what is trained"
+        score = self.measure(model, self.test, self.spec.templates, self.data.class_names)
+        return {f"new_task_{score.metric}": score.value}

@@ -17,7 +17,6 @@ from mobileclip.training.objectives.objective import Objective, Rows, build_obje
 
 if TYPE_CHECKING:
     from mobileclip.data.augmentation.mixing import Mixture
-    from mobileclip.inputs import ImageInput
     from mobileclip.training.distributed import World
     from mobileclip.training.spec import TrainingSpec
 
@@ -90,11 +89,6 @@ class ClassificationObjective(Objective):
     def towers(self) -> tuple[nn.Module, ...]:
         """The image encoder."""
         return (self.model.image_encoder,)
-
-    @property
-    def image_input(self) -> ImageInput:
-        """What the image encoder expects."""
-        return self.model.spec.image.input
 
     def forward(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, ...]:
         """Return the loss alone."""

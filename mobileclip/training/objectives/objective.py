@@ -83,9 +83,10 @@ class Objective(nn.Module, ABC):
         """The encoders of the model, which may be compiled."""
 
     @property
-    @abstractmethod
     def image_input(self) -> ImageInput:
         """What the model expects as its image."""
+        contract: ImageInput = self.model.spec.image.input
+        return contract
 
     @property
     def term_names(self) -> tuple[str | None, ...]:
@@ -225,11 +226,6 @@ class ImageTextObjective(Objective):
     def towers(self) -> tuple[nn.Module, ...]:
         """Both encoders."""
         return self.model.image_encoder, self.model.text_encoder
-
-    @property
-    def image_input(self) -> ImageInput:
-        """What the image encoder expects."""
-        return self.model.spec.image.input
 
     @property
     def term_names(self) -> tuple[str | None, ...]:

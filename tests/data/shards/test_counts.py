@@ -97,7 +97,11 @@ class TestCards:
         assert card_of_shards(shards) == card  # above several folders
         assert card_of_shards(shards[:2]) is None
         write_card(tmp_path / "a", ReinforcementCard(layout="npz", seed=5))
-        assert card_of_shards(shards).seed == 5
+        with fails("data.were-reinforced-differently-teachers", "a", str(tmp_path)):
+            card_of_shards(shards)
+        (tmp_path / "reinforcement.json").unlink()
+        with fails("data.reinforced-reinforcement-json-none", "a", "b"):
+            card_of_shards(shards)
         write_card(tmp_path / "b", card)
         with fails("data.were-reinforced-differently-teachers", "a", "b"):
             card_of_shards(shards)

@@ -4,56 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import attrs
-
 from mobileclip.evaluation import PairedDifference, paired_difference, proportion_interval
 from mobileclip.serialization import to_json
 from mobileclip.storage import atomic_path, write_text
 from mobileclip.terminal import say
-from mobileclip.training.finetuning.work.scoring import Score
-
-
-@attrs.frozen(kw_only=True)
-class Scores:
-    """How well one model does every task.
-
-    Args:
-        alpha: the model: 0 the original, 1 the fine-tuned one, between them an interpolation.
-        new: the new task.
-        old: the old ones.
-    """
-
-    alpha: float
-    new: Score
-    old: tuple[Score, ...]
-
-    @property
-    def mean_old(self) -> float:
-        """Mean over the old tasks."""
-        return sum(score.value for score in self.old) / len(self.old)
-
-
-@attrs.frozen(kw_only=True)
-class Results:
-    """What a run found, from alpha 0 to 1.
-
-    Args:
-        rows: of every alpha.
-        seconds: what training took; of this run alone where it resumed.
-    """
-
-    rows: tuple[Scores, ...]
-    seconds: float
-
-    @property
-    def before(self) -> Scores:
-        """The original."""
-        return self.rows[0]
-
-    @property
-    def after(self) -> Scores:
-        """The fine-tuned model."""
-        return self.rows[-1]
+from mobileclip.training.finetuning import Results, Score, Scores
 
 
 def table(rows: tuple[Scores, ...]) -> str:

@@ -140,11 +140,6 @@ def _place(key: str) -> float:
     return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64
 
 
-def training_folder(task: Task, folder: Path) -> Path:
-    """Return where the shards of this training part go: changed data goes elsewhere."""
-    return folder / task.fingerprint
-
-
 def write_training_data(task: Task, folder: Path) -> TrainingData:
     """Write the training part to shards, or what an earlier run left undone of it, and an index of them.
 

@@ -12,28 +12,7 @@ from mobileclip.encoders import DualEncoder
 from mobileclip.evaluation import Session
 from mobileclip.evaluation.metrics.classification import classification_hits
 from mobileclip.evaluation.metrics.retrieval import caption_hits
-from mobileclip.training.finetuning.work.tasks import Task, label_of
-
-
-@attrs.frozen(kw_only=True)
-class Score:
-    """How well a model does one task.
-
-    Args:
-        task: its name.
-        metric: `top-1`, zero-shot, or `R@1`, the mean of both directions of retrieval.
-        value: in per cent.
-        num_images: pictures that it was tested on.
-        num_skipped: pictures, or parts of the data, that could not be used.
-        hits: how right the model was, from 0 to 1, by picture; their mean is the value.
-    """
-
-    task: str
-    metric: str
-    value: float
-    num_images: int
-    num_skipped: int = 0
-    hits: tuple[float, ...] = ()
+from mobileclip.training.finetuning import Score, Task, label_of
 
 
 def evaluate_task(
