@@ -19,6 +19,7 @@ from mobileclip.data.shards.files import RawSample, Shards
 from mobileclip.data.skips import BadSampleError, Skip, attempt
 from mobileclip.datasets.sources.class_folder import ClassFolderSource
 from mobileclip.datasets.sources.folder import FolderItem
+from mobileclip.datasets.sources.opening import split_kind
 from mobileclip.datasets.sources.public_layout import (
     CLASS_NAMES,
     image_of,
@@ -33,6 +34,7 @@ EXPECTED = (
     "expected shards whose samples have the number of their class in .cls, or its name as `label` in their .json; or a "
     "folder with a folder of images for every class"
 )
+_KINDS = ("class_folder", "shards", "labelled_shards", "public_layout")
 _MOST_IN_A_PART = 1000
 # Enough for many processes and workers to have some each.
 _NUM_PARTS = 256
@@ -164,7 +166,7 @@ def open_class_data(data: Shards, cache: storage.FileCache | None = None) -> Cla
 
     Args:
         data: shards, as paths, addresses or brace patterns; a folder of them, or one in the public layout; or one
-            folder with a folder of images for every class.
+            folder with a folder of images for every class; `KIND:ARGUMENT` says which.
         cache: where copies of remote shards are kept; none keeps none.
 
     Raises:
@@ -172,15 +174,19 @@ def open_class_data(data: Shards, cache: storage.FileCache | None = None) -> Cla
         OSError: if it cannot be read.
     """
     texts = (os.fspath(data),) if isinstance(data, (str, os.PathLike)) else tuple(os.fspath(each) for each in data)
-    if len(texts) != 1 or not storage.is_directory(texts[0]):
+    if len(texts) != 1:
         return _shards(TarReader.of(texts, cache))
-    (folder,) = texts
-    if not storage.is_remote(folder) and is_public_layout(folder):
+    kind, folder = split_kind(texts[0]) or ("", texts[0])
+    if kind not in ("", *_KINDS):
+        raise ValueError(f"{texts[0]} cannot be trained on as it is, {', '.join(_KINDS)} can; {EXPECTED}")
+    if not storage.is_directory(folder):
+        return _shards(TarReader.of((folder,), cache))
+    if kind == "public_layout" or (not kind and not storage.is_remote(folder) and is_public_layout(folder)):
         layout = read_public_layout(folder)
         if layout.kind != "classification":
             raise ValueError(f"{folder} has captions and no classes; {EXPECTED}")
         return ClassData(reader=TarReader((layout.shards,)), class_names=layout.class_names)
-    if shards := storage.list_files(folder, ".tar"):
+    if kind != "class_folder" and (shards := storage.list_files(folder, ".tar")):
         return _shards(TarReader.of(shards, cache))
     return _class_folder(folder)
 

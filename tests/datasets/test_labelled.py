@@ -97,7 +97,7 @@ def test_images_keep_their_labels_and_pixels(shards, folder):
 def test_a_folder_is_numbered_by_its_names_and_called_as_its_table_says(folder):
     (folder / "classes.json").write_text(json.dumps({"bird": "zebra finch"}))
     names = ("zebra finch", "cat", "dog")
-    assert find_class_names(folder) == names
+    assert find_class_names(folder) == find_class_names(f"class_folder:{folder}") == names
     assert len(by_key(spec(folder, class_names=names, drop_last=False).build())) == 18
     with fails("data.calls-class-pipeline-calls", "zebra finch", "bird"):
         spec(folder, class_names=NAMES).build()
@@ -118,7 +118,10 @@ def test_shards_are_called_as_the_file_beside_them_says(shards, tmp_path):
     assert find_class_names(shards) == ()
     (tmp_path / "classnames.txt").write_text("\n".join(NAMES))
     assert find_class_names(shards) == NAMES
-    assert find_class_names(tmp_path) == NAMES
+    assert find_class_names(tmp_path) == find_class_names(f"shards:{shards}") == NAMES
+    assert find_class_names([tmp_path / f"{number}.tar" for number in range(2)]) == NAMES
+    with fails("datasets.trained-shards-whose-samples"):
+        find_class_names(f"jsonl:{tmp_path}/a.jsonl")
     assert len(by_key(spec(tmp_path, drop_last=False).build())) == 18
 
 
@@ -130,7 +133,7 @@ def test_the_public_layout(shards, tmp_path):
     (root / "test" / "nshards.txt").write_text("2")
     (root / "classnames.txt").write_text("\n".join(NAMES))
     (root / "zeroshot_classification_templates.txt").write_text("a {c}")
-    assert find_class_names(root) == NAMES
+    assert find_class_names(root) == find_class_names(f"public_layout:{root}") == NAMES
     assert len(by_key(spec(root, drop_last=False).build())) == 18
     (root / "dataset_type.txt").write_text("retrieval")
     with fails("data.captions-classes-shards-whose"):

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 
+import attrs
 import pytest
 from PIL import Image
 
 import mobileclip.data
 import mobileclip.datasets
 from mobileclip.data import SkipReport
-from mobileclip.datasets import ClassFolderSource, FolderSource, JsonLinesSource, ShardSource, as_source, open_data_set
-from mobileclip.datasets.sources import EXPECTED, LabelledShardSource, PublicLayoutSource, is_place, name_of
+from mobileclip.datasets import (
+    ClassFolderSource,
+    FolderSource,
+    JsonLinesSource,
+    ShardSource,
+    Source,
+    as_source,
+    open_data_set,
+)
+from mobileclip.datasets.sources import EXPECTED, LabelledShardSource, PublicLayoutSource, is_place, name_of, sources
+from mobileclip.datasets.sources.opening import is_gathered
+from mobileclip.evaluation.datasets import open_benchmark
 from tests.errors import fails
 
 COLOURS = ("blue", "green", "red")
@@ -234,3 +246,68 @@ def test_places_and_names(tmp_path):
 def test_names_work_from_data_too():
     moved = ("ClassFolderSource", "LabelledPipelineSpec", "RowOptions", "Unit", "as_source", "open_data_set")
     assert all(getattr(mobileclip.data, name) is getattr(mobileclip.datasets, name) for name in moved)
+
+
+@attrs.frozen(kw_only=True)
+class Counting(Source):
+    """A kind that a package adds, whose argument is no path."""
+
+    number: int
+    size: int
+
+    @classmethod
+    def of(cls, argument, *, samples_per_shard, rows):
+        del rows
+        return cls(number=int(argument), size=samples_per_shard)
+
+    def units(self):
+        return ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "make", "argument"),
+    [
+        ("folder", caption_folder, ""),
+        ("class_folder", class_folder, ""),
+        ("jsonl", lambda root: lines(root, labels=False), ""),
+        ("shards", captioned_shard, ""),
+        ("shards", lambda root: captioned_shard(root).parent, "min{e..e}.tar"),
+        ("labelled_shards", labelled_shards, ""),
+        ("public_layout", public_layout, ""),
+    ],
+)
+def test_a_kind_and_its_argument_stand_wherever_a_path_does(tmp_path, kind, make, argument):
+    path = os.path.join(make(tmp_path), argument).rstrip("/")  # noqa: PTH118  a pattern, and no path
+    plain, named = open_data_set(path), open_data_set(f"{kind}:{path}")
+    assert attrs.evolve(named, name=plain.name) == plain
+    assert as_source([f"{kind}:{path}"]) == as_source(f"{kind}:{path}")
+    assert is_place(f"{kind}:{path}")
+    assert is_gathered(f"{kind}:{path}")
+    assert open_benchmark(f"{kind}:{path}").class_names == plain.class_names
+
+
+def test_a_kind_decides_what_a_folder_is(tmp_path):
+    assert open_data_set(f"folder:{class_folder(tmp_path)}", kind="classes").class_names == COLOURS
+    path = labelled_shards(tmp_path / "b", names=False)
+    assert as_source(f"shards:{path}").shards == tuple(str(path / f"0000{number}.tar") for number in range(2))
+    with fails("data.samples-numbers-classes-cls", "classnames.txt"):
+        as_source(f"labelled_shards:{path}")
+
+
+def test_kinds_of_packages(monkeypatch):
+    monkeypatch.setitem(sources._values, "counting", Counting)
+    assert as_source("counting:12", samples_per_shard=3) == Counting(number=12, size=3)
+    assert name_of("counting:12") == "12"
+
+
+def test_colons_that_name_no_kind(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for text in ("C:\\data", "c:/data", "pipe:cat a.tar", "s3://bucket/a.tar", "run:1/{0..3}.tar", "run:1/a.tar"):
+        assert as_source(text) == ShardSource(shards=text)
+    caption_folder(tmp_path)
+    (tmp_path / "mine").rename(tmp_path / "folder:mine")
+    assert as_source("folder:mine") == FolderSource(path="folder:mine")
+    with fails("datasets.nothing-source-kind", "hf:org/name"):
+        as_source("hf:org/name")
+    with fails("datasets.several-data-sets-name"):
+        as_source(["shards:a.tar", "b.tar"])

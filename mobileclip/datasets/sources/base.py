@@ -11,8 +11,12 @@ import attrs
 from mobileclip import storage
 from mobileclip.data.samples.sample import ImageTextSample
 from mobileclip.data.skips import SkipReport
+from mobileclip.datasets.sources.access import RowOptions
 from mobileclip.registry import Registry
 from mobileclip.serialization import open_family
+
+TEMPLATES = ("a photo of a {}.",)
+"""What stands around the name of a class where nothing else is said."""
 
 
 @attrs.frozen(kw_only=True)
@@ -77,6 +81,27 @@ class Unit(ABC):
 @attrs.frozen(kw_only=True)
 class Source(ABC):
     """Image-text data, wherever it is and in whatever form."""
+
+    @classmethod
+    def of(cls, argument: str, *, samples_per_shard: int, rows: RowOptions) -> Source:
+        """Return the source that `KIND:ARGUMENT` stands for: the argument is its first field, unless a kind differs.
+
+        Args:
+            argument: what stands behind the kind.
+            samples_per_shard: of a source that is not cut into shards yet.
+            rows: how rows of lists are read.
+
+        Raises:
+            ValueError: if the argument is none that the kind takes.
+        """
+        first, *others = (field.name for field in attrs.fields(cls))
+        choices = {"samples_per_shard": samples_per_shard} if "samples_per_shard" in others else {}
+        return cls(**{first: argument}, **choices).allowing(rows)
+
+    def allowing(self, rows: RowOptions) -> Source:
+        """Return the same data, of which a list is read in this way."""
+        del rows  # only lists have any
+        return self
 
     @abstractmethod
     def units(self) -> tuple[Unit, ...]:

@@ -14,7 +14,7 @@ from attrs import validators
 from mobileclip import storage
 from mobileclip.data.images.files import list_folder
 from mobileclip.data.skips import Skip
-from mobileclip.datasets.sources.base import Source, numbered_name, sources
+from mobileclip.datasets.sources.base import TEMPLATES, Source, numbered_name, sources
 from mobileclip.datasets.sources.folder import FolderItem, FolderSource, FolderUnit
 from mobileclip.strict import parse_json, repeated, split_lines, strict
 
@@ -57,9 +57,7 @@ class ClassFolderSource(Source):
     """
 
     path: str = attrs.field(converter=os.fspath)
-    templates: tuple[str, ...] = attrs.field(
-        default=("a photo of a {}.",), converter=_templates, validator=_have_a_place
-    )
+    templates: tuple[str, ...] = attrs.field(default=TEMPLATES, converter=_templates, validator=_have_a_place)
     samples_per_shard: int = attrs.field(default=1000, validator=validators.gt(0))
 
     def units(self) -> tuple[FolderUnit, ...]:

@@ -13,6 +13,8 @@ from mobileclip.data.samples.members import json_captions
 from mobileclip.data.samples.sample import ImageTextSample
 from mobileclip.data.skips import BadSampleError
 from mobileclip.datasets.sources.access import RowOptions, locate, without_user
+from mobileclip.datasets.sources.base import TEMPLATES
+from mobileclip.datasets.sources.parquet import LABEL
 from mobileclip.datasets.sources.records import Record, key_of
 from mobileclip.strict import repeated
 
@@ -20,6 +22,8 @@ from mobileclip.strict import repeated
 PATHS = ("path", "image_path", "filepath", "file_name", "image")
 URLS = ("url", "image_url")
 CAPTIONS = ("caption", "captions", "text", "texts", "title")
+LAST_PATHS = ("filename",)
+"""Where nothing else says where images are: beside an address it is what a download was called."""
 UIDS = ("uid",)
 KEYS = ("key",)
 
@@ -31,9 +35,9 @@ class Columns:
     """Names of the columns that are a sample's own; None where a table has none.
 
     Args:
-        path: of the images' paths.
+        path: of the images' paths, or of the images that the table holds.
         url: of the images' addresses.
-        captions: of the captions.
+        captions: of the captions; none where the `label` of an image says what it shows.
         uid: of the uids.
         key: of the keys.
         sha256: of the images' hashes.
@@ -52,13 +56,14 @@ class Columns:
         return frozenset(filter(None, (self.path, self.url, *self.captions, self.uid, self.key, self.sha256)))
 
 
-def find_columns(table: str, names: Sequence[str], options: RowOptions) -> Columns:
+def find_columns(table: str, names: Sequence[str], options: RowOptions, images: Sequence[str] = ()) -> Columns:
     """Return which columns of a table hold what.
 
     Args:
         table: its path, for messages.
         names: of all its columns.
         options: what a person named.
+        images: those with images.
 
     Raises:
         ValueError: if a column that was named is missing, two have one name, or nothing says where images or captions
@@ -78,15 +83,18 @@ def find_columns(table: str, names: Sequence[str], options: RowOptions) -> Colum
     captions = tuple(filter(None, (named(name, ()) for name in options.caption_columns))) or tuple(
         filter(None, (named(None, CAPTIONS),))
     )
+    held = next(iter([*(name for name in PATHS if name in images), *images]), None)
     # Who names one of the two wants no other.
-    path = None if options.path_column is None and options.url_column is not None else named(options.path_column, PATHS)
+    wants_url = options.path_column is None and options.url_column is not None
+    path = None if wants_url else named(options.path_column or held, PATHS)
     url = named(options.url_column, URLS)
+    path = named(None, LAST_PATHS) if path is None and url is None else path
     if path is None and url is None:
         raise ValueError(
             f"nothing says which column of {table} has the images' paths or addresses; name one in `path_column` or "
             f"`url_column` (--path-column, --url-column) of {_listed(names)}{_no_header(options)}"
         )
-    if not captions:
+    if not captions and not (path in images and LABEL in names):
         raise ValueError(
             f"nothing says which column of {table} has captions; name one in `caption_columns` (--caption-columns) of "
             f"{_listed(names)}{_no_header(options)}"
@@ -102,7 +110,14 @@ def find_columns(table: str, names: Sequence[str], options: RowOptions) -> Colum
 
 
 def record_of(
-    row: Mapping[str, Any], label: str, key: str, *, columns: Columns, root: str, options: RowOptions
+    row: Mapping[str, Any],
+    label: str,
+    key: str,
+    *,
+    columns: Columns,
+    root: str,
+    options: RowOptions,
+    class_names: Sequence[str] = (),
 ) -> Record:
     """Return what a row says of a sample.
 
@@ -113,23 +128,31 @@ def record_of(
         columns: which of them hold what; the others are metadata.
         root: where relative paths begin.
         options: what may be named.
+        class_names: of a `label` that is a number.
 
     Raises:
         BadSampleError: if it cannot be used.
     """
+    held = _held(row, columns.path)
+    if held is not None:
+        row = _named_label({**row, columns.path or "": held.get("path")}, label, class_names)
     path, url = _text(row, columns.path, label), _text(row, columns.url, label)
-    image = path or url
-    if not image:
+    # What a table says of where an image came from is not opened: the image is here.
+    is_held = held is not None and held.get("bytes", b"") is not None
+    image = path or ("" if is_held else url)
+    if not image and not is_held:
         raise BadSampleError("missing_image", f"{label} has neither a path nor an address of an image")
     uid = _optional(row, columns.uid)
     given = _optional(row, columns.key)
     captions = [text for name in columns.captions for text in _several(row[name])]
+    if not columns.captions and isinstance(row[LABEL], str):
+        captions = [template.replace("{}", row[LABEL]) for template in TEMPLATES]
     metadata = {name: value for name, value in row.items() if name not in columns.names}
     if uid is not None:
         metadata["uid"] = str(uid)
     if storage.is_remote(image):
         url = without_user(image)
-    else:
+    elif image:
         metadata["image"] = image
     return Record(
         sample=ImageTextSample(
@@ -138,11 +161,29 @@ def record_of(
             url=url or None,
             metadata=metadata,
         ),
-        image=locate(image, root, options),
+        image=image or "" if is_held else locate(image or "", root, options),
         label=label,
         hosts=options.hosts,
         sha256=_hash(row, columns.sha256, label),
+        is_held=is_held,
+        data=None if held is None else held.get("bytes"),
     )
+
+
+def _held(row: Mapping[str, Any], name: str | None) -> dict[str, Any] | None:
+    """Return an image as the hub keeps it: its `bytes`, unless they were not asked for, and its `path`."""
+    value = None if name is None else row[name]
+    return value if isinstance(value, dict) else None
+
+
+def _named_label(row: dict[str, Any], label: str, class_names: Sequence[str]) -> dict[str, Any]:
+    """Return a row whose class has its name."""
+    number = row.get(LABEL)
+    if not class_names or not isinstance(number, int):
+        return row
+    if not 0 <= number < len(class_names):
+        raise BadSampleError("bad_label", f"{label} has the label {number}, but there are {len(class_names)} classes")
+    return {**row, LABEL: class_names[number]}
 
 
 def _optional(row: Mapping[str, Any], name: str | None) -> object:

@@ -119,8 +119,9 @@ class JsonLinesUnit(RecordUnit):
                 if remaining <= 0:
                     return
 
-    def records(self) -> Iterator[Record | Skip]:
+    def records(self, *, images: bool = False) -> Iterator[Record | Skip]:
         """Yield what every line that is not blank says of a sample."""
+        del images  # no line holds one
         try:
             yield from map(self._record_or_skip, self._lines())
         except OSError as error:

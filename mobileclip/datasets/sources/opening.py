@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,11 +14,10 @@ import attrs
 from mobileclip import storage
 from mobileclip.data.images.files import list_folder
 from mobileclip.data.samples.sample import ImageTextSample
-from mobileclip.data.shards.card import CARD
-from mobileclip.data.shards.files import RawSample, expand_shards, read_shard
+from mobileclip.data.shards.files import RawSample, expand_shards, read_shard, runs_program
 from mobileclip.data.skips import SkipReport
 from mobileclip.datasets.sources.access import RowOptions
-from mobileclip.datasets.sources.base import Source, sources
+from mobileclip.datasets.sources.base import TEMPLATES, Source, sources
 from mobileclip.datasets.sources.class_folder import ClassFolderSource
 from mobileclip.datasets.sources.folder import FolderSource
 from mobileclip.datasets.sources.jsonl import JsonLinesSource
@@ -31,7 +31,7 @@ from mobileclip.datasets.sources.public_layout import (
     read_public_layout,
 )
 from mobileclip.datasets.sources.records import RecordUnit
-from mobileclip.datasets.sources.shards import ShardSource
+from mobileclip.datasets.sources.shards import ShardSource, is_folder, is_pattern, shards_in
 from mobileclip.datasets.sources.tables import TABLES, TableSource, is_table
 from mobileclip.machine import raise_machine_fault
 from mobileclip.strict import strict
@@ -40,8 +40,6 @@ DataKind = Literal["classes", "captions"]
 
 LISTS = (".jsonl", ".ndjson", *TABLES)
 """Suffixes of files that name images."""
-TEMPLATES = ("a photo of a {}.",)
-"""What stands around the name of a class where nothing else is said."""
 
 EXPECTED = (
     "a data set is a folder with a folder of images for each class, a folder of images with captions (NAME.txt beside "
@@ -49,6 +47,7 @@ EXPECTED = (
     "(classnames.txt, test/nshards.txt, test/0.tar)"
 )
 _LINES = (".jsonl", ".ndjson")
+_NAMED = re.compile(r"(?P<kind>[A-Za-z][\w-]+):(?!//|:)(?P<argument>.+)", re.DOTALL)
 _OTHERS = (".json", ".jsonl.gz", ".csv.gz", ".tsv.gz", ".zip")
 
 
@@ -86,6 +85,27 @@ class LabelledShardSource(Source):
     class_names: tuple[str, ...]
     templates: tuple[str, ...] = TEMPLATES
 
+    @classmethod
+    def of(cls, argument: str, *, samples_per_shard: int, rows: RowOptions) -> LabelledShardSource:
+        """Return the shards of a path, a pattern or a folder, with the names in `classnames.txt` beside them."""
+        return cls.beside(ShardSource.of(argument, samples_per_shard=samples_per_shard, rows=rows).shards)
+
+    @classmethod
+    def beside(cls, shards: Sequence[str], *, templates: tuple[str, ...] = TEMPLATES) -> LabelledShardSource:
+        """Return shards with the names in `classnames.txt` beside them.
+
+        Raises:
+            ValueError: if there is no such file.
+        """
+        shards = expand_shards(shards)
+        names = storage.join(shards[0].rpartition("/")[0] or ".", CLASS_NAMES)
+        if not storage.exists(names):
+            raise ValueError(
+                f"the samples of {shards[0]} have the numbers of classes in .cls, but nothing says what they are "
+                f"called; write {names}, a name a line in the order of the numbers"
+            )
+        return cls(shards=shards, class_names=read_class_names(names), templates=templates)
+
     def units(self) -> tuple[LabelledShardUnit, ...]:
         """Return a unit for every shard, in the order given.
 
@@ -109,49 +129,78 @@ def as_source(
     Args:
         data: shards or tables (a path, a brace pattern, several of them), a `.jsonl` file, or a directory: in the
             public layout, with shards, with images and captions, with a directory of images for each class, or with
-            tables and no images; a source is returned as it is.
+            tables and no images; `KIND:ARGUMENT` with the name of a kind in `sources`, such as `folder:photos`; a
+            source is returned as it is.
         samples_per_shard: of a source that is not cut into shards yet.
         rows: how rows of `.jsonl` files and of tables are read.
 
     Raises:
-        ValueError: if there is nothing, or the file is of another kind.
+        ValueError: if there is nothing, the file is of another kind, or no source is called so.
     """
     if isinstance(data, Source):
         return data
     if not isinstance(data, (str, os.PathLike)):
         paths = tuple(os.fspath(path) for path in data)
-        if paths and all(map(is_table, paths)):
-            return TableSource(tables=paths, samples_per_shard=samples_per_shard, options=rows)
-        return ShardSource(shards=paths)
-    return _of_path(os.fspath(data), samples_per_shard, rows)
+        if len(paths) != 1:
+            return _of_paths(paths, samples_per_shard, rows)
+        (data,) = paths
+    text = os.fspath(data)
+    named = split_kind(text)
+    if named is not None:
+        kind, argument = named
+        return sources[kind].of(argument, samples_per_shard=samples_per_shard, rows=rows)
+    return _of_path(text, samples_per_shard, rows)
+
+
+def split_kind(text: str) -> tuple[str, str] | None:
+    """Return the kind of a source and its argument where a text names both, as `shards:train/{000..127}.tar` does.
+
+    A path that is there is a path; drives, addresses and webdataset's `pipe:` are no kinds.
+
+    Raises:
+        ValueError: if there is neither a kind of that name nor anything at the path.
+    """
+    found = _NAMED.fullmatch(text)
+    if found is None or runs_program(text) or os.path.exists(text):  # noqa: PTH110 - of any length
+        return None
+    if found["kind"] in sources:
+        return found["kind"], found["argument"]
+    if is_pattern(text) or ".tar" in text:
+        return None
+    raise ValueError(f"there is nothing at {text}, and no source of that kind: {sources.unknown(found['kind'])}")
+
+
+def _of_paths(paths: tuple[str, ...], samples_per_shard: int, rows: RowOptions) -> Source:
+    if any(map(split_kind, paths)):
+        raise ValueError(f"{' '.join(paths)} are several data sets; name one by its kind, without others beside it")
+    if paths and all(map(is_table, paths)):
+        return TableSource(tables=paths, samples_per_shard=samples_per_shard, options=rows)
+    return ShardSource(shards=paths)
 
 
 def _of_path(text: str, samples_per_shard: int, rows: RowOptions) -> Source:
-    name = text.lower()
     if not text:
         raise ValueError(f"no data was given; {EXPECTED}")
-    if name.endswith(_OTHERS):
+    if text.lower().endswith(_OTHERS):
         raise ValueError(f"{text} is neither a tar shard nor a list ({', '.join(LISTS)}); write it as one of these")
-    if name.endswith(_LINES):
-        return JsonLinesSource(path=text, samples_per_shard=samples_per_shard).allowing(rows)
-    if is_table(text):
-        return TableSource(tables=text, samples_per_shard=samples_per_shard, options=rows)
-    if files_of_page(text) != text.rstrip("/"):
-        return PublicLayoutSource(path=text)
-    return _of_directory(text, samples_per_shard, rows) if _is_directory(text) else ShardSource(shards=text)
-
-
-def _of_directory(text: str, samples_per_shard: int, rows: RowOptions) -> Source:
-    if not storage.is_remote(text) and is_public_layout(text):
-        return PublicLayoutSource(path=text)
-    if shards := _shards_in(text):
+    kind: type[Source]
+    if text.lower().endswith(_LINES):
+        kind = JsonLinesSource
+    elif is_table(text):
+        kind = TableSource
+    elif files_of_page(text) != text.rstrip("/"):
+        kind = PublicLayoutSource
+    elif not is_folder(text):
+        return ShardSource(shards=text)
+    elif not storage.is_remote(text) and is_public_layout(text):
+        kind = PublicLayoutSource
+    elif shards := shards_in(text):
         return ShardSource(shards=shards)
-    if _has_tables_alone(text):
-        return TableSource(tables=text, samples_per_shard=samples_per_shard, options=rows)
-    folder = FolderSource(path=text, samples_per_shard=samples_per_shard)
-    if _has_classes_alone(folder):
-        return ClassFolderSource(path=text, samples_per_shard=samples_per_shard)
-    return folder
+    elif _has_tables_alone(text):
+        kind = TableSource
+    else:
+        kind = ClassFolderSource if _has_classes_alone(FolderSource(path=text)) else FolderSource
+    return kind.of(text, samples_per_shard=samples_per_shard, rows=rows)
 
 
 def open_data_set(
@@ -193,6 +242,7 @@ def open_data_set(
 
 def name_of(text: str) -> str:
     """Return what a data set is called: like its folder, or its file without the suffix."""
+    text = (split_kind(text) or ("", text))[1]
     layout = files_of_page(text).partition("/resolve/")[0]
     name = storage.file_name(layout) if storage.is_remote(layout) else storage.local_path(layout).absolute().name
     if name.lower().endswith((*LISTS, ".tar")) and not ("{" in name or name.partition(".")[0].isdigit()):
@@ -205,24 +255,23 @@ def name_of(text: str) -> str:
 
 def is_place(text: str) -> bool:
     """Return whether a person who typed this meant a place where data are, and no name."""
-    is_file = text.lower().endswith((*LISTS, ".tar")) or _is_pattern(text)
+    found = _NAMED.fullmatch(text)
+    if found is not None and found["kind"] in sources:
+        return True
+    is_file = text.lower().endswith((*LISTS, ".tar")) or is_pattern(text)
     return is_file or text.endswith(("/", os.sep)) or storage.is_remote(text) or storage.is_directory(text)
 
 
 def is_gathered(text: str) -> bool:
     """Return whether images are gathered in files, and not files themselves: lists, shards, the public layout."""
-    if text.lower().endswith((*LISTS, ".tar")) or _is_pattern(text) or storage.is_remote(text):
+    if (
+        split_kind(text) is not None
+        or text.lower().endswith((*LISTS, ".tar"))
+        or is_pattern(text)
+        or storage.is_remote(text)
+    ):
         return True
-    return storage.is_directory(text) and (is_public_layout(text) or bool(_shards_in(text)))
-
-
-def _shards_in(folder: str) -> tuple[str, ...]:
-    """Return the shards in a folder; where they were reinforced, those in the folders below as well."""
-    shards = storage.list_files(folder, ".tar")
-    if shards or not storage.exists(storage.join(folder, CARD)):
-        return shards
-    # What a reinforcement has under way is in a hidden folder.
-    return storage.list_files(folder, ".tar", recursive=True)
+    return storage.is_directory(text) and (is_public_layout(text) or bool(shards_in(text)))
 
 
 def require_data_set(text: str) -> None:
@@ -230,23 +279,24 @@ def require_data_set(text: str) -> None:
 
     Raises:
         FileNotFoundError: if there is nothing.
-        ValueError: if it is an address that nothing here can open.
+        ValueError: if it is an address that nothing here can open, or an unknown kind of source.
     """
+    named = split_kind(text)
+    if named is not None:
+        storage.check_address(named[1])
+        return
     storage.check_address(text)
-    if text and not storage.is_remote(text) and not _is_pattern(text) and not storage.local_path(text).exists():
+    if text and not storage.is_remote(text) and not is_pattern(text) and not storage.local_path(text).exists():
         raise FileNotFoundError(f"there is no data set {text}; {EXPECTED}")
 
 
 def _required(text: str, samples_per_shard: int, rows: RowOptions) -> Source:
     require_data_set(text)
     source = as_source(text, samples_per_shard=samples_per_shard, rows=rows)
-    if isinstance(source, ShardSource) and not _is_pattern(text) and _is_no_tar(text):
+    place = (split_kind(text) or ("", text))[1]
+    if isinstance(source, ShardSource) and not is_pattern(place) and _is_no_tar(place):
         raise ValueError(f"{text} is no data set; {EXPECTED}")
     return source
-
-
-def _is_pattern(text: str) -> bool:
-    return "{" in text or text.startswith("pipe:")
 
 
 def _is_no_tar(text: str) -> bool:
@@ -274,9 +324,9 @@ def _opened(
                 folders = ClassFolderSource(path=source.path, samples_per_shard=source.samples_per_shard)
                 return _class_folder(folders, name, templates)
             return _captioned_folder(source, name)
-        case ShardSource():
-            return _shards(source, name, text, templates)
-    return _by_label(source, name, text, templates)
+        case LabelledShardSource():
+            return _of_labelled_shards(attrs.evolve(source, templates=templates), name)
+    return (_shards if isinstance(source, ShardSource) else _by_label)(source, name, text, templates)
 
 
 def _class_folder(source: ClassFolderSource, name: str, templates: tuple[str, ...]) -> DataSet:
@@ -304,16 +354,12 @@ def _shards(source: ShardSource, name: str, text: str, templates: tuple[str, ...
         raise ValueError(f"{text} holds no sample; {EXPECTED}")
     if "cls" not in first.members:
         return _by_label(source, name, text, templates)
-    shards = expand_shards(source.shards)
-    beside = storage.join(shards[0].rpartition("/")[0] or ".", CLASS_NAMES)
-    if not storage.exists(beside):
-        raise ValueError(
-            f"the samples of {text} have the numbers of classes in .cls, but nothing says what they are called; write "
-            f"{beside}, a name a line in the order of the numbers"
-        )
-    names = read_class_names(beside)
-    labelled = LabelledShardSource(shards=shards, class_names=names, templates=templates)
-    return DataSet(name=name, source=labelled, kind="classes", class_names=names, templates=templates)
+    labelled = LabelledShardSource.beside(source.shards, templates=templates)
+    return _of_labelled_shards(labelled, name)
+
+
+def _of_labelled_shards(source: LabelledShardSource, name: str) -> DataSet:
+    return DataSet(name=name, source=source, kind="classes", class_names=source.class_names, templates=source.templates)
 
 
 def _by_label(source: Source, name: str, text: str, templates: tuple[str, ...]) -> DataSet:
@@ -382,11 +428,3 @@ def _holds(path: str) -> str:
     if not kinds:
         return "there are no files in it"
     return "there are " + ", ".join(f"{count:,} {suffix}" for suffix, count in kinds.most_common(5))
-
-
-def _is_directory(text: str) -> bool:
-    if not storage.is_remote(text):
-        return storage.is_directory(text)
-    # Every question to a store takes time, and the name of a shard answers this one.
-    is_pattern = "{" in text or "::" in text or ".tar" in storage.file_name(text)
-    return not is_pattern and storage.is_directory(text)

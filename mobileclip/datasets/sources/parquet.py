@@ -12,14 +12,19 @@ from mobileclip import storage
 from mobileclip.data.skips import BadSampleError
 from mobileclip.extras import needed
 from mobileclip.machine import raise_machine_fault
+from mobileclip.strict import parse_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-# Rows that are decoded at once, and bytes that are read at once of a column.
-_NUM_ROWS = 256
+LABEL = "label"
+"""The column with the class of an image: its name, or its number."""
+
+# Rows that are decoded at once, fewer where they hold images, and bytes that are read at once of a column.
+_NUM_ROWS, _NUM_IMAGES = 256, 16
 _BUFFER_BYTES = 2**20
+_MOST_FEATURES = 2**24
 
 
 @attrs.frozen(kw_only=True)
@@ -29,10 +34,14 @@ class ParquetContent:
     Args:
         columns: names of the columns whose cells JSON can hold: texts, numbers, truth values, and lists and structures
             of these.
+        images: names of the columns that hold images as the Hugging Face hub does: structures of `bytes` and `path`.
+        class_names: of a `label` that is a number, where the file says what the numbers are called, as on the hub.
         num_rows: of all row groups.
     """
 
     columns: tuple[str, ...]
+    images: tuple[str, ...]
+    class_names: tuple[str, ...]
     num_rows: int
 
 
@@ -60,13 +69,18 @@ def read_content(path: str) -> ParquetContent:
         ImportError: if Arrow is not installed.
     """
     with _opened(path) as file:
+        schema = file.schema_arrow
         return ParquetContent(
-            columns=tuple(field.name for field in file.schema_arrow if _fits_json(field.type)),
+            columns=tuple(field.name for field in schema if _fits_json(field.type)),
+            images=tuple(field.name for field in schema if _holds_images(field.type)),
+            class_names=_class_names((schema.metadata or {}).get(b"huggingface", b"")),
             num_rows=file.metadata.num_rows,
         )
 
 
-def read_rows(path: str, columns: Sequence[str], first: int, count: int) -> Iterator[dict[str, Any] | BadSampleError]:
+def read_rows(
+    path: str, columns: Sequence[str], first: int, count: int, *, held: str | None = None, images: bool = True
+) -> Iterator[dict[str, Any] | BadSampleError]:
     """Yield rows of a file; those of the same row group in front of the first are decoded and passed over.
 
     Args:
@@ -74,6 +88,8 @@ def read_rows(path: str, columns: Sequence[str], first: int, count: int) -> Iter
         columns: that are read.
         first: number of the first row, from 0.
         count: of rows.
+        held: the column with images, if there is one.
+        images: whether they are read, and not their paths alone.
 
     Raises:
         OSError: if it cannot be read.
@@ -87,12 +103,23 @@ def read_rows(path: str, columns: Sequence[str], first: int, count: int) -> Iter
                 start = start if groups else position
                 groups.append(group)
             position = end
-        for batch in file.iter_batches(_NUM_ROWS, row_groups=groups, columns=list(columns), use_threads=False):
+        # Where an image is missing, its path says where it is.
+        images = images or any(_may_lack(file, group, f"{held}.bytes") for group in groups)
+        names = [name if name != held or images else f"{held}.path" for name in columns]
+        size = _NUM_IMAGES if held is not None and images else _NUM_ROWS
+        for batch in file.iter_batches(size, row_groups=groups, columns=names, use_threads=False):
             skipped = max(0, first - start)
             yield from _values(batch.slice(skipped, max(0, first + count - start - skipped)))
             start += batch.num_rows
             if start >= first + count:
                 return
+
+
+def _may_lack(file: pq.ParquetFile, group: int, leaf: str) -> bool:
+    content = file.metadata.row_group(group)
+    columns = (content.column(number) for number in range(content.num_columns))
+    found = [column.statistics for column in columns if column.path_in_schema == leaf]
+    return any(one is None or not one.has_null_count or one.null_count > 0 for one in found)
 
 
 def _values(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | BadSampleError]:
@@ -105,6 +132,27 @@ def _values(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | BadSampleError]:
             return
         for index in range(batch.num_rows):
             yield from _values(batch.slice(index, 1))
+
+
+def _class_names(features: bytes) -> tuple[str, ...]:
+    """Return what the numbers in `label` are called; none where what the hub says of the columns does not tell."""
+    try:
+        label = parse_json(features.decode(), max_characters=_MOST_FEATURES)["info"]["features"][LABEL]
+        names = label["names"] if label["_type"] == "ClassLabel" else ()
+    except (ValueError, TypeError, LookupError):
+        return ()
+    is_list = isinstance(names, list) and all(isinstance(name, str) and name.strip() for name in names)
+    return tuple(names) if is_list else ()
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    from pyarrow import types
+
+    if not types.is_struct(kind):
+        return False
+    fields = {kind.field(index).name: kind.field(index).type for index in range(kind.num_fields)}
+    is_held = "bytes" in fields and (types.is_binary(fields["bytes"]) or types.is_large_binary(fields["bytes"]))
+    return is_held and "path" in fields and _fits_json(fields["path"])
 
 
 def _fits_json(kind: pa.DataType) -> bool:

@@ -36,10 +36,12 @@ class Record:
 
     Args:
         sample: everything but the image.
-        image: path or address.
+        image: path or address; what it is called where the list holds it, which may be nothing.
         label: how messages call it.
         hosts: that its address may lead to, beside public ones.
         sha256: of the image, in hexadecimal, where it is to be compared.
+        is_held: whether the list holds the image.
+        data: the image, where the list holds it and it was asked for.
     """
 
     sample: ImageTextSample
@@ -47,6 +49,13 @@ class Record:
     label: str
     hosts: tuple[str, ...] = ()
     sha256: str | None = None
+    is_held: bool = False
+    data: bytes | None = attrs.field(default=None, repr=False)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the image comes over a network."""
+        return not self.is_held and storage.is_remote(self.image)
 
 
 @attrs.frozen(kw_only=True)
@@ -60,16 +69,20 @@ class RecordUnit(Unit):
     path: str
 
     @abstractmethod
-    def records(self) -> Iterator[Record | Skip]:
-        """Yield what the list says of every sample, or why that cannot be used; no image is looked for."""
+    def records(self, *, images: bool = False) -> Iterator[Record | Skip]:
+        """Yield what the list says of every sample, or why that cannot be used; no image is looked for.
+
+        Args:
+            images: whether those are read that the list holds.
+        """
 
     def read(self, report: SkipReport) -> Iterator[ImageTextSample]:
         """Yield the samples with their images."""
-        return read_records(self.path, self.records(), report)
+        return read_records(self.path, self.records(images=True), report)
 
     def files(self) -> tuple[str, ...]:
         """Return the images that the list names."""
-        return tuple(record.image for record in self.records() if isinstance(record, Record))
+        return tuple(one.image for one in self.records() if isinstance(one, Record) and not one.is_held)
 
     def described(self, report: SkipReport) -> Iterator[ImageTextSample]:
         """Yield the samples without their images, which are not looked for."""
@@ -172,13 +185,23 @@ def _extension(path: str, data: bytes) -> str:
     return suffix if kind is None or (kind.name, suffix) == ("JPEG", "jpeg") else kind.extensions[0]
 
 
+def _held_image(record: Record) -> tuple[bytes, str]:
+    assert record.data is not None, "an image that a list holds is read with its row"
+    if len(record.data) > MAX_IMAGE_BYTES:
+        raise BadSampleError("unreadable_image", f"{record.label} holds an image of more than {MAX_IMAGE_BYTES} bytes")
+    return record.data, _extension(record.image or record.label, record.data)
+
+
 def _with_image(place: str, record: Record | Skip) -> ImageTextSample | Skip:
     if isinstance(record, Skip):
         return record
 
     def read() -> ImageTextSample:
-        with public_hosts_only(record.hosts):
-            data, extension = read_image(record.image)
+        if record.is_held:
+            data, extension = _held_image(record)
+        else:
+            with public_hosts_only(record.hosts):
+                data, extension = read_image(record.image)
         if record.sha256 is not None and hashlib.sha256(data).hexdigest() != record.sha256:
             raise BadSampleError("other_image", f"{record.label} states another SHA-256 than that of {record.image}")
         return attrs.evolve(record.sample, image=data, image_extension=extension)
@@ -192,7 +215,7 @@ def _read_ahead(place: str, records: Iterable[Record | Skip]) -> Iterator[ImageT
     pool = ThreadPoolExecutor(_NUM_CONNECTIONS, thread_name_prefix="images")
     try:
         for record in records:
-            if isinstance(record, Record) and storage.is_remote(record.image):
+            if isinstance(record, Record) and record.is_remote:
                 window.append(pool.submit(_with_image, place, record).result)
             else:
                 window.append(partial(_with_image, place, record))

@@ -15,9 +15,11 @@ from mobileclip import storage
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.samples.members import parse_sample
 from mobileclip.data.samples.sample import ImageTextSample
+from mobileclip.data.shards.card import CARD
 from mobileclip.data.shards.counts import shard_folder
 from mobileclip.data.shards.files import count_samples, expand_shards, parse, read_shard, runs_program
 from mobileclip.data.skips import Skip, SkipReport
+from mobileclip.datasets.sources.access import RowOptions
 from mobileclip.datasets.sources.base import Source, Unit, sources
 from mobileclip.machine import raise_machine_fault
 from mobileclip.strict import strict
@@ -121,6 +123,12 @@ class ShardSource(Source):
     shards: tuple[str, ...] = attrs.field(converter=_patterns)
     sample_limits: SampleLimits = SAMPLE_LIMITS
 
+    @classmethod
+    def of(cls, argument: str, *, samples_per_shard: int, rows: RowOptions) -> ShardSource:
+        """Return the shards of a path, a pattern or a folder, see `Source.of`."""
+        del samples_per_shard, rows  # shards are cut, and no lists
+        return cls(shards=(is_folder(argument) and shards_in(argument)) or argument)
+
     def units(self) -> tuple[ShardUnit, ...]:
         """Return a unit for every shard, in the order given.
 
@@ -148,6 +156,26 @@ class ShardSource(Source):
             paths[unit.name] = unit.path
         listed = listed_fingerprints([path for path in paths.values() if not storage.is_web(path)])
         return {name: listed[path] for name, path in paths.items() if path in listed}
+
+
+def shards_in(folder: str) -> tuple[str, ...]:
+    """Return the shards in a folder; where they were reinforced, those in the folders below as well."""
+    shards = storage.list_files(folder, ".tar")
+    if shards or not storage.exists(storage.join(folder, CARD)):
+        return shards
+    # What a reinforcement has under way is in a hidden folder.
+    return storage.list_files(folder, ".tar", recursive=True)
+
+
+def is_folder(text: str) -> bool:
+    """Return whether there is a folder; no store is asked about what is called like a shard."""
+    is_shard = is_pattern(text) or "::" in text or ".tar" in storage.file_name(text)
+    return not (is_shard and storage.is_remote(text)) and storage.is_directory(text)
+
+
+def is_pattern(text: str) -> bool:
+    """Return whether this is a brace pattern, or what a program writes."""
+    return "{" in text or runs_program(text)
 
 
 def listed_fingerprints(paths: Iterable[str]) -> dict[str, str]:

@@ -44,6 +44,7 @@ class TableUnit(RecordUnit):
         columns: which columns hold what.
         image_root: where relative image paths begin.
         options: what the rows may name.
+        class_names: of a `label` that is a number.
         first_row: number of the first row, from 1.
         num_rows: number of rows.
     """
@@ -54,10 +55,15 @@ class TableUnit(RecordUnit):
     options: RowOptions
     first_row: int
     num_rows: int
+    class_names: tuple[str, ...] = ()
 
     @abstractmethod
-    def rows(self) -> Iterator[tuple[str, dict[str, Any] | BadSampleError]]:
-        """Yield the rows with what they are called; those that cannot be read with the reason."""
+    def rows(self, *, images: bool = False) -> Iterator[tuple[str, dict[str, Any] | BadSampleError]]:
+        """Yield the rows with what they are called; those that cannot be read with the reason.
+
+        Args:
+            images: whether those are read that the table holds.
+        """
 
     @abstractmethod
     def state(self) -> str:
@@ -67,7 +73,7 @@ class TableUnit(RecordUnit):
         """Return a hash of the rows, and of sizes and times of change of the local images that they name."""
         digest = blake2b(os.fsencode(f"{self.state()} {self.columns} {self.image_root}"), digest_size=16)
         for record in self.records():
-            if isinstance(record, Record) and not storage.is_remote(record.image):
+            if isinstance(record, Record) and not record.is_held and not record.is_remote:
                 digest.update(_mark(record.image).encode())
         return digest.hexdigest()
 
@@ -75,10 +81,10 @@ class TableUnit(RecordUnit):
         """Return the number of rows."""
         return self.num_rows
 
-    def records(self) -> Iterator[Record | Skip]:
+    def records(self, *, images: bool = False) -> Iterator[Record | Skip]:
         """Yield what every row says of a sample."""
         try:
-            for number, (label, row) in enumerate(self.rows(), self.first_row):
+            for number, (label, row) in enumerate(self.rows(images=images), self.first_row):
                 make = partial(self._record, row, label, f"{_key(self.table)}/{number:09d}")
                 yield made_or_skip(make, key=label, shard=self.path)
         except OSError as error:
@@ -89,7 +95,15 @@ class TableUnit(RecordUnit):
     def _record(self, row: dict[str, Any] | BadSampleError, label: str, key: str) -> Record:
         if isinstance(row, BadSampleError):
             raise row
-        return record_of(row, label, key, columns=self.columns, root=self.image_root, options=self.options)
+        return record_of(
+            row,
+            label,
+            key,
+            columns=self.columns,
+            root=self.image_root,
+            options=self.options,
+            class_names=self.class_names,
+        )
 
 
 @attrs.frozen(kw_only=True)
@@ -118,8 +132,9 @@ class DelimitedUnit(TableUnit):
         """Return a hash of the lines, and where their images are."""
         return f"{self.state()} {self.columns} {self.image_root}"
 
-    def rows(self) -> Iterator[tuple[str, dict[str, Any] | BadSampleError]]:
+    def rows(self, *, images: bool = False) -> Iterator[tuple[str, dict[str, Any] | BadSampleError]]:
         """Yield the rows, called by the lines that they begin on."""
+        del images  # no line holds one
         with storage.open_read(self.path) as stream:
             stream.seek(self.start)
             for row in islice(DelimitedRows(stream, self.form, self.first_line), self.num_rows):
@@ -139,9 +154,11 @@ class ParquetUnit(TableUnit):
 
     Args:
         names: of the columns that are read.
+        holds_images: whether the images are in the table.
     """
 
     names: tuple[str, ...]
+    holds_images: bool
 
     def state(self) -> str:
         """Return size and time of change of the file, or the store's mark, and which rows are meant.
@@ -166,9 +183,10 @@ class ParquetUnit(TableUnit):
         state = self.state() if storage.is_remote(self.path) else f"{self.first_row} {self.num_rows}"
         return f"{state} {self.columns} {self.image_root}"
 
-    def rows(self) -> Iterator[tuple[str, dict[str, Any] | BadSampleError]]:
+    def rows(self, *, images: bool = False) -> Iterator[tuple[str, dict[str, Any] | BadSampleError]]:
         """Yield the rows, called by their numbers."""
-        read = read_rows(self.path, self.names, self.first_row - 1, self.num_rows)
+        held = self.columns.path if self.holds_images else None
+        read = read_rows(self.path, self.names, self.first_row - 1, self.num_rows, held=held, images=images)
         for number, row in enumerate(read, self.first_row):
             yield f"row {number}", row
 
@@ -267,7 +285,8 @@ class TableSource(Source):
 
     def _parquet(self, name: str, path: str) -> Iterator[ParquetUnit]:
         content = read_content(path)
-        columns = find_columns(path, content.columns, self.options)
+        columns = find_columns(path, (*content.columns, *content.images), self.options, content.images)
+        holds_images = columns.path in content.images
         for index, start in enumerate(range(0, content.num_rows, self.samples_per_shard)):
             yield ParquetUnit(
                 name=_unit_name(name, index),
@@ -278,7 +297,9 @@ class TableSource(Source):
                 options=self.options,
                 first_row=start + 1,
                 num_rows=min(self.samples_per_shard, content.num_rows - start),
-                names=content.columns,
+                names=(*content.columns, columns.path) if columns.path in content.images else content.columns,
+                holds_images=holds_images,
+                class_names=content.class_names if holds_images else (),
             )
 
     def _delimited(self, name: str, path: str, suffix: str) -> Iterator[DelimitedUnit]:

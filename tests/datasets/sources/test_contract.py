@@ -16,7 +16,7 @@ from mobileclip.datasets import ClassFolderSource, FolderSource, JsonLinesSource
 from mobileclip.testing import check_source
 from tests.data.made_samples import encoded, write_raw
 from tests.datasets.sources.reading import PNG, write_lines
-from tests.datasets.sources.test_tables import write_table
+from tests.datasets.sources.test_tables import hub_table, write_table
 
 Changes = list[Callable[[], object]]
 Made = tuple[Any, dict[str, int], Changes, Changes]
@@ -75,6 +75,22 @@ def table(suffix: str) -> Callable[[Path], Made]:
     return make
 
 
+def hub(path: Path) -> Made:
+    place = path / "a.parquet"
+
+    def write(caption: str) -> None:
+        held = [{"bytes": b"no image" if number == 1 else image(number), "path": None} for number in range(4)]
+        hub_table(place, [{"image": one, "text": caption} for one in held])
+
+    write("a caption")
+    return (
+        TableSource(tables=place, samples_per_shard=2),
+        {"image_not_an_image": 1},
+        [],
+        [lambda: write("another caption")],
+    )
+
+
 def shards(path: Path) -> Made:
     def write(number: int, caption: str) -> None:
         members = [("a.txt", caption.encode()), ("a.png", PNG), ("bare.png", PNG)]
@@ -89,6 +105,7 @@ def shards(path: Path) -> Made:
 MAKERS = {
     "folder": folder,
     "class folder": classes,
+    "hub": hub,
     "jsonl": lines,
     "shards": shards,
     **{suffix: table(suffix) for suffix in ("parquet", "csv", "tsv")},

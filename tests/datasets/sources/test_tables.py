@@ -144,6 +144,16 @@ class TestRows:
         with fails("data.nothing-says-column-images", "a \"cat', '0.png", "--header"):
             as_source(tmp_path / "a.tsv").units()
 
+    def test_what_a_download_was_called_is_a_path_where_there_is_no_other(self, tmp_path):
+        pictures(tmp_path)
+        row = {"filename": "1.png", "title": "x"}
+        (sample,), _ = read(TableSource(tables=write_table(tmp_path / "a.csv", [row])))
+        assert sample.image == encoded(8, 6, seed=1)
+        for other in ({"url": "0.png"}, {"image": "0.png"}):
+            (sample,), _ = read(TableSource(tables=write_table(tmp_path / "a.csv", [{**row, **other}])))
+            assert sample.image == encoded(8, 6, seed=0)
+            assert sample.metadata["filename"] == "1.png"
+
     def test_images_are_compared_where_a_hash_is_named(self, tmp_path):
         first, *_ = pictures(tmp_path)
         hashes = [hashlib.sha256(first).hexdigest().upper(), "0" * 64, "", "none"]
@@ -153,6 +163,87 @@ class TestRows:
         assert [sample.key for sample in samples] == ["a/000000001", "a/000000003"]
         assert names(report) == {"other_image": ["line 3"], "bad_hash": ["line 5"]}
         assert len(read(TableSource(tables=path))[0]) == 4
+
+
+def hub_table(path, rows, class_names=None):
+    """Write a table as the hub does: images in a column, names of classes in what it says of columns."""
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    table = pa.table(columns | {"image": pa.array(columns["image"], image)})
+    if class_names is not None:
+        label = {"_type": "ClassLabel", "names": class_names}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": {"label": label}}})})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, row_group_size=2)
+    return path
+
+
+class TestImagesInTheTable:
+    def test_pairs(self, tmp_path):
+        first, second, third = pictures(tmp_path / "own")
+        held = [
+            {"bytes": first, "path": "no.png"},
+            {"bytes": second, "path": "../own/0.png"},
+            {"bytes": b"none", "path": None},
+            {"bytes": None, "path": "2.png"},
+            {"bytes": None, "path": None},
+            None,
+        ]
+        rows = [{"image": image, "file_name": "else.png", "text": str(number)} for number, image in enumerate(held)]
+        opened = open_data_set(hub_table(tmp_path / "own" / "a.parquet", rows))
+        assert (opened.kind, opened.name) == ("captions", "a")
+        samples, report = read(opened.source)
+        assert [(one.key, one.image, one.image_extension) for one in samples] == [
+            ("a/000000001", first, "png"),
+            ("a/000000002", second, "png"),
+            ("a/000000004", third, "png"),
+        ]
+        assert [one.metadata.get("image") for one in samples] == ["no.png", "../own/0.png", "2.png"]
+        assert names(report) == {"image_not_an_image": ["row 3"], "missing_image": ["row 5", "row 6"]}
+        (unit,) = opened.source.units()
+        assert unit.files() == (str(tmp_path / "own" / "a.parquet"), str(tmp_path / "own" / "2.png"))
+
+    def test_classes(self, tmp_path):
+        images = pictures(tmp_path)
+        rows = [
+            {"image": {"bytes": image, "path": None}, "label": label}
+            for image, label in zip(images, (1, 0, 7), strict=True)
+        ]
+        opened = open_data_set(hub_table(tmp_path / "a.parquet", rows, ["cat", "dog"]))
+        assert (opened.kind, opened.class_names) == ("classes", ("cat", "dog"))
+        samples, report = read(opened.source)
+        assert [one.captions for one in samples] == [("a photo of a dog.",), ("a photo of a cat.",)]
+        assert [one.metadata for one in samples] == [{"label": "dog"}, {"label": "cat"}]
+        assert names(report) == {"bad_label": ["row 3"]}
+        with fails("data.sample-used-data-set", "no_caption"):
+            open_data_set(hub_table(tmp_path / "b.parquet", rows))
+
+    def test_what_is_named_comes_first(self, tmp_path):
+        images = pictures(tmp_path)
+        row = {"image": {"bytes": images[0], "path": None}, "caption": "x", "file": "1.png"}
+        path = hub_table(tmp_path / "a.parquet", [row])
+        for column, image in ((None, 0), ("file", 1), ("image", 0)):
+            (sample,), _ = read(TableSource(tables=path, options=RowOptions(path_column=column)))
+            assert sample.image == images[image]
+
+    def test_finding_out_what_there_is_reads_no_image(self, tmp_path):
+        rows = [{"image": {"bytes": encoded(8, 6), "path": f"{number}.png"}, "text": "x"} for number in range(50)]
+        path = hub_table(tmp_path / "a.parquet", rows)
+        assert len(read(TableSource(tables=path))[0]) == 50
+        damaged, content = bytearray(path.read_bytes()), pq.ParquetFile(path).metadata
+        for group in range(content.num_row_groups):
+            (start,) = (
+                column.data_page_offset
+                for column in map(content.row_group(group).column, range(content.num_columns))
+                if column.path_in_schema == "image.bytes"
+            )
+            damaged[start : start + 40] = b"\xff" * 40
+        path.write_bytes(damaged)
+        opened = open_data_set(path)
+        (unit,) = opened.source.units()
+        assert unit.files() == (str(path),)
+        assert len(list(unit.described(SkipReport(log=False)))) == 50
+        assert read(opened.source)[1].counts == {"unreadable_file": 1}
 
 
 class TestBadRows:
