@@ -25,7 +25,7 @@ from mobileclip.datasets import (
 )
 from mobileclip.datasets.sources import EXPECTED, LabelledShardSource, PublicLayoutSource, is_place, name_of, sources
 from mobileclip.datasets.sources.opening import is_gathered
-from mobileclip.evaluation.datasets import open_benchmark
+from mobileclip.evaluation import open_benchmark
 from tests.errors import fails
 
 COLOURS = ("blue", "green", "red")
