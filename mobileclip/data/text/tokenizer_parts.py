@@ -1,7 +1,7 @@
 """What `tokenizers` cannot be asked to read of a stranger: what it would hang on, or take all memory for.
 
-All else is left to the library, whose errors and panics are told as errors. Measured with 0.22, on files of up to 32 MiB
-that are complete otherwise:
+All else is left to the library, whose errors and panics are told as errors. Measured with 0.22, on files of up to 32
+MiB that are complete otherwise:
 
 - it hangs on patterns that try over and over, on hundreds of thousands of parts, of added tokens and of long words, on
   words of any length in a WordPiece model, on tokens of a Unigram model that are thousands of letters long, on long
