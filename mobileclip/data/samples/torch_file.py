@@ -96,7 +96,7 @@ class _Global(NamedTuple):
 class _Storage(NamedTuple):
     numbers: str
     key: str
-    count: int
+    num_stored: int
 
 
 class Described(NamedTuple):
@@ -130,7 +130,7 @@ def _rows(numbers: npt.NDArray[Any], tensor: Described) -> npt.NDArray[Any]:
     """Return a tensor as a view of its storage, having looked that it lies within."""
     (count, dim), (down, right) = tensor.shape, tensor.stride
     last = tensor.offset + (count - 1) * down + (dim - 1) * right if count and dim else -1
-    if len(numbers) != tensor.storage.count or last >= len(numbers):
+    if len(numbers) != tensor.storage.num_stored or last >= len(numbers):
         raise ValueError("a tensor is cut off")
     if last < 0:
         return np.empty((count, dim), numbers.dtype)
