@@ -103,7 +103,9 @@ NORMALIZERS: dict[str, Any] = {
     "a pattern that matches nothing": replace({"Regex": "x*"}, "y"),
     "an empty text to replace": replace({"String": ""}, "y"),
     "a pattern that explodes": replace({"Regex": "(a+)+$"}, " "),
-    "a long text in front": {"type": "Prepend", "prepend": "a" * 100_000},
+    "a long text in front": {"type": "Prepend", "prepend": "a" * (20 << 20)},
+    "a letter that becomes 512": replace({"String": "a"}, "x" * 512),
+    "100,000 parts": several("normalizers", *[{"type": "Lowercase"}] * 100_000),
     "bytes as letters over and over": several("normalizers", *[{"type": "ByteLevel"}] * 12),
     "a hundred parts": several("normalizers", *[replace({"String": "a"}, "b")] * 100),
     "nested": nested("normalizers", 90),
@@ -119,7 +121,6 @@ NORMALIZERS: dict[str, Any] = {
     "without a type": {"lowercase": True},
     "a list": [{"type": "NFC"}],
     "a text": "NFC",
-    "unknown field": {"type": "NFC", "more": 1},
     "a number as a flag": {"type": "Strip", "strip_left": 1, "strip_right": True},
 }  # fmt: skip
 PRE_TOKENIZERS: dict[str, Any] = {
@@ -131,7 +132,12 @@ PRE_TOKENIZERS: dict[str, Any] = {
     "nested": nested("pretokenizers", 90),
     "a delimiter of no character": {"type": "CharDelimiterSplit", "delimiter": ""},
     "a long replacement": {"type": "Metaspace", "replacement": "a" * 1000, "prepend_scheme": "always", "split": True},
-    "bytes over and over": several("pretokenizers", *[{"type": "ByteLevel", "add_prefix_space": True}] * 12),
+    "bytes over and over": several(
+        "pretokenizers",
+        *[{"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}] * 12,
+    ),
+    "pieces of no length": {"type": "FixedLength", "length": 0},
+    "100,000 parts": several("pretokenizers", *[{"type": "Digits", "individual_digits": True}] * 100_000),
     "another behaviour": {"type": "Punctuation", "behavior": "Explode"},
 }  # fmt: skip
 SPECIAL = {"id": "[SEP]", "ids": [3], "tokens": ["[SEP]"]}
@@ -162,6 +168,27 @@ POST_PROCESSORS: dict[str, Any] = {
     "an id below zero": {"type": "BertProcessing", "sep": ["[SEP]", -3], "cls": ["[CLS]", 2]},
     "an id of 400 digits": {"type": "BertProcessing", "sep": ["[SEP]", 10**39], "cls": ["[CLS]", 2]},
 }
+WORDS = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "a": 4, "b": 5}
+WORD_PIECE = {
+    "type": "WordPiece",
+    "unk_token": "[UNK]",
+    "continuing_subword_prefix": "##",
+    "max_input_chars_per_word": 100,
+    "vocab": WORDS,
+}
+PAIRS = {
+    "type": "BPE",
+    "dropout": None,
+    "unk_token": None,
+    "continuing_subword_prefix": None,
+    "end_of_word_suffix": None,
+    "fuse_unk": False,
+    "byte_fallback": False,
+    "ignore_merges": False,
+    "vocab": WORDS,
+    "merges": [],
+}
+LETTERS = {f"##{'a' * count}": count + 10 for count in range(1, 500)}
 MODELS: dict[str, Any] = {
     "none": None,
     "unknown": {"type": "Lambda", "vocab": {"a": 0}},
@@ -171,11 +198,17 @@ MODELS: dict[str, Any] = {
     "ids that are true": {"type": "WordPiece", "unk_token": "[UNK]", "vocab": {"[UNK]": True}},
     "ids below zero": {"type": "WordPiece", "unk_token": "[UNK]", "vocab": {"[UNK]": -1}},
     "ids of 2^32": {"type": "WordPiece", "unk_token": "[UNK]", "vocab": {"[UNK]": 0, "a": 2**32 - 1}},
-    "nothing for what is unknown": {"type": "WordPiece", "unk_token": "[X]", "vocab": {"[UNK]": 0}},
-    "words of any length": {
-        "type": "WordPiece", "unk_token": "[UNK]", "max_input_chars_per_word": 10**9, "vocab": {"[UNK]": 0},
+    "nothing for what is unknown": WORD_PIECE | {"unk_token": "[X]"},
+    "words of any length": WORD_PIECE | {"max_input_chars_per_word": 10**9, "vocab": {**WORDS, **LETTERS}},
+    "a word of 600 letters": WORD_PIECE | {"vocab": {**WORDS, LONG: 6}},
+    "one id for all words": WORD_PIECE | {"vocab": dict.fromkeys(WORDS, 0)},
+    "a long prefix": PAIRS | {"continuing_subword_prefix": "#" * (20 << 20)},
+    "a long suffix": PAIRS | {"end_of_word_suffix": "#" * (20 << 20)},
+    "an id of 2^32 of a pair": PAIRS | {"vocab": {**WORDS, "ab": 2**32 - 1}, "merges": [["a", "b"]]},
+    "words of thousands of letters": {
+        "type": "Unigram", "unk_id": 0, "byte_fallback": False,
+        "vocab": [["<unk>", 0.0], *(["a" * count, -1.0] for count in range(1, 5000))],
     },
-    "a word of 600 letters": {"type": "WordPiece", "unk_token": "[UNK]", "vocab": {"[UNK]": 0, LONG: 1}},
     "pairs by chance": {"type": "BPE", "dropout": 0.5, "vocab": {"a": 0}, "merges": []},
     "pairs of what is not there": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": ["a c"]},
     "pairs whose whole is not there": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": ["a b"]},
@@ -190,13 +223,14 @@ MODELS: dict[str, Any] = {
     "no unknown word": {"type": "Unigram", "unk_id": None, "vocab": [["a", 0.0]]},
     "no words": {"type": "Unigram", "unk_id": 0, "vocab": []},
 }  # fmt: skip
+FLAGS = {**dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False), "special": True}
 ADDED: dict[str, Any] = {
-    "a token without characters": [{"id": 1, "content": ""}],
-    "a token without content": [{"id": 1}],
-    "a token of a million letters": [{"id": 1, "content": "a" * 1_000_000}],
-    "many tokens": [{"id": 1, "content": "a"}] * 100_000,
+    "a token without characters": [{"id": 1, "content": "", **FLAGS}],
+    "a token without content": [{"id": 1, **FLAGS}],
+    "a token of 20 million letters": [{"id": 1, "content": "a" * 20_000_000, **FLAGS}],
+    "many tokens": [{"id": 10 + number, "content": f"word {number}", **FLAGS} for number in range(150_000)],
     "tokens that are texts": ["[CLS]"],
-    "an id of 2^40": [{"id": 2**40, "content": "a"}],
+    "an id of 2^40": [{"id": 2**40, "content": "a", **FLAGS}],
     "none, so that the end is a word": [],
 }
 FILES: dict[str, str | bytes | Callable[[], str]] = {
@@ -244,6 +278,8 @@ USED: dict[str, tuple[str, tuple[str | int, ...], Any]] = {
     "cut at nothing": ("gpt", ("truncation",), {**CUT, "max_length": 0, "stride": 9}),
     "characters of many": ("gpt", ("normalizer",), several("normalizers", {"type": "NFKD"}, {"type": "ByteLevel"})),
     "bytes as letters": ("gpt", ("normalizer",), {"type": "ByteLevel"}),
+    "an unknown field": ("bert", ("normalizer",), {"type": "NFC", "more": 1}),
+    "pieces of one letter": ("bert", ("pre_tokenizer",), {"type": "FixedLength", "length": 1}),
     "charsmap of zeros": ("t5", ("normalizer",), mapping([0] * 256, b"a\0")),
     "charsmap of ones": ("t5", ("normalizer",), mapping([0x7FFFFFFF] * 256, b"a\0")),
     "replacing over and over": (

@@ -160,7 +160,7 @@ def _boxes(data: bytes, limits: ImageLimits, name: str) -> Prepared:
 
 class _Tag(NamedTuple):
     kind: int
-    count: int
+    num_values: int
     start: int
 
 
@@ -187,8 +187,8 @@ class TiffTags:
         num_bytes = num_values = 0
         for start in waiting:
             for number, tag in self._directory(start):
-                num_bytes += _SIZES.get(tag.kind, 0) * tag.count
-                num_values += 0 if tag.kind in _TEXTS else tag.count
+                num_bytes += _SIZES.get(tag.kind, 0) * tag.num_values
+                num_values += 0 if tag.kind in _TEXTS else tag.num_values
                 limits.check_parts(num_values, name)
                 if start == first:
                     if number in _READ and number in self._tags:
@@ -213,9 +213,9 @@ class TiffTags:
         found = self._tags.get(tag)
         if found is None:
             return (default,)
-        if found.kind not in _INTEGERS or not found.count:
+        if found.kind not in _INTEGERS or not found.num_values:
             raise ImageError("corrupt", f"{self._name} is a TIFF whose tag {tag} holds no whole number")
-        return self._unpack(f"{min(found.count, 8)}{_INTEGERS[found.kind]}", found.start)
+        return self._unpack(f"{min(found.num_values, 8)}{_INTEGERS[found.kind]}", found.start)
 
     def check(self) -> int:
         """Return the bytes that decoding takes beside the pixels, for one strip or tile at a time.
@@ -233,7 +233,7 @@ class TiffTags:
                 "save it with LZW or deflate",
             )
         if compression == _JPEG:
-            num_strips = max(self._tags[tag].count for tag in (*_LISTS, _WIDTH) if tag in self._tags)
+            num_strips = max(self._tags[tag].num_values for tag in (*_LISTS, _WIDTH) if tag in self._tags)
             self._limits.check_scans(max(1, most_scans(self._data) - num_strips), width * height, self._name)
         per_pixel = self.numbers(_PER_PIXEL, 1)[0] if self.numbers(_PLANES, 1)[0] == 1 else 1
         num_bytes = max(4, -(-max(self.numbers(_BITS, 1)) * per_pixel // 8))

@@ -29,7 +29,6 @@ from .members import (
     sample_members as sample_members,
 )
 from .npz import NpzRows as NpzRows, read_npy as read_npy
-from .pickles import Global as Global, unpickled as unpickled
 from .sample import (
     LAYOUTS as LAYOUTS,
     MAX_KEY_BYTES as MAX_KEY_BYTES,
@@ -47,7 +46,7 @@ from .sample import (
     hash_image as hash_image,
     is_showable as is_showable,
 )
-from .torch_file import TorchRows as TorchRows
+from .torch_file import TorchRows as TorchRows, described_tensors as described_tensors
 from .uids import (
     HEX as HEX,
     PAIR as PAIR,
@@ -56,4 +55,5 @@ from .uids import (
     uid_of as uid_of,
     write_uids as write_uids,
 )
-from .zips import Member as Member, torch_members as torch_members, zip_members as zip_members
+from .views import StoredViews as StoredViews
+from .zips import Member as Member, zip_members as zip_members

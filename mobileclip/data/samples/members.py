@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from mobileclip.data.augmentation.replay import AugmentationParams, compress, decompress
+from mobileclip.data.augmentation.replay import compress
 from mobileclip.data.images.formats import IMAGE_EXTENSIONS
 from mobileclip.data.samples.compact import CompactRecord, write_record
 from mobileclip.data.samples.embeddings import EmbeddingRows, Embeddings, read_embeddings, write_npz, write_pth_gz
@@ -30,6 +30,7 @@ from mobileclip.data.samples.sample import (
     check_shape,
     drop_blank,
 )
+from mobileclip.data.samples.views import StoredViews
 from mobileclip.data.skips import BadSampleError
 
 RECORD = "reinforced"
@@ -53,7 +54,7 @@ def parse_sample(key: str, members: Mapping[str, bytes], limits: SampleLimits = 
         BadSampleError: if the caption is missing or a member is malformed.
     """
     record = CompactRecord(members[RECORD]) if RECORD in members else None
-    return _plain_sample(key, members, _read_captions(key, members, record, limits), limits)
+    return ImageTextSample(**_plain_fields(key, members, _read_captions(key, members, record, limits), limits))
 
 
 def parse_stored_sample(key: str, members: Mapping[str, bytes], limits: SampleLimits = SAMPLE_LIMITS) -> StoredSample:
@@ -70,14 +71,13 @@ def parse_stored_sample(key: str, members: Mapping[str, bytes], limits: SampleLi
     """
     record = CompactRecord(members[RECORD]) if RECORD in members else None
     captions = _read_captions(key, members, record, limits)
-    plain = _plain_sample(key, members, captions, limits)
     stored = _json_object(members, "paug.json", limits) if record is None else _record_object(record, "paug.json")
     augmentations = _read_augmentations(stored)
     num_rows = len(augmentations) + captions.count
     limit = limits.inflated_bytes(num_rows)
     embeddings = _public_embeddings(key, members, limit) if record is None else record
     return StoredSample(
-        **{field.name: getattr(plain, field.name) for field in attrs.fields(ImageTextSample)},
+        **_plain_fields(key, members, captions, limits),
         augmentations=augmentations,
         image_sha256=_read_hash(stored),
         embeddings=embeddings,
@@ -208,19 +208,20 @@ def _read_captions(
     )
 
 
-def _plain_sample(key: str, members: Mapping[str, bytes], captions: _Captions, limits: SampleLimits) -> ImageTextSample:
+def _plain_fields(key: str, members: Mapping[str, bytes], captions: _Captions, limits: SampleLimits) -> dict[str, Any]:
+    """Return the fields of an `ImageTextSample`."""
     extension = next((extension for extension in IMAGE_EXTENSIONS if extension in members), None)
     known = {extension} | _PLAIN_MEMBERS | (_PUBLIC_MEMBERS if "paug.json" in members else frozenset())
-    return ImageTextSample(
-        key=key,
-        captions=drop_blank((*captions.first, *captions.more)),
-        syn_captions={name: drop_blank(texts) for name, texts in captions.sets.items()},
-        image=None if extension is None else members[extension],
-        image_extension=extension or "jpg",
-        url=_text(members, "url.txt", limits) if "url.txt" in members else None,
-        metadata=_json_object(members, "json", limits) if "json" in members else {},
-        others={name: content for name, content in members.items() if name and name not in known},
-    )
+    return {
+        "key": key,
+        "captions": drop_blank((*captions.first, *captions.more)),
+        "syn_captions": {name: drop_blank(texts) for name, texts in captions.sets.items()},
+        "image": None if extension is None else members[extension],
+        "image_extension": extension or "jpg",
+        "url": _text(members, "url.txt", limits) if "url.txt" in members else None,
+        "metadata": _json_object(members, "json", limits) if "json" in members else {},
+        "others": {name: content for name, content in members.items() if name and name not in known},
+    }
 
 
 def _places(
@@ -317,14 +318,14 @@ def _caption_list(texts: Any, name: str) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def _read_augmentations(stored: Mapping[str, Any]) -> tuple[AugmentationParams, ...]:
+def _read_augmentations(stored: Mapping[str, Any]) -> StoredViews:
     try:
         compressed = stored["param_aug"]
         # The copy of the public data on its hub holds the list as a string.
         compressed = json.loads(compressed) if isinstance(compressed, str) else compressed
         width, height = stored.get("image_size") or (None, None)
         size = None if width is None or height is None else (int(width), int(height))
-        augmentations = tuple(decompress(one, size) for one in compressed)
+        augmentations = StoredViews(compressed if isinstance(compressed, list) else tuple(compressed), size)
     except KeyError:
         raise BadSampleError("bad_json", "paug.json has no param_aug") from None
     except (TypeError, ValueError, RecursionError, OverflowError) as error:

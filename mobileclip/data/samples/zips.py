@@ -73,26 +73,6 @@ def zip_members(file: IO[bytes], num_bytes: int, *, directory_bytes: int = _MAX_
     return found
 
 
-def torch_members(file: IO[bytes], num_bytes: int, *, directory_bytes: int = _MAX_DIRECTORY_BYTES) -> dict[str, Member]:
-    """Return the files in an archive that torch wrote by their names below its one folder; nothing is compressed.
-
-    Args:
-        file: the archive.
-        num_bytes: its size.
-        directory_bytes: that its directory may have.
-
-    Raises:
-        CheckpointError: as `members` does, and if there are several folders, or a file is compressed.
-    """
-    found = zip_members(file, num_bytes, directory_bytes=directory_bytes)
-    if len({name.partition("/")[0] for name in found}) != 1:
-        raise CheckpointError("it is an archive, but none of torch's: its files are not in one folder")
-    for name, member in found.items():
-        if member.is_deflated:
-            raise CheckpointError(f"{shown(name)} in it is compressed, which torch does not do; unpack and save again")
-    return {name.partition("/")[2]: member for name, member in found.items()}
-
-
 def _directory(file: IO[bytes], num_bytes: int, directory_bytes: int) -> tuple[int, int]:
     """Return how many files a directory says it names, and its place; one of more bytes than it may have is refused."""
     tail_bytes = min(num_bytes, _END_64.size + _LOCATOR.size + _END.size)

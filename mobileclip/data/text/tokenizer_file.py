@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 _PADDING = ("[PAD]", "<pad>", "<|pad|>", "<|padding|>")
-_PROBE = "a photo of 2 cats"
+_PROBE, _ODD_PROBE = "a photo of 2 cats", "\u5b57 \ufdfa \U0001f9ff \U0010fffd"
 # Normalising may make a text some thousand times as long, and what is cut off anyway need not be read.
 _MOST_CHARACTERS, _CHARACTERS_PER_ID = 1 << 16, 8
 _MAX_CONTAINERS = 600_000
@@ -114,7 +114,7 @@ def read_text_input(path: AnyPath, *, context_length: int = 77) -> TextInput:
 
     Raises:
         OSError: if the file cannot be read.
-        ValueError: if it is no tokenizer, holds what is not known here, or puts no end token behind a text, at which
+        ValueError: if it is no tokenizer, holds what might never end, or puts no end token behind a text, at which
             towers could pool.
     """
     try:
@@ -167,7 +167,7 @@ def _opened(content: str) -> tuple[tokenizers.Tokenizer, SpecialIds]:
 
 
 def _parsed(content: str) -> dict[str, Any]:
-    """Return what a `tokenizer.json` holds, in known parts alone."""
+    """Return what a `tokenizer.json` holds, within bounds."""
     # Each becomes an object of Python, which takes some twenty times the memory and time of its text.
     num_containers = content.count("[") + content.count("{")
     if num_containers > _MAX_CONTAINERS:
@@ -182,6 +182,7 @@ def _special_ids(backend: tokenizers.Tokenizer, parsed: dict[str, Any]) -> Speci
     with _telling("it cannot make ids"):
         inner = backend.encode(_PROBE, add_special_tokens=False).ids
         whole = backend.encode(_PROBE).ids
+        backend.encode(_ODD_PROBE)
         vocabulary = backend.get_vocab(with_added_tokens=True)
         special = {index for index, token in backend.get_added_tokens_decoder().items() if token.special}
     around = len(whole) - len(inner)
@@ -193,7 +194,7 @@ def _special_ids(backend: tokenizers.Tokenizer, parsed: dict[str, Any]) -> Speci
         )
     end = whole[-1]
     model = parsed["model"]
-    unknown = model.get("unk_id") if model["type"] == "Unigram" else vocabulary.get(model.get("unk_token"))
+    unknown = model.get("unk_id", vocabulary.get(model.get("unk_token")))
     if end not in special or end == unknown:
         raise ValueError(
             f"its end token {end} stands for {'what is unknown' if end == unknown else 'words'} too, so that towers "

@@ -23,15 +23,18 @@ from torchvision.transforms.autoaugment import _apply_op
 from mobileclip.data import (
     AugmentationParams,
     AugmentationSpec,
+    ReinforcementCard,
     augmentation_rng,
     augmentations,
     crop_augmentation,
     datacompdr_augmentation,
     imagenet_augmentation,
+    read_card,
+    write_card,
 )
 from mobileclip.data.augmentation import OPERATIONS, Operation, augmentation_operations, magnitudes
 from mobileclip.data.samples import parse_stored_sample, sample_members
-from mobileclip.serialization import from_json, to_json
+from mobileclip.serialization import to_json
 from tests.data.made_samples import make_sample
 from tests.errors import fails
 
@@ -411,18 +414,40 @@ class TestOwnOperations:
             replayed = spec.apply(image, stored.augmentations[0])
             np.testing.assert_array_equal(np.asarray(replayed), np.asarray(image)[..., ::-1])
 
-    def test_json_has_the_names_of_other_operations_alone(self, spec):
-        assert from_json(to_json(spec), AugmentationSpec) == spec
+    def test_a_card_has_their_names(self, spec, tmp_path):
+        card = ReinforcementCard(layout="npz", augmentation=spec)
+        write_card(tmp_path, card)
+        assert read_card(tmp_path).augmentation == spec
         assert "operations" not in json.loads(to_json(datacompdr_augmentation(224)))
 
-    def test_a_name_that_nobody_registered_is_named(self, spec):
-        text, stored = to_json(spec), [[0, 0, 24, 24], [["Swap", -1.0]]]
+    def test_a_name_that_nobody_registered_is_named(self, spec, tmp_path):
+        write_card(tmp_path, ReinforcementCard(layout="npz", augmentation=spec))
         del augmentation_operations._values["Swap"]
         with fails("registry.unknown-parts-your-own", "augmentation operation", "Swap"):
-            spec.decompress(stored)
-        with pytest.raises(ValueError, match="'Swap'"):
-            from_json(text, AugmentationSpec)
+            spec.decompress([[0, 0, 24, 24], [["Swap", -1.0]]])
+        with pytest.raises(ValueError, match="unknown augmentation operation 'Swap'"):
+            read_card(tmp_path)
 
 
 def _minus_one(num_bins: int, _side: int) -> tuple[float, ...]:
     return (-1.0,) * num_bins
+
+
+@pytest.mark.parametrize(
+    ("names", "most"),
+    [("augmentation import datacompdr_augmentation", 20), ("images import ImageTransform, load_image", 30)],
+)
+def test_a_room_imports_what_it_needs_alone(names, most):
+    """Behind a package of data that imports nothing by itself."""
+    script = (
+        "import sys, types, mobileclip\n"
+        "package = sys.modules['mobileclip.data'] = types.ModuleType('mobileclip.data')\n"
+        "package.__path__ = [mobileclip.__path__[0] + '/data']\n"
+        f"from mobileclip.data.{names}\n"
+        "print(len([name for name in sys.modules if name.split('.')[0] == 'mobileclip']))\n"
+        "print(sorted(sys.modules.keys() & {'torchvision', 'tokenizers', 'ftfy', 'cattrs', 'rich', 'fsspec'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    num_modules, slow = done.stdout.splitlines()
+    assert int(num_modules) <= most
+    assert slow == "[]"

@@ -316,6 +316,14 @@ class TestForms:
         read = parse_reinforced_sample("k", self.members(**{"paug.json": json.dumps(stored).encode()}))
         assert read.augmentations == plain.augmentations
 
+    def test_an_augmentation_is_parsed_when_it_is_asked_for(self):
+        stored = b'{"param_aug": [[[0, 0, 5, 5], [[1, 0.1]]], [[1, 1, 5, 5], [[99, 0.1]]]]}'
+        views = parse_stored_sample("k", self.members(**{"paug.json": stored})).augmentations
+        assert views[:1] == (AugmentationParams(crop=(0, 0, 5, 5), operations=((1, 0.1),)),)
+        with fails("data.operation-unknown-index", "99", by=BadSampleError) as caught:
+            views[1]
+        assert caught.value.reason == "bad_augmentation"
+
     @pytest.mark.parametrize("times", [0, 1, 2])
     def test_embeddings_compressed_never_once_and_twice(self, times):
         image, text = embeddings(2, 3)
@@ -489,7 +497,7 @@ class TestForms:
             ({"paug.json": b'{"param_aug": 7}'}, "bad_augmentation"),
             ({"paug.json": b'{"param_aug": "nonsense"}'}, "bad_augmentation"),
             ({"paug.json": b'{"param_aug": [[[0, 0, 5], []]]}'}, "bad_augmentation"),
-            ({"paug.json": b'{"param_aug": [[[0, 0, 5, 5], [[99, 1.0]]]]}'}, "bad_augmentation"),
+            ({"paug.json": b'{"param_aug": [[[0, 0, 5, 5], []], [[0, 0, 5, 5], [[99, 1.0]]]]}'}, "bad_augmentation"),
             ({"paug.json": b'{"param_aug": [[[0, 0, 5, 5], []]], "image_size": [4, 4]}'}, "bad_augmentation"),
             ({"paug.json": b'{"param_aug": [[[0, 0, 5, 5], []]], "image_size": [4]}'}, "bad_augmentation"),
             ({"paug.json": b'{"param_aug": [[[0, 0, 5, 5], []]]}'}, "row_count"),

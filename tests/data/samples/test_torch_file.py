@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import pickle
+import struct
+import tracemalloc
 from contextlib import suppress
 
 import numpy as np
@@ -13,7 +15,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from mobileclip.data import BadSampleError, read_embeddings
-from mobileclip.data.samples import TorchRows, write_pth_gz
+from mobileclip.data.samples import TorchRows, described_tensors, write_pth_gz
 from tests.errors import fails
 
 LIMIT = 2**20
@@ -86,7 +88,7 @@ def test_other_tensors_are_refused(value):
 def test_no_dictionary_of_tensors(value):
     data = saved(value)
     if value != {}:
-        with pytest.raises(ValueError, match=r"it holds|malformed|instruction"):
+        with pytest.raises(ValueError, match=r"it holds|it has|malformed|instruction"):
             TorchRows(data)
     else:
         assert TorchRows(data).shapes == {}
@@ -172,3 +174,57 @@ def test_damaged_compression(change):
     with pytest.raises(BadSampleError) as caught:
         read_embeddings("a.pth.gz", data, limit=LIMIT)
     assert caught.value.reason == "bad_embedding"
+
+
+# Instructions of pickles: what tensors need is read, nothing is called, and no more is taken than there is.
+
+
+def described(steps):
+    return described_tensors(b"\x80\x02" + steps)
+
+
+def doubled(end):
+    """Steps to a dictionary and a tuple that holds a tuple twice, that holds a tuple twice, fifty times over."""
+    return b"})" + b"".join(b"q%ch%c\x86" % (number, number) for number in range(50)) + end
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        (b"cos\nsystem\nX\x02\x00\x00\x00id\x85R.", "it calls 'os system', which could run anything"),
+        (b"X\x02\x00\x00\x00id)R.", "it calls 'str'"),
+        (b"(X\x02\x00\x00\x00idios\nsystem\n.", "instruction b'i'"),
+        (b"(cos\nsystem\nX\x02\x00\x00\x00ido.", "instruction b'o'"),
+        (b"cos\nsystem\n)\x81.", r"instruction b'\\x81'"),
+        (b"X\x02\x00\x00\x00osX\x06\x00\x00\x00system\x93.", r"instruction b'\\x93'"),
+        (b"\x82\x01.", r"instruction b'\\x82'"),
+        (b"Pnumber\n.", "instruction b'P'"),
+        (b"cos\nsystem\n}b.", "instruction b'b'"),
+        (b"cos\nsystem\n.", "something else"),
+        (b"}X\x01\x00\x00\x00aK\x01s.", "something else"),
+        (b"X\x02\x00\x00\x00idQ.", "malformed|something else"),
+        (doubled(b")s."), "it has a tuple where the name of a tensor belongs"),
+        (b"(" + doubled(b")u."), "it has a tuple where the name of a tensor belongs|malformed"),
+        (b")K\x00K\x01s.", "malformed"),
+        (b"]", "instruction b'\\]'"),
+        (b"h\x07.", "malformed"),
+        (b"t.", "malformed"),
+        (b".", "malformed"),
+        (b"}", "cut off"),
+        (b"X\xff\xff\xff\xff.", "cut off"),
+        (b"T\xff\xff\xff\xff.", "instruction b'T'"),
+    ],
+)
+def test_everything_else_is_refused(steps, said):
+    with pytest.raises(ValueError, match=said):
+        described(steps)
+
+
+@pytest.mark.parametrize("place", [2**27, 2**32 - 1])
+def test_what_is_remembered_takes_no_memory_for_its_number(place):
+    tracemalloc.start()
+    try:
+        assert described(b"}r" + struct.pack("<I", place) + b"j" + struct.pack("<I", place) + b".") == {}
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mobileclip.data.samples import torch_members, zip_members
+from mobileclip.data.samples import TorchRows, zip_members
 from mobileclip.tensor_files import CheckpointError
 
 FILES = {"a.npy": b"content" * 40, "b.npy": bytes(range(256))}
@@ -79,7 +79,7 @@ def test_what_numpy_and_torch_write():
     assert read(stream.getvalue())["a.npy"].size == 128 + 24
     stream = io.BytesIO()
     torch.save({"a": torch.arange(3.0)}, stream)
-    assert torch_members(stream, len(stream.getvalue()))["data/0"].size == 12
+    assert read(stream.getvalue())["archive/data/0"].size == 12
 
 
 def test_the_longer_form():
@@ -126,11 +126,11 @@ def test_no_more_of_a_directory_is_read_than_asked_for():
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (zipped({"a/data.pkl": b"x" * 99}, zipfile.ZIP_DEFLATED), "'a/data.pkl' in it is compressed"),
+        (zipped({"a/data.pkl": b"x" * 99}, zipfile.ZIP_DEFLATED), "in it is compressed"),
         (zipped({"a/data.pkl": b"", "b/data/0": b""}), "not in one folder"),
         (zipped({}), "not in one folder"),
     ],
 )
 def test_archives_that_torch_does_not_write(data, said):
     with pytest.raises(CheckpointError, match=said):
-        torch_members(io.BytesIO(data), len(data))
+        TorchRows(data)
