@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from mobileclip import storage
-from mobileclip.data import LabelledPipelineSpec, ReinforcedPipelineSpec, ReinforcementCard, read_samples
+from mobileclip.data import ReinforcedPipelineSpec, ReinforcementCard, read_samples
+from mobileclip.datasets import LabelledPipelineSpec
 from mobileclip.encoders import ClassifierSpec, DualEncoderSpec, load_backbone, load_model, save_model
 from mobileclip.encoders.checkpoints.files import write_tensors
 from mobileclip.hardware.devices import AUTO
@@ -113,7 +114,7 @@ class ClassifierRunSpec:
             image-text models.
 
     Examples:
-        >>> from mobileclip.data import LabelledPipelineSpec
+        >>> from mobileclip.datasets import LabelledPipelineSpec
         >>> model = mobileclip.encoders.ClassifierSpec(image=mobileclip.specs.mci0().without_projection())
         >>> data = LabelledPipelineSpec(shards="imagenet/train", batch_size=1024, image=model.image.input)
         >>> training = TrainingSpec(loss=CrossEntropySpec(), schedule=CosineSchedule(total_steps=375_300))

@@ -87,7 +87,7 @@ PIPELINE = ReinforcedPipelineSpec(
     [
         (PIPELINE, None),
         (ColumnPipelineSpec.of(PIPELINE, teacher_columns=(0, 3)), None),
-        (OnlinePipelineSpec.of(PIPELINE, online=(16,)), "mobileclip.data.loading.ablations:OnlinePipelineSpec"),
+        (OnlinePipelineSpec.of(PIPELINE, online=(16,)), f"{OnlinePipelineSpec.__module__}:OnlinePipelineSpec"),
     ],
 )
 def test_pipelines_of_the_library_are_read_back_as_what_they_are(data, kind):
