@@ -276,13 +276,11 @@ def _report(spec: CurationBenchSpec, truth: Planted, found: dict[str, list[Point
 
 
 def _draw(path: Path, found: dict[str, list[Point]]) -> None:
-    panels = []
+    panels: list[Panel] = []
     for title, points in found.items():
         x = [one.threshold for one in points]
-        lines = [
-            Line(x=x, y=[getattr(one, name) for one in points], label=name, marker=".")
-            for name in ("precision", "recall")
-        ]
+        values = {name: [getattr(one, name) for one in points] for name in ("precision", "recall")}
+        lines = [Line(x=x, y=y, label=name, marker=".") for name, y in values.items()]
         panels.append(Panel(lines=lines, title=title, x_label="similarity", has_legend=not panels))
     write_chart(panels, path)
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from mobileclip.data import ColumnPipelineSpec, OnlinePipelineSpec, ReinforcedPipelineSpec
 from mobileclip.inputs import ImageInput, TextInput
+from mobileclip.recipes.training import run_recipe
 from mobileclip.serialization import from_json, to_json
 from mobileclip.training import RunSpec, pipelines, run, students
 from tests.errors import fails
@@ -110,3 +111,15 @@ def test_what_cannot_be_written_or_read_is_named():
         from_json(text.replace(f"{__name__}:DrawnSpec", "no.such:DrawnSpec"), RunSpec)
     with fails("training.see-mobileclip-training", "Batches", "DataSpec"):
         RunSpec(**{**run_of, "data": Batches()})
+
+
+def test_a_recipe_of_others_parts_has_their_choices_as_flags(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    own = RunSpec(model=PlainSpec(), data=DrawnSpec(), training=training_spec(3, reinforced=False))
+    run_recipe(lambda: own, "own", None, ["--pipeline.first", "5", "--show"])
+    (tmp_path / "own.json").write_text(text := capsys.readouterr().out)
+    assert from_json(text, RunSpec) == attrs.evolve(own, data=DrawnSpec(first=5))
+    run_recipe(lambda: own, "own", None, ["--run", "own.json", "--device", "cpu"])
+    assert from_json((tmp_path / "outputs" / "own" / "run.json").read_text(), RunSpec).data.first == 5
+    with fails("recipes.library-own-models-data", "--data, --tiny", by=SystemExit):
+        run_recipe(lambda: own, "own", None, ["--data", "a.tar", "--tiny"])
