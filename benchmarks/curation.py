@@ -23,6 +23,7 @@ from attrs import validators
 from PIL import Image
 
 from benchmarks.command_line import empty_table, main
+from mobileclip.charts import Line, Panel, write_chart
 from mobileclip.data import ImageTextSample, crop_augmentation, decode_image, write_shards
 from mobileclip.datasets.curation import DuplicatesSpec, Scores, ScoreSpec, find_duplicates, score_shards
 from mobileclip.storage import write_text
@@ -275,18 +276,13 @@ def _report(spec: CurationBenchSpec, truth: Planted, found: dict[str, list[Point
 
 
 def _draw(path: Path, found: dict[str, list[Point]]) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
-    for axes, (title, points) in zip(figure.subplots(1, len(found), sharey=True), found.items(), strict=True):
-        thresholds = [one.threshold for one in points]
-        for name in ("precision", "recall"):
-            axes.plot(thresholds, [getattr(one, name) for one in points], marker=".", label=name)
-        axes.set_title(title)
-        axes.set_xlabel("similarity")
-        axes.grid(alpha=0.3)
-    figure.axes[0].legend()
-    figure.savefig(path, dpi=120)
+    panels: list[Panel] = []
+    for title, points in found.items():
+        x = [one.threshold for one in points]
+        values = {name: [getattr(one, name) for one in points] for name in ("precision", "recall")}
+        lines = [Line(x=x, y=y, label=name, marker=".") for name, y in values.items()]
+        panels.append(Panel(lines=lines, title=title, x_label="similarity", has_legend=not panels))
+    write_chart(panels, path)
 
 
 def _image(sample: ImageTextSample) -> bytes:

@@ -153,7 +153,8 @@ def drawn_data(spec: StorageBenchSpec) -> Data:
     """Return reinforced scenes, of teachers that are made for it."""
     if importlib.util.find_spec("open_clip") is None:
         raise SystemExit(f"open_clip cannot be imported: {install_library('test')}, or give --reinforced DIRECTORY")
-    from mobileclip.recipes.tiny.scenes import SceneTeacherSpec, scene_samples
+    from benchmarks.scene_teachers import SceneTeacherSpec
+    from mobileclip.recipes.tiny.scenes import scene_samples
 
     specs = (
         SceneTeacherSpec(steps=spec.steps, seed=spec.seed),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -26,18 +27,20 @@ T = TypeVar("T")
 _MAX_REASONS = 5
 _MAX_REASON_CHARACTERS = 240
 
-_open_families: dict[type, Registry[Any]] = {}
+_open_families: dict[type, tuple[Registry[Any], tuple[type, ...]]] = {}
 
 
-def open_family(base: type, members: Registry[Any]) -> None:
+def open_family(base: type, members: Registry[Any], *, own: tuple[type, ...] = ()) -> None:
     """Let fields typed `base` hold any spec class registered in `members`; JSON names the class under `kind`.
 
     Args:
         base: the class that fields are annotated with.
         members: names to concrete attrs classes below `base`, or to such a class with choices made in a
             `functools.partial`: the name alone stands for that value then, and other keys change it.
+        own: classes that JSON holds without a `kind`. With some, fields hold classes that are not registered as well:
+            `kind` is `MODULE:CLASS` then, read back where the module has been imported.
     """
-    _open_families[base] = members
+    _open_families[base] = members, own
     _converter.cache_clear()
 
 
@@ -50,7 +53,8 @@ def to_json(spec: Any, *, unstructure_as: type | None = None, indent: int | None
         indent: spaces per level; None for one line.
 
     Raises:
-        ValueError: if a number is NaN or infinite, which JSON does not have.
+        ValueError: if a number is NaN or infinite, which JSON does not have; or a field holds a subclass of what it is
+            annotated with, of which JSON would hold the parent's fields alone.
     """
     return json.dumps(_converter().unstructure(spec, unstructure_as=unstructure_as), indent=indent, allow_nan=False)
 
@@ -116,9 +120,9 @@ def _converter() -> Converter:
         lambda cls: _origin(cls) is Mapping, lambda cls: _mapping_hook(converter, cls)
     )
     converter.register_structure_hook_factory(attrs.has, lambda cls: _object_hook(converter, cls))
-    converter.register_unstructure_hook_factory(_marks_fields, lambda cls: _marked_unstructured(converter, cls))
-    for base, members in _open_families.items():
-        _hook_family(converter, base, members)
+    converter.register_unstructure_hook_factory(attrs.has, lambda cls: _object_unstructured(converter, cls))
+    for base, (members, own) in _open_families.items():
+        _hook_family(converter, base, members, own)
     return converter
 
 
@@ -196,10 +200,20 @@ def _marked(cls: Any) -> dict[str, Any]:
     }
 
 
-def _marked_unstructured(converter: Converter, cls: Any) -> Callable[[Any], dict[str, Any]]:
+def _object_unstructured(converter: Converter, cls: Any) -> Callable[[Any], dict[str, Any]]:
     from cattrs.gen import make_dict_unstructure_fn
 
-    return make_dict_unstructure_fn(cls, converter, **_marked(cls))
+    write, exact = make_dict_unstructure_fn(cls, converter, **_marked(cls)), get_origin(cls) or cls
+
+    def unstructure(value: Any) -> dict[str, Any]:
+        if type(value) is not exact and isinstance(value, exact):
+            raise ValueError(
+                f"a field for {exact.__name__} holds the subclass {type(value).__name__}, and JSON would hold "
+                f"{exact.__name__} alone; give the field a {exact.__name__}, or annotate it with an open family"
+            )
+        return write(value)
+
+    return unstructure
 
 
 def _object_hook(converter: Converter, cls: Any) -> Callable[[Any, Any], Any]:
@@ -223,24 +237,56 @@ def _require_object(value: Any) -> None:
         raise ValueError(f"must be an object, but is a {type(value).__name__}")
 
 
-def _hook_family(converter: Converter, base: type, members: Registry[Any]) -> None:
+def _hook_family(converter: Converter, base: type, members: Registry[Any], own: tuple[type, ...]) -> None:
     def unstructure(spec: Any) -> dict[str, Any]:
         for name, member in members.items():
             if isinstance(member, partial) and member() == spec:
                 return {"kind": name}
-        kind = next((name for name, cls in members.items() if cls is type(spec)), None)
-        if kind is None:
-            raise ValueError(f"{type(spec).__name__} is not a registered {members.label}; register the class first")
+        if type(spec) in own:
+            return dict(converter.unstructure(spec, unstructure_as=type(spec)))
+        kind = _kind_of(type(spec), members, is_named_by_module=bool(own))
         return {"kind": kind, **converter.unstructure(spec, unstructure_as=type(spec))}
 
     def structure(value: Any, _: type) -> Any:
+        if own and isinstance(value, dict) and "kind" not in value:
+            return converter.structure(value, cast("Any", Union[own]))  # noqa: UP007  as many as there are
         if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
             raise ValueError(f"expected an object with a 'kind', one of: {', '.join(sorted(members))}")
         rest = {key: item for key, item in value.items() if key != "kind"}
-        member = members.resolve(value["kind"])
+        member = _class_of(value["kind"]) if own and ":" in value["kind"] else members.resolve(value["kind"])
         if isinstance(member, partial):
             return converter.structure({**member.keywords, **rest}, cast("type[Any]", member.func))
         return converter.structure(rest, member)
 
     converter.register_unstructure_hook_func(lambda cls: cls is base, unstructure)
     converter.register_structure_hook_func(lambda cls: cls is base, structure)
+
+
+def _kind_of(cls: type, members: Registry[Any], *, is_named_by_module: bool) -> str:
+    """Return what JSON calls a class of a family."""
+    for name, member in members.items():
+        if member is cls:
+            return name
+    if not is_named_by_module:
+        raise ValueError(f"{cls.__name__} is not a registered {members.label}; register the class first")
+    kind = f"{cls.__module__}:{cls.__qualname__}"
+    if _found(kind) is not cls:
+        raise ValueError(
+            f"{cls.__name__} is no attrs class at the top of a module, so JSON cannot name it; move it there, or "
+            "register it"
+        )
+    return kind
+
+
+def _class_of(kind: str) -> type:
+    found = _found(kind)
+    if found is None:
+        raise ValueError(f"there is no class {kind[:80]!r} here; import its module first, or give it with --import")
+    return found
+
+
+def _found(kind: str) -> type | None:
+    """Return an attrs class of a module that has been imported: text from elsewhere imports nothing."""
+    module, _, name = kind.partition(":")
+    found = getattr(sys.modules.get(module), name, None)
+    return found if isinstance(found, type) and attrs.has(found) else None

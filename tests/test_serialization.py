@@ -221,3 +221,13 @@ def places(value):
     for key, item in list(entries):
         yield value, key
         yield from places(item)
+
+
+def test_a_subclass_of_which_json_would_hold_the_parent_is_refused():
+    @attrs.frozen(kw_only=True)
+    class Tilted(ImageInput):
+        degrees: float = 10.0
+
+    with fails("serialization.field-holds-subclass-json", "ImageInput", "Tilted"):
+        to_json(attrs.evolve(specs.mci0(), input=Tilted(size=256)), unstructure_as=ImageEncoderSpec)
+    assert json.loads(to_json(Tilted(size=256)))["degrees"] == 10.0

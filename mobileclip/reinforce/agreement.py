@@ -18,14 +18,11 @@ from torch import Tensor
 
 from mobileclip.data import (
     AugmentationSpec,
-    ImageTextSample,
     ReinforcedSample,
-    SkipReport,
     ViewAgreement,
     augmentation_rng,
     decode_image,
 )
-from mobileclip.datasets import Unit
 from mobileclip.inference.batching import encode_each
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.teachers import NotFiniteError, TeacherEnsemble
@@ -38,30 +35,6 @@ LOW_AGREEMENT = 0.5
 _FEWEST = 2
 
 _Matrix = npt.NDArray[np.float32]
-
-
-@attrs.frozen(kw_only=True)
-class MeasuredUnit(Unit):
-    """A unit whose views are compared with its plain pictures when it is made; apart from that, it is the unit."""
-
-    unit: Unit
-
-    @classmethod
-    def of(cls, unit: Unit) -> MeasuredUnit:
-        """Return a unit as one that is measured."""
-        return cls(name=unit.name, unit=unit)
-
-    def fingerprint(self) -> str:
-        """Return the unit's fingerprint."""
-        return self.unit.fingerprint()
-
-    def count(self) -> int | None:
-        """Return the unit's number of samples."""
-        return self.unit.count()
-
-    def read(self, report: SkipReport) -> Iterator[ImageTextSample]:
-        """Yield the unit's samples."""
-        return self.unit.read(report)
 
 
 def plain_augmentation(size: int) -> AugmentationSpec:

@@ -21,7 +21,7 @@ from mobileclip.data import ViewAgreement, read_card, write_card
 from mobileclip.datasets import Unit
 from mobileclip.engines import Engine, Hold, InlineEngine, Listener, LocalEngine, Run, SetAside, held
 from mobileclip.progress import Progress
-from mobileclip.reinforce.agreement import LOW_AGREEMENT, MeasuredUnit
+from mobileclip.reinforce.agreement import LOW_AGREEMENT
 from mobileclip.reinforce.captioners import Captioner
 from mobileclip.reinforce.manifest import Manifest, ShardEntry
 from mobileclip.reinforce.provenance import close_card, refuse_other_choices
@@ -106,15 +106,14 @@ def reinforce(
     engine = engine or (InlineEngine() if is_loaded else LocalEngine())
     if is_loaded and not isinstance(engine, InlineEngine):
         raise ValueError("teachers that are loaded already work in this process: give no engine, or an InlineEngine")
-    work = ReinforcementWork(spec=spec, teachers=teachers, captioner=captioner)
     units: dict[str, Unit] = {unit.name: unit for unit in spec.source.units()}
     refuse_own_input(spec, tuple(units.values()))
     first = next(iter(units))
+    work = ReinforcementWork(spec=spec, teachers=teachers, captioner=captioner, measured=first)
     with _claimed(spec.output, renewal_seconds) as hold:
         manifest = Manifest(spec.output)
         is_known = refuse_other_choices(spec)
         pending = pending_units(spec, tuple(units.values()), manifest) if is_known else list(units.values())
-        pending = [MeasuredUnit.of(unit) if unit.name == first else unit for unit in pending]
         num_done_before = len(units) - len(pending)
         with _unless_empty(spec, manifest, hold, is_new=not is_known), Run(engine, spec.output, hold) as run:
             run.begin("reinforcing", num_units=len(units), num_done_before=num_done_before)

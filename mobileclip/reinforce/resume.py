@@ -49,7 +49,7 @@ def pending_units(spec: ReinforcementSpec, units: Sequence[Unit], manifest: Mani
         OSError: if a store cannot be reached.
     """
     entered = [unit for unit in units if unit.name in manifest and not may_pass(manifest[unit.name].skipped)]
-    sizes = _sizes(spec.output, [unit.name for unit in entered if manifest[unit.name].num_samples])
+    sizes = sizes_of(spec.output, [unit.name for unit in entered if manifest[unit.name].num_samples])
     whole = [
         unit
         for unit in entered
@@ -62,7 +62,7 @@ def pending_units(spec: ReinforcementSpec, units: Sequence[Unit], manifest: Mani
     return [unit for unit in units if unit.name not in finished]
 
 
-def _sizes(output: str, names: Sequence[str]) -> Mapping[str, int | None]:
+def sizes_of(output: str, names: Sequence[str]) -> Mapping[str, int | None]:
     """Return the bytes of what lies in the folders of an output that shards of these names lie in, by name."""
     found: dict[str, int | None] = {}
     for folder in dict.fromkeys(name.rpartition("/")[0] for name in names):

@@ -24,6 +24,7 @@ from mobileclip.hardware.devices import AUTO, pick_device
 from mobileclip.progress import Progress
 from mobileclip.reinforce.encoding import BatchEncoder, plain_fields
 from mobileclip.reinforce.manifest import Manifest, ShardEntry
+from mobileclip.reinforce.resume import sizes_of
 from mobileclip.reinforce.shard_check import (
     TOLERANCES,
     Problem,
@@ -265,10 +266,7 @@ class _Verifier:
 
     def _check_files(self) -> None:
         known = {entry.shard: entry for entry in self.entries}
-        sizes: dict[str, int | None] = {}
-        for folder in dict.fromkeys(["", *(shard.rpartition("/")[0] for shard in known)]):
-            listed = storage.find_sizes(storage.join(self.directory, folder) if folder else self.directory)
-            sizes |= {f"{folder}/{name}" if folder else name: size for name, size in listed.items()}
+        sizes = sizes_of(self.directory, ["", *known])
         for shard, entry in known.items():
             if shard not in sizes:
                 self.found.add("missing_shard", shard, "the manifest names it, but there is no file")

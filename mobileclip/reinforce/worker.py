@@ -35,7 +35,7 @@ from mobileclip.data.skips import CONNECTION_FAILED, attempt
 from mobileclip.datasets import Unit
 from mobileclip.engines import FatalError, OnProgress, Place, Work
 from mobileclip.machine import raise_machine_fault
-from mobileclip.reinforce.agreement import MeasuredUnit, measure_agreement
+from mobileclip.reinforce.agreement import measure_agreement
 from mobileclip.reinforce.captioners import Captioner
 from mobileclip.reinforce.encoding import NOT_FINITE, BatchEncoder
 from mobileclip.reinforce.feeding import Feed
@@ -63,24 +63,26 @@ class ReinforcementWork(Work[Unit, ShardEntry]):
         spec: the choices.
         teachers: models that are loaded already, in place of the spec's, for an engine that works in this process.
         captioner: the same.
+        measured: name of the unit whose views are compared with its plain pictures.
     """
 
     spec: ReinforcementSpec
     teachers: TeacherEnsemble | None = None
     captioner: Captioner | None = None
+    measured: str | None = None
 
     def open(self, place: Place) -> ShardWorker:
         """Load the spec's teachers and captioner where there are no others."""
-        spec, is_loaded = self.spec, self.teachers is not None or self.captioner is not None
-        if is_loaded:
-            return ShardWorker(
-                spec=spec, teachers=self.teachers, captioner=self.captioner, num_threads=place.num_threads
-            )
+        spec, teachers, captioner = self.spec, self.teachers, self.captioner
+        if teachers is None and captioner is None:
+            teachers = build_ensemble(spec.teachers, place.device) if spec.teachers else None
+            captioner = None if spec.captioner is None else spec.captioner.build(place.device)
         return ShardWorker(
             spec=spec,
-            teachers=build_ensemble(spec.teachers, place.device) if spec.teachers else None,
-            captioner=None if spec.captioner is None else spec.captioner.build(place.device),
+            teachers=teachers,
+            captioner=captioner,
             num_threads=place.num_threads,
+            measured=self.measured,
         )
 
 
@@ -94,6 +96,7 @@ class ShardWorker:
         captioner: who writes synthetic captions; None for none.
         num_threads: batches in work at once, of one unit or of two, each in a thread of its own, which share torch's
             threads. On the CPU one per core is fastest; on a GPU they decode and replay while it works.
+        measured: name of the unit whose views are compared with its plain pictures; None for none.
 
     Raises:
         ValueError: if there are neither teachers nor a captioner, or the output was made with other choices, teachers
@@ -104,6 +107,7 @@ class ShardWorker:
     teachers: TeacherEnsemble | None
     captioner: Captioner | None
     num_threads: int
+    measured: str | None = None
     _torch_threads: int = attrs.field(init=False, factory=torch.get_num_threads)
     _slots: Semaphore = attrs.field(init=False)
     _caption_versions: dict[str, int] = attrs.field(factory=dict, init=False)
@@ -145,7 +149,7 @@ class ShardWorker:
         self, unit: Unit, source: Iterable[ImageTextSample], staged: Path, skips: SkipReport, on_samples: OnProgress
     ) -> tuple[list[str], ShardEntry]:
         """Write the shard of a unit aside, and return its keys and its entry."""
-        num_compared = self.spec.num_compared if isinstance(unit, MeasuredUnit) else 0
+        num_compared = self.spec.num_compared if unit.name == self.measured else 0
         compared: list[ReinforcedSample] = []
         target = storage.join(self.spec.output, unit.name)
         try:

@@ -19,6 +19,7 @@ from mobileclip.training.optimizer import (
     optimizers,
     set_learning_rate,
 )
+from mobileclip.training.parts import DataSpec, StudentSpec, pipelines, students
 from mobileclip.training.records.metrics import MetricLog, last_metrics, read_metrics
 from mobileclip.training.records.plots import plot_curves
 from mobileclip.training.run import ClassifierRunSpec, RunSpec, run
@@ -33,6 +34,7 @@ __all__ = [
     "ConstantCosineSchedule",
     "CosineSchedule",
     "CrossEntropySpec",
+    "DataSpec",
     "Evaluate",
     "ImageTextObjective",
     "LossScale",
@@ -43,6 +45,7 @@ __all__ = [
     "RunSpec",
     "Schedule",
     "SelectionSpec",
+    "StudentSpec",
     "TrainingResult",
     "TrainingSpec",
     "World",
@@ -51,10 +54,12 @@ __all__ = [
     "decay_groups",
     "last_metrics",
     "optimizers",
+    "pipelines",
     "plot_curves",
     "read_metrics",
     "run",
     "schedules",
     "set_learning_rate",
+    "students",
     "train",
 ]

@@ -38,8 +38,9 @@ def claimed(
         with _held(output):
             refuse()
             is_new = not storage.exists(storage.join(output, list(files)[-1]))
-            for name, text in files.items() if is_new else ():
-                storage.write_text(storage.join(output, name), text)
+            if is_new:
+                for name, text in files.items():
+                    storage.write_text(storage.join(output, name), text)
         return is_new
 
     is_new = world.from_first(take)
@@ -50,7 +51,7 @@ def claimed(
             with suppress(OSError, ValueError), _held(output):  # what ended the run says more
                 begun = CheckpointFolder(storage.join(output, checkpoints)).newest() is not None
                 if not begun and not (kept and storage.exists(storage.join(output, kept))):
-                    for name in reversed(files):
+                    for name in reversed(list(files)):
                         storage.remove(storage.join(output, name))
                     if made is not None:
                         shutil.rmtree(storage.local_path(storage.join(output, made)), ignore_errors=True)

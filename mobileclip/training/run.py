@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from mobileclip import storage
-from mobileclip.data import ColumnPipelineSpec, ReinforcedPipelineSpec, ReinforcementCard, read_samples
+from mobileclip.data import ReinforcedPipelineSpec, ReinforcementCard, read_samples
 from mobileclip.datasets import LabelledPipelineSpec
 from mobileclip.encoders import ClassifierSpec, DualEncoderSpec, load_backbone, load_model, save_model
+from mobileclip.encoders.checkpoints.files import write_tensors
 from mobileclip.hardware.devices import AUTO
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.serialization import from_json, to_json
@@ -24,6 +25,7 @@ from mobileclip.training.claims import claimed
 from mobileclip.training.distributed import connected
 from mobileclip.training.loop import train
 from mobileclip.training.objectives.classification import CrossEntropySpec
+from mobileclip.training.parts import Data, DataSpec, Student, StudentSpec
 from mobileclip.training.saving import Evaluate
 from mobileclip.training.spec import TrainingSpec
 
@@ -42,13 +44,14 @@ class RunSpec:
     """A whole training run.
 
     Args:
-        model: the student.
-        data: what it trains on; its `batch_size` is that of all processes together.
+        model: the student: a `DualEncoderSpec`, or any `StudentSpec`.
+        data: what it trains on: a pipeline of the library, or any `DataSpec`; its `batch_size` is that of all processes
+            together.
         training: how it trains.
         initial_weights: a checkpoint to start from, in training form and any known layout; none for random weights.
 
     Raises:
-        ValueError: if the data is made for another input than the model's.
+        ValueError: if the data is made for another input than the model's, or one of them cannot be built.
 
     Examples:
         >>> from mobileclip.data import ReinforcedPipelineSpec
@@ -59,26 +62,34 @@ class RunSpec:
         0.2
     """
 
-    model: DualEncoderSpec
-    data: ReinforcedPipelineSpec | ColumnPipelineSpec
+    model: Student
+    data: Data
     training: TrainingSpec
     initial_weights: Path | None = None
 
     def __attrs_post_init__(self) -> None:
         """Check that the data is made for the model."""
-        _check_contract("image", self.model.image.input, self.data.image)
-        _check_contract("text", self.model.text.input, self.data.text)
+        for part, kind in ((self.model, StudentSpec), (self.data, DataSpec)):
+            if not isinstance(part, kind):
+                name = kind.__name__
+                raise ValueError(f"{type(part).__name__} is no {name}; mobileclip.training.{name} says what one has")
+        for name in ("image", "text"):
+            wanted, given = getattr(self.model, name, None), getattr(self.data, name, None)
+            if wanted is not None and given is not None:
+                _check_contract(name, wanted.input, given)
 
     @property
     def resolved(self) -> RunSpec:
         """The same run; its model's text contract has the text of a tokenizer of its own, which it is saved with."""
+        if not (isinstance(self.model, DualEncoderSpec) and hasattr(self.data, "text")):
+            return self
         text = attrs.evolve(self.model.text, input=self.data.text)
         return attrs.evolve(self, model=attrs.evolve(self.model, text=text))
 
     @property
     def card(self) -> ReinforcementCard | None:
         """The card beside the shards, where there is one."""
-        return self.data.card
+        return getattr(self.data, "card", None)
 
     def start(self) -> nn.Module:
         """Return the student that training starts with, drawn from torch's random numbers or loaded."""
@@ -201,8 +212,17 @@ def run(
                 console=console,
             )
             path = storage.join(output, MODEL)
-            world.from_first(lambda: save_model(result.model, path))
+            world.from_first(lambda: _save(result.model, spec.model, path))
     return path if storage.is_remote(path) else Path(path)
+
+
+def _save(model: nn.Module, spec: Any, path: str) -> None:
+    """Write the trained model; of a class that the library does not know, the weights and the spec in their header."""
+    if type(spec) in (DualEncoderSpec, ClassifierSpec):
+        save_model(model, path)
+    else:
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        write_tensors(path, tensors, {"mobileclip.student": to_json(spec, unstructure_as=StudentSpec)})
 
 
 def _check_contract(name: str, wanted: ImageInput | TextInput, given: ImageInput | TextInput) -> None:
@@ -213,7 +233,7 @@ def _check_contract(name: str, wanted: ImageInput | TextInput, given: ImageInput
 def _check(spec: AnyRunSpec, output: storage.AnyPath) -> None:
     """Refuse, before anything is written or loaded, what could not train."""
     _refuse_other(spec, output)
-    if isinstance(spec, RunSpec):
+    if isinstance(spec, RunSpec) and isinstance(spec.data, ReinforcedPipelineSpec):
         _refuse_missing_captions(spec.data, spec.card)
 
 

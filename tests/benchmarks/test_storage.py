@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from benchmarks import storage
+from benchmarks.scene_teachers import SceneTeacherSpec
 from benchmarks.storage import StorageBenchSpec, divergence, plain, run, shard_bytes, stored_data, with_outliers
 from mobileclip.data import AugmentationSpec, ReinforcementCard, TeacherEntry, decode_image, write_card, write_shard
 from mobileclip.inputs import ImageInput
-from mobileclip.recipes.tiny import SceneTeacherSpec, scene_samples
+from mobileclip.recipes.tiny import scene_samples
 from tests.data.made_samples import make_sample
 
 TINY = StorageBenchSpec(num_samples=3, num_augmentations=(4, 2), steps=2, passes=1)

@@ -25,7 +25,6 @@ REASONS = {
     "datasets/joining/matching.py": "in a scratch folder",
     "datasets/joining/records.py": "to the path that `atomic_path` gives",
     "data/samples/uids.py": "to the path that `atomic_path` gives",
-    "recipes/finetuning/report.py": "to the path that `atomic_path` gives",
     "collections/indexing/update.py": "a mark, which is empty",
     "testing/": "in a temporary folder",
     "terminal/streams.py": "on the null device",

@@ -3,19 +3,9 @@
 What is fine-tuned, and how, belongs in `training.finetuning`.
 """
 
-from mobileclip.recipes.finetuning.command import Command, finetune_and_report, run_recipe
-from mobileclip.recipes.finetuning.report import summary as summary, table as table, write_report as write_report
-from mobileclip.recipes.finetuning.scoring import evaluate_task as evaluate_task
-from mobileclip.recipes.finetuning.tiny import (
-    TEMPLATE,
-    World,
-    shrink,
-    tiny_model,
-    write_model,
-    write_new_shapes,
-    write_old_tasks,
-    write_shapes,
-)
+import lazy_loader
+
+__getattr__, __dir__, _ = lazy_loader.attach_stub(__name__, __file__)
 
 __all__ = [
     "TEMPLATE",

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mobileclip.charts import Line, Panel, write_chart
 from mobileclip.evaluation import PairedDifference, paired_difference, proportion_interval
 from mobileclip.serialization import to_json
-from mobileclip.storage import atomic_path, write_text
+from mobileclip.storage import write_text
 from mobileclip.terminal import say
 from mobileclip.training.finetuning import Results, Score, Scores
 
 
 def table(rows: tuple[Scores, ...]) -> str:
     """Return the scores as a Markdown table, which reads as text too: a row for each task, a column for each model."""
-    heads = [{0.0: "original", 1.0: "fine-tuned"}.get(row.alpha, f"alpha {row.alpha:g}") for row in rows]
+    heads = [_head(row, f"alpha {row.alpha:g}") for row in rows]
     lines = [["", "metric", "pictures", *heads]]
     tasks = [("new", [row.new for row in rows])]
     tasks += [("old", [row.old[index] for row in rows]) for index in range(len(rows[0].old))]
@@ -113,22 +114,17 @@ def write_report(folder: Path, results: Results) -> None:
 
 
 def _plot(results: Results, path: Path) -> bool:
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        say("without matplotlib there is no tradeoff.png: pip install matplotlib")
-        return False
-    figure = Figure(figsize=(5, 4), layout="constrained")
-    axes = figure.subplots()
+    heads = [_head(row, f"{row.alpha:g}") for row in results.rows]
     old, new = [row.mean_old for row in results.rows], [row.new.value for row in results.rows]
-    axes.plot(old, new, marker="o")
-    for row in results.rows:
-        name = {0.0: "original", 1.0: "fine-tuned"}.get(row.alpha, f"{row.alpha:g}")
-        axes.annotate(name, (row.mean_old, row.new.value), textcoords="offset points", xytext=(6, 4))
-    axes.set_xlabel("old tasks, mean, %")
-    axes.set_ylabel(f"new task: {results.before.new.task}, {results.before.new.metric}, %")
-    axes.margins(0.2)  # room for the names
-    axes.grid(alpha=0.3)
-    with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        figure.savefig(stream, format="png", dpi=120)
+    y_label = f"new task: {results.before.new.task}, {results.before.new.metric}, %"
+    line = Line(x=old, y=new, marker="o", names=heads)
+    try:
+        write_chart([Panel(lines=[line], x_label="old tasks, mean, %", y_label=y_label)], path, size=(5, 4))
+    except ModuleNotFoundError as error:
+        say(f"there is no tradeoff.png: {error}")
+        return False
     return True
+
+
+def _head(row: Scores, otherwise: str) -> str:
+    return {0.0: "original", 1.0: "fine-tuned"}.get(row.alpha, otherwise)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import itertools
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -13,7 +11,6 @@ from typing import Any
 import attrs
 import numpy as np
 import torch
-from PIL import Image
 
 from mobileclip.data import ImageTextSample, ReinforcedPipelineSpec, crop_augmentation, write_shards
 from mobileclip.datasets import open_data_set
@@ -21,7 +18,7 @@ from mobileclip.encoders import AttentionSpec, DualEncoderSpec, MCiSpec, MCtSpec
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import ContrastiveLossSpec
 from mobileclip.recipes.tiny.few_samples import first_samples
-from mobileclip.recipes.tiny.scenes import SHAPES, scenes
+from mobileclip.recipes.tiny.scenes import SHAPES, jpeg, scene_samples
 from mobileclip.recipes.tiny.shapes import OUTLINES, draw_shape
 from mobileclip.storage import atomic_folder
 from mobileclip.terminal import console
@@ -158,10 +155,9 @@ def write_old_tasks(folder: Path, world: World) -> tuple[str, ...]:
 
 def _scene_samples(count: int, seed: int) -> list[ImageTextSample]:
     """Return scenes with all that can be said of them as captions."""
-    rng = np.random.default_rng(seed)
     return [
-        ImageTextSample(key=f"{index:06d}", captions=scene.captions(), image=_jpeg(scene.draw(rng, *_SIZE)))
-        for index, scene in enumerate(itertools.islice(scenes(seed), count))
+        ImageTextSample(key=one.key[-6:], captions=(*one.captions, *one.syn_captions["syn_text"]), image=one.image)
+        for one in scene_samples(count, seed, size=_SIZE)
     ]
 
 
@@ -175,11 +171,5 @@ def write_shapes(folder: Path, shapes: Sequence[str], count: int, seed: int) -> 
             place = partial / shape
             place.mkdir()
             for index in range(count):
-                (place / f"{index:04d}.jpg").write_bytes(_jpeg(draw_shape(shape, rng, *_SIZE)))
+                (place / f"{index:04d}.jpg").write_bytes(jpeg(draw_shape(shape, rng, *_SIZE)))
     return folder
-
-
-def _jpeg(image: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=90)
-    return stream.getvalue()

@@ -4,7 +4,7 @@ from .models import CONFIGS as CONFIGS, write_tiny_models as write_tiny_models
 from .scenes import (
     COLOURS as COLOURS,
     SHAPES as SHAPES,
-    SceneTeacherSpec as SceneTeacherSpec,
+    jpeg as jpeg,
     scene_samples as scene_samples,
     scenes as scenes,
 )

@@ -3,24 +3,9 @@
 What carries out a run belongs in `training`.
 """
 
-from mobileclip.recipes.training.command import run_recipe
-from mobileclip.recipes.training.following import Given, following_training
-from mobileclip.recipes.training.memory import step_memory
-from mobileclip.recipes.training.published import (
-    as_released,
-    as_released_b,
-    as_released_dfndr2b,
-    long_training,
-    mobileclip2_run,
-    mobileclip_run,
-    titled,
-    vit_b16_12m_run,
-    with_data,
-    with_drop_path,
-    with_loss,
-)
-from mobileclip.recipes.training.tiny import shallow, tiny_run
-from mobileclip.recipes.training.validation import measured_on
+import lazy_loader
+
+__getattr__, __dir__, _ = lazy_loader.attach_stub(__name__, __file__)
 
 __all__ = [
     "Given",

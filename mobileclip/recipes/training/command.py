@@ -10,6 +10,7 @@ import tyro
 
 from mobileclip.data import ReinforcedPipelineSpec, read_text_input
 from mobileclip.datasets import RowOptions
+from mobileclip.encoders import DualEncoderSpec
 from mobileclip.inputs import TextInput
 from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.recipes.training.published import as_released
@@ -74,19 +75,27 @@ def resolve(chosen: RunSpec, command: Command) -> RunSpec:
     """Return the recipe's choices with what the command line says instead.
 
     Raises:
-        ValueError: if there is no data, `--tiny` finds none where it is said to be, or the tokenizer cannot be used.
+        ValueError: if there is no data, `--tiny` finds none where it is said to be, the tokenizer cannot be used, or a
+            flag is not for the model or the data of the run, which are written elsewhere.
     """
-    data = command.pipeline if not command.data else attrs.evolve(command.pipeline, shards=command.data)
-    data = attrs.evolve(data, text=_text_input(data.text, command.tokenizer))
-    # The model takes what the data is made as: a size that is changed there is the model's too.
-    image, text = chosen.model.image, chosen.model.text
-    model = attrs.evolve(
-        chosen.model, image=attrs.evolve(image, input=data.image), text=attrs.evolve(text, input=data.text)
-    )
+    data, model = command.pipeline, chosen.model
+    has_shards = isinstance(data, ReinforcedPipelineSpec)
+    is_ours = has_shards and isinstance(model, DualEncoderSpec)
+    reach = {"--data": has_shards, "--tokenizer": is_ours, "--tiny": is_ours}
+    given = {"--data": command.data, "--tokenizer": command.tokenizer, "--tiny": command.tiny}
+    if lost := [flag for flag, value in given.items() if value and not reach[flag]]:
+        raise ValueError(f"{', '.join(lost)} is for the library's own models and data; change the run itself")
+    if command.data:
+        data = attrs.evolve(data, shards=command.data)
+    if is_ours:
+        data = attrs.evolve(data, text=_text_input(data.text, command.tokenizer))
+        # The model takes what the data is made as: a size that is changed there is the model's too.
+        image, text = attrs.evolve(model.image, input=data.image), attrs.evolve(model.text, input=data.text)
+        model = attrs.evolve(model, image=image, text=text)
     spec = RunSpec(model=model, data=data, training=command.training, initial_weights=command.initial_weights)
     if command.tiny:
         return tiny_run(spec, OUTPUTS / "tiny")
-    if not spec.data.shards and not command.show:
+    if has_shards and not spec.data.shards and not command.show:
         raise ValueError(_no_data(spec))
     return spec
 
@@ -137,4 +146,5 @@ def _train(spec: RunSpec, command: Command, output: str, name: str) -> None:
     evaluate = partial(measured_on, command.validation, command.evaluate, command.rows) if measured else None
     model = train_and_plot(spec, output, evaluate=evaluate, device=command.device, name=name)
     if model is not None:
-        say(f"{model}: `mobileclip classify photo.jpg 'a cat' 'a dog' -c {model}`")
+        use = f": `mobileclip classify photo.jpg 'a cat' 'a dog' -c {model}`"
+        say(f"{model}{use if isinstance(spec.model, DualEncoderSpec) else ''}")

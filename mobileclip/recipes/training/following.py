@@ -60,7 +60,7 @@ def following_pipeline(pipeline: PipelineType, given: Given) -> PipelineType:
     """Return the defaults of how data is read as they follow: images are augmented at the size they are read at."""
     flag = "--pipeline.image.size"
     for size in given.numbers(flag, unless="--pipeline.augmentation.size"):
-        if pipeline.augmentation is not None and size >= 1:
+        if isinstance(pipeline, PipelineSpec) and pipeline.augmentation is not None and size >= 1:
             image = attrs.evolve(pipeline.image, size=int(size))
             augmentation = attrs.evolve(pipeline.augmentation, size=int(size))
             return attrs.evolve(pipeline, image=image, augmentation=augmentation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -154,7 +155,10 @@ def _asked(kind: Kind[Spec, FlagsType], chosen: Spec, arguments: Sequence[str]) 
 
 def _parsed(kind: Kind[Spec, FlagsType], chosen: Spec, description: str, arguments: Sequence[str]) -> FlagsType:
     default = _defaults(kind, chosen, arguments, "")
-    return parse(kind.command, arguments, description=description, default=default, config=_CONFIG)
+    with warnings.catch_warnings():
+        # Data of another class than the library's has its own choices as flags.
+        warnings.filterwarnings("ignore", "The field `pipeline` is annotated", UserWarning)
+        return parse(kind.command, arguments, description=description, default=default, config=_CONFIG)
 
 
 def _defaults(kind: Kind[Spec, FlagsType], chosen: Spec, arguments: Sequence[str], row: str) -> FlagsType:

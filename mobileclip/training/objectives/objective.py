@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import singledispatch
-from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
 import attrs
 import torch
@@ -48,6 +48,8 @@ class Objective(nn.Module, ABC):
     Raises:
         ValueError: if `channels_last` is asked for on the CPU.
     """
+
+    model: Any
 
     def __init__(self, spec: TrainingSpec, *, model: nn.Module, world: World) -> None:
         super().__init__()

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
-from mobileclip import storage
-from mobileclip.extras import needed
+from mobileclip.charts import Line, Panel, write_chart
 from mobileclip.training.records.metrics import read_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-
-    from matplotlib.axes import Axes
 
     from mobileclip.storage import AnyPath
 
@@ -21,7 +17,6 @@ _ALWAYS = ("logit_scale", "learning_rate")
 # What evaluations call their main numbers; the others would fill a wall.
 _MAIN = ("acc1", "mean_recall@1", "recall_at_1", "top-1", "R@1", "measured")
 _MOST_EVALUATED = 4
-_COLUMNS = 4
 
 Lines = list[dict[str, float]]
 
@@ -41,27 +36,13 @@ def plot_curves(runs: Mapping[str, AnyPath], path: AnyPath, *, metrics: Sequence
         ValueError: if there is no run, or no file has a metric of that name.
         ModuleNotFoundError: if matplotlib is not there; the message says how to install it.
     """
-    with needed("a plot", "report"):
-        from matplotlib.figure import Figure
-
     lines = {name: read_metrics(metrics_path) for name, metrics_path in runs.items()}
     logged = [line for run in lines.values() for line in run]
     chosen = _usual(logged) if metrics is None else tuple(metrics)
     if not lines or not chosen:
         raise ValueError("nothing to draw: give at least one run and one metric")
-    num_columns = min(_COLUMNS, len(chosen))
-    num_rows = math.ceil(len(chosen) / num_columns)
-    figure = Figure(figsize=(4.2 * num_columns, 3.4 * num_rows), layout="constrained")
-    panels = list(figure.subplots(num_rows, num_columns, squeeze=False).flat)
-    for axes, metric in zip(panels, chosen, strict=False):
-        _draw(axes, metric, lines, logged)
-        if axes is panels[0] or _is_evaluated(metric, logged):
-            axes.legend(fontsize="small")
-    for axes in panels[len(chosen) :]:
-        axes.set_axis_off()
-    storage.make_directory_of(path)
-    with storage.atomic_write(path) as stream:
-        figure.savefig(stream, format="png", dpi=120)
+    panels = [_panel(metric, lines, logged, has_legend=metric == chosen[0]) for metric in chosen]
+    write_chart(panels, path)
 
 
 def _usual(logged: Iterable[Mapping[str, float]]) -> tuple[str, ...]:
@@ -83,20 +64,19 @@ def _is_evaluated(metric: str, logged: Iterable[Mapping[str, float]]) -> bool:
     return any(metric in line and "loss" not in line and not {*_TERMS, *_ALWAYS} & line.keys() for line in logged)
 
 
-def _draw(axes: Axes, metric: str, lines: Mapping[str, Lines], logged: Lines) -> None:
+def _panel(metric: str, lines: Mapping[str, Lines], logged: Lines, *, has_legend: bool) -> Panel:
     drawn = {name: [line for line in run if metric in line] for name, run in lines.items()}
     if not any(drawn.values()):
         known = sorted({key for line in logged for key in line})
         raise ValueError(f"no run has logged {metric!r}; logged are: {', '.join(known)}")
+    found = []
     for name, run in drawn.items():
         steps, values = [line["step"] for line in run], [line[metric] for line in run]
         if not run or not _is_evaluated(metric, run):
-            axes.plot(steps, values, label=name, linewidth=1.2)
+            found.append(Line(x=steps, y=values, label=name))
             continue
         best = max(range(len(values)), key=values.__getitem__)
         label = f"{name}: best {values[best]:.3g}, step {steps[best]:,.0f}"
-        (curve,) = axes.plot(steps, values, label=label, linewidth=1.2, marker=".")
-        axes.plot(steps[best], values[best], marker="*", markersize=11, color=curve.get_color(), linestyle="none")
-    axes.set_xlabel("step")
-    axes.set_title(metric.replace("_", " "))
-    axes.grid(alpha=0.3)
+        found.append(Line(x=steps, y=values, label=label, marker=".", star=best))
+    is_told = has_legend or _is_evaluated(metric, logged)
+    return Panel(lines=found, title=metric.replace("_", " "), x_label="step", has_legend=is_told)

@@ -1,0 +1,91 @@
+"""Line charts as a picture: panels beside each other, each with its lines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import attrs
+
+from mobileclip import storage
+from mobileclip.extras import needed
+
+_COLUMNS = 4
+
+
+@attrs.frozen(kw_only=True)
+class Line:
+    """A line of a panel.
+
+    Args:
+        x: of its points.
+        y: of its points, equally many.
+        label: for the legend; none where it stands in none.
+        marker: of its points, as matplotlib calls it.
+        star: number of the point that is marked.
+        names: what stands beside its points, as many or none.
+    """
+
+    x: Sequence[float]
+    y: Sequence[float]
+    label: str = ""
+    marker: str = ""
+    star: int | None = None
+    names: Sequence[str] = ()
+
+
+@attrs.frozen(kw_only=True)
+class Panel:
+    """A panel.
+
+    Args:
+        lines: in it.
+        title: above it.
+        x_label: below it.
+        y_label: at its left.
+        has_legend: whether the lines' labels stand in it.
+    """
+
+    lines: Sequence[Line]
+    title: str = ""
+    x_label: str = ""
+    y_label: str = ""
+    has_legend: bool = False
+
+
+def write_chart(panels: Sequence[Panel], path: storage.AnyPath, *, size: tuple[float, float] = (4.2, 3.4)) -> None:
+    """Write panels to a PNG file, four in a row.
+
+    Args:
+        panels: at least one.
+        path: of the file, or its address.
+        size: of a panel, in inches.
+
+    Raises:
+        ModuleNotFoundError: if matplotlib is not there; the message says how to install it.
+    """
+    with needed("a plot", "report"):
+        from matplotlib.figure import Figure
+
+    num_columns = min(_COLUMNS, len(panels))
+    num_rows = math.ceil(len(panels) / num_columns)
+    figure = Figure(figsize=(size[0] * num_columns, size[1] * num_rows), layout="constrained")
+    places = list(figure.subplots(num_rows, num_columns, squeeze=False).flat)
+    for axes, panel in zip(places, panels, strict=False):
+        for line in panel.lines:
+            (drawn,) = axes.plot(line.x, line.y, label=line.label, linewidth=1.2, marker=line.marker)
+            if line.star is not None:
+                star = {"marker": "*", "markersize": 11, "color": drawn.get_color(), "linestyle": "none"}
+                axes.plot(line.x[line.star], line.y[line.star], **star)
+            for name, *point in zip(line.names, line.x, line.y, strict=bool(line.names)):
+                axes.annotate(name, point, textcoords="offset points", xytext=(6, 4))
+                axes.margins(0.2)  # room for the names
+        axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
+        axes.grid(alpha=0.3)
+        if panel.has_legend:
+            axes.legend(fontsize="small")
+    for axes in places[len(panels) :]:
+        axes.set_axis_off()
+    storage.make_directory_of(path)
+    with storage.atomic_write(path) as stream:
+        figure.savefig(stream, format="png", dpi=120)

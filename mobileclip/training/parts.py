@@ -1,0 +1,68 @@
+"""The open families of a run: the spec of what trains, and the spec of what it trains on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+
+from torch import nn
+
+from mobileclip.data import Batch, BatchSource, ColumnPipelineSpec, ReinforcedPipelineSpec
+from mobileclip.encoders import DualEncoderSpec
+from mobileclip.registry import Registry
+from mobileclip.serialization import open_family
+
+
+@runtime_checkable
+class StudentSpec(Protocol):
+    """What a run needs of the spec of its model, an attrs class; with a `text.input`, that is checked as well.
+
+    Others than `DualEncoderSpec` are registered in `students`, or stand at the top of a module that is imported.
+
+    Examples:
+        >>> isinstance(mobileclip.specs.mobileclip_s0(), StudentSpec)
+        True
+    """
+
+    @property
+    def image(self) -> Any:
+        """What holds the contract of the images as `input`."""
+
+    def build(self) -> nn.Module:
+        """Return a new model, which has its spec as `spec`, and whatever the run's objective calls."""
+
+
+@runtime_checkable
+class DataSpec(Protocol):
+    """What a run needs of the spec of its data, an attrs class; with `image` and `text` they are checked.
+
+    Others than the library's pipelines are registered in `pipelines`, or stand at the top of a module that is imported.
+
+    Examples:
+        >>> from mobileclip.data import ReinforcedPipelineSpec
+        >>> image = mobileclip.inputs.ImageInput(size=256)
+        >>> isinstance(ReinforcedPipelineSpec(shards="a.tar", batch_size=8, image=image), DataSpec)
+        True
+    """
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of a step: in the spec of a run of all processes, in that which is built of one."""
+
+    def build(self) -> BatchSource[Batch]:
+        """Return what makes the batches of this process."""
+
+
+students: Registry[type[StudentSpec]] = Registry("student")
+"""Specs of models to train by name; third parties add theirs here or by an entry point in `mobileclip.student`."""
+pipelines: Registry[type[DataSpec]] = Registry("pipeline")
+"""Specs of data to train on by name; third parties add theirs here or by an entry point in `mobileclip.pipeline`."""
+
+open_family(StudentSpec, students, own=(DualEncoderSpec,))
+open_family(DataSpec, pipelines, own=(ReinforcedPipelineSpec, ColumnPipelineSpec))
+
+if TYPE_CHECKING:
+    # A checker knows what the library's own have beside.
+    Student: TypeAlias = DualEncoderSpec | Any
+    Data: TypeAlias = ReinforcedPipelineSpec | Any
+else:
+    Student, Data = StudentSpec, DataSpec
