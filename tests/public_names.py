@@ -54,16 +54,16 @@ class Package:
 
     @cached_property
     def modules(self) -> dict[str, dict[str, ast.stmt]]:
-        """What each module defines or imports, by name; of a folder with a stub, what that lists."""
-        return {_module_of(path): _definitions(text, path) for path, text in sorted(self.files.items())}
+        """What each module defines or imports, by name; a folder's stub, which comes after it, adds what it lists."""
+        modules: dict[str, dict[str, ast.stmt]] = {}
+        for path, text in sorted(self.files.items()):
+            modules.setdefault(_module_of(path), {}).update(_definitions(text, path))
+        return modules
 
     def names(self) -> Iterator[str]:
-        """Yield what modules export by `__all__`, or rooms by a stub, and what is within."""
+        """Yield what modules export by `__all__`, and what is within."""
         for module, defined in self.modules.items():
-            is_listed = "__all__" in defined or (
-                module.count(".") == 1 and f"{module.replace('.', '/')}/__init__.pyi" in self.files
-            )
-            if is_listed and not any(part.startswith("_") for part in module.split(".")):
+            if "__all__" in defined and not any(part.startswith("_") for part in module.split(".")):
                 yield module
                 yield from self._below(module, module)
 
@@ -130,7 +130,9 @@ def _defined(body: Iterable[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
             yield node.name, node
         elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
             for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-                yield from ((part.id, node) for part in ast.walk(target) if isinstance(part, ast.Name))
+                names = [part.id for part in ast.walk(target) if isinstance(part, ast.Name)]
+                # `__all__` of several that a call gives is for the rest of the house.
+                yield from ((name, node) for name in names if name != "__all__" or names == ["__all__"])
         elif isinstance(node, ast.ImportFrom):
             yield from ((alias.asname or alias.name, node) for alias in node.names)
         else:

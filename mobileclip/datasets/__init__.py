@@ -5,4 +5,20 @@ Each room here has one task; what a training run reads at every step is in `mobi
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, _ = lazy_loader.attach_stub(__name__, __file__)
+
+__all__ = [
+    "ClassFolderSource",
+    "FolderSource",
+    "JsonLinesSource",
+    "LabelledPipeline",
+    "LabelledPipelineSpec",
+    "RowOptions",
+    "ShardSource",
+    "Source",
+    "TableSource",
+    "Unit",
+    "as_source",
+    "find_class_names",
+    "open_data_set",
+]
