@@ -23,8 +23,15 @@ from mobileclip.datasets import (
     as_source,
     open_data_set,
 )
-from mobileclip.datasets.sources import EXPECTED, LabelledShardSource, PublicLayoutSource, is_place, name_of, sources
-from mobileclip.datasets.sources.opening import is_gathered
+from mobileclip.datasets.sources import (
+    EXPECTED,
+    LabelledShardSource,
+    PublicLayoutSource,
+    is_gathered,
+    is_place,
+    name_of,
+    sources,
+)
 from mobileclip.evaluation import open_benchmark
 from tests.errors import fails
 

@@ -24,6 +24,7 @@ from mobileclip.data.shards.files import Shards, expand_shards, parse, read_shar
 from mobileclip.data.skips import CONNECTION_FAILED, Skip
 from mobileclip.datasets.curation.similarity import columns_of, image_vector, similarities
 from mobileclip.engines import Engine, FunctionWork, InlineEngine, Listener, Run, SetAside, held
+from mobileclip.extras import needed
 from mobileclip.machine import raise_machine_fault
 from mobileclip.progress import Progress
 from mobileclip.registry import nearest
@@ -38,6 +39,7 @@ MEAN = "mean"
 logger = get_logger(__name__)
 
 _ABOUT = "scores.json"
+_SUFFIX = ".parquet"
 # A shard of which nothing, or an unknown part, was read is tried again by the next run.
 _FAILURES = ("unreadable_shard", "truncated_shard", CONNECTION_FAILED)
 
@@ -90,10 +92,9 @@ class ShardScores:
     teachers: tuple[str, ...]
 
     @cached_property
-    def _arrays(self) -> Mapping[str, npt.NDArray[Any]]:
+    def _columns(self) -> Mapping[str, Any]:
         try:
-            with self.path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in ("uid", "key", *CAPTIONS)}
+            return (_read_parquet if self.path.suffix == _SUFFIX else _read_npz)(self.path)
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise_machine_fault(error)
             raise ValueError(f"{self.path} is damaged ({error}); delete it, and score the shard again") from None
@@ -101,13 +102,13 @@ class ShardScores:
     @property
     def uids(self) -> Uids:
         """Of the samples, in the shard's order."""
-        return self._arrays["uid"]
+        uids: Uids = self._columns["uid"]
+        return uids
 
     @property
     def keys(self) -> list[str]:
         """Of the samples, in the shard's order."""
-        text = self._arrays["key"].tobytes().decode(errors="surrogateescape")
-        return text.split("\n") if text else []
+        return [key.decode(errors="surrogateescape") for key in self._columns["key"]]
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -126,7 +127,7 @@ class ShardScores:
         Raises:
             ValueError: if there is no such teacher, or the file is damaged.
         """
-        table: npt.NDArray[np.float32] = self._arrays[caption]
+        table: npt.NDArray[np.float32] = self._columns[caption]
         if teacher == MEAN:
             means: npt.NDArray[np.float32] = table.mean(1)
             return means
@@ -182,10 +183,8 @@ class Scores:
             raise ValueError(f"{folder} holds no {_ABOUT}; make scores with mobileclip data score")
         teachers = tuple(about["teachers"])
         names = tuple(name for name, _ in teachers)
-        places = {folder / f"{name}.npz": shard for name, shard in sorted(about["shards"].items())}
-        found = tuple(
-            ShardScores(shard=shard, path=path, teachers=names) for path, shard in places.items() if path.exists()
-        )
+        places = {shard: _path_of(folder, name) for name, shard in sorted(about["shards"].items())}
+        found = tuple(ShardScores(shard=shard, path=path, teachers=names) for shard, path in places.items() if path)
         if not found:
             raise ValueError(f"{folder} has no scores of any shard; run mobileclip data score again")
         if len(found) < len(places):
@@ -207,7 +206,10 @@ def score_shards(spec: ScoreSpec, *, engine: Engine | None = None, show_progress
         ValueError: if there are no shards, another job works in the folder, or it
             has scores of other teachers.
         OSError: if the scores cannot be written.
+        ImportError: if Apache Arrow is not installed (extra `parquet`).
     """
+    with needed("scores", "parquet"):
+        import pyarrow as pa  # noqa: F401 - before anything is read
     names = expand_shards(spec.shards)
     card = card_of_shards(names)
     teachers = [(one.name, one.dim) for one in card.teachers] if card else []
@@ -283,26 +285,72 @@ def _score_shard(unit: _Unit, spec: ScoreSpec, columns: tuple[slice, ...]) -> di
     failure = next((skip for skip in skips if skip.reason in _FAILURES), None)
     if failure is not None:
         raise failure.error(f"{shard}: {failure.reason}: {failure.detail}")
-    path = spec.output / f"{unit.name}.npz"
+    path = spec.output / f"{unit.name}{_SUFFIX}"
     path.parent.mkdir(parents=True, exist_ok=True)
     if spec.vectors:
         with storage.atomic_write(_vectors_path(path)) as stream:
             np.save(stream, np.stack(vectors) if vectors else np.empty((0, width), np.float16), allow_pickle=False)
     arrays = {one: np.stack(rows) if rows else np.empty((0, len(columns)), np.float32) for one, rows in table.items()}
-    text = np.frombuffer("\n".join(keys).encode(errors="surrogateescape"), dtype=np.uint8)
     # Written last: a shard with this file is done.
-    with storage.atomic_write(path) as stream:
-        np.savez(stream, uid=np.array(uids, dtype=PAIR), key=text, **arrays)  # type: ignore[arg-type]
+    _write_parquet(path, uids, keys, arrays)
     return dict(Counter(skip.reason for skip in skips))
 
 
 def _has_scores(spec: ScoreSpec, name: str) -> bool:
-    path = spec.output / f"{name}.npz"
-    return path.exists() and (not spec.vectors or _vectors_path(path).exists())
+    path = _path_of(spec.output, name)
+    return path is not None and (not spec.vectors or _vectors_path(path).exists())
+
+
+def _path_of(folder: Path, name: str) -> Path | None:
+    """Return the file with the scores of a shard; those of before are no tables."""
+    paths = (folder / f"{name}{suffix}" for suffix in (_SUFFIX, ".npz"))
+    return next((path for path in paths if path.exists()), None)
 
 
 def _vectors_path(path: Path) -> Path:
-    return path.with_name(path.name.removesuffix(".npz") + ".vectors.npy")
+    return path.with_name(path.name.removesuffix(path.suffix) + ".vectors.npy")
+
+
+def _write_parquet(
+    path: Path, uids: Sequence[tuple[int, int]], keys: Sequence[str], tables: Mapping[Caption, npt.NDArray[np.float32]]
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns: dict[str, Any] = {"uid": [f"{upper:016x}{lower:016x}" for upper, lower in uids]}
+    try:
+        columns["key"] = pa.array(keys, pa.string())
+    except UnicodeEncodeError:
+        columns["key"] = pa.array([key.encode(errors="surrogateescape") for key in keys], pa.binary())
+    for caption, table in tables.items():
+        columns[caption] = table.mean(1)
+        columns[f"{caption}_by_teacher"] = pa.FixedSizeListArray.from_arrays(table.reshape(-1), table.shape[1])
+    with storage.atomic_write(path) as stream:
+        pq.write_table(pa.table(columns), stream)
+
+
+def _read_parquet(path: Path) -> Mapping[str, Any]:
+    with needed(f"the scores {path}", "parquet"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    try:
+        table = pq.read_table(path, columns=["uid", "key", *(f"{caption}_by_teacher" for caption in CAPTIONS)])
+        digits = bytes.fromhex("".join(table["uid"].to_pylist()))
+        found = {"uid": np.frombuffer(digits, ">u8").astype("u8").view(PAIR)}
+        found["key"] = table["key"].cast(pa.binary()).to_pylist()
+        for caption in CAPTIONS:
+            column = table[f"{caption}_by_teacher"].combine_chunks()
+            found[caption] = column.values.to_numpy().reshape(len(table), column.type.list_size)
+    except pa.ArrowException as error:
+        raise ValueError(str(error)) from None
+    return found
+
+
+def _read_npz(path: Path) -> Mapping[str, Any]:
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+        found = {name: arrays[name] for name in ("uid", "key", *CAPTIONS)}
+    keys = found["key"].tobytes()
+    return {**found, "key": keys.split(b"\n") if keys else []}
 
 
 def _place(shard: str) -> str:

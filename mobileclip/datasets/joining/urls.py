@@ -21,7 +21,7 @@ from mobileclip.data.shards.files import RawSample, read_shard
 from mobileclip.data.skips import CONNECTION_FAILED, BadSampleError, Skip, SkipReport, attempt
 from mobileclip.datasets.joining.comparison import stated_of
 from mobileclip.datasets.sources import RowOptions, as_source
-from mobileclip.datasets.sources.records import RecordUnit
+from mobileclip.datasets.sources.lists import ListUnit
 from mobileclip.datasets.sources.shards import ShardUnit
 from mobileclip.engines import Engine, FunctionWork, InlineEngine, InOrder, SetAside
 from mobileclip.extras import needed
@@ -110,7 +110,7 @@ def write_urls(
         ImportError: if it is to be a Parquet file and Apache Arrow is not installed (extra `parquet`).
     """
     every = as_source(data, rows=rows, samples_per_shard=_GROUP_ROWS).units()
-    units = [unit for unit in every if isinstance(unit, (ShardUnit, RecordUnit))]
+    units = [unit for unit in every if isinstance(unit, (ShardUnit, ListUnit))]
     if len(units) < len(every):
         raise ValueError(f"{data} has no URLs; expected tar shards, a .jsonl file, or tables (.parquet, .csv, .tsv)")
     skips, num_rows = SkipReport(log=False), 0
@@ -120,7 +120,7 @@ def write_urls(
         Progress("reading URLs", total=len(units), console=console(shown=show_progress)) as progress,
     ):
 
-        def take(unit: ShardUnit | RecordUnit, result: _Rows | SetAside) -> None:
+        def take(unit: ShardUnit | ListUnit, result: _Rows | SetAside) -> None:
             nonlocal num_rows
             if isinstance(result, SetAside):
                 skips.add(Skip(reason="unreadable_shard", key="", shard=unit.path, detail=result.reason))
@@ -134,12 +134,12 @@ def write_urls(
             skips.extend(left_out)
             progress.advance(count=len(found))
 
-        with InOrder[ShardUnit | RecordUnit, _Rows](units, take) as listener:
+        with InOrder[ShardUnit | ListUnit, _Rows](units, take) as listener:
             (engine or InlineEngine(device="cpu")).run(FunctionWork(function=_rows_of), units, listener)
     return UrlReport(path=os.fspath(output), num_rows=num_rows, num_without=num_without, skips=skips)
 
 
-def _rows_of(unit: ShardUnit | RecordUnit) -> _Rows:
+def _rows_of(unit: ShardUnit | ListUnit) -> _Rows:
     """Return the rows of a unit, and what was left out.
 
     Raises:

@@ -7,12 +7,13 @@ from mobileclip.datasets.sources.access import RowOptions
 from mobileclip.datasets.sources.base import Source, Unit, sources
 from mobileclip.datasets.sources.class_folder import ClassFolderSource
 from mobileclip.datasets.sources.folder import FolderSource
-from mobileclip.datasets.sources.jsonl import JsonLinesSource
+from mobileclip.datasets.sources.lists import JsonLinesSource, TableSource
 from mobileclip.datasets.sources.opening import (
     EXPECTED,
     DataSet,
     LabelledShardSource,
     as_source,
+    is_gathered,
     is_place,
     label_of,
     name_of,
@@ -20,7 +21,6 @@ from mobileclip.datasets.sources.opening import (
 )
 from mobileclip.datasets.sources.public_layout import PublicLayoutSource
 from mobileclip.datasets.sources.shards import ShardSource
-from mobileclip.datasets.sources.tables import TableSource
 
 __all__ = [
     "EXPECTED",
@@ -36,6 +36,7 @@ __all__ = [
     "TableSource",
     "Unit",
     "as_source",
+    "is_gathered",
     "is_place",
     "label_of",
     "name_of",

@@ -1,8 +1,9 @@
-"""What the columns of a table hold, and what a row of it says of a sample."""
+"""What the rows of lists say of samples: fields of JSON lines, and columns of tables."""
 
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from mobileclip.datasets.sources.access import RowOptions, locate, without_user
 from mobileclip.datasets.sources.base import TEMPLATES
 from mobileclip.datasets.sources.parquet import LABEL
 from mobileclip.datasets.sources.records import Record, key_of
+from mobileclip.machine import raise_machine_fault
 from mobileclip.strict import repeated
 
 # As img2dataset, DataComp, LAION and open_clip call them.
@@ -26,6 +28,10 @@ LAST_PATHS = ("filename",)
 """Where nothing else says where images are: beside an address it is what a download was called."""
 UIDS = ("uid",)
 KEYS = ("key",)
+CAPTION_FIELDS = ("caption", "captions", "text", "texts")
+"""Of lines of JSON."""
+
+_MISSING = "missing"
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -109,81 +115,166 @@ def find_columns(table: str, names: Sequence[str], options: RowOptions, images: 
     )
 
 
-def record_of(
-    row: Mapping[str, Any],
-    label: str,
-    key: str,
-    *,
-    columns: Columns,
-    root: str,
-    options: RowOptions,
-    class_names: Sequence[str] = (),
-) -> Record:
-    """Return what a row says of a sample.
+@attrs.frozen(kw_only=True)
+class Reading(ABC):
+    """What the rows of a list say of samples.
 
     Args:
-        row: cells by column.
-        label: what the row is called.
-        key: of the sample, where the row gives none.
-        columns: which of them hold what; the others are metadata.
-        root: where relative paths begin.
-        options: what may be named.
-        class_names: of a `label` that is a number.
-
-    Raises:
-        BadSampleError: if it cannot be used.
+        image_root: where relative image paths begin.
+        options: what the rows may name.
     """
-    held = _held(row, columns.path)
-    if held is not None:
-        row = _named_label({**row, columns.path or "": held.get("path")}, label, class_names)
-    path, url = _text(row, columns.path, label), _text(row, columns.url, label)
-    # What a table says of where an image came from is not opened: the image is here.
-    is_held = held is not None and held.get("bytes", b"") is not None
-    image = path or ("" if is_held else url)
-    if not image and not is_held:
-        raise BadSampleError("missing_image", f"{label} has neither a path nor an address of an image")
-    uid = _optional(row, columns.uid)
-    given = _optional(row, columns.key)
-    captions = [text for name in columns.captions for text in _several(row[name])]
-    if not columns.captions and isinstance(row[LABEL], str):
-        captions = [template.replace("{}", row[LABEL]) for template in TEMPLATES]
-    metadata = {name: value for name, value in row.items() if name not in columns.names}
-    if uid is not None:
-        metadata["uid"] = str(uid)
-    if storage.is_remote(image):
-        url = without_user(image)
-    elif image:
-        metadata["image"] = image
-    return Record(
-        sample=ImageTextSample(
-            key=key_of(uid if given is None else given, key),
-            captions=json_captions({"captions": captions}),
-            url=url or None,
-            metadata=metadata,
-        ),
-        image=image or "" if is_held else locate(image or "", root, options),
-        label=label,
-        hosts=options.hosts,
-        sha256=_hash(row, columns.sha256, label),
-        is_held=is_held,
-        data=None if held is None else held.get("bytes"),
-    )
+
+    image_root: str
+    options: RowOptions
+
+    @abstractmethod
+    def record(self, cells: dict[str, Any] | BadSampleError, number: int, label: str) -> Record:
+        """Return what a row says of a sample.
+
+        Args:
+            cells: of the row, or why it cannot be read.
+            number: what the key is made of, where the row gives none.
+            label: what the row is called.
+
+        Raises:
+            BadSampleError: if it cannot be used.
+        """
+
+    @abstractmethod
+    def mark(self, cells: dict[str, Any] | BadSampleError, number: int, label: str) -> str:
+        """Return what tells the state of the local image that a row names, if it names one."""
+
+    def about(self, state: str) -> str:
+        """Return a text that changes with the state of rows and with how they are read."""
+        return f"{state} {self.image_root}"
+
+    def _located(self, image: str) -> str:
+        return locate(image, self.image_root, self.options)
 
 
-def _held(row: Mapping[str, Any], name: str | None) -> dict[str, Any] | None:
-    """Return an image as the hub keeps it: its `bytes`, unless they were not asked for, and its `path`."""
-    value = None if name is None else row[name]
-    return value if isinstance(value, dict) else None
+@attrs.frozen(kw_only=True)
+class LineReading(Reading):
+    """What lines of JSON say."""
+
+    def record(self, cells: dict[str, Any] | BadSampleError, number: int, label: str) -> Record:
+        """Return what a line says of a sample, see `Reading`."""
+        if isinstance(cells, BadSampleError):
+            raise cells
+        fields = {**cells}
+        image = fields.pop("image", None)
+        if not isinstance(image, str) or not image:
+            raise BadSampleError("missing_image", f"{label} has no `image`, a path or an address")
+        url: Any = None
+        if storage.is_remote(image):
+            url = without_user(image)
+        elif isinstance(fields.get("url"), str):
+            url = fields.pop("url")
+        key = key_of(fields.pop("key", None), f"{number:09d}")
+        captions = json_captions(fields)
+        metadata = {name: value for name, value in fields.items() if name not in CAPTION_FIELDS}
+        if not storage.is_remote(image):
+            metadata["image"] = image
+        sample = ImageTextSample(key=key, captions=captions, url=url, metadata=metadata)
+        return Record(sample=sample, image=self._located(image), label=label, hosts=self.options.hosts)
+
+    def mark(self, cells: dict[str, Any] | BadSampleError, number: int, label: str) -> str:
+        """Return the state of the image that a line names, also where it says nothing else, see `Reading`."""
+        del number, label  # what it is called says nothing of its image
+        if isinstance(cells, BadSampleError):
+            return _MISSING
+        image = cells.get("image")
+        try:
+            return "" if not isinstance(image, str) or storage.is_remote(image) else _mark(self._located(image))
+        except BadSampleError:
+            return _MISSING
 
 
-def _named_label(row: dict[str, Any], label: str, class_names: Sequence[str]) -> dict[str, Any]:
-    """Return a row whose class has its name."""
-    number = row.get(LABEL)
-    if not class_names or not isinstance(number, int):
-        return row
-    if not 0 <= number < len(class_names):
-        raise BadSampleError("bad_label", f"{label} has the label {number}, but there are {len(class_names)} classes")
-    return {**row, LABEL: class_names[number]}
+@attrs.frozen(kw_only=True)
+class TableReading(Reading):
+    """What the rows of a table say.
+
+    Args:
+        table: what keys begin with that rows do not give.
+        columns: which columns hold what; the others are metadata.
+        class_names: of a `label` that is a number, where the table holds the images.
+        holds_images: whether it does.
+    """
+
+    table: str
+    columns: Columns
+    class_names: tuple[str, ...] = ()
+    holds_images: bool = False
+
+    def about(self, state: str) -> str:
+        """Return a text that changes with the state of rows and with how they are read."""
+        return f"{state} {self.columns} {self.image_root}"
+
+    def record(self, cells: dict[str, Any] | BadSampleError, number: int, label: str) -> Record:
+        """Return what a row says of a sample, see `Reading`."""
+        if isinstance(cells, BadSampleError):
+            raise cells
+        columns, row = self.columns, {**cells}
+        held = row[columns.path or ""] if self.holds_images else None
+        if held is not None:
+            row[columns.path or ""] = held["path"]
+            self._name_label(row, label)
+        path, url = _text(row, columns.path, label), _text(row, columns.url, label)
+        # What a table says of where an image came from is not opened where the image is in the table.
+        is_held = held is not None and held.get("bytes", b"") is not None
+        image = path or ("" if is_held else url) or ""
+        if not image and not is_held:
+            raise BadSampleError("missing_image", f"{label} has neither a path nor an address of an image")
+        uid, given = _optional(row, columns.uid), _optional(row, columns.key)
+        captions = [text for name in columns.captions for text in _several(row[name])]
+        if not columns.captions and isinstance(row[LABEL], str):
+            captions = [template.replace("{}", row[LABEL]) for template in TEMPLATES]
+        metadata = {name: value for name, value in row.items() if name not in columns.names}
+        if uid is not None:
+            metadata["uid"] = str(uid)
+        if storage.is_remote(image):
+            url = without_user(image)
+        elif image:
+            metadata["image"] = image
+        return Record(
+            sample=ImageTextSample(
+                key=key_of(uid if given is None else given, f"{self.table}/{number:09d}"),
+                captions=json_captions({"captions": captions}),
+                url=url or None,
+                metadata=metadata,
+            ),
+            image=image if is_held else self._located(image),
+            label=label,
+            hosts=self.options.hosts,
+            sha256=_hash(row, columns.sha256, label),
+            is_held=is_held,
+            data=held.get("bytes") if held is not None else None,
+        )
+
+    def mark(self, cells: dict[str, Any] | BadSampleError, number: int, label: str) -> str:
+        """Return the state of the image of a row that can be used, see `Reading`."""
+        try:
+            record = self.record(cells, number, label)
+        except BadSampleError:
+            return ""
+        return "" if record.is_held or record.is_remote else _mark(record.image)
+
+    def _name_label(self, row: dict[str, Any], label: str) -> None:
+        """Give the class of a row its name."""
+        number = row.get(LABEL)
+        if not self.class_names or not isinstance(number, int):
+            return
+        if not 0 <= number < len(self.class_names):
+            classes = len(self.class_names)
+            raise BadSampleError("bad_label", f"{label} has the label {number}, but there are {classes} classes")
+        row[LABEL] = self.class_names[number]
+
+
+def _mark(image: str) -> str:
+    try:
+        return storage.fingerprint(image)
+    except (OSError, ValueError) as error:
+        raise_machine_fault(error)
+        return _MISSING
 
 
 def _optional(row: Mapping[str, Any], name: str | None) -> object:

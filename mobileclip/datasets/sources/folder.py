@@ -20,8 +20,9 @@ from mobileclip.data.samples.members import json_captions
 from mobileclip.data.samples.sample import MAX_KEY_BYTES, ImageTextSample
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport, attempt, made_or_skip
 from mobileclip.datasets.sources.base import Source, Unit, numbered_name, sources
-from mobileclip.datasets.sources.jsonl import CAPTION_FIELDS, read_lines
+from mobileclip.datasets.sources.columns import CAPTION_FIELDS
 from mobileclip.datasets.sources.records import MAX_LINE_BYTES, Record, parse_row, read_records
+from mobileclip.datasets.sources.text_rows import JSON, TextRows
 from mobileclip.machine import raise_machine_fault
 from mobileclip.strict import split_lines, strict
 
@@ -194,22 +195,19 @@ class FolderSource(Source):
         stray: list[Skip] = []
         for table in _tables(files):
             with storage.open_read(storage.join(self.path, table)) as stream:
-                for line in read_lines(stream):
-                    if line.data is not None and not line.data.strip():
-                        continue
-                    label = f"line {line.number} of {printable_name(table)}"
-                    named = partial(_named, line.data, label, posixpath.dirname(table), files)
+                for row in TextRows(stream, JSON):
+                    label = f"line {row.line} of {printable_name(table)}"
+                    named = partial(_named, row.cells, label, posixpath.dirname(table), files)
                     name = attempt(named, key=label, shard=self.path, on_skip=stray.append)
                     if name is not None:
-                        assert line.data is not None, "a line that was parsed is there"
-                        rows[name].append(line.data)
+                        rows[name].append(row.cells)
         return rows, stray
 
 
-def _named(line: bytes | None, label: str, directory: str, files: Mapping[str, str]) -> str:
+def _named(line: bytes | BadSampleError, label: str, directory: str, files: Mapping[str, str]) -> str:
     """Return the image that the row of a table names."""
-    if line is None:
-        raise BadSampleError("line_too_long", f"{label} has more than {MAX_LINE_BYTES} bytes")
+    if isinstance(line, BadSampleError):
+        raise line
     given = parse_row(line, label).get("file_name")
     if not isinstance(given, str) or not given:
         raise BadSampleError("missing_image", f"{label} has no `file_name`")

@@ -20,7 +20,7 @@ from mobileclip.datasets.sources.access import RowOptions
 from mobileclip.datasets.sources.base import TEMPLATES, Source, sources
 from mobileclip.datasets.sources.class_folder import ClassFolderSource
 from mobileclip.datasets.sources.folder import FolderSource
-from mobileclip.datasets.sources.jsonl import JsonLinesSource
+from mobileclip.datasets.sources.lists import LINES, TABLES, JsonLinesSource, ListUnit, TableSource, is_table
 from mobileclip.datasets.sources.public_layout import (
     CLASS_NAMES,
     LabelledShardUnit,
@@ -30,15 +30,13 @@ from mobileclip.datasets.sources.public_layout import (
     read_class_names,
     read_public_layout,
 )
-from mobileclip.datasets.sources.records import RecordUnit
 from mobileclip.datasets.sources.shards import ShardSource, is_folder, is_pattern, shards_in
-from mobileclip.datasets.sources.tables import TABLES, TableSource, is_table
 from mobileclip.machine import raise_machine_fault
 from mobileclip.strict import strict
 
 DataKind = Literal["classes", "captions"]
 
-LISTS = (".jsonl", ".ndjson", *TABLES)
+LISTS = (*LINES, *TABLES)
 """Suffixes of files that name images."""
 
 EXPECTED = (
@@ -46,7 +44,6 @@ EXPECTED = (
     "NAME.jpg, or captions.jsonl), a .jsonl, .parquet, .csv or .tsv file, tar shards, or a folder in the public layout "
     "(classnames.txt, test/nshards.txt, test/0.tar)"
 )
-_LINES = (".jsonl", ".ndjson")
 _NAMED = re.compile(r"(?P<kind>[A-Za-z][\w-]+):(?!//|:)(?P<argument>.+)", re.DOTALL)
 _OTHERS = (".json", ".jsonl.gz", ".csv.gz", ".tsv.gz", ".zip")
 
@@ -184,7 +181,7 @@ def _of_path(text: str, samples_per_shard: int, rows: RowOptions) -> Source:
     if text.lower().endswith(_OTHERS):
         raise ValueError(f"{text} is neither a tar shard nor a list ({', '.join(LISTS)}); write it as one of these")
     kind: type[Source]
-    if text.lower().endswith(_LINES):
+    if text.lower().endswith(LINES):
         kind = JsonLinesSource
     elif is_table(text):
         kind = TableSource
@@ -326,7 +323,8 @@ def _opened(
             return _captioned_folder(source, name)
         case LabelledShardSource():
             return _of_labelled_shards(attrs.evolve(source, templates=templates), name)
-    return (_shards if isinstance(source, ShardSource) else _by_label)(source, name, text, templates)
+    by = (name, text, templates)
+    return _shards(source, *by) if isinstance(source, ShardSource) else _by_label(source, *by)
 
 
 def _class_folder(source: ClassFolderSource, name: str, templates: tuple[str, ...]) -> DataSet:
@@ -386,7 +384,7 @@ def label_of(sample: ImageTextSample) -> str | None:
 def _samples(source: Source, report: SkipReport) -> Iterator[ImageTextSample]:
     for unit in source.units():
         # Images elsewhere are not fetched to find out what they are called.
-        yield from unit.described(report) if isinstance(unit, RecordUnit) else unit.read(report)
+        yield from unit.described(report) if isinstance(unit, ListUnit) else unit.read(report)
 
 
 def _raw(source: ShardSource) -> Iterator[RawSample]:

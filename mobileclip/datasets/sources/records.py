@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,6 @@ from mobileclip.data.images.formats import find_format, format_names, is_image_n
 from mobileclip.data.samples.json_object import parse_object
 from mobileclip.data.samples.sample import ImageTextSample
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport, made_or_skip
-from mobileclip.datasets.sources.base import Unit
 from mobileclip.machine import raise_machine_fault
 from mobileclip.storage.reach import RefusedHostError, public_hosts_only
 
@@ -56,41 +54,6 @@ class Record:
     def is_remote(self) -> bool:
         """Whether the image comes over a network."""
         return not self.is_held and storage.is_remote(self.image)
-
-
-@attrs.frozen(kw_only=True)
-class RecordUnit(Unit):
-    """A part of a list of pairs.
-
-    Args:
-        path: the list.
-    """
-
-    path: str
-
-    @abstractmethod
-    def records(self, *, images: bool = False) -> Iterator[Record | Skip]:
-        """Yield what the list says of every sample, or why that cannot be used; no image is looked for.
-
-        Args:
-            images: whether those are read that the list holds.
-        """
-
-    def read(self, report: SkipReport) -> Iterator[ImageTextSample]:
-        """Yield the samples with their images."""
-        return read_records(self.path, self.records(images=True), report)
-
-    def files(self) -> tuple[str, ...]:
-        """Return the images that the list names."""
-        return tuple(one.image for one in self.records() if isinstance(one, Record) and not one.is_held)
-
-    def described(self, report: SkipReport) -> Iterator[ImageTextSample]:
-        """Yield the samples without their images, which are not looked for."""
-        for record in self.records():
-            if isinstance(record, Skip):
-                report.add(record)
-            else:
-                yield record.sample
 
 
 def read_records(place: str, records: Iterable[Record | Skip], report: SkipReport) -> Iterator[ImageTextSample]:

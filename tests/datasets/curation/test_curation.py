@@ -35,6 +35,8 @@ from mobileclip.inputs import ImageInput
 from tests.data.made_samples import golden, make_sample
 from tests.errors import fails
 
+pq = pytest.importorskip("pyarrow.parquet")
+
 DIM, COLUMNS = 32, columns_of((20, 12))
 NUM_SHARDS, PER_SHARD = 4, 15
 
@@ -172,6 +174,31 @@ class TestScores:
         assert found.shards[1].similarity("real")[2] == pytest.approx(expected.real[0], abs=1e-6)
         assert found.shards[1].vectors.shape == (PER_SHARD, DIM)
 
+    def test_they_are_a_table_that_others_query(self, scores):
+        one = Scores.open(scores).shards[1]
+        table = pq.read_table(one.path).to_pylist()
+        assert [row["key"] for row in table] == one.keys
+        assert [(int(row["uid"][:16], 16), int(row["uid"][16:], 16)) for row in table] == one.uids.tolist()
+        for caption in ("real", "synthetic", "best"):
+            np.testing.assert_array_equal([row[caption] for row in table], one.similarity(caption))
+            np.testing.assert_array_equal(
+                [row[f"{caption}_by_teacher"] for row in table], one.similarity(caption, "teachers")[:, None]
+            )
+
+    def test_scores_of_before_are_read(self, shards, scores, tmp_path):
+        scored(shards[:1], tmp_path, vectors=True)
+        (path,), (one, *_) = tmp_path.rglob("*.parquet"), Scores.open(scores).shards
+        arrays = {caption: one.similarity(caption)[:, None] for caption in ("real", "synthetic", "best")}
+        keys = np.frombuffer("\n".join(one.keys).encode(), np.uint8)
+        np.savez(path.with_suffix(".npz"), uid=one.uids, key=keys, **arrays)
+        path.unlink()
+        (before,) = Scores.open(tmp_path).shards
+        assert (before.keys, before.uids.tolist()) == (one.keys, one.uids.tolist())
+        np.testing.assert_array_equal(before.similarity("best"), one.similarity("best"))
+        np.testing.assert_array_equal(before.vectors, one.vectors)
+        assert scored(shards[:1], tmp_path, vectors=True).num_samples == PER_SHARD
+        assert not list(tmp_path.rglob("*.parquet"))
+
     def test_the_first_release_s_layout(self, tmp_path):
         report = scored([golden("npz")], tmp_path / "scores")
         assert report.num_samples == sum(1 for _ in read_shard(golden("npz"), print))
@@ -180,12 +207,12 @@ class TestScores:
 
     def test_what_is_scored_is_not_read_again(self, shards, tmp_path):
         scored(shards[:2], tmp_path)
-        times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}
+        times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
         assert len(times) == 2
         report = scored(shards[:3], tmp_path)
         assert report.num_samples == 45
         assert all(path.stat().st_mtime_ns == time for path, time in times.items())
-        assert len(list(tmp_path.rglob("*.npz"))) == 3
+        assert len(list(tmp_path.rglob("*.parquet"))) == 3
 
     def test_vectors_can_come_later(self, shards, tmp_path):
         scored(shards[:1], tmp_path)
@@ -238,7 +265,7 @@ class TestScores:
 
     def test_damaged_scores_are_named(self, shards, tmp_path):
         scored(shards[:1], tmp_path)
-        (path,) = tmp_path.rglob("*.npz")
+        (path,) = tmp_path.rglob("*.parquet")
         path.write_bytes(path.read_bytes()[:200])
         with fails("data.damaged-delete-score-shard"):
             Scores.open(tmp_path).shards[0].similarity("real")

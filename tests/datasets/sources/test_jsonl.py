@@ -194,7 +194,7 @@ class TestJsonLines:
         with fails("data.lines-json-object-line"):
             JsonLinesSource(path=tmp_path / "a.jsonl").units()
         (tmp_path / "a.jsonl").write_bytes(gzip.compress(b"{}\n"))
-        with fails("data.compressed-lines-found-decompress"):
+        with fails("data.compressed-rows-found-decompress"):
             JsonLinesSource(path=tmp_path / "a.jsonl").units()
 
     def test_the_file_vanishes_before_it_is_read(self, tmp_path):
@@ -204,7 +204,7 @@ class TestJsonLines:
         report = SkipReport(log=False)
         assert list(unit.read(report)) == []
         assert report.counts == {"unreadable_file": 1}
-        with fails("data.read-2", "a.jsonl"):
+        with fails("data.does-exist-2", "a.jsonl"):
             unit.fingerprint()
 
     def test_images_from_the_web(self, tmp_path, site):

@@ -404,8 +404,8 @@ class TestUnits:
         path = write_table(tmp_path / "a.parquet", rows, row_group_size=40_000, use_dictionary=False)
         unit = TableSource(tables=path).units()[-1]
         before, most = pa.total_allocated_bytes(), 0
-        for number, (label, row) in enumerate(unit.rows(), 39_001):
-            assert (label, row["text"]) == (f"row {number}", f"{number - 1:01000d}")
+        for number, (key, label, row) in enumerate(unit.rows(), 39_001):
+            assert (key, label, row["text"]) == (number, f"row {number}", f"{number - 1:01000d}")
             most = max(most, pa.total_allocated_bytes() - before)
         assert number == 40_000
         assert most < 8_000_000 < sum(len(row["text"]) for row in rows)
