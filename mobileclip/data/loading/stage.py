@@ -46,6 +46,7 @@ def endless_shards(
         most_readers=NUM_READERS,
         seed=seed,
         shuffle=shuffle,
+        may_share=True,
     )
     for turn in count():
         for reader in range(order.num_readers):
