@@ -221,7 +221,7 @@ def _class_folder(path: str) -> ClassData:
     starts = range(0, len(rows), size)
     reader = FolderReader(
         path=path,
-        parts={f"part {start // size} of {path}": json.dumps(rows[start : start + size]).encode() for start in starts},
+        parts={f"{path}/part {start // size}": json.dumps(rows[start : start + size]).encode() for start in starts},
         left_out=tuple(skip for unit in units for skip in (*unit.stray, *unit.left_out)),
     )
     return ClassData(reader=reader, class_names=tuple(names[folder] for folder in folders))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import count, islice
 from typing import Any, Generic
 
+import attrs
 import torch
 
 from mobileclip.data.loading.batch import BatchType
@@ -17,6 +18,7 @@ from mobileclip.data.loading.position import StreamPosition
 from mobileclip.data.loading.readers import Chunk, Maker, OpenReaders
 from mobileclip.data.loading.reading import OrderedSample, SampleReading, ShardReader
 from mobileclip.data.loading.spec import PipelineSpec
+from mobileclip.data.skips import Skip
 from mobileclip.storage import use_limits, without_secrets
 
 
@@ -30,6 +32,7 @@ class ShardDataset(Generic[BatchType]):
         maker: of batches.
         keep: which samples are used; None for all.
         world: rank and number of processes.
+        left_out: of every epoch, by no reader.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class ShardDataset(Generic[BatchType]):
         maker: Maker[Any, Any, BatchType],
         keep: Keep | None,
         world: tuple[int, int],
+        left_out: Sequence[Skip] = (),
     ) -> None:
         # The place of the shard that each worker is at, which the process that started them can see.
         self._at = torch.full((max(1, spec.num_workers),), -1, dtype=torch.int64)
@@ -60,6 +64,7 @@ class ShardDataset(Generic[BatchType]):
             limits=maker.limits,
         )
         self._world = world
+        self._left_out = left_out
 
     def chunks(self, worker: int, num_workers: int, begin: Begin) -> Iterator[Chunk[BatchType]]:
         """Yield the chunks that fall to a worker.
@@ -89,13 +94,11 @@ class ShardDataset(Generic[BatchType]):
 
     def _stream(self, share: Share, start: StreamPosition) -> Iterator[Chunk[BatchType]]:
         """Yield a worker's share of every step of a stream, from a position on."""
-        places = {reader: Place(*place) for reader, *place in start.places}
         readers: OpenReaders[BatchType] | None = None
-        for step in count(start.first_batch):
+        for step in count(start.first_batch + start.num_passed_over):
             epoch, numbers = self._order.step(step, self._batch_size)
             if readers is None or readers.epoch != epoch:
-                readers = self._opened(share, epoch, places)
-                places = {}
+                readers = self._opened(share, epoch, start if readers is None else StreamPosition())
             chunk = readers.chunk(numbers)
             yield chunk
             if chunk.gave_up:
@@ -103,21 +106,24 @@ class ShardDataset(Generic[BatchType]):
 
     def _epoch(self, share: Share, epoch: int) -> Iterator[Chunk[BatchType]]:
         """Yield a worker's share of every step of an epoch, with fewer samples where its readers have no more."""
-        readers = self._opened(share, epoch, {}, is_alone=True)
+        readers = self._opened(share, epoch, StreamPosition(), is_alone=True)
         return map(readers.chunk, self._order.steps(self._batch_size))
 
     def _opened(
-        self, share: Share, epoch: int, places: Mapping[int, Place], *, is_alone: bool = False
+        self, share: Share, epoch: int, start: StreamPosition, *, is_alone: bool = False
     ) -> OpenReaders[BatchType]:
+        is_first = (share.rank, share.worker) == (0, 0)
+        order = self._order.without(start.dead) if start.places else self._order
         return OpenReaders(
             share=share,
             epoch=epoch,
-            places=places,
+            places={reader: Place(*place) for reader, *place in start.places},
             is_alone=is_alone,
-            reading=self._reading,
+            reading=attrs.evolve(self._reading, order=order),
             maker=self._maker,
             keep=self._keep,
             on_sample=partial(self._note_shard, share.worker),
+            left_out=self._left_out if is_first and not start.places else (),
         )
 
     def _note_shard(self, worker: int, sample: OrderedSample) -> None:

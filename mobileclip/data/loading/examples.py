@@ -20,7 +20,7 @@ from mobileclip.data.loading.spec import ExampleSpec
 from mobileclip.data.randomness import random_index, seeded_rng
 from mobileclip.data.samples.limits import SampleLimits
 from mobileclip.data.samples.members import parse_sample, parse_stored_sample
-from mobileclip.data.samples.sample import ImageTextSample, StoredSample, check_source_image
+from mobileclip.data.samples.sample import ImageTextSample, ReinforcedSample, StoredSample, check_source_image
 from mobileclip.data.skips import BadSampleError
 from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.inputs import TextInput
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 Captions = Literal["real", "synthetic", "either", "both"]
 CAPTIONS: tuple[Captions, ...] = ("real", "synthetic", "either", "both")
+_WITH_TEACHERS = (StoredSample, ReinforcedSample)
 TextToIds = Callable[[Sequence[str]], "Tensor"]
 
 
@@ -152,7 +153,7 @@ class ExampleMaker:
         """Return what an epoch takes of a sample.
 
         Args:
-            sample: a `StoredSample` where the teachers' embeddings are wanted.
+            sample: a `StoredSample` or `ReinforcedSample` where the teachers' embeddings are wanted.
             epoch: its number.
 
         Raises:
@@ -164,7 +165,7 @@ class ExampleMaker:
         source = SourceImage(
             sample.image,
             self._spec.limits,
-            orient=not isinstance(sample, StoredSample),
+            orient=not isinstance(sample, _WITH_TEACHERS),
             background=self._spec.image.background_color,
         )
         index, params = self._augmentation(sample, source, rng)
@@ -195,7 +196,7 @@ class ExampleMaker:
     def _augmentation(
         self, sample: ImageTextSample, source: SourceImage, rng: np.random.Generator
     ) -> tuple[int, AugmentationParams]:
-        if not isinstance(sample, StoredSample):
+        if not isinstance(sample, _WITH_TEACHERS):
             return 0, self._augmentations[0].sample(rng, source.size)
         assert sample.image is not None, "it was decoded"
         check_source_image(sample, sample.image, source.size)
@@ -231,7 +232,7 @@ class ExampleMaker:
         return f"no set of synthetic captions is called like {chosen!r}; the sample has {', '.join(there)}"
 
     def _row(self, sample: ImageTextSample, name: str, index: int) -> Embeddings | None:
-        return sample.row(name, index) if isinstance(sample, StoredSample) else None
+        return sample.row(name, index) if isinstance(sample, _WITH_TEACHERS) else None
 
 
 def _first(stored: int, wanted: int | None) -> int:

@@ -7,9 +7,12 @@ all processes together hold the same samples whatever the number of processes.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import cycle, islice
 from typing import Any, Generic
@@ -20,11 +23,12 @@ from mobileclip.data.loading.batch import BatchType, interleaved, join_batches
 from mobileclip.data.loading.crew import Begin, Crew, LateWorkerError, LostWorkerError
 from mobileclip.data.loading.dataset import ShardDataset
 from mobileclip.data.loading.keeping import Keep, UidList
-from mobileclip.data.loading.order import EndlessOrder, EpochOrder, Order, Place
+from mobileclip.data.loading.order import VERSION, EndlessOrder, EpochOrder, Order, Place
 from mobileclip.data.loading.position import StreamPosition
 from mobileclip.data.loading.readers import Chunk, Maker
-from mobileclip.data.loading.reading import ShardReader
+from mobileclip.data.loading.reading import ShardReader, find_dead
 from mobileclip.data.loading.spec import PipelineSpec
+from mobileclip.data.shards.counts import count_up_to
 from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.data.workers import LostProcessError
 from mobileclip.machine import raise_machine_fault
@@ -76,6 +80,7 @@ class Pipeline(ABC, Generic[BatchType]):
         self._crew: Crew[Chunk[BatchType]] | None = None
         self.num_lost = 0
         """How many workers have died, in whose place others went on."""
+        self._start = StreamPosition()
         # Number of batches, where this process's readers stand behind them, none where an epoch begins, and what was
         # left out so far.
         self._known: deque[tuple[int, dict[int, Place], Counter[str]]] = deque(maxlen=_KNOWN_STEPS)
@@ -110,8 +115,8 @@ class Pipeline(ABC, Generic[BatchType]):
             ValueError: if not one sample of the shards can be used, or nothing says how many there are.
         """
         if isinstance(self._order, EndlessOrder):
-            places = tuple((reader, *attrs.astuple(place)) for reader, place in enumerate(self._order.start(epoch)))
-            start = StreamPosition(num_readers=self._order.num_readers, places=places)
+            places = _rows(dict(enumerate(self._order.start(epoch))))
+            start = StreamPosition(num_readers=self._order.num_readers, places=places, version=VERSION)
             num_samples = sum(self._sizes) if self.spec.num_samples is None else self.spec.num_samples
             return islice(self.stream(start), self._batches_per_epoch(num_samples))
         return self._whole_epoch(epoch)
@@ -130,18 +135,9 @@ class Pipeline(ABC, Generic[BatchType]):
             ValueError: if there are fewer samples than one batch needs, none can be used, or the position is of another
                 order.
         """
-        position = StreamPosition() if position is None else position
-        if position.num_readers not in (0, self._order.num_readers):
-            raise ValueError(
-                f"the position is of {position.num_readers} readers, and the order has {self._order.num_readers}: "
-                "num_readers, the shards or their sizes are others than they were"
-            )
-        if not position.places and not self._is_at_start(position.first_batch):
-            raise ValueError(
-                f"the position behind batch {position.first_batch} does not say where the readers stand; take it from "
-                "the checkpoint, or from the stream that came so far"
-            )
+        position = self._in_this_order(StreamPosition() if position is None else position)
         places = {reader: Place(*place) for reader, *place in position.places if reader % self.world_size == self.rank}
+        self._start = position
         self._left_out.clear()
         self._known.clear()
         # Of the run so far, the first process tells.
@@ -169,8 +165,12 @@ class Pipeline(ABC, Generic[BatchType]):
                 return StreamPosition(
                     first_batch=num_batches,
                     num_readers=self._order.num_readers if places else 0,
-                    places=tuple((reader, *attrs.astuple(place)) for reader, place in places.items()),
+                    places=_rows(places),
                     skipped=skipped,
+                    version=VERSION,
+                    data=self._digest,
+                    dead=self._dead_at(num_batches) if places else (),
+                    num_passed_over=self._start.num_passed_over,
                 )
         raise ValueError(
             f"the stream does not know where it stood after batch {num_batches}, only after "
@@ -189,6 +189,54 @@ class Pipeline(ABC, Generic[BatchType]):
             skips.append(self._left_out.popleft()[1])
         return skips
 
+    def _in_this_order(self, position: StreamPosition) -> StreamPosition:
+        """Return a position to go on from: one in another version of the order, where the next epoch begins.
+
+        Raises:
+            ValueError: if it is of other data, or of another order.
+        """
+        order = self._order
+        if position.data not in ("", self._digest):
+            raise ValueError(
+                f"the position is one in other data: the names of the {len(self.shards)} shards, or the numbers of "
+                "their samples, were others. Give the shards as they were, or start another run from its weights"
+            )
+        step = position.first_batch + position.num_passed_over
+        if position.places and position.version != VERSION:
+            num_left, starts = order.next_epoch(step, self._batch_size, [Place(*row[1:]) for row in position.places])
+            if self.rank == 0:
+                logger.warning(
+                    "the position behind batch %d is one in version %d of the order of samples, and this is version "
+                    "%d: the run goes on where an epoch begins, without what was left of the one before",
+                    *(position.first_batch, position.version, VERSION),
+                )
+            return attrs.evolve(
+                position,
+                num_readers=order.num_readers if starts else 0,
+                places=_rows(dict(enumerate(starts))),
+                version=VERSION,
+                num_passed_over=position.num_passed_over + num_left,
+            )
+        if position.num_readers not in (0, order.num_readers):
+            raise ValueError(
+                f"the position is of {position.num_readers} readers, and the order has {order.num_readers}: "
+                "num_readers, the shards or their sizes are others than they were"
+            )
+        if not position.places and order.step(step, self._batch_size)[1].start:
+            raise ValueError(
+                f"the position behind batch {position.first_batch} does not say where the readers stand; take it from "
+                "the checkpoint, or from the stream that came so far"
+            )
+        return position
+
+    def _dead_at(self, num_batches: int) -> tuple[int, ...]:
+        """Return the shards that the epoch which so many batches have begun does without."""
+        start, size = self._start, self._batch_size
+        began, now = (
+            self._order.step(one + start.num_passed_over, size)[0] for one in (start.first_batch, num_batches)
+        )
+        return start.dead if start.places and began == now else tuple(self._dead)
+
     def _note(self, chunks: Sequence[Chunk[BatchType]]) -> None:
         """Note where the stream stands behind one batch more, and what was left out for it."""
         number, places, skipped = self._known[-1]
@@ -196,7 +244,8 @@ class Pipeline(ABC, Generic[BatchType]):
         skips = [skip for chunk in chunks for skip in chunk.skips]
         self._left_out.extend((number, skip) for skip in skips)
         moved = {reader: Place(*place) for chunk in chunks for reader, *place in chunk.places}
-        places = {} if self._is_at_start(number) else places | moved
+        _, numbers = self._order.step(number + self._start.num_passed_over, self._batch_size)
+        places = places | moved if numbers.start else {}
         self._known.append((number, places, skipped + Counter(skip.reason for skip in skips)))
 
     def _whole_epoch(self, epoch: int) -> Iterator[BatchType]:
@@ -226,11 +275,6 @@ class Pipeline(ABC, Generic[BatchType]):
                 self.report.num_unwanted += chunk.num_unwanted
             yield step
 
-    def _is_at_start(self, num_batches: int) -> bool:
-        """Return whether so many batches end an epoch, or none was made yet."""
-        _, numbers = self._order.step(num_batches, self._batch_size)
-        return numbers.start == 0
-
     def _batches_per_epoch(self, num_samples: int) -> int:
         drop_last = self.spec.drop_last or self.spec.sampling != "epoch"
         full, rest = divmod(num_samples, self._batch_size)
@@ -257,12 +301,39 @@ class Pipeline(ABC, Generic[BatchType]):
         choices: dict[str, Any] = {"most_readers": spec.num_readers, "seed": spec.seed, "shuffle": spec.shuffle}
         order: Order
         if spec.sampling == "epoch":
-            order = EpochOrder(names=self.shards, sizes=self._sizes, **choices)
+            order = EpochOrder(names=self.shards, sizes=self._sizes, dead=tuple(self._dead), **choices)
         else:
             replacement = spec.sampling == "with_replacement"
             order = EndlessOrder(sources=self._reader.sources, weights=spec.weights, replacement=replacement, **choices)
+            self._check_sources(order)
         order.check_processes(self.world_size)
         return order
+
+    @cached_property
+    def _dead(self) -> Mapping[int, tuple[Skip, ...]]:
+        """The shards that have no sample, by number, and what is said of each."""
+        with use_limits(self.spec.stores):
+            return find_dead(self._reader, self.spec.sample_limits) if self.spec.sampling == "epoch" else {}
+
+    @cached_property
+    def _digest(self) -> str:
+        """Of the shards' names from their common folder on and, where it is known, of their numbers of samples."""
+        folder = os.path.commonprefix(self.shards).rpartition("/")[0]  # noqa: RUF071 - they may be addresses
+        names = [name[len(folder) :] for name in self.shards]
+        sizes = self._sizes if self.spec.sampling == "epoch" else ()
+        return hashlib.sha256(json.dumps([names, sizes]).encode()).hexdigest()
+
+    def _check_sources(self, order: EndlessOrder) -> None:
+        """Refuse sources with fewer samples than their weights have in a batch: it would be full of copies."""
+        wanted = order.num_in_batch(self._batch_size) if len(self.spec.weights) > 1 else ()
+        for source, (names, number) in enumerate(zip(order.sources, wanted, strict=False)):
+            found = count_up_to(names, number, self.spec.sample_limits)
+            if found is not None and found < number:
+                raise ValueError(
+                    f"source {source}, {self.spec.shards[source]}, has {found} samples, and its weight has {number} of "
+                    f"every batch of {self._batch_size}: some would be copies. Give it a weight of at most "
+                    f"{found / self._batch_size:.3g} of all, more samples, or a smaller batch_size"
+                )
 
     @property
     def _num_workers(self) -> int:
@@ -330,6 +401,7 @@ class Pipeline(ABC, Generic[BatchType]):
             maker=self._maker(),
             keep=self._keep,
             world=(self.rank, self.world_size),
+            left_out=[skip for skips in self._dead.values() for skip in skips],
         )
 
     def _dismiss(self) -> None:
@@ -337,6 +409,10 @@ class Pipeline(ABC, Generic[BatchType]):
         crew, self._crew = self._crew, None
         if crew is not None:
             crew.end()
+
+
+def _rows(places: Mapping[int, Place]) -> tuple[tuple[int, int, int, int], ...]:
+    return tuple((reader, place.turn, place.segment, place.sample) for reader, place in places.items())
 
 
 def _whole(chunks: Sequence[Chunk[BatchType]]) -> BatchType | None:

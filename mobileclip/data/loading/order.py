@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from itertools import count
 from typing import Literal, get_args
@@ -25,6 +25,11 @@ SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
 NUM_READERS = 96
 """Divided by most numbers of processes that machines have, and enough for many workers."""
 READERS_OF_A_SHARD = 4
+VERSION = 2
+"""Of the order: positions of another one go on where an epoch begins."""
+MOST_OFF = 0.02
+"""By which a source's share of the readers may differ from the asked one."""
+_GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 @attrs.frozen(kw_only=True)
@@ -52,8 +57,7 @@ class Place:
     """Where a reader stands.
 
     Args:
-        turn: which of its turns it is: without end, of drawing a shard; in `epoch`, 0, or how many readers' samples it
-            took over after its own.
+        turn: which of its turns it is: of drawing a shard; in `epoch`, of a part of the samples.
         segment: which of the turn's segments.
         sample: how many samples of the segment, usable or not, lie behind it.
     """
@@ -110,6 +114,26 @@ class Order(ABC):
     def steps(self, batch_size: int) -> Iterator[range]:
         """Yield the numbers of the samples of every step of an epoch; the last one may have fewer."""
 
+    @abstractmethod
+    def next_epoch(self, step: int, batch_size: int, places: Collection[Place]) -> tuple[int, tuple[Place, ...]]:
+        """Return how many steps to leave out, and where readers stand then, so that a stream goes on with an epoch.
+
+        Args:
+            step: the one to come.
+            batch_size: of all processes together.
+            places: where readers stand.
+        """
+
+    def without(self, dead: tuple[int, ...]) -> Order:
+        """Return the order where these shards, by number, are known to have no samples."""
+        del dead
+        return self
+
+    def is_repeat(self, turn: int) -> bool:
+        """Return whether a reader reads samples at one of its turns that a reader has had in this epoch."""
+        del turn
+        return False
+
     def check_processes(self, world_size: int) -> None:
         """Refuse a number of processes that the readers cannot be divided among.
 
@@ -128,12 +152,15 @@ class Order(ABC):
 class EpochOrder(Order):
     """Every sample once an epoch.
 
-    The shuffled shards are one row of samples, which is cut into as many equal parts as there are readers. A reader
-    that lost samples goes on with the next one's.
+    The shuffled shards are one row of samples, which is cut into as many equal parts as there are readers. Where shards
+    are known to be dead, an epoch is as long as before: place `n` has the living sample `n` modulo their number. So all
+    come equally often, and none twice in a batch. A reader that lost other samples reads its own part again; one that
+    has none goes on in others' parts, far from where they are.
 
     Args:
         names: of the shards.
-        sizes: number of samples in each.
+        sizes: number of samples in each, as they are said.
+        dead: numbers of the shards that have none all the same.
         most_readers: number of readers, or the largest divisor of it of which there are not more than samples, and not
             more than four to a shard: each passes over what is not its own.
         seed: of the order.
@@ -145,49 +172,75 @@ class EpochOrder(Order):
 
     names: tuple[str, ...]
     sizes: tuple[int, ...] = attrs.field(repr=False)
+    dead: tuple[int, ...] = ()
     most_readers: int
     seed: int
     shuffle: bool
     num_readers: int = attrs.field(init=False)
+    _living: tuple[int, ...] = attrs.field(init=False, repr=False)
 
-    @num_readers.default
-    def _num_readers(self) -> int:
-        if self.num_samples == 0:
+    def __attrs_post_init__(self) -> None:
+        living = [*self.sizes]
+        for shard in self.dead:
+            living[shard] = 0
+        if not any(living):
             raise ValueError(f"not one sample is in {len(self.names)} shards")
-        most = min(self.num_samples, READERS_OF_A_SHARD * len(self.names))
-        return next(number for number in _divisors(self.most_readers) if number <= most)
+        most = min(self.num_places, READERS_OF_A_SHARD * len(self.names))
+        object.__setattr__(self, "_living", tuple(living))
+        object.__setattr__(self, "num_readers", next(one for one in _divisors(self.most_readers) if one <= most))
+
+    @property
+    def num_places(self) -> int:
+        """Number of samples that an epoch of a stream has, dead shards' included."""
+        return sum(self.sizes)
 
     @property
     def num_samples(self) -> int:
-        """Number of samples of an epoch."""
-        return sum(self.sizes)
+        """Number of living samples."""
+        return sum(self._living)
+
+    def without(self, dead: tuple[int, ...]) -> EpochOrder:
+        """Return the order where these shards, by number, are known to have no samples."""
+        return attrs.evolve(self, dead=dead)
+
+    def is_repeat(self, turn: int) -> bool:
+        """Return whether a reader reads samples at one of its turns that a reader has had in this epoch."""
+        return turn > 0
 
     def segments(self, epoch: int, reader: int, turn: int) -> Sequence[Segment] | None:
-        """Return a reader's part of an epoch, or the one behind, by the turn; None where it had all."""
-        if turn == self.num_readers:
+        """Return the part of an epoch that a reader reads at one of its turns; None where it tried all."""
+        last_planned = (self.num_places - 1) // self.num_samples
+        if turn > last_planned + self.num_readers:
             return None
-        shards, ends = self._row(epoch)
-        part = (reader + turn) % self.num_readers
+        # Who lost samples reads its own part again, which nobody else does, and then others.
+        detour = max(0, turn - last_planned - 1)
+        part = reader - min(turn, last_planned) * self.num_samples + detour * _stride(self.num_readers)
+        part %= self.num_readers
         # Longer parts come first, as their readers have the last samples of the epoch.
         size, num_longer = divmod(self.num_samples, self.num_readers)
         start = part * size + min(part, num_longer)
         stop = start + size + (part < num_longer)
+        # The part's own reader, and others that lost samples, are elsewhere in it.
+        middle = start + int((stop - start) * (detour * _GOLDEN % 1))
+        return [*self._cut(epoch, middle, stop), *self._cut(epoch, start, middle)]
+
+    def _cut(self, epoch: int, start: int, stop: int) -> Iterator[Segment]:
+        """Yield what lies between two places of the row of samples."""
+        if start == stop:
+            return
+        shards, ends = _row(self._living, (self.seed, epoch) if self.shuffle else None)
         first, last = np.searchsorted(ends, (start, stop - 1), side="right").tolist()
-        segments = []
         for place in range(first, last + 1):
             shard = int(shards[place])
             begin = int(ends[place]) - self.sizes[shard]
-            segments.append(
-                Segment(
-                    shard=self.names[shard],
-                    number=shard,
-                    epoch=epoch,
-                    start=max(0, start - begin),
-                    # To the very end: what is there beyond the size that was said is not lost.
-                    stop=stop - begin if stop < ends[place] else None,
-                )
+            yield Segment(
+                shard=self.names[shard],
+                number=shard,
+                epoch=epoch,
+                start=max(0, start - begin),
+                # To the very end: what is there beyond the size that was said is not lost.
+                stop=stop - begin if stop < ends[place] else None,
             )
-        return segments
 
     def step(self, step: int, batch_size: int) -> tuple[int, range]:
         """Return the epoch of a step and the numbers of its samples; an epoch's last, incomplete batch is left out.
@@ -195,9 +248,9 @@ class EpochOrder(Order):
         Raises:
             ValueError: if there are fewer samples than one batch needs.
         """
-        per_epoch = self.num_samples // batch_size
+        per_epoch = self.num_places // batch_size
         if per_epoch == 0:
-            raise ValueError(f"{self.num_samples} samples do not fill a batch of {batch_size}")
+            raise ValueError(f"{self.num_places} samples do not fill a batch of {batch_size}")
         epoch, place = divmod(step, per_epoch)
         return epoch, range(place * batch_size, (place + 1) * batch_size)
 
@@ -206,28 +259,32 @@ class EpochOrder(Order):
         numbers = range(self.num_samples)
         return (numbers[start : start + batch_size] for start in numbers[::batch_size])
 
-    def _row(self, epoch: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return the shards in the epoch's order, and the numbers of samples up to the end of each."""
-        return _row(self.sizes, (self.seed, epoch) if self.shuffle else None)
+    def next_epoch(self, step: int, batch_size: int, places: Collection[Place]) -> tuple[int, tuple[Place, ...]]:
+        """Return how many steps are left of an epoch."""
+        del places
+        return -step % (self.num_places // batch_size), ()
 
 
 @attrs.frozen(kw_only=True)
 class EndlessOrder(Order):
     """Shuffled shards without end: all of them once, then all of them in another order; nothing need be counted.
 
-    Every reader draws whole shards in turn. Sources have the same share of every batch, as their weights say.
+    Every reader draws whole shards in turn. Sources have the same share of every batch, as their weights say to within
+    2 %.
     With replacement, every draw is among all shards: some come again before others have come.
 
     Args:
         sources: names of the shards of each source.
         weights: share of each source's samples; none for one of its share of the shards.
-        most_readers: number of readers, or the largest divisor of it that there are shards for.
+        most_readers: number of readers, or the largest divisor of it that there are shards for; a smaller number where
+            no divisor has the asked shares.
         seed: of the order.
         shuffle: whether to shuffle the shards.
         replacement: whether to draw them with replacement, shuffled or not.
+        may_share: whether several readers may have a shard at once, as those whose samples come one after another.
 
     Raises:
-        ValueError: if there are not as many weights as sources, or a source's is too small for a reader.
+        ValueError: if there are not as many weights as sources, or the shares cannot be had.
     """
 
     sources: tuple[tuple[str, ...], ...]
@@ -236,6 +293,7 @@ class EndlessOrder(Order):
     seed: int
     shuffle: bool
     replacement: bool = False
+    may_share: bool = False
     num_readers: int = attrs.field(init=False)
     _readers: tuple[tuple[int, int, int], ...] = attrs.field(init=False, repr=False)
     """Of each reader: its source, its number among the source's, and how many these are."""
@@ -246,18 +304,13 @@ class EndlessOrder(Order):
         if len(weights) != len(sources):
             raise ValueError(f"there are {len(sources)} sources and {len(weights)} weights; give each source one")
         object.__setattr__(self, "sources", sources)
-        # More readers than shards would have a shard's samples of two epochs at once.
-        fitting = (
-            one
-            for one in _divisors(self.most_readers)
-            if all(1 <= own <= len(names) for own, names in zip(_counts(weights, one), sources, strict=True))
-        )
-        num_readers = next(fitting, self.most_readers)
-        object.__setattr__(self, "num_readers", num_readers)
-        object.__setattr__(self, "_readers", _dealt(_counts(weights, num_readers)))
+        most = [self.most_readers if self.may_share else len(names) for names in sources]
+        counts = _fitting(weights, most, self.most_readers)
+        object.__setattr__(self, "num_readers", sum(counts))
+        object.__setattr__(self, "_readers", _dealt(counts))
 
     def segments(self, epoch: int, reader: int, turn: int) -> Sequence[Segment]:
-        """Return the shard that a reader draws at one of its turns, of which there is no last."""
+        """Return the shard that a reader draws at one of its turns."""
         del epoch
         source, number, num_own = self._readers[reader]
         names = self.sources[source]
@@ -279,9 +332,22 @@ class EndlessOrder(Order):
 
     def start(self, epoch: int) -> tuple[Place, ...]:
         """Return where every reader stands once all shards were drawn so often."""
-        return tuple(
-            Place(epoch * math.ceil(len(self.sources[source]) / num_own)) for source, _, num_own in self._readers
-        )
+        return tuple(Place(epoch * turns) for turns in self._turns)
+
+    def next_epoch(self, step: int, batch_size: int, places: Collection[Place]) -> tuple[int, tuple[Place, ...]]:
+        """Return where readers stand once all shards were drawn as often as by any of them, and once more."""
+        del step, batch_size
+        return 0, self.start(1 + max(place.turn for place in places) // min(self._turns))
+
+    def num_in_batch(self, batch_size: int) -> tuple[int, ...]:
+        """Return how many samples of each source a batch has at most."""
+        counts = {source: num_own for source, _, num_own in self._readers}
+        return tuple(math.ceil(batch_size * counts[source] / self.num_readers) for source in range(len(self.sources)))
+
+    @property
+    def _turns(self) -> list[int]:
+        """The turns in which all shards of its source are drawn, of every reader."""
+        return [math.ceil(len(self.sources[source]) / num_own) for source, _, num_own in self._readers]
 
 
 @lru_cache(maxsize=4)
@@ -303,10 +369,42 @@ def _divisors(number: int) -> list[int]:
     return [divisor for divisor in range(number, 0, -1) if number % divisor == 0]
 
 
-def _counts(weights: Sequence[float], num_readers: int) -> list[int]:
+def _stride(num_readers: int) -> int:
+    """Return a step that comes past all readers, and from one to others far away first."""
+    return next(one for one in range(round(_GOLDEN * num_readers), num_readers + 1) if math.gcd(one, num_readers) == 1)
+
+
+def _fitting(weights: Sequence[float], most: Sequence[int], most_readers: int) -> list[int]:
+    """Return how many readers each source has, not more than shards: these would have copies of its samples."""
+    shares = [weight / math.fsum(weights) for weight in weights]
+    divisors = _divisors(most_readers)
+    nearest = (math.inf, [0])
+    for number in (*divisors, *(one for one in range(most_readers, 0, -1) if most_readers % one)):
+        counts = _counts(shares, number)
+        possible = [min(max(1, own), there) for own, there in zip(counts, most, strict=True)]
+        off = max(abs(own / sum(possible) - share) for own, share in zip(possible, shares, strict=True))
+        if counts == possible and off <= MOST_OFF:
+            return counts
+        nearest = min(nearest, (off, possible))
+    counts = _counts(shares, most_readers)
+    if 0 in counts:
+        raise ValueError(
+            f"source {counts.index(0)} has too small a weight: of {most_readers} readers it gets none; give more "
+            "num_readers, or a larger weight"
+        )
+    counts = nearest[1]
+    had = ", ".join(f"{own / sum(counts):.3g}" for own in counts)
+    asked = ", ".join(f"{share:.3g}" for share in shares)
+    raise ValueError(
+        f"sources of {', '.join(map(str, most))} shards cannot have the shares {asked} of a batch: a reader needs "
+        f"a shard of its own, and the nearest that is possible is {had}. Give these as weights, or split the shards up"
+    )
+
+
+def _counts(shares: Sequence[float], num_readers: int) -> list[int]:
     """Return how many readers each source has: its share, rounded so that the sum is right."""
-    exact = [weight / math.fsum(weights) * num_readers for weight in weights]
-    counts = [math.floor(share) for share in exact]
+    exact = [share * num_readers for share in shares]
+    counts = [math.floor(own) for own in exact]
     by_rest = sorted(range(len(exact)), key=lambda source: (counts[source] - exact[source], source))
     for source in by_rest[: num_readers - sum(counts)]:
         counts[source] += 1
@@ -315,11 +413,6 @@ def _counts(weights: Sequence[float], num_readers: int) -> list[int]:
 
 def _dealt(counts: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
     """Return source, number and count of every reader, the sources spread over them evenly."""
-    if 0 in counts:
-        raise ValueError(
-            f"source {counts.index(0)} has too small a weight: of {sum(counts)} readers it gets none; give more "
-            "num_readers, or a larger weight"
-        )
     places = sorted(
         ((number + 0.5) / own, source, number) for source, own in enumerate(counts) for number in range(own)
     )

@@ -28,6 +28,10 @@ class StreamPosition:
         num_readers: of the order; 0 where no place is known, at the start of a run or of an epoch.
         places: reader, turn, segment and sample of each, see `mobileclip.data.loading.order.Place`.
         skipped: number of samples and shards that were left out since the start, by reason.
+        version: of the order that the places are in; where nothing says it, the first.
+        data: digest of names and sizes of the shards; empty where nothing says it.
+        dead: numbers of the shards that the epoch does without, see `mobileclip.data.loading.order.EpochOrder`.
+        num_passed_over: batches of the order that nobody had: those of an epoch that went on in another version.
 
     Raises:
         ValueError: if a number is negative, or a place is of a reader that there is not.
@@ -39,6 +43,10 @@ class StreamPosition:
     skipped: Mapping[str, int] = attrs.field(
         factory=dict, validator=validators.deep_mapping(validators.instance_of(str), validators.ge(0))
     )
+    version: int = attrs.field(default=1, validator=validators.gt(0))
+    data: str = ""
+    dead: tuple[int, ...] = attrs.field(default=(), validator=validators.deep_iterable(validators.ge(0)))
+    num_passed_over: int = attrs.field(default=0, validator=validators.ge(0))
 
     @places.validator
     def _check_places(self, _: object, places: tuple[tuple[int, int, int, int], ...]) -> None:
@@ -55,8 +63,12 @@ def joined_positions(positions: Sequence[StreamPosition]) -> StreamPosition:
     first = positions[0]
     if any(one.first_batch != first.first_batch for one in positions):
         raise ValueError(f"the processes stand behind different batches: {[one.first_batch for one in positions]}")
-    return StreamPosition(
-        first_batch=first.first_batch,
+    if any((one.data, one.dead) != (first.data, first.dead) for one in positions):
+        raise ValueError(
+            "the processes read different data, or find other shards without samples; give all of them the same files"
+        )
+    return attrs.evolve(
+        first,
         num_readers=max(one.num_readers for one in positions),
         places=sorted({place for one in positions for place in one.places}),
         skipped=sum((Counter(one.skipped) for one in positions), Counter()),

@@ -94,6 +94,7 @@ class OpenReaders(Generic[BatchType]):
         maker: of examples and batches.
         keep: which samples are used; None for all.
         on_sample: called with every sample before an example is made of it.
+        left_out: what the first chunk tells of, beside what is left out for it.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class OpenReaders(Generic[BatchType]):
         maker: Maker[Any, Any, BatchType],
         keep: Keep | None,
         on_sample: Callable[[OrderedSample], None],
+        left_out: Sequence[Skip] = (),
     ) -> None:
         self.epoch = epoch
         self._is_alone = is_alone
@@ -114,8 +116,9 @@ class OpenReaders(Generic[BatchType]):
         self._keep = keep
         self._num_unwanted = 0
         self._on_sample = on_sample
+        self._order = reading.order
         self._num_readers = reading.order.num_readers
-        self._skips: list[Skip] = []
+        self._skips = [*left_out]
         self._moved: dict[int, Place] = {}
         self._samples = {
             reader: reading.samples(reader, epoch, places.get(reader, Place()), self._skips.append, is_alone=is_alone)
@@ -167,12 +170,15 @@ class OpenReaders(Generic[BatchType]):
                     key = printable(sample.raw.key)
                     raise ValueError(f"{MAX_UNWANTED:,} samples in a row, to {key}, are none of those to be used")
                 continue
-            example = parse(sample.raw, partial(self._example, sample.epoch), self._skips.append)
+            skips: list[Skip] = []
+            example = parse(sample.raw, partial(self._example, sample.epoch), skips.append)
             if example is not None:
                 return _Made(number=number, sample=sample, example=example)
+            if not self._order.is_repeat(sample.place.turn):  # or it was told of
+                self._skips.extend(skips)
             num_vain += 1
             if num_vain == MAX_VAIN:
-                last = self._skips[-1]
+                (last,) = skips
                 raise ValueError(
                     f"{MAX_VAIN} samples in a row cannot be used, the last ({last.key} of {last.shard}): {last.reason}"
                 )

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count, islice
 from pathlib import Path
 from typing import Protocol
 
 import attrs
+import numpy as np
 
 from mobileclip.data.loading.order import Order, Place, Segment
-from mobileclip.data.randomness import seeded_rng, shuffled
+from mobileclip.data.randomness import random_index, seeded_rng
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
-from mobileclip.data.shards.counts import shard_sizes
+from mobileclip.data.shards.counts import MOST_COUNTED, shard_sizes
 from mobileclip.data.shards.files import RawSample, Shards, expand_shards, read_shard
-from mobileclip.data.skips import Skip
+from mobileclip.data.skips import CONNECTION_FAILED, Skip
 from mobileclip.storage import FileCache
 
 # Shards in a row without a sample, or times that it saw all of them, after which a reader gives up: there is nothing,
 # or the store is away.
 MAX_EMPTY_SHARDS = 100
 MAX_EMPTY_ROUNDS = 10
+_NUM_TRIED_AT_ONCE = 16
 
 
 class ShardReader(Protocol):
@@ -136,12 +139,13 @@ class SampleReading:
             segments = self.order.segments(epoch, reader, turn)
             if segments is None:
                 return
+            report = (lambda _: None) if self.order.is_repeat(turn) else on_skip
             for number, segment in enumerate(segments):
                 if Place(turn, number) < Place(place.turn, place.segment):
                     continue
                 num_passed = place.sample if (turn, number) == (place.turn, place.segment) else 0
                 num_empty += 1
-                for sample, raw in enumerate(self._segment(segment, num_passed, on_skip), start=num_passed + 1):
+                for sample, raw in enumerate(self._segment(segment, num_passed, report), start=num_passed + 1):
                     num_empty = 0
                     yield OrderedSample(raw, segment.epoch, Place(turn, number, sample))
                 if num_empty >= min(MAX_EMPTY_SHARDS, MAX_EMPTY_ROUNDS * len(self.shards.names)):
@@ -160,8 +164,40 @@ class SampleReading:
         raw_samples: Iterator[RawSample] = islice(read, segment.start, segment.stop)
         if self.shuffle_buffer:
             rng = seeded_rng(self.seed, "samples", segment.epoch, segment.number, segment.start)
-            raw_samples = shuffled(raw_samples, self.shuffle_buffer, rng)
+            raw_samples = _shuffled(raw_samples, self.shuffle_buffer, rng)
         for _ in islice(raw_samples, num_passed):
             pass
         passing = False
         yield from raw_samples
+
+
+def _shuffled(samples: Iterator[RawSample], buffer_size: int, rng: np.random.Generator) -> Iterator[RawSample]:
+    """Yield samples in random order from a buffer that grows by one with each: to fill it first would take minutes."""
+    buffer: list[RawSample] = []
+    while True:
+        buffer.extend(islice(samples, min(2, buffer_size - len(buffer))))
+        if not buffer:
+            return
+        place = random_index(rng, len(buffer))
+        buffer[place], buffer[-1] = buffer[-1], buffer[place]
+        yield buffer.pop()
+
+
+def find_dead(reader: ShardReader, limits: SampleLimits) -> dict[int, tuple[Skip, ...]]:
+    """Return the numbers of the shards that have no sample, and what is said of each; more than can be tried have none.
+
+    One whose store or disk failed may have some another time.
+    """
+    names = reader.names
+    if len(names) > MOST_COUNTED:
+        return {}
+
+    def tried(name: str) -> tuple[Skip, ...] | None:
+        skips: list[Skip] = []
+        first = next(iter(reader.read(name, skips.append, limits)), None)
+        is_alive = first is not None or any(skip.reason == CONNECTION_FAILED for skip in skips)
+        return None if is_alive else tuple(skips)
+
+    with ThreadPoolExecutor(_NUM_TRIED_AT_ONCE) as pool:
+        found = list(pool.map(tried, names))
+    return {number: skips for number, skips in enumerate(found) if skips is not None}

@@ -15,7 +15,7 @@ from mobileclip.data.loading.order import NUM_READERS, EndlessOrder
 from mobileclip.data.loading.readers import ExampleType, Maker
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.shards.files import Shards, expand_shards, parse, read_shard
-from mobileclip.data.skips import Skip, attempt
+from mobileclip.data.skips import Skip, SkipReport, attempt
 from mobileclip.storage import FileCache
 
 _EPOCH = "__epoch__"
@@ -46,6 +46,7 @@ def endless_shards(
         most_readers=NUM_READERS,
         seed=seed,
         shuffle=shuffle,
+        may_share=True,
     )
     for turn in count():
         for reader in range(order.num_readers):
@@ -68,10 +69,11 @@ def read_shards(
     Args:
         shards: dictionaries of `url` and, where it is known, `epoch`, as `endless_shards` and
             `webdataset.SimpleShardList` yield them.
-        on_skip: called with what had to be left out, such as `SkipReport.add`.
+        on_skip: called with what had to be left out; `SkipReport.add` counts it in the report, from workers too.
         cache: where copies of remote shards are kept; none keeps none.
         limits: of what is read of a sample.
     """
+    _, on_skip = _counting(on_skip)
     for shard in shards:
         known = {"__url__": shard["url"]} | ({_EPOCH: shard["epoch"]} if "epoch" in shard else {})
         for raw in read_shard(shard["url"], on_skip, limits, cache=cache):
@@ -80,16 +82,21 @@ def read_shards(
                 yield sample | known
 
 
-def keep_samples(samples: Iterable[Mapping[str, Any]], *, keep: Keep) -> Iterator[Mapping[str, Any]]:
+def keep_samples(
+    samples: Iterable[Mapping[str, Any]], *, keep: Keep, report: SkipReport | None = None
+) -> Iterator[Mapping[str, Any]]:
     """Yield the samples that are used: a stage in front of `make_examples`.
 
     Args:
         samples: content of members by extension, as bytes, with `__key__`.
         keep: such as a `UidList`.
+        report: counts those that are passed over.
     """
     for sample in samples:
         if keep(str(sample.get("__key__", "")), _members(sample)):
             yield sample
+        elif report is not None:
+            report.count(num_unwanted=1)
 
 
 def make_examples(
@@ -109,11 +116,13 @@ def make_examples(
         maker: such as an `ExampleMaker`.
         epoch: its number, from 0; decides the augmentations and the captions. None takes that of each sample, which it
             has from `endless_shards` and `read_shards`.
-        on_skip: called with what had to be left out, such as `SkipReport.add`.
+        on_skip: called with what had to be left out; `SkipReport.add` counts it in the report, from workers too, and
+            what is used.
 
     Raises:
         ValueError: if nothing says the epoch.
     """
+    report, on_skip = _counting(on_skip)
     for sample in samples:
         own_epoch = sample.get(_EPOCH) if epoch is None else epoch
         if own_epoch is None:
@@ -128,7 +137,15 @@ def make_examples(
             on_skip=on_skip,
         )
         if example is not None:
+            if report is not None:
+                report.count(num_read=1)
             yield example
+
+
+def _counting(on_skip: Callable[[Skip], None]) -> tuple[SkipReport | None, Callable[[Skip], None]]:
+    """Return the report whose `add` is called, and what counts skips in it from any process."""
+    report = getattr(on_skip, "__self__", None)
+    return (report, lambda skip: report.count(skip=skip)) if isinstance(report, SkipReport) else (None, on_skip)
 
 
 def _example(sample: Mapping[str, Any], maker: Maker[Any, ExampleType, Any], epoch: int) -> ExampleType:

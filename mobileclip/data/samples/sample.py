@@ -241,6 +241,12 @@ class ReinforcedSample(AugmentedSample):
         """Dim of the concatenated teacher embeddings."""
         return int(self.image_emb.shape[1])
 
+    def row(self, name: str, index: int) -> Embeddings:
+        """Return the teachers' embedding of one augmentation or caption, as `StoredSample.row` does."""
+        own = {"image_emb": self.image_emb, "text_emb": self.text_emb}
+        row: Embeddings = (own[name] if name in own else self.syn_text_emb[name.removesuffix("_emb")])[index]
+        return row
+
 
 @attrs.frozen(kw_only=True, eq=False)
 class StoredSample(AugmentedSample):

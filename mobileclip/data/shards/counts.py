@@ -28,6 +28,32 @@ _MAX_BYTES = 2**31
 _MAX_SAMPLES = 2**36
 
 
+def count_up_to(shards: Sequence[str], number: int, limits: SampleLimits = SAMPLE_LIMITS) -> int | None:
+    """Return the number of samples of shards, or any that is not less than `number`; None where nothing says it.
+
+    Args:
+        shards: their paths or addresses.
+        number: from which on nothing more is counted.
+        limits: of what is read.
+
+    Raises:
+        ValueError: if a file that says it cannot be read.
+    """
+    found = 0
+    for shard in shards:
+        if found >= number:
+            break
+        try:
+            found += shard_sizes((shard,), limits)[0]
+        except UncountedError:
+            return None
+    return found
+
+
+class UncountedError(ValueError):
+    """Nothing says how many samples there are, and they are too many or too far away to be counted now."""
+
+
 def shard_sizes(shards: Sequence[str], limits: SampleLimits = SAMPLE_LIMITS) -> tuple[int, ...]:
     """Return the number of samples of each shard.
 
@@ -39,7 +65,8 @@ def shard_sizes(shards: Sequence[str], limits: SampleLimits = SAMPLE_LIMITS) -> 
         limits: of what is read.
 
     Raises:
-        ValueError: if a file that says it cannot be read, or there is none and they are too many or too far away.
+        ValueError: if a file that says it cannot be read.
+        UncountedError: if there is none, and they are too many or too far away.
     """
     known: dict[str, int] = {}
     said = cache(_said)
@@ -128,7 +155,7 @@ def _is_size(value: object) -> bool:
 def _check_countable(shards: Sequence[str]) -> None:
     is_far = any(runs_program(shard) or storage.is_remote(shard) for shard in shards)
     if is_far or len(shards) > MOST_COUNTED:
-        raise ValueError(
+        raise UncountedError(
             f"nothing says how many samples {_some(shards)} hold, which an epoch is made of: count them once with "
             f"`mobileclip data count SHARDS`, which writes {SIZES} beside them; or choose sampling `endless`, which "
             "need not know"

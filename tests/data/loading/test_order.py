@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import tracemalloc
 from collections import Counter
-from itertools import islice
+from functools import partial
+from itertools import count, islice
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import assume, given, settings, strategies as st
 
 from mobileclip.data.loading import NUM_READERS, EndlessOrder, EpochOrder, Place, Segment, Share
 from tests.errors import fails
@@ -55,11 +56,38 @@ class TestEpoch:
                 len(numbers[reader :: order.num_readers]) for reader in range(order.num_readers)
             ]
 
-    def test_a_reader_that_lost_samples_goes_on_with_the_next_ones(self):
-        order = epoch_order([5, 5], most_readers=4)
-        assert samples(order, 3, 1, turn=1) == samples(order, 3, 2)
-        assert samples(order, 3, 3, turn=1) == samples(order, 3, 0)
-        assert order.segments(3, 1, 4) is None
+    @settings(max_examples=200, deadline=None)
+    @given(
+        st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=1, max_size=12),
+        st.sampled_from([1, 2, 6, 12, 96]),
+        st.integers(1, 40),
+    )
+    def test_dead_shards_leave_no_copies_and_equal_counts(self, shards, most_readers, batch_size):
+        sizes = [size for size, _ in shards]
+        living = sum(size for size, is_dead in shards if not is_dead)
+        assume(living and sum(sizes) >= batch_size)
+        dead = tuple(place for place, (_, is_dead) in enumerate(shards) if is_dead)
+        order = epoch_order(sizes, most_readers=most_readers, dead=dead)
+        # Whoever resumes on another number of processes has the same readers, found dead or not.
+        assert order.num_readers == epoch_order(sizes, most_readers=most_readers).num_readers
+        turns = [map(partial(samples, order, 1, reader), count()) for reader in range(order.num_readers)]
+        readers = [itertools.chain.from_iterable(own) for own in turns]
+        taken = [next(readers[place % order.num_readers]) for place in range(sum(sizes))]
+        counts = Counter(taken)
+        assert len(counts) == living
+        assert max(counts.values()) - min(counts.values()) <= 1
+        for start in range(0, len(taken) - batch_size + 1, batch_size):
+            assert len(set(taken[start : start + batch_size])) == min(batch_size, living)
+
+    def test_a_reader_that_lost_samples_reads_its_own_again_and_then_others_from_elsewhere(self):
+        order = epoch_order([20, 20], most_readers=4)
+        assert samples(order, 3, 1, turn=1) == samples(order, 3, 1)
+        others = [samples(order, 3, 1, turn) for turn in (2, 3, 4)]
+        assert sorted(map(sorted, others)) == sorted(sorted(samples(order, 3, reader)) for reader in (0, 2, 3))
+        for own in others:
+            (owner,) = (reader for reader in range(4) if samples(order, 3, reader)[0] in own)
+            assert own.index(samples(order, 3, owner)[0]) in range(2, 9)
+        assert order.segments(3, 1, 5) is None
 
     def test_the_end_of_a_shard_is_read_whatever_was_said(self):
         order = epoch_order([4, 4], most_readers=1, shuffle=False)
@@ -204,6 +232,34 @@ class TestEndless:
             endless_order(5, 5, weights=(1.0, 1.0, 1.0))
         with fails("data.source-too-small-weight", "1", "96"):
             endless_order(500, 500, weights=(1.0, 0.001))
+        with fails("data.sources-shards-shares-batch", "5, 1", "0.99, 0.01", "0.833, 0.167"):
+            endless_order(5, 1, weights=(0.99, 0.01))
+
+    @settings(max_examples=200, deadline=None)
+    @given(st.lists(st.tuples(st.integers(1, 200), st.integers(1, 20)), min_size=1, max_size=4))
+    def test_shares_are_the_asked_ones_or_refused(self, sources):
+        """Within 2 %, with no more readers of a source than it has shards."""
+        shards, weights = zip(*sources, strict=True)
+        try:
+            order = endless_order(*shards, weights=weights)
+        except ValueError:
+            assert len(sources) > 1
+            return
+        drawn = [order.segments(0, reader, 0)[0].shard for reader in range(order.num_readers)]
+        found = Counter(name.partition("/")[0] for name in drawn)
+        for source, weight in enumerate(weights):
+            assert abs(found[str(source)] / order.num_readers - weight / sum(weights)) <= 0.02
+        assert len(set(drawn)) == len(drawn)
+
+    @pytest.mark.parametrize(
+        ("shards", "weights", "readers"),
+        [((2, 1), (1, 1), (1, 1)), ((9, 1), (9, 1), (9, 1)), ((2, 2, 1), (2, 2, 1), (2, 2, 1))],
+    )
+    def test_few_shards_have_fewer_readers(self, shards, weights, readers):
+        """As many as give the asked shares, even if no number of processes but one divides them."""
+        order = endless_order(*shards, weights=weights)
+        drawn = Counter(order.segments(0, reader, 0)[0].shard[0] for reader in range(order.num_readers))
+        assert tuple(drawn[str(source)] for source in range(len(shards))) == readers
 
     def test_fewer_shards_than_readers(self):
         assert endless_order(5).num_readers == 4

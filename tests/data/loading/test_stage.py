@@ -16,7 +16,9 @@ from mobileclip.data import (
     ReinforcedPipelineSpec,
     SkipReport,
     endless_shards,
+    keep_samples,
     make_examples,
+    read_reinforced_samples,
     read_shards,
     write_shard,
 )
@@ -96,6 +98,50 @@ def test_teachers_of_another_dim_are_refused(shard):
     samples = wds.DataPipeline(wds.SimpleShardList([shard]), wds.tarfile_to_samples())
     assert list(make_examples(samples, maker=maker, epoch=0, on_skip=report.add)) == []
     assert report.counts == {"wrong_dim": 7}
+
+
+@pytest.mark.parametrize("context", [None, "fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_everything_is_counted_whoever_works(tmp_path, context):
+    """In this process, and in workers: what is used, passed over and left out."""
+    for place in range(4):
+        own = [
+            make_sample(10 * place + number, image=b"broken" if number < 2 else encoded(40, 30)) for number in range(6)
+        ]
+        write_shard(tmp_path / f"{place}.tar", own)
+    (tmp_path / "4.tar").write_bytes(b"no tar")
+    report = SkipReport(log=False)
+    maker = ExampleMaker(ReinforcedExampleSpec(image=IMAGE))
+    dataset = wds.DataPipeline(
+        wds.SimpleShardList([str(tmp_path / f"{place}.tar") for place in range(5)]),
+        wds.split_by_worker,
+        partial(read_shards, on_skip=report.add),
+        partial(keep_samples, keep=_not_the_fifth, report=report),
+        partial(make_examples, maker=maker, epoch=0, on_skip=report.add),
+        wds.batched(3, collation_fn=maker.collate, partial=True),
+    )
+    loader = wds.WebLoader(
+        dataset, batch_size=None, num_workers=0 if context is None else 2, multiprocessing_context=context
+    )
+    for epoch in (1, 2):
+        assert sum(len(batch) for batch in loader) == 12
+        assert (report.num_read, report.num_unwanted) == (12 * epoch, 4 * epoch)
+        assert report.counts == {"image_not_an_image": 8 * epoch, "unreadable_shard": epoch}
+        assert len(report.keys("image_not_an_image")) == 8 * epoch
+    assert str(report).startswith("24 samples read, 8 passed over, 18 skipped")
+
+
+def _not_the_fifth(key, members):
+    return not key.endswith("5")
+
+
+@pytest.mark.parametrize("captions", ["real", "synthetic", "both"])
+def test_samples_with_their_embeddings_in_memory_are_those_that_are_stored(shard, captions):
+    maker = ExampleMaker(ReinforcedExampleSpec(image=IMAGE, captions=captions, seed=2))
+    stored = list(wds.DataPipeline(wds.SimpleShardList([shard]), wds.tarfile_to_samples()))
+    expected = list(make_examples(stored, maker=maker, epoch=1, on_skip=SkipReport().add))
+    made = [maker.example(sample, 1) for sample in read_reinforced_samples(shard)]
+    same([maker.collate(made)], [maker.collate(expected)])
+    assert maker.collate(made).teacher_image is not None
 
 
 def test_published_shards(tmp_path):

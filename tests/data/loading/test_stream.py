@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
 from collections import Counter
+from functools import partial
 from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
+from hypothesis import assume, given, settings, strategies as st
 from PIL import Image
 
 import mobileclip.data.loading.readers
@@ -22,6 +27,8 @@ from mobileclip.data import (
     write_shard,
     write_shards,
 )
+from mobileclip.data.loading import TarReader
+from mobileclip.data.shards import write_sizes
 from mobileclip.inputs import ImageInput
 from mobileclip.serialization import from_json, to_json
 from tests.data.made_samples import encoded, make_sample, write_raw
@@ -152,6 +159,44 @@ class TestResuming:
         assert position.skipped == expected.skipped
         assert sorted(again) == sorted(names)
 
+    @pytest.mark.parametrize("sampling", ["epoch", "endless", "with_replacement"])
+    def test_positions_in_the_order_of_before_go_on_where_an_epoch_begins(self, tmp_path, sampling, caplog):
+        """And say so; those of an epoch's end go on in silence."""
+        paths = write_shards(tmp_path, map(make_sample, range(24)), samples_per_shard=4)
+        made = partial(spec, paths, sampling=sampling, batch_size=6, num_samples=None)
+        pipeline = made().build()
+        for _ in islice(pipeline.stream(), 2):
+            pass
+        written = json.loads(to_json(pipeline.position(2)))
+        written = {name: written[name] for name in ("first_batch", "num_readers", "places", "skipped")}
+        resumed = made().build()
+        stream = resumed.stream(from_json(json.dumps(written), StreamPosition))
+        batches = [next(stream).keys for _ in range(7)]
+        assert "goes on where an epoch begins" in caplog.text
+        assert batches[:4] == [batch.keys for batch in made().build().epoch(1)]
+        position = from_json(to_json(resumed.position(6)), StreamPosition)
+        caplog.clear()
+        assert [batch.keys for batch in islice(made().build().stream(position), 3)] == batches[4:]
+        if sampling == "epoch":
+            next(made().build().stream(StreamPosition(first_batch=4)))
+        assert caplog.text == ""
+
+    @pytest.mark.parametrize("sampling", ["epoch", "endless"])
+    def test_a_position_in_other_data_is_refused(self, tmp_path, sampling):
+        """Or samples would come twice, and others never; data that was moved is the same."""
+        for name, size in (("here", 4), ("moved", 4), ("others", 6)):
+            write_shards(tmp_path / name, map(make_sample, range(24)), samples_per_shard=size)
+        made = partial(spec, sampling=sampling, batch_size=6, num_samples=None)
+        pipeline, moved = (
+            made(str(tmp_path / name / "{00000000..00000005}.tar")).build() for name in ("here", "moved")
+        )
+        batches = list(islice(pipeline.stream(), 3))
+        position = from_json(to_json(pipeline.position(2)), StreamPosition)
+        assert next(moved.stream(position)).keys == batches[2].keys
+        for others in ("others/{00000000..00000003}.tar", "here/{00000000..00000004}.tar"):
+            with fails("data.position-other-data-names"):
+                next(made(str(tmp_path / others)).build().stream(position))
+
     def test_positions_that_are_elsewhere(self, shards):
         pipeline = spec(shards).build()
         for _ in islice(pipeline.stream(), 7):
@@ -186,6 +231,31 @@ class TestResuming:
         assert max(Counter(keys).values()) - min(Counter(keys).values()) <= (0 if sampling == "epoch" else 2)
 
 
+@pytest.mark.parametrize("sampling", ["epoch", "endless"])
+def test_a_batch_reads_a_few_batches_worth_of_samples_the_first_of_a_run_and_of_an_epoch_too(
+    tmp_path, sampling, monkeypatch
+):
+    """Buffers that were filled at once would read 2,400 samples here, and a gigabyte in a run."""
+    first = write_shard(tmp_path / "0.tar", map(make_sample, range(104)))
+    for place in range(1, 24):
+        (tmp_path / f"{place}.tar").write_bytes(first.read_bytes())
+    write_sizes(tmp_path, {f"{place}.tar": 104 for place in range(24)})
+    read, num_read = TarReader.read, []
+
+    def counted(self, *given):
+        for raw in read(self, *given):
+            num_read.append(raw)
+            yield raw
+
+    choices = {"sampling": sampling, "batch_size": 48, "num_readers": 24, "shuffle_buffer": 100, "reinforced": False}
+    stream = spec(str(tmp_path / "{0..23}.tar"), **choices).build().stream()
+    monkeypatch.setattr(TarReader, "read", counted)
+    for number in range(55):
+        before = len(num_read)
+        next(stream)
+        assert len(num_read) - before <= 3 * 48, f"batch {number}"
+
+
 class TestProcesses:
     @pytest.mark.parametrize("sampling", ["epoch", "endless", "with_replacement"])
     def test_the_number_of_processes_changes_no_step(self, shards, sampling, monkeypatch):
@@ -217,6 +287,89 @@ class TestProcesses:
         monkeypatch.setenv("RANK", "0")
         with fails("data.readers-divided-among-processes", "6", "4"):
             next(spec(shards).build().stream())
+
+
+class TestDeadShards:
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def made(tmp_path_factory) -> list[bytes]:
+        """Shards of one sample more each, none with the samples of another."""
+        folder = tmp_path_factory.mktemp("made")
+        return [
+            write_shard(folder / "a.tar", [make_sample(10 * size + n) for n in range(size)]).read_bytes()
+            for size in range(1, 8)
+        ]
+
+    @settings(max_examples=25, deadline=None)
+    @given(
+        kinds=st.lists(st.sampled_from(["alive", "alive", "empty", "missing", "no tar"]), min_size=7, max_size=7),
+        num_readers=st.sampled_from([2, 6, 12]),
+        stops=st.lists(st.tuples(st.sampled_from([1, 2]), st.integers(1, 9)), min_size=1, max_size=3),
+        batch_size=st.sampled_from([2, 4, 8]),
+    )
+    def test_no_copies_equal_counts_and_the_same_on_any_number_of_processes(
+        self, made, kinds, num_readers, stops, batch_size
+    ):
+        assume("alive" in kinds)
+        with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+            paths = [Path(folder) / f"{place}.tar" for place in range(7)]
+            for path, content, kind in zip(paths, made, kinds, strict=True):
+                if kind != "missing":
+                    path.write_bytes({"alive": content, "empty": bytes(1024), "no tar": b"nothing"}[kind])
+            write_sizes(folder, {path.name: place + 1 for place, path in enumerate(paths)})
+
+            def steps(world_size, position, stop):
+                patch.setenv("WORLD_SIZE", str(world_size))
+                found, positions = [[] for _ in range(position.first_batch, stop)], []
+                for rank in range(world_size):
+                    patch.setenv("RANK", str(rank))
+                    pipeline = spec(paths, batch_size=batch_size // world_size, num_readers=num_readers).build()
+                    for own, batch in zip(found, pipeline.stream(position), strict=False):
+                        own.extend(batch.keys)
+                        if own is found[-1]:
+                            positions.append(pipeline.position(stop))
+                            break
+                return found, from_json(to_json(joined_positions(positions)), StreamPosition)
+
+            whole, end = steps(1, StreamPosition(), 40)
+            living = sum(place + 1 for place, kind in enumerate(kinds) if kind == "alive")
+            assert all(len(set(keys)) == min(batch_size, living) for keys in whole)
+            per_epoch = 28 // batch_size
+            for first in range(0, 40 - per_epoch, per_epoch):
+                counts = Counter(key for keys in whole[first : first + per_epoch] for key in keys)
+                fewest = min(counts.values()) if len(counts) == living else 0
+                assert max(counts.values()) - fewest <= 1
+            num_dead = sum(kind in ("missing", "no tar") for kind in kinds)
+            assert end.skipped.get("unreadable_shard", 0) == num_dead * (1 + 39 // per_epoch)
+            position, parts = StreamPosition(), []
+            for world_size, length in [*stops, (1, 40)]:
+                found, position = steps(world_size, position, min(40, position.first_batch + length))
+                parts += found
+            assert [sorted(keys) for keys in parts] == [sorted(keys) for keys in whole]
+            assert position == end
+
+    def test_one_that_dies_on_the_way_is_known_from_the_next_epoch_of_a_run_that_resumes(self, tmp_path):
+        paths = write_shards(tmp_path, map(make_sample, range(40)), samples_per_shard=10)
+        write_sizes(tmp_path, {path.name: 10 for path in paths})
+        pipeline = spec(paths, num_readers=4, batch_size=8).build()
+        stream = pipeline.stream()
+        next(stream)
+        position = pipeline.position(1)
+        paths[2].unlink()
+        resumed = spec(paths, num_readers=4, batch_size=8).build()
+        batches, positions = [()], [StreamPosition(), position]
+        for batch in islice(resumed.stream(from_json(to_json(position), StreamPosition)), 9):
+            batches.append(batch.keys)
+            positions.append(resumed.position(len(batches)))
+        assert [one.dead for one in positions[3:8]] == [(), (), (), (2,), (2,)]
+        assert all(len(set(keys)) == 8 for keys in batches[5:])
+        counts = Counter(key for keys in batches[5:] for key in keys)
+        assert set(counts.values()) == {1, 2}
+        assert len(counts) == 30
+        # The epoch that it is known in goes on without it even if it comes back.
+        write_shard(paths[2], map(make_sample, range(20, 30)))
+        again = islice(spec(paths, num_readers=4, batch_size=8).build().stream(positions[6]), 4)
+        assert [batch.keys for batch in again] == batches[6:]
 
 
 class TestEndless:
@@ -256,6 +409,16 @@ class TestEndless:
             spec(patterns, weights=(3.0, 1.0))
         with fails("data.weights-sources-sampling-endless", "3", "2", "endless"):
             spec(patterns, sampling="endless", weights=(3.0, 1.0, 2.0))
+
+    def test_a_source_that_would_fill_a_batch_with_copies(self, tmp_path):
+        small = write_shard(tmp_path / "small.tar", map(make_sample, range(3)))
+        large = write_shard(tmp_path / "large.tar", map(make_sample, range(10, 40)))
+        choices = {"sampling": "endless", "weights": (1.0, 1.0), "num_samples": None}
+        with fails("data.source-samples-weight-every", "1", "small.tar", "3", "4", "8", "0.375"):
+            next(spec((large, small), batch_size=8, **choices).build().stream())
+        for batch in islice(spec((large, small), batch_size=6, **choices).build().stream(), 20):
+            assert len(set(batch.keys)) == 6
+            assert sum(int(key) < 10 for key in batch.keys) == 3
 
     @pytest.mark.parametrize("num_workers", [0, 1])
     def test_nothing_to_draw(self, tmp_path, num_workers):
