@@ -14,7 +14,7 @@ from mobileclip.engines import FatalError, InlineEngine, LocalEngine, RayEngine,
 from mobileclip.extras import install
 from mobileclip.testing import check_engine
 from tests.collections.pictures import assert_same_rows, draw, pack
-from tests.data.joining.world import Data, files_of
+from tests.datasets.joining.world import Data, files_of
 from tests.engines.works import Counting, Noting, tasks
 from tests.errors import fails
 
