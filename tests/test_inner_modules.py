@@ -19,7 +19,7 @@ REASONS = {
     "mobileclip.data.text.tokenizer": "the patterns are those of another library, for every character",
     "mobileclip.datasets.videos.opening": "a video ends at 48 hours, and its decoding at 64 gigapixels",
     "mobileclip.data.workers": "how often processes are looked at, and what they are given to finish",
-    "mobileclip.engines.journal": "a status is written every ten seconds, and a log of 1,000 lines",
+    "mobileclip.engines.run": "a file of a log has 1,000 lines",
     "mobileclip.evaluation.pace": "hours of a suite are reckoned here, and not waited for",
     "mobileclip.export.describing": "targets are tried with one tower, of which no whole export is made",
     "mobileclip.export.export": "targets are tried with one tower, of which no whole export is made",

@@ -49,7 +49,7 @@ class Sharing:
             return RayEngine(
                 address=self.ray_address,
                 max_workers=self.num_workers,
-                unit_seconds=self.shard_seconds,
+                progress_seconds=self.shard_seconds,
                 retries=retries,
             )
         return LocalEngine(

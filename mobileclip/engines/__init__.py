@@ -6,11 +6,10 @@ What the work is, belongs to whoever has it done. A new way to spread work enter
 from mobileclip.engines.base import Engine, default_num_threads
 from mobileclip.engines.in_order import InOrder
 from mobileclip.engines.inline import InlineEngine
-from mobileclip.engines.lease import LEASE, Hold, Lease, held
 from mobileclip.engines.local import LocalEngine
 from mobileclip.engines.queue import Listener, Retries
 from mobileclip.engines.ray import RayEngine
-from mobileclip.engines.run import Run
+from mobileclip.engines.run import Run, held
 from mobileclip.engines.set_aside import SET_ASIDE, SetAside, read_set_aside, write_set_aside
 from mobileclip.engines.status import RUN, Status, read_status
 from mobileclip.engines.work import (
@@ -26,16 +25,13 @@ from mobileclip.engines.work import (
 )
 
 __all__ = [
-    "LEASE",
     "RUN",
     "SET_ASIDE",
     "Engine",
     "FatalError",
     "FunctionWork",
-    "Hold",
     "InOrder",
     "InlineEngine",
-    "Lease",
     "Listener",
     "LocalEngine",
     "NamedUnit",

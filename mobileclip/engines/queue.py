@@ -101,12 +101,6 @@ class UnitQueue(Generic[UnitT, EntryT]):
         self._lock = threading.RLock()
 
     @property
-    def num_waiting(self) -> int:
-        """How many no worker has, those included whose time has not come."""
-        with self._lock:
-            return len(self._fresh) + len(self._failed)
-
-    @property
     def num_ready(self) -> int:
         """How many a worker may have now."""
         with self._lock:

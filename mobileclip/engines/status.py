@@ -1,7 +1,11 @@
-"""How far a run is, as it stands in its output and as people read it."""
+"""What a run says of itself in its output, and how people read that: who it is, and how far it is."""
 
 from __future__ import annotations
 
+import os
+import platform
+import secrets
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -10,19 +14,27 @@ import attrs
 from attrs import validators
 
 from mobileclip import storage
-from mobileclip.engines.changing import read_changing
 from mobileclip.engines.set_aside import SET_ASIDE
 from mobileclip.progress import duration
+from mobileclip.serialization import from_json
 from mobileclip.strict import strict
 
 RUN = "run"
 """Folder of an output with what a run says of itself."""
 STATUS = f"{RUN}/status.json"
-"""File in an output: what its last run does, or did."""
+"""File in an output: what its last run does, or did, and who holds the output by renewing it."""
 
-# The file is written anew twice a minute or oftener.
+RUNNING = "running"
+"""State of a run that has not ended."""
+
+# The file is written anew four times a minute; runs of before wrote it twice.
 _SILENT_SECONDS = 120.0
+_OLD_RENEWAL_SECONDS = 30.0
+# A file that asks for more would have others wait for ever.
+_MOST_RENEWAL_SECONDS = 600.0
 _MAX_BYTES = 2**26
+# After each look at a file that is damaged.
+_PAUSES = (0.1, 0.1, 0.0)
 _TIME = "%Y-%m-%d %H:%M:%S UTC"
 
 
@@ -62,30 +74,52 @@ class Status:
         then: the kinds of work that come after it.
         reason: why it ended before its time; empty where it did not.
         called: what the units are called.
+        holder: machine and process of the driver, for people.
+        identity: drawn for this run alone.
+        renewal: how often it was written.
+        renewal_seconds: between two renewals; at most ten minutes.
     """
 
     state: str
     began: str
     written: str
-    num_units: int
-    num_done_before: int
-    num_done: int
-    num_failed: int
-    num_set_aside: int
-    units_per_hour: float
-    seconds_left: float | None
-    under_way: tuple[UnderWay, ...]
+    num_units: int = 0
+    num_done_before: int = 0
+    num_done: int = 0
+    num_failed: int = 0
+    num_set_aside: int = 0
+    units_per_hour: float = 0.0
+    seconds_left: float | None = None
+    under_way: tuple[UnderWay, ...] = ()
     doing: str = ""
     doing_began: str = ""
     then: tuple[str, ...] = ()
     reason: str = ""
     called: str = "shards"
+    holder: str = ""
+    identity: str = ""
+    renewal: int = attrs.field(default=0, validator=validators.ge(0))
+    renewal_seconds: float = attrs.field(
+        default=_OLD_RENEWAL_SECONDS, validator=[validators.gt(0), validators.le(_MOST_RENEWAL_SECONDS)]
+    )
+
+    @staticmethod
+    def new(renewal_seconds: float) -> Status:
+        """Return that of a run of this process which begins now."""
+        return Status(
+            state=RUNNING,
+            began=time_now(),
+            written=time_now(),
+            holder=f"{platform.node()}, process {os.getpid()}",
+            identity=secrets.token_hex(8),
+            renewal_seconds=renewal_seconds,
+        )
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
 
     def _lines(self) -> Iterator[str]:
-        is_running = self.state == "running"
+        is_running = self.state == RUNNING
         if is_running and _seconds_since(self.written) > _SILENT_SECONDS:
             yield (
                 f"not heard of since {self.written}, begun at {self.began}: it was killed, or its machine is stopped; "
@@ -125,16 +159,34 @@ def read_status(output: storage.AnyPath) -> Status:
     Raises:
         ValueError: if there was none, or it cannot be read.
     """
+    if (found := known_status(output)) is None:
+        path = storage.printable(storage.join(output, STATUS))
+        raise ValueError(f"there is no {path}: nothing has run in {storage.printable(output)}")
+    return found
+
+
+def known_status(output: storage.AnyPath) -> Status | None:
+    """Return the same, or None where nothing has run.
+
+    Raises:
+        ValueError: if it is damaged, at the last look too.
+        OSError: if it cannot be read.
+    """
     path = storage.join(output, STATUS)
-    try:
-        return read_changing(path, Status, limit=_MAX_BYTES)
-    except FileNotFoundError:
-        raise ValueError(f"there is no {path}: nothing has run in {storage.printable(output)}") from None
+    # A store is asked for the size of a file and then for its bytes, between which it may be written anew.
+    for pause in _PAUSES:
+        try:
+            content = storage.read_if_there(path, limit=_MAX_BYTES)
+            return None if content is None else from_json(content.decode(), Status)
+        except ValueError as error:  # noqa: PERF203 - few looks
+            damage = error
+            time.sleep(pause)
+    raise ValueError(f"{path} is damaged ({damage}); delete it if no other run works there")
 
 
-def time_text(time: datetime) -> str:
-    """Return a time as a status has it."""
-    return f"{time.astimezone(timezone.utc):{_TIME}}"
+def time_now() -> str:
+    """Return the time as a status has it."""
+    return f"{datetime.now(timezone.utc):{_TIME}}"
 
 
 def _seconds_since(text: str) -> float:

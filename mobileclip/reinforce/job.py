@@ -19,7 +19,7 @@ import attrs
 from mobileclip import storage
 from mobileclip.data import ViewAgreement, read_card, write_card
 from mobileclip.datasets import Unit
-from mobileclip.engines import Engine, Hold, InlineEngine, Listener, LocalEngine, Run, SetAside, held
+from mobileclip.engines import Engine, InlineEngine, Listener, LocalEngine, Run, SetAside, held
 from mobileclip.progress import Progress
 from mobileclip.reinforce.agreement import LOW_AGREEMENT
 from mobileclip.reinforce.captioners import Captioner
@@ -110,14 +110,14 @@ def reinforce(
     refuse_own_input(spec, tuple(units.values()))
     first = next(iter(units))
     work = ReinforcementWork(spec=spec, teachers=teachers, captioner=captioner, measured=first)
-    with _claimed(spec.output, renewal_seconds) as hold:
+    with _claimed(spec.output, engine, renewal_seconds) as run:
         manifest = Manifest(spec.output)
         is_known = refuse_other_choices(spec)
         pending = pending_units(spec, tuple(units.values()), manifest) if is_known else list(units.values())
         num_done_before = len(units) - len(pending)
-        with _unless_empty(spec, manifest, hold, is_new=not is_known), Run(engine, spec.output, hold) as run:
+        with _unless_empty(spec, manifest, run, is_new=not is_known):
             run.begin("reinforcing", num_units=len(units), num_done_before=num_done_before)
-            done = _do(run, work, pending, manifest=manifest, hold=hold, show_progress=show_progress)
+            done = _do(run, work, pending, manifest=manifest, show_progress=show_progress)
         entries = [manifest[name] for name in units if name in manifest]
         report = ReinforcementReport(
             shards=tuple(storage.join(spec.output, entry.shard) for entry in entries if entry.num_samples),
@@ -140,19 +140,19 @@ def reinforce(
 
 
 @contextmanager
-def _unless_empty(spec: ReinforcementSpec, manifest: Manifest, hold: Hold, *, is_new: bool) -> Iterator[None]:
+def _unless_empty(spec: ReinforcementSpec, manifest: Manifest, run: Run, *, is_new: bool) -> Iterator[None]:
     """Remove the card, which has claimed an output, where an error leaves no sample: other choices may go there then.
 
     Args:
         spec: the choices.
         manifest: of the output.
-        hold: of the output.
+        run: in the output.
         is_new: whether there was no card before.
     """
     try:
         yield
     except BaseException:
-        if is_new and hold.is_sure and not any(entry.num_samples for entry in manifest.entries()):
+        if is_new and run.is_sure and not any(entry.num_samples for entry in manifest.entries()):
             with suppress(OSError):  # what ended the run says more
                 close_card(spec)
         raise
@@ -200,7 +200,6 @@ def _do(
     pending: Sequence[Unit],
     *,
     manifest: Manifest,
-    hold: Hold,
     show_progress: bool,
 ) -> _Done:
     """Have what is pending done, and enter every shard as it is finished."""
@@ -213,7 +212,7 @@ def _do(
             run.do(work, pending, done)
         finally:
             # Another driver may write there now.
-            if hold.is_sure:
+            if run.is_sure:
                 manifest.close()
     return done
 
@@ -230,12 +229,12 @@ def _tell(agreement: ViewAgreement, *, aloud: bool) -> None:
 
 
 @contextmanager
-def _claimed(output: str, renewal_seconds: float) -> Iterator[Hold]:
+def _claimed(output: str, engine: Engine, renewal_seconds: float) -> Iterator[Run]:
     """Keep the output for this job alone, and clear away what a killed one left half done."""
-    with held(output, renewal_seconds=renewal_seconds) as hold:
+    with held(output, engine, renewal_seconds=renewal_seconds) as run:
         _clear(output)
         try:
-            yield hold
+            yield run
         finally:
             _clear(output)
 

@@ -58,6 +58,8 @@ def told_of_specs() -> Iterator[None]:
 
 def _named(kind: Any, default: object) -> Any:
     """Return a type of one value or of several with a word for these; `None` is one where it is not the default."""
+    if any(getattr(one, "metavar", None) for one in getattr(kind, "__metadata__", ())):
+        return kind  # it has one already
     whole = get_args(kind)[0] if get_origin(kind) is Annotated else kind
     parts = get_args(whole)
     name = None

@@ -186,7 +186,7 @@ def test_work_is_shared_as_the_flags_say():
     assert local.retries == Retries(tries=2, pause_seconds=1.0, pause_growth=2.0)
     cluster = Sharing(num_workers=3, engine="ray", ray_address="auto", shard_seconds=5.0).build()
     assert isinstance(cluster, RayEngine)
-    assert (cluster.address, cluster.max_workers, cluster.unit_seconds) == ("auto", 3, 5.0)
+    assert (cluster.address, cluster.max_workers, cluster.progress_seconds) == ("auto", 3, 5.0)
     assert Sharing() == Sharing(num_workers=1, engine="local", tries=3)
 
 

@@ -184,6 +184,14 @@ def test_a_run_that_was_stopped_itself_blames_no_worker(tmp_path):
 
 
 @pytest.mark.slow
+def test_workers_that_load_without_end_end_the_run(tmp_path):
+    (tmp_path / "first worker").touch()
+    engine = LocalEngine(num_workers=2, devices=("cpu",), progress_seconds=3.0)
+    with fails("engines.actor-ready-within-cluster", "3"):
+        run(engine, tmp_path, "good-0", "good-1", late_seconds=60.0)
+
+
+@pytest.mark.slow
 def test_a_unit_that_hangs_is_set_aside(tmp_path):
     engine = LocalEngine(num_workers=2, devices=("cpu",), retries=Retries(tries=1), progress_seconds=15.0)
     told = run(engine, tmp_path, "hangs-0", "good-0")

@@ -14,11 +14,16 @@ import pytest
 
 from benchmarks.object_store import object_store
 from mobileclip import storage
-from mobileclip.engines import LEASE, Hold, Lease, held
+from mobileclip.engines import Status, held, read_status
 from mobileclip.serialization import from_json, to_json
 from tests.errors import fails
 
 OUTPUT = "s3://data/out"
+STATUS = "run/status.json"
+OTHER = Status(
+    state="running", began="2099-01-01 00:00:00 UTC", written="2099-01-01 00:00:00 UTC", identity="another",
+    holder="there, process 7", renewal=7, renewal_seconds=0.1,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -27,77 +32,95 @@ def store():
         yield opened
 
 
-def lease_in(store) -> Lease:
-    return from_json(store.objects[f"data/out/{LEASE}"].decode(), Lease)
+def status_in(store) -> Status:
+    return from_json(store.objects[f"data/out/{STATUS}"].decode(), Status)
 
 
 @pytest.mark.parametrize("knows_conditions", [True, False])
 def test_a_second_driver_is_kept_out_and_told_of_the_first(store, knows_conditions):
     store.knows_conditions = knows_conditions
-    with held(OUTPUT, renewal_seconds=0.1) as hold:
+    with held(OUTPUT, renewal_seconds=0.1) as run:
         with (
-            fails("engines.another-driver-works-wait", "s3://data/out/", f"process {os.getpid()}"),
+            fails("engines.another-driver-works-wait", "s3://data/out", f"process {os.getpid()}"),
             held(OUTPUT),
         ):
             pass
         time.sleep(0.5)
-        renewal = lease_in(store).renewal
+        renewal = status_in(store).renewal
         assert 2 <= renewal < store.requests["PUT"], "each is a request, after the first one"
-        hold.check()
-    assert store.objects == {}
+        run.check()
+    assert (store.objects.keys(), status_in(store).state) == ({f"data/out/{STATUS}"}, "finished")
     with held(OUTPUT):
         pass
 
 
-def test_one_that_is_not_renewed_is_taken_over(store):
-    """Whatever its owner's clock says: what counts is that nothing is seen of it here."""
-    dead = attrs.evolve(Lease.new(0.1), since="2099-01-01 00:00:00 UTC", renewal=7)
-    store.objects[f"data/out/{LEASE}"] = to_json(dead).encode()
+@pytest.mark.parametrize("changes", [{}, {"holder": "", "identity": "", "renewal": 0}])
+def test_one_that_is_not_renewed_is_taken_over(store, changes):
+    """Whatever its owner's clock says: what counts is that nothing is seen of it here. Runs of before said less."""
+    store.objects[f"data/out/{STATUS}"] = to_json(attrs.evolve(OTHER, **changes)).encode()
     started = time.monotonic()
     with held(OUTPUT, renewal_seconds=0.1):
         assert 0.3 < time.monotonic() - started < 10
-        assert lease_in(store).identity != dead.identity
+        assert status_in(store).holder != OTHER.holder
+
+
+def test_one_that_is_given_back_meanwhile_is_taken_at_once(store):
+    """One of before that is renewed is not, whatever wrote it."""
+    waiting = attrs.evolve(OTHER, renewal_seconds=60.0, began="2026-01-01 00:00:00 UTC")
+    path = f"data/out/{STATUS}"
+    store.objects[path] = to_json(waiting).encode()
+    given_back = to_json(attrs.evolve(waiting, state="finished")).encode()
+    threading.Timer(0.3, store.put, [path, given_back]).start()
+    with held(OUTPUT, renewal_seconds=0.1):
+        assert status_in(store).identity != OTHER.identity
+
+
+@pytest.mark.parametrize("text", ["{", '{"state": "finished", "began": "", "written": "", "later": 1}'])
+def test_what_nobody_can_read_is_not_taken_over(store, text):
+    store.objects[f"data/out/{STATUS}"] = text.encode()
+    with fails("engines.damaged-delete-other-run", STATUS), held(OUTPUT):
+        pass
+    assert store.objects[f"data/out/{STATUS}"] == text.encode()
 
 
 @pytest.mark.parametrize("knows_conditions", [True, False])
 def test_of_two_that_take_over_at_once_one_goes_on(store, knows_conditions):
     """With conditions at once; without, at the first renewal at the latest."""
     store.knows_conditions = knows_conditions
-    with held(OUTPUT, renewal_seconds=0.1) as hold:
-        other = Lease.new(0.1)
-        storage.write_text(f"{OUTPUT}/{LEASE}", to_json(other))
+    with held(OUTPUT, renewal_seconds=0.1) as run:
+        storage.write_text(f"{OUTPUT}/{STATUS}", to_json(OTHER))
         time.sleep(0.5)
-        with fails("engines.run-ends-finished-kept", "s3://data/out/run/lease.json is now of another driver"):
-            hold.check()
-    assert lease_in(store) == other, "what is another's is left to it"
+        assert not run.is_sure
+        with fails("engines.run-ends-finished-kept", "s3://data/out/run/status.json is now of another driver"):
+            run.check()
+    assert status_in(store) == OTHER, "what is another's is left to it"
 
 
-def test_while_it_is_not_known_whether_the_lease_holds_nothing_goes_on():
+def test_while_it_is_not_known_whether_the_lease_holds_nothing_goes_on(store, monkeypatch):
     """A store that is away for a while costs a while, and no run."""
-    hold = Hold(0.1)
-    hold.check()
-    time.sleep(0.2)
-    assert not hold.is_sure
-    started = time.monotonic()
-    threading.Timer(0.3, hold.renew).start()
-    hold.check()
-    assert time.monotonic() - started > 0.2
-    time.sleep(0.2)
-    threading.Timer(0.1, hold.lose, ["it is another's"]).start()
-    with fails("engines.run-ends-finished-kept", "it is another's"):
-        hold.check()
-    old = Hold(0.01, most_seconds=0.1)
-    time.sleep(0.02)
-    with fails("engines.run-ends-finished-kept", "could not be renewed"):
-        old.check()
+    with held(OUTPUT, renewal_seconds=0.1) as run:
+        run.check()
+        with monkeypatch.context() as away:
+            away.setattr(storage, "write_text_if", lambda *_: False)
+            time.sleep(0.6)
+            assert not run.is_sure
+            run.most_seconds = 0.1
+            with fails("engines.run-ends-finished-kept", "could not be renewed"):
+                run.check()
+            run.most_seconds = 60.0
+            threading.Timer(0.3, away.undo).start()
+            started = time.monotonic()
+            run.check()
+            assert time.monotonic() - started > 0.2
+    assert read_status(OUTPUT).state == "finished"
 
 
 @pytest.mark.parametrize(("seconds", "is_sure"), [(250, True), (350, False)])
 def test_it_is_not_sure_a_renewal_before_another_driver_may_take_over(store, monkeypatch, seconds, is_sure):
     now = time.monotonic
-    with held(OUTPUT, renewal_seconds=100.0) as hold, monkeypatch.context() as later:
+    with held(OUTPUT, renewal_seconds=100.0) as run, monkeypatch.context() as later:
         later.setattr(time, "monotonic", lambda: now() + seconds)
-        assert hold.is_sure == is_sure
+        assert run.is_sure == is_sure
 
 
 def test_conditions_of_a_store(store):
@@ -134,8 +157,8 @@ def test_a_driver_whose_machine_is_gone_is_followed_by_another(store):
         with pytest.raises(ValueError, match=f"process {driver.pid}"), held(OUTPUT):
             pass
         os.kill(driver.pid, signal.SIGKILL)
-    with held(OUTPUT, renewal_seconds=0.2) as hold:
-        hold.check()
+    with held(OUTPUT, renewal_seconds=0.2) as run:
+        run.check()
 
 
 def test_a_folder_says_who_holds_it(tmp_path):
@@ -145,6 +168,6 @@ def test_a_folder_says_who_holds_it(tmp_path):
         held(str(tmp_path)),
     ):
         pass
-    assert not (tmp_path / LEASE).exists()
+    assert read_status(tmp_path).state == "finished"
     with held(str(tmp_path)):
         pass

@@ -7,15 +7,16 @@ import re
 import sys
 import time
 
-import attrs
 import pytest
 
 from mobileclip.collections import Collection, IndexOptions, ModelSource
 from mobileclip.engines import FatalError, InlineEngine, LocalEngine, RayEngine, Retries
 from mobileclip.extras import install
+from mobileclip.testing import check_engine
 from tests.collections.pictures import assert_same_rows, draw, pack
 from tests.datasets.joining.world import Data, files_of
 from tests.engines.works import Counting, Noting, tasks
+from tests.errors import fails
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray")
 AT_ONCE = Retries(pause_seconds=0.0)
@@ -68,29 +69,70 @@ def test_an_actor_that_still_loads_for_one_work_does_not_do_the_next_with_it(ray
     assert {path.name for path in (tmp_path / "next").iterdir()} == set(names)
 
 
+@pytest.mark.slow
+def test_it_keeps_the_contract(ray_cluster):
+    """An actor takes longer to start than a process: three runs of it are ended, and begin with new ones."""
+    check_engine(RayEngine(max_workers=2, retries=AT_ONCE), kills=True, seconds=240.0)
+
+
 def test_it_does_what_one_process_does(ray_cluster, tmp_path):
     names = [*(f"good-{number}" for number in range(20)), "away-0", "late-0", "unwritten-0", "raises-0", "fails-0"]
     told = run(RayEngine(max_workers=2, retries=AT_ONCE), tmp_path / "ray", names)
     alone = run(InlineEngine(device="cpu", retries=AT_ONCE), tmp_path / "inline", names)
-    assert told.entries == alone.entries
-    assert told.asides == alone.asides
-    # Steps come with the entry: those of a try that failed are not told.
-    assert told.num_steps == len(told.entries)
+    assert (told.entries, told.asides, told.num_steps) == (alone.entries, alone.asides, alone.num_steps)
     with pytest.raises(FatalError, match="the disk is full"):
         run(RayEngine(max_workers=1, retries=AT_ONCE), tmp_path / "full", ["good-0", "full-0"])
     with pytest.raises(FatalError, match="the disk takes no more"):
         run(RayEngine(max_workers=1, retries=AT_ONCE), tmp_path / "enospc", ["good-0", "writes-0"])
 
 
+class Looking(Noting):
+    """Notes how many entries there were at each step."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def advanced(self, count):
+        super().advanced(count)
+        self.seen.append((self.num_steps, len(self.entries)))
+
+
+def test_steps_are_told_while_a_unit_is_made(ray_cluster, tmp_path):
+    told = run(RayEngine(max_workers=1), tmp_path / "work", ["good-0"], listener=Looking(), seconds=1.0)
+    assert told.seen == [(1, 0)]
+
+
+@pytest.mark.slow
 def test_an_actor_that_is_stuck_is_ended_and_its_unit_set_aside(ray_cluster, tmp_path):
-    with RayEngine(max_workers=1, retries=Retries(tries=1)).kept() as kept:
-        run(kept, tmp_path / "one", ["good-0"])
-        quick = attrs.evolve(kept, engine=attrs.evolve(kept.engine, unit_seconds=4.0))  # after it has loaded
-        told = run(quick, tmp_path / "next", ["hangs-0"])
-    assert told.entries == {}
-    reason, tries = told.asides["hangs-0"]
-    assert tries == 1
-    assert reason.startswith("a worker that had it had a unit for 4 s")
+    told = run(
+        RayEngine(max_workers=1, retries=Retries(tries=1), progress_seconds=20.0),
+        tmp_path / "work",
+        ["good-0", "hangs-0"],
+    )
+    assert told.entries.keys() == {"good-0"}
+    assert told.asides["hangs-0"] == ("a worker that had it did no step of it for 20 s", 1)
+
+
+@pytest.mark.slow
+def test_an_actor_that_is_stopped_is_replaced(ray_cluster, tmp_path):
+    """Its heartbeat is missed in seconds, whatever its unit may take."""
+    engine = RayEngine(max_workers=1, retries=Retries(tries=1), silence_seconds=5.0)
+    told = run(engine, tmp_path / "work", ["stops-0", "good-0"])
+    assert told.entries.keys() == {"good-0"}
+    assert told.asides["stops-0"] == ("a worker that had it gave no heartbeat for 5 s (it may have been stopped)", 1)
+
+
+@pytest.mark.slow
+def test_a_cluster_without_room_is_told_and_one_that_is_not_ready(ray_cluster, tmp_path):
+    for engine, choices in (
+        (RayEngine(cpus_per_worker=64, progress_seconds=2.0), {}),
+        (RayEngine(progress_seconds=8.0), {"late_seconds": 60.0}),
+    ):
+        (tmp_path / "work").mkdir(exist_ok=True)
+        (tmp_path / "work" / "first worker").touch()
+        with fails("engines.actor-ready-within-cluster", f"{engine.progress_seconds:g}"):
+            run(engine, tmp_path / "work", ["good-0"], **choices)
 
 
 def test_without_ray_the_command_that_installs_it_is_told(monkeypatch):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import threading
 import time
 
 import attrs
@@ -10,9 +12,10 @@ import pytest
 
 from benchmarks.object_store import object_store
 from mobileclip import storage
-from mobileclip.engines import InlineEngine, Retries, Run, held, journal as journals, read_set_aside, read_status
+from mobileclip.engines import RUN, InlineEngine, Retries, Status, held, read_set_aside, read_status, run as runs
 from mobileclip.serialization import to_json
 from tests.engines.works import Counting, Noting, tasks
+from tests.errors import fails
 
 ENGINE = InlineEngine(device="cpu", retries=Retries(pause_seconds=0.0))
 
@@ -26,13 +29,13 @@ def output(request, tmp_path):
             yield "s3://data/out"
 
 
-def run(output, folder, *names, listener=None, num_done_before=0):
+def run(output, folder, *names, listener=None, num_done_before=0, renewal_seconds=15.0):
     folder.mkdir(exist_ok=True)
     listener = listener or Noting()
-    with held(output) as hold, Run(ENGINE, output, hold) as runs:
-        runs.begin("counting", num_units=num_done_before + len(names), num_done_before=num_done_before)
-        runs.do(Counting(folder=folder), tasks(*names), listener)
-    return listener, runs.set_aside
+    with held(output, ENGINE, renewal_seconds=renewal_seconds) as one:
+        one.begin("counting", num_units=num_done_before + len(names), num_done_before=num_done_before)
+        one.do(Counting(folder=folder), tasks(*names), listener)
+    return listener, one.set_aside
 
 
 def log_of(output) -> list[str]:
@@ -41,7 +44,7 @@ def log_of(output) -> list[str]:
 
 
 def test_status_and_log_say_what_was_done(output, tmp_path, monkeypatch):
-    monkeypatch.setattr(journals, "_LINES_A_FILE", 3)
+    monkeypatch.setattr(runs, "_LINES_A_FILE", 3)
     _, asides = run(output, tmp_path / "work", "good-0", "away-0", "good-1", "fails-0", num_done_before=5)
     status = read_status(output)
     assert (status.state, status.num_units, status.num_done_before, status.num_done) == ("finished", 9, 5, 2)
@@ -65,10 +68,10 @@ def test_status_and_log_say_what_was_done(output, tmp_path, monkeypatch):
 def test_speed_and_time_left_come_from_the_units_of_this_run(output, tmp_path):
     started = time.monotonic()
     (tmp_path / "work").mkdir()
-    with held(output) as hold, Run(ENGINE, output, hold) as runs:
-        runs.begin("counting", num_units=50, num_done_before=20)
+    with held(output, ENGINE) as one:
+        one.begin("counting", num_units=50, num_done_before=20)
         work = Counting(folder=tmp_path / "work", seconds=0.03)
-        runs.do(work, tasks(*(f"good-{number}" for number in range(10))), Noting())
+        one.do(work, tasks(*(f"good-{number}" for number in range(10))), Noting())
     status = read_status(output)
     assert 10 / (time.monotonic() - started) < status.units_per_hour / 3600 < 1 / 0.03
     assert status.seconds_left == pytest.approx(20 * 3600 / status.units_per_hour)
@@ -84,17 +87,17 @@ def test_parts_of_a_unit_are_counted_in_its_place(output, tmp_path):
 
 def test_a_run_of_several_kinds_of_work_has_one_list_and_one_log_and_says_what_comes_next(output, tmp_path):
     said = []
-    with held(output) as hold, Run(ENGINE, output, hold) as runs:
-        runs.refuse("lost", "there is no such file")
+    with held(output, ENGINE) as one:
+        one.refuse("lost", "there is no such file")
         for doing, names, then in (
             ("reading", ("fails-0", "good-0"), ("matching", "writing")),
             ("matching", (), ("writing",)),
             ("writing", ("good-1", "fails-1"), ()),
         ):
-            runs.begin(doing, num_units=len(names) + 1 if names else 0, num_done_before=1 if names else 0, then=then)
+            one.begin(doing, num_units=len(names) + 1 if names else 0, num_done_before=1 if names else 0, then=then)
             said.append(str(read_status(output)).splitlines()[1])
             for name in names:
-                runs.do(Counting(folder=tmp_path), tasks(name), Noting())
+                one.do(Counting(folder=tmp_path), tasks(name), Noting())
     assert [(one.unit, one.tries) for one in read_set_aside(output)] == [("lost", 1), ("fails-0", 1), ("fails-1", 1)]
     status = read_status(output)
     assert said[0] == "reading: 1 of 3 shards done, 1 of them by earlier runs, then matching and writing"
@@ -113,9 +116,7 @@ def test_what_was_set_aside_comes_last_the_next_time(output, tmp_path):
     assert not storage.exists(f"{output}/set_aside.jsonl")
 
 
-def test_a_running_output_says_what_every_worker_does(output, tmp_path, monkeypatch):
-    monkeypatch.setattr(journals, "_SECONDS", 0.05)
-    monkeypatch.setattr(journals, "_SECONDS_IN_A_STORE", 0.05)
+def test_a_running_output_says_what_every_worker_does(output, tmp_path):
     seen = []
 
     class Looking(Noting):
@@ -123,7 +124,7 @@ def test_a_running_output_says_what_every_worker_does(output, tmp_path, monkeypa
             while not (seen and seen[-1].under_way):
                 seen.append(read_status(output))
 
-    run(output, tmp_path / "work", "good-0", listener=Looking())
+    run(output, tmp_path / "work", "good-0", listener=Looking(), renewal_seconds=0.05)
     assert str(seen[-1]).splitlines()[1] == "counting: 0 of 1 shards done"
     assert seen[-1].state == "running"
     assert [(one.unit, one.worker) for one in seen[-1].under_way] == [("good-0", "cpu")]
@@ -142,7 +143,7 @@ def test_a_run_that_breaks_off_says_why(output, tmp_path):
 def test_a_run_that_was_killed_is_not_said_to_be_running(output, tmp_path):
     """All that is left of it is what it has written last."""
     run(output, tmp_path / "work", "good-0")
-    path = f"{output}/{journals.STATUS}"
+    path = f"{output}/run/status.json"
     status = attrs.evolve(read_status(output), state="running", written="2026-01-02 03:04:05 UTC")
     storage.write_text(path, to_json(status))
     assert str(read_status(output)).startswith(
@@ -152,6 +153,48 @@ def test_a_run_that_was_killed_is_not_said_to_be_running(output, tmp_path):
     assert str(read_status(output)).startswith(f"running at {status.began}")
 
 
-def test_where_nothing_has_run_there_is_no_status(tmp_path):
+WRITTEN = Status(state="finished", began="2026-01-02 03:04:05 UTC", written="2026-01-02 03:04:05 UTC", num_units=3)
+# As runs of before wrote it.
+BEFORE = {
+    "state": "running", "began": "2026-01-02 03:04:05 UTC", "written": "2026-01-02 03:05:05 UTC", "num_units": 4,
+    "num_done_before": 1, "num_done": 2, "num_failed": 0, "num_set_aside": 0, "units_per_hour": 60.0,
+    "seconds_left": 60.0, "under_way": [{"worker": "cpu", "unit": "0.tar", "seconds": 7.0}], "doing": "joining",
+    "doing_began": "2026-01-02 03:04:05 UTC", "then": [], "reason": "", "called": "shards",
+}  # fmt: skip
+
+
+@pytest.fixture
+def path(tmp_path):
+    (tmp_path / RUN).mkdir()
+    return tmp_path / RUN / "status.json"
+
+
+def test_what_runs_of_before_wrote_is_read_and_taken_over(path, tmp_path):
+    path.write_text(json.dumps(BEFORE))
+    first, second, *rest = str(read_status(tmp_path)).splitlines()
+    assert first.startswith(
+        "not heard of since 2026-01-02 03:05:05 UTC, begun at 2026-01-02 03:04:05 UTC: it was killed"
+    )
+    assert second == "joining: 3 of 4 shards done, 1 of them by earlier runs"
+    assert rest == ["60.0 shards an hour, 1:00 left of joining", "cpu: 0.tar, for 0:07"]
+    (path.parent / "lease.json").write_text("{}")
+    with held(str(tmp_path)):
+        assert read_status(tmp_path).began != BEFORE["began"]
+
+
+def test_a_file_that_is_whole_a_moment_later_is_read(path, tmp_path):
+    text = to_json(WRITTEN)
+    path.write_text(text[: len(text) // 2])
+    later = threading.Timer(0.05, path.write_text, [text])
+    later.start()
+    assert read_status(tmp_path) == WRITTEN
+    later.join()
+
+
+def test_a_file_that_stays_damaged_or_away_is_refused(path, tmp_path):
+    path.write_text("{")
+    with fails("engines.damaged-delete-other-run", str(path)):
+        read_status(tmp_path)
+    path.unlink()
     with pytest.raises(ValueError, match=r"there is no .*status\.json: nothing has run in"):
         read_status(tmp_path)

@@ -92,8 +92,8 @@ class Counting(Work[Task, str]):
                     raise StorageError(f"the store of {name} is away")
                 case "late" if num_tries == 1:
                     raise OSError(errno.EIO, "Input/output error", name)
-                case "kills":
-                    os.kill(os.getpid(), signal.SIGKILL)
+                case "kills" | "stops" as kind:
+                    os.kill(os.getpid(), signal.SIGKILL if kind == "kills" else signal.SIGSTOP)
                 case "writes":
                     with Path("/dev/full").open("w") as stream:
                         stream.write(name)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Literal
+from typing import Annotated, Literal
 
 import attrs
 import pytest
+from tyro.conf import arg
 
 from mobileclip.terminal import parse
 
@@ -33,6 +34,7 @@ class Cake:
         sugar: in grams; None for another sweetness.
         fruits: what is in it.
         letters: on top.
+        shop: where it is from.
         recipe: a file.
         kind: which.
         shapes: of what is on top.
@@ -46,6 +48,7 @@ class Cake:
     sugar: float | None = 80.0
     fruits: tuple[str, ...] = ()
     letters: str = ""
+    shop: Annotated[str | None, arg(metavar="ADDRESS")] = None
     recipe: Path | None = None
     kind: Literal["round", "square"] = "round"
     shapes: tuple[Literal["star", "heart"], ...] = ("star",)
@@ -70,6 +73,7 @@ def helped(capsys, monkeypatch):
         "--sugar FLOAT|None",
         "--fruits STR...",
         "--letters STR",
+        "--shop ADDRESS",
         "--recipe PATH",
         "--kind {round,square}",
         "--shapes {star,heart}...",

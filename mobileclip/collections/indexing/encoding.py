@@ -16,7 +16,7 @@ from mobileclip.collections.reading.options import IndexOptions
 from mobileclip.collections.reading.reader import FileReader
 from mobileclip.collections.reading.scanning import FoundFile, estimated_pictures
 from mobileclip.collections.store.store import Store
-from mobileclip.engines import Engine, Hold, Listener, Run, SetAside, read_set_aside
+from mobileclip.engines import Engine, Listener, SetAside, held, read_set_aside
 from mobileclip.inference.quickening import quickened
 from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.progress import Progress
@@ -114,7 +114,7 @@ class FileEncoder:
             examples=tuple(islice((file for file in files if file.kind == "picture"), _EXAMPLES)),
         )
         # The store holds the folder for as long as it is written to.
-        with Run(engine, job.folder, Hold()) as run, self._bar(len(files)) as bar:
+        with held(job.folder, engine, is_held=True) as run, self._bar(len(files)) as bar:
             run.begin("indexing", num_units=len(units), called="groups of files")
             try:
                 run.do(job, units, _Entering(self.writer, bar))

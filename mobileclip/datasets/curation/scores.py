@@ -23,7 +23,7 @@ from mobileclip.data.shards.card import card_of_shards
 from mobileclip.data.shards.files import Shards, expand_shards, parse, read_shard
 from mobileclip.data.skips import CONNECTION_FAILED, Skip
 from mobileclip.datasets.curation.similarity import columns_of, image_vector, similarities
-from mobileclip.engines import Engine, FunctionWork, InlineEngine, Listener, Run, SetAside, held
+from mobileclip.engines import Engine, FunctionWork, Listener, SetAside, held
 from mobileclip.extras import needed
 from mobileclip.machine import raise_machine_fault
 from mobileclip.progress import Progress
@@ -221,8 +221,7 @@ def score_shards(spec: ScoreSpec, *, engine: Engine | None = None, show_progress
     num_done = len(places) - len(units)
     screen = console() if show_progress and units else None
     with (
-        held(str(spec.output)) as hold,
-        Run(engine or InlineEngine(device="cpu"), str(spec.output), hold) as run,
+        held(str(spec.output), engine) as run,
         Progress("scoring", total=len(places), done=num_done, unit="shards", console=screen) as progress,
     ):
         listener = _Scored(progress=progress)

@@ -71,10 +71,9 @@ def join_images(spec: JoinSpec, *, engine: Engine | None = None, show_progress: 
     for directory in (spec.output, storage.join(spec.output, LEDGER)):
         storage.make_directory(directory)
     with (
-        held(spec.output) as hold,
-        scratch_folder(folder) as scratch,
         (engine or InlineEngine(device="cpu")).kept() as kept,
-        Run(kept, spec.output, hold) as run,
+        held(spec.output, kept) as run,
+        scratch_folder(folder) as scratch,
     ):
         job = _Job.begin(
             spec,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import attrs
 import tyro
@@ -90,7 +90,7 @@ class Command:
     num_workers: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     num_threads: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     gpus_per_worker: float | None = None
-    ray_address: str | None = None
+    ray_address: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
     retries: tyro.conf.OmitArgPrefixes[Retries] = attrs.field(factory=Retries)
     caption_set: str | None = None
     captioner_weights: tuple[Path, ...] = ()
