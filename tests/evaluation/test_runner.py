@@ -283,8 +283,8 @@ for number in range(30):
     result = DatasetResult(key=key, dataset=key, metrics={"main_metric": number / 30})
     add_record(Path(sys.argv[1]), Record(result=result, left_out={}, absent_classes=(), evaluated={"model": "x"}))
 """
-    processes = [subprocess.Popen([sys.executable, "-c", script, str(path), name]) for name in ("one", "two")]
-    assert [process.wait() for process in processes] == [0] * 2
+    processes = [preloaded().start("-c", script, path, name, folder=tmp_path) for name in ("one", "two")]
+    assert [process.communicate(120) and process.returncode for process in processes] == [0] * 2
     records = read_records(path)
     assert len(records) == 60
     assert records["two/15"].result.main_metric == 0.5
