@@ -9,6 +9,10 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.preloaded import Started
 
 
 def descendants(pid: int) -> set[int]:
@@ -39,7 +43,7 @@ def are_gone(pids: set[int], seconds: float = 15.0) -> bool:
     return False
 
 
-def kill_all(process: subprocess.Popen[str]) -> None:
+def kill_all(process: subprocess.Popen[str] | Started) -> None:
     """Kill a program with all that it has started; its numbers are others' when it has ended."""
     if process.poll() is None:
         for pid in {*descendants(process.pid), process.pid}:

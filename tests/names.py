@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, TextIO
 from unittest import mock
 
 import mobileclip
@@ -27,20 +28,43 @@ RECIPES = ("train s2", "train imagenet_mci mci0", "reinforce datacompdr12m")
 _WIDE = {"COLUMNS": "1000"}
 
 
-def names() -> dict[str, dict[str, list[str]]]:
-    """Return flags by command, and names by what they stand for."""
-    commands = {f"mobileclip {name}": flags(name) for name in sorted((*_commands(COMMANDS.members), *RECIPES))}
-    return {"commands": commands, "registries": dict(sorted(registered().items()))}
+def names() -> dict[str, dict[str, Any]]:
+    """Return flags by command, what it says that they take, and names by what they stand for."""
+    own = sorted(_commands(COMMANDS.members))
+    return {
+        "commands": {f"mobileclip {name}": flags(name) for name in sorted((*own, *RECIPES))},
+        "help": {f"mobileclip {name}": takes(name) for name in own},
+        "registries": dict(sorted(registered().items())),
+    }
 
 
 def flags(command: str) -> list[str]:
     """Return the flags that a command's `--help` lists, as they are typed."""
     said = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
-    with mock.patch.dict(os.environ, _WIDE), contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-        main([*command.split(), "--help"])
+    _say_help(command, said)
     said.seek(0)
     cells = [cell for line in said for cell in line.split("│")[1:] if cell.startswith(" -")]
     return sorted({flag for cell in cells for flag in re.findall(r"(?<!\w)--?[a-z][\w.-]*", cell[1:].split("  ")[0])})
+
+
+def takes(command: str) -> dict[str, str | None]:
+    """Return what `--help` says that each flag and argument takes, with its default, or None where it tells of none."""
+    found: dict[str, str] = {}
+    name, plain = "", io.StringIO()  # without frames, which need UTF-8
+    _say_help(command, plain)
+    for line in plain.getvalue().partition("usage: ")[2].splitlines():
+        if re.match("  (?! )", line) and line.strip():  # they stand two letters in
+            name, _, said = line.strip().partition("  ")
+            found[name] = said
+        elif name:
+            found[name] += f" {line}"
+    told = {name: re.search(r" \(default: (.*)\)", " ".join(said.split())) for name, said in found.items()}
+    return {name: default and default[1] for name, default in told.items()}
+
+
+def _say_help(command: str, said: TextIO) -> None:
+    with mock.patch.dict(os.environ, _WIDE), contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        main([*command.split(), "--help"])
 
 
 def registered() -> dict[str, list[str]]:

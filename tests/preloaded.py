@@ -16,6 +16,8 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -74,6 +76,7 @@ class Preloaded:
     """
 
     def __init__(self, modules: Sequence[str]) -> None:
+        self._lock = threading.Lock()
         self._process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", "tests.preloaded", *modules],
             stdin=subprocess.PIPE,
@@ -106,21 +109,16 @@ class Preloaded:
             environment: variables that it has beside the others.
         """
         log = folder.parent / f"{folder.name}.called"
-        request = {
-            "function": function,
-            "arguments": arguments,
-            "folder": str(folder),
-            "watched": str(watched) if watched else None,
-            "kill_before": kill_before,
-            "seconds": seconds,
-            "log": str(log),
-            "environment": dict(environment),
-        }
-        assert self._process.stdin is not None, "piped"
-        assert self._process.stdout is not None, "piped"
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        status = json.loads(self._process.stdout.readline())
+        status = self._asked(
+            function=function,
+            arguments=arguments,
+            folder=str(folder),
+            watched=str(watched) if watched else None,
+            kill_before=kill_before,
+            seconds=seconds,
+            log=str(log),
+            environment=dict(environment),
+        )
         output, operations = (Path(f"{log}.{kind}") for kind in ("output", "operations"))
         ended = Ended(
             status=status,
@@ -131,14 +129,90 @@ class Preloaded:
         operations.unlink()
         return ended
 
+    def start(self, *arguments: object, folder: Path, environment: Mapping[str, str] = MappingProxyType({})) -> Started:
+        """Start what `python` does with arguments, in a group of its own, and go on.
 
-@cache
+        Args:
+            arguments: of `python`.
+            folder: that it works in.
+            environment: variables that it has beside this process's.
+        """
+        log = Path(tempfile.mkdtemp()) / "log"
+        pid = self._asked(
+            arguments=[str(argument) for argument in arguments],
+            folder=str(folder),
+            watched=None,
+            kill_before=0,
+            seconds=None,
+            log=str(log),
+            environment=os.environ | environment,
+        )
+        assert pid is not None, "it was started"
+        return Started(pid=pid, log=log)
+
+    def _asked(self, **request: object) -> int | None:
+        assert self._process.stdin is not None, "piped"
+        assert self._process.stdout is not None, "piped"
+        with self._lock:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            answer: int | None = json.loads(self._process.stdout.readline())
+        return answer
+
+
+class Started:
+    """A process that was started, and can be asked what one of `subprocess.Popen` is asked.
+
+    Args:
+        pid: of it, and of its group.
+        log: beside what it prints, and its status when it has ended.
+    """
+
+    def __init__(self, *, pid: int, log: Path) -> None:
+        self.pid, self._log = pid, log
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Return the status, the negative number of a signal, or None while it runs."""
+        if self.returncode is None and (status := Path(f"{self._log}.status")).exists():
+            self.returncode = int(status.read_text(encoding="ascii"))
+        return self.returncode
+
+    def communicate(self, timeout: float = 600.0) -> tuple[str, str]:
+        """Wait for the end, and return what it printed, and its errors.
+
+        Raises:
+            TimeoutExpired: if it takes longer.
+        """
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
+            time.sleep(0.01)
+        output, errors = (Path(f"{self._log}.{kind}") for kind in ("output", "errors"))
+        return output.read_text(encoding="utf-8"), errors.read_text(encoding="utf-8")
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the process alone, as long as it is there."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.send_signal(signal.SIGKILL)
+
+
 def preloaded(*modules: str) -> Preloaded:
     """Return the process of this test session that has imported modules, by default all; it ends with the session.
 
     To fork a process of few modules takes milliseconds, one of all some tenths of a second.
     """
-    return Preloaded(modules or EVERYTHING)
+    with _ONE:
+        return _preloaded(modules or EVERYTHING)
+
+
+_ONE = threading.Lock()
+_preloaded = cache(Preloaded)
 
 
 def command(*arguments: str) -> None:
@@ -176,7 +250,27 @@ def _serve() -> None:
     gc.collect()
     gc.freeze()
     for line in sys.stdin:
-        print(json.dumps(_tried(json.loads(line))), flush=True)
+        request = json.loads(line)
+        print(json.dumps(_started(request) if request["seconds"] is None else _tried(request)), flush=True)
+
+
+def _started(request: dict[str, Any]) -> int:
+    """Fork a process, and one that waits for it and writes down how it ends."""
+    read, write = os.pipe()
+    if os.fork() == 0:
+        child = os.fork()
+        if child == 0:
+            os.close(write)  # whose other end is read to its end
+            _in_child(request)
+        os.write(write, str(child).encode())
+        os.close(write)
+        ended = Path(f"{request['log']}.ended")
+        ended.write_text(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])), encoding="ascii")
+        ended.rename(f"{request['log']}.status")
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as said:
+        return int(said.read())
 
 
 def _tried(request: dict[str, Any]) -> int | None:
@@ -203,15 +297,22 @@ def _in_child(request: dict[str, Any]) -> NoReturn:
     os.chdir(request["folder"])
     os.environ.update(request["environment"])
     output = os.open(f"{request['log']}.output", os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
+    errors = output
+    if request["seconds"] is None:
+        errors = os.open(f"{request['log']}.errors", os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
     operations = os.open(f"{request['log']}.operations", os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
     nothing = os.open(os.devnull, os.O_RDONLY)
-    for source, target in ((nothing, 0), (output, 1), (output, 2)):
+    for source, target in ((nothing, 0), (output, 1), (errors, 2)):
         os.dup2(source, target)
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - to the end of the process
     sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
     sys.argv = ["mobileclip"]
     if request["watched"] is not None:
         _watch(os.path.abspath(request["watched"]), request["kill_before"], operations)  # noqa: PTH100 - links stay
+    if request["seconds"] is None:  # signals are its own, not those of a copy of a command, and it ends as Python does
+        importlib.import_module("mobileclip.terminal.interruption").heard.process = os.getpid()
+        python(*request["arguments"])
+        sys.exit()
     status = 99
     try:
         module, _, name = request["function"].partition(":")

@@ -31,7 +31,7 @@ def public_names(files: Mapping[str, str]) -> set[str]:
     """
     package = Package({path: text for path, text in files.items() if path.startswith(f"{PACKAGE}/")})
     project = tomllib.loads(files.get("pyproject.toml", "")).get("project", {})
-    recorded = json.loads(files.get(RECORDED, "{}"))
+    recorded = {kind: names for kind, names in json.loads(files.get(RECORDED, "{}")).items() if kind != "help"}
     return {
         *package.names(),
         *(path for path in files if path.startswith("recipes/")),

@@ -77,11 +77,7 @@ def distances(root: Path, changed: Iterable[str]) -> dict[str, int]:
 
     What is no module counts as a part of the helpers of tests that name it.
     """
-    import grimp
-
-    graph = grimp.build_graph(*_PACKAGES, cache_dir=None)
-    for importer, module in lazy_imports(root, graph):
-        graph.add_import(importer=importer, imported=module)
+    graph = _graph(root)
     data = [Path(file).name for file in changed if not file.endswith(".py")]
     helpers = [path for path in (root / "tests").rglob("*.py") if any(name in _text(path) for name in data)]
     files = [*changed, *(path.relative_to(root).as_posix() for path in helpers)]
@@ -93,6 +89,17 @@ def distances(root: Path, changed: Iterable[str]) -> dict[str, int]:
             waiting.append(importer)
     tests = {f"{module.replace('.', '/')}.py": distance for module, distance in far.items()}
     return {test: distance for test, distance in tests.items() if _is_test(test) and distance}
+
+
+@cache
+def _graph(root: Path) -> grimp.ImportGraph:
+    """Return who imports whom, by stubs too."""
+    import grimp
+
+    graph = grimp.build_graph(*_PACKAGES, cache_dir=None)
+    for importer, module in list(lazy_imports(root, graph)):
+        graph.add_import(importer=importer, imported=module)
+    return graph
 
 
 def lazy_imports(root: Path, graph: grimp.ImportGraph) -> Iterator[tuple[str, str]]:

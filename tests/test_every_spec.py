@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -24,6 +25,12 @@ def test_json_holds_every_field_of_every_spec():
     for cls in spec_classes():
         for spec in (*made(cls), *(other for _, other in changed(cls))):
             check_spec(spec)
+
+
+def test_choices_are_given_by_name():
+    """So that another field between two others changes nobody's code."""
+    kinds = {cls: {one.kind for one in inspect.signature(cls).parameters.values()} for cls in spec_classes()}
+    assert [cls for cls, found in kinds.items() if found - {inspect.Parameter.KEYWORD_ONLY}] == []
 
 
 def test_json_says_which_member_of_its_family_a_registered_spec_is():

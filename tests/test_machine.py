@@ -16,6 +16,7 @@ import torch
 
 from mobileclip.machine import MachineError, machine_fault, machine_line, raise_machine_fault
 from tests.data.made_samples import encoded
+from tests.preloaded import preloaded
 
 ROOT = Path(__file__).parents[1]
 LACKS_FILES = """
@@ -32,19 +33,16 @@ def use_up():
 """
 
 
-def child(code: str, *arguments: str) -> str:
-    """Return what a process prints that runs some code; it is written to the left margin."""
-    ended = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), *arguments],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    return ended.stdout.strip()
+@pytest.fixture
+def child(tmp_path):
+    """A function that returns what a process of its own prints that runs some code, written to the left margin."""
+
+    def run(code: str, *arguments: str) -> str:
+        ended = preloaded().call("tests.preloaded:python", "-c", textwrap.dedent(code), *arguments, folder=tmp_path)
+        assert ended.status == 0, ended.output
+        return ended.output.strip()
+
+    return run
 
 
 def caught(call) -> Exception:
@@ -125,7 +123,7 @@ class TestWhoseFault:
         assert machine_line(told) == str(told)
 
 
-def test_a_picture_without_a_file_to_read_it_with_is_not_broken(tmp_path):
+def test_a_picture_without_a_file_to_read_it_with_is_not_broken(child, tmp_path):
     (tmp_path / "a.png").write_bytes(encoded(8, 6))
     code = (
         LACKS_FILES
@@ -144,7 +142,7 @@ except MachineError as error:
     assert "too many files are open" in child(code, str(tmp_path / "a.png"))
 
 
-def test_memory_that_does_not_suffice_for_a_picture(tmp_path):
+def test_memory_that_does_not_suffice_for_a_picture(child, tmp_path):
     (tmp_path / "a.png").write_bytes(encoded(4000, 4000))
     code = """
 import resource, sys
@@ -165,7 +163,7 @@ except MachineError as error:
     assert said.endswith("at a of s.tar []")
 
 
-def test_shards_that_cannot_be_opened_end_a_stream_and_are_not_skipped(tmp_path):
+def test_shards_that_cannot_be_opened_end_a_stream_and_are_not_skipped(child, tmp_path):
     code = (
         LACKS_FILES
         + """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from tests.names import FILE, flags, names
+from tests.names import FILE, flags, names, takes
 
 
 def test_names_are_as_recorded():
@@ -17,3 +17,11 @@ def test_flags_are_those_that_the_command_line_takes():
     assert {"-k", "--not", "--where", "--json", "--no-json", "-i", "--index", "--help"} <= set(found)
     assert "WHERE" not in found
     assert all("--help" in given for given in json.loads(FILE.read_text(encoding="utf-8"))["commands"].values())
+
+
+def test_help_says_what_flags_take_and_what_they_are_by_default():
+    said = takes("search")
+    assert said["-k N, --k N"] == "10"
+    assert said["--device auto|cuda|mps|cpu"] == "auto"
+    assert said["[TEXT]"] is said["--not TEXT"] is None
+    assert takes("classify")["LABEL..."] is None

@@ -192,6 +192,21 @@ def test_the_first_items_of_a_list_that_are_wrong_are_all_named():
         from_json(f'{{"parts": {[0] * 1000}}}', Everything)
 
 
+@attrs.frozen(kw_only=True)
+class Talkative:
+    size: int = attrs.field()
+
+    @size.validator
+    def _check(self, _, value):
+        raise ValueError("x" * value)
+
+
+@pytest.mark.parametrize(("size", "said"), [(240, "x" * 240), (241, "x" * 240 + "...")])
+def test_a_reason_is_cut_where_it_is_too_long(size, said):
+    with fails("serialization.json-valid", f"{said} @ Talkative"):
+        from_json(f'{{"size": {size}}}', Talkative)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),

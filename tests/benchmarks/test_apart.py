@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from concurrent.futures.process import BrokenProcessPool
@@ -12,6 +11,7 @@ import pytest
 
 from benchmarks.apart import in_own_process
 from tests.descendants import are_gone
+from tests.preloaded import preloaded
 
 ROOT = Path(__file__).parents[2]
 POOL = """
@@ -49,24 +49,22 @@ def test_the_result_comes_back_and_a_lost_process_is_told():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
 @pytest.mark.parametrize("how", [POOL, GROUP], ids=["pool", "group"])
 def test_a_benchmark_that_is_ended_leaves_no_process(tmp_path, how, number):
-    script, path, said = tmp_path / "script.py", tmp_path / "pids", tmp_path / "said"
+    script, path = tmp_path / "script.py", tmp_path / "pids"
     script.write_text(how + MAIN)
-    command = [sys.executable, str(script), "--path", str(path)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    with said.open("w") as errors, subprocess.Popen(command, env=environment, stderr=errors) as process:
-        deadline = time.monotonic() + 120
-        while not path.exists():
-            assert process.poll() is None, said.read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        worker, child = map(int, path.read_text().split())
-        process.send_signal(number)
-        process.wait(60)
+    process = preloaded().start(script, "--path", path, folder=tmp_path, environment={"PYTHONPATH": str(ROOT)})
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    worker, child = map(int, path.read_text().split())
+    process.send_signal(number)
+    _, said = process.communicate(60)
     try:
         assert are_gone({worker} if how is POOL else {worker, child})
         if number == signal.SIGTERM:
             assert process.returncode == 143
-            assert said.read_text().startswith("benchmark: interrupted by SIGTERM; ")
+            assert said.startswith("benchmark: interrupted by SIGTERM; ")
     finally:
         if how is POOL:
             os.kill(child, signal.SIGKILL)  # its own, of no group that the benchmark would know

@@ -72,6 +72,9 @@ def test_a_copy_runs_in_another_folder_under_another_name(tmp_path, capsys):
     assert f"python {copied} --tiny" in capsys.readouterr().out
     assert copied.read_text() == find_recipe("train_s0").read_text()
     assert run(capsys, "recipes", "cp", "s0", copied)[0] == 2
+    main(["recipes", "cp", "s1", str(copied.parent)])
+    assert (copied.parent / "train_s1.py").is_file(), "in a folder it has its own name"
+    capsys.readouterr()
     copied.write_text(copied.read_text().replace("distill_weight=1.0", "distill_weight=0.75"))
     done = preloaded().call("tests.preloaded:python", str(copied), "--show", "--data", "a.tar", folder=tmp_path)
     main(["train", str(copied), "--show", "--data", "a.tar"])

@@ -211,9 +211,12 @@ class TestRun:
             for path in (root / "wds_vtab-pets_test").rglob("*.*"):
                 site.files[f"/{path.relative_to(root)}"] = path.read_bytes()
             spec = EvaluationSpec(data=f"{site.url}/wds_{{name}}_test", output=root / "far", datasets=("vtab/pets",))
-            far = evaluate_models([model], spec, console=Console(file=io.StringIO()))
+            far = evaluate_models([model], spec, console=Console(file=(said := io.StringIO()), width=200))
         assert far.failures == ()
-        assert far.models[0].records["vtab/pets"].result == near.models[0].records["vtab/pets"].result
+        record = far.models[0].records["vtab/pets"]
+        assert record.result == near.models[0].records["vtab/pets"].result
+        low, high = (100 * end for end in record.interval)
+        assert f"{100 * record.result.main_metric:.2f} % ({low:.1f} to {high:.1f}) of {COUNT}" in said.getvalue()
 
     def test_stores_are_waited_for_as_the_spec_says(self, root):
         with web_server() as site:
@@ -283,8 +286,8 @@ for number in range(30):
     result = DatasetResult(key=key, dataset=key, metrics={"main_metric": number / 30})
     add_record(Path(sys.argv[1]), Record(result=result, left_out={}, absent_classes=(), evaluated={"model": "x"}))
 """
-    processes = [subprocess.Popen([sys.executable, "-c", script, str(path), name]) for name in ("one", "two")]
-    assert [process.wait() for process in processes] == [0] * 2
+    processes = [preloaded().start("-c", script, path, name, folder=tmp_path) for name in ("one", "two")]
+    assert [process.communicate(120) and process.returncode for process in processes] == [0] * 2
     records = read_records(path)
     assert len(records) == 60
     assert records["two/15"].result.main_metric == 0.5

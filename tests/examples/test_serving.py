@@ -52,9 +52,9 @@ def point(models, name):
     (models / "next").replace(models / "current")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server(models):
-    """The process that serves the first of them, and its address."""
+    """The process that serves the first of them, until a test replaces it, and its address."""
     point(models, "model_0")
     command = [sys.executable, str(APP), str(models / "current"), "--port", "0", "--num-threads", "1"]
     root = {"PYTHONPATH": str(Path(mobileclip.__file__).parents[1])}
@@ -64,6 +64,28 @@ def server(models):
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(30)
+
+
+def test_pictures_and_what_is_wrong_with_a_question(server, models):
+    _, address = server
+    clip = mobileclip.load(models / "model_0")
+    picture = bundled_samples().images[0]
+    found = asked(f"{address}/image", picture)["found"]
+    torch.testing.assert_close(torch.tensor(found), clip.encode_image(picture)[0], rtol=0, atol=1e-5)
+    labels = asked(f"{address}/classify?label=a+cat&label=a+dog", picture)["found"]
+    assert labels == pytest.approx(clip.classify(picture, ["a cat", "a dog"]), abs=1e-4)
+    for path, data, status in (
+        ("image", b"no picture", 400),
+        ("classify", picture, 400),
+        ("texts", b'{"texts": []}', 400),
+        ("texts", b"[" * 10_000, 400),
+        ("texts", b" " * (2**20 + 1), 413),
+    ):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            asked(f"{address}/{path}", data)
+        refused.value.close()
+        assert refused.value.code == status
+    assert asked(f"{address}/health")["version"] == 1
 
 
 def test_everybody_is_answered_while_the_model_is_replaced(server, models):
@@ -108,28 +130,6 @@ def test_an_export_that_was_made_elsewhere_wants_trust(models, another_machine):
         finally:
             process.terminate()
             process.wait(30)
-
-
-def test_pictures_and_what_is_wrong_with_a_question(server, models):
-    _, address = server
-    clip = mobileclip.load(models / "model_0")
-    picture = bundled_samples().images[0]
-    found = asked(f"{address}/image", picture)["found"]
-    torch.testing.assert_close(torch.tensor(found), clip.encode_image(picture)[0], rtol=0, atol=1e-5)
-    labels = asked(f"{address}/classify?label=a+cat&label=a+dog", picture)["found"]
-    assert labels == pytest.approx(clip.classify(picture, ["a cat", "a dog"]), abs=1e-4)
-    for path, data, status in (
-        ("image", b"no picture", 400),
-        ("classify", picture, 400),
-        ("texts", b'{"texts": []}', 400),
-        ("texts", b"[" * 10_000, 400),
-        ("texts", b" " * (2**20 + 1), 413),
-    ):
-        with pytest.raises(urllib.error.HTTPError) as refused:
-            asked(f"{address}/{path}", data)
-        refused.value.close()
-        assert refused.value.code == status
-    assert asked(f"{address}/health")["version"] == 1
 
 
 def test_the_application_of_the_page_answers():

@@ -27,7 +27,7 @@ from mobileclip.inference.forms import ReadyDualEncoder
 from tests.errors import fails
 from tests.export.litert import EXPORT
 
-REQUESTS, FEW, THREADS = 2000, 400, 8
+REQUESTS, FEW, THREADS = 2000, 160, 8
 COMPUTED_BY = ["eager", "onnx", "openvino", "torch", "litert", "openvino program"]
 SLOWLY = ["executorch", "coreml", "coreai", "compiled program"]
 NEEDED = {"litert": "ai_edge_litert", "coreai": "coreai_torch", "executorch": "executorch"}

@@ -133,7 +133,23 @@ def test_a_strangers_file_reaches_no_runtime(believing, tmp_path):
             opened(theirs, trust=True)
 
 
-@pytest.mark.parametrize("engine", ["inline", "local"])
+@pytest.mark.parametrize(
+    ("believing", "engine"),
+    [
+        ("torch", "inline"),
+        ("openvino", "local"),
+        *(
+            pytest.param(target, engine, marks=pytest.mark.slow)
+            for target, engine in (
+                ("torch", "local"),
+                ("openvino", "inline"),
+                ("coreml", "inline"),
+                ("coreml", "local"),
+            )
+        ),
+    ],
+    indirect=["believing"],
+)
 def test_an_index_of_what_a_colleague_wrote(believing, engine, tmp_path, capsys, another_machine):
     """Each command that loads the model asks for trust; the index does not remember it."""
     draw(tmp_path / "photos" / "one.png", 1)

@@ -53,6 +53,7 @@ def test_four_bits_are_to_a_step_of_each_block():
 
 def test_grouped_convolutions_and_kept_layers_have_more_bits():
     grouped, linear = nn.Conv2d(64, 64, 3, groups=64), nn.Linear(64, 8)
+    assert bits_of(nn.Conv2d(64, 8, 1), "int4-weights", is_kept=False) == 4, "of one group"
     assert [bits_of(layer, "int8-weights", is_kept=False) for layer in (grouped, linear)] == [8, 8]
     assert bits_of(linear, "int8-weights", is_kept=True) is None
     assert [bits_of(layer, "int4-weights", is_kept=False) for layer in (grouped, linear)] == [None, 4]

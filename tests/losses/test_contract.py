@@ -113,7 +113,7 @@ class TestCalls:
         with fails("losses.logit-scale-number-shape", "(2,)"):
             spec.build()(**random_batch(spec, 4), logit_scale=torch.ones(2))
 
-    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
     def test_low_precision_is_widened(self, spec, dtype, monkeypatch):
         monkeypatch.setattr(tiles, "TILE_BYTES", 4 * 9)
         inputs = random_batch(spec, 7, dtype=dtype)

@@ -14,16 +14,12 @@ from torch.nn import functional as F
 
 from mobileclip.losses import (
     ContrastiveLoss,
-    ContrastiveLossSpec,
-    LossSpec,
     LossTerms,
     ReinforcedLoss,
     ReinforcedLossSpec,
     distillation_loss,
-    losses,
     teacher_targets,
 )
-from mobileclip.serialization import from_json, to_json
 from tests.errors import fails
 
 pytestmark = pytest.mark.usefixtures("each_backend")
@@ -115,36 +111,8 @@ class TestGolden:
         terms = build(case)(**inputs)
         assert terms.distillation.item() == pytest.approx(expected.distillation.item(), rel=1e-12)
 
-    def test_low_precision_computes_in_float32(self, case):
-        exact = build(case)(**golden_inputs(case))
-        rounded = golden_inputs(case, torch.bfloat16)
-        in_bfloat16 = build(case)(**rounded)
-        in_float64 = build(case)(**{name: value.double() for name, value in rounded.items()})
-        assert in_bfloat16.total.dtype == torch.float32
-        assert in_bfloat16.total.item() == pytest.approx(in_float64.total.item(), rel=2e-6)
-        assert in_bfloat16.total.item() == pytest.approx(exact.total.item(), rel=0.02)
-        in_bfloat16.total.backward()
-        assert rounded["image"].grad.dtype == torch.bfloat16
-
-    def test_autocast_changes_nothing(self, case):
-        inputs = golden_inputs(case, torch.float32)
-        expected = build(case)(**inputs).total
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            total = build(case)(**inputs).total
-        assert total.item() == expected.item()
-
 
 class TestClosedForms:
-    def test_a_student_equal_to_its_only_teacher_has_nothing_to_learn(self):
-        inputs = random_inputs(12, 8, (8,))
-        inputs |= {f"teacher_{name}": inputs[name] for name in STUDENT}
-        for name in STUDENT:
-            inputs[name].requires_grad_()
-        terms = ReinforcedLossSpec(teacher_dims=(8,), teacher_logit_scales=(30,)).build()(**inputs, logit_scale=30.0)
-        assert terms.distillation.item() == pytest.approx(0.0, abs=1e-12)
-        terms.total.backward()
-        assert all(inputs[name].grad.abs().max() < 1e-12 for name in STUDENT)
-
     def test_equal_texts_make_everything_uniform(self):
         batch = 16
         inputs = random_inputs(batch, 8, (4, 6))
@@ -184,12 +152,6 @@ class TestClosedForms:
             torch.testing.assert_close(targets[direction], sum(one[direction] for one in alone) / 3)
         assert not torch.allclose(targets[1], targets[0].T)
 
-    def test_divergence_is_never_negative(self):
-        for seed in range(20):
-            inputs = random_inputs(5, 3, (4,), seed=seed)
-            terms = ReinforcedLossSpec(teacher_dims=(4,), teacher_logit_scales=(15,)).build()(**inputs, logit_scale=5.0)
-            assert terms.distillation.item() > 0
-
     def test_targets_of_exact_zero_are_finite(self):
         logits = torch.zeros(2, 2, dtype=torch.float64, requires_grad=True)
         sure = torch.eye(2, dtype=torch.float64)
@@ -197,20 +159,6 @@ class TestClosedForms:
         value.backward()
         assert value.item() == pytest.approx(math.log(2))
         assert torch.isfinite(logits.grad).all()
-
-
-def test_gradcheck():
-    inputs = random_inputs(5, 4, (3, 4))
-    loss = ReinforcedLossSpec(
-        teacher_dims=(3, 4), teacher_logit_scales=(10, 20), contrastive_weight=0.4, distill_weight=0.6
-    ).build()
-    teachers = {name: value for name, value in inputs.items() if name.startswith("teacher")}
-
-    def total(image: Tensor, text: Tensor, syn_text: Tensor, logit_scale: Tensor) -> Tensor:
-        return loss(image=image, text=text, syn_text=syn_text, logit_scale=logit_scale, **teachers).total
-
-    student = [inputs[name].requires_grad_() for name in STUDENT]
-    assert torch.autograd.gradcheck(total, (*student, torch.tensor(8.0, dtype=torch.float64, requires_grad=True)))
 
 
 def test_teachers_receive_no_gradient():
@@ -223,16 +171,8 @@ def test_teachers_receive_no_gradient():
     assert inputs["teacher_image"].grad is None
 
 
-def test_spec_round_trips_and_is_registered():
-    spec = ReinforcedLossSpec(teacher_dims=[512, 768], teacher_logit_scales=[70, 60], contrastive_weight=0.25)
-    assert from_json(to_json(spec), ReinforcedLossSpec) == spec
-    assert losses.resolve("reinforced") is ReinforcedLossSpec
-    assert spec.needs_teachers
-    assert spec.build().spec == spec
-    assert hash(spec) == hash(from_json(to_json(spec), ReinforcedLossSpec))
-
-
 def test_a_choice_alone_is_followed_by_the_others():
+    assert ReinforcedLossSpec(teacher_dims=[8]).teacher_dims == (8,)
     assert ReinforcedLossSpec(teacher_dims=(8,)).teacher_logit_scales == (100.0,)
     assert ReinforcedLossSpec(distill_weight=0.0).contrastive_weight == 1.0
     assert ReinforcedLossSpec(distill_weight=0.5).contrastive_weight == 0.0
@@ -300,17 +240,6 @@ def test_shapes_that_disagree_name_the_numbers(changes, error):
         loss(**inputs, logit_scale=10.0)
 
 
-@pytest.mark.parametrize("backend", ["dense", "tiled"])
-def test_without_distillation_one_side_of_the_teachers_says_nothing(backend):
-    inputs = random_inputs(6, 4, (3, 4))
-    loss = ReinforcedLossSpec(contrastive_weight=1.0, distill_weight=0.0, backend=backend).build()
-    student = {name: inputs[name] for name in STUDENT}
-    expected = loss(**student, logit_scale=10.0).total
-    for names in (("teacher_text", "teacher_syn_text"), ("teacher_image",)):
-        given = {name: inputs[name] for name in names}
-        torch.testing.assert_close(loss(**student, **given, logit_scale=10.0).total, expected, rtol=0, atol=0)
-
-
 class TestContrastive:
     def test_golden(self):
         case = CASES[2]
@@ -324,13 +253,3 @@ class TestContrastive:
     def test_perfect_pairs_cost_nothing(self):
         eye = torch.eye(8)
         assert ContrastiveLoss()(image=eye, text=eye, logit_scale=100.0).total.item() == pytest.approx(0, abs=1e-6)
-
-    def test_spec(self):
-        spec = from_json('{"kind": "contrastive"}', LossSpec)
-        assert spec == ContrastiveLossSpec()
-        assert not spec.needs_teachers
-        assert spec.build().spec == ContrastiveLoss().spec == spec
-
-    def test_mismatch(self):
-        with fails("losses.rows-they-pair-row", "image", "3", "syn_text", "2"):
-            ContrastiveLoss()(image=torch.eye(3), text=torch.eye(3), syn_text=torch.eye(3)[:2], logit_scale=1.0)

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tarfile
 import time
@@ -24,6 +23,7 @@ from tests.data.made_samples import encoded, make_sample, write_raw
 from tests.descendants import are_gone, descendants, kill_all
 from tests.encoders.small import SMALL
 from tests.examples.quickstart.drawings import write_packages
+from tests.preloaded import preloaded
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"
@@ -186,15 +186,7 @@ def test_a_signal_ends_a_command_and_all_its_processes(name, number, tmp_path):
     command = COMMANDS[name]
     command.prepare(tmp_path)
     before = contents(tmp_path) if command.untouched else {}
-    process = subprocess.Popen(
-        [sys.executable, *map(str, command.arguments)],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": f"{ROOT}", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = preloaded().start(*command.arguments, folder=tmp_path, environment={"PYTHONPATH": f"{ROOT}"})
     try:
         deadline = time.monotonic() + 120
         while not shows(command.sign, tmp_path, process.pid) and time.monotonic() < deadline:

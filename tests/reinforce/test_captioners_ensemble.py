@@ -6,6 +6,7 @@ import hashlib
 
 import attrs
 import pytest
+from PIL import Image
 
 from mobileclip.data import AugmentationSpec, read_card, read_samples, write_card, write_shard
 from mobileclip.datasets import ShardSource
@@ -70,8 +71,6 @@ def test_one_job_is_as_one_job_for_each(source, several, captioners, tmp_path):
 
 
 def test_where_one_captioner_is_expected_several_are_one(several, captioners):
-    from PIL import Image
-
     images = [Image.new("RGB", (40, 32), colour) for colour in ("red", "blue")]
     ensemble = several.build()
     assert isinstance(ensemble, Captioner)
@@ -104,6 +103,14 @@ def test_captioners_draw_numbers_of_their_own_and_an_older_store_goes_on_as_it_w
     assert old[0] == old[1]
     assert read_card(tmp_path / "old").captioners == card.captioners
     assert '"version"' not in (tmp_path / "old" / "reinforcement.json").read_text().partition("augmentation")[0]
+
+
+def test_a_captioner_that_forgets_an_image_is_an_error(several, monkeypatch):
+    """And no image gets another's captions, or none."""
+    ensemble = several.build()
+    monkeypatch.setattr(ensemble.sets[NAMES[1]], "caption", lambda images, _: [("a cat",)] * (len(images) - 1))
+    with pytest.raises(ValueError, match="shorter"):
+        ensemble.caption([Image.new("RGB", (40, 32))] * 2, [1, 2])
 
 
 def test_several_files_are_several_captioners(capsys):

@@ -156,6 +156,18 @@ def test_a_key_twice_in_one_shard(directory):
     assert found.problems[-1].where == f"0.tar/{samples[0].key}"
 
 
+def test_a_sample_that_cannot_be_read_is_told_and_not_counted(directory):
+    with tarfile.open(directory / "0.tar") as archive:
+        entries = [(one.name, archive.extractfile(one).read()) for one in archive.getmembers()]
+    broken = {f"0-1.{kind}" for kind in ("npz", "pth.gz", "reinforced")}
+    write_raw(directory / "0.tar", [(name, b"broken" if name in broken else content) for name, content in entries])
+    manifest = Manifest(directory)
+    manifest.add(attrs.evolve(manifest["0.tar"], num_bytes=(directory / "0.tar").stat().st_size))
+    found = verify(directory, num_samples=0, show_progress=False)
+    assert (found.num_samples, found.num_checked) == (7, 7)
+    assert found.counts["wrong_count"] == 1
+
+
 def test_some_shards_and_some_rows(directory):
     found = verify(directory, num_samples=3, num_shards=1, num_rows=2, show_progress=False)
     assert found.is_good

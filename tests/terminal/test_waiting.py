@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -22,9 +21,9 @@ from mobileclip.reinforce import Manifest
 from mobileclip.storage import exclusive
 from tests.descendants import are_gone, descendants, kill_all
 from tests.encoders.small import SMALL, randomised
+from tests.preloaded import preloaded
 from tests.reinforce.conftest import picture, plain_sample
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
 
 BEGINNING = """
@@ -160,21 +159,15 @@ def ended(given, tmp_path_factory):
 
 def terminated(folder: Path, address: str) -> Ended:
     """Start a program, and send SIGTERM when it waits."""
-    process = subprocess.Popen(
-        [sys.executable, str(folder / "script.py"), str(folder), address],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = preloaded().start(folder / "script.py", folder, address, folder=folder)
     try:
         deadline = time.monotonic() + 120
         while not (folder / "ready").exists():
-            assert process.poll() is None, process.stderr.read()
+            assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < deadline
             time.sleep(0.05)
         time.sleep(1)
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.communicate()[1]
         below, started = descendants(process.pid), time.monotonic()
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=60)

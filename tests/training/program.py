@@ -22,6 +22,7 @@ from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.recipes import reported
 from mobileclip.training import CosineSchedule, Evaluate, RunSpec, TrainingSpec, read_metrics, run
 from tests.data.made_samples import make_sample
+from tests.preloaded import Started, preloaded
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1")
@@ -68,13 +69,16 @@ def start(
     port: int = 0,
     num_restarts: int = 0,
     variables: Mapping[str, str] = MappingProxyType({}),
-) -> subprocess.Popen[str]:
-    """Start it, in a session of its own; with a port, as two processes that `torchrun` starts, and again so often."""
-    launcher = (*TORCHRUN, "--master-port", str(port), "--max-restarts", str(num_restarts)) if port else ()
+) -> subprocess.Popen[str] | Started:
+    """Start it, in a group of its own; with a port, as two processes that `torchrun` starts, and again so often."""
+    program = ["-m", "tests.training.program", str(data), str(output), str(num_steps), str(num_workers)]
+    variables = {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", **variables}
+    if not port:
+        return preloaded().start(*program, folder=ROOT, environment=variables)
     return subprocess.Popen(
-        [sys.executable, *launcher, "-m", __spec__.name, str(data), str(output), str(num_steps), str(num_workers)],
+        [sys.executable, *TORCHRUN, "--master-port", str(port), "--max-restarts", str(num_restarts), *program],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"} | variables,
+        env=os.environ | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -84,7 +88,7 @@ def start(
 
 def start_step(
     data: Path, output: str | Path, *, num_steps: int, size: int = 2, num_workers: int = 0
-) -> list[subprocess.Popen[str]]:
+) -> list[subprocess.Popen[str] | Started]:
     """Start it as `srun` does, which tells its processes of SLURM's step alone."""
     step = {
         "SLURM_JOB_ID": str(os.getpid()),
@@ -109,7 +113,7 @@ def num_logged(output: Path) -> int:
     return sum("loss" in line for line in read_metrics(log)) if log.exists() else 0
 
 
-def wait_for_steps(process: subprocess.Popen[str], output: Path, count: int) -> None:
+def wait_for_steps(process: subprocess.Popen[str] | Started, output: Path, count: int) -> None:
     """Wait until so many steps are logged; what ends before is an error."""
     deadline = time.monotonic() + SECONDS
     while num_logged(output) < count:

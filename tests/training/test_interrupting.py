@@ -45,6 +45,22 @@ def finish(data: Path, output: Path, num_workers: int) -> None:
     run(run_spec(data, num_steps=NUM_STEPS, num_workers=num_workers), output, evaluate=measuring, device="cpu")
 
 
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory, one_thread):
+    """What a run leaves that nothing happened to."""
+    output = tmp_path_factory.mktemp("whole")
+    finish(data, output, num_workers=0)
+    return output
+
+
+def wait_until_still(output: Path) -> None:
+    """Wait until no step ends any more."""
+    before = -1
+    while (done := num_logged(output)) != before:
+        before = done
+        time.sleep(0.7)
+
+
 def assert_same(output: Path, expected: Path) -> None:
     found, whole = (without_times(read_metrics(folder / "metrics.jsonl")) for folder in (output, expected))
     assert found == whole
@@ -76,8 +92,8 @@ def interrupt(data: Path, output: Path, number: signal.Signals, *, more_steps: i
 @pytest.mark.parametrize(
     "numbers", [(signal.SIGTERM,), pytest.param((signal.SIGINT, signal.SIGUSR1), marks=pytest.mark.slow)]
 )
-def test_signals_save_the_step_and_the_run_goes_on_to_the_bit(data, tmp_path, numbers):
-    parts, whole = tmp_path / "parts", tmp_path / "whole"
+def test_signals_save_the_step_and_the_run_goes_on_to_the_bit(data, whole, tmp_path, numbers):
+    parts = tmp_path / "parts"
     for number in numbers:
         said = interrupt(data, parts, number, more_steps=11, num_workers=2)
         done = num_logged(parts)
@@ -86,7 +102,6 @@ def test_signals_save_the_step_and_the_run_goes_on_to_the_bit(data, tmp_path, nu
         assert said.startswith(LINE.format(name=number.name, done=done, folder=folder))
         assert last_checkpoint(parts).name == f"step-{done:08d}.safetensors"
     finish(data, parts, num_workers=2)
-    finish(data, whole, num_workers=0)
     assert_same(parts, whole)
 
 
@@ -107,19 +122,18 @@ def end_by(process, number: signal.Signals) -> str:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])
-def test_a_signal_ends_the_waiting_for_workers_that_never_deliver(data, tmp_path, number):
-    parts, whole = tmp_path / "parts", tmp_path / "whole"
+def test_a_signal_ends_the_waiting_for_workers_that_never_deliver(data, whole, tmp_path, number):
+    parts = tmp_path / "parts"
     process = start(data, parts, num_steps=NUM_STEPS, num_workers=1)
     wait_for_steps(process, parts, 3)
     for pid in descendants(process.pid):
         os.kill(pid, signal.SIGSTOP)
-    time.sleep(2)
+    wait_until_still(parts)
     said = end_by(process, number)
     done = num_logged(parts)
     assert 3 <= done < NUM_STEPS
     assert said.startswith(LINE.format(name=number.name, done=done, folder=parts / "checkpoints"))
     finish(data, parts, num_workers=1)
-    finish(data, whole, num_workers=0)
     assert_same(parts, whole)
 
 
@@ -135,7 +149,7 @@ def test_a_signal_ends_the_waiting_for_a_store_that_never_answers(tmp_path, num_
             kill_all(process)
             raise
         with connection:
-            time.sleep(1)
+            time.sleep(0.3)
             said = end_by(process, signal.SIGTERM)
     assert said.startswith("training: interrupted by SIGTERM; ")
 
@@ -192,7 +206,7 @@ def test_a_signal_to_one_process_ends_the_waiting_of_another_for_its_data(data, 
         wait_for_steps(processes[0], tmp_path, 4)
         for pid in descendants(processes[1].pid):
             os.kill(pid, signal.SIGSTOP)
-        time.sleep(3)
+        wait_until_still(tmp_path)
         processes[0].send_signal(signal.SIGTERM)
         said = [process.communicate(timeout=90)[1] for process in processes]
     finally:

@@ -132,7 +132,7 @@ def test_golden_as_a_batch():
     assert ids.tolist() == [example["tokens"] for example in GOLDEN]
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(TEXTS | ASCII)
 def test_equals_open_clip(text):
     assert OURS(text).tolist() == theirs()(text).tolist()
@@ -150,8 +150,8 @@ def test_long_texts_are_cut_before_the_end_token(texts, repeats):
 
 
 def test_equals_open_clip_on_captions():
-    texts = captions(3000)
-    assert len(set(texts)) == 3000
+    texts = captions(1500)
+    assert len(set(texts)) == 1500
     assert torch.equal(OURS(texts), theirs()(texts))
 
 
@@ -227,15 +227,15 @@ def test_equals_open_clip_on_every_character():
     split = tokenizers.pre_tokenizers.Split(
         tokenizers.Regex(tokenizer_module._SPLIT), behavior="removed", invert=True
     ).pre_tokenize_str
-    # Ideographs, Hangul and private use are uniform: every eighth of them will do.
-    codes = (code for code in range(0x110000) if code < 0x3400 or code % 8 == 0 or 0xFB00 <= code < 0x20000)
+    # Ideographs, Hangul and private use are uniform: every 64th of them will do.
+    codes = (code for code in range(0x110000) if code < 0x3400 or code % 64 == 0 or 0xFB00 <= code < 0x20000)
     characters = [chr(code) for code in codes if not 0xD800 <= code < 0xE000]
     texts = [
         f"a{character}1 '{character} 'l{character}. <star{character}_of_text>"
         for character in characters
         if unicodedata.category(character) != "Cn" and character == character.lower()
     ]
-    assert len(texts) > 50_000
+    assert len(texts) > 30_000
     for start in range(0, len(texts), 200):
         together = " ".join(texts[start : start + 200])
         if [piece for piece, _ in split(together)] == theirs().pat.findall(together):
@@ -260,7 +260,7 @@ def _clean_always(text: str) -> str:
     return html.unescape(html.unescape(ftfy.fix_text(text))).lower()
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(ASCII | SPARED)
 def test_skipping_the_repair_changes_nothing(text):
     assert clean(text).split() == _clean_always(text).split()
@@ -450,7 +450,7 @@ HAN_WORDS = st.lists(
 )
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(HAN_WORDS.map("".join))
 def test_texts_without_spaces_equal_open_clip(text):
     assert OURS.encode(text) == theirs().encode(text)

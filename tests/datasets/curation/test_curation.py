@@ -380,6 +380,12 @@ class TestDuplicates:
         with fails("data.scores-teachers-only-embeddings"):
             duplicates(scores, tmp_path, against=(tmp_path / "other",))
 
+    def test_as_many_clusters_as_vectors_have_each_its_vector(self):
+        table, cpu = VectorTable([np.eye(8, dtype=np.float16)]), torch.device("cpu")
+        centres = find_centres(table, num_clusters=8, device=cpu, seed=0)
+        assert sorted(centres.argmax(1).tolist()) == list(range(8))
+        assert centres.max(1).values.tolist() == [1.0] * 8
+
     def test_every_vector_is_in_two_clusters(self):
         rng = np.random.default_rng(0)
         rows = rng.standard_normal((900, 16))
