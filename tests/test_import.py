@@ -85,6 +85,7 @@ print((time.process_time() - middle) / (middle - start))
     ("names", "rooms"),
     [
         ("data.augmentation import datacompdr_augmentation", {"data", "data.augmentation"}),
+        ("data.images import ImageTransform, load_image", {"data", "data.images"}),
         ("losses import ReinforcedLossSpec", {"losses"}),
     ],
 )

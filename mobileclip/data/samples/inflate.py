@@ -10,7 +10,7 @@ import lzma
 import zlib
 from functools import cache
 from types import ModuleType
-from typing import IO, Protocol
+from typing import IO, Any
 
 GZIP = b"\x1f\x8b"
 
@@ -55,7 +55,7 @@ class InflateStream:
                 more: bytes = self._stream.decompress(piece, missing)
                 if not more and not piece:
                     break
-                content = content + more if content else more
+                content += more
         except _library().error as error:
             raise zlib.error(str(error)) from None
         return content
@@ -78,62 +78,35 @@ def gunzip(data: bytes, *, limit: int) -> bytes:
         ValueError: if it is of too many parts.
         zlib.error: if it is damaged.
     """
-    content = b""
+    content: bytes = b""
     for _ in range(_MAX_PARTS):
-        part, data = _part(data, limit + 1 - len(content))
-        content = content + part if content else part
+        stream = _library().decompressobj(31)
+        try:
+            content += stream.decompress(data, limit + 1 - len(content))
+        except _library().error as error:
+            raise zlib.error(str(error)) from None
         if len(content) > limit:
             raise TooLargeError(f"it inflates to more than the {limit:,} bytes that it may hold")
-        data = data.lstrip(b"\0")
+        if not stream.eof:
+            raise zlib.error("incomplete or truncated stream")
+        data = stream.unused_data.lstrip(b"\0")
         if not data:
             return content
     raise ValueError(f"gzip wrote more than {_MAX_PARTS} parts")
 
 
-def _part(data: bytes, limit: int) -> tuple[bytes, bytes]:
-    """Return what the first part of a file of gzip holds, cut at the limit, and what follows it."""
-    stream = _library().decompressobj(31)
-    try:
-        content: bytes = stream.decompress(data, limit)
-    except _library().error as error:
-        raise zlib.error(str(error)) from None
-    if not stream.eof and len(content) < limit:
-        raise zlib.error("incomplete or truncated stream")
-    rest: bytes = stream.unused_data
-    return content, rest
-
-
-class _Machine(Protocol):
-    """What inflates one part of a compressed file, as `bz2.BZ2Decompressor` does."""
-
-    @property
-    def eof(self) -> bool: ...
-
-    @property
-    def needs_input(self) -> bool: ...
-
-    @property
-    def unused_data(self) -> bytes: ...
-
-    def decompress(self, data: bytes, max_length: int) -> bytes: ...
-
-
 class _GzipMachine:
+    """What inflates one part of a file, as `bz2.BZ2Decompressor` does."""
+
     def __init__(self) -> None:
         self._stream = _library().decompressobj(31)
 
-    @property
-    def eof(self) -> bool:
-        return bool(self._stream.eof)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
     @property
     def needs_input(self) -> bool:
         return not self._stream.unconsumed_tail and not self._stream.eof
-
-    @property
-    def unused_data(self) -> bytes:
-        rest: bytes = self._stream.unused_data
-        return rest
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
         content: bytes = self._stream.decompress(self._stream.unconsumed_tail + data, max_length)
@@ -206,7 +179,7 @@ class InflatedFile:
         self._num_read += len(piece)
         return piece
 
-    def _new_machine(self) -> _Machine:
+    def _new_machine(self) -> _GzipMachine | bz2.BZ2Decompressor | lzma.LZMADecompressor:
         if self._kind == GZIP:
             return _GzipMachine()
         if self._kind == b"BZ":

@@ -110,7 +110,7 @@ class Inspection:
     @property
     def augmentations(self) -> tuple[AugmentationParams, ...]:
         """The stored augmentations; none in plain shards."""
-        return self.sample.augmentations if isinstance(self.sample, ReinforcedSample) else ()
+        return tuple(self.sample.augmentations) if isinstance(self.sample, ReinforcedSample) else ()
 
 
 def inspect_sample(shard: str | os.PathLike[str], key: str | None = None) -> Inspection:

@@ -431,23 +431,3 @@ class TestOwnOperations:
 
 def _minus_one(num_bins: int, _side: int) -> tuple[float, ...]:
     return (-1.0,) * num_bins
-
-
-@pytest.mark.parametrize(
-    ("names", "most"),
-    [("augmentation import datacompdr_augmentation", 20), ("images import ImageTransform, load_image", 30)],
-)
-def test_a_room_imports_what_it_needs_alone(names, most):
-    """Behind a package of data that imports nothing by itself."""
-    script = (
-        "import sys, types, mobileclip\n"
-        "package = sys.modules['mobileclip.data'] = types.ModuleType('mobileclip.data')\n"
-        "package.__path__ = [mobileclip.__path__[0] + '/data']\n"
-        f"from mobileclip.data.{names}\n"
-        "print(len([name for name in sys.modules if name.split('.')[0] == 'mobileclip']))\n"
-        "print(sorted(sys.modules.keys() & {'torchvision', 'tokenizers', 'ftfy', 'cattrs', 'rich', 'fsspec'}))"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
-    num_modules, slow = done.stdout.splitlines()
-    assert int(num_modules) <= most
-    assert slow == "[]"
