@@ -43,7 +43,7 @@ REASONS = {
     "mobileclip.inference.quickening": "few pictures stand for the hundreds from which on a form is tried",
     "mobileclip.losses.reinforced": "fewer than 512 pairs are computed by the tiles too, to be compared",
     "mobileclip.losses.tiled.tiles": "a batch that can be compared fits into one tile",
-    "mobileclip.reinforce.feeding": "two threads meet at moments that a job does not choose",
+    "mobileclip.reinforce.watched_source": "two threads meet at moments that a job does not choose",
     "mobileclip.reinforce.verify": "what is drawn of 200 million samples is asked without them",
     "mobileclip.reinforce.worker": "engines run its work with a listener that kills it",
     "mobileclip.storage.connection": "a bound to the byte, which no server's answer can be counted to",

@@ -38,11 +38,11 @@ from mobileclip.machine import raise_machine_fault
 from mobileclip.reinforce.agreement import measure_agreement
 from mobileclip.reinforce.captioners import Captioner
 from mobileclip.reinforce.encoding import NOT_FINITE, BatchEncoder
-from mobileclip.reinforce.feeding import Feed
 from mobileclip.reinforce.manifest import ShardEntry, may_pass
 from mobileclip.reinforce.provenance import open_card
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.teachers import TeacherEnsemble, build_ensemble
+from mobileclip.reinforce.watched_source import WatchedSource
 from mobileclip.serialization import to_json
 
 # What was written here is read back whole, whatever a stranger's shard may hold.
@@ -140,9 +140,9 @@ class ShardWorker:
             StorageError: if that may be otherwise at another time.
         """
         skips = SkipReport()
-        feed = Feed(unit.read(skips))
+        watched = WatchedSource(unit.read(skips))
         staged = _staged(self.spec.output, unit.name)
-        made = feed.pass_to(partial(self._make, unit, feed, staged, skips, on_samples))
+        made = watched.pass_to(partial(self._make, unit, watched, staged, skips, on_samples))
         return partial(self._finish, made, staged, skips)
 
     def _make(

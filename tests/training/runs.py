@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import attrs
 import torch
+from safetensors.torch import load_file
 
 from mobileclip.data import Batch, ReinforcedBatch, Skip, StreamPosition, normalize_pixels
 from mobileclip.encoders import AttentionSpec, DualEncoder, DualEncoderSpec, MCiSpec, MCtSpec, StageSpec
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import ContrastiveLossSpec, ReinforcedLossSpec
-from mobileclip.training import AdamWSpec, CosineSchedule, TrainingSpec
+from mobileclip.training import AdamWSpec, CosineSchedule, TrainingSpec, read_metrics
 
 TEACHER_DIMS = (6, 5)
 
@@ -128,3 +134,39 @@ def share_of(rank: int, size: int) -> Callable[[int], ReinforcedBatch]:
         return whole.rows(rank * part, (rank + 1) * part)
 
     return make
+
+
+def last_checkpoint(output: Path) -> Path:
+    return max((output / "checkpoints").glob("step-*.safetensors"))
+
+
+def without_times(metrics):
+    return [{name: value for name, value in line.items() if "seconds" not in name} for line in metrics]
+
+
+def assert_same_to_the_bit(one: Path, other: Path) -> None:
+    """Compare the metrics and the last checkpoints of two runs."""
+    lines = [without_times(read_metrics(output / "metrics.jsonl")) for output in (one, other)]
+    assert lines[0] == lines[1]
+    first, second = (load_file(last_checkpoint(output)) for output in (one, other))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def start_processes(program: str, *arguments: str, size: int = 2) -> list[subprocess.Popen[str]]:
+    """Start a program in processes that meet each other."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}
+    own = {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", program, *arguments],
+            env=os.environ | own | meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            cwd=Path(__file__).parents[2],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(size)
+    ]

@@ -19,8 +19,8 @@ from mobileclip.training.records import compare_runs
 from tests.descendants import descendants, environment_of, kill_all
 from tests.errors import fails
 from tests.training.program import run_spec, start, write_data
-from tests.training.runs import Batches, KilledError, new_model, training_spec
-from tests.training.test_loop import killed_at, last_checkpoint, without_times
+from tests.training.runs import Batches, KilledError, last_checkpoint, new_model, training_spec, without_times
+from tests.training.test_loop import killed_at
 
 OUTPUT = "s3://data/runs/one"
 

@@ -32,7 +32,7 @@ from tests.training.program import (
     wait_for_steps,
     write_data,
 )
-from tests.training.test_loop import last_checkpoint, without_times
+from tests.training.runs import last_checkpoint, without_times
 
 NUM_STEPS = 40
 

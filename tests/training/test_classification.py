@@ -38,8 +38,7 @@ from tests.training.class_runs import (
     new_classifier,
     training_spec,
 )
-from tests.training.runs import Batches, KilledError, image_of
-from tests.training.test_loop import last_checkpoint, without_times
+from tests.training.runs import Batches, KilledError, assert_same_to_the_bit, image_of
 
 
 def objective_of(spec: TrainingSpec, model) -> ClassificationObjective:
@@ -148,11 +147,7 @@ class TestLoop:
                 train(spec, model=new_classifier(), batches=killed, output=parts)
         resumed = train(spec, model=new_classifier(), batches=Batches(make=class_batch), output=parts)
         assert resumed.num_steps == 2
-        lines = [without_times(read_metrics(folder / "metrics.jsonl")) for folder in (whole, parts)]
-        assert lines[0] == lines[1]
-        expected, found = load_file(last_checkpoint(whole)), load_file(last_checkpoint(parts))
-        assert found.keys() == expected.keys()
-        assert all(torch.equal(found[name], expected[name]) for name in expected)
+        assert_same_to_the_bit(whole, parts)
 
     def test_in_bfloat16(self, tmp_path):
         spec = training_spec(3, precision="bfloat16")
@@ -286,10 +281,6 @@ class HingeObjective(Objective):
     @property
     def towers(self):
         return (self.model.image_encoder,)
-
-    @property
-    def image_input(self):
-        return self.model.spec.image.input
 
     @property
     def term_names(self):

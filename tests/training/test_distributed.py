@@ -7,7 +7,6 @@ import os
 import platform
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -19,8 +18,7 @@ from safetensors.torch import load_file
 
 from mobileclip.training import CrossEntropySpec, World, connected, read_metrics, train
 from tests.training import class_runs
-from tests.training.runs import Batches, training_spec
-from tests.training.test_loop import last_checkpoint, without_times
+from tests.training.runs import Batches, assert_same_to_the_bit, last_checkpoint, start_processes, training_spec
 from tests.training.test_objective import TRANSFORMERS
 
 ROOT = Path(__file__).parents[2]
@@ -67,12 +65,9 @@ def test_two_processes_train_the_classifier_that_one_trains(output, tmp_path):
 
 
 def test_two_processes_resume_to_the_bit(output):
-    whole, parts = output / "whole", output / "parts"
-    assert without_times(read_metrics(parts / "metrics.jsonl")) == without_times(read_metrics(whole / "metrics.jsonl"))
-    expected, found = load_file(last_checkpoint(whole)), load_file(last_checkpoint(parts))
-    assert found.keys() == expected.keys()
-    assert {name for name in expected if name.startswith("random/")} == {"random/cpu/0", "random/cpu/1"}
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert_same_to_the_bit(output / "whole", output / "parts")
+    state = load_file(last_checkpoint(output / "whole"))
+    assert {name for name in state if name.startswith("random/")} == {"random/cpu/0", "random/cpu/1"}
 
 
 def test_all_processes_stop_for_what_one_meets(output):
@@ -163,20 +158,7 @@ def test_a_process_that_stops_is_not_waited_for_without_end():
         "        os.kill(os.getpid(), signal.SIGSTOP)\n"
         "    world.gather(world.rank)\n"
     )
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", program],
-            env=environment() | meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+    processes = start_processes(program)
     try:
         for process in processes:
             assert process.stdout.readline() == "ready\n"

@@ -29,8 +29,7 @@ from tests.training.program import (
     wait_for_steps,
     write_data,
 )
-from tests.training.runs import Batches, batch_of, new_model, training_spec
-from tests.training.test_loop import last_checkpoint, without_times
+from tests.training.runs import Batches, batch_of, last_checkpoint, new_model, training_spec, without_times
 
 NUM_STEPS = 60
 LINE = "training: interrupted by {name}; stopped after step {done} of 60, whose state is in {folder}; the same command"

@@ -21,21 +21,22 @@ from mobileclip.storage import exclusive
 from mobileclip.training import AdamWSpec, read_metrics, train
 from mobileclip.training.checkpoints import DIGEST, CheckpointFolder, digest
 from tests.errors import fails
-from tests.training.runs import Batches, KilledError, batch_of, image_of, new_model, training_spec
+from tests.training.runs import (
+    Batches,
+    KilledError,
+    assert_same_to_the_bit,
+    batch_of,
+    image_of,
+    last_checkpoint,
+    new_model,
+    training_spec,
+)
 
 ROOT = Path(__file__).parents[2]
 
 
 def killed_at(step: int) -> Batches:
     return Batches(stop=step, killed=True)
-
-
-def last_checkpoint(output: Path) -> Path:
-    return max((output / "checkpoints").glob("step-*.safetensors"))
-
-
-def without_times(metrics):
-    return [{name: value for name, value in line.items() if "seconds" not in name} for line in metrics]
 
 
 def test_a_loss_with_other_teachers_than_the_data_is_refused_and_other_scales_are_told(tmp_path, caplog):
@@ -90,10 +91,7 @@ def test_a_killed_run_resumes_to_the_bit(tmp_path, changes):
             train(spec, model=new_model(), batches=killed_at(step), output=parts)
     resumed = train(spec, model=new_model(), batches=Batches(), output=parts)
     assert resumed.num_steps == 2
-    assert without_times(read_metrics(parts / "metrics.jsonl")) == without_times(read_metrics(whole / "metrics.jsonl"))
-    expected, found = load_file(last_checkpoint(whole)), load_file(last_checkpoint(parts))
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert_same_to_the_bit(whole, parts)
     for name, value in reference.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], value), name
 

@@ -9,8 +9,7 @@ from torch import nn
 
 from mobileclip.training import LossScale, World, build_objective, read_metrics, train
 from tests.errors import fails
-from tests.training.runs import Batches, batch_of, new_model, training_spec
-from tests.training.test_loop import last_checkpoint
+from tests.training.runs import Batches, batch_of, last_checkpoint, new_model, training_spec
 
 
 def test_it_is_pytorchs_scaler():

@@ -9,11 +9,9 @@ import attrs
 from mobileclip.datasets import find_class_names
 from mobileclip.recipes.finetuning.tiny import write_shapes
 from mobileclip.recipes.tiny.shapes import OUTLINES
-from mobileclip.recipes.training.tiny import shallow_image
-from mobileclip.training import ClassifierRunSpec, CosineSchedule
+from mobileclip.recipes.training.tiny import BATCH_SIZE, shallow_image, two_steps
+from mobileclip.training import ClassifierRunSpec
 
-NUM_STEPS = 2
-BATCH_SIZE = 8
 NUM_TRAINED = 6
 NUM_HELD_OUT = 2
 
@@ -31,14 +29,7 @@ def tiny_run(run: ClassifierRunSpec, folder: Path) -> ClassifierRunSpec:
         names = find_class_names(folder / "train")
         data = attrs.evolve(run.data, shards=(str(folder / "train"),), num_classes=len(names), class_names=names)
         run = attrs.evolve(run, data=data, model=attrs.evolve(run.model, num_classes=len(names), class_names=names))
-    schedule = run.training.schedule
     # Their number is not that of all images, which would have to be counted: an epoch is a step.
     data = attrs.evolve(run.data, batch_size=BATCH_SIZE, num_samples=BATCH_SIZE, num_workers=0)
-    training = attrs.evolve(
-        run.training,
-        schedule=CosineSchedule(peak=schedule.peak, final=schedule.final, warmup_steps=1, total_steps=NUM_STEPS),
-        precision="float32",
-        log_every_steps=1,
-    )
     image = run.model.image if run.initial_weights is not None else shallow_image(run.model.image)
-    return attrs.evolve(run, model=attrs.evolve(run.model, image=image), data=data, training=training)
+    return attrs.evolve(run, model=attrs.evolve(run.model, image=image), data=data, training=two_steps(run.training))

@@ -20,7 +20,7 @@ from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.processes import this_process
 from mobileclip.recipes.reinforcing.tiny import shrink, write_scenes
 from mobileclip.reinforce import CocaCaptioner, OpenClipTeacher, ReinforcementSpec, reinforce
-from mobileclip.training import CosineSchedule, RunSpec
+from mobileclip.training import CosineSchedule, RunSpec, TrainingSpec
 
 NUM_STEPS = 2
 BATCH_SIZE = 8
@@ -37,19 +37,21 @@ def tiny_run(run: RunSpec, folder: Path) -> RunSpec:
         ValueError: if there is data, and its first shards are missing or hold too little.
     """
     data = _first_samples(run.data) if run.data.shards else _drawn(run.data, folder)
-    schedule = run.training.schedule
-    training = attrs.evolve(
-        run.training,
-        schedule=CosineSchedule(peak=schedule.peak, final=schedule.final, warmup_steps=1, total_steps=NUM_STEPS),
-        precision="float32",
-        log_every_steps=1,
-    )
+    training = two_steps(run.training)
     loss, card = training.loss, data.card
     if isinstance(loss, ReinforcedLossSpec) and loss.teacher_dims and card is not None:
         loss = attrs.evolve(loss, teacher_dims=card.teacher_dims, teacher_logit_scales=card.teacher_logit_scales)
         training = attrs.evolve(training, loss=loss)
     model = run.model if run.initial_weights is not None else shallow(run.model)
     return attrs.evolve(run, model=model, data=attrs.evolve(data, num_workers=0), training=training)
+
+
+def two_steps(training: TrainingSpec) -> TrainingSpec:
+    """Return how a run trains, for two steps that are logged."""
+    schedule = CosineSchedule(
+        peak=training.schedule.peak, final=training.schedule.final, warmup_steps=1, total_steps=NUM_STEPS
+    )
+    return attrs.evolve(training, schedule=schedule, precision="float32", log_every_steps=1)
 
 
 def _first_samples(data: ReinforcedPipelineSpec) -> ReinforcedPipelineSpec:

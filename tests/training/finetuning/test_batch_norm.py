@@ -1,11 +1,5 @@
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -23,8 +17,8 @@ from mobileclip.training.finetuning import (
 from tests.encoders.small import SMALL, SMALL_MCT, SMALL_VIT, embeddings, inputs
 from tests.errors import fails
 from tests.training.finetuning.models import fresh
+from tests.training.runs import start_processes
 
-ROOT = Path(__file__).parents[3]
 SPECS = {"mci": SMALL, "mct": SMALL_MCT, "vit": SMALL_VIT}
 
 
@@ -174,20 +168,7 @@ dist.destroy_process_group()
 
 def run_processes(program: str) -> list[str]:
     """Run a program in two processes of one group, and return what they printed."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "PYTHONPATH": "."}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", program],
-            cwd=ROOT,
-            env=os.environ | world | {"RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+    processes = start_processes(program)
     said = [process.communicate(timeout=120)[0].strip() for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     return said

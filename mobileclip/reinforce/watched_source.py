@@ -15,7 +15,7 @@ class _StoppedError(Exception):
     """Nobody waits for the work any more."""
 
 
-class Feed(Generic[T]):
+class WatchedSource(Generic[T]):
     """What a source yields, for one thread that works on it.
 
     Args:
