@@ -23,7 +23,7 @@ from mobileclip.datasets.joining.joined_shard import JoinUnit, ShardJoin
 from mobileclip.datasets.joining.matching import MatchCounts, Matches
 from mobileclip.datasets.joining.placeholders import Placeholder, find_placeholders
 from mobileclip.datasets.joining.records import AboutShard
-from mobileclip.datasets.joining.report import LEDGER, JoinReport, make_report, read_ledger, read_ledgers
+from mobileclip.datasets.joining.report import LEDGER, JoinReport, read_ledger, read_ledgers, write_report
 from mobileclip.datasets.joining.spec import INDEX, JoinSpec
 from mobileclip.datasets.sources.shards import listed_fingerprints, output_names
 from mobileclip.engines import Engine, FunctionWork, InlineEngine, Listener, Run, SetAside, held
@@ -87,18 +87,18 @@ def join_images(spec: JoinSpec, *, engine: Engine | None = None, show_progress: 
         summary, stopped = job.run_all()
         if stopped is not None:
             run.end(f"not one sample of the first shard, {storage.printable(stopped)}, was joined")
-        report = make_report(
-            spec.output,
-            tuple(sources),
-            job.index.counts(num_keys=summary.counts.keys, num_repeated_keys=summary.counts.repeated_keys),
+        report = JoinReport(
+            output=spec.output,
+            images=job.index.counts(num_keys=summary.counts.keys, num_repeated_keys=summary.counts.repeated_keys),
             repeated_samples=summary.counts.asked - summary.counts.used_keys,
             unused_keys=summary.counts.keys - summary.counts.used_keys,
             placeholders=summary.placeholders,
             unfinished={sources[aside.unit]: aside.reason for aside in job.run.set_aside if aside.unit in sources},
             min_share=spec.min_share,
             stopped=stopped,
-            image_example="" if stopped is None else job.index.example(),
+            examples=("", "" if stopped is None else storage.printable(job.index.example())),
         )
+        report = write_report(report, tuple(sources))
     if card is not None:
         card = attrs.evolve(card, num_shards=report.shards, num_samples=report.joined, num_bytes=report.num_bytes)
         write_card(spec.output, attrs.evolve(card, skipped=report.left_out))
