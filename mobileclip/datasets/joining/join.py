@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 
 import attrs
@@ -27,6 +28,7 @@ from mobileclip.datasets.joining.report import LEDGER, JoinReport, read_ledger, 
 from mobileclip.datasets.joining.spec import INDEX, JoinSpec
 from mobileclip.datasets.sources.shards import listed_fingerprints, output_names
 from mobileclip.engines import Engine, FunctionWork, InlineEngine, Listener, Run, SetAside, held
+from mobileclip.extras import needed
 from mobileclip.machine import raise_machine_fault
 from mobileclip.progress import Progress
 from mobileclip.serialization import from_json, to_json
@@ -64,7 +66,12 @@ def join_images(spec: JoinSpec, *, engine: Engine | None = None, show_progress: 
         ValueError: if there are no shards, two have one name, the output holds a join with other choices, another job
             works in it, or none of the images can be read.
         OSError: if the output cannot be written.
+        ImportError: if Apache Arrow is not installed (extra `parquet`).
     """
+    with needed("the join", "parquet"):
+        # Not imported: the memory that matching takes comes first.
+        if find_spec("pyarrow") is None:
+            raise ModuleNotFoundError("there is no pyarrow", name="pyarrow")
     sources = _sources(spec)
     folder = Path(spec.output) / INDEX if spec.index is None else Path(spec.index)
     card = card_of_shards(list(sources.values()))

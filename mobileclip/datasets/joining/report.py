@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain, islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -16,13 +16,18 @@ from mobileclip import storage
 from mobileclip.data.shards.counts import MANIFEST
 from mobileclip.datasets.joining.image_index import IndexCounts
 from mobileclip.datasets.joining.placeholders import Placeholder
+from mobileclip.datasets.sources.parquet import key_column, read_keys
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 LEDGER = "join"
 REPORT = "join.json"
 MISSING = "missing.txt"
 OTHER = "other.txt"
+_NOTE = b"mobileclip"
 _NUM_NAMED = 10
 _NUM_OTHERS = 2
 _NUM_CONNECTIONS = 16
@@ -42,6 +47,23 @@ _LIKENESS: Mapping[str, str] = {
 }
 # Of crops that were drawn in the image itself, it is 0.88 for one view, and 0.97 for three.
 _LEAST_REACH = 0.8
+
+
+@attrs.frozen(kw_only=True)
+class JoinedSample:
+    """What became of a sample.
+
+    Args:
+        key: of it.
+        image: the shard that its image comes from; None where it is its own, or it is left out.
+        likeness: what comparing the image with what the sample states gave.
+        reason: why it is left out.
+    """
+
+    key: str
+    image: str | None = None
+    likeness: str | None = None
+    reason: str | None = None
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -250,14 +272,35 @@ def _and_more(count: int, where: str) -> Iterable[str]:
         yield f"            and {count - _NUM_NAMED:,} more, in {where}"
 
 
-def _ledger_path(output: str, name: str) -> str:
-    return storage.join(storage.join(output, LEDGER), f"{name.removesuffix('.tar')}.json")
+def _ledger_path(output: str, name: str, suffix: str = ".parquet") -> str:
+    return storage.join(storage.join(output, LEDGER), name.removesuffix(".tar") + suffix)
 
 
 def read_ledger(output: str, name: str) -> JoinedShard | None:
     """Return what an earlier run noted about a shard, None where it did not, or in another form."""
     try:
         with storage.open_read(_ledger_path(output, name)) as stream:
+            content = stream.read()
+    except FileNotFoundError:
+        return _read_json(output, name)
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(pa.BufferReader(content)).read(["key", "likeness", "reason"])
+        done = from_json(table.schema.metadata[_NOTE].decode(), JoinedShard)
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError):
+        return None
+    keys, likeness, reasons = read_keys(table["key"]), table["likeness"].to_pylist(), table["reason"].to_pylist()
+    left_out = tuple((key, reason) for key, reason in zip(keys, reasons, strict=True) if reason is not None)
+    other = tuple(key for key, one in zip(keys, likeness, strict=True) if one == "other")
+    return attrs.evolve(done, left_out=left_out, other=other)
+
+
+def _read_json(output: str, name: str) -> JoinedShard | None:
+    """Return a note of before, which named what is other or left out alone."""
+    try:
+        with storage.open_read(_ledger_path(output, name, ".json")) as stream:
             return from_json(stream.read().decode(), JoinedShard)
     except (FileNotFoundError, ValueError):
         return None
@@ -275,12 +318,35 @@ def read_ledgers(output: str, names: Sequence[str]) -> Iterator[tuple[str, Joine
             yield from zip(some, pool.map(partial(read_ledger, output), some), strict=True)
 
 
-def write_ledger(output: str, name: str, done: JoinedShard) -> None:
-    """Note that a shard is finished."""
+def write_ledger(output: str, name: str, done: JoinedShard, samples: Sequence[JoinedSample]) -> None:
+    """Note that a shard is finished: a row for every sample, and the rest beside them."""
+    import pyarrow as pa
+
+    columns: dict[str, Any] = {"key": key_column([one.key for one in samples])}
+    for column in ("image", "likeness", "reason"):
+        columns[column] = pa.array([getattr(one, column) for one in samples], pa.string())
+    _write_note(_ledger_path(output, name), pa.table(columns), attrs.evolve(done, left_out=(), other=()))
+
+
+def renew_ledger(output: str, name: str, done: JoinedShard) -> None:
+    """Note other fingerprints of a shard whose samples are what they were."""
+    import pyarrow.parquet as pq
+
     path = _ledger_path(output, name)
+    if not storage.exists(path):
+        storage.write_text(_ledger_path(output, name, ".json"), to_json(done) + "\n")
+        return
+    with storage.open_read(path) as stream:
+        table = pq.ParquetFile(stream).read()
+    _write_note(path, table, attrs.evolve(done, left_out=(), other=()))
+
+
+def _write_note(path: str, table: pa.Table, done: JoinedShard) -> None:
+    import pyarrow.parquet as pq
+
     storage.make_directory_of(path)
     with storage.atomic_write(path) as stream:
-        stream.write(to_json(done).encode() + b"\n")
+        pq.write_table(table.replace_schema_metadata({_NOTE: to_json(done)}), stream)
 
 
 def write_report(report: JoinReport, names: Sequence[str]) -> JoinReport:
