@@ -23,6 +23,7 @@ from mobileclip.data.shards.card import card_of_shards
 from mobileclip.data.shards.files import Shards, expand_shards, parse, read_shard
 from mobileclip.data.skips import CONNECTION_FAILED, Skip
 from mobileclip.datasets.curation.similarity import columns_of, image_vector, similarities
+from mobileclip.datasets.sources.parquet import key_column, read_keys
 from mobileclip.engines import Engine, FunctionWork, Listener, SetAside, held
 from mobileclip.extras import needed
 from mobileclip.machine import raise_machine_fault
@@ -108,7 +109,8 @@ class ShardScores:
     @property
     def keys(self) -> list[str]:
         """Of the samples, in the shard's order."""
-        return [key.decode(errors="surrogateescape") for key in self._columns["key"]]
+        keys: list[str] = self._columns["key"]
+        return keys
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -316,11 +318,8 @@ def _write_parquet(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns: dict[str, Any] = {"uid": [f"{upper:016x}{lower:016x}" for upper, lower in uids]}
-    try:
-        columns["key"] = pa.array(keys, pa.string())
-    except UnicodeEncodeError:
-        columns["key"] = pa.array([key.encode(errors="surrogateescape") for key in keys], pa.binary())
+    digits = [f"{upper:016x}{lower:016x}" for upper, lower in uids]
+    columns: dict[str, Any] = {"uid": digits, "key": key_column(keys)}
     for caption, table in tables.items():
         columns[caption] = table.mean(1)
         columns[f"{caption}_by_teacher"] = pa.FixedSizeListArray.from_arrays(table.reshape(-1), table.shape[1])
@@ -335,8 +334,8 @@ def _read_parquet(path: Path) -> Mapping[str, Any]:
     try:
         table = pq.read_table(path, columns=["uid", "key", *(f"{caption}_by_teacher" for caption in CAPTIONS)])
         digits = bytes.fromhex("".join(table["uid"].to_pylist()))
-        found = {"uid": np.frombuffer(digits, ">u8").astype("u8").view(PAIR)}
-        found["key"] = table["key"].cast(pa.binary()).to_pylist()
+        found: dict[str, Any] = {"uid": np.frombuffer(digits, ">u8").astype("u8").view(PAIR)}
+        found["key"] = read_keys(table["key"])
         for caption in CAPTIONS:
             column = table[f"{caption}_by_teacher"].combine_chunks()
             found[caption] = column.values.to_numpy().reshape(len(table), column.type.list_size)
@@ -348,8 +347,8 @@ def _read_parquet(path: Path) -> Mapping[str, Any]:
 def _read_npz(path: Path) -> Mapping[str, Any]:
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
         found = {name: arrays[name] for name in ("uid", "key", *CAPTIONS)}
-    keys = found["key"].tobytes()
-    return {**found, "key": keys.split(b"\n") if keys else []}
+    keys = found["key"].tobytes().decode(errors="surrogateescape")
+    return {**found, "key": keys.split("\n") if keys else []}
 
 
 def _place(shard: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tarfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, ClassVar
 
@@ -63,17 +63,26 @@ class ShardScan(ABC):
         folder: of the index.
         by: what samples and images are called by: `key`, `url`, or a field of their JSON.
         limits: of what is read; members beyond them are passed over.
+        hashed: whether to read and hash the images too, and not the headers alone.
     """
 
     kind: ClassVar[str]
+    keeps_broken: ClassVar[bool]
 
     folder: Path
     by: str
     limits: SampleLimits
+    hashed: bool = False
 
     @abstractmethod
+    def rows(self, stream: IO[bytes]) -> Iterator[tuple[int, ...] | None]:
+        """Yield the records of a shard; None for a sample without the field that it would be called by."""
+
     def __call__(self, shard: str, fingerprint: str) -> AboutShard:
         """Read a shard, to a break if there is one, and return what is known of it.
+
+        One whose bytes are broken, or that is not there, is known to be so; one that is there but could not be read is
+        tried again, by every run.
 
         Args:
             shard: path or address.
@@ -83,6 +92,28 @@ class ShardScan(ABC):
             ValueError: if it is there and could not be read; what was read is kept.
             StorageError: if that may be otherwise at another time; the same.
         """
+        rows: list[tuple[int, ...] | None] = []
+        error: Exception | None = None
+        try:
+            with storage.open_read(shard) as stream:
+                rows.extend(self.rows(stream))
+        except Exception as caught:  # noqa: BLE001 - the last barrier of a shard: whatever its bytes make libraries raise
+            raise_machine_fault(caught)
+            error = caught
+        unread = error if isinstance(error, OSError) and not isinstance(error, FileNotFoundError) else None
+        found = np.array([row for row in rows if row is not None], KINDS[self.kind])
+        about = AboutShard(
+            shard=shard,
+            by=self.by,
+            fingerprint=fingerprint if unread is None and (error is None or self.keeps_broken) else "",
+            hashed=self.hashed,
+            num_without=len(rows) - len(found),
+            problem=None if error is None else _problem(error),
+        )
+        about = write_records(self.folder, self.kind, about, found)
+        if unread is not None:
+            raise (storage.StorageError if storage.is_transient(unread) else ValueError)(about.problem) from unread
+        return about
 
     def known(self, shard: str, fingerprint: str) -> AboutShard | None:
         """Return what an earlier run has found out about a shard, None where it has not.
@@ -107,23 +138,6 @@ class ShardScan(ABC):
         # The process that read it was lost.
         about = AboutShard(shard=shard, by=self.by, fingerprint="", problem=reason)
         return write_records(self.folder, self.kind, about, np.empty(0, KINDS[self.kind]))
-
-    def _keep(self, about: AboutShard, rows: Sequence[tuple[int, ...]], error: Exception | None) -> AboutShard:
-        """Write what was read, and raise what the next run may not.
-
-        One whose bytes are broken, or that is not there, is known to be so; one that is there but could not be read is
-        tried again, by every run.
-        """
-        unread = error if isinstance(error, OSError) and not isinstance(error, FileNotFoundError) else None
-        about = attrs.evolve(
-            about,
-            fingerprint=about.fingerprint if unread is None else "",
-            problem=None if error is None else _problem(error),
-        )
-        about = write_records(self.folder, self.kind, about, np.array(rows, KINDS[self.kind]))
-        if unread is not None:
-            raise (storage.StorageError if storage.is_transient(unread) else ValueError)(about.problem) from unread
-        return about
 
 
 @attrs.frozen(kw_only=True)
@@ -150,42 +164,24 @@ def scan_shard(unit: ScanUnit) -> AboutShard:
 
 @attrs.frozen(kw_only=True)
 class ImageScan(ShardScan):
-    """Notes where the images of a shard are.
-
-    Args:
-        hashed: whether to read and hash the images, and not the headers alone.
-    """
+    """Notes where the images of a shard are."""
 
     kind = PLACES
-
-    hashed: bool
+    keeps_broken = True
 
     def known(self, shard: str, fingerprint: str) -> AboutShard | None:
         """Return what an earlier run has found out about a shard, where it hashed its images if that is asked for."""
         about = super().known(shard, fingerprint)
         return about if about is not None and (about.hashed or not self.hashed) else None
 
-    def __call__(self, shard: str, fingerprint: str) -> AboutShard:
-        """Read a shard, see `ShardScan`."""
-        rows: list[tuple[int, ...]] = []
-        num_without, broken = 0, None
-        try:
-            with storage.open_read(shard) as stream:
-                for sample in _samples(stream, by=self.by, hashed=self.hashed, limits=self.limits):
-                    extension = next((one for one in IMAGE_EXTENSIONS if one in sample.images), None)
-                    if extension is None:
-                        continue
-                    name = _image_name(sample, self.by, self.limits)
-                    num_without += name is None
-                    if name is not None:
-                        rows.append(_place(name, sample, extension))
-        except Exception as error:  # noqa: BLE001 - the last barrier of a shard: whatever its bytes make libraries raise
-            raise_machine_fault(error)
-            broken = error
-        about = AboutShard(
-            shard=shard, by=self.by, fingerprint=fingerprint, hashed=self.hashed, num_without=num_without
-        )
-        return self._keep(about, rows, broken)
+    def rows(self, stream: IO[bytes]) -> Iterator[tuple[int, ...] | None]:
+        """Yield the places of the images, see `ShardScan`."""
+        for sample in _samples(stream, by=self.by, hashed=self.hashed, limits=self.limits):
+            extension = next((one for one in IMAGE_EXTENSIONS if one in sample.images), None)
+            if extension is not None:
+                own = field_of(sample.metadata, self.by, self.limits)
+                name = storable(sample.key) if self.by == "key" else own
+                yield None if name is None else _place(name, sample, extension)
 
 
 @attrs.frozen(kw_only=True)
@@ -193,24 +189,15 @@ class NameScan(ShardScan):
     """Notes what the samples of a reinforced shard are called; one with an image of its own asks for none."""
 
     kind = NAMES
+    keeps_broken = False  # reading the shard says what is wrong with it
 
-    def __call__(self, shard: str, fingerprint: str) -> AboutShard:
-        """Read the headers of a shard, see `ShardScan`."""
-        names: list[tuple[int, int]] = []
-        broken = None
-        try:
-            with storage.open_read(shard) as stream:
-                forward = forward_reader(stream, self.limits)
-                for sample in _samples(forward, by=self.by, hashed=False, limits=self.limits):
-                    own = sample.metadata, sample.url
-                    name = "" if sample.images else sample_name(sample.key, *own, by=self.by, limits=self.limits)
-                    names.append(name_hash(name) if name else (0, 0))
-        except Exception as error:  # noqa: BLE001 - as above; reading the shard says what is wrong with it
-            raise_machine_fault(error)
-            broken = error
-        # One that breaks off is read again in any case.
-        about = AboutShard(shard=shard, by=self.by, fingerprint="" if broken else fingerprint)
-        return self._keep(about, names, broken)
+    def rows(self, stream: IO[bytes]) -> Iterator[tuple[int, ...]]:
+        """Yield the names, of which the headers tell, see `ShardScan`."""
+        forward = forward_reader(stream, self.limits)
+        for sample in _samples(forward, by=self.by, hashed=False, limits=self.limits):
+            own = sample.metadata, sample.url
+            name = "" if sample.images else sample_name(sample.key, *own, by=self.by, limits=self.limits)
+            yield name_hash(name) if name else (0, 0)
 
 
 def sample_name(key: str, metadata: bytes | None, url: bytes, *, by: str, limits: SampleLimits) -> str:
@@ -319,10 +306,6 @@ def _place(name: str, sample: _Sample, extension: str) -> tuple[int, ...]:
     beside = [(0, 0) if one is None else (one.offset, one.size) for one in (sample.text, sample.json)]
     numbers = IMAGE_EXTENSIONS.index(extension), sample.sha256.get(extension, 0)
     return (*name_hash(name), image.offset, image.size, *beside[0], *beside[1], *numbers)
-
-
-def _image_name(sample: _Sample, by: str, limits: SampleLimits) -> str | None:
-    return storable(sample.key) if by == "key" else field_of(sample.metadata, by, limits)
 
 
 def _problem(error: Exception) -> str:

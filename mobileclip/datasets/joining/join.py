@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 
 import attrs
@@ -23,10 +24,11 @@ from mobileclip.datasets.joining.joined_shard import JoinUnit, ShardJoin
 from mobileclip.datasets.joining.matching import MatchCounts, Matches
 from mobileclip.datasets.joining.placeholders import Placeholder, find_placeholders
 from mobileclip.datasets.joining.records import AboutShard
-from mobileclip.datasets.joining.report import LEDGER, JoinReport, make_report, read_ledger, read_ledgers
+from mobileclip.datasets.joining.report import LEDGER, JoinReport, read_ledger, read_ledgers, write_report
 from mobileclip.datasets.joining.spec import INDEX, JoinSpec
 from mobileclip.datasets.sources.shards import listed_fingerprints, output_names
 from mobileclip.engines import Engine, FunctionWork, InlineEngine, Listener, Run, SetAside, held
+from mobileclip.extras import needed
 from mobileclip.machine import raise_machine_fault
 from mobileclip.progress import Progress
 from mobileclip.serialization import from_json, to_json
@@ -64,7 +66,12 @@ def join_images(spec: JoinSpec, *, engine: Engine | None = None, show_progress: 
         ValueError: if there are no shards, two have one name, the output holds a join with other choices, another job
             works in it, or none of the images can be read.
         OSError: if the output cannot be written.
+        ImportError: if Apache Arrow is not installed (extra `parquet`).
     """
+    with needed("the join", "parquet"):
+        # Not imported: the memory that matching takes comes first.
+        if find_spec("pyarrow") is None:
+            raise ModuleNotFoundError("there is no pyarrow", name="pyarrow")
     sources = _sources(spec)
     folder = Path(spec.output) / INDEX if spec.index is None else Path(spec.index)
     card = card_of_shards(list(sources.values()))
@@ -86,18 +93,18 @@ def join_images(spec: JoinSpec, *, engine: Engine | None = None, show_progress: 
         summary, stopped = job.run_all()
         if stopped is not None:
             run.end(f"not one sample of the first shard, {storage.printable(stopped)}, was joined")
-        report = make_report(
-            spec.output,
-            tuple(sources),
-            job.index.counts(num_keys=summary.counts.keys, num_repeated_keys=summary.counts.repeated_keys),
+        report = JoinReport(
+            output=spec.output,
+            images=job.index.counts(num_keys=summary.counts.keys, num_repeated_keys=summary.counts.repeated_keys),
             repeated_samples=summary.counts.asked - summary.counts.used_keys,
             unused_keys=summary.counts.keys - summary.counts.used_keys,
             placeholders=summary.placeholders,
             unfinished={sources[aside.unit]: aside.reason for aside in job.run.set_aside if aside.unit in sources},
             min_share=spec.min_share,
             stopped=stopped,
-            image_example="" if stopped is None else job.index.example(),
+            examples=("", "" if stopped is None else storage.printable(job.index.example())),
         )
+        report = write_report(report, tuple(sources))
     if card is not None:
         card = attrs.evolve(card, num_shards=report.shards, num_samples=report.joined, num_bytes=report.num_bytes)
         write_card(spec.output, attrs.evolve(card, skipped=report.left_out))

@@ -20,13 +20,13 @@ from mobileclip.data.samples.sample import check_key, is_showable
 from mobileclip.data.shards.files import RawSample, read_shard, write_shard_members
 from mobileclip.data.skips import BadSampleError, Skip, attempt
 from mobileclip.datasets.joining.captions import Captioned, Captions
-from mobileclip.datasets.joining.checks import Checked, check_joined, has_caption
+from mobileclip.datasets.joining.checks import check_joined, has_caption
 from mobileclip.datasets.joining.comparison import stated_of
-from mobileclip.datasets.joining.image_reader import FoundImage, ImageReader, Place, portions
+from mobileclip.datasets.joining.image_reader import FoundImage, ImageReader, portions
 from mobileclip.datasets.joining.image_scan import sample_name
 from mobileclip.datasets.joining.matching import read_matches
 from mobileclip.datasets.joining.records import name_hash
-from mobileclip.datasets.joining.report import JoinedShard, read_ledger, write_ledger
+from mobileclip.datasets.joining.report import JoinedSample, JoinedShard, read_ledger, renew_ledger, write_ledger
 from mobileclip.datasets.joining.spec import JoinSpec
 
 _SAMPLES_AT_ONCE = 256
@@ -85,17 +85,23 @@ class ShardJoin:
         digest, path = self._digest(matches), storage.join(self.spec.output, unit.name)
         before = read_ledger(self.spec.output, unit.name)
         if before is not None and self._is_same(before, unit, digest) and before.num_bytes == _size(path):
-            write_ledger(self.spec.output, unit.name, attrs.evolve(before, images=self.images))
+            renew_ledger(self.spec.output, unit.name, attrs.evolve(before, images=self.images))
             return before.num_samples
         problems: list[Skip] = []
         captions = Captions(unit.captions, problems.append, self.spec.sample_limits)
         storage.make_directory_of(path)
         shards = {number: self.shards[number][0] for number in np.unique(matches["shard"]).tolist()}
-        with closing(ImageReader()) as reader:
+        with closing(ImageReader(shards)) as reader:
             joined = _Shard(
-                matches=matches, shards=shards, spec=self.spec, reader=reader, dropped=self.dropped, captions=captions
+                matches=matches,
+                images={number: storage.printable(storage.without_secrets(shard)) for number, shard in shards.items()},
+                spec=self.spec,
+                reader=reader,
+                dropped=self.dropped,
+                captions=captions,
             )
             _write(path, joined.samples(read_shard(unit.source, problems.append, self.spec.sample_limits)))
+        left_out = tuple((one.key, one.reason) for one in joined.done if one.reason is not None)
         done = JoinedShard(
             # A shard that broke off may do so for its connection: the next run tries again.
             source="" if problems or unit.problem else unit.fingerprint,
@@ -104,15 +110,15 @@ class ShardJoin:
             captions=unit.captions_print,
             choices=self.spec.choices,
             num_bytes=_size(path),
-            num_joined=joined.num_joined,
+            num_joined=len(joined.done) - len(left_out),
             num_captions=joined.num_captions,
             num_set_captions=joined.num_set_captions,
-            likeness=dict(sorted(joined.likeness.items())),
-            other=tuple(joined.other),
+            likeness=dict(sorted(Counter(one.likeness for one in joined.done if one.likeness is not None).items())),
+            other=tuple(one.key for one in joined.done if one.likeness == "other"),
             reach=sum(joined.reaches) / len(joined.reaches) if joined.reaches else None,
-            left_out=tuple(joined.left_out),
+            left_out=left_out,
         )
-        write_ledger(self.spec.output, unit.name, done)
+        write_ledger(self.spec.output, unit.name, done, joined.done)
         if problems:
             raise problems[0].error(f"{problems[0].reason}, {problems[0].detail}")
         if unit.problem is not None:
@@ -141,65 +147,54 @@ class _Shard:
     """One reinforced shard on its way."""
 
     matches: Records
-    shards: Mapping[int, str]
+    images: Mapping[int, str]
     spec: JoinSpec
     reader: ImageReader
     dropped: frozenset[int]
     captions: Captions
-    num_joined: int = 0
     num_captions: int = 0
     num_set_captions: int = 0
-    likeness: Counter[str] = attrs.field(factory=Counter)
-    other: list[str] = attrs.field(factory=list)
+    done: list[JoinedSample] = attrs.field(factory=list)
     reaches: list[float] = attrs.field(factory=list)
     keys: set[str] = attrs.field(factory=set)
-    left_out: list[tuple[str, str]] = attrs.field(factory=list)
 
     def samples(self, samples: Iterator[RawSample]) -> Iterator[tuple[str, dict[str, bytes]]]:
         """Yield key and members of every sample that can be joined, in order."""
-        numbers = {int(order): number for number, order in enumerate(self.matches["order"])}
-        numbered = ((sample, numbers.get(order)) for order, sample in enumerate(samples))
+        rows = {order: row for row, order in enumerate(self.matches["order"].tolist())}
+        numbered = ((sample, rows.get(order)) for order, sample in enumerate(samples))
         for batch in iter(lambda: list(islice(numbered, _SAMPLES_AT_ONCE)), []):
-            pairs = [(sample, self._place(sample, number)) for sample, number in batch]
-            for some in portions(pairs):
-                found = self.reader.read([place for _, place in some if place is not None])
-                for sample, place in some:
-                    members = self._usable(sample, place, found)
+            pairs = [(sample, row if self._is_match(sample, row) else None) for sample, row in batch]
+            for some in portions(pairs, self.matches["size"]):
+                own = [row for _, row in some if row is not None]
+                found = {own[at]: image for at, image in self.reader.read(self.matches[own])}
+                for sample, row in some:
+                    members = attempt(
+                        partial(self._members, sample, row, found),
+                        key=sample.key,
+                        shard=sample.shard,
+                        on_skip=lambda skip: self.done.append(JoinedSample(key=skip.key, reason=skip.reason)),
+                    )
                     if members is not None:
                         yield sample.key, members
 
-    def _place(self, sample: RawSample, number: int | None) -> Place | None:
-        """Return where a sample's image is, if its name is the one that was matched."""
-        if number is None or not _lacks_image(sample):
-            return None
-        match, limits = self.matches[number], self.spec.sample_limits
+    def _is_match(self, sample: RawSample, row: int | None) -> bool:
+        """Return whether a sample asks for an image, by the name that was matched."""
+        if row is None or not _lacks_image(sample):
+            return False
         own = sample.members.get("json"), sample.members.get("url.txt", b"")
-        name = sample_name(sample.key, *own, by=self.spec.by, limits=limits)
-        if name_hash(name) != (int(match["high"]), int(match["low"])):
-            return None
-        return Place.of(match, self.shards)
+        name = sample_name(sample.key, *own, by=self.spec.by, limits=self.spec.sample_limits)
+        return name_hash(name) == (int(self.matches["high"][row]), int(self.matches["low"][row]))
 
-    def _usable(
-        self, sample: RawSample, place: Place | None, found: Mapping[Place, FoundImage]
-    ) -> dict[str, bytes] | None:
-        members = attempt(
-            partial(self._members, sample, place, found),
-            key=sample.key,
-            shard=sample.shard,
-            on_skip=lambda skip: self.left_out.append((skip.key, skip.reason)),
-        )
-        self.num_joined += members is not None
-        return members
-
-    def _members(self, sample: RawSample, place: Place | None, found: Mapping[Place, FoundImage]) -> dict[str, bytes]:
+    def _members(self, sample: RawSample, row: int | None, found: Mapping[int, FoundImage]) -> dict[str, bytes]:
         self._enter(sample)
         if not _lacks_image(sample):
+            self.done.append(JoinedSample(key=sample.key))
             return sample.members
-        if place is None:
+        if row is None:
             raise BadSampleError("no_image", "there is no image under its key")
-        if place.sha256 in self.dropped:
+        if int(self.matches["sha256"][row]) in self.dropped:
             raise BadSampleError("placeholder", "its image stands under many keys")
-        image = found[place]
+        image = found[row]
         stated = stated_of(sample.members.get("json"), self.spec.sample_limits)
         known = self.captions.find(sample.key, stated)
         checked = check_joined(
@@ -211,10 +206,12 @@ class _Shard:
             decode=self.spec.check_images,
             limits=self.spec.sample_limits,
         )
-        members = {**sample.members, place.extension: image.data}
+        members = {**sample.members, IMAGE_EXTENSIONS[self.matches["extension"][row]]: image.data}
         if not has_caption(members, self.spec.sample_limits):
             members["txt"] = self._caption(known, image.text)
-        self._note(sample.key, checked)
+        image_shard = self.images[int(self.matches["shard"][row])]
+        self.done.append(JoinedSample(key=sample.key, image=image_shard, likeness=checked.likeness))
+        self.reaches += [] if checked.reach is None else [checked.reach]
         return members
 
     def _caption(self, known: Captioned | None, beside: bytes | None) -> bytes:
@@ -236,13 +233,6 @@ class _Shard:
         if sample.key in self.keys:
             raise BadSampleError("repeated_key", "another sample of the shard has its key")
         self.keys.add(sample.key)
-
-    def _note(self, key: str, checked: Checked) -> None:
-        self.likeness[checked.likeness] += 1
-        if checked.likeness == "other":
-            self.other.append(key)
-        if checked.reach is not None:
-            self.reaches.append(checked.reach)
 
 
 def _lacks_image(sample: RawSample) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain, islice
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -15,13 +16,18 @@ from mobileclip import storage
 from mobileclip.data.shards.counts import MANIFEST
 from mobileclip.datasets.joining.image_index import IndexCounts
 from mobileclip.datasets.joining.placeholders import Placeholder
+from mobileclip.datasets.sources.parquet import key_column, read_keys
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 LEDGER = "join"
 REPORT = "join.json"
 MISSING = "missing.txt"
 OTHER = "other.txt"
+_NOTE = b"mobileclip"
 _NUM_NAMED = 10
 _NUM_OTHERS = 2
 _NUM_CONNECTIONS = 16
@@ -33,8 +39,31 @@ _REASONS = {
     "no_caption": "there is no caption for them; --captions takes some from a data set of their own",
     "other_caption": "the caption under their uid is one of another picture",
 }
+_LIKENESS: Mapping[str, str] = {
+    "stored": "equal_stored",
+    "downloaded": "equal_downloaded",
+    "unknown": "unknown",
+    "other": "kept_other",
+}
 # Of crops that were drawn in the image itself, it is 0.88 for one view, and 0.97 for three.
 _LEAST_REACH = 0.8
+
+
+@attrs.frozen(kw_only=True)
+class JoinedSample:
+    """What became of a sample.
+
+    Args:
+        key: of it.
+        image: the shard that its image comes from; None where it is its own, or it is left out.
+        likeness: what comparing the image with what the sample states gave.
+        reason: why it is left out.
+    """
+
+    key: str
+    image: str | None = None
+    likeness: str | None = None
+    reason: str | None = None
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -76,6 +105,19 @@ class JoinedShard:
         """Number of reinforced samples."""
         return self.num_joined + len(self.left_out)
 
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """What it adds to the fields of a `JoinReport`, and to the number of samples that have a reach."""
+        return {
+            "shards": int(self.num_bytes is not None),
+            "joined": self.num_joined,
+            "num_bytes": self.num_bytes or 0,
+            "captions": self.num_captions,
+            "set_captions": self.num_set_captions,
+            "reaching": 0 if self.reach is None else self.num_joined,
+            **{_LIKENESS[one]: count for one, count in self.likeness.items()},
+        }
+
 
 @attrs.frozen(kw_only=True)
 class JoinReport:
@@ -107,18 +149,18 @@ class JoinReport:
     """
 
     output: str
-    shards: int
-    samples: int
-    joined: int
-    num_bytes: int
-    left_out: Mapping[str, int]
-    equal_stored: int
-    equal_downloaded: int
-    unknown: int
-    kept_other: int
-    reach: float | None
-    captions: int
-    set_captions: int
+    shards: int = 0
+    samples: int = 0
+    joined: int = 0
+    num_bytes: int = 0
+    left_out: Mapping[str, int] = attrs.field(factory=dict)
+    equal_stored: int = 0
+    equal_downloaded: int = 0
+    unknown: int = 0
+    kept_other: int = 0
+    reach: float | None = None
+    captions: int = 0
+    set_captions: int = 0
     repeated_samples: int
     images: IndexCounts
     unused_keys: int
@@ -127,7 +169,7 @@ class JoinReport:
     min_share: float
     stopped: str | None
     examples: tuple[str, str]
-    others: tuple[str, ...]
+    others: tuple[str, ...] = ()
 
     @property
     def is_good(self) -> bool:
@@ -230,14 +272,35 @@ def _and_more(count: int, where: str) -> Iterable[str]:
         yield f"            and {count - _NUM_NAMED:,} more, in {where}"
 
 
-def _ledger_path(output: str, name: str) -> str:
-    return storage.join(storage.join(output, LEDGER), f"{name.removesuffix('.tar')}.json")
+def _ledger_path(output: str, name: str, suffix: str = ".parquet") -> str:
+    return storage.join(storage.join(output, LEDGER), name.removesuffix(".tar") + suffix)
 
 
 def read_ledger(output: str, name: str) -> JoinedShard | None:
     """Return what an earlier run noted about a shard, None where it did not, or in another form."""
     try:
         with storage.open_read(_ledger_path(output, name)) as stream:
+            content = stream.read()
+    except FileNotFoundError:
+        return _read_json(output, name)
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(pa.BufferReader(content)).read(["key", "likeness", "reason"])
+        done = from_json(table.schema.metadata[_NOTE].decode(), JoinedShard)
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError):
+        return None
+    keys, likeness, reasons = read_keys(table["key"]), table["likeness"].to_pylist(), table["reason"].to_pylist()
+    left_out = tuple((key, reason) for key, reason in zip(keys, reasons, strict=True) if reason is not None)
+    other = tuple(key for key, one in zip(keys, likeness, strict=True) if one == "other")
+    return attrs.evolve(done, left_out=left_out, other=other)
+
+
+def _read_json(output: str, name: str) -> JoinedShard | None:
+    """Return a note of before, which named what is other or left out alone."""
+    try:
+        with storage.open_read(_ledger_path(output, name, ".json")) as stream:
             return from_json(stream.read().decode(), JoinedShard)
     except (FileNotFoundError, ValueError):
         return None
@@ -255,42 +318,46 @@ def read_ledgers(output: str, names: Sequence[str]) -> Iterator[tuple[str, Joine
             yield from zip(some, pool.map(partial(read_ledger, output), some), strict=True)
 
 
-def write_ledger(output: str, name: str, done: JoinedShard) -> None:
-    """Note that a shard is finished."""
+def write_ledger(output: str, name: str, done: JoinedShard, samples: Sequence[JoinedSample]) -> None:
+    """Note that a shard is finished: a row for every sample, and the rest beside them."""
+    import pyarrow as pa
+
+    columns: dict[str, Any] = {"key": key_column([one.key for one in samples])}
+    for column in ("image", "likeness", "reason"):
+        columns[column] = pa.array([getattr(one, column) for one in samples], pa.string())
+    _write_note(_ledger_path(output, name), pa.table(columns), attrs.evolve(done, left_out=(), other=()))
+
+
+def renew_ledger(output: str, name: str, done: JoinedShard) -> None:
+    """Note other fingerprints of a shard whose samples are what they were."""
+    import pyarrow.parquet as pq
+
     path = _ledger_path(output, name)
+    if not storage.exists(path):
+        storage.write_text(_ledger_path(output, name, ".json"), to_json(done) + "\n")
+        return
+    with storage.open_read(path) as stream:
+        table = pq.ParquetFile(stream).read()
+    _write_note(path, table, attrs.evolve(done, left_out=(), other=()))
+
+
+def _write_note(path: str, table: pa.Table, done: JoinedShard) -> None:
+    import pyarrow.parquet as pq
+
     storage.make_directory_of(path)
     with storage.atomic_write(path) as stream:
-        stream.write(to_json(done).encode() + b"\n")
+        pq.write_table(table.replace_schema_metadata({_NOTE: to_json(done)}), stream)
 
 
-def make_report(
-    output: str,
-    names: Sequence[str],
-    images: IndexCounts,
-    *,
-    repeated_samples: int,
-    unused_keys: int,
-    placeholders: tuple[Placeholder, ...],
-    unfinished: Mapping[str, str],
-    min_share: float,
-    stopped: str | None,
-    image_example: str,
-) -> JoinReport:
-    """Write `missing.txt`, `other.txt`, `manifest.jsonl` and `join.json`, and return the report.
+def write_report(report: JoinReport, names: Sequence[str]) -> JoinReport:
+    """Write `missing.txt`, `other.txt`, `manifest.jsonl` and `join.json`, and return the report with all counts.
 
     Args:
-        output: of the join.
-        names: of all its shards.
-        images: what was found on the images' side.
-        repeated_samples: samples that asked for an image that another one had asked for.
-        unused_keys: image keys that no sample asked for.
-        placeholders: among them.
-        unfinished: problems by reinforced shard.
-        min_share: of the samples that must be joined.
-        stopped: the shard after which the others were left.
-        image_example: a key of an image, if it was stopped.
+        report: what is known beside the notes of shards.
+        names: of all shards.
     """
-    totals, example, others = _Totals(), "", list[str]()
+    output, counts, reach = report.output, Counter[str](), 0.0
+    left_out, others, example = Counter[str](), list[str](), ""
     with (
         storage.atomic_write(storage.join(output, MISSING)) as missing,
         storage.atomic_write(storage.join(output, OTHER)) as other,
@@ -299,71 +366,33 @@ def make_report(
         for name, done in read_ledgers(output, names):
             if done is None:
                 continue
-            totals.add(done)
+            counts.update(done.counts)
+            left_out.update(reason for _, reason in done.left_out)
+            reach += 0 if done.reach is None else done.reach * done.num_joined
             manifest.write(_manifest_line(name, done))
             missing.write("".join(f"{key}\t{name}\t{reason}\n" for key, reason in done.left_out).encode())
             other.write("".join(f"{key}\t{name}\n" for key in done.other).encode())
             if len(others) < _NUM_NAMED:
                 keys = chain(done.other, (key for key, reason in done.left_out if reason == "other_image"))
                 others += [f"{storage.printable(key)} in {name}" for key in islice(keys, _NUM_NAMED - len(others))]
-            if name == stopped:
-                example = done.left_out[0][0]
-    if not totals.likeness["other"]:
-        storage.remove(storage.join(output, OTHER))
-    report = JoinReport(
-        output=output,
-        shards=totals.shards,
-        samples=totals.joined + totals.left_out.total(),
-        joined=totals.joined,
-        num_bytes=totals.num_bytes,
-        left_out=dict(sorted(totals.left_out.items())),
-        equal_stored=totals.likeness["stored"],
-        equal_downloaded=totals.likeness["downloaded"],
-        unknown=totals.likeness["unknown"],
-        kept_other=totals.likeness["other"],
-        reach=totals.reach / totals.reaching if totals.reaching else None,
-        captions=totals.captions,
-        set_captions=totals.set_captions,
-        repeated_samples=repeated_samples,
-        images=images,
-        unused_keys=unused_keys,
-        placeholders=placeholders,
-        unfinished=unfinished,
-        min_share=min_share,
-        stopped=stopped,
+            if name == report.stopped:
+                example = storage.printable(done.left_out[0][0])
+    reaching = counts.pop("reaching", 0)
+    totals: Mapping[str, Any] = counts
+    report = attrs.evolve(
+        report,
+        **totals,
+        samples=counts["joined"] + left_out.total(),
+        left_out=dict(sorted(left_out.items())),
+        reach=reach / reaching if reaching else None,
         others=tuple(others),
-        examples=(storage.printable(example), storage.printable(image_example)),
+        examples=(example, report.examples[1]),
     )
+    if not report.kept_other:
+        storage.remove(storage.join(output, OTHER))
     with storage.atomic_write(storage.join(output, REPORT)) as stream:
         stream.write(storage.without_secrets(to_json(report, indent=1)).encode() + b"\n")
     return report
-
-
-@attrs.define
-class _Totals:
-    """Of all finished shards."""
-
-    shards: int = 0
-    joined: int = 0
-    num_bytes: int = 0
-    captions: int = 0
-    set_captions: int = 0
-    reach: float = 0.0
-    reaching: int = 0
-    left_out: Counter[str] = attrs.field(factory=Counter)
-    likeness: Counter[str] = attrs.field(factory=Counter)
-
-    def add(self, done: JoinedShard) -> None:
-        self.shards += done.num_bytes is not None
-        self.joined += done.num_joined
-        self.num_bytes += done.num_bytes or 0
-        self.captions += done.num_captions
-        self.set_captions += done.num_set_captions
-        if done.reach is not None:
-            self.reach += done.reach * done.num_joined
-            self.reaching += done.num_joined
-        self.left_out.update(reason for _, reason in done.left_out)
-        self.likeness.update(done.likeness)
 
 
 def _manifest_line(name: str, done: JoinedShard) -> bytes:

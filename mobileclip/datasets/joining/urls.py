@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO, TypeAlias
+from typing import IO, NamedTuple, TypeAlias
 
 import attrs
 
@@ -28,7 +28,6 @@ from mobileclip.extras import needed
 from mobileclip.progress import Progress
 from mobileclip.terminal import console
 
-COLUMNS = ("url", "caption", "uid", "sha256")
 SUFFIXES = (".parquet", ".csv", ".jsonl")
 """How the name of a table may end, each a form of its own."""
 
@@ -39,21 +38,16 @@ _SHA256 = "sha256"
 _Rows: TypeAlias = "tuple[list[UrlRow], list[Skip]]"
 
 
-@attrs.frozen(kw_only=True)
-class UrlRow:
-    """Where the picture of a sample is, and what is known of it; empty texts for what is not.
-
-    Args:
-        url: its address.
-        caption: the first real one.
-        uid: of the sample; its key where it states none.
-        sha256: of the download.
-    """
+class UrlRow(NamedTuple):
+    """Where the picture of a sample is, and what is known of it; empty texts for what is not."""
 
     url: str
     caption: str
     uid: str
     sha256: str
+
+
+COLUMNS = UrlRow._fields
 
 
 @attrs.frozen(kw_only=True)
@@ -162,15 +156,9 @@ def _rows_of(unit: ShardUnit | ListUnit) -> _Rows:
             detail = f"{record.label} has no address"
             skips.append(Skip(reason="missing_url", key=record.sample.key, shard=unit.path, detail=detail))
         else:
-            metadata = record.sample.metadata
-            found.append(
-                UrlRow(
-                    url=record.sample.url,
-                    caption=next(iter(record.sample.captions), ""),
-                    uid=str(metadata.get("uid", record.sample.key)),
-                    sha256=record.sha256 or _text(metadata.get(_SHA256)),
-                )
-            )
+            sample, metadata = record.sample, record.sample.metadata
+            uid, sha256 = str(metadata.get("uid", sample.key)), record.sha256 or _text(metadata.get(_SHA256))
+            found.append(UrlRow(sample.url or "", next(iter(sample.captions), ""), uid, sha256))
     return found, skips
 
 
@@ -208,7 +196,7 @@ def _table(path: str) -> Iterator[Callable[[Sequence[UrlRow]], None]]:
 @contextmanager
 def _jsonl(stream: IO[bytes]) -> Iterator[Callable[[Sequence[UrlRow]], None]]:
     def write(rows: Sequence[UrlRow]) -> None:
-        lines = (json.dumps(attrs.asdict(row), ensure_ascii=False) + "\n" for row in rows)
+        lines = (json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in rows)
         stream.write("".join(lines).encode(errors="replace"))
 
     yield write
@@ -223,7 +211,7 @@ def _csv(stream: IO[bytes]) -> Iterator[Callable[[Sequence[UrlRow]], None]]:
 
     write([COLUMNS])
     # Arrow, by which img2dataset reads it, takes every line break for the end of a row.
-    yield lambda rows: write([" ".join(getattr(row, column).split()) for column in COLUMNS] for row in rows)
+    yield lambda rows: write([" ".join(text.split()) for text in row] for row in rows)
 
 
 @contextmanager
@@ -236,8 +224,7 @@ def _parquet(stream: IO[bytes]) -> Iterator[Callable[[Sequence[UrlRow]], None]]:
     with pq.ParquetWriter(stream, schema) as writer:
 
         def flush() -> None:
-            columns = {column: [getattr(row, column) for row in held] for column in COLUMNS}
-            writer.write_table(pa.table(columns, schema))
+            writer.write_table(pa.Table.from_pylist([row._asdict() for row in held], schema))
             held.clear()
 
         def write(rows: Sequence[UrlRow]) -> None:

@@ -77,6 +77,10 @@ class Unit(ABC):
             report: counts what was read and what was left out.
         """
 
+    def described(self, report: SkipReport) -> Iterator[ImageTextSample]:
+        """Yield the samples for what is said of their images; where these are elsewhere, they are not looked for."""
+        return self.read(report)
+
 
 @attrs.frozen(kw_only=True)
 class Source(ABC):

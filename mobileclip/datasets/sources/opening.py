@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,13 +14,13 @@ import attrs
 from mobileclip import storage
 from mobileclip.data.images.files import list_folder
 from mobileclip.data.samples.sample import ImageTextSample
-from mobileclip.data.shards.files import RawSample, expand_shards, read_shard, runs_program
+from mobileclip.data.shards.files import expand_shards, read_shard, runs_program
 from mobileclip.data.skips import SkipReport
 from mobileclip.datasets.sources.access import RowOptions
 from mobileclip.datasets.sources.base import TEMPLATES, Source, sources
 from mobileclip.datasets.sources.class_folder import ClassFolderSource
-from mobileclip.datasets.sources.folder import FolderSource
-from mobileclip.datasets.sources.lists import LINES, TABLES, JsonLinesSource, ListUnit, TableSource, is_table
+from mobileclip.datasets.sources.folder import FolderItem, FolderSource
+from mobileclip.datasets.sources.lists import LINES, TABLES, JsonLinesSource, TableSource, is_table
 from mobileclip.datasets.sources.public_layout import (
     CLASS_NAMES,
     LabelledShardUnit,
@@ -88,7 +88,7 @@ class LabelledShardSource(Source):
         return cls.beside(ShardSource.of(argument, samples_per_shard=samples_per_shard, rows=rows).shards)
 
     @classmethod
-    def beside(cls, shards: Sequence[str], *, templates: tuple[str, ...] = TEMPLATES) -> LabelledShardSource:
+    def beside(cls, shards: Sequence[str]) -> LabelledShardSource:
         """Return shards with the names in `classnames.txt` beside them.
 
         Raises:
@@ -101,7 +101,7 @@ class LabelledShardSource(Source):
                 f"the samples of {shards[0]} have the numbers of classes in .cls, but nothing says what they are "
                 f"called; write {names}, a name a line in the order of the numbers"
             )
-        return cls(shards=shards, class_names=read_class_names(names), templates=templates)
+        return cls(shards=shards, class_names=read_class_names(names))
 
     def units(self) -> tuple[LabelledShardUnit, ...]:
         """Return a unit for every shard, in the order given.
@@ -193,10 +193,8 @@ def _of_path(text: str, samples_per_shard: int, rows: RowOptions) -> Source:
         kind = PublicLayoutSource
     elif shards := shards_in(text):
         return ShardSource(shards=shards)
-    elif _has_tables_alone(text):
-        kind = TableSource
     else:
-        kind = ClassFolderSource if _has_classes_alone(FolderSource(path=text)) else FolderSource
+        kind = _kind_of_folder(text)
     return kind.of(text, samples_per_shard=samples_per_shard, rows=rows)
 
 
@@ -226,15 +224,17 @@ def open_data_set(
     """
     text = os.fspath(data)
     source = _required(text, samples_per_shard, rows)
-    opened = _opened(source, name_of(text), text, templates, kind)
-    if kind == "classes" and opened.kind != kind:
+    source, names, own = _named(source, text, templates, kind)
+    found: DataKind = "classes" if names else "captions"
+    if kind == "classes" and found != kind:
         raise ValueError(
             f"{text} has no classes: expected a folder for every class, or samples whose metadata has the name of the "
             "class as `label`"
         )
     if kind == "captions" and isinstance(source, ClassFolderSource):
         raise ValueError(f"{text} has no captions, but a folder for every class; {EXPECTED}")
-    return attrs.evolve(opened, kind=opened.kind if kind == "auto" else kind)
+    is_kind = found if kind == "auto" else kind
+    return DataSet(name=name_of(text), source=source, kind=is_kind, class_names=names, templates=own)
 
 
 def name_of(text: str) -> str:
@@ -300,79 +300,63 @@ def _is_no_tar(text: str) -> bool:
     return not storage.is_remote(text) and not storage.is_directory(text) and ".tar" not in storage.file_name(text)
 
 
-def _opened(
-    source: Source, name: str, text: str, templates: tuple[str, ...], kind: DataKind | Literal["auto"]
-) -> DataSet:
+def _named(
+    source: Source, text: str, templates: tuple[str, ...], kind: DataKind | Literal["auto"]
+) -> tuple[Source, tuple[str, ...], tuple[str, ...]]:
+    """Return a source with the names of its classes and their templates; none where its pictures have captions."""
+    if isinstance(source, FolderSource) and kind == "classes":
+        source = ClassFolderSource(path=source.path, samples_per_shard=source.samples_per_shard)
+    if isinstance(source, ShardSource) and _has_numbers(source, text):
+        source = LabelledShardSource.beside(source.shards)
     match source:
         case PublicLayoutSource():
             layout = read_public_layout(source.path, split=source.split)
-            classes = layout.kind == "classification"
-            return DataSet(
-                name=name,
-                source=source,
-                kind="classes" if classes else "captions",
-                class_names=layout.class_names,
-                templates=layout.templates,
-            )
+            return source, layout.class_names, layout.templates
         case ClassFolderSource():
-            return _class_folder(source, name, templates)
-        case FolderSource():
-            if kind == "classes":
-                folders = ClassFolderSource(path=source.path, samples_per_shard=source.samples_per_shard)
-                return _class_folder(folders, name, templates)
-            return _captioned_folder(source, name)
+            source = attrs.evolve(source, templates=templates)
+            return source, source.class_names(), source.templates
         case LabelledShardSource():
-            return _of_labelled_shards(attrs.evolve(source, templates=templates), name)
-    by = (name, text, templates)
-    return _shards(source, *by) if isinstance(source, ShardSource) else _by_label(source, *by)
+            return attrs.evolve(source, templates=templates), source.class_names, templates
+        case FolderSource():
+            _check_captions(source)
+            return source, (), ()
+    names = _labels(source, text)
+    return source, names, templates if names else ()
 
 
-def _class_folder(source: ClassFolderSource, name: str, templates: tuple[str, ...]) -> DataSet:
-    source = attrs.evolve(source, templates=templates)
-    return DataSet(
-        name=name, source=source, kind="classes", class_names=source.class_names(), templates=source.templates
-    )
-
-
-def _captioned_folder(source: FolderSource, name: str) -> DataSet:
+def _check_captions(source: FolderSource) -> None:
     try:
         items = [item for unit in source.units() for item in unit.items]
     except ValueError as error:
         raise ValueError(f"{error}; {_holds(source.path)}; {EXPECTED}") from None
-    if not any(item.text or item.json or item.rows for item in items):
+    if not any(map(_is_captioned, items)):
         raise ValueError(
             f"{source.path} holds {len(items)} images without captions and in no folders of classes; {EXPECTED}"
         )
-    return DataSet(name=name, source=source, kind="captions")
 
 
-def _shards(source: ShardSource, name: str, text: str, templates: tuple[str, ...]) -> DataSet:
-    first = next(_raw(source), None)
+def _is_captioned(item: FolderItem) -> bool:
+    return bool(item.text or item.json or item.rows)
+
+
+def _has_numbers(source: ShardSource, text: str) -> bool:
+    """Return whether the samples of shards have the numbers of classes, as the first one has."""
+    first = next((raw for unit in source.units() for raw in read_shard(unit.path, lambda _: None)), None)
     if first is None:
         raise ValueError(f"{text} holds no sample; {EXPECTED}")
-    if "cls" not in first.members:
-        return _by_label(source, name, text, templates)
-    labelled = LabelledShardSource.beside(source.shards, templates=templates)
-    return _of_labelled_shards(labelled, name)
+    return "cls" in first.members
 
 
-def _of_labelled_shards(source: LabelledShardSource, name: str) -> DataSet:
-    return DataSet(name=name, source=source, kind="classes", class_names=source.class_names, templates=source.templates)
-
-
-def _by_label(source: Source, name: str, text: str, templates: tuple[str, ...]) -> DataSet:
-    """Return the data set of samples that may have a name as `label`; all are read where the first one has."""
+def _labels(source: Source, text: str) -> tuple[str, ...]:
+    """Return the names that samples have as `label`, none unless the first one has; all are read where it has."""
     report = SkipReport(log=False)
-    samples = _samples(source, report)
-    first = next(samples, None)
-    if first is None:
+    labels = (label_of(sample) for unit in source.units() for sample in unit.described(report))
+    try:
+        first = next(labels)
+    except StopIteration:
         details = [skip.detail for skips in report.named.values() for skip in skips[:1]]
-        raise ValueError("; ".join([f"not one sample of {text} can be used: {report}", *details, EXPECTED]))
-    if label_of(first) is None:
-        return DataSet(name=name, source=source, kind="captions")
-    labels = {label_of(first), *map(label_of, samples)}
-    names = tuple(sorted(label for label in labels if label is not None))
-    return DataSet(name=name, source=source, kind="classes", class_names=names, templates=templates)
+        raise ValueError("; ".join([f"not one sample of {text} can be used: {report}", *details, EXPECTED])) from None
+    return () if first is None else tuple(sorted({first, *filter(None, labels)}))
 
 
 def label_of(sample: ImageTextSample) -> str | None:
@@ -381,39 +365,20 @@ def label_of(sample: ImageTextSample) -> str | None:
     return label if isinstance(label, str) and label.strip() else None
 
 
-def _samples(source: Source, report: SkipReport) -> Iterator[ImageTextSample]:
-    for unit in source.units():
-        # Images elsewhere are not fetched to find out what they are called.
-        yield from unit.described(report) if isinstance(unit, ListUnit) else unit.read(report)
-
-
-def _raw(source: ShardSource) -> Iterator[RawSample]:
-    for unit in source.units():
-        yield from read_shard(unit.path, lambda _: None)
-
-
-def _has_classes_alone(source: FolderSource) -> bool:
-    """Return whether a folder has images in folders of their own, and not one caption."""
-    if storage.is_remote(source.path):
-        return False
-    try:
-        items = [item for unit in source.units() for item in unit.items]
-    except (ValueError, OSError) as error:
-        raise_machine_fault(error)
-        # What is wrong is said where the data are used.
-        return False
-    return any("/" in item.image for item in items) and not any(item.text or item.json or item.rows for item in items)
-
-
-def _has_tables_alone(folder: str) -> bool:
-    """Return whether a folder has tables, itself or below, and no images."""
+def _kind_of_folder(folder: str) -> type[Source]:
+    """Return what a folder without shards is: tables alone, images in folders without a caption, or other images."""
     try:
         found = list_folder(folder)
+        if not found.images and any(map(is_table, found.files)):
+            return TableSource
+        units = () if storage.is_remote(folder) else FolderSource(path=folder).units()
     except (ValueError, OSError) as error:
         raise_machine_fault(error)
         # What is wrong is said where the data are used.
-        return False
-    return not found.images and any(map(is_table, found.files))
+        return FolderSource
+    items = [item for unit in units for item in unit.items]
+    are_apart = any("/" in item.image for item in items) and not any(map(_is_captioned, items))
+    return ClassFolderSource if are_apart else FolderSource
 
 
 def _holds(path: str) -> str:

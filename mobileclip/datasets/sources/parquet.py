@@ -60,6 +60,23 @@ def _opened(path: str) -> Iterator[pq.ParquetFile]:
             raise OSError(f"it is damaged, or no Parquet file: {str(error).strip()}") from None
 
 
+def key_column(keys: Sequence[str]) -> pa.Array:
+    """Return keys as texts; as bytes, where one is none."""
+    import pyarrow as pa
+
+    try:
+        return pa.array(keys, pa.string())
+    except UnicodeEncodeError:
+        return pa.array([key.encode(errors="surrogateescape") for key in keys], pa.binary())
+
+
+def read_keys(column: pa.ChunkedArray) -> list[str]:
+    """Return the keys in such a column."""
+    import pyarrow as pa
+
+    return [key.decode(errors="surrogateescape") for key in column.cast(pa.binary()).to_pylist()]
+
+
 def read_content(path: str) -> ParquetContent:
     """Return the columns and the number of rows; no row is read.
 

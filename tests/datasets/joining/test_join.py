@@ -23,6 +23,8 @@ from tests.data.made_samples import encoded, golden, make_sample, write_raw
 from tests.datasets.joining.world import SIZE, Data, contents, files_of, without_image
 from tests.errors import fails
 
+pq = pytest.importorskip("pyarrow.parquet")
+
 
 class TestJoin:
     @pytest.mark.parametrize("layout", ["npz", "pth.gz", "compact", "compact8"])
@@ -81,6 +83,12 @@ class TestJoin:
         report = data.join(by="url")
         assert (report.joined, report.left_out) == (4, {"no_image": 2})
         assert data.named() == [("000003", "a.tar", "no_image"), ("000005", "a.tar", "no_image")]
+        rows = pq.read_table(data.output / "join" / "a.parquet").to_pylist()
+        assert [(row["key"], row["reason"]) for row in rows] == [
+            (f"{number:06d}", "no_image" if number in (3, 5) else None) for number in range(6)
+        ]
+        joined = [row for row in rows if row["reason"] is None]
+        assert {(row["image"], row["likeness"]) for row in joined} == {(str(data.images / "i.tar"), "unknown")}
         assert contents(data.output / "a.tar")["000004"]["png"] == encoded(*SIZE, seed=4)
 
     def test_samples_without_the_field(self, data):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from tests.data.made_samples import encoded, write_raw
 from tests.datasets.joining.world import SIZE, Data, contents, files_of
 from tests.errors import fails
 from tests.survives import Moment, Program, Survival
+
+pq = pytest.importorskip("pyarrow.parquet")
 
 
 class Breaking(io.FileIO):
@@ -79,9 +82,25 @@ class TestAgain:
         expected = files_of(data.output)
         (data.output / "00001.tar").unlink()
         (data.output / "00002.tar").write_bytes(b"cut")
-        (data.output / "join" / "00000.json").write_text("{")
+        (data.output / "join" / "00000.parquet").write_text("{")
         data.join()
         assert files_of(data.output) == expected
+
+    def test_notes_of_before_are_read(self, data):
+        """They were JSON, and named what is left out alone."""
+        (data.images / "00003.tar").unlink()
+        first = data.join(images=str(data.images / "{00000..00003}.tar"))
+        written = {path: path.stat().st_mtime_ns for path in data.output.glob("*.tar")}
+        for path in (data.output / "join").glob("*.parquet"):
+            note = json.loads(pq.read_schema(path).metadata[b"mobileclip"])
+            rows = pq.read_table(path).to_pylist()
+            note["left_out"] = [[row["key"], row["reason"]] for row in rows if row["reason"] is not None]
+            note["other"] = [row["key"] for row in rows if row["likeness"] == "other"]
+            path.with_suffix(".json").write_text(json.dumps(note))
+            path.unlink()
+        assert data.join(images=str(data.images / "{00000..00003}.tar")) == first
+        assert {path: path.stat().st_mtime_ns for path in data.output.glob("*.tar")} == written
+        assert not list((data.output / "join").glob("*.parquet"))
 
     def test_images_that_came_later(self, data):
         late = data.images / "00001.tar"
@@ -242,7 +261,7 @@ def test_killed_at_any_moment_and_run_again(tmp_path, num_workers):
         ),
         prepare=prepare,
         # Most of the time goes into importing: signs of work are waited for.
-        progress=lambda folder: (folder / "joined/index").exists() + len([*(folder / "joined/join").glob("*.json")]),
+        progress=lambda folder: (folder / "joined/index").exists() + len([*(folder / "joined/join").glob("*.parquet")]),
         most=16,
         read=left_by_join,
     )
