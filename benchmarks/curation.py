@@ -24,7 +24,7 @@ from PIL import Image
 
 from benchmarks.command_line import empty_table, main
 from mobileclip.data import ImageTextSample, crop_augmentation, decode_image, write_shards
-from mobileclip.data.curation import DuplicatesSpec, Scores, ScoreSpec, find_duplicates, score_shards
+from mobileclip.datasets.curation import DuplicatesSpec, Scores, ScoreSpec, find_duplicates, score_shards
 from mobileclip.storage import write_text
 from mobileclip.strict import split_lines
 from mobileclip.terminal import print_table, say

@@ -34,7 +34,7 @@ from examples.learning_efficiency.scoring import HeldOut, score_student
 from examples.quickstart.spec import student
 from examples.quickstart.stored import StoredBatches, StoredSamples, store_samples
 from mobileclip.data import ImageTextSample, ImageTransform, crop_augmentation, write_shards
-from mobileclip.data.curation import (
+from mobileclip.datasets.curation import (
     DuplicatesSpec,
     FilterSpec,
     Scores,

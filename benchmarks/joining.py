@@ -25,11 +25,11 @@ from attrs import validators
 
 from benchmarks.command_line import empty_table, main
 from mobileclip.data.buckets import scratch_folder
-from mobileclip.data.joining.image_index import ImageIndex
-from mobileclip.data.joining.matching import Matches, read_matches
-from mobileclip.data.joining.placeholders import find_placeholders
-from mobileclip.data.joining.records import NAME, NAMES, PLACE, PLACES, AboutShard, write_records
 from mobileclip.data.samples.limits import SAMPLE_LIMITS
+from mobileclip.datasets.joining.image_index import ImageIndex
+from mobileclip.datasets.joining.matching import Matches, read_matches
+from mobileclip.datasets.joining.placeholders import find_placeholders
+from mobileclip.datasets.joining.records import NAME, NAMES, PLACE, PLACES, AboutShard, write_records
 from mobileclip.progress import Progress
 from mobileclip.terminal import print_table
 

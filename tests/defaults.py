@@ -22,19 +22,27 @@ import mobileclip
 
 FILE = Path(__file__).parent / "golden" / "defaults.json"
 ROOMS = (
-    *("blocks", "cli", "collections", "data", "encoders", "engines", "evaluation", "export", "hardware", "inference"),
-    *(
-        "interop",
-        "losses",
-        "recipes",
-        "reinforce",
-        "reparam",
-        "storage",
-        "strict",
-        "tensor_files",
-        "terminal",
-        "training",
-    ),
+    "blocks",
+    "cli",
+    "collections",
+    "data",
+    "datasets",
+    "encoders",
+    "engines",
+    "evaluation",
+    "export",
+    "hardware",
+    "inference",
+    "interop",
+    "losses",
+    "recipes",
+    "reinforce",
+    "reparam",
+    "storage",
+    "strict",
+    "tensor_files",
+    "terminal",
+    "training",
 )
 # As attrs writes validators of numbers, lengths and choices.
 _BOUND = re.compile(r"(x [<>]=? [^<>]+)>|<(\w+ validator [^<>]+)>")

@@ -42,6 +42,7 @@ ROOMS = (
     "terminal",
     "cli",
     "data",
+    "datasets",
     "test_import.py",
     "test_input_sizes.py",
     "test_progress.py",

@@ -24,13 +24,13 @@ from mobileclip.collections import Condition
 from mobileclip.data import (
     AugmentationSpec,
     ColumnPipelineSpec,
-    LabelledPipelineSpec,
     OnlinePipelineSpec,
     ReinforcedPipelineSpec,
     StreamPosition,
 )
-from mobileclip.data.curation import FilterSpec
 from mobileclip.data.loading import PipelineSpec
+from mobileclip.datasets import LabelledPipelineSpec
+from mobileclip.datasets.curation import FilterSpec
 from mobileclip.encoders import ClassifierSpec, DualEncoderSpec, MCiSpec, ViTSpec
 from mobileclip.export import ExportSpec
 from mobileclip.inference.known import KnownOutput, Picture as KnownPicture

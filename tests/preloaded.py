@@ -29,7 +29,7 @@ import attrs
 EVERYTHING = (
     "mobileclip.cli",
     "mobileclip.collections",
-    "mobileclip.data.joining:join_images",
+    "mobileclip.datasets.joining:join_images",
     "mobileclip.evaluation",
     "mobileclip.export",
     "mobileclip.recipes.finetuning",

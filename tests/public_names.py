@@ -54,8 +54,11 @@ class Package:
 
     @cached_property
     def modules(self) -> dict[str, dict[str, ast.stmt]]:
-        """What each module defines or imports, by name; of a folder with a stub, what that lists."""
-        return {_module_of(path): _definitions(text, path) for path, text in sorted(self.files.items())}
+        """What each module defines or imports, by name; a folder's stub, which comes after it, adds what it lists."""
+        modules: dict[str, dict[str, ast.stmt]] = {}
+        for path, text in sorted(self.files.items()):
+            modules.setdefault(_module_of(path), {}).update(_definitions(text, path))
+        return modules
 
     def names(self) -> Iterator[str]:
         """Yield what modules export by `__all__`, and what is within."""
@@ -127,7 +130,9 @@ def _defined(body: Iterable[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
             yield node.name, node
         elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
             for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-                yield from ((part.id, node) for part in ast.walk(target) if isinstance(part, ast.Name))
+                names = [part.id for part in ast.walk(target) if isinstance(part, ast.Name)]
+                # `__all__` of several that a call gives is for the rest of the house.
+                yield from ((name, node) for name in names if name != "__all__" or names == ["__all__"])
         elif isinstance(node, ast.ImportFrom):
             yield from ((alias.asname or alias.name, node) for alias in node.names)
         else:

@@ -81,6 +81,21 @@ print((time.process_time() - middle) / (middle - start))
     assert any(float(python(code)) < 0.3 for _ in range(10))
 
 
+@pytest.mark.parametrize(
+    ("names", "rooms"),
+    [
+        ("data.augmentation import datacompdr_augmentation", {"data", "data.augmentation"}),
+        ("losses import ReinforcedLossSpec", {"losses"}),
+    ],
+)
+def test_a_part_alone_imports_few_modules(after_torch, names, rooms):
+    code = f"import sys; from mobileclip.{names}; print(*(name for name in sys.modules if name[:11] == 'mobileclip.'))"
+    imported = [name.split(".", 1)[1] for name in after_torch(code).split()]
+    assert len(imported) <= 30, imported
+    heavier = {"encoders", "inference", "datasets", "training", "reinforce", "evaluation", "export", "data.loading"}
+    assert not heavier - rooms & {name for room in imported for name in (room, ".".join(room.split(".")[:2]))}
+
+
 def test_every_module_comes_without_what_windows_lacks(after_torch):
     """Not one module needs what only Unix has in order to be imported."""
     code = """
@@ -103,7 +118,7 @@ for module in found:
 def test_rooms_are_there_and_imported_when_they_are_asked_for(after_torch):
     code = """
 import sys, mobileclip
-rooms = ("collections", "data", "engines", "evaluation", "export", "losses", "recipes", "reinforce", "storage")
+rooms = "collections data datasets engines evaluation export losses recipes reinforce storage".split()
 before = [room for room in rooms if f"mobileclip.{room}" in sys.modules]
 assert not {"losses", "evaluation", "reinforce", "export", "collections"} & set(before), before
 print(mobileclip.losses.ReinforcedLoss.__name__, all(room in dir(mobileclip) for room in rooms))

@@ -23,14 +23,14 @@ from mobileclip.data import (
     ImageError,
     ImageTextSample,
     ImageTransform,
-    LabelledPipelineSpec,
     ReinforcedPipelineSpec,
     SkipReport,
     crop_augmentation,
     write_shards,
 )
 from mobileclip.data.loading import SourceImage
-from mobileclip.data.viewing import PAPER, inspect_sample
+from mobileclip.datasets import LabelledPipelineSpec
+from mobileclip.datasets.viewing import PAPER, inspect_sample
 from mobileclip.evaluation import Session, candidate_of, open_benchmark
 from mobileclip.export import Samples
 from mobileclip.export.verification import measure_model

@@ -142,15 +142,16 @@ def _public_names(module: str) -> tuple[str, ...]:
 
 def _resolved(module: str, name: str) -> PublicName:
     """Return where a name of a module comes from, and what is said of it there."""
-    body = [one for statement in _tree(module).body for one in _seen_by_types(statement)]
+    body = [*_stub(module), *(one for statement in _tree(module).body for one in _seen_by_types(statement))]
     for index, statement in reversed(list(enumerate(body))):  # the last one is what an overloaded function does
         if name in _defined(statement):
             kind, text = _described(statement, body[index + 1] if index + 1 < len(body) else None)
             return PublicName(name=name, source=f"{module}.{name}", summary=_first_line(text), kind=kind)
         if isinstance(statement, ast.ImportFrom) and statement.module and statement.module != module:
+            source = f"{module}.{statement.module}" if statement.level else statement.module
             for alias in statement.names:
                 if (alias.asname or alias.name) == name:
-                    return attrs.evolve(_resolved(statement.module, alias.name), name=name)
+                    return attrs.evolve(_resolved(source, alias.name), name=name)
     inside = f"{module}.{name}"
     if _path(inside) is not None:
         text = ast.get_docstring(_tree(inside))
@@ -206,6 +207,12 @@ def _tree(module: str) -> ast.Module:
     if path is None:
         raise ValueError(f"{module} is not a module of the library")
     return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _stub(module: str) -> list[ast.stmt]:
+    """Return what the stub of a folder imports, whose names are imported when they are asked for."""
+    path = ROOT.joinpath(*module.split("."), "__init__.pyi")
+    return ast.parse(path.read_text(encoding="utf-8")).body if path.is_file() else []
 
 
 def _path(module: str) -> Path | None:

@@ -49,7 +49,7 @@ def score(
         strict: end with status 1 in place of 0 if a shard could not be read to its end.
         quiet: show no progress.
     """
-    from mobileclip.data.curation import ScoreSpec, score_shards
+    from mobileclip.datasets.curation import ScoreSpec, score_shards
     from mobileclip.engines import read_status
 
     if status:
@@ -99,8 +99,8 @@ def filter_(
         sheet: a PNG file with the spread of similarities, and samples of both sides and both ends.
         overwrite: replace files that are there.
     """
-    from mobileclip.data.curation import FilterSpec, filter_samples
-    from mobileclip.data.curation.sheet import draw_filter
+    from mobileclip.datasets.curation import FilterSpec, filter_samples
+    from mobileclip.datasets.curation.sheet import draw_filter
 
     spec = FilterSpec(scores=scores, output=output, share=share, threshold=threshold, caption=caption, teacher=teacher)
     require_folder(str(scores), "a folder of scores")
@@ -148,7 +148,7 @@ def dedup(
         seed: of the clusters.
         overwrite: replace files that are there.
     """
-    from mobileclip.data.curation import DuplicatesSpec, find_duplicates
+    from mobileclip.datasets.curation import DuplicatesSpec, find_duplicates
     from mobileclip.hardware.devices import pick_device
 
     spec = DuplicatesSpec(
@@ -201,7 +201,7 @@ def tune_scale(
     from rich.table import Column, Table
     from rich.text import Text
 
-    from mobileclip.data.curation.logit_scales import SCALES, LogitScaleSpec, tune_scales
+    from mobileclip.datasets.curation.logit_scales import SCALES, LogitScaleSpec, tune_scales
 
     if not shards:
         raise ValueError("no SHARDS were given; expected reinforced tar files that are not trained on")

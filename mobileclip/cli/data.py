@@ -12,7 +12,7 @@ from mobileclip.cli.checks import require_at_least, require_file, require_folder
 from mobileclip.cli.models import Rows
 from mobileclip.cli.sharing import Shared, Sharing
 from mobileclip.cli.sheets import require_sheet, write_sheet
-from mobileclip.data.sources import RowOptions
+from mobileclip.datasets.sources import RowOptions
 from mobileclip.storage import check_address, is_remote, local_path, require_output
 from mobileclip.terminal import say
 from mobileclip.terminal.status import conclude
@@ -75,8 +75,8 @@ def join(
         strict: end with status 1 in place of 0 if a shard could not be read.
         quiet: show no progress.
     """
-    from mobileclip.data.joining.join import join_images
-    from mobileclip.data.joining.spec import JoinSpec
+    from mobileclip.datasets.joining.join import join_images
+    from mobileclip.datasets.joining.spec import JoinSpec
     from mobileclip.engines import read_status
 
     if status:
@@ -142,7 +142,7 @@ def urls(
         strict: end with status 1 in place of 0 if a shard breaks off, or samples have no URL.
         quiet: show no progress.
     """
-    from mobileclip.data.joining.urls import SUFFIXES, write_urls
+    from mobileclip.datasets.joining.urls import SUFFIXES, write_urls
 
     engine = sharing.build()
     if not data:
@@ -182,8 +182,8 @@ def inspect(
         output: a PNG file to draw the contact sheet to.
         overwrite: replace a sheet that is there.
     """
-    from mobileclip.data.viewing.contact_sheet import draw_sheet
-    from mobileclip.data.viewing.inspection import inspect_sample, print_inspection
+    from mobileclip.datasets.viewing.contact_sheet import draw_sheet
+    from mobileclip.datasets.viewing.inspection import inspect_sample, print_inspection
 
     require_sheet(output, overwrite=overwrite)
     require_file(shard, "a tar shard")
@@ -220,7 +220,7 @@ def count(
         strict: end with status 1 in place of 0 if a shard was left out.
         quiet: show no progress.
     """
-    from mobileclip.data.viewing.counting import count_shards
+    from mobileclip.datasets.viewing.counting import count_shards
 
     engine = sharing.build()
     if not shards:
@@ -309,7 +309,7 @@ def _require_output_directory(output: str) -> None:
     """Refuse a place that cannot be a directory; one that is there may hold what an interrupted join left."""
     if is_remote(output):
         return
-    from mobileclip.data.joining.report import LEDGER
+    from mobileclip.datasets.joining.report import LEDGER
 
     folder = local_path(output)
     require_output(folder / "join.json", overwrite=True)

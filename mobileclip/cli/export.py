@@ -11,7 +11,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from mobileclip.cli.checks import require_folder, require_there
 from mobileclip.cli.models import Rows
-from mobileclip.data.sources import RowOptions
+from mobileclip.datasets.sources import RowOptions
 from mobileclip.export.spec import ExportSpec
 from mobileclip.storage import require_output_folder
 from mobileclip.terminal import console, say

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from mobileclip.cli.checks import require_at_least, require_checkpoint, require_file, without_repeats
-from mobileclip.data.sources import RowOptions
+from mobileclip.datasets.sources import RowOptions
 from mobileclip.hardware.precision import FastPrecision
 from mobileclip.storage import is_same, require_output
 from mobileclip.terminal import print_table, say, say_json
@@ -177,7 +177,7 @@ def embed(
 
 def _embedding_inputs(inputs: tuple[str, ...], texts: Path | None, rows: RowOptions) -> EmbeddingInputs:
     """Return what is to be embedded, having made sure that it is there."""
-    from mobileclip.data.sources.opening import is_gathered, require_data_set
+    from mobileclip.datasets.sources.opening import is_gathered, require_data_set
     from mobileclip.inference.embedding import EmbeddingInputs, read_texts
 
     data = tuple(dict.fromkeys(filter(is_gathered, inputs)))

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobileclip.data import ImageTransform
-from mobileclip.data.loading.class_data import ClassData, LabelledSample, LabelParser, open_class_data
 from mobileclip.data.loading.reading import ShardReader
 from mobileclip.data.samples.limits import SAMPLE_LIMITS
 from mobileclip.data.shards.files import Shards, parse
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
-from mobileclip.data.sources.opening import name_of
+from mobileclip.datasets.class_data import ClassData, LabelledSample, LabelParser, open_class_data
+from mobileclip.datasets.sources.opening import name_of
 from mobileclip.encoders import Classifier
 from mobileclip.evaluation.encoding.decoding import decode_ahead
 from mobileclip.evaluation.encoding.embedding import model_input, read_picture
@@ -51,7 +51,7 @@ def evaluate_classifier(
     Args:
         model: in evaluation mode; a folded copy computes.
         data: shards with labels, or a folder with a folder of images for every class; see
-            `mobileclip.data.loading.class_data.open_class_data`.
+            `mobileclip.datasets.class_data.open_class_data`.
         batch_size: images classified at once.
         num_threads: that decode images beside the model; by default one per core, eight at most.
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.data.skips import SkipReport
-from mobileclip.data.sources import RowOptions
+from mobileclip.datasets.sources import RowOptions
 from mobileclip.encoders import DualEncoder
 from mobileclip.evaluation.datasets.benchmark import Benchmark, open_benchmark, require_different_names
 from mobileclip.evaluation.results import MAIN_METRIC

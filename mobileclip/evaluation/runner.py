@@ -13,7 +13,7 @@ import attrs
 from attrs import validators
 
 from mobileclip import storage
-from mobileclip.data.sources import RowOptions
+from mobileclip.datasets.sources import RowOptions
 from mobileclip.evaluation.candidates import Candidate, candidate_device, open_candidate, require_candidates
 from mobileclip.evaluation.datasets.benchmark import require_different_names
 from mobileclip.evaluation.datasets.content import hash_of

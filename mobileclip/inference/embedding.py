@@ -10,7 +10,7 @@ import attrs
 import numpy as np
 
 from mobileclip.data.skips import Skip, SkipReport
-from mobileclip.data.sources import RowOptions, as_source
+from mobileclip.datasets.sources import RowOptions, as_source
 from mobileclip.hardware.precision import FastPrecision
 from mobileclip.inference.archive import Embeddings, no_embeddings
 from mobileclip.inference.encoding import Picture, encode_pictures

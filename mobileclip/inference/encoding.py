@@ -20,8 +20,8 @@ from mobileclip.data.images.limits import ImageError
 from mobileclip.data.images.opening import read_image_file
 from mobileclip.data.images.reading import read_tower_image
 from mobileclip.data.images.transform import LIMITS, ImageTransform, Pixels
-from mobileclip.data.videos.opening import VideoFile
 from mobileclip.data.workers import workers
+from mobileclip.datasets.videos.opening import VideoFile
 from mobileclip.inference.batching import encode_in_batches
 from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.machine import raise_machine_fault

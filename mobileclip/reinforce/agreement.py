@@ -21,11 +21,11 @@ from mobileclip.data import (
     ImageTextSample,
     ReinforcedSample,
     SkipReport,
-    Unit,
     ViewAgreement,
     augmentation_rng,
     decode_image,
 )
+from mobileclip.datasets import Unit
 from mobileclip.inference.batching import encode_each
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.teachers import NotFiniteError, TeacherEnsemble

@@ -10,7 +10,8 @@ from itertools import islice
 import attrs
 import torch
 
-from mobileclip.data import ImageTextSample, SkipReport, Unit
+from mobileclip.data import ImageTextSample, SkipReport
+from mobileclip.datasets import Unit
 from mobileclip.engines import Place, default_num_threads
 from mobileclip.hardware.devices import AUTO, pick_device
 from mobileclip.reinforce.manifest import ShardEntry

@@ -17,7 +17,8 @@ from pathlib import Path
 import attrs
 
 from mobileclip import storage
-from mobileclip.data import Unit, ViewAgreement, read_card, write_card
+from mobileclip.data import ViewAgreement, read_card, write_card
+from mobileclip.datasets import Unit
 from mobileclip.engines import Engine, Hold, InlineEngine, Listener, LocalEngine, Run, SetAside, held
 from mobileclip.progress import Progress
 from mobileclip.reinforce.agreement import LOW_AGREEMENT, MeasuredUnit

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 
 from mobileclip import storage
-from mobileclip.data import Unit
 from mobileclip.data.shards.counts import shard_folder
-from mobileclip.data.sources.shards import ShardUnit
+from mobileclip.datasets import Unit
+from mobileclip.datasets.sources.shards import ShardUnit
 from mobileclip.reinforce.manifest import Manifest, may_pass
 from mobileclip.reinforce.spec import ReinforcementSpec
 

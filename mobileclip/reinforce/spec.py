@@ -9,8 +9,9 @@ from collections.abc import Iterable
 import attrs
 from attrs import validators
 
-from mobileclip.data import LAYOUTS, AugmentationSpec, ImageLimits, Layout, Source, as_source
+from mobileclip.data import LAYOUTS, AugmentationSpec, ImageLimits, Layout
 from mobileclip.data.samples.sample import SYN_TEXT
+from mobileclip.datasets import Source, as_source
 from mobileclip.reinforce.captioners import CaptionerSpec
 from mobileclip.reinforce.teachers import TeacherSpec
 from mobileclip.strict import strict

@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from mobileclip import storage
-from mobileclip.data import ImageTextSample, ReinforcedSample, ShardSource, Skip, read_card
+from mobileclip.data import ImageTextSample, ReinforcedSample, Skip, read_card
 from mobileclip.data.buckets import Buckets, leading_bits, num_buckets_for
 from mobileclip.data.randomness import random_index, seeded_rng
 from mobileclip.data.skips import attempt
+from mobileclip.datasets import ShardSource
 from mobileclip.engines import Engine, FunctionWork, InlineEngine, InOrder, SetAside
 from mobileclip.hardware.devices import AUTO, pick_device
 from mobileclip.progress import Progress

@@ -24,7 +24,6 @@ from mobileclip.data import (
     ReinforcedSample,
     Skip,
     SkipReport,
-    Unit,
     ViewAgreement,
     read_reinforced_samples,
     read_samples,
@@ -33,6 +32,7 @@ from mobileclip.data.samples.limits import SampleLimits
 from mobileclip.data.samples.members import sample_members
 from mobileclip.data.shards.files import write_shard_members
 from mobileclip.data.skips import CONNECTION_FAILED, attempt
+from mobileclip.datasets import Unit
 from mobileclip.engines import FatalError, OnProgress, Place, Work
 from mobileclip.machine import raise_machine_fault
 from mobileclip.reinforce.agreement import MeasuredUnit, measure_agreement

@@ -21,5 +21,3 @@ from .printing import (
 from .several import in_order as in_order
 from .status import conclude as conclude
 from .streams import ensure_streams as ensure_streams, give_up_output as give_up_output
-
-__all__ = ["console", "get_logger", "has_reader", "print_table", "say", "say_json", "shown"]

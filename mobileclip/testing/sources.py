@@ -11,8 +11,9 @@ from typing import TypeVar
 
 import attrs
 
-from mobileclip.data import ImageTextSample, SkipReport, Source, read_samples, write_shard
-from mobileclip.data.sources import Unit
+from mobileclip.data import ImageTextSample, SkipReport, read_samples, write_shard
+from mobileclip.datasets import Source
+from mobileclip.datasets.sources import Unit
 
 T = TypeVar("T")
 _Read = tuple[list[ImageTextSample], dict[str, int]]
@@ -46,7 +47,7 @@ def check_source(
         >>> import tempfile
         >>> from pathlib import Path
         >>> import PIL.Image
-        >>> from mobileclip.data import ClassFolderSource
+        >>> from mobileclip.datasets import ClassFolderSource
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     for name in ("cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"):
         ...         Path(folder, name).parent.mkdir(exist_ok=True)

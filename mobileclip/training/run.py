@@ -14,13 +14,8 @@ import torch
 from torch import nn
 
 from mobileclip import storage
-from mobileclip.data import (
-    ColumnPipelineSpec,
-    LabelledPipelineSpec,
-    ReinforcedPipelineSpec,
-    ReinforcementCard,
-    read_samples,
-)
+from mobileclip.data import ColumnPipelineSpec, ReinforcedPipelineSpec, ReinforcementCard, read_samples
+from mobileclip.datasets import LabelledPipelineSpec
 from mobileclip.encoders import ClassifierSpec, DualEncoderSpec, load_backbone, load_model, save_model
 from mobileclip.hardware.devices import AUTO
 from mobileclip.inputs import ImageInput, TextInput
@@ -109,7 +104,7 @@ class ClassifierRunSpec:
             image-text models.
 
     Examples:
-        >>> from mobileclip.data import LabelledPipelineSpec
+        >>> from mobileclip.datasets import LabelledPipelineSpec
         >>> model = mobileclip.encoders.ClassifierSpec(image=mobileclip.specs.mci0().without_projection())
         >>> data = LabelledPipelineSpec(shards="imagenet/train", batch_size=1024, image=model.image.input)
         >>> training = TrainingSpec(loss=CrossEntropySpec(), schedule=CosineSchedule(total_steps=375_300))

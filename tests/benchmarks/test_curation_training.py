@@ -26,7 +26,7 @@ from examples.learning_efficiency.scoring import HeldOut
 from examples.quickstart.spec import student
 from examples.quickstart.stored import StoredCaptions, StoredSamples, StoredTeacher
 from mobileclip.data import ImageTextSample, Tokenizer, write_shard
-from mobileclip.data.curation import FilterSpec, Scores, ScoreSpec, filter_samples, score_shards
+from mobileclip.datasets.curation import FilterSpec, Scores, ScoreSpec, filter_samples, score_shards
 from tests.data.made_samples import make_sample
 
 NAMES, NUM_PAIRS, DIM = ("red", "green", "blue", "white"), 24, 6

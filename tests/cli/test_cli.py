@@ -171,7 +171,7 @@ def test_embeddings_are_added_to_and_never_mixed(capsys, small_file, tmp_path):
 
 
 def test_pictures_of_a_data_set_are_embedded_by_their_keys(capsys, small_file, tmp_path):
-    from tests.data.test_opening import captioned_shard, lines, public_layout
+    from tests.datasets.test_opening import captioned_shard, lines, public_layout
 
     places = [captioned_shard(tmp_path), lines(tmp_path, labels=False), public_layout(tmp_path)]
     output = tmp_path / "e.npz"
@@ -185,7 +185,7 @@ def test_pictures_of_a_data_set_are_embedded_by_their_keys(capsys, small_file, t
 
 
 def test_what_a_list_may_name_is_let_in_by_flags_that_refusals_name(capsys, small_file, tmp_path):
-    from tests.data.test_opening import picture
+    from tests.datasets.test_opening import picture
     from tests.stores import web_server
 
     (tmp_path / "list").mkdir()

@@ -20,7 +20,7 @@ from mobileclip.cli import main
 from mobileclip.collections import Collection
 from mobileclip.encoders import save_model
 from tests.collections.pictures import draw, telling
-from tests.data.videos.making import film
+from tests.datasets.videos.making import film
 
 
 def run(capsys, *arguments):

@@ -15,7 +15,7 @@ from mobileclip.evaluation import DatasetResult, open_candidate, write_results
 from mobileclip.extras import install
 from mobileclip.interop import from_pretrained
 from tests.cli.test_cli import IMAGES, run
-from tests.data.test_opening import class_folder
+from tests.datasets.test_opening import class_folder
 
 
 def test_a_file_becomes_a_folder_with_its_numbers(capsys, small_file, tmp_path):

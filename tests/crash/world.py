@@ -117,7 +117,7 @@ def _to_reinforce(folder: Path) -> None:
 
 
 def _to_join(folder: Path) -> None:
-    from tests.data.joining.world import Data
+    from tests.datasets.joining.world import Data
 
     Data(folder)
 

@@ -14,7 +14,7 @@ from mobileclip.collections import Collection, IndexOptions, ModelSource
 from mobileclip.engines import FatalError, InlineEngine, LocalEngine, RayEngine, Retries
 from mobileclip.extras import install
 from tests.collections.pictures import assert_same_rows, draw, pack
-from tests.data.joining.world import Data, files_of
+from tests.datasets.joining.world import Data, files_of
 from tests.engines.works import Counting, Noting, tasks
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray")

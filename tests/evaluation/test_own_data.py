@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mobileclip import reparameterize
-from mobileclip.data import RowOptions
+from mobileclip.datasets import RowOptions
 from mobileclip.encoders import CheckpointError, save_model
 from mobileclip.evaluation import (
     Candidate,
@@ -21,7 +21,7 @@ from mobileclip.evaluation import (
     read_results,
 )
 from tests.cli.test_cli import run
-from tests.data.test_opening import FORMS, class_folder, lines, picture
+from tests.datasets.test_opening import FORMS, class_folder, lines, picture
 from tests.encoders.small import SMALL, randomised
 from tests.errors import fails
 from tests.evaluation.models import ColourModel, tokenize

@@ -9,10 +9,10 @@ import pytest
 import mobileclip
 from mobileclip.data import ImageError
 from mobileclip.data.images import LIMITS
-from mobileclip.data.videos import VideoFile
+from mobileclip.datasets.videos import VideoFile
 from mobileclip.inference.encoding import Moment, Picture, encode_pictures
 from tests.collections.pictures import draw
-from tests.data.videos.making import film
+from tests.datasets.videos.making import film
 from tests.errors import fails
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mobileclip.data import find_class_names
+from mobileclip.datasets import find_class_names
 from mobileclip.encoders import ClassifierSpec, load_backbone, load_model
 from mobileclip.evaluation import evaluate_classifier
 from mobileclip.recipes.finetuning import World, write_model, write_shapes

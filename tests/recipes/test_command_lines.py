@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from mobileclip.data import RowOptions, SkipReport, as_source, read_samples, write_shard
+from mobileclip.data import SkipReport, read_samples, write_shard
+from mobileclip.datasets import RowOptions, as_source
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD
 from mobileclip.losses import ContrastiveLossSpec
 from mobileclip.recipes import written_run

@@ -19,7 +19,8 @@ import torch
 import tyro
 
 from mobileclip import reparameterize
-from mobileclip.data import ShardSource, SkipReport, read_samples, write_shards
+from mobileclip.data import SkipReport, read_samples, write_shards
+from mobileclip.datasets import ShardSource
 from mobileclip.encoders import DualEncoder, load_model, save_model
 from mobileclip.evaluation import Session, caption_recall
 from mobileclip.recipes.finetuning import (

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageColor
 
-from mobileclip.data import ImageTransform, Tokenizer, as_source, count_samples, find_card, write_card, write_shard
+from mobileclip.data import ImageTransform, Tokenizer, count_samples, find_card, write_card, write_shard
+from mobileclip.datasets import as_source
 from mobileclip.recipes.finetuning import World, shrink, write_old_tasks
 from mobileclip.recipes.tiny import COLOURS, OUTLINES, SHAPES, draw_shape, first_samples, fitted_model
 from mobileclip.recipes.training import tiny_run

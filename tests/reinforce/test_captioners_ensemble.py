@@ -7,7 +7,8 @@ import hashlib
 import attrs
 import pytest
 
-from mobileclip.data import AugmentationSpec, ShardSource, read_card, read_samples, write_shard
+from mobileclip.data import AugmentationSpec, read_card, read_samples, write_shard
+from mobileclip.datasets import ShardSource
 from mobileclip.recipes.reinforcing import run_recipe
 from mobileclip.recipes.tiny import write_tiny_models
 from mobileclip.reinforce import Captioner, CaptionSet, ReinforcementSpec, SeveralCaptioners, reinforce

@@ -4,7 +4,8 @@ import logging
 
 import pytest
 
-from mobileclip.data import ShardSource, datacompdr_augmentation
+from mobileclip.data import datacompdr_augmentation
+from mobileclip.datasets import ShardSource
 from mobileclip.reinforce import ReinforcementSpec, reinforce
 from mobileclip.terminal import say
 from tests.errors import fails

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 
-from mobileclip.data import AugmentationSpec, RowOptions, as_source, read_reinforced_samples
+from mobileclip.data import AugmentationSpec, read_reinforced_samples
+from mobileclip.datasets import RowOptions, as_source
 from mobileclip.reinforce import ReinforcementSpec, reinforce
 from tests.reinforce.conftest import picture
 

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from mobileclip.data import LabelledPipelineSpec, MixingSpec, RandomErasingSpec, RangeAugmentSpec
+from mobileclip.data import MixingSpec, RandomErasingSpec, RangeAugmentSpec
+from mobileclip.datasets import LabelledPipelineSpec
 from mobileclip.encoders import Classifier, DualEncoder, DualEncoderSpec, load_model, save_model
 from mobileclip.evaluation import classifier_hook, evaluate_classifier
 from mobileclip.inputs import ImageInput

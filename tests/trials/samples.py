@@ -13,7 +13,6 @@ import attrs
 
 from mobileclip.data import (
     ImageTextSample,
-    JsonLinesSource,
     Records,
     SkipReport,
     find_card,
@@ -21,7 +20,9 @@ from mobileclip.data import (
     read_samples,
     write_shard,
 )
-from mobileclip.data.joining import (
+from mobileclip.data.samples import sample_members
+from mobileclip.datasets import JsonLinesSource
+from mobileclip.datasets.joining import (
     PLACES,
     AboutShard,
     JoinReport,
@@ -32,7 +33,6 @@ from mobileclip.data.joining import (
     records_path,
     write_records,
 )
-from mobileclip.data.samples import sample_members
 from mobileclip.engines import InlineEngine, Retries
 from mobileclip.reinforce import Manifest, verify
 from tests.data.made_samples import encoded, make_sample, write_raw

@@ -13,7 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mobileclip.data import ImageTextSample, SkipReport, TableSource, read_samples, write_shard
+from mobileclip.data import ImageTextSample, SkipReport, read_samples, write_shard
+from mobileclip.datasets import TableSource
 from tests.data.made_samples import encoded
 from tests.trials.harness import CANARY, Case, Outcome, PickledCanary
 

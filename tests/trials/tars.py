@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from mobileclip.data import ImageTextSample, ShardSource, SkipReport, count_samples, read_samples, write_shard
-from mobileclip.data.joining import ImageScan, NameScan
+from mobileclip.data import ImageTextSample, SkipReport, count_samples, read_samples, write_shard
 from mobileclip.data.samples import SAMPLE_LIMITS, SampleLimits
-from mobileclip.data.viewing import inspect_sample
+from mobileclip.datasets import ShardSource
+from mobileclip.datasets.joining import ImageScan, NameScan
+from mobileclip.datasets.viewing import inspect_sample
 from tests.data.made_samples import encoded
 from tests.trials.harness import Case, Outcome, run_command
 

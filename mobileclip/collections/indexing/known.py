@@ -17,7 +17,7 @@ from mobileclip.collections.store.manifest import FinishedFile
 from mobileclip.collections.store.presence import Presence, lies_in
 from mobileclip.collections.store.segments import COLUMNS, Row, read_segment, vectors_of
 from mobileclip.collections.store.store import Place, Store
-from mobileclip.data.videos.formats import is_video_name
+from mobileclip.datasets.videos.formats import is_video_name
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -15,7 +15,7 @@ from mobileclip.data.images.files import list_folder
 from mobileclip.data.images.formats import IMAGE_EXTENSIONS
 from mobileclip.data.shards.files import expand_shards
 from mobileclip.data.skips import Skip
-from mobileclip.data.videos.formats import VIDEO_EXTENSIONS, is_video_name
+from mobileclip.datasets.videos.formats import VIDEO_EXTENSIONS, is_video_name
 
 EXPECTED = (
     "expected pictures, videos, folders with these, or tar shards on this machine, such as 'shards/{000..127}.tar'"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mobileclip.data.images.camera_notes import CameraNotes
 from mobileclip.data.images.limits import ImageError
 from mobileclip.data.images.transform import LIMITS, Pixels
-from mobileclip.data.videos.opening import VideoFile
+from mobileclip.datasets.videos.opening import VideoFile
 from mobileclip.machine import raise_machine_fault
 
 Frames = Literal["seconds", "scenes"]

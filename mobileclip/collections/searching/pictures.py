@@ -14,8 +14,8 @@ from mobileclip.data.images.opening import read_image_file
 from mobileclip.data.images.transform import LIMITS
 from mobileclip.data.shards.files import read_shard
 from mobileclip.data.skips import Skip
-from mobileclip.data.videos.opening import VideoFile
-from mobileclip.data.viewing.paper import load_shown
+from mobileclip.datasets.videos.opening import VideoFile
+from mobileclip.datasets.viewing.paper import load_shown
 
 _REDUCTIONS = (8, 4, 2)
 

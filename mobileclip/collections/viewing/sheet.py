@@ -9,7 +9,7 @@ from PIL import Image
 from mobileclip import storage
 from mobileclip.collections.searching.matches import Match
 from mobileclip.collections.searching.pictures import small_pictures
-from mobileclip.data.viewing.paper import COLUMNS, FAINT, INK, TILE, Sheet, Tile
+from mobileclip.datasets.viewing.paper import COLUMNS, FAINT, INK, TILE, Sheet, Tile
 
 
 def draw_matches(title: str, matches: Sequence[Match]) -> Image.Image:

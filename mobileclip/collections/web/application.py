@@ -23,7 +23,7 @@ from mobileclip.collections.web.guard import Guard
 from mobileclip.collections.web.served import ServedCollection, UnreadableIndexError, as_shown, picture_of
 from mobileclip.collections.web.thumbnails import SIDES, Indexed, Thumbnails, stamp_of
 from mobileclip.collections.web.uploads import Uploads
-from mobileclip.data.videos.formats import named_format
+from mobileclip.datasets.videos.formats import named_format
 
 _MOST_FOUND = 200
 _MOST_GROUPS = 100

@@ -6,13 +6,6 @@ from .batch import (
     join_batches as join_batches,
 )
 from .batch_source import BatchSource as BatchSource
-from .class_data import (
-    ClassData as ClassData,
-    LabelledSample as LabelledSample,
-    LabelParser as LabelParser,
-    find_class_names as find_class_names,
-    open_class_data as open_class_data,
-)
 from .decode import DECODES as DECODES, Decode as Decode, SourceImage as SourceImage
 from .examples import (
     Captions as Captions,
@@ -21,11 +14,6 @@ from .examples import (
     ReinforcedExampleSpec as ReinforcedExampleSpec,
 )
 from .keeping import UidList as UidList
-from .labelled import (
-    LabelledMaker as LabelledMaker,
-    LabelledPipeline as LabelledPipeline,
-    LabelledPipelineSpec as LabelledPipelineSpec,
-)
 from .memory import empty_shared as empty_shared, stack_pixels as stack_pixels
 from .order import (
     NUM_READERS as NUM_READERS,

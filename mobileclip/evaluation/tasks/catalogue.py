@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import attrs
 
 from mobileclip import storage
-from mobileclip.data.sources.opening import is_place, require_data_set
+from mobileclip.datasets.sources.opening import is_place, require_data_set
 from mobileclip.encoders.checkpoints import packaged
 from mobileclip.encoders.checkpoints.exports import is_export
 from mobileclip.evaluation.datasets.benchmark import benchmark_name

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mobileclip import storage
 from mobileclip.data.skips import SkipReport
-from mobileclip.data.sources.public_layout import files_of_page
+from mobileclip.datasets.sources.public_layout import files_of_page
 from mobileclip.evaluation.datasets.benchmark import Benchmark, open_benchmark
 from mobileclip.evaluation.datasets.content import fingerprint, hash_of
 from mobileclip.evaluation.metrics.answers import class_answers

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import attrs
 
 from mobileclip.data.skips import SkipReport
-from mobileclip.data.sources import RowOptions
+from mobileclip.datasets.sources import RowOptions
 from mobileclip.evaluation.datasets.benchmark import Benchmark
 from mobileclip.evaluation.metrics.answers import Answers
 from mobileclip.evaluation.metrics.outcomes import Outcomes

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 
-from mobileclip.data import LabelledPipelineSpec, find_class_names
+from mobileclip.datasets import LabelledPipelineSpec, find_class_names
 from mobileclip.evaluation import classifier_hook
 from mobileclip.recipes.classifying.tiny import tiny_run
 from mobileclip.recipes.training.rows import OUTPUTS, Flags, Kind, run_as, train_and_plot

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import attrs
 
-from mobileclip.data import LabelledPipelineSpec, MixingSpec, RandomErasingSpec, imagenet_augmentation
+from mobileclip.data import MixingSpec, RandomErasingSpec, imagenet_augmentation
+from mobileclip.datasets import LabelledPipelineSpec
 from mobileclip.encoders import ClassifierSpec, MCiSpec
 from mobileclip.training import AdamWSpec, ClassifierRunSpec, CosineSchedule, CrossEntropySpec, TrainingSpec
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import attrs
 
-from mobileclip.data import find_class_names
+from mobileclip.datasets import find_class_names
 from mobileclip.recipes.finetuning.tiny import write_shapes
 from mobileclip.recipes.tiny.shapes import OUTLINES
 from mobileclip.recipes.training.tiny import shallow_image

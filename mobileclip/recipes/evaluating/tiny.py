@@ -7,7 +7,8 @@ from pathlib import Path
 import attrs
 
 from mobileclip import specs
-from mobileclip.data import ImageTextSample, open_data_set
+from mobileclip.data import ImageTextSample
+from mobileclip.datasets import open_data_set
 from mobileclip.encoders import save_model
 from mobileclip.evaluation import SUITES, BenchmarkSample, EvaluationSpec, find_task, write_benchmark
 from mobileclip.evaluation.tasks.zero_shot.evaluate import open_zero_shot

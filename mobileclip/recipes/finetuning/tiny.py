@@ -15,13 +15,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mobileclip.data import (
-    ImageTextSample,
-    ReinforcedPipelineSpec,
-    crop_augmentation,
-    open_data_set,
-    write_shards,
-)
+from mobileclip.data import ImageTextSample, ReinforcedPipelineSpec, crop_augmentation, write_shards
+from mobileclip.datasets import open_data_set
 from mobileclip.encoders import AttentionSpec, DualEncoderSpec, MCiSpec, MCtSpec, StageSpec, save_model
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import ContrastiveLossSpec

@@ -11,8 +11,9 @@ import attrs
 import tyro
 from attrs import validators
 
-from mobileclip.data import JsonLinesSource, Layout, RowOptions, TableSource, augmentations
+from mobileclip.data import Layout, augmentations
 from mobileclip.data.samples.sample import SYN_TEXT
+from mobileclip.datasets import JsonLinesSource, RowOptions, TableSource
 from mobileclip.engines import SET_ASIDE, Retries, read_status
 from mobileclip.recipes.command_line import described, reported, show, typed, written_run
 from mobileclip.recipes.reinforcing.tiny import shrink, write_scenes

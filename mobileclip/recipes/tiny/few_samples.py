@@ -8,8 +8,9 @@ from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 
-from mobileclip.data import ImageTextSample, ShardSource, SkipReport, Source, write_shards
+from mobileclip.data import ImageTextSample, SkipReport, write_shards
 from mobileclip.data.shards.card import find_card, write_card
+from mobileclip.datasets import ShardSource, Source
 from mobileclip.serialization import to_json
 from mobileclip.storage import atomic_folder
 

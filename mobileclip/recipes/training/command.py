@@ -8,7 +8,8 @@ from functools import partial
 import attrs
 import tyro
 
-from mobileclip.data import ReinforcedPipelineSpec, RowOptions, read_text_input
+from mobileclip.data import ReinforcedPipelineSpec, read_text_input
+from mobileclip.datasets import RowOptions
 from mobileclip.inputs import TextInput
 from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.recipes.training.published import as_released

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from mobileclip.data import ImageTransform, RowOptions, Tokenizer, read_samples
+from mobileclip.data import ImageTransform, Tokenizer, read_samples
+from mobileclip.datasets import RowOptions
 from mobileclip.encoders import DualEncoder, DualEncoderSpec
 from mobileclip.evaluation import Session, caption_recall
 from mobileclip.evaluation.hook import evaluation_hook

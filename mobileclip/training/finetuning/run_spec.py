@@ -9,7 +9,8 @@ import attrs
 from attrs import validators
 from tyro.conf import OmitArgPrefixes
 
-from mobileclip.data import ReinforcedPipelineSpec, RowOptions, crop_augmentation
+from mobileclip.data import ReinforcedPipelineSpec, crop_augmentation
+from mobileclip.datasets import RowOptions
 from mobileclip.encoders import DualEncoderSpec
 from mobileclip.hardware.devices import AUTO
 from mobileclip.losses import LossSpec

@@ -15,7 +15,7 @@ from mobileclip.collections.reading import FileReader, FileTask, KnownContent, s
 from mobileclip.encoders import save_model
 from mobileclip.engines import SET_ASIDE, InlineEngine, LocalEngine, Retries, Work, read_status
 from tests.collections.pictures import assert_same_rows, draw, pack, telling
-from tests.data.videos.making import film
+from tests.datasets.videos.making import film
 from tests.engines.works import workers_of_this_process
 from tests.errors import fails
 

@@ -18,7 +18,7 @@ from mobileclip.collections.viewing import PROBES
 from mobileclip.engines import InlineEngine
 from mobileclip.extras import install
 from tests.collections.pictures import draw
-from tests.data.videos.making import film, scene
+from tests.datasets.videos.making import film, scene
 
 OPTIONS = IndexOptions(show_progress=False, video_seconds=2)
 

@@ -28,7 +28,7 @@ from mobileclip.collections.web import (
 )
 from tests.collections.pictures import draw, pack
 from tests.collections.web.served import OPTIONS, make_index, running
-from tests.data.videos.making import film, scene
+from tests.datasets.videos.making import film, scene
 
 ADDRESS = "http://127.0.0.1:8000"
 BYTES = {"Content-Type": "application/octet-stream"}

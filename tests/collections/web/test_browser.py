@@ -9,7 +9,7 @@ from mobileclip.collections import Collection, ModelSource
 from tests.browser import CHROMIUM, open_page
 from tests.collections.pictures import draw
 from tests.collections.web.served import OPTIONS, make_index, running
-from tests.data.videos.making import film
+from tests.datasets.videos.making import film
 
 pytestmark = [
     pytest.mark.slow,

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from mobileclip import storage
-from mobileclip.data import ClassFolderSource, FolderSource, SkipReport
+from mobileclip.data import SkipReport
 from mobileclip.data.images import (
     IMAGE_EXTENSIONS,
     IMAGE_FORMATS,
@@ -24,6 +24,7 @@ from mobileclip.data.images import (
     is_image_name,
     list_folder,
 )
+from mobileclip.datasets import ClassFolderSource, FolderSource
 from tests.errors import fails
 
 PACKAGE = Path(storage.__file__).parents[1]

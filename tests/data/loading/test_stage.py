@@ -12,7 +12,6 @@ import webdataset as wds
 
 from mobileclip.data import (
     ExampleMaker,
-    LabelledPipelineSpec,
     ReinforcedExampleSpec,
     ReinforcedPipelineSpec,
     SkipReport,
@@ -23,7 +22,7 @@ from mobileclip.data import (
     read_shards,
     write_shard,
 )
-from mobileclip.data.loading import LabelledMaker
+from mobileclip.datasets import LabelledMaker, LabelledPipelineSpec
 from mobileclip.inputs import ImageInput
 from mobileclip.storage import LOCK
 from tests.data.made_samples import encoded, golden, make_sample, write_raw

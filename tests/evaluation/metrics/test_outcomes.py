@@ -31,7 +31,7 @@ from mobileclip.evaluation.metrics import (
 )
 from mobileclip.evaluation.report import ModelResults, compare, comparisons, results_table, verdict_table
 from tests.cli.test_cli import run
-from tests.data.test_opening import class_folder
+from tests.datasets.test_opening import class_folder
 from tests.evaluation.tasks.test_scoring import case_of
 from tests.evaluation.test_own_data import colours  # noqa: F401  a fixture
 

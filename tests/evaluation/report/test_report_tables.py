@@ -37,7 +37,7 @@ from mobileclip.evaluation.report import (
     verdict_table,
 )
 from tests.cli.test_cli import run
-from tests.data.test_opening import class_folder
+from tests.datasets.test_opening import class_folder
 from tests.errors import fails
 
 # As the papers' tables print them: parameters in millions, milliseconds, ImageNet, average.

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 import attrs
 
 from mobileclip import storage
-from mobileclip.data.sources.public_layout import files_of_page
+from mobileclip.datasets.sources.public_layout import files_of_page
 from mobileclip.strict import parse_json
 
 _MAX_TABLE_BYTES = 1 << 26

@@ -10,16 +10,8 @@ from typing import Literal
 
 import attrs
 
-from mobileclip.data import (
-    ClassFolderSource,
-    ImageTextSample,
-    RowOptions,
-    SkipReport,
-    Source,
-    open_data_set,
-    read_samples,
-    write_shard,
-)
+from mobileclip.data import ImageTextSample, SkipReport, read_samples, write_shard
+from mobileclip.datasets import ClassFolderSource, RowOptions, Source, open_data_set
 from mobileclip.progress import track
 from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import write_text

@@ -1,0 +1,131 @@
+from .augmentation.erasing import (
+    RandomErasingSpec as RandomErasingSpec,
+)
+from .augmentation.mixing import (
+    MixingSpec as MixingSpec,
+)
+from .augmentation.range_augment import (
+    RangeAugment as RangeAugment,
+    RangeAugmentSpec as RangeAugmentSpec,
+    RangeNumbers as RangeNumbers,
+)
+from .augmentation.replay import (
+    AugmentationParams as AugmentationParams,
+    AugmentationSpec as AugmentationSpec,
+    augmentation_rng as augmentation_rng,
+    augmentations as augmentations,
+    crop_augmentation as crop_augmentation,
+    datacompdr_augmentation as datacompdr_augmentation,
+    imagenet_augmentation as imagenet_augmentation,
+)
+from .buckets import (
+    Buckets as Buckets,
+    Records as Records,
+    leading_bits as leading_bits,
+    num_buckets_for as num_buckets_for,
+    runs as runs,
+    scratch_folder as scratch_folder,
+)
+from .images.normalize import (
+    normalize_pixels as normalize_pixels,
+)
+from .images.transform import (
+    ImageError as ImageError,
+    ImageLimits as ImageLimits,
+    ImageTransform as ImageTransform,
+    load_image as load_image,
+)
+from .loading.ablations import (
+    ColumnPipelineSpec as ColumnPipelineSpec,
+    OnlinePipelineSpec as OnlinePipelineSpec,
+)
+from .loading.batch import (
+    Batch as Batch,
+    LabelledBatch as LabelledBatch,
+    ReinforcedBatch as ReinforcedBatch,
+)
+from .loading.batch_source import (
+    BatchSource as BatchSource,
+)
+from .loading.examples import (
+    Captions as Captions,
+    Example as Example,
+    ExampleMaker as ExampleMaker,
+    ReinforcedExampleSpec as ReinforcedExampleSpec,
+)
+from .loading.keeping import (
+    UidList as UidList,
+)
+from .loading.pipeline import (
+    ReinforcedPipeline as ReinforcedPipeline,
+    ReinforcedPipelineSpec as ReinforcedPipelineSpec,
+)
+from .loading.position import (
+    StreamPosition as StreamPosition,
+    joined_positions as joined_positions,
+)
+from .loading.spec import (
+    ExampleSpec as ExampleSpec,
+)
+from .loading.stage import (
+    endless_shards as endless_shards,
+    keep_samples as keep_samples,
+    make_examples as make_examples,
+    read_shards as read_shards,
+)
+from .randomness import (
+    seeded_rng as seeded_rng,
+    shuffled as shuffled,
+)
+from .samples.embeddings import (
+    read_embeddings as read_embeddings,
+)
+from .samples.members import (
+    check_layout as check_layout,
+    json_captions as json_captions,
+)
+from .samples.sample import (
+    LAYOUTS as LAYOUTS,
+    AugmentedSample as AugmentedSample,
+    ImageTextSample as ImageTextSample,
+    Layout as Layout,
+    ReinforcedSample as ReinforcedSample,
+    StoredSample as StoredSample,
+    check_source_image as check_source_image,
+    decode_image as decode_image,
+    drop_blank as drop_blank,
+    hash_image as hash_image,
+)
+from .shards.card import (
+    CaptionerEntry as CaptionerEntry,
+    ReinforcementCard as ReinforcementCard,
+    TeacherEntry as TeacherEntry,
+    ViewAgreement as ViewAgreement,
+    card_of_shards as card_of_shards,
+    find_card as find_card,
+    read_card as read_card,
+    write_card as write_card,
+)
+from .shards.files import (
+    count_samples as count_samples,
+    expand_shards as expand_shards,
+    read_reinforced_samples as read_reinforced_samples,
+    read_samples as read_samples,
+    write_shard as write_shard,
+    write_shards as write_shards,
+)
+from .skips import (
+    MAX_LOGGED as MAX_LOGGED,
+    MAX_NAMED as MAX_NAMED,
+    BadSampleError as BadSampleError,
+    Skip as Skip,
+    SkipReport as SkipReport,
+    attempt as attempt,
+    made_or_skip as made_or_skip,
+)
+from .text.tokenizer import (
+    Tokenizer as Tokenizer,
+)
+from .text.tokenizer_file import (
+    read_text_input as read_text_input,
+)

@@ -1,0 +1,24 @@
+"""Datasets: what prepares data before a run: any form of data as samples, joins, scores and filters, what is in shards.
+
+Each room here has one task; what a training run reads at every step is in `mobileclip.data`.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, _ = lazy_loader.attach_stub(__name__, __file__)
+
+__all__ = [
+    "ClassFolderSource",
+    "FolderSource",
+    "JsonLinesSource",
+    "LabelledPipeline",
+    "LabelledPipelineSpec",
+    "RowOptions",
+    "ShardSource",
+    "Source",
+    "TableSource",
+    "Unit",
+    "as_source",
+    "find_class_names",
+    "open_data_set",
+]

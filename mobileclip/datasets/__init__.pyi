@@ -1,0 +1,24 @@
+from .class_data import (
+    ClassData as ClassData,
+    LabelledSample as LabelledSample,
+    LabelParser as LabelParser,
+    find_class_names as find_class_names,
+    open_class_data as open_class_data,
+)
+from .labelled import (
+    LabelledMaker as LabelledMaker,
+    LabelledPipeline as LabelledPipeline,
+    LabelledPipelineSpec as LabelledPipelineSpec,
+)
+from .sources import (
+    ClassFolderSource as ClassFolderSource,
+    FolderSource as FolderSource,
+    JsonLinesSource as JsonLinesSource,
+    RowOptions as RowOptions,
+    ShardSource as ShardSource,
+    Source as Source,
+    TableSource as TableSource,
+    Unit as Unit,
+    as_source as as_source,
+    open_data_set as open_data_set,
+)

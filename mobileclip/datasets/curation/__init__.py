@@ -1,0 +1,31 @@
+"""Which pairs of a reinforced data set are worth training on, from what its teachers stored; no teacher runs again.
+
+Scores of shards, lists of uids made from them, near duplicates. Whatever needs a model belongs elsewhere.
+"""
+
+from mobileclip.datasets.curation.clusters import VectorTable, find_centres, members_of_clusters
+from mobileclip.datasets.curation.duplicates import DuplicatesSpec, find_duplicates
+from mobileclip.datasets.curation.filtering import FilterSpec, filter_samples
+from mobileclip.datasets.curation.logit_scales import SCALES, LogitScaleReport, LogitScaleSpec, tune_scales
+from mobileclip.datasets.curation.scores import Scores, ScoreSpec, score_shards
+from mobileclip.datasets.curation.similarity import columns_of, image_vector, similarities
+
+__all__ = [
+    "SCALES",
+    "DuplicatesSpec",
+    "FilterSpec",
+    "LogitScaleReport",
+    "LogitScaleSpec",
+    "ScoreSpec",
+    "Scores",
+    "VectorTable",
+    "columns_of",
+    "filter_samples",
+    "find_centres",
+    "find_duplicates",
+    "image_vector",
+    "members_of_clusters",
+    "score_shards",
+    "similarities",
+    "tune_scales",
+]

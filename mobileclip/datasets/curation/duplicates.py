@@ -1,0 +1,255 @@
+"""Near duplicates by the teachers' image embeddings: which samples show the same, and which show a test's pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+import torch
+from attrs import validators
+
+from mobileclip import storage
+from mobileclip.data.loading.keeping import UidList
+from mobileclip.data.samples.uids import Uids, write_uids
+from mobileclip.datasets.curation.clusters import VectorTable, find_centres, members_of_clusters
+from mobileclip.datasets.curation.scores import Scores
+from mobileclip.progress import track
+from mobileclip.strict import strict
+
+# Of a cluster on average: comparing all of them with each other takes as long as reading them.
+_CLUSTER_SIZE = 1000
+_ROWS = 2048
+# A sample is compared with so many near ones of more worth; a placeholder that stands there a million times has more.
+_MOST_NEIGHBOURS = 32
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class DuplicatesSpec:
+    """What counts as a near duplicate, and what becomes of it.
+
+    Args:
+        scores: folder that `score_shards` wrote, with vectors.
+        output: `.npy` file of the list of uids that are kept.
+        keep: a list of uids, see `UidList`; other samples are neither kept nor compared. None for all.
+        pairs: text file with a line for every sample that is left out: why, its key and shard, the key and shard of
+            the one like it, and their similarity; None writes none.
+        threshold: cosine similarity of images, as the mean over the teachers, from which on they show the same.
+        against: folders of scores of test sets, of the same teachers: what shows their pictures is left out as well.
+        leak_threshold: similarity with a test picture, from which on a sample shows it.
+        num_clusters: in which near duplicates are looked for; None for a thousandth of the samples.
+        device: where it is computed.
+        seed: of the clusters.
+    """
+
+    scores: Path
+    output: Path
+    keep: Path | None = None
+    pairs: Path | None = None
+    threshold: float = attrs.field(default=0.95, validator=[validators.gt(0), validators.le(1)])
+    against: tuple[Path, ...] = ()
+    leak_threshold: float = attrs.field(default=0.95, validator=[validators.gt(0), validators.le(1)])
+    num_clusters: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
+    device: str = "cpu"
+    seed: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class DuplicatesReport:
+    """What came out.
+
+    Args:
+        num_samples: that were compared.
+        num_kept: in the list, each uid once.
+        num_duplicates: that are left out, since one of more worth is like them.
+        num_leaks: that are left out, since they show a test's picture.
+        num_leaked: test pictures that some sample shows, by the folder of their scores.
+    """
+
+    num_samples: int
+    num_kept: int
+    num_duplicates: int
+    num_leaks: int
+    num_leaked: Mapping[str, int]
+
+    def __str__(self) -> str:
+        """Say it line by line."""
+        lines = [
+            f"{self.num_kept:,} of {self.num_samples:,} samples kept",
+            f"{self.num_duplicates:,} are like one of more worth",
+        ]
+        if self.num_leaked:
+            lines.append(f"{self.num_leaks:,} show pictures of tests")
+        lines += [f"  {count:,} pictures of {name} are shown" for name, count in self.num_leaked.items()]
+        return "\n".join(lines)
+
+
+@attrs.frozen(eq=False)
+class _Likeness:
+    """Samples and what they are like: (found,) each."""
+
+    index: npt.NDArray[np.int64]
+    other: npt.NDArray[np.int64]
+    similarity: npt.NDArray[np.float32]
+
+
+def find_duplicates(spec: DuplicatesSpec) -> DuplicatesReport:
+    """Write the list of the samples that are kept: of those that show the same, the one whose caption fits best.
+
+    A sample is left out if a kept one is like it, never for one that is left out itself. Pairs are looked for within
+    clusters; of two samples that are like each other, some one in a thousand are in no common cluster, and both kept.
+
+    Args:
+        spec: the choices.
+
+    Raises:
+        ValueError: if scores have no vectors, or are of different teachers.
+        OSError: if the list cannot be written.
+    """
+    scores, device = Scores.open(spec.scores), torch.device(spec.device)
+    tests = [Scores.open(folder) for folder in spec.against]
+    other = next((test for test in tests if test.teachers != scores.teachers), None)
+    if other is not None:
+        raise ValueError(
+            f"{other.folder} has scores of the teachers {other.teachers}, {scores.folder} of {scores.teachers}; only "
+            "embeddings of the same teachers can be compared"
+        )
+    table = VectorTable([one.vectors for one in scores.shards])
+    leaks = {str(test.folder): _leaks(table, test, spec, device) for test in tests}
+    kept = _listed(scores, spec.keep)
+    num_samples = int(kept.sum())
+    for one in leaks.values():
+        kept[one.index] = False
+    num_leaks = num_samples - int(kept.sum())
+    worth = np.concatenate([one.similarity("real") for one in scores.shards])
+    duplicates = _without_followers(_near_pairs(table, worth, spec, device), worth, kept)
+    kept[duplicates.index] = False
+    num_kept = write_uids(spec.output, _kept_uids(scores, kept))
+    if spec.pairs is not None:
+        _write_pairs(spec.pairs, scores, duplicates, list(zip(leaks.values(), tests, strict=True)))
+    return DuplicatesReport(
+        num_samples=num_samples,
+        num_kept=num_kept,
+        num_duplicates=len(duplicates.index),
+        num_leaks=num_leaks,
+        num_leaked={name: len(np.unique(one.other)) for name, one in leaks.items()},
+    )
+
+
+def _leaks(table: VectorTable, test: Scores, spec: DuplicatesSpec, device: torch.device) -> _Likeness:
+    """Return the samples that show a test's picture, each with the one that it is most like."""
+    pictures = torch.cat([torch.from_numpy(np.array(one.vectors)) for one in test.shards]).to(device).float()
+    index, other, similarity, start = [], [], [], 0
+    for block in table.blocks(device, title=f"comparing with {test.folder.name}"):
+        values, places = (block @ pictures.T).max(1)
+        found = torch.nonzero(values >= spec.leak_threshold)[:, 0]
+        index.append(found.cpu().numpy() + start)
+        other.append(places[found].cpu().numpy())
+        similarity.append(values[found].cpu().numpy())
+        start += len(block)
+    return _Likeness(np.concatenate(index), np.concatenate(other), np.concatenate(similarity))
+
+
+def _near_pairs(
+    table: VectorTable, worth: npt.NDArray[np.float32], spec: DuplicatesSpec, device: torch.device
+) -> _Likeness:
+    """Return near samples: the first of each pair is worth less than the second."""
+    wanted = max(1, len(table) // _CLUSTER_SIZE) if spec.num_clusters is None else spec.num_clusters
+    centres = find_centres(table, num_clusters=min(wanted, len(table)), device=device, seed=spec.seed)
+    # Those of most worth come first; of equal ones the first.
+    rank = np.empty(len(worth), np.int64)
+    rank[np.argsort(-worth, kind="stable")] = np.arange(len(worth))
+    found = []
+    clusters = members_of_clusters(table, centres, device=device)
+    for members in track(clusters, total=len(centres), title="comparing", unit="clusters"):
+        if len(members) < 2:
+            continue
+        vectors = table.rows(members, device)
+        order = np.argsort(rank[members])
+        found.append(_pairs_of_cluster(vectors[torch.from_numpy(order).to(device)], members[order], spec.threshold))
+    if not found:
+        return _Likeness(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
+    index, other, similarity = (
+        np.concatenate([getattr(one, name) for one in found]) for name in ("index", "other", "similarity")
+    )
+    return _Likeness(index, other, similarity)
+
+
+def _pairs_of_cluster(vectors: torch.Tensor, members: npt.NDArray[np.int64], threshold: float) -> _Likeness:
+    """Return the near pairs of vectors that come in order of worth; of a vector, those of most worth alone."""
+    rows, columns, values = [], [], []
+    for start in range(0, len(vectors), _ROWS):
+        block = vectors[start : start + _ROWS]
+        similarity = block @ vectors[: start + len(block)].T
+        is_near = similarity >= threshold
+        is_near = is_near.tril(start - 1)
+        is_near &= is_near.cumsum(1) <= _MOST_NEIGHBOURS
+        row, column = torch.nonzero(is_near, as_tuple=True)
+        rows.append(row.cpu().numpy() + start)
+        columns.append(column.cpu().numpy())
+        values.append(similarity[row, column].cpu().numpy())
+    return _Likeness(members[np.concatenate(rows)], members[np.concatenate(columns)], np.concatenate(values))
+
+
+def _without_followers(pairs: _Likeness, worth: npt.NDArray[np.float32], available: npt.NDArray[np.bool_]) -> _Likeness:
+    """Return each sample that is left out with the kept one that it is like, in order of worth.
+
+    Args:
+        pairs: of near samples.
+        worth: of all samples.
+        available: samples that may be kept.
+    """
+    order = np.lexsort((pairs.other, -worth[pairs.other], pairs.index, -worth[pairs.index]))
+    left_out = ~available
+    chosen = []
+    for place in order:
+        index, other = int(pairs.index[place]), int(pairs.other[place])
+        if not left_out[index] and not left_out[other]:
+            left_out[index] = True
+            chosen.append(place)
+    found = np.array(chosen, dtype=np.int64)
+    return _Likeness(pairs.index[found], pairs.other[found], pairs.similarity[found])
+
+
+def _listed(scores: Scores, keep: Path | None) -> npt.NDArray[np.bool_]:
+    if keep is None:
+        return np.ones(sum(map(len, scores.shards)), dtype=bool)
+    listed = UidList(keep)
+    return np.concatenate([listed.contains(one.uids) for one in scores.shards])
+
+
+def _kept_uids(scores: Scores, kept: npt.NDArray[np.bool_]) -> Iterator[Uids]:
+    start = 0
+    for one in scores.shards:
+        yield one.uids[kept[start : start + len(one)]]
+        start += len(one)
+
+
+def _write_pairs(path: Path, scores: Scores, duplicates: _Likeness, leaks: Sequence[tuple[_Likeness, Scores]]) -> None:
+    """Write what is left out and why, a line each, fields between tabs."""
+    names = _Names(scores)
+    with storage.atomic_write(path) as stream:
+        stream.write(b"why\tkey\tshard\tlike key\tlike shard\tsimilarity\n")
+        for why, found, others in [
+            ("duplicate", duplicates, names),
+            *(("test picture", found, _Names(test)) for found, test in leaks),
+        ]:
+            for index, other, similarity in zip(found.index, found.other, found.similarity, strict=True):
+                fields = (why, *names[int(index)], *others[int(other)], f"{similarity:.4f}")
+                stream.write(("\t".join(map(storage.printable, fields)) + "\n").encode())
+
+
+class _Names:
+    """Key and shard of every sample, by its index."""
+
+    def __init__(self, scores: Scores) -> None:
+        self._shards = scores.shards
+        self._starts = np.cumsum([0, *map(len, scores.shards)])
+        self._keys: dict[int, list[str]] = {}
+
+    def __getitem__(self, index: int) -> tuple[str, str]:
+        place = int(np.searchsorted(self._starts, index, side="right")) - 1
+        keys = self._keys.setdefault(place, self._shards[place].keys)
+        return keys[index - int(self._starts[place])], self._shards[place].shard

@@ -1,0 +1,144 @@
+"""A list of the samples whose captions fit best, by the teachers' similarity: as DFN and DataComp filter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+from attrs import validators
+
+from mobileclip.data.samples.uids import Uids, write_uids
+from mobileclip.datasets.curation.scores import CAPTIONS, MEAN, Caption, Scores
+from mobileclip.progress import track
+from mobileclip.strict import strict
+
+# Of cosine similarities from -1 to 1: shares are exact to two millionths of similarity.
+_NUM_BINS = 1_000_000
+_SHOWN_BINS = 200
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class FilterSpec:
+    """What is kept.
+
+    Args:
+        scores: folder that `score_shards` wrote.
+        output: `.npy` file of the list of uids.
+        caption: whose similarity decides: `real`, `synthetic` for the mean over synthetic captions, or `best` for the
+            best of these.
+        teacher: name of the one that is asked, or `mean`.
+        share: fraction of the samples that is kept, the most similar ones; of equal ones all.
+        threshold: of the similarity, from which on samples are kept; in place of a share.
+
+    Raises:
+        ValueError: unless there is one of share and threshold.
+    """
+
+    scores: Path
+    output: Path
+    caption: Caption = attrs.field(default="real", validator=validators.in_(CAPTIONS))
+    teacher: str = MEAN
+    share: float | None = attrs.field(default=None, validator=validators.optional([validators.gt(0), validators.le(1)]))
+    threshold: float | None = attrs.field(
+        default=None, validator=validators.optional([validators.ge(-1), validators.le(1)])
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if (self.share is None) == (self.threshold is None):
+            raise ValueError("give either a share of the samples to keep, or a threshold of their similarity")
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class FilterReport:
+    """What came out.
+
+    Shape:
+        counts: (bins,); edges: (bins + 1,).
+
+    Args:
+        num_samples: that were judged.
+        num_kept: in the list, each uid once.
+        num_without: samples that have no caption of the kind, and are not kept.
+        threshold: from which on samples were kept.
+        counts: of samples by similarity.
+        edges: of similarity.
+    """
+
+    num_samples: int
+    num_kept: int
+    num_without: int
+    threshold: float
+    counts: npt.NDArray[np.int64]
+    edges: npt.NDArray[np.float64]
+
+    def __str__(self) -> str:
+        """Say it in a sentence or two."""
+        share = self.num_kept / self.num_samples if self.num_samples else 0.0
+        text = (
+            f"{self.num_kept:,} of {self.num_samples:,} samples kept ({share:.1%}), similarity {self.threshold:.4f} "
+            "and more"
+        )
+        return text + (f"; {self.num_without:,} have no caption of the kind" if self.num_without else "")
+
+
+def filter_samples(spec: FilterSpec) -> FilterReport:
+    """Write the list of the samples that are kept, and return what was kept.
+
+    Args:
+        spec: the choices.
+
+    Raises:
+        ValueError: if there are no scores, no sample has a caption of the kind, or there is no such teacher.
+        OSError: if the list cannot be written.
+    """
+    scores = Scores.open(spec.scores)
+    counts, num_samples, num_without = np.zeros(_NUM_BINS, np.int64), 0, 0
+    for values, _ in _judged(spec, scores, "reading similarities"):
+        known = values[np.isfinite(values)]
+        num_samples, num_without = num_samples + len(values), num_without + len(values) - len(known)
+        counts += np.bincount(_bins(known), minlength=_NUM_BINS)
+    if num_samples == num_without:
+        raise ValueError(f"no sample in {spec.scores} has a caption for --caption {spec.caption}; take another kind")
+    lowest = _lowest_bin(spec, counts, num_samples)
+
+    def kept() -> Iterator[Uids]:
+        for values, uids in _judged(spec, scores, "writing the list"):
+            known = np.isfinite(values)
+            chosen = np.zeros(len(values), dtype=bool)
+            if spec.threshold is not None:
+                chosen[known] = values[known] >= spec.threshold
+            else:
+                chosen[known] = _bins(values[known]) >= lowest
+            yield uids[chosen]
+
+    num_kept = write_uids(spec.output, kept())
+    return FilterReport(
+        num_samples=num_samples,
+        num_kept=num_kept,
+        num_without=num_without,
+        threshold=spec.threshold if spec.threshold is not None else 2 * lowest / _NUM_BINS - 1,
+        counts=counts.reshape(_SHOWN_BINS, -1).sum(1),
+        edges=np.linspace(-1, 1, _SHOWN_BINS + 1),
+    )
+
+
+def _judged(spec: FilterSpec, scores: Scores, title: str) -> Iterator[tuple[npt.NDArray[np.float32], Uids]]:
+    for one in track(scores.shards, total=len(scores.shards), title=title, unit="shards"):
+        yield one.similarity(spec.caption, spec.teacher), one.uids
+
+
+def _bins(values: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    places = np.floor((values.astype(np.float64) + 1) * (_NUM_BINS / 2)).astype(np.int64)
+    return np.clip(places, 0, _NUM_BINS - 1)
+
+
+def _lowest_bin(spec: FilterSpec, counts: npt.NDArray[np.int64], num_samples: int) -> int:
+    """Return the first bin that is kept: with those above, it has at least the share of the samples."""
+    if spec.share is None:
+        return 0
+    from_above = np.cumsum(counts[::-1])
+    wanted = min(spec.share * num_samples, float(from_above[-1]))
+    return _NUM_BINS - 1 - int(np.searchsorted(from_above, wanted))

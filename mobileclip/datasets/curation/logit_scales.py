@@ -1,0 +1,239 @@
+"""The logit scale at which each teacher's softmax fits pairs that it was not trained on, from what was stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Literal
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+import torch
+from attrs import validators
+from torch import Tensor
+from torch.nn import functional as F
+
+from mobileclip.data.randomness import random_index, seeded_rng
+from mobileclip.data.samples.sample import ReinforcedSample
+from mobileclip.data.shards.card import card_of_shards
+from mobileclip.data.shards.files import Shards, expand_shards, read_reinforced_samples
+from mobileclip.data.skips import SkipReport
+from mobileclip.datasets.curation.similarity import columns_of
+from mobileclip.progress import track
+from mobileclip.strict import strict
+
+Table = npt.NDArray[np.float64]
+
+# From a softmax that hardly tells pairs apart to one that is nearly a choice, each 12 % above the last.
+SCALES = tuple(float(value) for value in np.round(np.geomspace(1.0, 1000.0, 61), 4))
+"""Logit scales at which losses are computed; what is found lies between them."""
+
+_NUM_RESAMPLES = 1000
+_INTERVAL = (2.5, 97.5)
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class LogitScaleSpec:
+    """Which pairs the scales are found on.
+
+    Args:
+        shards: reinforced shards that are not trained on, with images or without: paths, addresses or patterns. Their
+            first pairs are taken.
+        caption: `real` for the first real caption, `synthetic` for a synthetic one.
+        num_pairs: at most; some 12 kB of memory each, for two teachers with 768 numbers.
+        batch_size: pairs that are compared with one another; the more, the harder it is to find the right one.
+        seed: of the stored view and the synthetic caption that are taken of a sample, and of the interval.
+    """
+
+    shards: Shards
+    caption: Literal["real", "synthetic"] = attrs.field(default="real", validator=validators.in_(("real", "synthetic")))
+    num_pairs: int = attrs.field(default=8192, validator=validators.ge(2))
+    batch_size: int = attrs.field(default=1024, validator=validators.ge(2))
+    seed: int = 0
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class TeacherScale:
+    """What was found of a teacher.
+
+    Shape:
+        losses: (`SCALES`,).
+
+    Args:
+        name: of the teacher.
+        own: the logit scale that was stored with it; None for shards without a card.
+        losses: cross-entropy of the pairs at every scale.
+        best: scale of the least loss.
+        low: lower end of its 95 % interval.
+        high: upper end.
+    """
+
+    name: str
+    own: float | None
+    losses: Table
+    best: float
+    low: float
+    high: float
+
+    @property
+    def is_found(self) -> bool:
+        """Whether the loss is least at a scale that others lie around."""
+        return SCALES[0] < self.best < SCALES[-1]
+
+    def __str__(self) -> str:
+        """Say it in a line."""
+        own = "" if self.own is None else f"; its own {self.own:.4g} has {self.loss_at(self.own):.4f}"
+        text = (
+            f"{self.name}: best {self.best:.4g} (95 % from {self.low:.4g} to {self.high:.4g}), loss "
+            f"{self.loss_at(self.best):.4f}{own}"
+        )
+        return text if self.is_found else f"{text}; this is the end of what was tried: these pairs tell no scale"
+
+    def loss_at(self, scale: float) -> float:
+        """Return the loss at a scale, between those that were tried as on a line."""
+        return float(np.interp(np.log(scale), np.log(SCALES), self.losses))
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class LogitScaleReport:
+    """What came out.
+
+    Args:
+        teachers: in the order of their embeddings.
+        num_pairs: that were compared.
+        batch_size: of them with one another.
+        skipped: samples that were left out, as `SkipReport` says it.
+    """
+
+    teachers: tuple[TeacherScale, ...]
+    num_pairs: int
+    batch_size: int
+    skipped: SkipReport
+
+
+def tune_scales(spec: LogitScaleSpec) -> LogitScaleReport:
+    """Find the logit scale of every teacher that makes the pairs most probable.
+
+    Of a batch of pairs, `L_k(s) = (CE(s I_k T_k', i) + CE(s T_k I_k', i)) / 2` is the contrastive loss of the teacher's
+    stored embeddings at the scale `s`: of one stored view, and one caption, of each sample. It is convex in `s`. A
+    caption that comes twice in a batch is no wrong answer. The interval is that of the pairs: they are drawn anew, with
+    repetition, 1,000 times.
+
+    Args:
+        spec: the choices.
+
+    Raises:
+        ValueError: if there are fewer than two pairs with such captions, or the shards disagree about the dims.
+
+    Source: MobileCLIP2, section 3: the temperature of each teacher is tuned, apart from the one that it was trained to.
+    Differs: no student is trained to see what it learns most from. What makes held-out pairs most probable is a place
+        to begin.
+    """
+    shards = expand_shards(spec.shards)
+    card = card_of_shards(shards)
+    report = SkipReport()
+    images, captions, texts = _pairs(spec, shards, report)
+    teachers = [(one.name, one.dim, one.logit_scale) for one in card.teachers] if card else []
+    known: list[tuple[str, int, float | None]] = [*teachers] or [("teachers", images.shape[1], None)]
+    if sum(dim for _, dim, _ in known) != images.shape[1]:
+        raise ValueError(
+            f"the shards hold {images.shape[1]} numbers of every image, and their card has teachers with "
+            f"{[dim for _, dim, _ in known]}; take shards of one reinforcement"
+        )
+    size = min(spec.batch_size, len(images))
+    starts = range(0, len(images) - size + 1, size)
+    found = []
+    for (name, _, own), columns in zip(known, columns_of(dim for _, dim, _ in known), strict=True):
+        parts = track(starts, total=len(starts), title=f"scales of {name}", unit="batches")
+        losses = torch.cat(
+            [
+                _losses(
+                    images[start : start + size, columns],
+                    captions[start : start + size, columns],
+                    texts[start : start + size],
+                )
+                for start in parts
+            ]
+        ).numpy()
+        mean = losses.mean(0)
+        low, high = np.percentile(_resampled(losses, spec.seed), _INTERVAL)
+        found.append(
+            TeacherScale(
+                name=name, own=own, losses=mean, best=float(_least(mean[None])[0]), low=float(low), high=float(high)
+            )
+        )
+    return LogitScaleReport(teachers=tuple(found), num_pairs=len(starts) * size, batch_size=size, skipped=report)
+
+
+def _pairs(spec: LogitScaleSpec, shards: Sequence[str], report: SkipReport) -> tuple[Tensor, Tensor, list[str]]:
+    """Return images and captions, row by row, as the teachers stored them, and the captions' texts."""
+    chosen = list(islice(_chosen(spec, read_reinforced_samples(shards, report)), spec.num_pairs))
+    if len(chosen) < 2:
+        raise ValueError(f"there are {len(chosen)} pairs with {spec.caption} captions, expected two and more: {report}")
+    if len({image.shape for image, _, _ in chosen}) > 1:
+        raise ValueError("the samples have embeddings of different dims; take shards of one reinforcement")
+    images, captions = (torch.from_numpy(np.stack([pair[side] for pair in chosen])) for side in (0, 1))
+    return images, captions, [text for _, _, text in chosen]
+
+
+def _chosen(
+    spec: LogitScaleSpec, samples: Iterator[ReinforcedSample]
+) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], str]]:
+    """Yield a view, a caption and its text of every sample that has a caption of the kind."""
+    for sample in samples:
+        rng = seeded_rng(spec.seed, "logit scale", sample.key)
+        view = sample.image_emb[random_index(rng, len(sample.image_emb))]
+        if spec.caption == "real":
+            yield view, sample.text_emb[0], sample.captions[0]
+            continue
+        written = [
+            (text, row)
+            for name, rows in sample.syn_text_emb.items()
+            for text, row in zip(sample.syn_captions[name], rows, strict=True)
+        ]
+        if written:
+            text, row = written[random_index(rng, len(written))]
+            yield view, row, text
+
+
+def _losses(images: Tensor, captions: Tensor, texts: Sequence[str]) -> Tensor:
+    """Return the loss of every pair at every scale.
+
+    Shape:
+        images, captions (pairs, D) -> (pairs, scales) float64.
+    """
+    similarities = F.normalize(images, dim=1) @ F.normalize(captions, dim=1).mT
+    number: dict[str, int] = {}
+    ids = torch.tensor([number.setdefault(text, len(number)) for text in texts])
+    alike = (ids[:, None] == ids) & ~torch.eye(len(ids), dtype=torch.bool)
+    similarities.masked_fill_(alike, -torch.inf)
+    own = similarities.diagonal()
+    columns = []
+    for scale in SCALES:
+        logits = scale * similarities
+        columns.append((logits.logsumexp(0) + logits.logsumexp(1)).double() / 2 - scale * own.double())
+    return torch.stack(columns, dim=1)
+
+
+def _resampled(losses: Table, seed: int) -> Table:
+    """Return the best scale of the pairs drawn anew, with repetition, many times."""
+    rng = np.random.default_rng(seed)
+    means = np.empty((_NUM_RESAMPLES, losses.shape[1]))
+    for row in means:
+        row[:] = np.bincount(rng.integers(len(losses), size=len(losses)), minlength=len(losses)) @ losses
+    return _least(means)
+
+
+def _least(curves: Table) -> Table:
+    """Return the scale of the least loss of every curve: of the parabola through the least value and its neighbours."""
+    step = np.log(SCALES[1] / SCALES[0])
+    place = np.clip(curves.argmin(1), 1, len(SCALES) - 2)
+    rows = np.arange(len(curves))
+    below, at, above = (curves[rows, place + shift] for shift in (-1, 0, 1))
+    bend = below - 2 * at + above
+    shift = np.divide(below - above, 2 * bend, out=np.zeros_like(bend), where=bend > 0)
+    inside = np.exp(np.log(np.asarray(SCALES))[place] + step * np.clip(shift, -1, 1))
+    at_end = np.isin(curves.argmin(1), (0, len(SCALES) - 1))
+    scales: Table = np.where(at_end, np.asarray(SCALES)[curves.argmin(1)], inside)
+    return scales

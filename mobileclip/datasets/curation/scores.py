@@ -1,0 +1,350 @@
+"""The teachers' opinions of every sample of a data set, read from its shards once and kept in small files beside."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal
+from zipfile import BadZipFile
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+
+from mobileclip import storage
+from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
+from mobileclip.data.samples.members import parse_reinforced_sample
+from mobileclip.data.samples.uids import PAIR, Uids, uid_of
+from mobileclip.data.shards.card import card_of_shards
+from mobileclip.data.shards.files import Shards, expand_shards, parse, read_shard
+from mobileclip.data.skips import CONNECTION_FAILED, Skip
+from mobileclip.datasets.curation.similarity import columns_of, image_vector, similarities
+from mobileclip.engines import Engine, FunctionWork, InlineEngine, Listener, Run, SetAside, held
+from mobileclip.machine import raise_machine_fault
+from mobileclip.progress import Progress
+from mobileclip.registry import nearest
+from mobileclip.strict import strict
+from mobileclip.terminal import console, get_logger
+
+Caption = Literal["real", "synthetic", "best"]
+CAPTIONS: tuple[Caption, ...] = ("real", "synthetic", "best")
+MEAN = "mean"
+"""In the place of a teacher's name: the mean over all of them."""
+
+logger = get_logger(__name__)
+
+_ABOUT = "scores.json"
+# A shard of which nothing, or an unknown part, was read is tried again by the next run.
+_FAILURES = ("unreadable_shard", "truncated_shard", CONNECTION_FAILED)
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class ScoreSpec:
+    """What is scored, and where the scores go.
+
+    Args:
+        shards: reinforced shards, with images or without: paths, addresses or patterns.
+        output: local folder.
+        vectors: keep a vector of every image as well, in float16, which near duplicates are found by: twice as many
+            bytes a sample as the teachers' embeddings have numbers.
+        sample_limits: of what is read of a sample.
+    """
+
+    shards: Shards
+    output: Path
+    vectors: bool = False
+    sample_limits: SampleLimits = SAMPLE_LIMITS
+
+
+@attrs.frozen(kw_only=True)
+class ScoreReport:
+    """What came out.
+
+    Args:
+        num_samples: that have scores, of this run and earlier ones.
+        skipped: samples that this run left out, by reason.
+        failed: shards that could not be read to their end, with the reason; the next run tries them again.
+    """
+
+    num_samples: int
+    skipped: Mapping[str, int]
+    failed: tuple[tuple[str, str], ...]
+
+
+@attrs.frozen(kw_only=True, eq=False, slots=False)
+class ShardScores:
+    """The scores of one shard's samples.
+
+    Args:
+        shard: path or address that was read.
+        path: of the scores.
+        teachers: their names.
+    """
+
+    shard: str
+    path: Path
+    teachers: tuple[str, ...]
+
+    @cached_property
+    def _arrays(self) -> Mapping[str, npt.NDArray[Any]]:
+        try:
+            with self.path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in ("uid", "key", *CAPTIONS)}
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise_machine_fault(error)
+            raise ValueError(f"{self.path} is damaged ({error}); delete it, and score the shard again") from None
+
+    @property
+    def uids(self) -> Uids:
+        """Of the samples, in the shard's order."""
+        return self._arrays["uid"]
+
+    @property
+    def keys(self) -> list[str]:
+        """Of the samples, in the shard's order."""
+        text = self._arrays["key"].tobytes().decode(errors="surrogateescape")
+        return text.split("\n") if text else []
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.uids)
+
+    def similarity(self, caption: Caption, teacher: str = MEAN) -> npt.NDArray[np.float32]:
+        """Return how well captions fit; NaN where a sample has none of the kind.
+
+        Shape:
+            (samples,).
+
+        Args:
+            caption: `real`, `synthetic` for the mean over synthetic ones, or `best` for the best of these.
+            teacher: name of one, or `mean`.
+
+        Raises:
+            ValueError: if there is no such teacher, or the file is damaged.
+        """
+        table: npt.NDArray[np.float32] = self._arrays[caption]
+        if teacher == MEAN:
+            means: npt.NDArray[np.float32] = table.mean(1)
+            return means
+        if teacher not in self.teachers:
+            raise ValueError(
+                f"there is no teacher {teacher!r}{nearest(teacher, self.teachers)}; they are {', '.join(self.teachers)}"
+            )
+        column: npt.NDArray[np.float32] = table[:, self.teachers.index(teacher)]
+        return column
+
+    @property
+    def vectors(self) -> npt.NDArray[np.float16]:
+        """Unit vectors of the images, read from the disk as they are used.
+
+        Shape:
+            (samples, D).
+
+        Raises:
+            ValueError: if there are none.
+        """
+        path = _vectors_path(self.path)
+        if not path.exists():
+            raise ValueError(f"{path} is missing; score with vectors: mobileclip data score ... --vectors")
+        found: npt.NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
+        if found.ndim != 2 or len(found) != len(self):
+            raise ValueError(f"{path} is not of the samples of {self.path}; delete both, and score the shard again")
+        return found
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Scores:
+    """A folder of scores.
+
+    Args:
+        folder: where they are.
+        teachers: name and dim of each.
+        shards: what has been scored.
+    """
+
+    folder: Path
+    teachers: tuple[tuple[str, int], ...]
+    shards: tuple[ShardScores, ...]
+
+    @staticmethod
+    def open(folder: Path) -> Scores:
+        """Return the scores in a folder.
+
+        Raises:
+            ValueError: if there are none, or they cannot be read.
+        """
+        about = _read_about(folder)
+        if about is None:
+            raise ValueError(f"{folder} holds no {_ABOUT}; make scores with mobileclip data score")
+        teachers = tuple(about["teachers"])
+        names = tuple(name for name, _ in teachers)
+        places = {folder / f"{name}.npz": shard for name, shard in sorted(about["shards"].items())}
+        found = tuple(
+            ShardScores(shard=shard, path=path, teachers=names) for path, shard in places.items() if path.exists()
+        )
+        if not found:
+            raise ValueError(f"{folder} has no scores of any shard; run mobileclip data score again")
+        if len(found) < len(places):
+            logger.warning("%d of %d shards in %s have no scores yet", len(places) - len(found), len(places), folder)
+        return Scores(folder=folder, teachers=teachers, shards=found)
+
+
+def score_shards(spec: ScoreSpec, *, engine: Engine | None = None, show_progress: bool = True) -> ScoreReport:
+    """Score every sample; a shard that has scores already is not read again.
+
+    One that cannot be read is set aside, as units of an engine are.
+
+    Args:
+        spec: the choices.
+        engine: who does the work; None for this process.
+        show_progress: show a bar with the speed and the time left.
+
+    Raises:
+        ValueError: if there are no shards, another job works in the folder, or it
+            has scores of other teachers.
+        OSError: if the scores cannot be written.
+    """
+    names = expand_shards(spec.shards)
+    card = card_of_shards(names)
+    teachers = [(one.name, one.dim) for one in card.teachers] if card else []
+    teachers = teachers or _whole(names, spec.sample_limits)
+    places = {_place(name): name for name in names}
+    _claim(spec.output, teachers, places)
+    scored = partial(_score_shard, spec=spec, columns=columns_of(dim for _, dim in teachers))
+    units = [_Unit(name=name, shard=shard) for name, shard in places.items() if not _has_scores(spec, name)]
+    num_done = len(places) - len(units)
+    screen = console() if show_progress and units else None
+    with (
+        held(str(spec.output)) as hold,
+        Run(engine or InlineEngine(device="cpu"), str(spec.output), hold) as run,
+        Progress("scoring", total=len(places), done=num_done, unit="shards", console=screen) as progress,
+    ):
+        listener = _Scored(progress=progress)
+        run.begin("scoring", num_units=len(places), num_done_before=num_done)
+        run.do(FunctionWork(function=scored), units, listener)
+    failed = tuple((places[aside.unit], aside.reason) for aside in run.set_aside)
+    num_samples = sum(map(len, Scores.open(spec.output).shards)) if len(failed) < len(places) else 0
+    return ScoreReport(num_samples=num_samples, skipped=dict(listener.skipped), failed=failed)
+
+
+@attrs.frozen(kw_only=True)
+class _Unit:
+    """A shard, with what its scores are called."""
+
+    name: str
+    shard: str
+
+
+@attrs.define(kw_only=True, eq=False)
+class _Scored(Listener[_Unit, dict[str, int]]):
+    """Counts what is left out, by reason."""
+
+    progress: Progress
+    skipped: Counter[str] = attrs.field(factory=Counter)
+
+    def finished(self, unit: _Unit, entry: dict[str, int]) -> None:  # noqa: ARG002 - as a `Listener` does
+        self.skipped.update(entry)
+        self.progress.advance()
+
+    def gave_up(self, unit: _Unit, aside: SetAside) -> None:  # noqa: ARG002 - as a `Listener` does
+        self.progress.advance(count=0)
+
+
+def _score_shard(unit: _Unit, spec: ScoreSpec, columns: tuple[slice, ...]) -> dict[str, int]:
+    """Write a shard's scores, and return what was left out, by reason.
+
+    Raises:
+        ValueError: if it cannot be read to its end.
+        StorageError: if that may be otherwise at another time.
+    """
+    shard = unit.shard
+    skips: list[Skip] = []
+    uids, keys, vectors = [], [], []
+    table: dict[Caption, list[npt.NDArray[np.float32]]] = {caption: [] for caption in CAPTIONS}
+    width = columns[-1].stop
+    for raw in read_shard(shard, skips.append, spec.sample_limits):
+        sample = parse(raw, partial(parse_reinforced_sample, limits=spec.sample_limits), skips.append)
+        if sample is None:
+            continue
+        if sample.dim != width:
+            skips.append(Skip(reason="wrong_dim", key=raw.key, shard=shard, detail=f"{sample.dim}, expected {width}"))
+            continue
+        found = similarities(sample, columns)
+        uids.append(uid_of(raw.key, raw.members))
+        keys.append(raw.key)
+        for caption in CAPTIONS:
+            table[caption].append(getattr(found, caption))
+        if spec.vectors:
+            vectors.append(image_vector(sample, columns).astype(np.float16))
+    failure = next((skip for skip in skips if skip.reason in _FAILURES), None)
+    if failure is not None:
+        raise failure.error(f"{shard}: {failure.reason}: {failure.detail}")
+    path = spec.output / f"{unit.name}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if spec.vectors:
+        with storage.atomic_write(_vectors_path(path)) as stream:
+            np.save(stream, np.stack(vectors) if vectors else np.empty((0, width), np.float16), allow_pickle=False)
+    arrays = {one: np.stack(rows) if rows else np.empty((0, len(columns)), np.float32) for one, rows in table.items()}
+    text = np.frombuffer("\n".join(keys).encode(errors="surrogateescape"), dtype=np.uint8)
+    # Written last: a shard with this file is done.
+    with storage.atomic_write(path) as stream:
+        np.savez(stream, uid=np.array(uids, dtype=PAIR), key=text, **arrays)  # type: ignore[arg-type]
+    return dict(Counter(skip.reason for skip in skips))
+
+
+def _has_scores(spec: ScoreSpec, name: str) -> bool:
+    path = spec.output / f"{name}.npz"
+    return path.exists() and (not spec.vectors or _vectors_path(path).exists())
+
+
+def _vectors_path(path: Path) -> Path:
+    return path.with_name(path.name.removesuffix(".npz") + ".vectors.npy")
+
+
+def _place(shard: str) -> str:
+    """Return what a shard's scores are called in the folder: its whole path or address, without its suffix."""
+    whole = shard if storage.is_remote(shard) else Path(os.path.abspath(storage.local_path(shard))).as_posix()  # noqa: PTH100 - links stay
+    parts = [part for part in whole.removesuffix(".tar").replace(":", "/").split("/") if part not in ("", ".", "..")]
+    return "/".join(parts)
+
+
+def _whole(shards: Sequence[str], limits: SampleLimits) -> list[tuple[str, int]]:
+    """Return all columns as one teacher's, for shards without a card: as many as the first readable sample has."""
+    skips: list[Skip] = []
+    for shard in shards:
+        for raw in read_shard(shard, skips.append, limits):
+            sample = parse(raw, partial(parse_reinforced_sample, limits=limits), skips.append)
+            if sample is not None:
+                return [("teachers", sample.dim)]
+    reason = f"{skips[0].shard}: {skips[0].reason}: {skips[0].detail}" if skips else "they are empty"
+    raise ValueError(f"the shards hold no reinforced sample ({reason})")
+
+
+def _claim(folder: Path, teachers: list[tuple[str, int]], places: Mapping[str, str]) -> None:
+    """Note in the folder whose scores of what it has; refuse other teachers."""
+    about = _read_about(folder)
+    known: dict[str, str] = {} if about is None else about["shards"]
+    if about is not None and about["teachers"] != teachers:
+        raise ValueError(
+            f"{folder} has scores of the teachers {about['teachers']}, and these shards have {teachers}; scores of "
+            "different teachers do not go together: choose another folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"teachers": teachers, "shards": {**known, **places}}
+    storage.write_text(folder / _ABOUT, json.dumps(content, indent=1) + "\n")
+
+
+def _read_about(folder: Path) -> dict[str, Any] | None:
+    path = folder / _ABOUT
+    if not path.exists():
+        return None
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        return {"teachers": [(str(name), int(dim)) for name, dim in about["teachers"]], "shards": {**about["shards"]}}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise_machine_fault(error)
+        raise ValueError(f"{path} cannot be read ({error}); delete the folder, and score again") from None

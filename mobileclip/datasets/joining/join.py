@@ -1,0 +1,307 @@
+"""Joins reinforced shards, which are published without images, with shards that hold the images, by key.
+
+The two may be sharded differently and in another order. One shard is written per reinforced shard, whole or not at all,
+and a second run writes what is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+
+import attrs
+import numpy as np
+
+from mobileclip import storage
+from mobileclip.data.buckets import scratch_folder
+from mobileclip.data.shards.card import card_of_shards, write_card
+from mobileclip.data.shards.files import expand_shards, runs_program
+from mobileclip.datasets.joining.captions import caption_shards
+from mobileclip.datasets.joining.image_index import ImageIndex, build_image_index, digest_of
+from mobileclip.datasets.joining.joined_shard import JoinUnit, ShardJoin
+from mobileclip.datasets.joining.matching import MatchCounts, Matches
+from mobileclip.datasets.joining.placeholders import Placeholder, find_placeholders
+from mobileclip.datasets.joining.records import AboutShard
+from mobileclip.datasets.joining.report import LEDGER, JoinReport, make_report, read_ledger, read_ledgers
+from mobileclip.datasets.joining.spec import INDEX, JoinSpec
+from mobileclip.datasets.sources.shards import listed_fingerprints, output_names
+from mobileclip.engines import Engine, FunctionWork, InlineEngine, Listener, Run, SetAside, held
+from mobileclip.machine import raise_machine_fault
+from mobileclip.progress import Progress
+from mobileclip.serialization import from_json, to_json
+from mobileclip.strict import strict
+from mobileclip.terminal import console
+
+_MOST_SUMMARY_BYTES = 2**28
+_MATCHES = "matches"
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class _Summary:
+    """What was found out of all images and samples, kept beside the index for runs that have nothing left to do."""
+
+    counts: MatchCounts
+    placeholders: tuple[Placeholder, ...]
+
+
+def join_images(spec: JoinSpec, *, engine: Engine | None = None, show_progress: bool = True) -> JoinReport:
+    """Write every joined shard that is missing, `join.json` with the report, and `missing.txt` with what was left out.
+
+    A joined sample has all members of the reinforced one as they are, and the image. Where it has no caption, it gets
+    the one of the captions' shard, or else the one beside the image. A reinforced sample with an image of its own stays
+    as it is.
+
+    A shard that fails is set aside, after several tries where another may help, as units of an engine are.
+
+    Args:
+        spec: the choices.
+        engine: who does the work; None for this process. What is written does not depend on it. Its workers need the
+            folder of the index.
+        show_progress: show bars with the speed and the time left.
+
+    Raises:
+        ValueError: if there are no shards, two have one name, the output holds a join with other choices, another job
+            works in it, or none of the images can be read.
+        OSError: if the output cannot be written.
+    """
+    sources = _sources(spec)
+    folder = Path(spec.output) / INDEX if spec.index is None else Path(spec.index)
+    card = card_of_shards(list(sources.values()))
+    for directory in (spec.output, storage.join(spec.output, LEDGER)):
+        storage.make_directory(directory)
+    with (
+        held(spec.output) as hold,
+        scratch_folder(folder) as scratch,
+        (engine or InlineEngine(device="cpu")).kept() as kept,
+        Run(kept, spec.output, hold) as run,
+    ):
+        job = _Job.begin(
+            spec,
+            sources,
+            run=run,
+            folder=folder,
+            scratch=scratch,
+            show_progress=show_progress,
+        )
+        summary, stopped = job.run_all()
+        if stopped is not None:
+            run.end(f"not one sample of the first shard, {storage.printable(stopped)}, was joined")
+        report = make_report(
+            spec.output,
+            tuple(sources),
+            job.index.counts(num_keys=summary.counts.keys, num_repeated_keys=summary.counts.repeated_keys),
+            repeated_samples=summary.counts.asked - summary.counts.used_keys,
+            unused_keys=summary.counts.keys - summary.counts.used_keys,
+            placeholders=summary.placeholders,
+            unfinished={sources[aside.unit]: aside.reason for aside in job.run.set_aside if aside.unit in sources},
+            min_share=spec.min_share,
+            stopped=stopped,
+            image_example="" if stopped is None else job.index.example(),
+        )
+    if card is not None:
+        card = attrs.evolve(card, num_shards=report.shards, num_samples=report.joined, num_bytes=report.num_bytes)
+        write_card(spec.output, attrs.evolve(card, skipped=report.left_out))
+    return report
+
+
+def _sources(spec: JoinSpec) -> dict[str, str]:
+    """Return the reinforced shards by the names of the joined ones."""
+    sources: dict[str, str] = {}
+    paths = expand_shards(spec.reinforced)
+    for source, name in zip(paths, output_names(paths), strict=True):
+        if runs_program(source):
+            raise ValueError(f"{source} is what a program writes; a join reads shards twice: give files or addresses")
+        if name in sources:
+            raise ValueError(f"{sources[name]} and {source} have the same name; name each shard once")
+        if storage.is_same(source, storage.join(spec.output, name)):
+            raise ValueError(f"the output would replace {source}; choose another directory")
+        sources[name] = source
+    return sources
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class _Job:
+    """A join, once both sides are indexed.
+
+    Args:
+        spec: the choices.
+        sources: reinforced shards by the names of the joined ones.
+        captions: shards with captions by these names.
+        prints: fingerprints of both, of those that are there.
+        index: of the images.
+        names: what is known of the names of each reinforced shard's samples, by the name of the joined one.
+        run: in which shards are joined.
+        scratch: folder for what does not fit into memory.
+        show_progress: show bars.
+    """
+
+    spec: JoinSpec
+    sources: Mapping[str, str]
+    captions: Mapping[str, str | None]
+    prints: Mapping[str, str]
+    index: ImageIndex
+    names: Mapping[str, AboutShard]
+    run: Run
+    scratch: Path
+    show_progress: bool
+
+    @classmethod
+    def begin(
+        cls, spec: JoinSpec, sources: Mapping[str, str], *, run: Run, folder: Path, scratch: Path, show_progress: bool
+    ) -> _Job:
+        """Return a join, having indexed what is not indexed yet."""
+        captions = caption_shards(spec.captions, list(sources))
+        prints = listed_fingerprints({*sources.values(), *filter(None, captions.values())})
+        there = {name: source for name, source in sources.items() if source in prints}
+        index, abouts = build_image_index(
+            run,
+            folder,
+            expand_shards(spec.images),
+            {source: prints[source] for source in there.values()},
+            by=spec.by,
+            hashed=spec.placeholder_threshold > 0,
+            show_progress=show_progress,
+            limits=spec.sample_limits,
+        )
+        return cls(
+            spec=spec,
+            sources=sources,
+            captions=captions,
+            prints=prints,
+            index=index,
+            names={name: abouts[source] for name, source in there.items()},
+            run=run,
+            scratch=scratch,
+            show_progress=show_progress,
+        )
+
+    def run_all(self) -> tuple[_Summary, str | None]:
+        """Join what is missing; return what was found, and the first shard if the join stopped after it."""
+        pending = set(self._pending())
+        path = self._summary_path()
+        summary = _read_summary(path)
+        if summary is not None and not pending:
+            self.run.begin("joining", num_units=len(self.sources), num_done_before=len(self.sources))
+            return summary, None
+        self.run.begin("matching", then=("joining",))
+        total = len(self.index.shards) + len(self.names)
+        with Progress("matching", total=total, unit="keys", console=console(shown=self.show_progress)) as progress:
+            matches = Matches(
+                self.index,
+                list(self.names.values()),
+                np.array([name in pending for name in self.names], bool),
+                scratch=self.scratch,
+                progress=progress,
+            )
+        with closing(matches):
+            extents = matches.write(self.scratch / _MATCHES)
+        placeholders = self._placeholders() if summary is None else summary.placeholders
+        summary = _Summary(counts=matches.counts, placeholders=placeholders)
+        if not any(about.problem for about in self.names.values()):
+            storage.write_text(path, to_json(summary) + "\n")
+        dropped = (int(one.sha256, 16) for one in placeholders) if self.spec.drop_placeholders else ()
+        join = ShardJoin(
+            spec=self.spec,
+            images=self.index.fingerprint(),
+            matches=self.scratch / _MATCHES,
+            shards=tuple((about.shard, about.fingerprint) for about in self.index.shards),
+            dropped=frozenset(dropped),
+        )
+        num_done_before = len(self.sources) - len(pending)
+        self.run.begin("joining", num_units=len(self.sources), num_done_before=num_done_before)
+        return summary, self._join(join, self._units(pending, extents), len(pending))
+
+    def _pending(self) -> Iterator[str]:
+        """Yield the names of the shards that no earlier run joined from these very inputs.
+
+        Raises:
+            ValueError: if one did with other choices.
+        """
+        images, sizes = self.index.fingerprint(), dict[str, int | None]()
+        for folder in dict.fromkeys(name.rpartition("/")[0] for name in self.sources):
+            found = storage.find_sizes(storage.join(self.spec.output, folder) if folder else self.spec.output)
+            sizes |= {f"{folder}/{name}" if folder else name: size for name, size in found.items()}
+        for name, done in read_ledgers(self.spec.output, list(self.sources)):
+            if done is not None and done.choices != self.spec.choices:
+                raise ValueError(
+                    f"{self.spec.output} was joined with other choices ({done.choices}, now {self.spec.choices}); "
+                    "choose another output, or delete it to start again"
+                )
+            captions = self.prints.get(self.captions[name] or "", "")
+            now = (self.prints.get(self.sources[name]), images, captions, sizes.get(name))
+            if done is None or (done.source, done.images, done.captions, done.num_bytes) != now:
+                yield name
+
+    def _placeholders(self) -> tuple[Placeholder, ...]:
+        threshold = self.spec.placeholder_threshold
+        return find_placeholders(self.index, threshold, self.scratch) if threshold else ()
+
+    def _summary_path(self) -> Path:
+        there = ((self.sources[name], self.prints[self.sources[name]]) for name in self.names)
+        parts = [self.index.fingerprint(), self.spec.by, self.spec.placeholder_threshold, *there]
+        return self.index.folder / f"summary-{digest_of(parts)}.json"
+
+    def _units(self, pending: Collection[str], extents: Mapping[int, tuple[int, int]]) -> dict[str, JoinUnit]:
+        """Return what is to be done, in the order of the sources; what is not there is set aside."""
+        numbers = {name: number for number, name in enumerate(self.names)}
+        units = {}
+        for name, source in self.sources.items():
+            captions = self.captions[name]
+            if name not in pending:
+                continue
+            if name not in numbers:
+                self.run.refuse(name, "there is no such file")
+            elif captions is not None and captions not in self.prints:
+                self.run.refuse(name, f"there is no {captions} with its captions")
+            else:
+                units[name] = JoinUnit(
+                    name=name,
+                    source=source,
+                    fingerprint=self.prints[source],
+                    problem=self.names[name].problem,
+                    captions=captions,
+                    captions_print="" if captions is None else self.prints[captions],
+                    matches=extents.get(numbers[name], (0, 0)),
+                )
+        return units
+
+    def _join(self, join: ShardJoin, units: dict[str, JoinUnit], num_pending: int) -> str | None:
+        """Join shards, the first one before the others; return it if the join stops there."""
+        work = FunctionWork(function=join)
+        total, screen = len(self.sources), console(shown=self.show_progress and num_pending > 0)
+        with Progress("joining", total=total, done=total - num_pending, console=screen) as progress:
+            progress.advance(num_pending - len(units), count=0)
+            joined = _Joined(progress=progress)
+            for number, name in enumerate(() if self.spec.go_on else self.sources):
+                if name in units:
+                    self.run.do(work, [units.pop(name)], joined)
+                done = read_ledger(self.spec.output, name)
+                if done is not None and done.num_samples:
+                    if not done.num_joined and number + 1 < total:
+                        return name
+                    break
+            self.run.do(work, list(units.values()), joined)
+        return None
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class _Joined(Listener[JoinUnit, int]):
+    """Shows how many shards and samples are done."""
+
+    progress: Progress
+
+    def finished(self, unit: JoinUnit, entry: int) -> None:  # noqa: ARG002 - as a `Listener` does
+        self.progress.advance(count=entry)
+
+    def gave_up(self, unit: JoinUnit, aside: SetAside) -> None:  # noqa: ARG002 - as a `Listener` does
+        self.progress.advance(count=0)
+
+
+def _read_summary(path: Path) -> _Summary | None:
+    """Return what an earlier run kept, None where it did not, or in another form."""
+    try:
+        return from_json(storage.read_bytes(path, limit=_MOST_SUMMARY_BYTES).decode(), _Summary)
+    except (OSError, ValueError) as error:
+        raise_machine_fault(error)
+        return None

@@ -1,0 +1,266 @@
+"""One reinforced shard, read, given its images and written, in whatever process."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from functools import partial
+from hashlib import blake2b
+from itertools import chain, islice
+from pathlib import Path
+
+import attrs
+import numpy as np
+
+from mobileclip import storage
+from mobileclip.data.buckets import Records
+from mobileclip.data.images.formats import IMAGE_EXTENSIONS
+from mobileclip.data.samples.sample import check_key, is_showable
+from mobileclip.data.shards.files import RawSample, read_shard, write_shard_members
+from mobileclip.data.skips import BadSampleError, Skip, attempt
+from mobileclip.datasets.joining.captions import Captioned, Captions
+from mobileclip.datasets.joining.checks import Checked, check_joined, has_caption
+from mobileclip.datasets.joining.comparison import stated_of
+from mobileclip.datasets.joining.image_reader import FoundImage, ImageReader, Place, portions
+from mobileclip.datasets.joining.image_scan import sample_name
+from mobileclip.datasets.joining.matching import read_matches
+from mobileclip.datasets.joining.records import name_hash
+from mobileclip.datasets.joining.report import JoinedShard, read_ledger, write_ledger
+from mobileclip.datasets.joining.spec import JoinSpec
+
+_SAMPLES_AT_ONCE = 256
+
+
+@attrs.frozen(kw_only=True)
+class JoinUnit:
+    """A shard to be joined.
+
+    Args:
+        name: of the joined shard.
+        source: path or address of the reinforced shard.
+        fingerprint: of it.
+        problem: why the names of its samples could not be read to the end; then some may seem to have no image.
+        captions: the shard with its captions; None where captions are not asked for.
+        captions_print: fingerprint of that; empty where captions are not asked for.
+        matches: of its samples, in order: where they begin and end among all.
+    """
+
+    name: str
+    source: str
+    fingerprint: str
+    problem: str | None
+    captions: str | None
+    captions_print: str
+    matches: tuple[int, int]
+
+
+@attrs.frozen(kw_only=True)
+class ShardJoin:
+    """Joins shards, in whatever process.
+
+    Args:
+        spec: the choices.
+        images: fingerprint of all images.
+        matches: the file with the matches of all shards.
+        shards: path and fingerprint of every image shard, by its number.
+        dropped: hashes of the pictures that are left out.
+    """
+
+    spec: JoinSpec
+    images: str
+    matches: Path
+    shards: Sequence[tuple[str, str]]
+    dropped: frozenset[int]
+
+    def __call__(self, unit: JoinUnit) -> int:
+        """Write a shard and the note about it, and return the number of samples.
+
+        Raises:
+            ValueError: if the shard could not be read to its end; what comes before is written.
+            StorageError: if that may be otherwise at another time; the same.
+            OSError: if an image shard cannot be read any more, or the output cannot be written.
+        """
+        matches = read_matches(self.matches, unit.matches)
+        digest, path = self._digest(matches), storage.join(self.spec.output, unit.name)
+        before = read_ledger(self.spec.output, unit.name)
+        if before is not None and self._is_same(before, unit, digest) and before.num_bytes == _size(path):
+            write_ledger(self.spec.output, unit.name, attrs.evolve(before, images=self.images))
+            return before.num_samples
+        problems: list[Skip] = []
+        captions = Captions(unit.captions, problems.append, self.spec.sample_limits)
+        storage.make_directory_of(path)
+        shards = {number: self.shards[number][0] for number in np.unique(matches["shard"]).tolist()}
+        with closing(ImageReader()) as reader:
+            joined = _Shard(
+                matches=matches, shards=shards, spec=self.spec, reader=reader, dropped=self.dropped, captions=captions
+            )
+            _write(path, joined.samples(read_shard(unit.source, problems.append, self.spec.sample_limits)))
+        done = JoinedShard(
+            # A shard that broke off may do so for its connection: the next run tries again.
+            source="" if problems or unit.problem else unit.fingerprint,
+            images=self.images,
+            matches=digest,
+            captions=unit.captions_print,
+            choices=self.spec.choices,
+            num_bytes=_size(path),
+            num_joined=joined.num_joined,
+            num_captions=joined.num_captions,
+            num_set_captions=joined.num_set_captions,
+            likeness=dict(sorted(joined.likeness.items())),
+            other=tuple(joined.other),
+            reach=sum(joined.reaches) / len(joined.reaches) if joined.reaches else None,
+            left_out=tuple(joined.left_out),
+        )
+        write_ledger(self.spec.output, unit.name, done)
+        if problems:
+            raise problems[0].error(f"{problems[0].reason}, {problems[0].detail}")
+        if unit.problem is not None:
+            raise ValueError(unit.problem)
+        return done.num_samples
+
+    def _is_same(self, before: JoinedShard, unit: JoinUnit, digest: str) -> bool:
+        """Return whether an earlier run joined the shard with these very images, others among all images apart."""
+        now = (unit.fingerprint, unit.captions_print, self.spec.choices, digest)
+        return (before.source, before.captions, before.choices, before.matches) == now
+
+    def _digest(self, matches: Records) -> str:
+        """Return what changes when the images of the shard's samples do, or whether they are left out."""
+        numbers, places = np.unique(matches["shard"], return_inverse=True)
+        digest = blake2b(digest_size=16)
+        digest.update(repr([self.shards[number] for number in numbers.tolist()]).encode())
+        digest.update(places.astype(np.uint32).tobytes())
+        for name in ("order", "high", "low", "start", "size", "text_start", "text_size", "json_start", "json_size"):
+            digest.update(matches[name].tobytes())
+        digest.update(bytes(sha256 in self.dropped for sha256 in matches["sha256"].tolist()))
+        return digest.hexdigest()
+
+
+@attrs.define(kw_only=True, eq=False)
+class _Shard:
+    """One reinforced shard on its way."""
+
+    matches: Records
+    shards: Mapping[int, str]
+    spec: JoinSpec
+    reader: ImageReader
+    dropped: frozenset[int]
+    captions: Captions
+    num_joined: int = 0
+    num_captions: int = 0
+    num_set_captions: int = 0
+    likeness: Counter[str] = attrs.field(factory=Counter)
+    other: list[str] = attrs.field(factory=list)
+    reaches: list[float] = attrs.field(factory=list)
+    keys: set[str] = attrs.field(factory=set)
+    left_out: list[tuple[str, str]] = attrs.field(factory=list)
+
+    def samples(self, samples: Iterator[RawSample]) -> Iterator[tuple[str, dict[str, bytes]]]:
+        """Yield key and members of every sample that can be joined, in order."""
+        numbers = {int(order): number for number, order in enumerate(self.matches["order"])}
+        numbered = ((sample, numbers.get(order)) for order, sample in enumerate(samples))
+        for batch in iter(lambda: list(islice(numbered, _SAMPLES_AT_ONCE)), []):
+            pairs = [(sample, self._place(sample, number)) for sample, number in batch]
+            for some in portions(pairs):
+                found = self.reader.read([place for _, place in some if place is not None])
+                for sample, place in some:
+                    members = self._usable(sample, place, found)
+                    if members is not None:
+                        yield sample.key, members
+
+    def _place(self, sample: RawSample, number: int | None) -> Place | None:
+        """Return where a sample's image is, if its name is the one that was matched."""
+        if number is None or not _lacks_image(sample):
+            return None
+        match, limits = self.matches[number], self.spec.sample_limits
+        own = sample.members.get("json"), sample.members.get("url.txt", b"")
+        name = sample_name(sample.key, *own, by=self.spec.by, limits=limits)
+        if name_hash(name) != (int(match["high"]), int(match["low"])):
+            return None
+        return Place.of(match, self.shards)
+
+    def _usable(
+        self, sample: RawSample, place: Place | None, found: Mapping[Place, FoundImage]
+    ) -> dict[str, bytes] | None:
+        members = attempt(
+            partial(self._members, sample, place, found),
+            key=sample.key,
+            shard=sample.shard,
+            on_skip=lambda skip: self.left_out.append((skip.key, skip.reason)),
+        )
+        self.num_joined += members is not None
+        return members
+
+    def _members(self, sample: RawSample, place: Place | None, found: Mapping[Place, FoundImage]) -> dict[str, bytes]:
+        self._enter(sample)
+        if not _lacks_image(sample):
+            return sample.members
+        if place is None:
+            raise BadSampleError("no_image", "there is no image under its key")
+        if place.sha256 in self.dropped:
+            raise BadSampleError("placeholder", "its image stands under many keys")
+        image = found[place]
+        stated = stated_of(sample.members.get("json"), self.spec.sample_limits)
+        known = self.captions.find(sample.key, stated)
+        checked = check_joined(
+            sample.members,
+            image.data,
+            stated={} if known is None else known.stated,
+            beside=image.json,
+            keep_other=self.spec.keep_other,
+            decode=self.spec.check_images,
+            limits=self.spec.sample_limits,
+        )
+        members = {**sample.members, place.extension: image.data}
+        if not has_caption(members, self.spec.sample_limits):
+            members["txt"] = self._caption(known, image.text)
+        self._note(sample.key, checked)
+        return members
+
+    def _caption(self, known: Captioned | None, beside: bytes | None) -> bytes:
+        if known is not None:
+            self.num_set_captions += 1
+            return known.text
+        if beside is None:
+            raise BadSampleError("no_caption", "there is none for it")
+        self.num_captions += 1
+        return beside
+
+    def _enter(self, sample: RawSample) -> None:
+        """Note a sample's key, or raise where it cannot stand in a shard."""
+        if sample.problem is not None:
+            raise sample.problem
+        check_key(sample.key)
+        if not all(map(is_showable, sample.members)):
+            raise BadSampleError("bad_member", "the name of a member has control characters")
+        if sample.key in self.keys:
+            raise BadSampleError("repeated_key", "another sample of the shard has its key")
+        self.keys.add(sample.key)
+
+    def _note(self, key: str, checked: Checked) -> None:
+        self.likeness[checked.likeness] += 1
+        if checked.likeness == "other":
+            self.other.append(key)
+        if checked.reach is not None:
+            self.reaches.append(checked.reach)
+
+
+def _lacks_image(sample: RawSample) -> bool:
+    return not any(extension in sample.members for extension in IMAGE_EXTENSIONS)
+
+
+def _write(path: str, samples: Iterator[tuple[str, dict[str, bytes]]]) -> None:
+    """Write a shard, or remove it where there is nothing to write."""
+    first = next(samples, None)
+    if first is None:
+        storage.remove(path)
+        return
+    write_shard_members(path, chain([first], samples))
+
+
+def _size(path: str) -> int | None:
+    """Return the size of a file, None where there is none."""
+    try:
+        return storage.size(path)
+    except FileNotFoundError:
+        return None

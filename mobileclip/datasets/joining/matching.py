@@ -1,0 +1,199 @@
+"""Which image belongs to which sample: both sides by the hash of their name, in buckets that fit into memory.
+
+Nothing is looked up. Names and places are written to buckets by the leading bits of their hash and read back, bucket by
+bucket; what is equal there goes to buckets by the sample's shard. So a billion of each are read and written a few times
+from start to end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+
+from mobileclip.data.buckets import Buckets, Records, leading_bits, num_buckets_for, runs
+from mobileclip.datasets.joining.image_index import ImageIndex, read_names
+from mobileclip.datasets.joining.records import NAME, PLACE, AboutShard
+from mobileclip.progress import Progress
+from mobileclip.strict import strict
+
+MATCH = np.dtype([("source", "u4"), ("order", "u4"), ("shard", "u4"), *PLACE.descr])
+"""A sample, by the number of its shard and its place in it, and its image, by the number of its shard and its place."""
+
+_ASK = np.dtype([("source", "u4"), ("order", "u4"), *NAME.descr])
+_IMAGE = np.dtype([("shard", "u4"), *PLACE.descr])
+# Arrays of so many bytes, of which a few are held at once.
+_BUCKET_BYTES = 2**26
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class MatchCounts:
+    """What matching found, all reinforced shards together.
+
+    Args:
+        keys: number of different names of images.
+        repeated_keys: of them, that have several images.
+        asked: samples that have an image.
+        used_keys: names of images that samples have.
+    """
+
+    keys: int = 0
+    repeated_keys: int = 0
+    asked: int = 0
+    used_keys: int = 0
+
+    def __add__(self, other: MatchCounts) -> MatchCounts:
+        """Return the sums."""
+        return MatchCounts(**{name: value + getattr(other, name) for name, value in attrs.asdict(self).items()})
+
+
+class Matches:
+    """The images of the samples of every shard.
+
+    Args:
+        index: of the images.
+        names: what is known of the names of each reinforced shard's samples, in order.
+        wanted: whether the matches of each are needed; the others are counted alone.
+        scratch: folder for what does not fit into memory, on this machine.
+        progress: is told of every shard that is read.
+        bucket_bytes: of an array in memory.
+    """
+
+    def __init__(
+        self,
+        index: ImageIndex,
+        names: Sequence[AboutShard],
+        wanted: npt.NDArray[np.bool_],
+        *,
+        scratch: Path,
+        progress: Progress,
+        bucket_bytes: int = _BUCKET_BYTES,
+    ) -> None:
+        self.counts = MatchCounts()
+        self.num_scratch_bytes = 0
+        num_asks = sum(about.num_records for about in names)
+        num_bytes = max(index.num_images * _IMAGE.itemsize, num_asks * _ASK.itemsize)
+        num_buckets = num_buckets_for(num_bytes, 1, bucket_bytes=bucket_bytes)
+        held_bytes = bucket_bytes // 2
+        self._num_sources = max(1, len(names))
+        num_match_buckets = min(self._num_sources, num_buckets_for(num_asks, MATCH.itemsize, bucket_bytes=bucket_bytes))
+        self._matches = Buckets(MATCH, num_match_buckets, folder=scratch, held_bytes=held_bytes)
+        with (
+            Buckets(_IMAGE, num_buckets, folder=scratch, held_bytes=held_bytes) as images,
+            Buckets(_ASK, num_buckets, folder=scratch, held_bytes=held_bytes) as asks,
+        ):
+            for number, part in enumerate(index.parts()):
+                images.add(_with(_IMAGE, part, shard=number), leading_bits(part["high"], num_buckets))
+                progress.advance(count=len(part))
+            for number, about in enumerate(names):
+                part = read_names(index.folder, about)
+                ask = _with(_ASK, part, source=number, order=np.arange(len(part)))
+                ask = ask[(part["high"] != 0) | (part["low"] != 0)]
+                asks.add(ask, leading_bits(ask["high"], num_buckets))
+                progress.advance(count=len(part))
+            self.num_scratch_bytes += images.num_written_bytes + asks.num_written_bytes
+            for some_images, some_asks in zip(images.drain(), asks.drain(), strict=True):
+                self._match(some_images, some_asks, wanted)
+        self.num_scratch_bytes += self._matches.num_written_bytes
+
+    def by_source(self) -> Iterator[tuple[int, Records]]:
+        """Yield, once, the matches of every shard that is wanted and has any: its number, and records in order."""
+        for bucket in self._matches.drain():
+            ordered = bucket[np.lexsort((bucket["order"], bucket["source"]))]
+            for number, start, end in runs(ordered["source"]):
+                yield number, ordered[start:end]
+
+    def write(self, path: Path) -> dict[int, tuple[int, int]]:
+        """Write all matches to a file, shard by shard, and return by a shard's number where its own begin and end.
+
+        Args:
+            path: of the file, which `read_matches` reads a part of.
+        """
+        extents, start = {}, 0
+        with path.open("wb") as stream:
+            for number, own in self.by_source():
+                own.tofile(stream)
+                extents[number] = (start, start + len(own))
+                start += len(own)
+        return extents
+
+    def close(self) -> None:
+        """Remove what was written."""
+        self._matches.close()
+
+    def _match(self, images: Records, asks: Records, wanted: npt.NDArray[np.bool_]) -> None:
+        first, num_repeated = first_of_each(images)
+        place = find_names(first, asks)
+        found = place >= 0
+        self.counts += MatchCounts(
+            keys=len(first),
+            repeated_keys=num_repeated,
+            asked=int(found.sum()),
+            used_keys=len(np.unique(place[found])),
+        )
+        if not len(wanted):
+            return
+        found &= wanted[asks["source"]]
+        some, theirs = asks[found], first[place[found]]
+        match = np.empty(len(some), MATCH)
+        for name in _IMAGE.names or ():
+            match[name] = theirs[name]
+        match["source"], match["order"] = some["source"], some["order"]
+        self._matches.add(match, match["source"].astype(np.int64) * self._matches.num_buckets // self._num_sources)
+
+
+def read_matches(path: Path, extent: tuple[int, int]) -> Records:
+    """Return matches from a file.
+
+    Args:
+        path: of a file that `Matches.write` has written.
+        extent: where they begin and end, in records.
+    """
+    start, end = extent
+    return np.fromfile(path, MATCH, count=end - start, offset=start * MATCH.itemsize)
+
+
+def first_of_each(images: Records) -> tuple[Records, int]:
+    """Return the first image of every name, by ascending hashes, and how many names have several.
+
+    Args:
+        images: in the order in which they count.
+    """
+    ordered = images[np.lexsort((images["low"], images["high"]))]
+    is_new = np.ones(len(ordered) + 1, bool)
+    is_new[1:-1] = (ordered["high"][1:] != ordered["high"][:-1]) | (ordered["low"][1:] != ordered["low"][:-1])
+    is_first = is_new[:-1]
+    return ordered[is_first], int((is_first & ~is_new[1:]).sum())
+
+
+def find_names(images: Records, asks: Records) -> npt.NDArray[np.int64]:
+    """Return for every sample the number of its image, or -1.
+
+    Args:
+        images: of different names, by ascending hashes.
+        asks: samples.
+    """
+    places = np.searchsorted(images["high"], asks["high"])
+    found = np.full(len(asks), -1, np.int64)
+    left = np.arange(len(asks))
+    # Different names seldom share the upper half of their hash; then they stand side by side.
+    while len(left):
+        left = left[places[left] < len(images)]
+        left = left[images["high"][places[left]] == asks["high"][left]]
+        same = images["low"][places[left]] == asks["low"][left]
+        found[left[same]] = places[left[same]]
+        left = left[~same]
+        places[left] += 1
+    return found
+
+
+def _with(dtype: np.dtype[np.void], records: Records, **fields: npt.ArrayLike) -> Records:
+    """Return records with further fields."""
+    wider = np.empty(len(records), dtype)
+    values: Mapping[str, npt.ArrayLike] = {name: records[name] for name in records.dtype.names or ()} | fields
+    for name, value in values.items():
+        wider[name] = value
+    return wider

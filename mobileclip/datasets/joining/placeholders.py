@@ -1,0 +1,94 @@
+"""Pictures that stand under many keys, as servers send for what they no longer have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+import numpy as np
+
+from mobileclip.data.buckets import Buckets, leading_bits, num_buckets_for, runs
+from mobileclip.datasets.joining.image_index import ImageIndex
+from mobileclip.datasets.joining.matching import first_of_each
+from mobileclip.datasets.joining.records import NAME
+from mobileclip.strict import strict
+
+_NUM_NAMED = 10
+_SHA256 = np.dtype("u8")
+_IMAGE = np.dtype([("sha256", "u8"), *NAME.descr, ("shard", "u4"), ("row", "u4"), ("size", "u4")])
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class Placeholder:
+    """One picture that stands under many keys.
+
+    Args:
+        sha256: the first 16 digits of its SHA-256.
+        num_keys: number of keys that it stands under.
+        num_bytes: of the encoded image.
+        example: one of the keys; of the most frequent pictures alone.
+        shard: where that one is.
+    """
+
+    sha256: str
+    num_keys: int
+    num_bytes: int
+    example: str
+    shard: str
+
+
+def find_placeholders(index: ImageIndex, threshold: int, scratch: Path) -> tuple[Placeholder, ...]:
+    """Return the pictures that stand under `threshold` or more keys, the most frequent first.
+
+    Args:
+        index: of the images, with their hashes.
+        threshold: at least 2.
+        scratch: folder for what does not fit into memory, on this machine.
+
+    Raises:
+        ValueError: if records of the index are gone or damaged.
+    """
+    often = _often(index, threshold, scratch)
+    num_buckets = num_buckets_for(index.num_images, _IMAGE.itemsize)
+    found: list[tuple[Placeholder, int, int]] = []
+    with Buckets(_IMAGE, num_buckets, folder=scratch) as images:
+        for number, part in enumerate(index.parts()):
+            places = np.minimum(np.searchsorted(often, part["sha256"]), len(often) - 1)
+            rows = np.flatnonzero(often[places] == part["sha256"]) if len(often) else np.empty(0, np.int64)
+            some = np.empty(len(rows), _IMAGE)
+            for name in ("sha256", "high", "low", "size"):
+                some[name] = part[name][rows]
+            some["shard"], some["row"] = number, rows
+            images.add(some, leading_bits(some["sha256"], num_buckets))
+        for bucket in images.drain():
+            ordered = bucket[np.argsort(bucket["sha256"], kind="stable")]
+            for value, start, end in runs(ordered["sha256"]):
+                same = ordered[start:end]
+                num_keys = len(first_of_each(same)[0])
+                if num_keys >= threshold:
+                    placeholder = Placeholder(
+                        sha256=f"{value:016x}",
+                        num_keys=num_keys,
+                        num_bytes=int(same["size"][0]),
+                        example="",
+                        shard=index.shards[same["shard"][0]].shard,
+                    )
+                    found.append((placeholder, int(same["shard"][0]), int(same["row"][0])))
+    found.sort(key=lambda one: (-one[0].num_keys, one[0].sha256))
+    return tuple(
+        attrs.evolve(one, example=index.name_at(shard, row)) if rank < _NUM_NAMED else one
+        for rank, (one, shard, row) in enumerate(found)
+    )
+
+
+def _often(index: ImageIndex, threshold: int, scratch: Path) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    """Return the hashes that so many images have, under whatever keys, ascending."""
+    num_buckets = num_buckets_for(index.num_images, _SHA256.itemsize)
+    often = []
+    with Buckets(_SHA256, num_buckets, folder=scratch) as hashes:
+        for part in index.parts():
+            hashes.add(part["sha256"], leading_bits(part["sha256"], num_buckets))
+        for bucket in hashes.drain():
+            values, counts = np.unique(bucket, return_counts=True)
+            often.append(values[counts >= threshold])
+    return np.concatenate(often)

@@ -1,0 +1,249 @@
+"""The table of URLs that a download takes, from shards or tables that say where pictures are."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import IO, TypeAlias
+
+import attrs
+
+from mobileclip import storage
+from mobileclip.data.samples.limits import SAMPLE_LIMITS
+from mobileclip.data.samples.members import json_captions
+from mobileclip.data.shards.files import RawSample, read_shard
+from mobileclip.data.skips import CONNECTION_FAILED, BadSampleError, Skip, SkipReport, attempt
+from mobileclip.datasets.joining.comparison import stated_of
+from mobileclip.datasets.sources import RowOptions, as_source
+from mobileclip.datasets.sources.records import RecordUnit
+from mobileclip.datasets.sources.shards import ShardUnit
+from mobileclip.engines import Engine, FunctionWork, InlineEngine, InOrder, SetAside
+from mobileclip.extras import needed
+from mobileclip.progress import Progress
+from mobileclip.terminal import console
+
+COLUMNS = ("url", "caption", "uid", "sha256")
+SUFFIXES = (".parquet", ".csv", ".jsonl")
+"""How the name of a table may end, each a form of its own."""
+
+# Rows of a group of a Parquet file, which are held until it is written, and of a table that are read at once.
+_GROUP_ROWS = 100_000
+_SHA256 = "sha256"
+
+_Rows: TypeAlias = "tuple[list[UrlRow], list[Skip]]"
+
+
+@attrs.frozen(kw_only=True)
+class UrlRow:
+    """Where the picture of a sample is, and what is known of it; empty texts for what is not.
+
+    Args:
+        url: its address.
+        caption: the first real one.
+        uid: of the sample; its key where it states none.
+        sha256: of the download.
+    """
+
+    url: str
+    caption: str
+    uid: str
+    sha256: str
+
+
+@attrs.frozen(kw_only=True)
+class UrlReport:
+    """What was written.
+
+    Args:
+        path: of the table.
+        num_rows: in it.
+        num_without: rows without a caption, and without a hash, by the column.
+        skips: what was left out.
+    """
+
+    path: str
+    num_rows: int
+    num_without: Mapping[str, int]
+    skips: SkipReport
+
+    @property
+    def is_good(self) -> bool:
+        """Whether there are rows, and all that was given could be read."""
+        return self.num_rows > 0 and not self.skips.counts
+
+    def __str__(self) -> str:
+        lines = [f"{self.num_rows:,} rows in {self.path}"]
+        lines += [f"  {count:,} without {column}" for column, count in self.num_without.items() if count]
+        lines += [f"  {count:,} left out: {reason}" for reason, count in sorted(self.skips.counts.items())]
+        return "\n".join(lines)
+
+
+def write_urls(
+    data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    *,
+    rows: RowOptions = RowOptions(),  # noqa: B008  frozen
+    engine: Engine | None = None,
+    show_progress: bool = True,
+) -> UrlReport:
+    """Write the table of URLs, captions, uids and hashes that `img2dataset` takes, and return what is in it.
+
+    Of shards, `url.txt`, the caption and `uid` and `sha256` of the JSON are taken; of tables and `.jsonl` files, the
+    columns that are called so. The table appears when it is complete.
+
+    Args:
+        data: shards, tables, a `.jsonl` file, or a folder of such, as every command takes them.
+        output: the table; its suffix says the form.
+        rows: which columns of tables hold what.
+        engine: who reads; None for this process. The table does not depend on it.
+        show_progress: show a bar.
+
+    Raises:
+        ValueError: if there is nothing to read, it names no URLs, or the suffix is unknown.
+        OSError: if the table cannot be written.
+        ImportError: if it is to be a Parquet file and Apache Arrow is not installed (extra `parquet`).
+    """
+    every = as_source(data, rows=rows, samples_per_shard=_GROUP_ROWS).units()
+    units = [unit for unit in every if isinstance(unit, (ShardUnit, RecordUnit))]
+    if len(units) < len(every):
+        raise ValueError(f"{data} has no URLs; expected tar shards, a .jsonl file, or tables (.parquet, .csv, .tsv)")
+    skips, num_rows = SkipReport(log=False), 0
+    num_without = {"caption": 0, _SHA256: 0}
+    with (
+        _table(os.fspath(output)) as write,
+        Progress("reading URLs", total=len(units), console=console(shown=show_progress)) as progress,
+    ):
+
+        def take(unit: ShardUnit | RecordUnit, result: _Rows | SetAside) -> None:
+            nonlocal num_rows
+            if isinstance(result, SetAside):
+                skips.add(Skip(reason="unreadable_shard", key="", shard=unit.path, detail=result.reason))
+                progress.advance(count=0)
+                return
+            found, left_out = result
+            write(found)
+            num_rows += len(found)
+            for column in num_without:
+                num_without[column] += sum(not getattr(row, column) for row in found)
+            skips.extend(left_out)
+            progress.advance(count=len(found))
+
+        with InOrder[ShardUnit | RecordUnit, _Rows](units, take) as listener:
+            (engine or InlineEngine(device="cpu")).run(FunctionWork(function=_rows_of), units, listener)
+    return UrlReport(path=os.fspath(output), num_rows=num_rows, num_without=num_without, skips=skips)
+
+
+def _rows_of(unit: ShardUnit | RecordUnit) -> _Rows:
+    """Return the rows of a unit, and what was left out.
+
+    Raises:
+        StorageError: if its store or disk failed.
+    """
+    skips: list[Skip] = []
+    found: list[UrlRow] = []
+    if isinstance(unit, ShardUnit):
+        for raw in read_shard(unit.path, skips.append, unit.sample_limits):
+            row = attempt(partial(_row_of_sample, raw), key=raw.key, shard=raw.shard, on_skip=skips.append)
+            found += [] if row is None else [row]
+        for skip in skips:
+            if skip.reason == CONNECTION_FAILED:
+                raise skip.error(skip.detail)
+        return found, skips
+    for record in unit.records():
+        if isinstance(record, Skip):
+            skips.append(record)
+        elif record.sample.url is None:
+            detail = f"{record.label} has no address"
+            skips.append(Skip(reason="missing_url", key=record.sample.key, shard=unit.path, detail=detail))
+        else:
+            metadata = record.sample.metadata
+            found.append(
+                UrlRow(
+                    url=record.sample.url,
+                    caption=next(iter(record.sample.captions), ""),
+                    uid=str(metadata.get("uid", record.sample.key)),
+                    sha256=record.sha256 or _text(metadata.get(_SHA256)),
+                )
+            )
+    return found, skips
+
+
+def _row_of_sample(raw: RawSample) -> UrlRow:
+    if raw.problem is not None:
+        raise raw.problem
+    stated = stated_of(raw.members.get("json"), SAMPLE_LIMITS)
+    url = raw.members.get("url.txt", b"").decode().strip() or _text(stated.get("url"))
+    if not url:
+        raise BadSampleError("missing_url", "there is neither url.txt nor a url in its JSON")
+    captions = json_captions(stated)
+    text = raw.members["txt"].decode() if "txt" in raw.members else next(iter(captions), "")
+    return UrlRow(url=url, caption=text, uid=_text(stated.get("uid")) or raw.key, sha256=_text(stated.get(_SHA256)))
+
+
+def _text(value: object) -> str:
+    return value.strip() if isinstance(value, str) else ""
+
+
+@contextmanager
+def _table(path: str) -> Iterator[Callable[[Sequence[UrlRow]], None]]:
+    """Yield what writes rows to a table, which appears when the block ends."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(f"{path} cannot be written: its name must end with {' or '.join(SUFFIXES)}")
+    form = {".parquet": _parquet, ".csv": _csv, ".jsonl": _jsonl}[suffix]
+    if suffix == ".parquet":
+        with needed(f"the table {path}", "parquet"):
+            import pyarrow as pa  # noqa: F401 - before anything is read
+    storage.make_directory_of(path)
+    with storage.atomic_write(path) as stream, form(stream) as write:
+        yield write
+
+
+@contextmanager
+def _jsonl(stream: IO[bytes]) -> Iterator[Callable[[Sequence[UrlRow]], None]]:
+    def write(rows: Sequence[UrlRow]) -> None:
+        lines = (json.dumps(attrs.asdict(row), ensure_ascii=False) + "\n" for row in rows)
+        stream.write("".join(lines).encode(errors="replace"))
+
+    yield write
+
+
+@contextmanager
+def _csv(stream: IO[bytes]) -> Iterator[Callable[[Sequence[UrlRow]], None]]:
+    def write(rows: Iterable[Sequence[str]]) -> None:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        stream.write(text.getvalue().encode(errors="replace"))
+
+    write([COLUMNS])
+    # Arrow, by which img2dataset reads it, takes every line break for the end of a row.
+    yield lambda rows: write([" ".join(getattr(row, column).split()) for column in COLUMNS] for row in rows)
+
+
+@contextmanager
+def _parquet(stream: IO[bytes]) -> Iterator[Callable[[Sequence[UrlRow]], None]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    held: list[UrlRow] = []
+    schema = pa.schema([(column, pa.string()) for column in COLUMNS])
+    with pq.ParquetWriter(stream, schema) as writer:
+
+        def flush() -> None:
+            columns = {column: [getattr(row, column) for row in held] for column in COLUMNS}
+            writer.write_table(pa.table(columns, schema))
+            held.clear()
+
+        def write(rows: Sequence[UrlRow]) -> None:
+            held.extend(rows)
+            if len(held) >= _GROUP_ROWS:
+                flush()
+
+        yield write
+        flush()

@@ -1,0 +1,327 @@
+"""One sample of a shard, made readable: what it holds, what was done to its image, what the teachers think of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+import numpy as np
+
+from mobileclip import storage
+from mobileclip.data.augmentation.operations import OPERATIONS
+from mobileclip.data.augmentation.replay import AugmentationParams
+from mobileclip.data.images.limits import ImageError
+from mobileclip.data.samples.embeddings import Embeddings
+from mobileclip.data.samples.members import RECORD, parse_reinforced_sample, parse_sample
+from mobileclip.data.samples.sample import (
+    ImageTextSample,
+    ReinforcedSample,
+    check_source_image,
+    hash_image,
+)
+from mobileclip.data.shards.card import ReinforcementCard, find_card
+from mobileclip.data.shards.files import RawSample, parse, read_shard
+from mobileclip.data.skips import BadSampleError, Skip
+from mobileclip.datasets.viewing.paper import load_shown
+from mobileclip.registry import nearest
+from mobileclip.terminal import print_table, shown
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from rich.console import RenderableType
+
+# What an operation does, with a positive magnitude and with a negative one.
+_OPERATIONS = {
+    "Identity": ("nothing", "nothing"),
+    "ShearX": ("shear left {:.2f}", "shear right {:.2f}"),
+    "ShearY": ("shear up {:.2f}", "shear down {:.2f}"),
+    "TranslateX": ("move right {:.0f} px", "move left {:.0f} px"),
+    "TranslateY": ("move down {:.0f} px", "move up {:.0f} px"),
+    "Rotate": ("turn left {:g}°", "turn right {:g}°"),
+    "Brightness": ("brightness +{:.0%}", "brightness -{:.0%}"),
+    "Color": ("colour +{:.0%}", "colour -{:.0%}"),
+    "Contrast": ("contrast +{:.0%}", "contrast -{:.0%}"),
+    "Sharpness": ("sharpness +{:.0%}", "sharpness -{:.0%}"),
+    "Posterize": ("posterize to {:.0f} bits", "posterize to -{:.0f} bits"),
+    "Solarize": ("solarize from {:g}", "solarize from -{:g}"),
+    "AutoContrast": ("autocontrast", "autocontrast"),
+    "Equalize": ("equalize", "equalize"),
+}
+
+
+@attrs.frozen(kw_only=True)
+class Similarity:
+    """How similar one teacher finds a caption and the augmented images.
+
+    Args:
+        teacher: its name.
+        least: of the cosine similarities, over the augmentations.
+        mean: of them.
+        greatest: of them.
+    """
+
+    teacher: str
+    least: float
+    mean: float
+    greatest: float
+
+
+@attrs.frozen(kw_only=True)
+class Caption:
+    """A caption and what the teachers think of it.
+
+    Args:
+        source: `real`, or the name of its synthetic set.
+        text: of it.
+        similarities: of every teacher; none in plain shards.
+    """
+
+    source: str
+    text: str
+    similarities: tuple[Similarity, ...] = ()
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Inspection:
+    """A sample with what can be said about it.
+
+    Args:
+        shard: where it is.
+        sample: the plain or reinforced sample.
+        members: extension and number of bytes of everything under its key.
+        image: decoded; None where there is none, or it cannot be.
+        problem: why the augmentations cannot be replayed; empty where they can.
+        card: beside the shard, if there is one.
+        teachers: name and columns of every teacher.
+        captions: all of them.
+    """
+
+    shard: str
+    sample: ImageTextSample
+    members: Mapping[str, int]
+    image: Image.Image | None
+    problem: str
+    card: ReinforcementCard | None
+    teachers: tuple[tuple[str, slice], ...]
+    captions: tuple[Caption, ...]
+
+    @property
+    def augmentations(self) -> tuple[AugmentationParams, ...]:
+        """The stored augmentations; none in plain shards."""
+        return self.sample.augmentations if isinstance(self.sample, ReinforcedSample) else ()
+
+
+def inspect_sample(shard: str | os.PathLike[str], key: str | None = None) -> Inspection:
+    """Return what a sample of a shard holds.
+
+    Args:
+        shard: path or address of a shard in any layout.
+        key: of the sample; the first one by default.
+
+    Raises:
+        ValueError: if the shard cannot be read, there is no such sample, or it is malformed.
+    """
+    shard = os.fspath(shard)
+    raw = _find(shard, key)
+    reinforced = "paug.json" in raw.members or RECORD in raw.members
+    skips: list[Skip] = []
+    sample = parse(raw, parse_reinforced_sample if reinforced else parse_sample, skips.append)
+    if sample is None:
+        raise ValueError(f"{skips[0].key}: {skips[0].reason}: {skips[0].detail}")
+    image, problem = _decode(sample)
+    card = find_card(shard.removesuffix(storage.file_name(shard)) or ".")
+    teachers = _teachers(sample, card)
+    return Inspection(
+        shard=shard,
+        sample=sample,
+        members={name: len(content) for name, content in raw.members.items()},
+        image=image,
+        problem=problem,
+        card=card,
+        teachers=teachers,
+        captions=tuple(_captions(sample, teachers)),
+    )
+
+
+def describe_crop(params: AugmentationParams, size: tuple[int, int] | None) -> str:
+    """Return a crop in words: width and height, where it starts, and its share of the image.
+
+    Args:
+        params: the augmentation.
+        size: width and height of the image, where they are known.
+    """
+    top, left, height, width = params.crop
+    share = f", {width * height / (size[0] * size[1]):.0%}" if size else ""
+    return f"{width} x {height} at ({left}, {top}){share}"
+
+
+def describe_operations(params: AugmentationParams) -> tuple[str, ...]:
+    """Return the operations in words, in the order in which they are applied."""
+    words = []
+    for index, magnitude in params.operations:
+        operation = OPERATIONS[index]
+        # Translations are cut to whole pixels when they are applied.
+        strength = int(abs(magnitude)) if operation.translates else abs(magnitude)
+        words.append(_OPERATIONS[operation.name][magnitude < 0].format(strength))
+    return tuple(words)
+
+
+def print_inspection(inspection: Inspection, *, min_width: int = 100) -> None:
+    """Print everything for a person to read, on standard output.
+
+    Args:
+        inspection: of a sample.
+        min_width: columns that a narrower terminal, or none, is taken to have.
+    """
+    from rich.text import Text
+
+    for title, *contents in _sections(inspection):
+        print_table(Text(str(title), style="bold"), *contents, "", min_width=min_width)
+
+
+def _find(shard: str, key: str | None) -> RawSample:
+    skips: list[Skip] = []
+    keys: list[str] = []
+    for raw in read_shard(shard, skips.append):
+        if key in (None, raw.key):
+            return raw
+        keys.append(raw.key)
+    if skips:
+        raise ValueError(f"{shard}: {skips[0].reason}, {skips[0].detail}")
+    if key is None or not keys:
+        raise ValueError(f"{shard} holds no samples")
+    hint = nearest(key, keys, otherwise=f"the first is {keys[0]!r}, the last {keys[-1]!r}")
+    raise ValueError(f"{shard} holds {len(keys)} samples, but none with the key {key!r}; {hint}")
+
+
+def _decode(sample: ImageTextSample) -> tuple[Image.Image | None, str]:
+    if sample.image is None:
+        return None, "there is no image here; `mobileclip data join` brings it from the shards that have the images"
+    try:
+        image = load_shown(sample.image, orient=not isinstance(sample, ReinforcedSample))
+    except ImageError as error:
+        return None, error.message
+    if isinstance(sample, ReinforcedSample):
+        try:
+            check_source_image(sample, sample.image, image.size)
+        except BadSampleError as error:
+            return image, error.detail
+    return image, ""
+
+
+def _teachers(sample: ImageTextSample, card: ReinforcementCard | None) -> tuple[tuple[str, slice], ...]:
+    if not isinstance(sample, ReinforcedSample):
+        return ()
+    if card is None or sum(card.teacher_dims) != sample.dim:
+        return (("all teachers", slice(0, sample.dim)),)
+    ends = np.cumsum(card.teacher_dims).tolist()
+    names = (teacher.name for teacher in card.teachers)
+    return tuple((name, slice(end - dim, end)) for name, dim, end in zip(names, card.teacher_dims, ends, strict=True))
+
+
+def _captions(sample: ImageTextSample, teachers: Sequence[tuple[str, slice]]) -> Iterator[Caption]:
+    sets = {"real": sample.captions, **sample.syn_captions}
+    for name, texts in sets.items():
+        for index, text in enumerate(texts):
+            similarities: tuple[Similarity, ...] = ()
+            if isinstance(sample, ReinforcedSample):
+                row = sample.text_emb[index] if name == "real" else sample.syn_text_emb[name][index]
+                similarities = tuple(_similarity(*teacher, sample.image_emb, row) for teacher in teachers)
+            yield Caption(source=name, text=text, similarities=similarities)
+
+
+def _similarity(teacher: str, columns: slice, images: Embeddings, text: Embeddings) -> Similarity:
+    images, text = images[:, columns], text[columns]
+    norms = np.linalg.norm(images, axis=1) * np.linalg.norm(text)
+    cosines = images @ text / np.maximum(norms, np.finfo(np.float32).tiny)
+    least, mean, greatest = (float(value) for value in (cosines.min(), cosines.mean(), cosines.max()))
+    return Similarity(teacher=teacher, least=least, mean=mean, greatest=greatest)
+
+
+def _sections(inspection: Inspection) -> Iterator[tuple[RenderableType, ...]]:
+    yield "Sample", _about(inspection)
+    yield _captions_title(inspection), _table_of_captions(inspection)
+    if inspection.augmentations:
+        agreement = None if inspection.card is None else inspection.card.agreement
+        measured = () if agreement is None else (f"On the first shard, {agreement}.",)
+        yield f"Augmentations, {len(inspection.augmentations)}", *measured, _table_of_augmentations(inspection)
+    if isinstance(inspection.sample, ReinforcedSample):
+        names = (f"teacher {number}: {name}" for number, (name, _) in enumerate(inspection.teachers, 1))
+        yield "Embeddings", "\n".join(names), _table_of_embeddings(inspection.sample, inspection.teachers)
+
+
+def _captions_title(inspection: Inspection) -> str:
+    if not inspection.teachers:
+        return "Captions"
+    return "Captions, and their cosine similarity with the augmented images: mean, least to greatest"
+
+
+def _about(inspection: Inspection) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
+    sample, image = inspection.sample, inspection.image
+    table = Table.grid(padding=(0, 2, 0, 0))
+    lines = {"key": sample.key, "shard": inspection.shard}
+    if sample.url is not None:
+        lines["url"] = sample.url
+    if image is not None and sample.image is not None:
+        lines["image"] = f"{image.width} x {image.height}, {sample.image_extension}, {len(sample.image):,} bytes"
+        lines["sha256"] = hash_image(sample.image)
+    if isinstance(sample, ReinforcedSample):
+        stated = "size" if sample.image_size else ""
+        stated += (" and " if stated else "") + ("hash" if sample.image_sha256 else "")
+        lines["made for"] = f"an image of the stated {stated}" if stated else "an image whose size and hash are unknown"
+    lines["members"] = ", ".join(f"{name} {size:,}" for name, size in sorted(inspection.members.items()))
+    for name, text in lines.items():
+        table.add_row(name, Text(shown(text), overflow="fold"))
+    if inspection.problem:
+        table.add_row(Text("replay", "red"), Text(shown(inspection.problem), "red", overflow="fold"))
+    return table
+
+
+def _table_of_captions(inspection: Inspection) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("set", no_wrap=True)
+    table.add_column("caption", overflow="fold", min_width=24)
+    for number in range(1, len(inspection.teachers) + 1):
+        table.add_column(f"cosine, teacher {number}", no_wrap=True)
+    for caption in inspection.captions:
+        values = (f"{one.mean:.2f}  {one.least:.2f} to {one.greatest:.2f}" for one in caption.similarities)
+        table.add_row(caption.source, Text(shown(caption.text)), *values)
+    return table
+
+
+def _table_of_augmentations(inspection: Inspection) -> RenderableType:
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for title in ("", "crop: width x height at (left, top)", "then"):
+        table.add_column(title)
+    for number, params in enumerate(inspection.augmentations, 1):
+        size = params.image_size or (inspection.image.size if inspection.image else None)
+        operations = ", ".join(describe_operations(params)) or "nothing"
+        table.add_row(str(number), describe_crop(params, size), operations)
+    return table
+
+
+def _table_of_embeddings(sample: ReinforcedSample, teachers: Sequence[tuple[str, slice]]) -> RenderableType:
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for title in ("array", "shape", *(f"norms, teacher {number}" for number in range(1, len(teachers) + 1))):
+        table.add_column(title)
+    arrays = {"image_emb": sample.image_emb, "text_emb": sample.text_emb}
+    arrays |= {f"{name}_emb": array for name, array in sample.syn_text_emb.items()}
+    for name, array in arrays.items():
+        norms = []
+        for _, columns in teachers:
+            values = np.linalg.norm(array[:, columns], axis=1)
+            norms.append(f"{values.min():.4f} to {values.max():.4f}" if len(values) else "none")
+        table.add_row(name, " x ".join(map(str, array.shape)), *norms)
+    return table

@@ -1,0 +1,12 @@
+"""A small world to join."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.datasets.joining.world import Data
+
+
+@pytest.fixture
+def data(tmp_path):
+    return Data(tmp_path)

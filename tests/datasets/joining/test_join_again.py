@@ -1,0 +1,255 @@
+"""Joining again: after changes on either side, after what broke, and after every kill."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from mobileclip import storage
+from mobileclip.data import ReinforcementCard, write_card
+from mobileclip.data.samples import SAMPLE_LIMITS
+from mobileclip.datasets.joining import ImageScan, NameScan, join_images
+from mobileclip.engines import held, read_set_aside
+from mobileclip.storage import StorageError
+from tests.data.made_samples import encoded, write_raw
+from tests.datasets.joining.world import SIZE, Data, contents, files_of
+from tests.errors import fails
+from tests.survives import Moment, Program, Survival
+
+
+class Breaking(io.FileIO):
+    """A file of a store that is away after the first half."""
+
+    def __init__(self, path):
+        super().__init__(path)
+        self.middle = Path(path).stat().st_size // 2
+
+    def read(self, size=-1):
+        if self.tell() >= self.middle:
+            raise StorageError("away for a moment")
+        return super().read(size)
+
+
+class TestAgain:
+    def test_a_second_run_writes_nothing(self, data):
+        first = data.join()
+        before = {path: path.stat().st_mtime_ns for path in data.output.rglob("*.tar")}
+        assert data.join() == first
+        assert {path: path.stat().st_mtime_ns for path in data.output.rglob("*.tar")} == before
+
+    def test_the_index_is_made_once(self, data, monkeypatch):
+        index = data.root / "places"
+        first = data.join(index=str(index))
+        opened = []
+        for scan in (ImageScan, NameScan):
+            monkeypatch.setattr(scan, "__call__", lambda *_: opened.append(1))
+        second = data.join(index=str(index), output=str(data.root / "second"))
+        assert not opened
+        assert second.joined == first.joined == 20
+        assert not list(index.glob(".mobileclip-*.scratch"))
+
+    def test_what_is_damaged_in_the_index_is_read_again(self, data):
+        data.join()
+        expected = files_of(data.output)
+        (data.output / "00001.tar").unlink()
+        for path in sorted((data.output / "index").rglob("*.*"))[::2]:
+            path.write_bytes(path.read_bytes()[:-1])
+        data.join()
+        assert files_of(data.output) == expected
+        (data.output / "00001.tar").unlink()
+        (damaged,) = [path for path in (data.output / "index").rglob("*.places") if b"00002.tar" in path.read_bytes()]
+        content = damaged.read_bytes()
+        damaged.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with fails("data.gone-damaged-run-again"):
+            data.join()
+        data.join()
+        assert files_of(data.output) == expected
+
+    def test_an_index_is_shared_by_joins_of_different_keys_and_hashes(self, data):
+        index = str(data.root / "shared")
+        for number, by in enumerate(("key", "uid", "key")):
+            output = str(data.root / f"out{number}")
+            report = data.join(index=index, by=by, output=output, go_on=True, placeholder_threshold=10 * (number > 0))
+            assert report.joined == (0 if by == "uid" else 20)
+
+    def test_what_was_lost_is_written_again(self, data):
+        data.join()
+        expected = files_of(data.output)
+        (data.output / "00001.tar").unlink()
+        (data.output / "00002.tar").write_bytes(b"cut")
+        (data.output / "join" / "00000.json").write_text("{")
+        data.join()
+        assert files_of(data.output) == expected
+
+    def test_images_that_came_later(self, data):
+        late = data.images / "00001.tar"
+        content = late.read_bytes()
+        late.unlink()
+        pattern = str(data.images / "{00000..00003}.tar")
+        report = data.join(images=pattern)
+        assert report.joined == 14
+        assert not report.complete
+        assert list(report.images.unreadable) == [str(late)]
+        assert "1 image shards" in str(report)
+        late.write_bytes(content)
+        report = data.join(images=pattern)
+        assert (report.joined, report.complete, report.unused_keys) == (20, True, 0)
+
+    def test_shards_whose_images_are_the_same_are_left_as_they_are(self, tmp_path):
+        data = Data(tmp_path, count=24, per_reinforced=6, per_images=6, shuffled=False)
+        late, pattern = data.images / "00000.tar", str(data.images / "{00000..00003}.tar")
+        content = late.read_bytes()
+        late.unlink()
+        assert data.join(images=pattern, go_on=True).joined == 18
+        before = {path.name: path.stat().st_mtime_ns for path in data.output.glob("*.tar")}
+        late.write_bytes(content)
+        changed = data.images / "00002.tar"
+        members = contents(changed)
+        next(iter(members.values()))["png"] = encoded(*SIZE, seed=77)
+        write_raw(changed, members)
+        report = data.join(images=pattern)
+        assert (report.joined, report.is_good) == (24, True)
+        after = {path.name: path.stat().st_mtime_ns for path in data.output.glob("*.tar")}
+        assert {name for name in after if after[name] != before.get(name)} == {"00000.tar", "00002.tar"}
+        data.join(images=pattern, output=str(tmp_path / "anew"))
+        assert {name: one for name, one in files_of(data.output).items() if name != "join.json"} == {
+            name: one for name, one in files_of(tmp_path / "anew").items() if name != "join.json"
+        }
+
+    def test_images_that_changed(self, data):
+        data.join()
+        members = contents(data.images / "00000.tar")
+        key = next(iter(members))
+        members[key]["png"] = encoded(*SIZE, seed=77)
+        write_raw(data.images / "00000.tar", members)
+        data.join()
+        assert contents(data.output / f"{int(key) // 7:05d}.tar")[key]["png"] == encoded(*SIZE, seed=77)
+
+    def test_a_reinforced_shard_that_broke_off(self, data):
+        path = data.reinforced / "00001.tar"
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2])
+        report = data.join()
+        assert not report.complete
+        assert 14 <= report.joined < 20
+        assert "truncated_shard" in report.unfinished[str(path)]
+        path.write_bytes(content)
+        assert data.join().joined == 20
+
+    def test_names_that_could_not_be_read_to_the_end(self, data, monkeypatch):
+        """What is not named seems to have no image; the next run reads it again."""
+
+        def scan(self, shard, fingerprint):
+            with monkeypatch.context() as context:
+                if shard.endswith("00001.tar"):
+                    context.setattr(storage, "open_read", Breaking)
+                return original(self, shard, fingerprint)
+
+        original = NameScan.__call__
+        with monkeypatch.context() as context:
+            context.setattr(NameScan, "__call__", scan)
+            report = data.join()
+        assert 13 < report.joined < 20
+        assert "away for a moment" in report.unfinished[str(data.reinforced / "00001.tar")]
+        assert not report.is_good
+        report = data.join()
+        assert (report.joined, report.unused_keys, report.is_good) == (20, 0, True)
+        assert data.join() == report
+
+    @pytest.mark.parametrize("num_broken", [1, 3])
+    def test_an_image_shard_that_is_away_is_tried_again_and_then_listed(self, data, monkeypatch, num_broken):
+        real, broken = ImageScan.__call__, []
+
+        def scan(self, shard, fingerprint):
+            with monkeypatch.context() as context:
+                if shard.endswith("00001.tar") and len(broken) < num_broken:
+                    broken.append(shard)
+                    context.setattr(storage, "open_read", away)
+                return real(self, shard, fingerprint)
+
+        def away(*_):
+            raise StorageError("away for a moment")
+
+        monkeypatch.setattr(ImageScan, "__call__", scan)
+        report = data.join()
+        assert len(broken) == num_broken
+        assert report.is_good == (num_broken == 1)
+        assert report.joined == (20 if num_broken == 1 else 14)
+        if num_broken > 1:
+            assert report.images.unreadable == {broken[0]: "StorageError: away for a moment"}
+            (aside,) = read_set_aside(data.output)
+            assert (aside.unit, aside.tries) == (f"image shard 1, {broken[0]}", 3)
+        assert data.join().joined == 20
+        assert read_set_aside(data.output) == ()
+
+    def test_a_shard_whose_reader_was_lost_counts_for_nothing(self, data):
+        """Of another time, or of no time, may be what the index has of it."""
+        shard, folder = str(data.images / "00000.tar"), data.root / "places"
+        scan = ImageScan(folder=folder, by="key", hashed=False, limits=SAMPLE_LIMITS)
+        assert scan(shard, "some").num_records == 6
+        lost = scan.left(shard, "a worker that had it died")
+        assert (lost.num_records, lost.problem, lost.fingerprint) == (0, "a worker that had it died", "")
+        assert scan.known(shard, "some") is None
+
+    def test_one_join_at_a_time(self, data):
+        with held(str(data.output)), fails("storage.another-job-working-wait"):
+            data.join()
+
+    def test_a_reinforced_shard_that_is_not_there(self, data):
+        report = data.join(reinforced=str(data.reinforced / "{00000..00003}.tar"))
+        assert report.joined == 20
+        assert report.unfinished == {str(data.reinforced / "00003.tar"): "there is no such file"}
+        assert [aside.unit for aside in read_set_aside(data.output)] == ["00003.tar"]
+
+    def test_shards_that_are_not_there_count_for_no_speed(self, data, capsys):
+        join_images(data.spec(reinforced=str(data.reinforced / "{00008..00009}.tar")))
+        assert "joining: 2/2, 0.0 samples/s, 0:00 left" in capsys.readouterr().err
+
+    def test_an_image_shard_that_broke_off(self, data):
+        path = data.images / "00002.tar"
+        keys = list(contents(path))
+        content = path.read_bytes()
+        path.write_bytes(content[: content.rindex(f"{keys[3]}.png".encode()) + 700])
+        report = data.join()
+        assert sorted(key for key, *_ in data.named()) == sorted(keys[3:])
+        assert "without its end mark" in report.images.unreadable[str(path)] or "ends within" in str(report)
+
+
+def left_by_join(folder):
+    """What counts of an output, and what no run may leave behind."""
+    return files_of(folder / "joined") | {
+        path.name: b"left" for path in (folder / "joined" / "index").glob(".mobileclip-*.scratch")
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_killed_at_any_moment_and_run_again(tmp_path, num_workers):
+    """A real process, SIGKILL at moments all over its run, then once more in peace: the same files."""
+
+    def prepare(folder):
+        data = Data(folder, count=120, per_reinforced=6, per_images=5)
+        write_card(data.reinforced, ReinforcementCard(layout="npz", num_augmentations=3))
+        (data.images / "00004.tar").unlink()
+
+    images = "images/{00000..00003}.tar::images/{00005..00023}.tar"
+    program = Program(
+        line=(
+            *("-m", "mobileclip.cli", "data", "join", "--quiet", "-j", str(num_workers)),
+            *("reinforced/{00000..00019}.tar", images, "joined"),
+        ),
+        prepare=prepare,
+        # Most of the time goes into importing: signs of work are waited for.
+        progress=lambda folder: (folder / "joined/index").exists() + len([*(folder / "joined/join").glob("*.json")]),
+        most=16,
+        read=left_by_join,
+    )
+    moments = [
+        Moment(more=more, seconds=seconds, alone=True)
+        for more, seconds in ((1, 0.0), (0, 0.02), (3, 0.003), (5, 0.011), (7, 0.0))
+    ]
+    survival = Survival.of(program, tmp_path / "survival")
+    assert survival.expected["missing.txt"].count(b"\n") == 5
+    assert not survival.problems(*(moments if num_workers > 1 else moments[::2]))

@@ -1,0 +1,128 @@
+"""Matching by hashed names: the same as looking each one up, in one bucket and in many, in memory and on the disk."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from mobileclip.data.samples import SAMPLE_LIMITS
+from mobileclip.datasets.joining import (
+    MATCH,
+    NAME,
+    NAMES,
+    PLACE,
+    PLACES,
+    AboutShard,
+    ImageIndex,
+    MatchCounts,
+    Matches,
+    find_names,
+    find_placeholders,
+    first_of_each,
+    name_hash,
+    write_records,
+)
+from mobileclip.progress import Progress
+
+ABOUT = AboutShard(shard="", by="key", fingerprint="")
+
+
+def places(names, first=1, sha256=0):
+    found = np.zeros(len(names), PLACE)
+    for number, name in enumerate(names):
+        found[number]["high"], found[number]["low"] = name_hash(name)
+        found[number]["start"], found[number]["sha256"] = first + number, sha256
+    return found
+
+
+def asks(names):
+    return np.array([name_hash(name) if name else (0, 0) for name in names], NAME)
+
+
+def write_index(folder, images):
+    shards = tuple(
+        write_records(folder, PLACES, AboutShard(shard=f"i{number}", by="key", fingerprint=""), part)
+        for number, part in enumerate(images)
+    )
+    return ImageIndex(folder=folder, by="key", shards=shards, limits=SAMPLE_LIMITS)
+
+
+def write_names(folder, shards):
+    return [
+        write_records(folder, NAMES, AboutShard(shard=f"r{number}", by="key", fingerprint=""), asks(names))
+        for number, names in enumerate(shards)
+    ]
+
+
+@pytest.mark.parametrize("bucket_bytes", [100, 1000, 2**26])
+def test_every_sample_gets_the_first_image_of_its_name(tmp_path, bucket_bytes):
+    rng = np.random.default_rng(0)
+    images = [[f"k{number}" for number in rng.integers(0, 300, 60)] for _ in range(5)]
+    samples = [[f"k{number}" if number else "" for number in rng.integers(0, 400, 50)] for _ in range(4)]
+    index = write_index(tmp_path, [places(names) for names in images])
+    wanted = np.array([True, False, True, True])
+    matches = Matches(
+        index,
+        write_names(tmp_path, samples),
+        wanted,
+        scratch=tmp_path / "scratch",
+        progress=Progress("matching", total=None, console=None),
+        bucket_bytes=bucket_bytes,
+    )
+    first = {}
+    for shard, names in enumerate(images):
+        for row, name in enumerate(names):
+            first.setdefault(name, (shard, row + 1))
+    expected = {
+        source: [(order, *first[name]) for order, name in enumerate(names) if name in first]
+        for source, names in enumerate(samples)
+        if wanted[source]
+    }
+    found = {
+        source: list(zip(*(own[f].tolist() for f in ("order", "shard", "start")), strict=True))
+        for source, own in matches.by_source()
+    }
+    matches.close()
+    assert found == expected
+    every = [name for names in samples for name in names if name in first]
+    several = sum(sum(names.count(name) for names in images) > 1 for name in first)
+    assert matches.counts == MatchCounts(
+        keys=len(first), repeated_keys=several, asked=len(every), used_keys=len(set(every))
+    )
+    assert (matches.num_scratch_bytes > 0) == (bucket_bytes < 2000)
+    assert not list((tmp_path / "scratch").glob("*")) if (tmp_path / "scratch").exists() else True
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3)), max_size=30),
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=30),
+)
+def test_names_that_share_half_of_their_hash_are_told_apart(images, samples):
+    records = np.zeros(len(images), MATCH)
+    for number, (high, low) in enumerate(images):
+        records[number]["high"], records[number]["low"], records[number]["start"] = high, low, number
+    first, num_repeated = first_of_each(records)
+    assert len(first) == len(set(images))
+    assert num_repeated == sum(images.count(one) > 1 for one in set(images))
+    found = find_names(first, np.array(samples, NAME))
+    expected = [images.index(one) if one in images else -1 for one in samples]
+    assert [int(first["start"][place]) if place >= 0 else -1 for place in found] == expected
+
+
+def test_placeholders_are_counted_by_their_keys(tmp_path):
+    images = [
+        places(["a", "b", "a"], sha256=7),
+        places(["c", "d"], sha256=9),
+        places(["e", "b"], sha256=7),
+        places(["f"] * 5, sha256=8),
+    ]
+    index = write_index(tmp_path, images)
+    found = find_placeholders(index, 2, tmp_path / "scratch")
+    assert [(one.sha256, one.num_keys, one.shard) for one in found] == [
+        ("0000000000000007", 3, "i0"),
+        ("0000000000000009", 2, "i1"),
+    ]
+    assert [one.example for one in found] == ["", ""], "the shards are gone"
+    assert find_placeholders(index, 4, tmp_path / "scratch") == ()

@@ -1,0 +1,170 @@
+"""The table of URLs: the same in every form, from shards and from tables, and what is left out."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+
+import pytest
+
+from mobileclip import storage
+from mobileclip.data import hash_image
+from mobileclip.datasets import RowOptions
+from mobileclip.datasets.joining import COLUMNS, write_urls
+from mobileclip.engines import LocalEngine
+from mobileclip.extras import install
+from tests.cli.test_cli import run
+from tests.data.made_samples import encoded, write_raw
+from tests.data.public_release import Pair, PublicRelease
+from tests.datasets.joining.world import AT_ONCE
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory):
+    return PublicRelease(tmp_path_factory.mktemp("release")).write()
+
+
+def expected(*, with_captions=True):
+    return [
+        {
+            "url": pair.url,
+            "caption": pair.caption if with_captions else "",
+            "uid": pair.uid,
+            "sha256": hash_image(pair.download()),
+        }
+        for pair in map(Pair, range(8))
+    ]
+
+
+def read_table(path):
+    if path.suffix == ".parquet":
+        return pytest.importorskip("pyarrow.parquet").read_table(path).to_pylist()
+    if path.suffix == ".csv":
+        with path.open(encoding="utf-8", newline="") as stream:
+            return list(csv.DictReader(stream))
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def write(data, path, **options):
+    return write_urls(data, path, show_progress=False, **options)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_every_form_says_the_same_and_can_be_read_again(release, tmp_path, suffix):
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+    path, again = tmp_path / "deep" / f"urls.{suffix}", tmp_path / "again.jsonl"
+    report = write(release.captions, path)
+    assert read_table(path) == expected()
+    assert list(read_table(path)[0]) == list(COLUMNS)
+    assert (report.num_rows, report.is_good, str(report)) == (8, True, f"8 rows in {path}")
+    if suffix != "jsonl":  # whose lines are known by `image`, as img2dataset does not call it
+        assert write(path, again).num_rows == 8
+        assert read_table(again) == expected()
+
+
+def test_shards_without_captions(release, tmp_path):
+    report = write(release.reinforced, tmp_path / "urls.csv")
+    assert read_table(tmp_path / "urls.csv") == expected(with_captions=False)
+    assert str(report).endswith("\n  8 without caption")
+
+
+@pytest.mark.slow
+def test_several_processes_write_the_same(release, tmp_path):
+    write(release.captions, tmp_path / "one.csv")
+    write(release.captions, tmp_path / "two.csv", engine=LocalEngine(num_workers=2, devices=("cpu",)))
+    assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
+
+
+@pytest.mark.parametrize("num_broken", [1, 3])
+def test_a_shard_whose_store_is_away_is_tried_again_and_then_named(release, tmp_path, monkeypatch, num_broken):
+    """Rows stand in the order of the shards all the same."""
+    broken = []
+
+    def opened(shard):
+        if str(shard).endswith("00000000.tar") and len(broken) < num_broken:
+            broken.append(shard)
+            raise storage.StorageError("the store is away")
+        return open_read(shard)
+
+    open_read = storage.open_read
+    monkeypatch.setattr(storage, "open_read", opened)
+    report = write(release.captions, tmp_path / "urls.csv", engine=AT_ONCE)
+    assert len(broken) == num_broken
+    if num_broken == 1:
+        assert read_table(tmp_path / "urls.csv") == expected()
+        assert report.is_good
+    else:
+        assert read_table(tmp_path / "urls.csv") == expected()[-report.num_rows :]
+        assert report.skips.counts == {"unreadable_shard": 1}
+        assert report.skips.named["unreadable_shard"][0].detail == "after 0 samples: StorageError: the store is away"
+
+
+def test_metadata_with_columns_of_other_names(tmp_path):
+    (tmp_path / "a.csv").write_text("uid,image,text,sha256\nu,https://x/1,two\twords,abc\n,https://x/2,x,\nv,,y,\n")
+    report = write(tmp_path / "a.csv", tmp_path / "urls.csv", rows=RowOptions(url_column="image"))
+    assert read_table(tmp_path / "urls.csv") == [
+        {"url": "https://x/1", "caption": "two words", "uid": "u", "sha256": "abc"},
+        {"url": "https://x/2", "caption": "x", "uid": "a/000000002", "sha256": ""},
+    ]
+    assert report.skips.counts == {"missing_image": 1}
+
+
+def test_what_has_no_url_is_counted(tmp_path):
+    samples = {
+        "a": {"url.txt": b" https://x/a\n", "json": b'{"caption": "line\\nbreak"}'},
+        "b": {"json": b'{"url": "https://x/b", "sha256": 5, "uid": ""}', "txt": 'ü, "'.encode()},
+        "c": {"txt": b"no address", "jpg": encoded(4, 4, kind="jpeg")},
+        "d": {"url.txt": b"\xff"},
+    }
+    path = write_raw(tmp_path / "a.tar", samples)
+    report = write(path, tmp_path / "urls.csv")
+    assert read_table(tmp_path / "urls.csv") == [
+        {"url": "https://x/a", "caption": "line break", "uid": "a", "sha256": ""},
+        {"url": "https://x/b", "caption": 'ü, "', "uid": "b", "sha256": ""},
+    ]
+    assert report.skips.counts == {"missing_url": 1, "UnicodeDecodeError": 1}
+    assert not report.is_good
+    assert "  2 without sha256" in str(report)
+
+
+def test_the_command(release, tmp_path, capsys):
+    output = tmp_path / "urls.csv"
+    status, out, _ = run(capsys, "data", "urls", release.reinforced, release.captions + "/00000000.tar", "-o", output)
+    assert (status, out) == (0, f"12 rows in {output}\n  8 without caption\n")
+    status, _, err = run(capsys, "data", "urls", release.captions, "-o", output, "--quiet")
+    assert status == 2
+    assert "urls.csv is there already" in err
+    (tmp_path / "torn.tar").write_bytes((release.folder / "DataComp-12M" / "00000000.tar").read_bytes()[:4000])
+    status, out, _ = run(capsys, "data", "urls", tmp_path / "torn.tar", "-o", output, "--overwrite", "--quiet")
+    assert status == 0
+    assert "1 left out: truncated_shard" in out
+    given = ("data", "urls", tmp_path / "torn.tar", "-o", output, "--overwrite", "--quiet")
+    assert run(capsys, *given, "--strict")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("{folder}/nothing.tar", "-o", "{folder}/a.csv"), "nothing.tar does not exist"),
+        (("{folder}/pictures", "-o", "{folder}/a.csv"), "has no URLs; expected tar shards"),
+        (("{folder}/pictures", "-o", "{folder}/a.txt"), "its name must end with .parquet or .csv or .jsonl"),
+        (("-o", "{folder}/a.csv"), "no DATA were given"),
+    ],
+)
+def test_mistakes(capsys, tmp_path, arguments, message):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(encoded(4, 4))
+    (tmp_path / "pictures" / "a.txt").write_text("a picture")
+    status, _, err = run(capsys, "data", "urls", *(one.format(folder=tmp_path) for one in arguments), "--quiet")
+    assert status == 2
+    assert message in err
+    assert not list(tmp_path.glob("a.*"))
+
+
+def test_parquet_without_arrow(release, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    with pytest.raises(ImportError, match=re.escape(f"urls.parquet needs pyarrow: {install('parquet')}")):
+        write(release.captions, tmp_path / "urls.parquet")
+    assert not list(tmp_path.iterdir())

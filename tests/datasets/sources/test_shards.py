@@ -1,0 +1,168 @@
+"""Shards as a source: whole, damaged and remote."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+from pathlib import Path
+
+import attrs
+import pytest
+
+from mobileclip import storage
+from mobileclip.data import SkipReport, read_samples, write_shard
+from mobileclip.datasets import ShardSource, as_source
+from tests.data.made_samples import golden, write_raw
+from tests.datasets.sources.reading import JPEG, KEYS, PNG, names, read
+from tests.errors import fails
+
+
+class TestShards:
+    def test_golden(self):
+        (unit,) = ShardSource(shards=golden("npz")).units()
+        assert unit.name == "datacompdr_npz.tar"
+        assert unit.count() == 3
+        assert unit.size() == Path(golden("npz")).stat().st_size
+        samples, report = read(ShardSource(shards=golden("npz")))
+        assert [sample.key for sample in samples] == KEYS
+        assert report.num_skipped == 0
+
+    def test_names_and_patterns(self, tmp_path):
+        for name in ("0.tar", "1.tar", "2.tar.gz", "3.tgz"):
+            content = Path(golden("npz")).read_bytes()
+            (tmp_path / name).write_bytes(content if name.endswith(".tar") else gzip.compress(content))
+        units = ShardSource(shards=f"{tmp_path}/{{0..1}}.tar::{tmp_path}/2.tar.gz::{tmp_path}/3.tgz").units()
+        assert [unit.name for unit in units] == ["0.tar", "1.tar", "2.tar", "3.tar"]
+        assert [unit.count() for unit in units] == [3, 3, None, None]
+        report = SkipReport()
+        assert [len(list(unit.read(report))) for unit in units] == [3] * 4
+
+    @pytest.mark.parametrize(
+        ("paths", "expected"),
+        [
+            (["a/0.tar", "a/1.tar"], ["0.tar", "1.tar"]),
+            (["a/0.tar", "b/0.tar.gz"], ["a/0.tar", "b/0.tar"]),
+            (["a/0.tar", "a/deep/0.tar"], ["0.tar", "deep/0.tar"]),
+            (["s3://one/x/0.tar", "s3://one/y/0.tar"], ["x/0.tar", "y/0.tar"]),
+            (["s3://one/x/0.tar", "s3://two/x/0.tar"], ["one/x/0.tar", "two/x/0.tar"]),
+            (["https://h/x%20y/0.tar?a=b/c", "https://h/z/0.tar"], ["x y/0.tar", "z/0.tar"]),
+            (["pipe:cat /x/y/0.tar", "a/1.tar"], ["0.tar", "1.tar"]),
+        ],
+    )
+    def test_shards_are_named_by_their_paths_below_the_folder_common_to_all(
+        self, tmp_path, monkeypatch, paths, expected
+    ):
+        monkeypatch.chdir(tmp_path)
+        for path in paths:
+            if ":" not in path:
+                (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+                (tmp_path / path).touch()
+        assert [unit.name for unit in ShardSource(shards=paths).units()] == expected
+
+    def test_a_folder_that_the_output_cannot_have_is_refused(self, tmp_path):
+        for folder in ("a", ".hidden"):
+            (tmp_path / folder).mkdir()
+            shutil.copy(golden("npz"), tmp_path / folder / "0.tar")
+        with fails("data.shards-lie-several-folders", ".hidden"):
+            ShardSource(shards=[tmp_path / "a" / "0.tar", tmp_path / ".hidden" / "0.tar"]).units()
+
+    def test_a_pipe(self):
+        source = ShardSource(shards=f"pipe:cat {golden('npz')}")
+        (unit,) = source.units()
+        assert (unit.name, unit.count(), unit.size()) == ("datacompdr_npz.tar", None, None)
+        assert unit.fingerprint() == unit.path
+        assert len(read(source)[0]) == 3
+
+    def test_mistakes(self, tmp_path):
+        shutil.copy(golden("npz"), tmp_path / "0.tar")
+        (tmp_path / "0.tar.gz").write_bytes(gzip.compress((tmp_path / "0.tar").read_bytes()))
+        with fails("data.would-both-become-name", "0.tar", "0.tar.gz"):
+            ShardSource(shards=[tmp_path / "0.tar", tmp_path / "0.tar.gz"]).units()
+        with fails("data.shard-does-exist-patterns", "5.tar", "6", "tar", "7", "nor do 2 others"):
+            ShardSource(shards=f"{tmp_path}/{{5..9}}.tar").units()
+        with fails("data.shard-does-exist-patterns", "*.tar"):
+            ShardSource(shards=f"{tmp_path}/*.tar").units()
+        (tmp_path / "a").mkdir()
+        with fails("data.directory-shard-directory-images"):
+            ShardSource(shards=tmp_path / "a").units()
+        with fails("data.does-end-name-file"):
+            ShardSource(shards="pipe:cat - | gunzip").units()
+        with fails("storage.opened-path-address-such", "nosuch://"):
+            ShardSource(shards="nosuch://a/{0..2}.tar").units()
+
+    def test_fingerprints(self, tmp_path):
+        path = tmp_path / "a.tar"
+        shutil.copy(golden("npz"), path)
+        (unit,) = ShardSource(shards=path).units()
+        before = unit.fingerprint()
+        assert before == unit.fingerprint()
+        os.utime(path, (1, 1))
+        assert unit.fingerprint() != before
+        path.unlink()
+        with fails("data.shard-does-exist"):
+            unit.fingerprint()
+
+    def test_of_samples_with_one_key_the_first_usable_one_counts(self, tmp_path):
+        members = [
+            ("a.jpg", JPEG),  # without a caption
+            ("b.txt", b"one"),
+            ("b.jpg", JPEG),
+            ("a.txt", b"two"),
+            ("a.png", PNG),
+            ("b.jpg", JPEG),
+            ("b.txt", b"three"),
+        ]
+        samples, report = read(ShardSource(shards=write_raw(tmp_path / "a.tar", members)))
+        assert [(sample.key, sample.captions) for sample in samples] == [("b", ("one",)), ("a", ("two",))]
+        assert names(report) == {"missing_member": ["a"], "duplicate_key": ["b"]}
+
+    @pytest.mark.parametrize("damage", ["empty", "text", "cut", "forbidden"])
+    def test_a_damaged_shard_is_named_and_ends_nothing(self, tmp_path, damage):
+        path, whole = tmp_path / "0.tar", Path(golden("npz")).read_bytes()
+        path.write_bytes({"empty": b"", "text": b"no tar" * 500, "cut": whole[:20_000], "forbidden": whole}[damage])
+        shutil.copy(golden("npz"), tmp_path / "1.tar")
+        if damage == "forbidden":
+            path.chmod(0)
+            if os.access(path, os.R_OK):
+                pytest.skip("this user may read everything")
+        units = ShardSource(shards=f"{tmp_path}/{{0..1}}.tar").units()
+        assert (units[0].count(), units[1].count()) == (None, 3)
+        samples, report = read(ShardSource(shards=f"{tmp_path}/{{0..1}}.tar"))
+        assert [sample.key for sample in samples[-3:]] == KEYS
+        assert report.counts.keys() & {"truncated_shard", "unreadable_shard"}
+
+    def test_a_web_server(self, site):
+        site.files["/data/0.tar"] = site.files["/data/1.tar"] = Path(golden("npz")).read_bytes()
+        source = ShardSource(shards=f"{site.url}/data/{{0..1}}.tar")
+        site.cut_after = [10_000]
+        assert [sample.key for sample in read(source)[0]] == KEYS * 2
+        units = source.units()
+        assert [unit.name for unit in units] == ["0.tar", "1.tar"]
+        assert units[0].count() is None
+        assert units[0].fingerprint() == units[1].fingerprint()
+        site.cut_after = [10_000, 0, 0, 0]
+        samples, report = read(source)
+        assert report.counts == {"connection_failed": 1}
+        assert [sample.key for sample in samples[-3:]] == KEYS
+        with fails("data.shard-does-exist", "/data/2.tar"):
+            ShardSource(shards=f"{site.url}/data/2.tar").units()[0].fingerprint()
+        site.status["/data/0.tar"] = [503] * 10
+        with fails("storage.server-answers-2", "503", by=storage.StorageError):
+            units[0].fingerprint()
+
+    def test_s3_and_back(self, s3):
+        s3.objects.clear()
+        originals = list(read_samples(golden("npz")))
+        for number in range(2):
+            write_shard(f"s3://data/in/{number}.tar", originals)
+        source = as_source("s3://data/in")
+        assert [unit.name for unit in source.units()] == ["0.tar", "1.tar"]
+        samples, report = read(source)
+        assert report.num_skipped == 0
+        assert [attrs.asdict(sample) for sample in samples] == [attrs.asdict(sample) for sample in originals] * 2
+        with fails("data.key-comes-twice-keys"):
+            write_shard("s3://data/out/a.tar", [originals[0], originals[0]])
+        assert sorted(s3.objects) == ["data/in/0.tar", "data/in/1.tar"]
+        missing, report = read(ShardSource(shards="s3://data/in/7.tar"))
+        assert (missing, report.counts) == ([], {"unreadable_shard": 1})

@@ -1,0 +1,428 @@
+"""Tables of pairs as a source: Parquet, CSV and TSV; whole, damaged, remote and a stranger's."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import os
+import pickle
+import re
+import sys
+
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+from mobileclip import storage
+from mobileclip.data import SkipReport, read_samples, write_shard
+from mobileclip.data.samples import uid_of
+from mobileclip.datasets import RowOptions, TableSource, as_source, open_data_set
+from mobileclip.datasets.sources import records
+from mobileclip.extras import install
+from tests.data.made_samples import encoded
+from tests.datasets.sources.reading import PNG, names, read
+from tests.errors import fails
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
+UIDS = [hashlib.md5(bytes([number]), usedforsecurity=False).hexdigest() for number in range(9)]
+SUFFIXES = ("parquet", "csv", "tsv")
+
+
+def write_table(path, rows, **options):
+    """Write rows as what the suffix says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path, **options)
+        return path
+    text = io.StringIO()
+    if path.suffix == ".csv":
+        writer = csv.writer(text)
+    else:
+        writer = csv.writer(text, delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None)
+    writer.writerows([list(rows[0]), *(list(row.values()) for row in rows)])
+    path.write_text(text.getvalue(), encoding="utf-8")
+    return path
+
+
+def pictures(folder, count=3):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        (folder / f"{number}.png").write_bytes(encoded(8, 6, seed=number))
+    return [encoded(8, 6, seed=number) for number in range(count)]
+
+
+class TestRows:
+    @pytest.mark.parametrize("suffix", SUFFIXES)
+    def test_every_form_gives_the_same(self, tmp_path, suffix):
+        images = pictures(tmp_path / "in")
+        rows = [
+            {"path": f"{number}.png", "caption": f'ümläut "{number}", or so', "uid": UIDS[number], "colour": "red"}
+            for number in range(3)
+        ]
+        samples, report = read(TableSource(tables=write_table(tmp_path / "in" / f"a.{suffix}", rows)))
+        assert report.num_skipped == 0
+        assert [sample.image for sample in samples] == images
+        assert [sample.key for sample in samples] == UIDS[:3]
+        assert [sample.captions for sample in samples] == [(row["caption"],) for row in rows]
+        assert samples[1].metadata == {"colour": "red", "uid": UIDS[1], "image": "1.png"}
+        write_shard(tmp_path / "a.tar", samples)
+        assert len(list(read_samples(tmp_path / "a.tar"))) == 3
+
+    def test_the_public_lists_need_no_names(self, tmp_path, site):
+        site.files |= {f"/{number}.jpg": encoded(8, 6, seed=number, kind="jpeg") for number in range(2)}
+        addresses = [f"{site.url}/{number}.jpg" for number in range(2)]
+        datacomp = [
+            {"uid": uid, "url": url, "text": "a cat", "clip_l14_similarity_score": 0.3, "sha256": "0" * 64}
+            | {"face_bboxes": [[0.1, 0.2, 0.3, 0.4]]}
+            for uid, url in zip(UIDS, addresses, strict=False)
+        ]
+        img2dataset = [
+            {"url": url, "caption": "a cat", "key": f"00000000{number}", "status": "success", "error_message": None}
+            | {"width": 8, "uid": UIDS[number]}
+            for number, url in enumerate(addresses)
+        ]
+        laion = [{"URL": url, "TEXT": "a cat", "WIDTH": 8} for url in addresses]
+        keys = {"datacomp": UIDS[:2], "img2dataset": ["000000000", "000000001"]}
+        keys["laion"] = ["laion/000000001", "laion/000000002"]
+        for name, rows in (("datacomp", datacomp), ("img2dataset", img2dataset), ("laion", laion)):
+            path = write_table(tmp_path / f"{name}.parquet", rows)
+            samples, report = read(as_source(path, rows=RowOptions(hosts=("127.0.0.1",))))
+            assert report.num_skipped == 0, name
+            assert [sample.key for sample in samples] == keys[name]
+            assert [sample.url for sample in samples] == addresses
+            assert {sample.captions for sample in samples} == {("a cat",)}
+            assert [sample.image for sample in samples] == list(site.files.values())
+
+    def test_the_uid_is_that_of_lists_of_subsets(self, tmp_path):
+        pictures(tmp_path)
+        rows = [{"path": "0.png", "caption": "x", "id": UIDS[4], "key": "mine"}]
+        path = write_table(tmp_path / "a.parquet", rows)
+        (sample,), _ = read(TableSource(tables=path, options=RowOptions(uid_column="id")))
+        assert sample.key == "mine"
+        members = {"json": json.dumps(sample.metadata).encode()}
+        assert uid_of(sample.key, members) == (int(UIDS[4][:16], 16), int(UIDS[4][16:], 16))
+
+    def test_named_columns(self, tmp_path):
+        pictures(tmp_path)
+        row = {"path": "0.png", "caption": "usual", "picture": "1.png", "one": "a", "two": ["b", "a", " "], "n": 1.5}
+        path = write_table(tmp_path / "a.parquet", [row])
+        options = RowOptions(path_column="picture", caption_columns=("two", "one"))
+        (sample,), _ = read(TableSource(tables=path, options=options))
+        assert sample.captions == ("b", "a")
+        assert sample.image == (tmp_path / "1.png").read_bytes()
+        assert sample.metadata == {"path": "0.png", "caption": "usual", "n": 1.5, "image": "1.png"}
+        assert sample.key == "a/000000001"
+
+    def test_a_path_comes_before_an_address(self, tmp_path, site):
+        pictures(tmp_path)
+        site.files["/1.png"] = encoded(8, 6, seed=1)
+        rows = [
+            {"path": "0.png", "url": "https://host/0.png", "caption": "x"},
+            {"path": "", "url": f"{site.url}/1.png", "caption": "x"},
+            {"path": "", "url": "", "caption": "x"},
+        ]
+        path = write_table(tmp_path / "a.csv", rows)
+        samples, report = read(TableSource(tables=path, options=RowOptions(hosts=("127.0.0.1",))))
+        assert [sample.image for sample in samples] == [encoded(8, 6, seed=number) for number in range(2)]
+        assert [sample.url for sample in samples] == ["https://host/0.png", f"{site.url}/1.png"]
+        assert names(report) == {"missing_image": ["line 4"]}
+        options = RowOptions(hosts=("127.0.0.1",), url_column="url")
+        samples, report = read(TableSource(tables=path, options=options))
+        assert [sample.key for sample in samples] == ["a/000000002"]
+
+    def test_a_file_without_names(self, tmp_path):
+        pictures(tmp_path)
+        (tmp_path / "a.tsv").write_text('a "cat\t0.png\na dog\t1.png\n', encoding="utf-8")
+        source = as_source(tmp_path / "a.tsv", rows=RowOptions(header=("caption", "path")), samples_per_shard=1)
+        samples, report = read(source)
+        assert report.num_skipped == 0
+        assert [sample.captions for sample in samples] == [('a "cat',), ("a dog",)]
+        with fails("data.nothing-says-column-images", "a \"cat', '0.png", "--header"):
+            as_source(tmp_path / "a.tsv").units()
+
+    def test_images_are_compared_where_a_hash_is_named(self, tmp_path):
+        first, *_ = pictures(tmp_path)
+        hashes = [hashlib.sha256(first).hexdigest().upper(), "0" * 64, "", "none"]
+        rows = [{"path": "0.png", "caption": "x", "sha": value} for value in hashes]
+        path = write_table(tmp_path / "a.csv", rows)
+        samples, report = read(TableSource(tables=path, options=RowOptions(hash_column="sha")))
+        assert [sample.key for sample in samples] == ["a/000000001", "a/000000003"]
+        assert names(report) == {"other_image": ["line 3"], "bad_hash": ["line 5"]}
+        assert len(read(TableSource(tables=path))[0]) == 4
+
+
+class TestBadRows:
+    CELLS = (
+        ({"path": None}, "missing_image"),
+        ({"path": ""}, "missing_image"),
+        ({"path": "no.png"}, "missing_image"),
+        ({"path": "../0.png"}, "refused_address"),
+        ({"path": "/etc/passwd"}, "refused_address"),
+        ({"path": "s3://bucket/0.png"}, "refused_address"),
+        ({"path": "http://169.254.169.254/latest/meta-data"}, "refused_address"),
+        ({"path": "a.svg"}, "image_not_an_image"),
+        ({"caption": None}, "no_caption"),
+        ({"caption": " "}, "no_caption"),
+        ({"key": "a.b"}, "bad_key"),
+        ({"key": "../a"}, "bad_key"),
+    )
+
+    @pytest.mark.parametrize(("cells", "reason"), CELLS, ids=[str(number) for number in range(len(CELLS))])
+    def test_a_bad_cell_is_named_and_its_neighbours_are_read(self, tmp_path, cells, reason):
+        pictures(tmp_path)
+        (tmp_path / "a.svg").write_bytes(b"<svg>")
+        good = [{"path": "0.png", "caption": "x", "key": key} for key in ("first", "bad", "last")]
+        good[1] |= cells
+        for suffix, label in (("parquet", "row 2"), ("csv", "line 3")):
+            samples, report = read(TableSource(tables=write_table(tmp_path / f"a.{suffix}", good)))
+            assert [sample.key for sample in samples] == ["first", "last"]
+            assert names(report) == {reason: [label]}
+
+    LINES = (
+        (b"0.png", "bad_row"),
+        (b"0.png,x,y", "bad_row"),
+        (b'0.png,"x" y', "bad_row"),
+        (b"0.png," + b"x" * 140_000, "bad_row"),
+        (b"0.png,\xff", "bad_text"),
+    )
+
+    @pytest.mark.parametrize(("line", "reason"), LINES, ids=[str(number) for number in range(len(LINES))])
+    @pytest.mark.parametrize("size", [1, 3])
+    def test_a_bad_line(self, tmp_path, line, reason, size):
+        pictures(tmp_path)
+        (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbfpath,caption\r\n0.png,x\r\n\r\n" + line + b"\r\n1.png,y\r\n")
+        samples, report = read(TableSource(tables=tmp_path / "a.csv", samples_per_shard=size))
+        assert [sample.captions for sample in samples] == [("x",), ("y",)]
+        assert [sample.key for sample in samples] == ["a/000000001", "a/000000003"]
+        assert names(report) == {reason: ["line 4"]}
+
+    def test_a_huge_line(self, tmp_path):
+        pictures(tmp_path)
+        many = ",".join([f'"{"z" * 65_535}\nz"'] * 140)  # more than 8 MiB, of cells that are none of them too long
+        lines = ["path,caption", "0.png,x", "0.png," + "y" * (2 * 2**23 + 500), f"0.png,{many}", "1.png,x"]
+        (tmp_path / "a.csv").write_text("\n".join(lines), encoding="utf-8")
+        for size in (1, 2, 9):
+            samples, report = read(TableSource(tables=tmp_path / "a.csv", samples_per_shard=size))
+            assert samples[-1].image == encoded(8, 6, seed=1)
+            assert names(report)["line_too_long"] == ["line 3", "line 4"]
+            assert set(names(report)) == {"line_too_long", "bad_row"}
+
+    def test_a_quotation_mark_that_is_never_closed(self, tmp_path):
+        pictures(tmp_path)
+        lines = ["path,caption", "0.png,x", '0.png,"', *["0.png,x"] * 5]
+        (tmp_path / "a.csv").write_text("\n".join(lines), encoding="utf-8")
+        samples, report = read(TableSource(tables=tmp_path / "a.csv"))
+        assert len(samples) == 1
+        assert "the row from line 3 to 8 cannot be read" in report.named["bad_row"][0].detail
+
+    def test_a_text_that_is_none_costs_its_row(self, tmp_path):
+        pictures(tmp_path)
+        texts = pa.array([b"x", b"\xff", b"y"], pa.binary()).view(pa.string())
+        pq.write_table(pa.table({"path": ["0.png"] * 3, "caption": texts}), tmp_path / "a.parquet")
+        samples, report = read(TableSource(tables=tmp_path / "a.parquet"))
+        assert [sample.captions for sample in samples] == [("x",), ("y",)]
+        assert names(report) == {"bad_text": ["row 2"]}
+
+    def test_a_damaged_page_costs_what_is_left_of_the_unit(self, tmp_path):
+        pictures(tmp_path)
+        rows = [{"path": "0.png", "caption": f"{number:0100d}"} for number in range(1000)]
+        path = write_table(tmp_path / "a.parquet", rows, row_group_size=500, compression="gzip", use_dictionary=False)
+        data = bytearray(path.read_bytes())
+        start = pq.ParquetFile(path).metadata.row_group(1).column(1).data_page_offset
+        data[start : start + 40] = b"\xff" * 40
+        path.write_bytes(data)
+        samples, report = read(TableSource(tables=path, samples_per_shard=500))
+        assert len(samples) == 500
+        assert report.counts == {"unreadable_file": 1}
+
+    def test_nothing_of_python_is_run(self, tmp_path):
+        """Arrow once unpickled what the metadata of a column said of its type."""
+        pictures(tmp_path)
+
+        class Bad:
+            def __reduce__(self):
+                return os.mkdir, (str(tmp_path / "run"),)
+
+        mark = {"ARROW:extension:name": "arrow.py_extension_type", "ARROW:extension:metadata": pickle.dumps(Bad())}
+        fields = [
+            pa.field("path", pa.string()),
+            pa.field("caption", pa.string()),
+            pa.field("bad", pa.string(), True, mark),
+        ]
+        pq.write_table(pa.table([["0.png"], ["x"], ["y"]], pa.schema(fields)), tmp_path / "a.parquet")
+        samples, _ = read(TableSource(tables=tmp_path / "a.parquet"))
+        assert len(samples) == 1
+        assert not (tmp_path / "run").exists()
+
+
+class TestUnits:
+    @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+    @given(
+        texts=st.lists(st.sampled_from(["plain", 'a "quoted" one', "two\nlines", "a, comma", "\ttab"]), min_size=1),
+        size=st.integers(1, 7),
+        groups=st.integers(1, 5),
+        blank=st.booleans(),
+    )
+    def test_units_are_the_rows_in_parts(self, tmp_path, texts, size, groups, blank):
+        (tmp_path / "a.png").write_bytes(PNG)
+        rows = [{"path": "a.png", "caption": text} for text in texts]
+        write_table(tmp_path / "p.parquet", rows, row_group_size=groups)
+        write_table(tmp_path / "c.csv", rows)
+        if blank:
+            (tmp_path / "c.csv").write_text((tmp_path / "c.csv").read_text().replace("a.png,", "\na.png,"))
+        for path in (tmp_path / "p.parquet", tmp_path / "c.csv"):
+            source = TableSource(tables=path, samples_per_shard=size)
+            units = source.units()
+            assert [unit.count() for unit in units[:-1]] == [size] * (len(units) - 1)
+            assert sum(unit.count() for unit in units) == len(texts)
+            assert [unit.name for unit in units] == [f"{path.stem}-{index:05d}.tar" for index in range(len(units))]
+            assert len({unit.fingerprint() for unit in units}) == len(units)
+            samples, report = read(source)
+            assert report.num_skipped == 0
+            assert [sample.captions for sample in samples] == [(text,) for text in texts]
+            assert [sample.key for sample in samples] == [
+                f"{path.stem}/{number:09d}" for number in range(1, len(texts) + 1)
+            ]
+
+    def test_a_folder_is_looked_through(self, tmp_path):
+        pictures(tmp_path / "images")
+        for name in ("one/00000.parquet", "two/00000.parquet", "two/more.csv", ".hidden/a.csv"):
+            write_table(tmp_path / "lists" / name, [{"path": "0.png", "caption": name}] * 2)
+        (tmp_path / "lists" / "notes.txt").write_text("x")
+        source = as_source(tmp_path / "lists", samples_per_shard=1)
+        assert isinstance(source, TableSource)
+        source = TableSource(tables=tmp_path / "lists", image_root=tmp_path / "images", samples_per_shard=1)
+        expected = [f"{name}-{index:05d}.tar" for name in ("one/00000", "two/00000", "two/more") for index in range(2)]
+        assert [unit.name for unit in source.units()] == expected
+        samples, report = read(source)
+        assert report.num_skipped == 0
+        assert [sample.key for sample in samples] == [
+            f"{name}/{number:09d}" for name in ("one/00000", "two/00000", "two/more") for number in (1, 2)
+        ]
+        pattern = f"{tmp_path}/lists/{{one,two}}/00000.parquet"
+        assert [unit.name for unit in as_source(pattern).units()] == ["one/00000-00000.tar", "two/00000-00000.tar"]
+        several = as_source([tmp_path / "lists" / "two" / "more.csv", tmp_path / "lists" / "one" / "00000.parquet"])
+        assert [unit.name for unit in several.units()] == ["two/more-00000.tar", "one/00000-00000.tar"]
+
+    def test_a_unit_takes_little_memory(self, tmp_path):
+        rows = [{"url": f"https://host/{number}", "text": f"{number:01000d}"} for number in range(40_000)]
+        path = write_table(tmp_path / "a.parquet", rows, row_group_size=40_000, use_dictionary=False)
+        unit = TableSource(tables=path).units()[-1]
+        before, most = pa.total_allocated_bytes(), 0
+        for number, (label, row) in enumerate(unit.rows(), 39_001):
+            assert (label, row["text"]) == (f"row {number}", f"{number - 1:01000d}")
+            most = max(most, pa.total_allocated_bytes() - before)
+        assert number == 40_000
+        assert most < 8_000_000 < sum(len(row["text"]) for row in rows)
+
+    def test_the_file_vanishes_before_it_is_read(self, tmp_path):
+        for suffix in SUFFIXES:
+            path = write_table(tmp_path / f"a.{suffix}", [{"path": "0.png", "caption": "x"}])
+            (unit,) = TableSource(tables=path).units()
+            path.unlink()
+            report = SkipReport(log=False)
+            assert list(unit.read(report)) == []
+            assert report.counts == {"unreadable_file": 1}
+
+    def test_mistakes(self, tmp_path):
+        def units(**options):
+            return TableSource(**options).units()
+
+        with fails("data.does-exist-2", "a.csv"):
+            units(tables=tmp_path / "a.csv")
+        with fails("data.tables", ".parquet, .csv, .tsv"):
+            units(tables=tmp_path)
+        (tmp_path / "a.csv").write_bytes(b"")
+        with fails("data.empty-line-names-columns"):
+            units(tables=tmp_path / "a.csv")
+        (tmp_path / "a.csv").write_bytes(b"path,caption\n")
+        with fails("data.rows"):
+            units(tables=tmp_path / "a.csv")
+        (tmp_path / "a.csv").write_bytes(gzip.compress(b"path,caption\n"))
+        with fails("data.compressed-rows-found-decompress"):
+            units(tables=tmp_path / "a.csv")
+        (tmp_path / "a.csv").write_bytes(b"path,caption,path\nx,y,z\n")
+        with fails("data.two-columns-called-rename", "path"):
+            units(tables=tmp_path / "a.csv")
+        (tmp_path / "a.csv").write_bytes(b"path,words\nx,y\n")
+        with fails("data.nothing-says-column-captions", "path"):
+            units(tables=tmp_path / "a.csv")
+        with fails("data.column", "urls", "path', 'words"):
+            units(tables=tmp_path / "a.csv", options=RowOptions(url_column="urls"))
+        (tmp_path / "a.parquet").write_bytes(b"PAR1" + bytes(100) + b"PAR1")
+        with fails("data.damaged-parquet-file", "data.read", "a.parquet", by=ValueError):
+            units(tables=tmp_path / "a.parquet")
+        with fails("data.name-suffix-rename"):
+            units(tables=tmp_path)
+        with pytest.raises(ValueError, match="samples_per_shard"):
+            TableSource(tables="a.csv", samples_per_shard=0)
+
+    def test_columns_are_those_of_tables(self, tmp_path):
+        with fails("data.columns-could-named-lines"):
+            as_source(tmp_path / "a.jsonl", rows=RowOptions(url_column="URL"))
+
+    def test_without_arrow(self, tmp_path, monkeypatch):
+        path = write_table(tmp_path / "a.parquet", [{"path": "0.png", "caption": "x"}])
+        monkeypatch.setitem(sys.modules, "pyarrow", None)
+        with pytest.raises(ModuleNotFoundError, match=re.escape(f"needs pyarrow: {install('parquet')}")):
+            TableSource(tables=path).units()
+
+
+class TestElsewhere:
+    def test_tables_and_images_of_a_store(self, s3):
+        s3.objects.clear()
+        for number in range(3):
+            with storage.atomic_write(f"s3://data/set/images/{number}.png") as stream:
+                stream.write(encoded(8, 6, seed=number))
+        table = pa.table({"path": [f"images/{number}.png" for number in range(4)], "text": list("abcd")})
+        with storage.atomic_write("s3://data/set/a.parquet") as stream:
+            pq.write_table(table, stream)
+        with storage.atomic_write("s3://data/set/b.csv") as stream:
+            stream.write(b"path,text\nimages/0.png,e\n")
+        source = TableSource(tables=("s3://data/set/a.parquet", "s3://data/set/b.csv"), samples_per_shard=2)
+        units = source.units()
+        assert [unit.name for unit in units] == ["a-00000.tar", "a-00001.tar", "b-00000.tar"]
+        assert len({unit.fingerprint() for unit in units}) == 3
+        samples, report = read(source)
+        assert [sample.captions for sample in samples] == [("a",), ("b",), ("c",), ("e",)]
+        assert names(report) == {"missing_image": ["row 4"]}
+
+    def test_a_connection_that_breaks(self, tmp_path, site):
+        rows = [{"url": "https://host/a", "text": f"{number:01000d}"} for number in range(5000)]
+        table = write_table(tmp_path / "a.parquet", rows, use_dictionary=False).read_bytes()
+        site.files["/a.parquet"] = table
+        (unit,) = TableSource(tables=f"{site.url}/a.parquet", samples_per_shard=9000).units()
+        site.cut_after = [1000, 1000]
+        assert sum(1 for _ in unit.rows()) == 5000
+        site.status = {"/a.parquet": [503] * 99}
+        report = SkipReport(log=False)
+        assert list(unit.described(report)) == []
+        assert report.counts == {"connection_failed": 1}
+
+    def test_images_from_the_web(self, tmp_path, site):
+        site.files |= {f"/{number}.png": encoded(8, 6, seed=number) for number in range(40)}
+        site.status = {"/5.png": [404], "/7.png": [302] * 9}
+        site.files["/7.png"] = b"http://10.0.0.1/7.png"
+        rows = [{"url": f"{site.url}/{number}.png", "caption": "x"} for number in range(40)]
+        path = write_table(tmp_path / "a.parquet", rows)
+        samples, report = read(TableSource(tables=path, options=RowOptions(hosts=("127.0.0.1",))))
+        assert len(samples) == 38
+        assert names(report) == {"missing_image": ["row 6"], "refused_address": ["row 8"]}
+        assert read(TableSource(tables=path))[1].counts == {"refused_address": 40}
+
+    def test_an_image_without_end(self, tmp_path, site, monkeypatch):
+        monkeypatch.setattr(records, "MAX_IMAGE_BYTES", 1000)
+        site.files["/a.png"] = PNG + bytes(1000)
+        path = write_table(tmp_path / "a.csv", [{"url": f"{site.url}/a.png", "text": "x"}])
+        samples, report = read(TableSource(tables=path, options=RowOptions(hosts=("127.0.0.1",))))
+        assert (samples, report.counts) == ([], {"unreadable_image": 1})
+
+    def test_a_data_set_of_classes(self, tmp_path):
+        pictures(tmp_path)
+        rows = [{"path": f"{number}.png", "caption": "x", "label": "ab"[number % 2]} for number in range(3)]
+        opened = open_data_set(write_table(tmp_path / "mine.csv", rows))
+        assert (opened.name, opened.kind, opened.class_names) == ("mine", "classes", ("a", "b"))

@@ -1,0 +1,298 @@
+"""Batches of images and labels: from shards and from folders, the same ones again, and what is left out."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import attrs
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mobileclip.data import (
+    AugmentationSpec,
+    ImageTextSample,
+    RandomErasingSpec,
+    StreamPosition,
+    augmentation_rng,
+    imagenet_augmentation,
+    write_shard,
+)
+from mobileclip.datasets import LabelledPipelineSpec, find_class_names
+from mobileclip.inputs import ImageInput
+from mobileclip.serialization import from_json, to_json
+from tests.data.made_samples import encoded, write_raw
+from tests.errors import fails
+
+NAMES = ("bird", "cat", "dog")
+WHOLE = AugmentationSpec(size=16, scale=(1.0, 1.0), ratio=(1.0, 1.0), num_operations=0)
+
+
+def members(number: int) -> dict[str, bytes]:
+    return {"png": encoded(16, 16, seed=number), "cls": str(number % 3).encode()}
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Two shards of nine images each."""
+    for shard in range(2):
+        numbers = range(9 * shard, 9 * shard + 9)
+        write_raw(tmp_path / f"{shard}.tar", {f"{number:02d}": members(number) for number in numbers})
+    return str(tmp_path / "{0..1}.tar")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of three classes with six images each."""
+    for number in range(18):
+        place = tmp_path / "data" / NAMES[number % 3] / f"{number:02d}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(encoded(16, 16, seed=number))
+    return tmp_path / "data"
+
+
+def spec(shards, **choices):
+    fields = {"batch_size": 4, "image": ImageInput(size=16), "num_classes": 3, "augmentation": WHOLE}
+    return LabelledPipelineSpec(**{"shards": shards, "flip_probability": 0.0, **fields, **choices})
+
+
+def by_key(batches):
+    return {
+        key.rpartition("/")[2]: (image, int(label))
+        for batch in batches
+        for key, image, label in zip(batch.keys, batch.image, batch.label, strict=True)
+    }
+
+
+def assert_same(first, second):
+    assert first.keys == second.keys
+    assert torch.equal(first.image, second.image)
+    assert torch.equal(first.label, second.label)
+
+
+def test_a_spec_refuses_what_does_not_fit():
+    assert spec("a.tar", erasing=RandomErasingSpec(), class_names=NAMES, augmentation=imagenet_augmentation(16))
+    with fails("data.classes-class-names", "3", "2"):
+        spec("a.tar", class_names=("a", "b"))
+    with fails("data.augmentation-makes-images-pixels", "32"):
+        spec("a.tar", augmentation=imagenet_augmentation(32))
+
+
+def test_images_keep_their_labels_and_pixels(shards, folder):
+    """From shards and from a folder, every image comes once, with its class and, uncropped, its very pixels."""
+    for data in (shards, folder):
+        found = by_key(spec(data, drop_last=False).build())
+        assert len(found) == 18
+        for number in range(18):
+            image, label = found[f"{number:02d}"]
+            assert label == number % 3
+            pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            assert torch.equal(image, torch.from_numpy(pixels).permute(2, 0, 1))
+
+
+def test_a_folder_is_numbered_by_its_names_and_called_as_its_table_says(folder):
+    (folder / "classes.json").write_text(json.dumps({"bird": "zebra finch"}))
+    names = ("zebra finch", "cat", "dog")
+    assert find_class_names(folder) == names
+    assert len(by_key(spec(folder, class_names=names, drop_last=False).build())) == 18
+    with fails("data.calls-class-pipeline-calls", "zebra finch", "bird"):
+        spec(folder, class_names=NAMES).build()
+    with fails("data.classes-pipeline-num-classes", "3", "1000"):
+        spec(folder, num_classes=1000).build()
+
+
+def test_files_of_any_name(folder):
+    odd = os.fsencode(folder / "cat") + b"/\xff new\nline.png"
+    Path(os.fsdecode(odd)).write_bytes(encoded(16, 16, seed=50))
+    found = by_key(spec(folder, drop_last=False).build())
+    assert len(found) == 19
+    (label,) = (label for key, (_, label) in found.items() if "new" in key)
+    assert label == 1
+
+
+def test_shards_are_called_as_the_file_beside_them_says(shards, tmp_path):
+    assert find_class_names(shards) == ()
+    (tmp_path / "classnames.txt").write_text("\n".join(NAMES))
+    assert find_class_names(shards) == NAMES
+    assert find_class_names(tmp_path) == NAMES
+    assert len(by_key(spec(tmp_path, drop_last=False).build())) == 18
+
+
+def test_the_public_layout(shards, tmp_path):
+    root = tmp_path / "wds_animals"
+    (root / "test").mkdir(parents=True)
+    for number in range(2):
+        (tmp_path / f"{number}.tar").rename(root / "test" / f"{number}.tar")
+    (root / "test" / "nshards.txt").write_text("2")
+    (root / "classnames.txt").write_text("\n".join(NAMES))
+    (root / "zeroshot_classification_templates.txt").write_text("a {c}")
+    assert find_class_names(root) == NAMES
+    assert len(by_key(spec(root, drop_last=False).build())) == 18
+    (root / "dataset_type.txt").write_text("retrieval")
+    with fails("data.captions-classes-shards-whose"):
+        find_class_names(root)
+
+
+def test_names_in_json_are_labels(tmp_path):
+    samples = [
+        ImageTextSample(
+            key=f"{number}",
+            captions=("a",),
+            image=encoded(16, 16, seed=number),
+            image_extension="png",
+            metadata={"label": label},
+        )
+        for number, label in enumerate((*NAMES, "cow", 7))
+    ]
+    write_shard(tmp_path / "a.tar", samples)
+    pipeline = spec(tmp_path / "a.tar", class_names=NAMES, drop_last=False).build()
+    assert {key: label for key, (_, label) in by_key(pipeline).items()} == {"0": 0, "1": 1, "2": 2}
+    assert pipeline.report.counts == {"bad_label": 2}
+    with fails("data.sample-shards-used", "5 bad_label"):
+        next(iter(spec(tmp_path / "a.tar").build()))
+
+
+def test_what_cannot_be_used_is_counted(tmp_path, folder):
+    write_raw(
+        tmp_path / "a.tar",
+        {
+            "0": members(0),
+            "1": {"png": encoded(4, 4)},
+            "2": {"cls": b"0"},
+            "3": members(0) | {"cls": b"3"},
+            "4": members(0) | {"cls": b"0 1"},
+            "5": members(0) | {"png": b"no image"},
+        },
+    )
+    pipeline = spec(tmp_path / "a.tar", drop_last=False).build()
+    assert list(by_key(pipeline)) == ["0"]
+    assert pipeline.report.counts == {
+        "no_label": 1,
+        "no_image": 1,
+        "bad_label": 1,
+        "several_labels": 1,
+        "image_not_an_image": 1,
+    }
+    (folder / "cat" / "01.png").write_bytes(b"no image")
+    (folder / "cat" / "notes.txt").write_text("cats")
+    (folder / "stray.png").write_bytes(encoded(4, 4))
+    pipeline = spec(folder, drop_last=False).build()
+    assert len(by_key(pipeline)) == 17
+    assert pipeline.report.counts["image_not_an_image"] == 1
+    assert pipeline.report.counts["no_class"] == 1
+    assert pipeline.report.num_skipped == 3
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_stream_goes_on_from_any_position(folder, num_workers):
+    choices = {"augmentation": imagenet_augmentation(16), "erasing": RandomErasingSpec(probability=0.5)}
+    whole = spec(folder, num_workers=num_workers, flip_probability=0.5, **choices)
+    (folder / "dog" / "05.png").write_bytes(b"no image")
+    pipeline = whole.build()
+    batches = pipeline.stream()
+    first = [next(batches) for _ in range(6)]
+    position = from_json(to_json(pipeline.position(6)), StreamPosition)
+    expected = [next(batches) for _ in range(4)]
+    resumed = whole.build().stream(position)
+    for batch in expected:
+        assert_same(next(resumed), batch)
+    assert not torch.equal(first[0].image, expected[0].image)
+
+
+def test_an_epoch_is_dealt_out_and_mixes_the_classes(folder, monkeypatch):
+    keys = Counter()
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        keys.update(key for batch in spec(folder, drop_last=False).build() for key in batch.keys)
+    assert len(keys) == 18
+    assert set(keys.values()) == {1}
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("RANK", "0")
+    labels = [label for _, label in by_key(spec(folder, shuffle=False, drop_last=False).build()).values()]
+    assert labels != sorted(labels)
+
+
+def test_no_data_is_said(tmp_path, folder):
+    with fails("data.none-shards-exists-first", "1"):
+        spec(tmp_path / "none.tar").build()
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat" / "a.png").write_bytes(encoded(4, 4))
+    with fails("data.images-folders-their-own"):
+        spec(tmp_path / "flat").build()
+
+
+class TestAugmentation:
+    def test_flips(self, folder):
+        (plain, flipped) = (by_key(spec(folder, flip_probability=p, drop_last=False).build()) for p in (0.0, 1.0))
+        assert all(torch.equal(plain[key][0].flip(-1), flipped[key][0]) for key in plain)
+        some = by_key(spec(folder, flip_probability=0.5, drop_last=False).build())
+        assert 0 < sum(torch.equal(some[key][0], plain[key][0]) for key in plain) < 18
+
+    def test_operations_come_with_their_probability(self):
+        counts = Counter(
+            len(imagenet_augmentation(32).sample(augmentation_rng(0, f"{number}", 0), (64, 64)).operations)
+            for number in range(400)
+        )
+        assert counts.keys() == {0, 1, 2}
+        assert 160 < counts[1] < 240
+        assert 60 < counts[0] < 140
+
+    def test_a_certain_operation_costs_no_number(self):
+        """What was sampled before there was a probability is sampled again."""
+        params = AugmentationSpec(size=32).sample(augmentation_rng(3, "a", 1), (100, 80))
+        assert params == attrs.evolve(AugmentationSpec(size=32), operation_probability=1.0).sample(
+            augmentation_rng(3, "a", 1), (100, 80)
+        )
+        assert "operation_probability" not in to_json(AugmentationSpec(size=32))
+
+    def test_strength_is_nine_tenths(self):
+        largest = {1: 0.27, 5: 27.0, 6: 0.81}
+        for number in range(200):
+            params = imagenet_augmentation(32).sample(augmentation_rng(0, f"{number}", 0), (64, 64))
+            for index, magnitude in params.operations:
+                if index in largest:
+                    assert abs(magnitude) == pytest.approx(largest[index], rel=1e-5)
+
+
+class TestErasing:
+    def test_a_rectangle_becomes_noise(self):
+        pixels = np.full((40, 60, 3), 7, np.uint8)
+        areas, noise = [], []
+        for number in range(300):
+            erased = RandomErasingSpec(probability=1.0).apply(pixels, augmentation_rng(0, f"{number}", 0))
+            rows, columns = np.nonzero((erased != 7).any(axis=2))
+            height, width = rows.max() - rows.min() + 1, columns.max() - columns.min() + 1
+            assert height < 40
+            assert width < 60
+            areas.append(height * width / 2400)
+            noise.append(erased[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].reshape(-1, 3))
+        assert 0.01 < min(areas) < 0.05
+        assert 0.25 < max(areas) < 0.36
+        everything = np.concatenate(noise) / 255
+        assert everything.mean(axis=0) == pytest.approx((0.485, 0.456, 0.406), abs=0.02)
+        assert everything.std(axis=0) == pytest.approx((0.22, 0.215, 0.215), abs=0.02)
+        assert (pixels == 7).all()
+
+    def test_its_probability(self):
+        image = np.asarray(Image.new("RGB", (20, 20)))
+        changed = sum(
+            RandomErasingSpec().apply(image, augmentation_rng(0, f"{number}", 0)).any() for number in range(400)
+        )
+        assert 70 < changed < 130
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"area": (0.5, 1.5)}, "at most 1"),
+            ({"ratio": (2.0, 1.0)}, "the lower first"),
+            ({"probability": 1.1}, "probability"),
+        ],
+    )
+    def test_choices_are_checked(self, changes, said):
+        with pytest.raises(ValueError, match=said):
+            RandomErasingSpec(**changes)

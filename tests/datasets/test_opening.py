@@ -1,0 +1,236 @@
+"""One notion of a data set: whatever form the pictures come in, they are found, and what is none is told."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+
+import pytest
+from PIL import Image
+
+import mobileclip.data
+import mobileclip.datasets
+from mobileclip.data import SkipReport
+from mobileclip.datasets import ClassFolderSource, FolderSource, JsonLinesSource, ShardSource, as_source, open_data_set
+from mobileclip.datasets.sources import EXPECTED, LabelledShardSource, PublicLayoutSource, is_place, name_of
+from tests.errors import fails
+
+COLOURS = ("blue", "green", "red")
+TEMPLATES = ("a {} thing",)
+
+
+def picture(colour, number=0):
+    stream = io.BytesIO()
+    Image.new("RGB", (8 + number, 8), colour).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def tar_of(path, members):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def pictures():
+    return {f"{colour}{number}": (colour, picture(colour, number)) for colour in COLOURS for number in range(2)}
+
+
+def class_folder(root):
+    for name, (colour, data) in pictures().items():
+        (root / "mine" / colour).mkdir(parents=True, exist_ok=True)
+        (root / "mine" / colour / f"{name}.png").write_bytes(data)
+    return root / "mine"
+
+
+def caption_folder(root):
+    (root / "mine").mkdir()
+    for name, (colour, data) in pictures().items():
+        (root / "mine" / f"{name}.png").write_bytes(data)
+        (root / "mine" / f"{name}.txt").write_text(f"a {colour} thing", encoding="utf-8")
+    return root / "mine"
+
+
+def lines(root, *, labels):
+    (root / "images").mkdir()
+    with (root / "mine.jsonl").open("w", encoding="utf-8") as stream:
+        for name, (colour, data) in pictures().items():
+            (root / "images" / f"{name}.png").write_bytes(data)
+            line = {"image": f"images/{name}.png", "caption": f"a {colour} thing"}
+            stream.write(json.dumps({**line, "label": colour} if labels else line) + "\n")
+    return root / "mine.jsonl"
+
+
+def captioned_shard(root):
+    members = {}
+    for name, (colour, data) in pictures().items():
+        members |= {f"{name}.png": data, f"{name}.txt": f"a {colour} thing".encode()}
+    return tar_of(root / "mine.tar", members)
+
+
+def labelled_shards(root, *, names=True):
+    for shard in range(2):
+        members = {}
+        for name, (colour, data) in list(pictures().items())[shard::2]:
+            members |= {f"{name}.png": data, f"{name}.cls": str(COLOURS.index(colour)).encode()}
+        tar_of(root / "mine" / f"{shard:05d}.tar", members)
+    if names:
+        (root / "mine" / "classnames.txt").write_text("\n".join(COLOURS), encoding="utf-8")
+    return root / "mine"
+
+
+def public_layout(root, kind="classification"):
+    members = {}
+    for name, (colour, data) in pictures().items():
+        beside = {"cls": str(COLOURS.index(colour)).encode()} if kind == "classification" else {"txt": colour.encode()}
+        members |= {f"{name}.png": data, **{f"{name}.{extension}": value for extension, value in beside.items()}}
+    folder = root / "wds_mine_test"
+    tar_of(folder / "test" / "0.tar", members)
+    (folder / "test" / "nshards.txt").write_text("1", encoding="utf-8")
+    (folder / "dataset_type.txt").write_text(kind, encoding="utf-8")
+    if kind == "classification":
+        (folder / "classnames.txt").write_text("\n".join(COLOURS), encoding="utf-8")
+        (folder / "zeroshot_classification_templates.txt").write_text("a {c} thing", encoding="utf-8")
+    return folder
+
+
+FORMS = {
+    "class folder": (class_folder, ClassFolderSource, "classes"),
+    "captions": (caption_folder, FolderSource, "captions"),
+    "labelled lines": (lambda root: lines(root, labels=True), JsonLinesSource, "classes"),
+    "captioned lines": (lambda root: lines(root, labels=False), JsonLinesSource, "captions"),
+    "captioned shard": (captioned_shard, ShardSource, "captions"),
+    "labelled shards": (labelled_shards, LabelledShardSource, "classes"),
+    "public layout": (public_layout, PublicLayoutSource, "classes"),
+    "public captions": (lambda root: public_layout(root, "retrieval"), PublicLayoutSource, "captions"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_is_opened_alike(tmp_path, form):
+    make, kind_of_source, kind = FORMS[form]
+    opened = open_data_set(make(tmp_path), templates=TEMPLATES)
+    assert type(opened.source) is kind_of_source
+    assert (opened.name, opened.kind) == ("mine", kind)
+    assert opened.class_names == (COLOURS if kind == "classes" else ())
+    report = SkipReport()
+    samples = [sample for unit in opened.source.units() for sample in unit.read(report)]
+    assert (report.num_read, report.num_skipped) == (6, 0)
+    contents = {data: colour for colour, data in pictures().values()}
+    for sample in samples:
+        colour = contents[sample.image]
+        assert colour in sample.captions[0]
+        if kind == "classes":
+            assert sample.metadata["label"] == colour
+            assert sample.captions == (f"a {colour} thing",)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_files_are_those_whose_content_is_read(tmp_path, form):
+    path = FORMS[form][0](tmp_path)
+    files = [file for unit in open_data_set(path).source.units() for file in unit.files()]
+    assert files
+    assert len(set(files)) == len(files)
+    for file in files:
+        assert file.endswith((".png", ".txt", ".tar"))
+        with open(file, "rb") as stream:  # noqa: PTH123  a text, as it is given
+            assert stream.read(1)
+
+
+def test_as_source_takes_class_folders_and_the_public_layout(tmp_path):
+    assert as_source(class_folder(tmp_path)) == ClassFolderSource(path=tmp_path / "mine")
+    assert as_source(public_layout(tmp_path)) == PublicLayoutSource(path=tmp_path / "wds_mine_test")
+
+
+def test_what_is_asked_for_decides_where_both_are_there(tmp_path):
+    folder = class_folder(tmp_path)
+    (folder / "red" / "red0.txt").write_text("something red", encoding="utf-8")
+    assert open_data_set(folder).kind == "captions"
+    assert open_data_set(folder, kind="classes").class_names == COLOURS
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error"),
+    [
+        ("lost", None, ("data.data-set-data-set",)),
+        ("empty/", {}, ("data.data-set-folder-folder", "there are no files in it")),
+        (
+            "notes/",
+            {"a.txt": b"x", "b.txt": b"y", "c.doc": b"z"},
+            ("data.data-set-folder-folder", "there are 2 .txt, 1 .doc"),
+        ),
+        ("flat/", {"a.png": picture("red"), "b.png": picture("blue")}, ("data.holds-images-without-captions", "2")),
+        ("table.csv", b"a,b", ("data.nothing-says-column-images",)),
+        ("table.csv.gz", b"a,b", ("data.neither-tar-shard-nor",)),
+        ("photo.png", picture("red"), ("data.data-set-data-set-folder",)),
+        ("empty.jsonl", b"", ("data.lines-json-object-line",)),
+        ("bad.jsonl", b"{}\n", ("data.sample-used-data-set",)),
+        ("torn.tar", b"torn", ("data.holds-sample-data-set",)),
+    ],
+)
+def test_what_is_no_data_set_is_told_with_what_one_is(tmp_path, name, content, error):
+    path = tmp_path / name
+    if isinstance(content, dict):
+        path.mkdir()
+        for file, data in content.items():
+            (path / file).write_bytes(data)
+    elif content is not None:
+        path.write_bytes(content)
+    with fails(*error) as refused:
+        open_data_set(str(path))
+    assert EXPECTED in str(refused.value) or name.endswith((".csv", ".csv.gz", "empty.jsonl"))
+
+
+def test_numbers_of_classes_need_names(tmp_path):
+    with fails("data.samples-numbers-classes-cls", "classnames.txt"):
+        open_data_set(labelled_shards(tmp_path, names=False))
+
+
+def test_captions_are_not_made_up(tmp_path):
+    with fails("data.captions-folder-every-class"):
+        open_data_set(class_folder(tmp_path), kind="captions")
+    with fails("data.classes-folder-every-class"):
+        open_data_set(captioned_shard(tmp_path), kind="classes")
+
+
+def test_too_many_shards_are_refused_without_naming_them(tmp_path):
+    folder = public_layout(tmp_path)
+    for said in ("99999999", "9" * 40, "-1", "1e9", "²"):
+        (folder / "test" / "nshards.txt").write_text(said, encoding="utf-8")
+        with pytest.raises(ValueError, match=r"expected a number of shards|at most 100,000"):
+            open_data_set(folder)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("a/wds_vtab-pets_test/", "vtab-pets"),
+        ("a/b.jsonl", "b"),
+        ("a/train.tar", "train"),
+        ("a/00000.tar", "a"),
+        ("a/{0..3}.tar", "a"),
+        ("s3://bucket/mine/{0..3}.tar", "mine"),
+        ("https://huggingface.co/datasets/djghosh/wds_vtab-pets_test/tree/main", "vtab-pets"),
+    ],
+)
+def test_names(path, name):
+    assert name_of(path) == name
+
+
+def test_places_and_names(tmp_path):
+    assert is_place(str(tmp_path))
+    assert is_place("lost/")
+    assert is_place("lost.jsonl")
+    assert is_place("s3://bucket/x")
+    assert not is_place("vtab/pets")
+    assert not is_place("mobileclip_s2")
+    assert not is_place("weights.pt")
+
+
+def test_names_work_from_data_too():
+    moved = ("ClassFolderSource", "LabelledPipelineSpec", "RowOptions", "Unit", "as_source", "open_data_set")
+    assert all(getattr(mobileclip.data, name) is getattr(mobileclip.datasets, name) for name in moved)

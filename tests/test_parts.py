@@ -1,0 +1,66 @@
+"""Each part that `docs/parts.md` shows runs as it stands there, on shards that were written here."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from PIL import Image
+
+from mobileclip.data import datacompdr_augmentation, write_shards
+from tests.data.made_samples import encoded, make_sample
+from tests.test_pages import PAGES, blocks
+
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+PARTS = blocks(PAGES["docs/parts.md"], "python")
+
+
+@pytest.fixture
+def shards(tmp_path, monkeypatch):
+    """Two shards in the layout of the public data sets, where the page looks for them."""
+    samples = [
+        make_sample(number, image=encoded(40, 30, number, "jpeg"), image_extension="jpg", dim=768 + 768)
+        for number in range(8)
+    ]
+    write_shards(tmp_path / "DataCompDR", samples, samples_per_shard=4)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def run(shards):
+    """A function that runs the part of a number, and returns its names."""
+    del shards
+
+    def run(number):
+        names: dict = {}
+        exec(compile(PARTS[number], "docs/parts.md", "exec"), names)
+        return names
+
+    return run
+
+
+@pytest.mark.parametrize("code", PARTS)
+def test_a_part_has_15_lines_at_most(code):
+    assert len([line for line in code.splitlines() if line.strip() and not line.startswith(("import", "from"))]) <= 15
+
+
+def test_replay_in_webdataset(run):
+    views = [sample["view"] for sample in run(0)["samples"]]
+    assert [view.size for view in views] == [(256, 256)] * 8
+    sample = make_sample(0, image=encoded(40, 30, 0, "jpeg"))
+    expected = datacompdr_augmentation(256).apply(Image.open(io.BytesIO(sample.image)), sample.augmentations[0])
+    assert views[0].tobytes() == expected.tobytes()
+
+
+def test_decoder_in_webdataset(run):
+    names = run(1)
+    (batch,) = names["batches"]
+    assert batch.image.shape == (8, 3, 256, 256)
+    assert batch.teacher_image.shape == (8, 768 + 768)
+    assert names["report"].num_skipped == 0
+
+
+def test_loss_in_plain_pytorch(run):
+    terms = run(2)["terms"]
+    assert terms.total == terms.contrastive + terms.distillation
+    assert terms.distillation > 0
