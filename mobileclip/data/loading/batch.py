@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 @attrs.frozen(kw_only=True, eq=False)
 class Batch:
     """B samples, by name: what every batch has.
+
+    To torch it is a pytree of its tensors, which keeps its texts.
 
     Shape: image (B, 3, S, S) uint8, in the order of `torch.channels_last`.
 
@@ -125,6 +128,28 @@ class ReinforcedBatch(Batch):
     online_images: Mapping[int, Tensor] | None = None
     captions: tuple[str, ...] | None = None
     syn_captions: tuple[str, ...] | None = None
+
+
+def _flattened(batch: Batch) -> tuple[list[Any], Any]:
+    values = {field.name: getattr(batch, field.name) for field in attrs.fields(type(batch))}
+    texts = {name: value for name, value in values.items() if isinstance(value, tuple)}
+    names = [name for name in values if name not in texts]
+    return [values[name] for name in names], (type(batch), names, texts)
+
+
+def _flattened_with_keys(batch: Batch) -> tuple[list[tuple[Any, Any]], Any]:
+    values, context = _flattened(batch)
+    return [(pytree.GetAttrKey(name), value) for name, value in zip(context[1], values, strict=True)], context
+
+
+def _unflattened(values: Iterable[Any], context: Any) -> Batch:
+    cls, names, texts = context
+    batch: Batch = cls(**texts, **dict(zip(names, values, strict=True)))
+    return batch
+
+
+for _cls in (Batch, LabelledBatch, ReinforcedBatch):
+    pytree.register_pytree_node(_cls, _flattened, _unflattened, flatten_with_keys_fn=_flattened_with_keys)
 
 
 def interleaved(batches: Sequence[BatchType], numbers: Sequence[Sequence[int]]) -> BatchType:

@@ -145,10 +145,11 @@ class Crew(Generic[Item]):
         old = self._members[worker]
         _kill(old)
         begin = self._begin
-        num_passed = old.num_received if begin.epoch >= 0 else 0
+        is_epoch = begin.epoch >= 0
+        num_passed = old.num_received if is_epoch else 0
         self._members[worker] = new = self._started(worker, len(self._members))
         new.num_received = old.num_received
-        self._ask(new, attrs.evolve(begin, start=start, num_passed=num_passed))
+        self._ask(new, attrs.evolve(begin, start=begin.start if is_epoch else start, num_passed=num_passed))
 
     def take(self, worker: int, number: int) -> Item | None:
         """Return the next chunk of a worker; None where it has no more.

@@ -75,7 +75,7 @@ class ShardDataset(Generic[BatchType]):
             begin: of what, and from where on.
         """
         share = Share(rank=self._world[0], world_size=self._world[1], worker=worker, num_workers=num_workers)
-        made = self._stream(share, begin.start) if begin.epoch < 0 else self._epoch(share, begin.epoch)
+        made = self._stream(share, begin.start) if begin.epoch < 0 else self._epoch(share, begin.epoch, begin.start)
         return islice(self._limited(made), begin.num_passed, None)
 
     def last_shard(self, worker: int) -> str:
@@ -104,22 +104,26 @@ class ShardDataset(Generic[BatchType]):
             if chunk.gave_up:
                 return
 
-    def _epoch(self, share: Share, epoch: int) -> Iterator[Chunk[BatchType]]:
+    def _epoch(self, share: Share, epoch: int, start: StreamPosition) -> Iterator[Chunk[BatchType]]:
         """Yield a worker's share of every step of an epoch, with fewer samples where its readers have no more."""
-        readers = self._opened(share, epoch, StreamPosition(), is_alone=True)
-        return map(readers.chunk, self._order.steps(self._batch_size))
+        readers = self._opened(share, epoch, start, is_alone=True)
+        steps = self._order_at(start).steps(self._batch_size)
+        return map(readers.chunk, islice(steps, start.first_batch, None))
+
+    def _order_at(self, start: StreamPosition) -> Order:
+        """Return the order of the epoch that a position is in, without the shards that were dead when it began."""
+        return self._order.without(start.dead) if start.places else self._order
 
     def _opened(
         self, share: Share, epoch: int, start: StreamPosition, *, is_alone: bool = False
     ) -> OpenReaders[BatchType]:
         is_first = (share.rank, share.worker) == (0, 0)
-        order = self._order.without(start.dead) if start.places else self._order
         return OpenReaders(
             share=share,
             epoch=epoch,
             places={reader: Place(*place) for reader, *place in start.places},
             is_alone=is_alone,
-            reading=attrs.evolve(self._reading, order=order),
+            reading=attrs.evolve(self._reading, order=self._order_at(start)),
             maker=self._maker,
             keep=self._keep,
             on_sample=partial(self._note_shard, share.worker),

@@ -15,9 +15,10 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import cycle, islice
-from typing import Any, Generic
+from typing import Any, cast
 
 import attrs
+from torch.utils.data import IterableDataset, get_worker_info
 
 from mobileclip.data.loading.batch import BatchType, interleaved, join_batches
 from mobileclip.data.loading.crew import Begin, Crew, LateWorkerError, LostWorkerError
@@ -33,6 +34,7 @@ from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.data.workers import LostProcessError
 from mobileclip.machine import raise_machine_fault
 from mobileclip.processes import this_process
+from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import printable, use_limits
 from mobileclip.terminal import get_logger
 
@@ -47,8 +49,27 @@ _STREAM = -1
 _MOST_NAMED = 1_000_000
 
 
-class Pipeline(ABC, Generic[BatchType]):
+@attrs.frozen(kw_only=True)
+class _Progress:
+    """How far iterating has come.
+
+    Args:
+        epoch: that it is in.
+        first_epoch: of those that it goes through.
+        position: within the epoch, behind a batch that left no samples waiting for the next one.
+        num_since: batches since.
+    """
+
+    epoch: int = 0
+    first_epoch: int = 0
+    position: StreamPosition = StreamPosition()
+    num_since: int = 0
+
+
+class Pipeline(IterableDataset[BatchType], ABC):
     """An iterable of named batches; every epoch sees every usable sample of the shards once.
+
+    To torch it is a data set of whole batches, with workers of its own: `DataLoader(pipeline, batch_size=None)`.
 
     In a distributed run every process has the same share of every batch; `mobileclip.processes` tells its rank. See
     `mobileclip.data.loading.order` for who reads what.
@@ -74,16 +95,18 @@ class Pipeline(ABC, Generic[BatchType]):
         self._reader = reader
         process = this_process()
         self.rank, self.world_size = process.rank, process.size
+        self._first_epoch = 0
+        self._progress, self._resumed = _Progress(), cast("_Progress | None", None)
         self.report = SkipReport()
         """What the current or last epoch, or stream, read and skipped, in this process."""
         self._dataset: ShardDataset[BatchType] | None = None
         self._crew: Crew[Chunk[BatchType]] | None = None
         self.num_lost = 0
         """How many workers have died, in whose place others went on."""
-        self._start = StreamPosition()
-        # Number of batches, where this process's readers stand behind them, none where an epoch begins, and what was
-        # left out so far.
-        self._known: deque[tuple[int, dict[int, Place], Counter[str]]] = deque(maxlen=_KNOWN_STEPS)
+        self._num_passed_over = 0
+        # Number of batches, where this process's readers stand behind them, none where an epoch begins, the shards that
+        # the epoch does without, and what was left out so far.
+        self._known: deque[tuple[int, dict[int, Place], tuple[int, ...], Counter[str]]] = deque(maxlen=_KNOWN_STEPS)
         # Number of the batch that it was left out for, of what nobody has taken yet.
         self._left_out: deque[tuple[int, Skip]] = deque(maxlen=_MOST_NAMED)
 
@@ -102,8 +125,57 @@ class Pipeline(ABC, Generic[BatchType]):
         return self.spec.epochs * self._batches_per_epoch(self.spec.num_samples)
 
     def __iter__(self) -> Iterator[BatchType]:
-        for epoch in range(self.spec.epochs):
-            yield from self.epoch(epoch)
+        worker = get_worker_info()
+        if worker is not None and worker.num_workers > 1:
+            raise ValueError(
+                f"each of the DataLoader's {worker.num_workers} workers would read everything; give the pipeline "
+                "num_workers, and the DataLoader none"
+            )
+        fresh = _Progress(epoch=self._first_epoch, first_epoch=self._first_epoch)
+        self._progress, self._resumed = self._resumed or fresh, None
+        return self._all_epochs(self._progress)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Have iterating begin with an epoch; loaders that count epochs call this.
+
+        Args:
+            epoch: its number, from 0.
+        """
+        self._first_epoch = epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where iterating stands, for `load_state_dict`; of this process alone."""
+        return {**attrs.asdict(self._progress, recurse=False), "position": to_json(self._progress.position)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Have the next iteration go on from a state.
+
+        Args:
+            state: of `state_dict`.
+        """
+        self._progress = self._resumed = _Progress(
+            **{**state, "position": from_json(state["position"], StreamPosition)}
+        )
+
+    def _all_epochs(self, start: _Progress) -> Iterator[BatchType]:
+        for epoch in range(start.epoch, start.first_epoch + self.spec.epochs):
+            begin = start if epoch == start.epoch else _Progress(epoch=epoch, first_epoch=start.first_epoch)
+            for progress, batch in self._followed(begin):
+                self._progress = progress
+                yield batch
+
+    def _followed(self, start: _Progress) -> Iterator[tuple[_Progress, BatchType]]:
+        """Yield the batches of the rest of an epoch, and where iterating stands behind each."""
+        if not isinstance(self._order, EndlessOrder):
+            yield from islice(self._whole_epoch(start), start.num_since, None)
+            return
+        num_samples = sum(self._sizes) if self.spec.num_samples is None else self.spec.num_samples
+        position = start.position
+        if not position.places:
+            position = self._behind(0, dict(enumerate(self._order.start(start.epoch))))
+        for batch in islice(self.stream(position), self._batches_per_epoch(num_samples) - position.first_batch):
+            position = self.position(position.first_batch + 1)
+            yield attrs.evolve(start, position=position), batch
 
     def epoch(self, epoch: int) -> Iterator[BatchType]:
         """Yield the batches of one epoch: every usable sample once, or as many as that would be, of an endless stream.
@@ -114,12 +186,7 @@ class Pipeline(ABC, Generic[BatchType]):
         Raises:
             ValueError: if not one sample of the shards can be used, or nothing says how many there are.
         """
-        if isinstance(self._order, EndlessOrder):
-            places = _rows(dict(enumerate(self._order.start(epoch))))
-            start = StreamPosition(num_readers=self._order.num_readers, places=places, version=VERSION)
-            num_samples = sum(self._sizes) if self.spec.num_samples is None else self.spec.num_samples
-            return islice(self.stream(start), self._batches_per_epoch(num_samples))
-        return self._whole_epoch(epoch)
+        return (batch for _, batch in self._followed(_Progress(epoch=epoch)))
 
     def stream(self, position: StreamPosition | None = None) -> Iterator[BatchType]:
         """Yield batches without end, from any of them on: a run that resumes sees the same ones.
@@ -136,12 +203,13 @@ class Pipeline(ABC, Generic[BatchType]):
                 order.
         """
         position = self._in_this_order(StreamPosition() if position is None else position)
-        places = {reader: Place(*place) for reader, *place in position.places if reader % self.world_size == self.rank}
-        self._start = position
+        places = {reader: own for reader, own in _places(position).items() if reader % self.world_size == self.rank}
+        self._num_passed_over = position.num_passed_over
         self._left_out.clear()
         self._known.clear()
         # Of the run so far, the first process tells.
-        self._known.append((position.first_batch, places, Counter(position.skipped if self.rank == 0 else {})))
+        skipped = Counter(position.skipped if self.rank == 0 else {})
+        self._known.append((position.first_batch, places, position.dead, skipped))
         for chunks in self._steps(_STREAM, position):
             self._note(chunks)
             batch = _whole(chunks)
@@ -160,18 +228,9 @@ class Pipeline(ABC, Generic[BatchType]):
         """
         if num_batches == 0:
             return StreamPosition()
-        for number, places, skipped in self._known:
+        for number, places, dead, skipped in self._known:
             if number == num_batches:
-                return StreamPosition(
-                    first_batch=num_batches,
-                    num_readers=self._order.num_readers if places else 0,
-                    places=_rows(places),
-                    skipped=skipped,
-                    version=VERSION,
-                    data=self._digest,
-                    dead=self._dead_at(num_batches) if places else (),
-                    num_passed_over=self._start.num_passed_over,
-                )
+                return attrs.evolve(self._behind(number, places, dead), skipped=skipped)
         raise ValueError(
             f"the stream does not know where it stood after batch {num_batches}, only after "
             f"{[number for number, *_ in self._known]}; ask for its position when that many batches "
@@ -203,7 +262,7 @@ class Pipeline(ABC, Generic[BatchType]):
             )
         step = position.first_batch + position.num_passed_over
         if position.places and position.version != VERSION:
-            num_left, starts = order.next_epoch(step, self._batch_size, [Place(*row[1:]) for row in position.places])
+            num_left, starts = order.next_epoch(step, self._batch_size, _places(position).values())
             if self.rank == 0:
                 logger.warning(
                     "the position behind batch %d is one in version %d of the order of samples, and this is version "
@@ -229,38 +288,54 @@ class Pipeline(ABC, Generic[BatchType]):
             )
         return position
 
-    def _dead_at(self, num_batches: int) -> tuple[int, ...]:
-        """Return the shards that the epoch which so many batches have begun does without."""
-        start, size = self._start, self._batch_size
-        began, now = (
-            self._order.step(one + start.num_passed_over, size)[0] for one in (start.first_batch, num_batches)
+    def _behind(self, num_batches: int, places: Mapping[int, Place], dead: tuple[int, ...] = ()) -> StreamPosition:
+        """Return the position behind so many batches, by where readers stand in an epoch without some shards."""
+        return StreamPosition(
+            first_batch=num_batches,
+            num_readers=self._order.num_readers if places else 0,
+            places=_rows(places),
+            version=VERSION,
+            data=self._digest,
+            dead=dead,
+            num_passed_over=self._num_passed_over,
         )
-        return start.dead if start.places and began == now else tuple(self._dead)
 
     def _note(self, chunks: Sequence[Chunk[BatchType]]) -> None:
         """Note where the stream stands behind one batch more, and what was left out for it."""
-        number, places, skipped = self._known[-1]
+        number, places, dead, skipped = self._known[-1]
         number += 1
         skips = [skip for chunk in chunks for skip in chunk.skips]
         self._left_out.extend((number, skip) for skip in skips)
         moved = {reader: Place(*place) for chunk in chunks for reader, *place in chunk.places}
-        _, numbers = self._order.step(number + self._start.num_passed_over, self._batch_size)
-        places = places | moved if numbers.start else {}
-        self._known.append((number, places, skipped + Counter(skip.reason for skip in skips)))
+        skipped = skipped + Counter(skip.reason for skip in skips)
+        before, now = (
+            self._order.step(one + self._num_passed_over, self._batch_size)[1].start for one in (number - 1, number)
+        )
+        dead = dead if before else tuple(self._dead)
+        self._known.append((number, places | moved, dead, skipped) if now else (number, {}, (), skipped))
 
-    def _whole_epoch(self, epoch: int) -> Iterator[BatchType]:
-        size = self.spec.batch_size
+    def _whole_epoch(self, start: _Progress) -> Iterator[tuple[_Progress, BatchType]]:
+        if start.position.places:
+            self._in_this_order(start.position)
+        size, dead = self.spec.batch_size, start.position.dead if start.position.places else tuple(self._dead)
         waiting: list[BatchType] = []
-        for chunks in self._steps(epoch, StreamPosition()):
+        progress = attrs.evolve(start, num_since=0)
+        places = _places(start.position)
+        for step, chunks in enumerate(self._steps(start.epoch, start.position), start=start.position.first_batch + 1):
             batch = _whole(chunks)
+            places |= {reader: Place(*place) for chunk in chunks for reader, *place in chunk.places}
             if batch is not None and len(batch) < size:
                 # Where samples are missing, what is left makes complete batches together.
                 batch, waiting = _first_rows([*waiting, batch], size)
-            if batch is not None:
-                yield batch
+            if batch is None:
+                continue
+            progress = attrs.evolve(progress, num_since=progress.num_since + 1)
+            if not waiting:
+                progress = attrs.evolve(progress, num_since=0, position=self._behind(step, places, dead))
+            yield progress, batch
         if waiting and not self.spec.drop_last:
-            yield join_batches(waiting)
-        if self.report.num_read == 0:
+            yield attrs.evolve(progress, num_since=progress.num_since + 1), join_batches(waiting)
+        if self.report.num_read == 0 and not start.position.places:
             raise ValueError(self._nothing())
 
     def _steps(self, epoch: int, start: StreamPosition) -> Iterator[list[Chunk[BatchType]]]:
@@ -413,6 +488,10 @@ class Pipeline(ABC, Generic[BatchType]):
 
 def _rows(places: Mapping[int, Place]) -> tuple[tuple[int, int, int, int], ...]:
     return tuple((reader, place.turn, place.segment, place.sample) for reader, place in places.items())
+
+
+def _places(position: StreamPosition) -> dict[int, Place]:
+    return {reader: Place(*place) for reader, *place in position.places}
 
 
 def _whole(chunks: Sequence[Chunk[BatchType]]) -> BatchType | None:

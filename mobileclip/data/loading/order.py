@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
-from itertools import count
+from itertools import count, product
 from typing import Literal, get_args
 
 import attrs
@@ -43,6 +43,7 @@ class Segment:
             augmentations and captions.
         start: number of the first sample.
         stop: number of the one behind the last; None for all that there are.
+        stride: from one sample to the next; others have those in between.
     """
 
     shard: str
@@ -50,6 +51,7 @@ class Segment:
     epoch: int
     start: int = 0
     stop: int | None = None
+    stride: int = 1
 
 
 @attrs.frozen(order=True)
@@ -276,12 +278,12 @@ class EndlessOrder(Order):
     Args:
         sources: names of the shards of each source.
         weights: share of each source's samples; none for one of its share of the shards.
-        most_readers: number of readers, or the largest divisor of it that there are shards for; a smaller number where
-            no divisor has the asked shares.
+        most_readers: number of readers, or the largest divisor of it that there are shards for. Where none has the
+            asked shares, up to four readers share out a shard's samples, or their number is no divisor.
         seed: of the order.
         shuffle: whether to shuffle the shards.
         replacement: whether to draw them with replacement, shuffled or not.
-        may_share: whether several readers may have a shard at once, as those whose samples come one after another.
+        may_share: whether any number of readers may have a shard at once, as those that take turns.
 
     Raises:
         ValueError: if there are not as many weights as sources, or the shares cannot be had.
@@ -297,6 +299,8 @@ class EndlessOrder(Order):
     num_readers: int = attrs.field(init=False)
     _readers: tuple[tuple[int, int, int], ...] = attrs.field(init=False, repr=False)
     """Of each reader: its source, its number among the source's, and how many these are."""
+    _parts: tuple[int, ...] = attrs.field(init=False, repr=False)
+    """Of each source: how many readers share out a shard's samples."""
 
     def __attrs_post_init__(self) -> None:
         sources = self.sources if self.weights else (tuple(name for names in self.sources for name in names),)
@@ -304,23 +308,30 @@ class EndlessOrder(Order):
         if len(weights) != len(sources):
             raise ValueError(f"there are {len(sources)} sources and {len(weights)} weights; give each source one")
         object.__setattr__(self, "sources", sources)
-        most = [self.most_readers if self.may_share else len(names) for names in sources]
-        counts = _fitting(weights, most, self.most_readers)
+        there = [self.most_readers if self.may_share else len(names) for names in sources]
+        counts = _fitting(weights, there, self.most_readers)
         object.__setattr__(self, "num_readers", sum(counts))
+        object.__setattr__(
+            self, "_parts", tuple(math.ceil(own / most) for own, most in zip(counts, there, strict=True))
+        )
         object.__setattr__(self, "_readers", _dealt(counts))
 
     def segments(self, epoch: int, reader: int, turn: int) -> Sequence[Segment]:
         """Return the shard that a reader draws at one of its turns."""
         del epoch
         source, number, num_own = self._readers[reader]
-        names = self.sources[source]
-        draw = turn * num_own + number
+        names, num_parts = self.sources[source], self._parts[source]
+        draw, num_places = turn * num_own + number, len(names) * num_parts
         if self.replacement:
-            shard = random_index(seeded_rng(self.seed, "draw", draw, source), len(names))
-            return (Segment(shard=names[shard], number=shard, epoch=draw),)
-        times, place = divmod(draw, len(names))
-        shard = shard_order(len(names), (self.seed, times, source))[place] if self.shuffle else place
-        return (Segment(shard=names[shard], number=shard, epoch=times),)
+            times, place = draw, random_index(seeded_rng(self.seed, "draw", draw, source), num_places)
+        else:
+            times, place = divmod(draw, num_places)
+            if self.shuffle:
+                place = shard_order(num_places, (self.seed, times, source))[place]
+            elif num_parts > 1:  # a reader whose part is empty has another one next time
+                place = (place + times) % num_places
+        part, shard = divmod(place, len(names))
+        return (Segment(shard=names[shard], number=shard, epoch=times, start=part, stride=num_parts),)
 
     def step(self, step: int, batch_size: int) -> tuple[int, range]:
         """Return the numbers of a step's samples; all of them are of epoch 0."""
@@ -347,7 +358,7 @@ class EndlessOrder(Order):
     @property
     def _turns(self) -> list[int]:
         """The turns in which all shards of its source are drawn, of every reader."""
-        return [math.ceil(len(self.sources[source]) / num_own) for source, _, num_own in self._readers]
+        return [math.ceil(len(self.sources[one]) * self._parts[one] / own) for one, _, own in self._readers]
 
 
 @lru_cache(maxsize=4)
@@ -374,30 +385,30 @@ def _stride(num_readers: int) -> int:
     return next(one for one in range(round(_GOLDEN * num_readers), num_readers + 1) if math.gcd(one, num_readers) == 1)
 
 
-def _fitting(weights: Sequence[float], most: Sequence[int], most_readers: int) -> list[int]:
-    """Return how many readers each source has, not more than shards: these would have copies of its samples."""
+def _fitting(weights: Sequence[float], num_shards: Sequence[int], most_readers: int) -> list[int]:
+    """Return how many readers each source has: not so many that they would have copies of its samples."""
     shares = [weight / math.fsum(weights) for weight in weights]
-    divisors = _divisors(most_readers)
-    nearest = (math.inf, [0])
-    for number in (*divisors, *(one for one in range(most_readers, 0, -1) if most_readers % one)):
-        counts = _counts(shares, number)
-        possible = [min(max(1, own), there) for own, there in zip(counts, most, strict=True)]
-        off = max(abs(own / sum(possible) - share) for own, share in zip(possible, shares, strict=True))
-        if counts == possible and off <= MOST_OFF:
-            return counts
-        nearest = min(nearest, (off, possible))
+    divisors, several = _divisors(most_readers), range(1, READERS_OF_A_SHARD + 1)
+    nearest = (math.inf, [1])
+    for numbers in (divisors, sorted({*range(1, most_readers)} - {*divisors}, reverse=True)):
+        for each, number in product(several, numbers):
+            counts = _counts(shares, number)
+            possible = [min(max(1, own), each * there) for own, there in zip(counts, num_shards, strict=True)]
+            off = max(abs(own / sum(possible) - share) for own, share in zip(possible, shares, strict=True))
+            if counts == possible and off <= MOST_OFF:
+                return counts
+            nearest = min(nearest, (off, possible))
     counts = _counts(shares, most_readers)
     if 0 in counts:
         raise ValueError(
             f"source {counts.index(0)} has too small a weight: of {most_readers} readers it gets none; give more "
             "num_readers, or a larger weight"
         )
-    counts = nearest[1]
-    had = ", ".join(f"{own / sum(counts):.3g}" for own in counts)
+    had = ", ".join(f"{own / sum(nearest[1]):.3g}" for own in nearest[1])
     asked = ", ".join(f"{share:.3g}" for share in shares)
     raise ValueError(
-        f"sources of {', '.join(map(str, most))} shards cannot have the shares {asked} of a batch: a reader needs "
-        f"a shard of its own, and the nearest that is possible is {had}. Give these as weights, or split the shards up"
+        f"sources of {', '.join(map(str, num_shards))} shards cannot have the shares {asked} of a batch without copies "
+        f"of a sample in it; the nearest that is possible is {had}. Give these as weights, or split the shards up"
     )
 
 

@@ -161,7 +161,7 @@ class SampleReading:
 
         # What stands in front of the segment is another reader's.
         read = self.shards.read(segment.shard, report, self.limits)
-        raw_samples: Iterator[RawSample] = islice(read, segment.start, segment.stop)
+        raw_samples: Iterator[RawSample] = islice(read, segment.start, segment.stop, segment.stride)
         if self.shuffle_buffer:
             rng = seeded_rng(self.seed, "samples", segment.epoch, segment.number, segment.start)
             raw_samples = _shuffled(raw_samples, self.shuffle_buffer, rng)

@@ -1,0 +1,153 @@
+"""Pipelines and batches as torch, Accelerate, torchdata and Lightning Fabric take them."""
+
+from __future__ import annotations
+
+import io
+from itertools import islice
+
+import attrs
+import pytest
+import torch
+from torch.utils import _pytree as pytree
+from torch.utils.data import DataLoader, IterableDataset
+
+from mobileclip.data import ReinforcedBatch, ReinforcedPipelineSpec, write_shards
+from mobileclip.data.loading import LabelledBatch
+from mobileclip.inputs import ImageInput
+from tests.data.made_samples import encoded, make_sample
+from tests.errors import fails
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """Some of whose samples cannot be used."""
+    folder = tmp_path_factory.mktemp("shards")
+    many = [make_sample(n, image=b"broken" if n in (3, 17) else encoded(40, 30, n)) for n in range(30)]
+    return [str(path) for path in write_shards(folder, many, samples_per_shard=5)]
+
+
+def pipeline(shards, **changes):
+    choices = {"batch_size": 4, "image": ImageInput(size=16), "num_readers": 6, "epochs": 2, "teacher_dim": 6}
+    return ReinforcedPipelineSpec(shards=shards, **(choices | changes)).build()
+
+
+def keys(batches):
+    return [batch.keys for batch in batches]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("choices", [{}, {"drop_last": False}, {"sampling": "endless"}])
+def test_iterating_goes_on_from_any_batch(shards, choices, num_workers):
+    whole = keys(pipeline(shards, **choices))
+    for stop in range(0, len(whole) + 1, 1 if num_workers == 0 else 5):
+        first = pipeline(shards, num_workers=num_workers, **choices)
+        assert keys(islice(first, stop)) == whole[:stop]
+        state = torch.load(_saved(first.state_dict()), weights_only=True)
+        resumed = pipeline(shards, **choices)
+        resumed.load_state_dict(state)
+        assert resumed.state_dict() == state
+        assert keys(resumed) == whole[stop:]
+        assert keys(islice(resumed, 2)) == whole[:2]  # what was loaded is for one iteration
+
+
+def _saved(state):
+    stream = io.BytesIO()
+    torch.save(state, stream)
+    stream.seek(0)
+    return stream
+
+
+def test_what_went_on_decodes_little_of_what_came_before(shards, monkeypatch):
+    first = pipeline(shards, drop_last=False)
+    for _ in islice(first, 3):
+        pass
+    resumed = pipeline(shards, drop_last=False)
+    resumed.load_state_dict(first.state_dict())
+    next(iter(resumed))
+    assert resumed.report.num_read <= 3 * 4
+
+
+def test_epochs_are_those_that_are_set(shards):
+    one = pipeline(shards, epochs=1)
+    one.set_epoch(1)
+    assert keys(one) == keys(pipeline(shards).epoch(1))
+
+
+def test_in_torchs_loader(shards):
+    assert isinstance(pipeline(shards), IterableDataset)
+    whole = keys(pipeline(shards))
+    for num_workers in (0, 1):
+        loader = DataLoader(pipeline(shards), batch_size=None, num_workers=num_workers)
+        assert keys(loader) == whole
+    loader = DataLoader(pipeline(shards), batch_size=None, num_workers=2)
+    with fails("data.each-dataloader-workers-would", "2"):
+        next(iter(loader))
+
+
+def batch(cls, **changes):
+    return cls(keys=("a", "b"), image=torch.zeros(2, 3, 4, 4, dtype=torch.uint8), **changes)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        batch(LabelledBatch, label=torch.arange(2)),
+        batch(
+            ReinforcedBatch, text=torch.ones(2, 5), captions=("one", "two"), online_images={8: torch.ones(2, 3, 8, 8)}
+        ),
+    ],
+)
+def test_a_batch_is_a_pytree_of_its_tensors(made):
+    leaves = [leaf for leaf in pytree.tree_leaves(made) if leaf is not None]
+    assert [id(leaf) for leaf in leaves] == [id(tensor) for tensor in made.tensors()]
+    doubled = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor * 2, made)
+    assert type(doubled) is type(made)
+    assert doubled.keys == made.keys
+    assert attrs.asdict(doubled, recurse=False).keys() == attrs.asdict(made, recurse=False).keys()
+    for one, other in zip(doubled.tensors(), made.tensors(), strict=True):
+        assert torch.equal(one, other * 2)
+    paths = [pytree.keystr(path) for path, leaf in pytree.tree_flatten_with_path(made)[0] if leaf is not None]
+    assert paths[0] == ".image"
+
+
+def test_accelerate(shards):
+    accelerate = pytest.importorskip("accelerate", reason="pip install accelerate")
+    configuration = accelerate.utils.DataLoaderConfiguration(dispatch_batches=False)
+    accelerator = accelerate.Accelerator(cpu=True, dataloader_config=configuration)
+    loader = accelerator.prepare(DataLoader(pipeline(shards), batch_size=None))
+    batches = list(loader)
+    assert keys(batches) == keys(pipeline(shards))
+    moved = accelerate.utils.send_to_device(batches[0], torch.device("meta"))
+    assert type(moved) is ReinforcedBatch
+    assert {tensor.device.type for tensor in moved.tensors()} == {"meta"}
+    assert moved.keys == batches[0].keys
+
+
+def test_fabric(shards):
+    fabric = pytest.importorskip("lightning_fabric", reason="pip install lightning-fabric")
+    made = fabric.Fabric(accelerator="cpu", devices=1)
+    batches = list(made.setup_dataloaders(DataLoader(pipeline(shards), batch_size=None)))
+    assert keys(batches) == keys(pipeline(shards))
+    moved = fabric.utilities.apply_func.move_data_to_device(batches[0], torch.device("meta"))
+    assert type(moved) is ReinforcedBatch
+    assert {tensor.device.type for tensor in moved.tensors()} == {"meta"}
+
+
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("sampling", ["epoch", "endless"])
+def test_torchdata(shards, sampling, num_workers):
+    stateful = pytest.importorskip("torchdata.stateful_dataloader", reason="pip install torchdata")
+
+    def made():
+        dataset = pipeline(shards, sampling=sampling)
+        return stateful.StatefulDataLoader(dataset, batch_size=None, num_workers=num_workers)
+
+    whole = keys(pipeline(shards, sampling=sampling))
+    for stop in (1, 6, 9, len(whole)):
+        loader = made()
+        batches = iter(loader)
+        assert keys(islice(batches, stop)) == whole[:stop]
+        resumed = made()
+        resumed.load_state_dict(loader.state_dict())
+        assert keys(resumed) == whole[stop:]
