@@ -131,8 +131,8 @@ class Crew(Engine):
 
     def _member(self, assignment: Assignment) -> Member:
         """Return a worker for an assignment: one of this device that has nothing to do, or a new one."""
-        device = assignment.place.device
-        member = next((one for one in self._idle if one.assignment.place.device == device), None)
+        idle = [one for one in self._idle if one.assignment.place.device == assignment.place.device]
+        member = min(idle, key=lambda one: one.num_loading, default=None)
         if member is None:
             handle = self._transport.start()
             member = Member(number=next(self._numbers), handle=handle, assignment=assignment)

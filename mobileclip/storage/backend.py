@@ -51,12 +51,12 @@ class Info:
     Args:
         size: bytes; None where the server does not say.
         version: changes when the content does, as far as the store knows: it may be no more than a time.
-        mark: what the store says of the content itself, such as an ETag or a checksum; empty where it says nothing.
+        etag: what the store says of the content itself, such as a checksum; empty where it says nothing.
     """
 
     size: int | None
     version: str
-    mark: str = ""
+    etag: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -111,7 +111,7 @@ class Backend(Protocol):
         """Remove a file."""
 
 
-def attempt(call: Callable[[], T], num_attempts: int | None = None) -> T:
+def retried(call: Callable[[], T], num_attempts: int | None = None) -> T:
     """Return what `call` returns; called again, after a pause, when the store fails.
 
     Args:
@@ -150,7 +150,7 @@ class RemoteStream(io.RawIOBase):
         self._position = 0
         self._stream: ByteStream | None = None
         self._version: str | None = None
-        attempt(self._connect, num_attempts)
+        retried(self._connect, num_attempts)
 
     def readable(self) -> bool:
         """Return True."""
@@ -168,7 +168,7 @@ class RemoteStream(io.RawIOBase):
         """Move to a position; the connection follows when something is read."""
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: None}[whence]
         if start is None:
-            start = attempt(lambda: self._backend.info(self._address), self._num_attempts).size
+            start = retried(lambda: self._backend.info(self._address), self._num_attempts).size
             if start is None:
                 raise io.UnsupportedOperation(f"the size of {self._name} is not known")
         position = max(0, start + offset)
@@ -184,7 +184,7 @@ class RemoteStream(io.RawIOBase):
         """Read at most as many bytes as the buffer holds."""
         view = memoryview(buffer).cast("B")
         started = time.monotonic()
-        data = attempt(lambda: self._read(len(view)), self._num_attempts)
+        data = retried(lambda: self._read(len(view)), self._num_attempts)
         self._patience.spend(time.monotonic() - started, len(data))
         if self._patience.left < 0:
             raise StorageError(

@@ -31,7 +31,7 @@ def content_hash(path: AnyPath) -> str:
     """
     if is_remote(path):
         info = file_info(path)
-        return f"{info.size} {info.mark}" if info.mark else _read(path)
+        return f"{info.size} {info.etag}" if info.etag else _read(path)
     file = local_path(path)
     status = file.stat()
     # The third time is that of the last change of any kind, which no program can put back.

@@ -13,7 +13,7 @@ from typing import IO
 
 from mobileclip.storage.addresses import AnyPath, backend_of, is_remote, join, local_path
 from mobileclip.storage.atomic import atomic_path, move_into_place
-from mobileclip.storage.backend import Info, RemoteStream, attempt
+from mobileclip.storage.backend import Info, RemoteStream, retried
 from mobileclip.storage.printable import without_secrets
 
 _BUFFER_BYTES = 2**20
@@ -101,7 +101,7 @@ def exists(path: AnyPath) -> bool:
 def is_directory(path: AnyPath) -> bool:
     """Return whether there is a directory; on a store without any, whether something lies below."""
     if is_remote(path):
-        return attempt(lambda: backend_of(path).is_directory(os.fspath(path)))
+        return retried(lambda: backend_of(path).is_directory(os.fspath(path)))
     return local_path(path).is_dir()
 
 
@@ -143,7 +143,7 @@ def remove(path: AnyPath) -> None:
         local_path(path).unlink(missing_ok=True)
         return
     with suppress(FileNotFoundError):
-        attempt(lambda: backend_of(path).remove(os.fspath(path)))
+        retried(lambda: backend_of(path).remove(os.fspath(path)))
 
 
 @contextmanager
@@ -184,7 +184,7 @@ def atomic_file(path: AnyPath) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="mobileclip-") as folder:
         spool = Path(folder) / "upload"
         yield spool
-        attempt(lambda: backend.upload(str(spool), address))
+        retried(lambda: backend.upload(str(spool), address))
 
 
 @contextmanager
@@ -218,7 +218,7 @@ def rename(source: AnyPath, name: str) -> str:
     if not is_remote(source):
         return str(local_path(source).replace(local_path(source).with_name(name)))
     target = join(os.fspath(source).rpartition("/")[0], name)
-    attempt(lambda: backend_of(source).rename(os.fspath(source), target))
+    retried(lambda: backend_of(source).rename(os.fspath(source), target))
     return target
 
 
@@ -272,7 +272,7 @@ def move(source: Path, target: AnyPath) -> None:
         return
     backend, address = backend_of(target), os.fspath(target)
     backend.check(address, write=True)
-    attempt(lambda: backend.upload(str(source), address))
+    retried(lambda: backend.upload(str(source), address))
     source.unlink()
 
 
@@ -283,7 +283,7 @@ def file_info(path: AnyPath) -> Info:
         OSError: if there is no such file, or its store cannot be reached.
     """
     if is_remote(path):
-        return attempt(lambda: backend_of(path).info(os.fspath(path)))
+        return retried(lambda: backend_of(path).info(os.fspath(path)))
     status = local_path(path).stat()
     if local_path(path).is_dir():
         raise IsADirectoryError(f"{path} is a directory")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mobileclip.storage.addresses import AnyPath, backend_of, is_remote, join, local_path
-from mobileclip.storage.backend import Info, attempt
+from mobileclip.storage.backend import Info, retried
 
 _MAC_ARCHIVE, _FOLDER = "__MACOSX", "folder"
 
@@ -74,7 +74,7 @@ def is_hidden(name: str) -> bool:
 def _find(directory: AnyPath, passed_over: Callable[[str, str], None] | None, *, recursive: bool) -> dict[str, Info]:
     tell = passed_over or (lambda *_: None)
     if is_remote(directory):
-        found = attempt(lambda: backend_of(directory).find(os.fspath(directory), recursive=recursive))
+        found = retried(lambda: backend_of(directory).find(os.fspath(directory), recursive=recursive))
         hidden = {name: folder for name in found if (folder := _hidden_folder(name))}
         for folder in dict.fromkeys(hidden.values()):
             tell(folder, "hidden_folder")

@@ -20,9 +20,9 @@ T = TypeVar("T")
 # Enough to keep a connection busy, little enough to hold one per open file.
 _BLOCK_BYTES = 2**23
 # What tells one content from another, best first; stores name it differently.
-_MARKS = ("ETag", "etag", "generation", "md5Hash", "content_md5")
+_ETAGS = ("ETag", "etag", "generation", "md5Hash", "content_md5")
 _VERSIONS = (
-    *_MARKS,
+    *_ETAGS,
     "mtime",
     "LastModified",
     "last_modified",
@@ -224,5 +224,5 @@ def _info(details: Mapping[str, Any]) -> Info:
     version = next((details[name] for name in _VERSIONS if details.get(name)), "")
     if isinstance(version, datetime):
         version = version.timestamp()
-    mark = next((details[name] for name in _MARKS if details.get(name)), "")
-    return Info(size=details.get("size"), version=f"{version}".strip('"'), mark=f"{mark}".strip('"'))
+    etag = next((details[name] for name in _ETAGS if details.get(name)), "")
+    return Info(size=details.get("size"), version=f"{version}".strip('"'), etag=f"{etag}".strip('"'))

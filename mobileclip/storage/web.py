@@ -68,7 +68,7 @@ class WebBackend:
         with body:
             headers, length = body.response.headers, _length(body.response)
             version = headers.get("ETag") or headers.get("Last-Modified") or ""
-            return Info(size=length, version=printable(version), mark=printable(headers.get("ETag", "")))
+            return Info(size=length, version=printable(version), etag=printable(headers.get("ETag", "")))
 
     def is_directory(self, address: str) -> bool:  # noqa: ARG002 - there are none
         """Return False: web servers have no folders that could be listed."""

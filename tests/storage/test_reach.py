@@ -1,53 +1,85 @@
-"""Hosts with several addresses: names are looked up once, as a test says, since there is no internet to ask."""
+"""Hosts with several addresses: names are looked up as a test says, since there is no internet to ask."""
 
 import socket
 
 import pytest
 
-from mobileclip.storage import connect, public_hosts_only
+from mobileclip import storage
+from mobileclip.storage import public_hosts_only
 from tests.errors import fails
+from tests.stores import web_server
 
-PLACES = ["8.8.8.8", "2001:4860:4860::8888", "1.1.1.1"]
+HOST = "images.example"
 
 
 @pytest.fixture
-def internet(monkeypatch):
-    """What is asked for; places that answer are added by the test."""
-    asked, answering, named = [], {}, list(PLACES)
+def named(monkeypatch):
+    """Where the host is, and how often that was asked; nobody listens at the first and the second place."""
+    places, asked, look_up = ["127.0.0.2", "127.0.0.3", "127.0.0.1"], [], socket.getaddrinfo
 
-    def reach(address, timeout, source_address):
-        asked.append((*address, timeout, source_address))
-        if address[0] not in answering:
-            raise ConnectionRefusedError(address[0])
-        return answering[address[0]]
-
-    def look_up(host, port, **_):
+    def found(host, port, *rest, **choices):
         asked.append(host)
-        return [(None, None, None, "", (place, port)) for place in named]
+        where = places if host == HOST else [host]
+        return [one for place in where for one in look_up(place, port, *rest, **choices)]
 
-    monkeypatch.setattr(socket, "create_connection", reach)
-    monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    return asked, answering, named
-
-
-@pytest.mark.parametrize("place", range(3))
-def test_the_first_address_that_answers_is_connected_to(internet, place):
-    asked, answering, _ = internet
-    answering |= dict.fromkeys(PLACES[place:], "connected")
-    with public_hosts_only():
-        assert connect(("images.example", 443), 9.0) == "connected"
-    assert asked == ["images.example", *((ip, 443, 9.0, None) for ip in PLACES[: place + 1])]
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+    return places, asked
 
 
-def test_where_none_answers_the_last_one_says_why(internet):
-    with public_hosts_only(), pytest.raises(ConnectionRefusedError, match=PLACES[-1]):
-        connect(("images.example", 443), 9.0)
+@pytest.fixture
+def address():
+    with web_server() as site, storage.use_limits(storage.StoreLimits(retry_delays_seconds=())):
+        site.files |= {"/a.bin": b"x", "/other.bin": f"{site.url}/a.bin".encode()}
+        site.status["/other.bin"] = [302] * 9
+        yield site.url.replace("127.0.0.1", HOST)
 
 
-def test_one_address_that_is_not_public_refuses_the_host(internet):
-    asked, answering, named = internet
-    answering |= dict.fromkeys(PLACES, "connected")
-    named.append("10.0.0.1")
-    with public_hosts_only(), fails("storage.public-address-you-trust-name", "10.0.0.1"):
-        connect(("images.example", 443), 9.0)
-    assert asked == ["images.example"]
+@pytest.mark.parametrize("num_deaf", range(3))
+def test_the_first_address_that_answers_is_connected_to(named, address, num_deaf):
+    places, asked = named
+    del places[: 2 - num_deaf]
+    with public_hosts_only([HOST]):
+        assert storage.read_bytes(f"{address}/a.bin", limit=9) == b"x"
+    assert asked.count(HOST) == 1
+
+
+def test_where_none_answers_the_last_one_says_why(named, address):
+    del named[0][2:]
+    with public_hosts_only([HOST]), fails("storage.reached", HOST, "Connection refused"):
+        storage.read_bytes(f"{address}/a.bin", limit=9)
+
+
+@pytest.mark.parametrize(
+    ("place", "also"), [("127.0.0.1", []), ("8.8.8.8", ["127.0.0.1"]), ("2001:4860:4860::8888", ["10.0.0.1"])]
+)
+def test_one_address_that_is_not_public_refuses_the_host(named, address, place, also):
+    """Before anything is connected to."""
+    named[0][:] = [place, *also]
+    with public_hosts_only(), fails("storage.public-address-you-trust-name", HOST, (also or [place])[-1]):
+        storage.read_bytes(f"{address}/a.bin", limit=9)
+
+
+def test_where_a_redirection_leads_may_be_asked_too(named, address):
+    """The host is trusted, and the place where it leads is not."""
+    with public_hosts_only([HOST]), fails("storage.public-address-you-trust", "127.0.0.1"):
+        storage.read_bytes(f"{address}/other.bin", limit=9)
+    with public_hosts_only([HOST, "127.0.0.1"]):
+        assert storage.read_bytes(f"{address}/other.bin", limit=9) == b"x"
+
+
+@pytest.mark.parametrize(
+    ("host", "num_asked"),
+    [("localhost", 0), ("127.0.0.1", 0), ("[::1]", 0), ("169.254.169.254", 0), ("2130706433", 1), ("127.1", 1)],
+)
+def test_places_that_are_named_are_refused_in_every_writing(named, host, num_asked):
+    with public_hosts_only(), pytest.raises(PermissionError, match="if you trust it, name it in `hosts`"):
+        storage.read_bytes(f"http://{host}/a.bin", limit=9)
+    assert len(named[1]) == num_asked
+
+
+def test_a_proxy_decides_and_is_asked_wherever_it_is(named, address, monkeypatch):
+    with web_server() as proxy, public_hosts_only():
+        proxy.files[f"{address}/a.bin"] = b"x"
+        monkeypatch.setenv("http_proxy", proxy.url)
+        assert storage.read_bytes(f"{address}/a.bin", limit=9) == b"x"
+    assert HOST not in named[1]
