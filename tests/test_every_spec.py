@@ -10,6 +10,8 @@ from typing import Any
 import attrs
 import pytest
 
+from mobileclip.blocks import image_encoders, models, text_encoders
+from mobileclip.encoders import ImageEncoderSpec, TextEncoderSpec
 from mobileclip.losses import LossSpec
 from mobileclip.strict import NOT_IN_JSON, strict
 from mobileclip.testing import check_spec
@@ -55,6 +57,9 @@ def test_json_holds_every_published_choice():
         check_spec(recipe())
     for recipe in REINFORCING.values():
         check_spec(recipe("s3://data/plain/{0..3}.tar", "output"))
+    for registry, family in ((models, None), (image_encoders, ImageEncoderSpec), (text_encoders, TextEncoderSpec)):
+        for spec in registry.values():
+            check_spec(spec, family=family)
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)

@@ -52,12 +52,14 @@ class Export:
         """Return what the contract says of the image or the text tower: file, names, types and shapes.
 
         Raises:
-            ValueError: if it was not exported.
+            ValueError: if it was not exported, or its file is not there.
         """
         found = [tower for tower in self.contract["towers"] if tower["tower"] == name]
         if not found:
             raise ValueError(f"{self.folder} has no {name} tower; export the model with --tower both")
         tower: dict[str, Any] = found[0]
+        if not (self.folder / tower["file"]).exists():
+            raise ValueError(f"there is no {self.folder / tower['file']}; copy the export again")
         return tower
 
 

@@ -24,8 +24,6 @@ def open_tower(export: Export, tower: dict[str, Any]) -> Encode:
         ValueError: if its file cannot be read.
     """
     path = export.folder / tower["file"]
-    if not path.is_file():
-        raise ValueError(f"there is no {path}; copy the export again")
     run = Interpreter(model_path=str(path), num_threads=os.cpu_count()).get_signature_runner()
 
     def encode(inputs: Array) -> Array:

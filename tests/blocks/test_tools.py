@@ -121,12 +121,13 @@ def test_compiled_in_one_graph(module, name, training):
     torch.testing.assert_close(compiled(*given), expected, rtol=1e-4, atol=1e-5)
 
 
+TRAINED_FORM = pytest.param("training_form", marks=pytest.mark.slow)  # what people export and quantise is folded
 MAPS = [name for name, case in CASES.items() if len(case.input) == 4 and "text" not in name]
 CONVOLUTIONAL = [name for name in MAPS if "stem" not in name]
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
-@pytest.mark.parametrize("form", ["training_form", "folded"])
+@pytest.mark.parametrize("form", [TRAINED_FORM, "folded"])
 def test_exported_with_any_sides(name, form):
     module = filled(MODULES[name]())
     module = reparameterize(module) if form == "folded" else module
@@ -202,7 +203,7 @@ TOWERS = [name for name in MODULES if name.startswith("tower_")]
 
 
 @pytest.mark.parametrize("name", TOWERS)
-@pytest.mark.parametrize("form", ["training_form", "folded"])
+@pytest.mark.parametrize("form", [TRAINED_FORM, "folded"])
 def test_int8_weights_by_torchao(name, form):
     quantization = pytest.importorskip("torchao.quantization")
     module = filled(MODULES[name]())

@@ -69,10 +69,11 @@ def test_closed_streams(world):
 
 def test_what_a_library_prints_never_goes_into_a_file_that_is_written(tmp_path):
     code = """
-import os
+import os, sys
 from mobileclip import storage
 from mobileclip.terminal import ensure_streams, say
 ensure_streams()
+assert sys.stdin.read() == ""
 with storage.atomic_write("file") as stream:
     os.write(1, b"what a library in C prints")
     os.write(2, b"and its warnings")

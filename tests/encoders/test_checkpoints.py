@@ -7,7 +7,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from mobileclip import reparameterize, specs
-from mobileclip.encoders import CheckpointError, DualEncoder, MCi, TextEncoder, load_model, save_model
+from mobileclip.encoders import CheckpointError, MCi, TextEncoder, load_model, save_model
 from mobileclip.encoders.checkpoints import read_checkpoint
 from mobileclip.reparam import is_folded
 from tests.encoders.small import SMALL, SMALL_MCT, SMALL_VIT, embeddings, randomised
@@ -335,13 +335,3 @@ class TestWrongFiles:
         save_file(dict(model.state_dict()), path, metadata={**header, "mobileclip.kind": "audio_encoder"})
         with fails("encoders.says-holds-form-layout"):
             load_model(path)
-
-    def test_weights_nested_by_distributed_training_are_found(self, tmp_path):
-        model = randomised(SMALL)
-        save_model(model, tmp_path / "m.pt", layout="open_clip")
-        tensors = torch.load(tmp_path / "m.pt", weights_only=True)
-        nested = {"epoch": 3, "state_dict": {f"module.{name}": tensor for name, tensor in tensors.items()}}
-        torch.save(nested, tmp_path / "m.pt")
-        loaded = load_model(tmp_path / "m.pt", SMALL, fold=False)
-        assert isinstance(loaded, DualEncoder)
-        torch.testing.assert_close(embeddings(loaded), embeddings(model), rtol=1e-5, atol=1e-6)

@@ -33,20 +33,3 @@ def test_a_stream_that_is_closed_is_no_error(line):
 
 def test_an_error_without_a_stream_is_still_a_status():
     assert run(f"{COMMAND} info nothing.pt 2>&-").returncode == 2
-
-
-def test_a_file_does_not_get_what_is_printed(tmp_path):
-    """The number of a closed stream is the first that a file gets."""
-    code = (
-        "import sys\n"
-        "from mobileclip.terminal import ensure_streams, say\n"
-        "ensure_streams()\n"
-        f"with open({str(tmp_path / 'a.txt')!r}, 'w') as file:\n"
-        "    say('printed')\n"
-        "    import os; os.write(1, b'written by a library')\n"
-        "    file.write('kept')\n"
-        "say(sys.stdin.read() == '', error=True)\n"
-    )
-    done = run(f'{sys.executable} -c "{code}" <&- >&-')
-    assert (done.returncode, done.stderr) == (0, "True\n")
-    assert (tmp_path / "a.txt").read_text() == "kept"

@@ -100,81 +100,59 @@ def _jpeg(**options: object) -> bytes:
 
 def beyond_limits() -> Mapping[str, tuple[str, Make]]:
     """Return files that would cost too much, with the reason why they are refused: no decoder may have seen them."""
-    made: dict[str, tuple[str, Make]] = {
-        "JPEG of few scans of very many pixels": (
-            "too_many_scans",
-            lambda: resized_frame(many_scans(400, 300, 14), 9000, 9000),
-        ),
-        "JPEG of scans behind a mark that means nothing": (
-            "too_many_scans",
-            partial(many_scans, 400, 300, 2000, between=b"\xff\x01"),
-        ),
-        "JPEG of scans behind restarts": (
-            "too_many_scans",
-            partial(many_scans, 400, 300, 2000, between=b"\xff\xd0\xff\x02"),
-        ),
-        "JPEG of scans behind fill bytes": ("too_many_scans", partial(many_scans, 400, 300, 2000, between=b"\xff" * 9)),
-        "JPEG of scans behind comments without a length": (
-            "too_many_scans",
-            partial(many_scans, 400, 300, 2000, between=b"\xff\xfe\0\0"),
-        ),
-        "JPEG of scans behind notes": (
-            "too_many_scans",
-            lambda: with_segments(many_scans(400, 300, 2000), exif_segment(turned_notes(6))),
-        ),
-        "JPEG of a million segments": (
-            "too_many_parts",
-            lambda: with_segments(_jpeg(), segment(0xFE, b"") * 1_000_000),
-        ),
-        "JPEG of very many pixels": ("too_large", lambda: resized_frame(_jpeg(), 65_500, 65_500)),
-        "PNG of very many pixels": ("too_large", lambda: png(50_000, 50_000, bits=1, data=b"")),
-        "PNG of 16 bits of very many pixels": ("too_large", lambda: png(14_000, 14_000, bits=16, data=b"")),
-        "PNG of a million chunks": ("too_many_parts", lambda: png(before=[chunk(b"teST") * 1_000_000])),
-        "GIF with a canvas of very many pixels": ("too_large", lambda: gif(screen=(65_535, 65_535))),
-        "GIF with comments without end": (
-            "too_many_parts",
-            lambda: gif(before=b"!\xfe" + b"\x01x" * 2_000_000 + b"\0"),
-        ),
-        "BMP of runs": ("unsupported_format", lambda: bmp(compression=1, data=b"\x01\x00" * 500_000)),
-        "BMP of runs, two pixels a byte": (
-            "unsupported_format",
-            lambda: bmp(compression=2, bits=4, data=b"\x01\x00" * 500_000),
-        ),
-        "BMP of very many pixels": ("too_large", lambda: bmp(width=65_000, height=65_000)),
-        "TIFF whose tags overlap": ("corrupt", lambda: tiff(more=_overlapping_tags(3000))),
-        "TIFF whose notes overlap": ("corrupt", _tiff_with_notes),
-        "TIFF with a million strips": (
-            "too_many_parts",
-            lambda: tiff(more=[(273, 4, 10**6, number(200))], pixels=bytes(5 * 10**6)),
-        ),
-        "TIFF with strips beyond counting": ("too_many_parts", lambda: tiff(more=[(273, 4, 2**32 - 1, number(200))])),
-        "TIFF with a tile of very many pixels": (
-            "too_large",
-            lambda: tiff(
+    made: dict[str, dict[str, Make]] = {
+        "too_many_scans": {
+            "JPEG of few scans of very many pixels": lambda: resized_frame(many_scans(400, 300, 14), 9000, 9000),
+            "JPEG of scans behind a mark that means nothing": partial(many_scans, 400, 300, 2000, between=b"\xff\x01"),
+            "JPEG of scans behind restarts": partial(many_scans, 400, 300, 2000, between=b"\xff\xd0\xff\x02"),
+            "JPEG of scans behind fill bytes": partial(many_scans, 400, 300, 2000, between=b"\xff" * 9),
+            "JPEG of scans behind comments without a length": partial(
+                many_scans, 400, 300, 2000, between=b"\xff\xfe\0\0"
+            ),
+            "JPEG of scans behind notes": lambda: with_segments(
+                many_scans(400, 300, 2000), exif_segment(turned_notes(6))
+            ),
+        },
+        "too_many_parts": {
+            "JPEG of a million segments": lambda: with_segments(_jpeg(), segment(0xFE, b"") * 1_000_000),
+            "PNG of a million chunks": lambda: png(before=[chunk(b"teST") * 1_000_000]),
+            "GIF with comments without end": lambda: gif(before=b"!\xfe" + b"\x01x" * 2_000_000 + b"\0"),
+            "TIFF with a million strips": lambda: tiff(more=[(273, 4, 10**6, number(200))], pixels=bytes(5 * 10**6)),
+            "TIFF with strips beyond counting": lambda: tiff(more=[(273, 4, 2**32 - 1, number(200))]),
+        },
+        "too_large": {
+            "JPEG of very many pixels": lambda: resized_frame(_jpeg(), 65_500, 65_500),
+            "PNG of very many pixels": lambda: png(50_000, 50_000, bits=1, data=b""),
+            "PNG of 16 bits of very many pixels": lambda: png(14_000, 14_000, bits=16, data=b""),
+            "GIF with a canvas of very many pixels": lambda: gif(screen=(65_535, 65_535)),
+            "BMP of very many pixels": lambda: bmp(width=65_000, height=65_000),
+            "TIFF with a tile of very many pixels": lambda: tiff(
                 more=[(259, 3, 1, number(8)), (322, 4, 1, number(60_000)), (323, 4, 1, number(60_000))],
                 pixels=zlib.compress(bytes(10**6)),
             ),
-        ),
-        "TIFF of very many pixels": (
-            "too_large",
-            lambda: tiff(more=[(256, 4, 1, number(70_000)), (257, 4, 1, number(70_000))]),
-        ),
-        "WebP that takes too much memory": (
-            "too_large",
-            lambda: riff((b"VP8L", b"\x2f" + struct.pack("<I", 8999 | 8999 << 14) + bytes(40))),
-        ),
-        "WebP of very many pixels": ("too_large", lambda: riff(extended(2**24, 2**24), webp_chunk(noise()))),
-        "HEIC with notes that overlap": ("corrupt", lambda: encoded(noise(), "HEIF") + overlapping(20_000, 60_000)),
-        "AVIF with notes that overlap": ("corrupt", lambda: encoded(noise(), "AVIF") + overlapping(20_000, 60_000)),
+            "TIFF of very many pixels": lambda: tiff(more=[(256, 4, 1, number(70_000)), (257, 4, 1, number(70_000))]),
+            "WebP that takes too much memory": lambda: riff(
+                (b"VP8L", b"\x2f" + struct.pack("<I", 8999 | 8999 << 14) + bytes(40))
+            ),
+            "WebP of very many pixels": lambda: riff(extended(2**24, 2**24), webp_chunk(noise())),
+        },
+        "unsupported_format": {
+            "BMP of runs": lambda: bmp(compression=1, data=b"\x01\x00" * 500_000),
+            "BMP of runs, two pixels a byte": lambda: bmp(compression=2, bits=4, data=b"\x01\x00" * 500_000),
+        },
+        "corrupt": {
+            "TIFF whose tags overlap": lambda: tiff(more=_overlapping_tags(3000)),
+            "TIFF whose notes overlap": _tiff_with_notes,
+            "HEIC with notes that overlap": lambda: encoded(noise(), "HEIF") + overlapping(20_000, 60_000),
+            "AVIF with notes that overlap": lambda: encoded(noise(), "AVIF") + overlapping(20_000, 60_000),
+        },
     }
     for count in (100, 1000, 40_000):
-        made[f"JPEG of {count} scans"] = ("too_many_scans", partial(many_scans, 400, 300, count))
+        made["too_many_scans"][f"JPEG of {count} scans"] = partial(many_scans, 400, 300, count)
     for code in (6, 32771, 32809, 34676, 34925, 50000, 50001, 65535):
-        made[f"TIFF with compression {code}"] = (
-            "unsupported_format",
-            lambda code=code: tiff(more=[(259, 3, 1, number(code))]),
-        )
-    return made
+        tags = [(259, 3, 1, number(code))]
+        made["unsupported_format"][f"TIFF with compression {code}"] = partial(tiff, more=tags)
+    return {name: (reason, make) for reason, cases in made.items() for name, make in cases.items()}
 
 
 def broken() -> Mapping[str, Make]:

@@ -150,6 +150,50 @@ def _headers(headers: dict[str, str], info: tarfile.TarInfo) -> None:
     info.name, info.pax_headers = "x.txt", headers
 
 
+def behind_a_sample() -> dict[str, bytes]:
+    """Return what stands between a good sample and the end."""
+    return {
+        "garbage for the next header": b"garbage" * 100,
+        "a checksum that is none": header(b"x.jpg", b"0", checksum=b"zz"),
+        "a checksum that is negative": header(b"x.jpg", b"0", checksum=b"\xff" * 8),
+        "a checksum of 2^60": header(b"x.jpg", b"0", checksum=b"\x80" + b"\xff" * 7),
+        "a name of a megabyte": member(b"name", b"n" * 2**20, b"L") + member(b"x.jpg", IMAGE),
+        "a name that claims 3 GiB": header(b"name", b"\x80" + (3 * 2**30).to_bytes(11, "big"), b"L"),
+        "a pax header that claims 3 GiB": header(b"p", b"\x80" + (3 * 2**30).to_bytes(11, "big"), b"x"),
+        "10,000 pax headers": pax(record(b"path", b"x.jpg")) * 10_000,
+        "10,000 long names": member(b"n", b"x.jpg\0", b"L") * 10_000,
+        "200,000 pax records": pax(b"5 a=\n" * 200_000) + member(b"x.jpg", IMAGE),
+        "a pax record of no length": pax(b"0 path=\n"),
+        "a pax record of a billion": pax(b"999999999 path=x\n"),
+        "a pax record without a line break": pax(b"8 path=x") + member(b"x.jpg", b""),
+        "a pax path of no UTF-8": pax(record(b"path", b"\xff\xfe.jpg")) + member(b"x.jpg", IMAGE),
+        "a pax path with a zero byte": pax(record(b"path", b"a\0b.jpg")) + member(b"x.jpg", IMAGE),
+        "1,000 members under one key": b"".join(member(b"many.e%d" % n, b"x") for n in range(1000)),
+        "a member that comes twice": sample(b"two") * 2,
+        "an unknown kind that claims 60 GiB": header(b"d", b"\x80" + (60 * 2**30).to_bytes(11, "big"), b"Z"),
+        "a global header that claims 60 GiB": header(b"d", b"\x80" + (60 * 2**30).to_bytes(11, "big"), b"g"),
+        "a sparse file of GNU": header(b"s.jpg", b"0", b"S"),
+        "a sparse file in pax": pax(record(b"GNU.sparse.major", b"1")) + member(b"s.jpg", b""),
+        "names without a key": member(b".jpg", b"") + member(b"/", b"") + member(b"", b""),
+        "a pax header of everything": archive_with(partial(_headers, {"mtime": "1e400", "uid": "-1", "x": "\x00"})),
+        "GNU's names": archive_with(lambda info: setattr(info, "name", "n" * 400), tarfile.GNU_FORMAT),
+    }
+
+
+def between_samples() -> dict[str, bytes]:
+    """Return what stands between two good samples."""
+    return {
+        "a member of 5 MiB, the limit being 1": member(b"big.jpg", bytes(5 * 2**20)),
+        "a sample of 3 MiB, the limit being 2": b"".join(member(b"big.e%d" % n, bytes(2**20)) for n in range(3)),
+        "20,000 folders": header(b"d", b"0", b"5") * 20_000,
+        "a folder that claims 60 GiB": header(b"d", b"\x80" + (60 * 2**30).to_bytes(11, "big"), b"5"),
+        **{
+            f"a {name}": archive_with(partial(_kind, kind))
+            for name, kind in (("link", b"2"), ("hard link", b"1"), ("device", b"3"), ("pipe", b"6"))
+        },
+    }
+
+
 def archives() -> Iterator[tuple[str, bytes, tuple[str, ...]]]:
     """Yield name, content, and the keys that must be read of it."""
     good = sample(b"good")
@@ -161,86 +205,12 @@ def archives() -> Iterator[tuple[str, bytes, tuple[str, ...]]]:
     yield "half a header", good[:700], ()
     yield "no end mark", good, ("good",)
     yield "one block of zeros at the end", good + bytes(512), ("good",)
-    yield "garbage for the next header", good + b"garbage" * 100 + END, ("good",)
-    yield "a checksum that is none", good + header(b"x.jpg", b"0", checksum=b"zz") + END, ("good",)
-    yield "a checksum that is negative", good + header(b"x.jpg", b"0", checksum=b"\xff" * 8) + END, ("good",)
-    yield "a checksum of 2^60", good + header(b"x.jpg", b"0", checksum=b"\x80" + b"\xff" * 7) + END, ("good",)
-    yield "a name of a megabyte", good + member(b"name", b"n" * 2**20, b"L") + member(b"x.jpg", IMAGE) + END, ("good",)
-    yield (
-        "a name that claims 3 GiB",
-        good + header(b"name", b"\x80" + (3 * 2**30).to_bytes(11, "big"), b"L") + END,
-        ("good",),
-    )
-    yield (
-        "a pax header that claims 3 GiB",
-        good + header(b"p", b"\x80" + (3 * 2**30).to_bytes(11, "big"), b"x") + END,
-        ("good",),
-    )
-    yield "10,000 pax headers", good + pax(record(b"path", b"x.jpg")) * 10_000 + END, ("good",)
-    yield "10,000 long names", good + member(b"n", b"x.jpg\0", b"L") * 10_000 + END, ("good",)
-    yield "200,000 pax records", good + pax(b"5 a=\n" * 200_000) + member(b"x.jpg", IMAGE) + END, ("good",)
-    yield "a pax record of no length", good + pax(b"0 path=\n") + END, ("good",)
-    yield "a pax record of a billion", good + pax(b"999999999 path=x\n") + END, ("good",)
-    yield "a pax record without a line break", good + pax(b"8 path=x") + member(b"x.jpg", b"") + END, ("good",)
-    yield (
-        "a pax path of no UTF-8",
-        good + pax(record(b"path", b"\xff\xfe.jpg")) + member(b"x.jpg", IMAGE) + END,
-        ("good",),
-    )
-    yield (
-        "a pax path with a zero byte",
-        good + pax(record(b"path", b"a\0b.jpg")) + member(b"x.jpg", IMAGE) + END,
-        ("good",),
-    )
-    yield (
-        "1,000 members under one key",
-        good + b"".join(member(b"many.e%d" % n, b"x") for n in range(1000)) + END,
-        ("good",),
-    )
-    yield "a member that comes twice", good + sample(b"two") * 2 + END, ("good",)
     yield "a key that comes again later", good + sample(b"two") + good + END, ("good", "two")
-    yield (
-        "a member of 5 MiB, the limit being 1",
-        good + member(b"big.jpg", bytes(5 * 2**20)) + sample(b"after") + END,
-        ("good", "after"),
-    )
-    yield (
-        "a sample of 3 MiB, the limit being 2",
-        good + b"".join(member(b"big.e%d" % n, bytes(2**20)) for n in range(3)) + sample(b"after") + END,
-        ("good", "after"),
-    )
-    yield "20,000 folders", good + header(b"d", b"0", b"5") * 20_000 + sample(b"after") + END, ("good", "after")
-    yield (
-        "a folder that claims 60 GiB",
-        good + header(b"d", b"\x80" + (60 * 2**30).to_bytes(11, "big"), b"5") + sample(b"after") + END,
-        ("good", "after"),
-    )
-    yield (
-        "an unknown kind that claims 60 GiB",
-        good + header(b"d", b"\x80" + (60 * 2**30).to_bytes(11, "big"), b"Z") + END,
-        ("good",),
-    )
-    yield (
-        "a global header that claims 60 GiB",
-        good + header(b"d", b"\x80" + (60 * 2**30).to_bytes(11, "big"), b"g") + END,
-        ("good",),
-    )
-    yield "a sparse file of GNU", good + header(b"s.jpg", b"0", b"S") + END, ("good",)
-    yield "a sparse file in pax", good + pax(record(b"GNU.sparse.major", b"1")) + member(b"s.jpg", b"") + END, ("good",)
-    yield "names without a key", good + member(b".jpg", b"") + member(b"/", b"") + member(b"", b"") + END, ("good",)
     yield "upper case and dots", good + member(b"./a/b.JPG", IMAGE) + member(b"./a/b.TXT", b"x") + END, ("good", "a/b")
-    for name, kind in (("link", b"2"), ("hard link", b"1"), ("device", b"3"), ("pipe", b"6")):
-        yield f"a {name}", good + archive_with(partial(_kind, kind)) + sample(b"after") + END, ("good", "after")
-    yield (
-        "a pax header of everything",
-        good + archive_with(partial(_headers, {"mtime": "1e400", "uid": "-1", "x": "\x00"})) + END,
-        ("good",),
-    )
-    yield (
-        "GNU's names",
-        good + archive_with(lambda info: setattr(info, "name", "n" * 400), tarfile.GNU_FORMAT) + END,
-        ("good",),
-    )
+    for name, data in behind_a_sample().items():
+        yield name, good + data + END, ("good",)
+    for name, data in between_samples().items():
+        yield name, good + data + sample(b"after") + END, ("good", "after")
 
 
 def compressed() -> Iterator[tuple[str, bytes, tuple[str, ...]]]:

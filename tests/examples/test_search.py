@@ -1,0 +1,128 @@
+"""The search of each runtime, run as people run it, says what the model says."""
+
+import json
+import re
+import shutil
+
+import attrs
+import pytest
+import torch
+
+import mobileclip
+from mobileclip.export import ExportSpec, export_model
+from tests.examples.running import FORBIDDEN, run_example, write_pictures
+from tests.export.litert import EXPORT, model as litert_model
+from tests.export.models import SHALLOW, few_samples, seeing
+
+TEXTS = ("a cat", "two dogs on a beach", "a red wall")
+SPECS = {
+    "onnx": ExportSpec(out="", target="onnx"),
+    "openvino": ExportSpec(out="", target="openvino", preprocess="uint8"),
+    "executorch": ExportSpec(out="", target="executorch"),
+    "litert": None,
+    "onnx in 8 bits": ExportSpec(
+        out="", target="onnx", precision="int8", preprocess="uint8", normalize=False, dynamic_batch=True
+    ),
+}
+SLOW = ("executorch", "onnx in 8 bits")
+SCRIPTS = {"onnx": "onnxruntime_search.py"}
+# What runtimes themselves say, and nobody else.
+SAID = {"executorch": "[cpuinfo_utils.cpp", "litert": "INFO: Created TensorFlow Lite XNNPACK delegate for CPU."}
+
+
+@attrs.frozen
+class Example:
+    """A script, an export that it takes, and the model of that."""
+
+    name: str
+    folder: object
+    clip: mobileclip.ImageTextModel
+
+    @property
+    def target(self):
+        return self.name.split()[0]
+
+    def run(self, *arguments):
+        # ExecuTorch's bindings for Python take tensors of PyTorch, and bring it.
+        forbidden = FORBIDDEN[1:] if self.target == "executorch" else FORBIDDEN
+        done = run_example(SCRIPTS.get(self.target, f"{self.target}_search.py"), *arguments, forbidden=forbidden)
+        told = [line for line in done.stderr.splitlines() if not line.startswith(SAID.get(self.target, "no such line"))]
+        return done.returncode, done.stdout, "\n".join(told)
+
+    def refuse(self, folder, pictures):
+        status, _, said = self.run(folder, "--pictures", *pictures, "--texts", *TEXTS)
+        assert status == 2
+        return said
+
+
+@pytest.fixture(scope="module", params=[pytest.param(one, marks=[pytest.mark.slow] * (one in SLOW)) for one in SPECS])
+def example(request, tmp_path_factory):
+    spec = SPECS[request.param]
+    if spec is None:
+        pytest.importorskip("ai_edge_litert")
+        return Example(request.param, EXPORT, mobileclip.ImageTextModel(litert_model()))
+    spec = attrs.evolve(spec, out=tmp_path_factory.mktemp("search") / "out")
+    samples = few_samples() if spec.precision == "int8" else None
+    model = seeing(SHALLOW)
+    return Example(request.param, export_model(model, spec, samples=samples), mobileclip.ImageTextModel(model))
+
+
+@torch.no_grad()
+def test_it_says_what_the_model_says(example, tmp_path):
+    pictures = write_pictures(tmp_path, 2)
+    status, printed, said = example.run(example.folder, "--pictures", *pictures, "--texts", *TEXTS)
+    assert (status, said) == (0, "")
+    cosines = example.clip.encode_image(pictures) @ example.clip.encode_text(list(TEXTS)).T
+    likely = (example.clip.model.logit_scale.exp() * cosines).softmax(-1)
+    # Embeddings within a cosine of 0.98 of the model's are within 0.2 of them.
+    exact, near = example.name in ("onnx", "openvino"), 0.2 if "8 bits" in example.name else 2e-4
+    blocks = printed.split("\n\n")
+    least = r"golden vectors of the (\w+) tower: least cosine (1\.000000|0\.9)"
+    assert [tower for tower, _ in re.findall(least, blocks[0])] == ["image", "text"]
+    assert len(blocks) == 1 + len(pictures) + len(TEXTS)
+    for row, (path, block) in enumerate(zip(pictures, blocks[1:3], strict=True)):
+        title, *lines = block.splitlines()
+        assert title == str(path)
+        scores = [re.fullmatch(r" +([\d.]+)%  cosine (-?[\d.]+)  (.+)", line).groups() for line in lines]
+        if exact:
+            assert [text for *_, text in scores] == [TEXTS[column] for column in cosines[row].argsort(descending=True)]
+        assert {text for *_, text in scores} == set(TEXTS)
+        for percent, cosine, text in scores:
+            column = TEXTS.index(text)
+            assert float(cosine) == pytest.approx(float(cosines[row, column]), abs=near)
+            assert not exact or float(percent) == pytest.approx(100 * float(likely[row, column]), abs=0.06)
+    for column, (text, block) in enumerate(zip(TEXTS, blocks[3:], strict=True)):
+        title, *lines = block.splitlines()
+        assert title.startswith(f"pictures for {text!r}, nearest first")
+        if exact:
+            expected = [str(pictures[row]) for row in cosines[:, column].argsort(descending=True)]
+            assert [line.split("  ")[-1] for line in lines] == expected
+
+
+def test_mistakes_are_told(example, tmp_path):
+    status, printed, _ = example.run("--help")
+    assert (status, f"mobileclip export --target {example.target}" in " ".join(printed.split())) == (0, True)
+    pictures = write_pictures(tmp_path, 1)
+    target = f"make an export: mobileclip export MODEL --target {example.target}"
+    assert target in example.refuse(tmp_path, pictures)
+    copied = shutil.copytree(example.folder, tmp_path / "copied")
+    contract = json.loads((copied / "mobileclip.json").read_text())
+    (copied / "mobileclip.json").write_text(json.dumps({**contract, "target": "torch"}))
+    assert f"was made for torch, expected {example.target}" in example.refuse(copied, pictures)
+    (copied / "mobileclip.json").write_text(json.dumps(contract))
+    file = copied / next(one["file"] for one in contract["towers"] if one["tower"] == "text")
+    file.unlink()
+    assert f"{file.name}; copy the export again" in example.refuse(copied, pictures)
+
+
+def test_a_file_that_computes_something_else_is_not_used(example, tmp_path):
+    if example.name not in ("onnx", "openvino"):
+        pytest.skip("its files are of one kind with those of the others")
+    copied = shutil.copytree(example.folder, tmp_path / "copied")
+    other = export_model(
+        seeing(SHALLOW, seed=1), ExportSpec(out=tmp_path / "other", target=example.target, tower="text")
+    )
+    for file in other.glob("text.*"):
+        shutil.copy(file, copied)
+    said = example.refuse(copied, write_pictures(tmp_path, 1))
+    assert "error: the text tower gives other embeddings of the golden inputs" in said
