@@ -11,8 +11,7 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, IterableDataset
 
-from mobileclip.data import ReinforcedBatch, ReinforcedPipelineSpec, write_shards
-from mobileclip.data.loading import LabelledBatch
+from mobileclip.data import LabelledBatch, ReinforcedBatch, ReinforcedPipelineSpec, write_shards
 from mobileclip.inputs import ImageInput
 from tests.data.made_samples import encoded, make_sample
 from tests.errors import fails
