@@ -293,7 +293,7 @@ _PICTURE = KnownPicture(name="cat.jpg", sha256="0" * 64)
 GIVEN: dict[type, Callable[[], tuple[Any, ...]]] = {
     ImageInput: lambda: (ImageInput(size=64),),
     TokenizerFile: lambda: (TokenizerFile(sha256="0" * 64, start_id=1, end_id=2),),
-    AugmentationSpec: lambda: (AugmentationSpec(size=64),),
+    AugmentationSpec: lambda: (AugmentationSpec(size=64), AugmentationSpec(size=64, operations=("Rotate",))),
     DualEncoderSpec: lambda: (SMALL, SMALL_MCT, SMALL_VIT),
     MCiSpec: lambda: (IMAGE, IMAGE.without_projection()),
     ViTSpec: lambda: (VIT, attrs.evolve(VIT, stem="patch"), attrs.evolve(VIT, projection=False, embedding_dim=32)),

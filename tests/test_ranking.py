@@ -24,8 +24,8 @@ def test_the_likeliest_tests_run_first():
     first, *others = own_tests(ROOT, "mobileclip/blocks/repmixer.py")
     assert first == "tests/blocks/test_repmixer.py"
     assert "tests/blocks/test_timm_parity.py" in others
-    pickles = own_tests(ROOT, "mobileclip/data/samples/pickles.py", "read")
-    assert pickles[0] == "tests/data/samples/test_pickles.py"
+    torch_file = own_tests(ROOT, "mobileclip/data/samples/torch_file.py", "read")
+    assert torch_file[0] == "tests/data/samples/test_torch_file.py"
     assert "tests/test_inner_modules.py" in own_tests(ROOT, "mobileclip/hardware/devices.py")
     assert "tests/export/test_int8.py" in own_tests(ROOT, "mobileclip/inference/optimization/layers.py")
 
