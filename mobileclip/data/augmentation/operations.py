@@ -28,7 +28,7 @@ def _without_strength(num_bins: int, _side: int) -> tuple[float, ...]:
     return (0.0,) * num_bins
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Operation:
     """One operation of RandAugment.
 

@@ -1,6 +1,7 @@
 """What a camera noted, as Pillow writes notes, and what of them may be damaged."""
 
 import io
+import tracemalloc
 
 import pytest
 from hypothesis import given, strategies as st
@@ -8,6 +9,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 
 from mobileclip.data.images import CameraNotes, read_camera_notes
+from tests.trials.image_files import overlapping
 
 
 def notes(*, maker="Canon", model="Canon EOS 5D", taken="2024:05:01 12:30:00", place=(48, 30, 36, "N", 3, 15, 0, "W")):
@@ -62,6 +64,19 @@ def test_what_is_missing_or_damaged_is_nothing(exif):
 def test_names_of_cameras_are_one_printable_line():
     assert read_camera_notes(notes(maker="A\x1b[2J\nB", model="c")).camera == "A [2J B c"
     assert len(read_camera_notes(notes(maker="", model="x" * 5000)).camera) == 100
+
+
+@pytest.mark.parametrize("num_more", [0, 2**18])
+def test_tags_that_overlap_take_no_more_memory_than_the_notes(num_more):
+    data = overlapping(5000, 60_000) + bytes(num_more)
+    tracemalloc.start()
+    try:
+        assert read_camera_notes(data) == CameraNotes()
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
+    whole = notes() + bytes(num_more)
+    assert (read_camera_notes(whole) == CameraNotes()) == (num_more > 0), "beyond 256 KiB nothing is read"
 
 
 @given(st.data())
