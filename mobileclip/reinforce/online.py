@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
 import attrs
 import torch
 from PIL import Image
 
-from mobileclip.data import BatchSource, ReinforcedBatch, Skip, StreamPosition, Tokenizer
+from mobileclip.data import BatchSource, ReinforcedBatch, Tokenizer
+from mobileclip.data.loading.batch_source import ChangedBatches
 from mobileclip.data.samples.sample import SYN_TEXT
 from mobileclip.reinforce.captioners import Captioner, caption_seed
 from mobileclip.reinforce.teachers import TeacherEnsemble
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class OnlineTeachers:
+class OnlineTeachers(ChangedBatches[ReinforcedBatch]):
     """Batches of another source with what the teachers say of them now; `train` takes it as its batches.
 
     Args:
@@ -43,19 +42,9 @@ class OnlineTeachers:
         if self.captioner is not None and self.tokenizer is None:
             raise ValueError("a captioner needs the student's tokenizer beside it")
 
-    def stream(self, position: StreamPosition) -> Iterator[ReinforcedBatch]:
-        """Yield the source's batches from a position on, with embeddings."""
-        for batch in self.batches.stream(position):
-            captioned = batch if self.captioner is None else self._captioned(batch, self.captioner)
-            yield self._embedded(captioned)
-
-    def position(self, num_batches: int) -> StreamPosition:
-        """Return the source's position behind so many batches."""
-        return self.batches.position(num_batches)
-
-    def take_skips(self, num_batches: int) -> Sequence[Skip]:
-        """Return what the batches left out."""
-        return self.batches.take_skips(num_batches)
+    def changed(self, batch: ReinforcedBatch) -> ReinforcedBatch:
+        """Return a batch with embeddings, and captions where there is a captioner."""
+        return self._embedded(batch if self.captioner is None else self._captioned(batch, self.captioner))
 
     def _captioned(self, batch: ReinforcedBatch, captioner: Captioner) -> ReinforcedBatch:
         images = self._images(batch)

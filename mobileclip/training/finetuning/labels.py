@@ -8,18 +8,19 @@ has a one at the class and zeros elsewhere. So the reinforced loss serves, exact
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import attrs
 import torch
 import torch.nn.functional as F
 
+from mobileclip.data.loading.batch_source import ChangedBatches
 from mobileclip.losses import ReinforcedLossSpec, losses
 from mobileclip.strict import strict
 
 if TYPE_CHECKING:
-    from mobileclip.data import BatchSource, ReinforcedBatch, Skip, StreamPosition
+    from mobileclip.data import BatchSource, ReinforcedBatch
 
 # Between two classes the teacher's logits differ by this: in float32, exp(-100) beside 1 is nothing.
 _LABEL_LOGIT_SCALE = 100.0
@@ -85,21 +86,14 @@ def with_labels(
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class _Labelled:
+class _Labelled(ChangedBatches["ReinforcedBatch"]):
     batches: BatchSource[ReinforcedBatch]
     labels: Mapping[str, int]
     num_classes: int
 
-    def stream(self, position: StreamPosition) -> Iterator[ReinforcedBatch]:
-        for batch in self.batches.stream(position):
-            codes = F.one_hot(self._indices(batch.keys), self.num_classes).float().to(batch.image.device)
-            yield attrs.evolve(batch, teacher_image=codes, teacher_text=codes)
-
-    def position(self, num_batches: int) -> StreamPosition:
-        return self.batches.position(num_batches)
-
-    def take_skips(self, num_batches: int) -> Sequence[Skip]:
-        return self.batches.take_skips(num_batches)
+    def changed(self, batch: ReinforcedBatch) -> ReinforcedBatch:
+        codes = F.one_hot(self._indices(batch.keys), self.num_classes).float().to(batch.image.device)
+        return attrs.evolve(batch, teacher_image=codes, teacher_text=codes)
 
     def _indices(self, keys: tuple[str, ...]) -> torch.Tensor:
         unknown = [key for key in keys if not 0 <= self.labels.get(key, -1) < self.num_classes]

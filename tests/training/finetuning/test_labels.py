@@ -102,11 +102,14 @@ class Batches:
     def position(self, num_batches):
         return num_batches
 
+    num_lost = 3
+
 
 def test_batches_get_the_labels_of_their_keys():
     labels = {f"{step}-{index}": (step + index) % 3 for step in range(9) for index in range(8)}
     batches = with_labels(Batches(), labels, num_classes=3)
     assert batches.position(2) == 2
+    assert batches.num_lost == 3, "for which a run saves its state"
     for step, batch in zip(range(2, 5), islice(batches.stream(2), 3), strict=True):
         plain = batch_of(step)
         assert torch.equal(batch.image, plain.image)
