@@ -23,7 +23,7 @@ from mobileclip.data.shards.card import card_of_shards
 from mobileclip.data.shards.files import Shards, expand_shards, parse, read_shard
 from mobileclip.data.skips import CONNECTION_FAILED, Skip
 from mobileclip.datasets.curation.similarity import columns_of, image_vector, similarities
-from mobileclip.datasets.sources.parquet import key_column, read_keys
+from mobileclip.datasets.sources.parquet import read_keys, text_column
 from mobileclip.engines import Engine, FunctionWork, Listener, SetAside, held
 from mobileclip.extras import needed
 from mobileclip.machine import raise_machine_fault
@@ -319,7 +319,7 @@ def _write_parquet(
     import pyarrow.parquet as pq
 
     digits = [f"{upper:016x}{lower:016x}" for upper, lower in uids]
-    columns: dict[str, Any] = {"uid": digits, "key": key_column(keys)}
+    columns: dict[str, Any] = {"uid": text_column(digits), "key": text_column(keys)}
     for caption, table in tables.items():
         columns[caption] = table.mean(1)
         columns[f"{caption}_by_teacher"] = pa.FixedSizeListArray.from_arrays(table.reshape(-1), table.shape[1])

@@ -16,7 +16,7 @@ from mobileclip import storage
 from mobileclip.data.shards.counts import MANIFEST
 from mobileclip.datasets.joining.image_index import IndexCounts
 from mobileclip.datasets.joining.placeholders import Placeholder
-from mobileclip.datasets.sources.parquet import key_column, read_keys
+from mobileclip.datasets.sources.parquet import read_keys, text_column
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
 
@@ -28,6 +28,7 @@ REPORT = "join.json"
 MISSING = "missing.txt"
 OTHER = "other.txt"
 _NOTE = b"mobileclip"
+_COLUMNS = ("key", "image", "likeness", "reason")
 _NUM_NAMED = 10
 _NUM_OTHERS = 2
 _NUM_CONNECTIONS = 16
@@ -322,10 +323,9 @@ def write_ledger(output: str, name: str, done: JoinedShard, samples: Sequence[Jo
     """Note that a shard is finished: a row for every sample, and the rest beside them."""
     import pyarrow as pa
 
-    columns: dict[str, Any] = {"key": key_column([one.key for one in samples])}
-    for column in ("image", "likeness", "reason"):
-        columns[column] = pa.array([getattr(one, column) for one in samples], pa.string())
-    _write_note(_ledger_path(output, name), pa.table(columns), attrs.evolve(done, left_out=(), other=()))
+    columns = [text_column([getattr(one, name) for one in samples]) for name in _COLUMNS]
+    table = pa.Table.from_arrays(columns, _COLUMNS)
+    _write_note(_ledger_path(output, name), table, attrs.evolve(done, left_out=(), other=()))
 
 
 def renew_ledger(output: str, name: str, done: JoinedShard) -> None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import numpy as np
 
 from mobileclip import storage
 from mobileclip.data.skips import BadSampleError
@@ -60,14 +61,24 @@ def _opened(path: str) -> Iterator[pq.ParquetFile]:
             raise OSError(f"it is damaged, or no Parquet file: {str(error).strip()}") from None
 
 
-def key_column(keys: Sequence[str]) -> pa.Array:
-    """Return keys as texts; as bytes, where one is none."""
+def text_column(values: Sequence[str | None]) -> pa.Array:
+    """Return a column of texts; of bytes, where a text holds some, as keys from tar files may.
+
+    It is made of its parts: to look at a list, Arrow imports pandas where that is installed, with 50 MB of memory.
+    """
     import pyarrow as pa
 
+    found = [b"" if value is None else value.encode(errors="surrogateescape") for value in values]
+    offsets = np.zeros(len(found) + 1, np.int32)
+    np.cumsum([len(one) for one in found], out=offsets[1:])
+    is_there = np.packbits([value is not None for value in values], bitorder="little")
+    content = b"".join(found)
     try:
-        return pa.array(keys, pa.string())
-    except UnicodeEncodeError:
-        return pa.array([key.encode(errors="surrogateescape") for key in keys], pa.binary())
+        content.decode()
+        kind = pa.string()
+    except UnicodeDecodeError:
+        kind = pa.binary()
+    return pa.Array.from_buffers(kind, len(found), [pa.py_buffer(part) for part in (is_there, offsets, content)])
 
 
 def read_keys(column: pa.ChunkedArray) -> list[str]:

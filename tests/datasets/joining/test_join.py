@@ -98,6 +98,16 @@ class TestJoin:
         assert report.images.without_field == 2
         assert not list(data.output.glob("*.tar"))
 
+    def test_keys_that_are_no_text(self, data):
+        for path in [*data.reinforced.glob("*.tar"), *data.images.glob("*.tar")]:
+            named = {"\udcff" if key == "000000" else key: members for key, members in contents(path).items()}
+            write_raw(path, named)
+        report = data.join()
+        assert (report.joined, report.left_out) == (20, {})
+        assert data.join() == report
+        note = pq.read_table(data.output / "join" / "00000.parquet")
+        assert [row["key"] for row in note.to_pylist()][:2] == [b"\xff", b"000001"]
+
     def test_own_images_stay(self, data):
         write_shard(data.reinforced / "a.tar", [make_sample(3), without_image(4)])
         report = data.join(reinforced=str(data.reinforced / "a.tar"))
