@@ -55,7 +55,7 @@ class Segment:
 
 
 @attrs.frozen(order=True)
-class Place:
+class Cursor:
     """Where a reader stands.
 
     Args:
@@ -117,7 +117,7 @@ class Order(ABC):
         """Yield the numbers of the samples of every step of an epoch; the last one may have fewer."""
 
     @abstractmethod
-    def next_epoch(self, step: int, batch_size: int, places: Collection[Place]) -> tuple[int, tuple[Place, ...]]:
+    def next_epoch(self, step: int, batch_size: int, places: Collection[Cursor]) -> tuple[int, tuple[Cursor, ...]]:
         """Return how many steps to leave out, and where readers stand then, so that a stream goes on with an epoch.
 
         Args:
@@ -261,7 +261,7 @@ class EpochOrder(Order):
         numbers = range(self.num_samples)
         return (numbers[start : start + batch_size] for start in numbers[::batch_size])
 
-    def next_epoch(self, step: int, batch_size: int, places: Collection[Place]) -> tuple[int, tuple[Place, ...]]:
+    def next_epoch(self, step: int, batch_size: int, places: Collection[Cursor]) -> tuple[int, tuple[Cursor, ...]]:
         """Return how many steps are left of an epoch."""
         del places
         return -step % (self.num_places // batch_size), ()
@@ -341,11 +341,11 @@ class EndlessOrder(Order):
         """Yield the numbers of the samples of every step, without end."""
         return (self.step(step, batch_size)[1] for step in count())
 
-    def start(self, epoch: int) -> tuple[Place, ...]:
+    def start(self, epoch: int) -> tuple[Cursor, ...]:
         """Return where every reader stands once all shards were drawn so often."""
-        return tuple(Place(epoch * turns) for turns in self._turns)
+        return tuple(Cursor(epoch * turns) for turns in self._turns)
 
-    def next_epoch(self, step: int, batch_size: int, places: Collection[Place]) -> tuple[int, tuple[Place, ...]]:
+    def next_epoch(self, step: int, batch_size: int, places: Collection[Cursor]) -> tuple[int, tuple[Cursor, ...]]:
         """Return where readers stand once all shards were drawn as often as by any of them, and once more."""
         del step, batch_size
         return 0, self.start(1 + max(place.turn for place in places) // min(self._turns))
