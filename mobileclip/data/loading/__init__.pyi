@@ -7,6 +7,8 @@ from .batch import (
 )
 from .batch_source import BatchSource as BatchSource
 from .decode import DECODES as DECODES, Decode as Decode, SourceImage as SourceImage
+from .endless_order import EndlessOrder as EndlessOrder
+from .epoch_order import EpochOrder as EpochOrder
 from .examples import (
     Captions as Captions,
     Example as Example,
@@ -15,14 +17,7 @@ from .examples import (
 )
 from .keeping import UidList as UidList
 from .memory import empty_shared as empty_shared, stack_pixels as stack_pixels
-from .order import (
-    NUM_READERS as NUM_READERS,
-    Cursor as Cursor,
-    EndlessOrder as EndlessOrder,
-    EpochOrder as EpochOrder,
-    Segment as Segment,
-    Share as Share,
-)
+from .order import NUM_READERS as NUM_READERS, Cursor as Cursor, Segment as Segment, Share as Share
 from .position import StreamPosition as StreamPosition, joined_positions as joined_positions
 from .reinforced import ReinforcedPipeline as ReinforcedPipeline, ReinforcedPipelineSpec as ReinforcedPipelineSpec
 from .shard_reader import SampleReading as SampleReading, ShardReader as ShardReader, TarReader as TarReader

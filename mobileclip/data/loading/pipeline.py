@@ -7,13 +7,9 @@ all processes together hold the same samples whatever the number of processes.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from itertools import cycle, islice
 from typing import Any, cast
 
@@ -23,19 +19,19 @@ from torch.utils.data import IterableDataset, get_worker_info
 from mobileclip.data.loading.batch import BatchType, interleaved, join_batches
 from mobileclip.data.loading.chunks import Chunk, Maker
 from mobileclip.data.loading.crew import Begin, Crew, LateWorkerError, LostWorkerError
+from mobileclip.data.loading.data_order import DataOrder, cursors
+from mobileclip.data.loading.endless_order import EndlessOrder
 from mobileclip.data.loading.keeping import Keep, UidList
-from mobileclip.data.loading.order import VERSION, Cursor, EndlessOrder, EpochOrder, Order
+from mobileclip.data.loading.order import Cursor
 from mobileclip.data.loading.position import StreamPosition
-from mobileclip.data.loading.shard_reader import ShardReader, find_dead
+from mobileclip.data.loading.shard_reader import ShardReader
 from mobileclip.data.loading.spec import PipelineSpec
 from mobileclip.data.loading.worker import ShardDataset
-from mobileclip.data.shards.counts import count_up_to
 from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.data.workers import LostProcessError
 from mobileclip.machine import raise_machine_fault
-from mobileclip.processes import this_process
 from mobileclip.serialization import from_json, to_json
-from mobileclip.storage import printable, use_limits
+from mobileclip.storage import printable
 from mobileclip.terminal import get_logger
 
 logger = get_logger(__name__)
@@ -92,9 +88,8 @@ class Pipeline(IterableDataset[BatchType], ABC):
         self.spec = spec
         self._keep = UidList(spec.uids) if keep is None and spec.uids is not None else keep
         self.shards = reader.names
-        self._reader = reader
-        process = this_process()
-        self.rank, self.world_size = process.rank, process.size
+        self._data = DataOrder(spec, reader)
+        self.rank, self.world_size = self._data.rank, self._data.world_size
         self._first_epoch = 0
         self._progress, self._resumed = _Progress(), cast("_Progress | None", None)
         self.report = SkipReport()
@@ -166,13 +161,13 @@ class Pipeline(IterableDataset[BatchType], ABC):
 
     def _followed(self, start: _Progress) -> Iterator[tuple[_Progress, BatchType]]:
         """Yield the batches of the rest of an epoch, and where iterating stands behind each."""
-        if not isinstance(self._order, EndlessOrder):
+        if not isinstance(self._data.order, EndlessOrder):
             yield from islice(self._whole_epoch(start), start.num_since, None)
             return
-        num_samples = sum(self._sizes) if self.spec.num_samples is None else self.spec.num_samples
+        num_samples = sum(self._data.sizes) if self.spec.num_samples is None else self.spec.num_samples
         position = start.position
         if not position.places:
-            position = self._behind(0, dict(enumerate(self._order.start(start.epoch))))
+            position = self._data.behind(0, dict(enumerate(self._data.order.start(start.epoch))))
         for batch in islice(self.stream(position), self._batches_per_epoch(num_samples) - position.first_batch):
             position = self.position(position.first_batch + 1)
             yield attrs.evolve(start, position=position), batch
@@ -202,8 +197,8 @@ class Pipeline(IterableDataset[BatchType], ABC):
             ValueError: if there are fewer samples than one batch needs, none can be used, or the position is of another
                 order.
         """
-        position = self._in_this_order(StreamPosition() if position is None else position)
-        places = {reader: own for reader, own in _places(position).items() if reader % self.world_size == self.rank}
+        position = self._data.taken_up(StreamPosition() if position is None else position)
+        places = {reader: own for reader, own in cursors(position).items() if reader % self.world_size == self.rank}
         self._num_passed_over = position.num_passed_over
         self._left_out.clear()
         self._known.clear()
@@ -230,7 +225,8 @@ class Pipeline(IterableDataset[BatchType], ABC):
             return StreamPosition()
         for number, places, dead, skipped in self._known:
             if number == num_batches:
-                return attrs.evolve(self._behind(number, places, dead), skipped=skipped)
+                position = self._data.behind(number, places, dead, num_passed_over=self._num_passed_over)
+                return attrs.evolve(position, skipped=skipped)
         raise ValueError(
             f"the stream does not know where it stood after batch {num_batches}, only after "
             f"{[number for number, *_ in self._known]}; ask for its position when that many batches "
@@ -248,58 +244,6 @@ class Pipeline(IterableDataset[BatchType], ABC):
             skips.append(self._left_out.popleft()[1])
         return skips
 
-    def _in_this_order(self, position: StreamPosition) -> StreamPosition:
-        """Return a position to go on from: one in another version of the order, where the next epoch begins.
-
-        Raises:
-            ValueError: if it is of other data, or of another order.
-        """
-        order = self._order
-        if position.data not in ("", self._digest):
-            raise ValueError(
-                f"the position is one in other data: the names of the {len(self.shards)} shards, or the numbers of "
-                "their samples, were others. Give the shards as they were, or start another run from its weights"
-            )
-        step = position.first_batch + position.num_passed_over
-        if position.places and position.version != VERSION:
-            num_left, starts = order.next_epoch(step, self._batch_size, _places(position).values())
-            if self.rank == 0:
-                logger.warning(
-                    "the position behind batch %d is one in version %d of the order of samples, and this is version "
-                    "%d: the run goes on where an epoch begins, without what was left of the one before",
-                    *(position.first_batch, position.version, VERSION),
-                )
-            return attrs.evolve(
-                position,
-                num_readers=order.num_readers if starts else 0,
-                places=_rows(dict(enumerate(starts))),
-                version=VERSION,
-                num_passed_over=position.num_passed_over + num_left,
-            )
-        if position.num_readers not in (0, order.num_readers):
-            raise ValueError(
-                f"the position is of {position.num_readers} readers, and the order has {order.num_readers}: "
-                "num_readers, the shards or their sizes are others than they were"
-            )
-        if not position.places and order.step(step, self._batch_size)[1].start:
-            raise ValueError(
-                f"the position behind batch {position.first_batch} does not say where the readers stand; take it from "
-                "the checkpoint, or from the stream that came so far"
-            )
-        return position
-
-    def _behind(self, num_batches: int, places: Mapping[int, Cursor], dead: tuple[int, ...] = ()) -> StreamPosition:
-        """Return the position behind so many batches, by where readers stand in an epoch without some shards."""
-        return StreamPosition(
-            first_batch=num_batches,
-            num_readers=self._order.num_readers if places else 0,
-            places=_rows(places),
-            version=VERSION,
-            data=self._digest,
-            dead=dead,
-            num_passed_over=self._num_passed_over,
-        )
-
     def _note(self, chunks: Sequence[Chunk[BatchType]]) -> None:
         """Note where the stream stands behind one batch more, and what was left out for it."""
         number, places, dead, skipped = self._known[-1]
@@ -308,19 +252,18 @@ class Pipeline(IterableDataset[BatchType], ABC):
         self._left_out.extend((number, skip) for skip in skips)
         moved = {reader: Cursor(*place) for chunk in chunks for reader, *place in chunk.places}
         skipped = skipped + Counter(skip.reason for skip in skips)
-        before, now = (
-            self._order.step(one + self._num_passed_over, self._batch_size)[1].start for one in (number - 1, number)
-        )
-        dead = dead if before else tuple(self._dead)
+        steps = (number - 1 + self._num_passed_over, number + self._num_passed_over)
+        before, now = (self._data.order.step(step, self._data.batch_size)[1].start for step in steps)
+        dead = dead if before else tuple(self._data.dead)
         self._known.append((number, places | moved, dead, skipped) if now else (number, {}, (), skipped))
 
     def _whole_epoch(self, start: _Progress) -> Iterator[tuple[_Progress, BatchType]]:
         if start.position.places:
-            self._in_this_order(start.position)
-        size, dead = self.spec.batch_size, start.position.dead if start.position.places else tuple(self._dead)
+            self._data.taken_up(start.position)
+        size, dead = self.spec.batch_size, start.position.dead if start.position.places else tuple(self._data.dead)
         waiting: list[BatchType] = []
         progress = attrs.evolve(start, num_since=0)
-        places = _places(start.position)
+        places = cursors(start.position)
         for step, chunks in enumerate(self._steps(start.epoch, start.position), start=start.position.first_batch + 1):
             batch = _whole(chunks)
             places |= {reader: Cursor(*place) for chunk in chunks for reader, *place in chunk.places}
@@ -331,7 +274,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
                 continue
             progress = attrs.evolve(progress, num_since=progress.num_since + 1)
             if not waiting:
-                progress = attrs.evolve(progress, num_since=0, position=self._behind(step, places, dead))
+                progress = attrs.evolve(progress, num_since=0, position=self._data.behind(step, places, dead))
             yield progress, batch
         if waiting and not self.spec.drop_last:
             yield attrs.evolve(progress, num_since=progress.num_since + 1), join_batches(waiting)
@@ -352,7 +295,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
 
     def _batches_per_epoch(self, num_samples: int) -> int:
         drop_last = self.spec.drop_last or self.spec.sampling != "epoch"
-        full, rest = divmod(num_samples, self._batch_size)
+        full, rest = divmod(num_samples, self._data.batch_size)
         return full + (rest > 0 and not drop_last)
 
     def _nothing(self) -> str:
@@ -361,59 +304,9 @@ class Pipeline(IterableDataset[BatchType], ABC):
         return f"not one sample of {len(self.shards)} shards can be used: {self.report}"
 
     @property
-    def _batch_size(self) -> int:
-        """Samples of a batch, of all processes together."""
-        return self.spec.batch_size * self.world_size
-
-    @cached_property
-    def _sizes(self) -> tuple[int, ...]:
-        with use_limits(self.spec.stores):
-            return self._reader.sizes(self.spec.sample_limits)
-
-    @cached_property
-    def _order(self) -> Order:
-        spec = self.spec
-        choices: dict[str, Any] = {"most_readers": spec.num_readers, "seed": spec.seed, "shuffle": spec.shuffle}
-        order: Order
-        if spec.sampling == "epoch":
-            order = EpochOrder(names=self.shards, sizes=self._sizes, dead=tuple(self._dead), **choices)
-        else:
-            replacement = spec.sampling == "with_replacement"
-            order = EndlessOrder(sources=self._reader.sources, weights=spec.weights, replacement=replacement, **choices)
-            self._check_sources(order)
-        order.check_processes(self.world_size)
-        return order
-
-    @cached_property
-    def _dead(self) -> Mapping[int, tuple[Skip, ...]]:
-        """The shards that have no sample, by number, and what is said of each."""
-        with use_limits(self.spec.stores):
-            return find_dead(self._reader, self.spec.sample_limits) if self.spec.sampling == "epoch" else {}
-
-    @cached_property
-    def _digest(self) -> str:
-        """Of the shards' names from their common folder on and, where it is known, of their numbers of samples."""
-        folder = os.path.commonprefix(self.shards).rpartition("/")[0]  # noqa: RUF071 - they may be addresses
-        names = [name[len(folder) :] for name in self.shards]
-        sizes = self._sizes if self.spec.sampling == "epoch" else ()
-        return hashlib.sha256(json.dumps([names, sizes]).encode()).hexdigest()
-
-    def _check_sources(self, order: EndlessOrder) -> None:
-        """Refuse sources with fewer samples than their weights have in a batch: it would be full of copies."""
-        wanted = order.num_in_batch(self._batch_size) if len(self.spec.weights) > 1 else ()
-        for source, (names, number) in enumerate(zip(order.sources, wanted, strict=False)):
-            found = count_up_to(names, number, self.spec.sample_limits)
-            if found is not None and found < number:
-                raise ValueError(
-                    f"source {source}, {self.spec.shards[source]}, has {found} samples, and its weight has {number} of "
-                    f"every batch of {self._batch_size}: some would be copies. Give it a weight of at most "
-                    f"{found / self._batch_size:.3g} of all, more samples, or a smaller batch_size"
-                )
-
-    @property
     def _num_workers(self) -> int:
         """How many share the work: as many as have a reader, at least one."""
-        return max(1, min(self.spec.num_workers, self._order.num_readers // self.world_size))
+        return max(1, min(self.spec.num_workers, self._data.order.num_readers // self.world_size))
 
     def _chunks(self, epoch: int, start: StreamPosition) -> Iterator[Chunk[BatchType]]:
         if self._dataset is None:
@@ -471,12 +364,12 @@ class Pipeline(IterableDataset[BatchType], ABC):
     def _new_dataset(self) -> ShardDataset[BatchType]:
         return ShardDataset(
             self.spec,
-            shards=self._reader,
-            order=self._order,
+            shards=self._data.reader,
+            order=self._data.order,
             maker=self._maker(),
             keep=self._keep,
             world=(self.rank, self.world_size),
-            left_out=[skip for skips in self._dead.values() for skip in skips],
+            left_out=[skip for skips in self._data.dead.values() for skip in skips],
         )
 
     def _dismiss(self) -> None:
@@ -484,14 +377,6 @@ class Pipeline(IterableDataset[BatchType], ABC):
         crew, self._crew = self._crew, None
         if crew is not None:
             crew.end()
-
-
-def _rows(places: Mapping[int, Cursor]) -> tuple[tuple[int, int, int, int], ...]:
-    return tuple((reader, place.turn, place.segment, place.sample) for reader, place in places.items())
-
-
-def _places(position: StreamPosition) -> dict[int, Cursor]:
-    return {reader: Cursor(*place) for reader, *place in position.places}
 
 
 def _whole(chunks: Sequence[Chunk[BatchType]]) -> BatchType | None:
