@@ -13,7 +13,7 @@ MOST = 39
 REASONS = {
     "mobileclip.cli.sharing": "what the flags of several commands build",
     "mobileclip.data.loading.keeping": "a list of more than 134 million uids is not sorted",
-    "mobileclip.data.loading.readers": "a reader gives up after 100,000 samples in a row",
+    "mobileclip.data.loading.chunks": "a reader gives up after 100,000 samples in a row",
     "mobileclip.data.samples.inflate": "zlib-ng and zlib are tried in one process, and their steps counted",
     "mobileclip.datasets.sources.records": "an image ends at 256 MiB",
     "mobileclip.data.text.tokenizer": "the patterns are those of another library, for every character",

@@ -56,13 +56,13 @@ from .loading.examples import (
 from .loading.keeping import (
     UidList as UidList,
 )
-from .loading.pipeline import (
-    ReinforcedPipeline as ReinforcedPipeline,
-    ReinforcedPipelineSpec as ReinforcedPipelineSpec,
-)
 from .loading.position import (
     StreamPosition as StreamPosition,
     joined_positions as joined_positions,
+)
+from .loading.reinforced import (
+    ReinforcedPipeline as ReinforcedPipeline,
+    ReinforcedPipelineSpec as ReinforcedPipelineSpec,
 )
 from .loading.spec import (
     ExampleSpec as ExampleSpec,

@@ -15,8 +15,8 @@ from mobileclip.data.images.resize import Pixels
 from mobileclip.data.loading.batch import LabelledBatch
 from mobileclip.data.loading.decode import SourceImage
 from mobileclip.data.loading.keeping import Keep
-from mobileclip.data.loading.loading import Pipeline
 from mobileclip.data.loading.memory import stack_pixels
+from mobileclip.data.loading.pipeline import Pipeline
 from mobileclip.data.loading.spec import PipelineSpec
 from mobileclip.data.randomness import seeded_rng
 from mobileclip.datasets.class_data import ClassData, LabelledSample, LabelParser, open_class_data

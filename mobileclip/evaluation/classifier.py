@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobileclip.data import ImageTransform
-from mobileclip.data.loading.reading import ShardReader
+from mobileclip.data.loading.shard_reader import ShardReader
 from mobileclip.data.samples.limits import SAMPLE_LIMITS
 from mobileclip.data.shards.files import Shards, parse
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport

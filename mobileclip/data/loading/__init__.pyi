@@ -7,6 +7,8 @@ from .batch import (
 )
 from .batch_source import BatchSource as BatchSource
 from .decode import DECODES as DECODES, Decode as Decode, SourceImage as SourceImage
+from .endless_order import EndlessOrder as EndlessOrder
+from .epoch_order import EpochOrder as EpochOrder
 from .examples import (
     Captions as Captions,
     Example as Example,
@@ -15,17 +17,10 @@ from .examples import (
 )
 from .keeping import UidList as UidList
 from .memory import empty_shared as empty_shared, stack_pixels as stack_pixels
-from .order import (
-    NUM_READERS as NUM_READERS,
-    EndlessOrder as EndlessOrder,
-    EpochOrder as EpochOrder,
-    Place as Place,
-    Segment as Segment,
-    Share as Share,
-)
-from .pipeline import ReinforcedPipeline as ReinforcedPipeline, ReinforcedPipelineSpec as ReinforcedPipelineSpec
+from .order import NUM_READERS as NUM_READERS, Cursor as Cursor, Segment as Segment, Share as Share
 from .position import StreamPosition as StreamPosition, joined_positions as joined_positions
-from .reading import SampleReading as SampleReading, ShardReader as ShardReader, TarReader as TarReader
+from .reinforced import ReinforcedPipeline as ReinforcedPipeline, ReinforcedPipelineSpec as ReinforcedPipelineSpec
+from .shard_reader import SampleReading as SampleReading, ShardReader as ShardReader, TarReader as TarReader
 from .spec import ExampleSpec as ExampleSpec, PipelineSpec as PipelineSpec
 from .stage import (
     endless_shards as endless_shards,

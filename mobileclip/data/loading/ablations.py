@@ -12,7 +12,7 @@ from mobileclip.data.augmentation.replay import AugmentationSpec
 from mobileclip.data.loading.batch import ReinforcedBatch
 from mobileclip.data.loading.examples import Caption, Example, ExampleMaker, ReinforcedExampleSpec, TextToIds
 from mobileclip.data.loading.memory import stack_pixels
-from mobileclip.data.loading.pipeline import ReinforcedPipelineSpec
+from mobileclip.data.loading.reinforced import ReinforcedPipelineSpec
 from mobileclip.data.samples.sample import ImageTextSample
 from mobileclip.data.shards.card import ReinforcementCard
 from mobileclip.data.skips import BadSampleError

@@ -1,77 +1,393 @@
-"""From shards to named batches: one stored augmentation, one real and one synthetic caption per sample and epoch."""
+"""From shards to named batches, in one process or several: what every pipeline shares.
+
+What an epoch makes of a sample depends on the seed, the epoch and the sample's key alone, and which samples make a
+batch on the spec and the batch's number: batches are the same to the bit whatever the number of workers, and those of
+all processes together hold the same samples whatever the number of processes.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle, islice
+from typing import Any, cast
+
 import attrs
+from torch.utils.data import IterableDataset, get_worker_info
 
-from mobileclip.data.loading.batch import ReinforcedBatch
-from mobileclip.data.loading.examples import ExampleMaker, ReinforcedExampleSpec, TextToIds
-from mobileclip.data.loading.keeping import Keep
-from mobileclip.data.loading.loading import Pipeline
-from mobileclip.data.loading.reading import TarReader
+from mobileclip.data.loading.batch import BatchType, interleaved, join_batches
+from mobileclip.data.loading.chunks import Chunk, Maker
+from mobileclip.data.loading.crew import Begin, Crew, LateWorkerError, LostWorkerError
+from mobileclip.data.loading.data_order import DataOrder, cursors
+from mobileclip.data.loading.endless_order import EndlessOrder
+from mobileclip.data.loading.keeping import Keep, UidList
+from mobileclip.data.loading.order import Cursor
+from mobileclip.data.loading.position import StreamPosition
+from mobileclip.data.loading.shard_reader import ShardReader
 from mobileclip.data.loading.spec import PipelineSpec
-from mobileclip.data.shards.card import ReinforcementCard, card_of_shards
-from mobileclip.data.shards.files import expand_shards, read_reinforced_samples
-from mobileclip.data.skips import SkipReport
-from mobileclip.data.text.tokenizer import Tokenizer
-from mobileclip.strict import strict
+from mobileclip.data.loading.worker import ShardDataset
+from mobileclip.data.skips import Skip, SkipReport
+from mobileclip.data.workers import LostProcessError
+from mobileclip.machine import raise_machine_fault
+from mobileclip.serialization import from_json, to_json
+from mobileclip.storage import printable
+from mobileclip.terminal import get_logger
+
+logger = get_logger(__name__)
+
+# Workers that die of the same chunk, one after another, after which the stream ends.
+MOST_LOST = 3
+# Steps behind the last one whose position is known: whoever takes batches in advance asks for an earlier one.
+_KNOWN_STEPS = 4
+_STREAM = -1
+# Of what was left out and is not taken by anyone; all are counted.
+_MOST_NAMED = 1_000_000
 
 
-@attrs.frozen(kw_only=True, field_transformer=strict)
-class ReinforcedPipelineSpec(ReinforcedExampleSpec, PipelineSpec):
-    """The choices of a pipeline of image-text samples: those of `ReinforcedExampleSpec` and of `PipelineSpec`.
+@attrs.frozen(kw_only=True)
+class _Progress:
+    """How far iterating has come.
 
-    Examples:
-        >>> choices = {"shards": "{000..127}.tar", "batch_size": 512, "image": mobileclip.inputs.ImageInput(size=256)}
-        >>> ReinforcedPipelineSpec(**choices).captions, ReinforcedPipelineSpec(**choices, reinforced=False).captions
-        ('both', 'real')
+    Args:
+        epoch: that it is in.
+        first_epoch: of those that it goes through.
+        position: within the epoch, behind a batch that left no samples waiting for the next one.
+        num_since: batches since.
     """
 
-    @property
-    def card(self) -> ReinforcementCard | None:
-        """The card beside the shards, where there is one."""
-        return card_of_shards(expand_shards(self.shards)) if self.reinforced and self.shards else None
-
-    def example_maker(self, tokenizer: TextToIds) -> ExampleMaker:
-        """Return what makes examples of samples, and batches of examples."""
-        return ExampleMaker(self, tokenizer=tokenizer)
-
-    def build(self, *, tokenizer: TextToIds | None = None, keep: Keep | None = None) -> ReinforcedPipeline:
-        """Return the pipeline.
-
-        Args:
-            tokenizer: texts to ids (B, context length); None for CLIP's own with the text contract.
-            keep: which samples are used, see `Pipeline`.
-        """
-        return ReinforcedPipeline(self, tokenizer=Tokenizer(self.text) if tokenizer is None else tokenizer, keep=keep)
+    epoch: int = 0
+    first_epoch: int = 0
+    position: StreamPosition = StreamPosition()
+    num_since: int = 0
 
 
-class ReinforcedPipeline(Pipeline[ReinforcedBatch]):
-    """The pipeline of image-text samples.
+class Pipeline(IterableDataset[BatchType], ABC):
+    """An iterable of named batches; every epoch sees every usable sample of the shards once.
+
+    To torch it is a data set of whole batches, with workers of its own: `DataLoader(pipeline, batch_size=None)`.
+
+    In a distributed run every process has the same share of every batch; `mobileclip.processes` tells its rank. See
+    `mobileclip.data.loading.order` for who reads what.
 
     Args:
         spec: the choices.
-        tokenizer: texts to ids (B, context length).
-        keep: which samples are used, see `Pipeline`.
+        reader: of the shards.
+        keep: from key and members of a sample to whether it is used, with another sampling than `epoch`; None for all
+            those that the spec's `uids` have. Workers get it pickled where they are not forked.
 
     Raises:
-        ValueError: if the patterns name no shard, or none of the local ones exists.
+        ValueError: if there is such a choice in an epoch, whose length nobody would know.
     """
 
-    spec: ReinforcedPipelineSpec
+    def __init__(self, spec: PipelineSpec, *, reader: ShardReader, keep: Keep | None = None) -> None:
+        if keep is not None and spec.sampling == "epoch":
+            raise ValueError(
+                "an epoch of the samples that `keep` chooses has a length that nobody knows; choose `endless`"
+            )
+        self.spec = spec
+        self._keep = UidList(spec.uids) if keep is None and spec.uids is not None else keep
+        self.shards = reader.names
+        self._data = DataOrder(spec, reader)
+        self.rank, self.world_size = self._data.rank, self._data.world_size
+        self._first_epoch = 0
+        self._progress, self._resumed = _Progress(), cast("_Progress | None", None)
+        self.report = SkipReport()
+        """What the current or last epoch, or stream, read and skipped, in this process."""
+        self._dataset: ShardDataset[BatchType] | None = None
+        self._crew: Crew[Chunk[BatchType]] | None = None
+        self.num_lost = 0
+        """How many workers have died, in whose place others went on."""
+        self._num_passed_over = 0
+        # Number of batches, where this process's readers stand behind them, none where an epoch begins, the shards that
+        # the epoch does without, and what was left out so far.
+        self._known: deque[tuple[int, dict[int, Cursor], tuple[int, ...], Counter[str]]] = deque(maxlen=_KNOWN_STEPS)
+        # Number of the batch that it was left out for, of what nobody has taken yet.
+        self._left_out: deque[tuple[int, Skip]] = deque(maxlen=_MOST_NAMED)
 
-    def __init__(self, spec: ReinforcedPipelineSpec, *, tokenizer: TextToIds, keep: Keep | None = None) -> None:
-        super().__init__(spec, reader=TarReader.of(spec.shards, spec.file_cache), keep=keep)
-        self._tokenizer = tokenizer
-        self._known_dim = spec.teacher_dim
+    @abstractmethod
+    def _maker(self) -> Maker[Any, Any, BatchType]:
+        """Return what makes batches of samples."""
 
-    def _maker(self) -> ExampleMaker:
-        return attrs.evolve(self.spec, teacher_dim=self._teacher_dim()).example_maker(self._tokenizer)
+    def __len__(self) -> int:
+        """Return the number of batches that iterating yields in this process, if no sample is skipped.
 
-    def _teacher_dim(self) -> int | None:
-        if self.spec.reinforced and self._known_dim is None:
-            # Workers report what is wrong with the samples before the first usable one.
-            unheard = SkipReport(log=False)
-            samples = read_reinforced_samples(self.shards, unheard, self.spec.sample_limits)
-            self._known_dim = next((sample.dim for sample in samples), None)
-        return self._known_dim
+        Raises:
+            TypeError: if `num_samples` is not known.
+        """
+        if self.spec.num_samples is None:
+            raise TypeError("the number of batches is unknown; give num_samples, count_samples(shards) finds it")
+        return self.spec.epochs * self._batches_per_epoch(self.spec.num_samples)
+
+    def __iter__(self) -> Iterator[BatchType]:
+        worker = get_worker_info()
+        if worker is not None and worker.num_workers > 1:
+            raise ValueError(
+                f"each of the DataLoader's {worker.num_workers} workers would read everything; give the pipeline "
+                "num_workers, and the DataLoader none"
+            )
+        fresh = _Progress(epoch=self._first_epoch, first_epoch=self._first_epoch)
+        self._progress, self._resumed = self._resumed or fresh, None
+        return self._all_epochs(self._progress)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Have iterating begin with an epoch; loaders that count epochs call this.
+
+        Args:
+            epoch: its number, from 0.
+        """
+        self._first_epoch = epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where iterating stands, for `load_state_dict`; of this process alone."""
+        return {**attrs.asdict(self._progress, recurse=False), "position": to_json(self._progress.position)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Have the next iteration go on from a state.
+
+        Args:
+            state: of `state_dict`.
+        """
+        self._progress = self._resumed = _Progress(
+            **{**state, "position": from_json(state["position"], StreamPosition)}
+        )
+
+    def _all_epochs(self, start: _Progress) -> Iterator[BatchType]:
+        for epoch in range(start.epoch, start.first_epoch + self.spec.epochs):
+            begin = start if epoch == start.epoch else _Progress(epoch=epoch, first_epoch=start.first_epoch)
+            for progress, batch in self._followed(begin):
+                self._progress = progress
+                yield batch
+
+    def _followed(self, start: _Progress) -> Iterator[tuple[_Progress, BatchType]]:
+        """Yield the batches of the rest of an epoch, and where iterating stands behind each."""
+        if not isinstance(self._data.order, EndlessOrder):
+            yield from islice(self._whole_epoch(start), start.num_since, None)
+            return
+        num_samples = sum(self._data.sizes) if self.spec.num_samples is None else self.spec.num_samples
+        position = start.position
+        if not position.places:
+            position = self._data.behind(0, dict(enumerate(self._data.order.start(start.epoch))))
+        for batch in islice(self.stream(position), self._batches_per_epoch(num_samples) - position.first_batch):
+            position = self.position(position.first_batch + 1)
+            yield attrs.evolve(start, position=position), batch
+
+    def epoch(self, epoch: int) -> Iterator[BatchType]:
+        """Yield the batches of one epoch: every usable sample once, or as many as that would be, of an endless stream.
+
+        Args:
+            epoch: its number, from 0; decides the order, the augmentations and the captions.
+
+        Raises:
+            ValueError: if not one sample of the shards can be used, or nothing says how many there are.
+        """
+        return (batch for _, batch in self._followed(_Progress(epoch=epoch)))
+
+    def stream(self, position: StreamPosition | None = None) -> Iterator[BatchType]:
+        """Yield batches without end, from any of them on: a run that resumes sees the same ones.
+
+        All are complete, in every process: where samples are skipped, the next ones take their place. With sampling
+        `epoch`, the samples that fill no batch at the end of an epoch are left out. A resumed stream opens one shard a
+        reader and decodes nothing of what came before, whatever the number of workers and processes.
+
+        Args:
+            position: of an earlier stream, of this process or of all; None for the start.
+
+        Raises:
+            ValueError: if there are fewer samples than one batch needs, none can be used, or the position is of another
+                order.
+        """
+        position = self._data.taken_up(StreamPosition() if position is None else position)
+        places = {reader: own for reader, own in cursors(position).items() if reader % self.world_size == self.rank}
+        self._num_passed_over = position.num_passed_over
+        self._left_out.clear()
+        self._known.clear()
+        # Of the run so far, the first process tells.
+        skipped = Counter(position.skipped if self.rank == 0 else {})
+        self._known.append((position.first_batch, places, position.dead, skipped))
+        for chunks in self._steps(_STREAM, position):
+            self._note(chunks)
+            batch = _whole(chunks)
+            if batch is None or any(chunk.gave_up for chunk in chunks):
+                raise ValueError(self._nothing())
+            yield batch
+
+    def position(self, num_batches: int) -> StreamPosition:
+        """Return where the current stream stands after a number of its batches, counted from the very first one.
+
+        Args:
+            num_batches: that were consumed, those before the stream was resumed included.
+
+        Raises:
+            ValueError: if the stream has not come so far, or went on long ago.
+        """
+        if num_batches == 0:
+            return StreamPosition()
+        for number, places, dead, skipped in self._known:
+            if number == num_batches:
+                position = self._data.behind(number, places, dead, num_passed_over=self._num_passed_over)
+                return attrs.evolve(position, skipped=skipped)
+        raise ValueError(
+            f"the stream does not know where it stood after batch {num_batches}, only after "
+            f"{[number for number, *_ in self._known]}; ask for its position when that many batches "
+            "were just consumed"
+        )
+
+    def take_skips(self, num_batches: int) -> list[Skip]:
+        """Return what this process left out for the current stream's batches up to a number, since it was last asked.
+
+        Args:
+            num_batches: that were consumed, those before the stream was resumed included.
+        """
+        skips = []
+        while self._left_out and self._left_out[0][0] <= num_batches:
+            skips.append(self._left_out.popleft()[1])
+        return skips
+
+    def _note(self, chunks: Sequence[Chunk[BatchType]]) -> None:
+        """Note where the stream stands behind one batch more, and what was left out for it."""
+        number, places, dead, skipped = self._known[-1]
+        number += 1
+        skips = [skip for chunk in chunks for skip in chunk.skips]
+        self._left_out.extend((number, skip) for skip in skips)
+        moved = {reader: Cursor(*place) for chunk in chunks for reader, *place in chunk.places}
+        skipped = skipped + Counter(skip.reason for skip in skips)
+        steps = (number - 1 + self._num_passed_over, number + self._num_passed_over)
+        before, now = (self._data.order.step(step, self._data.batch_size)[1].start for step in steps)
+        dead = dead if before else tuple(self._data.dead)
+        self._known.append((number, places | moved, dead, skipped) if now else (number, {}, (), skipped))
+
+    def _whole_epoch(self, start: _Progress) -> Iterator[tuple[_Progress, BatchType]]:
+        if start.position.places:
+            self._data.taken_up(start.position)
+        size, dead = self.spec.batch_size, start.position.dead if start.position.places else tuple(self._data.dead)
+        waiting: list[BatchType] = []
+        progress = attrs.evolve(start, num_since=0)
+        places = cursors(start.position)
+        for step, chunks in enumerate(self._steps(start.epoch, start.position), start=start.position.first_batch + 1):
+            batch = _whole(chunks)
+            places |= {reader: Cursor(*place) for chunk in chunks for reader, *place in chunk.places}
+            if batch is not None and len(batch) < size:
+                # Where samples are missing, what is left makes complete batches together.
+                batch, waiting = _first_rows([*waiting, batch], size)
+            if batch is None:
+                continue
+            progress = attrs.evolve(progress, num_since=progress.num_since + 1)
+            if not waiting:
+                progress = attrs.evolve(progress, num_since=0, position=self._data.behind(step, places, dead))
+            yield progress, batch
+        if waiting and not self.spec.drop_last:
+            yield attrs.evolve(progress, num_since=progress.num_since + 1), join_batches(waiting)
+        if self.report.num_read == 0 and not start.position.places:
+            raise ValueError(self._nothing())
+
+    def _steps(self, epoch: int, start: StreamPosition) -> Iterator[list[Chunk[BatchType]]]:
+        """Yield the chunks of all workers, step by step, and count what they read and skipped."""
+        self.report = SkipReport()
+        chunks = self._chunks(epoch, start)
+        for first in chunks:
+            step = [first, *islice(chunks, self._num_workers - 1)]
+            for chunk in step:
+                self.report.extend(chunk.skips)
+                self.report.num_read += len(chunk.numbers)
+                self.report.num_unwanted += chunk.num_unwanted
+            yield step
+
+    def _batches_per_epoch(self, num_samples: int) -> int:
+        drop_last = self.spec.drop_last or self.spec.sampling != "epoch"
+        full, rest = divmod(num_samples, self._data.batch_size)
+        return full + (rest > 0 and not drop_last)
+
+    def _nothing(self) -> str:
+        if self.report.num_read:
+            return f"nothing more can be read of {len(self.shards)} shards: {self.report}"
+        return f"not one sample of {len(self.shards)} shards can be used: {self.report}"
+
+    @property
+    def _num_workers(self) -> int:
+        """How many share the work: as many as have a reader, at least one."""
+        return max(1, min(self.spec.num_workers, self._data.order.num_readers // self.world_size))
+
+    def _chunks(self, epoch: int, start: StreamPosition) -> Iterator[Chunk[BatchType]]:
+        if self._dataset is None:
+            try:
+                self._dataset = self._new_dataset()
+            except RuntimeError as error:
+                raise_machine_fault(error, "sharing memory with the workers that load data")
+                raise
+        dataset, num_workers = self._dataset, self._num_workers
+        if not self.spec.num_workers:
+            yield from dataset.chunks(0, 1, Begin(number=0, epoch=epoch, start=start))
+            return
+        if self._crew is None:
+            self._crew = Crew(dataset, num_workers=num_workers, seconds=self.spec.worker_seconds)
+        crew = self._crew
+        number = crew.begin(epoch, start)
+        for worker in cycle(range(num_workers)):
+            chunk = self._taken(crew, dataset, worker, number)
+            if chunk is None:
+                return
+            yield chunk
+
+    def _taken(
+        self, crew: Crew[Chunk[BatchType]], dataset: ShardDataset[BatchType], worker: int, number: int
+    ) -> Chunk[BatchType] | None:
+        """Return the next chunk of a worker, or of those that take its place if it dies."""
+        num_lost = 0
+        while True:
+            try:
+                return crew.take(worker, number)
+            except LateWorkerError:
+                awaited = ", ".join(
+                    f"worker {one} (process {process}), {dataset.last_shard(one)}"
+                    for one, process in crew.waiting_for()
+                )
+                self._dismiss()
+                raise TimeoutError(
+                    f"no batch came for {self.spec.worker_seconds:g} s from {printable(awaited, limit=1000)}: one may "
+                    "be stopped, or its disk or decoder stuck. See to it and start again, or give it more "
+                    "worker_seconds"
+                ) from None
+            except LostWorkerError as lost:
+                what = printable(f"worker {worker} of the loader {lost}, {dataset.last_shard(worker)}", limit=1000)
+                num_lost += 1
+                if num_lost == MOST_LOST:
+                    self._dismiss()
+                    raise LostProcessError(
+                        f"{what}; {MOST_LOST} have died there, one after another: a sample may be what they die of, or "
+                        "too little memory. Choose fewer num_workers or a smaller batch_size, or leave that shard out"
+                    ) from None
+                logger.warning("%s; another one takes its place, from the same sample on", what)
+                self.num_lost += 1
+            crew.replace(worker, self.position(self._known[-1][0]) if self._known else StreamPosition())
+
+    def _new_dataset(self) -> ShardDataset[BatchType]:
+        return ShardDataset(
+            self.spec,
+            shards=self._data.reader,
+            order=self._data.order,
+            maker=self._maker(),
+            keep=self._keep,
+            world=(self.rank, self.world_size),
+            left_out=[skip for skips in self._data.dead.values() for skip in skips],
+        )
+
+    def _dismiss(self) -> None:
+        """End the workers."""
+        crew, self._crew = self._crew, None
+        if crew is not None:
+            crew.end()
+
+
+def _whole(chunks: Sequence[Chunk[BatchType]]) -> BatchType | None:
+    """Return the batch that the chunks of all workers make, its samples in their order."""
+    parts = [(chunk.batch, chunk.numbers) for chunk in chunks if chunk.batch is not None]
+    return interleaved([batch for batch, _ in parts], [numbers for _, numbers in parts]) if parts else None
+
+
+def _first_rows(waiting: list[BatchType], size: int) -> tuple[BatchType | None, list[BatchType]]:
+    """Return the first complete batch of incomplete ones, where they suffice, and what is left."""
+    if sum(map(len, waiting)) < size:
+        return None, waiting
+    joined = join_batches(waiting)
+    return joined.rows(0, size), [joined.rows(size, len(joined))] if len(joined) > size else []

@@ -26,7 +26,7 @@ class StreamPosition:
     Args:
         first_batch: number of batches that were consumed.
         num_readers: of the order; 0 where no place is known, at the start of a run or of an epoch.
-        places: reader, turn, segment and sample of each, see `mobileclip.data.loading.order.Place`.
+        places: reader, turn, segment and sample of each, see `mobileclip.data.loading.order.Cursor`.
         skipped: number of samples and shards that were left out since the start, by reason.
         version: of the order that the places are in; where nothing says it, the first.
         data: digest of names and sizes of the shards; empty where nothing says it.

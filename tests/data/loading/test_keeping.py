@@ -9,8 +9,8 @@ from itertools import islice
 import numpy as np
 import pytest
 
+import mobileclip.data.loading.chunks
 import mobileclip.data.loading.keeping
-import mobileclip.data.loading.readers
 from mobileclip.data import ReinforcedPipelineSpec, UidList, keep_samples
 from mobileclip.inputs import ImageInput
 from tests.data.made_samples import encoded, write_raw
@@ -125,7 +125,7 @@ class TestPipeline:
             self.spec(shards, None, sampling="epoch").build(keep=lambda *_: True)
 
     def test_a_list_of_other_data(self, shards, tmp_path, monkeypatch):
-        monkeypatch.setattr(mobileclip.data.loading.readers, "MAX_UNWANTED", 100)
+        monkeypatch.setattr(mobileclip.data.loading.chunks, "MAX_UNWANTED", 100)
         (tmp_path / "uids.txt").write_text("\n".join(OTHERS))
         with fails("data.samples-row-none-those", "100"):
             next(self.spec(shards, tmp_path / "uids.txt").build().stream())

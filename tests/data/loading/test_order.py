@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings, strategies as st
 
-from mobileclip.data.loading import NUM_READERS, EndlessOrder, EpochOrder, Place, Segment, Share
+from mobileclip.data.loading import NUM_READERS, Cursor, EndlessOrder, EpochOrder, Segment, Share
 from tests.errors import fails
 
 
@@ -282,7 +282,7 @@ class TestEndless:
         order = endless_order(10, most_readers=4)
         assert order.step(7, 6) == (0, range(42, 48))
         assert list(islice(order.steps(6), 2)) == [range(6), range(6, 12)]
-        assert order.start(2) == (Place(6),) * 4
+        assert order.start(2) == (Cursor(6),) * 4
 
 
 class TestShares:

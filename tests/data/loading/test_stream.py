@@ -17,7 +17,7 @@ import torch
 from hypothesis import assume, given, settings, strategies as st
 from PIL import Image
 
-import mobileclip.data.loading.readers
+import mobileclip.data.loading.chunks
 from mobileclip import storage
 from mobileclip.data import (
     ReinforcedBatch,
@@ -427,7 +427,7 @@ class TestEndless:
             next(spec(empty, sampling="endless", num_workers=num_workers).build().stream())
 
     def test_nothing_but_bad_samples(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(mobileclip.data.loading.readers, "MAX_VAIN", 50)
+        monkeypatch.setattr(mobileclip.data.loading.chunks, "MAX_VAIN", 50)
         path = write_shard(tmp_path / "a.tar", [make_sample(n, image=encoded(40, 30)[:-300]) for n in range(3)])
         with fails("data.samples-row-used-last", "50", "image_truncated"):
             next(spec(path, sampling="endless").build().stream())

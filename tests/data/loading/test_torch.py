@@ -12,9 +12,12 @@ from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, IterableDataset
 
 from mobileclip.data import LabelledBatch, ReinforcedBatch, ReinforcedPipelineSpec, write_shards
+from mobileclip.extras import install_library
 from mobileclip.inputs import ImageInput
 from tests.data.made_samples import encoded, make_sample
 from tests.errors import fails
+
+MISSING = install_library("test")
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +113,7 @@ def test_a_batch_is_a_pytree_of_its_tensors(made):
 
 
 def test_accelerate(shards):
-    accelerate = pytest.importorskip("accelerate", reason="pip install accelerate")
+    accelerate = pytest.importorskip("accelerate", reason=MISSING)
     configuration = accelerate.utils.DataLoaderConfiguration(dispatch_batches=False)
     accelerator = accelerate.Accelerator(cpu=True, dataloader_config=configuration)
     loader = accelerator.prepare(DataLoader(pipeline(shards), batch_size=None))
@@ -123,7 +126,7 @@ def test_accelerate(shards):
 
 
 def test_fabric(shards):
-    fabric = pytest.importorskip("lightning_fabric", reason="pip install lightning-fabric")
+    fabric = pytest.importorskip("lightning_fabric", reason=MISSING)
     made = fabric.Fabric(accelerator="cpu", devices=1)
     batches = list(made.setup_dataloaders(DataLoader(pipeline(shards), batch_size=None)))
     assert keys(batches) == keys(pipeline(shards))
@@ -136,7 +139,7 @@ def test_fabric(shards):
 @pytest.mark.parametrize("num_workers", [0, 1])
 @pytest.mark.parametrize("sampling", ["epoch", "endless"])
 def test_torchdata(shards, sampling, num_workers):
-    stateful = pytest.importorskip("torchdata.stateful_dataloader", reason="pip install torchdata")
+    stateful = pytest.importorskip("torchdata.stateful_dataloader", reason=MISSING)
 
     def made():
         dataset = pipeline(shards, sampling=sampling)

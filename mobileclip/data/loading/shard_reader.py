@@ -11,7 +11,7 @@ from typing import Protocol
 import attrs
 import numpy as np
 
-from mobileclip.data.loading.order import Order, Place, Segment
+from mobileclip.data.loading.order import Cursor, Order, Segment
 from mobileclip.data.randomness import random_index, seeded_rng
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.shards.counts import MOST_COUNTED, shard_sizes
@@ -99,7 +99,7 @@ class OrderedSample:
 
     raw: RawSample
     epoch: int
-    place: Place
+    place: Cursor
 
 
 @attrs.frozen(kw_only=True)
@@ -121,7 +121,7 @@ class SampleReading:
     limits: SampleLimits = SAMPLE_LIMITS
 
     def samples(
-        self, reader: int, epoch: int, place: Place, on_skip: Callable[[Skip], None], *, is_alone: bool = False
+        self, reader: int, epoch: int, place: Cursor, on_skip: Callable[[Skip], None], *, is_alone: bool = False
     ) -> Iterator[OrderedSample]:
         """Yield the samples of a reader from a place on.
 
@@ -141,13 +141,13 @@ class SampleReading:
                 return
             report = (lambda _: None) if self.order.is_repeat(turn) else on_skip
             for number, segment in enumerate(segments):
-                if Place(turn, number) < Place(place.turn, place.segment):
+                if Cursor(turn, number) < Cursor(place.turn, place.segment):
                     continue
                 num_passed = place.sample if (turn, number) == (place.turn, place.segment) else 0
                 num_empty += 1
                 for sample, raw in enumerate(self._segment(segment, num_passed, report), start=num_passed + 1):
                     num_empty = 0
-                    yield OrderedSample(raw, segment.epoch, Place(turn, number, sample))
+                    yield OrderedSample(raw, segment.epoch, Cursor(turn, number, sample))
                 if num_empty >= min(MAX_EMPTY_SHARDS, MAX_EMPTY_ROUNDS * len(self.shards.names)):
                     return
 

@@ -10,8 +10,8 @@ import attrs
 
 from mobileclip.data.loading.batch import BatchType, BatchType_co
 from mobileclip.data.loading.keeping import Keep
-from mobileclip.data.loading.order import Place, Share
-from mobileclip.data.loading.reading import OrderedSample, SampleReading
+from mobileclip.data.loading.order import Cursor, Share
+from mobileclip.data.loading.shard_reader import OrderedSample, SampleReading
 from mobileclip.data.samples.limits import SampleLimits
 from mobileclip.data.shards.files import parse
 from mobileclip.data.skips import Skip, attempt
@@ -102,7 +102,7 @@ class OpenReaders(Generic[BatchType]):
         *,
         share: Share,
         epoch: int,
-        places: Mapping[int, Place],
+        places: Mapping[int, Cursor],
         is_alone: bool,
         reading: SampleReading,
         maker: Maker[Any, Any, BatchType],
@@ -119,9 +119,9 @@ class OpenReaders(Generic[BatchType]):
         self._order = reading.order
         self._num_readers = reading.order.num_readers
         self._skips = [*left_out]
-        self._moved: dict[int, Place] = {}
+        self._moved: dict[int, Cursor] = {}
         self._samples = {
-            reader: reading.samples(reader, epoch, places.get(reader, Place()), self._skips.append, is_alone=is_alone)
+            reader: reading.samples(reader, epoch, places.get(reader, Cursor()), self._skips.append, is_alone=is_alone)
             for reader in share.readers(self._num_readers)
         }
 

@@ -11,12 +11,12 @@ import attrs
 import torch
 
 from mobileclip.data.loading.batch import BatchType
+from mobileclip.data.loading.chunks import Chunk, Maker, OpenReaders
 from mobileclip.data.loading.crew import Begin
 from mobileclip.data.loading.keeping import Keep
-from mobileclip.data.loading.order import Order, Place, Share
+from mobileclip.data.loading.order import Cursor, Order, Share
 from mobileclip.data.loading.position import StreamPosition
-from mobileclip.data.loading.readers import Chunk, Maker, OpenReaders
-from mobileclip.data.loading.reading import OrderedSample, SampleReading, ShardReader
+from mobileclip.data.loading.shard_reader import OrderedSample, SampleReading, ShardReader
 from mobileclip.data.loading.spec import PipelineSpec
 from mobileclip.data.skips import Skip
 from mobileclip.storage import use_limits, without_secrets
@@ -121,7 +121,7 @@ class ShardDataset(Generic[BatchType]):
         return OpenReaders(
             share=share,
             epoch=epoch,
-            places={reader: Place(*place) for reader, *place in start.places},
+            places={reader: Cursor(*place) for reader, *place in start.places},
             is_alone=is_alone,
             reading=attrs.evolve(self._reading, order=self._order_at(start)),
             maker=self._maker,

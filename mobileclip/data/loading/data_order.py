@@ -1,0 +1,161 @@
+"""The order of a run's data: what is there of it, and where positions are in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import attrs
+
+from mobileclip.data.loading.endless_order import EndlessOrder
+from mobileclip.data.loading.epoch_order import EpochOrder
+from mobileclip.data.loading.order import VERSION, Cursor, Order
+from mobileclip.data.loading.position import StreamPosition
+from mobileclip.data.loading.shard_reader import ShardReader, find_dead
+from mobileclip.data.loading.spec import PipelineSpec
+from mobileclip.data.shards.counts import count_up_to
+from mobileclip.data.skips import Skip
+from mobileclip.processes import this_process
+from mobileclip.storage import use_limits
+from mobileclip.terminal import get_logger
+
+logger = get_logger(__name__)
+
+
+class DataOrder:
+    """The order of a pipeline's data, found out when it is asked for.
+
+    Args:
+        spec: the pipeline's choices.
+        reader: of the shards.
+    """
+
+    def __init__(self, spec: PipelineSpec, reader: ShardReader) -> None:
+        self.spec = spec
+        self.reader = reader
+        process = this_process()
+        self.rank, self.world_size = process.rank, process.size
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of a batch, of all processes together."""
+        return self.spec.batch_size * self.world_size
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """The number of samples of every shard, as it is said or counted."""
+        with use_limits(self.spec.stores):
+            return self.reader.sizes(self.spec.sample_limits)
+
+    @cached_property
+    def order(self) -> Order:
+        """Who reads what."""
+        spec = self.spec
+        choices: dict[str, Any] = {"most_readers": spec.num_readers, "seed": spec.seed, "shuffle": spec.shuffle}
+        order: Order
+        if spec.sampling == "epoch":
+            order = EpochOrder(names=self.reader.names, sizes=self.sizes, dead=tuple(self.dead), **choices)
+        else:
+            replacement = spec.sampling == "with_replacement"
+            order = EndlessOrder(sources=self.reader.sources, weights=spec.weights, replacement=replacement, **choices)
+            self._check_sources(order)
+        order.check_processes(self.world_size)
+        return order
+
+    @cached_property
+    def dead(self) -> Mapping[int, tuple[Skip, ...]]:
+        """The shards that have no sample, by number, and what is said of each."""
+        with use_limits(self.spec.stores):
+            return find_dead(self.reader, self.spec.sample_limits) if self.spec.sampling == "epoch" else {}
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the shards' names from their common folder on and, where it is known, of their numbers of samples."""
+        folder = os.path.commonprefix(self.reader.names).rpartition("/")[0]  # noqa: RUF071 - they may be addresses
+        names = [name[len(folder) :] for name in self.reader.names]
+        sizes = self.sizes if self.spec.sampling == "epoch" else ()
+        return hashlib.sha256(json.dumps([names, sizes]).encode()).hexdigest()
+
+    def _check_sources(self, order: EndlessOrder) -> None:
+        """Refuse sources with fewer samples than their weights have in a batch: it would be full of copies."""
+        wanted = order.num_in_batch(self.batch_size) if len(self.spec.weights) > 1 else ()
+        for source, (names, number) in enumerate(zip(order.sources, wanted, strict=False)):
+            found = count_up_to(names, number, self.spec.sample_limits)
+            if found is not None and found < number:
+                raise ValueError(
+                    f"source {source}, {self.spec.shards[source]}, has {found} samples, and its weight has {number} of "
+                    f"every batch of {self.batch_size}: some would be copies. Give it a weight of at most "
+                    f"{found / self.batch_size:.3g} of all, more samples, or a smaller batch_size"
+                )
+
+    def taken_up(self, position: StreamPosition) -> StreamPosition:
+        """Return a position to go on from: one in another version of the order, where the next epoch begins.
+
+        Raises:
+            ValueError: if it is of other data, or of another order.
+        """
+        order = self.order
+        if position.data not in ("", self.digest):
+            raise ValueError(
+                f"the position is one in other data: the names of the {len(self.reader.names)} shards, or the numbers "
+                "of their samples, were others. Give the shards as they were, or start another run from its weights"
+            )
+        step = position.first_batch + position.num_passed_over
+        if position.places and position.version != VERSION:
+            num_left, starts = order.next_epoch(step, self.batch_size, cursors(position).values())
+            if self.rank == 0:
+                logger.warning(
+                    "the position behind batch %d is one in version %d of the order of samples, and this is version "
+                    "%d: the run goes on where an epoch begins, without what was left of the one before",
+                    *(position.first_batch, position.version, VERSION),
+                )
+            return attrs.evolve(
+                position,
+                num_readers=order.num_readers if starts else 0,
+                places=_rows(dict(enumerate(starts))),
+                version=VERSION,
+                num_passed_over=position.num_passed_over + num_left,
+            )
+        if position.num_readers not in (0, order.num_readers):
+            raise ValueError(
+                f"the position is of {position.num_readers} readers, and the order has {order.num_readers}: "
+                "num_readers, the shards or their sizes are others than they were"
+            )
+        if not position.places and order.step(step, self.batch_size)[1].start:
+            raise ValueError(
+                f"the position behind batch {position.first_batch} does not say where the readers stand; take it from "
+                "the checkpoint, or from the stream that came so far"
+            )
+        return position
+
+    def behind(
+        self,
+        num_batches: int,
+        places: Mapping[int, Cursor],
+        dead: tuple[int, ...] = (),
+        *,
+        num_passed_over: int = 0,
+    ) -> StreamPosition:
+        """Return the position behind so many batches, by where readers stand in an epoch without some shards."""
+        return StreamPosition(
+            first_batch=num_batches,
+            num_readers=self.order.num_readers if places else 0,
+            places=_rows(places),
+            version=VERSION,
+            data=self.digest,
+            dead=dead,
+            num_passed_over=num_passed_over,
+        )
+
+
+def _rows(places: Mapping[int, Cursor]) -> tuple[tuple[int, int, int, int], ...]:
+    return tuple((reader, place.turn, place.segment, place.sample) for reader, place in places.items())
+
+
+def cursors(position: StreamPosition) -> dict[int, Cursor]:
+    """Return where readers stand, by their numbers."""
+    return {reader: Cursor(*place) for reader, *place in position.places}

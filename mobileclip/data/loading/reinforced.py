@@ -1,0 +1,77 @@
+"""From shards to named batches: one stored augmentation, one real and one synthetic caption per sample and epoch."""
+
+from __future__ import annotations
+
+import attrs
+
+from mobileclip.data.loading.batch import ReinforcedBatch
+from mobileclip.data.loading.examples import ExampleMaker, ReinforcedExampleSpec, TextToIds
+from mobileclip.data.loading.keeping import Keep
+from mobileclip.data.loading.pipeline import Pipeline
+from mobileclip.data.loading.shard_reader import TarReader
+from mobileclip.data.loading.spec import PipelineSpec
+from mobileclip.data.shards.card import ReinforcementCard, card_of_shards
+from mobileclip.data.shards.files import expand_shards, read_reinforced_samples
+from mobileclip.data.skips import SkipReport
+from mobileclip.data.text.tokenizer import Tokenizer
+from mobileclip.strict import strict
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class ReinforcedPipelineSpec(ReinforcedExampleSpec, PipelineSpec):
+    """The choices of a pipeline of image-text samples: those of `ReinforcedExampleSpec` and of `PipelineSpec`.
+
+    Examples:
+        >>> choices = {"shards": "{000..127}.tar", "batch_size": 512, "image": mobileclip.inputs.ImageInput(size=256)}
+        >>> ReinforcedPipelineSpec(**choices).captions, ReinforcedPipelineSpec(**choices, reinforced=False).captions
+        ('both', 'real')
+    """
+
+    @property
+    def card(self) -> ReinforcementCard | None:
+        """The card beside the shards, where there is one."""
+        return card_of_shards(expand_shards(self.shards)) if self.reinforced and self.shards else None
+
+    def example_maker(self, tokenizer: TextToIds) -> ExampleMaker:
+        """Return what makes examples of samples, and batches of examples."""
+        return ExampleMaker(self, tokenizer=tokenizer)
+
+    def build(self, *, tokenizer: TextToIds | None = None, keep: Keep | None = None) -> ReinforcedPipeline:
+        """Return the pipeline.
+
+        Args:
+            tokenizer: texts to ids (B, context length); None for CLIP's own with the text contract.
+            keep: which samples are used, see `Pipeline`.
+        """
+        return ReinforcedPipeline(self, tokenizer=Tokenizer(self.text) if tokenizer is None else tokenizer, keep=keep)
+
+
+class ReinforcedPipeline(Pipeline[ReinforcedBatch]):
+    """The pipeline of image-text samples.
+
+    Args:
+        spec: the choices.
+        tokenizer: texts to ids (B, context length).
+        keep: which samples are used, see `Pipeline`.
+
+    Raises:
+        ValueError: if the patterns name no shard, or none of the local ones exists.
+    """
+
+    spec: ReinforcedPipelineSpec
+
+    def __init__(self, spec: ReinforcedPipelineSpec, *, tokenizer: TextToIds, keep: Keep | None = None) -> None:
+        super().__init__(spec, reader=TarReader.of(spec.shards, spec.file_cache), keep=keep)
+        self._tokenizer = tokenizer
+        self._known_dim = spec.teacher_dim
+
+    def _maker(self) -> ExampleMaker:
+        return attrs.evolve(self.spec, teacher_dim=self._teacher_dim()).example_maker(self._tokenizer)
+
+    def _teacher_dim(self) -> int | None:
+        if self.spec.reinforced and self._known_dim is None:
+            # Workers report what is wrong with the samples before the first usable one.
+            unheard = SkipReport(log=False)
+            samples = read_reinforced_samples(self.shards, unheard, self.spec.sample_limits)
+            self._known_dim = next((sample.dim for sample in samples), None)
+        return self._known_dim
