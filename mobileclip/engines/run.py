@@ -191,7 +191,10 @@ class Run(Listener[Any, Any]):
             if self._is_leased:
                 self._acquire()
             elif not is_held:
-                self._lock(stack)
+                try:
+                    stack.enter_context(storage.exclusive(Path(self._output)))
+                except ValueError as error:
+                    raise ValueError(f"{error}: {self._holder()}") from None
             storage.make_directory_of(self._path)
             self._write(RUNNING)
             thread = threading.Thread(target=self._keep, daemon=True)
@@ -277,13 +280,6 @@ class Run(Listener[Any, Any]):
                 for unit, (worker, since) in sorted(self._under_way.items(), key=lambda item: item[1])
             ),
         )
-
-    def _lock(self, stack: ExitStack) -> None:
-        """Take the lock of the folder."""
-        try:
-            stack.enter_context(storage.exclusive(Path(self._output)))
-        except ValueError as error:
-            raise ValueError(f"{error}: {self._holder()}") from None
 
     def _acquire(self) -> None:
         """Take the lease, or take it over from a holder that is not seen to renew it.
