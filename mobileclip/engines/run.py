@@ -209,7 +209,7 @@ class Run(Listener[Any, Any]):
                 self._ended.set()
                 # A store that is away is not waited for.
                 thread.join(self._status.renewal_seconds if self._is_leased else None)
-                if self.is_sure:
+                if self.is_sure and not thread.is_alive():
                     self._write("ended" if self._status.reason else "finished")
 
     def _give_back(self, unit: NamedUnit, what: str, **counts: int) -> None:
@@ -239,8 +239,9 @@ class Run(Listener[Any, Any]):
             logger.warning("%s could not be renewed: %s", self._path, error)
 
     def _write_status(self, state: str) -> None:
-        version = storage.file_version(self._path) if self._is_leased else None
-        lost = self._is_leased and not self._is_ours()
+        version, lost = storage.file_version(self._path) if self._is_leased else None, ""
+        if self._is_leased and not self._is_ours():
+            lost = f"{self._path} is now of another driver, {self._holder()}"
         with self._changed:
             self._status = self._now(state)
             text = to_json(self._status, indent=1) + "\n"
@@ -249,8 +250,7 @@ class Run(Listener[Any, Any]):
         elif not lost and not storage.write_text_if(self._path, text, version):
             return
         with self._changed:
-            self._renewed = time.monotonic()
-            self._lost = f"{self._path} is now of another driver, {self._holder()}" if lost else ""
+            self._renewed, self._lost = time.monotonic(), lost
             self._changed.notify_all()
 
     def _write_log(self) -> None:
