@@ -6,7 +6,6 @@ import pickle
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 
 from mobileclip.engines.queue import Listener
 from mobileclip.engines.set_aside import SetAside
@@ -42,9 +41,7 @@ class InOrder(Listener[UnitT, EntryT]):
     def __enter__(self) -> InOrder[UnitT, EntryT]:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._folder.cleanup()
 
     def _end(self, unit: UnitT, result: EntryT | SetAside) -> None:

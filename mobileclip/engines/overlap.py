@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import Generic
 
 from mobileclip.engines.work import EntryT, OnProgress, UnitT, Worker
@@ -36,9 +35,7 @@ class Overlap(Generic[UnitT, EntryT]):
     def __enter__(self) -> Overlap[UnitT, EntryT]:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._pool.shutdown(wait=True)
         if isinstance(error, KeyboardInterrupt):
             self.wait()

@@ -60,7 +60,8 @@ class RayEngine(CrewEngine):
         if started_here:
             ray.init(address=self.address, log_to_driver=False, include_dashboard=False)
         # A thread each: calls of one group are done in their order.
-        actor = ray.remote(concurrency_groups={"tell": 1, "hear": 1})(_Actor).options(
+        remote: Any = ray.remote
+        actor = remote(concurrency_groups={"tell": 1, "hear": 1})(_Actor).options(
             num_cpus=self.cpus_per_worker, num_gpus=self.gpus_per_worker or None
         )
         try:
@@ -99,55 +100,41 @@ class _Actor:
         return said
 
 
-@attrs.define(eq=False)
-class _Handle:
-    """An actor, and the call that returns what it says next."""
-
-    actor: Any
-    hearing: Any = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.hear()
-
-    def hear(self) -> None:
-        self.hearing = self.actor.hear.options(concurrency_group="hear").remote()
-
-
 @attrs.frozen(kw_only=True, eq=False)
 class _Calls(Transport):
-    """Actors, by calls of them."""
+    """Actors, by calls of them; `hearing` has those that return what an actor says next, by its number."""
 
     ray: Any
     start_actor: Callable[[], Any]
+    hearing: dict[int, Any] = attrs.field(factory=dict)
     queues_workers = True
 
-    def start(self) -> _Handle:
-        return _Handle(self.start_actor())
+    def start(self) -> Any:
+        return self.start_actor()
 
     def send(self, member: Member, message: Any) -> None:
-        member.handle.actor.tell.options(concurrency_group="tell").remote(message)
+        member.handle.tell.options(concurrency_group="tell").remote(message)
 
     def receive(self, members: Sequence[Member], seconds: float) -> Iterator[tuple[Member, Sequence[Message] | str]]:
-        by_call = {member.handle.hearing: member for member in members}
+        for member in members:
+            if member.number not in self.hearing:
+                self.hearing[member.number] = member.handle.hear.options(concurrency_group="hear").remote()
+        by_call = {self.hearing[member.number]: member for member in members}
         self.ray.wait(list(by_call), num_returns=1, timeout=seconds)
         # One that says much would be the first of one each time.
         for call in self.ray.wait(list(by_call), num_returns=len(by_call), timeout=0)[0]:
             member = by_call[call]
+            del self.hearing[member.number]
             try:
-                said = self.ray.get(call)
-            except self.ray.exceptions.ObjectLostError:
-                # Large ones stay where they are made until they are fetched, and no task of an actor is run again.
-                yield member, "lost its machine, and with it what it has said last"
+                said: list[Message] | str = self.ray.get(call)
             except self.ray.exceptions.RayError as error:
-                yield member, f"died ({_first_line(error)})"
-            else:
-                member.handle.hear()
-                yield member, said
+                said = f"died ({_first_line(error)})"
+            yield member, said
 
     def end(self, members: Iterable[Member]) -> None:
         for member in members:
             with suppress(self.ray.exceptions.RayError):  # the way to it may be broken, or it is dead already
-                self.ray.kill(member.handle.actor)
+                self.ray.kill(member.handle)
 
 
 def _first_line(error: BaseException) -> str:

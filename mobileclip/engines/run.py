@@ -191,7 +191,10 @@ class Run(Listener[Any, Any]):
             if self._is_leased:
                 self._acquire()
             elif not is_held:
-                self._lock(stack)
+                try:
+                    stack.enter_context(storage.exclusive(Path(self._output)))
+                except ValueError as error:
+                    raise ValueError(f"{error}: {self._holder()}") from None
             storage.make_directory_of(self._path)
             self._write(RUNNING)
             thread = threading.Thread(target=self._keep, daemon=True)
@@ -206,7 +209,7 @@ class Run(Listener[Any, Any]):
                 self._ended.set()
                 # A store that is away is not waited for.
                 thread.join(self._status.renewal_seconds if self._is_leased else None)
-                if self.is_sure:
+                if self.is_sure and not thread.is_alive():
                     self._write("ended" if self._status.reason else "finished")
 
     def _give_back(self, unit: NamedUnit, what: str, **counts: int) -> None:
@@ -236,8 +239,9 @@ class Run(Listener[Any, Any]):
             logger.warning("%s could not be renewed: %s", self._path, error)
 
     def _write_status(self, state: str) -> None:
-        version = storage.file_version(self._path) if self._is_leased else None
-        lost = self._is_leased and not self._is_ours()
+        version, lost = storage.file_version(self._path) if self._is_leased else None, ""
+        if self._is_leased and not self._is_ours():
+            lost = f"{self._path} is now of another driver, {self._holder()}"
         with self._changed:
             self._status = self._now(state)
             text = to_json(self._status, indent=1) + "\n"
@@ -246,8 +250,7 @@ class Run(Listener[Any, Any]):
         elif not lost and not storage.write_text_if(self._path, text, version):
             return
         with self._changed:
-            self._renewed = time.monotonic()
-            self._lost = f"{self._path} is now of another driver, {self._holder()}" if lost else ""
+            self._renewed, self._lost = time.monotonic(), lost
             self._changed.notify_all()
 
     def _write_log(self) -> None:
@@ -277,13 +280,6 @@ class Run(Listener[Any, Any]):
                 for unit, (worker, since) in sorted(self._under_way.items(), key=lambda item: item[1])
             ),
         )
-
-    def _lock(self, stack: ExitStack) -> None:
-        """Take the lock of the folder."""
-        try:
-            stack.enter_context(storage.exclusive(Path(self._output)))
-        except ValueError as error:
-            raise ValueError(f"{error}: {self._holder()}") from None
 
     def _acquire(self) -> None:
         """Take the lease, or take it over from a holder that is not seen to renew it.

@@ -65,13 +65,13 @@ def serve(
         with lock:
             send((kind, unit, value))
 
-    def beat() -> None:
+    def give_heartbeats() -> None:
         with suppress(OSError):
             while True:
                 say("heartbeat")
                 time.sleep(heartbeat_seconds)
 
-    threading.Thread(target=beat, daemon=True).start()
+    threading.Thread(target=give_heartbeats, daemon=True).start()
     with suppress(*_GONE), use_limits(stores):
         try:
             assignment = receive()

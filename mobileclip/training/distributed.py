@@ -85,7 +85,7 @@ class World:
     def from_first(self, make: Callable[[], T]) -> T:
         """Return what `make` returns in the first process; what it raises there is raised in all of them.
 
-        The others wait for as long as the first one gives signs of life.
+        The others wait for as long as the first one gives heartbeats.
 
         Args:
             make: called in the first process alone; what it returns can be pickled.
@@ -97,7 +97,7 @@ class World:
             outcome[0] = self._made(make)
         elif self.pulse is not None:
             with self.pulse.unbounded():
-                self.pulse.await_turn()
+                self.pulse.await_barrier()
         dist.broadcast_object_list(outcome, src=0, group=self.group)
         if isinstance(outcome[0], Exception):
             raise outcome[0]
@@ -152,7 +152,7 @@ class World:
             return _result(make)
         with self.pulse.unbounded():
             outcome = _result(make)
-        self.pulse.end_turn()
+        self.pulse.open_barrier()
         return outcome
 
 
@@ -184,7 +184,7 @@ def connected(device: str | torch.device = AUTO, *, collective_seconds: float = 
     try:
         store = _meet(place, timedelta(seconds=collective_seconds))
         pulse = Pulse(PrefixStore("pulse", store), rank=place.rank, size=place.size, seconds=collective_seconds)
-        with pulse.beating(), _named(place, pulse, collective_seconds):
+        with pulse.heartbeats(), _named(place, pulse, collective_seconds):
             _join(place, store, chosen, collective_seconds)
             yield World(rank=place.rank, size=place.size, device=chosen, group=dist.group.WORLD, pulse=pulse)
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""What the processes of a run leave where they meet: signs of life, and the signal that one of them has heard.
+"""What the processes of a run leave where they meet: heartbeats, and the signal that one of them has heard.
 
 Who has stopped, ended or fallen behind is known by name, and none waits in vain for one that was asked to stop.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
 
 _MOST_SECONDS_BETWEEN = 2.0
-# What a process is silent for before it counts as stopped: a busy machine skips a sign or two.
+# What a process is silent for before it counts as stopped: a busy machine skips one or two.
 _MISSED = 4
 _MOST_NAMED = 4
 _MOST_POLL_SECONDS = 0.25
@@ -31,7 +31,7 @@ _SIGNAL = "signal"
 
 
 @attrs.frozen(kw_only=True)
-class Sign:
+class Heartbeat:
     """What a process said of itself last.
 
     Args:
@@ -71,7 +71,7 @@ class Pulse:
         self.interval = min(_MOST_SECONDS_BETWEEN, seconds / 10)
         self._activity, self._step, self._since = "before the first step", -1.0, time.time()
         self._is_bounded = False
-        self._num_turns = 0
+        self._num_barriers = 0
         self._stopped = threading.Event()
 
     def tell(self, activity: str, step: float, *, bounded: bool = True) -> None:
@@ -85,12 +85,12 @@ class Pulse:
         self._activity, self._step, self._since, self._is_bounded = activity, step, time.time(), bounded
 
     @contextmanager
-    def beating(self) -> Iterator[None]:
-        """Give signs while the block runs, and say at last why it ended."""
+    def heartbeats(self) -> Iterator[None]:
+        """Give heartbeats while the block runs, and say at last why it ended."""
         self._send(self._sending)
         ended = ""
         with overheard() as signals:
-            thread = threading.Thread(target=self._beat, args=(signals,), name="pulse", daemon=True)
+            thread = threading.Thread(target=self._give, args=(signals,), name="pulse", daemon=True)
             thread.start()
             try:
                 yield
@@ -118,29 +118,29 @@ class Pulse:
         finally:
             self._is_bounded, self._since = before, time.time()
 
-    def end_turn(self) -> None:
+    def open_barrier(self) -> None:
         """In the first process: say that what the others wait for is done."""
-        self._store.set(f"turn/{self._num_turns}", "done")
-        self._num_turns += 1
+        self._store.set(f"barrier/{self._num_barriers}", "done")
+        self._num_barriers += 1
 
-    def await_turn(self) -> None:
-        """In the others: wait until the first one says so, for as long as it gives signs.
+    def await_barrier(self) -> None:
+        """In the others: wait until the first one says so, for as long as it gives heartbeats.
 
         Raises:
             RuntimeError: if it gave none for `seconds`, or the store is gone.
         """
         heard, heard_at, pause = None, time.monotonic(), 0.005
-        while not self._store.check([f"turn/{self._num_turns}"]):
+        while not self._store.check([f"barrier/{self._num_barriers}"]):
             said = self._said(0)
             if said != heard:
                 heard, heard_at = said, time.monotonic()
             if said is not None and said.ended is not None:
                 raise RuntimeError("timed out: the first process has ended")
             if time.monotonic() - heard_at > self.seconds:
-                raise RuntimeError(f"timed out: the first process gave no sign for {self.seconds:g} s")
+                raise RuntimeError(f"timed out: the first process gave no heartbeat for {self.seconds:g} s")
             time.sleep(pause)
             pause = min(2 * pause, _MOST_POLL_SECONDS)
-        self._num_turns += 1
+        self._num_barriers += 1
 
     def missing(self) -> str:
         """Return which processes hold the others up, in sentences that begin with a small letter."""
@@ -171,15 +171,15 @@ class Pulse:
         while time.monotonic() < deadline and not all(_has_ended(self._said(rank)) for rank in range(self.size)):
             time.sleep(self.interval / 20)
 
-    def _name(self, rank: int, said: Sign | None) -> str:
+    def _name(self, rank: int, said: Heartbeat | None) -> str:
         return f"process {rank} of {self.size}" + (f" ({said.host})" if said is not None else "")
 
-    def _said(self, rank: int) -> Sign | None:
-        key = f"sign/{rank}"
-        return Sign(**json.loads(self._sending.get(key))) if self._sending.check([key]) else None
+    def _said(self, rank: int) -> Heartbeat | None:
+        key = f"heartbeat/{rank}"
+        return Heartbeat(**json.loads(self._sending.get(key))) if self._sending.check([key]) else None
 
     def _send(self, store: Store, ended: str | None = None) -> None:
-        sign = Sign(
+        heartbeat = Heartbeat(
             host=platform.node(),
             at=time.time(),
             activity=self._activity,
@@ -187,9 +187,9 @@ class Pulse:
             since=self._since,
             ended=ended,
         )
-        store.set(f"sign/{self.rank}", json.dumps(attrs.asdict(sign)))
+        store.set(f"heartbeat/{self.rank}", json.dumps(attrs.asdict(heartbeat)))
 
-    def _beat(self, signals: Callable[[], list[int]]) -> None:
+    def _give(self, signals: Callable[[], list[int]]) -> None:
         has_store = True
         while not self._stopped.wait(self.interval):
             try:
@@ -223,11 +223,11 @@ class Pulse:
         os._exit(1)
 
 
-def _has_ended(said: Sign | None) -> bool:
+def _has_ended(said: Heartbeat | None) -> bool:
     return said is not None and said.ended is not None
 
 
-def _fate(said: Sign | None) -> str:
+def _fate(said: Heartbeat | None) -> str:
     if said is None:
         return "was not heard at all"
     if said.ended:

@@ -116,10 +116,10 @@ def two():
 
 def test_one_that_gives_no_signs_is_named_with_what_it_did(two):
     first, second = two
-    with first.beating():
+    with first.heartbeats():
         assert first.missing() == "process 1 of 2 was not heard at all"
         second.tell("in step 42", 41.5, bounded=False)
-        with second.beating():
+        with second.heartbeats():
             first.tell("waiting for the others in step 42", 41.8, bounded=False)
             time.sleep(0.1)
             assert re.fullmatch(rf"process 1 of 2 \({HOST}\) lives and has been in step 42 for \d s", first.missing())
@@ -132,21 +132,21 @@ def test_one_that_gives_no_signs_is_named_with_what_it_did(two):
 
 def test_an_error_is_told_and_waiting_in_vain_is_not_one(two):
     first, second = two
-    with first.beating():
-        with pytest.raises(OSError, match="no room"), second.beating():
+    with first.heartbeats():
+        with pytest.raises(OSError, match="no room"), second.heartbeats():
             raise OSError("no room")
         assert first.missing() == f"process 1 of 2 ({platform.node()}) ended before the first step: OSError: no room"
 
 
 def test_a_turn_is_waited_for_as_long_as_the_first_one_gives_signs(two):
     first, second = two
-    with first.beating():
+    with first.heartbeats():
         started_at = time.monotonic()
         first._stopped.set()
         with fails("training.timed-out-first-process", "0.5"):
-            second.await_turn()
+            second.await_barrier()
         assert time.monotonic() - started_at >= 0.5
-    first.end_turn()
-    second.await_turn()
+    first.open_barrier()
+    second.await_barrier()
     with fails("training.timed-out-first-process-ended"):
-        second.await_turn()
+        second.await_barrier()
