@@ -225,7 +225,7 @@ def command(*arguments: str) -> None:
 def python(*arguments: str) -> None:
     """Do what Python does with these arguments, as a function to call: `-c CODE`, `-m MODULE` or a script, and others.
 
-    What is about the start of Python itself, its flags, limits or streams, wants a new one.
+    What is about the start of Python itself, its flags or streams, wants a new one.
     """
     kind, *others = arguments
     if kind == "-c":

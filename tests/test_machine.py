@@ -192,7 +192,7 @@ def test_output_that_goes_to_a_full_disk_ends_a_command_in_a_line():
         pytest.skip("there is no /dev/full")
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(
-            [sys.executable, "-u", "-m", "mobileclip.cli", "list"],
+            [sys.executable, "-u", "-m", "mobileclip.cli", "recipes", "ls"],
             cwd=ROOT,
             env=os.environ | {"PYTHONPATH": "."},
             stdout=full,

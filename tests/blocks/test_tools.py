@@ -21,6 +21,8 @@ MODULES = {name: case.make for name, case in CASES.items()} | {
     f"tower_{name}": spec.build for name, spec in SMALL.items()
 }
 CONTAINERS = (nn.ModuleList,)
+# A tower of each kind; the compiler takes long.
+COMPILED = ("tower_mci", "tower_vit", "tower_text", "tower_mct")
 
 
 def examples(name, *, batch=2, dtype=torch.float64):
@@ -109,7 +111,7 @@ def test_double_backward_in_evaluation(module, name):
     "training", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["training", "evaluation"]
 )
 @pytest.mark.parametrize(
-    "name", [name if name.startswith("tower_") else pytest.param(name, marks=pytest.mark.slow) for name in MODULES]
+    "name", [name if name in COMPILED else pytest.param(name, marks=pytest.mark.slow) for name in MODULES]
 )
 def test_compiled_in_one_graph(module, name, training):
     module, given = module.float().train(training), examples(name, dtype=torch.float32)
@@ -235,7 +237,9 @@ def test_adapters_by_peft(name):
     torch.testing.assert_close(adapted.merge_and_unload()(*given), y, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", TOWERS)
+@pytest.mark.parametrize(
+    "name", [name if name in COMPILED else pytest.param(name, marks=pytest.mark.slow) for name in TOWERS]
+)
 @torch.no_grad()
 def test_a_hook_or_a_compiled_block_at_the_end_is_used_in_evaluation(name):
     module, given = filled(MODULES[name]()), examples(name, dtype=torch.float32)

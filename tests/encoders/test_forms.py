@@ -100,14 +100,6 @@ class TestDual:
         assert status == 0, err
         assert "results" in out
 
-    def test_export(self, form, layout, files, tmp_path, capsys):
-        path, out = files[form, layout], tmp_path / "out"
-        model = [path] if layout == "mobileclip" else [NAME, "--checkpoint", path]
-        command = ["export", *model, "--target", "torch", "--tower", "text", "--out", out]
-        status, _, err = ended(capsys, command)
-        assert status == 0, err
-        assert (out / "mobileclip.json").exists()
-
     def test_teach(self, form, layout, files):
         path = files[form, layout]
         teacher = CheckpointTeacher(checkpoint=path, model=None if layout == "mobileclip" else NAME).build()
@@ -119,6 +111,19 @@ class TestDual:
         else:
             with fails("encoders.folded-longer-branches-training"):
                 load_model(files[form, layout], SMALL, fold=False)
+
+
+@pytest.mark.parametrize(
+    ("form", "layout"),
+    [pytest.param(*one, marks=[pytest.mark.slow] * (one not in (DUAL[0], DUAL[1], DUAL[-1]))) for one in DUAL],
+)
+def test_export(form, layout, files, tmp_path, capsys):
+    path, out = files[form, layout], tmp_path / "out"
+    model = [path] if layout == "mobileclip" else [NAME, "--checkpoint", path]
+    command = ["export", *model, "--target", "torch", "--tower", "text", "--out", out]
+    status, _, err = ended(capsys, command)
+    assert status == 0, err
+    assert (out / "mobileclip.json").exists()
 
 
 @pytest.mark.parametrize(("tower", "form"), TOWERS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import shutil
 import sys
+from itertools import product
 from pathlib import Path
 
 import attrs
@@ -133,20 +134,14 @@ def test_a_strangers_file_reaches_no_runtime(believing, tmp_path):
             opened(theirs, trust=True)
 
 
+BY_DEFAULT = [("torch", "inline"), ("openvino", "local")]
+
+
 @pytest.mark.parametrize(
     ("believing", "engine"),
     [
-        ("torch", "inline"),
-        ("openvino", "local"),
-        *(
-            pytest.param(target, engine, marks=pytest.mark.slow)
-            for target, engine in (
-                ("torch", "local"),
-                ("openvino", "inline"),
-                ("coreml", "inline"),
-                ("coreml", "local"),
-            )
-        ),
+        pytest.param(*one, marks=[pytest.mark.slow] * (one not in BY_DEFAULT))
+        for one in product(["torch", "openvino", "coreml"], ["inline", "local"])
     ],
     indirect=["believing"],
 )

@@ -2,8 +2,6 @@
 
 import json
 import platform
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -35,6 +33,7 @@ from mobileclip.inference.optimization import import_quietly, openvino_core, ope
 from mobileclip.reparam import is_folded
 from tests.encoders.small import SMALL, SMALL_MCT, SMALL_VIT, inputs, randomised
 from tests.errors import fails
+from tests.preloaded import preloaded
 
 # Torch's compiler imports parts of torch that warn of themselves.
 pytestmark = [
@@ -129,10 +128,13 @@ with torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",), "fx_graph_c
 
 
 @pytest.fixture(scope="module")
-def reports_without_programs():
+def reports_without_programs(tmp_path_factory):
     """Those of each precision, from a process of its own: OpenVINO stays where it was once imported."""
-    done = subprocess.run([sys.executable, "-c", WITHOUT], cwd=ROOT, capture_output=True, text=True, check=True)
-    return dict(zip(("float32", "bfloat16", "int8"), map(json.loads, done.stdout.splitlines()), strict=True))
+    folder = tmp_path_factory.mktemp("without")
+    done = preloaded().call("tests.preloaded:python", "-c", WITHOUT, folder=folder, seconds=120)
+    assert done.status == 0, done.output
+    reports = [json.loads(line) for line in done.output.splitlines() if line.startswith("{")]
+    return dict(zip(("float32", "bfloat16", "int8"), reports, strict=True))
 
 
 @pytest.mark.parametrize(
