@@ -7,7 +7,7 @@ import io
 import pytest
 from PIL import Image
 
-from mobileclip.blocks import build_model
+from mobileclip import build_model
 from mobileclip.data import datacompdr_augmentation, write_shards
 from tests.data.made_samples import encoded, make_sample
 from tests.test_pages import PAGES, blocks
