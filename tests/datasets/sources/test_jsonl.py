@@ -197,16 +197,6 @@ class TestJsonLines:
         with fails("data.compressed-rows-found-decompress"):
             JsonLinesSource(path=tmp_path / "a.jsonl").units()
 
-    def test_the_file_vanishes_before_it_is_read(self, tmp_path):
-        path = write_lines(tmp_path / "a.jsonl", [{"image": "a.png", "text": "x"}])
-        (unit,) = JsonLinesSource(path=path).units()
-        path.unlink()
-        report = SkipReport(log=False)
-        assert list(unit.read(report)) == []
-        assert report.counts == {"unreadable_file": 1}
-        with fails("data.does-exist-2", "a.jsonl"):
-            unit.fingerprint()
-
     def test_images_from_the_web(self, tmp_path, site):
         site.files |= {f"/{number}.png": encoded(8, 6, seed=number) for number in range(100)}
         site.files["/page.png"] = b"<html>"

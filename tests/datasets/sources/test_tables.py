@@ -19,10 +19,9 @@ from mobileclip import storage
 from mobileclip.data import SkipReport, read_samples, write_shard
 from mobileclip.data.samples import uid_of
 from mobileclip.datasets import RowOptions, TableSource, as_source, open_data_set
-from mobileclip.datasets.sources import records
 from mobileclip.extras import install
 from tests.data.made_samples import encoded
-from tests.datasets.sources.reading import PNG, names, read
+from tests.datasets.sources.reading import PNG, names, read, write_lines
 from tests.errors import fails
 
 pa = pytest.importorskip("pyarrow")
@@ -410,14 +409,17 @@ class TestUnits:
         assert number == 40_000
         assert most < 8_000_000 < sum(len(row["text"]) for row in rows)
 
-    def test_the_file_vanishes_before_it_is_read(self, tmp_path):
-        for suffix in SUFFIXES:
-            path = write_table(tmp_path / f"a.{suffix}", [{"path": "0.png", "caption": "x"}])
-            (unit,) = TableSource(tables=path).units()
-            path.unlink()
-            report = SkipReport(log=False)
-            assert list(unit.read(report)) == []
-            assert report.counts == {"unreadable_file": 1}
+    @pytest.mark.parametrize("suffix", [*SUFFIXES, "jsonl"])
+    def test_the_file_vanishes_before_it_is_read(self, tmp_path, suffix):
+        row = {"path": "0.png", "image": "0.png", "caption": "x"}
+        path = (write_lines if suffix == "jsonl" else write_table)(tmp_path / f"a.{suffix}", [row])
+        (unit,) = as_source(path).units()
+        path.unlink()
+        report = SkipReport(log=False)
+        assert list(unit.read(report)) == []
+        assert report.counts == {"unreadable_file": 1}
+        with fails("data.does-exist-2", f"a.{suffix}"):
+            unit.fingerprint()
 
     def test_mistakes(self, tmp_path):
         def units(**options):
@@ -504,13 +506,6 @@ class TestElsewhere:
         assert len(samples) == 38
         assert names(report) == {"missing_image": ["row 6"], "refused_address": ["row 8"]}
         assert read(TableSource(tables=path))[1].counts == {"refused_address": 40}
-
-    def test_an_image_without_end(self, tmp_path, site, monkeypatch):
-        monkeypatch.setattr(records, "MAX_IMAGE_BYTES", 1000)
-        site.files["/a.png"] = PNG + bytes(1000)
-        path = write_table(tmp_path / "a.csv", [{"url": f"{site.url}/a.png", "text": "x"}])
-        samples, report = read(TableSource(tables=path, options=RowOptions(hosts=("127.0.0.1",))))
-        assert (samples, report.counts) == ([], {"unreadable_image": 1})
 
     def test_a_data_set_of_classes(self, tmp_path):
         pictures(tmp_path)
