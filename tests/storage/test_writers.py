@@ -22,6 +22,7 @@ REASONS = {
     "reinforce/manifest.py": "a ledger, line by line; a torn last line is cut off",
     "engines/in_order.py": "in a temporary folder",
     "data/buckets.py": "in a scratch folder, which the next job removes",
+    "data/skips.py": "in a temporary folder, which processes share",
     "datasets/joining/matching.py": "in a scratch folder",
     "datasets/joining/records.py": "to the path that `atomic_path` gives",
     "data/samples/uids.py": "to the path that `atomic_path` gives",

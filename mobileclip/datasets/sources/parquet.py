@@ -69,15 +69,15 @@ def text_column(values: Sequence[str | None]) -> pa.Array:
     import pyarrow as pa
 
     found = [b"" if value is None else value.encode(errors="surrogateescape") for value in values]
-    offsets = np.zeros(len(found) + 1, np.int32)
+    offsets = np.zeros(len(found) + 1, np.int64)
     np.cumsum([len(one) for one in found], out=offsets[1:])
-    is_there = np.packbits([value is not None for value in values], bitorder="little")
+    is_there = np.packbits(np.array([value is not None for value in values], bool), bitorder="little")
     content = b"".join(found)
     try:
         content.decode()
-        kind = pa.string()
+        kind = pa.large_string()
     except UnicodeDecodeError:
-        kind = pa.binary()
+        kind = pa.large_binary()
     return pa.Array.from_buffers(kind, len(found), [pa.py_buffer(part) for part in (is_there, offsets, content)])
 
 
@@ -85,7 +85,7 @@ def read_keys(column: pa.ChunkedArray) -> list[str]:
     """Return the keys in such a column."""
     import pyarrow as pa
 
-    return [key.decode(errors="surrogateescape") for key in column.cast(pa.binary()).to_pylist()]
+    return [key.decode(errors="surrogateescape") for key in column.cast(pa.large_binary()).to_pylist()]
 
 
 def read_content(path: str) -> ParquetContent:
