@@ -69,7 +69,6 @@ def test_an_actor_that_still_loads_for_one_work_does_not_do_the_next_with_it(ray
     assert {path.name for path in (tmp_path / "next").iterdir()} == set(names)
 
 
-@pytest.mark.slow
 def test_it_keeps_the_contract(ray_cluster):
     """An actor takes longer to start than a process: three runs of it are ended, and begin with new ones."""
     check_engine(RayEngine(max_workers=2, retries=AT_ONCE), kills=True, seconds=240.0)
