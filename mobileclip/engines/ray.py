@@ -5,6 +5,7 @@ Source: Ray Core's actors and fault tolerance, docs.ray.io.
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -58,7 +59,8 @@ class RayEngine(CrewEngine):
             import ray
         started_here = not ray.is_initialized()
         if started_here:
-            ray.init(address=self.address, log_to_driver=False, include_dashboard=False)
+            with _own_signals():
+                ray.init(address=self.address, log_to_driver=False, include_dashboard=False)
         # A thread each: calls of one group are done in their order.
         remote: Any = ray.remote
         actor = remote(concurrency_groups={"tell": 1, "hear": 1})(_Actor).options(
@@ -75,6 +77,15 @@ class RayEngine(CrewEngine):
         place = Place(device=AUTO, num_threads=self.cpus_per_worker)
         for _ in range(num_workers):
             yield Assignment(work=work, place=place, torch_threads=self.cpus_per_worker)
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Put back who hears SIGTERM, by which a command ends: Ray takes it for itself, and ends the process."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if before is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Actor:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,11 @@ def ray_cluster():
         # Actors find the tests' modules; nothing is reported.
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        before = signal.getsignal(signal.SIGTERM)  # which Ray takes for itself
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
         try:
             ray.init(address=cluster.address, log_to_driver=False)
+            signal.signal(signal.SIGTERM, before)
             cluster.add_node(num_cpus=1)
             yield cluster
         finally:

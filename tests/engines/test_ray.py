@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import subprocess
 import sys
 import time
 
@@ -100,6 +101,19 @@ class Looking(Noting):
 def test_steps_are_told_while_a_unit_is_made(ray_cluster, tmp_path):
     told = run(RayEngine(max_workers=1), tmp_path / "work", ["good-0"], listener=Looking(), seconds=1.0)
     assert told.seen == [(1, 0)]
+
+
+def test_a_signal_ends_a_command_as_it_does_without_ray():
+    """In a process of its own: a cluster is started there, and Ray takes SIGTERM for itself."""
+    pytest.importorskip("ray", reason="there is no Ray for this version of Python")
+    code = (
+        "import signal\nfrom mobileclip.engines import RayEngine\n"
+        "from mobileclip.terminal.interruption import interruptible\n"
+        "with interruptible('index', 'all is kept'), RayEngine().transport():\n    signal.raise_signal(signal.SIGTERM)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 143, done.stderr
+    assert done.stderr.endswith("index: interrupted by SIGTERM; all is kept\n")
 
 
 @pytest.mark.slow
