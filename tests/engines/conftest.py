@@ -24,9 +24,9 @@ def ray_cluster():
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
         try:
             ray.init(address=cluster.address, log_to_driver=False)
-            signal.signal(signal.SIGTERM, before)
             cluster.add_node(num_cpus=1)
             yield cluster
         finally:
             ray.shutdown()
             cluster.shutdown()
+            signal.signal(signal.SIGTERM, before)

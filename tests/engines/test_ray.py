@@ -109,7 +109,8 @@ def test_a_signal_ends_a_command_as_it_does_without_ray():
     code = (
         "import signal\nfrom mobileclip.engines import RayEngine\n"
         "from mobileclip.terminal.interruption import interruptible\n"
-        "with interruptible('index', 'all is kept'), RayEngine().transport():\n    signal.raise_signal(signal.SIGTERM)\n"
+        "with interruptible('index', 'all is kept'), RayEngine().transport():\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 143, done.stderr
