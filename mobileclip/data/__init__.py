@@ -10,22 +10,6 @@ from typing import Any
 import lazy_loader
 
 _import, __dir__, _ = lazy_loader.attach_stub(__name__, __file__)
-_MOVED = (  # they work from here, too, through 0.1
-    "ClassFolderSource",
-    "FolderSource",
-    "JsonLinesSource",
-    "LabelledPipeline",
-    "LabelledPipelineSpec",
-    "RowOptions",
-    "ShardSource",
-    "Source",
-    "TableSource",
-    "Unit",
-    "as_source",
-    "find_class_names",
-    "open_data_set",
-)
-
 __all__ = [
     "LAYOUTS",
     "AugmentationParams",
@@ -100,4 +84,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    return getattr(import_module("mobileclip.datasets"), name) if name in _MOVED else _import(name)
+    try:
+        return _import(name)
+    except AttributeError:
+        datasets = import_module("mobileclip.datasets")  # its names work from here, too, through 0.1
+        if name not in datasets.__all__:
+            raise
+        return getattr(datasets, name)

@@ -21,17 +21,3 @@ from .tiny import (
     write_old_tasks as write_old_tasks,
     write_shapes as write_shapes,
 )
-
-__all__ = [
-    "TEMPLATE",
-    "Command",
-    "World",
-    "finetune_and_report",
-    "run_recipe",
-    "shrink",
-    "tiny_model",
-    "write_model",
-    "write_new_shapes",
-    "write_old_tasks",
-    "write_shapes",
-]

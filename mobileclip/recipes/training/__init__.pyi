@@ -28,24 +28,3 @@ from .tiny import (
 from .validation import (
     measured_on as measured_on,
 )
-
-__all__ = [
-    "Given",
-    "as_released",
-    "as_released_b",
-    "as_released_dfndr2b",
-    "following_training",
-    "long_training",
-    "measured_on",
-    "mobileclip2_run",
-    "mobileclip_run",
-    "run_recipe",
-    "shallow",
-    "step_memory",
-    "tiny_run",
-    "titled",
-    "vit_b16_12m_run",
-    "with_data",
-    "with_drop_path",
-    "with_loss",
-]

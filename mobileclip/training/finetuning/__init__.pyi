@@ -30,26 +30,3 @@ from .tasks import (
     split as split,
     write_training_data as write_training_data,
 )
-
-__all__ = [
-    "BatchNormMode",
-    "FinetuningSpec",
-    "FrozenBatchNorm2d",
-    "Granularity",
-    "LabelledContrastiveSpec",
-    "LayerDecayAdamWSpec",
-    "LoraSpec",
-    "Tower",
-    "add_lora",
-    "freeze_batch_norm",
-    "freeze_tower",
-    "interpolate_weights",
-    "labelled_contrastive",
-    "layer_rate_groups",
-    "merge_lora",
-    "ordinary_batch_norm",
-    "rate_scales",
-    "synchronise_batch_norm",
-    "tower_layers",
-    "with_labels",
-]
