@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import TypeVar
 
 import numpy as np
@@ -57,6 +58,22 @@ def shuffled(items: Iterable[T], buffer_size: int, rng: np.random.Generator) -> 
         yield buffer[place]
         buffer[place] = item
     while buffer:
-        place = random_index(rng, len(buffer))
-        buffer[place], buffer[-1] = buffer[-1], buffer[place]
-        yield buffer.pop()
+        yield _drawn(buffer, rng)
+
+
+def shuffled_at_once(items: Iterable[T], buffer_size: int, rng: np.random.Generator) -> Iterator[T]:
+    """Yield as `shuffled` does, from a buffer that grows by one with each item: to fill it first would take minutes."""
+    buffer: list[T] = []
+    rest = iter(items)
+    while True:
+        buffer.extend(islice(rest, min(2, buffer_size - len(buffer))))
+        if not buffer:
+            return
+        yield _drawn(buffer, rng)
+
+
+def _drawn(buffer: list[T], rng: np.random.Generator) -> T:
+    """Take any item out of a buffer, whose last one takes its place."""
+    place = random_index(rng, len(buffer))
+    buffer[place], buffer[-1] = buffer[-1], buffer[place]
+    return buffer.pop()

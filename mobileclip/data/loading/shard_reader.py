@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Protocol
 
 import attrs
-import numpy as np
 
 from mobileclip.data.loading.order import Cursor, Order, Segment
-from mobileclip.data.randomness import random_index, seeded_rng
+from mobileclip.data.randomness import seeded_rng, shuffled_at_once
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.shards.counts import MOST_COUNTED, shard_sizes
 from mobileclip.data.shards.files import RawSample, Shards, expand_shards, read_shard
@@ -164,23 +163,11 @@ class SampleReading:
         raw_samples: Iterator[RawSample] = islice(read, segment.start, segment.stop, segment.stride)
         if self.shuffle_buffer:
             rng = seeded_rng(self.seed, "samples", segment.epoch, segment.number, segment.start)
-            raw_samples = _shuffled(raw_samples, self.shuffle_buffer, rng)
+            raw_samples = shuffled_at_once(raw_samples, self.shuffle_buffer, rng)
         for _ in islice(raw_samples, num_passed):
             pass
         passing = False
         yield from raw_samples
-
-
-def _shuffled(samples: Iterator[RawSample], buffer_size: int, rng: np.random.Generator) -> Iterator[RawSample]:
-    """Yield samples in random order from a buffer that grows by one with each: to fill it first would take minutes."""
-    buffer: list[RawSample] = []
-    while True:
-        buffer.extend(islice(samples, min(2, buffer_size - len(buffer))))
-        if not buffer:
-            return
-        place = random_index(rng, len(buffer))
-        buffer[place], buffer[-1] = buffer[-1], buffer[place]
-        yield buffer.pop()
 
 
 def find_dead(reader: ShardReader, limits: SampleLimits) -> dict[int, tuple[Skip, ...]]:
