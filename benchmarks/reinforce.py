@@ -38,7 +38,7 @@ from mobileclip.data import (
     normalize_pixels,
     write_shard,
 )
-from mobileclip.hardware.precision import DTYPES, WIDE_PRECISIONS, WidePrecision
+from mobileclip.hardware.precision import WIDE_PRECISIONS, WidePrecision, dtype_of
 from mobileclip.reinforce import (
     ModelTeacher,
     OpenClipTeacher,
@@ -180,7 +180,7 @@ def _forward_passes(
                 views.append(np.asarray(policy.apply(image, params)))
             texts += [*sample.captions, *sample.syn_captions["syn_text"]]
         pixels = normalize_pixels(torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2), teacher.image)
-        pixels = pixels.to(spec.device, DTYPES[spec.precision])
+        pixels = pixels.to(spec.device, dtype_of(spec.precision))
         ids = teacher.tokenizer(texts).to(spec.device)
         passes += [partial(teacher.model.encode_image, pixels), partial(teacher.model.encode_text, ids)]
     return passes

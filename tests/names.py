@@ -69,7 +69,7 @@ def _say_help(command: str, said: TextIO) -> None:
 
 def registered() -> dict[str, list[str]]:
     """Return the names in every registry that importing the rooms fills, by what they stand for."""
-    for room in pkgutil.iter_modules(mobileclip.__path__, f"{mobileclip.__name__}."):
+    for room in pkgutil.walk_packages(mobileclip.__path__, f"{mobileclip.__name__}."):
         if not room.name.endswith("__main__"):
             importlib.import_module(room.name)
     ours = [module for name, module in list(sys.modules.items()) if name.startswith(f"{mobileclip.__name__}.")]

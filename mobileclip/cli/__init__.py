@@ -1,15 +1,15 @@
-"""Classify, embed and find images, train, reinforce and fine-tune, evaluate, convert and export models.
+"""The console command: its commands by name, and what is common to all of them.
 
-`mobileclip --version` says which version this is. With `--import MODULE`, any command first imports a module of your
-own, by its name or the path of its file, whose decorators register mixers, encoders, losses, tasks or targets.
+What a command does belongs in the rooms; a file here reads its flags.
 """
 
 from __future__ import annotations
 
 import sys
 
-from mobileclip.cli import collections, curation, data, evaluate, export, hub, indexing, models, recipes
-from mobileclip.cli.commands import Commands
+from mobileclip.cli import recipes
+from mobileclip.cli.commands import Command, Commands
+from mobileclip.cli.table import COMMANDS
 from mobileclip.extras import VERSION
 from mobileclip.machine import machine_line
 from mobileclip.registry import with_parts
@@ -17,56 +17,11 @@ from mobileclip.terminal import has_reader, say
 from mobileclip.terminal.interruption import interruptible
 from mobileclip.terminal.streams import ensure_streams, give_up_output
 
+__all__ = ["COMMANDS", "Command", "Commands", "main"]
+
 _KEPT = "what was finished is kept and nothing is half written; the same command does the rest"
 
 _MOST = 1_600
-
-COMMANDS = Commands(
-    __doc__,
-    {
-        "train": recipes.train,
-        "reinforce": recipes.reinforce,
-        "finetune": recipes.finetune,
-        "recipes": Commands(
-            "List the published recipes, or copy one to change it.", {"ls": recipes.list_recipes, "cp": recipes.copy}
-        ),
-        "runs": recipes.runs,
-        "classify": models.classify,
-        "embed": models.embed,
-        "index": indexing.index,
-        "merge": indexing.merge,
-        "search": collections.search,
-        "dedup": collections.dedup,
-        "serve": collections.serve,
-        "convert": models.convert,
-        "list": models.list_models,
-        "info": models.info,
-        "check-weights": models.check_weights,
-        "export": export.export,
-        "verify": export.verify,
-        "data": Commands(
-            "Look into data sets, and join published ones with their images.",
-            {
-                "join": data.join,
-                "urls": data.urls,
-                "inspect": data.inspect,
-                "count": data.count,
-                "verify": data.verify,
-                "score": curation.score,
-                "filter": curation.filter_,
-                "dedup": curation.dedup,
-                "tune-scale": curation.tune_scale,
-            },
-        ),
-        "hub": Commands(
-            "Write models as open_clip and timm load them too, and push them.", {"save": hub.save, "push": hub.push}
-        ),
-        "eval": Commands(
-            "Evaluate models, and set results beside published ones; `run` may be left out.",
-            {"run": evaluate.evaluate, "report": evaluate.report},
-        ),
-    },
-)
 
 
 def main(arguments: list[str] | None = None) -> None:

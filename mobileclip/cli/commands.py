@@ -1,15 +1,55 @@
-"""Commands by name, some of which are groups of others; each has a `--help` of its own."""
+"""Commands by name, some of which are groups of others; each has its own `--help`, and is imported when it runs."""
 
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 import attrs
-from tyro.extras import SubcommandApp
 
-from mobileclip.terminal.help import describe, paragraphs, parse, readable
+from mobileclip.registry import nearest
+from mobileclip.terminal import say
+from mobileclip.terminal.help import paragraphs, parse, readable
+
+_ASKING = frozenset(("-h", "--help"))
+
+
+@attrs.frozen
+class Command:
+    """A command that is imported when it runs.
+
+    Args:
+        place: its function, `module:name` in this room, whose arguments are flags and whose docstring is the help.
+        example: what may be typed, from its own name on.
+        summary: what it does, in a few words.
+    """
+
+    place: str
+    example: str
+    summary: str
+
+    def load(self) -> Callable[..., Any]:
+        """Return the function."""
+        module, _, name = self.place.partition(":")
+        function: Callable[..., Any] = getattr(import_module(f"{__package__}.{module}"), name)
+        return function
+
+    def run(self, program: str, arguments: Sequence[str]) -> None:
+        """Read the flags, and call the function.
+
+        Args:
+            program: what was typed before.
+            arguments: what was typed behind it.
+
+        Raises:
+            SystemExit: after `--help`, or if there is no such flag.
+        """
+        function = self.load()
+        explained = inspect.cleandoc(function.__doc__ or "").partition("\n\nArgs:")[0]
+        parse(readable(function), arguments, description=paragraphs(explained), prog=program)
 
 
 @attrs.frozen
@@ -17,12 +57,21 @@ class Commands:
     """A group of commands.
 
     Args:
-        description: what they are for; the first paragraph says it in a list of groups.
-        members: by name, functions, whose arguments are flags and whose docstrings are the help, and other groups.
+        description: what they are for.
+        groups: commands and further groups by name, under what they have in common.
+        example: see `Command`; of the whole, none.
+        summary: see `Command`.
     """
 
     description: str
-    members: Mapping[str, Callable[..., Any] | Commands]
+    groups: Mapping[str, Mapping[str, Command | Commands]]
+    example: str = ""
+    summary: str = ""
+
+    @property
+    def members(self) -> dict[str, Command | Commands]:
+        """The commands and groups by name."""
+        return {name: one for group in self.groups.values() for name, one in group.items()}
 
     def run(self, program: str, arguments: Sequence[str]) -> None:
         """Run the command that is named first, or say which there are.
@@ -32,34 +81,24 @@ class Commands:
             arguments: what was typed behind it.
 
         Raises:
-            SystemExit: after `--help`, or if there is no such command or flag.
+            SystemExit: after `--help`, or if no command is named.
+            ValueError: if there is no such command.
         """
         name = arguments[0].replace("_", "-") if arguments else ""
-        chosen = self.members.get(name)
-        if isinstance(chosen, Commands):
-            chosen.run(f"{program} {name}", arguments[1:])
-        elif chosen is not None:
-            description = paragraphs(_explained(chosen))
-            parse(readable(chosen), arguments[1:], description=description, prog=f"{program} {name}")
+        if name in self.members:
+            self.members[name].run(f"{program} {name}", arguments[1:])
+        elif not name or not _ASKING.isdisjoint(arguments):
+            say(self.listed(program))
+            sys.exit(0 if name else 2)
         else:
-            describe(paragraphs(self.description), arguments)
-            self.listed().cli(prog=program, args=arguments, description="")
+            near = nearest(arguments[0][:80], self.members, otherwise=f"{program} --help lists them")
+            raise ValueError(f"there is no command {arguments[0][:80]!r}; {near}")
 
-    def listed(self) -> SubcommandApp:
-        """Return them with a line each."""
-        app = SubcommandApp()
-        for name, one in self.members.items():
-            if isinstance(one, Commands):
-                app.command(one.listed(), name=name, help=_summary(one.description))
-            else:
-                app.command(name=name, help=_summary(_explained(one)))(one)
-        return app
-
-
-def _explained(command: Callable[..., Any]) -> str:
-    """Return what a docstring says before it comes to the arguments."""
-    return inspect.cleandoc(command.__doc__ or "").partition("\n\nArgs:")[0]
-
-
-def _summary(text: str) -> str:
-    return " ".join(text.strip().partition("\n\n")[0].split())
+    def listed(self, program: str) -> str:
+        """Return an example of every command with what it does, a line each."""
+        width = max(len(one.example) for one in self.members.values())
+        lines = [paragraphs(self.description)]
+        for title, group in self.groups.items():
+            lines += ["", title]
+            lines += [f"  {one.example:{width}}  {one.summary}" for one in group.values()]
+        return "\n".join([*lines, "", f"`{program} COMMAND --help` has all flags of a command."])

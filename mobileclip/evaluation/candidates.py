@@ -17,7 +17,7 @@ from mobileclip.data.images.transform import READING
 from mobileclip.encoders.checkpoints import PREFIX
 from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize, Transform
 from mobileclip.evaluation.published import published_with
-from mobileclip.hardware.precision import DTYPES, WidePrecision
+from mobileclip.hardware.precision import WidePrecision, dtype_of
 from mobileclip.inference.catalogue import num_parameters
 from mobileclip.inference.forms import ReadyDualEncoder
 from mobileclip.inference.loading import device_for, load_stored, require_model
@@ -179,7 +179,7 @@ def open_candidate(
     clip = load_stored(
         one.model or one.file,
         file,
-        dtype=DTYPES[precision],
+        dtype=dtype_of(precision),
         device=place,
         image_size=image_size,
         context_length=context_length,

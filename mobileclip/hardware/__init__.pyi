@@ -6,7 +6,6 @@ from .devices import (
     pick_device as pick_device,
 )
 from .precision import (
-    DTYPES as DTYPES,
     FAST_PRECISIONS as FAST_PRECISIONS,
     PRECISIONS as PRECISIONS,
     WEIGHT_PRECISIONS as WEIGHT_PRECISIONS,
@@ -15,5 +14,6 @@ from .precision import (
     Precision as Precision,
     StoredPrecision as StoredPrecision,
     WidePrecision as WidePrecision,
+    dtype_of as dtype_of,
 )
 from .threads import threads_or_default as threads_or_default, torch_threads as torch_threads

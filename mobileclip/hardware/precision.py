@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 Precision = Literal["float32", "float16", "bfloat16", "int8", "int8-weights", "int4-weights"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -28,14 +29,17 @@ FAST_PRECISIONS: tuple[FastPrecision, ...] = get_args(FastPrecision)
 StoredPrecision = Literal["bfloat16", "int8"]
 """Of embeddings in compact records."""
 
-DTYPES: dict[Precision | WidePrecision, torch.dtype] = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
-"""The types of floating-point precisions.
 
-Casting weights to bfloat16 is as exact as autocast and keeps half the bytes: with ViT-B/32 both are within 8e-5
-(1 - cosine) of float32. It pays on GPUs, and on processors that compute in bfloat16; with AVX2 alone, float32 is five
-times as fast.
-"""
+def dtype_of(precision: Precision | TrainingPrecision) -> torch.dtype:
+    """Return the type of a floating-point precision: float32, float16 or bfloat16.
+
+    Casting weights to bfloat16 is as exact as autocast and keeps half the bytes: with ViT-B/32 both are within 8e-5
+    (1 - cosine) of float32. It pays on GPUs, and on processors that compute in bfloat16; with AVX2 alone, float32 is
+    five times as fast.
+
+    Raises:
+        KeyError: if it is none of these.
+    """
+    import torch
+
+    return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[precision]

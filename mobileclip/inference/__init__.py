@@ -3,18 +3,9 @@
 What uses a model as it is belongs here; what trains, evaluates or exports one does not.
 """
 
-from mobileclip.inference.forms import by_length, prepared, prepared_tower
-from mobileclip.inference.identity import ModelIdentity
-from mobileclip.inference.optimization.optimizing import (
-    OptimizedDualEncoder,
-    optimize,
-    optimize_images,
-    optimize_tower,
-    processor,
-)
-from mobileclip.inference.optimization.report import OptimizationReport, TowerReport, Trial
-from mobileclip.inference.optimization.towers import Engine, Form, OptimizedTower
+import lazy_loader
 
+__getattr__, __dir__, _ = lazy_loader.attach_stub(__name__, __file__)
 __all__ = [
     "Engine",
     "Form",

@@ -19,7 +19,7 @@ from attrs import validators
 from torch import Tensor
 
 from mobileclip.extras import needed
-from mobileclip.hardware.precision import DTYPES, WidePrecision
+from mobileclip.hardware.precision import WidePrecision, dtype_of
 from mobileclip.inputs import ImageInput
 from mobileclip.registry import nearest
 from mobileclip.strict import parse_json
@@ -138,7 +138,7 @@ def load_open_clip(source: OpenClipSource, *, device: str, precision: WidePrecis
     sha256 = weights_sha256(loaded.state_dict())
     logit_scale = round(float(loaded.logit_scale.detach().exp()), 2)
     preprocess = loaded.visual.preprocess_cfg
-    loaded.requires_grad_(requires_grad=False).eval().to(device=torch.device(device), dtype=DTYPES[precision])
+    loaded.requires_grad_(requires_grad=False).eval().to(device=torch.device(device), dtype=dtype_of(precision))
     return OpenClipModel(
         model=loaded,
         name=source.name(sha256),

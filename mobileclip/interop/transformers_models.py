@@ -15,7 +15,7 @@ from attrs import validators
 from torch import Tensor, nn
 
 from mobileclip.extras import needed
-from mobileclip.hardware.precision import DTYPES, WidePrecision
+from mobileclip.hardware.precision import WidePrecision, dtype_of
 from mobileclip.inputs import ImageInput, Interpolation
 from mobileclip.tensor_files.numbers import own_numbers
 from mobileclip.tensor_files.weights import weights_sha256
@@ -241,7 +241,7 @@ def load_weights(kind: Any, source: TransformersSource, *, device: str, precisio
         )
     own_numbers(model)
     sha256 = weights_sha256(model.state_dict())
-    model.requires_grad_(requires_grad=False).eval().to(device=torch.device(device), dtype=DTYPES[precision])
+    model.requires_grad_(requires_grad=False).eval().to(device=torch.device(device), dtype=dtype_of(precision))
     return LoadedWeights(model=model, name=source.name(sha256), weights_sha256=sha256)
 
 

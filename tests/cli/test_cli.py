@@ -333,10 +333,11 @@ def test_help_has_every_example_on_a_line_of_its_own(capsys):
 def test_a_pipe_that_breaks_inside_is_an_error(capsys, monkeypatch):
     """One to a process or to a store, say; silence, with 0, is for a reader of standard output that has gone."""
 
-    def broken() -> None:
-        raise BrokenPipeError(32, "Broken pipe")
+    class Broken:
+        def run(self, *_):
+            raise BrokenPipeError(32, "Broken pipe")
 
-    monkeypatch.setitem(COMMANDS.members, "list", broken)
+    monkeypatch.setitem(COMMANDS.groups["use a model"], "list", Broken())
     with pytest.raises(SystemExit) as ended:
         main(["list"])
     assert ended.value.code == 2

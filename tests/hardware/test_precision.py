@@ -1,16 +1,20 @@
 """A precision has one name everywhere: that of torch's type, where it has one."""
 
+import pytest
 import torch
 
-from mobileclip.hardware import DTYPES, FAST_PRECISIONS, PRECISIONS, WEIGHT_PRECISIONS, WIDE_PRECISIONS
+from mobileclip.hardware import FAST_PRECISIONS, PRECISIONS, WEIGHT_PRECISIONS, WIDE_PRECISIONS, dtype_of
 
 
-def test_floating_precisions_are_called_like_their_types():
-    assert sorted(DTYPES) == ["bfloat16", "float16", "float32"]
-    assert all(dtype is getattr(torch, name) for name, dtype in DTYPES.items())
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_floating_precisions_are_called_like_their_types(precision):
+    if precision.startswith("int"):
+        with pytest.raises(KeyError):
+            dtype_of(precision)
+    else:
+        assert dtype_of(precision) is getattr(torch, precision)
 
 
 def test_every_choice_is_a_precision_that_an_export_may_have():
-    assert {*WIDE_PRECISIONS, *FAST_PRECISIONS, *WEIGHT_PRECISIONS, *DTYPES} <= set(PRECISIONS)
-    assert set(WIDE_PRECISIONS) <= set(DTYPES)
-    assert not set(WEIGHT_PRECISIONS) & {*WIDE_PRECISIONS, *FAST_PRECISIONS, *DTYPES}
+    assert {*WIDE_PRECISIONS, *FAST_PRECISIONS, *WEIGHT_PRECISIONS} <= set(PRECISIONS)
+    assert not set(WEIGHT_PRECISIONS) & {*WIDE_PRECISIONS, *FAST_PRECISIONS}

@@ -141,7 +141,7 @@ def every(commands, *before):
         if isinstance(one, Commands):
             yield from every(one, *before, name)
         else:
-            yield pytest.param(readable(one), id=" ".join((*before, name)))
+            yield pytest.param(readable(one.load()), id=" ".join((*before, name)))
 
 
 @pytest.mark.parametrize(

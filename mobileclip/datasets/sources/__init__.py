@@ -3,25 +3,9 @@
 A new kind of data set enters here, registered by name. What is made of its units does not.
 """
 
-from mobileclip.datasets.sources.access import RowOptions
-from mobileclip.datasets.sources.base import Source, Unit, sources
-from mobileclip.datasets.sources.class_folder import ClassFolderSource
-from mobileclip.datasets.sources.folder import FolderSource
-from mobileclip.datasets.sources.lists import JsonLinesSource, TableSource
-from mobileclip.datasets.sources.opening import (
-    EXPECTED,
-    DataSet,
-    LabelledShardSource,
-    as_source,
-    is_gathered,
-    is_place,
-    label_of,
-    name_of,
-    open_data_set,
-)
-from mobileclip.datasets.sources.public_layout import PublicLayoutSource
-from mobileclip.datasets.sources.shards import ShardSource
+import lazy_loader
 
+__getattr__, __dir__, _ = lazy_loader.attach_stub(__name__, __file__)
 __all__ = [
     "EXPECTED",
     "ClassFolderSource",

@@ -132,7 +132,7 @@ class Source(ABC):
         return found
 
 
-sources: Registry[type[Source]] = Registry("source")
+sources: Registry[type[Source]] = Registry("source", home="mobileclip.datasets.sources.opening")
 """Kinds of sources by name; third parties add theirs here or by an entry point in `mobileclip.source`."""
 
 open_family(Source, sources)

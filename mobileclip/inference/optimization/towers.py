@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mobileclip.encoders import ImageEncoderSpec, TextEncoderSpec
 from mobileclip.encoders.checks import check_images, check_tokens
-from mobileclip.hardware.precision import DTYPES, FastPrecision
+from mobileclip.hardware.precision import FastPrecision, dtype_of
 from mobileclip.inference.forms import (
     PreparedTower,
     causal_pool,
@@ -70,7 +70,7 @@ class OptimizedTower(PreparedTower):
         super().__init__()
         self.form = form
         # OpenVINO takes float32, and rounds what it computes in less itself.
-        self.dtype = torch.float32 if form.engine == "openvino" else DTYPES[form.precision]
+        self.dtype = torch.float32 if form.engine == "openvino" else dtype_of(form.precision)
         # Weights in memory of their own: programs of inductor with frozen weights go wrong on every so-many-th row.
         self.tower = copy.deepcopy(with_depthwise_convs(with_one_token(tower))).to(self.dtype)
         if not reads_text(tower):

@@ -11,7 +11,7 @@ from attrs import validators
 from mobileclip.data import Tokenizer
 from mobileclip.encoders import DualEncoder, DualEncoderSpec
 from mobileclip.encoders.checkpoints import read_checkpoint
-from mobileclip.hardware.precision import DTYPES, WIDE_PRECISIONS, WidePrecision
+from mobileclip.hardware.precision import WIDE_PRECISIONS, WidePrecision, dtype_of
 from mobileclip.reinforce.teachers.model import MAX_BATCH, ModelTeacher
 from mobileclip.reinforce.teachers.spec import TeacherSpec, teachers
 from mobileclip.reparam import reparameterize
@@ -56,7 +56,7 @@ class CheckpointTeacher(TeacherSpec):
         model = built if stored.form == "folded" else reparameterize(built, inplace=True)
         assert isinstance(model, DualEncoder)
         own_scale = round(float(model.similarity_scale.detach()), 2)
-        model.requires_grad_(requires_grad=False).to(device=device, dtype=DTYPES[self.precision])
+        model.requires_grad_(requires_grad=False).to(device=device, dtype=dtype_of(self.precision))
         name = f"{Path(self.checkpoint).stem}-{sha256[:8]}"
         return ModelTeacher(
             name=name if self.precision == "float32" else f"{name}/{self.precision}",

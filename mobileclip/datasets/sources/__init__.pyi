@@ -1,0 +1,35 @@
+from .access import (
+    RowOptions as RowOptions,
+)
+from .base import (
+    Source as Source,
+    Unit as Unit,
+    sources as sources,
+)
+from .class_folder import (
+    ClassFolderSource as ClassFolderSource,
+)
+from .folder import (
+    FolderSource as FolderSource,
+)
+from .lists import (
+    JsonLinesSource as JsonLinesSource,
+    TableSource as TableSource,
+)
+from .opening import (
+    EXPECTED as EXPECTED,
+    DataSet as DataSet,
+    LabelledShardSource as LabelledShardSource,
+    as_source as as_source,
+    is_gathered as is_gathered,
+    is_place as is_place,
+    label_of as label_of,
+    name_of as name_of,
+    open_data_set as open_data_set,
+)
+from .public_layout import (
+    PublicLayoutSource as PublicLayoutSource,
+)
+from .shards import (
+    ShardSource as ShardSource,
+)

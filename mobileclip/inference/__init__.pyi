@@ -1,0 +1,15 @@
+from .forms import by_length as by_length, prepared as prepared, prepared_tower as prepared_tower
+from .identity import ModelIdentity as ModelIdentity
+from .optimization.optimizing import (
+    OptimizedDualEncoder as OptimizedDualEncoder,
+    optimize as optimize,
+    optimize_images as optimize_images,
+    optimize_tower as optimize_tower,
+    processor as processor,
+)
+from .optimization.report import (
+    OptimizationReport as OptimizationReport,
+    TowerReport as TowerReport,
+    Trial as Trial,
+)
+from .optimization.towers import Engine as Engine, Form as Form, OptimizedTower as OptimizedTower

@@ -1,0 +1,98 @@
+"""The commands by name: what `--help` lists, what a wrong name is told, and that every example can be typed."""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mobileclip.cli import COMMANDS, Commands, main
+from mobileclip.terminal import parse, readable
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+def every(commands, *before):
+    for name, one in commands.members.items():
+        yield pytest.param((*before, name), one, id=" ".join((*before, name)))
+        if isinstance(one, Commands):
+            yield from every(one, *before, name)
+
+
+def listed(capsys, *arguments):
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments])
+    captured = capsys.readouterr()
+    return ended.value.code, captured.out, captured.err
+
+
+@pytest.mark.parametrize(("names", "one"), [*every(COMMANDS)])
+def test_an_example_can_be_typed(names, one):
+    """It is read as the command itself reads it, which is then not called."""
+    typed = shlex.split(one.example)
+    assert typed[0] == names[-1]
+    if isinstance(one, Commands):
+        assert one.members.get(typed[1], typed[1] in names or names == ("eval",))
+        return
+    function = one.load()
+    if names[0] in ("train", "reinforce"):
+        assert (RECIPES / f"{names[0]}_{typed[1]}.py").is_file()
+        return
+
+    def only_read(*_positional, **_named):
+        return "read"
+
+    read = readable(function)
+    only_read.__signature__, only_read.__annotations__ = read.__signature__, read.__annotations__
+    only_read.__doc__ = read.__doc__
+    flags = [] if names == ("finetune",) else typed[1:]
+    assert parse(only_read, flags, description="", prog="x") == "read"
+
+
+@pytest.mark.parametrize("names", [(), ("data",), ("hub",), ("eval",), ("recipes",)])
+def test_the_list_fits_a_screen_of_eighty_columns(capsys, monkeypatch, names):
+    monkeypatch.setenv("COLUMNS", "80")
+    status, out, err = listed(capsys, *names, "--help")
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len(lines) <= 40
+    assert listed(capsys, *names)[:2] == (2, out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("serch", "a"), "there is no command 'serch'; did you mean 'search' or 'serve'?"),
+        (("--quiet",), "there is no command '--quiet'; mobileclip --help lists them"),
+        (("data", "scor"), "there is no command 'scor'; did you mean 'score'?"),
+        (("data", "frobnicate"), "there is no command 'frobnicate'; mobileclip data --help lists them"),
+    ],
+)
+def test_a_command_that_is_none_is_told_the_nearest(capsys, arguments, message):
+    assert listed(capsys, *arguments) == (2, "", f"mobileclip: {message}\n")
+
+
+WITHOUT_TORCH = """
+import sys
+
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            raise ImportError("torch is wanted")
+
+sys.meta_path.insert(0, NoTorch())
+from mobileclip.cli import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--version",), ("--help",), ("search", "--help"), ("classify", "--help"), ("data", "join", "--help")]
+)
+def test_what_computes_nothing_does_without_torch(arguments):
+    command = [sys.executable, "-c", WITHOUT_TORCH, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "mobileclip" in done.stdout
