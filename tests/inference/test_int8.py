@@ -134,7 +134,6 @@ def test_a_tower_that_fails_stays_in_the_next_precision_and_says_so(model, monke
             ("eager", "float32"),
             ("openvino", "float32"),
             ("eager", "bfloat16"),
-            ("compiled", "bfloat16"),
             ("openvino", "bfloat16"),
             ("openvino", "int8"),
         ]

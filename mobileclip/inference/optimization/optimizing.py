@@ -74,11 +74,11 @@ def optimize(
     """Return a model with the same embeddings that takes the least time on this machine, and a report on how.
 
     Tried are, for each tower: folded, with channels innermost in memory and text read up to its end; a batch in small
-    parts; and both as programs, of PyTorch's compiler and of OpenVINO. With `bfloat16` all of that in it. With `int8`,
-    convolutions and linear layers in int8 too, by OpenVINO, with static ranges of what goes into them. What is not as
-    exact as its precision allows (an error of 1e-5 in float32, a cosine of 0.9995 in bfloat16; in int8 one of 0.98 and
-    99 of 100 first results, on inputs that were not calibrated with), what cannot be compiled and what is no faster is
-    not used, and `.report` says so. The model itself is not changed.
+    parts; and both as programs of OpenVINO. With `bfloat16` all of that in it. With `int8`, convolutions and linear
+    layers in int8 too, by OpenVINO, with static ranges of what goes into them. What is not as exact as its precision
+    allows (an error of 1e-5 in float32, a cosine of 0.9995 in bfloat16; in int8 one of 0.98 and 99 of 100 first
+    results, on inputs that were not calibrated with), what cannot be compiled and what is no faster is not used, and
+    `.report` says so. The model itself is not changed.
 
     Args:
         model: in evaluation mode, in float32, on the CPU; in training form or folded.
@@ -87,8 +87,8 @@ def optimize(
         precision: what may be computed in.
         calibration: for int8, images and tokenised texts, at least four of each: every other one is what ranges are
             found with, and the rest is what is compared. Pictures and captions of the package by default.
-        compiled: whether to make programs, which takes up to a minute for each tower, and a C++ compiler and the extra
-            `openvino` for the one kind and the other. In int8 there are only programs.
+        compiled: whether to make programs, which takes seconds for each, and the extra `openvino`. In int8 there are
+            only programs.
         rounds: timed calls of each form.
         show_progress: whether to show, on standard error, how far it is and how long it takes.
 
@@ -139,7 +139,7 @@ def optimize_images(
         images: as they will come, `(batch, 3, size, size)`.
         precision: see `optimize`.
         calibration: images for int8, see `optimize`; the nearest of them to each must be found as in float32.
-        engines: that are tried; `openvino` takes seconds to make a program, `compiled` up to a minute.
+        engines: that are tried; `openvino` takes seconds to make a program.
         rounds: see `optimize`.
         show_progress: see `optimize`.
 
@@ -269,11 +269,7 @@ def _is_tried(engine: Engine, chosen: FastPrecision, precision: FastPrecision) -
     Who asks for bfloat16 waits for no program in float32. Who asks for int8, which only OpenVINO computes, may have to
     make do with bfloat16, or with float32 on a processor without that.
     """
-    if engine == "eager":
-        return chosen != "int8"
-    if precision != "int8":
-        return chosen == precision
-    return engine == "openvino" or chosen == "bfloat16"
+    return chosen != "int8" if engine == "eager" else precision in ("int8", chosen)
 
 
 class _Check:

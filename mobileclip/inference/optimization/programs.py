@@ -1,9 +1,8 @@
-"""A tower made into a program for inputs of one size: by PyTorch's compiler, or by OpenVINO."""
+"""A tower made into a program for inputs of one size by OpenVINO."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,48 +15,9 @@ from mobileclip.inference.optimization.int8 import Int8Model
 from mobileclip.inference.optimization.openvino_quiet import PROCESSOR_OPTIONS, openvino_core, openvino_model
 
 Program = Callable[[Tensor], Tensor]
-# That one process may hold of one kind of tower; torch's own limit is against a model that never stops compiling.
-_MOST_PROGRAMS = 256
 _DEVICE = "CPU"
 # What a device must be able to do, and what it is asked for.
 _HINTS: dict[FastPrecision, tuple[str, str]] = {"float32": ("FP32", "f32"), "bfloat16": ("BF16", "bf16")}
-
-
-class TorchProgram:
-    """A tower as inductor compiles it, with its weights frozen into the program.
-
-    Where it is unpickled, it is compiled again.
-
-    Args:
-        tower: in evaluation mode, in what it computes in.
-        example: a batch, as it will come.
-        lengths: whether texts may be shorter than the example's.
-
-    Raises:
-        Exception: whatever the compiler raises, where there is none or it cannot compile the tower.
-    """
-
-    def __init__(self, tower: nn.Module, example: Tensor, *, lengths: bool) -> None:
-        import torch._dynamo.config
-        import torch._inductor.config as inductor
-
-        self._tower, self._example, self._lengths = tower, example, lengths
-        # Whether weights are frozen is asked while the graph is traced, so not an option of the one compilation.
-        limit = torch._dynamo.config.patch(recompile_limit=_MOST_PROGRAMS)  # noqa: SLF001
-        with torch.inference_mode(mode=False), torch.no_grad(), inductor.patch(freezing=True), limit:
-            self._program: Program = torch.compile(tower, fullgraph=True, dynamic=None if lengths else False)
-            example = example.clone()
-            if lengths:
-                torch._dynamo.mark_dynamic(example, 1, min=2, max=example.shape[1])  # noqa: SLF001
-            self._program(example)
-
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """Return the embeddings of a batch like the example."""
-        return self._program(inputs)
-
-    def __reduce__(self) -> tuple[Callable[..., TorchProgram], tuple[nn.Module, Tensor]]:
-        """Return what it is compiled of again."""
-        return partial(type(self), lengths=self._lengths), (self._tower, self._example)
 
 
 def openvino_program(

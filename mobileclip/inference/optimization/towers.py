@@ -22,9 +22,9 @@ from mobileclip.inference.forms import (
     with_one_token,
 )
 from mobileclip.inference.optimization.int8 import Calibration, Int8Model
-from mobileclip.inference.optimization.programs import Program, TorchProgram, openvino_program
+from mobileclip.inference.optimization.programs import Program, openvino_program
 
-Engine = Literal["eager", "compiled", "openvino"]
+Engine = Literal["eager", "openvino"]
 
 
 @attrs.frozen(kw_only=True)
@@ -32,8 +32,7 @@ class Form:
     """How a folded tower computes.
 
     Args:
-        engine: what computes: PyTorch, eager or as inductor compiles the tower with its weights frozen into the
-            program, or OpenVINO.
+        engine: what computes: PyTorch, or a program of OpenVINO.
         precision: of the weights and the features; embeddings come out in float32. In int8, of convolutions and linear
             layers, but for grouped ones.
         most: images or texts computed at once; a larger batch goes in parts. What a few images need between two layers
@@ -71,7 +70,6 @@ class OptimizedTower(PreparedTower):
         self.form = form
         # OpenVINO takes float32, and rounds what it computes in less itself.
         self.dtype = torch.float32 if form.engine == "openvino" else dtype_of(form.precision)
-        # Weights in memory of their own: programs of inductor with frozen weights go wrong on every so-many-th row.
         self.tower = copy.deepcopy(with_depthwise_convs(with_one_token(tower))).to(self.dtype)
         if not reads_text(tower):
             self.tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -108,38 +106,32 @@ class OptimizedTower(PreparedTower):
             lengths = self._pool is not None
             # Where lengths differ, a batch as it comes has the longest that there may be.
             example = (inputs if lengths else self._prepared(inputs))[: self.form.most].clone()
-            if self.form.engine == "compiled":
-                self._program = TorchProgram(self.tower, example, lengths=lengths)
-            elif self.form.engine == "openvino":
+            if self.form.engine == "openvino":
                 self._program = openvino_program(
                     self.tower, example, lengths=lengths, precision=self.form.precision, int8=int8
                 )
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the embeddings, not normalised."""
-        # Outside inference mode, whichever mode the caller is in: a program is compiled for one kind of tensors.
-        with torch.inference_mode(mode=False), torch.no_grad():
+        with torch.no_grad():
             prepared = self._prepared(inputs)
             parts = [self._encode(part) for part in torch.split(prepared, self.form.most)]
             return torch.cat(parts).float()
 
     def _prepared(self, inputs: Tensor) -> Tensor:
-        """Return the checked inputs, as no inference mode has made them."""
+        """Return the checked inputs, laid out as the form computes."""
         spec = self.spec
         if isinstance(spec, TextEncoderSpec):
             check_tokens(inputs, spec.input)
-            cut = inputs if self._pool is None else cut_behind_the_end(inputs, self._pool)
-            # Of one text, a plain copy has the strides that it had before it was cut, which are another program's.
-            return cut.clone(memory_format=torch.contiguous_format)
+            return inputs if self._pool is None else cut_behind_the_end(inputs, self._pool)
         check_images(inputs, spec.input)
         if self.form.engine == "openvino":
             # By NumPy: PyTorch's threads would go on waiting for work, in a loop, while OpenVINO's compute.
             return torch.from_numpy(np.ascontiguousarray(inputs.detach().float().numpy()))
-        return inputs.to(self.dtype, memory_format=torch.channels_last, copy=True)
+        return inputs.to(self.dtype, memory_format=torch.channels_last)
 
     def _encode(self, part: Tensor) -> Tensor:
         if self._program is None or len(part) < self.form.most:
             rest: Tensor = self.tower(part)
             return rest
-        # A program may rely on where its input starts in memory: at the start of what was allocated.
-        return self._program(part.clone() if part.storage_offset() else part)
+        return self._program(part)
