@@ -203,6 +203,12 @@ def with_parts(arguments: Sequence[str]) -> list[str]:
     return rest
 
 
+def has_others(*kinds: str) -> bool:
+    """Return whether packages or modules outside of the library may have registered values of one of these kinds."""
+    offered = (metadata.entry_points(group=f"mobileclip.{kind}") for kind in kinds)
+    return bool(os.environ.get(MODULES)) or any(offered)
+
+
 def taken(flag: str, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return what follows a flag, each time it is given, and the command line without it.
 

@@ -279,9 +279,9 @@ def list_models(*, as_json: Annotated[bool, arg(name="json")] = False) -> None:
     Args:
         as_json: print one JSON object per model instead of a table.
     """
-    from mobileclip.inference.catalogue import rows
+    from mobileclip.inference.listing import listed_rows
 
-    known = rows()
+    known = listed_rows()
     if as_json:
         for row in known:
             say_json(row)

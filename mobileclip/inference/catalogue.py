@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Collection
 from functools import lru_cache
 from typing import Any, cast
 
@@ -28,12 +29,16 @@ from mobileclip.inference.loading import holds_weights, spec_called
 from mobileclip.serialization import to_json
 
 
-def rows() -> list[dict[str, str | None]]:
-    """Return one row per model and tower known by name: its towers with their size, input, embedding, weights."""
+def rows(*, known: Collection[str] = ()) -> list[dict[str, str | None]]:
+    """Return one row per model and tower known by name: its towers with their size, input, embedding, weights.
+
+    Args:
+        known: names that are left out.
+    """
     named: list[tuple[str, Buildable]] = [*models.items(), *image_encoders.items(), *text_encoders.items()]
     named += [(name, read_checkpoint(name).spec) for name in PACKAGED]
     result = []
-    for name, value in named:
+    for name, value in ((name, value) for name, value in named if name not in known):
         spec = cast("ModelSpec", value)
         parts = {type_of(tower): tower for _, tower in towers(spec)}
         image, text = parts.get("image"), parts.get("text")

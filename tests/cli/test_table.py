@@ -89,7 +89,8 @@ main(sys.argv[1:])
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--version",), ("--help",), ("search", "--help"), ("classify", "--help"), ("data", "join", "--help")]
+    "arguments",
+    [("--version",), ("--help",), ("search", "--help"), ("classify", "--help"), ("data", "join", "--help"), ("list",)],
 )
 def test_what_computes_nothing_does_without_torch(arguments):
     command = [sys.executable, "-c", WITHOUT_TORCH, *arguments]

@@ -14,10 +14,12 @@ from mobileclip import specs
 from mobileclip.blocks import Attention, image_encoders, models, text_encoders
 from mobileclip.encoders import DualEncoderSpec, ImageEncoderSpec
 from mobileclip.encoders.checkpoints import skeleton
-from mobileclip.inference.catalogue import describe, macs_of, num_macs, num_parameters
+from mobileclip.inference.catalogue import describe, macs_of, num_macs, num_parameters, rows
+from mobileclip.inference.listing import FILE as LISTED, listed_rows
 from mobileclip.inputs import ImageInput
 from mobileclip.serialization import from_json
 from tests.encoders.small import SMALL
+from tests.listing import own_rows
 
 # MobileCLIP, table 11: millions of parameters and billions of "FLOPs" of classifiers of 1,000 classes at 256 pixels.
 CLASSIFIERS = {"mci0": (11.8, 2.4), "mci1": (21.9, 4.7), "mci2": (36.3, 7.8)}
@@ -105,6 +107,18 @@ class Brightest(nn.Module):
 def test_a_tower_that_computes_with_values_is_not_counted():
     assert num_macs(BrightestSpec()) is None
     assert num_parameters(BrightestSpec()) == 4 * 512
+
+
+def test_the_kept_table_is_what_would_be_computed():
+    """`python -m tests.listing` writes it anew."""
+    assert [json.loads(line) for line in LISTED.read_text(encoding="utf-8").splitlines()] == own_rows()
+
+
+def test_what_others_register_is_listed_beside_the_kept_rows(monkeypatch):
+    before = listed_rows()
+    monkeypatch.setitem(models._values, "a_twin", specs.mobileclip_b())
+    assert [row for row in listed_rows() if row not in before] == rows(known={row["name"] for row in before})
+    assert listed_rows()[-1]["name"] == "a_twin"
 
 
 def test_a_model_without_weights_is_described_with_those_that_are_built_like_it(monkeypatch):
