@@ -118,9 +118,7 @@ def _finish(processes: list[Started]) -> None:
         assert process.returncode == 0, errors[-3000:]
 
 
-def _ended(
-    processes: list[Started], output: Path, end: str, web: Web, rng: random.Random, *, most_steps: int
-) -> bool:
+def _ended(processes: list[Started], output: Path, end: str, web: Web, rng: random.Random, *, most_steps: int) -> bool:
     """End a run in one of the ways, or let it finish where it does before; return whether it was ended."""
     before = num_logged(output)
     target = min(before + rng.randrange(0, 8), most_steps)
