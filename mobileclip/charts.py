@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from mobileclip import storage
 from mobileclip.extras import needed
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _COLUMNS = 4
 
@@ -24,6 +28,9 @@ class Line:
         marker: of its points, as matplotlib calls it.
         star: number of the point that is marked.
         names: what stands beside its points, as many or none.
+        color: of the line, as matplotlib calls it; none for the next of its own.
+        spread: half the height of a band around its points, as many or none; not a number, as of a single measurement,
+            leaves a point hollow.
     """
 
     x: Sequence[float]
@@ -32,6 +39,8 @@ class Line:
     marker: str = ""
     star: int | None = None
     names: Sequence[str] = ()
+    color: str | None = None
+    spread: Sequence[float] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -44,6 +53,8 @@ class Panel:
         x_label: below it.
         y_label: at its left.
         has_legend: whether the lines' labels stand in it.
+        is_log: whether x is drawn by its logarithm, with a number at every point.
+        from_zero: whether y begins at 0.
     """
 
     lines: Sequence[Line]
@@ -51,6 +62,8 @@ class Panel:
     x_label: str = ""
     y_label: str = ""
     has_legend: bool = False
+    is_log: bool = False
+    from_zero: bool = False
 
 
 def write_chart(panels: Sequence[Panel], path: storage.AnyPath, *, size: tuple[float, float] = (4.2, 3.4)) -> None:
@@ -73,7 +86,9 @@ def write_chart(panels: Sequence[Panel], path: storage.AnyPath, *, size: tuple[f
     places = list(figure.subplots(num_rows, num_columns, squeeze=False).flat)
     for axes, panel in zip(places, panels, strict=False):
         for line in panel.lines:
-            (drawn,) = axes.plot(line.x, line.y, label=line.label, linewidth=1.2, marker=line.marker)
+            style = {"linewidth": 1.2, "marker": line.marker, "color": line.color}
+            (drawn,) = axes.plot(line.x, line.y, label=line.label, **style)
+            _spread(axes, line, drawn.get_color())
             if line.star is not None:
                 star = {"marker": "*", "markersize": 11, "color": drawn.get_color(), "linestyle": "none"}
                 axes.plot(line.x[line.star], line.y[line.star], **star)
@@ -82,6 +97,13 @@ def write_chart(panels: Sequence[Panel], path: storage.AnyPath, *, size: tuple[f
                 axes.margins(0.2)  # room for the names
         axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
         axes.grid(alpha=0.3)
+        if panel.is_log:
+            points = sorted({x for line in panel.lines for x in line.x})
+            axes.set_xscale("log")
+            axes.set_xticks(points, [f"{x:,g}" for x in points], fontsize="small")
+            axes.minorticks_off()
+        if panel.from_zero:
+            axes.set_ylim(bottom=0)
         if panel.has_legend:
             axes.legend(fontsize="small")
     for axes in places[len(panels) :]:
@@ -89,3 +111,13 @@ def write_chart(panels: Sequence[Panel], path: storage.AnyPath, *, size: tuple[f
     storage.make_directory_of(path)
     with storage.atomic_write(path) as stream:
         figure.savefig(stream, format="png", dpi=120)
+
+
+def _spread(axes: Axes, line: Line, color: Any) -> None:
+    """Draw the band of a line, and its hollow points."""
+    bounds = [(y - half, y + half) for y, half in zip(line.y, line.spread, strict=bool(line.spread))]
+    if bounds:
+        axes.fill_between(line.x, *zip(*bounds, strict=True), color=color, alpha=0.16, linewidth=0)
+        single = [point for *point, half in zip(line.x, line.y, line.spread, strict=True) if math.isnan(half)]
+        x, y = ([point[axis] for point in single] for axis in (0, 1))
+        axes.scatter(x, y, s=14, facecolors="white", edgecolors=color, zorder=3)

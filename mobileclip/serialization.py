@@ -249,7 +249,7 @@ def _hook_family(converter: Converter, base: type, members: Registry[Any], own: 
 
     def structure(value: Any, _: type) -> Any:
         if own and isinstance(value, dict) and "kind" not in value:
-            return converter.structure(value, cast("Any", Union[own]))  # noqa: UP007  as many as there are
+            return converter.structure(value, max(own, key=lambda kind: len(value.keys() & attrs.fields_dict(kind))))
         if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
             raise ValueError(f"expected an object with a 'kind', one of: {', '.join(sorted(members))}")
         rest = {key: item for key, item in value.items() if key != "kind"}

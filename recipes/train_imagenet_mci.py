@@ -14,20 +14,20 @@ from __future__ import annotations
 
 from mobileclip import specs
 from mobileclip.recipes.classifying import imagenet_run, run_recipe
-from mobileclip.training import ClassifierRunSpec
+from mobileclip.training import RunSpec
 
 
-def mci0() -> ClassifierRunSpec:
+def mci0() -> RunSpec:
     """Classify with MCi0, 11.8M parameters folded: 82.2."""
     return imagenet_run(specs.mci0(), drop_path=0.1)
 
 
-def mci1() -> ClassifierRunSpec:
+def mci1() -> RunSpec:
     """Classify with MCi1, 21.9M: 83.8."""
     return imagenet_run(specs.mci1(), drop_path=0.1)
 
 
-def mci2() -> ClassifierRunSpec:
+def mci2() -> RunSpec:
     """Classify with MCi2, 36.3M: 84.5."""
     return imagenet_run(specs.mci2(), drop_path=0.2)
 

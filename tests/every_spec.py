@@ -39,7 +39,6 @@ from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.registry import Registry
 from mobileclip.strict import NOT_IN_JSON, strict
 from mobileclip.training import (
-    ClassifierRunSpec,
     ConstantCosineSchedule,
     CosineSchedule,
     CrossEntropySpec,
@@ -270,17 +269,11 @@ def _pipelines(cls: type, **choices: Any) -> Callable[[], tuple[Any, ...]]:
 def _runs() -> tuple[Any, ...]:
     training = TrainingSpec(loss=ReinforcedLossSpec(), schedule=CosineSchedule(total_steps=3000))
     data, columns = (made(cls)[0] for cls in (ReinforcedPipelineSpec, ColumnPipelineSpec))
-    return tuple(
-        RunSpec(model=SMALL, data=attrs.evolve(one, text=SMALL.text.input), training=training)
-        for one in (data, columns)
-    )
-
-
-def _classifier_runs() -> tuple[Any, ...]:
-    (model,), data = made(ClassifierSpec), made(LabelledPipelineSpec)[0]
-    data = attrs.evolve(data, num_classes=2, class_names=model.class_names)
-    training = TrainingSpec(loss=CrossEntropySpec(), schedule=CosineSchedule(total_steps=3000))
-    return (ClassifierRunSpec(model=model, data=data, training=training),)
+    of_texts = (attrs.evolve(one, text=SMALL.text.input) for one in (data, columns))
+    (classifier,), labelled = made(ClassifierSpec), made(LabelledPipelineSpec)[0]
+    labelled = attrs.evolve(labelled, num_classes=2, class_names=classifier.class_names)
+    of_classes = RunSpec(model=classifier, data=labelled, training=attrs.evolve(training, loss=CrossEntropySpec()))
+    return (*(RunSpec(model=SMALL, data=one, training=training) for one in of_texts), of_classes)
 
 
 # What no annotation says: which values go together.
@@ -306,7 +299,6 @@ GIVEN: dict[type, Callable[[], tuple[Any, ...]]] = {
     LabelledPipelineSpec: _pipelines(LabelledPipelineSpec, num_classes=2),
     PipelineSpec: _pipelines(PipelineSpec),
     RunSpec: _runs,
-    ClassifierRunSpec: _classifier_runs,
     StreamPosition: lambda: (StreamPosition(num_readers=2, places=((1, 0, 0, 3),)),),
     FilterSpec: lambda: tuple(
         FilterSpec(scores=Path("a"), output=Path("b"), **{way: 0.5}) for way in ("share", "threshold")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from examples.icons.splits import TEST_NAMES, TEST_PICTURES, TEST_SET, TITLES
-from examples.learning_efficiency.picture import draw
+from examples.learning_efficiency.picture import panels
 from examples.learning_efficiency.spec import EfficiencySpec
 from examples.learning_efficiency.stores import Store, card_of, store_of
 from examples.learning_efficiency.tables import (
@@ -20,7 +20,7 @@ from examples.learning_efficiency.tables import (
 from examples.learning_efficiency.teachers import TeacherScores
 from examples.learning_efficiency.variants import FIRST, LADDER, PARTS
 from examples.quickstart.emoji import DrawnDataset
-from mobileclip.evaluation.report.figures import to_png
+from mobileclip.charts import write_chart
 from mobileclip.storage import write_text
 
 
@@ -62,7 +62,7 @@ def write_report(
     ]
     text = "\n".join([*lines, "\n![curves](curves.png)"])
     write_text(spec.output / "report.md", text + "\n")
-    (spec.output / "curves.png").write_bytes(to_png(draw(spec, results)))
+    write_chart(panels(spec, results), spec.output / "curves.png")
     return text
 
 

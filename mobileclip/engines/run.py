@@ -25,7 +25,7 @@ from mobileclip.engines.base import Engine
 from mobileclip.engines.inline import InlineEngine
 from mobileclip.engines.queue import Listener
 from mobileclip.engines.set_aside import SetAside, read_set_aside, write_set_aside
-from mobileclip.engines.status import RUN, RUNNING, STATUS, Status, UnderWay, known_status, time_now
+from mobileclip.engines.status import MAX_BYTES, RUN, RUNNING, STATUS, Status, UnderWay, known_status, time_now
 from mobileclip.engines.work import EntryT, FatalError, NamedUnit, UnitT, Work
 from mobileclip.serialization import to_json
 from mobileclip.terminal import get_logger
@@ -186,8 +186,12 @@ class Run(Listener[Any, Any]):
 
     @contextmanager
     def kept(self, *, is_held: bool) -> Iterator[None]:
-        """Hold the output and write the files now and then until the block ends, and say in them how it ended."""
+        """Hold the output and write the files now and then until the block ends, and say in them how it ended.
+
+        One that an error ends before it has begun anything leaves the status of the run before it.
+        """
         with ExitStack() as stack:
+            before = storage.read_if_there(self._path, limit=MAX_BYTES)
             if self._is_leased:
                 self._acquire()
             elif not is_held:
@@ -210,7 +214,8 @@ class Run(Listener[Any, Any]):
                 # A store that is away is not waited for.
                 thread.join(self._status.renewal_seconds if self._is_leased else None)
                 if self.is_sure and not thread.is_alive():
-                    self._write("ended" if self._status.reason else "finished")
+                    has_begun = self._status.doing or not self._status.reason
+                    self._write("ended" if self._status.reason else "finished", None if has_begun else before)
 
     def _give_back(self, unit: NamedUnit, what: str, **counts: int) -> None:
         """Log what became of a unit, or of a try of it, and add to the counts of the status."""
@@ -229,22 +234,22 @@ class Run(Listener[Any, Any]):
         while not self._lost and not self._ended.wait(self._status.renewal_seconds):
             self._write(RUNNING)
 
-    def _write(self, state: str) -> None:
+    def _write(self, state: str, instead: bytes | None = None) -> None:
         """Renew the files with all that is known; a run does not end because that cannot be written."""
         try:
             with self._writing:
                 self._write_log()
-                self._write_status(state)
+                self._write_status(state, instead)
         except (OSError, ValueError) as error:
             logger.warning("%s could not be renewed: %s", self._path, error)
 
-    def _write_status(self, state: str) -> None:
+    def _write_status(self, state: str, instead: bytes | None) -> None:
         version, lost = storage.file_version(self._path) if self._is_leased else None, ""
         if self._is_leased and not self._is_ours():
             lost = f"{self._path} is now of another driver, {self._holder()}"
         with self._changed:
             self._status = self._now(state)
-            text = to_json(self._status, indent=1) + "\n"
+            text = to_json(self._status, indent=1) + "\n" if instead is None else instead.decode()
         if not self._is_leased:
             storage.write_text(self._path, text)
         elif not lost and not storage.write_text_if(self._path, text, version):

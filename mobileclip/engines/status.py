@@ -32,7 +32,7 @@ _SILENT_SECONDS = 120.0
 _OLD_RENEWAL_SECONDS = 30.0
 # A file that asks for more would have others wait for ever.
 _MOST_RENEWAL_SECONDS = 600.0
-_MAX_BYTES = 2**26
+MAX_BYTES = 2**26
 # After each look at a file that is damaged.
 _PAUSES = (0.1, 0.1, 0.0)
 _TIME = "%Y-%m-%d %H:%M:%S UTC"
@@ -176,7 +176,7 @@ def known_status(output: storage.AnyPath) -> Status | None:
     # A store is asked for the size of a file and then for its bytes, between which it may be written anew.
     for pause in _PAUSES:
         try:
-            content = storage.read_if_there(path, limit=_MAX_BYTES)
+            content = storage.read_if_there(path, limit=MAX_BYTES)
             return None if content is None else from_json(content.decode(), Status)
         except ValueError as error:  # noqa: PERF203 - few looks
             damage = error

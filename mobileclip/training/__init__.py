@@ -22,7 +22,7 @@ from mobileclip.training.optimizer import (
 from mobileclip.training.parts import DataSpec, StudentSpec, pipelines, students
 from mobileclip.training.records.metrics import MetricLog, last_metrics, read_metrics
 from mobileclip.training.records.plots import plot_curves
-from mobileclip.training.run import ClassifierRunSpec, RunSpec, run
+from mobileclip.training.run import RunSpec, run
 from mobileclip.training.saving import Evaluate
 from mobileclip.training.schedule import ConstantCosineSchedule, CosineSchedule, Schedule, schedules
 from mobileclip.training.spec import TrainingSpec
@@ -30,7 +30,6 @@ from mobileclip.training.spec import TrainingSpec
 __all__ = [
     "AdamWSpec",
     "ClassificationObjective",
-    "ClassifierRunSpec",
     "ConstantCosineSchedule",
     "CosineSchedule",
     "CrossEntropySpec",

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 from torch import nn
 
 from mobileclip.data import Batch, BatchSource, ColumnPipelineSpec, ReinforcedPipelineSpec
-from mobileclip.encoders import DualEncoderSpec
+from mobileclip.datasets import LabelledPipelineSpec
+from mobileclip.encoders import ClassifierSpec, DualEncoderSpec
 from mobileclip.registry import Registry
 from mobileclip.serialization import open_family
 
@@ -16,7 +17,8 @@ from mobileclip.serialization import open_family
 class StudentSpec(Protocol):
     """What a run needs of the spec of its model, an attrs class; with a `text.input`, that is checked as well.
 
-    Others than `DualEncoderSpec` are registered in `students`, or stand at the top of a module that is imported.
+    Others than `DualEncoderSpec` and `ClassifierSpec` are registered in `students`, or stand at the top of a module
+    that is imported.
 
     Examples:
         >>> isinstance(mobileclip.specs.mobileclip_s0(), StudentSpec)
@@ -57,8 +59,8 @@ students: Registry[type[StudentSpec]] = Registry("student")
 pipelines: Registry[type[DataSpec]] = Registry("pipeline")
 """Specs of data to train on by name; third parties add theirs here or by an entry point in `mobileclip.pipeline`."""
 
-open_family(StudentSpec, students, own=(DualEncoderSpec,))
-open_family(DataSpec, pipelines, own=(ReinforcedPipelineSpec, ColumnPipelineSpec))
+open_family(StudentSpec, students, own=(DualEncoderSpec, ClassifierSpec))
+open_family(DataSpec, pipelines, own=(ReinforcedPipelineSpec, ColumnPipelineSpec, LabelledPipelineSpec))
 
 if TYPE_CHECKING:
     # A checker knows what the library's own have beside.

@@ -14,8 +14,7 @@ from torch import nn
 
 from mobileclip import storage
 from mobileclip.data import ReinforcedPipelineSpec, ReinforcementCard, read_samples
-from mobileclip.datasets import LabelledPipelineSpec
-from mobileclip.encoders import ClassifierSpec, DualEncoderSpec, load_backbone, load_model, save_model
+from mobileclip.encoders import Classifier, ClassifierSpec, DualEncoderSpec, load_backbone, load_model, save_model
 from mobileclip.encoders.checkpoints.files import write_tensors
 from mobileclip.hardware.devices import AUTO
 from mobileclip.inputs import ImageInput, TextInput
@@ -24,7 +23,7 @@ from mobileclip.strict import strict
 from mobileclip.training.claims import claimed
 from mobileclip.training.distributed import connected
 from mobileclip.training.loop import train
-from mobileclip.training.objectives.classification import CrossEntropySpec
+from mobileclip.training.objectives.objective import is_of_texts
 from mobileclip.training.parts import Data, DataSpec, Student, StudentSpec
 from mobileclip.training.saving import Evaluate
 from mobileclip.training.spec import TrainingSpec
@@ -44,14 +43,16 @@ class RunSpec:
     """A whole training run.
 
     Args:
-        model: the student: a `DualEncoderSpec`, or any `StudentSpec`.
+        model: the student: a `DualEncoderSpec`, a `ClassifierSpec`, or any `StudentSpec`.
         data: what it trains on: a pipeline of the library, or any `DataSpec`; its `batch_size` is that of all processes
             together.
-        training: how it trains.
-        initial_weights: a checkpoint to start from, in training form and any known layout; none for random weights.
+        training: how it trains; the loss of a classifier is `CrossEntropySpec`, or one with an objective of its own.
+        initial_weights: a checkpoint to start from, in training form and any known layout; none for random weights. A
+            classifier takes its image tower, see `mobileclip.encoders.load_backbone`, and its head is drawn.
 
     Raises:
-        ValueError: if the data is made for another input than the model's, or one of them cannot be built.
+        ValueError: if the data is made for another input or other classes than the model's, the loss of a classifier
+            is of image-text models, or a part cannot be built.
 
     Examples:
         >>> from mobileclip.data import ReinforcedPipelineSpec
@@ -60,6 +61,11 @@ class RunSpec:
         >>> training = TrainingSpec(loss=loss, schedule=CosineSchedule(total_steps=200_000))
         >>> RunSpec(model=model, data=data, training=training).training.optimizer.weight_decay
         0.2
+        >>>         >>> model = mobileclip.encoders.ClassifierSpec(image=mobileclip.specs.mci0().without_projection())
+        >>> data = LabelledPipelineSpec(shards="imagenet/train", batch_size=1024, image=model.image.input)
+        >>> training = TrainingSpec(loss=CrossEntropySpec(), schedule=CosineSchedule(total_steps=375_300))
+        >>> RunSpec(model=model, data=data, training=training).data.num_classes
+        1000
     """
 
     model: Student
@@ -68,7 +74,7 @@ class RunSpec:
     initial_weights: Path | None = None
 
     def __attrs_post_init__(self) -> None:
-        """Check that the data is made for the model."""
+        """Check that the data is made for the model, and a classifier's loss of classes."""
         for part, kind in ((self.model, StudentSpec), (self.data, DataSpec)):
             if not isinstance(part, kind):
                 name = kind.__name__
@@ -77,6 +83,11 @@ class RunSpec:
             wanted, given = getattr(self.model, name, None), getattr(self.data, name, None)
             if wanted is not None and given is not None:
                 _check_contract(name, wanted.input, given)
+        if hasattr(self.model, "num_classes") and hasattr(self.data, "num_classes"):
+            _check_classes(self.model, self.data)
+        loss = self.training.loss
+        if isinstance(self.model, ClassifierSpec) and is_of_texts(loss):
+            raise ValueError(f"a classifier trains with CrossEntropySpec as its loss, not with {type(loss).__name__}")
 
     @property
     def resolved(self) -> RunSpec:
@@ -93,78 +104,16 @@ class RunSpec:
 
     def start(self) -> nn.Module:
         """Return the student that training starts with, drawn from torch's random numbers or loaded."""
-        if self.initial_weights is None:
-            return self.model.build()
-        return load_model(self.initial_weights, self.model, fold=False)
-
-
-@attrs.frozen(kw_only=True, field_transformer=strict)
-class ClassifierRunSpec:
-    """A whole training run of a classifier.
-
-    Args:
-        model: the classifier.
-        data: what it trains on; its `batch_size` is that of all processes together.
-        training: how it trains; its loss is `CrossEntropySpec`.
-        initial_weights: a checkpoint whose image tower it starts from, see `mobileclip.encoders.load_backbone`, with a
-            head that is drawn; none for random weights.
-
-    Raises:
-        ValueError: if the data is made for another input or other classes than the model's, or the loss is of
-            image-text models.
-
-    Examples:
-        >>> from mobileclip.datasets import LabelledPipelineSpec
-        >>> model = mobileclip.encoders.ClassifierSpec(image=mobileclip.specs.mci0().without_projection())
-        >>> data = LabelledPipelineSpec(shards="imagenet/train", batch_size=1024, image=model.image.input)
-        >>> training = TrainingSpec(loss=CrossEntropySpec(), schedule=CosineSchedule(total_steps=375_300))
-        >>> ClassifierRunSpec(model=model, data=data, training=training).data.num_classes
-        1000
-    """
-
-    model: ClassifierSpec
-    data: LabelledPipelineSpec
-    training: TrainingSpec
-    initial_weights: Path | None = None
-
-    def __attrs_post_init__(self) -> None:
-        """Check that the data is made for the model, and the loss of classes."""
-        _check_contract("image", self.model.image.input, self.data.image)
-        of_model, of_data = ((spec.num_classes, spec.class_names) for spec in (self.model, self.data))
-        if of_model[0] != of_data[0] or (of_model[1] and of_data[1] and of_model[1] != of_data[1]):
-            different = (
-                f"{of_data[0]}, and the model's {of_model[0]}"
-                if of_model[0] != of_data[0]
-                else "others than the model's"
-            )
-            raise ValueError(f"the data's classes are {different}; give both the same num_classes and class_names")
-        if not isinstance(self.training.loss, CrossEntropySpec):
-            raise ValueError(
-                f"a classifier trains with CrossEntropySpec as its loss, not with {type(self.training.loss).__name__}"
-            )
-
-    @property
-    def resolved(self) -> ClassifierRunSpec:
-        """The same run."""
-        return self
-
-    @property
-    def card(self) -> None:
-        """There are no teachers."""
-
-    def start(self) -> nn.Module:
-        """Return the classifier that training starts with: drawn from torch's random numbers, its backbone loaded."""
-        model = self.model.build()
-        if self.initial_weights is not None:
+        if self.initial_weights is not None and not isinstance(self.model, ClassifierSpec):
+            return load_model(self.initial_weights, self.model, fold=False)
+        model: nn.Module = self.model.build()
+        if isinstance(model, Classifier) and self.initial_weights is not None:
             load_backbone(model, self.initial_weights)
         return model
 
 
-AnyRunSpec = RunSpec | ClassifierRunSpec
-
-
 def run(
-    spec: AnyRunSpec,
+    spec: RunSpec,
     output: storage.AnyPath,
     *,
     evaluate: Callable[[Any], Evaluate] | None = None,
@@ -230,10 +179,20 @@ def _check_contract(name: str, wanted: ImageInput | TextInput, given: ImageInput
         raise ValueError(f"the data's {name} contract is {given}, and the model expects {wanted}")
 
 
-def _check(spec: AnyRunSpec, output: storage.AnyPath) -> None:
+def _check_classes(model: Any, data: Any) -> None:
+    if model.num_classes != data.num_classes:
+        different = f"{data.num_classes}, and the model's {model.num_classes}"
+    elif all(names := [getattr(part, "class_names", ()) for part in (model, data)]) and names[0] != names[1]:
+        different = "others than the model's"
+    else:
+        return
+    raise ValueError(f"the data's classes are {different}; give both the same num_classes and class_names")
+
+
+def _check(spec: RunSpec, output: storage.AnyPath) -> None:
     """Refuse, before anything is written or loaded, what could not train."""
     _refuse_other(spec, output)
-    if isinstance(spec, RunSpec) and isinstance(spec.data, ReinforcedPipelineSpec):
+    if isinstance(spec.data, ReinforcedPipelineSpec):
         _refuse_missing_captions(spec.data, spec.card)
 
 
@@ -255,13 +214,13 @@ def _refuse_missing_captions(data: ReinforcedPipelineSpec, card: ReinforcementCa
     )
 
 
-def _refuse_other(spec: AnyRunSpec, output: storage.AnyPath) -> None:
+def _refuse_other(spec: RunSpec, output: storage.AnyPath) -> None:
     """Refuse a folder that holds another run."""
     path = storage.join(output, SPEC)
     content = storage.read_if_there(path, limit=_MAX_SPEC_BYTES)
     if content is None:
         return
-    there = from_json(content.decode(), type(spec))
+    there = from_json(content.decode(), RunSpec)
     changed = [name for name in ("model", "data", "training") if getattr(there, name) != getattr(spec, name)]
     if changed:
         raise ValueError(

@@ -65,6 +65,24 @@ def test_status_and_log_say_what_was_done(output, tmp_path, monkeypatch):
     assert read_set_aside(output) == asides
 
 
+def test_a_run_that_is_refused_leaves_the_status_of_the_one_before(output, tmp_path):
+    run(output, tmp_path / "work", "good-0")
+    before = storage.read_bytes(f"{output}/run/status.json", limit=2**20)
+
+    def end(*doing):
+        with held(output, ENGINE) as one:
+            for work in doing:
+                one.begin(work)
+            raise ValueError("no room")
+
+    with pytest.raises(ValueError, match="no room"):
+        end()
+    assert storage.read_bytes(f"{output}/run/status.json", limit=2**20) == before
+    with pytest.raises(ValueError, match="no room"):
+        end("counting")
+    assert read_status(output).reason == "ValueError: no room"
+
+
 def test_speed_and_time_left_come_from_the_units_of_this_run(output, tmp_path):
     started = time.monotonic()
     (tmp_path / "work").mkdir()

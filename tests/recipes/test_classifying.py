@@ -14,7 +14,7 @@ from mobileclip.encoders import Classifier, ClassifierSpec, load_model, save_mod
 from mobileclip.encoders.checkpoints import skeleton
 from mobileclip.recipes.classifying import run_recipe
 from mobileclip.serialization import from_json, to_json
-from mobileclip.training import ClassifierRunSpec, read_metrics
+from mobileclip.training import RunSpec, read_metrics
 from recipes import train_imagenet_mci as recipe
 from tests.data.made_samples import encoded, write_raw
 
@@ -25,9 +25,9 @@ def run_row(arguments, row="mci0"):
     run_recipe(recipe.ROWS, "train_imagenet_mci", recipe.__doc__, [row, *map(str, arguments)])
 
 
-def shown(capsys, *arguments) -> ClassifierRunSpec:
+def shown(capsys, *arguments) -> RunSpec:
     run_row(["--show", *arguments])
-    return from_json(capsys.readouterr().out, ClassifierRunSpec)
+    return from_json(capsys.readouterr().out, RunSpec)
 
 
 @pytest.mark.parametrize(

@@ -252,10 +252,12 @@ def test_a_shard_that_changed_or_vanished_is_done_again(make_shards, teachers, t
 def test_other_choices_in_the_same_place_are_refused(make_shards, teachers, tmp_path):
     shards = make_shards(1)
     run(make_spec(shards, tmp_path / "out"), teachers)
+    said = (tmp_path / "out" / "run" / "status.json").read_bytes()
     with fails("reinforce.reinforced-another-choice-choose", "num_augmentations, seed"):
         run(make_spec(shards, tmp_path / "out", num_augmentations=2, seed=8), teachers)
     with fails("reinforce.reinforced-another-choice-choose", "layout"):
         run(make_spec(shards, tmp_path / "out", layout="compact"), teachers)
+    assert (tmp_path / "out" / "run" / "status.json").read_bytes() == said
     (tmp_path / "out" / "manifest.jsonl").unlink()
     with fails("reinforce.reinforced-another-choice-choose", "teachers"):
         run(make_spec(shards, tmp_path / "out"), TeacherEnsemble(teachers.teachers[:1]))

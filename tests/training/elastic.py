@@ -14,7 +14,6 @@ import os
 import random
 import resource
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,6 +31,7 @@ from mobileclip.terminal import say
 from mobileclip.terminal.interruption import interruptible
 from mobileclip.training import run
 from tests.descendants import descendants, kill_all
+from tests.preloaded import Started, preloaded
 from tests.stores import Web, web_server
 from tests.training.program import ROOT, num_logged, run_spec, write_data
 
@@ -65,26 +65,18 @@ def trial(folder: Path, *, num_kills: int, num_steps: int, seed: int, sampling: 
         web.files |= {f"/{path.name}": path.read_bytes() for path in data.iterdir()}
         attempts = itertools.count()
 
-        def begin(output: Path, world_size: int, num_workers: int, *, limit: int = 0) -> subprocess.Popen[str]:
+        def begin(output: Path, world_size: int, num_workers: int, *, limit: int = 0) -> list[Started]:
             notes = output / "notes" / f"{next(attempts)}"
             notes.mkdir(parents=True)
-            arguments = [
-                web.url,
-                str(output / "run"),
-                str(notes),
-                str(num_steps),
-                str(num_workers),
-                sampling,
-                str(limit),
-            ]
-            return _start(arguments, world_size, next(ports))
+            told = (web.url, output / "run", notes, num_steps, num_workers, sampling, limit)
+            return _started([str(one) for one in told], world_size, next(ports))
 
         whole, killed = folder / "whole", folder / "killed"
         _finish(begin(whole, 1, 0))
         for _ in range(num_kills):
             size, end = (rng.choice(WORLD_SIZES), rng.choice(NUM_WORKERS)), rng.choice(ENDS)
-            process = begin(killed, *size, limit=LIMIT_BYTES if end == "the disk is full" else 0)
-            if _ended(process, killed / "run", end, web, rng, most_steps=num_steps - 1):
+            processes = begin(killed, *size, limit=LIMIT_BYTES if end == "the disk is full" else 0)
+            if _ended(processes, killed / "run", end, web, rng, most_steps=num_steps - 1):
                 ends[end] += 1
                 sizes[size] += 1
         _finish(begin(killed, rng.choice(WORLD_SIZES), rng.choice(NUM_WORKERS)))
@@ -107,55 +99,54 @@ def trial(folder: Path, *, num_kills: int, num_steps: int, seed: int, sampling: 
     )
 
 
-def _start(arguments: list[str], world_size: int, port: int) -> subprocess.Popen[str]:
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(world_size)]
-    launcher += ["--master-addr", "127.0.0.1", "--master-port", str(port)]
-    return subprocess.Popen(
-        [sys.executable, *(launcher if world_size > 1 else []), "-m", "tests.training.elastic", "train", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+def _started(arguments: list[str], world_size: int, port: int) -> list[Started]:
+    """Start a training as `srun` does, a process for each rank, from one that has imported everything."""
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}", "WORLD_SIZE": f"{world_size}"}
+    return [
+        preloaded("tests.training.elastic", "torch._dynamo").start(
+            *("-m", "tests.training.elastic", "train", *arguments),
+            folder=ROOT,
+            environment={"GLOO_SOCKET_IFNAME": "lo"} | meeting | {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}"},
+        )
+        for rank in range(world_size)
+    ]
 
 
-def _finish(process: subprocess.Popen[str]) -> None:
-    _, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors[-3000:]
+def _finish(processes: list[Started]) -> None:
+    for process in processes:
+        _, errors = process.communicate(timeout=600)
+        assert process.returncode == 0, errors[-3000:]
 
 
-def _ended(
-    process: subprocess.Popen[str], output: Path, end: str, web: Web, rng: random.Random, *, most_steps: int
-) -> bool:
+def _ended(processes: list[Started], output: Path, end: str, web: Web, rng: random.Random, *, most_steps: int) -> bool:
     """End a run in one of the ways, or let it finish where it does before; return whether it was ended."""
     before = num_logged(output)
     target = min(before + rng.randrange(0, 8), most_steps)
     deadline = time.monotonic() + 300
-    while process.poll() is None and num_logged(output) < target:
+    while all(process.poll() is None for process in processes) and num_logged(output) < target:
         assert time.monotonic() < deadline, f"no step {target} in 300 s"
         if end == "connections are cut":
             web.cut_after.append(rng.randrange(100, 20_000))
         time.sleep(0.05)
     web.cut_after.clear()
-    if process.poll() is not None:
-        _, errors = process.communicate()
-        is_full = end == "the disk is full" and process.returncode != 0
-        assert is_full or process.returncode == 0, errors[-3000:]
-        return is_full
+    if end == "the disk is full":
+        errors = [process.communicate(timeout=300)[1] for process in processes]
+        assert any(process.returncode for process in processes), errors
+        return True
+    if any(process.poll() is not None for process in processes):
+        _finish(processes)
+        return False
     if end == "SIGTERM":
-        os.killpg(process.pid, signal.SIGTERM)
-        process.communicate(timeout=300)
-    elif end == "one is killed":
-        processes = sorted(descendants(process.pid)) or [process.pid]
-        os.kill(rng.choice(processes), signal.SIGKILL)
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        for process in processes:
+            process.communicate(timeout=300)
+        return True
+    if end == "one is killed":
+        running = [pid for process in processes for pid in (process.pid, *descendants(process.pid))]
+        os.kill(rng.choice(sorted(running)), signal.SIGKILL)
         time.sleep(rng.uniform(0, 3))
-        kill_all(process)
-    elif end == "the disk is full":
-        process.communicate(timeout=300)
-        assert process.returncode != 0
-    else:
+    for process in processes:
         kill_all(process)
     return True
 

@@ -23,8 +23,8 @@ from mobileclip.recipes import reported
 from mobileclip.training import CosineSchedule, Evaluate, RunSpec, TrainingSpec, read_metrics, run
 from tests.data.made_samples import make_sample
 from tests.preloaded import Started, preloaded
+from tests.training.runs import ENVIRONMENT, ROOT, launch
 
-ROOT = Path(__file__).parents[2]
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1")
 SECONDS = 120
 
@@ -72,18 +72,15 @@ def start(
 ) -> subprocess.Popen[str] | Started:
     """Start it, in a group of its own; with a port, as two processes that `torchrun` starts, and again so often."""
     program = ["-m", "tests.training.program", str(data), str(output), str(num_steps), str(num_workers)]
-    variables = {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", **variables}
     if not port:
-        return preloaded().start(*program, folder=ROOT, environment=variables)
-    return subprocess.Popen(
-        [sys.executable, *TORCHRUN, "--master-port", str(port), "--max-restarts", str(num_restarts), *program],
-        cwd=ROOT,
-        env=os.environ | variables,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+        return preloaded().start(*program, folder=ROOT, environment={**ENVIRONMENT, **variables})
+    launcher = (*TORCHRUN, "--master-port", str(port), "--max-restarts", str(num_restarts))
+    return launch(*launcher, *program, **variables)
+
+
+def finish(data: Path | str, output: Path, *, num_steps: int, num_workers: int = 0) -> None:
+    """Do in this process what is left to do of it."""
+    run(run_spec(data, num_steps=num_steps, num_workers=num_workers), output, evaluate=measuring, device="cpu")
 
 
 def start_step(

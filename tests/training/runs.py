@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -20,6 +20,8 @@ from mobileclip.losses import ContrastiveLossSpec, ReinforcedLossSpec
 from mobileclip.training import AdamWSpec, CosineSchedule, TrainingSpec, read_metrics
 
 TEACHER_DIMS = (6, 5)
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
 
 
 class KilledError(BaseException):
@@ -145,12 +147,32 @@ def without_times(metrics):
 
 
 def assert_same_to_the_bit(one: Path, other: Path) -> None:
-    """Compare the metrics and the last checkpoints of two runs."""
+    """Compare the metrics of two runs, and their models or, of runs without, the last checkpoints."""
     lines = [without_times(read_metrics(output / "metrics.jsonl")) for output in (one, other)]
     assert lines[0] == lines[1]
-    first, second = (load_file(last_checkpoint(output)) for output in (one, other))
+    models = (output / "model.safetensors" for output in (one, other))
+    first, second = (load_file(path if path.exists() else last_checkpoint(path.parent)) for path in models)
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def launch(*command: str | Path, python: Sequence[str] = (sys.executable,), **variables: str) -> subprocess.Popen[str]:
+    """Start what Python is given, in a group of its own, whose output and errors can be read.
+
+    Args:
+        command: of Python.
+        python: what starts it.
+        variables: that it has beside this process's.
+    """
+    return subprocess.Popen(
+        [*python, *map(str, command)],
+        cwd=ROOT,
+        env=os.environ | ENVIRONMENT | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def start_processes(program: str, *arguments: str, size: int = 2) -> list[subprocess.Popen[str]]:
@@ -158,15 +180,4 @@ def start_processes(program: str, *arguments: str, size: int = 2) -> list[subpro
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}
-    own = {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", program, *arguments],
-            env=os.environ | own | meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            cwd=Path(__file__).parents[2],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(size)
-    ]
+    return [launch("-c", program, *arguments, RANK=str(rank), LOCAL_RANK=str(rank), **meeting) for rank in range(size)]

@@ -13,53 +13,25 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from mobileclip.data import ExampleMaker
 from mobileclip.data.workers import LostProcessError
-from mobileclip.training import read_metrics, run
+from mobileclip.training import run
 from tests.data.made_samples import make_sample
 from tests.descendants import descendants, kill_all
 from tests.training.program import (
-    ROOT,
     SECONDS,
     TORCHRUN,
+    finish,
     measuring,
     num_logged,
     run_spec,
     start,
     wait_for_steps,
-    write_data,
 )
-from tests.training.runs import last_checkpoint, without_times
+from tests.training.runs import assert_same_to_the_bit, last_checkpoint, launch
 
 NUM_STEPS = 40
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def whole(data, tmp_path_factory):
-    """What a run leaves that nothing happened to."""
-    output, num_threads = tmp_path_factory.mktemp("whole"), torch.get_num_threads()
-    torch.set_num_threads(1)  # as the program does: sums of several threads differ in the last digits
-    try:
-        run(run_spec(data, num_steps=NUM_STEPS, num_workers=0), output, evaluate=measuring, device="cpu")
-    finally:
-        torch.set_num_threads(num_threads)
-    return output
-
-
-def assert_same(output, expected):
-    found, right = (without_times(read_metrics(folder / "metrics.jsonl")) for folder in (output, expected))
-    assert found == right
-    weights, wanted = (load_file(folder / "model.safetensors") for folder in (output, expected))
-    assert weights.keys() == wanted.keys()
-    assert all(torch.equal(weights[name], value) for name, value in wanted.items())
 
 
 def start_within(size: str, data: Path, output: Path, *launcher: str) -> subprocess.Popen[str]:
@@ -68,24 +40,8 @@ def start_within(size: str, data: Path, output: Path, *launcher: str) -> subproc
     is_there = shutil.which("unshare") is not None
     if not is_there or subprocess.run([*small, "true"], capture_output=True, check=False).returncode:
         pytest.skip("nothing may be mounted here")
-    return subprocess.Popen(
-        [
-            *small,
-            sys.executable,
-            *launcher,
-            "-m",
-            "tests.training.program",
-            str(data),
-            str(output),
-            str(NUM_STEPS),
-            "2",
-        ],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    program = ("-m", "tests.training.program", data, output, NUM_STEPS, 2)
+    return launch(*launcher, *program, python=(*small, sys.executable))
 
 
 def fill(folder: Path) -> None:
@@ -115,8 +71,8 @@ def test_a_full_shared_memory_ends_the_run_with_a_line_and_a_checkpoint(data, wh
     if has_steps:
         assert line.endswith(f"the same command goes on from step {done}, whose state is kept")
         assert last_checkpoint(tmp_path).name == f"step-{done:08d}.safetensors"
-    run(run_spec(data, num_steps=NUM_STEPS, num_workers=0), tmp_path, evaluate=measuring, device="cpu")
-    assert_same(tmp_path, whole)
+    finish(data, tmp_path, num_steps=NUM_STEPS)
+    assert_same_to_the_bit(tmp_path, whole)
 
 
 @pytest.mark.slow
@@ -134,7 +90,7 @@ def test_of_several_processes_all_save_when_one_gets_no_batch(data, tmp_path):
     assert 9 <= done < NUM_STEPS
     assert last_checkpoint(tmp_path).name == f"step-{done:08d}.safetensors"
     assert re.search(rf"^error: shared memory .* goes on from step {done}, whose state is kept$", errors, re.MULTILINE)
-    run(run_spec(data, num_steps=NUM_STEPS, num_workers=0), tmp_path, evaluate=measuring, device="cpu")
+    finish(data, tmp_path, num_steps=NUM_STEPS)
     assert num_logged(tmp_path) == NUM_STEPS
 
 
@@ -168,7 +124,7 @@ def test_a_worker_that_is_killed_is_replaced_and_nothing_changes(data, whole, tm
         assert re.search(
             rf"worker [01] of the loader \(process {pid}\) was ended by SIGKILL .* another one takes", line
         )
-    assert_same(tmp_path, whole)
+    assert_same_to_the_bit(tmp_path, whole)
 
 
 def test_what_kills_every_worker_ends_the_run_with_its_shard_and_a_checkpoint(data, whole, tmp_path, monkeypatch):
@@ -194,4 +150,4 @@ def test_what_kills_every_worker_ends_the_run_with_its_shard_and_a_checkpoint(da
     )
     assert last_checkpoint(tmp_path).name == f"step-{done:08d}.safetensors"
     run(spec, tmp_path, device="cpu", evaluate=measuring)
-    assert_same(tmp_path, whole)
+    assert_same_to_the_bit(tmp_path, whole)

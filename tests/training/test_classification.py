@@ -16,9 +16,9 @@ from mobileclip.inputs import ImageInput
 from mobileclip.losses import ContrastiveLossSpec, LossSpec, losses
 from mobileclip.training import (
     ClassificationObjective,
-    ClassifierRunSpec,
     CrossEntropySpec,
     Objective,
+    RunSpec,
     TrainingSpec,
     World,
     build_objective,
@@ -194,8 +194,8 @@ def folder(tmp_path_factory):
     return root
 
 
-def run_spec(folder, **changes) -> ClassifierRunSpec:
-    spec = ClassifierRunSpec(
+def run_spec(folder, **changes) -> RunSpec:
+    spec = RunSpec(
         model=RUN_MODEL,
         data=LabelledPipelineSpec(
             shards=str(folder / "train"),

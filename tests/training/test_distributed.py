@@ -7,8 +7,6 @@ import os
 import platform
 import re
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,24 +16,30 @@ from safetensors.torch import load_file
 
 from mobileclip.training import CrossEntropySpec, World, connected, read_metrics, train
 from tests.training import class_runs
-from tests.training.runs import Batches, assert_same_to_the_bit, last_checkpoint, start_processes, training_spec
+from tests.training.program import TORCHRUN
+from tests.training.runs import (
+    Batches,
+    assert_same_to_the_bit,
+    last_checkpoint,
+    launch,
+    start_processes,
+    training_spec,
+)
 from tests.training.test_objective import TRANSFORMERS
 
-ROOT = Path(__file__).parents[2]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
 
-
-def environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+def together(module: str, *arguments: str | Path) -> None:
+    """Run a module as two processes."""
+    port = ("--master-port", f"{29_500 + os.getpid() % 1000}")
+    process = launch(*TORCHRUN, *port, "-m", module, *arguments)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors[-3000:]
 
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
-    port = ["--master-port", str(29500 + os.getpid() % 1000)]
-    command = [*TORCHRUN, *port, "-m", "tests.training.two_processes", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    together("tests.training.two_processes", folder)
     return folder
 
 
@@ -139,10 +143,7 @@ def test_alone_nothing_is_shared():
 
 @pytest.mark.slow
 def test_two_processes_train_alike_with_a_compiled_step():
-    port = ["--master-port", str(27500 + os.getpid() % 1000)]
-    command = [*TORCHRUN, *port, "-m", "tests.training.compiled"]
-    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    together("tests.training.compiled")
 
 
 @pytest.mark.slow

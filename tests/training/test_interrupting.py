@@ -12,44 +12,31 @@ from pathlib import Path
 
 import attrs
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from mobileclip.terminal.interruption import Interrupted
-from mobileclip.training import read_metrics, run, train
+from mobileclip.training import read_metrics, train
 from mobileclip.training.checkpoints import RunState
 from tests.descendants import are_gone, descendants, environment_of, kill_all
 from tests.training.program import (
     SECONDS,
-    measuring,
+    finish,
     num_logged,
-    run_spec,
     start,
     start_step,
     wait_for_steps,
-    write_data,
 )
-from tests.training.runs import Batches, batch_of, last_checkpoint, new_model, training_spec, without_times
+from tests.training.runs import (
+    Batches,
+    assert_same_to_the_bit,
+    batch_of,
+    last_checkpoint,
+    new_model,
+    training_spec,
+    without_times,
+)
 
 NUM_STEPS = 60
 LINE = "training: interrupted by {name}; stopped after step {done} of 60, whose state is in {folder}; the same command"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("data"))
-
-
-def finish(data: Path, output: Path, num_workers: int) -> None:
-    run(run_spec(data, num_steps=NUM_STEPS, num_workers=num_workers), output, evaluate=measuring, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def whole(data, tmp_path_factory, one_thread):
-    """What a run leaves that nothing happened to."""
-    output = tmp_path_factory.mktemp("whole")
-    finish(data, output, num_workers=0)
-    return output
 
 
 def wait_until_still(output: Path) -> None:
@@ -58,14 +45,6 @@ def wait_until_still(output: Path) -> None:
     while (done := num_logged(output)) != before:
         before = done
         time.sleep(0.7)
-
-
-def assert_same(output: Path, expected: Path) -> None:
-    found, whole = (without_times(read_metrics(folder / "metrics.jsonl")) for folder in (output, expected))
-    assert found == whole
-    weights, right = (load_file(folder / "model.safetensors") for folder in (output, expected))
-    assert weights.keys() == right.keys()
-    assert all(torch.equal(weights[name], value) for name, value in right.items())
 
 
 def interrupt(data: Path, output: Path, number: signal.Signals, *, more_steps: int, num_workers: int) -> str:
@@ -100,8 +79,8 @@ def test_signals_save_the_step_and_the_run_goes_on_to_the_bit(data, whole, tmp_p
         folder = parts / "checkpoints"
         assert said.startswith(LINE.format(name=number.name, done=done, folder=folder))
         assert last_checkpoint(parts).name == f"step-{done:08d}.safetensors"
-    finish(data, parts, num_workers=2)
-    assert_same(parts, whole)
+    finish(data, parts, num_steps=NUM_STEPS, num_workers=2)
+    assert_same_to_the_bit(parts, whole)
 
 
 def end_by(process, number: signal.Signals) -> str:
@@ -132,8 +111,8 @@ def test_a_signal_ends_the_waiting_for_workers_that_never_deliver(data, whole, t
     done = num_logged(parts)
     assert 3 <= done < NUM_STEPS
     assert said.startswith(LINE.format(name=number.name, done=done, folder=parts / "checkpoints"))
-    finish(data, parts, num_workers=1)
-    assert_same(parts, whole)
+    finish(data, parts, num_steps=NUM_STEPS, num_workers=1)
+    assert_same_to_the_bit(parts, whole)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -178,7 +157,7 @@ def test_two_processes_stop_after_the_same_step(data, tmp_path, number):
         ended = start(data, output, num_steps=NUM_STEPS, num_workers=1, port=port)
         _, errors = ended.communicate(timeout=180)
         assert ended.returncode == 0, errors[-3000:]
-    assert_same(tmp_path, tmp_path / "whole")
+    assert_same_to_the_bit(tmp_path, tmp_path / "whole")
 
 
 @pytest.mark.slow
@@ -234,7 +213,7 @@ def test_torchrun_starts_again_what_lost_a_process_and_the_run_ends_as_one_that_
     ended = start(data, whole, num_steps=NUM_STEPS, port=port)
     _, errors = ended.communicate(timeout=180)
     assert ended.returncode == 0, errors[-3000:]
-    assert_same(lost, whole)
+    assert_same_to_the_bit(lost, whole)
 
 
 def interrupted_in(step: int):

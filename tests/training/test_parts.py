@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import attrs
 import pytest
@@ -11,11 +12,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from mobileclip.data import ColumnPipelineSpec, OnlinePipelineSpec, ReinforcedPipelineSpec
+from mobileclip.datasets import LabelledPipelineSpec
 from mobileclip.inputs import ImageInput, TextInput
-from mobileclip.recipes.training import run_recipe
+from mobileclip.recipes.classifying import run_recipe as classes_recipe
+from mobileclip.recipes.training import run_recipe as training_recipe
 from mobileclip.serialization import from_json, to_json
-from mobileclip.training import RunSpec, pipelines, run, students
+from mobileclip.training import RunSpec, World, build_objective, pipelines, run, students
 from tests.errors import fails
+from tests.training import class_runs
+from tests.training.class_runs import class_batch
 from tests.training.runs import MODEL, Batches, batch_of, training_spec
 
 
@@ -46,6 +51,28 @@ class PlainSpec:
         return Plain(self)
 
 
+@attrs.frozen(kw_only=True)
+class PlainClassifierSpec(PlainSpec):
+    """A model of one linear layer."""
+
+    num_classes: int = 8
+
+    def build(self):
+        layer = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, self.num_classes))
+        layer.spec = self
+        return layer
+
+
+@attrs.frozen(kw_only=True)
+class DrawnClassesSpec(DrawnSpec):
+    """Drawn pictures of classes."""
+
+    num_classes: int = 8
+
+    def build(self):
+        return Batches(make=lambda step: class_batch(self.first + step, self.batch_size))
+
+
 class Plain(nn.Module):
     def __init__(self, spec):
         super().__init__()
@@ -56,31 +83,61 @@ class Plain(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor([2.0]))
 
 
+KINDS = {
+    "plain": PlainSpec,
+    "drawn": DrawnSpec,
+    "plain classes": PlainClassifierSpec,
+    "drawn classes": DrawnClassesSpec,
+}
+
+
 @pytest.fixture(params=["by module", "registered"])
-def kinds(request, monkeypatch):
+def kind_of(request, monkeypatch):
+    """From a spec to what JSON calls its class."""
     if request.param == "by module":
-        return f"{__name__}:PlainSpec", f"{__name__}:DrawnSpec"
-    monkeypatch.setitem(students._values, "plain", PlainSpec)
-    monkeypatch.setitem(pipelines._values, "drawn", DrawnSpec)
-    return "plain", "drawn"
+        return lambda spec: f"{__name__}:{type(spec).__name__}"
+    for name, cls in KINDS.items():
+        monkeypatch.setitem((students if hasattr(cls, "image") else pipelines)._values, name, cls)
+    return lambda spec: next(name for name, cls in KINDS.items() if type(spec) is cls)
 
 
-def test_a_run_of_others_parts(kinds, tmp_path):
-    training = training_spec(4, reinforced=False)
-    own = RunSpec(model=PlainSpec(width=12), data=DrawnSpec(first=3), training=training)
+@pytest.mark.parametrize(
+    ("model", "data", "training"),
+    [
+        (PlainSpec(width=12), DrawnSpec(first=3), training_spec(4, reinforced=False)),
+        (PlainClassifierSpec(), DrawnClassesSpec(first=3), class_runs.training_spec(4)),
+        (class_runs.MODEL, DrawnClassesSpec(first=3), class_runs.training_spec(4)),
+    ],
+    ids=["texts", "classes", "classes of a model of the library"],
+)
+def test_a_run_of_others_parts(kind_of, tmp_path, model, data, training):
+    own = RunSpec(model=model, data=data, training=training)
     path = run(own, tmp_path / "run", device="cpu")
     written = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert [written[part]["kind"] for part in ("model", "data")] == list(kinds)
+    assert written["data"]["kind"] == kind_of(data)
+    assert written["model"].get("kind") == (None if model is class_runs.MODEL else kind_of(model))
     assert from_json((tmp_path / "run" / "run.json").read_text(), RunSpec) == own
-    PlainSpec(width=12).build().load_state_dict(load_file(path))
+    assert load_file(path).keys() >= {name for name, _ in model.build().named_parameters()}
     assert run(own, tmp_path / "run", device="cpu") == path  # nothing is left to do
     with fails("training.holds-run-another-choice", "data"):
-        run(attrs.evolve(own, data=DrawnSpec(first=4)), tmp_path / "run", device="cpu")
+        run(attrs.evolve(own, data=attrs.evolve(data, first=4)), tmp_path / "run", device="cpu")
+
+
+def test_parts_of_others_fit_each_other():
+    training = class_runs.training_spec()
+    with fails("training.data-classes-give-both", "5, and the model's 8"):
+        RunSpec(model=PlainClassifierSpec(), data=DrawnClassesSpec(num_classes=5), training=training)
+    with fails("training.cross-entropy-classifiers-model", "Plain"):
+        build_objective(training.loss, spec=training, model=PlainSpec().build(), world=World())
+    with fails("training.image-text-models-model"):
+        build_objective(training_spec().loss, spec=training_spec(), model=PlainClassifierSpec().build(), world=World())
 
 
 PIPELINE = ReinforcedPipelineSpec(
     shards="a.tar", batch_size=8, image=MODEL.image.input, text=TextInput(context_length=6, vocab_size=40)
 )
+
+LABELLED = LabelledPipelineSpec(shards="a.tar", batch_size=8, image=MODEL.image.input, num_classes=8)
 
 
 @pytest.mark.parametrize(
@@ -88,11 +145,14 @@ PIPELINE = ReinforcedPipelineSpec(
     [
         (PIPELINE, None),
         (ColumnPipelineSpec.of(PIPELINE, teacher_columns=(0, 3)), None),
+        (LABELLED, None),
         (OnlinePipelineSpec.of(PIPELINE, online=(16,)), f"{OnlinePipelineSpec.__module__}:OnlinePipelineSpec"),
     ],
 )
 def test_pipelines_of_the_library_are_read_back_as_what_they_are(data, kind):
     own = RunSpec(model=MODEL, data=data, training=training_spec())
+    if data is LABELLED:
+        own = RunSpec(model=class_runs.MODEL, data=data, training=class_runs.training_spec())
     assert json.loads(to_json(own))["data"].get("kind") == kind
     assert from_json(to_json(own), RunSpec) == own
 
@@ -113,13 +173,31 @@ def test_what_cannot_be_written_or_read_is_named():
         RunSpec(**{**run_of, "data": Batches()})
 
 
-def test_a_recipe_of_others_parts_has_their_choices_as_flags(tmp_path, monkeypatch, capsys):
+OWN = {
+    training_recipe: RunSpec(model=PlainSpec(), data=DrawnSpec(), training=training_spec(3, reinforced=False)),
+    classes_recipe: RunSpec(model=PlainClassifierSpec(), data=DrawnClassesSpec(), training=class_runs.training_spec(3)),
+}
+
+
+@pytest.mark.parametrize("run_recipe", OWN, ids=["texts", "classes"])
+def test_a_recipe_of_others_parts_has_their_choices_as_flags(tmp_path, monkeypatch, capsys, run_recipe):
     monkeypatch.chdir(tmp_path)
-    own = RunSpec(model=PlainSpec(), data=DrawnSpec(), training=training_spec(3, reinforced=False))
+    own = OWN[run_recipe]
     run_recipe(lambda: own, "own", None, ["--pipeline.first", "5", "--show"])
     (tmp_path / "own.json").write_text(text := capsys.readouterr().out)
-    assert from_json(text, RunSpec) == attrs.evolve(own, data=DrawnSpec(first=5))
+    assert from_json(text, RunSpec) == attrs.evolve(own, data=attrs.evolve(own.data, first=5))
     run_recipe(lambda: own, "own", None, ["--run", "own.json", "--device", "cpu"])
     assert from_json((tmp_path / "outputs" / "own" / "run.json").read_text(), RunSpec).data.first == 5
     with fails("recipes.library-own-models-data", "--data, --tiny", by=SystemExit):
         run_recipe(lambda: own, "own", None, ["--data", "a.tar", "--tiny"])
+
+
+def test_a_recipe_trains_no_run_of_another_kind(tmp_path):
+    runs = (
+        RunSpec(model=MODEL, data=PIPELINE, training=training_spec()),
+        RunSpec(model=class_runs.MODEL, data=LABELLED, training=class_runs.training_spec()),
+    )
+    for run_recipe, other in ((classes_recipe, runs[0]), (training_recipe, runs[1])):
+        (tmp_path / "run.json").write_text(to_json(other))
+        with fails("recipes.trains-give-run-recipe", type(other.model).__name__, by=SystemExit):
+            run_recipe(partial(attrs.evolve, other), "own", None, ["--run", str(tmp_path / "run.json"), "--show"])

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 
 from mobileclip.datasets import LabelledPipelineSpec, find_class_names
+from mobileclip.encoders import ClassifierSpec, DualEncoderSpec
 from mobileclip.evaluation import classifier_hook
 from mobileclip.recipes.classifying.tiny import tiny_run
-from mobileclip.recipes.training.rows import OUTPUTS, Flags, Kind, run_as, train_and_plot
+from mobileclip.recipes.training.rows import OUTPUTS, Flags, Kind, Recipe, refuse_lost, run_as, train_and_plot
 from mobileclip.terminal import say
-from mobileclip.training import ClassifierRunSpec
+from mobileclip.training import RunSpec
 
 SHAPES = OUTPUTS / "tiny" / "shapes"
-
-Recipe = Callable[[], ClassifierRunSpec]
 
 
 @attrs.frozen(kw_only=True)
@@ -38,31 +37,39 @@ def run_recipe(
     recipe: Recipe | Mapping[str, Recipe], name: str, description: str | None, arguments: Sequence[str] | None = None
 ) -> None:
     """Read the command line and train, or say what is missing; arguments as those of `training.run_recipe`."""
-    kind = Kind(spec=ClassifierRunSpec, command=Command, resolve=resolve, train=_train)
+    kind = Kind(command=Command, others=DualEncoderSpec, resolve=resolve, train=_train)
     run_as(kind, recipe, name, description, arguments)
 
 
-def resolve(chosen: ClassifierRunSpec, command: Command) -> ClassifierRunSpec:
+def resolve(chosen: RunSpec, command: Command) -> RunSpec:
     """Return the recipe's choices with what the command line says instead.
 
     Raises:
-        ValueError: if there is no data, or it has other classes than the command line says.
+        ValueError: if there is no data, it has other classes than the command line says, or a flag is not for the
+            model or the data of the run, which are written elsewhere.
         OSError: if it cannot be read.
     """
-    data = command.pipeline if not command.data else attrs.evolve(command.pipeline, shards=command.data)
+    data, model = command.pipeline, chosen.model
+    has_shards = isinstance(data, LabelledPipelineSpec)
+    is_ours = has_shards and isinstance(model, ClassifierSpec)
+    refuse_lost({"--data": command.data, "--tiny": command.tiny}, {"--data": has_shards, "--tiny": is_ours})
+    if command.data:
+        data = attrs.evolve(data, shards=command.data)
+    if not is_ours:
+        return attrs.evolve(chosen, data=data, training=command.training, initial_weights=command.initial_weights)
     if data.shards and not command.show and not data.class_names and (names := find_class_names(data.shards)):
         data = attrs.evolve(data, num_classes=len(names), class_names=names)
     # The model takes what the data is made as, and has its classes.
     model = attrs.evolve(
-        chosen.model,
-        image=attrs.evolve(chosen.model.image, input=data.image),
+        model,
+        image=attrs.evolve(model.image, input=data.image),
         num_classes=data.num_classes,
         class_names=data.class_names,
     )
-    spec = ClassifierRunSpec(model=model, data=data, training=command.training, initial_weights=command.initial_weights)
+    spec = RunSpec(model=model, data=data, training=command.training, initial_weights=command.initial_weights)
     if command.tiny:
         return tiny_run(spec, SHAPES)
-    if not spec.data.shards and not command.show:
+    if not data.shards and not command.show:
         raise ValueError(
             "--data is missing: a folder with a folder of images for every class, such as imagenet/train, or shards\n"
             "              of images with the number of their class in .cls, such as 'imagenet/{0000..1023}.tar'\n"
@@ -71,7 +78,7 @@ def resolve(chosen: ClassifierRunSpec, command: Command) -> ClassifierRunSpec:
     return spec
 
 
-def _train(spec: ClassifierRunSpec, command: Command, output: str, name: str) -> None:
+def _train(spec: RunSpec, command: Command, output: str, name: str) -> None:
     validation = command.validation
     if command.tiny and not command.data:
         validation = (*validation, str(SHAPES / "val"))

@@ -11,14 +11,14 @@ import attrs
 from mobileclip.data import MixingSpec, RandomErasingSpec, imagenet_augmentation
 from mobileclip.datasets import LabelledPipelineSpec
 from mobileclip.encoders import ClassifierSpec, MCiSpec
-from mobileclip.training import AdamWSpec, ClassifierRunSpec, CosineSchedule, CrossEntropySpec, TrainingSpec
+from mobileclip.training import AdamWSpec, CosineSchedule, CrossEntropySpec, RunSpec, TrainingSpec
 
 NUM_IMAGES = 1_281_167
 BATCH_SIZE = 1_024
 STEPS_PER_EPOCH = NUM_IMAGES // BATCH_SIZE
 
 
-def imagenet_run(image: MCiSpec, *, drop_path: float, epochs: int = 300, warmup_epochs: int = 5) -> ClassifierRunSpec:
+def imagenet_run(image: MCiSpec, *, drop_path: float, epochs: int = 300, warmup_epochs: int = 5) -> RunSpec:
     """Return a run on ImageNet-1k by FastViT's recipe.
 
     Args:
@@ -29,7 +29,7 @@ def imagenet_run(image: MCiSpec, *, drop_path: float, epochs: int = 300, warmup_
     """
     model = ClassifierSpec(image=attrs.evolve(image.without_projection(), drop_path=drop_path), num_classes=1_000)
     size = image.input.size
-    return ClassifierRunSpec(
+    return RunSpec(
         model=model,
         data=LabelledPipelineSpec(
             shards=(),

@@ -10,13 +10,13 @@ from mobileclip.datasets import find_class_names
 from mobileclip.recipes.finetuning.tiny import write_shapes
 from mobileclip.recipes.tiny.shapes import OUTLINES
 from mobileclip.recipes.training.tiny import BATCH_SIZE, shallow_image, two_steps
-from mobileclip.training import ClassifierRunSpec
+from mobileclip.training import RunSpec
 
 NUM_TRAINED = 6
 NUM_HELD_OUT = 2
 
 
-def tiny_run(run: ClassifierRunSpec, folder: Path) -> ClassifierRunSpec:
+def tiny_run(run: RunSpec, folder: Path) -> RunSpec:
     """Return the run made small: two steps of eight images with a model of full width and one block a stage.
 
     Args:

@@ -10,19 +10,17 @@ import tyro
 
 from mobileclip.data import ReinforcedPipelineSpec, read_text_input
 from mobileclip.datasets import RowOptions
-from mobileclip.encoders import DualEncoderSpec
+from mobileclip.encoders import ClassifierSpec, DualEncoderSpec
 from mobileclip.inputs import TextInput
 from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.recipes.training.published import as_released
-from mobileclip.recipes.training.rows import OUTPUTS, Flags, Kind, run_as, train_and_plot
+from mobileclip.recipes.training.rows import OUTPUTS, Flags, Kind, Recipe, refuse_lost, run_as, train_and_plot
 from mobileclip.recipes.training.tiny import tiny_run
 from mobileclip.recipes.training.validation import measured_on
 from mobileclip.terminal import say
 from mobileclip.training import RunSpec
 
 TRY = "  small:      the same command with --tiny runs the whole path on a few drawn scenes, in a minute"
-
-Recipe = Callable[[], RunSpec]
 
 
 @attrs.frozen(kw_only=True)
@@ -67,7 +65,7 @@ def run_recipe(
         arguments: the command line; None for the process's own.
         released: what `--released` makes of a run's choices.
     """
-    kind = Kind(spec=RunSpec, command=Command, resolve=resolve, train=_train, released=released)
+    kind = Kind(command=Command, others=ClassifierSpec, resolve=resolve, train=_train, released=released)
     run_as(kind, recipe, name, description, arguments)
 
 
@@ -83,8 +81,7 @@ def resolve(chosen: RunSpec, command: Command) -> RunSpec:
     is_ours = has_shards and isinstance(model, DualEncoderSpec)
     reach = {"--data": has_shards, "--tokenizer": is_ours, "--tiny": is_ours}
     given = {"--data": command.data, "--tokenizer": command.tokenizer, "--tiny": command.tiny}
-    if lost := [flag for flag, value in given.items() if value and not reach[flag]]:
-        raise ValueError(f"{', '.join(lost)} is for the library's own models and data; change the run itself")
+    refuse_lost(given, reach)
     if command.data:
         data = attrs.evolve(data, shards=command.data)
     if is_ours:

@@ -18,7 +18,7 @@ from mobileclip.recipes.training.following import Given, following_pipeline, fol
 from mobileclip.storage import AnyPath, join
 from mobileclip.terminal import console, say
 from mobileclip.terminal.help import describe, parse
-from mobileclip.training import ClassifierRunSpec, Evaluate, RunSpec, TrainingSpec, plot_curves, run
+from mobileclip.training import Evaluate, RunSpec, TrainingSpec, plot_curves, run
 
 OUTPUTS = Path("outputs")
 
@@ -60,32 +60,32 @@ class Flags(Generic[Pipeline]):
     row: Annotated[str, tyro.conf.Suppress] = ""
 
 
-Spec = TypeVar("Spec", RunSpec, ClassifierRunSpec)
+Recipe = Callable[[], RunSpec]
 FlagsType = TypeVar("FlagsType", bound=Flags[Any])
 
 
 @attrs.frozen(kw_only=True)
-class Kind(Generic[Spec, FlagsType]):
+class Kind(Generic[FlagsType]):
     """What is trained.
 
     Args:
-        spec: class of its runs.
         command: what it is told on the command line.
+        others: models that another recipe trains.
         resolve: from a run's choices to those with what the command line says instead.
         train: runs it into a folder, under a name.
         released: from a run's choices to those that `--released` asks for; None where there is no such flag.
     """
 
-    spec: type[Spec]
     command: type[FlagsType]
-    resolve: Callable[[Spec, FlagsType], Spec]
-    train: Callable[[Spec, FlagsType, str, str], None]
-    released: Callable[[Spec], Spec] | None = None
+    others: type
+    resolve: Callable[[RunSpec, FlagsType], RunSpec]
+    train: Callable[[RunSpec, FlagsType, str, str], None]
+    released: Callable[[RunSpec], RunSpec] | None = None
 
 
 def run_as(
-    kind: Kind[Spec, FlagsType],
-    recipe: Callable[[], Spec] | Mapping[str, Callable[[], Spec]],
+    kind: Kind[FlagsType],
+    recipe: Recipe | Mapping[str, Recipe],
     name: str,
     description: str | None,
     arguments: Sequence[str] | None = None,
@@ -101,10 +101,12 @@ def run_as(
     """
     description = described(description)
     with reported(name, arguments):
-        written, rest = written_run(typed(arguments), kind.spec)
+        written, rest = written_run(typed(arguments), RunSpec)
         rows = recipe if isinstance(recipe, Mapping) else {}
         asked = partial(_asked, kind, arguments=rest)
         if written is not None:
+            if isinstance(written.model, kind.others):
+                raise ValueError(f"{name} trains no {kind.others.__name__}; give --run to a recipe that does")
             # The file says which of the rows it is; one that is named names the output.
             name, rest = (f"{name}-{rest[0]}", rest[1:]) if rest[:1] and rest[0] in rows else (name, rest)
             chosen = asked(written)
@@ -127,8 +129,22 @@ def run_as(
         kind.train(spec, command, output, name)
 
 
+def refuse_lost(given: Mapping[str, object], reach: Mapping[str, bool]) -> None:
+    """Refuse flags that do not reach a run whose model or data are written elsewhere.
+
+    Args:
+        given: flags to what they are given.
+        reach: whether each of them is for the model and the data of the run.
+
+    Raises:
+        ValueError: if one is given and does not reach.
+    """
+    if lost := [flag for flag, value in given.items() if value and not reach[flag]]:
+        raise ValueError(f"{', '.join(lost)} is for the library's own models and data; change the run itself")
+
+
 def train_and_plot(
-    spec: RunSpec | ClassifierRunSpec,
+    spec: RunSpec,
     output: str,
     *,
     evaluate: Callable[[Any], Evaluate] | None,
@@ -146,14 +162,14 @@ def train_and_plot(
     return model
 
 
-def _asked(kind: Kind[Spec, FlagsType], chosen: Spec, arguments: Sequence[str]) -> Spec:
+def _asked(kind: Kind[FlagsType], chosen: RunSpec, arguments: Sequence[str]) -> RunSpec:
     """Return a run's choices, or those that `--released` makes of them: its model has no flags of its own."""
     if kind.released is not None and Given(arguments).has("--released"):
         return kind.released(chosen)
     return chosen
 
 
-def _parsed(kind: Kind[Spec, FlagsType], chosen: Spec, description: str, arguments: Sequence[str]) -> FlagsType:
+def _parsed(kind: Kind[FlagsType], chosen: RunSpec, description: str, arguments: Sequence[str]) -> FlagsType:
     default = _defaults(kind, chosen, arguments, "")
     with warnings.catch_warnings():
         # Data of another class than the library's has its own choices as flags.
@@ -161,7 +177,7 @@ def _parsed(kind: Kind[Spec, FlagsType], chosen: Spec, description: str, argumen
         return parse(kind.command, arguments, description=description, default=default, config=_CONFIG)
 
 
-def _defaults(kind: Kind[Spec, FlagsType], chosen: Spec, arguments: Sequence[str], row: str) -> FlagsType:
+def _defaults(kind: Kind[FlagsType], chosen: RunSpec, arguments: Sequence[str], row: str) -> FlagsType:
     """Return what the command line is read over: a run's choices, as they follow the flags that are given."""
     given = Given(arguments)
     return kind.command(

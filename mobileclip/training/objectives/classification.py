@@ -10,7 +10,6 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from mobileclip.data import Batch, LabelledBatch, MixingSpec
-from mobileclip.encoders import Classifier
 from mobileclip.losses import LossSpec, losses
 from mobileclip.strict import strict
 from mobileclip.training.objectives.objective import Objective, Rows, build_objective, wide, with_mean
@@ -66,17 +65,15 @@ class ClassificationObjective(Objective):
 
     Args:
         spec: how to train; its loss is cross entropy.
-        model: the classifier.
+        model: the classifier, or another module from images to logits.
         world: the processes that train it together.
 
     Raises:
-        ValueError: see `Objective`, and if the model is no classifier.
+        ValueError: see `Objective`, and if the model is of images and texts.
     """
 
-    model: Classifier
-
     def __init__(self, spec: TrainingSpec, *, model: nn.Module, world: World) -> None:
-        if not isinstance(model, Classifier):
+        if hasattr(model, "encode_text"):
             raise ValueError(
                 f"cross entropy is of classifiers, and the model is a {type(model).__name__}; put its image encoder "
                 "into a mobileclip.encoders.Classifier"
@@ -88,7 +85,7 @@ class ClassificationObjective(Objective):
     @property
     def towers(self) -> tuple[nn.Module, ...]:
         """The image encoder."""
-        return (self.model.image_encoder,)
+        return (getattr(self.model, "image_encoder", self.model),)
 
     def forward(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, ...]:
         """Return the loss alone."""
@@ -99,7 +96,7 @@ class ClassificationObjective(Objective):
         with self.autocast(image.device):
             logits, *augmentation = self._logits(self.image_rows(image, progress), mixture)
         logits = wide(logits)
-        targets = F.one_hot(batch.label, self.model.head.out_features).to(logits.dtype)
+        targets = F.one_hot(batch.label, logits.shape[1]).to(logits.dtype)
         if mixture is not None:
             targets = mixture.between(targets, targets.flip(0))
         return (with_mean(self.loss(logits, targets), augmentation),)

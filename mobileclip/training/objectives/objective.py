@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from mobileclip.blocks.recomputing import recompute, recomputed
 from mobileclip.data import Batch, RangeNumbers, ReinforcedBatch, normalize_pixels
-from mobileclip.encoders import Classifier
 from mobileclip.losses import LossSpec, LossTerms, ReinforcedLossSpec
 from mobileclip.training.cpu import quicken
 from mobileclip.training.distributed import World
@@ -209,7 +208,7 @@ class ImageTextObjective(Objective):
     model: DualEncoder
 
     def __init__(self, spec: TrainingSpec, *, model: nn.Module, world: World) -> None:
-        if isinstance(model, Classifier):
+        if not hasattr(model, "encode_text"):
             raise ValueError(
                 f"{type(spec.loss).__name__} is of image-text models, and the model is a classifier; train it with "
                 "CrossEntropySpec"
@@ -369,3 +368,8 @@ def build_objective(loss: LossSpec, *, spec: TrainingSpec, model: nn.Module, wor
     """
     del loss
     return ImageTextObjective(spec, model=model, world=world)
+
+
+def is_of_texts(loss: LossSpec) -> bool:
+    """Return whether a loss is of image-text models: one that has no objective of its own."""
+    return build_objective.dispatch(type(loss)) is build_objective.dispatch(object)

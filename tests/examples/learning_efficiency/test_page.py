@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from examples.learning_efficiency.picture import draw
+from examples.learning_efficiency.picture import panels
 from examples.learning_efficiency.results import read_results
 from examples.learning_efficiency.spec import EfficiencySpec
 from examples.learning_efficiency.tables import difference_table, equivalent_table, ladder_table, part_tables
@@ -50,7 +50,7 @@ def assert_on_the_page(lines):
 
 
 def test_every_line_of_the_picture_is_named(results):
-    panels = draw(SPEC, results).axes
-    named = {text.get_text() for text in panels[-1].get_legend().get_texts()}
+    drawn = panels(SPEC, results)
+    assert all(panel.has_legend for panel in drawn)
+    named = {line.label for panel in drawn for line in panel.lines}
     assert named == {LADDER[cell.variant].title for cell in results if cell.variant in LADDER}
-    assert named == {line.get_label() for axes in panels for line in axes.lines}
