@@ -24,7 +24,6 @@ from mobileclip.data import (
     ReinforcedSample,
     Skip,
     SkipReport,
-    ViewAgreement,
     read_reinforced_samples,
     read_samples,
 )
@@ -149,16 +148,30 @@ class ShardWorker:
         self, unit: Unit, source: Iterable[ImageTextSample], staged: Path, skips: SkipReport, on_samples: OnProgress
     ) -> tuple[list[str], ShardEntry]:
         """Write the shard of a unit aside, and return its keys and its entry."""
-        num_compared = self.spec.num_compared if unit.name == self.measured else 0
+        teachers, num_compared = self.teachers, self.spec.num_compared if unit.name == self.measured else 0
         compared: list[ReinforcedSample] = []
+        keys: list[str] = []
+
+        def stored(samples: Iterable[ImageTextSample]) -> Iterator[tuple[str, Mapping[str, bytes]]]:
+            for sample in samples:
+                if isinstance(sample, ReinforcedSample) and len(compared) < num_compared:
+                    compared.append(sample)
+                make = partial(sample_members, sample, self.spec.layout)
+                members = attempt(make, key=sample.key, shard=unit.name, on_skip=skips.add)
+                if members is not None:
+                    keys.append(sample.key)
+                    yield sample.key, members
+                on_samples(1)
+
         target = storage.join(self.spec.output, unit.name)
         try:
             fingerprint = unit.fingerprint()
             with _named_errors(target), closing(self._samples(unit.name, source, skips)) as samples:
-                kept = _keeping(compared, samples, num_compared)
-                keys = self._write(staged, unit.name, _watched(kept, on_samples), skips)
+                members = stored(samples)
+                if (first := next(members, None)) is not None:
+                    write_shard_members(staged, chain([first], members))
             _refuse_failures(unit, keys, skips)
-            agreement = self._agreement(compared)
+            agreement = None if teachers is None else measure_agreement(compared, teachers, self.spec)
         except BaseException:
             _discard(staged, self.spec.output)
             raise
@@ -188,9 +201,6 @@ class ShardWorker:
         finally:
             _discard(staged, self.spec.output)
         return entry
-
-    def _agreement(self, samples: Sequence[ReinforcedSample]) -> ViewAgreement | None:
-        return None if self.teachers is None else measure_agreement(samples, self.teachers, self.spec)
 
     def _write_skips(self, shard: str, skips: SkipReport) -> None:
         """Name what was left out in a file of the shard's own."""
@@ -245,30 +255,11 @@ class ShardWorker:
         finally:
             torch.set_num_threads(self._torch_threads)
 
-    def _write(self, path: Path, shard: str, samples: Iterable[ImageTextSample], skips: SkipReport) -> list[str]:
-        """Write a shard unless there is nothing to write, and return the samples' keys."""
-        keys: list[str] = []
-        stored = self._members(shard, samples, skips)
-        first = next(stored, None)
-        if first is not None:
-            write_shard_members(path, _noting(keys, chain([first], stored)))
-        return keys
-
     def _read_back(self, path: Path, keys: Sequence[str]) -> None:
         lost = SkipReport(log=False)
         read = read_samples if self.teachers is None else read_reinforced_samples
         if [sample.key for sample in read([path], lost, _NO_LIMITS)] != list(keys) or lost.counts:
             raise storage.StorageError(f"what was written is not what is read back: {lost}")
-
-    def _members(
-        self, shard: str, samples: Iterable[ImageTextSample], skips: SkipReport
-    ) -> Iterator[tuple[str, Mapping[str, bytes]]]:
-        """Yield what is stored of every sample that can be stored."""
-        for sample in samples:
-            make = partial(sample_members, sample, self.spec.layout)
-            members = attempt(make, key=sample.key, shard=shard, on_skip=skips.add)
-            if members is not None:
-                yield sample.key, members
 
 
 def _use_threads(count: int) -> None:
@@ -323,25 +314,3 @@ def _discard(staged: Path, output: str) -> None:
         shutil.rmtree(staged.parent, ignore_errors=True)
     else:
         staged.unlink(missing_ok=True)
-
-
-def _keeping(kept: list[ReinforcedSample], samples: Iterable[ImageTextSample], most: int) -> Iterator[ImageTextSample]:
-    """Yield the samples, and put the first reinforced ones of them into a list, at most so many."""
-    for sample in samples:
-        if isinstance(sample, ReinforcedSample) and len(kept) < most:
-            kept.append(sample)
-        yield sample
-
-
-def _watched(samples: Iterable[ImageTextSample], on_samples: OnProgress) -> Iterator[ImageTextSample]:
-    for sample in samples:
-        yield sample
-        on_samples(1)
-
-
-def _noting(
-    keys: list[str], samples: Iterable[tuple[str, Mapping[str, bytes]]]
-) -> Iterator[tuple[str, Mapping[str, bytes]]]:
-    for key, members in samples:
-        keys.append(key)
-        yield key, members
