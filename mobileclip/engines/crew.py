@@ -18,7 +18,6 @@ from mobileclip.engines.base import Engine
 from mobileclip.engines.queue import Listener, Retries, UnitQueue
 from mobileclip.engines.work import EntryT, FatalError, UnitT, Work
 from mobileclip.engines.worker import Assignment, Message
-from mobileclip.storage import StoreLimits
 
 # Heartbeats in the time after which their absence counts.
 _HEARTBEATS = 10
@@ -238,7 +237,6 @@ class CrewEngine(Engine):
     silence_seconds: float = attrs.field(default=120.0, validator=validators.gt(0))
     progress_seconds: float = attrs.field(default=3600.0, validator=validators.gt(0))
     retries: Retries = attrs.field(factory=Retries)
-    stores: StoreLimits = attrs.field(factory=StoreLimits)
 
     @property
     def heartbeat_seconds(self) -> float:
