@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
-import tempfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -50,7 +46,6 @@ _NO_LIMITS = SampleLimits(member_bytes=2**50, sample_bytes=2**50, text_bytes=2**
 # Of a whole unit, and of a store that was away in its middle.
 _UNREAD = ("unreadable_shard", CONNECTION_FAILED)
 
-STAGING = ".staging"
 SKIPPED = "skipped"
 
 
@@ -83,6 +78,23 @@ class ReinforcementWork(Work[Unit, ShardEntry]):
             num_threads=place.num_threads,
             measured=self.measured,
         )
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class _Made:
+    """A shard that is not in its place yet.
+
+    Args:
+        entry: of the manifest.
+        keys: of its samples.
+        staged: where it is; None without samples.
+        placing: puts it in its place when it ends.
+    """
+
+    entry: ShardEntry
+    keys: Sequence[str]
+    staged: Path | None
+    placing: ExitStack
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -140,14 +152,11 @@ class ShardWorker:
         """
         skips = SkipReport()
         watched = WatchedSource(unit.read(skips))
-        staged = _staged(self.spec.output, unit.name)
-        made = watched.pass_to(partial(self._make, unit, watched, staged, skips, on_samples))
-        return partial(self._finish, made, staged, skips)
+        made = watched.pass_to(partial(self._make, unit, watched, skips, on_samples))
+        return partial(self._finish, made, skips)
 
-    def _make(
-        self, unit: Unit, source: Iterable[ImageTextSample], staged: Path, skips: SkipReport, on_samples: OnProgress
-    ) -> tuple[list[str], ShardEntry]:
-        """Write the shard of a unit aside, and return its keys and its entry."""
+    def _make(self, unit: Unit, source: Iterable[ImageTextSample], skips: SkipReport, on_samples: OnProgress) -> _Made:
+        """Write the shard of a unit aside."""
         teachers, num_compared = self.teachers, self.spec.num_compared if unit.name == self.measured else 0
         compared: list[ReinforcedSample] = []
         keys: list[str] = []
@@ -163,44 +172,39 @@ class ShardWorker:
                     yield sample.key, members
                 on_samples(1)
 
-        target = storage.join(self.spec.output, unit.name)
-        try:
-            fingerprint = unit.fingerprint()
+        target, fingerprint = storage.join(self.spec.output, unit.name), unit.fingerprint()
+        staged = None
+        with ExitStack() as placing:
             with _named_errors(target), closing(self._samples(unit.name, source, skips)) as samples:
                 members = stored(samples)
                 if (first := next(members, None)) is not None:
+                    storage.make_directory_of(target)
+                    staged = placing.enter_context(storage.atomic_file(target))
                     write_shard_members(staged, chain([first], members))
             _refuse_failures(unit, keys, skips)
-            agreement = None if teachers is None else measure_agreement(compared, teachers, self.spec)
-        except BaseException:
-            _discard(staged, self.spec.output)
-            raise
-        entry = ShardEntry(
-            shard=unit.name,
-            fingerprint=fingerprint,
-            num_samples=len(keys),
-            num_bytes=staged.stat().st_size if keys else 0,
-            skipped=dict(sorted(skips.counts.items())),
-            agreement=agreement,
-        )
-        return keys, entry
+            entry = ShardEntry(
+                shard=unit.name,
+                fingerprint=fingerprint,
+                num_samples=len(keys),
+                num_bytes=0 if staged is None else staged.stat().st_size,
+                skipped=dict(sorted(skips.counts.items())),
+                agreement=None if teachers is None else measure_agreement(compared, teachers, self.spec),
+            )
+            return _Made(entry=entry, keys=keys, staged=staged, placing=placing.pop_all())
 
-    def _finish(self, made: Future[tuple[list[str], ShardEntry]], staged: Path, skips: SkipReport) -> ShardEntry:
+    def _finish(self, making: Future[_Made], skips: SkipReport) -> ShardEntry:
         """Wait for a shard, read it back, and put it in its place."""
-        keys, entry = made.result()
-        target = storage.join(self.spec.output, entry.shard)
-        try:
-            with _named_errors(target):
-                if keys:
-                    self._read_back(staged, keys)
-                    storage.make_directory_of(target)
-                    storage.move(staged, target)
-                elif not may_pass(skips.counts):
-                    storage.remove(target)
-                self._write_skips(entry.shard, skips)
-        finally:
-            _discard(staged, self.spec.output)
-        return entry
+        made = making.result()
+        shard = made.entry.shard
+        target = storage.join(self.spec.output, shard)
+        with _named_errors(target):
+            with made.placing:
+                if made.staged is not None:
+                    self._read_back(made.staged, made.keys)
+            if made.staged is None and not may_pass(skips.counts):
+                storage.remove(target)
+            self._write_skips(shard, skips)
+        return made.entry
 
     def _write_skips(self, shard: str, skips: SkipReport) -> None:
         """Name what was left out in a file of the shard's own."""
@@ -292,25 +296,3 @@ def _refuse_failures(unit: Unit, keys: Sequence[str], skips: SkipReport) -> None
     if not keys and skips.counts[NOT_FINITE]:
         detail = skips.named[NOT_FINITE][0].detail
         raise FatalError(f"not one sample of {unit.name} got embeddings that are finite: {detail}")
-
-
-def _staged(output: str, name: str) -> Path:
-    """Return where a shard is made, on the output's own disk where that is local, under a name of one length.
-
-    A shard's own name has its folders, and may be longer than a file's.
-    """
-    if storage.is_remote(output):
-        folder = Path(tempfile.mkdtemp(prefix="mobileclip-"))
-    else:
-        folder = Path(output) / STAGING
-        folder.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:32]
-    return folder / f"{os.getpid()}.{digest}.tar"
-
-
-def _discard(staged: Path, output: str) -> None:
-    """Remove what is left of a shard where it was made."""
-    if storage.is_remote(output):
-        shutil.rmtree(staged.parent, ignore_errors=True)
-    else:
-        staged.unlink(missing_ok=True)
