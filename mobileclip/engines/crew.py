@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import cache
 from itertools import count
 from typing import Any
 
@@ -17,7 +18,6 @@ from mobileclip.engines.base import Engine
 from mobileclip.engines.queue import Listener, Retries, UnitQueue
 from mobileclip.engines.work import EntryT, FatalError, UnitT, Work
 from mobileclip.engines.worker import Assignment, Message
-from mobileclip.storage import StoreLimits
 
 # Heartbeats in the time after which their absence counts.
 _HEARTBEATS = 10
@@ -85,11 +85,11 @@ class Crew(Engine):
 
     Args:
         engine: whose choices count.
-        transport: to the workers.
+        reach: opens the transport to the workers, when there is work for some.
     """
 
-    def __init__(self, engine: CrewEngine, transport: Transport) -> None:
-        self._engine, self._transport = engine, transport
+    def __init__(self, engine: CrewEngine, reach: Callable[[], Transport]) -> None:
+        self._engine, self._reach = engine, cache(reach)
         self._numbers = count()
         self._idle: list[Member] = []
 
@@ -102,6 +102,7 @@ class Crew(Engine):
         if (alone := self._engine.alone(len(units))) is not None:
             alone.run(work, units, listener)
             return
+        self._transport = self._reach()
         self._queue: UnitQueue[Any, Any] = UnitQueue(units, self._engine.retries, listener, work.split)
         self._vacancies = deque(self._engine.assignments(work, self.most_workers(len(units))))
         self._members: list[Member] = []
@@ -119,7 +120,8 @@ class Crew(Engine):
 
     def dismiss(self) -> None:
         """End the workers that have nothing to do."""
-        self._transport.end(self._idle)
+        if self._idle:
+            self._transport.end(self._idle)
 
     def _hire(self) -> None:
         """Start as many workers as there is work for, or take those that are there."""
@@ -235,7 +237,6 @@ class CrewEngine(Engine):
     silence_seconds: float = attrs.field(default=120.0, validator=validators.gt(0))
     progress_seconds: float = attrs.field(default=3600.0, validator=validators.gt(0))
     retries: Retries = attrs.field(factory=Retries)
-    stores: StoreLimits = attrs.field(factory=StoreLimits)
 
     @property
     def heartbeat_seconds(self) -> float:
@@ -262,8 +263,8 @@ class CrewEngine(Engine):
     @contextmanager
     def kept(self) -> Iterator[Engine]:
         """Yield an engine whose workers stay from one work to the next; see `Engine`."""
-        with self.transport() as transport:
-            crew = Crew(self, transport)
+        with ExitStack() as opened:
+            crew = Crew(self, lambda: opened.enter_context(self.transport()))
             try:
                 yield crew
             finally:

@@ -19,6 +19,7 @@ from mobileclip.engines.inline import InlineEngine
 from mobileclip.engines.work import Place, Work
 from mobileclip.engines.worker import Assignment, Message, serve
 from mobileclip.hardware.devices import all_devices, pick_device
+from mobileclip.storage import StoreLimits, store_limits
 from mobileclip.terminal.interruption import leave_to_parent
 
 
@@ -38,7 +39,6 @@ class LocalEngine(CrewEngine):
         progress_seconds: without a step of a unit, after which a worker counts as stuck; it loads what it needs in this
             time, too.
         retries: how often a unit that fails is tried.
-        stores: how long stores are waited for.
     """
 
     num_workers: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
@@ -72,7 +72,7 @@ class LocalEngine(CrewEngine):
         if self.apart or self.most_workers(num_units) > 1:
             return None
         (device, *_) = self.named_devices()
-        return InlineEngine(device=device, num_threads=self.num_threads, retries=self.retries, stores=self.stores)
+        return InlineEngine(device=device, num_threads=self.num_threads, retries=self.retries)
 
 
 @attrs.frozen(kw_only=True)
@@ -85,7 +85,7 @@ class _Pipes(Transport):
         # A forked child would inherit torch's threads in an unknown state, and CUDA not at all.
         context = multiprocessing.get_context("spawn")
         own_end, other_end = context.Pipe()
-        process = context.Process(target=_work, args=(other_end, self.engine), daemon=True)
+        process = context.Process(target=_work, args=(other_end, self.engine, store_limits()), daemon=True)
         process.start()
         # The child's death must be the end of the pipe, so no one else may hold that end.
         other_end.close()
@@ -114,6 +114,6 @@ class _Pipes(Transport):
             process.join()
 
 
-def _work(connection: Connection, engine: LocalEngine) -> None:
+def _work(connection: Connection, engine: LocalEngine, stores: StoreLimits) -> None:
     leave_to_parent()
-    serve(connection.recv, connection.send, f"process {os.getpid()}", engine.heartbeat_seconds, engine.stores)
+    serve(connection.recv, connection.send, f"process {os.getpid()}", engine.heartbeat_seconds, stores)

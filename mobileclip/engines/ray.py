@@ -20,6 +20,7 @@ from mobileclip.engines.work import Place, Work
 from mobileclip.engines.worker import Assignment, Message, serve
 from mobileclip.extras import needed
 from mobileclip.hardware.devices import AUTO
+from mobileclip.storage import StoreLimits, store_limits
 
 
 @attrs.frozen(kw_only=True)
@@ -40,7 +41,6 @@ class RayEngine(CrewEngine):
         progress_seconds: without a step of a unit, after which an actor counts as stuck; one at least is ready in this
             time, too.
         retries: how often a unit that fails is tried.
-        stores: how long stores are waited for.
     """
 
     address: str | None = None
@@ -67,7 +67,7 @@ class RayEngine(CrewEngine):
             num_cpus=self.cpus_per_worker, num_gpus=self.gpus_per_worker or None
         )
         try:
-            yield _Calls(ray=ray, start_actor=lambda: actor.remote(self))
+            yield _Calls(ray=ray, start_actor=lambda: actor.remote(self, store_limits()))
         finally:
             if started_here:
                 ray.shutdown()
@@ -91,13 +91,13 @@ def _own_signals() -> Iterator[None]:
 class _Actor:
     """A worker in a process of Ray's."""
 
-    def __init__(self, engine: RayEngine) -> None:
+    def __init__(self, engine: RayEngine, stores: StoreLimits) -> None:
         import ray
 
         self._received: SimpleQueue[Any] = SimpleQueue()
         self._said: SimpleQueue[Message] = SimpleQueue()
         where = f"node {ray.get_runtime_context().get_node_id()[:8]}"
-        told = (self._received.get, self._said.put, where, engine.heartbeat_seconds, engine.stores)
+        told = (self._received.get, self._said.put, where, engine.heartbeat_seconds, stores)
         threading.Thread(target=serve, args=told, daemon=True).start()
 
     def tell(self, message: Any) -> None:

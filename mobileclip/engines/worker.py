@@ -57,7 +57,7 @@ def serve(
         send: takes what is said, from whatever thread, one message at a time.
         where: the worker is, for people.
         heartbeat_seconds: between two heartbeats.
-        stores: how long stores are waited for.
+        stores: how long stores are waited for: as in the driver.
     """
     lock = threading.Lock()
 

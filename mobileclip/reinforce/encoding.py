@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -37,18 +37,20 @@ _PLAIN_SIZE = (64, 64)
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class _Decoded:
+class _Item:
+    """A sample under way, with what has been made for it.
+
+    Args:
+        sample: with its captions and embeddings, as far as there are some.
+        image: decoded.
+        params: of its augmentations.
+        pixels: that they give, by size: (augmentations, size, size, 3).
+    """
+
     sample: ImageTextSample
-    image: Image.Image
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class _Augmented:
-    """A sample with its augmentations and, by size, the pixels they give: (augmentations, size, size, 3)."""
-
-    sample: ImageTextSample
-    params: tuple[AugmentationParams, ...]
-    pixels: Mapping[int, npt.NDArray[np.uint8]]
+    image: Image.Image | None = None
+    params: tuple[AugmentationParams, ...] = ()
+    pixels: Mapping[int, npt.NDArray[np.uint8]] = attrs.field(factory=dict)
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -71,143 +73,116 @@ class BatchEncoder:
 
     def __call__(self, samples: Sequence[ImageTextSample]) -> list[ImageTextSample | Skip]:
         """Return for every sample what is to be stored, or why there is nothing."""
-        results = [self._decode(sample) for sample in samples]
-        if self.captioner is not None:
-            for name, captioner in caption_sets(self.captioner, self.spec.caption_set).items():
-                results = self._caption(results, captioner, name)
-        decoded = [result for result in results if isinstance(result, _Decoded)]
-        finished = iter(self._finish(decoded))
-        return [result if isinstance(result, Skip) else next(finished) for result in results]
+        results = self._each([_Item(sample=sample) for sample in samples], self._decoded)
+        sets = caption_sets(self.captioner, self.spec.caption_set) if self.captioner is not None else {}
+        for name, captioner in sets.items():
+            make = partial(self._captioned, captioner=captioner, name=name)
+            plain = partial(captioner.caption, [Image.new("RGB", _PLAIN_SIZE)], [0])
+            skip = partial(self._skip, plain=plain, who="captioner cannot caption", prefix="for the captioner: ")
+            results = self._together(results, make, skip)
+        if self.teachers is not None:
+            augment, encode = (partial(make, teachers=self.teachers) for make in (self._augmented, self._encoded))
+            sample = ImageTextSample(key="plain", captions=("a photo",))
+            one = _Item(sample=sample, image=Image.new("RGB", _PLAIN_SIZE))
+            skip = partial(self._skip, plain=lambda: encode([augment(one)]), who="teachers cannot encode")
+            results = self._together(self._each(results, augment), encode, skip)
+        return [one if isinstance(one, Skip) else one.sample for one in results]
 
-    def _decode(self, sample: ImageTextSample) -> _Decoded | Skip:
-        def decoded() -> _Decoded:
-            if sample.image is None:
-                raise BadSampleError("missing_image", "there is no image; `mobileclip data join` brings images in")
-            check_layout(sample, self.spec.layout)
-            background = None if self.teachers is None else self.teachers.background
-            image = decode_image(sample.image, orient=False, background=background, limits=self.spec.limits)
-            return _Decoded(sample=sample, image=image)
-
-        return made_or_skip(decoded, key=sample.key, shard=self.shard)
-
-    def _caption(self, results: Sequence[_Decoded | Skip], captioner: Captioner, name: str) -> list[_Decoded | Skip]:
-        decoded = [result for result in results if isinstance(result, _Decoded)]
-        try:
-            pictures = [self._upright(one) for one in decoded]
-            captions = iter(captioner.caption(pictures, [self._seed(one, name) for one in decoded]))
-            return [
-                result if isinstance(result, Skip) else self._captioned(result, next(captions), name)
-                for result in results
-            ]
-        except Exception:  # noqa: BLE001 - each is tried alone, which tells whose fault it is
-            # One image of a shape that the captioner cannot take costs the others nothing.
-            return [
-                result if isinstance(result, Skip) else self._caption_alone(result, captioner, name)
-                for result in results
-            ]
-
-    def _caption_alone(self, one: _Decoded, captioner: Captioner, name: str) -> _Decoded | Skip:
-        try:
-            (texts,) = captioner.caption([self._upright(one)], [self._seed(one, name)])
-        except ImageError as error:
-            reason, key = f"image_{error.reason}", one.sample.key
-            return Skip(reason=reason, key=key, shard=self.shard, detail=f"for the captioner: {error.message}")
-        except Exception as error:  # noqa: BLE001 - what a stranger's image makes the captioner raise
-            raise_machine_fault(error)
-            self._require_captions(captioner)
-            reason, key = type(error).__name__, one.sample.key
-            return Skip(reason=reason, key=key, shard=self.shard, detail=f"for the captioner: {error}")
-        return self._captioned(one, texts, name)
-
-    def _require_captions(self, captioner: Captioner) -> None:
-        """Make sure that a plain picture can be captioned: what fails for another one is then that one's fault."""
-        try:
-            captioner.caption([Image.new("RGB", _PLAIN_SIZE)], [0])
-        except Exception as error:
-            raise_machine_fault(error)
-            raise FatalError(f"the captioner cannot caption a plain picture either: {reason_of(error)}") from error
-
-    def _upright(self, one: _Decoded) -> Image.Image:
-        """Return what a captioner sees; stored augmentations are of the pixels as they are encoded."""
-        assert one.sample.image is not None, "it was decoded"
-        return decode_image(one.sample.image, limits=self.spec.limits)
-
-    def _seed(self, one: _Decoded, name: str) -> int:
-        version = self.caption_versions.get(name, CAPTION_VERSION)
-        return caption_seed(self.spec.seed, one.sample.key, name, version=version)
-
-    def _captioned(self, one: _Decoded, texts: Sequence[str], name: str) -> _Decoded:
-        synthetic = {**one.sample.syn_captions, name: tuple(texts)}
-        return attrs.evolve(one, sample=attrs.evolve(one.sample, syn_captions=synthetic))
-
-    def _finish(self, decoded: Sequence[_Decoded]) -> Sequence[ImageTextSample | Skip]:
-        if self.teachers is None or not decoded:
-            return [one.sample for one in decoded]
-        augmented = [
-            made_or_skip(partial(self._augment, one, self.teachers), key=one.sample.key, shard=self.shard)
-            for one in decoded
+    def _each(self, items: Sequence[_Item | Skip], make: Callable[[_Item], _Item]) -> list[_Item | Skip]:
+        return [
+            one if isinstance(one, Skip) else made_or_skip(partial(make, one), key=one.sample.key, shard=self.shard)
+            for one in items
         ]
-        usable = [one for one in augmented if isinstance(one, _Augmented)]
-        encoded = iter(self._encode_or_skip(usable, self.teachers) if usable else ())
-        return [one if isinstance(one, Skip) else next(encoded) for one in augmented]
 
-    def _encode_or_skip(
-        self, augmented: Sequence[_Augmented], teachers: TeacherEnsemble
-    ) -> list[ReinforcedSample | Skip]:
-        """Encode the samples together, or where that fails, each alone, to find whose fault it is."""
+    def _together(
+        self,
+        items: Sequence[_Item | Skip],
+        make: Callable[[Sequence[_Item]], list[_Item]],
+        skip: Callable[[_Item, Exception], Skip],
+    ) -> list[_Item | Skip]:
+        """Have something made of all items, or where that fails, of each alone, to find whose fault it is."""
+        left = [one for one in items if isinstance(one, _Item)]
         try:
-            return list(self._encode(augmented, teachers))
-        except Exception as error:
-            if len(augmented) > 1:
-                return [result for one in augmented for result in self._encode_or_skip([one], teachers)]
+            made = iter(make(left) if left else ())
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with one of them
+            if len(left) > 1:
+                return [result for one in items for result in self._together([one], make, skip)]
             raise_machine_fault(error)
-            reason = NOT_FINITE if isinstance(error, NotFiniteError) else type(error).__name__
-            if reason != NOT_FINITE and not self._works(teachers):
-                raise FatalError(f"the teachers cannot encode a plain picture either: {reason_of(error)}") from error
-            return [Skip(reason=reason, key=augmented[0].sample.key, shard=self.shard, detail=str(error))]
+            return [one if isinstance(one, Skip) else skip(one, error) for one in items]
+        return [one if isinstance(one, Skip) else next(made) for one in items]
 
-    def _works(self, teachers: TeacherEnsemble) -> bool:
-        """Whether a plain sample can be encoded: what fails for another one is then that one's fault."""
-        sample = ImageTextSample(key="plain", captions=("a photo",))
-        plain = _Decoded(sample=sample, image=Image.new("RGB", _PLAIN_SIZE))
-        try:
-            self._encode([self._augment(plain, teachers)], teachers)
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with the teachers
-            raise_machine_fault(error)
-            return False
-        return True
+    def _skip(self, item: _Item, error: Exception, *, plain: Callable[[], object], who: str, prefix: str = "") -> Skip:
+        """Return why an item is skipped: what fails with a plain picture as well is not its fault.
 
-    def _augment(self, one: _Decoded, teachers: TeacherEnsemble) -> _Augmented:
-        policies = [attrs.evolve(self.spec.augmentation, size=size) for size in teachers.image_sizes]
+        Raises:
+            FatalError: if it is not.
+        """
+        reason, detail = type(error).__name__, str(error)
+        if isinstance(error, NotFiniteError):
+            reason = NOT_FINITE
+        elif isinstance(error, ImageError):
+            reason, detail = f"image_{error.reason}", error.message
+        else:
+            try:
+                plain()
+            except Exception as other:
+                raise_machine_fault(other)
+                raise FatalError(f"the {who} a plain picture either: {reason_of(other)}") from other
+        return Skip(reason=reason, key=item.sample.key, shard=self.shard, detail=f"{prefix}{detail}")
+
+    def _decoded(self, item: _Item) -> _Item:
+        if item.sample.image is None:
+            raise BadSampleError("missing_image", "there is no image; `mobileclip data join` brings images in")
+        check_layout(item.sample, self.spec.layout)
+        background = None if self.teachers is None else self.teachers.background
+        image = decode_image(item.sample.image, orient=False, background=background, limits=self.spec.limits)
+        return attrs.evolve(item, image=image)
+
+    def _captioned(self, items: Sequence[_Item], captioner: Captioner, name: str) -> list[_Item]:
+        version = self.caption_versions.get(name, CAPTION_VERSION)
+        seeds = [caption_seed(self.spec.seed, one.sample.key, name, version=version) for one in items]
+        captions = captioner.caption([self._upright(one) for one in items], seeds)
+        return [
+            attrs.evolve(
+                one,
+                sample=attrs.evolve(one.sample, syn_captions={**one.sample.syn_captions, name: tuple(texts)}),
+            )
+            for one, texts in zip(items, captions, strict=True)
+        ]
+
+    def _upright(self, item: _Item) -> Image.Image:
+        """Return what a captioner sees; stored augmentations are of the pixels as they are encoded."""
+        assert item.sample.image is not None, "it was decoded"
+        return decode_image(item.sample.image, limits=self.spec.limits)
+
+    def _augmented(self, item: _Item, teachers: TeacherEnsemble) -> _Item:
+        image, policy = item.image, self.spec.augmentation
+        assert image is not None, "it was decoded"
         params = tuple(
-            self.spec.augmentation.sample(augmentation_rng(self.spec.seed, one.sample.key, index), one.image.size)
+            policy.sample(augmentation_rng(self.spec.seed, item.sample.key, index), image.size)
             for index in range(self.spec.num_augmentations)
         )
         pixels = {
-            policy.size: np.stack([np.asarray(policy.apply(one.image, each)) for each in params]) for policy in policies
-        }
-        return _Augmented(sample=one.sample, params=params, pixels=pixels)
-
-    def _encode(self, augmented: Sequence[_Augmented], teachers: TeacherEnsemble) -> list[ReinforcedSample]:
-        pixels = {
-            size: torch.from_numpy(np.concatenate([one.pixels[size] for one in augmented])).permute(0, 3, 1, 2)
+            size: np.stack([np.asarray(attrs.evolve(policy, size=size).apply(image, each)) for each in params])
             for size in teachers.image_sizes
         }
-        image_emb = teachers.encode_images(pixels).numpy().reshape(len(augmented), self.spec.num_augmentations, -1)
-        # A caption that comes twice is encoded once.
-        texts = {
-            text: None
-            for one in augmented
-            for group in (one.sample.captions, *one.sample.syn_captions.values())
-            for text in group
+        return attrs.evolve(item, params=params, pixels=pixels)
+
+    def _encoded(self, items: Sequence[_Item], teachers: TeacherEnsemble) -> list[_Item]:
+        pixels = {
+            size: torch.from_numpy(np.concatenate([one.pixels[size] for one in items])).permute(0, 3, 1, 2)
+            for size in teachers.image_sizes
         }
-        row = {text: index for index, text in enumerate(texts)}
-        text_emb = teachers.encode_texts(list(texts)).numpy()
+        image_emb = teachers.encode_images(pixels).numpy().reshape(len(items), self.spec.num_augmentations, -1)
+        groups = [group for one in items for group in (one.sample.captions, *one.sample.syn_captions.values())]
+        # A caption that comes twice is encoded once.
+        row = {text: index for index, text in enumerate(dict.fromkeys(text for group in groups for text in group))}
+        text_emb = teachers.encode_texts(list(row)).numpy()
 
         def rows(group: Sequence[str]) -> npt.NDArray[np.float32]:
             return text_emb[[row[text] for text in group]]
 
-        return [
+        samples = [
             ReinforcedSample(
                 **plain_fields(one.sample),
                 augmentations=one.params,
@@ -216,8 +191,9 @@ class BatchEncoder:
                 text_emb=rows(one.sample.captions),
                 syn_text_emb={name: rows(group) for name, group in one.sample.syn_captions.items()},
             )
-            for one, emb in zip(augmented, image_emb, strict=True)
+            for one, emb in zip(items, image_emb, strict=True)
         ]
+        return [attrs.evolve(one, sample=sample) for one, sample in zip(items, samples, strict=True)]
 
 
 def plain_fields(sample: ImageTextSample) -> dict[str, Any]:

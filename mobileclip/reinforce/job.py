@@ -7,12 +7,10 @@ often the job was killed.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import attrs
 
@@ -28,7 +26,7 @@ from mobileclip.reinforce.provenance import close_card, refuse_other_choices
 from mobileclip.reinforce.resume import pending_units, refuse_own_input
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.teachers import TeacherEnsemble
-from mobileclip.reinforce.worker import STAGING, ReinforcementWork
+from mobileclip.reinforce.worker import ReinforcementWork
 from mobileclip.terminal import console, get_logger, say
 
 logger = get_logger(__name__)
@@ -110,7 +108,7 @@ def reinforce(
     refuse_own_input(spec, tuple(units.values()))
     first = next(iter(units))
     work = ReinforcementWork(spec=spec, teachers=teachers, captioner=captioner, measured=first)
-    with _claimed(spec.output, engine, renewal_seconds) as run:
+    with held(spec.output, engine, renewal_seconds=renewal_seconds) as run:
         manifest = Manifest(spec.output)
         is_known = refuse_other_choices(spec)
         pending = pending_units(spec, tuple(units.values()), manifest) if is_known else list(units.values())
@@ -226,22 +224,6 @@ def _tell(agreement: ViewAgreement, *, aloud: bool) -> None:
             "little of what they know; try larger crops or fewer and weaker operations, in another output",
             100 * agreement.agreement,
         )
-
-
-@contextmanager
-def _claimed(output: str, engine: Engine, renewal_seconds: float) -> Iterator[Run]:
-    """Keep the output for this job alone, and clear away what a killed one left half done."""
-    with held(output, engine, renewal_seconds=renewal_seconds) as run:
-        _clear(output)
-        try:
-            yield run
-        finally:
-            _clear(output)
-
-
-def _clear(output: str) -> None:
-    if not storage.is_remote(output):
-        shutil.rmtree(Path(output) / STAGING, ignore_errors=True)
 
 
 def _count(output: str, report: ReinforcementReport) -> None:

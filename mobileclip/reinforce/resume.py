@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 
 from mobileclip import storage
@@ -49,7 +49,7 @@ def pending_units(spec: ReinforcementSpec, units: Sequence[Unit], manifest: Mani
         OSError: if a store cannot be reached.
     """
     entered = [unit for unit in units if unit.name in manifest and not may_pass(manifest[unit.name].skipped)]
-    sizes = sizes_of(spec.output, [unit.name for unit in entered if manifest[unit.name].num_samples])
+    sizes = storage.find_sizes(spec.output, [unit.name for unit in entered if manifest[unit.name].num_samples])
     whole = [
         unit
         for unit in entered
@@ -60,15 +60,6 @@ def pending_units(spec: ReinforcementSpec, units: Sequence[Unit], manifest: Mani
     changed = {name for name, fingerprint in now.items() if fingerprint != manifest[name].fingerprint}
     finished = {unit.name for unit in whole} - changed
     return [unit for unit in units if unit.name not in finished]
-
-
-def sizes_of(output: str, names: Sequence[str]) -> Mapping[str, int | None]:
-    """Return the bytes of what lies in the folders of an output that shards of these names lie in, by name."""
-    found: dict[str, int | None] = {}
-    for folder in dict.fromkeys(name.rpartition("/")[0] for name in names):
-        listed = storage.find_sizes(storage.join(output, folder) if folder else output)
-        found |= {f"{folder}/{name}" if folder else name: size for name, size in listed.items()}
-    return found
 
 
 def _place(folder: str) -> str:

@@ -24,7 +24,6 @@ from mobileclip.hardware.devices import AUTO, pick_device
 from mobileclip.progress import Progress
 from mobileclip.reinforce.encoding import BatchEncoder, plain_fields
 from mobileclip.reinforce.manifest import Manifest, ShardEntry
-from mobileclip.reinforce.resume import sizes_of
 from mobileclip.reinforce.shard_check import (
     TOLERANCES,
     Problem,
@@ -266,7 +265,7 @@ class _Verifier:
 
     def _check_files(self) -> None:
         known = {entry.shard: entry for entry in self.entries}
-        sizes = sizes_of(self.directory, ["", *known])
+        sizes = storage.find_sizes(self.directory, ["", *known])
         for shard, entry in known.items():
             if shard not in sizes:
                 self.found.add("missing_shard", shard, "the manifest names it, but there is no file")

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
-import tempfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -24,7 +20,6 @@ from mobileclip.data import (
     ReinforcedSample,
     Skip,
     SkipReport,
-    ViewAgreement,
     read_reinforced_samples,
     read_samples,
 )
@@ -51,7 +46,6 @@ _NO_LIMITS = SampleLimits(member_bytes=2**50, sample_bytes=2**50, text_bytes=2**
 # Of a whole unit, and of a store that was away in its middle.
 _UNREAD = ("unreadable_shard", CONNECTION_FAILED)
 
-STAGING = ".staging"
 SKIPPED = "skipped"
 
 
@@ -84,6 +78,23 @@ class ReinforcementWork(Work[Unit, ShardEntry]):
             num_threads=place.num_threads,
             measured=self.measured,
         )
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class _Made:
+    """A shard that is not in its place yet.
+
+    Args:
+        entry: of the manifest.
+        keys: of its samples.
+        staged: where it is; None without samples.
+        placing: puts it in its place when it ends.
+    """
+
+    entry: ShardEntry
+    keys: Sequence[str]
+    staged: Path | None
+    placing: ExitStack
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -141,56 +152,59 @@ class ShardWorker:
         """
         skips = SkipReport()
         watched = WatchedSource(unit.read(skips))
-        staged = _staged(self.spec.output, unit.name)
-        made = watched.pass_to(partial(self._make, unit, watched, staged, skips, on_samples))
-        return partial(self._finish, made, staged, skips)
+        made = watched.pass_to(partial(self._make, unit, watched, skips, on_samples))
+        return partial(self._finish, made, skips)
 
-    def _make(
-        self, unit: Unit, source: Iterable[ImageTextSample], staged: Path, skips: SkipReport, on_samples: OnProgress
-    ) -> tuple[list[str], ShardEntry]:
-        """Write the shard of a unit aside, and return its keys and its entry."""
-        num_compared = self.spec.num_compared if unit.name == self.measured else 0
+    def _make(self, unit: Unit, source: Iterable[ImageTextSample], skips: SkipReport, on_samples: OnProgress) -> _Made:
+        """Write the shard of a unit aside."""
+        teachers, num_compared = self.teachers, self.spec.num_compared if unit.name == self.measured else 0
         compared: list[ReinforcedSample] = []
-        target = storage.join(self.spec.output, unit.name)
-        try:
-            fingerprint = unit.fingerprint()
+        keys: list[str] = []
+
+        def stored(samples: Iterable[ImageTextSample]) -> Iterator[tuple[str, Mapping[str, bytes]]]:
+            for sample in samples:
+                if isinstance(sample, ReinforcedSample) and len(compared) < num_compared:
+                    compared.append(sample)
+                make = partial(sample_members, sample, self.spec.layout)
+                members = attempt(make, key=sample.key, shard=unit.name, on_skip=skips.add)
+                if members is not None:
+                    keys.append(sample.key)
+                    yield sample.key, members
+                on_samples(1)
+
+        target, fingerprint = storage.join(self.spec.output, unit.name), unit.fingerprint()
+        staged = None
+        with ExitStack() as placing:
             with _named_errors(target), closing(self._samples(unit.name, source, skips)) as samples:
-                kept = _keeping(compared, samples, num_compared)
-                keys = self._write(staged, unit.name, _watched(kept, on_samples), skips)
-            _refuse_failures(unit, keys, skips)
-            agreement = self._agreement(compared)
-        except BaseException:
-            _discard(staged, self.spec.output)
-            raise
-        entry = ShardEntry(
-            shard=unit.name,
-            fingerprint=fingerprint,
-            num_samples=len(keys),
-            num_bytes=staged.stat().st_size if keys else 0,
-            skipped=dict(sorted(skips.counts.items())),
-            agreement=agreement,
-        )
-        return keys, entry
-
-    def _finish(self, made: Future[tuple[list[str], ShardEntry]], staged: Path, skips: SkipReport) -> ShardEntry:
-        """Wait for a shard, read it back, and put it in its place."""
-        keys, entry = made.result()
-        target = storage.join(self.spec.output, entry.shard)
-        try:
-            with _named_errors(target):
-                if keys:
-                    self._read_back(staged, keys)
+                members = stored(samples)
+                if (first := next(members, None)) is not None:
                     storage.make_directory_of(target)
-                    storage.move(staged, target)
-                elif not may_pass(skips.counts):
-                    storage.remove(target)
-                self._write_skips(entry.shard, skips)
-        finally:
-            _discard(staged, self.spec.output)
-        return entry
+                    staged = placing.enter_context(storage.atomic_file(target))
+                    write_shard_members(staged, chain([first], members))
+            _refuse_failures(unit, keys, skips)
+            entry = ShardEntry(
+                shard=unit.name,
+                fingerprint=fingerprint,
+                num_samples=len(keys),
+                num_bytes=0 if staged is None else staged.stat().st_size,
+                skipped=dict(sorted(skips.counts.items())),
+                agreement=None if teachers is None else measure_agreement(compared, teachers, self.spec),
+            )
+            return _Made(entry=entry, keys=keys, staged=staged, placing=placing.pop_all())
 
-    def _agreement(self, samples: Sequence[ReinforcedSample]) -> ViewAgreement | None:
-        return None if self.teachers is None else measure_agreement(samples, self.teachers, self.spec)
+    def _finish(self, making: Future[_Made], skips: SkipReport) -> ShardEntry:
+        """Wait for a shard, read it back, and put it in its place."""
+        made = making.result()
+        shard = made.entry.shard
+        target = storage.join(self.spec.output, shard)
+        with _named_errors(target):
+            with made.placing:
+                if made.staged is not None:
+                    self._read_back(made.staged, made.keys)
+            if made.staged is None and not may_pass(skips.counts):
+                storage.remove(target)
+            self._write_skips(shard, skips)
+        return made.entry
 
     def _write_skips(self, shard: str, skips: SkipReport) -> None:
         """Name what was left out in a file of the shard's own."""
@@ -245,30 +259,11 @@ class ShardWorker:
         finally:
             torch.set_num_threads(self._torch_threads)
 
-    def _write(self, path: Path, shard: str, samples: Iterable[ImageTextSample], skips: SkipReport) -> list[str]:
-        """Write a shard unless there is nothing to write, and return the samples' keys."""
-        keys: list[str] = []
-        stored = self._members(shard, samples, skips)
-        first = next(stored, None)
-        if first is not None:
-            write_shard_members(path, _noting(keys, chain([first], stored)))
-        return keys
-
     def _read_back(self, path: Path, keys: Sequence[str]) -> None:
         lost = SkipReport(log=False)
         read = read_samples if self.teachers is None else read_reinforced_samples
         if [sample.key for sample in read([path], lost, _NO_LIMITS)] != list(keys) or lost.counts:
             raise storage.StorageError(f"what was written is not what is read back: {lost}")
-
-    def _members(
-        self, shard: str, samples: Iterable[ImageTextSample], skips: SkipReport
-    ) -> Iterator[tuple[str, Mapping[str, bytes]]]:
-        """Yield what is stored of every sample that can be stored."""
-        for sample in samples:
-            make = partial(sample_members, sample, self.spec.layout)
-            members = attempt(make, key=sample.key, shard=shard, on_skip=skips.add)
-            if members is not None:
-                yield sample.key, members
 
 
 def _use_threads(count: int) -> None:
@@ -301,47 +296,3 @@ def _refuse_failures(unit: Unit, keys: Sequence[str], skips: SkipReport) -> None
     if not keys and skips.counts[NOT_FINITE]:
         detail = skips.named[NOT_FINITE][0].detail
         raise FatalError(f"not one sample of {unit.name} got embeddings that are finite: {detail}")
-
-
-def _staged(output: str, name: str) -> Path:
-    """Return where a shard is made, on the output's own disk where that is local, under a name of one length.
-
-    A shard's own name has its folders, and may be longer than a file's.
-    """
-    if storage.is_remote(output):
-        folder = Path(tempfile.mkdtemp(prefix="mobileclip-"))
-    else:
-        folder = Path(output) / STAGING
-        folder.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:32]
-    return folder / f"{os.getpid()}.{digest}.tar"
-
-
-def _discard(staged: Path, output: str) -> None:
-    """Remove what is left of a shard where it was made."""
-    if storage.is_remote(output):
-        shutil.rmtree(staged.parent, ignore_errors=True)
-    else:
-        staged.unlink(missing_ok=True)
-
-
-def _keeping(kept: list[ReinforcedSample], samples: Iterable[ImageTextSample], most: int) -> Iterator[ImageTextSample]:
-    """Yield the samples, and put the first reinforced ones of them into a list, at most so many."""
-    for sample in samples:
-        if isinstance(sample, ReinforcedSample) and len(kept) < most:
-            kept.append(sample)
-        yield sample
-
-
-def _watched(samples: Iterable[ImageTextSample], on_samples: OnProgress) -> Iterator[ImageTextSample]:
-    for sample in samples:
-        yield sample
-        on_samples(1)
-
-
-def _noting(
-    keys: list[str], samples: Iterable[tuple[str, Mapping[str, bytes]]]
-) -> Iterator[tuple[str, Mapping[str, bytes]]]:
-    for key, members in samples:
-        keys.append(key)
-        yield key, members

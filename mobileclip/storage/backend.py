@@ -81,7 +81,10 @@ class ByteStream(Protocol):
 
 
 class Backend(Protocol):
-    """A remote store; every failure that may pass is a StorageError, and every other one another OSError."""
+    """A remote store, for reading; every failure that may pass is a StorageError, and every other one another OSError.
+
+    One that can be written to has the last four, too.
+    """
 
     def check(self, address: str, *, write: bool = False) -> None:
         """Make sure that such addresses can be read, or written, here; nothing is connected to."""
@@ -98,17 +101,25 @@ class Backend(Protocol):
     def find(self, address: str, *, recursive: bool) -> dict[str, Info]:
         """Return the files below, by their names relative to the address."""
 
-    def upload(self, source: str, address: str) -> None:
+    def upload(self, source: str, address: str) -> None:  # noqa: ARG002 - of those that can be written to
         """Put a local file there, whole or not at all."""
+        raise _only_read(address)
 
-    def write_if(self, address: str, content: bytes, version: str | None) -> bool:
+    def write_if(self, address: str, content: bytes, version: str | None) -> bool:  # noqa: ARG002 - as above
         """Write a small file if it is still of a version, or if there is none yet; return whether it was written."""
+        raise _only_read(address)
 
-    def rename(self, source: str, target: str) -> None:
+    def rename(self, source: str, target: str) -> None:  # noqa: ARG002 - as above
         """Move a file within the store."""
+        raise _only_read(source)
 
     def remove(self, address: str) -> None:
         """Remove a file."""
+        raise _only_read(address)
+
+
+def _only_read(address: str) -> ValueError:
+    return ValueError(f"{address} can only be read")
 
 
 def retried(call: Callable[[], T], num_attempts: int | None = None) -> T:

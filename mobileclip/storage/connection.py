@@ -13,6 +13,7 @@ import ssl
 import time
 import urllib.request
 from functools import cache, partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from mobileclip.storage.limits import Patience, StoreLimits
@@ -40,7 +41,9 @@ class Exchange:
 
     def answer(self, sock: socket.socket, **options: Any) -> http.client.HTTPResponse:
         """Return what reads one answer, a redirection or the last one."""
-        self._answers.append(http.client.HTTPResponse(cast("socket.socket", _Bounded(self, sock)), **options))
+        reader = io.BufferedReader(_Receiver(self, sock), _BUFFER_BYTES)
+        readable = SimpleNamespace(makefile=lambda _: reader)  # all that an answer asks of a socket
+        self._answers.append(http.client.HTTPResponse(cast("socket.socket", readable), **options))
         return self._answers[-1]
 
     def close(self) -> None:
@@ -89,8 +92,7 @@ class Exchange:
         opener = urllib.request.OpenerDirector()
         for handler in (
             urllib.request.ProxyHandler(),
-            _HTTPHandler(self),
-            _HTTPSHandler(self),
+            _Handler(self),
             urllib.request.HTTPRedirectHandler(),
             urllib.request.HTTPErrorProcessor(),
             urllib.request.HTTPDefaultErrorHandler(),
@@ -100,23 +102,21 @@ class Exchange:
         return opener
 
 
-class _HTTPHandler(urllib.request.HTTPHandler):
+class _Handler(urllib.request.HTTPHandler):
+    https_request = urllib.request.HTTPHandler.http_request
+
     def __init__(self, exchange: Exchange) -> None:
         super().__init__()
         self._exchange = exchange
 
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(cast("Any", partial(_connection, http.client.HTTPConnection, self._exchange)), req)
-
-
-class _HTTPSHandler(urllib.request.HTTPSHandler):
-    def __init__(self, exchange: Exchange) -> None:
-        super().__init__(context=_certificates())
-        self._exchange = exchange
+        return self._opened(http.client.HTTPConnection, req)
 
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        connection = partial(_connection, partial(http.client.HTTPSConnection, context=_certificates()), self._exchange)
-        return self.do_open(cast("Any", connection), req)
+        return self._opened(partial(http.client.HTTPSConnection, context=_certificates()), req)
+
+    def _opened(self, kind: Any, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(cast("Any", partial(_connection, kind, self._exchange)), req)
 
 
 @cache
@@ -134,18 +134,6 @@ def _connection(kind: Any, exchange: Exchange, host: str, *, timeout: object) ->
     if not urllib.request.getproxies():
         connection._create_connection = connect  # type: ignore[attr-defined]  # noqa: SLF001 - its only hook
     return connection
-
-
-class _Bounded:
-    """What an answer asks of a socket: a stream to read."""
-
-    def __init__(self, exchange: Exchange, sock: socket.socket) -> None:
-        self._exchange, self._sock = exchange, sock
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        """Return what reads from the socket, within the bounds."""
-        assert mode == "rb", "answers are read"
-        return io.BufferedReader(_Receiver(self._exchange, self._sock), _BUFFER_BYTES)
 
 
 class _Receiver(io.RawIOBase):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from mobileclip.storage.addresses import AnyPath, backend_of, is_remote, join, local_path
-from mobileclip.storage.atomic import atomic_path, move_into_place
+from mobileclip.storage.atomic import atomic_path
 from mobileclip.storage.backend import Info, RemoteStream, retried
 from mobileclip.storage.printable import without_secrets
 
@@ -255,25 +255,6 @@ def write_text(path: AnyPath, text: str) -> None:
     """Write a text in UTF-8; the file is there whole or not at all, see `atomic_write`."""
     with atomic_write(path) as stream:
         stream.write(text.encode())
-
-
-def move(source: Path, target: AnyPath) -> None:
-    """Put a local file that is complete and on the disk in its place in one step, so that it is there whole or not.
-
-    Args:
-        source: on the same disk as a local target.
-        target: replaced where it exists.
-
-    Raises:
-        OSError: if the target cannot be written.
-    """
-    if not is_remote(target):
-        move_into_place(source, local_path(target))
-        return
-    backend, address = backend_of(target), os.fspath(target)
-    backend.check(address, write=True)
-    retried(lambda: backend.upload(str(source), address))
-    source.unlink()
 
 
 def file_info(path: AnyPath) -> Info:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from mobileclip.storage.addresses import AnyPath, backend_of, is_remote, join, local_path
@@ -51,19 +51,24 @@ def find_files(
     return {name: info.fingerprint for name, info in found.items()}
 
 
-def find_sizes(directory: AnyPath) -> dict[str, int | None]:
-    """Return the bytes of the files that lie in a directory itself, by name; None where a store does not say.
+def find_sizes(directory: AnyPath, names: Iterable[str] = ("",)) -> dict[str, int | None]:
+    """Return the bytes of the files that lie where some of a directory do, by name; None where a store does not say.
 
-    A store is asked once for a thousand files, or how many it lists at once.
+    A store is asked once for a thousand files, or how many it lists at once, and never for one file alone.
 
     Args:
         directory: path or address.
+        names: below it, of which the folders count; those in the directory itself by default.
 
     Raises:
         OSError: if it cannot be listed.
         ValueError: if the address is a web server's, which lists nothing.
     """
-    return {name: info.size for name, info in _find(directory, None, recursive=False).items()}
+    return {
+        f"{folder}{name}": info.size
+        for folder in dict.fromkeys(name[: name.rfind("/") + 1] for name in names)
+        for name, info in _find(join(directory, folder), None, recursive=False).items()
+    }
 
 
 def is_hidden(name: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from mobileclip.extras import install
 from mobileclip.machine import raise_machine_fault
-from mobileclip.storage.backend import ByteStream, Info, StorageError
+from mobileclip.storage.backend import Backend, ByteStream, Info, StorageError
 from mobileclip.storage.limits import store_limits
 from mobileclip.storage.printable import printable, without_secrets
 
@@ -33,7 +33,7 @@ _CONDITION_FAILED = ("PreconditionFailed", "412", "ConditionalRequestConflict", 
 _PLAIN_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
-class FsspecBackend:
+class FsspecBackend(Backend):
     """Addresses of stores that fsspec opens."""
 
     def check(self, address: str, *, write: bool = False) -> None:  # noqa: ARG002 - what can be read can be written

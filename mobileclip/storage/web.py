@@ -11,7 +11,7 @@ import urllib.request
 from typing import NoReturn
 
 from mobileclip.machine import raise_machine_fault
-from mobileclip.storage.backend import ByteStream, Info, StorageError
+from mobileclip.storage.backend import Backend, ByteStream, Info, StorageError
 from mobileclip.storage.connection import Exchange
 from mobileclip.storage.limits import store_limits
 from mobileclip.storage.printable import printable, without_secrets
@@ -25,7 +25,7 @@ _PASSING = (408, 425, 429)
 _PACKED = (".gz", ".tgz", ".bz2", ".xz", ".zst")
 
 
-class WebBackend:
+class WebBackend(Backend):
     """`http:` and `https:` addresses, which can only be read."""
 
     def check(self, address: str, *, write: bool = False) -> None:
@@ -77,22 +77,6 @@ class WebBackend:
     def find(self, address: str, *, recursive: bool) -> dict[str, Info]:  # noqa: ARG002 - nothing can be listed
         """Refuse: web servers list nothing."""
         raise ValueError(f"{address} cannot be listed; name the files, a brace pattern such as {{000..127}} will do")
-
-    def upload(self, source: str, address: str) -> NoReturn:  # noqa: ARG002 - nothing can be written
-        """Refuse: nothing can be written there."""
-        raise ValueError(f"{address} can only be read")
-
-    def write_if(self, address: str, content: bytes, version: str | None) -> NoReturn:  # noqa: ARG002 - as for `upload`
-        """Refuse: nothing can be written there."""
-        raise ValueError(f"{address} can only be read")
-
-    def rename(self, source: str, target: str) -> NoReturn:  # noqa: ARG002 - nothing can be written
-        """Refuse: nothing can be written there."""
-        raise ValueError(f"{source} can only be read")
-
-    def remove(self, address: str) -> NoReturn:
-        """Refuse: nothing can be removed there."""
-        raise ValueError(f"{address} can only be read")
 
 
 class _PastTheEndError(OSError):

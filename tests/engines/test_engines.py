@@ -13,6 +13,7 @@ import attrs
 import pytest
 
 from mobileclip.engines import FatalError, FunctionWork, InlineEngine, Listener, LocalEngine, RayEngine, Retries, Work
+from mobileclip.storage import StoreLimits, store_limits, use_limits
 from mobileclip.testing import check_engine
 from tests.engines.works import Counting, Noting, Task, tasks, workers_of_this_process
 from tests.errors import fails
@@ -206,6 +207,18 @@ def test_the_next_unit_is_made_while_one_is_finished(tmp_path):
     assert time.monotonic() - started < 3.2
     assert list(told.entries) == [f"good-{number}" for number in range(10)]
     assert all(name.startswith("finishing") for name in told.threads)
+
+
+def seconds_of_stores(unit: Task) -> float:
+    return store_limits().call_seconds
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_workers_wait_for_stores_as_long_as_the_driver(name):
+    told = Noting()
+    with use_limits(StoreLimits(call_seconds=7.0)):
+        ENGINES[name].run(FunctionWork(function=seconds_of_stores), tasks("one", "two"), told)
+    assert told.entries == {"one": 7.0, "two": 7.0}
 
 
 def process_of(unit: Task) -> int:

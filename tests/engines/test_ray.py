@@ -7,17 +7,21 @@ import re
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 
 from mobileclip.collections import Collection, IndexOptions, ModelSource
-from mobileclip.engines import FatalError, InlineEngine, LocalEngine, RayEngine, Retries
+from mobileclip.engines import FatalError, FunctionWork, InlineEngine, LocalEngine, RayEngine, Retries, held
 from mobileclip.extras import install
+from mobileclip.reinforce import ReinforcementSpec, reinforce
+from mobileclip.serialization import from_json
 from mobileclip.testing import check_engine
 from tests.collections.pictures import assert_same_rows, draw, pack
 from tests.datasets.joining.world import Data, files_of
 from tests.engines.works import Counting, Noting, tasks
 from tests.errors import fails
+from tests.reinforce.program import write_spec
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray")
 AT_ONCE = Retries(pause_seconds=0.0)
@@ -151,11 +155,25 @@ def test_a_cluster_without_room_is_told_and_one_that_is_not_ready(ray_cluster, t
 
 def test_without_ray_the_command_that_installs_it_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with (
-        pytest.raises(ModuleNotFoundError, match=re.escape(f"the engine 'ray' needs ray: {install('ray')}")),
-        RayEngine().kept(),
-    ):
-        pytest.fail("there is no Ray")
+    with pytest.raises(ModuleNotFoundError, match=re.escape(f"the engine 'ray' needs ray: {install('ray')}")):
+        RayEngine().run(FunctionWork(function=str), tasks("one"), Noting())
+
+
+@pytest.mark.parametrize("job", ["join", "reinforcement"])
+def test_a_second_driver_is_refused_before_it_joins_the_cluster(monkeypatch, tmp_path, job):
+    """Joining takes seconds, and may start a cluster; without Ray it fails."""
+    monkeypatch.setitem(sys.modules, "ray", None)
+    if job == "join":
+        data = Data(tmp_path)
+        output, begin = data.output, partial(data.join, engine=RayEngine())
+    else:
+        write_spec(tmp_path, num_shards=1, num_samples=1)
+        spec = from_json((tmp_path / "spec.json").read_text(), ReinforcementSpec)
+        output, begin = spec.output, partial(reinforce, spec, engine=RayEngine())
+    with held(str(output)), fails("storage.another-job-working-wait", str(output)):
+        begin()
+    with pytest.raises(ModuleNotFoundError):
+        begin()
 
 
 class Removing(Noting):

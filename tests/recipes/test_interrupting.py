@@ -92,7 +92,7 @@ class Command:
 COMMANDS = {
     "reinforce": Command(
         arguments=[RECIPES / "reinforce_dfndr2b.py", "--tiny", "--num-workers", "2"],
-        sign="outputs/DFNDR-2B-tiny/.staging/*",
+        sign="outputs/DFNDR-2B-tiny/.mobileclip-*",
     ),
     "finetune": Command(
         arguments=[RECIPES / "finetune.py", "--tiny"], sign="outputs/tiny/finetuning/pretraining/metrics.jsonl"

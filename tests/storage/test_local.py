@@ -219,9 +219,6 @@ class TestAtomic:
         monkeypatch.setattr(os, "fsync", fsync)
         storage.write_text(tmp_path / "a.bin", "x")
         assert synchronised == [(".tmp", False), (str(tmp_path), True)]
-        (tmp_path / "b").write_text("y")
-        storage.move(tmp_path / "b", tmp_path / "c")
-        assert synchronised[2:] == [(str(tmp_path), True)]
 
     def test_what_dead_processes_left_is_removed_and_what_others_write_is_not(self, tmp_path):
         code = f"""

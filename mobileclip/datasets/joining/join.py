@@ -224,10 +224,7 @@ class _Job:
         Raises:
             ValueError: if one did with other choices.
         """
-        images, sizes = self.index.fingerprint(), dict[str, int | None]()
-        for folder in dict.fromkeys(name.rpartition("/")[0] for name in self.sources):
-            found = storage.find_sizes(storage.join(self.spec.output, folder) if folder else self.spec.output)
-            sizes |= {f"{folder}/{name}" if folder else name: size for name, size in found.items()}
+        images, sizes = self.index.fingerprint(), storage.find_sizes(self.spec.output, self.sources)
         for name, done in read_ledgers(self.spec.output, list(self.sources)):
             if done is not None and done.choices != self.spec.choices:
                 raise ValueError(
