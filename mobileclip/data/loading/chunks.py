@@ -10,7 +10,7 @@ import attrs
 
 from mobileclip.data.loading.batch import BatchType, BatchType_co
 from mobileclip.data.loading.keeping import Keep
-from mobileclip.data.loading.order import Cursor, Share
+from mobileclip.data.loading.order import Cursor, Share, rows
 from mobileclip.data.loading.shard_reader import OrderedSample, SampleReading
 from mobileclip.data.samples.limits import SampleLimits
 from mobileclip.data.shards.files import parse
@@ -62,6 +62,7 @@ class Chunk(Generic[BatchType]):
         skips: what was left out for it.
         num_unwanted: number of samples that are not among those to be used.
         places: where the readers that it took samples from stand now, as a `StreamPosition` has them.
+        dead: numbers of shards that turned out to have no sample.
         gave_up: whether a reader has nothing more, and so no next step is to be expected.
     """
 
@@ -70,6 +71,7 @@ class Chunk(Generic[BatchType]):
     skips: tuple[Skip, ...] = ()
     num_unwanted: int = 0
     places: tuple[tuple[int, int, int, int], ...] = ()
+    dead: tuple[int, ...] = ()
     gave_up: bool = False
 
 
@@ -119,9 +121,11 @@ class OpenReaders(Generic[BatchType]):
         self._order = reading.order
         self._num_readers = reading.order.num_readers
         self._skips = [*left_out]
+        self._dead: list[int] = []
         self._moved: dict[int, Cursor] = {}
+        told = self._skips.append, self._dead.append
         self._samples = {
-            reader: reading.samples(reader, epoch, places.get(reader, Cursor()), self._skips.append, is_alone=is_alone)
+            reader: reading.samples(reader, epoch, places.get(reader, Cursor()), *told, is_alone=is_alone)
             for reader in share.readers(self._num_readers)
         }
 
@@ -140,15 +144,17 @@ class OpenReaders(Generic[BatchType]):
         while made and batch is None:
             batch = self._collated(made)
         moved, self._moved = self._moved, {}
-        skips, num_unwanted = tuple(self._skips), self._num_unwanted
+        skips, dead, num_unwanted = tuple(self._skips), tuple(self._dead), self._num_unwanted
         self._skips.clear()
+        self._dead.clear()
         self._num_unwanted = 0
         return Chunk(
             batch=batch,
             numbers=tuple(one.number for one in made),
             skips=skips,
             num_unwanted=num_unwanted,
-            places=tuple((reader, *attrs.astuple(place)) for reader, place in moved.items()),
+            places=rows(moved),
+            dead=dead,
             gave_up=len(made) < len(own) and not self._is_alone,
         )
 

@@ -8,7 +8,7 @@ workers divide the readers among them; whoever has a reader reads the same sampl
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Literal, get_args
 
@@ -23,6 +23,9 @@ NUM_READERS = 96
 READERS_OF_A_SHARD = 4
 VERSION = 2
 """Of the order: positions of another one go on where an epoch begins."""
+
+Place = tuple[int, int, int, int]
+"""A reader, and where it stands: turn, segment and sample, see `Cursor`."""
 
 
 @attrs.frozen(kw_only=True)
@@ -60,6 +63,11 @@ class Cursor:
     turn: int = 0
     segment: int = 0
     sample: int = 0
+
+
+def rows(places: Mapping[int, Cursor]) -> tuple[Place, ...]:
+    """Return where readers stand, by their numbers, as a `StreamPosition` has it."""
+    return tuple((reader, place.turn, place.segment, place.sample) for reader, place in places.items())
 
 
 @attrs.frozen(kw_only=True)

@@ -32,7 +32,7 @@ class ShardDataset(Generic[BatchType]):
         maker: of batches.
         keep: which samples are used; None for all.
         world: rank and number of processes.
-        left_out: of every epoch, by no reader.
+        left_out: of every epoch that begins, by no reader.
     """
 
     def __init__(
@@ -98,7 +98,8 @@ class ShardDataset(Generic[BatchType]):
         for step in count(start.first_batch + start.num_passed_over):
             epoch, numbers = self._order.step(step, self._batch_size)
             if readers is None or readers.epoch != epoch:
-                readers = self._opened(share, epoch, start if readers is None else StreamPosition())
+                here = start if readers is None else StreamPosition(found_dead=start.found_dead)
+                readers = self._opened(share, epoch, here)
             chunk = readers.chunk(numbers)
             yield chunk
             if chunk.gave_up:
@@ -112,7 +113,7 @@ class ShardDataset(Generic[BatchType]):
 
     def _order_at(self, start: StreamPosition) -> Order:
         """Return the order of the epoch that a position is in, without the shards that were dead when it began."""
-        return self._order.without(start.dead) if start.places else self._order
+        return self._order.without(start.dead if start.places else start.found_dead)
 
     def _opened(
         self, share: Share, epoch: int, start: StreamPosition, *, is_alone: bool = False

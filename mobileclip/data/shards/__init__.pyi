@@ -22,6 +22,7 @@ from .files import (
     Shards as Shards,
     count_samples as count_samples,
     expand_shards as expand_shards,
+    is_here as is_here,
     parse as parse,
     read_reinforced_samples as read_reinforced_samples,
     read_samples as read_samples,

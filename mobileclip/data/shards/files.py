@@ -112,6 +112,11 @@ def runs_program(shard: str) -> bool:
     return shard == "-" or shard.startswith(_PROGRAMS)
 
 
+def is_here(shard: str) -> bool:
+    """Return whether the shard is a file of this machine, and no store's or program's."""
+    return not (runs_program(shard) or storage.is_remote(shard))
+
+
 def read_shard(
     shard: str,
     on_skip: Callable[[Skip], None],
@@ -341,5 +346,5 @@ def _read(
         for raw in read_shard(shard, report.add, limits):
             sample = parse(raw, lambda key, members: parser(key, members, limits), report.add)
             if sample is not None:
-                report.num_read += 1
+                report.count(num_read=1)
                 yield sample
