@@ -25,8 +25,8 @@ import numpy as np
 import torch
 import torch.multiprocessing
 
-from mobileclip.data.loading.memory import share_images
-from mobileclip.data.loading.position import StreamPosition
+from mobileclip.data.loading.batch import share_images
+from mobileclip.data.loading.order import StreamPosition
 from mobileclip.data.randomness import derived_seed
 from mobileclip.data.workers import LostProcessError, end_with_parent
 from mobileclip.machine import MachineError, raise_machine_fault

@@ -14,8 +14,7 @@ import attrs
 
 from mobileclip.data.loading.endless_order import EndlessOrder
 from mobileclip.data.loading.epoch_order import EpochOrder
-from mobileclip.data.loading.order import VERSION, Cursor, Order, Place, rows
-from mobileclip.data.loading.position import StreamPosition
+from mobileclip.data.loading.order import VERSION, Order, StreamPosition, rows
 from mobileclip.data.loading.shard_reader import ShardReader, find_dead
 from mobileclip.data.loading.spec import PipelineSpec
 from mobileclip.data.shards.counts import MOST_COUNTED, count_up_to
@@ -136,7 +135,7 @@ class DataOrder:
         position = self.with_dead(position)
         step = position.first_batch + position.num_passed_over
         if position.places and position.version != VERSION:
-            num_left, starts = order.next_epoch(step, self.batch_size, cursors(position).values())
+            num_left, starts = order.next_epoch(step, self.batch_size, position.cursors.values())
             if self.rank == 0:
                 logger.warning(
                     "the position behind batch %d is one in version %d of the order of samples, and this is version "
@@ -162,21 +161,6 @@ class DataOrder:
             )
         return position
 
-    def behind(
-        self,
-        num_batches: int,
-        places: Sequence[Place],
-        **known: Any,
-    ) -> StreamPosition:
-        """Return the position behind so many batches, by where readers stand, and what else is known of it."""
-        return StreamPosition(
-            first_batch=num_batches,
-            num_readers=self.order.num_readers if places else 0,
-            places=places,
-            version=VERSION,
-            **known,
-        )
-
 
 def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
@@ -188,8 +172,3 @@ def _num_bytes(name: str) -> int | None:
         with suppress(OSError):
             return local_path(name).stat().st_size
     return None
-
-
-def cursors(position: StreamPosition) -> dict[int, Cursor]:
-    """Return where readers stand, by their numbers."""
-    return {reader: Cursor(*place) for reader, *place in position.places}

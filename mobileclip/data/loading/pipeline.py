@@ -17,16 +17,14 @@ import attrs
 from torch.utils.data import IterableDataset, get_worker_info
 
 from mobileclip.data.loading.batch import BatchType, interleaved, join_batches
-from mobileclip.data.loading.chunks import Chunk, Maker
+from mobileclip.data.loading.chunks import Chunk, Maker, ShardDataset
 from mobileclip.data.loading.crew import Begin, Crew, LateWorkerError, LostWorkerError
 from mobileclip.data.loading.data_order import DataOrder
 from mobileclip.data.loading.endless_order import EndlessOrder
 from mobileclip.data.loading.keeping import Keep, UidList
-from mobileclip.data.loading.order import VERSION, Place, rows
-from mobileclip.data.loading.position import StreamPosition
+from mobileclip.data.loading.order import VERSION, CursorRow, StreamPosition, rows
 from mobileclip.data.loading.shard_reader import ShardReader
 from mobileclip.data.loading.spec import PipelineSpec
-from mobileclip.data.loading.worker import ShardDataset
 from mobileclip.data.randomness import derived_seed
 from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.data.workers import LostProcessError
@@ -168,7 +166,8 @@ class Pipeline(IterableDataset[BatchType], ABC):
         num_samples = sum(self._data.sizes) if self.spec.num_samples is None else self.spec.num_samples
         position = start.position
         if not position.places:
-            position = self._data.behind(0, rows(dict(enumerate(self._data.order.start(start.epoch)))))
+            starts = rows(dict(enumerate(self._data.order.start(start.epoch))))
+            position = StreamPosition(num_readers=self._data.order.num_readers, places=starts, version=VERSION)
         for batch in islice(self.stream(position), self._batches_per_epoch(num_samples) - position.first_batch):
             position = self.position(position.first_batch + 1)
             yield attrs.evolve(start, position=position), batch
@@ -251,13 +250,14 @@ class Pipeline(IterableDataset[BatchType], ABC):
         self._left_out.extend((last.first_batch + 1, skip) for skip in skips)
         step = last.first_batch + last.num_passed_over
         before, now = (self._data.order.step(one, self._data.batch_size)[1].start for one in (step, step + 1))
-        position = self._data.behind(
-            last.first_batch + 1,
-            _moved(last.places, chunks) if now else (),
+        position = attrs.evolve(
+            last,
+            first_batch=last.first_batch + 1,
+            num_readers=self._data.order.num_readers if now else 0,
+            places=_moved(last.places, chunks) if now else (),
+            skipped=Counter(last.skipped) + Counter(skip.reason for skip in skips),
             dead=() if not now else last.dead if before else self._dead,
             found_dead=_found(last.found_dead, chunks),
-            num_passed_over=last.num_passed_over,
-            skipped=Counter(last.skipped) + Counter(skip.reason for skip in skips),
         )
         self._known.append(position)
 
@@ -278,7 +278,15 @@ class Pipeline(IterableDataset[BatchType], ABC):
                 continue
             progress = attrs.evolve(progress, num_since=progress.num_since + 1)
             if not waiting:
-                position = self._data.behind(step, places, dead=dead, found_dead=found, data=self._data.digest)
+                position = StreamPosition(
+                    first_batch=step,
+                    num_readers=self._data.order.num_readers,
+                    places=places,
+                    version=VERSION,
+                    data=self._data.digest,
+                    dead=dead,
+                    found_dead=found,
+                )
                 progress = attrs.evolve(progress, num_since=0, position=position)
             yield progress, batch
         if waiting and not self.spec.drop_last:
@@ -391,7 +399,7 @@ def _whole(chunks: Sequence[Chunk[BatchType]]) -> BatchType | None:
     return interleaved([batch for batch, _ in parts], [numbers for _, numbers in parts]) if parts else None
 
 
-def _moved(places: Sequence[Place], chunks: Sequence[Chunk[Any]]) -> tuple[Place, ...]:
+def _moved(places: Sequence[CursorRow], chunks: Sequence[Chunk[Any]]) -> tuple[CursorRow, ...]:
     """Return where readers stand behind one step more."""
     return tuple({place[0]: place for own in (places, *(chunk.places for chunk in chunks)) for place in own}.values())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, count, islice
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 
@@ -85,19 +85,23 @@ class TarReader:
         return shard_sizes(self.names, limits)
 
 
-@attrs.frozen
+@attrs.define
 class OrderedSample:
-    """A sample in its turn.
+    """A sample in its turn, on its way into a batch.
 
     Args:
         raw: what the shard holds.
         epoch: how often its shard was read through before; decides augmentation and captions.
         place: where the reader stands behind it.
+        number: in the epoch, of the place in a batch that it takes.
+        example: what the epoch takes of it, once that is made.
     """
 
     raw: RawSample
     epoch: int
     place: Cursor
+    number: int = -1
+    example: Any = None
 
 
 @attrs.frozen(kw_only=True)
