@@ -56,7 +56,7 @@ from .loading.examples import (
 from .loading.keeping import (
     UidList as UidList,
 )
-from .loading.position import (
+from .loading.order import (
     StreamPosition as StreamPosition,
     joined_positions as joined_positions,
 )

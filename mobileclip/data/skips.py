@@ -275,8 +275,8 @@ class SkipReport:
         return tuple(skip.key for skip in self.named.get(reason, ()))
 
     def __str__(self) -> str:
-        unwanted = f", {self.num_unwanted} passed over" if self.num_unwanted else ""
-        if not self.counts:
-            return f"{self.num_read} samples read{unwanted}, nothing skipped"
-        reasons = ", ".join(f"{count} {reason}" for reason, count in self.counts.most_common())
-        return f"{self.num_read} samples read{unwanted}, {self.num_skipped} skipped: {reasons}"
+        counts = self.counts
+        read = f"{self._num_read} samples read" + (f", {self._num_unwanted} passed over" if self._num_unwanted else "")
+        if not counts:
+            return f"{read}, nothing skipped"
+        return f"{read}, {counts.total()} skipped: {', '.join(f'{count} {why}' for why, count in counts.most_common())}"

@@ -12,10 +12,9 @@ from attrs import validators
 from mobileclip.data.augmentation.erasing import RandomErasingSpec
 from mobileclip.data.augmentation.replay import imagenet_augmentation
 from mobileclip.data.images.resize import Pixels
-from mobileclip.data.loading.batch import LabelledBatch
+from mobileclip.data.loading.batch import LabelledBatch, stack_pixels
 from mobileclip.data.loading.decode import SourceImage
 from mobileclip.data.loading.keeping import Keep
-from mobileclip.data.loading.memory import stack_pixels
 from mobileclip.data.loading.pipeline import Pipeline
 from mobileclip.data.loading.spec import PipelineSpec
 from mobileclip.data.randomness import seeded_rng

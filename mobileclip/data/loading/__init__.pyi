@@ -3,7 +3,9 @@ from .batch import (
     Batch as Batch,
     LabelledBatch as LabelledBatch,
     ReinforcedBatch as ReinforcedBatch,
+    empty_shared as empty_shared,
     join_batches as join_batches,
+    stack_pixels as stack_pixels,
 )
 from .batch_source import BatchSource as BatchSource
 from .decode import DECODES as DECODES, Decode as Decode, SourceImage as SourceImage
@@ -16,9 +18,14 @@ from .examples import (
     ReinforcedExampleSpec as ReinforcedExampleSpec,
 )
 from .keeping import UidList as UidList
-from .memory import empty_shared as empty_shared, stack_pixels as stack_pixels
-from .order import NUM_READERS as NUM_READERS, Cursor as Cursor, Segment as Segment, Share as Share
-from .position import StreamPosition as StreamPosition, joined_positions as joined_positions
+from .order import (
+    NUM_READERS as NUM_READERS,
+    Cursor as Cursor,
+    Segment as Segment,
+    Share as Share,
+    StreamPosition as StreamPosition,
+    joined_positions as joined_positions,
+)
 from .reinforced import ReinforcedPipeline as ReinforcedPipeline, ReinforcedPipelineSpec as ReinforcedPipelineSpec
 from .shard_reader import SampleReading as SampleReading, ShardReader as ShardReader, TarReader as TarReader
 from .spec import ExampleSpec as ExampleSpec, PipelineSpec as PipelineSpec

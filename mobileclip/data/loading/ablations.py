@@ -9,9 +9,8 @@ import attrs
 from attrs import validators
 
 from mobileclip.data.augmentation.replay import AugmentationSpec
-from mobileclip.data.loading.batch import ReinforcedBatch
-from mobileclip.data.loading.examples import Caption, Example, ExampleMaker, ReinforcedExampleSpec, TextToIds
-from mobileclip.data.loading.memory import stack_pixels
+from mobileclip.data.loading.batch import ReinforcedBatch, stack_pixels
+from mobileclip.data.loading.examples import Example, ExampleMaker, ReinforcedExampleSpec, TextToIds
 from mobileclip.data.loading.reinforced import ReinforcedPipelineSpec
 from mobileclip.data.samples.sample import ImageTextSample
 from mobileclip.data.shards.card import ReinforcementCard
@@ -131,14 +130,14 @@ class OnlineExampleMaker(ExampleMaker):
 
     def collate(self, examples: Sequence[Example]) -> ReinforcedBatch:
         """Return the batch of several examples."""
-        syn = tuple(example.syn_caption.text for example in examples if example.syn_caption is not None)
+        syn = tuple(example.syn_caption for example in examples if example.syn_caption is not None)
         return attrs.evolve(
             super().collate(examples),
             online_images={
                 side: stack_pixels([example.images[place] for example in examples])
                 for place, side in enumerate(self._sides, start=1)
             },
-            captions=tuple(example.caption.text for example in examples),
+            captions=tuple(example.caption for example in examples),
             syn_captions=syn or None,
         )
 
@@ -167,16 +166,12 @@ class ColumnExampleMaker(ExampleMaker):
             BadSampleError: if the sample cannot be used, or has fewer columns.
         """
         example = super().example(sample, epoch)
-        syn = example.syn_caption
         return attrs.evolve(
             example,
-            caption=self._caption(example.caption),
-            syn_caption=None if syn is None else self._caption(syn),
             teacher_image=self._cut(example.teacher_image),
+            teacher_text=self._cut(example.teacher_text),
+            teacher_syn_text=self._cut(example.teacher_syn_text),
         )
-
-    def _caption(self, caption: Caption) -> Caption:
-        return attrs.evolve(caption, embedding=self._cut(caption.embedding))
 
     def _cut(self, row: Embeddings | None) -> Embeddings | None:
         first, stop = self._columns

@@ -1,4 +1,4 @@
-"""The named batches that training reads."""
+"""The named batches that training reads, and the memory of their images."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from torch.utils import _pytree as pytree
 if TYPE_CHECKING:
     import numpy.typing as npt
     from typing_extensions import Self
+
+    from mobileclip.data.images.resize import Pixels
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -199,3 +201,36 @@ def _joined(values: Sequence[Any]) -> Any:
     if isinstance(first, Mapping):
         return {side: torch.cat([value[side] for value in values]) for side in first}
     return tuple(text for value in values for text in value)
+
+
+_is_shared = False
+
+
+def share_images() -> None:
+    """Have all images of this process put where another one reads them; a worker does."""
+    global _is_shared  # noqa: PLW0603 - of this process
+    _is_shared = True
+
+
+def stack_pixels(pixels: Sequence[Pixels]) -> torch.Tensor:
+    """Return the pixels of several images as one batch; a worker's is one that another process reads without a copy.
+
+    It is as images are decoded and resized, channels innermost in memory: putting them in front takes four times as
+    long as copying, and the device does it by the way when it normalises.
+
+    Shape: B times (height, width, 3), uint8 -> (B, 3, height, width), uint8, in the order of `torch.channels_last`.
+
+    Args:
+        pixels: of images of one size.
+    """
+    shape = (len(pixels), *pixels[0].shape)
+    batch = empty_shared(shape) if _is_shared else torch.empty(shape, dtype=torch.uint8)
+    np.stack(pixels, out=batch.numpy())
+    return batch.permute(0, 3, 1, 2)
+
+
+def empty_shared(shape: tuple[int, ...]) -> torch.Tensor:
+    """Return a uint8 tensor that holds anything, where another process can read it without a copy."""
+    new_shared = torch.UntypedStorage._new_shared  # noqa: SLF001  what torch's own collate function calls
+    storage = new_shared(int(np.prod(shape)), device="cpu")  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=torch.uint8).set_(storage).resize_(shape)

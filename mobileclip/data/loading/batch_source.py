@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from mobileclip.data.loading.batch import Batch, BatchType_co
-from mobileclip.data.loading.position import StreamPosition
+from mobileclip.data.loading.order import StreamPosition
 from mobileclip.data.skips import Skip
 
 BatchType = TypeVar("BatchType", bound=Batch)

@@ -25,8 +25,9 @@ import numpy as np
 import torch
 import torch.multiprocessing
 
-from mobileclip.data.loading.memory import share_images
-from mobileclip.data.loading.position import StreamPosition
+from mobileclip.data.loading.batch import share_images
+from mobileclip.data.loading.order import StreamPosition
+from mobileclip.data.randomness import derived_seed
 from mobileclip.data.workers import LostProcessError, end_with_parent
 from mobileclip.machine import MachineError, raise_machine_fault
 from mobileclip.terminal.interruption import serve_loader
@@ -107,14 +108,16 @@ class Crew(Generic[Item]):
         source: of chunks.
         num_workers: number of processes.
         seconds: for which one of them is waited for.
+        seed: of what draws from the generators of Python, NumPy and PyTorch in a worker; each has a stream of its own.
 
     Raises:
         MachineError: if the machine lets no process be started.
     """
 
-    def __init__(self, source: Source[Item], *, num_workers: int, seconds: float) -> None:
+    def __init__(self, source: Source[Item], *, num_workers: int, seconds: float, seed: int) -> None:
         self._source = source
         self._seconds = seconds
+        self._seed = seed
         self._begin = Begin(number=-1, epoch=-1, start=StreamPosition())
         self._members: list[_Member] = []
         # A child that is forked has a copy of this object, whose end must end nobody.
@@ -198,7 +201,9 @@ class Crew(Generic[Item]):
         context = torch.multiprocessing.get_context()
         try:
             own_end, other_end = context.Pipe()
-            process = context.Process(target=_work, args=(other_end, self._source, worker, num_workers), daemon=True)
+            process = context.Process(
+                target=_work, args=(other_end, self._source, worker, num_workers, self._seed), daemon=True
+            )
             process.start()
         except Exception as error:
             raise_machine_fault(error, "starting a worker that loads data")
@@ -246,15 +251,16 @@ class Crew(Generic[Item]):
         return received
 
 
-def _work(connection: Connection, source: Source[Item], worker: int, num_workers: int) -> None:
+def _work(connection: Connection, source: Source[Item], worker: int, num_workers: int, seed: int) -> None:
     """Make chunk after chunk, as many as are asked for, until the process that takes them is gone or has enough."""
     serve_loader(worker)
     end_with_parent()
     share_images()
     torch.set_num_threads(1)
-    random.seed(worker)
-    torch.manual_seed(worker)
-    np.random.seed(worker)  # noqa: NPY002 - of whoever draws from it
+    own = derived_seed(seed, "worker", worker)
+    random.seed(own)
+    torch.manual_seed(own)
+    np.random.seed(own % 2**32)  # noqa: NPY002 - of whoever draws from it
     chunks: Iterator[Item] = iter(())
     with suppress(*_GONE):
         while (asked := connection.recv()) is not None:

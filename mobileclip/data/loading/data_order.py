@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -13,17 +14,20 @@ import attrs
 
 from mobileclip.data.loading.endless_order import EndlessOrder
 from mobileclip.data.loading.epoch_order import EpochOrder
-from mobileclip.data.loading.order import VERSION, Cursor, Order
-from mobileclip.data.loading.position import StreamPosition
+from mobileclip.data.loading.order import VERSION, Order, StreamPosition, rows
 from mobileclip.data.loading.shard_reader import ShardReader, find_dead
 from mobileclip.data.loading.spec import PipelineSpec
-from mobileclip.data.shards.counts import count_up_to
+from mobileclip.data.shards.counts import MOST_COUNTED, count_up_to
+from mobileclip.data.shards.files import is_here
 from mobileclip.data.skips import Skip
 from mobileclip.processes import this_process
-from mobileclip.storage import use_limits
+from mobileclip.storage import local_path, use_limits
 from mobileclip.terminal import get_logger
 
 logger = get_logger(__name__)
+
+# Of shards, whose sizes a position has a digest of each.
+_NUM_GROUPS = 64
 
 
 class DataOrder:
@@ -39,6 +43,8 @@ class DataOrder:
         self.reader = reader
         process = this_process()
         self.rank, self.world_size = process.rank, process.size
+        self.dead: dict[int, tuple[Skip, ...]] = {}
+        """The shards that are known to have no samples, by number, and what is said of each."""
 
     @property
     def batch_size(self) -> int:
@@ -58,7 +64,7 @@ class DataOrder:
         choices: dict[str, Any] = {"most_readers": spec.num_readers, "seed": spec.seed, "shuffle": spec.shuffle}
         order: Order
         if spec.sampling == "epoch":
-            order = EpochOrder(names=self.reader.names, sizes=self.sizes, dead=tuple(self.dead), **choices)
+            order = EpochOrder(names=self.reader.names, sizes=self.sizes, **choices)
         else:
             replacement = spec.sampling == "with_replacement"
             order = EndlessOrder(sources=self.reader.sources, weights=spec.weights, replacement=replacement, **choices)
@@ -66,19 +72,41 @@ class DataOrder:
         order.check_processes(self.world_size)
         return order
 
+    def with_dead(self, position: StreamPosition) -> StreamPosition:
+        """Return a position that knows the shards without samples: those of this machine, and of those found before.
+
+        A store would answer once for each shard and process before the first batch, so what it lacks is found on the
+        way.
+        """
+        if self.spec.sampling == "epoch":
+            self.dead = self._dead_here | self._dead_of([n for n in position.found_dead if n not in self._dead_here])
+        return attrs.evolve(position, found_dead=tuple(sorted(self.dead)))
+
     @cached_property
-    def dead(self) -> Mapping[int, tuple[Skip, ...]]:
-        """The shards that have no sample, by number, and what is said of each."""
+    def _dead_here(self) -> dict[int, tuple[Skip, ...]]:
+        names = self.reader.names
+        is_much = len(names) > MOST_COUNTED
+        return {} if is_much else self._dead_of([number for number, name in enumerate(names) if is_here(name)])
+
+    def _dead_of(self, numbers: Sequence[int]) -> dict[int, tuple[Skip, ...]]:
         with use_limits(self.spec.stores):
-            return find_dead(self.reader, self.spec.sample_limits) if self.spec.sampling == "epoch" else {}
+            return find_dead(self.reader, self.spec.sample_limits, numbers)
 
     @cached_property
     def digest(self) -> str:
-        """Of the shards' names from their common folder on and, where it is known, of their numbers of samples."""
+        """Of the shards' names from their common folder on, and of their sizes.
+
+        With `epoch` these are the numbers of samples. Otherwise they are the bytes of the shards on this machine, in
+        groups, so that a missing shard hides no more than its own.
+        """
         folder = os.path.commonprefix(self.reader.names).rpartition("/")[0]  # noqa: RUF071 - they may be addresses
         names = [name[len(folder) :] for name in self.reader.names]
-        sizes = self.sizes if self.spec.sampling == "epoch" else ()
-        return hashlib.sha256(json.dumps([names, sizes]).encode()).hexdigest()
+        if self.spec.sampling == "epoch":
+            return _hash([names, self.sizes])
+        sizes = list(map(_num_bytes, self.reader.names))
+        groups = [sizes[group::_NUM_GROUPS] for group in range(min(_NUM_GROUPS, len(sizes)))]
+        known = ["" if None in group else _hash(group)[:4] for group in groups]
+        return f"{_hash([names, ()])}:{'.'.join(known)}" if any(known) else _hash([names, ()])
 
     def _check_sources(self, order: EndlessOrder) -> None:
         """Refuse sources with fewer samples than their weights have in a batch: it would be full of copies."""
@@ -99,14 +127,15 @@ class DataOrder:
             ValueError: if it is of other data, or of another order.
         """
         order = self.order
-        if position.data not in ("", self.digest):
+        if position.data and not position.is_in(self.digest):
             raise ValueError(
-                f"the position is one in other data: the names of the {len(self.reader.names)} shards, or the numbers "
-                "of their samples, were others. Give the shards as they were, or start another run from its weights"
+                f"the position is one in other data: the names of the {len(self.reader.names)} shards, or their sizes, "
+                "were others. Give the shards as they were, or start another run from its weights"
             )
+        position = self.with_dead(position)
         step = position.first_batch + position.num_passed_over
         if position.places and position.version != VERSION:
-            num_left, starts = order.next_epoch(step, self.batch_size, cursors(position).values())
+            num_left, starts = order.next_epoch(step, self.batch_size, position.cursors.values())
             if self.rank == 0:
                 logger.warning(
                     "the position behind batch %d is one in version %d of the order of samples, and this is version "
@@ -116,7 +145,7 @@ class DataOrder:
             return attrs.evolve(
                 position,
                 num_readers=order.num_readers if starts else 0,
-                places=_rows(dict(enumerate(starts))),
+                places=rows(dict(enumerate(starts))),
                 version=VERSION,
                 num_passed_over=position.num_passed_over + num_left,
             )
@@ -132,30 +161,14 @@ class DataOrder:
             )
         return position
 
-    def behind(
-        self,
-        num_batches: int,
-        places: Mapping[int, Cursor],
-        dead: tuple[int, ...] = (),
-        *,
-        num_passed_over: int = 0,
-    ) -> StreamPosition:
-        """Return the position behind so many batches, by where readers stand in an epoch without some shards."""
-        return StreamPosition(
-            first_batch=num_batches,
-            num_readers=self.order.num_readers if places else 0,
-            places=_rows(places),
-            version=VERSION,
-            data=self.digest,
-            dead=dead,
-            num_passed_over=num_passed_over,
-        )
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
-def _rows(places: Mapping[int, Cursor]) -> tuple[tuple[int, int, int, int], ...]:
-    return tuple((reader, place.turn, place.segment, place.sample) for reader, place in places.items())
-
-
-def cursors(position: StreamPosition) -> dict[int, Cursor]:
-    """Return where readers stand, by their numbers."""
-    return {reader: Cursor(*place) for reader, *place in position.places}
+def _num_bytes(name: str) -> int | None:
+    """Return the size of a shard on this machine, None where it is not known."""
+    if is_here(name):
+        with suppress(OSError):
+            return local_path(name).stat().st_size
+    return None

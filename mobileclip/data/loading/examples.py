@@ -13,9 +13,8 @@ from attrs import validators
 
 from mobileclip.data.augmentation.replay import AugmentationParams, AugmentationSpec, datacompdr_augmentation
 from mobileclip.data.images.resize import Pixels
-from mobileclip.data.loading.batch import ReinforcedBatch
+from mobileclip.data.loading.batch import ReinforcedBatch, stack_pixels
 from mobileclip.data.loading.decode import SourceImage
-from mobileclip.data.loading.memory import stack_pixels
 from mobileclip.data.loading.spec import ExampleSpec
 from mobileclip.data.randomness import random_index, seeded_rng
 from mobileclip.data.samples.limits import SampleLimits
@@ -30,6 +29,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mobileclip.data.samples.embeddings import Embeddings
+
+    # With the teachers' embedding of it, where there is one.
+    _Caption = tuple[str, Embeddings | None]
+    _NoCaption = tuple[None, None]
 
 Captions = Literal["real", "synthetic", "either", "both"]
 CAPTIONS: tuple[Captions, ...] = ("real", "synthetic", "either", "both")
@@ -95,14 +98,6 @@ class ReinforcedExampleSpec(ExampleSpec):
     teacher_dim: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
 
 
-@attrs.frozen(eq=False)
-class Caption:
-    """A caption with the teachers' embedding of it, where there is one."""
-
-    text: str
-    embedding: Embeddings | None
-
-
 @attrs.frozen(kw_only=True, eq=False)
 class Example:
     """What an epoch takes of one sample.
@@ -111,15 +106,19 @@ class Example:
         key: the sample's.
         images: pixels of the augmented image at every size that the maker replays it at, the student's first.
         caption: what the student reads.
-        syn_caption: what it reads beside.
+        syn_caption: what it reads beside, where it does.
         teacher_image: the teachers' embedding of the same augmentation, where there is one.
+        teacher_text: that of the caption.
+        teacher_syn_text: that of the caption beside.
     """
 
     key: str
     images: Sequence[Pixels]
-    caption: Caption
-    syn_caption: Caption | None
-    teacher_image: Embeddings | None
+    caption: str
+    syn_caption: str | None = None
+    teacher_image: Embeddings | None = None
+    teacher_text: Embeddings | None = None
+    teacher_syn_text: Embeddings | None = None
 
 
 class ExampleMaker:
@@ -169,28 +168,28 @@ class ExampleMaker:
             background=self._spec.image.background_color,
         )
         index, params = self._augmentation(sample, source, rng)
-        caption, syn_caption = self._captions(sample, rng)
+        (caption, text_row), (syn_caption, syn_row) = self._captions(sample, rng)
         return Example(
             key=sample.key,
             images=source.replay(self._augmentations, params, self._spec.decode),
             caption=caption,
             syn_caption=syn_caption,
             teacher_image=self._row(sample, "image_emb", index),
+            teacher_text=text_row,
+            teacher_syn_text=syn_row,
         )
 
     def collate(self, examples: Sequence[Example]) -> ReinforcedBatch:
         """Return the batch of several examples."""
-        texts = tuple(example.caption.text for example in examples)
-        syn = [example.syn_caption for example in examples if example.syn_caption is not None]
-        syn_texts = tuple(caption.text for caption in syn) if syn else None
+        syn_texts = tuple(example.syn_caption for example in examples if example.syn_caption is not None)
         return ReinforcedBatch(
             keys=tuple(example.key for example in examples),
             image=stack_pixels([example.images[0] for example in examples]),
-            text=self._tokenizer(texts),
-            syn_text=None if syn_texts is None else self._tokenizer(syn_texts),
+            text=self._tokenizer(tuple(example.caption for example in examples)),
+            syn_text=self._tokenizer(syn_texts) if syn_texts else None,
             teacher_image=_stack(example.teacher_image for example in examples),
-            teacher_text=_stack(example.caption.embedding for example in examples),
-            teacher_syn_text=_stack(caption.embedding for caption in syn),
+            teacher_text=_stack(example.teacher_text for example in examples),
+            teacher_syn_text=_stack(example.teacher_syn_text for example in examples),
         )
 
     def _augmentation(
@@ -206,7 +205,7 @@ class ExampleMaker:
         index = random_index(rng, _first(len(sample.augmentations), self._spec.num_augmentations))
         return index, sample.augmentations[index]
 
-    def _captions(self, sample: ImageTextSample, rng: np.random.Generator) -> tuple[Caption, Caption | None]:
+    def _captions(self, sample: ImageTextSample, rng: np.random.Generator) -> tuple[_Caption, _NoCaption | _Caption]:
         choice = self._spec.captions
         sets = (name for name, texts in sample.syn_captions.items() if texts)
         names = sorted(name for name in sets if self._caption_sets.match(name))
@@ -215,15 +214,15 @@ class ExampleMaker:
         if choice != "real" and not names:
             raise BadSampleError("no_syn_caption", self._no_synthetic(sample))
         if choice == "synthetic":
-            return self._synthetic(sample, names, rng), None
+            return self._synthetic(sample, names, rng), (None, None)
         index = random_index(rng, len(sample.captions))
-        real = Caption(sample.captions[index], self._row(sample, "text_emb", index))
-        return real, self._synthetic(sample, names, rng) if choice == "both" else None
+        real = sample.captions[index], self._row(sample, "text_emb", index)
+        return real, self._synthetic(sample, names, rng) if choice == "both" else (None, None)
 
-    def _synthetic(self, sample: ImageTextSample, names: Sequence[str], rng: np.random.Generator) -> Caption:
+    def _synthetic(self, sample: ImageTextSample, names: Sequence[str], rng: np.random.Generator) -> _Caption:
         name = names[random_index(rng, len(names))]
         index = random_index(rng, _first(len(sample.syn_captions[name]), self._spec.num_captions))
-        return Caption(sample.syn_captions[name][index], self._row(sample, f"{name}_emb", index))
+        return sample.syn_captions[name][index], self._row(sample, f"{name}_emb", index)
 
     def _no_synthetic(self, sample: ImageTextSample) -> str:
         chosen, there = self._spec.caption_sets, sorted(sample.syn_captions)

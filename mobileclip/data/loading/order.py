@@ -8,13 +8,16 @@ workers divide the readers among them; whoever has a reader reads the same sampl
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Literal, get_args
 
 import attrs
+from attrs import validators
 
 from mobileclip.data.randomness import seeded_rng, shuffled
+from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
 
 Sampling = Literal["epoch", "endless", "with_replacement"]
 SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
@@ -23,6 +26,9 @@ NUM_READERS = 96
 READERS_OF_A_SHARD = 4
 VERSION = 2
 """Of the order: positions of another one go on where an epoch begins."""
+
+CursorRow = tuple[int, int, int, int]
+"""A reader, and where it stands: turn, segment and sample, see `Cursor`."""
 
 
 @attrs.frozen(kw_only=True)
@@ -60,6 +66,11 @@ class Cursor:
     turn: int = 0
     segment: int = 0
     sample: int = 0
+
+
+def rows(places: Mapping[int, Cursor]) -> tuple[CursorRow, ...]:
+    """Return where readers stand, by their numbers, as a `StreamPosition` has it."""
+    return tuple((reader, place.turn, place.segment, place.sample) for reader, place in places.items())
 
 
 @attrs.frozen(kw_only=True)
@@ -153,3 +164,89 @@ def shard_order(num_shards: int, names: tuple[int, ...]) -> list[int]:
 def divisors(number: int) -> list[int]:
     """Return the divisors of a number, the largest first."""
     return [divisor for divisor in range(number, 0, -1) if number % divisor == 0]
+
+
+def _places(values: Iterable[Iterable[int]]) -> tuple[CursorRow, ...]:
+    return tuple((reader, turn, segment, sample) for reader, turn, segment, sample in values)
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class StreamPosition:
+    """A place in a stream of batches; `to_json` of `mobileclip.serialization` writes it beside a checkpoint.
+
+    Which samples are good is known only after decoding them. So a position says how far every reader of
+    this module has come. Of several processes each knows its own readers; put together, their
+    positions are those of the run, whatever number of processes goes on with it.
+
+    Args:
+        first_batch: number of batches that were consumed.
+        num_readers: of the order; 0 where no place is known, at the start of a run or of an epoch.
+        places: reader, turn, segment and sample of each, see `Cursor`.
+        skipped: number of samples and shards that were left out since the start, by reason.
+        version: of the order that the places are in; where nothing says it, the first.
+        data: digest of names and sizes of the shards; empty where nothing says it.
+        dead: numbers of the shards that the epoch does without, see `mobileclip.data.loading.epoch_order.EpochOrder`.
+        found_dead: numbers of those without samples that are known by now; once a run resumes, the epochs that begin
+            from there on do without them.
+        num_passed_over: batches of the order that nobody had: those of an epoch that went on in another version.
+
+    Raises:
+        ValueError: if a number is negative, or a place is of a reader that there is not.
+    """
+
+    first_batch: int = attrs.field(default=0, validator=validators.ge(0))
+    num_readers: int = attrs.field(default=0, validator=validators.ge(0))
+    places: tuple[CursorRow, ...] = attrs.field(default=(), converter=_places)
+    skipped: Mapping[str, int] = attrs.field(
+        factory=dict, validator=validators.deep_mapping(validators.instance_of(str), validators.ge(0))
+    )
+    version: int = attrs.field(default=1, validator=validators.gt(0))
+    data: str = ""
+    dead: tuple[int, ...] = attrs.field(default=(), validator=validators.deep_iterable(validators.ge(0)))
+    found_dead: tuple[int, ...] = attrs.field(
+        default=(), validator=validators.deep_iterable(validators.ge(0)), metadata=LEFT_OUT_AT_DEFAULT
+    )
+    num_passed_over: int = attrs.field(default=0, validator=validators.ge(0))
+
+    @property
+    def cursors(self) -> dict[int, Cursor]:
+        """Where readers stand, by their numbers."""
+        return {reader: Cursor(*place) for reader, *place in self.places}
+
+    @property
+    def names(self) -> str:
+        """The part of the digest that is of the names."""
+        return self.data.partition(":")[0]
+
+    def is_in(self, data: str) -> bool:
+        """Return whether this may be a position in data of such a digest: sizes that both know are equal."""
+        names, _, sizes = data.partition(":")
+        pairs = zip(self.data.partition(":")[2].split("."), sizes.split("."), strict=False)
+        return self.names in ("", names) and all(one == other or "" in (one, other) for one, other in pairs)
+
+    @places.validator
+    def _check_places(self, _: object, places: tuple[CursorRow, ...]) -> None:
+        if any(min(place) < 0 or place[0] >= self.num_readers for place in places):
+            raise ValueError(f"places must be of the {self.num_readers} readers, and not negative")
+
+
+def joined_positions(positions: Sequence[StreamPosition]) -> StreamPosition:
+    """Return the position of a run, of those of its processes.
+
+    Raises:
+        ValueError: if they are not of one step and one order.
+    """
+    first = positions[0]
+    if any(one.first_batch != first.first_batch for one in positions):
+        raise ValueError(f"the processes stand behind different batches: {[one.first_batch for one in positions]}")
+    if any((one.names, one.dead) != (first.names, first.dead) for one in positions):
+        raise ValueError(
+            "the processes read different data, or find other shards without samples; give all of them the same files"
+        )
+    return attrs.evolve(
+        first,
+        num_readers=max(one.num_readers for one in positions),
+        places=sorted({place for one in positions for place in one.places}),
+        skipped=sum((Counter(one.skipped) for one in positions), Counter()),
+        found_dead=tuple(sorted({number for one in positions for number in one.found_dead})),
+    )

@@ -17,16 +17,15 @@ import attrs
 from torch.utils.data import IterableDataset, get_worker_info
 
 from mobileclip.data.loading.batch import BatchType, interleaved, join_batches
-from mobileclip.data.loading.chunks import Chunk, Maker
+from mobileclip.data.loading.chunks import Chunk, Maker, ShardDataset
 from mobileclip.data.loading.crew import Begin, Crew, LateWorkerError, LostWorkerError
-from mobileclip.data.loading.data_order import DataOrder, cursors
+from mobileclip.data.loading.data_order import DataOrder
 from mobileclip.data.loading.endless_order import EndlessOrder
 from mobileclip.data.loading.keeping import Keep, UidList
-from mobileclip.data.loading.order import Cursor
-from mobileclip.data.loading.position import StreamPosition
+from mobileclip.data.loading.order import VERSION, CursorRow, StreamPosition, rows
 from mobileclip.data.loading.shard_reader import ShardReader
 from mobileclip.data.loading.spec import PipelineSpec
-from mobileclip.data.loading.worker import ShardDataset
+from mobileclip.data.randomness import derived_seed
 from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.data.workers import LostProcessError
 from mobileclip.machine import raise_machine_fault
@@ -98,10 +97,10 @@ class Pipeline(IterableDataset[BatchType], ABC):
         self._crew: Crew[Chunk[BatchType]] | None = None
         self.num_lost = 0
         """How many workers have died, in whose place others went on."""
-        self._num_passed_over = 0
-        # Number of batches, where this process's readers stand behind them, none where an epoch begins, the shards that
-        # the epoch does without, and what was left out so far.
-        self._known: deque[tuple[int, dict[int, Cursor], tuple[int, ...], Counter[str]]] = deque(maxlen=_KNOWN_STEPS)
+        # Where this process stands behind the last batches; what its data is, is known when somebody asks.
+        self._known: deque[StreamPosition] = deque(maxlen=_KNOWN_STEPS)
+        # Shards that the epochs which begin in this stream do without.
+        self._dead: tuple[int, ...] = ()
         # Number of the batch that it was left out for, of what nobody has taken yet.
         self._left_out: deque[tuple[int, Skip]] = deque(maxlen=_MOST_NAMED)
 
@@ -167,7 +166,8 @@ class Pipeline(IterableDataset[BatchType], ABC):
         num_samples = sum(self._data.sizes) if self.spec.num_samples is None else self.spec.num_samples
         position = start.position
         if not position.places:
-            position = self._data.behind(0, dict(enumerate(self._data.order.start(start.epoch))))
+            starts = rows(dict(enumerate(self._data.order.start(start.epoch))))
+            position = StreamPosition(num_readers=self._data.order.num_readers, places=starts, version=VERSION)
         for batch in islice(self.stream(position), self._batches_per_epoch(num_samples) - position.first_batch):
             position = self.position(position.first_batch + 1)
             yield attrs.evolve(start, position=position), batch
@@ -198,13 +198,13 @@ class Pipeline(IterableDataset[BatchType], ABC):
                 order.
         """
         position = self._data.taken_up(StreamPosition() if position is None else position)
-        places = {reader: own for reader, own in cursors(position).items() if reader % self.world_size == self.rank}
-        self._num_passed_over = position.num_passed_over
+        places = [place for place in position.places if place[0] % self.world_size == self.rank]
+        self._dead = position.found_dead
         self._left_out.clear()
         self._known.clear()
         # Of the run so far, the first process tells.
-        skipped = Counter(position.skipped if self.rank == 0 else {})
-        self._known.append((position.first_batch, places, position.dead, skipped))
+        skipped = position.skipped if self.rank == 0 else {}
+        self._known.append(attrs.evolve(position, places=places, skipped=skipped, version=VERSION))
         for chunks in self._steps(_STREAM, position):
             self._note(chunks)
             batch = _whole(chunks)
@@ -223,13 +223,12 @@ class Pipeline(IterableDataset[BatchType], ABC):
         """
         if num_batches == 0:
             return StreamPosition()
-        for number, places, dead, skipped in self._known:
-            if number == num_batches:
-                position = self._data.behind(number, places, dead, num_passed_over=self._num_passed_over)
-                return attrs.evolve(position, skipped=skipped)
+        for known in self._known:
+            if known.first_batch == num_batches:
+                return attrs.evolve(known, data=self._data.digest)
         raise ValueError(
             f"the stream does not know where it stood after batch {num_batches}, only after "
-            f"{[number for number, *_ in self._known]}; ask for its position when that many batches "
+            f"{[known.first_batch for known in self._known]}; ask for its position when that many batches "
             "were just consumed"
         )
 
@@ -246,27 +245,32 @@ class Pipeline(IterableDataset[BatchType], ABC):
 
     def _note(self, chunks: Sequence[Chunk[BatchType]]) -> None:
         """Note where the stream stands behind one batch more, and what was left out for it."""
-        number, places, dead, skipped = self._known[-1]
-        number += 1
+        last = self._known[-1]
         skips = [skip for chunk in chunks for skip in chunk.skips]
-        self._left_out.extend((number, skip) for skip in skips)
-        moved = {reader: Cursor(*place) for chunk in chunks for reader, *place in chunk.places}
-        skipped = skipped + Counter(skip.reason for skip in skips)
-        steps = (number - 1 + self._num_passed_over, number + self._num_passed_over)
-        before, now = (self._data.order.step(step, self._data.batch_size)[1].start for step in steps)
-        dead = dead if before else tuple(self._data.dead)
-        self._known.append((number, places | moved, dead, skipped) if now else (number, {}, (), skipped))
+        self._left_out.extend((last.first_batch + 1, skip) for skip in skips)
+        step = last.first_batch + last.num_passed_over
+        before, now = (self._data.order.step(one, self._data.batch_size)[1].start for one in (step, step + 1))
+        position = attrs.evolve(
+            last,
+            first_batch=last.first_batch + 1,
+            num_readers=self._data.order.num_readers if now else 0,
+            places=_moved(last.places, chunks) if now else (),
+            skipped=Counter(last.skipped) + Counter(skip.reason for skip in skips),
+            dead=() if not now else last.dead if before else self._dead,
+            found_dead=_found(last.found_dead, chunks),
+        )
+        self._known.append(position)
 
     def _whole_epoch(self, start: _Progress) -> Iterator[tuple[_Progress, BatchType]]:
-        if start.position.places:
-            self._data.taken_up(start.position)
-        size, dead = self.spec.batch_size, start.position.dead if start.position.places else tuple(self._data.dead)
+        begin = start.position
+        begin = self._data.taken_up(begin) if begin.places else self._data.with_dead(begin)
+        dead = begin.dead if begin.places else begin.found_dead
+        size, places, found = self.spec.batch_size, begin.places, begin.found_dead
         waiting: list[BatchType] = []
         progress = attrs.evolve(start, num_since=0)
-        places = cursors(start.position)
-        for step, chunks in enumerate(self._steps(start.epoch, start.position), start=start.position.first_batch + 1):
+        for step, chunks in enumerate(self._steps(start.epoch, begin), start=begin.first_batch + 1):
             batch = _whole(chunks)
-            places |= {reader: Cursor(*place) for chunk in chunks for reader, *place in chunk.places}
+            places, found = _moved(places, chunks), _found(found, chunks)
             if batch is not None and len(batch) < size:
                 # Where samples are missing, what is left makes complete batches together.
                 batch, waiting = _first_rows([*waiting, batch], size)
@@ -274,7 +278,16 @@ class Pipeline(IterableDataset[BatchType], ABC):
                 continue
             progress = attrs.evolve(progress, num_since=progress.num_since + 1)
             if not waiting:
-                progress = attrs.evolve(progress, num_since=0, position=self._data.behind(step, places, dead))
+                position = StreamPosition(
+                    first_batch=step,
+                    num_readers=self._data.order.num_readers,
+                    places=places,
+                    version=VERSION,
+                    data=self._data.digest,
+                    dead=dead,
+                    found_dead=found,
+                )
+                progress = attrs.evolve(progress, num_since=0, position=position)
             yield progress, batch
         if waiting and not self.spec.drop_last:
             yield attrs.evolve(progress, num_since=progress.num_since + 1), join_batches(waiting)
@@ -289,8 +302,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
             step = [first, *islice(chunks, self._num_workers - 1)]
             for chunk in step:
                 self.report.extend(chunk.skips)
-                self.report.num_read += len(chunk.numbers)
-                self.report.num_unwanted += chunk.num_unwanted
+                self.report.count(num_read=len(chunk.numbers), num_unwanted=chunk.num_unwanted)
             yield step
 
     def _batches_per_epoch(self, num_samples: int) -> int:
@@ -320,7 +332,8 @@ class Pipeline(IterableDataset[BatchType], ABC):
             yield from dataset.chunks(0, 1, Begin(number=0, epoch=epoch, start=start))
             return
         if self._crew is None:
-            self._crew = Crew(dataset, num_workers=num_workers, seconds=self.spec.worker_seconds)
+            seed = derived_seed(self.spec.seed, "process", self.rank)
+            self._crew = Crew(dataset, num_workers=num_workers, seconds=self.spec.worker_seconds, seed=seed)
         crew = self._crew
         number = crew.begin(epoch, start)
         for worker in cycle(range(num_workers)):
@@ -359,7 +372,8 @@ class Pipeline(IterableDataset[BatchType], ABC):
                     ) from None
                 logger.warning("%s; another one takes its place, from the same sample on", what)
                 self.num_lost += 1
-            crew.replace(worker, self.position(self._known[-1][0]) if self._known else StreamPosition())
+            here = self._known[-1] if self._known else StreamPosition()
+            crew.replace(worker, attrs.evolve(here, found_dead=self._dead))
 
     def _new_dataset(self) -> ShardDataset[BatchType]:
         return ShardDataset(
@@ -383,6 +397,16 @@ def _whole(chunks: Sequence[Chunk[BatchType]]) -> BatchType | None:
     """Return the batch that the chunks of all workers make, its samples in their order."""
     parts = [(chunk.batch, chunk.numbers) for chunk in chunks if chunk.batch is not None]
     return interleaved([batch for batch, _ in parts], [numbers for _, numbers in parts]) if parts else None
+
+
+def _moved(places: Sequence[CursorRow], chunks: Sequence[Chunk[Any]]) -> tuple[CursorRow, ...]:
+    """Return where readers stand behind one step more."""
+    return tuple({place[0]: place for own in (places, *(chunk.places for chunk in chunks)) for place in own}.values())
+
+
+def _found(dead: Sequence[int], chunks: Sequence[Chunk[Any]]) -> tuple[int, ...]:
+    """Return the shards without samples that are known behind one step more."""
+    return tuple(sorted({*dead, *(number for chunk in chunks for number in chunk.dead)}))
 
 
 def _first_rows(waiting: list[BatchType], size: int) -> tuple[BatchType | None, list[BatchType]]:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count, islice
-from pathlib import Path
-from typing import Protocol
+from itertools import chain, count, islice
+from typing import Any, Protocol
 
 import attrs
 
+from mobileclip import storage
 from mobileclip.data.loading.order import Cursor, Order, Segment
 from mobileclip.data.randomness import seeded_rng, shuffled_at_once
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
-from mobileclip.data.shards.counts import MOST_COUNTED, shard_sizes
-from mobileclip.data.shards.files import RawSample, Shards, expand_shards, read_shard
+from mobileclip.data.shards.counts import shard_sizes
+from mobileclip.data.shards.files import RawSample, Shards, expand_shards, is_here, read_shard
 from mobileclip.data.skips import CONNECTION_FAILED, Skip
-from mobileclip.storage import FileCache
 
 # Shards in a row without a sample, or times that it saw all of them, after which a reader gives up: there is nothing,
 # or the store is away.
@@ -57,10 +56,10 @@ class TarReader:
     """
 
     sources: tuple[tuple[str, ...], ...]
-    cache: FileCache | None = None
+    cache: storage.FileCache | None = None
 
     @classmethod
-    def of(cls, shards: Shards, cache: FileCache | None = None) -> TarReader:
+    def of(cls, shards: Shards, cache: storage.FileCache | None = None) -> TarReader:
         """Return the reader of what patterns name.
 
         Raises:
@@ -68,7 +67,7 @@ class TarReader:
         """
         patterns = (shards,) if not isinstance(shards, (list, tuple)) else tuple(shards)
         names = expand_shards(shards)
-        if not any("://" in name or name.startswith("pipe:") or Path(name).exists() for name in names):
+        if not any(not is_here(name) or storage.local_path(name).exists() for name in names):
             raise ValueError(f"none of the {len(names)} shards exists, the first is {names[0]}")
         return cls(tuple(expand_shards(pattern) for pattern in patterns), cache)
 
@@ -86,19 +85,23 @@ class TarReader:
         return shard_sizes(self.names, limits)
 
 
-@attrs.frozen
+@attrs.define
 class OrderedSample:
-    """A sample in its turn.
+    """A sample in its turn, on its way into a batch.
 
     Args:
         raw: what the shard holds.
         epoch: how often its shard was read through before; decides augmentation and captions.
         place: where the reader stands behind it.
+        number: in the epoch, of the place in a batch that it takes.
+        example: what the epoch takes of it, once that is made.
     """
 
     raw: RawSample
     epoch: int
     place: Cursor
+    number: int = -1
+    example: Any = None
 
 
 @attrs.frozen(kw_only=True)
@@ -120,7 +123,14 @@ class SampleReading:
     limits: SampleLimits = SAMPLE_LIMITS
 
     def samples(
-        self, reader: int, epoch: int, place: Cursor, on_skip: Callable[[Skip], None], *, is_alone: bool = False
+        self,
+        reader: int,
+        epoch: int,
+        place: Cursor,
+        on_skip: Callable[[Skip], None],
+        on_dead: Callable[[int], None],
+        *,
+        is_alone: bool = False,
     ) -> Iterator[OrderedSample]:
         """Yield the samples of a reader from a place on.
 
@@ -131,6 +141,7 @@ class SampleReading:
             epoch: its number; 0 in a stream without end.
             place: where it stands.
             on_skip: called with what had to be left out, behind that place.
+            on_dead: called with the number of a shard that has no sample.
             is_alone: whether it keeps to its first turn.
         """
         num_empty = 0
@@ -144,47 +155,53 @@ class SampleReading:
                     continue
                 num_passed = place.sample if (turn, number) == (place.turn, place.segment) else 0
                 num_empty += 1
-                for sample, raw in enumerate(self._segment(segment, num_passed, report), start=num_passed + 1):
+                for sample, raw in enumerate(self._segment(segment, num_passed, report, on_dead), start=num_passed + 1):
                     num_empty = 0
                     yield OrderedSample(raw, segment.epoch, Cursor(turn, number, sample))
                 if num_empty >= min(MAX_EMPTY_SHARDS, MAX_EMPTY_ROUNDS * len(self.shards.names)):
                     return
 
-    def _segment(self, segment: Segment, num_passed: int, on_skip: Callable[[Skip], None]) -> Iterator[RawSample]:
+    def _segment(
+        self, segment: Segment, num_passed: int, on_skip: Callable[[Skip], None], on_dead: Callable[[int], None]
+    ) -> Iterator[RawSample]:
         """Yield the samples of a segment but for the first ones, of which nothing is reported again."""
-        passing = True
+        is_passing, is_away = num_passed > 0, False
 
         def report(skip: Skip) -> None:
-            if not passing:
+            nonlocal is_away
+            is_away = is_away or skip.reason == CONNECTION_FAILED
+            if not is_passing:
                 on_skip(skip)
 
-        # What stands in front of the segment is another reader's.
         read = self.shards.read(segment.shard, report, self.limits)
-        raw_samples: Iterator[RawSample] = islice(read, segment.start, segment.stop, segment.stride)
+        first = next(read, None)
+        if first is None:
+            if not is_away:
+                on_dead(segment.number)
+            return
+        # What stands in front of the segment is another reader's.
+        raw_samples: Iterator[RawSample] = islice(chain((first,), read), segment.start, segment.stop, segment.stride)
         if self.shuffle_buffer:
             rng = seeded_rng(self.seed, "samples", segment.epoch, segment.number, segment.start)
             raw_samples = shuffled_at_once(raw_samples, self.shuffle_buffer, rng)
         for _ in islice(raw_samples, num_passed):
             pass
-        passing = False
+        is_passing = False
         yield from raw_samples
 
 
-def find_dead(reader: ShardReader, limits: SampleLimits) -> dict[int, tuple[Skip, ...]]:
-    """Return the numbers of the shards that have no sample, and what is said of each; more than can be tried have none.
+def find_dead(reader: ShardReader, limits: SampleLimits, numbers: Sequence[int]) -> dict[int, tuple[Skip, ...]]:
+    """Return which of some shards have no sample, by their numbers, and what is said of each.
 
     One whose store or disk failed may have some another time.
     """
     names = reader.names
-    if len(names) > MOST_COUNTED:
-        return {}
 
-    def tried(name: str) -> tuple[Skip, ...] | None:
+    def tried(number: int) -> tuple[Skip, ...] | None:
         skips: list[Skip] = []
-        first = next(iter(reader.read(name, skips.append, limits)), None)
-        is_alive = first is not None or any(skip.reason == CONNECTION_FAILED for skip in skips)
-        return None if is_alive else tuple(skips)
+        is_alive = next(reader.read(names[number], skips.append, limits), None) is not None
+        return None if is_alive or any(skip.reason == CONNECTION_FAILED for skip in skips) else tuple(skips)
 
     with ThreadPoolExecutor(_NUM_TRIED_AT_ONCE) as pool:
-        found = list(pool.map(tried, names))
-    return {number: skips for number, skips in enumerate(found) if skips is not None}
+        found = list(pool.map(tried, numbers))
+    return {number: skips for number, skips in zip(numbers, found, strict=True) if skips is not None}

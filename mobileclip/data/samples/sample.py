@@ -5,18 +5,17 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 import numpy as np
 from attrs import validators
 
-from mobileclip.data.augmentation.replay import AugmentationParams
 from mobileclip.data.images.formats import IMAGE_EXTENSIONS
 from mobileclip.data.images.transform import LIMITS, ImageError, ImageLimits, load_image
 from mobileclip.data.samples.embeddings import EmbeddingRows, Embeddings, as_float32
-from mobileclip.data.samples.views import StoredViews
+from mobileclip.data.samples.views import StoredViews, stored_views
 from mobileclip.data.skips import BadSampleError
 from mobileclip.inputs import Color
 from mobileclip.storage import printable
@@ -53,10 +52,6 @@ def _texts(values: Iterable[str]) -> tuple[str, ...]:
     if isinstance(values, str):
         raise ValueError(f"expected a sequence of captions, not one string {values[:40]!r}; wrap it in a tuple")
     return tuple(values)
-
-
-def _augmentations(values: Iterable[AugmentationParams]) -> Sequence[AugmentationParams]:
-    return values if isinstance(values, StoredViews) else tuple(values)
 
 
 def _text_sets(sets: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, ...]]:
@@ -180,24 +175,20 @@ class AugmentedSample(ImageTextSample):
         BadSampleError: if something is missing or malformed; a ValueError.
     """
 
-    augmentations: Sequence[AugmentationParams] = attrs.field(converter=_augmentations)
+    augmentations: StoredViews = attrs.field(converter=stored_views)
     image_sha256: str | None = None
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
         if not self.augmentations:
             raise BadSampleError("bad_augmentation", f"sample {self.key!r} has no stored augmentation")
-        views = self.augmentations
-        if not isinstance(views, StoredViews) and len({params.image_size for params in views}) > 1:
-            raise BadSampleError("bad_augmentation", f"the augmentations of {self.key!r} were made for several sizes")
         if self.image_sha256 is not None and not _SHA256.fullmatch(self.image_sha256):
             raise BadSampleError("bad_json", f"{self.image_sha256!r} is no SHA-256 in hexadecimal")
 
     @property
     def image_size(self) -> tuple[int, int] | None:
         """Width and height, in pixels, of the image that the augmentations were made for, where they are known."""
-        views = self.augmentations
-        return views.image_size if isinstance(views, StoredViews) else views[0].image_size
+        return self.augmentations.image_size
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -292,7 +283,7 @@ class StoredSample(AugmentedSample):
         """
         fields = {field.name: getattr(self, field.name) for field in attrs.fields(AugmentedSample)}
         return ReinforcedSample(
-            **fields | {"augmentations": tuple(self.augmentations)},
+            **fields,
             image_emb=self._array("image_emb"),
             text_emb=self._array("text_emb"),
             syn_text_emb={name: self._array(f"{name}_emb") for name in self.syn_captions},
@@ -344,10 +335,8 @@ def check_source_image(sample: AugmentedSample, image: bytes, size: tuple[int, i
         )
     if sample.image_size == size:
         return  # their crops were held against it when they were made
-    views = sample.augmentations
     try:
-        for one in (views,) if isinstance(views, StoredViews) else views:
-            one.check_fits(size)
+        sample.augmentations.check_fits(size)
     except ValueError as error:
         raise BadSampleError("wrong_image", str(error)) from None
 

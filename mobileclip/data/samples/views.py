@@ -1,36 +1,31 @@
-"""The augmentations of a stored sample, of which an epoch replays one."""
+"""The augmentations of a sample, of which an epoch replays one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, overload
 
-from mobileclip.data.augmentation.replay import AugmentationParams, decompress
+from mobileclip.data.augmentation.operations import OPERATIONS
+from mobileclip.data.augmentation.replay import AugmentationParams, compress, decompress
 from mobileclip.data.skips import BadSampleError
 
 
 class StoredViews(Sequence[AugmentationParams]):
-    """Augmentations as they are stored. All crops are checked; an augmentation is parsed when it is asked for.
+    """Augmentations of one image as they are stored: all are checked, and one is parsed when it is asked for.
 
     Args:
         compressed: the public form of each.
         image_size: of the source image, where it is known.
 
     Raises:
-        ValueError: if one has no crop, or its crop leaves the image.
+        ValueError: if one is malformed, or its crop leaves the image.
     """
 
     def __init__(self, compressed: Sequence[Any], image_size: tuple[int, int] | None) -> None:
         self._compressed, self.image_size = compressed, image_size
         rights, bottoms = [], []
         for one in compressed:
-            try:
-                top, left, height, width = one[0]
-                is_plain = type(top) is type(left) is type(height) is type(width) is int
-            except (TypeError, ValueError, LookupError):
-                is_plain = False
-            if not is_plain or top < 0 or left < 0 or height < 1 or width < 1:
-                top, left, height, width = decompress(one, image_size).crop
+            top, left, height, width = _plain_crop(one) or decompress(one, image_size).crop
             rights.append(left + width)
             bottoms.append(top + height)
         self._right, self._bottom = max(rights, default=0), max(bottoms, default=0)
@@ -47,20 +42,55 @@ class StoredViews(Sequence[AugmentationParams]):
     def __getitem__(self, index: slice) -> tuple[AugmentationParams, ...]: ...
 
     def __getitem__(self, index: int | slice) -> AugmentationParams | tuple[AugmentationParams, ...]:
-        """Return one, or several.
-
-        Raises:
-            BadSampleError: if it is malformed; reason `bad_augmentation`.
-        """
         if isinstance(index, slice):
             return tuple(self[place] for place in range(len(self))[index])
-        try:
-            return decompress(self._compressed[index], self.image_size)
-        except (ValueError, OverflowError) as error:
-            raise BadSampleError("bad_augmentation", f"paug.json: {error}") from None
+        return decompress(self._compressed[index], self.image_size)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as a list's
 
     def check_fits(self, size: tuple[int, int]) -> None:
         """Raise unless all of them can be replayed on an image of this size; see `AugmentationParams.check_fits`."""
         if self.image_size not in (None, size) or self._right > size[0] or self._bottom > size[1]:
             for params in self:
                 params.check_fits(size)
+
+
+def stored_views(views: Iterable[AugmentationParams]) -> StoredViews:
+    """Return augmentations of one image as they are stored.
+
+    Raises:
+        BadSampleError: if they were made for images of several sizes.
+    """
+    if isinstance(views, StoredViews):
+        return views
+    own = tuple(views)
+    sizes = {params.image_size for params in own}
+    if len(sizes) > 1:
+        raise BadSampleError("bad_augmentation", "the augmentations were made for several sizes of the image")
+    return StoredViews([compress(params) for params in own], *sizes or (None,))
+
+
+def _plain_crop(compressed: Any) -> Sequence[int] | None:
+    """Return the crop of an augmentation that is as nearly all are, and None where `decompress` has to see to it."""
+    # Written out, since every sample that is read has dozens of these.
+    try:
+        crop, operations = compressed
+        top, left, height, width = crop
+        if not (type(top) is type(left) is type(height) is type(width) is int):
+            return None
+        if top < 0 or left < 0 or height < 1 or width < 1:
+            return None
+        for index, magnitude in operations:
+            if not (type(index) is int and 0 <= index < _NUM_OPERATIONS and type(magnitude) is float):
+                return None
+            if magnitude - magnitude:  # NaN and infinity
+                return None
+    except (TypeError, ValueError):
+        return None
+    return crop  # type: ignore[no-any-return]
+
+
+_NUM_OPERATIONS = len(OPERATIONS)

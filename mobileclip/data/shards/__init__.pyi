@@ -22,6 +22,7 @@ from .files import (
     Shards as Shards,
     count_samples as count_samples,
     expand_shards as expand_shards,
+    is_here as is_here,
     parse as parse,
     read_reinforced_samples as read_reinforced_samples,
     read_samples as read_samples,
@@ -34,6 +35,7 @@ from .files import (
 from .tar import (
     ForwardReader as ForwardReader,
     TarMember as TarMember,
+    by_key as by_key,
     forward_reader as forward_reader,
     member_key as member_key,
     read_content as read_content,

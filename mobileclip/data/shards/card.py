@@ -67,7 +67,7 @@ class CaptionerEntry:
     version: int = attrs.field(default=1, eq=False, validator=validators.in_((1, 2)), metadata=LEFT_OUT_AT_DEFAULT)
 
 
-def _share() -> Any:
+def _fraction() -> Any:
     return attrs.field(validator=[validators.ge(0), validators.le(1)])
 
 
@@ -88,9 +88,9 @@ class ViewAgreement:
 
     num_samples: int = attrs.field(validator=validators.gt(1))
     num_views: int = attrs.field(validator=validators.gt(0))
-    agreement: float = _share()
-    plain_accuracy: float = _share()
-    view_accuracy: float = _share()
+    agreement: float = _fraction()
+    plain_accuracy: float = _fraction()
+    view_accuracy: float = _fraction()
 
     @property
     def ratio(self) -> float | None:

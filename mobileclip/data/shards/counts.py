@@ -9,7 +9,7 @@ from functools import cache
 
 from mobileclip import storage
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
-from mobileclip.data.shards.files import count_shard, runs_program
+from mobileclip.data.shards.files import count_shard, is_here, runs_program
 from mobileclip.machine import raise_machine_fault
 from mobileclip.strict import parse_json
 from mobileclip.terminal import get_logger
@@ -153,8 +153,7 @@ def _is_size(value: object) -> bool:
 
 
 def _check_countable(shards: Sequence[str]) -> None:
-    is_far = any(runs_program(shard) or storage.is_remote(shard) for shard in shards)
-    if is_far or len(shards) > MOST_COUNTED:
+    if len(shards) > MOST_COUNTED or not all(map(is_here, shards)):
         raise UncountedError(
             f"nothing says how many samples {_some(shards)} hold, which an epoch is made of: count them once with "
             f"`mobileclip data count SHARDS`, which writes {SIZES} beside them; or choose sampling `endless`, which "

@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import pickle
+import random
 import signal
 import socket
 import time
@@ -569,6 +570,25 @@ class TestWaiting:
             bystander.join()
         assert time.monotonic() - started < 20
         assert multiprocessing.active_children() == []
+
+    def test_what_others_draw_in_a_worker_is_of_the_seed_the_process_and_the_worker(self, shards, monkeypatch):
+        def tokenizer(texts):
+            legacy = np.random.randint(2**32)  # noqa: NPY002 - as others do
+            return torch.tensor([[random.getrandbits(32), legacy, int(torch.randint(2**32, ()))]] * len(texts))
+
+        def drawn(seed: int, rank: int) -> list[list[int]]:
+            monkeypatch.setenv("RANK", str(rank))
+            choices = {"num_workers": 2, "num_readers": 4, "batch_size": 2, "seed": seed}
+            stream = spec(shards, **choices).build(tokenizer=tokenizer).stream()
+            first = next(stream).text.tolist()
+            stream.close()
+            return first
+
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        found = {run: drawn(*run) for run in ((0, 0), (0, 1), (1, 0), (1, 1))}
+        assert drawn(0, 1) == found[0, 1]
+        for numbers in zip(*(row for rows in found.values() for row in rows), strict=True):
+            assert len(set(numbers)) == 8
 
     def test_how_long_is_waited_makes_no_other_run(self, shards):
         patient = spec(shards, worker_seconds=9.0, stores=storage.StoreLimits(stall_seconds=9.0))

@@ -101,7 +101,7 @@ def test_teachers_of_another_dim_are_refused(shard):
 
 
 @pytest.mark.parametrize("context", [None, "fork", pytest.param("spawn", marks=pytest.mark.slow)])
-def test_everything_is_counted_whoever_works(tmp_path, context):
+def test_everything_is_counted_whoever_works(tmp_path, context, monkeypatch):
     """In this process, and in workers: what is used, passed over and left out."""
     for place in range(4):
         own = [
@@ -127,7 +127,10 @@ def test_everything_is_counted_whoever_works(tmp_path, context):
         assert (report.num_read, report.num_unwanted) == (12 * epoch, 4 * epoch)
         assert report.counts == {"image_not_an_image": 8 * epoch, "unreadable_shard": epoch}
         assert len(report.keys("image_not_an_image")) == 8 * epoch
+    looks = []
+    monkeypatch.setattr(Path, "iterdir", lambda folder: looks.append(folder) or iter(()))
     assert str(report).startswith("24 samples read, 8 passed over, 18 skipped")
+    assert len(looks) == (context is not None)
 
 
 def _not_the_fifth(key, members):

@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import attrs
 import pytest
 import torch
 from hypothesis import assume, given, settings, strategies as st
@@ -33,6 +34,7 @@ from mobileclip.inputs import ImageInput
 from mobileclip.serialization import from_json, to_json
 from tests.data.made_samples import encoded, make_sample, write_raw
 from tests.errors import fails
+from tests.stores import web_server
 
 # Uneven on purpose: numbers of samples per shard.
 SIZES = (9, 2, 7, 4, 1, 12)
@@ -197,6 +199,21 @@ class TestResuming:
             with fails("data.position-other-data-names"):
                 next(made(str(tmp_path / others)).build().stream(position))
 
+    def test_a_position_knows_the_sizes_of_shards_that_nobody_counts(self, tmp_path):
+        """Of those that are there: one that is missing now costs its own samples, and a run of before goes on."""
+        paths = write_shards(tmp_path, map(make_sample, range(24)), samples_per_shard=4)
+        made = partial(spec, paths, sampling="endless", batch_size=6, num_samples=None)
+        pipeline = made().build()
+        next(pipeline.stream())
+        position = from_json(to_json(pipeline.position(1)), StreamPosition)
+        before = attrs.evolve(position, data=position.data.partition(":")[0])
+        write_shard(paths[3], map(make_sample, range(12, 17)))
+        with fails("data.position-other-data-names"):
+            next(made().build().stream(position))
+        next(made().build().stream(before))
+        paths[3].unlink()
+        next(made().build().stream(position))
+
     def test_positions_that_are_elsewhere(self, shards):
         pipeline = spec(shards).build()
         for _ in islice(pipeline.stream(), 7):
@@ -347,6 +364,41 @@ class TestDeadShards:
                 parts += found
             assert [sorted(keys) for keys in parts] == [sorted(keys) for keys in whole]
             assert position == end
+
+    def test_of_a_store_they_are_found_on_the_way_and_known_to_a_run_that_resumes(self, tmp_path):
+        """To ask for all of them before the first batch costs a request for each shard and process."""
+        paths = write_shards(tmp_path, map(make_sample, range(40)), samples_per_shard=10)
+        write_sizes(tmp_path, {path.name: 10 for path in paths})
+        with web_server() as web:
+            web.files |= {f"/{path.name}": path.read_bytes() for path in [*paths, tmp_path / "sizes.json"]}
+            web.files["/00000002.tar"] = bytes(1024)
+            shards = [f"{web.url}/{path.name}" for path in paths]
+            made = partial(spec, shards, num_readers=2, batch_size=8)
+            for num_workers in (0, 2):
+                pipeline = made(num_workers=num_workers).build()
+                web.requests.clear()
+                stream = pipeline.stream()
+                next(stream)
+                asked = {path for _, path, _ in web.requests if path.endswith("tar")}
+                assert num_workers or len(asked) < len(paths)
+                for _ in range(3):
+                    next(stream)
+                assert (pipeline.position(4).dead, pipeline.position(4).found_dead) == ((), (2,))
+                stream.close()
+            position = from_json(to_json(joined_positions([pipeline.position(4)])), StreamPosition)
+            resumed = made().build()
+            batches = [batch.keys for batch in islice(resumed.stream(position), 6)]
+            assert resumed.position(9).dead == (2,)
+            assert "unreadable_shard" not in resumed.report.counts
+            counts = Counter(key for keys in batches[1:] for key in keys)
+            assert all(len(set(keys)) == 8 for keys in batches[1:])
+            assert set(counts.values()) == {1, 2}
+            assert len(counts) == 30
+            # One that is there again is read again from the next epoch on.
+            web.files["/00000002.tar"] = paths[2].read_bytes()
+            mended = made().build()
+            counts = Counter(key for batch in islice(mended.stream(position), 1, 6) for key in batch.keys)
+            assert set(counts.values()) == {1}
 
     def test_one_that_dies_on_the_way_is_known_from_the_next_epoch_of_a_run_that_resumes(self, tmp_path):
         paths = write_shards(tmp_path, map(make_sample, range(40)), samples_per_shard=10)

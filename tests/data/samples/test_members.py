@@ -316,13 +316,23 @@ class TestForms:
         read = parse_reinforced_sample("k", self.members(**{"paug.json": json.dumps(stored).encode()}))
         assert read.augmentations == plain.augmentations
 
-    def test_an_augmentation_is_parsed_when_it_is_asked_for(self):
-        stored = b'{"param_aug": [[[0, 0, 5, 5], [[1, 0.1]]], [[1, 1, 5, 5], [[99, 0.1]]]]}'
-        views = parse_stored_sample("k", self.members(**{"paug.json": stored})).augmentations
-        assert views[:1] == (AugmentationParams(crop=(0, 0, 5, 5), operations=((1, 0.1),)),)
-        with fails("data.operation-unknown-index", "99", by=BadSampleError) as caught:
-            views[1]
-        assert caught.value.reason == "bad_augmentation"
+    @pytest.mark.parametrize(
+        "other", ["[[99, 0.1]]", "[[-1, 0.1]]", "[[0, NaN]]", "[[0, -Infinity]]", '[["a", 1]]', "[[0]]", "[7]", "7"]
+    )
+    def test_one_malformed_augmentation_of_several_is_noticed_when_the_sample_is_read(self, other):
+        """Not in some epoch that takes it."""
+        stored = f'{{"param_aug": [[[0, 0, 5, 5], [[1, 0.1], [10, 4]]], [[1, 1, 5, 5], {other}]]}}'.encode()
+        for read in (parse_stored_sample, parse_reinforced_sample):
+            with pytest.raises(BadSampleError) as caught:
+                read("k", self.members(**{"paug.json": stored}))
+            assert caught.value.reason == "bad_augmentation"
+
+    def test_augmentations_are_equal_where_what_they_say_is(self):
+        read = parse_stored_sample("k", self.members()).augmentations
+        expected = AugmentationParams(crop=(0, 0, 5, 5), operations=((1, 0.1),)), AugmentationParams(crop=(1, 1, 5, 5))
+        assert (read, read[:1]) == (expected, expected[:1])
+        assert read != expected[:1]
+        assert read == parse_reinforced_sample("k", self.members()).augmentations
 
     @pytest.mark.parametrize("times", [0, 1, 2])
     def test_embeddings_compressed_never_once_and_twice(self, times):
