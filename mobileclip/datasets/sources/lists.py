@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from hashlib import blake2b
@@ -27,7 +26,7 @@ from mobileclip.datasets.sources.access import SCHEMES, RowOptions, directory_of
 from mobileclip.datasets.sources.base import Source, Unit, numbered_name, sources
 from mobileclip.datasets.sources.columns import LineReading, Reading, TableReading, find_columns
 from mobileclip.datasets.sources.parquet import read_content, read_rows
-from mobileclip.datasets.sources.records import Record, parse_row, read_records
+from mobileclip.datasets.sources.records import Record, called_ahead, parse_row, read_records
 from mobileclip.datasets.sources.text_rows import CSV, JSON, TSV, Part, TextForm, TextRows, check_plain
 from mobileclip.machine import raise_machine_fault
 from mobileclip.strict import strict
@@ -37,7 +36,6 @@ TABLES = (".parquet", ".csv", ".tsv")
 """Suffixes of tables."""
 
 _FORMS = {".csv": CSV, ".tsv": TSV}
-_NUM_CONNECTIONS = 16
 
 
 @attrs.frozen(kw_only=True)
@@ -318,12 +316,8 @@ class TableSource(Source):
         for name, path in found:
             if names.setdefault(_stem(name), path) != path:
                 raise ValueError(f"{names[_stem(name)]} and {path} have one name but for the suffix; rename one")
-        if any(storage.is_remote(path) for _, path in found):
-            with ThreadPoolExecutor(_NUM_CONNECTIONS, thread_name_prefix="tables") as pool:
-                parts = list(pool.map(lambda table: self._units(*table), found))
-        else:
-            parts = [self._units(*table) for table in found]
-        units = tuple(unit for part in parts for unit in part)
+        calls = ((storage.is_remote(path), partial(self._units, name, path)) for name, path in found)
+        units = tuple(unit for part in called_ahead(calls) for unit in part)
         if not units:
             raise ValueError(f"{', '.join(self.tables)}: there are no rows")
         return units
