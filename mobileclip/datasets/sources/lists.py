@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from functools import partial
 from hashlib import blake2b
 from itertools import islice, takewhile
@@ -22,7 +21,7 @@ from mobileclip.data.images.files import list_folder, printable_name
 from mobileclip.data.samples.sample import ImageTextSample
 from mobileclip.data.shards.files import expand_shards
 from mobileclip.data.skips import CONNECTION_FAILED, BadSampleError, Skip, SkipReport, made_or_skip
-from mobileclip.datasets.sources.access import SCHEMES, RowOptions, directory_of
+from mobileclip.datasets.sources.access import SCHEMES, RowOptions, directory_of, paths_of, told
 from mobileclip.datasets.sources.base import Source, Unit, numbered_name, sources
 from mobileclip.datasets.sources.columns import LineReading, Reading, TableReading, find_columns
 from mobileclip.datasets.sources.parquet import read_content, read_rows
@@ -64,12 +63,12 @@ class ListUnit(Unit):
 
     def about(self) -> str:
         """Return what changes with the rows and with where their images are."""
-        with _told(self.path):
+        with told(self.path):
             return self.reading.about(self.state())
 
     def fingerprint(self) -> str:
         """Return a hash of the rows, and of sizes and times of change of the local images that they name."""
-        with _told(self.path):
+        with told(self.path):
             digest = blake2b(os.fsencode(self.reading.about(self.state())), digest_size=16)
             if not storage.is_remote(self.reading.image_root):
                 for number, label, cells in self.rows():
@@ -198,15 +197,6 @@ def _optional_path(path: str | os.PathLike[str] | None) -> str | None:
     return None if path is None else os.fspath(path)
 
 
-def _names(values: Iterable[str]) -> tuple[str, ...]:
-    return tuple(values)
-
-
-def _tables(tables: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
-    tables = [tables] if isinstance(tables, (str, os.PathLike)) else tables
-    return tuple(os.fspath(table) for table in tables)
-
-
 @sources.register("jsonl")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class JsonLinesSource(Source):
@@ -234,8 +224,8 @@ class JsonLinesSource(Source):
     image_root: str | None = attrs.field(default=None, converter=_optional_path)
     samples_per_shard: int = attrs.field(default=1000, validator=validators.gt(0))
     inside: bool = True
-    schemes: tuple[str, ...] = attrs.field(default=SCHEMES, converter=_names)
-    hosts: tuple[str, ...] = attrs.field(default=(), converter=_names)
+    schemes: tuple[str, ...] = attrs.field(default=SCHEMES, converter=tuple)
+    hosts: tuple[str, ...] = attrs.field(default=(), converter=tuple)
 
     def allowing(self, rows: RowOptions) -> JsonLinesSource:
         """Return the same file, whose lines may name this.
@@ -258,7 +248,7 @@ class JsonLinesSource(Source):
         root = directory_of(self.path) if self.image_root is None else self.image_root
         options = RowOptions(inside=self.inside, schemes=self.schemes, hosts=self.hosts)
         reading = LineReading(image_root=root, options=options)
-        with _told(self.path), storage.open_read(self.path) as stream:
+        with told(self.path), storage.open_read(self.path) as stream:
             check_plain(self.path, stream)
             parts = TextRows(stream, JSON).parts(self.samples_per_shard)
             units = tuple(
@@ -291,7 +281,7 @@ class TableSource(Source):
         ValueError: if a number is out of its range.
     """
 
-    tables: tuple[str, ...] = attrs.field(converter=_tables)
+    tables: tuple[str, ...] = attrs.field(converter=paths_of)
     image_root: str | None = attrs.field(default=None, converter=_optional_path)
     samples_per_shard: int = attrs.field(default=1000, validator=validators.gt(0))
     options: RowOptions = RowOptions()
@@ -339,7 +329,7 @@ class TableSource(Source):
 
     def _units(self, name: str, path: str) -> tuple[ListUnit, ...]:
         suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - may be an address
-        with _told(path):
+        with told(path):
             return tuple(self._parquet(name, path) if suffix == ".parquet" else self._text(name, path, _FORMS[suffix]))
 
     def _parquet(self, name: str, path: str) -> Iterator[ParquetUnit]:
@@ -390,20 +380,6 @@ class TableSource(Source):
 def is_table(path: str) -> bool:
     """Return whether a file is a table by its name."""
     return path.partition("?")[0].lower().endswith(TABLES)
-
-
-@contextmanager
-def _told(path: str) -> Iterator[None]:
-    """Say which list cannot be read; what may be otherwise at another time goes on as it is."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist") from None
-    except OSError as error:
-        raise_machine_fault(error)
-        if storage.is_transient(error):
-            raise
-        raise ValueError(f"{path} cannot be read: {error}") from None
 
 
 def _stem(name: str) -> str:
