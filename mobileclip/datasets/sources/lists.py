@@ -25,7 +25,7 @@ from mobileclip.datasets.sources.access import SCHEMES, RowOptions, directory_of
 from mobileclip.datasets.sources.base import Source, Unit, numbered_name, sources
 from mobileclip.datasets.sources.columns import LineReading, Reading, TableReading, find_columns
 from mobileclip.datasets.sources.parquet import read_content, read_rows
-from mobileclip.datasets.sources.records import Record, called_ahead, parse_row, read_records
+from mobileclip.datasets.sources.records import Record, called_ahead, key_of_path, parse_row, read_records
 from mobileclip.datasets.sources.text_rows import CSV, JSON, TSV, Part, TextForm, TextRows, check_plain
 from mobileclip.machine import raise_machine_fault
 from mobileclip.strict import strict
@@ -370,7 +370,7 @@ class TableSource(Source):
 
     def _reading(self, name: str, path: str, names: tuple[str, ...], images: tuple[str, ...] = ()) -> TableReading:
         return TableReading(
-            table=_key(_stem(name)),
+            table=key_of_path(_stem(name)),
             columns=find_columns(path, names, self.options, images),
             image_root=directory_of(path) if self.image_root is None else self.image_root,
             options=self.options,
@@ -388,9 +388,3 @@ def _stem(name: str) -> str:
 
 def _unit_name(name: str, index: int) -> str:
     return f"{printable_name(_stem(name))}-{index:05d}.tar"
-
-
-def _key(stem: str) -> str:
-    """Return what keys begin with: dots separate a key from the extension, and `__` marks no sample."""
-    text = printable_name(stem).replace(".", "_")
-    return f"_{text.lstrip('_')}" if text.startswith("__") else text

@@ -15,9 +15,9 @@ from mobileclip import storage
 from mobileclip.data.images.files import list_folder
 from mobileclip.data.samples.sample import ImageTextSample
 from mobileclip.data.shards.counts import shard_folder
-from mobileclip.data.shards.files import expand_shards, read_shard, runs_program
+from mobileclip.data.shards.files import Shards, expand_shards, read_shard, runs_program
 from mobileclip.data.skips import SkipReport
-from mobileclip.datasets.sources.access import RowOptions
+from mobileclip.datasets.sources.access import RowOptions, paths_of
 from mobileclip.datasets.sources.base import TEMPLATES, Source, sources
 from mobileclip.datasets.sources.class_folder import ClassFolderSource
 from mobileclip.datasets.sources.folder import FolderItem, FolderSource
@@ -149,6 +149,30 @@ def as_source(
         kind, argument = named
         return sources[kind].of(argument, samples_per_shard=samples_per_shard, rows=rows)
     return _of_path(text, samples_per_shard, rows)
+
+
+def shards_of(data: Shards) -> tuple[str, ...]:
+    """Return the shards that training reads: paths and patterns as they are given, a folder as a pattern of its shards.
+
+    Args:
+        data: shards, folders of such, or `shards:` with one of them.
+
+    Raises:
+        ValueError: if data come in another form; the message says what writes them into shards.
+    """
+    found = []
+    for text in paths_of(data):
+        if split_kind(text) is None and not text.lower().endswith(LISTS) and not is_folder(text):
+            found.append(text)
+            continue
+        source = as_source(text)
+        if not isinstance(source, ShardSource):
+            raise ValueError(
+                f"{text} is not in tar shards, which training reads; `mobileclip reinforce datacompdr12m --source "
+                f"{text} --output FOLDER` writes it into some, with what teachers say of it"
+            )
+        found.append("::".join(source.shards))
+    return tuple(found)
 
 
 def split_kind(text: str) -> tuple[str, str] | None:

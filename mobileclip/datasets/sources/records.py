@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import attrs
 
 from mobileclip import storage
+from mobileclip.data.images.files import printable_name
 from mobileclip.data.images.formats import find_format, format_names, is_image_name
 from mobileclip.data.samples.json_object import parse_object
 from mobileclip.data.samples.sample import ImageTextSample
@@ -154,6 +155,12 @@ def key_of(given: object, default: str) -> str:
     if isinstance(given, bool) or not isinstance(given, (str, int)):
         raise BadSampleError("bad_key", f"`key` is {type(given).__name__}, expected a string or a number")
     return str(given)
+
+
+def key_of_path(path: str) -> str:
+    """Return a path as a key: dots separate a key from the extension, and `__` marks no sample."""
+    key = printable_name(path).replace(".", "_")
+    return f"_{key.lstrip('_')}" if key.startswith("__") else key
 
 
 def _check_regular(path: str) -> None:
