@@ -34,6 +34,7 @@ from .files import (
 from .tar import (
     ForwardReader as ForwardReader,
     TarMember as TarMember,
+    by_key as by_key,
     forward_reader as forward_reader,
     member_key as member_key,
     read_content as read_content,

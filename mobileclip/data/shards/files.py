@@ -7,6 +7,7 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import IO, TypeVar, cast
 
@@ -19,9 +20,9 @@ from mobileclip.data.samples.members import parse_reinforced_sample, parse_sampl
 from mobileclip.data.samples.sample import LAYOUTS, ImageTextSample, Layout, ReinforcedSample
 from mobileclip.data.shards.tar import (
     START_BYTES,
+    by_key,
     is_compressed,
     read_members,
-    split_name,
     tar_members,
     write_end,
     write_member,
@@ -129,7 +130,7 @@ def read_shard(
     num_read = 0
     try:
         with _open(shard, cache) as stream:
-            for raw in _group(shard, read_members(stream, limits), limits):
+            for raw in _samples(shard, stream, limits):
                 num_read += 1
                 yield raw
     except Exception as error:  # noqa: BLE001 - the last barrier of a shard: whatever its bytes make libraries raise
@@ -210,13 +211,11 @@ def count_shard(shard: str, limits: SampleLimits = SAMPLE_LIMITS) -> tuple[int, 
         shard: path or address.
         limits: of what is read.
     """
-    count, before = 0, None
+    count = 0
     try:
         with storage.open_read(shard) as stream:
-            for parts in map(split_name, _names(stream, limits)):
-                if parts is not None:
-                    count += parts[0] != before
-                    before = parts[0]
+            for _ in by_key(_names(stream, limits), str):
+                count += 1
     except Exception as error:  # noqa: BLE001 - as in read_shard
         raise_machine_fault(error)
         text = storage.without_secrets(f"the samples of {shard} cannot be counted: {type(error).__name__}: {error}")
@@ -318,26 +317,17 @@ def _names(stream: IO[bytes], limits: SampleLimits) -> Iterator[str]:
         yield member.name
 
 
-def _group(shard: str, members: Iterable[tuple[str, bytes | None]], limits: SampleLimits) -> Iterator[RawSample]:
-    raw: RawSample | None = None
-    try:
-        for name, content in members:
-            parts = split_name(name)
-            if parts is None:
-                continue
-            key, extension = parts
-            if raw is None or raw.key != key:
-                if raw is not None:
-                    yield raw
-                raw = RawSample(key=key, shard=shard)
-            raw.enter(name, extension, content, limits)
-    except Exception as error:
-        raise_machine_fault(error)
-        # What came before the break may be complete; its parser decides.
-        if raw is not None:
+def _samples(shard: str, stream: IO[bytes], limits: SampleLimits) -> Iterator[RawSample]:
+    for key, members in by_key(read_members(stream, limits), itemgetter(0)):
+        raw = RawSample(key=key, shard=shard)
+        try:
+            for extension, (name, content) in members:
+                raw.enter(name, extension, content, limits)
+        except Exception as error:
+            raise_machine_fault(error)
+            # What came before the break may be complete; its parser decides.
             yield raw
-        raise
-    if raw is not None:
+            raise
         yield raw
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 import tarfile
-from collections.abc import Iterator
-from typing import IO, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
+from operator import itemgetter
+from typing import IO, Protocol, TypeVar
 
 import attrs
 
 from mobileclip.data.samples.inflate import InflatedFile
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.storage import printable
+
+Member = TypeVar("Member")
 
 BLOCK = 512
 # A name longer than this is no name: forged headers must not make us read the whole file.
@@ -247,6 +251,23 @@ def split_name(name: str) -> tuple[str, str] | None:
     if match is None or _META.match(match[1]):
         return None
     return match[1], match[2].lower()
+
+
+def by_key(
+    members: Iterable[Member], name: Callable[[Member], str]
+) -> Iterator[tuple[str, Iterator[tuple[str, Member]]]]:
+    """Yield the keys of a shard in order, each with the extensions of its members and these, as they come.
+
+    What belongs to no sample is left out. The members of one key are there until the next key is asked for.
+
+    Args:
+        members: of the shard, as they are stored.
+        name: returns what one is called.
+    """
+    named = ((split_name(name(member)), member) for member in members)
+    known = ((*parts, member) for parts, member in named if parts is not None)
+    for key, own in groupby(known, itemgetter(0)):
+        yield key, ((extension, member) for _, extension, member in own)
 
 
 def _header(name: str, size: int) -> bytes:
