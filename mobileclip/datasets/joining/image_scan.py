@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import tarfile
 from collections.abc import Iterator
-from itertools import groupby
-from operator import itemgetter
+from operator import attrgetter
 from pathlib import Path
 from typing import IO
 
@@ -20,10 +19,10 @@ from mobileclip.data.samples.limits import SampleLimits
 from mobileclip.data.shards.tar import (
     ForwardReader,
     TarMember,
+    by_key,
     forward_reader,
     member_key,
     read_content,
-    split_name,
     tar_members,
 )
 from mobileclip.datasets.joining.comparison import stated_of
@@ -141,11 +140,9 @@ class ScanUnit:
     ) -> Iterator[tuple[str, dict[str, TarMember], dict[str, bytes]]]:
         """Yield each key, the members under it, and of those that are needed the content, or the hash of an image."""
         limits = self.limits
-        named = ((split_name(member.name), member) for member in tar_members(stream))
-        found = ((*name, member) for name, member in named if name is not None)
-        for key, group in groupby(found, itemgetter(0)):
+        for key, own in by_key(tar_members(stream), attrgetter("name")):
             members, contents = {}, {}
-            for _, extension, member in group:
+            for extension, member in own:
                 is_text = extension in ("json", "url.txt")
                 if member.size > (limits.text_bytes if is_text else min(limits.member_bytes, _MOST_BYTES)):
                     continue
