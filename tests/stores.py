@@ -1,4 +1,4 @@
-"""A web server with faults at will, for the tests; `benchmarks.object_store` is an S3 server."""
+"""A web server with faults at will, and stores as fixtures; `benchmarks.object_store` is an S3 server."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import attrs
+import pytest
+
+from benchmarks.object_store import ObjectStore, object_store
+from mobileclip import storage
 
 
 @attrs.define
@@ -106,3 +110,22 @@ def web_server() -> Iterator[Web]:
     server.RequestHandlerClass = type("Handler", (_Handler,), {"web": web})
     with serving(server):
         yield web
+
+
+@pytest.fixture(autouse=True)
+def no_pauses() -> Iterator[None]:
+    """Stores that fail at once, where this is imported."""
+    with storage.use_limits(storage.StoreLimits(retry_delays_seconds=(0.0, 0.0, 0.0))):
+        yield
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[ObjectStore]:
+    with object_store(buckets={"data"}) as server:
+        yield server
+
+
+@pytest.fixture
+def site() -> Iterator[Web]:
+    with web_server() as server:
+        yield server

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
@@ -15,20 +14,21 @@ from mobileclip.data.loading.shard_reader import ShardReader, TarReader
 from mobileclip.data.samples.json_object import parse_object
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.samples.sample import check_key
-from mobileclip.data.shards.files import RawSample, Shards
+from mobileclip.data.shards.files import RawSample, Shards, runs_program
 from mobileclip.data.skips import BadSampleError, Skip, attempt
+from mobileclip.datasets.sources.access import paths_of
 from mobileclip.datasets.sources.class_folder import ClassFolderSource
-from mobileclip.datasets.sources.folder import FolderItem
-from mobileclip.datasets.sources.opening import split_kind
+from mobileclip.datasets.sources.folder import FolderItem, FolderSource
+from mobileclip.datasets.sources.opening import as_source, split_kind
 from mobileclip.datasets.sources.public_layout import (
-    CLASS_NAMES,
+    PublicLayoutSource,
+    class_names_beside,
     image_of,
-    is_public_layout,
     parse_label,
-    read_class_names,
     read_public_layout,
 )
 from mobileclip.datasets.sources.records import read_image
+from mobileclip.datasets.sources.shards import ShardSource
 
 EXPECTED = (
     "expected shards whose samples have the number of their class in .cls, or its name as `label` in their .json; or a "
@@ -173,22 +173,23 @@ def open_class_data(data: Shards, cache: storage.FileCache | None = None) -> Cla
         ValueError: if there is no such data.
         OSError: if it cannot be read.
     """
-    texts = (os.fspath(data),) if isinstance(data, (str, os.PathLike)) else tuple(os.fspath(each) for each in data)
-    if len(texts) != 1:
-        return _shards(TarReader.of(texts, cache))
-    kind, folder = split_kind(texts[0]) or ("", texts[0])
-    if kind not in ("", *_KINDS):
-        raise ValueError(f"{texts[0]} cannot be trained on as it is, {', '.join(_KINDS)} can; {EXPECTED}")
-    if not storage.is_directory(folder):
-        return _shards(TarReader.of((folder,), cache))
-    if kind == "public_layout" or (not kind and not storage.is_remote(folder) and is_public_layout(folder)):
-        layout = read_public_layout(folder)
-        if layout.kind != "classification":
-            raise ValueError(f"{folder} has captions and no classes; {EXPECTED}")
-        return ClassData(reader=TarReader((layout.shards,)), class_names=layout.class_names)
-    if kind != "class_folder" and (shards := storage.list_files(folder, ".tar")):
-        return _shards(TarReader.of(shards, cache))
-    return _class_folder(folder)
+    texts = paths_of(data)
+    kind, argument = (split_kind(texts[0]) if len(texts) == 1 else None) or ("", "")
+    if kind == "labelled_shards":
+        texts = (f"shards:{argument}",)  # here they may do without names
+    match as_source(texts) if kind in ("", *_KINDS) else None:
+        case ShardSource(shards=shards):
+            reader = TarReader.of(shards, cache)
+            is_file = not runs_program(reader.names[0])
+            return ClassData(reader=reader, class_names=class_names_beside(reader.names[0]) if is_file else ())
+        case PublicLayoutSource(path=path, split=split):
+            layout = read_public_layout(path, split=split)
+            if layout.kind != "classification":
+                raise ValueError(f"{path} has captions and no classes; {EXPECTED}")
+            return ClassData(reader=TarReader((layout.shards,)), class_names=layout.class_names)
+        case ClassFolderSource(path=path) | FolderSource(path=path):
+            return _class_folder(path)
+    raise ValueError(f"{texts[0]} cannot be trained on as it is, {', '.join(_KINDS)} can; {EXPECTED}")
 
 
 def find_class_names(data: Shards) -> tuple[str, ...]:
@@ -201,12 +202,6 @@ def find_class_names(data: Shards) -> tuple[str, ...]:
         ValueError, OSError: see `open_class_data`.
     """
     return open_class_data(data).class_names
-
-
-def _shards(reader: TarReader) -> ClassData:
-    beside = storage.join(reader.names[0].rpartition("/")[0] or os.curdir, CLASS_NAMES)
-    is_file = not reader.names[0].startswith("pipe:")
-    return ClassData(reader=reader, class_names=read_class_names(beside) if is_file and storage.exists(beside) else ())
 
 
 def _class_folder(path: str) -> ClassData:

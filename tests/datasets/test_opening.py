@@ -30,6 +30,7 @@ from mobileclip.datasets.sources import (
     is_gathered,
     is_place,
     name_of,
+    shards_of,
     sources,
 )
 from mobileclip.evaluation import open_benchmark
@@ -67,7 +68,7 @@ def class_folder(root):
 
 
 def caption_folder(root):
-    (root / "mine").mkdir()
+    (root / "mine").mkdir(parents=True)
     for name, (colour, data) in pictures().items():
         (root / "mine" / f"{name}.png").write_bytes(data)
         (root / "mine" / f"{name}.txt").write_text(f"a {colour} thing", encoding="utf-8")
@@ -299,6 +300,18 @@ def test_a_kind_decides_what_a_folder_is(tmp_path):
     assert as_source(f"shards:{path}").shards == tuple(str(path / f"0000{number}.tar") for number in range(2))
     with fails("data.samples-numbers-classes-cls", "classnames.txt"):
         as_source(f"labelled_shards:{path}")
+
+
+def test_training_reads_shards_by_whatever_name(tmp_path):
+    """A source in another form is refused, with the command that makes shards of it."""
+    path = labelled_shards(tmp_path, names=False)
+    named = [str(path), f"shards:{path}", "a/{0..3}.tar", f"shards:{path}/{{00000..00001}}.tar", "s3://bucket/0.tar"]
+    own = "::".join(str(path / f"0000{number}.tar") for number in range(2))
+    assert shards_of(named) == (own, own, named[2], named[3].removeprefix("shards:"), named[4])
+    captions = caption_folder(tmp_path / "b")
+    for other in (str(captions), f"folder:{captions}", "pairs.csv", "pairs.jsonl"):
+        with fails("datasets.tar-shards-training-reads", other):
+            shards_of(other)
 
 
 def test_kinds_of_packages(monkeypatch):

@@ -28,15 +28,9 @@ from mobileclip.extras import install
 from mobileclip.storage import StorageError, StoreLimits
 from mobileclip.testing import check_store
 from tests.errors import fails
-from tests.stores import web_server
+from tests.stores import no_pauses  # noqa: F401  a fixture
 
 DATA = os.urandom(3_000_000)
-
-
-@pytest.fixture(autouse=True)
-def _no_pauses():
-    with storage.use_limits(StoreLimits(retry_delays_seconds=(0.0, 0.0, 0.0))):
-        yield
 
 
 @pytest.fixture(autouse=True)
@@ -45,18 +39,6 @@ def spool(monkeypatch, tmp_path_factory):
     path = tmp_path_factory.mktemp("spool")
     monkeypatch.setattr(tempfile, "tempdir", str(path))
     return path
-
-
-@pytest.fixture(scope="module")
-def s3():
-    with object_store(buckets={"data"}) as server:
-        yield server
-
-
-@pytest.fixture
-def site():
-    with web_server() as server:
-        yield server
 
 
 @pytest.fixture(params=["local", "file", "memory", "s3"])

@@ -15,7 +15,7 @@ from pathlib import Path
 from mobileclip.data import ImageTextSample, SkipReport, count_samples, read_samples, write_shard
 from mobileclip.data.samples import SAMPLE_LIMITS, SampleLimits
 from mobileclip.datasets import ShardSource
-from mobileclip.datasets.joining import ImageScan, NameScan
+from mobileclip.datasets.joining import NAMES, PLACES, AboutShard, ScanUnit
 from mobileclip.datasets.viewing import inspect_sample
 from tests.data.made_samples import encoded
 from tests.trials.harness import Case, Outcome, run_command
@@ -62,6 +62,15 @@ def record(key: bytes, value: bytes) -> bytes:
     return b"%d %s=%s\n" % (len(b"%d %s=%s\n" % (length, key, value)), key, value)
 
 
+def scanned(path: Path, kind: str, *, by: str, limits: SampleLimits) -> AboutShard:
+    """Read what an index knows of a shard."""
+    shard, index, hashed = str(path), path.parent / "index", kind == PLACES
+    unit = ScanUnit(
+        name="a", shard=shard, fingerprint="x", kind=kind, folder=index, by=by, limits=limits, hashed=hashed
+    )
+    return unit.read()
+
+
 def walked(folder: Path, data: bytes, *, keys: tuple[str, ...] = (), whole: bool = False) -> Outcome:
     """Read a shard in every way there is; some samples must be there, and nothing may be unheard of."""
     path = folder / "a.tar"
@@ -72,8 +81,8 @@ def walked(folder: Path, data: bytes, *, keys: tuple[str, ...] = (), whole: bool
     for unit in ShardSource(shards=path, sample_limits=SMALL).units():
         unit.count()
         assert [one.key for one in unit.read(SkipReport(log=False))] == list(dict.fromkeys(found))
-    ImageScan(folder=folder / "index", by="key", hashed=True, limits=SMALL)(str(path), "x")
-    NameScan(folder=folder / "index", by="url", limits=SMALL)(str(path), "x")
+    scanned(path, PLACES, by="key", limits=SMALL)
+    scanned(path, NAMES, by="url", limits=SMALL)
     with contextlib.suppress(ValueError):
         assert count_samples(path, SMALL) >= len(found)
     if report.counts:
@@ -245,8 +254,7 @@ def sparse_on_disk(folder: Path) -> Outcome:
         stream.write(sample(b"good") + header(b"big.jpg", b"\x80" + (60 * 2**30).to_bytes(11, "big")))
         stream.truncate(61 * 2**30)
     assert count_samples(path) == 2
-    scan = ImageScan(folder=folder / "index", by="key", hashed=True, limits=SAMPLE_LIMITS)
-    assert scan(str(path), "x").num_records == 1
+    assert scanned(path, PLACES, by="key", limits=SAMPLE_LIMITS).num_records == 1
     return "accepted"
 
 

@@ -1,5 +1,5 @@
 from .image_index import ImageIndex as ImageIndex
-from .image_scan import ImageScan as ImageScan, NameScan as NameScan
+from .image_scan import ScanUnit as ScanUnit
 from .join import join_images as join_images
 from .matching import (
     MATCH as MATCH,

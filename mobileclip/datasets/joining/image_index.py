@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ import attrs
 
 from mobileclip import storage
 from mobileclip.data.buckets import Records
-from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
-from mobileclip.datasets.joining.image_scan import ImageScan, NameScan, ScanUnit, image_name, scan_shard
+from mobileclip.data.samples.limits import SampleLimits
+from mobileclip.data.shards.files import expand_shards
+from mobileclip.datasets.joining.image_scan import ScanUnit, image_name
 from mobileclip.datasets.joining.records import NAMES, PLACES, AboutShard, read_records
+from mobileclip.datasets.joining.spec import JoinSpec
 from mobileclip.datasets.sources.shards import listed_fingerprints
 from mobileclip.engines import FunctionWork, Listener, Run, SetAside
 from mobileclip.progress import Progress
@@ -119,27 +121,16 @@ def digest_of(value: Any) -> str:
 
 
 def build_image_index(
-    run: Run,
-    folder: Path,
-    images: Sequence[str],
-    reinforced: Mapping[str, str],
-    *,
-    by: str = "key",
-    hashed: bool = True,
-    show_progress: bool = False,
-    limits: SampleLimits = SAMPLE_LIMITS,
+    run: Run, folder: Path, spec: JoinSpec, reinforced: Mapping[str, str], *, show_progress: bool
 ) -> tuple[ImageIndex, dict[str, AboutShard]]:
     """Return the index of images, and what is known of samples' names, reading what no earlier run has read.
 
     Args:
         run: in which the shards are read.
         folder: of the index, on this machine; made where it is missing.
-        images: paths or addresses of uncompressed tar files.
+        spec: the choices; images are read and hashed, and not their headers alone, where placeholders are looked for.
         reinforced: fingerprints of the reinforced shards that are there, by path or address.
-        by: `key`, or a field of the samples' JSON that is the key instead, such as `uid` or `url`.
-        hashed: whether to read and hash the images too, which finds placeholders, and not the headers alone.
         show_progress: show a bar with the speed and the time left.
-        limits: of what is read of a sample.
 
     Returns:
         The index, and what is known of every reinforced shard, by its path.
@@ -149,30 +140,35 @@ def build_image_index(
         OSError: if the folder cannot be written.
     """
     # One that is not there has been found out once for all.
+    images = expand_shards(spec.images)
     fingerprints = dict.fromkeys(images, _MISSING) | listed_fingerprints(images)
-    scans = (
-        (ImageScan(folder=folder, by=by, limits=limits, hashed=hashed), "image", fingerprints),
-        (NameScan(folder=folder, by=by, limits=limits), "reinforced", reinforced),
-    )
     units = [
         ScanUnit(
             name=f"{side} shard {number}, {storage.printable(storage.without_secrets(shard))}",
             shard=shard,
             fingerprint=fingerprint,
-            scan=scan,
+            kind=kind,
+            folder=folder,
+            by=spec.by,
+            limits=spec.sample_limits,
+            hashed=spec.placeholder_threshold > 0 and kind == PLACES,
         )
-        for scan, side, shards in scans
+        for side, kind, shards in (("image", PLACES, fingerprints), ("reinforced", NAMES, reinforced))
         for number, (shard, fingerprint) in enumerate(shards.items())
     ]
-    known = {unit.name: about for unit in units if (about := unit.scan.known(unit.shard, unit.fingerprint)) is not None}
+    known = {unit.name: about for unit in units if (about := unit.known()) is not None}
     pending = [unit for unit in units if unit.name not in known]
     screen = console(shown=show_progress and bool(pending))
     with Progress("indexing", total=len(units), done=len(known), unit="keys", console=screen) as bar:
         run.begin("indexing", num_units=len(units), num_done_before=len(known), then=("matching", "joining"))
-        run.do(FunctionWork(function=scan_shard), pending, _Scanned(known=known, bar=bar))
+        run.do(FunctionWork(function=ScanUnit.read), pending, _Scanned(known=known, bar=bar))
     every = [known[unit.name] for unit in units]
-    index = ImageIndex(folder=folder, by=by, shards=tuple(every[: len(fingerprints)]), limits=limits)
-    _check_images(index)
+    index = ImageIndex(folder=folder, by=spec.by, shards=tuple(every[: len(fingerprints)]), limits=spec.sample_limits)
+    if not index.num_images:
+        problems = (about.problem for about in index.shards if about.problem is not None)
+        num_without = sum(about.num_without for about in index.shards)
+        problem = next(problems, f"{num_without} samples have no field {spec.by!r}")
+        raise ValueError(f"there is no image in the {len(index.shards)} shards from {index.shards[0].shard}: {problem}")
     return index, dict(zip(reinforced, every[len(fingerprints) :], strict=True))
 
 
@@ -193,22 +189,4 @@ class _Scanned(Listener[ScanUnit, AboutShard]):
         self.bar.advance(count=entry.num_records)
 
     def gave_up(self, unit: ScanUnit, aside: SetAside) -> None:
-        self.finished(unit, unit.scan.left(unit.shard, aside.reason))
-
-
-def read_names(folder: Path, about: AboutShard) -> Records:
-    """Return the hashed names of a shard's samples, in their order.
-
-    Raises:
-        ValueError: if they are gone or damaged.
-    """
-    return read_records(folder, NAMES, about)
-
-
-def _check_images(index: ImageIndex) -> None:
-    if not index.num_images:
-        problems = (about.problem for about in index.shards if about.problem is not None)
-        num_without = sum(about.num_without for about in index.shards)
-        problem = next(problems, f"{num_without} samples have no field {index.by!r}")
-        first = index.shards[0].shard
-        raise ValueError(f"there is no image in the {len(index.shards)} shards from {first}: {problem}")
+        self.finished(unit, unit.left(aside.reason))

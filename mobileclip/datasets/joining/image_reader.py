@@ -24,11 +24,13 @@ class FoundImage:
     """What was read of an image.
 
     Args:
+        shard: where it was.
         data: the encoded image.
         text: the caption beside it, where there is one.
         json: the JSON beside it, where there is one.
     """
 
+    shard: str
     data: bytes
     text: bytes | None
     json: bytes | None
@@ -79,7 +81,7 @@ class ImageReader:
                 self._read(shard, int(matches[f"{name}start"][row]), int(matches[f"{name}size"][row]))
                 for name in ("", "text_", "json_")
             )
-            yield row, FoundImage(data=data or b"", text=text, json=json)
+            yield row, FoundImage(shard=shard, data=data or b"", text=text, json=json)
 
     def close(self) -> None:
         """Close all shards."""

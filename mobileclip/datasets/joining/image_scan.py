@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
-from typing import IO, ClassVar
+from typing import IO
 
 import attrs
 import numpy as np
@@ -15,189 +15,143 @@ import numpy as np
 from mobileclip import storage
 from mobileclip.data.buckets import Records
 from mobileclip.data.images.formats import IMAGE_EXTENSIONS
-from mobileclip.data.samples.json_object import parse_object
 from mobileclip.data.samples.limits import SampleLimits
 from mobileclip.data.shards.tar import (
     ForwardReader,
     TarMember,
+    by_key,
     forward_reader,
     member_key,
     read_content,
-    split_name,
     tar_members,
 )
-from mobileclip.data.skips import BadSampleError
-from mobileclip.datasets.joining.records import (
-    KINDS,
-    NAMES,
-    PLACES,
-    AboutShard,
-    name_hash,
-    read_about,
-    write_records,
-)
+from mobileclip.datasets.joining.comparison import stated_of
+from mobileclip.datasets.joining.records import KINDS, PLACES, AboutShard, name_hash, read_about, write_records
 from mobileclip.machine import raise_machine_fault
 
 # What its size is kept in.
 _MOST_BYTES = 2**32 - 1
 
-
-@attrs.define
-class _Sample:
-    """The members under one key that a join needs."""
-
-    key: str
-    images: dict[str, TarMember] = attrs.field(factory=dict)
-    sha256: dict[str, int] = attrs.field(factory=dict)
-    text: TarMember | None = None
-    json: TarMember | None = None
-    url: bytes = b""
-    metadata: bytes | None = None
+_Row = tuple[int, ...]
 
 
 @attrs.frozen(kw_only=True)
-class ShardScan(ABC):
-    """Reads what a join needs to know of a shard, in whatever process, and keeps it in the index.
+class ScanUnit:
+    """A shard of which the index is to know where its images are, or what its samples are called.
 
     Args:
+        name: of the unit.
+        shard: path or address.
+        fingerprint: of it.
+        kind: of records, `places` of images or `names` of samples.
         folder: of the index.
         by: what samples and images are called by: `key`, `url`, or a field of their JSON.
         limits: of what is read; members beyond them are passed over.
         hashed: whether to read and hash the images too, and not the headers alone.
     """
 
-    kind: ClassVar[str]
-    keeps_broken: ClassVar[bool]
-
+    name: str
+    shard: str
+    fingerprint: str
+    kind: str
     folder: Path
     by: str
     limits: SampleLimits
     hashed: bool = False
 
-    @abstractmethod
-    def rows(self, stream: IO[bytes]) -> Iterator[tuple[int, ...] | None]:
-        """Yield the records of a shard; None for a sample without the field that it would be called by."""
+    def read(self) -> AboutShard:
+        """Read the shard, to a break if there is one, and return what is known of it.
 
-    def __call__(self, shard: str, fingerprint: str) -> AboutShard:
-        """Read a shard, to a break if there is one, and return what is known of it.
-
-        One whose bytes are broken, or that is not there, is known to be so; one that is there but could not be read is
-        tried again, by every run.
-
-        Args:
-            shard: path or address.
-            fingerprint: of it.
+        Images whose bytes are broken, or that are not there, are known to be so. A shard that is there but could not be
+        read is tried again, by every run; so is a reinforced one that breaks off, as reading it says what is wrong.
 
         Raises:
             ValueError: if it is there and could not be read; what was read is kept.
             StorageError: if that may be otherwise at another time; the same.
         """
-        rows: list[tuple[int, ...] | None] = []
+        rows: list[_Row | None] = []
         error: Exception | None = None
         try:
-            with storage.open_read(shard) as stream:
-                rows.extend(self.rows(stream))
+            with storage.open_read(self.shard) as stream:
+                rows.extend(self._places(stream) if self.kind == PLACES else self._names(stream))
         except Exception as caught:  # noqa: BLE001 - the last barrier of a shard: whatever its bytes make libraries raise
             raise_machine_fault(caught)
             error = caught
         unread = error if isinstance(error, OSError) and not isinstance(error, FileNotFoundError) else None
-        found = np.array([row for row in rows if row is not None], KINDS[self.kind])
-        about = AboutShard(
-            shard=shard,
-            by=self.by,
-            fingerprint=fingerprint if unread is None and (error is None or self.keeps_broken) else "",
-            hashed=self.hashed,
+        found = [row for row in rows if row is not None]
+        about = self._write(
+            found,
+            fingerprint=self.fingerprint if error is None or (unread is None and self.kind == PLACES) else "",
             num_without=len(rows) - len(found),
             problem=None if error is None else _problem(error),
         )
-        about = write_records(self.folder, self.kind, about, found)
         if unread is not None:
             raise (storage.StorageError if storage.is_transient(unread) else ValueError)(about.problem) from unread
         return about
 
-    def known(self, shard: str, fingerprint: str) -> AboutShard | None:
-        """Return what an earlier run has found out about a shard, None where it has not.
+    def known(self) -> AboutShard | None:
+        """Return what an earlier run has found out about the shard, hashes too where they are asked for."""
+        about = read_about(self.folder, self.kind, self.by, self.shard)
+        is_same = about is not None and about.fingerprint == self.fingerprint and (about.hashed or not self.hashed)
+        return about if is_same else None
 
-        Args:
-            shard: path or address.
-            fingerprint: of it.
-        """
-        about = read_about(self.folder, self.kind, self.by, shard)
-        return about if about is not None and about.fingerprint == fingerprint else None
-
-    def left(self, shard: str, reason: str) -> AboutShard:
+    def left(self, reason: str) -> AboutShard:
         """Return what is known of a shard that could not be read: what came before the break of the last try.
 
         Args:
-            shard: path or address.
             reason: why the last try failed.
         """
-        about = read_about(self.folder, self.kind, self.by, shard)
+        about = read_about(self.folder, self.kind, self.by, self.shard)
         if about is not None and about.problem == reason:
             return about
         # The process that read it was lost.
-        about = AboutShard(shard=shard, by=self.by, fingerprint="", problem=reason)
-        return write_records(self.folder, self.kind, about, np.empty(0, KINDS[self.kind]))
+        return self._write([], fingerprint="", problem=reason)
 
+    def _write(self, rows: list[_Row], *, fingerprint: str, problem: str | None, num_without: int = 0) -> AboutShard:
+        about = AboutShard(
+            shard=self.shard,
+            by=self.by,
+            fingerprint=fingerprint,
+            hashed=self.hashed,
+            num_without=num_without,
+            problem=problem,
+        )
+        return write_records(self.folder, self.kind, about, np.array(rows, KINDS[self.kind]))
 
-@attrs.frozen(kw_only=True)
-class ScanUnit:
-    """A shard to be read.
-
-    Args:
-        name: of the unit.
-        shard: path or address.
-        fingerprint: of it.
-        scan: what is read of it.
-    """
-
-    name: str
-    shard: str
-    fingerprint: str
-    scan: ShardScan
-
-
-def scan_shard(unit: ScanUnit) -> AboutShard:
-    """Read a shard, see `ShardScan`."""
-    return unit.scan(unit.shard, unit.fingerprint)
-
-
-@attrs.frozen(kw_only=True)
-class ImageScan(ShardScan):
-    """Notes where the images of a shard are."""
-
-    kind = PLACES
-    keeps_broken = True
-
-    def known(self, shard: str, fingerprint: str) -> AboutShard | None:
-        """Return what an earlier run has found out about a shard, where it hashed its images if that is asked for."""
-        about = super().known(shard, fingerprint)
-        return about if about is not None and (about.hashed or not self.hashed) else None
-
-    def rows(self, stream: IO[bytes]) -> Iterator[tuple[int, ...] | None]:
-        """Yield the places of the images, see `ShardScan`."""
-        for sample in _samples(stream, by=self.by, hashed=self.hashed, limits=self.limits):
-            extension = next((one for one in IMAGE_EXTENSIONS if one in sample.images), None)
+    def _places(self, stream: IO[bytes]) -> Iterator[_Row | None]:
+        """Yield where the images are; None for a sample without the field that it would be called by."""
+        for key, members, contents in self._samples(stream):
+            extension = next((one for one in IMAGE_EXTENSIONS if one in members), None)
             if extension is not None:
-                own = field_of(sample.metadata, self.by, self.limits)
-                name = storable(sample.key) if self.by == "key" else own
-                yield None if name is None else _place(name, sample, extension)
+                own = field_of(contents.get("json"), self.by, self.limits)
+                name = storable(key) if self.by == "key" else own
+                yield None if name is None else _place(name, extension, members, contents.get(extension, b""))
 
-
-@attrs.frozen(kw_only=True)
-class NameScan(ShardScan):
-    """Notes what the samples of a reinforced shard are called; one with an image of its own asks for none."""
-
-    kind = NAMES
-    keeps_broken = False  # reading the shard says what is wrong with it
-
-    def rows(self, stream: IO[bytes]) -> Iterator[tuple[int, ...]]:
-        """Yield the names, of which the headers tell, see `ShardScan`."""
-        forward = forward_reader(stream, self.limits)
-        for sample in _samples(forward, by=self.by, hashed=False, limits=self.limits):
-            own = sample.metadata, sample.url
-            name = "" if sample.images else sample_name(sample.key, *own, by=self.by, limits=self.limits)
+    def _names(self, stream: IO[bytes]) -> Iterator[_Row]:
+        """Yield what samples are called, of which the headers tell; one with an image of its own asks for none."""
+        for key, members, contents in self._samples(forward_reader(stream, self.limits)):
+            own = contents.get("json"), contents.get("url.txt", b"")
+            is_asking = not any(one in members for one in IMAGE_EXTENSIONS)
+            name = sample_name(key, *own, by=self.by, limits=self.limits) if is_asking else ""
             yield name_hash(name) if name else (0, 0)
+
+    def _samples(
+        self, stream: IO[bytes] | ForwardReader
+    ) -> Iterator[tuple[str, dict[str, TarMember], dict[str, bytes]]]:
+        """Yield each key, the members under it, and of those that are needed the content, or the hash of an image."""
+        limits = self.limits
+        for key, own in by_key(tar_members(stream), attrgetter("name")):
+            members, contents = {}, {}
+            for extension, member in own:
+                is_text = extension in ("json", "url.txt")
+                if member.size > (limits.text_bytes if is_text else min(limits.member_bytes, _MOST_BYTES)):
+                    continue
+                members[extension] = member
+                if self.hashed and extension in IMAGE_EXTENSIONS:
+                    contents[extension] = hashlib.sha256(_content(stream, member)).digest()
+                elif (extension == "json" and self.by != "key") or (extension == "url.txt" and self.by == "url"):
+                    contents[extension] = _content(stream, member)
+            yield key, members, contents
 
 
 def sample_name(key: str, metadata: bytes | None, url: bytes, *, by: str, limits: SampleLimits) -> str:
@@ -217,20 +171,10 @@ def sample_name(key: str, metadata: bytes | None, url: bytes, *, by: str, limits
 
 
 def field_of(metadata: bytes | None, name: str, limits: SampleLimits) -> str | None:
-    """Return a field of a sample's JSON as a name, None where it is not stated.
-
-    Args:
-        metadata: the JSON.
-        name: of the field.
-        limits: of what is read.
-    """
-    try:
-        value = parse_object(metadata or b"{}", "json", limit=limits.text_bytes).get(name)
-    except BadSampleError:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
-        return None
-    return storable(str(value).strip()) or None
+    """Return a field of a sample's JSON as a name, None where it is not stated."""
+    value = stated_of(metadata, limits).get(name)
+    is_name = isinstance(value, (str, int)) and not isinstance(value, bool)
+    return storable(str(value).strip()) or None if is_name else None
 
 
 def storable(key: str) -> str:
@@ -258,54 +202,17 @@ def image_name(shard: str, place: Records, by: str, limits: SampleLimits) -> str
         return ""
 
 
-def _samples(stream: IO[bytes] | ForwardReader, *, by: str, hashed: bool, limits: SampleLimits) -> Iterator[_Sample]:
-    """Yield what stands under each key; where the archive breaks off, the last sample may lack something."""
-    sample: _Sample | None = None
-    for member in tar_members(stream):
-        name = split_name(member.name)
-        if name is None:
-            continue
-        key, extension = name
-        if sample is None or sample.key != key:
-            if sample is not None:
-                yield sample
-            sample = _Sample(key)
-        is_text = extension in ("json", "url.txt")
-        if member.size <= (limits.text_bytes if is_text else min(limits.member_bytes, _MOST_BYTES)):
-            _enter(sample, extension, member, stream, by=by, hashed=hashed)
-    if sample is not None:
-        yield sample
-
-
-def _enter(
-    sample: _Sample, extension: str, member: TarMember, stream: IO[bytes] | ForwardReader, *, by: str, hashed: bool
-) -> None:
-    if extension in IMAGE_EXTENSIONS:
-        sample.images[extension] = member
-        if hashed:
-            digest = hashlib.sha256(_content(stream, member)).digest()
-            sample.sha256[extension] = int.from_bytes(digest[:8], "big")
-    elif extension == "txt":
-        sample.text = member
-    elif extension == "url.txt" and by == "url":
-        sample.url = _content(stream, member)
-    elif extension == "json":
-        sample.json = member
-        if by != "key":
-            sample.metadata = _content(stream, member)
-
-
 def _content(stream: IO[bytes] | ForwardReader, member: TarMember) -> bytes:
     stream.seek(member.offset)
     return read_content(stream, member)
 
 
-def _place(name: str, sample: _Sample, extension: str) -> tuple[int, ...]:
+def _place(name: str, extension: str, members: dict[str, TarMember], digest: bytes) -> _Row:
     """Return the record of a sample's image."""
-    image = sample.images[extension]
-    beside = [(0, 0) if one is None else (one.offset, one.size) for one in (sample.text, sample.json)]
-    numbers = IMAGE_EXTENSIONS.index(extension), sample.sha256.get(extension, 0)
-    return (*name_hash(name), image.offset, image.size, *beside[0], *beside[1], *numbers)
+    where = []
+    for one in (extension, "txt", "json"):
+        where += [members[one].offset, members[one].size] if one in members else [0, 0]
+    return *name_hash(name), *where, IMAGE_EXTENSIONS.index(extension), int.from_bytes(digest[:8], "big")
 
 
 def _problem(error: Exception) -> str:

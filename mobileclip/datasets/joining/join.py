@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
-from importlib.util import find_spec
 from pathlib import Path
 
 import attrs
@@ -19,11 +18,10 @@ from mobileclip.data.buckets import scratch_folder
 from mobileclip.data.shards.card import card_of_shards, write_card
 from mobileclip.data.shards.files import expand_shards, runs_program
 from mobileclip.datasets.joining.captions import caption_shards
-from mobileclip.datasets.joining.image_index import ImageIndex, build_image_index, digest_of
+from mobileclip.datasets.joining.image_index import build_image_index, digest_of
 from mobileclip.datasets.joining.joined_shard import JoinUnit, ShardJoin
 from mobileclip.datasets.joining.matching import MatchCounts, Matches
 from mobileclip.datasets.joining.placeholders import Placeholder, find_placeholders
-from mobileclip.datasets.joining.records import AboutShard
 from mobileclip.datasets.joining.report import LEDGER, JoinReport, read_ledger, read_ledgers, write_report
 from mobileclip.datasets.joining.spec import INDEX, JoinSpec
 from mobileclip.datasets.sources.shards import listed_fingerprints, output_names
@@ -69,27 +67,17 @@ def join_images(spec: JoinSpec, *, engine: Engine | None = None, show_progress: 
         ImportError: if Apache Arrow is not installed (extra `parquet`).
     """
     with needed("the join", "parquet"):
-        # Not imported: the memory that matching takes comes first.
-        if find_spec("pyarrow") is None:
-            raise ModuleNotFoundError("there is no pyarrow", name="pyarrow")
+        import pyarrow as pa  # noqa: F401 - before anything is read
     sources = _sources(spec)
-    folder = Path(spec.output) / INDEX if spec.index is None else Path(spec.index)
     card = card_of_shards(list(sources.values()))
-    for directory in (spec.output, storage.join(spec.output, LEDGER)):
-        storage.make_directory(directory)
+    storage.make_directory(storage.join(spec.output, LEDGER))
+    folder = Path(spec.output) / INDEX if spec.index is None else Path(spec.index)
     with (
         (engine or InlineEngine(device="cpu")).kept() as kept,
         held(spec.output, kept) as run,
         scratch_folder(folder) as scratch,
     ):
-        job = _Job.begin(
-            spec,
-            sources,
-            run=run,
-            folder=folder,
-            scratch=scratch,
-            show_progress=show_progress,
-        )
+        job = _Job(spec, sources, run=run, folder=folder, scratch=scratch, show_progress=show_progress)
         summary, stopped = job.run_all()
         if stopped is not None:
             run.end(f"not one sample of the first shard, {storage.printable(stopped)}, was joined")
@@ -99,15 +87,15 @@ def join_images(spec: JoinSpec, *, engine: Engine | None = None, show_progress: 
             repeated_samples=summary.counts.asked - summary.counts.used_keys,
             unused_keys=summary.counts.keys - summary.counts.used_keys,
             placeholders=summary.placeholders,
-            unfinished={sources[aside.unit]: aside.reason for aside in job.run.set_aside if aside.unit in sources},
+            unfinished={sources[aside.unit]: aside.reason for aside in run.set_aside if aside.unit in sources},
             min_share=spec.min_share,
             stopped=stopped,
             examples=("", "" if stopped is None else storage.printable(job.index.example())),
         )
         report = write_report(report, tuple(sources))
     if card is not None:
-        card = attrs.evolve(card, num_shards=report.shards, num_samples=report.joined, num_bytes=report.num_bytes)
-        write_card(spec.output, attrs.evolve(card, skipped=report.left_out))
+        counts = {"num_shards": report.shards, "num_samples": report.joined, "num_bytes": report.num_bytes}
+        write_card(spec.output, attrs.evolve(card, **counts, skipped=report.left_out))
     return report
 
 
@@ -126,61 +114,29 @@ def _sources(spec: JoinSpec) -> dict[str, str]:
     return sources
 
 
-@attrs.frozen(kw_only=True, eq=False)
 class _Job:
-    """A join, once both sides are indexed.
+    """A join of both sides, which it indexes where they are not indexed yet.
 
     Args:
         spec: the choices.
         sources: reinforced shards by the names of the joined ones.
-        captions: shards with captions by these names.
-        prints: fingerprints of both, of those that are there.
-        index: of the images.
-        names: what is known of the names of each reinforced shard's samples, by the name of the joined one.
-        run: in which shards are joined.
+        run: in which shards are read and joined.
+        folder: of the index.
         scratch: folder for what does not fit into memory.
         show_progress: show bars.
     """
 
-    spec: JoinSpec
-    sources: Mapping[str, str]
-    captions: Mapping[str, str | None]
-    prints: Mapping[str, str]
-    index: ImageIndex
-    names: Mapping[str, AboutShard]
-    run: Run
-    scratch: Path
-    show_progress: bool
-
-    @classmethod
-    def begin(
-        cls, spec: JoinSpec, sources: Mapping[str, str], *, run: Run, folder: Path, scratch: Path, show_progress: bool
-    ) -> _Job:
-        """Return a join, having indexed what is not indexed yet."""
-        captions = caption_shards(spec.captions, list(sources))
-        prints = listed_fingerprints({*sources.values(), *filter(None, captions.values())})
-        there = {name: source for name, source in sources.items() if source in prints}
-        index, abouts = build_image_index(
-            run,
-            folder,
-            expand_shards(spec.images),
-            {source: prints[source] for source in there.values()},
-            by=spec.by,
-            hashed=spec.placeholder_threshold > 0,
-            show_progress=show_progress,
-            limits=spec.sample_limits,
-        )
-        return cls(
-            spec=spec,
-            sources=sources,
-            captions=captions,
-            prints=prints,
-            index=index,
-            names={name: abouts[source] for name, source in there.items()},
-            run=run,
-            scratch=scratch,
-            show_progress=show_progress,
-        )
+    def __init__(
+        self, spec: JoinSpec, sources: Mapping[str, str], *, run: Run, folder: Path, scratch: Path, show_progress: bool
+    ) -> None:
+        self._spec, self._sources, self._run, self._scratch = spec, sources, run, scratch
+        self._show_progress = show_progress
+        self._captions = caption_shards(spec.captions, list(sources))
+        self._prints = prints = listed_fingerprints({*sources.values(), *filter(None, self._captions.values())})
+        there = {source: prints[source] for source in sources.values() if source in prints}
+        self.index, abouts = build_image_index(run, folder, spec, there, show_progress=show_progress)
+        # What is known of the names of each shard's samples, of those that are there.
+        self._names = {name: abouts[source] for name, source in sources.items() if source in abouts}
 
     def run_all(self) -> tuple[_Summary, str | None]:
         """Join what is missing; return what was found, and the first shard if the join stopped after it."""
@@ -188,34 +144,37 @@ class _Job:
         path = self._summary_path()
         summary = _read_summary(path)
         if summary is not None and not pending:
-            self.run.begin("joining", num_units=len(self.sources), num_done_before=len(self.sources))
+            self._run.begin("joining", num_units=len(self._sources), num_done_before=len(self._sources))
             return summary, None
-        self.run.begin("matching", then=("joining",))
-        total = len(self.index.shards) + len(self.names)
-        with Progress("matching", total=total, unit="keys", console=console(shown=self.show_progress)) as progress:
+        self._run.begin("matching", then=("joining",))
+        total = len(self.index.shards) + len(self._names)
+        with Progress("matching", total=total, unit="keys", console=console(shown=self._show_progress)) as progress:
             matches = Matches(
                 self.index,
-                list(self.names.values()),
-                np.array([name in pending for name in self.names], bool),
-                scratch=self.scratch,
+                list(self._names.values()),
+                np.array([name in pending for name in self._names], bool),
+                scratch=self._scratch,
                 progress=progress,
             )
         with closing(matches):
-            extents = matches.write(self.scratch / _MATCHES)
-        placeholders = self._placeholders() if summary is None else summary.placeholders
+            extents = matches.write(self._scratch / _MATCHES)
+        if summary is None:
+            placeholders = find_placeholders(self.index, self._spec.placeholder_threshold, self._scratch)
+        else:
+            placeholders = summary.placeholders
         summary = _Summary(counts=matches.counts, placeholders=placeholders)
-        if not any(about.problem for about in self.names.values()):
+        if not any(about.problem for about in self._names.values()):
             storage.write_text(path, to_json(summary) + "\n")
-        dropped = (int(one.sha256, 16) for one in placeholders) if self.spec.drop_placeholders else ()
+        dropped = (int(one.sha256, 16) for one in placeholders) if self._spec.drop_placeholders else ()
         join = ShardJoin(
-            spec=self.spec,
+            spec=self._spec,
             images=self.index.fingerprint(),
-            matches=self.scratch / _MATCHES,
+            matches=self._scratch / _MATCHES,
             shards=tuple((about.shard, about.fingerprint) for about in self.index.shards),
             dropped=frozenset(dropped),
         )
-        num_done_before = len(self.sources) - len(pending)
-        self.run.begin("joining", num_units=len(self.sources), num_done_before=num_done_before)
+        num_done_before = len(self._sources) - len(pending)
+        self._run.begin("joining", num_units=len(self._sources), num_done_before=num_done_before)
         return summary, self._join(join, self._units(pending, extents), len(pending))
 
     def _pending(self) -> Iterator[str]:
@@ -224,47 +183,43 @@ class _Job:
         Raises:
             ValueError: if one did with other choices.
         """
-        images, sizes = self.index.fingerprint(), storage.find_sizes(self.spec.output, self.sources)
-        for name, done in read_ledgers(self.spec.output, list(self.sources)):
-            if done is not None and done.choices != self.spec.choices:
+        images, sizes = self.index.fingerprint(), storage.find_sizes(self._spec.output, self._sources)
+        for name, done in read_ledgers(self._spec.output, list(self._sources)):
+            if done is not None and done.choices != self._spec.choices:
                 raise ValueError(
-                    f"{self.spec.output} was joined with other choices ({done.choices}, now {self.spec.choices}); "
+                    f"{self._spec.output} was joined with other choices ({done.choices}, now {self._spec.choices}); "
                     "choose another output, or delete it to start again"
                 )
-            captions = self.prints.get(self.captions[name] or "", "")
-            now = (self.prints.get(self.sources[name]), images, captions, sizes.get(name))
+            captions = self._prints.get(self._captions[name] or "", "")
+            now = (self._prints.get(self._sources[name]), images, captions, sizes.get(name))
             if done is None or (done.source, done.images, done.captions, done.num_bytes) != now:
                 yield name
 
-    def _placeholders(self) -> tuple[Placeholder, ...]:
-        threshold = self.spec.placeholder_threshold
-        return find_placeholders(self.index, threshold, self.scratch) if threshold else ()
-
     def _summary_path(self) -> Path:
-        there = ((self.sources[name], self.prints[self.sources[name]]) for name in self.names)
-        parts = [self.index.fingerprint(), self.spec.by, self.spec.placeholder_threshold, *there]
+        there = ((self._sources[name], self._prints[self._sources[name]]) for name in self._names)
+        parts = [self.index.fingerprint(), self._spec.by, self._spec.placeholder_threshold, *there]
         return self.index.folder / f"summary-{digest_of(parts)}.json"
 
     def _units(self, pending: Collection[str], extents: Mapping[int, tuple[int, int]]) -> dict[str, JoinUnit]:
         """Return what is to be done, in the order of the sources; what is not there is set aside."""
-        numbers = {name: number for number, name in enumerate(self.names)}
+        numbers = {name: number for number, name in enumerate(self._names)}
         units = {}
-        for name, source in self.sources.items():
-            captions = self.captions[name]
+        for name, source in self._sources.items():
+            captions = self._captions[name]
             if name not in pending:
                 continue
             if name not in numbers:
-                self.run.refuse(name, "there is no such file")
-            elif captions is not None and captions not in self.prints:
-                self.run.refuse(name, f"there is no {captions} with its captions")
+                self._run.refuse(name, "there is no such file")
+            elif captions is not None and captions not in self._prints:
+                self._run.refuse(name, f"there is no {captions} with its captions")
             else:
                 units[name] = JoinUnit(
                     name=name,
                     source=source,
-                    fingerprint=self.prints[source],
-                    problem=self.names[name].problem,
+                    fingerprint=self._prints[source],
+                    problem=self._names[name].problem,
                     captions=captions,
-                    captions_print="" if captions is None else self.prints[captions],
+                    captions_print="" if captions is None else self._prints[captions],
                     matches=extents.get(numbers[name], (0, 0)),
                 )
         return units
@@ -272,19 +227,19 @@ class _Job:
     def _join(self, join: ShardJoin, units: dict[str, JoinUnit], num_pending: int) -> str | None:
         """Join shards, the first one before the others; return it if the join stops there."""
         work = FunctionWork(function=join)
-        total, screen = len(self.sources), console(shown=self.show_progress and num_pending > 0)
+        total, screen = len(self._sources), console(shown=self._show_progress and num_pending > 0)
         with Progress("joining", total=total, done=total - num_pending, console=screen) as progress:
             progress.advance(num_pending - len(units), count=0)
             joined = _Joined(progress=progress)
-            for number, name in enumerate(() if self.spec.go_on else self.sources):
+            for number, name in enumerate(() if self._spec.go_on else self._sources):
                 if name in units:
-                    self.run.do(work, [units.pop(name)], joined)
-                done = read_ledger(self.spec.output, name)
+                    self._run.do(work, [units.pop(name)], joined)
+                done = read_ledger(self._spec.output, name)
                 if done is not None and done.num_samples:
                     if not done.num_joined and number + 1 < total:
                         return name
                     break
-            self.run.do(work, list(units.values()), joined)
+            self._run.do(work, list(units.values()), joined)
         return None
 
 

@@ -92,15 +92,13 @@ class ShardJoin:
         storage.make_directory_of(path)
         shards = {number: self.shards[number][0] for number in np.unique(matches["shard"]).tolist()}
         with closing(ImageReader(shards)) as reader:
-            joined = _Shard(
-                matches=matches,
-                images={number: storage.printable(storage.without_secrets(shard)) for number, shard in shards.items()},
-                spec=self.spec,
-                reader=reader,
-                dropped=self.dropped,
-                captions=captions,
-            )
-            _write(path, joined.samples(read_shard(unit.source, problems.append, self.spec.sample_limits)))
+            joined = _Shard(spec=self.spec, dropped=self.dropped, matches=matches, reader=reader, captions=captions)
+            samples = joined.samples(read_shard(unit.source, problems.append, self.spec.sample_limits))
+            first = next(samples, None)
+            if first is None:
+                storage.remove(path)
+            else:
+                write_shard_members(path, chain([first], samples))
         left_out = tuple((one.key, one.reason) for one in joined.done if one.reason is not None)
         done = JoinedShard(
             # A shard that broke off may do so for its connection: the next run tries again.
@@ -146,11 +144,10 @@ class ShardJoin:
 class _Shard:
     """One reinforced shard on its way."""
 
-    matches: Records
-    images: Mapping[int, str]
     spec: JoinSpec
-    reader: ImageReader
     dropped: frozenset[int]
+    matches: Records
+    reader: ImageReader
     captions: Captions
     num_captions: int = 0
     num_set_captions: int = 0
@@ -209,8 +206,8 @@ class _Shard:
         members = {**sample.members, IMAGE_EXTENSIONS[self.matches["extension"][row]]: image.data}
         if not has_caption(members, self.spec.sample_limits):
             members["txt"] = self._caption(known, image.text)
-        image_shard = self.images[int(self.matches["shard"][row])]
-        self.done.append(JoinedSample(key=sample.key, image=image_shard, likeness=checked.likeness))
+        shard = storage.printable(storage.without_secrets(image.shard))
+        self.done.append(JoinedSample(key=sample.key, image=shard, likeness=checked.likeness))
         self.reaches += [] if checked.reach is None else [checked.reach]
         return members
 
@@ -237,15 +234,6 @@ class _Shard:
 
 def _lacks_image(sample: RawSample) -> bool:
     return not any(extension in sample.members for extension in IMAGE_EXTENSIONS)
-
-
-def _write(path: str, samples: Iterator[tuple[str, dict[str, bytes]]]) -> None:
-    """Write a shard, or remove it where there is nothing to write."""
-    first = next(samples, None)
-    if first is None:
-        storage.remove(path)
-        return
-    write_shard_members(path, chain([first], samples))
 
 
 def _size(path: str) -> int | None:

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mobileclip.data.buckets import Buckets, Records, leading_bits, num_buckets_for, runs
-from mobileclip.datasets.joining.image_index import ImageIndex, read_names
-from mobileclip.datasets.joining.records import NAME, PLACE, AboutShard
+from mobileclip.datasets.joining.image_index import ImageIndex
+from mobileclip.datasets.joining.records import NAME, NAMES, PLACE, AboutShard, read_records
 from mobileclip.progress import Progress
 from mobileclip.strict import strict
 
@@ -89,7 +89,7 @@ class Matches:
                 images.add(_with(_IMAGE, part, shard=number), leading_bits(part["high"], num_buckets))
                 progress.advance(count=len(part))
             for number, about in enumerate(names):
-                part = read_names(index.folder, about)
+                part = read_records(index.folder, NAMES, about)
                 ask = _with(_ASK, part, source=number, order=np.arange(len(part)))
                 ask = ask[(part["high"] != 0) | (part["low"] != 0)]
                 asks.add(ask, leading_bits(ask["high"], num_buckets))

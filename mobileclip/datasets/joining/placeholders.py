@@ -15,6 +15,7 @@ from mobileclip.strict import strict
 
 _NUM_NAMED = 10
 _SHA256 = np.dtype("u8")
+_NONE = np.empty(0, _SHA256)
 _IMAGE = np.dtype([("sha256", "u8"), *NAME.descr, ("shard", "u4"), ("row", "u4"), ("size", "u4")])
 
 
@@ -36,25 +37,34 @@ class Placeholder:
     example: str
     shard: str
 
+    def __str__(self) -> str:
+        """Say it in a line."""
+        return (
+            f"{self.num_keys:,} keys  sha256 {self.sha256}...  {self.num_bytes:,} bytes  such as {self.example} in "
+            f"{self.shard}"
+        )
+
 
 def find_placeholders(index: ImageIndex, threshold: int, scratch: Path) -> tuple[Placeholder, ...]:
     """Return the pictures that stand under `threshold` or more keys, the most frequent first.
 
     Args:
         index: of the images, with their hashes.
-        threshold: at least 2.
+        threshold: at least 2, or 0 for none.
         scratch: folder for what does not fit into memory, on this machine.
 
     Raises:
         ValueError: if records of the index are gone or damaged.
     """
-    often = _often(index, threshold, scratch)
+    often = _often(index, threshold, scratch) if threshold else _NONE
+    if not len(often):
+        return ()
     num_buckets = num_buckets_for(index.num_images, _IMAGE.itemsize)
     found: list[tuple[Placeholder, int, int]] = []
     with Buckets(_IMAGE, num_buckets, folder=scratch) as images:
         for number, part in enumerate(index.parts()):
             places = np.minimum(np.searchsorted(often, part["sha256"]), len(often) - 1)
-            rows = np.flatnonzero(often[places] == part["sha256"]) if len(often) else np.empty(0, np.int64)
+            rows = np.flatnonzero(often[places] == part["sha256"])
             some = np.empty(len(rows), _IMAGE)
             for name in ("sha256", "high", "low", "size"):
                 some[name] = part[name][rows]

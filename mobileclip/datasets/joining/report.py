@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from mobileclip.data.shards.counts import MANIFEST
 from mobileclip.datasets.joining.image_index import IndexCounts
 from mobileclip.datasets.joining.placeholders import Placeholder
 from mobileclip.datasets.sources.parquet import read_keys, text_column
+from mobileclip.datasets.sources.records import called_ahead
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
 
@@ -31,7 +32,7 @@ _NOTE = b"mobileclip"
 _COLUMNS = ("key", "image", "likeness", "reason")
 _NUM_NAMED = 10
 _NUM_OTHERS = 2
-_NUM_CONNECTIONS = 16
+_MOST_BYTES = 2**31
 _REASONS = {
     "no_image": "no image under their key",
     "wrong_image": "the file is not the one that was reinforced: its hash, its size or a crop disagrees",
@@ -188,101 +189,79 @@ class JoinReport:
         return not self.unfinished and not self.images.unreadable and self.stopped is None
 
     def __str__(self) -> str:
-        parts = self._lines_of_samples(), self._lines_of_likeness(), self._lines_of_images(), self._lines_of_problems()
-        return "\n".join(chain(*parts))
+        parts = self._told_of_samples(), self._told_of_likeness(), self._told_of_images(), self._told_of_problems()
+        return "\n".join(f"{title:<12}{text}" for title, text in chain(*parts))
 
-    def _lines_of_samples(self) -> Iterable[str]:
+    def _told_of_samples(self) -> Iterator[tuple[str, str]]:
+        shards = f"{self.num_bytes / 1e9:,.2f} GB in {self.shards:,} shards of {self.output}"
         share = f"{self.joined / self.samples:.1%}" if self.samples else "none"
-        yield (
-            f"joined      {self.joined:,} of {self.samples:,} samples ({share}), {self.num_bytes / 1e9:,.2f} GB in "
-            f"{self.shards:,} shards of {self.output}"
-        )
+        yield "joined", f"{self.joined:,} of {self.samples:,} samples ({share}), {shards}"
         for count, where in ((self.set_captions, "from the data set of captions"), (self.captions, "with the image")):
             if count:
-                yield f"            {count:,} had no caption of their own; theirs came {where}"
+                yield "", f"{count:,} had no caption of their own; theirs came {where}"
         if self.left_out:
-            yield f"left out    {sum(self.left_out.values()):,} samples, named in {MISSING}:"
-            for reason, count in sorted(self.left_out.items(), key=lambda item: -item[1]):
-                yield f"            {count:,}  {_REASONS.get(reason, reason)}"
+            yield "left out", f"{sum(self.left_out.values()):,} samples, named in {MISSING}:"
+        for reason, count in sorted(self.left_out.items(), key=lambda item: -item[1]):
+            yield "", f"{count:,}  {_REASONS.get(reason, reason)}"
         if self.repeated_samples:
-            yield f"repeated    {self.repeated_samples:,} samples have a key that another one has too"
+            yield "repeated", f"{self.repeated_samples:,} samples have a key that another one has too"
 
-    def _lines_of_likeness(self) -> Iterable[str]:
-        yield (
-            f"compared    {self.equal_stored + self.equal_downloaded:,} equal ({self.equal_stored:,} as stored, "
-            f"{self.equal_downloaded:,} by the hash of their download), "
-            f"{self.kept_other + self.left_out.get('other_image', 0):,} other, {self.unknown:,} unknown: there was "
-            "nothing to compare"
-        )
+    def _told_of_likeness(self) -> Iterator[tuple[str, str]]:
+        equal, other = self.equal_stored + self.equal_downloaded, self.kept_other + self.left_out.get("other_image", 0)
+        how = f"{self.equal_stored:,} as stored, {self.equal_downloaded:,} by the hash of their download"
+        unknown = f"{self.unknown:,} unknown: there was nothing to compare"
+        yield "compared", f"{equal:,} equal ({how}), {other:,} other, {unknown}"
         if self.kept_other:
-            yield f"            {self.kept_other:,} other ones were kept, named in {OTHER}"
+            yield "", f"{self.kept_other:,} other ones were kept, named in {OTHER}"
         if self.others:
-            yield f"            other: {', '.join(self.others[:_NUM_OTHERS])}"
+            yield "", f"other: {', '.join(self.others[:_NUM_OTHERS])}"
         if self.reach is not None and self.reach < _LEAST_REACH:
-            yield (
-                f"            the crops end at {self.reach:.0%} of the pictures on average, expected about 97%: these "
-                "may be larger copies than those that were reinforced"
-            )
+            doubt = "these may be larger copies than those that were reinforced"
+            yield "", f"the crops end at {self.reach:.0%} of the pictures on average, expected about 97%: {doubt}"
 
-    def _lines_of_images(self) -> Iterable[str]:
-        yield (
-            f"images      {self.images.images:,} in {self.images.shards:,} shards; "
-            f"{self.unused_keys:,} of {self.images.keys:,} keys never asked for"
-        )
-        if self.images.repeated_keys:
-            yield f"            {self.images.repeated_keys:,} keys more than once; the first image was taken"
-        if self.images.without_field:
-            yield f"            {self.images.without_field:,} without the field to join by"
-        if not self.placeholders:
-            return
-        keys = sum(one.num_keys for one in self.placeholders)
-        dropped = "left out" if "placeholder" in self.left_out else "--drop-placeholders leaves them out"
-        yield f"repeating   {len(self.placeholders):,} pictures stand under many keys, {keys:,} in all ({dropped}):"
-        for one in self.placeholders[:_NUM_NAMED]:
-            yield (
-                f"            {one.num_keys:,} keys  sha256 {one.sha256}...  {one.num_bytes:,} bytes  "
-                f"such as {one.example} in {one.shard}"
-            )
-        yield from _and_more(len(self.placeholders), REPORT)
+    def _told_of_images(self) -> Iterator[tuple[str, str]]:
+        images, unused = self.images, f"{self.unused_keys:,} of {self.images.keys:,} keys never asked for"
+        yield "images", f"{images.images:,} in {images.shards:,} shards; {unused}"
+        if images.repeated_keys:
+            yield "", f"{images.repeated_keys:,} keys more than once; the first image was taken"
+        if images.without_field:
+            yield "", f"{images.without_field:,} without the field to join by"
+        if self.placeholders:
+            keys = sum(one.num_keys for one in self.placeholders)
+            dropped = "left out" if "placeholder" in self.left_out else "--drop-placeholders leaves them out"
+            pictures = f"{len(self.placeholders):,} pictures stand under many keys"
+            yield "repeating", f"{pictures}, {keys:,} in all ({dropped}):"
+            yield from _listed([str(one) for one in self.placeholders])
 
-    def _lines_of_problems(self) -> Iterable[str]:
+    def _told_of_problems(self) -> Iterator[tuple[str, str]]:
         if self.stopped is not None:
             sample, image = self.examples
-            yield f"stopped     after {self.stopped}, of which no sample was joined; --go-on joins the others"
+            yield "stopped", f"after {self.stopped}, of which no sample was joined; --go-on joins the others"
             if max(self.left_out, key=lambda reason: self.left_out[reason]) == "no_image":
-                yield f"            a sample has the key {sample}, an image {image}: --by says what must be equal"
+                yield "", f"a sample has the key {sample}, an image {image}: --by says what must be equal"
         elif not self.joined:
-            yield "too few     nothing was joined"
-        elif self.joined < self.min_share * self.samples:
-            share = self.joined / self.samples
-            yield (
-                f"too few     {share:.1%} of the samples were joined, expected {self.min_share:.1%}; --min-share says "
-                "how many will do"
-            )
-        for title, problems in (("unfinished", self.unfinished), ("unreadable", self.images.unreadable)):
-            if problems:
-                side = "reinforced" if title == "unfinished" else "image"
-                yield f"{title}  {len(problems):,} {side} shards:"
-                for shard, problem in list(problems.items())[:_NUM_NAMED]:
-                    yield f"            {shard}: {problem}"
-                yield from _and_more(len(problems), REPORT)
+            yield "too few", "nothing was joined"
+        elif not self.is_enough:
+            shares = f"{self.joined / self.samples:.1%} of the samples were joined, expected {self.min_share:.1%}"
+            yield "too few", f"{shares}; --min-share says how many will do"
+        problems = ("unfinished", "reinforced", self.unfinished), ("unreadable", "image", self.images.unreadable)
+        for title, side, of_shards in problems:
+            if of_shards:
+                yield title, f"{len(of_shards):,} {side} shards:"
+                yield from _listed([f"{shard}: {problem}" for shard, problem in of_shards.items()])
 
 
-def _and_more(count: int, where: str) -> Iterable[str]:
-    if count > _NUM_NAMED:
-        yield f"            and {count - _NUM_NAMED:,} more, in {where}"
-
-
-def _ledger_path(output: str, name: str, suffix: str = ".parquet") -> str:
-    return storage.join(storage.join(output, LEDGER), name.removesuffix(".tar") + suffix)
+def _listed(texts: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the first of them, and how many more there are."""
+    yield from (("", text) for text in texts[:_NUM_NAMED])
+    if len(texts) > _NUM_NAMED:
+        yield "", f"and {len(texts) - _NUM_NAMED:,} more, in {REPORT}"
 
 
 def read_ledger(output: str, name: str) -> JoinedShard | None:
     """Return what an earlier run noted about a shard, None where it did not, or in another form."""
-    try:
-        with storage.open_read(_ledger_path(output, name)) as stream:
-            content = stream.read()
-    except FileNotFoundError:
+    content = storage.read_if_there(_note(output, name), limit=_MOST_BYTES)
+    if content is None:
         return _read_json(output, name)
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -292,31 +271,23 @@ def read_ledger(output: str, name: str) -> JoinedShard | None:
         done = from_json(table.schema.metadata[_NOTE].decode(), JoinedShard)
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError):
         return None
-    keys, likeness, reasons = read_keys(table["key"]), table["likeness"].to_pylist(), table["reason"].to_pylist()
-    left_out = tuple((key, reason) for key, reason in zip(keys, reasons, strict=True) if reason is not None)
-    other = tuple(key for key, one in zip(keys, likeness, strict=True) if one == "other")
-    return attrs.evolve(done, left_out=left_out, other=other)
+    rows = list(zip(read_keys(table["key"]), table["likeness"].to_pylist(), table["reason"].to_pylist(), strict=True))
+    left_out = tuple((key, reason) for key, _, reason in rows if reason is not None)
+    return attrs.evolve(done, left_out=left_out, other=tuple(key for key, likeness, _ in rows if likeness == "other"))
 
 
 def _read_json(output: str, name: str) -> JoinedShard | None:
     """Return a note of before, which named what is other or left out alone."""
-    try:
-        with storage.open_read(_ledger_path(output, name, ".json")) as stream:
-            return from_json(stream.read().decode(), JoinedShard)
-    except (FileNotFoundError, ValueError):
-        return None
+    content = storage.read_if_there(_note(output, name, ".json"), limit=_MOST_BYTES)
+    with suppress(ValueError):
+        return None if content is None else from_json(content.decode(), JoinedShard)
+    return None
 
 
 def read_ledgers(output: str, names: Sequence[str]) -> Iterator[tuple[str, JoinedShard | None]]:
     """Yield the names of shards with what earlier runs noted about them, in order; several at once from a store."""
-    if not storage.is_remote(output):
-        yield from ((name, read_ledger(output, name)) for name in names)
-        return
-    with ThreadPoolExecutor(_NUM_CONNECTIONS, thread_name_prefix="notes") as pool:
-        # No more ahead than these: a note names what was left out.
-        for first in range(0, len(names), 4 * _NUM_CONNECTIONS):
-            some = names[first : first + 4 * _NUM_CONNECTIONS]
-            yield from zip(some, pool.map(partial(read_ledger, output), some), strict=True)
+    is_remote = storage.is_remote(output)
+    yield from zip(names, called_ahead((is_remote, partial(read_ledger, output, name)) for name in names), strict=True)
 
 
 def write_ledger(output: str, name: str, done: JoinedShard, samples: Sequence[JoinedSample]) -> None:
@@ -324,29 +295,33 @@ def write_ledger(output: str, name: str, done: JoinedShard, samples: Sequence[Jo
     import pyarrow as pa
 
     columns = [text_column([getattr(one, name) for one in samples]) for name in _COLUMNS]
-    table = pa.Table.from_arrays(columns, _COLUMNS)
-    _write_note(_ledger_path(output, name), table, attrs.evolve(done, left_out=(), other=()))
+    _write_note(_note(output, name), pa.Table.from_arrays(columns, _COLUMNS), done)
 
 
 def renew_ledger(output: str, name: str, done: JoinedShard) -> None:
     """Note other fingerprints of a shard whose samples are what they were."""
     import pyarrow.parquet as pq
 
-    path = _ledger_path(output, name)
+    path = _note(output, name)
     if not storage.exists(path):
-        storage.write_text(_ledger_path(output, name, ".json"), to_json(done) + "\n")
+        storage.write_text(_note(output, name, ".json"), to_json(done) + "\n")
         return
     with storage.open_read(path) as stream:
         table = pq.ParquetFile(stream).read()
-    _write_note(path, table, attrs.evolve(done, left_out=(), other=()))
+    _write_note(path, table, done)
+
+
+def _note(output: str, name: str, suffix: str = ".parquet") -> str:
+    return storage.join(output, f"{LEDGER}/{name.removesuffix('.tar')}{suffix}")
 
 
 def _write_note(path: str, table: pa.Table, done: JoinedShard) -> None:
     import pyarrow.parquet as pq
 
+    note = to_json(attrs.evolve(done, left_out=(), other=()))
     storage.make_directory_of(path)
     with storage.atomic_write(path) as stream:
-        pq.write_table(table.replace_schema_metadata({_NOTE: to_json(done)}), stream)
+        pq.write_table(table.replace_schema_metadata({_NOTE: note}), stream)
 
 
 def write_report(report: JoinReport, names: Sequence[str]) -> JoinReport:
@@ -356,29 +331,30 @@ def write_report(report: JoinReport, names: Sequence[str]) -> JoinReport:
         report: what is known beside the notes of shards.
         names: of all shards.
     """
-    output, counts, reach = report.output, Counter[str](), 0.0
-    left_out, others, example = Counter[str](), list[str](), ""
-    with (
-        storage.atomic_write(storage.join(output, MISSING)) as missing,
-        storage.atomic_write(storage.join(output, OTHER)) as other,
-        storage.atomic_write(storage.join(output, MANIFEST)) as manifest,
-    ):
-        for name, done in read_ledgers(output, names):
+    counts, left_out, reach = Counter[str](), Counter[str](), 0.0
+    others, example = list[str](), ""
+    with ExitStack() as files:
+        missing, other, manifest = (
+            files.enter_context(storage.atomic_write(storage.join(report.output, file)))
+            for file in (MISSING, OTHER, MANIFEST)
+        )
+        for name, done in read_ledgers(report.output, names):
             if done is None:
                 continue
+            reasons = Counter(reason for _, reason in done.left_out)
             counts.update(done.counts)
-            left_out.update(reason for _, reason in done.left_out)
-            reach += 0 if done.reach is None else done.reach * done.num_joined
-            manifest.write(_manifest_line(name, done))
+            left_out += reasons
+            reach += (done.reach or 0.0) * done.num_joined
+            line = {"shard": name, "fingerprint": done.source, "num_samples": done.num_joined}
+            line |= {"num_bytes": done.num_bytes or 0, "skipped": dict(sorted(reasons.items()))}
+            manifest.write(json.dumps(line).encode() + b"\n")
             missing.write("".join(f"{key}\t{name}\t{reason}\n" for key, reason in done.left_out).encode())
             other.write("".join(f"{key}\t{name}\n" for key in done.other).encode())
-            if len(others) < _NUM_NAMED:
-                keys = chain(done.other, (key for key, reason in done.left_out if reason == "other_image"))
-                others += [f"{storage.printable(key)} in {name}" for key in islice(keys, _NUM_NAMED - len(others))]
+            keys = chain(done.other, (key for key, reason in done.left_out if reason == "other_image"))
+            others += [f"{storage.printable(key)} in {name}" for key in islice(keys, _NUM_NAMED - len(others))]
             if name == report.stopped:
                 example = storage.printable(done.left_out[0][0])
-    reaching = counts.pop("reaching", 0)
-    totals: Mapping[str, Any] = counts
+    reaching, totals = counts.pop("reaching", 0), dict[str, Any](counts)
     report = attrs.evolve(
         report,
         **totals,
@@ -389,18 +365,7 @@ def write_report(report: JoinReport, names: Sequence[str]) -> JoinReport:
         examples=(example, report.examples[1]),
     )
     if not report.kept_other:
-        storage.remove(storage.join(output, OTHER))
-    with storage.atomic_write(storage.join(output, REPORT)) as stream:
-        stream.write(storage.without_secrets(to_json(report, indent=1)).encode() + b"\n")
+        storage.remove(storage.join(report.output, OTHER))
+    content = storage.without_secrets(to_json(report, indent=1)) + "\n"
+    storage.write_text(storage.join(report.output, REPORT), content)
     return report
-
-
-def _manifest_line(name: str, done: JoinedShard) -> bytes:
-    line = {
-        "shard": name,
-        "fingerprint": done.source,
-        "num_samples": done.num_joined,
-        "num_bytes": done.num_bytes or 0,
-        "skipped": dict(sorted(Counter(reason for _, reason in done.left_out).items())),
-    }
-    return json.dumps(line).encode() + b"\n"

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -152,13 +152,14 @@ def _rows_of(unit: ShardUnit | ListUnit) -> _Rows:
     for record in unit.records():
         if isinstance(record, Skip):
             skips.append(record)
-        elif record.sample.url is None:
+            continue
+        sample, metadata = record.sample, record.sample.metadata
+        if sample.url is None:
             detail = f"{record.label} has no address"
-            skips.append(Skip(reason="missing_url", key=record.sample.key, shard=unit.path, detail=detail))
+            skips.append(Skip(reason="missing_url", key=sample.key, shard=unit.path, detail=detail))
         else:
-            sample, metadata = record.sample, record.sample.metadata
             uid, sha256 = str(metadata.get("uid", sample.key)), record.sha256 or _text(metadata.get(_SHA256))
-            found.append(UrlRow(sample.url or "", next(iter(sample.captions), ""), uid, sha256))
+            found.append(UrlRow(sample.url, next(iter(sample.captions), ""), uid, sha256))
     return found, skips
 
 
@@ -179,39 +180,35 @@ def _text(value: object) -> str:
 
 
 @contextmanager
-def _table(path: str) -> Iterator[Callable[[Sequence[UrlRow]], None]]:
+def _table(path: str) -> Iterator[Callable[[Sequence[UrlRow]], object]]:
     """Yield what writes rows to a table, which appears when the block ends."""
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"{path} cannot be written: its name must end with {' or '.join(SUFFIXES)}")
-    form = {".parquet": _parquet, ".csv": _csv, ".jsonl": _jsonl}[suffix]
     if suffix == ".parquet":
         with needed(f"the table {path}", "parquet"):
             import pyarrow as pa  # noqa: F401 - before anything is read
     storage.make_directory_of(path)
-    with storage.atomic_write(path) as stream, form(stream) as write:
-        yield write
+    with storage.atomic_write(path) as stream:
+        if suffix == ".parquet":
+            with _parquet(stream) as write:
+                yield write
+            return
+        if suffix == ".csv":
+            stream.write(f"{','.join(COLUMNS)}\n".encode())
+        text_of = _csv if suffix == ".csv" else _jsonl
+        yield lambda rows: stream.write(text_of(rows).encode(errors="replace"))
 
 
-@contextmanager
-def _jsonl(stream: IO[bytes]) -> Iterator[Callable[[Sequence[UrlRow]], None]]:
-    def write(rows: Sequence[UrlRow]) -> None:
-        lines = (json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in rows)
-        stream.write("".join(lines).encode(errors="replace"))
-
-    yield write
+def _jsonl(rows: Sequence[UrlRow]) -> str:
+    return "".join(json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in rows)
 
 
-@contextmanager
-def _csv(stream: IO[bytes]) -> Iterator[Callable[[Sequence[UrlRow]], None]]:
-    def write(rows: Iterable[Sequence[str]]) -> None:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        stream.write(text.getvalue().encode(errors="replace"))
-
-    write([COLUMNS])
+def _csv(rows: Sequence[UrlRow]) -> str:
+    text = io.StringIO()
     # Arrow, by which img2dataset reads it, takes every line break for the end of a row.
-    yield lambda rows: write([" ".join(text.split()) for text in row] for row in rows)
+    csv.writer(text, lineterminator="\n").writerows([" ".join(cell.split()) for cell in row] for row in rows)
+    return text.getvalue()
 
 
 @contextmanager

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
 
 from mobileclip import storage
 from mobileclip.data.skips import BadSampleError
+from mobileclip.machine import raise_machine_fault
 from mobileclip.strict import strict
 
 SCHEMES = ("http", "https")
@@ -78,6 +81,25 @@ def locate(image: str, root: str, options: RowOptions) -> str:
     if options.inside and not _is_inside(root, path):
         raise _refused(image, f"is not below {root}", "pass `inside=False` (--no-inside)")
     return storage.join(root, path)
+
+
+def paths_of(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
+    """Return one path, or several, as texts."""
+    return tuple(os.fspath(path) for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths))
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """Say what cannot be read as a `ValueError`; what may be otherwise at another time goes on as it is."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise ValueError(f"{what} does not exist") from None
+    except OSError as error:
+        raise_machine_fault(error)
+        if storage.is_transient(error):
+            raise
+        raise ValueError(f"{what} cannot be read: {error}") from None
 
 
 def directory_of(path: str) -> str:

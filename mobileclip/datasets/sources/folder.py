@@ -21,7 +21,7 @@ from mobileclip.data.samples.sample import MAX_KEY_BYTES, ImageTextSample
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport, attempt, made_or_skip
 from mobileclip.datasets.sources.base import Source, Unit, numbered_name, sources
 from mobileclip.datasets.sources.columns import CAPTION_FIELDS
-from mobileclip.datasets.sources.records import MAX_LINE_BYTES, Record, parse_row, read_records
+from mobileclip.datasets.sources.records import MAX_LINE_BYTES, Record, key_of_path, parse_row, read_records
 from mobileclip.datasets.sources.text_rows import JSON, TextRows
 from mobileclip.machine import raise_machine_fault
 from mobileclip.strict import split_lines, strict
@@ -245,10 +245,8 @@ def _items(found: FolderFiles, rows: Mapping[str, list[bytes]]) -> Iterator[Fold
 
 
 def _key(stem: str) -> str:
-    """Return a path without its suffix as a key: dots separate a key from the extension, and `__` marks no sample."""
-    directory, _, name = printable_name(stem).replace(".", "_").rpartition("/")
-    key = f"{directory}/{name}" if directory else name
-    key = f"_{key.lstrip('_')}" if key.startswith("__") else key
+    """Return what the sample of an image is called, of a path that is too long by a hash."""
+    key = key_of_path(stem)
     if len(key.encode(errors="surrogateescape")) <= MAX_KEY_BYTES:
         return key
     return f"{key[:_KEPT_OF_LONG]}-{blake2b(os.fsencode(stem), digest_size=8).hexdigest()}"

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterator
 from functools import partial
 from hashlib import blake2b
 from itertools import islice, takewhile
@@ -23,11 +21,11 @@ from mobileclip.data.images.files import list_folder, printable_name
 from mobileclip.data.samples.sample import ImageTextSample
 from mobileclip.data.shards.files import expand_shards
 from mobileclip.data.skips import CONNECTION_FAILED, BadSampleError, Skip, SkipReport, made_or_skip
-from mobileclip.datasets.sources.access import SCHEMES, RowOptions, directory_of
+from mobileclip.datasets.sources.access import SCHEMES, RowOptions, directory_of, paths_of, told
 from mobileclip.datasets.sources.base import Source, Unit, numbered_name, sources
 from mobileclip.datasets.sources.columns import LineReading, Reading, TableReading, find_columns
 from mobileclip.datasets.sources.parquet import read_content, read_rows
-from mobileclip.datasets.sources.records import Record, parse_row, read_records
+from mobileclip.datasets.sources.records import Record, called_ahead, key_of_path, parse_row, read_records
 from mobileclip.datasets.sources.text_rows import CSV, JSON, TSV, Part, TextForm, TextRows, check_plain
 from mobileclip.machine import raise_machine_fault
 from mobileclip.strict import strict
@@ -37,7 +35,6 @@ TABLES = (".parquet", ".csv", ".tsv")
 """Suffixes of tables."""
 
 _FORMS = {".csv": CSV, ".tsv": TSV}
-_NUM_CONNECTIONS = 16
 
 
 @attrs.frozen(kw_only=True)
@@ -66,12 +63,12 @@ class ListUnit(Unit):
 
     def about(self) -> str:
         """Return what changes with the rows and with where their images are."""
-        with _told(self.path):
+        with told(self.path):
             return self.reading.about(self.state())
 
     def fingerprint(self) -> str:
         """Return a hash of the rows, and of sizes and times of change of the local images that they name."""
-        with _told(self.path):
+        with told(self.path):
             digest = blake2b(os.fsencode(self.reading.about(self.state())), digest_size=16)
             if not storage.is_remote(self.reading.image_root):
                 for number, label, cells in self.rows():
@@ -200,15 +197,6 @@ def _optional_path(path: str | os.PathLike[str] | None) -> str | None:
     return None if path is None else os.fspath(path)
 
 
-def _names(values: Iterable[str]) -> tuple[str, ...]:
-    return tuple(values)
-
-
-def _tables(tables: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
-    tables = [tables] if isinstance(tables, (str, os.PathLike)) else tables
-    return tuple(os.fspath(table) for table in tables)
-
-
 @sources.register("jsonl")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class JsonLinesSource(Source):
@@ -236,8 +224,8 @@ class JsonLinesSource(Source):
     image_root: str | None = attrs.field(default=None, converter=_optional_path)
     samples_per_shard: int = attrs.field(default=1000, validator=validators.gt(0))
     inside: bool = True
-    schemes: tuple[str, ...] = attrs.field(default=SCHEMES, converter=_names)
-    hosts: tuple[str, ...] = attrs.field(default=(), converter=_names)
+    schemes: tuple[str, ...] = attrs.field(default=SCHEMES, converter=tuple)
+    hosts: tuple[str, ...] = attrs.field(default=(), converter=tuple)
 
     def allowing(self, rows: RowOptions) -> JsonLinesSource:
         """Return the same file, whose lines may name this.
@@ -260,7 +248,7 @@ class JsonLinesSource(Source):
         root = directory_of(self.path) if self.image_root is None else self.image_root
         options = RowOptions(inside=self.inside, schemes=self.schemes, hosts=self.hosts)
         reading = LineReading(image_root=root, options=options)
-        with _told(self.path), storage.open_read(self.path) as stream:
+        with told(self.path), storage.open_read(self.path) as stream:
             check_plain(self.path, stream)
             parts = TextRows(stream, JSON).parts(self.samples_per_shard)
             units = tuple(
@@ -293,7 +281,7 @@ class TableSource(Source):
         ValueError: if a number is out of its range.
     """
 
-    tables: tuple[str, ...] = attrs.field(converter=_tables)
+    tables: tuple[str, ...] = attrs.field(converter=paths_of)
     image_root: str | None = attrs.field(default=None, converter=_optional_path)
     samples_per_shard: int = attrs.field(default=1000, validator=validators.gt(0))
     options: RowOptions = RowOptions()
@@ -318,12 +306,8 @@ class TableSource(Source):
         for name, path in found:
             if names.setdefault(_stem(name), path) != path:
                 raise ValueError(f"{names[_stem(name)]} and {path} have one name but for the suffix; rename one")
-        if any(storage.is_remote(path) for _, path in found):
-            with ThreadPoolExecutor(_NUM_CONNECTIONS, thread_name_prefix="tables") as pool:
-                parts = list(pool.map(lambda table: self._units(*table), found))
-        else:
-            parts = [self._units(*table) for table in found]
-        units = tuple(unit for part in parts for unit in part)
+        calls = ((storage.is_remote(path), partial(self._units, name, path)) for name, path in found)
+        units = tuple(unit for part in called_ahead(calls) for unit in part)
         if not units:
             raise ValueError(f"{', '.join(self.tables)}: there are no rows")
         return units
@@ -345,7 +329,7 @@ class TableSource(Source):
 
     def _units(self, name: str, path: str) -> tuple[ListUnit, ...]:
         suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - may be an address
-        with _told(path):
+        with told(path):
             return tuple(self._parquet(name, path) if suffix == ".parquet" else self._text(name, path, _FORMS[suffix]))
 
     def _parquet(self, name: str, path: str) -> Iterator[ParquetUnit]:
@@ -386,7 +370,7 @@ class TableSource(Source):
 
     def _reading(self, name: str, path: str, names: tuple[str, ...], images: tuple[str, ...] = ()) -> TableReading:
         return TableReading(
-            table=_key(_stem(name)),
+            table=key_of_path(_stem(name)),
             columns=find_columns(path, names, self.options, images),
             image_root=directory_of(path) if self.image_root is None else self.image_root,
             options=self.options,
@@ -398,29 +382,9 @@ def is_table(path: str) -> bool:
     return path.partition("?")[0].lower().endswith(TABLES)
 
 
-@contextmanager
-def _told(path: str) -> Iterator[None]:
-    """Say which list cannot be read; what may be otherwise at another time goes on as it is."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist") from None
-    except OSError as error:
-        raise_machine_fault(error)
-        if storage.is_transient(error):
-            raise
-        raise ValueError(f"{path} cannot be read: {error}") from None
-
-
 def _stem(name: str) -> str:
     return os.path.splitext(name)[0]  # noqa: PTH122 - may be an address
 
 
 def _unit_name(name: str, index: int) -> str:
     return f"{printable_name(_stem(name))}-{index:05d}.tar"
-
-
-def _key(stem: str) -> str:
-    """Return what keys begin with: dots separate a key from the extension, and `__` marks no sample."""
-    text = printable_name(stem).replace(".", "_")
-    return f"_{text.lstrip('_')}" if text.startswith("__") else text

@@ -14,9 +14,10 @@ import attrs
 from mobileclip import storage
 from mobileclip.data.images.files import list_folder
 from mobileclip.data.samples.sample import ImageTextSample
-from mobileclip.data.shards.files import expand_shards, read_shard, runs_program
+from mobileclip.data.shards.counts import shard_folder
+from mobileclip.data.shards.files import Shards, expand_shards, read_shard, runs_program
 from mobileclip.data.skips import SkipReport
-from mobileclip.datasets.sources.access import RowOptions
+from mobileclip.datasets.sources.access import RowOptions, paths_of
 from mobileclip.datasets.sources.base import TEMPLATES, Source, sources
 from mobileclip.datasets.sources.class_folder import ClassFolderSource
 from mobileclip.datasets.sources.folder import FolderItem, FolderSource
@@ -25,9 +26,9 @@ from mobileclip.datasets.sources.public_layout import (
     CLASS_NAMES,
     LabelledShardUnit,
     PublicLayoutSource,
+    class_names_beside,
     files_of_page,
     is_public_layout,
-    read_class_names,
     read_public_layout,
 )
 from mobileclip.datasets.sources.shards import ShardSource, is_folder, is_pattern, shards_in
@@ -95,13 +96,14 @@ class LabelledShardSource(Source):
             ValueError: if there is no such file.
         """
         shards = expand_shards(shards)
-        names = storage.join(shards[0].rpartition("/")[0] or ".", CLASS_NAMES)
-        if not storage.exists(names):
+        names = class_names_beside(shards[0])
+        if not names:
+            path = storage.join(shard_folder(shards[0]), CLASS_NAMES)
             raise ValueError(
                 f"the samples of {shards[0]} have the numbers of classes in .cls, but nothing says what they are "
-                f"called; write {names}, a name a line in the order of the numbers"
+                f"called; write {path}, a name a line in the order of the numbers"
             )
-        return cls(shards=shards, class_names=read_class_names(names))
+        return cls(shards=shards, class_names=names)
 
     def units(self) -> tuple[LabelledShardUnit, ...]:
         """Return a unit for every shard, in the order given.
@@ -147,6 +149,30 @@ def as_source(
         kind, argument = named
         return sources[kind].of(argument, samples_per_shard=samples_per_shard, rows=rows)
     return _of_path(text, samples_per_shard, rows)
+
+
+def shards_of(data: Shards) -> tuple[str, ...]:
+    """Return the shards that training reads: paths and patterns as they are given, a folder as a pattern of its shards.
+
+    Args:
+        data: shards, folders of such, or `shards:` with one of them.
+
+    Raises:
+        ValueError: if data come in another form; the message says what writes them into shards.
+    """
+    found = []
+    for text in paths_of(data):
+        if split_kind(text) is None and not text.lower().endswith(LISTS) and not is_folder(text):
+            found.append(text)
+            continue
+        source = as_source(text)
+        if not isinstance(source, ShardSource):
+            raise ValueError(
+                f"{text} is not in tar shards, which training reads; `mobileclip reinforce datacompdr12m --source "
+                f"{text} --output FOLDER` writes it into some, with what teachers say of it"
+            )
+        found.append("::".join(source.shards))
+    return tuple(found)
 
 
 def split_kind(text: str) -> tuple[str, str] | None:
@@ -253,22 +279,20 @@ def name_of(text: str) -> str:
 def is_place(text: str) -> bool:
     """Return whether a person who typed this meant a place where data are, and no name."""
     found = _NAMED.fullmatch(text)
-    if found is not None and found["kind"] in sources:
-        return True
-    is_file = text.lower().endswith((*LISTS, ".tar")) or is_pattern(text)
-    return is_file or text.endswith(("/", os.sep)) or storage.is_remote(text) or storage.is_directory(text)
+    is_named = found is not None and found["kind"] in sources
+    return is_named or _is_file(text) or text.endswith(("/", os.sep)) or storage.is_directory(text)
 
 
 def is_gathered(text: str) -> bool:
     """Return whether images are gathered in files, and not files themselves: lists, shards, the public layout."""
-    if (
-        split_kind(text) is not None
-        or text.lower().endswith((*LISTS, ".tar"))
-        or is_pattern(text)
-        or storage.is_remote(text)
-    ):
+    if split_kind(text) is not None or _is_file(text):
         return True
     return storage.is_directory(text) and (is_public_layout(text) or bool(shards_in(text)))
+
+
+def _is_file(text: str) -> bool:
+    """Return whether this names a list or shards, or is an address."""
+    return text.lower().endswith((*LISTS, ".tar")) or is_pattern(text) or storage.is_remote(text)
 
 
 def require_data_set(text: str) -> None:

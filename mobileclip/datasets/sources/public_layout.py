@@ -23,6 +23,7 @@ import attrs
 from mobileclip import storage
 from mobileclip.data.images.formats import IMAGE_EXTENSIONS
 from mobileclip.data.samples.sample import ImageTextSample
+from mobileclip.data.shards.counts import shard_folder
 from mobileclip.data.skips import BadSampleError
 from mobileclip.datasets.sources.base import Source, sources
 from mobileclip.datasets.sources.shards import ShardUnit
@@ -119,6 +120,16 @@ def read_class_names(path: str) -> tuple[str, ...]:
         if not name.strip():
             raise ValueError(f"{path}, line {number}: class {number - 1} has no name")
     return tuple(names)
+
+
+def class_names_beside(shard: str) -> tuple[str, ...]:
+    """Return the names in `classnames.txt` beside a shard; none where there is none.
+
+    Raises:
+        ValueError, OSError: see `read_class_names`.
+    """
+    path = storage.join(shard_folder(shard), CLASS_NAMES)
+    return read_class_names(path) if storage.exists(path) else ()
 
 
 def parse_label(stored: bytes | None, num_classes: int) -> int:

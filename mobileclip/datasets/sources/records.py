@@ -8,11 +8,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
 from mobileclip import storage
+from mobileclip.data.images.files import printable_name
 from mobileclip.data.images.formats import find_format, format_names, is_image_name
 from mobileclip.data.samples.json_object import parse_object
 from mobileclip.data.samples.sample import ImageTextSample
@@ -26,6 +27,8 @@ MAX_IMAGE_BYTES = 2**28
 MAX_LINE_BYTES = 2**23
 
 _NUM_CONNECTIONS = 16
+
+T = TypeVar("T")
 
 
 @attrs.frozen(kw_only=True)
@@ -65,7 +68,10 @@ def read_records(place: str, records: Iterable[Record | Skip], report: SkipRepor
         report: counts what was read and what was left out.
     """
     keys: set[str] = set()
-    for result in _read_ahead(place, records):
+    calls = (
+        (isinstance(record, Record) and record.is_remote, partial(_with_image, place, record)) for record in records
+    )
+    for result in called_ahead(calls):
         if isinstance(result, Skip):
             report.add(result)
         elif result.key in keys:
@@ -75,6 +81,25 @@ def read_records(place: str, records: Iterable[Record | Skip], report: SkipRepor
             keys.add(result.key)
             report.num_read += 1
             yield result
+
+
+def called_ahead(calls: Iterable[tuple[bool, Callable[[], T]]]) -> Iterator[T]:
+    """Yield what functions return, in order; of those that wait for a network, several are called ahead.
+
+    Args:
+        calls: whether a function waits for a network, and the function. They are taken as they are called.
+    """
+    window: deque[Callable[[], T]] = deque()
+    pool = ThreadPoolExecutor(_NUM_CONNECTIONS, thread_name_prefix="ahead")
+    try:
+        for is_waiting, call in calls:
+            window.append(pool.submit(call).result if is_waiting else call)
+            if len(window) > 2 * _NUM_CONNECTIONS:
+                yield window.popleft()()
+        while window:
+            yield window.popleft()()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def read_image(path: str) -> tuple[bytes, str]:
@@ -132,6 +157,12 @@ def key_of(given: object, default: str) -> str:
     return str(given)
 
 
+def key_of_path(path: str) -> str:
+    """Return a path as a key: dots separate a key from the extension, and `__` marks no sample."""
+    key = printable_name(path).replace(".", "_")
+    return f"_{key.lstrip('_')}" if key.startswith("__") else key
+
+
 def _check_regular(path: str) -> None:
     """Refuse pipes and devices, which may never end."""
     if not storage.is_remote(path) and storage.local_path(path).exists() and not storage.local_path(path).is_file():
@@ -170,21 +201,3 @@ def _with_image(place: str, record: Record | Skip) -> ImageTextSample | Skip:
         return attrs.evolve(record.sample, image=data, image_extension=extension)
 
     return made_or_skip(read, key=record.label, shard=place)
-
-
-def _read_ahead(place: str, records: Iterable[Record | Skip]) -> Iterator[ImageTextSample | Skip]:
-    """Yield results in order, while the images that come over a network are fetched ahead."""
-    window: deque[Callable[[], ImageTextSample | Skip]] = deque()
-    pool = ThreadPoolExecutor(_NUM_CONNECTIONS, thread_name_prefix="images")
-    try:
-        for record in records:
-            if isinstance(record, Record) and record.is_remote:
-                window.append(pool.submit(_with_image, place, record).result)
-            else:
-                window.append(partial(_with_image, place, record))
-            if len(window) > 2 * _NUM_CONNECTIONS:
-                yield window.popleft()()
-        while window:
-            yield window.popleft()()
-    finally:
-        pool.shutdown(cancel_futures=True)

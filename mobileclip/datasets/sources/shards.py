@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import urllib.parse
 from collections import defaultdict
@@ -19,7 +18,7 @@ from mobileclip.data.shards.card import CARD
 from mobileclip.data.shards.counts import shard_folder
 from mobileclip.data.shards.files import count_samples, expand_shards, parse, read_shard, runs_program
 from mobileclip.data.skips import Skip, SkipReport
-from mobileclip.datasets.sources.access import RowOptions
+from mobileclip.datasets.sources.access import RowOptions, paths_of, told
 from mobileclip.datasets.sources.base import Source, Unit, sources
 from mobileclip.machine import raise_machine_fault
 from mobileclip.strict import strict
@@ -28,11 +27,6 @@ from mobileclip.strict import strict
 _COMPRESSED = re.compile(r"(\.tar)?\.(gz|bz2|xz)$|\.(tgz|tbz2|txz)$")
 _FILE_NAME = re.compile(r"[\w][\w.+=@,~ -]*")
 _MAX_NAMED = 3
-
-
-def _patterns(shards: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
-    shards = [shards] if isinstance(shards, (str, os.PathLike)) else shards
-    return tuple(os.fspath(shard) for shard in shards)
 
 
 @attrs.frozen(kw_only=True)
@@ -51,15 +45,8 @@ class ShardUnit(Unit):
         """Return size and time of change, or the store's mark; the command, where a program gives the shard."""
         if runs_program(self.path):
             return self.path
-        try:
+        with told(f"shard {self.path}"):
             return storage.fingerprint(self.path)
-        except FileNotFoundError:
-            raise ValueError(f"shard {self.path} does not exist") from None
-        except OSError as error:
-            raise_machine_fault(error)
-            if storage.is_transient(error):
-                raise
-            raise ValueError(f"shard {self.path} cannot be read: {error}") from None
 
     def about(self) -> str:
         """Return the name of a shard on this machine."""
@@ -120,7 +107,7 @@ class ShardSource(Source):
         sample_limits: of what is read of a sample.
     """
 
-    shards: tuple[str, ...] = attrs.field(converter=_patterns)
+    shards: tuple[str, ...] = attrs.field(converter=paths_of)
     sample_limits: SampleLimits = SAMPLE_LIMITS
 
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -299,30 +299,29 @@ def _table_of_captions(inspection: Inspection) -> RenderableType:
 
 
 def _table_of_augmentations(inspection: Inspection) -> RenderableType:
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for title in ("", "crop: width x height at (left, top)", "then"):
-        table.add_column(title)
+    rows = []
     for number, params in enumerate(inspection.augmentations, 1):
         size = params.image_size or (inspection.image.size if inspection.image else None)
         operations = ", ".join(describe_operations(params)) or "nothing"
-        table.add_row(str(number), describe_crop(params, size), operations)
-    return table
+        rows.append((str(number), describe_crop(params, size), operations))
+    return _table(("", "crop: width x height at (left, top)", "then"), rows)
 
 
 def _table_of_embeddings(sample: ReinforcedSample, teachers: Sequence[tuple[str, slice]]) -> RenderableType:
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for title in ("array", "shape", *(f"norms, teacher {number}" for number in range(1, len(teachers) + 1))):
-        table.add_column(title)
     arrays = {"image_emb": sample.image_emb, "text_emb": sample.text_emb}
     arrays |= {f"{name}_emb": array for name, array in sample.syn_text_emb.items()}
+    rows = []
     for name, array in arrays.items():
-        norms = []
-        for _, columns in teachers:
-            values = np.linalg.norm(array[:, columns], axis=1)
-            norms.append(f"{values.min():.4f} to {values.max():.4f}" if len(values) else "none")
-        table.add_row(name, " x ".join(map(str, array.shape)), *norms)
+        norms = [np.linalg.norm(array[:, columns], axis=1) for _, columns in teachers]
+        ranges = (f"{one.min():.4f} to {one.max():.4f}" if len(one) else "none" for one in norms)
+        rows.append((name, " x ".join(map(str, array.shape)), *ranges))
+    return _table(("array", "shape", *(f"norms, teacher {number}" for number in range(1, len(teachers) + 1))), rows)
+
+
+def _table(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> RenderableType:
+    from rich.table import Table
+
+    table = Table(*titles, box=None, padding=(0, 2, 0, 0))
+    for row in rows:
+        table.add_row(*row)
     return table

@@ -9,7 +9,7 @@ import attrs
 import tyro
 
 from mobileclip.data import ReinforcedPipelineSpec, read_text_input
-from mobileclip.datasets import RowOptions
+from mobileclip.datasets import RowOptions, shards_of
 from mobileclip.encoders import ClassifierSpec, DualEncoderSpec
 from mobileclip.inputs import TextInput
 from mobileclip.losses import ReinforcedLossSpec
@@ -28,8 +28,8 @@ class Command(Flags[ReinforcedPipelineSpec]):
     """What a recipe is told on the command line.
 
     Args:
-        data: reinforced shards with images: paths, brace patterns such as `DataCompDR-12M/{00000000..00001023}.tar`
-            or addresses (s3://, gs://).
+        data: reinforced shards with images: paths, brace patterns such as `DataCompDR-12M/{00000000..00001023}.tar`,
+            folders, or addresses (s3://, gs://).
         validation: shards of held-out image-text pairs; recall on them is measured between epochs.
         evaluate: data sets of any kind, of classes or captions, such as my_classes/; their metrics are measured then
             too.
@@ -83,7 +83,7 @@ def resolve(chosen: RunSpec, command: Command) -> RunSpec:
     given = {"--data": command.data, "--tokenizer": command.tokenizer, "--tiny": command.tiny}
     refuse_lost(given, reach)
     if command.data:
-        data = attrs.evolve(data, shards=command.data)
+        data = attrs.evolve(data, shards=shards_of(command.data))
     if is_ours:
         data = attrs.evolve(data, text=_text_input(data.text, command.tokenizer))
         # The model takes what the data is made as: a size that is changed there is the model's too.

@@ -11,7 +11,7 @@ import pytest
 from mobileclip import storage
 from mobileclip.data import ReinforcementCard, write_card
 from mobileclip.data.samples import SAMPLE_LIMITS
-from mobileclip.datasets.joining import ImageScan, NameScan, join_images
+from mobileclip.datasets.joining import PLACES, ScanUnit, join_images
 from mobileclip.engines import held, read_set_aside
 from mobileclip.storage import StorageError
 from tests.data.made_samples import encoded, write_raw
@@ -35,6 +35,20 @@ class Breaking(io.FileIO):
         return super().read(size)
 
 
+def reading(monkeypatch, opener, path, most=100):
+    """Return what scans a shard, of which one is opened by another function, at most so many times."""
+    real, opened = ScanUnit.read, []
+
+    def scan(unit):
+        with monkeypatch.context() as context:
+            if unit.shard == path and len(opened) < most:
+                opened.append(path)
+                context.setattr(storage, "open_read", opener)
+            return real(unit)
+
+    return scan
+
+
 class TestAgain:
     def test_a_second_run_writes_nothing(self, data):
         first = data.join()
@@ -46,8 +60,7 @@ class TestAgain:
         index = data.root / "places"
         first = data.join(index=str(index))
         opened = []
-        for scan in (ImageScan, NameScan):
-            monkeypatch.setattr(scan, "__call__", lambda *_: opened.append(1))
+        monkeypatch.setattr(ScanUnit, "read", lambda *_: opened.append(1))
         second = data.join(index=str(index), output=str(data.root / "second"))
         assert not opened
         assert second.joined == first.joined == 20
@@ -159,16 +172,8 @@ class TestAgain:
 
     def test_names_that_could_not_be_read_to_the_end(self, data, monkeypatch):
         """What is not named seems to have no image; the next run reads it again."""
-
-        def scan(self, shard, fingerprint):
-            with monkeypatch.context() as context:
-                if shard.endswith("00001.tar"):
-                    context.setattr(storage, "open_read", Breaking)
-                return original(self, shard, fingerprint)
-
-        original = NameScan.__call__
         with monkeypatch.context() as context:
-            context.setattr(NameScan, "__call__", scan)
+            context.setattr(ScanUnit, "read", reading(context, Breaking, str(data.reinforced / "00001.tar")))
             report = data.join()
         assert 13 < report.joined < 20
         assert "away for a moment" in report.unfinished[str(data.reinforced / "00001.tar")]
@@ -179,19 +184,13 @@ class TestAgain:
 
     @pytest.mark.parametrize("num_broken", [1, 3])
     def test_an_image_shard_that_is_away_is_tried_again_and_then_listed(self, data, monkeypatch, num_broken):
-        real, broken = ImageScan.__call__, []
+        broken = []
 
-        def scan(self, shard, fingerprint):
-            with monkeypatch.context() as context:
-                if shard.endswith("00001.tar") and len(broken) < num_broken:
-                    broken.append(shard)
-                    context.setattr(storage, "open_read", away)
-                return real(self, shard, fingerprint)
-
-        def away(*_):
+        def away(path):
+            broken.append(path)
             raise StorageError("away for a moment")
 
-        monkeypatch.setattr(ImageScan, "__call__", scan)
+        monkeypatch.setattr(ScanUnit, "read", reading(monkeypatch, away, str(data.images / "00001.tar"), num_broken))
         report = data.join()
         assert len(broken) == num_broken
         assert report.is_good == (num_broken == 1)
@@ -206,11 +205,13 @@ class TestAgain:
     def test_a_shard_whose_reader_was_lost_counts_for_nothing(self, data):
         """Of another time, or of no time, may be what the index has of it."""
         shard, folder = str(data.images / "00000.tar"), data.root / "places"
-        scan = ImageScan(folder=folder, by="key", hashed=False, limits=SAMPLE_LIMITS)
-        assert scan(shard, "some").num_records == 6
-        lost = scan.left(shard, "a worker that had it died")
+        unit = ScanUnit(
+            name="a", shard=shard, fingerprint="some", kind=PLACES, folder=folder, by="key", limits=SAMPLE_LIMITS
+        )
+        assert unit.read().num_records == 6
+        lost = unit.left("a worker that had it died")
         assert (lost.num_records, lost.problem, lost.fingerprint) == (0, "a worker that had it died", "")
-        assert scan.known(shard, "some") is None
+        assert unit.known() is None
 
     def test_one_join_at_a_time(self, data):
         with held(str(data.output)), fails("storage.another-job-working-wait"):

@@ -100,7 +100,7 @@ class TestShards:
         os.utime(path, (1, 1))
         assert unit.fingerprint() != before
         path.unlink()
-        with fails("data.shard-does-exist"):
+        with fails("data.does-exist-2"):
             unit.fingerprint()
 
     def test_of_samples_with_one_key_the_first_usable_one_counts(self, tmp_path):
@@ -145,7 +145,7 @@ class TestShards:
         samples, report = read(source)
         assert report.counts == {"connection_failed": 1}
         assert [sample.key for sample in samples[-3:]] == KEYS
-        with fails("data.shard-does-exist", "/data/2.tar"):
+        with fails("data.does-exist-2", "/data/2.tar"):
             ShardSource(shards=f"{site.url}/data/2.tar").units()[0].fingerprint()
         site.status["/data/0.tar"] = [503] * 10
         with fails("storage.server-answers-2", "503", by=storage.StorageError):
