@@ -32,9 +32,7 @@ from .outcomes import (
     clustered_outcomes as clustered_outcomes,
     macro_f1_outcomes as macro_f1_outcomes,
     outcomes_of as outcomes_of,
-    read_outcomes as read_outcomes,
     worst_group_outcomes as worst_group_outcomes,
-    write_outcomes as write_outcomes,
 )
 from .ranking import hit_probability as hit_probability, require_embeddings as require_embeddings
 from .retrieval import (

@@ -16,6 +16,7 @@ from mobileclip.data.skips import SkipReport
 from mobileclip.datasets.sources.public_layout import files_of_page
 from mobileclip.evaluation.datasets.benchmark import Benchmark, open_benchmark
 from mobileclip.evaluation.datasets.content import fingerprint, hash_of
+from mobileclip.evaluation.encoding.features import Features
 from mobileclip.evaluation.metrics.answers import class_answers
 from mobileclip.evaluation.metrics.classification import Hits, mean_hits
 from mobileclip.evaluation.metrics.linear_probe import LinearProbe, chosen_linear_probe
@@ -74,18 +75,31 @@ class LinearProbeTask(Task):
         train = None if self.train is None else fingerprint(self.train)
         return hash_of(["linear probe", fingerprint(self.test), train, list(self.test.class_names)])
 
-    def evaluate(self, session: Session) -> Evaluation:
-        """Return the accuracy of the classifier, by the metrics of zero-shot classification."""
-        test, report = session.features(self.test)
-        labels = _labels(test.labels, self.test.class_names, self.test.class_names)
+    def features(self, session: Session) -> Features:
+        """Return the embeddings of the pictures of both; those of the training set begin with `train_`."""
+        test = session.pictures(self.test)
         if self.train is None:
-            logits = self._crossed(test.image, labels, test.keys)
+            return test
+        train = session.pictures(self.train)
+        report = SkipReport(num_read=test.report.num_read, log=False)
+        for one in (test.report, train.report):
+            report.extend(skip for skips in one.named.values() for skip in skips)
+        return Features(
+            tensors={**test.tensors, **{f"train_{name}": tensor for name, tensor in train.tensors.items()}},
+            header={**test.header, "train_keys": train.header["keys"]},
+            report=report,
+        )
+
+    def score(self, features: Features) -> Evaluation:
+        """Return the accuracy of the classifier, by the metrics of zero-shot classification."""
+        labels = _labels(features.labels, self.test.class_names, self.test.class_names)
+        if self.train is None:
+            logits = self._crossed(features.image, labels, features.keys)
         else:
-            train, of_train = session.features(self.train)
-            report.extend(skip for skips in of_train.named.values() for skip in skips)
-            known = _labels(train.labels, self.train.class_names, self.test.class_names)
-            logits = self._fitted(train.image, known, train.keys).logits(test.image)
-        return self._scored(logits, labels, test.keys, report)
+            known = _labels(features.tensors["train_labels"], self.train.class_names, self.test.class_names)
+            fitted = self._fitted(features.tensors["train_image"], known, features.header["train_keys"])
+            logits = fitted.logits(features.image)
+        return self._scored(logits, labels, features.keys, features.report)
 
     def _fitted(self, image: Tensor, labels: Tensor, keys: Sequence[str]) -> LinearProbe:
         held_out = _fold(keys, "held out") == 0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import attrs
-
 from mobileclip.evaluation.datasets.benchmark import Benchmark
 from mobileclip.evaluation.datasets.metadata import OVER_GROUPS, needs_metadata
 from mobileclip.evaluation.encoding.features import Features
@@ -20,6 +18,7 @@ from mobileclip.evaluation.metrics.outcomes import (
 from mobileclip.evaluation.metrics.retrieval import caption_hits, caption_recall
 from mobileclip.evaluation.results import MAIN_METRIC, DatasetResult
 from mobileclip.evaluation.suite import SuiteEntry, key_and_title, suite_entry
+from mobileclip.evaluation.tasks.task import Evaluation
 from mobileclip.evaluation.tasks.zero_shot.special import grouped_hits, special_metrics
 
 # With fewer classes, five guesses say nothing.
@@ -29,24 +28,7 @@ _OF_RETRIEVAL = ("mean_recall@1",)
 _OF_CLASSIFICATION = ("acc1", "mean_per_class_recall", "F1-macro_all", *OVER_GROUPS)
 
 
-@attrs.frozen(kw_only=True)
-class Score:
-    """How good a model is on a data set.
-
-    Args:
-        result: the metrics, in the published form.
-        absent_classes: names of classes without an image: they took part as wrong answers, and no recall counts them.
-        outcomes: of the main metric, image by image.
-        answers: to every image.
-    """
-
-    result: DatasetResult
-    absent_classes: tuple[str, ...] = ()
-    outcomes: Outcomes
-    answers: Answers
-
-
-def score(benchmark: Benchmark, features: Features, *, num_skipped: int | None = None) -> Score:
+def score(benchmark: Benchmark, features: Features) -> Evaluation:
     """Return the metrics of a data set: zero-shot classification, or retrieval both ways.
 
     Classification gives `acc1`, `acc5` where there are at least five classes, `mean_per_class_recall`, and what
@@ -56,7 +38,6 @@ def score(benchmark: Benchmark, features: Features, *, num_skipped: int | None =
     Args:
         benchmark: the data set.
         features: a model's embeddings of it.
-        num_skipped: how many samples, or shards, were left out when they were made; None where that is not known.
 
     Raises:
         ValueError: if the main metric of a data set of the suite is none of these, or needs groups that the features
@@ -68,10 +49,15 @@ def score(benchmark: Benchmark, features: Features, *, num_skipped: int | None =
     metrics = retrieval_metrics(features) if hits is None else _classification(benchmark, features, hits)
     metrics[MAIN_METRIC] = metrics[main]
     key, name = key_and_title(benchmark.name)
-    return Score(
+    return Evaluation(
         result=DatasetResult(
-            key=key, dataset=name, metrics=metrics, num_images=len(features.keys), num_skipped=num_skipped
+            key=key,
+            dataset=name,
+            metrics=metrics,
+            num_images=len(features.keys),
+            num_skipped=features.report.num_skipped,
         ),
+        report=features.report,
         absent_classes=() if retrieval else absent_classes(benchmark, features),
         outcomes=_outcomes(main, benchmark, features, hits),
         answers=_answers(features, hits),
