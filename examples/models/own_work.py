@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
-from mobileclip.evaluation import Benchmark, DatasetResult, Session, open_benchmark
+from mobileclip.evaluation import Benchmark, DatasetResult, Features, Session, open_benchmark
 from mobileclip.evaluation.datasets.content import fingerprint
 from mobileclip.evaluation.metrics.outcomes import outcomes_of
 from mobileclip.evaluation.tasks.task import Evaluation, Task, TaskEntry, evaluation_tasks
@@ -72,9 +72,12 @@ class NeighboursTask(Task):
         """Return a hash of the pictures and their classes."""
         return fingerprint(self.data)
 
-    def evaluate(self, session: Session) -> Evaluation:
+    def features(self, session: Session) -> Features:
+        """Return the embeddings of the pictures, which the session keeps."""
+        return session.pictures(self.data)
+
+    def score(self, features: Features) -> Evaluation:
         """Return the share of pictures whose nearest neighbour is of their class."""
-        features, report = session.features(self.data)
         image = F.normalize(features.image, dim=1)
         nearest = (image @ image.T - 4 * torch.eye(len(image))).argmax(dim=1)
         hits = (features.labels[nearest] == features.labels).float()
@@ -83,9 +86,9 @@ class NeighboursTask(Task):
             dataset="neighbours",
             metrics={"main_metric": float(hits.mean())},
             num_images=len(hits),
-            num_skipped=report.num_skipped,
+            num_skipped=features.report.num_skipped,
         )
-        return Evaluation(result=result, report=report, outcomes=outcomes_of(features.keys, hits.numpy()))
+        return Evaluation(result=result, report=features.report, outcomes=outcomes_of(features.keys, hits.numpy()))
 
 
 def folder_given(key: str, data: str | None) -> str:

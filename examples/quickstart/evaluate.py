@@ -99,7 +99,7 @@ def evaluate_teachers(
         benchmark, report = classes_of(split.name, benchmarks), SkipReport()
         samples = list(benchmark.samples(report))
         _require_all(benchmark, report)
-        features = Features(
+        features = Features.of(
             keys=tuple(sample.key for sample in samples),
             image=_seen_by_teachers(teachers, samples, title=split.title),
             text=encode_prompts(tuple(fill_templates(benchmark.class_names, benchmark.templates))),

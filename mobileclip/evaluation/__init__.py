@@ -22,7 +22,7 @@ from mobileclip.evaluation.metrics.groups import GroupAccuracy, association_scor
 from mobileclip.evaluation.metrics.intervals import Interval, PairedDifference, paired_difference, proportion_interval
 from mobileclip.evaluation.metrics.retrieval import Recall, RetrievalResult, caption_recall, retrieval_recall
 from mobileclip.evaluation.published import published_models, published_results, published_with
-from mobileclip.evaluation.records import Record, add_record, read_records
+from mobileclip.evaluation.records import Record, add_record
 from mobileclip.evaluation.results import DatasetResult, read_results, suite_average, write_results
 from mobileclip.evaluation.runner import EvaluationSpec, Failure, ModelRun, Run, evaluate_models
 from mobileclip.evaluation.session import Session
@@ -32,7 +32,7 @@ from mobileclip.evaluation.tasks.catalogue import SUITES, find_task, suite_tasks
 from mobileclip.evaluation.tasks.task import Evaluation, FoundTask, Task, TaskEntry, TaskOptions, evaluation_tasks
 from mobileclip.evaluation.tasks.winogavil import WinoGavil, evaluate_winogavil, open_winogavil
 from mobileclip.evaluation.tasks.zero_shot.evaluate import evaluate_benchmark
-from mobileclip.evaluation.tasks.zero_shot.scoring import Score, score
+from mobileclip.evaluation.tasks.zero_shot.scoring import score
 
 __all__ = [
     "SUITE",
@@ -59,7 +59,6 @@ __all__ = [
     "Record",
     "RetrievalResult",
     "Run",
-    "Score",
     "Session",
     "SuiteEntry",
     "Task",
@@ -93,7 +92,6 @@ __all__ = [
     "published_models",
     "published_results",
     "published_with",
-    "read_records",
     "read_results",
     "retrieval_recall",
     "score",

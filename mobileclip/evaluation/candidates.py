@@ -63,6 +63,17 @@ class Candidate:
         """What embeddings depend on: a hash of the weights, of how pictures are read, and of both input contracts."""
         return hashlib.sha256(f"{READING} {self.weights_sha256} {self.input}".encode()).hexdigest()
 
+    @property
+    def reading(self) -> dict[str, int | str | None]:
+        """How pictures and texts are read, as lines of results say it: size, filter, context length, precision."""
+        about = json.loads(self.input)
+        return {
+            "image_size": self.image_size,
+            "interpolation": about.get("image", {}).get("interpolation"),
+            "context_length": about.get("text", {}).get("context_length"),
+            "precision": str(next(self.model.parameters()).dtype).removeprefix("torch."),
+        }
+
 
 @attrs.frozen(kw_only=True)
 class Asked:

@@ -1,11 +1,10 @@
-"""Several models on several data sets: what is known is not computed again, and what fails is named at the end."""
+"""Several models on several data sets: what was encoded is not encoded again, and what fails is named at the end."""
 
 from __future__ import annotations
 
 import re
 import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,15 +16,14 @@ from mobileclip.datasets.sources import RowOptions
 from mobileclip.evaluation.candidates import Candidate, candidate_device, open_candidate, require_candidates
 from mobileclip.evaluation.datasets.benchmark import require_different_names
 from mobileclip.evaluation.datasets.content import hash_of
-from mobileclip.evaluation.encoding.timing import Latency, machine_name, measure_latency
+from mobileclip.evaluation.encoding.timing import Latency, measure_latency
 from mobileclip.evaluation.metrics.answers import Answers
-from mobileclip.evaluation.metrics.outcomes import Outcomes, read_outcomes, write_outcomes
+from mobileclip.evaluation.metrics.outcomes import Outcomes
 from mobileclip.evaluation.pace import Pace
-from mobileclip.evaluation.records import Record, add_record, read_records
-from mobileclip.evaluation.session import Session
+from mobileclip.evaluation.records import Record, add_record
+from mobileclip.evaluation.session import Session, origin
 from mobileclip.evaluation.tasks.catalogue import SuiteName, find_task, suite_tasks
 from mobileclip.evaluation.tasks.task import FoundTask, TaskOptions
-from mobileclip.extras import VERSION
 from mobileclip.hardware.devices import AUTO
 from mobileclip.hardware.precision import WidePrecision
 from mobileclip.inputs import Interpolation
@@ -54,7 +52,7 @@ class EvaluationSpec:
             one of classes, a linear probe on it.
         data: folder or address that holds the data sets in folders such as wds_vtab-pets_test, or a pattern with {name}
             in it; without it they are read from the hub, where they are published.
-        output: folder of every model's results.jsonl and embeddings; a run that was stopped goes on from there.
+        output: folder of every model's results.jsonl, and of embeddings; a run that was stopped goes on from there.
         device: where models compute, such as cuda:1, mps or cpu; `auto` is the best device there is.
         precision: of the weights.
         image_size: side of the images, in pixels, where not a model's own; open_clip's models have theirs.
@@ -63,7 +61,8 @@ class EvaluationSpec:
             and its name ends with the filter; none for a model's own. Open_clip's models have theirs.
         batch_size: images encoded at once; by default as many as fit into memory.
         num_threads: threads that read images beside the model; by default one per core, eight at most.
-        cache: whether embeddings are kept, so that a run with other prompts or more details need not look at images.
+        cache: whether embeddings are kept and found again, so that another run looks at no image that one has encoded;
+            without, every run encodes anew.
         allow_missing: whether to go on where a shard is missing; the result says what is left out.
         tagger: spaCy's model that finds nouns and adjectives for ARO's orders.
         trust: run exports for other targets than ONNX that another machine wrote, whose runtimes do not validate files:
@@ -132,7 +131,7 @@ class ModelRun:
         records: by key of the data set.
         path: the file of the records.
         latency: of an image and a text, where it was taken.
-        outcomes: of the main metrics image by image, by key of the data set, as far as they are known.
+        outcomes: of the main metrics image by image, by key of the data set.
     """
 
     name: str
@@ -277,6 +276,7 @@ class _Evaluator:
         self.candidate, self.spec, self.console, self.for_report = candidate, spec, console, for_report
         self.failures: list[Failure] = []
         self.answers: dict[str, Answers] = {}
+        self.outcomes: dict[str, Outcomes] = {}
         folder = _NOT_A_NAME.sub("-", candidate.name).strip("-") or "model"
         self.path = spec.output / f"{folder}-{candidate.weights_sha256[:8]}" / RESULTS
         self.session = Session.of(
@@ -288,89 +288,67 @@ class _Evaluator:
         )
 
     def run(self, tasks: Sequence[FoundTask]) -> ModelRun:
-        """Return the results of the tasks, those of earlier runs included."""
-        records = read_records(self.path)
-        wanted, pace = {}, Pace()
+        """Return the results of the tasks."""
+        candidate, pace = self.candidate, Pace()
+        records: dict[str, Record] = {}
         for number, task in enumerate(tasks, 1):
             left = pace.left([one.key for one in tasks[number - 1 :]])
-            self._say(f"[{number}/{len(tasks)}] {self.candidate.name} on {task.name}{left and f', {left}'}")
-            before, started = records.get(task.key), time.monotonic()
+            self._say(f"[{number}/{len(tasks)}] {candidate.name} on {task.name}{left and f', {left}'}")
+            started = time.monotonic()
             try:
-                record = self._record(task, before)
-                if record is not before:
-                    add_record(self.path, record)
+                found = self._records(task)
+                for record in found:
+                    add_record(self.path, record, model=candidate.name)
             except (ValueError, OSError, ImportError) as error:
                 raise_machine_fault(error)
-                self.failures.append(Failure(model=self.candidate.name, task=task.name, message=str(error)))
+                self.failures.append(Failure(model=candidate.name, task=task.name, message=str(error)))
                 self._say(f"  failed: {error}")
                 continue
-            wanted[record.result.key] = records[record.result.key] = record
-            if record is not before:
-                pace.add(task.key, time.monotonic() - started)
-            self._say(f"  {_spoken(record)}")
-        candidate = self.candidate
+            records |= {record.result.key: record for record in found}
+            pace.add(task.key, time.monotonic() - started)
+            self._say(f"  {_spoken(found[0])}")
         return ModelRun(
             name=candidate.name,
             published=candidate.published,
             weights_sha256=candidate.weights_sha256,
             num_parameters=candidate.num_parameters,
-            records=wanted,
+            records=records,
             path=self.path,
-            outcomes=self._outcomes(wanted),
+            outcomes=self.outcomes,
             latency=measure_latency(candidate.model, candidate.tokenize, candidate.image_size)
             if self.for_report
             else None,
         )
 
-    def _outcomes(self, records: Mapping[str, Record]) -> dict[str, Outcomes]:
-        found = {key: read_outcomes(self.path.parent, key, _mark(record.evaluated)) for key, record in records.items()}
-        return {key: outcomes for key, outcomes in found.items() if outcomes is not None}
-
-    def _record(self, found: FoundTask, before: Record | None) -> Record:
-        """Return the result on a task, which is open for as long as it is evaluated and no longer."""
+    def _records(self, found: FoundTask) -> list[Record]:
+        """Return the results on a task, which is open for as long as it is evaluated and no longer."""
         task = found.open(self.spec.task_options)
-        data = task.content()
-        needs_answers = self.for_report and task.shown is not None
-        if (
-            data is not None
-            and before is not None
-            and before.answers(self.candidate.fingerprint, data)
-            and not needs_answers
-        ):
-            return before
-        evaluation = task.evaluate(self.session)
-        if needs_answers and evaluation.answers is not None:
+        features = task.features(self.session)
+        evaluation = task.score(features)
+        if self.for_report and evaluation.answers is not None:
             self.answers[found.key] = evaluation.answers
-        evaluated = self._evaluated(data or hash_of(None))
-        write_outcomes(self.path.parent, evaluation.result.key, _mark(evaluated), evaluation.outcomes)
-        return Record.of(evaluation, evaluated)
-
-    def _evaluated(self, data: str) -> dict[str, str]:
-        return {
+        rows = (evaluation, *evaluation.parts)
+        self.outcomes |= {row.result.key: row.outcomes for row in rows}
+        templates = hash_of(task.templates)[:8] if task.templates else None
+        evaluated = {
             "model": self.candidate.fingerprint,
             "weights_sha256": self.candidate.weights_sha256,
-            "data": data,
-            "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "version": VERSION,
-            "device": machine_name(self.candidate.model),
+            "data": features.header.get("data", ""),
+            **{name: features.header.get(name, value) for name, value in origin(self.candidate.model).items()},
         }
+        reading = {**self.candidate.reading, "templates": templates}
+        return [Record.of(row, reading=reading, evaluated=evaluated) for row in rows]
 
     def _say(self, text: str) -> None:
         if self.console is not None:
             self.console.print(text, highlight=False, markup=False)
 
 
-def _mark(evaluated: Mapping[str, str]) -> str:
-    """Return what tells one evaluation from another."""
-    return hash_of([evaluated.get("model"), evaluated.get("data")])
-
-
 def _spoken(record: Record) -> str:
     result = record.result
     parts = [f"{100 * result.main_metric:.2f} %"]
-    if record.interval is not None:
-        low, high = (100 * end for end in record.interval)
-        parts.append(f"({low:.1f} to {high:.1f})")
+    low, high = (100 * end for end in record.interval)
+    parts.append(f"({low:.1f} to {high:.1f})")
     if result.num_images is not None:
         parts.append(f"of {result.num_images:,}")
     if record.left_out:

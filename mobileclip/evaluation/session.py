@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 
 import attrs
@@ -14,12 +15,14 @@ from mobileclip.data.skips import SkipReport
 from mobileclip.evaluation.cache import FeatureCache
 from mobileclip.evaluation.candidates import Candidate
 from mobileclip.evaluation.datasets.benchmark import Benchmark
-from mobileclip.evaluation.datasets.content import unchanging
+from mobileclip.evaluation.datasets.content import fingerprint, hash_of
 from mobileclip.evaluation.encoding.batch_size import find_batch_size
 from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize, Transform, evaluating
 from mobileclip.evaluation.encoding.features import Features, extract_features
 from mobileclip.evaluation.encoding.inference import Encoders, KnownTexts, encoding_threads, fastest_form
+from mobileclip.evaluation.encoding.timing import machine_name
 from mobileclip.evaluation.metrics.classification import ensemble_prompts, fill_templates
+from mobileclip.extras import VERSION
 
 
 @attrs.define(eq=False)
@@ -103,43 +106,64 @@ class Session:
                 threads=threads,
             )
 
-    def features(self, benchmark: Benchmark) -> tuple[Features, SkipReport]:
-        """Return the embeddings of a data set, from the cache where they are there, and what could not be used.
+    def kept(self, name: str, content: Callable[[], str | None], make: Callable[[Encoders], Features]) -> Features:
+        """Return features from the cache where they are there, and made and kept otherwise.
+
+        Args:
+            name: of the data, for people who look into the cache's folder.
+            content: returns what the features depend on beside the model, such as a hash of the data, or None where
+                nothing says, so that nothing is kept. Questions that only scoring needs are no part of it.
+            make: encodes.
+
+        Raises:
+            ValueError: if the data change meanwhile, or nothing can be used.
+        """
+        before = content()
+        stored = None if self.cache is None or before is None else self.cache.read(name, before)
+        if stored is not None:
+            return stored
+        with self.encoding() as encoders:
+            features = make(encoders)
+        features = attrs.evolve(features, header={**features.header, **origin(self.model), "data": before or ""})
+        if content() != before:
+            raise ValueError(f"{name} was changed while it was evaluated; evaluate it again when it is complete")
+        if self.cache is not None and before is not None:
+            self.cache.write(name, before, features)
+        return features
+
+    def pictures(self, benchmark: Benchmark) -> Features:
+        """Return the embeddings of a data set's pictures, and of its captions where there are any; see `kept`.
 
         Raises:
             ValueError: if no image can be used, or the data set changes meanwhile.
         """
-        with unchanging(benchmark) as content:
-            stored = None if self.cache is None else self.cache.read(benchmark, content)
-            texts = self._class_texts(benchmark)
-            if stored is None:
-                features, report = self._encoded(benchmark, texts)
-            else:
-                features, report = stored
-                features = features if texts is None else attrs.evolve(features, text=texts)
-        if self.cache is not None and stored is None:
-            self.cache.write(benchmark, content, features, report)
-        return features, report
+        return self.kept(
+            benchmark.name, lambda: fingerprint(benchmark), lambda encoders: extract_features(encoders, benchmark)
+        )
 
-    def _encoded(self, benchmark: Benchmark, class_texts: Tensor | None) -> tuple[Features, SkipReport]:
-        report = SkipReport()
-        with self.encoding() as encoders:
-            features = extract_features(encoders, benchmark, report, class_texts=class_texts)
-        return features, report
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Return the embeddings of texts, in order; see `kept`.
 
-    def _class_texts(self, benchmark: Benchmark) -> Tensor | None:
-        """Return the embeddings of the prompts of all classes; None where there are captions."""
-        if benchmark.kind != "classification":
-            return None
-        prompts = fill_templates(benchmark.class_names, benchmark.templates)
-        stored = None if self.cache is None else self.cache.read_texts(prompts)
-        if stored is not None:
-            return stored
-        with self.encoding() as encoders:
-            texts = encoders.encode_texts(prompts)
-        if self.cache is not None:
-            self.cache.write_texts(prompts, texts)
-        return texts
+        Shape:
+            result: `(texts, dim)`.
+        """
+
+        def made(encoders: Encoders) -> Features:
+            return Features(tensors={"text": encoders.encode_texts(texts)}, header={})
+
+        return self.kept("texts", lambda: hash_of(list(texts)), made).text
+
+    def features(self, benchmark: Benchmark) -> tuple[Features, SkipReport]:
+        """Return the embeddings of a data set with those of its prompts or captions, and what could not be used.
+
+        Raises:
+            ValueError: if no image can be used, or the data set changes meanwhile.
+        """
+        features = self.pictures(benchmark)
+        if benchmark.kind == "classification":
+            prompts = fill_templates(benchmark.class_names, benchmark.templates)
+            features = features.with_tensors(text=self.texts(prompts))
+        return features, features.report
 
     def embed_images(self, batches: Iterable[Tensor]) -> Tensor:
         """Return the embeddings of preprocessed images, as the model gives them (not normalised).
@@ -183,3 +207,9 @@ class Session:
         """
         text = self.embed_texts(fill_templates(class_names, templates))
         return ensemble_prompts(text.reshape(len(class_names), len(templates), -1))
+
+
+def origin(model: ImageTextModel) -> dict[str, str]:
+    """Return when, by which version and where the features that a model makes now are made."""
+    when = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return {"when": when, "version": VERSION, "device": machine_name(model)}

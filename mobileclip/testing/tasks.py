@@ -11,6 +11,8 @@ import numpy as np
 
 from mobileclip.evaluation import (
     Evaluation,
+    FeatureCache,
+    Features,
     Session,
     Task,
     TaskOptions,
@@ -35,10 +37,11 @@ def check_task(
     """Check that a task can be asked for by its key, and that its results can be kept and compared.
 
     It has a name, finds its data, and refuses a folder without them, with a `ValueError` that names the folder. What is
-    asked has a `content`, the same when it is opened again, and another when the data have changed. What a model
-    reaches has the key, the name and the numbers of images that were read and left out. The outcomes are finite, and
-    their mean is the main metric, unless the worst group counts. Asked again, or in batches of another size, the model
-    reaches the same. Results come back from a file as they were.
+    asked has a `content`, the same when it is opened again, and another when the data have changed. Its features can be
+    kept in a file, and are scored as they come back from there. What a model reaches has the key, the name and the
+    numbers of images that were read and left out. The outcomes are finite, and their mean is the main metric, unless
+    the worst group counts. Asked again, or in batches of another size, the model reaches the same. Results come back
+    from a file as they were.
 
     Args:
         key: that it is registered by, in `evaluation_tasks`.
@@ -111,11 +114,21 @@ def _opened(key: str, data: Path | str, options: TaskOptions) -> Task:
 
 def _evaluated(key: str, task: Task, session: Session) -> Evaluation:
     try:
-        evaluation = task.evaluate(session)
+        evaluation = task.score(_read_back(key, task.features(session)))
     except Exception as error:
         raise AssertionError(f"no model can be evaluated on {key}: {first_line(error)}") from error
     assert isinstance(evaluation, Evaluation), f"{key} gives {type(evaluation).__name__}, not an Evaluation"
     return evaluation
+
+
+def _read_back(key: str, features: Features) -> Features:
+    """Return what is left of features that have been in a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        cache = FeatureCache(folder=folder, weights_sha256="any", model="any")
+        cache.write(key, "any", features)
+        kept = cache.read(key, "any")
+    assert kept is not None, f"the features of {key} cannot be kept in a file"
+    return kept
 
 
 def _check_result(key: str, evaluation: Evaluation) -> None:

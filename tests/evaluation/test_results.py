@@ -17,7 +17,6 @@ from mobileclip.evaluation import (
     published_models,
     published_results,
     published_with,
-    read_records,
     read_results,
     suite_average,
     write_results,
@@ -74,11 +73,20 @@ class TestFiles:
     @pytest.mark.parametrize("odd", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\r", "\n"])
     def test_a_name_may_hold_what_ends_a_line_elsewhere(self, tmp_path, odd):
         one = DatasetResult(key=f"a{odd}b", dataset=f"A{odd}B", metrics={"main_metric": 0.5})
-        record = Record(result=one, left_out={odd: 1}, absent_classes=(odd,), evaluated={}, interval=None)
-        add_record(tmp_path / "results.jsonl", record)
-        add_record(tmp_path / "results.jsonl", attrs.evolve(record, result=attrs.evolve(one, key="c")))
-        assert read_results(tmp_path / "results.jsonl") == {one.key: one, "c": attrs.evolve(one, key="c")}
-        assert read_records(tmp_path / "results.jsonl")[one.key] == record
+        about = {"left_out": {odd: 1}, "absent_classes": (odd,), "interval": (0, 1)}
+        record = Record(result=one, **about, reading={"image_size": 32}, evaluated={"weights_sha256": odd})
+        path = tmp_path / "results.jsonl"
+        old = {"key": one.key, "dataset": "of before readings were written", "metrics": {"main_metric": 0.4}}
+        path.write_text(json.dumps(old))
+        add_record(path, record, model=odd)
+        add_record(path, attrs.evolve(record, reading={"image_size": 64}), model=odd)
+        add_record(path, record, model=odd)
+        add_record(path, attrs.evolve(record, result=attrs.evolve(one, key="c")), model=odd)
+        assert read_results(path) == {one.key: one, "c": attrs.evolve(one, key="c")}
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        assert [line["reading"]["image_size"] for line in lines] == [64, 32, 32]
+        assert all(line["absent_classes"] == [odd] and line["left_out"] == {odd: 1} for line in lines)
+        assert lines[0] | {"model": odd, "pretrained": odd} == lines[0], "as CLIP_benchmark names them"
 
     def test_what_was_left_out_is_written_beside_where_it_is_known(self, tmp_path):
         published = DatasetResult(key="a", dataset="A", metrics={"main_metric": 0.5})

@@ -28,7 +28,6 @@ from mobileclip.evaluation import (
     find_task,
     open_benchmark,
     open_candidate,
-    read_records,
     read_results,
     suite_entry,
     suite_tasks,
@@ -37,6 +36,7 @@ from mobileclip.evaluation import (
     write_summary,
 )
 from mobileclip.evaluation.encoding import fitting, free_memory, measure_latency
+from mobileclip.evaluation.tasks.zero_shot.evaluate import ZeroShotTask
 from mobileclip.recipes.tiny import SHAPES, write_tiny_models
 from tests.cli.test_cli import run as command
 from tests.data.made_samples import encoded
@@ -127,7 +127,7 @@ class TestRun:
             benchmark = open_benchmark(root / "wds_vtab-pets_test")
             alone = evaluate_benchmark(Session.of(candidate, show_progress=False), benchmark)
             assert record.result.metrics == pytest.approx(alone.result.metrics, abs=1e-6)
-            assert read_records(model.path) == model.records
+            assert read_results(model.path) == {"vtab/pets": record.result}
         assert open_candidate(file).fingerprint == done.models[0].records["vtab/pets"].evaluated["model"]
 
         counted.update(images=0)
@@ -179,11 +179,54 @@ class TestRun:
     def test_without_the_cache_results_are_kept_and_embeddings_are_not(self, root, monkeypatch):
         counted = counting(monkeypatch)
         model = str(root / "model0.safetensors")
-        evaluate_models([model], spec_of(root, cache=False))
+        done = evaluate_models([model], spec_of(root, cache=False)).models[0]
         assert not (root / "out" / "features").exists()
+        assert len(read_results(done.path)) == 2
         counted.update(images=0)
         evaluate_models([model], spec_of(root, cache=False))
-        assert counted["images"] == 0
+        assert counted["images"] == 2 * COUNT, "no number is believed"
+
+    def test_a_changed_metric_shows_without_encoding(self, root, monkeypatch):
+        """The metric of one data set counts otherwise: no picture or text is encoded, and every number is the new."""
+        model, spec = str(root / "model0.safetensors"), spec_of(root, datasets=("vtab/pets",))
+        before = evaluate_models([model], spec).models[0]
+        counted = counting(monkeypatch)
+        scored = ZeroShotTask.score
+
+        def halved(self, features):
+            evaluation = scored(self, features)
+            metrics = {name: value / 2 for name, value in evaluation.result.metrics.items()}
+            outcomes = attrs.evolve(evaluation.outcomes, values=evaluation.outcomes.values / 2)
+            return attrs.evolve(evaluation, result=attrs.evolve(evaluation.result, metrics=metrics), outcomes=outcomes)
+
+        monkeypatch.setattr(ZeroShotTask, "score", halved)
+        run = evaluate_models([model], spec)
+        (after,) = run.models
+        assert counted == {"images": 0, "texts": 0}
+        half = before.records["vtab/pets"].result.main_metric / 2
+        assert after.records["vtab/pets"].result.main_metric == pytest.approx(half)
+        assert after.outcomes["vtab/pets"].values.mean() == pytest.approx(half, abs=1e-6)
+        assert read_results(after.path)["vtab/pets"] == after.records["vtab/pets"].result
+        assert len(after.path.read_text().splitlines()) == 1
+        page, *_ = write_summary(root / "summary", run, summarize(run))
+        assert f"{100 * half:.1f}" in page.read_text(encoding="utf-8")
+
+    def test_sizes_filters_and_templates_stand_side_by_side(self, root):
+        model, spec = str(root / "model0.safetensors"), spec_of(root, datasets=("vtab/pets",))
+        others = ({"image_size": 32}, {"image_size": 96}, {"context_length": 20}, {"precision": "bfloat16"})
+        for choices in ({}, *others, {}):
+            evaluate_models([model], attrs.evolve(spec, **choices))
+        (root / "wds_vtab-pets_test" / "zeroshot_classification_templates.txt").write_text("{c}!")
+        evaluate_models([model], spec)
+        lines = [
+            json.loads(line) for path in root.glob("out/model0-*/*.jsonl") for line in path.read_text().splitlines()
+        ]
+        assert len(lines) == 6
+        readings = [line["reading"] for line in lines]
+        assert sorted(one["image_size"] for one in readings) == [32, 64, 64, 64, 64, 96]
+        assert sorted(one["context_length"] for one in readings) == [20, 77, 77, 77, 77, 77]
+        assert len({one["templates"] for one in readings}) == 2
+        assert {one["precision"] for one in readings} == {"float32", "bfloat16"}
 
     def test_what_fails_is_named_and_stops_nothing(self, root):
         (root / "wds_vtab-pets_test" / "test" / "1.tar").unlink()
@@ -254,10 +297,10 @@ evaluate_models([{str(root / "model0.safetensors")!r}], spec)
         killed = preloaded().call("tests.preloaded:python", "-c", script, folder=root, seconds=120)
         assert killed.status == -9, killed.output
         (path,) = (root / "out").glob("model0-*/results.jsonl")
-        before = read_records(path)
+        before = read_results(path)
         assert list(before) == ["vtab/pets"]
         after = evaluate_models([str(root / "model0.safetensors")], spec_of(root)).models[0].records
-        assert after["vtab/pets"] == before["vtab/pets"]
+        assert after["vtab/pets"].result == before["vtab/pets"]
         assert len(after) == 2
 
     def test_an_unknown_data_set_is_found_before_anything_is_computed(self, root):
@@ -281,16 +324,17 @@ def test_records_that_are_written_side_by_side_are_all_kept(tmp_path):
 import sys
 from pathlib import Path
 from mobileclip.evaluation import DatasetResult, Record, add_record
+about = {"left_out": {}, "absent_classes": (), "reading": {}, "evaluated": {"weights_sha256": "x"}, "interval": (0, 1)}
 for number in range(30):
     key = f"{sys.argv[2]}/{number}"
     result = DatasetResult(key=key, dataset=key, metrics={"main_metric": number / 30})
-    add_record(Path(sys.argv[1]), Record(result=result, left_out={}, absent_classes=(), evaluated={"model": "x"}))
+    add_record(Path(sys.argv[1]), Record(result=result, **about), model="x")
 """
     processes = [preloaded().start("-c", script, path, name, folder=tmp_path) for name in ("one", "two")]
     assert [process.communicate(120) and process.returncode for process in processes] == [0] * 2
-    records = read_records(path)
-    assert len(records) == 60
-    assert records["two/15"].result.main_metric == 0.5
+    results = read_results(path)
+    assert len(results) == 60
+    assert results["two/15"].main_metric == 0.5
 
 
 @pytest.mark.slow
@@ -326,7 +370,7 @@ assert not done.failures, done.failures
         process.stdin.flush()
     assert [process.communicate() and process.returncode for process in processes] == [0] * 4
     (path,) = (root / "out").glob("*/results.jsonl")
-    assert len(read_records(path)) == len(names)
+    assert len(read_results(path)) == len(names)
 
 
 class TestCandidates:
@@ -450,7 +494,8 @@ class TestTasks:
         assert 0 < record.interval[0] < record.result.metrics["precision@1"] < record.interval[1] < 1
         outcomes = done.models[0].outcomes["aro/flickr30k_order"]
         assert float(outcomes.values.mean()) == pytest.approx(record.result.main_metric)
-        assert evaluate_models([str(root / "model0.safetensors")], spec).models[0].records == done.models[0].records
+        again = evaluate_models([str(root / "model0.safetensors")], spec).models[0]
+        assert again.records["aro/flickr30k_order"].result == record.result
 
 
 class TestCommand:

@@ -14,7 +14,7 @@ from tests.plugins import find_installed, install
 
 PLUGIN = '''
 from mobileclip.data import SkipReport
-from mobileclip.evaluation import DatasetResult, Evaluation, Task, TaskEntry
+from mobileclip.evaluation import DatasetResult, Evaluation, Features, Task, TaskEntry
 from mobileclip.evaluation.metrics import outcomes_of
 
 class Lengths(Task):
@@ -23,11 +23,16 @@ class Lengths(Task):
         self.path = path
     def content(self):
         return self.path
-    def evaluate(self, session):
-        lengths = session.embed_texts(["a dog", "a cat"]).norm(dim=1)
-        metrics = {"main_metric": 0.5, "first": float(lengths[0])}
-        result = DatasetResult(key="own/lengths", dataset="Lengths", metrics=metrics, num_images=2)
-        return Evaluation(result=result, report=SkipReport(num_read=2), outcomes=outcomes_of(["a", "b"], [0.0, 1.0]))
+    def features(self, session):
+        def made(encoders):
+            print("encoding")
+            text = encoders.encode_texts(["a dog", "a cat"])
+            return Features(tensors={"text": text}, header={}, report=SkipReport(num_read=2))
+        return session.kept("lengths", self.content, made)
+    def score(self, features):
+        metrics = {"main_metric": 0.5, "first": float(features.text[0].norm())}
+        result = DatasetResult(key="own/lengths", dataset="Lengths", metrics=metrics, num_images=2, num_skipped=0)
+        return Evaluation(result=result, report=features.report, outcomes=outcomes_of(["a", "b"], [0.0, 1.0]))
 
 ENTRY = TaskEntry(name="Lengths", place=lambda key, data: f"{data}/{key}", opener=lambda found, _: Lengths(found.path))
 '''
@@ -52,7 +57,7 @@ def test_a_model_is_folded_once_and_texts_are_encoded_once():
     assert sum(seen) == 2
 
 
-def test_a_package_brings_a_task(tmp_path, monkeypatch):
+def test_a_package_brings_a_task(tmp_path, monkeypatch, capsys):
     install(tmp_path, "plugin_of_lengths", evaluation_tasks.kind, "own/lengths", PLUGIN, attribute="ENTRY")
     monkeypatch.syspath_prepend(tmp_path)
     find_installed(evaluation_tasks, monkeypatch)
@@ -63,7 +68,9 @@ def test_a_package_brings_a_task(tmp_path, monkeypatch):
     assert run.failures == ()
     record = run.models[0].records["own/lengths"]
     assert record.result.metrics["first"] > 0
-    assert evaluate_models([candidate], spec).models[0].records["own/lengths"] == record, "it is not evaluated again"
+    assert capsys.readouterr().out == "encoding\n"
+    assert evaluate_models([candidate], spec).models[0].records["own/lengths"] == record
+    assert not capsys.readouterr().out, "its features are kept"
     sys.modules.pop("plugin_of_lengths")
 
 

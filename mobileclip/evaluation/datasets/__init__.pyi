@@ -5,12 +5,7 @@ from .benchmark import (
     open_benchmark as open_benchmark,
     require_different_names as require_different_names,
 )
-from .content import (
-    fingerprint as fingerprint,
-    folder_content as folder_content,
-    hash_of as hash_of,
-    unchanging as unchanging,
-)
+from .content import fingerprint as fingerprint, folder_content as folder_content, hash_of as hash_of
 from .metadata import (
     FIELDS as FIELDS,
     OVER_GROUPS as OVER_GROUPS,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from mobileclip import storage
@@ -21,19 +19,6 @@ def fingerprint(benchmark: Benchmark) -> str:
     content = storage.content_hashes(benchmark.files)
     about = [benchmark.name, benchmark.kind, len(benchmark.class_names), benchmark.allow_missing]
     return hash_of([*about, content, benchmark.units])
-
-
-@contextmanager
-def unchanging(benchmark: Benchmark) -> Iterator[str]:
-    """Yield a data set's fingerprint, and refuse what was made of it if that is another at the end.
-
-    Raises:
-        ValueError: if the data set was changed.
-    """
-    content = fingerprint(benchmark)
-    yield content
-    if fingerprint(benchmark) != content:
-        raise ValueError(f"{benchmark.name} was changed while it was evaluated; evaluate it again when it is complete")
 
 
 def hash_of(value: Any) -> str:

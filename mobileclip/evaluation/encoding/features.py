@@ -1,8 +1,9 @@
-"""What a model makes of a data set."""
+"""What a model makes of a task's data: tensors by name, and what belongs to them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import attrs
 import torch
@@ -16,74 +17,124 @@ from mobileclip.evaluation.suite import suite_entry
 
 @attrs.frozen(kw_only=True, eq=False)
 class Features:
-    """The embeddings of a data set, as the model gives them, and what is needed to score them.
+    """What a model makes of a task's data, and what is needed to score it: a file holds it as it is.
 
-    Shape:
-        image: `(images, dim)`; text: `(classes * templates, dim)`, the templates of the first class first, or
-        `(captions, dim)`, those of the first image first; labels, num_captions: `(images,)`;
-        metadata: `(images, fields)`, int64.
+    Zero-shot tasks and linear probes have the tensors of `Features.of`; other tasks have those that they name.
 
     Args:
-        keys: what the samples are called, in order.
-        image: embeddings, float32, not normalised.
-        text: embeddings, float32, not normalised.
-        labels: index of each image's class; None for retrieval.
-        num_captions: how many captions each image has; None for classification.
-        metadata: whole numbers that say which groups an image belongs to, see `metadata_fields`; None where the data
-            set has no groups, or one of the images does not say.
-
-    Raises:
-        ValueError: if the shapes or types do not fit each other.
+        tensors: by name, on the CPU.
+        header: values of JSON, such as `keys`, what the samples are called, in order.
+        report: what was read, and what was left out, by reason.
     """
 
-    keys: tuple[str, ...]
-    image: Tensor
-    text: Tensor
-    labels: Tensor | None = None
-    num_captions: Tensor | None = None
-    metadata: Tensor | None = None
+    tensors: Mapping[str, Tensor]
+    header: Mapping[str, Any]
+    report: SkipReport = attrs.field(factory=SkipReport)
 
-    def __attrs_post_init__(self) -> None:
-        if self.image.ndim != 2 or self.text.ndim != 2 or self.image.shape[1] != self.text.shape[1]:
-            raise ValueError(
-                f"expected embeddings (images, dim) and (texts, dim), got {tuple(self.image.shape)} and "
-                f"{tuple(self.text.shape)}"
-            )
-        if (self.image.dtype, self.text.dtype) != (torch.float32, torch.float32):
-            raise ValueError(f"expected embeddings in float32, got {self.image.dtype} and {self.text.dtype}")
-        numbers = {"keys": len(self.keys)}
-        for name, value in (("labels", self.labels), ("num_captions", self.num_captions), ("metadata", self.metadata)):
-            if value is not None:
-                if value.dtype != torch.int64 or value.ndim != 1 + (name == "metadata"):
-                    raise ValueError(f"expected {name} (images, ...), int64, got {value.dtype} {tuple(value.shape)}")
-                numbers[name] = len(value)
-        if wrong := {name: number for name, number in numbers.items() if number != len(self.image)}:
-            raise ValueError(f"there are {len(self.image)} images, but {wrong}")
-        if self.num_captions is not None and int(self.num_captions.sum()) != len(self.text):
-            raise ValueError(f"there are {int(self.num_captions.sum())} captions, but {len(self.text)} embeddings")
+    @classmethod
+    def of(
+        cls,
+        *,
+        keys: Sequence[str],
+        image: Tensor,
+        text: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_captions: Tensor | None = None,
+        metadata: Tensor | None = None,
+        report: SkipReport | None = None,
+    ) -> Features:
+        """Return the features of pictures with labels or captions.
+
+        Shape:
+            image: `(images, dim)`; text: `(classes * templates, dim)`, the templates of the first class first, or
+            `(captions, dim)`, those of the first image first; labels, num_captions: `(images,)`;
+            metadata: `(images, fields)`, int64.
+
+        Args:
+            keys: what the samples are called, in order.
+            image: embeddings, float32, not normalised.
+            text: embeddings, float32, not normalised; None where they are yet to come.
+            labels: index of each image's class; None for retrieval.
+            num_captions: how many captions each image has; None for classification.
+            metadata: whole numbers that say which groups an image belongs to, see `metadata_fields`; None where the
+                data set has no groups, or one of the images does not say.
+            report: what was read, and what was left out; nothing, where it is not given.
+
+        Raises:
+            ValueError: if the shapes or types do not fit each other.
+        """
+        given = {"image": image, "text": text, "labels": labels, "num_captions": num_captions, "metadata": metadata}
+        tensors = {name: value for name, value in given.items() if value is not None}
+        _require_fitting(len(keys), tensors)
+        return cls(tensors=tensors, header={"keys": list(keys)}, report=report or SkipReport(log=False))
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What the samples are called, in order."""
+        return tuple(self.header["keys"])
+
+    @property
+    def image(self) -> Tensor:
+        """Embeddings of the pictures."""
+        return self.tensors["image"]
+
+    @property
+    def text(self) -> Tensor:
+        """Embeddings of the texts."""
+        return self.tensors["text"]
+
+    @property
+    def labels(self) -> Tensor | None:
+        """Index of each image's class."""
+        return self.tensors.get("labels")
+
+    @property
+    def num_captions(self) -> Tensor | None:
+        """How many captions each image has."""
+        return self.tensors.get("num_captions")
+
+    @property
+    def metadata(self) -> Tensor | None:
+        """Whole numbers that say which groups an image belongs to."""
+        return self.tensors.get("metadata")
+
+    def with_tensors(self, **tensors: Tensor) -> Features:
+        """Return them with these tensors, added or in place of those of the same names."""
+        return attrs.evolve(self, tensors={**self.tensors, **tensors})
 
 
-def extract_features(
-    encoders: Encoders,
-    benchmark: Benchmark,
-    report: SkipReport,
-    *,
-    class_texts: Tensor | None,
-) -> Features:
-    """Return the embeddings of a data set; what cannot be used is counted and named in `report`.
+def _require_fitting(num_keys: int, tensors: Mapping[str, Tensor]) -> None:
+    image, text = tensors["image"], tensors.get("text", tensors["image"])
+    if image.ndim != 2 or text.ndim != 2 or image.shape[1] != text.shape[1]:
+        raise ValueError(
+            f"expected embeddings (images, dim) and (texts, dim), got {tuple(image.shape)} and {tuple(text.shape)}"
+        )
+    if (image.dtype, text.dtype) != (torch.float32, torch.float32):
+        raise ValueError(f"expected embeddings in float32, got {image.dtype} and {text.dtype}")
+    numbers = {"keys": num_keys}
+    for name in tensors.keys() & {"labels", "num_captions", "metadata"}:
+        value = tensors[name]
+        if value.dtype != torch.int64 or value.ndim != 1 + (name == "metadata"):
+            raise ValueError(f"expected {name} (images, ...), int64, got {value.dtype} {tuple(value.shape)}")
+        numbers[name] = len(value)
+    if wrong := {name: number for name, number in numbers.items() if number != len(image)}:
+        raise ValueError(f"there are {len(image)} images, but {wrong}")
+    if "num_captions" in tensors and int(tensors["num_captions"].sum()) != len(text):
+        raise ValueError(f"there are {int(tensors['num_captions'].sum())} captions, but {len(text)} embeddings")
 
-    Shape:
-        class_texts: `(classes * templates, dim)`.
+
+def extract_features(encoders: Encoders, benchmark: Benchmark) -> Features:
+    """Return the embeddings of a data set's pictures, and of their captions; what cannot be used is counted and named.
 
     Args:
         encoders: of the model.
-        benchmark: the data set.
-        report: see `Benchmark.samples`; reasons for images that cannot be decoded start with `image_`.
-        class_texts: embeddings of every class in every template; None where there are captions.
+        benchmark: the data set. The report's reasons are those of `Benchmark.samples`; those for images that cannot be
+            decoded start with `image_`.
 
     Raises:
         ValueError: if no image can be used; the message says why.
     """
+    report = SkipReport()
 
     def skip(sample: BenchmarkSample, error: BadSampleError) -> None:
         report.num_read -= 1
@@ -99,16 +150,16 @@ def extract_features(
     )
     if not samples:
         raise ValueError(f"no image of {benchmark.name} can be evaluated: {report}")
-    retrieval = class_texts is None
-    if class_texts is None:
-        class_texts = encoders.encode_texts([caption for sample in samples for caption in sample.captions])
-    return Features(
-        keys=tuple(sample.key for sample in samples),
+    retrieval = benchmark.kind == "retrieval"
+    captions = [caption for sample in samples for caption in sample.captions]
+    return Features.of(
+        keys=[sample.key for sample in samples],
         image=embeddings,
-        text=class_texts,
+        text=encoders.encode_texts(captions) if retrieval else None,
         labels=None if retrieval else torch.tensor([sample.label for sample in samples]),
         num_captions=torch.tensor([len(sample.captions) for sample in samples]) if retrieval else None,
         metadata=_metadata(samples),
+        report=report,
     )
 
 

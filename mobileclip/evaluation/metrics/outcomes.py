@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
-import re
 from hashlib import sha256
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 import numpy as np
 
-from mobileclip import storage
 from mobileclip.evaluation.metrics.intervals import Interval, PairedDifference, paired_difference, proportion_interval
 from mobileclip.evaluation.metrics.worst_group import paired_worst_group, worst_group_interval
-from mobileclip.machine import raise_machine_fault
-from mobileclip.terminal import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
-
-logger = get_logger(__name__)
-
-_NOT_A_NAME = re.compile(r"[^\w.+-]+")
-_MAX_BYTES = 1 << 28
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -163,50 +152,5 @@ def effective_number(weights: NDArray[np.float64]) -> float:
     return float(1 / np.square(weights).sum())
 
 
-def write_outcomes(folder: Path, key: str, evaluated: str, outcomes: Outcomes) -> None:
-    """Write the outcomes of a data set beside a model's results.
-
-    Args:
-        folder: of the model's results.
-        key: of the data set.
-        evaluated: hash of what they depend on: those of another evaluation are not read for it.
-        outcomes: of the main metric.
-
-    Raises:
-        OSError: if they cannot be written.
-    """
-    stream = io.BytesIO()
-    about = {"asked": outcomes.asked, "evaluated": evaluated, "num_effective": outcomes.num_effective}
-    groups = np.empty(0, dtype=np.int64) if outcomes.groups is None else outcomes.groups
-    np.savez_compressed(stream, about=np.array(json.dumps(about)), values=outcomes.values, groups=groups)
-    path = _path(folder, key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with storage.atomic_write(path) as file:
-        file.write(stream.getvalue())
-
-
-def read_outcomes(folder: Path, key: str, evaluated: str) -> Outcomes | None:
-    """Return what `write_outcomes` wrote of this very evaluation, or None."""
-    path = _path(folder, key)
-    if not path.exists():
-        return None
-    try:
-        with np.load(io.BytesIO(storage.read_bytes(path, limit=_MAX_BYTES)), allow_pickle=False) as stored:
-            about = json.loads(str(stored["about"]))
-            values = stored["values"]
-            groups = stored["groups"] if "groups" in stored and len(stored["groups"]) else None
-        if about["evaluated"] != evaluated:
-            return None
-        return Outcomes(asked=about["asked"], values=values, num_effective=about["num_effective"], groups=groups)
-    except Exception as error:  # noqa: BLE001  whatever is wrong with it, the results are there without it
-        raise_machine_fault(error)
-        logger.warning("%s is damaged, and models are compared without it: %s", path, error)
-        return None
-
-
 def _hash(keys: Sequence[str]) -> str:
     return sha256(json.dumps(list(keys), ensure_ascii=True).encode()).hexdigest()
-
-
-def _path(folder: Path, key: str) -> Path:
-    return folder / "outcomes" / f"{_NOT_A_NAME.sub('-', key)[:80]}-{sha256(key.encode()).hexdigest()[:8]}.npz"

@@ -19,6 +19,7 @@ from mobileclip.evaluation.suite import SUITE, folder_names, key_and_title, publ
 from mobileclip.evaluation.tasks.aro.task import open_aro_task, require_tagger
 from mobileclip.evaluation.tasks.linear_probe import open_linear_probe, split_folders
 from mobileclip.evaluation.tasks.long_captions import open_sharegpt4v, open_urban1k
+from mobileclip.evaluation.tasks.multilingual import open_crossmodal3600, open_xtd10
 from mobileclip.evaluation.tasks.sugarcrepe import PARTS, PREFIX, open_sugarcrepe
 from mobileclip.evaluation.tasks.task import FoundTask, TaskEntry, evaluation_tasks, nothing_needed
 from mobileclip.evaluation.tasks.winogavil.evaluate import open_winogavil_task
@@ -27,7 +28,7 @@ from mobileclip.evaluation.tasks.zero_shot.evaluate import open_zero_shot
 from mobileclip.interop.folder import WEIGHTS
 from mobileclip.registry import nearest
 
-SuiteName = Literal["quick", "imagenet", "retrieval", "aro", "sugarcrepe", "full"]
+SuiteName = Literal["quick", "imagenet", "retrieval", "multilingual", "aro", "sugarcrepe", "full"]
 PROBE = "probe:"
 """Before a data set of classes: a linear probe on it, instead of zero-shot classification."""
 
@@ -45,6 +46,11 @@ _WHERE = {
     "winoground": "its data are given out on asking, at https://huggingface.co/datasets/facebook/winoground",
     "urban1k": "it is at https://huggingface.co/datasets/BeichenZhang/Urban1k",
     "sharegpt4v": "it is at https://huggingface.co/datasets/Lin-Chen/ShareGPT4V, and its images at that of SA-1B",
+    "xtd10": (
+        "its captions are at https://github.com/adobe-research/Cross-lingual-Test-Dataset-XTD10, and its pictures are "
+        "COCO's"
+    ),
+    "xm3600": "it is at https://google.github.io/crossmodal-3600",
     "winogavil": "its data are given out on asking, at https://huggingface.co/datasets/nlphuji/winogavil",
 }
 
@@ -70,6 +76,7 @@ SUITES: dict[SuiteName, tuple[str, ...]] = {
         "retrieval/flickr_1k_test_image_text_retrieval",
         "retrieval/mscoco_2014_5k_test_image_text_retrieval",
     ),
+    "multilingual": ("multilingual/xtd10", "multilingual/crossmodal3600"),
     "aro": (*_PAIRS, *_ORDERS),
     "sugarcrepe": tuple(f"{PREFIX}{part}" for part in PARTS),
     "full": tuple(entry.key for entry in SUITE),
@@ -195,6 +202,8 @@ def _known() -> Iterator[tuple[str, TaskEntry]]:
             TaskEntry(name=name, place=partial(_beside, "sugarcrepe"), opener=open_sugarcrepe),
         )
     for folder, key, name, opener in (
+        ("xtd10", "multilingual/xtd10", "XTD10", open_xtd10),
+        ("xm3600", "multilingual/crossmodal3600", "Crossmodal-3600", open_crossmodal3600),
         ("winoground", "comp/winoground", "Winoground", open_winoground),
         ("urban1k", "longclip/urban1k", "Urban-1k", open_urban1k),
         ("sharegpt4v", "longclip/sharegpt4v-1k", "ShareGPT4V-1k", open_sharegpt4v),

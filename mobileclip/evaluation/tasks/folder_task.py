@@ -5,7 +5,9 @@ from __future__ import annotations
 import attrs
 
 from mobileclip.evaluation.datasets.content import folder_content, hash_of
-from mobileclip.evaluation.tasks.task import Task
+from mobileclip.evaluation.encoding.features import Features
+from mobileclip.evaluation.session import Session
+from mobileclip.evaluation.tasks.task import Evaluation, Task
 
 
 @attrs.frozen(kw_only=True)
@@ -31,3 +33,12 @@ class FolderTask(Task):
         """Return a hash of the files and the choices."""
         files = folder_content(self.path)
         return None if files is None else hash_of([self.key, self.path, *self.choices, files])
+
+    def features(self, session: Session) -> Features:
+        """Return what was reached, which is not kept."""
+        return Features(tensors={}, header={"evaluation": self.evaluate(session)})
+
+    def score(self, features: Features) -> Evaluation:
+        """Return what was reached."""
+        evaluation: Evaluation = features.header["evaluation"]
+        return evaluation

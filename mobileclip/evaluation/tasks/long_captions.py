@@ -87,7 +87,7 @@ class LongCaptionTask(FolderTask):
         report.num_read = len(kept)
         counts = [1] * len(kept)
         keys = tuple(pair.key for pair in kept)
-        metrics = retrieval_metrics(Features(keys=keys, image=image, text=text, num_captions=torch.tensor(counts)))
+        metrics = retrieval_metrics(Features.of(keys=keys, image=image, text=text, num_captions=torch.tensor(counts)))
         return Evaluation(
             result=DatasetResult(
                 key=self.key,

@@ -10,6 +10,7 @@ import attrs
 from mobileclip.data.skips import SkipReport
 from mobileclip.datasets.sources import RowOptions
 from mobileclip.evaluation.datasets.benchmark import Benchmark
+from mobileclip.evaluation.encoding.features import Features
 from mobileclip.evaluation.metrics.answers import Answers
 from mobileclip.evaluation.metrics.outcomes import Outcomes
 from mobileclip.evaluation.results import DatasetResult
@@ -27,6 +28,7 @@ class Evaluation:
         absent_classes: names of classes without an image.
         outcomes: of the main metric, image by image.
         answers: to every picture of the data set that the task shows; None where it shows none.
+        parts: results that have rows of their own beside it, such as that of each language.
     """
 
     result: DatasetResult
@@ -34,6 +36,7 @@ class Evaluation:
     absent_classes: tuple[str, ...] = ()
     outcomes: Outcomes
     answers: Answers | None = None
+    parts: tuple[Evaluation, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -52,29 +55,55 @@ class TaskOptions:
 
 
 class Task(ABC):
-    """Data that are open, and what is asked of a model on them."""
+    """Data that are open, and what is asked of a model on them.
+
+    A model's features of them are made once and kept; every number of a report is made of these anew.
+    """
 
     @property
     def shown(self) -> Benchmark | None:
         """The data set whose pictures a report shows with the answers to them; None where there is none."""
         return None
 
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The prompts that names are filled into, which tell a result from that of others; none by default."""
+        return ()
+
     @abstractmethod
     def content(self) -> str | None:
-        """Return what changes with what is asked, so that an equal one need not be evaluated again; None if unknown.
+        """Return what changes with the data that features are made of; None if unknown, and then none are kept.
+
+        What scoring alone needs is no part of it.
 
         Raises:
             OSError: if the data cannot be read, or a store cannot be reached.
         """
 
-    @abstractmethod
-    def evaluate(self, session: Session) -> Evaluation:
-        """Return what the session's model reaches.
+    def features(self, session: Session) -> Features:
+        """Return what the session's model makes of the data, by `session.kept` with `content`.
 
         Raises:
             ValueError: if nothing can be evaluated; the message says why.
             OSError: if the data cannot be read, or a store cannot be reached.
         """
+        raise NotImplementedError
+
+    def score(self, features: Features) -> Evaluation:
+        """Return what these features reach: a function of them and the task, which opens no picture and no model.
+
+        Raises:
+            ValueError: if they cannot be scored; the message says why.
+        """
+        raise NotImplementedError
+
+    def evaluate(self, session: Session) -> Evaluation:
+        """Return what the session's model reaches: its `features`, and their `score`.
+
+        Raises:
+            ValueError, OSError: see `features` and `score`.
+        """
+        return self.score(self.features(session))
 
 
 @attrs.frozen(kw_only=True)

@@ -25,9 +25,6 @@ from mobileclip.evaluation.metrics import (
     macro_f1_outcomes,
     macro_f1_values,
     outcomes_of,
-    read_outcomes,
-    worst_group_outcomes,
-    write_outcomes,
 )
 from mobileclip.evaluation.report import ModelResults, compare, comparisons, results_table
 from tests.cli.test_cli import run
@@ -42,7 +39,7 @@ def features_of(labels=None, num_captions=None, seed=0):
     generator = torch.Generator().manual_seed(seed)
     images = 60
     texts = 5 if labels is not None else int(num_captions.sum())
-    return Features(
+    return Features.of(
         keys=KEYS[:images],
         image=torch.randn(images, 8, generator=generator),
         text=torch.randn(texts, 8, generator=generator),
@@ -76,14 +73,14 @@ def test_metrics_that_are_no_mean_have_intervals_and_paired_tests_too(name):
     scored = score(case.benchmark, case.features)
     interval = scored.outcomes.interval
     assert 0 <= interval.low < scored.result.main_metric < interval.high <= 1
-    other = attrs.evolve(case.features, image=case.features.image + 0.5 * case_of(name, seed=5).features.image)
+    other = case.features.with_tensors(image=case.features.image + 0.5 * case_of(name, seed=5).features.image)
     changed = score(case.benchmark, other)
     found = changed.outcomes.compared_with(scored.outcomes)
     assert found.difference == pytest.approx(changed.result.main_metric - scored.result.main_metric, abs=1e-6)
     assert found.interval.low < found.difference < found.interval.high
     assert 0 < found.p_value <= 1
     if name != "wilds-iwildcam":
-        regrouped = attrs.evolve(case.features, metadata=case.features.metadata.flip(0))
+        regrouped = case.features.with_tensors(metadata=case.features.metadata.flip(0))
         assert score(case.benchmark, regrouped).outcomes.compared_with(scored.outcomes) is None
 
 
@@ -129,23 +126,6 @@ def test_only_the_same_images_are_compared():
     other = outcomes_of(KEYS[::-1], [1] * 150 + [0] * 50)
     assert one.compared_with(other) is None
     assert one.compared_with(one).difference == 0
-
-
-def test_what_is_written_is_read_for_this_evaluation_alone(tmp_path, caplog):
-    outcomes = outcomes_of(KEYS, np.linspace(0, 1, len(KEYS)))
-    write_outcomes(tmp_path, "vtab/pets", "a" * 64, outcomes)
-    read = read_outcomes(tmp_path, "vtab/pets", "a" * 64)
-    np.testing.assert_array_equal(read.values, outcomes.values)
-    assert (read.asked, read.num_effective) == (outcomes.asked, outcomes.num_effective)
-    assert read_outcomes(tmp_path, "vtab/pets", "b" * 64) is None
-    assert read_outcomes(tmp_path, "vtab/dtd", "a" * 64) is None
-    assert read.groups is None
-    write_outcomes(tmp_path, "vtab/pets", "a" * 64, worst_group_outcomes(KEYS, outcomes.values, np.arange(200) % 7))
-    np.testing.assert_array_equal(read_outcomes(tmp_path, "vtab/pets", "a" * 64).groups, np.arange(200) % 7)
-    (path,) = (tmp_path / "outcomes").iterdir()
-    path.write_bytes(path.read_bytes()[:100])
-    assert read_outcomes(tmp_path, "vtab/pets", "a" * 64) is None
-    assert "damaged" in caplog.text
 
 
 def model(name, values, *, key="mine", known=True):

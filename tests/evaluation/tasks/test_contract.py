@@ -16,6 +16,7 @@ from mobileclip.evaluation import (
     BenchmarkSample,
     DatasetResult,
     Evaluation,
+    Features,
     Session,
     Task,
     TaskEntry,
@@ -64,9 +65,16 @@ class OddTask(Task):
         content = Path(self.path, "answers.txt").read_text()
         return {"restless": f"{next(NUMBERS)}", "unmoved": "the same"}.get(self.odd, content)
 
-    def evaluate(self, session):
-        hits = np.array([line == "yes" for line in self.content().splitlines()], dtype=np.float32)
-        number = {"restless in numbers": next(NUMBERS), "batched": session.batch_size}.get(self.odd, 0)
+    def features(self, session):
+        if self.odd == "failing":
+            raise KeyError("yes")
+        header = {"keys": self.content().splitlines(), "batch_size": session.batch_size}
+        return Features(tensors={}, header=header, report=SkipReport(log=False))
+
+    def score(self, features):
+        batch_size = features.header["batch_size"]
+        hits = np.array([line == "yes" for line in features.keys], dtype=np.float32)
+        number = {"restless in numbers": next(NUMBERS), "batched": batch_size}.get(self.odd, 0)
         result = {
             "key": "odd/yes",
             "dataset": "Yes or no",
@@ -80,16 +88,14 @@ class OddTask(Task):
             "over none": {"num_images": 0},
             "miscounting": {"num_skipped": 3},
         }.get(self.odd, {})
-        if self.odd == "failing":
-            raise KeyError("yes")
         values = {"not finite": hits + np.inf, "without values": hits[:0]}.get(self.odd, hits + number)
-        asked = {"unasked": "", "restless in order": f"{session.batch_size}"}.get(self.odd, "lines")
+        asked = {"unasked": "", "restless in order": f"{batch_size}"}.get(self.odd, "lines")
         return (
             None
             if self.odd == "silent"
             else Evaluation(
                 result=DatasetResult(**result),
-                report=SkipReport(log=False),
+                report=features.report,
                 outcomes=Outcomes(asked=asked, values=values, num_effective=len(hits)),
             )
         )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import attrs
 
 from mobileclip.evaluation.datasets.benchmark import Benchmark, open_benchmark
-from mobileclip.evaluation.datasets.content import fingerprint, hash_of
+from mobileclip.evaluation.datasets.content import fingerprint
+from mobileclip.evaluation.encoding.features import Features
 from mobileclip.evaluation.session import Session
+from mobileclip.evaluation.tasks.multilingual import open_languages
 from mobileclip.evaluation.tasks.task import Evaluation, FoundTask, Task, TaskOptions
 from mobileclip.evaluation.tasks.zero_shot.scoring import require_metric, score
 
@@ -19,15 +21,7 @@ def evaluate_benchmark(session: Session, benchmark: Benchmark) -> Evaluation:
             the data set's main metric cannot be computed.
     """
     require_metric(benchmark)
-    features, report = session.features(benchmark)
-    scored = score(benchmark, features, num_skipped=report.num_skipped)
-    return Evaluation(
-        result=scored.result,
-        report=report,
-        absent_classes=scored.absent_classes,
-        outcomes=scored.outcomes,
-        answers=scored.answers,
-    )
+    return ZeroShotTask(benchmark=benchmark).evaluate(session)
 
 
 @attrs.frozen(kw_only=True)
@@ -41,18 +35,26 @@ class ZeroShotTask(Task):
         """The data set."""
         return self.benchmark
 
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The data set's."""
+        return self.benchmark.templates
+
     def content(self) -> str:
-        """Return a hash of the shards and of the prompts."""
-        texts = hash_of([self.benchmark.class_names, self.benchmark.templates])
-        return hash_of([fingerprint(self.benchmark), texts])
+        """Return a hash of the shards."""
+        return fingerprint(self.benchmark)
 
-    def evaluate(self, session: Session) -> Evaluation:
-        """Return what `evaluate_benchmark` returns."""
-        return evaluate_benchmark(session, self.benchmark)
+    def features(self, session: Session) -> Features:
+        """Return the embeddings of pictures and texts, of which prompts are kept by themselves."""
+        return session.features(self.benchmark)[0]
+
+    def score(self, features: Features) -> Evaluation:
+        """Return what `score` returns."""
+        return score(self.benchmark, features)
 
 
-def open_zero_shot(found: FoundTask, options: TaskOptions) -> ZeroShotTask:
-    """Return the task of a data set; see `open_benchmark`.
+def open_zero_shot(found: FoundTask, options: TaskOptions) -> Task:
+    """Return the task of a data set; see `open_benchmark`. Captions that say their languages are ranked by these.
 
     Raises:
         ValueError: if there is no data set, or its main metric cannot be computed.
@@ -60,4 +62,5 @@ def open_zero_shot(found: FoundTask, options: TaskOptions) -> ZeroShotTask:
     """
     benchmark = open_benchmark(found.path, allow_missing=options.allow_missing, rows=options.rows)
     require_metric(benchmark)
-    return ZeroShotTask(benchmark=benchmark)
+    languages = open_languages(found, benchmark) if benchmark.kind == "retrieval" else None
+    return languages or ZeroShotTask(benchmark=benchmark)
