@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 
 import attrs
 
@@ -46,12 +47,13 @@ class TaskOptions:
     Args:
         allow_missing: evaluate on what is left where a shard is missing; see `Benchmark`.
         rows: how rows of `.jsonl` files and of tables are read.
-        tagger: spaCy's model that finds nouns and adjectives, for orders of words.
+        orders: folder of the files of word orders for ARO, which are written where they are missing; None to draw
+            orders anew.
     """
 
     allow_missing: bool = False
     rows: RowOptions = attrs.field(factory=RowOptions)
-    tagger: str = "en_core_web_sm"
+    orders: Path | None = None
 
 
 class Task(ABC):

@@ -159,7 +159,7 @@ def require_metric(benchmark: Benchmark) -> str:
     if main not in given:
         raise ValueError(
             f"on {benchmark.name} counts {main}, but its folder is one for {benchmark.kind}, which gives "
-            f"{', '.join(given)}; WinoGAViL is evaluated by evaluate_winogavil"
+            f"{', '.join(given)}; WinoGAViL is evaluated as misc/winogavil"
         )
     return main
 
