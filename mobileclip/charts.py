@@ -115,9 +115,9 @@ def write_chart(panels: Sequence[Panel], path: storage.AnyPath, *, size: tuple[f
 
 def _spread(axes: Axes, line: Line, color: Any) -> None:
     """Draw the band of a line, and its hollow points."""
-    bounds = [(y - half, y + half) for y, half in zip(line.y, line.spread, strict=bool(line.spread))]
-    if bounds:
-        axes.fill_between(line.x, *zip(*bounds, strict=True), color=color, alpha=0.16, linewidth=0)
+    if line.spread:
+        low, high = ([y + sign * half for y, half in zip(line.y, line.spread, strict=True)] for sign in (-1, 1))
+        axes.fill_between(line.x, low, high, color=color, alpha=0.16, linewidth=0)
         single = [point for *point, half in zip(line.x, line.y, line.spread, strict=True) if math.isnan(half)]
         x, y = ([point[axis] for point in single] for axis in (0, 1))
         axes.scatter(x, y, s=14, facecolors="white", edgecolors=color, zorder=3)

@@ -102,87 +102,53 @@ def train(
         if note is not None and world.is_first:
             logger.warning("%s", note)
     with _alone(output, world):
-        return _train(
-            spec,
-            model=model,
-            batches=batches,
-            output=output,
-            world=world,
-            evaluate=evaluate,
-            title=title,
-            console=console,
-        )
-
-
-def _train(
-    spec: TrainingSpec,
-    *,
-    model: nn.Module,
-    batches: BatchSource[Batch],
-    output: storage.AnyPath,
-    world: World,
-    evaluate: Evaluate | None,
-    title: str,
-    console: Console | None,
-) -> TrainingResult:
-    """Train in a folder that no other run writes to, from what is there on."""
-    # The first process draws as one that is alone.
-    torch.manual_seed(spec.seed if world.is_first else derived_seed(spec.seed, "process", world.rank))
-    if isinstance(model, DualEncoder):
-        model.max_logit_scale = spec.max_logit_scale
-    average = MovingAverage(model, spec.ema_decay) if spec.ema_decay is not None and world.is_first else None
-    objective = build_objective(spec.loss, spec=spec, model=model, world=world)
-    if average is not None:
-        average.module.to(world.device)
-    state = RunState(objective=objective, optimizer=spec.optimizer.build(objective), average=average, world=world)
-    checkpoints = CheckpointFolder(storage.join(output, "checkpoints"), keep=spec.keep_checkpoints)
-
-    skipped = SkippedFolder(storage.join(output, FOLDER))
-    first, position = state.resume(checkpoints)
-    world.from_first(lambda: skipped.forget_after(first))
-    steps = range(first, spec.total_steps)
-    minimised = _shared(objective, world)
-    state.require_same(first)
-
-    shown = console if world.is_first else None
-    with (
-        Progress(title, total=spec.total_steps, done=first, console=shown) as progress,
-        postponed() as signals,
-        BackgroundWriter() as writer,
-    ):
-        log = _open_log(spec, output, first, world)
-        looks = Looks(evaluate=evaluate, log=log, world=world, signals=signals)
-        saving = Saving(
-            spec=spec,
-            state=state,
-            checkpoints=checkpoints,
-            batches=batches,
-            skipped=skipped,
-            log=log,
-            writer=writer,
-            world=world,
-            signals=signals,
-            saved_step=first,
-        )
-        kept = model if average is None else average.module
-        if first and is_due(first, spec.evaluate_every_steps, spec) and not looks(kept, first):
-            saving.stop(first, warned=signals.warned)
-        source = batches.stream(position) if steps else iter(())
-        feed = Feed(source, count=len(steps), device=world.device, waiting=signals.not_now)
-        stepping = _Stepping(
-            spec=spec, state=state, minimised=minimised, feed=feed, saving=saving, output=output, progress=progress
-        )
-        stepping.begin(first)
-        for step in steps:
-            wishes = stepping.make(step)
-            saving.after_step(step + 1, wishes)
-            if wishes.fail:
-                stepping.fail(step + 1)
-            if is_due(step + 1, spec.evaluate_every_steps, spec) and not looks(kept, step + 1):
-                saving.stop(step + 1, warned=signals.warned)
-        world.tell("after the last step", spec.total_steps, bounded=False)
-        saving.finish()
-
+        state = _new_state(spec, model, world)
+        checkpoints = CheckpointFolder(storage.join(output, "checkpoints"), keep=spec.keep_checkpoints)
+        skipped = SkippedFolder(storage.join(output, FOLDER))
+        first, position = state.resume(checkpoints)
+        world.from_first(lambda: skipped.forget_after(first))
+        steps = range(first, spec.total_steps)
+        minimised = _shared(state.objective, world)
+        state.require_same(first)
+        kept = model if state.average is None else state.average.module
+        with (
+            Progress(
+                title, total=spec.total_steps, done=first, console=console if world.is_first else None
+            ) as progress,
+            postponed() as signals,
+            BackgroundWriter() as writer,
+        ):
+            log = _open_log(spec, output, first, world)
+            looks = Looks(evaluate=evaluate, log=log, world=world, signals=signals)
+            saving = Saving(
+                spec=spec,
+                state=state,
+                checkpoints=checkpoints,
+                batches=batches,
+                skipped=skipped,
+                log=log,
+                writer=writer,
+                world=world,
+                signals=signals,
+                saved_step=first,
+            )
+            if first and is_due(first, spec.evaluate_every_steps, spec) and not looks(kept, first):
+                saving.stop(first, warned=signals.warned)
+            source = batches.stream(position) if steps else iter(())
+            feed = Feed(source, count=len(steps), device=world.device, waiting=signals.not_now)
+            stepping = _Stepping(
+                spec=spec, state=state, minimised=minimised, feed=feed, saving=saving, output=output, progress=progress
+            )
+            stepping.begin(first)
+            for step in steps:
+                wishes = stepping.make(step)
+                saving.after_step(step + 1, wishes)
+                if wishes.fail:
+                    stepping.fail(step + 1)
+                if is_due(step + 1, spec.evaluate_every_steps, spec) and not looks(kept, step + 1):
+                    saving.stop(step + 1, warned=signals.warned)
+            world.tell("after the last step", spec.total_steps, bounded=False)
+            saving.finish()
     return TrainingResult(model=kept.eval(), num_steps=len(steps))
 
 
@@ -303,6 +269,19 @@ def _alone(output: storage.AnyPath, world: World) -> Iterator[None]:
 
         world.from_first(hold)  # what is read there must not be another run's
         yield
+
+
+def _new_state(spec: TrainingSpec, model: nn.Module, world: World) -> RunState:
+    """Return what the steps will change, as it is before the first one."""
+    # The first process draws as one that is alone.
+    torch.manual_seed(spec.seed if world.is_first else derived_seed(spec.seed, "process", world.rank))
+    if isinstance(model, DualEncoder):
+        model.max_logit_scale = spec.max_logit_scale
+    average = MovingAverage(model, spec.ema_decay) if spec.ema_decay is not None and world.is_first else None
+    objective = build_objective(spec.loss, spec=spec, model=model, world=world)
+    if average is not None:
+        average.module.to(world.device)
+    return RunState(objective=objective, optimizer=spec.optimizer.build(objective), average=average, world=world)
 
 
 def _open_log(spec: TrainingSpec, output: storage.AnyPath, first: int, world: World) -> MetricLog | None:

@@ -13,6 +13,7 @@ from torch import nn
 from mobileclip.terminal import get_logger
 from mobileclip.terminal.interruption import Interrupted, Postponed
 from mobileclip.training.finetuning.lora import merged
+from mobileclip.training.objectives.selection import evaluating
 
 if TYPE_CHECKING:
     from mobileclip.data import Batch, BatchSource
@@ -220,15 +221,12 @@ class Looks:
         if self.log is None or self.evaluate is None or self.log.was_evaluated(done - 1):
             return True
         self.world.tell(f"evaluating after step {done}", done, bounded=False)
-        was_training = model.training
         try:
-            with self.signals.not_now():
-                values = self.evaluate(merged(model.eval()), done)
+            with self.signals.not_now(), evaluating(model):
+                values = self.evaluate(merged(model), done)
             self.log.write(done - 1, values)
         except Interrupted:
             return False
-        finally:
-            model.train(was_training)
         return True
 
 

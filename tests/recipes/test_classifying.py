@@ -12,22 +12,16 @@ from safetensors.torch import load_file
 
 from mobileclip.encoders import Classifier, ClassifierSpec, load_model, save_model
 from mobileclip.encoders.checkpoints import skeleton
-from mobileclip.recipes.classifying import run_recipe
-from mobileclip.serialization import from_json, to_json
-from mobileclip.training import RunSpec, read_metrics
+from mobileclip.serialization import to_json
+from mobileclip.training import read_metrics
 from recipes import train_imagenet_mci as recipe
 from tests.data.made_samples import encoded, write_raw
+from tests.recipes.running import run_named, shown_run
 
 SMALL = ["--pipeline.image.size", "64", "--pipeline.augmentation.size", "64"]
 
 
-def run_row(arguments, row="mci0"):
-    run_recipe(recipe.ROWS, "train_imagenet_mci", recipe.__doc__, [row, *map(str, arguments)])
-
-
-def shown(capsys, *arguments) -> RunSpec:
-    run_row(["--show", *arguments])
-    return from_json(capsys.readouterr().out, RunSpec)
+MCI0 = "train_imagenet_mci mci0"
 
 
 @pytest.mark.parametrize(
@@ -52,36 +46,36 @@ def test_the_schedule_is_three_hundred_epochs():
 
 
 def test_choices_are_flags_and_come_back(capsys, tmp_path):
-    spec = shown(capsys, *SMALL, "--data", "a.tar", "--training.loss.label-smoothing", "0.2")
+    spec = shown_run(capsys, MCI0, *SMALL, "--data", "a.tar", "--training.loss.label-smoothing", "0.2")
     assert spec.model.image.input.size == spec.data.image.size == spec.data.augmentation.size == 64
     assert spec.training.loss.label_smoothing == 0.2
     (tmp_path / "run.json").write_text(to_json(spec))
-    assert shown(capsys, "--run", tmp_path / "run.json") == spec
-    assert shown(capsys, "--pipeline.image.size", "64").data.augmentation.size == 64
-    ten = shown(capsys, "--pipeline.num-classes", "10")
+    assert shown_run(capsys, MCI0, "--run", tmp_path / "run.json") == spec
+    assert shown_run(capsys, MCI0, "--pipeline.image.size", "64").data.augmentation.size == 64
+    ten = shown_run(capsys, MCI0, "--pipeline.num-classes", "10")
     assert ten.model.num_classes == ten.data.num_classes == 10
 
 
 def test_without_data_it_says_what_it_needs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="--data is missing: a folder with a folder of images for every class"):
-        run_row([])
+        run_named(MCI0)
     with pytest.raises(SystemExit, match=r"error: none of the 1 shards exists, the first is nowhere/0\.tar"):
-        run_row(["--tiny", "--data", "nowhere/0.tar"])
+        run_named(MCI0, "--tiny", "--data", "nowhere/0.tar")
 
 
 def test_a_tiny_run_and_one_that_is_resumed_to_the_bit(tmp_path, monkeypatch, capsys):
     """On drawn shapes; of the second, all but the first checkpoint is lost."""
     monkeypatch.chdir(tmp_path)
     flags = ["--tiny", *SMALL, "--training.checkpoint-every-steps", "1"]
-    run_row(flags)
+    run_named(MCI0, *flags)
     assert "load_model" in capsys.readouterr().out
     whole = tmp_path / "outputs" / "train_imagenet_mci-mci0-tiny"
     parts = tmp_path / "parts"
     shutil.copytree(whole, parts)
     (parts / "model.safetensors").unlink()
     (parts / "checkpoints" / "step-00000002.safetensors").unlink()
-    run_row([*flags, "--output", parts])
+    run_named(MCI0, *flags, "--output", parts)
     expected, found = (load_file(folder / "model.safetensors") for folder in (whole, parts))
     assert expected.keys() == found.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -110,7 +104,7 @@ def test_on_shards_of_one_s_own_from_a_model_of_one_s_own(tmp_path, monkeypatch)
     start = ClassifierSpec(image=image, num_classes=7).build().eval()
     save_model(start, tmp_path / "start.safetensors")
     flags = ["--tiny", *SMALL, "--data", "0.tar", "--validation", "0.tar", "--initial-weights", "start.safetensors"]
-    run_row([*flags, "--output", "out", "--training.schedule.peak", "1e-9"])
+    run_named(MCI0, *flags, "--output", "out", "--training.schedule.peak", "1e-9")
     model = load_model("out/model.safetensors", fold=False)
     assert model.spec.class_names == ("ant", "bee", "cat")
     assert model.spec.image.drop_path == 0.1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import runpy
 import subprocess
 import sys
 from functools import reduce
@@ -19,139 +18,91 @@ from mobileclip.datasets import RowOptions, as_source
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD
 from mobileclip.losses import ContrastiveLossSpec
 from mobileclip.recipes import written_run
-from mobileclip.recipes.evaluating import run_recipe as run_evaluation
-from mobileclip.recipes.finetuning import run_recipe as run_finetuning, shrink as shrink_finetuning
-from mobileclip.recipes.reinforcing import run_recipe as run_reinforcing
+from mobileclip.recipes.finetuning import shrink as shrink_finetuning
 from mobileclip.recipes.tiny import NUM_SAMPLES, first_samples
-from mobileclip.recipes.training import Given, following_training, measured_on, run_recipe as run_training
+from mobileclip.recipes.training import Given, following_training, measured_on
 from mobileclip.serialization import from_json
 from mobileclip.training import ConstantCosineSchedule, RunSpec, TrainingSpec
 from mobileclip.training.finetuning import open_task
 from mobileclip.training.finetuning.run import FinetuneSpec
-from recipes.evaluate import evaluate
-from recipes.finetune import finetune
-from recipes.reinforce_dfndr2b import reinforce_dfndr2b
 from tests.data.made_samples import encoded, make_sample
 from tests.encoders.small import SMALL
 from tests.errors import fails
 from tests.evaluation.test_own_data import outside
 from tests.recipes.choices import REINFORCING, ROWS, TRAINING, WITH_ROWS, leaves, training_recipes
+from tests.recipes.running import run_named, shown, shown_run
 
 ROOT = Path(__file__).parents[2]
 
 
-def shown(capsys, run, *arguments):
-    run([*map(str, arguments), "--show"])
-    said = capsys.readouterr()
-    assert said.err == ""
-    json.loads(said.out)
-    return said.out
-
-
-def assert_comes_back(capsys, tmp_path, run, *arguments):
+def assert_comes_back(capsys, tmp_path, name, *arguments):
     """The choices of a command line are those of the file that they were written to, to the letter."""
-    first = shown(capsys, run, *arguments)
+    first = shown(capsys, name, *arguments)
     file = tmp_path / "run.json"
     file.write_text(first)
-    assert shown(capsys, run, "--run", file) == first
-    assert shown(capsys, run, f"--run={file}") == first
+    name, *_ = name.split()
+    assert shown(capsys, name, "--run", file) == first
+    assert shown(capsys, name, f"--run={file}") == first
+    return first
+
+
+FIRST_ROWS = {name: next(iter(importlib.import_module(f"recipes.{name}").ROWS)) for name in WITH_ROWS}
 
 
 @pytest.mark.parametrize("name", [*TRAINING, f"{ROWS} one_teacher", f"{ROWS} plain"])
 def test_a_training_comes_back(name, capsys, tmp_path):
-    module, _, row = name.partition(" ")
-    header = importlib.import_module(f"recipes.{module}")
-
-    def run(arguments):
-        run_training(header.ROWS if module in WITH_ROWS else getattr(header, module), module, header.__doc__, arguments)
-
-    row = [row or next(iter(header.ROWS))] if module in WITH_ROWS else []
+    row = f"{name} {FIRST_ROWS[name]}" if name in FIRST_ROWS else name
     changes = ["--data", "s3://user:password@bucket/{0..3}.tar", "é.tar", "--pipeline.seed", "3"]
-    assert_comes_back(capsys, tmp_path, run, *row, *changes, "--training.schedule.peak", "0.1")
-    assert json.loads((tmp_path / "run.json").read_text())["data"]["shards"] == changes[1:3]
-    assert from_json((tmp_path / "run.json").read_text(), RunSpec).training.schedule.peak == 0.1
+    text = assert_comes_back(capsys, tmp_path, row, *changes, "--training.schedule.peak", "0.1")
+    assert json.loads(text)["data"]["shards"] == changes[1:3]
+    assert from_json(text, RunSpec).training.schedule.peak == 0.1
 
 
 def test_what_is_read_back_may_be_changed(capsys, tmp_path):
-    module = importlib.import_module("recipes.train_s2")
-
-    def run(arguments):
-        run_training(module.train_s2, "train_s2", module.__doc__, arguments)
-
     file = tmp_path / "run.json"
-    file.write_text(shown(capsys, run, "--data", "a.tar", "--training.seed", "4"))
-    changed = from_json(shown(capsys, run, "--run", file, "--pipeline.batch-size", "64"), RunSpec)
+    file.write_text(shown(capsys, "train_s2", "--data", "a.tar", "--training.seed", "4"))
+    changed = shown_run(capsys, "train_s2", "--run", file, "--pipeline.batch-size", "64")
     assert (changed.data.shards, changed.training.seed, changed.data.batch_size) == (("a.tar",), 4, 64)
 
 
-@pytest.mark.parametrize("name", REINFORCING)
-def test_a_reinforcement_comes_back(name, capsys, tmp_path):
-    def run(arguments):
-        run_reinforcing(REINFORCING[name], name, None, arguments)
-
-    assert_comes_back(capsys, tmp_path, run, "--source", "some/{0..3}.tar", "--seed", "5", "--step", "embeddings")
-
-
-def test_a_finetuning_comes_back(capsys, tmp_path):
-    def run(arguments):
-        run_finetuning(finetune(), "Fine-tune.", arguments)
-
-    assert_comes_back(capsys, tmp_path, run, "--data", "birds/", "--freeze", "text", "--alphas", "0.3", "--tiny")
-
-
-def test_an_evaluation_comes_back(capsys, tmp_path):
-    def run(arguments):
-        run_evaluation(evaluate(), "Evaluate.", arguments)
-
-    assert_comes_back(capsys, tmp_path, run, "a.pt", "b=c.pt", "--datasets", "d", "e", "--report", "--device", "cpu")
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        *((one.__name__, "--source some/{0..3}.tar --seed 5 --step embeddings") for one in REINFORCING.values()),
+        ("finetune", "--data birds/ --freeze text --alphas 0.3 --tiny"),
+        ("evaluate", "a.pt b=c.pt --datasets d e --report --device cpu"),
+    ],
+)
+def test_other_runs_come_back(name, arguments, capsys, tmp_path):
+    assert_comes_back(capsys, tmp_path, name, *arguments.split())
 
 
 FLAGS = ("--no-inside", "--schemes", "https", "s3", "--hosts", "127.0.0.1")
 LINES = {"inside": False, "schemes": ["https", "s3"], "hosts": ["127.0.0.1"]}
 
 
-def finetuning(arguments):
-    run_finetuning(finetune(), "Fine-tune.", arguments)
-
-
-def evaluation(arguments):
-    run_evaluation(evaluate(), "Evaluate.", arguments)
-
-
-def reinforcement(arguments):
-    run_reinforcing(reinforce_dfndr2b, "a", None, arguments)
-
-
-@pytest.mark.parametrize(
-    ("run", "data", "place"),
-    [
-        (finetuning, ["--data", "list.jsonl"], ["rows"]),
-        (evaluation, ["a.pt", "--datasets", "list.jsonl"], ["spec", "rows"]),
-        (reinforcement, ["--source", "list.jsonl"], ["source"]),
-    ],
-)
-def test_what_lists_may_name_is_told_in_the_same_words(run, data, place, capsys, tmp_path):
-    told = reduce(getitem, place, json.loads(shown(capsys, run, *data, *FLAGS)))
-    assert told.items() >= LINES.items()
-    assert_comes_back(capsys, tmp_path, run, *data, *FLAGS)
-
-
 COLUMNS = ("--url-column", "URL", "--caption-columns", "title", "alt", "--uid-column", "id", "--header", "URL", "title")
+NAMED = {
+    "url_column": "URL", "caption_columns": ["title", "alt"], "uid_column": "id", "header": ["URL", "title"],
+    "path_column": None,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("run", "data", "place"),
+    ("name", "data", "place"),
     [
-        (finetuning, ["--data", "list.csv"], ["rows"]),
-        (evaluation, ["a.pt", "--datasets", "list.csv"], ["spec", "rows"]),
-        (reinforcement, ["--source", "list.csv"], ["source", "options"]),
+        ("finetune", ["--data", "list.jsonl"], ["rows"]),
+        ("evaluate", ["a.pt", "--datasets", "list.jsonl"], ["spec", "rows"]),
+        ("reinforce_dfndr2b", ["--source", "list.jsonl"], ["source"]),
+        ("finetune", ["--data", "list.csv"], ["rows"]),
+        ("evaluate", ["a.pt", "--datasets", "list.csv"], ["spec", "rows"]),
+        ("reinforce_dfndr2b", ["--source", "list.csv"], ["source", "options"]),
     ],
 )
-def test_columns_are_named_in_the_same_words(run, data, place, capsys, tmp_path):
-    told = reduce(getitem, place, json.loads(shown(capsys, run, *data, *FLAGS, *COLUMNS)))
-    named = {"url_column": "URL", "caption_columns": ["title", "alt"], "uid_column": "id", "header": ["URL", "title"]}
-    assert told.items() >= {**LINES, **named, "path_column": None}.items()
-    assert_comes_back(capsys, tmp_path, run, *data, *FLAGS, *COLUMNS)
+def test_what_lists_may_name_and_columns_are_told_in_the_same_words(name, data, place, capsys, tmp_path):
+    has_columns = data[-1] == "list.csv"
+    text = assert_comes_back(capsys, tmp_path, name, *data, *FLAGS, *(COLUMNS if has_columns else ()))
+    assert reduce(getitem, place, json.loads(text)).items() >= (LINES | (NAMED if has_columns else {})).items()
 
 
 def test_a_task_of_a_list_that_is_trusted_has_pictures_elsewhere(tmp_path):
@@ -184,9 +135,8 @@ def test_what_is_no_run_is_named(arguments, said, tmp_path, monkeypatch):
     Path("broken.json").write_text("{")
     Path("other.json").write_text("{}")
     Path("bytes.json").write_bytes(b"\xff\xfe")
-    module = importlib.import_module("recipes.train_s2")
     with pytest.raises(SystemExit, match=said):
-        run_training(module.train_s2, "train_s2", module.__doc__, arguments)
+        run_named("train_s2", *arguments)
     assert written_run(["--data", "x"], RunSpec) == (None, ["--data", "x"])
 
 
@@ -209,15 +159,8 @@ def test_what_is_no_run_is_named(arguments, said, tmp_path, monkeypatch):
     ],
 )
 def test_a_flag_alone_is_not_refused_for_another_ones_default(name, arguments, capsys):
-    module, _, row = name.partition(" ")
-    header = importlib.import_module(f"recipes.{module}")
-    recipe = header.ROWS if row else getattr(header, module)
-    spec = from_json(
-        shown(capsys, lambda rest: run_training(recipe, module, header.__doc__, rest), *row.split(), *arguments),
-        RunSpec,
-    )
+    found = shown_run(capsys, name, *arguments)
     flag, _, value = arguments[0].partition("=")
-    found = spec
     for part in flag.replace("pipeline", "data").lstrip("-").replace("-", "_").split("."):
         found = getattr(found, part)
     values = [value] if value else arguments[1:]
@@ -227,13 +170,11 @@ def test_a_flag_alone_is_not_refused_for_another_ones_default(name, arguments, c
 
 
 def test_a_flag_that_says_what_would_follow_is_left_alone(capsys):
-    module = importlib.import_module("recipes.train_s2")
     flags = ["--training.schedule.total-steps", "5000", "--training.schedule.warmup-steps", "3000"]
-    run = lambda rest: run_training(module.train_s2, "train_s2", module.__doc__, rest)  # noqa: E731
-    assert from_json(shown(capsys, run, *flags), RunSpec).training.schedule.warmup_steps == 3000
-    assert from_json(shown(capsys, run, *flags[:2]), RunSpec).training.schedule.warmup_steps == 500
+    assert shown_run(capsys, "train_s2", *flags).training.schedule.warmup_steps == 3000
+    assert shown_run(capsys, "train_s2", *flags[:2]).training.schedule.warmup_steps == 500
     with pytest.raises(SystemExit):
-        run(["--show", "--training.schedule.total-steps", "many"])
+        run_named("train_s2", "--show", "--training.schedule.total-steps", "many")
     assert "many" in capsys.readouterr().err
     assert Given(["--a", "1", "x", "--b_c=2"]).numbers("--b-c") == [2.0]
     assert Given(["--a", "1", "x"]).numbers("--a") == []
@@ -284,13 +225,9 @@ WARM = without(RELEASED, "training.schedule.warmup_steps")
         ("train_b_dfndr12m all_sets", WARM),
     ],
 )
-def test_released_choices_are_those_of_the_scripts_and_flags_change_them(name, expected, capsys, monkeypatch):
-    name, *row = name.split()
-
+def test_released_choices_are_those_of_the_scripts_and_flags_change_them(name, expected, capsys):
     def flat(*arguments):
-        monkeypatch.setattr(sys, "argv", [name, *row, "--show", *arguments])
-        runpy.run_path(str(ROOT / "recipes" / f"{name}.py"), run_name="__main__")
-        return leaves(json.loads(capsys.readouterr().out))
+        return leaves(json.loads(shown(capsys, name, *arguments)))
 
     published, released = flat(), flat("--released")
     changed = {
@@ -323,7 +260,7 @@ def test_published_choices_do_not_follow_anything():
     ("recipe", "arguments"),
     [
         ("train_s2", ["--data", "nowhere/0.tar"]),
-        ("train_vit_b16_12m", ["--data", "nowhere/{0..3}.tar"]),
+        ("train_vit_b16_12m plain", ["--data", "nowhere/{0..3}.tar"]),
         ("reinforce_dfndr2b", ["--source", "nowhere/"]),
         ("finetune", ["--data", "nowhere/"]),
         ("finetune", ["--old-tasks", "nowhere/", "--checkpoint", "x.pt"]),
@@ -333,16 +270,8 @@ def test_published_choices_do_not_follow_anything():
 )
 def test_a_tiny_run_on_data_that_is_not_there_fails(recipe, arguments, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    module = importlib.import_module(f"recipes.{recipe}")
-    runs = {
-        "train_s2": lambda rest: run_training(module.train_s2, recipe, None, rest),
-        "train_vit_b16_12m": lambda rest: run_training(module.ROWS, recipe, None, ["plain", *rest]),
-        "reinforce_dfndr2b": lambda rest: run_reinforcing(reinforce_dfndr2b, recipe, None, rest),
-        "finetune": lambda rest: run_finetuning(finetune(), None, rest),
-        "evaluate": lambda rest: run_evaluation(evaluate(), None, rest),
-    }
     with pytest.raises(SystemExit) as stopped:
-        runs[recipe](["--tiny", *arguments])
+        run_named(recipe, "--tiny", *arguments)
     assert str(stopped.value).startswith("error: ")
     assert "nowhere" in str(stopped.value)
 
@@ -376,10 +305,9 @@ def test_an_output_that_cannot_be_written_is_named_before_the_work(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     shard = write_shard(tmp_path / "0.tar", [make_sample(index) for index in range(4)])
     (tmp_path / "file").write_text("")
-    module = importlib.import_module("recipes.train_s2")
-    arguments = ["--tiny", "--data", str(shard), "--output", str(tmp_path / "file" / "output"), "--device", "cpu"]
+    arguments = ["--tiny", "--data", shard, "--output", tmp_path / "file" / "output", "--device", "cpu"]
     with pytest.raises(SystemExit, match=r"error: .*file/output"):
-        run_training(module.train_s2, "train_s2", None, arguments)
+        run_named("train_s2", *arguments)
 
 
 BROKEN = """

@@ -80,20 +80,25 @@ def test_mistakes_end_with_one_line(here):
         run_recipe(reinforce_dfndr2b, "x", None, ["--engine", "ray", "--source", "nowhere/1.tar"])
 
 
+def write_run(folder, shards):
+    """Write the choices of a small run on shards."""
+    spec = ReinforcementSpec(
+        source=shards,
+        output=folder / "out",
+        teachers=small_teacher_files(folder)[:1],
+        augmentation=AugmentationSpec(size=32, reference_size=32),
+        num_augmentations=1,
+    )
+    (folder / "run.json").write_text(to_json(spec))
+
+
 def test_a_shard_that_is_set_aside_is_named_and_with_strict_the_status_is_1(here, capsys):
     """The others are done, and the next run tries it again."""
     (here / "plain").mkdir()
     shards = plain_shards(here / "plain", 2, 2)
     whole = shards[0].read_bytes()
     shards[0].write_bytes(b"no tar")
-    spec = ReinforcementSpec(
-        source=shards,
-        output=here / "out",
-        teachers=small_teacher_files(here)[:1],
-        augmentation=AugmentationSpec(size=32, reference_size=32),
-        num_augmentations=1,
-    )
-    (here / "run.json").write_text(to_json(spec))
+    write_run(here, shards)
     command = ["--run", "run.json", "--pause-seconds", "0", "--tries", "2", "--strict"]
     with pytest.raises(SystemExit) as ended:
         run_recipe(reinforce_dfndr2b, "x", None, command)
@@ -120,14 +125,7 @@ def test_of_many_shards_that_are_set_aside_ten_are_named(here, capsys):
     plain_shards(Path("plain"), 1, 2)
     for index in range(1, 12):
         Path("plain", f"{index:08d}.tar").write_bytes(b"no tar")
-    spec = ReinforcementSpec(
-        source=sorted(Path("plain").glob("*.tar")),
-        output=here / "out",
-        teachers=small_teacher_files(here)[:1],
-        augmentation=AugmentationSpec(size=32, reference_size=32),
-        num_augmentations=1,
-    )
-    Path("run.json").write_text(to_json(spec))
+    write_run(here, sorted(Path("plain").glob("*.tar")))
     run_recipe(reinforce_dfndr2b, "x", None, ["--run", "run.json", "--tries", "1"])
     said = capsys.readouterr().out
     assert said.count("set aside: ") == 10

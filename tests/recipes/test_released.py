@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-import runpy
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -31,11 +29,11 @@ from mobileclip.data.augmentation import OPERATIONS
 from mobileclip.encoders import ViTSpec
 from mobileclip.encoders.checkpoints import layouts
 from mobileclip.recipes.training import shallow
-from mobileclip.serialization import from_json, to_json
-from mobileclip.training import RunSpec, World, build_objective, decay_groups
+from mobileclip.serialization import to_json
+from mobileclip.training import World, build_objective, decay_groups
 from tests.blocks.filling import noise
+from tests.recipes.running import shown_run
 
-ROOT = Path(__file__).parents[2]
 FLAGS = (  # that all five scripts share
     "--warmup 1000 --precision amp --lr 1.e-3 --beta2 0.95 --wd 0.2 --grad-clip-norm 1.0 --dataset-type webdataset "
     "--dataset-resampled --local-loss --gather-with-grad --grad-checkpointing"
@@ -61,16 +59,9 @@ LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in MODELS if name n
 
 
 @pytest.fixture
-def released(capsys, monkeypatch):
+def released(capsys):
     """A recipe's run with `--released`, as the command line shows it."""
-
-    def run(name, *flags):
-        recipe, *row = name.split()
-        monkeypatch.setattr(sys, "argv", [recipe, *row, "--show", "--released", *flags])
-        runpy.run_path(str(ROOT / "recipes" / f"{recipe}.py"), run_name="__main__")
-        return from_json(capsys.readouterr().out, RunSpec)
-
-    return run
+    return lambda name, *flags: shown_run(capsys, name, "--released", *flags)
 
 
 def is_plain(spec):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -13,25 +14,13 @@ from safetensors.torch import load_file
 
 from mobileclip.encoders import MCtSpec, load_model
 from mobileclip.evaluation import Session, candidate_of, evaluate_benchmark, open_benchmark
-from mobileclip.recipes.training import run_recipe
 from mobileclip.serialization import from_json
 from mobileclip.training import RunSpec, read_metrics
 from tests.data.tokenizer_files import KINDS
 from tests.errors import fails
 from tests.evaluation.scene_models import write_scene_benchmarks
-from tests.recipes.choices import CLASSIFYING, ROWS, TRAINING, WITH_ROWS, training_recipes
-
-RECIPES = Path(__file__).parents[2] / "recipes"
-
-
-@pytest.mark.parametrize("name", [*TRAINING, CLASSIFYING])
-def test_recipes_are_short_and_say_how_to_run_them(name):
-    text = (RECIPES / f"{name}.py").read_text()
-    assert text.count("\n") < 60
-    header = importlib.import_module(f"recipes.{name}").__doc__
-    for part in ("Command:", "Try it:", "Hardware:", "Time:", "Result:", "Source:"):
-        assert part in header
-    assert f"recipes/{name}.py" in header
+from tests.recipes.choices import ROWS, TRAINING, WITH_ROWS, training_recipes
+from tests.recipes.running import run_named, shown, shown_run
 
 
 @pytest.fixture(scope="session")
@@ -41,12 +30,10 @@ def world(tmp_path_factory):
 
 
 def run_tiny(world, name, row=None, arguments=()):
-    module = importlib.import_module(f"recipes.{name}")
     before = Path.cwd()
     os.chdir(world)
     try:
-        rows = module.ROWS if row else getattr(module, name)
-        run_recipe(rows, name, module.__doc__, [*([row] if row else []), "--tiny", *arguments])
+        run_named(f"{name} {row or ''}", "--tiny", *arguments)
     finally:
         os.chdir(before)
     return world / "outputs" / f"{name}{f'-{row}' if row else ''}-tiny"
@@ -169,18 +156,16 @@ def test_every_row_of_the_papers_tables_is_a_run():
 
 
 def test_help_says_what_every_row_is(capsys):
-    module = importlib.import_module(f"recipes.{ROWS}_stored")
     with pytest.raises(SystemExit):
-        run_recipe(module.ROWS, f"{ROWS}_stored", module.__doc__, ["--help"])
+        run_named(f"{ROWS}_stored", "--help")
     said = " ".join(capsys.readouterr().out.split())
     assert "Distil from 5 of 30 augmentations: 64.8" in said
     assert "Distil from 0 of 5 synthetic captions: 60.7" in said
 
 
 def test_without_data_a_recipe_says_what_it_needs():
-    module = importlib.import_module("recipes.train_s2")
     with pytest.raises(SystemExit) as stopped:
-        run_recipe(module.train_s2, "train_s2", module.__doc__, [])
+        run_named("train_s2")
     said = str(stopped.value)
     assert said.startswith("error: --data is missing: shards of images with synthetic captions and embeddings of teach")
     assert "dims 768, 768" in said
@@ -191,15 +176,12 @@ def test_without_data_a_recipe_says_what_it_needs():
 
 
 def test_choices_are_flags(capsys):
-    module = importlib.import_module("recipes.train_b")
-    arguments = ["--show", "--training.loss.distill-weight", "0.5", "--pipeline.batch-size", "64"]
-    run_recipe(module.train_b, "train_b", module.__doc__, arguments)
-    spec = from_json(capsys.readouterr().out, RunSpec)
+    spec = shown_run(capsys, "train_b", "--training.loss.distill-weight", "0.5", "--pipeline.batch-size", "64")
     assert spec.training.loss.distill_weight == 0.5
     assert spec.training.loss.contrastive_weight == 0.25
     assert spec.data.batch_size == 64
     with pytest.raises(SystemExit):
-        run_recipe(module.train_b, "train_b", module.__doc__, ["--help"])
+        run_named("train_b", "--help")
     said = capsys.readouterr().out
     assert "--training.schedule.total-steps" in said
     assert "--data" in said
@@ -208,23 +190,18 @@ def test_choices_are_flags(capsys):
 
 def test_a_tokenizer_of_ones_own(tmp_path, capsys):
     """Its name is among the choices, which are taken up again with that file alone."""
-    module = importlib.import_module("recipes.train_s2")
-
-    def shown(*arguments):
-        run_recipe(module.train_s2, "train_s2", module.__doc__, ["--show", *map(str, arguments)])
-        return capsys.readouterr().out
-
+    show = partial(shown, capsys, "train_s2")
     for kind in ("bert", "t5"):
         KINDS[kind]().save(str(tmp_path / f"{kind}.json"))
     capsys.readouterr()
-    text = shown("--tokenizer", tmp_path / "t5.json", "--pipeline.text.context-length", "20")
+    text = show("--tokenizer", tmp_path / "t5.json", "--pipeline.text.context-length", "20")
     spec = from_json(text, RunSpec)
     assert spec.model.text.input == spec.data.text
     assert spec.data.text.context_length == 20
     assert (spec.data.text.start_id, spec.data.text.end_id) == (None, 1)
     sha256 = spec.data.text.tokenizer.sha256
     (tmp_path / "run.json").write_text(text)
-    assert shown("--run", tmp_path / "run.json", "--tokenizer", tmp_path / "t5.json") == text
+    assert show("--run", tmp_path / "run.json", "--tokenizer", tmp_path / "t5.json") == text
     for arguments, said in (
         ([], f"--tokenizer is missing: the run names the tokenizer.json whose SHA-256 is {sha256}"),
         (["--tokenizer", tmp_path / "bert.json"], "is not the run's tokenizer.json, whose SHA-256 is"),
@@ -232,4 +209,4 @@ def test_a_tokenizer_of_ones_own(tmp_path, capsys):
         (["--tokenizer", tmp_path / "none.json"], "none.json"),
     ):
         with pytest.raises(SystemExit, match=said):
-            shown("--run", tmp_path / "run.json", *arguments)
+            show("--run", tmp_path / "run.json", *arguments)

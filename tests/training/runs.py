@@ -127,6 +127,19 @@ class Batches:
         return []
 
 
+def kept_by(call: Callable[[], object]) -> list[torch.Tensor]:
+    """Return what a forward pass keeps for the backward pass, a tensor of each storage."""
+    kept: dict[int, torch.Tensor] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        call()
+    return list(kept.values())
+
+
 def share_of(rank: int, size: int) -> Callable[[int], ReinforcedBatch]:
     """Return what makes one process's share of each batch."""
 

@@ -4,6 +4,7 @@ import io
 import json
 import math
 import resource
+import shutil
 import signal
 from pathlib import Path
 
@@ -37,6 +38,21 @@ ROOT = Path(__file__).parents[2]
 
 def killed_at(step: int) -> Batches:
     return Batches(stop=step, killed=True)
+
+
+@pytest.fixture(scope="module")
+def killed_once(tmp_path_factory, one_thread):
+    """The output of a run that was killed behind its second checkpoint."""
+    output = tmp_path_factory.mktemp("killed")
+    with pytest.raises(KilledError):
+        train(training_spec(8), model=new_model(), batches=killed_at(7), output=output)
+    return output
+
+
+@pytest.fixture
+def killed(killed_once, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(killed_once, tmp_path, dirs_exist_ok=True)
 
 
 def test_a_loss_with_other_teachers_than_the_data_is_refused_and_other_scales_are_told(tmp_path, caplog):
@@ -264,26 +280,22 @@ def test_what_is_only_written_may_change_between_resumptions(tmp_path):
 @pytest.mark.parametrize(
     "damage", [lambda data: data[:-100], lambda data: data[:-100] + bytes([data[-100] ^ 1]) + data[-99:]]
 )
-def test_the_checkpoint_before_a_damaged_one_is_gone_on_from(tmp_path, caplog, damage):
+def test_the_checkpoint_before_a_damaged_one_is_gone_on_from(killed, caplog, damage):
     """Cut short, or with another bit in a number, which nothing else would find."""
-    with pytest.raises(KilledError):
-        train(training_spec(8), model=new_model(), batches=killed_at(7), output=tmp_path)
-    path = last_checkpoint(tmp_path)
+    path = last_checkpoint(killed)
     path.write_bytes(damage(path.read_bytes()))
-    assert train(training_spec(8), model=new_model(), batches=Batches(), output=tmp_path).num_steps == 5
+    assert train(training_spec(8), model=new_model(), batches=Batches(), output=killed).num_steps == 5
     assert "step-00000006.safetensors is damaged" in caplog.text
     assert path.with_suffix(".unreadable").exists()
-    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 8
+    assert len(read_metrics(killed / "metrics.jsonl")) == 8
 
 
-def test_without_a_readable_checkpoint_nothing_is_begun_anew(tmp_path):
-    with pytest.raises(KilledError):
-        train(training_spec(8), model=new_model(), batches=killed_at(7), output=tmp_path)
-    for path in (tmp_path / "checkpoints").iterdir():
+def test_without_a_readable_checkpoint_nothing_is_begun_anew(killed):
+    for path in (killed / "checkpoints").iterdir():
         path.write_bytes(b"")
     with fails("training.none-checkpoints-read-delete", "2"):
-        train(training_spec(8), model=new_model(), batches=Batches(), output=tmp_path)
-    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 7
+        train(training_spec(8), model=new_model(), batches=Batches(), output=killed)
+    assert len(read_metrics(killed / "metrics.jsonl")) == 7
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(tmp_path):
@@ -362,22 +374,18 @@ def test_layer_wise_rates(tmp_path):
         ("spec", None, ("training.read-lacks-delete-run", "spec")),
     ],
 )
-def test_a_state_that_says_something_else_is_refused(name, value, error, tmp_path):
-    with pytest.raises(KilledError):
-        train(training_spec(8), model=new_model(), batches=killed_at(7), output=tmp_path)
-    path = last_checkpoint(tmp_path)
+def test_a_state_that_says_something_else_is_refused(name, value, error, killed):
+    path = last_checkpoint(killed)
     tensors = load_file(path)
     with safe_open(path, framework="pt") as file:
         metadata = {**file.metadata(), name: value}
     save_file(tensors, path, {key: text for key, text in metadata.items() if text is not None})
     with fails(*error):
-        train(training_spec(8), model=new_model(), batches=Batches(), output=tmp_path)
+        train(training_spec(8), model=new_model(), batches=Batches(), output=killed)
 
 
-def test_a_state_of_other_numbers_is_refused(tmp_path):
-    with pytest.raises(KilledError):
-        train(training_spec(8), model=new_model(), batches=killed_at(7), output=tmp_path)
-    path = last_checkpoint(tmp_path)
+def test_a_state_of_other_numbers_is_refused(killed):
+    path = last_checkpoint(killed)
     tensors = load_file(path)
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
@@ -391,4 +399,4 @@ def test_a_state_of_other_numbers_is_refused(tmp_path):
         written = {**tensors, **changed}
         save_file(written, path, {**metadata, DIGEST: digest(written)})
         with pytest.raises(ValueError, match=said):
-            train(training_spec(8), model=new_model(), batches=Batches(), output=tmp_path)
+            train(training_spec(8), model=new_model(), batches=Batches(), output=killed)

@@ -15,7 +15,7 @@ from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.training import ImageTextObjective, World, decay_groups
 from mobileclip.training.cpu import quicken
 from tests.errors import fails
-from tests.training.runs import MODEL, batch_of, image_of, new_model, training_spec
+from tests.training.runs import MODEL, batch_of, image_of, kept_by, new_model, training_spec
 
 # PyTorch's own, of what it does where it compiles a function with gradients of its own.
 INSTANTIATED = pytest.mark.filterwarnings("ignore:.*autograd.* should not be instantiated:DeprecationWarning")
@@ -149,17 +149,10 @@ def assert_same_step(step, expected):
 
 
 def bytes_kept(model, **changes):
-    kept: dict[int, int] = {}
-
-    def pack(tensor):
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
     objective = ImageTextObjective(training_spec(9, **changes), model=model, world=World())
     own = {tensor.untyped_storage().data_ptr() for tensor in objective.state_dict().values()}
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        objective(batch_of(0))
-    return sum(size for pointer, size in kept.items() if pointer not in own)
+    storages = [tensor.untyped_storage() for tensor in kept_by(lambda: objective(batch_of(0)))]
+    return sum(storage.nbytes() for storage in storages if storage.data_ptr() not in own)
 
 
 def test_pieces_and_recomputation_keep_less():

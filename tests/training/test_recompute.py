@@ -19,6 +19,7 @@ from mobileclip.blocks import (
 )
 from tests.encoders.small import SMALL
 from tests.errors import fails
+from tests.training.runs import kept_by
 
 
 def maps(dtype=torch.float64):
@@ -39,16 +40,8 @@ SEQUENCES = {
 def bytes_kept(module: nn.Module, x: torch.Tensor) -> int:
     """Return how much the forward pass leaves for the backward pass, parameters aside."""
     own = {parameter.data_ptr() for parameter in module.parameters()}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.data_ptr() not in own:
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        module(x)
-    return sum(kept.values())
+    kept = kept_by(lambda: module(x))
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept if tensor.data_ptr() not in own)
 
 
 @pytest.mark.parametrize("name", SEQUENCES)

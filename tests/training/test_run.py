@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 
 from mobileclip import reparameterize
 from mobileclip.data import (
-    ReinforcedPipelineSpec,
     ReinforcementCard,
     StreamPosition,
     TeacherEntry,
@@ -23,24 +22,23 @@ from mobileclip.data import (
     write_shard,
     write_shards,
 )
-from mobileclip.encoders import DualEncoderSpec, MCiSpec, MCtSpec, StageSpec, load_model, save_model
-from mobileclip.inputs import ImageInput, TextInput
+from mobileclip.encoders import load_model, save_model
+from mobileclip.inputs import ImageInput
 from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.serialization import from_json
-from mobileclip.training import CosineSchedule, RunSpec, TrainingSpec, read_metrics, run
+from mobileclip.training import CosineSchedule, RunSpec, read_metrics, run
 from tests.data.made_samples import make_sample, write_raw
+from tests.training.program import run_spec, write_data
 
-MODEL = DualEncoderSpec(
-    image=MCiSpec(stages=(StageSpec(dim=16, depth=1),), embedding_dim=24, input=ImageInput(size=32)),
-    text=MCtSpec(width=32, num_heads=2, depth=1, kernel_size=3, embedding_dim=24, input=TextInput(context_length=12)),
-)
-DIMS, SCALES = (4, 2), (20.0, 30.0)
+BASE = run_spec("", num_steps=6, num_workers=0)
+MODEL, LOSS = BASE.model, BASE.training.loss
+DIMS, SCALES = LOSS.teacher_dims, LOSS.teacher_logit_scales
 
 
 @pytest.fixture
 def folder(tmp_path):
     """Reinforced shards with their card."""
-    write_shards(tmp_path / "data", [make_sample(index) for index in range(24)], samples_per_shard=6)
+    write_data(tmp_path / "data")
     teachers = [
         TeacherEntry(name=f"{dim}", weights_sha256="", dim=dim, logit_scale=scale, image=ImageInput(size=32))
         for dim, scale in zip(DIMS, SCALES, strict=True)
@@ -51,21 +49,10 @@ def folder(tmp_path):
 
 
 def spec(folder, **training):
-    return RunSpec(
-        model=MODEL,
-        data=ReinforcedPipelineSpec(
-            shards=str(folder / "data" / "{00000000..00000003}.tar"), batch_size=6, image=ImageInput(size=32),
-            text=TextInput(context_length=12),
-        ),
-        training=TrainingSpec(
-            **{
-                "loss": ReinforcedLossSpec(teacher_dims=DIMS, teacher_logit_scales=SCALES),
-                "schedule": CosineSchedule(warmup_steps=1, total_steps=6), "checkpoint_every_steps": 2,
-                "log_every_steps": 1,
-            }
-            | training
-        ),
-    )  # fmt: skip
+    base = run_spec(folder / "data", num_steps=6, num_workers=0)
+    changes = {"checkpoint_every_steps": 2, "evaluate_every_steps": None} | training
+    data = attrs.evolve(base.data, batch_size=6, num_samples=None)
+    return attrs.evolve(base, data=data, training=attrs.evolve(base.training, **changes))
 
 
 def test_a_run_leaves_its_spec_its_metrics_and_its_model(folder):

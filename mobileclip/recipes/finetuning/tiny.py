@@ -18,8 +18,8 @@ from mobileclip.encoders import AttentionSpec, DualEncoderSpec, MCiSpec, MCtSpec
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import ContrastiveLossSpec
 from mobileclip.recipes.tiny.few_samples import first_samples
-from mobileclip.recipes.tiny.scenes import SHAPES, jpeg, scene_samples
-from mobileclip.recipes.tiny.shapes import OUTLINES, draw_shape
+from mobileclip.recipes.tiny.scenes import SHAPES, draw_shape, jpeg, scene_samples
+from mobileclip.recipes.tiny.shapes import OUTLINES
 from mobileclip.storage import atomic_folder
 from mobileclip.terminal import console
 from mobileclip.training import AdamWSpec, CosineSchedule, TrainingSpec, train

@@ -4,8 +4,9 @@ from .models import CONFIGS as CONFIGS, write_tiny_models as write_tiny_models
 from .scenes import (
     COLOURS as COLOURS,
     SHAPES as SHAPES,
+    draw_shape as draw_shape,
     jpeg as jpeg,
     scene_samples as scene_samples,
     scenes as scenes,
 )
-from .shapes import OUTLINES as OUTLINES, draw_shape as draw_shape
+from .shapes import OUTLINES as OUTLINES

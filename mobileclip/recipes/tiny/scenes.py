@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from mobileclip.data import ImageTextSample
+from mobileclip.recipes.tiny.shapes import OUTLINES
 
 COLOURS = {
     "red": "#d22", "green": "#2a3", "blue": "#24d", "yellow": "#fd2",
@@ -23,7 +24,7 @@ GROUNDS = {"grey": "#999", "pink": "#fbc", "brown": "#754", "pale blue": "#bdf"}
 
 @attrs.frozen
 class Scene:
-    """Two shapes side by side: a size, a colour and a shape each."""
+    """Two shapes side by side: a size, a colour and a shape each, of `SHAPES` or `OUTLINES`."""
 
     left: tuple[str, str, str]
     right: tuple[str, str, str]
@@ -55,6 +56,8 @@ class Scene:
 def _draw_shape(pen: ImageDraw.ImageDraw, shape: str, place: tuple[float, float, float], colour: str) -> None:
     x, y, r = place
     match shape:
+        case _ if shape in OUTLINES:
+            pen.polygon([(x + r * dx, y + r * dy) for dx, dy in OUTLINES[shape]], colour)
         case "circle":
             pen.ellipse((x - r, y - r, x + r, y + r), colour)
         case "square":
@@ -68,6 +71,14 @@ def _draw_shape(pen: ImageDraw.ImageDraw, shape: str, place: tuple[float, float,
             pen.rectangle((x - r / 3, y - r, x + r / 3, y + r), colour)
         case _:
             pen.ellipse((x - r, y - r, x + r, y + r), outline=colour, width=max(1, round(r / 3)))
+
+
+def draw_shape(shape: str, rng: np.random.Generator, width: int, height: int) -> Image.Image:
+    """Return a picture of two of one shape, old or new, in any sizes and colours on any ground."""
+    left, right = (
+        (list(SIZES)[rng.integers(len(SIZES))], list(COLOURS)[rng.integers(len(COLOURS))], shape) for _ in range(2)
+    )
+    return Scene(left, right, list(GROUNDS)[rng.integers(len(GROUNDS))]).draw(rng, width, height)
 
 
 def scenes(seed: int) -> Iterator[Scene]:

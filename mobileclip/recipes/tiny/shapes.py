@@ -1,4 +1,4 @@
-"""Pictures of shapes that the drawn scenes do not have, in the manner of the scenes."""
+"""Outlines of shapes that the drawn scenes do not have."""
 
 from __future__ import annotations
 
@@ -6,13 +6,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw
-
-from mobileclip.recipes.tiny.scenes import COLOURS, GROUNDS, SHAPES, SIZES, Scene
 
 Outline = Sequence[tuple[float, float]]
-
-_NOISE = 6.0
 
 
 def _on_circle(count: int, radius: float = 1.0, turn: float = 0.0) -> list[tuple[float, float]]:
@@ -49,21 +44,3 @@ OUTLINES: dict[str, Outline] = {
     "flower": _star(8, 0.62),
 }
 """What surrounds each shape, in units of its size."""
-
-
-def draw_shape(shape: str, rng: np.random.Generator, width: int, height: int) -> Image.Image:
-    """Return a picture of two of one shape, old or new, in any sizes and colours on any ground."""
-    things = [
-        (list(SIZES)[rng.integers(len(SIZES))], list(COLOURS)[rng.integers(len(COLOURS))], shape) for _ in range(2)
-    ]
-    ground = list(GROUNDS)[rng.integers(len(GROUNDS))]
-    if shape in SHAPES:
-        return Scene(things[0], things[1], ground).draw(rng, width, height)
-    image = Image.new("RGB", (width, height), GROUNDS[ground])
-    pen = ImageDraw.Draw(image)
-    for side, (size, colour, _) in enumerate(things):
-        x, y = width * (0.27 + 0.46 * side + rng.uniform(-0.04, 0.04)), height * rng.uniform(0.38, 0.62)
-        radius = width * SIZES[size] * rng.uniform(0.8, 1.1)
-        pen.polygon([(x + radius * dx, y + radius * dy) for dx, dy in OUTLINES[shape]], COLOURS[colour])
-    noise = rng.normal(0, _NOISE, (height, width, 3))
-    return Image.fromarray((np.asarray(image) + noise).clip(0, 255).astype(np.uint8))

@@ -85,31 +85,14 @@ def long_training(run: RunSpec) -> RunSpec:
     return attrs.evolve(run, training=attrs.evolve(run.training, schedule=longer))
 
 
-def mobileclip2_run(
-    model: DualEncoderSpec,
-    *,
-    warmup_steps: int = 2_000,
-    batch_size: int = 65_536,
-    total_steps: int = 200_000,
-    range_augment: RangeAugmentSpec | None = STUDENT_AUGMENTATION,
-) -> RunSpec:
+def mobileclip2_run(model: DualEncoderSpec, **choices: Any) -> RunSpec:
     """Return a run on DFNDR: two DFN teachers at logit scales 70 and 60, and a clipped gradient.
 
     Args:
         model: the student.
-        warmup_steps: steps to the peak of the learning rate.
-        batch_size: samples of a step, of all processes together.
-        total_steps: length of the run.
-        range_augment: what changes the student's images beyond what the teachers saw.
+        choices: as those of `mobileclip_run`.
     """
-    run = mobileclip_run(
-        model,
-        batch_size=batch_size,
-        total_steps=total_steps,
-        warmup_steps=warmup_steps,
-        max_gradient_norm=1.0,
-        range_augment=range_augment,
-    )
+    run = mobileclip_run(model, max_gradient_norm=1.0, **choices)
     return with_loss(run, ReinforcedLossSpec(teacher_dims=(768, 768), teacher_logit_scales=(70.0, 60.0)))
 
 

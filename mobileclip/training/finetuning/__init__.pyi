@@ -4,7 +4,6 @@ from .batch_norm import (
     ordinary_batch_norm as ordinary_batch_norm,
     synchronise_batch_norm as synchronise_batch_norm,
 )
-from .freezing import Tower as Tower, freeze_tower as freeze_tower
 from .interpolation import interpolate_weights as interpolate_weights
 from .labels import (
     LabelledContrastiveSpec as LabelledContrastiveSpec,
@@ -20,7 +19,12 @@ from .layer_rates import (
 )
 from .lora import LoraSpec as LoraSpec, add_lora as add_lora, merge_lora as merge_lora
 from .scores import Measure as Measure, Results as Results, Score as Score, Scores as Scores
-from .spec import BatchNormMode as BatchNormMode, FinetuningSpec as FinetuningSpec
+from .spec import (
+    BatchNormMode as BatchNormMode,
+    FinetuningSpec as FinetuningSpec,
+    Tower as Tower,
+    freeze_tower as freeze_tower,
+)
 from .tasks import (
     Task as Task,
     TrainingData as TrainingData,

@@ -16,10 +16,9 @@ from mobileclip.hardware.devices import AUTO
 from mobileclip.losses import LossSpec
 from mobileclip.training import AdamWSpec, CosineSchedule, OptimizerSpec, TrainingSpec
 from mobileclip.training.distributed import COLLECTIVE_SECONDS
-from mobileclip.training.finetuning.freezing import Tower
 from mobileclip.training.finetuning.layer_rates import Granularity, LayerDecayAdamWSpec
 from mobileclip.training.finetuning.lora import LoraSpec
-from mobileclip.training.finetuning.spec import BatchNormMode, FinetuningSpec
+from mobileclip.training.finetuning.spec import BatchNormMode, FinetuningSpec, Tower
 
 _BATCH_SIZE = 64
 

@@ -7,14 +7,15 @@ from typing import Any, Literal, get_args
 
 import attrs
 from attrs import validators
+from torch import nn
 
 from mobileclip.encoders import DualEncoder
 from mobileclip.strict import strict
 from mobileclip.training.finetuning.batch_norm import freeze_batch_norm, ordinary_batch_norm, synchronise_batch_norm
-from mobileclip.training.finetuning.freezing import Tower, freeze_tower
 from mobileclip.training.finetuning.lora import LoraSpec, add_lora, merge_lora
 
 BatchNormMode = Literal["frozen", "synchronised", "trained"]
+Tower = Literal["image", "text"]
 
 
 def _as_towers(values: Iterable[Tower]) -> tuple[Tower, ...]:
@@ -77,3 +78,22 @@ class FinetuningSpec:
         merge_lora(model)
         ordinary_batch_norm(model)
         model.eval().requires_grad_(requires_grad=True)
+
+
+def freeze_tower(model: DualEncoder, tower: Tower) -> None:
+    """Fix one tower of `model`: its weights get no gradient, and its batch norms keep their statistics.
+
+    A frozen text tower keeps what prompts mean: the image tower is fitted to them, as in Zhai et al.'s locked tuning
+    with the towers exchanged.
+
+    Args:
+        model: changed in place.
+        tower: which.
+
+    Raises:
+        ValueError: if there is no such tower.
+    """
+    towers: dict[str, nn.Module] = {"image": model.image_encoder, "text": model.text_encoder}
+    if tower not in towers:
+        raise ValueError(f"there is no tower {tower!r}; a model has: {', '.join(towers)}")
+    freeze_batch_norm(towers[tower].requires_grad_(requires_grad=False))
