@@ -23,6 +23,7 @@ from mobileclip.data import (
     decode_image,
     hash_image,
 )
+from mobileclip.data.images.orientation import turned
 from mobileclip.data.samples.members import check_layout
 from mobileclip.data.skips import made_or_skip
 from mobileclip.engines import FatalError, reason_of
@@ -152,8 +153,10 @@ class BatchEncoder:
 
     def _upright(self, item: _Item) -> Image.Image:
         """Return what a captioner sees; stored augmentations are of the pixels as they are encoded."""
-        assert item.sample.image is not None, "it was decoded"
-        return decode_image(item.sample.image, limits=self.spec.limits)
+        assert item.sample.image is not None and item.image is not None, "it was decoded"  # noqa: PT018
+        if self.teachers is not None and self.teachers.background is not None:
+            return decode_image(item.sample.image, limits=self.spec.limits)
+        return turned(item.image, item.image.info["orientation"])
 
     def _augmented(self, item: _Item, teachers: TeacherEnsemble) -> _Item:
         image, policy = item.image, self.spec.augmentation
