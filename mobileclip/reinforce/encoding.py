@@ -82,7 +82,8 @@ class BatchEncoder:
             skip = partial(self._skip, plain=plain, who="captioner cannot caption", prefix="for the captioner: ")
             results = self._together(results, make, skip)
         if self.teachers is not None:
-            augment, encode = (partial(make, teachers=self.teachers) for make in (self._augmented, self._encoded))
+            augment = partial(self._augmented, teachers=self.teachers)
+            encode = partial(self._encoded, teachers=self.teachers)
             sample = ImageTextSample(key="plain", captions=("a photo",))
             one = _Item(sample=sample, image=Image.new("RGB", _PLAIN_SIZE))
             skip = partial(self._skip, plain=lambda: encode([augment(one)]), who="teachers cannot encode")
