@@ -51,7 +51,11 @@ class Overlap(Generic[UnitT, EntryT]):
         except Exception as error:  # noqa: BLE001 - whatever a unit makes its work raise, it is told
             self._on_failed(unit, error)
             return
-        self.wait()
+        try:
+            self.wait()
+        except BaseException:
+            del finish  # nobody finishes it: what it holds, such as a file that is not whole, goes with it
+            raise
         self._pending = self._pool.submit(self._finish, unit, finish)
 
     def wait(self) -> None:

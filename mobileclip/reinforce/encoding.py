@@ -23,6 +23,7 @@ from mobileclip.data import (
     decode_image,
     hash_image,
 )
+from mobileclip.data.images.orientation import turned
 from mobileclip.data.samples.members import check_layout
 from mobileclip.data.skips import made_or_skip
 from mobileclip.engines import FatalError, reason_of
@@ -81,7 +82,8 @@ class BatchEncoder:
             skip = partial(self._skip, plain=plain, who="captioner cannot caption", prefix="for the captioner: ")
             results = self._together(results, make, skip)
         if self.teachers is not None:
-            augment, encode = (partial(make, teachers=self.teachers) for make in (self._augmented, self._encoded))
+            augment = partial(self._augmented, teachers=self.teachers)
+            encode = partial(self._encoded, teachers=self.teachers)
             sample = ImageTextSample(key="plain", captions=("a photo",))
             one = _Item(sample=sample, image=Image.new("RGB", _PLAIN_SIZE))
             skip = partial(self._skip, plain=lambda: encode([augment(one)]), who="teachers cannot encode")
@@ -152,8 +154,10 @@ class BatchEncoder:
 
     def _upright(self, item: _Item) -> Image.Image:
         """Return what a captioner sees; stored augmentations are of the pixels as they are encoded."""
-        assert item.sample.image is not None, "it was decoded"
-        return decode_image(item.sample.image, limits=self.spec.limits)
+        assert item.sample.image is not None and item.image is not None, "it was decoded"  # noqa: PT018
+        if self.teachers is not None and self.teachers.background is not None:
+            return decode_image(item.sample.image, limits=self.spec.limits)
+        return turned(item.image, item.image.info["orientation"])
 
     def _augmented(self, item: _Item, teachers: TeacherEnsemble) -> _Item:
         image, policy = item.image, self.spec.augmentation

@@ -121,7 +121,7 @@ def reinforce(
             shards=tuple(storage.join(spec.output, entry.shard) for entry in entries if entry.num_samples),
             num_samples=sum(entry.num_samples for entry in entries),
             num_bytes=sum(entry.num_bytes for entry in entries),
-            skipped=_skipped(entries),
+            skipped=dict(sorted(sum((Counter(entry.skipped) for entry in entries), Counter[str]()).items())),
             num_done_before=num_done_before,
             seconds=time.monotonic() - started,
             samples_per_second=done.num_samples / max(time.monotonic() - started, 1e-9),
@@ -238,10 +238,3 @@ def _count(output: str, report: ReinforcementReport) -> None:
     )
     if attrs.asdict(counted) != attrs.asdict(card):
         write_card(output, counted)
-
-
-def _skipped(entries: Sequence[ShardEntry]) -> dict[str, int]:
-    counts: Counter[str] = Counter()
-    for entry in entries:
-        counts.update(entry.skipped)
-    return dict(sorted(counts.items()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 
 import attrs
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mobileclip import storage
-from mobileclip.data import ImageTextSample, ReinforcedSample, ReinforcementCard, Skip
+from mobileclip.data import ImageTextSample, ReinforcedSample, ReinforcementCard, Skip, TeacherEntry
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.samples.members import parse_reinforced_sample, parse_sample
 from mobileclip.data.shards.files import RawSample, parse, read_shard
@@ -188,12 +188,11 @@ class ShardCheck:
             problems.add("wrong_dim", where, f"embeddings of dim {sample.dim}, the card says {card.teacher_dims}")
             return
         tolerance = TOLERANCES[card.layout]
-        for name, emb in embeddings_of(sample).items():
-            for teacher, part in zip(card.teachers, split(emb, card), strict=True):
-                norms = np.linalg.norm(part, axis=-1)
-                if np.abs(norms - 1).max(initial=0) > tolerance:
-                    detail = f"{name} of {teacher.name} has norms {norms.min():.4f} to {norms.max():.4f}, expected 1"
-                    problems.add("wrong_norm", where, detail)
+        for name, teacher, part in parts_of(sample, card):
+            norms = np.linalg.norm(part, axis=-1)
+            if np.abs(norms - 1).max(initial=0) > tolerance:
+                detail = f"{name} of {teacher.name} has norms {norms.min():.4f} to {norms.max():.4f}, expected 1"
+                problems.add("wrong_norm", where, detail)
 
 
 def key_hash(key: str) -> int:
@@ -206,12 +205,11 @@ def place(shard: str, key: str) -> str:
     return f"{shard}/{key}" if key else shard
 
 
-def embeddings_of(sample: ReinforcedSample) -> dict[str, npt.NDArray[np.float32]]:
-    """Return a sample's embeddings by name."""
+def parts_of(
+    sample: ReinforcedSample, card: ReinforcementCard
+) -> Iterator[tuple[str, TeacherEntry, npt.NDArray[np.float32]]]:
+    """Yield a sample's embeddings by name and teacher."""
     named = {f"{name}_emb": emb for name, emb in sample.syn_text_emb.items()}
-    return {"image_emb": sample.image_emb, "text_emb": sample.text_emb, **named}
-
-
-def split(emb: npt.NDArray[np.float32], card: ReinforcementCard) -> list[npt.NDArray[np.float32]]:
-    """Return embeddings teacher by teacher."""
-    return np.split(emb, np.cumsum(card.teacher_dims)[:-1], axis=-1)
+    for name, emb in {"image_emb": sample.image_emb, "text_emb": sample.text_emb, **named}.items():
+        for teacher, part in zip(card.teachers, np.split(emb, np.cumsum(card.teacher_dims)[:-1], axis=-1), strict=True):
+            yield name, teacher, part

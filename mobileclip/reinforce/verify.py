@@ -31,10 +31,9 @@ from mobileclip.reinforce.shard_check import (
     ShardCheck,
     ShardFindings,
     ShardTask,
-    embeddings_of,
     key_hash,
+    parts_of,
     place,
-    split,
 )
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.teachers import TeacherEnsemble, TeacherSpec, build_ensemble
@@ -308,16 +307,13 @@ class _Verifier:
                 "wrong_replay", where, "the stored augmentations are not the ones that the card's seed gives"
             )
             return
-        for name, emb in embeddings_of(sample).items():
-            parts = zip(
-                self.card.teachers, split(emb, self.card), split(embeddings_of(again)[name], self.card), strict=True
-            )
-            for teacher, stored, computed in parts:
-                difference = float(np.linalg.norm(stored - computed, axis=-1).max(initial=0))
-                self.largest_difference = max(self.largest_difference, difference)
-                if difference > self._tolerance(teacher.spec):
-                    detail = f"{name} of {teacher.name} differs by {difference:.1e} from what it gives now"
-                    self.found.add("wrong_embedding", where, detail)
+        computed = {(name, teacher.name): part for name, teacher, part in parts_of(again, self.card)}
+        for name, teacher, stored in parts_of(sample, self.card):
+            difference = float(np.linalg.norm(stored - computed[name, teacher.name], axis=-1).max(initial=0))
+            self.largest_difference = max(self.largest_difference, difference)
+            if difference > self._tolerance(teacher.spec):
+                detail = f"{name} of {teacher.name} differs by {difference:.1e} from what it gives now"
+                self.found.add("wrong_embedding", where, detail)
 
     def _tolerance(self, teacher_spec: Any) -> float:
         is_half = teacher_spec is not None and teacher_spec.get("precision") == "bfloat16"

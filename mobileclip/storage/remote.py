@@ -21,13 +21,7 @@ T = TypeVar("T")
 _BLOCK_BYTES = 2**23
 # What tells one content from another, best first; stores name it differently.
 _ETAGS = ("ETag", "etag", "generation", "md5Hash", "content_md5")
-_VERSIONS = (
-    *_ETAGS,
-    "mtime",
-    "LastModified",
-    "last_modified",
-    "created",
-)
+_VERSIONS = (*_ETAGS, "mtime", "LastModified", "last_modified", "created")
 # What S3 answers where a condition does not hold: it never did, another write came first, or the file is gone.
 _CONDITION_FAILED = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409", "NoSuchKey")
 _PLAIN_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)

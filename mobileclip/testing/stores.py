@@ -105,6 +105,7 @@ def _check_writing(base: str) -> None:
     with storage.atomic_file(path) as temporary:
         temporary.write_bytes(b"by path")
     assert _read(path) == b"by path", f"{path} has another content than the file that was written for it"
+    _write(storage.join(base, "b.bin"), b"replaced")
     other = storage.rename(path, "b.bin")
     is_moved = other == storage.join(base, "b.bin") and _read(other) == b"by path" and not storage.exists(path)
     assert is_moved, f"{path} is not renamed to b.bin beside it: {storage.list_files(base)}"

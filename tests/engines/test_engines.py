@@ -7,6 +7,8 @@ import os
 import re
 import signal
 import time
+import weakref
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -207,6 +209,32 @@ def test_the_next_unit_is_made_while_one_is_finished(tmp_path):
     assert time.monotonic() - started < 3.2
     assert list(told.entries) == [f"good-{number}" for number in range(10)]
     assert all(name.startswith("finishing") for name in told.threads)
+
+
+@attrs.frozen
+class Holding(Work):
+    """Makes something for every unit; what finishes the first one ends the run."""
+
+    made: list = attrs.field(factory=list)
+
+    def open(self, place):  # noqa: ARG002 - as `Work` does
+        return self.make
+
+    def make(self, unit, on_progress):  # noqa: ARG002 - as a `Worker` does
+        thing = Noting()
+        self.made.append(weakref.ref(thing))
+        return partial(self.finish, unit, thing)
+
+    def finish(self, unit, thing):  # noqa: ARG002 - it is held
+        raise FatalError(unit.name)
+
+
+def test_what_is_made_when_the_one_before_it_ends_the_run_is_let_go():
+    """Such as a file that is not whole."""
+    work = Holding()
+    with pytest.raises(FatalError, match="one") as caught:
+        ENGINES["inline"].run(work, tasks("one", "two"), Noting())
+    assert [ref() for ref in work.made[1:]] == [None], caught.tb
 
 
 def seconds_of_stores(unit: Task) -> float:

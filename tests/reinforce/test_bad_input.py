@@ -9,14 +9,15 @@ import sys
 import tarfile
 from pathlib import Path
 
+import attrs
 import numpy as np
 import pytest
 import torch
 from PIL import Image, features
 
-from mobileclip.data import AugmentationSpec, read_reinforced_samples, write_shard
+from mobileclip.data import AugmentationSpec, read_reinforced_samples, read_samples, write_shard
 from mobileclip.engines import SET_ASIDE, read_set_aside
-from mobileclip.reinforce import InlineEngine, ReinforcementSpec, reinforce, verify
+from mobileclip.reinforce import InlineEngine, ReinforcementSpec, TeacherEnsemble, reinforce, verify
 from mobileclip.serialization import to_json
 from tests.errors import fails
 from tests.reinforce.conftest import AT_ONCE, picture, plain_sample
@@ -87,9 +88,10 @@ def write_tar(path: Path, samples: list[tuple[str, dict[str, bytes]]]) -> Path:
     return path
 
 
-def run(shards, output, teachers, **choices):
+def run(shards, output, teachers, captioner=None, **choices):
     spec = ReinforcementSpec(source=shards, output=output, augmentation=POLICY, num_augmentations=2, **choices)
-    return reinforce(spec, engine=InlineEngine(retries=AT_ONCE), teachers=teachers, show_progress=False)
+    engine = InlineEngine(retries=AT_ONCE)
+    return reinforce(spec, engine=engine, teachers=teachers, captioner=captioner, show_progress=False)
 
 
 def keys(directory: Path) -> list[str]:
@@ -105,6 +107,32 @@ def test_samples(name, teachers, tmp_path):
     assert report.skipped == ({} if reason is None else {reason: 1})
     checked = verify(tmp_path / "out", teachers=teachers, show_progress=False)
     assert checked.is_good, checked
+
+
+class Seeing:
+    """A captioner that writes what it sees."""
+
+    name, weights_sha256, num_captions = "seeing", "0" * 64, 1
+
+    def caption(self, images, seeds):  # noqa: ARG002 - as a `Captioner` does
+        return [(f"{image.size} {image.getpixel((0, 0))}",) for image in images]
+
+
+@pytest.mark.parametrize("background", [None, "hidden", "white"])
+def test_a_captioner_sees_what_a_person_does_whatever_teachers_there_are(teachers, tmp_path, background):
+    """Upright, and not on the background of teachers, who see pixels as they are encoded."""
+    clear = Image.new("RGBA", (40, 32), (10, 20, 30, 0))
+    members = [{"jpg": turned(), "txt": b"x"}, {"png": encoded(clear, "PNG"), "txt": b"x"}]
+    shard = write_tar(tmp_path / "0.tar", [(f"{number}", one) for number, one in enumerate(members)])
+    others = [
+        attrs.evolve(one, image=attrs.evolve(one.image, background=background))
+        for one in teachers.teachers
+        if background
+    ]
+    made = run(shard, tmp_path / "out", TeacherEnsemble(others) if others else None, captioner=Seeing())
+    lying, transparent = (sample.syn_captions["syn_text"][0] for sample in read_samples(made.shards))
+    assert lying.startswith("(32, 40)")
+    assert transparent == "(40, 32) (10, 20, 30)"
 
 
 def test_a_key_that_comes_twice(teachers, tmp_path):

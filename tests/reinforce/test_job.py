@@ -177,7 +177,14 @@ def test_an_interrupted_job_continues_and_ends_with_the_same_files(make_shards, 
     spec = make_spec(shards, out, batch_size=1)
     with pytest.raises(StoppedError):
         run(spec, interrupted_after_one(teachers, out), num_threads=1)
-    assert files(out) == ["00000000.tar", "manifest.jsonl", "reinforcement.json"]
+    end = time.monotonic() + 60
+    while files(out) != [
+        "00000000.tar",
+        "manifest.jsonl",
+        "reinforcement.json",
+    ]:  # the thread of the next one ends, too
+        assert time.monotonic() < end, files(out)
+        time.sleep(0.01)
     assert list(Manifest(out)) == ["00000000.tar"]
     counting = Interrupting(teachers)
     report = run(spec, counting, num_threads=1)
@@ -304,11 +311,7 @@ def test_the_card_says_what_the_loss_needs(make_shards, teachers, tmp_path):
     assert same.total < strange.total
 
 
-def test_one_teacher_that_speaks_nonsense_stops_the_job(make_shards, teachers, tmp_path):
-    with torch.no_grad():
-        teachers.teachers[1].model.image_head.bias.fill_(float("nan"))
-    with fails("reinforce.teacher-gave-nan-infinity", "second", by=ValueError):
-        run(make_spec(make_shards(1), tmp_path / "out"), teachers)
+def test_one_teacher_that_speaks_nonsense_stops_the_job(make_shards, tmp_path):
     liar = attrs.evolve(tiny_teacher("liar", dim=6, size=32, seed=1), dim=5)
     with fails("reinforce.teacher-says-dim-embeddings", "5"):
         run(make_spec(make_shards(1), tmp_path / "other"), TeacherEnsemble([liar]))
@@ -338,10 +341,6 @@ def test_mistakes_are_named_before_anything_is_done(make_shards, teachers, tmp_p
         run(make_spec([shards[0], shards[0]], tmp_path / "out"), teachers)
     with fails("reinforce.output-would-replace-choose"):
         run(make_spec(shards, shards[0].parent), teachers)
-    with fails("reinforce.ensemble-needs-least-teacher"):
-        TeacherEnsemble([])
-    with fails("reinforce.teachers-different-names-these"):
-        TeacherEnsemble([teachers.teachers[0], teachers.teachers[0]])
 
 
 def test_progress_reaches_the_end(make_shards, teachers, tmp_path, capsys):

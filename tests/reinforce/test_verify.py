@@ -50,6 +50,10 @@ def reinforced(request, small_teachers, tmp_path_factory):
     return folder / "out"
 
 
+# Where nothing depends on how embeddings are stored.
+one_layout = pytest.mark.parametrize("reinforced", ["compact8"], indirect=True)
+
+
 @pytest.fixture
 def directory(reinforced, tmp_path):
     return Path(shutil.copytree(reinforced, tmp_path / "out"))
@@ -87,6 +91,7 @@ def test_embeddings_of_something_else(directory):
     assert "image_emb of mci-" in found.problems[0].detail
 
 
+@one_layout
 def test_another_image(directory):
     stream = io.BytesIO()
     Image.new("RGB", (52, 32), "red").save(stream, "PNG")
@@ -102,6 +107,7 @@ def test_other_augmentations(directory):
     assert check(directory).counts == {"wrong_replay": 1}
 
 
+@one_layout
 def test_it_computes_where_every_command_does(directory, monkeypatch):
     built = []
 
@@ -123,6 +129,7 @@ def test_norms(directory):
     assert (found.num_replayed, found.largest_difference) == (0, 0)
 
 
+@one_layout
 def test_too_few_augmentations(directory):
     rewrite(
         directory,
@@ -132,6 +139,7 @@ def test_too_few_augmentations(directory):
     assert verify(directory, num_samples=0, show_progress=False).counts == {"wrong_augmentations": 4}
 
 
+@one_layout
 def test_keys_in_two_shards(directory):
     shutil.copy(directory / "0.tar", directory / "1.tar")
     manifest = Manifest(directory)
@@ -141,6 +149,7 @@ def test_keys_in_two_shards(directory):
     assert found.problems[0].detail == "it is in 0.tar too"
 
 
+@one_layout
 def test_a_key_twice_in_one_shard(directory):
     samples = list(read_reinforced_samples([directory / "0.tar"]))
     members = {one.key: one for one in samples}
@@ -168,6 +177,7 @@ def test_a_sample_that_cannot_be_read_is_told_and_not_counted(directory):
     assert found.counts["wrong_count"] == 1
 
 
+@one_layout
 def test_some_shards_and_some_rows(directory):
     found = verify(directory, num_samples=3, num_shards=1, num_rows=2, show_progress=False)
     assert found.is_good
@@ -180,6 +190,7 @@ def test_some_shards_and_some_rows(directory):
     assert verify(directory, num_samples=0, num_shards=1, show_progress=False).counts == {"wrong_size": 2}
 
 
+@one_layout
 def test_what_is_not_drawn_is_not_parsed(directory):
     rewrite(directory, "0.tar", lambda one: attrs.evolve(one, text_emb=one.text_emb * np.float32(1.5)))
     found = verify(directory, num_samples=0, num_rows=1, show_progress=False)
@@ -187,6 +198,7 @@ def test_what_is_not_drawn_is_not_parsed(directory):
 
 
 @pytest.mark.slow
+@one_layout
 def test_several_processes_find_the_same(directory):
     rewrite(directory, "1.tar", lambda one: attrs.evolve(one, text_emb=one.text_emb * np.float32(1.5)))
     shutil.copy(directory / "0.tar", directory / "2.tar")
@@ -197,6 +209,7 @@ def test_several_processes_find_the_same(directory):
     assert check(directory, num_rows=3, engine=LocalEngine(num_workers=2, devices=("cpu",))) == one
 
 
+@one_layout
 def test_a_shard_whose_store_is_away_is_tried_again_and_then_named(directory, monkeypatch):
     """And the rest is checked all the same."""
     tries = []
@@ -218,6 +231,7 @@ def test_a_shard_whose_store_is_away_is_tried_again_and_then_named(directory, mo
     assert found.num_samples == 4
 
 
+@one_layout
 def test_shards_in_folders(directory):
     entries = Manifest(directory).entries()
     (directory / "manifest.jsonl").unlink()
@@ -277,6 +291,7 @@ class TestChoice:
         assert all(60 < count < 140 for count in drawn.values()), "100 each are expected"
 
 
+@one_layout
 def test_files_that_are_missing_cut_or_unknown(directory):
     shutil.copy(directory / "0.tar", directory / "2.tar")
     (directory / "0.tar").unlink()
@@ -287,6 +302,7 @@ def test_files_that_are_missing_cut_or_unknown(directory):
     assert not found.is_good
 
 
+@one_layout
 def test_another_teacher_and_another_count(directory, teachers):
     card = read_card(directory)
     first = attrs.evolve(card.teachers[0], weights_sha256="0" * 64)
@@ -314,6 +330,7 @@ def test_a_directory_without_a_card(tmp_path):
         check(tmp_path)
 
 
+@one_layout
 def test_the_command(directory, capsys):
     main(["data", "verify", str(directory), "--samples", "3", "--quiet"])
     said = capsys.readouterr().out

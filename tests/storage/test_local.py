@@ -346,28 +346,6 @@ class TestAtomicFolder:
         assert (tmp_path / "data" / "x").read_bytes() == b"quick"
         assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
-    def test_what_a_killed_process_left_is_removed(self, tmp_path):
-        code = f"""
-from pathlib import Path
-from mobileclip import storage
-with storage.atomic_folder(Path({str(tmp_path / "data")!r})) as folder:
-    (folder / "x").write_text("half")
-    print("in", flush=True)
-    input()
-"""
-        with subprocess.Popen(
-            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stdout.readline() == "in\n"
-            process.kill()
-        (left,) = tmp_path.iterdir()
-        assert left.name.startswith(".")
-        assert (left / "x").exists()
-        with storage.atomic_folder(tmp_path / "data") as folder:
-            (folder / "y").write_text("whole")
-        assert [path.name for path in tmp_path.iterdir()] == ["data"]
-        assert [path.name for path in (tmp_path / "data").iterdir()] == ["y"]
-
     def test_a_folder_that_cannot_be_written_to(self, closed):
         with nobody(), pytest.raises(PermissionError), storage.atomic_folder(closed / "data"):
             pytest.fail("nobody may write here")

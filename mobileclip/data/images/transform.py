@@ -143,7 +143,8 @@ def load_image(
 ) -> Image.Image:
     """Return an image in RGB, upright, decoded to its end, the first frame of several.
 
-    Gray and CMYK are converted and 16 bits a channel scaled to 8. What is returned says nothing of an orientation.
+    Gray and CMYK are converted and 16 bits a channel scaled to 8. What is returned says nothing of an orientation, but
+    for the `orientation` of its `info`, where it was not turned.
 
     Args:
         source: a path, the bytes of a file, a file opened for reading bytes, a PIL image, or an array of uint8,
@@ -185,7 +186,7 @@ def load_image(
                     # Its decoder would live as long as the image does.
                     converted = image.copy()
         # What still said how it is turned would have it turned again by the next reader.
-        converted.info = {}
+        converted.info = {} if orient else {"orientation": orientation}
         return turned(converted, orientation) if orient else converted
     except ImageError:
         raise
