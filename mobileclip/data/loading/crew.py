@@ -2,6 +2,10 @@
 
 Each has a pipe of its own. Tensors go through shared memory, and are put there before a chunk is handed over, so that
 a shared memory that is full is an error of the worker and not a chunk that never comes.
+
+torch's `DataLoader` would not do: it raises the death of a worker by a handler of SIGCHLD, wherever the process that
+trains is, in a step or a checkpoint, so that no other can take its place; and its workers share a pipe whose end it
+holds itself, so that a message which one has half written is waited for beyond every timeout.
 """
 
 from __future__ import annotations
