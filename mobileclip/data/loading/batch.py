@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
@@ -12,7 +13,6 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     from typing_extensions import Self
 
     from mobileclip.data.images.resize import Pixels
@@ -44,47 +44,38 @@ class Batch:
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield every tensor that is there."""
-        for value in self.as_dict().values():
-            if isinstance(value, Tensor):
-                yield value
-            elif isinstance(value, Mapping):
-                yield from value.values()
+        return (value for value in pytree.tree_leaves(self.as_dict()) if isinstance(value, Tensor))
 
     def to(self, device: str | torch.device, *, non_blocking: bool = False) -> Self:
         """Return the batch with its tensors on `device`."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return self._map(lambda value: value.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Self:
         """Return the batch in page-locked memory, from where copies to a GPU overlap with computation."""
-        return self._map(lambda tensor: tensor.pin_memory() if tensor.device.type == "cpu" else tensor)
+        return self._map(lambda value: value.pin_memory() if value.device.type == "cpu" else value)
 
     def rows(self, start: int, stop: int) -> Self:
         """Return samples `start` to `stop`, the last one excluded."""
-        part = self._map(lambda tensor: tensor[start:stop])
-        texts: dict[str, Any] = {
-            name: value[start:stop] for name, value in part.as_dict().items() if isinstance(value, tuple)
-        }
-        return attrs.evolve(part, **texts)
+        return self._map(lambda value: value[start:stop], texts=lambda value: value[start:stop])
 
     def at(self, places: Tensor) -> Self:
         """Return the samples at some places, in that order."""
-        part = self._map(lambda tensor: tensor[places.to(tensor.device)])
         numbers = places.tolist()
-        texts: dict[str, Any] = {
-            name: tuple(value[number] for number in numbers)
-            for name, value in part.as_dict().items()
-            if isinstance(value, tuple)
-        }
-        return attrs.evolve(part, **texts)
+        return self._map(
+            lambda value: value[places.to(value.device)], texts=lambda value: tuple(value[number] for number in numbers)
+        )
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
-        changed: dict[str, Any] = {}
-        for name, value in self.as_dict().items():
-            if isinstance(value, Tensor):
-                changed[name] = change(value)
-            elif isinstance(value, Mapping):
-                changed[name] = {side: change(images) for side, images in value.items()}
-        return attrs.evolve(self, **changed)
+    def _map(
+        self,
+        change: Callable[[Tensor], Tensor],
+        texts: Callable[[tuple[str, ...]], tuple[str, ...]] = lambda value: value,
+    ) -> Self:
+        """Return the batch with other tensors, and other texts."""
+
+        def changed(value: Any) -> Any:
+            return change(value) if isinstance(value, Tensor) else texts(value)
+
+        return attrs.evolve(self, **{name: _of_sides(changed, value) for name, value in self.as_dict().items()})
 
 
 BatchType = TypeVar("BatchType", bound=Batch)
@@ -167,40 +158,35 @@ def interleaved(batches: Sequence[BatchType], numbers: Sequence[Sequence[int]]) 
     ranks = np.empty_like(ordered)
     ranks[ordered] = np.arange(len(ordered))
     places = np.split(ranks, np.cumsum([len(own) for own in numbers])[:-1])
-    everything = [batch.as_dict() for batch in batches]
-    return type(batches[0])(**{name: _placed([one[name] for one in everything], places) for name in everything[0]})
 
-
-def _placed(values: Sequence[Any], places: Sequence[npt.NDArray[np.int64]]) -> Any:
-    first = values[0]
-    if isinstance(first, Mapping):
-        return {side: _placed([value[side] for value in values], places) for side in first}
-    count = sum(map(len, values))
-    if isinstance(first, Tensor):
-        whole = first.new_empty(count, *first.shape[1:])
+    def placed(*values: Any) -> Any:
+        count = sum(map(len, values))
+        if isinstance(values[0], Tensor):
+            whole = values[0].new_empty(count, *values[0].shape[1:])
+            for value, own in zip(values, places, strict=True):
+                whole[torch.from_numpy(own)] = value
+            return whole
+        texts: list[Any] = [None] * count
         for value, own in zip(values, places, strict=True):
-            whole[torch.from_numpy(own)] = value
-        return whole
-    texts: list[Any] = [None] * count
-    for value, own in zip(values, places, strict=True):
-        for text, place in zip(value, own.tolist(), strict=True):
-            texts[place] = text
-    return tuple(texts)
+            for text, place in zip(value, own.tolist(), strict=True):
+                texts[place] = text
+        return tuple(texts)
+
+    everything = [batch.as_dict() for batch in batches]
+    return type(batches[0])(**{name: _of_sides(placed, *(one[name] for one in everything)) for name in everything[0]})
 
 
 def join_batches(batches: Sequence[BatchType]) -> BatchType:
-    """Return one batch with the samples of all; they hold the same names."""
-    everything = [batch.as_dict() for batch in batches]
-    return type(batches[0])(**{name: _joined([one[name] for one in everything]) for name in everything[0]})
+    """Return one batch with the samples of all, one after another; they hold the same names."""
+    numbers = iter(range(sum(map(len, batches))))
+    return interleaved(batches, [[*islice(numbers, len(batch))] for batch in batches])
 
 
-def _joined(values: Sequence[Any]) -> Any:
-    first = values[0]
-    if isinstance(first, Tensor):
-        return torch.cat(list(values))
-    if isinstance(first, Mapping):
-        return {side: torch.cat([value[side] for value in values]) for side in first}
-    return tuple(text for value in values for text in value)
+def _of_sides(change: Callable[..., Any], *values: Any) -> Any:
+    """Return what becomes of values, or of those of every side of images."""
+    if isinstance(values[0], Mapping):
+        return {side: change(*(value[side] for value in values)) for side in values[0]}
+    return change(*values)
 
 
 _is_shared = False

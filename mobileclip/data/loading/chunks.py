@@ -12,6 +12,7 @@ import torch
 
 from mobileclip.data.loading.batch import BatchType, BatchType_co
 from mobileclip.data.loading.crew import Begin
+from mobileclip.data.loading.epoch_order import EpochOrder
 from mobileclip.data.loading.keeping import Keep
 from mobileclip.data.loading.order import Cursor, CursorRow, Order, Share, StreamPosition, rows
 from mobileclip.data.loading.shard_reader import OrderedSample, SampleReading, ShardReader
@@ -171,6 +172,7 @@ class ShardDataset(Generic[BatchType]):
     def _epoch(self, share: Share, epoch: int, start: StreamPosition) -> Iterator[Chunk[BatchType]]:
         """Yield a worker's share of every step of an epoch, with fewer samples where its readers have no more."""
         readers = OpenReaders(self, share, epoch, start, is_alone=True)
+        assert isinstance(readers.order, EpochOrder), "others are streams"
         return map(readers.chunk, islice(readers.order.steps(self._batch_size), start.first_batch, None))
 
 

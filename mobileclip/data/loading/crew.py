@@ -2,6 +2,10 @@
 
 Each has a pipe of its own. Tensors go through shared memory, and are put there before a chunk is handed over, so that
 a shared memory that is full is an error of the worker and not a chunk that never comes.
+
+torch's `DataLoader` would not do: it raises the death of a worker by a handler of SIGCHLD, wherever the process that
+trains is, in a step or a checkpoint, so that no other can take its place; and its workers share a pipe whose end it
+holds itself, so that a message which one has half written is waited for beyond every timeout.
 """
 
 from __future__ import annotations
@@ -14,8 +18,9 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import count
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Generic, Protocol, TypeVar
@@ -30,11 +35,17 @@ from mobileclip.data.loading.order import StreamPosition
 from mobileclip.data.randomness import derived_seed
 from mobileclip.data.workers import LostProcessError, end_with_parent
 from mobileclip.machine import MachineError, raise_machine_fault
+from mobileclip.storage import printable
+from mobileclip.terminal import get_logger
 from mobileclip.terminal.interruption import serve_loader
 
 Item = TypeVar("Item")
 Item_co = TypeVar("Item_co", covariant=True)
 
+logger = get_logger(__name__)
+
+# Workers that die of the same chunk, one after another, after which the stream ends.
+_MOST_LOST = 3
 # Chunks that a worker makes ahead.
 _NUM_AHEAD = 2
 # Handing over takes milliseconds, unless the worker is stopped in the midst of it.
@@ -67,13 +78,12 @@ class Source(Protocol[Item_co]):
     def chunks(self, worker: int, num_workers: int, begin: Begin) -> Iterator[Item_co]:
         """Yield the chunks that fall to a worker."""
 
+    def last_shard(self, worker: int) -> str:
+        """Return what this process knows of the shard that a worker is at."""
 
-class LostWorkerError(LostProcessError):
+
+class _LostWorkerError(Exception):
     """A worker has died; its chunk can be made again."""
-
-
-class LateWorkerError(TimeoutError):
-    """A worker has handed over nothing in time."""
 
 
 @attrs.frozen
@@ -138,13 +148,8 @@ class Crew(Generic[Item]):
             self._ask(member, self._begin)
         return self._begin.number
 
-    def replace(self, worker: int, start: StreamPosition) -> None:
-        """Start another worker in the place of one, which goes on where that one was.
-
-        Args:
-            worker: its number.
-            start: where a stream stands now; an epoch is begun anew, without what was handed over.
-        """
+    def _replace(self, worker: int, start: StreamPosition) -> None:
+        """Start another worker in the place of one: in a stream where that stands, in an epoch behind what it had."""
         old = self._members[worker]
         _kill(old)
         begin = self._begin
@@ -154,22 +159,38 @@ class Crew(Generic[Item]):
         new.num_received = old.num_received
         self._ask(new, attrs.evolve(begin, start=begin.start if is_epoch else start, num_passed=num_passed))
 
-    def take(self, worker: int, number: int) -> Item | None:
-        """Return the next chunk of a worker; None where it has no more.
+    def take(self, worker: int, number: int, *, on_lost: Callable[[], StreamPosition]) -> Item | None:
+        """Return the next chunk of a worker, or of those that take its place if it dies; None where it has no more.
 
         Args:
             worker: its number.
             number: of the beginning whose chunk is meant.
+            on_lost: called when another one takes its place; returns where a stream stands now.
 
         Raises:
-            LostWorkerError: if it has died.
-            LateWorkerError: if it hands over nothing in time; it may be stopped, or stuck.
+            LostProcessError: if several have died, one after another; all workers end.
+            TimeoutError: if it hands over nothing in time: it may be stopped, or stuck; all workers end.
             ValueError: if another beginning has come in between.
             Exception: what it raised itself.
         """
         if number != self._begin.number:
             raise ValueError("another epoch or stream of this pipeline has begun; go through one at a time")
-        member = self._members[worker]
+        for num_lost in count(1):
+            try:
+                return self._taken(self._members[worker], number)
+            except _LostWorkerError as lost:
+                what = printable(f"worker {worker} of the loader {lost}, {self._source.last_shard(worker)}", limit=1000)
+            if num_lost == _MOST_LOST:
+                self.end()
+                raise LostProcessError(
+                    f"{what}; {_MOST_LOST} have died there, one after another: a sample may be what they die of, or "
+                    "too little memory. Choose fewer num_workers or a smaller batch_size, or leave that shard out"
+                )
+            logger.warning("%s; another one takes its place, from the same sample on", what)
+            self._replace(worker, on_lost())
+        return None
+
+    def _taken(self, member: _Member, number: int) -> Item | None:
         deadline = time.monotonic() + self._seconds
         while True:
             of, received = self._received(member, deadline)
@@ -188,14 +209,18 @@ class Crew(Generic[Item]):
             chunk: Item = received
             return chunk
 
-    def waiting_for(self) -> list[tuple[int, int]]:
-        """Return number and process of the workers that have chunks to come, the one whose turn it is first."""
-        rows = [
-            (member.num_received, worker, member.process.pid or 0)
-            for worker, member in enumerate(self._members)
-            if not member.has_ended
-        ]
-        return [(worker, process) for _, worker, process in sorted(rows)]
+    def _late(self) -> TimeoutError:
+        """End all workers, and return what is raised: which have chunks to come, the one whose turn it is first."""
+        waiting = sorted((one.num_received, worker) for worker, one in enumerate(self._members) if not one.has_ended)
+        awaited = ", ".join(
+            f"worker {worker} (process {self._members[worker].process.pid}), {self._source.last_shard(worker)}"
+            for _, worker in waiting
+        )
+        self.end()
+        return TimeoutError(
+            f"no batch came for {self._seconds:g} s from {printable(awaited, limit=1000)}: one may be stopped, or its "
+            "disk or decoder stuck. See to it and start again, or give it more worker_seconds"
+        )
 
     def _started(self, worker: int, num_workers: int) -> _Member:
         context = torch.multiprocessing.get_context()
@@ -223,7 +248,7 @@ class Crew(Generic[Item]):
         left = max(0.0, deadline - time.monotonic())
         ready = wait([member.connection, member.process.sentinel], left)
         if not ready:
-            raise LateWorkerError
+            raise self._late()
         if member.connection not in ready:
             raise _lost(member)
         late = threading.Event()
@@ -241,7 +266,7 @@ class Crew(Generic[Item]):
             # Tensors of one that has died since cannot be had either.
             member.process.join(_END_SECONDS)
             if late.is_set():
-                raise LateWorkerError from error
+                raise self._late() from error
             if member.process.is_alive():
                 raise_machine_fault(error, "taking a batch from a worker")
                 raise
@@ -289,10 +314,10 @@ def _raised(error: Exception) -> _Raised:
     return _Raised(error, trace)
 
 
-def _lost(member: _Member) -> LostWorkerError:
+def _lost(member: _Member) -> _LostWorkerError:
     """Return what is raised of a worker whose process has ended: how it has."""
     member.process.join()
-    return LostWorkerError(f"(process {member.process.pid}) {_fate(member.process.exitcode)}")
+    return _LostWorkerError(f"(process {member.process.pid}) {_fate(member.process.exitcode)}")
 
 
 def _fate(code: int | None) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
-from itertools import count, product
+from collections.abc import Collection, Sequence
+from itertools import product
 
 import attrs
 
@@ -84,10 +84,6 @@ class EndlessOrder(Order):
     def step(self, step: int, batch_size: int) -> tuple[int, range]:
         """Return the numbers of a step's samples; all of them are of epoch 0."""
         return 0, range(step * batch_size, (step + 1) * batch_size)
-
-    def steps(self, batch_size: int) -> Iterator[range]:
-        """Yield the numbers of the samples of every step, without end."""
-        return (self.step(step, batch_size)[1] for step in count())
 
     def start(self, epoch: int) -> tuple[Cursor, ...]:
         """Return where every reader stands once all shards were drawn so often."""

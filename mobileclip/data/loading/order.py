@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Literal, get_args
 
@@ -115,10 +115,6 @@ class Order(ABC):
             step: its number.
             batch_size: of all processes together.
         """
-
-    @abstractmethod
-    def steps(self, batch_size: int) -> Iterator[range]:
-        """Yield the numbers of the samples of every step of an epoch; the last one may have fewer."""
 
     @abstractmethod
     def next_epoch(self, step: int, batch_size: int, places: Collection[Cursor]) -> tuple[int, tuple[Cursor, ...]]:

@@ -18,7 +18,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from mobileclip.data.loading.batch import BatchType, interleaved, join_batches
 from mobileclip.data.loading.chunks import Chunk, Maker, ShardDataset
-from mobileclip.data.loading.crew import Begin, Crew, LateWorkerError, LostWorkerError
+from mobileclip.data.loading.crew import Begin, Crew
 from mobileclip.data.loading.data_order import DataOrder
 from mobileclip.data.loading.endless_order import EndlessOrder
 from mobileclip.data.loading.keeping import Keep, UidList
@@ -27,16 +27,9 @@ from mobileclip.data.loading.shard_reader import ShardReader
 from mobileclip.data.loading.spec import PipelineSpec
 from mobileclip.data.randomness import derived_seed
 from mobileclip.data.skips import Skip, SkipReport
-from mobileclip.data.workers import LostProcessError
 from mobileclip.machine import raise_machine_fault
 from mobileclip.serialization import from_json, to_json
-from mobileclip.storage import printable
-from mobileclip.terminal import get_logger
 
-logger = get_logger(__name__)
-
-# Workers that die of the same chunk, one after another, after which the stream ends.
-MOST_LOST = 3
 # Steps behind the last one whose position is known: whoever takes batches in advance asks for an earlier one.
 _KNOWN_STEPS = 4
 _STREAM = -1
@@ -331,49 +324,20 @@ class Pipeline(IterableDataset[BatchType], ABC):
         if not self.spec.num_workers:
             yield from dataset.chunks(0, 1, Begin(number=0, epoch=epoch, start=start))
             return
-        if self._crew is None:
+        if self._crew is None or not self._crew.end.alive:
             seed = derived_seed(self.spec.seed, "process", self.rank)
             self._crew = Crew(dataset, num_workers=num_workers, seconds=self.spec.worker_seconds, seed=seed)
-        crew = self._crew
-        number = crew.begin(epoch, start)
+        number = self._crew.begin(epoch, start)
         for worker in cycle(range(num_workers)):
-            chunk = self._taken(crew, dataset, worker, number)
+            chunk = self._crew.take(worker, number, on_lost=self._replaced)
             if chunk is None:
                 return
             yield chunk
 
-    def _taken(
-        self, crew: Crew[Chunk[BatchType]], dataset: ShardDataset[BatchType], worker: int, number: int
-    ) -> Chunk[BatchType] | None:
-        """Return the next chunk of a worker, or of those that take its place if it dies."""
-        num_lost = 0
-        while True:
-            try:
-                return crew.take(worker, number)
-            except LateWorkerError:
-                awaited = ", ".join(
-                    f"worker {one} (process {process}), {dataset.last_shard(one)}"
-                    for one, process in crew.waiting_for()
-                )
-                self._dismiss()
-                raise TimeoutError(
-                    f"no batch came for {self.spec.worker_seconds:g} s from {printable(awaited, limit=1000)}: one may "
-                    "be stopped, or its disk or decoder stuck. See to it and start again, or give it more "
-                    "worker_seconds"
-                ) from None
-            except LostWorkerError as lost:
-                what = printable(f"worker {worker} of the loader {lost}, {dataset.last_shard(worker)}", limit=1000)
-                num_lost += 1
-                if num_lost == MOST_LOST:
-                    self._dismiss()
-                    raise LostProcessError(
-                        f"{what}; {MOST_LOST} have died there, one after another: a sample may be what they die of, or "
-                        "too little memory. Choose fewer num_workers or a smaller batch_size, or leave that shard out"
-                    ) from None
-                logger.warning("%s; another one takes its place, from the same sample on", what)
-                self.num_lost += 1
-            here = self._known[-1] if self._known else StreamPosition()
-            crew.replace(worker, attrs.evolve(here, found_dead=self._dead))
+    def _replaced(self) -> StreamPosition:
+        """Count a worker that died, and return where the one in its place goes on."""
+        self.num_lost += 1
+        return attrs.evolve(self._known[-1] if self._known else StreamPosition(), found_dead=self._dead)
 
     def _new_dataset(self) -> ShardDataset[BatchType]:
         return ShardDataset(
@@ -385,12 +349,6 @@ class Pipeline(IterableDataset[BatchType], ABC):
             world=(self.rank, self.world_size),
             left_out=[skip for skips in self._data.dead.values() for skip in skips],
         )
-
-    def _dismiss(self) -> None:
-        """End the workers."""
-        crew, self._crew = self._crew, None
-        if crew is not None:
-            crew.end()
 
 
 def _whole(chunks: Sequence[Chunk[BatchType]]) -> BatchType | None:

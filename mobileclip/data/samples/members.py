@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import attrs
@@ -254,10 +255,15 @@ def _places(
         )
     more = _rows_of(captions.more, f"{_MORE_TEXT}_emb", 0)
     return {
-        "image_emb": tuple(("image_emb", index) for index in range(num_augmentations)),
+        "image_emb": _all_rows("image_emb", num_augmentations),
         "text_emb": _rows_of(captions.first, "text_emb", 0) + more,
         **{f"{name}_emb": _rows_of(captions.sets[name], names[name], starts[name]) for name in names},
     }
+
+
+@lru_cache(maxsize=64)  # samples of a data set have as many augmentations each
+def _all_rows(array: str, count: int) -> tuple[tuple[str, int], ...]:
+    return tuple((array, index) for index in range(count))
 
 
 def _rows_of(texts: Sequence[str], array: str, start: int) -> tuple[tuple[str, int], ...]:

@@ -9,6 +9,8 @@ from mobileclip.data.augmentation.operations import OPERATIONS
 from mobileclip.data.augmentation.replay import AugmentationParams, compress, decompress
 from mobileclip.data.skips import BadSampleError
 
+_NUM_OPERATIONS = len(OPERATIONS)
+
 
 class StoredViews(Sequence[AugmentationParams]):
     """Augmentations of one image as they are stored: all are checked, and one is parsed when it is asked for.
@@ -25,7 +27,19 @@ class StoredViews(Sequence[AugmentationParams]):
         self._compressed, self.image_size = compressed, image_size
         rights, bottoms = [], []
         for one in compressed:
-            top, left, height, width = _plain_crop(one) or decompress(one, image_size).crop
+            # What nearly all are is looked at here, since every sample that is read has dozens of these.
+            try:
+                (top, left, height, width), operations = one
+                is_plain = type(top) is type(left) is type(height) is type(width) is int
+                is_plain = is_plain and top >= 0 and left >= 0 and height > 0 and width > 0
+                for index, magnitude in operations:
+                    is_known = type(index) is int and 0 <= index < _NUM_OPERATIONS
+                    # A number less itself is 0, but for NaN and infinity.
+                    is_plain = is_plain and is_known and type(magnitude) is float and magnitude - magnitude == 0
+            except (TypeError, ValueError):
+                is_plain = False
+            if not is_plain:
+                top, left, height, width = decompress(one, image_size).crop
             rights.append(left + width)
             bottoms.append(top + height)
         self._right, self._bottom = max(rights, default=0), max(bottoms, default=0)
@@ -71,26 +85,3 @@ def stored_views(views: Iterable[AugmentationParams]) -> StoredViews:
     if len(sizes) > 1:
         raise BadSampleError("bad_augmentation", "the augmentations were made for several sizes of the image")
     return StoredViews([compress(params) for params in own], *sizes or (None,))
-
-
-def _plain_crop(compressed: Any) -> Sequence[int] | None:
-    """Return the crop of an augmentation that is as nearly all are, and None where `decompress` has to see to it."""
-    # Written out, since every sample that is read has dozens of these.
-    try:
-        crop, operations = compressed
-        top, left, height, width = crop
-        if not (type(top) is type(left) is type(height) is type(width) is int):
-            return None
-        if top < 0 or left < 0 or height < 1 or width < 1:
-            return None
-        for index, magnitude in operations:
-            if not (type(index) is int and 0 <= index < _NUM_OPERATIONS and type(magnitude) is float):
-                return None
-            if magnitude - magnitude:  # NaN and infinity
-                return None
-    except (TypeError, ValueError):
-        return None
-    return crop  # type: ignore[no-any-return]
-
-
-_NUM_OPERATIONS = len(OPERATIONS)

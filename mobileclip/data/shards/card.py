@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +14,7 @@ from attrs import validators
 from mobileclip import storage
 from mobileclip.data.augmentation.replay import AugmentationSpec
 from mobileclip.data.samples.sample import Layout
-from mobileclip.data.shards.counts import MOST_FOLDERS_ABOVE, folder_above, shard_folder
+from mobileclip.data.shards.counts import MOST_FOLDERS_ABOVE, folders_above, shard_folder
 from mobileclip.inputs import ImageInput
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
@@ -241,7 +241,7 @@ def card_of_shards(shards: Sequence[str]) -> ReinforcementCard | None:
     most_above = MOST_FOLDERS_ABOVE if len(folders) > 1 else 0
     cards, without = dict[str, ReinforcementCard](), list[str]()
     for folder in folders:
-        above = itertools.islice(_folders_above(folder), 1 + most_above)
+        above = folders_above(folder, most_above)
         found = next(((place, card) for place in above if (card := find(place)) is not None), None)
         if found is None:
             without.append(folder)
@@ -262,13 +262,6 @@ def card_of_shards(shards: Sequence[str]) -> ReinforcementCard | None:
             "together; take them apart"
         )
     return cards[first]
-
-
-def _folders_above(folder: str | None) -> Iterator[str]:
-    """Yield a folder, the one that it lies in, and so on."""
-    while folder is not None:
-        yield folder
-        folder = folder_above(folder)
 
 
 def write_card(directory: str | os.PathLike[str], card: ReinforcementCard) -> None:

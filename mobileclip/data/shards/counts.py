@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 
 from mobileclip import storage
@@ -71,11 +71,7 @@ def shard_sizes(shards: Sequence[str], limits: SampleLimits = SAMPLE_LIMITS) -> 
     known: dict[str, int] = {}
     said = cache(_said)
     for folder in dict.fromkeys(shard_folder(shard) for shard in shards if not runs_program(shard)):
-        above: str | None = folder
-        for _ in range(1 + MOST_FOLDERS_ABOVE):
-            if above is None or said(above):
-                break
-            above = folder_above(above)
+        above = next(filter(said, folders_above(folder)), None)
         if above is not None:
             known |= {storage.join(above, name): size for name, size in said(above).items()}
     unknown = [shard for shard in dict.fromkeys(shards) if _path(shard) not in known]
@@ -120,12 +116,14 @@ def shard_folder(shard: str) -> str:
     return shard.rpartition("/")[0] or os.curdir
 
 
-def folder_above(folder: str) -> str | None:
-    """Return the folder that a folder lies in, or None where that is not in its name."""
+def folders_above(folder: str, most: int = MOST_FOLDERS_ABOVE) -> Iterator[str]:
+    """Yield a folder, the one that it lies in, and so on, as far as that is in its name, and `most` of them at most."""
+    yield folder
     above = folder.rpartition("/")[0]
-    if storage.is_remote(folder):
-        return above if storage.is_remote(above) else None
-    return above or (None if folder.startswith("/") or folder == os.curdir else os.curdir)
+    if not above and not folder.startswith("/") and folder != os.curdir:
+        above = os.curdir
+    if above and most and storage.is_remote(above) == storage.is_remote(folder):
+        yield from folders_above(above, most - 1)
 
 
 def _said(folder: str) -> Mapping[str, int]:

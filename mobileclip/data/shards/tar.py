@@ -264,10 +264,9 @@ def by_key(
         members: of the shard, as they are stored.
         name: returns what one is called.
     """
-    named = ((split_name(name(member)), member) for member in members)
-    known = ((*parts, member) for parts, member in named if parts is not None)
+    known = ((*parts, member) for member in members if (parts := split_name(name(member))) is not None)
     for key, own in groupby(known, itemgetter(0)):
-        yield key, ((extension, member) for _, extension, member in own)
+        yield key, map(itemgetter(1, 2), own)
 
 
 def _header(name: str, size: int) -> bytes:

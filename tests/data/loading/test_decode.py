@@ -185,6 +185,12 @@ class TestSimplejpeg:
             except BadSampleError as error:
                 return error.reason
 
+        try:
+            arguments[1].check_fits(SourceImage(damaged).size)
+        except BadSampleError:
+            pass
+        except ValueError:
+            return  # of another size than the crop was made for: refused before it is replayed
         made, expected = outcome(lambda one, *others: SourceImage(one).replay(*others)), outcome(without)
         # Pillow goes on reading behind the rows that are needed, and refuses some files for what it finds there.
         assert made == expected or (expected == "image_corrupt" and isinstance(made, list))
