@@ -18,7 +18,6 @@ from mobileclip.datasets.sources.opening import (
     label_of,
     name_of,
     open_data_set,
-    shards_of as shards_of,  # for the house
 )
 from mobileclip.datasets.sources.public_layout import PublicLayoutSource
 from mobileclip.datasets.sources.shards import ShardSource
