@@ -94,8 +94,8 @@ def join_images(spec: JoinSpec, *, engine: Engine | None = None, show_progress: 
         )
         report = write_report(report, tuple(sources))
     if card is not None:
-        counts = {"num_shards": report.shards, "num_samples": report.joined, "num_bytes": report.num_bytes}
-        write_card(spec.output, attrs.evolve(card, **counts, skipped=report.left_out))
+        card = attrs.evolve(card, num_shards=report.shards, num_samples=report.joined, num_bytes=report.num_bytes)
+        write_card(spec.output, attrs.evolve(card, skipped=report.left_out))
     return report
 
 

@@ -289,7 +289,7 @@ def _table_of_captions(inspection: Inspection) -> RenderableType:
     from rich.text import Text
 
     cosines = (Column(f"cosine, teacher {number}", no_wrap=True) for number in range(1, len(inspection.teachers) + 1))
-    rows = []
+    rows: list[tuple[RenderableType, ...]] = []
     for caption in inspection.captions:
         values = (f"{one.mean:.2f}  {one.least:.2f} to {one.greatest:.2f}" for one in caption.similarities)
         rows.append((caption.source, Text(shown(caption.text)), *values))
