@@ -21,5 +21,5 @@ from .sources import (
     Unit as Unit,
     as_source as as_source,
     open_data_set as open_data_set,
-    shards_of as shards_of,
 )
+from .sources.opening import shards_of as shards_of

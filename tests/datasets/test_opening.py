@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import tarfile
+from pathlib import Path
 
 import attrs
 import pytest
@@ -13,15 +15,17 @@ from PIL import Image
 
 import mobileclip.data
 import mobileclip.datasets
-from mobileclip.data import SkipReport
+from mobileclip.data import ImageTextSample, SkipReport, write_shard
 from mobileclip.datasets import (
     ClassFolderSource,
     FolderSource,
     JsonLinesSource,
     ShardSource,
     Source,
+    TableSource,
     as_source,
     open_data_set,
+    shards_of,
 )
 from mobileclip.datasets.sources import (
     EXPECTED,
@@ -30,10 +34,11 @@ from mobileclip.datasets.sources import (
     is_gathered,
     is_place,
     name_of,
-    shards_of,
     sources,
 )
 from mobileclip.evaluation import open_benchmark
+from tests.data.made_samples import golden
+from tests.datasets.sources.reading import PNG
 from tests.errors import fails
 
 COLOURS = ("blue", "green", "red")
@@ -159,6 +164,44 @@ def test_files_are_those_whose_content_is_read(tmp_path, form):
         assert file.endswith((".png", ".txt", ".tar"))
         with open(file, "rb") as stream:  # noqa: PTH123  a text, as it is given
             assert stream.read(1)
+
+
+def test_the_kind_is_found_by_the_path(tmp_path):
+    assert as_source("a/{0..3}.tar") == ShardSource(shards="a/{0..3}.tar")
+    assert as_source(["a.tar", Path("b.tar")]) == ShardSource(shards=("a.tar", "b.tar"))
+    assert as_source("pipe:cat a.tar") == ShardSource(shards="pipe:cat a.tar")
+    assert as_source("s3://bucket/a.tar") == ShardSource(shards="s3://bucket/a.tar")
+    assert as_source("a.JSONL", samples_per_shard=5) == JsonLinesSource(path="a.JSONL", samples_per_shard=5)
+    assert as_source("a.CSV", samples_per_shard=5) == TableSource(tables="a.CSV", samples_per_shard=5)
+    assert as_source(["a.csv", "b.tsv"]) == TableSource(tables=("a.csv", "b.tsv"))
+    assert as_source(tmp_path, samples_per_shard=5) == FolderSource(path=tmp_path, samples_per_shard=5)
+    assert as_source(FolderSource(path="x")) == FolderSource(path="x")
+    shutil.copy(golden("npz"), tmp_path / "b.tar")
+    shutil.copy(golden("npz"), tmp_path / "a.tar")
+    assert as_source(tmp_path) == ShardSource(shards=(f"{tmp_path}/a.tar", f"{tmp_path}/b.tar"))
+    write_shard("memory://kinds/below/a.tar", [ImageTextSample(key="k", captions=("c",), image=PNG)])
+    assert as_source("memory://kinds/below") == ShardSource(shards="memory://kinds/below/a.tar")
+    assert as_source("memory://kinds") == FolderSource(path="memory://kinds")
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        ("", ("data.data-data-set-folder",)),
+        ("a.json", ("data.neither-tar-shard-nor", "a.json", ".jsonl, .ndjson, .parquet, .csv, .tsv")),
+        ("a.csv.gz", ("data.neither-tar-shard-nor",)),
+        ("a.jsonl.gz", ("data.neither-tar-shard-nor",)),
+    ],
+)
+def test_what_is_no_source(data, error):
+    with fails(*error):
+        as_source(data)
+
+
+@pytest.mark.parametrize("cls", [JsonLinesSource, FolderSource])
+def test_a_shard_holds_something(cls):
+    with pytest.raises(ValueError, match="samples_per_shard"):
+        cls(path="a", samples_per_shard=0)
 
 
 def test_as_source_takes_class_folders_and_the_public_layout(tmp_path):

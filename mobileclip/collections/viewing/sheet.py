@@ -9,7 +9,7 @@ from PIL import Image
 from mobileclip import storage
 from mobileclip.collections.searching.matches import Match
 from mobileclip.collections.searching.pictures import small_pictures
-from mobileclip.datasets.viewing.paper import COLUMNS, FAINT, INK, TILE, Sheet, Tile
+from mobileclip.datasets.viewing.paper import FAINT, INK, TILE, Sheet, Tile
 
 
 def draw_matches(title: str, matches: Sequence[Match]) -> Image.Image:
@@ -29,8 +29,7 @@ def draw_matches(title: str, matches: Sequence[Match]) -> Image.Image:
         )
         for match, picture in zip(matches, small_pictures(matches, TILE), strict=True)
     ]
-    for start in range(0, len(tiles), COLUMNS):
-        sheet.tiles(tiles[start : start + COLUMNS])
+    sheet.tiles(tiles)
     if not tiles:
         sheet.text("nothing was found", 15, FAINT)
     return sheet.image()

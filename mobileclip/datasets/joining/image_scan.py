@@ -17,10 +17,12 @@ from mobileclip.data.buckets import Records
 from mobileclip.data.images.formats import IMAGE_EXTENSIONS
 from mobileclip.data.samples.limits import SampleLimits
 from mobileclip.data.shards.tar import (
+    START_BYTES,
     ForwardReader,
     TarMember,
     by_key,
     forward_reader,
+    is_compressed,
     member_key,
     read_content,
     tar_members,
@@ -120,6 +122,8 @@ class ScanUnit:
 
     def _places(self, stream: IO[bytes]) -> Iterator[_Row | None]:
         """Yield where the images are; None for a sample without the field that it would be called by."""
+        if is_compressed(stream.read(START_BYTES)):
+            raise tarfile.ReadError("it is compressed, and images are read by their place; decompress it first")
         for key, members, contents in self._samples(stream):
             extension = next((one for one in IMAGE_EXTENSIONS if one in members), None)
             if extension is not None:

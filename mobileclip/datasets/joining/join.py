@@ -94,8 +94,8 @@ def join_images(spec: JoinSpec, *, engine: Engine | None = None, show_progress: 
         )
         report = write_report(report, tuple(sources))
     if card is not None:
-        counts = {"num_shards": report.shards, "num_samples": report.joined, "num_bytes": report.num_bytes}
-        write_card(spec.output, attrs.evolve(card, **counts, skipped=report.left_out))
+        card = attrs.evolve(card, num_shards=report.shards, num_samples=report.joined, num_bytes=report.num_bytes)
+        write_card(spec.output, attrs.evolve(card, skipped=report.left_out))
     return report
 
 
@@ -129,14 +129,14 @@ class _Job:
     def __init__(
         self, spec: JoinSpec, sources: Mapping[str, str], *, run: Run, folder: Path, scratch: Path, show_progress: bool
     ) -> None:
-        self._spec, self._sources, self._run, self._scratch = spec, sources, run, scratch
-        self._show_progress = show_progress
-        self._captions = caption_shards(spec.captions, list(sources))
-        self._prints = prints = listed_fingerprints({*sources.values(), *filter(None, self._captions.values())})
+        self.spec, self.sources, self.run, self.scratch = spec, sources, run, scratch
+        self.show_progress = show_progress
+        self.captions = caption_shards(spec.captions, list(sources))
+        self.prints = prints = listed_fingerprints({*sources.values(), *filter(None, self.captions.values())})
         there = {source: prints[source] for source in sources.values() if source in prints}
         self.index, abouts = build_image_index(run, folder, spec, there, show_progress=show_progress)
         # What is known of the names of each shard's samples, of those that are there.
-        self._names = {name: abouts[source] for name, source in sources.items() if source in abouts}
+        self.names = {name: abouts[source] for name, source in sources.items() if source in abouts}
 
     def run_all(self) -> tuple[_Summary, str | None]:
         """Join what is missing; return what was found, and the first shard if the join stopped after it."""
@@ -144,37 +144,37 @@ class _Job:
         path = self._summary_path()
         summary = _read_summary(path)
         if summary is not None and not pending:
-            self._run.begin("joining", num_units=len(self._sources), num_done_before=len(self._sources))
+            self.run.begin("joining", num_units=len(self.sources), num_done_before=len(self.sources))
             return summary, None
-        self._run.begin("matching", then=("joining",))
-        total = len(self.index.shards) + len(self._names)
-        with Progress("matching", total=total, unit="keys", console=console(shown=self._show_progress)) as progress:
+        self.run.begin("matching", then=("joining",))
+        total = len(self.index.shards) + len(self.names)
+        with Progress("matching", total=total, unit="keys", console=console(shown=self.show_progress)) as progress:
             matches = Matches(
                 self.index,
-                list(self._names.values()),
-                np.array([name in pending for name in self._names], bool),
-                scratch=self._scratch,
+                list(self.names.values()),
+                np.array([name in pending for name in self.names], bool),
+                scratch=self.scratch,
                 progress=progress,
             )
         with closing(matches):
-            extents = matches.write(self._scratch / _MATCHES)
+            extents = matches.write(self.scratch / _MATCHES)
         if summary is None:
-            placeholders = find_placeholders(self.index, self._spec.placeholder_threshold, self._scratch)
+            placeholders = find_placeholders(self.index, self.spec.placeholder_threshold, self.scratch)
         else:
             placeholders = summary.placeholders
         summary = _Summary(counts=matches.counts, placeholders=placeholders)
-        if not any(about.problem for about in self._names.values()):
+        if not any(about.problem for about in self.names.values()):
             storage.write_text(path, to_json(summary) + "\n")
-        dropped = (int(one.sha256, 16) for one in placeholders) if self._spec.drop_placeholders else ()
+        dropped = (int(one.sha256, 16) for one in placeholders) if self.spec.drop_placeholders else ()
         join = ShardJoin(
-            spec=self._spec,
+            spec=self.spec,
             images=self.index.fingerprint(),
-            matches=self._scratch / _MATCHES,
+            matches=self.scratch / _MATCHES,
             shards=tuple((about.shard, about.fingerprint) for about in self.index.shards),
             dropped=frozenset(dropped),
         )
-        num_done_before = len(self._sources) - len(pending)
-        self._run.begin("joining", num_units=len(self._sources), num_done_before=num_done_before)
+        num_done_before = len(self.sources) - len(pending)
+        self.run.begin("joining", num_units=len(self.sources), num_done_before=num_done_before)
         return summary, self._join(join, self._units(pending, extents), len(pending))
 
     def _pending(self) -> Iterator[str]:
@@ -183,43 +183,43 @@ class _Job:
         Raises:
             ValueError: if one did with other choices.
         """
-        images, sizes = self.index.fingerprint(), storage.find_sizes(self._spec.output, self._sources)
-        for name, done in read_ledgers(self._spec.output, list(self._sources)):
-            if done is not None and done.choices != self._spec.choices:
+        images, sizes = self.index.fingerprint(), storage.find_sizes(self.spec.output, self.sources)
+        for name, done in read_ledgers(self.spec.output, list(self.sources)):
+            if done is not None and done.choices != self.spec.choices:
                 raise ValueError(
-                    f"{self._spec.output} was joined with other choices ({done.choices}, now {self._spec.choices}); "
+                    f"{self.spec.output} was joined with other choices ({done.choices}, now {self.spec.choices}); "
                     "choose another output, or delete it to start again"
                 )
-            captions = self._prints.get(self._captions[name] or "", "")
-            now = (self._prints.get(self._sources[name]), images, captions, sizes.get(name))
+            captions = self.prints.get(self.captions[name] or "", "")
+            now = (self.prints.get(self.sources[name]), images, captions, sizes.get(name))
             if done is None or (done.source, done.images, done.captions, done.num_bytes) != now:
                 yield name
 
     def _summary_path(self) -> Path:
-        there = ((self._sources[name], self._prints[self._sources[name]]) for name in self._names)
-        parts = [self.index.fingerprint(), self._spec.by, self._spec.placeholder_threshold, *there]
+        there = ((self.sources[name], self.prints[self.sources[name]]) for name in self.names)
+        parts = [self.index.fingerprint(), self.spec.by, self.spec.placeholder_threshold, *there]
         return self.index.folder / f"summary-{digest_of(parts)}.json"
 
     def _units(self, pending: Collection[str], extents: Mapping[int, tuple[int, int]]) -> dict[str, JoinUnit]:
         """Return what is to be done, in the order of the sources; what is not there is set aside."""
-        numbers = {name: number for number, name in enumerate(self._names)}
+        numbers = {name: number for number, name in enumerate(self.names)}
         units = {}
-        for name, source in self._sources.items():
-            captions = self._captions[name]
+        for name, source in self.sources.items():
+            captions = self.captions[name]
             if name not in pending:
                 continue
             if name not in numbers:
-                self._run.refuse(name, "there is no such file")
-            elif captions is not None and captions not in self._prints:
-                self._run.refuse(name, f"there is no {captions} with its captions")
+                self.run.refuse(name, "there is no such file")
+            elif captions is not None and captions not in self.prints:
+                self.run.refuse(name, f"there is no {captions} with its captions")
             else:
                 units[name] = JoinUnit(
                     name=name,
                     source=source,
-                    fingerprint=self._prints[source],
-                    problem=self._names[name].problem,
+                    fingerprint=self.prints[source],
+                    problem=self.names[name].problem,
                     captions=captions,
-                    captions_print="" if captions is None else self._prints[captions],
+                    captions_print="" if captions is None else self.prints[captions],
                     matches=extents.get(numbers[name], (0, 0)),
                 )
         return units
@@ -227,19 +227,19 @@ class _Job:
     def _join(self, join: ShardJoin, units: dict[str, JoinUnit], num_pending: int) -> str | None:
         """Join shards, the first one before the others; return it if the join stops there."""
         work = FunctionWork(function=join)
-        total, screen = len(self._sources), console(shown=self._show_progress and num_pending > 0)
+        total, screen = len(self.sources), console(shown=self.show_progress and num_pending > 0)
         with Progress("joining", total=total, done=total - num_pending, console=screen) as progress:
             progress.advance(num_pending - len(units), count=0)
             joined = _Joined(progress=progress)
-            for number, name in enumerate(() if self._spec.go_on else self._sources):
+            for number, name in enumerate(() if self.spec.go_on else self.sources):
                 if name in units:
-                    self._run.do(work, [units.pop(name)], joined)
-                done = read_ledger(self._spec.output, name)
+                    self.run.do(work, [units.pop(name)], joined)
+                done = read_ledger(self.spec.output, name)
                 if done is not None and done.num_samples:
                     if not done.num_joined and number + 1 < total:
                         return name
                     break
-            self._run.do(work, list(units.values()), joined)
+            self.run.do(work, list(units.values()), joined)
         return None
 
 

@@ -7,7 +7,7 @@ from start to end.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -86,11 +86,11 @@ class Matches:
             Buckets(_ASK, num_buckets, folder=scratch, held_bytes=held_bytes) as asks,
         ):
             for number, part in enumerate(index.parts()):
-                images.add(_with(_IMAGE, part, shard=number), leading_bits(part["high"], num_buckets))
+                images.add(with_fields(_IMAGE, part, shard=number), leading_bits(part["high"], num_buckets))
                 progress.advance(count=len(part))
             for number, about in enumerate(names):
                 part = read_records(index.folder, NAMES, about)
-                ask = _with(_ASK, part, source=number, order=np.arange(len(part)))
+                ask = with_fields(_ASK, part, source=number, order=np.arange(len(part)))
                 ask = ask[(part["high"] != 0) | (part["low"] != 0)]
                 asks.add(ask, leading_bits(ask["high"], num_buckets))
                 progress.advance(count=len(part))
@@ -137,11 +137,8 @@ class Matches:
         if not len(wanted):
             return
         found &= wanted[asks["source"]]
-        some, theirs = asks[found], first[place[found]]
-        match = np.empty(len(some), MATCH)
-        for name in _IMAGE.names or ():
-            match[name] = theirs[name]
-        match["source"], match["order"] = some["source"], some["order"]
+        some = asks[found]
+        match = with_fields(MATCH, first[place[found]], source=some["source"], order=some["order"])
         self._matches.add(match, match["source"].astype(np.int64) * self._matches.num_buckets // self._num_sources)
 
 
@@ -190,10 +187,9 @@ def find_names(images: Records, asks: Records) -> npt.NDArray[np.int64]:
     return found
 
 
-def _with(dtype: np.dtype[np.void], records: Records, **fields: npt.ArrayLike) -> Records:
-    """Return records with further fields."""
-    wider = np.empty(len(records), dtype)
-    values: Mapping[str, npt.ArrayLike] = {name: records[name] for name in records.dtype.names or ()} | fields
-    for name, value in values.items():
-        wider[name] = value
-    return wider
+def with_fields(dtype: np.dtype[np.void], records: Records, **fields: npt.ArrayLike) -> Records:
+    """Return records of another type: with further fields, and without those that it has not got."""
+    found = np.empty(len(records), dtype)
+    for name in dtype.names or ():
+        found[name] = fields[name] if name in fields else records[name]
+    return found

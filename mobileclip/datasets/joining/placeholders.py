@@ -9,7 +9,7 @@ import numpy as np
 
 from mobileclip.data.buckets import Buckets, leading_bits, num_buckets_for, runs
 from mobileclip.datasets.joining.image_index import ImageIndex
-from mobileclip.datasets.joining.matching import first_of_each
+from mobileclip.datasets.joining.matching import first_of_each, with_fields
 from mobileclip.datasets.joining.records import NAME
 from mobileclip.strict import strict
 
@@ -65,10 +65,7 @@ def find_placeholders(index: ImageIndex, threshold: int, scratch: Path) -> tuple
         for number, part in enumerate(index.parts()):
             places = np.minimum(np.searchsorted(often, part["sha256"]), len(often) - 1)
             rows = np.flatnonzero(often[places] == part["sha256"])
-            some = np.empty(len(rows), _IMAGE)
-            for name in ("sha256", "high", "low", "size"):
-                some[name] = part[name][rows]
-            some["shard"], some["row"] = number, rows
+            some = with_fields(_IMAGE, part[rows], shard=number, row=rows)
             images.add(some, leading_bits(some["sha256"], num_buckets))
         for bucket in images.drain():
             ordered = bucket[np.argsort(bucket["sha256"], kind="stable")]

@@ -141,18 +141,12 @@ def read_records(folder: Path, kind: str, about: AboutShard) -> Records:
     path = records_path(folder, kind, about.by, about.shard)
     found = _read_header(path, KINDS[kind])
     if found is not None and found[0] == about:
-        with path.open("rb") as stream:
-            stream.seek(found[1])
-            content = stream.read()
-        records = np.frombuffer(content, KINDS[kind])
-        if zlib.crc32(content) == about.crc32 and _is_sound(records):
+        records = np.fromfile(path, KINDS[kind], offset=found[1])
+        is_known = kind == NAMES or bool((records["extension"] < len(IMAGE_EXTENSIONS)).all())
+        if is_known and zlib.crc32(records.view("u1")) == about.crc32:
             return records
         path.unlink()
     raise ValueError(f"{path} is gone or damaged; run this again, and its shard is read anew")
-
-
-def _is_sound(records: Records) -> bool:
-    return records.dtype == NAME or bool((records["extension"] < len(IMAGE_EXTENSIONS)).all())
 
 
 def _read_header(path: Path, dtype: np.dtype[Any]) -> tuple[AboutShard, int] | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from hashlib import blake2b
 from itertools import islice, takewhile
@@ -197,6 +197,10 @@ def _optional_path(path: str | os.PathLike[str] | None) -> str | None:
     return None if path is None else os.fspath(path)
 
 
+def _names(values: Iterable[str]) -> tuple[str, ...]:
+    return tuple(values)
+
+
 @sources.register("jsonl")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class JsonLinesSource(Source):
@@ -224,8 +228,8 @@ class JsonLinesSource(Source):
     image_root: str | None = attrs.field(default=None, converter=_optional_path)
     samples_per_shard: int = attrs.field(default=1000, validator=validators.gt(0))
     inside: bool = True
-    schemes: tuple[str, ...] = attrs.field(default=SCHEMES, converter=tuple)
-    hosts: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    schemes: tuple[str, ...] = attrs.field(default=SCHEMES, converter=_names)
+    hosts: tuple[str, ...] = attrs.field(default=(), converter=_names)
 
     def allowing(self, rows: RowOptions) -> JsonLinesSource:
         """Return the same file, whose lines may name this.

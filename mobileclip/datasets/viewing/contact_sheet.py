@@ -13,23 +13,26 @@ from mobileclip.datasets.viewing.inspection import Caption, Inspection, describe
 from mobileclip.datasets.viewing.paper import (
     ALARM,
     BAR,
-    COLUMNS,
     EMPTY,
     FAINT,
     GAP,
     INK,
     INNER,
     MARGIN,
+    PAPER,
     RULE,
     TILE,
     WIDTH,
     Sheet,
+    Tile,
     font_of,
 )
 from mobileclip.inputs import Color
 
 _IMAGE_BOX = (3 * TILE + 2 * GAP, 460)
 _MAX_OUTLINED = 12
+# As high as a number that stands in no picture.
+_BADGE = 20
 
 Box = tuple[int, int, int, int]
 
@@ -135,28 +138,15 @@ def _draw_badge(draw: ImageDraw.ImageDraw, number: int, box: Box, size: int, *, 
 def _draw_augmentations(sheet: Sheet, inspection: Inspection) -> None:
     replayed = inspection.image is not None and not inspection.problem
     sheet.heading("Augmentations" + ("" if replayed else ", which cannot be replayed"))
-    params = inspection.augmentations
-    for first in range(0, len(params), COLUMNS):
-        top = end = sheet.y
-        for column, one in enumerate(params[first : first + COLUMNS]):
-            left = MARGIN + column * (TILE + GAP)
-            text_top = top
-            if replayed:
-                sheet.room(TILE)
-                sheet.paste(_replay(inspection, one), (left, top))
-                text_top += TILE + 6
-            number = first + column
-            draw = sheet.room(TILE)
-            _draw_badge(draw, number, (left, top, left + TILE, top + TILE), 14, corner=0)
-            if not replayed:
-                text_top += 24
-            size = one.image_size or (inspection.image.size if inspection.image else None)
-            bottom = text_top
-            for words in describe_operations(one) or ("the crop alone",):
-                bottom = sheet.text(words, 15, left=left, width=TILE, y=bottom)
-            bottom = sheet.text(describe_crop(one, size), 13, FAINT, left=left, width=TILE, y=bottom)
-            end = max(end, bottom)
-        sheet.y = end + GAP
+    tiles = []
+    for number, one in enumerate(inspection.augmentations):
+        picture = _replay(inspection, one) if replayed else Image.new("RGB", (TILE, _BADGE), PAPER)
+        _draw_badge(ImageDraw.Draw(picture), number, (0, 0, TILE, TILE), 14, corner=0)
+        size = one.image_size or (inspection.image.size if inspection.image else None)
+        words = describe_operations(one) or ("the crop alone",)
+        lines = (*((text, 15, INK) for text in words), (describe_crop(one, size), 13, FAINT))
+        tiles.append(Tile(picture=picture, lines=lines))
+    sheet.tiles(tiles)
 
 
 def _replay(inspection: Inspection, params: AugmentationParams) -> Image.Image:

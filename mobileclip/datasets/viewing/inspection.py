@@ -31,6 +31,7 @@ from mobileclip.terminal import print_table, shown
 if TYPE_CHECKING:
     from PIL import Image
     from rich.console import RenderableType
+    from rich.table import Column
 
 # What an operation does, with a positive magnitude and with a negative one.
 _OPERATIONS = {
@@ -284,18 +285,15 @@ def _about(inspection: Inspection) -> RenderableType:
 
 
 def _table_of_captions(inspection: Inspection) -> RenderableType:
-    from rich.table import Table
+    from rich.table import Column
     from rich.text import Text
 
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("set", no_wrap=True)
-    table.add_column("caption", overflow="fold", min_width=24)
-    for number in range(1, len(inspection.teachers) + 1):
-        table.add_column(f"cosine, teacher {number}", no_wrap=True)
+    cosines = (Column(f"cosine, teacher {number}", no_wrap=True) for number in range(1, len(inspection.teachers) + 1))
+    rows: list[tuple[RenderableType, ...]] = []
     for caption in inspection.captions:
         values = (f"{one.mean:.2f}  {one.least:.2f} to {one.greatest:.2f}" for one in caption.similarities)
-        table.add_row(caption.source, Text(shown(caption.text)), *values)
-    return table
+        rows.append((caption.source, Text(shown(caption.text)), *values))
+    return _table((Column("set", no_wrap=True), Column("caption", overflow="fold", min_width=24), *cosines), rows)
 
 
 def _table_of_augmentations(inspection: Inspection) -> RenderableType:
@@ -318,7 +316,7 @@ def _table_of_embeddings(sample: ReinforcedSample, teachers: Sequence[tuple[str,
     return _table(("array", "shape", *(f"norms, teacher {number}" for number in range(1, len(teachers) + 1))), rows)
 
 
-def _table(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> RenderableType:
+def _table(titles: Iterable[Column | str], rows: Iterable[Iterable[RenderableType]]) -> RenderableType:
     from rich.table import Table
 
     table = Table(*titles, box=None, padding=(0, 2, 0, 0))

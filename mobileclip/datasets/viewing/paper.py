@@ -112,22 +112,19 @@ class Sheet:
         return end
 
     def tiles(self, tiles: Sequence[Tile]) -> None:
-        """Draw pictures side by side, with their lines.
-
-        Args:
-            tiles: at most `COLUMNS`.
-        """
-        top, end = self.y, self.y
-        for column, tile in enumerate(tiles):
-            left, bottom = MARGIN + column * (TILE + GAP), top
-            if tile.picture is not None:
-                self.room(TILE)
-                self.paste(tile.picture, (left, top))
-                bottom += tile.picture.height + 6
-            for text, size, color in tile.lines:
-                bottom = self.text(text, size, color, left=left, width=TILE, y=bottom)
-            end = max(end, bottom)
-        self.y = end + GAP
+        """Draw pictures side by side, with their lines, in as many rows as they need."""
+        for start in range(0, len(tiles), COLUMNS):
+            top, end = self.y, self.y
+            for column, tile in enumerate(tiles[start : start + COLUMNS]):
+                left, bottom = MARGIN + column * (TILE + GAP), top
+                if tile.picture is not None:
+                    self.room(TILE)
+                    self.paste(tile.picture, (left, top))
+                    bottom += tile.picture.height + 6
+                for text, size, color in tile.lines:
+                    bottom = self.text(text, size, color, left=left, width=TILE, y=bottom)
+                end = max(end, bottom)
+            self.y = end + GAP
 
     def heading(self, text: str) -> None:
         """Write a section's title below a rule."""

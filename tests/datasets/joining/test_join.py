@@ -299,32 +299,23 @@ class TestRefused:
         with fails("data.joined-other-choices-now"):
             data.join(check_images=True)
 
-    def test_no_index_at_all(self, data):
-        (data.root / "i").write_bytes(b"not a folder")
-        with fails("storage.written-choose-another-output"):
-            data.join(index=str(data.root / "i"))
-
-    def test_no_images(self, data):
-        with fails("data.image-shards", "1"):
-            data.join(images=str(data.root / "nothing.tar"))
-
-    def test_compressed_images(self, data):
-        (data.images / "z.tar").write_bytes(b"\x1f\x8b" + bytes(1000))
-        with fails("data.image-shards", "compressed"):
-            data.join(images=str(data.images / "z.tar"))
-
-    def test_the_output_would_replace_the_input(self, data):
-        with fails("data.output-would-replace-choose"):
-            data.join(output=str(data.reinforced))
-
-    def test_what_a_program_writes(self, data):
-        with fails("data.program-writes-join-reads"):
-            data.join(reinforced=f"pipe:cat {data.reinforced / '00000.tar'}")
-
-    def test_two_shards_of_one_name(self, data):
-        path = data.reinforced / "00000.tar"
-        with fails("data.same-name-name-each"):
-            data.join(reinforced=f"{path}::{path}")
+    @pytest.mark.parametrize(
+        ("changes", "error"),
+        [
+            ({"index": "file"}, ("storage.written-choose-another-output",)),
+            ({"images": "nothing.tar"}, ("data.image-shards", "1")),
+            ({"images": "zipped.tar"}, ("data.image-shards", "compressed")),
+            ({"output": "reinforced"}, ("data.output-would-replace-choose",)),
+            ({"reinforced": "pipe:cat reinforced/00000.tar"}, ("data.program-writes-join-reads",)),
+            ({"reinforced": "::".join(["reinforced/00000.tar"] * 2)}, ("data.same-name-name-each",)),
+        ],
+    )
+    def test_places_that_will_not_do(self, data, monkeypatch, changes, error):
+        monkeypatch.chdir(data.root)
+        (data.root / "file").write_bytes(b"not a folder")
+        (data.root / "zipped.tar").write_bytes(gzip.compress(bytes(1000)))
+        with fails(*error):
+            data.join(**changes)
 
     @pytest.mark.parametrize(
         ("changes", "error"),

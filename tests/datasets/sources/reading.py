@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import pickle
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mobileclip.data import ImageTextSample, SkipReport
 from mobileclip.datasets import Source
@@ -32,4 +36,23 @@ def write_lines(path: Path, lines: list[object]) -> Path:
     path.write_bytes(
         b"".join((line if isinstance(line, bytes) else json.dumps(line).encode()) + b"\n" for line in lines)
     )
+    return path
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, object]], **options: Any) -> Path:
+    """Write rows as what the suffix says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.Table.from_pylist(rows), path, **options)
+        return path
+    text = io.StringIO()
+    if path.suffix == ".csv":
+        writer = csv.writer(text)
+    else:
+        writer = csv.writer(text, delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None)
+    writer.writerows([list(rows[0]), *(list(row.values()) for row in rows)])
+    path.write_text(text.getvalue(), encoding="utf-8")
     return path

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from mobileclip import storage
 from mobileclip.data import SkipReport, read_samples, write_shard
-from mobileclip.datasets import JsonLinesSource, as_source
+from mobileclip.datasets import JsonLinesSource, RowOptions, as_source
 from mobileclip.datasets.sources import records
 from tests.data.made_samples import encoded
-from tests.datasets.sources.reading import JPEG, PNG, WEBP, names, read, write_lines
+from tests.datasets.sources.reading import JPEG, PNG, WEBP, names, read, write_lines, write_table
 from tests.errors import fails
 
 
@@ -197,24 +197,30 @@ class TestJsonLines:
         with fails("data.compressed-rows-found-decompress"):
             JsonLinesSource(path=tmp_path / "a.jsonl").units()
 
-    def test_images_from_the_web(self, tmp_path, site):
+    @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+    def test_images_from_the_web(self, tmp_path, site, suffix):
         site.files |= {f"/{number}.png": encoded(8, 6, seed=number) for number in range(100)}
-        site.files["/page.png"] = b"<html>"
-        site.files["/page"] = b"<html>"
-        site.status = {"/3.png": [503], "/4.png": [503, 503], "/5.png": [404], "/6.png": [403]}
+        site.files |= {"/page.png": b"<html>", "/page": b"<html>", "/7.png": b"http://10.0.0.1/7.png"}
+        site.status = {"/3.png": [503], "/4.png": [503] * 2, "/5.png": [404], "/6.png": [403], "/7.png": [302] * 9}
         addresses = [f"{site.url}/{number}.png" for number in range(100)] + [f"{site.url}/page", "http://127.0.0.1:1/a"]
-        path = write_lines(tmp_path / "a.jsonl", [{"image": address, "text": "x"} for address in addresses])
-        samples, report = read(JsonLinesSource(path=path, hosts=["127.0.0.1"]))
-        good = [number for number in range(100) if number not in (4, 5, 6)]
+        if suffix == "parquet":
+            pytest.importorskip("pyarrow")
+        write = write_lines if suffix == "jsonl" else write_table
+        path = write(tmp_path / f"a.{suffix}", [{"image": address, "text": "x"} for address in addresses])
+        samples, report = read(as_source(path, rows=RowOptions(hosts=("127.0.0.1",))))
+        good = [number for number in range(100) if number not in (4, 5, 6, 7)]
         assert [sample.url for sample in samples] == [addresses[number] for number in good]
         assert [sample.image for sample in samples] == [site.files[f"/{number}.png"] for number in good]
         assert "image" not in samples[0].metadata
+        row = "line" if suffix == "jsonl" else "row"
         assert names(report) == {
-            "unreachable_image": ["line 5", "line 102"],
-            "missing_image": ["line 6"],
-            "unreadable_image": ["line 7"],
-            "image_not_an_image": ["line 101"],
+            "unreachable_image": [f"{row} 5", f"{row} 102"],
+            "missing_image": [f"{row} 6"],
+            "unreadable_image": [f"{row} 7"],
+            "refused_address": [f"{row} 8"],
+            "image_not_an_image": [f"{row} 101"],
         }
+        assert read(as_source(path))[1].counts == {"refused_address": 102}
 
     def test_an_image_without_end(self, tmp_path, site, monkeypatch):
         monkeypatch.setattr(records, "MAX_IMAGE_BYTES", 1000)

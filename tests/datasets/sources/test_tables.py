@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import hashlib
-import io
 import json
 import os
 import pickle
@@ -21,7 +19,7 @@ from mobileclip.data.samples import uid_of
 from mobileclip.datasets import RowOptions, TableSource, as_source, open_data_set
 from mobileclip.extras import install
 from tests.data.made_samples import encoded
-from tests.datasets.sources.reading import PNG, names, read, write_lines
+from tests.datasets.sources.reading import PNG, names, read, write_lines, write_table
 from tests.errors import fails
 
 pa = pytest.importorskip("pyarrow")
@@ -29,22 +27,6 @@ pq = pytest.importorskip("pyarrow.parquet")
 
 UIDS = [hashlib.md5(bytes([number]), usedforsecurity=False).hexdigest() for number in range(9)]
 SUFFIXES = ("parquet", "csv", "tsv")
-
-
-def write_table(path, rows, **options):
-    """Write rows as what the suffix says."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist(rows), path, **options)
-        return path
-    text = io.StringIO()
-    if path.suffix == ".csv":
-        writer = csv.writer(text)
-    else:
-        writer = csv.writer(text, delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None)
-    writer.writerows([list(rows[0]), *(list(row.values()) for row in rows)])
-    path.write_text(text.getvalue(), encoding="utf-8")
-    return path
 
 
 def pictures(folder, count=3):
@@ -495,17 +477,6 @@ class TestElsewhere:
         report = SkipReport(log=False)
         assert list(unit.described(report)) == []
         assert report.counts == {"connection_failed": 1}
-
-    def test_images_from_the_web(self, tmp_path, site):
-        site.files |= {f"/{number}.png": encoded(8, 6, seed=number) for number in range(40)}
-        site.status = {"/5.png": [404], "/7.png": [302] * 9}
-        site.files["/7.png"] = b"http://10.0.0.1/7.png"
-        rows = [{"url": f"{site.url}/{number}.png", "caption": "x"} for number in range(40)]
-        path = write_table(tmp_path / "a.parquet", rows)
-        samples, report = read(TableSource(tables=path, options=RowOptions(hosts=("127.0.0.1",))))
-        assert len(samples) == 38
-        assert names(report) == {"missing_image": ["row 6"], "refused_address": ["row 8"]}
-        assert read(TableSource(tables=path))[1].counts == {"refused_address": 40}
 
     def test_a_data_set_of_classes(self, tmp_path):
         pictures(tmp_path)
