@@ -36,7 +36,7 @@ from mobileclip.evaluation import (
     write_summary,
 )
 from mobileclip.evaluation.encoding import fitting, free_memory, measure_latency
-from mobileclip.evaluation.tasks.zero_shot.evaluate import ZeroShotTask
+from mobileclip.evaluation.tasks.zero_shot import ZeroShotTask
 from mobileclip.recipes.tiny import SHAPES, write_tiny_models
 from tests.cli.test_cli import run as command
 from tests.data.made_samples import encoded
