@@ -294,16 +294,17 @@ class _Evaluator:
             self._say(f"[{number}/{len(tasks)}] {candidate.name} on {task.name}{left and f', {left}'}")
             started = time.monotonic()
             try:
-                record = self._record(task)
-                add_record(self.path, record, model=candidate.name)
+                found = self._records(task)
+                for record in found:
+                    add_record(self.path, record, model=candidate.name)
             except (ValueError, OSError, ImportError) as error:
                 raise_machine_fault(error)
                 self.failures.append(Failure(model=candidate.name, task=task.name, message=str(error)))
                 self._say(f"  failed: {error}")
                 continue
-            records[record.result.key] = record
+            records |= {record.result.key: record for record in found}
             pace.add(task.key, time.monotonic() - started)
-            self._say(f"  {_spoken(record)}")
+            self._say(f"  {_spoken(found[0])}")
         return ModelRun(
             name=candidate.name,
             published=candidate.published,
@@ -317,14 +318,15 @@ class _Evaluator:
             else None,
         )
 
-    def _record(self, found: FoundTask) -> Record:
-        """Return the result on a task, which is open for as long as it is evaluated and no longer."""
+    def _records(self, found: FoundTask) -> list[Record]:
+        """Return the results on a task, which is open for as long as it is evaluated and no longer."""
         task = found.open(self.spec.task_options)
         features = task.features(self.session)
         evaluation = task.score(features)
         if self.for_report and evaluation.answers is not None:
             self.answers[found.key] = evaluation.answers
-        self.outcomes[evaluation.result.key] = evaluation.outcomes
+        rows = (evaluation, *evaluation.parts)
+        self.outcomes |= {row.result.key: row.outcomes for row in rows}
         templates = hash_of(task.templates)[:8] if task.templates else None
         evaluated = {
             "model": self.candidate.fingerprint,
@@ -332,7 +334,8 @@ class _Evaluator:
             "data": features.header.get("data", ""),
             **{name: features.header.get(name, value) for name, value in origin(self.candidate.model).items()},
         }
-        return Record.of(evaluation, reading={**self.candidate.reading, "templates": templates}, evaluated=evaluated)
+        reading = {**self.candidate.reading, "templates": templates}
+        return [Record.of(row, reading=reading, evaluated=evaluated) for row in rows]
 
     def _say(self, text: str) -> None:
         if self.console is not None:

@@ -105,11 +105,15 @@ class FolderUnit(Unit):
         beside = parse_row(self._content(item.json), printable_name(item.json)) if item.json is not None else {}
         captions = self._text_captions(item)
         captions = captions or json_captions(beside)
-        captions = captions or tuple(dict.fromkeys(caption for row in rows for caption in json_captions(row)))
+        fields: dict[str, Any] = {**(rows[0] if rows else {}), **beside}
+        if not captions:
+            said = tuple(dict.fromkeys((text, row.get("language")) for row in rows for text in json_captions(row)))
+            captions = tuple(text for text, _ in said)
+            if len({language for _, language in said}) > 1:
+                fields["language"] = [language for _, language in said]
         if not captions:
             expected = f"{posixpath.splitext(label)[0]}.txt, a .json or a row in {TABLES[0]}"
             raise BadSampleError("no_caption", f"{label} has no caption; expected {expected}")
-        fields: dict[str, Any] = {**(rows[0] if rows else {}), **beside}
         metadata = {name: value for name, value in fields.items() if name not in (*CAPTION_FIELDS, "file_name")}
         return ImageTextSample(key=item.key, captions=captions, metadata={**metadata, "image": label})
 
@@ -139,7 +143,8 @@ class FolderSource(Source):
 
     The captions of `NAME.jpg` are the lines of `NAME.txt`; or the `caption`, `captions`, `text` or `texts` of
     `NAME.json`; or those of the rows of `captions.jsonl` or `metadata.jsonl` whose `file_name`, relative to the table,
-    is the image. The first that has any counts; other fields become metadata. What is hidden or no image is left out
+    is the image. The first that has any counts; other fields become metadata: those of an image's first row, but for
+    `language`, a list for the captions where rows have different ones. What is hidden or no image is left out
     and counted, as `image_files` says.
 
     Args:

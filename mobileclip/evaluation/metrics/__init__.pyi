@@ -36,10 +36,13 @@ from .outcomes import (
 )
 from .ranking import hit_probability as hit_probability, require_embeddings as require_embeddings
 from .retrieval import (
+    Ranking as Ranking,
     Recall as Recall,
     RetrievalResult as RetrievalResult,
     caption_hits as caption_hits,
     caption_recall as caption_recall,
+    rank as rank,
+    rank_captions as rank_captions,
     retrieval_recall as retrieval_recall,
 )
 from .worst_group import paired_worst_group as paired_worst_group, worst_group_interval as worst_group_interval

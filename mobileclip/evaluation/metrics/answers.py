@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 import attrs
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
-_CHUNK = 2048
+    from mobileclip.evaluation.metrics.retrieval import Ranking
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -47,14 +46,18 @@ def class_answers(keys: Sequence[str], predicted: Tensor, labels: Tensor) -> Ans
     return Answers(keys=tuple(keys), answers=predicted.cpu().numpy(), right=(predicted.cpu() == labels.cpu()).numpy())
 
 
-def caption_answers(keys: Sequence[str], image: Tensor, text: Tensor, counts: Tensor) -> Answers:
+def caption_answers(keys: Sequence[str], ranking: Ranking, counts: Tensor) -> Answers:
     """Return the caption that is nearest to every picture.
 
     Shape:
-        image: `(images, dim)`; text: `(texts, dim)`, those of the first picture first; counts: `(images,)`.
+        counts: `(images,)`.
+
+    Args:
+        keys: of the pictures, in order.
+        ranking: of the captions, those of the first picture first.
+        counts: how many captions each picture has.
     """
-    image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
-    found = torch.cat([(part @ text.T).argmax(dim=1) for part in torch.split(image, _CHUNK)]).cpu()
-    owner = torch.arange(len(counts)).repeat_interleave(counts.cpu())
-    right = owner[found] == torch.arange(len(found))
-    return Answers(keys=tuple(keys), answers=found.numpy(), right=right.numpy(), num_captions=counts.cpu().numpy())
+    right = ranking.text_ids[ranking.nearest] == torch.arange(len(ranking.nearest))
+    return Answers(
+        keys=tuple(keys), answers=ranking.nearest.numpy(), right=right.numpy(), num_captions=counts.cpu().numpy()
+    )

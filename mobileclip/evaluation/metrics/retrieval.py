@@ -42,9 +42,52 @@ class RetrievalResult:
     num_texts: int
 
 
-def retrieval_recall(
-    image: Tensor, text: Tensor, *, image_ids: Tensor, text_ids: Tensor, chunk_size: int = 2048
-) -> RetrievalResult:
+@attrs.frozen(kw_only=True, eq=False)
+class Ranking:
+    """How texts are found by images and images by texts, query by query.
+
+    Shape:
+        by_image: `(images, 3)`; by_text: `(texts, 3)`; nearest: `(images,)`; text_ids: `(texts,)`.
+
+    Args:
+        by_image: how likely one of an image's texts is among the 1, 5 and 10 best; see `hit_probability`.
+        by_text: the same of a text's images.
+        nearest: number of the text that is most like each image.
+        text_ids: of the texts: where every text is a caption of one image, the number of that.
+    """
+
+    by_image: Tensor
+    by_text: Tensor
+    nearest: Tensor
+    text_ids: Tensor
+
+    @property
+    def recall(self) -> RetrievalResult:
+        """The means over the queries."""
+        return RetrievalResult(
+            image_to_text=_recall(self.by_image),
+            text_to_image=_recall(self.by_text),
+            num_images=len(self.by_image),
+            num_texts=len(self.by_text),
+        )
+
+    @property
+    def caption_hits(self) -> Tensor:
+        """How well every image does, where every text is a caption of one: the mean is that of recall at 1 both ways.
+
+        An image's own share is whether the best text is one of its captions, and how many of these find it. Captions of
+        one image are no independent questions, and images are: of these values the difference of two models can be
+        tested.
+
+        Shape:
+            `(images,)`.
+        """
+        found = torch.zeros(len(self.by_image), dtype=self.by_text.dtype)
+        found.index_add_(0, self.text_ids, self.by_text[:, 0])
+        return (self.by_image[:, 0] + found * len(self.by_image) / len(self.by_text)) / 2
+
+
+def rank(image: Tensor, text: Tensor, *, image_ids: Tensor, text_ids: Tensor, chunk_size: int = 2048) -> Ranking:
     """Rank all texts for every image and all images for every text by cosine similarity.
 
     A pair is right where its ids are equal: five captions of one image share its id, and so may two images of one
@@ -69,16 +112,13 @@ def retrieval_recall(
     _require_answers("image", image, image_ids, "text", text_ids)
     _require_answers("text", text, text_ids, "image", image_ids)
     image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
-    return RetrievalResult(
-        image_to_text=_recall(image, image_ids, text, text_ids, chunk_size),
-        text_to_image=_recall(text, text_ids, image, image_ids, chunk_size),
-        num_images=image.shape[0],
-        num_texts=text.shape[0],
-    )
+    by_image, nearest = _ranked(image, image_ids, text, text_ids, chunk_size)
+    by_text, _ = _ranked(text, text_ids, image, image_ids, chunk_size)
+    return Ranking(by_image=by_image, by_text=by_text, nearest=nearest, text_ids=text_ids.cpu())
 
 
-def caption_recall(image: Tensor, text: Tensor, counts: Sequence[int]) -> RetrievalResult:
-    """Rank as `retrieval_recall` does, where every text is a caption of one image.
+def rank_captions(image: Tensor, text: Tensor, counts: Sequence[int] | Tensor) -> Ranking:
+    """Rank as `rank` does, where every text is a caption of one image.
 
     Shape:
         image: `(images, dim)`; text: `(texts, dim)`, those of the first image first.
@@ -89,60 +129,45 @@ def caption_recall(image: Tensor, text: Tensor, counts: Sequence[int]) -> Retrie
         counts: how many captions each image has.
 
     Raises:
-        ValueError: see `retrieval_recall`.
+        ValueError: see `rank`.
     """
     image_ids = torch.arange(len(counts))
-    text_ids = image_ids.repeat_interleave(torch.tensor(counts))
-    return retrieval_recall(image, text, image_ids=image_ids, text_ids=text_ids)
+    return rank(image, text, image_ids=image_ids, text_ids=image_ids.repeat_interleave(torch.as_tensor(counts)))
 
 
-def caption_hits(image: Tensor, text: Tensor, counts: Sequence[int], *, chunk_size: int = 2048) -> Tensor:
-    """Return how well every image does, so that the mean over them is the mean of recall at 1 both ways.
-
-    An image's own share is whether the best text is one of its captions, and how many of these find it. Captions of one
-    image are no independent questions, and images are: of these values the difference of two models can be tested.
-
-    Shape:
-        image: `(images, dim)`; text: `(texts, dim)`, those of the first image first; result: `(images,)`.
-
-    Args:
-        image: embeddings, normalised here.
-        text: embeddings, normalised here.
-        counts: how many captions each image has.
-        chunk_size: queries ranked at once.
-    """
-    image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
-    image_ids = torch.arange(len(counts), device=image.device)
-    text_ids = image_ids.repeat_interleave(torch.tensor(counts, device=image.device))
-    by_image = _hits(image, image_ids, text, text_ids, chunk_size)
-    by_text = _hits(text, text_ids, image, image_ids, chunk_size)
-    found = torch.zeros_like(by_image).index_add_(0, text_ids.to(by_text.device), by_text)
-    return (by_image + found * len(image) / len(text)) / 2
+def retrieval_recall(
+    image: Tensor, text: Tensor, *, image_ids: Tensor, text_ids: Tensor, chunk_size: int = 2048
+) -> RetrievalResult:
+    """Return the recall of `rank`; arguments and errors are its own."""
+    return rank(image, text, image_ids=image_ids, text_ids=text_ids, chunk_size=chunk_size).recall
 
 
-def _hits(query: Tensor, query_ids: Tensor, answer: Tensor, answer_ids: Tensor, chunk_size: int) -> Tensor:
-    starts = range(0, len(query), chunk_size)
-    return torch.cat(
-        [
-            hit_probability(
-                query[start : start + chunk_size] @ answer.T,
-                query_ids[start : start + chunk_size, None] == answer_ids,
-                1,
-            )
-            for start in starts
-        ]
-    )
+def caption_recall(image: Tensor, text: Tensor, counts: Sequence[int]) -> RetrievalResult:
+    """Return the recall of `rank_captions`; arguments and errors are its own."""
+    return rank_captions(image, text, counts).recall
 
 
-def _recall(query: Tensor, query_ids: Tensor, answer: Tensor, answer_ids: Tensor, chunk_size: int) -> Recall:
-    totals = dict.fromkeys((1, 5, 10), 0.0)
+def caption_hits(image: Tensor, text: Tensor, counts: Sequence[int]) -> Tensor:
+    """Return `Ranking.caption_hits` of `rank_captions`, whose arguments and errors are these."""
+    return rank_captions(image, text, counts).caption_hits
+
+
+def _recall(hits: Tensor) -> Recall:
+    at1, at5, at10 = hits.mean(dim=0).tolist()
+    return Recall(at1=at1, at5=at5, at10=at10)
+
+
+def _ranked(
+    query: Tensor, query_ids: Tensor, answer: Tensor, answer_ids: Tensor, chunk_size: int
+) -> tuple[Tensor, Tensor]:
+    """Return how likely a right answer is among the 1, 5 and 10 best of every query, and which is the best."""
+    hits, best = [], []
     for start in range(0, len(query), chunk_size):
         scores = query[start : start + chunk_size] @ answer.T
         relevant = query_ids[start : start + chunk_size, None] == answer_ids
-        for k in totals:
-            totals[k] += float(hit_probability(scores, relevant, k).sum())
-    at1, at5, at10 = (total / len(query) for total in totals.values())
-    return Recall(at1=at1, at5=at5, at10=at10)
+        hits.append(torch.stack([hit_probability(scores, relevant, k) for k in (1, 5, 10)], dim=1).cpu())
+        best.append(scores.argmax(dim=1).cpu())
+    return torch.cat(hits), torch.cat(best)
 
 
 def _require_answers(query: str, embeddings: Tensor, query_ids: Tensor, answer: str, answer_ids: Tensor) -> None:

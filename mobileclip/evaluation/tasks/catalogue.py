@@ -35,12 +35,13 @@ from mobileclip.evaluation.tasks.choices.published import (
     open_winoground,
 )
 from mobileclip.evaluation.tasks.linear_probe import open_linear_probe, split_folders
+from mobileclip.evaluation.tasks.multilingual import open_crossmodal3600, open_xtd10
 from mobileclip.evaluation.tasks.task import FoundTask, TaskEntry, evaluation_tasks, nothing_needed
 from mobileclip.evaluation.tasks.zero_shot.evaluate import open_zero_shot
 from mobileclip.interop.folder import WEIGHTS
 from mobileclip.registry import nearest
 
-SuiteName = Literal["quick", "imagenet", "retrieval", "aro", "sugarcrepe", "full"]
+SuiteName = Literal["quick", "imagenet", "retrieval", "multilingual", "aro", "sugarcrepe", "full"]
 PROBE = "probe:"
 """Before a data set of classes: a linear probe on it, instead of zero-shot classification."""
 
@@ -51,6 +52,11 @@ _WHERE = {
     "winoground": "its data are given out on asking, at https://huggingface.co/datasets/facebook/winoground",
     "urban1k": "it is at https://huggingface.co/datasets/BeichenZhang/Urban1k",
     "sharegpt4v": "it is at https://huggingface.co/datasets/Lin-Chen/ShareGPT4V, and its images at that of SA-1B",
+    "xtd10": (
+        "its captions are at https://github.com/adobe-research/Cross-lingual-Test-Dataset-XTD10, and its pictures are "
+        "COCO's"
+    ),
+    "xm3600": "it is at https://google.github.io/crossmodal-3600",
     "winogavil": "its data are given out on asking, at https://huggingface.co/datasets/nlphuji/winogavil",
 }
 
@@ -76,6 +82,7 @@ SUITES: dict[SuiteName, tuple[str, ...]] = {
         "retrieval/flickr_1k_test_image_text_retrieval",
         "retrieval/mscoco_2014_5k_test_image_text_retrieval",
     ),
+    "multilingual": ("multilingual/xtd10", "multilingual/crossmodal3600"),
     "aro": (*PAIRS, *ORDERS),
     "sugarcrepe": tuple(f"{PREFIX}{part}" for part in SUGARCREPE),
     "full": tuple(entry.key for entry in SUITE),
@@ -197,6 +204,8 @@ def _known() -> Iterator[tuple[str, TaskEntry]]:
         *((key, name, "aro", open_pairs) for key, name in PAIRS.items()),
         *((f"{PREFIX}{part}", name, "sugarcrepe", open_sugarcrepe) for part, name in SUGARCREPE.items()),
         (WINOGAVIL, "WinoGAViL", "winogavil", open_winogavil),
+        ("multilingual/xtd10", "XTD10", "xtd10", open_xtd10),
+        ("multilingual/crossmodal3600", "Crossmodal-3600", "xm3600", open_crossmodal3600),
         ("comp/winoground", "Winoground", "winoground", open_winoground),
         ("longclip/urban1k", "Urban-1k", "urban1k", open_urban1k),
         ("longclip/sharegpt4v-1k", "ShareGPT4V-1k", "sharegpt4v", open_sharegpt4v),

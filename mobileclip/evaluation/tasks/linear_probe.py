@@ -17,15 +17,13 @@ from mobileclip.datasets.sources.public_layout import files_of_page
 from mobileclip.evaluation.datasets.benchmark import Benchmark, open_benchmark
 from mobileclip.evaluation.datasets.content import fingerprint, hash_of
 from mobileclip.evaluation.encoding.features import Features
-from mobileclip.evaluation.metrics.answers import class_answers
-from mobileclip.evaluation.metrics.classification import Hits, mean_hits
+from mobileclip.evaluation.metrics.classification import Hits
 from mobileclip.evaluation.metrics.linear_probe import LinearProbe, chosen_linear_probe
-from mobileclip.evaluation.metrics.outcomes import class_weights, outcomes_of
 from mobileclip.evaluation.metrics.ranking import hit_probability
-from mobileclip.evaluation.results import MAIN_METRIC, DatasetResult
 from mobileclip.evaluation.session import Session
 from mobileclip.evaluation.suite import suite_entry
 from mobileclip.evaluation.tasks.task import Evaluation, FoundTask, Task, TaskOptions
+from mobileclip.evaluation.tasks.zero_shot.scoring import score_hits
 
 TRAIN = "train"
 _TESTS = ("test", "val", "validation")
@@ -99,7 +97,18 @@ class LinearProbeTask(Task):
             known = _labels(features.tensors["train_labels"], self.train.class_names, self.test.class_names)
             fitted = self._fitted(features.tensors["train_image"], known, features.header["train_keys"])
             logits = fitted.logits(features.image)
-        return self._scored(logits, labels, features.keys, features.report)
+        right = F.one_hot(labels, len(self.test.class_names)).bool()
+        hits = Hits(
+            predicted=logits.argmax(dim=1),
+            top1=hit_probability(logits, right, 1).cpu(),
+            top5=hit_probability(logits, right, 5).cpu(),
+        )
+        entry = suite_entry(self.test.name)
+        by_class = entry is not None and entry.main_metric == "mean_per_class_recall"
+        main = "mean_per_class_recall" if by_class else "acc1"
+        return score_hits(
+            features, hits, labels, self.test.class_names, key=self.key, name=self.name, main=main, special={}
+        )
 
     def _fitted(self, image: Tensor, labels: Tensor, keys: Sequence[str]) -> LinearProbe:
         held_out = _fold(keys, "held out") == 0
@@ -116,33 +125,6 @@ class LinearProbeTask(Task):
             others = [key for key, own in zip(keys, inside.tolist(), strict=True) if not own]
             logits[inside] = self._fitted(image[~inside], labels[~inside], others).logits(image[inside])
         return logits
-
-    def _scored(self, logits: Tensor, labels: Tensor, keys: Sequence[str], report: SkipReport) -> Evaluation:
-        num_classes = len(self.test.class_names)
-        right = F.one_hot(labels, num_classes).bool()
-        hits = Hits(
-            predicted=logits.argmax(dim=1),
-            top1=hit_probability(logits, right, 1).cpu(),
-            top5=hit_probability(logits, right, 5).cpu(),
-        )
-        accuracy = mean_hits(hits, labels, num_classes=num_classes)
-        metrics = {"acc1": accuracy.top1, "mean_per_class_recall": accuracy.mean_per_class}
-        if num_classes >= _FEWEST_FOR_TOP5:
-            metrics["acc5"] = accuracy.top5
-        entry = suite_entry(self.test.name)
-        by_class = entry is not None and entry.main_metric == "mean_per_class_recall"
-        metrics[MAIN_METRIC] = metrics["mean_per_class_recall" if by_class else "acc1"]
-        weights = class_weights(labels.numpy()) if by_class else None
-        absent = set(range(num_classes)) - set(labels.tolist())
-        return Evaluation(
-            result=DatasetResult(
-                key=self.key, dataset=self.name, metrics=metrics, num_images=len(keys), num_skipped=report.num_skipped
-            ),
-            report=report,
-            absent_classes=tuple(self.test.class_names[index] for index in sorted(absent)),
-            outcomes=outcomes_of(keys, hits.top1.numpy(), weights),
-            answers=class_answers(keys, hits.predicted, labels),
-        )
 
 
 def open_linear_probe(found: FoundTask, options: TaskOptions) -> LinearProbeTask:

@@ -29,6 +29,7 @@ class Evaluation:
         absent_classes: names of classes without an image.
         outcomes: of the main metric, image by image.
         answers: to every picture of the data set that the task shows; None where it shows none.
+        parts: results that have rows of their own beside it, such as that of each language.
     """
 
     result: DatasetResult
@@ -36,6 +37,7 @@ class Evaluation:
     absent_classes: tuple[str, ...] = ()
     outcomes: Outcomes
     answers: Answers | None = None
+    parts: tuple[Evaluation, ...] = ()
 
 
 @attrs.frozen(kw_only=True)

@@ -76,6 +76,6 @@ def test_the_mean_over_images_is_the_mean_recall(counts):
     text = torch.randn(sum(counts), 4, generator=generator)
     image = torch.randn(len(counts), 4, generator=generator) + text[[sum(counts[:i]) for i in range(len(counts))]]
     recall = caption_recall(image, text, counts)
-    hits = caption_hits(image, text, counts, chunk_size=3)
+    hits = caption_hits(image, text, counts)
     assert hits.mean().item() == pytest.approx((recall.image_to_text.at1 + recall.text_to_image.at1) / 2)
     assert 0 < hits.mean() < 1

@@ -8,6 +8,7 @@ from mobileclip.evaluation.datasets.benchmark import Benchmark, open_benchmark
 from mobileclip.evaluation.datasets.content import fingerprint
 from mobileclip.evaluation.encoding.features import Features
 from mobileclip.evaluation.session import Session
+from mobileclip.evaluation.tasks.multilingual import open_languages
 from mobileclip.evaluation.tasks.task import Evaluation, FoundTask, Task, TaskOptions
 from mobileclip.evaluation.tasks.zero_shot.scoring import require_metric, score
 
@@ -52,8 +53,8 @@ class ZeroShotTask(Task):
         return score(self.benchmark, features)
 
 
-def open_zero_shot(found: FoundTask, options: TaskOptions) -> ZeroShotTask:
-    """Return the task of a data set; see `open_benchmark`.
+def open_zero_shot(found: FoundTask, options: TaskOptions) -> Task:
+    """Return the task of a data set; see `open_benchmark`. Captions that say their languages are ranked by these.
 
     Raises:
         ValueError: if there is no data set, or its main metric cannot be computed.
@@ -61,4 +62,5 @@ def open_zero_shot(found: FoundTask, options: TaskOptions) -> ZeroShotTask:
     """
     benchmark = open_benchmark(found.path, allow_missing=options.allow_missing, rows=options.rows)
     require_metric(benchmark)
-    return ZeroShotTask(benchmark=benchmark)
+    languages = open_languages(found, benchmark) if benchmark.kind == "retrieval" else None
+    return languages or ZeroShotTask(benchmark=benchmark)

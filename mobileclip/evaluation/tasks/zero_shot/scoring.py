@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
 from mobileclip.evaluation.datasets.benchmark import Benchmark
 from mobileclip.evaluation.datasets.metadata import OVER_GROUPS, needs_metadata
 from mobileclip.evaluation.encoding.features import Features
-from mobileclip.evaluation.metrics.answers import Answers, caption_answers, class_answers
+from mobileclip.evaluation.metrics.answers import caption_answers, class_answers
 from mobileclip.evaluation.metrics.classification import Hits, classification_hits, ensemble_prompts, mean_hits
 from mobileclip.evaluation.metrics.groups import macro_f1_values
 from mobileclip.evaluation.metrics.outcomes import (
@@ -15,7 +19,7 @@ from mobileclip.evaluation.metrics.outcomes import (
     outcomes_of,
     worst_group_outcomes,
 )
-from mobileclip.evaluation.metrics.retrieval import caption_hits, caption_recall
+from mobileclip.evaluation.metrics.retrieval import RetrievalResult, rank_captions
 from mobileclip.evaluation.results import MAIN_METRIC, DatasetResult
 from mobileclip.evaluation.suite import SuiteEntry, key_and_title, suite_entry
 from mobileclip.evaluation.tasks.task import Evaluation
@@ -29,11 +33,10 @@ _OF_CLASSIFICATION = ("acc1", "mean_per_class_recall", "F1-macro_all", *OVER_GRO
 
 
 def score(benchmark: Benchmark, features: Features) -> Evaluation:
-    """Return the metrics of a data set: zero-shot classification, or retrieval both ways.
+    """Return the metrics of a data set: zero-shot classification, or retrieval both ways; see `score_retrieval`.
 
     Classification gives `acc1`, `acc5` where there are at least five classes, `mean_per_class_recall`, and what
-    `special_metrics` gives; retrieval `image_retrieval_recall@k` and `text_retrieval_recall@k` for k of 1, 5 and 10 and
-    `mean_recall@1`. The main metric is the suite's for its data sets, and `acc1` or `mean_recall@1` for others.
+    `special_metrics` gives. The main metric is the suite's for its data sets, and `acc1` or `mean_recall@1` for others.
 
     Args:
         benchmark: the data set.
@@ -44,24 +47,98 @@ def score(benchmark: Benchmark, features: Features) -> Evaluation:
             do not hold.
     """
     main = require_metric(benchmark)
-    retrieval = benchmark.kind == "retrieval"
-    hits = None if retrieval else _hits(benchmark, features)
-    metrics = retrieval_metrics(features) if hits is None else _classification(benchmark, features, hits)
-    metrics[MAIN_METRIC] = metrics[main]
     key, name = key_and_title(benchmark.name)
-    return Evaluation(
-        result=DatasetResult(
-            key=key,
-            dataset=name,
-            metrics=metrics,
-            num_images=len(features.keys),
-            num_skipped=features.report.num_skipped,
-        ),
-        report=features.report,
-        absent_classes=() if retrieval else absent_classes(benchmark, features),
-        outcomes=_outcomes(main, benchmark, features, hits),
-        answers=_answers(features, hits),
+    if benchmark.kind == "retrieval":
+        return score_retrieval(features, key=key, name=name)
+    assert features.labels is not None, "a data set of classes has labels"
+    shape = (len(benchmark.class_names), len(benchmark.templates), -1)
+    hits = classification_hits(features.image, ensemble_prompts(features.text.reshape(shape)), features.labels)
+    entry = suite_entry(benchmark.name)
+    if entry is not None and features.metadata is None and needs_metadata(benchmark.name):
+        raise ValueError(
+            f"on {benchmark.name} counts {entry.main_metric}, but the features do not say which groups the images "
+            f"belong to; extract them again, from shards with a .npy beside each image"
+        )
+    return score_hits(
+        features,
+        hits,
+        features.labels,
+        benchmark.class_names,
+        key=key,
+        name=name,
+        main=main,
+        special={} if entry is None else special_metrics(entry.key, hits, features.labels, features.metadata),
     )
+
+
+def score_hits(
+    features: Features,
+    hits: Hits,
+    labels: Tensor,
+    class_names: Sequence[str],
+    *,
+    key: str,
+    name: str,
+    main: str,
+    special: Mapping[str, float],
+) -> Evaluation:
+    """Return the metrics of a classifier.
+
+    Shape:
+        labels: `(images,)`.
+
+    Args:
+        features: whose keys, groups and report these are.
+        hits: what became of the images.
+        labels: index of each image's class.
+        class_names: in the order of the labels.
+        key: what results call it.
+        name: what tables call it.
+        main: the metric that counts.
+        special: metrics that only some data sets have.
+    """
+    accuracy = mean_hits(hits, labels, num_classes=len(class_names))
+    metrics = {"acc1": accuracy.top1, "mean_per_class_recall": accuracy.mean_per_class}
+    if len(class_names) >= _FEWEST_FOR_TOP5:
+        metrics["acc5"] = accuracy.top5
+    present = set(labels.tolist())
+    metrics |= special
+    return Evaluation(
+        result=_result(features, {**metrics, MAIN_METRIC: metrics[main]}, key, name),
+        report=features.report,
+        absent_classes=tuple(name for index, name in enumerate(class_names) if index not in present),
+        outcomes=_outcomes(features, hits, labels.cpu(), key, main),
+        answers=class_answers(features.keys, hits.predicted, labels),
+    )
+
+
+def score_retrieval(features: Features, *, key: str, name: str) -> Evaluation:
+    """Return `image_retrieval_recall@k` and `text_retrieval_recall@k` for k of 1, 5 and 10, and `mean_recall@1`.
+
+    Args:
+        features: with captions.
+        key: what results call it.
+        name: what tables call it.
+    """
+    assert features.num_captions is not None, "a data set of captions says whose they are"
+    ranking = rank_captions(features.image, features.text, features.num_captions)
+    metrics = recall_metrics(ranking.recall)
+    return Evaluation(
+        result=_result(features, {**metrics, MAIN_METRIC: metrics["mean_recall@1"]}, key, name),
+        report=features.report,
+        outcomes=outcomes_of(features.keys, ranking.caption_hits.numpy()),
+        answers=caption_answers(features.keys, ranking, features.num_captions),
+    )
+
+
+def recall_metrics(found: RetrievalResult) -> dict[str, float]:
+    """Return recall by the names that it is published by."""
+    metrics = {}
+    for side, recall in (("image", found.text_to_image), ("text", found.image_to_text)):
+        for k, value in ((1, recall.at1), (5, recall.at5), (10, recall.at10)):
+            metrics[f"{side}_retrieval_recall@{k}"] = value
+    metrics["mean_recall@1"] = (found.text_to_image.at1 + found.image_to_text.at1) / 2
+    return metrics
 
 
 def require_metric(benchmark: Benchmark) -> str:
@@ -81,74 +158,25 @@ def require_metric(benchmark: Benchmark) -> str:
     return main
 
 
-def _hits(benchmark: Benchmark, features: Features) -> Hits:
-    assert features.labels is not None, "a data set of classes has labels"
-    shape = (len(benchmark.class_names), len(benchmark.templates), -1)
-    return classification_hits(features.image, ensemble_prompts(features.text.reshape(shape)), features.labels)
+def _result(features: Features, metrics: Mapping[str, float], key: str, name: str) -> DatasetResult:
+    return DatasetResult(
+        key=key,
+        dataset=name,
+        metrics=metrics,
+        num_images=len(features.keys),
+        num_skipped=features.report.num_skipped,
+    )
 
 
-def _answers(features: Features, hits: Hits | None) -> Answers:
-    if hits is None:
-        assert features.num_captions is not None, "a data set of captions says whose they are"
-        return caption_answers(features.keys, features.image, features.text, features.num_captions)
-    assert features.labels is not None, "a data set of classes has labels"
-    return class_answers(features.keys, hits.predicted, features.labels)
-
-
-def _outcomes(main: str, benchmark: Benchmark, features: Features, hits: Hits | None) -> Outcomes:
-    """Return the main metric image by image."""
-    if hits is None:
-        assert features.num_captions is not None, "a data set of captions says whose they are"
-        return outcomes_of(
-            features.keys, caption_hits(features.image, features.text, features.num_captions.tolist()).cpu().numpy()
-        )
-    assert features.labels is not None, "a data set of classes has labels"
-    labels = features.labels.cpu().numpy()
+def _outcomes(features: Features, hits: Hits, labels: Tensor, key: str, main: str) -> Outcomes:
+    """Return the main metric of a classifier image by image."""
     if main == "acc1":
         return outcomes_of(features.keys, hits.top1.numpy())
     if main == "mean_per_class_recall":
-        return outcomes_of(features.keys, hits.top1.numpy(), class_weights(labels))
+        return outcomes_of(features.keys, hits.top1.numpy(), class_weights(labels.numpy()))
     if main == "F1-macro_all":
-        values = macro_f1_values(hits.predicted, features.labels.cpu())
-        return macro_f1_outcomes(features.keys, values.numpy(), labels)
-    key = key_and_title(benchmark.name)[0]
+        values = macro_f1_values(hits.predicted, labels)
+        return macro_f1_outcomes(features.keys, values.numpy(), labels.numpy())
     assert features.metadata is not None, f"{main} is over groups, which the features hold"
     right, groups = grouped_hits(key, main, hits, features.metadata)
     return worst_group_outcomes(features.keys, right.numpy(), groups.cpu().numpy())
-
-
-def _classification(benchmark: Benchmark, features: Features, hits: Hits) -> dict[str, float]:
-    assert features.labels is not None, "a data set of classes has labels"
-    names = benchmark.class_names
-    accuracy = mean_hits(hits, features.labels, num_classes=len(names))
-    metrics = {"acc1": accuracy.top1, "mean_per_class_recall": accuracy.mean_per_class}
-    if len(names) >= _FEWEST_FOR_TOP5:
-        metrics["acc5"] = accuracy.top5
-    entry = suite_entry(benchmark.name)
-    if entry is None:
-        return metrics
-    if features.metadata is None and needs_metadata(benchmark.name):
-        raise ValueError(
-            f"on {benchmark.name} counts {entry.main_metric}, but the features do not say which groups the images "
-            f"belong to; extract them again, from shards with a .npy beside each image"
-        )
-    return metrics | special_metrics(entry.key, hits, features.labels, features.metadata)
-
-
-def absent_classes(benchmark: Benchmark, features: Features) -> tuple[str, ...]:
-    """Return the names of the classes without an image."""
-    assert features.labels is not None, "a data set of classes has labels"
-    present = set(features.labels.tolist())
-    return tuple(name for index, name in enumerate(benchmark.class_names) if index not in present)
-
-
-def retrieval_metrics(features: Features) -> dict[str, float]:
-    """Return `image_retrieval_recall@k` and `text_retrieval_recall@k` for k of 1, 5 and 10, and `mean_recall@1`."""
-    assert features.num_captions is not None, "a data set of captions says whose they are"
-    found = caption_recall(features.image, features.text, features.num_captions.tolist())
-    metrics = {}
-    for side, recall in (("image", found.text_to_image), ("text", found.image_to_text)):
-        for k, value in ((1, recall.at1), (5, recall.at5), (10, recall.at10)):
-            metrics[f"{side}_retrieval_recall@{k}"] = value
-    metrics["mean_recall@1"] = (found.text_to_image.at1 + found.image_to_text.at1) / 2
-    return metrics
