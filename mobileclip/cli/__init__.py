@@ -63,7 +63,7 @@ COMMANDS = Commands(
         ),
         "eval": Commands(
             "Evaluate models, and set results beside published ones; `run` may be left out.",
-            {"run": evaluate.evaluate, "report": evaluate.report},
+            {"run": evaluate.evaluate, "report": evaluate.report, "orders": evaluate.orders},
         ),
     },
 )
@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _with_default(arguments: list[str]) -> list[str]:
     """Return what was typed, with `run` behind an `eval` that no other command follows."""
-    if arguments[:1] == ["eval"] and arguments[1:2] not in ([], ["run"], ["report"], ["-h"], ["--help"]):
+    if arguments[:1] == ["eval"] and arguments[1:2] not in ([], ["run"], ["report"], ["orders"], ["-h"], ["--help"]):
         return ["eval", "run", *arguments[1:]]
     return arguments
 

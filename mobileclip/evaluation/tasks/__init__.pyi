@@ -14,4 +14,3 @@ from .task import (
     TaskOptions as TaskOptions,
     evaluation_tasks as evaluation_tasks,
 )
-from .winoground import matches as matches

@@ -16,14 +16,27 @@ from mobileclip.encoders.checkpoints import packaged
 from mobileclip.encoders.checkpoints.exports import is_export
 from mobileclip.evaluation.datasets.benchmark import benchmark_name
 from mobileclip.evaluation.suite import SUITE, folder_names, key_and_title, published_page
-from mobileclip.evaluation.tasks.aro.task import open_aro_task, require_tagger
+from mobileclip.evaluation.tasks.choices.aro import (
+    CAPTIONS,
+    FILES,
+    ORDERS,
+    PAIRS,
+    open_orders,
+    open_pairs,
+    require_orders,
+)
+from mobileclip.evaluation.tasks.choices.published import (
+    PREFIX,
+    SUGARCREPE,
+    open_sharegpt4v,
+    open_sugarcrepe,
+    open_urban1k,
+    open_winogavil,
+    open_winoground,
+)
 from mobileclip.evaluation.tasks.linear_probe import open_linear_probe, split_folders
-from mobileclip.evaluation.tasks.long_captions import open_sharegpt4v, open_urban1k
 from mobileclip.evaluation.tasks.multilingual import open_crossmodal3600, open_xtd10
-from mobileclip.evaluation.tasks.sugarcrepe import PARTS, PREFIX, open_sugarcrepe
 from mobileclip.evaluation.tasks.task import FoundTask, TaskEntry, evaluation_tasks, nothing_needed
-from mobileclip.evaluation.tasks.winogavil.evaluate import open_winogavil_task
-from mobileclip.evaluation.tasks.winoground import open_winoground
 from mobileclip.evaluation.tasks.zero_shot.evaluate import open_zero_shot
 from mobileclip.interop.folder import WEIGHTS
 from mobileclip.registry import nearest
@@ -33,13 +46,6 @@ PROBE = "probe:"
 """Before a data set of classes: a linear probe on it, instead of zero-shot classification."""
 
 WINOGAVIL = "misc/winogavil"
-_PAIRS = {"aro/vg_relation": "VG-Relation", "aro/vg_attribution": "VG-Attribution"}
-_ORDERS = {"aro/coco_order": "COCO-Order", "aro/flickr30k_order": "Flickr30k-Order"}
-# Whose captions can be put out of order.
-_CAPTIONS_OF = {
-    "aro/coco_order": "retrieval/mscoco_2014_5k_test_image_text_retrieval",
-    "aro/flickr30k_order": "retrieval/flickr_1k_test_image_text_retrieval",
-}
 _WHERE = {
     "aro": "docs/aro.md says how to get it",
     "sugarcrepe": "its captions are at https://github.com/RAIVNLab/sugar-crepe, and COCO's val2017 goes beside them",
@@ -77,8 +83,8 @@ SUITES: dict[SuiteName, tuple[str, ...]] = {
         "retrieval/mscoco_2014_5k_test_image_text_retrieval",
     ),
     "multilingual": ("multilingual/xtd10", "multilingual/crossmodal3600"),
-    "aro": (*_PAIRS, *_ORDERS),
-    "sugarcrepe": tuple(f"{PREFIX}{part}" for part in PARTS),
+    "aro": (*PAIRS, *ORDERS),
+    "sugarcrepe": tuple(f"{PREFIX}{part}" for part in SUGARCREPE),
     "full": tuple(entry.key for entry in SUITE),
 }
 """Keys of data sets: `quick` are 12,414 images of several kinds; `imagenet` its relatives, for robustness; `full` the
@@ -150,8 +156,12 @@ def _find_probe(name: str, data: str | None) -> FoundTask:
 
 
 def _place_of_order(key: str, data: str | None) -> str:
-    """Return ARO's folder where it is there, and the captions that orders are made of otherwise."""
-    return _beside("aro", key, data) if _is_beside(data, "aro") else _folder(_CAPTIONS_OF[key], data)
+    """Return ARO's folder where it has the captions, and the data set that orders are made of otherwise."""
+    if data is not None and _is_beside(data, "aro"):
+        folder = storage.join(data, "aro")
+        if storage.is_remote(folder) or storage.exists(storage.join(folder, FILES[key])):
+            return folder
+    return _folder(CAPTIONS[key], data)
 
 
 def _folder(key: str, data: str | None) -> str:
@@ -190,27 +200,19 @@ def _known() -> Iterator[tuple[str, TaskEntry]]:
     for entry in SUITE:
         if entry.key != WINOGAVIL:
             yield entry.key, TaskEntry(name=entry.name, place=_folder, opener=open_zero_shot)
-    yield (
-        WINOGAVIL,
-        TaskEntry(name="WinoGAViL", place=partial(_beside, "winogavil"), opener=open_winogavil_task),
-    )
-    for key, name in _PAIRS.items():
-        yield key, TaskEntry(name=name, place=partial(_beside, "aro"), opener=open_aro_task)
-    for part, name in PARTS.items():
-        yield (
-            f"{PREFIX}{part}",
-            TaskEntry(name=name, place=partial(_beside, "sugarcrepe"), opener=open_sugarcrepe),
-        )
-    for folder, key, name, opener in (
-        ("xtd10", "multilingual/xtd10", "XTD10", open_xtd10),
-        ("xm3600", "multilingual/crossmodal3600", "Crossmodal-3600", open_crossmodal3600),
-        ("winoground", "comp/winoground", "Winoground", open_winoground),
-        ("urban1k", "longclip/urban1k", "Urban-1k", open_urban1k),
-        ("sharegpt4v", "longclip/sharegpt4v-1k", "ShareGPT4V-1k", open_sharegpt4v),
+    for key, name, folder, opener in (
+        *((key, name, "aro", open_pairs) for key, name in PAIRS.items()),
+        *((f"{PREFIX}{part}", name, "sugarcrepe", open_sugarcrepe) for part, name in SUGARCREPE.items()),
+        (WINOGAVIL, "WinoGAViL", "winogavil", open_winogavil),
+        ("multilingual/xtd10", "XTD10", "xtd10", open_xtd10),
+        ("multilingual/crossmodal3600", "Crossmodal-3600", "xm3600", open_crossmodal3600),
+        ("comp/winoground", "Winoground", "winoground", open_winoground),
+        ("longclip/urban1k", "Urban-1k", "urban1k", open_urban1k),
+        ("longclip/sharegpt4v-1k", "ShareGPT4V-1k", "sharegpt4v", open_sharegpt4v),
     ):
         yield key, TaskEntry(name=name, place=partial(_beside, folder), opener=opener)
-    for key, name in _ORDERS.items():
-        yield key, TaskEntry(name=name, place=_place_of_order, opener=open_aro_task, require=require_tagger)
+    for key, name in ORDERS.items():
+        yield key, TaskEntry(name=name, place=_place_of_order, opener=open_orders, require=partial(require_orders, key))
 
 
 for _key, _entry in _known():

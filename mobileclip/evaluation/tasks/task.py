@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 
 import attrs
 
@@ -46,12 +47,13 @@ class TaskOptions:
     Args:
         allow_missing: evaluate on what is left where a shard is missing; see `Benchmark`.
         rows: how rows of `.jsonl` files and of tables are read.
-        tagger: spaCy's model that finds nouns and adjectives, for orders of words.
+        orders: folder of the files of word orders for ARO, which are written where they are missing; None to draw
+            orders anew.
     """
 
     allow_missing: bool = False
     rows: RowOptions = attrs.field(factory=RowOptions)
-    tagger: str = "en_core_web_sm"
+    orders: Path | None = None
 
 
 class Task(ABC):
@@ -80,6 +82,7 @@ class Task(ABC):
             OSError: if the data cannot be read, or a store cannot be reached.
         """
 
+    @abstractmethod
     def features(self, session: Session) -> Features:
         """Return what the session's model makes of the data, by `session.kept` with `content`.
 
@@ -87,15 +90,14 @@ class Task(ABC):
             ValueError: if nothing can be evaluated; the message says why.
             OSError: if the data cannot be read, or a store cannot be reached.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def score(self, features: Features) -> Evaluation:
         """Return what these features reach: a function of them and the task, which opens no picture and no model.
 
         Raises:
             ValueError: if they cannot be scored; the message says why.
         """
-        raise NotImplementedError
 
     def evaluate(self, session: Session) -> Evaluation:
         """Return what the session's model reaches: its `features`, and their `score`.

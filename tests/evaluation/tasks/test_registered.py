@@ -49,6 +49,6 @@ def test_an_empty_folder_is_refused_before_any_work(key, tmp_path):
     for folder in ("aro", "winogavil", "sugarcrepe", "winoground", "urban1k", "sharegpt4v"):
         (tmp_path / folder).mkdir()
     if key.startswith(BESIDE):
-        with pytest.raises(ValueError, match=r"is missing|there is no caption") as empty:
+        with pytest.raises(ValueError, match=r"is missing|there is nothing of") as empty:
             find_task(key, str(tmp_path)).open(TaskOptions())
         assert str(tmp_path) in str(empty.value)

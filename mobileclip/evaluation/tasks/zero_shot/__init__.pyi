@@ -5,6 +5,5 @@ from .evaluate import (
 )
 from .scoring import (
     require_metric as require_metric,
-    retrieval_metrics as retrieval_metrics,
     score as score,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import sys
 from collections import Counter
@@ -12,9 +13,17 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from mobileclip.evaluation.tasks.aro import SpacyTagger, normalize_caption, perturb, treebank_words
+from mobileclip.cli import main
+from mobileclip.evaluation import EvaluationSpec, evaluate_models
+from mobileclip.evaluation.tasks.choices import (
+    SpacyTagger,
+    normalize_caption,
+    perturb,
+    treebank_words,
+)
 from mobileclip.extras import install
 from tests.errors import fails
+from tests.evaluation.tasks.choices.data import CAPTIONS as SAID, evaluated, opened, write, write_order
 from tests.lazily import lazily
 
 nltk, spacy = lazily("nltk"), lazily("spacy")
@@ -182,3 +191,68 @@ def test_a_pipeline_without_a_tagger(tmp_path):
     spacy.blank("en").to_disk(tmp_path / "blank")
     with fails("evaluation.tagger-only", "nothing"):
         SpacyTagger(str(tmp_path / "blank"))
+
+
+ORDER = "aro/coco_order"
+
+
+@pytest.fixture
+def sets(tmp_path):
+    return write_order(tmp_path / "sets").parent
+
+
+def test_the_command_writes_what_is_read_without_spacy(sets, tmp_path, capsys, tagger, monkeypatch):
+    """With a line for each caption; a run writes the same to the byte where it is missing, and has the same numbers."""
+    main(["eval", "orders", ORDER, "--data", str(sets), "--output", str(tmp_path / "out")])
+    path = tmp_path / "out" / "orders" / "coco_order.jsonl"
+    assert str(path) in capsys.readouterr().out
+    head, *lines = map(json.loads, path.read_text().splitlines())
+    captions = [caption for several in SAID.values() for caption in several]
+    assert head == {"tagger": tagger.name}
+    assert lines == [{"caption": one, "orders": list(perturb(one, tagger))} for one in captions]
+    drawn = evaluated(ORDER, sets, orders=tmp_path / "again")
+    assert (tmp_path / "again" / "coco_order.jsonl").read_bytes() == path.read_bytes()
+    monkeypatch.setitem(sys.modules, "spacy", None)
+    monkeypatch.setitem(sys.modules, "nltk", None)
+    read = evaluated(ORDER, sets, orders=path.parent)
+    assert (read.result, read.outcomes.values.tolist()) == (drawn.result, drawn.outcomes.values.tolist())
+
+
+def test_without_spacy_it_is_said_what_to_run(sets, tmp_path, monkeypatch):
+    """Before any work: the model is not opened."""
+    monkeypatch.setitem(sys.modules, "spacy", None)
+    spec = EvaluationSpec(datasets=(ORDER,), data=str(sets), output=tmp_path / "out", device="cpu")
+    with pytest.raises(ModuleNotFoundError, match="mobileclip eval orders") as caught:
+        evaluate_models(["mobileclip_s0"], spec)
+    assert install("aro") in str(caught.value)
+    assert str(tmp_path / "out" / "orders" / "coco_order.jsonl") in str(caught.value)
+
+
+def test_other_orders_are_other_questions(sets, tmp_path):
+    """What was encoded of others is not taken for these."""
+    path = tmp_path / "orders" / "coco_order.jsonl"
+    contents = [opened(ORDER, sets, orders=tmp_path / "orders").content()]
+    path.write_text(path.read_text().replace("Snow", "Rain"))
+    with fails("evaluation.orders-of-others", "Snow"):
+        evaluated(ORDER, sets, orders=tmp_path / "orders")
+    for old, new in (("Rain", "Snow"), ('"orders": ["a kite"', '"orders": ["kite a"')):
+        path.write_text(path.read_text().replace(old, new))
+        contents.append(opened(ORDER, sets, orders=tmp_path / "orders").content())
+    assert contents[0] == contents[1] != contents[2]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ((), "holds no annotations"),
+        (('{"seed": 0}',), "line 1: tagger is nothing, expected a text"),
+        (('{"tagger": "by hand"}', '{"caption": "a"}'), "line 2: orders is nothing, expected four texts"),
+        (('{"tagger": "by hand"}', '{"caption": "a", "orders": ["a", "b"]}'), "line 2: orders is"),
+        (('{"tagger": "by hand"}', '{"caption": " ", "orders": ["a", "b", "c", "d"]}'), "line 2: caption is ' '"),
+        (('{"tagger": "by hand"}', "["), "line 2 is no JSON"),
+    ],
+)
+def test_malformed_orders(sets, tmp_path, lines, message):
+    write(tmp_path / "orders", {"coco_order.jsonl": "\n".join(lines)})
+    with pytest.raises(ValueError, match=re.escape(message)):
+        opened(ORDER, sets, orders=tmp_path / "orders")

@@ -1,0 +1,141 @@
+"""Files of annotations, JSON in its forms and CSV, with errors that say which entry is wrong."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import attrs
+
+from mobileclip import storage
+from mobileclip.strict import parse_json, split_lines
+
+_MAX_BYTES = 1 << 28
+
+Value = TypeVar("Value")
+
+
+@attrs.frozen
+class Entry:
+    """One object, or row, of an annotation file.
+
+    Args:
+        where: the file and the entry, for messages.
+        values: of the object.
+        index: place, from 0, or key of the object in its file.
+    """
+
+    where: str
+    values: Mapping[str, Any]
+    index: int | str
+
+    def get(self, name: str, read: Callable[[Any], Value | None], expected: str) -> Value:
+        """Return a value as `read` reads it.
+
+        Raises:
+            ValueError: if it is missing, or `read` returns None.
+        """
+        value = None if name not in self.values else read(self.values[name])
+        if value is None:
+            there = repr(self.values[name])[:60] if name in self.values else "nothing"
+            raise ValueError(f"{self.where}: {name} is {there}, expected {expected}")
+        return value
+
+    def text(self, name: str) -> str:
+        """Return a text that is not blank."""
+        return self.get(name, _text, "a text")
+
+    def texts(self, name: str, expected: str = "a list of texts") -> tuple[str, ...]:
+        """Return a list of one text or more."""
+        return self.get(name, _texts, expected)
+
+    def file(self, name: str) -> str:
+        """Return the name of a file of a folder, or of those below it."""
+        return self.get(name, file_name, "the name of a file")
+
+
+def read_entries(path: str, title: str) -> Iterator[Entry]:
+    """Yield the objects of a JSON list, the values of a JSON object, or the lines of a `.jsonl` or `.csv` file.
+
+    Args:
+        path: of the file, or its address.
+        title: whose annotations they are, for messages.
+
+    Raises:
+        ValueError: if there is no file, it has no entry, or it is something else.
+        OSError: if a store cannot be reached.
+    """
+    try:
+        text = storage.read_bytes(path, limit=_MAX_BYTES).decode("utf-8-sig")
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing: the annotations of {title}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {error}") from None
+    count = 0
+    for where, index, values in _values(path, text):
+        if not isinstance(values, dict):
+            raise ValueError(f"{path}{where} is {str(values)[:60]!r}, expected an object")
+        yield Entry(f"{path}{where}", values, index)
+        count += 1
+    if not count:
+        raise ValueError(f"{path} holds no annotations, but {text[:60]!r}")
+
+
+def _values(path: str, text: str) -> Iterator[tuple[str, int | str, Any]]:
+    """Yield where each value is, its index and itself."""
+    if path.endswith(".csv"):
+        rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        try:
+            yield from ((f", line {rows.line_num}", index, row) for index, row in enumerate(rows))
+        except csv.Error as error:
+            raise ValueError(f"{path} is no table after line {rows.line_num}: {error}") from None
+    elif path.endswith(".jsonl"):
+        for index, line in enumerate(split_lines(text)):
+            if line.strip():
+                where = f", line {index + 1}"
+                yield where, index, _parsed(f"{path}{where}", line)
+    else:
+        values = _parsed(path, text)
+        items = values.items() if isinstance(values, dict) else enumerate(values if isinstance(values, list) else ())
+        yield from ((f", entry {index!r:.60}", index, value) for index, value in items)
+
+
+def _parsed(where: str, text: str) -> Any:
+    try:
+        return parse_json(text, max_characters=_MAX_BYTES)
+    except ValueError as error:
+        raise ValueError(f"{where} is no JSON: {error}") from None
+
+
+def folder_or_zip(path: str, title: str) -> str:
+    """Return a folder of images, or the zip file of the same name beside where it would be.
+
+    On remote stores, a folder that is missing is found out with the first image.
+
+    Raises:
+        ValueError: if neither is there.
+    """
+    if storage.exists(f"{path}.zip"):
+        return f"{path}.zip"
+    if not storage.is_remote(path) and not storage.is_directory(path):
+        raise ValueError(f"{path} is missing: the folder of the images of {title}")
+    return path
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value.strip() else None
+
+
+def _texts(value: Any) -> tuple[str, ...] | None:
+    there = isinstance(value, list) and value and all(isinstance(text, str) for text in value)
+    return tuple(value) if there else None
+
+
+def file_name(value: Any) -> str | None:
+    """Return the path of a file below the folder that it is relative to; None where it leads elsewhere."""
+    name = _text(value)
+    if name is None or any(mark in name for mark in "\\\0:") or {"", ".", ".."} & set(name.split("/")):
+        return None
+    return name

@@ -1,0 +1,192 @@
+"""Small data sets of choices in their published files, all in one folder, and a model that knows colours."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import zipfile
+
+import numpy as np
+from PIL import Image
+
+from mobileclip.evaluation import Session, TaskOptions, find_task
+from tests.evaluation.models import COLOURS, ColourModel, tokenize
+from tests.evaluation.tasks.test_evaluate import encoded, to_tensor
+
+SHAREGPT4V = "share-captioner_coco_lcs_sam_1246k_1107.json"
+LEFT, RIGHT = (0, 0, 10, 10), (10, 0, 10, 10)
+SHADES = {
+    "dark red": (0.5, 0.0, 0.0),
+    "light red": (1.0, 0.2, 0.2),
+    "green": (0.0, 0.8, 0.0),
+    "pale green": (0.4, 1.0, 0.4),
+    "blue": (0.0, 0.0, 1.0),
+    "sky": (0.4, 0.6, 1.0),
+    "yellow": (1.0, 1.0, 0.0),
+    "gold": (0.9, 0.7, 0.1),
+    "black": (0.1, 0.1, 0.1),
+    "grey": (0.5, 0.5, 0.5),
+    "pink": (1.0, 0.6, 0.7),
+    "sea": (0.0, 0.4, 0.5),
+}
+NAMES = tuple(SHADES)
+INSTANCES = (
+    ("red", NAMES[:5], ("dark red", "light red")),
+    ("Green", NAMES[:6], ("green", "sky", "blue")),
+    ("blue", NAMES[:10], ("sky", "black")),
+    ("yellow", NAMES, ("gold", "yellow", "pink")),
+    ("red yellow", NAMES[2:], ("gold", "pink")),
+    ("blue green", NAMES[1:], ("sea", "sky")),
+    ("yellow", NAMES[7:], ("sea",)),
+)
+CAPTIONS = {
+    "red": ["A red man rides a small moped near two dogs.", "Snow", "a kite", "Two people in red hats, one is old!"],
+    "green": ["Two brown dogs run through the tall green grass by an old wooden fence.", "a green hill , a field"],
+    "blue": ["The woman's blue cat can't reach the highest shelf.", "a bowl of soup", "the blue bus stops here"],
+}
+ORDER_FILES = {"coco": ("coco_karpathy_test.json", "val2014"), "flickr30k": ("flickr30k_test.json", "flickr30k-images")}
+
+
+def session_of(model=None, **options):
+    options = {"transform": to_tensor, "tokenize": tokenize, "show_progress": False, **options}
+    return Session(model or ColourModel(), **options)
+
+
+def opened(key, data, **options):
+    return find_task(key, str(data)).open(TaskOptions(**options))
+
+
+def evaluated(key, data, session=None, **options):
+    return opened(key, data, **options).evaluate(session or session_of(batch_size=3))
+
+
+def write(root, files):
+    """Write files by name: bytes, text, or what becomes JSON."""
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_text = isinstance(content, str)
+        path.write_bytes(
+            content if isinstance(content, bytes) else (content if is_text else json.dumps(content)).encode()
+        )
+    return root
+
+
+def halves(left, right, size=(20, 10)):
+    """A picture of two colours side by side."""
+    pixels = np.zeros((size[1], size[0], 3), np.uint8)
+    pixels[:, : size[0] // 2], pixels[:, size[0] // 2 :] = (
+        (np.array(COLOURS[name]) * 255).astype(np.uint8) for name in (left, right)
+    )
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def pair(image, box, true, false, **group):
+    left, top, width, height = box
+    box = {"bbox_x": left, "bbox_y": top, "bbox_w": width, "bbox_h": height}
+    return {"image_path": image, **box, "true_caption": true, "false_caption": false, **group}
+
+
+RELATIONS = [
+    pair("a.png", LEFT, "red thing", "blue thing", relation_name="on"),
+    pair("a.png", RIGHT, "blue thing", "red thing", relation_name="on"),
+    pair("a.png", RIGHT, "red thing", "blue thing", relation_name="on"),  # wrong
+    pair("b.png", LEFT, "green thing", "yellow thing", relation_name="under"),
+    pair("b.png", RIGHT, "green thing", "yellow thing", relation_name="under"),  # wrong
+    pair("b.png", LEFT, "a green thing", "thing, green", relation_name="under"),  # one text to the model: wrong
+    pair("b.png", LEFT, "yellow thing", "green thing", relation_name="next to"),  # wrong, and does not count
+]
+
+
+def write_genome(data, entries, name="relation", **images):
+    images = {f"images/{image}.png": content for image, content in images.items()}
+    write(data / "aro", {f"visual_genome_{name}.json": entries, **images})
+
+
+def order_picture(name):
+    return encoded(COLOURS[name], size=(40, 50), noise=90, seed=list(CAPTIONS).index(name))
+
+
+def write_order(data, part="coco"):
+    file, folder = ORDER_FILES[part]
+    pictures = {f"{folder}/{name}.png": order_picture(name) for name in CAPTIONS}
+    entries = [{"image": f"{folder}/{name}.png", "caption": texts} for name, texts in CAPTIONS.items()]
+    return write(data / "aro", {file: entries, **pictures})
+
+
+def zipped(files):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+def instances_table(instances):
+    """The table of (cue, candidates, associations), as it is published."""
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream)
+    writer.writerow(("", "candidates", "cue", "associations", "score_fool_the_ai", "ID"))
+    for number, (cue, candidates, associations) in enumerate(instances):
+        writer.writerow((number, json.dumps(candidates), cue, json.dumps(associations), 67, 100 + number))
+    return stream.getvalue()
+
+
+def instance_pictures(pictures):
+    return zipped(
+        {
+            "winogavil_images/": "",
+            "__MACOSX/winogavil_images/._green.jpg": b"attributes",
+            **{f"winogavil_images/{name}.jpg": content for name, content in pictures.items()},
+        }
+    )
+
+
+def shared(number, name):
+    said = [{"from": "human", "value": "What do you see?"}, {"from": "gpt", "value": f"It is\n{name}."}]
+    return {"id": str(number), "image": f"sam/images/sa_{number}.jpg", "conversations": said}
+
+
+def write_all(data):
+    """Write every data set."""
+    write_genome(data, RELATIONS, a=halves("red", "blue"), b=halves("green", "yellow"))
+    crepe = (
+        ("1.jpg", "a red thing", "a blue thing"),
+        ("2.jpg", "a green thing", "a red thing"),
+        ("2.jpg", "green", "not blue, not yellow"),
+        ("3.jpg", "a red thing", "a blue thing"),  # wrong
+        ("3.jpg", "blue and green", "green and blue"),  # one text to the model: wrong
+    )
+    cases = ({"filename": file, "caption": true, "negative_caption": false} for file, true, false in crepe)
+    shown = {"1": "red", "2": "green", "3": "blue"}
+    write(
+        data / "sugarcrepe",
+        {
+            "swap_att.json": {str(number): case for number, case in enumerate(cases)},
+            **{f"val2017/{number}.jpg": encoded(COLOURS[name], size=(20, 20)) for number, name in shown.items()},
+        },
+    )
+    ground = (  # all right; all wrong; and one picture twice with one text twice, which nothing can tell apart
+        ("red", "blue", "ex_0_img_0", "ex_0_img_1"),
+        ("green", "red", "ex_1_img_0", "ex_1_img_1"),
+        ("red", "a red", "ex_0_img_0", "ex_1_img_0"),
+    )
+    lines = [dict(zip(("caption_0", "caption_1", "image_0", "image_1"), one, strict=True)) for one in ground]
+    colours = {"ex_0_img_0": "red", "ex_0_img_1": "blue", "ex_1_img_0": "red", "ex_1_img_1": "green"}
+    pictures = {f"images/{name}.png": encoded(COLOURS[colour]) for name, colour in colours.items()}
+    write(data / "winoground", {"examples.jsonl": "\n".join(map(json.dumps, lines)), "images.zip": zipped(pictures)})
+    shades = {name: encoded(shade) for name, shade in SHADES.items()}
+    table = instances_table(INSTANCES)
+    write(data / "winogavil", {"winogavil_dataset.csv": table, "winogavil_images.zip": instance_pictures(shades)})
+    # The captions of blue and yellow are each other's; what stands in a second line is not read.
+    said = zip(COLOURS, ("red", "green", "yellow", "blue"), strict=True)
+    for number, (name, other) in enumerate(said, 1):
+        caption = f"A long text about something {other}.\nand {name}"
+        write(data / "urban1k", {f"image/{number}.jpg": encoded(COLOURS[name]), f"caption/{number}.txt": caption})
+    write(data / "sharegpt4v", {SHAREGPT4V: [shared(number, name) for number, name in enumerate(COLOURS)]})
+    for number, name in enumerate(COLOURS):
+        write(data / "sharegpt4v", {f"sam/images/sa_{number}.jpg": encoded(COLOURS[name])})
+    return data

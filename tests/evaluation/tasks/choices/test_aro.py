@@ -1,0 +1,333 @@
+"""ARO in its published layout, against the public rules in their naive form and against counting by hand."""
+
+from __future__ import annotations
+
+import io
+
+import attrs
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mobileclip.data import ImageTransform, Tokenizer
+from mobileclip.evaluation import Features, open_benchmark
+from mobileclip.evaluation.tasks.choices import (
+    PERTURBATIONS,
+    SpacyTagger,
+    normalize_caption,
+    order_task,
+    perturb,
+    read_orders,
+    score_groups,
+    score_orders,
+)
+from tests.encoders.small import SMALL_MCT
+from tests.errors import fails
+from tests.evaluation.datasets.test_benchmark import write_shard
+from tests.evaluation.models import COLOURS, ColourModel, tokenize
+from tests.evaluation.tasks.choices.data import (
+    CAPTIONS,
+    LEFT,
+    RELATIONS,
+    RIGHT,
+    evaluated,
+    halves,
+    opened,
+    order_picture,
+    pair,
+    session_of,
+    write,
+    write_genome,
+    write_order,
+)
+from tests.evaluation.tasks.test_evaluate import encoded
+from tests.stores import web_server
+
+NUM_CAPTIONS = 9
+RELATION, COCO = "aro/vg_relation", "aro/coco_order"
+
+
+@pytest.fixture(scope="module")
+def tagger():
+    return SpacyTagger()
+
+
+@pytest.fixture(scope="module")
+def orders(tmp_path_factory):
+    """A folder of the orders of `CAPTIONS`, which the first test that needs them writes."""
+    return tmp_path_factory.mktemp("orders")
+
+
+@pytest.fixture(scope="module")
+def clip():
+    """A small model of real towers, with its transform and tokenizer."""
+    text = attrs.evolve(SMALL_MCT.text, input=attrs.evolve(SMALL_MCT.text.input, vocab_size=49408, context_length=40))
+    spec = attrs.evolve(SMALL_MCT, text=text)
+    torch.manual_seed(0)
+    return spec.build().eval(), ImageTransform(spec.image.input), Tokenizer(spec.text.input)
+
+
+def session_of_clip(clip, **options):
+    model, transform, tokenizer = clip
+    return session_of(model, **{"transform": transform, "tokenize": tokenizer, **options})
+
+
+@pytest.fixture
+def genome(tmp_path):
+    write_genome(tmp_path, RELATIONS, a=halves("red", "blue"), b=halves("green", "yellow"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_relations_by_hand(genome, batch_size):
+    evaluation = evaluated(RELATION, genome, session_of(batch_size=batch_size, num_threads=2))
+    result, report = evaluation.result, evaluation.report
+    assert (result.key, result.dataset) == ("aro/vg_relation", "VG-Relation")
+    assert (report.num_read, report.num_skipped) == (result.num_images, result.num_skipped) == (7, 0)
+    assert result.metrics == pytest.approx(
+        {
+            "main_metric": (2 / 3 + 1 / 3) / 2,
+            "macro_accuracy": (2 / 3 + 1 / 3) / 2,
+            "accuracy": 3 / 7,
+            "accuracy/on": 2 / 3,
+            "accuracy/under": 1 / 3,
+        }
+    )
+    # Two pictures of three cases each that count.
+    assert evaluation.outcomes.values.tolist() == pytest.approx([2 / 3, 1 / 3])
+    assert evaluation.outcomes.num_effective == pytest.approx(2)
+
+
+def test_attributes_count_from_25_cases_on(tmp_path):
+    def cases(count, right, attributes):
+        texts = ("red", "blue"), ("blue", "red")
+        return [pair("a.png", LEFT, *texts[number >= right], attributes=attributes) for number in range(count)]
+
+    entries = cases(25, 10, ["old", "red"]) + cases(24, 24, ["red", "old"]) + cases(30, 15, ["wet", "dry"])
+    write_genome(tmp_path, entries, "attribution", a=halves("red", "blue"))
+    assert evaluated("aro/vg_attribution", tmp_path).result.metrics == pytest.approx(
+        {
+            "main_metric": (10 / 25 + 15 / 30) / 2,
+            "macro_accuracy": (10 / 25 + 15 / 30) / 2,
+            "accuracy": (10 + 24 + 15) / 79,
+            "accuracy/old_red": 10 / 25,
+            "accuracy/wet_dry": 15 / 30,
+        }
+    )
+
+
+@pytest.mark.parametrize("box", [(5, 2, 30, 20), (4.6, 2.4, 30, 19.6)])
+def test_the_cut_is_the_published_one(tmp_path, clip, box):
+    """A box that leaves the picture is filled with black, as `Image.crop` does, and parts of pixels are rounded."""
+    picture, seen = encoded((0.5, 0.3, 0.8), size=(24, 18), noise=90), []
+    write_genome(tmp_path, [pair("a.png", box, "a cat", "a dog", relation_name="on")], a=picture)
+
+    def remember(image):
+        seen.append(image.copy())
+        return clip[1](image)
+
+    evaluated(RELATION, tmp_path, session_of_clip(clip, transform=remember, num_threads=1))
+    expected = np.zeros((20, 30, 3), np.uint8)
+    expected[:16, :19] = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))[2:, 5:]
+    assert np.array_equal(np.asarray(seen[0]), expected)
+
+
+def test_what_cannot_be_used_is_counted_case_by_case(genome, caplog):
+    entries = [
+        *RELATIONS,
+        pair("missing.png", LEFT, "red", "blue", relation_name="on"),
+        pair("broken.png", LEFT, "red", "blue", relation_name="on"),
+        pair("broken.png", RIGHT, "red", "blue", relation_name="under"),
+        pair("a.png", (20, 0, 5, 5), "red", "blue", relation_name="on"),
+    ]
+    write_genome(genome, entries, broken=halves("red", "blue")[:40])
+    evaluation = evaluated(RELATION, genome)
+    assert evaluation.result.metrics["accuracy/on"] == pytest.approx(2 / 3)
+    assert evaluation.report.num_read == 7
+    assert evaluation.result.num_skipped == evaluation.report.num_skipped == 4
+    assert evaluation.report.keys("image_missing") == ("missing.png, entry 7",)
+    assert evaluation.report.keys("box_outside") == ("a.png, entry 10",)
+    assert {"broken.png, entry 8", "broken.png, entry 9"} == {
+        key for reason in evaluation.report.counts for key in evaluation.report.keys(reason) if "broken" in key
+    }
+    assert f"{genome}/aro/images/missing.png is missing" in caplog.text
+
+
+def test_a_mean_of_fewer_groups_is_refused(genome):
+    (genome / "aro" / "images" / "b.png").unlink()
+    with fails("evaluation.macro-accuracy-over-groups", "2", "1", "under"):
+        evaluated(RELATION, genome)
+    (genome / "aro" / "images" / "a.png").unlink()
+    with fails("evaluation.image-evaluated", "VG-Relation", "0 samples read, 7 skipped"):
+        evaluated(RELATION, genome)
+
+
+class Counting(ColourModel):
+    """Counts what it is asked to encode."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_images = self.num_texts = 0
+
+    def encode_image(self, images, normalize=False):
+        self.num_images += len(images)
+        return super().encode_image(images, normalize)
+
+    def encode_text(self, tokens, normalize=False):
+        self.num_texts += len(tokens)
+        return super().encode_text(tokens, normalize)
+
+
+def test_every_part_and_every_text_is_encoded_once(genome):
+    model = Counting().train()
+    evaluated(RELATION, genome, session_of(model))
+    assert (model.num_images, model.num_texts) == (4, 4)  # two halves of two pictures, four colours
+    assert model.training
+
+
+def test_from_a_web_server(genome):
+    local = evaluated(RELATION, genome).result
+    with web_server() as web:
+        for path in genome.rglob("*.*"):
+            web.files[f"/{path.relative_to(genome)}"] = path.read_bytes()
+        assert evaluated(RELATION, web.url).result == local
+
+
+@pytest.mark.parametrize("part", ["coco", "flickr30k"])
+def test_orders_against_the_public_rule(tmp_path, clip, tagger, part):
+    """Caption by caption: five texts to a picture, and the first of the best has to be the true one."""
+    model, transform, tokenizer = clip
+    write_order(tmp_path, part)
+    evaluation = evaluated(f"aro/{part}_order", tmp_path, session_of_clip(clip, batch_size=2))
+    right, beaten, distinct = [], [], []
+    for name, texts in CAPTIONS.items():
+        picture = Image.open(io.BytesIO(order_picture(name))).convert("RGB")
+        for caption in texts:
+            options = [normalize_caption(text) for text in (caption, *perturb(caption, tagger))]
+            tokens = tokenizer(options)
+            with torch.inference_mode():
+                image = model.encode_image(transform(picture)[None], normalize=True)
+                scores = (model.encode_text(tokens, normalize=True) @ image[0]).tolist()
+            same = (tokens == tokens[0]).all(dim=1).tolist()
+            scores = [scores[0] if one else score for one, score in zip(same, scores, strict=True)]
+            # Other orders of other operations round otherwise: what decides has to be larger.
+            assert all(one or abs(scores[0] - score) > 1e-5 for one, score in zip(same, scores, strict=True))
+            right.append(scores.index(max(scores)) == 0)
+            distinct.append(len(set(map(tuple, tokens.tolist()))))
+            beaten.append([scores[0] >= score for score in scores[1:]])
+    metrics = evaluation.result.metrics
+    assert evaluation.result.key == f"aro/{part}_order"
+    assert "en_core_web_sm" in evaluation.result.dataset
+    assert metrics["main_metric"] == metrics["precision@1"] == pytest.approx(np.mean(right))
+    assert [metrics[f"accuracy/{name}"] for name in PERTURBATIONS] == pytest.approx(np.mean(beaten, axis=0).tolist())
+    assert metrics["chance"] == pytest.approx(np.mean([1 / number for number in distinct]))
+    assert 1 < sum(right) < NUM_CAPTIONS  # both happen, not for "Snow" alone
+    assert evaluation.report.num_read == evaluation.result.num_images == NUM_CAPTIONS
+
+
+def test_a_bag_of_words_is_as_good_as_guessing(tmp_path, orders):
+    """The model counts words, and all orders have the same."""
+
+    class Bag(ColourModel):
+        def encode_text(self, tokens, normalize=False):
+            return super().encode_text(tokens[:, :4], normalize)
+
+    def ids(texts):  # they differ where the order does; the model looks at the first four alone
+        letters = [[ord(letter) for letter in text.ljust(120)] for text in texts]
+        return torch.cat([tokenize(texts), torch.tensor(letters)], dim=1)
+
+    metrics = evaluated(
+        COCO, write_order(tmp_path).parent, session_of(Bag(), tokenize=ids), orders=orders
+    ).result.metrics
+    assert metrics["precision@1"] == pytest.approx(metrics["chance"])
+    assert metrics["chance"] > 1 / 5 + 4 / 5 / NUM_CAPTIONS  # "Snow" has one order, and others are drawn twice
+
+
+def write_shards(root, *shards):
+    """Write a data set of captions."""
+    for number, members in enumerate(shards):
+        write_shard(root / "test" / f"{number}.tar", members)
+    return write(root, {"test/nshards.txt": str(len(shards)), "dataset_type.txt": "retrieval"})
+
+
+def test_orders_of_the_suite_s_own_data_set(tmp_path, clip, orders):
+    """Shards with the same pictures and captions give the same figures, and no second copy is needed.
+
+    They are found beside ARO's folder, too, where that has other parts alone.
+    """
+    members = {}
+    for name, texts in CAPTIONS.items():
+        members |= {f"{name}.png": order_picture(name), f"{name}.txt": "\n".join(texts).encode()}
+    members |= {"bad.png": b"no image", "bad.txt": b"a cat\n...\na dog"}
+    root = write_shards(tmp_path / "wds_retrieval-mscoco_2014_5k_test_image_text_retrieval_test", members)
+    write_genome(tmp_path, RELATIONS)
+    task = opened(COCO, tmp_path, orders=tmp_path / "orders")
+    assert (task.key, task.name[:10], task.num_pictures) == ("aro/coco_order", "COCO-Order", 4)
+    same = order_task(open_benchmark(root), orders=read_orders(tmp_path / "orders" / "coco_order.jsonl"))
+    assert (same.key, same.name, same.orders) == (task.key, task.name, task.orders)
+    write_order(tmp_path / "own")
+    runs = [
+        task.evaluate(session_of_clip(clip)),
+        evaluated(COCO, tmp_path / "own", session_of_clip(clip), orders=orders),
+    ]
+    assert runs[0].result.metrics == pytest.approx(runs[1].result.metrics)
+    assert runs[0].report.num_read == runs[1].report.num_read == NUM_CAPTIONS
+    assert runs[0].report.keys("no_caption") == ("bad, caption 1",)
+    assert runs[0].report.keys("image_not_an_image") == ("bad, caption 0", "bad, caption 2")
+
+
+def test_orders_of_another_data_set(tmp_path):
+    """Pictures of one key in two shards are two."""
+    shards = [
+        {"a.png": encoded(COLOURS[name]), "a.txt": f"a {name} dog sees a {other} cat".encode()}
+        for name, other in (("red", "green"), ("blue", "yellow"))
+    ]
+    root = write_shards(tmp_path / "colours", *shards)
+    task = order_task(open_benchmark(root))
+    assert (task.key, task.name.partition(" ")[0]) == ("aro/colours_order", "colours-Order")
+    features = task.features(session_of())
+    assert features.header["views"] == [[0], [1]]
+    assert not torch.equal(*features.tensors["image"])
+    names = {"classnames.txt": "red", "zeroshot_classification_templates.txt": "{c}"}
+    write(root, {"dataset_type.txt": "classification", **names})
+    with fails("evaluation.classes-orders-need-captions", "colours"):
+        order_task(open_benchmark(root))
+
+
+def features_of(scores, texts, **header):
+    """Features of one picture and of texts that are as alike to it as the scores say."""
+    values = torch.tensor(scores).flatten()
+    text = torch.stack([values, (1 - values**2).sqrt()], dim=1)
+    # Texts of one number are one text, that of the first.
+    rows = [[line.index(number) + len(line) * place for number in line] for place, line in enumerate(texts)]
+    header = {"views": [[0]] * len(rows), "texts": rows, "pictures": list("abb")[: len(rows)], **header}
+    return Features(tensors={"image": torch.tensor([[1.0, 0.0]]), "text": text}, header=header)
+
+
+def test_equal_scores():
+    """By hand: the true caption first, and texts of one number are one text to the model."""
+    scores = [[0.5, 0.5, 0.5, 0.1, 0.1], [0.5, 0.6, 0.1, 0.1, 0.1], [0.5, 0.5, 0.5, 0.5, 0.5]]
+    metrics, outcomes = score_orders(features_of(scores, [[0, 0, 1, 2, 2], [0, 1, 2, 3, 4], [0, 1, 2, 3, 4]]))
+    assert outcomes.values.tolist() == pytest.approx([1 / 3, 2 / 15])
+    assert metrics["precision@1"] == pytest.approx((1 / 2 + 0 + 1 / 5) / 3)
+    assert metrics["chance"] == pytest.approx((1 / 3 + 1 / 5 + 1 / 5) / 3)
+    assert [metrics[f"accuracy/{name}"] for name in PERTURBATIONS] == pytest.approx(
+        [(1 + 0 + 0.5) / 3, (0.5 + 1 + 0.5) / 3, 2.5 / 3, 2.5 / 3]
+    )
+    pairs = features_of([[0.5, 0.5], [0.5, 0.5]], [[0, 1], [0, 0]], groups=["on", "under"])
+    assert score_groups(pairs, ["on", "under"])[0]["macro_accuracy"] == pytest.approx((0.5 + 0) / 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('[{"image": "val2014/a.png"}]', "entry 0: caption is nothing, expected a list of captions"),
+        ('[{"image": "val2014/a.png", "caption": "a"}]', "entry 0: caption is 'a', expected a list of captions"),
+        ('[{"image": "there/a.png", "caption": ["a"]}]', "there is missing: the folder of the images of COCO-Order"),
+    ],
+)
+def test_malformed_captions(tmp_path, content, message):
+    write(write_order(tmp_path), {"coco_karpathy_test.json": content})
+    with pytest.raises(ValueError, match=message):
+        opened(COCO, tmp_path)
