@@ -94,6 +94,12 @@ def _classes(folder: Path) -> None:
             Image.new("RGB", (40, 40), colour).save(folder / "classes" / name / f"{number}.png")
 
 
+def _captions(folder: Path) -> None:
+    for number in range(3):
+        draw(folder / "captions" / f"{number}.png", number)
+        (folder / "captions" / f"{number}.txt").write_text(f"a red kite over {number} old hills", encoding="utf-8")
+
+
 def _model(folder: Path) -> None:
     save_model(telling(), folder / MODEL)
 
@@ -162,6 +168,7 @@ COMMANDS = {
         ),
     ),
     "eval": Command(prepare=_classes, arguments=("eval", MODEL, "classes", "--output", "results", "--report")),
+    "eval orders": Command(prepare=_captions, arguments=("eval", "orders", "captions", "--output", "results")),
     "export": Command(prepare=_model, arguments=_EXPORT),
     "export over": Command(prepare=_model, before=(_EXPORT,), arguments=_EXPORT),
     "convert": Command(prepare=_model, arguments=("convert", MODEL, "b/model.pt", "--to", "official", "--overwrite")),

@@ -65,6 +65,7 @@ COMMANDS = {
     "hub push": ("hub", "push", "small.safetensors", "owner/name", "--licence", "mit"),
     "eval": ("eval", "run", "small.safetensors", "classes"),
     "eval report": ("eval", "report", "results.jsonl"),
+    "eval orders": ("eval", "orders", "photos"),
 }
 
 # These may stand alone, or fall back on what the person who runs this has.

@@ -26,7 +26,6 @@ from .opening import (
     label_of as label_of,
     name_of as name_of,
     open_data_set as open_data_set,
-    shards_of as shards_of,
 )
 from .public_layout import (
     PublicLayoutSource as PublicLayoutSource,

@@ -204,11 +204,11 @@ def _known() -> Iterator[tuple[str, TaskEntry]]:
         *((key, name, "aro", open_pairs) for key, name in PAIRS.items()),
         *((f"{PREFIX}{part}", name, "sugarcrepe", open_sugarcrepe) for part, name in SUGARCREPE.items()),
         (WINOGAVIL, "WinoGAViL", "winogavil", open_winogavil),
+        ("multilingual/xtd10", "XTD10", "xtd10", open_xtd10),
+        ("multilingual/crossmodal3600", "Crossmodal-3600", "xm3600", open_crossmodal3600),
         ("comp/winoground", "Winoground", "winoground", open_winoground),
         ("longclip/urban1k", "Urban-1k", "urban1k", open_urban1k),
         ("longclip/sharegpt4v-1k", "ShareGPT4V-1k", "sharegpt4v", open_sharegpt4v),
-        ("multilingual/xtd10", "XTD10", "xtd10", open_xtd10),
-        ("multilingual/crossmodal3600", "Crossmodal-3600", "xm3600", open_crossmodal3600),
     ):
         yield key, TaskEntry(name=name, place=partial(_beside, folder), opener=opener)
     for key, name in ORDERS.items():

@@ -135,6 +135,7 @@ def _texts(value: Any) -> tuple[str, ...] | None:
 
 def file_name(value: Any) -> str | None:
     """Return the path of a file below the folder that it is relative to; None where it leads elsewhere."""
-    if _text(value) is None or any(mark in value for mark in "\\\0:") or {"", ".", ".."} & set(value.split("/")):
+    name = _text(value)
+    if name is None or any(mark in name for mark in "\\\0:") or {"", ".", ".."} & set(name.split("/")):
         return None
-    return value
+    return name

@@ -93,7 +93,8 @@ def open_orders(found: FoundTask, options: TaskOptions) -> ChoiceTask:
         OSError: if a store cannot be reached.
     """
     captions = captions_of(found, options)
-    return _order_task(captions, orders_at(order_file(found.key, options.orders), captions))
+    path = None if options.orders is None else order_file(captions.key, options.orders)
+    return _order_task(captions, orders_at(path, captions))
 
 
 def order_task(benchmark: Benchmark, *, orders: Orders | None = None) -> ChoiceTask:
@@ -131,9 +132,9 @@ def captions_of(found: FoundTask, options: TaskOptions) -> Captions:
     )
 
 
-def order_file(key: str, folder: Path | None) -> Path | None:
-    """Return where the orders of a task are; None where they are not written."""
-    return None if folder is None else folder / f"{key.rpartition('/')[2]}.jsonl"
+def order_file(key: str, folder: Path) -> Path:
+    """Return where the orders of a task are."""
+    return folder / f"{key.rpartition('/')[2]}.jsonl"
 
 
 def require_orders(key: str, options: TaskOptions) -> None:
@@ -142,7 +143,7 @@ def require_orders(key: str, options: TaskOptions) -> None:
     Raises:
         ValueError, ModuleNotFoundError: if so; the message says what to do.
     """
-    path = order_file(key, options.orders)
+    path = None if options.orders is None else order_file(key, options.orders)
     if path is None or not path.exists():
         needed_tagger(path)
 

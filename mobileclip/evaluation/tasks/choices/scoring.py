@@ -14,10 +14,10 @@ from mobileclip.evaluation.encoding.features import Features
 from mobileclip.evaluation.metrics.groups import association_score
 from mobileclip.evaluation.metrics.outcomes import Outcomes, class_weights, clustered_outcomes, outcomes_of
 from mobileclip.evaluation.metrics.ranking import require_embeddings
-from mobileclip.evaluation.metrics.retrieval import caption_hits
+from mobileclip.evaluation.metrics.retrieval import rank_captions
 from mobileclip.evaluation.results import MAIN_METRIC
 from mobileclip.evaluation.tasks.choices.orders import PERTURBATIONS
-from mobileclip.evaluation.tasks.zero_shot.scoring import retrieval_metrics
+from mobileclip.evaluation.tasks.zero_shot.scoring import recall_metrics
 
 _CHUNK = 4096
 _MANY = "10-12"
@@ -156,10 +156,9 @@ def score_retrieval(features: Features) -> tuple[dict[str, float], Outcomes]:
     """Return the metrics of retrieval of pictures and their one caption each; `mean_recall@1` counts."""
     keys = features.header["keys"]
     image, text = (rows[:, 0] for rows in _rows(features))
-    counts = [1] * len(keys)
-    metrics = retrieval_metrics(Features.of(keys=keys, image=image, text=text, num_captions=torch.tensor(counts)))
-    outcomes = outcomes_of(keys, caption_hits(image, text, counts).numpy())
-    return metrics | {MAIN_METRIC: metrics["mean_recall@1"]}, outcomes
+    ranking = rank_captions(image, text, [1] * len(keys))
+    metrics = recall_metrics(ranking.recall)
+    return metrics | {MAIN_METRIC: metrics["mean_recall@1"]}, outcomes_of(keys, ranking.caption_hits.numpy())
 
 
 def _rows(features: Features) -> tuple[Tensor, Tensor]:

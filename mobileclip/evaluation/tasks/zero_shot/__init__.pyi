@@ -1,6 +1,9 @@
-from .evaluate import evaluate_benchmark as evaluate_benchmark, open_zero_shot as open_zero_shot
+from .evaluate import (
+    ZeroShotTask as ZeroShotTask,
+    evaluate_benchmark as evaluate_benchmark,
+    open_zero_shot as open_zero_shot,
+)
 from .scoring import (
     require_metric as require_metric,
-    retrieval_metrics as retrieval_metrics,
     score as score,
 )

@@ -141,12 +141,6 @@ def recall_metrics(found: RetrievalResult) -> dict[str, float]:
     return metrics
 
 
-def retrieval_metrics(features: Features) -> dict[str, float]:
-    """Return the metrics of `score_retrieval` alone."""
-    assert features.num_captions is not None, "a data set of captions says whose they are"
-    return recall_metrics(rank_captions(features.image, features.text, features.num_captions).recall)
-
-
 def require_metric(benchmark: Benchmark) -> str:
     """Return the name of the metric that counts, which is known before anything is encoded.
 
