@@ -39,7 +39,7 @@ def write_report(
     sizes = ", ".join(f"{part.num_samples:,} {TITLES[part.name]}" for part in dataset.tests)
     about = (
         f"{done:,} of {len(spec.cells()):,} trainings; {dataset.train.num_samples:,} pictures to learn from; held out: "
-        f"{sizes}. In per cent, mean ± standard deviation over seeds.\n"
+        f"{sizes}. In per cent{', mean ± standard deviation over seeds' if spec.num_seeds > 1 else ''}.\n"
     )
     lines = [
         "# Learning efficiency\n",

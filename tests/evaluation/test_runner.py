@@ -36,7 +36,7 @@ from mobileclip.evaluation import (
     write_summary,
 )
 from mobileclip.evaluation.encoding import fitting, free_memory, measure_latency
-from mobileclip.evaluation.tasks.zero_shot.evaluate import ZeroShotTask
+from mobileclip.evaluation.tasks.zero_shot import ZeroShotTask
 from mobileclip.recipes.tiny import SHAPES, write_tiny_models
 from tests.cli.test_cli import run as command
 from tests.data.made_samples import encoded
@@ -539,12 +539,29 @@ class TestCommand:
         assert (status, "Flickr" in out, "not evaluated: model0 on Oxford-IIIT Pet" in err) == (1, True, True)
 
     def test_a_broken_picture_is_counted_and_a_failure_where_that_is_asked_for(self, root, tmp_path, capsys):
+        """One that breaks off, one of another kind, and one that is a line of pixels."""
         for name in ("cat", "dog"):
-            (tmp_path / "data" / name).mkdir(parents=True)
-            (tmp_path / "data" / name / "whole.png").write_bytes(encoded(40, 30, seed=len(name)))
-        (tmp_path / "data" / "dog" / "cut.png").write_bytes(encoded(40, 30, seed=9)[:60])
-        given = ("eval", root / "model0.safetensors", tmp_path / "data", "--output", tmp_path / "out")
+            (tmp_path / "odd" / name).mkdir(parents=True)
+            (tmp_path / "odd" / name / "whole.png").write_bytes(encoded(40, 30, seed=len(name)))
+        (tmp_path / "odd" / "dog" / "cut.png").write_bytes(encoded(40, 30, seed=9)[:60])
+        (tmp_path / "odd" / "dog" / "text.jpg").write_bytes(b"no picture")
+        (tmp_path / "odd" / "cat" / "line.png").write_bytes(encoded(1, 2500, seed=9))
+        tiny = write_tiny_models(root / "tiny").teachers[0]
+        given = (
+            "eval",
+            root / "model0.safetensors",
+            tmp_path / "odd",
+            "--image-size",
+            256,
+            "--output",
+            tmp_path / "out",
+        )
         assert command(capsys, *given)[0] == 0
+        theirs = f"open_clip:{tiny.model}={tiny.pretrained}"
+        assert command(capsys, "eval", theirs, tmp_path / "odd", "--output", tmp_path / "out")[0] == 0
+        lines = [json.loads(path.read_text(encoding="utf-8")) for path in tmp_path.glob("out/*/results.jsonl")]
+        reasons = {"image_truncated": 1, "image_not_an_image": 1, "image_extreme_shape": 1}
+        assert [(line["num_images"], line["left_out"]) for line in lines] == [(2, reasons)] * 2
         assert command(capsys, *given, "--strict")[0] == 1
 
     def test_report(self, root, capsys):

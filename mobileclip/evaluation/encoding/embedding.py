@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+_MOST_EXTREME = 1000
+
+
 class ImageTextModel(Protocol):
     """What an evaluation needs of a model: the two encoders, and what any module has."""
 
@@ -75,6 +78,9 @@ def model_input(picture: Image.Image, transform: Transform) -> Tensor:
     Raises:
         BadSampleError: if it is out of all shape; the reason starts with `image_`.
     """
+    if not isinstance(transform, ImageTransform) and max(picture.size) > _MOST_EXTREME * min(picture.size):
+        # Others resize it whole, to gigabytes, before they take its centre.
+        raise BadSampleError("image_extreme_shape", f"it is {picture.width} x {picture.height} pixels; crop it first")
     try:
         return transform(picture)
     except ImageError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -32,12 +33,14 @@ class Latency:
         device: where it was measured, such as `iPhone 12 Pro Max, Core ML, batch of 1`; only latencies of one device
             are compared.
         source: whether it was measured here or published.
+        load: processes that wanted a core in the minute before, on average; None where nobody knows.
     """
 
     image_ms: float = attrs.field(validator=validators.gt(0))
     text_ms: float = attrs.field(validator=validators.gt(0))
     device: str = attrs.field(validator=validators.min_len(1))
     source: Source = attrs.field(validator=validators.in_(("measured", "published")))
+    load: float | None = None
 
     @property
     def total_ms(self) -> float:
@@ -48,13 +51,14 @@ class Latency:
 def measure_latency(model: ImageTextModel, tokenize: Tokenize, image_size: int) -> Latency:
     """Return the median time of an image and of a text, one at a time, in the form that evaluation runs.
 
-    Takes a few seconds, and means what it says where nothing else computes.
+    Takes a few seconds, and means what it says where nothing else computes, which the load tells.
 
     Args:
         model: on its device.
         tokenize: from texts to the model's ids.
         image_size: side of the images that it takes, in pixels.
     """
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     with evaluating(model) as device:
         dtype = next(model.parameters()).dtype
         ready = fastest_form(model)
@@ -64,7 +68,7 @@ def measure_latency(model: ImageTextModel, tokenize: Tokenize, image_size: int) 
         image_ms = _median_ms(lambda: ready.encode_image(pixels).cpu())
         text_ms = _median_ms(lambda: ready.encode_text(tokens).cpu())
     named = f"{machine_name(model)}, batch of 1"
-    return Latency(image_ms=image_ms, text_ms=text_ms, device=named, source="measured")
+    return Latency(image_ms=image_ms, text_ms=text_ms, device=named, source="measured", load=load)
 
 
 def machine_name(model: ImageTextModel) -> str:

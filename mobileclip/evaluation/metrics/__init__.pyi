@@ -18,6 +18,7 @@ from .groups import (
 from .intervals import (
     Interval as Interval,
     PairedDifference as PairedDifference,
+    mean_interval as mean_interval,
     paired_difference as paired_difference,
     proportion_interval as proportion_interval,
 )

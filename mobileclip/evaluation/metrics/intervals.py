@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
+from statistics import NormalDist, fmean
 from typing import TYPE_CHECKING
 
 import attrs
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import ArrayLike, NDArray
 
 NUM_RESAMPLES = 9_999
@@ -143,6 +145,21 @@ def newcombe_interval(one: float, other: float, covariance: float, total: int, c
     below = _in_square(other - of_other.low, of_one.high - one, correlation)
     above = _in_square(of_other.high - other, one - of_one.low, correlation)
     return Interval(other - one - below, other - one + above)
+
+
+def mean_interval(values: Sequence[float], intervals: Sequence[Interval]) -> Interval:
+    """Return the interval of the mean of independent values: the distances to the ends of theirs, added in square.
+
+    Args:
+        values: at least one.
+        intervals: of each of them.
+    """
+    mean = fmean(values)
+    below, above = (
+        math.hypot(*(value - end for value, end in zip(values, ends, strict=True))) / len(values)
+        for ends in ([one.low for one in intervals], [one.high for one in intervals])
+    )
+    return Interval(mean - below, mean + above)
 
 
 def central_interval(drawn: NDArray[np.float64], confidence: float) -> Interval:

@@ -9,7 +9,7 @@ from mobileclip.evaluation.report.figures import DARK, LIGHT, drawable, new_figu
 from mobileclip.evaluation.report.labels import place_labels
 from mobileclip.evaluation.report.origins import coverage_table, provenance_table
 from mobileclip.evaluation.report.pictures import LONGEST_SIDE, Picture, find_images, thumbnail
-from mobileclip.evaluation.report.plots import draw_latency, latency_panels, pareto_front
+from mobileclip.evaluation.report.plots import draw_latency, latency_panels
 from mobileclip.evaluation.report.published import published_model
 from mobileclip.evaluation.report.table import Cell, Column, Table, per_cent, points
 from mobileclip.evaluation.report.tables import models_table, results_table, robustness_table, verdict_table
@@ -42,7 +42,6 @@ __all__ = [
     "latency_panels",
     "models_table",
     "new_figure",
-    "pareto_front",
     "per_cent",
     "place_labels",
     "points",

@@ -19,7 +19,7 @@ _POINT_RADIUS = 5.0
 _DISTANCES = (7.0, 18.0, 30.0)
 # Right and left read best, then above and below, then between them.
 _DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
-_OUTSIDE, _MISTAKEN, _LEADER = 1e6, 150.0, 40.0
+_OUTSIDE, _UNREADABLE, _MISTAKEN, _LEADER = 1e6, 20.0, 150.0, 40.0
 _HORIZONTAL: dict[int, Literal["left", "center", "right"]] = {-1: "right", 0: "center", 1: "left"}
 _VERTICAL: dict[int, Literal["top", "center", "bottom"]] = {-1: "top", 0: "center", 1: "bottom"}
 
@@ -67,6 +67,7 @@ def place_labels(
     pixels = [axes.transData.transform((x, y)) for x, y, _ in points]
     taken = [_square(x, y, radius) for x, y in pixels]
     taken += [_square(x, y, scale) for x, y in _along(axes, line, scale)]
+    written: list[Bbox] = []
     highest_first = sorted(range(len(points)), key=lambda one: -float(pixels[one][1]))
     for number in highest_first:
         point_x, point_y, text = points[number]
@@ -82,10 +83,10 @@ def place_labels(
             path_effects=[withStroke(linewidth=2.5, foreground=paper)],
             zorder=4,
         )
-        costs = {place: _cost(label, place, taken, others, axes.bbox) for place in _PLACES}
+        costs = {place: _cost(label, place, (taken, written), others, axes.bbox) for place in _PLACES}
         best = min(costs, key=lambda place: costs[place])
         _move(label, best)
-        taken.append(label.get_window_extent())
+        written.append(label.get_window_extent())
         if best.distance > _DISTANCES[0]:
             axes.annotate(
                 "",
@@ -122,17 +123,21 @@ def _move(label: Annotation, place: _Place) -> None:
 def _cost(
     label: Annotation,
     place: _Place,
-    taken: Sequence[Bbox],
+    covered: tuple[Sequence[Bbox], Sequence[Bbox]],
     others: Sequence[tuple[float, float]],
     bounds: Bbox,
 ) -> float:
-    """Return how bad a place is: what is covered, how many other points the label seems to be of, how far it is."""
+    """Return how bad a place is: what is covered, how many other points the label seems to be of, how far it is.
+
+    Of what is covered, the second are labels.
+    """
     _move(label, place)
     box = label.get_window_extent()
     gap = 1.5 * _DISTANCES[0] * box.height / _FONT_SIZE
     mistaken = sum(box.x0 - gap < x < box.x1 + gap and box.y0 - gap / 4 < y < box.y1 + gap / 4 for x, y in others)
     leader = _LEADER if place.distance > _DISTANCES[0] else 0.0
-    return _covered(box, taken, bounds) + _MISTAKEN * float(mistaken) + leader + place.distance
+    taken, written = (_covered(box, some, bounds) for some in covered)
+    return taken + _UNREADABLE * written + _MISTAKEN * float(mistaken) + leader + place.distance
 
 
 def _covered(box: Bbox, taken: Sequence[Bbox], bounds: Bbox) -> float:

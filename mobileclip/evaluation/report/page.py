@@ -101,7 +101,11 @@ def _template() -> Template:
 def _plot(panel: Panel) -> _Plot:
     light, dark = (draw_latency(panel, theme) for theme in (LIGHT, DARK))
     width, height = (round(_PIXELS_PER_INCH * side) for side in light.get_size_inches())
-    named = "; ".join(f"{one.name} {100 * one.score:.1f} at {one.total_ms:.1f} ms" for one in panel.points)
+    ends = ("{:.1f} to {:.1f}".format(*one.ends) for one in panel.points)
+    named = "; ".join(
+        f"{one.name} {100 * one.score:.1f} ({end}) at {one.total_ms:.1f} ms"
+        for one, end in zip(panel.points, ends, strict=True)
+    )
     return _Plot(
         light=_address(to_svg(light), "image/svg+xml"),
         dark=_address(to_svg(dark), "image/svg+xml"),

@@ -1,4 +1,7 @@
-"""Accuracy over latency, a panel for every device: what was measured on two of them cannot be compared."""
+"""Accuracy over latency, a panel for every device: what was measured on two of them cannot be compared.
+
+Every point has its interval, and no line joins models that are not to be told apart.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,12 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from mobileclip.evaluation.encoding.timing import Source
+from mobileclip.evaluation.encoding.timing import Latency, Source
+from mobileclip.evaluation.metrics.intervals import Interval, mean_interval
 from mobileclip.evaluation.report.figures import Theme, drawable, new_figure, rule_axes
 from mobileclip.evaluation.report.labels import place_labels
 from mobileclip.evaluation.report.values import ModelResults
+from mobileclip.evaluation.report.verdicts import mean_difference
 from mobileclip.evaluation.suite import SUITE
 
 if TYPE_CHECKING:
@@ -27,6 +32,7 @@ _FEW_TICKS = 4
 _WIDTH, _PLOT, _BOTTOM, _LINE = 5.0, 3.4, 0.85, 0.22
 _LEFT, _AXES_WIDTH = 0.11, 0.87
 _TITLE_SIZE, _SUBTITLE_SIZE = 11, 9.5
+_BARS = "bars are 95 % intervals; no line joins models that are not to be told apart"
 
 
 @attrs.frozen(kw_only=True)
@@ -38,12 +44,20 @@ class Point:
         source: of its accuracy.
         total_ms: image and text together, in milliseconds.
         score: mean of its main metrics, as a fraction of one.
+        interval: of the score, with 95 % confidence; None where nobody knows of how many images it is.
     """
 
     name: str
     source: Source
     total_ms: float
     score: float
+    interval: Interval | None
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The ends of the interval, or the score itself, in per cent."""
+        found = self.interval or Interval(self.score, self.score)
+        return 100 * found.low, 100 * found.high
 
 
 @attrs.frozen(kw_only=True)
@@ -55,7 +69,9 @@ class Panel:
         source: whether the latencies were measured here or published.
         score_title: what the scores are.
         points: a point for each model.
-        front: numbers of the points of which no other is both faster and better, the fastest first.
+        front: numbers of the points that are better, by more than the noise, than all that are as fast, the fastest
+            first.
+        loads: of the machine, while each of them was measured.
     """
 
     device: str
@@ -63,6 +79,7 @@ class Panel:
     score_title: str
     points: tuple[Point, ...]
     front: tuple[int, ...]
+    loads: tuple[float, ...] = ()
 
 
 def latency_panels(models: Sequence[ModelResults]) -> tuple[Panel, ...]:
@@ -78,24 +95,12 @@ def latency_panels(models: Sequence[ModelResults]) -> tuple[Panel, ...]:
     return tuple(panel for panel in panels if panel is not None)
 
 
-def pareto_front(points: Sequence[tuple[float, float]]) -> tuple[int, ...]:
-    """Return which points are as good as it gets: none that is at least as fast is better, the fastest first.
-
-    Args:
-        points: cost and score of each; of equal ones the first counts.
-    """
-    front: list[int] = []
-    for index in sorted(range(len(points)), key=lambda one: (points[one][0], -points[one][1])):
-        if not front or points[index][1] > points[front[-1]][1]:
-            front.append(index)
-    return tuple(front)
-
-
 def draw_latency(panel: Panel, theme: Theme) -> Figure:
-    """Return accuracy over latency on one device; the line joins the models that no other beats."""
+    """Return accuracy over latency on one device, with 95 % intervals; the line joins the models of the front."""
     where = "published latency" if panel.source == "published" else "latency measured here"
+    load = f", load average {min(panel.loads):.1f} to {max(panel.loads):.1f}" if panel.loads else ""
     titles = _wrapped(f"{panel.score_title}, per cent", _TITLE_SIZE)
-    lines = (*titles, *_wrapped(f"{where}: {panel.device}", _SUBTITLE_SIZE))
+    lines = (*titles, *_wrapped(_BARS, _SUBTITLE_SIZE), *_wrapped(f"{where}{load}: {panel.device}", _SUBTITLE_SIZE))
     top = _LINE * (len(lines) + 1)
     height = _BOTTOM + _PLOT + top
     figure = new_figure(_WIDTH, height, theme)
@@ -104,22 +109,21 @@ def draw_latency(panel: Panel, theme: Theme) -> Figure:
     _frame(axes, panel, theme)
     front = [(panel.points[index].total_ms, 100 * panel.points[index].score) for index in panel.front]
     if len(front) > 1:
-        axes.plot(*zip(*front, strict=True), color=theme.faint, linewidth=1, zorder=1, label="none faster is better")
+        axes.plot(*zip(*front, strict=True), color=theme.faint, linewidth=1, zorder=1, label="better than all faster")
     for source, marker, title in (("published", "o", "published accuracy"), ("measured", "D", "measured here")):
         chosen = [one for one in panel.points if one.source == source]
         color = theme.published if source == "published" else theme.measured
-        if chosen:
-            axes.scatter(
-                [one.total_ms for one in chosen],
-                [100 * one.score for one in chosen],
-                s=46,
-                marker=marker,
-                facecolor=theme.paper if source == "published" else color,
-                edgecolor=color,
-                linewidth=1.8,
-                zorder=3,
-                label=title,
-            )
+        if not chosen:
+            continue
+        times, scores = [one.total_ms for one in chosen], [100 * one.score for one in chosen]
+        ends = [one.ends for one in chosen]
+        below = [score - low for score, (low, _) in zip(scores, ends, strict=True)]
+        above = [high - score for score, (_, high) in zip(scores, ends, strict=True)]
+        axes.errorbar(times, scores, [below, above], fmt="none", ecolor=color, elinewidth=1, capsize=3, zorder=2)
+        face = theme.paper if source == "published" else color
+        axes.scatter(
+            times, scores, s=26, marker=marker, facecolor=face, edgecolor=color, linewidth=1.8, zorder=3, label=title
+        )
     axes.legend(
         loc="upper left",
         bbox_to_anchor=(-0.02, -0.125),
@@ -146,7 +150,7 @@ def _frame(axes: Axes, panel: Panel, theme: Theme) -> None:
 
     axes.set_facecolor(theme.paper)
     axes.set_xscale("log")
-    times, scores = [one.total_ms for one in panel.points], [100 * one.score for one in panel.points]
+    times, scores = [one.total_ms for one in panel.points], [end for one in panel.points for end in one.ends]
     axes.set_xlim(min(times) / 1.45, max(times) * 1.9)
     margin = max(1.0, 0.12 * (max(scores) - min(scores)))
     axes.set_ylim(max(min(scores) - margin, -0.4 * margin), max(scores) + margin)
@@ -197,7 +201,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 def _panel(device: str, source: Source, models: Sequence[ModelResults]) -> Panel | None:
     timed = [
-        (model, latency.total_ms)
+        (model, latency)
         for model in models
         for latency in model.latencies
         if (latency.device, latency.source) == (device, source)
@@ -211,14 +215,34 @@ def _panel(device: str, source: Source, models: Sequence[ModelResults]) -> Panel
     title = f"average of {len(suite)} data sets" if keys is suite else f"mean of {len(keys)} data sets"
     if len(keys) == 1:
         title = next(iter(timed))[0].results[keys[0]].dataset
-    points = tuple(
-        Point(
-            name=model.name,
-            source=model.source,
-            total_ms=total_ms,
-            score=fmean(model.results[key].main_metric for key in keys),
-        )
-        for model, total_ms in timed
+    return Panel(
+        device=device,
+        source=source,
+        score_title=title,
+        points=tuple(_point(model, latency, keys) for model, latency in timed),
+        front=_front(timed, keys),
+        loads=tuple(latency.load for _, latency in timed if latency.load is not None),
     )
-    front = pareto_front([(one.total_ms, one.score) for one in points])
-    return Panel(device=device, source=source, score_title=title, points=points, front=front)
+
+
+def _point(model: ModelResults, latency: Latency, keys: Sequence[str]) -> Point:
+    scores = [model.results[key].main_metric for key in keys]
+    intervals = [one for one in map(model.interval, keys) if one is not None]
+    return Point(
+        name=model.name,
+        source=model.source,
+        total_ms=latency.total_ms,
+        score=fmean(scores),
+        interval=mean_interval(scores, intervals) if len(intervals) == len(keys) else None,
+    )
+
+
+def _front(timed: Sequence[tuple[ModelResults, Latency]], keys: Sequence[str]) -> tuple[int, ...]:
+    """Return which models can be told to be better than every one that is at least as fast, the fastest first."""
+    means = [fmean(model.results[key].main_metric for key in keys) for model, _ in timed]
+    front: list[int] = []
+    for index in sorted(range(len(timed)), key=lambda one: (timed[one][1].total_ms, -means[one])):
+        found = mean_difference(timed[index][0], timed[front[-1]][0], keys) if front else Interval(1, 1)
+        if found is not None and found.low > 0:
+            front.append(index)
+    return tuple(front)

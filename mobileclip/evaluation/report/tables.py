@@ -209,4 +209,5 @@ def _latency(model: ModelResults) -> str:
 
 
 def _devices(model: ModelResults) -> str:
-    return "; ".join(one.device for one in model.latencies)
+    loads = ("" if one.load is None else f", load {one.load:.1f}" for one in model.latencies)
+    return "; ".join(f"{one.device}{load}" for one, load in zip(model.latencies, loads, strict=True))

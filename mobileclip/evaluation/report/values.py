@@ -11,8 +11,10 @@ from attrs import validators
 
 from mobileclip.data.skips import SkipReport
 from mobileclip.evaluation.encoding.timing import Latency, Source
+from mobileclip.evaluation.metrics.intervals import Interval, proportion_interval
 from mobileclip.evaluation.metrics.outcomes import Outcomes
 from mobileclip.evaluation.results import DatasetResult
+from mobileclip.evaluation.suite import SUITE
 from mobileclip.strict import repeated
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -99,6 +101,18 @@ class ModelResults:
         for key in self.coverage:
             if key not in self.results:
                 raise ValueError(f"{self.name!r} has coverage of {key!r} but no result on it; leave it out")
+
+    def interval(self, key: str) -> Interval | None:
+        """Return where the true main metric of a data set lies with 95 % confidence.
+
+        Without outcomes it is that of a share of as many images as the result, or the suite, says; None where neither
+        does.
+        """
+        if key in self.outcomes:
+            return self.outcomes[key].interval
+        result, suite = self.results[key], {entry.key: entry.num_images for entry in SUITE}
+        total, share = result.num_images or suite.get(key), result.main_metric
+        return proportion_interval(share * total, total) if total and 0 <= share <= 1 else None
 
 
 def require_models(models: Sequence[ModelResults]) -> None:

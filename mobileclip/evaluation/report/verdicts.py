@@ -9,7 +9,7 @@ from typing import Literal
 import attrs
 
 from mobileclip.evaluation.comparison import compare_result
-from mobileclip.evaluation.metrics.intervals import Interval
+from mobileclip.evaluation.metrics.intervals import Interval, mean_interval
 from mobileclip.evaluation.metrics.outcomes import Outcomes
 from mobileclip.evaluation.report.values import ModelResults, reference_of
 from mobileclip.evaluation.results import DatasetResult
@@ -118,6 +118,20 @@ def compare(model: ModelResults, reference: ModelResults) -> Comparison | None:
     keys = (*suite, *sorted(set(both) - set(suite)))
     rows = tuple(_row(model, reference, key) for key in keys)
     return Comparison(model=model.name, reference=reference.name, rows=rows) if rows else None
+
+
+def mean_difference(model: ModelResults, reference: ModelResults, keys: Sequence[str]) -> Interval | None:
+    """Return where the difference of two models' mean over data sets lies, or None where one of them has no interval.
+
+    Args:
+        model: with results on all of them.
+        reference: likewise.
+        keys: of the data sets, at least one.
+    """
+    rows = [_row(model, reference, key) for key in keys]
+    intervals = [row.interval for row in rows if row.interval is not None]
+    differences = [row.difference for row in rows]
+    return mean_interval(differences, intervals) if len(intervals) == len(keys) else None
 
 
 def metric_name(result: DatasetResult, key: str) -> str:

@@ -82,6 +82,7 @@ class Task(ABC):
             OSError: if the data cannot be read, or a store cannot be reached.
         """
 
+    @abstractmethod
     def features(self, session: Session) -> Features:
         """Return what the session's model makes of the data, by `session.kept` with `content`.
 
@@ -89,15 +90,14 @@ class Task(ABC):
             ValueError: if nothing can be evaluated; the message says why.
             OSError: if the data cannot be read, or a store cannot be reached.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def score(self, features: Features) -> Evaluation:
         """Return what these features reach: a function of them and the task, which opens no picture and no model.
 
         Raises:
             ValueError: if they cannot be scored; the message says why.
         """
-        raise NotImplementedError
 
     def evaluate(self, session: Session) -> Evaluation:
         """Return what the session's model reaches: its `features`, and their `score`.

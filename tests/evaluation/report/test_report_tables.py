@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, strategies as st
 
 from mobileclip.data import Skip, SkipReport
-from mobileclip.evaluation import SUITE, DatasetResult, published_models, published_results
+from mobileclip.evaluation import SUITE, DatasetResult, proportion_interval, published_models, published_results
 from mobileclip.evaluation.metrics import outcomes_of
 from mobileclip.evaluation.report import (
+    LIGHT,
     Cell,
     Column,
     Coverage,
@@ -25,9 +26,9 @@ from mobileclip.evaluation.report import (
     compare,
     comparisons,
     coverage_table,
+    draw_latency,
     latency_panels,
     models_table,
-    pareto_front,
     per_cent,
     points,
     provenance_table,
@@ -53,10 +54,9 @@ def result(key, score, **options):
     return DatasetResult(key=key, dataset=key.title(), metrics={"acc1": score, "main_metric": score}, **options)
 
 
-def model(name, scores, **options):
-    return ModelResults(
-        name=name, results={key: result(key, score) for key, score in scores.items()}, source="measured", **options
-    )
+def model(name, scores, *, num_images=None, **options):
+    results = {key: result(key, score, num_images=num_images) for key, score in scores.items()}
+    return ModelResults(name=name, results=results, source="measured", **options)
 
 
 def texts(table):
@@ -266,14 +266,52 @@ class TestOrigins:
 class TestLatency:
     @given(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6)), min_size=1, max_size=12))
     def test_the_front_is_what_no_other_point_beats(self, pairs):
-        front = pareto_front(pairs)
+        timed = [
+            model(
+                f"{place}",
+                {"a": score / 10},
+                num_images=10**9,
+                latencies=(Latency(image_ms=cost / 2, text_ms=cost / 2, device="CPU", source="measured"),),
+            )
+            for place, (cost, score) in enumerate(pairs)
+        ]
+        (panel,) = latency_panels(timed)
         for index, (cost, score) in enumerate(pairs):
             beaten = any(
                 (other_cost <= cost and other_score > score) or (other_cost < cost and other_score >= score)
                 for other_cost, other_score in pairs
             )
-            assert any(pairs[one] == (cost, score) for one in front) is not beaten, index
-        assert [pairs[one] for one in front] == sorted({pairs[one] for one in front})
+            assert any(pairs[one] == (cost, score) for one in panel.front) is not beaten, index
+        assert [pairs[one] for one in panel.front] == sorted({pairs[one] for one in panel.front})
+
+    @pytest.mark.parametrize(("num_images", "front"), [(100, (0,)), (10_000, (0, 1)), (None, (0,))])
+    def test_models_that_are_not_to_be_told_apart_are_not_joined(self, num_images, front):
+        latency = Latency(image_ms=1, text_ms=1, device="CPU", source="measured", load=0.5)
+        slower = attrs.evolve(latency, image_ms=5, load=1.5)
+        both = [
+            model("faster", {"a": 0.5}, num_images=num_images, latencies=(latency,)),
+            model("slower", {"a": 0.53}, num_images=num_images, latencies=(slower,)),
+        ]
+        (panel,) = latency_panels(both)
+        assert panel.front == front
+        figure = draw_latency(panel, LIGHT)
+        (axes,) = figure.axes
+        joined = [line for line in axes.lines if line.get_label() == "better than all faster"]
+        assert [len(line.get_xdata()) for line in joined] == ([2] if len(front) == 2 else [])
+        bars = [one for collection in axes.collections for one in getattr(collection, "get_segments", list)()]
+        expected = [[0.5, 0.5], [0.53, 0.53]]
+        if num_images:
+            expected = [attrs.astuple(proportion_interval(p * num_images, num_images)) for p in (0.5, 0.53)]
+        assert np.array([bar[:, 1] / 100 for bar in bars]) == pytest.approx(np.array(expected))
+        assert "load average 0.5 to 1.5" in " ".join(text.get_text() for text in figure.texts)
+        cells = [cell for row in models_table(both).rows for cell in row]
+        assert [cell.small for cell in cells if "load" in cell.small] == ["CPU, load 0.5", "CPU, load 1.5"]
+
+    def test_a_mean_over_data_sets_is_as_sure_as_all_of_them(self):
+        latency = Latency(image_ms=1, text_ms=1, device="CPU", source="measured")
+        (panel,) = latency_panels([model("m", dict.fromkeys("abcd", 0.5), num_images=100, latencies=(latency,))])
+        alone, found = proportion_interval(50, 100), panel.points[0].interval
+        assert (found.low, found.high) == pytest.approx((0.5 + (alone.low - 0.5) / 2, 0.5 + (alone.high - 0.5) / 2))
 
     def test_devices_are_never_mixed(self):
         here = Latency(image_ms=100, text_ms=50, device="CPU", source="measured")

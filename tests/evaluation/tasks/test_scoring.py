@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mobileclip.data.skips import Skip, SkipReport
+from mobileclip.data import Skip, SkipReport
 from mobileclip.evaluation import SUITE, Benchmark, Features, score, suite_entry
 from mobileclip.evaluation.datasets import FIELDS
 from mobileclip.evaluation.tasks.zero_shot import require_metric
