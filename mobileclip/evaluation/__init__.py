@@ -4,34 +4,9 @@ What asks a model, measures its answers or shows the results belongs here, in th
 exports a model does not.
 """
 
-from mobileclip.evaluation.cache import FeatureCache
-from mobileclip.evaluation.candidates import Candidate, candidate_of, open_candidate
-from mobileclip.evaluation.classifier import ClassifierEvaluation, classifier_hook, evaluate_classifier
-from mobileclip.evaluation.comparison import ComparisonRow, compare_results
-from mobileclip.evaluation.datasets.benchmark import Benchmark, BenchmarkSample, open_benchmark
-from mobileclip.evaluation.datasets.writing import write_benchmark
-from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize, Transform
-from mobileclip.evaluation.encoding.features import Features
-from mobileclip.evaluation.hook import evaluation_hook
-from mobileclip.evaluation.metrics.classification import (
-    ClassificationResult,
-    classification_accuracy,
-    ensemble_prompts,
-)
-from mobileclip.evaluation.metrics.groups import GroupAccuracy, association_score, group_accuracy, macro_f1
-from mobileclip.evaluation.metrics.intervals import Interval, PairedDifference, paired_difference, proportion_interval
-from mobileclip.evaluation.metrics.retrieval import Recall, RetrievalResult, caption_recall, retrieval_recall
-from mobileclip.evaluation.published import published_models, published_results, published_with
-from mobileclip.evaluation.records import Record, add_record
-from mobileclip.evaluation.results import DatasetResult, read_results, suite_average, write_results
-from mobileclip.evaluation.runner import EvaluationSpec, Failure, ModelRun, Run, evaluate_models
-from mobileclip.evaluation.session import Session
-from mobileclip.evaluation.suite import SUITE, SuiteEntry, suite_entry
-from mobileclip.evaluation.summary import summarize, write_summary
-from mobileclip.evaluation.tasks.catalogue import SUITES, find_task, suite_tasks
-from mobileclip.evaluation.tasks.task import Evaluation, FoundTask, Task, TaskEntry, TaskOptions, evaluation_tasks
-from mobileclip.evaluation.tasks.zero_shot.evaluate import evaluate_benchmark
-from mobileclip.evaluation.tasks.zero_shot.scoring import score
+import lazy_loader
+
+__getattr__, __dir__, _ = lazy_loader.attach_stub(__name__, __file__)
 
 __all__ = [
     "SUITE",

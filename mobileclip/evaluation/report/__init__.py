@@ -3,19 +3,11 @@
 What shows results belongs here; no model is asked here.
 """
 
+import lazy_loader
+
 from mobileclip.evaluation.encoding.timing import Latency
-from mobileclip.evaluation.report.disagreements import Disagreement, ShownPicture, find_disagreements
-from mobileclip.evaluation.report.figures import DARK, LIGHT, drawable, new_figure, to_png, to_svg
-from mobileclip.evaluation.report.labels import place_labels
-from mobileclip.evaluation.report.origins import coverage_table, provenance_table
-from mobileclip.evaluation.report.pictures import LONGEST_SIDE, Picture, find_images, thumbnail
-from mobileclip.evaluation.report.plots import draw_latency, latency_panels
-from mobileclip.evaluation.report.published import published_model
-from mobileclip.evaluation.report.table import Cell, Column, Table, per_cent, points
-from mobileclip.evaluation.report.tables import models_table, results_table, robustness_table, verdict_table
-from mobileclip.evaluation.report.values import Coverage, ModelResults, Provenance
-from mobileclip.evaluation.report.verdicts import Comparison, compare, comparisons
-from mobileclip.evaluation.report.write import write_plots, write_report
+
+__getattr__, __dir__, _ = lazy_loader.attach_stub(__name__, __file__)
 
 __all__ = [
     "DARK",

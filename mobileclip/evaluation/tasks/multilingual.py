@@ -153,7 +153,7 @@ def open_xtd10(found: FoundTask, _: TaskOptions) -> MultilingualTask:
     files = {storage.file_name(name): name for name in storage.find_files(found.path) if name.endswith(".txt")}
     captions = {name.removeprefix(_CAPTIONS)[:-4]: name for name in sorted(files) if name.startswith(_CAPTIONS)}
     if _NAMES not in files or not captions:
-        raise ValueError(f"{found.path} lacks {_NAMES}, or {_CAPTIONS}de.txt and those of other languages")
+        raise ValueError(f"{_NAMES} is missing in {found.path}, or {_CAPTIONS}de.txt and those of other languages")
     names = _lines(found.path, files[_NAMES])
     by_language = {language: _lines(found.path, files[name]) for language, name in captions.items()}
     for language, own in by_language.items():

@@ -13,7 +13,7 @@ CAPTIONS = {
     "retrieval/mscoco_2014_5k_test_image_text_retrieval": "clip-benchmark/wds_mscoco_captions",
 }
 # Whose data lie in folders of their own.
-BESIDE = ("aro/vg", "comp/", "longclip/", "misc/winogavil")
+BESIDE = ("aro/vg", "comp/", "longclip/", "misc/winogavil", "multilingual/")
 
 
 def test_every_published_figure_has_its_task():
@@ -46,7 +46,7 @@ def test_an_empty_folder_is_refused_before_any_work(key, tmp_path):
     with pytest.raises(ValueError, match=r"is not in|has no folder") as missing:
         find_task(key, str(tmp_path))
     assert str(tmp_path) in str(missing.value)
-    for folder in ("aro", "winogavil", "sugarcrepe", "winoground", "urban1k", "sharegpt4v"):
+    for folder in ("aro", "winogavil", "sugarcrepe", "winoground", "urban1k", "sharegpt4v", "xtd10", "xm3600"):
         (tmp_path / folder).mkdir()
     if key.startswith(BESIDE):
         with pytest.raises(ValueError, match=r"is missing|there is nothing of") as empty:
