@@ -19,7 +19,8 @@ from mobileclip.data.images.transform import ImageTransform, load_image
 from mobileclip.encoders import DualEncoder
 from mobileclip.encoders.checkpoints import resolve_spec, save_model
 from mobileclip.evaluation.report.verdicts import compare
-from mobileclip.evaluation.runner import EvaluationSpec, evaluate_models
+from mobileclip.evaluation.runner import evaluate_models
+from mobileclip.evaluation.spec import EvaluationSpec
 from mobileclip.evaluation.summary import summarize
 from mobileclip.export import (
     Contract,

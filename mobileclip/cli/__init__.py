@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _with_default(arguments: list[str]) -> list[str]:
     """Return what was typed, with `run` behind an `eval` that no other command follows."""
-    if arguments[:1] == ["eval"] and arguments[1:2] not in ([], ["run"], ["report"], ["orders"], ["-h"], ["--help"]):
+    if arguments[:1] == ["eval"] and arguments[1:2] not in ([], ["run"], ["report"], ["orders"]):
         return ["eval", "run", *arguments[1:]]
     return arguments
 

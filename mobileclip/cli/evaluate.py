@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from mobileclip.cli.checks import require_file
-from mobileclip.evaluation.printing import divided, evaluate_and_print
-from mobileclip.evaluation.runner import EvaluationSpec
+from mobileclip.evaluation.spec import EvaluationSpec
 from mobileclip.terminal import print_table, say
 
 if TYPE_CHECKING:
@@ -42,7 +41,8 @@ def evaluate(
     probe: before one of classes, it is a linear probe. Without any, a suite is evaluated.
 
     Every finished data set is written down at once: the same command goes on where it was stopped, and what was encoded
-    is not encoded again. What cannot be evaluated is named at the end.
+    is not encoded again. What cannot be evaluated is named at the end. mobileclip eval report and mobileclip eval
+    orders have a --help of their own.
 
     Args:
         models: one or several, and the data sets to evaluate them on.
@@ -53,6 +53,8 @@ def evaluate(
             measures how long an image and a text take, too.
         strict: end with status 1 in place of 0 if samples of a data set were left out.
     """
+    from mobileclip.evaluation.printing import divided, evaluate_and_print
+
     evaluate_and_print(*divided(models, spec), beside=beside, report=report, strict=strict)
 
 

@@ -19,7 +19,7 @@ from mobileclip.terminal import console, say
 if TYPE_CHECKING:
     from mobileclip.data.skips import SkipReport
     from mobileclip.evaluation import Benchmark, BenchmarkSample
-    from mobileclip.evaluation.runner import EvaluationSpec
+    from mobileclip.evaluation.spec import EvaluationSpec
     from mobileclip.export import Report, Samples
 
 _NUM_CALIBRATION = 100
@@ -123,7 +123,7 @@ def verify(
         raise ValueError("--data and --checkpoint go together: the export is compared with what it was made of")
     _conclude(verify_export(folder, trust=trust), f"{folder} fails")
     if data is not None and checkpoint is not None:
-        from mobileclip.evaluation.runner import EvaluationSpec
+        from mobileclip.evaluation.spec import EvaluationSpec
 
         spec = EvaluationSpec(datasets=(data,), output=output, trust=trust, rows=rows)
         if _loses(folder, checkpoint, spec):

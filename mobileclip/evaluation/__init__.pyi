@@ -51,13 +51,13 @@ from .results import (
     write_results as write_results,
 )
 from .runner import (
-    EvaluationSpec as EvaluationSpec,
     Failure as Failure,
     ModelRun as ModelRun,
     Run as Run,
     evaluate_models as evaluate_models,
 )
 from .session import Session as Session
+from .spec import EvaluationSpec as EvaluationSpec
 from .suite import SUITE as SUITE, SuiteEntry as SuiteEntry, suite_entry as suite_entry
 from .summary import summarize as summarize, write_summary as write_summary
 from .tasks.catalogue import SUITES as SUITES, find_task as find_task, suite_tasks as suite_tasks

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 from mobileclip.evaluation.published import published_results
-from mobileclip.evaluation.runner import EvaluationSpec, evaluate_models
+from mobileclip.evaluation.runner import evaluate_models
+from mobileclip.evaluation.spec import EvaluationSpec
 from mobileclip.evaluation.tasks.catalogue import is_data_set
 from mobileclip.terminal import console, print_table, say
 from mobileclip.terminal.status import conclude

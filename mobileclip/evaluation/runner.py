@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
-from attrs import validators
 
 from mobileclip import storage
-from mobileclip.datasets.sources import RowOptions
 from mobileclip.evaluation.candidates import Candidate, candidate_device, open_candidate, require_candidates
 from mobileclip.evaluation.datasets.benchmark import require_different_names
 from mobileclip.evaluation.datasets.content import hash_of
@@ -22,13 +20,10 @@ from mobileclip.evaluation.metrics.outcomes import Outcomes
 from mobileclip.evaluation.pace import Pace
 from mobileclip.evaluation.records import Record, add_record
 from mobileclip.evaluation.session import Session, origin
-from mobileclip.evaluation.tasks.catalogue import SuiteName, find_task, suite_tasks
-from mobileclip.evaluation.tasks.task import FoundTask, TaskOptions
-from mobileclip.hardware.devices import AUTO
-from mobileclip.hardware.precision import WidePrecision
-from mobileclip.inputs import Interpolation
+from mobileclip.evaluation.spec import EvaluationSpec
+from mobileclip.evaluation.tasks.catalogue import find_task, suite_tasks
+from mobileclip.evaluation.tasks.task import FoundTask
 from mobileclip.machine import raise_machine_fault
-from mobileclip.strict import repeated, strict
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,68 +33,6 @@ if TYPE_CHECKING:
 RESULTS = "results.jsonl"
 
 _NOT_A_NAME = re.compile(r"[^\w.+-]+")
-
-
-@attrs.frozen(kw_only=True, field_transformer=strict)
-class EvaluationSpec:
-    """Which models are evaluated on what.
-
-    Args:
-        suite: `quick` for six small data sets, `imagenet` for it and its relatives, `retrieval` for Flickr30k and COCO,
-            `aro` and `sugarcrepe` for compositional understanding, `full` for the 38 whose mean the papers report.
-        datasets: these instead of a suite: keys such as vtab/pets, or places of data sets: folders of classes or of
-            images with captions, JSON lines, shards, folders and addresses in the public layout; with `probe:` before
-            one of classes, a linear probe on it.
-        data: folder or address that holds the data sets in folders such as wds_vtab-pets_test, or a pattern with {name}
-            in it; without it they are read from the hub, where they are published.
-        output: folder of every model's results.jsonl, and of embeddings; a run that was stopped goes on from there.
-        device: where models compute, such as cuda:1, mps or cpu; `auto` is the best device there is.
-        precision: of the weights.
-        image_size: side of the images, in pixels, where not a model's own; open_clip's models have theirs.
-        context_length: ids per text, where fewer than a model's own; see `mobileclip.encoders.load_model`.
-        interpolation: filters that resize pictures, `bilinear`, `bicubic` or both: each model is evaluated with each,
-            and its name ends with the filter; none for a model's own. Open_clip's models have theirs.
-        batch_size: images encoded at once; by default as many as fit into memory.
-        num_threads: threads that read images beside the model; by default one per core, eight at most.
-        cache: whether embeddings are kept and found again, so that another run looks at no image that one has encoded;
-            without, every run encodes anew.
-        allow_missing: whether to go on where a shard is missing; the result says what is left out.
-        trust: run exports for other targets than ONNX that another machine wrote, whose runtimes do not validate files:
-            whoever made one could run anything on this machine.
-        rows: how rows of `.jsonl` files and of tables among the data sets are read.
-        stores: how long stores are waited for. Specs that differ in these alone are equal.
-
-    Examples:
-        >>> EvaluationSpec(datasets=("vtab/pets",)) == EvaluationSpec(datasets=("vtab/pets",), suite="quick")
-        True
-    """
-
-    suite: SuiteName = "quick"
-    datasets: tuple[str, ...] = ()
-    data: str | None = None
-    output: Path = Path("outputs/evaluation")
-    device: str = AUTO
-    precision: WidePrecision = "float32"
-    image_size: int | None = None
-    context_length: int | None = None
-    interpolation: tuple[Interpolation, ...] = attrs.field(default=())
-    batch_size: int | None = attrs.field(default=None, validator=validators.optional(validators.ge(1)))
-    num_threads: int | None = attrs.field(default=None, validator=validators.optional(validators.ge(1)))
-    cache: bool = True
-    allow_missing: bool = False
-    trust: bool = False
-    rows: RowOptions = attrs.field(factory=RowOptions)
-    stores: storage.StoreLimits = attrs.field(factory=storage.StoreLimits, eq=False)
-
-    @interpolation.validator
-    def _check_interpolation(self, _: object, value: tuple[str, ...]) -> None:
-        if twice := repeated(value):
-            raise ValueError(f"interpolation names {twice[0]!r} twice; name it once")
-
-    @property
-    def task_options(self) -> TaskOptions:
-        """How the data of tasks are opened."""
-        return TaskOptions(allow_missing=self.allow_missing, rows=self.rows, orders=self.output / "orders")
 
 
 @attrs.frozen(kw_only=True)

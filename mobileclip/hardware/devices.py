@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 AUTO = "auto"
 """What specs and flags say for: the best device that is there."""
@@ -19,8 +22,10 @@ def pick_device(name: str | torch.device = AUTO, *, local_rank: int = 0) -> torc
     Raises:
         ValueError: if there is no such device, or fewer GPUs than processes; the message says what there is.
     """
+    import torch
+
     if str(name) == AUTO:
-        return _best(local_rank)
+        return torch.device(_best(local_rank))
     try:
         device = torch.device(name)
         torch.ones(1, device=device).item()  # what `meta` cannot
@@ -35,6 +40,8 @@ def pick_device(name: str | torch.device = AUTO, *, local_rank: int = 0) -> torc
 
 def all_devices() -> tuple[str, ...]:
     """Return the names of all devices of the best kind: every CUDA GPU, else Apple's, else the CPU."""
+    import torch
+
     if torch.cuda.is_available():
         return tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
     return ("mps",) if torch.backends.mps.is_available() else ("cpu",)
@@ -50,13 +57,13 @@ def has_float64(device: torch.device) -> bool:
     return device.type != "mps"
 
 
-def _best(local_rank: int) -> torch.device:
+def _best(local_rank: int) -> str:
     devices = all_devices()
     if not devices[0].startswith("cuda"):
-        return torch.device(devices[0])
+        return devices[0]
     if local_rank >= len(devices):
         raise ValueError(
             f"process {local_rank} of this machine has no GPU of its own, there are {len(devices)}; start one process "
             f"per GPU: torchrun --nproc-per-node {len(devices)} ..."
         )
-    return torch.device(devices[local_rank])
+    return devices[local_rank]

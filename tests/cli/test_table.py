@@ -50,7 +50,7 @@ def test_an_example_can_be_typed(names, one):
     assert parse(only_read, flags, description="", prog="x") == "read"
 
 
-@pytest.mark.parametrize("names", [(), ("data",), ("hub",), ("eval",), ("recipes",)])
+@pytest.mark.parametrize("names", [(), ("data",), ("hub",), ("recipes",)])
 def test_the_list_fits_a_screen_of_eighty_columns(capsys, monkeypatch, names):
     monkeypatch.setenv("COLUMNS", "80")
     status, out, err = listed(capsys, *names, "--help")

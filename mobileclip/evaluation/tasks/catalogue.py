@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import attrs
 
@@ -15,6 +15,7 @@ from mobileclip.datasets.sources.opening import is_place, require_data_set
 from mobileclip.encoders.checkpoints import packaged
 from mobileclip.encoders.checkpoints.exports import is_export
 from mobileclip.evaluation.datasets.benchmark import benchmark_name
+from mobileclip.evaluation.spec import SuiteName
 from mobileclip.evaluation.suite import SUITE, folder_names, key_and_title, published_page
 from mobileclip.evaluation.tasks.choices.aro import (
     CAPTIONS,
@@ -41,7 +42,6 @@ from mobileclip.evaluation.tasks.zero_shot.evaluate import open_zero_shot
 from mobileclip.interop.folder import WEIGHTS
 from mobileclip.registry import nearest
 
-SuiteName = Literal["quick", "imagenet", "retrieval", "multilingual", "aro", "sugarcrepe", "full"]
 PROBE = "probe:"
 """Before a data set of classes: a linear probe on it, instead of zero-shot classification."""
 
