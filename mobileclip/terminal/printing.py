@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import select
 import sys
 from functools import cache
@@ -69,15 +70,33 @@ def console(*, shown: bool = True) -> Console | None:
 
 
 def print_table(*parts: Any, min_width: int = 100) -> None:
-    """Print tables of rich, and texts between them, on standard output.
+    """Print tables of rich, and texts between them, on standard output; into a pipe or a file, whole and apart by tabs.
 
     Args:
         parts: one after another.
-        min_width: columns that a narrower terminal, or none, is taken to have: a table that is cut says nothing.
+        min_width: columns that a narrower terminal is taken to have: a table that is cut says nothing.
     """
     output = output_console()
-    output.width = max(output.width, min_width)
-    output.print(*parts, sep="\n")
+    if output.is_terminal:
+        output.width = max(output.width, min_width)
+        output.print(*parts, sep="\n")
+    else:
+        stream = output_stream()
+        stream.write("".join(_encodable(f"{_tab_separated(part)}\n", stream) for part in parts))
+        stream.flush()
+
+
+def _tab_separated(part: Any) -> str:
+    """Return a table as a line of titles and a line for each row, or a text as it is."""
+    from rich.table import Table
+
+    if not isinstance(part, Table):
+        return shown(part)
+    columns = [[*([column.header] if part.show_header else []), *column.cells] for column in part.columns]
+    rows = [
+        [shown(re.sub(r"[\t\n]+", " ", str(cell)).strip(" ")) for cell in row] for row in zip(*columns, strict=True)
+    ]
+    return "\n".join([*([shown(part.title)] if part.title else []), *map("\t".join, rows)])
 
 
 def output_console() -> Console:

@@ -19,9 +19,9 @@ ROOT = Path(__file__).parents[2]
 def test_every_recipe_is_listed_with_its_command(capsys):
     main(["recipes", "ls"])
     out = capsys.readouterr().out
-    commands = [line for line in out.splitlines() if line.startswith(" mobileclip ")]
+    commands = [line for line in out.splitlines() if line.startswith("mobileclip ")]
     assert len(commands) == len(recipe_files()) == len(list((ROOT / "recipes").glob("*.py")))
-    assert "mobileclip train s2 " in out
+    assert "\nmobileclip train s2\t" in out
     assert "mobileclip reinforce datacompdr12m" in out
 
 

@@ -56,13 +56,28 @@ def test_a_line_is_cut_where_it_is_longer_than_any_of_ours():
     assert shown(f"a\n{'x' * 10_001}") == f"a\n{'x' * 10_000}... (10,001 characters)"
 
 
-def test_tables_hold_no_markup(capsys):
+@pytest.mark.parametrize("is_terminal", ["0", "1"])
+def test_tables_hold_no_markup(capsys, monkeypatch, is_terminal):
     from rich.table import Table
 
+    monkeypatch.setenv("TTY_COMPATIBLE", is_terminal)
     table = Table(HOSTILE, title=HOSTILE, box=None)
     table.add_row(HOSTILE)
     print_table(HOSTILE, table, min_width=200)
     assert [line.strip() for line in capsys.readouterr().out.splitlines()] == [SEEN] * 4
+
+
+def test_a_table_in_a_pipe_is_whole_and_apart_by_tabs(capsys, monkeypatch):
+    from rich.table import Table
+
+    monkeypatch.setenv("COLUMNS", "20")
+    table = Table("model", "rate", title="Rates", box=None)
+    table.add_row("mobileclip_s0 of a\tlong\nname", "2.5e-05")
+    headless = Table(show_header=False)
+    headless.add_row("key", "000001")
+    print_table(table, headless, "said", min_width=10)
+    out = capsys.readouterr().out
+    assert out == "Rates\nmodel\trate\nmobileclip_s0 of a long name\t2.5e-05\nkey\t000001\nsaid\n"
 
 
 def test_progress_shows_a_hostile_title_and_detail(capsys):

@@ -149,7 +149,7 @@ class TestInspection:
             assert part in text
         assert "cls 1," in text
         assert "Augmentations, 7" in text
-        assert "image_emb     7 x 6" in text
+        assert "image_emb\t7 x 6" in text
         assert "crop: width x height at (left, top)" in text
         assert "size and hash" in text
 
