@@ -61,6 +61,7 @@ def test_tables_hold_no_markup(capsys, monkeypatch, is_terminal):
     from rich.table import Table
 
     monkeypatch.setenv("TTY_COMPATIBLE", is_terminal)
+    monkeypatch.setenv("TERM", "dumb")
     table = Table(HOSTILE, title=HOSTILE, box=None)
     table.add_row(HOSTILE)
     print_table(HOSTILE, table, min_width=200)
