@@ -20,7 +20,6 @@ from typing import Literal
 
 import attrs
 import numpy as np
-import pyarrow as pa
 import torch
 from attrs import validators
 from numpy.typing import NDArray
@@ -137,7 +136,7 @@ def measure_search(folder: Path, spec: CollectionBenchSpec) -> dict[str, float]:
     draw = np.random.default_rng(spec.seed)
     vectors = draw_vectors(draw, spec)
     ids = np.arange(len(vectors))
-    snapshot = Snapshot(table=pa.table({"id": ids}), vectors=vectors, ids=ids, num_unreadable=0)
+    snapshot = Snapshot(vectors=vectors, ids=ids)
     chosen = vectors[draw.integers(0, len(vectors), spec.num_queries)].astype(np.float32)
     queries = unit_rows(chosen + 0.02 * draw.standard_normal(chosen.shape, dtype=np.float32))
     start = time.process_time()

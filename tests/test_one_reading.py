@@ -118,7 +118,7 @@ def test_embed(folder, expected, tmp_path):
 def test_index(folder, expected, tmp_path):
     run("index", str(folder), "-i", str(tmp_path / "index"), "-c", "icons", "--decode", "exact")
     snapshot = Collection.open(tmp_path / "index").snapshot
-    rows = zip(snapshot.table.to_pylist(), snapshot.vectors, strict=True)
+    rows = zip(snapshot.rows(range(len(snapshot))), snapshot.vectors, strict=True)
     same({Path(row["path"]).name: vector for row, vector in rows if not row["problem"]}, expected, HALF)
 
 

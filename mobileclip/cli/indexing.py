@@ -70,7 +70,7 @@ def index(
 
     mobileclip index photos/ more/cat.jpg 'shards/{000..127}.tar' --index photos.index
 
-    The index is a folder of Parquet files that other programs read too. What is finished is kept when the command is
+    The index is a folder: rows in SQLite, and their embeddings. What is finished is kept when the command is
     stopped, and the same command does the rest. New, changed and removed files are found by size and time, moved ones
     by their content. Pictures that cannot be read are named and counted, and tried again when they change.
 
@@ -164,6 +164,7 @@ def merge(
     """Join indexes of one model, made on several machines for instance: their embeddings are copied into one.
 
     mobileclip merge monday.index tuesday.index --index week.index
+    mobileclip merge photos.index --index photos.parquet
 
     Of a file that several hold, the rows of its latest change are kept; of the same change, those of an index that has
     read it to its end, then those that are there first. The other indexes are left as they are. An index that is copied
@@ -171,17 +172,22 @@ def merge(
 
     Args:
         others: indexes to join; one of another model is refused.
-        index_folder: the index that they are joined in; it may hold pictures already, or not be there yet.
+        index_folder: the index that they are joined in; it may hold pictures already, or not be there yet. A name that
+            ends with .parquet: one index is written there for other programs, and may be merged into an index again.
         quiet: show no progress.
     """
     from mobileclip.collections import Collection
-    from mobileclip.collections.store.manifest import MANIFEST
     from mobileclip.collections.store.store import is_index
 
     if not others:
         raise ValueError("there is nothing to merge; give the folders of other indexes")
     first, *rest = (Collection.open(other) for other in others)
-    require_output_folder(index_folder, overwrite=True, marker=MANIFEST)
+    if index_folder.suffix == ".parquet":
+        if rest:
+            raise ValueError("a Parquet file is made of one index; merge the others into one first")
+        say(f"wrote {first.export(index_folder):,} rows to {index_folder}")
+        return
+    _require_index_or_room(index_folder)
     target = Collection.open(index_folder) if is_index(index_folder) else Collection.create_like(index_folder, first)
     report = target.merge(first, *rest, show_progress=not quiet)
     say(f"{len(target):,} pictures in {index_folder}: {report}")
@@ -232,7 +238,7 @@ def brought_up_to_date(
     from mobileclip.engines import SET_ASIDE
 
     folder = place_of(index_folder, inputs)
-    found = scan(inputs or Store.open(folder).manifest.inputs, may_be_missing=not inputs)
+    found = scan(inputs or Store.open(folder).inputs, may_be_missing=not inputs)
     say(f"the index is {folder}")
     if index_folder is None and not is_index(folder):
         _take_along(folder, found, source)
@@ -269,16 +275,23 @@ def place_of(index_folder: Path | None, inputs: Sequence[str]) -> Path:
 def _take_along(folder: Path, found: Scan, source: ModelSource) -> None:
     """Let a new index begin with what is known of the pictures, where these were in another place before."""
     from mobileclip.collections import Collection, ModelSource
-    from mobileclip.collections.store.manifest import MANIFEST
     from mobileclip.collections.store.places import moved_index
 
     files = ((file.path, file.size) for file in found.files.values())
     before = moved_index(files, None if source == ModelSource() else source.in_full())
     if before is not None:
-        require_output_folder(folder, overwrite=True, marker=MANIFEST)
+        _require_index_or_room(folder)
         Collection.create_copy(folder, Collection(before))
-        gone = ", ".join(printable(one, limit=_LONGEST_NAME) for one in before.manifest.inputs[:_MOST_NAMED])
+        gone = ", ".join(printable(one, limit=_LONGEST_NAME) for one in before.inputs[:_MOST_NAMED])
         say(f"the pictures were in {gone} before; what {before.folder} knows of them is taken along")
+
+
+def _require_index_or_room(folder: Path) -> None:
+    """Refuse a folder that holds something else, or cannot be written to."""
+    from mobileclip.collections.store.database import INDEX
+    from mobileclip.collections.store.old import MANIFEST
+
+    require_output_folder(folder, overwrite=True, marker=MANIFEST if (folder / MANIFEST).is_file() else INDEX)
 
 
 def opened(folder: Path, device: str, *, trust: bool) -> Collection:
@@ -288,20 +301,19 @@ def opened(folder: Path, device: str, *, trust: bool) -> Collection:
     from mobileclip.inference.loading import device_for
 
     store = Store.open(folder)
-    kept = store.manifest.model
+    kept = store.about.model
     return Collection(store, device=device_for(kept.model, kept.checkpoint, device), trust=trust)
 
 
 def opened_for(folder: Path, source: ModelSource, device: str, *, trust: bool) -> Collection:
     """Return the index in a folder, or a new one; one that is there is of the model that is asked for, if any is."""
     from mobileclip.collections import Collection, ModelSource
-    from mobileclip.collections.store.manifest import MANIFEST
     from mobileclip.collections.store.store import Store, is_index
     from mobileclip.inference.loading import device_for, require_model
 
     if is_index(folder) and source == ModelSource():
         return opened(folder, device, trust=trust)
-    require_output_folder(folder, overwrite=True, marker=MANIFEST)
+    _require_index_or_room(folder)
     model = source.model or (None if source.checkpoint else DEFAULT_MODEL)
     place = device_for(model, source.checkpoint, device)
     require_model(model, source.checkpoint)

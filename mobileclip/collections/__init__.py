@@ -9,7 +9,7 @@ from mobileclip.collections.reading.options import IndexOptions
 from mobileclip.collections.searching.duplicates import DuplicateGroup, Duplicates
 from mobileclip.collections.searching.filtering import Condition, parse_condition
 from mobileclip.collections.searching.matches import Match
-from mobileclip.collections.store.manifest import Manifest, ModelSource, Segment
+from mobileclip.collections.store.about import ModelSource
 from mobileclip.collections.store.merging import MergeReport
 
 __all__ = [
@@ -19,10 +19,8 @@ __all__ = [
     "Duplicates",
     "IndexOptions",
     "IndexReport",
-    "Manifest",
     "Match",
     "MergeReport",
     "ModelSource",
-    "Segment",
     "parse_condition",
 ]

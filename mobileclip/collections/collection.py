@@ -19,7 +19,8 @@ from mobileclip.collections.searching.filtering import Condition
 from mobileclip.collections.searching.matches import Match, match_of
 from mobileclip.collections.searching.neighbours import GraphSizes, NeighbourGraphs, open_graphs, renew_graphs
 from mobileclip.collections.searching.queries import Picture, direction_of, nearest_matches
-from mobileclip.collections.store.manifest import Manifest, ModelSource
+from mobileclip.collections.store import parquet
+from mobileclip.collections.store.about import About, ModelSource
 from mobileclip.collections.store.merging import MergeReport, merge_stores
 from mobileclip.collections.store.snapshot import Snapshot, take_snapshot
 from mobileclip.collections.store.store import Store
@@ -65,10 +66,10 @@ class Collection:
 
     @classmethod
     def open(cls, path: str | Path, *, device: str = "cpu", trust: bool = False) -> Collection:
-        """Return the collection in a folder.
+        """Return the collection in a folder, or in a Parquet file that `export` wrote, which is not written to.
 
         Args:
-            path: of the folder.
+            path: of it.
             device: where to compute.
             trust: see the class.
 
@@ -94,8 +95,8 @@ class Collection:
         """
         kept = source.in_full()
         clip, identity = kept.load(device, trust=trust)
-        manifest = _of_model(identity, clip.model.spec.image.embedding_dim, kept)
-        return cls(Store.create(Path(path), manifest), clip=clip, device=device, trust=trust)
+        about = _of_model(identity, clip.model.spec.image.embedding_dim, kept)
+        return cls(Store.create(Path(path), about), clip=clip, device=device, trust=trust)
 
     @classmethod
     def create_like(cls, path: str | Path, other: Collection) -> Collection:
@@ -108,9 +109,7 @@ class Collection:
         Raises:
             FileExistsError: if the folder holds something.
         """
-        known = other.store.manifest
-        manifest = _of_model(known.identity, known.dim, known.model)
-        return cls(Store.create(Path(path), manifest), device=other.device, trust=other.trust)
+        return cls(Store.create(Path(path), other.store.about), device=other.device, trust=other.trust)
 
     @classmethod
     def create_copy(cls, path: str | Path, other: Collection) -> Collection:
@@ -141,7 +140,7 @@ class Collection:
             ValueError: if another is now where it came from.
         """
         if self._clip is None:
-            clip, identity = self.store.manifest.model.load(self.device, trust=self.trust)
+            clip, identity = self.store.about.model.load(self.device, trust=self.trust)
             self.require(identity, "what its model was loaded from")
             self._clip = clip
         return self._clip
@@ -156,7 +155,7 @@ class Collection:
         Raises:
             ValueError: if it is another one.
         """
-        self.store.manifest.identity.require_same(identity, here=f"the index {self.path}", there=there)
+        self.store.about.identity.require_same(identity, here=f"the index {self.path}", there=there)
 
     def __len__(self) -> int:
         """Return how many pictures there are."""
@@ -194,10 +193,10 @@ class Collection:
             ValueError: if it is another one, or there is no such model.
             FileNotFoundError: if there is no such file.
         """
-        manifest = self.store.manifest
-        if manifest.is_known_to_be_of_another(source) and str(source) != str(manifest.model):
+        about = self.store.about
+        if about.is_known_to_be_of_another(source) and str(source) != str(about.model):
             raise ValueError(
-                f"the index {self.path} is of {manifest.model}, and not of {source}: embeddings of two models cannot "
+                f"the index {self.path} is of {about.model}, and not of {source}: embeddings of two models cannot "
                 "be compared; leave the model out to go on with the index, or give another folder for another index"
             )
 
@@ -281,7 +280,7 @@ class Collection:
             OSError: if one cannot be read, or this one cannot be written.
         """
         for other in others:
-            self.require(other.store.manifest.identity, f"the index {other.path}")
+            self.require(other.store.about.identity, f"the index {other.path}")
             if other.path.resolve() == self.path.resolve():
                 raise ValueError(f"the index {self.path} cannot be merged with itself; give other indexes")
         with self.store.writing():
@@ -351,7 +350,8 @@ class Collection:
 
         Args:
             output: `*.npz` is an archive that `mobileclip embed` could have written; `*.safetensors` has small copies
-                of the pictures too, and is what the page of `examples/web` opens, see `write_web_file`.
+                of the pictures too, and is what the page of `examples/web` opens, see `write_web_file`; `*.parquet` has
+                all rows, those of files that are gone included, for other programs, `open` and `merge`.
             overwrite: whether a file that is there is replaced.
             show_progress: whether to show how far it is.
 
@@ -363,10 +363,13 @@ class Collection:
             return web_file.write_web_file(
                 Path(output), self.snapshot, self.clip, overwrite=overwrite, show_progress=show_progress
             )
-        places = self.snapshot.shown()
-        names = tuple(match_of(self.snapshot, int(place), 1.0).name for place in places)
+        if Path(output).suffix == parquet.SUFFIX:
+            rows = self.store.all_rows()
+            return parquet.write_rows(Path(output), rows, self.store.about, overwrite=overwrite)
+        places, shown = self.snapshot.shown()
+        names = tuple(match_of(row, 1.0).name for row in shown)
         image = self.snapshot.vectors[places].astype(np.float32)
-        embeddings = Embeddings(model=self.store.manifest.identity, image=image, image_paths=names)
+        embeddings = Embeddings(model=self.store.about.identity, image=image, image_paths=names)
         write_embeddings(Path(output), embeddings, overwrite=overwrite)
         return len(names)
 
@@ -375,6 +378,6 @@ def _several(given: Picture | Sequence[Picture]) -> Sequence[Picture]:
     return [given] if isinstance(given, (str, Path, bytes)) else given
 
 
-def _of_model(identity: ModelIdentity, dim: int, source: ModelSource) -> Manifest:
+def _of_model(identity: ModelIdentity, dim: int, source: ModelSource) -> About:
     """Return what an index without rows says."""
-    return Manifest(**attrs.asdict(identity), dim=dim, model=source)
+    return About(**attrs.asdict(identity), dim=dim, model=source)

@@ -41,7 +41,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             with temporary.open("xb") as stream:
                 mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
         except OSError as error:
-            raise _named(error, path) from error
+            raise unwritable(error, path) from error
         try:
             yield temporary
             # safetensors puts a file of its own under this name, which its owner alone could read.
@@ -51,7 +51,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             move_into_place(temporary, path)
         except OSError as error:
             if error.errno in _FULL and error.filename in (None, str(temporary)):
-                raise _named(error, path) from error
+                raise unwritable(error, path) from error
             raise
     finally:
         with suppress(OSError):
@@ -83,7 +83,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     try:
         temporary.mkdir()
     except OSError as error:
-        raise _named(error, path) from error
+        raise unwritable(error, path) from error
     try:
         yield temporary
         mode = stat.S_IMODE(temporary.stat().st_mode) & _FILE_MODE
@@ -155,7 +155,8 @@ def move_into_place(source: Path, target: Path) -> None:
     _synchronise(target.parent)
 
 
-def _named(error: OSError, path: Path) -> OSError:
+def unwritable(error: OSError, path: Path) -> OSError:
+    """Return an error that says which file cannot be written, and what to do about it."""
     what = f"{path} cannot be written: {error.strerror or error}"
     hint = "; make room and run this again" if error.errno in _FULL else ""
     return OSError(error.errno, f"{what}{hint}")

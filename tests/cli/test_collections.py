@@ -156,8 +156,8 @@ def test_a_moved_folder_is_indexed_again_without_being_encoded(capsys, photos, t
         assert "5 pictures in the index: 0 encoded, 5 as before" in out
     # What a killed process was copying is no index, not even the newest.
     (made,) = (tmp_path / "cache/mobileclip/indexes").glob("pictures-*")
-    manifest = shutil.copytree(made, made.parent / ".mobileclip-killed.tmp") / "manifest.json"
-    os.utime(manifest, (manifest.stat().st_atime + 9, manifest.stat().st_mtime + 9))
+    file = shutil.copytree(made, made.parent / ".mobileclip-killed.tmp") / "index.sqlite"
+    os.utime(file, (file.stat().st_atime + 9, file.stat().st_mtime + 9))
     assert f"the index is {made}\n" in run(capsys, "index", "--quiet", "-j", 1)[1]
     # Where the folder is back, its own index is as it was.
     (tmp_path / "pictures").rename(photos)
@@ -342,7 +342,7 @@ def test_slips_are_told_at_once(capsys, photos, telling_file):
     for arguments, message in (
         (("search", "a cat"), "there is no index in"),
         (("index",), "there is no index in"),
-        (("search", "a cat", "-i", "photos"), "photos is no index: there is no manifest.json"),
+        (("search", "a cat", "-i", "photos"), "photos is no index: there is no index.sqlite"),
         (("search", "a cat", "--where", "widht>1"), "did you mean 'width'"),
         (("search", "--image", "photos/0.png", "photos/1.png"), "photos/1.png is a file, and stands where the TEXT"),
         (("search", "--where", "width>1", "taken>2024"), "taken>2024 is a condition, and stands where the TEXT does"),
@@ -354,7 +354,7 @@ def test_slips_are_told_at_once(capsys, photos, telling_file):
         (("search", "a cat", "--thumbnails"), "--thumbnails needs a terminal with colours"),
         (("index", "photos", "-c", "lost.pt"), "no checkpoint at lost.pt"),
         (("index", "lost"), "lost; expected pictures"),
-        (("index", "photos", "-i", "full", "-c", telling_file), "full holds other files and no manifest.json"),
+        (("index", "photos", "-i", "full", "-c", telling_file), "full holds other files and no index.sqlite"),
         (("index", "photos", "-j", "0"), "--num-workers is 0"),
         (("index", "photos/pipe", "-c", telling_file), "is a pipe or a device"),
         (("index", "photos", "-m", "mobileclip_s9"), "unknown model 'mobileclip_s9'"),
@@ -377,7 +377,7 @@ def test_indexes_are_merged(capsys, photos, telling_file):
     assert "5 pictures in the index: 0 encoded, 5 as before" in out
     for arguments, message in (
         (("photos", "-i", "all.index"), "photos is no index"),
-        (("photos.index", "-i", "photos"), "photos holds other files and no manifest.json"),
+        (("photos.index", "-i", "photos"), "photos holds other files and no index.sqlite"),
         (("all.index", "-i", "all.index"), "cannot be merged with itself"),
     ):
         status, _, err = run(capsys, "merge", *arguments)

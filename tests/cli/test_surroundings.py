@@ -64,7 +64,7 @@ def test_closed_streams(world):
     done = subprocess.run(["sh", "-c", script, "sh", *command], cwd=world, env=environment, check=False, timeout=120)
     assert done.returncode == 0, (world / "errors.txt").read_text()
     assert [line["key"] for line in results(world / "results")] == ["photos"]
-    assert all((world / file).stat().st_size > 0 for file in ("e.npz", "idx/manifest.json"))
+    assert all((world / file).stat().st_size > 0 for file in ("e.npz", "idx/index.sqlite"))
 
 
 def test_what_a_library_prints_never_goes_into_a_file_that_is_written(tmp_path):
@@ -109,7 +109,7 @@ def test_a_user_without_a_home_and_a_name(world, nobody):
     assert "--index FOLDER" in last
     assert "Traceback" not in done.stderr
     assert [line["key"] for line in results(world / "results")] == ["photos"]
-    assert all((world / file).stat().st_size > 0 for file in ("e.npz", "idx/manifest.json"))
+    assert all((world / file).stat().st_size > 0 for file in ("e.npz", "idx/index.sqlite"))
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system pins no processes")

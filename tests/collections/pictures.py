@@ -28,11 +28,15 @@ def pack(shard, *seeds):
     shutil.rmtree(shard.parent / "drawn")
 
 
+def rows_of(snapshot):
+    """Return what is known of every picture of a snapshot."""
+    return snapshot.rows(range(len(snapshot)))
+
+
 def contents(collection):
     """Return the embedding of every picture of a collection by its name."""
     snapshot = collection.snapshot
-    rows = snapshot.table.select(["path", "part"]).to_pylist()
-    names = [(row["path"], row["part"]) for row in rows]
+    names = [(row["path"], row["part"]) for row in rows_of(snapshot)]
     assert len(set(names)) == len(names), "a picture is there twice"
     return dict(zip(names, snapshot.vectors, strict=True))
 
@@ -49,7 +53,7 @@ def assert_same_rows(one, other):
 
 
 def _rows(snapshot):
-    table = snapshot.table.drop_columns(["id"]).to_pylist()
+    table = [{name: value for name, value in row.items() if name != "id"} for row in rows_of(snapshot)]
     rows = {(row["path"], row["part"], row["time"]): row for row in table}
     assert len(rows) == len(table), "a picture is there twice"
     return {name: (row, vector) for (name, row), vector in zip(rows.items(), snapshot.vectors, strict=True)}

@@ -15,17 +15,17 @@ from pillow_heif import from_pillow
 
 import mobileclip
 from mobileclip.blocks import models
-from mobileclip.collections import Collection, IndexOptions, Manifest, ModelSource
+from mobileclip.collections import Collection, IndexOptions, ModelSource
 from mobileclip.collections.reading import FileReader, scan
 from mobileclip.collections.searching import GraphSizes, NeighbourGraphs, renew_graphs, small_pictures
-from mobileclip.collections.store import Store
+from mobileclip.collections.store import About, Store
 from mobileclip.data import ImageError
 from mobileclip.data.images import describe_left_out
 from mobileclip.encoders import save_model
 from mobileclip.encoders.checkpoints import layouts
 from mobileclip.extras import install
 from mobileclip.serialization import to_json
-from tests.collections.pictures import contents, draw, pack, telling
+from tests.collections.pictures import contents, draw, pack, rows_of, telling
 from tests.errors import fails
 
 OPTIONS = IndexOptions(show_progress=False)
@@ -179,7 +179,7 @@ def test_one_folder_does_not_drop_what_is_in_another(index, photos, tmp_path):
         add(index, other.parent)
     draw(tmp_path / "others" / "b.png", 31)
     assert add(index, other.parent).num_removed == 1
-    assert sorted(index.store.manifest.inputs) == sorted([str(photos), str(other.parent)])
+    assert sorted(index.store.inputs) == sorted([str(photos), str(other.parent)])
 
 
 def test_a_moved_folder_takes_its_rows_along_without_being_encoded(index, photos, tmp_path):
@@ -197,19 +197,19 @@ def test_a_moved_folder_takes_its_rows_along_without_being_encoded(index, photos
     for (path, part), vector in before.items():
         np.testing.assert_array_equal(after[path.replace(str(photos), str(tmp_path / "albums")), part], vector)
     # A bare `mobileclip index` looks at what the index is of; the old place goes, with what could not be read there.
-    again = index.add_found(scan(index.store.manifest.inputs, may_be_missing=True), OPTIONS)
+    again = index.add_found(scan(index.store.inputs, may_be_missing=True), OPTIONS)
     assert (again.num_unchanged, again.num_removed, again.missing) == (10, 1, {})
-    assert index.add_found(scan(index.store.manifest.inputs, may_be_missing=True), OPTIONS).num_removed == 0
-    assert sorted(index.store.manifest.inputs) == sorted([str(tmp_path / "albums"), str(kept.parent)])
+    assert index.add_found(scan(index.store.inputs, may_be_missing=True), OPTIONS).num_removed == 0
+    assert sorted(index.store.inputs) == sorted([str(tmp_path / "albums"), str(kept.parent)])
 
 
 def test_pictures_of_a_folder_that_is_missing_are_kept_and_counted(index, photos, tmp_path):
     kept = draw(tmp_path / "kept" / "a.png", 30)
     add(index, photos, kept.parent)
     photos.rename(tmp_path / "unmounted")
-    report = index.add_found(scan(index.store.manifest.inputs, may_be_missing=True), OPTIONS)
+    report = index.add_found(scan(index.store.inputs, may_be_missing=True), OPTIONS)
     assert (report.missing, report.num_removed, len(index)) == ({str(photos): 6}, 0, 7)
-    assert str(photos) in index.store.manifest.inputs
+    assert str(photos) in index.store.inputs
 
 
 def test_a_shard_that_is_gone_is_kept_where_a_part_of_it_is_elsewhere(index, tmp_path):
@@ -293,7 +293,7 @@ def test_a_shard_that_was_begun_is_finished(index, tmp_path, monkeypatch):
     report = add(index, tmp_path / "00.tar")
     assert (report.num_encoded, report.num_unchanged) == (5 - len(held), len(held))
     assert len(contents(index)) == 5
-    assert len(index.store.manifest.finished) == 1
+    assert len(index.store.finished) == 1
 
 
 def test_what_is_interrupted_is_kept(index, photos, monkeypatch):
@@ -356,8 +356,8 @@ def named(tmp_path, layout):
     """An empty index of MobileCLIP-B, as its weights are in a layout; the weights are nowhere."""
     spec = attrs.evolve(models["mobileclip_b"], image=layouts[layout].adapted(models["mobileclip_b"].image, {}))
     source = ModelSource(checkpoint="/somewhere/b.pt")
-    manifest = Manifest(weights_sha256="0" * 64, spec=to_json(spec), version="1", dim=512, model=source)
-    return Collection(Store.create(tmp_path / "index", manifest))
+    about = About(weights_sha256="0" * 64, spec=to_json(spec), version="1", dim=512, model=source)
+    return Collection(Store.create(tmp_path / "index", about))
 
 
 @pytest.mark.parametrize("layout", ["official", "open_clip"])
@@ -393,8 +393,8 @@ def test_where_names_do_not_tell_the_weights_do(tmp_path, layout, asked):
 
 
 def test_a_spec_of_no_known_kind_leaves_it_to_the_weights(tmp_path):
-    manifest = Manifest(weights_sha256="0" * 64, spec='{"image": {"kind": "theirs"}}', version="1", dim=512)
-    Collection(Store.create(tmp_path / "index", manifest)).require_source(ModelSource(model="mobileclip_s1"))
+    about = About(weights_sha256="0" * 64, spec='{"image": {"kind": "theirs"}}', version="1", dim=512)
+    Collection(Store.create(tmp_path / "index", about)).require_source(ModelSource(model="mobileclip_s1"))
 
 
 def test_an_index_with_many_pictures_is_searched_by_its_graphs(index, photos, monkeypatch):
@@ -415,7 +415,7 @@ def test_embeddings_are_exported_as_embed_writes_them(index, photos, tmp_path, c
     with np.load(tmp_path / "all.npz") as file:
         paths = file["image_path"].tolist()
         np.testing.assert_allclose(file["image_embedding"], clip.encode_image(paths).numpy(), atol=1e-3)
-        assert json.loads(file["model"].item())["weights_sha256"] == index.store.manifest.weights_sha256
+        assert json.loads(file["model"].item())["weights_sha256"] == index.store.about.weights_sha256
 
 
 @pytest.mark.parametrize("ending", ["npz", "safetensors"])
@@ -434,7 +434,7 @@ def test_files_that_are_gone_are_exported_nowhere(index, photos, tmp_path, endin
             paths = file["image_path"].tolist()
             assert len(file["image_embedding"]) == len(paths) == 5
         assert all(Path(path).is_file() for path in paths)
-        rows = zip(index.snapshot.table["path"].to_pylist(), index.snapshot.vectors, strict=True)
+        rows = zip((row["path"] for row in rows_of(index.snapshot)), index.snapshot.vectors, strict=True)
         kept = {path: vector.astype(np.float32) for path, vector in rows}
         with np.load(output) as file:
             np.testing.assert_array_equal(file["image_embedding"], [kept[path] for path in paths])

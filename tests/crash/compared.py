@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save
 
 from mobileclip.collections import Collection
-from mobileclip.collections.store import MANIFEST
+from mobileclip.collections.store import INDEX
 
 # When it was, how long it took, and by which process it was done.
 _TIMES = {"seconds", "evaluated", "when", "time", "host", "process", "created", "started", "ended", "images_per_second"}
@@ -22,21 +22,21 @@ _TIMES = {"seconds", "evaluated", "when", "time", "host", "process", "created", 
 _LEFT_OUT = re.compile(r"(^|/)run(/|$)|^home/cache/(Microsoft|matplotlib)(/|$)")
 # Pages and plots with the time that something took.
 _TIMED = re.compile(r"report\.html|latency-.*\.png")
-_SEGMENT = re.compile(r"[0-9]{8}\.parquet")
+_OF_INDEX = re.compile(rf"{INDEX}|embeddings-[0-9]{{8}}\.float16")
 
 
 def contents(folder: Path) -> dict[str, str]:
     """Return every file and folder below a folder with what stands for its content."""
     found = {}
-    indexes = {path.parent for path in folder.rglob(MANIFEST) if _is_index(path.parent)}
+    indexes = {path.parent for path in folder.rglob(INDEX) if _is_index(path.parent)}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if _LEFT_OUT.search(name):
             continue
         if path.is_dir():
             found[name] = "rows " + _rows(path) if path in indexes else "folder"
-        elif path.parent in indexes and (path.name == MANIFEST or _SEGMENT.fullmatch(path.name)):
-            continue  # how many segments there are says how often the job was ended
+        elif path.parent in indexes and _OF_INDEX.fullmatch(path.name):
+            continue  # how often it was written to says how often the job was ended
         elif _TIMED.fullmatch(path.name):
             found[name] = "a file" if path.stat().st_size else "empty"
         else:
@@ -54,7 +54,7 @@ def _is_index(folder: Path) -> bool:
 
 def _rows(folder: Path) -> str:
     snapshot = Collection.open(folder).snapshot
-    table = snapshot.table.drop_columns(["id"]).to_pylist()
+    table = [{**row, "id": 0} for row in snapshot.rows(range(len(snapshot)))]
     rows = sorted(repr((row, vector.tobytes())) for row, vector in zip(table, snapshot.vectors, strict=True))
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 

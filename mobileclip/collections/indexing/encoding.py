@@ -66,7 +66,7 @@ class FileEncoder:
             show_progress=options.show_progress,
         )
         tasks = [self.known.task(file) for file in files]
-        reader = FileReader(tasks, self.known.content(), options, self.store.manifest.dim)
+        reader = FileReader(tasks, self.known.content(), options)
         num_workers = min(options.num_workers, 1 + num_about // _EACH)
         writer.start_clock()
         try:
@@ -96,7 +96,7 @@ class FileEncoder:
             ValueError: if no worker can work.
             OSError: if the index cannot be written.
         """
-        manifest = self.store.manifest
+        about = self.store.about
         units = units_of(
             [self.known.task(file) for file in files],
             self.known.content_like,
@@ -104,11 +104,10 @@ class FileEncoder:
             suspects=self.suspects(),
         )
         job = IndexWork(
-            source=manifest.model,
+            source=about.model,
             trust=self.trust,
-            identity=manifest.identity,
+            identity=about.identity,
             folder=str(self.store.folder),
-            dim=manifest.dim,
             options=self.options,
             num_pictures=estimated_pictures(files) // engine.most_workers(len(units)),
             examples=tuple(islice((file for file in files if file.kind == "picture"), _EXAMPLES)),

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
 
 import attrs
-import numpy as np
-from numpy.typing import NDArray
 
 from mobileclip.collections.reading.findings import Recognised
 from mobileclip.collections.reading.reader import FileTask, KnownContent
 from mobileclip.collections.reading.scanning import FoundFile, Scan
-from mobileclip.collections.store.manifest import FinishedFile
+from mobileclip.collections.store.about import FinishedFile
 from mobileclip.collections.store.presence import Presence, lies_in
-from mobileclip.collections.store.segments import COLUMNS, Row, read_segment, vectors_of
-from mobileclip.collections.store.store import Place, Store
+from mobileclip.collections.store.rows import Row
+from mobileclip.collections.store.store import Store
 from mobileclip.datasets.videos.formats import is_video_name
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-# Segments in memory, of up to 100 MB, that embeddings of known pictures are copied from.
-_MOST_LOADED = 4
 
 
 @attrs.frozen(kw_only=True)
@@ -31,7 +22,7 @@ class KnownRow:
     """A row of an index, as far as it says whether a file is as before.
 
     Args:
-        place: where it is.
+        id: that the index knows it by.
         part: key of its sample, where the file holds several.
         size: of the picture or of the video, in bytes.
         mtime_ns: when the file was last changed, in nanoseconds since 1970.
@@ -39,7 +30,7 @@ class KnownRow:
         is_problem: whether the file could not be read.
     """
 
-    place: Place
+    id: int
     part: str | None
     size: int
     mtime_ns: int
@@ -60,7 +51,6 @@ class KnownFiles:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._loaded: dict[str, tuple[pa.Table, NDArray[np.float16]]] = {}
         self.look_up()
 
     def look_up(self) -> None:
@@ -71,27 +61,27 @@ class KnownFiles:
             OSError: if it cannot be read.
         """
         self._rows: dict[str, list[KnownRow]] = defaultdict(list)
-        self._replaceable: dict[str, dict[str | None, list[Place]]] = {}
+        self._replaceable: dict[str, dict[str | None, list[int]]] = {}
         self._hashes_of_size: dict[int, list[str]] = defaultdict(list)
-        self._place_of_hash: dict[str, Place] = {}
+        self._id_of_hash: dict[str, int] = {}
         self._video_of_hash: dict[str, str] = {}
         self._finished: dict[str, FinishedFile] = {}
         self._finished_of_size: dict[int, list[str]] = defaultdict(list)
-        for one in self._store.manifest.finished:
+        for one in self._store.finished:
             self._finished[one.path] = one
             self._finished_of_size[one.num_bytes].append(one.path)
-        columns = ("path", "part", "size", "mtime_ns", "sha256", "problem")
-        for place, (path, part, size, mtime_ns, sha256, problem) in self._store.values(columns):
+        columns = ("id", "path", "part", "size", "mtime_ns", "sha256", "problem")
+        for number, path, part, size, mtime_ns, sha256, problem in self._store.values(*columns):
             is_problem = problem is not None
             self._rows[path].append(
-                KnownRow(place=place, part=part, size=size, mtime_ns=mtime_ns, sha256=sha256, is_problem=is_problem)
+                KnownRow(id=number, part=part, size=size, mtime_ns=mtime_ns, sha256=sha256, is_problem=is_problem)
             )
             if is_video_name(path):
                 # Of one that was not read to its end, some frames are missing.
                 if path in self._finished:
                     self._video_of_hash[sha256] = path
-            elif not is_problem and sha256 not in self._place_of_hash:
-                self._place_of_hash[sha256] = place
+            elif not is_problem and sha256 not in self._id_of_hash:
+                self._id_of_hash[sha256] = number
                 self._hashes_of_size[size].append(sha256)
 
     def rows(self, path: str) -> Sequence[KnownRow]:
@@ -155,40 +145,30 @@ class KnownFiles:
                     hashes[row.size].append(row.sha256)
         return KnownContent(pictures=dict(hashes))
 
-    def take_replaced(self, path: str, part: str | None) -> list[Place]:
-        """Return the places of the rows that are replaced by one of this name; after the first time, none."""
+    def take_replaced(self, path: str, part: str | None) -> list[int]:
+        """Return the ids of the rows that are replaced by one of this name; after the first time, none."""
         if path not in self._rows:
             return []
         if path not in self._replaceable:
-            places: dict[str | None, list[Place]] = defaultdict(list)
+            ids: dict[str | None, list[int]] = defaultdict(list)
             for row in self._rows[path]:
-                places[row.part].append(row.place)
-            self._replaceable[path] = dict(places)
+                ids[row.part].append(row.id)
+            self._replaceable[path] = dict(ids)
         return self._replaceable[path].pop(part, [])
 
-    def copies(self, one: Recognised) -> list[Row]:
-        """Return the rows of a picture or a video whose content is in the index already."""
-        if one.file.kind != "video":
-            return [self._copy(one, self._place_of_hash[one.sha256])]
-        return [self._copy(one, row.place) for row in self.rows(self._video_of_hash[one.sha256])]
+    def copies(self, recognised: Sequence[Recognised]) -> list[Row]:
+        """Return the rows of pictures and videos whose content is in the index already."""
+        wanted = [(one, number) for one in recognised for number in self._ids_of(one)]
+        rows = {row.id: row for row in self._store.rows(list({number for _, number in wanted}))}
+        return [
+            attrs.evolve(rows[number], id=None, path=one.file.path, part=one.part, mtime_ns=one.file.mtime_ns)
+            for one, number in wanted
+        ]
 
-    def _copy(self, one: Recognised, place: Place) -> Row:
-        name, number = place
-        if name not in self._loaded:
-            if len(self._loaded) == _MOST_LOADED:
-                del self._loaded[next(iter(self._loaded))]
-            manifest = self._store.manifest
-            segment = next(one for one in manifest.segments if one.name == name)
-            table = read_segment(self._store.folder, segment, manifest.dim)
-            self._loaded[name] = table.select(COLUMNS), vectors_of(table, manifest.dim)
-        rows, vectors = self._loaded[name]
-        values = rows.slice(number, 1).to_pylist()[0] | {
-            "path": one.file.path,
-            "part": one.part,
-            "mtime_ns": one.file.mtime_ns,
-        }
-        del values["id"]
-        return Row(embedding=vectors[number], **values)
+    def _ids_of(self, one: Recognised) -> list[int]:
+        if one.file.kind != "video":
+            return [self._id_of_hash[one.sha256]]
+        return [row.id for row in self.rows(self._video_of_hash[one.sha256])]
 
 
 def _is_elsewhere(rows: Sequence[KnownRow], recognised: Collection[str]) -> bool:

@@ -12,7 +12,7 @@ from mobileclip.collections.reading.findings import Findings
 from mobileclip.collections.reading.options import IndexOptions
 from mobileclip.collections.reading.reader import FileReader, FileTask, KnownContent
 from mobileclip.collections.reading.scanning import FoundFile
-from mobileclip.collections.store.manifest import ModelSource
+from mobileclip.collections.store.about import ModelSource
 from mobileclip.encoders.checkpoints.exports import is_export
 from mobileclip.engines import OnProgress, Place, Work, Worker
 from mobileclip.inference.identity import ModelIdentity
@@ -87,7 +87,6 @@ class IndexWork(Work[IndexUnit, Findings]):
         trust: see `update`.
         identity: of the model.
         folder: of the index, for messages.
-        dim: numbers in an embedding.
         options: how.
         num_pictures: about how many a worker gets.
         examples: pictures that forms of the model are tried on.
@@ -97,7 +96,6 @@ class IndexWork(Work[IndexUnit, Findings]):
     trust: bool
     identity: ModelIdentity
     folder: str
-    dim: int
     options: IndexOptions
     num_pictures: int
     examples: tuple[FoundFile, ...]
@@ -124,12 +122,8 @@ class IndexWork(Work[IndexUnit, Findings]):
         return [attrs.evolve(unit, name=_name(half), tasks=half) for half in halves]
 
     def _read(self, clip: ImageTextModel, unit: IndexUnit, on_progress: OnProgress, /) -> Callable[[], Findings]:
-        reader = FileReader(unit.tasks, unit.known, self.options, self.dim)
+        reader = FileReader(unit.tasks, unit.known, self.options)
         for _ in reader.read(clip, num_workers=1):
             on_progress(1)
-        return partial(_packed, reader.take(), self.dim)
-
-
-def _packed(found: Findings, dim: int) -> Findings:
-    found.pack(dim)
-    return found
+        found = reader.take()
+        return lambda: found

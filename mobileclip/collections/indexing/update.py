@@ -60,7 +60,7 @@ def update(
             kept += known.rows(file.path)
         else:
             work.append(file)
-    store.remember(found.inputs)
+    store.append(inputs=found.inputs)
     set_aside: tuple[SetAside, ...] = ()
     if work:
         encoder = FileEncoder(store=store, known=known, writer=writer, options=options, trust=trust)
@@ -71,10 +71,10 @@ def update(
     missing, moved = _missing(known, found, gone)
     # What moved away whole leaves nothing but files that could not be read.
     gone += [path for folder in moved for path in known.below(folder) if path not in gone]
-    removed = [row.place for path in gone for row in known.rows(path)]
-    store.append((), removed=removed)
+    removed = [row.id for path in gone for row in known.rows(path)]
+    store.append(removed=removed)
     store.forget(gone, inputs=moved)
-    store.merge()
+    store.compact()
     _forget_set_aside(store, found)
     num_unreadable = sum(row.is_problem for row in kept)
     return IndexReport(
@@ -102,7 +102,7 @@ def forget(store: Store, folders: Sequence[str]) -> int:
         ValueError: if the index has nothing of one, or would find it again as a part of what it is of.
         OSError: if the index cannot be written.
     """
-    known, before = KnownFiles(store), store.manifest.inputs
+    known, before = KnownFiles(store), store.inputs
     for folder in folders:
         around = [one for one in before if one != folder and lies_in(folder, one)]
         if around and Path(folder).exists():
@@ -112,9 +112,9 @@ def forget(store: Store, folders: Sequence[str]) -> int:
     inputs = [one for one in before if any(lies_in(one, folder) for folder in folders)]
     gone = list(dict.fromkeys(path for folder in folders for path in known.below(folder)))
     rows = [row for path in gone for row in known.rows(path)]
-    store.append((), removed=[row.place for row in rows])
+    store.append(removed=[row.id for row in rows])
     store.forget(gone, inputs=inputs)
-    store.merge()
+    store.compact()
     return sum(not row.is_problem for row in rows)
 
 

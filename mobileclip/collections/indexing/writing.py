@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING
 
 from mobileclip.collections.indexing.known import KnownFiles
 from mobileclip.collections.reading.findings import Findings
 from mobileclip.collections.reading.options import IndexOptions
-from mobileclip.collections.store.segments import unpacked
 from mobileclip.collections.store.store import Store
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 MARK = "reading"
 """An empty file, which is there while a job that reads in its own process has written nothing down yet."""
@@ -67,21 +61,15 @@ class FindingsWriter:
         """
         found, self.pending = self.pending, Findings()
         self.recognised |= {one.sha256 for one in found.recognised}
-        copies = [row for one in found.recognised for row in self._known.copies(one)]
+        copies = self._known.copies(found.recognised)
         rows = [*found.rows, *copies]
         self.num_encoded += found.num_encoded
         self.num_known += sum(row.problem is None for row in copies)
         self.num_unchanged += found.num_unchanged
         self.unreadable += found.unreadable
         self.uninstalled.update(found.uninstalled)
-        tables = [unpacked(table) for table in found.tables]
-        renewed = chain(((row.path, row.part) for row in rows), _names(tables), found.gone)
-        removed = [place for path, part in renewed for place in self._known.take_replaced(path, part)]
-        self._store.append(rows, tables=tables, removed=removed, finished=found.finished)
+        renewed = chain(((row.path, row.part) for row in rows), found.gone)
+        removed = [number for path, part in renewed for number in self._known.take_replaced(path, part)]
+        self._store.append(rows, removed=removed, finished=found.finished)
         self.mark.unlink(missing_ok=True)
         self.start_clock()
-
-
-def _names(tables: Sequence[pa.Table]) -> Iterator[tuple[str, str | None]]:
-    for table in tables:
-        yield from zip(table["path"].to_pylist(), table["part"].to_pylist(), strict=True)

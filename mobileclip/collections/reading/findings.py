@@ -7,8 +7,8 @@ from collections import Counter
 import attrs
 
 from mobileclip.collections.reading.scanning import FoundFile
-from mobileclip.collections.store.manifest import FinishedFile
-from mobileclip.collections.store.segments import Row, packed, table_of
+from mobileclip.collections.store.about import FinishedFile
+from mobileclip.collections.store.rows import Row
 
 
 @attrs.frozen(kw_only=True)
@@ -32,49 +32,33 @@ class Findings:
 
     Args:
         rows: of pictures that were encoded, and of files that cannot be read.
-        tables: rows that are a table already, as `packed` gives it; their ids do not count.
         recognised: what has its embeddings already.
         gone: paths of files that were read to their end, and keys of samples that they do not hold any more.
         finished: files of many pictures that were read to their end.
         unreadable: why each file that could not be read was not, naming it.
         uninstalled: what must be installed for other files, and how many these are.
-        num_in_tables: rows in the tables.
         num_encoded: pictures among the rows.
         num_unchanged: samples that were in the index already.
     """
 
     rows: list[Row] = attrs.field(factory=list)
-    tables: list[bytes] = attrs.field(factory=list)
     recognised: list[Recognised] = attrs.field(factory=list)
     gone: list[tuple[str, str | None]] = attrs.field(factory=list)
     finished: list[FinishedFile] = attrs.field(factory=list)
     unreadable: list[str] = attrs.field(factory=list)
     uninstalled: Counter[str] = attrs.field(factory=Counter)
-    num_in_tables: int = 0
     num_encoded: int = 0
     num_unchanged: int = 0
 
     @property
     def num_rows(self) -> int:
         """How many rows there are, or will be."""
-        return len(self.rows) + len(self.recognised) + self.num_in_tables
+        return len(self.rows) + len(self.recognised)
 
     def add(self, other: Findings) -> None:
         """Take over what was found elsewhere."""
-        for field in ("rows", "tables", "recognised", "gone", "finished", "unreadable"):
+        for field in ("rows", "recognised", "gone", "finished", "unreadable"):
             getattr(self, field).extend(getattr(other, field))
         self.uninstalled.update(other.uninstalled)
-        self.num_in_tables += other.num_in_tables
         self.num_encoded += other.num_encoded
         self.num_unchanged += other.num_unchanged
-
-    def pack(self, dim: int) -> None:
-        """Make one table of the rows, which goes to another process in a fraction of the time.
-
-        Args:
-            dim: numbers in an embedding.
-        """
-        if self.rows:
-            self.tables.append(packed(table_of(self.rows, dim)))
-            self.num_in_tables += len(self.rows)
-            self.rows = []

@@ -15,8 +15,8 @@ from mobileclip.collections.reading.findings import Findings, Recognised
 from mobileclip.collections.reading.options import IndexOptions
 from mobileclip.collections.reading.scanning import FoundFile, estimated_pictures
 from mobileclip.collections.reading.videos import SceneChooser, hash_file, look_at_video
-from mobileclip.collections.store.manifest import FinishedFile
-from mobileclip.collections.store.segments import Row
+from mobileclip.collections.store.about import FinishedFile
+from mobileclip.collections.store.rows import Row
 from mobileclip.data.images.camera_notes import CameraNotes
 from mobileclip.data.images.limits import ImageError
 from mobileclip.data.images.resize import Pixels
@@ -83,11 +83,10 @@ class FileReader:
         tasks: the files, in the order in which they are read.
         known: what need not be encoded.
         options: how pictures are indexed.
-        dim: numbers in an embedding.
     """
 
-    def __init__(self, tasks: Sequence[FileTask], known: KnownContent, options: IndexOptions, dim: int) -> None:
-        self._tasks, self._known, self._options, self._dim = tasks, known, options, dim
+    def __init__(self, tasks: Sequence[FileTask], known: KnownContent, options: IndexOptions) -> None:
+        self._tasks, self._known, self._options = tasks, known, options
         self.findings = Findings()
         self.num_expected = estimated_pictures(task.file for task in tasks)
         self._scenes = SceneChooser()
@@ -210,7 +209,6 @@ class FileReader:
                 mtime_ns=file.mtime_ns,
                 sha256=wanted.sha256,
                 problem=storage.printable(error.message),
-                embedding=np.zeros(self._dim, np.float32),
             )
         )
         return True

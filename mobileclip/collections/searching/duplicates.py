@@ -117,12 +117,11 @@ def find_duplicates(
         ValueError: if the threshold is not above 0 and at most 1.
     """
     require_threshold(threshold)
-    table = snapshot.table
-    pixels = table["width"].to_numpy().astype(np.int64) * table["height"].to_numpy()
-    order = np.lexsort((snapshot.ids, -table["size"].to_numpy(), -pixels))
-    order = order[table["time"].is_null().to_numpy()[order]]
-    num_pictures = len(order)
-    order = unchanged(snapshot, order)
+    rows = snapshot.rows(np.arange(len(snapshot)), ("width", "height", "size", "time"))
+    pictures = [(place, row) for place, row in enumerate(rows) if row is not None and row["time"] is None]
+    pictures.sort(key=lambda one: (-one[1]["width"] * one[1]["height"], -one[1]["size"], one[0]))
+    num_pictures = len(pictures)
+    order = unchanged(snapshot, np.array([place for place, _ in pictures], np.int64))
     is_compared = np.zeros(len(snapshot), bool)
     is_compared[order] = True
     leader = np.full(len(snapshot), -1)
@@ -192,8 +191,9 @@ def _files_apart(snapshot: Snapshot, members: NDArray[np.int64]) -> NDArray[np.i
     """Return one of the pictures of every file: of several names for it, one that is no link where there is one."""
     chosen: dict[tuple[object, ...], tuple[bool, int]] = {}
     file: tuple[object, ...]
-    for place in members.tolist():
-        row = snapshot.row(place)
+    for place, row in zip(members.tolist(), snapshot.rows(members, ("path", "part")), strict=True):
+        if row is None:
+            continue
         path, file, is_own = row["path"], (row["path"], row["part"]), False
         with suppress(OSError):  # one that is gone is nobody else's
             status = Path(path).stat()

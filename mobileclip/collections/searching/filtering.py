@@ -5,20 +5,15 @@ from __future__ import annotations
 import math
 import re
 from datetime import date, time
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import attrs
-import numpy as np
 from attrs import validators
-from numpy.typing import NDArray
 
 from mobileclip import storage
-from mobileclip.collections.store.segments import arrow
+from mobileclip.collections.store.store import Clause
 from mobileclip.registry import nearest
 from mobileclip.strict import strict
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 Comparison = Literal["=", "!=", "<", "<=", ">", ">=", "~"]
 
@@ -27,14 +22,6 @@ TEXTS = ("path", "part", "camera", "taken", "sha256")
 DATE = "taken"
 """The text that is a moment."""
 
-_FUNCTIONS = {
-    "=": "equal",
-    "!=": "not_equal",
-    "<": "less",
-    "<=": "less_equal",
-    ">": "greater",
-    ">=": "greater_equal",
-}
 _DATE = re.compile(r"(\d{4})(?:-(\d\d?)(?:-(\d\d?)(?:[T ](\d\d?)(?::(\d\d?)(?::(\d\d?))?)?)?)?)?")
 _SEPARATORS = ("", "-", "-", "T", ":", ":")
 # Behind all digits and separators of a moment.
@@ -69,28 +56,23 @@ class Condition:
             kind = "a text" if self.column in TEXTS else "a number"
             raise ValueError(f"{self.column} is compared with {kind}, not with {self.value!r}")
         if self.comparison == "~" and self.column not in TEXTS:
-            raise ValueError(f"~ looks for a text, and {self.column} is a number; use one of {', '.join(_FUNCTIONS)}")
+            raise ValueError(
+                f"~ looks for a text, and {self.column} is a number; use one of {', '.join(get_args(Comparison)[:-1])}"
+            )
         if self.column == DATE and self.comparison != "~":
             _date(str(self.value))
 
-    def mask(self, table: pa.Table) -> NDArray[np.bool_]:
-        """Return for every row whether it meets the condition.
-
-        Args:
-            table: with the column.
-        """
-        arrow()
-        import pyarrow.compute as pc
-
-        column = table[self.column]
+    def clause(self) -> Clause:
+        """Return the condition in SQL, with the values that stand for its question marks."""
         if self.comparison == "~":
-            found = pc.match_substring(column, str(self.value), ignore_case=True)
-        elif self.column == DATE:
-            found = _compared_with_date(column, self.comparison, _date(str(self.value)))
-        else:
-            found = pc.call_function(_FUNCTIONS[self.comparison], [column, self.value])
-        mask: NDArray[np.bool_] = pc.fill_null(found, False).to_numpy()
-        return mask
+            return f"holds({self.column}, ?)", (str(self.value).casefold(),)
+        if self.column != DATE:
+            return f"{self.column} {self.comparison} ?", (self.value,)
+        first = _date(str(self.value))
+        if self.comparison in ("=", "!="):
+            return f"{DATE} {'' if self.comparison == '=' else 'NOT '}BETWEEN ? AND ?", (first, first + _END)
+        bound = first if self.comparison in ("<", ">=") else first + _END
+        return f"{DATE} {'<' if self.comparison in ('<', '<=') else '>='} ?", (bound,)
 
 
 def parse_condition(text: str) -> Condition:
@@ -148,15 +130,3 @@ def _date(text: str) -> str:
             "2024-06-01 or 2024-06-01T12:30, or taken~TEXT for a text within it"
         ) from None
     return moment
-
-
-def _compared_with_date(column: pa.ChunkedArray, comparison: Comparison, moment: str) -> pa.ChunkedArray:
-    """Return for every moment how it lies to the interval from the first moment of a date to its end."""
-    import pyarrow.compute as pc
-
-    first, end = moment, moment + _END
-    if comparison in ("=", "!="):
-        within = pc.and_(pc.greater_equal(column, first), pc.less(column, end))
-        return within if comparison == "=" else pc.invert(within)
-    bound = first if comparison in ("<", ">=") else end
-    return pc.less(column, bound) if comparison in ("<", "<=") else pc.greater_equal(column, bound)

@@ -37,25 +37,26 @@ class Look:
 
 def unchanged(snapshot: Snapshot, places: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return those of some pictures whose files are there, with the times and sizes that were indexed."""
-    columns = (snapshot.table[name].take(places).to_pylist() for name in ("path", "part", "size", "mtime_ns"))
     stamps: dict[str, tuple[int, int] | None] = {}
     kept = []
-    for place, path, part, size, mtime_ns in zip(places.tolist(), *columns, strict=True):
-        if path not in stamps:
-            stamps[path] = _stamp(path)
-        stamp = stamps[path]
-        if stamp is not None and stamp[0] == mtime_ns and (part is not None or stamp[1] == size):
+    for place, row in zip(places.tolist(), snapshot.rows(places, ("path", "part", "size", "mtime_ns")), strict=True):
+        if row is None:
+            continue
+        if row["path"] not in stamps:
+            stamps[row["path"]] = _stamp(row["path"])
+        stamp = stamps[row["path"]]
+        if stamp is not None and stamp[0] == row["mtime_ns"] and (row["part"] is not None or stamp[1] == row["size"]):
             kept.append(place)
     return np.array(kept, np.int64)
 
 
 def look_at(snapshot: Snapshot, places: NDArray[np.int64]) -> list[Look]:
     """Return those of some pictures that can be read and have the content that was indexed."""
-    matches = [match_of(snapshot, int(place), 1.0) for place in places]
-    hashes = snapshot.table["sha256"].take(places).to_pylist()
+    known = [(place, row) for place, row in zip(places.tolist(), snapshot.rows(places), strict=True) if row is not None]
+    matches = [match_of(row, 1.0) for _, row in known]
     looks = []
-    for place, match, sha256, data in zip(places.tolist(), matches, hashes, read_encoded(matches), strict=True):
-        if data is None or hashlib.sha256(data).hexdigest() != sha256:
+    for (place, row), match, data in zip(known, matches, read_encoded(matches), strict=True):
+        if data is None or hashlib.sha256(data).hexdigest() != row["sha256"]:
             continue
         small = make_small(data, match, _FLAT_SIDE)
         if small is not None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
-import numpy as np
-from numpy.typing import NDArray
-
-from mobileclip.collections.store.snapshot import Snapshot
 
 
 @attrs.frozen(kw_only=True)
@@ -67,32 +64,28 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def first_of_videos(snapshot: Snapshot, places: NDArray[np.int64]) -> list[int]:
+def first_of_videos(rows: Sequence[Mapping[str, Any]]) -> list[int]:
     """Return which of some pictures are left when only the first frame of each video counts.
 
     Args:
-        snapshot: of the collection.
-        places: of the pictures in it, the nearest first.
+        rows: what is known of the pictures, the nearest first.
     """
-    columns = (snapshot.table[name].take(places).to_pylist() for name in ("path", "time"))
     seen: set[str] = set()
     chosen = []
-    for number, (path, time) in enumerate(zip(*columns, strict=True)):
-        if time is None or path not in seen:
+    for number, row in enumerate(rows):
+        if row["time"] is None or row["path"] not in seen:
             chosen.append(number)
-        if time is not None:
-            seen.add(path)
+        if row["time"] is not None:
+            seen.add(row["path"])
     return chosen
 
 
-def match_of(snapshot: Snapshot, place: int, score: float) -> Match:
-    """Return a picture of a snapshot as it is found.
+def match_of(row: Mapping[str, Any], score: float) -> Match:
+    """Return a picture as it is found.
 
     Args:
-        snapshot: of the collection.
-        place: of the picture in it.
+        row: what is known of it, see `Snapshot.rows`.
         score: cosine similarity with what was asked for.
     """
-    row = snapshot.row(place)
     known = {field.name: row[field.name] for field in attrs.fields(Match) if field.name != "score"}
     return Match(score=round(score, 4), **known)

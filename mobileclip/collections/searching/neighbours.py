@@ -1,6 +1,6 @@
 """Which embeddings are nearest to one: by comparing all of them, or by graphs of neighbours where there are very many.
 
-Graphs are files of usearch beside the segments, and nothing but a cache: they hold rounded embeddings by the ids of
+Graphs are files of usearch beside the rows, and nothing but a cache: they hold rounded embeddings by the ids of
 their rows, propose candidates, and can be made anew at any time. Scores are those of the stored embeddings.
 
 Each graph has some of the rows, and one thread makes it: of very many, a graph of all finds less where more pictures

@@ -85,20 +85,19 @@ def nearest_matches(
     Raises:
         ValueError: if a condition is none.
     """
-    places = None
-    for condition in where:
-        mask = (parse_condition(condition) if isinstance(condition, str) else condition).mask(snapshot.table)
-        places = np.flatnonzero(mask) if places is None else places[mask[places]]
+    conditions = [parse_condition(one) if isinstance(one, str) else one for one in where]
+    places = snapshot.matching(one.clause() for one in conditions) if conditions else None
     wanted, there = k, Presence()
     while True:
         if places is None and graphs is not None:
             found, scores = graphs.nearest(query, wanted)
         else:
             found, scores = nearest_of(snapshot.vectors, places, query, wanted)
-        candidates = np.flatnonzero(snapshot.is_shown(found, there))
-        chosen = candidates if all_frames else candidates[first_of_videos(snapshot, found[candidates])]
+        pairs = zip(snapshot.rows(found), scores.tolist(), strict=True)
+        shown = [(row, score) for row, score in pairs if row is not None and row["path"] in there]
+        chosen = range(len(shown)) if all_frames else first_of_videos([row for row, _ in shown])
         if len(chosen) >= k or len(found) < wanted:
-            return [match_of(snapshot, int(found[number]), float(scores[number])) for number in chosen[:k]]
+            return [match_of(*shown[number]) for number in chosen[:k]]
         wanted *= _MORE
 
 

@@ -1,4 +1,4 @@
-"""An index on disk: a manifest and segments of rows, written by one job at a time, while others read.
+"""An index on disk: rows in SQLite and embeddings beside them, written by one job at a time, while others read.
 
 How rows are kept, joined and read belongs here; what they are made of does not.
 """

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import attrs
 
-from mobileclip.collections.store.segments import read_segment
-from mobileclip.collections.store.store import Place, Store
+from mobileclip.collections.store.rows import Row
+from mobileclip.collections.store.store import Store
 from mobileclip.progress import Progress
 from mobileclip.terminal import console
 
-if TYPE_CHECKING:
-    import pyarrow as pa
+_BLOCK = 4096
 
 
 @attrs.frozen(kw_only=True)
@@ -44,11 +42,11 @@ class _HeldFile:
 
     Args:
         state: decides between two indexes; the greater one is kept.
-        places: of its rows.
+        ids: of its rows.
     """
 
     state: tuple[int, bool, bool]
-    places: list[Place]
+    ids: list[int]
 
 
 def merge_stores(target: Store, sources: list[Store], *, show_progress: bool = True) -> MergeReport:
@@ -67,58 +65,52 @@ def merge_stores(target: Store, sources: list[Store], *, show_progress: bool = T
         OSError: if one cannot be read, or nothing can be written.
     """
     report = MergeReport()
-    total = sum(segment.num_rows for source in sources for segment in source.manifest.segments)
-    with Progress("merging", total=total, unit="rows", console=console(shown=show_progress)) as bar:
+    with Progress("merging", total=0, unit="rows", console=console(shown=show_progress)) as bar:
         for source in sources:
             report = _merge_one(target, source, report, bar)
-    target.merge()
+    target.compact()
     return report
 
 
 def _merge_one(target: Store, source: Store, report: MergeReport, bar: Progress) -> MergeReport:
     theirs, ours = _held_files(source), _held_files(target)
     wanted = {path: file for path, file in theirs.items() if path not in ours or file.state > ours[path].state}
-    removed = [place for path in wanted if path in ours for place in ours[path].places]
-    chosen: dict[str, list[int]] = {segment.name: [] for segment in source.manifest.segments}
-    for file in wanted.values():
-        for name, number in file.places:
-            chosen[name].append(number)
+    removed = [number for path in wanted if path in ours for number in ours[path].ids]
+    chosen = sorted(number for file in wanted.values() for number in file.ids)
+    bar.expect(bar.done + len(chosen))
 
-    def tables() -> Iterator[pa.Table]:
-        for segment in source.manifest.segments:
-            if numbers := sorted(chosen[segment.name]):
-                try:
-                    yield read_segment(source.folder, segment, source.manifest.dim).take(numbers)
-                except FileNotFoundError:
-                    raise ValueError(
-                        f"{source.folder} was written to meanwhile; run this again when that is done: "
-                        "nothing was copied of it"
-                    ) from None
-            bar.advance(segment.num_rows)
+    def rows() -> Iterator[Row]:
+        for start in range(0, len(chosen), _BLOCK):
+            ids = chosen[start : start + _BLOCK]
+            found = source.rows(ids)
+            if len(found) != len(ids):
+                raise ValueError(
+                    f"{source.folder} was written to meanwhile; run this again when that is done: nothing was copied "
+                    "of it"
+                )
+            yield from (attrs.evolve(row, id=None) for row in found)
+            bar.advance(len(ids))
 
-    target.adopt(
-        tables(),
+    target.append(
+        rows(),
         removed=removed,
-        finished=[one for one in source.manifest.finished if one.path in wanted],
-        inputs=source.manifest.inputs,
+        finished=[one for one in source.finished if one.path in wanted],
+        inputs=source.inputs,
     )
-    num_copied = sum(map(len, chosen.values()))
     return MergeReport(
-        num_copied=report.num_copied + num_copied,
+        num_copied=report.num_copied + len(chosen),
         num_replaced=report.num_replaced + len(removed),
-        num_left=report.num_left + sum(len(file.places) for file in theirs.values()) - num_copied,
+        num_left=report.num_left + sum(len(file.ids) for file in theirs.values()) - len(chosen),
     )
 
 
 def _held_files(store: Store) -> dict[str, _HeldFile]:
     """Return the files that an index holds rows of, by their paths."""
-    finished = {one.path for one in store.manifest.finished}
+    finished = {one.path for one in store.finished}
     files: dict[str, _HeldFile] = {}
-    for place, (path, mtime_ns, problem) in store.values(("path", "mtime_ns", "problem")):
+    for number, path, mtime_ns, problem in store.values("id", "path", "mtime_ns", "problem"):
         state = (mtime_ns, path in finished, problem is None)
-        if path not in files:
-            files[path] = _HeldFile(state, [])
-        held = files[path]
+        held = files.setdefault(path, _HeldFile(state, []))
         held.state = max(held.state, state)
-        held.places.append(place)
+        held.ids.append(number)
     return files

@@ -9,7 +9,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mobileclip import storage
-from mobileclip.collections.store.manifest import MANIFEST, ModelSource
+from mobileclip.collections.store.about import ModelSource
+from mobileclip.collections.store.database import INDEX
+from mobileclip.collections.store.old import MANIFEST
 from mobileclip.collections.store.store import Store, is_index
 from mobileclip.machine import raise_machine_fault
 
@@ -75,7 +77,7 @@ def moved_index(files: Iterable[tuple[str, int]], model: ModelSource | None) -> 
     for folder in _by_age():
         try:
             store = Store.open(folder)
-            known = _files_of(store) if _is_left(store) and model in (None, store.manifest.model) else set()
+            known = _files_of(store) if _is_left(store) and model in (None, store.about.model) else set()
         except (OSError, ValueError) as error:  # a damaged one, or one of another version, is no reason to stop
             raise_machine_fault(error)
             continue
@@ -90,15 +92,21 @@ def _by_age() -> list[Path]:
     folder = indexes_folder()
     found = [path for path in folder.iterdir() if is_index(path)] if folder.is_dir() else []
     found = [path for path in found if not storage.is_left_over(path.name)]
-    return sorted(found, key=lambda path: (path / MANIFEST).stat().st_mtime_ns)
+    return sorted(found, key=_written)
+
+
+def _written(folder: Path) -> int:
+    """Return when an index was last written to, of which SQLite's log may know before its file does."""
+    files = [path for name in (INDEX, f"{INDEX}-wal", MANIFEST) if (path := folder / name).is_file()]
+    return max((path.stat().st_mtime_ns for path in files if path.stat().st_size), default=0)
 
 
 def _is_left(store: Store) -> bool:
-    return bool(store.manifest.inputs) and not any(Path(one).exists() for one in store.manifest.inputs)
+    return bool(store.inputs) and not any(Path(one).exists() for one in store.inputs)
 
 
 def _files_of(store: Store) -> set[tuple[str, int]]:
     """Return names and sizes of the files that an index has read."""
-    files = [(path, size) for _, (path, part, size) in store.values(("path", "part", "size")) if part is None]
-    files += [(one.path, one.num_bytes) for one in store.manifest.finished]
+    files = [(path, size) for path, part, size in store.values("path", "part", "size") if part is None]
+    files += [(one.path, one.num_bytes) for one in store.finished]
     return {(os.path.basename(path), size) for path, size in files}  # noqa: PTH119 - texts, of any number

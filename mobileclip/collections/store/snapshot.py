@@ -1,39 +1,39 @@
-"""What an index holds at one moment, in memory: the columns as a table, the embeddings as one array."""
+"""What an index holds at one moment: ids and embeddings; what else is known of them is asked of its rows."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import attrs
 import numpy as np
 from numpy.typing import NDArray
 
 from mobileclip.collections.store.presence import Presence
-from mobileclip.collections.store.segments import COLUMNS, arrow, schema, vectors_of
-from mobileclip.collections.store.store import Store
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from mobileclip.collections.store.rows import COLUMNS
+from mobileclip.collections.store.store import Clause, Store
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Snapshot:
     """The pictures of an index.
 
+    Rows are never changed: a picture is as it was, or was removed since.
+
     Shape:
         vectors: `(pictures, dim)`, float16; ids: `(pictures,)`, int64, rising.
 
     Args:
-        table: a row for each picture, without its embedding.
-        vectors: of unit length.
         ids: of the rows.
+        vectors: of unit length.
         num_unreadable: files that are known and cannot be read.
+        store: that has the rows.
     """
 
-    table: pa.Table
-    vectors: NDArray[np.float16]
     ids: NDArray[np.int64]
-    num_unreadable: int
+    vectors: NDArray[np.float16]
+    num_unreadable: int = 0
+    store: Store | None = None
 
     def __len__(self) -> int:
         """Return how many pictures there are."""
@@ -50,72 +50,49 @@ class Snapshot:
             raise ValueError(f"the index has no picture of the id {number}; search again, it may have been removed")
         return place
 
-    def is_shown(self, places: NDArray[np.int64], there: Presence) -> NDArray[np.bool_]:
-        """Return which of some pictures are shown: their files are where the index has them.
-
-        Rows of others are kept, as their disk may come back.
+    def rows(
+        self, places: Sequence[int] | NDArray[np.int64], columns: Sequence[str] = COLUMNS
+    ) -> list[dict[str, Any] | None]:
+        """Return what is known of some pictures, by column; None for one that was removed since.
 
         Args:
             places: of the pictures.
-            there: the files that are there.
+            columns: that are asked for.
         """
-        paths = self.table["path"].take(places).to_pylist()
-        return np.fromiter((path in there for path in paths), bool, len(paths))
+        assert self.store is not None, "rows are asked of an index"
+        wanted = self.ids[np.asarray(places, np.int64)].tolist()
+        ids = None if len(wanted) == len(self) else wanted
+        found = {number: values for number, *values in self.store.values("id", *columns, ids=ids)}
+        return [dict(zip(columns, found[number], strict=True)) if number in found else None for number in wanted]
 
-    def shown(self) -> NDArray[np.int64]:
-        """Return the places of all pictures that are shown.
+    def matching(self, clauses: Iterable[Clause]) -> NDArray[np.int64]:
+        """Return the places of the pictures that meet all conditions."""
+        assert self.store is not None, "rows are asked of an index"
+        return np.flatnonzero(np.isin(self.ids, self.store.matching(clauses), assume_unique=True))
+
+    def shown(self) -> tuple[NDArray[np.int64], list[dict[str, Any]]]:
+        """Return the places of the pictures whose files are where the index has them, and what is known of them.
 
         Raises:
-            ValueError: if there are no pictures, or none is where it was.
+            ValueError: if there is no picture, or none is where it was.
         """
         if not len(self):
             raise ValueError("there are no pictures in the index; add some with mobileclip index")
-        places = np.flatnonzero(self.is_shown(np.arange(len(self)), Presence()))
-        if not len(places):
+        rows, there = self.rows(np.arange(len(self))), Presence()
+        shown = {place: row for place, row in enumerate(rows) if row is not None and row["path"] in there}
+        if not shown:
             raise ValueError(
                 "the pictures of the index are not where they were; bring it up to date with mobileclip index"
             )
-        return places
-
-    def row(self, place: int) -> dict[str, Any]:
-        """Return what is known of a picture, by column; None where something is not."""
-        values: dict[str, Any] = self.table.slice(place, 1).to_pylist()[0]
-        return values
+        return np.array(list(shown), np.int64), list(shown.values())
 
 
 def take_snapshot(store: Store) -> Snapshot:
-    """Return what an index holds now; what is written later does not change it.
+    """Return what an index holds now; pictures that are written later are not in it.
 
     Raises:
         ValueError: if the index is damaged.
         OSError: if it cannot be read.
     """
-    pa, _ = arrow()
-    dim = store.manifest.dim
-    segments = store.read()
-    kept = [_pictures(table, segment.removed) for segment, table in segments]
-    vectors = np.empty((sum(map(int, map(np.count_nonzero, kept))), dim), np.float16)
-    tables, start, num_unreadable = [], 0, 0
-    for number, (segment, table) in enumerate(segments):
-        mask = kept[number]
-        end = start + int(mask.sum())
-        vectors[start:end] = vectors_of(table, dim)[mask]
-        tables.append(table.select(COLUMNS).filter(pa.array(mask)))
-        num_unreadable += len(table) - len(segment.removed) - int(mask.sum())
-        # The embeddings of a segment are let go of before those of the next are copied.
-        segments[number] = (segment, table.select(COLUMNS))
-        start = end
-    columns = pa.schema([field for field in schema(dim) if field.name in COLUMNS])
-    whole = pa.concat_tables(tables).combine_chunks() if tables else columns.empty_table()
-    ids = whole["id"].to_numpy()
-    order = np.argsort(ids, kind="stable")
-    if not np.array_equal(order, np.arange(len(order))):
-        whole, vectors, ids = whole.take(pa.array(order)), vectors[order], ids[order]
-    return Snapshot(table=whole, vectors=vectors, ids=ids, num_unreadable=num_unreadable)
-
-
-def _pictures(table: pa.Table, removed: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Return which rows are pictures that have an embedding and were not removed."""
-    mask: NDArray[np.bool_] = table["problem"].is_null().to_numpy().copy()
-    mask[list(removed)] = False
-    return mask
+    ids, vectors, num_unreadable = store.embeddings()
+    return Snapshot(ids=ids, vectors=vectors, num_unreadable=num_unreadable, store=store)

@@ -1,43 +1,41 @@
-"""Rows in a folder: written segment by segment by one job at a time, while others read."""
+"""The rows of an index in SQLite, with their embeddings beside it: written by one job at a time, while others read."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import json
+import shutil
+import sqlite3
+import tempfile
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import attrs
 import numpy as np
+from numpy.typing import NDArray
 
 from mobileclip import storage
-from mobileclip.collections.store.manifest import (
-    MANIFEST,
-    FinishedFile,
-    Manifest,
-    Segment,
-    is_segment_name,
-    read_manifest,
-    write_manifest,
-)
-from mobileclip.collections.store.segments import Row, arrow, numbered, read_segment, table_of, write_segment
+from mobileclip.collections.store import vectors as files
+from mobileclip.collections.store.about import About, FinishedFile
+from mobileclip.collections.store.database import INDEX, opened, told
+from mobileclip.collections.store.old import MANIFEST, Elsewhere, find_elsewhere, is_old_file
+from mobileclip.collections.store.rows import COLUMNS, INSERT, SCHEMA, Row
+from mobileclip.serialization import from_json, to_json
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-# A segment of fewer rows is merged with others like it, once there are so many of them.
-_FEW_ROWS = 10_000
-_MOST_SMALL = 16
-# A segment is written anew without the rows that were removed when they are so large a part of it.
+# Rows that are written at once, and embeddings that are copied at once.
+_BLOCK = 4096
+# The embeddings are written anew without those that were removed when these are so large a part of them.
 _MOST_REMOVED = 0.25
-# Rows of merged segments; of 512 numbers each, they take 100 MB.
-_MERGED_ROWS = 100_000
-# How often a reader begins again since a segment was merged meanwhile.
+# How often a reader begins again since the embeddings were written anew meanwhile.
 _ATTEMPTS = 10
 
-Place = tuple[str, int]
-"""Where a row is: the name of its segment, and its place in it."""
+T = TypeVar("T")
+
+Clause = tuple[str, Sequence[str | float]]
+"""A condition of SQL, and the values that stand for its question marks."""
 
 
 @attrs.define(eq=False)
@@ -46,251 +44,302 @@ class Store:
 
     Args:
         folder: of the index.
-        manifest: as it was last read or written.
+        about: what the index is of.
+        old: what is there, where it is in another form.
     """
 
     folder: Path
-    manifest: Manifest
-    _is_writing: bool = attrs.field(default=False, init=False)
+    about: About
+    old: Elsewhere | None = None
+    _copy: Path | None = attrs.field(default=None, init=False)
+    _db: sqlite3.Connection | None = attrs.field(default=None, init=False)
 
     @classmethod
     def open(cls, folder: Path) -> Store:
-        """Return the index in a folder.
+        """Return the index in a folder, or that of a Parquet file.
 
         Raises:
-            FileNotFoundError: if the folder is no index.
-            ValueError: if it is damaged.
+            FileNotFoundError: if there is no index.
+            ValueError: if it is damaged, or of a later version of this library.
         """
-        return cls(folder, read_manifest(folder))
+        if not (folder / INDEX).is_file():
+            if (old := find_elsewhere(folder)) is not None:
+                return cls(folder, old.about, old)
+            raise FileNotFoundError(f"{folder} is no index: there is no {INDEX} in it; make one with mobileclip index")
+        with opened(folder / INDEX) as db:
+            ((text,),) = db.execute("SELECT about FROM state")
+        try:
+            return cls(folder, from_json(text, About))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{folder / INDEX} is damaged, or of another version of this library: {error}; delete the folder, and "
+                "index the pictures again"
+            ) from None
 
     @classmethod
-    def create(cls, folder: Path, manifest: Manifest) -> Store:
+    def create(cls, folder: Path, about: About) -> Store:
         """Return a new, empty index.
 
         Raises:
             FileExistsError: if the folder holds something.
             OSError: if nothing can be written there.
         """
-        arrow()
         if folder.exists() and storage.holds_anything(folder):
             raise FileExistsError(f"{folder} holds something already; open it, or choose another folder")
         with storage.exclusive(folder):
-            write_manifest(folder, manifest)
-        return cls(folder, manifest)
+            _make(folder, about)
+        return cls(folder, about)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the index while rows are written; nobody else can.
+        """Hold the index while rows are written; nobody else can. An old one is brought over first.
 
         Raises:
             ValueError: if another job is writing.
+            OSError: if it cannot be written.
         """
         with storage.exclusive(self.folder):
-            self.manifest = read_manifest(self.folder)
-            self._sweep()
-            self._is_writing = True
-            try:
-                yield
-            finally:
-                self._is_writing = False
+            if (old := Store.open(self.folder).old) is not None:
+                _make(self.folder, old.about, old)
+            self.about, self.old = Store.open(self.folder).about, None
+            with opened(self.folder / INDEX, write=True) as db:
+                self._db = db
+                try:
+                    self._sweep()
+                    yield
+                finally:
+                    self._db = None
 
-    def read(self, columns: Sequence[str] | None = None) -> list[tuple[Segment, pa.Table]]:
-        """Return the rows of every segment, as they are now: what is written later is not seen.
+    @contextmanager
+    def _reading(self) -> Iterator[tuple[sqlite3.Connection, Path]]:
+        """Yield a connection, and the folder of the files; of an old index, of a copy that is made of it once."""
+        place = self.folder
+        if self.old is not None and not (place / INDEX).is_file():
+            if self._copy is None:
+                self._copy = Path(tempfile.mkdtemp(prefix="mobileclip-"))
+                weakref.finalize(self, shutil.rmtree, self._copy, ignore_errors=True)
+                _make(self._copy, self.about, self.old)
+            place = self._copy
+        with opened(place / INDEX) as db:
+            yield db, place
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What was indexed: files, folders and shards, in full."""
+        with self._reading() as (db, _):
+            return tuple(path for (path,) in db.execute("SELECT path FROM inputs ORDER BY rowid"))
+
+    @property
+    def finished(self) -> tuple[FinishedFile, ...]:
+        """Files of many pictures that need not be read again."""
+        with self._reading() as (db, _):
+            rows = db.execute("SELECT path, num_bytes, mtime_ns FROM finished ORDER BY rowid").fetchall()
+        return tuple(FinishedFile(path=path, num_bytes=size, mtime_ns=time) for path, size, time in rows)
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """What is another one whenever the index was written to, or made anew."""
+        with self._reading() as (db, place):
+            return int(db.execute("SELECT changes FROM state").fetchone()[0]), (place / INDEX).stat().st_ino
+
+    def values(self, *columns: str, ids: Sequence[int] | None = None) -> list[tuple[Any, ...]]:
+        """Return what some columns have of each row, in the order of the ids.
 
         Args:
-            columns: that are read; all by default.
+            columns: of `COLUMNS`.
+            ids: of the rows; of those that were removed, nothing is returned. None for all.
+        """
+        with self._reading() as (db, _):
+            return _select(db, columns, ids)
+
+    def rows(self, ids: Sequence[int]) -> list[Row]:
+        """Return rows with their embeddings, those included that were removed by the job that is writing."""
+
+        def read(db: sqlite3.Connection, vectors: NDArray[np.float16]) -> list[Row]:
+            columns = ("place", *COLUMNS)
+            found = [one for table in ("pictures", "removed") for one in _select(db, columns, ids, table)]
+            return [
+                Row(embedding=None if place is None else vectors[place], **dict(zip(COLUMNS, values, strict=True)))
+                for place, *values in found
+            ]
+
+        return self._with_vectors(read)
+
+    def all_rows(self) -> Iterator[Row]:
+        """Yield all rows with their embeddings, some at a time."""
+        ids = [number for (number,) in self.values("id")]
+        for start in range(0, len(ids), _BLOCK):
+            yield from self.rows(ids[start : start + _BLOCK])
+
+    def matching(self, clauses: Iterable[Clause]) -> NDArray[np.int64]:
+        """Return the ids of the pictures that meet all conditions, rising."""
+        conditions = [("place IS NOT NULL", ()), *clauses]
+        values = [value for _, some in conditions for value in some]
+        with self._reading() as (db, _):
+            where = " AND ".join(f"({text})" for text, _ in conditions)
+            # Values are bound.
+            found = db.execute(f"SELECT id FROM pictures WHERE {where} ORDER BY id", values).fetchall()  # noqa: S608
+        return np.array(found, np.int64).reshape(-1)
+
+    def embeddings(self) -> tuple[NDArray[np.int64], NDArray[np.float16], int]:
+        """Return the ids of the pictures, rising, their embeddings, and how many files cannot be read.
 
         Raises:
             ValueError: if the index is damaged.
-            OSError: if it is merged faster than it can be read, or cannot be read.
+            OSError: if it cannot be read.
         """
+
+        def read(
+            db: sqlite3.Connection, vectors: NDArray[np.float16]
+        ) -> tuple[NDArray[np.int64], NDArray[np.float16], int]:
+            found = db.execute("SELECT id, place FROM pictures WHERE place IS NOT NULL ORDER BY id").fetchall()
+            ids, places = np.array(found, np.int64).reshape(-1, 2).T
+            (num_unreadable,) = db.execute("SELECT count(*) FROM pictures WHERE place IS NULL").fetchone()
+            if len(places) and (places.min() < 0 or places.max() >= len(vectors)):
+                raise ValueError(
+                    f"{self.folder} is damaged: its rows have other embeddings than there are; index the pictures again"
+                )
+            # Nothing is read yet where none was removed.
+            is_whole = np.array_equal(places, np.arange(len(vectors)))
+            return np.ascontiguousarray(ids), vectors if is_whole else vectors[places], num_unreadable
+
+        return self._with_vectors(read)
+
+    def _with_vectors(self, read: Callable[[sqlite3.Connection, NDArray[np.float16]], T]) -> T:
+        """Return what a function makes of a connection and all embeddings, both of one moment."""
         for _ in range(_ATTEMPTS):
-            if (tables := self._read_all(columns)) is not None:
-                return tables
-            newest = read_manifest(self.folder)
-            if newest.segments == self.manifest.segments:
-                raise ValueError(f"{self.folder} is damaged: a segment is gone; index the pictures again")
-            self.manifest = newest
-        raise OSError(f"{self.folder} is written to faster than it can be read; wait until mobileclip index is done")
-
-    def _read_all(self, columns: Sequence[str] | None) -> list[tuple[Segment, pa.Table]] | None:
-        """Return the rows of every segment; None where one is gone, as merged ones are."""
-        segments, dim = self.manifest.segments, self.manifest.dim
-        try:
-            return [(segment, read_segment(self.folder, segment, dim, columns)) for segment in segments]
-        except FileNotFoundError:
-            return None
-
-    def values(self, columns: Sequence[str]) -> Iterator[tuple[Place, tuple[Any, ...]]]:
-        """Yield where each row is, but for those that were removed, with its values of some columns.
-
-        Args:
-            columns: that are read.
-
-        Raises:
-            ValueError, OSError: see `read`.
-        """
-        for segment, table in self.read(columns):
-            removed = set(segment.removed)
-            rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
-            for number, row in enumerate(rows):
-                if number not in removed:
-                    yield (segment.name, number), row
+            with self._reading() as (db, place):
+                name, count = db.execute("SELECT vectors, num_vectors FROM state").fetchone()
+                if not files.is_vectors_name(name):
+                    raise ValueError(
+                        f"{self.folder} is damaged: it names embeddings {name!r}; index the pictures again"
+                    )
+                with suppress(FileNotFoundError):
+                    return read(db, files.mapped(place / name, count, self.about.dim))
+        raise ValueError(f"{self.folder} is damaged: {name} is gone; delete the folder, and index the pictures again")
 
     def append(
         self,
-        rows: Sequence[Row],
+        rows: Iterable[Row] = (),
         *,
-        tables: Sequence[pa.Table] = (),
-        removed: Collection[Place] = (),
-        finished: Collection[FinishedFile] = (),
+        removed: Iterable[int] = (),
+        finished: Iterable[FinishedFile] = (),
+        inputs: Iterable[str] = (),
     ) -> None:
         """Add rows and remove others, all of it or nothing.
 
         Args:
-            rows: new ones, which go into a segment of their own.
-            tables: of other new rows, which go into the same segment.
-            removed: places of rows that are there.
+            rows: new ones.
+            removed: ids of rows that are there.
             finished: files of many pictures that were read to their end.
+            inputs: what was indexed, beside what was before.
 
         Raises:
             OSError: if nothing can be written.
         """
-        assert self._is_writing, "an index is written to by whoever holds it"
-        segments = list(_without(self.manifest.segments, removed))
-        changed = attrs.evolve(self.manifest, finished=_renewed(self.manifest.finished, finished))
-        if rows:
-            tables = [*tables, table_of(rows, self.manifest.dim)]
-        if tables:
-            table = numbered(tables, self.manifest.next_id)
-            segments.append(write_segment(self.folder, _name(self.manifest.next_segment), table))
-            changed = attrs.evolve(
-                changed,
-                next_segment=self.manifest.next_segment + 1,
-                next_id=self.manifest.next_id + len(table),
-            )
-        self._commit(attrs.evolve(changed, segments=tuple(segments)))
+        with self._transaction() as db:
+            ids = [(number,) for number in removed]
+            db.executemany("INSERT OR IGNORE INTO removed SELECT * FROM pictures WHERE id = ?", ids)
+            db.executemany("DELETE FROM pictures WHERE id = ?", ids)
+            db.executemany("INSERT OR REPLACE INTO finished VALUES (?, ?, ?)", map(attrs.astuple, finished))
+            db.executemany("INSERT OR IGNORE INTO inputs VALUES (?)", ((path,) for path in inputs))
+            _insert(db, rows, self.folder, self.about.dim)
 
-    def adopt(
-        self,
-        tables: Iterable[pa.Table],
-        *,
-        removed: Collection[Place],
-        finished: Collection[FinishedFile],
-        inputs: Iterable[str],
-    ) -> None:
-        """Add the rows of another index and remove others, all of it or nothing.
-
-        Args:
-            tables: the rows; each table goes into a segment of its own.
-            removed: places of rows that are there.
-            finished: files of many pictures that were read to their end.
-            inputs: what the other index was made of.
-
-        Raises:
-            OSError: if nothing can be written.
-        """
-        assert self._is_writing, "an index is written to by whoever holds it"
-        before = self.manifest
-        segments = list(_without(before.segments, removed))
-        number, next_id = before.next_segment, before.next_id
-        for table in tables:
-            # What is written here is swept away by the next job, unless the manifest names it in the end.
-            segments.append(write_segment(self.folder, _name(number), numbered([table], next_id)))
-            number, next_id = number + 1, next_id + len(table)
-        self._commit(
-            attrs.evolve(
-                before,
-                segments=tuple(segments),
-                finished=_renewed(before.finished, finished),
-                inputs=tuple(dict.fromkeys((*before.inputs, *inputs))),
-                next_segment=number,
-                next_id=next_id,
-            )
-        )
-
-    def remember(self, inputs: Iterable[str]) -> None:
-        """Keep what was indexed, beside what was before."""
-        self._commit(attrs.evolve(self.manifest, inputs=tuple(dict.fromkeys((*self.manifest.inputs, *inputs)))))
-
-    def forget(self, paths: Collection[str], *, inputs: Collection[str] = ()) -> None:
+    def forget(self, paths: Iterable[str], *, inputs: Iterable[str] = ()) -> None:
         """Drop files of many pictures from those that are finished, and inputs from those that were indexed."""
-        before, dropped = self.manifest, set(paths)
-        self._commit(
-            attrs.evolve(
-                before,
-                finished=tuple(one for one in before.finished if one.path not in dropped),
-                inputs=tuple(one for one in before.inputs if one not in inputs),
-            )
-        )
+        with self._transaction() as db:
+            db.executemany("DELETE FROM finished WHERE path = ?", ((path,) for path in paths))
+            db.executemany("DELETE FROM inputs WHERE path = ?", ((path,) for path in inputs))
 
-    def merge(self) -> None:
-        """Write many small segments, and those with many removed rows, anew as few large ones."""
-        assert self._is_writing, "an index is written to by whoever holds it"
-        alive = {one.name: one.num_rows - len(one.removed) for one in self.manifest.segments}
-        small = [one for one in self.manifest.segments if alive[one.name] < _FEW_ROWS]
-        worn = [one for one in self.manifest.segments if len(one.removed) > _MOST_REMOVED * one.num_rows]
-        chosen = {one.name for one in (*(small if len(small) > _MOST_SMALL else ()), *worn)}
-        waiting = [one for one in self.manifest.segments if one.name in chosen]
-        while waiting:
-            group = [waiting.pop(0)]
-            while waiting and sum(alive[one.name] for one in group) + alive[waiting[0].name] <= _MERGED_ROWS:
-                group.append(waiting.pop(0))
-            self._merge(group)
-
-    def _merge(self, group: Sequence[Segment]) -> None:
-        pa, _ = arrow()
-        tables = [_alive(read_segment(self.folder, one, self.manifest.dim), one) for one in group]
-        table = pa.concat_tables(tables).combine_chunks()
-        names = {one.name for one in group}
-        segments = [one for one in self.manifest.segments if one.name not in names]
-        number = self.manifest.next_segment
-        if len(table):
-            segments.append(write_segment(self.folder, _name(number), table))
-        self._commit(attrs.evolve(self.manifest, segments=tuple(segments), next_segment=number + 1))
+    def compact(self) -> None:
+        """Drop what was removed, and write the embeddings anew without it, if it is much."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM removed")
+            name, count = db.execute("SELECT vectors, num_vectors FROM state").fetchone()
+            found = db.execute("SELECT id, place FROM pictures WHERE place IS NOT NULL ORDER BY id").fetchall()
+            if count - len(found) <= _MOST_REMOVED * count:
+                return
+            kept, before = files.next_name(name), files.mapped(self.folder / name, count, self.about.dim)
+            places = np.array(found, np.int64).reshape(-1, 2)[:, 1]
+            blocks = (before[places[start : start + _BLOCK]] for start in range(0, len(places), _BLOCK))
+            files.append(self.folder / kept, blocks, behind=0)
+            numbered = ((place, number) for place, (number, _) in enumerate(found))
+            db.executemany("UPDATE pictures SET place = ? WHERE id = ?", numbered)
+            db.execute("UPDATE state SET vectors = ?, num_vectors = ?", (kept, len(found)))
         self._sweep()
 
-    def _commit(self, manifest: Manifest) -> None:
-        if manifest != self.manifest:
-            write_manifest(self.folder, manifest)
-            self.manifest = manifest
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Yield a connection whose writes are all there when the block ends, or none is."""
+        assert self._db is not None, "an index is written to by whoever holds it"
+        before = self._db.total_changes
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._db
+            if self._db.total_changes != before:
+                self._db.execute("UPDATE state SET changes = changes + 1")
+            self._db.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
+            raise
 
     def _sweep(self) -> None:
-        """Remove segments that the manifest does not have: merged ones, and those of a job that was killed."""
-        kept = {one.name for one in self.manifest.segments}
-        for path in self.folder.glob("*.parquet"):
-            if is_segment_name(path.name) and path.name not in kept:
+        """Remove embeddings that were written anew, those of a job that was killed, and an index of before."""
+        assert self._db is not None, "an index is written to by whoever holds it"
+        ((name,),) = self._db.execute("SELECT vectors FROM state")
+        for path in self.folder.iterdir():
+            if is_old_file(path.name) or (files.is_vectors_name(path.name) and path.name != name):
                 with suppress(OSError):
                     path.unlink()
 
 
 def is_index(folder: Path) -> bool:
     """Return whether a folder is an index."""
-    return (folder / MANIFEST).is_file()
+    return (folder / INDEX).is_file() or (folder / MANIFEST).is_file()
 
 
-def _name(number: int) -> str:
-    return f"{number:08d}.parquet"
+def _make(folder: Path, about: About, old: Elsewhere | None = None) -> None:
+    """Make an index, with the rows of one in another form; it appears whole or not at all."""
+    with storage.atomic_file(folder / INDEX) as path, told(folder / INDEX):
+        db = sqlite3.connect(path, isolation_level=None)
+        try:
+            # What goes wrong here leaves no file at all.
+            db.execute("PRAGMA journal_mode = OFF")
+            db.execute("BEGIN")
+            for statement in SCHEMA.split(";"):
+                db.execute(statement)
+            db.execute("INSERT INTO state VALUES (?, ?, 0, 0)", (to_json(about), files.FIRST))
+            if old is not None:
+                # Ids of rows that were removed are not given again.
+                db.execute("INSERT INTO sqlite_sequence VALUES ('pictures', ?)", (old.next_id - 1,))
+                finished = map(attrs.astuple, old.finished)
+                db.executemany("INSERT INTO finished VALUES (?, ?, ?)", finished)
+                db.executemany("INSERT INTO inputs VALUES (?)", ((one,) for one in old.inputs))
+                _insert(db, old.rows(), folder, about.dim)
+            db.execute("COMMIT")
+        finally:
+            db.close()
 
 
-def _without(segments: Iterable[Segment], removed: Collection[Place]) -> Iterator[Segment]:
-    places = defaultdict(set)
-    for name, place in removed:
-        places[name].add(place)
-    for segment in segments:
-        if segment.name in places:
-            yield attrs.evolve(segment, removed=tuple(sorted(places[segment.name].union(segment.removed))))
-        else:
-            yield segment
+def _insert(db: sqlite3.Connection, rows: Iterable[Row], folder: Path, dim: int) -> None:
+    """Add rows: their embeddings are on the disk before the transaction ends."""
+    rows = iter(rows)
+    while block := list(islice(rows, _BLOCK)):
+        name, count = db.execute("SELECT vectors, num_vectors FROM state").fetchone()
+        vectors = [row.embedding for row in block if row.embedding is not None]
+        if vectors:
+            stacked = np.stack(vectors).astype(np.float16)
+            files.append(folder / name, [stacked.reshape(-1, dim)], behind=2 * count * dim)
+        places = iter(range(count, count + len(vectors)))
+        db.executemany(INSERT, ((None if row.embedding is None else next(places), *row.values()) for row in block))
+        db.execute("UPDATE state SET num_vectors = ?", (count + len(vectors),))
 
 
-def _renewed(before: Sequence[FinishedFile], new: Collection[FinishedFile]) -> tuple[FinishedFile, ...]:
-    paths = {one.path for one in new}
-    return (*(one for one in before if one.path not in paths), *new)
-
-
-def _alive(table: pa.Table, segment: Segment) -> pa.Table:
-    pa, _ = arrow()
-    kept = np.ones(len(table), dtype=bool)
-    kept[list(segment.removed)] = False
-    return table.filter(pa.array(kept))
+def _select(
+    db: sqlite3.Connection, columns: Sequence[str], ids: Sequence[int] | None, table: str = "pictures"
+) -> list[tuple[Any, ...]]:
+    chosen = None if ids is None else json.dumps([int(number) for number in ids])
+    where = "" if chosen is None else "WHERE id IN (SELECT value FROM json_each(?))"
+    text = f"SELECT {', '.join(columns)} FROM {table} {where} ORDER BY id"  # noqa: S608 - names of ours, values bound
+    return db.execute(text, () if chosen is None else (chosen,)).fetchall()

@@ -53,8 +53,8 @@ def write_web_file(
     from safetensors.numpy import save
 
     storage.require_output(path, overwrite=overwrite, suffixes=SUFFIXES)
-    places = snapshot.shown()
-    matches = [match_of(snapshot, int(place), 1.0) for place in places]
+    places, rows = snapshot.shown()
+    matches = [match_of(row, 1.0) for row in rows]
     thumbnails, ends = bytearray(), []
     with Progress(
         "making small copies", total=len(matches), unit="pictures", console=console(shown=show_progress)

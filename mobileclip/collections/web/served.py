@@ -12,7 +12,6 @@ from mobileclip import storage
 from mobileclip.collections.collection import Collection
 from mobileclip.collections.searching.duplicates import Duplicates
 from mobileclip.collections.searching.matches import Match, match_of
-from mobileclip.collections.store.manifest import MANIFEST
 from mobileclip.collections.store.store import Store
 from mobileclip.collections.web.thumbnails import Indexed
 
@@ -44,7 +43,7 @@ class ServedCollection:
 
     def __init__(self, collection: Collection) -> None:
         self._collection = collection
-        self._stamp: tuple[int, ...] | None = None
+        self._seen: tuple[int, int] | None = None
         self._reading = threading.Lock()
         self._kept = _Kept()
         self._comparing = threading.Lock()
@@ -59,13 +58,13 @@ class ServedCollection:
         with self._reading:
             try:
                 # This comes first: what is written after it is found by the next request.
-                stamp = _stamp(self._collection.path / MANIFEST)
-                if stamp is None or stamp != self._stamp:
+                seen = Store.open(self._collection.path).version
+                if seen != self._seen:
                     self._collection = _read_anew(self._collection)
-                    self._stamp = stamp
+                    self._seen = seen
                     self.version += 1
             except (OSError, ValueError, ImportError) as error:
-                self._stamp = None
+                self._seen = None
                 raise UnreadableIndexError(str(error)) from error
             return self._collection
 
@@ -94,9 +93,10 @@ def picture_of(collection: Collection, number: int) -> tuple[Match, Indexed]:
     Raises:
         ValueError: if there is none.
     """
-    place = collection.snapshot.place(number)
-    row = collection.snapshot.row(place)
-    return match_of(collection.snapshot, place, 1.0), Indexed(sha256=row["sha256"], mtime_ns=row["mtime_ns"])
+    (row,) = collection.snapshot.rows([collection.snapshot.place(number)])
+    if row is None:
+        raise ValueError(f"the index has no picture of the id {number}; search again, it may have been removed")
+    return match_of(row, 1.0), Indexed(sha256=row["sha256"], mtime_ns=row["mtime_ns"])
 
 
 def as_shown(match: Match) -> dict[str, Any]:
@@ -109,19 +109,10 @@ def as_shown(match: Match) -> dict[str, Any]:
     return {**known, **{name: storage.printable(text, limit=_LONGEST_TEXT) for name, text in names.items()}}
 
 
-def _stamp(manifest: Path) -> tuple[int, ...] | None:
-    """Return what tells a manifest from the one that was there before; None where there is none."""
-    try:
-        found = manifest.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
-
-
 def _read_anew(before: Collection) -> Collection:
     """Return the collection in the same folder, with the same model where it is still the one."""
     store = Store.open(before.path)
-    is_same = store.manifest.identity == before.store.manifest.identity
+    is_same = store.about.identity == before.store.about.identity
     clip = before.clip if is_same else None
     collection = Collection(store, clip=clip, device=before.device, trust=before.trust)
     collection.load()

@@ -14,7 +14,7 @@ import pytest
 
 from mobileclip.collections import Collection, IndexOptions, ModelSource
 from mobileclip.collections.indexing import MARK
-from mobileclip.collections.store import read_manifest
+from mobileclip.collections.store import INDEX, Store
 from mobileclip.engines import LocalEngine, Retries
 from mobileclip.storage import LOCK
 from tests.collections.pictures import contents, draw
@@ -43,7 +43,7 @@ def start(index, photos, segment_rows):
 
 
 def num_rows(index):
-    return sum(one.num_rows - len(one.removed) for one in read_manifest(index).segments)
+    return len(Store.open(index).values("id"))
 
 
 def assert_as_undisturbed(index, photos, checkpoint, tmp_path):
@@ -111,7 +111,7 @@ def test_a_job_that_is_killed_while_it_makes_an_index_locks_nobody_out(indexing,
     killed = indexing.command.run(folder, Moment(operation=first))
     assert killed.status == -signal.SIGKILL
     assert (folder / "index" / LOCK).exists()
-    assert not (folder / "index" / "manifest.json").exists()
+    assert not (folder / "index" / INDEX).exists()
     done = indexing.command.run(folder)
     assert done.status == 0, done.output
     assert "3 pictures in the index: 3 encoded" in done.output

@@ -14,7 +14,7 @@ from mobileclip.collections.indexing import FindingsWriter, units_of
 from mobileclip.collections.reading import FileReader, FileTask, KnownContent, scan
 from mobileclip.encoders import save_model
 from mobileclip.engines import SET_ASIDE, InlineEngine, LocalEngine, Retries, Work, read_status
-from tests.collections.pictures import assert_same_rows, draw, pack, telling
+from tests.collections.pictures import assert_same_rows, draw, pack, rows_of, telling
 from tests.datasets.videos.making import film
 from tests.engines.works import workers_of_this_process
 from tests.errors import fails
@@ -74,7 +74,7 @@ def test_a_shard_that_changed_keeps_what_it_holds_still(make, tmp_path):
     pack(tmp_path / "00.tar", 2, 3, 4)
     report = index.add(tmp_path / "00.tar", options=OPTIONS, engine=INLINE)
     assert (report.num_encoded, report.num_known) == (1, 2)
-    assert sorted(index.snapshot.table["part"].to_pylist()) == ["0002", "0003", "0004"]
+    assert sorted(row["part"] for row in rows_of(index.snapshot)) == ["0002", "0003", "0004"]
 
 
 def test_of_a_group_that_fails_the_picture_is_set_aside_and_the_next_run_does_it(make, photos, monkeypatch):

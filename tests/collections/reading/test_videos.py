@@ -17,7 +17,7 @@ from mobileclip.collections.searching import clock, small_pictures
 from mobileclip.collections.viewing import PROBES
 from mobileclip.engines import InlineEngine
 from mobileclip.extras import install
-from tests.collections.pictures import draw
+from tests.collections.pictures import draw, rows_of
 from tests.datasets.videos.making import film, scene
 
 OPTIONS = IndexOptions(show_progress=False, video_seconds=2)
@@ -34,7 +34,7 @@ def add(index, *inputs, **choices):
 
 def held(index):
     """Return the time and the embedding of every frame, by the video's name."""
-    rows = index.snapshot.table.select(["path", "time"]).to_pylist()
+    rows = rows_of(index.snapshot)
     found = {}
     for row, vector in zip(rows, index.snapshot.vectors, strict=True):
         found.setdefault(Path(row["path"]).name, []).append((row["time"], vector))
@@ -165,7 +165,7 @@ def test_a_job_that_ends_within_a_video_begins_it_again(index, tmp_path, monkeyp
 
     def stop(*given, **also):
         append(*given, **also)
-        calls.append(1)
+        calls.extend(given)
         if len(calls) == 2:
             raise OSError("the disk is full")
 

@@ -4,7 +4,6 @@ import time
 from concurrent.futures import Future
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from usearch.index import Index
@@ -22,7 +21,7 @@ def sizes(largest, **others):
 
 def snapshot_of(vectors, ids=None):
     ids = np.arange(len(vectors)) if ids is None else ids
-    return Snapshot(table=pa.table({"id": ids}), vectors=vectors, ids=ids, num_unreadable=0)
+    return Snapshot(vectors=vectors, ids=ids)
 
 
 def files(folder):

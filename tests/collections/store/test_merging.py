@@ -1,13 +1,14 @@
 """Indexes joined: of each file the latest rows, of each index all or nothing."""
 
+import errno
 import os
 
-import pyarrow.parquet as pq
+import attrs
 import pytest
 
 from mobileclip.collections import Collection, IndexOptions, ModelSource
 from mobileclip.collections.store import Store
-from tests.collections.pictures import assert_same_rows, draw, pack
+from tests.collections.pictures import assert_same_rows, draw, pack, rows_of
 from tests.errors import fails
 
 OPTIONS = IndexOptions(precision="float32", show_progress=False)
@@ -34,7 +35,7 @@ def folders(tmp_path):
 
 
 def names(index):
-    return sorted(path.rsplit("/", 1)[1] for path in index.snapshot.table["path"].to_pylist())
+    return sorted(row["path"].rsplit("/", 1)[1] for row in rows_of(index.snapshot))
 
 
 def test_joined_indexes_are_one_of_all_pictures(make, folders, tmp_path, monkeypatch):
@@ -68,36 +69,35 @@ def test_a_shard_that_was_read_to_its_end_is_preferred(make, folders, tmp_path, 
     whole = make("whole", folders[0] / "00.tar")
     begun = make("begun")
     with begun.store.writing():
-        row = whole.store.read()[0][1].slice(0, 1)
-        begun.store.append((), tables=[row])
+        (row,) = whole.store.rows([1])
+        begun.store.append([attrs.evolve(row, id=None)])
     for name, others in (("one", (begun, whole)), ("other", (whole, begun))):
         joined = Collection.create_like(tmp_path / name, whole)
         joined.merge(*others, show_progress=False)
         assert_same_rows(joined, whole)
-        assert joined.store.manifest.finished == whole.store.manifest.finished
+        assert joined.store.finished == whole.store.finished
 
 
 def test_a_merge_that_is_stopped_has_copied_whole_indexes(make, folders, tmp_path, monkeypatch):
     first, second = make("first", folders[0]), make("second", folders[1])
     second.add(draw(tmp_path / "c" / "9.png", 9), options=OPTIONS)
     joined = Collection.create_like(tmp_path / "joined", first)
-    write, written = pq.write_table, []
+    fsync, written = os.fsync, []
 
-    def stop(*given, **choices):
-        written.append(given)
-        if len(written) == 3:  # in the middle of the second one
-            raise OSError("the disk is full")
-        return write(*given, **choices)
+    def stop(file):
+        written.append(file)
+        if len(written) == 2:  # when the second one's embeddings are written
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return fsync(file)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pq, "write_table", stop)
-        with pytest.raises(OSError, match="the disk is full"):
+        patch.setattr(os, "fsync", stop)
+        with pytest.raises(OSError, match="make room and run this again"):
             joined.merge(first, second, show_progress=False)
     again = Collection.open(joined.path)
     assert_same_rows(again, first)
     assert str(again.merge(first, second, show_progress=False)) == "5 rows copied, 5 known already"
     assert len(again) == 9
-    assert len(list(again.path.glob("*.parquet"))) == len(again.store.manifest.segments)
 
 
 def test_an_index_of_another_model_is_refused_by_name(make, folders, tmp_path, small_file):
@@ -110,14 +110,14 @@ def test_an_index_of_another_model_is_refused_by_name(make, folders, tmp_path, s
 
 
 def test_an_index_that_is_written_to_meanwhile_is_told(make, folders, monkeypatch, tmp_path):
-    index, values = make("index", folders[0]), Store.values
+    index, rows = make("index", folders[0]), Store.rows
 
-    def merged(self, columns):
-        yield from values(self, columns)
-        for path in index.path.glob("*.parquet"):
-            path.unlink()
+    def written(self, ids):
+        monkeypatch.undo()
+        index.forget(folders[0])
+        return rows(self, ids)
 
-    monkeypatch.setattr(Store, "values", merged)
+    monkeypatch.setattr(Store, "rows", written)
     joined = Collection.create_like(tmp_path / "joined", index)
     with fails("collections.written-meanwhile-run-again", "index"):
         joined.merge(index, show_progress=False)

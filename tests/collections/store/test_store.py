@@ -1,24 +1,36 @@
 """Rows in a folder: written whole or not at all, by one job, and read as they were when they were opened."""
 
-import attrs
+import multiprocessing
+import os
+import shutil
+import sqlite3
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from mobileclip.collections import Manifest, Segment
+from mobileclip.collections import Collection, ModelSource
 from mobileclip.collections.store import (
+    INDEX,
+    MANIFEST,
+    About,
     FinishedFile,
     Row,
     Store,
-    read_manifest,
+    database,
+    is_on_network,
     take_snapshot,
-    write_manifest,
-    write_segment,
 )
 from tests.errors import fails
 
 DIM = 8
-MANIFEST = Manifest(weights_sha256="0" * 64, spec="{}", version="1", dim=DIM)
+ABOUT = About(weights_sha256="0" * 64, spec="{}", version="1", dim=DIM)
+OLD = Path(__file__).parent / "layout1"
+EMBEDDINGS = "embeddings-00000000.float16"
 
 
 def row(name, **values):
@@ -30,49 +42,44 @@ def row(name, **values):
 
 @pytest.fixture
 def index(tmp_path):
-    return Store.create(tmp_path / "index", MANIFEST)
+    return Store.create(tmp_path / "index", ABOUT)
 
 
-def paths(index):
-    return take_snapshot(index).table["path"].to_pylist()
+@pytest.fixture
+def old(tmp_path):
+    return shutil.copytree(OLD, tmp_path / "old")
 
 
-def test_rows_of_before_there_were_videos_are_read(index):
-    with index.writing():
-        index.append([row("a"), row("bb")])
-        (segment,) = index.manifest.segments
-        old = index.read()[0][1].drop_columns(["time"])
-        index._commit(attrs.evolve(index.manifest, segments=(write_segment(index.folder, segment.name, old),)))
-        index.append([row("ccc", time=1.0)])
-    snapshot = take_snapshot(Store.open(index.folder))
-    assert snapshot.table["time"].to_pylist() == [None, None, 1.0]
-    assert snapshot.table["path"].to_pylist() == ["/p/a", "/p/bb", "/p/ccc"]
-    assert snapshot.vectors.shape == (3, DIM)
+def paths(snapshot):
+    return [row["path"] for row in snapshot.rows(range(len(snapshot)))]
 
 
-def test_a_segment_says_which_columns_may_be_empty(index):
-    """A part of the format: what says otherwise is refused."""
-    with index.writing():
-        index.append([row("a")])
-    (segment,) = index.manifest.segments
-    fields = pq.read_schema(index.folder / segment.name)
-    assert [field.name for field in fields if not field.nullable] == [
-        "id", "path", "size", "mtime_ns", "sha256", "width", "height", "embedding",
-    ]  # fmt: skip
+def number_of(name):
+    """Return the place of the one in the embedding of a row."""
+    return len(name) % DIM
+
+
+def held(folder):
+    """Return paths and ids of an index, whose embeddings are theirs."""
+    snapshot = take_snapshot(Store.open(folder))
+    names = [path.removeprefix("/p/") for path in paths(snapshot)]
+    assert snapshot.vectors.argmax(1).tolist() == [number_of(name) for name in names]
+    return dict(zip(names, snapshot.ids.tolist(), strict=True))
 
 
 def test_rows_come_back_as_they_were_written(index):
     written = [
         row("a", camera="A camera", taken="2024-05-01T12:30:00", latitude=48.5, longitude=-3.25),
-        row("bb", part="0001", time=42.5),
-        row("ccc", problem="it is broken", embedding=np.zeros(DIM, np.float32)),
+        row("bb", part="0001", time=42.5, taken="0000-00-00T00:00:00"),
+        row("ccc", problem="it is broken", embedding=None),
     ]
     with index.writing():
         index.append(written)
     snapshot = take_snapshot(Store.open(index.folder))
     assert snapshot.num_unreadable == 1
-    assert snapshot.row(0) == {
-        "id": 0,
+    first, second = snapshot.rows([0, 1])
+    assert first == {
+        "id": 1,
         "path": "/p/a",
         "part": None,
         "size": 10,
@@ -87,66 +94,96 @@ def test_rows_come_back_as_they_were_written(index):
         "time": None,
         "problem": None,
     }
-    assert (snapshot.row(1)["part"], snapshot.row(1)["time"]) == ("0001", 42.5)
+    # A camera without a clock writes no date.
+    assert (second["part"], second["time"], second["taken"]) == ("0001", 42.5, None)
     np.testing.assert_array_equal(snapshot.vectors, np.stack([one.embedding for one in written[:2]]))
 
 
-def test_a_segment_is_a_table_that_others_read(index):
-    with index.writing():
-        index.append([row("a")])
-    table = pq.read_table(index.folder / "00000000.parquet")
-    assert table["path"].to_pylist() == ["/p/a"]
-    assert table["embedding"].to_pylist() == [[0, 1, 0, 0, 0, 0, 0, 0]]
-
-
-def test_what_is_removed_is_gone_and_ids_stay(index):
+def test_what_is_removed_is_gone_and_ids_are_not_given_again(index):
     with index.writing():
         index.append([row("a"), row("b")])
-        index.append([row("c")], removed=[("00000000.parquet", 0)])
-        index.append((), removed=[("00000000.parquet", 0)])
-    snapshot = take_snapshot(index)
-    assert snapshot.table["path"].to_pylist() == ["/p/b", "/p/c"]
-    assert snapshot.ids.tolist() == [1, 2]
+        index.append([row("c")], removed=[1])
+        index.append(removed=[1, 3])
+        index.compact()
+        index.append([row("d")])
+    assert held(index.folder) == {"b": 2, "d": 4}
 
 
-def test_small_segments_are_merged_and_a_reader_keeps_what_it_opened(index):
-    names = [chr(ord("a") + number) for number in range(17)]
+def test_a_reader_keeps_what_it_opened_while_embeddings_are_written_anew(index):
+    names = [chr(ord("a") + number) * (number + 1) for number in range(16)]
     with index.writing():
-        for name in names:
-            index.append([row(name)])
-        late = Store.open(index.folder)
-        reader = Store.open(index.folder)
-        kept = take_snapshot(reader)
-        index.append((), removed=[("00000001.parquet", 0)])
-        index.merge()
-    assert [path.name for path in index.folder.glob("*.parquet")] == ["00000017.parquet"]
-    assert kept.table["path"].to_pylist() == [f"/p/{name}" for name in names]
-    # This one has the manifest of before the merge, whose segments are gone.
-    snapshot = take_snapshot(late)
-    assert snapshot.table["path"].to_pylist() == [f"/p/{name}" for name in names if name != "b"]
-    assert snapshot.ids.tolist() == [0, *range(2, 17)]
+        index.append(map(row, names))
+        kept = take_snapshot(Store.open(index.folder))
+        index.append(removed=range(1, 17, 2))
+        index.compact()
+        assert not (index.folder / EMBEDDINGS).exists()
+        index.append([row("x")])
+    assert kept.vectors.argmax(1).tolist() == [number_of(name) for name in names]
+    assert paths_there(kept) == {f"/p/{name}" for name in names[1::2]}
+    assert held(index.folder) == {**{name: number for number, name in enumerate(names, 1) if number % 2 == 0}, "x": 17}
+    (size,) = {path.stat().st_size for path in index.folder.glob("embeddings-*")}
+    assert size == 9 * DIM * 2
 
 
-def test_a_segment_with_many_removed_rows_is_written_anew(index):
+def paths_there(snapshot):
+    return {row["path"] for row in snapshot.rows(range(len(snapshot))) if row is not None}
+
+
+def test_what_a_killed_job_has_left_is_overwritten_or_removed_by_the_next(index):
     with index.writing():
-        index.append([row(name) for name in "abcd"])
-        index.append((), removed=[("00000000.parquet", 0), ("00000000.parquet", 2)])
-        index.merge()
-        assert [one.removed for one in index.manifest.segments] == [()]
-        assert paths(index) == ["/p/b", "/p/d"]
-        index.append((), removed=[("00000001.parquet", 0), ("00000001.parquet", 1)])
-        index.merge()
-    assert index.manifest.segments == ()
-    assert paths(index) == []
-
-
-def test_what_a_killed_job_has_left_is_removed_by_the_next(index):
-    left, others = index.folder / "00000007.parquet", index.folder / "mine.parquet"
+        index.append([row("a")])
+    with (index.folder / EMBEDDINGS).open("ab") as file:
+        file.write(b"of no row")
+    left, others = index.folder / "embeddings-00000007.float16", index.folder / "mine.float16"
     for path in (left, others):
         path.write_bytes(b"half")
+    assert held(index.folder) == {"a": 1}
     with index.writing():
-        assert not left.exists()
-    assert others.exists()
+        index.append([row("bb")])
+    assert held(index.folder) == {"a": 1, "bb": 2}
+    assert (left.exists(), others.exists()) == (False, True)
+
+
+def test_what_fails_in_the_middle_leaves_nothing(index):
+    def torn():
+        yield from (row("bb") for _ in range(5000))
+        raise KeyboardInterrupt
+
+    with index.writing():
+        index.append([row("a")])
+        with pytest.raises(KeyboardInterrupt):
+            index.append(torn(), removed=[1], inputs=["/p"])
+        assert (held(index.folder), index.inputs) == ({"a": 1}, ())
+        index.append([row("ccc")])
+    assert held(index.folder) == {"a": 1, "ccc": 2}
+
+
+def write_on(folder, said):
+    """Write to an index until the process is killed, and say how many rows are there each time."""
+    index = Store.open(folder)
+    with index.writing():
+        while True:
+            ids = [number for (number,) in index.values("id")]
+            index.append([row("a" * (len(ids) + more)) for more in range(3)], removed=ids[-1:])
+            said.send(len(index.values("id")))
+            index.compact()
+
+
+def test_what_was_acknowledged_outlives_twenty_kills(index):
+    """A killed process leaves the lock open, every row that it said was there, and no embedding of another row."""
+    fork = multiprocessing.get_context("fork")
+    for number in range(20):
+        said, saying = fork.Pipe(duplex=False)
+        job = fork.Process(target=write_on, args=(index.folder, saying))
+        job.start()
+        count = [said.recv() for _ in range(1 + number % 4)][-1]
+        job.kill()
+        job.join()
+        saying.close()
+        with suppress(EOFError):
+            while True:
+                count = said.recv()
+        assert len(held(index.folder)) in (count, count + 2)
 
 
 def test_a_second_writer_is_refused(index):
@@ -158,32 +195,59 @@ def test_a_second_writer_is_refused(index):
         pass
 
 
+def test_threads_read_while_one_writes(index):
+    with index.writing(), ThreadPoolExecutor(4) as pool:
+        for number in range(20):
+            index.append([row("a" * number)])
+            assert {len(one) for one in pool.map(lambda _: held(index.folder), range(4))} == {number + 1}
+
+
 def test_a_new_index_takes_an_empty_folder(index, tmp_path):
     with fails("collections.holds-something-already-open"):
-        Store.create(index.folder, MANIFEST)
+        Store.create(index.folder, ABOUT)
     (tmp_path / "empty").mkdir()
-    Store.create(tmp_path / "empty", MANIFEST)
-    with fails("collections.index-manifest-json-make"):
+    Store.create(tmp_path / "empty", ABOUT)
+    with pytest.raises(FileNotFoundError, match=r"is no index: there is no index\.sqlite in it"):
         Store.open(tmp_path)
 
 
 def test_finished_files_are_renewed_and_forgotten(index):
     first, second = (FinishedFile(path="/a.tar", num_bytes=1, mtime_ns=time) for time in (1, 2))
     with index.writing():
-        index.append((), finished=[first])
-        index.append((), finished=[second])
-        assert read_manifest(index.folder).finished == (second,)
-        index.forget(["/a.tar"])
-    assert read_manifest(index.folder).finished == ()
+        index.append(finished=[first], inputs=["/b", "/a"])
+        index.append(finished=[second], inputs=["/a"])
+        assert (index.finished, index.inputs) == ((second,), ("/b", "/a"))
+        index.forget(["/a.tar"], inputs=["/b"])
+    assert (index.finished, index.inputs) == ((), ("/a",))
+
+
+def test_a_moved_folder_is_the_same_index(index, tmp_path):
+    with index.writing():
+        index.append([row("a")])
+    moved = index.folder.rename(tmp_path / "an index #1")
+    with Store.open(moved).writing():
+        Store.open(moved)
+    assert held(moved) == {"a": 1}
+
+
+def execute(folder, *statements):
+    with sqlite3.connect(folder / INDEX) as db:
+        for one in statements:
+            db.execute(one)
+    db.close()
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: (folder / "00000000.parquet").write_bytes(b"x"), "00000000.parquet is damaged"),
-        (lambda folder: (folder / "00000000.parquet").unlink(), "a segment is gone"),
-        (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json is damaged"),
-        (lambda folder: (folder / "manifest.json").write_bytes(b"\xff"), "manifest.json is damaged"),
+        (lambda folder: (folder / EMBEDDINGS).write_bytes(b"x"), f"{EMBEDDINGS} is damaged"),
+        (lambda folder: (folder / EMBEDDINGS).unlink(), f"{EMBEDDINGS} is gone"),
+        (lambda folder: (folder / INDEX).write_bytes(b"no database" * 99), f"{INDEX} is damaged"),
+        (lambda folder: os.truncate(folder / INDEX, 5000), f"{INDEX} is damaged"),
+        (lambda folder: execute(folder, "DROP TABLE pictures"), f"{INDEX} is damaged"),
+        (lambda folder: execute(folder, "UPDATE state SET vectors = '../other'"), "'../other'"),
+        (lambda folder: execute(folder, "UPDATE state SET about = '{}'"), f"{INDEX} is damaged"),
+        (lambda folder: execute(folder, "UPDATE pictures SET place = 9"), "other embeddings than there are"),
     ],
 )
 def test_damage_is_told_by_the_name_of_the_file(index, damage, message):
@@ -194,22 +258,132 @@ def test_damage_is_told_by_the_name_of_the_file(index, damage, message):
         take_snapshot(Store.open(index.folder))
 
 
-def test_a_segment_of_other_columns_is_refused(index):
-    with index.writing():
+def read_as_nobody(folder, temporary, said):
+    tempfile.tempdir = temporary
+    os.setgid(65534)
+    os.setuid(65534)
+    said.send(held(folder))
+
+
+@pytest.mark.skipif(os.name == "nt" or os.getuid() != 0, reason="another user is asked")
+@pytest.mark.parametrize("layout", [1, 2])
+def test_whoever_may_only_read_the_folder_reads_the_index(index, old, tmp_path, layout):
+    folder = old if layout == 1 else index.folder
+    if layout == 2:
+        with index.writing():
+            index.append([row("a")])
+    for place in (tmp_path, *tmp_path.parents[:2]):
+        place.chmod(0o755)
+    before, expected = sorted(path.name for path in folder.iterdir()), held(folder)
+    (tmp_path / "temporary").mkdir()
+    (tmp_path / "temporary").chmod(0o777)
+    fork = multiprocessing.get_context("fork")
+    said, saying = fork.Pipe(duplex=False)
+    job = fork.Process(target=read_as_nobody, args=(folder, str(tmp_path / "temporary"), saying))
+    job.start()
+    saying.close()
+    assert said.recv() == expected
+    job.join()
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_on_a_disk_of_the_network_it_does_without_a_log(index, monkeypatch):
+    monkeypatch.setattr(database, "is_on_network", lambda _: True)
+    with index.writing(), ThreadPoolExecutor(1) as pool:
         index.append([row("a")])
-    (segment,) = index.manifest.segments
-    narrow = attrs.evolve(index.manifest, dim=DIM - 1)
-    write_manifest(index.folder, narrow)
-    with fails("collections.holds-other-rows-columns", segment.name):
-        take_snapshot(Store.open(index.folder))
+        assert pool.submit(held, index.folder).result() == {"a": 1}
+        assert not list(index.folder.glob("*-wal"))
+        index.append([row("bb")])
+    assert held(index.folder) == {"a": 1, "bb": 2}
+    monkeypatch.undo()
+    with index.writing():
+        assert list(index.folder.glob("*-wal"))
 
 
-def test_a_manifest_names_what_is_wrong_with_it():
-    segment = {"num_rows": 2, "num_bytes": 9, "sha256": "0" * 64}
-    with fails("collections.rows-others-these-said"):
-        Segment(name="00000000.parquet", removed=(2,), **segment)
-    with pytest.raises(ValueError, match="name"):
-        Segment(name="../00000000.parquet", **segment)
-    one = Segment(name="00000000.parquet", **segment)
-    with fails("collections.segment-twice"):
-        attrs.evolve(MANIFEST, segments=(one, one))
+def test_disks_of_the_network_are_told_by_what_is_mounted():
+    mounts = "/dev/sda / ext4 rw 0 0\nhost:/a /net/my\\040home nfs4 rw 0 0\n/dev/sdb /net/my\\040home/disk xfs rw 0 0\n"
+    found = [is_on_network(Path(one), mounts) for one in ("/home", "/net/my home/a", "/net/my home/disk/a", "/net")]
+    assert found == [False, True, False, False]
+
+
+OLD_ROWS = {"a": 0, "ccc": 2, "dddd": 3}
+
+
+def test_an_index_of_before_is_read_and_brought_over_when_it_is_written_to(old):
+    before = sorted(path.name for path in old.iterdir())
+    assert held(old) == OLD_ROWS
+    store = Store.open(old)
+    snapshot = take_snapshot(store)
+    assert (snapshot.num_unreadable, store.inputs, len(store.finished)) == (1, ("/p",), 1)
+    assert store.about.model == ModelSource(model="mobileclip_s0")
+    assert sorted(path.name for path in old.iterdir()) == before, "who reads changes nothing"
+    with store.writing():
+        store.append([row("x" * 7)])
+    assert held(old) == {**OLD_ROWS, "x" * 7: 6}
+    assert {path.name for path in old.iterdir()} == {INDEX, EMBEDDINGS, ".lock"}
+    first, third, frame = take_snapshot(Store.open(old)).rows([0, 1, 2])
+    assert (first["camera"], first["taken"], first["latitude"]) == ("A camera", "2024-05-01T12:30:00", 48.5)
+    assert (third["part"], third["taken"], frame["time"]) == ("0001", None, 42.5)
+    assert Store.open(old).inputs == ("/p",)
+
+
+def test_bringing_an_index_over_may_be_stopped_anywhere(old, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", stopped)
+        patch.setattr(Path, "replace", stopped)
+        with pytest.raises(KeyboardInterrupt), Store.open(old).writing():
+            pass
+    assert held(old) == OLD_ROWS
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", stopped)
+        with pytest.raises(KeyboardInterrupt), Store.open(old).writing():
+            pass
+    assert (old / MANIFEST).exists()
+    assert held(old) == OLD_ROWS
+    with Store.open(old).writing():
+        assert not (old / MANIFEST).exists()
+    assert held(old) == OLD_ROWS
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "00000001.parquet").write_bytes(b"x"), "00000001.parquet is damaged"),
+        (lambda folder: (folder / "00000001.parquet").unlink(), "00000001.parquet is gone"),
+        (lambda folder: (folder / MANIFEST).write_text("{"), "manifest.json is damaged"),
+        (lambda folder: (folder / MANIFEST).write_bytes(b"\xff"), "manifest.json is damaged"),
+        (lambda folder: narrow(folder / MANIFEST), "00000000.parquet cannot be read"),
+    ],
+)
+def test_damage_of_an_index_of_before_is_told_too(old, damage, message):
+    damage(old)
+    with pytest.raises(ValueError, match=message):
+        take_snapshot(Store.open(old))
+
+
+def test_rows_are_exported_for_others_and_read_again(index, tmp_path):
+    file = tmp_path / "rows.parquet"
+    given = [row("a", taken="2024-05-01T12:30:00"), row("bb", time=42.5), row("ccc", problem="torn", embedding=None)]
+    with index.writing():
+        index.append(given)
+    assert Collection(index).export(file) == 3
+    table = pq.read_table(file)
+    assert table["path"].to_pylist() == ["/p/a", "/p/bb", "/p/ccc"]
+    assert table["embedding"].to_pylist()[0] == [0, 1, 0, 0, 0, 0, 0, 0]
+    other = Collection.create_copy(tmp_path / "other", Collection.open(file))
+    assert (held(file), held(other.path)) == ({"a": 1, "bb": 2}, {"a": 1, "bb": 2})
+    assert other.store.values("taken", "time", "problem") == index.values("taken", "time", "problem")
+    with pytest.raises(FileExistsError):
+        Collection(index).export(file)
+    with pytest.raises(OSError, match="cannot be written to"), Store.open(file).writing():
+        pass
+    pq.write_table(table.drop_columns(["path"]).replace_schema_metadata(None), file)
+    with pytest.raises(ValueError, match="holds no rows of an index"):
+        Store.open(file)
+
+
+def narrow(manifest):
+    manifest.write_text(manifest.read_text().replace('"dim": 8', '"dim": 7'))

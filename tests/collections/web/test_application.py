@@ -265,15 +265,15 @@ def test_an_index_that_changes_is_read_anew(changing, tmp_path):
 def test_an_index_that_breaks_is_told_until_it_is_mended(changing):
     path, client = changing
     assert client.get("/api/search?text=a").status_code == 200
-    manifest = (path / "manifest.json").read_bytes()
-    (path / "manifest.json").write_bytes(b"{")
+    content = (path / "index.sqlite").read_bytes()
+    (path / "index.sqlite").write_bytes(b"no database")
     for address in ("/api/collection", "/api/search?text=a", "/api/duplicates", "/pictures/0/small"):
         answer = client.get(address)
         assert answer.status_code == 503
         assert "damaged" in answer.json()["error"]
-    (path / "manifest.json").unlink()
+    (path / "index.sqlite").unlink()
     assert "is no index" in client.get("/api/collection").json()["error"]
-    (path / "manifest.json").write_bytes(manifest)
+    (path / "index.sqlite").write_bytes(content)
     assert client.get("/api/search?text=a").status_code == 200
 
 

@@ -192,8 +192,7 @@ def test_empty_changing_and_broken_indexes_are_told(tmp_path, telling_file, widt
         (full.path.parent / "photos" / "1.png").unlink()
         search(page, "a cat")
         page.wait_for("document.querySelectorAll('.tile .gone').length === 1")
-        manifest = full.path / "manifest.json"
-        manifest.write_bytes(b"{")
+        (full.path / "index.sqlite").write_bytes(b"no database")
         search(page, "a cat")
         page.wait_for(f"{STATUS}.includes('damaged')")
         assert page.evaluate("document.getElementById('status').className") == "problem"

@@ -1,0 +1,93 @@
+"""Rows of an index: what is known of a picture, and the tables that keep it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+# Numbers come first: SQLite reads a row from its beginning on.
+_TYPES = {
+    "size": "INTEGER NOT NULL",
+    "width": "INTEGER NOT NULL",
+    "height": "INTEGER NOT NULL",
+    "latitude": "REAL",
+    "longitude": "REAL",
+    "time": "REAL",
+    "mtime_ns": "INTEGER NOT NULL",
+    "taken": "TEXT CHECK (taken IS strftime('%Y-%m-%dT%H:%M:%S', taken))",
+    "camera": "TEXT",
+    "part": "TEXT",
+    "path": "TEXT NOT NULL",
+    "sha256": "TEXT NOT NULL",
+    "problem": "TEXT",
+}
+COLUMNS = ("id", *_TYPES)
+"""Of every row, beside its embedding."""
+
+_FIELDS = ", ".join(f"{name} {kind}" for name, kind in _TYPES.items())
+# An id is never given again. `place` is where the embedding is in the file of embeddings. Until a job ends, `removed`
+# keeps what it has replaced, which may be what another file holds.
+SCHEMA = f"""
+CREATE TABLE state (about TEXT NOT NULL, vectors TEXT NOT NULL, num_vectors INTEGER NOT NULL, changes INTEGER NOT NULL);
+CREATE TABLE pictures (id INTEGER PRIMARY KEY AUTOINCREMENT, place INTEGER, {_FIELDS});
+CREATE TABLE removed (id INTEGER PRIMARY KEY, place INTEGER, {_FIELDS});
+CREATE TABLE finished (path TEXT PRIMARY KEY, num_bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL);
+CREATE TABLE inputs (path TEXT PRIMARY KEY)
+"""
+_NAMES, _MARKS = ", ".join(("place", *COLUMNS)), ", ".join("?" * (len(COLUMNS) + 1))
+INSERT = f"INSERT INTO pictures ({_NAMES}) VALUES ({_MARKS})"  # noqa: S608 - no text but these names
+
+
+def _moment(text: str | None) -> str | None:
+    """Return a moment as the index keeps it; None of one that there is not."""
+    try:
+        return None if text is None else datetime.fromisoformat(text).isoformat(timespec="seconds")
+    except ValueError:
+        return None
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Row:
+    """A picture in an index, or a file that is none.
+
+    Args:
+        id: that the index knows it by, for good; None of a new one.
+        path: of the file that it is in, in full.
+        part: key of its sample, where the file holds several.
+        size: of the picture as it is encoded, in bytes; of a video's frame, of the video.
+        mtime_ns: when the file was last changed, in nanoseconds since 1970.
+        sha256: of the picture as it is encoded, or of the video; empty where it could not be read.
+        width: of the upright picture, in pixels.
+        height: of the upright picture, in pixels.
+        camera: see `CameraNotes`.
+        taken: see `CameraNotes`; of a date that is none, as cameras without a clock write, nothing is kept.
+        latitude: see `CameraNotes`.
+        longitude: see `CameraNotes`.
+        time: of a video's frame, in seconds since the first one.
+        problem: why there is no embedding; None where there is one.
+        embedding: `(dim,)`, of unit length; None where there is a problem.
+    """
+
+    id: int | None = None
+    path: str
+    part: str | None = None
+    size: int
+    mtime_ns: int
+    sha256: str
+    width: int = 0
+    height: int = 0
+    camera: str | None = None
+    taken: str | None = attrs.field(default=None, converter=_moment)
+    latitude: float | None = None
+    longitude: float | None = None
+    time: float | None = None
+    problem: str | None = None
+    embedding: NDArray[np.floating[Any]] | None = None
+
+    def values(self) -> tuple[Any, ...]:
+        """Return what `COLUMNS` have of it."""
+        return tuple(getattr(self, name) for name in COLUMNS)
