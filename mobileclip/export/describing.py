@@ -19,26 +19,23 @@ from mobileclip.export.contract import FORMAT_VERSION, Contract, FeatureMap, Ima
 from mobileclip.export.layouts import layouts
 from mobileclip.export.spec import ExportSpec
 from mobileclip.export.targets import Target
-from mobileclip.export.targets.base import versions_of
+from mobileclip.export.targets.base import Written, versions_of
 from mobileclip.export.towers.graph import TowerExport, input_of, output_dim
 from mobileclip.extras import VERSION
-from mobileclip.hardware.precision import Precision
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.serialization import to_json
 from mobileclip.tensor_files.weights import weights_sha256
 
 
-def tower_file(export: TowerExport, name: str, compute: Precision, *, outside: tuple[str, ...] = ()) -> TowerFile:
+def tower_file(export: TowerExport, name: str, written: Written) -> TowerFile:
     """Return what a contract says of an exported tower.
 
     Args:
         export: the tower.
         name: of its file.
-        compute: what it computes in, as the target says.
-        outside: operations that its backend leaves to others, as the target says.
+        written: what the target says of it.
     """
     batch = None if export.spec.dynamic_batch else 1
-    layers, is_mixed = tuple(sorted(export.fallback.layers)), export.spec.precision == "int4-weights"
     return TowerFile(
         tower=export.tower,
         file=name,
@@ -47,12 +44,11 @@ def tower_file(export: TowerExport, name: str, compute: Precision, *, outside: t
         input_shape=(batch, 3, None, None) if export.takes_any_size else (batch, *export.input_shape),
         output_name=export.output_name,
         output_shape=(batch, output_dim(export.encoder)),
-        compute=compute,
-        float32=() if is_mixed else layers,
-        eight_bits=layers if is_mixed else (),
+        compute=written.compute,
+        float32=tuple(sorted(export.fallback.layers)),
         features=tuple(_feature_map(export, stage, batch) for stage in export.stages),
         backend=export.spec.backend if export.spec.lowered_only else None,
-        outside=outside,
+        outside=written.outside,
     )
 
 

@@ -15,11 +15,13 @@ from mobileclip.export.contract import (
     Contract,
     TowerFile,
 )
+from mobileclip.export.spec import still_written
 from mobileclip.export.verification.parity import Report
 from mobileclip.extras import UPDATE
 from mobileclip.machine import raise_machine_fault
-from mobileclip.serialization import from_json
+from mobileclip.serialization import from_value
 from mobileclip.storage import printable, read_bytes
+from mobileclip.strict import parse_json
 from mobileclip.tensor_files import file_sha256
 
 _MOST_BYTES, _MOST_FILES, _MOST_EMBEDDING = 2**24, 1000, 2**16
@@ -70,7 +72,10 @@ def read_report(folder: str | Path) -> Report:
 
 def _read(path: Path) -> Contract:
     try:
-        contract = from_json(read_bytes(path, limit=_MOST_BYTES).decode("utf-8"), Contract)
+        found = parse_json(read_bytes(path, limit=_MOST_BYTES))
+        if isinstance(found, dict):
+            still_written(found.get("precision", "float32"))
+        contract = from_value(found, Contract)
     except (OSError, ValueError) as error:
         raise_machine_fault(error)
         raise ValueError(

@@ -9,7 +9,6 @@ from .precision import (
     DTYPES as DTYPES,
     FAST_PRECISIONS as FAST_PRECISIONS,
     PRECISIONS as PRECISIONS,
-    WEIGHT_PRECISIONS as WEIGHT_PRECISIONS,
     WIDE_PRECISIONS as WIDE_PRECISIONS,
     FastPrecision as FastPrecision,
     Precision as Precision,

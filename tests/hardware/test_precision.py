@@ -2,7 +2,7 @@
 
 import torch
 
-from mobileclip.hardware import DTYPES, FAST_PRECISIONS, PRECISIONS, WEIGHT_PRECISIONS, WIDE_PRECISIONS
+from mobileclip.hardware import DTYPES, FAST_PRECISIONS, PRECISIONS, WIDE_PRECISIONS
 
 
 def test_floating_precisions_are_called_like_their_types():
@@ -11,6 +11,5 @@ def test_floating_precisions_are_called_like_their_types():
 
 
 def test_every_choice_is_a_precision_that_an_export_may_have():
-    assert {*WIDE_PRECISIONS, *FAST_PRECISIONS, *WEIGHT_PRECISIONS, *DTYPES} <= set(PRECISIONS)
+    assert {*WIDE_PRECISIONS, *FAST_PRECISIONS, *DTYPES} <= set(PRECISIONS)
     assert set(WIDE_PRECISIONS) <= set(DTYPES)
-    assert not set(WEIGHT_PRECISIONS) & {*WIDE_PRECISIONS, *FAST_PRECISIONS, *DTYPES}
