@@ -143,6 +143,19 @@ class TowerFile:
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
+class Variant:
+    """The same towers in another precision.
+
+    Args:
+        precision: of the stored weights.
+        towers: their files.
+    """
+
+    precision: Precision
+    towers: tuple[TowerFile, ...]
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class Contract:
     """The whole of an export.
 
@@ -168,6 +181,7 @@ class Contract:
             versions said `lowered`.
         num_classes: logits that a classifier gives; None where embeddings come out.
         class_names: what the classes are called, in the order of the logits; none where nobody has said.
+        others: the same towers in other precisions.
     """
 
     format_version: int
@@ -191,6 +205,13 @@ class Contract:
     )
     num_classes: int | None = attrs.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
     class_names: tuple[str, ...] = attrs.field(default=(), metadata=LEFT_OUT_AT_DEFAULT)
+    others: tuple[Variant, ...] = attrs.field(default=(), metadata=LEFT_OUT_AT_DEFAULT)
+
+    @property
+    def each(self) -> tuple[Contract, ...]:
+        """Contracts of one precision each, the own one first."""
+        variants = (Variant(precision=self.precision, towers=self.towers), *self.others)
+        return tuple(attrs.evolve(self, precision=one.precision, towers=one.towers, others=()) for one in variants)
 
     @property
     def of_classes(self) -> bool:

@@ -11,7 +11,7 @@ from torch import nn
 
 from mobileclip.blocks import models
 from mobileclip.encoders import ClassifierSpec, DualEncoder, ModelSpec
-from mobileclip.encoders.checkpoints import PREFIX, PRETRAINED, licence_of
+from mobileclip.encoders.checkpoints import PREFIX, PRETRAINED, licence_of, packaged
 from mobileclip.encoders.checkpoints.hub import parsed
 from mobileclip.encoders.checkpoints.native import read_back_as
 from mobileclip.encoders.features import feature_encoder
@@ -71,10 +71,12 @@ class Origin:
     Args:
         name: what the model is called, or its file; None for a model that was built already.
         licence: of the weights and the code, as far as the name says.
+        author: of the weights, as far as the name says.
     """
 
     name: str | None = None
     licence: str = licence_of("")
+    author: str = "whoever trained them"
 
 
 def origin_of(model: object, checkpoint: str | Path | None) -> Origin:
@@ -87,11 +89,39 @@ def origin_of(model: object, checkpoint: str | Path | None) -> Origin:
     if not isinstance(model, (str, Path)):
         return Origin()
     place = str(checkpoint or PRETRAINED.get(str(model), model))
-    licence = licence_of(place)
+    author = Origin().author
+    if packaged(place) is not None:
+        author = "the mobileclip authors"
+    elif place in PRETRAINED.values():
+        author = "Apple"
     if str(model) in models:
-        return Origin(name=str(model), licence=licence)
-    name = parsed(place).repository if place.startswith(PREFIX) else Path(place).resolve().stem
-    return Origin(name=name, licence=licence)
+        name = str(model)
+    else:
+        name = parsed(place).repository if place.startswith(PREFIX) else Path(place).resolve().stem
+    return Origin(name=name, licence=licence_of(place), author=author)
+
+
+def architecture_of(spec: ModelSpec) -> str:
+    """Return the name of the published model with an architecture, or that it has none: for names of files."""
+    for name, known in models.items():
+        if spec in (known, getattr(known, "image", None), getattr(known, "text", None)):
+            return name
+    return "mobileclip"
+
+
+def notes_of(contract: Contract, author: str) -> dict[str, str]:
+    """Return what files say of themselves: name, author, licence and the contract but for its files.
+
+    Args:
+        contract: of the export.
+        author: of the weights.
+    """
+    return {
+        "name": contract.name or "mobileclip",
+        "author": author,
+        "license": contract.licence,
+        "mobileclip": to_json(attrs.evolve(contract, spec={})),
+    }
 
 
 def contract_of(

@@ -44,10 +44,11 @@ def read_contract(folder: str | Path) -> Contract:
             f"{folder} holds no {CONTRACT}, so it is no export, or not a whole one; export the model again"
         )
     contract = _read(path)
-    _check_towers(contract, path)
+    for one in contract.each:
+        _check_towers(one, path)
     for name, expected in contract.files.items():
         check_file(folder, name, expected)
-    for tower in contract.towers:
+    for tower in (tower for one in contract.each for tower in one.towers):
         _check_complete(folder, tower, contract)
     if contract.text is not None and contract.text.tokenizer not in contract.files:
         raise ValueError(

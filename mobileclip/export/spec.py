@@ -53,6 +53,7 @@ class ExportSpec:
             float32 always. int8 is static: convolutions and linear layers with a scale for each output
             channel, and ranges of what goes into them found on calibration data. `int8-weights` stores weights in 8
             bits, which is a smaller file, and computes with them in float32.
+        also: further precisions, in the same folder, where the layout's names of files tell them apart.
         dynamic_batch: take batches of any size; fixed at one otherwise, which runtimes on devices want.
         preprocess: what the image file takes. `host`: pixels that the host has scaled and normalised. `uint8` or
             `float32`: pixels in [0, 255] of that type; scaling and normalising are inside, resizing and cropping the
@@ -80,6 +81,7 @@ class ExportSpec:
     layout: str = "plain"
     tower: Towers = attrs.field(default="both", validator=validators.in_(("image", "text", "both")))
     precision: Precision = attrs.field(default="float32", converter=still_written, validator=validators.in_(PRECISIONS))
+    also: tuple[Precision, ...] = ()
     dynamic_batch: bool = False
     preprocess: Preprocess = attrs.field(default="host", validator=validators.in_(get_args(Preprocess)))
     normalize: bool = True
@@ -105,6 +107,11 @@ class ExportSpec:
                 f"the backend {self.backend!r} takes one input at a time, in float32 or float16; choose one of these "
                 "without --dynamic-batch, or the backend xnnpack"
             )
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """All precisions that are written, the one that is loaded first."""
+        return tuple(dict.fromkeys((self.precision, *self.also)))
 
     @property
     def lowered_only(self) -> bool:

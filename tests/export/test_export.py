@@ -222,6 +222,8 @@ def test_a_file_of_a_tower_alone_is_enough(convolutional, tmp_path):
     assert report.ranking.kind == "neighbours"
     assert report.ranking.num_queries == 12
     assert sorted(path.name for path in folder.iterdir()) == [
+        "LICENSE",
+        "README.md",
         "evaluation.safetensors",
         "golden.safetensors",
         "image.pt2",

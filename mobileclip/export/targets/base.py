@@ -147,11 +147,12 @@ def require_able(target: Target, spec: ExportSpec) -> None:
         ValueError: if it has other precisions, which the message names, its files do not resize, or what writes them is
             not there.
     """
-    if spec.precision not in target.precisions:
-        raise ValueError(
-            f"the target {spec.target!r} has no precision {spec.precision}; choose --precision "
-            f"{', '.join(target.precisions)}, or another target"
-        )
+    for precision in spec.precisions:
+        if precision not in target.precisions:
+            raise ValueError(
+                f"the target {spec.target!r} has no precision {precision}; choose --precision "
+                f"{', '.join(target.precisions)}, or another target"
+            )
     if spec.preprocess == "picture" and not target.resizes:
         raise ValueError(
             f"files of the target {spec.target!r} do not resize pictures; choose --preprocess uint8, and resize in the "

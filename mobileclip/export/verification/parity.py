@@ -75,6 +75,7 @@ class TowerParity:
         spread: `1 - |mean of the unit embeddings|`, zero where all are the same.
         reference_spread: the same of the model in float32.
         stage: whose feature maps these are; None for the embeddings.
+        precision: of the file, where there are several.
     """
 
     tower: Tower
@@ -87,6 +88,7 @@ class TowerParity:
     spread: float | None
     reference_spread: float
     stage: int | None = attrs.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
+    precision: Precision | None = attrs.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -128,6 +130,19 @@ class Report:
     towers: tuple[TowerParity, ...]
     ranking: Ranking
     gates: tuple[Gate, ...]
+
+    def beside(self, other: Report, precision: Precision) -> Report:
+        """Return this report with what was measured of another precision; its own ranking stays.
+
+        Args:
+            other: of the same inputs.
+            precision: that the other is of.
+        """
+        return attrs.evolve(
+            self,
+            towers=(*self.towers, *(attrs.evolve(one, precision=precision) for one in other.towers)),
+            gates=(*self.gates, *(attrs.evolve(one, name=f"{precision}: {one.name}") for one in other.gates)),
+        )
 
     @property
     def passed(self) -> bool:

@@ -59,11 +59,16 @@ def verify_export(folder: str | Path, *, trust: bool = False, show_progress: boo
         captions=written.captions,
         skipped=written.skipped,
     )
-    exported = {
-        tower.tower: run_tower(folder, contract, target, tower, measured, show_progress=show_progress)
-        for tower in contract.towers
-    }
-    return report_on(exported, measured, precision=contract.precision, data=written.data, runtime=target.runtime)
+    reports = {}
+    for one in contract.each:
+        exported = {
+            tower.tower: run_tower(folder, one, target, tower, measured, show_progress=show_progress)
+            for tower in one.towers
+        }
+        reports[one.precision] = report_on(
+            exported, measured, precision=one.precision, data=written.data, runtime=target.runtime
+        )
+    return together(reports)
 
 
 def run_tower(
@@ -147,6 +152,14 @@ def report_on(
         ranking=ranking,
         gates=gates_of(parities, ranking, precision),
     )
+
+
+def together(reports: Mapping[Precision, Report]) -> Report:
+    """Return one report of several precisions, the first of which is that of the contract."""
+    (_, whole), *others = reports.items()
+    for precision, report in others:
+        whole = whole.beside(report, precision)
+    return whole
 
 
 def report_of_none(measured: Measured, *, data: str) -> Report:

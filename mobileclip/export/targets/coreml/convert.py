@@ -63,6 +63,9 @@ def convert(program: torch.export.ExportedProgram, tower: TowerExport, path: Pat
                 pass_pipeline=pipeline,
                 skip_model_load=True,
             )
+        model.author, model.license = tower.notes.get("author", ""), tower.notes.get("license", "")
+        model.short_description = f"{tower.notes.get('name', '')}, {tower.tower} tower"
+        model.user_defined_metadata.update(tower.notes)
         model.save(str(path))
     (path / _PROFILER_TABLE).unlink(missing_ok=True)
 

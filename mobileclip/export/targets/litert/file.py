@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -53,6 +54,27 @@ def operations_of(data: bytes) -> tuple[Operation, ...]:
         )
         for one in graph.operators
     )
+
+
+def with_notes(data: bytes, notes: Mapping[str, str]) -> bytes:
+    """Return a file with metadata: entries of a name and a text each.
+
+    Args:
+        data: of a file that was written here.
+        notes: texts by name; the one called `name` is the model's description too.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
+    model.description = notes.get("name", "")
+    model.metadata = list(model.metadata or [])
+    for name, text in notes.items():
+        entry, buffer = schema.MetadataT(), schema.BufferT()
+        entry.name, entry.buffer, buffer.data = name, len(model.buffers), list(text.encode())
+        model.buffers.append(buffer)
+        model.metadata.append(entry)
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
 def _names(codes: type) -> dict[int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from importlib import import_module
@@ -99,6 +100,8 @@ class OnnxTarget(Format):
         for node in model.graph.node:
             del node.metadata_props[:]
             node.doc_string = ""
+        onnx.helper.set_model_props(model, dict(tower.notes))
+        _name_axes(model, ("batch_size", "channels", "height", "width"))
         onnx.save_model(model, path)
         stored_alone = ("bfloat16", "int8-weights")
         return Written(compute="float32" if tower.spec.precision in stored_alone else tower.spec.precision)
@@ -129,6 +132,22 @@ class OnnxTarget(Format):
             return tuple(map(torch.from_numpy, outputs))
 
         return run
+
+
+def _name_axes(model: onnx.ModelProto, names: tuple[str, ...]) -> None:
+    """Call the sides of the input that may have any length by names, in place of the exporter's numbers.
+
+    Args:
+        model: changed in place.
+        names: of the sides.
+    """
+    graph = model.graph
+    sides = zip(graph.input[0].type.tensor_type.shape.dim, names, strict=False)
+    named = {side.dim_param: name for side, name in sides if side.dim_param}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for side in value.type.tensor_type.shape.dim:
+            if side.dim_param:
+                side.dim_param = re.sub(r"\w+", lambda found: named.get(found[0], found[0]), side.dim_param)
 
 
 def _checked(path: Path) -> bytes:
