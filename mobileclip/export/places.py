@@ -93,8 +93,8 @@ places.add(
         precisions=("float32", "float16", "int8-weights"),
         dynamic_batch=True,
         use="Serve the folder, and name it in transformers.js, with the dtype `fp32`, `fp16` or `q8`. The batch axis "
-        "is called `batch_size`: `session_options: { freeDimensionOverrides: { batch_size: 1 } }` fixes it, where a unit "
-        "wants fixed shapes.",
+        "is called `batch_size`: `session_options: { freeDimensionOverrides: { batch_size: 1 } }` fixes it, where a "
+        "unit wants fixed shapes.",
     ),
 )
 places.add(
@@ -103,6 +103,6 @@ places.add(
         target="onnx",
         dynamic_batch=True,
         use="Any number of threads may call one session, with batches of any size. Give it as many threads as a "
-        "request may take: `mobileclip.load(folder, num_threads=2)`, or `intra_op_num_threads` of ONNX Runtime's options.",
+        "request may take: `mobileclip.load(folder, num_threads=2)`, or `intra_op_num_threads` of ONNX Runtime.",
     ),
 )
