@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import attrs
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from mobileclip import storage
 from mobileclip.data.text.tokenizer import Tokenizer
-from mobileclip.encoders import Classifier, load_model
+from mobileclip.encoders import Classifier, ModelSpec, load_model
 from mobileclip.encoders.checkpoints import PRETRAINED, resolve_spec, unpublished
 from mobileclip.encoders.checkpoints.exports import CONTRACT
 from mobileclip.export.card import write_card
@@ -94,8 +95,8 @@ def export_model(
         )
         origin = origin_of(model, checkpoint)
         contract = contract_of(folded, exports, target, origin)
-        names = {"model": architecture_of(folded.spec), "notes": notes_of(contract, origin.author)}
-        exports = tuple(attrs.evolve(export, **names) for export in exports)
+        name, notes = architecture_of(cast("ModelSpec", folded.spec)), notes_of(contract, origin.author)
+        exports = tuple(attrs.evolve(export, model=name, notes=notes) for export in exports)
         contract, report = _write(
             folder, contract, exports, target, measured, data=samples.name, show_progress=show_progress
         )

@@ -5,6 +5,8 @@ A further place enters here, registered by name. How files are called there is a
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 
 from mobileclip.export.spec import ExportSpec, Preprocess
@@ -45,7 +47,7 @@ class Place:
             spec: what was asked for beside the place.
         """
         precision, *also = self.precisions
-        wanted = {
+        wanted: dict[str, Any] = {
             "target": self.target,
             "layout": self.layout,
             "precision": precision,

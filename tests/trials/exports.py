@@ -77,6 +77,7 @@ def _finished(folder: Path, options: tuple[str, ...] = ()) -> Outcome:
     if finished.status == 0:
         assert "passed: all" in finished.output
         return "accepted"
-    assert finished.status == 2, finished.errors
+    # What its runtime runs, and gives other embeddings than the contract's, fails the gates.
+    assert finished.status == 2 or (finished.status == 1 and "ranking agreement" in finished.errors), finished.errors
     assert len(finished.errors.strip()) in range(10, 2000), finished.errors
     return "refused"
