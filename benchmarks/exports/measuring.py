@@ -74,14 +74,14 @@ def _measured(spec: ExportsBenchSpec, cell: Cell) -> Measured:
     export_model(model, wanted, overwrite=True, show_progress=False)
     seconds = time.perf_counter() - start
     contract, report = read_contract(folder), read_report(folder)
-    least = {tower.tower: tower.cosine_minimum for tower in report.towers}
     times = _milliseconds(load_export(folder, trust=True), rounds=spec.rounds)
+    least = {tower.tower: tower.cosine_minimum for tower in report.towers}
     return Measured(
         megabytes=sum((folder / name).stat().st_size for name in _runtime_files(contract)) / 1e6,
         cosines=(least["image"], least["text"]),
         agreement=report.ranking.agreement,
         failures=tuple(report.failures),
-        kept=sum(len(file.float32) + len(file.eight_bits) for file in contract.towers),
+        kept=sum(len(file.float32) for file in contract.towers),
         image_ms=times[0],
         text_ms=times[1],
         seconds=seconds,

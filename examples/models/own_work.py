@@ -23,10 +23,8 @@ from mobileclip.evaluation.metrics.outcomes import outcomes_of
 from mobileclip.evaluation.tasks.task import Evaluation, Task, TaskEntry, evaluation_tasks
 from mobileclip.export import targets
 from mobileclip.export.contract import TowerFile
-from mobileclip.export.targets.base import Run
-from mobileclip.export.targets.torch import TorchTarget
+from mobileclip.export.targets import Run, TorchTarget, Written
 from mobileclip.export.towers.graph import TowerExport
-from mobileclip.hardware.precision import Precision
 from mobileclip.losses import LossSpec, LossTerms, losses
 
 
@@ -114,18 +112,13 @@ class ZippedTorchTarget(TorchTarget):
 
     suffix: str = ".pt2.gz"
 
-    def export(self, tower: TowerExport, path: Path) -> Precision:
+    def export(self, tower: TowerExport, path: Path) -> Written:
         """Write one tower."""
         with tempfile.TemporaryDirectory() as folder:
             plain = Path(folder, "tower.pt2")
-            precision = super().export(tower, plain)
+            written = super().export(tower, plain)
             path.write_bytes(gzip.compress(plain.read_bytes()))
-        return precision
-
-    def inspect(self, path: Path, tower: TowerFile) -> None:
-        """Check a file without running it."""
-        with tempfile.TemporaryDirectory() as folder:
-            super().inspect(unzipped(path, Path(folder)), tower)
+        return written
 
     def open(self, path: Path, tower: TowerFile, *, device: str = "cpu", num_threads: int | None = None) -> Run:
         """Return a function that runs a file with PyTorch."""

@@ -28,7 +28,6 @@ LEAST_COSINE = {
     "bfloat16": 0.9995,
     "int8": 0.98,
     "int8-weights": 0.99,
-    "int4-weights": 0.98,
 }
 # Pillow knows many more; one of them starts Ghostscript, whatever the file is called. HEIF is read where pillow-heif is
 # registered as its plug-in.

@@ -35,11 +35,14 @@ def export(
     max_images: int = 100,
     calibration: str | None = None,
     rows: Rows = RowOptions(),  # noqa: B008  frozen
+    place: Annotated[str | None, arg(name="for", metavar="iphone|android|browser|server|...")] = None,
     overwrite: bool = False,
 ) -> None:
     """Write a model for another runtime: a file per tower, and all that is needed to use and to check them.
 
     mobileclip export mobileclip_s0.pt --target onnx --precision float16 --out s0_onnx
+
+    mobileclip export mobileclip_s0.pt --for iphone --out s0_iphone
 
     The files are run in their runtime at once, on real images and captions, and measured against the model in float32.
     Where a tower in fewer bits fails a gate, it is written again with the layers that lose most in float32. The exit
@@ -56,18 +59,25 @@ def export(
         calibration: a data set that int8 finds its ranges with, in at most a hundred images; crops
             of those that are measured on without it.
         rows: how rows of .jsonl files and of tables are read.
+        place: where it will be run, which chooses target, layout, precisions, preprocessing and batches; what is given
+            beside it, and is not the default, stays.
         overwrite: replace an export that is there.
     """
     from mobileclip.encoders.checkpoints.exports import CONTRACT
     from mobileclip.export import export_model, read_contract, read_report
     from mobileclip.export.contract import NOT_RUN
     from mobileclip.export.layouts import fitted
+    from mobileclip.export.places import places
     from mobileclip.export.targets import targets
     from mobileclip.export.targets.base import require_able
     from mobileclip.inference.loading import require_model
 
-    target = targets.resolve(spec.target)
+    if place is not None:
+        spec = places.resolve(place).fitted(spec)
+        kinds = ", ".join(spec.precisions)
+        say(f"for {place}: target {spec.target}, layout {spec.layout}, {kinds}; pixels: {spec.preprocess}", error=True)
     spec = fitted(spec)
+    target = targets.resolve(spec.target)
     require_able(target, spec)
     target.check()
     require_output_folder(spec.out, overwrite=overwrite, marker=CONTRACT)
@@ -78,7 +88,9 @@ def export(
         require_there(path, "a data set to measure on")
     samples = None if data is None else _samples(data, max_images, rows)
     ranges = None if calibration is None else _samples(calibration, _NUM_CALIBRATION, rows)
-    folder = export_model(model, spec, checkpoint=checkpoint, samples=samples, calibration=ranges, overwrite=overwrite)
+    folder = export_model(
+        model, spec, checkpoint=checkpoint, samples=samples, calibration=ranges, place=place, overwrite=overwrite
+    )
     say(f"wrote {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
     if read_contract(folder).state == NOT_RUN:
         say(f"{NOT_RUN}: no runtime of the backend is here; compare the golden vectors on a device", error=True)
@@ -165,6 +177,7 @@ def _conclude(report: Report, failure: str) -> None:
         minimum, median = tower.cosine_minimum, tower.cosine_median
         cosines = "not finite" if minimum is None or median is None else f"at least {minimum:.7f}, median {median:.7f}"
         name = tower.tower if tower.stage is None else f"{tower.tower} {feature_name(tower.stage)}"
+        name = name if tower.precision is None else f"{tower.precision}, {name}"
         say(f"{name}: cosine with float32 over {tower.count} {_unit(tower.tower)}: {cosines}")
     say(f"ranking: {report.ranking.agreement:.2%} of {report.ranking.num_queries} first results are float32's")
     say(f"run by: {report.runtime}")

@@ -6,6 +6,7 @@ What holds for every format belongs here; what one format alone needs, in `expor
 from mobileclip.export.contract import Contract, FeatureMap, ImageContract, TextContract, TowerFile
 from mobileclip.export.export import export_model
 from mobileclip.export.layouts import Layout, layouts
+from mobileclip.export.places import Place, places
 from mobileclip.export.reading import read_contract, read_report
 from mobileclip.export.running import load_export
 from mobileclip.export.spec import ExportSpec
@@ -21,6 +22,7 @@ __all__ = [
     "Gate",
     "ImageContract",
     "Layout",
+    "Place",
     "Ranking",
     "Report",
     "Samples",
@@ -32,6 +34,7 @@ __all__ = [
     "export_model",
     "layouts",
     "load_export",
+    "places",
     "read_contract",
     "read_report",
     "targets",

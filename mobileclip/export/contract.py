@@ -20,7 +20,7 @@ from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
 TOKENIZER, REPORT = "tokenizer.json", "report.json"
 GOLDEN, EVALUATION = "golden.safetensors", "evaluation.safetensors"
 FORMAT_VERSION = 1
-NOT_RUN: Final = "lowered, not run"
+NOT_RUN: Final = "written, not run"
 """State of an export whose runtime is not here."""
 
 
@@ -113,7 +113,6 @@ class TowerFile:
         float32: the layers that compute in float32 all the same, since the export would fail a gate otherwise.
             In int8, they compute in what all that is not quantised computes in: float16 in Core ML. Of `int8-weights`,
             those whose weights are stored in float32.
-        eight_bits: of `int4-weights`, the layers whose weights have 8 bits, since it would fail a gate otherwise.
         features: outputs behind the embeddings, in this order.
         backend: of ExecuTorch, where it is not XNNPACK.
         outside: operations that ExecuTorch computes itself, beside its backend.
@@ -128,7 +127,6 @@ class TowerFile:
     output_shape: tuple[int | None, ...] = attrs.field(validator=_is_shape)
     compute: Precision
     float32: tuple[str, ...] = ()
-    eight_bits: tuple[str, ...] = attrs.field(default=(), metadata=LEFT_OUT_AT_DEFAULT)
     features: tuple[FeatureMap, ...] = attrs.field(default=(), metadata=LEFT_OUT_AT_DEFAULT)
     backend: Backend | None = attrs.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
     outside: tuple[str, ...] = attrs.field(default=(), metadata=LEFT_OUT_AT_DEFAULT)
@@ -142,6 +140,19 @@ class TowerFile:
     def outputs(self) -> dict[str, tuple[int | None, ...]]:
         """Shapes of all outputs by name, in order."""
         return {self.output_name: self.output_shape, **{one.name: one.shape for one in self.features}}
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class Variant:
+    """The same towers in another precision.
+
+    Args:
+        precision: of the stored weights.
+        towers: their files.
+    """
+
+    precision: Precision
+    towers: tuple[TowerFile, ...]
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -166,9 +177,11 @@ class Contract:
         licence: of the code and of published weights.
         layout: what files, inputs and outputs are called.
         name: what the model is called, or its file; None where nobody has said.
-        state: whether its runtime has run it where it was exported, or nobody has: then no gate was asked.
+        state: whether its runtime has run it where it was exported, or nobody has: then no gate was asked, and earlier
+            versions said `lowered`.
         num_classes: logits that a classifier gives; None where embeddings come out.
         class_names: what the classes are called, in the order of the logits; none where nobody has said.
+        others: the same towers in other precisions.
     """
 
     format_version: int
@@ -187,9 +200,18 @@ class Contract:
     licence: str
     layout: str = attrs.field(default="plain", metadata=LEFT_OUT_AT_DEFAULT)
     name: str | None = attrs.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
-    state: Literal["run", "lowered, not run"] = attrs.field(default="run", metadata=LEFT_OUT_AT_DEFAULT)
+    state: Literal["run", "written, not run", "lowered, not run"] = attrs.field(
+        default="run", metadata=LEFT_OUT_AT_DEFAULT
+    )
     num_classes: int | None = attrs.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
     class_names: tuple[str, ...] = attrs.field(default=(), metadata=LEFT_OUT_AT_DEFAULT)
+    others: tuple[Variant, ...] = attrs.field(default=(), metadata=LEFT_OUT_AT_DEFAULT)
+
+    @property
+    def each(self) -> tuple[Contract, ...]:
+        """Contracts of one precision each, the own one first."""
+        variants = (Variant(precision=self.precision, towers=self.towers), *self.others)
+        return tuple(attrs.evolve(self, precision=one.precision, towers=one.towers, others=()) for one in variants)
 
     @property
     def of_classes(self) -> bool:

@@ -11,7 +11,7 @@ from torch import nn
 
 from mobileclip.blocks import models
 from mobileclip.encoders import ClassifierSpec, DualEncoder, ModelSpec
-from mobileclip.encoders.checkpoints import PREFIX, PRETRAINED, licence_of
+from mobileclip.encoders.checkpoints import PREFIX, PRETRAINED, licence_of, packaged
 from mobileclip.encoders.checkpoints.hub import parsed
 from mobileclip.encoders.checkpoints.native import read_back_as
 from mobileclip.encoders.features import feature_encoder
@@ -19,26 +19,23 @@ from mobileclip.export.contract import FORMAT_VERSION, Contract, FeatureMap, Ima
 from mobileclip.export.layouts import layouts
 from mobileclip.export.spec import ExportSpec
 from mobileclip.export.targets import Target
-from mobileclip.export.targets.base import versions_of
+from mobileclip.export.targets.base import Written, versions_of
 from mobileclip.export.towers.graph import TowerExport, input_of, output_dim
 from mobileclip.extras import VERSION
-from mobileclip.hardware.precision import Precision
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.serialization import to_json
 from mobileclip.tensor_files.weights import weights_sha256
 
 
-def tower_file(export: TowerExport, name: str, compute: Precision, *, outside: tuple[str, ...] = ()) -> TowerFile:
+def tower_file(export: TowerExport, name: str, written: Written) -> TowerFile:
     """Return what a contract says of an exported tower.
 
     Args:
         export: the tower.
         name: of its file.
-        compute: what it computes in, as the target says.
-        outside: operations that its backend leaves to others, as the target says.
+        written: what the target says of it.
     """
     batch = None if export.spec.dynamic_batch else 1
-    layers, is_mixed = tuple(sorted(export.fallback.layers)), export.spec.precision == "int4-weights"
     return TowerFile(
         tower=export.tower,
         file=name,
@@ -47,12 +44,11 @@ def tower_file(export: TowerExport, name: str, compute: Precision, *, outside: t
         input_shape=(batch, 3, None, None) if export.takes_any_size else (batch, *export.input_shape),
         output_name=export.output_name,
         output_shape=(batch, output_dim(export.encoder)),
-        compute=compute,
-        float32=() if is_mixed else layers,
-        eight_bits=layers if is_mixed else (),
+        compute=written.compute,
+        float32=tuple(sorted(export.fallback.layers)),
         features=tuple(_feature_map(export, stage, batch) for stage in export.stages),
         backend=export.spec.backend if export.spec.lowered_only else None,
-        outside=outside,
+        outside=written.outside,
     )
 
 
@@ -75,10 +71,12 @@ class Origin:
     Args:
         name: what the model is called, or its file; None for a model that was built already.
         licence: of the weights and the code, as far as the name says.
+        author: of the weights, as far as the name says.
     """
 
     name: str | None = None
     licence: str = licence_of("")
+    author: str = "whoever trained them"
 
 
 def origin_of(model: object, checkpoint: str | Path | None) -> Origin:
@@ -91,11 +89,39 @@ def origin_of(model: object, checkpoint: str | Path | None) -> Origin:
     if not isinstance(model, (str, Path)):
         return Origin()
     place = str(checkpoint or PRETRAINED.get(str(model), model))
-    licence = licence_of(place)
+    author = Origin().author
+    if packaged(place) is not None:
+        author = "the mobileclip authors"
+    elif place in PRETRAINED.values():
+        author = "Apple"
     if str(model) in models:
-        return Origin(name=str(model), licence=licence)
-    name = parsed(place).repository if place.startswith(PREFIX) else Path(place).resolve().stem
-    return Origin(name=name, licence=licence)
+        name = str(model)
+    else:
+        name = parsed(place).repository if place.startswith(PREFIX) else Path(place).resolve().stem
+    return Origin(name=name, licence=licence_of(place), author=author)
+
+
+def architecture_of(spec: ModelSpec) -> str:
+    """Return the name of the published model with an architecture, or that it has none: for names of files."""
+    for name, known in models.items():
+        if spec in (known, getattr(known, "image", None), getattr(known, "text", None)):
+            return name
+    return "mobileclip"
+
+
+def notes_of(contract: Contract, author: str) -> dict[str, str]:
+    """Return what files say of themselves: name, author, licence and the contract but for its files.
+
+    Args:
+        contract: of the export.
+        author: of the weights.
+    """
+    return {
+        "name": contract.name or "mobileclip",
+        "author": author,
+        "license": contract.licence,
+        "mobileclip": to_json(attrs.evolve(contract, spec={})),
+    }
 
 
 def contract_of(

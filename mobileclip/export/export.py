@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import attrs
 import torch
@@ -10,12 +11,14 @@ from torch import nn
 
 from mobileclip import storage
 from mobileclip.data.text.tokenizer import Tokenizer
-from mobileclip.encoders import Classifier, load_model
+from mobileclip.encoders import Classifier, ModelSpec, load_model
 from mobileclip.encoders.checkpoints import PRETRAINED, resolve_spec, unpublished
 from mobileclip.encoders.checkpoints.exports import CONTRACT
-from mobileclip.export.contract import NOT_RUN, REPORT, Contract
-from mobileclip.export.describing import contract_of, origin_of
+from mobileclip.export.card import write_card
+from mobileclip.export.contract import NOT_RUN, REPORT, Contract, Variant
+from mobileclip.export.describing import architecture_of, contract_of, notes_of, origin_of
 from mobileclip.export.layouts import fitted, layouts
+from mobileclip.export.places import places
 from mobileclip.export.spec import ExportSpec, Tower
 from mobileclip.export.targets import Target, targets
 from mobileclip.export.targets.base import require_able
@@ -23,7 +26,8 @@ from mobileclip.export.towers.calibration import calibration_inputs
 from mobileclip.export.towers.graph import TowerExport
 from mobileclip.export.verification.attempts import Attempts
 from mobileclip.export.verification.measured import Measured, measure_model, towers_of
-from mobileclip.export.verification.verify import report_of_none, report_on
+from mobileclip.export.verification.parity import Report
+from mobileclip.export.verification.verify import report_of_none, report_on, together
 from mobileclip.export.working_folder import working_folder
 from mobileclip.export.written import remember_export
 from mobileclip.inference.comparison.samples import Samples, bundled_samples
@@ -41,16 +45,17 @@ def export_model(
     checkpoint: str | Path | None = None,
     samples: Samples | None = None,
     calibration: Samples | None = None,
+    place: str | None = None,
     overwrite: bool = False,
     show_progress: bool = True,
 ) -> Path:
     """Write a model for another runtime, with all that is needed to use it, and return the folder.
 
     The folder holds a file per tower, `mobileclip.json` (what goes in and comes out), `tokenizer.json`, golden inputs
-    and embeddings, and `report.json`: how near the files are to the model in float32, run in their own runtime. It
-    appears whole or not at all. An export that fails a gate is written too: its report says so, and `verify_export`
-    measures it again. Where fewer bits fail a gate, the layers that suffer most stay in float32 (`fallbacks`); the
-    contract names them. If no choice passes, the best one is written.
+    and embeddings, a card (`README.md`), `LICENSE`, and `report.json`: how near the files are to the model in float32,
+    run in their own runtime. It appears whole or not at all. An export that fails a gate is written too: its report
+    says so, and `verify_export` measures it again. Where fewer bits fail a gate, the layers that suffer most stay in
+    float32 (`fallbacks`); the contract names them. If no choice passes, the best one is written.
 
     Args:
         model: a model, a tower or a classifier in evaluation mode; or a name, a file in any known layout, a folder with
@@ -59,6 +64,7 @@ def export_model(
         checkpoint: weights for a model that is given by name.
         samples: what it is measured on; the pictures that come with the package by default.
         calibration: what the ranges of int8 are found with; crops of `samples` by default.
+        place: where it will be run, as `mobileclip.export.places` calls it, which then says what the spec does not.
         overwrite: whether an export that is there is replaced, once the new one is whole.
         show_progress: whether to tell, on standard error, what is being done and how long it takes.
 
@@ -69,7 +75,9 @@ def export_model(
             has no such tower, gives what no export can be measured against, or the precision cannot hold it; or another
             process is writing the folder.
     """
-    target, spec = targets.resolve(spec.target), fitted(spec)
+    chosen = None if place is None else places.resolve(place)
+    spec = fitted(spec if chosen is None else chosen.fitted(spec))
+    target = targets.resolve(spec.target)
     require_able(target, spec)
     target.check()
     out = Path(spec.out)
@@ -85,8 +93,17 @@ def export_model(
         exports = tuple(
             tower_export(tower, has[tower], spec, target, calibration=calibration or samples) for tower in spec.towers
         )
-        contract = contract_of(folded, exports, target, origin_of(model, checkpoint))
-        _write(folder, contract, exports, target, measured, data=samples.name, show_progress=show_progress)
+        origin = origin_of(model, checkpoint)
+        contract = contract_of(folded, exports, target, origin)
+        name, notes = architecture_of(cast("ModelSpec", folded.spec)), notes_of(contract, origin.author)
+        exports = tuple(attrs.evolve(export, model=name, notes=notes) for export in exports)
+        contract, report = _write(
+            folder, contract, exports, target, measured, data=samples.name, show_progress=show_progress
+        )
+        write_card(folder, contract, report, author=origin.author, use="" if chosen is None else chosen.use)
+        files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        # The contract last: without it, a folder is no export.
+        attrs.evolve(contract, files={name: file_sha256(folder / name) for name in files}).write(folder)
     remember_export(out)
     return out
 
@@ -184,22 +201,35 @@ def _write(
     *,
     data: str,
     show_progress: bool,
-) -> None:
-    """Write an export, its contract last: without it, a folder is none."""
-    attempts = {
-        export.tower: Attempts(
-            export, folder=folder, contract=contract, target=target, measured=measured, show_progress=show_progress
-        )
-        for export in exports
-    }
-    passed = [one.write({}) for one in attempts.values()]
-    if all(passed):
-        # What passes its gates beside the other tower in float32 may fail them beside that one's file.
-        for tower, one in attempts.items():
-            one.write({other: two.outputs for other, two in attempts.items() if other != tower})
-    has_run = all(one.has_run for one in attempts.values())
+) -> tuple[Contract, Report]:
+    """Write an export but for its contract, which it returns with the report."""
+    variants, reports = [], {}
+    for precision in exports[0].spec.precisions:
+        own = tuple(attrs.evolve(one, spec=attrs.evolve(one.spec, precision=precision, also=())) for one in exports)
+        own_contract = attrs.evolve(contract, precision=precision)
+        attempts = {
+            export.tower: Attempts(
+                export,
+                folder=folder,
+                contract=own_contract,
+                target=target,
+                measured=measured,
+                show_progress=show_progress,
+            )
+            for export in own
+        }
+        passed = [one.write({}) for one in attempts.values()]
+        if all(passed):
+            # What passes its gates beside the other tower in float32 may fail them beside that one's file.
+            for tower, one in attempts.items():
+                one.write({other: two.outputs for other, two in attempts.items() if other != tower})
+        variants.append(Variant(precision=precision, towers=tuple(one.file for one in attempts.values())))
+        if all(one.has_run for one in attempts.values()):
+            outputs = {tower: one.outputs for tower, one in attempts.items()}
+            reports[precision] = report_on(outputs, measured, precision=precision, data=data, runtime=target.runtime)
+    has_run = len(reports) == len(variants)
     contract = attrs.evolve(
-        contract, towers=tuple(one.file for one in attempts.values()), state="run" if has_run else NOT_RUN
+        contract, towers=variants[0].towers, others=tuple(variants[1:]), state="run" if has_run else NOT_RUN
     )
     if contract.text is not None:
         tokenizer = folder / contract.text.tokenizer
@@ -208,12 +238,6 @@ def _write(
     layouts.resolve(contract.layout).write(folder, contract)
     measured.write(folder)
     measured.write_golden(folder, exports)
-    if has_run:
-        outputs = {tower: one.outputs for tower, one in attempts.items()}
-        report = report_on(outputs, measured, precision=exports[0].spec.precision, data=data, runtime=target.runtime)
-    else:
-        report = report_of_none(measured, data=data)
+    report = together(reports) if has_run else report_of_none(measured, data=data)
     (folder / REPORT).write_text(report.to_json(), encoding="utf-8")
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    hashes = {name: file_sha256(folder / name) for name in names}
-    attrs.evolve(contract, files=hashes).write(folder)
+    return contract, report

@@ -15,11 +15,13 @@ from mobileclip.export.contract import (
     Contract,
     TowerFile,
 )
+from mobileclip.export.spec import still_written
 from mobileclip.export.verification.parity import Report
 from mobileclip.extras import UPDATE
 from mobileclip.machine import raise_machine_fault
-from mobileclip.serialization import from_json
+from mobileclip.serialization import from_value
 from mobileclip.storage import printable, read_bytes
+from mobileclip.strict import parse_json
 from mobileclip.tensor_files import file_sha256
 
 _MOST_BYTES, _MOST_FILES, _MOST_EMBEDDING = 2**24, 1000, 2**16
@@ -42,10 +44,11 @@ def read_contract(folder: str | Path) -> Contract:
             f"{folder} holds no {CONTRACT}, so it is no export, or not a whole one; export the model again"
         )
     contract = _read(path)
-    _check_towers(contract, path)
+    for one in contract.each:
+        _check_towers(one, path)
     for name, expected in contract.files.items():
         check_file(folder, name, expected)
-    for tower in contract.towers:
+    for tower in (tower for one in contract.each for tower in one.towers):
         _check_complete(folder, tower, contract)
     if contract.text is not None and contract.text.tokenizer not in contract.files:
         raise ValueError(
@@ -70,7 +73,10 @@ def read_report(folder: str | Path) -> Report:
 
 def _read(path: Path) -> Contract:
     try:
-        contract = from_json(read_bytes(path, limit=_MOST_BYTES).decode("utf-8"), Contract)
+        found = parse_json(read_bytes(path, limit=_MOST_BYTES))
+        if isinstance(found, dict):
+            still_written(found.get("precision", "float32"))
+        contract = from_value(found, Contract)
     except (OSError, ValueError) as error:
         raise_machine_fault(error)
         raise ValueError(

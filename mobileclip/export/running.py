@@ -19,8 +19,8 @@ from mobileclip.encoders.checks import check_images, check_tokens
 from mobileclip.export.contract import Contract, TowerFile
 from mobileclip.export.reading import check_file, read_contract
 from mobileclip.export.targets import Target, targets
-from mobileclip.export.targets.base import EXAMPLE_BATCH, Run, check_versions, trusting
-from mobileclip.export.written import is_written_here
+from mobileclip.export.targets.base import EXAMPLE_BATCH, Run, check_versions
+from mobileclip.export.written import TRUSTED, is_believed
 from mobileclip.inference.forms import PreparedTower, ReadyDualEncoder
 from mobileclip.inference.one_at_a_time import OneAtATime
 from mobileclip.inputs import ImageInput
@@ -38,7 +38,7 @@ class Opening:
         folder: of the export.
         contract: of it.
         file: the tower's.
-        target: what runs it; one that is still vouched for looks through the file before.
+        target: what runs it.
         device: where its runtime computes.
         num_threads: see `load_export`.
     """
@@ -60,12 +60,11 @@ class Opening:
         """Return what runs the file, for any number of threads.
 
         Raises:
-            ValueError: if the file is a stranger's and not what the contract says, or the runtime cannot take it.
+            ValueError: if the runtime cannot take it.
         """
-        path = self.folder / self.file.file
-        if self.target.vouched:
-            self.target.inspect(path, self.file)
-        run = self.target.open(path, self.file, device=self.device, num_threads=self.num_threads)
+        run = self.target.open(
+            self.folder / self.file.file, self.file, device=self.device, num_threads=self.num_threads
+        )
         return run if self.target.concurrent else OneAtATime(run)
 
     def open_again(self) -> Run:
@@ -127,10 +126,9 @@ class ExportedTower(PreparedTower):
         """Return the embeddings; of unit length where the contract says that they come out so."""
         file = self._opening.file
         most = file.input_shape[0] or EXAMPLE_BATCH
+        taken = torch.split(self._taken(inputs), most)
         try:
-            parts = [self._run(part.contiguous())[0] for part in torch.split(self._taken(inputs), most)]
-        except (ValueError, MemoryError, OSError):
-            raise
+            parts = [self._run(part.contiguous())[0] for part in taken]
         except Exception as error:
             raise_machine_fault(error)
             # The runtimes' errors have no base in common.
@@ -185,8 +183,8 @@ def load_export(
         num_threads: of the processor that its runtime computes with; as many as PyTorch has by default. ExecuTorch has
             one number a process; Core AI, and Core ML on a Mac, choose by themselves and take none.
         trust: whether whoever made the export may run anything here: files of other targets than ONNX, whose runtimes
-            do not validate files, are run then too, and nothing is refused for what it holds. What this machine wrote
-            is trusted.
+            do not validate files, are run then too. What this machine wrote needs none, nor does what lies in the
+            folder that the environment names as `MOBILECLIP_TRUST`.
 
     Raises:
         ImportError: if the runtime is not installed; the message has the command that installs it.
@@ -229,16 +227,15 @@ def runnable_target(folder: Path, contract: Contract, *, trust: bool) -> Target:
         ValueError: if it may not be run without trust, or a library is older than the one that wrote the export.
     """
     target = targets.resolve(contract.target)
-    believed = trust or is_written_here(folder)
-    if not (target.vouched or believed):
+    if not (target.vouched or trust or is_believed(folder)):
         raise ValueError(
             f"{folder} was written elsewhere, for {contract.target}, whose runtime does not validate files: whoever "
-            "made it could run anything here. If you trust them, give --trust (trust=True in Python); else export the "
-            "model again on this machine, or ask for an export for onnx"
+            "made it could run anything here. If you trust them, give --trust (trust=True in Python), or name a folder "
+            f"that it lies in as {TRUSTED}; else export the model again on this machine, or ask for an export for onnx"
         )
     target.check()
     check_versions(target.libraries, contract.versions)
-    return trusting(target) if believed else target
+    return target
 
 
 def require_made_of(folder: str | Path, checkpoint: str | Path) -> None:

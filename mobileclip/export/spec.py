@@ -19,6 +19,19 @@ TextDtype = Literal["int32", "int64"]
 Backend = Literal["xnnpack", "coreml", "vulkan", "qnn"]
 
 
+def still_written(precision: Precision) -> Precision:
+    """Return a precision that is not gone.
+
+    Raises:
+        ValueError: if it is one that earlier versions had; the message has what to choose.
+    """
+    if str(precision) == "int4-weights":
+        raise ValueError(
+            "int4-weights is no longer there: its files were larger than those of int8-weights; choose int8-weights"
+        )
+    return precision
+
+
 def _are_stages(_: object, attribute: attrs.Attribute[tuple[int, ...]], stages: tuple[int, ...]) -> None:
     if len(set(stages)) != len(stages) or any(stage < 0 for stage in stages):
         raise ValueError(f"{attribute.name} are numbers of stages, from 0, each once, and not {stages}")
@@ -38,8 +51,9 @@ class ExportSpec:
             its image tower is asked for.
         precision: of the stored weights, and of what is computed where the runtime can compute in it. Embeddings are
             float32 always. int8 is static: convolutions and linear layers with a scale for each output
-            channel, and ranges of what goes into them found on calibration data. `int8-weights` and `int4-weights`
-            store weights in 8 or 4 bits, which is a smaller file, and compute with them in float32.
+            channel, and ranges of what goes into them found on calibration data. `int8-weights` stores weights in 8
+            bits, which is a smaller file, and computes with them in float32.
+        also: further precisions, in the same folder, where the layout's names of files tell them apart.
         dynamic_batch: take batches of any size; fixed at one otherwise, which runtimes on devices want.
         preprocess: what the image file takes. `host`: pixels that the host has scaled and normalised. `uint8` or
             `float32`: pixels in [0, 255] of that type; scaling and normalising are inside, resizing and cropping the
@@ -66,7 +80,8 @@ class ExportSpec:
     target: str = "onnx"
     layout: str = "plain"
     tower: Towers = attrs.field(default="both", validator=validators.in_(("image", "text", "both")))
-    precision: Precision = attrs.field(default="float32", validator=validators.in_(PRECISIONS))
+    precision: Precision = attrs.field(default="float32", converter=still_written, validator=validators.in_(PRECISIONS))
+    also: tuple[Precision, ...] = ()
     dynamic_batch: bool = False
     preprocess: Preprocess = attrs.field(default="host", validator=validators.in_(get_args(Preprocess)))
     normalize: bool = True
@@ -92,6 +107,11 @@ class ExportSpec:
                 f"the backend {self.backend!r} takes one input at a time, in float32 or float16; choose one of these "
                 "without --dynamic-batch, or the backend xnnpack"
             )
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """All precisions that are written, the one that is loaded first."""
+        return tuple(dict.fromkeys((self.precision, *self.also)))
 
     @property
     def lowered_only(self) -> bool:

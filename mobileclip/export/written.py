@@ -1,7 +1,8 @@
-"""Which exports this machine wrote: known by what their contracts say, which names every file by its SHA-256."""
+"""Whose exports are believed: those that this machine wrote, and those in a folder that `MOBILECLIP_TRUST` names."""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from mobileclip import storage
 from mobileclip.encoders.checkpoints.exports import CONTRACT
 from mobileclip.tensor_files import file_sha256
 from mobileclip.terminal import get_logger
+
+TRUSTED = "MOBILECLIP_TRUST"
+"""Variable of the environment with a folder whose exports are believed, for deployments."""
 
 _REGISTER = "exports.txt"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -39,8 +43,25 @@ def remember_export(folder: Path) -> None:
         _logger.warning("that this machine wrote %s cannot be remembered (%s)", folder, error)
 
 
+def is_believed(folder: Path) -> bool:
+    """Return whether an export needs no `--trust`.
+
+    Args:
+        folder: of the export.
+
+    Raises:
+        ValueError: if what the environment names is no absolute path.
+    """
+    named = os.environ.get(TRUSTED, "")
+    if named and not Path(named).is_absolute():
+        raise ValueError(f"{TRUSTED} is {named!r}, expected the absolute path of a folder with exports that you trust")
+    if named and folder.resolve().is_relative_to(Path(named).resolve()):
+        return True
+    return is_written_here(folder)
+
+
 def is_written_here(folder: Path) -> bool:
-    """Return whether this machine's user wrote an export: its contract, and with it every file, is one of theirs.
+    """Return whether this machine's user wrote an export: its contract, which has the SHA-256 of each file, is theirs.
 
     Args:
         folder: of the export.

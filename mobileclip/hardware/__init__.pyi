@@ -8,7 +8,6 @@ from .devices import (
 from .precision import (
     FAST_PRECISIONS as FAST_PRECISIONS,
     PRECISIONS as PRECISIONS,
-    WEIGHT_PRECISIONS as WEIGHT_PRECISIONS,
     WIDE_PRECISIONS as WIDE_PRECISIONS,
     FastPrecision as FastPrecision,
     Precision as Precision,

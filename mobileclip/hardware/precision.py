@@ -7,12 +7,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 if TYPE_CHECKING:
     import torch
 
-Precision = Literal["float32", "float16", "bfloat16", "int8", "int8-weights", "int4-weights"]
+Precision = Literal["float32", "float16", "bfloat16", "int8", "int8-weights"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-"""Of the numbers of an exported model; the last two of its stored weights alone, which are computed with in float32."""
-
-WEIGHT_PRECISIONS: tuple[Precision, ...] = ("int8-weights", "int4-weights")
-"""Of stored weights alone."""
+"""Of the numbers of an exported model; the last of its stored weights alone, which are computed with in float32."""
 
 WidePrecision = Literal["float32", "bfloat16"]
 WIDE_PRECISIONS: tuple[WidePrecision, ...] = get_args(WidePrecision)

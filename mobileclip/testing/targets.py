@@ -26,7 +26,7 @@ from mobileclip.export import (
     targets,
     verify_export,
 )
-from mobileclip.export.targets import Target
+from mobileclip.export.targets import NotRunHereError, Target
 from mobileclip.inference.comparison.measuring import LEAST_COSINE
 from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.testing.comparing import copies, first_line
@@ -45,7 +45,8 @@ def check_target(model: DualEncoder, export: ExportSpec | Path | str, *, samples
     its embeddings are the model's, to the least cosine of the precision. Threads that ask at once, a deep copy and what
     comes back from pickle get the same. `num_threads=1` gives the same, or is refused with a `ValueError`; 0 is
     refused. An export that was written elsewhere is opened with trust, and without only if the target is vouched for. A
-    file that has changed, or is cut off, is a `ValueError`, with trust too.
+    file that has changed, or is cut off, is a `ValueError`, with trust too. What no runtime here runs, as its contract
+    says, is refused as such.
 
     Args:
         model: both towers, whose embeddings tell pictures and captions apart.
@@ -75,6 +76,11 @@ def check_target(model: DualEncoder, export: ExportSpec | Path | str, *, samples
     assert contract.precision in target.precisions, f"{name} is written, and the target says {target.precisions}"
     for file in contract.towers:
         assert file.file.endswith(target.suffix), f"{file.file} does not end with {target.suffix!r}, as {name} says"
+    if contract.state != "run":
+        _check_not_run(name, folder)
+        with tempfile.TemporaryDirectory() as place:
+            _check_strangers(name, Path(shutil.copytree(folder, Path(place, "elsewhere"))), target, is_run=False)
+        return
     report = _done(f"{name} is not verified", lambda: verify_export(folder, trust=True, show_progress=False))
     assert report.passed, f"{name} does not pass: {'; '.join(report.failures)}"
     assert report == read_report(folder), f"{name} is measured again, and its report is another"
@@ -132,14 +138,26 @@ def _check_num_threads(name: str, folder: Path, answers: Tensor) -> None:
     _check_refused(f"{name} with num_threads=0", lambda: load_export(folder, trust=True, num_threads=0))
 
 
-def _check_strangers(name: str, folder: Path, target: Target) -> None:
+def _check_not_run(name: str, folder: Path) -> None:
+    for call in (lambda: verify_export(folder, trust=True), lambda: load_export(folder, trust=True)):
+        try:
+            call()
+        except NotRunHereError:
+            continue
+        except Exception as error:
+            raise AssertionError(
+                f"{name} was not run, and is to be refused with a NotRunHereError: {first_line(error)}"
+            ) from error
+        raise AssertionError(f"{name} was not run, as its contract says, and is opened")
+
+
+def _check_strangers(name: str, folder: Path, target: Target, *, is_run: bool = True) -> None:
     contract = folder / "mobileclip.json"
     # Of other bytes, it is another export, which nobody here has written.
     contract.write_text(json.dumps(json.loads(contract.read_text(encoding="utf-8")), indent=3), encoding="utf-8")
-    _done(f"{name} is not opened with trust", lambda: load_export(folder, trust=True))
-    if target.vouched:
-        _done(f"{name} is vouched for, and not opened without trust", lambda: load_export(folder))
-    else:
+    if is_run:
+        _done(f"{name} is not opened with trust", lambda: load_export(folder, trust=True))
+    if not target.vouched:
         _check_refused(f"a stranger's file of {name}", lambda: load_export(folder))
     read = json.loads(contract.read_text(encoding="utf-8"))
     file = folder / next(one for one in read["files"] if one.startswith(read["towers"][0]["file"]))

@@ -88,10 +88,10 @@ def unusual(out, *, target, preprocess="uint8"):
     )
 
 
-def int8_export(model, tower, *, target, every=1, layers=(), **options):
-    """One tower as `export_model` gives it to a target in int8, with each so many-th input of the calibration data."""
+def one_tower(model, tower, *, target, precision="int8", every=1, layers=(), **options):
+    """One tower as `export_model` gives it to a target, with each so many-th input of the calibration data."""
     encoder = getattr(reparameterize(model), f"{tower}_encoder")
-    spec = ExportSpec(out="unused", target=target, precision="int8", **options)
+    spec = ExportSpec(out="unused", target=target, precision=precision, **options)
     export = tower_export(tower, encoder, spec, targets.resolve(target), calibration=bundled_samples())
     fallback = Fallback(layers=frozenset(layers))
     return attrs.evolve(export, calibration=export.calibration[::every], fallback=fallback)

@@ -88,7 +88,7 @@ def test_a_vision_transformer_computes_one_token(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-@pytest.mark.parametrize("target", ["coreml", "executorch", "onnx", "openvino", "torch"])
+@pytest.mark.parametrize("target", ["executorch", "onnx", "openvino", "torch"])
 def test_every_target_in_float32_and_int8(convolutional, tmp_path, target, precision):
     spec = ExportSpec(out=tmp_path / "out", target=target, precision=precision)
     export_model(convolutional, spec, show_progress=False)

@@ -31,7 +31,7 @@ from mobileclip.export.towers import TowerExport
 from mobileclip.inference.optimization import weighted_layers
 from mobileclip.tensor_files import weights_sha256
 from tests.errors import fails
-from tests.export.models import CONVOLUTIONAL, MCI, PIXELS, TOKENS, int8_export, pixels, raw_pixels
+from tests.export.models import CONVOLUTIONAL, MCI, PIXELS, TOKENS, one_tower, pixels, raw_pixels
 
 
 def run(path, inputs):
@@ -112,7 +112,7 @@ def test_bfloat16(convolutional, tmp_path, target):
 @pytest.mark.slow
 def test_in_bfloat16_the_weights_of_kept_layers_stay_float32(convolutional, tmp_path):
     kept = "stages.1.blocks.0.ffn.fc1"
-    export = int8_export(convolutional, "image", target="onnx", every=12, layers=[kept])
+    export = one_tower(convolutional, "image", target="onnx", every=12, layers=[kept])
     export = attrs.evolve(export, spec=ExportSpec(out="unused", precision="bfloat16"))
     targets["onnx"].export(export, tmp_path / "image.onnx")
     wide = [
@@ -222,6 +222,8 @@ def test_a_file_of_a_tower_alone_is_enough(convolutional, tmp_path):
     assert report.ranking.kind == "neighbours"
     assert report.ranking.num_queries == 12
     assert sorted(path.name for path in folder.iterdir()) == [
+        "LICENSE",
+        "README.md",
         "evaluation.safetensors",
         "golden.safetensors",
         "image.pt2",
@@ -241,6 +243,8 @@ def test_mistakes_cost_nothing(convolutional, tmp_path):
         export_model("mci0", ExportSpec(out=tmp_path / "out"))
     with fails("strict.must-be-one-of", "precision"):
         ExportSpec(out=tmp_path / "out", precision="int4")
+    with fails("export.int4-weights-longer-files"):
+        ExportSpec(out=tmp_path / "out", precision="int4-weights")
     with fails("reparam.fold-module-training-mode"):
         export_model(CONVOLUTIONAL.build().train(), ExportSpec(out=tmp_path / "out", target="torch"))
     (tmp_path / "full").mkdir()

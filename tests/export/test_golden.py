@@ -8,7 +8,6 @@ import tokenizers
 import torch
 
 from mobileclip.export import ExportSpec, export_model, read_contract, read_report, verify_export
-from mobileclip.export.targets.coreml.mil import read_program
 from mobileclip.export.targets.pt2e import quiet
 from mobileclip.export.targets.torch.pt2 import register_operations
 from mobileclip.inference.comparison import LEAST_COSINE
@@ -33,10 +32,10 @@ IN_FEW_BITS = ("apple_mobileclip_s0", "apple_mobileclip_s2")
 # Their random weights take a step in bfloat16 worse than trained ones would: the report says that they fail.
 FAILS_BFLOAT16, LEAST_THERE = {"apple_mobileclip_s1", "apple_mobileclip_s2"}, 0.997
 WRITTEN = [
-    *((target, "float32") for target in ("onnx", "openvino", "coreml", "executorch", "torch")),
-    *((target, "float16") for target in ("onnx", "openvino", "coreml", "executorch")),
+    *((target, "float32") for target in ("onnx", "openvino", "executorch", "torch")),
+    *((target, "float16") for target in ("onnx", "openvino", "executorch")),
     *((target, "bfloat16") for target in ("onnx", "openvino", "torch")),
-    *((target, "int8") for target in ("onnx", "openvino", "coreml", "executorch", "torch")),
+    *((target, "int8") for target in ("onnx", "openvino", "executorch", "torch")),
 ]
 WRITTEN_BY_NEWER = [
     *(("litert", precision) for precision in ("float32", "float16", "int8", "int8-weights")),
@@ -65,14 +64,6 @@ def run_torch(path, inputs):
 def run_openvino(path, inputs):
     compiled = import_quietly("openvino").Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return torch.cat([torch.from_numpy(compiled([row[None].numpy()])[0].copy()) for row in inputs])
-
-
-def run_coreml(path, inputs):
-    """What our reading of the program gives; Core ML itself runs on Macs alone."""
-    program = read_program(path)
-    (name,) = (feature.name for feature in program.description.input)
-    taken = inputs.int() if name == "tokens" else inputs
-    return torch.cat([program.run({name: row[None]})[0] for row in taken])
 
 
 def run_executorch(path, inputs):
@@ -110,7 +101,6 @@ def run_coreai(path, inputs):
 RUNTIMES = {
     "onnx": (run_onnx, "onnx"),
     "openvino": (run_openvino, "xml"),
-    "coreml": (run_coreml, "mlpackage"),
     "coreai": (run_coreai, "aimodel"),
     "executorch": (run_executorch, "pte"),
     "litert": (run_litert, "tflite"),
@@ -138,7 +128,8 @@ def test_embeddings_of_the_public_code(name, target, precision, tmp_path):
     least, may_fail = LEAST_COSINE[precision], {"ranking agreement"}
     if precision == "bfloat16" and name in FAILS_BFLOAT16:
         least, may_fail = LEAST_THERE, may_fail | {"image cosine, minimum"}
-    if precision == "float32":
+    # The page's first command, among others: one of 36 results changes by chance.
+    if precision == "float32" or (name, target, precision) == ("apple_mobileclip_s0", "onnx", "float16"):
         assert report.passed, report.failures
     else:
         # Random weights hardly tell captions apart (a spread of 0.001): rounding swaps some of 36 results, how many

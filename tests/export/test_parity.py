@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mobileclip.export import Report
+from mobileclip.export import Ranking, Report
 from mobileclip.export.verification import compare_rankings, compare_tower, gates_of
 from mobileclip.inference.comparison import LEAST_COSINE
 
@@ -106,6 +106,21 @@ def test_ranking_gate():
     found = compare_rankings({"image": embeddings(seed=8)}, reference)
     assert found.agreement < 0.99
     assert failed([compare_tower("image", reference["image"], reference["image"])], found) == ["ranking agreement"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "count", "passes"),
+    [
+        *((0, 2, True), (1, 2, False), (1, 12, True), (2, 12, False), (2, 36, True), (3, 36, False)),
+        *((17, 1000, True), (18, 1000, False), (120, 10_000, True), (121, 10_000, False)),
+    ],
+)
+def test_the_ranking_gate_is_an_interval_over_the_queries(changed, count, passes):
+    """Those of Clopper and Pearson; of the twelve pictures' 36 queries, one or two change by chance."""
+    reference = embeddings()
+    ranking = Ranking(kind="image-text", num_queries=count, agreement=(count - changed) / count)
+    names = failed([compare_tower("image", reference, reference)], ranking, "float16")
+    assert names == ([] if passes else ["ranking agreement"])
 
 
 def test_report_round_trips_and_names_what_failed():

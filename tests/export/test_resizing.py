@@ -1,9 +1,6 @@
 """Files that take pictures of any size, and resize them as the library does."""
 
-import math
-
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 import torch
@@ -12,7 +9,6 @@ from PIL import Image
 import mobileclip
 from mobileclip.data import ImageTransform, load_image
 from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, targets, verify_export
-from mobileclip.export.targets.onnx.sizes import fold_sizes
 from mobileclip.export.towers import check_resizing, resized
 from mobileclip.inputs import ImageInput
 from tests.errors import fails
@@ -92,53 +88,6 @@ def test_a_file_that_resizes_otherwise_is_told(pictures_onnx, change):
 
     with fails("export.resizes-pictures-otherwise-library", "190", "127"):
         check_resizing(other, crops, PIXELS, pictures_onnx)
-
-
-def test_what_a_huge_picture_would_take_is_known_before_it_is_run(pictures_onnx):
-    file = next(file for file in read_contract(pictures_onnx).towers if file.tower == "image")
-    run = targets.resolve("onnx").open(pictures_onnx / "image.onnx", file)
-    side = math.isqrt(2**29 // 3) + 1
-    with fails("export.numbers-all-they-take"):
-        run(torch.zeros(1, dtype=torch.uint8).expand(1, 3, side, side))
-
-
-GIVEN = {"two": np.array(2), "first": np.array([0])}
-
-
-@pytest.mark.parametrize(
-    ("operation", "others", "expected"),
-    [
-        ("Add", ["two"], [3, 5, 10, 11]),
-        ("Cast", [], [1, 3, 8, 9]),
-        ("Concat", ["first"], [1, 3, 8, 9, 0]),
-        ("Div", ["two"], [0, 1, 4, 4]),
-        ("Gather", ["first"], [1]),
-        ("Max", ["two"], [2, 3, 8, 9]),
-        ("Min", ["two"], [1, 2, 2, 2]),
-        ("Mod", ["two"], [1, 1, 0, 1]),
-        ("Mul", ["two"], [2, 6, 16, 18]),
-        ("Sub", ["two"], [-1, 1, 6, 7]),
-        ("Unsqueeze", ["first"], [[1, 3, 8, 9]]),
-    ],
-)
-def test_what_is_computed_of_the_sides_alone_is_known_before_a_run(operation, others, expected):
-    attributes = {"Cast": {"to": onnx.TensorProto.INT64}, "Concat": {"axis": 0}}.get(operation, {})
-    nodes = [
-        onnx.helper.make_node("Shape", ["pixels"], ["sides"]),
-        onnx.helper.make_node(operation, ["sides", *others], ["size"], **attributes),
-    ]
-    graph = onnx.helper.make_graph(
-        nodes,
-        "sizes",
-        [onnx.helper.make_tensor_value_info("pixels", onnx.TensorProto.UINT8, [1, 3, 8, 9])],
-        [onnx.helper.make_tensor_value_info("size", onnx.TensorProto.INT64, None)],
-        [onnx.numpy_helper.from_array(GIVEN[name], name) for name in others],
-    )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)])
-    fold_sizes(model)
-    assert not model.graph.node
-    (size,) = (tensor for tensor in model.graph.initializer if tensor.name == "size")
-    assert onnx.numpy_helper.to_array(size).tolist() == expected
 
 
 @pytest.mark.parametrize("target", ["openvino", "torch", "executorch", "coreml", "coreai", "litert"])

@@ -29,9 +29,9 @@ from tests.export.litert import EXPORT
 
 REQUESTS, FEW, THREADS = 2000, 160, 8
 COMPUTED_BY = ["eager", "onnx", "openvino", "torch", "litert", "openvino program"]
-SLOWLY = ["executorch", "coreml", "coreai", "compiled program"]
+SLOWLY = ["executorch", "coreai", "compiled program"]
 NEEDED = {"litert": "ai_edge_litert", "coreai": "coreai_torch", "executorch": "executorch"}
-EXPORTED = ("onnx", "openvino", "torch", "litert", "executorch", "coreml", "coreai")
+EXPORTED = ("onnx", "openvino", "torch", "litert", "executorch", "coreai")
 
 
 @pytest.fixture(scope="session")
@@ -198,7 +198,7 @@ def threads_at_work(model, *asked):
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="there is no /proc")
 @pytest.mark.parametrize(
-    "kind", ["onnx", *(pytest.param(one, marks=pytest.mark.slow) for one in ("openvino", "eager", "torch", "coreml"))]
+    "kind", ["onnx", *(pytest.param(one, marks=pytest.mark.slow) for one in ("openvino", "eager", "torch"))]
 )
 def test_a_model_is_computed_by_as_many_threads_as_it_is_given(exported, kind):
     model = "icons" if kind == "eager" else exported(kind)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
-import sys
 from itertools import product
 from pathlib import Path
 
@@ -78,29 +77,14 @@ def test_the_authors_own_operations_are_judged_by_numbers(odd, target, tmp_path)
     assert verify_export(folder, show_progress=False) == report
 
 
-def test_a_strangers_operations_are_refused_without_trust(odd, tmp_path, monkeypatch):
-    """Of ONNX alone may a stranger's file be read at all."""
+def test_a_strangers_onnx_is_checked_and_run_by_its_runtime(odd, tmp_path, monkeypatch):
     spec = ExportSpec(out=tmp_path / "out", target="onnx", tower="text")
     folder = export_model(odd, spec, samples=few_samples(), show_progress=False)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another machine"))
-    with fails("export.valid-onnx-model-known"):
-        verify_export(folder, show_progress=False)
-    assert verify_export(folder, trust=True, show_progress=False).passed
+    assert verify_export(folder, show_progress=False) == read_report(folder)
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("odd")
-def test_what_core_ml_alone_computes_is_written_and_not_run(tmp_path):
-    """Its converter knows no GRU of an exported program."""
-    contract = TextInput(context_length=12, vocab_size=600)
-    plain = OddSpec(embedding_dim=12, input=contract, recurrent=False).build().eval()
-    spec = ExportSpec(out=tmp_path / "out", target="coreml", tower="text")
-    folder = export_model(plain, spec, samples=few_samples(), show_progress=False)
-    contract = read_contract(folder)
-    assert contract.state == ("run" if sys.platform == "darwin" else "lowered, not run")
-
-
-@pytest.fixture(scope="module", params=["torch", "openvino", "coreml"])
+@pytest.fixture(scope="module", params=["torch", "openvino"])
 def believing(request, tmp_path_factory):
     """An export of both towers for a runtime that believes what it reads."""
     spec = ExportSpec(out=tmp_path_factory.mktemp("believing") / "out", target=request.param)
@@ -118,6 +102,24 @@ def test_what_a_colleague_wrote_is_verified_with_trust_alone(believing, capsys, 
     assert "was written elsewhere" in said
     assert "give --trust" in said
     assert run(capsys, "verify", believing, "--trust")[0] == 0
+
+
+def test_what_lies_in_a_trusted_folder_needs_no_flag(believing, tmp_path, monkeypatch, another_machine):
+    deployed = shutil.copytree(believing, tmp_path / "models" / "one")
+    monkeypatch.setenv("MOBILECLIP_TRUST", str(tmp_path / "models"))
+    for opened in (verify_export, load_export, mobileclip.load):
+        opened(deployed)
+        with fails("export.written-elsewhere-whose-runtime"):
+            opened(believing)
+    (tmp_path / "models" / "link").symlink_to(believing)
+    with fails("export.written-elsewhere-whose-runtime"):
+        mobileclip.load(tmp_path / "models" / "link")
+    monkeypatch.setenv("MOBILECLIP_TRUST", "models")
+    with fails("export.mobileclip-trust-absolute-path", "models"):
+        mobileclip.load(deployed)
+    monkeypatch.setenv("MOBILECLIP_TRUST", "")
+    with fails("export.written-elsewhere-whose-runtime"):
+        mobileclip.load(deployed)
 
 
 def test_a_strangers_file_reaches_no_runtime(believing, tmp_path):
@@ -141,7 +143,7 @@ BY_DEFAULT = [("torch", "inline"), ("openvino", "local")]
     ("believing", "engine"),
     [
         pytest.param(*one, marks=[pytest.mark.slow] * (one not in BY_DEFAULT))
-        for one in product(["torch", "openvino", "coreml"], ["inline", "local"])
+        for one in product(["torch", "openvino"], ["inline", "local"])
     ],
     indirect=["believing"],
 )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mobileclip.hardware import FAST_PRECISIONS, PRECISIONS, WEIGHT_PRECISIONS, WIDE_PRECISIONS, dtype_of
+from mobileclip.hardware import FAST_PRECISIONS, PRECISIONS, WIDE_PRECISIONS, dtype_of
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -16,5 +16,4 @@ def test_floating_precisions_are_called_like_their_types(precision):
 
 
 def test_every_choice_is_a_precision_that_an_export_may_have():
-    assert {*WIDE_PRECISIONS, *FAST_PRECISIONS, *WEIGHT_PRECISIONS} <= set(PRECISIONS)
-    assert not set(WEIGHT_PRECISIONS) & {*WIDE_PRECISIONS, *FAST_PRECISIONS}
+    assert {*WIDE_PRECISIONS, *FAST_PRECISIONS} <= set(PRECISIONS)

@@ -24,7 +24,7 @@ class TowerNames:
     """What a tower is called.
 
     Args:
-        stem: its file, with folders, and without what the precision and the target add.
+        stem: its file, with folders, and without what the precision and the target add; `{model}` stands for the model.
         input: of the file.
         output: the first of the file.
     """
@@ -90,10 +90,16 @@ def fitted(spec: ExportSpec) -> ExportSpec:
         ValueError: if there is no such layout, or its place does not run that; the message says what it runs.
     """
     layout = layouts.resolve(spec.layout)
-    if spec.precision not in layout.endings:
+    for precision in spec.precisions:
+        if precision not in layout.endings:
+            raise ValueError(
+                f"the layout {spec.layout!r} has no precision {precision}; choose --precision "
+                f"{', '.join(layout.endings)}"
+            )
+    if len({layout.endings[one] for one in spec.precisions}) < len(spec.precisions):
         raise ValueError(
-            f"the layout {spec.layout!r} has no precision {spec.precision}; choose --precision "
-            f"{', '.join(layout.endings)}"
+            f"the layout {spec.layout!r} calls files of all precisions alike; leave --also out, or choose --layout "
+            "transformers.js"
         )
     return layout.fitted(spec)
 

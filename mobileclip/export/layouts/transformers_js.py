@@ -14,13 +14,12 @@ from mobileclip.export.layouts.base import TowerNames, require_onnx, tokenizer_c
 from mobileclip.export.spec import ExportSpec, TextDtype, Tower
 from mobileclip.hardware.precision import Precision
 
-# What its dtypes `fp32`, `fp16`, `int8`, `q8` and `q4` add to a file's name; `q8` is the default in browsers.
+# What its dtypes `fp32`, `fp16`, `int8` and `q8` add to a file's name; `q8` is the default in browsers.
 _ENDINGS: dict[Precision, str] = {
     "float32": "",
     "float16": "_fp16",
     "int8": "_int8",
     "int8-weights": "_quantized",
-    "int4-weights": "_q4",
 }
 _NAMES: dict[Tower, TowerNames] = {
     "image": TowerNames(stem="onnx/vision_model", input="pixel_values", output="image_embeds"),

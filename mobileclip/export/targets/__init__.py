@@ -3,7 +3,7 @@
 A new format enters here, registered by name. What holds for all of them belongs in `export`.
 """
 
-from mobileclip.export.targets.base import NotRunHereError, Target, targets
+from mobileclip.export.targets.base import Format, NotRunHereError, Run, Target, Written, targets
 from mobileclip.export.targets.coreai import CoreAITarget
 from mobileclip.export.targets.coreml import CoreMLTarget
 from mobileclip.export.targets.executorch import ExecuTorchTarget
@@ -25,11 +25,14 @@ __all__ = [
     "CoreAITarget",
     "CoreMLTarget",
     "ExecuTorchTarget",
+    "Format",
     "LiteRTTarget",
     "NotRunHereError",
     "OnnxTarget",
     "OpenVINOTarget",
+    "Run",
     "Target",
     "TorchTarget",
+    "Written",
     "targets",
 ]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Protocol
 
 import attrs
 from torch import Tensor
@@ -23,8 +23,21 @@ CPU = "cpu"
 EXAMPLE_BATCH = 5
 
 
+@attrs.frozen(kw_only=True)
+class Written:
+    """What is known of a tower's file once it is written.
+
+    Args:
+        compute: what the encoder computes in.
+        outside: operations that a backend leaves to others; none where one runtime computes all.
+    """
+
+    compute: Precision
+    outside: tuple[str, ...] = ()
+
+
 class Target(Protocol):
-    """A format: how a tower is written in it, looked into and run."""
+    """A format: how a tower is written in it, and run."""
 
     @property
     def suffix(self) -> str:
@@ -56,10 +69,7 @@ class Target(Protocol):
 
     @property
     def vouched(self) -> bool:
-        """Whether a stranger's file may be opened: what `inspect` and `open` do not know in it is refused unread.
-
-        Without it, they believe what they are given, which `trusting` asks for, and a stranger's file is not opened.
-        """
+        """Whether a stranger's file may be opened, since the runtime validates it; others are opened with trust."""
 
     @property
     def concurrent(self) -> bool:
@@ -79,8 +89,8 @@ class Target(Protocol):
             ValueError: if the spec names no such environment, or asks for what that does not write.
         """
 
-    def export(self, tower: TowerExport, path: Path) -> Precision:
-        """Write one tower, and return what it computes in.
+    def export(self, tower: TowerExport, path: Path) -> Written:
+        """Write one tower, and return what a contract says of the file.
 
         Args:
             tower: of a precision, with what that needs: calibration data, and the layers that stay in float32.
@@ -89,16 +99,6 @@ class Target(Protocol):
 
         Raises:
             ValueError: if the format cannot hold the tower in this precision; the message says why.
-        """
-
-    def outside(self, path: Path) -> tuple[str, ...]:
-        """Return the operations of a file that its backend leaves to others; none where one runtime computes all."""
-
-    def inspect(self, path: Path, tower: TowerFile) -> None:
-        """Check a file without running it: its format, its input and output, that its weights are finite.
-
-        Raises:
-            ValueError: if it is not what the contract says; the message says what differs.
         """
 
     def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
@@ -116,22 +116,24 @@ class Target(Protocol):
         """
 
 
-class WrittenHere:
-    """Of formats that this environment writes."""
+@attrs.frozen
+class Format:
+    """What most formats have; a target's class says what it has otherwise."""
+
+    suffix: str = ""
+    libraries: tuple[str, ...] = ()
+    text_dtype: TextDtype = "int64"
+    precisions: tuple[Precision, ...] = ("float32", "float16")
+    resizes: bool = False
+    prefers_depthwise: bool = False
+    runtime: str = ""
+    vouched: bool = False
+    concurrent: bool = False
 
     def elsewhere(self, spec: ExportSpec) -> dict[str, str]:
-        """Return nothing."""
+        """Return nothing: this environment writes it."""
         del spec
         return {}
-
-
-class ComputedWhole:
-    """Of formats whose runtime computes all of a file."""
-
-    def outside(self, path: Path) -> tuple[str, ...]:
-        """Return nothing."""
-        del path
-        return ()
 
 
 def require_able(target: Target, spec: ExportSpec) -> None:
@@ -145,11 +147,12 @@ def require_able(target: Target, spec: ExportSpec) -> None:
         ValueError: if it has other precisions, which the message names, its files do not resize, or what writes them is
             not there.
     """
-    if spec.precision not in target.precisions:
-        raise ValueError(
-            f"the target {spec.target!r} has no precision {spec.precision}; choose --precision "
-            f"{', '.join(target.precisions)}, or another target"
-        )
+    for precision in spec.precisions:
+        if precision not in target.precisions:
+            raise ValueError(
+                f"the target {spec.target!r} has no precision {precision}; choose --precision "
+                f"{', '.join(target.precisions)}, or another target"
+            )
     if spec.preprocess == "picture" and not target.resizes:
         raise ValueError(
             f"files of the target {spec.target!r} do not resize pictures; choose --preprocess uint8, and resize in the "
@@ -160,33 +163,6 @@ def require_able(target: Target, spec: ExportSpec) -> None:
 
 class NotRunHereError(ValueError):
     """A file is for a device or a backend that this machine does not have."""
-
-
-Described = tuple[str, str, tuple[int | None, ...]]
-"""Name, type and shape of an input or output; None is a side of any length."""
-
-
-def check_signature(path: Path, tower: TowerFile, inputs: Sequence[Described], outputs: Sequence[Described]) -> None:
-    """Refuse a file whose inputs and outputs are not the contract's.
-
-    Args:
-        path: of the file, for the message.
-        tower: what the contract says.
-        inputs: of the file.
-        outputs: of the file.
-
-    Raises:
-        ValueError: if they differ; the message has both.
-    """
-    found = (list(inputs), list(outputs))
-    expected = (
-        [(tower.input_name, tower.input_dtype, tower.input_shape)],
-        [(name, "float32", shape) for name, shape in tower.outputs.items()],
-    )
-    if found != expected:
-        raise ValueError(
-            f"{path} has the inputs and outputs {found}, and the contract says {expected}; export the model again"
-        )
 
 
 def device_called(device: str, devices: Mapping[str, str], runtime: str) -> str:
@@ -208,19 +184,6 @@ def device_called(device: str, devices: Mapping[str, str], runtime: str) -> str:
     return devices[device]
 
 
-def trusting(target: Target) -> Target:
-    """Return a target for files that are believed: their author is the one who asks, or is trusted.
-
-    Operations that nobody here knows, and runs of any cost, are the author's own business: numbers judge a file.
-
-    Args:
-        target: an attrs class where it is vouched for.
-    """
-    if not target.vouched:
-        return target
-    return cast("Target", attrs.evolve(cast("Any", target), vouched=False))
-
-
 def refuse_threads(num_threads: int | None, runtime: str) -> None:
     """Refuse a number of threads where a runtime takes what it likes.
 
@@ -229,11 +192,6 @@ def refuse_threads(num_threads: int | None, runtime: str) -> None:
     """
     if num_threads is not None:
         raise ValueError(f"{runtime} chooses its number of threads by itself; leave num_threads out")
-
-
-def not_finite(path: Path, weight: str) -> ValueError:
-    """Return the refusal of a file with a weight that is no number."""
-    return ValueError(f"{path}: the weight {weight!r} holds NaN or infinity; choose a wider precision")
 
 
 targets: Registry[Target] = Registry("export_target")

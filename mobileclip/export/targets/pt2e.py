@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torchao.quantization.pt2e.quantizer import Quantizer
 
 _ENCODER = "encoder."
+_LARGEST_INPUT = 255
 _LAYERS = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
 # Inputs that are watched together where the batch is dynamic.
 _BATCH = 8
@@ -50,6 +51,53 @@ def rounded_program(
             watched(inputs)
         rounded = convert_pt2e(watched)
         return tower.program_of(rounded, largest_batch=largest_batch)
+
+
+def layers_alone(kept: frozenset[str], *, largest_weight: int) -> Quantizer:
+    """Return the quantiser of convolutions and linear layers with their inputs, but for those that are kept.
+
+    Weights are int8, symmetric, with a scale for each output channel. What goes into a layer is uint8 with one scale
+    and zero point, from the least and largest value over the calibration data. torchao's own quantisers would round
+    what is added to a layer's output too, and in a network of residuals that is everything.
+
+    Args:
+        kept: layers that stay in float32.
+        largest_weight: of the steps. Kernels for processors without VNNI add pairs of products in 16 bits, which eight
+            bits of weights saturate, silently: 64 is for them.
+    """
+    from torchao.quantization.pt2e import MinMaxObserver, PerChannelMinMaxObserver
+    from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
+
+    weights = QuantizationSpec(
+        dtype=torch.int8,
+        observer_or_fake_quant_ctr=PerChannelMinMaxObserver,
+        quant_min=-largest_weight,
+        quant_max=largest_weight,
+        qscheme=torch.per_channel_symmetric,
+        ch_axis=0,
+    )
+    inputs = QuantizationSpec(
+        dtype=torch.uint8,
+        observer_or_fake_quant_ctr=MinMaxObserver,
+        quant_min=0,
+        quant_max=_LARGEST_INPUT,
+        qscheme=torch.per_tensor_affine,
+    )
+
+    class LayersAlone(Quantizer):  # type: ignore[misc]  # torchao has no types
+        def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
+            for node in model.graph.nodes:
+                if is_layer(node) and layer_of(node) not in kept:
+                    taken: dict[Any, Any] = {node.args[0]: inputs, node.args[1]: weights}
+                    node.meta["quantization_annotation"] = QuantizationAnnotation(
+                        input_qspec_map=taken, _annotated=True
+                    )
+            return model
+
+        def validate(self, model: torch.fx.GraphModule) -> None:
+            """Nothing can be wrong with a graph of our own."""
+
+    return LayersAlone()
 
 
 def layer_of(node: torch.fx.Node) -> str:

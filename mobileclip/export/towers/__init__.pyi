@@ -2,11 +2,4 @@ from .attention import set_attention as set_attention, written_out_attention as 
 from .calibration import calibration_inputs as calibration_inputs
 from .graph import TowerExport as TowerExport, input_of as input_of, output_dim as output_dim, with_end as with_end
 from .resizing import check_resizing as check_resizing, resized as resized
-from .weights import (
-    BLOCK as BLOCK,
-    Bits as Bits,
-    RoundedWeight as RoundedWeight,
-    bits_of as bits_of,
-    round_weight as round_weight,
-    rounded_to as rounded_to,
-)
+from .weights import RoundedWeight as RoundedWeight, round_weight as round_weight

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import cast
 
 import attrs
@@ -139,6 +140,8 @@ class TowerExport:
         calibration: a batch of inputs, as the exported file takes them, that ranges of int8 are found with.
         text_dtype: what token ids come in as.
         fallback: layers that stay in float32. In the graph, their names begin with `encoder.`.
+        model: what the model is called in the names of files.
+        notes: what a file says of itself, where its format has a place for it: name, author, licence and contract.
     """
 
     tower: Tower
@@ -147,12 +150,14 @@ class TowerExport:
     calibration: Tensor
     text_dtype: TextDtype = "int64"
     fallback: Fallback = Fallback()
+    model: str = "mobileclip"
+    notes: Mapping[str, str] = attrs.field(factory=dict)
 
     @property
     def stem(self) -> str:
         """Name of the file, without the target's suffix."""
         layout = layouts.resolve(self.spec.layout)
-        return f"{layout.names[self.tower].stem}{layout.endings[self.spec.precision]}"
+        return f"{layout.names[self.tower].stem.format(model=self.model)}{layout.endings[self.spec.precision]}"
 
     @property
     def input_name(self) -> str:

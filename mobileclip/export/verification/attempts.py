@@ -12,9 +12,9 @@ from mobileclip.export.contract import Contract, TowerFile
 from mobileclip.export.describing import tower_file
 from mobileclip.export.spec import Tower
 from mobileclip.export.targets import Target
-from mobileclip.export.targets.base import NotRunHereError, trusting
+from mobileclip.export.targets.base import NotRunHereError
 from mobileclip.export.towers.graph import TowerExport
-from mobileclip.export.verification.fallback import Fallback, fallbacks
+from mobileclip.export.verification.fallback import Fallback, fallbacks, grouped_convolutions
 from mobileclip.export.verification.measured import Measured, Outputs
 from mobileclip.export.verification.parity import RANKING_GATE, Report
 from mobileclip.export.verification.verify import report_on, run_tower
@@ -30,7 +30,7 @@ class Attempts:
         export: the tower.
         folder: where its files go.
         contract: of the export, but for its files.
-        target: what writes and runs them; they are the author's own, which their numbers judge.
+        target: what writes and runs them.
         measured: inputs and reference.
         show_progress: whether to tell what is being done.
     """
@@ -46,7 +46,7 @@ class Attempts:
         show_progress: bool,
     ) -> None:
         self._export, self._folder, self._contract = export, folder, contract
-        self._target, self._measured, self._show_progress = trusting(target), measured, show_progress
+        self._target, self._measured, self._show_progress = target, measured, show_progress
         self._name, self._precision = f"{export.stem}{target.suffix}", export.spec.precision
         inputs = measured.encoder_inputs(export.tower, export.encoder)
         self._fallbacks = fallbacks(export.encoder, inputs, self._precision, show_progress=show_progress)
@@ -74,7 +74,7 @@ class Attempts:
     def write(self, others: Mapping[Tower, Outputs]) -> bool:
         """Go on from the attempts before until one passes the gates; return whether one does.
 
-        What is for a runtime that is not here is written once, and passes none.
+        What is for a runtime that is not here passes none; in int8, its grouped convolutions stay in float32 unasked.
 
         Args:
             others: what the files of other towers give; those of towers that are not named are the model's.
@@ -89,6 +89,10 @@ class Attempts:
                 return False
             file, outputs = self._attempt(fallback)
             if outputs is None:
+                careful = grouped_convolutions(self._export.encoder)
+                if self._precision == "int8" and careful.layers:
+                    shutil.rmtree(self._folder / _TRIAL)
+                    file, _ = self._attempt(careful)
                 self._nearest = file, None
                 _move(self._folder / _TRIAL, self._folder, Path(self._name).parent)
                 shutil.rmtree(self._folder / _TRIAL)
@@ -102,13 +106,11 @@ class Attempts:
 
     def _attempt(self, fallback: Fallback) -> tuple[TowerFile, Outputs | None]:
         """Write the tower to a folder of its own; return its file, and what that gives, if its runtime is here."""
-        more = "8 bits" if self._precision == "int4-weights" else "float32"
-        kept = f", in {more}: {fallback.name}" if fallback.name else ""
+        kept = f", in float32: {fallback.name}" if fallback.name else ""
         self._say(f"writing {self._name} in {self._precision}{kept}")
         export, trial = attrs.evolve(self._export, fallback=fallback), self._folder / _TRIAL
         (trial / self._name).parent.mkdir(parents=True)
-        compute = self._target.export(export, trial / self._name)
-        file = tower_file(export, self._name, compute, outside=self._target.outside(trial / self._name))
+        file = tower_file(export, self._name, self._target.export(export, trial / self._name))
         contract = attrs.evolve(self._contract, towers=(file,))
         try:
             outputs = run_tower(trial, contract, self._target, file, self._measured, show_progress=self._show_progress)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import cast
 
 import attrs
 import torch
 from torch import Tensor, nn
 
-from mobileclip.export.towers.weights import rounded_to
-from mobileclip.hardware.precision import WEIGHT_PRECISIONS, Precision
+from mobileclip.export.towers.weights import round_weight
+from mobileclip.hardware.precision import Precision
 from mobileclip.inference.optimization.layers import is_grouped, weighted_layers
 from mobileclip.progress import track
 
@@ -22,13 +21,12 @@ _LARGEST_HALF = torch.finfo(torch.float16).max
 _MARGIN = 0.25
 # Of the layers that are not grouped, those that stay in float32 at the end; and the inputs that tell which lose most.
 _SHARES, _FEW = {"an eighth": 1 / 8, "a quarter": 1 / 4}, 4
-_SHARES_OF_8_BITS = {**_SHARES, "a half": 1 / 2, "all": 1}
 _STEPS, _LARGEST_INT8 = 255, 127
 
 
 @attrs.frozen(kw_only=True)
 class Fallback:
-    """Layers of a tower that stay in float32; in `int4-weights`, those whose weights have 8 bits.
+    """Layers of a tower that stay in float32.
 
     Args:
         name: which they are, for the report; empty where none are.
@@ -50,10 +48,8 @@ def fallbacks(
       scale, and there are few products to average its rounding over. With MobileCLIP-S0's golden weights they alone
       bring the least cosine of images down to 0.959, all other layers together to 0.988.
     - int8-weights: grouped convolutions too. Tables of embeddings are layers as well.
-    - int4-weights: here, what is kept has 8 bits, and grouped convolutions are always float32.
     - Then, in every precision but float32, an eighth, and a quarter, of the other layers: those that turn the
-      embeddings most when each is rounded alone. Which these are depends on the weights. In int4-weights, a half and
-      all of them too.
+      embeddings most when each is rounded alone. Which these are depends on the weights.
 
     Args:
         encoder: folded, in float32.
@@ -77,16 +73,21 @@ def fallbacks(
         yield Fallback()
     if precision == "float32":
         return
-    grouped = frozenset(name for name, layer in weighted_layers(encoder) if is_grouped(layer))
-    if precision in ("int8", "int8-weights") and grouped:
-        kept, named = grouped, "grouped convolutions"
-        yield Fallback(name=named, layers=kept)
-    excluded = grouped if precision == "int4-weights" else kept
-    affected = most_affected(encoder, inputs[:_FEW], precision, excluded=excluded, show_progress=show_progress)
-    for share, part in (_SHARES_OF_8_BITS if precision == "int4-weights" else _SHARES).items():
+    grouped = grouped_convolutions(encoder)
+    if precision in ("int8", "int8-weights") and grouped.layers:
+        kept, named = grouped.layers, grouped.name
+        yield grouped
+    affected = most_affected(encoder, inputs[:_FEW], precision, excluded=kept, show_progress=show_progress)
+    for share, part in _SHARES.items():
         worst = affected[: math.ceil(part * len(affected))]
         most = f"{named}, and {share} of the others" if named else f"{share} of the layers"
         yield Fallback(name=f"{most}: those that lose most", layers=kept | frozenset(worst))
+
+
+def grouped_convolutions(encoder: nn.Module) -> Fallback:
+    """Return what stays in float32 in int8 where no runtime here can say whether less would do."""
+    layers = frozenset(name for name, layer in weighted_layers(encoder) if is_grouped(layer))
+    return Fallback(name="grouped convolutions", layers=layers)
 
 
 def stored_layers(encoder: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -164,7 +165,7 @@ def most_affected(
     """
     rounded_weight, rounded_input = ROUNDING[precision]
     outputs: dict[str, Tensor] = {}
-    layers = stored_layers(encoder) if precision in WEIGHT_PRECISIONS else weighted_layers(encoder)
+    layers = stored_layers(encoder) if precision == "int8-weights" else weighted_layers(encoder)
     with _watched(layers, lambda name, _, output: outputs.update({name: output})):
         expected = encoder(inputs)
     modules, turns = dict(encoder.named_modules()), {}
@@ -237,6 +238,5 @@ ROUNDING: dict[Precision, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], T
     "float16": (_as_float16, _as_float16),
     "bfloat16": (_as_bfloat16, _as_it_is),
     "int8": (_in_eight_bits, _in_steps),
-    "int8-weights": (partial(rounded_to, bits=8), _as_it_is),
-    "int4-weights": (partial(rounded_to, bits=4), _as_it_is),
+    "int8-weights": (lambda weight: round_weight(weight.flatten(1)).restored().reshape(weight.shape), _as_it_is),
 }

@@ -110,6 +110,7 @@ class Measured:
         from safetensors.torch import save
 
         tensors = {}
+        names = [name for export in exports for name in export.output_names]
         for export in exports:
             few = self.inputs[export.tower][:_NUM_GOLDEN]
             if export.tower == "image":
@@ -118,7 +119,9 @@ class Measured:
                 few = few.to(getattr(torch, export.text_dtype))
             tensors[export.input_name] = few.contiguous()
             outputs = self.reference[export.tower]
-            tensors[export.output_name] = outputs.embeddings[:_NUM_GOLDEN].contiguous()
+            # Where both towers call it alike, its tower is in front.
+            own = export.output_name if names.count(export.output_name) == 1 else f"{export.tower}.{export.output_name}"
+            tensors[own] = outputs.embeddings[:_NUM_GOLDEN].contiguous()
             for stage in export.stages:
                 tensors[feature_name(stage)] = outputs.features[stage][:_NUM_GOLDEN].contiguous()
         (folder / GOLDEN).write_bytes(save(tensors))

@@ -12,7 +12,12 @@ from torch import Tensor
 from mobileclip.export.contract import feature_name
 from mobileclip.export.spec import Tower
 from mobileclip.hardware.precision import Precision
-from mobileclip.inference.comparison.measuring import LEAST_AGREEMENT, LEAST_COSINE, first_results
+from mobileclip.inference.comparison.measuring import (
+    LEAST_AGREEMENT,
+    LEAST_COSINE,
+    first_results,
+    least_agreement,
+)
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
 
@@ -25,7 +30,6 @@ MOST_LENGTH_ERROR: dict[Precision, float] = {
     "bfloat16": 5e-2,
     "int8": 0.2,
     "int8-weights": 0.2,
-    "int4-weights": 0.2,
 }
 # Of the reference's spread: embeddings that have moved together by more have lost what tells images apart.
 LEAST_SPREAD = 0.5
@@ -71,6 +75,7 @@ class TowerParity:
         spread: `1 - |mean of the unit embeddings|`, zero where all are the same.
         reference_spread: the same of the model in float32.
         stage: whose feature maps these are; None for the embeddings.
+        precision: of the file, where there are several.
     """
 
     tower: Tower
@@ -83,6 +88,7 @@ class TowerParity:
     spread: float | None
     reference_spread: float
     stage: int | None = attrs.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
+    precision: Precision | None = attrs.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -124,6 +130,19 @@ class Report:
     towers: tuple[TowerParity, ...]
     ranking: Ranking
     gates: tuple[Gate, ...]
+
+    def beside(self, other: Report, precision: Precision) -> Report:
+        """Return this report with what was measured of another precision; its own ranking stays.
+
+        Args:
+            other: of the same inputs.
+            precision: that the other is of.
+        """
+        return attrs.evolve(
+            self,
+            towers=(*self.towers, *(attrs.evolve(one, precision=precision) for one in other.towers)),
+            gates=(*self.gates, *(attrs.evolve(one, name=f"{precision}: {one.name}") for one in other.gates)),
+        )
 
     @property
     def passed(self) -> bool:
@@ -219,9 +238,11 @@ def gates_of(towers: tuple[TowerParity, ...], ranking: Ranking, precision: Preci
     """
     what = "logits" if ranking.kind == CLASSES else "embeddings"
     gates = [gate for parity in towers for gate in _tower_gates(parity, precision, what)]
-    agreement = ranking.agreement
-    bound = f">= {LEAST_AGREEMENT}"
-    gates.append(Gate(name=RANKING_GATE, value=agreement, bound=bound, passed=agreement >= LEAST_AGREEMENT))
+    least = least_agreement(ranking.num_queries)
+    bound = f">= {least:.4g}: {LEAST_AGREEMENT} within the 95 % interval of {ranking.num_queries} queries"
+    # Floats of the same fraction, but for the last bit.
+    passed = ranking.agreement > least - CONSTANT
+    gates.append(Gate(name=RANKING_GATE, value=ranking.agreement, bound=bound, passed=passed))
     return tuple(gates)
 
 

@@ -14,7 +14,7 @@ from mobileclip.export.reading import read_contract, read_report
 from mobileclip.export.running import runnable_target
 from mobileclip.export.spec import Tower
 from mobileclip.export.targets import Target
-from mobileclip.export.targets.base import EXAMPLE_BATCH
+from mobileclip.export.targets.base import EXAMPLE_BATCH, Run
 from mobileclip.export.towers.resizing import check_resizing
 from mobileclip.export.verification.measured import Measured, Outputs, as_taken, read_measured
 from mobileclip.export.verification.parity import (
@@ -35,20 +35,18 @@ from mobileclip.storage import printable
 def verify_export(folder: str | Path, *, trust: bool = False, show_progress: bool = True) -> Report:
     """Return how near an export is to its model, measured anew on the inputs that lie beside it.
 
-    Every file is checked against the contract first, then the structure of each tower's file, then it is run.
+    Every file is checked against the contract first, then each tower's is run.
 
     Args:
         folder: that `export_model` wrote; nothing in it is changed.
-        trust: whether whoever made the export may run anything here: files of other targets than ONNX, whose runtimes
-            do not validate files, are run then too. Those of ONNX are refused without it where they hold anything that
-            is not known.
+        trust: whether whoever made the export may run anything here, see `load_export`.
         show_progress: whether to show, on standard error, how far it is and how long it takes.
 
     Raises:
         ImportError: if the runtime is not installed; the message has the command that installs it.
         NotRunHereError: if no runtime of the export's backend is here; its files are checked before.
         ValueError: if a file is missing or has changed, a library is older than the one that wrote the export, or a
-            file is not what the contract says, or may not be run without trust. What does not pass a gate is in the
+            file cannot be run as the contract says, or may not be without trust. What does not pass a gate is in the
             report instead.
     """
     folder = Path(folder)
@@ -61,17 +59,22 @@ def verify_export(folder: str | Path, *, trust: bool = False, show_progress: boo
         captions=written.captions,
         skipped=written.skipped,
     )
-    exported = {
-        tower.tower: run_tower(folder, contract, target, tower, measured, show_progress=show_progress)
-        for tower in contract.towers
-    }
-    return report_on(exported, measured, precision=contract.precision, data=written.data, runtime=target.runtime)
+    reports = {}
+    for one in contract.each:
+        exported = {
+            tower.tower: run_tower(folder, one, target, tower, measured, show_progress=show_progress)
+            for tower in one.towers
+        }
+        reports[one.precision] = report_on(
+            exported, measured, precision=one.precision, data=written.data, runtime=target.runtime
+        )
+    return together(reports)
 
 
 def run_tower(
     folder: Path, contract: Contract, target: Target, tower: TowerFile, measured: Measured, *, show_progress: bool
 ) -> Outputs:
-    """Return what an exported file gives for all inputs, after a look into the file.
+    """Return what an exported file gives for all inputs.
 
     Args:
         folder: where the file is.
@@ -84,7 +87,6 @@ def run_tower(
     Raises:
         ValueError: if the file is not what the contract says, or cannot be read.
     """
-    target.inspect(folder / tower.file, tower)
     inputs = measured.inputs[tower.tower]
     if tower.tower == "image":
         assert contract.image is not None
@@ -97,21 +99,20 @@ def run_tower(
     batch = tower.input_shape[0] or EXAMPLE_BATCH
     parts = torch.split(inputs, batch)
     shown = track(parts, total=len(parts), title=f"running {tower.file}", unit="batches", shown=show_progress)
+    batches = (_given(run, part.contiguous(), folder / tower.file, tower, contract) for part in shown)
+    return Outputs.of_batches(batches, [one.stage for one in tower.features])
+
+
+def _given(run: Run, inputs: Tensor, path: Path, tower: TowerFile, contract: Contract) -> tuple[Tensor, ...]:
+    """Return what a file gives for one batch, if that is what the contract says."""
     try:
-        batches = (_given(run(part.contiguous()), folder / tower.file, tower, contract) for part in shown)
-        return Outputs.of_batches(batches, [one.stage for one in tower.features])
-    except ValueError:
-        raise
+        outputs = run(inputs)
     except Exception as error:
         raise_machine_fault(error)
         # The runtimes' errors have no base in common.
         raise ValueError(
-            f"{folder / tower.file} cannot be run ({type(error).__name__}: {printable(error)}); export the model again"
+            f"{path} cannot be run ({type(error).__name__}: {printable(error)}); export the model again"
         ) from error
-
-
-def _given(outputs: tuple[Tensor, ...], path: Path, tower: TowerFile, contract: Contract) -> tuple[Tensor, ...]:
-    """Return what a file gives for one batch, if that is what the contract says."""
     found = [tuple(one.shape[1:]) for one in outputs]
     expected = [(contract.output_dim,), *(one.shape[1:] for one in tower.features)]
     if found != expected:
@@ -151,6 +152,14 @@ def report_on(
         ranking=ranking,
         gates=gates_of(parities, ranking, precision),
     )
+
+
+def together(reports: Mapping[Precision, Report]) -> Report:
+    """Return one report of several precisions, the first of which is that of the contract."""
+    (_, whole), *others = reports.items()
+    for precision, report in others:
+        whole = whole.beside(report, precision)
+    return whole
 
 
 def report_of_none(measured: Measured, *, data: str) -> Report:

@@ -5,6 +5,7 @@ from .measuring import (
     LEAST_COSINE as LEAST_COSINE,
     first_results as first_results,
     largest_error as largest_error,
+    least_agreement as least_agreement,
     median_ratio as median_ratio,
     orders as orders,
     smallest_cosine as smallest_cosine,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,6 @@ LEAST_COSINE: dict[Precision, float] = {
     "bfloat16": 0.9995,
     "int8": 0.98,
     "int8-weights": 0.99,
-    "int4-weights": 0.98,
 }
 """Of any embedding with the model's own in float32."""
 
@@ -26,7 +26,9 @@ LARGEST_ERROR: dict[Precision, float] = {"float32": 1e-5}
 """Of any embedding, of the model's own in the same precision: all that a faster form may differ."""
 
 LEAST_AGREEMENT = 0.99
-"""Part of the queries that have the same first result as in float32."""
+"""Part of the queries that have the same first result as in float32, where there are enough of them to tell."""
+
+_CHANCE = 0.025
 
 # Milliseconds.
 _SHORT = 500
@@ -89,6 +91,24 @@ def largest_error(embeddings: Tensor, expected: Tensor) -> float:
     """Return the largest norm of an embedding's difference over the norm of the expected one."""
     difference = (in_float64(embeddings) - in_float64(expected)).norm(dim=-1)
     return float((difference / in_float64(expected).norm(dim=-1)).max())
+
+
+def least_agreement(num_queries: int) -> float:
+    """Return the least part of so many queries whose 95 % interval (Clopper and Pearson's) reaches `LEAST_AGREEMENT`.
+
+    Of 36 queries two may change: three would by a chance of 0.6 % alone.
+
+    Args:
+        num_queries: at least 1.
+    """
+    log_same, log_changed, up_to = math.log(LEAST_AGREEMENT), math.log1p(-LEAST_AGREEMENT), 0.0
+    for changed in range(num_queries):
+        same = num_queries - changed
+        ways = math.lgamma(num_queries + 1) - math.lgamma(changed + 1) - math.lgamma(same + 1)
+        up_to += math.exp(ways + changed * log_changed + same * log_same)
+        if 1 - up_to <= _CHANCE:
+            return same / num_queries
+    return 0.0
 
 
 def first_results(queries: Tensor, keys: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import re
 import warnings
 from importlib import import_module
 from pathlib import Path
@@ -15,16 +14,7 @@ from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.spec import TextDtype
-from mobileclip.export.targets.base import (
-    CPU,
-    ComputedWhole,
-    Described,
-    Run,
-    WrittenHere,
-    check_signature,
-    device_called,
-    refuse_threads,
-)
+from mobileclip.export.targets.base import CPU, Format, Run, Written, device_called, refuse_threads
 from mobileclip.export.targets.coreai.runtime import ENTRY, Function
 from mobileclip.export.targets.native_stderr import kept_stderr, text_of
 from mobileclip.export.towers.graph import TowerExport
@@ -37,17 +27,14 @@ _DTYPES: dict[Precision, torch.dtype] = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-_TYPES = {"Float32": "float32", "UInt8": "uint8", "Int32": "int32"}
-# As a summary writes an input or output: `NDArray (Float32, ? × 3 × 256 × 256)`.
-_VALUE = re.compile(r"NDArray \((\w+), ([\d? ×]+)\)")
 
 
 @attrs.frozen
-class CoreAITarget(ComputedWhole, WrittenHere):
+class CoreAITarget(Format):
     """Core AI from an exported program, by Apple's converter; run by Apple's runtime, on Linux as well as on Macs.
 
     float16 and bfloat16 are computed in as exported. Token ids are int32. The runtime compiles a model for the machine
-    when it is opened. It parses its own format, and nobody here can vouch for a stranger's file.
+    when it is opened.
 
     Source: github.com/apple/coreai-torch.
     """
@@ -56,11 +43,7 @@ class CoreAITarget(ComputedWhole, WrittenHere):
     libraries: tuple[str, ...] = ("coreai-core", "coreai-torch")
     text_dtype: TextDtype = "int32"
     precisions: tuple[Precision, ...] = ("float32", "float16", "bfloat16")
-    resizes: bool = False
-    prefers_depthwise: bool = False
     runtime: str = "coreai"
-    vouched: bool = False
-    concurrent: bool = False
 
     def check(self) -> None:
         """Make sure that everything is installed.
@@ -75,7 +58,7 @@ class CoreAITarget(ComputedWhole, WrittenHere):
             for name in ("coreai.authoring", "coreai.runtime", "coreai_torch"):
                 import_module(name)
 
-    def export(self, tower: TowerExport, path: Path) -> Precision:
+    def export(self, tower: TowerExport, path: Path) -> Written:
         """Write one tower."""
         precision = tower.spec.precision
         from coreai_torch import TorchConverter, get_decomp_table
@@ -88,32 +71,7 @@ class CoreAITarget(ComputedWhole, WrittenHere):
                 program, input_names=[tower.input_name], output_names=tower.output_names, entrypoint_name=ENTRY
             )
             converter.to_coreai().save_asset(path)
-        return precision
-
-    def inspect(self, path: Path, tower: TowerFile) -> None:
-        """Check a model without running it: its one function, with its inputs and outputs.
-
-        Raises:
-            ValueError: if it is no model of Core AI, or not what the contract says.
-        """
-        from coreai.authoring import AIModelAsset
-
-        with kept_stderr() as said:
-            try:
-                summary = AIModelAsset.load(path).summary(include_statistics=False)
-            except RuntimeError as error:
-                raise ValueError(f"{path} cannot be read by Core AI ({error}); export the model again") from error
-            if summary is None or list(summary.function_names) != [ENTRY]:
-                raise ValueError(
-                    f"{path} cannot be read by Core AI as a model with the function {ENTRY!r} alone ({text_of(said)}); "
-                    "export the model again"
-                )
-        check_signature(
-            path,
-            tower,
-            [_described(*one) for one in summary.function_inputs(ENTRY)],
-            [_described(*one) for one in summary.function_outputs(ENTRY)],
-        )
+        return Written(compute=precision)
 
     def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
         """Return a function that runs a model with Core AI, which chooses by itself where on a Mac.
@@ -136,12 +94,3 @@ class CoreAITarget(ComputedWhole, WrittenHere):
             return function({tower.input_name: inputs.contiguous()}, list(tower.outputs))
 
         return run
-
-
-def _described(name: str, value: str) -> Described:
-    """Return the name, type and shape of an input or output, from a summary's words for it."""
-    match = _VALUE.fullmatch(value)
-    if match is None:
-        return (name, value, ())
-    sides = (side.strip() for side in match[2].split("×"))
-    return (name, _TYPES.get(match[1], match[1]), tuple(None if side == "?" else int(side) for side in sides))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import logging
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mobileclip.export.targets.coreml.mil import quiet
 from mobileclip.export.towers.graph import TowerExport
+from mobileclip.terminal.silence import SILENCING
 
 # Core ML wants a bound on everything that may vary.
 LARGEST_BATCH = 64
@@ -19,6 +22,7 @@ LARGEST_BATCH = 64
 _UNIT_LENGTH = frozenset({"reduce_l2_norm", "maximum", "tile", "real_div"})
 # Beside the package's own files, the converter leaves a table for profilers of another runtime.
 _PROFILER_TABLE = "executorch_debug_handle_mapping.json"
+_TALKATIVE = ("coremltools", "torchao", "torch.utils._pytree")
 
 
 def convert(program: torch.export.ExportedProgram, tower: TowerExport, path: Path, *, takes_picture: bool) -> None:
@@ -59,12 +63,32 @@ def convert(program: torch.export.ExportedProgram, tower: TowerExport, path: Pat
                 pass_pipeline=pipeline,
                 skip_model_load=True,
             )
+        model.author, model.license = tower.notes.get("author", ""), tower.notes.get("license", "")
+        model.short_description = f"{tower.notes.get('name', '')}, {tower.tower} tower"
+        model.user_defined_metadata.update(tower.notes)
         model.save(str(path))
     (path / _PROFILER_TABLE).unlink(missing_ok=True)
 
 
 def _becomes_half(operation: Any) -> bool:
     return operation.op_type not in _UNIT_LENGTH
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what coremltools and what it imports have to say to themselves: untried versions, bars, parts for Macs."""
+    with SILENCING:
+        loggers = [logging.getLogger(name) for name in _TALKATIVE]
+        levels = [logger.level for logger in loggers]
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 @contextlib.contextmanager

@@ -16,35 +16,22 @@ from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.spec import TextDtype
-from mobileclip.export.targets.base import (
-    CPU,
-    ComputedWhole,
-    Described,
-    NotRunHereError,
-    Run,
-    WrittenHere,
-    check_signature,
-    device_called,
-    not_finite,
-    refuse_threads,
-)
-from mobileclip.export.targets.coreml.convert import convert
-from mobileclip.export.targets.coreml.int8 import quantized_program
-from mobileclip.export.targets.coreml.mil import MilProgram, quiet, read_program
+from mobileclip.export.targets.base import CPU, Format, NotRunHereError, Run, Written, device_called, refuse_threads
+from mobileclip.export.targets.coreml.convert import convert, quiet
+from mobileclip.export.targets.pt2e import layers_alone, rounded_program
 from mobileclip.export.towers.graph import TowerExport
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import Precision
-from mobileclip.hardware.threads import threads_or_default, torch_threads
 from mobileclip.machine import raise_machine_fault
 
 _IS_MAC = sys.platform == "darwin"
+_LARGEST_WEIGHT = 127
 
 
 @attrs.frozen
-class CoreMLTarget(ComputedWhole, WrittenHere):
-    """Core ML through coremltools; files are written anywhere, and run by Core ML on a Mac.
+class CoreMLTarget(Format):
+    """Core ML through coremltools: files are written anywhere, and run by Core ML on a Mac; elsewhere they are not run.
 
-    Elsewhere `open` computes the file's program in PyTorch, operation by operation (`mil.py`), and the report says so.
     float16 is computed in as exported. In int8, what is not quantised is float16, which the Neural Engine needs.
     Raw pixels come as a picture where they are uint8: Core ML has arrays of float and int32 alone.
     """
@@ -53,11 +40,7 @@ class CoreMLTarget(ComputedWhole, WrittenHere):
     libraries: tuple[str, ...] = ("coremltools",)
     text_dtype: TextDtype = "int32"
     precisions: tuple[Precision, ...] = ("float32", "float16", "int8")
-    resizes: bool = False
-    prefers_depthwise: bool = False
-    runtime: str = "Core ML" if _IS_MAC else "mil reference"
-    vouched: bool = False
-    concurrent: bool = False
+    runtime: str = "Core ML"
 
     def check(self) -> None:
         """Make sure that everything is installed.
@@ -68,7 +51,7 @@ class CoreMLTarget(ComputedWhole, WrittenHere):
         with needed("the target 'coreml'", "coreml"), quiet():
             import_module("coremltools")
 
-    def export(self, tower: TowerExport, path: Path) -> Precision:
+    def export(self, tower: TowerExport, path: Path) -> Written:
         """Write one tower.
 
         Raises:
@@ -86,61 +69,39 @@ class CoreMLTarget(ComputedWhole, WrittenHere):
             spec = attrs.evolve(tower.spec, preprocess="float32")
             tower = attrs.evolve(tower, spec=spec, calibration=tower.calibration.float())
         if precision == "int8":
-            program = quantized_program(tower)
+            program = _in_int8(tower)
         else:
             program = tower.program(torch.float16 if precision == "float16" else torch.float32)
         convert(program, tower, path, takes_picture=takes_picture)
-        return precision
-
-    def inspect(self, path: Path, tower: TowerFile) -> None:
-        """Check a file without running it.
-
-        Raises:
-            ValueError: if it is no ML program, or not what the contract says.
-        """
-        program = read_program(path)
-        inputs = [_described(feature) for feature in program.description.input]
-        # The description leaves out the shape of an output that is not fixed; the program has it.
-        outputs = [
-            (name, dtype, _shape(variable.shape))
-            for (name, dtype, _), variable in zip(
-                map(_described, program.description.output), program.function.outputs, strict=True
-            )
-        ]
-        check_signature(path, tower, inputs, outputs)
-        for name, numbers in program.constants().items():
-            if numbers.dtype.kind == "f" and not bool(np.isfinite(numbers).all()):
-                raise not_finite(path, name)
+        return Written(compute=precision)
 
     def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
-        """Return a function that runs a file with Core ML, or, where this is no Mac, with PyTorch.
+        """Return a function that runs a file with Core ML, on a Mac.
 
         Core ML chooses by itself where it computes; `cpu` stands for that.
 
         Raises:
+            NotRunHereError: if this is no Mac.
             ValueError: if it cannot be read.
         """
         device_called(device, {CPU: CPU}, self.runtime)
-        if _IS_MAC:
-            refuse_threads(num_threads, "Core ML")
-            return _core_ml(path, tower)
-        threads_or_default(num_threads)
-        program = read_program(path)
-        if program.unknown:
+        if not _IS_MAC:
             raise NotRunHereError(
-                f"{path.name} is written, not run: it holds {', '.join(program.unknown)}, which is not known here; run "
-                "mobileclip verify on a Mac, or compare the golden vectors beside it there"
+                f"{path.name} is written, not run: Core ML runs on Macs and on Apple's devices alone; run mobileclip "
+                "verify on a Mac, or compare the golden vectors beside it on the device"
             )
-        return _reference(program, tower, num_threads)
+        refuse_threads(num_threads, "Core ML")
+        return _core_ml(path, tower)
 
 
-def _reference(program: MilProgram, tower: TowerFile, num_threads: int | None) -> Run:
-    def run(inputs: Tensor) -> tuple[Tensor, ...]:
-        taken = inputs.float() if tower.input_dtype == "uint8" else inputs
-        with torch_threads(num_threads):
-            return tuple(program.run({tower.input_name: taken}))
-
-    return run
+def _in_int8(tower: TowerExport) -> torch.export.ExportedProgram:
+    with needed("int8 for Core ML", "coreml", "int8"), quiet():
+        import_module("torchao.quantization.pt2e.quantize_pt2e")
+    # Ranges are the same whatever the batch, and found sooner in larger ones.
+    batched = attrs.evolve(tower, spec=attrs.evolve(tower.spec, dynamic_batch=True))
+    quantizer = layers_alone(tower.fallback.layers, largest_weight=_LARGEST_WEIGHT)
+    program = rounded_program(batched, tower.graph(torch.float32), quantizer)
+    return program if tower.spec.dynamic_batch else tower.program_of(program.module())
 
 
 def _core_ml(path: Path, tower: TowerFile) -> Run:
@@ -165,25 +126,3 @@ def _core_ml(path: Path, tower: TowerFile) -> Run:
 
 def _picture(pixels: Tensor) -> Image.Image:
     return Image.fromarray(pixels[0].movedim(0, -1).contiguous().numpy())
-
-
-def _described(feature: Any) -> Described:
-    """Return the name, type and shape of an input or output."""
-    from coremltools.proto import FeatureTypes_pb2 as Types
-
-    if feature.type.WhichOneof("Type") == "imageType":
-        picture = feature.type.imageType
-        is_colour = picture.colorSpace == Types.ImageFeatureType.RGB
-        return feature.name, "uint8" if is_colour else "another type", (1, 3, picture.height, picture.width)
-    array = feature.type.multiArrayType
-    names = {Types.ArrayFeatureType.FLOAT32: "float32", Types.ArrayFeatureType.INT32: "int32"}
-    sides: list[int | None] = list(array.shape)
-    for axis, bounds in enumerate(array.shapeRange.sizeRanges):
-        if bounds.lowerBound != bounds.upperBound:
-            sides[axis] = None
-    return feature.name, names.get(array.dataType, "another type"), tuple(sides)
-
-
-def _shape(sides: tuple[Any, ...]) -> tuple[int | None, ...]:
-    """Return a shape of the program; what is not fixed in it is a symbol."""
-    return tuple(int(side) if isinstance(side, (int, np.integer)) else None for side in sides)

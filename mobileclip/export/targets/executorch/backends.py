@@ -95,6 +95,6 @@ def require_runnable(backend: Backend | None, path: str) -> None:
     delegate = lowering(backend).delegate
     if not registry.is_available(delegate):
         raise NotRunHereError(
-            f"{path} is lowered, not run: ExecuTorch here has {', '.join(registry.registered_backend_names)}, and not "
+            f"{path} is written, not run: ExecuTorch here has {', '.join(registry.registered_backend_names)}, and not "
             f"{delegate}; compare the golden vectors beside it on a device, or choose --backend xnnpack"
         )

@@ -16,6 +16,7 @@ from mobileclip.export.towers.attention import set_attention, written_out_attent
 from mobileclip.export.towers.graph import TowerExport
 
 if TYPE_CHECKING:
+    from executorch.exir import ExecutorchProgramManager
     from torchao.quantization.pt2e.quantizer import Quantizer
 
 # The runtime sets memory aside for the largest batch when a program is opened.
@@ -24,8 +25,8 @@ LARGEST_BATCH = 16
 _LEAST_SCALE = 2**-20
 
 
-def lowered(tower: TowerExport, dtype: torch.dtype) -> bytes:
-    """Return a tower as a `.pte` file holds it.
+def lowered(tower: TowerExport, dtype: torch.dtype) -> ExecutorchProgramManager:
+    """Return a tower as ExecuTorch's program, whose `buffer` is what a `.pte` file holds.
 
     Args:
         tower: in int8, its calibration data too.
@@ -56,8 +57,7 @@ def lowered(tower: TowerExport, dtype: torch.dtype) -> bytes:
         else:
             program = tower.program_of(graph, largest_batch=largest)
         edge = to_edge_transform_and_lower(program, partitioner=[chosen.partitioner(half=half)])
-        written: bytes = edge.to_executorch().buffer
-    return written
+        return edge.to_executorch()
 
 
 def _normalize_in_float32(graph: nn.Module) -> None:

@@ -7,7 +7,6 @@ import io
 import re
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from mobileclip.export.targets.litert.file import SIGNATURE, read_litert
+from mobileclip.export.targets.litert.file import SIGNATURE, operations_of
 from mobileclip.export.targets.native_stderr import kept_stderr
 from mobileclip.export.towers.graph import TowerExport
 from mobileclip.export.verification.fallback import stored_layers
@@ -109,7 +108,7 @@ def _layers_of(model: bytes, layers: list[tuple[str, nn.Module]]) -> Iterator[tu
     for name, weight in weights.items():
         for form in _forms(weight):
             known.setdefault(form.tobytes(), set()).add(name)
-    for operation in read_litert(model, Path("the converted tower")).operations:
+    for operation in operations_of(model):
         found = operation.weight
         if operation.kind in WEIGHTED and found is not None:
             names = known.get(found.tobytes()) or {name for name, one in weights.items() if _is_scaled(found, one)}

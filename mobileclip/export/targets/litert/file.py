@@ -1,16 +1,13 @@
-"""What a `.tflite` file holds, read without its runtime: inputs, outputs, operations and all numbers in it."""
+"""The operations of a `.tflite` file and their weights, which are told from each other by what they multiply by."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
 import numpy as np
 import numpy.typing as npt
-
-from mobileclip.export.targets.base import Described
-from mobileclip.machine import raise_machine_fault
 
 SIGNATURE = "serving_default"
 """What the converter calls the one function of a file."""
@@ -33,56 +30,14 @@ class Operation:
     weight: npt.NDArray[Any] | None = attrs.field(repr=False)
 
 
-@attrs.frozen(kw_only=True, eq=False)
-class LiteRTFile:
-    """What a `.tflite` file holds.
-
-    Args:
-        inputs: of its signature.
-        outputs: of its signature, in no order that counts.
-        operations: in order.
-        numbers: floats that are stored, by the name of their tensor.
-    """
-
-    inputs: tuple[Described, ...]
-    outputs: tuple[Described, ...]
-    operations: tuple[Operation, ...] = attrs.field(repr=False)
-    numbers: dict[str, npt.NDArray[Any]] = attrs.field(repr=False)
-
-
-def read_litert(data: bytes, path: Path) -> LiteRTFile:
-    """Return what a file holds.
-
-    Args:
-        data: its bytes.
-        path: for messages.
-
-    Raises:
-        ValueError: if it is no model of LiteRT with one signature, or a damaged one.
-    """
+def operations_of(data: bytes) -> tuple[Operation, ...]:
+    """Return the operations of a file that was written here, in order."""
     from ai_edge_litert import schema_py_generated as schema
 
-    try:
-        return _read(schema.ModelT.InitFromPackedBuf(data, 0), schema)
-    except Exception as error:
-        raise_machine_fault(error)
-        # Whatever a damaged file makes of a reader that trusts it.
-        raise ValueError(
-            f"{path} is a damaged model of LiteRT ({type(error).__name__}: {error}); export the model again"
-        ) from error
-
-
-def _read(model: Any, schema: Any) -> LiteRTFile:
+    model = schema.ModelT.InitFromPackedBuf(data, 0)
     (graph,) = model.subgraphs
-    (signature,) = model.signatureDefs
-    if signature.signatureKey.decode() != SIGNATURE:
-        raise ValueError(f"its signature is {signature.signatureKey!r}")
     types, kinds = _names(schema.TensorType), _names(schema.BuiltinOperator)
     codes = [kinds[max(code.builtinCode, code.deprecatedBuiltinCode)] for code in model.operatorCodes]
-
-    def described(value: Any) -> Described:
-        tensor = graph.tensors[value.tensorIndex]
-        return (value.name.decode(), types[tensor.type].lower(), tuple(int(side) for side in tensor.shape))
 
     def stored(index: int) -> npt.NDArray[Any] | None:
         tensor = graph.tensors[index]
@@ -91,12 +46,7 @@ def _read(model: Any, schema: Any) -> LiteRTFile:
             return None
         return np.asarray(data).view(dtype).reshape(() if tensor.shape is None else tensor.shape)
 
-    numbers = {
-        tensor.name.decode(): numbers
-        for index, tensor in enumerate(graph.tensors)
-        if (numbers := stored(index)) is not None
-    }
-    operations = tuple(
+    return tuple(
         Operation(
             kind=codes[one.opcodeIndex],
             output=graph.tensors[one.outputs[0]].name.decode(),
@@ -104,12 +54,27 @@ def _read(model: Any, schema: Any) -> LiteRTFile:
         )
         for one in graph.operators
     )
-    return LiteRTFile(
-        inputs=tuple(map(described, signature.inputs)),
-        outputs=tuple(map(described, signature.outputs)),
-        operations=operations,
-        numbers=numbers,
-    )
+
+
+def with_notes(data: bytes, notes: Mapping[str, str]) -> bytes:
+    """Return a file with metadata: entries of a name and a text each.
+
+    Args:
+        data: of a file that was written here.
+        notes: texts by name; the one called `name` is the model's description too.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
+    model.description = notes.get("name", "")
+    model.metadata = list(model.metadata or [])
+    for name, text in notes.items():
+        entry, buffer = schema.MetadataT(), schema.BufferT()
+        entry.name, entry.buffer, buffer.data = name, len(model.buffers), list(text.encode())
+        model.buffers.append(buffer)
+        model.metadata.append(entry)
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
 def _names(codes: type) -> dict[int, str]:

@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import numpy as np
 import torch
 from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.spec import ExportSpec, TextDtype
-from mobileclip.export.targets.base import CPU, ComputedWhole, Run, check_signature, device_called, not_finite
+from mobileclip.export.targets.base import CPU, Format, Run, Written, device_called
 from mobileclip.export.targets.litert.convert import CONVERTER, converted, converter_version
 from mobileclip.export.targets.litert.fewer_bits import with_fewer_bits
-from mobileclip.export.targets.litert.file import SIGNATURE, read_litert
+from mobileclip.export.targets.litert.file import SIGNATURE, with_notes
 from mobileclip.export.targets.native_stderr import kept_stderr, text_of
 from mobileclip.export.towers.graph import TowerExport
 from mobileclip.extras import needed
@@ -25,11 +24,11 @@ from mobileclip.hardware.threads import threads_or_default
 
 
 @attrs.frozen
-class LiteRTTarget(ComputedWhole):
+class LiteRTTarget(Format):
     """LiteRT from an exported program, by Google's converter, with XNNPACK's kernels on the processor.
 
     The converter runs in an environment of its own, which the spec names. Files take one input at a time; token ids are
-    int32. The runtime parses its own format, and nobody here can vouch for a stranger's file.
+    int32.
 
     Source: github.com/google-ai-edge/litert-torch.
     """
@@ -38,11 +37,7 @@ class LiteRTTarget(ComputedWhole):
     libraries: tuple[str, ...] = ("ai-edge-litert", "ai-edge-quantizer")
     text_dtype: TextDtype = "int32"
     precisions: tuple[Precision, ...] = ("float32", "float16", "int8", "int8-weights")
-    resizes: bool = False
-    prefers_depthwise: bool = False
     runtime: str = "litert"
-    vouched: bool = False
-    concurrent: bool = False
 
     def check(self) -> None:
         """Make sure that everything is installed but for the converter, which is elsewhere.
@@ -67,29 +62,15 @@ class LiteRTTarget(ComputedWhole):
             )
         return {CONVERTER: converter_version(spec.converter)}
 
-    def export(self, tower: TowerExport, path: Path) -> Precision:
+    def export(self, tower: TowerExport, path: Path) -> Written:
         """Write one tower.
 
         Raises:
             ValueError: if the converter fails.
         """
         precision, model = tower.spec.precision, converted(tower)
-        path.write_bytes(model if precision == "float32" else with_fewer_bits(model, tower))
-        return "int8" if precision == "int8" else "float32"
-
-    def inspect(self, path: Path, tower: TowerFile) -> None:
-        """Check a file without running it: inputs and outputs, and that all numbers are finite.
-
-        Raises:
-            ValueError: if it is no model of LiteRT, a damaged one, or not what the contract says.
-        """
-        held = read_litert(path.read_bytes(), path)
-        places = {name: index for index, name in enumerate(tower.outputs)}
-        outputs = sorted(held.outputs, key=lambda one: places.get(one[0], len(places)))
-        check_signature(path, tower, held.inputs, outputs)
-        for name, numbers in held.numbers.items():
-            if not bool(np.isfinite(numbers).all()):
-                raise not_finite(path, name)
+        path.write_bytes(with_notes(model if precision == "float32" else with_fewer_bits(model, tower), tower.notes))
+        return Written(compute="int8" if precision == "int8" else "float32")
 
     def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
         """Return a function that runs a file with LiteRT on the processor.

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
-import numpy as np
 import torch
 from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
-from mobileclip.export.spec import TextDtype
-from mobileclip.export.targets.base import (
-    CPU,
-    EXAMPLE_BATCH,
-    ComputedWhole,
-    Described,
-    Run,
-    WrittenHere,
-    check_signature,
-    device_called,
-    not_finite,
-)
-from mobileclip.export.targets.onnx.checks import check_cost, parse_onnx, read_onnx, without_weights
+from mobileclip.export.targets.base import CPU, Format, Run, Written, device_called
 from mobileclip.export.targets.onnx.int8 import layers_of_weights, quantized
-from mobileclip.export.targets.onnx.weights import store_in_few_bits
+from mobileclip.export.targets.onnx.weights import store_in_eight_bits
 from mobileclip.export.towers.graph import TowerExport
 from mobileclip.extras import needed
-from mobileclip.hardware.precision import PRECISIONS, WEIGHT_PRECISIONS, Precision
+from mobileclip.hardware.precision import PRECISIONS, Precision
 from mobileclip.hardware.threads import threads_or_default
 from mobileclip.machine import raise_machine_fault
 from mobileclip.storage import printable
@@ -50,21 +39,21 @@ _PROVIDERS = {
     "openvino": "OpenVINOExecutionProvider",
 }
 _LOG_ERRORS_ONLY = 3
+_MOST_BYTES = 2**31 - 1
 
 
 @attrs.frozen
-class OnnxTarget(ComputedWhole, WrittenHere):
+class OnnxTarget(Format):
     """ONNX through `torch.onnx.export(dynamo=True)`.
 
     float16 is computed in as exported; ONNX Runtime's kernels for processors without it compute in float32. bfloat16
     is what weights are stored in alone: ONNX Runtime has no convolution of it, so they become float32 when the file is
-    opened, and the file has half the bytes. int8 is static, see `onnx_int8`. Weights of 8 and 4 bits become float32
-    when the file is opened too, see `onnx_weights`.
+    opened, and the file has half the bytes. int8 is static, see `onnx_int8`. Weights of 8 bits become float32 when the
+    file is opened too, see `onnx_weights`.
     """
 
     suffix: str = ".onnx"
     libraries: tuple[str, ...] = ("onnx", "onnxruntime")
-    text_dtype: TextDtype = "int64"
     precisions: tuple[Precision, ...] = PRECISIONS
     resizes: bool = True
     prefers_depthwise: bool = True
@@ -82,7 +71,7 @@ class OnnxTarget(ComputedWhole, WrittenHere):
             for name in ("onnx", "onnxscript", "onnxruntime"):
                 import_module(name)
 
-    def export(self, tower: TowerExport, path: Path) -> Precision:
+    def export(self, tower: TowerExport, path: Path) -> Written:
         """Write one tower."""
         import onnx
 
@@ -105,31 +94,17 @@ class OnnxTarget(ComputedWhole, WrittenHere):
             model = quantized(model, tower)
         if tower.spec.precision == "bfloat16":
             _store_as_bfloat16(model, tower.fallback.layers)
-        if tower.spec.precision in WEIGHT_PRECISIONS:
-            store_in_few_bits(model, tower)
+        if tower.spec.precision == "int8-weights":
+            store_in_eight_bits(model, tower)
         # What the exporter notes for itself about every operation: paths and source lines, a good part of a megabyte.
         for node in model.graph.node:
             del node.metadata_props[:]
             node.doc_string = ""
+        onnx.helper.set_model_props(model, dict(tower.notes))
+        _name_axes(model, ("batch_size", "channels", "height", "width"))
         onnx.save_model(model, path)
-        stored_alone = ("bfloat16", *WEIGHT_PRECISIONS)
-        return "float32" if tower.spec.precision in stored_alone else tower.spec.precision
-
-    def inspect(self, path: Path, tower: TowerFile) -> None:
-        """Check a file without running it.
-
-        Raises:
-            ValueError: if it is no ONNX model of known parts, or not what the contract says.
-        """
-        model = parse_onnx(read_onnx(path), path, believed=not self.vouched)
-        check_signature(path, tower, _described(model.graph.input), _described(model.graph.output))
-        for tensor in model.graph.initializer:
-            try:
-                weights = _as_torch(tensor)
-            except (ValueError, RuntimeError, TypeError, KeyError) as error:
-                raise ValueError(f"{path}: the weight {tensor.name!r} is damaged: {printable(error)}") from error
-            if weights.is_floating_point() and not bool(weights.isfinite().all()):
-                raise not_finite(path, tensor.name)
+        stored_alone = ("bfloat16", "int8-weights")
+        return Written(compute="float32" if tower.spec.precision in stored_alone else tower.spec.precision)
 
     def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
         """Return a function that runs a file with ONNX Runtime; what a device cannot do, the processor does."""
@@ -138,11 +113,7 @@ class OnnxTarget(ComputedWhole, WrittenHere):
         here = onnxruntime.get_available_providers()
         devices = {name: provider for name, provider in _PROVIDERS.items() if provider in here}
         wanted = dict.fromkeys((device_called(device, devices, "ONNX Runtime"), _PROVIDERS[CPU]))
-        data = read_onnx(path)
-        graph = without_weights(parse_onnx(data, path)) if self.vouched else None
-        checked: set[tuple[int, ...]] = set()
-        if graph is not None and not tower.takes_any_size:
-            check_cost(graph, [side or EXAMPLE_BATCH for side in tower.input_shape], path)
+        data = _checked(path)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _LOG_ERRORS_ONLY
         options.intra_op_num_threads, options.inter_op_num_threads = threads_or_default(num_threads), 1
@@ -157,15 +128,68 @@ class OnnxTarget(ComputedWhole, WrittenHere):
             ) from error
 
         def run(inputs: Tensor) -> tuple[Tensor, ...]:
-            shape = tuple(inputs.shape)
-            # How large a picture is that may have any size, only the picture says.
-            if graph is not None and tower.takes_any_size and shape not in checked:
-                check_cost(graph, shape, path)
-                checked.add(shape)
             outputs = session.run(list(tower.outputs), {tower.input_name: inputs.numpy()})
             return tuple(map(torch.from_numpy, outputs))
 
         return run
+
+
+def _name_axes(model: onnx.ModelProto, names: tuple[str, ...]) -> None:
+    """Call the sides of the input that may have any length by names, in place of the exporter's numbers.
+
+    Args:
+        model: changed in place.
+        names: of the sides.
+    """
+    graph = model.graph
+    sides = zip(graph.input[0].type.tensor_type.shape.dim, names, strict=False)
+    named = {side.dim_param: name for side, name in sides if side.dim_param}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for side in value.type.tensor_type.shape.dim:
+            if side.dim_param:
+                side.dim_param = re.sub(r"\w+", lambda found: named.get(found[0], found[0]), side.dim_param)
+
+
+def _checked(path: Path) -> bytes:
+    """Return the bytes of a file that `onnx` finds valid, and that names no other file.
+
+    Raises:
+        ValueError: if it is none such.
+    """
+    import onnx
+
+    size = path.stat().st_size
+    if size > _MOST_BYTES:
+        raise ValueError(f"{path} has {size:,} bytes, and ONNX models have up to {_MOST_BYTES:,}")
+    data = path.read_bytes()
+    try:
+        model = onnx.load_model_from_string(data)
+        onnx.checker.check_model(data)
+        nodes = (node for function in model.functions for node in function.node)
+        named = [one.name for one in (*_tensors(model.graph), *_tensors_of(nodes)) if one.external_data]
+    except Exception as error:
+        raise_machine_fault(error)
+        # protobuf's errors, of whichever implementation is installed.
+        raise ValueError(f"{path} is not a valid ONNX model: {printable(error)}; export the model again") from error
+    if named:
+        raise ValueError(f"{path}: the weight {printable(named[0])} lies in another file; do not use it")
+    return data
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _tensors_of(graph.node)
+
+
+def _tensors_of(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    for attribute in (attribute for node in nodes for attribute in node.attribute):
+        yield from (attribute.t, *attribute.tensors)
+        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+            yield from (sparse.values, sparse.indices)
+        for graph in (attribute.g, *attribute.graphs):
+            yield from _tensors(graph)
 
 
 def _store_as_bfloat16(model: onnx.ModelProto, fallback: frozenset[str]) -> None:
@@ -198,22 +222,6 @@ def _store_as_bfloat16(model: onnx.ModelProto, fallback: frozenset[str]) -> None
     unrounded = [value for value in model.graph.value_info if value.name not in {cast.output[0] for cast in casts}]
     del model.graph.value_info[:]
     model.graph.value_info.extend(unrounded)
-
-
-def _described(values: Any) -> list[Described]:
-    """Return the name, type and shape of inputs or outputs."""
-    import onnx
-
-    types = ("float32", "uint8", "int32", "int64")
-    names = {onnx.helper.np_dtype_to_tensor_dtype(np.dtype(name)): name for name in types}
-    return [
-        (
-            value.name,
-            names.get(value.type.tensor_type.elem_type, "another type"),
-            tuple(side.dim_value or None for side in value.type.tensor_type.shape.dim),
-        )
-        for value in values
-    ]
 
 
 def _as_torch(tensor: onnx.TensorProto) -> Tensor:

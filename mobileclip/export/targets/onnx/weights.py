@@ -1,4 +1,4 @@
-"""Weights of 8 and 4 bits in an ONNX file, with the operations that make float32 of them."""
+"""Weights of 8 bits in an ONNX file, with the operations that make float32 of them."""
 
 from __future__ import annotations
 
@@ -8,24 +8,21 @@ import torch
 
 from mobileclip.export.targets.onnx.int8 import layers_of_weights
 from mobileclip.export.towers.graph import TowerExport
-from mobileclip.export.towers.weights import Bits, RoundedWeight, bits_of, round_weight
+from mobileclip.export.towers.weights import RoundedWeight, round_weight
 
 if TYPE_CHECKING:
     import onnx
 
-_SIXTEEN = "sixteen"
 
-
-def store_in_few_bits(model: onnx.ModelProto, tower: TowerExport) -> None:
-    """Store the weights of convolutions and linear layers, and tables of embeddings, in 8 or 4 bits.
+def store_in_eight_bits(model: onnx.ModelProto, tower: TowerExport) -> None:
+    """Store the weights of convolutions and linear layers, and tables of embeddings, in 8 bits.
 
     They become float32 by operations on constants, which runtimes compute once, when a file is opened. Of a table, the
-    rows that are looked up become float32, so that it stays small in memory too. There are no types or operations of
-    four bits in it: two steps share a byte, so that every runtime reads them.
+    rows that are looked up become float32, so that it stays small in memory too.
 
     Args:
         model: in float32, changed in place; with the exporter's notes on every operation.
-        tower: its encoder, precision, and the layers that keep more bits.
+        tower: its encoder, and the layers that stay in float32.
     """
     import onnx
 
@@ -37,17 +34,16 @@ def store_in_few_bits(model: onnx.ModelProto, tower: TowerExport) -> None:
     for node in model.graph.node:
         looked_up = node.op_type == "Gather"
         name = node.input[0 if looked_up else 1] if len(node.input) > 1 else ""
-        bits = None if name not in layers else _bits(layers[name], tower)
-        if bits is None:
+        if name not in layers or layers[name] in tower.fallback.layers:
             file.nodes.append(node)
             continue
         weight = torch.from_numpy(onnx.numpy_helper.to_array(stored[name]).copy())
         transposed = node.op_type == "MatMul" or (node.op_type == "Gemm" and not _is_transposed(node))
         if looked_up:
-            file.look_up(name, round_weight(weight, bits), node)
+            file.look_up(name, round_weight(weight), node)
         elif name not in done:
             rows = weight.T if transposed else weight.flatten(1)
-            file.restore(name, round_weight(rows, bits), tuple(weight.shape), transposed=transposed)
+            file.restore(name, round_weight(rows), tuple(weight.shape), transposed=transposed)
         if not looked_up:
             file.nodes.append(node)
         done.add(name)
@@ -73,11 +69,6 @@ def _table(name: str) -> str:
     return name.removeprefix("encoder.").removesuffix(".weight")
 
 
-def _bits(layer: str, tower: TowerExport) -> Bits | None:
-    module = tower.encoder.get_submodule(layer)
-    return bits_of(module, tower.spec.precision, is_kept=layer in tower.fallback.layers)
-
-
 def _is_transposed(node: onnx.NodeProto) -> bool:
     return any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
 
@@ -98,12 +89,12 @@ class _Operations:
             shape: of the float32 one.
             transposed: whether its rows are columns there.
         """
-        values = self._scaled(name, self._store(name, weight), weight.bits)
-        if not transposed:
-            self._add("Reshape", [values, self._constant(f"{name}.shape", torch.tensor(shape))], name)
+        parts = self._store(name, weight)
+        if transposed:
+            self._add("Transpose", [self._scaled(f"{name}.rows", parts)], name)
             return
-        rows = self._constant(f"{name}.shape", torch.tensor(shape[::-1]))
-        self._add("Transpose", [self._add("Reshape", [values, rows], f"{name}.rows")], name)
+        rows = self._scaled(f"{name}.rows", parts)
+        self._add("Reshape", [rows, self._constant(f"{name}.shape", torch.tensor(shape))], name)
 
     def look_up(self, name: str, table: RoundedWeight, node: onnx.NodeProto) -> None:
         """Write a table, and what makes float32 of the rows that are looked up.
@@ -114,37 +105,20 @@ class _Operations:
             node: what looks them up.
         """
         ids, output = node.input[1], node.output[0]
-        rows = [self._add("Gather", [part, ids], f"{output}.{part}") for part in self._store(name, table)]
-        values = self._scaled(output, rows, table.bits)
-        # As many texts and ids as come in, and all of a row.
-        width = self._constant(f"{name}.shape", torch.tensor([0, 0, table.steps[0].numel()]))
-        self._add("Reshape", [values, width], output)
+        self._scaled(
+            output, [self._add("Gather", [part, ids], f"{output}.{part}") for part in self._store(name, table)]
+        )
 
     def _store(self, name: str, weight: RoundedWeight) -> list[str]:
         """Store a weight; return what steps, zero points and scales are called."""
-        steps = weight.steps
-        if weight.bits == 4:
-            low, high = steps.chunk(2, dim=2)
-            steps = low | high << 4
-        parts = {"steps": steps, "zero": weight.zero, "scale": weight.scale}
+        parts = {"steps": weight.steps, "zero": weight.zero, "scale": weight.scale}
         return [self._constant(f"{name}.{part}", tensor) for part, tensor in parts.items()]
 
-    def _scaled(self, name: str, parts: list[str], bits: Bits) -> str:
-        """Write `(steps - zero) * scale` of blocks; return what it is called."""
+    def _scaled(self, name: str, parts: list[str]) -> str:
+        """Write `(steps - zero) * scale`; return what it is called."""
         steps, zero, scale = parts
-        values = self._as_float(steps)
-        if bits == 4:
-            values = self._unpacked(values)
-        difference = self._add("Sub", [values, self._as_float(zero)], f"{name}.difference")
-        return self._add("Mul", [difference, scale], f"{name}.blocks")
-
-    def _unpacked(self, packed: str) -> str:
-        """Write what takes two steps out of every byte: the first half of a block is in the lower bits."""
-        if all(tensor.name != _SIXTEEN for tensor in self.stored):
-            self._constant(_SIXTEEN, torch.tensor(16.0))
-        high = self._add("Floor", [self._add("Div", [packed, _SIXTEEN], f"{packed}.parts")], f"{packed}.high")
-        low = self._add("Sub", [packed, self._add("Mul", [high, _SIXTEEN], f"{packed}.rest")], f"{packed}.low")
-        return self._add("Concat", [low, high], f"{packed}.unpacked", axis=-1)
+        difference = self._add("Sub", [self._as_float(steps), self._as_float(zero)], f"{name}.difference")
+        return self._add("Mul", [difference, scale], name)
 
     def _as_float(self, name: str) -> str:
         import onnx

@@ -1,11 +1,10 @@
-"""Static int8, and weights of 8 and 4 bits, for OpenVINO, by its own quantiser, NNCF."""
+"""Static int8, and weights of 8 bits, for OpenVINO, by its own quantiser, NNCF."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from mobileclip.export.towers.graph import TowerExport
-from mobileclip.export.towers.weights import BLOCK, bits_of
 from mobileclip.export.verification.fallback import stored_layers
 from mobileclip.inference.optimization.openvino_int8 import TABLE, WEIGHTED, in_int8, layers_of, quantiser
 from mobileclip.inference.optimization.openvino_quiet import import_quietly
@@ -26,38 +25,22 @@ def quantized(model: Any, tower: TowerExport) -> Any:
     return model
 
 
-def with_few_bits(model: Any, tower: TowerExport) -> Any:
-    """Return a model whose weights have 8 or 4 bits, by NNCF; the runtime computes with them in float32.
+def with_eight_bits(model: Any, tower: TowerExport) -> Any:
+    """Return a model whose weights have 8 bits, by NNCF; the runtime computes with them in float32.
 
-    In 8 bits there is a scale and a zero point for each output channel, or each entry of a table. In 4 bits, there is
-    one for each block of numbers of linear layers and tables; convolutions have 8 bits, and grouped ones are float32.
+    There is a scale and a zero point for each output channel, or each entry of a table.
 
     Args:
         model: in float32, as OpenVINO converts it.
-        tower: its encoder, precision, and the layers that keep more bits.
+        tower: its encoder, and the layers that stay in float32.
     """
     with quantiser() as nncf:
         layers = layers_of(model, stored_layers(tower.encoder))
-        missing = tower.fallback.layers - {name for several in layers.values() for name in several}
+        kept = tower.fallback.layers
+        missing = kept - {name for several in layers.values() for name in several}
         assert not missing, f"not found in the graph: {missing}"
-        modules, kept = dict(tower.encoder.named_modules()), tower.fallback.layers
-        bits = {
-            name: {bits_of(modules[layer], tower.spec.precision, is_kept=layer in kept) for layer in several}
-            for name, several in layers.items()
-        }
-        weighted = (*WEIGHTED, TABLE)
-        names = [node.get_friendly_name() for node in model.get_ops() if node.get_type_name() in weighted]
-        if tower.spec.precision == "int4-weights":
-            others = [name for name in names if bits.get(name) != {4}]
-            model = nncf.compress_weights(
-                model,
-                mode=nncf.CompressWeightsMode.INT4_ASYM,
-                group_size=BLOCK,
-                all_layers=True,
-                ignored_scope=nncf.IgnoredScope(names=others, validate=False),
-            )
-        # What has four bits is left as it is.
-        whole = [name for name in names if None in bits.get(name, {None})]
+        names = [node.get_friendly_name() for node in model.get_ops() if node.get_type_name() in (*WEIGHTED, TABLE)]
+        whole = [name for name in names if name not in layers or not kept.isdisjoint(layers[name])]
         return nncf.compress_weights(
             model,
             mode=nncf.CompressWeightsMode.INT8_ASYM,

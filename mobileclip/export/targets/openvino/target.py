@@ -6,26 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import numpy as np
 import torch
 from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
-from mobileclip.export.spec import TextDtype
-from mobileclip.export.targets.base import (
-    CPU,
-    ComputedWhole,
-    Described,
-    Run,
-    WrittenHere,
-    check_signature,
-    device_called,
-    not_finite,
-)
-from mobileclip.export.targets.openvino.int8 import quantized, with_few_bits
+from mobileclip.export.targets.base import CPU, Format, Run, Written, device_called
+from mobileclip.export.targets.openvino.int8 import quantized, with_eight_bits
 from mobileclip.export.towers.graph import TowerExport
 from mobileclip.extras import needed
-from mobileclip.hardware.precision import PRECISIONS, WEIGHT_PRECISIONS, Precision
+from mobileclip.hardware.precision import PRECISIONS, Precision
 from mobileclip.hardware.threads import threads_or_default
 from mobileclip.inference.optimization.openvino_quiet import PROCESSOR_OPTIONS, converted, import_quietly, openvino_core
 
@@ -35,7 +24,6 @@ _DTYPES: dict[Precision, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "int8": torch.float32,
     "int8-weights": torch.float32,
-    "int4-weights": torch.float32,
 }
 # What a device must be able to do, and what it is asked for then: without a hint, or with one for float16 that it has
 # not got, a processor with bfloat16 computes everything in that.
@@ -44,27 +32,22 @@ _WIDEST = "f32"
 _PROCESSOR = "CPU"
 # Where a host that has the model alone finds what to ask for.
 _HINT = ["mobileclip", "INFERENCE_PRECISION_HINT"]
-_TYPES = {"f32": "float32", "u8": "uint8", "i64": "int64"}
 
 
 @attrs.frozen
-class OpenVINOTarget(ComputedWhole, WrittenHere):
+class OpenVINOTarget(Format):
     """OpenVINO from an exported program: the graph in `.xml`, the weights beside it in `.bin`.
 
     Graphs of float16 and bfloat16 are in these types, as are their weights. What a device computes in is what the host
     asks for; where the processor has no float16 or no bfloat16, `open` asks for float32. int8 is static, and
-    weights alone have 8 or 4 bits where that is asked for: `openvino_int8`.
+    weights alone have 8 bits where that is asked for: `openvino_int8`.
     """
 
     suffix: str = ".xml"
     libraries: tuple[str, ...] = ("openvino", "nncf")
-    text_dtype: TextDtype = "int64"
     precisions: tuple[Precision, ...] = PRECISIONS
-    resizes: bool = False
     prefers_depthwise: bool = True
     runtime: str = "openvino"
-    vouched: bool = False
-    concurrent: bool = False
 
     def check(self) -> None:
         """Make sure that everything is installed.
@@ -76,7 +59,7 @@ class OpenVINOTarget(ComputedWhole, WrittenHere):
             for name in self.libraries:
                 import_quietly(name)
 
-    def export(self, tower: TowerExport, path: Path) -> Precision:
+    def export(self, tower: TowerExport, path: Path) -> Written:
         """Write one tower."""
         openvino = import_quietly("openvino")
         precision = tower.spec.precision
@@ -87,26 +70,12 @@ class OpenVINOTarget(ComputedWhole, WrittenHere):
             output.get_tensor().set_names({name})
         if precision == "int8":
             model = quantized(model, tower)
-        if precision in WEIGHT_PRECISIONS:
-            model = with_few_bits(model, tower)
+        if precision == "int8-weights":
+            model = with_eight_bits(model, tower)
         _, hint = _HINTS.get(precision, ("", _WIDEST))
         model.set_rt_info(hint, _HINT)
         openvino.save_model(model, path, compress_to_fp16=False)
-        return "float32" if precision in WEIGHT_PRECISIONS else precision
-
-    def inspect(self, path: Path, tower: TowerFile) -> None:
-        """Check a file without running it.
-
-        Raises:
-            ValueError: if it is no OpenVINO model, or not what the contract says.
-        """
-        model = _read(openvino_core(), path)
-        check_signature(path, tower, _described(model.inputs), _described(model.outputs))
-        for node in model.get_ops():
-            if node.get_type_name() != "Constant" or not node.get_element_type().is_real():
-                continue
-            if not np.isfinite(node.get_data(dtype=np.float32)).all():
-                raise not_finite(path, node.get_friendly_name())
+        return Written(compute="float32" if precision == "int8-weights" else precision)
 
     def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
         """Return a function that runs a file with OpenVINO."""
@@ -138,15 +107,3 @@ def _read(core: Any, path: Path) -> Any:
             f"{path} cannot be read by OpenVINO {openvino.get_version()}: {reason}; "
             "update it with: pip install -U openvino, or export the model again"
         ) from error
-
-
-def _described(values: list[Any]) -> list[Described]:
-    """Return the name, type and shape of inputs or outputs."""
-    return [
-        (
-            ", ".join(sorted(value.get_names())),
-            _TYPES.get(value.get_element_type().get_type_name(), "another type"),
-            tuple(None if side.is_dynamic else side.get_length() for side in value.get_partial_shape()),
-        )
-        for value in values
-    ]

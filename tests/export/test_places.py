@@ -1,0 +1,199 @@
+"""Places where models are run: the names, shapes and types that each expects, and what the files say of themselves."""
+
+import json
+
+import attrs
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import mobileclip
+from mobileclip.blocks import models
+from mobileclip.encoders import save_model
+from mobileclip.export import (
+    ExportSpec,
+    Place,
+    export_model,
+    places,
+    read_contract,
+    read_report,
+    targets,
+    verify_export,
+)
+from tests.cli.test_cli import run
+from tests.errors import fails
+from tests.export.litert import EXPORT
+from tests.export.models import SHALLOW, few_samples, seeing
+from tests.export.test_targets import IS_MAC
+
+AUTHOR = "whoever trained them"
+
+
+def exported(place, folder, model=None, **options):
+    spec = ExportSpec(out=folder, **options)
+    return export_model(model or seeing(SHALLOW), spec, place=place, samples=few_samples(), show_progress=False)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    return exported("browser", tmp_path_factory.mktemp("places") / "browser")
+
+
+def test_an_iphone_gets_apples_names_shapes_and_types(tmp_path, monkeypatch):
+    """A small model under the name of a published one stands for a model that was fine-tuned."""
+    monkeypatch.setattr(models, "_values", {"mobileclip_s0": SHALLOW})
+    folder = exported("iphone", tmp_path / "out")
+    contract = read_contract(folder)
+    image, text = contract.towers
+    assert (image.file, text.file) == ("mobileclip_s0_image.mlpackage", "mobileclip_s0_text.mlpackage")
+    assert (contract.precision, contract.state) == ("float16", "run" if IS_MAC else "written, not run")
+    from coremltools.models.utils import load_spec
+    from coremltools.proto import FeatureTypes_pb2 as Types
+
+    found = {file.tower: load_spec(str(folder / file.file)).description for file in contract.towers}
+    (pixels,), (ids,) = found["image"].input, found["text"].input
+    assert (pixels.name, ids.name) == ("image", "text")
+    assert (pixels.type.imageType.width, pixels.type.imageType.colorSpace) == (64, Types.ImageFeatureType.RGB)
+    assert (list(ids.type.multiArrayType.shape), ids.type.multiArrayType.dataType) == (
+        [1, SHALLOW.text.input.context_length],
+        Types.ArrayFeatureType.INT32,
+    )
+    for description in found.values():
+        (output,) = description.output
+        assert (output.name, output.type.multiArrayType.dataType) == ("final_emb_1", Types.ArrayFeatureType.FLOAT32)
+        assert description.metadata.author == AUTHOR
+        assert AUTHOR in description.metadata.license
+        told = json.loads(description.metadata.userDefined["mobileclip"])
+        assert told["image"]["input"]["size"] == 64
+    golden = load_file(folder / "golden.safetensors")
+    assert set(golden) == {"image", "text", "image.final_emb_1", "text.final_emb_1"}
+    assert (golden["image"].dtype, golden["text"].dtype) == (torch.uint8, torch.int32)
+
+
+def test_a_browser_gets_every_precision_in_one_folder(browser):
+    names = {path.name for path in (browser / "onnx").iterdir()}
+    assert names == {f"{tower}_model{end}.onnx" for tower in ("vision", "text") for end in ("", "_fp16", "_quantized")}
+    contract = read_contract(browser)
+    assert [one.precision for one in contract.each] == ["float32", "float16", "int8-weights"]
+    report = read_report(browser)
+    assert report.passed, report.failures
+    assert verify_export(browser, show_progress=False) == report
+    assert [(tower.precision, tower.tower) for tower in report.towers[2:]] == [
+        (precision, tower) for precision in ("float16", "int8-weights") for tower in ("image", "text")
+    ]
+    assert "float16: image cosine, minimum" in {gate.name for gate in report.gates}
+    assert mobileclip.load(browser).encode_text("a cat").isfinite().all()
+
+
+def test_another_precisions_file_is_held_to_its_gates_too(browser, tmp_path):
+    import shutil
+
+    from tests.export.hostile_folders import sign
+
+    folder = shutil.copytree(browser, tmp_path / "out")
+    other = seeing(SHALLOW, seed=1)
+    worse = exported("browser", tmp_path / "other", other, precision="float16")
+    shutil.copy(worse / "onnx" / "text_model_fp16.onnx", folder / "onnx")
+    with fails("export.file-exported-sha-256", "text_model_fp16.onnx"):
+        verify_export(folder, show_progress=False)
+    sign(folder)
+    failed = {gate.name for gate in verify_export(folder, show_progress=False).gates if not gate.passed}
+    assert "float16: text cosine, minimum" in failed
+    assert all(name.startswith("float16: ") for name in failed)
+
+
+@pytest.mark.parametrize("name", ["vision_model", "text_model_fp16", "vision_model_quantized"])
+def test_the_batch_axis_has_a_name_that_can_be_fixed(browser, name):
+    path = browser / "onnx" / f"{name}.onnx"
+    graph = onnx.load(path).graph
+    for value in (*graph.input, *graph.output):
+        assert [side.dim_param for side in value.type.tensor_type.shape.dim if side.dim_param] == ["batch_size"]
+    options = onnxruntime.SessionOptions()
+    options.add_free_dimension_override_by_name("batch_size", 2)
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    (taken,) = session.get_inputs()
+    assert taken.shape[0] == 2
+    types = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
+    (given,) = session.run(None, {taken.name: np.ones(taken.shape, types[taken.type])})
+    assert given.shape == (2, 12)
+
+
+def test_files_have_their_licence_author_and_contract(browser):
+    told = {one.key: one.value for one in onnx.load(browser / "onnx" / "text_model_fp16.onnx").metadata_props}
+    assert told["author"] == AUTHOR
+    assert told["license"] == read_contract(browser).licence
+    assert json.loads(told["mobileclip"])["text"]["end_id"] == 599
+    assert AUTHOR in (browser / "LICENSE").read_text()
+    card = (browser / "README.md").read_text()
+    assert "`onnx/vision_model_quantized.onnx` | int8-weights | `pixel_values`: float32 any x 3 x 64 x 64" in card
+    assert "All gates passed." in card
+    assert places["browser"].use in card
+    assert {"README.md", "LICENSE"} <= set(read_contract(browser).files)
+
+
+def test_litert_files_have_their_notes_and_run_as_before():
+    from mobileclip.export.targets.litert.file import operations_of, with_notes
+
+    pytest.importorskip("ai_edge_quantizer")
+    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_litert.schema_py_generated import ModelT
+
+    data = (EXPORT / "image.tflite").read_bytes()
+    noted = with_notes(data, {"name": "mine", "license": "mit", "author": "me"})
+    model = ModelT.InitFromPackedBuf(noted, 0)
+    held = {one.name.decode(): bytes(model.buffers[one.buffer].data).decode() for one in model.metadata if one.name}
+    assert {"name": "mine", "license": "mit", "author": "me"}.items() <= held.items()
+    assert [one.kind for one in operations_of(noted)] == [one.kind for one in operations_of(data)]
+    pixels = np.arange(3 * 32 * 32, dtype=np.uint8).reshape(1, 3, 32, 32)
+    given = [Interpreter(model_content=one).get_signature_runner()(pixels=pixels) for one in (data, noted)]
+    np.testing.assert_array_equal(*(one["image_embedding"] for one in given))
+
+
+def test_a_server_takes_batches_of_any_size_by_the_command(tmp_path, capsys):
+    save_model(seeing(SHALLOW), tmp_path / "model.safetensors")
+    options = ("--for", "server", "--tower", "text", "--out", tmp_path / "out")
+    status, _, said = run(capsys, "export", tmp_path / "model.safetensors", *options)
+    assert status == 0
+    assert "for server: target onnx, layout plain, float32; pixels: host" in said
+    (text,) = read_contract(tmp_path / "out").towers
+    assert text.input_shape == (None, 12)
+    assert "num_threads=2" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_what_is_given_beside_a_place_stays():
+    spec = places["android"].fitted(ExportSpec(out="out", precision="int8-weights", features=(1,)))
+    assert (spec.target, spec.precision, spec.also, spec.preprocess) == ("litert", "int8-weights", (), "uint8")
+    assert spec.features == (1,)
+    assert places["browser"].fitted(ExportSpec(out="out")).precisions == ("float32", "float16", "int8-weights")
+    assert places["browser"].fitted(ExportSpec(out="out", precision="float16")).precisions == ("float16",)
+
+
+def test_a_place_of_ones_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(places, "_values", places._values | {"kiosk": Place(target="torch", use="Ask the kiosk.")})
+    folder = exported("kiosk", tmp_path / "out", tower="text")
+    assert read_contract(folder).target == "torch"
+    assert "Ask the kiosk." in (folder / "README.md").read_text()
+    with fails("registry.unknown-parts-your-own", "iphone"):
+        exported("iphon", tmp_path / "other")
+
+
+def test_precisions_whose_files_are_called_alike_are_refused(tmp_path):
+    model = seeing(SHALLOW)
+    with fails("export.layout-calls-files-all", "plain"):
+        export_model(model, ExportSpec(out=tmp_path / "out", also=("float16",)))
+    for options in ({"also": ("bfloat16",)}, {"precision": "bfloat16"}):
+        with fails("export.layout-precision-choose-precision", "transformers.js", "bfloat16", "float32"):
+            export_model(model, ExportSpec(out=tmp_path / "out", layout="transformers.js", **options))
+    with fails("export.layout-apple-core-ml", "onnx"):
+        export_model(model, ExportSpec(out=tmp_path / "out", layout="apple"))
+
+
+def test_every_place_is_of_a_target_that_writes_it():
+    for name, place in places.items():
+        target = targets[place.target]
+        assert set(place.precisions) <= set(target.precisions), name
+        assert place.use, name
+        assert attrs.evolve(place, use="") != place

@@ -1,0 +1,517 @@
+"""All targets in all their precisions: they keep the contract of targets, and their files hold what they should."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import attrs
+import numpy as np
+import pytest
+import torch
+
+import mobileclip
+from mobileclip import reparameterize
+from mobileclip.data import Tokenizer
+from mobileclip.encoders import DualEncoderSpec
+from mobileclip.export import (
+    ExportSpec,
+    bundled_samples,
+    export_model,
+    load_export,
+    read_contract,
+    read_report,
+    targets,
+    verify_export,
+)
+from mobileclip.export.describing import tower_file
+from mobileclip.export.targets import NotRunHereError
+from mobileclip.export.targets.coreml.convert import LARGEST_BATCH as LARGEST_COREML
+from mobileclip.export.targets.executorch.backends import lowering
+from mobileclip.export.targets.executorch.lower import LARGEST_BATCH
+from mobileclip.extras import install
+from mobileclip.inference.optimization import PROCESSOR_OPTIONS, import_quietly, weighted_layers
+from mobileclip.testing import check_target
+from tests.errors import fails
+from tests.export.hostile_folders import sign
+from tests.export.litert import EXPORT, model as litert_model
+from tests.export.models import (
+    MCI,
+    PIXELS,
+    SHALLOW,
+    TOKENS,
+    TRANSFORMERS,
+    few_samples,
+    one_tower,
+    overflowing,
+    pixels,
+    raw_pixels,
+    seeing,
+    unusual,
+)
+from tests.export.stored import STORED, coreml_function
+
+NEEDED = {"coreai": "coreai_torch", "litert": "ai_edge_litert"}
+WRITTEN_ELSEWHERE = ("litert",)  # by its converter, see test_litert.py
+IS_MAC = sys.platform == "darwin"
+# Seconds each: of every target one precision, and more where a second is enough.
+BY_DEFAULT = {("torch", "float32"), ("torch", "int8"), ("onnx", "int8-weights"), ("litert", "float32")}
+EVERY = [
+    pytest.param(target, precision, marks=[pytest.mark.slow] * ((target, precision) not in BY_DEFAULT))
+    for target in targets
+    for precision in (targets[target].precisions if target not in WRITTEN_ELSEWHERE else ("float32",))
+]
+
+
+def in_turn(*fast, slow=()):
+    return [*fast, *(pytest.param(one, marks=pytest.mark.slow) for one in slow)]
+
+
+def written(export, folder, name="tower"):
+    """A tower's file, and what a contract says of it."""
+    target = targets[export.spec.target]
+    path = folder / f"{name}{target.suffix}"
+    return path, tower_file(export, path.name, target.export(export, path))
+
+
+def answers(path, file, target, inputs):
+    run = targets[target].open(path, file)
+    return torch.cat([run(row[None])[0] for row in inputs])
+
+
+@pytest.mark.parametrize(("target", "precision"), EVERY)
+def test_a_target_keeps_the_contract(target, precision, convolutional, tmp_path):
+    pytest.importorskip(NEEDED.get(target, "torch"))
+    if target in WRITTEN_ELSEWHERE:
+        # Another machine wrote it, whose report this one's may differ from in the last digits.
+        folder = shutil.copytree(EXPORT, tmp_path / "out")
+        (folder / "report.json").write_text(verify_export(folder, trust=True, show_progress=False).to_json())
+        sign(folder)
+        check_target(litert_model(), folder)
+        return
+    # In 8 bits random weights rank more captions otherwise than the gate lets them.
+    samples = few_samples() if precision == "int8" else None
+    check_target(convolutional, ExportSpec(out=tmp_path / "out", target=target, precision=precision), samples=samples)
+
+
+@pytest.mark.parametrize("target", in_turn("onnx", slow=("openvino", "executorch", "coreai", "coreml")))
+def test_nothing_as_it_is_by_default(target, transformers, tmp_path):
+    """float16, batches of any size, raw pixels, lengths as the model gives them."""
+    pytest.importorskip(NEEDED.get(target, "torch"))
+    spec = unusual(tmp_path / "out", target=target, preprocess="float32" if target == "coreml" else "uint8")
+    folder = export_model(transformers, spec, samples=few_samples(), show_progress=False)
+    image, text = read_contract(folder).towers
+    assert (image.input_shape, text.input_shape) == ((None, 3, 64, 64), (None, 12))
+    assert (image.compute, image.float32) == ("float16", ())
+    if target == "coreml" and not IS_MAC:
+        return
+    report = verify_export(folder, show_progress=False)
+    assert report.passed, report.failures
+    assert report == read_report(folder)
+    run, images = targets[target].open(folder / image.file, image), raw_pixels(PIXELS)[:3]
+    with torch.no_grad():
+        expected = transformers.encode_image(pixels(PIXELS)[:3])
+    given = run(images)[0]
+    torch.testing.assert_close(given, expected, rtol=2e-2, atol=2e-2 * float(expected.abs().max()))
+    # The next outputs are not written where these are.
+    kept = given.clone()
+    assert len(run(images[:2])[0]) == 2
+    assert given.equal(kept)
+
+
+@pytest.mark.parametrize("target", in_turn("onnx", slow=("openvino", "coreml", "executorch")))
+def test_layers_beyond_half_precision_stay_in_float32(target, tmp_path):
+    """The model is sound in float32; its text embeddings in float16 throughout would not be finite."""
+    spec = ExportSpec(out=tmp_path / "out", target=target, precision="float16", tower="text")
+    folder = export_model(overflowing(TRANSFORMERS), spec, samples=few_samples(), show_progress=False)
+    (text,) = read_contract(folder).towers
+    assert (text.compute, text.float32) == ("float16", ("norm", "project"))
+    if target == "coreml":
+        kinds = {one.outputs[0].dtype.__name__ for one in of_kind(folder / text.file, "linear")}
+        assert kinds == {"fp16", "fp32"}
+    else:
+        assert read_report(folder).passed, read_report(folder).failures
+
+
+# --- int8 ---
+
+KEPT = {"image": ("stem.1.conv", "stages.1.blocks.0.attention.qkv", "head.project"), "text": ("layers.0.ffn.fc1",)}
+LARGEST = {"coreml": 127, "openvino": 127}
+
+
+@pytest.mark.parametrize("tower", ["image", "text"])
+@pytest.mark.parametrize("target", in_turn("onnx", "torch", slow=("openvino", "coreml")))
+def test_int8_is_every_layer_but_those_that_are_kept(target, tower, convolutional, transformers, tmp_path):
+    """And nothing else is rounded: attention, norms and sums are float, tables that are looked up are float16."""
+    model = convolutional if tower == "image" else transformers
+    export = one_tower(model, tower, target=target, every=12, layers=KEPT[tower])
+    path, file = written(export, tmp_path)
+    assert (file.compute, set(file.float32)) == ("int8", set(KEPT[tower]))
+    stored = STORED[target](path)
+    left = {name: layer.weight.detach().flatten(1).numpy() for name, layer in weighted_layers(export.encoder)}
+    for layer in stored.layers:
+        near = [name for name, weight in left.items() if is_of(layer, weight)]
+        assert near, (layer.rows.shape, layer.scales is None)
+        del left[near[0]]
+        # OpenVINO leaves squeeze-and-excite blocks alone, which see one vector per image.
+        stays = near[0] in KEPT[tower] or (target == "openvino" and "squeeze_excite" in near[0])
+        assert (layer.scales is None) == stays, near[0]
+        if not stays:
+            assert layer.is_fed_rounded, "what goes in is rounded too"
+            assert abs(layer.rows.astype(int)).max() <= LARGEST.get(target, 64)
+    assert not left
+    assert not stored.others
+    if tower == "text":
+        (table,) = stored.tables
+        assert table.dtype == np.float16
+        weight = export.encoder.token_embedding.weight
+        assert np.array_equal(table, weight.detach().half().numpy())
+        assert weight.dtype == torch.float32, "the model stays as it is"
+
+
+def is_of(layer, weight):
+    """Whether a file's layer is one of the model's: bit for bit, or to half a step of its channel."""
+    if layer.rows.shape != weight.shape:
+        return False
+    if layer.scales is None:
+        return np.allclose(layer.rows.astype(np.float32), weight, rtol=2**-11, atol=2**-24)
+    scales = layer.scales.reshape(-1, 1)
+    return bool((abs(layer.rows * scales - weight) <= 0.501 * scales + 1e-3 * abs(weight)).all())
+
+
+@pytest.mark.parametrize("target", in_turn("onnx", "torch", slow=("openvino", "coreml")))
+def test_ranges_are_those_of_the_calibration_data(target, convolutional, tmp_path):
+    """The first thing that is rounded is the pixels: their range is known beforehand."""
+    export = one_tower(convolutional, "image", target=target, every=12)
+    export = attrs.evolve(export, calibration=3 * export.calibration)
+    least, most = STORED[target](written(export, tmp_path)[0]).first_range
+    step = 1.01 * (most - least) / 255
+    assert least == pytest.approx(float(export.calibration.min()), abs=step)
+    assert most == pytest.approx(float(export.calibration.max()), abs=step)
+
+
+def test_int8_loads_without_what_wrote_it(transformers, tmp_path):
+    """PyTorch alone: its own operations that round must be imported first, and that is all."""
+    path, _ = written(one_tower(transformers, "text", target="torch", every=12), tmp_path)
+    code = f"""
+import sys
+sys.modules["torchao"] = sys.modules["mobileclip"] = None
+import torch
+import torch.ao.quantization.fx._decomposed
+module = torch.export.load({str(path)!r}).module()
+print(tuple(module(torch.zeros(1, 12, dtype=torch.int64)).shape))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout == "(1, 12)\n"
+
+
+@pytest.mark.slow
+def test_verify_needs_no_torchao(transformers, tmp_path, monkeypatch):
+    spec = ExportSpec(out=tmp_path / "out", target="torch", precision="int8", tower="text")
+    folder = export_model(transformers, spec, samples=few_samples(), show_progress=False)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchao"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torchao", None)
+    assert verify_export(folder, show_progress=False) == read_report(folder)
+
+
+@pytest.mark.slow
+def test_the_processor_computes_in_int8(transformers, tmp_path):
+    core = import_quietly("openvino").Core()
+    if "INT8" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("OpenVINO has no int8 on this processor")
+    path, _ = written(one_tower(transformers, "image", target="openvino"), tmp_path)
+    computed = {}
+    compiled = core.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for node in compiled.get_runtime_model().get_ops():
+        notes = node.get_rt_info()
+        computed.setdefault(notes["layerType"].astype(str), set()).add(notes["runtimePrecision"].astype(str))
+    assert computed["Convolution"] | computed["FullyConnected"] <= {"u8", "i8"}
+    assert computed["MVN"] == {"f32"}
+
+
+# --- what is refused, and what is said ---
+
+
+@pytest.mark.parametrize(
+    ("target", "precision"),
+    [
+        ("coreml", "bfloat16"),
+        ("executorch", "bfloat16"),
+        ("coreai", "int8"),
+        *((target, "int8-weights") for target in ("coreai", "coreml", "executorch", "torch")),
+    ],
+)
+def test_a_precision_that_a_target_has_not(target, precision, transformers, tmp_path):
+    with fails("export.target-precision-choose-precision", target, precision, "float32"):
+        export_model(transformers, ExportSpec(out=tmp_path / "out", target=target, precision=precision))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("missing", "extras", "asked"),
+    [
+        *((missing, ("onnx",), {"target": "onnx"}) for missing in ("onnx", "onnxscript", "onnxruntime")),
+        *((missing, ("openvino",), {"target": "openvino"}) for missing in ("openvino", "nncf")),
+        *(
+            (missing, ("executorch",), {"target": "executorch"})
+            for missing in ("torchao", "executorch.exir", "executorch.runtime")
+        ),
+        ("coremltools", ("coreml",), {"target": "coreml"}),
+        ("torchao.quantization.pt2e.quantize_pt2e", ("coreml", "int8"), {"target": "coreml", "precision": "int8"}),
+        ("torchao.quantization.pt2e", ("int8",), {"target": "torch", "precision": "int8"}),
+    ],
+)
+def test_a_missing_extra_names_its_command(missing, extras, asked, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ImportError, match=re.escape(f"needs {missing.partition('.')[0]}: {install(*extras)}")):
+        export_model("icons", ExportSpec(out=tmp_path / "out", tower="text", **asked))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("target", in_turn("onnx", slow=("openvino", "executorch", "coreml")))
+def test_nothing_is_logged_and_loggers_stay_as_they_were(target, transformers, tmp_path, capfd, caplog):
+    logger = logging.getLogger()
+
+    def state():
+        handlers = list(logger.handlers), list(logger.filters)
+        return logger.level, handlers, logger.manager.disable, logging.getLoggerClass()
+
+    with caplog.at_level(logging.INFO):
+        export = one_tower(transformers, "text", target=target)
+        capfd.readouterr()
+        caplog.clear()
+        before = state()
+        written(export, tmp_path)
+        assert state() == before
+    loud = ("onnxruntime", "executorch", "coremltools", "nncf", "openvino")
+    assert not [
+        record for record in caplog.records if record.name == "root" or any(one in record.pathname for one in loud)
+    ]
+    assert capfd.readouterr() == ("", "")
+
+
+# --- of one format each ---
+
+
+def of_kind(path, kind):
+    return [one for one in coreml_function(path).operations if one.op_type == kind]
+
+
+@pytest.fixture(scope="module")
+def coreml(convolutional, tmp_path_factory):
+    """Pictures in float16, as an app for iPhones takes them."""
+    options = {"precision": "float16", "preprocess": "uint8", "tower": "image"}
+    out = tmp_path_factory.mktemp("coreml") / "out"
+    spec = ExportSpec(out=out, target="coreml", **options)
+    return export_model(convolutional, spec, samples=few_samples(), show_progress=False)
+
+
+@pytest.mark.skipif(IS_MAC, reason="Core ML runs here")
+def test_what_core_ml_alone_computes_is_written_and_not_run(coreml):
+    contract, report = read_contract(coreml), read_report(coreml)
+    assert contract.state == report.runtime == "written, not run"
+    assert (report.towers, report.passed) == ((), False)
+    for opened in (verify_export, load_export, mobileclip.load):
+        with pytest.raises(ValueError, match=r"written, not run: Core ML runs on Macs|the image tower alone"):
+            opened(coreml)
+    text = (coreml / "mobileclip.json").read_text()
+    (coreml / "mobileclip.json").write_text(text.replace("written, not run", "lowered, not run"))
+    assert read_contract(coreml).state == "lowered, not run", "as earlier versions called it"
+    (coreml / "mobileclip.json").write_text(text)
+
+
+def test_core_ml_takes_a_picture_and_computes_in_half_precision(coreml, convolutional):
+    (image,) = read_contract(coreml).towers
+    assert (image.input_dtype, image.input_shape) == ("uint8", (1, 3, 64, 64))
+    path = coreml / image.file
+    for kind in ("conv", "gelu"):
+        assert {one.outputs[0].dtype.__name__ for one in of_kind(path, kind)} == {"fp16"}
+    # Scaling of pixels and lengths of embeddings.
+    assert of_kind(path, "mul")[0].outputs[0].dtype.__name__ == "fp32"
+    assert {one.outputs[0].dtype.__name__ for one in of_kind(path, "reduce_l2_norm")} == {"fp32"}
+    from coremltools.models.utils import load_spec
+
+    spec = load_spec(str(path))
+    taken = spec.description.input[0].type.imageType
+    assert (taken.width, taken.height, spec.specificationVersion) == (64, 64, 8), "iOS 17 and macOS 14"
+    assert {one.name for one in path.iterdir()} == {"Manifest.json", "Data"}
+    # Every weight is in it, rounded to half precision.
+    held = [one.outputs[0].val for one in coreml_function(path).operations if one.op_type == "const"]
+    arrays = [array.astype(np.float32).ravel() for array in held if isinstance(array, np.ndarray) and array.ndim]
+    for name, weight in reparameterize(convolutional).image_encoder.named_parameters():
+        expected = weight.detach().numpy().ravel()
+        near = [np.allclose(one, expected, rtol=2**-11, atol=2**-25) for one in arrays if one.size == expected.size]
+        assert any(near), name
+
+
+def test_what_core_ml_cannot_hold(convolutional, tmp_path):
+    spec = ExportSpec(out=tmp_path / "out", target="coreml", preprocess="uint8", dynamic_batch=True)
+    with fails("export.core-ml-takes-picture"):
+        export_model(convolutional, spec)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_core_ml_bounds_its_batches_and_keeps_what_it_cannot_measure_wider(convolutional, tmp_path):
+    spec = ExportSpec(out=tmp_path / "out", target="coreml", precision="int8", dynamic_batch=True)
+    folder = export_model(convolutional, spec, samples=few_samples(), show_progress=False)
+    image, text = read_contract(folder).towers
+    grouped = {
+        name for name, layer in weighted_layers(reparameterize(convolutional).image_encoder) if is_grouped(layer)
+    }
+    assert IS_MAC or set(image.float32) == grouped
+    from coremltools.models.utils import load_spec
+
+    bounds = load_spec(str(folder / text.file)).description.input[0].type.multiArrayType.shapeRange.sizeRanges[0]
+    assert (bounds.lowerBound, bounds.upperBound) == (1, LARGEST_COREML)
+
+
+def is_grouped(layer):
+    return getattr(layer, "groups", 1) > 1
+
+
+@pytest.fixture(scope="module")
+def shallow():
+    return seeing(SHALLOW)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_executorch_in_int8(shallow, tmp_path):
+    kept = "layers.0.ffn.fc1"
+    options = {"dynamic_batch": True, "normalize": False}
+    export = one_tower(shallow, "text", target="executorch", every=6, layers=[kept], **options)
+    path, file = written(export, tmp_path)
+    data, modules = path.read_bytes(), dict(weighted_layers(export.encoder))
+    for name in (kept, "layers.0.ffn.fc2"):
+        assert (modules[name].weight.numpy().tobytes() in data) == (name == kept)
+    assert export.encoder.token_embedding.weight.half().numpy().tobytes() in data
+    # Attention is XNNPACK's; nothing of it is left to the kernels that ExecuTorch itself has.
+    assert file.outside
+    assert not {name.partition(".")[0] for name in file.outside} & {
+        f"aten::{name}" for name in ("bmm", "_softmax", "any", "logical_not", "convolution")
+    }
+    inputs = Tokenizer(TOKENS)(bundled_samples().captions)[: LARGEST_BATCH + 1]
+    run = targets["executorch"].open(path, file)
+    together = run(inputs[:5])[0]
+    torch.testing.assert_close(answers(path, file, "executorch", inputs[:5]), together, rtol=1e-3, atol=1e-3)
+    similar = torch.cosine_similarity(together.double(), shallow.encode_text(inputs[:5]).double())
+    assert 0.98 < float(similar.min()) < 1 - 1e-6, "int8 is near float32, and not the same"
+    with fails("export.takes-inputs-once-give", str(LARGEST_BATCH), str(LARGEST_BATCH + 1)):
+        run(inputs)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_executorch_in_float16_of_wide_layers(tmp_path):
+    """From 256 channels on, ExecuTorch's own layer norm is wrong in float16, and says nothing."""
+    model = seeing(DualEncoderSpec(image=MCI, text=attrs.evolve(SHALLOW.text, width=256)))
+    export = one_tower(model, "text", target="executorch", precision="float16", normalize=False)
+    tokens = Tokenizer(TOKENS)(bundled_samples().captions)[:4]
+    ours, expected = answers(*written(export, tmp_path), "executorch", tokens), model.encode_text(tokens)
+    assert float(torch.cosine_similarity(ours, expected).min()) > 0.9995
+    torch.testing.assert_close(ours, expected, rtol=2e-2, atol=2e-2 * float(expected.abs().max()))
+
+
+def test_a_backend_is_of_executorch_and_takes_floats_one_by_one(tmp_path):
+    with fails("export.backend-target-none-leave", "vulkan", "onnx"):
+        ExportSpec(out=tmp_path, backend="vulkan")
+    for options in ({"precision": "int8"}, {"dynamic_batch": True}):
+        with fails("export.backend-takes-input-time", "coreml"):
+            ExportSpec(out=tmp_path, target="executorch", backend="coreml", **options)
+        assert not ExportSpec(out=tmp_path, target="executorch", backend="xnnpack", **options).lowered_only
+    with fails("export.executorch-lowers-tools-maker", "qnn"):
+        lowering("qnn")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("backend", "outside"),
+    [
+        ("vulkan", "aten::argmax.out"),
+        pytest.param(
+            "coreml", None, marks=pytest.mark.skipif(sys.version_info >= (3, 14), reason="coremltools is not for it")
+        ),
+    ],
+)
+def test_an_export_for_a_backend_that_is_not_here_says_so_everywhere(shallow, backend, outside, tmp_path, capfd):
+    spec = ExportSpec(out=tmp_path / "out", target="executorch", backend=backend, precision="float16")
+    folder = export_model(shallow, spec)
+    said = [line.split(" in ")[0].split(":")[0] for line in capfd.readouterr().err.splitlines()]
+    assert said == [
+        f"{name}.pte{what}" if what else f"writing {name}.pte"
+        for name in ("image", "text")
+        for what in ("", " is written, not run")
+    ]
+    contract, report = read_contract(folder), read_report(folder)
+    assert contract.state == report.runtime == "written, not run"
+    assert (report.towers, report.failures) == ((), ("runtimes that have run it is 0, expected >= 1",))
+    found = {file.tower: file.outside for file in contract.towers}
+    assert {file.backend for file in contract.towers} == {backend}
+    assert found == {"image": (), "text": ()} if outside is None else outside in found["text"]
+    match = r"is written, not run: ExecuTorch here has .*XnnpackBackend.*; compare the golden vectors"
+    for opened in (verify_export, load_export):
+        with pytest.raises(NotRunHereError, match=match):
+            opened(folder, trust=True)
+
+
+@pytest.mark.parametrize("precision", in_turn("float16", slow=("bfloat16",)))
+def test_openvino_files_say_what_to_ask_for(convolutional, tmp_path, precision):
+    ov = import_quietly("openvino")
+    path, file = written(one_tower(convolutional, "image", target="openvino", precision=precision), tmp_path)
+    short, capability = {"float16": ("f16", "FP16"), "bfloat16": ("bf16", "BF16")}[precision]
+    model = ov.Core().read_model(path)
+    constants = [node for node in model.get_ops() if node.get_type_name() == "Constant"]
+    large = [node for node in constants if node.get_element_type().is_real() and np.prod(node.shape) > 100]
+    assert {node.get_element_type().get_type_name() for node in large} == {short}
+    assert model.get_rt_info(["mobileclip", "INFERENCE_PRECISION_HINT"]).astype(str) == short
+    able = capability in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    # Fused by OpenVINO itself, a graph of bfloat16 is rounded to it after every operation, whatever is asked for.
+    hints = {"INFERENCE_PRECISION_HINT": short if able else "f32", **PROCESSOR_OPTIONS}
+    picture = pixels(PIXELS)[:1]
+    expected = torch.from_numpy(ov.Core().compile_model(path, "CPU", hints)([picture.numpy()])[0].copy())
+    torch.testing.assert_close(targets["openvino"].open(path, file)(picture)[0], expected, rtol=0, atol=1e-6)
+
+
+_ALONE = """
+import os, socket, sys
+
+def refuse(self, address):
+    raise SystemExit(f"connects to {address}")
+
+socket.socket.connect = refuse
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+from mobileclip.export import ExportSpec, export_model
+export_model("icons", ExportSpec(out=sys.argv[1], target="openvino", tower="text"), show_progress=False)
+sys.exit("openvino_telemetry was imported" if "openvino_telemetry" in sys.modules else 0)
+"""
+
+
+@pytest.mark.slow
+def test_openvino_sends_nothing_and_compiles_a_text_tower_for_one_thread(tmp_path):
+    """OpenVINO's own fusing ends the process there, without a word."""
+    command = [sys.executable, "-c", _ALONE, str(tmp_path / "out")]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root, timeout=300)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.slow
+def test_core_ai_answers_where_an_event_loop_runs(shallow, tmp_path):
+    pytest.importorskip(NEEDED["coreai"])
+    folder = export_model(shallow, ExportSpec(out=tmp_path / "out", target="coreai"), show_progress=False)
+
+    async def in_a_notebook():
+        return mobileclip.load(folder).encode_image(bundled_samples().images)
+
+    expected = mobileclip.ImageTextModel(shallow).encode_image(bundled_samples().images)
+    torch.testing.assert_close(asyncio.run(in_a_notebook()), expected, atol=1e-5, rtol=0)
