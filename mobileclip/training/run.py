@@ -61,7 +61,8 @@ class RunSpec:
         >>> training = TrainingSpec(loss=loss, schedule=CosineSchedule(total_steps=200_000))
         >>> RunSpec(model=model, data=data, training=training).training.optimizer.weight_decay
         0.2
-        >>>         >>> model = mobileclip.encoders.ClassifierSpec(image=mobileclip.specs.mci0().without_projection())
+        >>> from mobileclip.datasets import LabelledPipelineSpec
+        >>> model = mobileclip.encoders.ClassifierSpec(image=mobileclip.specs.mci0().without_projection())
         >>> data = LabelledPipelineSpec(shards="imagenet/train", batch_size=1024, image=model.image.input)
         >>> training = TrainingSpec(loss=CrossEntropySpec(), schedule=CosineSchedule(total_steps=375_300))
         >>> RunSpec(model=model, data=data, training=training).data.num_classes

@@ -336,13 +336,20 @@ def test_evaluation_is_called_on_the_average_and_logged(tmp_path):
 
 
 def test_evaluating_without_an_average_leaves_training_mode_as_it_was(tmp_path):
-    modes = []
-    spec = training_spec(4, evaluate_every_steps=1, ema_decay=None)
+    """Of every part: the text tower is in evaluation mode from the first batch on."""
+    modes = {"image_encoder": [], "text_encoder": []}
     model = new_model()
-    hook = model.image_encoder.register_forward_hook(lambda module, *_: modes.append(module.training))
-    train(spec, model=model, batches=Batches(), output=tmp_path, evaluate=lambda *_: {})
-    hook.remove()
-    assert modes == [True] * 4
+    for name, seen in modes.items():
+        model.get_submodule(name).register_forward_hook(lambda part, *_, seen=seen: seen.append(part.training))
+
+    def make(step):
+        if step == 0:
+            model.text_encoder.eval()
+        return batch_of(step)
+
+    spec = training_spec(4, evaluate_every_steps=1, ema_decay=None)
+    train(spec, model=model, batches=Batches(make=make), output=tmp_path, evaluate=lambda *_: {})
+    assert modes == {"image_encoder": [True] * 4, "text_encoder": [False] * 4}
 
 
 def test_layer_wise_rates(tmp_path):
