@@ -37,6 +37,8 @@ from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.reparam import reparameterize, with_children
 from mobileclip.tensor_files import file_sha256
 
+__all__ = ["Samples", "bundled_samples", "export_model"]
+
 
 def export_model(
     model: nn.Module | ImageTextModel | str | Path,
