@@ -22,7 +22,6 @@ REASONS = {
     "mobileclip.engines.run": "a file of a log has 1,000 lines",
     "mobileclip.evaluation.pace": "hours of a suite are reckoned here, and not waited for",
     "mobileclip.export.describing": "targets are tried with one tower, of which no whole export is made",
-    "mobileclip.export.export": "targets are tried with one tower, of which no whole export is made",
     "mobileclip.export.running": "a checkpoint and pixels are compared without a runtime",
     "mobileclip.export.targets.coreml.convert": "what a format's own program or file holds",
     "mobileclip.export.targets.executorch.backends": "what a format's own program or file holds",
