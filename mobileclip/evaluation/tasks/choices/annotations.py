@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import attrs
@@ -47,9 +48,9 @@ class Entry:
         """Return a text that is not blank."""
         return self.get(name, _text, "a text")
 
-    def texts(self, name: str, expected: str = "a list of texts") -> tuple[str, ...]:
-        """Return a list of one text or more."""
-        return self.get(name, _texts, expected)
+    def texts(self, name: str, expected: str, *, count: int | None = None) -> tuple[str, ...]:
+        """Return a list of so many texts, or of one or more."""
+        return self.get(name, partial(_texts, count=count), expected)
 
     def file(self, name: str) -> str:
         """Return the name of a file of a folder, or of those below it."""
@@ -128,9 +129,9 @@ def _text(value: Any) -> str | None:
     return value if isinstance(value, str) and value.strip() else None
 
 
-def _texts(value: Any) -> tuple[str, ...] | None:
+def _texts(value: Any, *, count: int | None) -> tuple[str, ...] | None:
     there = isinstance(value, list) and value and all(isinstance(text, str) for text in value)
-    return tuple(value) if there else None
+    return tuple(value) if there and count in (None, len(value)) else None
 
 
 def file_name(value: Any) -> str | None:

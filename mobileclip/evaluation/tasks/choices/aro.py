@@ -63,15 +63,15 @@ def open_pairs(found: FoundTask, _: TaskOptions) -> ChoiceTask:
             message says which entry.
         OSError: if a store cannot be reached.
     """
-    read_group = _relation if found.key == "aro/vg_relation" else _attributes
-    entries = read_entries(storage.join(found.path, FILES[found.key]), found.name)
+    of_relations = found.key == "aro/vg_relation"
     by_picture: dict[str, list[Case]] = {}
-    for entry in entries:
-        case = _pair(entry, read_group(entry))
+    for entry in read_entries(storage.join(found.path, FILES[found.key]), found.name):
+        attributes = () if of_relations else entry.texts("attributes", "two attributes", count=2)
+        case = _pair(entry, entry.text("relation_name") if of_relations else "_".join(attributes))
         by_picture.setdefault(case.views[0].picture, []).append(case)
     cases = list(chain.from_iterable(by_picture.values()))
     sizes = Counter(case.group for case in cases)
-    if read_group is _relation:
+    if of_relations:
         counted = sorted(sizes.keys() - LEFT_OUT_RELATIONS)
     else:
         counted = sorted(group for group, size in sizes.items() if size >= _FEWEST_OF_A_PAIR)
@@ -197,17 +197,6 @@ def _pair(entry: Entry, group: str) -> Case:
         texts=(entry.text("true_caption"), entry.text("false_caption")),
         group=group,
     )
-
-
-def _relation(entry: Entry) -> str:
-    return entry.text("relation_name")
-
-
-def _attributes(entry: Entry) -> str:
-    pair = entry.texts("attributes", "two attributes")
-    if len(pair) != 2:
-        raise ValueError(f"{entry.where}: there are {len(pair)} attributes, expected two")
-    return "_".join(pair)
 
 
 def _number(value: Any) -> float | None:

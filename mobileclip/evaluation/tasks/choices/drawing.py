@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from mobileclip import storage
 from mobileclip.data.randomness import seeded_rng
 from mobileclip.data.skips import SkipReport
-from mobileclip.evaluation.tasks.choices.orders import PERTURBATIONS, Captions, Orders, read_orders
+from mobileclip.evaluation.tasks.choices.orders import PERTURBATIONS, Captions, Orders, normalize_caption, read_orders
 from mobileclip.extras import needed
 from mobileclip.progress import Progress
 from mobileclip.terminal import console
@@ -67,7 +67,7 @@ class SpacyTagger:
         if model == DEFAULT_MODEL and not spacy.util.is_package(model) and spacy.util.is_package(_ON_PYPI):
             model = _ON_PYPI
         try:
-            self._pipeline = spacy.load(model, exclude=_UNUSED)
+            self._pipeline = _pipeline(model)
         except OSError:
             raise ValueError(
                 f"spaCy has no pipeline {model!r}: python -m spacy download {DEFAULT_MODEL}; or, where only PyPI can "
@@ -96,6 +96,13 @@ def treebank_words(caption: str) -> list[str]:
     """
     split_sentences, split_words = _splitters()
     return list(chain.from_iterable(split_words(sentence) for sentence in split_sentences(caption)))
+
+
+@cache
+def _pipeline(model: str) -> Any:  # a `spacy.Language`
+    import spacy
+
+    return spacy.load(model, exclude=_UNUSED)
 
 
 @cache
@@ -134,11 +141,12 @@ def needed_tagger(path: Path | None) -> SpacyTagger:
     try:
         return SpacyTagger()
     except (ValueError, ModuleNotFoundError) as error:
-        raise type(error)(f"{error}; or copy the file to {path} that mobileclip eval orders writes elsewhere") from None
+        place = "" if path is None else f", and copy it to {path}"
+        raise type(error)(f"{error}; or write the file elsewhere, by mobileclip eval orders{place}") from None
 
 
 def draw_orders(captions: Captions, tagger: Tagger) -> Orders:
-    """Return the orders of captions, each of them once; see `perturb`.
+    """Return the orders of captions that have a word, each of them once; see `perturb`.
 
     Args:
         captions: in any order.
@@ -150,7 +158,7 @@ def draw_orders(captions: Captions, tagger: Tagger) -> Orders:
     of: dict[str, tuple[str, ...]] = {}
     with Progress("orders", total=captions.num_pictures or None, unit="images", console=console()) as progress:
         for _, texts in captions.read(SkipReport(log=False)):
-            of |= {text: perturb(text, tagger) for text in texts if text not in of}
+            of |= {text: perturb(text, tagger) for text in texts if text not in of and normalize_caption(text)}
             progress.advance()
     return Orders(tagger=tagger.name, of=of)
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import attrs
 
@@ -84,8 +83,8 @@ class Orders:
                     continue
                 if caption not in self.of:
                     raise ValueError(
-                        f"there are no orders of {caption[:60]!r}: the file of orders was written of other captions; "
-                        f"write it anew with mobileclip eval orders"
+                        f"there are no orders of {caption[:60]!r}: the file has those of other captions; write it anew "
+                        f"with mobileclip eval orders"
                     )
                 false = map(normalize_caption, self.of[caption])
                 yield Case(key=key, views=(View(picture.name),), texts=(true, *false))
@@ -101,7 +100,7 @@ def read_orders(path: Path) -> Orders:
     head, *entries = read_entries(str(path), "orders of words")
     return Orders(
         tagger=head.text("tagger"),
-        of={entry.text("caption"): entry.get("orders", _orders, "four texts") for entry in entries},
+        of={entry.text("caption"): entry.texts("orders", "four texts", count=len(PERTURBATIONS)) for entry in entries},
     )
 
 
@@ -112,8 +111,3 @@ def normalize_caption(caption: str) -> str:
     """
     text = _SPACES.sub(" ", _MARKS.sub(" ", caption.lower())).rstrip("\n").strip(" ")
     return " ".join(text.split(" ")[:_MOST_WORDS])
-
-
-def _orders(value: Any) -> tuple[str, ...] | None:
-    there = isinstance(value, list) and len(value) == len(PERTURBATIONS) and all(isinstance(one, str) for one in value)
-    return tuple(value) if there else None

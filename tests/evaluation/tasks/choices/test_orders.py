@@ -228,6 +228,15 @@ def test_without_spacy_it_is_said_what_to_run(sets, tmp_path, monkeypatch):
     assert str(tmp_path / "out" / "orders" / "coco_order.jsonl") in str(caught.value)
 
 
+def test_captions_without_a_word_are_left_out(sets, tmp_path):
+    entries = [{"image": "val2014/red.png", "caption": [" ", "...", "a kite"]}]
+    write(sets / "aro", {"coco_karpathy_test.json": entries})
+    for _ in range(2):  # drawn, and read
+        evaluation = evaluated(ORDER, sets, orders=tmp_path / "orders")
+        assert evaluation.report.keys("no_caption") == tuple(f"val2014/red.png, caption {number}" for number in (0, 1))
+        assert (evaluation.result.num_images, evaluation.result.num_skipped) == (1, 2)
+
+
 def test_other_orders_are_other_questions(sets, tmp_path):
     """What was encoded of others is not taken for these."""
     path = tmp_path / "orders" / "coco_order.jsonl"

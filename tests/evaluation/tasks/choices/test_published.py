@@ -299,7 +299,7 @@ MALFORMED = [
     (RELATION, "7", "holds no annotations, but '7'"),
     (RELATION, "[", "visual_genome_relation.json is no JSON"),
     (RELATION, '[{"image": "a", "image": "b"}]', "is no JSON: the key 'image' is there twice"),
-    (ATTRIBUTES, [{**RELATIONS[0], "attributes": ["red"]}], "entry 0: there are 1 attributes, expected two"),
+    (ATTRIBUTES, [{**RELATIONS[0], "attributes": ["red"]}], "entry 0: attributes is ['red'], expected two attributes"),
     (CREPE, None, "add_att.json is missing: the annotations of SugarCrepe Add Attribute"),
     (
         CREPE,
