@@ -154,6 +154,7 @@ def _findings(
     found = score(benchmark, features)
     metrics = found.result.metrics
     recall = _recall_of_concepts(features.image, features.labels, encode_texts, split)
+    assert found.answers is not None, "a classifier answers every picture"
     keys, predicted = found.answers.keys, found.answers.answers.tolist()
     answers = {key: benchmark.class_names[index] for key, index in zip(keys, predicted, strict=True)}
     scores = Scores(
