@@ -364,8 +364,7 @@ class Collection:
                 Path(output), self.snapshot, self.clip, overwrite=overwrite, show_progress=show_progress
             )
         if Path(output).suffix == parquet.SUFFIX:
-            rows = self.store.all_rows()
-            return parquet.write_rows(Path(output), rows, self.store.about, overwrite=overwrite)
+            return parquet.write_rows(Path(output), self.store.rows(), self.store.about, overwrite=overwrite)
         places, shown = self.snapshot.shown()
         names = tuple(match_of(row, 1.0).name for row in shown)
         image = self.snapshot.vectors[places].astype(np.float32)

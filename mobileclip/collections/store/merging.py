@@ -11,8 +11,6 @@ from mobileclip.collections.store.store import Store
 from mobileclip.progress import Progress
 from mobileclip.terminal import console
 
-_BLOCK = 4096
-
 
 @attrs.frozen(kw_only=True)
 class MergeReport:
@@ -80,16 +78,14 @@ def _merge_one(target: Store, source: Store, report: MergeReport, bar: Progress)
     bar.expect(bar.done + len(chosen))
 
     def rows() -> Iterator[Row]:
-        for start in range(0, len(chosen), _BLOCK):
-            ids = chosen[start : start + _BLOCK]
-            found = source.rows(ids)
-            if len(found) != len(ids):
-                raise ValueError(
-                    f"{source.folder} was written to meanwhile; run this again when that is done: nothing was copied "
-                    "of it"
-                )
-            yield from (attrs.evolve(row, id=None) for row in found)
-            bar.advance(len(ids))
+        start = bar.done
+        for row in source.rows(chosen):
+            yield attrs.evolve(row, id=None)
+            bar.advance()
+        if bar.done - start != len(chosen):
+            raise ValueError(
+                f"{source.folder} was written to meanwhile; run this again when that is done: nothing was copied of it"
+            )
 
     target.append(
         rows(),

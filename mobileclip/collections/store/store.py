@@ -110,15 +110,20 @@ class Store:
                 finally:
                     self._db = None
 
+    def _elsewhere(self) -> Elsewhere | None:
+        """Return what is there in another form, as long as nobody has brought it over."""
+        return None if self.old is None or (self.folder / INDEX).is_file() else self.old
+
     @contextmanager
     def _reading(self) -> Iterator[tuple[sqlite3.Connection, Path]]:
         """Yield a connection, and the folder of the files; of an old index, of a copy that is made of it once."""
         place = self.folder
-        if self.old is not None and not (place / INDEX).is_file():
+        if (old := self._elsewhere()) is not None:
             if self._copy is None:
-                self._copy = Path(tempfile.mkdtemp(prefix="mobileclip-"))
-                weakref.finalize(self, shutil.rmtree, self._copy, ignore_errors=True)
-                _make(self._copy, self.about, self.old)
+                copy = Path(tempfile.mkdtemp(prefix="mobileclip-"))
+                weakref.finalize(self, shutil.rmtree, copy, ignore_errors=True)
+                _make(copy, self.about, old)
+                self._copy = copy
             place = self._copy
         with opened(place / INDEX) as db:
             yield db, place
@@ -126,6 +131,8 @@ class Store:
     @property
     def inputs(self) -> tuple[str, ...]:
         """What was indexed: files, folders and shards, in full."""
+        if (old := self._elsewhere()) is not None:
+            return old.inputs
         with self._reading() as (db, _):
             return tuple(path for (path,) in db.execute("SELECT path FROM inputs ORDER BY rowid"))
 
@@ -139,6 +146,8 @@ class Store:
     @property
     def version(self) -> tuple[int, int]:
         """What is another one whenever the index was written to, or made anew."""
+        if self._elsewhere() is not None:
+            return 0, 0
         with self._reading() as (db, place):
             return int(db.execute("SELECT changes FROM state").fetchone()[0]), (place / INDEX).stat().st_ino
 
@@ -152,24 +161,19 @@ class Store:
         with self._reading() as (db, _):
             return _select(db, columns, ids)
 
-    def rows(self, ids: Sequence[int]) -> list[Row]:
-        """Return rows with their embeddings, those included that were removed by the job that is writing."""
+    def rows(self, ids: Sequence[int] | None = None) -> Iterator[Row]:
+        """Yield rows with their embeddings, those too that the job that is writing has removed; None for all others."""
 
-        def read(db: sqlite3.Connection, vectors: NDArray[np.float16]) -> list[Row]:
+        def read(db: sqlite3.Connection, vectors: NDArray[np.float16]) -> list[tuple[Any, ...]]:
             columns = ("place", *COLUMNS)
-            found = [one for table in ("pictures", "removed") for one in _select(db, columns, ids, table)]
-            return [
-                Row(embedding=None if place is None else vectors[place], **dict(zip(COLUMNS, values, strict=True)))
-                for place, *values in found
-            ]
+            found = [one for table in ("pictures", "removed") for one in _select(db, columns, block, table)]
+            return [(None if place is None else vectors[place], values) for place, *values in found]
 
-        return self._with_vectors(read)
-
-    def all_rows(self) -> Iterator[Row]:
-        """Yield all rows with their embeddings, some at a time."""
-        ids = [number for (number,) in self.values("id")]
+        ids = [number for (number,) in self.values("id")] if ids is None else ids
         for start in range(0, len(ids), _BLOCK):
-            yield from self.rows(ids[start : start + _BLOCK])
+            block = ids[start : start + _BLOCK]
+            for embedding, values in self._with_vectors(read):
+                yield Row(embedding=embedding, **dict(zip(COLUMNS, values, strict=True)))
 
     def matching(self, clauses: Iterable[Clause]) -> NDArray[np.int64]:
         """Return the ids of the pictures that meet all conditions, rising."""

@@ -189,7 +189,7 @@ class Near:
 
 
 def rows(folder):
-    return {name: Near(vector) for name, vector in contents(Collection.open(folder / "index")).items()}
+    return {path: Near(vector) for (path, _), vector in contents(Collection.open(folder / "index")).items()}
 
 
 @pytest.mark.slow

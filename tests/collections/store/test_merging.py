@@ -115,7 +115,7 @@ def test_an_index_that_is_written_to_meanwhile_is_told(make, folders, monkeypatc
     def written(self, ids):
         monkeypatch.undo()
         index.forget(folders[0])
-        return rows(self, ids)
+        yield from rows(self, ids)
 
     monkeypatch.setattr(Store, "rows", written)
     joined = Collection.create_like(tmp_path / "joined", index)
