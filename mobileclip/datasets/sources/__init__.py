@@ -11,7 +11,6 @@ from mobileclip.datasets.sources.lists import JsonLinesSource, TableSource
 from mobileclip.datasets.sources.opening import (
     EXPECTED,
     DataSet,
-    LabelledShardSource,
     as_source,
     is_gathered,
     is_place,
@@ -19,7 +18,7 @@ from mobileclip.datasets.sources.opening import (
     name_of,
     open_data_set,
 )
-from mobileclip.datasets.sources.public_layout import PublicLayoutSource
+from mobileclip.datasets.sources.public_layout import LabelledShardSource, PublicLayoutSource
 from mobileclip.datasets.sources.shards import ShardSource
 
 __all__ = [
