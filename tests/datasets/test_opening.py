@@ -15,6 +15,7 @@ from PIL import Image
 
 import mobileclip.data
 import mobileclip.datasets
+from mobileclip.cli import main
 from mobileclip.data import ImageTextSample, SkipReport, write_shard
 from mobileclip.datasets import (
     ClassFolderSource,
@@ -345,7 +346,7 @@ def test_a_kind_decides_what_a_folder_is(tmp_path):
         as_source(f"labelled_shards:{path}")
 
 
-def test_training_reads_shards_by_whatever_name(tmp_path):
+def test_training_reads_shards_by_whatever_name(tmp_path, capsys):
     """A source in another form is refused, with the command that makes shards of it."""
     path = labelled_shards(tmp_path, names=False)
     named = [str(path), f"shards:{path}", "a/{0..3}.tar", f"shards:{path}/{{00000..00001}}.tar", "s3://bucket/0.tar"]
@@ -355,6 +356,10 @@ def test_training_reads_shards_by_whatever_name(tmp_path):
     for other in (str(captions), f"folder:{captions}", "pairs.csv", "pairs.jsonl"):
         with fails("datasets.tar-shards-training-reads", other):
             shards_of(other)
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "s0", "--data", f"folder:{captions}", "--output", str(tmp_path / "run")])
+    said = f"{stopped.value}{capsys.readouterr().err}"
+    assert f"mobileclip reinforce datacompdr12m --source folder:{captions} --output FOLDER" in said
 
 
 def test_kinds_of_packages(monkeypatch):

@@ -260,7 +260,6 @@ def test_published_choices_do_not_follow_anything():
     ("recipe", "arguments"),
     [
         ("train_s2", ["--data", "nowhere/0.tar"]),
-        ("train_s2", ["--data", "folder:nowhere"]),
         ("train_vit_b16_12m plain", ["--data", "nowhere/{0..3}.tar"]),
         ("reinforce_dfndr2b", ["--source", "nowhere/"]),
         ("finetune", ["--data", "nowhere/"]),

@@ -143,7 +143,7 @@ def read_records(folder: Path, kind: str, about: AboutShard) -> Records:
     if found is not None and found[0] == about:
         records = np.fromfile(path, KINDS[kind], offset=found[1])
         is_known = kind == NAMES or bool((records["extension"] < len(IMAGE_EXTENSIONS)).all())
-        if is_known and zlib.crc32(records.view("u1")) == about.crc32:
+        if is_known and zlib.crc32(records.view("u1").data) == about.crc32:
             return records
         path.unlink()
     raise ValueError(f"{path} is gone or damaged; run this again, and its shard is read anew")

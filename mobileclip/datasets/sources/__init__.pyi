@@ -19,7 +19,6 @@ from .lists import (
 from .opening import (
     EXPECTED as EXPECTED,
     DataSet as DataSet,
-    LabelledShardSource as LabelledShardSource,
     as_source as as_source,
     is_gathered as is_gathered,
     is_place as is_place,
@@ -28,6 +27,7 @@ from .opening import (
     open_data_set as open_data_set,
 )
 from .public_layout import (
+    LabelledShardSource as LabelledShardSource,
     PublicLayoutSource as PublicLayoutSource,
 )
 from .shards import (

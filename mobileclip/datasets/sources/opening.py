@@ -14,8 +14,7 @@ import attrs
 from mobileclip import storage
 from mobileclip.data.images.files import list_folder
 from mobileclip.data.samples.sample import ImageTextSample
-from mobileclip.data.shards.counts import shard_folder
-from mobileclip.data.shards.files import Shards, expand_shards, read_shard, runs_program
+from mobileclip.data.shards.files import Shards, read_shard, runs_program
 from mobileclip.data.skips import SkipReport
 from mobileclip.datasets.sources.access import RowOptions, paths_of
 from mobileclip.datasets.sources.base import TEMPLATES, Source, sources
@@ -23,17 +22,14 @@ from mobileclip.datasets.sources.class_folder import ClassFolderSource
 from mobileclip.datasets.sources.folder import FolderItem, FolderSource
 from mobileclip.datasets.sources.lists import LINES, TABLES, JsonLinesSource, TableSource, is_table
 from mobileclip.datasets.sources.public_layout import (
-    CLASS_NAMES,
-    LabelledShardUnit,
+    LabelledShardSource,
     PublicLayoutSource,
-    class_names_beside,
     files_of_page,
     is_public_layout,
     read_public_layout,
 )
 from mobileclip.datasets.sources.shards import ShardSource, is_folder, is_pattern, shards_in
 from mobileclip.machine import raise_machine_fault
-from mobileclip.strict import strict
 
 DataKind = Literal["classes", "captions"]
 
@@ -66,55 +62,6 @@ class DataSet:
     kind: DataKind
     class_names: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
-
-
-@sources.register("labelled_shards")
-@attrs.frozen(kw_only=True, field_transformer=strict)
-class LabelledShardSource(Source):
-    """Tar shards of images with the number of their class in `.cls`.
-
-    Args:
-        shards: see `ShardSource`.
-        class_names: in the order of the labels.
-        templates: captions with one `{}` where the name of the class goes.
-    """
-
-    shards: tuple[str, ...]
-    class_names: tuple[str, ...]
-    templates: tuple[str, ...] = TEMPLATES
-
-    @classmethod
-    def of(cls, argument: str, *, samples_per_shard: int, rows: RowOptions) -> LabelledShardSource:
-        """Return the shards of a path, a pattern or a folder, with the names in `classnames.txt` beside them."""
-        return cls.beside(ShardSource.of(argument, samples_per_shard=samples_per_shard, rows=rows).shards)
-
-    @classmethod
-    def beside(cls, shards: Sequence[str]) -> LabelledShardSource:
-        """Return shards with the names in `classnames.txt` beside them.
-
-        Raises:
-            ValueError: if there is no such file.
-        """
-        shards = expand_shards(shards)
-        names = class_names_beside(shards[0])
-        if not names:
-            path = storage.join(shard_folder(shards[0]), CLASS_NAMES)
-            raise ValueError(
-                f"the samples of {shards[0]} have the numbers of classes in .cls, but nothing says what they are "
-                f"called; write {path}, a name a line in the order of the numbers"
-            )
-        return cls(shards=shards, class_names=names)
-
-    def units(self) -> tuple[LabelledShardUnit, ...]:
-        """Return a unit for every shard, in the order given.
-
-        Raises:
-            ValueError: see `ShardSource.units`.
-        """
-        return tuple(
-            LabelledShardUnit(name=unit.name, path=unit.path, class_names=self.class_names, templates=self.templates)
-            for unit in ShardSource(shards=self.shards).units()
-        )
 
 
 def as_source(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import attrs
@@ -24,9 +24,11 @@ from mobileclip import storage
 from mobileclip.data.images.formats import IMAGE_EXTENSIONS
 from mobileclip.data.samples.sample import ImageTextSample
 from mobileclip.data.shards.counts import shard_folder
+from mobileclip.data.shards.files import expand_shards
 from mobileclip.data.skips import BadSampleError
-from mobileclip.datasets.sources.base import Source, sources
-from mobileclip.datasets.sources.shards import ShardUnit
+from mobileclip.datasets.sources.access import RowOptions
+from mobileclip.datasets.sources.base import TEMPLATES as DEFAULT_TEMPLATES, Source, sources
+from mobileclip.datasets.sources.shards import ShardSource, ShardUnit
 from mobileclip.strict import split_lines, strict
 
 LayoutKind = Literal["classification", "retrieval"]
@@ -200,6 +202,55 @@ class LabelledShardUnit(ShardUnit):
             metadata = {"label": name}
         return ImageTextSample(
             key=key, captions=captions, image=members[extension], image_extension=extension, metadata=metadata
+        )
+
+
+@sources.register("labelled_shards")
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class LabelledShardSource(Source):
+    """Tar shards of images with the number of their class in `.cls`.
+
+    Args:
+        shards: see `ShardSource`.
+        class_names: in the order of the labels.
+        templates: captions with one `{}` where the name of the class goes.
+    """
+
+    shards: tuple[str, ...]
+    class_names: tuple[str, ...]
+    templates: tuple[str, ...] = DEFAULT_TEMPLATES
+
+    @classmethod
+    def of(cls, argument: str, *, samples_per_shard: int, rows: RowOptions) -> LabelledShardSource:
+        """Return the shards of a path, a pattern or a folder, with the names in `classnames.txt` beside them."""
+        return cls.beside(ShardSource.of(argument, samples_per_shard=samples_per_shard, rows=rows).shards)
+
+    @classmethod
+    def beside(cls, shards: Sequence[str]) -> LabelledShardSource:
+        """Return shards with the names in `classnames.txt` beside them.
+
+        Raises:
+            ValueError: if there is no such file.
+        """
+        shards = expand_shards(shards)
+        names = class_names_beside(shards[0])
+        if not names:
+            path = storage.join(shard_folder(shards[0]), CLASS_NAMES)
+            raise ValueError(
+                f"the samples of {shards[0]} have the numbers of classes in .cls, but nothing says what they are "
+                f"called; write {path}, a name a line in the order of the numbers"
+            )
+        return cls(shards=shards, class_names=names)
+
+    def units(self) -> tuple[LabelledShardUnit, ...]:
+        """Return a unit for every shard, in the order given.
+
+        Raises:
+            ValueError: see `ShardSource.units`.
+        """
+        return tuple(
+            LabelledShardUnit(name=unit.name, path=unit.path, class_names=self.class_names, templates=self.templates)
+            for unit in ShardSource(shards=self.shards).units()
         )
 
 
