@@ -1,6 +1,5 @@
 from .catalogue import (
     SUITES as SUITES,
-    SuiteName as SuiteName,
     find_task as find_task,
     is_data_set as is_data_set,
     suite_tasks as suite_tasks,
