@@ -21,7 +21,6 @@ from mobileclip.collections.store import (
     FinishedFile,
     Row,
     Store,
-    database,
     is_on_network,
     take_snapshot,
 )
@@ -288,7 +287,8 @@ def test_whoever_may_only_read_the_folder_reads_the_index(index, old, tmp_path, 
 
 
 def test_on_a_disk_of_the_network_it_does_without_a_log(index, monkeypatch):
-    monkeypatch.setattr(database, "is_on_network", lambda _: True)
+    mounts = f"/dev/sda / ext4 rw 0 0\nhost:/a {index.folder.parent} nfs4 rw 0 0\n"
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: mounts)
     with index.writing(), ThreadPoolExecutor(1) as pool:
         index.append([row("a")])
         assert pool.submit(held, index.folder).result() == {"a": 1}
