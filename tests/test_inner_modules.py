@@ -12,7 +12,6 @@ ROOT = Path(__file__).parents[1]
 MOST = 39
 REASONS = {
     "mobileclip.cli.sharing": "what the flags of several commands build",
-    "mobileclip.collections.store.database": "a folder on another machine is pretended",
     "mobileclip.data.loading.keeping": "a list of more than 134 million uids is not sorted",
     "mobileclip.data.loading.chunks": "a reader gives up after 100,000 samples in a row",
     "mobileclip.data.samples.inflate": "zlib-ng and zlib are tried in one process, and their steps counted",
