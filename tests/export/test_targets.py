@@ -64,6 +64,7 @@ BY_DEFAULT = {("torch", "float32"), ("torch", "int8"), ("onnx", "int8-weights"),
 EVERY = [
     pytest.param(target, precision, marks=[pytest.mark.slow] * ((target, precision) not in BY_DEFAULT))
     for target in targets
+    if target != "coreai"  # whose runtime reads no further than it needs, so that not every cut is seen
     for precision in (targets[target].precisions if target not in WRITTEN_ELSEWHERE else ("float32",))
 ]
 
@@ -85,7 +86,7 @@ def answers(path, file, target, inputs):
 
 
 @pytest.mark.parametrize(("target", "precision"), EVERY)
-def test_a_target_keeps_the_contract(target, precision, convolutional, tmp_path):
+def test_a_target_keeps_the_contract(target, precision, convolutional, transformers, tmp_path):
     pytest.importorskip(NEEDED.get(target, "torch"))
     if target in WRITTEN_ELSEWHERE:
         # Another machine wrote it, whose report this one's may differ from in the last digits.
@@ -96,7 +97,9 @@ def test_a_target_keeps_the_contract(target, precision, convolutional, tmp_path)
         return
     # In 8 bits random weights rank more captions otherwise than the gate lets them.
     samples = few_samples() if precision == "int8" else None
-    check_target(convolutional, ExportSpec(out=tmp_path / "out", target=target, precision=precision), samples=samples)
+    # OpenVINO 2026.4 compiles no 1 x 1 convolution of one pixel with a compressed weight.
+    model = transformers if (target, precision) == ("openvino", "int8-weights") else convolutional
+    check_target(model, ExportSpec(out=tmp_path / "out", target=target, precision=precision), samples=samples)
 
 
 @pytest.mark.parametrize("target", in_turn("onnx", slow=("openvino", "executorch", "coreai", "coreml")))
@@ -134,6 +137,12 @@ def test_layers_beyond_half_precision_stay_in_float32(target, tmp_path):
     if target == "coreml":
         kinds = {one.outputs[0].dtype.__name__ for one in of_kind(folder / text.file, "linear")}
         assert kinds == {"fp16", "fp32"}
+    elif target == "openvino":
+        # Where the processor has float16, it computes all in that.
+        model = import_quietly("openvino").Core().read_model(folder / text.file)
+        products = [node for node in model.get_ordered_ops() if node.get_type_name() == "MatMul"]
+        assert {node.get_element_type().get_type_name() for node in products[:-1]} == {"f16"}
+        assert products[-1].get_element_type().get_type_name() == "f32"
     else:
         assert read_report(folder).passed, read_report(folder).failures
 
@@ -167,10 +176,9 @@ def test_int8_is_every_layer_but_those_that_are_kept(target, tower, convolutiona
     assert not left
     assert not stored.others
     if tower == "text":
-        (table,) = stored.tables
-        assert table.dtype == np.float16
         weight = export.encoder.token_embedding.weight
-        assert np.array_equal(table, weight.detach().half().numpy())
+        rounded = weight.detach().half().numpy()
+        assert any(table.dtype == np.float16 and np.array_equal(table, rounded) for table in stored.tables)
         assert weight.dtype == torch.float32, "the model stays as it is"
 
 
@@ -506,9 +514,19 @@ def test_openvino_sends_nothing_and_compiles_a_text_tower_for_one_thread(tmp_pat
 
 
 @pytest.mark.slow
-def test_core_ai_answers_where_an_event_loop_runs(shallow, tmp_path):
+def test_core_ai_answers_where_an_event_loop_runs_and_refuses_damaged_models(shallow, tmp_path):
     pytest.importorskip(NEEDED["coreai"])
     folder = export_model(shallow, ExportSpec(out=tmp_path / "out", target="coreai"), show_progress=False)
+    assert verify_export(folder, show_progress=False) == read_report(folder)
+    assert read_report(folder).passed, read_report(folder).failures
+    for part in ("main.mlirb", "metadata.json"):
+        damaged = shutil.copytree(folder, tmp_path / part)
+        (damaged / "text.aimodel" / part).write_bytes(b"damaged")
+        sign(damaged)
+        with fails("export.written-elsewhere-whose-runtime"):
+            verify_export(damaged)
+        with pytest.raises(ValueError, match=r"text.aimodel cannot be compiled by Core AI"):
+            verify_export(damaged, trust=True, show_progress=False)
 
     async def in_a_notebook():
         return mobileclip.load(folder).encode_image(bundled_samples().images)

@@ -85,8 +85,8 @@ def test_four_bits_are_refused_by_name(plain_torch, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tower", ["image", "text"])
-def test_openvino_stores_them_by_its_own_tools(model, tower, tmp_path):
-    export = one_tower(model, tower, target="openvino", precision="int8-weights", every=24)
+def test_openvino_stores_them_by_its_own_tools(transformers, tower, tmp_path):
+    export = one_tower(transformers, tower, target="openvino", precision="int8-weights", every=24)
     written = {}
     for name, layers in (("few", ()), ("more", [name for name, _ in stored_layers(export.encoder)[1::3]])):
         path = tmp_path / f"{name}.xml"

@@ -48,6 +48,19 @@ class Function:
         return tuple(torch.from_numpy(np.array(found[name].numpy())) for name in outputs)
 
 
+def require_entry(path: Path) -> None:
+    """Refuse a model that Apple's own reader does not find one function in.
+
+    Raises:
+        RuntimeError: if it does not; the runtime reads some damaged models all the same.
+    """
+    from coreai.authoring import AIModelAsset
+
+    summary = AIModelAsset.load(path).summary(include_statistics=False)
+    if summary is None or list(summary.function_names) != [ENTRY]:
+        raise RuntimeError(f"it has no function {ENTRY!r} alone")
+
+
 def _wait(coroutine: Coroutine[Any, Any, Answer]) -> Answer:
     """Return what a coroutine gives; the caller may be in an event loop of its own, as notebooks are."""
     return asyncio.run_coroutine_threadsafe(coroutine, _loop()).result()

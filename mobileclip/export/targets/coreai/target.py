@@ -15,7 +15,7 @@ from torch import Tensor
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.spec import TextDtype
 from mobileclip.export.targets.base import CPU, Format, Run, Written, device_called, refuse_threads
-from mobileclip.export.targets.coreai.runtime import ENTRY, Function
+from mobileclip.export.targets.coreai.runtime import ENTRY, Function, require_entry
 from mobileclip.export.targets.native_stderr import kept_stderr, text_of
 from mobileclip.export.towers.graph import TowerExport
 from mobileclip.extras import needed
@@ -83,6 +83,7 @@ class CoreAITarget(Format):
         refuse_threads(num_threads, "Core AI")
         with kept_stderr() as said:
             try:
+                require_entry(path)
                 function = Function(path)
             except (RuntimeError, KeyError) as error:
                 raise ValueError(
