@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -101,14 +100,9 @@ def least_agreement(num_queries: int) -> float:
     Args:
         num_queries: at least 1.
     """
-    log_same, log_changed, up_to = math.log(LEAST_AGREEMENT), math.log1p(-LEAST_AGREEMENT), 0.0
-    for changed in range(num_queries):
-        same = num_queries - changed
-        ways = math.lgamma(num_queries + 1) - math.lgamma(changed + 1) - math.lgamma(same + 1)
-        up_to += math.exp(ways + changed * log_changed + same * log_same)
-        if 1 - up_to <= _CHANCE:
-            return same / num_queries
-    return 0.0
+    from scipy.stats import binom
+
+    return 1 - int(binom.ppf(1 - _CHANCE, num_queries, 1 - LEAST_AGREEMENT)) / num_queries
 
 
 def first_results(queries: Tensor, keys: Tensor) -> Tensor:

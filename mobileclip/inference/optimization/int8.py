@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mobileclip.encoders import DualEncoder
 from mobileclip.extras import needed
-from mobileclip.inference.comparison.measuring import LEAST_AGREEMENT, first_results
+from mobileclip.inference.comparison.measuring import first_results, least_agreement
 from mobileclip.inference.comparison.samples import bundled_samples
 from mobileclip.inference.optimization.layers import is_grouped, weighted_layers
 from mobileclip.inference.optimization.openvino_quiet import openvino_model
@@ -73,8 +73,9 @@ class Calibration:
         """
         same = self._found_first(embeddings) == self._found_first(expected)
         agreement = float(same.double().mean())
-        if agreement < LEAST_AGREEMENT:
-            return f"{agreement:.1%} of {len(same)} first results are as in float32, expected {LEAST_AGREEMENT:.0%}"
+        least = least_agreement(len(same))
+        if agreement < least:
+            return f"{agreement:.1%} of {len(same)} first results are as in float32, expected at least {least:.1%}"
         return ""
 
     def _found_first(self, embeddings: Tensor) -> Tensor:
