@@ -330,6 +330,7 @@ class Collection:
             pictures=_several(image),
             known=[self.snapshot.vectors[self.snapshot.place(one)].astype(np.float32) for one in like],
             without=[str(one) for one in _several(without)],
+            reduced=self.store.about.decode == "fast",
         )
         return nearest_matches(self.snapshot, self.graphs, query, k, where=where, all_frames=all_frames)
 

@@ -75,6 +75,25 @@ def test_pictures_are_indexed_and_found(index, photos, clip):
     assert [match.score for match in by_text] == pytest.approx(np.sort(scores)[::-1], abs=2e-3)
 
 
+def test_a_picture_is_searched_with_as_those_of_the_index_were_read(index, tmp_path, telling_file):
+    """The same picture scores as its own row does; read in the other way, it would not."""
+    noise = np.random.default_rng(0).integers(0, 256, (1200, 1600, 3), dtype=np.uint8)
+    photo = tmp_path / "noise.jpg"
+    Image.fromarray(noise).save(photo, quality=95)
+    rows = []
+    for decode in ("exact", "fast"):
+        folder = tmp_path / decode
+        Collection.create(folder, ModelSource(checkpoint=str(telling_file))).add(
+            str(photo), options=IndexOptions(show_progress=False, decode=decode)
+        )
+        found = Collection.open(folder)
+        (by_picture,) = found.search(image=str(photo), k=1)
+        (by_row,) = found.search(like=[by_picture.id], k=1)
+        assert by_picture.score == pytest.approx(by_row.score, abs=1e-6)
+        rows.append(found.snapshot.vectors[0].astype(np.float32))
+    assert rows[0] @ rows[1] < 1 - 1e-4
+
+
 def test_a_query_is_turned_away_from_what_is_not_wanted(index, photos):
     add(index, photos)
     liked = index.search(image=photos / "2.png", k=6)

@@ -63,6 +63,7 @@ def update(
     store.append(inputs=found.inputs)
     set_aside: tuple[SetAside, ...] = ()
     if work:
+        store.note_decode(options.decode)
         encoder = FileEncoder(store=store, known=known, writer=writer, options=options, trust=trust)
         set_aside = encoder.share(work, engine) if engine is not None else _encode_apart_if_lost(encoder, work, clip)
     else:

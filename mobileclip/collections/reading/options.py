@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import attrs
 from attrs import validators
 
 from mobileclip.collections.reading.videos import Frames
+from mobileclip.collections.store.about import Decode
 from mobileclip.hardware.precision import FastPrecision
 from mobileclip.strict import strict
 
@@ -31,7 +30,7 @@ class IndexOptions:
 
     batch_size: int = attrs.field(default=32, validator=validators.gt(0))
     num_workers: int = attrs.field(default=1, validator=validators.gt(0))
-    decode: Literal["fast", "exact"] = "fast"
+    decode: Decode = "fast"
     video_frames: Frames = "seconds"
     video_seconds: float = attrs.field(default=10.0, validator=validators.ge(1))
     precision: FastPrecision = "bfloat16"

@@ -36,6 +36,7 @@ def direction_of(
     pictures: Sequence[Picture],
     known: Sequence[Vector],
     without: Sequence[str],
+    reduced: bool,
 ) -> Vector:
     """Return the direction between all that is wanted, turned away from what is not.
 
@@ -48,6 +49,7 @@ def direction_of(
         pictures: what they are like: paths, or the bytes of files.
         known: embeddings of what they are like, of shape (dim,).
         without: what they do not show.
+        reduced: whether pictures are decoded no larger than they need to be, as those of the index were.
 
     Raises:
         ValueError: if nothing is wanted.
@@ -55,7 +57,7 @@ def direction_of(
     """
     if not any(text.strip() for text in texts) and not pictures and not known:
         raise ValueError("there is nothing to search for; give a text, or a picture")
-    wanted = [*_of_texts(clip, texts), *(_of_picture(clip(), one) for one in pictures), *known]
+    wanted = [*_of_texts(clip, texts), *(_of_picture(clip(), one, reduced=reduced) for one in pictures), *known]
     query = np.mean(wanted, axis=0)
     if without:
         query = query - _AWAY * np.mean(_of_texts(clip, without), axis=0)
@@ -105,10 +107,10 @@ def _of_texts(clip: Callable[[], ImageTextModel], texts: Sequence[str]) -> list[
     return list(clip().encode_text(list(texts)).numpy()) if texts else []
 
 
-def _of_picture(clip: ImageTextModel, picture: Picture) -> Vector:
+def _of_picture(clip: ImageTextModel, picture: Picture, *, reduced: bool) -> Vector:
     """Return the embedding of a picture, which is read as those of the index are."""
     name = "the picture" if isinstance(picture, bytes) else f"image {str(picture)!r}"
     data = picture if isinstance(picture, bytes) else read_image_file(storage.local_path(str(picture)), LIMITS, name)
-    pixels = read_tower_image(data, clip.transform, reduced=True, name=name).pixels
+    pixels = read_tower_image(data, clip.transform, reduced=reduced, name=name).pixels
     embedding: Vector = clip.encode_pixels(torch.from_numpy(pixels)[None]).numpy()[0]
     return embedding

@@ -15,7 +15,9 @@ from mobileclip.inference.identity import ModelIdentity
 from mobileclip.inference.loading import holds_weights, load_identified, spec_known_by_name
 from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.serialization import from_json
-from mobileclip.strict import strict
+from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
+
+Decode = Literal["fast", "exact"]
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -102,6 +104,7 @@ class About:
         version: see `ModelIdentity`.
         dim: numbers in an embedding.
         model: where the model comes from.
+        decode: how pictures were read when the index was last brought up to date, see `IndexOptions`.
 
     Raises:
         ValueError: if a value is none of these.
@@ -113,6 +116,7 @@ class About:
     version: str
     dim: int = attrs.field(validator=validators.gt(0))
     model: ModelSource = ModelSource()
+    decode: Decode = attrs.field(default="fast", metadata=LEFT_OUT_AT_DEFAULT)
 
     @property
     def identity(self) -> ModelIdentity:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from mobileclip import storage
 from mobileclip.collections.store import vectors as files
-from mobileclip.collections.store.about import About, FinishedFile
+from mobileclip.collections.store.about import About, Decode, FinishedFile
 from mobileclip.collections.store.database import INDEX, opened, told
 from mobileclip.collections.store.old import MANIFEST, Elsewhere, find_elsewhere, is_old_file
 from mobileclip.collections.store.rows import COLUMNS, INSERT, SCHEMA, Row
@@ -254,6 +254,13 @@ class Store:
         with self._transaction() as db:
             db.executemany("DELETE FROM finished WHERE path = ?", ((path,) for path in paths))
             db.executemany("DELETE FROM inputs WHERE path = ?", ((path,) for path in inputs))
+
+    def note_decode(self, decode: Decode) -> None:
+        """Remember how pictures are read, so that one that is searched with is read alike."""
+        if decode != self.about.decode:
+            self.about = attrs.evolve(self.about, decode=decode)
+            with self._transaction() as db:
+                db.execute("UPDATE state SET about = ?", (to_json(self.about),))
 
     def compact(self) -> None:
         """Drop what was removed, and write the embeddings anew without it, if it is much."""
