@@ -104,7 +104,7 @@ def write_chart(panels: Sequence[Panel], path: storage.AnyPath, *, size: tuple[f
             axes.minorticks_off()
         if panel.from_zero:
             axes.set_ylim(bottom=0)
-        if panel.has_legend:
+        if panel.has_legend and axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small")
     for axes in places[len(panels) :]:
         axes.set_axis_off()

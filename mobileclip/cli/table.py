@@ -65,8 +65,8 @@ COMMANDS = Commands(
     """
     Fast image-text models: use, search, measure and train them.
 
-    With `--import MODULE`, any command first imports a module of your own, by its name or the path of its file, whose
-    decorators register parts. `mobileclip --version` says which version this is.
+    `mobileclip --version` says which version this is. With `--import MODULE`, any command first imports a module of
+    your own, by its name or the path of its file, whose decorators register parts.
     """,
     {
         "use a model": {

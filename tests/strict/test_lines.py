@@ -11,6 +11,7 @@ from mobileclip.strict import split_lines
 ROOT = Path(mobileclip.__file__).parent
 # What programs say, for a message or a choice: no line of it is a record.
 SAID_BY_PROGRAMS = {
+    "collections/store/database.py",
     "engines/ray.py",
     "export/targets/litert/convert.py",
     "inference/optimization/optimizing.py",
