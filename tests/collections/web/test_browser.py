@@ -191,7 +191,7 @@ def test_empty_changing_and_broken_indexes_are_told(tmp_path, telling_file, widt
         page.wait_for(f"{STATUS}.startsWith('The index has changed')")
         (full.path.parent / "photos" / "1.png").unlink()
         search(page, "a cat")
-        page.wait_for("document.querySelectorAll('.tile .gone').length === 1")
+        page.wait_for(f"{TILES} === 8 && document.body.innerText.includes('new.png')")  # what is gone is not found
         (full.path / "index.sqlite").write_bytes(b"no database")
         search(page, "a cat")
         page.wait_for(f"{STATUS}.includes('damaged')")
