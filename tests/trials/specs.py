@@ -79,7 +79,9 @@ def of_field(annotation: Any, turn: Iterator[int]) -> Iterator[tuple[str, Callab
     """Yield JSON for a field of such an annotation, and what has to become of it."""
     kind, optional = scalar(annotation)
     if kind is Literal:
-        wrong: tuple[str, ...] = ('"nonsense"', "1", "true", "[]", '""')
+        inner = annotation if get_origin(annotation) is Literal else get_args(annotation)[0]
+        right = {json.dumps(value) for value in get_args(inner)}
+        wrong: tuple[str, ...] = tuple(raw for raw in ('"nonsense"', "1", "true", "[]", '""') if raw not in right)
     elif kind in WRONG:
         wrong = tuple(raw for raw in WRONG[kind] if raw != "null" or not optional)
     elif get_origin(kind) is tuple:
