@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -168,7 +167,8 @@ def _hash(value: Any) -> str:
 
 def _num_bytes(name: str) -> int | None:
     """Return the size of a shard on this machine, None where it is not known."""
-    if is_here(name):
-        with suppress(OSError):
-            return local_path(name).stat().st_size
-    return None
+    try:
+        # No `Path` of each: of 65,536 names they took longer than the answers.
+        return os.stat(name if "://" not in name else local_path(name)).st_size if is_here(name) else None  # noqa: PTH116
+    except OSError:
+        return None
