@@ -77,8 +77,12 @@ class Saving:
     world: World
     signals: Postponed
     saved_step: int
-    _saved_at: float = attrs.field(factory=lambda: time.monotonic(), init=False)  # noqa: PLW0108  a test has a clock of its own
+    _saved_at: float = attrs.field(init=False)
     _known_lost: int = attrs.field(default=0, init=False)
+
+    @_saved_at.default
+    def _began_at(self) -> float:
+        return time.monotonic()
 
     @property
     def wishes(self) -> Wishes:
