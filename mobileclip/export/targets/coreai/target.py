@@ -9,7 +9,6 @@ from importlib import import_module
 from pathlib import Path
 
 import attrs
-import torch
 from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
@@ -19,14 +18,8 @@ from mobileclip.export.targets.coreai.runtime import ENTRY, Function, require_en
 from mobileclip.export.targets.native_stderr import kept_stderr, text_of
 from mobileclip.export.towers.graph import TowerExport
 from mobileclip.extras import needed
-from mobileclip.hardware.precision import Precision
+from mobileclip.hardware.precision import Precision, dtype_of
 from mobileclip.terminal.silence import SILENCING
-
-_DTYPES: dict[Precision, torch.dtype] = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
 
 
 @attrs.frozen
@@ -66,7 +59,7 @@ class CoreAITarget(Format):
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), kept_stderr():
             # PyTorch's own deprecations, and a bar of the converter.
             warnings.simplefilter("ignore")
-            program = tower.program(_DTYPES[precision]).run_decompositions(get_decomp_table())
+            program = tower.program(dtype_of(precision)).run_decompositions(get_decomp_table())
             converter = TorchConverter().add_exported_program(
                 program, input_names=[tower.input_name], output_names=tower.output_names, entrypoint_name=ENTRY
             )

@@ -14,17 +14,10 @@ from mobileclip.export.targets.base import CPU, Format, Run, Written, device_cal
 from mobileclip.export.targets.openvino.int8 import quantized, with_eight_bits
 from mobileclip.export.towers.graph import TowerExport
 from mobileclip.extras import needed
-from mobileclip.hardware.precision import PRECISIONS, Precision
+from mobileclip.hardware.precision import PRECISIONS, Precision, dtype_of
 from mobileclip.hardware.threads import threads_or_default
 from mobileclip.inference.optimization.openvino_quiet import PROCESSOR_OPTIONS, converted, import_quietly, openvino_core
 
-_DTYPES: dict[Precision, torch.dtype] = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "int8": torch.float32,
-    "int8-weights": torch.float32,
-}
 # What a device must be able to do, and what it is asked for then: without a hint, or with one for float16 that it has
 # not got, a processor with bfloat16 computes everything in that.
 _HINTS: dict[Precision, tuple[str, str]] = {"float16": ("FP16", "f16"), "bfloat16": ("BF16", "bf16")}
@@ -63,7 +56,7 @@ class OpenVINOTarget(Format):
         """Write one tower."""
         openvino = import_quietly("openvino")
         precision = tower.spec.precision
-        model = converted(tower.program(_DTYPES[precision]))
+        model = converted(tower.program(dtype_of("float32" if precision.startswith("int8") else precision)))
         batch = -1 if tower.spec.dynamic_batch else 1
         model.reshape([batch, *tower.input_shape])
         for output, name in zip(model.outputs, tower.output_names, strict=True):

@@ -16,10 +16,9 @@ from mobileclip.export.targets.pt2e import layers_alone, quiet, rounded_program
 from mobileclip.export.targets.torch.pt2 import load_pt2, readable
 from mobileclip.export.towers.graph import TowerExport
 from mobileclip.extras import needed
-from mobileclip.hardware.precision import Precision
+from mobileclip.hardware.precision import Precision, dtype_of
 from mobileclip.hardware.threads import threads_or_default, torch_threads
 
-_DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # `aten.relu_.default`; not `aten.__and__.Tensor`.
 _IN_PLACE = re.compile(r"aten\.\w*[a-z0-9]_\.\w+")
 _LARGEST_WEIGHT = 64
@@ -50,7 +49,7 @@ class TorchTarget(Format):
             ImportError: if int8 is asked for, and what it needs is not installed.
         """
         precision = tower.spec.precision
-        program = _in_int8(tower) if precision == "int8" else tower.program(_DTYPES[precision])
+        program = _in_int8(tower) if precision == "int8" else tower.program(dtype_of(precision))
         if _writes_in_place(program):
             with quiet():
                 program = program.run_decompositions({})
