@@ -13,7 +13,7 @@ from mobileclip.blocks.conv_ffn import ConvFFN
 from mobileclip.blocks.conv_norm import ConvNorm
 from mobileclip.blocks.downsample import Downsample
 from mobileclip.blocks.drop_path import DropPath
-from mobileclip.blocks.heads import ConvPoolHead, EndTokenPool
+from mobileclip.blocks.heads import ConvPoolHead, EndTokenPool, MeanTokenPool
 from mobileclip.blocks.large_kernel import LargeKernelConv
 from mobileclip.blocks.mobileone import MobileOneBlock
 from mobileclip.blocks.recomputing import (  # for the house
@@ -50,6 +50,7 @@ __all__ = [
     "LargeKernelConv",
     "MakeActivation",
     "MakeNorm",
+    "MeanTokenPool",
     "MobileOneBlock",
     "PatchStem",
     "RepCPE",

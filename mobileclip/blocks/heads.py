@@ -75,4 +75,49 @@ class EndTokenPool(nn.Module):
         Shape:
             `(batch, tokens)` to `(batch,)`.
         """
-        return (ids if self.end_id is None else (ids == self.end_id).int()).argmax(dim=-1)
+        return end_position(ids, self.end_id)
+
+
+class MeanTokenPool(nn.Module):
+    """Average the features of a text's tokens, from the first to its end token; padding does not count.
+
+    `y[i] = mean(features[i, : end[i] + 1])`.
+
+    Shape:
+        features `(batch, tokens, dim)` and ids `(batch, tokens)` to `(batch, dim)`.
+
+    Args:
+        end_id: see `EndTokenPool`.
+
+    Examples:
+        >>> features = torch.tensor([[[2.0], [4.0], [9.0]]])
+        >>> MeanTokenPool()(features, torch.tensor([[5, 9, 0]]))
+        tensor([[3.]])
+    """
+
+    def __init__(self, *, end_id: int | None = None) -> None:
+        super().__init__()
+        self.end_id = end_id
+
+    def forward(self, features: Tensor, ids: Tensor) -> Tensor:
+        """Return the mean of each text's features."""
+        places = torch.arange(ids.shape[1], device=ids.device)
+        inside = (places <= self.position(ids)[:, None]).to(features.dtype)[..., None]
+        return (features * inside).sum(dim=1) / inside.sum(dim=1)
+
+    def position(self, ids: Tensor) -> Tensor:
+        """Return where each text ends; see `EndTokenPool.position`."""
+        return end_position(ids, self.end_id)
+
+
+def end_position(ids: Tensor, end_id: int | None) -> Tensor:
+    """Return where each text ends.
+
+    Shape:
+        `(batch, tokens)` to `(batch,)`.
+
+    Args:
+        ids: of texts.
+        end_id: the end token's; None for the highest id of each text, which CLIP's is.
+    """
+    return (ids if end_id is None else (ids == end_id).int()).argmax(dim=-1)

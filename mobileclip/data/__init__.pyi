@@ -41,8 +41,10 @@ from .loading.ablations import (
 )
 from .loading.batch import (
     Batch as Batch,
+    ImageBatch as ImageBatch,
     LabelledBatch as LabelledBatch,
     ReinforcedBatch as ReinforcedBatch,
+    TextBatch as TextBatch,
 )
 from .loading.batch_source import (
     BatchSource as BatchSource,
@@ -72,6 +74,10 @@ from .loading.stage import (
     keep_samples as keep_samples,
     make_examples as make_examples,
     read_shards as read_shards,
+)
+from .loading.texts import (
+    TextPipeline as TextPipeline,
+    TextPipelineSpec as TextPipelineSpec,
 )
 from .randomness import (
     derived_seed as derived_seed,
@@ -123,6 +129,10 @@ from .skips import (
     SkipReport as SkipReport,
     attempt as attempt,
     made_or_skip as made_or_skip,
+)
+from .text.stored import (
+    StoredTexts as StoredTexts,
+    TextsCard as TextsCard,
 )
 from .text.tokenizer import (
     Tokenizer as Tokenizer,

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Literal, get_args
 
 import attrs
 import torch
 from attrs import validators
 from torch import Tensor, nn
 
-from mobileclip.blocks import Attention, BlockSequence, EndTokenPool, TextRepMixerBlock, TransformerLayer
+from mobileclip.blocks import Attention, BlockSequence, EndTokenPool, MeanTokenPool, TextRepMixerBlock, TransformerLayer
 from mobileclip.blocks.recomputing import ActivationCheckpointing
-from mobileclip.encoders.checks import DEPTH, WIDTH, check_heads, odd
+from mobileclip.encoders.checks import WIDTH, check_heads, odd
 from mobileclip.encoders.families import TextEncoderSpec, text_encoder_families
-from mobileclip.strict import strict
+from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
+
+# Without any layer, a tower is a bag of tokens.
+_DEPTH = [validators.ge(0), validators.le(1 << 12)]
+
+TextPool = Literal["end", "mean"]
+TEXT_POOLS: tuple[TextPool, ...] = get_args(TextPool)
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -22,6 +29,7 @@ class _LayersSpec(TextEncoderSpec):
 
     width: int = attrs.field(default=512, validator=WIDTH)
     num_heads: int = attrs.field(default=8, validator=WIDTH)
+    pool: TextPool = attrs.field(default="end", validator=validators.in_(TEXT_POOLS), metadata=LEFT_OUT_AT_DEFAULT)
 
     def __attrs_post_init__(self) -> None:
         """Check that the heads share the width."""
@@ -46,7 +54,8 @@ class TextTransformerSpec(_LayersSpec):
     Args:
         width: width of the tokens.
         num_heads: attention heads per layer; divides `width`.
-        depth: number of layers.
+        depth: number of layers; 0 with `pool="mean"` makes a bag of tokens.
+        pool: what an embedding is read from: the features at the `end` token, or the `mean` of the text's tokens.
         causal: whether a token sees earlier ones only (MobileCLIP-B); otherwise padding is attended to as well.
 
     Source: MobileCLIP section 3.1, "Base".
@@ -57,7 +66,7 @@ class TextTransformerSpec(_LayersSpec):
         torch.Size([3, 8])
     """
 
-    depth: int = attrs.field(default=12, validator=DEPTH)
+    depth: int = attrs.field(default=12, validator=_DEPTH)
     causal: bool = False
 
     @property
@@ -79,6 +88,7 @@ class MCtSpec(_LayersSpec):
         width: width of the tokens.
         num_heads: attention heads per layer; divides `width`.
         depth: number of transformer layers between the two RepMixer blocks.
+        pool: see `TextTransformerSpec`.
         kernel_size: number of tokens that a RepMixer sees, odd.
         layer_scale: initial value of the RepMixers' layer scales.
 
@@ -90,7 +100,7 @@ class MCtSpec(_LayersSpec):
         ['TextRepMixerBlock', 'TransformerLayer', 'TextRepMixerBlock']
     """
 
-    depth: int = attrs.field(default=4, validator=[validators.ge(0), validators.le(1 << 12)])
+    depth: int = attrs.field(default=4, validator=_DEPTH)
     kernel_size: int = attrs.field(default=11, validator=odd)
     layer_scale: float = 1e-5
     causal = False
@@ -108,6 +118,9 @@ class MCtSpec(_LayersSpec):
         return _encoder(self, [first, *_transformer_layers(self, self.depth), last])
 
 
+_POOLS: dict[TextPool, type[EndTokenPool | MeanTokenPool]] = {"end": EndTokenPool, "mean": MeanTokenPool}
+
+
 def _transformer_layers(spec: TextTransformerSpec | MCtSpec, depth: int) -> list[nn.Module]:
     return [TransformerLayer(spec.width, num_heads=spec.num_heads, causal=spec.causal) for _ in range(depth)]
 
@@ -120,7 +133,7 @@ def _encoder(spec: TextTransformerSpec | MCtSpec, layers: list[nn.Module]) -> Te
         layers,
         nn.Linear(width, spec.embedding_dim, bias=False),
         context_length=spec.input.context_length,
-        pool=EndTokenPool(end_id=spec.input.pooled_id),
+        pool=_POOLS[spec.pool](end_id=spec.input.pooled_id),
         spec=spec,
     )
     nn.init.normal_(encoder.token_embedding.weight, std=0.02)
@@ -139,7 +152,7 @@ def _encoder(spec: TextTransformerSpec | MCtSpec, layers: list[nn.Module]) -> Te
 
 
 class TextEncoder(ActivationCheckpointing, nn.Module):
-    """A text encoder read at the end token: `y = project(norm(pool(layers(embed(tokens)), tokens)))`.
+    """A text encoder: `y = project(norm(pool(layers(embed(tokens)), tokens)))`.
 
     Shape:
         ids `(batch, tokens)` to embeddings `(batch, embedding_dim)`, tokens at most `context_length`.
@@ -147,9 +160,9 @@ class TextEncoder(ActivationCheckpointing, nn.Module):
     Args:
         token_embedding: from ids to vectors of the layers' width.
         layers: what transforms the tokens, `(batch, tokens, width)` in and out.
-        project: from the end token's features to embeddings.
+        project: from the pooled features to embeddings.
         context_length: number of positions.
-        pool: reads the end token's features.
+        pool: from the features of all tokens to those of the text.
         spec: what built it, which checkpoints hold; None for one that was put together by hand.
 
     Source: MobileCLIP section 3.1; Radford et al., "Learning Transferable Visual Models", section 2.4.
@@ -168,7 +181,7 @@ class TextEncoder(ActivationCheckpointing, nn.Module):
         project: nn.Linear,
         *,
         context_length: int,
-        pool: EndTokenPool,
+        pool: EndTokenPool | MeanTokenPool,
         spec: TextTransformerSpec | MCtSpec | None = None,
     ) -> None:
         super().__init__()
@@ -189,7 +202,7 @@ class TextEncoder(ActivationCheckpointing, nn.Module):
     def token_features(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features of every token, and which of them are of the text: up to its end token.
 
-        What `forward` projects is the features at the end token.
+        What `forward` projects is read from them: at the end token, or as the mean of the text's, see `pool`.
 
         Shape:
             ids `(batch, tokens)` to features `(batch, tokens, width)`, and a mask `(batch, tokens)` of booleans.

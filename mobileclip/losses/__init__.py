@@ -20,6 +20,7 @@ from mobileclip.losses.reinforced import (
     teacher_targets,
 )
 from mobileclip.losses.specs import LossSpec, LossTerms, losses
+from mobileclip.losses.texts import TextDistillationLoss, TextDistillationLossSpec
 
 PairLossSpec = DistillingLossSpec = ReinforcedLossSpec
 
@@ -37,6 +38,8 @@ __all__ = [
     "SigmoidLoss",
     "SigmoidLossSpec",
     "TargetDivergence",
+    "TextDistillationLoss",
+    "TextDistillationLossSpec",
     "dense_loss",
     "distillation_loss",
     "distillation_target_kl",

@@ -28,6 +28,7 @@ from mobileclip.reinforce.teachers import (
     TransformersTeacher,
     build_ensemble,
 )
+from mobileclip.reinforce.texts import TextTeacher, reinforce_texts
 from mobileclip.reinforce.verify import Verification, verify
 
 __all__ = [
@@ -53,11 +54,13 @@ __all__ = [
     "Teacher",
     "TeacherEnsemble",
     "TeacherSpec",
+    "TextTeacher",
     "TransformersTeacher",
     "Verification",
     "build_ensemble",
     "estimate",
     "measure_agreement",
     "reinforce",
+    "reinforce_texts",
     "verify",
 ]

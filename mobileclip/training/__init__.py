@@ -12,6 +12,7 @@ from mobileclip.training.loss_scale import LossScale
 from mobileclip.training.objectives.classification import ClassificationObjective, CrossEntropySpec
 from mobileclip.training.objectives.objective import ImageTextObjective, Objective, build_objective
 from mobileclip.training.objectives.selection import SelectionSpec
+from mobileclip.training.objectives.texts import TextDistillationObjective
 from mobileclip.training.optimizer import (
     AdamWSpec,
     OptimizerSpec,
@@ -45,6 +46,7 @@ __all__ = [
     "Schedule",
     "SelectionSpec",
     "StudentSpec",
+    "TextDistillationObjective",
     "TrainingResult",
     "TrainingSpec",
     "World",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from torch import nn
 
-from mobileclip.data import Batch, BatchSource, ColumnPipelineSpec, ReinforcedPipelineSpec
+from mobileclip.data import Batch, BatchSource, ColumnPipelineSpec, ReinforcedPipelineSpec, TextPipelineSpec
 from mobileclip.datasets import LabelledPipelineSpec
 from mobileclip.encoders import ClassifierSpec, DualEncoderSpec
 from mobileclip.registry import Registry
@@ -15,19 +15,15 @@ from mobileclip.serialization import open_family
 
 @runtime_checkable
 class StudentSpec(Protocol):
-    """What a run needs of the spec of its model, an attrs class; with a `text.input`, that is checked as well.
+    """What a run needs of the spec of its model, an attrs class; with `image` and `text`, their `input` is checked.
 
-    Others than `DualEncoderSpec` and `ClassifierSpec` are registered in `students`, or stand at the top of a module
-    that is imported.
+    Others than `DualEncoderSpec`, `ClassifierSpec` and text towers are registered in `students`, or stand at the top of
+    a module that is imported.
 
     Examples:
         >>> isinstance(mobileclip.specs.mobileclip_s0(), StudentSpec)
         True
     """
-
-    @property
-    def image(self) -> Any:
-        """What holds the contract of the images as `input`."""
 
     def build(self) -> nn.Module:
         """Return a new model, which has its spec as `spec`, and whatever the run's objective calls."""
@@ -60,7 +56,9 @@ pipelines: Registry[type[DataSpec]] = Registry("pipeline")
 """Specs of data to train on by name; third parties add theirs here or by an entry point in `mobileclip.pipeline`."""
 
 open_family(StudentSpec, students, own=(DualEncoderSpec, ClassifierSpec))
-open_family(DataSpec, pipelines, own=(ReinforcedPipelineSpec, ColumnPipelineSpec, LabelledPipelineSpec))
+open_family(
+    DataSpec, pipelines, own=(ReinforcedPipelineSpec, ColumnPipelineSpec, LabelledPipelineSpec, TextPipelineSpec)
+)
 
 if TYPE_CHECKING:
     # A checker knows what the library's own have beside.

@@ -14,7 +14,15 @@ from torch import nn
 
 from mobileclip import storage
 from mobileclip.data import ReinforcedPipelineSpec, ReinforcementCard, read_samples
-from mobileclip.encoders import Classifier, ClassifierSpec, DualEncoderSpec, load_backbone, load_model, save_model
+from mobileclip.encoders import (
+    Classifier,
+    ClassifierSpec,
+    DualEncoderSpec,
+    TextEncoderSpec,
+    load_backbone,
+    load_model,
+    save_model,
+)
 from mobileclip.encoders.checkpoints.files import write_tensors
 from mobileclip.hardware.devices import AUTO
 from mobileclip.inputs import ImageInput, TextInput
@@ -43,7 +51,7 @@ class RunSpec:
     """A whole training run.
 
     Args:
-        model: the student: a `DualEncoderSpec`, a `ClassifierSpec`, or any `StudentSpec`.
+        model: the student: a `DualEncoderSpec`, a `ClassifierSpec`, a text tower's spec, or any `StudentSpec`.
         data: what it trains on: a pipeline of the library, or any `DataSpec`; its `batch_size` is that of all processes
             together.
         training: how it trains; the loss of a classifier is `CrossEntropySpec`, or one with an objective of its own.
@@ -81,7 +89,7 @@ class RunSpec:
                 name = kind.__name__
                 raise ValueError(f"{type(part).__name__} is no {name}; mobileclip.training.{name} says what one has")
         for name in ("image", "text"):
-            wanted, given = getattr(self.model, name, None), getattr(self.data, name, None)
+            wanted, given = _tower(self.model, name), getattr(self.data, name, None)
             if wanted is not None and given is not None:
                 _check_contract(name, wanted.input, given)
         if hasattr(self.model, "num_classes") and hasattr(self.data, "num_classes"):
@@ -93,10 +101,11 @@ class RunSpec:
     @property
     def resolved(self) -> RunSpec:
         """The same run; its model's text contract has the text of a tokenizer of its own, which it is saved with."""
-        if not (isinstance(self.model, DualEncoderSpec) and hasattr(self.data, "text")):
+        if not (isinstance(self.model, DualEncoderSpec | TextEncoderSpec) and hasattr(self.data, "text")):
             return self
-        text = attrs.evolve(self.model.text, input=self.data.text)
-        return attrs.evolve(self, model=attrs.evolve(self.model, text=text))
+        text = attrs.evolve(_tower(self.model, "text"), input=self.data.text)
+        whole = isinstance(self.model, DualEncoderSpec)
+        return attrs.evolve(self, model=attrs.evolve(self.model, text=text) if whole else text)
 
     @property
     def card(self) -> ReinforcementCard | None:
@@ -168,11 +177,16 @@ def run(
 
 def _save(model: nn.Module, spec: Any, path: str) -> None:
     """Write the trained model; of a class that the library does not know, the weights and the spec in their header."""
-    if type(spec) in (DualEncoderSpec, ClassifierSpec):
+    if type(spec) in (DualEncoderSpec, ClassifierSpec) or isinstance(spec, TextEncoderSpec):
         save_model(model, path)
     else:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         write_tensors(path, tensors, {"mobileclip.student": to_json(spec, unstructure_as=StudentSpec)})
+
+
+def _tower(model: Any, name: str) -> Any:
+    """Return what has the contract of images or texts as `input`; None where a model takes none of them."""
+    return model if isinstance(model, TextEncoderSpec) and name == "text" else getattr(model, name, None)
 
 
 def _check_contract(name: str, wanted: ImageInput | TextInput, given: ImageInput | TextInput) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, distributed, multiprocessing, nn
 from torch.nn import functional as F
 
-from mobileclip.losses import LossSpec
+from mobileclip.losses import LossSpec, TextDistillationLossSpec
 from mobileclip.losses.tiled import tiles
 from tests.losses.embeddings import SPECS, STUDENT, random_batch
 
@@ -67,6 +67,18 @@ def trained(spec: LossSpec, size: int, rank: int | None = None, group: distribut
     model = student if group is None else nn.parallel.DistributedDataParallel(student, process_group=group)
     spec.build(process_group=group)(**model(inputs)).total.backward()
     return {name: parameter.grad for name, parameter in student.named_parameters()}
+
+
+def texts(size: int, rank: int | None = None, group: distributed.ProcessGroup | None = None) -> dict[str, Tensor]:
+    """Return the distillation of texts and its gradient, of this process's rows or of all."""
+    generator = torch.Generator().manual_seed(size)
+    student, teacher = torch.randn(2, size * LOCAL_BATCH, 5, generator=generator, dtype=torch.float64)
+    rows = slice(None) if rank is None else slice(rank * LOCAL_BATCH, (rank + 1) * LOCAL_BATCH)
+    student = student[rows].requires_grad_()
+    terms = TextDistillationLossSpec(relation_weight=3.0).build(process_group=group)(student, teacher[rows])
+    terms.total.backward()
+    named = {f"{name} term": value.detach() for name, value in terms._asdict().items()}
+    return named | {"student": student.grad, "total": terms.total.detach()}
 
 
 def refused(loss: torch.nn.Module, inputs: dict[str, Tensor]) -> str:
@@ -133,6 +145,7 @@ def in_groups(rank: int, folder: str) -> None:
             loss = copy.deepcopy(spec.build(process_group=group)).double()  # a copy keeps its group
             inputs = local_batch(spec, size, members.index(rank))
             results[f"{name} {size}"] = value_and_gradients(loss, inputs)
+        results[f"texts {size}"] = texts(size, members.index(rank), group)
         spec = SPECS["reinforced"]
         results[f"trained {size}"] = trained(spec, size, members.index(rank), group)
         inputs = local_batch(spec, size, members.index(rank), dtype=torch.bfloat16)

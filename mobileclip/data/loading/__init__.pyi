@@ -1,8 +1,10 @@
 from .ablations import ColumnPipelineSpec as ColumnPipelineSpec, OnlinePipelineSpec as OnlinePipelineSpec
 from .batch import (
     Batch as Batch,
+    ImageBatch as ImageBatch,
     LabelledBatch as LabelledBatch,
     ReinforcedBatch as ReinforcedBatch,
+    TextBatch as TextBatch,
     empty_shared as empty_shared,
     join_batches as join_batches,
     stack_pixels as stack_pixels,

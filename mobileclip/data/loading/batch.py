@@ -24,15 +24,11 @@ class Batch:
 
     To torch it is a pytree of its tensors, which keeps its texts.
 
-    Shape: image (B, 3, S, S) uint8, in the order of `torch.channels_last`.
-
     Args:
         keys: the samples' keys.
-        image: the augmented images; `mobileclip.data.normalize_pixels` makes a model's input of them, on its device.
     """
 
     keys: tuple[str, ...]
-    image: Tensor
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -83,7 +79,35 @@ BatchType_co = TypeVar("BatchType_co", bound=Batch, covariant=True)
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class LabelledBatch(Batch):
+class ImageBatch(Batch):
+    """B images.
+
+    Shape: image (B, 3, S, S) uint8, in the order of `torch.channels_last`.
+
+    Args:
+        image: the augmented images; `mobileclip.data.normalize_pixels` makes a model's input of them, on its device.
+    """
+
+    image: Tensor
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class TextBatch(Batch):
+    """B texts, with what a teacher said of them.
+
+    Shape: text (B, context length) int64; teacher_text (B, D) float32.
+
+    Args:
+        text: ids of the texts.
+        teacher_text: the teacher's embeddings of the texts, or of their translations.
+    """
+
+    text: Tensor
+    teacher_text: Tensor
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class LabelledBatch(ImageBatch):
     """B images of classes.
 
     Shape: label (B,) int64.
@@ -96,7 +120,7 @@ class LabelledBatch(Batch):
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class ReinforcedBatch(Batch):
+class ReinforcedBatch(ImageBatch):
     """B image-text samples, with what teachers said about them where there are any.
 
     Shape: image (B, 3, S, S) uint8; text, syn_text (B, context length) int64; teacher_image, teacher_text,
@@ -141,7 +165,7 @@ def _unflattened(values: Iterable[Any], context: Any) -> Batch:
     return batch
 
 
-for _cls in (Batch, LabelledBatch, ReinforcedBatch):
+for _cls in (Batch, ImageBatch, TextBatch, LabelledBatch, ReinforcedBatch):
     pytree.register_pytree_node(_cls, _flattened, _unflattened, flatten_with_keys_fn=_flattened_with_keys)
 
 

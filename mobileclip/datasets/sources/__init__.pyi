@@ -33,3 +33,9 @@ from .public_layout import (
 from .shards import (
     ShardSource as ShardSource,
 )
+from .text_pairs import (
+    TextColumns as TextColumns,
+    TextPair as TextPair,
+    read_all_text_pairs as read_all_text_pairs,
+    read_text_pairs as read_text_pairs,
+)

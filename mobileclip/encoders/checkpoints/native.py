@@ -98,7 +98,8 @@ def of_run(tensors: dict[str, Tensor], metadata: dict[str, str]) -> tuple[dict[s
         return tensors, metadata
     prefix = next((one for one in _OF_RUN if any(name.startswith(one) for name in tensors)), _OF_RUN[-1])
     own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    kind = "classifier" if '"num_classes"' in metadata["model"] else "dual_encoder"
+    held = (("num_classes", "classifier"), ("image", "dual_encoder"))
+    kind = next((kind for key, kind in held if f'"{key}"' in metadata["model"]), "text_encoder")
     return own, {"mobileclip.kind": kind, "mobileclip.form": "training", "mobileclip.spec": metadata["model"]}
 
 

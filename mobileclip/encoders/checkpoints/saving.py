@@ -105,6 +105,11 @@ def _check_place(spec: ModelSpec, layout: Layout) -> None:
                     f"the {layout.name} layout has no place for a {type(part).__name__}, which the code that reads it "
                     f"cannot build; {own}"
                 )
+        if isinstance(tower, TextTransformerSpec | MCtSpec) and tower.pool != "end":
+            raise ValueError(
+                f"the code that reads the {layout.name} layout reads a text at its end token, and this text tower the "
+                f"{tower.pool} of its tokens; {own}"
+            )
         if not has_projection(tower) and not layout.has_bare_towers:
             raise ValueError(
                 f"the {layout.name} layout is of image towers with a projection, which this one is without; {own}"

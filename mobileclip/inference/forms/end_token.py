@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from torch import Tensor, nn
 
-from mobileclip.blocks import EndTokenPool
+from mobileclip.blocks import EndTokenPool, MeanTokenPool
 from mobileclip.encoders import TextEncoder, TextEncoderSpec
 from mobileclip.inputs import TextInput
 
+TextPool: TypeAlias = EndTokenPool | MeanTokenPool
 
-def cut_behind_the_end(tokens: Tensor, pool: EndTokenPool) -> Tensor:
+
+def cut_behind_the_end(tokens: Tensor, pool: TextPool) -> Tensor:
     """Return the tokens of a batch that a causal tower's embeddings depend on.
 
-    No token sees a later one, and the embedding is read at the end token: the batch is cut behind the last of its end
-    tokens. Towers of other kinds attend to the padding.
+    No token sees a later one, and the embedding is read up to the end token: the batch is cut behind the last of its
+    end tokens. Towers of other kinds attend to the padding.
 
     Shape:
         `(batch, context_length)` to `(batch, tokens)`.
@@ -39,8 +43,8 @@ def reads_text(tower: nn.Module) -> bool:
     return isinstance(getattr(tower, "spec", None), TextEncoderSpec) or isinstance(tower, TextEncoder)
 
 
-def causal_pool(tower: object) -> EndTokenPool | None:
-    """Return what reads the end token of a causal text tower of the library; None for any other tower."""
-    if isinstance(tower, TextEncoder) and tower.spec is not None and tower.spec.causal:
+def causal_pool(tower: object) -> TextPool | None:
+    """Return what reads the tokens of a text tower of the library none of which sees a later one; None for others."""
+    if isinstance(tower, TextEncoder) and tower.spec is not None and (tower.spec.causal or not len(tower.layers)):
         return tower.pool
     return None

@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobileclip.blocks import Attention, TextRepMixerBlock, TransformerLayer
+from mobileclip.blocks import Attention, EndTokenPool, TextRepMixerBlock, TransformerLayer
 from mobileclip.blocks.repmixer import as_map, as_sequence
 from mobileclip.encoders import TextEncoder, ViT
 from mobileclip.reparam import is_hooked, some_outputs, with_children
@@ -31,6 +31,8 @@ def with_one_token(tower: nn.Module) -> nn.Module:
     if of_one_token is None:
         return tower
     assert isinstance(tower, TextEncoder | ViT)
+    if isinstance(tower, TextEncoder) and not (isinstance(tower.pool, EndTokenPool) and len(tower.layers)):
+        return tower
     layers = list(tower.layers)[:-1]
     reads_one = _reading_one(tower.layers[-1])
     if reads_one is None:

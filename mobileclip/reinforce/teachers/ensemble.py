@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
 
 import attrs
 import torch
@@ -106,17 +107,37 @@ class TeacherEnsemble:
         return self._join(lambda teacher: teacher.encode_texts(texts))
 
     def _join(self, encode: Callable[[Teacher], Tensor]) -> Tensor:
-        embeddings = []
-        for teacher in self.teachers:
-            embedding = encode(teacher).float()
-            if embedding.shape[-1] != teacher.dim:
-                raise ValueError(
-                    f"teacher {teacher.name} says that its dim is {teacher.dim}, but its embeddings have "
-                    f"{embedding.shape[-1]}; correct its dim"
-                )
-            if not bool(torch.isfinite(embedding).all()):
-                raise NotFiniteError(
-                    f"teacher {teacher.name} gave NaN or infinity; check its weights and its precision"
-                )
-            embeddings.append(F.normalize(embedding, dim=-1))
-        return torch.cat(embeddings, dim=-1)
+        return torch.cat([unit_embeddings(teacher, encode(teacher)) for teacher in self.teachers], dim=-1)
+
+
+class NamedTeacher(Protocol):
+    """What is said of a teacher whose embeddings are wrong, and what they should be."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+
+    @property
+    def dim(self) -> int:
+        """Dim of its embeddings."""
+
+
+def unit_embeddings(teacher: NamedTeacher, embedding: Tensor) -> Tensor:
+    """Return a teacher's embeddings in float32 and of unit length.
+
+    Shape:
+        (batch, dim) -> the same.
+
+    Raises:
+        ValueError: if they have another dim than it says.
+        NotFiniteError: if some are not finite.
+    """
+    embedding = embedding.float()
+    if embedding.shape[-1] != teacher.dim:
+        raise ValueError(
+            f"teacher {teacher.name} says that its dim is {teacher.dim}, but its embeddings have "
+            f"{embedding.shape[-1]}; correct its dim"
+        )
+    if not bool(torch.isfinite(embedding).all()):
+        raise NotFiniteError(f"teacher {teacher.name} gave NaN or infinity; check its weights and its precision")
+    return F.normalize(embedding, dim=-1)

@@ -11,3 +11,4 @@ from .selection import (
     choose_pairs as choose_pairs,
     evaluating as evaluating,
 )
+from .texts import TextDistillationObjective as TextDistillationObjective

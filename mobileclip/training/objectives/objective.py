@@ -58,8 +58,9 @@ class Objective(nn.Module, ABC):
             )
         self.spec = spec
         self.model = model
-        # Kept: the model makes its spec anew whenever it is asked, which the compiler does not follow.
-        self._contract = self.image_input
+        if hasattr(model.spec, "image"):
+            # Kept: the model makes its spec anew whenever it is asked, which the compiler does not follow.
+            self._contract = self.image_input
         self.loss = spec.loss.build(process_group=world.group)
         self.range_augment = None if spec.range_augment is None else spec.range_augment.build()
         self.loss_scale = LossScale() if spec.precision == "float16" else None
@@ -85,7 +86,7 @@ class Objective(nn.Module, ABC):
 
     @property
     def image_input(self) -> ImageInput:
-        """What the model expects as its image."""
+        """What the model expects as its image; one of texts alone is never asked."""
         contract: ImageInput = self.model.spec.image.input
         return contract
 

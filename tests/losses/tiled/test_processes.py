@@ -11,7 +11,7 @@ from torch import distributed
 
 from mobileclip.losses import dense_loss
 from tests.losses.embeddings import SPECS
-from tests.losses.processes import SCALE, SIZES, local_batch, spawn, trained, value_and_gradients, whole_batch
+from tests.losses.processes import SCALE, SIZES, local_batch, spawn, texts, trained, value_and_gradients, whole_batch
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,11 @@ def test_the_mean_is_the_whole_batch(results, name, size):
     assert_mean_is_whole(parts, whole, rtol=1e-12, atol=1e-12)
     dense = dense_loss(spec, **whole_batch(spec, size), logit_scale=SCALE, logit_bias=-3.0).total
     torch.testing.assert_close(whole["total"], dense.detach(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_texts_are_distilled_as_one_batch(results, size):
+    assert_mean_is_whole([one[f"texts {size}"] for one in results[4 - size :]], texts(size), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -1,0 +1,169 @@
+"""Batches of stored texts: which ones a step has is a function of the spec and the step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import attrs
+import numpy as np
+from attrs import validators
+
+from mobileclip.data.loading.batch import TextBatch
+from mobileclip.data.loading.order import StreamPosition
+from mobileclip.data.randomness import seeded_rng
+from mobileclip.data.skips import Skip
+from mobileclip.data.text import Tokenizer
+from mobileclip.data.text.stored import StoredTexts, TextsCard
+from mobileclip.inputs import TextInput
+from mobileclip.processes import this_process
+from mobileclip.strict import strict
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class TextPipelineSpec:
+    """The choices of a pipeline of texts with a teacher's embeddings.
+
+    Args:
+        texts: folder of stored texts, see `mobileclip.reinforce.reinforce_texts`.
+        batch_size: texts of a step: in a training run of all processes together, which divide it among them; the
+            pipeline by itself gives every process batches of so many.
+        text: the student's text contract.
+        shares: of every batch by language, such as `{"de": 2, "fr": 1}`, in any unit; languages that are left out are
+            not seen. None takes every text as often as any other.
+        seed: of the order.
+
+    Raises:
+        ValueError: if a number is out of its range, such as a share.
+
+    Examples:
+        >>> TextPipelineSpec(texts="texts", batch_size=256, text=mobileclip.inputs.TextInput(context_length=16)).seed
+        0
+    """
+
+    texts: Path = attrs.field(converter=Path)
+    batch_size: int = attrs.field(validator=validators.gt(0))
+    text: TextInput
+    shares: Mapping[str, float] | None = None
+    seed: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        """Check that every share is one."""
+        wrong = [name for name, share in (self.shares or {}).items() if not share > 0]
+        if wrong:
+            raise ValueError(f"shares are above 0, and those of {', '.join(map(repr, wrong))} are not; leave them out")
+
+    def build(self) -> TextPipeline:
+        """Return the pipeline.
+
+        Raises:
+            FileNotFoundError: if there are no stored texts.
+            ValueError: see `TextPipeline`.
+        """
+        return TextPipeline(self)
+
+
+class TextPipeline:
+    """Batches of texts without end, each process's share of them.
+
+    Every language's texts come in an order of their own, again and again in another one; the languages are mixed so
+    that after any number of samples each has had its share to within one text.
+
+    Args:
+        spec: its choices.
+
+    Raises:
+        FileNotFoundError, ValueError: see `StoredTexts`; a ValueError too if shares name a language that no text has.
+    """
+
+    def __init__(self, spec: TextPipelineSpec) -> None:
+        self.spec = spec
+        self.texts = StoredTexts(spec.texts)
+        self._tokenizer = Tokenizer(spec.text)
+        self._place = this_process()
+        shares = self._shares(self.texts.card)
+        self._languages = [self.texts.by_language[name] for name in shares]
+        self._weights = np.array(list(shares.values())) / sum(shares.values())
+        self._permutation = lru_cache(maxsize=2 * len(shares))(self._drawn)
+
+    def _shares(self, card: TextsCard) -> dict[str, float]:
+        if not self.spec.shares:
+            return {name: float(count) for name, count in card.languages.items()}
+        unknown = [name for name in self.spec.shares if name not in card.languages]
+        if unknown:
+            raise ValueError(
+                f"shares name {', '.join(map(repr, unknown))}, and {self.texts.folder} has texts of "
+                f"{', '.join(map(repr, card.languages))}"
+            )
+        return dict(self.spec.shares)
+
+    def stream(self, position: StreamPosition) -> Iterator[TextBatch]:
+        """Yield this process's share of the batches from a position on.
+
+        Raises:
+            ValueError: if the position is one in other texts.
+        """
+        if position.data and position.data != self.texts.card.digest:
+            raise ValueError(
+                f"the checkpoint was trained on other texts than {self.texts.folder} holds; give it those, or another "
+                "output folder"
+            )
+        step = position.first_batch
+        while True:
+            yield self.batch(step)
+            step += 1
+
+    def position(self, num_batches: int) -> StreamPosition:
+        """Return the position behind so many batches."""
+        return StreamPosition(first_batch=num_batches, data=self.texts.card.digest)
+
+    def take_skips(self, num_batches: int) -> Sequence[Skip]:
+        """Return nothing: no stored text is left out."""
+        del num_batches
+        return ()
+
+    def batch(self, step: int) -> TextBatch:
+        """Return this process's share of a step."""
+        whole = self.spec.batch_size * self._place.size
+        numbers = self._numbers(step * whole, (step + 1) * whole)[self._place.rank :: self._place.size]
+        texts, teacher = self.texts.at(numbers.tolist())
+        keys = tuple(str(number) for number in numbers)
+        return TextBatch(keys=keys, text=self._tokenizer(texts), teacher_text=teacher)
+
+    def _numbers(self, start: int, stop: int) -> np.ndarray:
+        """Return the numbers of the texts of samples `start` to `stop` of the run, mixed."""
+        found = [
+            self._of_language(language, int(first), int(last))
+            for language, (first, last) in enumerate(
+                zip(counts_after(start, self._weights), counts_after(stop, self._weights), strict=True)
+            )
+        ]
+        numbers = np.concatenate(found)
+        return numbers[np.argsort(seeded_rng(self.spec.seed, "mix", start).random(len(numbers)), kind="stable")]
+
+    def _of_language(self, language: int, first: int, last: int) -> np.ndarray:
+        own = self._languages[language]
+        turns = np.arange(first, last)
+        return np.array([own[self._permutation(language, turn // len(own))[turn % len(own)]] for turn in turns], int)
+
+    def _drawn(self, language: int, epoch: int) -> np.ndarray:
+        rng = seeded_rng(self.spec.seed, "texts", language, epoch)
+        return np.argsort(rng.random(len(self._languages[language])), kind="stable")
+
+
+def counts_after(num_samples: int, shares: np.ndarray) -> np.ndarray:
+    """Return how many of so many samples are of each kind: kind `k` has its turns `i` at the times `(i + 1/2) / share`.
+
+    So every count is within one of its share or so, and none ever falls.
+
+    Shape: shares (K,), which sum to 1 -> (K,) int64, which sum to `num_samples`.
+    """
+    counts = np.floor(num_samples * shares + 0.5).astype(np.int64)
+    while (excess := int(counts.sum()) - num_samples) != 0:
+        if excess > 0:
+            last = np.where(counts > 0, (counts - 0.5) / shares, -np.inf)
+            counts[len(shares) - 1 - int(last[::-1].argmax())] -= 1
+        else:
+            counts[int(((counts + 0.5) / shares).argmin())] += 1
+    return counts

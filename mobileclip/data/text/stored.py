@@ -1,0 +1,198 @@
+"""Texts with what a teacher said of them, stored once: what a text tower is distilled from.
+
+A folder holds parts, `00000.safetensors` and so on, each with its texts, their languages and the teacher's embeddings,
+and `texts.json`, which is written last and says whose embeddings they are. Several texts may share an embedding, as
+translations of one sentence do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import attrs
+import numpy as np
+import torch
+from attrs import validators
+from torch import Tensor
+
+from mobileclip.serialization import from_json, to_json
+from mobileclip.storage import read_bytes, write_text
+from mobileclip.strict import strict
+from mobileclip.tensor_files import CheckpointError, read_tensors
+
+CARD = "texts.json"
+_MAX_CARD_BYTES = 1 << 24
+_TYPES = {
+    "text": torch.uint8,
+    "end": torch.int64,
+    "language": torch.int32,
+    "embedding": torch.int32,
+    "teacher": torch.float16,
+}
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class TextsCard:
+    """What a folder of stored texts says of itself.
+
+    Args:
+        teacher: name of the teacher.
+        weights_sha256: of its weights, see `mobileclip.tensor_files.weights.weights_sha256`.
+        dim: of its embeddings.
+        space: identity of the model whose space they are in, as JSON; empty where nothing says it.
+        languages: number of texts by language, in the order of their numbers in the parts; `""` where none is said.
+        parts: number of texts of every part, in order.
+    """
+
+    teacher: str
+    weights_sha256: str
+    dim: int = attrs.field(validator=validators.gt(0))
+    space: str = ""
+    languages: Mapping[str, int] = attrs.field(validator=validators.min_len(1))
+    parts: tuple[int, ...] = attrs.field(validator=validators.min_len(1))
+
+    @property
+    def digest(self) -> str:
+        """What tells one set of stored texts from another."""
+        return hashlib.sha256(to_json(self).encode()).hexdigest()[:16]
+
+
+def part_name(number: int) -> str:
+    """Return the file name of a part."""
+    return f"{number:05d}.safetensors"
+
+
+def write_texts_card(folder: Path, card: TextsCard) -> None:
+    """Write the card, which makes a folder of parts complete."""
+    write_text(folder / CARD, to_json(card, indent=1) + "\n")
+
+
+def part_tensors(
+    texts: Sequence[str], languages: Sequence[int], embeddings: Sequence[int], teacher: Tensor
+) -> dict[str, Tensor]:
+    """Return what a part holds.
+
+    Shape: teacher (E, D).
+
+    Args:
+        texts: N of them.
+        languages: the number of each text's language.
+        embeddings: which row of `teacher` is each text's.
+        teacher: embeddings, of unit length.
+    """
+    encoded = [text.encode("utf-8", errors="replace") for text in texts]
+    return {
+        "text": torch.from_numpy(np.frombuffer(b"".join(encoded), dtype=np.uint8).copy()),
+        "end": torch.tensor([len(one) for one in encoded], dtype=torch.int64).cumsum(0),
+        "language": torch.tensor(languages, dtype=torch.int32),
+        "embedding": torch.tensor(embeddings, dtype=torch.int32),
+        "teacher": teacher.to(torch.float16).contiguous(),
+    }
+
+
+@attrs.frozen
+class _Part:
+    """The numbers of one part, which stay in the file."""
+
+    text: np.ndarray
+    end: np.ndarray
+    language: np.ndarray
+    embedding: np.ndarray
+    teacher: np.ndarray
+
+    @classmethod
+    def opened(cls, path: Path, *, count: int, dim: int, num_languages: int) -> _Part:
+        """Open a part.
+
+        Raises:
+            ValueError: if it is damaged, or another one than the card says.
+        """
+        tensors, _ = read_tensors(path, mmap=True)
+        wrong = [name for name, dtype in _TYPES.items() if name not in tensors or tensors[name].dtype != dtype]
+        if wrong or tensors.keys() != _TYPES.keys():
+            raise CheckpointError(f"{path} is no part of stored texts: it lacks {', '.join(wrong) or 'nothing'}")
+        part = cls(**{name: tensor.numpy() for name, tensor in tensors.items()})
+        rows = {len(part.end), len(part.language), len(part.embedding)}
+        fits = rows == {count} and part.teacher.ndim == 2 and part.teacher.shape[1] == dim
+        if not fits or not part.is_sound(num_languages):
+            raise CheckpointError(
+                f"{path} is another part than {CARD} says, of {count} texts and embeddings of {dim} numbers; write the "
+                "folder again"
+            )
+        return part
+
+    def is_sound(self, num_languages: int) -> bool:
+        """Whether every text has a place, a language and an embedding."""
+        return (
+            bool((np.diff(self.end, prepend=0) >= 0).all())
+            and int(self.end[-1]) == len(self.text)
+            and 0 <= int(self.language.min()) <= int(self.language.max()) < num_languages
+            and 0 <= int(self.embedding.min()) <= int(self.embedding.max()) < len(self.teacher)
+        )
+
+    def text_at(self, row: int) -> str:
+        """Return a text."""
+        start = self.end[row - 1] if row else 0
+        return self.text[start : self.end[row]].tobytes().decode("utf-8", errors="replace")
+
+
+class StoredTexts:
+    """A folder of texts with a teacher's embeddings, which stay in their files until they are asked for.
+
+    Args:
+        folder: that `mobileclip.reinforce.reinforce_texts` wrote.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or it is not complete.
+        ValueError: if the card or a part is damaged.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        try:
+            content = read_bytes(self.folder / CARD, limit=_MAX_CARD_BYTES)
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"{self.folder} has no {CARD}: it is no folder of stored texts, or its writing was stopped; finish it "
+                "with the same mobileclip.reinforce.reinforce_texts"
+            ) from None
+        self.card = from_json(content.decode(), TextsCard)
+        self._ends = np.cumsum(self.card.parts)
+        self._parts = [
+            _Part.opened(
+                self.folder / part_name(number),
+                count=count,
+                dim=self.card.dim,
+                num_languages=len(self.card.languages),
+            )
+            for number, count in enumerate(self.card.parts)
+        ]
+
+    def __len__(self) -> int:
+        """Return the number of texts."""
+        return int(self._ends[-1])
+
+    @cached_property
+    def by_language(self) -> dict[str, np.ndarray]:
+        """The numbers of the texts of every language, ascending."""
+        languages = np.concatenate([part.language for part in self._parts])
+        return {name: np.flatnonzero(languages == number) for number, name in enumerate(self.card.languages)}
+
+    def at(self, numbers: Sequence[int]) -> tuple[list[str], Tensor]:
+        """Return texts and the teacher's embeddings of them.
+
+        Shape: N numbers -> N texts, (N, D) float32.
+        """
+        places = np.searchsorted(self._ends, numbers, side="right")
+        rows = np.asarray(numbers) - np.concatenate([[0], self._ends])[places]
+        texts: list[str] = [""] * len(rows)
+        embeddings = np.empty((len(rows), self.card.dim), dtype=np.float32)
+        for place in np.unique(places):
+            part, here = self._parts[place], np.flatnonzero(places == place)
+            embeddings[here] = part.teacher[part.embedding[rows[here]]]
+            for index in here.tolist():
+                texts[index] = part.text_at(int(rows[index]))
+        return texts, torch.from_numpy(embeddings)

@@ -1,0 +1,142 @@
+"""Texts for a text tower to learn, from files of lines and from tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import attrs
+
+from mobileclip import storage
+from mobileclip.data.skips import BadSampleError
+from mobileclip.datasets.sources.text_rows import CSV, JSON, TSV, TextForm, TextRows, check_plain
+from mobileclip.strict import parse_json
+
+_FORMS = {".jsonl": JSON, ".csv": CSV, ".tsv": TSV}
+_LINES = TextForm(delimiter=None)
+MAX_TEXT = 10_000
+"""Characters of a text; towers read a few hundred."""
+
+
+@attrs.frozen(kw_only=True)
+class TextPair:
+    """A text, and the one that the teacher is given in its place.
+
+    Args:
+        text: what the student reads.
+        teacher_text: what the teacher reads: a translation, or the same text.
+        language: of the text, such as `de`; empty where nothing says it.
+    """
+
+    text: str
+    teacher_text: str
+    language: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class TextColumns:
+    """Which columns of a table hold what.
+
+    Args:
+        text: what the student reads.
+        teacher: what the teacher reads; a table without this column gives it the same text.
+        language: language of the text.
+        default_language: of texts whose row names none.
+    """
+
+    text: str = "text"
+    teacher: str = "teacher_text"
+    language: str = "language"
+    default_language: str = ""
+
+
+def read_text_pairs(path: storage.AnyPath, columns: TextColumns | None = None) -> Iterator[TextPair | BadSampleError]:
+    """Yield the texts of a file in order, and what is wrong with a row in the place of one that cannot be used.
+
+    `.jsonl`, `.csv` and `.tsv` with a header, and `.parquet` are tables; of any other file, every line is a text.
+
+    Args:
+        path: of the file, a path or an address.
+        columns: of a table.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if a table has no column of texts, or a file is compressed.
+        ImportError: if the file is Parquet and Arrow is not installed.
+    """
+    columns = TextColumns() if columns is None else columns
+    suffix = "." + storage.file_name(path).rpartition(".")[2].lower()
+    if suffix == ".parquet":
+        found = _parquet_rows(str(path), columns)
+    else:
+        found = _text_rows(path, _FORMS.get(suffix, _LINES), columns, is_table=suffix in _FORMS)
+    for number, row in enumerate(found, 1):
+        yield row if isinstance(row, BadSampleError) else _pair(row, columns, f"row {number} of {path}")
+
+
+def _pair(row: Mapping[str, Any], columns: TextColumns, label: str) -> TextPair | BadSampleError:
+    text = row.get(columns.text)
+    teacher_text, language = row.get(columns.teacher) or text, row.get(columns.language) or columns.default_language
+    if not isinstance(text, str) or not text.strip():
+        return BadSampleError("no_text", f"{label} has no text in its column {columns.text!r}")
+    if not isinstance(teacher_text, str) or not isinstance(language, str):
+        return BadSampleError("bad_row", f"{label} has something else than text for its teacher or its language")
+    if max(len(text), len(teacher_text)) > MAX_TEXT:
+        return BadSampleError("text_too_long", f"{label} has a text of more than {MAX_TEXT:,} characters")
+    return TextPair(text=text.strip(), teacher_text=teacher_text.strip(), language=language.strip())
+
+
+def _text_rows(
+    path: storage.AnyPath, form: TextForm, columns: TextColumns, *, is_table: bool
+) -> Iterator[dict[str, Any] | BadSampleError]:
+    with storage.open_read(path) as stream:
+        check_plain(str(path), stream)
+        stream.seek(0)
+        rows = TextRows(stream, form)
+        header: Sequence[str] = ()
+        if form.delimiter is not None:
+            first = next(rows, None)
+            header = [] if first is None or isinstance(first.cells, BadSampleError) else first.cells
+            _require_text(header, columns, path)
+        for row in rows:
+            if isinstance(row.cells, BadSampleError):
+                yield row.cells
+            elif form.delimiter is not None:
+                yield dict(zip(header, row.cells, strict=False))
+            elif is_table:
+                yield _json_row(row.cells, f"line {row.line} of {path}")
+            else:
+                yield {columns.text: row.cells.decode("utf-8", errors="replace")}
+
+
+def _json_row(line: bytes, label: str) -> dict[str, Any] | BadSampleError:
+    try:
+        value = parse_json(line)
+    except ValueError as error:
+        return BadSampleError("bad_row", f"{label} is not JSON: {error}")
+    return value if isinstance(value, dict) else BadSampleError("bad_row", f"{label} is no object of JSON")
+
+
+def _parquet_rows(path: str, columns: TextColumns) -> Iterator[dict[str, Any] | BadSampleError]:
+    from mobileclip.datasets.sources.parquet import read_content, read_rows
+
+    content = read_content(path)
+    _require_text(content.columns, columns, path)
+    wanted = [name for name in (columns.text, columns.teacher, columns.language) if name in content.columns]
+    yield from read_rows(path, wanted, 0, content.num_rows)
+
+
+def _require_text(names: Sequence[str], columns: TextColumns, path: storage.AnyPath) -> None:
+    if columns.text not in names:
+        raise ValueError(
+            f"{path} has no column {columns.text!r}, its columns are {', '.join(map(repr, names)) or 'none'}; name the "
+            "one with the texts"
+        )
+
+
+def read_all_text_pairs(
+    paths: Sequence[storage.AnyPath], columns: TextColumns | None = None
+) -> Iterator[TextPair | BadSampleError]:
+    """Yield the texts of several files, one file after another; see `read_text_pairs`."""
+    return chain.from_iterable(read_text_pairs(path, columns) for path in paths)

@@ -1,0 +1,108 @@
+"""The loss that teaches a text tower the embeddings of another one, from texts alone."""
+
+from __future__ import annotations
+
+import attrs
+import torch
+from attrs import validators
+from torch import Tensor, distributed, nn
+from torch.nn import functional as F
+
+from mobileclip.losses.embeddings import check_pair, compute_dtype
+from mobileclip.losses.specs import LossSpec, LossTerms, losses
+from mobileclip.losses.tiled.processes import Processes
+from mobileclip.strict import strict
+
+
+@losses.register("text_distillation")
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class TextDistillationLossSpec(LossSpec):
+    """The choices of `TextDistillationLoss`.
+
+    Args:
+        relation_weight: of the squared errors of similarities within the batch; at least 0. With 0, none are computed.
+
+    Examples:
+        >>> TextDistillationLossSpec(relation_weight=10).term_names
+        ('relations', 'cosine')
+    """
+
+    relation_weight: float = attrs.field(default=0.0, validator=validators.ge(0))
+
+    @property
+    def needs_teachers(self) -> bool:
+        """The teacher's embeddings are its targets."""
+        return True
+
+    @property
+    def term_names(self) -> tuple[str | None, str]:
+        """The terms of positive weight; the relations stand where other losses have the contrastive term."""
+        return "relations" if self.relation_weight > 0 else None, "cosine"
+
+    def build(self, *, process_group: distributed.ProcessGroup | None = None) -> TextDistillationLoss:
+        """Return the loss; see `LossSpec.build`."""
+        return TextDistillationLoss(self, process_group=process_group)
+
+
+class TextDistillationLoss(nn.Module):
+    """How far embeddings of texts are from a teacher's: `mean(1 - s_i . t_i) + w mean((s_i . s_j - t_i . t_j)^2)`.
+
+    The second mean, the relations, is over all pairs `i != j` of the batch. Embeddings are brought to unit length here.
+    The student needs no temperature: it may stand in for the teacher, beside the teacher's own image tower.
+
+    Shape: student, teacher (B, D) -> scalars.
+
+    Args:
+        spec: its choices.
+        process_group: the processes that the batch is spread over; see `LossSpec.build`.
+
+    Source: the cosine as in the distillation of text encoders by Carlsson et al., "Cross-lingual and Multilingual
+        CLIP", 2022, there a squared error; relations as in Park et al., "Relational Knowledge Distillation", 2019.
+
+    Examples:
+        >>> loss, teacher = TextDistillationLoss(), nn.functional.normalize(torch.randn(8, 4), dim=1)
+        >>> abs(loss(teacher, 3 * teacher).total.item()) < 1e-6
+        True
+        >>> round(loss(teacher, -teacher).total.item(), 4)
+        2.0
+    """
+
+    def __init__(
+        self, spec: TextDistillationLossSpec | None = None, *, process_group: distributed.ProcessGroup | None = None
+    ) -> None:
+        super().__init__()
+        self.spec = TextDistillationLossSpec() if spec is None else spec
+        self.group_name = None if process_group is None else process_group.group_name
+
+    def forward(self, student: Tensor, teacher: Tensor) -> LossTerms:
+        """Return the loss of a batch.
+
+        Args:
+            student: embeddings of texts.
+            teacher: the teacher's, row by row.
+
+        Raises:
+            ValueError: if batches or dims differ.
+        """
+        check_pair(student, teacher, ("student", "teacher"))
+        dtype = compute_dtype(student)
+        with torch.autocast(student.device.type, enabled=False):
+            student = F.normalize(student.to(dtype), dim=1)
+            teacher = F.normalize(teacher.detach().to(dtype), dim=1)
+            cosine = (1 - (student * teacher).sum(dim=1)).mean()
+            relations = cosine.new_zeros(())
+            if self.spec.relation_weight > 0:
+                relations = self.spec.relation_weight * self._relations(student, teacher)
+        return LossTerms(relations, cosine, relations + cosine)
+
+    def _relations(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return the mean squared error of this process's similarities with all others of the batch."""
+        processes = Processes(self.group_name)
+        others, of_teacher = processes.gather(student.detach()), processes.gather(teacher)
+        if len(others) < 2:
+            return student.new_zeros(())
+        # A text's similarity with itself is 1 for both, so that it adds nothing to the sum.
+        squares = (student @ others.mT - teacher @ of_teacher.mT).square().sum(dim=1)
+        value = squares.mean() / (len(others) - 1)
+        # A pair stands in two rows, and the gradient of its columns is that of its rows: the other half.
+        return 2 * value - value.detach()

@@ -1,0 +1,151 @@
+"""Texts, and what a teacher says of them, computed once and stored: what text towers are distilled from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import attrs
+import torch
+from torch import Tensor
+
+from mobileclip.data.skips import BadSampleError, Skip, SkipReport
+from mobileclip.data.text.stored import CARD, TextsCard, part_name, part_tensors, write_texts_card
+from mobileclip.datasets.sources.text_pairs import TextPair
+from mobileclip.encoders.checkpoints.files import write_tensors
+from mobileclip.progress import Progress
+from mobileclip.reinforce.teachers.ensemble import NamedTeacher, unit_embeddings
+from mobileclip.storage import exclusive
+from mobileclip.tensor_files import CheckpointError, read_tensors
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+TEXTS_PER_PART = 1 << 16
+_BATCH = 256
+
+
+class TextTeacher(NamedTeacher, Protocol):
+    """What is needed of a teacher of texts; every `mobileclip.reinforce.Teacher` is one."""
+
+    @property
+    def weights_sha256(self) -> str:
+        """Hash of its weights."""
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Return the embeddings of texts, normalised or not.
+
+        Shape:
+            (number of texts, dim).
+        """
+
+
+def reinforce_texts(
+    pairs: Iterable[TextPair | BadSampleError],
+    teacher: TextTeacher,
+    output: str | Path,
+    *,
+    space: str = "",
+    texts_per_part: int = TEXTS_PER_PART,
+    console: Console | None = None,
+) -> tuple[TextsCard, SkipReport]:
+    """Store texts with a teacher's embeddings, which `mobileclip.data.TextPipelineSpec` reads.
+
+    A text that several pairs give the teacher is encoded once a part. What was stopped goes on: parts that are there,
+    of the same texts and teacher, stay.
+
+    Args:
+        pairs: the texts; a row that cannot be used is counted and named.
+        teacher: whose embeddings are stored, as float16 of unit length.
+        output: folder of the parts and the card, which is written last.
+        space: identity of the model whose space the embeddings are in, as JSON; see
+            `mobileclip.inference.ModelIdentity`.
+        texts_per_part: at most; memory holds one part.
+        console: where progress is shown; none shows nothing.
+
+    Returns:
+        the card, and what was left out.
+
+    Raises:
+        ValueError: if there is no text, the teacher's embeddings have another dim than it says or are not finite, or
+            another process writes to the folder.
+    """
+    folder, report = Path(output), SkipReport()
+    folder.mkdir(parents=True, exist_ok=True)
+    languages: dict[str, int] = {}
+    counts: list[int] = []
+    with (
+        exclusive(folder),
+        Progress("store texts", total=None, unit="texts", console=console) as progress,
+    ):
+        (folder / CARD).unlink(missing_ok=True)  # of another set of texts, perhaps
+        usable = _usable(pairs, report)
+        while part := list(islice(usable, texts_per_part)):
+            for pair in part:
+                languages[pair.language] = languages.get(pair.language, 0) + 1
+            numbers = {name: number for number, name in enumerate(languages)}
+            _write_part(folder / part_name(len(counts)), part, numbers, teacher)
+            counts.append(len(part))
+            progress.advance(len(part))
+        if not counts:
+            raise ValueError(f"there is no text to store: {report.num_skipped} rows were left out; give some texts")
+        card = TextsCard(
+            teacher=teacher.name,
+            weights_sha256=teacher.weights_sha256,
+            dim=teacher.dim,
+            space=space,
+            languages=languages,
+            parts=tuple(counts),
+        )
+        write_texts_card(folder, card)
+    return card, report
+
+
+def _usable(pairs: Iterable[TextPair | BadSampleError], report: SkipReport) -> Iterator[TextPair]:
+    for number, pair in enumerate(pairs, 1):
+        if isinstance(pair, BadSampleError):
+            report.add(Skip(reason=pair.reason, key=f"text {number}", shard="", detail=pair.detail))
+        else:
+            report.num_read += 1
+            yield pair
+
+
+def _write_part(path: Path, part: Sequence[TextPair], languages: dict[str, int], teacher: TextTeacher) -> None:
+    """Write a part, unless it is there."""
+    digest = _digest(part, teacher)
+    if path.exists() and _digest_of(path) == digest:
+        return
+    rows: dict[str, int] = {}
+    for pair in part:
+        rows.setdefault(pair.teacher_text, len(rows))
+    tensors = part_tensors(
+        [pair.text for pair in part],
+        [languages[pair.language] for pair in part],
+        [rows[pair.teacher_text] for pair in part],
+        _encoded(list(rows), teacher),
+    )
+    write_tensors(path, tensors, {"digest": digest})
+
+
+def _encoded(texts: list[str], teacher: TextTeacher) -> Tensor:
+    """Return embeddings of unit length."""
+    batches = (texts[at : at + _BATCH] for at in range(0, len(texts), _BATCH))
+    return torch.cat([unit_embeddings(teacher, teacher.encode_texts(batch)) for batch in batches])
+
+
+def _digest(part: Sequence[TextPair], teacher: TextTeacher) -> str:
+    found = blake2b(f"{teacher.name} {teacher.weights_sha256} {teacher.dim}".encode(), digest_size=16)
+    for pair in part:
+        found.update(repr(attrs.astuple(pair)).encode("utf-8", errors="surrogatepass"))
+    return found.hexdigest()
+
+
+def _digest_of(path: Path) -> str | None:
+    """Return what a part that is there says it was made of; None of a damaged one."""
+    try:
+        return read_tensors(path, mmap=True)[1].get("digest")
+    except CheckpointError:
+        return None

@@ -1,0 +1,190 @@
+"""Texts that are stored with a teacher's embeddings, and the order in which they come."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mobileclip.data import BadSampleError, StoredTexts, TextPipelineSpec
+from mobileclip.data.loading.texts import counts_after
+from mobileclip.datasets.sources import TextColumns, TextPair, read_text_pairs
+from mobileclip.inputs import TextInput
+from mobileclip.reinforce import reinforce_texts
+from mobileclip.tensor_files import CheckpointError
+from tests.errors import fails
+
+
+class Lengths:
+    """A teacher whose embedding says how long a text is."""
+
+    name, weights_sha256, dim = "lengths", "0" * 64, 3
+
+    def __init__(self):
+        self.seen = []
+
+    def encode_texts(self, texts):
+        self.seen += texts
+        return torch.tensor([[len(text), 1.0, len(text) % 7] for text in texts])
+
+
+PAIRS = [
+    TextPair(text="ein Herz \N{BLACK HEART SUIT}", teacher_text="a heart", language="de"),
+    TextPair(text="a heart", teacher_text="a heart", language="en"),
+    TextPair(text="une étoile", teacher_text="a star", language="fr"),
+    TextPair(text="a star", teacher_text="a star", language="en"),
+    TextPair(text="", teacher_text="an empty text"),
+]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    reinforce_texts(PAIRS, Lengths(), tmp_path / "texts", texts_per_part=2)
+    return tmp_path / "texts"
+
+
+def test_texts_come_back_with_their_teachers_embeddings(folder):
+    stored = StoredTexts(folder)
+    assert len(stored) == 5
+    texts, embeddings = stored.at([3, 0, 4])
+    assert texts == [PAIRS[3].text, PAIRS[0].text, ""]
+    expected = F.normalize(Lengths().encode_texts([PAIRS[number].teacher_text for number in (3, 0, 4)]), dim=1)
+    torch.testing.assert_close(embeddings, expected, atol=1e-3, rtol=1e-3)
+    assert {name: own.tolist() for name, own in stored.by_language.items()} == {
+        "de": [0],
+        "en": [1, 3],
+        "fr": [2],
+        "": [4],
+    }
+
+
+def test_what_is_there_is_not_encoded_again(folder):
+    teacher = Lengths()
+    (folder / "00001.safetensors").unlink()
+    (folder / "texts.json").unlink()
+    with fails("data.texts-json-folder-stored"):
+        StoredTexts(folder)
+    reinforce_texts(PAIRS, teacher, folder, texts_per_part=2)
+    assert teacher.seen == ["a star"]
+    assert len(StoredTexts(folder)) == 5
+
+
+def test_another_teacher_or_other_texts_write_anew(folder):
+    other = Lengths()
+    other.weights_sha256 = "1" * 64
+    reinforce_texts(PAIRS[:2], other, folder, texts_per_part=2)
+    assert other.seen == ["a heart"]
+    assert len(StoredTexts(folder)) == 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "swapped"])
+def test_a_damaged_part_is_named(folder, damage):
+    part = folder / "00000.safetensors"
+    if damage == "cut":
+        part.write_bytes(part.read_bytes()[:-8])
+    elif damage == "changed":
+        card = json.loads((folder / "texts.json").read_text())
+        (folder / "texts.json").write_text(json.dumps({**card, "dim": 4}))
+    else:
+        part.write_bytes((folder / "00002.safetensors").read_bytes())
+    with pytest.raises(CheckpointError) as caught:
+        StoredTexts(folder)
+    assert part.name in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_an_embedding_that_is_not_finite_is_refused(tmp_path, wrong):
+    teacher = Lengths()
+    teacher.encode_texts = lambda texts: torch.full((len(texts), 3), wrong)
+    with fails("reinforce.teacher-gave-nan-infinity", "lengths"):
+        reinforce_texts(PAIRS, teacher, tmp_path / "texts")
+    assert not (tmp_path / "texts" / "texts.json").exists()
+
+
+def test_no_text_is_told(tmp_path):
+    with fails("reinforce.text-store-rows-were", "1"):
+        reinforce_texts([BadSampleError("bad_row", "no")], Lengths(), tmp_path / "texts")
+
+
+TABLES = {
+    "rows.jsonl": '{"text": "ein Herz", "teacher_text": "a heart", "language": "de"}\n{"text": "a star"}\n[1]\n{}\n',
+    "rows.tsv": "text\tteacher_text\tlanguage\nein Herz\ta heart\tde\na star\t\t\n\t\t\n",
+    "rows.csv": '"text","language","teacher_text"\n"ein Herz",de,"a heart"\n"a star",,\n,,\n',
+}
+
+
+@pytest.mark.parametrize("name", [*TABLES, "rows.parquet"])
+def test_tables_of_texts(tmp_path, name):
+    path = tmp_path / name
+    if name.endswith("parquet"):
+        parquet = pytest.importorskip("pyarrow.parquet")
+        arrow = pytest.importorskip("pyarrow")
+        columns = {"text": ["ein Herz", "a star", None], "teacher_text": ["a heart", None, None]}
+        parquet.write_table(arrow.table({**columns, "language": ["de", None, None]}), path)
+    else:
+        path.write_text(TABLES[name])
+    found = list(read_text_pairs(path, TextColumns(default_language="en")))
+    usable = [row for row in found if isinstance(row, TextPair)]
+    assert usable == [
+        TextPair(text="ein Herz", teacher_text="a heart", language="de"),
+        TextPair(text="a star", teacher_text="a star", language="en"),
+    ]
+    assert len(found) > len(usable)
+    assert {row.reason for row in found if isinstance(row, BadSampleError)} <= {"bad_row", "no_text"}
+
+
+def test_lines_of_texts_and_a_table_without_them(tmp_path):
+    (tmp_path / "lines.txt").write_text("a heart\n\nune étoile\n")
+    assert [pair.text for pair in read_text_pairs(tmp_path / "lines.txt")] == ["a heart", "une étoile"]
+    (tmp_path / "rows.csv").write_text("title\na heart\n")
+    with fails("datasets.column-columns-name-texts", "title"):
+        list(read_text_pairs(tmp_path / "rows.csv"))
+    columns = TextColumns(text="title")
+    assert [pair.text for pair in read_text_pairs(tmp_path / "rows.csv", columns)] == ["a heart"]
+
+
+def test_every_language_has_its_share_at_any_moment():
+    shares = np.array([0.61, 0.3, 0.0899, 1e-4])
+    shares /= shares.sum()
+    before = counts_after(0, shares)
+    for number in range(1, 3000):
+        counts = counts_after(number, shares)
+        assert counts.sum() == number
+        assert (counts >= before).all()
+        assert (np.abs(counts - number * shares) < 1.01).all()
+        before = counts
+
+
+def pipeline(folder, **changes):
+    choices = {"batch_size": 4, "text": TextInput(context_length=8, vocab_size=600), **changes}
+    return TextPipelineSpec(texts=folder, **choices).build()
+
+
+def test_every_text_comes_once_an_epoch(tmp_path):
+    many = [TextPair(text=f"text {number}", teacher_text="a", language="en") for number in range(12)]
+    reinforce_texts(many, Lengths(), tmp_path / "texts", texts_per_part=5)
+    batches = pipeline(tmp_path / "texts")
+    epochs = [[key for step in range(3 * epoch, 3 * epoch + 3) for key in batches.batch(step).keys] for epoch in (0, 1)]
+    assert sorted(epochs[0], key=int) == sorted(epochs[1], key=int) == [str(number) for number in range(12)]
+    assert epochs[0] != epochs[1]
+
+
+def test_processes_share_a_batch(folder, monkeypatch):
+    alone = pipeline(folder, batch_size=4).batch(7)
+    shares = []
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        shares.append(pipeline(folder, batch_size=2).batch(7))
+    assert [key for keys in zip(*(one.keys for one in shares), strict=True) for key in keys] == list(alone.keys)
+
+
+def test_shares_are_kept_and_unknown_languages_refused(folder):
+    batches = pipeline(folder, shares={"en": 3, "fr": 1})
+    keys = [key for step in range(8) for key in batches.batch(step).keys]
+    assert {key: keys.count(key) for key in set(keys)} == {"1": 12, "3": 12, "2": 8}
+    with fails("data.shares-name-texts", "it"):
+        pipeline(folder, shares={"it": 1})
+    with fails("data.shares-above-those-leave", "en"):
+        pipeline(folder, shares={"en": 0, "fr": 1})

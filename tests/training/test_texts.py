@@ -1,0 +1,183 @@
+"""Text towers that are distilled from texts alone, by the one loop."""
+
+import attrs
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mobileclip.data import StreamPosition, TextBatch, TextPipelineSpec, Tokenizer
+from mobileclip.datasets.sources import TextPair
+from mobileclip.encoders import TextEncoder, TextTransformerSpec, load_model
+from mobileclip.inputs import TextInput
+from mobileclip.losses import ContrastiveLossSpec, TextDistillationLossSpec
+from mobileclip.reinforce import reinforce_texts
+from mobileclip.serialization import from_json, to_json
+from mobileclip.tensor_files.weights import weights_sha256
+from mobileclip.training import CosineSchedule, RunSpec, TrainingSpec, read_metrics, run, train
+from tests.encoders.small import SMALL, TEXT
+from tests.errors import fails
+from tests.training.runs import KilledError
+
+WORDS = "red green blue old new big small round sharp soft".split()
+THINGS = "arrow heart star house tree".split()
+GERMAN = dict(zip(THINGS, "pfeil herz stern haus baum".split(), strict=True))
+STUDENT = TextTransformerSpec(
+    width=32, num_heads=2, depth=0, embedding_dim=24, pool="mean", input=TextInput(context_length=8, vocab_size=600)
+)
+
+
+class Teacher:
+    """A small text tower that tells words apart."""
+
+    name, dim = "small", TEXT.embedding_dim
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.model, self.tokenizer = attrs.evolve(TEXT, depth=0, pool="mean").build().eval(), Tokenizer(TEXT.input)
+        torch.nn.init.normal_(self.model.token_embedding.weight)
+        self.weights_sha256 = weights_sha256(self.model.state_dict())
+        self.num_encoded = 0
+
+    @torch.inference_mode()
+    def encode_texts(self, texts):
+        self.num_encoded += len(texts)
+        return self.model(self.tokenizer(texts))
+
+
+def pairs():
+    for word in WORDS:
+        for thing in THINGS:
+            yield TextPair(text=f"{word} {thing}", teacher_text=f"{word} {thing}", language="en")
+            yield TextPair(text=f"{word} {GERMAN[thing]}", teacher_text=f"{word} {thing}", language="de")
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("texts") / "stored"
+    reinforce_texts(pairs(), Teacher(), folder, texts_per_part=30)
+    return folder
+
+
+def spec_of(texts, steps=8, **changes):
+    data = TextPipelineSpec(texts=texts, batch_size=16, text=STUDENT.input, **changes.pop("data", {}))
+    training = TrainingSpec(
+        loss=TextDistillationLossSpec(relation_weight=1.0),
+        schedule=CosineSchedule(peak=1e-2, warmup_steps=min(2, steps - 1), total_steps=steps),
+        ema_decay=0.9,
+        log_every_steps=1,
+        checkpoint_every_steps=3,
+    )
+    return RunSpec(model=STUDENT, data=data, training=attrs.evolve(training, **changes))
+
+
+@pytest.fixture(scope="module")
+def trained(texts, tmp_path_factory):
+    output = tmp_path_factory.mktemp("run") / "out"
+    return output, run(spec_of(texts, steps=150, checkpoint_every_steps=50), output)
+
+
+def test_a_tower_comes_near_its_teacher_in_two_languages(texts, trained):
+    _, model = trained
+    student, teacher = load_model(model, fold=False), Teacher()
+    assert isinstance(student, TextEncoder)
+    assert student.spec == STUDENT
+    for german in (False, True):
+        told = [pair for pair in pairs() if (pair.language == "de") == german]
+        with torch.inference_mode():
+            ours = F.normalize(student(Tokenizer(STUDENT.input)([pair.text for pair in told])), dim=1)
+        theirs = F.normalize(teacher.encode_texts([pair.teacher_text for pair in told]), dim=1)
+        found = (ours @ theirs.T).argmax(dim=1)
+        right = (found == torch.arange(len(told))).float().mean()
+        assert right > 0.9, right
+
+
+def test_the_log_has_both_terms(trained):
+    output, _ = trained
+    lines = read_metrics(output / "metrics.jsonl")
+    assert {"cosine", "relations", "loss", "learning_rate"} <= lines[-1].keys()
+    assert lines[-1]["cosine"] < 0.5 * lines[0]["cosine"]
+
+
+def test_a_killed_run_resumes_to_the_bit(texts, tmp_path):
+    spec = spec_of(texts)
+
+    def losses(output, fails_at=None):
+        torch.manual_seed(spec.training.seed)
+        batches = spec.data.build()
+        whole = batches.batch
+
+        def batch(step):
+            if step == fails_at:
+                raise KilledError
+            return whole(step)
+
+        batches.batch = batch
+        train(spec.training, model=STUDENT.build(), batches=batches, output=output)
+        return [line["loss"] for line in read_metrics(output / "metrics.jsonl")]
+
+    expected = losses(tmp_path / "whole")
+    with pytest.raises(KilledError):
+        losses(tmp_path / "killed", fails_at=5)
+    assert losses(tmp_path / "killed") == expected
+
+
+def test_the_spec_is_json_and_a_checkpoint_is_a_tower(texts, trained):
+    output, _ = trained
+    assert from_json((output / "run.json").read_text(), RunSpec) == spec_of(texts, steps=150)
+    assert from_json(to_json(spec_of(texts, data={"shares": {"de": 2.0}})), RunSpec).data.shares == {"de": 2.0}
+    newest = max((output / "checkpoints").iterdir())
+    assert load_model(newest, fold=False).spec == STUDENT
+
+
+def test_a_run_starts_from_a_tower(texts, trained, tmp_path):
+    output, model = trained
+    again = attrs.evolve(spec_of(texts, steps=1), initial_weights=model)
+    run(again, tmp_path / "again")
+    first = read_metrics(tmp_path / "again" / "metrics.jsonl")[0]["cosine"]
+    assert first < 0.3 * read_metrics(output / "metrics.jsonl")[0]["cosine"]
+
+
+def test_other_texts_are_no_place_to_go_on(texts, tmp_path):
+    reinforce_texts(list(pairs())[:40], Teacher(), tmp_path / "fewer")
+    position = spec_of(texts).data.build().position(3)
+    assert position == StreamPosition(first_batch=3, data=position.data)
+    with fails("data.checkpoint-trained-other-texts"):
+        next(spec_of(tmp_path / "fewer").data.build().stream(position))
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"channels_last": True}, "training.images-text-tower-sees"),
+        ({"loss": ContrastiveLossSpec()}, "training.image-text-models-model"),
+    ],
+)
+def test_what_is_of_images_is_refused(texts, tmp_path, changes, code):
+    with fails(code):
+        run(spec_of(texts, **changes), tmp_path / "out")
+
+
+def test_models_of_images_do_not_take_it(texts, tmp_path):
+    spec = attrs.evolve(spec_of(texts), model=attrs.evolve(SMALL, text=attrs.evolve(TEXT, input=STUDENT.input)))
+    with fails("training.textdistillationlossspec-text-tower-model"):
+        run(spec, tmp_path / "out")
+
+
+def test_a_batch_in_pieces_has_the_same_gradient(texts, tmp_path):
+    def first(**changes):
+        spec = spec_of(texts, steps=1, **changes)
+        output = tmp_path / str(len(list(tmp_path.iterdir())))
+        run(spec, output)
+        return read_metrics(output / "metrics.jsonl")[0]
+
+    whole, pieces = first(), first(micro_batch_size=5)
+    assert pieces["loss"] == pytest.approx(whole["loss"], rel=1e-5)
+    assert pieces["gradient_norm"] == pytest.approx(whole["gradient_norm"], rel=1e-4)
+
+
+def test_a_batch_has_texts_with_their_teachers_words(texts):
+    batch = spec_of(texts).data.build().batch(0)
+    assert isinstance(batch, TextBatch)
+    assert batch.text.shape == (16, 8)
+    assert batch.teacher_text.shape == (16, 24)
+    assert len(set(batch.keys)) == 16
