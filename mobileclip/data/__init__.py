@@ -83,6 +83,7 @@ __all__ = [
     "read_samples",
     "read_shards",
     "read_text_input",
+    "train_tokenizer",
     "write_card",
     "write_shard",
     "write_shards",

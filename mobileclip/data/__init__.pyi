@@ -140,3 +140,6 @@ from .text.tokenizer import (
 from .text.tokenizer_file import (
     read_text_input as read_text_input,
 )
+from .text.tokenizer_training import (
+    train_tokenizer as train_tokenizer,
+)

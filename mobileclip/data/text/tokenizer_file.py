@@ -130,6 +130,15 @@ def read_text_input(path: AnyPath, *, context_length: int = 77) -> TextInput:
     )
 
 
+def check_tokenizer(content: str) -> None:
+    """Raise unless the text of a `tokenizer.json` can be used for texts of a tower.
+
+    Raises:
+        ValueError: see `read_text_input`.
+    """
+    _opened(content)
+
+
 def file_tokenizer(text_input: TextInput) -> FileTokenizer:
     """Return the tokenizer of a contract that has one of its own.
 

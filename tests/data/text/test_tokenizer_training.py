@@ -1,0 +1,64 @@
+"""Tokenizers that are trained here, and what reads them."""
+
+import random
+
+import pytest
+
+from mobileclip.data import Tokenizer, read_text_input, train_tokenizer
+from mobileclip.data.text.tokenizer_training import KINDS
+from tests.errors import fails
+
+
+def texts():
+    drawn = random.Random(0)
+    words = ["".join(drawn.choices("abcdeéñöß漢字かなжд", k=drawn.randint(2, 7))) for _ in range(300)]
+    return [" ".join(drawn.choices(words, k=3)) for _ in range(1500)]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def trained(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    path.write_text(train_tokenizer(texts(), vocab_size=500, kind=request.param))
+    return read_text_input(path, context_length=24)
+
+
+def test_texts_come_back(trained):
+    tokenizer = Tokenizer(trained)
+    for text in texts()[:50]:
+        assert tokenizer.decode(tokenizer.encode(text)).strip() == text
+
+
+def test_every_text_ends_and_is_padded(trained):
+    ids = Tokenizer(trained)(["", texts()[0], "x " * 100])
+    assert trained.vocab_size <= 500
+    for row in ids.tolist():
+        end = row.index(trained.end_id)
+        assert set(row[end + 1 :]) <= {trained.pad_id}
+    assert ids[0, 0] == trained.end_id
+    assert ids[2, -1] == trained.end_id
+
+
+def test_capitals_and_widths_are_one(trained):
+    tokenizer = Tokenizer(trained)
+    assert tokenizer.encode("\N{FULLWIDTH LATIN SMALL LETTER A}BÉ") == tokenizer.encode("abé")
+
+
+def test_pairs_of_bytes_know_every_character_and_come_out_alike(tmp_path):
+    content = train_tokenizer(texts(), vocab_size=400)
+    assert content == train_tokenizer(iter(texts()), vocab_size=400)
+    (tmp_path / "tokenizer.json").write_text(content)
+    tokenizer = Tokenizer(read_text_input(tmp_path / "tokenizer.json"))
+    assert tokenizer.decode(tokenizer.encode("\N{GRINNING FACE} ไทย")).strip() == "\N{GRINNING FACE} ไทย"
+
+
+def test_capitals_may_stay():
+    assert train_tokenizer(["AB ab"] * 9, vocab_size=300, lowercase=False) != train_tokenizer(
+        ["AB ab"] * 9, vocab_size=300
+    )
+
+
+def test_what_gives_no_tokenizer_is_refused():
+    with fails("data.kind"):
+        train_tokenizer(["a"], vocab_size=400, kind="words")
+    with fails("data.vocab-size-tokenizer-tokens"):
+        train_tokenizer(["a"], vocab_size=100)
