@@ -6,6 +6,7 @@ In a checkout they lie in `recipes/` beside the package; an installed package ho
 from __future__ import annotations
 
 import ast
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -13,9 +14,12 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
+from mobileclip.recipes.command_line import helped
+from mobileclip.recipes.flags import FLAGS, asks_briefly, canonical
 from mobileclip.recipes.header import Header, read_header
 from mobileclip.registry import nearest
 from mobileclip.storage import atomic_path, require_output
+from mobileclip.terminal import say
 
 KINDS = {"train": "train_", "reinforce": "reinforce_"}
 """Commands to what the names of their recipes' files begin with."""
@@ -59,7 +63,18 @@ def find_recipe(name: str, command: str = "") -> Path:
 
 def header_of(file: Path) -> Header:
     """Return the header of a recipe's file, which is not run."""
-    return read_header(ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))))
+    return read_header(_docstring(file))
+
+
+def _docstring(file: Path) -> str | None:
+    return ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
+
+
+def _kind_of(file: Path) -> str | None:
+    """Return which kind of recipe a file is, a key of `FLAGS`; None of one with rows, or of something else."""
+    text = file.read_text(encoding="utf-8")
+    imported = re.search(r"^from mobileclip\.recipes\.(\w+) import [^\n]*\brun_recipe\b", text, re.MULTILINE)
+    return imported[1] if imported and imported[1] in FLAGS and not re.search(r"^ROWS\b", text, re.MULTILINE) else None
 
 
 def run_file(file: Path, arguments: Sequence[str], *, program: str) -> None:
@@ -73,6 +88,10 @@ def run_file(file: Path, arguments: Sequence[str], *, program: str) -> None:
     Raises:
         SystemExit: as the recipe does.
     """
+    if asks_briefly(arguments) and (kind := _kind_of(file)) and asks_briefly(canonical(kind, arguments)):
+        # Nothing is imported that computes.
+        say(helped(kind, _docstring(file), program))
+        raise SystemExit(0)
     before = sys.argv, sys.path, sys.modules["__main__"]
     loader = SourceFileLoader("__main__", str(file.resolve()))
     module = ModuleType("__main__", "")

@@ -37,7 +37,7 @@ def run_recipe(
     recipe: Recipe | Mapping[str, Recipe], name: str, description: str | None, arguments: Sequence[str] | None = None
 ) -> None:
     """Read the command line and train, or say what is missing; arguments as those of `training.run_recipe`."""
-    kind = Kind(command=Command, others=DualEncoderSpec, resolve=resolve, train=_train)
+    kind = Kind(name="classifying", command=Command, others=DualEncoderSpec, resolve=resolve, train=_train)
     run_as(kind, recipe, name, description, arguments)
 
 

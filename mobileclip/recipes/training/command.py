@@ -65,7 +65,9 @@ def run_recipe(
         arguments: the command line; None for the process's own.
         released: what `--released` makes of a run's choices.
     """
-    kind = Kind(command=Command, others=ClassifierSpec, resolve=resolve, train=_train, released=released)
+    kind = Kind(
+        name="training", command=Command, others=ClassifierSpec, resolve=resolve, train=_train, released=released
+    )
     run_as(kind, recipe, name, description, arguments)
 
 
@@ -133,7 +135,7 @@ def _no_data(spec: RunSpec) -> str:
         "              such as 'DataCompDR-12M/{00000000..00001023}.tar'\n"
         "  published:  DataCompDR-12M, -12M-bf16 and -1B on the Hugging Face hub (apple/, CC BY-NC-ND), without\n"
         "              images; `mobileclip data join` adds them, docs/data.md says how\n"
-        "  your own:   python recipes/reinforce_datacompdr12m.py --source YOUR-SHARDS --output REINFORCED\n"
+        "  your own:   `mobileclip reinforce datacompdr12m --data YOUR-SHARDS --output REINFORCED`\n"
         f"{TRY}"
     )
 
