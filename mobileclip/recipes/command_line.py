@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from mobileclip.machine import machine_line
 from mobileclip.recipes.flags import ASKING_ALL, asks_briefly, brief_help, canonical
 from mobileclip.recipes.header import read_header
-from mobileclip.registry import taken, with_parts
+from mobileclip.registry import nearest_file, taken, with_parts
 from mobileclip.terminal import has_reader, say, shown
 from mobileclip.terminal.interruption import interruptible
 from mobileclip.terminal.streams import ensure_streams, give_up_output
@@ -127,10 +127,20 @@ def written_run(arguments: Sequence[str], cls: type[T]) -> tuple[T | None, list[
     file = files[-1]
     try:
         return from_json(Path(file).read_text(encoding="utf-8"), cls), rest
+    except FileNotFoundError:
+        near = nearest_file(Path(file))
+        raise ValueError(f"there is no {file}{near}; write one: {again('--show')[:-1]} > {file}`") from None
     except UnicodeDecodeError:
         raise ValueError(f"{file} is no text; expected what --show has written") from None
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
+
+
+def again(*flags: str) -> str:
+    """Return the command that was typed, with its row and these flags alone, in backticks."""
+    typed_before = f"python {sys.argv[0]}" if sys.argv[0].endswith(".py") else sys.argv[0]
+    row = [one for one in sys.argv[1:2] if not one.startswith("-")]
+    return f"`{' '.join((typed_before, *row, *flags))}`"
 
 
 def show(choices: Any) -> None:

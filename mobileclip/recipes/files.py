@@ -17,12 +17,14 @@ from types import ModuleType
 from mobileclip.recipes.command_line import helped
 from mobileclip.recipes.flags import FLAGS, asks_briefly, canonical
 from mobileclip.recipes.header import Header, read_header
-from mobileclip.registry import nearest
+from mobileclip.registry import nearest, nearest_file
 from mobileclip.storage import atomic_path, require_output
 from mobileclip.terminal import say
 
 KINDS = {"train": "train_", "reinforce": "reinforce_"}
 """Commands to what the names of their recipes' files begin with."""
+
+_LISTING = "`mobileclip recipes ls`"
 
 
 def recipe_files() -> dict[str, Path]:
@@ -50,7 +52,9 @@ def find_recipe(name: str, command: str = "") -> Path:
     """
     if name.endswith(".py"):
         if not Path(name).is_file():
-            raise ValueError(f"there is no recipe {name}")
+            raise ValueError(
+                f"there is no recipe {name}{nearest_file(Path(name))}; those that are published: {_LISTING}"
+            )
         return Path(name)
     files = recipe_files()
     prefixes = (KINDS[command],) if command in KINDS else ("", *KINDS.values())
@@ -58,7 +62,9 @@ def find_recipe(name: str, command: str = "") -> Path:
         if known in files and known.startswith(prefixes):
             return files[known]
     names = [known.removeprefix(prefixes[0]) for known in files if known.startswith(prefixes)]
-    raise ValueError(f"unknown recipe {name!r}; {nearest(name, names)}")
+    raise ValueError(
+        f"unknown recipe {name!r}; {nearest(name, names, otherwise='no name is like it.')} All: {_LISTING}"
+    )
 
 
 def header_of(file: Path) -> Header:

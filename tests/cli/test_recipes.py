@@ -53,7 +53,10 @@ def test_a_recipe_gives_the_choices_of_its_file(capsys):
     ("arguments", "message"),
     [
         (["train", "s22"], "unknown recipe 's22'; did you mean 's2'"),
-        (["train", "datacompdr12m"], "unknown recipe 'datacompdr12m'; known: b, b_dfndr12m, b_lt, "),
+        (
+            ["train", "datacompdr12m"],
+            "unknown recipe 'datacompdr12m'; no name is like it. All: `mobileclip recipes ls`",
+        ),
         (["train", "nowhere/mine.py"], "there is no recipe nowhere/mine.py"),
         (["recipes", "cp", "s9x", "."], "unknown recipe 's9x'; "),
         (["train", "s2", "--import"], "--import needs the name of a module"),

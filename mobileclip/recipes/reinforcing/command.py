@@ -15,7 +15,7 @@ from mobileclip.data import Layout, augmentations
 from mobileclip.data.samples.sample import SYN_TEXT
 from mobileclip.datasets import JsonLinesSource, RowOptions, TableSource
 from mobileclip.engines import SET_ASIDE, Retries, read_status
-from mobileclip.recipes.command_line import described, opened, show
+from mobileclip.recipes.command_line import again, described, opened, show
 from mobileclip.recipes.reinforcing.tiny import shrink, write_scenes
 from mobileclip.recipes.tiny.few_samples import first_samples
 from mobileclip.reinforce import (
@@ -151,7 +151,9 @@ def resolve(recipe: Recipe, name: str, command: Command, written: ReinforcementS
     if written is not None:
         spec = attrs.evolve(written, source=command.data or written.source, output=command.output or written.output)
     elif command.data is None and not command.tiny:
-        raise ValueError("--data is missing: the shards, JSON Lines file or folder to reinforce; or try --tiny")
+        raise ValueError(
+            f"--data is missing: the shards, table or folder to reinforce; try it on drawn scenes: {again('--tiny')}"
+        )
     else:
         spec = recipe(command.data or write_scenes(TINY / "scenes"), _output(name, command, written))
     if isinstance(spec.source, (JsonLinesSource, TableSource)) and command.rows != RowOptions():

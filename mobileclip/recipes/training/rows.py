@@ -131,8 +131,8 @@ def _row(rows: Mapping[str, str], arguments: Sequence[str], *, is_needed: bool) 
     if "--help" in arguments:
         return next(iter(rows)), arguments
     if first.startswith("_") or not first:
-        raise ValueError(f"which run? its name comes first: {', '.join(rows)}; `--help` says what each is")
-    raise ValueError(f"there is no run {arguments[0]!r}; {nearest(first, rows)} `--help` says what each is")
+        raise ValueError(f"which run? its name comes first: {', '.join(rows)}; their titles are in `--help`")
+    raise ValueError(f"there is no run {arguments[0]!r}; {nearest(first, rows)} Their titles are in `--help`")
 
 
 def refuse_lost(given: Mapping[str, object], reach: Mapping[str, bool]) -> None:
