@@ -31,6 +31,16 @@ def install(*extras: str) -> str:
     return " ".join(["pip install", *(f"'{one}'" for one in packages)]) if packages else install_library(*extras)
 
 
+def advice(*extras: str) -> str:
+    """Return the same command as a message has it, in backticks.
+
+    >>> advice("hub")
+    "`pip install 'huggingface-hub>=1.0'`"
+    """
+    command, clone, _ = install(*extras).partition(f" {_CLONE}")
+    return f"`{command}`{clone}"
+
+
 def install_library(*extras: str) -> str:
     """Return how the library itself is installed, with extras.
 
@@ -74,6 +84,6 @@ def needed(what: str, *extras: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0]
-        raise ModuleNotFoundError(f"{what} needs {package}: {install(*extras)}", name=error.name) from error
+        raise ModuleNotFoundError(f"{what} needs {package}: {advice(*extras)}", name=error.name) from error
     except ImportError as error:
-        raise ImportError(f"{what} cannot be used ({error}): {install(*extras)}", name=error.name) from error
+        raise ImportError(f"{what} cannot be used ({error}): {advice(*extras)}", name=error.name) from error

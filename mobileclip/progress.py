@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 SECONDS_BETWEEN_LINES = 15.0
+# As a part of all time: a job of days does not fill a file with its lines.
+_LINES_APART = 0.01
+# Before, no pace is known, however fast the first steps were.
+_SOONEST = 3.0
 # Steps within so small a part of the time that was waited for them came together, such as a batch of results.
 _TOGETHER = 0.1
 # As a part of all time: marks that are nearer tell no more.
@@ -49,10 +53,8 @@ class _Pace:
         self._last = now
 
     def seconds(self, steps: int) -> float | None:
-        """Return how long so many steps take; None where too little was seen."""
-        if steps <= 0:
-            return 0.0
-        if self._num_bursts < _FEWEST_BURSTS:
+        """Return how long so many steps take; None where too little was seen, or there are none."""
+        if steps <= 0 or self._num_bursts < _FEWEST_BURSTS or self._last - self._started < _SOONEST:
             return None
         (began, done_before), (ended, done) = self._marks[0], self._marks[-1]
         return steps * (ended - began) / (done - done_before)
@@ -121,7 +123,8 @@ class Progress:
         state = ", ".join(filter(None, (detail, self.state)))
         self._bar.update(self._task, completed=self.done, state=state)
         now = time.monotonic()
-        due = self.done == self.total or now - self._last_line > SECONDS_BETWEEN_LINES
+        apart = max(SECONDS_BETWEEN_LINES, _LINES_APART * (now - self._started))
+        due = self.done == self.total or now - self._last_line > apart
         if self._console is not None and not self._console.is_terminal and due:
             self._last_line = now
             of = "" if self.total is None else f"/{self.total}"

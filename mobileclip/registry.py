@@ -15,6 +15,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from mobileclip.storage import printable
+
 T = TypeVar("T")
 
 IMPORT = "--import"
@@ -38,11 +40,13 @@ class Registry(Mapping[str, T], Generic[T]):
             the entry-point group.
         home: the module of the library that registers its own values, where that is another room than the registry's;
             imported like those of third parties.
+        listed: the command that lists the names, where there is one.
     """
 
-    def __init__(self, kind: str, *, home: str | None = None) -> None:
+    def __init__(self, kind: str, *, home: str | None = None, listed: str = "") -> None:
         self.kind = kind
         self.home = home
+        self.listed = listed
         self._values: dict[str, T] = {}
         self._aliases: dict[str, str] = {}
 
@@ -120,9 +124,10 @@ class Registry(Mapping[str, T], Generic[T]):
     def unknown(self, name: str) -> str:
         """Return the message for an unknown name: the nearest names, or all where none is near."""
         name = name[:_MAX_SHOWN]
-        hint = nearest(name, self)
+        hint = nearest(name, self, otherwise="no name is like it" if self.listed else None)
         end = "" if hint.endswith("?") else "."
-        return f"unknown {self.label} {name!r}; {hint}{end} Parts of your own are found with {IMPORT} MODULE"
+        others = f", and all others listed by `{self.listed}`" if self.listed else ""
+        return f"unknown {self.label} {name!r}; {hint}{end} Parts of your own are found with `{IMPORT} MODULE`{others}"
 
     def __iter__(self) -> Iterator[str]:
         self._import_modules()
@@ -241,6 +246,16 @@ def nearest(name: str, known: Iterable[str], *, otherwise: str | None = None) ->
     if near:
         return f"did you mean {' or '.join(map(repr, near))}?"
     return f"known: {', '.join(sorted(names))}" if otherwise is None else otherwise
+
+
+def nearest_file(path: Path) -> str:
+    """Return what to say of a file or folder that is not there: names beside it that are like it, if any."""
+    try:
+        names = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        return "" if path.parent == path else f" (there is no folder {printable(path.parent)} either)"
+    hint = nearest(path.name, names, otherwise="")
+    return hint and f"; {hint}"
 
 
 @cache

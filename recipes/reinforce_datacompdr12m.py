@@ -1,6 +1,6 @@
 """Reinforce DataComp-12M as DataCompDR-12M was: 30 augmentations, 5 synthetic captions, two ViT-L/14 teachers.
 
-Command:   python recipes/reinforce_datacompdr12m.py --source DataComp-12M --output DataCompDR-12M
+Command:   python recipes/reinforce_datacompdr12m.py --data DataComp-12M --output DataCompDR-12M
 Try it:    python recipes/reinforce_datacompdr12m.py --tiny
 Hardware:  one process per GPU, or `--engine ray` for a cluster
 Time:      `--dry-run` measures the first shard and extrapolates; docs/costs.md explains

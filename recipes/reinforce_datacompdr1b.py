@@ -1,6 +1,6 @@
 """Reinforce DataComp-1B as DataCompDR-1B was: 10 augmentations, 5 synthetic captions, two ViT-L/14 teachers.
 
-Command:   python recipes/reinforce_datacompdr1b.py --source DataComp-1B --output DataCompDR-1B
+Command:   python recipes/reinforce_datacompdr1b.py --data DataComp-1B --output DataCompDR-1B
 Try it:    python recipes/reinforce_datacompdr1b.py --tiny
 Hardware:  one process per GPU, or `--engine ray` for a cluster
 Time:      `--dry-run` measures the first shard and extrapolates; docs/costs.md explains

@@ -4,7 +4,7 @@ The paper's captioners are published as files, apple/mobileclip2_coca_dfn2b_s13b
 --captioner-weights, one or several: each of several writes a set of captions that is called like its file. The paper
 tuned the teachers' logit scales; of other teachers, `mobileclip data tune-scale` finds where to begin.
 
-Command:   python recipes/reinforce_dfndr2b.py --source DFN-2B --output DFNDR-2B
+Command:   python recipes/reinforce_dfndr2b.py --data DFN-2B --output DFNDR-2B
 Try it:    python recipes/reinforce_dfndr2b.py --tiny
 Hardware:  one process per GPU, or `--engine ray` for a cluster
 Time:      `--dry-run` measures the first shard and extrapolates; docs/costs.md explains

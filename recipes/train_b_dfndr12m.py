@@ -3,7 +3,7 @@ r"""Train MobileCLIP2-B on DFNDR-12M: on all sets of synthetic captions, or on o
 The flag `--pipeline.caption-sets '^syn_text_NAME$'` takes another one.
 
 Command:   torchrun --nproc-per-node 8 \
-               recipes/train_b_dfndr12m.py all_sets --training.micro-batch-size 256 \
+               recipes/train_b_dfndr12m.py all_sets --micro-batch-size 256 \
                --data 'DFNDR-12M/{00000000..00001023}.tar'
 Try it:    python recipes/train_b_dfndr12m.py all_sets --tiny
 Hardware:  8 GPUs, each with 4 pieces of 256 samples in 8 GiB; the release's script has 32, with 256 samples each;

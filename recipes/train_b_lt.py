@@ -1,7 +1,7 @@
 r"""Train MobileCLIP-B (LT) on DataCompDR-1B: three times as long, the first half at a constant learning rate.
 
 Command:   torchrun --nproc-per-node 8 \
-               recipes/train_b_lt.py --training.micro-batch-size 512 \
+               recipes/train_b_lt.py --micro-batch-size 512 \
                --data 'DataCompDR-1B/{00..64}/{00000000..00000999}.tar' 'DataCompDR-1B/65/{00000000..00000535}.tar'
 Try it:    python recipes/train_b_lt.py --tiny
 Hardware:  8 GPUs, each with 16 pieces of 512 samples in 16 GiB; the release trained B on 128, with 512 samples each;

@@ -1,7 +1,7 @@
 r"""Train MobileCLIP2-S4 on DFNDR-2B.
 
 Command:   torchrun --nproc-per-node 8 \
-               recipes/train_mobileclip2_s4.py --training.micro-batch-size 512 \
+               recipes/train_mobileclip2_s4.py --micro-batch-size 512 \
                --data 'DFNDR-2B/{FIRST..LAST}.tar'
 Try it:    python recipes/train_mobileclip2_s4.py --tiny
 Hardware:  8 GPUs, each with 28 pieces of 512 samples in 44 GiB; the release's script has 128, with 512 samples each;

@@ -1,7 +1,7 @@
 r"""Train ViT-B/16 on DataCompDR-12M: a row of table 2 or 3a, plain CLIP among them.
 
 Command:   torchrun --nproc-per-node 8 \
-               recipes/train_vit_b16_12m.py ensemble --training.micro-batch-size 256 \
+               recipes/train_vit_b16_12m.py ensemble --micro-batch-size 256 \
                --data 'DataCompDR-12M/{00000000..00001023}.tar'
 Try it:    python recipes/train_vit_b16_12m.py ensemble --tiny
 Hardware:  8 GPUs, each with 4 pieces of 256 samples in 7 GiB; the release used 32, with 256 samples each;

@@ -1,7 +1,7 @@
 r"""Train ViT-B/16 with a small text encoder on DataCompDR-12M: a row of table 5.
 
 Command:   torchrun --nproc-per-node 8 \
-               recipes/train_vit_b16_12m_text.py mct_4 --training.micro-batch-size 256 \
+               recipes/train_vit_b16_12m_text.py mct_4 --micro-batch-size 256 \
                --data 'DataCompDR-12M/{00000000..00001023}.tar'
 Try it:    python recipes/train_vit_b16_12m_text.py mct_4 --tiny
 Hardware:  8 GPUs, each with 4 pieces of 256 samples in 7 GiB; the release used 32, with 256 samples each;

@@ -20,11 +20,17 @@ from unittest import mock
 
 import mobileclip
 from mobileclip.cli import COMMANDS, Commands, main
+from mobileclip.recipes.flags import FLAGS
 from mobileclip.registry import Registry
 
 FILE = Path(__file__).parent / "golden" / "names.json"
 # One recipe of each kind: others of a kind have the same flags.
-RECIPES = ("train s2", "train imagenet_mci mci0", "reinforce datacompdr12m")
+RECIPES = {
+    "train s2": "training",
+    "train imagenet_mci mci0": "classifying",
+    "reinforce datacompdr12m": "reinforcing",
+    "finetune": "finetuning",
+}
 _WIDE = {"COLUMNS": "1000"}
 
 
@@ -32,7 +38,7 @@ def names() -> dict[str, dict[str, Any]]:
     """Return flags by command, what it says that they take, and names by what they stand for."""
     own = sorted(_commands(COMMANDS.members))
     return {
-        "commands": {f"mobileclip {name}": flags(name) for name in sorted((*own, *RECIPES))},
+        "commands": {f"mobileclip {name}": flags(name) for name in sorted({*own, *RECIPES})},
         "help": {f"mobileclip {name}": takes(name) for name in own},
         "registries": dict(sorted(registered().items())),
     }
@@ -43,8 +49,9 @@ def flags(command: str) -> list[str]:
     said = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     _say_help(command, said)
     said.seek(0)
-    cells = [cell for line in said for cell in line.split("│")[1:] if cell.startswith(" -")]
-    return sorted({flag for cell in cells for flag in re.findall(r"(?<!\w)--?[a-z][\w.-]*", cell[1:].split("  ")[0])})
+    cells = [cell[1:] for line in said for cell in line.split("│")[1:] if cell.startswith(" -")]
+    cells += [flag.names for flag in FLAGS.get(RECIPES.get(command, ""), ())]
+    return sorted({flag for cell in cells for flag in re.findall(r"(?<!\w)--?[a-z][\w.-]*", cell.split("  ")[0])})
 
 
 def takes(command: str) -> dict[str, str | None]:
@@ -64,7 +71,7 @@ def takes(command: str) -> dict[str, str | None]:
 
 def _say_help(command: str, said: TextIO) -> None:
     with mock.patch.dict(os.environ, _WIDE), contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-        main([*command.split(), "--help"])
+        main([*command.split(), "--help-all" if command in RECIPES else "--help"])
 
 
 def registered() -> dict[str, list[str]]:

@@ -35,7 +35,7 @@ def read(*folders: str) -> dict[str, str]:
 
 
 def test_what_is_missing_is_named_with_the_command_that_installs_it():
-    told = re.escape(f"a thing needs nothing_like_it: {install('onnx', 'int8')}")
+    told = re.escape(f"a thing needs nothing_like_it: `{install('onnx', 'int8')}`")
     with pytest.raises(ModuleNotFoundError, match=f"^{told}$"), needed("a thing", "onnx", "int8"):
         import nothing_like_it.inside  # noqa: F401
 

@@ -285,7 +285,7 @@ class TestCommands:
             ("hub push", "--private --message"),
             ("data join", "--index --by"),
             ("train s2", "--data --output --tiny --show --run"),
-            ("reinforce datacompdr12m", "--source --output --tiny --show --run --dry-run"),
+            ("reinforce datacompdr12m", "--data --output --tiny --show --run --dry-run"),
             ("finetune", "-h --checkpoint --data --output --tiny --show --run"),
         ],
     )

@@ -46,7 +46,7 @@ def test_speed_and_time_left_are_those_of_what_was_done_here(clock):
             bar.advance()
         assert (bar.done, bar.state) == (14, "0.5 samples/s, 0:12 left")
         bar.advance(6)
-        assert bar.state == "0.8 samples/s, 0:00 left"
+        assert bar.state == "0.8 samples/s", "of what is done, nothing is left"
 
 
 def test_a_step_of_several_units_counts_all_of_them_for_the_speed_alone(clock):
@@ -80,7 +80,7 @@ def test_elsewhere_than_in_a_terminal_a_line_comes_now_and_then_and_at_the_end(c
         bar.advance()
         assert len(lines(screen)) == 1
         bar.advance()
-    assert lines(screen)[1:] == ["indexing: 4/4, 0.2 samples/s, 0:00 left"]
+    assert lines(screen)[1:] == ["indexing: 4/4, 0.2 samples/s"]
 
 
 def test_without_a_total_a_line_has_none(clock, screen):
@@ -96,6 +96,25 @@ def test_items_are_counted_as_they_are_worked_through(capsys, clock):
         clock.now += 1
         worked.append(item)
     assert worked == ["a", "b", "c"]
-    assert capsys.readouterr().err == "reading: 3/3, 1.0 shards/s, 0:00 left\n"
+    assert capsys.readouterr().err == "reading: 3/3, 1.0 shards/s\n"
     assert list(track("abc", total=3, title="reading", shown=False)) == worked
     assert capsys.readouterr().err == ""
+
+
+def test_in_the_first_seconds_no_time_left_is_told_however_fast_they_are(clock):
+    with Progress("reading", total=1000, console=None) as bar:
+        for _ in range(29):
+            clock.now += 0.1
+            bar.advance()
+            assert "left" not in bar.state
+        clock.now += 0.2
+        bar.advance()
+        assert bar.state.endswith("1:37 left")
+
+
+def test_lines_of_a_long_job_come_ever_more_slowly(clock, screen):
+    with Progress("training", total=100_000, console=screen) as bar:
+        for _ in range(86_400 // 5):
+            clock.now += 5
+            bar.advance()
+    assert 100 < len(lines(screen)) < 700

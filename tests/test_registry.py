@@ -172,7 +172,7 @@ def test_parts_of_a_module_survive_the_process_that_registered_them(tmp_path):
     alone = python(*info)
     assert alone.status == 2
     assert "unknown token mixer 'pooling'; known: " in alone.output
-    assert "with --import MODULE" in alone.output
+    assert "with `--import MODULE`" in alone.output
     found = python(*info, **{MODULES: str(parts)})
     assert found.status == 0, found.output
 

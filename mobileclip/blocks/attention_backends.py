@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mobileclip.extras import install
+from mobileclip.extras import advice
 from mobileclip.registry import Registry
 
 
@@ -76,7 +76,7 @@ def xformers_attention(query: Tensor, key: Tensor, value: Tensor, *, causal: boo
     try:
         from xformers import ops
     except ImportError as error:
-        raise ImportError(f"the attention backend 'xformers' needs xformers: {install('xformers')}") from error
+        raise ImportError(f"the attention backend 'xformers' needs xformers: {advice('xformers')}") from error
     query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
     mask = ops.LowerTriangularMask() if causal else None
     attended: Tensor = ops.memory_efficient_attention(query, key, value, attn_bias=mask)

@@ -27,12 +27,13 @@ class Buildable(Protocol):
 
 
 _HOME = "mobileclip.encoders.specs"
+_LISTED = "mobileclip list"
 
-image_encoders: Registry[Buildable] = Registry("image_encoder", home=_HOME)
+image_encoders: Registry[Buildable] = Registry("image_encoder", home=_HOME, listed=_LISTED)
 """Image encoders by name; third parties add theirs here or by an entry point in `mobileclip.image_encoder`."""
-text_encoders: Registry[Buildable] = Registry("text_encoder", home=_HOME)
+text_encoders: Registry[Buildable] = Registry("text_encoder", home=_HOME, listed=_LISTED)
 """Text encoders by name; third parties add theirs here or by an entry point in `mobileclip.text_encoder`."""
-models: Registry[Buildable] = Registry("model", home=_HOME)
+models: Registry[Buildable] = Registry("model", home=_HOME, listed=_LISTED)
 """Whole models by name; third parties add theirs here or by an entry point in `mobileclip.model`."""
 
 
@@ -99,7 +100,7 @@ def named_spec(name: str) -> Buildable:
     for registry in registries:
         with suppress(ValueError):
             return registry.resolve(name)
-    everything: Registry[Buildable] = Registry("model")
+    everything: Registry[Buildable] = Registry("model", listed=_LISTED)
     for registry in registries:
         for known, spec in registry.items():
             everything.add(known, spec, replace=True)

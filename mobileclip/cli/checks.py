@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mobileclip import storage
-from mobileclip.registry import nearest
+from mobileclip.registry import nearest_file
 
 
 def require_there(path: str | Path, expected: str) -> None:
@@ -23,7 +23,7 @@ def require_there(path: str | Path, expected: str) -> None:
         raise ValueError(f"a name is empty; expected {expected}")
     if storage.is_remote(path) or storage.local_path(path).exists():
         return
-    near = _near(storage.local_path(path))
+    near = nearest_file(storage.local_path(path))
     raise FileNotFoundError(f"there is no {storage.printable(path)}; expected {expected}{near}")
 
 
@@ -97,13 +97,3 @@ def require_at_least(least: int, **numbers: float | None) -> None:
 def without_repeats(paths: Iterable[Path]) -> list[Path]:
     """Return paths in order, each once."""
     return list(dict.fromkeys(paths))
-
-
-def _near(path: Path) -> str:
-    """Return names beside a missing one that a person may have meant."""
-    try:
-        names = [entry.name for entry in path.parent.iterdir()]
-    except OSError:
-        return "" if path.parent == path else f" (there is no folder {storage.printable(path.parent)} either)"
-    hint = nearest(path.name, names, otherwise="")
-    return hint and f"; {hint}"

@@ -34,7 +34,7 @@ def reinforce(recipe: Recipe, /) -> None:
 
     mobileclip reinforce datacompdr12m --tiny
 
-    mobileclip reinforce datacompdr12m --source DataComp-12M --output DataCompDR-12M --dry-run
+    mobileclip reinforce datacompdr12m --data DataComp-12M --output DataCompDR-12M --dry-run
 
     Args:
         recipe: a published one, such as datacompdr12m, or a file of your own; then its own flags.

@@ -161,7 +161,9 @@ def read_status(output: storage.AnyPath) -> Status:
     """
     if (found := known_status(output)) is None:
         path = storage.printable(storage.join(output, STATUS))
-        raise ValueError(f"there is no {path}: nothing has run in {storage.printable(output)}")
+        raise ValueError(
+            f"there is no {path}: nothing has run in {storage.printable(output)}; start it without `--status`"
+        )
     return found
 
 

@@ -11,6 +11,7 @@ from mobileclip.blocks import models
 from mobileclip.evaluation.results import DatasetResult
 from mobileclip.evaluation.suite import SUITE
 from mobileclip.inputs import Interpolation
+from mobileclip.registry import nearest
 
 if TYPE_CHECKING:
     from mobileclip.encoders import DualEncoderSpec
@@ -43,7 +44,7 @@ def published_results(model: str) -> dict[str, DatasetResult]:
     Source: the results that come with the releases of MobileCLIP (arXiv 2311.17049) and MobileCLIP2 (arXiv 2508.20691).
     """
     if model not in _figures():
-        raise ValueError(f"no results of {model!r} are published; there are those of {', '.join(_figures())}")
+        raise ValueError(f"no results of {model!r} are published; {nearest(model, _figures())}")
     names = {entry.key: entry.name for entry in SUITE}
     return {
         key: DatasetResult(key=key, dataset=names.get(key, key.rpartition("/")[2]), metrics=metrics)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,10 +31,11 @@ def pick_device(name: str | torch.device = AUTO, *, local_rank: int = 0) -> torc
         device = torch.device(name)
         torch.ones(1, device=device).item()  # what `meta` cannot
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = re.split(r"\. |\n", str(error))[0]
+        there = ", ".join(dict.fromkeys((*all_devices(), "cpu")))
         raise ValueError(
-            f"there is no device {str(name)!r} here ({reason}); there are: {', '.join(all_devices())}, cpu. Leave the "
-            "choice out, or say auto, for the best of them"
+            f"there is no device {str(name)!r} here ({reason}); there are: {there}. Leave the choice out for the best "
+            "of them, or give `--device cpu`"
         ) from None
     return device
 

@@ -29,6 +29,7 @@ from mobileclip.hardware.devices import AUTO, pick_device
 from mobileclip.inference.identity import ModelIdentity
 from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.inputs import Interpolation
+from mobileclip.registry import nearest_file
 from mobileclip.reparam import reparameterize
 from mobileclip.serialization import to_json
 from mobileclip.tensor_files.weights import weights_sha256
@@ -192,7 +193,7 @@ def require_model(model: str | Path | DualEncoderSpec | None, checkpoint: str | 
     if isinstance(wanted, str):
         resolve_spec(wanted)
     if not str(found).startswith(PREFIX) and not is_export(found) and not local_checkpoint(found).is_file():
-        raise FileNotFoundError(f"no checkpoint at {found}: there is no such file")
+        raise FileNotFoundError(f"no checkpoint at {found}: there is no such file{nearest_file(Path(found))}")
 
 
 def spec_known_by_name(
@@ -278,7 +279,7 @@ def spec_called(name: str | Path) -> ModelSpec:
     except ValueError:
         path = Path(name)
         if isinstance(name, Path) or len(path.parts) > 1 or path.suffix.lower() in CHECKPOINT_SUFFIXES:
-            raise FileNotFoundError(f"there is no checkpoint at {path}") from None
+            raise FileNotFoundError(f"there is no checkpoint at {path}{nearest_file(path)}") from None
         raise
 
 

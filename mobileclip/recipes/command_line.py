@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mobileclip.machine import machine_line
+from mobileclip.recipes.flags import ASKING_ALL, asks_briefly, brief_help, canonical
 from mobileclip.recipes.header import read_header
-from mobileclip.registry import taken, with_parts
-from mobileclip.serialization import from_json, to_json
-from mobileclip.terminal import has_reader, shown
+from mobileclip.registry import nearest_file, taken, with_parts
+from mobileclip.terminal import has_reader, say, shown
 from mobileclip.terminal.interruption import interruptible
 from mobileclip.terminal.streams import ensure_streams, give_up_output
 
@@ -55,13 +55,55 @@ def typed(arguments: Sequence[str] | None) -> list[str]:
     return with_parts(sys.argv[1:] if arguments is None else arguments)
 
 
+@contextmanager
+def opened(
+    kind: str,
+    name: str,
+    docstring: str | None,
+    arguments: Sequence[str] | None,
+    *,
+    cls: type[T],
+    rows: Mapping[str, str] | None = None,
+) -> Iterator[tuple[T | None, list[str]]]:
+    """Yield what `--run` names and the rest of a command line, and report what happens then as `reported` does.
+
+    Args:
+        kind: of the recipe, a key of `FLAGS`.
+        name: of the recipe.
+        docstring: its header.
+        arguments: the command line; None for the process's own.
+        cls: what `--show` writes.
+        rows: the recipe's runs to their titles, where it has several.
+
+    Raises:
+        SystemExit: after the short help, and as `reported` has it.
+    """
+    with reported(name, arguments):
+        given = canonical(kind, typed(arguments))
+        if asks_briefly(given):
+            say(helped(kind, docstring, sys.argv[0], rows))
+            raise SystemExit(0)
+        yield written_run(["--help" if one == ASKING_ALL else one for one in given], cls)
+
+
+def helped(kind: str, docstring: str | None, program: str, rows: Mapping[str, str] | None = None) -> str:
+    """Return a recipe's short help; `program` is what was typed before the flags, or the recipe's file."""
+    typed_before = f"python {program}" if program.endswith(".py") else program
+    return f"{read_header(_as_run(docstring, program)).brief()}\n\n{brief_help(kind, typed_before, rows)}"
+
+
 def described(docstring: str | None) -> str:
-    """Return what a recipe's `--help` begins with: its whole header, with the command that runs it here."""
-    text, name = docstring or "", Path(sys.argv[0]).name
-    if name.startswith("mobileclip "):
-        text = re.sub(r"\bpython recipes/\w+\.py", name, text)
-        text = re.sub(r"\brecipes/\w+\.py", f"-m mobileclip.cli{name.removeprefix('mobileclip')}", text)
-    return read_header(text).description()
+    """Return what a recipe's `--help-all` begins with: its whole header, with the command that runs it here."""
+    return read_header(_as_run(docstring, Path(sys.argv[0]).name)).description()
+
+
+def _as_run(docstring: str | None, program: str) -> str:
+    """Return a header with the commands that run the recipe here."""
+    text = docstring or ""
+    if program.startswith("mobileclip "):
+        text = re.sub(r"\bpython recipes/\w+\.py", program, text)
+        text = re.sub(r"\brecipes/\w+\.py", f"-m mobileclip.cli{program.removeprefix('mobileclip')}", text)
+    return text
 
 
 def written_run(arguments: Sequence[str], cls: type[T]) -> tuple[T | None, list[str]]:
@@ -80,15 +122,29 @@ def written_run(arguments: Sequence[str], cls: type[T]) -> tuple[T | None, list[
         raise ValueError(f"{RUN} needs the name of a file that --show has written")
     if not files:
         return None, rest
+    from mobileclip.serialization import from_json  # slow, and `--help` does not need it
+
     file = files[-1]
     try:
         return from_json(Path(file).read_text(encoding="utf-8"), cls), rest
+    except FileNotFoundError:
+        near = nearest_file(Path(file))
+        raise ValueError(f"there is no {file}{near}; write one: {again('--show')[:-1]} > {file}`") from None
     except UnicodeDecodeError:
         raise ValueError(f"{file} is no text; expected what --show has written") from None
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
 
 
+def again(*flags: str) -> str:
+    """Return the command that was typed, with its row and these flags alone, in backticks."""
+    typed_before = f"python {sys.argv[0]}" if sys.argv[0].endswith(".py") else sys.argv[0]
+    row = [one for one in sys.argv[1:2] if not one.startswith("-")]
+    return f"`{' '.join((typed_before, *row, *flags))}`"
+
+
 def show(choices: Any) -> None:
     """Write choices to standard output as JSON, to the letter: they are read back with `--run`."""
+    from mobileclip.serialization import to_json
+
     sys.stdout.write(f"{to_json(choices, indent=1)}\n")

@@ -6,6 +6,7 @@ In a checkout they lie in `recipes/` beside the package; an installed package ho
 from __future__ import annotations
 
 import ast
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -13,12 +14,17 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
+from mobileclip.recipes.command_line import helped
+from mobileclip.recipes.flags import FLAGS, asks_briefly, canonical
 from mobileclip.recipes.header import Header, read_header
-from mobileclip.registry import nearest
+from mobileclip.registry import nearest, nearest_file
 from mobileclip.storage import atomic_path, require_output
+from mobileclip.terminal import say
 
 KINDS = {"train": "train_", "reinforce": "reinforce_"}
 """Commands to what the names of their recipes' files begin with."""
+
+_LISTING = "`mobileclip recipes ls`"
 
 
 def recipe_files() -> dict[str, Path]:
@@ -46,7 +52,9 @@ def find_recipe(name: str, command: str = "") -> Path:
     """
     if name.endswith(".py"):
         if not Path(name).is_file():
-            raise ValueError(f"there is no recipe {name}")
+            raise ValueError(
+                f"there is no recipe {name}{nearest_file(Path(name))}; those that are published: {_LISTING}"
+            )
         return Path(name)
     files = recipe_files()
     prefixes = (KINDS[command],) if command in KINDS else ("", *KINDS.values())
@@ -54,12 +62,25 @@ def find_recipe(name: str, command: str = "") -> Path:
         if known in files and known.startswith(prefixes):
             return files[known]
     names = [known.removeprefix(prefixes[0]) for known in files if known.startswith(prefixes)]
-    raise ValueError(f"unknown recipe {name!r}; {nearest(name, names)}")
+    raise ValueError(
+        f"unknown recipe {name!r}; {nearest(name, names, otherwise='no name is like it.')} All: {_LISTING}"
+    )
 
 
 def header_of(file: Path) -> Header:
     """Return the header of a recipe's file, which is not run."""
-    return read_header(ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))))
+    return read_header(_docstring(file))
+
+
+def _docstring(file: Path) -> str | None:
+    return ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
+
+
+def _kind_of(file: Path) -> str | None:
+    """Return which kind of recipe a file is, a key of `FLAGS`; None of one with rows, or of something else."""
+    text = file.read_text(encoding="utf-8")
+    imported = re.search(r"^from mobileclip\.recipes\.(\w+) import [^\n]*\brun_recipe\b", text, re.MULTILINE)
+    return imported[1] if imported and imported[1] in FLAGS and not re.search(r"^ROWS\b", text, re.MULTILINE) else None
 
 
 def run_file(file: Path, arguments: Sequence[str], *, program: str) -> None:
@@ -73,6 +94,10 @@ def run_file(file: Path, arguments: Sequence[str], *, program: str) -> None:
     Raises:
         SystemExit: as the recipe does.
     """
+    if asks_briefly(arguments) and (kind := _kind_of(file)) and asks_briefly(canonical(kind, arguments)):
+        # Nothing is imported that computes.
+        say(helped(kind, _docstring(file), program))
+        raise SystemExit(0)
     before = sys.argv, sys.path, sys.modules["__main__"]
     loader = SourceFileLoader("__main__", str(file.resolve()))
     module = ModuleType("__main__", "")

@@ -9,6 +9,7 @@ import attrs
 from mobileclip.terminal.help import command_lines, laid_out
 
 _ENTRY = re.compile(r"^([A-Z][a-z ]+):\s+", re.MULTILINE)
+_COMMANDS = ("Command", "Try it")
 
 
 @attrs.frozen(kw_only=True)
@@ -26,10 +27,15 @@ class Header:
     entries: dict[str, str]
 
     def description(self) -> str:
-        """Return what `--help` begins with: everything, as wide as the terminal, with every command in a line."""
+        """Return what `--help-all` begins with: everything, as wide as the terminal, with every command in a line."""
         width = max(map(len, self.entries), default=0) + len(":  ")
         entries = (laid_out(text, heading=f"{name}:".ljust(width)) for name, text in self.entries.items())
         return "\n\n".join((*map(laid_out, (self.title, *self.prose)), "\n".join(entries))).strip()
+
+    def brief(self) -> str:
+        """Return what `--help` begins with: the title, and the commands that run it and try it."""
+        commands = {name: text for name, text in self.entries.items() if name in _COMMANDS}
+        return attrs.evolve(self, prose=(), entries=commands).description()
 
 
 def read_header(docstring: str | None) -> Header:

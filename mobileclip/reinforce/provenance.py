@@ -70,8 +70,8 @@ def _refuse_difference(output: str, found: ReinforcementCard, wanted: Reinforcem
     different = [name for name in fields if getattr(found, name) != getattr(wanted, name)]
     if different:
         raise ValueError(
-            f"{output} was reinforced with another choice of {', '.join(different)}; choose another output "
-            "directory, or delete it to start again"
+            f"{output} was reinforced with another choice of {', '.join(different)}; delete it to start over, "
+            "or keep it and choose another `--output`"
         )
 
 

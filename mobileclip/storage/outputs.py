@@ -36,7 +36,7 @@ def require_output(path: AnyPath, *, overwrite: bool, suffixes: Collection[str] 
                 f"{path} is a folder; give the name of a file, such as {place / _example(suffixes)}"
             )
         if not overwrite:
-            raise FileExistsError(f"{path} is there already; choose another name, or replace it with --overwrite")
+            raise FileExistsError(f"{path} is there already; choose another name, or replace it with `--overwrite`")
     _require_writable(place.parent)
 
 
@@ -62,7 +62,7 @@ def require_output_folder(path: AnyPath, *, overwrite: bool, marker: str = "") -
         raise NotADirectoryError(f"{path} is a file; give the name of a folder")
     if holds_anything(place):
         if not overwrite:
-            raise FileExistsError(f"{path} is there already; choose another folder, or replace it with --overwrite")
+            raise FileExistsError(f"{path} is there already; choose another folder, or replace it with `--overwrite`")
         if not (place / marker).is_file():
             raise FileExistsError(
                 f"{path} holds other files and no {marker}, and is not replaced; choose another folder"

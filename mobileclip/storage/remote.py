@@ -9,7 +9,7 @@ from concurrent.futures import Future, wait
 from datetime import datetime
 from typing import Any, TypeVar
 
-from mobileclip.extras import install
+from mobileclip.extras import advice
 from mobileclip.machine import raise_machine_fault
 from mobileclip.storage.backend import Backend, ByteStream, Info, StorageError
 from mobileclip.storage.limits import store_limits
@@ -165,7 +165,7 @@ def _known(address: str, call: Callable[[], T]) -> T:
     try:
         return call()
     except ImportError as error:
-        raise ValueError(f"{address} needs a package that is not installed: {install('remote')} ({error})") from None
+        raise ValueError(f"{address} needs a package that is not installed ({error}): {advice('remote')}") from None
     except ValueError as error:
         raise ValueError(
             f"{address} cannot be opened: {error}; expected a path or an address such as s3://, gs:// or https://"

@@ -239,6 +239,6 @@ def _refuse_other(spec: RunSpec, output: storage.AnyPath) -> None:
     changed = [name for name in ("model", "data", "training") if getattr(there, name) != getattr(spec, name)]
     if changed:
         raise ValueError(
-            f"{output} holds a run with another choice of {' and '.join(changed)} ({path}); choose another output "
-            "folder, or delete it to start over"
+            f"{output} holds a run with another choice of {' and '.join(changed)}; delete it to start over, go on with "
+            f"its own choices by `--run {path}`, or keep it and choose another `--output`"
         )

@@ -359,7 +359,7 @@ def test_training_reads_shards_by_whatever_name(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["train", "s0", "--data", f"folder:{captions}", "--output", str(tmp_path / "run")])
     said = f"{stopped.value}{capsys.readouterr().err}"
-    assert f"mobileclip reinforce datacompdr12m --source folder:{captions} --output FOLDER" in said
+    assert f"mobileclip reinforce datacompdr12m --data folder:{captions} --output FOLDER" in said
 
 
 def test_kinds_of_packages(monkeypatch):

@@ -124,7 +124,7 @@ def test_training_measures_on_a_list_that_is_trusted(tmp_path):
     ("arguments", "said"),
     [
         (["--run"], "--run needs the name of a file"),
-        (["--run", "missing.json"], "No such file"),
+        (["--run", "missing.json"], "there is no missing.json; write one: "),
         (["--run", "broken.json"], "broken.json: this is not JSON"),
         (["--run", "other.json"], "other.json: this JSON is not a valid RunSpec"),
         (["--run", "bytes.json"], "bytes.json is no text"),

@@ -12,7 +12,7 @@ from tests.errors import fails
 
 def test_help(capsys):
     with pytest.raises(SystemExit) as stop:
-        run_recipe(evaluate(), "Evaluate models.\n\nCommand:  python recipes/evaluate.py mine", ["--help"])
+        run_recipe(evaluate(), "Evaluate models.\n\nCommand:  python recipes/evaluate.py mine", ["--help-all"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
     for flag in ("--suite", "--data ", "--datasets", "--beside", "--report", "--tiny", "--allow-missing"):

@@ -367,7 +367,7 @@ def test_the_commands_of_the_page_and_the_recipe_are_commands():
     assert len(commands) >= 5
     for line in commands:
         arguments = shlex.split(line.replace("...", ""))
-        if arguments != ["--help"]:
+        if arguments != ["--help-all"]:
             command = tyro.cli(Command, default=Command(spec=finetune()), args=arguments)
             assert command.tiny or command.spec.checkpoint or command.spec.batch_norm == "synchronised"
     given = ["--old-tasks", "a", "b.jsonl", "--freeze", "text", "--lora-rank", "8", "--alphas", "0.3", "0.6"]

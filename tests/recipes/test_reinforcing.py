@@ -72,7 +72,7 @@ def test_a_dry_run_estimates_and_writes_nothing(here, capsys):
 
 
 def test_mistakes_end_with_one_line(here):
-    with pytest.raises(SystemExit, match="error: --source is missing"):
+    with pytest.raises(SystemExit, match="error: --data is missing"):
         run_recipe(reinforce_dfndr2b, "x", None, [])
     with pytest.raises(SystemExit, match=r"error: shard nowhere/1\.tar does not exist"):
         run_recipe(reinforce_dfndr2b, "x", None, ["--tiny", "--source", "nowhere/1.tar"])

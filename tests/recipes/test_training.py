@@ -181,7 +181,7 @@ def test_choices_are_flags(capsys):
     assert spec.training.loss.contrastive_weight == 0.25
     assert spec.data.batch_size == 64
     with pytest.raises(SystemExit):
-        run_named("train_b", "--help")
+        run_named("train_b", "--help-all")
     said = capsys.readouterr().out
     assert "--training.schedule.total-steps" in said
     assert "--data" in said

@@ -117,7 +117,7 @@ def test_initial_weights(folder):
 def test_another_run_in_the_folder_is_refused(folder):
     run(spec(folder), folder / "run", device="cpu")
     other = attrs.evolve(spec(folder), data=attrs.evolve(spec(folder).data, seed=3))
-    with pytest.raises(ValueError, match=r"holds a run with another choice of data .*run\.json"):
+    with pytest.raises(ValueError, match=r"holds a run with another choice of data; .*run\.json"):
         run(other, folder / "run", device="cpu")
 
 

@@ -57,7 +57,7 @@ def newest_index() -> Path:
     found = _by_age()
     if not found:
         raise FileNotFoundError(
-            f"there is no index in {indexes_folder()}; make one with mobileclip index PHOTOS, or name it with --index"
+            f"there is no index in {indexes_folder()}; name one with --index, or make one: `mobileclip index FOLDER`"
         )
     return found[-1]
 

@@ -77,12 +77,12 @@ class Snapshot:
             ValueError: if there is no picture, or none is where it was.
         """
         if not len(self):
-            raise ValueError("there are no pictures in the index; add some with mobileclip index")
+            raise ValueError("there are no pictures in the index; add some: `mobileclip index FOLDER`")
         rows, there = self.rows(np.arange(len(self))), Presence()
         shown = {place: row for place, row in enumerate(rows) if row is not None and row["path"] in there}
         if not shown:
             raise ValueError(
-                "the pictures of the index are not where they were; bring it up to date with mobileclip index"
+                "the pictures of the index are not where they were; bring it up to date: `mobileclip index`"
             )
         return np.array(list(shown), np.int64), list(shown.values())
 

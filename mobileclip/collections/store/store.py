@@ -65,7 +65,9 @@ class Store:
         if not (folder / INDEX).is_file():
             if (old := find_elsewhere(folder)) is not None:
                 return cls(folder, old.about, old)
-            raise FileNotFoundError(f"{folder} is no index: there is no {INDEX} in it; make one with mobileclip index")
+            raise FileNotFoundError(
+                f"{folder} is no index: there is no {INDEX} in it; make one: `mobileclip index FOLDER --index {folder}`"
+            )
         with opened(folder / INDEX) as db:
             ((text,),) = db.execute("SELECT about FROM state")
         try:

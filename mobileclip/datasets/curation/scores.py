@@ -182,7 +182,7 @@ class Scores:
         """
         about = _read_about(folder)
         if about is None:
-            raise ValueError(f"{folder} holds no {_ABOUT}; make scores with mobileclip data score")
+            raise ValueError(f"{folder} holds no {_ABOUT}; make scores: `mobileclip data score SHARDS -o {folder}`")
         teachers = tuple(about["teachers"])
         names = tuple(name for name, _ in teachers)
         places = {shard: _path_of(folder, name) for name, shard in sorted(about["shards"].items())}

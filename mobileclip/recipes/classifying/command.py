@@ -10,6 +10,7 @@ from mobileclip.datasets import LabelledPipelineSpec, find_class_names
 from mobileclip.encoders import ClassifierSpec, DualEncoderSpec
 from mobileclip.evaluation import classifier_hook
 from mobileclip.recipes.classifying.tiny import tiny_run
+from mobileclip.recipes.command_line import again
 from mobileclip.recipes.training.rows import OUTPUTS, Flags, Kind, Recipe, refuse_lost, run_as, train_and_plot
 from mobileclip.terminal import say
 from mobileclip.training import RunSpec
@@ -37,7 +38,7 @@ def run_recipe(
     recipe: Recipe | Mapping[str, Recipe], name: str, description: str | None, arguments: Sequence[str] | None = None
 ) -> None:
     """Read the command line and train, or say what is missing; arguments as those of `training.run_recipe`."""
-    kind = Kind(command=Command, others=DualEncoderSpec, resolve=resolve, train=_train)
+    kind = Kind(name="classifying", command=Command, others=DualEncoderSpec, resolve=resolve, train=_train)
     run_as(kind, recipe, name, description, arguments)
 
 
@@ -73,7 +74,7 @@ def resolve(chosen: RunSpec, command: Command) -> RunSpec:
         raise ValueError(
             "--data is missing: a folder with a folder of images for every class, such as imagenet/train, or shards\n"
             "              of images with the number of their class in .cls, such as 'imagenet/{0000..1023}.tar'\n"
-            "  small:      the same command with --tiny runs the whole path on drawn shapes, in seconds"
+            f"  small:      try the whole path on drawn shapes, in seconds: {again('--tiny')}"
         )
     return spec
 

@@ -11,7 +11,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from mobileclip.evaluation import EvaluationSpec
 from mobileclip.evaluation.printing import divided, evaluate_and_print
-from mobileclip.recipes.command_line import described, reported, show, typed, written_run
+from mobileclip.recipes.command_line import described, opened, show
 from mobileclip.recipes.evaluating.tiny import shrink
 from mobileclip.terminal.help import parse
 
@@ -51,8 +51,7 @@ def run_recipe(spec: EvaluationSpec, description: str | None, arguments: Sequenc
         description: the recipe's docstring, which `--help` begins with.
         arguments: the command line; None for the process's own.
     """
-    with reported("evaluate", arguments):
-        written, rest = written_run(typed(arguments), Command)
+    with opened("evaluating", "evaluate", description, arguments, cls=Command) as (written, rest):
         default = written or Command(spec=spec)
         command = parse(Command, rest, description=described(description), default=default)
         if command.show:

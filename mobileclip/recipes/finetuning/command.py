@@ -10,7 +10,7 @@ import attrs
 from tyro.conf import OmitArgPrefixes, arg
 
 from mobileclip.processes import this_process
-from mobileclip.recipes.command_line import described, reported, show, typed, written_run
+from mobileclip.recipes.command_line import described, opened, show
 from mobileclip.recipes.finetuning.report import summary, table, write_report
 from mobileclip.recipes.finetuning.scoring import evaluate_task
 from mobileclip.recipes.finetuning.tiny import shrink
@@ -45,8 +45,7 @@ def run_recipe(spec: FinetuneSpec, description: str | None, arguments: Sequence[
         description: the recipe's docstring, which `--help` begins with.
         arguments: the command line; None for the process's own.
     """
-    with reported("finetune", arguments):
-        written, rest = written_run(typed(arguments), FinetuneSpec)
+    with opened("finetuning", "finetune", description, arguments, cls=FinetuneSpec) as (written, rest):
         default = Command(spec=written or spec)
         command = parse(Command, rest, description=described(description), default=default)
         chosen = _shrunk(command.spec) if command.tiny and not command.show else command.spec

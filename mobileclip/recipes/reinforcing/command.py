@@ -15,7 +15,7 @@ from mobileclip.data import Layout, augmentations
 from mobileclip.data.samples.sample import SYN_TEXT
 from mobileclip.datasets import JsonLinesSource, RowOptions, TableSource
 from mobileclip.engines import SET_ASIDE, Retries, read_status
-from mobileclip.recipes.command_line import described, reported, show, typed, written_run
+from mobileclip.recipes.command_line import again, described, opened, show
 from mobileclip.recipes.reinforcing.tiny import shrink, write_scenes
 from mobileclip.recipes.tiny.few_samples import first_samples
 from mobileclip.reinforce import (
@@ -48,7 +48,7 @@ class Command:
     """What a recipe is told on the command line; None leaves a choice to the recipe.
 
     Args:
-        source: shards to reinforce: a path, a brace pattern such as `DataComp/{00000000..00001023}.tar` or an address
+        data: shards to reinforce: a path, a brace pattern such as `DataComp/{00000000..00001023}.tar` or an address
             (s3://, gs://); or a .jsonl, .parquet, .csv or .tsv file with images and captions; or a folder of images.
         rows: how rows of `.jsonl` files and of tables are read.
         output: where the reinforced shards go, with their manifest and card; a folder or an address. A second run
@@ -82,7 +82,7 @@ class Command:
             whole path in a minute.
     """
 
-    source: str | None = None
+    data: str | None = None
     rows: tyro.conf.OmitArgPrefixes[RowOptions] = attrs.field(factory=RowOptions)
     output: str | None = None
     step: Literal["both", "captions", "embeddings"] = "both"
@@ -117,8 +117,7 @@ def run_recipe(recipe: Recipe, name: str, description: str | None, arguments: Se
         description: the recipe's docstring, which `--help` begins with.
         arguments: the command line; None for the process's own.
     """
-    with reported(name, arguments):
-        written, rest = written_run(typed(arguments), ReinforcementSpec)
+    with opened("reinforcing", name, description, arguments, cls=ReinforcementSpec) as (written, rest):
         command = parse(Command, rest, description=described(description))
         if command.status:
             say(read_status(_output(name, command, written)))
@@ -150,15 +149,17 @@ def resolve(recipe: Recipe, name: str, command: Command, written: ReinforcementS
         ValueError: if there is no source, or the augmentation is unknown.
     """
     if written is not None:
-        spec = attrs.evolve(written, source=command.source or written.source, output=command.output or written.output)
-    elif command.source is None and not command.tiny:
-        raise ValueError("--source is missing: the shards, JSON Lines file or folder to reinforce; or try --tiny")
+        spec = attrs.evolve(written, source=command.data or written.source, output=command.output or written.output)
+    elif command.data is None and not command.tiny:
+        raise ValueError(
+            f"--data is missing: the shards, table or folder to reinforce; try it on drawn scenes: {again('--tiny')}"
+        )
     else:
-        spec = recipe(command.source or write_scenes(TINY / "scenes"), _output(name, command, written))
+        spec = recipe(command.data or write_scenes(TINY / "scenes"), _output(name, command, written))
     if isinstance(spec.source, (JsonLinesSource, TableSource)) and command.rows != RowOptions():
         spec = attrs.evolve(spec, source=spec.source.allowing(command.rows))
     if command.tiny:
-        if command.source is not None or written is not None:
+        if command.data is not None or written is not None:
             spec = attrs.evolve(spec, source=first_samples(spec.source, TINY / "samples"))
         spec = shrink(spec, TINY / "models")
     if command.captioner_weights and isinstance(spec.captioner, CocaCaptioner):

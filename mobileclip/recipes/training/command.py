@@ -13,6 +13,7 @@ from mobileclip.datasets import RowOptions, shards_of
 from mobileclip.encoders import ClassifierSpec, DualEncoderSpec
 from mobileclip.inputs import TextInput
 from mobileclip.losses import ReinforcedLossSpec
+from mobileclip.recipes.command_line import again
 from mobileclip.recipes.training.published import as_released
 from mobileclip.recipes.training.rows import OUTPUTS, Flags, Kind, Recipe, refuse_lost, run_as, train_and_plot
 from mobileclip.recipes.training.tiny import tiny_run
@@ -20,7 +21,7 @@ from mobileclip.recipes.training.validation import measured_on
 from mobileclip.terminal import say
 from mobileclip.training import RunSpec
 
-TRY = "  small:      the same command with --tiny runs the whole path on a few drawn scenes, in a minute"
+_TRY = "  small:      try the whole path on a few drawn scenes, in a minute:"
 
 
 @attrs.frozen(kw_only=True)
@@ -65,7 +66,9 @@ def run_recipe(
         arguments: the command line; None for the process's own.
         released: what `--released` makes of a run's choices.
     """
-    kind = Kind(command=Command, others=ClassifierSpec, resolve=resolve, train=_train, released=released)
+    kind = Kind(
+        name="training", command=Command, others=ClassifierSpec, resolve=resolve, train=_train, released=released
+    )
     run_as(kind, recipe, name, description, arguments)
 
 
@@ -124,7 +127,7 @@ def _no_data(spec: RunSpec) -> str:
     if not spec.data.reinforced:
         return (
             "--data is missing: image-text shards with images, such as 'DataComp-12M/{00000000..00001023}.tar'.\n"
-            f"{TRY}"
+            f"{_TRY} {again('--tiny')}"
         )
     loss = spec.training.loss
     dims = ", ".join(map(str, loss.teacher_dims if isinstance(loss, ReinforcedLossSpec) else ())) or "of any"
@@ -133,8 +136,8 @@ def _no_data(spec: RunSpec) -> str:
         "              such as 'DataCompDR-12M/{00000000..00001023}.tar'\n"
         "  published:  DataCompDR-12M, -12M-bf16 and -1B on the Hugging Face hub (apple/, CC BY-NC-ND), without\n"
         "              images; `mobileclip data join` adds them, docs/data.md says how\n"
-        "  your own:   python recipes/reinforce_datacompdr12m.py --source YOUR-SHARDS --output REINFORCED\n"
-        f"{TRY}"
+        "  your own:   `mobileclip reinforce datacompdr12m --data YOUR-SHARDS --output REINFORCED`\n"
+        f"{_TRY} {again('--tiny')}"
     )
 
 

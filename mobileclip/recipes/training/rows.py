@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import attrs
 import tyro
 
 from mobileclip.hardware.devices import AUTO
 from mobileclip.processes import this_process
-from mobileclip.recipes.command_line import described, reported, show, typed, written_run
+from mobileclip.recipes.command_line import described, opened, show
 from mobileclip.recipes.training.following import Given, following_pipeline, following_training
+from mobileclip.registry import nearest
 from mobileclip.storage import AnyPath, join
 from mobileclip.terminal import console, say
-from mobileclip.terminal.help import describe, parse
+from mobileclip.terminal.help import parse
 from mobileclip.training import Evaluate, RunSpec, TrainingSpec, plot_curves, run
 
 OUTPUTS = Path("outputs")
@@ -44,7 +44,6 @@ class Flags(Generic[Pipeline]):
         tiny: two steps with a shallow model: the whole path in a minute.
         pipeline: how the data is read.
         training: how the model is trained.
-        row: which of the recipe's runs it is, where it has several.
     """
 
     data: tuple[str, ...] = ()
@@ -57,7 +56,6 @@ class Flags(Generic[Pipeline]):
     tiny: bool = False
     pipeline: Pipeline
     training: TrainingSpec
-    row: Annotated[str, tyro.conf.Suppress] = ""
 
 
 Recipe = Callable[[], RunSpec]
@@ -69,6 +67,7 @@ class Kind(Generic[FlagsType]):
     """What is trained.
 
     Args:
+        name: of the room, a key of `FLAGS`.
         command: what it is told on the command line.
         others: models that another recipe trains.
         resolve: from a run's choices to those with what the command line says instead.
@@ -76,6 +75,7 @@ class Kind(Generic[FlagsType]):
         released: from a run's choices to those that `--released` asks for; None where there is no such flag.
     """
 
+    name: str
     command: type[FlagsType]
     others: type
     resolve: Callable[[RunSpec, FlagsType], RunSpec]
@@ -99,34 +99,40 @@ def run_as(
         description: the recipe's docstring, which `--help` begins with.
         arguments: the command line; None for the process's own.
     """
-    description = described(description)
-    with reported(name, arguments):
-        written, rest = written_run(typed(arguments), RunSpec)
-        rows = recipe if isinstance(recipe, Mapping) else {}
-        asked = partial(_asked, kind, arguments=rest)
-        if written is not None:
-            if isinstance(written.model, kind.others):
-                raise ValueError(f"{name} trains no {kind.others.__name__}; give --run to a recipe that does")
-            # The file says which of the rows it is; one that is named names the output.
-            name, rest = (f"{name}-{rest[0]}", rest[1:]) if rest[:1] and rest[0] in rows else (name, rest)
-            chosen = asked(written)
-            command = _parsed(kind, chosen, description, rest)
-        elif rows:
-            titles = {row: (one.__doc__ or "").partition("\n")[0] for row, one in rows.items()}
-            defaults = {row: (title, _defaults(kind, asked(rows[row]()), rest, row)) for row, title in titles.items()}
-            describe(description, rest)
-            command = tyro.extras.overridable_config_cli(defaults, description="", args=rest, config=_CONFIG)
-            chosen, name = asked(rows[command.row]()), f"{name}-{command.row}"
-        else:
-            assert not isinstance(recipe, Mapping), "several are rows"
-            chosen = asked(recipe())
-            command = _parsed(kind, chosen, description, rest)
+    recipes = recipe if isinstance(recipe, Mapping) else {"": recipe}
+    titles = {row: (one.__doc__ or "").partition("\n")[0] for row, one in recipes.items() if row}
+    with opened(kind.name, name, description, arguments, cls=RunSpec, rows=titles) as (written, typed):
+        if written is not None and isinstance(written.model, kind.others):
+            raise ValueError(f"{name} trains no {kind.others.__name__}; give --run to a recipe that does")
+        # A file that is read says which of the rows it is; one that is named names the output.
+        row, rest = _row(titles, typed, is_needed=written is None)
+        name = f"{name}-{row}" if row else name
+        chosen = _asked(kind, written or recipes[row](), rest)
+        command = _parsed(kind, chosen, described(description), rest)
         spec = kind.resolve(chosen, command)
         if command.show:
             show(spec)
             return
         output = command.output or str(OUTPUTS / (f"{name}-tiny" if command.tiny else name))
         kind.train(spec, command, output, name)
+
+
+def _row(rows: Mapping[str, str], arguments: Sequence[str], *, is_needed: bool) -> tuple[str, Sequence[str]]:
+    """Return which of a recipe's runs is named, if any, and the rest of the command line.
+
+    Raises:
+        ValueError: if there are several, and none of them is named.
+    """
+    first = "".join(arguments[:1]).replace("-", "_")
+    if first in rows:
+        return first, arguments[1:]
+    if not rows or not is_needed:
+        return "", arguments
+    if "--help" in arguments:
+        return next(iter(rows)), arguments
+    if first.startswith("_") or not first:
+        raise ValueError(f"which run? its name comes first: {', '.join(rows)}; their titles are in `--help`")
+    raise ValueError(f"there is no run {arguments[0]!r}; {nearest(first, rows)} Their titles are in `--help`")
 
 
 def refuse_lost(given: Mapping[str, object], reach: Mapping[str, bool]) -> None:
@@ -170,19 +176,18 @@ def _asked(kind: Kind[FlagsType], chosen: RunSpec, arguments: Sequence[str]) -> 
 
 
 def _parsed(kind: Kind[FlagsType], chosen: RunSpec, description: str, arguments: Sequence[str]) -> FlagsType:
-    default = _defaults(kind, chosen, arguments, "")
+    default = _defaults(kind, chosen, arguments)
     with warnings.catch_warnings():
         # Data of another class than the library's has its own choices as flags.
         warnings.filterwarnings("ignore", "The field `pipeline` is annotated", UserWarning)
         return parse(kind.command, arguments, description=description, default=default, config=_CONFIG)
 
 
-def _defaults(kind: Kind[FlagsType], chosen: RunSpec, arguments: Sequence[str], row: str) -> FlagsType:
+def _defaults(kind: Kind[FlagsType], chosen: RunSpec, arguments: Sequence[str]) -> FlagsType:
     """Return what the command line is read over: a run's choices, as they follow the flags that are given."""
     given = Given(arguments)
     return kind.command(
         pipeline=following_pipeline(chosen.data, given),
         training=following_training(chosen.training, given),
         initial_weights=chosen.initial_weights,
-        row=row,
     )

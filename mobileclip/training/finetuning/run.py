@@ -56,7 +56,10 @@ def finetune(
     """
     if spec.checkpoint is None or spec.data is None:
         missing = "--checkpoint" if spec.checkpoint is None else "--data"
-        raise ValueError(f"{missing} is missing: what to fine-tune, and the pictures to do it on")
+        raise ValueError(
+            f"{missing} is missing: what to fine-tune, and the pictures to do it on; try it on drawn shapes: "
+            "`mobileclip finetune --tiny`"
+        )
     _refuse_other_choices(spec)
     train_part = new = open_task(spec.data, spec.kind, spec.templates, spec.rows)
     if spec.test is None:
@@ -97,7 +100,10 @@ def finetune(
 def _refuse_other_choices(spec: FinetuneSpec) -> None:
     path = spec.output / CHOICES
     if path.exists() and from_json(path.read_text(encoding="utf-8"), FinetuneSpec) != spec:
-        raise ValueError(f"{spec.output} holds a run with other choices ({path}); delete it or give --output")
+        raise ValueError(
+            f"{spec.output} holds a run with other choices; delete it to start over, go on with these by "
+            f"`--run {path}`, or keep it and choose another `--output`"
+        )
 
 
 def refuse_other_data(spec: FinetuneSpec, task: Task) -> None:
@@ -109,8 +115,8 @@ def refuse_other_data(spec: FinetuneSpec, task: Task) -> None:
     path = spec.output / TRAINED_ON
     if path.exists() and path.read_text(encoding="utf-8") != task.fingerprint:
         raise ValueError(
-            f"{spec.output} holds a run on other pictures, or on what {task.name} was before it changed; delete it or "
-            "give --output"
+            f"{spec.output} holds a run on other pictures, or on what {task.name} was before it changed; delete it to "
+            "start over, or keep it and choose another `--output`"
         )
 
 

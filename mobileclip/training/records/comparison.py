@@ -81,7 +81,7 @@ def _choices(folder: AnyPath) -> dict[str, str]:
     path = join(folder, "run.json")
     content = read_if_there(path, limit=_MAX_SPEC_BYTES)
     if content is None:
-        raise ValueError(f"{folder} is no output of a training: it has no run.json")
+        raise ValueError(f"{folder} is no output of a training: it has no run.json; `mobileclip train` writes one")
     return dict(_flat(parse_json(content), ""))
 
 

@@ -1,0 +1,127 @@
+"""Errors end with what to type next, and what they name exists."""
+
+import json
+import re
+import shlex
+
+import pytest
+import torch
+
+from mobileclip.cli import COMMANDS, Commands, main
+from mobileclip.encoders import save_model
+from mobileclip.recipes import recipe_files
+from tests.data.made_samples import encoded
+from tests.encoders.small import SMALL, randomised
+from tests.errors.golden import read
+from tests.names import FILE
+
+TINY = "`mobileclip {} --tiny`"
+NEXT = [
+    ("search 'a dog'", "make one: `mobileclip index FOLDER`"),
+    ("search 'a dog' --index nowhere", "make one: `mobileclip index FOLDER --index nowhere`"),
+    ("serve --index nowhere", "make one: `mobileclip index FOLDER --index nowhere`"),
+    ("dedup --index nowhere", "make one: `mobileclip index FOLDER --index nowhere`"),
+    ("dedup photos --model mobileclip_s22", "Parts .* listed by `mobileclip list`"),
+    ("info mobileclip_s22", "did you mean 'mobileclip_s2' .* `mobileclip list`"),
+    ("check-weights mobileclip_s22", "`mobileclip list`"),
+    ("classify photos/0.jpg a -m frobnicate", "no name is like it. Parts .* `mobileclip list`"),
+    ("classify photos/0.jpg a -c smal.safetensors", "did you mean 'small.safetensors' or 'there.safetensors'\\?"),
+    ("classify photos/3.jpg a -c small.safetensors", "did you mean '2.jpg' or '1.jpg' or '0.jpg'\\?"),
+    ("convert smal.safetensors new.safetensors", "did you mean 'small.safetensors' or 'there.safetensors'\\?"),
+    ("eval deep/smal.safetensors photos", "did you mean 'small.safetensors'\\?"),
+    ("eval report --model mobileclip_s22", "did you mean 'mobileclip_s2' .*\\?"),
+    ("train s22", "did you mean 's2'\\? All: `mobileclip recipes ls`"),
+    ("recipes cp frobnicate .", "no name is like it. All: `mobileclip recipes ls`"),
+    ("train smal.py", "those that are published: `mobileclip recipes ls`"),
+    ("train ther.py", "did you mean 'there.py'.* `mobileclip recipes ls`"),
+    ("train s2", TINY.format("train s2")),
+    ("train vit_b16_12m plain", TINY.format("train vit_b16_12m plain")),
+    ("train imagenet_mci mci0", TINY.format("train imagenet_mci mci0")),
+    ("reinforce datacompdr12m", TINY.format("reinforce datacompdr12m")),
+    ("finetune", "--checkpoint is missing: .* `mobileclip finetune --tiny`"),
+    ("finetune -c small.safetensors", "--data is missing: .* `mobileclip finetune --tiny`"),
+    ("train vit_b16_12m", "titles are in `--help`"),
+    ("train vit_b16_12m ensembl", "did you mean 'ensemble'\\? Their titles are in `--help`"),
+    ("train s2 --run nowhere.json", "write one: `mobileclip train s2 --show > nowhere.json`"),
+    ("reinforce datacompdr12m --status -o nowhere", "start it without `--status`"),
+    ("recipes cp s2 there.py", "`--overwrite`"),
+    ("embed photos -o there.npz -c small.safetensors", "`--overwrite`"),
+    ("convert small.safetensors there.safetensors", "`--overwrite`"),
+    ("export small.safetensors --out photos", "`--overwrite`"),
+    ("classify photos/0.jpg a -c small.safetensors --device mps", "there are: .*cpu. .* `--device cpu`"),
+    ("runs photos", "`mobileclip train` writes one"),
+    ("data dedup photos -o kept.npy", "make scores: `mobileclip data score SHARDS -o photos`"),
+    ("search a --import no_such_parts", "no module 'no_such_parts' in .*"),
+]
+
+
+@pytest.fixture(scope="session")
+def small_place(tmp_path_factory):
+    """A folder with pictures, a checkpoint, and files that are in the way."""
+    folder = tmp_path_factory.mktemp("next")
+    for name in ("photos", "deep", "home"):
+        (folder / name).mkdir()
+    for index in range(3):
+        (folder / "photos" / f"{index}.jpg").write_bytes(encoded(32, 32, index))
+    for name in ("small.safetensors", "deep/small.safetensors"):
+        save_model(randomised(SMALL), folder / name)
+    for name in ("there.npz", "there.py", "there.safetensors"):
+        (folder / name).write_text("x")
+    return folder
+
+
+def ending(capsys, line):
+    """Return what a command line that fails is told, in one line."""
+    with pytest.raises(SystemExit) as ended:
+        main(shlex.split(line))
+    assert ended.value.code, "an error is no success"
+    said = capsys.readouterr()
+    return " ".join((ended.value.code if isinstance(ended.value.code, str) else said.err).split())
+
+
+@pytest.mark.parametrize(("line", "end"), NEXT, ids=[line for line, _ in NEXT])
+def test_an_error_ends_with_what_to_type_next(line, end, small_place, capsys, monkeypatch):
+    monkeypatch.chdir(small_place)
+    monkeypatch.setenv("HOME", str(small_place / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(small_place / "home"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    before = sorted(small_place.glob("[!h]*/**"))
+    said = ending(capsys, line)
+    assert re.search(f"{end}$", said), said
+    assert sorted(small_place.glob("[!h]*/**")) == before, "nothing was made"
+
+
+def test_a_device_that_is_not_there_is_told_in_a_line(small_place, capsys, monkeypatch):
+    if torch.backends.mps.is_available():
+        pytest.skip("there is one")
+    monkeypatch.chdir(small_place)
+    assert len(ending(capsys, "classify photos/0.jpg a -c small.safetensors --device mps")) < 300
+
+
+def named_commands():
+    """Yield every command that the wording of an error names in backticks, with the flags behind it."""
+    for code, one in read().items():
+        for command in re.findall(r"`mobileclip ([^`]*)`", one.message):
+            yield pytest.param(command, id=f"{code}: {command}")
+
+
+@pytest.mark.parametrize("command", [*named_commands()])
+def test_commands_that_errors_name_exist_with_their_flags(command):
+    members, name, words = COMMANDS.members, [], command.split()
+    while words and words[0] in members:
+        name.append(words.pop(0))
+        one = members[name[-1]]
+        members = one.members if isinstance(one, Commands) else {}
+    assert name, command
+    assert not members or name == ["eval"], "it is a whole command"
+    recorded = json.loads(FILE.read_text(encoding="utf-8"))["commands"]
+    if name[0] in ("train", "reinforce") and words:
+        assert words[0] in ("NAME", "{name}") or f"{name[0]}_{words[0]}" in recipe_files()
+        name.append({"train": "s2", "reinforce": "datacompdr12m"}[name[0]])
+    known = recorded.get(f"mobileclip {' '.join(name)}", ["--help"])
+    assert {word.partition("=")[0] for word in words if word.startswith("-")} <= {*known, "--help-all"}
+
+
+def test_there_are_many_of_these():
+    assert len(NEXT) >= 25
+    assert len(list(named_commands())) >= 10
