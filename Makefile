@@ -66,7 +66,7 @@ gpu:  ## All that needs a CUDA device, in less than 25 minutes, with the PyTorch
 	$(MAKE) --no-print-directory VENV=$(GPU_VENV) PLATFORM_TORCH=1 $(GPU_VENV)/gpu.stamp
 	$(GPU_VENV)/bin/python -m benchmarks.gpu $(ARGS)
 
-mutants: $(VENV)/mutants.stamp  ## Slips of one token against the tests: a sample in minutes; ARGS="--all" takes a night
+mutants: $(VENV)/mutants.stamp  ## Slips of one token against the tests: the day's sample, an hour at most; ARGS="--all" takes a night
 	$(BIN)/python -m tests.mutants $(ARGS)
 
 litert: $(LITERT_VENV)/litert.stamp  ## .venv-litert: LiteRT's converter, which cannot stand in .venv, for the slow tests of it

@@ -38,6 +38,7 @@ EVERYTHING = (
     "mobileclip.reinforce",
     "mobileclip.training",
     "pyarrow.parquet",
+    "torch._dynamo",  # which the first optimiser of a process imports, for two seconds
 )
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 # What changes files, and which of its arguments is the folder that a path is relative to.

@@ -119,13 +119,14 @@ def lazy_imports(root: Path, graph: grimp.ImportGraph) -> Iterator[tuple[str, st
 
 def _imported(path: Path, module: str) -> Iterator[tuple[str, str]]:
     """Yield modules and names that a file imports from them: those of one module, or relative ones."""
-    for node in ast.walk(ast.parse(_text(path))):
-        if (
-            isinstance(node, ast.ImportFrom)
-            and node.module
-            and (node.level == 1 if not module else node.module == module)
-        ):
+    for node in _imports(path):
+        if node.module and (node.level == 1 if not module else node.module == module):
             yield from ((node.module, alias.name) for alias in node.names)
+
+
+@cache
+def _imports(path: Path) -> tuple[ast.ImportFrom, ...]:
+    return tuple(node for node in ast.walk(ast.parse(_text(path))) if isinstance(node, ast.ImportFrom))
 
 
 def _module_of(path: Path, root: Path) -> str:

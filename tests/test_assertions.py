@@ -56,17 +56,27 @@ def leaves(node: ast.stmt) -> bool:
     return isinstance(node, (ast.Raise, ast.Return)) or (isinstance(node, ast.Expr) and called(node.value) in LEAVING)
 
 
+def blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
+    """Yield all blocks of statements in a tree: an expression holds none."""
+    for body in (getattr(node, name, None) for name in ("body", "orelse", "finalbody")):
+        if isinstance(body, list):
+            yield body
+            for statement in body:
+                yield from blocks(statement)
+    for part in (*getattr(node, "handlers", ()), *getattr(node, "cases", ())):
+        yield from blocks(part)
+
+
 def problems(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Yield the line and what is wrong there."""
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.With, ast.AsyncWith)):
-            yield from _of_with(node)
-        elif isinstance(node, ast.Try):
-            yield from _of_try(node)
-        for body in (getattr(node, name, None) for name in ("body", "orelse", "finalbody")):
-            for index, statement in enumerate(body if isinstance(body, list) else ()):
-                if leaves(statement) and index + 1 < len(body):
-                    yield body[index + 1].lineno, "comes behind what leaves the block"
+    for body in blocks(tree):
+        for index, node in enumerate(body):
+            if isinstance(node, (ast.With, ast.AsyncWith)):
+                yield from _of_with(node)
+            elif isinstance(node, ast.Try):
+                yield from _of_try(node)
+            if leaves(node) and index + 1 < len(body):
+                yield body[index + 1].lineno, "comes behind what leaves the block"
 
 
 def _of_with(node: ast.With | ast.AsyncWith) -> Iterator[tuple[int, str]]:

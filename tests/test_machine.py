@@ -143,7 +143,7 @@ except MachineError as error:
 
 
 def test_memory_that_does_not_suffice_for_a_picture(child, tmp_path):
-    (tmp_path / "a.png").write_bytes(encoded(4000, 4000))
+    (tmp_path / "a.png").write_bytes(encoded(2600, 2600))
     code = """
 import resource, sys
 from mobileclip.data import attempt, decode_image

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import math
 import os
 import random
 import signal
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice, zip_longest
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -42,7 +43,8 @@ UNKNOWN_SECONDS = 30.0
 
 def main() -> int:
     """Run the command; the exit status says whether any lived."""
-    choices = _choices()
+    choices = chosen(sys.argv[1:])
+    ends = time.monotonic() + choices.seconds
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or else copies and tests would stay behind
     equal = equal_programs()
     drawn_now = again(choices.output) if choices.again else drawn(choices)
@@ -51,11 +53,13 @@ def main() -> int:
     entries |= {mutant.key: Entry(mutant, *kept[mutant.key]) for mutant in drawn_now if mutant.key in kept}
     mutants = [mutant for mutant in drawn_now if mutant.key not in entries]
     reach = _reach(choices)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    _import_what_tests_import()
     started, seconds = time.monotonic(), 0.0
     choices.output.parent.mkdir(parents=True, exist_ok=True)
     with choices.output.open("a" if choices.go_on or choices.again else "w", encoding="utf-8") as lines:
         times = choices.output.with_suffix(".seconds")
-        verdicts = tried(mutants, choices.processes, choices.tests, times, reach)
+        verdicts = tried(mutants, choices.processes, choices.tests, times, reach, ends=ends)
         for done, (mutant, verdict) in enumerate(verdicts, 1):
             entries[mutant.key] = entry = Entry(mutant, verdict.outcome, verdict.failed)
             seconds += verdict.seconds
@@ -67,7 +71,8 @@ def main() -> int:
     survivors = [entry.named | {"reason": ""} for entry in entries.values() if entry.outcome == "lived"]
     print(json.dumps(survivors, indent=2, ensure_ascii=False))
     print(table(entries.values()))
-    print(f"seed {choices.seed}, {duration(time.monotonic() - started)}")
+    num_left = len(drawn_now) - len(entries)
+    print(f"seed {choices.seed}, {duration(time.monotonic() - started)}; {num_left} were left when the time was over")
     return min(len(survivors), 1)
 
 
@@ -117,12 +122,15 @@ def table(entries: Iterable[Entry]) -> str:
     return "\n".join(rows)
 
 
-def _choices() -> argparse.Namespace:
+def chosen(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return what a command line asks for."""
+    today = int(time.strftime("%Y%m%d", time.gmtime()))
     parser = argparse.ArgumentParser(prog="make mutants ARGS=...", description=__doc__.partition("\n")[0])
-    parser.add_argument("--seed", type=int, default=0, help="of the sample (default 0)")
+    parser.add_argument("--seed", type=int, default=today, help="of the sample (default: the day, %(default)s)")
     parser.add_argument("--count", type=int, default=60, help="mutants in the sample (default 60)")
     parser.add_argument("--count-per-room", type=int, help="mutants of each room, in place of --count")
     parser.add_argument("--all", action="store_true", help="every mutant of every place: a night or more")
+    parser.add_argument("--seconds", type=float, help="after which no other is tried (default 3600; --all: no end)")
     parser.add_argument("--rooms", nargs="+", default=ROOMS, choices=ROOMS, help="where to change the program")
     parser.add_argument("--only", default="", help="files whose path has this in it")
     parser.add_argument("--tests", nargs="+", default=[], help="test files to run, in place of all of the room")
@@ -135,7 +143,10 @@ def _choices() -> argparse.Namespace:
     )
     parser.add_argument("--processes", type=int, default=2, help="tests at a time, about 2 GiB each (default 2)")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "mutants.jsonl", help="what became of each")
-    return parser.parse_args()
+    choices = parser.parse_args(arguments)
+    if choices.seconds is None:
+        choices.seconds = math.inf if choices.all else 3600.0
+    return choices
 
 
 def _reach(choices: argparse.Namespace) -> Reach | None:
@@ -197,7 +208,7 @@ class Started:
 
 
 def tried(
-    mutants: list[Mutant], processes: int, only: list[str], times: Path, reach: Reach | None
+    mutants: list[Mutant], processes: int, only: list[str], times: Path, reach: Reach | None, *, ends: float
 ) -> Iterator[tuple[Mutant, Verdict]]:
     """Run the tests of each mutant's room, group by group until one fails, and yield what they said, as they end.
 
@@ -207,9 +218,8 @@ def tried(
         only: test files, in place of all of the room.
         times: a file that keeps how long test files take.
         reach: which tests reach which line; None if all of the room's are to run.
+        ends: when no other is tried, and those that are under way are let go.
     """
-    os.environ["OMP_NUM_THREADS"] = "1"
-    _import_what_tests_import()
     file_seconds: dict[str, float] = json.loads(times.read_text(encoding="utf-8")) if times.is_file() else {}
     sound: dict[str, bool] = {}
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
@@ -225,13 +235,14 @@ def tried(
             running[trial.process.sentinel] = Started(trial=trial, later=groups[1:], seconds=seconds)
 
         try:
-            while waiting or running:
+            while (waiting or running) and time.monotonic() < ends:
                 while waiting and trees:
                     mutant = waiting.pop()
                     tests = only or own_tests(trees[-1], mutant.file, mutant.function, file_seconds)
                     reaching = reach.tests(trees[-1], mutant.file, mutant.number, tests) if reach else []
                     start(trees.pop(), mutant, reaching or in_turns(tests))
-                ready = wait(list(running), min(started.trial.seconds_left for started in running.values()))
+                left = [ends - time.monotonic(), *(started.trial.seconds_left for started in running.values())]
+                ready = wait(list(running), max(0.0, min(left)))
                 late = [sentinel for sentinel, started in running.items() if started.trial.seconds_left == 0]
                 for sentinel in {*ready, *late}:
                     started = running.pop(sentinel)

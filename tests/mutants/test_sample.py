@@ -1,16 +1,20 @@
 """Which mutants a run tries, and what it says of them."""
 
 import json
+import math
+import subprocess
+import time
 from argparse import Namespace
 
 import pytest
 
 pytest.importorskip("cosmic_ray", reason="comes with the extra mutants")
 
-from tests.mutants.__main__ import Entry, drawn, read, table
+from tests.mutants import __main__ as program
+from tests.mutants.__main__ import Entry, chosen, drawn, read, table, tried
 from tests.mutants.equal import FIELDS
 from tests.mutants.rooms import room_of
-from tests.mutants.sites import Mutant
+from tests.mutants.sites import Mutant, places
 
 ROOMS = ("hardware", "strict")
 
@@ -55,3 +59,24 @@ def test_earlier_outcomes_are_read(tmp_path):
     (tmp_path / "mutants.jsonl").write_text(f"{json.dumps(entry)}\n")
     assert FIELDS == ("file", "function", "line", "becomes")
     assert read(tmp_path / "mutants.jsonl") == {("a.py", "", "x = 1", "x = 2"): ("caught", "t")}
+
+
+def test_by_default_it_is_an_hour_with_the_sample_of_the_day_over_all_rooms():
+    choices = chosen([])
+    assert (choices.count, choices.seconds, choices.rooms) == (60, 3600.0, program.ROOMS)
+    assert choices.seed in {int(time.strftime("%Y%m%d", time.gmtime(time.time() - late))) for late in (0, 60)}
+    assert chosen(["--all"]).seconds == math.inf
+    assert chosen(["--all", "--seconds", "60"]).seconds == 60
+
+
+def test_when_the_time_is_over_what_is_under_way_is_let_go(tmp_path, monkeypatch):
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    (tmp_path / "program.py").write_text("FACTOR = 2\n")
+    (tmp_path / "test_program.py").write_text("import time\ndef test():\n    time.sleep(600)\n")
+    monkeypatch.setattr(program, "ROOT", tmp_path)
+    (place, *_) = places(tmp_path, "program.py")
+    begun = time.monotonic()
+    times = tmp_path / "times.json"
+    assert list(tried(place.mutants(), 1, ["test_program.py"], times, None, ends=begun + 1)) == []
+    assert 1 <= time.monotonic() - begun < 300
+    assert not times.exists()

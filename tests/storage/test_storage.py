@@ -10,8 +10,6 @@ import random
 import resource
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +25,9 @@ from mobileclip.extras import install
 from mobileclip.storage import StorageError, StoreLimits
 from mobileclip.testing import check_store
 from tests.errors import fails
+from tests.preloaded import preloaded
 from tests.stores import no_pauses  # noqa: F401  a fixture
+from tests.waiting import wait_for
 
 DATA = os.urandom(3_000_000)
 
@@ -52,6 +52,13 @@ def base(request, tmp_path):
 def write(path, data=DATA):
     with storage.atomic_write(path) as stream:
         stream.write(data)
+
+
+def said_by(code, folder):
+    """What a program prints in a process that has imported nothing of this library, and torch."""
+    done = preloaded("torch").call("tests.preloaded:python", "-c", code, folder=folder)
+    assert done.status == 0, done.output
+    return done.output
 
 
 def test_removing_and_a_first_look_ask_a_store_as_little_as_can_be():
@@ -97,7 +104,7 @@ class TestNames:
         with fails("storage.opened-path-address-such", "nosuch"), storage.atomic_write("nosuch://x/y"):
             pass
 
-    def test_a_missing_package_is_named_with_the_command_that_installs_it(self):
+    def test_a_missing_package_is_named_with_the_command_that_installs_it(self, tmp_path):
         code = """
 import sys
 sys.modules["gcsfs"] = None  # as if it were not installed
@@ -108,18 +115,15 @@ for call in (storage.check_address, storage.size, storage.fingerprint, storage.l
     except ValueError as error:
         print(error)
 """
-        lines = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
-        ).stdout.splitlines()
+        lines = said_by(code, tmp_path).splitlines()
         assert len(lines) == 4
         assert all("gs://bucket/a.tar needs" in line and install("remote") in line for line in lines)
 
-    def test_importing_brings_no_package_along(self):
-        code = (
-            "import sys, torch; before = set(sys.modules); import mobileclip.storage; print(*set(sys.modules) - before)"
-        )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
-        assert not {"fsspec", "s3fs", "aiohttp", "botocore"} & set(done.stdout.split())
+    def test_importing_brings_no_package_along(self, tmp_path):
+        code = "import sys; before = set(sys.modules); import mobileclip.storage; print(*set(sys.modules) - before)"
+        brought = set(said_by(code, tmp_path).split())
+        assert "mobileclip.storage" in brought
+        assert not {"fsspec", "s3fs", "aiohttp", "botocore"} & brought
 
 
 class TestEveryStore:
@@ -381,19 +385,16 @@ class TestS3:
         code = """
 from mobileclip import storage
 data = b"x" * 30_000_000
-storage.exists("s3://data/warm")
-print("ready", flush=True)
 for number in range(1000):
     with storage.atomic_write(f"s3://data/{number}.bin") as stream:
         stream.write(data)
 """
-        environment = os.environ | {"TMPDIR": str(spool)}
-        with subprocess.Popen(
-            [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment
-        ) as process:
-            assert process.stdout.readline() == "ready\n"
-            time.sleep(random.uniform(0.05, 1))
-            process.kill()
+        process = preloaded("torch").start("-c", code, folder=spool.parent, environment={"TMPDIR": str(spool)})
+        wait_for(lambda: any(spool.iterdir()))
+        time.sleep(random.uniform(0, 0.5))
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
         assert {storage.size(path) for path in storage.list_files("s3://data")} <= {30_000_000}
 
     def test_an_upload_that_fails_leaves_nothing(self, s3, spool, monkeypatch):

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 import torch
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from mobileclip.data import ReinforcedPipelineSpec, write_shards
 from mobileclip.encoders import DualEncoderSpec, MCiSpec, MCtSpec, StageSpec
@@ -22,9 +24,11 @@ from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.recipes import reported
 from mobileclip.training import CosineSchedule, Evaluate, RunSpec, TrainingSpec, read_metrics, run
 from tests.data.made_samples import make_sample
-from tests.preloaded import Started, preloaded
-from tests.training.runs import ENVIRONMENT, ROOT, launch
+from tests.preloaded import Started, preloaded, python
+from tests.training.runs import ENVIRONMENT, ROOT, free_port, launch
 
+# A started run has a step of so many seconds at least: what is sent to it meets it in the midst.
+STEP_SECONDS = 0.05
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1")
 SECONDS = 120
 
@@ -40,7 +44,7 @@ def run_spec(data: Path | str, *, num_steps: int, num_workers: int) -> RunSpec:
     return RunSpec(
         model=DualEncoderSpec(
             image=MCiSpec(stages=(StageSpec(dim=16, depth=1),), embedding_dim=24, input=image),
-            text=MCtSpec(width=32, num_heads=2, depth=1, kernel_size=3, embedding_dim=24, input=text),
+            text=MCtSpec(width=8, num_heads=2, depth=1, kernel_size=3, embedding_dim=24, input=text),
         ),
         data=ReinforcedPipelineSpec(
             shards=f"{data}/{{00000000..00000003}}.tar",
@@ -105,6 +109,27 @@ def start_step(
     ]
 
 
+def forked_torchrun(port: int, *arguments: str) -> None:
+    """Do what Python does with these arguments in two processes of `torchrun`'s, which are forked from this one."""
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=2,
+        rdzv_backend="static",
+        rdzv_endpoint=f"127.0.0.1:{port}",
+        rdzv_configs={"rank": 0},
+        start_method="fork",
+    )
+    elastic_launch(config, python)(*arguments)
+
+
+def together(module: str, *arguments: str | Path) -> None:
+    """Run a module in two processes, as `torchrun` does, and wait for their end."""
+    called = ("tests.training.program:forked_torchrun", free_port(), "-m", module, *map(str, arguments))
+    ended = preloaded().call(*called, folder=ROOT, seconds=600, environment=ENVIRONMENT)
+    assert ended.status == 0, ended.output[-3000:]
+
+
 def num_logged(output: Path) -> int:
     log = output / "metrics.jsonl"
     return sum("loss" in line for line in read_metrics(log)) if log.exists() else 0
@@ -138,4 +163,5 @@ def main(data: str, output: str, num_steps: str, num_workers: str) -> None:
 
 
 if __name__ == "__main__":
+    register_optimizer_step_post_hook(lambda *_: time.sleep(STEP_SECONDS))
     main(*sys.argv[1:])

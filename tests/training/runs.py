@@ -188,9 +188,14 @@ def launch(*command: str | Path, python: Sequence[str] = (sys.executable,), **va
     )
 
 
+def free_port() -> int:
+    """Return a port of this machine that nobody uses."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
+
+
 def start_processes(program: str, *arguments: str, size: int = 2) -> list[subprocess.Popen[str]]:
     """Start a program in processes that meet each other."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size)}
     return [launch("-c", program, *arguments, RANK=str(rank), LOCAL_RANK=str(rank), **meeting) for rank in range(size)]

@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ from mobileclip.data.workers import LostProcessError
 from mobileclip.training import run
 from tests.data.made_samples import make_sample
 from tests.descendants import descendants, kill_all
+from tests.preloaded import Started, preloaded
 from tests.training.program import (
     SECONDS,
     TORCHRUN,
@@ -29,19 +29,30 @@ from tests.training.program import (
     start,
     wait_for_steps,
 )
-from tests.training.runs import assert_same_to_the_bit, last_checkpoint, launch
+from tests.training.runs import ENVIRONMENT, ROOT, assert_same_to_the_bit, last_checkpoint
 
-NUM_STEPS = 40
+NUM_STEPS = 24
 
 
-def start_within(size: str, data: Path, output: Path, *launcher: str) -> subprocess.Popen[str]:
+MOUNTING = """
+import ctypes, subprocess, sys
+from tests.preloaded import python
+size, *arguments = sys.argv[1:]
+CLONE_NEWNS = 0x20000
+assert ctypes.CDLL(None).unshare(CLONE_NEWNS) == 0
+subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", "/dev/shm"], check=True)
+python(*arguments)
+"""
+
+
+def start_within(size: str, data: Path, output: Path, *launcher: str) -> Started:
     """Start the training program with so much shared memory, or skip the test where nothing may be mounted."""
-    small = ["unshare", "-m", "sh", "-c", f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"', "sh"]
-    is_there = shutil.which("unshare") is not None
-    if not is_there or subprocess.run([*small, "true"], capture_output=True, check=False).returncode:
+    mount = ["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/dev/shm"]
+    if shutil.which("unshare") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("nothing may be mounted here")
-    program = ("-m", "tests.training.program", data, output, NUM_STEPS, 2)
-    return launch(*launcher, *program, python=(*small, sys.executable))
+    program = (*launcher, "-m", "tests.training.program", data, output, NUM_STEPS, 2)
+    return preloaded().start("-c", MOUNTING, size, *program, folder=ROOT, environment=ENVIRONMENT)
 
 
 def fill(folder: Path) -> None:
@@ -94,7 +105,7 @@ def test_of_several_processes_all_save_when_one_gets_no_batch(data, tmp_path):
     assert num_logged(tmp_path) == NUM_STEPS
 
 
-def workers_of(process: subprocess.Popen[str], num_workers: int) -> list[int]:
+def workers_of(process: Started, num_workers: int) -> list[int]:
     deadline = time.monotonic() + SECONDS
     while len(below := sorted(descendants(process.pid))) < num_workers:
         assert time.monotonic() < deadline
@@ -106,9 +117,9 @@ def test_a_worker_that_is_killed_is_replaced_and_nothing_changes(data, whole, tm
     process = start(data, tmp_path, num_steps=NUM_STEPS, num_workers=2)
     killed = []
     try:
-        for count in (2, 12, 24):
+        for count in (2, 8, 16):
             wait_for_steps(process, tmp_path, count)
-            killed.append(workers_of(process, 2)[count % 2])
+            killed.append(workers_of(process, 2)[0])
             os.kill(killed[-1], signal.SIGKILL)
             if count == 2:
                 # What killed it may kill the rest: the state is saved before that is due, after step 7.

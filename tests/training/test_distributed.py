@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import re
 import shutil
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,24 +14,15 @@ from safetensors.torch import load_file
 
 from mobileclip.training import CrossEntropySpec, World, connected, read_metrics, train
 from tests.training import class_runs
-from tests.training.program import TORCHRUN
+from tests.training.program import together
 from tests.training.runs import (
     Batches,
     assert_same_to_the_bit,
     last_checkpoint,
-    launch,
     start_processes,
     training_spec,
 )
 from tests.training.test_objective import TRANSFORMERS
-
-
-def together(module: str, *arguments: str | Path) -> None:
-    """Run a module as two processes."""
-    port = ("--master-port", f"{29_500 + os.getpid() % 1000}")
-    process = launch(*TORCHRUN, *port, "-m", module, *arguments)
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors[-3000:]
 
 
 @pytest.fixture(scope="module")

@@ -35,8 +35,8 @@ from tests.training.runs import (
     without_times,
 )
 
-NUM_STEPS = 60
-LINE = "training: interrupted by {name}; stopped after step {done} of 60, whose state is in {folder}; the same command"
+NUM_STEPS = 30
+LINE = "training: interrupted by {name}; stopped after step {done} of 30, whose state is in {folder}; the same command"
 
 
 def wait_until_still(output: Path) -> None:
@@ -44,7 +44,7 @@ def wait_until_still(output: Path) -> None:
     before = -1
     while (done := num_logged(output)) != before:
         before = done
-        time.sleep(0.7)
+        time.sleep(0.5)
 
 
 def interrupt(data: Path, output: Path, number: signal.Signals, *, more_steps: int, num_workers: int) -> str:
@@ -73,7 +73,7 @@ def interrupt(data: Path, output: Path, number: signal.Signals, *, more_steps: i
 def test_signals_save_the_step_and_the_run_goes_on_to_the_bit(data, whole, tmp_path, numbers):
     parts = tmp_path / "parts"
     for number in numbers:
-        said = interrupt(data, parts, number, more_steps=11, num_workers=2)
+        said = interrupt(data, parts, number, more_steps=8, num_workers=2)
         done = num_logged(parts)
         assert done < NUM_STEPS
         folder = parts / "checkpoints"
