@@ -117,15 +117,16 @@ def lazy_imports(root: Path, graph: grimp.ImportGraph) -> Iterator[tuple[str, st
                     yield importer, places[name]
 
 
-def _imported(path: Path, module: str) -> Iterator[tuple[str, str]]:
-    """Yield modules and names that a file imports from them: those of one module, or relative ones."""
-    for node in ast.walk(ast.parse(_text(path))):
-        if (
-            isinstance(node, ast.ImportFrom)
-            and node.module
-            and (node.level == 1 if not module else node.module == module)
-        ):
-            yield from ((node.module, alias.name) for alias in node.names)
+@cache
+def _imported(path: Path, module: str) -> tuple[tuple[str, str], ...]:
+    """Return modules and names that a file imports from them: those of one module, or relative ones."""
+    return tuple(
+        (node.module, alias.name)
+        for node in ast.walk(ast.parse(_text(path)))
+        if isinstance(node, ast.ImportFrom) and node.module
+        if (node.level == 1 if not module else node.module == module)
+        for alias in node.names
+    )
 
 
 def _module_of(path: Path, root: Path) -> str:

@@ -12,6 +12,8 @@ ROOT = Path(__file__).parents[1]
 PLACES = ("mobileclip", "recipes", "benchmarks", "examples")
 # Functions of this library, which know one encoding.
 OWN = {"storage.write_text", "write_text"}
+TEXTS = ("read_text", "write_text", "TextIOWrapper")
+OPENING = ("open", "fdopen", "NamedTemporaryFile", "TemporaryFile", "SpooledTemporaryFile")
 TEXT_MODES = {mode + plus + text for mode in "rwax" for plus in ("", "+") for text in ("", "t")}
 
 
@@ -24,16 +26,16 @@ def without_encoding(source: str) -> Iterator[int]:
 
 def leaves_encoding(call: ast.Call) -> bool:
     given = {keyword.arg: keyword.value for keyword in call.keywords}
-    name = call.func.attr if isinstance(call.func, ast.Attribute) else ast.unparse(call.func)
-    if "encoding" in given or ast.unparse(call.func) in OWN:
+    name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+    is_program = any(
+        isinstance(given.get(key), ast.Constant) and given[key].value is True for key in ("text", "universal_newlines")
+    )
+    # To write a function out takes longer than all the rest, and few are called so.
+    if "encoding" in given or not (is_program or name in TEXTS or name in OPENING) or ast.unparse(call.func) in OWN:
         return False
-    is_program = any(ast.unparse(given[key]) == "True" for key in ("text", "universal_newlines") if key in given)
-    if is_program or name in ("read_text", "write_text", "TextIOWrapper"):
+    if is_program or name in TEXTS:
         return True
     values = [value.value for value in (*call.args[:2], given.get("mode")) if isinstance(value, ast.Constant)]
-    opens = name in ("open", "fdopen", "NamedTemporaryFile", "TemporaryFile", "SpooledTemporaryFile")
-    if not opens:
-        return False
     modes = [value for value in values if isinstance(value, str) and set(value) <= set("rwaxbt+")]
     if modes:
         return modes[-1] in TEXT_MODES
