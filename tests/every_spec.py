@@ -114,7 +114,8 @@ def _of_module(module: ModuleType) -> Iterator[type]:
         is_own = inspect.isclass(thing) and thing.__module__ == module.__name__ and attrs.has(thing)
         if is_own and (thing.__name__.endswith("Spec") or _is_strict(thing)):
             yield thing
-    for node in ast.walk(ast.parse(inspect.getsource(module))):
+    source = inspect.getsource(module)
+    for node in ast.walk(ast.parse(source)) if "from_json(" in source else ():
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "from_json" and len(node.args) == 2:
             read = things.get(getattr(node.args[1], "id", ""))
             if inspect.isclass(read):

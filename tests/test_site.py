@@ -7,6 +7,7 @@ import inspect
 import json
 import pkgutil
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,11 @@ PAGES = [*(path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs"
 LINK = re.compile(r"\]\(([^)\s:#]+)(?:#[^)\s]*)?\)")
 
 
+@cache
+def pages_by_path():
+    return {*PAGES, *model_pages()}
+
+
 def source(module):
     path = ROOT.joinpath(*module.split("."))
     return (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text(encoding="utf-8")
@@ -44,10 +50,11 @@ def with_all():
 
 
 def test_every_public_name_is_described_once_and_listed_in_its_rooms():
-    described = [name for page in api_pages().values() for name in re.findall(r"^::: (\S+)$", page, re.MULTILINE)]
+    pages = api_pages()
+    described = [name for page in pages.values() for name in re.findall(r"^::: (\S+)$", page, re.MULTILINE)]
     assert len(described) == len(set(described))
     for room in {*with_all(), *ROOMS, *ROOMS_OF_SPECS}:
-        page = api_pages()[f"api/{room}.md"]
+        page = pages[f"api/{room}.md"]
         module = importlib.import_module(room)
         for name in names(module):
             # A module without `__all__` also has the names that it imports.
@@ -83,7 +90,7 @@ def test_links_lead_right_on_the_forge_and_in_the_site(page):
         assert (source.parent / target).exists(), f"{source.name} links to {target}, which is not there"
     for target in LINK.findall(relinked(text, page)):
         inside = (Path(page).parent / target).as_posix()
-        assert inside in (*PAGES, *model_pages()) or (ROOT / "docs" / inside).exists(), (
+        assert inside in pages_by_path() or (ROOT / "docs" / inside).exists(), (
             f"{page} links to {target}, which is no page"
         )
 

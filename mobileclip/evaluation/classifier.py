@@ -19,12 +19,11 @@ from mobileclip.data.skips import BadSampleError, Skip, SkipReport
 from mobileclip.datasets.class_data import ClassData, LabelledSample, LabelParser, open_class_data
 from mobileclip.datasets.sources.opening import name_of
 from mobileclip.encoders import Classifier
-from mobileclip.evaluation.encoding.decoding import decode_ahead
+from mobileclip.evaluation.encoding.decoding import encode_ahead
 from mobileclip.evaluation.encoding.embedding import model_input, read_picture
 from mobileclip.evaluation.hook import hook_of
 from mobileclip.evaluation.metrics.classification import ClassificationResult, Hits, mean_hits
 from mobileclip.evaluation.metrics.ranking import hit_probability
-from mobileclip.inference.batching import encode_each
 from mobileclip.reparam import reparameterize
 
 
@@ -68,18 +67,26 @@ def _evaluated(
 ) -> ClassifierEvaluation:
     numbers, report = _numbers(model, data), SkipReport()
     parser = LabelParser(num_classes=len(numbers), class_names=data.class_names or model.class_names)
-    samples = _samples(data.reader, parser, report)
     transform = ImageTransform(model.spec.image.input)
-    pixels = _pixels(samples, transform, report, ahead=2 * batch_size, num_threads=num_threads)
     folded, device = reparameterize(model), next(model.parameters()).device
+
+    def decode(sample: LabelledSample) -> list[tuple[int, Tensor]]:
+        return [(sample.label, model_input(read_picture(sample.image, transform), transform))]
 
     def classify(batch: list[tuple[int, Tensor]]) -> Iterable[tuple[Tensor, ...]]:
         labels = numbers[[label for label, _ in batch]]
         logits = folded(torch.stack([pixels for _, pixels in batch]).to(device)).float().cpu()
         return zip(labels, *_hits(logits, labels), strict=True)
 
+    rows = []
     with torch.inference_mode():
-        rows = list(encode_each(pixels, classify, batch_size=batch_size))
+        samples = _samples(data.reader, parser, report)
+        for sample, found in encode_ahead(samples, decode, classify, batch_size=batch_size, num_threads=num_threads):
+            if isinstance(found, BadSampleError):
+                report.add(Skip(reason=found.reason, key=sample.key, shard="", detail=found.detail))
+            else:
+                report.num_read += 1
+                rows += [row for row in found if row is not None]
     if not rows:
         raise ValueError(f"no image of {name} can be classified: {report}")
     labels, predicted, top1, top5 = map(torch.stack, zip(*rows, strict=True))
@@ -152,27 +159,6 @@ def _samples(reader: ShardReader, parser: LabelParser, report: SkipReport) -> It
             sample = parse(raw, parser, report.add)
             if sample is not None:
                 yield sample
-
-
-def _pixels(
-    samples: Iterator[LabelledSample],
-    transform: ImageTransform,
-    report: SkipReport,
-    *,
-    ahead: int,
-    num_threads: int | None,
-) -> Iterator[tuple[int, Tensor]]:
-    """Yield the labels of samples with their pixels, in order, decoded by threads; broken ones are reported."""
-
-    def decode(sample: LabelledSample) -> Tensor:
-        return model_input(read_picture(sample.image, transform), transform)
-
-    for sample, outcome in decode_ahead(samples, decode, ahead=ahead, num_threads=num_threads):
-        if isinstance(outcome, BadSampleError):
-            report.add(Skip(reason=outcome.reason, key=sample.key, shard="", detail=outcome.detail))
-        else:
-            report.num_read += 1
-            yield sample.label, outcome
 
 
 def _hits(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -34,12 +34,33 @@ def write_raw(path: Path, samples: Mapping[str, Mapping[str, bytes]] | Iterable[
         samples = [
             (f"{key}.{extension}", data) for key, members in samples.items() for extension, data in members.items()
         ]
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for name, data in samples:
             header = tarfile.TarInfo(name)
             header.size = len(data)
             tar.addfile(header, io.BytesIO(data))
     return str(path)
+
+
+def write_layout(
+    root: Path, *shards: Mapping[str, Mapping[str, bytes]], kind: str = "", **names: Sequence[str]
+) -> Path:
+    """Write a data set in the layout that the field shares them in.
+
+    Args:
+        root: its folder.
+        shards: members of samples by key.
+        kind: `retrieval`, or nothing for classes.
+        names: the lines of `classnames`, and of `templates`.
+    """
+    for number, samples in enumerate(shards):
+        write_raw(root / "test" / f"{number}.tar", samples)
+    lines = {"classnames": names.get("classnames", ()), "zeroshot_classification_templates": names.get("templates", ())}
+    for name, said in {"test/nshards": [str(len(shards))], "dataset_type": [kind], **lines}.items():
+        if any(said):
+            (root / f"{name}.txt").write_text("\n".join(said), encoding="utf-8")
+    return root
 
 
 def encoded(width: int, height: int, seed: int = 0, kind: str = "png") -> bytes:

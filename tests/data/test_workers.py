@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -41,11 +42,15 @@ def test_as_long_as_something_is_finished_the_first_is_waited_for(monkeypatch):
     """It takes longer than the limit, but those behind it come in time."""
     monkeypatch.setattr("mobileclip.data.workers._LOOK_SECONDS", 0.02)
     with ThreadPoolExecutor(2) as pool:
-        first, *others = calls = [pool.submit(time.sleep, 1.5), *(pool.submit(time.sleep, 0.3) for _ in range(4))]
-        assert _is_done_in_time(first, calls, 0.8)
+        behind, never = threading.Event(), threading.Event()
+        first, *others = calls = [pool.submit(behind.wait), *(pool.submit(time.sleep, 0.2) for _ in range(4))]
+        others[-1].add_done_callback(lambda _: behind.set())
+        assert _is_done_in_time(first, calls, 0.6)
         assert all(call.done() for call in others)
-        slow = pool.submit(time.sleep, 1.0)
-        assert not _is_done_in_time(slow, [slow, *others], 0.3)
+        slow = pool.submit(never.wait)
+        is_done = _is_done_in_time(slow, [slow, *others], 0.1)
+        never.set()
+        assert not is_done
 
 
 def test_a_process_that_is_killed_is_said_so():

@@ -25,7 +25,7 @@ from mobileclip.data import (
 from mobileclip.datasets import LabelledPipelineSpec, find_class_names
 from mobileclip.inputs import ImageInput
 from mobileclip.serialization import from_json, to_json
-from tests.data.made_samples import encoded, write_raw
+from tests.data.made_samples import encoded, write_layout, write_raw
 from tests.errors import fails
 
 NAMES = ("bird", "cat", "dog")
@@ -127,12 +127,9 @@ def test_shards_are_called_as_the_file_beside_them_says(shards, tmp_path):
 
 def test_the_public_layout(shards, tmp_path):
     root = tmp_path / "wds_animals"
-    (root / "test").mkdir(parents=True)
+    write_layout(root, {}, {}, classnames=NAMES, templates=("a {c}",))
     for number in range(2):
         (tmp_path / f"{number}.tar").rename(root / "test" / f"{number}.tar")
-    (root / "test" / "nshards.txt").write_text("2")
-    (root / "classnames.txt").write_text("\n".join(NAMES))
-    (root / "zeroshot_classification_templates.txt").write_text("a {c}")
     assert find_class_names(root) == find_class_names(f"public_layout:{root}") == NAMES
     assert len(by_key(spec(root, drop_last=False).build())) == 18
     (root / "dataset_type.txt").write_text("retrieval")

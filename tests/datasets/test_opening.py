@@ -6,7 +6,6 @@ import io
 import json
 import os
 import shutil
-import tarfile
 from pathlib import Path
 
 import attrs
@@ -38,7 +37,7 @@ from mobileclip.datasets.sources import (
     sources,
 )
 from mobileclip.evaluation import open_benchmark
-from tests.data.made_samples import golden
+from tests.data.made_samples import golden, write_layout, write_raw
 from tests.datasets.sources.reading import PNG
 from tests.errors import fails
 
@@ -50,16 +49,6 @@ def picture(colour, number=0):
     stream = io.BytesIO()
     Image.new("RGB", (8 + number, 8), colour).save(stream, "PNG")
     return stream.getvalue()
-
-
-def tar_of(path, members):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as archive:
-        for name, content in members.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-    return path
 
 
 def pictures():
@@ -92,36 +81,31 @@ def lines(root, *, labels):
 
 
 def captioned_shard(root):
-    members = {}
-    for name, (colour, data) in pictures().items():
-        members |= {f"{name}.png": data, f"{name}.txt": f"a {colour} thing".encode()}
-    return tar_of(root / "mine.tar", members)
+    samples = {name: {"png": data, "txt": f"a {colour} thing".encode()} for name, (colour, data) in pictures().items()}
+    return Path(write_raw(root / "mine.tar", samples))
+
+
+def labelled(colour, data):
+    return {"png": data, "cls": b"%d" % COLOURS.index(colour)}
 
 
 def labelled_shards(root, *, names=True):
+    samples = {name: labelled(*one) for name, one in pictures().items()}
     for shard in range(2):
-        members = {}
-        for name, (colour, data) in list(pictures().items())[shard::2]:
-            members |= {f"{name}.png": data, f"{name}.cls": str(COLOURS.index(colour)).encode()}
-        tar_of(root / "mine" / f"{shard:05d}.tar", members)
+        write_raw(root / "mine" / f"{shard:05d}.tar", dict(list(samples.items())[shard::2]))
     if names:
         (root / "mine" / "classnames.txt").write_text("\n".join(COLOURS), encoding="utf-8")
     return root / "mine"
 
 
-def public_layout(root, kind="classification"):
-    members = {}
-    for name, (colour, data) in pictures().items():
-        beside = {"cls": str(COLOURS.index(colour)).encode()} if kind == "classification" else {"txt": colour.encode()}
-        members |= {f"{name}.png": data, **{f"{name}.{extension}": value for extension, value in beside.items()}}
-    folder = root / "wds_mine_test"
-    tar_of(folder / "test" / "0.tar", members)
-    (folder / "test" / "nshards.txt").write_text("1", encoding="utf-8")
-    (folder / "dataset_type.txt").write_text(kind, encoding="utf-8")
-    if kind == "classification":
-        (folder / "classnames.txt").write_text("\n".join(COLOURS), encoding="utf-8")
-        (folder / "zeroshot_classification_templates.txt").write_text("a {c} thing", encoding="utf-8")
-    return folder
+def public_layout(root):
+    samples = {name: labelled(*one) for name, one in pictures().items()}
+    return write_layout(root / "wds_mine_test", samples, classnames=COLOURS, templates=("a {c} thing",))
+
+
+def public_captions(root):
+    samples = {name: {"png": data, "txt": colour.encode()} for name, (colour, data) in pictures().items()}
+    return write_layout(root / "wds_mine_test", samples, kind="retrieval")
 
 
 FORMS = {
@@ -132,7 +116,7 @@ FORMS = {
     "captioned shard": (captioned_shard, ShardSource, "captions"),
     "labelled shards": (labelled_shards, LabelledShardSource, "classes"),
     "public layout": (public_layout, PublicLayoutSource, "classes"),
-    "public captions": (lambda root: public_layout(root, "retrieval"), PublicLayoutSource, "captions"),
+    "public captions": (public_captions, PublicLayoutSource, "captions"),
 }
 
 

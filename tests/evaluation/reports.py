@@ -18,7 +18,7 @@ from mobileclip.evaluation.report import (
     published_model,
     write_report,
 )
-from tests.evaluation.datasets.test_benchmark import write_shard
+from tests.data.made_samples import write_layout
 from tests.evaluation.models import COLOURS, ColourModel, tokenize
 from tests.evaluation.tasks.test_evaluate import encoded, to_tensor
 
@@ -30,34 +30,27 @@ WHEN = datetime(2026, 3, 1, 12, 30, tzinfo=timezone.utc)
 def classification(folder, *, num_images=60):
     """Noisy mixtures of colours, some of them taken for others; one that is broken, and one class without an image."""
     rng, root = np.random.default_rng(0), folder / "wds_colours_test"
-    names, members = list(COLOURS), {"00-broken.png": b"no image", "00-broken.cls": b"0"}
+    names, samples = list(COLOURS), {"00-broken": {"png": b"no image", "cls": b"0"}}
     for number in range(num_images):
         label = int(rng.integers(3))
         colour = 0.6 * np.array(COLOURS[names[label]]) + 0.6 * rng.random(3)
-        members[f"{number:03d}.png"] = encoded(colour, size=(300, 200), noise=30, seed=number)
-        members[f"{number:03d}.cls"] = str(label).encode()
-    write_shard(root / "test" / "0.tar", members)
-    (root / "test" / "nshards.txt").write_text("1")
-    (root / "classnames.txt").write_text("\n".join(CLASS_NAMES), encoding="utf-8")
-    (root / "zeroshot_classification_templates.txt").write_text("a {c} thing\n{c}")
-    return open_benchmark(root)
+        picture = encoded(colour, size=(210, 140), noise=30, seed=number)
+        samples[f"{number:03d}"] = {"png": picture, "cls": b"%d" % label}
+    return open_benchmark(write_layout(root, samples, classnames=CLASS_NAMES, templates=("a {c} thing", "{c}")))
 
 
 def retrieval(folder, *, num_images=14, seed=0):
     """Mixtures of colours with one to three captions; the first names the strongest, others may be wrong."""
     rng, root = np.random.default_rng(seed), folder / "wds_captions_test"
-    names, members = list(COLOURS), {}
+    names, samples = list(COLOURS), {}
     for number in range(num_images):
         mixture = rng.random(4)
         colour = sum(weight * np.array(COLOURS[name]) for weight, name in zip(mixture, names, strict=True))
-        picture = encoded(colour / colour.max(), size=(300, 200), noise=30, seed=number)
+        picture = encoded(colour / colour.max(), size=(210, 140), noise=30, seed=number)
         captions = [f"{names[int(mixture.argmax())]} <img src=x onerror=alert({number})>"]
         captions += [f"a {name} thing, number {number}" for name in names[: number % 3]]
-        members |= {f"{number:03d}.png": picture, f"{number:03d}.txt": "\n".join(captions).encode()}
-    write_shard(root / "test" / "0.tar", members)
-    (root / "test" / "nshards.txt").write_text("1")
-    (root / "dataset_type.txt").write_text("retrieval")
-    return open_benchmark(root)
+        samples[f"{number:03d}"] = {"png": picture, "txt": "\n".join(captions).encode()}
+    return open_benchmark(write_layout(root, samples, kind="retrieval"))
 
 
 class HalfBlind(ColourModel):

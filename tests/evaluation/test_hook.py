@@ -20,7 +20,7 @@ from tests.errors import fails
 from tests.evaluation.scene_models import CLASSES, TEMPLATES, write_scene_benchmarks
 from tests.training.runs import Batches, training_spec
 
-COUNT = 40
+COUNT = 30
 # All ids and a longer context, so that no two captions are cut to the same text.
 SPEC = attrs.evolve(SMALL_MCT, text=attrs.evolve(SMALL_MCT.text, input=TextInput(context_length=32)))
 TOKENIZER = Tokenizer(SPEC.text.input)

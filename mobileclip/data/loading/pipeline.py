@@ -44,7 +44,8 @@ class _Progress:
     Args:
         epoch: that it is in.
         first_epoch: of those that it goes through.
-        position: within the epoch, behind a batch that left no samples waiting for the next one.
+        position: within the epoch, behind a batch that left no samples waiting for the next one; what its data is, is
+            known when somebody asks.
         num_since: batches since.
     """
 
@@ -132,7 +133,10 @@ class Pipeline(IterableDataset[BatchType], ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Return where iterating stands, for `load_state_dict`; of this process alone."""
-        return {**attrs.asdict(self._progress, recurse=False), "position": to_json(self._progress.position)}
+        position = self._progress.position
+        if position.places and not position.data:
+            position = attrs.evolve(position, data=self._data.digest)
+        return {**attrs.asdict(self._progress, recurse=False), "position": to_json(position)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Have the next iteration go on from a state.
@@ -162,7 +166,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
             starts = rows(dict(enumerate(self._data.order.start(start.epoch))))
             position = StreamPosition(num_readers=self._data.order.num_readers, places=starts, version=VERSION)
         for batch in islice(self.stream(position), self._batches_per_epoch(num_samples) - position.first_batch):
-            position = self.position(position.first_batch + 1)
+            position = attrs.evolve(self._known[-1], data="")
             yield attrs.evolve(start, position=position), batch
 
     def epoch(self, epoch: int) -> Iterator[BatchType]:
@@ -276,7 +280,6 @@ class Pipeline(IterableDataset[BatchType], ABC):
                     num_readers=self._data.order.num_readers,
                     places=places,
                     version=VERSION,
-                    data=self._data.digest,
                     dead=dead,
                     found_dead=found,
                 )

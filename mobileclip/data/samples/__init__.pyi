@@ -1,5 +1,4 @@
 from .compact import (
-    MAX_DIM as MAX_DIM,
     MAX_HEADER_BYTES as MAX_HEADER_BYTES,
     CompactRecord as CompactRecord,
     round_to_bfloat16 as round_to_bfloat16,
@@ -18,7 +17,7 @@ from .inflate import (
     gunzip as gunzip,
 )
 from .json_object import parse_object as parse_object
-from .limits import SAMPLE_LIMITS as SAMPLE_LIMITS, SampleLimits as SampleLimits
+from .limits import MAX_DIM as MAX_DIM, SAMPLE_LIMITS as SAMPLE_LIMITS, SampleLimits as SampleLimits
 from .members import (
     RECORD as RECORD,
     check_layout as check_layout,

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mobileclip.data.samples.embeddings import Embeddings
+from mobileclip.data.samples.limits import MAX_DIM
 from mobileclip.data.skips import BadSampleError
 from mobileclip.hardware.precision import StoredPrecision
 
@@ -24,7 +25,6 @@ MAGIC = b"MCRF"
 VERSION = 1
 # Far above what a sample needs, so that a forged header costs little.
 MAX_HEADER_BYTES = 1 << 20
-MAX_DIM = 1 << 16
 
 # Magic, version, bytes of the header, number of rows, and the checksum of everything but itself and the rows.
 _PREAMBLE = struct.Struct("<4sHII")

@@ -7,8 +7,8 @@ from attrs import validators
 
 from mobileclip.strict import strict
 
-# Far more than any teachers' embeddings have together.
-_MAX_DIM = 2**16
+MAX_DIM = 2**16
+"""Far more than any teachers' embeddings have together."""
 _LARGEST_NUMBER_BYTES = 8
 # Of names, headers and tables.
 _OVERHEAD_BYTES = 2**20
@@ -53,7 +53,7 @@ class SampleLimits:
         Args:
             num_rows: augmentations and captions of the sample.
         """
-        rows = num_rows * _MAX_DIM if self.dim is None else num_rows * self.dim
+        rows = num_rows * MAX_DIM if self.dim is None else num_rows * self.dim
         return min(self.embedding_bytes, _LARGEST_NUMBER_BYTES * rows + _OVERHEAD_BYTES)
 
 

@@ -1,17 +1,20 @@
-"""What threads decode beside the model, in order."""
+"""What threads decode beside the model, in order, and what a model makes of it."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from mobileclip.data.skips import BadSampleError
+from mobileclip.inference.batching import encode_in_batches
 from mobileclip.processes import num_cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Input = TypeVar("Input")
+Row = TypeVar("Row")
 
 _MOST_THREADS = 8
 
@@ -55,3 +58,35 @@ def decode_ahead(
         finally:
             for _, future in waiting:
                 future.cancel()
+
+
+def encode_ahead(
+    items: Iterable[Item],
+    decode: Callable[[Item], Sequence[Input | None]],
+    encode: Callable[[list[Input]], Iterable[Row]],
+    *,
+    batch_size: int,
+    weigh: Callable[[Item], int] = lambda _: 1,
+    num_threads: int | None = None,
+) -> Iterator[tuple[Item, list[Row | None] | BadSampleError]]:
+    """Yield items, in order, with a row for each of their inputs, or with what is wrong with them.
+
+    Args:
+        items: see `decode_ahead`.
+        decode: from an item to inputs, None for one that is not there and has no row; see `decode_ahead`.
+        encode: from up to `batch_size` inputs to as many rows, in the caller's thread.
+        batch_size: at least 1.
+        weigh: how many inputs an item has, about.
+        num_threads: see `decode_ahead`.
+    """
+    decoded = decode_ahead(items, decode, ahead=2 * batch_size, weigh=weigh, num_threads=num_threads)
+    inputs = (
+        (one, () if isinstance(one[1], BadSampleError) else [each for each in one[1] if each is not None])
+        for one in decoded
+    )
+    for (item, found), rows in encode_in_batches(inputs, encode, batch_size=batch_size):
+        if isinstance(found, BadSampleError):
+            yield item, found
+        else:
+            remaining = iter(rows)
+            yield item, [None if each is None else next(remaining) for each in found]

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from mobileclip.data.skips import BadSampleError
 from mobileclip.encoders import DualEncoder
-from mobileclip.evaluation.encoding.decoding import decode_ahead
+from mobileclip.evaluation.encoding.decoding import encode_ahead
 from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize, Transform, model_input, read_picture
 from mobileclip.inference import by_length, prepared
-from mobileclip.inference.batching import encode_in_batches
 from mobileclip.inference.forms import MOST_IMAGES_ON_CPU, ReadyDualEncoder
 from mobileclip.inputs import TextInput
 from mobileclip.progress import Progress
@@ -132,19 +131,15 @@ class Encoders:
             total: number of items, where it is known.
             weigh: how many views an item has, about.
         """
-        decoded = decode_ahead(items, views, ahead=2 * self.batch_size, weigh=weigh, num_threads=self.num_threads)
-        inputs = (((item, found), _pixels_of(found)) for item, found in decoded)
 
         def encode(pixels: list[Tensor]) -> Tensor:
             return self.encode_images(torch.stack(pixels))
 
         with Progress(title, total=total, unit="images", console=console(shown=self.show_progress)) as progress:
-            for (item, found), rows in encode_in_batches(inputs, encode, batch_size=self.batch_size):
-                if isinstance(found, BadSampleError):
-                    yield item, found
-                else:
-                    remaining = iter(rows)
-                    yield item, [None if view is None else next(remaining) for view in found]
+            for outcome in encode_ahead(
+                items, views, encode, batch_size=self.batch_size, weigh=weigh, num_threads=self.num_threads
+            ):
+                yield outcome
                 progress.advance()
 
     def encode_texts(self, texts: Sequence[str], *, show_progress: bool | None = None) -> Tensor:
@@ -211,10 +206,6 @@ class EncodingThreads:
             return encode(batch).float()
 
         return self.pool.map(encoded, batches)
-
-
-def _pixels_of(found: Views | BadSampleError) -> list[Tensor]:
-    return [] if isinstance(found, BadSampleError) else [view for view in found if view is not None]
 
 
 @contextmanager

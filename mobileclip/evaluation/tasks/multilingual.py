@@ -17,13 +17,14 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from hashlib import sha256
 from statistics import fmean
+from typing import Any
 
 import attrs
 import torch
 
 from mobileclip import storage
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
-from mobileclip.datasets.sources.records import parse_row, read_image
+from mobileclip.datasets.sources.records import read_image
 from mobileclip.evaluation.datasets.benchmark import Benchmark
 from mobileclip.evaluation.datasets.content import fingerprint, folder_content
 from mobileclip.evaluation.encoding.features import Features
@@ -31,6 +32,7 @@ from mobileclip.evaluation.encoding.inference import Encoders
 from mobileclip.evaluation.metrics.outcomes import class_weights, clustered_outcomes
 from mobileclip.evaluation.results import DatasetResult
 from mobileclip.evaluation.session import Session
+from mobileclip.evaluation.tasks.choices.annotations import read_entries
 from mobileclip.evaluation.tasks.task import Evaluation, FoundTask, Task, TaskOptions
 from mobileclip.evaluation.tasks.zero_shot.scoring import score_retrieval
 from mobileclip.strict import split_lines
@@ -172,17 +174,14 @@ def open_crossmodal3600(found: FoundTask, _: TaskOptions) -> MultilingualTask:
         ValueError: if the captions are missing or malformed; the message says which line.
         OSError: if a store cannot be reached.
     """
-    place = storage.join(found.path, _LINES)
-    if not storage.exists(place):
-        raise ValueError(f"{place} is missing: the captions of {found.name}")
-    texts = {}
-    for number, line in enumerate(_lines(found.path, _LINES), 1):
-        row = parse_row(line.encode(), f"{place}, line {number}")
-        said = {language: own["caption"] for language, own in row.items() if isinstance(own, dict)}
-        try:
-            texts[f"images/{row['image/key']}.jpg"] = [(language, str(own[0])) for language, own in said.items()]
-        except (KeyError, IndexError, TypeError) as error:
-            raise ValueError(f"{place}, line {number} lacks a key or a caption: {error!r}") from None
+    texts = {
+        f"images/{entry.file('image/key')}.jpg": [
+            (language, entry.get(language, _first_caption, "an object with a list of captions"))
+            for language, own in entry.values.items()
+            if isinstance(own, dict)
+        ]
+        for entry in read_entries(storage.join(found.path, _LINES), found.name)
+    }
     return _in_folder(found, texts)
 
 
@@ -229,6 +228,11 @@ def _in_folder(found: FoundTask, texts: Mapping[str, list[tuple[str, str]]]) -> 
     return MultilingualTask(
         key=found.key, name=found.name, hashed=lambda: folder_content(found.path), pictures=pictures
     )
+
+
+def _first_caption(own: Any) -> str | None:
+    captions = own.get("caption")
+    return captions[0] if isinstance(captions, list) and captions and isinstance(captions[0], str) else None
 
 
 def _image(address: str) -> bytes:

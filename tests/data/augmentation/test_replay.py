@@ -185,7 +185,7 @@ def distance(first: np.ndarray, second: np.ndarray) -> float:
 
 
 class TestSampling:
-    @pytest.mark.parametrize("size", [(360, 240), (239, 360), (500, 500), (600, 100), (7, 5)])
+    @pytest.mark.parametrize("size", [(239, 360), (600, 100), (7, 5)])
     def test_crops_are_distributed_as_torchvisions(self, size):
         ours, theirs = crops_of_both(size)
         # The two samples of 4000 from one distribution differ by more than 0.0436 once in 1000 times.

@@ -84,7 +84,7 @@ class TestFrame:
         picture().save(two, "MPO", save_all=True, append_images=[picture(1)])
         assert read_frame(two.getvalue()) is None
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=150, deadline=None)
     @given(st.data())
     def test_any_bytes(self, data):
         start = encoded(picture().resize((40, 30)))
@@ -103,7 +103,7 @@ class TestExact:
         kind = form.upper() if form in ("png", "webp") else "JPEG"
         data = encoded(image, kind, **({"progressive": True} if form == "progressive" else {}))
         sizes = [datacompdr_augmentation(size) for size in (64, 48)]
-        for index in range(12):
+        for index in range(6):
             source = SourceImage(data)
             assert source.size == image.size
             params = sizes[0].sample(augmentation_rng(0, form, index), source.size)
@@ -155,9 +155,9 @@ class TestSimplejpeg:
     @pytest.mark.parametrize("size", [(360, 360), (301, 197), (33, 71)])
     def test_equal_pixels(self, without, mode, options, size):
         data = encoded(picture(1, mode).resize(size), **options)
-        for side, decode in itertools.product((16, 64, 200), ("exact", "fast")):
+        for side, decode in itertools.product((16, 200), ("exact", "fast")):
             augmentation = datacompdr_augmentation(side)
-            for index in range(4):
+            for index in range(3):
                 params = augmentation.sample(augmentation_rng(0, "x", index), size)
                 (made,) = SourceImage(data).replay([augmentation], params, decode)
                 np.testing.assert_array_equal(made, without(data, [augmentation], params, decode)[0])

@@ -204,11 +204,11 @@ class TestBatches:
     def test_captions_of_the_chosen_sets_and_the_first_of_each(self, tmp_path, caplog):
         sets = {"syn_text_a": ("a1", "a2", "a3"), "syn_text_b": ("b1",)}
         emb = {name: np.full((len(texts), 6), ord(name[-1]), np.float32) for name, texts in sets.items()}
-        many = [make_sample(number, syn_captions=sets, syn_text_emb=emb) for number in range(60)]
+        many = [make_sample(number, syn_captions=sets, syn_text_emb=emb) for number in range(30)]
         path = write_shard(tmp_path / "a.tar", many)
 
         def drawn(**changes):
-            pipeline = spec(path, batch_size=60, captions="synthetic", **changes).build()
+            pipeline = spec(path, batch_size=30, captions="synthetic", **changes).build()
             (batch,) = pipeline
             texts = {tuple(Tokenizer()(text)[0].tolist()): text for group in sets.values() for text in group}
             found = Counter(texts[tuple(row)] for row in batch.text.tolist())
@@ -223,14 +223,16 @@ class TestBatches:
         assert drawn(caption_sets="syn_text_a$").keys() == {"a1", "a2", "a3"}
         assert drawn(caption_sets="syn_text_(a|b)$", num_captions=1).keys() == {"a1", "b1"}
         lost = spec(path, captions="synthetic", caption_sets="^syn_text$").build()
-        with fails("data.sample-shards-used", "60 no_syn_caption"):
+        with fails("data.sample-shards-used", "30 no_syn_caption"):
             next(iter(lost))
         assert "called like '^syn_text$'; the sample has syn_text_a, syn_text_b" in caplog.text
 
     @pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
     def test_a_share_of_synthetic_captions(self, shards, samples, share):
         real = {tuple(Tokenizer()(sample.captions[0])[0].tolist()) for sample in samples.values()}
-        pipeline = spec(shards, captions="either", synthetic_share=share, drop_last=False, epochs=6).build()
+        pipeline = spec(
+            shards, captions="either", synthetic_share=share, drop_last=False, epochs=6 if share == 0.2 else 1
+        ).build()
         rows = [tuple(row) for batch in pipeline for row in batch.text.tolist()]
         found = sum(row not in real for row in rows) / len(rows)
         assert found == share if share in (0, 1) else 0.1 < found < 0.3
@@ -289,19 +291,16 @@ def rows_by_key(batches: object) -> dict[str, torch.Tensor]:
 
 class TestReproducibility:
     def test_workers_change_nothing(self, shards):
-        alone = spec(shards, drop_last=False).build()
-        expected = [rows(alone.epoch(epoch)) for epoch in range(2)]
-        assert len(expected[0]) == NUM_SAMPLES
-        for num_workers in (1, 2):
-            pipeline = spec(shards, drop_last=False, num_workers=num_workers).build()
-            assert [rows(pipeline.epoch(epoch)) for epoch in range(2)] == expected
+        """Neither the samples, nor their order, nor what is made of them; nor does asking again."""
 
-    @pytest.mark.parametrize("num_workers", [0, 2])
-    def test_batches_are_the_same_again(self, shards, num_workers):
-        first, second = (
-            [batch.keys for batch in spec(shards, num_workers=num_workers, epochs=2).build()] for _ in range(2)
-        )
-        assert first == second
+        def epochs(num_workers: int) -> list[tuple[list[tuple[str, ...]], dict[str, str]]]:
+            pipeline = spec(shards, drop_last=False, num_workers=num_workers).build()
+            made = [list(pipeline.epoch(epoch)) for epoch in range(2)]
+            return [([batch.keys for batch in batches], rows(batches)) for batches in made]
+
+        expected = epochs(0)
+        assert len(expected[0][1]) == NUM_SAMPLES
+        assert [epochs(num_workers) for num_workers in (0, 1, 2)] == [expected] * 3
 
     def test_epochs_and_seeds_differ(self, shards):
         def one(seed: int, epoch: int) -> tuple[list, dict]:
@@ -321,17 +320,16 @@ class TestReproducibility:
         assert [key for batch in batches for key in batch.keys] == sorted(samples)
 
     def test_the_order_is_well_mixed(self, shards, samples):
-        pipeline = spec(shards, drop_last=False, shuffle_buffer=NUM_SAMPLES).build()
-        places = np.zeros((60, NUM_SAMPLES))
-        for epoch in range(60):
+        pipeline = spec(shards, drop_last=False, shuffle_buffer=NUM_SAMPLES, reinforced=False).build()
+        places = np.zeros((40, NUM_SAMPLES))
+        for epoch in range(len(places)):
             order = [key for batch in pipeline.epoch(epoch) for key in batch.keys]
             places[epoch] = [order.index(key) for key in sorted(samples)]
         means = places.mean(axis=0)
-        spread = NUM_SAMPLES / np.sqrt(12 * 60)
+        spread = NUM_SAMPLES / np.sqrt(12 * len(places))
         assert np.abs(means - (NUM_SAMPLES - 1) / 2).max() < 4.5 * spread
 
-    @pytest.mark.parametrize("drop_last", [True, False])
-    @pytest.mark.parametrize("num_workers", [0, 2])
+    @pytest.mark.parametrize(("drop_last", "num_workers"), [(True, 0), (False, 2)])
     def test_length(self, shards, drop_last, num_workers):
         pipeline = spec(shards, drop_last=drop_last, num_workers=num_workers, epochs=2, num_samples=NUM_SAMPLES).build()
         sizes = [len(batch) for batch in pipeline]
@@ -363,21 +361,6 @@ class TestReproducibility:
 
 
 class TestStream:
-    @pytest.mark.parametrize("num_workers", [0, 2])
-    def test_resuming_gives_the_same_batches(self, shards, num_workers):
-        pipeline = spec(shards, num_workers=num_workers).build()
-        stream = pipeline.stream()
-        whole, positions = [], [pipeline.position(0)]
-        for number in range(12):
-            whole.append(next(stream))
-            positions.append(pipeline.position(number + 1))
-        for start in (0, 3, 5, 8):
-            resumed = spec(shards, num_workers=num_workers).build().stream(positions[start])
-            for batch in whole[start:]:
-                other = next(resumed)
-                assert other.keys == batch.keys
-                torch.testing.assert_close(other.image, batch.image, rtol=0, atol=0)
-
     def test_epochs_have_equal_length_even_where_samples_are_lost(self, tmp_path):
         broken = [make_sample(n, image=b"broken" if n % 3 == 0 else encoded(40, 30, n)) for n in range(12)]
         path = write_shard(tmp_path / "a.tar", broken)

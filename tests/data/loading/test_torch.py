@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from itertools import islice
 
 import attrs
@@ -11,9 +12,10 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, IterableDataset
 
-from mobileclip.data import LabelledBatch, ReinforcedBatch, ReinforcedPipelineSpec, write_shards
+from mobileclip.data import LabelledBatch, ReinforcedBatch, ReinforcedPipelineSpec, StreamPosition, write_shards
 from mobileclip.extras import install_library
 from mobileclip.inputs import ImageInput
+from mobileclip.serialization import from_json
 from tests.data.made_samples import encoded, make_sample
 from tests.errors import fails
 
@@ -24,8 +26,8 @@ MISSING = install_library("test")
 def shards(tmp_path_factory):
     """Some of whose samples cannot be used."""
     folder = tmp_path_factory.mktemp("shards")
-    many = [make_sample(n, image=b"broken" if n in (3, 17) else encoded(40, 30, n)) for n in range(30)]
-    return [str(path) for path in write_shards(folder, many, samples_per_shard=5)]
+    many = [make_sample(n, image=b"broken" if n in (3, 11) else encoded(40, 30, n)) for n in range(18)]
+    return [str(path) for path in write_shards(folder, many, samples_per_shard=3)]
 
 
 def pipeline(shards, **changes):
@@ -37,11 +39,13 @@ def keys(batches):
     return [batch.keys for batch in batches]
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("choices", [{}, {"drop_last": False}, {"sampling": "endless"}])
+@pytest.mark.parametrize(
+    ("choices", "num_workers"),
+    [({}, 0), ({"drop_last": False}, 0), ({"sampling": "endless"}, 0), ({"drop_last": False}, 2)],
+)
 def test_iterating_goes_on_from_any_batch(shards, choices, num_workers):
     whole = keys(pipeline(shards, **choices))
-    for stop in range(0, len(whole) + 1, 1 if num_workers == 0 else 5):
+    for stop in range(0, len(whole) + 1, 1 if num_workers == 0 else 3):
         first = pipeline(shards, num_workers=num_workers, **choices)
         assert keys(islice(first, stop)) == whole[:stop]
         state = torch.load(_saved(first.state_dict()), weights_only=True)
@@ -57,6 +61,17 @@ def _saved(state):
     torch.save(state, stream)
     stream.seek(0)
     return stream
+
+
+def test_only_a_position_that_is_kept_asks_what_the_data_is(shards, monkeypatch):
+    """To ask takes a second of 65,536 shards, before the first batch."""
+    asked, stat = set(), os.stat
+    monkeypatch.setattr(os, "stat", lambda path, **choices: asked.add(str(path)) or stat(path, **choices))
+    made = pipeline(shards, sampling="endless", num_readers=2, num_samples=16)
+    next(iter(made))
+    assert len(asked & set(shards)) < len(shards)
+    assert from_json(made.state_dict()["position"], StreamPosition).data
+    assert asked >= set(shards)
 
 
 def test_what_went_on_decodes_little_of_what_came_before(shards, monkeypatch):
@@ -146,7 +161,7 @@ def test_torchdata(shards, sampling, num_workers):
         return stateful.StatefulDataLoader(dataset, batch_size=None, num_workers=num_workers)
 
     whole = keys(pipeline(shards, sampling=sampling))
-    for stop in (1, 6, 9, len(whole)):
+    for stop in (1, 5, len(whole)) if num_workers == 0 else (5,):
         loader = made()
         batches = iter(loader)
         assert keys(islice(batches, stop)) == whole[:stop]

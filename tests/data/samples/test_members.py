@@ -280,7 +280,7 @@ class TestAnySample:
     """Hypothesis looks for a sample that some layout does not give back."""
 
     @given(reinforced())
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=30, deadline=None)
     def test_between_all_layouts(self, sample):
         def through(given_sample: ReinforcedSample, layout: str) -> ReinforcedSample:
             return parse_reinforced_sample(sample.key, sample_members(given_sample, layout))

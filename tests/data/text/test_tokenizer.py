@@ -3,7 +3,6 @@ from __future__ import annotations
 import copy
 import html
 import json
-import multiprocessing
 import pickle
 import re
 import subprocess
@@ -27,6 +26,7 @@ from mobileclip.data.text import clean, tokenizer as tokenizer_module
 from mobileclip.inputs import TextInput
 from tests.bench.captions import captions
 from tests.errors import fails
+from tests.preloaded import preloaded
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "tokenizer" / "tokens.json").read_text(encoding="utf-8"))
 OURS = Tokenizer()
@@ -103,21 +103,24 @@ def theirs():
     return SimpleTokenizer()
 
 
-def _class(character: str) -> str:
-    """L, N, a space or anything else, as the engine of `tokenizers` sees it."""
-    names = {r"\p{L}": "L", r"\p{N}": "N", r"\s": " "}
-    for pattern, name in names.items():
-        split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(pattern), behavior="removed", invert=True)
-        if not 0xD800 <= ord(character) < 0xE000 and split.pre_tokenize_str(character):
-            return name
-    return "other"
+@cache
+def _split(pattern: str):
+    """Return the function to a text's pieces in the engine of `tokenizers`."""
+    made = tokenizers.pre_tokenizers.Split(tokenizers.Regex(pattern), behavior="removed", invert=True)
+    return lambda text: [piece for piece, _ in made.pre_tokenize_str(text)]
 
 
-def _their(character: str) -> str:
-    for pattern, name in {r"\p{L}": "L", r"\p{N}": "N", r"\s": " "}.items():
-        if regex.match(pattern, character):
-            return name
-    return "other"
+KINDS = (r"\p{L}", r"\p{N}", r"\s")
+
+
+def _class(character: str) -> str | None:
+    """A letter, a digit, a space or anything else, as the engine of `tokenizers` sees it."""
+    is_whole = not 0xD800 <= ord(character) < 0xE000
+    return next((kind for kind in KINDS if is_whole and _split(kind)(character)), None)
+
+
+def _their(character: str) -> str | None:
+    return next((kind for kind in KINDS if regex.match(kind, character)), None)
 
 
 @pytest.mark.parametrize("example", GOLDEN, ids=lambda example: example["text"][:20])
@@ -132,15 +135,15 @@ def test_golden_as_a_batch():
     assert ids.tolist() == [example["tokens"] for example in GOLDEN]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(TEXTS | ASCII)
 def test_equals_open_clip(text):
     assert OURS(text).tolist() == theirs()(text).tolist()
     assert OURS.encode(text) == theirs().encode(text)
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.lists(TEXTS, max_size=5), st.integers(20, 400))
+@settings(max_examples=30, deadline=None)
+@given(st.lists(TEXTS, max_size=3), st.integers(20, 120))
 def test_long_texts_are_cut_before_the_end_token(texts, repeats):
     texts = [text * repeats for text in texts] + ["word " * repeats]
     ids = OURS(texts)
@@ -153,12 +156,6 @@ def test_equals_open_clip_on_captions():
     texts = captions(1500)
     assert len(set(texts)) == 1500
     assert torch.equal(OURS(texts), theirs()(texts))
-
-
-def _split(pattern: str):
-    """Return the function to a text's pieces in the engine of `tokenizers`."""
-    made = tokenizers.pre_tokenizers.Split(tokenizers.Regex(pattern), behavior="removed", invert=True)
-    return lambda text: [piece for piece, _ in made.pre_tokenize_str(text)]
 
 
 def _unicode_of_tokenizers() -> int:
@@ -175,10 +172,18 @@ def _unicode_of_regex() -> int:
     return int(re.search(r"supports Unicode (\d+)", metadata.metadata("regex")["Description"])[1])
 
 
-@pytest.fixture(scope="module")
-def characters():
-    """Every code point but halves of surrogate pairs, which no text in UTF-8 holds."""
-    return [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+def _code_points(step: int) -> list[str]:
+    """Every code point but halves of surrogate pairs, which no text in UTF-8 holds; of those that are alike, some.
+
+    Ideographs, Hangul and private use are uniform.
+    """
+    codes = (code for code in range(0x110000) if code < 0x3400 or code % step == 0 or 0xFB00 <= code < 0x20000)
+    return [chr(code) for code in codes if not 0xD800 <= code < 0xE000]
+
+
+@pytest.fixture(scope="module", params=[64, pytest.param(1, marks=pytest.mark.slow)])
+def characters(request):
+    return _code_points(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +203,7 @@ def newer(characters):
     return found
 
 
-def test_every_code_point_is_read_as_by_open_clip_but_for_those_that_only_one_engine_knows(newer):
+def test_every_code_point_is_read_as_by_open_clip_but_for_those_that_only_one_engine_knows(characters, newer):
     unknown_here = set("".join(_split(r"\p{Cn}")("".join(sorted(newer)))))
     unknown_there = {one for one in newer if regex.match(r"\p{Cn}", one)}
     assert newer == unknown_here ^ unknown_there
@@ -207,7 +212,7 @@ def test_every_code_point_is_read_as_by_open_clip_but_for_those_that_only_one_en
     versions = _unicode_of_tokenizers(), _unicode_of_regex()
     assert bool(unknown_here) == (versions[0] < versions[1])
     assert bool(unknown_there) == (versions[0] > versions[1])
-    if versions == (16, 18):  # those that docs/training.md speaks of
+    if versions == (16, 18) and len(characters) > 1_000_000:  # those that docs/training.md speaks of
         assert len(newer) == 17_480
 
 
@@ -224,25 +229,23 @@ def test_every_code_point_has_the_ids_that_open_clip_gives_it(characters, newer)
 
 def test_equals_open_clip_on_every_character():
     """Each character alone, in a word and after an apostrophe: the split patterns are the same pattern."""
-    split = tokenizers.pre_tokenizers.Split(
-        tokenizers.Regex(tokenizer_module._SPLIT), behavior="removed", invert=True
-    ).pre_tokenize_str
-    # Ideographs, Hangul and private use are uniform: every 64th of them will do.
-    codes = (code for code in range(0x110000) if code < 0x3400 or code % 64 == 0 or 0xFB00 <= code < 0x20000)
-    characters = [chr(code) for code in codes if not 0xD800 <= code < 0xE000]
+    split = _split(tokenizer_module._SPLIT)
     texts = [
         f"a{character}1 '{character} 'l{character}. <star{character}_of_text>"
-        for character in characters
-        if unicodedata.category(character) != "Cn" and character == character.lower()
+        for character in _code_points(64)
+        if (character < "\u3400" or ord(character) % 4 == 0)
+        and unicodedata.category(character) != "Cn"
+        and character == character.lower()
     ]
-    assert len(texts) > 30_000
+    assert len(texts) > 15_000
     for start in range(0, len(texts), 200):
-        together = " ".join(texts[start : start + 200])
-        if [piece for piece, _ in split(together)] == theirs().pat.findall(together):
-            continue
-        for text in texts[start : start + 200]:
-            same = [piece for piece, _ in split(text)] == theirs().pat.findall(text)
-            assert same or _class(text[1]) != _their(text[1]), hex(ord(text[1]))
+        some = texts[start : start + 200]
+        together = " ".join(some)
+        if split(together) != theirs().pat.findall(together):
+            for text in some:
+                assert split(text) == theirs().pat.findall(text) or _class(text[1]) != _their(text[1]), hex(
+                    ord(text[1])
+                )
 
 
 # Texts on both sides of the line between what is repaired and what is not.
@@ -260,7 +263,7 @@ def _clean_always(text: str) -> str:
     return html.unescape(html.unescape(ftfy.fix_text(text))).lower()
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(ASCII | SPARED)
 def test_skipping_the_repair_changes_nothing(text):
     assert clean(text).split() == _clean_always(text).split()
@@ -332,7 +335,6 @@ def test_words_survive_the_round_trip(text):
     assert OURS.decode(OURS(text)[0]) == text
 
 
-@settings(max_examples=200, deadline=None)
 @given(TEXTS)
 def test_decode_equals_open_clip(text):
     ids = [index for index in OURS.encode(text) if index < 49406]
@@ -375,10 +377,11 @@ def test_pickles_and_compares_by_its_contract():
     assert len(pickle.dumps(OURS)) < 1000
 
 
-def test_works_in_spawned_workers():
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        (ids,) = pool.map(OURS, ["a photo of a cat"])
-    assert torch.equal(ids, OURS("a photo of a cat"))
+def test_works_in_another_process(tmp_path):
+    """As it does in a worker that is spawned: pickled, where nothing is loaded yet."""
+    code = f"import pickle; print(pickle.loads({pickle.dumps(OURS)!r})('a photo of a cat').tolist())"
+    said = preloaded().call("tests.preloaded:python", "-c", code, folder=tmp_path)
+    assert json.loads(said.output) == OURS("a photo of a cat").tolist()
 
 
 def test_importing_reads_no_file_and_nothing_slow():
@@ -450,7 +453,7 @@ HAN_WORDS = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(HAN_WORDS.map("".join))
 def test_texts_without_spaces_equal_open_clip(text):
     assert OURS.encode(text) == theirs().encode(text)
@@ -465,7 +468,7 @@ def test_no_token_reaches_from_one_ideograph_into_the_next():
     assert not [token for token in tokens if reaching.search(token)]
 
 
-def test_long_words_are_not_kept():
+def test_long_words_are_not_kept(tmp_path):
     code = """
 import random
 from pathlib import Path
@@ -485,5 +488,5 @@ print(held() - before)
 """
     if not Path("/proc/self/statm").exists():
         pytest.skip("only Linux says what a process holds there")
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert float(said.stdout) < 20
+    said = preloaded().call("tests.preloaded:python", "-c", code, folder=tmp_path)
+    assert float(said.output) < 20

@@ -151,7 +151,7 @@ class TestFolder:
         path = write_shard(tmp_path / "new.tar", samples)
         assert [sample.key for sample in read_samples(path)] == keys
 
-    @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+    @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
     @example(stems=[b"\xff\xfe", b"a"])
     @given(
         stems=st.lists(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import tarfile
 from pathlib import Path
 
@@ -12,34 +11,20 @@ import pytest
 from mobileclip.data import SkipReport
 from mobileclip.evaluation import open_benchmark
 from mobileclip.evaluation.metrics import fill_templates
+from tests.data.made_samples import write_layout, write_raw
 from tests.errors import fails
 from tests.stores import web_server
 
 IMAGE = min((Path(__file__).parents[2] / "golden" / "augment" / "images").glob("*.png")).read_bytes()
 
 
-def write_shard(path, members):
-    write_members(path, members.items())
-
-
-def write_members(path, members):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-
-
 @pytest.fixture
 def pets(tmp_path):
     """Two shards of a data set for classification."""
     root = tmp_path / "wds_vtab-pets_test"
-    write_shard(
-        root / "test" / "0.tar",
-        {"a.png": IMAGE, "a.cls": b"1\n", "b.png": IMAGE, "b.cls": b"0", "b.npy": b"groups", "b.json": b"{}"},
-    )
-    write_shard(root / "test" / "1.tar", {"c.webp": b"whatever", "c.cls": b"2"})
+    first = {"png": IMAGE, "cls": b"1\n"}
+    second = {"png": IMAGE, "cls": b"0", "npy": b"groups", "json": b"{}"}
+    write_layout(root, {"a": first, "b": second}, {"c": {"webp": b"whatever", "cls": b"2"}})
     (root / "test" / "nshards.txt").write_text("2\n")
     (root / "classnames.txt").write_text("cat\ndog\ndog")
     (root / "zeroshot_classification_templates.txt").write_text("a photo of a {c}.\na bad photo of a {c}.\n")
@@ -48,13 +33,8 @@ def pets(tmp_path):
 
 @pytest.fixture
 def flickr(tmp_path):
-    root = tmp_path / "flickr"
-    write_shard(
-        root / "test" / "0.tar", {"a.jpg": IMAGE, "a.txt": b"one\n\ntwo words\n", "b.jpg": IMAGE, "b.txt": b"\n"}
-    )
-    (root / "test" / "nshards.txt").write_text("1")
-    (root / "dataset_type.txt").write_text("retrieval\n")
-    return root
+    samples = {"a": {"jpg": IMAGE, "txt": b"one\n\ntwo words\n"}, "b": {"jpg": IMAGE, "txt": b"\n"}}
+    return write_layout(tmp_path / "flickr", samples, kind="retrieval\n")
 
 
 def test_classification(pets):
@@ -111,31 +91,10 @@ def test_a_page_of_the_hub_stands_for_its_files(monkeypatch):
 
 
 def test_what_cannot_be_used_is_named(pets):
-    write_shard(
-        pets / "test" / "0.tar",
-        {
-            "image.cls": b"0",
-            "label.png": IMAGE,
-            "two.png": IMAGE,
-            "two.cls": b"0 1",
-            "lines.png": IMAGE,
-            "lines.cls": b"1\n2\n",
-            "commas.png": IMAGE,
-            "commas.cls": b"0, 2",
-            "high.png": IMAGE,
-            "high.cls": b"3",
-            "low.png": IMAGE,
-            "low.cls": b"-1",
-            "empty.png": IMAGE,
-            "empty.cls": b"",
-            "long.png": IMAGE,
-            "long.cls": b"1" * 5000,
-            "word.png": IMAGE,
-            "word.cls": "²".encode(),
-            "good.png": IMAGE,
-            "good.cls": b"2",
-        },
-    )
+    labels = {"two": "0 1", "lines": "1\n2\n", "commas": "0, 2", "high": "3", "low": "-1", "empty": ""}
+    labels |= {"long": "1" * 5000, "word": "²", "good": "2"}
+    samples = {key: {"png": IMAGE, "cls": label.encode()} for key, label in labels.items()}
+    write_raw(pets / "test" / "0.tar", {"image": {"cls": b"0"}, "label": {"png": IMAGE}, **samples})
     report = SkipReport(log=False)
     assert [sample.key for sample in open_benchmark(pets).samples(report)] == ["good", "c"]
     assert report.keys("no_image") == ("image",)
@@ -150,11 +109,11 @@ def test_what_cannot_be_used_is_named(pets):
 def test_keys_that_come_again(pets):
     one = {"a.png": IMAGE, "a.cls": b"1"}
     # A tar file may hold a name twice; the same key, with another one between, is another sample to a reader.
-    write_members(
+    write_raw(
         pets / "test" / "0.tar", [*one.items(), ("b.png", IMAGE), ("b.cls", b"0"), ("a.png", IMAGE), ("a.cls", b"2")]
     )
     # Of another shard, the same content is a copy, and other content under a key that each shard counts anew is not.
-    write_shard(pets / "test" / "1.tar", one | {"b.png": IMAGE, "b.cls": b"2"})
+    write_raw(pets / "test" / "1.tar", (one | {"b.png": IMAGE, "b.cls": b"2"}).items())
     report = SkipReport(log=False)
     samples = list(open_benchmark(pets).samples(report))
     assert [(sample.key, sample.label) for sample in samples] == [("a", 1), ("b", 0), ("b", 2)]
@@ -163,7 +122,7 @@ def test_keys_that_come_again(pets):
         ("a", "1.tar", "the key came before in another shard"),
     ]
     assert (report.num_read, report.num_skipped) == (3, 2)
-    write_members(pets / "test" / "1.tar", [("c.png", IMAGE), ("c.png", IMAGE), ("c.cls", b"0")])
+    write_raw(pets / "test" / "1.tar", [("c.png", IMAGE), ("c.png", IMAGE), ("c.cls", b"0")])
     report = SkipReport(log=False)
     assert len(list(open_benchmark(pets).samples(report))) == 2
     assert report.keys("duplicate_member") == ("c",)

@@ -12,8 +12,9 @@ import torch
 
 from mobileclip.evaluation import Session, open_benchmark, suite_entry
 from mobileclip.evaluation.datasets import metadata_fields, needs_metadata, parse_metadata
+from tests.data.made_samples import write_layout
 from tests.errors import fails
-from tests.evaluation.datasets.test_benchmark import IMAGE, write_shard
+from tests.evaluation.datasets.test_benchmark import IMAGE
 from tests.evaluation.models import ColourModel, tokenize
 from tests.evaluation.tasks.test_evaluate import to_tensor
 
@@ -87,18 +88,11 @@ def test_folders_as_they_are_published():
 
 @pytest.fixture
 def members():
-    members = {}
-    for number in range(4):
-        members |= {f"{number}.png": IMAGE, f"{number}.cls": b"0", f"{number}.npy": stored(np.array([number, 5]))}
-    return members
+    return {f"{number}": {"png": IMAGE, "cls": b"0", "npy": stored(np.array([number, 5]))} for number in range(4)}
 
 
 def write_benchmark(root, members):
-    write_shard(root / "test" / "0.tar", members)
-    (root / "test" / "nshards.txt").write_text("1")
-    (root / "classnames.txt").write_text("red\nblue")
-    (root / "zeroshot_classification_templates.txt").write_text("a {c} thing")
-    return open_benchmark(root)
+    return open_benchmark(write_layout(root, members, classnames=("red", "blue"), templates=("a {c} thing",)))
 
 
 def extract(benchmark):
@@ -107,8 +101,8 @@ def extract(benchmark):
 
 
 def test_features_hold_the_groups_of_the_images_that_count(tmp_path, members):
-    members["1.npy"] = stored(np.array([1, 2, 3]))
-    del members["2.npy"]
+    members["1"]["npy"] = stored(np.array([1, 2, 3]))
+    del members["2"]["npy"]
     benchmark = write_benchmark(tmp_path / "wds_geode_test", members)
     features, report = extract(benchmark)
     assert features.keys == ("0", "3")
@@ -119,10 +113,10 @@ def test_features_hold_the_groups_of_the_images_that_count(tmp_path, members):
 
 
 def test_groups_that_no_metric_needs_may_be_missing(tmp_path, members):
-    whole = {name: stored(np.array([1, 2, 0])) if name.endswith("npy") else data for name, data in members.items()}
+    whole = {key: {**one, "npy": stored(np.array([1, 2, 0]))} for key, one in members.items()}
     benchmark = write_benchmark(tmp_path / "wds_wilds-camelyon17_test", whole)
     assert extract(benchmark)[0].metadata.tolist() == [[1, 2, 0]] * 4
-    del whole["3.npy"]
+    del whole["3"]["npy"]
     benchmark = write_benchmark(tmp_path / "wds_wilds-camelyon17_test", whole)
     features, report = extract(benchmark)
     assert features.metadata is None

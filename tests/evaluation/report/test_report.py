@@ -166,9 +166,9 @@ class TestPage:
         ]
         assert document.text.index(" worse ") < document.text.index("Where they disagree")
 
-    def test_suite_columns_stand_where_a_suite_was_evaluated(self, tmp_path):
-        ours, shown = measured(tmp_path)
-        write_report(tmp_path / "own.html", ours, shown)
+    def test_suite_columns_stand_where_a_suite_was_evaluated(self, report, tmp_path):
+        _, models, shown = report
+        write_report(tmp_path / "own.html", models[:2], shown)
         text = Document(tmp_path / "own.html").text
         assert "average of 38" not in text
         assert "ImageNet" not in text
@@ -192,9 +192,9 @@ class TestPage:
         assert "1 measured here" in Document(tmp_path / "r.html").text
         assert write_plots(tmp_path / "p", [ours]) == ()
 
-    def test_mistakes(self, tmp_path):
+    def test_mistakes(self, report, tmp_path):
         published = published_model("mobileclip_s0")
-        ours, shown = measured(tmp_path)
+        _, (*ours, _, _, _), shown = report
         for models, message in (
             ([], "at least one model"),
             ([published, published], "need different names, repeated: 'mobileclip_s0'"),

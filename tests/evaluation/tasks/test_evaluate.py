@@ -12,9 +12,9 @@ from PIL import Image
 
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.evaluation import Session, ensemble_prompts, evaluate_benchmark, open_benchmark
+from tests.data.made_samples import write_layout, write_raw
 from tests.encoders.small import SMALL_MCT
 from tests.errors import fails
-from tests.evaluation.datasets.test_benchmark import write_shard
 from tests.evaluation.models import COLOURS, ColourModel, tokenize
 
 
@@ -39,12 +39,8 @@ def colours(tmp_path):
     for number in range(12):
         label = number % 3
         shown = (label + 1) % 3 if number % 3 == 0 else label
-        members |= {f"{number:02d}.png": encoded(COLOURS[names[shown]]), f"{number:02d}.cls": str(label).encode()}
-    write_shard(root / "test" / "0.tar", members)
-    (root / "test" / "nshards.txt").write_text("1")
-    (root / "classnames.txt").write_text("\n".join(names))
-    (root / "zeroshot_classification_templates.txt").write_text("a {c} thing\n{c}")
-    return root
+        members[f"{number:02d}"] = {"png": encoded(COLOURS[names[shown]]), "cls": b"%d" % label}
+    return write_layout(root, members, classnames=names, templates=("a {c} thing", "{c}"))
 
 
 def evaluate(root, **options):
@@ -78,19 +74,14 @@ def test_the_suite_says_what_counts(colours):
 
 
 def test_broken_images_are_counted_and_named(colours, caplog):
-    write_shard(
-        colours / "test" / "0.tar",
-        {
-            "a.png": encoded(COLOURS["red"]),
-            "a.cls": b"0",
-            "b.png": encoded(COLOURS["red"])[:-30],
-            "b.cls": b"0",
-            "c.jpg": b"no image",
-            "c.cls": b"1",
-            "d.png": encoded(COLOURS["blue"]),
-            "d.cls": b"2",
-        },
-    )
+    red, blue = encoded(COLOURS["red"]), encoded(COLOURS["blue"])
+    samples = {
+        "a": {"png": red, "cls": b"0"},
+        "b": {"png": red[:-30], "cls": b"0"},
+        "c": {"jpg": b"no image", "cls": b"1"},
+        "d": {"png": blue, "cls": b"2"},
+    }
+    write_raw(colours / "test" / "0.tar", samples)
     evaluation = evaluate(colours)
     assert evaluation.result.metrics["acc1"] == 1.0
     assert evaluation.report.num_read == 2
@@ -99,7 +90,7 @@ def test_broken_images_are_counted_and_named(colours, caplog):
     assert evaluation.absent_classes == ("green", "yellow")
     assert "c of colours" in caplog.text
     assert (evaluation.result.num_images, evaluation.result.num_skipped) == (2, 2)
-    write_shard(colours / "test" / "0.tar", {"a.png": b"no image", "a.cls": b"0"})
+    write_raw(colours / "test" / "0.tar", {"a": {"png": b"no image", "cls": b"0"}})
     with fails("evaluation.image-evaluated", "colours", "0 samples read, 1 skipped: 1 image_"):
         evaluate(colours)
 
@@ -115,15 +106,9 @@ def test_a_lost_shard_is_refused_or_counted(colours):
 
 
 def test_retrieval(tmp_path):
-    root = tmp_path / "colours"
     texts = {"red": b"red\nsomething red", "green": b"green", "blue": b"yellow", "yellow": b"blue and green"}
-    members = {}
-    for name, captions in texts.items():
-        members |= {f"{name}.png": encoded(COLOURS[name]), f"{name}.txt": captions}
-    write_shard(root / "test" / "0.tar", members)
-    (root / "test" / "nshards.txt").write_text("1")
-    (root / "dataset_type.txt").write_text("retrieval")
-    metrics = evaluate(root).result.metrics
+    members = {name: {"png": encoded(COLOURS[name]), "txt": captions} for name, captions in texts.items()}
+    metrics = evaluate(write_layout(tmp_path / "colours", members, kind="retrieval")).result.metrics
     # Captions: two of red and that of green are found; yellow's is nearest to blue or green, blue's to yellow.
     assert metrics["image_retrieval_recall@1"] == pytest.approx(3 / 5)
     assert metrics["text_retrieval_recall@1"] == pytest.approx(2 / 4)
@@ -140,10 +125,8 @@ def test_a_real_model_on_pictures_with_noise(colours):
     model = spec.build().eval()
     transform, tokenizer = ImageTransform(spec.image.input), Tokenizer(spec.text.input)
     pictures = [encoded((0.5, 0.3, 0.8), size=(40, 50), noise=90, seed=seed) for seed in range(20)]
-    members = {}
-    for number, picture in enumerate(pictures):
-        members |= {f"{number:02d}.png": picture, f"{number:02d}.cls": str(number % 4).encode()}
-    write_shard(colours / "test" / "0.tar", members)
+    members = {f"{number:02d}": {"png": one, "cls": b"%d" % (number % 4)} for number, one in enumerate(pictures)}
+    write_raw(colours / "test" / "0.tar", members)
     session = Session(model, transform=transform, tokenize=tokenizer, batch_size=7, show_progress=False)
     evaluation = evaluate_benchmark(session, open_benchmark(colours))
     with torch.inference_mode():

@@ -17,6 +17,7 @@ from mobileclip.encoders import DualEncoder
 from mobileclip.evaluation import (
     EvaluationSpec,
     Session,
+    TaskOptions,
     candidate_of,
     evaluate_models,
     find_task,
@@ -24,7 +25,6 @@ from mobileclip.evaluation import (
     summarize,
 )
 from mobileclip.evaluation.report import results_table
-from mobileclip.evaluation.tasks import TaskOptions
 from mobileclip.testing import check_task
 from tests.encoders.small import SMALL, randomised
 from tests.errors import fails

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import count, islice
 from typing import Any, TypeVar
 
 import attrs
@@ -14,6 +17,9 @@ from mobileclip import storage
 from mobileclip.strict import parse_json, split_lines
 
 _MAX_BYTES = 1 << 28
+# A gigabyte of ShareGPT4V begins with a thousand entries in less than two megabytes.
+_MAX_HEAD_BYTES = 1 << 24
+_SEPARATORS = re.compile(r"[\s,]*")
 
 Value = TypeVar("Value")
 
@@ -57,31 +63,51 @@ class Entry:
         return self.get(name, file_name, "the name of a file")
 
 
-def read_entries(path: str, title: str) -> Iterator[Entry]:
+def read_entries(path: str, title: str, *, num_first: int | None = None) -> Iterator[Entry]:
     """Yield the objects of a JSON list, the values of a JSON object, or the lines of a `.jsonl` or `.csv` file.
 
     Args:
         path: of the file, or its address.
         title: whose annotations they are, for messages.
+        num_first: how many objects to yield of a JSON list, of which only the beginning is read; None for all.
 
     Raises:
         ValueError: if there is no file, it has no entry, or it is something else.
         OSError: if a store cannot be reached.
     """
     try:
-        text = storage.read_bytes(path, limit=_MAX_BYTES).decode("utf-8-sig")
+        if num_first is None:
+            text = storage.read_bytes(path, limit=_MAX_BYTES).decode("utf-8-sig")
+        else:
+            with storage.open_read(path) as stream:
+                text = stream.read(_MAX_HEAD_BYTES).decode("utf-8", "ignore")
     except FileNotFoundError:
         raise ValueError(f"{path} is missing: the annotations of {title}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8: {error}") from None
-    count = 0
-    for where, index, values in _values(path, text):
+    is_empty = True
+    found = _values(path, text) if num_first is None else islice(_first_values(path, text), num_first)
+    for where, index, values in found:
+        is_empty = False
         if not isinstance(values, dict):
             raise ValueError(f"{path}{where} is {str(values)[:60]!r}, expected an object")
         yield Entry(f"{path}{where}", values, index)
-        count += 1
-    if not count:
+    if is_empty:
         raise ValueError(f"{path} holds no annotations, but {text[:60]!r}")
+
+
+def _first_values(path: str, text: str) -> Iterator[tuple[str, int, Any]]:
+    """Yield what `_values` does of a JSON list, as far as its text goes."""
+    decoder, position = json.JSONDecoder(), text.find("[") + 1
+    for index in count() if position else ():
+        position = _SEPARATORS.match(text, position).end()  # type: ignore[union-attr]  # it matches nothing as well
+        if text[position : position + 1] in ("]", ""):
+            return
+        try:
+            value, position = decoder.raw_decode(text, position)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}, entry {index} is no JSON: {error}") from None
+        yield f", entry {index}", index, value
 
 
 def _values(path: str, text: str) -> Iterator[tuple[str, int | str, Any]]:

@@ -27,9 +27,7 @@ published with.
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import Any
 
@@ -45,10 +43,7 @@ from mobileclip.evaluation.tasks.task import FoundTask, TaskOptions
 from mobileclip.strict import parse_json, split_lines
 
 _MAX_TEXT_BYTES = 1 << 20
-# The whole file has a gigabyte, its first thousand entries less than two megabytes.
-_MAX_HEAD_BYTES = 1 << 24
 _NUM_ENTRIES = 1000
-_SEPARATORS = re.compile(r"[\s,]*")
 _SHAREGPT4V = "share-captioner_coco_lcs_sam_1246k_1107.json"
 
 PREFIX = "comp/sugarcrepe_"
@@ -174,17 +169,10 @@ def open_sharegpt4v(found: FoundTask, _: TaskOptions) -> ChoiceTask:
         ValueError: if the file is missing or malformed; the message says which entry.
         OSError: if a store cannot be reached.
     """
-    place = storage.join(found.path, _SHAREGPT4V)
-    if not storage.exists(place):
-        raise ValueError(f"{place} is missing: the captions of {found.name}")
-    with storage.open_read(place) as stream:
-        head = stream.read(_MAX_HEAD_BYTES).decode("utf-8", "ignore")
     cases = []
-    for entry in _first_entries(head, place):
-        name, caption = (
-            entry.file("image"),
-            entry.get("conversations", _caption, "two, the second with a text as value"),
-        )
+    for entry in read_entries(storage.join(found.path, _SHAREGPT4V), found.name, num_first=_NUM_ENTRIES):
+        name = entry.file("image")
+        caption = entry.get("conversations", _caption, "two, the second with a text as value")
         cases.append(Case(key=name, views=(View(name),), texts=(caption.replace("\n", " "),)))
     return task_of(found, cases, found.path, score_retrieval)
 
@@ -209,22 +197,3 @@ def _caption(conversations: Any) -> str | None:
     except (KeyError, IndexError, TypeError):
         return None
     return caption if isinstance(caption, str) else None
-
-
-def _first_entries(head: str, place: str) -> Iterator[Entry]:
-    """Yield the first thousand objects of a JSON list, of which only the beginning was read."""
-    decoder, position = json.JSONDecoder(), head.find("[") + 1
-    if not position:
-        raise ValueError(f"{place} holds no list of entries, but {head[:60]!r}")
-    for index in range(_NUM_ENTRIES):
-        where = f"{place}, entry {index}"
-        position = _SEPARATORS.match(head, position).end()  # type: ignore[union-attr]  # it matches nothing as well
-        if head[position : position + 1] in ("]", ""):
-            return
-        try:
-            values, position = decoder.raw_decode(head, position)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{where} is no JSON: {error}") from None
-        if not isinstance(values, dict):
-            raise ValueError(f"{where} is {str(values)[:60]!r}, expected an object")
-        yield Entry(where, values, index)

@@ -22,9 +22,9 @@ from mobileclip.evaluation.tasks.choices import (
     score_groups,
     score_orders,
 )
+from tests.data.made_samples import write_layout
 from tests.encoders.small import SMALL_MCT
 from tests.errors import fails
-from tests.evaluation.datasets.test_benchmark import write_shard
 from tests.evaluation.models import COLOURS, ColourModel, tokenize
 from tests.evaluation.tasks.choices.data import (
     CAPTIONS,
@@ -244,23 +244,15 @@ def test_a_bag_of_words_is_as_good_as_guessing(tmp_path, orders):
     assert metrics["chance"] > 1 / 5 + 4 / 5 / NUM_CAPTIONS  # "Snow" has one order, and others are drawn twice
 
 
-def write_shards(root, *shards):
-    """Write a data set of captions."""
-    for number, members in enumerate(shards):
-        write_shard(root / "test" / f"{number}.tar", members)
-    return write(root, {"test/nshards.txt": str(len(shards)), "dataset_type.txt": "retrieval"})
-
-
 def test_orders_of_the_suite_s_own_data_set(tmp_path, clip, orders):
     """Shards with the same pictures and captions give the same figures, and no second copy is needed.
 
     They are found beside ARO's folder, too, where that has other parts alone.
     """
-    members = {}
-    for name, texts in CAPTIONS.items():
-        members |= {f"{name}.png": order_picture(name), f"{name}.txt": "\n".join(texts).encode()}
-    members |= {"bad.png": b"no image", "bad.txt": b"a cat\n...\na dog"}
-    root = write_shards(tmp_path / "wds_retrieval-mscoco_2014_5k_test_image_text_retrieval_test", members)
+    samples = {name: {"png": order_picture(name), "txt": "\n".join(texts).encode()} for name, texts in CAPTIONS.items()}
+    samples["bad"] = {"png": b"no image", "txt": b"a cat\n...\na dog"}
+    root = tmp_path / "wds_retrieval-mscoco_2014_5k_test_image_text_retrieval_test"
+    write_layout(root, samples, kind="retrieval")
     write_genome(tmp_path, RELATIONS)
     task = opened(COCO, tmp_path, orders=tmp_path / "orders")
     assert (task.key, task.name[:10], task.num_pictures) == ("aro/coco_order", "COCO-Order", 4)
@@ -280,10 +272,10 @@ def test_orders_of_the_suite_s_own_data_set(tmp_path, clip, orders):
 def test_orders_of_another_data_set(tmp_path):
     """Pictures of one key in two shards are two."""
     shards = [
-        {"a.png": encoded(COLOURS[name]), "a.txt": f"a {name} dog sees a {other} cat".encode()}
+        {"a": {"png": encoded(COLOURS[name]), "txt": f"a {name} dog sees a {other} cat".encode()}}
         for name, other in (("red", "green"), ("blue", "yellow"))
     ]
-    root = write_shards(tmp_path / "colours", *shards)
+    root = write_layout(tmp_path / "colours", *shards, kind="retrieval")
     task = order_task(open_benchmark(root))
     assert (task.key, task.name.partition(" ")[0]) == ("aro/colours_order", "colours-Order")
     features = task.features(session_of())

@@ -24,6 +24,7 @@ from mobileclip.evaluation.tasks.choices import (
 from mobileclip.extras import install
 from tests.errors import fails
 from tests.evaluation.tasks.choices.data import CAPTIONS as SAID, evaluated, opened, write, write_order
+from tests.evaluation.test_runner import run_of
 from tests.lazily import lazily
 
 nltk, spacy = lazily("nltk"), lazily("spacy")
@@ -265,3 +266,15 @@ def test_malformed_orders(sets, tmp_path, lines, message):
     write(tmp_path / "orders", {"coco_order.jsonl": "\n".join(lines)})
     with pytest.raises(ValueError, match=re.escape(message)):
         opened(ORDER, sets, orders=tmp_path / "orders")
+
+
+def test_an_order_is_evaluated(root):
+    """And kept: of a data set of captions that is there, with models as a run opens them."""
+    done = run_of(root, datasets=("aro/flickr30k_order",))
+    assert done.failures == ()
+    record = done.models[0].records["aro/flickr30k_order"]
+    assert 0 < record.interval[0] < record.result.metrics["precision@1"] < record.interval[1] < 1
+    outcomes = done.models[0].outcomes["aro/flickr30k_order"]
+    assert float(outcomes.values.mean()) == pytest.approx(record.result.main_metric)
+    again = run_of(root, datasets=("aro/flickr30k_order",)).models[0]
+    assert again.records["aro/flickr30k_order"].result == record.result

@@ -273,6 +273,7 @@ def test_of_a_large_file_the_first_thousand_are_read(data):
 RELATION, ATTRIBUTES, COCO = "aro/vg_relation", "aro/vg_attribution", "aro/coco_order"
 ROW = 'ID,candidates,cue,associations\n0,"[""a"", ""b""]",cue,"[""a""]"\n'
 CREPE, GROUND, GPT = "comp/sugarcrepe_add_att", "comp/winoground", "longclip/sharegpt4v-1k"
+LANGUAGES = "multilingual/crossmodal3600"
 FILES = {
     RELATION: "aro/visual_genome_relation.json",
     ATTRIBUTES: "aro/visual_genome_attribution.json",
@@ -280,6 +281,7 @@ FILES = {
     CREPE: "sugarcrepe/add_att.json",
     GROUND: "winoground/examples.jsonl",
     GPT: f"sharegpt4v/{SHAREGPT4V}",
+    LANGUAGES: "xm3600/captions.jsonl",
 }
 MALFORMED = [
     *(
@@ -330,21 +332,27 @@ MALFORMED = [
     (WINOGAVIL, "ID,candidates,cue,associations\n", "holds no annotations"),
     (WINOGAVIL, b"ID,cue\xff", "is not UTF-8"),
     (WINOGAVIL, None, "winogavil_dataset.csv is missing: the annotations of WinoGAViL"),
-    (GPT, "{}", "holds no list of entries"),
-    (GPT, "[]", "there is nothing of ShareGPT4V-1k in"),
+    (GPT, "{}", "holds no annotations, but '{}'"),
+    (GPT, "[]", "holds no annotations"),
     (GPT, '[{"image": "a.jpg"}]', "entry 0: conversations is nothing"),
     (GPT, [{"image": "../a.jpg", "conversations": [{}, {"value": "b"}]}], "entry 0: image is '../a.jpg'"),
     (GPT, [{"image": "/a.jpg", "conversations": [{}, {"value": "b"}]}], "entry 0: image is '/a.jpg'"),
     (GPT, '[{"image": ', "entry 0 is no JSON"),
     (GPT, "[" * 100_000, "entry 0 is no JSON"),
     (GPT, "[3]", "entry 0 is '3', expected an object"),
-    (GPT, None, "is missing: the captions of ShareGPT4V-1k"),
+    (GPT, None, "is missing: the annotations of ShareGPT4V-1k"),
+    (LANGUAGES, None, "captions.jsonl is missing: the annotations of Crossmodal-3600"),
+    (LANGUAGES, "\n{\n", "line 2 is no JSON"),
+    (LANGUAGES, '{"de": {"caption": ["a"]}}', "line 1: image/key is nothing, expected the name of a file"),
+    (LANGUAGES, '{"image/key": "../a"}', "line 1: image/key is '../a', expected the name of a file"),
+    (LANGUAGES, '{"image/key": "a", "de": {"caption": []}}', "line 1: de is {'caption': []}, expected an object with"),
 ]
 
 
 @pytest.mark.parametrize(("key", "content", "message"), MALFORMED)
 def test_malformed_files(key, content, message, data):
     if content is None:
+        (data / FILES[key]).parent.mkdir(exist_ok=True)
         (data / FILES[key]).unlink(missing_ok=True)
     else:
         write(data, {FILES[key]: content})
