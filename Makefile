@@ -64,7 +64,7 @@ bench: $(VENV)/test.stamp  ## Measure blocks, models, tokenizer, replay and loss
 
 gpu:  ## All that needs a CUDA device, in less than 25 minutes, with the PyTorch that PYTHON has; ARGS="--only train"
 	$(MAKE) --no-print-directory VENV=$(GPU_VENV) PLATFORM_TORCH=1 $(GPU_VENV)/gpu.stamp
-	$(GPU_VENV)/bin/python -m benchmarks.gpu $(ARGS)
+	$(GPU_VENV)/bin/python -m benchmarks gpu $(ARGS)
 
 mutants: $(VENV)/mutants.stamp  ## Slips of one token against the tests: the day's sample, an hour at most; ARGS="--all" takes a night
 	$(BIN)/python -m tests.mutants $(ARGS)

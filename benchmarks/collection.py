@@ -1,6 +1,6 @@
 """What indexing photographs costs, beside its two parts and beside `mobileclip embed`, and how soon a search answers.
 
-Command:   python -m benchmarks.collection
+Command:   python -m benchmarks collection
 Hardware:  any CPU with nothing else to do; one core is measured
 Time:      ten minutes on one core, most of them for graphs of neighbours
 Result:    processor time of a photograph of 3 megapixels, decoded and encoded alone, embedded and indexed; milliseconds
@@ -9,14 +9,12 @@ Result:    processor time of a photograph of 3 megapixels, decoded and encoded a
 
 from __future__ import annotations
 
-import resource
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from statistics import median
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 import numpy as np
@@ -25,7 +23,7 @@ from attrs import validators
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.command_line import empty_table, main
+from benchmarks.harness import Bench, Case, Row, Value, peak, seconds_of, spread, start_peak
 from mobileclip.collections import Collection, IndexOptions, ModelSource
 from mobileclip.collections.reading.scanning import scan
 from mobileclip.collections.searching import GraphSizes, NeighbourGraphs, nearest_of, open_graphs, renew_graphs
@@ -37,7 +35,6 @@ from mobileclip.encoders.checkpoints import resolve_spec
 from mobileclip.inference.embedding import EmbeddingInputs, embed_inputs
 from mobileclip.inference.loading import load_identified
 from mobileclip.inference.quickening import quickened
-from mobileclip.terminal import print_table, say
 
 _QUALITY = 88
 _NOISE = 4.0
@@ -47,7 +44,7 @@ _DRAWN = 100_000
 
 
 @attrs.frozen(kw_only=True)
-class CollectionBenchSpec:
+class CollectionBenchSpec(Bench):
     """What to measure.
 
     Args:
@@ -72,6 +69,26 @@ class CollectionBenchSpec:
     num_queries: int = attrs.field(default=50, validator=validators.gt(0))
     graphs: GraphSizes = GraphSizes()
     seed: int = 0
+    threads: int | None = 1
+
+    smallest: ClassVar[Mapping[str, object]] = {
+        "num_pictures": 2,
+        "width": 64,
+        "num_vectors": 500,
+        "num_centres": 20,
+        "num_queries": 5,
+        "graphs": GraphSizes(exact=100),
+    }
+    selects: ClassVar[frozenset[str]] = frozenset(("part",))
+
+    def cases(self) -> Iterator[Case]:
+        """Yield both parts."""
+        if self.part != "search":
+            photo = f"{self.width} x {self.width * 3 // 4} pixels"
+            yield Case(labels={"part": "a photograph", "size": photo}, measure=partial(costs, self))
+        if self.part != "indexing":
+            size = f"{self.num_vectors:,} vectors"
+            yield Case(labels={"part": "a search", "size": size}, measure=partial(searches, self))
 
 
 def draw_photographs(folder: Path, spec: CollectionBenchSpec) -> list[Path]:
@@ -128,31 +145,30 @@ def measure_indexing(folder: Path, spec: CollectionBenchSpec) -> dict[str, float
         "index": lambda: collection.add_found(found, options),
         "embed": lambda: embed_inputs(clip, identity, EmbeddingInputs(paths=tuple(paths))),
     }
-    return {name: 1000 * _processor_seconds(way) / len(paths) for name, way in ways.items()}
+    return {name: 1000 * seconds_of(way).cpu / len(paths) for name, way in ways.items()}
 
 
-def measure_search(folder: Path, spec: CollectionBenchSpec) -> dict[str, float]:
+def measure_search(folder: Path, spec: CollectionBenchSpec) -> dict[str, Value]:
     """Return milliseconds of a search for ten pictures, the graphs' recall, and the seconds that making them took."""
     draw = np.random.default_rng(spec.seed)
     vectors = draw_vectors(draw, spec)
-    ids = np.arange(len(vectors))
-    snapshot = Snapshot(vectors=vectors, ids=ids)
+    snapshot = Snapshot(vectors=vectors, ids=np.arange(len(vectors)))
     chosen = vectors[draw.integers(0, len(vectors), spec.num_queries)].astype(np.float32)
     queries = unit_rows(chosen + 0.02 * draw.standard_normal(chosen.shape, dtype=np.float32))
-    start = time.process_time()
-    renew_graphs(folder, snapshot, sizes=spec.graphs)
-    results = {"seconds of making the graphs": time.process_time() - start}
-    before = _resident_bytes()
+    made = seconds_of(lambda: renew_graphs(folder, snapshot, sizes=spec.graphs))
+    before = start_peak("cpu")
     graphs = open_graphs(folder, snapshot, sizes=spec.graphs)
-    results["GB of the vectors"] = vectors.nbytes / 1e9
-    results["GB of the graphs, opened"] = (_resident_bytes() - before) / 1e9
-    exact, exact_ms = _searched(lambda query: nearest_of(snapshot.vectors, None, query, 10)[0], queries)
-    results["ms, all compared"] = exact_ms
+    values = {
+        "making the graphs": Value(number=made.cpu, unit="s"),
+        "the graphs, opened": Value(number=(peak("cpu") - before) / 1e9, unit="GB"),
+        "the vectors": Value(number=vectors.nbytes / 1e9, unit="GB"),
+    }
+    exact, values["all compared"] = _searched(lambda query: nearest_of(snapshot.vectors, None, query, 10)[0], queries)
     if isinstance(graphs, NeighbourGraphs):
-        by_graphs, graphs_ms = _searched(lambda query: graphs.nearest(query, 10)[0], queries)
+        by_graphs, values["by the graphs"] = _searched(lambda query: graphs.nearest(query, 10)[0], queries)
         hits = sum(len(set(one) & set(other)) for one, other in zip(exact, by_graphs, strict=True))
-        results |= {"ms, by the graphs": graphs_ms, "recall of the graphs": hits / sum(map(len, exact))}
-    return results
+        values["recall of the graphs"] = Value(number=hits / sum(map(len, exact)))
+    return values
 
 
 def draw_vectors(draw: np.random.Generator, spec: CollectionBenchSpec) -> NDArray[np.float16]:
@@ -176,49 +192,26 @@ def unit_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     return rows / lengths
 
 
-def _resident_bytes() -> int:
-    """Return the memory that this process has now."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * resource.getpagesize()
-
-
 def _searched(
     search: Callable[[NDArray[np.float32]], NDArray[np.int64]], queries: NDArray[np.float32]
-) -> tuple[list[list[int]], float]:
-    """Return what each query finds, and the median of the milliseconds of processor time."""
-    found, seconds = [], []
-    for query in queries:
-        start = time.process_time()
-        found.append(search(query).tolist())
-        seconds.append(time.process_time() - start)
-    return found, 1000 * median(seconds)
+) -> tuple[list[list[int]], Value]:
+    """Return what each query finds, and the milliseconds of processor time."""
+    found: list[list[int]] = []
+    seconds = [seconds_of(lambda query=query: found.append(search(query).tolist())).cpu for query in queries]  # type: ignore[misc]
+    return found, spread([1000 * one for one in seconds], "ms")
 
 
-def _processor_seconds(work: Callable[[], object]) -> float:
-    start = time.process_time()
-    work()
-    return time.process_time() - start
-
-
-def run(spec: CollectionBenchSpec) -> None:
-    """Measure and print."""
-    torch.set_num_threads(1)
+def costs(spec: CollectionBenchSpec) -> list[Row]:
+    """Return what a photograph costs, by what is done with it, and indexing over its parts."""
     with tempfile.TemporaryDirectory() as name:
-        if spec.part != "search":
-            _print_costs(measure_indexing(Path(name), spec))
-        if spec.part != "indexing":
-            for what, value in measure_search(Path(name), spec).items():
-                say(f"{what}: {value:.3g}")
+        found = measure_indexing(Path(name), spec)
+    values = {way: Value(number=one, unit="ms") for way, one in found.items()}
+    values["index over its parts"] = Value(number=found["index"] / (found["decode"] + found["encode"]))
+    values["embed over index"] = Value(number=found["embed"] / found["index"])
+    return [Row(values=values)]
 
 
-def _print_costs(costs: dict[str, float]) -> None:
-    table = empty_table(("a photograph", "ms of processor time"), texts=("a photograph",))
-    for way, milliseconds in costs.items():
-        table.add_row(way, f"{milliseconds:.1f}")
-    print_table(table)
-    say(f"index over its parts: {costs['index'] / (costs['decode'] + costs['encode']):.2f}")
-    say(f"embed over index: {costs['embed'] / costs['index']:.2f}")
-
-
-if __name__ == "__main__":
-    main(CollectionBenchSpec, run, __doc__)
+def searches(spec: CollectionBenchSpec) -> list[Row]:
+    """Return what a search takes."""
+    with tempfile.TemporaryDirectory() as name:
+        return [Row(values=measure_search(Path(name), spec))]

@@ -1,6 +1,6 @@
 """What it costs to reinforce 12.8M and 1.28B pairs: device hours, terabytes and price, from rates measured here.
 
-Command:   python -m benchmarks.cost_reinforce --price-per-hour 2.0      (needs the extra `teachers`)
+Command:   python -m benchmarks cost_reinforce --price-per-hour 2.0      (needs the extra `teachers`)
 Hardware:  the machine that is to do the work, or one like it
 Time:      four minutes on two CPU cores
 Result:    a table for every choice of augmentations and captions; docs/costs.md has one, and says how it comes about
@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 import numpy as np
@@ -23,11 +23,10 @@ import torch
 from attrs import validators
 from PIL import Image
 
-from benchmarks.command_line import empty_table, main
+from benchmarks.harness import Bench, Case, Row, Value, seconds_of
 from benchmarks.random_weights import random_weights
 from mobileclip.data import LAYOUTS, AugmentationSpec, Layout, ReinforcedSample, augmentation_rng, write_shard
 from mobileclip.reinforce import CocaCaptioner, OpenClipTeacher
-from mobileclip.terminal import print_table
 
 NUM_SAMPLES = {"12M": 12_800_000, "1B": 1_280_000_000}
 _DIM = 1536
@@ -35,7 +34,7 @@ _SAMPLES_PER_SHARD = 50
 
 
 @attrs.frozen(kw_only=True)
-class CostSpec:
+class CostSpec(Bench):
     """What to cost.
 
     Args:
@@ -59,6 +58,26 @@ class CostSpec:
     augmentations: tuple[int, ...] = (1, 2, 5, 10, 30)
     captions: tuple[int, ...] = (0, 1, 5)
     price_per_hour: float = attrs.field(default=0.0, validator=validators.ge(0))
+
+    smallest: ClassVar[Mapping[str, object]] = {
+        "teacher": "ViT-S-32-alt",
+        "captioner": "coca_ViT-B-32",
+        "precision": "float32",
+        "batch_size": 1,
+        "num_rounds": 1,
+        "augmentations": (2,),
+        "captions": (1,),
+    }
+
+    def cases(self) -> Iterator[Case]:
+        """Yield the teacher with the captioner."""
+        labels = {"teacher": self.teacher, "captioner": self.captioner}
+        yield Case(labels=labels, measure=partial(measure_all, self))
+
+
+def measure_all(spec: CostSpec) -> Iterator[Row]:
+    """Yield the rates of the device, and the costs."""
+    return costs(spec, measure(spec))
 
 
 @attrs.frozen(kw_only=True)
@@ -123,12 +142,7 @@ def _captioner_rates(spec: CostSpec, folder: Path) -> tuple[float, float]:
 
 def _seconds(spec: CostSpec, work: Callable[[], object]) -> float:
     """Return the median duration of a call that ends with results on the CPU, after one to warm up."""
-    durations = []
-    for _ in range(spec.num_rounds + 1):
-        started = time.perf_counter()
-        work()
-        durations.append(time.perf_counter() - started)
-    return median(durations[1:])
+    return median([seconds_of(work).wall for _ in range(spec.num_rounds + 1)][1:])
 
 
 def knowledge_bytes(num_augmentations: int, num_captions: int, layout: Layout) -> float:
@@ -163,25 +177,26 @@ def _directions(rng: np.random.Generator, count: int) -> npt.NDArray[np.float32]
     return np.asarray(unit.reshape(count, _DIM), dtype=np.float32)
 
 
-def run(spec: CostSpec) -> None:
-    """Measure and print the table."""
-    rates = measure(spec)
-    title = (
-        f"{spec.device}, {spec.precision}: {1 / rates.image:,.2f} images/s and {1 / rates.text:,.2f} texts/s per "
-        f"{spec.teacher}; first caption {rates.first_caption:.2f} s, each further one {rates.caption:.2f} s"
-    )
-    columns = ("data set", "augmentations", "captions", "device hours", "price", *(f"{one} TB" for one in LAYOUTS))
-    table = empty_table(columns)
+def costs(spec: CostSpec, rates: Rates) -> Iterator[Row]:
+    """Yield the rates, and the costs of every choice for each data set."""
+    per_second = {
+        "images": rates.image,
+        "texts": rates.text,
+        "first captions": rates.first_caption,
+        "further captions": rates.caption,
+    }
+    # A further caption costs so little that the difference that it is taken from may be noise.
+    known = {name: Value(number=1 / value, unit="1/s") for name, value in per_second.items() if value > 0}
+    yield Row(case={"data set": "rates of one device"}, values=known)
     for num_augmentations, num_captions in itertools.product(spec.augmentations, spec.captions):
         per_sample = rates.per_sample(num_augmentations, num_captions)
-        sizes = [knowledge_bytes(num_augmentations, num_captions, layout) for layout in LAYOUTS]
+        sizes = {layout: knowledge_bytes(num_augmentations, num_captions, layout) for layout in LAYOUTS}
         for name, count in NUM_SAMPLES.items():
             hours = count * per_sample / 3600
-            terabytes = (f"{size * count / 1e12:,.2f}" for size in sizes)
-            cells = (str(num_augmentations), str(num_captions), f"{hours:,.0f}", f"{hours * spec.price_per_hour:,.0f}")
-            table.add_row(name, *cells, *terabytes)
-    print_table(title, table, min_width=140)
-
-
-if __name__ == "__main__":
-    main(CostSpec, run, __doc__)
+            values = {
+                "device": Value(number=hours, unit="hours"),
+                "price": Value(number=hours * spec.price_per_hour),
+            }
+            values |= {layout: Value(number=size * count / 1e12, unit="TB") for layout, size in sizes.items()}
+            case = {"data set": name, "augmentations": str(num_augmentations), "captions": str(num_captions)}
+            yield Row(case=case, values=values)

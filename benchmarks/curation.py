@@ -1,34 +1,36 @@
 """What curation finds of planted noise: wrong captions, near duplicates and pictures of a test among emoji drawings.
 
-Command:   python -m benchmarks.curation        (with the extra `quickstart` installed)
+Command:   python -m benchmarks curation        (with the extra `quickstart` installed)
 Hardware:  2 CPU cores, about 4 GiB of memory
 Time:      some ten minutes, most of them for the teachers; a second run has them already
-Result:    outputs/curation: report.md with precision and recall, curves.png with both at every threshold
+Result:    a table with precision and recall, and outputs/curation/curves.png with both at every threshold
 
 The pairs are drawings that the teachers never saw, with their names. A share of them get another concept's name; a
 share is copied, in other colours, smaller, or cropped; and altered copies of a test's pictures are put among them. The
-teachers embed all, and `score`, `filter` and `dedup` are asked. Drawings that are alike by themselves, such as a man
-and a woman of one vendor, count as false alarms.
+teachers embed all, and `score`, `filter` and `dedup` are asked. Of each, the threshold with the highest F1 is told.
+Drawings that are alike by themselves, such as a man and a woman of one vendor, count as false alarms.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import attrs
 import numpy as np
 from attrs import validators
 from PIL import Image
 
-from benchmarks.command_line import empty_table, main
+from benchmarks.harness import Bench, Case, Row, Value
+from examples.quickstart.emoji import DataSplit, EmojiDataSpec, EmojiTeacherSpec, build_dataset, build_teachers
 from mobileclip.charts import Line, Panel, write_chart
-from mobileclip.data import ImageTextSample, crop_augmentation, decode_image, write_shards
+from mobileclip.data import AugmentationSpec, ImageTextSample, crop_augmentation, decode_image, write_shards
 from mobileclip.datasets.curation import DuplicatesSpec, Scores, ScoreSpec, find_duplicates, score_shards
-from mobileclip.storage import write_text
+from mobileclip.reinforce import ReinforcementSpec, TeacherEnsemble, reinforce
 from mobileclip.strict import split_lines
-from mobileclip.terminal import print_table, say
 
 KINDS = ("recoloured", "smaller", "cropped")
 THRESHOLDS = tuple(round(0.7 + 0.02 * step, 2) for step in range(15))
@@ -36,11 +38,11 @@ _SIZE = 128
 
 
 @attrs.frozen(kw_only=True)
-class CurationBenchSpec:
+class CurationBenchSpec(Bench):
     """What is planted.
 
     Args:
-        output: folder of everything that is made.
+        folder: of everything that is made.
         concept_share: fraction of the concepts to take.
         wrong_share: fraction of the pairs that get another concept's name.
         copied_share: copies of pairs, as a fraction of them.
@@ -49,13 +51,19 @@ class CurationBenchSpec:
         seed: of all choices.
     """
 
-    output: Path = Path("outputs/curation")
+    folder: Path = Path("outputs/curation")
     concept_share: float = attrs.field(default=0.5, validator=[validators.gt(0), validators.le(1)])
     wrong_share: float = attrs.field(default=0.2, validator=[validators.gt(0), validators.lt(1)])
     copied_share: float = attrs.field(default=0.15, validator=[validators.gt(0), validators.lt(1)])
     num_leaks: int = attrs.field(default=50, validator=validators.gt(0))
     num_augmentations: int = attrs.field(default=4, validator=validators.gt(0))
     seed: int = 0
+
+    smallest: ClassVar[Mapping[str, object]] = {"concept_share": 0.1, "num_leaks": 5, "num_augmentations": 1}
+
+    def cases(self) -> Iterator[Case]:
+        """Yield all that was planted."""
+        yield Case(labels={"drawings": "of concepts that the teachers know"}, measure=partial(measure, self))
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -154,6 +162,11 @@ class Point:
     recall: float
     recall_of: dict[str, float] = attrs.field(factory=dict)
 
+    @property
+    def f1(self) -> float:
+        """The harmonic mean of precision and recall."""
+        return 2 * self.precision * self.recall / max(1e-9, self.precision + self.recall)
+
 
 def wrong_captions(scores: Scores, truth: Planted) -> list[Point]:
     """Return how well a threshold of the similarity finds wrong captions: what lies below it is reported."""
@@ -178,13 +191,13 @@ def copies_and_leaks(spec: CurationBenchSpec, truth: Planted) -> tuple[list[Poin
     """Return how well each threshold finds copies, and pictures of the test."""
     found: dict[str, list[Point]] = {"copy": [], "leak": []}
     for threshold in THRESHOLDS:
-        pairs = spec.output / "pairs.tsv"
+        pairs = spec.folder / "pairs.tsv"
         find_duplicates(
             DuplicatesSpec(
-                scores=spec.output / "scores",
-                output=spec.output / "kept.npy",
+                scores=spec.folder / "pairs" / "scores",
+                output=spec.folder / "kept.npy",
                 pairs=pairs,
-                against=(spec.output / "test_scores",),
+                against=(spec.folder / "test" / "scores",),
                 threshold=threshold,
                 leak_threshold=threshold,
                 seed=spec.seed,
@@ -219,60 +232,64 @@ def _point(threshold: float, reported: Iterable[tuple[str, str]], name: str, tru
     )
 
 
-def run(spec: CurationBenchSpec) -> None:
-    """Plant, embed, ask, and write what was found."""
-    from examples.quickstart.emoji import EmojiDataSpec, EmojiTeacherSpec, build_dataset, build_teachers
-    from mobileclip.reinforce import ReinforcementSpec, reinforce
+@attrs.frozen(kw_only=True, eq=False)
+class Taught:
+    """Drawings, and teachers that have learned others of them.
 
+    Args:
+        split: the drawings that teachers never saw.
+        teachers: the ensemble.
+        policy: of the views that they embed.
+    """
+
+    split: DataSplit
+    teachers: TeacherEnsemble
+    policy: AugmentationSpec
+
+    @classmethod
+    def of(cls, data: EmojiDataSpec, split: str, folder: Path) -> Taught:
+        """Return what a folder has already, or make it."""
+        dataset = build_dataset(data, folder / "data")
+        policy = crop_augmentation(_SIZE)
+        teachers = build_teachers(EmojiTeacherSpec(image_size=_SIZE, augmentation=policy), dataset, folder / "teachers")
+        return cls(split=dataset.splits[split], teachers=teachers, policy=policy)
+
+    def score(self, samples: Sequence[ImageTextSample], folder: Path, *, num_augmentations: int) -> tuple[str, ...]:
+        """Reinforce samples and score them, into `scores` in the folder; return the reinforced shards."""
+        shards = write_shards(folder / "shards", samples, samples_per_shard=500)
+        made = reinforce(
+            ReinforcementSpec(
+                source=list(map(str, shards)),
+                output=str(folder / "reinforced"),
+                augmentation=self.policy,
+                num_augmentations=num_augmentations,
+            ),
+            teachers=self.teachers,
+        )
+        score_shards(ScoreSpec(shards=made.shards, output=folder / "scores", vectors=True))
+        return made.shards
+
+
+def measure(spec: CurationBenchSpec) -> Iterator[Row]:
+    """Plant, embed and ask; yield what was found at the threshold with the highest F1, and draw all thresholds."""
     data = EmojiDataSpec(
         concept_share=spec.concept_share, concept_fraction=0.01, rendering_fraction=0.99, seed=spec.seed
     )
-    dataset = build_dataset(data, spec.output / "data")
-    policy = crop_augmentation(_SIZE)
-    teachers = build_teachers(
-        EmojiTeacherSpec(image_size=_SIZE, augmentation=policy), dataset, spec.output / "teachers"
-    )
-    truth = planted(spec, list(dataset.splits["test_renderings"].samples()))
+    taught = Taught.of(data, "test_renderings", spec.folder)
+    truth = planted(spec, list(taught.split.samples()))
     for name, samples in (("pairs", truth.pairs), ("test", truth.tests)):
-        shards = write_shards(spec.output / name, samples, samples_per_shard=500)
-        reinforced = spec.output / f"{name}_reinforced"
-        reinforce(
-            ReinforcementSpec(
-                source=list(map(str, shards)),
-                output=str(reinforced),
-                augmentation=policy,
-                num_augmentations=spec.num_augmentations,
-            ),
-            teachers=teachers,
-        )
-        scores = spec.output / ("scores" if name == "pairs" else "test_scores")
-        score_shards(ScoreSpec(shards=sorted(map(str, reinforced.glob("*.tar"))), output=scores, vectors=True))
-    wrong = wrong_captions(Scores.open(spec.output / "scores"), truth)
+        taught.score(samples, spec.folder / name, num_augmentations=spec.num_augmentations)
+    wrong = wrong_captions(Scores.open(spec.folder / "pairs" / "scores"), truth)
     copies, leaks = copies_and_leaks(spec, truth)
-    _report(spec, truth, {"wrong captions": wrong, "near duplicates": copies, "pictures of the test": leaks})
-
-
-def _report(spec: CurationBenchSpec, truth: Planted, found: dict[str, list[Point]]) -> None:
-    columns = ("looked for", "threshold", "precision", "recall", *KINDS)
-    num_copies = len(truth.source) - len(truth.tests)
-    about = (
-        f"{len(truth.pairs):,} pairs: {len(truth.wrong)} with wrong captions, {num_copies} altered copies, "
-        f"{len(truth.tests)} altered pictures of a test. Of each, the threshold with the highest F1, chosen "
-        "here; the last columns are the recall of each alteration."
-    )
-    lines = [about, "", "| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
-    table = empty_table(columns, texts=("looked for",))
-    for title, points in found.items():
-        best = max(points, key=lambda one: one.precision * one.recall / max(1e-9, one.precision + one.recall))
-        numbers = (best.precision, best.recall, *(best.recall_of[kind] for kind in KINDS if best.recall_of))
-        cells = [title, f"{best.threshold:.2f}", *(f"{100 * one:.0f} %" for one in numbers)]
-        cells += [""] * (len(columns) - len(cells))
-        table.add_row(*cells)
-        lines.append("| " + " | ".join(cells) + " |")
-    write_text(spec.output / "report.md", "\n".join(lines) + "\n")
-    _draw(spec.output / "curves.png", found)
-    print_table(table)
-    say(f"The report and the curves are in {spec.output}.")
+    found = {"wrong captions": wrong, "near duplicates": copies, "pictures of the test": leaks}
+    _draw(spec.folder / "curves.png", found)
+    num_planted = (len(truth.wrong), len(truth.source) - len(truth.tests), len(truth.tests))
+    for (title, points), number in zip(found.items(), num_planted, strict=True):
+        best = max(points, key=lambda one: one.f1)
+        parts = {"precision": best.precision, "recall": best.recall, **best.recall_of}
+        values = {"planted": Value(number=number), "threshold": Value(number=best.threshold)}
+        values |= {name: Value(number=100 * one, unit="%") for name, one in parts.items()}
+        yield Row(case={"looked for": title}, values=values)
 
 
 def _draw(path: Path, found: dict[str, list[Point]]) -> None:
@@ -294,7 +311,3 @@ def _png(image: Image.Image) -> bytes:
     stream = io.BytesIO()
     image.save(stream, "PNG")
     return stream.getvalue()
-
-
-if __name__ == "__main__":
-    main(CurationBenchSpec, run, __doc__)

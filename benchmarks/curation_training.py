@@ -1,10 +1,9 @@
 """What curation is worth to a student: trainings on noisy emoji pairs, whole and curated, and steps to equal top-5.
 
-Command:   python -m benchmarks.curation_training        (with the extra `quickstart` installed)
+Command:   python -m benchmarks curation_training        (with the extra `quickstart` installed)
 Hardware:  2 CPU cores, about 4 GiB of memory
-Time:      two and a half hours of one core: 30 trainings, each of which says what the rest takes; a run that was
-           stopped goes on
-Result:    outputs/curation_training: report.md with steps and accuracy of every way, and their ratio to the whole
+Time:      two and a half hours of one core: 30 trainings; a run that was stopped goes on
+Result:    a table with steps and accuracy of every training, their ratio to the whole, and means over seeds
 
 The pairs are drawings of concepts that the teachers never saw, with their names. A share of them get another concept's
 name, and a share is copied in other colours, smaller, or cropped. One drawing of every concept that has three is held
@@ -16,11 +15,11 @@ Another learns from the part of every batch that it finds harder than the teache
 from __future__ import annotations
 
 import statistics
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import attrs
 import numpy as np
@@ -28,25 +27,24 @@ import torch
 from attrs import validators
 from torch import Tensor, nn
 
-from benchmarks.command_line import empty_table, main
-from benchmarks.curation import CurationBenchSpec, Planted, planted
+from benchmarks.curation import CurationBenchSpec, Planted, Taught, planted
+from benchmarks.harness import Bench, Case, Results, Row, Value, markdown
 from examples.learning_efficiency.scoring import HeldOut, score_student
+from examples.quickstart.emoji import EmojiDataSpec
 from examples.quickstart.spec import student
 from examples.quickstart.stored import StoredBatches, StoredSamples, store_samples
-from mobileclip.data import ImageTextSample, ImageTransform, crop_augmentation, write_shards
+from mobileclip.data import ImageTextSample, ImageTransform, crop_augmentation
 from mobileclip.datasets.curation import (
     DuplicatesSpec,
     FilterSpec,
     Scores,
-    ScoreSpec,
     filter_samples,
     find_duplicates,
-    score_shards,
 )
 from mobileclip.encoders import DualEncoder
 from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.storage import write_text
-from mobileclip.terminal import print_table, say
+from mobileclip.terminal import say
 from mobileclip.training import AdamWSpec, CosineSchedule, SelectionSpec, TrainingSpec, read_metrics, train
 
 WHOLE, SELECTED = "everything", "selected"
@@ -60,17 +58,16 @@ WAYS = {
 }
 _TOP5 = "top5"
 _TEST = "test"
-_TEACHER_SIZE = 128
 _FEWEST_DRAWINGS = 3
 _DONE = "done"
 
 
 @attrs.frozen(kw_only=True)
-class CurationTrainingSpec:
+class CurationTrainingSpec(Bench):
     """What is planted, and how the students train.
 
     Args:
-        output: folder of everything that is made.
+        folder: of everything that is made.
         concept_share: fraction of the concepts to take; the teachers learn one half of these, the students the other.
         wrong_share: fraction of the pairs that get another concept's name.
         copied_share: copies of pairs, as a fraction of them.
@@ -85,7 +82,7 @@ class CurationTrainingSpec:
         seed: of what is planted; the trainings count on from it.
     """
 
-    output: Path = Path("outputs/curation_training")
+    folder: Path = Path("outputs/curation_training")
     concept_share: float = attrs.field(default=0.5, validator=[validators.gt(0), validators.le(1)])
     wrong_share: float = attrs.field(default=0.2, validator=[validators.gt(0), validators.lt(1)])
     copied_share: float = attrs.field(default=0.15, validator=[validators.gt(0), validators.lt(1)])
@@ -98,6 +95,28 @@ class CurationTrainingSpec:
     evaluate_every_steps: int = attrs.field(default=50, validator=validators.gt(0))
     num_augmentations: int = attrs.field(default=4, validator=validators.gt(0))
     seed: int = 0
+
+    smallest: ClassVar[Mapping[str, object]] = {
+        "concept_share": 0.1,
+        "num_seeds": 1,
+        "total_steps": 4,
+        "batch_size": 8,
+        "evaluate_every_steps": 2,
+    }
+    selects: ClassVar[frozenset[str]] = frozenset(("ways", "num_seeds"))
+
+    def cases(self) -> Iterator[Case]:
+        """Yield all trainings, seed by seed, so that what is unfinished has whole seeds."""
+        held: list[Material] = []
+        for seed in range(self.seed, self.seed + self.num_seeds):
+            for way in self.ways:
+                yield Case(labels={"way": way, "seed": str(seed)}, measure=partial(measure, self, held, way, seed))
+
+    def finish(self, results: Results) -> None:
+        """Print the means over the seeds, and write them beside the results."""
+        text = markdown(summary(results.rows))
+        write_text(self.folder / "report.md", text)
+        say(text)
 
 
 @attrs.frozen(kw_only=True)
@@ -138,8 +157,8 @@ def kept_keys(scores: Scores, path: Path) -> frozenset[str]:
 
 def curated(spec: CurationTrainingSpec, truth: Planted) -> dict[str, frozenset[str]]:
     """Return the keys that every way of curation leaves."""
-    folder = spec.output / "scores"
-    lists = {name: spec.output / f"{name}.npy" for name in ("filtered", "deduplicated", "both")}
+    folder = spec.folder / "scores"
+    lists = {name: spec.folder / f"{name}.npy" for name in ("filtered", "deduplicated", "both")}
     filter_samples(FilterSpec(scores=folder, output=lists["filtered"], share=spec.filter_share))
     for name, keep in (("deduplicated", None), ("both", lists["filtered"])):
         find_duplicates(
@@ -183,7 +202,7 @@ class Material:
 
 def train_way(spec: CurationTrainingSpec, material: Material, way: str, seed: int) -> Curve:
     """Train a student, or go on with it, or read what an earlier run has found."""
-    folder = spec.output / "runs" / way / str(seed)
+    folder = spec.folder / "runs" / way / str(seed)
     metrics = folder / "metrics.jsonl"
     if not (folder / _DONE).exists():
         share = 0.5 if way == SELECTED else 1.0
@@ -232,65 +251,47 @@ def _look(material: Material, model: nn.Module, _: int) -> dict[str, float]:
     return {_TOP5: score_student(model, {_TEST: material.test})[_TEST].top5}
 
 
-def curves(spec: CurationTrainingSpec, material: Material) -> Iterator[Curve]:
-    """Yield all trainings, seed by seed, so that what is unfinished has whole seeds."""
-    cells = [(way, spec.seed + number) for number in range(spec.num_seeds) for way in spec.ways]
-    for place, (way, seed) in enumerate(cells, 1):
-        started = time.monotonic()
-        curve = train_way(spec, material, way, seed)
-        seconds = time.monotonic() - started
-        rest = (len(cells) - place) * seconds / 3600
-        say(
-            f"{place} of {len(cells)}: {way}, seed {seed}: top-5 {curve.top5[-1]:.1f} %; the rest may take {rest:.1f} h"
-        )
-        yield curve
+def measure(spec: CurationTrainingSpec, held: list[Material], way: str, seed: int) -> list[Row]:
+    """Return what a training came to, and after how many steps it was as good as the one on everything is at its end.
+
+    Args:
+        spec: the choices.
+        held: the material, once it is prepared.
+        way: what it is trained on.
+        seed: of the training.
+    """
+    if not held:
+        held.append(prepared(spec))
+    curve = train_way(spec, held[0], way, seed)
+    values = {"pairs": Value(number=len(held[0].keys[way])), _TOP5: Value(number=curve.top5[-1], unit="%")}
+    whole = train_way(spec, held[0], WHOLE, seed)
+    steps = curve.steps_to(whole.top5[-1])
+    if steps is not None:
+        values |= {"steps to equal": Value(number=steps), "of all steps": Value(number=steps / whole.steps[-1])}
+    return [Row(values=values)]
 
 
-def report(spec: CurationTrainingSpec, material: Material, found: Sequence[Curve]) -> str:
-    """Write and print what came out: of every way, and seed by seed against everything."""
-    of_seed = {one.seed: one for one in found if one.way == WHOLE}
-    columns = ("way", "pairs", "top-5", "steps to equal", "of all steps", "seeds that got there")
-    lines = ["| " + " | ".join((*columns, "trained on")) + " |", "|" + " --- |" * (len(columns) + 1)]
-    table = empty_table(columns, texts=("way",))
-    for way in spec.ways:
-        own = [one for one in found if one.way == way]
-        if not own:
-            continue
-        last = [one.top5[-1] for one in own]
-        spread = f" ± {statistics.stdev(last):.1f}" if len(last) > 1 else ""
-        pairs = [(one.steps_to(of_seed[one.seed].top5[-1]), of_seed[one.seed]) for one in own if one.seed in of_seed]
-        reached = [(steps, whole) for steps, whole in pairs if steps is not None]
-        steps = f"{statistics.mean(steps for steps, _ in reached):.0f}" if reached else ""
-        ratio = f"{statistics.mean(steps / whole.steps[-1] for steps, whole in reached):.2f}" if reached else ""
-        cells = [way, f"{len(material.keys[way]):,}", f"{statistics.mean(last):.1f}{spread} %", steps, ratio]
-        cells.append(f"{len(reached)} of {len(pairs)}")
-        table.add_row(*cells)
-        lines.append("| " + " | ".join((*cells, WAYS[way])) + " |")
-    about = (
-        f"{len(material.test.labels):,} held-out drawings, {len(material.test.class_names):,} names, "
-        f"{spec.total_steps:,} steps of {spec.batch_size}. Steps to equal: after how many a look first finds the top-5 "
-        "that everything has at its end, with the same seed."
-    )
-    text = "\n".join([about, "", *lines]) + "\n"
-    write_text(spec.output / "report.md", text)
-    print_table(table)
-    say(about)
-    return text
+def summary(rows: Sequence[Row]) -> list[Row]:
+    """Return the mean of each way over its seeds, with one standard deviation to both sides."""
+    found = []
+    for way in dict.fromkeys(row.case["way"] for row in rows):
+        own = [row for row in rows if row.case["way"] == way]
+        values = {}
+        for name in dict.fromkeys(name for row in own for name in row.values):
+            several = [row.values[name].number for row in own if name in row.values]
+            mean, deviation = statistics.mean(several), statistics.stdev(several) if len(several) > 1 else 0.0
+            ends = {"low": mean - deviation, "high": mean + deviation} if deviation else {}
+            values[name] = Value(number=mean, unit=own[0].values[name].unit if name in own[0].values else "", **ends)
+        values["seeds that got there"] = Value(number=sum("steps to equal" in row.values for row in own))
+        found.append(Row(case={"way": way}, values=values, notes={"trained on": WAYS[way]}))
+    return found
 
 
 def prepared(spec: CurationTrainingSpec) -> Material:
     """Plant, embed and curate; what is there is not done again."""
-    from examples.quickstart.emoji import EmojiDataSpec, EmojiTeacherSpec, build_dataset, build_teachers
-    from mobileclip.reinforce import ReinforcementSpec, reinforce
-
     data = EmojiDataSpec(concept_share=spec.concept_share, concept_fraction=0.5, seed=spec.seed)
-    dataset = build_dataset(data, spec.output / "data")
-    policy = crop_augmentation(_TEACHER_SIZE)
-    teachers = build_teachers(
-        EmojiTeacherSpec(image_size=_TEACHER_SIZE, augmentation=policy), dataset, spec.output / "teachers"
-    )
-    split = dataset.splits["test_concepts"]
-    drawings, tests = held_out(list(split.samples()), np.random.default_rng(spec.seed))
+    taught = Taught.of(data, "test_concepts", spec.folder)
+    drawings, tests = held_out(list(taught.split.samples()), np.random.default_rng(spec.seed))
     truth = planted(
         CurationBenchSpec(wrong_share=spec.wrong_share, copied_share=spec.copied_share, num_leaks=1, seed=spec.seed),
         drawings,
@@ -299,41 +300,17 @@ def prepared(spec: CurationTrainingSpec) -> Material:
     truth = attrs.evolve(truth, pairs=tuple(one for one in truth.pairs if not one.key.startswith("leak-")))
     # Training reads a set of synthetic captions, and looks at the real ones alone.
     pairs = [attrs.evolve(one, syn_captions={"syn_text": one.captions}) for one in truth.pairs]
-    shards = write_shards(spec.output / "pairs", pairs, samples_per_shard=500)
-    made = reinforce(
-        ReinforcementSpec(
-            source=list(map(str, shards)),
-            output=str(spec.output / "reinforced"),
-            augmentation=policy,
-            num_augmentations=spec.num_augmentations,
-        ),
-        teachers=teachers,
-    )
-    score_shards(ScoreSpec(shards=made.shards, output=spec.output / "scores", vectors=True))
+    shards = taught.score(pairs, spec.folder, num_augmentations=spec.num_augmentations)
     transform = ImageTransform(student().image.input)
     pixels = [transform.pixels(one.image) for one in tests if one.image is not None]
     return Material(
-        samples=store_samples(
-            made.shards, augmentation=crop_augmentation(transform.image_input.size), student=student()
-        ),
+        samples=store_samples(shards, augmentation=crop_augmentation(transform.image_input.size), student=student()),
         keys=curated(spec, truth),
         test=HeldOut(
             pixels={transform.image_input: torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)},
-            labels=torch.tensor(split.class_indices(tests)),
-            class_names=split.class_names,
+            labels=torch.tensor(taught.split.class_indices(tests)),
+            class_names=taught.split.class_names,
         ),
-        dims=teachers.dims,
-        logit_scales=teachers.logit_scales,
+        dims=taught.teachers.dims,
+        logit_scales=taught.teachers.logit_scales,
     )
-
-
-def run(spec: CurationTrainingSpec) -> None:
-    """Train everything, and write what was found."""
-    material = prepared(spec)
-    for way in spec.ways:
-        say(f"{way}: {len(material.keys[way]):,} pairs, {WAYS[way]}")
-    report(spec, material, list(curves(spec, material)))
-
-
-if __name__ == "__main__":
-    main(CurationTrainingSpec, run, __doc__)

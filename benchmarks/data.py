@@ -1,6 +1,6 @@
 """Samples a CPU second of one data worker, mobileclip against the release's way of reading the same reinforced shards.
 
-Command:   python -m benchmarks.data     (needs the extra `test`; --tiny to try)
+Command:   python -m benchmarks data     (needs the extra `test`; --tiny to try)
            The extra brings simplejpeg and zlib-ng along, which mobileclip decodes with, as the extra `speed` does
 Hardware:  one core; times are CPU seconds, so that what else computes counts little; the quartiles of the ratios say
            how far to trust the medians
@@ -12,22 +12,21 @@ Result:    a table. Photos of 512 pixels, whose pixels are equal to the bit, are
 The release's way is written here from what its training code does: webdataset reads and decodes every member whole, the
 picture by way of RGBA; torchvision replays the stored augmentation, makes a tensor and normalises it; open_clip's
 tokenizer reads a caption at a time. mobileclip hands over pixels, which the device normalises. Both sides make the same
-choices, of the same samples, in the same order, and their epochs alternate, so that a machine that slows down for a
-while slows both down. It does not know the compact layout: there it reads the same samples as npz. Pictures are crops
-and turns of three photos with a grain that gives the JPEGs the size that photos have; embeddings are random, as hard to
-compress as real ones.
+choices, of the same samples, in the same order, and their epochs take turns. It does not know the compact layout: there
+it reads the same samples as npz. Pictures are crops and turns of three photos with a grain that gives the JPEGs the
+size that photos have; embeddings are random, as hard to compress as real ones.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import attrs
 import numpy as np
@@ -36,7 +35,7 @@ from attrs import validators
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.command_line import empty_table, main
+from benchmarks.harness import Bench, Case, Row, Value, clocked, in_turn, ratio, require, spread
 from mobileclip.data import (
     LAYOUTS,
     Layout,
@@ -54,22 +53,19 @@ from mobileclip.data import (
 from mobileclip.data.augmentation.operations import OPERATIONS
 from mobileclip.data.loading.decode import DECODES, Decode
 from mobileclip.data.randomness import random_index, seeded_rng
-from mobileclip.extras import install_library
 from mobileclip.inputs import ImageInput
-from mobileclip.progress import track
-from mobileclip.terminal import print_table
 
 PICTURES = Path(__file__).parents[1] / "tests" / "golden" / "augment" / "images"
 WORDS = ("a", "photo", "of", "the", "old", "harbour", "with", "boats", "and", "two", "people", "walking", "home", "cat")
 
 
 @attrs.frozen(kw_only=True)
-class DataBenchSpec:
+class DataBenchSpec(Bench):
     """What to read, and how often.
 
     Args:
         num_samples: samples of every shard.
-        rounds: epochs of each side, after one to warm up.
+        rounds: epochs of each side, after one to compare.
         batch_size: samples per batch.
         size: side of the student's image, in pixels.
         photo_side: longer side of the photos that are decoded exactly, in pixels.
@@ -80,7 +76,6 @@ class DataBenchSpec:
         num_augmentations: stored augmentations of every sample.
         dim: of the teachers' embeddings, concatenated.
         seed: of the pictures and all choices.
-        tiny: a few small pictures, to see that it runs.
     """
 
     num_samples: int = attrs.field(default=128, validator=validators.gt(0))
@@ -97,38 +92,23 @@ class DataBenchSpec:
     num_augmentations: int = attrs.field(default=30, validator=validators.gt(0))
     dim: int = attrs.field(default=1536, validator=validators.gt(0))
     seed: int = 0
-    tiny: bool = False
+    threads: int | None = 1  # as in a worker
 
+    smallest: ClassVar[Mapping[str, object]] = {
+        "num_samples": 3,
+        "rounds": 2,
+        "batch_size": 2,
+        "photo_side": 96,
+        "large_side": 192,
+        "size": 64,
+    }
+    selects: ClassVar[frozenset[str]] = frozenset(("layouts",))
 
-@attrs.frozen(kw_only=True)
-class Comparison:
-    """What one pair of readers made of the same samples.
-
-    Args:
-        mobileclip: median of its samples per CPU second.
-        release: median of those of the release's way.
-        ratio: median of the ratios of neighbouring epochs.
-        ratio_quartiles: the quartiles of those ratios.
-        mean_error: mean absolute difference of the pixels, in levels of 255; 0 where they are equal to the bit.
-        psnr: of the pixels, in decibels.
-        picture_bytes: mean size of the encoded pictures.
-    """
-
-    mobileclip: float
-    release: float
-    ratio: float
-    ratio_quartiles: tuple[float, float]
-    mean_error: float
-    psnr: float
-    picture_bytes: float
-
-
-def require_rivals() -> None:
-    """Leave with the command that installs what is missing, before anything is made."""
-    missing = [name for name in ("torchvision", "open_clip") if importlib.util.find_spec(name) is None]
-    if missing:
-        names = " and ".join(missing)
-        raise SystemExit(f"{names} cannot be imported, so nothing can be compared: {install_library('test')}")
+    def cases(self) -> Iterator[Case]:
+        """Yield every layout, decoded both ways."""
+        require("torchvision", "open_clip")
+        for decode, layout in product(DECODES, self.layouts):
+            yield Case(labels={"layout": layout, "decode": decode}, measure=partial(compare, self, layout, decode))
 
 
 def photo(number: int, longer_side: int, *, quality: int, seed: int) -> bytes:
@@ -278,15 +258,7 @@ def pixel_difference(
     return absolute / count, square / count
 
 
-def epoch_seconds(read: Callable[[], Iterator[Any]]) -> float:
-    """Return the CPU seconds that an epoch takes, on this one thread."""
-    start = time.process_time()
-    for _ in read():
-        pass
-    return time.process_time() - start
-
-
-def compare(spec: DataBenchSpec, folder: Path, layout: Layout, decode: Decode) -> Comparison:
+def compare(spec: DataBenchSpec, layout: Layout, decode: Decode) -> list[Row]:
     """Return how fast both sides read the same samples, having compared what they make of them.
 
     Raises:
@@ -295,61 +267,24 @@ def compare(spec: DataBenchSpec, folder: Path, layout: Layout, decode: Decode) -
     exact = decode == "exact"
     side, quality = (spec.photo_side, spec.photo_quality) if exact else (spec.large_side, spec.large_quality)
     made = list(samples(spec, side, quality))
-    shard = write_shard(folder / "mobileclip.tar", made, layout=layout)
-    public: Layout = layout if layout in ("npz", "pth.gz") else "npz"
-    release_shard = shard if public == layout else write_shard(folder / "release.tar", made, layout=public)
-    batches, reference = mobileclip_batches(spec, shard, decode), release_batches(spec, release_shard)
-    mean_error, mean_square = pixel_difference(batches(), reference(), 2**-8 if layout == "compact" else 0.0)
-    if exact and mean_square > 0:
-        raise ValueError(f"the pixels differ, by {mean_error:.3f} levels in the mean: the times mean nothing")
-    seconds: dict[str, list[float]] = {"mobileclip": [], "release": []}
-    for number in range(spec.rounds):
-        order = (("mobileclip", batches), ("release", reference))
-        for name, read in order if number % 2 == 0 else order[::-1]:
-            seconds[name].append(epoch_seconds(read))
-    ratios = [slow / fast for fast, slow in zip(seconds["mobileclip"], seconds["release"], strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    return Comparison(
-        mobileclip=len(made) / statistics.median(seconds["mobileclip"]),
-        release=len(made) / statistics.median(seconds["release"]),
-        ratio=middle,
-        ratio_quartiles=(low, high),
-        mean_error=mean_error,
-        psnr=float("inf") if mean_square == 0 else 10 * np.log10(255**2 / mean_square),
-        picture_bytes=statistics.mean(len(one.image or b"") for one in made),
-    )
-
-
-def run(spec: DataBenchSpec) -> list[Comparison]:
-    """Compare, with a bar for how far it is, print the table, and return its rows."""
-    require_rivals()
-    if spec.tiny:
-        spec = attrs.evolve(spec, num_samples=3, rounds=2, batch_size=2, photo_side=96, large_side=192, size=64)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in a worker
-    texts = ("photos", "layout", "decode")
-    columns = (*texts, "mobileclip /s", "release /s", "ratio", "quartiles", "error", "PSNR dB")
-    title = f"One worker, {spec.size} pixels, {spec.num_augmentations} augmentations"
-    table = empty_table(columns, texts=texts, title=title)
-    rows = [(decode, layout) for decode in DECODES for layout in spec.layouts]
-    results = []
-    try:
-        for decode, layout in track(rows, total=len(rows), title="reading", unit="rows"):
-            with TemporaryDirectory(prefix="mobileclip-") as folder:
-                result = compare(spec, Path(folder), layout, decode)
-            results.append(result)
-            low, high = result.ratio_quartiles
-            speeds = (f"{result.mobileclip:.0f}", f"{result.release:.0f}")
-            ratios = (f"{result.ratio:.2f}", f"{low:.2f}-{high:.2f}")
-            side = spec.photo_side if decode == "exact" else spec.large_side
-            photos = f"{side} px, {result.picture_bytes / 1000:.0f} kB"
-            table.add_row(photos, layout, decode, *speeds, *ratios, f"{result.mean_error:.2f}", f"{result.psnr:.1f}")
-    finally:
-        torch.set_num_threads(threads)
-    # Wider than most: a table that is cut says nothing.
-    print_table(table)
-    return results
-
-
-if __name__ == "__main__":
-    main(DataBenchSpec, run, __doc__)
+    with TemporaryDirectory(prefix="mobileclip-") as name:
+        folder = Path(name)
+        shard = write_shard(folder / "mobileclip.tar", made, layout=layout)
+        public: Layout = layout if layout in ("npz", "pth.gz") else "npz"
+        release_shard = shard if public == layout else write_shard(folder / "release.tar", made, layout=public)
+        batches, reference = mobileclip_batches(spec, shard, decode), release_batches(spec, release_shard)
+        mean_error, mean_square = pixel_difference(batches(), reference(), 2**-8 if layout == "compact" else 0.0)
+        if exact and mean_square > 0:
+            raise ValueError(f"the pixels differ, by {mean_error:.3f} levels in the mean: the times mean nothing")
+        sides = {"mobileclip": clocked(lambda: list(batches())), "release": clocked(lambda: list(reference()))}
+        taken = in_turn(sides, rounds=spec.rounds)
+    cpu = {name: [one.cpu for one in several] for name, several in taken.items()}
+    values = {
+        **{name: spread([len(made) / one for one in several], "samples/s") for name, several in cpu.items()},
+        "ratio": ratio(cpu["release"], cpu["mobileclip"]),
+        "error": Value(number=mean_error, unit="levels"),
+        "picture": Value(number=statistics.mean(len(one.image or b"") for one in made) / 1000, unit="kB"),
+    }
+    if mean_square > 0:
+        values["PSNR"] = Value(number=float(10 * np.log10(255**2 / mean_square)), unit="dB")
+    return [Row(case={"photos": f"{side} px"}, values=values)]

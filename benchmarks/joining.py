@@ -1,6 +1,6 @@
 """What it takes to match the samples of very many shards with their images: seconds, memory, bytes on the disk.
 
-Command:   python -m benchmarks.joining --num-keys 10000000
+Command:   python -m benchmarks joining --num-keys 10000000
 Hardware:  1 CPU core, about 1 GiB of memory; 250 bytes on the disk for every key
 Time:      some minutes for ten million keys
 Result:    a table
@@ -12,18 +12,19 @@ image, but for a tenth; the images lie in another order. Reading shards and writ
 from __future__ import annotations
 
 import math
-import resource
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import attrs
 import numpy as np
 import numpy.typing as npt
 from attrs import validators
 
-from benchmarks.command_line import empty_table, main
+from benchmarks.harness import Bench, Case, Row, Value, peak
 from mobileclip.data.buckets import scratch_folder
 from mobileclip.data.samples.limits import SAMPLE_LIMITS
 from mobileclip.datasets.joining.image_index import ImageIndex
@@ -31,13 +32,12 @@ from mobileclip.datasets.joining.matching import Matches, read_matches
 from mobileclip.datasets.joining.placeholders import find_placeholders
 from mobileclip.datasets.joining.records import NAME, NAMES, PLACE, PLACES, AboutShard, write_records
 from mobileclip.progress import Progress
-from mobileclip.terminal import print_table
 
 _MISSING_SHARE = 0.1
 
 
 @attrs.frozen(kw_only=True)
-class JoiningBenchSpec:
+class JoiningBenchSpec(Bench):
     """What is matched.
 
     Args:
@@ -50,68 +50,46 @@ class JoiningBenchSpec:
     shard_keys: int = attrs.field(default=10_000, validator=validators.gt(0))
     folder: Path | None = None
 
+    smallest: ClassVar[Mapping[str, object]] = {"num_keys": 30_000, "shard_keys": 1000}
 
-@attrs.frozen(kw_only=True)
-class Step:
-    """One step.
-
-    Args:
-        name: of it.
-        seconds: that it took.
-        num_bytes: of the index on the disk at its end.
-        scratch_bytes: written to files that are removed during this step or the next.
-        peak_bytes: of this process's memory until then, over what it had when it began.
-    """
-
-    name: str
-    seconds: float
-    num_bytes: int
-    scratch_bytes: int
-    peak_bytes: int
+    def cases(self) -> Iterator[Case]:
+        """Yield all of it."""
+        yield Case(labels={"keys": f"{self.num_keys:,}"}, measure=partial(measure, self))
 
 
-def run(spec: JoiningBenchSpec) -> tuple[Step, ...]:
-    """Measure, print a table and return its rows."""
-    with tempfile.TemporaryDirectory(dir=spec.folder) as folder:
-        steps = tuple(_steps(spec, Path(folder)))
-    table = empty_table(("step", "seconds", "index (GB)", "scratch (GB)", "peak memory (MB)"), texts=("step",))
-    for step in steps:
-        numbers = f"{step.num_bytes / 1e9:.2f}", f"{step.scratch_bytes / 1e9:.2f}", f"{step.peak_bytes / 1e6:.0f}"
-        table.add_row(step.name, f"{step.seconds:.1f}", *numbers)
-    print_table(table)
-    return steps
+def measure(spec: JoiningBenchSpec) -> Iterator[Row]:
+    """Yield a row for each step: seconds, bytes on the disk, and this process's memory over what it had before."""
+    with tempfile.TemporaryDirectory(dir=spec.folder) as name:
+        folder = Path(name)
+        before, started = peak("cpu"), time.perf_counter()
 
+        def step(title: str, scratch_bytes: int = 0) -> Row:
+            nonlocal started
+            seconds, started = time.perf_counter() - started, time.perf_counter()
+            numbers = {"index": num_bytes / 1e9, "scratch": scratch_bytes / 1e9}
+            values = {"time": Value(number=seconds, unit="s")}
+            values |= {name: Value(number=number, unit="GB") for name, number in numbers.items()}
+            values["peak memory"] = Value(number=(peak("cpu") - before) / 1e6, unit="MB")
+            return Row(case={"step": title}, values=values)
 
-def _steps(spec: JoiningBenchSpec, folder: Path) -> Iterator[Step]:
-    before, started = _peak(), time.perf_counter()
-
-    def step(name: str, scratch_bytes: int = 0) -> Step:
-        nonlocal started
-        seconds, started = time.perf_counter() - started, time.perf_counter()
-        peak = _peak() - before
-        return Step(name=name, seconds=seconds, num_bytes=num_bytes, scratch_bytes=scratch_bytes, peak_bytes=peak)
-
-    index, names = _write(spec, folder)
-    num_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    yield step("records of both sides written")
-    with scratch_folder(folder) as scratch:
-        matches = Matches(
-            index,
-            names,
-            np.ones(len(names), bool),
-            scratch=scratch,
-            progress=Progress("matching", total=None, console=None),
-        )
-        yield step("matched", matches.num_scratch_bytes)
-        extents = matches.write(scratch / "matches")
-        num_matched_bytes = (scratch / "matches").stat().st_size
-        matches.close()
-        num_matches = sum(len(read_matches(scratch / "matches", extent)) for extent in extents.values())
-        assert num_matches == matches.counts.asked == matches.counts.used_keys, "each sample has an image of its own"
-        yield step("handed out shard by shard", num_matched_bytes)
-        found = find_placeholders(index, 10, scratch)
-        assert len(found) == 1, "one picture stands under a thousandth of the keys"
-        yield step("placeholders")
+        index, names = _write(spec, folder)
+        num_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        yield step("records of both sides written")
+        with scratch_folder(folder) as scratch:
+            progress = Progress("matching", total=None, console=None)
+            matches = Matches(index, names, np.ones(len(names), bool), scratch=scratch, progress=progress)
+            yield step("matched", matches.num_scratch_bytes)
+            extents = matches.write(scratch / "matches")
+            num_matched_bytes = (scratch / "matches").stat().st_size
+            matches.close()
+            num_matches = sum(len(read_matches(scratch / "matches", extent)) for extent in extents.values())
+            assert num_matches == matches.counts.asked == matches.counts.used_keys, (
+                "each sample has an image of its own"
+            )
+            yield step("handed out shard by shard", num_matched_bytes)
+            found = find_placeholders(index, 10, scratch)
+            assert len(found) == 1, "one picture stands under a thousandth of the keys"
+            yield step("placeholders")
 
 
 def _write(spec: JoiningBenchSpec, folder: Path) -> tuple[ImageIndex, list[AboutShard]]:
@@ -148,11 +126,3 @@ def _mixed(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     mixed = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return mixed ^ (mixed >> np.uint64(31))
-
-
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-if __name__ == "__main__":
-    main(JoiningBenchSpec, run, __doc__)

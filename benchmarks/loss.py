@@ -1,44 +1,55 @@
 """The reinforced loss tile by tile against the same loss with every matrix held, as the research release holds them.
 
-Command:   python -m benchmarks.loss
+Command:   python -m benchmarks loss
 Hardware:  any CPU with nothing else to do, 6 GB of memory; or one GPU with --device cuda
 Time:      about four minutes on two cores, half of them for the large batch; --large-batch None leaves that out
-Result:    a table: seconds for forward and backward, the ratio tiled / dense (below 1: tiled is faster) and its range,
-           and the peak of memory over that of the embeddings: at batch 8192 0.21 GiB (dense: 3.54) and, on two cores,
-           0.52 of the time; 0.46 GiB at 32768. The aims are 0.3 GiB, 0.8 of the time on two cores, and 1.5 GiB
+Result:    a table: seconds for forward and backward, the ratio tiled / dense (below 1: tiled is faster) and its
+           quartiles, and the peak of memory over that of the embeddings: at batch 8192 0.21 GiB (dense: 3.54) and, on
+           two cores, 0.52 of the time; 0.46 GiB at 32768. The aims are 0.3 GiB, 0.8 of the time on two cores, and
+           1.5 GiB
 
 A batch has images, real and synthetic captions of the student and of two teachers. Each measurement is a process of
-its own, because memory once taken is not always given back. The two sides alternate (dense, tiled, tiled, dense, ...),
-so that a machine that slows down for a while slows both down. Both must give the same value. Where others compute on
-the machine, threads wait for each other: `--threads 1` and the column of CPU seconds say what is left to trust.
+its own, because memory once taken is not always given back. The two sides take turns, and must give the same value.
+Where others compute on the machine, threads wait for each other: `--threads 1` and the CPU seconds say what is left to
+trust.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 import torch
 from attrs import validators
 from torch import Tensor
 
-from benchmarks.apart import in_own_process
-from benchmarks.command_line import empty_table, main
+from benchmarks.harness import (
+    Bench,
+    Case,
+    LostProcessError,
+    Row,
+    Seconds,
+    Value,
+    in_own_process,
+    in_turn,
+    peak,
+    ratio,
+    seconds_of,
+    spread,
+    start_peak,
+)
 from mobileclip.losses import LossTerms, ReinforcedLossSpec, dense_loss
-from mobileclip.progress import track
-from mobileclip.terminal import print_table
 
 Side = Literal["dense", "tiled"]
-GIB = 2**30
+SIDES: tuple[Side, Side] = ("dense", "tiled")
 LARGEST_ERROR = 1e-4
 
 
 @attrs.frozen(kw_only=True)
-class LossBenchSpec:
+class LossBenchSpec(Bench):
     """What to compare, and how often.
 
     Args:
@@ -49,7 +60,6 @@ class LossBenchSpec:
         contrastive_weight: weight of the contrastive term; 0.25 for B, 0 for the smaller models.
         syn_captions: give each image a synthetic caption beside the real one.
         repeats: measurements of each side.
-        threads: threads that PyTorch computes with; None for its own choice.
         device: where to compute.
         seed: of the embeddings.
     """
@@ -61,9 +71,10 @@ class LossBenchSpec:
     contrastive_weight: float = attrs.field(default=0.0, validator=[validators.ge(0), validators.lt(1)])
     syn_captions: bool = True
     repeats: int = attrs.field(default=3, validator=validators.gt(0))
-    threads: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     device: Literal["cpu", "cuda"] = "cpu"
     seed: int = 0
+
+    smallest: ClassVar[Mapping[str, object]] = {"batch": 64, "large_batch": None, "repeats": 1}
 
     @large_batch.validator
     def _check_large_batch(self, _: object, value: int | None) -> None:
@@ -80,20 +91,30 @@ class LossBenchSpec:
             distill_weight=1 - self.contrastive_weight,
         )
 
+    def cases(self) -> Iterator[Case]:
+        """Yield both batches."""
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise SystemExit("no GPU is available: leave out --device cuda")
+        if self.device == "cpu" and not Path("/proc/self/clear_refs").exists():
+            raise SystemExit("the peak of a process's memory is read from /proc, so this needs Linux, or --device cuda")
+        yield Case(labels={"batch": str(self.batch)}, measure=partial(compare, self, self.batch, SIDES))
+        if self.large_batch is not None:
+            only = attrs.evolve(self, repeats=1)
+            large = self.large_batch
+            yield Case(labels={"batch": str(large)}, measure=partial(compare, only, large, SIDES[1:]))
+
 
 @attrs.frozen(kw_only=True)
 class Measurement:
     """What one forward and backward pass took.
 
     Args:
-        seconds: its duration.
-        cpu_seconds: what all threads computed in that time; other processes hardly change it.
+        seconds: its duration, and what all threads computed in that time.
         bytes: the peak of memory over what was held before it, the embeddings' gradients included.
         value: the loss.
     """
 
-    seconds: float
-    cpu_seconds: float
+    seconds: Seconds
     bytes: int
     value: float
 
@@ -123,7 +144,7 @@ def forward(side: Side, spec: LossBenchSpec, inputs: dict[str, Tensor], scale: T
     return terms
 
 
-def measure(side: Side, spec: LossBenchSpec, batch: int) -> Measurement:
+def measure(spec: LossBenchSpec, batch: int, side: Side) -> Measurement:
     """Return what one pass takes; for a process of its own."""
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
@@ -132,101 +153,53 @@ def measure(side: Side, spec: LossBenchSpec, batch: int) -> Measurement:
         forward(side, spec, embeddings(spec, 64), scale).total.backward()  # type: ignore[no-untyped-call]
     inputs = embeddings(spec, batch)
     held = start_peak(spec.device)
-    start, cpu_start = time.perf_counter(), time.process_time()
-    total = forward(side, spec, inputs, scale).total
-    total.backward()  # type: ignore[no-untyped-call]
-    value = total.item()  # waits for a GPU
-    return Measurement(
-        seconds=time.perf_counter() - start,
-        cpu_seconds=time.process_time() - cpu_start,
-        bytes=peak(spec.device) - held,
-        value=value,
-    )
+    values = []
+
+    def work() -> None:
+        total = forward(side, spec, inputs, scale).total
+        total.backward()  # type: ignore[no-untyped-call]
+        values.append(total.item())  # waits for a GPU
+
+    seconds = seconds_of(work)
+    return Measurement(seconds=seconds, bytes=peak(spec.device) - held, value=values[0])
 
 
-def start_peak(device: str) -> int:
-    """Start to watch the peak of this process's memory, and return the bytes it holds now."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return _status("VmRSS")
-
-
-def peak(device: str) -> int:
-    """Return the most bytes that this process held since `start_peak`."""
-    return torch.cuda.max_memory_allocated() if device == "cuda" else _status("VmHWM")
-
-
-def _status(field: str) -> int:
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines())
-    return 1024 * int(lines[field].split()[0])
-
-
-def require_machine(spec: LossBenchSpec) -> None:
-    """Leave with what is missing, before anything is measured."""
-    if spec.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("no GPU is available: leave out --device cuda")
-    if spec.device == "cpu" and not Path("/proc/self/clear_refs").exists():
-        raise SystemExit("the peak of a process's memory is read from /proc, so this needs Linux, or --device cuda")
-
-
-def plan(spec: LossBenchSpec) -> list[tuple[Side, int]]:
-    """Return all measurements, in turn: side and batch."""
-    order: list[tuple[Side, int]] = []
-    for index in range(spec.repeats):
-        sides: tuple[Side, Side] = ("dense", "tiled") if index % 2 == 0 else ("tiled", "dense")
-        order += [(side, spec.batch) for side in sides]
-    return order if spec.large_batch is None else [*order, ("tiled", spec.large_batch)]
-
-
-def measurements(spec: LossBenchSpec) -> Iterator[tuple[Side, int, Measurement]]:
-    """Yield the measurements.
+def compare(spec: LossBenchSpec, batch: int, sides: tuple[Side, ...]) -> list[Row]:
+    """Return what the sides take, each measured in processes of its own; one that fails is noted.
 
     Raises:
         ValueError: if the sides' losses differ by more than rounding: then the times mean nothing.
     """
-    values: dict[int, float] = {}
-    for side, batch in plan(spec):
-        result = in_own_process(measure, side, spec, batch)
-        expected = values.setdefault(batch, result.value)
-        if not abs(result.value - expected) <= LARGEST_ERROR * abs(expected):
+    values: dict[str, Value] = {}
+    notes: dict[str, str] = {}
+    wanted: dict[str, Callable[[], Measurement | str]] = {
+        side: partial(_measure_apart, spec, batch, side) for side in sides
+    }
+    found: dict[str, list[Measurement]] = {}
+    for side, tried in in_turn(wanted, rounds=spec.repeats).items():
+        found[side] = [one for one in tried if isinstance(one, Measurement)]
+        notes |= {side: one} if (one := next((each for each in tried if isinstance(each, str)), None)) else {}
+    losses = [(side, one.value) for side, several in found.items() for one in several]
+    for side, value in losses:
+        if not abs(value - losses[0][1]) <= LARGEST_ERROR * abs(losses[0][1]):
             raise ValueError(
-                f"{side} gives {result.value} where {expected} was given before, which is no rounding error"
+                f"{side} gives {value} where {losses[0][0]} gave {losses[0][1]}, which is no rounding error"
             )
-        yield side, batch, result
+    for side, several in found.items():
+        if several:
+            memory = max(one.bytes for one in several)
+            values[side] = spread([one.seconds.wall for one in several], "s")
+            values[f"{side} CPU"] = spread([one.seconds.cpu for one in several], "s")
+            values[f"{side} memory"] = Value(number=memory / 2**30, unit="GiB")
+            values[f"{side} batch x batch matrices"] = Value(number=memory / (4 * batch**2))
+    if all(len(found.get(side, ())) == spec.repeats for side in SIDES):
+        seconds = {side: [one.seconds.wall for one in found[side]] for side in SIDES}
+        values["tiled / dense"] = ratio(seconds["tiled"], seconds["dense"])
+    return [Row(values=values, notes=notes, failure=None if values else "; ".join(notes.values()))]
 
 
-def run(spec: LossBenchSpec) -> None:
-    """Measure, with a bar for how far it is, and print the table."""
-    require_machine(spec)
-    results: dict[tuple[Side, int], list[Measurement]] = {}
-    total = len(plan(spec))
-    for side, batch, result in track(measurements(spec), total=total, title="measuring", unit="passes"):
-        results.setdefault((side, batch), []).append(result)
-    where = f"CPU threads: {spec.threads or torch.get_num_threads()}" if spec.device == "cpu" else "one GPU"
-    teachers = " + ".join(map(str, spec.teacher_dims))
-    title = f"Forward and backward, student {spec.dim}, teachers {teachers}; {where}, PyTorch {torch.__version__}"
-    columns = ("loss", "batch", "seconds", "ratio", "range", "CPU seconds", "memory GiB", "batch x batch matrices")
-    table = empty_table(columns, texts=("loss",), title=title)
-    pairs = zip(results["tiled", spec.batch], results["dense", spec.batch], strict=True)
-    ratios = sorted(tiled.seconds / dense.seconds for tiled, dense in pairs)
-    for (side, batch), found in results.items():
-        compared = side == "tiled" and batch == spec.batch
-        memory = max(one.bytes for one in found)
-        table.add_row(
-            side,
-            str(batch),
-            f"{statistics.median(one.seconds for one in found):.2f}",
-            f"{statistics.median(ratios):.2f}" if compared else "",
-            f"{ratios[0]:.2f}-{ratios[-1]:.2f}" if compared else "",
-            f"{statistics.median(one.cpu_seconds for one in found):.2f}",
-            f"{memory / GIB:.2f}",
-            f"{memory / (4 * batch**2):.1f}",
-        )
-    print_table(table)
-
-
-if __name__ == "__main__":
-    main(LossBenchSpec, run, __doc__)
+def _measure_apart(spec: LossBenchSpec, batch: int, side: Side) -> Measurement | str:
+    try:
+        return in_own_process(measure, spec, batch, side)
+    except LostProcessError as error:
+        return str(error).partition(". ")[0]

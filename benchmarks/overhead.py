@@ -1,6 +1,6 @@
 """What a training step costs: plain, reinforced, and with teachers that look at every batch. The paper's table 4d.
 
-Command:   python -m benchmarks.overhead
+Command:   python -m benchmarks overhead
 Hardware:  any CPU with nothing else to do, or a GPU with --device cuda
 Time:      about twelve minutes on two cores, half of them for the online teachers (--no-online leaves them out)
 Result:    samples/s of each way, loader included, and over plain training: 0.996 for reinforced data on two cores. The
@@ -14,16 +14,18 @@ import io
 import itertools
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import ClassVar
 
 import attrs
 import numpy as np
 import torch
 from attrs import validators
 
-from benchmarks.command_line import empty_table, main
+from benchmarks.harness import Bench, Case, Row, Value, in_turn, ratio
 from benchmarks.random_weights import random_weights
 from mobileclip.blocks import models
 from mobileclip.data import (
@@ -52,7 +54,6 @@ from mobileclip.reinforce import (
     TeacherSpec,
     build_ensemble,
 )
-from mobileclip.terminal import print_table, say
 from mobileclip.training import CosineSchedule, TrainingSpec, World, read_metrics, train
 
 NUM_SAMPLES_OF_12M = 12_800_000
@@ -62,7 +63,7 @@ _SAMPLES_PER_SHARD = 16
 
 
 @attrs.frozen(kw_only=True)
-class OverheadBenchSpec:
+class OverheadBenchSpec(Bench):
     """What to measure, and how often.
 
     Args:
@@ -97,33 +98,23 @@ class OverheadBenchSpec:
     device: str = "cpu"
     precision: str = "float32"
 
+    smallest: ClassVar[Mapping[str, object]] = {
+        "online": False,
+        "batch_size": 2,
+        "num_steps": 1,
+        "num_rounds": 1,
+        "width": 64,
+        "num_augmentations": 2,
+        "num_workers": 0,
+    }
 
-@attrs.frozen(kw_only=True)
-class Measured:
-    """Seconds per step of each way, a list a round.
-
-    Args:
-        rounds: seconds of every timed step, by way, one entry a round.
-        batch_size: samples per step.
-    """
-
-    rounds: Mapping[str, Sequence[Sequence[float]]]
-    batch_size: int
-
-    def samples_per_second(self, way: str) -> float:
-        """Return the rate of a way, from the median step of all rounds."""
-        return self.batch_size / median(itertools.chain.from_iterable(self.rounds[way]))
-
-    def ratio(self, way: str) -> float:
-        """Return the rate over plain training's: the median of what the rounds give."""
-        if len(self.rounds[way]) < len(self.rounds[PLAIN]):
-            return self.samples_per_second(way) / self.samples_per_second(PLAIN)
-        pairs = zip(self.rounds[PLAIN], self.rounds[way], strict=True)
-        return median(median(plain) / median(own) for plain, own in pairs)
+    def cases(self) -> Iterator[Case]:
+        """Yield all ways, which take turns."""
+        yield Case(labels={"student": self.student}, measure=partial(measure_all, self))
 
 
 @attrs.frozen(kw_only=True)
-class Bench:
+class Training:
     """One comparison: a student on the same pictures in several ways.
 
     Args:
@@ -198,29 +189,50 @@ class Bench:
         return self.steps(loss, source, self.spec.num_online_steps)
 
 
-def measure(bench: Bench, *, teachers: Sequence[TeacherSpec] = (), captioner: CaptionerSpec | None = None) -> Measured:
-    """Return the times of all ways; plain and reinforced training take turns.
+def measure(
+    training: Training, *, teachers: Sequence[TeacherSpec] = (), captioner: CaptionerSpec | None = None
+) -> list[Row]:
+    """Return samples per second of all ways, and over plain training: the median of what the rounds give.
 
     Args:
-        bench: the comparison.
+        training: the comparison.
         teachers: the online ones; none to leave them out.
         captioner: the online one; None to leave it out.
     """
-    spec = bench.spec
-    bench.write_data()
-    rounds: dict[str, list[list[float]]] = {PLAIN: [], REINFORCED: []}
-    for number in range(spec.num_rounds):
-        turns = [(PLAIN, bench.plain), (REINFORCED, bench.reinforced)]
-        for way, run in turns if number % 2 == 0 else reversed(turns):
-            rounds[way].append(run())
-            say(f"round {number + 1} of {spec.num_rounds}: {way}: {median(rounds[way][-1]):.2f} s per step")
+    spec = training.spec
+    training.write_data()
+    rounds = in_turn({PLAIN: training.plain, REINFORCED: training.reinforced}, rounds=spec.num_rounds)
     if teachers:
         ensemble = build_ensemble(teachers, spec.device)
-        rounds[TEACHERS_ONLINE] = [bench.online(ensemble, None)]
-        say(f"{TEACHERS_ONLINE}: {median(rounds[TEACHERS_ONLINE][0]):.2f} s per step")
+        rounds[TEACHERS_ONLINE] = [training.online(ensemble, None)]
         if captioner is not None:
-            rounds[ALL_ONLINE] = [bench.online(ensemble, captioner.build(spec.device))]
-    return Measured(rounds=rounds, batch_size=spec.batch_size)
+            rounds[ALL_ONLINE] = [training.online(ensemble, captioner.build(spec.device))]
+    return rows(rounds, spec.batch_size)
+
+
+def rows(rounds: Mapping[str, Sequence[Sequence[float]]], batch_size: int) -> list[Row]:
+    """Return what came out.
+
+    Args:
+        rounds: seconds of every timed step, by way, one entry a round.
+        batch_size: samples per step.
+    """
+    steps = {way: [one for each in several for one in each] for way, several in rounds.items()}
+    plain, found = [median(one) for one in rounds[PLAIN]], []
+    for way, several in rounds.items():
+        rate = batch_size / median(steps[way])
+        # What runs once is set against all rounds.
+        whole = len(several) == len(plain)
+        over = (
+            ratio(plain, list(map(median, several))) if whole else ratio([median(steps[PLAIN])], [median(steps[way])])
+        )
+        values = {
+            "rate": Value(number=rate, unit="samples/s"),
+            "over plain": over,
+            "12.8M samples": Value(number=NUM_SAMPLES_OF_12M / rate / 3600, unit="hours"),
+        }
+        found.append(Row(case={"way": way}, values=values))
+    return found
 
 
 def scene_samples(spec: OverheadBenchSpec, dims: tuple[int, ...], count: int) -> list[ReinforcedSample]:
@@ -257,8 +269,8 @@ def scene_samples(spec: OverheadBenchSpec, dims: tuple[int, ...], count: int) ->
     return samples
 
 
-def run(spec: OverheadBenchSpec) -> None:
-    """Measure and print the table."""
+def measure_all(spec: OverheadBenchSpec) -> list[Row]:
+    """Return what every way takes, with teachers of random weights."""
     with tempfile.TemporaryDirectory(prefix="mobileclip-") as name:
         folder = Path(name)
         teachers: list[TeacherSpec] = []
@@ -274,16 +286,5 @@ def run(spec: OverheadBenchSpec) -> None:
             )
         student = models.resolve(spec.student)
         assert isinstance(student, DualEncoderSpec), "whole models are dual encoders"
-        bench = Bench(spec=spec, student=student, folder=folder, dims=(768, 768))
-        measured = measure(bench, teachers=teachers, captioner=captioner)
-    table = empty_table(("way", "samples/s", "over plain", "hours per 12.8M samples"), texts=("way",))
-    for way in measured.rounds:
-        rate = measured.samples_per_second(way)
-        hours = NUM_SAMPLES_OF_12M / rate / 3600
-        table.add_row(way, f"{rate:.2f}", f"{measured.ratio(way):.3f}", f"{hours:,.0f}")
-    title = f"{spec.student}, batch {spec.batch_size}, {spec.device}, {spec.precision}, layout {spec.layout}"
-    print_table(title, table, min_width=120)
-
-
-if __name__ == "__main__":
-    main(OverheadBenchSpec, run, __doc__)
+        training = Training(spec=spec, student=student, folder=folder, dims=(768, 768))
+        return measure(training, teachers=teachers, captioner=captioner)

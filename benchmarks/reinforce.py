@@ -1,6 +1,6 @@
 """What reinforcement costs beyond its teacher's forward passes: decoding, replay, tokens, writing, reading back.
 
-Command:   python -m benchmarks.reinforce; with --num-shards 6 --store-seconds 0.05, through a store (extra `test`)
+Command:   python -m benchmarks reinforce; with --num-shards 6 --store-seconds 0.05, through a store (extra `test`)
 Hardware:  any CPU with nothing else to do, or a GPU with --device cuda
 Time:      nine minutes on two cores
 Result:    the time of the whole job over that of the bare forward passes on the same pictures and texts: 1.02 on two
@@ -13,13 +13,13 @@ from __future__ import annotations
 import io
 import itertools
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import ClassVar
 
 import attrs
 import numpy as np
@@ -27,7 +27,7 @@ import torch
 from attrs import validators
 from torch import Tensor
 
-from benchmarks.command_line import empty_table, main
+from benchmarks.harness import Bench, Case, Row, Value, in_turn, seconds_of, spread
 from benchmarks.object_store import object_store
 from benchmarks.random_weights import random_weights
 from mobileclip.data import (
@@ -47,11 +47,10 @@ from mobileclip.reinforce import (
     reinforce,
 )
 from mobileclip.storage import join
-from mobileclip.terminal import print_table
 
 
 @attrs.frozen(kw_only=True)
-class ReinforceBenchSpec:
+class ReinforceBenchSpec(Bench):
     """What to measure, and how often.
 
     Args:
@@ -79,22 +78,23 @@ class ReinforceBenchSpec:
     device: str = "cpu"
     precision: WidePrecision = attrs.field(default="float32", validator=validators.in_(WIDE_PRECISIONS))
 
+    smallest: ClassVar[Mapping[str, object]] = {
+        "model": "ViT-S-32-alt",
+        "precision": "float32",
+        "num_samples": 2,
+        "num_augmentations": 2,
+        "num_rounds": 1,
+    }
 
-@attrs.frozen(kw_only=True)
-class Round:
-    """Seconds of one round.
-
-    Args:
-        bare: the forward passes alone, with the faster of two ways to use the cores.
-        job: the whole reinforcement.
-    """
-
-    bare: float
-    job: float
+    def cases(self) -> Iterator[Case]:
+        """Yield the job."""
+        place = "files" if self.store_seconds is None else f"{self.store_seconds:g} s a request"
+        labels = {"teacher": self.model, "pictures": str(self.num_samples), "shards": str(self.num_shards)}
+        yield Case(labels={**labels, "place": place}, measure=partial(measure_all, self))
 
 
-def measure(spec: ReinforceBenchSpec, folder: Path) -> list[Round]:
-    """Return the rounds, after one small job that warms everything up.
+def measure(spec: ReinforceBenchSpec, folder: Path) -> dict[str, list[float]]:
+    """Return seconds of the bare passes and of the job, round by round, after one job that warms everything up.
 
     Args:
         spec: what to measure.
@@ -113,21 +113,15 @@ def measure(spec: ReinforceBenchSpec, folder: Path) -> list[Round]:
         output = join(base, f"round-{number}")
         reinforce(_reinforcement(spec, shards, output), teachers=teachers, show_progress=False)
 
-    job(-1)
+    numbers = itertools.count(-1)
+    job(next(numbers))
     cores = torch.get_num_threads()
-    return [
-        Round(
-            bare=min(_seconds(partial(_run, passes, cores, 1)), _seconds(partial(_run, passes, 1, cores))),
-            job=_seconds(partial(job, number)),
-        )
-        for number in range(spec.num_rounds)
-    ]
 
+    def bare() -> float:
+        # The faster of two ways to use the cores.
+        return min(seconds_of(partial(_run, passes, each, cores // each)).wall for each in {cores, 1})
 
-def _seconds(work: Callable[[], None]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+    return in_turn({"bare": bare, "job": lambda: seconds_of(lambda: job(next(numbers))).wall}, rounds=spec.num_rounds)
 
 
 def _pictures(spec: ReinforceBenchSpec) -> list[ImageTextSample]:
@@ -203,25 +197,17 @@ def _run(passes: Sequence[Callable[[], Tensor]], threads_per_pass: int, num_pass
         torch.set_num_threads(before)
 
 
-def run(spec: ReinforceBenchSpec) -> float:
-    """Measure, print a table, and return the ratio of the medians."""
+def measure_all(spec: ReinforceBenchSpec) -> list[Row]:
+    """Return how long the job takes beside the bare passes, and images per second of both."""
     store = nullcontext() if spec.store_seconds is None else object_store(seconds=spec.store_seconds)
     with tempfile.TemporaryDirectory(prefix="mobileclip-") as folder, store:
-        rounds = measure(spec, Path(folder))
-    ratio = median(one.job for one in rounds) / median(one.bare for one in rounds)
+        seconds = measure(spec, Path(folder))
     views = spec.num_samples * spec.num_augmentations
-    place = "files" if spec.store_seconds is None else f"{spec.store_seconds:g} s a request"
-    title = (
-        f"{spec.model}, {views} views of {spec.num_samples} pictures, {6 * spec.num_samples} texts, "
-        f"{spec.num_shards} shards, {place}, "
-        f"{spec.device}, {spec.precision}, CPU threads: {torch.get_num_threads()}"
-    )
-    table = empty_table(("round", "bare passes s", "job s", "ratio"), title=title)
-    for number, one in enumerate(rounds):
-        table.add_row(str(number), f"{one.bare:.1f}", f"{one.job:.1f}", f"{one.job / one.bare:.3f}")
-    print_table(table, f"ratio of the medians: {ratio:.3f}", min_width=80)
-    return ratio
-
-
-if __name__ == "__main__":
-    main(ReinforceBenchSpec, run, __doc__)
+    values = {
+        "bare passes": spread(seconds["bare"], "s"),
+        "job": spread(seconds["job"], "s"),
+        "bare passes' views": spread([views / one for one in seconds["bare"]], "images/s"),
+        "job's views": spread([views / one for one in seconds["job"]], "images/s"),
+        "job / bare passes": Value(number=median(seconds["job"]) / median(seconds["bare"])),
+    }
+    return [Row(values=values)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from mobileclip.encoders import DualEncoder, DualEncoderSpec, save_model, specs
-from mobileclip.extras import install_library
 from mobileclip.reparam import LayerScale
 
 Tower = Literal["image", "text"]
@@ -57,14 +55,6 @@ def randomize(model: nn.Module) -> None:
             nn.init.uniform_(module.running_var, 0.5, 1.5)
         elif isinstance(module, LayerScale):
             nn.init.uniform_(module.gamma, 0.1, 0.3)
-
-
-def require_rivals() -> None:
-    """Leave with the command that installs what is missing, before anything is built."""
-    missing = [name for name in ("timm", "open_clip") if importlib.util.find_spec(name) is None]
-    if missing:
-        names = " and ".join(missing)
-        raise SystemExit(f"{names} cannot be imported, so nothing can be compared: {install_library('test')}")
 
 
 def open_clip_state(model: DualEncoder) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """What indexing photographs costs beside other ways to embed them: clip-retrieval, sentence-transformers, and `embed`.
 
-Command:   python -m benchmarks.search_rivals --clip-retrieval A/bin/python --sentence-transformers B/bin/python
+Command:   python -m benchmarks search_rivals --clip-retrieval A/bin/python --sentence-transformers B/bin/python
 Hardware:  any CPU with nothing else to do; one thread a process
 Time:      ten minutes on one core; an hour with --num-pictures 5000
 Result:    processor time of a photograph of 3 megapixels, by way; whole commands, with all that they load and try
@@ -12,22 +12,22 @@ The weights are random and the same in one file for all, in training form, as pu
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import attrs
 import torch
 from attrs import validators
 
 from benchmarks.collection import CollectionBenchSpec, draw_photographs
-from benchmarks.command_line import empty_table, main
+from benchmarks.harness import Bench, Case, Row, Value, seconds_of
 from benchmarks.rivals import PUBLISHED, Size
 from mobileclip.encoders import save_model
-from mobileclip.terminal import print_table, say
 
 _CLIP_RETRIEVAL = """
 import sys
@@ -77,7 +77,7 @@ np.save(output, np.concatenate(rows))
 
 
 @attrs.frozen(kw_only=True)
-class SearchRivalsSpec:
+class SearchRivalsSpec(Bench):
     """What to compare.
 
     Args:
@@ -97,6 +97,12 @@ class SearchRivalsSpec:
     clip_retrieval: Path | None = None
     sentence_transformers: Path | None = None
 
+    smallest: ClassVar[Mapping[str, object]] = {"num_pictures": 2, "num_drawn": 2, "width": 64}
+
+    def cases(self) -> Iterator[Case]:
+        """Yield all ways on the same photographs."""
+        yield Case(labels={"photographs": f"{self.num_pictures:,}"}, measure=partial(measure, self))
+
 
 def write_photographs(folder: Path, spec: SearchRivalsSpec) -> None:
     """Write as many photographs as are asked for, few of which are drawn."""
@@ -107,8 +113,8 @@ def write_photographs(folder: Path, spec: SearchRivalsSpec) -> None:
         (folder / f"{number:05d}.jpg").write_bytes(copy)
 
 
-def measure(folder: Path, spec: SearchRivalsSpec) -> dict[str, float]:
-    """Return the milliseconds of processor time that a photograph takes, by way."""
+def ways(folder: Path, spec: SearchRivalsSpec) -> dict[str, Sequence[str]]:
+    """Write photographs and weights, and return the commands that embed them, by way."""
     (folder / "photos").mkdir()
     write_photographs(folder / "photos", spec)
     published = PUBLISHED[spec.size]
@@ -119,42 +125,41 @@ def measure(folder: Path, spec: SearchRivalsSpec) -> dict[str, float]:
     mine = (sys.executable, "-m", "mobileclip")
     same = ("-c", str(weights), "-j", "1", "--device", "cpu")
     rival = (photos, str(weights), published.open_clip)
-    ways: dict[str, Sequence[str]] = {
+    found: dict[str, Sequence[str]] = {
         "mobileclip index": (*mine, "index", photos, "--index", str(folder / "index"), "--quiet", *same),
         "mobileclip embed": (*mine, "embed", photos, "-o", str(folder / "embed.npz"), *same),
     }
     if spec.clip_retrieval is not None:
-        ways["clip-retrieval"] = (str(spec.clip_retrieval), "-c", _CLIP_RETRIEVAL, *rival, str(folder / "retrieval"))
+        found["clip-retrieval"] = (str(spec.clip_retrieval), "-c", _CLIP_RETRIEVAL, *rival, str(folder / "retrieval"))
     if spec.sentence_transformers is not None:
         python = str(spec.sentence_transformers)
-        ways["sentence-transformers"] = (python, "-c", _SENTENCE_TRANSFORMERS, *rival, str(folder / "sentences.npy"))
-    return {name: 1000 * _processor_seconds(command, folder) / spec.num_pictures for name, command in ways.items()}
+        found["sentence-transformers"] = (python, "-c", _SENTENCE_TRANSFORMERS, *rival, str(folder / "sentences.npy"))
+    return found
 
 
-def _processor_seconds(command: Sequence[str], folder: Path) -> float:
-    """Return the processor time of a command and all its processes."""
+def _run(command: Sequence[str], folder: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with (folder / "said.txt").open("w", encoding="utf-8") as said:
         status = subprocess.run(command, env=environment, stdout=said, stderr=said, check=False).returncode  # noqa: S603
     if status:
         raise SystemExit(
             f"{command[0]} failed: {(folder / 'said.txt').read_text(encoding='utf-8', errors='replace')[-2000:]}"
         )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def run(spec: SearchRivalsSpec) -> None:
-    """Measure and print."""
+def measure(spec: SearchRivalsSpec) -> list[Row]:
+    """Return what a photograph takes, by way, and over what `mobileclip index` takes."""
     with tempfile.TemporaryDirectory() as name:
-        costs = measure(Path(name), spec)
-    table = empty_table(("a photograph", "ms of processor time", "of index"), texts=("a photograph",))
-    for way, milliseconds in costs.items():
-        table.add_row(way, f"{milliseconds:.1f}", f"{milliseconds / costs['mobileclip index']:.2f}")
-    print_table(table)
-    say(f"{spec.num_pictures:,} photographs")
-
-
-if __name__ == "__main__":
-    main(SearchRivalsSpec, run, __doc__)
+        folder = Path(name)
+        seconds = {way: seconds_of(partial(_run, command, folder)).cpu for way, command in ways(folder, spec).items()}
+    index = seconds["mobileclip index"]
+    return [
+        Row(
+            case={"way": way},
+            values={
+                "a photograph": Value(number=1000 * one / spec.num_pictures, unit="ms"),
+                "over index": Value(number=one / index),
+            },
+        )
+        for way, one in seconds.items()
+    ]

@@ -1,33 +1,33 @@
 """Bytes per sample, reading speed and faithfulness of every layout of reinforced shards.
 
-Command:   python -m benchmarks.storage [--reinforced DIRECTORY]      (needs the extra `test`)
+Command:   python -m benchmarks storage [--reinforced DIRECTORY]      (needs the extra `test`)
 Hardware:  any CPU; bytes and divergences do not depend on it, speeds do
 Time:      about three minutes on one core, most of them for teaching two small teachers; seconds with --reinforced
-Result:    three tables. With 30 augmentations, the compact layout takes about a fifth less than `pth.gz` for the very
+Result:    a table. With 30 augmentations, the compact layout takes about a fifth less than `pth.gz` for the very
            same numbers, and compact8 about two fifths less
 
 Without a directory, two small open_clip models learn drawn scenes, so that embeddings are correlated as real ones are,
 and reinforce some more scenes. With one, its own samples are measured, as they are stored: of a directory in bfloat16,
-the bfloat16 layouts lose nothing. The last table says how far rounding moves the teachers' softmaxes over a batch, in
+the bfloat16 layouts lose nothing. The columns KL say how far rounding moves the teachers' softmaxes over a batch, in
 nats, and for comparison how far another augmentation of the same images moves them. Eight bits are hardest on
 embeddings with a few large dims, which published CLIP models have: the row `compact8, outliers` adds two of them.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import ClassVar
 
 import attrs
 import numpy as np
 import torch
 from attrs import validators
 
-from benchmarks.command_line import empty_table, main
+from benchmarks.harness import Bench, Case, Row, Value, require, seconds_of
 from mobileclip.data import (
     LAYOUTS,
     ImageTextSample,
@@ -42,11 +42,9 @@ from mobileclip.data import (
     write_shard,
 )
 from mobileclip.data.samples.members import parse_reinforced_sample, parse_stored_sample, sample_members
-from mobileclip.extras import install_library
 from mobileclip.losses import TargetDivergence, distillation_target_kl
 from mobileclip.progress import track
 from mobileclip.reinforce import TeacherEnsemble
-from mobileclip.terminal import print_table, say
 
 
 @attrs.frozen
@@ -72,7 +70,7 @@ PUBLISHED = {
 
 
 @attrs.frozen(kw_only=True)
-class StorageBenchSpec:
+class StorageBenchSpec(Bench):
     """What to measure.
 
     Args:
@@ -94,6 +92,13 @@ class StorageBenchSpec:
     steps: int = attrs.field(default=300, validator=validators.gt(0))
     passes: int = attrs.field(default=5, validator=validators.gt(0))
     seed: int = 0
+    threads: int | None = 1
+
+    smallest: ClassVar[Mapping[str, object]] = {"num_samples": 3, "num_augmentations": (4, 2), "steps": 2, "passes": 1}
+
+    def cases(self) -> Iterator[Case]:
+        """Yield all layouts of one set of samples."""
+        yield Case(labels={"samples": self.reinforced or "drawn scenes"}, measure=partial(measure, self))
 
 
 @attrs.frozen(kw_only=True)
@@ -151,8 +156,7 @@ def stored_data(spec: StorageBenchSpec, directory: Path) -> Data:
 
 def drawn_data(spec: StorageBenchSpec) -> Data:
     """Return reinforced scenes, of teachers that are made for it."""
-    if importlib.util.find_spec("open_clip") is None:
-        raise SystemExit(f"open_clip cannot be imported: {install_library('test')}, or give --reinforced DIRECTORY")
+    require("open_clip")
     from benchmarks.scene_teachers import SceneTeacherSpec
     from mobileclip.recipes.tiny.scenes import scene_samples
 
@@ -230,13 +234,11 @@ def reading_speed(samples: Sequence[ReinforcedSample], layout: Layout, passes: i
 def _microseconds(
     read: Callable[[str, Mapping[str, bytes]], object], members: Mapping[str, Mapping[str, bytes]], passes: int
 ) -> float:
-    times = []
-    for _ in range(passes):
-        start = time.process_time()
+    def work() -> None:
         for key, stored in members.items():
             read(key, stored)
-        times.append(1e6 * (time.process_time() - start) / len(members))
-    return min(times)
+
+    return min(1e6 * seconds_of(work).cpu / len(members) for _ in range(passes))
 
 
 def divergence(data: Data, layout: Layout) -> TargetDivergence:
@@ -285,76 +287,52 @@ def with_outliers(data: Data, share: float = 0.3) -> Data:
     return attrs.evolve(data, samples=samples)
 
 
-def print_bytes(spec: StorageBenchSpec, data: Data) -> None:
-    """Print what a sample takes in every layout, and what that makes of the published data sets."""
+def bytes_of(data: Data, count: int) -> dict[Layout, dict[str, Value]]:
+    """Return what a sample with so many augmentations takes in every layout, and what the published data sets would."""
+    cut, num_samples = [with_augmentations(sample, count) for sample in data.samples], len(data.samples)
+    bare = shard_bytes(map(plain, data.samples), "npz") / num_samples
+    totals = {layout: shard_bytes(cut, layout) / num_samples for layout in LAYOUTS}
+    num_rows = count + 1 + sum(map(len, data.samples[0].syn_captions.values()))
+    known, found = PUBLISHED.get(count), {}
+    for layout, total in totals.items():
+        added = total - bare
+        found[layout] = {
+            "a sample": Value(number=total, unit="bytes"),
+            "knowledge": Value(number=added, unit="bytes"),
+            "a row": Value(number=added / num_rows, unit="bytes"),
+            "of pth.gz": Value(number=added / (totals["pth.gz"] - bare)),
+        }
+        if known is not None:
+            found[layout]["published set"] = Value(number=added * known.num_samples / 1e12, unit="TB")
+            found[layout]["as published"] = Value(number=known.added_bytes / 1e12, unit="TB")
+    return found
+
+
+def divergences(found: TargetDivergence) -> dict[str, Value]:
+    """Return how far the targets of distillation are moved, in nats, teacher by teacher."""
+    return {
+        f"KL {way} {index}": Value(number=value, unit="nats")
+        for index, both in enumerate(zip(found.image_to_text, found.text_to_image, strict=True))
+        for way, value in zip(("image-text", "text-image"), both, strict=True)
+    }
+
+
+def measure(spec: StorageBenchSpec) -> Iterator[Row]:
+    """Yield a row for each number of augmentations and each layout; what all layouts lose, with the most of them."""
+    data = drawn_data(spec) if spec.reinforced is None else stored_data(spec, Path(spec.reinforced))
     most = len(data.samples[0].augmentations)
     counts = [count for count in spec.num_augmentations if count <= most] or [most]
-    num_samples = len(data.samples)
-    bare = shard_bytes(map(plain, data.samples), "npz") / num_samples
-    captions = sum(map(len, data.samples[0].syn_captions.values()))
-    title = f"Bytes per sample, {captions} synthetic captions, D = {data.samples[0].dim}; {bare:,.0f} before"
-    columns = ("augmentations", "layout", "in all", "knowledge", "per row", "of pth.gz", "TB", "the paper's TB")
-    table = empty_table(columns, texts=("augmentations",), title=title)
+    notes = {"measured on": data.origin}
     for count in counts:
-        cut = [with_augmentations(sample, count) for sample in data.samples]
-        totals = {layout: shard_bytes(cut, layout) / num_samples for layout in LAYOUTS}
-        rows = count + 1 + captions
-        for layout, total in totals.items():
-            added = total - bare
-            known = PUBLISHED.get(count)
-            table.add_row(
-                str(count),
-                layout,
-                f"{total:,.0f}",
-                f"{added:,.0f}",
-                f"{added / rows:,.0f}",
-                f"{added / (totals['pth.gz'] - bare):.2f}",
-                f"{added * known.num_samples / 1e12:.2f}" if known else "",
-                f"{known.name} {known.added_bytes / 1e12:.2f}" if known else "",
-            )
-    print_table(table, "")
-
-
-def print_speeds(spec: StorageBenchSpec, data: Data) -> None:
-    """Print how long reading takes in every layout."""
-    rows = sum(len(texts) for texts in data.samples[0].syn_captions.values()) + 1 + len(data.samples[0].augmentations)
-    title = f"Reading {rows} rows per sample on one core"
-    table = empty_table(("layout", "training's three, us", "all, us", "all, rows/s"), texts=("layout",), title=title)
-    for layout in LAYOUTS:
-        speed = reading_speed(data.samples, layout, spec.passes)
-        table.add_row(
-            layout, f"{speed.training:,.0f}", f"{speed.everything:,.0f}", f"{1e6 * rows / speed.everything:,.0f}"
-        )
-    print_table(table, "")
-
-
-def print_divergences(data: Data) -> None:
-    """Print how far rounding moves the targets of distillation."""
-    scales = ", ".join(f"{scale:g}" for scale in data.teacher_logit_scales)
-    columns = [f"{way} {index}" for index in range(len(data.teacher_dims)) for way in ("image-text", "text-image")]
-    title = f"KL of the targets in nats, batch {len(data.samples)}, per teacher; logit scales {scales}"
-    table = empty_table(("", *columns), texts=("",), title=title)
-    rows: dict[str, TargetDivergence] = {}
-    for layout in LAYOUTS:
-        rows[layout] = divergence(data, layout)
-    rows["compact8, outliers"] = divergence(with_outliers(data), "compact8")
+        for layout, taken in bytes_of(data, count).items():
+            lost = divergences(divergence(data, layout)) if count == max(counts) else {}
+            if lost:
+                speed = reading_speed(data.samples, layout, spec.passes)
+                lost["training's three rows"] = Value(number=speed.training, unit="us")
+                lost["all rows"] = Value(number=speed.everything, unit="us")
+            yield Row(case={"augmentations": str(count), "layout": layout}, values=taken | lost, notes=notes)
+    outliers = divergences(divergence(with_outliers(data), "compact8"))
+    yield Row(case={"layout": "compact8, outliers"}, values=outliers, notes=notes)
     if min(len(sample.augmentations) for sample in data.samples) > 1:
-        rows["another augmentation"] = divergence_of_another_augmentation(data)
-    for name, result in rows.items():
-        values = itertools.chain.from_iterable(zip(result.image_to_text, result.text_to_image, strict=True))
-        table.add_row(name, *(f"{value:.1e}" for value in values))
-    print_table(table, "")
-
-
-def run(spec: StorageBenchSpec) -> None:
-    """Measure, and print the tables."""
-    torch.set_num_threads(1)
-    data = drawn_data(spec) if spec.reinforced is None else stored_data(spec, Path(spec.reinforced))
-    say(f"Measured on {data.origin}.\n")
-    print_bytes(spec, data)
-    print_divergences(data)
-    print_speeds(spec, data)
-
-
-if __name__ == "__main__":
-    main(StorageBenchSpec, run, __doc__)
+        another = divergences(divergence_of_another_augmentation(data))
+        yield Row(case={"layout": "another augmentation"}, values=another, notes=notes)

@@ -1,9 +1,9 @@
 """A training step of mobileclip against one of open_clip: same model, weights, batch, precision and loss, one run.
 
-Command:   python -m benchmarks.train             (needs the extra `test`)
-           python -m benchmarks.train --device cuda --precision bfloat16 --batch-size 256 --channels-last
-Hardware:  any CPU; close what else computes, or the spread in the last column says how far to trust the medians. With
-           --device cuda one GPU
+Command:   python -m benchmarks train             (needs the extra `test`)
+           python -m benchmarks train --device cuda --precision bfloat16 --batch-size 256 --channels-last
+Hardware:  any CPU; close what else computes, or the quartiles say how far to trust the medians. With --device cuda one
+           GPU
 Time:      two and a half minutes on two cores, S2 two thirds of them
 Result:    a table: samples per second of both, the ratio mobileclip / open_clip (above 1: mobileclip is faster) of
            time and of CPU time, the quartiles of the ratios, and MiB: on the CPU what a forward pass keeps
@@ -12,46 +12,50 @@ Result:    a table: samples per second of both, the ratio mobileclip / open_clip
 
 A step is forward, contrastive loss, backward, AdamW. One side is what `mobileclip.training` does; the other is
 open_clip's model and loss, and the optimiser that its own training builds. Before the first step both must give the
-same loss and gradient of the images. Steps alternate (mobileclip, open_clip, open_clip, mobileclip, ...), so that a
-machine that slows down for a while slows both down.
+same loss and gradient of the images. Steps take turns.
 """
 
 from __future__ import annotations
 
-import logging
-import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import attrs
 import torch
 from attrs import validators
 from torch import Tensor, nn
 
-from benchmarks.command_line import empty_table, main
-from benchmarks.loss import peak, start_peak
-from benchmarks.rivals import PUBLISHED, Size, example, open_clip_model, require_rivals
+from benchmarks.harness import (
+    Bench,
+    Case,
+    Row,
+    Value,
+    clocked,
+    in_turn,
+    peak,
+    ratio,
+    require,
+    spread,
+    start_peak,
+)
+from benchmarks.rivals import PUBLISHED, Size, example, open_clip_model
 from mobileclip.data import ReinforcedBatch
 from mobileclip.encoders import DualEncoder
 from mobileclip.hardware.precision import WidePrecision
 from mobileclip.losses import ContrastiveLossSpec
-from mobileclip.progress import track
-from mobileclip.terminal import print_table
 from mobileclip.training import AdamWSpec, CosineSchedule, TrainingSpec
 from mobileclip.training.distributed import World
 from mobileclip.training.objectives.objective import ImageTextObjective
 from mobileclip.training.optimizer import set_learning_rate
 from mobileclip.training.spec import COMPILED, Compile
 
-MIB = 2**20
 LEARNING_RATE = 1e-5
 LARGEST_ERROR = {"float32": 1e-3, "bfloat16": 0.1}
 
 
 @attrs.frozen(kw_only=True)
-class TrainBenchSpec:
+class TrainBenchSpec(Bench):
     """What to compare, and how often.
 
     Args:
@@ -60,7 +64,6 @@ class TrainBenchSpec:
         rounds: timed steps of each side, after one to warm up.
         precision: `bfloat16` runs both forward passes in autocast.
         device: where to compute.
-        threads: threads that PyTorch computes with on the CPU; None for its own choice.
         channels_last: store images and kernels of both sides with channels innermost, on a GPU. On the CPU this
             library's do as they like, and open_clip's crash in oneDNN.
         compile: what of mobileclip's side torch.compile builds kernels for; open_clip's is compiled then as its
@@ -73,10 +76,12 @@ class TrainBenchSpec:
     rounds: int = attrs.field(default=6, validator=validators.gt(1))
     precision: WidePrecision = attrs.field(default="float32", validator=validators.in_(("float32", "bfloat16")))
     device: Literal["cpu", "cuda"] = "cpu"
-    threads: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     channels_last: bool = False
     compile: Compile | None = attrs.field(default=None, validator=validators.optional(validators.in_(COMPILED)))
     seed: int = 0
+
+    smallest: ClassVar[Mapping[str, object]] = {"models": ("s0",), "batch_size": 2, "rounds": 2}
+    selects: ClassVar[frozenset[str]] = frozenset(("models",))
 
     def __attrs_post_init__(self) -> None:
         """Check that the layout is one that the device can train in."""
@@ -84,6 +89,12 @@ class TrainBenchSpec:
             raise ValueError(
                 "channels_last is for --device cuda: on the CPU, open_clip's models crash in oneDNN with it"
             )
+
+    def cases(self) -> Iterator[Case]:
+        """Yield every model."""
+        require("timm", "open_clip")
+        for size in self.models:
+            yield Case(labels={"model": size}, measure=partial(measure, self, size))
 
 
 @attrs.frozen
@@ -110,29 +121,6 @@ class Side:
         loss = self.loss(own)
         (gradient,) = torch.autograd.grad(loss, own)
         return loss.item(), gradient
-
-
-@attrs.frozen
-class Comparison:
-    """What one pair of models took.
-
-    Args:
-        mobileclip: its samples per second, by the median step.
-        open_clip: its samples per second, by the median step.
-        ratio: the first over the second.
-        ratio_quartiles: the quartiles of the ratios of neighbouring steps.
-        cpu_ratio: the ratio of the processor's time, which waiting for other programs does not count in.
-        memory: bytes of mobileclip and of open_clip.
-        error: norm of the difference of the images' gradients over the norm of open_clip's.
-    """
-
-    mobileclip: float
-    open_clip: float
-    ratio: float
-    ratio_quartiles: tuple[float, float]
-    cpu_ratio: float
-    memory: tuple[int, int]
-    error: float
 
 
 def mobileclip_side(model: DualEncoder, texts: Tensor, spec: TrainBenchSpec) -> Side:
@@ -181,7 +169,9 @@ def _is_kept_by_open_clip(name: str, parameter: Tensor) -> bool:
     return parameter.ndim < 2 or any(part in name for part in ("bn", "ln", "bias", "logit_scale"))
 
 
-def compare(mobileclip: Side, open_clip: Side, images: Tensor, *, rounds: int, largest_error: float) -> Comparison:
+def compare(
+    mobileclip: Side, open_clip: Side, images: Tensor, *, rounds: int, largest_error: float
+) -> dict[str, Value]:
     """Return how long both sides take for a step, made in turn.
 
     Raises:
@@ -196,32 +186,18 @@ def compare(mobileclip: Side, open_clip: Side, images: Tensor, *, rounds: int, l
             f"the losses are {loss:.6f} and {other_loss:.6f}, the images' gradients differ by {error:.1e} of their "
             "norm: that is no rounding error"
         )
-    memory = {side: _memory(side, images) for side in (mobileclip, open_clip)}
-    seconds: dict[Side, list[tuple[float, float]]] = {mobileclip: [], open_clip: []}
-    for index in range(rounds):
-        for side in (mobileclip, open_clip) if index % 2 == 0 else (open_clip, mobileclip):
-            seconds[side].append(_timed(partial(side.step, images), images.device))
-    wall, cpu = ({side: [time[kind] for time in seconds[side]] for side in seconds} for kind in (0, 1))
-    rate = {side: len(images) / statistics.median(wall[side]) for side in wall}
-    low, _, high = statistics.quantiles([b / a for a, b in zip(wall[mobileclip], wall[open_clip], strict=True)], n=4)
-    return Comparison(
-        mobileclip=rate[mobileclip],
-        open_clip=rate[open_clip],
-        ratio=rate[mobileclip] / rate[open_clip],
-        ratio_quartiles=(low, high),
-        cpu_ratio=statistics.median(cpu[open_clip]) / statistics.median(cpu[mobileclip]),
-        memory=(memory[mobileclip], memory[open_clip]),
-        error=error,
-    )
-
-
-def _timed(step: Callable[[], None], device: torch.device) -> tuple[float, float]:
-    """Return the seconds on the clock and of the processor that a step takes."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - wall, time.process_time() - cpu
+    sides = {"mobileclip": mobileclip, "open_clip": open_clip}
+    memory = {f"{name} memory": Value(number=_memory(side, images) / 2**20, unit="MiB") for name, side in sides.items()}
+    steps = {name: clocked(partial(side.step, images)) for name, side in sides.items()}
+    taken = in_turn(steps, rounds=rounds)
+    wall, cpu = ({name: [getattr(one, kind) for one in taken[name]] for name in taken} for kind in ("wall", "cpu"))
+    return {
+        **{name: spread([len(images) / one for one in wall[name]], "samples/s") for name in sides},
+        "ratio": ratio(wall["open_clip"], wall["mobileclip"]),
+        "CPU ratio": ratio(cpu["open_clip"], cpu["mobileclip"]),
+        **memory,
+        "error": Value(number=error),
+    }
 
 
 def _memory(side: Side, images: Tensor) -> int:
@@ -248,40 +224,16 @@ def _memory(side: Side, images: Tensor) -> int:
     return sum(kept.values())
 
 
-def measure(spec: TrainBenchSpec) -> Iterator[tuple[Size, Comparison]]:
-    """Yield the comparison of every model."""
-    require_rivals()
-    for size in spec.models:
-        torch.manual_seed(spec.seed)
-        published = PUBLISHED[size]
-        model = published.spec().build()
-        rival = open_clip_model(published, model)
-        inputs = {
-            tower: example(model.spec, tower, batch_size=spec.batch_size, channels_last=spec.channels_last)
-            for tower in ("image", "text")
-        }
-        images, texts = inputs["image"].to(spec.device), inputs["text"].to(spec.device)
-        sides = mobileclip_side(model, texts, spec), open_clip_side(rival, texts, spec)
-        yield size, compare(*sides, images, rounds=spec.rounds, largest_error=LARGEST_ERROR[spec.precision])
-
-
-def run(spec: TrainBenchSpec) -> None:
-    """Compare, with a bar for how far it is, and print the table."""
-    if spec.threads is not None:
-        torch.set_num_threads(spec.threads)
-    logging.getLogger().setLevel(logging.ERROR)  # open_clip warns that it built a model without pretrained weights
-    where = torch.cuda.get_device_name() if spec.device == "cuda" else f"CPU threads: {torch.get_num_threads()}"
-    title = f"A training step, {spec.precision}, batch {spec.batch_size}, {where}, PyTorch {torch.__version__}"
-    columns = ("model", "mobileclip /s", "open_clip /s", "ratio", "quartiles", "CPU ratio", "MiB", "error")
-    table = empty_table(columns, texts=("model",), title=title)
-    for size, result in track(measure(spec), total=len(spec.models), title="comparing", unit="models"):
-        low, high = result.ratio_quartiles
-        rates = (f"{value:.2f}" for value in (result.mobileclip, result.open_clip))
-        ratios = (f"{result.ratio:.2f}", f"{low:.2f}-{high:.2f}", f"{result.cpu_ratio:.2f}")
-        memory = " / ".join(f"{value / MIB:.0f}" for value in result.memory)
-        table.add_row(size, *rates, *ratios, memory, f"{result.error:.0e}")
-    print_table(table, min_width=80)
-
-
-if __name__ == "__main__":
-    main(TrainBenchSpec, run, __doc__)
+def measure(spec: TrainBenchSpec, size: Size) -> list[Row]:
+    """Return the comparison of a model."""
+    torch.manual_seed(spec.seed)
+    published = PUBLISHED[size]
+    model = published.spec().build()
+    rival = open_clip_model(published, model)
+    inputs = {
+        tower: example(model.spec, tower, batch_size=spec.batch_size, channels_last=spec.channels_last)
+        for tower in ("image", "text")
+    }
+    images, texts = inputs["image"].to(spec.device), inputs["text"].to(spec.device)
+    sides = mobileclip_side(model, texts, spec), open_clip_side(rival, texts, spec)
+    return [Row(values=compare(*sides, images, rounds=spec.rounds, largest_error=LARGEST_ERROR[spec.precision]))]

@@ -17,14 +17,7 @@ def test_photographs_differ_and_have_their_size(tmp_path):
 def test_searches_are_timed_and_compared(tmp_path, num_centres):
     sizes = {"num_vectors": 500, "num_centres": num_centres, "num_queries": 5, "graphs": GraphSizes(exact=100)}
     found = measure_search(tmp_path, CollectionBenchSpec(**sizes))
-    assert found["recall of the graphs"] == pytest.approx(1, abs=0.1)
-    assert found["GB of the vectors"] == pytest.approx(500 * 512 * 2 / 1e9)
-    assert found["GB of the graphs, opened"] >= 0
-    assert set(found) == {
-        "GB of the graphs, opened",
-        "GB of the vectors",
-        "seconds of making the graphs",
-        "ms, all compared",
-        "ms, by the graphs",
-        "recall of the graphs",
-    }
+    assert found["recall of the graphs"].number == pytest.approx(1, abs=0.1)
+    assert found["the vectors"].number == pytest.approx(500 * 512 * 2 / 1e9)
+    assert found["the graphs, opened"].number >= 0
+    assert {"making the graphs", "all compared", "by the graphs"} < set(found)

@@ -15,13 +15,14 @@ from benchmarks.curation_training import (
     CurationTrainingSpec,
     Curve,
     Material,
-    curves,
     held_out,
     kept_keys,
+    measure,
     places_of,
-    report,
+    summary,
     train_way,
 )
+from benchmarks.harness import Machine, Results, Row, Value
 from examples.learning_efficiency.scoring import HeldOut
 from examples.quickstart.spec import student
 from examples.quickstart.stored import StoredCaptions, StoredSamples, StoredTeacher
@@ -69,7 +70,7 @@ def material():
 @pytest.fixture
 def spec(tmp_path):
     return CurationTrainingSpec(
-        output=tmp_path,
+        folder=tmp_path,
         ways=(WHOLE, "filtered", SELECTED),
         num_seeds=1,
         total_steps=4,
@@ -79,26 +80,45 @@ def spec(tmp_path):
 
 
 @pytest.mark.slow
-def test_every_way_is_trained_once_and_compared_with_everything(spec, material, monkeypatch, capsys):
-    found = list(curves(spec, material))
-    assert [(one.way, one.seed) for one in found] == [(way, 0) for way in spec.ways]
+def test_every_way_is_trained_once_and_compared_with_everything(spec, material, monkeypatch):
+    cells = [(way, 0) for way in spec.ways]
+    assert [(case.labels["way"], int(case.labels["seed"])) for case in spec.cases()] == cells
+    found = [train_way(spec, material, *cell) for cell in cells]
     assert all(one.steps == (2, 4) for one in found)
-    assert "3 of 3: selected, seed 0" in capsys.readouterr().out
 
     def refuse(*_arguments, **_choices):
         raise AssertionError("what is done is read")
 
     monkeypatch.setattr(curation_training, "train", refuse)
-    assert list(curves(spec, material)) == found
-    text = report(spec, material, found)
-    assert "| everything | 24 |" in text
-    assert "| filtered | 18 |" in text
-    assert (spec.output / "report.md").read_text(encoding="utf-8") == text
+    assert [train_way(spec, material, *cell) for cell in cells] == found
+    (row,) = measure(spec, [material], "filtered", 0)
+    assert row.values["pairs"].number == 18
+    assert row.values["top5"].number == found[1].top5[-1]
+
+
+def row(way, seed, top5, *, steps=None):
+    values = {"top5": Value(number=top5, unit="%")}
+    if steps is not None:
+        values["steps to equal"] = Value(number=steps)
+    return Row(case={"way": way, "seed": str(seed)}, values=values)
+
+
+def test_seeds_are_summed_up_by_way(spec):
+    rows = [row(WHOLE, 0, 40.0, steps=100), row("filtered", 0, 50.0), row(WHOLE, 1, 44.0, steps=50)]
+    first, second = summary(rows)
+    assert (first.case, second.case) == ({"way": WHOLE}, {"way": "filtered"})
+    deviation = 8**0.5
+    assert first.values["top5"] == Value(number=42.0, unit="%", low=42 - deviation, high=42 + deviation)
+    assert first.values["steps to equal"].number == 75
+    assert [one.values["seeds that got there"].number for one in (first, second)] == [2, 0]
+    assert second.values["top5"] == Value(number=50.0, unit="%")
+    spec.finish(Results(benchmark="curation_training", choices={}, machine=Machine.here(), rows=tuple(rows)))
+    assert "| everything | 42" in (spec.folder / "report.md").read_text(encoding="utf-8")
 
 
 def test_a_training_that_was_stopped_goes_on(spec, material, monkeypatch):
     whole = train_way(spec, material, WHOLE, 3)
-    other = attrs.evolve(spec, output=spec.output / "again")
+    other = attrs.evolve(spec, folder=spec.folder / "again")
     score, calls = curation_training.score_student, []
 
     def stopped(*arguments):

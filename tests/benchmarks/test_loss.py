@@ -1,25 +1,19 @@
 """The comparison of the losses' time and memory, on a batch that is small but has matrices larger than a tile."""
 
-import math
-
+import attrs
 import pytest
 import torch
 
-from benchmarks.loss import LossBenchSpec, Measurement, embeddings, forward, measurements, plan, run
+from benchmarks.harness import LostProcessError, Seconds, run
+from benchmarks.loss import LossBenchSpec, Measurement, compare, embeddings, forward
 
 SMALL = LossBenchSpec(batch=64, large_batch=None, dim=8, teacher_dims=(4, 6), contrastive_weight=0.25)
 
 
-def test_sides_alternate():
-    assert plan(LossBenchSpec(batch=8, large_batch=9)) == [
-        ("dense", 8),
-        ("tiled", 8),
-        ("tiled", 8),
-        ("dense", 8),
-        ("dense", 8),
-        ("tiled", 8),
-        ("tiled", 9),
-    ]
+def test_both_sides_take_the_batch_and_one_the_large_one():
+    cases = list(LossBenchSpec(batch=8, large_batch=9).cases())
+    assert [case.labels["batch"] for case in cases] == ["8", "9"]
+    assert [case.measure.args[-1] for case in cases] == [("dense", "tiled"), ("tiled",)]
 
 
 def test_embeddings_are_unit_length_and_the_same_for_both_sides():
@@ -39,11 +33,36 @@ def test_both_sides_compute_the_same_loss():
         assert getattr(tiled, term).item() == pytest.approx(getattr(dense, term).item(), rel=1e-5)
 
 
+def measured(value, *, num_bytes=2**30):
+    return Measurement(seconds=Seconds(wall=value, cpu=1.0), bytes=num_bytes, value=2.0)
+
+
 def test_losses_that_differ_are_not_compared(monkeypatch):
-    results = (Measurement(seconds=1.0, cpu_seconds=1.0, bytes=1, value=value) for value in (2.0, 2.1))
+    results = (attrs.evolve(measured(1.0), value=value) for value in (2.0, 2.1))
     monkeypatch.setattr("benchmarks.loss.in_own_process", lambda *_: next(results))
-    with pytest.raises(ValueError, match=r"tiled gives 2\.1 where 2\.0 was given before"):
-        list(measurements(SMALL))
+    with pytest.raises(ValueError, match=r"(dense|tiled) gives 2\.[01] where (dense|tiled) gave 2\.[01]"):
+        compare(attrs.evolve(SMALL, repeats=1), 64, ("dense", "tiled"))
+
+
+def test_ratios_are_of_neighbours_and_a_side_without_memory_is_noted(monkeypatch):
+    seconds = {"dense": iter((4.0, 8.0, 6.0)), "tiled": iter((2.0, 2.0, 6.0))}
+    monkeypatch.setattr("benchmarks.loss.in_own_process", lambda _, __, ___, side: measured(next(seconds[side])))
+    (row,) = compare(attrs.evolve(SMALL, repeats=3), 2**14, ("dense", "tiled"))
+    assert [row.values[name].number for name in ("dense", "tiled", "tiled / dense")] == [6.0, 2.0, 0.5]
+    assert [row.values[f"tiled {name}"].number for name in ("memory", "batch x batch matrices")] == [1.0, 1.0]
+
+    def lacking(function, spec, batch, side):
+        if side == "dense":
+            raise LostProcessError("OutOfMemoryError: CUDA out of memory. Tried to allocate 64 GiB.")
+        return measured(2.0)
+
+    monkeypatch.setattr("benchmarks.loss.in_own_process", lacking)
+    (row,) = compare(SMALL, 64, ("dense", "tiled"))
+    assert row.notes == {"dense": "OutOfMemoryError: CUDA out of memory"}
+    assert "tiled" in row.values
+    assert row.failure is None
+    (row,) = compare(SMALL, 64, ("dense",))
+    assert row.failure == "OutOfMemoryError: CUDA out of memory"
 
 
 @pytest.mark.slow
@@ -51,23 +70,15 @@ def test_memory_in_processes_of_their_own():
     spec = LossBenchSpec(
         batch=2304, large_batch=4608, dim=8, teacher_dims=(4,), syn_captions=False, repeats=1, threads=1
     )
-    (_, _, dense), (_, _, tiled), (_, batch, large) = measurements(spec)
-    assert dense.bytes > 6 * 4 * 2304**2
-    assert 0 < tiled.bytes < dense.bytes / 3
-    assert batch == 4608
-    assert large.bytes < dense.bytes / 3
-    assert math.isfinite(large.value)
-    assert min(dense.seconds, tiled.seconds, large.cpu_seconds) > 0
-
-
-def test_the_table(capsys, monkeypatch):
-    monkeypatch.setattr("benchmarks.loss.in_own_process", lambda function, *arguments: function(*arguments))
-    run(LossBenchSpec(batch=32, large_batch=64, dim=4, teacher_dims=(3,), repeats=1))
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[:2] for line in lines[-3:]] == [["dense", "32"], ["tiled", "32"], ["tiled", "64"]]
+    both, large = (row.values for row in run(spec, "loss").rows)
+    dense, tiled = both["dense memory"].number * 2**30, both["tiled memory"].number * 2**30
+    assert dense > 6 * 4 * 2304**2
+    assert 0 < tiled < dense / 3
+    assert large["tiled memory"].number * 2**30 < dense / 3
+    assert min(both["dense"].number, both["tiled"].number, large["tiled CPU"].number) > 0
 
 
 def test_a_gpu_that_is_not_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="no GPU is available"):
-        run(LossBenchSpec(device="cuda"))
+        list(LossBenchSpec(device="cuda").cases())

@@ -1,17 +1,14 @@
 """The comparison with timm and open_clip: honest about what it compares, on models small enough for a test."""
 
-import importlib.util
-import re
-
 import pytest
 import torch
 from torch import nn
 
-from benchmarks.models import ModelBenchSpec, compare, measure
+from benchmarks.harness import run
+from benchmarks.models import ModelBenchSpec, compare
 from benchmarks.rivals import PUBLISHED, example, randomize
 from mobileclip import reparameterize
 from mobileclip.encoders import MCiSpec, StageSpec
-from mobileclip.extras import install_library
 from mobileclip.inputs import ImageInput
 from mobileclip.reparam import LayerScale
 
@@ -43,15 +40,15 @@ def encoder():
 @pytest.mark.slow
 def test_times_and_ratio(encoder):
     folded = reparameterize(encoder)
-    result = compare(folded, Repeated(folded, 20), torch.rand(2, 3, 64, 64), rounds=9)
-    assert 0 < result.mobileclip < result.reference
-    assert result.ratio == result.mobileclip / result.reference < 0.5
-    assert result.ratio_quartiles[0] <= result.ratio_quartiles[1] < 0.8
-    assert result.error == 0
+    values = compare(folded, Repeated(folded, 20), torch.rand(2, 3, 64, 64), rounds=9)
+    assert 0 < values["mobileclip"].number < values["reference"].number
+    assert values["ratio"].low <= values["ratio"].number < 0.5
+    assert values["ratio"].high < 0.8
+    assert values["error"].number == 0
 
 
 def test_folded_and_unfolded_are_comparable(encoder):
-    assert 0 < compare(reparameterize(encoder), encoder, torch.rand(2, 3, 64, 64), rounds=2).error < 2e-5
+    assert 0 < compare(reparameterize(encoder), encoder, torch.rand(2, 3, 64, 64), rounds=2)["error"].number < 2e-5
 
 
 def test_models_that_differ_are_not_timed(encoder):
@@ -80,15 +77,12 @@ def test_texts_have_one_start_and_one_end_and_padding():
     assert ((tokens == spec.text.input.end_id).sum(1) == 1).all()
 
 
-def test_a_missing_rival_names_the_command_that_installs_it(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "open_clip" else name)
-    with pytest.raises(SystemExit, match=rf"open_clip cannot be imported, .*: {re.escape(install_library('test'))}"):
-        next(measure(ModelBenchSpec(models=("s0",))))
-
-
 @pytest.mark.slow
 def test_s0_against_timm_and_open_clip():
-    results = list(measure(ModelBenchSpec(models=("s0",), rounds=2)))
-    pairs = [(tower, rival) for _, tower, rival, _, _ in results]
-    assert pairs == [("image", "timm"), ("image", "open_clip"), ("text", "open_clip")]
-    assert all(result.error < 2e-6 for *_, result in results)
+    results = run(ModelBenchSpec(models=("s0",), rounds=2), "models")
+    assert [(row.case["tower"], row.case["against"]) for row in results.rows] == [
+        ("image", "timm"),
+        ("image", "open_clip"),
+        ("text", "open_clip"),
+    ]
+    assert all(row.values["error"].number < 2e-6 for row in results.rows)

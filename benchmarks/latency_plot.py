@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from benchmarks.latency.ways import Latency, Way
-from benchmarks.rivals import PUBLISHED
+from benchmarks.harness import Row
+from benchmarks.latency_ways import Way
+from benchmarks.rivals import PUBLISHED, Size
 from mobileclip.evaluation.published import published_results
 from mobileclip.evaluation.report.figures import Theme, new_figure, rule_axes
 from mobileclip.evaluation.suite import SUITE
@@ -25,7 +26,7 @@ _DRAWN: dict[Way, tuple[str, str]] = {
 }
 
 
-def accuracies(latencies: Sequence[Latency]) -> dict[Way, list[tuple[str, float, float]]]:
+def accuracies(latencies: Sequence[Row]) -> dict[Way, list[tuple[str, float, float]]]:
     """Return, for every way that is drawn, the models with the time of an image and a text, and their accuracy.
 
     The accuracy is the mean of the 38 data sets that is published of the weights: it is the same for every way, since
@@ -38,9 +39,9 @@ def accuracies(latencies: Sequence[Latency]) -> dict[Way, list[tuple[str, float,
     """
     keys = [entry.key for entry in SUITE]
     single = {
-        (one.way, one.case.model, one.case.tower): one.milliseconds
+        (one.case["way"], one.case["model"], one.case["inputs"].split()[-1]): one.values["time"].number
         for one in latencies
-        if one.case.batch_size == 1 and one.case.texts != "short"
+        if one.failure is None and one.case["batch"] == "1" and one.case["inputs"] != "short text"
     }
     found: dict[Way, list[tuple[str, float, float]]] = {}
     for way in _DRAWN:
@@ -48,13 +49,13 @@ def accuracies(latencies: Sequence[Latency]) -> dict[Way, list[tuple[str, float,
             image, text = single.get((way, model, "image")), single.get((way, model, "text"))
             if image is None or text is None:
                 continue
-            name = PUBLISHED[model].open_clip
+            name = PUBLISHED[cast("Size", model)].open_clip
             figures = published_results(name.lower().replace("-", "_"))
             found.setdefault(way, []).append((name, image + text, fmean(figures[key].main_metric for key in keys)))
     return found
 
 
-def draw_accuracy(latencies: Sequence[Latency], *, title: str, theme: Theme) -> Figure:
+def draw_accuracy(latencies: Sequence[Row], *, title: str, theme: Theme) -> Figure:
     """Return published accuracy over measured latency.
 
     Args:

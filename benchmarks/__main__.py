@@ -1,0 +1,74 @@
+"""Benchmarks: each beside what others do, in one run, with one table and one form of results.
+
+Command:   python -m benchmarks NAME [--output FILE] [choices]
+           python -m benchmarks NAME --help
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import sys
+from pathlib import Path
+
+from benchmarks.harness import Bench, run
+from mobileclip.recipes.command_line import described, reported
+from mobileclip.recipes.header import read_header
+from mobileclip.terminal import say
+from mobileclip.terminal.help import parse
+
+BENCHMARKS = {
+    "models": "ModelBenchSpec",
+    "latency": "LatencyBenchSpec",
+    "exports": "ExportsBenchSpec",
+    "train": "TrainBenchSpec",
+    "loss": "LossBenchSpec",
+    "overhead": "OverheadBenchSpec",
+    "data": "DataBenchSpec",
+    "storage": "StorageBenchSpec",
+    "joining": "JoiningBenchSpec",
+    "reinforce": "ReinforceBenchSpec",
+    "cost_reinforce": "CostSpec",
+    "evaluate": "EvaluateBenchSpec",
+    "curation": "CurationBenchSpec",
+    "curation_training": "CurationTrainingSpec",
+    "collection": "CollectionBenchSpec",
+    "search_rivals": "SearchRivalsSpec",
+    "gpu": "GpuBenchSpec",
+}
+"""The class of each, in the module of its name."""
+
+
+def bench_of(name: str) -> type[Bench]:
+    """Return a benchmark by its name."""
+    found: type[Bench] = getattr(importlib.import_module(f"benchmarks.{name}"), BENCHMARKS[name])
+    return found
+
+
+def listed() -> str:
+    """Return every benchmark with what it measures and an example."""
+    lines = ["python -m benchmarks NAME [--output FILE] [choices]; NAME --help tells the choices.", ""]
+    for name in BENCHMARKS:
+        source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+        header = read_header(ast.get_docstring(ast.parse(source)))  # importing all of them takes seconds
+        lines += [f"{name}: {header.title}", f"    {header.entries['Command'].splitlines()[0]}"]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the benchmark that the command line names, or list them."""
+    name, *others = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        say(listed())
+        return
+    if name not in BENCHMARKS:
+        raise SystemExit(f"error: there is no benchmark {name!r}; there are: {', '.join(BENCHMARKS)}")
+    cls = bench_of(name)
+    description = described(sys.modules[cls.__module__].__doc__)
+    bench = parse(cls, others, description=description, prog=f"python -m benchmarks {name}")
+    with reported("benchmark", None, kept="results that are in files are kept, the others are gone"):
+        run(bench, name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,1 +1,0 @@
-"""Everything that needs a CUDA device, measured in one go: `python -m benchmarks.gpu`."""

@@ -1,0 +1,100 @@
+"""Time and memory, and several sides that take turns."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import attrs
+import torch
+
+from benchmarks.harness.results import Value
+from mobileclip.inference.comparison.measuring import orders
+
+Found = TypeVar("Found")
+
+
+@attrs.frozen(kw_only=True)
+class Seconds:
+    """How long something took.
+
+    Args:
+        wall: by the clock.
+        cpu: of the processor, in this process and in those that it started and that have ended.
+    """
+
+    wall: float
+    cpu: float
+
+
+def seconds_of(call: Callable[[], object]) -> Seconds:
+    """Return what a call takes, its work on a GPU included."""
+    wall, cpu = time.perf_counter(), _processor_seconds()
+    call()
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
+    return Seconds(wall=time.perf_counter() - wall, cpu=_processor_seconds() - cpu)
+
+
+def clocked(call: Callable[[], object]) -> Callable[[], Seconds]:
+    """Return a function that measures what a call takes."""
+    return lambda: seconds_of(call)
+
+
+def _processor_seconds() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def in_turn(sides: Mapping[str, Callable[[], Found]], *, rounds: int) -> dict[str, list[Found]]:
+    """Return what each side gives, called once a round, in an order that is drawn anew.
+
+    A machine that slows down for a while slows all of them down.
+
+    Args:
+        sides: what is measured, by name.
+        rounds: calls of each.
+    """
+    names = list(sides)
+    found: dict[str, list[Found]] = {name: [] for name in names}
+    for order in orders(len(names), rounds=rounds):
+        for which in order:
+            found[names[which]].append(sides[names[which]]())
+    return found
+
+
+def spread(numbers: Sequence[float], unit: str = "") -> Value:
+    """Return the median with the quartiles, where there are several numbers."""
+    if len(numbers) == 1:
+        return Value(number=numbers[0], unit=unit)
+    low, middle, high = statistics.quantiles(numbers, n=4)
+    return Value(number=middle, unit=unit, low=low, high=high)
+
+
+def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Value:
+    """Return the median of the ratios of neighbouring measurements with their quartiles."""
+    return spread([a / b for a, b in zip(numerators, denominators, strict=True)])
+
+
+def start_peak(device: str) -> int:
+    """Start to watch the peak of this process's memory, and return the bytes it holds now."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return _status("VmRSS")
+
+
+def peak(device: str) -> int:
+    """Return the most bytes that this process held since `start_peak`, or since it began."""
+    return torch.cuda.max_memory_allocated() if device == "cuda" else _status("VmHWM")
+
+
+def _status(field: str) -> int:
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines())
+    return 1024 * int(lines[field].split()[0])

@@ -1,0 +1,179 @@
+"""What a benchmark is, and how one is run: case by case, each kept as soon as it is there."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import attrs
+import torch
+from attrs import validators
+
+from benchmarks.harness.apart import LostProcessError, in_own_process
+from benchmarks.harness.results import Machine, Results, Row, commit, load_average, read_results, write_results
+from benchmarks.harness.table import failures, markdown, terminal_table
+from mobileclip.extras import install_library
+from mobileclip.progress import duration
+from mobileclip.serialization import to_json
+from mobileclip.storage import write_text
+from mobileclip.terminal import print_table, say
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Measure = Callable[[], Iterable[Row]]
+
+
+@attrs.frozen(kw_only=True)
+class Case:
+    """One thing to measure.
+
+    Args:
+        labels: what it is, such as the model and the batch; no other case has the same.
+        measure: gives a row, or one for each of several sides; it can be pickled where it is measured apart.
+        apart: measure it in a process of its own. What that cannot do is a row that failed, and the others go on.
+        limit_seconds: after so long that process is ended; None for no limit.
+    """
+
+    labels: Mapping[str, str]
+    measure: Measure
+    apart: bool = False
+    limit_seconds: float | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Bench:
+    """What every benchmark has; one is a class below this one.
+
+    Args:
+        output: JSON file of the results, beside which their table goes as Markdown; cases that it has are not measured
+            again. None to print the table alone.
+        threads: threads that PyTorch computes with on the processor; None for its own choice.
+        tiny: everything so small that it only shows whether it runs.
+    """
+
+    output: Path | None = None
+    threads: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
+    tiny: bool = False
+
+    selects: ClassVar[frozenset[str]] = frozenset()
+    """Choices that say which cases there are, and change none of them."""
+    smallest: ClassVar[Mapping[str, object]] = {}
+    """What `tiny` chooses."""
+
+    def cases(self) -> Iterable[Case]:
+        """Return what is measured, in this order."""
+        raise NotImplementedError
+
+    def small(self) -> Self:
+        """Return the choices of `tiny`."""
+        choices: Mapping[str, Any] = self.smallest
+        return attrs.evolve(self, **choices)
+
+    def finish(self, results: Results) -> None:
+        """Do what is left when all is measured, such as a picture of it."""
+
+
+def require(*modules: str, extras: tuple[str, ...] = ("test",)) -> None:
+    """Leave with the command that installs what is missing, before anything is made.
+
+    Args:
+        modules: that must be there.
+        extras: that bring them.
+
+    Raises:
+        SystemExit: if one is not.
+    """
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        names = " and ".join(missing)
+        raise SystemExit(f"{names} cannot be imported, so nothing can be compared: {install_library(*extras)}")
+
+
+def run(bench: Bench, name: str) -> Results:
+    """Measure what is not known yet, print the table, and return all results.
+
+    Args:
+        bench: the benchmark.
+        name: of it.
+
+    Raises:
+        ValueError: if the file of results was measured otherwise.
+    """
+    bench = bench.small() if bench.tiny else bench
+    before = torch.get_num_threads()
+    try:
+        _set_up(bench.threads)
+        return _run(bench, name)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _set_up(threads: int | None) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)
+    logging.getLogger().setLevel(logging.ERROR)  # open_clip warns that it built a model without pretrained weights
+
+
+def _run(bench: Bench, name: str) -> Results:
+    cases = list(bench.cases())
+    choices = json.loads(to_json(bench))
+    now = Results(benchmark=name, choices=choices, machine=Machine.here(getattr(bench, "device", "cpu")))
+    ignored = bench.selects | {"output"}
+    results = now if bench.output is None else read_results(bench.output, now, selects=ignored)
+    left = [case for case in cases if not _is_known(case, results.rows)]
+    if len(left) < len(cases):
+        say(f"{bench.output} has {len(cases) - len(left)} cases from before: {len(left)} are left", error=True)
+    for place, case in enumerate(left, 1):
+        rows = list(_measured(case, bench))
+        kept = [row for row in results.rows if row.failure is None or not _is_of(case, row)]
+        results = attrs.evolve(results, rows=(*kept, *rows))
+        if bench.output is not None:
+            write_results(bench.output, results)
+            write_text(bench.output.with_suffix(".md"), markdown(results.rows))
+        told = ", ".join(case.labels.values()) or name
+        say(f"{place} of {len(left)}: {told}: {rows[0].failure or duration(rows[0].seconds)}", error=True)
+    print_table(terminal_table(results), *failures(results.rows), min_width=160)
+    bench.finish(results)
+    return results
+
+
+def _is_of(case: Case, row: Row) -> bool:
+    return case.labels.items() <= row.case.items()
+
+
+def _is_known(case: Case, rows: Iterable[Row]) -> bool:
+    return any(_is_of(case, row) and row.failure is None for row in rows)
+
+
+def _measured(case: Case, bench: Bench) -> Iterator[Row]:
+    """Yield the rows of a case with what is the same for all of them."""
+    load, started = load_average(), time.monotonic()
+    try:
+        found = _apart(case, bench) if case.apart else list(case.measure())
+    except LostProcessError as error:
+        if not case.apart:
+            raise
+        found = [Row(failure=str(error))]
+    seconds = round(time.monotonic() - started, 1)
+    for row in found:
+        yield attrs.evolve(row, case={**case.labels, **row.case}, seconds=seconds, load=load, commit=commit())
+
+
+def _apart(case: Case, bench: Bench) -> list[Row]:
+    log = None
+    if bench.output is not None:
+        log = bench.output.with_suffix("") / f"{'-'.join(case.labels.values()).replace('/', '-').replace(' ', '-')}.log"
+    call = partial(_in_child, case.measure, bench.threads)
+    return in_own_process(call, limit_seconds=case.limit_seconds, log=log)
+
+
+def _in_child(measure: Measure, threads: int | None) -> list[Row]:
+    _set_up(threads)
+    return list(measure())
