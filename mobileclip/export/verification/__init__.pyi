@@ -17,4 +17,9 @@ from .parity import (
     compare_tower as compare_tower,
     gates_of as gates_of,
 )
-from .verify import report_of_none as report_of_none, report_on as report_on, verify_export as verify_export
+from .verify import (
+    check_resizing as check_resizing,
+    report_of_none as report_of_none,
+    report_on as report_on,
+    verify_export as verify_export,
+)
