@@ -12,13 +12,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mobileclip.data.images.transform import ImageTransform
-from mobileclip.export.contract import NOT_RUN, Contract, TowerFile
-from mobileclip.export.reading import read_contract, read_report
+from mobileclip.export.contract import NOT_RUN, REPORT, Contract, TowerFile
+from mobileclip.export.reading import MOST_BYTES, read_contract
 from mobileclip.export.running import runnable_target
 from mobileclip.export.spec import Tower
 from mobileclip.export.targets import Target
 from mobileclip.export.targets.base import EXAMPLE_BATCH, Run
-from mobileclip.export.verification.measured import Measured, Outputs, as_taken, read_measured
+from mobileclip.export.towers.graph import as_taken
+from mobileclip.export.verification.measured import Measured, Outputs, read_measured
 from mobileclip.export.verification.parity import (
     Gate,
     Ranking,
@@ -32,7 +33,7 @@ from mobileclip.hardware.precision import Precision
 from mobileclip.inputs import ImageInput
 from mobileclip.machine import raise_machine_fault
 from mobileclip.progress import track
-from mobileclip.storage import printable
+from mobileclip.storage import printable, read_bytes
 
 _LEAST_COSINE = 0.99  # between a picture that a file resizes, and the same that the library does
 _NUM_RESIZED = 4
@@ -75,6 +76,20 @@ def verify_export(folder: str | Path, *, trust: bool = False, show_progress: boo
             exported, measured, precision=one.precision, data=written.data, runtime=target.runtime
         )
     return together(reports)
+
+
+def read_report(folder: str | Path) -> Report:
+    """Return the report that was written with an export.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    path = Path(folder) / REPORT
+    try:
+        return Report.from_json(read_bytes(path, limit=MOST_BYTES).decode("utf-8"))
+    except (OSError, ValueError) as error:
+        raise_machine_fault(error)
+        raise ValueError(f"{path} cannot be read: {error}; export the model again") from error
 
 
 def run_tower(
