@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import attrs
 from attrs import validators
 from torch import Tensor
 
 from mobileclip.inputs import ImageInput, TextInput
-
-if TYPE_CHECKING:
-    from mobileclip.encoders.families import ImageEncoderSpec
 
 WIDTH = [validators.gt(0), validators.le(1 << 16)]
 """Validators of a number of channels, of heads, or of a layer's width."""
@@ -59,21 +54,6 @@ def odd(instance: object, attribute: attrs.Attribute[int], value: int) -> None:
         raise ValueError(f"{attribute.name} of {type(instance).__name__} is odd and positive, so not {value}")
     if value > _MAX_KERNEL_SIZE:
         raise ValueError(f"{attribute.name} of {type(instance).__name__} is at most {_MAX_KERNEL_SIZE}, not {value}")
-
-
-def check_unprojected(spec: ImageEncoderSpec, pooled_dim: int) -> None:
-    """Raise unless an encoder without a projection says that its embeddings are its pooled features.
-
-    Raises:
-        ValueError: if its `embedding_dim` is another width, or it has the bias of a projection.
-    """
-    if spec.embedding_dim != pooled_dim:
-        raise ValueError(
-            f"without a projection, embeddings are the pooled features, {pooled_dim} wide, not "
-            f"embedding_dim={spec.embedding_dim}; spec.without_projection() says so"
-        )
-    if spec.projection_bias:
-        raise ValueError("projection_bias is of a projection, and projection=False has none")
 
 
 def check_heads(width: int, num_heads: int) -> None:

@@ -195,6 +195,21 @@ def as_trained(spec: Spec) -> Spec:
     return evolved
 
 
+def check_unprojected(spec: ImageEncoderSpec, pooled_dim: int) -> None:
+    """Raise unless an encoder without a projection says that its embeddings are its pooled features.
+
+    Raises:
+        ValueError: if its `embedding_dim` is another width, or it has the bias of a projection.
+    """
+    if spec.embedding_dim != pooled_dim:
+        raise ValueError(
+            f"without a projection, embeddings are the pooled features, {pooled_dim} wide, not "
+            f"embedding_dim={spec.embedding_dim}; spec.without_projection() says so"
+        )
+    if spec.projection_bias:
+        raise ValueError("projection_bias is of a projection, and projection=False has none")
+
+
 def image_spec(encoder: nn.Module) -> ImageEncoderSpec:
     """Return the spec of an image encoder.
 

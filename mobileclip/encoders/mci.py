@@ -22,11 +22,12 @@ from mobileclip.blocks import (
     RepMixerBlock,
 )
 from mobileclip.blocks.recomputing import ActivationCheckpointing
-from mobileclip.encoders.checks import DEPTH, WIDTH, check_unprojected, odd
+from mobileclip.encoders.checks import DEPTH, WIDTH, odd
 from mobileclip.encoders.families import (
     TRAINING_ALONE,
     ImageEncoderSpec,
     TokenMixerSpec,
+    check_unprojected,
     image_encoder_families,
     token_mixers,
 )

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from mobileclip.blocks import Attention, BlockSequence, ConvPatchStem, PatchStem, TransformerLayer
 from mobileclip.blocks.recomputing import ActivationCheckpointing
-from mobileclip.encoders.checks import DEPTH, WIDTH, check_heads, check_unprojected
-from mobileclip.encoders.families import TRAINING_ALONE, ImageEncoderSpec, image_encoder_families
+from mobileclip.encoders.checks import DEPTH, WIDTH, check_heads
+from mobileclip.encoders.families import TRAINING_ALONE, ImageEncoderSpec, check_unprojected, image_encoder_families
 from mobileclip.encoders.features import chosen_stages, depth_of, outputs_of
 from mobileclip.encoders.initialization import initialize_as_open_clip, initialize_linear
 from mobileclip.encoders.positions import resampled_positions

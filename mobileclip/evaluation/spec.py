@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import attrs
 from attrs import validators
 
 from mobileclip import storage
 from mobileclip.datasets.sources import RowOptions
+from mobileclip.evaluation.suite import SuiteName
 from mobileclip.hardware.devices import AUTO
 from mobileclip.hardware.precision import WidePrecision
 from mobileclip.inputs import Interpolation
@@ -17,8 +18,6 @@ from mobileclip.strict import repeated, strict
 
 if TYPE_CHECKING:
     from mobileclip.evaluation.tasks.task import TaskOptions
-
-SuiteName = Literal["quick", "imagenet", "retrieval", "multilingual", "aro", "sugarcrepe", "full"]
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)

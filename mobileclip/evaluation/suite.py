@@ -1,8 +1,12 @@
-"""The 38 data sets whose mean the papers report as the average, with the metric that counts of each."""
+"""Suites by name, and the 38 data sets whose mean the papers report as the average, each with its metric."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 import attrs
+
+SuiteName = Literal["quick", "imagenet", "retrieval", "multilingual", "aro", "sugarcrepe", "full"]
 
 
 @attrs.frozen

@@ -16,7 +16,6 @@ from mobileclip.export.contract import (
     TowerFile,
 )
 from mobileclip.export.spec import still_written
-from mobileclip.export.verification.parity import Report
 from mobileclip.extras import UPDATE
 from mobileclip.machine import raise_machine_fault
 from mobileclip.serialization import from_value
@@ -24,7 +23,10 @@ from mobileclip.storage import printable, read_bytes
 from mobileclip.strict import parse_json
 from mobileclip.tensor_files import file_sha256
 
-_MOST_BYTES, _MOST_FILES, _MOST_EMBEDDING = 2**24, 1000, 2**16
+MOST_BYTES = 2**24
+"""Of a contract, or a report."""
+
+_MOST_FILES, _MOST_EMBEDDING = 1000, 2**16
 # Of every system: no drive, no folder above, no name that hides.
 _NAME = re.compile(r"\w[\w.-]{0,199}(/\w[\w.-]{0,199}){0,6}", re.ASCII)
 _OTHERS = (TOKENIZER, REPORT, GOLDEN, EVALUATION)
@@ -57,23 +59,9 @@ def read_contract(folder: str | Path) -> Contract:
     return contract
 
 
-def read_report(folder: str | Path) -> Report:
-    """Return the report that was written with an export.
-
-    Raises:
-        ValueError: if it cannot be read.
-    """
-    path = Path(folder) / REPORT
-    try:
-        return Report.from_json(read_bytes(path, limit=_MOST_BYTES).decode("utf-8"))
-    except (OSError, ValueError) as error:
-        raise_machine_fault(error)
-        raise ValueError(f"{path} cannot be read: {error}; export the model again") from error
-
-
 def _read(path: Path) -> Contract:
     try:
-        found = parse_json(read_bytes(path, limit=_MOST_BYTES))
+        found = parse_json(read_bytes(path, limit=MOST_BYTES))
         if isinstance(found, dict):
             still_written(found.get("precision", "float32"))
         contract = from_value(found, Contract)

@@ -22,6 +22,7 @@ from mobileclip.export.targets import Target, targets
 from mobileclip.export.targets.base import EXAMPLE_BATCH, Run, check_versions
 from mobileclip.export.written import TRUSTED, is_believed
 from mobileclip.inference.forms import PreparedTower, ReadyDualEncoder
+from mobileclip.inference.loading import openers
 from mobileclip.inference.one_at_a_time import OneAtATime
 from mobileclip.inputs import ImageInput
 from mobileclip.machine import raise_machine_fault
@@ -168,6 +169,7 @@ def as_pixels(images: Tensor, contract: ImageInput) -> Tensor:
     return ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
+@openers.register("export")
 def load_export(
     folder: str | Path, *, device: str = "cpu", num_threads: int | None = None, trust: bool = False
 ) -> DualEncoder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
@@ -29,13 +30,16 @@ from mobileclip.hardware.devices import AUTO, pick_device
 from mobileclip.inference.identity import ModelIdentity
 from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.inputs import Interpolation
-from mobileclip.registry import nearest_file
+from mobileclip.registry import Registry, nearest_file
 from mobileclip.reparam import reparameterize
 from mobileclip.serialization import to_json
 from mobileclip.tensor_files.weights import weights_sha256
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 """How files of weights are usually called."""
+
+openers: Registry[Callable[..., DualEncoder]] = Registry("opener", home="mobileclip.export.running")
+"""What opens a folder that is no checkpoint, by what the folder is: an export."""
 
 
 def load(
@@ -299,9 +303,7 @@ def _exported(
             f"{folder} is an export, which has the model, the precision and the sizes that it was exported with, and "
             "the filter of its contract; give it alone, or give the checkpoint that it was exported from"
         )
-    from mobileclip.export.running import load_export
-
-    model = load_export(folder, device=str(device), num_threads=num_threads, trust=trust)
+    model = openers["export"](folder, device=str(device), num_threads=num_threads, trust=trust)
     return ImageTextModel(model, num_threads=num_threads)
 
 

@@ -257,7 +257,13 @@ class ReinforcedLoss(nn.Module):
         if self._is_dense(image):
             contrastive, distillation = self._dense_terms(batch)
         else:
-            contrastive, distillation = tiled_terms(batch, spec, self.group_name)
+            contrastive, distillation = tiled_terms(
+                batch,
+                contrastive=spec.contrastive_weight > 0,
+                distillation=spec.needs_teachers,
+                release=spec.sigmoid_distillation == "release",
+                group_name=self.group_name,
+            )
         contrastive, distillation = spec.contrastive_weight * contrastive, spec.distill_weight * distillation
         return LossTerms(contrastive, distillation, contrastive + distillation)
 

@@ -11,7 +11,6 @@ from mobileclip.training.loop import TrainingResult, train
 from mobileclip.training.loss_scale import LossScale
 from mobileclip.training.objectives.classification import ClassificationObjective, CrossEntropySpec
 from mobileclip.training.objectives.objective import ImageTextObjective, Objective, build_objective
-from mobileclip.training.objectives.selection import SelectionSpec
 from mobileclip.training.objectives.texts import TextDistillationObjective
 from mobileclip.training.optimizer import (
     AdamWSpec,
@@ -26,6 +25,7 @@ from mobileclip.training.records.plots import plot_curves
 from mobileclip.training.run import RunSpec, run
 from mobileclip.training.saving import Evaluate
 from mobileclip.training.schedule import ConstantCosineSchedule, CosineSchedule, Schedule, schedules
+from mobileclip.training.selection import SelectionSpec
 from mobileclip.training.spec import TrainingSpec
 
 __all__ = [

@@ -12,8 +12,8 @@ from torch import nn
 
 from mobileclip.terminal import get_logger
 from mobileclip.terminal.interruption import Interrupted, Postponed
-from mobileclip.training.finetuning.lora import merged
-from mobileclip.training.objectives.selection import evaluating
+from mobileclip.training.adapters import merged
+from mobileclip.training.selection import evaluating
 
 if TYPE_CHECKING:
     from mobileclip.data import Batch, BatchSource

@@ -12,9 +12,9 @@ from mobileclip.hardware.precision import TRAINING_PRECISIONS, TrainingPrecision
 from mobileclip.losses import LossSpec, ReinforcedLossSpec
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
 from mobileclip.training.distributed import COLLECTIVE_SECONDS
-from mobileclip.training.objectives.selection import SelectionSpec
 from mobileclip.training.optimizer import AdamWSpec, OptimizerSpec
 from mobileclip.training.schedule import Schedule
+from mobileclip.training.selection import SelectionSpec
 
 Compile = Literal["towers", "step"]
 COMPILED: tuple[Compile, ...] = ("towers", "step")

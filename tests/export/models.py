@@ -17,7 +17,7 @@ from mobileclip.encoders import (
 )
 from mobileclip.export import ExportSpec, bundled_samples, targets
 from mobileclip.export.export import tower_export
-from mobileclip.export.verification import Fallback
+from mobileclip.export.towers import Fallback
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput, TextInput
 
 PIXELS = ImageInput(size=64, interpolation="bicubic", mean=OPENAI_MEAN, std=OPENAI_STD)

@@ -22,7 +22,7 @@ from mobileclip.export import (
 from mobileclip.export.describing import tower_file
 from mobileclip.export.export import tower_export
 from mobileclip.export.targets import Written
-from mobileclip.export.verification import ROUNDING, Fallback, stored_layers
+from mobileclip.export.towers import ROUNDING, Fallback, stored_layers
 from tests.errors import fails
 from tests.export.litert import EXPORT, converter, model
 from tests.export.models import TRANSFORMERS, few_samples, seeing

@@ -12,8 +12,7 @@ import torch
 
 from mobileclip.export import ExportSpec, export_model, read_contract, read_report, targets, verify_export
 from mobileclip.export.describing import tower_file
-from mobileclip.export.towers import round_weight
-from mobileclip.export.verification import fallbacks, stored_layers
+from mobileclip.export.towers import fallbacks, round_weight, stored_layers
 from tests.errors import fails
 from tests.export.models import CONVOLUTIONAL, SHALLOW, few_samples, one_tower, seeing
 

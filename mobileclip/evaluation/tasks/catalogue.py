@@ -15,8 +15,7 @@ from mobileclip.datasets.sources.opening import is_place, require_data_set
 from mobileclip.encoders.checkpoints import packaged
 from mobileclip.encoders.checkpoints.exports import is_export
 from mobileclip.evaluation.datasets.benchmark import benchmark_name
-from mobileclip.evaluation.spec import SuiteName
-from mobileclip.evaluation.suite import SUITE, folder_names, key_and_title, published_page
+from mobileclip.evaluation.suite import SUITE, SuiteName, folder_names, key_and_title, published_page
 from mobileclip.evaluation.tasks.choices.aro import (
     CAPTIONS,
     FILES,
@@ -36,9 +35,9 @@ from mobileclip.evaluation.tasks.choices.published import (
     open_winoground,
 )
 from mobileclip.evaluation.tasks.linear_probe import open_linear_probe, split_folders
-from mobileclip.evaluation.tasks.multilingual import open_crossmodal3600, open_xtd10
 from mobileclip.evaluation.tasks.task import FoundTask, TaskEntry, evaluation_tasks, nothing_needed
 from mobileclip.evaluation.tasks.zero_shot.evaluate import open_zero_shot
+from mobileclip.evaluation.tasks.zero_shot.multilingual import open_crossmodal3600, open_xtd10
 from mobileclip.interop.folder import WEIGHTS
 from mobileclip.registry import nearest
 

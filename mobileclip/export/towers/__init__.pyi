@@ -1,5 +1,19 @@
 from .attention import set_attention as set_attention, written_out_attention as written_out_attention
 from .calibration import calibration_inputs as calibration_inputs
-from .graph import TowerExport as TowerExport, input_of as input_of, output_dim as output_dim, with_end as with_end
-from .resizing import check_resizing as check_resizing, resized as resized
+from .fallback import (
+    ROUNDING as ROUNDING,
+    Fallback as Fallback,
+    fallbacks as fallbacks,
+    keep_in_float32 as keep_in_float32,
+    most_affected as most_affected,
+    stored_layers as stored_layers,
+)
+from .graph import (
+    TowerExport as TowerExport,
+    as_taken as as_taken,
+    input_of as input_of,
+    output_dim as output_dim,
+    with_end as with_end,
+)
+from .resizing import resized as resized
 from .weights import RoundedWeight as RoundedWeight, round_weight as round_weight

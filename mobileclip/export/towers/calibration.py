@@ -6,8 +6,7 @@ from torch import Tensor, nn
 
 from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.export.spec import Preprocess
-from mobileclip.export.towers.graph import input_of
-from mobileclip.export.verification.measured import as_taken
+from mobileclip.export.towers.graph import as_taken, input_of
 from mobileclip.inference.comparison.calibration import NUM_CROPS, calibration_crops
 from mobileclip.inference.comparison.samples import Samples
 from mobileclip.inputs import ImageInput

@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mobileclip.data.images.transform import ImageTransform
 from mobileclip.encoders import ClassifierSpec, ImageEncoderSpec, TextEncoderSpec
 from mobileclip.encoders.features import feature_encoder
 from mobileclip.export.contract import feature_name
 from mobileclip.export.layouts import layouts
 from mobileclip.export.spec import ExportSpec, InputDtype, TextDtype, Tower
 from mobileclip.export.towers.attention import set_attention
+from mobileclip.export.towers.fallback import Fallback, keep_in_float32
 from mobileclip.export.towers.resizing import resized, sides_of_pictures
-from mobileclip.export.verification.fallback import Fallback, keep_in_float32
 from mobileclip.inference.forms.one_token import fused_attention
 from mobileclip.inputs import ImageInput, TextInput
 
@@ -43,6 +44,22 @@ def output_dim(encoder: nn.Module) -> int:
     """
     spec = cast("ImageEncoderSpec | TextEncoderSpec | ClassifierSpec", encoder.spec)
     return spec.num_classes if isinstance(spec, ClassifierSpec) else spec.embedding_dim
+
+
+def as_taken(pixels: Tensor, contract: ImageInput, preprocess: str) -> Tensor:
+    """Return uint8 pixels as an exported image tower takes them.
+
+    Shape:
+        `(images, 3, size, size)` in and out.
+
+    Args:
+        pixels: resized and cropped.
+        contract: of the model.
+        preprocess: of the export.
+    """
+    if preprocess == "host":
+        return ImageTransform(contract).normalize(pixels.movedim(1, -1))
+    return pixels.to(torch.float32) if preprocess == "float32" else pixels
 
 
 class ImageGraph(nn.Module):

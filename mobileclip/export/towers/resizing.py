@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
-
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from mobileclip.data.images.transform import ImageTransform
 from mobileclip.inputs import MAX_SIZE, ImageInput
 
-if TYPE_CHECKING:
-    from mobileclip.export.targets.base import Run
-
 _LARGEST_PIXEL = 255
-_LEAST_COSINE = 0.99
-_NUM_CHECKED = 4
 
 
 def sides_of_pictures() -> dict[int, torch.export.Dim]:
@@ -55,31 +45,3 @@ def _margin(rest: int) -> int:
     """Return half of what is cut off; a half goes to the even number, as Python rounds."""
     half = rest // 2
     return half + (rest - 2 * half) * (half - 2 * (half // 2))
-
-
-def check_resizing(run: Run, crops: Tensor, image: ImageInput, path: Path) -> None:
-    """Make sure that a file resizes pictures as the library does: both ways, it gives the same embeddings.
-
-    Args:
-        run: the file.
-        crops: uint8, `(pictures, 3, size, size)`; larger pictures with fine detail are made of them.
-        image: the model's input.
-        path: of the file, for the message.
-
-    Raises:
-        ValueError: if the embeddings of a picture differ from those of what the library makes of it.
-    """
-    transform = ImageTransform(image)
-    for crop in crops[:_NUM_CHECKED]:
-        picture = crop.repeat(1, 2, 3)[:, : 2 * image.size - 1, : 3 * image.size - 2].contiguous()
-        pixels = transform.pixels(Image.fromarray(picture.movedim(0, -1).numpy()))
-        host = torch.from_numpy(pixels).movedim(-1, 0).contiguous()
-        inside, outside = (run(one[None])[0].float() for one in (picture, host))
-        cosine = float(F.cosine_similarity(inside, outside).min())
-        if not cosine >= _LEAST_COSINE:
-            raise ValueError(
-                f"{path} resizes pictures otherwise than the library does: of a picture of {picture.shape[2]} x "
-                f"{picture.shape[1]} pixels, its embedding and that of what the library makes of it have a cosine of "
-                f"{cosine:.4f}, expected {_LEAST_COSINE} or more; export with --preprocess uint8, and resize in the "
-                "host"
-            )

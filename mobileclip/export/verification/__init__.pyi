@@ -1,13 +1,5 @@
 from .attempts import Attempts as Attempts
-from .fallback import (
-    ROUNDING as ROUNDING,
-    Fallback as Fallback,
-    fallbacks as fallbacks,
-    keep_in_float32 as keep_in_float32,
-    most_affected as most_affected,
-    stored_layers as stored_layers,
-)
-from .measured import Measured as Measured, as_taken as as_taken, measure_model as measure_model, towers_of as towers_of
+from .measured import Measured as Measured, measure_model as measure_model, towers_of as towers_of
 from .parity import (
     Gate as Gate,
     Ranking as Ranking,
@@ -17,4 +9,10 @@ from .parity import (
     compare_tower as compare_tower,
     gates_of as gates_of,
 )
-from .verify import report_of_none as report_of_none, report_on as report_on, verify_export as verify_export
+from .verify import (
+    check_resizing as check_resizing,
+    read_report as read_report,
+    report_of_none as report_of_none,
+    report_on as report_on,
+    verify_export as verify_export,
+)

@@ -13,8 +13,8 @@ from mobileclip.export.describing import tower_file
 from mobileclip.export.spec import Tower
 from mobileclip.export.targets import Target
 from mobileclip.export.targets.base import NotRunHereError
+from mobileclip.export.towers.fallback import Fallback, fallbacks, grouped_convolutions
 from mobileclip.export.towers.graph import TowerExport
-from mobileclip.export.verification.fallback import Fallback, fallbacks, grouped_convolutions
 from mobileclip.export.verification.measured import Measured, Outputs
 from mobileclip.export.verification.parity import RANKING_GATE, Report
 from mobileclip.export.verification.verify import report_on, run_tower

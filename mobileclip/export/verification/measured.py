@@ -18,7 +18,7 @@ from mobileclip.encoders.checkpoints.layouts import towers
 from mobileclip.encoders.features import feature_encoder
 from mobileclip.export.contract import EVALUATION, GOLDEN, Contract, feature_name
 from mobileclip.export.spec import Tower
-from mobileclip.export.towers.graph import TowerExport, input_of
+from mobileclip.export.towers.graph import TowerExport, as_taken, input_of
 from mobileclip.export.verification.parity import CONSTANT, spread_of
 from mobileclip.inference.comparison.samples import Samples
 from mobileclip.inputs import ImageInput
@@ -135,22 +135,6 @@ def stored_name(tower: Tower, *, of_classes: bool) -> str:
         of_classes: whether they are a classifier's.
     """
     return f"{tower}.{'logits' if of_classes else 'embedding'}"
-
-
-def as_taken(pixels: Tensor, contract: ImageInput, preprocess: str) -> Tensor:
-    """Return uint8 pixels as an exported image tower takes them.
-
-    Shape:
-        `(images, 3, size, size)` in and out.
-
-    Args:
-        pixels: resized and cropped.
-        contract: of the model.
-        preprocess: of the export.
-    """
-    if preprocess == "host":
-        return ImageTransform(contract).normalize(pixels.movedim(1, -1))
-    return pixels.to(torch.float32) if preprocess == "float32" else pixels
 
 
 def measure_model(model: nn.Module, samples: Samples, *, normalize: bool, stages: tuple[int, ...] = ()) -> Measured:

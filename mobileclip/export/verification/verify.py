@@ -7,16 +7,19 @@ from pathlib import Path
 
 import attrs
 import torch
+from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
-from mobileclip.export.contract import NOT_RUN, Contract, TowerFile
-from mobileclip.export.reading import read_contract, read_report
+from mobileclip.data.images.transform import ImageTransform
+from mobileclip.export.contract import NOT_RUN, REPORT, Contract, TowerFile
+from mobileclip.export.reading import MOST_BYTES, read_contract
 from mobileclip.export.running import runnable_target
 from mobileclip.export.spec import Tower
 from mobileclip.export.targets import Target
 from mobileclip.export.targets.base import EXAMPLE_BATCH, Run
-from mobileclip.export.towers.resizing import check_resizing
-from mobileclip.export.verification.measured import Measured, Outputs, as_taken, read_measured
+from mobileclip.export.towers.graph import as_taken
+from mobileclip.export.verification.measured import Measured, Outputs, read_measured
 from mobileclip.export.verification.parity import (
     Gate,
     Ranking,
@@ -27,9 +30,13 @@ from mobileclip.export.verification.parity import (
     gates_of,
 )
 from mobileclip.hardware.precision import Precision
+from mobileclip.inputs import ImageInput
 from mobileclip.machine import raise_machine_fault
 from mobileclip.progress import track
-from mobileclip.storage import printable
+from mobileclip.storage import printable, read_bytes
+
+_LEAST_COSINE = 0.99  # between a picture that a file resizes, and the same that the library does
+_NUM_RESIZED = 4
 
 
 def verify_export(folder: str | Path, *, trust: bool = False, show_progress: bool = True) -> Report:
@@ -71,6 +78,20 @@ def verify_export(folder: str | Path, *, trust: bool = False, show_progress: boo
     return together(reports)
 
 
+def read_report(folder: str | Path) -> Report:
+    """Return the report that was written with an export.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    path = Path(folder) / REPORT
+    try:
+        return Report.from_json(read_bytes(path, limit=MOST_BYTES).decode("utf-8"))
+    except (OSError, ValueError) as error:
+        raise_machine_fault(error)
+        raise ValueError(f"{path} cannot be read: {error}; export the model again") from error
+
+
 def run_tower(
     folder: Path, contract: Contract, target: Target, tower: TowerFile, measured: Measured, *, show_progress: bool
 ) -> Outputs:
@@ -101,6 +122,34 @@ def run_tower(
     shown = track(parts, total=len(parts), title=f"running {tower.file}", unit="batches", shown=show_progress)
     batches = (_given(run, part.contiguous(), folder / tower.file, tower, contract) for part in shown)
     return Outputs.of_batches(batches, [one.stage for one in tower.features])
+
+
+def check_resizing(run: Run, crops: Tensor, image: ImageInput, path: Path) -> None:
+    """Make sure that a file resizes pictures as the library does: both ways, it gives the same embeddings.
+
+    Args:
+        run: the file.
+        crops: uint8, `(pictures, 3, size, size)`; larger pictures with fine detail are made of them.
+        image: the model's input.
+        path: of the file, for the message.
+
+    Raises:
+        ValueError: if the embeddings of a picture differ from those of what the library makes of it.
+    """
+    transform = ImageTransform(image)
+    for crop in crops[:_NUM_RESIZED]:
+        picture = crop.repeat(1, 2, 3)[:, : 2 * image.size - 1, : 3 * image.size - 2].contiguous()
+        pixels = transform.pixels(Image.fromarray(picture.movedim(0, -1).numpy()))
+        host = torch.from_numpy(pixels).movedim(-1, 0).contiguous()
+        inside, outside = (run(one[None])[0].float() for one in (picture, host))
+        cosine = float(F.cosine_similarity(inside, outside).min())
+        if not cosine >= _LEAST_COSINE:
+            raise ValueError(
+                f"{path} resizes pictures otherwise than the library does: of a picture of {picture.shape[2]} x "
+                f"{picture.shape[1]} pixels, its embedding and that of what the library makes of it have a cosine of "
+                f"{cosine:.4f}, expected {_LEAST_COSINE} or more; export with --preprocess uint8, and resize in the "
+                "host"
+            )
 
 
 def _given(run: Run, inputs: Tensor, path: Path, tower: TowerFile, contract: Contract) -> tuple[Tensor, ...]:

@@ -6,7 +6,7 @@ long as they come one after the other.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,9 +14,6 @@ from torch import Tensor
 from mobileclip.losses.embeddings import EmbeddingBatch, compute_dtype
 from mobileclip.losses.tiled.processes import Processes
 from mobileclip.losses.tiled.terms import CaptionSet, TermSum
-
-if TYPE_CHECKING:
-    from mobileclip.losses.reinforced import ReinforcedLossSpec
 
 _LIBRARY = torch.library.Library("mobileclip", "FRAGMENT")  # type: ignore[no-untyped-call]
 # The fields of `EmbeddingBatch`, then the arguments of `pair_terms`.
@@ -31,12 +28,16 @@ _NUM_INPUTS = 5  # that gradients are by: image, text, syn_text, logit_scale, lo
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
-def tiled_terms(batch: EmbeddingBatch, spec: ReinforcedLossSpec, group_name: str | None) -> tuple[Tensor, Tensor]:
+def tiled_terms(
+    batch: EmbeddingBatch, *, contrastive: bool, distillation: bool, release: bool, group_name: str | None
+) -> tuple[Tensor, Tensor]:
     """Return the contrastive term and the distillation term, zero where it is not wanted; they carry gradients.
 
     Args:
         batch: this process's embeddings.
-        spec: the choices of the loss.
+        contrastive: whether the first is wanted.
+        distillation: whether the second is wanted, for which the batch has teachers.
+        release: whether a sigmoid loss distils by the release's loss with soft signs.
         group_name: name of the group that the batch is spread over; None where this process has the whole batch.
 
     Raises:
@@ -45,10 +46,9 @@ def tiled_terms(batch: EmbeddingBatch, spec: ReinforcedLossSpec, group_name: str
     student = (batch.image, batch.text, batch.syn_text, batch.logit_scale, batch.logit_bias)
     gradients = torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in student)
     operation = _Differentiable.apply if gradients else torch.ops.mobileclip.pair_terms.default
-    contrastive, release = spec.contrastive_weight > 0, spec.sigmoid_distillation == "release"
     found = [*operation(*batch, contrastive, release, group_name, gradients)]  # type: ignore[no-untyped-call]
     zero = batch.image.new_zeros((), dtype=compute_dtype(batch.image))
-    return found.pop(0) if contrastive else zero, found[0] if spec.needs_teachers else zero
+    return found.pop(0) if contrastive else zero, found[0] if distillation else zero
 
 
 @torch.library.impl(_LIBRARY, "pair_terms", "CompositeExplicitAutograd")

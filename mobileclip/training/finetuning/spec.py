@@ -11,8 +11,9 @@ from torch import nn
 
 from mobileclip.encoders import DualEncoder
 from mobileclip.strict import strict
+from mobileclip.training.adapters import merge_lora
 from mobileclip.training.finetuning.batch_norm import freeze_batch_norm, ordinary_batch_norm, synchronise_batch_norm
-from mobileclip.training.finetuning.lora import LoraSpec, add_lora, merge_lora
+from mobileclip.training.finetuning.lora import LoraSpec, add_lora
 
 BatchNormMode = Literal["frozen", "synchronised", "trained"]
 Tower = Literal["image", "text"]

@@ -4,11 +4,4 @@ from .objective import (
     Objective as Objective,
     build_objective as build_objective,
 )
-from .selection import (
-    Learnability as Learnability,
-    PairLosses as PairLosses,
-    SelectionSpec as SelectionSpec,
-    choose_pairs as choose_pairs,
-    evaluating as evaluating,
-)
 from .texts import TextDistillationObjective as TextDistillationObjective

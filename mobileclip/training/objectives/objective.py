@@ -19,7 +19,7 @@ from mobileclip.losses import LossSpec, LossTerms, ReinforcedLossSpec
 from mobileclip.training.cpu import quicken
 from mobileclip.training.distributed import World
 from mobileclip.training.loss_scale import LossScale
-from mobileclip.training.objectives.selection import Learnability, PairLosses, choose_pairs, evaluating
+from mobileclip.training.selection import Learnability, PairLosses, choose_pairs, evaluating
 
 if TYPE_CHECKING:
     from mobileclip.data import RangeAugment

@@ -8,8 +8,8 @@ from mobileclip.evaluation.datasets.benchmark import Benchmark, open_benchmark
 from mobileclip.evaluation.datasets.content import fingerprint
 from mobileclip.evaluation.encoding.features import Features
 from mobileclip.evaluation.session import Session
-from mobileclip.evaluation.tasks.multilingual import open_languages
 from mobileclip.evaluation.tasks.task import Evaluation, FoundTask, Task, TaskOptions
+from mobileclip.evaluation.tasks.zero_shot.multilingual import open_languages
 from mobileclip.evaluation.tasks.zero_shot.scoring import require_metric, score
 
 

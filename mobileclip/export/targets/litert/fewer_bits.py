@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from mobileclip.export.targets.litert.file import SIGNATURE, operations_of
 from mobileclip.export.targets.native_stderr import kept_stderr
+from mobileclip.export.towers.fallback import stored_layers
 from mobileclip.export.towers.graph import TowerExport
-from mobileclip.export.verification.fallback import stored_layers
 from mobileclip.hardware.precision import Precision
 
 _TABLE = "EMBEDDING_LOOKUP"

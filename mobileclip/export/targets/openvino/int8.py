@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from mobileclip.export.towers.fallback import stored_layers
 from mobileclip.export.towers.graph import TowerExport
-from mobileclip.export.verification.fallback import stored_layers
 from mobileclip.inference.optimization.openvino_int8 import TABLE, WEIGHTED, in_int8, layers_of, quantiser
 from mobileclip.inference.optimization.openvino_quiet import import_quietly
 
