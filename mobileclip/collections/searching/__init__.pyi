@@ -5,7 +5,12 @@ from .duplicates import (
     find_duplicates as find_duplicates,
     require_threshold as require_threshold,
 )
-from .filtering import Condition as Condition, is_condition as is_condition, parse_condition as parse_condition
+from .filtering import (
+    Condition as Condition,
+    is_condition as is_condition,
+    matching as matching,
+    parse_condition as parse_condition,
+)
 from .matches import Match as Match, clock as clock, match_of as match_of
 from .neighbours import (
     GRAPHS as GRAPHS,

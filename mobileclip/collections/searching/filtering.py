@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+import operator
 import re
+from collections.abc import Sequence
 from datetime import date, time
 from typing import Any, Literal, get_args
 
 import attrs
+import numpy as np
 from attrs import validators
+from numpy.typing import NDArray
 
 from mobileclip import storage
-from mobileclip.collections.store.store import Clause
+from mobileclip.collections.store.snapshot import Snapshot
 from mobileclip.registry import nearest
 from mobileclip.strict import strict
 
@@ -24,8 +28,14 @@ DATE = "taken"
 
 _DATE = re.compile(r"(\d{4})(?:-(\d\d?)(?:-(\d\d?)(?:[T ](\d\d?)(?::(\d\d?)(?::(\d\d?))?)?)?)?)?")
 _SEPARATORS = ("", "-", "-", "T", ":", ":")
-# Behind all digits and separators of a moment.
-_END = "~"
+_COMPARE = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
 _CONDITION = re.compile(r"\s*([A-Za-z_0-9]+)\s*(<=|>=|!=|==|=|<|>|~)\s*(.*?)\s*", re.DOTALL)
 _EXPECTED = "expected a column, a comparison and a value, such as width>1000, taken>=2024-05 or path~holiday"
 
@@ -62,17 +72,40 @@ class Condition:
         if self.column == DATE and self.comparison != "~":
             _date(str(self.value))
 
-    def clause(self) -> Clause:
-        """Return the condition in SQL, with the values that stand for its question marks."""
+    def holds(self, values: NDArray[Any]) -> NDArray[np.bool_]:
+        """Return for which pictures it holds.
+
+        Args:
+            values: what the column has of each, see `Snapshot.column`.
+        """
+        wanted = str(self.value)
+        if self.column in NUMBERS:
+            return np.asarray(_COMPARE[self.comparison](values, self.value) & ~np.isnan(values))
         if self.comparison == "~":
-            return f"holds({self.column}, ?)", (str(self.value).casefold(),)
+            texts, wanted = values, wanted.casefold()
+            if self.column == DATE:
+                texts = np.datetime_as_string(values).astype(object)
+                texts[np.isnat(values)] = None
+            return np.array([one is not None and wanted in one.casefold() for one in texts.tolist()], np.bool_)
         if self.column != DATE:
-            return f"{self.column} {self.comparison} ?", (self.value,)
-        first = _date(str(self.value))
+            compare = _COMPARE[self.comparison]
+            return np.array([one is not None and compare(one, wanted) for one in values.tolist()], np.bool_)
+        first = np.datetime64(_date(wanted))
+        # The first moment behind all of it.
+        end = (first + 1).astype(values.dtype)
         if self.comparison in ("=", "!="):
-            return f"{DATE} {'' if self.comparison == '=' else 'NOT '}BETWEEN ? AND ?", (first, first + _END)
-        bound = first if self.comparison in ("<", ">=") else first + _END
-        return f"{DATE} {'<' if self.comparison in ('<', '<=') else '>='} ?", (bound,)
+            is_within = (first <= values) & (values < end)
+            return np.asarray((is_within == (self.comparison == "=")) & ~np.isnat(values))
+        bound = first if self.comparison in ("<", ">=") else end
+        return np.asarray(values < bound if self.comparison in ("<", "<=") else values >= bound)
+
+
+def matching(snapshot: Snapshot, conditions: Sequence[Condition]) -> NDArray[np.int64]:
+    """Return the places of the pictures that meet all conditions, rising."""
+    meets = np.ones(len(snapshot), np.bool_)
+    for one in conditions:
+        meets &= one.holds(snapshot.column(one.column))
+    return np.flatnonzero(meets)
 
 
 def parse_condition(text: str) -> Condition:

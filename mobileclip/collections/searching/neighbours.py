@@ -35,6 +35,8 @@ GRAPHS = "neighbours-*.usearch"
 
 # Compared in 32 bits beside those that are wanted: in 16, neighbours may change places.
 _SPARE = 32
+# Of embeddings that are compared although they do not lie side by side, so many are copied at once.
+_GATHERED = 2048
 # Candidates of a graph for every answer; the stored embeddings then say which are the nearest.
 _CANDIDATES = 4
 _STALE = 0.2
@@ -78,24 +80,36 @@ def nearest_of(
     Raises:
         ImportError: if usearch is not installed.
     """
-    chosen = vectors if places is None else vectors[places]
-    candidates = _likely(chosen, query, min(k + _SPARE, len(chosen)))
+    candidates = _likely(vectors, places, query, k + _SPARE)
     # Row by row, so that a score does not depend on which others there are.
-    scores = np.einsum("ij,j->i", chosen[candidates].astype(np.float32), query)
+    scores = np.einsum("ij,j->i", vectors[candidates].astype(np.float32), query)
     best = np.lexsort((candidates, -scores))[:k]
-    found = candidates[best]
-    return (found if places is None else places[found]), scores[best]
+    return candidates[best], scores[best]
 
 
-def _likely(vectors: NDArray[np.float16], query: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-    """Return the places of the embeddings that are nearest to a query in 16 bits, in any order."""
-    if count == len(vectors):
-        return np.arange(count)
+def _likely(
+    vectors: NDArray[np.float16], places: NDArray[np.int64] | None, query: NDArray[np.float32], count: int
+) -> NDArray[np.int64]:
+    """Return the places of the embeddings that are nearest to a query in 16 bits; of equal ones, the first."""
+    num_all = len(vectors) if places is None else len(places)
+    if count >= num_all:
+        return np.arange(num_all) if places is None else places
     with needed("a search", "collections"):
         from usearch.index import search
-    wanted = query.astype(np.float16)
-    found = search(vectors, wanted, count, "ip", exact=True, threads=torch.get_num_threads())
-    return np.asarray(found.keys).astype(np.int64)
+
+    def nearest(some: NDArray[np.float16]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        threads = torch.get_num_threads()
+        found = search(some, query.astype(np.float16), min(count, len(some)), "ip", exact=True, threads=threads)
+        return np.asarray(found.keys).astype(np.int64), np.asarray(found.distances)
+
+    if places is None:
+        return nearest(vectors)[0]
+    # A block that stays in the processor's cache: to copy all of them takes longer than to compare them.
+    blocks = [places[start : start + _GATHERED] for start in range(0, len(places), _GATHERED)]
+    found = [(block, *nearest(vectors[block])) for block in blocks]
+    chosen = np.concatenate([block[keys] for block, keys, _ in found])
+    distances = np.concatenate([one for *_, one in found])
+    return chosen[np.lexsort((chosen, distances))[:count]]
 
 
 class NeighbourGraphs:

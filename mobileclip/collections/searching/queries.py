@@ -1,4 +1,7 @@
-"""What is asked for as one direction, and the pictures that are nearest to it."""
+"""What is asked for as one direction, and the pictures that are nearest to it, in their order.
+
+`examples/web/src/ranking.js` says the same in a browser, and tests hold the two together.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from mobileclip import storage
-from mobileclip.collections.searching.filtering import Condition, parse_condition
+from mobileclip.collections.searching.filtering import Condition, matching, parse_condition
 from mobileclip.collections.searching.matches import Match, first_of_videos, match_of
 from mobileclip.collections.searching.neighbours import NeighbourGraphs, nearest_of
 from mobileclip.collections.store.presence import Presence
@@ -58,9 +61,9 @@ def direction_of(
     if not any(text.strip() for text in texts) and not pictures and not known:
         raise ValueError("there is nothing to search for; give a text, or a picture")
     wanted = [*_of_texts(clip, texts), *(_of_picture(clip(), one, reduced=reduced) for one in pictures), *known]
-    query = np.mean(wanted, axis=0)
+    query = np.asarray(np.mean(wanted, axis=0, dtype=np.float64))
     if without:
-        query = query - _AWAY * np.mean(_of_texts(clip, without), axis=0)
+        query = query - _AWAY * np.mean(_of_texts(clip, without), axis=0, dtype=np.float64)
     unit: Vector = (query / max(float(np.linalg.norm(query)), float(np.finfo(np.float32).tiny))).astype(np.float32)
     return unit
 
@@ -88,7 +91,7 @@ def nearest_matches(
         ValueError: if a condition is none.
     """
     conditions = [parse_condition(one) if isinstance(one, str) else one for one in where]
-    places = snapshot.matching(one.clause() for one in conditions) if conditions else None
+    places = matching(snapshot, conditions) if conditions else None
     wanted, there = k, Presence()
     while True:
         if places is None and graphs is not None:

@@ -6,4 +6,4 @@ from .places import default_index as default_index, moved_index as moved_index, 
 from .presence import Presence as Presence, lies_in as lies_in
 from .rows import COLUMNS as COLUMNS, Row as Row
 from .snapshot import Snapshot as Snapshot, take_snapshot as take_snapshot
-from .store import Clause as Clause, Store as Store, is_index as is_index
+from .store import Store as Store, is_index as is_index

@@ -39,7 +39,6 @@ def opened(path: Path, *, write: bool = False) -> Iterator[sqlite3.Connection]:
         try:
             # A file that somebody else made runs nothing.
             db.execute("PRAGMA trusted_schema = OFF")
-            db.create_function("holds", 2, _holds, deterministic=True)
             if write:
                 _prepare(db, path)
             else:
@@ -96,11 +95,6 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     if db.execute("PRAGMA journal_mode").fetchone()[0] != wanted:
         db.execute(f"PRAGMA journal_mode = {wanted}")
     db.execute("PRAGMA synchronous = FULL")
-
-
-def _holds(text: str | None, wanted: str) -> bool | None:
-    """Return whether a text has another in it, whatever the case of its letters."""
-    return None if text is None else wanted in text.casefold()
 
 
 def _named(error: sqlite3.Error, path: Path) -> Exception:

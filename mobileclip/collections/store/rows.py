@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -28,6 +29,14 @@ _TYPES = {
 COLUMNS = ("id", *_TYPES)
 """Of every row, beside its embedding."""
 
+Values = tuple[Any, ...]
+"""What `COLUMNS` have of a row."""
+Embedded = tuple[NDArray[np.floating[Any]] | None, Values]
+"""A row as the tables have it, behind its embedding."""
+
+EXACT = {name: f"nullif(quote({name}), 'NULL')" for name, kind in _TYPES.items() if kind == "REAL"}
+"""Columns of which JSON of SQLite drops the last digits, as they are asked for to have all of them, as texts."""
+
 _FIELDS = ", ".join(f"{name} {kind}" for name, kind in _TYPES.items())
 # An id is never given again. `place` is where the embedding is in the file of embeddings. Until a job ends, `removed`
 # keeps what it has replaced, which may be what another file holds.
@@ -38,6 +47,11 @@ CREATE TABLE removed (id INTEGER PRIMARY KEY, place INTEGER, {_FIELDS});
 CREATE TABLE finished (path TEXT PRIMARY KEY, num_bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL);
 CREATE TABLE inputs (path TEXT PRIMARY KEY)
 """
+SUMS = """
+CREATE TABLE IF NOT EXISTS sums (vectors TEXT, first INTEGER, count INTEGER NOT NULL, crc32 INTEGER NOT NULL,
+PRIMARY KEY (vectors, first))
+"""
+"""Of the embeddings in a file, block by block; indexes of before have none until they are written to."""
 _NAMES, _MARKS = ", ".join(("place", *COLUMNS)), ", ".join("?" * (len(COLUMNS) + 1))
 INSERT = f"INSERT INTO pictures ({_NAMES}) VALUES ({_MARKS})"  # noqa: S608 - no text but these names
 
@@ -88,6 +102,19 @@ class Row:
     problem: str | None = None
     embedding: NDArray[np.floating[Any]] | None = None
 
-    def values(self) -> tuple[Any, ...]:
-        """Return what `COLUMNS` have of it."""
-        return tuple(getattr(self, name) for name in COLUMNS)
+    def embedded(self) -> Embedded:
+        """Return it as the tables have it."""
+        return self.embedding, tuple(getattr(self, name) for name in COLUMNS)
+
+    @classmethod
+    def of(cls, embedded: Embedded) -> Row:
+        """Return a row of the tables."""
+        embedding, values = embedded
+        return cls(embedding=embedding, **dict(zip(COLUMNS, values, strict=True)))
+
+
+def array_of(name: str, values: Sequence[Any]) -> NDArray[Any]:
+    """Return what a column has: moments, numbers, or texts; NaT, NaN or None where it has nothing."""
+    if name == "taken":
+        return np.array(values, "datetime64[s]")
+    return np.array(values, object if _TYPES[name].startswith("TEXT") else np.float64)

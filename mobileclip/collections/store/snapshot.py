@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobileclip.collections.store.presence import Presence
-from mobileclip.collections.store.rows import COLUMNS
-from mobileclip.collections.store.store import Clause, Store
+from mobileclip.collections.store.rows import COLUMNS, array_of
+from mobileclip.collections.store.store import Store
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -28,12 +28,15 @@ class Snapshot:
         vectors: of unit length.
         num_unreadable: files that are known and cannot be read.
         store: that has the rows.
+        version: of the store, at the latest when this was read.
     """
 
     ids: NDArray[np.int64]
     vectors: NDArray[np.float16]
     num_unreadable: int = 0
     store: Store | None = None
+    version: tuple[int, int] = (0, 0)
+    _columns: dict[str, NDArray[Any]] = attrs.field(factory=dict, init=False)
 
     def __len__(self) -> int:
         """Return how many pictures there are."""
@@ -65,10 +68,22 @@ class Snapshot:
         found = {number: values for number, *values in self.store.values("id", *columns, ids=ids)}
         return [dict(zip(columns, found[number], strict=True)) if number in found else None for number in wanted]
 
-    def matching(self, clauses: Iterable[Clause]) -> NDArray[np.int64]:
-        """Return the places of the pictures that meet all conditions."""
+    def column(self, name: str) -> NDArray[Any]:
+        """Return what a column has of each picture, see `array_of`; it is read once.
+
+        Of a picture that is gone by then, it has nothing.
+
+        Shape:
+            `(pictures,)`.
+        """
         assert self.store is not None, "rows are asked of an index"
-        return np.flatnonzero(np.isin(self.ids, self.store.matching(clauses), assume_unique=True))
+        if name not in self._columns:
+            values = self.store.column(name)
+            if self.store.version != self.version:  # they may be of other pictures
+                held = dict(self.store.values("id", name))
+                values = [held.get(number) for number in self.ids.tolist()]
+            self._columns[name] = array_of(name, values)
+        return self._columns[name]
 
     def shown(self) -> tuple[NDArray[np.int64], list[dict[str, Any]]]:
         """Return the places of the pictures whose files are where the index has them, and what is known of them.
@@ -94,5 +109,6 @@ def take_snapshot(store: Store) -> Snapshot:
         ValueError: if the index is damaged.
         OSError: if it cannot be read.
     """
+    version = store.version
     ids, vectors, num_unreadable = store.embeddings()
-    return Snapshot(ids=ids, vectors=vectors, num_unreadable=num_unreadable, store=store)
+    return Snapshot(ids=ids, vectors=vectors, num_unreadable=num_unreadable, store=store, version=version)

@@ -9,7 +9,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from mobileclip import storage
 from mobileclip.collections.store import vectors as files
 from mobileclip.collections.store.about import About, Decode, FinishedFile
-from mobileclip.collections.store.database import INDEX, opened, told
+from mobileclip.collections.store.database import INDEX, is_on_network, opened, told
 from mobileclip.collections.store.old import MANIFEST, Elsewhere, find_elsewhere, is_old_file
-from mobileclip.collections.store.rows import COLUMNS, INSERT, SCHEMA, Row
+from mobileclip.collections.store.rows import COLUMNS, EXACT, INSERT, SCHEMA, SUMS, Embedded, Row
 from mobileclip.serialization import from_json, to_json
 
 # Rows that are written at once, and embeddings that are copied at once.
@@ -33,9 +33,6 @@ _MOST_REMOVED = 0.25
 _ATTEMPTS = 10
 
 T = TypeVar("T")
-
-Clause = tuple[str, Sequence[str | float]]
-"""A condition of SQL, and the values that stand for its question marks."""
 
 
 @attrs.define(eq=False)
@@ -97,7 +94,7 @@ class Store:
         """Hold the index while rows are written; nobody else can. An old one is brought over first.
 
         Raises:
-            ValueError: if another job is writing.
+            ValueError: if another job is writing, or embeddings are not what was written.
             OSError: if it cannot be written.
         """
         with storage.exclusive(self.folder):
@@ -108,6 +105,8 @@ class Store:
                 self._db = db
                 try:
                     self._sweep()
+                    self._sum_up()
+                    self.verify()
                     yield
                 finally:
                     self._db = None
@@ -163,32 +162,46 @@ class Store:
         with self._reading() as (db, _):
             return _select(db, columns, ids)
 
-    def rows(self, ids: Sequence[int] | None = None) -> Iterator[Row]:
+    def column(self, name: str) -> list[Any]:
+        """Return what a column has of each picture, in the order of the ids."""
+        with self._reading() as (db, _):
+            return _columns(db, name)[0]
+
+    def blocks(self, ids: Sequence[int] | None = None) -> Iterator[list[Embedded]]:
         """Yield rows with their embeddings, those too that the job that is writing has removed; None for all others."""
 
-        def read(db: sqlite3.Connection, vectors: NDArray[np.float16]) -> list[tuple[Any, ...]]:
+        def read(db: sqlite3.Connection, vectors: NDArray[np.float16]) -> list[Embedded]:
             columns = ("place", *COLUMNS)
             found = [one for table in ("pictures", "removed") for one in _select(db, columns, block, table)]
-            return [(None if place is None else vectors[place], values) for place, *values in found]
+            return [(None if one[0] is None else vectors[one[0]], one[1:]) for one in found]
 
         ids = [number for (number,) in self.values("id")] if ids is None else ids
         for start in range(0, len(ids), _BLOCK):
             block = ids[start : start + _BLOCK]
-            for embedding, values in self._with_vectors(read):
-                yield Row(embedding=embedding, **dict(zip(COLUMNS, values, strict=True)))
+            yield self._with_vectors(read)
 
-    def matching(self, clauses: Iterable[Clause]) -> NDArray[np.int64]:
-        """Return the ids of the pictures that meet all conditions, rising."""
-        conditions = [("place IS NOT NULL", ()), *clauses]
-        values = [value for _, some in conditions for value in some]
-        with self._reading() as (db, _):
-            where = " AND ".join(f"({text})" for text, _ in conditions)
-            # Values are bound.
-            found = db.execute(f"SELECT id FROM pictures WHERE {where} ORDER BY id", values).fetchall()  # noqa: S608
-        return np.array(found, np.int64).reshape(-1)
+    def rows(self, ids: Sequence[int] | None = None) -> Iterator[Row]:
+        """Yield what `blocks` does, one by one."""
+        return map(Row.of, chain.from_iterable(self.blocks(ids)))
+
+    def verify(self) -> None:
+        """Compare all embeddings with what was written.
+
+        Raises:
+            ValueError: if some are others.
+        """
+
+        def read(db: sqlite3.Connection, vectors: NDArray[np.float16]) -> None:
+            name, sums = _sums(db)
+            files.check(self.folder / name, vectors, sums)
+
+        self._with_vectors(read)
 
     def embeddings(self) -> tuple[NDArray[np.int64], NDArray[np.float16], int]:
         """Return the ids of the pictures, rising, their embeddings, and how many files cannot be read.
+
+        Of the embeddings, those that were written last are compared with what was written. On a disk of another machine
+        they are copied: whoever looks at a file that is mapped is ended (SIGBUS) when that machine makes it shorter.
 
         Raises:
             ValueError: if the index is damaged.
@@ -198,16 +211,17 @@ class Store:
         def read(
             db: sqlite3.Connection, vectors: NDArray[np.float16]
         ) -> tuple[NDArray[np.int64], NDArray[np.float16], int]:
-            found = db.execute("SELECT id, place FROM pictures WHERE place IS NOT NULL ORDER BY id").fetchall()
-            ids, places = np.array(found, np.int64).reshape(-1, 2).T
+            name, sums = _sums(db)
+            files.check(self.folder / name, vectors, sums[-1:])
+            ids, places = (np.array(one, np.int64) for one in _columns(db, "id", "place"))
             (num_unreadable,) = db.execute("SELECT count(*) FROM pictures WHERE place IS NULL").fetchone()
             if len(places) and (places.min() < 0 or places.max() >= len(vectors)):
                 raise ValueError(
                     f"{self.folder} is damaged: its rows have other embeddings than there are; index the pictures again"
                 )
             # Nothing is read yet where none was removed.
-            is_whole = np.array_equal(places, np.arange(len(vectors)))
-            return np.ascontiguousarray(ids), vectors if is_whole else vectors[places], num_unreadable
+            is_whole = np.array_equal(places, np.arange(len(vectors))) and not is_on_network(self.folder)
+            return ids, vectors if is_whole else vectors[places], num_unreadable
 
         return self._with_vectors(read)
 
@@ -228,6 +242,7 @@ class Store:
         self,
         rows: Iterable[Row] = (),
         *,
+        blocks: Iterable[list[Embedded]] = (),
         removed: Iterable[int] = (),
         finished: Iterable[FinishedFile] = (),
         inputs: Iterable[str] = (),
@@ -236,6 +251,7 @@ class Store:
 
         Args:
             rows: new ones.
+            blocks: further ones, as `blocks` yields them, without ids.
             removed: ids of rows that are there.
             finished: files of many pictures that were read to their end.
             inputs: what was indexed, beside what was before.
@@ -249,7 +265,7 @@ class Store:
             db.executemany("DELETE FROM pictures WHERE id = ?", ids)
             db.executemany("INSERT OR REPLACE INTO finished VALUES (?, ?, ?)", map(attrs.astuple, finished))
             db.executemany("INSERT OR IGNORE INTO inputs VALUES (?)", ((path,) for path in inputs))
-            _insert(db, rows, self.folder, self.about.dim)
+            _insert(db, chain(_blocks_of(rows), blocks), self.folder, self.about.dim)
 
     def forget(self, paths: Iterable[str], *, inputs: Iterable[str] = ()) -> None:
         """Drop files of many pictures from those that are finished, and inputs from those that were indexed."""
@@ -275,7 +291,9 @@ class Store:
             kept, before = files.next_name(name), files.mapped(self.folder / name, count, self.about.dim)
             places = np.array(found, np.int64).reshape(-1, 2)[:, 1]
             blocks = (before[places[start : start + _BLOCK]] for start in range(0, len(places), _BLOCK))
-            files.append(self.folder / kept, blocks, behind=0)
+            sums = files.append(self.folder / kept, blocks, behind=0)
+            db.execute("DELETE FROM sums")
+            db.executemany("INSERT INTO sums VALUES (?, ?, ?, ?)", ((kept, *one) for one in sums))
             numbered = ((place, number) for place, (number, _) in enumerate(found))
             db.executemany("UPDATE pictures SET place = ? WHERE id = ?", numbered)
             db.execute("UPDATE state SET vectors = ?, num_vectors = ?", (kept, len(found)))
@@ -296,6 +314,20 @@ class Store:
             with suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
             raise
+
+    def _sum_up(self) -> None:
+        """Note sums of embeddings that have none, as those of an index of before."""
+        assert self._db is not None, "an index is written to by whoever holds it"
+        self._db.execute(SUMS)
+
+        def add(db: sqlite3.Connection, vectors: NDArray[np.float16]) -> list[tuple[Any, ...]]:
+            name, known = _sums(db)
+            first = sum(count for _, count, _ in known)
+            return [(name, *one) for one in files.sums_of(vectors[first:], first)]
+
+        if new := self._with_vectors(add):
+            with self._transaction() as db:
+                db.executemany("INSERT INTO sums VALUES (?, ?, ?, ?)", new)
 
     def _sweep(self) -> None:
         """Remove embeddings that were written anew, those of a job that was killed, and an index of before."""
@@ -320,7 +352,7 @@ def _make(folder: Path, about: About, old: Elsewhere | None = None) -> None:
             # What goes wrong here leaves no file at all.
             db.execute("PRAGMA journal_mode = OFF")
             db.execute("BEGIN")
-            for statement in SCHEMA.split(";"):
+            for statement in (*SCHEMA.split(";"), SUMS):
                 db.execute(statement)
             db.execute("INSERT INTO state VALUES (?, ?, 0, 0)", (to_json(about), files.FIRST))
             if old is not None:
@@ -329,24 +361,53 @@ def _make(folder: Path, about: About, old: Elsewhere | None = None) -> None:
                 finished = map(attrs.astuple, old.finished)
                 db.executemany("INSERT INTO finished VALUES (?, ?, ?)", finished)
                 db.executemany("INSERT INTO inputs VALUES (?)", ((one,) for one in old.inputs))
-                _insert(db, old.rows(), folder, about.dim)
+                _insert(db, _blocks_of(old.rows()), folder, about.dim)
             db.execute("COMMIT")
         finally:
             db.close()
 
 
-def _insert(db: sqlite3.Connection, rows: Iterable[Row], folder: Path, dim: int) -> None:
-    """Add rows: their embeddings are on the disk before the transaction ends."""
+def _blocks_of(rows: Iterable[Row]) -> Iterator[list[Embedded]]:
     rows = iter(rows)
-    while block := list(islice(rows, _BLOCK)):
+    while block := [row.embedded() for row in islice(rows, _BLOCK)]:
+        yield block
+
+
+def _insert(db: sqlite3.Connection, blocks: Iterable[list[Embedded]], folder: Path, dim: int) -> None:
+    """Add rows: their embeddings are on the disk before the transaction ends."""
+    for block in blocks:
         name, count = db.execute("SELECT vectors, num_vectors FROM state").fetchone()
-        vectors = [row.embedding for row in block if row.embedding is not None]
+        vectors = [embedding for embedding, _ in block if embedding is not None]
         if vectors:
-            stacked = np.stack(vectors).astype(np.float16)
-            files.append(folder / name, [stacked.reshape(-1, dim)], behind=2 * count * dim)
+            stacked = np.stack(vectors).astype(np.float16, copy=False).reshape(-1, dim)
+            sums = files.append(folder / name, [stacked], behind=2 * count * dim)
+            db.executemany("INSERT INTO sums VALUES (?, ?, ?, ?)", ((name, *one) for one in sums))
         places = iter(range(count, count + len(vectors)))
-        db.executemany(INSERT, ((None if row.embedding is None else next(places), *row.values()) for row in block))
+        db.executemany(INSERT, ((None if one is None else next(places), *values) for one, values in block))
         db.execute("UPDATE state SET num_vectors = ?", (count + len(vectors),))
+
+
+def _sums(db: sqlite3.Connection) -> tuple[str, list[files.Sum]]:
+    """Return the name of the file of embeddings, and the sums of its blocks, as far as they were noted."""
+    ((name,),) = db.execute("SELECT vectors FROM state")
+    if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'sums'").fetchone() is None:
+        return name, []
+    found = db.execute("SELECT first, count, crc32 FROM sums WHERE vectors = ? ORDER BY first", (name,))
+    return name, found.fetchall()
+
+
+def _columns(db: sqlite3.Connection, *names: str) -> list[list[Any]]:
+    """Return what columns have of each picture, in the order of the ids.
+
+    As JSON, many at once: to have SQLite yield a row for each picture takes longer than to read it.
+    """
+    ((end,),) = db.execute("SELECT ifnull(max(id), -1) + 1 FROM pictures")
+    wanted = ", ".join(f"json_group_array({EXACT.get(name, name)})" for name in names)
+    # No text but names of ours.
+    pictures = "SELECT * FROM pictures WHERE id BETWEEN ? AND ? AND place IS NOT NULL ORDER BY id"
+    text = f"SELECT {wanted} FROM ({pictures})"  # noqa: S608
+    blocks = [db.execute(text, (start, start + _BLOCK - 1)).fetchone() for start in range(0, end, _BLOCK)]
+    return [list(chain.from_iterable(json.loads(block[one]) for block in blocks)) for one in range(len(names))]
 
 
 def _select(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,7 +13,13 @@ from numpy.typing import NDArray
 
 from mobileclip.storage.atomic import unwritable
 
+Sum = tuple[int, int, int]
+"""Of a block of embeddings: the place of the first one, how many there are, and the CRC-32 of their bytes."""
+
 _NAME = re.compile(r"embeddings-([0-9]{8})\.float16")
+
+# Embeddings that have one sum.
+_BLOCK = 4096
 
 FIRST = "embeddings-00000000.float16"
 
@@ -27,8 +34,10 @@ def next_name(name: str) -> str:
     return f"embeddings-{int(name[11:19]) + 1:08d}.float16"
 
 
-def append(path: Path, vectors: Iterable[NDArray[np.float16]], *, behind: int) -> None:
-    """Add embeddings, which are on the disk when this returns; what a killed job has left behind the others goes.
+def append(path: Path, vectors: Iterable[NDArray[np.float16]], *, behind: int) -> list[Sum]:
+    """Add embeddings, which are on the disk when this returns, and return their sums.
+
+    What a killed job has left behind the others goes.
 
     Args:
         path: of the file; made where nothing is in it yet.
@@ -38,16 +47,49 @@ def append(path: Path, vectors: Iterable[NDArray[np.float16]], *, behind: int) -
     Raises:
         OSError: if they cannot be written.
     """
+    sums: list[Sum] = []
     try:
         with path.open("r+b" if behind else "wb") as file:
             file.truncate(behind)
             file.seek(behind)
             for some in vectors:
+                first = behind // (2 * some.shape[1]) + sum(count for _, count, _ in sums)
+                sums += sums_of(some, first)
                 file.write(np.ascontiguousarray(some).data)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
         raise unwritable(error, path) from error
+    return sums
+
+
+def sums_of(vectors: NDArray[np.float16], first: int) -> list[Sum]:
+    """Return the sums of embeddings, of which the first is at a place of its file."""
+    blocks = ((start, vectors[start : start + _BLOCK]) for start in range(0, len(vectors), _BLOCK))
+    return [(first + start, len(block), _crc32(block)) for start, block in blocks]
+
+
+def _crc32(vectors: NDArray[np.float16]) -> int:
+    return zlib.crc32(np.ascontiguousarray(vectors).data)
+
+
+def check(path: Path, vectors: NDArray[np.float16], sums: Iterable[Sum]) -> None:
+    """Compare embeddings with the sums of what was written.
+
+    Args:
+        path: of their file.
+        vectors: of the whole file.
+        sums: of some blocks, or of all.
+
+    Raises:
+        ValueError: if some are others.
+    """
+    for first, count, crc32 in sums:
+        if _crc32(vectors[first : first + count]) != crc32:
+            raise ValueError(
+                f"{path} is damaged: of the embeddings {first:,} to {first + count - 1:,}, some are not what was "
+                "written; delete the folder, and index the pictures again"
+            )
 
 
 def mapped(path: Path, count: int, dim: int) -> NDArray[np.float16]:

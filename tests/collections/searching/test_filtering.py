@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from mobileclip.collections import parse_condition
+from mobileclip.collections.searching import matching
 from mobileclip.collections.store import About, Row, Store, take_snapshot
 from tests.errors import fails
 
@@ -39,7 +40,7 @@ def pictures(tmp_path_factory):
 
 
 def found(pictures, text):
-    return pictures.matching([parse_condition(text).clause()]).tolist()
+    return matching(pictures, [parse_condition(text)]).tolist()
 
 
 @pytest.mark.parametrize(
@@ -70,6 +71,24 @@ def found(pictures, text):
 )
 def test_pictures_meet_conditions(pictures, text, places):
     assert found(pictures, text) == places
+
+
+def test_conditions_are_on_the_pictures_that_were_there(tmp_path):
+    index = made(tmp_path)
+    rewrite(index, *ROWS)
+    snapshot = take_snapshot(index)
+    assert found(snapshot, "width>1000") == [2]
+    with index.writing():
+        index.append([Row(path="/new", size=1, mtime_ns=1, sha256="", width=5000, embedding=np.ones(2))], removed=[1])
+    assert found(snapshot, "width>1000") == [2], "what was read is kept"
+    assert found(snapshot, "latitude<100") == [2], "the first was removed, and is not found by the next one's place"
+    assert found(take_snapshot(index), "width>=1000") == [0, 1, 3]
+
+
+def test_a_number_is_the_one_that_was_written(tmp_path):
+    index = made(tmp_path)
+    rewrite(index, *({"latitude": one} for one in (48.85837009999999, 48.8583701, None)))
+    assert found(take_snapshot(index), "latitude=48.85837009999999") == [0]
 
 
 @pytest.mark.parametrize(

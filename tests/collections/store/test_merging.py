@@ -110,14 +110,14 @@ def test_an_index_of_another_model_is_refused_by_name(make, folders, tmp_path, s
 
 
 def test_an_index_that_is_written_to_meanwhile_is_told(make, folders, monkeypatch, tmp_path):
-    index, rows = make("index", folders[0]), Store.rows
+    index, blocks = make("index", folders[0]), Store.blocks
 
     def written(self, ids):
         monkeypatch.undo()
         index.forget(folders[0])
-        yield from rows(self, ids)
+        yield from blocks(self, ids)
 
-    monkeypatch.setattr(Store, "rows", written)
+    monkeypatch.setattr(Store, "blocks", written)
     joined = Collection.create_like(tmp_path / "joined", index)
     with fails("collections.written-meanwhile-run-again", "index"):
         joined.merge(index, show_progress=False)

@@ -257,6 +257,47 @@ def test_damage_is_told_by_the_name_of_the_file(index, damage, message):
         take_snapshot(Store.open(index.folder))
 
 
+def flip(folder, place):
+    """Change one bit of an embedding."""
+    with (folder / EMBEDDINGS).open("r+b") as file:
+        file.seek(2 * DIM * place)
+        (byte,) = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
+
+
+@pytest.mark.parametrize(("place", "is_last"), [(0, False), (4095, False), (4096, True), (4999, True)])
+def test_an_embedding_that_is_not_what_was_written_is_told(index, tmp_path, place, is_last):
+    """One that was written last to whoever reads, and any other to whoever writes, or copies the index."""
+    with index.writing():
+        index.append(row("a") for _ in range(5000))
+    flip(index.folder, place)
+    message = f"{EMBEDDINGS} is damaged: of the embeddings {'4,096 to 4,999' if is_last else '0 to 4,095'}"
+    if is_last:
+        with pytest.raises(ValueError, match=message):
+            take_snapshot(Store.open(index.folder))
+    else:
+        assert len(take_snapshot(Store.open(index.folder))) == 5000
+    with pytest.raises(ValueError, match=message), index.writing():
+        pass
+    with pytest.raises(ValueError, match=message):
+        Collection.create_copy(tmp_path / "copy", Collection(index))
+    flip(index.folder, place)
+    assert len(Collection.create_copy(tmp_path / "copy", Collection(index))) == 5000
+
+
+def test_an_index_without_sums_gets_them_when_it_is_written_to(index):
+    with index.writing():
+        index.append([row("a"), row("bb")])
+    execute(index.folder, "DROP TABLE sums")
+    assert held(index.folder) == {"a": 1, "bb": 2}
+    with index.writing():
+        pass
+    flip(index.folder, 0)
+    with pytest.raises(ValueError, match=f"{EMBEDDINGS} is damaged"):
+        held(index.folder)
+
+
 def read_as_nobody(folder, temporary, said):
     tempfile.tempdir = temporary
     os.setgid(65534)
@@ -295,6 +336,10 @@ def test_on_a_disk_of_the_network_it_does_without_a_log(index, monkeypatch):
         assert pool.submit(held, index.folder).result() == {"a": 1}
         assert not list(index.folder.glob("*-wal"))
         index.append([row("bb")])
+    snapshot = take_snapshot(Store.open(index.folder))
+    os.truncate(index.folder / EMBEDDINGS, 0)  # by another machine, which ends whoever looks at a file that is mapped
+    assert snapshot.vectors.argmax(1).tolist() == [1, 2]
+    index.folder.joinpath(EMBEDDINGS).write_bytes(snapshot.vectors.tobytes())
     assert held(index.folder) == {"a": 1, "bb": 2}
     monkeypatch.undo()
     with index.writing():
