@@ -14,12 +14,13 @@ import pkgutil
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any, TextIO
 from unittest import mock
 
 import mobileclip
-from mobileclip.cli import COMMANDS, Commands, main
+from mobileclip.cli import COMMANDS, COMMON, KEYED, OLD_COMMANDS, OLD_FLAGS, Commands, flags_of, main
 from mobileclip.recipes.flags import FLAGS
 from mobileclip.registry import Registry
 
@@ -38,20 +39,33 @@ def names() -> dict[str, dict[str, Any]]:
     """Return flags by command, what it says that they take, and names by what they stand for."""
     own = sorted(_commands(COMMANDS.members))
     return {
-        "commands": {f"mobileclip {name}": flags(name) for name in sorted({*own, *RECIPES})},
+        "commands": {f"mobileclip {name}": flags(name) for name in sorted({*own, *RECIPES, *OLD_COMMANDS})},
         "help": {f"mobileclip {name}": takes(name) for name in own},
         "registries": dict(sorted(registered().items())),
     }
 
 
 def flags(command: str) -> list[str]:
-    """Return the flags that a command's `--help` lists, as they are typed."""
+    """Return the flags that a command takes, as they are typed, those that no help has among them."""
+    if command.partition(" ")[0] not in ("train", "reinforce", "finetune"):
+        return _read(command)
     said = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     _say_help(command, said)
     said.seek(0)
     cells = [cell[1:] for line in said for cell in line.split("│")[1:] if cell.startswith(" -")]
     cells += [flag.names for flag in FLAGS.get(RECIPES.get(command, ""), ())]
     return sorted({flag for cell in cells for flag in re.findall(r"(?<!\w)--?[a-z][\w.-]*", cell.split("  ")[0])})
+
+
+def _read(command: str) -> list[str]:
+    new = OLD_COMMANDS.get(command, command)
+    place = reduce(lambda group, name: group.members[name], new.split(), COMMANDS)
+    read = flags_of(place.load())
+    found = {"-h", "--help", "--help-all", *OLD_FLAGS.get(new, ()), *KEYED.keys() & {flag.keyed for flag in read}}
+    for flag in read:
+        if not flag.is_positional:
+            found |= {*flag.names, *([f"--no-{flag.key}"] if flag.is_switch else [])}
+    return sorted(found | {f"--{no}{name[2:]}" for name in COMMON for no in ("", "no-")})
 
 
 def takes(command: str) -> dict[str, str | None]:

@@ -2,7 +2,7 @@
 
     mobileclip train mine.py --import examples/models/own_work.py
     mobileclip eval my_s2.pt neighbours --data pictures/ --import examples/models/own_work.py
-    mobileclip export my_s2.pt --target zipped_torch --out out/ --import examples/models/own_work.py
+    mobileclip export my_s2.pt --target zipped_torch -o out/ --import examples/models/own_work.py
 
 An installed package is found without `--import`, by entry points in the groups `mobileclip.loss`,
 `mobileclip.evaluation_task` and `mobileclip.export_target`.

@@ -1,6 +1,6 @@
 """Which texts fit a picture, and which picture fits a text, with ExecuTorch.
 
-    mobileclip export mobileclip_s0.pt --target executorch --out s0_executorch
+    mobileclip export mobileclip_s0.pt --target executorch -o s0_executorch
     python executorch_search.py s0_executorch --pictures cat.jpg dog.jpg --texts "a cat" "a dog"
 
 It needs executorch, numpy, pillow, tokenizers and safetensors. ExecuTorch's Python bindings take tensors of PyTorch;

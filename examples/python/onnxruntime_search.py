@@ -1,6 +1,6 @@
 """Which texts fit a picture, and which picture fits a text, with ONNX Runtime.
 
-    mobileclip export mobileclip_s0.pt --target onnx --out s0_onnx
+    mobileclip export mobileclip_s0.pt --target onnx -o s0_onnx
     python onnxruntime_search.py s0_onnx --pictures cat.jpg dog.jpg --texts "a cat" "a dog"
 
 It needs onnxruntime, numpy, pillow, tokenizers and safetensors; neither PyTorch nor the mobileclip package.

@@ -1,6 +1,6 @@
 """Which texts fit a picture, and which picture fits a text, with OpenVINO.
 
-    mobileclip export mobileclip_s0.pt --target openvino --out s0_openvino
+    mobileclip export mobileclip_s0.pt --target openvino -o s0_openvino
     python openvino_search.py s0_openvino --pictures cat.jpg dog.jpg --texts "a cat" "a dog"
 
 It needs openvino, numpy, pillow, tokenizers and safetensors; neither PyTorch nor the mobileclip package.

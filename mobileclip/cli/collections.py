@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from mobileclip.cli.checks import require_at_least, require_file
-from mobileclip.cli.indexing import IndexFolder, brought_up_to_date, opened, place_of
-from mobileclip.cli.models import Checkpoint, Device, Model
-from mobileclip.cli.sheets import require_sheet, write_sheet
+from mobileclip.cli.indexing import IndexFolder, brought_up_to_date, opened, place_of, source_of
+from mobileclip.cli.models import Checkpoint, Device, Model, Workers
+from mobileclip.cli.outputs import outputs, require_sheet, write_sheet
 from mobileclip.processes import default_workers
 from mobileclip.storage import printable, require_output
 from mobileclip.terminal import say, say_json
@@ -37,10 +37,10 @@ def search(
     image: Annotated[tuple[str, ...], arg(metavar="IMAGE")] = (),
     without: Annotated[tuple[str, ...], arg(name="not", metavar="TEXT")] = (),
     where: Annotated[tuple[str, ...], arg(metavar="CONDITION")] = (),
-    k: Annotated[int, arg(aliases=["-k"], metavar="N")] = 10,
+    k: Annotated[int, arg(metavar="N")] = 10,
     all_frames: bool = False,
     thumbnails: bool = False,
-    sheet: Annotated[Path | None, arg(metavar="SHEET.png")] = None,
+    output: Annotated[Path | None, arg(metavar="SHEET.png")] = None,
     overwrite: bool = False,
     device: Device = "auto",
     trust: bool = False,
@@ -50,7 +50,7 @@ def search(
 
     mobileclip search "a red bicycle in snow"
 
-    mobileclip search --not people --not dogs "a cat" --where 'width>1000' --where 'taken>=2024' --sheet found.png
+    mobileclip search --not people --not dogs "a cat" --where 'width>1000' --where 'taken>=2024' -o found.png
 
     Without a TEXT and an --image, one text after another is read from standard input, line by line. Scores are cosine
     similarities: compare those of one query, not those of texts with those of pictures.
@@ -66,7 +66,7 @@ def search(
         k: how many, at most.
         all_frames: find a video by several of its frames; by default, by the one that is most similar.
         thumbnails: show the pictures in the terminal, in blocks of colour.
-        sheet: a picture to draw what was found to.
+        output: a picture to draw what was found to.
         overwrite: replace a sheet that is there.
         device: where to compute; see mobileclip index.
         trust: run an export that another machine wrote; see mobileclip classify.
@@ -86,11 +86,11 @@ def search(
         raise ValueError(f"{printable(query)} is a file, and stands where the TEXT does: write --image before each")
     for path in image:
         require_file(path, "an image file")
-    require_sheet(sheet, overwrite=overwrite)
-    if sheet is not None and query is None and not image:
-        raise ValueError("--sheet draws what one query finds; give a TEXT or an --image")
+    require_sheet(output, overwrite=overwrite)
+    if output is not None and query is None and not image:
+        raise ValueError("--output draws what one query finds; give a TEXT or an --image")
     if thumbnails and (as_json or not can_show_pictures()):
-        raise ValueError("--thumbnails needs a terminal with colours, and no --json; --sheet FILE.png draws a file")
+        raise ValueError("--thumbnails needs a terminal with colours, and no --json; --output FILE.png draws a file")
     collection = opened(index_folder or newest_index(), device, trust=trust)
     ask = partial(
         _answer,
@@ -101,7 +101,7 @@ def search(
         k=k,
         all_frames=all_frames,
         thumbnails=thumbnails,
-        sheet=sheet,
+        sheet=output,
         as_json=as_json,
     )
     if query is not None or image:
@@ -122,17 +122,14 @@ def dedup(
     checkpoint: Checkpoint = None,
     device: Device = "auto",
     trust: bool = False,
-    num_workers: Annotated[int | None, arg(aliases=["-j"], metavar="PROCESSES")] = None,
+    num_workers: Annotated[int | None, Workers] = None,
     threshold: Annotated[float, arg(metavar="SIMILARITY")] = 0.95,
-    output: Annotated[Path, arg(aliases=["-o"], metavar="LIST.jsonl")] = Path("duplicates.jsonl"),
-    page: Annotated[Path | None, arg(metavar="PAGE.html")] = None,
+    output: Annotated[tuple[Path, ...], arg(metavar="LIST.jsonl|PAGE.html")] = (),
     overwrite: bool = False,
-    strict: bool = False,
-    quiet: bool = False,
 ) -> None:
     """List the pictures that show the same, and propose the best copy of each. Nothing is deleted.
 
-    mobileclip dedup photos/ --page duplicates.html
+    mobileclip dedup photos/ -o duplicates.html
 
     mobileclip dedup --index photos.index
 
@@ -149,18 +146,16 @@ def dedup(
         index_folder: where the index is; by default a place in the user's cache for these inputs, and without inputs
             the one that was written last.
         model: of a new index; see mobileclip index.
-        checkpoint: of a new index; see mobileclip index.
+        checkpoint: weights of the model.
         device: where to compute; see mobileclip index.
         trust: run an export that another machine wrote; see mobileclip classify.
         num_workers: processes that read and decode; see mobileclip index.
         threshold: cosine similarity from which on two pictures show the same.
-        output: the list to write.
-        page: a page to look at, which shows the groups side by side.
+        output: the list to write, duplicates.jsonl by default; and, where one is named too, a page to look at, which
+            shows the groups side by side.
         overwrite: replace a list or a page that is there.
-        strict: end with status 1 in place of 0 if a picture cannot be read, is gone or has changed.
-        quiet: show no progress.
     """
-    from mobileclip.collections import Collection, IndexOptions, ModelSource
+    from mobileclip.collections import Collection, IndexOptions
     from mobileclip.collections.searching.duplicates import require_threshold
     from mobileclip.collections.viewing.page import write_list, write_page
 
@@ -168,21 +163,20 @@ def dedup(
     require_at_least(1, num_workers=workers)
     require_threshold(threshold)
     if not inputs and (model or checkpoint):
-        raise ValueError("an index keeps its model: --model and --checkpoint are for pictures that are given")
-
-    require_output(output, overwrite=overwrite, suffixes=(".jsonl",))
-    if page is not None:
-        require_output(page, overwrite=overwrite, suffixes=(".html",))
+        raise ValueError("an index keeps its model: --model is for pictures that are given")
+    listed, page = outputs(output, (".jsonl",), (".html",), overwrite=overwrite)
+    listed = listed or Path("duplicates.jsonl")
+    require_output(listed, overwrite=overwrite)
     if inputs:
-        options = IndexOptions(num_workers=workers, show_progress=not quiet)
-        source = ModelSource(model=model, checkpoint=checkpoint)
+        options = IndexOptions(num_workers=workers)
+        source = source_of(model, checkpoint)
         collection, report = brought_up_to_date(inputs, index_folder, source, device, options, trust=trust)
         num_left_out = report.num_left_out
     else:
         collection, num_left_out = Collection.open(place_of(index_folder, inputs)), 0
-    groups = collection.duplicates(threshold=threshold, show_progress=not quiet)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_list(output, groups)
+    groups = collection.duplicates(threshold=threshold)
+    listed.parent.mkdir(parents=True, exist_ok=True)
+    write_list(listed, groups)
     if page is not None:
         page.parent.mkdir(parents=True, exist_ok=True)
         write_page(page, groups, threshold=threshold)
@@ -198,14 +192,14 @@ def dedup(
         if len(groups.blank) > _MOST_NAMED:
             say(f"  and {len(groups.blank) - _MOST_NAMED:,} others", error=True)
     num_others = sum(len(group.others) for group in groups)
-    say(f"{num_others:,} of {len(collection):,} pictures are like a better one, in {len(groups):,} groups: {output}")
-    conclude(left_out=num_left_out + groups.num_left_out, strict=strict)
+    say(f"{num_others:,} of {len(collection):,} pictures are like a better one, in {len(groups):,} groups: {listed}")
+    conclude(left_out=num_left_out + groups.num_left_out)
 
 
 def serve(
     *,
     index_folder: IndexFolder = None,
-    port: Annotated[int, arg(aliases=["-p"], metavar="PORT")] = 8000,
+    port: Annotated[int, arg(metavar="PORT")] = 8000,
     device: Device = "auto",
     trust: bool = False,
 ) -> None:

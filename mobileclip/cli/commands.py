@@ -10,11 +10,16 @@ from typing import Any
 
 import attrs
 
+from mobileclip.cli.flags import COMMON, flags_of, helper_of, reader_of, spelled_out
+from mobileclip.cli.renamed import OLD_COMMANDS, with_new_names
 from mobileclip.registry import nearest
 from mobileclip.terminal import say
-from mobileclip.terminal.help import paragraphs, parse, readable
+from mobileclip.terminal.common import Common, use_common
+from mobileclip.terminal.help import paragraphs, parse
 
 _ASKING = frozenset(("-h", "--help"))
+_ASKING_ALL = "--help-all"
+_OF_ALL = f"Every command takes {', and '.join(f'{name}: {about}' for name, about in COMMON.items())}."
 
 
 @attrs.frozen
@@ -48,8 +53,15 @@ class Command:
             SystemExit: after `--help`, or if there is no such flag.
         """
         function = self.load()
-        explained = inspect.cleandoc(function.__doc__ or "").partition("\n\nArgs:")[0]
-        parse(readable(function), arguments, description=paragraphs(explained), prog=program)
+        flags = flags_of(function)
+        if asked := {*_ASKING, _ASKING_ALL} & {*arguments}:
+            explained = inspect.cleandoc(function.__doc__ or "").partition("\n\nArgs:")[0]
+            shown = reader_of(function, flags) if _ASKING_ALL in asked else helper_of(flags)
+            parse(shown, ["--help"], description=paragraphs(f"{explained}\n\n{_OF_ALL}"), prog=program)
+        told, rest = _common(arguments)
+        typed = spelled_out(with_new_names(program.partition(" ")[2], rest, flags), flags)
+        with use_common(told):
+            parse(reader_of(function, flags), typed, description="", prog=program)
 
 
 @attrs.frozen
@@ -85,6 +97,8 @@ class Commands:
             ValueError: if there is no such command.
         """
         name = arguments[0].replace("_", "-") if arguments else ""
+        group = program.partition(" ")[2]
+        name = OLD_COMMANDS.get(f"{group} {name}", name).removeprefix(f"{group} ")
         if name in self.members:
             self.members[name].run(f"{program} {name}", arguments[1:])
         elif not name or not _ASKING.isdisjoint(arguments):
@@ -102,3 +116,10 @@ class Commands:
             lines += ["", title]
             lines += [f"  {one.example:{width}}  {one.summary}" for one in group.values()]
         return "\n".join([*lines, "", f"`{program} COMMAND --help` has all flags of a command."])
+
+
+def _common(arguments: Sequence[str]) -> tuple[Common, list[str]]:
+    """Return what the flags of every command say, and the command line without them."""
+    said = {f"--{prefix}{name[2:]}": (name[2:], not prefix) for name in COMMON for prefix in ("", "no-")}
+    told = dict(said[one] for one in arguments if one in said)
+    return Common(**told), [one for one in arguments if one not in said]

@@ -1,4 +1,4 @@
-"""`mobileclip data score | filter | dedup | tune-scale`: what the stored embeddings of a reinforced data set say."""
+"""`mobileclip data score | filter | distinct | tune-scale`: what the stored embeddings of a reinforced data set say."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from tyro.conf import Positional, arg
 
 from mobileclip.cli.checks import require_file, require_folder
 from mobileclip.cli.data import require_shards
+from mobileclip.cli.flags import Key
+from mobileclip.cli.models import Device
+from mobileclip.cli.outputs import SHEETS, outputs, write_sheet
 from mobileclip.cli.sharing import Shared, Sharing
-from mobileclip.cli.sheets import require_sheet, write_sheet
-from mobileclip.storage import require_output
 from mobileclip.terminal import print_table, say
 from mobileclip.terminal.status import conclude
 
@@ -23,12 +24,10 @@ def score(
     shards: Annotated[Positional[tuple[str, ...]], arg(metavar="SHARDS")],
     /,
     *,
-    output: Annotated[Path, arg(aliases=["-o"], metavar="FOLDER")],
+    output: Annotated[Path, arg(metavar="FOLDER")],
     vectors: bool = False,
     sharing: Shared = Sharing(),  # noqa: B008  frozen
     status: bool = False,
-    strict: bool = False,
-    quiet: bool = False,
 ) -> None:
     """Score every sample of reinforced shards: how well its captions fit its image, as each teacher sees it.
 
@@ -43,11 +42,9 @@ def score(
     Args:
         shards: reinforced tar files: paths, addresses or brace patterns.
         output: folder of the scores.
-        vectors: keep a vector of each image as well, which `mobileclip data dedup` needs.
+        vectors: keep a vector of each image as well, which `mobileclip data distinct` needs.
         sharing: how the work is shared.
         status: print what a run in the folder does now, how far it is and how long the rest takes, and stop.
-        strict: end with status 1 in place of 0 if a shard could not be read to its end.
-        quiet: show no progress.
     """
     from mobileclip.datasets.curation import ScoreSpec, score_shards
     from mobileclip.engines import read_status
@@ -61,88 +58,92 @@ def score(
     for pattern in shards:
         require_shards(pattern, "a reinforced shard")
     spec = ScoreSpec(shards=shards, output=output, vectors=vectors)
-    report = score_shards(spec, engine=engine, show_progress=not quiet)
+    report = score_shards(spec, engine=engine)
     say(f"{report.num_samples:,} samples have scores in {output}")
     for reason, count in sorted(report.skipped.items()):
         say(f"  {count:,} left out: {reason}")
     if report.failed:
         say(f"{len(report.failed):,} shards could not be read to their end, the first: {report.failed[0][1]}")
-    conclude(left_out=report.failed, strict=strict, done=report.num_samples)
+    conclude(left_out=report.failed, done=report.num_samples)
 
 
 def filter_(
     scores: Annotated[Positional[Path], arg(metavar="SCORES")],
     /,
     *,
-    output: Annotated[Path, arg(aliases=["-o"], metavar="KEPT.npy")],
+    output: Annotated[tuple[Path, ...], arg(metavar="KEPT.npy|SHEET.png")],
     share: Annotated[float | None, arg(metavar="FRACTION")] = None,
     threshold: Annotated[float | None, arg(metavar="SIMILARITY")] = None,
-    caption: Literal["real", "synthetic", "best"] = "real",
-    teacher: Annotated[str, arg(metavar="mean|NAME")] = "mean",
-    sheet: Annotated[Path | None, arg(metavar="SHEET.png")] = None,
+    caption: Annotated[Literal["real", "synthetic", "best"], Key()] = "real",
+    teacher: Annotated[str, Key()] = "mean",
     overwrite: bool = False,
 ) -> None:
     """List the samples whose captions fit their images best, as DataComp and DFN filter.
 
-    mobileclip data filter scores -o kept.npy --share 0.3 --sheet kept.png
+    mobileclip data filter scores -o kept.npy --share 0.3 -o kept.png
 
     The list is sorted pairs of 64-bit numbers, the form in which DataComp publishes its subsets. Nothing is rewritten:
     trainings take it with --pipeline.uids kept.npy --pipeline.sampling endless.
 
     Args:
         scores: folder that `mobileclip data score` wrote.
-        output: the list of uids.
+        output: the list of uids; and, where one is named too, a picture with the spread of similarities, and samples of
+            both sides and both ends.
         share: fraction of the samples to keep, the most similar ones.
         threshold: cosine similarity from which on samples are kept, in place of a share.
         caption: whose similarity decides: real, synthetic for the mean over synthetic captions, or best of these.
         teacher: the one that is asked, by its name; mean asks all.
-        sheet: a PNG file with the spread of similarities, and samples of both sides and both ends.
         overwrite: replace files that are there.
     """
     from mobileclip.datasets.curation import FilterSpec, filter_samples
     from mobileclip.datasets.curation.sheet import draw_filter
 
-    spec = FilterSpec(scores=scores, output=output, share=share, threshold=threshold, caption=caption, teacher=teacher)
+    kept, sheet = outputs(output, (".npy",), SHEETS, overwrite=overwrite)
+    spec = FilterSpec(
+        scores=scores,
+        output=require_kept(kept),
+        share=share,
+        threshold=threshold,
+        caption=caption,
+        teacher=teacher,
+    )
     require_folder(str(scores), "a folder of scores")
-    require_output(output, overwrite=overwrite, suffixes=(".npy",))
-    require_sheet(sheet, overwrite=overwrite)
     report = filter_samples(spec)
     if sheet is not None:
         write_sheet(draw_filter(spec, report), sheet)
     say(report)
-    say(f"wrote {output}" + (f" and {sheet}" if sheet is not None else ""))
+    say(f"wrote {' and '.join(map(str, output))}")
 
 
-def dedup(
+def distinct(
     scores: Annotated[Positional[Path], arg(metavar="SCORES")],
     /,
     *,
-    output: Annotated[Path, arg(aliases=["-o"], metavar="KEPT.npy")],
+    output: Annotated[tuple[Path, ...], arg(metavar="KEPT.npy|PAIRS.tsv")],
     threshold: Annotated[float, arg(metavar="SIMILARITY")] = 0.95,
     against: Annotated[tuple[Path, ...], arg(metavar="SCORES")] = (),
-    leak_threshold: Annotated[float, arg(metavar="SIMILARITY")] = 0.95,
-    keep: Annotated[Path | None, arg(metavar="KEPT.npy")] = None,
-    pairs: Annotated[Path | None, arg(metavar="PAIRS.tsv")] = None,
-    num_clusters: Annotated[int | None, arg(metavar="N")] = None,
-    device: Annotated[str, arg(metavar="auto|cuda|mps|cpu")] = "auto",
-    seed: int = 0,
+    leak_threshold: Annotated[float, Key()] = 0.95,
+    keep: Annotated[Path | None, Key()] = None,
+    num_clusters: Annotated[int | None, Key()] = None,
+    device: Device = "auto",
+    seed: Annotated[int, Key()] = 0,
     overwrite: bool = False,
 ) -> None:
     """List samples without near duplicates, and without pictures of test sets.
 
-    mobileclip data dedup scores -o kept.npy --against test_scores --pairs left_out.tsv
+    mobileclip data distinct scores -o kept.npy --against test_scores -o left_out.tsv
 
     Images are compared by the teachers' stored embeddings, within clusters. Of samples that show the same, the one
     whose caption fits best is kept. The list has the form of `mobileclip data filter`.
 
     Args:
         scores: folder that `mobileclip data score --vectors` wrote.
-        output: the list of uids that are kept.
+        output: the list of uids that are kept; and, where one is named too, a file with a line for every sample that is
+            left out, and what it is like.
         threshold: cosine similarity from which on two images show the same.
         against: folders of scores of test sets, reinforced by the same teachers.
         leak_threshold: cosine similarity with a test picture from which on a sample is left out.
         keep: a list of uids, such as `mobileclip data filter` wrote; other samples are neither kept nor compared.
-        pairs: a file with a line for every sample that is left out, and what it is like.
         num_clusters: in which near duplicates are looked for; a thousandth of the samples by default.
         device: where to compute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there.
         seed: of the clusters.
@@ -151,9 +152,10 @@ def dedup(
     from mobileclip.datasets.curation import DuplicatesSpec, find_duplicates
     from mobileclip.hardware.devices import pick_device
 
+    kept, pairs = outputs(output, (".npy",), (), overwrite=overwrite)
     spec = DuplicatesSpec(
         scores=scores,
-        output=output,
+        output=require_kept(kept),
         keep=keep,
         pairs=pairs,
         threshold=threshold,
@@ -165,23 +167,27 @@ def dedup(
     )
     for folder in (scores, *against):
         require_folder(str(folder), "a folder of scores")
-    require_output(output, overwrite=overwrite, suffixes=(".npy",))
     if keep is not None:
         require_file(str(keep), "a list of uids")
-    if pairs is not None:
-        require_output(pairs, overwrite=overwrite)
     say(find_duplicates(spec))
-    say(f"wrote {output}" + (f" and {pairs}" if pairs is not None else ""))
+    say(f"wrote {' and '.join(map(str, output))}")
+
+
+def require_kept(path: Path | None) -> Path:
+    """Return the list of uids that is to be written, or say that none is named."""
+    if path is None:
+        raise ValueError("--output names no list of uids: one that must end with .npy")
+    return path
 
 
 def tune_scale(
     shards: Annotated[Positional[tuple[str, ...]], arg(metavar="SHARDS")],
     /,
     *,
-    caption: Literal["real", "synthetic"] = "real",
-    num_pairs: Annotated[int, arg(metavar="N")] = 8192,
-    batch_size: Annotated[int, arg(metavar="N")] = 1024,
-    seed: int = 0,
+    caption: Annotated[Literal["real", "synthetic"], Key()] = "real",
+    num_pairs: Annotated[int, Key()] = 8192,
+    batch_size: Annotated[int, Key()] = 1024,
+    seed: Annotated[int, Key()] = 0,
 ) -> None:
     """Find the logit scale of each teacher at which it tells held-out pairs apart best.
 

@@ -9,9 +9,11 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from mobileclip.cli.checks import require_at_least, require_file, require_folder
-from mobileclip.cli.models import Rows
+from mobileclip.cli.flags import Fields, Key
+from mobileclip.cli.models import Device, Rows
+from mobileclip.cli.outputs import require_sheet, write_sheet
 from mobileclip.cli.sharing import Shared, Sharing
-from mobileclip.cli.sheets import require_sheet, write_sheet
+from mobileclip.datasets.joining.spec import JoinSpec
 from mobileclip.datasets.sources import RowOptions
 from mobileclip.storage import check_address, is_remote, local_path, require_output
 from mobileclip.terminal import say
@@ -19,28 +21,22 @@ from mobileclip.terminal.status import conclude
 
 
 def join(
-    reinforced: Annotated[Positional[str], arg(metavar="REINFORCED")],
-    images: Annotated[Positional[str], arg(metavar="IMAGES")],
-    output: Annotated[Positional[str], arg(metavar="OUTPUT")],
-    /,
     *,
-    by: Annotated[str, arg(metavar="key|url|FIELD")] = "key",
-    captions: Annotated[str | None, arg(metavar="FOLDER")] = None,
-    index: Annotated[str | None, arg(metavar="FOLDER")] = None,
-    placeholder_threshold: Annotated[int, arg(metavar="KEYS")] = 10,
-    drop_placeholders: bool = False,
-    check_images: bool = False,
-    keep_other: bool = False,
-    min_share: Annotated[float, arg(metavar="FRACTION")] = 0.5,
-    go_on: bool = False,
+    spec: Annotated[
+        JoinSpec,
+        Fields(
+            places=("reinforced", "images"),
+            flags=("output", "by"),
+            names={"index": "places"},
+            without=("sample_limits",),
+        ),
+    ],
     sharing: Shared = Sharing(),  # noqa: B008  frozen
     status: bool = False,
-    strict: bool = False,
-    quiet: bool = False,
 ) -> None:
     """Put the images into reinforced shards, which are published without them.
 
-    mobileclip data join 'DataCompDR-12M/{00000000..00001023}.tar' 'images/{00000..01289}.tar' joined/ --by uid
+    mobileclip data join 'DataCompDR-12M/{00000000..00001023}.tar' 'images/{00000..01289}.tar' -o joined/ --by uid
 
     The two sides may be sharded differently and in another order. Where every image is gets noted in an index on disk;
     then one joined shard is written per reinforced shard, whole or not at all. Run the same command again after an
@@ -50,79 +46,45 @@ def join(
 
     OUTPUT gets the shards, join.json with the report, and missing.txt with what was left out: key, shard and reason.
     join/ has Parquet files with what became of each sample (extra parquet).
-    The exit status is 1 if fewer samples were joined than --min-share; the join stops after the first shard if no
+    The exit status is 1 if fewer samples were joined than --set min-share; the join stops after the first shard if no
     sample of it is joined. A shard that fails is set aside, after several tries where
     another may help, and listed in set_aside.jsonl; run/ has the status and a line for every shard.
 
     Args:
-        reinforced: reinforced shards: a path, an address or a brace pattern.
-        images: uncompressed tar files with the images, such as img2dataset writes: a path, an address or a pattern.
-        output: directory or address of the joined shards.
-        by: what tells which image belongs to a sample. key: both have the same key. FIELD: this field of the JSON
-            beside the image, such as uid, is that of the sample's JSON, or the sample's key. url: the JSON beside the
-            image and the sample have the same URL.
-        captions: shards with real captions for samples that have none, with the names and the keys or uids of the
-            reinforced ones, as DataComp-12M has them: a folder, an address or a pattern.
-        index: local folder for the places of the images, to be shared by several joins; OUTPUT/index by default.
-        placeholder_threshold: report pictures that stand under so many keys, as dead links leave them; 0 looks for
-            none, which saves reading all images once.
-        drop_placeholders: leave samples with such pictures out.
-        check_images: decode every image, and leave samples with broken ones out.
-        keep_other: keep samples whose download was another picture, by its hash or its size; other.txt names them.
-        min_share: of the samples that must be joined, from 0 to 1, for the exit status 0.
-        go_on: join the other shards even if no sample of the first one is joined.
+        spec: what is joined, and how.
         sharing: how the work is shared.
-        status: print what the join in OUTPUT does now, how far it is and how long the rest takes, and stop.
-        strict: end with status 1 in place of 0 if a shard could not be read.
-        quiet: show no progress.
+        status: print what the join in the output does now, how far it is and how long the rest takes, and stop.
     """
     from mobileclip.datasets.joining.join import join_images
-    from mobileclip.datasets.joining.spec import JoinSpec
     from mobileclip.engines import read_status
 
     if status:
-        say(read_status(output))
+        say(read_status(spec.output))
         return
     engine = sharing.build()
-    require_shards(reinforced, "reinforced shards")
-    require_shards(images, "tar files with the images")
-    if captions is not None and captions.endswith(".tar"):
-        require_shards(captions, "shards with the captions")
-    elif captions is not None:
-        require_folder(captions, "a folder of shards with the captions")
-    _require_output_directory(output)
-    if index is not None:
+    require_shards(spec.reinforced, "reinforced shards")
+    require_shards(spec.images, "tar files with the images")
+    if spec.captions is not None and spec.captions.endswith(".tar"):
+        require_shards(spec.captions, "shards with the captions")
+    elif spec.captions is not None:
+        require_folder(spec.captions, "a folder of shards with the captions")
+    _require_output_directory(spec.output)
+    if spec.index is not None:
         # Others may work in it: what is asked is whether files can be written there.
-        require_output(local_path(index) / "places", overwrite=True)
-    spec = JoinSpec(
-        reinforced=reinforced,
-        images=images,
-        output=output,
-        captions=captions,
-        index=index,
-        by=by,
-        placeholder_threshold=placeholder_threshold,
-        drop_placeholders=drop_placeholders,
-        check_images=check_images,
-        keep_other=keep_other,
-        min_share=min_share,
-        go_on=go_on,
-    )
-    report = join_images(spec, engine=engine, show_progress=not quiet)
+        require_output(local_path(spec.index) / "places", overwrite=True)
+    report = join_images(spec, engine=engine)
     say(report)
-    conclude(left_out=not report.complete, strict=strict, done=report.is_enough)
+    conclude(left_out=not report.complete, done=report.is_enough)
 
 
 def urls(
     data: Annotated[Positional[tuple[str, ...]], arg(metavar="DATA")],
     /,
     *,
-    output: Annotated[str, arg(aliases=["-o"], metavar="TABLE")],
+    output: Annotated[str, arg(metavar="TABLE")],
     rows: Rows = RowOptions(),  # noqa: B008  frozen
     sharing: Shared = Sharing(),  # noqa: B008  frozen
     overwrite: bool = False,
-    strict: bool = False,
-    quiet: bool = False,
 ) -> None:
     """Write the table of URLs that img2dataset downloads.
 
@@ -140,8 +102,6 @@ def urls(
         rows: which columns of tables hold what.
         sharing: how the work is shared.
         overwrite: replace a table that is there.
-        strict: end with status 1 in place of 0 if a shard breaks off, or samples have no URL.
-        quiet: show no progress.
     """
     from mobileclip.datasets.joining.urls import SUFFIXES, write_urls
 
@@ -155,10 +115,9 @@ def urls(
         output,
         rows=rows,
         engine=engine,
-        show_progress=not quiet,
     )
     say(report)
-    conclude(left_out=report.skips.counts, strict=strict, done=report.num_rows)
+    conclude(left_out=report.skips.counts, done=report.num_rows)
 
 
 def inspect(
@@ -166,7 +125,7 @@ def inspect(
     /,
     *,
     key: str | None = None,
-    output: Annotated[Path | None, arg(aliases=["-o"], metavar="SHEET.png")] = None,
+    output: Annotated[Path | None, arg(metavar="SHEET.png")] = None,
     overwrite: bool = False,
 ) -> None:
     """Print what a sample holds, and draw a contact sheet of its augmentations.
@@ -201,9 +160,7 @@ def count(
     /,
     *,
     sharing: Shared = Sharing(),  # noqa: B008  frozen
-    again: bool = False,
-    strict: bool = False,
-    quiet: bool = False,
+    overwrite: bool = False,
 ) -> None:
     """Count the samples of shards and keep the numbers in a sizes.json beside them.
 
@@ -217,9 +174,7 @@ def count(
     Args:
         shards: tar files: paths, addresses or brace patterns.
         sharing: how the work is shared.
-        again: count all of them anew, where shards have changed.
-        strict: end with status 1 in place of 0 if a shard was left out.
-        quiet: show no progress.
+        overwrite: count all of them anew, where shards have changed.
     """
     from mobileclip.datasets.viewing.counting import count_shards
 
@@ -228,34 +183,33 @@ def count(
         raise ValueError("no SHARDS were given; expected tar files, such as 'mine/{000..127}.tar'")
     for pattern in shards:
         require_shards(pattern, "a tar shard")
-    counted = count_shards(shards, again=again, engine=engine, show_progress=not quiet)
+    counted = count_shards(shards, again=overwrite, engine=engine)
     say(f"{counted.num_samples:,} samples in {counted.num_shards:,} shards")
     if counted.unreadable:
         say(f"{len(counted.unreadable):,} shards could not be counted, the first: {counted.unreadable[0][1]}")
-    conclude(left_out=counted.unreadable, strict=strict, done=counted.num_shards)
+    conclude(left_out=counted.unreadable, done=counted.num_shards)
 
 
-def verify(
+def check(
     directory: Annotated[Positional[str], arg(metavar="DIRECTORY")],
     /,
     *,
     samples: Annotated[int, arg(metavar="N")] = 32,
-    num_shards: Annotated[int | None, arg(metavar="N")] = None,
-    num_rows: Annotated[int | None, arg(metavar="N")] = None,
+    num_shards: Annotated[int | None, Key()] = None,
+    num_rows: Annotated[int | None, Key()] = None,
     sharing: Shared = Sharing(),  # noqa: B008  frozen
-    device: Annotated[str, arg(metavar="auto|cuda|mps|cpu")] = "auto",
-    seed: int = 0,
-    quiet: bool = False,
+    device: Device = "auto",
+    seed: Annotated[int, Key()] = 0,
 ) -> None:
     """Check reinforced shards: that all can be read, agree with the card, and that some of it is true.
 
-    mobileclip data verify DataCompDR-12M --samples 100
+    mobileclip data check DataCompDR-12M --samples 100
 
     Of every sample: members, shapes, norms, numbers of augmentations and captions, keys that come twice, the manifest
     and the card. Of N samples drawn at random: the image is the one that was reinforced, the stored augmentations are
     those that the seed gives, and the teachers, loaded as the card describes them, give the stored embeddings.
 
-    mobileclip data verify DataCompDR-1B --num-shards 100 --num-rows 500 -j 16
+    mobileclip data check DataCompDR-1B --set num-shards=100 --set num-rows=500 -j 16
 
     Of a large data set, some shards, and some samples of each, drawn at random. That all files are there, of the right
     size, is checked in any case.
@@ -270,17 +224,16 @@ def verify(
         sharing: how the work is shared.
         device: where to recompute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there.
         seed: of the choice of samples.
-        quiet: show no progress.
     """
     from mobileclip.hardware.devices import pick_device
-    from mobileclip.reinforce import verify as verify_directory
+    from mobileclip.reinforce import verify
 
     engine = sharing.build()
     require_at_least(0, samples=samples)
     require_at_least(1, num_shards=num_shards, num_rows=num_rows)
     require_folder(directory, "a folder of reinforced shards")
     place = str(pick_device(device))
-    found = verify_directory(
+    found = verify(
         directory,
         num_samples=samples,
         num_shards=num_shards,
@@ -288,7 +241,6 @@ def verify(
         device=place,
         seed=seed,
         engine=engine,
-        show_progress=not quiet,
     )
     say(found)
     if not found.is_good:

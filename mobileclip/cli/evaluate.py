@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import OmitArgPrefixes, Positional, arg
+from tyro.conf import Positional, arg
 
 from mobileclip.cli.checks import require_file
+from mobileclip.cli.flags import Fields
 from mobileclip.evaluation.spec import EvaluationSpec
 from mobileclip.terminal import print_table, say
 
@@ -19,10 +20,15 @@ def evaluate(
     models: Annotated[Positional[tuple[str, ...]], arg(metavar="MODEL|DATA...")],
     /,
     *,
-    spec: Annotated[OmitArgPrefixes[EvaluationSpec], arg(name="")] = EvaluationSpec(),  # noqa: B008  frozen
-    beside: tuple[str, ...] = (),
+    spec: Annotated[
+        EvaluationSpec,
+        Fields(
+            flags=("suite", "data", "output", "device", "precision", "num_threads", "trust"),
+            names={"num_threads": "num-workers"},
+        ),
+    ] = EvaluationSpec(),  # noqa: B008  frozen
+    beside: Annotated[tuple[str, ...], arg(metavar="NAME")] = (),
     report: bool = False,
-    strict: bool = False,
 ) -> None:
     """Evaluate one or several models, and print their results in one table.
 
@@ -36,7 +42,7 @@ def evaluate(
     `teachers`). LABEL= before any of them says what the results call it: before=a/model.safetensors
     after=b/model.safetensors.
 
-    DATA is a data set of your own, as --datasets takes it: a folder with a folder of images for each class, a folder of
+    DATA is a data set of your own: a folder with a folder of images for each class, a folder of
     images with captions, a .jsonl file, tar shards, a folder in the public layout, or a key such as vtab/pets. With
     probe: before one of classes, it is a linear probe. Without any, a suite is evaluated.
 
@@ -51,11 +57,10 @@ def evaluate(
             always does.
         report: write report.html, with verdicts and the pictures that models disagree on, and its plots as PNG files;
             measures how long an image and a text take, too.
-        strict: end with status 1 in place of 0 if samples of a data set were left out.
     """
     from mobileclip.evaluation.printing import divided, evaluate_and_print
 
-    evaluate_and_print(*divided(models, spec), beside=beside, report=report, strict=strict)
+    evaluate_and_print(*divided(models, spec), beside=beside, report=report)
 
 
 def orders(
@@ -96,7 +101,7 @@ def report(
     results: Annotated[Positional[Path | None], arg(metavar="RESULTS.jsonl")] = None,
     /,
     *,
-    model: Annotated[str, arg(aliases=["-m"], metavar="NAME")] = "mobileclip_s2",
+    model: Annotated[str, arg(metavar="NAME")] = "mobileclip_s2",
 ) -> None:
     """Print a model's results on the 38 data sets beside the published ones.
 

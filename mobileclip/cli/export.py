@@ -7,10 +7,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import OmitArgPrefixes, Positional, arg
+from tyro.conf import Positional, arg
 
 from mobileclip.cli.checks import require_folder, require_there
-from mobileclip.cli.models import Rows
+from mobileclip.cli.flags import Fields, Key
+from mobileclip.cli.models import Checkpoint, Rows, split
 from mobileclip.datasets.sources import RowOptions
 from mobileclip.export.spec import ExportSpec
 from mobileclip.storage import require_output_folder
@@ -26,23 +27,26 @@ _NUM_CALIBRATION = 100
 
 
 def export(
-    model: Annotated[Positional[str], arg(metavar="MODEL")],
+    model: Annotated[Positional[str], arg(metavar="NAME|FILE|NAME=FILE")],
     /,
     *,
-    spec: Annotated[OmitArgPrefixes[ExportSpec], arg(name="")],
-    checkpoint: Annotated[str | None, arg(aliases=["-c"], metavar="FILE|FOLDER|hf-hub:OWNER/NAME")] = None,
-    data: str | None = None,
-    max_images: int = 100,
-    calibration: str | None = None,
+    spec: Annotated[
+        ExportSpec,
+        Fields(flags=("out", "target", "tower", "precision"), names={"out": "output"}),
+    ],
+    checkpoint: Checkpoint = None,
+    data: Annotated[str | None, arg(metavar="DATA")] = None,
+    max_images: Annotated[int, Key()] = 100,
+    calibration: Annotated[str | None, Key()] = None,
     rows: Rows = RowOptions(),  # noqa: B008  frozen
     place: Annotated[str | None, arg(name="for", metavar="iphone|android|browser|server|...")] = None,
     overwrite: bool = False,
 ) -> None:
     """Write a model for another runtime: a file per tower, and all that is needed to use and to check them.
 
-    mobileclip export mobileclip_s0.pt --target onnx --precision float16 --out s0_onnx
+    mobileclip export mobileclip_s0.pt --target onnx --precision float16 -o s0_onnx
 
-    mobileclip export mobileclip_s0.pt --for iphone --out s0_iphone
+    mobileclip export mobileclip_s0.pt --for iphone -o s0_iphone
 
     The files are run in their runtime at once, on real images and captions, and measured against the model in float32.
     Where a tower in fewer bits fails a gate, it is written again with the layers that lose most in float32. The exit
@@ -50,10 +54,10 @@ def export(
     backends of ExecuTorch, is lowered and not run, and says so.
 
     Args:
-        model: a file of weights in any known layout, a folder with one, hf-hub:OWNER/NAME, or a name such as
-            mobileclip_s0.
+        model: a name such as mobileclip_s0, whose published weights are fetched once, a file of weights in any known
+            layout, a folder with one, hf-hub:OWNER/NAME, or NAME=FILE where a file does not say what it holds.
         spec: what to export, and how.
-        checkpoint: weights for a model that is given by name; without it the published ones are fetched, once.
+        checkpoint: weights of the model.
         data: a data set to measure on, as mobileclip eval takes it; without it, pictures that come along.
         max_images: at most so many of the data set are used; they are stored in the folder, so that it can be verified.
         calibration: a data set that int8 finds its ranges with, in at most a hundred images; crops
@@ -72,6 +76,8 @@ def export(
     from mobileclip.export.targets.base import require_able
     from mobileclip.inference.loading import require_model
 
+    if checkpoint is None:
+        model, checkpoint = split(model)
     if place is not None:
         spec = places.resolve(place).fitted(spec)
         kinds = ", ".join(spec.precisions)
@@ -83,7 +89,7 @@ def export(
     require_output_folder(spec.out, overwrite=overwrite, marker=CONTRACT)
     require_model(model, checkpoint)
     if max_images < 2:
-        raise ValueError(f"--max-images is {max_images}; ranking needs at least 2")
+        raise ValueError(f"--set max-images is {max_images}; ranking needs at least 2")
     for path in filter(None, (data, calibration)):
         require_there(path, "a data set to measure on")
     samples = None if data is None else _samples(data, max_images, rows)
@@ -104,15 +110,15 @@ def verify(
     *,
     trust: bool = False,
     data: str | None = None,
-    checkpoint: Annotated[str | None, arg(aliases=["-c"], metavar="FILE|FOLDER|hf-hub:OWNER/NAME")] = None,
-    output: Path = Path("outputs/verification"),
+    model: Annotated[str | None, arg(metavar="FILE|FOLDER|hf-hub:OWNER/NAME")] = None,
+    output: Annotated[Path, arg(metavar="FOLDER")] = Path("outputs/verification"),
     rows: Rows = RowOptions(),  # noqa: B008  frozen
 ) -> None:
     """Run an export in its runtime, and measure it against the model that it was made of.
 
     mobileclip verify s0_onnx
 
-    mobileclip verify s0_onnx --data wds_imagenetv2_test --checkpoint mobileclip_s0.pt
+    mobileclip verify s0_onnx --data wds_imagenetv2_test -m mobileclip_s0.pt
 
     The second also says what the export loses on a data set of any size: both are evaluated on it, and compared image
     by image. The exit status is 1 where a gate fails, or the export is worse there by more than the noise, and 2 where
@@ -124,21 +130,21 @@ def verify(
             whoever made the export could then run anything on this machine. Files of ONNX need no trust, and are
             refused without it for what is not known in them.
         data: a data set, as mobileclip eval takes it.
-        checkpoint: what the export was made of, as mobileclip export takes it.
+        model: the checkpoint that the export was made of, as mobileclip export takes it.
         output: where results on the data set and embeddings of it are kept; what is there is not computed again.
         rows: how rows of .jsonl files and of tables are read.
     """
     from mobileclip.export import verify_export
 
     require_folder(folder, "a folder that mobileclip export wrote")
-    if (data is None) != (checkpoint is None):
-        raise ValueError("--data and --checkpoint go together: the export is compared with what it was made of")
+    if (data is None) != (model is None):
+        raise ValueError("--data and --model go together: the export is compared with what it was made of")
     _conclude(verify_export(folder, trust=trust), f"{folder} fails")
-    if data is not None and checkpoint is not None:
+    if data is not None and model is not None:
         from mobileclip.evaluation.spec import EvaluationSpec
 
         spec = EvaluationSpec(datasets=(data,), output=output, trust=trust, rows=rows)
-        if _loses(folder, checkpoint, spec):
+        if _loses(folder, model, spec):
             sys.exit(1)
 
 

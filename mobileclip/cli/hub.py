@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from mobileclip.cli.checks import require_checkpoint, require_file
+from mobileclip.cli.flags import Key
 from mobileclip.terminal import say
 
 if TYPE_CHECKING:
@@ -16,25 +17,27 @@ if TYPE_CHECKING:
     from mobileclip.evaluation import DatasetResult
 
 Source = Annotated[Positional[str], arg(metavar="SOURCE")]
-Licence = Annotated[str, arg(name="license", aliases=["--licence"], metavar="mit|cc-by-4.0|apple-amlr|...")]
+Licence = Annotated[str, arg(name="license", metavar="mit|cc-by-4.0|apple-amlr|...")]
+Tower = Annotated[Literal["image", "text"] | None, Key()]
+Fold = Annotated[bool, Key()]
 Results = Annotated[Path | None, arg(metavar="FILE")]
 
 
 def save(
     source: Source,
-    folder: Annotated[Positional[Path], arg(metavar="FOLDER")],
     /,
     *,
+    output: Annotated[Path, arg(metavar="FOLDER")],
     licence: Licence,
-    repository: Annotated[str | None, arg(metavar="OWNER/NAME")] = None,
+    repository: Annotated[str | None, Key()] = None,
     results: Results = None,
-    tower: Literal["image", "text"] | None = None,
-    fold: bool = False,
+    tower: Tower = None,
+    fold: Fold = False,
     overwrite: bool = False,
 ) -> None:
     """Write a model to a folder as the hub has it: weights, what open_clip or timm needs, and a model card.
 
-    mobileclip hub save s2.safetensors s2 --license mit --repository me/s2
+    mobileclip hub save s2.safetensors -o s2 --license mit --set repository=me/s2
 
     A dual encoder in training form is written for open_clip, an image tower or a classifier for timm, wherever they
     build such a model, in one file that this library loads as well. The card says what loads the folder, and if not
@@ -42,7 +45,7 @@ def save(
 
     Args:
         source: a checkpoint in any known layout, a folder with one, or hf-hub:owner/name.
-        folder: where to.
+        output: where to.
         licence: of the weights, as the hub calls it. Apple's, and what was trained from them, are apple-amlr: for
             research only.
         repository: owner and name that it will have on the hub, for the card's examples.
@@ -55,11 +58,11 @@ def save(
     from mobileclip.interop.folder import require_folder, require_names
 
     require_names(licence, repository)
-    require_folder(folder, overwrite=overwrite)
+    require_folder(output, overwrite=overwrite)
     measured = _measured(results)
     model = _model(source, tower=tower, fold=fold)
-    save_pretrained(model, folder, licence=licence, repository=repository, results=measured, overwrite=overwrite)
-    say(f"wrote {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+    save_pretrained(model, output, licence=licence, repository=repository, results=measured, overwrite=overwrite)
+    say(f"wrote {output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
 
 
 def push(
@@ -69,11 +72,11 @@ def push(
     *,
     licence: Licence,
     results: Results = None,
-    tower: Literal["image", "text"] | None = None,
-    fold: bool = False,
+    tower: Tower = None,
+    fold: Fold = False,
     private: bool = False,
-    revision: Annotated[str | None, arg(metavar="BRANCH")] = None,
-    message: str = "Add a model of mobileclip",
+    revision: Annotated[str | None, Key()] = None,
+    message: Annotated[str, Key()] = "Add a model of mobileclip",
     overwrite: bool = False,
 ) -> None:
     """Write a model to a repository on the hub, as mobileclip hub save writes it to a folder, in one commit.

@@ -10,13 +10,17 @@ import attrs
 from tyro.conf import Positional, arg
 
 from mobileclip.cli.checks import require_at_least
+from mobileclip.cli.flags import Key
 from mobileclip.cli.models import (
     DEFAULT_MODEL,
+    BatchSize,
     Checkpoint,
     ContextLength,
     Device,
     ImageSize,
     Model,
+    Workers,
+    called,
     report_left_out,
     report_skipped,
 )
@@ -34,7 +38,7 @@ if TYPE_CHECKING:
 _MOST_NAMED = 10
 _LONGEST_NAME = 4096
 
-IndexFolder = Annotated[Path | None, arg(name="index", aliases=["-i"], metavar="FOLDER")]
+IndexFolder = Annotated[Path | None, arg(name="index", metavar="FOLDER")]
 
 
 def index(
@@ -48,25 +52,23 @@ def index(
     context_length: ContextLength = None,
     device: Device = "auto",
     trust: bool = False,
-    batch_size: int = 32,
-    num_workers: Annotated[int | None, arg(aliases=["-j"], metavar="PROCESSES")] = None,
+    batch_size: BatchSize = 32,
+    num_workers: Annotated[int | None, Workers] = None,
     engine: Literal["inline", "local", "ray"] = "inline",
-    ray_address: Annotated[str | None, arg(metavar="ADDRESS")] = None,
-    gpus_per_worker: Annotated[float, arg(metavar="GPUS")] = 0.0,
+    ray_address: Annotated[str | None, Key("--engine")] = None,
+    gpus_per_worker: Annotated[float, Key("--engine")] = 0.0,
     status: bool = False,
     forget: Annotated[tuple[str, ...], arg(metavar="FOLDER")] = (),
-    decode: Literal["fast", "exact"] = "fast",
-    video_frames: Literal["seconds", "scenes"] = "seconds",
-    video_seconds: Annotated[float, arg(metavar="SECONDS")] = 10.0,
+    decode: Annotated[Literal["fast", "exact"], Key()] = "fast",
+    video_frames: Annotated[Literal["seconds", "scenes"], Key()] = "seconds",
+    video_seconds: Annotated[float, Key()] = 10.0,
     precision: FastPrecision = "bfloat16",
-    web: Annotated[Path | None, arg(metavar="PICTURES.safetensors")] = None,
+    output: Annotated[Path | None, arg(metavar="PICTURES.safetensors")] = None,
     overwrite: bool = False,
-    strict: bool = False,
-    quiet: bool = False,
 ) -> None:
     """Make pictures ready to be searched, or bring their index up to date: what is known is not encoded again.
 
-    mobileclip index photos/ --checkpoint mobileclip_s2.pt
+    mobileclip index photos/ -m mobileclip_s2.pt
 
     mobileclip index photos/ more/cat.jpg 'shards/{000..127}.tar' --index photos.index
 
@@ -81,10 +83,10 @@ def index(
         index_folder: where the index is; by default a place in the user's cache for these inputs, which is printed, and
             without inputs the one that was written last. A new one there begins with what the index of a folder that
             was moved knows of the pictures.
-        model: name of the model; found from the checkpoint if left out, and mobileclip_s0 without one. An index keeps
-            the model that it was made with.
-        checkpoint: weights in any known layout, or the folder of an export; without it the published weights are
-            fetched from the hub, once.
+        model: a name, a checkpoint in any known layout, a folder with one or with an export, hf-hub:OWNER/NAME, or
+            NAME=FILE where a file does not say what it holds; of a name alone, the published weights are fetched from
+            the hub, once. mobileclip_s0 by default. An index keeps the model that it was made with.
+        checkpoint: weights of the model.
         image_size: side of the images, where not the model's own; a ViT's positions are interpolated.
         context_length: ids per text, where fewer than the model's own; see load_model in mobileclip.encoders.
         device: where to compute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there. Of an export:
@@ -109,13 +111,11 @@ def index(
         precision: what the image tower may compute in on a processor, where there are hundreds of new pictures and it
             is found to be exact enough and faster; int8, by OpenVINO, where there are thousands. Its ranges come from
             some of the pictures, and others must find the same neighbours as in float32.
-        web: a file to write in the end: all pictures of the index, small, with their embeddings. The page of
+        output: a file to write in the end: all pictures of the index, small, with their embeddings. The page of
             examples/web opens it.
         overwrite: replace such a file that is there.
-        strict: end with status 1 in place of 0 if something cannot be read now, is set aside, or is not there.
-        quiet: show no progress.
     """
-    from mobileclip.collections import Collection, IndexOptions, ModelSource
+    from mobileclip.collections import Collection, IndexOptions
     from mobileclip.engines import read_status
 
     workers = default_workers(num_workers)
@@ -140,31 +140,29 @@ def index(
         video_frames=video_frames,
         video_seconds=video_seconds,
         precision=precision,
-        show_progress=not quiet,
     )
-    source = ModelSource(model=model, checkpoint=checkpoint, image_size=image_size, context_length=context_length)
-    if web is not None:
-        require_output(web, overwrite=overwrite, suffixes=(".safetensors",))
+    source = source_of(model, checkpoint, image_size=image_size, context_length=context_length)
+    if output is not None:
+        require_output(output, overwrite=overwrite, suffixes=(".safetensors",))
     shared = _engine(engine, workers, device, ray_address, gpus_per_worker)
     collection, report = brought_up_to_date(inputs, index_folder, source, device, options, trust=trust, engine=shared)
-    if web is not None:
-        web.parent.mkdir(parents=True, exist_ok=True)
-        written = collection.export(web, overwrite=overwrite, show_progress=not quiet)
-        say(f"wrote {written:,} pictures to {web}")
-    conclude(left_out=report.num_left_out, strict=strict, done=len(collection))
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        written = collection.export(output, overwrite=overwrite)
+        say(f"wrote {written:,} pictures to {output}")
+    conclude(left_out=report.num_left_out, done=len(collection))
 
 
 def merge(
     others: Annotated[Positional[tuple[Path, ...]], arg(metavar="INDEX...")],
     /,
     *,
-    index_folder: Annotated[Path, arg(name="index", aliases=["-i"], metavar="FOLDER")],
-    quiet: bool = False,
+    output: Annotated[Path, arg(metavar="INDEX")],
 ) -> None:
     """Join indexes of one model, made on several machines for instance: their embeddings are copied into one.
 
-    mobileclip merge monday.index tuesday.index --index week.index
-    mobileclip merge photos.index --index photos.parquet
+    mobileclip merge monday.index tuesday.index -o week.index
+    mobileclip merge photos.index -o photos.parquet
 
     Of a file that several hold, the rows of its latest change are kept; of the same change, those of an index that has
     read it to its end, then those that are there first. The other indexes are left as they are. An index that is copied
@@ -172,9 +170,8 @@ def merge(
 
     Args:
         others: indexes to join; one of another model is refused.
-        index_folder: the index that they are joined in; it may hold pictures already, or not be there yet. A name that
+        output: the index that they are joined in; it may hold pictures already, or not be there yet. A name that
             ends with .parquet: one index is written there for other programs, and may be merged into an index again.
-        quiet: show no progress.
     """
     from mobileclip.collections import Collection
     from mobileclip.collections.store.store import is_index
@@ -182,15 +179,15 @@ def merge(
     if not others:
         raise ValueError("there is nothing to merge; give the folders of other indexes")
     first, *rest = (Collection.open(other) for other in others)
-    if index_folder.suffix == ".parquet":
+    if output.suffix == ".parquet":
         if rest:
             raise ValueError("a Parquet file is made of one index; merge the others into one first")
-        say(f"wrote {first.export(index_folder):,} rows to {index_folder}")
+        say(f"wrote {first.export(output):,} rows to {output}")
         return
-    _require_index_or_room(index_folder)
-    target = Collection.open(index_folder) if is_index(index_folder) else Collection.create_like(index_folder, first)
-    report = target.merge(first, *rest, show_progress=not quiet)
-    say(f"{len(target):,} pictures in {index_folder}: {report}")
+    _require_index_or_room(output)
+    target = Collection.open(output) if is_index(output) else Collection.create_like(output, first)
+    report = target.merge(first, *rest)
+    say(f"{len(target):,} pictures in {output}: {report}")
 
 
 def _engine(
@@ -203,7 +200,7 @@ def _engine(
     if name == "ray":
         return RayEngine(address=ray_address, max_workers=num_workers, gpus_per_worker=gpus)
     if ray_address is not None or gpus:
-        raise ValueError("--ray-address and --gpus-per-worker require --engine ray")
+        raise ValueError("--engine ray-address=... and gpus-per-worker=... are of --engine ray; give it too")
     if name == "local":
         return LocalEngine(num_workers=num_workers, devices=() if device == AUTO else (device,), apart=True)
     return None
@@ -263,6 +260,15 @@ def brought_up_to_date(
         say(f"and {len(report.set_aside) - _MOST_NAMED:,} others: {folder / SET_ASIDE} has them", error=True)
     say(f"{len(collection):,} pictures in the index: {report}")
     return collection, report
+
+
+def source_of(model: str | None, checkpoint: str | None, **sizes: int | None) -> ModelSource:
+    """Return the model that is asked for, by its name, its file or both; nothing where none is."""
+    from mobileclip.collections import ModelSource
+
+    if model is not None:
+        model, checkpoint = called(model, checkpoint)
+    return ModelSource(model=model, checkpoint=checkpoint, **sizes)
 
 
 def place_of(index_folder: Path | None, inputs: Sequence[str]) -> Path:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import OmitArgPrefixes, Positional, arg
+from tyro.conf import Positional, arg
 
 from mobileclip.cli.checks import require_at_least, require_checkpoint, require_file, without_repeats
+from mobileclip.cli.flags import HIDDEN, Fields, Key
 from mobileclip.datasets.sources import RowOptions
 from mobileclip.hardware.precision import FastPrecision
 from mobileclip.storage import is_same, require_output
@@ -23,13 +25,14 @@ _MOST_NAMED = 100
 
 DEFAULT_MODEL = "mobileclip_s0"
 
-Model = Annotated[str | None, arg(aliases=["-m"], metavar="NAME")]
-Rows = Annotated[OmitArgPrefixes[RowOptions], arg(name="")]
+Model = Annotated[str | None, arg(metavar="NAME|FILE|NAME=FILE")]
+Checkpoint = Annotated[str | None, HIDDEN]
+Rows = Annotated[RowOptions, Fields(keys="--rows")]
 Device = Annotated[str, arg(metavar="auto|cuda|mps|cpu")]
-ImageSize = Annotated[int | None, arg(metavar="PIXELS")]
-ContextLength = Annotated[int | None, arg(metavar="TOKENS")]
-NumWorkers = Annotated[int, arg(aliases=["-j"], metavar="PROCESSES")]
-Checkpoint = Annotated[str | None, arg(aliases=["-c"], metavar="FILE|FOLDER|hf-hub:OWNER/NAME")]
+ImageSize = Annotated[int | None, Key()]
+ContextLength = Annotated[int | None, Key()]
+BatchSize = Annotated[int, Key()]
+Workers = arg(metavar="PROCESSES")
 
 
 def classify(
@@ -48,14 +51,15 @@ def classify(
 ) -> None:
     """Print how probable each label is for an image, the most probable first.
 
-    mobileclip classify photo.jpg "a cat" "a dog" --checkpoint mobileclip_s2.pt
+    mobileclip classify photo.jpg "a cat" "a dog" -m mobileclip_s2.pt
 
     Args:
         image: an image file.
         labels: the texts to choose among.
-        model: name of the model; found from the checkpoint if left out, and mobileclip_s0 without one.
-        checkpoint: weights in any known layout, or the folder of an export; without it the published weights are
-            fetched from the hub, once.
+        model: a name, a checkpoint in any known layout, a folder with one or with an export, hf-hub:OWNER/NAME, or
+            NAME=FILE where a file does not say what it holds; of a name alone, the published
+            weights are fetched from the hub, once. mobileclip_s0 by default.
+        checkpoint: weights of the model.
         template: the sentence that each label is put into, such as "a photo of a {}".
         image_size: side of the images, where not the model's own; a ViT's positions are interpolated.
         context_length: ids per text, where fewer than the model's own; see load_model in mobileclip.encoders.
@@ -72,7 +76,7 @@ def classify(
     require_labels(labels, template)
     require_file(image, "an image file")
     load_image(image)  # what cannot be read is said before weights are fetched
-    name = model or (None if checkpoint else DEFAULT_MODEL)
+    name, checkpoint = called(model, checkpoint)
     place = device_for(name, checkpoint, device)
     require_model(name, checkpoint)
     clip = load(name, checkpoint, device=place, image_size=image_size, context_length=context_length, trust=trust)
@@ -89,24 +93,23 @@ def embed(
     /,
     *,
     texts: Path | None = None,
-    output: Annotated[Path, arg(aliases=["-o"])] = Path("embeddings.npz"),
+    output: Annotated[Path, arg(metavar="ARCHIVE.npz")] = Path("embeddings.npz"),
     model: Model = None,
     checkpoint: Checkpoint = None,
     image_size: ImageSize = None,
     context_length: ContextLength = None,
     device: Device = "auto",
     trust: bool = False,
-    batch_size: int = 32,
-    num_workers: NumWorkers = 1,
+    batch_size: BatchSize = 32,
+    num_workers: Annotated[int, Workers] = 1,
     precision: FastPrecision = "float32",
     rows: Rows = RowOptions(),  # noqa: B008  frozen
     overwrite: bool = False,
     append: bool = False,
-    strict: bool = False,
 ) -> None:
     """Write the unit-length embeddings of images and texts to a NumPy archive.
 
-    mobileclip embed photos/ more/cat.jpg --texts captions.txt --checkpoint mobileclip_s2.pt
+    mobileclip embed photos/ more/cat.jpg --texts captions.txt -m mobileclip_s2.pt
 
     The archive holds image_embedding (images, dim) with image_path, and text_embedding (texts, dim) with text, as far
     as they were given, and model, which says what weights they are of: embeddings of two models are never mixed. Images
@@ -117,9 +120,10 @@ def embed(
             called like an image is left out and counted.
         texts: a UTF-8 file with one text per line.
         output: the archive to write, *.npz.
-        model: name of the model; found from the checkpoint if left out, and mobileclip_s0 without one.
-        checkpoint: weights in any known layout, or the folder of an export; without it the published weights are
-            fetched from the hub, once.
+        model: a name, a checkpoint in any known layout, a folder with one or with an export, hf-hub:OWNER/NAME, or
+            NAME=FILE where a file does not say what it holds; of a name alone, the published
+            weights are fetched from the hub, once. mobileclip_s0 by default.
+        checkpoint: weights of the model.
         image_size: side of the images, where not the model's own; a ViT's positions are interpolated.
         context_length: ids per text, where fewer than the model's own; see load_model in mobileclip.encoders.
         device: where to compute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there. Of an export:
@@ -133,7 +137,6 @@ def embed(
         overwrite: replace an archive that is there.
         append: add to the archive that is there, which the same model must have made; what is in it is not encoded
             again.
-        strict: end with status 1 in place of 0 if an image was left out.
     """
     from mobileclip.inference.archive import SUFFIXES, read_embeddings, write_embeddings
     from mobileclip.inference.embedding import embed_inputs
@@ -145,7 +148,7 @@ def embed(
     require_output(output, overwrite=overwrite or append, suffixes=SUFFIXES)
     chosen = _embedding_inputs(inputs, texts, rows)
     before = read_embeddings(output) if append and output.exists() else None
-    name = model or (None if checkpoint else DEFAULT_MODEL)
+    name, checkpoint = called(model, checkpoint)
     place = device_for(name, checkpoint, device)
     require_model(name, checkpoint)
     clip, identity = load_identified(
@@ -167,12 +170,39 @@ def embed(
     embeddings = new if before is None else before.joined(new, **names)
     if not embeddings.image_paths and not embeddings.texts:
         say("not one image could be embedded; nothing was written", error=True)
-        conclude(left_out=skipped, strict=strict, done=False)
+        conclude(left_out=skipped, done=False)
         return
     write_embeddings(output, embeddings, overwrite=overwrite or append)
     done = "wrote" if before is None else "added"
     say(f"{done} {len(new.image_paths)} image and {len(new.texts)} text embeddings to {output}")
-    conclude(left_out=skipped, strict=strict)
+    conclude(left_out=skipped)
+
+
+def called(model: str | None, checkpoint: str | None) -> tuple[str | None, str | None]:
+    """Return the name of a model and its file, as far as they are given: `--model` takes either, or NAME=FILE.
+
+    Raises:
+        ValueError: if two files are given.
+    """
+    from mobileclip.encoders.checkpoints import packaged
+    from mobileclip.inference.loading import holds_weights
+
+    if model is None:
+        return (None, checkpoint) if checkpoint else (DEFAULT_MODEL, None)
+    name: str | None
+    name, file = split(model)
+    if file is None and holds_weights(model) and packaged(model) is None:
+        name, file = None, model
+    if file is not None and checkpoint is not None:
+        raise ValueError(f"{file} and {checkpoint} are two files of one model; give one of them")
+    return name, file or checkpoint
+
+
+def split(text: str) -> tuple[str, str | None]:
+    """Return the name of a model and its file, where NAME=FILE is given; otherwise the text, and no file."""
+    name, _, file = text.partition("=")
+    is_path = any(mark in name for mark in ("/", os.sep, ":")) or Path(text).exists()
+    return (text, None) if is_path or not (name and file) else (name, file)
 
 
 def _embedding_inputs(inputs: tuple[str, ...], texts: Path | None, rows: RowOptions) -> EmbeddingInputs:
@@ -219,33 +249,34 @@ def report_left_out(skips: Sequence[Skip]) -> None:
 
 
 def convert(
-    source: Annotated[Positional[str], arg(metavar="SOURCE")],
-    destination: Annotated[Positional[Path], arg(metavar="DESTINATION")],
+    source: Annotated[Positional[str], arg(metavar="FILE|NAME=FILE")],
     /,
     *,
+    output: Annotated[Path, arg(metavar="FILE")],
     to: Literal["mobileclip", "official", "open_clip", "timm"] = "mobileclip",
-    model: Model = None,
+    model: Annotated[str | None, HIDDEN] = None,
     tower: Literal["image", "text"] | None = None,
     fold: bool = False,
     image_size: ImageSize = None,
     context_length: ContextLength = None,
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+    precision: Literal["float32", "float16", "bfloat16"] = "float32",
     overwrite: bool = False,
 ) -> None:
     """Write a checkpoint in another layout, whole or one tower of it, every tensor accounted for.
 
-    mobileclip convert mobileclip_s2.pt s2.safetensors --fold
+    mobileclip convert mobileclip_s2.pt -o s2.safetensors --fold
 
     Args:
-        source: a checkpoint in any known layout, a folder with one, or hf-hub:owner/name.
-        destination: the file to write; mobileclip's own layout is *.safetensors.
+        source: a checkpoint in any known layout, a folder with one, or hf-hub:OWNER/NAME; with NAME= before it where it
+            does not say what it holds.
+        output: the file to write; mobileclip's own layout is *.safetensors.
         to: the layout: mobileclip's own, the research release's, open_clip's, or timm's, which has no text towers.
-        model: name of the model; found from the file if left out.
+        model: name of the model.
         tower: write this tower alone.
         fold: fold branches, norms and scales for inference; the result can no longer be trained.
         image_size: side of the images, where not the model's own; a ViT's positions are interpolated.
         context_length: ids per text, where fewer than the model's own; see load_model in mobileclip.encoders.
-        dtype: of the weights; folding happens before the cast.
+        precision: of the weights; folding happens before the cast.
         overwrite: replace a file that is there.
     """
     import torch
@@ -257,17 +288,19 @@ def convert(
     from mobileclip.reparam import reparameterize
 
     suffixes = (".safetensors",) if to == "mobileclip" else CHECKPOINT_SUFFIXES
-    require_output(destination, overwrite=overwrite, suffixes=suffixes)
+    require_output(output, overwrite=overwrite, suffixes=suffixes)
+    if model is None and (file := split(source)[1]) is not None:
+        model, source = split(source)[0], file
     if model is not None:
         resolve_spec(model)
     require_checkpoint(source)
-    if not source.startswith(PREFIX) and is_same(local_checkpoint(source), destination):
+    if not source.startswith(PREFIX) and is_same(local_checkpoint(source), output):
         raise ValueError(f"{source} would be replaced by what is made of it; choose another name to write to")
     stored = read_checkpoint(source, model, tower=tower).of_size(image_size=image_size, context_length=context_length)
     converted = reparameterize(stored.build(), inplace=True) if fold else stored.build()
-    save_model(converted.to(getattr(torch, dtype)), destination, layout=to)
+    save_model(converted.to(getattr(torch, precision)), output, layout=to)
     state = "folded" if fold or stored.form != "training" else "in training form"
-    say(f"wrote {destination}: {to} layout, {state}, {dtype}, from the {stored.layout} layout")
+    say(f"wrote {output}: {to} layout, {state}, {precision}, from the {stored.layout} layout")
 
 
 def list_models(*, as_json: Annotated[bool, arg(name="json")] = False) -> None:
@@ -310,13 +343,13 @@ def info(model: Annotated[Positional[str], arg(metavar="NAME|FILE|FOLDER")], /) 
 
 
 def check_weights(
-    model: Annotated[Positional[str], arg(metavar="NAME")],
+    model: Annotated[Positional[str], arg(metavar="NAME|NAME=FILE")],
     /,
     *,
     checkpoint: Checkpoint = None,
     known: Annotated[Path | None, arg(metavar="FILE")] = None,
-    pictures: Annotated[tuple[Path, ...], arg(metavar="FILE...")] = (),
-    output: Annotated[Path, arg(aliases=["-o"])] = Path("weights.json"),
+    image: Annotated[tuple[Path, ...], arg(metavar="IMAGE")] = (),
+    output: Annotated[Path, arg(metavar="RECORD.json")] = Path("weights.json"),
     overwrite: bool = False,
 ) -> None:
     """Compare what a model's published weights give with what others got from them, and write a record.
@@ -328,10 +361,11 @@ def check_weights(
     is another one, or where nothing could be compared.
 
     Args:
-        model: name of the model.
-        checkpoint: weights in place of the published ones.
+        model: name of the model; with =FILE behind it, weights in place of the published ones.
+        checkpoint: weights of the model.
         known: a JSON file of known outputs of your own, as mobileclip/inference/known/outputs.json has them.
-        pictures: files of pictures that are compared and do not come with the package, known by their digests.
+        image: a picture that is compared and does not come with the package, known by its digest; several times for
+            several.
         output: the record to write, *.json.
         overwrite: replace a record that is there.
     """
@@ -343,11 +377,13 @@ def check_weights(
     from mobileclip.serialization import to_json
 
     require_output(output, overwrite=overwrite, suffixes=(".json",))
-    for path in pictures:
+    for path in image:
         require_file(path, "a file of a picture")
     outputs = known_outputs(known)
+    if checkpoint is None:
+        model, checkpoint = split(model)
     require_model(model if checkpoint is None else None, checkpoint)
-    record = checked(model, checkpoint, known=outputs, pictures=pictures)
+    record = checked(model, checkpoint, known=outputs, pictures=image)
     storage.make_directory_of(output)
     with storage.atomic_write(output) as stream:
         stream.write(f"{to_json(record, indent=1)}\n".encode())

@@ -91,14 +91,14 @@ def list_recipes() -> None:
 
 def copy(
     name: Annotated[Positional[str], arg(metavar="NAME")],
-    output: Annotated[Positional[Path], arg(metavar="FILE|FOLDER")] = Path(),
     /,
     *,
+    output: Annotated[Path, arg(metavar="FILE|FOLDER")] = Path(),
     overwrite: bool = False,
 ) -> None:
     """Copy a recipe to change it; the copy runs by itself, wherever it lies and whatever it is called.
 
-    mobileclip recipes cp train_s2 my_s2.py
+    mobileclip recipes cp train_s2 -o my_s2.py
     python my_s2.py --tiny
 
     Args:
@@ -114,7 +114,7 @@ def runs(
     folders: Runs,
     /,
     *,
-    output: Annotated[Path | None, arg(aliases=["-o"], metavar="FILE.png")] = None,
+    output: Annotated[Path | None, arg(metavar="FILE.png")] = None,
     overwrite: bool = False,
 ) -> None:
     """Set trainings side by side: what they chose differently, how good they became, and their curves in one picture.

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import attrs
-from tyro.conf import OmitArgPrefixes, arg
 
 from mobileclip.cli.checks import require_at_least
+from mobileclip.cli.flags import Fields
+from mobileclip.cli.models import Workers
 
 if TYPE_CHECKING:
     from mobileclip.engines import Engine
@@ -27,12 +28,12 @@ class Sharing:
         pause_growth: how many times as long each further pause is.
     """
 
-    num_workers: Annotated[int, arg(aliases=["-j"], metavar="PROCESSES")] = 1
+    num_workers: Annotated[int, Workers] = 1
     engine: Literal["local", "ray"] = "local"
-    ray_address: Annotated[str | None, arg(metavar="ADDRESS")] = None
-    shard_seconds: Annotated[float, arg(metavar="SECONDS")] = 3600.0
+    ray_address: str | None = None
+    shard_seconds: float = 3600.0
     tries: int = 3
-    pause_seconds: Annotated[float, arg(metavar="SECONDS")] = 10.0
+    pause_seconds: float = 10.0
     pause_growth: float = 4.0
 
     def build(self) -> Engine:
@@ -57,4 +58,4 @@ class Sharing:
         )
 
 
-Shared = Annotated[OmitArgPrefixes[Sharing], arg(name="")]
+Shared = Annotated[Sharing, Fields(flags=("num_workers", "engine"), keys="--engine")]

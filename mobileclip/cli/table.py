@@ -21,7 +21,7 @@ _RECIPES = Commands(
     {
         "commands": {
             "ls": Command("recipes:list_recipes", "ls", "the published recipes"),
-            "cp": Command("recipes:copy", "cp train_s2 my_s2.py", "copy one to change it"),
+            "cp": Command("recipes:copy", "cp train_s2 -o my_s2.py", "copy one to change it"),
         }
     },
     "recipes ls",
@@ -33,16 +33,16 @@ _DATA = Commands(
         "look": {
             "inspect": Command("data:inspect", "inspect shard.tar -o sheet.png", "a sample and its views"),
             "count": Command("data:count", "count 'shards/{000..127}.tar'", "number of samples, kept beside them"),
-            "verify": Command("data:verify", "verify DataCompDR-12M", "whether shards can be read and are true"),
+            "check": Command("data:check", "check DataCompDR-12M", "whether shards can be read and are true"),
         },
         "join": {
             "urls": Command("data:urls", "urls DataComp-12M -o urls.parquet", "the URLs to download"),
-            "join": Command("data:join", "join DataCompDR-12M images joined/", "put images into shards"),
+            "join": Command("data:join", "join DataCompDR-12M images -o joined/", "put images into shards"),
         },
         "choose": {
             "score": Command("curation:score", "score DataCompDR-12M -o scores", "how well captions fit images"),
             "filter": Command("curation:filter_", "filter scores -o kept.npy", "the samples that fit best"),
-            "dedup": Command("curation:dedup", "dedup scores -o kept.npy", "samples without near duplicates"),
+            "distinct": Command("curation:distinct", "distinct scores -o kept.npy", "samples without near duplicates"),
             "tune-scale": Command("curation:tune_scale", "tune-scale held_out.tar", "a logit scale per teacher"),
         },
     },
@@ -53,11 +53,11 @@ _HUB = Commands(
     "Write models as open_clip and timm load them too, and push them.",
     {
         "commands": {
-            "save": Command("hub:save", "save s2.safetensors s2/ --license mit", "a folder to publish"),
+            "save": Command("hub:save", "save s2.safetensors -o s2/ --license mit", "a folder to publish"),
             "push": Command("hub:push", "push s2.safetensors me/s2 --license mit", "publish it"),
         }
     },
-    "hub save s2.safetensors s2/",
+    "hub save s2.safetensors -o s2/",
     "models as open_clip and timm load them",
 )
 
@@ -72,7 +72,7 @@ COMMANDS = Commands(
         "use a model": {
             "classify": Command("models:classify", 'classify photo.jpg "a cat" "a dog"', "which text fits a picture"),
             "embed": Command("models:embed", "embed photos/ -o photos.npz", "embeddings as a NumPy archive"),
-            "export": Command("export:export", "export s2.pt --out s2_onnx", "files for phones, browsers, servers"),
+            "export": Command("export:export", "export s2.pt -o s2_onnx", "files for phones, browsers, servers"),
             "list": Command("models:list_models", "list", "models and towers known by name"),
             "info": Command("models:info", "info mobileclip_s2", "what a model or a checkpoint is"),
         },
@@ -81,7 +81,7 @@ COMMANDS = Commands(
             "search": Command("collections:search", 'search "a red bicycle"', "find pictures by what they show"),
             "dedup": Command("collections:dedup", "dedup photos/", "pictures that show the same"),
             "serve": Command("collections:serve", "serve", "search in a browser"),
-            "merge": Command("indexing:merge", "merge a.index b.index --index c.index", "join indexes of one model"),
+            "merge": Command("indexing:merge", "merge a.index b.index -o c.index", "join indexes of one model"),
         },
         "measure": {
             "eval": _EVAL,
@@ -99,7 +99,7 @@ COMMANDS = Commands(
         },
         "files": {
             "data": _DATA,
-            "convert": Command("models:convert", "convert s2.pt s2.safetensors", "weights in another layout"),
+            "convert": Command("models:convert", "convert s2.pt -o s2.safetensors", "weights in another layout"),
             "hub": _HUB,
         },
     },

@@ -1,4 +1,5 @@
-from .flags import told_of_specs as told_of_specs
+from .common import Common as Common, common_flags as common_flags, use_common as use_common
+from .flags import named as named, told as told, told_of_specs as told_of_specs
 from .help import (
     PROGRAMS as PROGRAMS,
     command_lines as command_lines,
@@ -6,7 +7,6 @@ from .help import (
     laid_out as laid_out,
     paragraphs as paragraphs,
     parse as parse,
-    readable as readable,
 )
 from .pictures import can_show_pictures as can_show_pictures, show_pictures as show_pictures
 from .printing import (

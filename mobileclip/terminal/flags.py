@@ -49,15 +49,20 @@ def told_of_specs() -> Iterator[None]:
             asking.clear()
         if not isinstance(spec, StructConstructorSpec):
             return None
-        fields = [replace(one, type=told(_named(one.type, one.default), one.default)) for one in spec.fields]
+        fields = [replace(one, type=told(named(one.type, one.default), one.default)) for one in spec.fields]
         return replace(spec, fields=tuple(fields))
 
     with registry:
         yield
 
 
-def _named(kind: Any, default: object) -> Any:
-    """Return a type of one value or of several with a word for these; `None` is one where it is not the default."""
+def named(kind: Any, default: object) -> Any:
+    """Return a type of one value or of several with a word for these; `None` is one where it is not the default.
+
+    Args:
+        kind: the type.
+        default: what is taken where the flag is not given.
+    """
     if any(getattr(one, "metavar", None) for one in getattr(kind, "__metadata__", ())):
         return kind  # it has one already
     whole = get_args(kind)[0] if get_origin(kind) is Annotated else kind

@@ -7,16 +7,15 @@ argument in the lines that it has in the code, so both are laid out here.
 from __future__ import annotations
 
 import inspect
-import re
 import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
 import tyro
 
-from mobileclip.terminal.flags import told, told_of_specs
+from mobileclip.terminal.flags import told_of_specs
 from mobileclip.terminal.printing import say
 from mobileclip.terminal.several import in_order
 
@@ -106,18 +105,3 @@ def command_lines(text: str) -> list[str]:
         else:
             found.append(words)
     return found
-
-
-def readable(command: Callable[..., T]) -> Callable[..., T]:
-    """Return a function whose flags have their texts in one line each, and no default where it is nothing."""
-
-    def called(*positional: Any, **named: Any) -> T:
-        return command(*positional, **named)
-
-    called.__name__, called.__module__ = command.__name__, command.__module__
-    called.__signature__ = inspect.signature(command)  # type: ignore[attr-defined]
-    called.__doc__ = re.sub(r"\n {8,}(?=\S)", " ", inspect.cleandoc(command.__doc__ or ""))
-    called.__annotations__ = get_type_hints(command, include_extras=True)
-    for name, parameter in inspect.signature(command).parameters.items():
-        called.__annotations__[name] = told(called.__annotations__[name], parameter.default)
-    return called

@@ -15,6 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, TextIO
 
 from mobileclip.storage import printable, without_secrets
+from mobileclip.terminal.common import common_flags
 from mobileclip.terminal.streams import output_stream
 
 if TYPE_CHECKING:
@@ -64,9 +65,10 @@ def shown(text: object) -> str:
 
 
 def console(*, shown: bool = True) -> Console | None:
-    """Return standard error as a console to show progress on, or none where it is closed."""
-    is_there = sys.stderr is not None
-    return _console_class()(stderr=True, markup=False, emoji=False, highlight=False) if shown and is_there else None
+    """Return standard error as a console to show progress on, or none where it is closed or is to be quiet."""
+    if not shown or sys.stderr is None or common_flags().quiet:
+        return None
+    return _console_class()(stderr=True, markup=False, emoji=False, highlight=False)
 
 
 def print_table(*parts: Any, min_width: int = 100) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 
+from mobileclip.terminal.common import common_flags
 
-def conclude(*, left_out: object, strict: bool, done: object = True) -> None:
+
+def conclude(*, left_out: object, strict: bool = False, done: object = True) -> None:
     """End with status 1 where nothing was done, or where something was left out and that is to count as a failure.
 
     One picture of a thousand that cannot be read does not stop `mobileclip index photos/ && mobileclip search ...`: it
@@ -13,11 +15,11 @@ def conclude(*, left_out: object, strict: bool, done: object = True) -> None:
 
     Args:
         left_out: whether something was; a count or a list does too.
-        strict: whether that is a failure.
+        strict: whether that is a failure; where the command was told so, it is in any case.
         done: whether anything was done, the same way.
 
     Raises:
         SystemExit: with 1 in either case.
     """
-    if not done or (strict and left_out):
+    if not done or ((strict or common_flags().strict) and left_out):
         sys.exit(1)

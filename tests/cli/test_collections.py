@@ -332,7 +332,7 @@ def test_thumbnails_are_the_pictures_in_colours_and_names_do_nothing(capsys, pho
     assert "1.png" not in out, "a picture that is gone is no hit"
     status, _, err = run(capsys, "search", "a cat", "-i", "made", "--thumbnails", "--json")
     assert status == 2
-    assert "--sheet FILE.png draws a file" in err
+    assert "--output FILE.png draws a file" in err
 
 
 def test_slips_are_told_at_once(capsys, photos, telling_file):
@@ -349,7 +349,7 @@ def test_slips_are_told_at_once(capsys, photos, telling_file):
         (("search", "--not", "people", "dogs", "a cat"), "a flag takes one value, and is given again for the next"),
         (("search", "a cat", "-k", "0"), "--k is 0, expected at least 1"),
         (("search", "--image", "lost.png"), "there is no lost.png; expected an image file"),
-        (("search", "--sheet", "a.png"), "--sheet draws what one query finds"),
+        (("search", "--sheet", "a.png"), "--output draws what one query finds"),
         (("search", "a cat", "--sheet", "a.txt"), "must end with .png or .jpg"),
         (("search", "a cat", "--thumbnails"), "--thumbnails needs a terminal with colours"),
         (("index", "photos", "-c", "lost.pt"), "no checkpoint at lost.pt"),
@@ -396,7 +396,7 @@ def test_an_engine_makes_an_index_and_says_how_far_it_is(capsys, photos, telling
     assert out.splitlines()[1] == "indexing: 1 of 1 groups of files done"
     status, _, err = run(capsys, *given, "--ray-address", "auto")
     assert status == 2
-    assert "--ray-address and --gpus-per-worker require --engine ray" in err
+    assert "--engine ray-address=... and gpus-per-worker=... are of --engine ray" in err
 
 
 def test_no_engine_writes_to_an_index_of_this_process(capsys, photos, telling_file):

@@ -139,9 +139,9 @@ def test_inspect(capsys, tmp_path):
         (("urls", "-o", "{folder}/table.csv"), "no DATA were given"),
         (("urls", golden("npz"), "-o", "{folder}/table.txt"), "must end with .parquet or .csv or .jsonl"),
         (("score", "-o", "{folder}/scores"), "no SHARDS were given"),
-        (("filter", "{folder}/images", "-o", "{folder}/kept.csv", "--share", "0.5"), "must end with .npy\n"),
+        (("filter", "{folder}/images", "-o", "{folder}/kept.csv", "--share", "0.5"), "must end with .npy or .png"),
         (("dedup", "{folder}/images", "-o", "{folder}/kept.csv"), "must end with .npy\n"),
-        (("dedup", "{folder}/images", "-o", "{folder}/kept.png"), "must end with .npy\n"),
+        (("dedup", "{folder}/images", "-o", "{folder}/kept.png"), "is there already"),
         (("dedup", "{folder}/lost", "-o", "{folder}/kept.npy"), "lost; expected a folder of scores"),
         (("tune-scale", "{folder}/nothing.tar"), "nothing.tar; expected a reinforced shard"),
     ],
@@ -195,7 +195,7 @@ def test_help_has_an_example_and_explains_every_flag(capsys, command):
     status, out, _ = run(capsys, "data", command, "--help")
     assert status == 0
     assert f"mobileclip data {command} " in out
-    assert {"join": "url: the JSON beside the image", "inspect": "draw the contact sheet to"}[command] in " ".join(
+    assert {"join": "keep-other, min-share", "inspect": "draw the contact sheet to"}[command] in " ".join(
         out.replace("│", " ").split()
     )
 

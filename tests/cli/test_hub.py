@@ -88,7 +88,7 @@ def test_the_client_is_needed_to_push_alone(capsys, monkeypatch, small_file, tmp
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("save", "a.pt", "new"), "--licence"),
+        (("save", "a.pt", "new"), "--license"),
         (("save", "a.pt", "new", "--licence", "GPL 3"), "expected its name on the hub"),
         (("save", "a.pt", "new", "--licence", "mit", "--repository", "me"), "expected owner/name"),
         (("save", "a.pt", "kept", "--licence", "mit"), "kept is there already"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mobileclip.cli import COMMANDS, Commands, main
-from mobileclip.terminal import parse, readable
+from tests.cli.test_flags import read_as_typed
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -39,15 +39,8 @@ def test_an_example_can_be_typed(names, one):
     if names[0] in ("train", "reinforce"):
         assert (RECIPES / f"{names[0]}_{typed[1]}.py").is_file()
         return
-
-    def only_read(*_positional, **_named):
-        return "read"
-
-    read = readable(function)
-    only_read.__signature__, only_read.__annotations__ = read.__signature__, read.__annotations__
-    only_read.__doc__ = read.__doc__
     flags = [] if names == ("finetune",) else typed[1:]
-    assert parse(only_read, flags, description="", prog="x") == "read"
+    assert read_as_typed(" ".join(names), function, flags) is not None
 
 
 @pytest.mark.parametrize("names", [(), ("data",), ("hub",), ("recipes",)])

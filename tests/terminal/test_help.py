@@ -1,9 +1,10 @@
 import shutil
 
 import pytest
+from tyro.conf import Positional
 
-from mobileclip.cli import COMMANDS, Commands
-from mobileclip.terminal import PROGRAMS, laid_out, paragraphs, parse, readable
+from mobileclip.cli import COMMANDS, Commands, flags_of, reader_of
+from mobileclip.terminal import PROGRAMS, laid_out, paragraphs, parse
 
 WIDTH = 72
 
@@ -11,6 +12,10 @@ WIDTH = 72
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch):
     monkeypatch.setenv("COLUMNS", str(WIDTH))
+
+
+def readable(command):
+    return reader_of(command, flags_of(command))
 
 
 def named(commands, *before):
@@ -54,7 +59,7 @@ def test_an_argument_is_told_in_whole_lines(capsys):
 
 
 def test_a_readable_command_is_called_with_what_was_typed():
-    def add(first: int, /, *others: int, by: int = 1):
+    def add(first: Positional[int], /, *, others: tuple[int, ...] = (), by: int = 1):
         """Add."""
         return first + sum(others) + by
 

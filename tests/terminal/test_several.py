@@ -7,12 +7,12 @@ from typing import Annotated
 import attrs
 import pytest
 import tyro
-from tyro.conf import OmitArgPrefixes, Positional, arg
+from tyro.conf import Positional, arg
 
-from mobileclip.cli import COMMANDS, Commands
+from mobileclip.cli import COMMANDS, Commands, Fields, flags_of, reader_of
 from mobileclip.recipes.evaluating import Command as Evaluating
 from mobileclip.recipes.reinforcing import Command as Reinforcing
-from mobileclip.terminal import in_order, parse, readable, told_of_specs
+from mobileclip.terminal import in_order, parse, told_of_specs
 
 
 @attrs.frozen(kw_only=True)
@@ -38,7 +38,7 @@ def look(
     size: tuple[int, int] = (0, 0),
     k: Annotated[int, arg(aliases=["-k"])] = 10,
     as_json: Annotated[bool, arg(name="json")] = False,
-    rows: Annotated[OmitArgPrefixes[Rows], arg(name="")] = Rows(),
+    rows: Annotated[Rows, Fields(flags=("hosts", "is_quick"))] = Rows(),
 ):
     """Look."""
     return {
@@ -68,6 +68,10 @@ NOTHING = {
     "json": False,
     "hosts": ("here",),
 }
+
+
+def readable(command):
+    return reader_of(command, flags_of(command))
 
 
 def looked(line):
