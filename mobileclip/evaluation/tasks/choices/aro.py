@@ -25,7 +25,7 @@ from mobileclip.evaluation.datasets.benchmark import Benchmark, open_benchmark
 from mobileclip.evaluation.datasets.content import hash_of
 from mobileclip.evaluation.encoding.features import num_images
 from mobileclip.evaluation.suite import key_and_title
-from mobileclip.evaluation.tasks.choices.annotations import Entry, folder_or_zip, read_entries
+from mobileclip.evaluation.tasks.annotations import Entry, folder_or_zip, read_entries
 from mobileclip.evaluation.tasks.choices.case import Box, Case, Picture, View
 from mobileclip.evaluation.tasks.choices.drawing import needed_tagger, orders_at
 from mobileclip.evaluation.tasks.choices.orders import Captions, Orders

@@ -19,7 +19,7 @@ import attrs
 
 from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.evaluation.datasets.benchmark import Benchmark
-from mobileclip.evaluation.tasks.choices.annotations import read_entries
+from mobileclip.evaluation.tasks.annotations import read_entries
 from mobileclip.evaluation.tasks.choices.case import Case, Picture, View
 
 PERTURBATIONS = ("nouns_and_adjectives", "all_but_nouns_and_adjectives", "within_trigrams", "trigrams")

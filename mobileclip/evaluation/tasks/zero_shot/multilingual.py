@@ -32,7 +32,7 @@ from mobileclip.evaluation.encoding.inference import Encoders
 from mobileclip.evaluation.metrics.outcomes import class_weights, clustered_outcomes
 from mobileclip.evaluation.results import DatasetResult
 from mobileclip.evaluation.session import Session
-from mobileclip.evaluation.tasks.choices.annotations import read_entries
+from mobileclip.evaluation.tasks.annotations import read_entries
 from mobileclip.evaluation.tasks.task import Evaluation, FoundTask, Task, TaskOptions
 from mobileclip.evaluation.tasks.zero_shot.scoring import score_retrieval
 from mobileclip.strict import split_lines
