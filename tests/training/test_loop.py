@@ -259,7 +259,7 @@ def test_progress_says_how_far_how_fast_and_how_long(tmp_path):
     train(training_spec(3), model=new_model(), batches=Batches(), output=tmp_path, title="reinforced", console=console)
     last = stream.getvalue().strip().splitlines()[-1]
     assert last.startswith("reinforced: 3/3, loss ")
-    assert "samples/s, 0:00 left" in last
+    assert last.endswith("samples/s")
 
 
 def test_the_newest_checkpoints_are_kept(tmp_path):
