@@ -2,7 +2,8 @@
 
 import { PageError } from "./errors.js";
 import { readIndexed } from "./indexed.js";
-import { cosine, rank } from "./similarity.js";
+import { direction, rank, unit } from "./ranking.js";
+import { cosine } from "./similarity.js";
 import { hashOf } from "./store.js";
 
 const THUMBNAIL = 480;
@@ -72,19 +73,28 @@ export class Collection {
         `The pictures of ${file.name} were indexed with another model (cosine ${least.toFixed(3)} for a text). ` +
           "Index them with the checkpoint that this page's export was made of.",
       );
-    for (const { path, embedding, thumbnail } of pictures)
-      this.#pictures.set(`${file.name} ${path}`, {
-        path,
-        file: thumbnail,
-        embedding,
-        address: URL.createObjectURL(thumbnail),
-      });
+    for (const { path, facts, embedding, thumbnail } of pictures)
+      this.#enter(`${file.name} ${path}`, { path, facts, file: thumbnail, embedding, thumbnail });
   }
 
-  /** Returns all pictures, the nearest to a text first. */
-  async search(text) {
-    const { embeddings, milliseconds } = await this.#engine.texts([text]);
-    return { ranked: rank([...this.#pictures.values()], embeddings[0]), milliseconds };
+  /**
+   * Returns all pictures that meet the conditions, the nearest first.
+   * @param {{text?: string, picture?: File, like?: string, not?: string, where?: string[], allFrames?: boolean}} query
+   *   what they show, a picture that they are like, the id of one of them, and what they do not show.
+   */
+  async search({ text = "", picture = null, like = null, not = "", where = [], allFrames = false }) {
+    const texts = [text, not].filter(Boolean);
+    const { embeddings, milliseconds } = await this.#engine.texts(texts);
+    const units = new Map(texts.map((one, i) => [one, unit(embeddings[i])]));
+    const wanted = text ? [units.get(text)] : [];
+    if (picture) wanted.push(unit((await this.#engine.image(picture, { name: picture.name })).embedding));
+    if (like !== null) wanted.push(this.#pictures.get(like).embedding);
+    const query = direction(wanted, not ? [units.get(not)] : []);
+    return { ranked: rank([...this.#pictures.values()], query, { where, allFrames }), milliseconds };
+  }
+
+  #enter(id, { embedding, thumbnail, ...picture }) {
+    this.#pictures.set(id, { id, ...picture, embedding, address: URL.createObjectURL(thumbnail) });
   }
 
   /** Returns whether the picture was known from before. */
@@ -94,9 +104,9 @@ export class Collection {
     if (this.#pictures.has(id)) return true;
     const stored = await this.#store.get(hash);
     const seen = stored ?? (await this.#engine.image(file, { name: path, thumbnail: THUMBNAIL }));
-    const { embedding, thumbnail } = seen;
-    if (!stored) await this.#store.put(hash, { embedding, thumbnail });
-    this.#pictures.set(id, { path, file, embedding, address: URL.createObjectURL(thumbnail) });
+    const { embedding, thumbnail, width, height } = seen;
+    if (!stored) await this.#store.put(hash, { embedding, thumbnail, width, height });
+    this.#enter(id, { path, file, facts: { path, size: file.size, width, height }, embedding: unit(embedding), thumbnail });
     return Boolean(stored);
   }
 }

@@ -10,7 +10,7 @@ const ADVICE = "Write one with: mobileclip index photos/ --web pictures.safetens
  * Returns what is in a file. Small copies stay in it until they are shown.
  * @param {File} file that was chosen.
  * @returns {Promise<{probes: {texts: string[], embeddings: Float32Array[]},
- *   pictures: {path: string, embedding: Float32Array, thumbnail: Blob}[]}>}
+ *   pictures: {path: string, facts: object, embedding: Float32Array, thumbnail: Blob}[]}>}
  * @throws {PageError} if it is another one, or damaged.
  */
 export async function readIndexed(file) {
@@ -33,9 +33,11 @@ async function read(file) {
     return file.slice(8 + length + start, 8 + length + end);
   };
   const names = JSON.parse(await part("names").text());
+  const facts = header.facts ? JSON.parse(await part("facts").text()) : names.map((path) => ({ path }));
   const ends = new BigInt64Array(await part("ends").arrayBuffer());
   const [count, dim] = header.embedding.shape;
-  if (names.length !== count || ends.length !== count) throw new Error("names and embeddings differ in number");
+  if ([names, facts, ends].some(({ length }) => length !== count))
+    throw new Error("names and embeddings differ in number");
   const embeddings = fromHalves(new Uint16Array(await part("embedding").arrayBuffer()));
   const probes = new Float32Array(await part("probes").arrayBuffer());
   const thumbnails = part("thumbnails");
@@ -43,6 +45,7 @@ async function read(file) {
     probes: { texts: JSON.parse(header.__metadata__.probes), embeddings: rowsOf(probes, dim) },
     pictures: rowsOf(embeddings, dim).map((embedding, i) => ({
       path: names[i],
+      facts: facts[i],
       embedding,
       thumbnail: thumbnails.slice(Number(i ? ends[i - 1] : 0n), Number(ends[i]), "image/webp"),
     })),

@@ -18,16 +18,3 @@ export function probabilities(cosines, logitScale) {
   const sum = powers.reduce((total, power) => total + power, 0);
   return powers.map((power) => power / sum);
 }
-
-/**
- * Returns pictures with their cosines, the nearest first; those that are equal stay in order.
- * @template {{embedding: Float32Array}} Picture
- * @param {Picture[]} pictures to be ranked.
- * @param {Float32Array} query the embedding of a text.
- * @returns {{picture: Picture, score: number}[]}
- */
-export function rank(pictures, query) {
-  return pictures
-    .map((picture) => ({ picture, score: cosine(picture.embedding, query) }))
-    .sort((one, other) => other.score - one.score);
-}

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { checkGolden } from "../src/golden.js";
-import { cosine, probabilities, rank } from "../src/similarity.js";
+import { cosine, probabilities } from "../src/similarity.js";
 
 test("cosines are blind to lengths", () => {
   assert.equal(cosine([3, 4], [6, 8]), 1);
@@ -15,19 +15,6 @@ test("probabilities do not overflow", () => {
   assert.deepEqual(probabilities([1, 1], 1e6), [0.5, 0.5]);
   const [one, other] = probabilities([0.5, 0.25], 4);
   assert.ok(Math.abs(one / other - Math.E) < 1e-12);
-});
-
-test("the nearest picture comes first", () => {
-  const pictures = [
-    [0, 1],
-    [1, 0],
-    [1, 1],
-  ].map((embedding) => ({ embedding }));
-  const ranked = rank(pictures, [2, 0]);
-  assert.deepEqual(
-    ranked.map(({ picture }) => pictures.indexOf(picture)),
-    [1, 2, 0],
-  );
 });
 
 const contract = {

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mobileclip import storage
-from mobileclip.collections.searching.matches import match_of
+from mobileclip.collections.searching.matches import Match, match_of
 from mobileclip.collections.searching.pictures import small_pictures
 from mobileclip.collections.store.snapshot import Snapshot
 from mobileclip.inference.zero_shot import ImageTextModel
@@ -24,6 +24,7 @@ SUFFIXES = (".safetensors",)
 PROBES = ("a photo of a dog", "a street at night", "two people on a beach", "a diagram with text")
 """Texts whose embeddings are stored: whoever has another text tower finds that out by them."""
 
+_FACTS = ("part", "size", "width", "height", "camera", "taken", "time")
 _FORMAT = "mobileclip pictures 1"
 _SIDE = 320
 _QUALITY = 70
@@ -34,10 +35,10 @@ def write_web_file(
 ) -> int:
     """Write the pictures of an index with their embeddings and small copies, and return how many they are.
 
-    The file is safetensors: `embedding`, float16; `names`, a list of JSON; `thumbnails`, WebP files one behind another,
-    each of which ends where `ends` says; `probes`, the embeddings of `PROBES`. A name is the path below the folder
-    that all pictures are in. A picture that cannot be read any more has a small copy of no bytes; one that is gone is
-    left out.
+    The file is safetensors: `embedding`, float16; `names` and `facts`, lists of JSON; `thumbnails`, WebP files one
+    behind another, each of which ends where `ends` says; `probes`, the embeddings of `PROBES`. A name begins with the
+    path below the folder that all pictures are in. Facts are what conditions may be on, but for where a picture was
+    taken. A picture that cannot be read any more has a small copy of no bytes; one that is gone is left out.
 
     Args:
         path: `*.safetensors`.
@@ -67,12 +68,16 @@ def write_web_file(
                 thumbnails += stream.getvalue()
             ends.append(len(thumbnails))
             bar.advance()
-    names = json.dumps(_short([match.name for match in matches], [match.path for match in matches]))
+    # Where all of it is on this machine is nobody's business.
+    folder = os.path.commonpath([os.path.dirname(match.path) for match in matches])  # noqa: PTH120 - texts, of any number
+    names = json.dumps([_short(match.name, folder) for match in matches])
+    facts = json.dumps([_facts(match, folder) for match in matches])
     content = save(
         {
             "embedding": snapshot.vectors[places],
             "probes": clip.encode_text(list(PROBES)).numpy().astype(np.float32),
             "names": np.frombuffer(names.encode(), np.uint8),
+            "facts": np.frombuffer(facts.encode(), np.uint8),
             "ends": np.array(ends, np.int64),
             "thumbnails": np.frombuffer(bytes(thumbnails), np.uint8),
         },
@@ -83,7 +88,10 @@ def write_web_file(
     return len(matches)
 
 
-def _short(names: Sequence[str], paths: Sequence[str]) -> list[str]:
-    """Return names without the folder that all of them are in: where it is on this machine is nobody's business."""
-    folder = os.path.commonpath([os.path.dirname(path) for path in paths])  # noqa: PTH120 - texts, of any number
-    return [storage.printable(os.path.relpath(name, folder), limit=4096) for name in names]
+def _short(path: str, folder: str) -> str:
+    return storage.printable(os.path.relpath(path, folder), limit=4096)
+
+
+def _facts(match: Match, folder: str) -> dict[str, Any]:
+    known = {name: value for name, value in match.known().items() if name in _FACTS}
+    return {**known, "path": _short(match.path, folder)}

@@ -129,7 +129,7 @@ export class SearchPanel {
       byId("more").hidden = true;
       return;
     }
-    const { ranked, milliseconds } = await this.#collection.search(query);
+    const { ranked, milliseconds } = await this.#collection.search({ text: query });
     // Something else may have been written meanwhile.
     if (query !== byId("query").value.trim()) return;
     byId("collection-text").textContent =

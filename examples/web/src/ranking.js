@@ -1,0 +1,113 @@
+/**
+ * What is asked for as one direction, and the order of the pictures: as `mobileclip.collections.searching` has them, and
+ * tests hold the two together.
+ */
+
+import { PageError } from "./errors.js";
+
+// What is not wanted turns a query away from it, by less than what is wanted turns it there.
+const AWAY = 0.5;
+const TINY = 2 ** -126;
+const NUMBERS = ["size", "width", "height", "latitude", "longitude", "time"];
+const TEXTS = ["path", "part", "camera", "taken", "sha256"];
+const CONDITION = /^\s*([A-Za-z_0-9]+)\s*(<=|>=|!=|==|=|<|>|~)\s*(.*?)\s*$/s;
+const DATE = /^(\d{4})(?:-(\d\d?)(?:-(\d\d?)(?:[T ](\d\d?)(?::(\d\d?)(?::(\d\d?))?)?)?)?)?$/;
+const MOMENT = "0000-01-01T00:00:00";
+// Behind all digits and separators of a moment.
+const END = "~";
+const EXPECTED = "Expected a column, a comparison and a value, such as width>1000, taken>=2024-05 or path~holiday.";
+const COMPARE = {
+  "=": (one, other) => one === other,
+  "!=": (one, other) => one !== other,
+  "<": (one, other) => one < other,
+  "<=": (one, other) => one <= other,
+  ">": (one, other) => one > other,
+  ">=": (one, other) => one >= other,
+  "~": (one, other) => folded(one).includes(folded(other)),
+};
+
+/** Returns a vector of length 1. */
+export function unit(vector) {
+  let squares = 0;
+  for (const value of vector) squares += value * value;
+  const length = Math.max(Math.sqrt(squares), TINY);
+  return Float32Array.from(vector, (value) => value / length);
+}
+
+/**
+ * Returns the direction between all that is wanted, turned away from what is not.
+ * @param {Float32Array[]} wanted embeddings of length 1: of texts, and of pictures.
+ * @param {Float32Array[]} unwanted embeddings of length 1.
+ */
+export function direction(wanted, unwanted = []) {
+  const mean = (vectors, i) => vectors.reduce((sum, vector) => sum + vector[i], 0) / vectors.length;
+  const away = (i) => (unwanted.length ? AWAY * mean(unwanted, i) : 0);
+  return unit(Array.from(wanted[0], (_, i) => mean(wanted, i) - away(i)));
+}
+
+/**
+ * Returns pictures with their scores, the nearest first; those that are equal stay in order.
+ * @template {{embedding: Float32Array, facts: object}} Picture of length 1, and what is known of it, by column.
+ * @param {Picture[]} pictures to be ranked.
+ * @param {Float32Array} query see `direction`.
+ * @param {{where?: string[], allFrames?: boolean}} options conditions, all of which hold, and whether a video may be
+ *   found by several of its frames.
+ * @returns {{picture: Picture, score: number}[]}
+ * @throws {PageError} if a condition is none.
+ */
+export function rank(pictures, query, { where = [], allFrames = false } = {}) {
+  const conditions = where.map(parseCondition);
+  const seen = new Set();
+  const isFirst = ({ path, time }) => allFrames || time === undefined || (!seen.has(path) && seen.add(path));
+  return pictures
+    .filter(({ facts }) => conditions.every((condition) => condition(facts)))
+    .map((picture) => ({ picture, score: picture.embedding.reduce((sum, value, i) => sum + value * query[i], 0) }))
+    .sort((one, other) => other.score - one.score)
+    .filter(({ picture }) => isFirst(picture.facts));
+}
+
+/** Returns a function that says whether a condition such as `width>1000` holds of what is known of a picture. */
+export function parseCondition(text) {
+  const [, name, sign, given] = CONDITION.exec(text) ?? [];
+  if (!given) throw new PageError(`'${text}' is no condition. ${EXPECTED}`);
+  const column = name.toLowerCase();
+  const comparison = sign === "==" ? "=" : sign;
+  if (![...NUMBERS, ...TEXTS].includes(column))
+    throw new PageError(`There is no column '${column}'; expected one of ${[...NUMBERS, ...TEXTS].join(", ")}.`);
+  const met = meets(column, comparison, given);
+  // What a picture does not say meets no condition.
+  return (facts) => facts[column] !== undefined && met(facts[column]);
+}
+
+function meets(column, comparison, given) {
+  const compare = COMPARE[comparison];
+  if (NUMBERS.includes(column)) {
+    const number = Number(given);
+    if (!Number.isFinite(number) || comparison === "~")
+      throw new PageError(`${column} is a number: ${comparison}${given} compares it with none. ${EXPECTED}`);
+    return (value) => compare(value, number);
+  }
+  if (column !== "taken" || comparison === "~") return (value) => compare(value, given);
+  const first = dateOf(given);
+  const isWithin = (value) => value >= first && value <= first + END;
+  if (comparison === "=") return isWithin;
+  if (comparison === "!=") return (value) => !isWithin(value);
+  const bound = comparison === "<" || comparison === ">=" ? first : first + END;
+  return comparison.startsWith("<") ? (value) => value < bound : (value) => value >= bound;
+}
+
+/** Returns a date, or the beginning of one, as the moments within it begin: `2024-6-1 9` as `2024-06-01T09`. */
+function dateOf(text) {
+  const parts = DATE.exec(text)?.slice(1).filter(Boolean) ?? [];
+  const moment = parts.map((part, i) => ["", "-", "-", "T", ":", ":"][i] + part.padStart(2, "0")).join("");
+  const whole = moment + MOMENT.slice(moment.length);
+  const date = new Date(`${whole}Z`);
+  if (!parts.length || parts[0] === "0000" || !(date > -Infinity) || !date.toISOString().startsWith(whole))
+    throw new PageError(`taken is a date, and '${text}' is none; expected one such as 2024, 2024-06 or 2024-06-01T12:30.`);
+  return moment;
+}
+
+/** Returns a text without the case of its letters, letter by letter, as Python's casefold. */
+function folded(text) {
+  return Array.from(text, (letter) => (letter === "ı" ? letter : letter.toUpperCase().toLowerCase())).join("");
+}
