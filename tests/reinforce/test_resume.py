@@ -9,7 +9,6 @@ from pathlib import Path
 import attrs
 import pytest
 
-from benchmarks.object_store import object_store
 from mobileclip import storage
 from mobileclip.data import AugmentationSpec, card_of_shards, read_card, read_samples, write_shard
 from mobileclip.data.shards import shard_sizes
@@ -85,12 +84,6 @@ class TestNestedFolders:
         for place, source in (("two", first.shards), ("three", tmp_path / "one")):
             second = run(make_spec(source, tmp_path / place), teachers)
             assert [Path(path).relative_to(tmp_path / place).as_posix() for path in second.shards] == NAMES
-
-
-@pytest.fixture
-def store():
-    with object_store() as opened:
-        yield opened
 
 
 def finished_job(store, teachers, tmp_path, num_shards: int) -> ReinforcementSpec:
