@@ -219,7 +219,7 @@ class Meeting(Work):
         return partial(self.finish, int(unit.name))
 
     def finish(self, number):
-        is_met = number + 1 == self.num_units or self.begun[number + 1].wait(60)
+        is_met = number + 1 == self.num_units or self.begun[number + 1].wait(30)
         return is_met and not self.begun[number + 2].is_set()
 
 

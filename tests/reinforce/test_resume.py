@@ -106,7 +106,7 @@ def finished_job(store, teachers, tmp_path, num_shards: int) -> ReinforcementSpe
 
 class TestInAStore:
     @pytest.mark.parametrize(
-        ("num_shards", "most_requests"), [(3_000, 50), pytest.param(150_000, 400, marks=pytest.mark.slow)]
+        ("num_shards", "most_requests"), [(1_500, 50), pytest.param(150_000, 400, marks=pytest.mark.slow)]
     )
     def test_finished_shards_are_found_by_listing(self, store, teachers, tmp_path, num_shards, most_requests):
         spec = finished_job(store, teachers, tmp_path, num_shards)
