@@ -125,6 +125,22 @@ def s3() -> Iterator[ObjectStore]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def one_store() -> Iterator[ObjectStore]:
+    with object_store() as server:
+        yield server
+
+
+@pytest.fixture
+def store(one_store: ObjectStore) -> ObjectStore:
+    """An empty store with whatever buckets are asked for; its server and the client's are those of the whole file."""
+    for kept in (one_store.objects, one_store.uploads, one_store.requests):
+        kept.clear()
+    one_store.knows_conditions = True
+    one_store.num_changes += 1
+    return one_store
+
+
 @pytest.fixture
 def site() -> Iterator[Web]:
     with web_server() as server:

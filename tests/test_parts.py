@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 
+import attrs
 import pytest
 from PIL import Image
 
 from mobileclip import build_model
+from mobileclip.blocks import models
 from mobileclip.data import datacompdr_augmentation, write_shards
 from tests.data.made_samples import encoded, make_sample
+from tests.encoders.small import SMALL
 from tests.test_pages import PAGES, blocks
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -67,7 +70,11 @@ def test_loss_in_plain_pytorch(run):
     assert terms.distillation > 0
 
 
-def test_pipeline_and_loss_in_fabric(run):
+def test_pipeline_and_loss_in_fabric(run, monkeypatch):
+    """With a small model of the same contract behind the name."""
+    whole = models["mobileclip_s0"]
+    image, text = (attrs.evolve(getattr(SMALL, one), input=getattr(whole, one).input) for one in ("image", "text"))
+    monkeypatch.setitem(models._values, "mobileclip_s0", attrs.evolve(SMALL, image=image, text=text))
     before = build_model("mobileclip_s0").logit_scale.item()
     names = run(3)
     assert names["batch"].image.shape == (8, 3, 256, 256)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import re
 import signal
+import threading
 import time
 import weakref
 from functools import partial
@@ -64,11 +66,11 @@ def test_there_are_no_more_workers_than_units(engine, expected):
 
 
 def test_pauses_grow_while_other_units_are_done(tmp_path):
-    engine = InlineEngine(device="cpu", retries=Retries(pause_seconds=0.2, pause_growth=2.0))
+    engine = InlineEngine(device="cpu", retries=Retries(pause_seconds=0.05, pause_growth=2.0))
     started = time.monotonic()
     told = run(engine, tmp_path, "away-0", "good-0", "good-1", "fails-0")
-    assert time.monotonic() - started >= 0.6
-    assert told.pauses == {"away-0": [0.2, 0.4]}
+    assert time.monotonic() - started >= 0.15
+    assert told.pauses == {"away-0": [0.05, 0.1]}
     assert [name for name, _ in told.begun_by][:4] == ["away-0", "good-0", "good-1", "fails-0"]
 
 
@@ -202,12 +204,30 @@ def test_a_unit_that_hangs_is_set_aside(tmp_path):
     assert set(told.entries) == {"good-0"}
 
 
-def test_the_next_unit_is_made_while_one_is_finished(tmp_path):
-    """Ten units of a fifth of a second each way take little more than the makings."""
-    started = time.monotonic()
-    told = run(ENGINES["inline"], tmp_path, *(f"good-{number}" for number in range(10)), seconds=0.2)
-    assert time.monotonic() - started < 3.2
-    assert list(told.entries) == [f"good-{number}" for number in range(10)]
+@attrs.frozen
+class Meeting(Work):
+    """What finishes a unit waits until the next one is being made, of as many as there are."""
+
+    num_units: int
+    begun: list = attrs.field(factory=lambda: [threading.Event() for _ in range(9)])
+
+    def open(self, place):  # noqa: ARG002 - as `Work` does
+        return self.make
+
+    def make(self, unit, on_progress):  # noqa: ARG002 - as a `Worker` does
+        self.begun[int(unit.name)].set()
+        return partial(self.finish, int(unit.name))
+
+    def finish(self, number):
+        is_met = number + 1 == self.num_units or self.begun[number + 1].wait(30)
+        return is_met and not self.begun[number + 2].is_set()
+
+
+def test_the_next_unit_is_made_while_one_is_finished():
+    told = Noting()
+    ENGINES["inline"].run(Meeting(num_units=4), tasks("0", "1", "2", "3"), told)
+    assert told.entries == {"0": True, "1": True, "2": True, "3": True}
+    assert list(told.entries) == ["0", "1", "2", "3"]
     assert all(name.startswith("finishing") for name in told.threads)
 
 
@@ -242,6 +262,7 @@ def seconds_of_stores(unit: Task) -> float:
 
 
 @pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.usefixtures("new_workers")
 def test_workers_wait_for_stores_as_long_as_the_driver(name):
     told = Noting()
     with use_limits(StoreLimits(call_seconds=7.0)):
@@ -263,12 +284,13 @@ def processes_of(engine, num_units=6) -> set[int]:
 
 def test_a_function_is_work_too_and_its_processes_are_those_of_the_work_before(engine, tmp_path):
     run(engine, tmp_path, *(f"good-{number}" for number in range(4)))
-    before = set(workers_of_this_process())
+    workers = multiprocessing.active_children()
+    before = {worker.pid for worker in workers}
     assert processes_of(engine) <= (before or {os.getpid()})
     assert set(workers_of_this_process()) == before
-    for process in before:
-        os.kill(process, signal.SIGKILL)
-        os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+    for worker in workers:
+        worker.kill()
+        worker.join()
     assert not processes_of(engine) & before, "one that died with nothing to do is no failed try of any unit"
 
 
@@ -277,7 +299,7 @@ def test_a_full_disk_is_told_though_a_signal_came_while_the_unit_was_finished(tm
     """Told as a signal, the same command would be started again, and meet the same disk."""
     listener = Noting()
     with pytest.raises(error):
-        InlineEngine(device="cpu").run(Counting(folder=tmp_path, seconds=0.3), tasks(before, "interrupts-0"), listener)
+        InlineEngine(device="cpu").run(Counting(folder=tmp_path, seconds=0.1), tasks(before, "interrupts-0"), listener)
     assert list(listener.entries) == (["good-0"] if before == "good-0" else [])
 
 
@@ -322,7 +344,7 @@ class OddEngine(InlineEngine):
                 super().run(work, units, listener)
         except FatalError:
             if self.odd == "slowly":
-                time.sleep(3)
+                time.sleep(1.6)
             if self.odd != "goes on":
                 raise
 
@@ -396,7 +418,7 @@ class OddListener(Listener):
         ("nameless", "is begun by a worker without a name"),
         ("whole", "of a unit with one bad part, ['good-0+broken-1+good-2'] are set aside"),
         ("goes on", "a run is to be ended by a unit that says so, with 'the disk is full'; it ends with None"),
-        ("slowly", "a run that is ended by a unit that says so takes 3 s to end"),
+        ("slowly", "a run that is ended by a unit that says so takes 2 s to end"),
         ("deaf", "a run is to be ended by a listener that raises"),
         ("once", "OddEngine does no other work after one that broke off"),
         ("spares", "of a worker that is killed, [] are set aside"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import re
-import subprocess
 import sys
 import time
 from functools import partial
@@ -21,6 +20,7 @@ from tests.collections.pictures import assert_same_rows, draw, pack
 from tests.datasets.joining.world import Data, files_of
 from tests.engines.works import Counting, Noting, tasks
 from tests.errors import fails
+from tests.preloaded import preloaded
 from tests.reinforce.program import write_spec
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray")
@@ -75,19 +75,22 @@ def test_an_actor_that_still_loads_for_one_work_does_not_do_the_next_with_it(ray
 
 
 def test_it_keeps_the_contract(ray_cluster):
-    """An actor takes longer to start than a process: three runs of it are ended, and begin with new ones."""
-    check_engine(RayEngine(max_workers=2, retries=AT_ONCE), kills=True, seconds=240.0)
+    """With one actor: each takes seconds to start, and three runs are ended, and one is killed three times."""
+    check_engine(RayEngine(max_workers=1, retries=AT_ONCE), kills=True, seconds=240.0)
 
 
-def test_it_does_what_one_process_does(ray_cluster, tmp_path):
+@pytest.fixture(scope="module")
+def two(ray_cluster):
+    """An engine of two actors, who stay from test to test until one ends a run."""
+    with RayEngine(max_workers=2, retries=AT_ONCE).kept() as kept:
+        yield kept
+
+
+def test_two_actors_do_what_one_process_does(two, tmp_path):
     names = [*(f"good-{number}" for number in range(20)), "away-0", "late-0", "unwritten-0", "raises-0", "fails-0"]
-    told = run(RayEngine(max_workers=2, retries=AT_ONCE), tmp_path / "ray", names)
+    told = run(two, tmp_path / "ray", names)
     alone = run(InlineEngine(device="cpu", retries=AT_ONCE), tmp_path / "inline", names)
     assert (told.entries, told.asides, told.num_steps) == (alone.entries, alone.asides, alone.num_steps)
-    with pytest.raises(FatalError, match="the disk is full"):
-        run(RayEngine(max_workers=1, retries=AT_ONCE), tmp_path / "full", ["good-0", "full-0"])
-    with pytest.raises(FatalError, match="the disk takes no more"):
-        run(RayEngine(max_workers=1, retries=AT_ONCE), tmp_path / "enospc", ["good-0", "writes-0"])
 
 
 class Looking(Noting):
@@ -102,12 +105,19 @@ class Looking(Noting):
         self.seen.append((self.num_steps, len(self.entries)))
 
 
-def test_steps_are_told_while_a_unit_is_made(ray_cluster, tmp_path):
-    told = run(RayEngine(max_workers=1), tmp_path / "work", ["good-0"], listener=Looking(), seconds=1.0)
+def test_steps_are_told_while_a_unit_is_made(two, tmp_path):
+    told = run(two, tmp_path / "work", ["good-0"], listener=Looking(), seconds=1.0)
     assert told.seen == [(1, 0)]
 
 
-def test_a_signal_ends_a_command_as_it_does_without_ray():
+@pytest.mark.parametrize(("name", "said"), [("full-0", "the disk is full"), ("writes-0", "the disk takes no more")])
+def test_a_full_disk_ends_the_run(two, tmp_path, name, said):
+    """The first of them ends its actor, the second finds the other one."""
+    with pytest.raises(FatalError, match=said):
+        run(two, tmp_path / "work", [name])
+
+
+def test_a_signal_ends_a_command_as_it_does_without_ray(tmp_path):
     """In a process of its own: a cluster is started there, and Ray takes SIGTERM for itself."""
     pytest.importorskip("ray", reason="there is no Ray for this version of Python")
     code = (
@@ -116,9 +126,10 @@ def test_a_signal_ends_a_command_as_it_does_without_ray():
         "with interruptible('index', 'all is kept'), RayEngine().transport():\n"
         "    signal.raise_signal(signal.SIGTERM)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 143, done.stderr
-    assert done.stderr.endswith("index: interrupted by SIGTERM; all is kept\n")
+    process = preloaded().start("-c", code, folder=tmp_path)
+    _, errors = process.communicate()
+    assert process.returncode == 143, errors
+    assert errors.endswith("index: interrupted by SIGTERM; all is kept\n")
 
 
 @pytest.mark.slow

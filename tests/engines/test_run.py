@@ -10,7 +10,6 @@ import time
 import attrs
 import pytest
 
-from benchmarks.object_store import object_store
 from mobileclip import storage
 from mobileclip.engines import RUN, InlineEngine, Retries, Status, held, read_set_aside, read_status, run as runs
 from mobileclip.serialization import to_json
@@ -20,13 +19,16 @@ from tests.errors import fails
 ENGINE = InlineEngine(device="cpu", retries=Retries(pause_seconds=0.0))
 
 
-@pytest.fixture(params=["local", "store"])
+IN_A_STORE = pytest.mark.parametrize("output", ["local", "store"], indirect=True)
+
+
+@pytest.fixture
 def output(request, tmp_path):
-    if request.param == "local":
-        yield str(tmp_path / "out")
-    else:
-        with object_store():
-            yield "s3://data/out"
+    """A folder of this machine, or a store where it matters that the run's status is a lease there."""
+    if getattr(request, "param", "local") == "local":
+        return str(tmp_path / "out")
+    request.getfixturevalue("store")
+    return "s3://data/out"
 
 
 def run(output, folder, *names, listener=None, num_done_before=0, renewal_seconds=15.0):
@@ -43,6 +45,7 @@ def log_of(output) -> list[str]:
     return [line for file in files for line in storage.read_bytes(file, limit=2**20).decode().splitlines()]
 
 
+@IN_A_STORE
 def test_status_and_log_say_what_was_done(output, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "_LINES_A_FILE", 3)
     _, asides = run(output, tmp_path / "work", "good-0", "away-0", "good-1", "fails-0", num_done_before=5)
@@ -65,6 +68,7 @@ def test_status_and_log_say_what_was_done(output, tmp_path, monkeypatch):
     assert read_set_aside(output) == asides
 
 
+@IN_A_STORE
 def test_a_run_that_is_refused_leaves_the_status_of_the_one_before(output, tmp_path):
     run(output, tmp_path / "work", "good-0")
     before = storage.read_bytes(f"{output}/run/status.json", limit=2**20)
@@ -125,6 +129,7 @@ def test_a_run_of_several_kinds_of_work_has_one_list_and_one_log_and_says_what_c
     assert [line.split("  ")[1] for line in log_of(output)] == ["fails-0", "good-0", "good-1", "fails-1"]
 
 
+@IN_A_STORE
 def test_what_was_set_aside_comes_last_the_next_time(output, tmp_path):
     run(output, tmp_path / "work", "fails-0", "good-0")
     told, _ = run(output, tmp_path / "work", "fails-0", "good-1")
@@ -134,6 +139,7 @@ def test_what_was_set_aside_comes_last_the_next_time(output, tmp_path):
     assert not storage.exists(f"{output}/set_aside.jsonl")
 
 
+@IN_A_STORE
 def test_a_running_output_says_what_every_worker_does(output, tmp_path):
     seen = []
 
@@ -149,6 +155,7 @@ def test_a_running_output_says_what_every_worker_does(output, tmp_path):
     assert f"cpu: good-0, for 0:0{round(seen[-1].under_way[0].seconds)}" in str(seen[-1])
 
 
+@IN_A_STORE
 def test_a_run_that_breaks_off_says_why(output, tmp_path):
     with pytest.raises(ValueError, match="the disk is full"):
         run(output, tmp_path / "work", "fatal-0")

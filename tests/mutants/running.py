@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -170,6 +171,7 @@ class _Report:
 
 
 def _test(tree: Path, tests: list[str], answer: Path) -> None:
+    gc.freeze()  # or else each look for garbage would copy all that was imported before the fork
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     started_with = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

@@ -17,6 +17,7 @@ from mobileclip.engines import Retries
 from mobileclip.inputs import ImageInput
 from mobileclip.reinforce import CheckpointTeacher, ModelTeacher, TeacherEnsemble
 from tests.encoders.small import SMALL, SMALL_VIT
+from tests.stores import one_store, store  # noqa: F401  fixtures
 
 # Units that fail are tried again at once.
 AT_ONCE = Retries(pause_seconds=0)

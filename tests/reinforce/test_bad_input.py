@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from mobileclip.engines import SET_ASIDE, read_set_aside
 from mobileclip.reinforce import InlineEngine, ReinforcementSpec, TeacherEnsemble, reinforce, verify
 from mobileclip.serialization import to_json
 from tests.errors import fails
+from tests.preloaded import preloaded
 from tests.reinforce.conftest import AT_ONCE, picture, plain_sample
 
 POLICY = AugmentationSpec(size=32, reference_size=32, scale=(0.3, 1.0))
@@ -250,12 +249,12 @@ def test_a_full_disk_stops_the_run_and_space_lets_it_go_on(small_teachers, tmp_p
         num_augmentations=2,
     )
     (tmp_path / "spec.json").write_text(to_json(spec))
-    command = [sys.executable, "-c", FULL_DISK, str(tmp_path / "spec.json"), "60000"]
-    stopped = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert stopped.returncode == 3, stopped.stderr
-    assert "out/1.tar could not be written" in stopped.stdout
-    assert "File too large" in stopped.stdout
-    assert "run this again: what is finished is kept" in stopped.stdout
+    called = ("tests.preloaded:python", "-c", FULL_DISK, str(tmp_path / "spec.json"), "60000")
+    stopped = preloaded().call(*called, folder=tmp_path)
+    assert stopped.status == 3, stopped.output
+    assert "out/1.tar could not be written" in stopped.output
+    assert "File too large" in stopped.output
+    assert "run this again: what is finished is kept" in stopped.output
     assert keys(tmp_path / "out") == ["small"]
     report = reinforce(spec, show_progress=False)
     assert report.num_done_before == 1

@@ -117,8 +117,9 @@ def test_a_worker_that_is_killed_is_replaced(alone, small_teachers, tmp_path):
 def test_what_goes_wrong_in_a_worker_is_said_here(make_shards, small_teachers, tmp_path):
     shards = make_shards(2, 1)
     missing = [type(small_teachers[0])(checkpoint=tmp_path / "nowhere.safetensors")]
+    spec, engine = make_spec(shards, tmp_path / "out", missing), LocalEngine(num_workers=1, apart=True)
     with pytest.raises(ValueError, match="nowhere"):
-        reinforce(make_spec(shards, tmp_path / "out", missing), engine=LocalEngine(num_workers=2), show_progress=False)
+        reinforce(spec, engine=engine, show_progress=False)
 
 
 def stored(folder: Path) -> dict[str, bytes]:

@@ -9,7 +9,6 @@ from pathlib import Path
 import attrs
 import pytest
 
-from benchmarks.object_store import object_store
 from mobileclip import storage
 from mobileclip.data import AugmentationSpec, card_of_shards, read_card, read_samples, write_shard
 from mobileclip.data.shards import shard_sizes
@@ -87,12 +86,6 @@ class TestNestedFolders:
             assert [Path(path).relative_to(tmp_path / place).as_posix() for path in second.shards] == NAMES
 
 
-@pytest.fixture
-def store():
-    with object_store() as opened:
-        yield opened
-
-
 def finished_job(store, teachers, tmp_path, num_shards: int) -> ReinforcementSpec:
     """Put a finished job into a store: one real shard under very many names, in four folders."""
     with storage.atomic_write("s3://data/plain/00/00000000.tar") as stream:
@@ -113,7 +106,7 @@ def finished_job(store, teachers, tmp_path, num_shards: int) -> ReinforcementSpe
 
 class TestInAStore:
     @pytest.mark.parametrize(
-        ("num_shards", "most_requests"), [(3_000, 50), pytest.param(150_000, 400, marks=pytest.mark.slow)]
+        ("num_shards", "most_requests"), [(1_500, 50), pytest.param(150_000, 400, marks=pytest.mark.slow)]
     )
     def test_finished_shards_are_found_by_listing(self, store, teachers, tmp_path, num_shards, most_requests):
         spec = finished_job(store, teachers, tmp_path, num_shards)

@@ -432,11 +432,11 @@ for number in range(1000):
         with socket.create_server(("127.0.0.1", 0)) as deaf:
             monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{deaf.getsockname()[1]}")
             s3fs.S3FileSystem.clear_instance_cache()
-            limits = StoreLimits(call_seconds=0.3, retry_delays_seconds=(0.0,))
+            limits = StoreLimits(call_seconds=0.1, retry_delays_seconds=(0.0,))
             started = time.monotonic()
             with storage.use_limits(limits):
                 for call in (storage.size, storage.exists, storage.list_files, storage.remove):
-                    with fails("storage.store-did-answer-within", "s3://data/a", "0.3"):
+                    with fails("storage.store-did-answer-within", "s3://data/a", "0.1"):
                         call("s3://data/a")
             assert time.monotonic() - started < 10
         s3fs.S3FileSystem.clear_instance_cache()

@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from tests.training.program import (
     wait_for_steps,
 )
 from tests.training.runs import ENVIRONMENT, ROOT, assert_same_to_the_bit, last_checkpoint
+from tests.waiting import wait_for
 
 NUM_STEPS = 24
 
@@ -106,11 +106,8 @@ def test_of_several_processes_all_save_when_one_gets_no_batch(data, tmp_path):
 
 
 def workers_of(process: Started, num_workers: int) -> list[int]:
-    deadline = time.monotonic() + SECONDS
-    while len(below := sorted(descendants(process.pid))) < num_workers:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return below
+    wait_for(lambda: len(descendants(process.pid)) >= num_workers)
+    return sorted(descendants(process.pid))
 
 
 def test_a_worker_that_is_killed_is_replaced_and_nothing_changes(data, whole, tmp_path):

@@ -1,8 +1,6 @@
 """The convolution that is quick on a CPU is PyTorch's, in values and gradients, whatever way it takes."""
 
 import copy
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mobileclip.blocks import MobileOneBlock
 from mobileclip.training.cpu import quicken
 from tests.blocks.filling import filled, noise
+from tests.preloaded import preloaded
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 SHAPES = {
@@ -161,7 +160,8 @@ for precision in ("float32", "bfloat16"):
 
 
 @pytest.mark.parametrize("arguments", [[], pytest.param(["compiled"], marks=pytest.mark.slow)], ids=["", "compiled"])
-def test_the_stem_trains_with_channels_innermost(arguments):
+def test_the_stem_trains_with_channels_innermost(arguments, tmp_path):
     """In a process of its own, since oneDNN's crash would end this one; what it printed last is where."""
-    ended = subprocess.run([sys.executable, "-c", CRASHING, *arguments], capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    called = ("tests.preloaded:python", "-c", CRASHING, *arguments)
+    ended = preloaded().call(*called, folder=tmp_path, seconds=600)
+    assert ended.status == 0, ended.output

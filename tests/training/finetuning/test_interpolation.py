@@ -31,8 +31,9 @@ def test_every_tensor_is_the_weighted_mean(alpha):
     before, after = pair()
     between = interpolate_weights(before, after, alpha)
     assert not between.training
+    befores, afters = before.state_dict(), after.state_dict()
     for name, value in between.state_dict().items():
-        one, other = before.state_dict()[name], after.state_dict()[name]
+        one, other = befores[name], afters[name]
         if value.is_floating_point():
             expected = (1 - alpha) * one.double() + alpha * other.double()
             torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-6)
