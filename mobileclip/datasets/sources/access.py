@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 
 import attrs
@@ -100,6 +101,11 @@ def told(what: str) -> Iterator[None]:
         if storage.is_transient(error):
             raise
         raise ValueError(f"{what} cannot be read: {error}") from None
+
+
+def num_common(paths: Iterable[Sequence[str]]) -> int:
+    """Return how many parts, from the first on, all paths have."""
+    return sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, zip(*paths, strict=False)))
 
 
 def directory_of(path: str) -> str:

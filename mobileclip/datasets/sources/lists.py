@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from functools import partial
 from hashlib import blake2b
-from itertools import islice, takewhile
+from itertools import islice
 from typing import Any
 
 import attrs
@@ -21,7 +21,7 @@ from mobileclip.data.images.files import list_folder, printable_name
 from mobileclip.data.samples.sample import ImageTextSample
 from mobileclip.data.shards.files import expand_shards
 from mobileclip.data.skips import CONNECTION_FAILED, BadSampleError, Skip, SkipReport, made_or_skip
-from mobileclip.datasets.sources.access import SCHEMES, RowOptions, directory_of, paths_of, told
+from mobileclip.datasets.sources.access import SCHEMES, RowOptions, directory_of, num_common, paths_of, told
 from mobileclip.datasets.sources.base import Source, Unit, numbered_name, sources
 from mobileclip.datasets.sources.columns import LineReading, Reading, TableReading, find_columns
 from mobileclip.datasets.sources.parquet import read_content, read_rows
@@ -325,9 +325,7 @@ class TableSource(Source):
             return
         paths = expand_shards(self.tables)
         parts = [path.partition("?")[0].split("/") for path in paths]
-        # The folders that all of them lie in.
-        levels = zip(*(folders for *folders, _ in parts), strict=False)
-        num_above = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels))
+        num_above = num_common(folders for *folders, _ in parts)
         for path, names in zip(paths, parts, strict=True):
             yield "/".join(names[num_above:]), path
 

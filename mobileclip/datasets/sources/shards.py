@@ -18,7 +18,7 @@ from mobileclip.data.shards.card import CARD
 from mobileclip.data.shards.counts import shard_folder
 from mobileclip.data.shards.files import count_samples, expand_shards, parse, read_shard, runs_program
 from mobileclip.data.skips import Skip, SkipReport
-from mobileclip.datasets.sources.access import RowOptions, paths_of, told
+from mobileclip.datasets.sources.access import RowOptions, num_common, paths_of, told
 from mobileclip.datasets.sources.base import Source, Unit, sources
 from mobileclip.machine import raise_machine_fault
 from mobileclip.strict import strict
@@ -207,13 +207,8 @@ def _check_present(paths: list[str]) -> None:
 def output_names(paths: Sequence[str]) -> list[str]:
     """Return what the shards become: their paths below the folder that is common to all; a program's has no folder."""
     folders = [() if runs_program(path) else _folders(path) for path in paths]
-    apart = [one for path, one in zip(paths, folders, strict=True) if not runs_program(path)]
-    first, last = min(apart, default=()), max(apart, default=())
-    # What the first and the last in order begin with, all begin with.
-    num_common = next(
-        (at for at, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first)
-    )
-    return [_output_name(path, one[num_common:]) for path, one in zip(paths, folders, strict=True)]
+    num_above = num_common(one for path, one in zip(paths, folders, strict=True) if not runs_program(path))
+    return [_output_name(path, one[num_above:]) for path, one in zip(paths, folders, strict=True)]
 
 
 def _folders(path: str) -> tuple[str, ...]:
