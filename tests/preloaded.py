@@ -179,6 +179,10 @@ class Started:
             self.returncode = int(status.read_text(encoding="ascii"))
         return self.returncode
 
+    def said(self) -> str:
+        """Return what it has printed so far."""
+        return Path(f"{self._log}.output").read_text(encoding="utf-8")
+
     def communicate(self, timeout: float = 600.0) -> tuple[str, str]:
         """Wait for the end, and return what it printed, and its errors.
 

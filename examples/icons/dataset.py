@@ -17,12 +17,11 @@ from examples.icons.reading import Icon, IconSet, read_sets
 from examples.icons.sets import ALL_SETS, ICON_SETS
 from examples.icons.splits import TITLES, divide
 from examples.quickstart.emoji.on_disk import DrawnDataset, claim, is_finished, load_finished, write_card, write_split
-from examples.quickstart.emoji.rendered import as_sample, from_sample
-from examples.quickstart.emoji.rendering import Rendering, render_all
-from examples.quickstart.emoji.sources import NAMES_PACKAGE, download
+from examples.quickstart.emoji.rendered import render_sets
+from examples.quickstart.emoji.rendering import Rendering
+from examples.quickstart.emoji.sources import NAMES_PACKAGE, download, with_version
 from examples.quickstart.emoji.splits import chance
-from mobileclip.data import ImageTextSample, read_samples, write_shard
-from mobileclip.progress import track
+from mobileclip.data import ImageTextSample
 from mobileclip.serialization import to_json
 
 _SET_NAMES = tuple(one.name for one in ALL_SETS)
@@ -94,7 +93,9 @@ def build_dataset(spec: IconDataSpec) -> DrawnDataset:
 
 def build_from_sets(spec: IconDataSpec, sets: Sequence[IconSet]) -> None:
     """Render, caption, split and write what was read from the packages; the card comes last."""
-    renderings = _render(spec, sets)
+    drawings = {one.style.name: {icon.key: (icon.name, icon.svg) for icon in one.icons} for one in sets}
+    found = render_sets(spec.output / "renderings", drawings, spec.image_size, num_processes=spec.num_processes)
+    renderings = {key: one for several in found.values() for key, one in several.items()}
     icons = [icon for one in sets for icon in one.icons if icon.key in renderings]
     prints = [fingerprint(renderings[icon.key].png) for icon in icons]
     twins = list(near_duplicates(prints, max_rms=spec.duplicate_rms))
@@ -128,32 +129,6 @@ def build_from_sets(spec: IconDataSpec, sets: Sequence[IconSet]) -> None:
         "splits": entries,
     }
     write_card(spec.output, card)
-
-
-def _render(spec: IconDataSpec, sets: Sequence[IconSet]) -> dict[str, Rendering]:
-    """Return the renderings by the icons' keys; a set's are kept in a shard as soon as it is done."""
-    found: dict[str, Rendering] = {}
-    missing = [one for one in sets if not _store(spec, one).exists()]
-    svgs = [icon.svg for one in missing for icon in one.icons]
-    rendered = track(
-        render_all(svgs, spec.image_size, num_processes=spec.num_processes),
-        total=len(svgs),
-        title="rendering",
-        unit="pictures",
-    )
-    for one in missing:
-        pairs = [(icon, next(rendered)) for icon in one.icons]
-        _store(spec, one).parent.mkdir(parents=True, exist_ok=True)
-        write_shard(_store(spec, one), [as_sample(icon.key, icon.name, made) for icon, made in pairs if made])
-    # Lets the bar reach its end.
-    assert next(rendered, None) is None, "every rendering belongs to a set"
-    for one in sets:
-        found |= {sample.key: from_sample(sample) for sample in read_samples(str(_store(spec, one)))}
-    return found
-
-
-def _store(spec: IconDataSpec, one: IconSet) -> Path:
-    return spec.output / "renderings" / f"{one.style.name}.tar"
 
 
 def _sample(spec: IconDataSpec, icon: Icon, one: IconSet, rendering: Rendering) -> ImageTextSample:
@@ -192,7 +167,7 @@ def _origin(spec: IconDataSpec, sets: Sequence[IconSet], icons: Sequence[Icon]) 
             }
             for one in sets
         ],
-        "names": {"package": "@".join(NAMES_PACKAGE), "licence": {"title": "MIT", "spdx": "MIT"}},
+        "names": {"package": with_version(NAMES_PACKAGE), "licence": {"title": "MIT", "spdx": "MIT"}},
         "notes": (
             "The drawings were rendered on white and not changed otherwise. Those under CC BY and CC BY-SA ask for the "
             "attribution above wherever they are shown, and CC BY-SA for the same licence. Icons whose names or "

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from examples.learning_efficiency.views import VIEWS, view_augmentation
 from examples.quickstart.emoji import DataSplit
 from examples.quickstart.emoji.efficientnet import HEAD_CHANNELS, MEAN, STD, EfficientNetLite0, folded_state
+from examples.quickstart.emoji.joint import JointModel, JointTeacher, contrast, write_tensors
 from examples.quickstart.emoji.teachers import all_captions
 from examples.quickstart.emoji.trunks import TextTrunk, image_weights
 from mobileclip.data import ImageTextSample, augmentation_rng, decode_image, normalize_pixels
@@ -27,14 +28,12 @@ from mobileclip.encoders import AttentionSpec, MCiSpec, StageSpec
 from mobileclip.inputs import ImageInput
 from mobileclip.progress import Progress
 from mobileclip.serialization import from_json, to_json
-from mobileclip.storage import atomic_path
 from mobileclip.tensor_files import read_tensors
 from mobileclip.tensor_files.weights import weights_sha256
 from mobileclip.terminal import console
 from mobileclip.training import CosineSchedule
 
 PROMPTS = ("{}", "an icon of {}")
-_MAX_LOGIT_SCALE = 100.0
 _MAX_GRADIENT_NORM = 1.0
 _WARMUP = 0.1
 # Small batches stay in the processor's cache.
@@ -77,12 +76,13 @@ class FineTuneSpec:
         return ImageInput(size=self.image_size, interpolation="bicubic", mean=MEAN, std=STD)
 
 
-class FineTunedModel(nn.Module):
+class FineTunedModel(JointModel):
     """Pictures through the whole network and a projection, sentence embeddings through a projection."""
 
+    spec: FineTuneSpec
+
     def __init__(self, spec: FineTuneSpec, *, text_dim: int) -> None:
-        super().__init__()
-        self.spec = spec
+        super().__init__(spec)
         if spec.trunk == "efficientnet":
             self.trunk: nn.Module = EfficientNetLite0()
             self.image: nn.Module = nn.Linear(HEAD_CHANNELS, spec.dim)
@@ -90,11 +90,6 @@ class FineTunedModel(nn.Module):
             self.trunk, self.image = _mci(spec).build(), nn.Identity()
         self.text = nn.Linear(text_dim, spec.dim)
         self.log_scale = nn.Parameter(torch.tensor(3.0))
-
-    @property
-    def logit_scale(self) -> Tensor:
-        """What similarities are multiplied with."""
-        return self.log_scale.exp().clamp(max=_MAX_LOGIT_SCALE)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Return normalised embeddings.
@@ -104,14 +99,6 @@ class FineTunedModel(nn.Module):
         """
         image = normalize_pixels(pixels, self.spec.image, memory_format=torch.channels_last)
         return F.normalize(self.image(self.trunk(image)), dim=-1)
-
-    def encode_text(self, features: Tensor) -> Tensor:
-        """Return normalised embeddings.
-
-        Shape:
-            (batch, text dim) -> (batch, dim).
-        """
-        return F.normalize(self.text(features), dim=-1)
 
 
 def _mci(spec: FineTuneSpec) -> MCiSpec:
@@ -125,56 +112,6 @@ def _mci(spec: FineTuneSpec) -> MCiSpec:
         embedding_dim=spec.dim,
         input=spec.image,
     )
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class FineTunedTeacher:
-    """A trained model as a teacher.
-
-    Args:
-        name: the model's name and a digest of its weights.
-        model: into the joint space.
-        text_trunk: texts to features.
-        weights_sha256: hash of the weights.
-    """
-
-    name: str
-    model: FineTunedModel
-    text_trunk: TextTrunk
-    weights_sha256: str
-
-    @property
-    def dim(self) -> int:
-        """Dim of the joint embedding."""
-        return self.model.spec.dim
-
-    @property
-    def logit_scale(self) -> float:
-        """As the model learned it, to four digits."""
-        return round(float(self.model.logit_scale), 2)
-
-    @property
-    def image(self) -> ImageInput:
-        """The image contract."""
-        return self.model.spec.image
-
-    @torch.inference_mode()
-    def encode_images(self, pixels: Tensor) -> Tensor:
-        """Return normalised embeddings.
-
-        Shape:
-            (batch, 3, size, size) uint8 -> (batch, dim).
-        """
-        return torch.cat([self.model.encode_image(part) for part in torch.split(pixels, _MICRO_BATCH)])
-
-    @torch.inference_mode()
-    def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Return normalised embeddings.
-
-        Shape:
-            (number of texts, dim).
-        """
-        return self.model.encode_text(self.text_trunk(texts))
 
 
 def fine_tune(spec: FineTuneSpec, split: DataSplit, text_trunk: TextTrunk, path: Path) -> None:
@@ -225,8 +162,9 @@ def fine_tune(spec: FineTuneSpec, split: DataSplit, text_trunk: TextTrunk, path:
                 optimizer.step()
                 step += 1
                 progress.advance(count=spec.batch_size, detail=f"loss {loss.item():.2f}")
-            _write(partial_path, spec, _training_state(model, optimizer), epochs=epoch + 1)
-    _write(path, spec, model.state_dict(), epochs=spec.epochs)
+            about = {"spec": to_json(spec), "epochs": str(epoch + 1)}
+            write_tensors(partial_path, _training_state(model, optimizer), about)
+    write_tensors(path, model.state_dict(), {"spec": to_json(spec), "epochs": str(spec.epochs)})
     partial_path.unlink()
 
 
@@ -290,13 +228,11 @@ def class_prompts(class_names: Sequence[str]) -> list[list[str]]:
 
 def _loss(model: FineTunedModel, batch: _Batch) -> Tensor:
     image = model.encode_image(batch.pixels) * model.logit_scale
-    same = (batch.names[:, None] == batch.names).float()
-    logits, targets = image @ model.encode_text(batch.captions).T, same / same.sum(1, keepdim=True)
-    contrast = (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+    contrasted = contrast(image, model.encode_text(batch.captions), batch.names)
     known = batch.labels >= 0
     if int(known.sum()) < _FEWEST_WITH_CLASSES:
-        return contrast
-    return contrast + F.cross_entropy(image[known] @ model.encode_text(batch.classes).T, batch.labels[known])
+        return contrasted
+    return contrasted + F.cross_entropy(image[known] @ model.encode_text(batch.classes).T, batch.labels[known])
 
 
 def _training_state(model: FineTunedModel, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -324,16 +260,7 @@ def _resume(path: Path, model: FineTunedModel, optimizer: torch.optim.Optimizer)
     return int(metadata["epochs"])
 
 
-def _write(path: Path, spec: FineTuneSpec, state: dict[str, Tensor], *, epochs: int) -> None:
-    from safetensors.torch import save_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    contiguous = {name: value.detach().contiguous() for name, value in state.items()}
-    with atomic_path(path) as temporary:
-        save_file(contiguous, temporary, metadata={"spec": to_json(spec), "epochs": str(epochs)})
-
-
-def load_teacher(path: Path, text_trunk: TextTrunk) -> FineTunedTeacher:
+def load_teacher(path: Path, text_trunk: TextTrunk) -> JointTeacher:
     """Return what `fine_tune` wrote as a teacher."""
     state, metadata = read_tensors(path)
     spec = from_json(metadata.get("spec", ""), FineTuneSpec)
@@ -342,8 +269,13 @@ def load_teacher(path: Path, text_trunk: TextTrunk) -> FineTunedTeacher:
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.eval().requires_grad_(requires_grad=False)
     digest = weights_sha256(model.state_dict())
-    return FineTunedTeacher(
-        name=f"icons-{spec.name}-{digest[:8]}", model=model, text_trunk=text_trunk, weights_sha256=digest
+    return JointTeacher(
+        name=f"icons-{spec.name}-{digest[:8]}",
+        model=model,
+        encode_pixels=lambda pixels: torch.cat(list(map(model.encode_image, torch.split(pixels, _MICRO_BATCH)))),
+        text_trunk=text_trunk,
+        image=spec.image,
+        weights_sha256=digest,
     )
 
 

@@ -13,11 +13,11 @@ import attrs
 import torch
 from torch import Tensor
 
-from examples.learning_efficiency.finetune import FineTunedTeacher
 from examples.learning_efficiency.spec import Cell, EfficiencySpec
 from examples.learning_efficiency.variants import FIRST, NUM_VIEWS, VARIANTS
 from examples.learning_efficiency.views import view_augmentation
 from examples.quickstart.emoji import DataSplit
+from examples.quickstart.emoji.joint import JointTeacher, write_tensors
 from examples.quickstart.emoji.splits import chance
 from examples.quickstart.stored import (
     StoredBatches,
@@ -29,7 +29,7 @@ from examples.quickstart.stored import (
 )
 from mobileclip.data import ReinforcementCard, read_card, read_reinforced_samples, write_shards
 from mobileclip.reinforce import ReinforcementSpec, TeacherEnsemble, reinforce
-from mobileclip.storage import atomic_path, write_text
+from mobileclip.storage import write_text
 from mobileclip.tensor_files import read_tensors
 from mobileclip.terminal import say
 
@@ -71,14 +71,14 @@ def belongs(spec: EfficiencySpec, key: str, share: float) -> bool:
     return chance(spec.seed, "student", key) < share
 
 
-def reinforced(spec: EfficiencySpec, store: Store, teacher: FineTunedTeacher, split: DataSplit) -> Path:
+def reinforced(spec: EfficiencySpec, store: Store, teacher: JointTeacher, split: DataSplit) -> Path:
     """Store what a teacher says of a store's views; return the folder of shards."""
     source = spec.output / "pictures" / f"{store.share:g}"
     if not (source / "done").exists():
         samples = [sample for sample in split.samples() if belongs(spec, sample.key, store.share)]
         write_shards(source, samples, samples_per_shard=_PER_SHARD)
         write_text(source / "done", f"{len(samples)}\n")
-    folder = _folder(spec, store) / teacher.model.spec.name
+    folder: Path = _folder(spec, store) / teacher.model.spec.name
     report = reinforce(
         ReinforcementSpec(
             source=sorted(map(str, source.glob("*.tar"))),
@@ -94,7 +94,7 @@ def reinforced(spec: EfficiencySpec, store: Store, teacher: FineTunedTeacher, sp
 
 
 def make_stores(
-    spec: EfficiencySpec, cells: Sequence[Cell], teachers: Mapping[str, FineTunedTeacher], split: DataSplit
+    spec: EfficiencySpec, cells: Sequence[Cell], teachers: Mapping[str, JointTeacher], split: DataSplit
 ) -> None:
     """Make what is missing of the stores that trainings need.
 
@@ -116,10 +116,10 @@ def make_stores(
             if name == FIRST and not _views(spec, store).exists():
                 augmentation = view_augmentation(store.view, spec.image_size)
                 samples = store_samples(shards, augmentation=augmentation, student=spec.student)
-                _write(_views(spec, store), _view_tensors(samples))
-                _write(path, _teacher_tensors(samples.teachers[0]))
+                write_tensors(_views(spec, store), _view_tensors(samples))
+                write_tensors(path, _teacher_tensors(samples.teachers[0]))
             else:
-                _write(path, _teacher_tensors(stored_teacher(list(read_reinforced_samples(shards)))))
+                write_tensors(path, _teacher_tensors(stored_teacher(list(read_reinforced_samples(shards)))))
 
 
 def card_of(spec: EfficiencySpec, store: Store, teacher: str) -> ReinforcementCard:
@@ -196,10 +196,3 @@ def _captions(tensors: Mapping[str, Tensor], kind: str) -> StoredCaptions:
 
 def _teacher_tensors(teacher: StoredTeacher) -> dict[str, Tensor]:
     return {"image": teacher.image, "real": teacher.real, "synthetic": teacher.synthetic}
-
-
-def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    from safetensors.torch import save_file
-
-    with atomic_path(path) as temporary:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import attrs
 
-from examples.learning_efficiency.finetune import FineTunedTeacher, FineTuneSpec, class_prompts, fine_tune, load_teacher
+from examples.learning_efficiency.finetune import FineTuneSpec, class_prompts, fine_tune, load_teacher
 from examples.learning_efficiency.scoring import HeldOut, Scores, held_out, score_teachers
 from examples.learning_efficiency.spec import Cell, EfficiencySpec
 from examples.learning_efficiency.texts import text_trunk
 from examples.learning_efficiency.variants import FIRST, VARIANTS
 from examples.quickstart.emoji import DrawnDataset
+from examples.quickstart.emoji.joint import JointTeacher
 from examples.quickstart.emoji.teachers import all_captions
 from mobileclip.reinforce import TeacherEnsemble
 from mobileclip.serialization import from_json, to_json
@@ -45,7 +46,7 @@ def untrained(spec: EfficiencySpec, ensembles: Iterable[tuple[str, ...]]) -> lis
 
 def build_teachers(
     spec: EfficiencySpec, dataset: DrawnDataset, ensembles: Iterable[tuple[str, ...]]
-) -> dict[str, FineTunedTeacher]:
+) -> dict[str, JointTeacher]:
     """Return the members of ensembles by name, trained where their files are not there yet."""
     prompts = [
         *class_prompts(dataset.train.class_names),
@@ -66,7 +67,7 @@ def build_teachers(
 def score_ensembles(
     spec: EfficiencySpec,
     dataset: DrawnDataset,
-    teachers: Mapping[str, FineTunedTeacher],
+    teachers: Mapping[str, JointTeacher],
     ensembles: Iterable[tuple[str, ...]],
 ) -> list[TeacherScores]:
     """Return the scores of ensembles on the held-out drawings; what was scored before is read."""

@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from examples.quickstart.emoji.joint import write_tensors
 from examples.quickstart.emoji.trunks import TextTrunk
 from mobileclip.progress import Progress
-from mobileclip.storage import atomic_path
 from mobileclip.tensor_files import read_tensors
 from mobileclip.terminal import console
 
@@ -34,13 +34,5 @@ def text_trunk(texts: Sequence[str], path: Path) -> TextTrunk:
             part = texts[start : start + _PART]
             trunk(part)
             progress.advance(len(part))
-    _write(path, trunk, texts, digest)
+    write_tensors(path, {"features": trunk(texts)}, {"texts": digest})
     return trunk
-
-
-def _write(path: Path, trunk: TextTrunk, texts: Sequence[str], digest: str) -> None:
-    from safetensors.torch import save_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary:
-        save_file({"features": trunk(texts)}, temporary, metadata={"texts": digest})

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import statistics
 from collections.abc import Sequence
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 
 import attrs
 import torch
 
+from examples.quickstart.side_by_side import Job, side_by_side, use_threads
 from examples.quickstart.spec import ROWS, QuickstartSpec, student
 from examples.quickstart.stored import StoredBatches, store_samples
 from mobileclip.data import read_card
 from mobileclip.encoders import save_model
 from mobileclip.losses import LossSpec
 from mobileclip.processes import num_cores
-from mobileclip.progress import Progress
-from mobileclip.terminal import console
-from mobileclip.terminal.interruption import ending, save_for_parent
-from mobileclip.training import last_metrics, read_metrics, train
+from mobileclip.training import read_metrics, train
 
 MODEL = "model.safetensors"
 # All rows at once: on two cores, two after one another and one alone would leave a core idle for a third of the time.
 _SIDE_BY_SIDE = len(ROWS)
-_SECONDS_BETWEEN_LOOKS = 1.0
 
 
 @attrs.frozen(kw_only=True)
@@ -59,37 +55,28 @@ def train_students(
     Raises:
         FloatingPointError: if a loss is not finite; the message has the step and the pictures.
     """
-    waiting = [one for one in students if not (one.folder / MODEL).exists()]
-    if not waiting:
+    jobs = [
+        Job(
+            folder=one.folder,
+            steps=spec.training(one.loss, num_samples=num_samples, seed=one.seed).total_steps,
+            work=partial(_train, spec, one, shards, num_samples),
+        )
+        for one in students
+        if not (one.folder / MODEL).exists()
+    ]
+    if not jobs:
         return
-    steps = {one.folder: spec.training(one.loss, num_samples=num_samples, seed=one.seed).total_steps for one in waiting}
-    done = {one.folder: _steps_done(one.folder) for one in waiting}
-    threads = max(1, num_cores() // _SIDE_BY_SIDE)
-    context = multiprocessing.get_context("spawn")
-    title = "training " + ", ".join(dict.fromkeys(one.name for one in waiting))
-    with (
-        ProcessPoolExecutor(_SIDE_BY_SIDE, mp_context=context, initializer=_use, initargs=(threads,)) as pool,
-        Progress(
-            title, total=sum(steps.values()), done=sum(done.values()), unit="pictures", console=console()
-        ) as progress,
-        ending(pool) as submit,
-    ):
-        futures = [submit(_train, spec, one, shards, num_samples) for one in waiting]
-        running = set(futures)
-        while running:
-            finished, running = wait(running, timeout=_SECONDS_BETWEEN_LOOKS, return_when=FIRST_EXCEPTION)
-            for future in finished:
-                future.result()
-            for folder, before in done.items():
-                # A resumed run first goes back to its last checkpoint, behind what was counted.
-                done[folder] = max(before, _steps_done(folder))
-                if done[folder] > before:
-                    progress.advance(done[folder] - before, count=(done[folder] - before) * spec.batch_size)
-
-
-def _use(threads: int) -> None:
-    save_for_parent()
-    torch.set_num_threads(threads)
+    names = dict.fromkeys(one.name for one in students if not (one.folder / MODEL).exists())
+    trained = side_by_side(
+        jobs,
+        num_processes=_SIDE_BY_SIDE,
+        prepare=partial(use_threads, max(1, num_cores() // _SIDE_BY_SIDE)),
+        title=f"training {', '.join(names)}",
+        unit="pictures",
+        count_per_step=spec.batch_size,
+    )
+    for _ in trained:
+        pass
 
 
 def _train(spec: QuickstartSpec, one: Student, shards: tuple[str, ...], num_samples: int) -> None:
@@ -112,8 +99,3 @@ def _train(spec: QuickstartSpec, one: Student, shards: tuple[str, ...], num_samp
 def seconds_per_step(folder: Path) -> float:
     """Return the median time of the steps of a training that its metrics know."""
     return statistics.median(line["seconds"] for line in read_metrics(folder / "metrics.jsonl"))
-
-
-def _steps_done(folder: Path) -> int:
-    last = last_metrics(folder / "metrics.jsonl")
-    return 0 if last is None else int(last["step"]) + 1

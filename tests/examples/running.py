@@ -1,9 +1,12 @@
 """Examples run as people run them: as scripts, with nothing of this library to be imported."""
 
 import importlib
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from mobileclip.export import bundled_samples
 
@@ -36,6 +39,16 @@ def run_example(script, *arguments, forbidden=FORBIDDEN):
     command = [sys.executable, "-W", "error", "-c", code, str(EXAMPLES / script), *map(str, arguments)]
     # Not in the checkout, where `import mobileclip` would work.
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=EXAMPLES, timeout=120)
+
+
+def refused(monkeypatch, capfd, script, *arguments):
+    """What an example says that ends with a mistake, run in this process."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+    with pytest.raises(SystemExit) as leaving:
+        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+    printed, said = capfd.readouterr()
+    return leaving.value.code, printed, said
 
 
 def write_pictures(folder, count):

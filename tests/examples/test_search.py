@@ -10,7 +10,7 @@ import torch
 
 import mobileclip
 from mobileclip.export import ExportSpec, export_model
-from tests.examples.running import FORBIDDEN, run_example, write_pictures
+from tests.examples.running import FORBIDDEN, refused, run_example, write_pictures
 from tests.export.litert import EXPORT, model as litert_model
 from tests.export.models import SHALLOW, few_samples, seeing
 
@@ -42,17 +42,26 @@ class Example:
     def target(self):
         return self.name.split()[0]
 
+    @property
+    def script(self):
+        return SCRIPTS.get(self.target, f"{self.target}_search.py")
+
     def run(self, *arguments):
         # ExecuTorch's bindings for Python take tensors of PyTorch, and bring it.
         forbidden = FORBIDDEN[1:] if self.target == "executorch" else FORBIDDEN
-        done = run_example(SCRIPTS.get(self.target, f"{self.target}_search.py"), *arguments, forbidden=forbidden)
+        done = run_example(self.script, *arguments, forbidden=forbidden)
         told = [line for line in done.stderr.splitlines() if not line.startswith(SAID.get(self.target, "no such line"))]
         return done.returncode, done.stdout, "\n".join(told)
 
-    def refuse(self, folder, pictures):
-        status, _, said = self.run(folder, "--pictures", *pictures, "--texts", *TEXTS)
-        assert status == 2
-        return said
+
+@pytest.fixture
+def mistaken(example, monkeypatch, capfd):
+    """What an example says to its mistakes, in this process: a new one takes a second."""
+
+    def say(*arguments):
+        return refused(monkeypatch, capfd, example.script, *arguments)
+
+    return say
 
 
 @pytest.fixture(scope="module", params=[pytest.param(one, marks=[pytest.mark.slow] * (one in SLOW)) for one in SPECS])
@@ -99,23 +108,28 @@ def test_it_says_what_the_model_says(example, tmp_path):
             assert [line.split("  ")[-1] for line in lines] == expected
 
 
-def test_mistakes_are_told(example, tmp_path):
-    status, printed, _ = example.run("--help")
+def test_mistakes_are_told(example, mistaken, tmp_path):
+    status, printed, _ = mistaken("--help")
     assert (status, f"mobileclip export --target {example.target}" in " ".join(printed.split())) == (0, True)
-    pictures = write_pictures(tmp_path, 1)
-    target = f"make an export: mobileclip export MODEL --target {example.target}"
-    assert target in example.refuse(tmp_path, pictures)
+    asked = ("--pictures", *write_pictures(tmp_path, 1), "--texts", *TEXTS)
+
+    def told(folder):
+        status, _, said = mistaken(folder, *asked)
+        assert status == 2
+        return said
+
+    assert f"make an export: mobileclip export MODEL --target {example.target}" in told(tmp_path)
     copied = shutil.copytree(example.folder, tmp_path / "copied")
     contract = json.loads((copied / "mobileclip.json").read_text())
     (copied / "mobileclip.json").write_text(json.dumps({**contract, "target": "torch"}))
-    assert f"was made for torch, expected {example.target}" in example.refuse(copied, pictures)
+    assert f"was made for torch, expected {example.target}" in told(copied)
     (copied / "mobileclip.json").write_text(json.dumps(contract))
     file = copied / next(one["file"] for one in contract["towers"] if one["tower"] == "text")
     file.unlink()
-    assert f"{file.name}; copy the export again" in example.refuse(copied, pictures)
+    assert f"{file.name}; copy the export again" in told(copied)
 
 
-def test_a_file_that_computes_something_else_is_not_used(example, tmp_path):
+def test_a_file_that_computes_something_else_is_not_used(example, mistaken, tmp_path):
     if example.name not in ("onnx", "openvino"):
         pytest.skip("its files are of one kind with those of the others")
     copied = shutil.copytree(example.folder, tmp_path / "copied")
@@ -124,5 +138,6 @@ def test_a_file_that_computes_something_else_is_not_used(example, tmp_path):
     )
     for file in other.glob("text.*"):
         shutil.copy(file, copied)
-    said = example.refuse(copied, write_pictures(tmp_path, 1))
+    status, _, said = mistaken(copied, "--pictures", *write_pictures(tmp_path, 1), "--texts", *TEXTS)
+    assert status == 2
     assert "error: the text tower gives other embeddings of the golden inputs" in said

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -20,6 +17,7 @@ import torch
 import mobileclip
 from mobileclip.export import ExportSpec, bundled_samples, export_model
 from tests.export.models import SHALLOW, seeing
+from tests.preloaded import preloaded
 
 pytest.importorskip("uvicorn")
 APP = Path(__file__).parents[2] / "examples" / "serving" / "app.py"
@@ -52,18 +50,30 @@ def point(models, name):
     (models / "next").replace(models / "current")
 
 
+def line(process, number=0, seconds=60):
+    """Return a line that a server prints, as soon as it is there."""
+    deadline = time.monotonic() + seconds
+    while len(lines := process.said().splitlines(keepends=True)) <= number or not lines[number].endswith("\n"):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return lines[number].strip()
+
+
+def serve(model, *arguments):
+    return preloaded().start(APP, model, "--port", 0, *arguments, folder=model.parent)
+
+
 @pytest.fixture(scope="module")
 def server(models):
     """The process that serves the first of them, until a test replaces it, and its address."""
     point(models, "model_0")
-    command = [sys.executable, str(APP), str(models / "current"), "--port", "0", "--num-threads", "1"]
-    root = {"PYTHONPATH": str(Path(mobileclip.__file__).parents[1])}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **root}) as process:
-        try:
-            yield process, process.stdout.readline().strip()
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(30)
+    process = serve(models / "current", "--num-threads", 1)
+    try:
+        yield process, line(process)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(30)
 
 
 def test_pictures_and_what_is_wrong_with_a_question(server, models):
@@ -114,22 +124,21 @@ def test_everybody_is_answered_while_the_model_is_replaced(server, models):
     # What is no model leaves the one that answers.
     point(models, "nothing")
     process.send_signal(signal.SIGHUP)
-    assert "the model stays as it was" in process.stdout.readline()
+    assert "the model stays as it was" in line(process, 1)
     assert ask(0) == 2
 
 
 def test_an_export_that_was_made_elsewhere_wants_trust(models, another_machine):
-    command = [sys.executable, str(APP), str(models / "model_0"), "--port", "0"]
-    surroundings = {**os.environ, "PYTHONPATH": str(Path(mobileclip.__file__).parents[1])}
-    refused = subprocess.run(command, env=surroundings, capture_output=True, text=True, check=False, timeout=120)
+    refused = serve(models / "model_0")
+    _, said = refused.communicate(120)
     assert refused.returncode != 0
-    assert "was written elsewhere" in refused.stderr
-    with subprocess.Popen([*command, "--trust"], stdout=subprocess.PIPE, text=True, env=surroundings) as process:
-        try:
-            assert process.stdout.readline().startswith("http://127.0.0.1:")
-        finally:
-            process.terminate()
-            process.wait(30)
+    assert "was written elsewhere" in said
+    trusted = serve(models / "model_0", "--trust")
+    try:
+        assert line(trusted).startswith("http://127.0.0.1:")
+    finally:
+        trusted.send_signal(signal.SIGTERM)
+        trusted.communicate(30)
 
 
 def test_the_application_of_the_page_answers():

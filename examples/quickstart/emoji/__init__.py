@@ -3,7 +3,6 @@
 from examples.quickstart.emoji.dataset import EmojiDataSpec, build_dataset
 from examples.quickstart.emoji.on_disk import DataSplit, DrawnDataset
 from examples.quickstart.emoji.teachers import (
-    EmojiTeacher,
     EmojiTeacherSpec,
     build_teachers,
     drawing_input,
@@ -14,7 +13,6 @@ __all__ = [
     "DataSplit",
     "DrawnDataset",
     "EmojiDataSpec",
-    "EmojiTeacher",
     "EmojiTeacherSpec",
     "build_dataset",
     "build_teachers",

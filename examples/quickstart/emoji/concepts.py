@@ -60,7 +60,7 @@ def read_concepts(modules: Path) -> dict[str, Concept]:
     Args:
         modules: the `node_modules` that `download` returned.
     """
-    english = modules / NAMES_PACKAGE[0] / "en"
+    english = modules / NAMES_PACKAGE / "en"
     messages = json.loads((english / "messages.json").read_text(encoding="utf-8"))
     entries = json.loads((english / "data.json").read_text(encoding="utf-8"))
     return make_concepts(entries, messages)

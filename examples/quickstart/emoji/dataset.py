@@ -14,12 +14,18 @@ from attrs import validators
 from examples.quickstart.emoji.captions import keyword_caption, real_captions, synthetic_captions
 from examples.quickstart.emoji.concepts import Concept, join_names, read_concepts
 from examples.quickstart.emoji.on_disk import DrawnDataset, claim, is_finished, load_finished, write_card, write_split
-from examples.quickstart.emoji.rendered import as_sample, from_sample
-from examples.quickstart.emoji.rendering import THUMBNAIL_SIDE, Rendering, render_all
-from examples.quickstart.emoji.sources import NAMES_PACKAGE, STYLES, DrawingSet, download, read_drawings
+from examples.quickstart.emoji.rendered import render_sets
+from examples.quickstart.emoji.rendering import THUMBNAIL_SIDE, Rendering
+from examples.quickstart.emoji.sources import (
+    NAMES_PACKAGE,
+    STYLES,
+    DrawingSet,
+    download,
+    read_drawings,
+    with_version,
+)
 from examples.quickstart.emoji.splits import SPLITS, TEST_CONCEPTS, TRAIN, Picture, chance, split_pictures
-from mobileclip.data import ImageTextSample, read_samples, write_shard
-from mobileclip.progress import track
+from mobileclip.data import ImageTextSample
 from mobileclip.serialization import to_json
 
 _TITLES = {
@@ -113,7 +119,9 @@ def build_from_drawings(
         for code, concept in concepts.items()
         if chance(spec.seed, "share", concept.family) < spec.concept_share
     }
-    renderings = _render_sets(spec, output, concepts, sets, names)
+    drawings = {one.style.name: _drawings(one, concepts, names) for one in sets}
+    found = render_sets(output / "renderings", drawings, spec.image_size, num_processes=spec.num_processes)
+    renderings = {(style, code): one for style, several in found.items() for code, one in several.items()}
     side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3)
     pictures = [
         Picture(style=style, code=code, thumbnail=np.frombuffer(rendering.thumbnail, np.uint8).reshape(side))
@@ -155,42 +163,16 @@ def build_from_drawings(
     return load_dataset(spec, output)
 
 
-def _render_sets(
-    spec: EmojiDataSpec,
-    output: Path,
-    concepts: Mapping[str, Concept],
-    sets: Sequence[DrawingSet],
-    names: Mapping[str, str],
-) -> dict[tuple[str, str], Rendering]:
-    """Return the renderings by style and code; every vendor's are rendered once, then kept in a shard."""
-    stores = {one.style.name: output / "renderings" / f"{one.style.name}.tar" for one in sets}
-    chosen: dict[str, dict[str, str]] = {}
-    for drawing_set in sets:
-        if not stores[drawing_set.style.name].exists():
-            drawings = chosen.setdefault(drawing_set.style.name, {})
-            for drawing in drawing_set.drawings:
-                code = drawing.code or names.get(drawing.name, "")
-                if code in concepts:
-                    drawings.setdefault(code, drawing.svg)
-    svgs = [svg for drawings in chosen.values() for svg in drawings.values()]
-    rendered = track(
-        render_all(svgs, spec.image_size, num_processes=spec.num_processes),
-        total=len(svgs),
-        title="rendering",
-        unit="pictures",
-    )
-    for style, drawings in chosen.items():
-        stores[style].parent.mkdir(parents=True, exist_ok=True)
-        pairs = [(code, next(rendered)) for code in drawings]
-        samples = [as_sample(code, concepts[code].label, one) for code, one in pairs if one is not None]
-        write_shard(stores[style], samples)
-    # Lets the bar reach its end.
-    assert next(rendered, None) is None, "every rendering belongs to a style"
-    return {
-        (style, sample.key): from_sample(sample)
-        for style, store in stores.items()
-        for sample in read_samples(str(store))
-    }
+def _drawings(
+    drawing_set: DrawingSet, concepts: Mapping[str, Concept], names: Mapping[str, str]
+) -> dict[str, tuple[str, str]]:
+    """Return a vendor's first drawing of each concept, by code, with the concept's name."""
+    found: dict[str, tuple[str, str]] = {}
+    for drawing in drawing_set.drawings:
+        code = drawing.code or names.get(drawing.name, "")
+        if code in concepts:
+            found.setdefault(code, (concepts[code].label, drawing.svg))
+    return found
 
 
 def _sample(
@@ -232,7 +214,7 @@ def _data_card(
         "num_pictures": num_pictures,
         "sources": [{"style": one.style.name, "title": one.style.title, **one.licence} for one in sets],
         "names": {
-            "package": "@".join(NAMES_PACKAGE),
+            "package": with_version(NAMES_PACKAGE),
             "licence": {"title": "MIT", "spdx": "MIT"},
             "author": "Miles Johnson",
         },

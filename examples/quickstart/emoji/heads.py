@@ -8,7 +8,8 @@ from attrs import validators
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_MAX_LOGIT_SCALE = 100.0
+from examples.quickstart.emoji.joint import JointModel, contrast
+
 # Beyond so many standard deviations a feature says no more than that it is large.
 _MAX_DEVIATION = 6.0
 
@@ -44,15 +45,15 @@ class HeadSpec:
     seed: int = 0
 
 
-class ProjectionHead(nn.Module):
+class ProjectionHead(JointModel):
     """Features of an image, and of a text, into one space."""
 
+    spec: HeadSpec
     mean: Tensor
     std: Tensor
 
     def __init__(self, spec: HeadSpec, *, num_features: int, text_dim: int) -> None:
-        super().__init__()
-        self.spec = spec
+        super().__init__(spec)
         self.features = slice(
             spec.first_feature, None if spec.num_features is None else spec.first_feature + spec.num_features
         )
@@ -63,11 +64,6 @@ class ProjectionHead(nn.Module):
         self.image = nn.Linear(spec.hidden_dim, spec.dim)
         self.text = nn.Linear(text_dim, spec.dim)
         self.log_scale = nn.Parameter(torch.tensor(3.0))
-
-    @property
-    def logit_scale(self) -> Tensor:
-        """What similarities are multiplied with."""
-        return self.log_scale.exp().clamp(max=_MAX_LOGIT_SCALE)
 
     def encode_image(self, features: Tensor, dropout: torch.Generator | None = None) -> Tensor:
         """Return normalised embeddings.
@@ -89,14 +85,6 @@ class ProjectionHead(nn.Module):
             return features
         kept = torch.rand(features.shape, generator=generator) >= self.spec.dropout
         return features * kept / (1 - self.spec.dropout)
-
-    def encode_text(self, features: Tensor) -> Tensor:
-        """Return normalised embeddings.
-
-        Shape:
-            (batch, text dim) -> (batch, dim).
-        """
-        return F.normalize(self.text(features), dim=-1)
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -170,7 +158,4 @@ def _loss(head: ProjectionHead, data: HeadData, rows: Tensor, generator: torch.G
     names = data.classes[choose(data.classes.shape[0])]
     image = head.encode_image(views, generator) * head.logit_scale
     text = head.encode_text(data.text[captions])
-    same = (labels[:, None] == labels).float()
-    logits, targets = image @ text.T, same / same.sum(1, keepdim=True)
-    contrast = (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
-    return contrast + F.cross_entropy(image @ head.encode_text(data.text[names]).T, labels)
+    return contrast(image, text, labels) + F.cross_entropy(image @ head.encode_text(data.text[names]).T, labels)

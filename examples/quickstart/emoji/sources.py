@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,9 @@ import attrs
 
 from mobileclip.storage import write_text
 
-# Exact versions: another version is another data set.
-NAMES_PACKAGE = ("emojibase-data", "17.0.0")
-# The names, and what the packages ask for beside: version, and what npm compares a package with before it unpacks it.
-_OTHERS = {
-    "emojibase-data": (
-        "17.0.0",
-        "sha512-Yvgb5AWoHViHV/gq1qr5ZAarcBip+B27/ZLRsUJkbgAEaLlZ/fof9g882LTpmEpyhBNEC0m2SEmItljHsTygjA==",
-    ),
-    "@iconify/types": (
-        "2.0.0",
-        "sha512-+wluvCrRhXrhyOmRDJ3q8mux9JkKy5SJ/v8ol2tu4FVjyYvtEzkc/3pK15ET6RKg4b4w4BmTk1+gsCUhf21Ykg==",
-    ),
-}
+_LOCK = Path(__file__).with_name("package-lock.json")
+NAMES_PACKAGE = "emojibase-data"
+_TYPES_PACKAGE = "@iconify/types"
 NPM_TIMEOUT_SECONDS = 300
 
 
@@ -38,62 +29,34 @@ class Style:
     Args:
         name: how captions and keys call it.
         package: npm package with the drawings.
-        version: exact version of the package.
         title: how a person calls it.
-        integrity: hash of the package, which npm compares it with before it is unpacked.
     """
 
     name: str
     package: str
-    version: str
     title: str
-    integrity: str
 
 
 STYLES = (
-    Style(
-        name="noto",
-        package="@iconify-json/noto",
-        version="1.2.9",
-        title="Noto",
-        integrity="sha512-DQiuXENbun41ch+XPSV55H9FaWKpHTyz46YIKtSaKYD4fIDDzL1tR6H4np/T38jfrTAeI3rcKF0mqHYeZVAuaw==",
-    ),
-    Style(
-        name="twemoji",
-        package="@iconify-json/twemoji",
-        version="1.2.5",
-        title="Twitter",
-        integrity="sha512-uKpuIEV0v6K5BW3Mjdyl+XKFVAbbcPxAgifKvEMtZoUZB5+YiY5zaMm2uNNCxyXzAWU9yNLlj41WU6/mvgALsw==",
-    ),
-    Style(
-        name="noto-v1",
-        package="@iconify-json/noto-v1",
-        version="1.2.5",
-        title="old Noto",
-        integrity="sha512-/DsVMius69Q0fRS53z7QK1TROSuar606jiIx+laXtdsYGMXpf6LtHBx6CGfoo3UHHb/XpBsw+1L1x3eyPqMuVA==",
-    ),
-    Style(
-        name="emojione",
-        package="@iconify-json/emojione",
-        version="1.2.3",
-        title="Emoji One",
-        integrity="sha512-T9+T3HIbJNLKKsmxYKlaYhvnHYkz/HNYTV7SHCXVZPfeUi4FqskY70YeN8yYAZT8cCv7w5vJxS4Q1m8zb9CMMg==",
-    ),
-    Style(
-        name="fluent",
-        package="@iconify-json/fluent-emoji-flat",
-        version="1.2.6",
-        title="Fluent",
-        integrity="sha512-RY47RgPb47fYUiyrA64sIOL0+UU02s29sXpNBbIQRBUlPlfNFTKUmZDERGuxDs/7yNGWqQYvuaSYM1M4fRXlUw==",
-    ),
-    Style(
-        name="openmoji",
-        package="@iconify-json/openmoji",
-        version="1.2.29",
-        title="OpenMoji",
-        integrity="sha512-vXdhkqcXVSO6suy+m9LbcUM3OdVyuNOtpV8/als/WqfkQIRxevL5Geb/g+6GH/Qwnq1OqksEmaDGTCmZ5nFKJQ==",
-    ),
+    Style(name="noto", package="@iconify-json/noto", title="Noto"),
+    Style(name="twemoji", package="@iconify-json/twemoji", title="Twitter"),
+    Style(name="noto-v1", package="@iconify-json/noto-v1", title="old Noto"),
+    Style(name="emojione", package="@iconify-json/emojione", title="Emoji One"),
+    Style(name="fluent", package="@iconify-json/fluent-emoji-flat", title="Fluent"),
+    Style(name="openmoji", package="@iconify-json/openmoji", title="OpenMoji"),
 )
+
+
+@cache
+def locked() -> Mapping[str, Mapping[str, Any]]:
+    """Return what npm's lock says of every package: its version, for another is another data set, and its hash."""
+    packages = json.loads(_LOCK.read_text(encoding="utf-8"))["packages"]
+    return {path.removeprefix("node_modules/"): about for path, about in packages.items()}
+
+
+def with_version(package: str) -> str:
+    """Return a package with its version, as npm writes it."""
+    return f"{package}@{locked()[package]['version']}"
 
 
 @attrs.frozen(kw_only=True)
@@ -148,13 +111,13 @@ def download(directory: Path, styles: Sequence[Style] = STYLES) -> Path:
     Raises:
         ValueError: if npm is missing or cannot install, or what it installed has another version.
     """
-    wanted = {style.package: style.version for style in styles} | {NAMES_PACKAGE[0]: NAMES_PACKAGE[1]}
+    wanted = {name: locked()[name]["version"] for name in (*(style.package for style in styles), NAMES_PACKAGE)}
     modules = directory / "node_modules"
     if any(_installed_version(modules / name) != version for name, version in wanted.items()):
         directory.mkdir(parents=True, exist_ok=True)
         # Without a package file of its own, npm would look for one in the directories above.
         write_text(directory / "package.json", json.dumps({"private": True, "dependencies": wanted}) + "\n")
-        write_text(directory / "package-lock.json", json.dumps(_lock(styles, wanted), indent=1) + "\n")
+        write_text(directory / "package-lock.json", json.dumps(_lock(wanted), indent=1) + "\n")
         _npm(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(directory)])
     for name, version in wanted.items():
         found = _installed_version(modules / name)
@@ -166,15 +129,9 @@ def download(directory: Path, styles: Sequence[Style] = STYLES) -> Path:
     return modules
 
 
-def _lock(styles: Sequence[Style], wanted: Mapping[str, str]) -> dict[str, Any]:
-    """Return what npm's lock file says: the version and the hash of every package, those that others need too."""
-    drawings = {style.package: (style.version, style.integrity) for style in styles}
-    packages: dict[str, dict[str, Any]] = {
-        f"node_modules/{name}": {"version": version, "integrity": integrity}
-        for name, (version, integrity) in {**drawings, **_OTHERS}.items()
-    }
-    for style in styles:
-        packages[f"node_modules/{style.package}"]["dependencies"] = {"@iconify/types": "*"}
+def _lock(wanted: Mapping[str, str]) -> dict[str, Any]:
+    """Return what of npm's lock file is wanted, and what that needs."""
+    packages = {f"node_modules/{name}": locked()[name] for name in (*wanted, _TYPES_PACKAGE)}
     return {"lockfileVersion": 3, "requires": True, "packages": {"": {"dependencies": dict(wanted)}, **packages}}
 
 
@@ -197,7 +154,7 @@ def read_drawings(modules: Path, style: Style) -> DrawingSet:
         if not icon.get("hidden"):
             target = _target(icons, name)
             drawings.append(Drawing(name=name, code=codes.get(name, codes.get(target, "")), svg=_svg(icon)))
-    licence = {"author": info["author"], "licence": info["license"], "package": f"{style.package}@{style.version}"}
+    licence = {"author": info["author"], "licence": info["license"], "package": with_version(style.package)}
     return DrawingSet(style=style, drawings=tuple(drawings), licence=licence)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from itertools import islice
@@ -15,6 +14,7 @@ from attrs import validators
 from torch import Tensor
 
 from examples.quickstart.emoji.heads import HeadData, HeadSpec, ProjectionHead, train_head
+from examples.quickstart.emoji.joint import JointTeacher, write_tensors
 from examples.quickstart.emoji.on_disk import DataSplit, DrawnDataset
 from examples.quickstart.emoji.trunks import NUM_MEANS, ImageTrunk, TextTrunk, encoding_threads
 from mobileclip.data import AugmentationSpec, ImageTextSample, augmentation_rng, decode_image
@@ -23,8 +23,8 @@ from mobileclip.progress import track
 from mobileclip.reinforce import TeacherEnsemble
 from mobileclip.reinforce.agreement import plain_augmentation
 from mobileclip.serialization import from_json, to_json
-from mobileclip.storage import atomic_path, write_text
-from mobileclip.tensor_files import read_tensors
+from mobileclip.storage import write_text
+from mobileclip.tensor_files import file_sha256, read_tensors
 from mobileclip.tensor_files.weights import weights_sha256
 
 PROMPTS = ("{}", "an emoji of {}")
@@ -82,61 +82,6 @@ class EmojiTeacherSpec:
             )
 
 
-@attrs.frozen(kw_only=True, eq=False)
-class EmojiTeacher:
-    """A head on the shared trunks.
-
-    Args:
-        name: the head's name and a digest of its weights.
-        head: into the joint space.
-        image_trunk: pixels to features.
-        text_trunk: texts to features.
-    """
-
-    name: str
-    head: ProjectionHead
-    image_trunk: ImageTrunk
-    text_trunk: TextTrunk
-
-    @property
-    def weights_sha256(self) -> str:
-        """Hash of the head's weights; the trunks are two fixed releases of their packages."""
-        return weights_sha256(self.head.state_dict())
-
-    @property
-    def dim(self) -> int:
-        """Dim of the joint embedding."""
-        return self.head.spec.dim
-
-    @property
-    def logit_scale(self) -> float:
-        """As the head learned it, to four digits."""
-        return round(float(self.head.logit_scale), 2)
-
-    @property
-    def image(self) -> ImageInput:
-        """The trunk's image contract."""
-        return self.image_trunk.image
-
-    @torch.inference_mode()
-    def encode_images(self, pixels: Tensor) -> Tensor:
-        """Return normalised embeddings.
-
-        Shape:
-            (batch, 3, size, size) uint8 -> (batch, dim).
-        """
-        return self.head.encode_image(self.image_trunk(pixels))
-
-    @torch.inference_mode()
-    def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Return normalised embeddings.
-
-        Shape:
-            (number of texts, dim).
-        """
-        return self.head.encode_text(self.text_trunk(texts))
-
-
 def build_teachers(
     spec: EmojiTeacherSpec,
     dataset: DrawnDataset,
@@ -167,7 +112,8 @@ def build_teachers(
         with encoding_threads(spec.num_workers) as pool:
             heads = pool.map(train_head, spec.heads, [data] * len(spec.heads))
             for head in track(heads, total=len(spec.heads), title="training heads", unit="heads"):
-                _save_head(output / f"{head.spec.name}.safetensors", head)
+                path = output / f"{head.spec.name}.safetensors"
+                write_tensors(path, head.state_dict(), {"spec": to_json(head.spec)})
         write_text(output / "teachers.json", made_of + "\n")
     found = (output / "teachers.json").read_text(encoding="utf-8")
     if found.strip() != made_of:
@@ -254,18 +200,17 @@ def _made_of(spec: EmojiTeacherSpec, dataset: DrawnDataset) -> str:
     return json.dumps({"teachers": choices, "train": dataset.card["splits"]["train"], "data": dataset.card["spec"]})
 
 
-def _save_head(path: Path, head: ProjectionHead) -> None:
-    from safetensors.torch import save_file
-
-    with atomic_path(path) as temporary:
-        save_file(head.state_dict(), temporary, metadata={"spec": to_json(head.spec)})
-
-
-def _load_teacher(path: Path, *, image_trunk: ImageTrunk, text_trunk: TextTrunk) -> EmojiTeacher:
+def _load_teacher(path: Path, *, image_trunk: ImageTrunk, text_trunk: TextTrunk) -> JointTeacher:
     state, metadata = read_tensors(path)
     spec = from_json(metadata.get("spec", ""), HeadSpec)
     head = ProjectionHead(spec, num_features=spec.first_feature + state["mean"].shape[0], text_dim=text_trunk.dim)
     head.load_state_dict(state)
     head.eval().requires_grad_(requires_grad=False)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
-    return EmojiTeacher(name=f"emoji-{spec.name}-{digest}", head=head, image_trunk=image_trunk, text_trunk=text_trunk)
+    return JointTeacher(
+        name=f"emoji-{spec.name}-{file_sha256(path)[:8]}",
+        model=head,
+        encode_pixels=lambda pixels: head.encode_image(image_trunk(pixels)),
+        text_trunk=text_trunk,
+        image=image_trunk.image,
+        weights_sha256=weights_sha256(head.state_dict()),
+    )

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from examples.icons.sets import ICON_SETS
+from examples.quickstart.emoji.sources import locked
 from tests.examples.quickstart.drawings import COLOURS, SHAPES, icon_body, write_packages
 
 LABELS = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
@@ -27,7 +28,7 @@ def write_icon_packages(modules: Path, chosen: Collection[str]) -> Path:
             "icons.json": {"icons": icons, "aliases": {"disc": {"parent": "blue-circle"}}, "width": 24, "height": 24},
             "chars.json": {},
             "info.json": {"author": {"name": "Somebody"}, "license": {"title": "ISC", "spdx": "ISC"}},
-            "package.json": {"version": style.version},
+            "package.json": {"version": locked()[style.package]["version"]},
             "metadata.json": {"categories": {"Geometry": list(names), "Logos": ["shape-of-a-mark"], "Other": ["x"]}},
         }
         for file, content in files.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from examples.quickstart.emoji.sources import NAMES_PACKAGE, STYLES
+from examples.quickstart.emoji.sources import NAMES_PACKAGE, STYLES, locked
 
 SHAPES = {
     "circle": '<circle cx="{c}" cy="{c}" r="{r}" fill="{f}"/>',
@@ -67,7 +67,7 @@ def icon_body(label: str, style: int, size: int) -> str:
 
 def write_packages(modules: Path) -> Path:
     """Write what npm would have installed: the old Noto set without code points, the Fluent one with an alias."""
-    name, version = NAMES_PACKAGE
+    name, version = NAMES_PACKAGE, locked()[NAMES_PACKAGE]["version"]
     english = modules / name / "en"
     english.mkdir(parents=True)
     (modules / name / "package.json").write_text(json.dumps({"version": version}))
@@ -88,7 +88,7 @@ def write_packages(modules: Path) -> Path:
             "icons.json": {"icons": icons, "aliases": {"wizard": {"parent": "mage"}}, "width": size, "height": size},
             "chars.json": chars,
             "info.json": {"author": {"name": f"Author {number}"}, "license": {"title": "Test", "spdx": "MIT"}},
-            "package.json": {"version": style.version},
+            "package.json": {"version": locked()[style.package]["version"]},
         }
         for file, content in files.items():
             (package / file).write_text(json.dumps(content))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from PIL import Image
 from examples.quickstart import commands
 from mobileclip.collections import Collection, IndexOptions, ModelSource
 from mobileclip.extras import DISTRIBUTION
+from tests.preloaded import preloaded
 
 ROOT = Path(__file__).parents[3]
 # Packages that the platform brings are in no lock.
@@ -47,15 +47,12 @@ def test_the_pictures_can_be_searched_with_the_packages_of_its_lock(tmp_path):
     lock = (ROOT / "requirements" / "quickstart.lock").read_text(encoding="utf-8")
     allowed = " ".join((*re.findall(r"^([a-z0-9-]+)==", lock, re.MULTILINE), *PLATFORM, DISTRIBUTION))
     arguments = ["search", "a red heart", "-k", "3", "--index", str(tmp_path / "held_out.index")]
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_OTHERS, allowed, *arguments, "--sheet", str(tmp_path / "found.png")],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
+    found = ("--sheet", str(tmp_path / "found.png"))
+    done = preloaded("torch").call(
+        "tests.preloaded:python", "-c", WITHOUT_OTHERS, allowed, *arguments, *found, folder=tmp_path
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count(str(tmp_path / "pictures")) == 3
+    assert done.status == 0, done.output
+    assert done.output.count(str(tmp_path / "pictures")) == 3
     with Image.open(tmp_path / "found.png") as sheet:
         sheet.load()
 

@@ -1,0 +1,121 @@
+"""What all teachers of drawings share: two sides in one space, how they learn it, and their files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from examples.quickstart.emoji.trunks import TextTrunk
+from mobileclip.inputs import ImageInput
+from mobileclip.storage import atomic_path
+
+_MAX_LOGIT_SCALE = 100.0
+
+
+class JointModel(nn.Module):
+    """Pictures and the features of texts in one space.
+
+    Args:
+        spec: its choices; they have a name and a dim.
+    """
+
+    text: nn.Linear
+    log_scale: nn.Parameter
+
+    def __init__(self, spec: Any) -> None:
+        super().__init__()
+        self.spec = spec
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """What similarities are multiplied with."""
+        return self.log_scale.exp().clamp(max=_MAX_LOGIT_SCALE)
+
+    def encode_text(self, features: Tensor) -> Tensor:
+        """Return normalised embeddings.
+
+        Shape:
+            (batch, text dim) -> (batch, dim).
+        """
+        return F.normalize(self.text(features), dim=-1)
+
+
+def contrast(image: Tensor, text: Tensor, names: Tensor) -> Tensor:
+    """Return CLIP's contrast within a batch, where pictures of one name count as matches of each other's captions.
+
+    Shape:
+        image, text: (batch, dim); names: (batch,).
+
+    Args:
+        image: embeddings, multiplied with the scale.
+        text: of the captions.
+        names: what the pictures show, as numbers.
+    """
+    same = (names[:, None] == names).float()
+    logits, targets = image @ text.T, same / same.sum(1, keepdim=True)
+    return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class JointTeacher:
+    """A trained model as a teacher.
+
+    Args:
+        name: the model's name and a digest of its weights.
+        model: into the joint space.
+        encode_pixels: pictures, as its contract has them, to normalised embeddings.
+        text_trunk: texts to features.
+        image: the image contract.
+        weights_sha256: hash of the model's weights; what is in front of them are fixed releases of packages.
+    """
+
+    name: str
+    model: JointModel
+    encode_pixels: Callable[[Tensor], Tensor]
+    text_trunk: TextTrunk
+    image: ImageInput
+    weights_sha256: str
+
+    @property
+    def dim(self) -> int:
+        """Dim of the joint embedding."""
+        return int(self.model.spec.dim)
+
+    @property
+    def logit_scale(self) -> float:
+        """As the model learned it, to four digits."""
+        return round(float(self.model.logit_scale), 2)
+
+    @torch.inference_mode()
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Return normalised embeddings.
+
+        Shape:
+            (batch, 3, size, size) uint8 -> (batch, dim).
+        """
+        return self.encode_pixels(pixels)
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Return normalised embeddings.
+
+        Shape:
+            (number of texts, dim).
+        """
+        return self.model.encode_text(self.text_trunk(texts))
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors with what is to be known of them, whole or not at all."""
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    contiguous = {name: value.detach().contiguous() for name, value in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(contiguous, temporary, metadata=dict(metadata or {}))

@@ -1,0 +1,102 @@
+"""Trainings side by side: a process each, so that no core waits for another, and one bar for all of them."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from functools import partial
+from pathlib import Path
+
+import attrs
+import torch
+
+from mobileclip.progress import Progress
+from mobileclip.terminal import console
+from mobileclip.terminal.interruption import ending, save_for_parent
+from mobileclip.training import last_metrics
+
+_SECONDS_BETWEEN_LOOKS = 1.0
+
+
+@attrs.frozen(kw_only=True)
+class Job:
+    """One training.
+
+    Args:
+        folder: where it writes its metrics.
+        steps: that it takes in all.
+        work: does it, in a process that has been prepared; can be pickled.
+    """
+
+    folder: Path
+    steps: int
+    work: Callable[[], object]
+
+
+def side_by_side(
+    jobs: Sequence[Job],
+    *,
+    num_processes: int,
+    prepare: Callable[[], None],
+    title: str,
+    unit: str = "steps",
+    count_per_step: int = 1,
+    steps_before: int = 0,
+) -> Iterator[object]:
+    """Yield what the trainings return, each as soon as it ends; they go on from their last checkpoints.
+
+    Args:
+        jobs: the trainings, in this order.
+        num_processes: how many at once.
+        prepare: called once in each process; can be pickled.
+        title: of the bar.
+        unit: what the bar counts, in the plural.
+        count_per_step: of these, in a step.
+        steps_before: of trainings that were finished before.
+
+    Raises:
+        FloatingPointError: if a loss is not finite; the message has the step and the pictures.
+    """
+    done = {job.folder: _steps_done(job.folder) for job in jobs}
+    total = steps_before + sum(job.steps for job in jobs)
+    before = steps_before + sum(done.values())
+    context = multiprocessing.get_context("spawn")
+    with (
+        Progress(title, total=total, done=before, unit=unit, console=console()) as progress,
+        ProcessPoolExecutor(
+            min(num_processes, len(jobs)), mp_context=context, initializer=partial(_begin, prepare)
+        ) as pool,
+        ending(pool) as submit,
+    ):
+
+        def advance(num_steps: int) -> None:
+            if num_steps > 0:
+                progress.advance(num_steps, count=num_steps * count_per_step)
+
+        running = {submit(job.work): job for job in jobs}
+        while running:
+            for future in wait(running, timeout=_SECONDS_BETWEEN_LOOKS, return_when=FIRST_COMPLETED).done:
+                job = running.pop(future)
+                result = future.result()
+                advance(job.steps - done.pop(job.folder))
+                yield result
+            for folder, known in done.items():
+                # A resumed run first goes back to its last checkpoint, behind what was counted.
+                done[folder] = max(known, _steps_done(folder))
+                advance(done[folder] - known)
+
+
+def _begin(prepare: Callable[[], None]) -> None:
+    save_for_parent()
+    prepare()
+
+
+def use_threads(count: int) -> None:
+    """Have this process compute with so many threads: small networks do not fill more."""
+    torch.set_num_threads(count)
+
+
+def _steps_done(folder: Path) -> int:
+    last = last_metrics(folder / "metrics.jsonl")
+    return 0 if last is None else int(last["step"]) + 1
