@@ -89,7 +89,7 @@ def test_the_table_says_what_failed_and_why():
 def test_an_error_is_what_came_of_a_cell(tmp_path):
     outcome = measure(ExportsBenchSpec(output=tmp_path), Cell(model="icons", target="litert", precision="float32"))
     assert outcome.measured is None
-    assert "--converter litert-converter/bin/python" in outcome.failure
+    assert "--set converter=litert-converter/bin/python" in outcome.failure
 
 
 @pytest.mark.slow

@@ -48,7 +48,7 @@ def test_the_pictures_can_be_searched_with_the_packages_of_its_lock(tmp_path):
     allowed = " ".join((*re.findall(r"^([a-z0-9-]+)==", lock, re.MULTILINE), *PLATFORM, DISTRIBUTION))
     arguments = ["search", "a red heart", "-k", "3", "--index", str(tmp_path / "held_out.index")]
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_OTHERS, allowed, *arguments, "--sheet", str(tmp_path / "found.png")],
+        [sys.executable, "-c", WITHOUT_OTHERS, allowed, *arguments, "-o", str(tmp_path / "found.png")],
         capture_output=True,
         text=True,
         check=False,
