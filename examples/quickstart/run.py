@@ -119,7 +119,7 @@ def run(spec: QuickstartSpec) -> Results:
 
 def _say_what_is_left(output: Path) -> None:
     say(f"The report, the pictures and the model are in {output}. Search the pictures that training never saw:")
-    say(f'  {command()} search "a yellow face" --index {shlex.quote(str(output / INDEX))} --sheet found.png')
+    say(f'  {command()} search "a yellow face" --index {shlex.quote(str(output / INDEX))} -o found.png')
 
 
 def _findings_of_teachers(

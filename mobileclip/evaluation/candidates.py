@@ -181,8 +181,8 @@ def open_candidate(
     if one.text.startswith(_OPEN_CLIP):
         if is_other_size or interpolation is not None:
             raise ValueError(
-                f"{text} is evaluated by open_clip at its own size and with its own filter; leave out --image-size, "
-                "--context-length and --interpolation"
+                f"{text} is evaluated by open_clip at its own size and with its own filter; leave out image-size, "
+                "context-length and interpolation (--set)"
             )
         opened = _open_clip(one.text.removeprefix(_OPEN_CLIP), place, precision)
         return opened if one.label is None else attrs.evolve(opened, name=one.label)

@@ -146,7 +146,7 @@ def _as_asked(model: nn.Module, spec: ExportSpec) -> tuple[nn.Module, ExportSpec
     if spec.tower == "image":
         return model.image_encoder, spec
     if spec.layout != "plain":
-        raise ValueError(f"the layout {spec.layout!r} is of image-text models; leave --layout out for a classifier")
+        raise ValueError(f"the layout {spec.layout!r} is of image-text models; leave layout out for a classifier")
     if spec.features:
         raise ValueError("feature maps come beside embeddings, and a classifier gives logits; choose --tower image")
     return model, attrs.evolve(spec, tower="image", normalize=False)

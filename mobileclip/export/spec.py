@@ -105,7 +105,7 @@ class ExportSpec:
         if self.lowered_only and (self.precision not in ("float32", "float16") or self.dynamic_batch):
             raise ValueError(
                 f"the backend {self.backend!r} takes one input at a time, in float32 or float16; choose one of these "
-                "without --dynamic-batch, or the backend xnnpack"
+                "without --set dynamic-batch, or the backend xnnpack"
             )
 
     @property

@@ -43,11 +43,11 @@ def crash():
 def test_a_crash_and_an_error_are_one_line_each(tmp_path):
     crashed, failed = run(Crashing(folder=tmp_path), "exports").rows
     assert "the process ended with status 3" in crashed.failure
-    assert "--converter litert-converter/bin/python" in failed.failure
+    assert "--set converter=litert-converter/bin/python" in failed.failure
 
 
 def test_an_error_says_what_to_do(tmp_path):
-    with pytest.raises(ValueError, match="--converter litert-converter/bin/python"):
+    with pytest.raises(ValueError, match="--set converter=litert-converter/bin/python"):
         measure(ExportsBenchSpec(folder=tmp_path), "icons", "litert", "float32")
 
 

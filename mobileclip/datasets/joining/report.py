@@ -236,14 +236,14 @@ class JoinReport:
     def _told_of_problems(self) -> Iterator[tuple[str, str]]:
         if self.stopped is not None:
             sample, image = self.examples
-            yield "stopped", f"after {self.stopped}, of which no sample was joined; --go-on joins the others"
+            yield "stopped", f"after {self.stopped}, of which no sample was joined; --set go-on joins the others"
             if max(self.left_out, key=lambda reason: self.left_out[reason]) == "no_image":
                 yield "", f"a sample has the key {sample}, an image {image}: --by says what must be equal"
         elif not self.joined:
             yield "too few", "nothing was joined"
         elif not self.is_enough:
             shares = f"{self.joined / self.samples:.1%} of the samples were joined, expected {self.min_share:.1%}"
-            yield "too few", f"{shares}; --min-share says how many will do"
+            yield "too few", f"{shares}; --set min-share says how many will do"
         problems = ("unfinished", "reinforced", self.unfinished), ("unreadable", "image", self.images.unreadable)
         for title, side, of_shards in problems:
             if of_shards:

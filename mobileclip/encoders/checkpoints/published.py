@@ -181,6 +181,6 @@ def unpublished(name: str | None) -> str:
     )
     return (
         f"there are no published weights for {repr(name) if name else 'this model'}; {instead}, or give weights of "
-        "your own: a checkpoint (checkpoint=... in Python, --checkpoint FILE for a command); for fresh weights use "
+        "your own: a checkpoint (checkpoint=... in Python, -m NAME=FILE for a command); for fresh weights use "
         "mobileclip.build_model"
     )

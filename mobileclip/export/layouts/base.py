@@ -98,8 +98,8 @@ def fitted(spec: ExportSpec) -> ExportSpec:
             )
     if len({layout.endings[one] for one in spec.precisions}) < len(spec.precisions):
         raise ValueError(
-            f"the layout {spec.layout!r} calls files of all precisions alike; leave --also out, or choose --layout "
-            "transformers.js"
+            f"the layout {spec.layout!r} calls files of all precisions alike; leave also out, or choose "
+            "--set layout=transformers.js"
         )
     return layout.fitted(spec)
 
@@ -117,8 +117,8 @@ def require_onnx(spec: ExportSpec) -> None:
         raise ValueError(f"the layout {spec.layout!r} is of ONNX files, not of {spec.target!r}; choose --target onnx")
     if spec.preprocess != "host":
         raise ValueError(
-            f"the layout {spec.layout!r} is for a host that scales and normalises pixels, and --preprocess "
-            f"{spec.preprocess} is for one that does not; leave it out"
+            f"the layout {spec.layout!r} is for a host that scales and normalises pixels, and "
+            f"preprocess={spec.preprocess} is for one that does not; leave it out"
         )
 
 

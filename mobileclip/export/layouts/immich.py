@@ -37,7 +37,7 @@ class ImmichLayout:
         """
         require_onnx(spec)
         if spec.features:
-            raise ValueError("Immich reads embeddings alone; leave --features out")
+            raise ValueError("Immich reads embeddings alone; leave features out")
         return spec
 
     def write(self, folder: Path, contract: Contract) -> None:

@@ -147,8 +147,8 @@ def check_resizing(run: Run, crops: Tensor, image: ImageInput, path: Path) -> No
             raise ValueError(
                 f"{path} resizes pictures otherwise than the library does: of a picture of {picture.shape[2]} x "
                 f"{picture.shape[1]} pixels, its embedding and that of what the library makes of it have a cosine of "
-                f"{cosine:.4f}, expected {_LEAST_COSINE} or more; export with --preprocess uint8, and resize in the "
-                "host"
+                f"{cosine:.4f}, expected {_LEAST_COSINE} or more; export with --set preprocess=uint8, and resize in "
+                "the host"
             )
 
 

@@ -131,7 +131,7 @@ def run_recipe(recipe: Recipe, name: str, description: str | None, arguments: Se
             return
         report = reinforce(spec, engine=_engine(command))
     say(f"{report}; {report.num_done_before} of the shards by an earlier run")
-    say(f"{spec.output}: {report.num_bytes:,} bytes. `mobileclip data verify {spec.output}` checks them.")
+    say(f"{spec.output}: {report.num_bytes:,} bytes. `mobileclip data check {spec.output}` checks them.")
     if report.set_aside:
         for aside in report.set_aside[:_MOST_NAMED]:
             say(f"set aside: {aside.unit}: {aside.reason}")

@@ -47,7 +47,7 @@ def test_the_pictures_can_be_searched_with_the_packages_of_its_lock(tmp_path):
     lock = (ROOT / "requirements" / "quickstart.lock").read_text(encoding="utf-8")
     allowed = " ".join((*re.findall(r"^([a-z0-9-]+)==", lock, re.MULTILINE), *PLATFORM, DISTRIBUTION))
     arguments = ["search", "a red heart", "-k", "3", "--index", str(tmp_path / "held_out.index")]
-    found = ("--sheet", str(tmp_path / "found.png"))
+    found = ("-o", str(tmp_path / "found.png"))
     done = preloaded("torch").call(
         "tests.preloaded:python", "-c", WITHOUT_OTHERS, allowed, *arguments, *found, folder=tmp_path
     )

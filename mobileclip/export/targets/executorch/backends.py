@@ -79,7 +79,7 @@ def lowering(backend: Backend | None) -> Lowering:
     if found is None:
         raise ValueError(
             f"ExecuTorch lowers for {backend} with the tools of its maker, which its wheel has not; export with "
-            "--target torch and lower those files with these tools, or choose --backend xnnpack, coreml or vulkan"
+            "--target torch and lower those files with these tools, or choose --set backend=xnnpack, coreml or vulkan"
         )
     return found
 
@@ -96,5 +96,5 @@ def require_runnable(backend: Backend | None, path: str) -> None:
     if not registry.is_available(delegate):
         raise NotRunHereError(
             f"{path} is written, not run: ExecuTorch here has {', '.join(registry.registered_backend_names)}, and not "
-            f"{delegate}; compare the golden vectors beside it on a device, or choose --backend xnnpack"
+            f"{delegate}; compare the golden vectors beside it on a device, or choose --set backend=xnnpack"
         )

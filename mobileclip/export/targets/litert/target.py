@@ -57,8 +57,7 @@ class LiteRTTarget(Format):
         """
         if spec.dynamic_batch:
             raise ValueError(
-                "the target 'litert' takes one input at a time: its converter fixes the batch; leave --dynamic-batch "
-                "out"
+                "the target 'litert' takes one input at a time: its converter fixes the batch; leave dynamic-batch out"
             )
         return {CONVERTER: converter_version(spec.converter)}
 
