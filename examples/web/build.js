@@ -1,11 +1,13 @@
 /** Writes dist/: a static page, its worker, and the WebAssembly of ONNX Runtime. An export in dist/export stays. */
 
-import { cp, mkdir, readdir, rm } from "node:fs/promises";
+import { cp, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { build } from "esbuild";
 
 const RUNTIME = "node_modules/onnxruntime-web/dist";
 const BINARIES = ["ort-wasm-simd-threaded", "ort-wasm-simd-threaded.asyncify"];
-const PUBLIC = ["index.html", "style.css", "icon.svg"];
+const PUBLIC = ["style.css", "icon.svg"];
+// What `mobileclip serve` and this page share.
+const SHARED = "../../mobileclip/collections/web/static";
 
 process.chdir(import.meta.dirname);
 await mkdir("dist/runtime", { recursive: true });
@@ -24,8 +26,11 @@ await build({
   conditions: ["onnxruntime-web-use-extern-wasm"],
   logLevel: "warning",
 });
+const page = await readFile("index.html", "utf-8");
+await writeFile("dist/index.html", page.replace("<!-- search -->", await readFile(`${SHARED}/search.html`, "utf-8")));
 const files = BINARIES.flatMap((name) => [`${name}.mjs`, `${name}.wasm`]);
 await Promise.all([
   ...PUBLIC.map((name) => cp(name, `dist/${name}`)),
+  cp(`${SHARED}/search.css`, "dist/search.css"),
   ...files.map((name) => cp(`${RUNTIME}/${name}`, `dist/runtime/${name}`)),
 ]);

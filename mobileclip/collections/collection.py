@@ -95,7 +95,7 @@ class Collection:
         """
         kept = source.in_full()
         clip, identity = kept.load(device, trust=trust)
-        about = _of_model(identity, clip.model.spec.image.embedding_dim, kept)
+        about = About(**attrs.asdict(identity), dim=clip.model.spec.image.embedding_dim, model=kept)
         return cls(Store.create(Path(path), about), clip=clip, device=device, trust=trust)
 
     @classmethod
@@ -376,8 +376,3 @@ class Collection:
 
 def _several(given: Picture | Sequence[Picture]) -> Sequence[Picture]:
     return [given] if isinstance(given, (str, Path, bytes)) else given
-
-
-def _of_model(identity: ModelIdentity, dim: int, source: ModelSource) -> About:
-    """Return what an index without rows says."""
-    return About(**attrs.asdict(identity), dim=dim, model=source)

@@ -186,6 +186,19 @@ def test_what_cannot_be_read_is_named_once_and_tried_again_when_it_changes(index
     assert len(index) == 7
 
 
+@pytest.mark.parametrize("decode", ["fast", "exact"])
+@pytest.mark.parametrize("name", ["line.png", "line.jpg"])
+def test_a_picture_that_the_model_cannot_take_is_counted_and_ends_nothing(index, photos, name, decode):
+    Image.new("RGB", (1, 60_000)).save(photos / name)  # longer than the model takes
+    (photos / f"torn-{name}").write_bytes((photos / name).read_bytes()[:60])
+    report = add(index, photos, decode=decode)
+    assert report.num_encoded == 6
+    assert sorted(one.split(name)[0].rsplit("/", 1)[1] for one in report.unreadable) == ["", "torn-"]
+    assert len(index.search("a cat", k=99)) == 6
+    again = add(index, photos, decode=decode)
+    assert (again.num_unreadable, again.unreadable) == (2, ())
+
+
 def test_one_folder_does_not_drop_what_is_in_another(index, photos, tmp_path):
     other = draw(tmp_path / "others" / "a.png", 30)
     add(index, photos)

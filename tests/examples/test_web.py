@@ -39,14 +39,14 @@ SOFTWARE_GRAPHICS = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader
 FAKE_CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 READY = "document.querySelectorAll('#samples button').length"
 DETAIL = "document.getElementById('proof-detail').textContent"
-STATUS = "document.getElementById('status').textContent"
+STATUS = "document.getElementById('model').textContent"
 NOTICES = "document.getElementById('notices').innerText"
 SCORES = (
     "Object.fromEntries([...document.querySelectorAll('#scores li')]"
     ".map(one => [one.querySelector('.name').textContent, Number(one.style.getPropertyValue('--share'))]))"
 )
 RANKED = (
-    "[...document.querySelectorAll('#results li')]"
+    "[...document.querySelectorAll('#results .tile')]"
     ".map(one => [one.title.split('/').at(-1), Number(one.querySelector('.score').textContent)])"
 )
 
@@ -167,7 +167,7 @@ def test_scores_are_those_of_python(browser, address, models, pictures, name):
     for path in (pictures / "astronaut.jpg", pictures / "inner" / "cat.jpg"):
         page.choose_files("#picture-file", path)
         page.wait_for(
-            f"document.getElementById('picture').alt == '{path.name}' && document.getElementById('times').textContent"
+            f"document.getElementById('labelled').alt == '{path.name}' && document.getElementById('times').textContent"
         )
         expected = probabilities(models[name], path, LABELS)
         page.wait_for(f"Object.keys({SCORES}).length == 4")
@@ -195,16 +195,16 @@ def test_a_folder_is_searched_as_python_ranks_it(browser, address, models, pictu
     paths = sorted(pictures.rglob("*.jpg"))
     paths.remove(pictures / "broken.jpg")
     for query in ("a face", "many stones"):
-        write(page, "#query", query)
+        write(page, "#text", query)
         images, (text,) = embed(models["half"], paths, [query])
         expected = {path.name: score for path, score in zip(paths, (images @ text).tolist(), strict=True)}
         best = max(expected, key=expected.get)
-        page.wait_for(f"{RANKED}.length == 5 && document.querySelector('#results li').title.endsWith('{best}')")
+        page.wait_for(f"{RANKED}.length == 5 && document.querySelector('#results .tile').title.endsWith('{best}')")
         page.wait_for(f"Math.abs({RANKED}[0][1] - {expected[best]}) < 2e-3")
         ranked = dict(page.evaluate(RANKED))
         assert ranked == pytest.approx(expected, abs=2e-3)
         assert list(ranked) == sorted(expected, key=expected.get, reverse=True)
-    assert "5 pictures" in page.evaluate("document.getElementById('collection-text').textContent")
+    assert "5 pictures" in page.evaluate("document.getElementById('status').textContent")
     again = shown(browser, f"{address}?export=half")
     again.choose_files("#pictures-file", *paths)
     again.wait_for(
@@ -230,18 +230,18 @@ def test_an_index_is_opened_and_searched_as_python_searches_it(browser, address,
     page.choose_files("#index-file", tmp_path / "other pictures.safetensors")
     page.wait_for(f"{NOTICES}.includes('were indexed with another model')")
     page.choose_files("#index-file", tmp_path / "model pictures.safetensors")
-    page.wait_for("document.getElementById('collection-text').textContent.startsWith('5 pictures')")
+    page.wait_for("document.getElementById('status').textContent.startsWith('5 pictures')")
     assert page.evaluate(NOTICES) == ""
     expected = Collection.open(tmp_path / "model").search("a face", k=5)
-    write(page, "#query", "a face")
+    write(page, "#text", "a face")
     page.wait_for(f"{RANKED}.length == 5")
-    assert page.evaluate("[...document.querySelectorAll('#results li')].map(one => one.title)") == [
+    assert page.evaluate("[...document.querySelectorAll('#results .tile')].map(one => one.title)") == [
         str(Path(match.path).relative_to(pictures)) for match in expected
     ]
     assert [score for _, score in page.evaluate(RANKED)] == pytest.approx([one.score for one in expected], abs=2e-3)
     page.wait_for("[...document.querySelectorAll('#results img')].every(one => one.complete && one.naturalWidth)")
     page.evaluate("document.querySelector('#results button').click()")
-    page.wait_for("document.getElementById('viewer-picture').naturalWidth > 0")
+    page.wait_for("document.getElementById('one-picture').naturalWidth > 0")
     (tmp_path / "torn.safetensors").write_bytes((tmp_path / "model pictures.safetensors").read_bytes()[:3000])
     page.choose_files("#index-file", tmp_path / "torn.safetensors")
     page.wait_for(f"{NOTICES}.includes('torn.safetensors is damaged, or not whole')")
@@ -253,8 +253,8 @@ def test_many_pictures_are_dropped_and_stopped(browser, address, tmp_path):
         Image.new("RGB", (90, 80), (i, 2 * i, 255 - 3 * i)).save(tmp_path / f"{i}.png")
     page = shown(browser, address)
     page.evaluate("document.getElementById('search-tab').click()")
-    write(page, "#query", "a wall")
-    count = "Number(document.getElementById('collection-text').textContent.split(' ')[0])"
+    write(page, "#text", "a wall")
+    count = "Number(document.getElementById('status').textContent.split(' ')[0])"
     page.drop_files("#collection-drop", tmp_path)
     page.wait_for("parseInt(document.getElementById('work-text').textContent) >= 2")
     page.evaluate("document.getElementById('stop').click()")
@@ -286,7 +286,7 @@ def test_what_is_decoded_is_what_pillow_decodes(browser, address, models, tmp_pa
     write(page, "#labels", "\n".join(LABELS))
     for path in sorted(tmp_path.iterdir()):
         page.choose_files("#picture-file", path)
-        page.wait_for(f"document.getElementById('picture').alt == '{path.name}'")
+        page.wait_for(f"document.getElementById('labelled').alt == '{path.name}'")
         expected = probabilities(models["export"], path, LABELS)
         page.wait_for(f"Math.abs({SCORES}['{LABELS[0]}'] - {expected[LABELS[0]]}) < 1e-3", seconds=5)
         assert page.evaluate(SCORES) == pytest.approx(expected, abs=1e-3)
@@ -371,21 +371,21 @@ def test_keys_alone_are_enough(browser, address):
     assert page.evaluate(focus) == "search-tab"
     assert not page.evaluate("document.getElementById('search').hidden")
     page.press("Tab", code=9)
-    assert page.evaluate(focus) == "query"
-    write(page, "#query", "a wall")
+    assert page.evaluate(focus) == "choose-folder"
+    write(page, "#text", "a wall")
     page.wait_for("!document.getElementById('use-samples').hidden")
-    assert "no pictures to search yet" in page.evaluate("document.getElementById('collection-text').textContent")
+    assert "no pictures to search yet" in page.evaluate("document.getElementById('status').textContent")
     page.evaluate("document.getElementById('use-samples').focus()")
     page.press("Enter", code=13, text="\r")
     page.wait_for(f"{RANKED}.length == 4")
     page.evaluate("document.querySelector('#results button').focus()")
-    first = page.evaluate("document.querySelector('#results li').title")
+    first = page.evaluate("document.querySelector('#results .tile').title")
     page.press("Enter", code=13, text="\r")
-    page.wait_for("document.getElementById('viewer').open && document.getElementById('viewer-picture').naturalWidth")
-    assert page.evaluate("document.getElementById('viewer-name').textContent") == first
+    page.wait_for("document.getElementById('one').open && document.getElementById('one-picture').naturalWidth")
+    assert page.evaluate("document.getElementById('one-name').textContent") == first
     page.press("Escape", code=27)
-    page.wait_for("!document.getElementById('viewer').open")
-    assert page.evaluate(focus) == f"Open {first}"
+    page.wait_for("!document.getElementById('one').open")
+    assert page.evaluate("document.activeElement.title") == first
 
 
 def test_a_picture_dropped_while_the_model_loads_is_looked_at(browser, address, pictures):
@@ -394,7 +394,7 @@ def test_a_picture_dropped_while_the_model_loads_is_looked_at(browser, address, 
     page.wait_for("!document.getElementById('unserved')")
     page.drop_files("header", pictures / "astronaut.jpg")
     page.wait_for(READY)
-    page.wait_for("document.getElementById('picture').alt == 'astronaut.jpg'")
+    page.wait_for("document.getElementById('labelled').alt == 'astronaut.jpg'")
     assert page.evaluate("location.href") == address
     page.drop_files("header", pictures / "astronaut.jpg")
     assert page.evaluate("location.href") == address

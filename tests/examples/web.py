@@ -24,7 +24,9 @@ from tests.data.tokenizer_files import KINDS, TEXTS
 from tests.golden.checkpoints import golden_texts
 from tests.stores import serving
 
-SOURCE = Path(__file__).parents[2] / "examples" / "web"
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "examples" / "web"
+SHARED = Path("mobileclip/collections/web/static")
 NPM = shutil.which("npm")
 OFFLINE = ("ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED", "ECONNRESET", "ETIMEDOUT", "ENETUNREACH")
 SIZES = [(40, 30), (30, 41), (64, 64), (17, 90), (131, 33), (200, 150), (24, 24), (25, 60), (50, 200), (90, 181)]
@@ -36,6 +38,8 @@ ALPHABET = "abcXYZ 0123 '’‘“” \t\n.,!?-&;<>|éüßñ日本語Ияاघİ
 
 def build(folder):
     """Build the page in a copy, and return the folder that is served."""
+    shutil.copytree(ROOT / SHARED, folder / SHARED)
+    folder = folder / "examples" / "web"
     shutil.copytree(SOURCE, folder, ignore=shutil.ignore_patterns("node_modules", "dist"))
     installed = run_npm(folder, "ci", "--prefer-offline", "--no-audit", "--no-fund", "--ignore-scripts")
     if installed.returncode and any(word in installed.stderr for word in OFFLINE):

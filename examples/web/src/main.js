@@ -18,6 +18,7 @@ const start = guarded(async () => {
   const early = heldDrop();
   startTabs(clearNotices);
   startProof();
+  byId("ask").addEventListener("submit", (event) => event.preventDefault()); // also before there is a model
   const parameters = new URLSearchParams(location.search);
   const engine = new Engine();
   engine.onProgress = showProgress;

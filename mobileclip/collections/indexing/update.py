@@ -79,13 +79,13 @@ def update(
     _forget_set_aside(store, found)
     num_unreadable = sum(row.is_problem for row in kept)
     return IndexReport(
-        num_encoded=writer.num_encoded,
+        num_encoded=writer.written.num_encoded,
         num_known=writer.num_known,
-        num_unchanged=writer.num_unchanged + len(kept) - num_unreadable,
+        num_unchanged=writer.written.num_unchanged + len(kept) - num_unreadable,
         num_removed=len(removed),
         num_unreadable=num_unreadable,
-        unreadable=tuple(dict.fromkeys(writer.unreadable)),
-        uninstalled=dict(writer.uninstalled),
+        unreadable=tuple(dict.fromkeys(writer.written.unreadable)),
+        uninstalled=dict(writer.written.uninstalled),
         left_out=found.left_out,
         set_aside=set_aside,
         missing=missing,

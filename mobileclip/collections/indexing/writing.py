@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from itertools import chain
+
+import attrs
 
 from mobileclip.collections.indexing.known import KnownFiles
 from mobileclip.collections.reading.findings import Findings
@@ -28,9 +29,8 @@ class FindingsWriter:
         self._store, self._known, self._options = store, known, options
         self.mark = store.folder / MARK
         self.pending = Findings()
-        self.num_encoded = self.num_known = self.num_unchanged = 0
-        self.unreadable: list[str] = []
-        self.uninstalled: Counter[str] = Counter()
+        self.written = Findings()
+        self.num_known = 0
         self.recognised: set[str] = set()
         self.start_clock()
 
@@ -63,13 +63,11 @@ class FindingsWriter:
         self.recognised |= {one.sha256 for one in found.recognised}
         copies = self._known.copies(found.recognised)
         rows = [*found.rows, *copies]
-        self.num_encoded += found.num_encoded
         self.num_known += sum(row.problem is None for row in copies)
-        self.num_unchanged += found.num_unchanged
-        self.unreadable += found.unreadable
-        self.uninstalled.update(found.uninstalled)
         renewed = chain(((row.path, row.part) for row in rows), found.gone)
         removed = [number for path, part in renewed for number in self._known.take_replaced(path, part)]
         self._store.append(rows, removed=removed, finished=found.finished)
+        # Its counts and reasons are reported; rows have been written.
+        self.written.add(attrs.evolve(found, rows=[], recognised=[], gone=[], finished=[]))
         self.mark.unlink(missing_ok=True)
         self.start_clock()

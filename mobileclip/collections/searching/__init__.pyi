@@ -25,5 +25,6 @@ from .pictures import (
     make_small_frame as make_small_frame,
     read_encoded as read_encoded,
     small_pictures as small_pictures,
+    webp as webp,
 )
 from .queries import Picture as Picture, direction_of as direction_of, nearest_matches as nearest_matches

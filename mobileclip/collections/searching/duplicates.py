@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import attrs
 import numpy as np
@@ -173,13 +173,16 @@ def _groups(
     """Return the groups, the pictures without content, and how many pictures have changed."""
     by_leader = np.argsort(leader, kind="stable")[np.count_nonzero(leader < 0) :]
     starts = np.flatnonzero(np.diff(leader[by_leader], prepend=-1))
+    several = [members for members in np.split(by_leader, starts[1:]) if len(members) > 1]
+    places = np.concatenate([np.empty(0, np.int64), *several])
+    known = dict(zip(places.tolist(), snapshot.rows(places), strict=True))
     groups: list[DuplicateGroup] = []
     blank: list[Match] = []
     num_changed = 0
-    for members in np.split(by_leader, starts[1:]):
-        files = _files_apart(snapshot, members) if len(members) > 1 else members
+    for members in several:
+        files = _files_apart({place: row for place in members.tolist() if (row := known[place]) is not None})
         if len(files) > 1:
-            looks = look_at(snapshot, files)
+            looks = look_at(files)
             num_changed += len(files) - len(looks)
             blank += [look.match for look in looks if look.is_blank]
             groups += _grouped(snapshot, [look for look in looks if not look.is_blank], threshold)
@@ -187,20 +190,18 @@ def _groups(
     return tuple(groups), tuple(sorted(blank, key=lambda match: match.name)), num_changed
 
 
-def _files_apart(snapshot: Snapshot, members: NDArray[np.int64]) -> NDArray[np.int64]:
+def _files_apart(rows: Mapping[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
     """Return one of the pictures of every file: of several names for it, one that is no link where there is one."""
     chosen: dict[tuple[object, ...], tuple[bool, int]] = {}
     file: tuple[object, ...]
-    for place, row in zip(members.tolist(), snapshot.rows(members, ("path", "part")), strict=True):
-        if row is None:
-            continue
+    for place, row in rows.items():
         path, file, is_own = row["path"], (row["path"], row["part"]), False
         with suppress(OSError):  # one that is gone is nobody else's
             status = Path(path).stat()
             file, is_own = (status.st_dev, status.st_ino, row["part"]), os.path.realpath(path) == path
         if file not in chosen or (is_own and not chosen[file][0]):
             chosen[file] = (is_own, place)
-    return np.array(sorted(place for _, place in chosen.values()), np.int64)
+    return {place: rows[place] for place in sorted(place for _, place in chosen.values())}
 
 
 def _grouped(snapshot: Snapshot, looks: Sequence[Look], threshold: float) -> Iterator[DuplicateGroup]:

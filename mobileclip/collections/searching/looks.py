@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 import numpy as np
@@ -50,12 +51,15 @@ def unchanged(snapshot: Snapshot, places: NDArray[np.int64]) -> NDArray[np.int64
     return np.array(kept, np.int64)
 
 
-def look_at(snapshot: Snapshot, places: NDArray[np.int64]) -> list[Look]:
-    """Return those of some pictures that can be read and have the content that was indexed."""
-    known = [(place, row) for place, row in zip(places.tolist(), snapshot.rows(places), strict=True) if row is not None]
-    matches = [match_of(row, 1.0) for _, row in known]
+def look_at(rows: Mapping[int, dict[str, Any]]) -> list[Look]:
+    """Return those of some pictures that can be read and have the content that was indexed.
+
+    Args:
+        rows: what is known of them, by their places in the snapshot.
+    """
+    matches = [match_of(row, 1.0) for row in rows.values()]
     looks = []
-    for (place, row), match, data in zip(known, matches, read_encoded(matches), strict=True):
+    for (place, row), match, data in zip(rows.items(), matches, read_encoded(matches), strict=True):
         if data is None or hashlib.sha256(data).hexdigest() != row["sha256"]:
             continue
         small = make_small(data, match, _FLAT_SIDE)

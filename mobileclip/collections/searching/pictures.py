@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -70,6 +71,19 @@ def make_small(data: str | bytes, match: Match, side: int) -> Image.Image | None
         return None
     image.thumbnail((side, side))
     return image
+
+
+def webp(picture: Image.Image, quality: int) -> bytes:
+    """Return a picture as WebP, without its metadata.
+
+    Args:
+        picture: see `make_small`.
+        quality: from 0 to 100.
+    """
+    picture.info.clear()
+    stream = io.BytesIO()
+    picture.save(stream, "WEBP", quality=quality)
+    return stream.getvalue()
 
 
 def make_small_frame(match: Match, side: int) -> Image.Image | None:

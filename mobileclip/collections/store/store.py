@@ -7,11 +7,11 @@ import shutil
 import sqlite3
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 import numpy as np
@@ -31,8 +31,6 @@ _BLOCK = 4096
 _MOST_REMOVED = 0.25
 # How often a reader begins again since the embeddings were written anew meanwhile.
 _ATTEMPTS = 10
-
-T = TypeVar("T")
 
 
 @attrs.define(eq=False)
@@ -169,16 +167,13 @@ class Store:
 
     def blocks(self, ids: Sequence[int] | None = None) -> Iterator[list[Embedded]]:
         """Yield rows with their embeddings, those too that the job that is writing has removed; None for all others."""
-
-        def read(db: sqlite3.Connection, vectors: NDArray[np.float16]) -> list[Embedded]:
-            columns = ("place", *COLUMNS)
-            found = [one for table in ("pictures", "removed") for one in _select(db, columns, block, table)]
-            return [(None if one[0] is None else vectors[one[0]], one[1:]) for one in found]
-
         ids = [number for (number,) in self.values("id")] if ids is None else ids
         for start in range(0, len(ids), _BLOCK):
-            block = ids[start : start + _BLOCK]
-            yield self._with_vectors(read)
+            block, columns = ids[start : start + _BLOCK], ("place", *COLUMNS)
+            with self._opened() as (db, _, vectors):
+                found = [one for table in ("pictures", "removed") for one in _select(db, columns, block, table)]
+                embedded = [(None if one[0] is None else vectors[one[0]], one[1:]) for one in found]
+            yield embedded
 
     def rows(self, ids: Sequence[int] | None = None) -> Iterator[Row]:
         """Yield what `blocks` does, one by one."""
@@ -190,12 +185,8 @@ class Store:
         Raises:
             ValueError: if some are others.
         """
-
-        def read(db: sqlite3.Connection, vectors: NDArray[np.float16]) -> None:
-            name, sums = _sums(db)
-            files.check(self.folder / name, vectors, sums)
-
-        self._with_vectors(read)
+        with self._opened() as (db, name, vectors):
+            files.check(self.folder / name, vectors, _sums(db, name))
 
     def embeddings(self) -> tuple[NDArray[np.int64], NDArray[np.float16], int]:
         """Return the ids of the pictures, rising, their embeddings, and how many files cannot be read.
@@ -207,12 +198,8 @@ class Store:
             ValueError: if the index is damaged.
             OSError: if it cannot be read.
         """
-
-        def read(
-            db: sqlite3.Connection, vectors: NDArray[np.float16]
-        ) -> tuple[NDArray[np.int64], NDArray[np.float16], int]:
-            name, sums = _sums(db)
-            files.check(self.folder / name, vectors, sums[-1:])
+        with self._opened() as (db, name, vectors):
+            files.check(self.folder / name, vectors, _sums(db, name)[-1:])
             ids, places = (np.array(one, np.int64) for one in _columns(db, "id", "place"))
             (num_unreadable,) = db.execute("SELECT count(*) FROM pictures WHERE place IS NULL").fetchone()
             if len(places) and (places.min() < 0 or places.max() >= len(vectors)):
@@ -223,10 +210,9 @@ class Store:
             is_whole = np.array_equal(places, np.arange(len(vectors))) and not is_on_network(self.folder)
             return ids, vectors if is_whole else vectors[places], num_unreadable
 
-        return self._with_vectors(read)
-
-    def _with_vectors(self, read: Callable[[sqlite3.Connection, NDArray[np.float16]], T]) -> T:
-        """Return what a function makes of a connection and all embeddings, both of one moment."""
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[sqlite3.Connection, str, NDArray[np.float16]]]:
+        """Yield a connection, the name of the file of embeddings, and all of these, of one moment."""
         for _ in range(_ATTEMPTS):
             with self._reading() as (db, place):
                 name, count = db.execute("SELECT vectors, num_vectors FROM state").fetchone()
@@ -234,8 +220,12 @@ class Store:
                     raise ValueError(
                         f"{self.folder} is damaged: it names embeddings {name!r}; index the pictures again"
                     )
-                with suppress(FileNotFoundError):
-                    return read(db, files.mapped(place / name, count, self.about.dim))
+                try:
+                    vectors = files.mapped(place / name, count, self.about.dim)
+                except FileNotFoundError:
+                    continue
+                yield db, name, vectors
+                return
         raise ValueError(f"{self.folder} is damaged: {name} is gone; delete the folder, and index the pictures again")
 
     def append(
@@ -319,13 +309,10 @@ class Store:
         """Note sums of embeddings that have none, as those of an index of before."""
         assert self._db is not None, "an index is written to by whoever holds it"
         self._db.execute(SUMS)
-
-        def add(db: sqlite3.Connection, vectors: NDArray[np.float16]) -> list[tuple[Any, ...]]:
-            name, known = _sums(db)
-            first = sum(count for _, count, _ in known)
-            return [(name, *one) for one in files.sums_of(vectors[first:], first)]
-
-        if new := self._with_vectors(add):
+        with self._opened() as (db, name, vectors):
+            first = sum(count for _, count, _ in _sums(db, name))
+            new = [(name, *one) for one in files.sums_of(vectors[first:], first)]
+        if new:
             with self._transaction() as db:
                 db.executemany("INSERT INTO sums VALUES (?, ?, ?, ?)", new)
 
@@ -387,13 +374,11 @@ def _insert(db: sqlite3.Connection, blocks: Iterable[list[Embedded]], folder: Pa
         db.execute("UPDATE state SET num_vectors = ?", (count + len(vectors),))
 
 
-def _sums(db: sqlite3.Connection) -> tuple[str, list[files.Sum]]:
-    """Return the name of the file of embeddings, and the sums of its blocks, as far as they were noted."""
-    ((name,),) = db.execute("SELECT vectors FROM state")
+def _sums(db: sqlite3.Connection, name: str) -> list[files.Sum]:
+    """Return the sums of the blocks of a file of embeddings, as far as they were noted."""
     if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'sums'").fetchone() is None:
-        return name, []
-    found = db.execute("SELECT first, count, crc32 FROM sums WHERE vectors = ? ORDER BY first", (name,))
-    return name, found.fetchall()
+        return []
+    return db.execute("SELECT first, count, crc32 FROM sums WHERE vectors = ? ORDER BY first", (name,)).fetchall()
 
 
 def _columns(db: sqlite3.Connection, *names: str) -> list[list[Any]]:

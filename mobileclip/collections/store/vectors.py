@@ -66,11 +66,7 @@ def append(path: Path, vectors: Iterable[NDArray[np.float16]], *, behind: int) -
 def sums_of(vectors: NDArray[np.float16], first: int) -> list[Sum]:
     """Return the sums of embeddings, of which the first is at a place of its file."""
     blocks = ((start, vectors[start : start + _BLOCK]) for start in range(0, len(vectors), _BLOCK))
-    return [(first + start, len(block), _crc32(block)) for start, block in blocks]
-
-
-def _crc32(vectors: NDArray[np.float16]) -> int:
-    return zlib.crc32(np.ascontiguousarray(vectors).data)
+    return [(first + start, len(block), zlib.crc32(np.ascontiguousarray(block).data)) for start, block in blocks]
 
 
 def check(path: Path, vectors: NDArray[np.float16], sums: Iterable[Sum]) -> None:
@@ -85,7 +81,7 @@ def check(path: Path, vectors: NDArray[np.float16], sums: Iterable[Sum]) -> None
         ValueError: if some are others.
     """
     for first, count, crc32 in sums:
-        if _crc32(vectors[first : first + count]) != crc32:
+        if zlib.crc32(vectors[first : first + count].data) != crc32:
             raise ValueError(
                 f"{path} is damaged: of the embeddings {first:,} to {first + count - 1:,}, some are not what was "
                 "written; delete the folder, and index the pictures again"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
@@ -16,7 +15,7 @@ from PIL import Image
 from mobileclip import storage
 from mobileclip.collections.searching.duplicates import DuplicateGroup, Duplicates
 from mobileclip.collections.searching.matches import Match
-from mobileclip.collections.searching.pictures import small_pictures
+from mobileclip.collections.searching.pictures import small_pictures, webp
 from mobileclip.extras import needed
 
 # More groups than that make a page that no browser likes.
@@ -96,6 +95,4 @@ def _cells(matches: Sequence[Match]) -> Iterator[dict[str, Any]]:
 
 def _address(picture: Image.Image) -> str:
     """Return an address that holds the picture itself."""
-    stream = io.BytesIO()
-    picture.save(stream, "WEBP", quality=_QUALITY)
-    return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}"
+    return f"data:image/webp;base64,{base64.b64encode(webp(picture, _QUALITY)).decode()}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from mobileclip import storage
 from mobileclip.collections.searching.matches import Match, match_of
-from mobileclip.collections.searching.pictures import small_pictures
+from mobileclip.collections.searching.pictures import small_pictures, webp
 from mobileclip.collections.store.snapshot import Snapshot
 from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.progress import Progress
@@ -61,11 +60,7 @@ def write_web_file(
         "making small copies", total=len(matches), unit="pictures", console=console(shown=show_progress)
     ) as bar:
         for picture in small_pictures(matches, _SIDE):
-            if picture is not None:
-                picture.info.clear()
-                stream = io.BytesIO()
-                picture.save(stream, "WEBP", quality=_QUALITY)
-                thumbnails += stream.getvalue()
+            thumbnails += b"" if picture is None else webp(picture, _QUALITY)
             ends.append(len(thumbnails))
             bar.advance()
     # Where all of it is on this machine is nobody's business.

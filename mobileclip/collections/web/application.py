@@ -31,7 +31,8 @@ _MOST_SHOWN = 24
 _LONGEST_MESSAGE = 500
 _FILES = {
     "/": ("index.html", "text/html"),
-    "/page.css": ("page.css", "text/css"),
+    "/search.css": ("search.css", "text/css"),
+    "/search.js": ("search.js", "text/javascript"),
     "/page.js": ("page.js", "text/javascript"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
@@ -156,7 +157,8 @@ def _number(asked: QueryParams, name: str, otherwise: float, kind: type[Any]) ->
 
 
 def _file(name: str, kind: str) -> _Endpoint:
-    data = (files(__package__) / "static" / name).read_bytes()
+    folder = files(__package__) / "static"
+    data = (folder / name).read_bytes().replace(b"<!-- search -->", (folder / "search.html").read_bytes())
     return lambda _: Response(data, media_type=kind)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import threading
 from collections import OrderedDict
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import attrs
 
 from mobileclip.collections.searching.matches import Match
-from mobileclip.collections.searching.pictures import make_small, make_small_frame, read_encoded
+from mobileclip.collections.searching.pictures import make_small, make_small_frame, read_encoded, webp
 from mobileclip.processes import num_cores
 
 SIDES = {"small": 416, "large": 1600}
@@ -105,12 +104,7 @@ def _make(match: Match, indexed: Indexed, side: int) -> bytes | None:
         (data,) = read_encoded([match])
         is_same = data is not None and hashlib.sha256(data).hexdigest() == indexed.sha256
         picture = make_small(data, match, side) if data is not None and is_same else None
-    if picture is None:
-        return None
-    picture.info.clear()
-    stream = io.BytesIO()
-    picture.save(stream, "WEBP", quality=_QUALITY)
-    return stream.getvalue()
+    return None if picture is None else webp(picture, _QUALITY)
 
 
 def stamp_of(path: str) -> Stamp:

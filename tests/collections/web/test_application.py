@@ -67,7 +67,14 @@ def names(matches):
 
 
 def test_the_page_is_there_and_runs_nothing_but_its_own_files(client):
-    for path, kind in (("/", "html"), ("/page.css", "css"), ("/page.js", "javascript"), ("/icon.svg", "svg")):
+    kinds = {
+        "/": "html",
+        "/search.css": "css",
+        "/search.js": "javascript",
+        "/page.js": "javascript",
+        "/icon.svg": "svg",
+    }
+    for path, kind in kinds.items():
         answer = client.get(path)
         assert answer.status_code == 200
         assert kind in answer.headers["content-type"]
@@ -76,7 +83,8 @@ def test_the_page_is_there_and_runs_nothing_but_its_own_files(client):
         assert "unsafe" not in policy
         assert answer.headers["referrer-policy"] == "no-referrer"
         assert "access-control-allow-origin" not in answer.headers
-    assert "innerHTML" not in client.get("/page.js").text
+    assert all("innerHTML" not in client.get(path).text for path in ("/page.js", "/search.js"))
+    assert client.get("/").text.count('id="results"') == 1
 
 
 def test_a_search_finds_what_the_collection_finds(client, collection):

@@ -83,7 +83,7 @@ export class LabelPanel {
     if (file.type && !file.type.startsWith("image/")) throw new PageError(`${name} is not an image but ${file.type}`);
     const { embedding, milliseconds, width, height } = await this.#engine.image(file, { name });
     this.#picture = { embedding, milliseconds };
-    const image = byId("picture");
+    const image = byId("labelled");
     URL.revokeObjectURL(image.src);
     image.src = URL.createObjectURL(file);
     image.alt = name;

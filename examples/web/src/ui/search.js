@@ -1,21 +1,20 @@
-/** Many pictures, one text: which of them show it? */
+/** Many pictures: which of them show what is asked for? */
 
 import { Collection } from "../collection.js";
 import { Store } from "../store.js";
-import { byId, make, onDrop, settled, spell } from "./dom.js";
+import { Search, count } from "../../../../mobileclip/collections/web/static/search.js";
+import { byId, onDrop, settled, spell } from "./dom.js";
 import { filesOfDrop, filesOfInput, imagesAmong, isIndex } from "./files.js";
 import { clearNotices, guarded, notify } from "./notices.js";
-import { showPicture, startViewer } from "./viewer.js";
 
 const PAUSE = 300;
-const PAGE = 60;
 const MOST_NAMED = 5;
 
 export class SearchPanel {
   #collection;
   #stopped = new AbortController();
   #isAdding = false;
-  #shown = PAGE;
+  #search;
 
   /**
    * @param {import("../engine.js").Engine} engine with a model.
@@ -33,7 +32,6 @@ export class SearchPanel {
     const add = guarded((entries) => this.#add(entries));
     byId("use-samples").addEventListener("click", () => add(samples.map((file) => ({ file, path: file.name }))));
     const open = guarded((files) => this.#open(files));
-    startViewer();
     for (const [button, input] of [
       ["choose-folder", "folder-file"],
       ["choose-pictures", "pictures-file"],
@@ -59,26 +57,22 @@ export class SearchPanel {
         await (written.length ? this.#open(written.map(({ file }) => file)) : this.#add(files));
       }),
     );
-    const search = guarded(() => this.#search());
-    byId("query").addEventListener(
-      "input",
-      settled(() => {
-        this.#shown = PAGE;
-        search();
-      }, PAUSE),
-    );
-    byId("query").disabled = false;
-    byId("stop").addEventListener("click", () => this.#stopped.abort());
-    byId("more").addEventListener("click", () => {
-      this.#shown += PAGE;
-      search();
+    this.#search = new Search({
+      search: (query) => this.#answer(query),
+      address: (one, size) => (size === "small" ? one.address : (one.large ??= URL.createObjectURL(one.blob))),
+      idle: () => (this.#collection.size ? `${this.#said()}: write what to find` : ""),
     });
+    byId("text").addEventListener(
+      "input",
+      settled(() => this.#search.search(), PAUSE),
+    );
+    byId("stop").addEventListener("click", () => this.#stopped.abort());
   }
 
   async #open(files) {
     clearNotices();
     for (const file of files) await this.#collection.open(file);
-    await this.#search();
+    await this.#search.search();
   }
 
   async #add(entries) {
@@ -90,13 +84,10 @@ export class SearchPanel {
     this.#stopped = new AbortController();
     byId("work").hidden = false;
     this.#showProgress({ done: 0, total: images.length, known: 0, seconds: 0 });
-    const refresh = settled(
-      guarded(() => this.#search()),
-      PAUSE,
-    );
+    const refresh = settled(() => this.#search.search(), PAUSE);
     const onProgress = (progress) => {
       this.#showProgress(progress);
-      if (progress.done === 1) this.#search();
+      if (progress.done === 1) this.#search.search();
       else refresh();
     };
     try {
@@ -106,7 +97,7 @@ export class SearchPanel {
       this.#isAdding = false;
       byId("work").hidden = true;
     }
-    await this.#search();
+    await this.#search.search();
   }
 
   #showProgress({ done, total, known, seconds }) {
@@ -116,41 +107,26 @@ export class SearchPanel {
     byId("work-text").textContent = `${done} of ${total} pictures${before}${left}`;
   }
 
-  async #search() {
-    const query = byId("query").value.trim();
-    const count = this.#collection.size;
-    const pictures = `${count} picture${count === 1 ? "" : "s"}`;
-    const results = byId("results");
-    byId("use-samples").hidden = !query || count > 0;
-    if (!query || count === 0) {
-      const nothing = query ? "There are no pictures to search yet: choose some, or" : "";
-      byId("collection-text").textContent = count ? `${pictures}: write what to find` : nothing;
-      results.replaceChildren();
-      byId("more").hidden = true;
-      return;
-    }
-    const { ranked, milliseconds } = await this.#collection.search({ text: query });
-    // Something else may have been written meanwhile.
-    if (query !== byId("query").value.trim()) return;
-    byId("collection-text").textContent =
-      `${pictures}, the nearest first${milliseconds > 1 ? ` (${spell(milliseconds)})` : ""}`;
-    results.replaceChildren(...ranked.slice(0, this.#shown).map(cardOf));
-    byId("more").hidden = ranked.length <= this.#shown;
+  #said() {
+    return count(this.#collection.size, "picture", "pictures");
   }
-}
 
-function cardOf({ picture, score }) {
-  const name = picture.path.split("/").at(-1);
-  const image = make("img", { src: picture.address, alt: picture.path, decoding: "async" });
-  const caption = make(
-    "span",
-    { className: "caption" },
-    make("span", { className: "path" }, name),
-    make("span", { className: "score" }, score.toFixed(3)),
-  );
-  const button = make("button", { ariaLabel: `Open ${picture.path}` }, image, caption);
-  button.addEventListener("click", () => showPicture(picture, score));
-  return make("li", { title: picture.path }, button);
+  async #answer({ k, ...query }) {
+    byId("use-samples").hidden = this.#collection.size > 0;
+    if (!this.#collection.size) return { matches: [], said: "There are no pictures to search yet: choose some." };
+    const { ranked, milliseconds } = await this.#collection.search(query);
+    const matches = ranked.slice(0, k).map(({ picture: { id, path, facts, file, address }, score }) => ({
+      ...facts,
+      id,
+      score,
+      name: path,
+      file: path.split("/").at(-1),
+      address,
+      blob: file,
+    }));
+    const time = milliseconds > 1 ? ` (${spell(milliseconds)})` : "";
+    return { matches, said: `${this.#said()}, the most similar first${time}` };
+  }
 }
 
 function listed(failures) {

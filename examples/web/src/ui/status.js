@@ -23,14 +23,14 @@ export function showProgress({ loaded, total, milliseconds }) {
   const amount = total ? `${megabytes(loaded)} of ${megabytes(total)}` : megabytes(loaded);
   const left = total && milliseconds > PATIENCE ? (milliseconds * (total - loaded)) / loaded : 0;
   const rest = left ? `, ${spell(left)} left` : "";
-  byId("status").textContent = loaded === total ? "Preparing the model" : `Loading the model: ${amount} MB${rest}`;
+  byId("model").textContent = loaded === total ? "Preparing the model" : `Loading the model: ${amount} MB${rest}`;
 }
 
 /** Shows that there is no model. */
 export function showFailure() {
   byId("download").hidden = true;
   byId("dot").className = "dot bad";
-  byId("status").textContent = "No model";
+  byId("model").textContent = "No model";
 }
 
 /** Shows the model, and what its golden inputs gave here. */
@@ -40,7 +40,7 @@ export function showModel(loaded) {
   byId("dot").className = proof.passed ? "dot good" : "dot bad";
   const least = Math.min(...proof.towers.flatMap(({ cosines }) => cosines));
   const verdict = proof.passed ? "Same as the original model" : "Not to be trusted";
-  byId("status").textContent = `${verdict}: cosine ${digits(least)}`;
+  byId("model").textContent = `${verdict}: cosine ${digits(least)}`;
   byId("about").textContent = `${loaded.name}, ${megabytes(loaded.bytes)} MB. Licence: ${loaded.licence}.`;
   byId("proof-detail").replaceChildren(...detailOf(loaded));
   if (!proof.passed) {

@@ -1,0 +1,255 @@
+// The search of pictures: query, grid, one picture, settings. `mobileclip serve` and the page of examples/web share it,
+// and differ in who answers. Texts go to the page as texts, never as markup.
+
+const PAGE = 60;
+const TILES = '.tile';
+
+export const find = (id) => document.getElementById(id);
+
+export const make = (tag, className, text = '') => {
+  const element = document.createElement(tag);
+  element.className = className;
+  element.textContent = text;
+  return element;
+};
+
+export const count = (number, one, many) => `${number.toLocaleString('en')} ${number === 1 ? one : many}`;
+
+// Conditions stand apart by spaces; quotation marks hold one together.
+const conditions = (text) => (text.match(/(?:"[^"]*"|[^\s"])+/g) ?? []).map((one) => one.replaceAll('"', ''));
+
+function facts({ width, height, size, taken, camera, latitude, longitude }) {
+  const pixels = width && `${width} × ${height}`;
+  const bytes = size && `${Math.ceil(size / 1000).toLocaleString('en')} kB`;
+  const place = latitude === undefined ? '' : `${latitude.toFixed(4)}, ${longitude?.toFixed(4)}`;
+  return [[pixels, bytes].filter(Boolean).join(', '), taken, camera, place].filter(Boolean).join(' · ');
+}
+
+// Where the arrow keys lead from one picture: to the next, or to the nearest of the row above or below.
+function neighbour(all, place, key) {
+  if (key === 'ArrowRight') return place + 1;
+  if (key === 'ArrowLeft') return place - 1;
+  const box = all[place].getBoundingClientRect();
+  const sign = key === 'ArrowDown' ? 1 : -1;
+  const distance = (other) => {
+    const at = other.getBoundingClientRect();
+    const down = sign * (at.top - box.top);
+    return down < 1 ? Infinity : down * 1e4 + Math.abs(at.left - box.left);
+  };
+  const distances = all.map(distance);
+  const nearest = Math.min(...distances);
+  return nearest === Infinity ? place : distances.indexOf(nearest);
+}
+
+export class Search {
+  #source;
+  #picture = null; // a file that is searched with
+  #like = null; // a picture that was found, which is searched with
+  #shown = []; // the pictures on the page, in their order
+  #opened = -1;
+  #asked = 0; // answers that come after a newer question are dropped
+  #most = PAGE;
+
+  /**
+   * Makes the page's search work.
+   * @param {object} source who answers: `search(query)` gives matches, the nearest first, and what to say of them;
+   *   `address(match, size)` of a `small` or a `large` picture; `video(match)` of a frame's; `idle()` what to say where
+   *   nothing is asked for; `shown()` is told of every answer.
+   */
+  constructor(source) {
+    this.#source = source;
+    find('ask').addEventListener('submit', (event) => {
+      event.preventDefault();
+      this.search();
+    });
+    find('choose').addEventListener('click', () => find('picture').click());
+    find('picture').addEventListener('change', () => {
+      this.chooseFile(find('picture').files[0]);
+      find('picture').value = '';
+    });
+    find('frames').addEventListener('change', () => this.#shown.length && this.search());
+    find('unlike').addEventListener('click', () => {
+      this.#choose(null, null, '');
+      this.search();
+    });
+    find('more').addEventListener('click', () => this.search(this.#most + PAGE));
+    this.#startPicture();
+    document.addEventListener('keydown', (event) => this.#press(event));
+  }
+
+  /** How many pictures are on the page. */
+  get size() {
+    return this.#shown.length;
+  }
+
+  say(text, isProblem = false) {
+    find('status').textContent = text;
+    find('status').classList.toggle('problem', isProblem);
+  }
+
+  clear() {
+    this.#shown = [];
+    find('results').replaceChildren();
+    find('more').hidden = true;
+  }
+
+  /** Searches with a file. */
+  chooseFile(file) {
+    if (!file) return;
+    this.#choose(file, null, file.name);
+    this.search();
+  }
+
+  /** Shows what is asked for, so many pictures at most. */
+  async search(most = PAGE) {
+    const [text, not] = ['text', 'not'].map((id) => find(id).value.trim());
+    const query = { text, not, where: conditions(find('where').value), allFrames: find('frames').checked };
+    if (!text && this.#like === null && this.#picture === null) {
+      this.#asked++;
+      this.clear();
+      this.say(this.#source.idle());
+      return;
+    }
+    await this.show(
+      () => this.#source.search({ ...query, picture: this.#picture, like: this.#like, k: most }),
+      ({ matches, said }) => {
+        this.#most = most;
+        this.list(matches.map((one) => [one, one.score.toFixed(3)]));
+        find('more').hidden = matches.length < most;
+        return said;
+      },
+    );
+  }
+
+  /** Shows what a question finds, unless another one was asked meanwhile. */
+  async show(question, draw) {
+    const mine = ++this.#asked;
+    this.say('…');
+    try {
+      const answer = await question();
+      if (mine !== this.#asked) return;
+      this.clear();
+      this.say(draw(answer));
+      await this.#source.shown?.(answer);
+    } catch (error) {
+      if (mine !== this.#asked) return;
+      this.clear();
+      this.say(error.message, true);
+    }
+  }
+
+  /** Adds pictures with their labels side by side, of which one may be the best. */
+  list(cells) {
+    const element = document.createElement('ul');
+    element.append(...cells.map((cell) => this.#tile(...cell)));
+    find('results').append(element);
+  }
+
+  #tile(one, label, isBest = false) {
+    const item = document.createElement('li');
+    const button = make('button', 'tile');
+    button.type = 'button';
+    button.title = one.name;
+    const frame = make('span', 'frame');
+    const image = new Image();
+    image.loading = 'lazy';
+    image.alt = '';
+    image.addEventListener('error', () => frame.replaceChildren(make('span', 'gone', 'cannot be read any more')));
+    image.src = this.#address(one, 'small');
+    frame.append(image);
+    button.append(frame, make('span', isBest ? 'score keep' : 'score', label), make('span', 'path', one.file));
+    const place = this.#shown.push(one) - 1;
+    button.addEventListener('click', () => this.#open(place));
+    item.append(button);
+    return item;
+  }
+
+  #address(one, size) {
+    return this.#source.address(one, size, this.#asked);
+  }
+
+  #choose(file, number, name) {
+    this.#picture = file;
+    this.#like = number;
+    find('like').hidden = file === null && number === null;
+    find('like-name').textContent = `like ${name}`;
+  }
+
+  #startPicture() {
+    const dialog = find('one');
+    find('close').addEventListener('click', () => dialog.close());
+    dialog.addEventListener('click', ({ target }) => target === dialog && dialog.close());
+    dialog.addEventListener('close', () => {
+      this.#showVideo(null);
+      document.querySelectorAll(TILES)[this.#opened]?.focus();
+    });
+    find('one-video').addEventListener('loadedmetadata', () => {
+      const video = find('one-video');
+      if (!video.videoWidth) return; // its sound alone can be played
+      video.hidden = false;
+      find('one-picture').hidden = true;
+    });
+    find('one-picture').addEventListener('error', () => {
+      find('one-picture').hidden = true;
+      find('one-gone').hidden = false;
+    });
+    find('similar').addEventListener('click', () => {
+      const one = this.#shown[this.#opened];
+      dialog.close();
+      find('text').value = '';
+      this.#choose(null, one.id, one.name);
+      this.search();
+    });
+  }
+
+  #open(place) {
+    this.#opened = place;
+    const one = this.#shown[place];
+    find('one-gone').hidden = true;
+    find('one-picture').hidden = false;
+    find('one-picture').src = this.#address(one, 'large');
+    this.#showVideo(one);
+    find('one-name').textContent = one.name;
+    find('one-facts').textContent = facts(one);
+    if (find('one').open) return;
+    find('one').showModal();
+    find('similar').focus();
+  }
+
+  // A video stands in the place of its frame as soon as the browser knows that it can play it.
+  #showVideo(one) {
+    const video = find('one-video');
+    const address = one && this.#source.video?.(one, this.#asked);
+    video.hidden = true;
+    if (address) video.src = address;
+    else video.removeAttribute('src');
+    video.load();
+  }
+
+  #press(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const isOpen = find('one').open;
+    if (event.key.startsWith('Arrow')) this.#move(event, isOpen);
+    if (event.key !== '/' || isOpen || document.activeElement?.matches('input, textarea') || !find('text').checkVisibility()) return;
+    event.preventDefault();
+    find('text').focus();
+    find('text').select();
+  }
+
+  #move(event, isOpen) {
+    const all = [...document.querySelectorAll(TILES)];
+    if (!all.length || !find('results').checkVisibility()) return;
+    if (isOpen) {
+      const step = event.target.matches('video') ? undefined : { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (step && this.#shown[this.#opened + step]) this.#open(this.#opened + step);
+      return;
+    }
+    const active = document.activeElement;
+    if (active?.matches('[role=tab]') || (active?.matches('input') && event.key !== 'ArrowDown')) return;
+    event.preventDefault();
+    const place = all.indexOf(active);
+    const next = all[place < 0 ? 0 : neighbour(all, place, event.key)];
+    next?.focus();
+    next?.scrollIntoView({ block: 'nearest' });
+  }
+}
