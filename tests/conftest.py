@@ -57,6 +57,14 @@ def state_of_its_own(tmp_path_factory):
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk():
+    """No test cuts the power, so none waits until what it writes is on the disk; those that look at it see it asked."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
 @pytest.fixture
 def another_machine(monkeypatch, tmp_path):
     """Where nothing is remembered of what was written here."""

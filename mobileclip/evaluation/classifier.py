@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import attrs
@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobileclip.data import ImageTransform
-from mobileclip.data.loading.shard_reader import ShardReader
 from mobileclip.data.samples.limits import SAMPLE_LIMITS
-from mobileclip.data.shards.files import Shards, parse
+from mobileclip.data.shards.files import Shards, parse_each
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
 from mobileclip.datasets.class_data import ClassData, LabelledSample, LabelParser, open_class_data
 from mobileclip.datasets.sources.opening import name_of
@@ -78,9 +77,10 @@ def _evaluated(
         logits = folded(torch.stack([pixels for _, pixels in batch]).to(device)).float().cpu()
         return zip(labels, *_hits(logits, labels), strict=True)
 
+    raws = (raw for name in data.reader.names for raw in data.reader.read(name, report.add, SAMPLE_LIMITS))
     rows = []
     with torch.inference_mode():
-        samples = _samples(data.reader, parser, report)
+        samples = parse_each(raws, parser, report.add)
         for sample, found in encode_ahead(samples, decode, classify, batch_size=batch_size, num_threads=num_threads):
             if isinstance(found, BadSampleError):
                 report.add(Skip(reason=found.reason, key=sample.key, shard="", detail=found.detail))
@@ -151,14 +151,6 @@ def _numbers(model: Classifier, data: ClassData) -> Tensor:
             "their numbers are of other classes"
         )
     return torch.arange(num_classes)
-
-
-def _samples(reader: ShardReader, parser: LabelParser, report: SkipReport) -> Iterator[LabelledSample]:
-    for name in reader.names:
-        for raw in reader.read(name, report.add, SAMPLE_LIMITS):
-            sample = parse(raw, parser, report.add)
-            if sample is not None:
-                yield sample
 
 
 def _hits(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,7 +15,7 @@ from mobileclip.data.loading.endless_order import EndlessOrder
 from mobileclip.data.loading.keeping import Keep
 from mobileclip.data.loading.order import NUM_READERS
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
-from mobileclip.data.shards.files import Shards, expand_shards, parse, read_shard
+from mobileclip.data.shards.files import Shards, expand_shards, parse_each, read_shard
 from mobileclip.data.skips import Skip, SkipReport, attempt
 from mobileclip.storage import FileCache
 
@@ -77,10 +77,9 @@ def read_shards(
     _, on_skip = _counting(on_skip)
     for shard in shards:
         known = {"__url__": shard["url"]} | ({_EPOCH: shard["epoch"]} if "epoch" in shard else {})
-        for raw in read_shard(shard["url"], on_skip, limits, cache=cache):
-            sample = parse(raw, lambda key, members: {"__key__": key, **members}, on_skip)
-            if sample is not None:
-                yield sample | known
+        raws = read_shard(shard["url"], on_skip, limits, cache=cache)
+        for sample in parse_each(raws, lambda key, members: {"__key__": key, **members}, on_skip):
+            yield sample | known
 
 
 def keep_samples(

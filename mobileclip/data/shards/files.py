@@ -161,6 +161,16 @@ def parse(
     return attempt(parsed, key=raw.key, shard=raw.shard, on_skip=on_skip)
 
 
+def parse_each(
+    raws: Iterable[RawSample],
+    parser: Callable[[str, Mapping[str, bytes]], SampleType],
+    on_skip: Callable[[Skip], None],
+) -> Iterator[SampleType]:
+    """Yield the samples that `parser` makes, in order; where it makes none, why is reported."""
+    made = (parse(raw, parser, on_skip) for raw in raws)
+    return (sample for sample in made if sample is not None)
+
+
 def read_reinforced_samples(
     shards: Shards, report: SkipReport | None = None, limits: SampleLimits = SAMPLE_LIMITS
 ) -> Iterator[ReinforcedSample]:
@@ -343,8 +353,7 @@ def _read(
     limits: SampleLimits,
 ) -> Iterator[SampleType]:
     for shard in expand_shards(shards):
-        for raw in read_shard(shard, report.add, limits):
-            sample = parse(raw, lambda key, members: parser(key, members, limits), report.add)
-            if sample is not None:
-                report.count(num_read=1)
-                yield sample
+        raws = read_shard(shard, report.add, limits)
+        for sample in parse_each(raws, lambda key, members: parser(key, members, limits), report.add):
+            report.count(num_read=1)
+            yield sample

@@ -11,7 +11,7 @@ from PIL import Image
 from mobileclip.data.images.limits import ImageError
 from mobileclip.data.samples.members import parse_sample
 from mobileclip.data.samples.sample import ImageTextSample
-from mobileclip.data.shards.files import parse, read_shard
+from mobileclip.data.shards.files import parse_each, read_shard
 from mobileclip.data.skips import Skip
 from mobileclip.datasets.curation.filtering import FilterReport, FilterSpec
 from mobileclip.datasets.curation.scores import Scores
@@ -98,14 +98,11 @@ def _read(chosen: Iterable[_Found]) -> dict[tuple[str, str], ImageTextSample]:
     wanted: dict[str, set[str]] = {}
     for one in chosen:
         wanted.setdefault(one.shard, set()).add(one.key)
-    samples = {}
+    samples: dict[tuple[str, str], ImageTextSample] = {}
     skips: list[Skip] = []
     for shard, keys in wanted.items():
-        for raw in read_shard(shard, skips.append):
-            if raw.key in keys:
-                sample = parse(raw, parse_sample, skips.append)
-                if sample is not None:
-                    samples[shard, raw.key] = sample
+        raws = (raw for raw in read_shard(shard, skips.append) if raw.key in keys)
+        samples |= {(shard, sample.key): sample for sample in parse_each(raws, parse_sample, skips.append)}
     return samples
 
 

@@ -16,7 +16,7 @@ from mobileclip.data.samples.members import parse_sample
 from mobileclip.data.samples.sample import ImageTextSample
 from mobileclip.data.shards.card import CARD
 from mobileclip.data.shards.counts import shard_folder
-from mobileclip.data.shards.files import count_samples, expand_shards, parse, read_shard, runs_program
+from mobileclip.data.shards.files import count_samples, expand_shards, parse_each, read_shard, runs_program
 from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.datasets.sources.access import RowOptions, num_common, paths_of, told
 from mobileclip.datasets.sources.base import Source, Unit, sources
@@ -83,10 +83,7 @@ class ShardUnit(Unit):
     def read(self, report: SkipReport) -> Iterator[ImageTextSample]:
         """Yield the samples; of those with one key, the first that can be used."""
         keys: set[str] = set()
-        for raw in read_shard(self.path, report.add, self.sample_limits):
-            sample = parse(raw, self.sample, report.add)
-            if sample is None:
-                continue
+        for sample in parse_each(read_shard(self.path, report.add, self.sample_limits), self.sample, report.add):
             if sample.key in keys:
                 detail = "an earlier sample of the shard has this key"
                 report.add(Skip(reason="duplicate_key", key=sample.key, shard=self.path, detail=detail))
