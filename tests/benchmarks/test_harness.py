@@ -14,7 +14,7 @@ import attrs
 import pytest
 
 from benchmarks import __main__ as commands
-from benchmarks.__main__ import BENCHMARKS, bench_of, listed
+from benchmarks.__main__ import BENCHMARKS, bench_of
 from benchmarks.harness import (
     Bench,
     Case,
@@ -220,9 +220,9 @@ def test_the_table_has_units_intervals_holes_and_failures():
 def test_every_benchmark_is_listed_with_an_example_that_is_one(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["benchmarks"])
     commands.main()
-    assert capsys.readouterr().out.strip() == listed().strip()
+    said = capsys.readouterr().out
     for name in BENCHMARKS:
-        assert re.search(rf"^{name}: \S.*\n    (python -m benchmarks {name}\b|make {name}\b)", listed(), re.MULTILINE)
+        assert re.search(rf"^{name}: \S.*\n +(python -m benchmarks {name}\b|make {name}\b)", said, re.MULTILINE)
     monkeypatch.setattr(sys, "argv", ["benchmarks", "speed"])
     with pytest.raises(SystemExit, match=r"there is no benchmark 'speed'; there are: models, latency, "):
         commands.main()
