@@ -93,8 +93,8 @@ def test_memory_that_is_freed_stays_with_the_process():
         "import resource, runpy, sys, numpy as np\n"
         "pages = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "assert sys.argv[2] == 'given back' or runpy.run_path(sys.argv[1])['keep_memory']()\n"
-        "np.ones(2**25); before = pages()\n"
-        "for _ in range(3): np.ones(2**25)\n"
+        "np.ones(2**23); before = pages()\n"
+        "for _ in range(3): np.ones(2**23)\n"
         "print(pages() - before)"
     )
     kept, given_back = (

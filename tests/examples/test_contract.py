@@ -105,7 +105,7 @@ def test_probabilities_are_the_models(contract, folder):
 @pytest.mark.parametrize("normalize", [True, False])
 def test_golden_vectors_tell_right_from_wrong(contract, tmp_path, normalize):
     model = seeing(TRANSFORMERS)
-    spec = ExportSpec(out=tmp_path / "out", target="torch", normalize=normalize)
+    spec = ExportSpec(out=tmp_path / "out", target="torch", tower="text", normalize=normalize)
     export = contract.read_export(export_model(model, spec), target="torch")
 
     def encode(tokens):
