@@ -5,19 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from mobileclip.cli import (
-    COMMANDS,
-    COMMON,
-    KEYED,
-    OLD_COMMANDS,
-    OLD_FLAGS,
-    OLD_PLACES,
-    Command,
-    Commands,
-    Flag,
-    flags_of,
-    keys_of,
-)
+from mobileclip.cli import COMMANDS, Command, Commands
+from mobileclip.cli.flags import COMMON, KEYED, Flag, flags_of, keys_of
+from mobileclip.cli.renamed import OLD_COMMANDS, OLD_FLAGS, OLD_PLACES
 
 PAGE = Path(__file__).parents[1] / "docs" / "flags.md"
 _HEAD = """# Flags

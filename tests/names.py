@@ -20,7 +20,9 @@ from typing import Any, TextIO
 from unittest import mock
 
 import mobileclip
-from mobileclip.cli import COMMANDS, COMMON, KEYED, OLD_COMMANDS, OLD_FLAGS, Commands, flags_of, main
+from mobileclip.cli import COMMANDS, Commands, main
+from mobileclip.cli.flags import COMMON, KEYED, flags_of
+from mobileclip.cli.renamed import OLD_COMMANDS, OLD_FLAGS
 from mobileclip.recipes.flags import FLAGS
 from mobileclip.registry import Registry
 

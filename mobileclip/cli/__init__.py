@@ -9,23 +9,6 @@ import sys
 
 from mobileclip.cli import recipes
 from mobileclip.cli.commands import Command, Commands
-from mobileclip.cli.flags import (
-    COMMON as COMMON,
-    KEYED as KEYED,
-    SHORT as SHORT,
-    Fields as Fields,
-    Flag as Flag,
-    flags_of as flags_of,
-    keys_of as keys_of,
-    reader_of as reader_of,
-    spelled_out as spelled_out,
-)
-from mobileclip.cli.renamed import (
-    OLD_COMMANDS as OLD_COMMANDS,
-    OLD_FLAGS as OLD_FLAGS,
-    OLD_PLACES as OLD_PLACES,
-    with_new_names as with_new_names,
-)
 from mobileclip.cli.table import COMMANDS
 from mobileclip.extras import VERSION
 from mobileclip.machine import machine_line

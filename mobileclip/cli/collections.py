@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from mobileclip.cli.checks import require_at_least, require_file
-from mobileclip.cli.indexing import IndexFolder, brought_up_to_date, opened, place_of, source_of
-from mobileclip.cli.models import Checkpoint, Device, Model, Workers
+from mobileclip.cli.flags import Fields
+from mobileclip.cli.indexing import IndexFolder, brought_up_to_date, opened, place_of
+from mobileclip.cli.models import Device, ModelFlags, Workers
 from mobileclip.cli.outputs import outputs, require_sheet, write_sheet
 from mobileclip.processes import default_workers
 from mobileclip.storage import printable, require_output
@@ -21,7 +22,7 @@ from mobileclip.terminal.pictures import can_show_pictures, show_pictures
 from mobileclip.terminal.status import conclude
 
 if TYPE_CHECKING:
-    from mobileclip.collections import Collection, Condition, Match
+    from mobileclip.collections import Match
 
 # Columns of a terminal.
 _THUMBNAIL = 32
@@ -92,25 +93,18 @@ def search(
     if thumbnails and (as_json or not can_show_pictures()):
         raise ValueError("--thumbnails needs a terminal with colours, and no --json; --output FILE.png draws a file")
     collection = opened(index_folder or newest_index(), device, trust=trust)
-    ask = partial(
-        _answer,
-        collection,
-        image=image,
-        without=without,
-        where=conditions,
-        k=k,
-        all_frames=all_frames,
-        thumbnails=thumbnails,
-        sheet=output,
-        as_json=as_json,
-    )
+    find = partial(collection.search, image=image, without=without, where=conditions, k=k, all_frames=all_frames)
+    show = partial(_show, thumbnails=thumbnails, as_json=as_json)
     if query is not None or image:
-        ask(query)
+        matches = find(() if query is None else (query,))
+        show(matches)
+        if output is not None:
+            _draw(output, " and ".join((*(() if query is None else (query,)), *image)), matches)
         return
     if sys.stdin.isatty():
         say(f"{len(collection):,} pictures in {collection.path}; type what they show, and end with Ctrl-D", error=True)
     for line in filter(str.strip, sys.stdin):
-        ask(line.strip())
+        show(find((line.strip(),)))
 
 
 def dedup(
@@ -118,10 +112,9 @@ def dedup(
     /,
     *,
     index_folder: IndexFolder = None,
-    model: Model = None,
-    checkpoint: Checkpoint = None,
-    device: Device = "auto",
-    trust: bool = False,
+    model: Annotated[
+        ModelFlags, Fields(flags=("model", "device", "trust"), without=("image_size", "context_length"))
+    ] = ModelFlags(),  # noqa: B008  frozen
     num_workers: Annotated[int | None, Workers] = None,
     threshold: Annotated[float, arg(metavar="SIMILARITY")] = 0.95,
     output: Annotated[tuple[Path, ...], arg(metavar="LIST.jsonl|PAGE.html")] = (),
@@ -145,10 +138,7 @@ def dedup(
         inputs: image files, folders and tar shards; see mobileclip index.
         index_folder: where the index is; by default a place in the user's cache for these inputs, and without inputs
             the one that was written last.
-        model: of a new index; see mobileclip index.
-        checkpoint: weights of the model.
-        device: where to compute; see mobileclip index.
-        trust: run an export that another machine wrote; see mobileclip classify.
+        model: of a new index, and where it computes.
         num_workers: processes that read and decode; see mobileclip index.
         threshold: cosine similarity from which on two pictures show the same.
         output: the list to write, duplicates.jsonl by default; and, where one is named too, a page to look at, which
@@ -162,15 +152,14 @@ def dedup(
     workers = default_workers(num_workers)
     require_at_least(1, num_workers=workers)
     require_threshold(threshold)
-    if not inputs and (model or checkpoint):
+    if not inputs and (model.model or model.checkpoint):
         raise ValueError("an index keeps its model: --model is for pictures that are given")
     listed, page = outputs(output, (".jsonl",), (".html",), overwrite=overwrite)
     listed = listed or Path("duplicates.jsonl")
     require_output(listed, overwrite=overwrite)
     if inputs:
         options = IndexOptions(num_workers=workers)
-        source = source_of(model, checkpoint)
-        collection, report = brought_up_to_date(inputs, index_folder, source, device, options, trust=trust)
+        collection, report = brought_up_to_date(inputs, index_folder, model, options)
         num_left_out = report.num_left_out
     else:
         collection, num_left_out = Collection.open(place_of(index_folder, inputs)), 0
@@ -227,24 +216,10 @@ def serve(
     server.serve(opened(index_folder or newest_index(), device, trust=trust), port=port)
 
 
-def _answer(
-    collection: Collection,
-    query: str | None,
-    *,
-    image: tuple[str, ...],
-    without: tuple[str, ...],
-    where: Sequence[Condition],
-    k: int,
-    all_frames: bool,
-    thumbnails: bool,
-    sheet: Path | None,
-    as_json: bool,
-) -> None:
+def _show(matches: Sequence[Match], *, thumbnails: bool, as_json: bool) -> None:
     """Print what one query finds."""
     from mobileclip.collections.searching.pictures import small_pictures
 
-    texts = () if query is None else (query,)
-    matches = collection.search(texts, image=image, without=without, where=where, k=k, all_frames=all_frames)
     # A line break in a name would make another result of its rest.
     lines = [f"{match.score:6.3f}  {printable(match.name, limit=_LONGEST_NAME)}" for match in matches]
     if as_json:
@@ -255,8 +230,6 @@ def _answer(
         show_pictures(zip(small_pictures(matches, _THUMBNAIL), lines, strict=True))
     else:
         say("\n".join(lines))
-    if sheet is not None:
-        _draw(sheet, " and ".join((*texts, *image)), matches)
 
 
 def _draw(path: Path, title: str, matches: Sequence[Match]) -> None:

@@ -12,7 +12,7 @@ from mobileclip.cli.data import require_shards
 from mobileclip.cli.flags import Key
 from mobileclip.cli.models import Device
 from mobileclip.cli.outputs import SHEETS, outputs, write_sheet
-from mobileclip.cli.sharing import Shared, Sharing
+from mobileclip.cli.sharing import Sharing
 from mobileclip.terminal import print_table, say
 from mobileclip.terminal.status import conclude
 
@@ -26,7 +26,7 @@ def score(
     *,
     output: Annotated[Path, arg(metavar="FOLDER")],
     vectors: bool = False,
-    sharing: Shared = Sharing(),  # noqa: B008  frozen
+    sharing: Sharing = Sharing(),  # noqa: B008  frozen
     status: bool = False,
 ) -> None:
     """Score every sample of reinforced shards: how well its captions fit its image, as each teacher sees it.

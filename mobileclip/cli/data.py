@@ -10,9 +10,9 @@ from tyro.conf import Positional, arg
 
 from mobileclip.cli.checks import require_at_least, require_file, require_folder
 from mobileclip.cli.flags import Fields, Key
-from mobileclip.cli.models import Device, Rows
+from mobileclip.cli.models import Device
 from mobileclip.cli.outputs import require_sheet, write_sheet
-from mobileclip.cli.sharing import Shared, Sharing
+from mobileclip.cli.sharing import Sharing
 from mobileclip.datasets.joining.spec import JoinSpec
 from mobileclip.datasets.sources import RowOptions
 from mobileclip.storage import check_address, is_remote, local_path, require_output
@@ -31,7 +31,7 @@ def join(
             without=("sample_limits",),
         ),
     ],
-    sharing: Shared = Sharing(),  # noqa: B008  frozen
+    sharing: Sharing = Sharing(),  # noqa: B008  frozen
     status: bool = False,
 ) -> None:
     """Put the images into reinforced shards, which are published without them.
@@ -82,8 +82,8 @@ def urls(
     /,
     *,
     output: Annotated[str, arg(metavar="TABLE")],
-    rows: Rows = RowOptions(),  # noqa: B008  frozen
-    sharing: Shared = Sharing(),  # noqa: B008  frozen
+    rows: RowOptions = RowOptions(),  # noqa: B008  frozen
+    sharing: Sharing = Sharing(),  # noqa: B008  frozen
     overwrite: bool = False,
 ) -> None:
     """Write the table of URLs that img2dataset downloads.
@@ -159,7 +159,7 @@ def count(
     shards: Annotated[Positional[tuple[str, ...]], arg(metavar="SHARDS")],
     /,
     *,
-    sharing: Shared = Sharing(),  # noqa: B008  frozen
+    sharing: Sharing = Sharing(),  # noqa: B008  frozen
     overwrite: bool = False,
 ) -> None:
     """Count the samples of shards and keep the numbers in a sizes.json beside them.
@@ -197,7 +197,7 @@ def check(
     samples: Annotated[int, arg(metavar="N")] = 32,
     num_shards: Annotated[int | None, Key()] = None,
     num_rows: Annotated[int | None, Key()] = None,
-    sharing: Shared = Sharing(),  # noqa: B008  frozen
+    sharing: Sharing = Sharing(),  # noqa: B008  frozen
     device: Device = "auto",
     seed: Annotated[int, Key()] = 0,
 ) -> None:

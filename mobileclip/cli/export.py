@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 
 from mobileclip.cli.checks import require_folder, require_there
 from mobileclip.cli.flags import Fields, Key
-from mobileclip.cli.models import Checkpoint, Rows, split
+from mobileclip.cli.models import Checkpoint, split
 from mobileclip.datasets.sources import RowOptions
 from mobileclip.export.spec import ExportSpec
 from mobileclip.storage import require_output_folder
@@ -38,7 +38,7 @@ def export(
     data: Annotated[str | None, arg(metavar="DATA")] = None,
     max_images: Annotated[int, Key()] = 100,
     calibration: Annotated[str | None, Key()] = None,
-    rows: Rows = RowOptions(),  # noqa: B008  frozen
+    rows: RowOptions = RowOptions(),  # noqa: B008  frozen
     place: Annotated[str | None, arg(name="for", metavar="iphone|android|browser|server|...")] = None,
     overwrite: bool = False,
 ) -> None:
@@ -112,7 +112,7 @@ def verify(
     data: str | None = None,
     model: Annotated[str | None, arg(metavar="FILE|FOLDER|hf-hub:OWNER/NAME")] = None,
     output: Annotated[Path, arg(metavar="FOLDER")] = Path("outputs/verification"),
-    rows: Rows = RowOptions(),  # noqa: B008  frozen
+    rows: RowOptions = RowOptions(),  # noqa: B008  frozen
 ) -> None:
     """Run an export in its runtime, and measure it against the model that it was made of.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import attrs
 from tyro.conf import Positional, arg
@@ -32,6 +32,7 @@ COMMON = {
 }
 """Flags of every command, with what they are for."""
 
+_T = TypeVar("_T")
 _POSITIONAL = get_args(Positional[int])[1]
 _NO, _YES = ("false", "no", "off", "0"), ("", "true", "yes", "on", "1")
 
@@ -56,14 +57,14 @@ class Fields:
     """Says of an argument that it is a spec, whose fields are flags.
 
     Args:
-        flags: those that are; the others are keys.
+        flags: those that are, all by default; the others are keys.
         places: those that are typed without a name, in their order.
         without: those that cannot be typed.
         names: what some are called, in place of the field's own name.
         keys: the flag whose keys the others are.
     """
 
-    flags: tuple[str, ...] = ()
+    flags: tuple[str, ...] | None = None
     places: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     names: Mapping[str, str] = attrs.field(factory=dict)
@@ -122,18 +123,45 @@ class Flag:
         )
 
 
-def flags_of(function: Callable[..., Any]) -> tuple[Flag, ...]:
-    """Return all flags, keys and positional arguments of a command."""
-    hints, texts = get_type_hints(function, include_extras=True), _texts(function)
+def flags_of(
+    target: Callable[..., Any], fields: Fields | None = None, path: tuple[str, ...] = (), given: object = None
+) -> tuple[Flag, ...]:
+    """Return all flags, keys and positional arguments of a command.
+
+    Args:
+        target: its function; or a spec, whose fields they are.
+        fields: what is a flag of a spec; everything, without.
+        path: where the spec is.
+        given: a spec whose values are the defaults.
+    """
+    hints, texts = get_type_hints(target, include_extras=True), _texts(target)
     found: list[Flag] = []
-    for name, parameter in inspect.signature(function).parameters.items():
-        kind, said = hints[name], get_args(hints[name])[1:]
-        fields = next((one for one in said if isinstance(one, Fields)), None)
-        if fields is not None:
-            found += _of_spec(_bare(kind), (name,), parameter.default, fields)
-        else:
-            keyed = next((one.flag for one in said if isinstance(one, Key)), None)
-            found.append(_flag((name,), kind, parameter.default, texts.get(name, ""), keyed))
+    for name, default in _arguments(target, given):
+        kind, said = _bare(hints[name]), get_args(hints[name])[1:]
+        if fields is not None and name in fields.without:
+            continue
+        if isinstance(kind, type) and attrs.has(kind):
+            # Rows are read alike by every command.
+            inner = Fields(flags=(), keys="--rows") if name == "rows" else _said(said, Fields, fields)
+            found += flags_of(kind, inner, (*path, name), default)
+            continue
+        is_place = fields is not None and name in fields.places
+        kept_back = fields is not None and fields.flags is not None and name not in fields.flags and not is_place
+        keyed = _said(said, Key, Key(fields.keys) if fields is not None and kept_back else None)
+        called = next((one.name for one in said if getattr(one, "name", None)), name.replace("_", "-"))
+        called = called if fields is None else fields.names.get(name, called)
+        metavar = next((one.metavar for one in said if getattr(one, "metavar", None)), name.upper())
+        is_positional = is_place or _POSITIONAL in said
+        flag = Flag(
+            path=(*path, name),
+            name=metavar if is_positional else f"--{called}",
+            kind=Annotated[hints[name], _POSITIONAL, arg(metavar=metavar)] if is_place else hints[name],
+            default=default,
+            about=texts.get(name, ""),
+            keyed=None if keyed is None else keyed.flag,
+            is_positional=is_positional,
+        )
+        found.append(flag)
     return tuple(found)
 
 
@@ -228,49 +256,20 @@ def _as_flag(name: str, flag: Flag, value: str) -> str:
     return flag.name if value.lower() in _YES else f"--no-{flag.key}"
 
 
-def _of_spec(spec: type, path: tuple[str, ...], default: object, fields: Fields) -> Iterator[Flag]:
-    hints, texts = get_type_hints(spec, include_extras=True), _texts(spec)
-    for field in attrs.fields(spec):
-        kind = hints[field.name]
-        if field.name in fields.without:
-            continue
-        if field.name in fields.places:
-            kind = _placed(kind, field.name)
-        inner = _bare(kind)
-        own = default if attrs.has(type(default)) else None
-        value = _default_of(field) if own is None else getattr(own, field.name)
-        if isinstance(inner, type) and attrs.has(inner):
-            # Rows are read alike by every command.
-            keys = "--rows" if field.name == "rows" else fields.keys
-            yield from _of_spec(inner, (*path, field.name), value, Fields(keys=keys))
-            continue
-        keyed = None if field.name in fields.flags + fields.places else fields.keys
-        flag = _flag((*path, field.name), kind, value, texts.get(field.name, ""), keyed)
-        named_as = fields.names.get(field.name)
-        yield flag if named_as is None else attrs.evolve(flag, name=f"--{named_as}")
+def _arguments(target: Any, given: object) -> Iterator[tuple[str, object]]:
+    """Yield the arguments of a function, or the fields of a class, with their defaults."""
+    if not attrs.has(target):
+        yield from ((name, one.default) for name, one in inspect.signature(target).parameters.items())
+        return
+    for field in attrs.fields(target):
+        make = getattr(field.default, "factory", None)
+        default = inspect.Parameter.empty if field.default is attrs.NOTHING else field.default
+        default = default if make is None else make()
+        yield field.name, getattr(given, field.name) if attrs.has(type(given)) else default
 
 
-def _flag(path: tuple[str, ...], kind: Any, default: object, about: str, keyed: str | None) -> Flag:
-    said = get_args(kind)[1:] if get_origin(kind) is Annotated else ()
-    given = next((one.name for one in said if getattr(one, "name", None)), path[-1].replace("_", "-"))
-    is_positional = _POSITIONAL in said
-    metavar = next((one.metavar for one in said if getattr(one, "metavar", None)), given.upper())
-    return Flag(
-        path=path,
-        name=metavar if is_positional else f"--{given}",
-        kind=kind,
-        default=default,
-        about=about,
-        keyed=keyed,
-        is_positional=is_positional,
-    )
-
-
-def _default_of(field: attrs.Attribute[Any]) -> object:
-    if field.default is attrs.NOTHING:
-        return inspect.Parameter.empty
-    make = getattr(field.default, "factory", None)
-    return field.default if make is None else make()
+def _said(said: Sequence[Any], kind: type[_T], otherwise: _T | None) -> _T | None:
+    return next((one for one in said if isinstance(one, kind)), otherwise)
 
 
 def _gathered(function: Callable[..., Any], values: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
@@ -298,10 +297,6 @@ def _with(function: Callable[..., Any], parameters: list[inspect.Parameter]) -> 
     function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     function.__annotations__ = {one.name: one.annotation for one in parameters}
     return function
-
-
-def _placed(kind: Any, name: str) -> Any:
-    return Annotated[kind, _POSITIONAL, arg(metavar=name.upper())]
 
 
 def _bare(kind: Any) -> Any:

@@ -11,19 +11,7 @@ from tyro.conf import Positional, arg
 
 from mobileclip.cli.checks import require_at_least
 from mobileclip.cli.flags import Key
-from mobileclip.cli.models import (
-    DEFAULT_MODEL,
-    BatchSize,
-    Checkpoint,
-    ContextLength,
-    Device,
-    ImageSize,
-    Model,
-    Workers,
-    called,
-    report_left_out,
-    report_skipped,
-)
+from mobileclip.cli.models import DEFAULT_MODEL, ModelFlags, Workers, report_left_out, report_skipped
 from mobileclip.hardware.precision import FastPrecision
 from mobileclip.processes import default_workers
 from mobileclip.storage import printable, require_output, require_output_folder
@@ -46,13 +34,8 @@ def index(
     /,
     *,
     index_folder: IndexFolder = None,
-    model: Model = None,
-    checkpoint: Checkpoint = None,
-    image_size: ImageSize = None,
-    context_length: ContextLength = None,
-    device: Device = "auto",
-    trust: bool = False,
-    batch_size: BatchSize = 32,
+    model: ModelFlags = ModelFlags(),  # noqa: B008  frozen
+    batch_size: Annotated[int, Key()] = 32,
     num_workers: Annotated[int | None, Workers] = None,
     engine: Literal["inline", "local", "ray"] = "inline",
     ray_address: Annotated[str | None, Key("--engine")] = None,
@@ -83,16 +66,7 @@ def index(
         index_folder: where the index is; by default a place in the user's cache for these inputs, which is printed, and
             without inputs the one that was written last. A new one there begins with what the index of a folder that
             was moved knows of the pictures.
-        model: a name, a checkpoint in any known layout, a folder with one or with an export, hf-hub:OWNER/NAME, or
-            NAME=FILE where a file does not say what it holds; of a name alone, the published weights are fetched from
-            the hub, once. mobileclip_s0 by default. An index keeps the model that it was made with.
-        checkpoint: weights of the model.
-        image_size: side of the images, where not the model's own; a ViT's positions are interpolated.
-        context_length: ids per text, where fewer than the model's own; see load_model in mobileclip.encoders.
-        device: where to compute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there. Of an export:
-            cpu, or what its runtime has here.
-        trust: run an export that another machine wrote; see mobileclip classify. An index does not remember it: search
-            and serve take it too.
+        model: which it is, and where it computes.
         batch_size: images encoded at once.
         num_workers: processes that read and decode beside the model; by default one per core, sixteen at most. With an
             engine, processes or actors that have a model each.
@@ -141,11 +115,10 @@ def index(
         video_seconds=video_seconds,
         precision=precision,
     )
-    source = source_of(model, checkpoint, image_size=image_size, context_length=context_length)
     if output is not None:
         require_output(output, overwrite=overwrite, suffixes=(".safetensors",))
-    shared = _engine(engine, workers, device, ray_address, gpus_per_worker)
-    collection, report = brought_up_to_date(inputs, index_folder, source, device, options, trust=trust, engine=shared)
+    shared = _engine(engine, workers, model.device, ray_address, gpus_per_worker)
+    collection, report = brought_up_to_date(inputs, index_folder, model, options, engine=shared)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         written = collection.export(output, overwrite=overwrite)
@@ -209,11 +182,9 @@ def _engine(
 def brought_up_to_date(
     inputs: Sequence[str],
     index_folder: Path | None,
-    source: ModelSource,
-    device: str,
+    model: ModelFlags,
     options: IndexOptions,
     *,
-    trust: bool = False,
     engine: Engine | None = None,
 ) -> tuple[Collection, IndexReport]:
     """Bring an index up to date, and say what became of the pictures.
@@ -221,10 +192,8 @@ def brought_up_to_date(
     Args:
         inputs: as a person gives them; without any, those that the index was made of.
         index_folder: of the index, which may not be there yet; see `place_of`.
-        source: the model that is asked for.
-        device: where to compute.
+        model: that is asked for.
         options: how.
-        trust: whether whoever made an export may run anything here.
         engine: whose workers read and encode; None for this process.
 
     Raises:
@@ -238,8 +207,8 @@ def brought_up_to_date(
     found = scan(inputs or Store.open(folder).inputs, may_be_missing=not inputs)
     say(f"the index is {folder}")
     if index_folder is None and not is_index(folder):
-        _take_along(folder, found, source)
-    collection = opened_for(folder, source, device, trust=trust)
+        _take_along(folder, found, source_of(model))
+    collection = opened_for(folder, model)
     report = collection.add_found(found, options, engine)
     report_left_out(report.left_out)
     for path, count in report.missing.items():
@@ -262,13 +231,12 @@ def brought_up_to_date(
     return collection, report
 
 
-def source_of(model: str | None, checkpoint: str | None, **sizes: int | None) -> ModelSource:
-    """Return the model that is asked for, by its name, its file or both; nothing where none is."""
+def source_of(model: ModelFlags) -> ModelSource:
+    """Return the model that is asked for; nothing where none is."""
     from mobileclip.collections import ModelSource
 
-    if model is not None:
-        model, checkpoint = called(model, checkpoint)
-    return ModelSource(model=model, checkpoint=checkpoint, **sizes)
+    name, file = model.named()
+    return ModelSource(model=name, checkpoint=file, image_size=model.image_size, context_length=model.context_length)
 
 
 def place_of(index_folder: Path | None, inputs: Sequence[str]) -> Path:
@@ -311,12 +279,13 @@ def opened(folder: Path, device: str, *, trust: bool) -> Collection:
     return Collection(store, device=device_for(kept.model, kept.checkpoint, device), trust=trust)
 
 
-def opened_for(folder: Path, source: ModelSource, device: str, *, trust: bool) -> Collection:
+def opened_for(folder: Path, asked: ModelFlags) -> Collection:
     """Return the index in a folder, or a new one; one that is there is of the model that is asked for, if any is."""
     from mobileclip.collections import Collection, ModelSource
     from mobileclip.collections.store.store import Store, is_index
     from mobileclip.inference.loading import device_for, require_model
 
+    source, device, trust = source_of(asked), asked.device, asked.trust
     if is_index(folder) and source == ModelSource():
         return opened(folder, device, trust=trust)
     _require_index_or_room(folder)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
+import attrs
 from tyro.conf import Positional, arg
 
 from mobileclip.cli.checks import require_at_least, require_checkpoint, require_file, without_repeats
-from mobileclip.cli.flags import HIDDEN, Fields, Key
+from mobileclip.cli.flags import HIDDEN, Key
 from mobileclip.datasets.sources import RowOptions
 from mobileclip.hardware.precision import FastPrecision
 from mobileclip.storage import is_same, require_output
@@ -25,14 +26,83 @@ _MOST_NAMED = 100
 
 DEFAULT_MODEL = "mobileclip_s0"
 
-Model = Annotated[str | None, arg(metavar="NAME|FILE|NAME=FILE")]
 Checkpoint = Annotated[str | None, HIDDEN]
-Rows = Annotated[RowOptions, Fields(keys="--rows")]
 Device = Annotated[str, arg(metavar="auto|cuda|mps|cpu")]
-ImageSize = Annotated[int | None, Key()]
-ContextLength = Annotated[int | None, Key()]
 BatchSize = Annotated[int, Key()]
 Workers = arg(metavar="PROCESSES")
+
+_T = TypeVar("_T")
+
+
+@attrs.frozen(kw_only=True)
+class ModelFlags:
+    """Which model a command takes, and where it computes.
+
+    Args:
+        model: a name, a checkpoint in any known layout, a folder with one or with an export, hf-hub:OWNER/NAME, or
+            NAME=FILE where a file does not say what it holds. Of a name alone, the published weights are fetched from
+            the hub, once. mobileclip_s0 by default; an index keeps the model that it was made with.
+        checkpoint: weights of the model.
+        image_size: side of the images, where not the model's own; a ViT's positions are interpolated.
+        context_length: ids per text, where fewer than the model's own; see load_model in mobileclip.encoders.
+        device: where to compute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there. Of an export:
+            cpu, or what its runtime has here.
+        trust: run an export of another target than ONNX that another machine wrote, whose runtime does not validate
+            files: whoever made it could then run anything on this machine. An index does not remember it.
+    """
+
+    model: Annotated[str | None, arg(metavar="NAME|FILE|NAME=FILE")] = None
+    checkpoint: Checkpoint = None
+    image_size: Annotated[int | None, Key()] = None
+    context_length: Annotated[int | None, Key()] = None
+    device: Device = "auto"
+    trust: bool = False
+
+    def named(self) -> tuple[str | None, str | None]:
+        """Return the name of the model and its file, as far as they are given: `--model` takes either, or NAME=FILE.
+
+        Raises:
+            ValueError: if two files are given.
+        """
+        from mobileclip.encoders.checkpoints import packaged
+        from mobileclip.inference.loading import holds_weights
+
+        if self.model is None:
+            return None, self.checkpoint
+        name, file = split(self.model)
+        if file is None and holds_weights(name) and packaged(name) is None:
+            return self._one(None, name)
+        return name, self.checkpoint if file is None else self._one(name, file)[1]
+
+    def _one(self, name: str | None, file: str) -> tuple[str | None, str]:
+        if self.checkpoint is not None:
+            raise ValueError(f"{file} and {self.checkpoint} are two files of one model; give one of them")
+        return name, file
+
+    def load(self, load: Callable[..., _T]) -> _T:
+        """Return the model as a function loads it, having made sure that there is one.
+
+        Args:
+            load: one of `mobileclip.inference.loading`.
+
+        Raises:
+            ValueError, FileNotFoundError: if there is no such model, or no such device.
+        """
+        from mobileclip.inference.loading import device_for, require_model
+
+        name, file = self.named()
+        name = name or (None if file else DEFAULT_MODEL)
+        place = device_for(name, file, self.device)
+        require_model(name, file)
+        sizes = {"image_size": self.image_size, "context_length": self.context_length}
+        return load(name, file, device=place, trust=self.trust, **sizes)
+
+
+def split(text: str) -> tuple[str, str | None]:
+    """Return the name of a model and its file, where NAME=FILE is given; otherwise the text, and no file."""
+    name, _, file = text.partition("=")
+    is_path = any(mark in name for mark in ("/", os.sep, ":")) or Path(text).exists()
+    return (text, None) if is_path or not (name and file) else (name, file)
 
 
 def classify(
@@ -40,13 +110,8 @@ def classify(
     labels: Annotated[Positional[tuple[str, ...]], arg(metavar="LABEL...")],
     /,
     *,
-    model: Model = None,
-    checkpoint: Checkpoint = None,
+    model: ModelFlags = ModelFlags(),
     template: str = "{}",
-    image_size: ImageSize = None,
-    context_length: ContextLength = None,
-    device: Device = "auto",
-    trust: bool = False,
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
     """Print how probable each label is for an image, the most probable first.
@@ -56,31 +121,18 @@ def classify(
     Args:
         image: an image file.
         labels: the texts to choose among.
-        model: a name, a checkpoint in any known layout, a folder with one or with an export, hf-hub:OWNER/NAME, or
-            NAME=FILE where a file does not say what it holds; of a name alone, the published
-            weights are fetched from the hub, once. mobileclip_s0 by default.
-        checkpoint: weights of the model.
+        model: which it is, and where it computes.
         template: the sentence that each label is put into, such as "a photo of a {}".
-        image_size: side of the images, where not the model's own; a ViT's positions are interpolated.
-        context_length: ids per text, where fewer than the model's own; see load_model in mobileclip.encoders.
-        device: where to compute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there. Of an export:
-            cpu, or what its runtime has here.
-        trust: run an export of another target than ONNX that another machine wrote, whose runtime does not validate
-            files: whoever made it could then run anything on this machine.
         as_json: print one JSON object instead of lines.
     """
     from mobileclip.data.images.transform import load_image
-    from mobileclip.inference.loading import device_for, load, require_model
+    from mobileclip.inference.loading import load
     from mobileclip.inference.zero_shot import require_labels
 
     require_labels(labels, template)
     require_file(image, "an image file")
     load_image(image)  # what cannot be read is said before weights are fetched
-    name, checkpoint = called(model, checkpoint)
-    place = device_for(name, checkpoint, device)
-    require_model(name, checkpoint)
-    clip = load(name, checkpoint, device=place, image_size=image_size, context_length=context_length, trust=trust)
-    scores = clip.classify(image, labels, template=template)
+    scores = model.load(load).classify(image, labels, template=template)
     if as_json:
         say_json(scores)
         return
@@ -94,16 +146,11 @@ def embed(
     *,
     texts: Path | None = None,
     output: Annotated[Path, arg(metavar="ARCHIVE.npz")] = Path("embeddings.npz"),
-    model: Model = None,
-    checkpoint: Checkpoint = None,
-    image_size: ImageSize = None,
-    context_length: ContextLength = None,
-    device: Device = "auto",
-    trust: bool = False,
+    model: ModelFlags = ModelFlags(),
     batch_size: BatchSize = 32,
     num_workers: Annotated[int, Workers] = 1,
     precision: FastPrecision = "float32",
-    rows: Rows = RowOptions(),  # noqa: B008  frozen
+    rows: RowOptions = RowOptions(),  # noqa: B008  frozen
     overwrite: bool = False,
     append: bool = False,
 ) -> None:
@@ -120,15 +167,7 @@ def embed(
             called like an image is left out and counted.
         texts: a UTF-8 file with one text per line.
         output: the archive to write, *.npz.
-        model: a name, a checkpoint in any known layout, a folder with one or with an export, hf-hub:OWNER/NAME, or
-            NAME=FILE where a file does not say what it holds; of a name alone, the published
-            weights are fetched from the hub, once. mobileclip_s0 by default.
-        checkpoint: weights of the model.
-        image_size: side of the images, where not the model's own; a ViT's positions are interpolated.
-        context_length: ids per text, where fewer than the model's own; see load_model in mobileclip.encoders.
-        device: where to compute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there. Of an export:
-            cpu, or what its runtime has here.
-        trust: run an export that another machine wrote; see mobileclip classify.
+        model: which it is, and where it computes.
         batch_size: images or texts encoded at once.
         num_workers: processes that read and decode images beside the model.
         precision: what the image tower may compute in on a processor, where there are hundreds of image files: its
@@ -140,7 +179,7 @@ def embed(
     """
     from mobileclip.inference.archive import SUFFIXES, read_embeddings, write_embeddings
     from mobileclip.inference.embedding import embed_inputs
-    from mobileclip.inference.loading import device_for, load_identified, require_model
+    from mobileclip.inference.loading import load_identified
 
     require_at_least(1, batch_size=batch_size, num_workers=num_workers)
     if overwrite and append:
@@ -148,12 +187,7 @@ def embed(
     require_output(output, overwrite=overwrite or append, suffixes=SUFFIXES)
     chosen = _embedding_inputs(inputs, texts, rows)
     before = read_embeddings(output) if append and output.exists() else None
-    name, checkpoint = called(model, checkpoint)
-    place = device_for(name, checkpoint, device)
-    require_model(name, checkpoint)
-    clip, identity = load_identified(
-        name, checkpoint, device=place, image_size=image_size, context_length=context_length, trust=trust
-    )
+    clip, identity = model.load(load_identified)
     names = {"here": f"the embeddings in {output}", "there": "the new ones"}
     if before is not None:
         before.model.require_same(identity, **names)
@@ -176,33 +210,6 @@ def embed(
     done = "wrote" if before is None else "added"
     say(f"{done} {len(new.image_paths)} image and {len(new.texts)} text embeddings to {output}")
     conclude(left_out=skipped)
-
-
-def called(model: str | None, checkpoint: str | None) -> tuple[str | None, str | None]:
-    """Return the name of a model and its file, as far as they are given: `--model` takes either, or NAME=FILE.
-
-    Raises:
-        ValueError: if two files are given.
-    """
-    from mobileclip.encoders.checkpoints import packaged
-    from mobileclip.inference.loading import holds_weights
-
-    if model is None:
-        return (None, checkpoint) if checkpoint else (DEFAULT_MODEL, None)
-    name: str | None
-    name, file = split(model)
-    if file is None and holds_weights(model) and packaged(model) is None:
-        name, file = None, model
-    if file is not None and checkpoint is not None:
-        raise ValueError(f"{file} and {checkpoint} are two files of one model; give one of them")
-    return name, file or checkpoint
-
-
-def split(text: str) -> tuple[str, str | None]:
-    """Return the name of a model and its file, where NAME=FILE is given; otherwise the text, and no file."""
-    name, _, file = text.partition("=")
-    is_path = any(mark in name for mark in ("/", os.sep, ":")) or Path(text).exists()
-    return (text, None) if is_path or not (name and file) else (name, file)
 
 
 def _embedding_inputs(inputs: tuple[str, ...], texts: Path | None, rows: RowOptions) -> EmbeddingInputs:
@@ -257,8 +264,8 @@ def convert(
     model: Annotated[str | None, HIDDEN] = None,
     tower: Literal["image", "text"] | None = None,
     fold: bool = False,
-    image_size: ImageSize = None,
-    context_length: ContextLength = None,
+    image_size: Annotated[int | None, Key()] = None,
+    context_length: Annotated[int | None, Key()] = None,
     precision: Literal["float32", "float16", "bfloat16"] = "float32",
     overwrite: bool = False,
 ) -> None:

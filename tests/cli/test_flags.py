@@ -8,18 +8,9 @@ from typing import Literal, get_args, get_origin
 
 import pytest
 
-from mobileclip.cli import (
-    COMMON,
-    OLD_COMMANDS,
-    OLD_FLAGS,
-    OLD_PLACES,
-    SHORT,
-    flags_of,
-    main,
-    reader_of,
-    spelled_out,
-    with_new_names,
-)
+from mobileclip.cli import main
+from mobileclip.cli.flags import COMMON, SHORT, flags_of, reader_of, spelled_out
+from mobileclip.cli.renamed import OLD_COMMANDS, OLD_FLAGS, OLD_PLACES, with_new_names
 from mobileclip.terminal import parse
 from tests.flags import PAGE, commands, page, shown
 

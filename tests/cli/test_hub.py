@@ -21,7 +21,7 @@ from tests.datasets.test_opening import class_folder
 def test_a_file_becomes_a_folder_with_its_numbers(capsys, small_file, tmp_path):
     results, folder = tmp_path / "results.jsonl", tmp_path / "model"
     write_results(results, [DatasetResult(key="cars", dataset="Cars", metrics={"main_metric": 0.25, "acc1": 0.25})])
-    options = ("--licence", "mit", "--repository", "me/small", "--results", results)
+    options = ("--license", "mit", "--repository", "me/small", "--results", results)
     status, out, _ = run(capsys, "hub", "save", small_file, folder, *options)
     assert status == 0
     assert out == f"wrote {folder}: README.md, model.safetensors\n"
@@ -39,7 +39,7 @@ def test_a_file_becomes_a_folder_with_its_numbers(capsys, small_file, tmp_path):
 def test_a_folder_stands_for_its_weights_wherever_a_checkpoint_is_named(capsys, monkeypatch, small_file, tmp_path):
     labels = (Path(IMAGES, "coffee.png").resolve(), "a cat", "a cup of coffee", "--json")
     monkeypatch.chdir(tmp_path)
-    assert run(capsys, "hub", "save", small_file, "model", "--licence", "mit")[0] == 0
+    assert run(capsys, "hub", "save", small_file, "model", "--license", "mit")[0] == 0
     of_file = run(capsys, "classify", *labels, "-c", small_file)
     assert of_file[0] == 0
     assert run(capsys, "classify", *labels, "-c", "model") == of_file
@@ -69,7 +69,7 @@ def test_a_folder_called_like_a_model_stands_for_the_model(capsys, monkeypatch, 
 
 def test_one_tower_folded(capsys, small_file, tmp_path):
     status, _, _ = run(
-        capsys, "hub", "save", small_file, tmp_path / "model", "--licence", "mit", "--tower", "image", "--fold"
+        capsys, "hub", "save", small_file, tmp_path / "model", "--license", "mit", "--tower", "image", "--fold"
     )
     assert status == 0
     stored = read_checkpoint(tmp_path / "model" / "model.safetensors")
@@ -78,10 +78,10 @@ def test_one_tower_folded(capsys, small_file, tmp_path):
 
 def test_the_client_is_needed_to_push_alone(capsys, monkeypatch, small_file, tmp_path):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    status, _, err = run(capsys, "hub", "push", small_file, "me/small", "--licence", "mit")
+    status, _, err = run(capsys, "hub", "push", small_file, "me/small", "--license", "mit")
     assert status == 2
     assert err.endswith(f"needs huggingface_hub: {install('hub')}\n")
-    assert run(capsys, "hub", "save", small_file, tmp_path / "model", "--licence", "mit")[0] == 0
+    assert run(capsys, "hub", "save", small_file, tmp_path / "model", "--license", "mit")[0] == 0
     assert from_pretrained(tmp_path / "model", fold=False).spec == read_checkpoint(small_file).spec
 
 
@@ -89,14 +89,14 @@ def test_the_client_is_needed_to_push_alone(capsys, monkeypatch, small_file, tmp
     ("arguments", "message"),
     [
         (("save", "a.pt", "new"), "--license"),
-        (("save", "a.pt", "new", "--licence", "GPL 3"), "expected its name on the hub"),
-        (("save", "a.pt", "new", "--licence", "mit", "--repository", "me"), "expected owner/name"),
-        (("save", "a.pt", "kept", "--licence", "mit"), "kept is there already"),
-        (("save", "a.pt", "kept", "--licence", "mit", "--overwrite"), "is not replaced"),
-        (("save", "a.pt", "new", "--licence", "mit", "--results", "lost.jsonl"), "there is no lost.jsonl"),
-        (("save", "lost.pt", "new", "--licence", "mit"), "there is no lost.pt; expected a checkpoint"),
-        (("push", "a.pt", "me", "--licence", "mit"), "expected owner/name"),
-        (("push", "lost.pt", "me/model", "--licence", "mit"), "there is no lost.pt; expected a checkpoint"),
+        (("save", "a.pt", "new", "--license", "GPL 3"), "expected its name on the hub"),
+        (("save", "a.pt", "new", "--license", "mit", "--repository", "me"), "expected owner/name"),
+        (("save", "a.pt", "kept", "--license", "mit"), "kept is there already"),
+        (("save", "a.pt", "kept", "--license", "mit", "--overwrite"), "is not replaced"),
+        (("save", "a.pt", "new", "--license", "mit", "--results", "lost.jsonl"), "there is no lost.jsonl"),
+        (("save", "lost.pt", "new", "--license", "mit"), "there is no lost.pt; expected a checkpoint"),
+        (("push", "a.pt", "me", "--license", "mit"), "expected owner/name"),
+        (("push", "lost.pt", "me/model", "--license", "mit"), "there is no lost.pt; expected a checkpoint"),
     ],
 )
 def test_arguments_are_looked_at_before_a_model_is_read(capsys, monkeypatch, tmp_path, arguments, message):

@@ -181,7 +181,7 @@ def test_paths_longer_than_a_name_can_be(world):
         ("index", LONG, "-i", f"{LONG}/out/idx", "-c", MODEL, "-j", "1", "--quiet"),
         ("dedup", "-i", f"{LONG}/out/idx", "-o", f"{LONG}/out/l.jsonl", "--page", f"{LONG}/out/l.html", "--quiet"),
         ("convert", MODEL, f"{LONG}/out/m.safetensors"),
-        ("hub", "save", MODEL, f"{LONG}/out/saved", "--licence", "mit"),
+        ("hub", "save", MODEL, f"{LONG}/out/saved", "--license", "mit"),
     ):
         done = run(world, *arguments)
         assert done.status == 0, done.output

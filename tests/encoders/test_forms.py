@@ -120,7 +120,7 @@ class TestDual:
 def test_export(form, layout, files, tmp_path, capsys):
     path, out = files[form, layout], tmp_path / "out"
     model = [path] if layout == "mobileclip" else [NAME, "--checkpoint", path]
-    command = ["export", *model, "--target", "torch", "--tower", "text", "--out", out]
+    command = ["export", *model, "--target", "torch", "--tower", "text", "-o", out]
     status, _, err = ended(capsys, command)
     assert status == 0, err
     assert (out / "mobileclip.json").exists()
@@ -133,7 +133,7 @@ class TestTowers:
         status, out, err = ended(capsys, ["info", path])
         assert (status, json.loads(out)["form"]) == (0, form), err
         assert ended(capsys, ["convert", path, tmp_path / "again.safetensors"])[0] == 0
-        command = ["export", path, "--target", "torch", "--tower", tower, "--out", tmp_path / "out"]
+        command = ["export", path, "--target", "torch", "--tower", tower, "-o", tmp_path / "out"]
         status, _, err = ended(capsys, command)
         assert status == 0, err
 

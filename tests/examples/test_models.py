@@ -184,6 +184,6 @@ def test_an_own_loss_trains_an_own_task_measures_and_an_own_target_exports(scrip
     assert json.loads(results.read_text())["metrics"]["main_metric"] == 1.0
 
     export = ["export", str(tmp_path / "model.safetensors"), "--target", "zipped_torch", "--tower", "image"]
-    main([*export, "--out", str(tmp_path / "out")])
+    main([*export, "-o", str(tmp_path / "out")])
     assert verify_export(tmp_path / "out", show_progress=False).passed
     assert list((tmp_path / "out").glob("*.pt2.gz"))

@@ -101,7 +101,7 @@ def test_an_export_that_cannot_pass_is_status_1_and_is_kept(tmp_path, capsys):
     black = [BenchmarkSample(key=str(row), image=buffer.getvalue(), captions=(f"black {row}",)) for row in range(2)]
     write_benchmark(tmp_path / "wds_black_test", black)
     out = tmp_path / "out"
-    command = ["export", tmp_path / "model.safetensors", "--precision", "int8", "--tower", "image", "--out", out]
+    command = ["export", tmp_path / "model.safetensors", "--precision", "int8", "--tower", "image", "-o", out]
     with pytest.raises(SystemExit) as stop:
         main([str(argument) for argument in [*command, "--calibration", tmp_path / "wds_black_test"]])
     assert stop.value.code == 1

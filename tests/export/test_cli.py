@@ -32,7 +32,7 @@ def test_export_and_verify_on_a_data_set(capsys, model_file, tmp_path):
     out = tmp_path / "out"
     options = ("--data", tmp_path / "wds_mine_test", "--max-images", 4)
     status, printed, shown = run(
-        capsys, "export", model_file, "--target", "torch", "--tower", "image", "--dynamic-batch", "--out", out, *options
+        capsys, "export", model_file, "--target", "torch", "--tower", "image", "--dynamic-batch", "-o", out, *options
     )
     assert status == 0
     assert "writing image.pt2 in float32\nrunning image.pt2: 1/1" in shown
@@ -54,7 +54,7 @@ def test_export_and_verify_on_a_data_set(capsys, model_file, tmp_path):
         class_names=["cat", "dog", "cup"],
         templates=["a photo of a {}", "a {}"],
     )
-    arguments = ("--target", "torch", "--tower", "text", "--out", tmp_path / "text", *options)
+    arguments = ("--target", "torch", "--tower", "text", "-o", tmp_path / "text", *options)
     status, _, _ = run(capsys, "export", model_file, *arguments)
     assert status == 0
     assert read_report(tmp_path / "text").captions == ("a photo of a cat", "a photo of a dog", "a photo of a cup")
@@ -66,7 +66,7 @@ def test_what_cannot_be_read_of_a_data_set_is_counted(capsys, model_file, tmp_pa
     names = [f"{row}.png" for row in range(4)] + ["gone.png"]
     listed = tmp_path / "mine.jsonl"
     listed.write_text("".join(json.dumps({"image": name, "text": name}) + "\n" for name in names), encoding="utf-8")
-    arguments = ("--target", "torch", "--tower", "image", "--out", tmp_path / "out", "--data", listed)
+    arguments = ("--target", "torch", "--tower", "image", "-o", tmp_path / "out", "--data", listed)
     status, _, err = run(capsys, "export", model_file, *arguments)
     assert status == 0
     assert "left out of the data: 1 samples (missing_image)" in err
@@ -77,7 +77,7 @@ def test_verify_says_what_an_export_loses_on_a_data_set(capsys, model_file, tmp_
     place = tmp_path / "wds_mine_test"
     write_benchmark(place, samples(images, [f"picture {row}" for row in range(len(images))]))
     out = tmp_path / "out"
-    assert run(capsys, "export", model_file, "--target", "torch", "--out", out)[0] == 0
+    assert run(capsys, "export", model_file, "--target", "torch", "-o", out)[0] == 0
     arguments = ("verify", out, "--data", place, "-c", model_file, "--output", tmp_path / "results")
     status, printed, _ = run(capsys, *arguments)
     assert status == 0
@@ -88,7 +88,7 @@ def test_verify_says_what_an_export_loses_on_a_data_set(capsys, model_file, tmp_
 def test_a_failing_gate_is_status_1_and_the_report_is_kept(capsys, model_file, tmp_path, monkeypatch):
     monkeypatch.setitem(LEAST_COSINE, "float32", 1.1)
     out = tmp_path / "out"
-    status, _, err = run(capsys, "export", model_file, "--target", "torch", "--tower", "image", "--out", out)
+    status, _, err = run(capsys, "export", model_file, "--target", "torch", "--tower", "image", "-o", out)
     assert status == 1
     assert "image cosine, minimum is" in err
     assert not read_report(out).passed
@@ -99,7 +99,7 @@ def test_a_failing_gate_is_status_1_and_the_report_is_kept(capsys, model_file, t
 
 def test_a_model_that_sees_nothing_is_status_2_at_once(capsys, tmp_path):
     save_model(constant(CONVOLUTIONAL), tmp_path / "bad.safetensors")
-    arguments = ("export", tmp_path / "bad.safetensors", "--target", "torch", "--out", tmp_path / "out")
+    arguments = ("export", tmp_path / "bad.safetensors", "--target", "torch", "-o", tmp_path / "out")
     status, _, err = run(capsys, *arguments)
     assert status == 2
     assert "the same embedding for each of 12 different inputs" in err
@@ -108,10 +108,10 @@ def test_a_model_that_sees_nothing_is_status_2_at_once(capsys, tmp_path):
 
 
 def test_mistakes_are_status_2(capsys, model_file, plain_onnx, tmp_path):
-    status, _, err = run(capsys, "export", model_file, "--out", plain_onnx)
+    status, _, err = run(capsys, "export", model_file, "-o", plain_onnx)
     assert status == 2
     assert "choose another folder" in err
-    status, _, err = run(capsys, "export", model_file, "--target", "tflite", "--out", tmp_path / "out")
+    status, _, err = run(capsys, "export", model_file, "--target", "tflite", "-o", tmp_path / "out")
     assert status == 2
     assert "unknown export target 'tflite'" in err
     status, _, err = run(capsys, "verify", tmp_path)

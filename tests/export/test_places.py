@@ -154,7 +154,7 @@ def test_litert_files_have_their_notes_and_run_as_before():
 
 def test_a_server_takes_batches_of_any_size_by_the_command(tmp_path, capsys):
     save_model(seeing(SHALLOW), tmp_path / "model.safetensors")
-    options = ("--for", "server", "--tower", "text", "--out", tmp_path / "out")
+    options = ("--for", "server", "--tower", "text", "-o", tmp_path / "out")
     status, _, said = run(capsys, "export", tmp_path / "model.safetensors", *options)
     assert status == 0
     assert "for server: target onnx, layout plain, float32; pixels: host" in said

@@ -110,7 +110,7 @@ COMMANDS = {
         untouched=True,
     ),
     "export": Command(
-        arguments=[*CLI, "export", "small.safetensors", "--target", "torch", "--out", "out"],
+        arguments=[*CLI, "export", "small.safetensors", "--target", "torch", "-o", "out"],
         sign=".mobileclip-*.tmp",
         prepare=model,
         untouched=True,
@@ -122,7 +122,7 @@ COMMANDS = {
         seconds=0.0,
     ),
     "data verify": Command(
-        arguments=[*CLI, "data", "verify", "data", "--samples", "0"],
+        arguments=[*CLI, "data", "check", "data", "--samples", "0"],
         sign="open:data/*.tar",
         prepare=reinforced,
         seconds=0.0,

@@ -332,14 +332,14 @@ def test_a_directory_without_a_card(tmp_path):
 
 @one_layout
 def test_the_command(directory, capsys):
-    main(["data", "verify", str(directory), "--samples", "3", "--quiet"])
+    main(["data", "check", str(directory), "--samples", "3", "--quiet"])
     said = capsys.readouterr().out
     assert "8 samples in 2 shards read" in said
     assert "3 samples replayed" in said
-    main(["data", "verify", str(directory), "--samples", "0", "--num-shards", "1", "--num-rows", "2", "--quiet"])
+    main(["data", "check", str(directory), "--samples", "0", "--num-shards", "1", "--num-rows", "2", "--quiet"])
     assert "2 of them, drawn at random, checked" in capsys.readouterr().out
     (directory / "0.tar").unlink()
     with pytest.raises(SystemExit) as stopped:
-        main(["data", "verify", str(directory), "--samples", "0", "--quiet"])
+        main(["data", "check", str(directory), "--samples", "0", "--quiet"])
     assert stopped.value.code == 1
     assert "missing_shard: 0.tar: the manifest names it, but there is no file" in capsys.readouterr().out

@@ -3,7 +3,8 @@ import shutil
 import pytest
 from tyro.conf import Positional
 
-from mobileclip.cli import COMMANDS, Commands, flags_of, reader_of
+from mobileclip.cli import COMMANDS, Commands
+from mobileclip.cli.flags import flags_of, reader_of
 from mobileclip.terminal import PROGRAMS, laid_out, paragraphs, parse
 
 WIDTH = 72

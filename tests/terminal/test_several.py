@@ -9,7 +9,8 @@ import pytest
 import tyro
 from tyro.conf import Positional, arg
 
-from mobileclip.cli import COMMANDS, Commands, Fields, flags_of, reader_of
+from mobileclip.cli import COMMANDS, Commands
+from mobileclip.cli.flags import Fields, flags_of, reader_of
 from mobileclip.recipes.evaluating import Command as Evaluating
 from mobileclip.recipes.reinforcing import Command as Reinforcing
 from mobileclip.terminal import in_order, parse, told_of_specs

@@ -452,7 +452,7 @@ COMMANDS = {
     "info of nothing": (["info", "nothing.pt"], "no checkpoint at nothing.pt"),
     "convert": (["convert", "m.safetensors", "out.safetensors"], "damaged"),
     "convert of an address that says nothing": (["convert", "hf-hub:x", "out.safetensors"], "names no checkpoint"),
-    "export": (["export", "m.safetensors", "--target", "torch", "--out", "out"], "damaged"),
+    "export": (["export", "m.safetensors", "--target", "torch", "-o", "out"], "damaged"),
     "embed": (["embed", "dir", "-c", "nothing.pt"], "no"),
 }
 

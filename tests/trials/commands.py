@@ -56,13 +56,13 @@ COMMANDS = {
     "convert": ("convert", "small.safetensors", "new.safetensors"),
     "list": ("list",),
     "info": ("info", "small.safetensors"),
-    "export": ("export", "small.safetensors", "--target", "torch", "--out", "new"),
+    "export": ("export", "small.safetensors", "--target", "torch", "-o", "new"),
     "verify": ("verify", "kept_export"),
     "data join": ("data", "join", "reinforced.tar", "torn.tar", "new"),
     "data inspect": ("data", "inspect", "reinforced.tar"),
-    "data verify": ("data", "verify", "photos"),
-    "hub save": ("hub", "save", "small.safetensors", "new", "--licence", "mit"),
-    "hub push": ("hub", "push", "small.safetensors", "owner/name", "--licence", "mit"),
+    "data verify": ("data", "check", "photos"),
+    "hub save": ("hub", "save", "small.safetensors", "new", "--license", "mit"),
+    "hub push": ("hub", "push", "small.safetensors", "owner/name", "--license", "mit"),
     "eval": ("eval", "run", "small.safetensors", "classes"),
     "eval report": ("eval", "report", "results.jsonl"),
     "eval orders": ("eval", "orders", "photos"),
@@ -73,7 +73,7 @@ NO_ARGUMENTS = ("list", "embed", "eval", "eval report", "index", "search", "dedu
 
 # What is no slip after all.
 RIGHT = (
-    ("data", "verify", "photos", "--samples", "0"),
+    ("data", "check", "photos", "--samples", "0"),
     ("info", "tower.safetensors"),
 )
 
@@ -117,24 +117,24 @@ def _slips() -> Iterator[tuple[tuple[str, ...], str]]:
         ("index", "a.jpg", "-i", "new", "-c", "?"),
         ("convert", "?", "new.safetensors", "--tower", "text"),
         ("embed", "a.jpg", "-o", "new.npz", "-c", "?"),
-        ("export", "?", "--target", "torch", "--out", "new", "--tower", "text"),
+        ("export", "?", "--target", "torch", "-o", "new", "--tower", "text"),
         ("info", "?"),
-        ("hub", "save", "?", "new", "--licence", "mit", "--tower", "text"),
+        ("hub", "save", "?", "new", "--license", "mit", "--tower", "text"),
     )
     save = ("hub", "save", "small.safetensors")
-    lines += _in_turn(NO_FOLDERS, (*save, "?", "--licence", "mit", "--overwrite"))
-    lines += _in_turn(NO_LICENCES, (*save, "new", "--licence", "?"))
+    lines += _in_turn(NO_FOLDERS, (*save, "?", "--license", "mit", "--overwrite"))
+    lines += _in_turn(NO_LICENCES, (*save, "new", "--license", "?"))
     lines += _in_turn(
         NO_REPOSITORIES,
-        (*save, "new", "--licence", "mit", "--repository", "?"),
-        ("hub", "push", "small.safetensors", "?", "--licence", "mit"),
+        (*save, "new", "--license", "mit", "--repository", "?"),
+        ("hub", "push", "small.safetensors", "?", "--license", "mit"),
     )
-    lines += _in_turn(NO_IMAGES, (*save, "new", "--licence", "mit", "--results", "?"))
+    lines += _in_turn(NO_IMAGES, (*save, "new", "--license", "mit", "--results", "?"))
     lines += _in_turn(
         NO_MODELS,
         ("classify", "a.jpg", "a cat", "-m", "?"),
         ("embed", "a.jpg", "-o", "new.npz", "-m", "?"),
-        ("export", "?", "--target", "torch", "--out", "new", "--tower", "text"),
+        ("export", "?", "--target", "torch", "-o", "new", "--tower", "text"),
         ("eval", "?", "classes"),
         ("convert", "small.safetensors", "new.safetensors", "--model", "?"),
     )
@@ -156,8 +156,8 @@ def _slips() -> Iterator[tuple[tuple[str, ...], str]]:
         ("search", "a cat", "-i", "new", "-k", "?"),
         ("eval", "small.safetensors", "classes", "--batch-size", "?"),
         ("data", "join", "reinforced.tar", "reinforced.tar", "new", "--num-workers", "?"),
-        ("export", "small.safetensors", "--target", "torch", "--out", "new", "--max-images", "?"),
-        ("data", "verify", "photos", "--samples", "?"),
+        ("export", "small.safetensors", "--target", "torch", "-o", "new", "--max-images", "?"),
+        ("data", "check", "photos", "--samples", "?"),
     )
     lines += _in_turn(
         DEVICES,
@@ -165,10 +165,10 @@ def _slips() -> Iterator[tuple[tuple[str, ...], str]]:
         ("embed", "a.jpg", *SMALL, "-o", "new.npz", "--device", "?"),
         ("index", "a.jpg", *SMALL, "-i", "new", "--device", "?"),
         ("eval", "small.safetensors", "classes", "--device", "?"),
-        ("data", "verify", "photos", "--device", "?"),
+        ("data", "check", "photos", "--device", "?"),
     )
     lines += [("eval", "small.safetensors", "--datasets", data) for data in NO_DATA]
-    lines += [("export", "small.safetensors", "--target", "torch", "--out", "new", "--data", data) for data in NO_DATA]
+    lines += [("export", "small.safetensors", "--target", "torch", "-o", "new", "--data", data) for data in NO_DATA]
     return ((line, "") for line in lines if line not in RIGHT)
 
 
@@ -220,19 +220,19 @@ def _special() -> Iterator[tuple[tuple[str, ...], str]]:
     yield ("convert", "small.safetensors", "new.pt"), "must end with .safetensors"
     yield ("convert", "tower.safetensors", "new.safetensors", "--tower", "text"), "not the text tower"
     yield ("convert", "small.safetensors", "new.npz", "--to", "official"), "must end with"
-    yield ("export", "small.safetensors", "--target", "onx", "--out", "new"), "did you mean"
+    yield ("export", "small.safetensors", "--target", "onx", "-o", "new"), "did you mean"
     yield ("export", "small.safetensors", "--target", "torch"), ""
-    yield ("export", "small.safetensors", "--target", "torch", "--out", "kept_folder"), "there already"
-    yield ("export", "small.safetensors", "--target", "torch", "--out", "kept_export"), "--overwrite"
-    yield ("export", "small.safetensors", "--target", "torch", "--out", "kept_folder", "--overwrite"), "not replaced"
-    yield ("export", "small.safetensors", "--target", "torch", "--out", "a.jpg"), "is a file"
-    yield ("export", "small.safetensors", "--target", "torch", "--out", "a.jpg/x"), "is no folder"
-    yield ("export", "small.safetensors", "--target", "torch", "--out", "new", "--precision", "fp8"), ""
-    yield ("export", "tower.safetensors", "--target", "torch", "--out", "new", "--tower", "text"), "no text tower"
+    yield ("export", "small.safetensors", "--target", "torch", "-o", "kept_folder"), "there already"
+    yield ("export", "small.safetensors", "--target", "torch", "-o", "kept_export"), "--overwrite"
+    yield ("export", "small.safetensors", "--target", "torch", "-o", "kept_folder", "--overwrite"), "not replaced"
+    yield ("export", "small.safetensors", "--target", "torch", "-o", "a.jpg"), "is a file"
+    yield ("export", "small.safetensors", "--target", "torch", "-o", "a.jpg/x"), "is no folder"
+    yield ("export", "small.safetensors", "--target", "torch", "-o", "new", "--precision", "fp8"), ""
+    yield ("export", "tower.safetensors", "--target", "torch", "-o", "new", "--tower", "text"), "no text tower"
     for folder in ("lost", "a.jpg", "empty", "photos", "kept_export", "", "pipe", "loop"):
         yield ("verify", folder), ""
     for directory in ("lost", "a.jpg", "empty", "", "pipe", "loop"):
-        yield ("data", "verify", directory), ""
+        yield ("data", "check", directory), ""
     for shard in ("lost.tar", "torn.tar", "photos", "a.jpg", "", "pipe", "loop", "/dev/null", "gopher://a/b.tar"):
         yield ("data", "inspect", shard), ""
     yield ("data", "inspect", "reinforced.tar", "--key", "nobody"), ""

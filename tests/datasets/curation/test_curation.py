@@ -412,7 +412,7 @@ class TestCommands:
         with Image.open(sheet) as picture:
             assert picture.width > 1000
             assert len(picture.convert("RGB").getcolors(2**24)) > 1000
-        main(["data", "dedup", str(tmp_path / "scores"), "-o", str(tmp_path / "unique.npy"), "--keep", str(kept)])
+        main(["data", "distinct", str(tmp_path / "scores"), "-o", str(tmp_path / "unique.npy"), "--keep", str(kept)])
         assert "40 of 48 samples kept" in capsys.readouterr().out
         with pytest.raises(SystemExit):
             main(filtered)
