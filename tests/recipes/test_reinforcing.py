@@ -24,9 +24,9 @@ def here(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "num_augmentations", "scales"),
     [
-        ("DataCompDR-12M", 30, (100, 100)),
+        pytest.param("DataCompDR-12M", 30, (100, 100), marks=pytest.mark.slow),
         pytest.param("DataCompDR-1B", 10, (100, 100), marks=pytest.mark.slow),
-        pytest.param("DFNDR-2B", 2, (70, 60), marks=pytest.mark.slow),
+        ("DFNDR-2B", 2, (70, 60)),
     ],
 )
 def test_each_recipe_end_to_end(here, capsys, name, num_augmentations, scales):

@@ -29,6 +29,10 @@ def world(tmp_path_factory):
     return tmp_path_factory.mktemp("recipes")
 
 
+# The same path with fewer patches; the slow tests have each recipe's own size.
+FEW_PATCHES = ["--pipeline.image.size", "64"]
+
+
 def run_tiny(world, name, row=None, arguments=()):
     before = Path.cwd()
     os.chdir(world)
@@ -52,7 +56,7 @@ def check(output, name):
 @pytest.fixture(scope="session")
 def plain(world):
     """The output of the shortest run, beside which the scenes lie."""
-    return run_tiny(world, ROWS, "plain")
+    return run_tiny(world, ROWS, "plain", FEW_PATCHES)
 
 
 @pytest.mark.slow
@@ -76,7 +80,15 @@ def test_held_out_shards_and_data_sets_in_the_public_layout_between_epochs(world
     """Their numbers are those of the model that the run leaves, and the run is the one that nobody looked at."""
     folders = write_scene_benchmarks(tmp_path, 12)
     held_out = str(world / "outputs" / "tiny" / "scenes" / "00000000.tar")
-    flags = ["--evaluate", *map(str, folders), "--validation", held_out, "--output", str(tmp_path / "seen")]
+    flags = [
+        "--evaluate",
+        *map(str, folders),
+        "--validation",
+        held_out,
+        "--output",
+        str(tmp_path / "seen"),
+        *FEW_PATCHES,
+    ]
     run_tiny(world, ROWS, "plain", flags)
     seen, alone = (load_model(output / "model.safetensors", fold=False) for output in (tmp_path / "seen", plain))
     assert all(torch.equal(seen.state_dict()[name], value) for name, value in alone.state_dict().items())
@@ -96,7 +108,7 @@ def test_a_data_set_that_cannot_be_evaluated_is_named_before_the_training(world,
     folder, _ = write_scene_benchmarks(tmp_path, 4)
     (folder / "test" / "0.tar").unlink()
     with fails("evaluation.shards-missing-fetch-missing", "1", "scenes", by=SystemExit):
-        run_tiny(world, ROWS, "plain", ["--evaluate", str(folder), "--output", str(tmp_path / "output")])
+        run_tiny(world, ROWS, "plain", [*FEW_PATCHES, "--evaluate", str(folder), "--output", str(tmp_path / "output")])
     assert not (tmp_path / "output" / "metrics.jsonl").exists()
 
 
@@ -107,7 +119,7 @@ def test_the_plain_row_for_two_steps(plain):
 
 
 def test_a_reinforced_row_for_two_steps(world):
-    spec, lines = check(run_tiny(world, ROWS, "one_teacher"), "one_teacher")
+    spec, lines = check(run_tiny(world, ROWS, "one_teacher", FEW_PATCHES), "one_teacher")
     assert all(line["distillation"] > 0 for line in lines)
     assert spec.data.reinforced
 

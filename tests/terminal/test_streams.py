@@ -32,4 +32,4 @@ def test_a_stream_that_is_closed_is_no_error(line):
 
 
 def test_an_error_without_a_stream_is_still_a_status():
-    assert run(f"{COMMAND} info nothing.pt 2>&-").returncode == 2
+    assert run(f"{COMMAND} recipes cp nothing . 2>&-").returncode == 2

@@ -30,6 +30,8 @@ BEGINNING = """
 import sys
 from pathlib import Path
 from mobileclip.recipes import reported
+from mobileclip.terminal import hearing
+hearing._TIDYING_SECONDS = 1.0
 folder, address = Path(sys.argv[1]), sys.argv[2]
 def ready():
     (folder / "ready").touch()
@@ -73,7 +75,7 @@ import threading, time
 def tell():
     while not (folder / "out" / "a.tar").exists():
         time.sleep(0.05)
-    time.sleep(1)
+    time.sleep(0.3)
     ready()
 threading.Thread(target=tell, daemon=True).start()
 with reported("x", None):
@@ -166,7 +168,7 @@ def terminated(folder: Path, address: str) -> Ended:
             assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        time.sleep(1)
+        time.sleep(0.3)
         assert process.poll() is None, process.communicate()[1]
         below, started = descendants(process.pid), time.monotonic()
         process.send_signal(signal.SIGTERM)
@@ -181,7 +183,7 @@ def terminated(folder: Path, address: str) -> Ended:
 def test_a_signal_ends_the_waiting_for(what, ended):
     found = ended[what].result()
     assert found.status == 143, found.errors
-    assert found.seconds < 20
+    assert found.seconds < 12
     assert re.match(r"(x|mobileclip): interrupted by SIGTERM; ", found.errors.splitlines()[-1]), found.errors
     assert "Traceback" not in found.errors
     assert are_gone(found.left)

@@ -64,11 +64,12 @@ def shrink(spec: FinetuneSpec) -> FinetuneSpec:
         small["templates"] = (TEMPLATE,)
     small = {name: value for name, value in small.items() if getattr(spec, name) == getattr(untouched, name)}
     few = partial(_few, folder / "samples", spec)
-    small["data"] = str(write_new_shapes(folder, world)) if spec.data is None else few(spec.data, spec.kind)
-    if spec.test is not None:
-        small["test"] = few(spec.test, spec.kind)
+    # What is wrong with the data is said before anything is drawn or, which takes a minute, trained.
+    given = {"data": spec.data, "test": spec.test}
+    small |= {name: few(path, spec.kind) for name, path in given.items() if path is not None}
     small["old_tasks"] = tuple(few(path, "auto") for path in spec.old_tasks) or write_old_tasks(folder, world)
-    # What is wrong with the data is said before this, which takes a minute.
+    if spec.data is None:
+        small["data"] = str(write_new_shapes(folder, world))
     if spec.checkpoint is None:
         small["checkpoint"] = str(write_model(folder, world))
     return attrs.evolve(spec, **small)
