@@ -12,7 +12,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -117,7 +117,15 @@ def readable(command: Callable[..., T]) -> Callable[..., T]:
     called.__name__, called.__module__ = command.__name__, command.__module__
     called.__signature__ = inspect.signature(command)  # type: ignore[attr-defined]
     called.__doc__ = re.sub(r"\n {8,}(?=\S)", " ", inspect.cleandoc(command.__doc__ or ""))
-    called.__annotations__ = get_type_hints(command, include_extras=True)
+    called.__annotations__ = {
+        name: _as_written(kind) for name, kind in get_type_hints(command, include_extras=True).items()
+    }
     for name, parameter in inspect.signature(command).parameters.items():
         called.__annotations__[name] = told(called.__annotations__[name], parameter.default)
     return called
+
+
+def _as_written(kind: Any) -> Any:
+    """Return a type without the `Optional` that Python 3.10 alone puts around one whose default is `None`."""
+    parts = get_args(kind)
+    return parts[0] if get_origin(kind) is Union and get_origin(parts[0]) is Annotated else kind

@@ -109,7 +109,8 @@ def test_steps_are_told_while_a_unit_is_made(ray_cluster, tmp_path):
 
 def test_a_signal_ends_a_command_as_it_does_without_ray():
     """In a process of its own: a cluster is started there, and Ray takes SIGTERM for itself."""
-    pytest.importorskip("ray", reason="there is no Ray for this version of Python")
+    import ray  # noqa: F401
+
     code = (
         "import signal\nfrom mobileclip.engines import RayEngine\n"
         "from mobileclip.terminal.interruption import interruptible\n"

@@ -3,9 +3,7 @@
 import json
 from argparse import Namespace
 
-import pytest
-
-pytest.importorskip("cosmic_ray", reason="comes with the extra mutants")
+import cosmic_ray  # noqa: F401
 
 from tests.mutants.__main__ import Entry, drawn, read, table
 from tests.mutants.equal import FIELDS
