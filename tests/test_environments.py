@@ -84,6 +84,7 @@ FAILED, SKIPPED, MISSING = pytest.fail.Exception, pytest.skip.Exception, ModuleN
     [
         ("import peft", HERE, MISSING, SKIPPED),
         ("import peft", LIBRARY, MISSING, MISSING),
+        ("import s3fs", str(ROOT / "benchmarks" / "object_store.py"), MISSING, SKIPPED),
         ("import open_clip.factory", HERE, MISSING, SKIPPED),
         ("import cosmic_ray", HERE, SKIPPED, SKIPPED),
         ("import nothing_like_it", HERE, MISSING, MISSING),
@@ -96,7 +97,7 @@ def test_what_is_missing_is_skipped_where_it_may_be(monkeypatch, asked, by, outc
     """What `make test` installs is never skipped there, nor, anywhere, what the library imports by itself."""
     finder = Missing(may_skip=missing == "skip")
     monkeypatch.setattr(sys, "meta_path", [finder])  # nothing can be found
-    for name in [name for name in sys.modules if name.partition(".")[0] in {"peft", "open_clip", "cosmic_ray"}]:
+    for name in [name for name in sys.modules if name.partition(".")[0] in {"peft", "open_clip", "s3fs", "cosmic_ray"}]:
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(beside_the_core if missing == "skip" else outcome):
         exec(compile(asked, by, "exec"), {"finder": finder})
