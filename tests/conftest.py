@@ -1,6 +1,7 @@
 import logging
 import os
 import signal
+import sys
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from hypothesis import settings
 from mobileclip.encoders import save_model
 from tests.collections.pictures import telling
 from tests.encoders.small import SMALL, randomised
+from tests.extras import Missing
 from tests.golden.checkpoints import golden
 from tests.seconds import Recorder, longest_first, recorded
 
@@ -27,9 +29,14 @@ GPU = os.environ.get("GPU_TESTS_ON", "cuda")
 
 def pytest_addoption(parser):
     parser.addoption("--record-seconds", action="store_true", help="renew tests/seconds.json for the files that run")
+    parser.addoption(
+        "--missing", choices=("fail", "skip"), default="fail", help="what becomes of tests whose extra is not installed"
+    )
 
 
 def pytest_configure(config):
+    config.missing = Missing(may_skip=config.option.missing == "skip")
+    sys.meta_path.append(config.missing)
     if config.option.record_seconds and not hasattr(config, "workerinput"):
         config.pluginmanager.register(Recorder(config.rootpath))
 
@@ -39,7 +46,12 @@ def pytest_collection_modifyitems(config, items):
         longest_first(items, recorded(config.rootpath))
 
 
+def pytest_unconfigure(config):
+    sys.meta_path.remove(config.missing)
+
+
 def pytest_runtest_setup(item):
+    item.config.missing.require(extra for marker in item.iter_markers("extra") for extra in marker.args)
     is_moved = GPU != "cuda" and "gpu" in getattr(item, "fixturenames", ())
     if item.get_closest_marker("gpu") and not is_moved and not torch.cuda.is_available():
         pytest.skip("there is no CUDA device")

@@ -1,11 +1,12 @@
 """The wheel in clean environments: every Python that is on this machine, and the lowest versions that are allowed.
 
-    python -m tests.environments                                  # all of them: hours of CPU, tens of gigabytes
-    python -m tests.environments --only 3.12 lowest --rooms blocks encoders
+    python -m tests.environments                                  # the core alone, in all of them
+    python -m tests.environments --only 3.12 lowest --rooms blocks encoders --extras onnx lora
     UV_TORCH_BACKEND=cpu python -m tests.environments             # PyTorch without CUDA, from PyTorch's own index
 
-An environment has the wheel, what it depends on, and as much of the extra `test` as has wheels for it; what has none is
-named at the end. The tests run beside no source tree, so that what they import is the wheel.
+An environment has the wheel, what it depends on, and what runs tests; with extras, as much of these, and of what their
+tests need, as has wheels for it. What has none is named at the end, and tests of it are skipped. The tests run beside
+no source tree, so that what they import is the wheel.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from pathlib import Path
 
 import attrs
 from packaging.requirements import Requirement
+
+from tests.extras import read_project, requirements
 
 ROOT = Path(__file__).parents[1]
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
@@ -49,11 +52,10 @@ ROOMS = (
     "test_registry.py",
     "test_serialization.py",
 )
-"""Whose tests need nothing that is not in the core, as far as it can be had."""
+"""Whose tests, but for those that are skipped, need nothing that is not in the core."""
 
 _TREE = "tree"
 _CHECKERS = {"ruff", "mypy", "import-linter"}
-_RUNNERS = {"pytest", "pytest-benchmark", "pytest-xdist", "hypothesis"}
 
 
 @attrs.frozen(kw_only=True)
@@ -90,6 +92,13 @@ class Uv:
             raise RuntimeError(done.stderr.strip() or done.stdout.strip())
         return done.stdout
 
+    def python(self, version: str) -> str | None:
+        """Return a Python of a version that uv knows of, if there is one."""
+        try:
+            return self.run("python", "find", version).strip()
+        except RuntimeError:
+            return None
+
     def resolved(self, python: str, requirements: Sequence[str], scratch: Path, *options: str) -> list[str] | None:
         """Return `name==version` of all that is needed, if wheels can be had for it."""
         wanted = scratch / "wanted.txt"
@@ -103,12 +112,13 @@ class Uv:
         return found.split("\n")
 
 
-def interpreter(version: str) -> str | None:
-    """Return a Python of a version that is here: this one, one on the path, or the newest of pyenv's."""
+def interpreter(version: str, uv: Uv) -> str | None:
+    """Return a Python of a version that is here: this one, one on the path, one of uv's, or the newest of pyenv's."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
     candidates = [
         sys.executable,
         shutil.which(f"python{version}"),
+        uv.python(version),
         *sorted(pyenv.glob(f"{version}.*/bin/python"), reverse=True),
     ]
     for candidate in filter(None, candidates):
@@ -133,35 +143,37 @@ def unpacked(folder: Path, uv: Uv) -> Path:
     return wheel
 
 
-def requirements_of(wheel: Path) -> tuple[list[Requirement], list[Requirement]]:
-    """Return what a wheel depends on, and what its tests do."""
+def requirements_of(wheel: Path, extras: Sequence[str]) -> list[list[Requirement]]:
+    """Return what a wheel depends on, what runs its tests, and what extras and their tests need."""
     with zipfile.ZipFile(wheel) as archive:
         (info,) = {name.partition("/")[0] for name in archive.namelist() if ".dist-info/" in name}
         found = metadata.PathDistribution(zipfile.Path(archive, f"{info}/")).requires or []
-    every = [Requirement(one) for one in found]
-    core = [one for one in every if one.marker is None or one.marker.evaluate({"extra": ""})]
-    tests = [one for one in every if one not in core and one.marker and one.marker.evaluate({"extra": "test"})]
-    return core, [one for one in tests if one.name not in _CHECKERS]
+    project = read_project()
+    core = [one for one in map(Requirement, found) if one.marker is None or one.marker.evaluate({"extra": ""})]
+    runners = [one for one in requirements("core-test", project) if one.name not in _CHECKERS]
+    others = [one for extra in (*extras, "test") for one in requirements(extra, project)] if extras else []
+    return [core, runners, [one for one in others if one.name not in _CHECKERS]]
 
 
 def chosen(
-    core: Sequence[Requirement], tests: Sequence[Requirement], python: str, scratch: Path, uv: Uv, *, lowest: bool
+    wanted: Sequence[Sequence[Requirement]], python: str, scratch: Path, uv: Uv, *, lowest: bool
 ) -> tuple[list[str], list[str]]:
-    """Return the versions to install, and the requirements of the tests that no wheel fits.
+    """Return the versions to install, and the requirements beyond core and runners that no wheel fits.
 
     At the lowest versions, those of the core are found first, and what cannot live with them is left out.
 
     Raises:
         RuntimeError: if the core itself, or what runs tests, cannot be had.
     """
+    core, runners, more = wanted
     options = ("--resolution", "lowest-direct") if lowest else ()
     always = [_plain(one) for one in core]
     if lowest:
         direct = {_normalised(one.name) for one in core}
         found = uv.resolved(python, always, scratch, *options) or []
         always = [line for line in found if _normalised(line.partition("==")[0]) in direct]
-    always += [_plain(one) for one in tests if one.name in _RUNNERS]
-    others = [_plain(one) for one in tests if one.name not in _RUNNERS]
+    always += [_plain(one) for one in runners]
+    others = [_plain(one) for one in more]
     if uv.resolved(python, always, scratch, *options) is None:
         raise RuntimeError("its core, or what runs tests, cannot be had")
 
@@ -191,20 +203,20 @@ def _normalised(name: str) -> str:
 
 def tried(name: str, folder: Path, wheel: Path, uv: Uv, choices: argparse.Namespace) -> Outcome:
     """Make an environment, run the tests in it, and remove it."""
-    python = interpreter(PYTHONS[0] if name == LOWEST else name)
+    python = interpreter(PYTHONS[0] if name == LOWEST else name, uv)
     if python is None:
         return Outcome(name=name, said="there is no such Python here", passed=False)
-    core, tests = requirements_of(wheel)
     place = folder / name
     place.mkdir()
     try:
-        versions, lacking = chosen(core, tests, python, place, uv, lowest=name == LOWEST)
+        versions, lacking = chosen(requirements_of(wheel, choices.extras), python, place, uv, lowest=name == LOWEST)
         uv.run("venv", "--python", python, place / "venv")
         own = place / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
         (place / "versions.txt").write_text("\n".join(versions))
         uv.run("pip", "install", "--python", own, "--no-deps", "-r", place / "versions.txt", wheel)
         rooms = [f"tests/{room}" for room in choices.rooms]
         command = [own, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", str(choices.processes), *rooms]
+        command += ["--missing", "skip"]
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         log = choices.logs / f"{name}.log"
         with log.open("w") as stream:
@@ -244,6 +256,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.environments")
     add = parser.add_argument
     add("--only", nargs="+", choices=(*PYTHONS, LOWEST), default=(*PYTHONS, LOWEST), help="environments")
+    add("--extras", nargs="+", default=(), help="extras to be tested too, as far as they can be had")
     add("--rooms", nargs="+", default=ROOMS, help="folders and files of tests/")
     add("--processes", type=int, default=2, help="that share out the tests of one environment")
     add("--logs", type=Path, default=ROOT / "build" / "environments", help="where the tests' output goes")

@@ -1,47 +1,134 @@
 """What is said of Pythons and of the lowest versions, in the places that say it."""
 
 import re
+import sys
 from pathlib import Path
 
+import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from tests import environments
+from tests.extras import NOT_TESTED, Missing, read_project
 
 ROOT = Path(__file__).parents[1]
 PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
-def workflow(name):
-    return yaml.safe_load((ROOT / ".github" / "workflows" / name).read_text(encoding="utf-8"))
+TEXTS = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / ".github" / "workflows").glob("*.yml")}
+WORKFLOWS = {name: yaml.safe_load(text) for name, text in TEXTS.items()}
+STEPS = [
+    (name, step) for name, flow in WORKFLOWS.items() for job in flow["jobs"].values() for step in job.get("steps", ())
+]
+
+
+def listed(name):
+    """Return the words of a variable in the Makefile."""
+    text = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
+    return re.search(rf"^{name} := (.*)$", text, re.MULTILINE)[1].split()
 
 
 def test_the_workflow_tests_every_python_that_is_promised():
+    jobs = WORKFLOWS["test.yml"]["jobs"]
+    whole = jobs["whole"]["strategy"]["matrix"]["python"]
+    (lowest,) = {*jobs["core"]["strategy"]["matrix"]["only"]}.difference(environments.PYTHONS)
+    core = [python for python in jobs["core"]["strategy"]["matrix"]["only"] if python != lowest]
+    assert sorted([*whole, *core]) == sorted(environments.PYTHONS)
+    assert lowest == environments.LOWEST
     promised = re.findall(r"Python :: (3\.\d+)", PROJECT)
-    jobs = workflow("test.yml")["jobs"]
-    assert tuple(jobs["all"]["strategy"]["matrix"]["python"]) == environments.PYTHONS
     assert promised
     assert set(promised) <= set(environments.PYTHONS)
-    (lowest,) = re.findall(r'requires-python = "(.+)"', PROJECT)
-    assert environments.PYTHONS[0] in SpecifierSet(lowest)
-    assert "3.9" not in SpecifierSet(lowest)
-    (setup,) = [step["with"] for step in jobs["lowest"]["steps"] if "setup-python" in step.get("uses", "")]
-    assert setup["python-version"] == environments.PYTHONS[0]
+    (from_on,) = re.findall(r'requires-python = "(.+)"', PROJECT)
+    assert environments.PYTHONS[0] in SpecifierSet(from_on)
+    assert "3.9" not in SpecifierSet(from_on)
+
+
+def test_every_action_is_pinned_by_its_commit_and_says_its_version():
+    """A tag is whatever its owner, or who took the owner's account, makes of it."""
+    lines = [line.strip(" -") for text in TEXTS.values() for line in text.splitlines() if "uses:" in line]
+    used = [line for line in lines if not line.startswith("uses: ./")]
+    assert len(used) > 5
+    assert [line for line in used if not re.fullmatch(r"uses: [\w.-]+/[\w.-]+@[0-9a-f]{40} # v[\d.]+", line)] == []
+    pins = {tuple(line.removeprefix("uses: ").split("@")) for line in used}
+    assert len(pins) == len({action for action, _ in pins}), "one version of each"
+
+
+def test_what_workflows_run_is_there():
+    targets = {*re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)}
+    commands = [step["run"] for _, step in STEPS if "run" in step]
+    nightly = WORKFLOWS["nightly.yml"]["jobs"]["nightly"]["strategy"]["matrix"]["target"]
+    made = [re.search(r"\bmake (?:\w+=(?:\"[^\"]*\"|[^\s\"]+) )*([\w-]+)(?: |$)", one) for one in commands]
+    asked = [one[1] for one in made if one] + [one.split()[0] for one in nightly]
+    assert {"test", "test-all", "mutants"} <= {*asked} <= targets
+    modules = [module for one in commands for module in re.findall(r"python -m (tests\.\w+)", one)]
+    assert modules
+    assert [one for one in modules if not (ROOT / f"{one.replace('.', '/')}.py").is_file()] == []
+
+
+def test_every_extra_and_group_is_tested_or_known_not_to_be():
+    project = read_project()
+    extras, groups = project["project"]["optional-dependencies"], project["dependency-groups"]
+    tested = listed("TESTED")
+    assert {*tested, "test", "core-test", *NOT_TESTED} == {*extras, *groups}
+    assert set(tested).isdisjoint(NOT_TESTED)
+    assert {*groups} == {"core-test", "test", "docs", "gpu", "mutants"}
+
+
+HERE, LIBRARY = __file__, str(ROOT / "mobileclip" / "extras.py")
+FAILED, SKIPPED, MISSING = pytest.fail.Exception, pytest.skip.Exception, ModuleNotFoundError
+
+
+@pytest.mark.parametrize(
+    ("asked", "by", "outcome", "beside_the_core"),
+    [
+        ("import peft", HERE, MISSING, SKIPPED),
+        ("import peft", LIBRARY, MISSING, MISSING),
+        ("import s3fs", str(ROOT / "benchmarks" / "object_store.py"), MISSING, SKIPPED),
+        ("import open_clip.factory", HERE, MISSING, SKIPPED),
+        ("import cosmic_ray", HERE, SKIPPED, SKIPPED),
+        ("import nothing_like_it", HERE, MISSING, MISSING),
+        ("finder.require(['lora'])", HERE, FAILED, SKIPPED),
+        ("finder.require(['mutants'])", HERE, SKIPPED, SKIPPED),
+    ],
+)
+@pytest.mark.parametrize("missing", ["fail", "skip"])
+def test_what_is_missing_is_skipped_where_it_may_be(monkeypatch, asked, by, outcome, beside_the_core, missing):  # noqa: PLR0917
+    """What `make test` installs is never skipped there, nor, anywhere, what the library imports by itself."""
+    finder = Missing(may_skip=missing == "skip")
+    monkeypatch.setattr(sys, "meta_path", [finder])  # nothing can be found
+    for name in [name for name in sys.modules if name.partition(".")[0] in {"peft", "open_clip", "s3fs", "cosmic_ray"}]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(beside_the_core if missing == "skip" else outcome):
+        exec(compile(asked, by, "exec"), {"finder": finder})
 
 
 def test_the_page_says_the_lowest_versions_of_the_package():
     page = (ROOT / "docs" / "using.md").read_text(encoding="utf-8")
-    said = dict(re.findall(r"^\| (PyTorch|rich|tokenizers) \| (\S+) \|", page, re.MULTILINE))
+    said = dict(re.findall(r"^\| (PyTorch|tyro|rich|tokenizers) \| (\S+) \|", page, re.MULTILINE))
     allowed = dict(re.findall(r'^    "(\w+)>=([\w.]+)",', PROJECT, re.MULTILINE))
-    names = {"PyTorch": "torch", "rich": "rich", "tokenizers": "tokenizers"}
+    names = {"PyTorch": "torch", "tyro": "tyro", "rich": "rich", "tokenizers": "tokenizers"}
     assert said == {name: allowed[package] for name, package in names.items()}
 
 
 def test_only_what_publishes_may_sign_for_the_project():
-    jobs = workflow("publish.yml")["jobs"]
-    assert {name for name, job in jobs.items() if "id-token" in job.get("permissions", {})} == {"upload"}
+    jobs = WORKFLOWS["publish.yml"]["jobs"]
+    signing = {
+        (name, job)
+        for name, flow in WORKFLOWS.items()
+        for job, said in flow["jobs"].items()
+        if "id-token" in {**flow.get("permissions", {}), **said.get("permissions", {})}
+    }
+    assert signing == {("publish.yml", "upload")}
     assert not [step for step in jobs["upload"]["steps"] if "run" in step]
+
+
+def test_nothing_is_published_before_all_tests_have_passed():
+    jobs = WORKFLOWS["publish.yml"]["jobs"]
+    assert jobs["tests"]["uses"] == "./.github/workflows/test.yml"
+    assert "tests" in jobs["upload"]["needs"]
+    assert jobs["build"]["needs"] == "tests"
+    assert "workflow_call" in WORKFLOWS["test.yml"][True], "YAML reads `on` as a truth"
 
 
 def test_every_room_is_there():

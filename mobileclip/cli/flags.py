@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import attrs
 from tyro.conf import Positional, arg
@@ -134,7 +134,8 @@ def flags_of(
         path: where the spec is.
         given: a spec whose values are the defaults.
     """
-    hints, texts = get_type_hints(target, include_extras=True), _texts(target)
+    hints = {name: _as_written(kind) for name, kind in get_type_hints(target, include_extras=True).items()}
+    texts = _texts(target)
     found: list[Flag] = []
     for name, default in _arguments(target, given):
         kind, said = _bare(hints[name]), get_args(hints[name])[1:]
@@ -266,6 +267,12 @@ def _arguments(target: Any, given: object) -> Iterator[tuple[str, object]]:
         default = inspect.Parameter.empty if field.default is attrs.NOTHING else field.default
         default = default if make is None else make()
         yield field.name, getattr(given, field.name) if attrs.has(type(given)) else default
+
+
+def _as_written(kind: Any) -> Any:
+    """Return a type without the `Optional` that Python 3.10 alone puts around one whose default is `None`."""
+    parts = get_args(kind)
+    return parts[0] if get_origin(kind) is Union and get_origin(parts[0]) is Annotated else kind
 
 
 def _said(said: Sequence[Any], kind: type[_T], otherwise: _T | None) -> _T | None:

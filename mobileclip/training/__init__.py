@@ -25,7 +25,13 @@ from mobileclip.training.records.plots import plot_curves
 from mobileclip.training.run import RunSpec, run
 from mobileclip.training.saving import Evaluate
 from mobileclip.training.schedule import ConstantCosineSchedule, CosineSchedule, Schedule, schedules
-from mobileclip.training.selection import SelectionSpec
+from mobileclip.training.selection import (
+    Learnability as Learnability,
+    PairLosses as PairLosses,
+    SelectionSpec,
+    choose_pairs as choose_pairs,
+    evaluating as evaluating,
+)
 from mobileclip.training.spec import TrainingSpec
 
 __all__ = [

@@ -178,7 +178,8 @@ def test_where_xformers_is_missing_a_gpu_is_told_the_command_that_installs_it(mo
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize(("tokens", "head_dim"), [(77, 64), (197, 64), (64, 32)])
 def test_xformers_equals_the_reference(tokens, head_dim, dtype, bound, causal):
-    pytest.importorskip("xformers")
+    import xformers  # noqa: F401
+
     query, key, value = heads(dtype, tokens=tokens, head_dim=head_dim, device="cuda")
     expected = reference_attention(query, key, value, causal=causal)
     attended = xformers_attention(query, key, value, causal=causal)

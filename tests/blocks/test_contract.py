@@ -149,7 +149,7 @@ def test_the_smallest_keeps_it(block):
             "torch.export cannot write Asking as a program",
         ),
         (
-            odd("Rewritten", forward=lambda self, x: self.project(1 - x if torch.compiler.is_exporting() else x)),
+            odd("Rewritten", forward=lambda self, x: self.project(1 - x if torch.compiler.is_compiling() else x)),
             "Rewritten as a program gives other values",
         ),
         (Refused, "Refused cannot be folded: cannot fold the Refused into one that is equal: there is an adapter"),

@@ -207,7 +207,8 @@ TOWERS = [name for name in MODULES if name.startswith("tower_")]
 @pytest.mark.parametrize("name", TOWERS)
 @pytest.mark.parametrize("form", [TRAINED_FORM, "folded"])
 def test_int8_weights_by_torchao(name, form):
-    quantization = pytest.importorskip("torchao.quantization")
+    from torchao import quantization
+
     module = filled(MODULES[name]())
     module = reparameterize(module) if form == "folded" else module
     given = examples(name, dtype=torch.float32)
@@ -222,7 +223,8 @@ def test_int8_weights_by_torchao(name, form):
 
 @pytest.mark.parametrize("name", TOWERS)
 def test_adapters_by_peft(name):
-    peft = pytest.importorskip("peft")
+    import peft
+
     module, given = filled(MODULES[name]()), examples(name, dtype=torch.float32)
     expected = module(*given)
     names = [key for key, part in module.named_modules() if isinstance(part, nn.Linear)]

@@ -129,8 +129,9 @@ class TestOpenClip:
     @pytest.mark.parametrize("folded", [pytest.param(False, marks=pytest.mark.slow), True])
     @torch.inference_mode()
     def test_loads_there_with_equal_outputs(self, folded, clip2_s0_file, tmp_path):
-        open_clip = pytest.importorskip("open_clip")
-        timm_utils = pytest.importorskip("timm.utils")
+        import open_clip
+        import timm.utils as timm_utils
+
         model = load_model(clip2_s0_file, fold=folded)
         save_model(model, tmp_path / "converted.safetensors", layout="open_clip")
         theirs = open_clip.create_model("MobileCLIP2-S0", pretrained=None, load_weights=False).eval()

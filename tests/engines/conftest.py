@@ -39,7 +39,6 @@ def new_workers(monkeypatch):
 @pytest.fixture(scope="package")
 def ray_cluster():
     """A cluster of two machines, as far as Ray can tell, with one core each; more may be added and taken away."""
-    pytest.importorskip("ray", reason="there is no Ray for this version of Python")
     import ray
     from ray.cluster_utils import Cluster
 

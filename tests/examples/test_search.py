@@ -68,7 +68,8 @@ def mistaken(example, monkeypatch, capfd):
 def example(request, tmp_path_factory):
     spec = SPECS[request.param]
     if spec is None:
-        pytest.importorskip("ai_edge_litert")
+        import ai_edge_litert  # noqa: F401
+
         return Example(request.param, EXPORT, mobileclip.ImageTextModel(litert_model()))
     spec = attrs.evolve(spec, out=tmp_path_factory.mktemp("search") / "out")
     samples = few_samples() if spec.precision == "int8" else None

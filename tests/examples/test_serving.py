@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import uvicorn  # noqa: F401
 
 import mobileclip
 from mobileclip.export import ExportSpec, bundled_samples, export_model
 from tests.export.models import SHALLOW, seeing
 from tests.preloaded import preloaded
 
-pytest.importorskip("uvicorn")
 APP = Path(__file__).parents[2] / "examples" / "serving" / "app.py"
 TEXTS = ("a cat", "two dogs on a beach", "a red bus", "a house", "three birds", "a boat on a lake")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 
+import ai_edge_quantizer  # noqa: F401
 import attrs
 import numpy as np
 import pytest
@@ -22,16 +23,14 @@ from mobileclip.export import (
 from mobileclip.export.describing import tower_file
 from mobileclip.export.export import tower_export
 from mobileclip.export.targets import Written
+from mobileclip.export.targets.litert import file as litert
+from mobileclip.export.targets.litert.convert import converted, converter_version
+from mobileclip.export.targets.litert.fewer_bits import WEIGHTED, with_fewer_bits
 from mobileclip.export.towers import ROUNDING, Fallback, stored_layers
 from tests.errors import fails
 from tests.export.litert import EXPORT, converter, model
 from tests.export.models import TRANSFORMERS, few_samples, seeing
 from tests.export.test_verify import sign
-
-litert = pytest.importorskip("mobileclip.export.targets.litert.file")
-pytest.importorskip("ai_edge_quantizer", reason="the runtime or the quantiser is not installed")
-from mobileclip.export.targets.litert.convert import converted, converter_version  # noqa: E402  what it imports may be missing
-from mobileclip.export.targets.litert.fewer_bits import WEIGHTED, with_fewer_bits  # noqa: E402  what it imports may be missing
 
 TARGET = targets["litert"]
 needs_converter = pytest.mark.skipif(converter() is None, reason="no LiteRT converter: make litert")

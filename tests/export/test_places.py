@@ -135,11 +135,11 @@ def test_files_have_their_licence_author_and_contract(browser):
 
 
 def test_litert_files_have_their_notes_and_run_as_before():
-    from mobileclip.export.targets.litert.file import operations_of, with_notes
-
-    pytest.importorskip("ai_edge_quantizer")
+    import ai_edge_quantizer  # noqa: F401
     from ai_edge_litert.interpreter import Interpreter
     from ai_edge_litert.schema_py_generated import ModelT
+
+    from mobileclip.export.targets.litert.file import operations_of, with_notes
 
     data = (EXPORT / "image.tflite").read_bytes()
     noted = with_notes(data, {"name": "mine", "license": "mit", "author": "me"})

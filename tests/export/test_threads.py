@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import logging
 import multiprocessing
@@ -40,7 +41,7 @@ def exported(tmp_path_factory):
     made = {"litert": EXPORT}
 
     def folder(target):
-        pytest.importorskip(NEEDED.get(target, "torch"))
+        importlib.import_module(NEEDED.get(target, "torch"))
         if target not in made:
             out = tmp_path_factory.mktemp("icons") / target
             made[target] = export_model("icons", ExportSpec(out=out, target=target), show_progress=False)

@@ -177,7 +177,8 @@ def test_an_index_of_what_a_colleague_wrote(believing, engine, tmp_path, capsys,
 @pytest.fixture
 def own(tmp_path, monkeypatch):
     """An export whose runtime believes what it reads, and a machine that has written nothing yet."""
-    pytest.importorskip("ai_edge_litert")
+    import ai_edge_litert  # noqa: F401
+
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return shutil.copytree(EXPORT, tmp_path / "export")
 

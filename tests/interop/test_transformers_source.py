@@ -1,12 +1,11 @@
 """Which model of transformers is meant by a name or a folder."""
 
 import pytest
+import transformers
 
 from mobileclip.reinforce import TransformersTeacher
 from tests.errors import fails
 from tests.reinforce.tiny_transformers import write_siglip
-
-transformers = pytest.importorskip("transformers")
 
 
 @pytest.mark.parametrize("revision", [None, "v1"])

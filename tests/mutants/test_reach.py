@@ -5,8 +5,7 @@ import subprocess
 from itertools import chain
 
 import pytest
-
-pytest.importorskip("pytest_cov", reason="comes with the extra mutants")
+import pytest_cov  # noqa: F401
 
 from tests.mutants.reach import DEFAULTS, in_groups, read_reach, record
 

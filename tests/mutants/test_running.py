@@ -1,8 +1,7 @@
 """A catch counts where its test fails with the change, again, and passes without it."""
 
+import cosmic_ray  # noqa: F401
 import pytest
-
-pytest.importorskip("cosmic_ray", reason="comes with the extra mutants")
 
 from tests.mutants.running import Trial, confirmed
 from tests.mutants.sites import places

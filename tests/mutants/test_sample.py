@@ -6,9 +6,7 @@ import subprocess
 import time
 from argparse import Namespace
 
-import pytest
-
-pytest.importorskip("cosmic_ray", reason="comes with the extra mutants")
+import cosmic_ray  # noqa: F401
 
 from tests.mutants import __main__ as program
 from tests.mutants.__main__ import Entry, chosen, drawn, read, table, tried

@@ -1,8 +1,6 @@
 """What is changed in a program and what is not."""
 
-import pytest
-
-pytest.importorskip("cosmic_ray", reason="comes with the extra mutants")
+import cosmic_ray  # noqa: F401
 
 from tests.mutants.sites import places
 

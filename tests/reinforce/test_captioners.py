@@ -102,7 +102,8 @@ def test_a_tiny_nucleus_writes_the_most_probable_caption(spec, model, images):
 @pytest.fixture
 def generating(monkeypatch):
     """open_clip's `generate`, which it switches off where transformers has no beam search any more."""
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     monkeypatch.setattr(open_clip.coca_model, "_has_transformers", True)
     monkeypatch.setitem(open_clip.coca_model.GENERATION_TYPES, "top_p", transformers.TopPLogitsWarper)
     for name in (

@@ -160,7 +160,7 @@ def endings(num_shards: int) -> list[Moment]:
 @pytest.mark.parametrize(("engine", "num_processes"), [("inline", 1), ("local", 1), ("local", 2), ("ray", 2)])
 def test_killed_twenty_times_it_ends_with_the_same(tmp_path, engine, num_processes):
     if engine == "ray":
-        pytest.importorskip("ray")
+        import ray  # noqa: F401
     program = Program(
         line=("-m", "tests.reinforce.program", "spec.json", engine, str(num_processes)),
         prepare=partial(write_spec, num_shards=300, num_samples=8, broken=(150, 1)),
@@ -198,7 +198,8 @@ def test_a_driver_whose_machine_goes_is_followed_by_another(tmp_path):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 def test_ray_makes_the_same_with_an_actor_killed_midway(alone, small_teachers, tmp_path):
-    pytest.importorskip("ray")
+    import ray  # noqa: F401
+
     shards, expected = alone
     spec = make_spec(shards, tmp_path / "ray", small_teachers)
     (tmp_path / "ray").mkdir()

@@ -13,6 +13,7 @@ import attrs
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -23,8 +24,6 @@ from mobileclip.testing import check_teacher
 from tests.errors import fails
 from tests.reinforce.conftest import picture
 from tests.reinforce.tiny_transformers import gemma_tokenizer, write_metaclip, write_siglip, xlm_tokenizer
-
-transformers = pytest.importorskip("transformers")
 
 TEXTS = ["a cat", "A Cat, a DOG?", "", "word " * 100, "é 漢字"]
 

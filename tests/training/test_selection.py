@@ -14,8 +14,17 @@ from torch.nn import functional as F
 
 from mobileclip.losses import ContrastiveLossSpec, ReinforcedLossSpec
 from mobileclip.serialization import to_json
-from mobileclip.training import ImageTextObjective, SelectionSpec, World, read_metrics, train
-from mobileclip.training.selection import Learnability, PairLosses, choose_pairs, evaluating
+from mobileclip.training import (
+    ImageTextObjective,
+    Learnability,
+    PairLosses,
+    SelectionSpec,
+    World,
+    choose_pairs,
+    evaluating,
+    read_metrics,
+    train,
+)
 from tests.training.runs import TEACHER_DIMS, Batches, KilledError, batch_of, new_model, training_spec
 
 HALF = SelectionSpec(share=0.5, num_chunks=2)

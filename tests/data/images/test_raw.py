@@ -15,6 +15,7 @@ from mobileclip.inputs import ImageInput
 from tests.errors import fails
 from tests.trials.image_files import encoded, noise, raw, tiff
 
+pytestmark = pytest.mark.extra("raw")
 LIMITS = ImageLimits()
 SIZE = (640, 480)
 PREVIEW = encoded(noise(8, 6).resize(SIZE, Image.Resampling.NEAREST), "JPEG", quality=90)

@@ -128,7 +128,8 @@ def test_a_batch_is_a_pytree_of_its_tensors(made):
 
 
 def test_accelerate(shards):
-    accelerate = pytest.importorskip("accelerate", reason=MISSING)
+    import accelerate
+
     configuration = accelerate.utils.DataLoaderConfiguration(dispatch_batches=False)
     accelerator = accelerate.Accelerator(cpu=True, dataloader_config=configuration)
     loader = accelerator.prepare(DataLoader(pipeline(shards), batch_size=None))
@@ -141,7 +142,8 @@ def test_accelerate(shards):
 
 
 def test_fabric(shards):
-    fabric = pytest.importorskip("lightning_fabric", reason=MISSING)
+    import lightning_fabric as fabric
+
     made = fabric.Fabric(accelerator="cpu", devices=1)
     batches = list(made.setup_dataloaders(DataLoader(pipeline(shards), batch_size=None)))
     assert keys(batches) == keys(pipeline(shards))
@@ -154,7 +156,7 @@ def test_fabric(shards):
 @pytest.mark.parametrize("num_workers", [0, 1])
 @pytest.mark.parametrize("sampling", ["epoch", "endless"])
 def test_torchdata(shards, sampling, num_workers):
-    stateful = pytest.importorskip("torchdata.stateful_dataloader", reason=MISSING)
+    import torchdata.stateful_dataloader as stateful
 
     def made():
         dataset = pipeline(shards, sampling=sampling)

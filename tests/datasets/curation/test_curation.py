@@ -7,6 +7,7 @@ import json
 
 import attrs
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -34,8 +35,6 @@ from mobileclip.engines import InlineEngine, LocalEngine, Retries, read_set_asid
 from mobileclip.inputs import ImageInput
 from tests.data.made_samples import golden, make_sample
 from tests.errors import fails
-
-pq = pytest.importorskip("pyarrow.parquet")
 
 DIM, COLUMNS = 32, columns_of((20, 12))
 NUM_SHARDS, PER_SHARD = 4, 15

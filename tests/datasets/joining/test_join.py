@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 
+import pyarrow.parquet as pq
 import pytest
 
 from mobileclip.data import (
@@ -22,8 +23,6 @@ from mobileclip.reinforce import verify
 from tests.data.made_samples import encoded, golden, make_sample, write_raw
 from tests.datasets.joining.world import SIZE, Data, contents, files_of, without_image
 from tests.errors import fails
-
-pq = pytest.importorskip("pyarrow.parquet")
 
 
 class TestJoin:
@@ -331,7 +330,8 @@ class TestRefused:
 
 
 def test_remote_on_both_sides(data):
-    fsspec = pytest.importorskip("fsspec")
+    import fsspec
+
     store = fsspec.filesystem("memory")
     for folder in (data.reinforced, data.images):
         for path in folder.glob("*.tar"):

@@ -6,6 +6,7 @@ import io
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from mobileclip import storage
@@ -18,8 +19,6 @@ from tests.data.made_samples import encoded, write_raw
 from tests.datasets.joining.world import SIZE, Data, contents, files_of
 from tests.errors import fails
 from tests.survives import Moment, Program, Survival
-
-pq = pytest.importorskip("pyarrow.parquet")
 
 
 class Breaking(io.FileIO):

