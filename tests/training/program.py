@@ -14,7 +14,6 @@ from pathlib import Path
 from types import MappingProxyType
 
 import torch
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from mobileclip.data import ReinforcedPipelineSpec, write_shards
@@ -111,6 +110,8 @@ def start_step(
 
 def forked_torchrun(port: int, *arguments: str) -> None:
     """Do what Python does with these arguments in two processes of `torchrun`'s, which are forked from this one."""
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
