@@ -20,5 +20,8 @@ def random_weights(model: str, folder: Path, *, seed: int = 0) -> str:
 
     path = folder / f"{model}-{seed}.safetensors"
     torch.manual_seed(seed)
-    save_model(open_clip.create_model(model), str(path))
+    made = open_clip.create_model(model)
+    if hasattr(made, "text_decoder"):  # whose projection open_clip leaves as the memory was, which may be not a number
+        torch.nn.init.normal_(made.text_decoder.text_projection, std=0.02)
+    save_model(made, str(path))
     return str(path)

@@ -36,6 +36,6 @@ def test_s0_on_a_few_drawings(tmp_path, capsys):
     assert [row.case["set"] for row in results.rows] == ["emoji-test_style", "emoji-test_style-captions"]
     for row in results.rows:
         assert row.values["images"].number == 12
-        assert row.values["difference"].number <= 1 / 12
+        assert row.values["difference"].number <= 1 / 12 + 1e-6  # a picture; some metrics are float32
         assert row.values["mobileclip, CPU"].number > 0
     assert "emoji-test_style-captions" in capsys.readouterr().out
