@@ -45,6 +45,26 @@ def test_classify_as_json(capsys, small_file):
     assert set(json.loads(out)) == {"a cup", "ein Café"}
 
 
+def test_a_model_is_a_name_or_a_file_or_both(capsys, small_file):
+    line = ("classify", f"{IMAGES}/coffee.png", "a cup", "a cat", "--json")
+    said = [run(capsys, *line, flag, small_file)[1] for flag in ("-m", "--model", "-c", "--checkpoint")]
+    assert json.loads(said[0])
+    assert len(set(said)) == 1
+    told = [
+        run(capsys, *line, *given)[2]
+        for given in (("-m", f"mobileclip_s0={small_file}"), ("-m", "mobileclip_s0", "-c", small_file))
+    ]
+    assert told[0] == told[1] != ""
+    status, _, err = run(capsys, *line, "-m", f"mobileclip_s0={small_file}", "-c", "other.pt")
+    assert (status, "are two files of one model" in err) == (2, True)
+
+
+def test_every_command_can_be_quiet(capsys, small_file, tmp_path):
+    line = ("embed", IMAGES, "-c", small_file, "-o")
+    assert "encoding images" in run(capsys, *line, tmp_path / "a.npz")[2]
+    assert run(capsys, *line, tmp_path / "b.npz", "--quiet")[2] == ""
+
+
 def test_embed_images_and_texts(capsys, small_file, tmp_path):
     (tmp_path / "captions.txt").write_text("a cat\n\na cup of coffee\n", encoding="utf-8")
     output = tmp_path / "made" / "embeddings.npz"
