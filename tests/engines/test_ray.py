@@ -155,7 +155,7 @@ def test_a_cluster_without_room_is_told_and_one_that_is_not_ready(ray_cluster, t
 
 def test_without_ray_the_command_that_installs_it_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ModuleNotFoundError, match=re.escape(f"the engine 'ray' needs ray: {install('ray')}")):
+    with pytest.raises(ModuleNotFoundError, match=re.escape(f"the engine 'ray' needs ray: `{install('ray')}`")):
         RayEngine().run(FunctionWork(function=str), tasks("one"), Noting())
 
 

@@ -280,7 +280,7 @@ def test_a_precision_that_a_target_has_not(target, precision, transformers, tmp_
 )
 def test_a_missing_extra_names_its_command(missing, extras, asked, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(ImportError, match=re.escape(f"needs {missing.partition('.')[0]}: {install(*extras)}")):
+    with pytest.raises(ImportError, match=re.escape(f"needs {missing.partition('.')[0]}: `{install(*extras)}`")):
         export_model("icons", ExportSpec(out=tmp_path / "out", tower="text", **asked))
     assert not (tmp_path / "out").exists()
 
