@@ -20,7 +20,7 @@ from unittest import mock
 
 import mobileclip
 from mobileclip.cli import COMMANDS, Commands, main
-from mobileclip.recipes.flags import FLAGS
+from mobileclip.recipes import FLAGS
 from mobileclip.registry import Registry
 
 FILE = Path(__file__).parent / "golden" / "names.json"
