@@ -23,7 +23,7 @@ import mobileclip
 from mobileclip.cli import COMMANDS, Commands, main
 from mobileclip.cli.flags import COMMON, KEYED, flags_of
 from mobileclip.cli.renamed import OLD_COMMANDS, OLD_FLAGS
-from mobileclip.recipes.flags import FLAGS
+from mobileclip.recipes import FLAGS
 from mobileclip.registry import Registry
 
 FILE = Path(__file__).parent / "golden" / "names.json"

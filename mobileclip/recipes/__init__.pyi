@@ -7,4 +7,5 @@ from .files import (
     recipe_files as recipe_files,
     run_file as run_file,
 )
+from .flags import FLAGS as FLAGS, RENAMED as RENAMED, canonical as canonical
 from .header import read_header as read_header

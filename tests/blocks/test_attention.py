@@ -169,7 +169,7 @@ def test_where_xformers_is_missing_a_gpu_is_told_the_command_that_installs_it(mo
     monkeypatch.setitem(sys.modules, "xformers", None)
     with FakeTensorMode():  # which needs no GPU
         heads = torch.empty(1, 2, 5, 4, device="cuda")
-    with pytest.raises(ImportError, match=re.escape(f"'xformers' needs xformers: {install('xformers')}")):
+    with pytest.raises(ImportError, match=re.escape(f"'xformers' needs xformers: `{install('xformers')}`")):
         xformers_attention(heads, heads, heads, causal=False)
 
 

@@ -80,7 +80,7 @@ def test_the_client_is_needed_to_push_alone(capsys, monkeypatch, small_file, tmp
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     status, _, err = run(capsys, "hub", "push", small_file, "me/small", "--license", "mit")
     assert status == 2
-    assert err.endswith(f"needs huggingface_hub: {install('hub')}\n")
+    assert err.endswith(f"needs huggingface_hub: `{install('hub')}`\n")
     assert run(capsys, "hub", "save", small_file, tmp_path / "model", "--license", "mit")[0] == 0
     assert from_pretrained(tmp_path / "model", fold=False).spec == read_checkpoint(small_file).spec
 

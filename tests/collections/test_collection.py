@@ -147,7 +147,7 @@ def test_photographs_of_phones_wait_for_their_extra(index, photos, monkeypatch):
         without.setitem(sys.modules, "pillow_heif", None)
         report = add(index, photos)
     assert (report.num_encoded, report.unreadable) == (6, ())
-    assert report.uninstalled == {f"reading HEIF files needs pillow_heif: {install('heif')}": 2}
+    assert report.uninstalled == {f"reading HEIF files needs pillow_heif: `{install('heif')}`": 2}
     assert str(report) == "6 encoded, 2 wait for an extra"
     report = add(index, photos)
     assert (report.num_encoded, report.num_unchanged, report.uninstalled) == (2, 6, {})

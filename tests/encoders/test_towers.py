@@ -61,7 +61,7 @@ def test_build_model_suggests_the_nearest_name():
         build_model("mobileclip_s9")
     with fails("registry.unknown-parts-your-own", "did you mean 'mci4'"):
         build_model("mci7")
-    with fails("registry.unknown-parts-your-own", "model", "resnet50", "known: fastvit_ma36"):
+    with fails("registry.unknown-parts-your-own", "model", "resnet50", "no name is like it", "mobileclip list"):
         build_model("resnet50")
 
 

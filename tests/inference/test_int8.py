@@ -147,7 +147,7 @@ def test_the_quantiser_is_named_where_it_is_missing(model, monkeypatch):
     monkeypatch.setitem(sys.modules, "nncf", None)
     tower = OptimizedTower(reparameterize(model.image_encoder), form=INT8)
     int8 = tower.int8_model(Calibration.of_package(PIXELS))
-    with pytest.raises(ImportError, match=re.escape(f"int8 needs nncf: {install('openvino')}")):
+    with pytest.raises(ImportError, match=re.escape(f"int8 needs nncf: `{install('openvino')}`")):
         tower.compile_for(torch.rand(1, 3, PIXELS.size, PIXELS.size), int8=int8)
 
 

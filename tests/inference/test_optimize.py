@@ -159,7 +159,7 @@ def test_without_openvino_the_rest_is_used(reports_without_programs):
         eager, openvino = tower["trials"]
         assert not eager["refused"]
         assert openvino["refused"].startswith("it cannot be compiled here: ")
-        assert f"the engine 'openvino' needs openvino: {install('openvino')}" in openvino["refused"]
+        assert f"the engine 'openvino' needs openvino: `{install('openvino')}`" in openvino["refused"]
         assert tower["used"] in (eager, None)
 
 

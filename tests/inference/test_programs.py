@@ -89,7 +89,7 @@ def test_a_program_is_pickled_and_names_what_is_missing_where_it_is_read(tower, 
     for make in (lambda: pickle.loads(content), lambda: made(tower, example, "float32")):
         with pytest.raises(ModuleNotFoundError) as raised:
             make()
-        assert str(raised.value) == f"the engine 'openvino' needs openvino: {install('openvino')}"
+        assert str(raised.value) == f"the engine 'openvino' needs openvino: `{install('openvino')}`"
 
 
 _IMPORTED = """

@@ -61,4 +61,4 @@ def test_who_needs_transformers_is_told_what_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ImportError) as raised:
         transformers_package()
-    assert str(raised.value) == f"a model of transformers needs transformers: {install('transformers')}"
+    assert str(raised.value) == f"a model of transformers needs transformers: `{install('transformers')}`"

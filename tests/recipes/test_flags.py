@@ -6,8 +6,7 @@ import sys
 
 import pytest
 
-from mobileclip.recipes import recipe_files
-from mobileclip.recipes.flags import FLAGS, RENAMED, canonical
+from mobileclip.recipes import FLAGS, RENAMED, canonical, recipe_files
 from tests.cli.test_table import WITHOUT_TORCH
 from tests.errors import fails
 from tests.names import flags

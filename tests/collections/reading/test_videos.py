@@ -152,7 +152,7 @@ def test_videos_wait_for_their_extra(index, tmp_path, monkeypatch):
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "av", None)
         report = add(index, tmp_path / "photos")
-        assert report.uninstalled == {f"reading videos needs av: {install('video')}": 1}
+        assert report.uninstalled == {f"reading videos needs av: `{install('video')}`": 1}
         assert (report.num_encoded, report.unreadable) == (1, ())
     assert add(index, tmp_path / "photos").num_encoded == 1
 

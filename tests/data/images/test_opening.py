@@ -287,7 +287,7 @@ class TestBarrier:
             open_image(data, ImageLimits(), "x")
         again = pickle.loads(pickle.dumps(caught.value))
         assert (again.reason, str(again)) == ("missing_package", str(caught.value))
-        assert again.install == f"reading HEIF files needs pillow_heif: {install('heif')}"
+        assert again.install == f"reading HEIF files needs pillow_heif: `{install('heif')}`"
 
     @pytest.mark.parametrize("place", ["pipe", "folder"])
     def test_what_never_ends_is_not_read(self, tmp_path, place):

@@ -84,4 +84,4 @@ def test_what_is_missing_is_named(monkeypatch):
         load_image(raw(PREVIEW, preview_size=SIZE))
     again = pickle.loads(pickle.dumps(caught.value))
     assert again.reason == "missing_package"
-    assert again.install == f"reading raw files of cameras needs rawpy: {install('raw')}"
+    assert again.install == f"reading raw files of cameras needs rawpy: `{install('raw')}`"

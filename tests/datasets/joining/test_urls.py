@@ -167,6 +167,6 @@ def test_mistakes(capsys, tmp_path, arguments, message):
 
 def test_parquet_without_arrow(release, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(ImportError, match=re.escape(f"urls.parquet needs pyarrow: {install('parquet')}")):
+    with pytest.raises(ImportError, match=re.escape(f"urls.parquet needs pyarrow: `{install('parquet')}`")):
         write(release.captions, tmp_path / "urls.parquet")
     assert not list(tmp_path.iterdir())

@@ -442,7 +442,7 @@ class TestUnits:
     def test_without_arrow(self, tmp_path, monkeypatch):
         path = write_table(tmp_path / "a.parquet", [{"path": "0.png", "caption": "x"}])
         monkeypatch.setitem(sys.modules, "pyarrow", None)
-        with pytest.raises(ModuleNotFoundError, match=re.escape(f"needs pyarrow: {install('parquet')}")):
+        with pytest.raises(ModuleNotFoundError, match=re.escape(f"needs pyarrow: `{install('parquet')}`")):
             TableSource(tables=path).units()
 
 

@@ -37,7 +37,7 @@ def test_a_prepared_model_is_ordinary_again_when_finished(batch_norm):
 
 def test_adapters_need_their_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ModuleNotFoundError, match=re.escape(f"adapters needs peft: {install('lora')}")):
+    with pytest.raises(ModuleNotFoundError, match=re.escape(f"adapters needs peft: `{install('lora')}`")):
         add_lora(fresh(SMALL), LoraSpec())
 
 
