@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import io
 
+import attrs
 import pytest
 from PIL import Image
 
 from mobileclip import build_model
+from mobileclip.blocks import models
 from mobileclip.data import datacompdr_augmentation, write_shards
+from mobileclip.encoders import DualEncoderSpec
 from tests.data.made_samples import encoded, make_sample
+from tests.encoders.small import IMAGE, TEXT
 from tests.test_pages import PAGES, blocks
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -67,7 +71,14 @@ def test_loss_in_plain_pytorch(run):
     assert terms.distillation > 0
 
 
-def test_pipeline_and_loss_in_fabric(run):
+def test_pipeline_and_loss_in_fabric(run, monkeypatch):
+    """A smaller model of the same name, which takes what the published one takes."""
+    published = models["mobileclip_s0"]
+    image, text = (
+        attrs.evolve(small, input=whole.input, embedding_dim=32)
+        for small, whole in ((IMAGE, published.image), (TEXT, published.text))
+    )
+    monkeypatch.setattr(models, "_values", models._values | {"mobileclip_s0": DualEncoderSpec(image=image, text=text)})
     before = build_model("mobileclip_s0").logit_scale.item()
     names = run(3)
     assert names["batch"].image.shape == (8, 3, 256, 256)
