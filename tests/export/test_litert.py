@@ -24,9 +24,9 @@ from mobileclip.export.export import tower_export
 from mobileclip.export.targets import Written
 from mobileclip.export.verification import ROUNDING, Fallback, stored_layers
 from tests.errors import fails
+from tests.export.hostile_folders import sign
 from tests.export.litert import EXPORT, converter, model
 from tests.export.models import TRANSFORMERS, few_samples, seeing
-from tests.export.test_verify import sign
 
 litert = pytest.importorskip("mobileclip.export.targets.litert.file")
 pytest.importorskip("ai_edge_quantizer", reason="the runtime or the quantiser is not installed")
