@@ -55,8 +55,7 @@ class TestLayouts:
         loaded = load_model(path, spec, fold=False)
         assert loaded.spec == spec
         assert not loaded.training
-        for name, tensor in model.state_dict().items():
-            torch.testing.assert_close(loaded.state_dict()[name], tensor, rtol=0, atol=0)
+        torch.testing.assert_close(dict(loaded.state_dict()), dict(model.state_dict()), rtol=0, atol=0)
         assert not list(tmp_path.glob(".*"))
 
     @pytest.mark.parametrize(("spec", "layout"), STORABLE)
@@ -154,8 +153,7 @@ class TestOpenClip:
         stored = read_checkpoint(tmp_path / "m.safetensors")
         assert (stored.spec, stored.form, stored.layout) == (SMALL, "training", layout)
         tower = load_model(tmp_path / "m.safetensors", tower="image", fold=False)
-        for name, tensor in model.image_encoder.state_dict().items():
-            torch.testing.assert_close(tower.state_dict()[name], tensor, rtol=0, atol=0)
+        torch.testing.assert_close(dict(tower.state_dict()), dict(model.image_encoder.state_dict()), rtol=0, atol=0)
 
     def test_a_bias_that_the_spec_beside_it_does_not_have_is_not_dropped(self, tmp_path):
         save_model(randomised(SMALL), tmp_path / "m.safetensors", layout="open_clip")
@@ -214,8 +212,7 @@ class TestTimm:
         assert read_checkpoint(path, spec).layout == "timm"
         loaded = load_model(path, None if suffix == ".safetensors" else spec, fold=False)
         assert loaded.spec == spec
-        for name, tensor in tower.state_dict().items():
-            torch.testing.assert_close(loaded.state_dict()[name], tensor, rtol=0, atol=0)
+        torch.testing.assert_close(dict(loaded.state_dict()), dict(tower.state_dict()), rtol=0, atol=0)
 
     def test_the_image_tower_of_a_model_may_be_asked_for(self, tmp_path):
         model = randomised(SMALL)

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import subprocess
-import sys
 
 import open_clip
 import pytest
@@ -14,6 +12,7 @@ from mobileclip.encoders.checkpoints import PRETRAINED, PUBLISHED, TAGS, licence
 from tests.encoders.small import SMALL, randomised
 from tests.errors import fails
 from tests.hub import Repository, hub_server
+from tests.preloaded import preloaded
 
 
 @pytest.fixture
@@ -43,8 +42,11 @@ def hub(files):
         yield server
 
 
-def run(command, environment):
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+def run(hub, folder, code, *arguments):
+    """Run code in a process whose hub this is; return its status, and what it said on both streams."""
+    started = preloaded().start("-c", code, *arguments, folder=folder, environment=hub.environment(folder))
+    output, errors = started.communicate(120)
+    return started.returncode, output, errors
 
 
 def test_a_backbone_loads_by_its_name_on_the_hub_and_by_that_of_a_model(hub, files, tmp_path):
@@ -64,8 +66,8 @@ for name, path in names.items():
     assert all(torch.equal(expected[key], value) for key, value in classifier.image_encoder.state_dict().items()), name
 """
     paths = [str(tmp_path / f"{name}.safetensors") for name in ("model", "other")]
-    result = run([sys.executable, "-c", code, *paths], hub.environment(tmp_path))
-    assert result.returncode == 0, result.stderr
+    status, _, errors = run(hub, tmp_path, code, *paths)
+    assert status == 0, errors
 
 
 def test_open_clip_s_tags_are_published_weights(hub, files, tmp_path):
@@ -88,9 +90,9 @@ for name, tag in (("MobileCLIP-B", "datacompdr"), ("mobileclip_b", "datacompdr_l
     except CheckpointError as error:
         print(error)
 """
-    result = run([sys.executable, "-c", code, str(tmp_path / "other.safetensors")], hub.environment(tmp_path))
-    assert result.returncode == 0, result.stderr
-    first, second = result.stdout.splitlines()
+    status, output, errors = run(hub, tmp_path, code, str(tmp_path / "other.safetensors"))
+    assert status == 0, errors
+    first, second = output.splitlines()
     assert PRETRAINED["mobileclip_b"] in first
     assert PRETRAINED["mobileclip_blt"] in second
 
@@ -123,11 +125,11 @@ for name in sys.argv[1:]:
     except SystemExit as stop:
         print(f"status {stop.code}", file=sys.stderr)
 """
-    result = run([sys.executable, "-c", code, *said], hub.environment(tmp_path))
-    assert result.stdout == ""
-    for message, part in zip(said.values(), result.stderr.split("status 2"), strict=False):
+    _, output, errors = run(hub, tmp_path, code, *said)
+    assert output == ""
+    for message, part in zip(said.values(), errors.split("status 2"), strict=False):
         assert message in part
-    assert result.stderr.count("status 2") == len(said)
+    assert errors.count("status 2") == len(said)
 
 
 STEPS = """
@@ -150,10 +152,10 @@ for step, *arguments in json.loads(sys.argv[1]):
 """
 
 
-def outcomes(steps, environment):
+def outcomes(hub, folder, steps):
     """What `mobileclip info` says of each address among `steps`, in one process: its status and its errors."""
-    result = run([sys.executable, "-c", STEPS, json.dumps(steps)], environment)
-    said = result.stderr.split("status ")
+    _, _, errors = run(hub, folder, STEPS, json.dumps(steps))
+    said = errors.split("status ")
     return [
         (int(after.split("\n")[0]), before.partition("\n")[2])
         for before, after in zip(["\n" + said[0], *said[1:-1]], said[1:], strict=True)
@@ -162,12 +164,12 @@ def outcomes(steps, environment):
 
 @pytest.mark.slow
 def test_what_came_first_is_what_comes_later(hub, files, tmp_path):
-    environment, repository = hub.environment(tmp_path), hub.repositories["owner/one"]
+    repository = hub.repositories["owner/one"]
     first, digest = repository.branches["main"], hashlib.sha256(files[0]).hexdigest()
     # Another model under the same name: the commit that came first is asked for, unless the branch is named.
     moves = ["upload", str(tmp_path / "other.safetensors"), "model.safetensors", "owner/one"]
     steps = [["info", "hf-hub:owner/one"], moves, ["info", "hf-hub:owner/one"]]
-    assert [status for status, _ in outcomes(steps, environment)] == [0, 0]
+    assert [status for status, _ in outcomes(hub, tmp_path, steps)] == [0, 0]
     later = repository.branches["main"]
     assert later != first
     assert not list((tmp_path / "cache").rglob(f"*{later}*"))
@@ -182,7 +184,7 @@ def test_what_came_first_is_what_comes_later(hub, files, tmp_path):
         ["copy", str(tmp_path / "other.safetensors"), str(blob)],
         ["info", "hf-hub:owner/one"],
     ]
-    branch, pinned, wrong, changed = outcomes(steps, environment)
+    branch, pinned, wrong, changed = outcomes(hub, tmp_path, steps)
     assert branch[0] == pinned[0] == 0
     assert list((tmp_path / "cache").rglob(f"*{later}*"))
     assert wrong[0] == changed[0] == 2
@@ -199,7 +201,7 @@ def test_a_known_digest_outlives_its_revision(hub, files, tmp_path):
         ["info", f"hf-hub:owner/one/model.safetensors@{gone}"],
         ["info", f"hf-hub:owner/none/model.safetensors@{gone}#sha256={digest}"],
     ]
-    taken, other, unknown, nowhere = outcomes(steps, hub.environment(tmp_path))
+    taken, other, unknown, nowhere = outcomes(hub, tmp_path, steps)
     assert taken[0] == 0
     assert f"owner/one has no revision {gone} any more" in taken[1]
     assert [other[0], unknown[0], nowhere[0]] == [2, 2, 2]

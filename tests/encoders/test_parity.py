@@ -1,39 +1,61 @@
 """Every published layout, filled with random numbers, against the outputs of the public code, unfolded and folded."""
 
+import json
+
 import pytest
 import torch
 from torch import nn
 
 from mobileclip import reparameterize
+from mobileclip.blocks import models
 from mobileclip.encoders import load_model
+from mobileclip.encoders.checkpoints import layouts, tensor_shapes
 from mobileclip.reparam import LayerScale, is_folded
 from tests.golden.checkpoints import GOLDEN_MODELS, golden, golden_images, golden_tokens, relative_error
 
-# The largest, those that are another's architecture in the other layout, and S2, which is a wider and deeper S1.
-SLOW = {
-    "openclip_MobileCLIP2-S3",
-    "openclip_MobileCLIP2-S4",
-    "openclip_MobileCLIP2-L-14",
-    "apple_mobileclip_s1",
-    "apple_mobileclip_s2",
-    "openclip_MobileCLIP-S2",
-    "openclip_MobileCLIP-B",
-    "openclip_MobileCLIP2-S2",
-    "openclip_MobileCLIP2-B",
-}
+# Every kind of tower; open_clip itself gives what a small file of its layout gives, in `test_checkpoints`.
+BY_DEFAULT = {"apple_mobileclip_s0", "apple_mobileclip_b"}
 TEXTS = golden_tokens()[:5]
+
+
+# Others use them too.
+WRITTEN_ONCE = {"apple_mobileclip_s0": "s0_file", "openclip_MobileCLIP2-S0": "clip2_s0_file"}
+
+
+@pytest.fixture
+def written(request, tmp_path):
+    """A function that writes a checkpoint of the public code with the golden weights, and returns its path."""
+
+    def write(model):
+        if model.file in WRITTEN_ONCE:
+            return request.getfixturevalue(WRITTEN_ONCE[model.file])
+        torch.save(model.state(), tmp_path / "checkpoint.pt")
+        return tmp_path / "checkpoint.pt"
+
+    return write
 
 
 @pytest.fixture(
     params=[
-        pytest.param(model, id=model.file, marks=pytest.mark.slow if model.file in SLOW else ())
+        pytest.param(model, id=model.file, marks=[pytest.mark.slow] * (model.file not in BY_DEFAULT))
         for model in GOLDEN_MODELS
     ]
 )
-def parity(request, tmp_path):
-    path = tmp_path / "checkpoint.pt"
-    torch.save(request.param.state(), path)
+def parity(request, written):
+    path = written(request.param)
     return load_model(path, request.param.name, fold=False), request.param.outputs()
+
+
+@pytest.mark.parametrize("model", GOLDEN_MODELS, ids=lambda model: model.file)
+def test_names_and_shapes_are_the_public_codes(model):
+    spec, layout = models[model.name], layouts[model.layout]
+    own = tensor_shapes(spec, "training")
+    constants = layout.constants(spec.image) | layout.constants(spec.text)
+    found = {name: list(tensor.shape) for name, tensor in constants.items()}
+    for name, entry in layout.entries(spec, "training").items():
+        tensor = torch.empty(own[name], device="meta")
+        found[entry.name] = list((entry.reshape.to_layout(tensor) if entry.reshape else tensor).shape)
+    assert found == json.loads(model.keys_file.read_text(encoding="utf-8"))
 
 
 @torch.inference_mode()
@@ -53,11 +75,11 @@ def test_embeddings_equal_the_public_codes(parity):
 
 @pytest.mark.parametrize("name", ["s0", *(pytest.param(name, marks=pytest.mark.slow) for name in ("s1", "s2"))])
 @torch.inference_mode()
-def test_every_stage_has_the_public_codes_statistics(name, tmp_path):
+def test_every_stage_has_the_public_codes_statistics(name, written):
     """Where a difference starts: after the stem, and after each entry of the release's `network`."""
-    torch.save(golden(f"apple_mobileclip_{name}").state(), tmp_path / "checkpoint.pt")
-    encoder = load_model(tmp_path / "checkpoint.pt", f"mobileclip_{name}", tower="image", fold=False)
-    outputs = golden(f"apple_mobileclip_{name}").outputs()
+    model = golden(f"apple_mobileclip_{name}")
+    encoder = load_model(written(model), f"mobileclip_{name}", tower="image", fold=False)
+    outputs = model.outputs()
     features = encoder.stem(golden_images(256))
     assert relative_error(features.mean((2, 3)), outputs["stem_mean"]) < 1e-5
     parts = [part for stage in encoder.stages for part in stage]

@@ -19,10 +19,10 @@ DEPTHS = (2, 1, 2)
 
 def with_our_weights(encoder, model):
     """timm's model with the weights of our encoder, as open_clip's layout names them; evaluation mode."""
-    spec, layout = encoder.spec, layouts["open_clip"]
+    spec, layout, own = encoder.spec, layouts["open_clip"], encoder.state_dict()
     state = layout.constants(spec)
     for name, entry in layout.entries(spec, "training").items():
-        tensor = encoder.state_dict()[name]
+        tensor = own[name]
         state[entry.name] = entry.reshape.to_layout(tensor) if entry.reshape else tensor
     model.load_state_dict({name.removeprefix(layout.image_prefix): tensor for name, tensor in state.items()})
     return model.eval()

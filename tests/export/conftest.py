@@ -1,15 +1,37 @@
+import copy
 import sys
+from functools import cache
 
 import pytest
 
 from mobileclip.export import ExportSpec, export_model
 from tests.export.hostile import CANARY_EVENT
-from tests.export.models import CONVOLUTIONAL, TRANSFORMERS, seeing, unusual
+from tests.export.models import CONVOLUTIONAL, SHALLOW, TRANSFORMERS, few_samples, seeing, unusual
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread(one_thread):
     """For every test of the room."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _operations_read_once():
+    """PyTorch reads the source of hundreds of ONNX functions anew for every tower, a third of its time."""
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+    except ImportError:  # where nothing exports to ONNX
+        yield
+        return
+    read = cache(ONNXRegistry.from_torchlib)
+
+    def again(**options):
+        found = copy.copy(read(**options))
+        found.functions = {name: list(functions) for name, functions in found.functions.items()}
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(again))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -23,21 +45,26 @@ def transformers():
 
 
 @pytest.fixture(scope="session")
+def shallow():
+    return seeing(SHALLOW)
+
+
+@pytest.fixture(scope="session")
 def plain_onnx(convolutional, tmp_path_factory):
     """Both towers in ONNX with everything as it is by default."""
     return export_model(convolutional, ExportSpec(out=tmp_path_factory.mktemp("onnx") / "plain"))
 
 
 @pytest.fixture(scope="session")
-def half_onnx(transformers, tmp_path_factory):
+def half_onnx(shallow, tmp_path_factory):
     """Both towers in ONNX with nothing as it is by default."""
-    out = tmp_path_factory.mktemp("onnx") / "half"
-    return export_model(transformers, unusual(out, target="onnx"))
+    spec = unusual(tmp_path_factory.mktemp("onnx") / "half", target="onnx")
+    return export_model(shallow, spec, samples=few_samples())
 
 
 @pytest.fixture(scope="session")
-def plain_torch(transformers, tmp_path_factory):
-    return export_model(transformers, ExportSpec(out=tmp_path_factory.mktemp("torch") / "plain", target="torch"))
+def plain_torch(shallow, tmp_path_factory):
+    return export_model(shallow, ExportSpec(out=tmp_path_factory.mktemp("torch") / "plain", target="torch"))
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,9 @@ from tests.export.models import CONVOLUTIONAL, constant
 
 
 @pytest.fixture(scope="module")
-def model_file(convolutional, tmp_path_factory):
+def model_file(shallow, tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    save_model(convolutional, path)
+    save_model(shallow, path)
     return path
 
 

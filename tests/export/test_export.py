@@ -54,9 +54,9 @@ def test_onnx_holds_no_paths_and_source_lines_of_whoever_exported(plain_onnx):
 
 
 @torch.no_grad()
-def test_half_precision_any_batch_and_preprocessing_inside(half_onnx, transformers):
+def test_half_precision_any_batch_and_preprocessing_inside(half_onnx, shallow):
     ours = run(half_onnx / "image.onnx", raw_pixels(PIXELS)[:5])
-    expected = transformers.encode_image(pixels(PIXELS)[:5])
+    expected = shallow.encode_image(pixels(PIXELS)[:5])
     torch.testing.assert_close(ours, expected, rtol=2e-2, atol=2e-2 * float(expected.abs().max()))
     assert len(run(half_onnx / "image.onnx", raw_pixels(PIXELS)[:3])) == 3
     stored = [tensor for tensor in onnx.load(half_onnx / "image.onnx").graph.initializer if len(tensor.dims) > 1]
@@ -64,7 +64,7 @@ def test_half_precision_any_batch_and_preprocessing_inside(half_onnx, transforme
     assert large
     assert {tensor.data_type for tensor in large} == {onnx.TensorProto.FLOAT16}
     texts = Tokenizer(TOKENS)(["a cat", "two dogs on a beach", ""])
-    expected = transformers.encode_text(texts)
+    expected = shallow.encode_text(texts)
     torch.testing.assert_close(run(half_onnx / "text.onnx", texts), expected, rtol=2e-2, atol=2e-2)
 
 
@@ -78,14 +78,14 @@ def test_masks_are_within_half_precision(half_onnx, plain_torch):
 
 
 @torch.no_grad()
-def test_torch_gives_the_models_embeddings(plain_torch, transformers):
+def test_torch_gives_the_models_embeddings(plain_torch, shallow):
     images, texts = pixels(PIXELS), Tokenizer(TOKENS)(["a cat", "two dogs on a beach"])
     image_program = torch.export.load(plain_torch / "image.pt2").module()
     text_program = torch.export.load(plain_torch / "text.pt2").module()
     ours = torch.cat([image_program(image[None]) for image in images[:3]])
-    torch.testing.assert_close(ours, transformers.encode_image(images[:3], normalize=True), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours, shallow.encode_image(images[:3], normalize=True), rtol=1e-4, atol=1e-5)
     ours = torch.cat([text_program(text[None]) for text in texts])
-    torch.testing.assert_close(ours, transformers.encode_text(texts, normalize=True), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours, shallow.encode_text(texts, normalize=True), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("target", [pytest.param("onnx", marks=pytest.mark.slow), "torch"])

@@ -15,8 +15,9 @@ from mobileclip.cli import main
 from mobileclip.encoders import ImageEncoderSpec, save_model
 from mobileclip.export import ExportSpec, export_model, read_contract, read_report, verify_export
 from tests.errors import fails
+from tests.export.hostile_folders import sign
 from tests.export.models import MCI, PIXELS, pixels
-from tests.export.test_verify import change, sign
+from tests.export.test_verify import change
 
 
 def exported(model, out, **options):

@@ -146,13 +146,23 @@ def test_what_a_place_does_not_run_is_refused(options, error, tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["immich", "transformers.js"])
-def test_a_background_that_a_host_does_not_know_is_told(tmp_path, caplog, layout):
-    white = attrs.evolve(SHALLOW.image.input, background="white")
-    model = seeing(attrs.evolve(SHALLOW, image=attrs.evolve(SHALLOW.image, input=white)))
-    export_model(model, ExportSpec(out=tmp_path / "out", layout=layout), samples=few_samples())
+def test_a_background_that_a_host_does_not_know_is_told(immich, tmp_path, caplog, layout):
+    """Of a contract that says so, as every layout is written from the contract."""
+    folder = shutil.copytree(immich, tmp_path / "out")
+    text = (folder / "mobileclip.json").read_text()
+    size = f'"size": {PIXELS.size}'
+    assert size in text
+    (folder / "mobileclip.json").write_text(text.replace(size, f'{size}, "background": "white"'))
+    layouts.resolve(layout).write(folder, read_contract(folder))
     assert "was trained with them on white: put transparent ones on it before" in caplog.text
-    contract = json.loads((tmp_path / "out" / "mobileclip.json").read_text())
-    assert contract["image"]["input"]["background"] == "white"
+
+
+def test_a_contract_names_the_background(tmp_path):
+    white = attrs.evolve(SHALLOW.image.input, background="white")
+    model = seeing(attrs.evolve(SHALLOW, image=attrs.evolve(SHALLOW.image, input=white))).image_encoder
+    spec = ExportSpec(out=tmp_path / "out", target="torch", tower="image")
+    folder = export_model(model, spec, samples=few_samples())
+    assert read_contract(folder).image.input.background == "white"
 
 
 def test_cut_rows_are_ended():

@@ -28,9 +28,9 @@ from mobileclip.export.targets.litert.convert import converted, converter_versio
 from mobileclip.export.targets.litert.fewer_bits import WEIGHTED, with_fewer_bits
 from mobileclip.export.towers import ROUNDING, Fallback, stored_layers
 from tests.errors import fails
+from tests.export.hostile_folders import sign
 from tests.export.litert import EXPORT, converter, model
 from tests.export.models import TRANSFORMERS, few_samples, seeing
-from tests.export.test_verify import sign
 
 TARGET = targets["litert"]
 needs_converter = pytest.mark.skipif(converter() is None, reason="no LiteRT converter: make litert")

@@ -21,15 +21,15 @@ from mobileclip.inference.archive import read_embeddings
 from tests.cli.test_cli import run
 from tests.data.tokenizer_files import KINDS
 from tests.errors import fails
-from tests.export.models import PIXELS, SHALLOW, TRANSFORMERS, pixels, raw_pixels, seeing
+from tests.export.models import PIXELS, SHALLOW, pixels, raw_pixels, seeing
 
 IMAGES, CAPTIONS = bundled_samples().images, bundled_samples().captions
 
 
 @pytest.fixture(scope="module")
-def checkpoint(transformers, tmp_path_factory):
+def checkpoint(shallow, tmp_path_factory):
     path = tmp_path_factory.mktemp("checkpoint") / "model.safetensors"
-    save_model(transformers, path)
+    save_model(shallow, path)
     return path
 
 
@@ -42,8 +42,8 @@ def pets(tmp_path_factory):
     return folder
 
 
-def test_embeddings_and_answers_are_the_models(transformers, plain_torch):
-    export, model = mobileclip.load(plain_torch), mobileclip.ImageTextModel(transformers)
+def test_embeddings_and_answers_are_the_models(shallow, plain_torch):
+    export, model = mobileclip.load(plain_torch), mobileclip.ImageTextModel(shallow)
     torch.testing.assert_close(export.encode_image(IMAGES), model.encode_image(IMAGES), atol=1e-5, rtol=0)
     torch.testing.assert_close(export.encode_text(CAPTIONS), model.encode_text(CAPTIONS), atol=1e-5, rtol=0)
     labels = CAPTIONS[:4]
@@ -53,8 +53,8 @@ def test_embeddings_and_answers_are_the_models(transformers, plain_torch):
 
 
 @pytest.mark.slow
-def test_pixels_are_what_a_file_takes_that_normalises_inside(transformers, half_onnx):
-    export, model = mobileclip.load(half_onnx), mobileclip.ImageTextModel(transformers)
+def test_pixels_are_what_a_file_takes_that_normalises_inside(shallow, half_onnx):
+    export, model = mobileclip.load(half_onnx), mobileclip.ImageTextModel(shallow)
     cosines = (export.encode_image(IMAGES) * model.encode_image(IMAGES)).sum(-1)
     assert cosines.min() > 0.999
 
@@ -122,7 +122,7 @@ def test_verify_says_what_is_lost_on_a_data_set(capsys, plain_torch, checkpoint,
 
 def test_verify_compares_with_the_model_of_the_export_alone(capsys, plain_torch, pets, tmp_path):
     other = tmp_path / "other.safetensors"
-    save_model(seeing(TRANSFORMERS, seed=3), other)
+    save_model(seeing(SHALLOW, seed=3), other)
     with fails("export.made-whose-folded-weights"):
         require_made_of(plain_torch, other)
     status, _, said = run(capsys, "verify", plain_torch, "--data", pets)

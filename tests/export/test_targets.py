@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import attrs
@@ -56,12 +57,13 @@ from tests.export.models import (
     unusual,
 )
 from tests.export.stored import STORED, coreml_function
+from tests.preloaded import preloaded
 
 NEEDED = {"coreai": "coreai_torch", "litert": "ai_edge_litert"}
 WRITTEN_ELSEWHERE = ("litert",)  # by its converter, see test_litert.py
 IS_MAC = sys.platform == "darwin"
 # Seconds each: of every target one precision, and more where a second is enough.
-BY_DEFAULT = {("torch", "float32"), ("torch", "int8"), ("onnx", "int8-weights"), ("litert", "float32")}
+BY_DEFAULT = {("torch", "int8"), ("onnx", "int8-weights"), ("litert", "float32")}
 EVERY = [
     pytest.param(target, precision, marks=[pytest.mark.slow] * ((target, precision) not in BY_DEFAULT))
     for target in targets
@@ -87,7 +89,7 @@ def answers(path, file, target, inputs):
 
 
 @pytest.mark.parametrize(("target", "precision"), EVERY)
-def test_a_target_keeps_the_contract(target, precision, convolutional, transformers, tmp_path):
+def test_a_target_keeps_the_contract(target, precision, request, tmp_path):
     importlib.import_module(NEEDED.get(target, "torch"))
     if target in WRITTEN_ELSEWHERE:
         # Another machine wrote it, whose report this one's may differ from in the last digits.
@@ -99,16 +101,20 @@ def test_a_target_keeps_the_contract(target, precision, convolutional, transform
     # In 8 bits random weights rank more captions otherwise than the gate lets them.
     samples = few_samples() if precision == "int8" else None
     # OpenVINO 2026.4 compiles no 1 x 1 convolution of one pixel with a compressed weight.
-    model = transformers if (target, precision) == ("openvino", "int8-weights") else convolutional
+    name = "transformers" if (target, precision) == ("openvino", "int8-weights") else "convolutional"
+    model = request.getfixturevalue("shallow" if (target, precision) in BY_DEFAULT else name)
     check_target(model, ExportSpec(out=tmp_path / "out", target=target, precision=precision), samples=samples)
 
 
 @pytest.mark.parametrize("target", in_turn("onnx", slow=("openvino", "executorch", "coreai", "coreml")))
-def test_nothing_as_it_is_by_default(target, transformers, tmp_path):
+def test_nothing_as_it_is_by_default(target, shallow, request, tmp_path):
     """float16, batches of any size, raw pixels, lengths as the model gives them."""
     importlib.import_module(NEEDED.get(target, "torch"))
-    spec = unusual(tmp_path / "out", target=target, preprocess="float32" if target == "coreml" else "uint8")
-    folder = export_model(transformers, spec, samples=few_samples(), show_progress=False)
+    if target == "onnx":
+        folder = request.getfixturevalue("half_onnx")
+    else:
+        spec = unusual(tmp_path / "out", target=target, preprocess="float32" if target == "coreml" else "uint8")
+        folder = export_model(shallow, spec, samples=few_samples(), show_progress=False)
     image, text = read_contract(folder).towers
     assert (image.input_shape, text.input_shape) == ((None, 3, 64, 64), (None, 12))
     assert (image.compute, image.float32) == ("float16", ())
@@ -119,7 +125,7 @@ def test_nothing_as_it_is_by_default(target, transformers, tmp_path):
     assert report == read_report(folder)
     run, images = targets[target].open(folder / image.file, image), raw_pixels(PIXELS)[:3]
     with torch.no_grad():
-        expected = transformers.encode_image(pixels(PIXELS)[:3])
+        expected = shallow.encode_image(pixels(PIXELS)[:3])
     given = run(images)[0]
     torch.testing.assert_close(given, expected, rtol=2e-2, atol=2e-2 * float(expected.abs().max()))
     # The next outputs are not written where these are.
@@ -154,13 +160,27 @@ KEPT = {"image": ("stem.1.conv", "stages.1.blocks.0.attention.qkv", "head.projec
 LARGEST = {"coreml": 127, "openvino": 127}
 
 
+@pytest.fixture(scope="module")
+def rounded(convolutional, shallow, tmp_path_factory):
+    """What gives a tower in int8, written once: as it is given to the target, its file, and what a contract says."""
+    folder = tmp_path_factory.mktemp("rounded")
+
+    @cache
+    def of(target, tower):
+        model = convolutional if tower == "image" else shallow
+        export = one_tower(model, tower, target=target, every=12, layers=KEPT[tower])
+        if tower == "image":
+            export = attrs.evolve(export, calibration=3 * export.calibration)
+        return export, *written(export, folder, f"{tower}_{target}")
+
+    return of
+
+
 @pytest.mark.parametrize("tower", ["image", "text"])
 @pytest.mark.parametrize("target", in_turn("onnx", "torch", slow=("openvino", "coreml")))
-def test_int8_is_every_layer_but_those_that_are_kept(target, tower, convolutional, transformers, tmp_path):
+def test_int8_is_every_layer_but_those_that_are_kept(target, tower, rounded):
     """And nothing else is rounded: attention, norms and sums are float, tables that are looked up are float16."""
-    model = convolutional if tower == "image" else transformers
-    export = one_tower(model, tower, target=target, every=12, layers=KEPT[tower])
-    path, file = written(export, tmp_path)
+    export, path, file = rounded(target, tower)
     assert (file.compute, set(file.float32)) == ("int8", set(KEPT[tower]))
     stored = STORED[target](path)
     left = {name: layer.weight.detach().flatten(1).numpy() for name, layer in weighted_layers(export.encoder)}
@@ -194,19 +214,18 @@ def is_of(layer, weight):
 
 
 @pytest.mark.parametrize("target", in_turn("onnx", "torch", slow=("openvino", "coreml")))
-def test_ranges_are_those_of_the_calibration_data(target, convolutional, tmp_path):
-    """The first thing that is rounded is the pixels: their range is known beforehand."""
-    export = one_tower(convolutional, "image", target=target, every=12)
-    export = attrs.evolve(export, calibration=3 * export.calibration)
-    least, most = STORED[target](written(export, tmp_path)[0]).first_range
+def test_ranges_are_those_of_the_calibration_data(target, rounded):
+    """The first thing that is rounded is the pixels: their range is known beforehand, and wider than that of others."""
+    export, path, _ = rounded(target, "image")
+    least, most = STORED[target](path).first_range
     step = 1.01 * (most - least) / 255
     assert least == pytest.approx(float(export.calibration.min()), abs=step)
     assert most == pytest.approx(float(export.calibration.max()), abs=step)
 
 
-def test_int8_loads_without_what_wrote_it(transformers, tmp_path):
+def test_int8_loads_without_what_wrote_it(rounded, tmp_path):
     """PyTorch alone: its own operations that round must be imported first, and that is all."""
-    path, _ = written(one_tower(transformers, "text", target="torch", every=12), tmp_path)
+    _, path, _ = rounded("torch", "text")
     code = f"""
 import sys
 sys.modules["torchao"] = sys.modules["mobileclip"] = None
@@ -215,11 +234,8 @@ import torch.ao.quantization.fx._decomposed
 module = torch.export.load({str(path)!r}).module()
 print(tuple(module(torch.zeros(1, 12, dtype=torch.int64)).shape))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120, cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout == "(1, 12)\n"
+    done = preloaded("torch").call("tests.preloaded:python", "-c", code, folder=tmp_path)
+    assert (done.status, done.output) == (0, "(1, 12)\n")
 
 
 @pytest.mark.slow
@@ -287,7 +303,7 @@ def test_a_missing_extra_names_its_command(missing, extras, asked, tmp_path, mon
 
 
 @pytest.mark.parametrize("target", in_turn("onnx", slow=("openvino", "executorch", "coreml")))
-def test_nothing_is_logged_and_loggers_stay_as_they_were(target, transformers, tmp_path, capfd, caplog):
+def test_nothing_is_logged_and_loggers_stay_as_they_were(target, shallow, tmp_path, capfd, caplog):
     logger = logging.getLogger()
 
     def state():
@@ -295,7 +311,7 @@ def test_nothing_is_logged_and_loggers_stay_as_they_were(target, transformers, t
         return logger.level, handlers, logger.manager.disable, logging.getLoggerClass()
 
     with caplog.at_level(logging.INFO):
-        export = one_tower(transformers, "text", target=target)
+        export = one_tower(shallow, "text", target=target)
         capfd.readouterr()
         caplog.clear()
         before = state()
@@ -386,11 +402,6 @@ def test_core_ml_bounds_its_batches_and_keeps_what_it_cannot_measure_wider(convo
 
 def is_grouped(layer):
     return getattr(layer, "groups", 1) > 1
-
-
-@pytest.fixture(scope="module")
-def shallow():
-    return seeing(SHALLOW)
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """Exports that are damaged, made of bad models or written by other versions: each is told apart."""
 
-import hashlib
 import json
 import shutil
 
@@ -12,20 +11,14 @@ from safetensors.torch import load_file, save_file
 from mobileclip.encoders import CheckpointError, load_model
 from mobileclip.export import ExportSpec, export_model, read_report, targets, verify_export
 from tests.errors import fails
-from tests.export.models import CONVOLUTIONAL, TRANSFORMERS, constant, seeing
+from tests.export.hostile_folders import negate, sign
+from tests.export.models import CONVOLUTIONAL, SHALLOW, constant, seeing
 from tests.preloaded import preloaded
 
 
 @pytest.fixture
 def copied(plain_onnx, tmp_path):
     return shutil.copytree(plain_onnx, tmp_path / "copied")
-
-
-def sign(folder):
-    """Write the hashes of the files as they are now into the contract, as one who exports badly would."""
-    contract = json.loads((folder / "mobileclip.json").read_text())
-    contract["files"] = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in contract["files"]}
-    (folder / "mobileclip.json").write_text(json.dumps(contract))
 
 
 def change(folder, edit):
@@ -129,11 +122,7 @@ def test_older_libraries_are_refused(copied):
 
 def test_a_wrong_network_fails_the_gates(copied):
     """The same graph with one weight turned around: it runs, has the right shapes, and ranks wrongly."""
-    model = onnx.load(copied / "image.onnx")
-    weight = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
-    weight.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(weight), weight.name))
-    onnx.save(model, copied / "image.onnx")
-    sign(copied)
+    negate(copied, "image.onnx")
     report = verify_export(copied)
     assert not report.passed
     failed = {gate.name for gate in report.gates if not gate.passed}
@@ -206,9 +195,9 @@ import os, signal
 from pathlib import Path
 from mobileclip.export import ExportSpec, export_model
 from mobileclip.export.verification import Measured
-from tests.export.models import TRANSFORMERS, seeing
+from tests.export.models import SHALLOW, seeing
 Measured.write_golden = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
-export_model(seeing(TRANSFORMERS), ExportSpec(out=Path({str(tmp_path)!r}) / "out", target="torch", tower="text"))
+export_model(seeing(SHALLOW), ExportSpec(out=Path({str(tmp_path)!r}) / "out", target="torch", tower="text"))
 """
     done = preloaded().call("tests.preloaded:python", "-c", code, folder=tmp_path, seconds=120)
     assert done.status == -9, done.output
@@ -216,11 +205,11 @@ export_model(seeing(TRANSFORMERS), ExportSpec(out=Path({str(tmp_path)!r}) / "out
     assert list(tmp_path.rglob("text.pt2"))
     assert not list(tmp_path.rglob("mobileclip.json"))
     spec = ExportSpec(out=tmp_path / "out", target="torch", tower="text")
-    assert export_model(seeing(TRANSFORMERS), spec) == tmp_path / "out"
+    assert export_model(seeing(SHALLOW), spec) == tmp_path / "out"
     assert [path.name for path in tmp_path.iterdir()] == ["out"], "the next export into the same place tidies up"
 
 
-def test_what_a_living_process_writes_is_left_alone(transformers, tmp_path, monkeypatch):
+def test_what_a_living_process_writes_is_left_alone(shallow, tmp_path, monkeypatch):
     spec, opened = ExportSpec(out=tmp_path / "out", target="torch", tower="text"), type(targets["torch"]).open
     written = []
 
@@ -228,17 +217,17 @@ def test_what_a_living_process_writes_is_left_alone(transformers, tmp_path, monk
         if not written:
             written.append(path.read_bytes())
             with fails("storage.another-job-working-wait"):
-                export_model(transformers, spec)
+                export_model(shallow, spec)
             assert path.read_bytes() == written[0]
         return opened(self, path, file, **options)
 
     monkeypatch.setattr(type(targets["torch"]), "open", meanwhile)
-    export_model(transformers, spec)
+    export_model(shallow, spec)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert [(tmp_path / "out" / "text.pt2").read_bytes()] == written
 
 
-def test_a_folder_that_is_called_as_ours_keeps_what_it_holds(transformers, tmp_path, monkeypatch):
+def test_a_folder_that_is_called_as_ours_keeps_what_it_holds(shallow, tmp_path, monkeypatch):
     spec, opened = ExportSpec(out=tmp_path / "out", target="torch", tower="text"), type(targets["torch"]).open
     ours = []
 
@@ -248,37 +237,37 @@ def test_a_folder_that_is_called_as_ours_keeps_what_it_holds(transformers, tmp_p
 
     with monkeypatch.context() as patch:
         patch.setattr(type(targets["torch"]), "open", seen)
-        export_model(transformers, spec)
+        export_model(shallow, spec)
     mine = ours[0] / "notes.txt"
     mine.parent.mkdir()
     mine.write_text("mine")
-    export_model(transformers, spec, overwrite=True)
+    export_model(shallow, spec, overwrite=True)
     assert [path.name for path in mine.parent.iterdir()] == ["notes.txt"]
     assert mine.read_text() == "mine"
 
 
-def test_ctrl_c_leaves_nothing(transformers, tmp_path, monkeypatch):
+def test_ctrl_c_leaves_nothing(shallow, tmp_path, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(type(targets["torch"]), "open", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        export_model(transformers, ExportSpec(out=tmp_path / "out", target="torch", tower="text"))
+        export_model(shallow, ExportSpec(out=tmp_path / "out", target="torch", tower="text"))
     assert not list(tmp_path.iterdir())
 
 
-def test_an_error_leaves_nothing(transformers, tmp_path, monkeypatch):
+def test_an_error_leaves_nothing(shallow, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise ValueError("no")
 
     monkeypatch.setattr(type(targets["torch"]), "open", fail)
     with pytest.raises(ValueError, match="no"):
-        export_model(transformers, ExportSpec(out=tmp_path / "out", target="torch", tower="text"))
+        export_model(shallow, ExportSpec(out=tmp_path / "out", target="torch", tower="text"))
     assert not list(tmp_path.iterdir())
 
 
-def test_the_model_is_left_as_it_was(transformers):
+def test_the_model_is_left_as_it_was(shallow):
     """Exports of other precisions before this one have not changed its weights or its attention."""
-    assert {parameter.dtype for parameter in transformers.parameters()} == {torch.float32}
-    backends = {module.backend.__name__ for module in transformers.modules() if hasattr(module, "backend")}
+    assert {parameter.dtype for parameter in shallow.parameters()} == {torch.float32}
+    backends = {module.backend.__name__ for module in shallow.modules() if hasattr(module, "backend")}
     assert backends == {"sdpa_attention"}

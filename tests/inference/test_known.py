@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from mobileclip.inference.known import KnownOutputs, WeightsRecord, check_weight
 from mobileclip.serialization import from_json, to_json
 from tests.cli.test_cli import run
 from tests.hub import Repository, hub_server
+from tests.preloaded import preloaded
 
 PICTURE = Path(mobileclip.__file__).parent / "inference" / "known" / "cat.jpg"
 LABELS = ("a cat", "a dog")
@@ -133,16 +132,9 @@ def test_weights_are_fetched_by_name(small_file, true, tmp_path):
         hub.repositories[published.repository] = Repository()
         hub.repositories[published.repository].commit({published.file: small_file.read_bytes()})
         names = [published.repository, "-c", published.address, "--known", "known.json"]
-        code = "import sys; from mobileclip.cli import main; main(['check-weights', *sys.argv[1:]])"
-        done = subprocess.run(
-            [sys.executable, "-c", code, *names],
-            env=hub.environment(tmp_path),
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
+        done = preloaded().call(
+            "tests.preloaded:command", "check-weights", *names, folder=tmp_path, environment=hub.environment(tmp_path)
         )
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.output
     record = json.loads((tmp_path / "weights.json").read_text(encoding="utf-8"))
     assert (record["checkpoint"], record["findings"][0]["agrees"]) == (published.address, True)

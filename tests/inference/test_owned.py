@@ -3,15 +3,14 @@
 import importlib
 import os
 import shutil
-from functools import cache
 from pathlib import Path
 
+import attrs
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from mobileclip import build_model
 from mobileclip.encoders import ClassifierSpec, load_model, save_model
 from mobileclip.export import ExportSpec, export_model, load_export
 from mobileclip.inference import ModelIdentity
@@ -19,7 +18,7 @@ from mobileclip.inference.archive import Embeddings, read_embeddings, write_embe
 from mobileclip.recipes.tiny import write_tiny_models
 from mobileclip.reinforce import OpenClipTeacher, TransformersTeacher
 from mobileclip.training.checkpoints import StateFile, read_state
-from tests.encoders.small import SMALL, inputs, randomised
+from tests.encoders.small import SMALL, TEXT, inputs, randomised
 from tests.export.models import CONVOLUTIONAL, pixels, seeing
 from tests.preloaded import preloaded
 from tests.reinforce.tiny_transformers import write_siglip
@@ -82,7 +81,6 @@ def write(kind, place, seed):
         save_model(model.image_encoder if kind == "timm" else model, place, layout=layout)
 
 
-@torch.inference_mode()
 def loaded(kind, place):
     """Load it, and return a function that gives numbers of all that was loaded."""
     if kind == "archive":
@@ -122,49 +120,39 @@ def change(way, place, other):
             os.truncate(path, 0)
 
 
-@torch.inference_mode()
-def stays(kind, first, second):
-    """Load, change in each way, and compare: to be called in a process of its own."""
-    for way in WAYS:
-        place = Path(way).with_suffix(Path(first).suffix)
-        (shutil.copytree if Path(first).is_dir() else shutil.copyfile)(first, place)
-        answer = loaded(kind, place)
-        before = np.array(answer())
-        change(way, place, Path(second))
-        assert np.array_equal(before, np.array(answer())), f"the numbers changed with the file: {way}"
-    assert not np.array_equal(before, np.array(loaded(kind, Path(second))())), "both files are alike: nothing is tested"
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory):
-    """A function from a kind to two of it with different numbers."""
-    folder = tmp_path_factory.mktemp("pairs")
-
-    @cache
-    def pair(kind):
-        places = [
-            folder / f"{kind}-{seed}{'' if kind in FOLDERS else SUFFIXES.get(kind, '.safetensors')}" for seed in (0, 1)
-        ]
-        for seed, place in enumerate(places):
-            write(kind, place, seed)
-        return places
-
-    return pair
+def stays(kind):
+    """Write two of a kind, load, change in each way, and compare: to be called in a process of its own."""
+    suffix = "" if kind in FOLDERS else SUFFIXES.get(kind, ".safetensors")
+    first, second = (Path(f"{kind}-{seed}{suffix}").absolute() for seed in (0, 1))
+    for seed, place in enumerate((first, second)):
+        write(kind, place, seed)
+    with torch.inference_mode():
+        for way in WAYS:
+            place = Path(way).with_suffix(suffix)
+            (shutil.copytree if first.is_dir() else shutil.copyfile)(first, place)
+            answer = loaded(kind, place)
+            before = np.array(answer())
+            change(way, place, second)
+            assert np.array_equal(before, np.array(answer())), f"the numbers changed with the file: {way}"
+        assert not np.array_equal(before, np.array(loaded(kind, second)())), "both files are alike: nothing is tested"
 
 
 @pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in EXPORTS)) for kind in KINDS])
-def test_what_was_loaded_stays_whatever_becomes_of_the_file(kind, pairs, tmp_path):
+def test_what_was_loaded_stays_whatever_becomes_of_the_file(kind, tmp_path):
     for package in PACKAGES.get(kind, ()):
         importlib.import_module(package)
-    first, second = map(str, pairs(kind))
-    done = preloaded().call("tests.inference.test_owned:stays", kind, first, second, folder=tmp_path)
+    done = preloaded().call("tests.inference.test_owned:stays", kind, folder=tmp_path)
     assert done.status == 0, done.output
+
+
+# 76 MB in many tensors, of which none is large.
+WIDE = attrs.evolve(TEXT, width=512, num_heads=8, depth=6)
 
 
 @pytest.mark.parametrize("layout", ["mobileclip", "official"])
 def test_loading_takes_the_memory_of_one_model(layout, tmp_path):
     path = tmp_path / f"model{'.safetensors' if layout == 'mobileclip' else '.pt'}"
-    model = build_model("mobileclip_s0")
+    model = WIDE.build()
     save_model(model, path, layout=layout)
     largest = max(tensor.nbytes for tensor in model.state_dict().values())
     done = preloaded().call("tests.inference.test_owned:prints_growth", str(path), folder=tmp_path)
@@ -175,10 +163,10 @@ def test_loading_takes_the_memory_of_one_model(layout, tmp_path):
 
 def prints_growth(path):
     """Print how many bytes a process needed beyond what it had, at most, to load a model."""
-    load_model(path, fold=False)  # imports what it needs
+    load_model(path, WIDE, fold=False)  # imports what it needs
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     before = _resident("VmRSS")
-    model = load_model(path, fold=False)
+    model = load_model(path, WIDE, fold=False)
     print(_resident("VmHWM") - before)
     del model
 

@@ -1,9 +1,6 @@
 """A tower as OpenVINO runs it: in the precision that was asked for, without a word, and pickled."""
 
 import pickle
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +9,7 @@ from torch import nn
 
 from mobileclip.extras import install
 from mobileclip.inference.optimization import openvino_core, openvino_model, openvino_program, programs
+from tests.preloaded import preloaded
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -101,7 +99,6 @@ print(*(name for name in sys.modules if name.startswith("openvino_telemetry")))
 """
 
 
-def test_what_reports_over_the_network_is_not_imported():
-    command, root = [sys.executable, "-W", "ignore", "-c", _IMPORTED], Path(__file__).parents[2]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")
+def test_what_reports_over_the_network_is_not_imported(tmp_path):
+    done = preloaded().call("tests.preloaded:python", "-c", _IMPORTED, folder=tmp_path)
+    assert (done.status, done.output) == (0, "\n")

@@ -1,13 +1,12 @@
 """Pushed to a stand-in of the hub by its real client, and fetched by this library, by open_clip and by timm."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 from huggingface_hub import ModelCard
 
 from tests.hub import hub_server
+from tests.preloaded import preloaded
 
 
 @pytest.fixture(scope="module")
@@ -18,12 +17,12 @@ def hub():
 
 def told_by(hub, folder, what):
     """What a process tells that pushes models and fetches them, with the lines that it printed."""
-    command = [sys.executable, "-m", "tests.interop.round_trip", what]
-    done = subprocess.run(
-        command, env=hub.environment(folder), capture_output=True, text=True, timeout=300, check=False
+    started = preloaded().start(
+        "-m", "tests.interop.round_trip", what, folder=folder, environment=hub.environment(folder)
     )
-    assert done.returncode == 0, done.stderr
-    *printed, last = done.stdout.splitlines()
+    output, errors = started.communicate(300)
+    assert started.returncode == 0, errors
+    *printed, last = output.splitlines()
     return {**json.loads(last), "printed": printed}
 
 

@@ -19,6 +19,9 @@ from tests.losses.embeddings import SPECS, STUDENT, random_batch
 LOCAL_BATCH = 3
 SCALE = 9.0
 SIZES = (1, 2, 4)
+# Where the system can, processes are forked from one that has imported PyTorch and its compiler for all of them.
+METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+multiprocessing.set_forkserver_preload([__name__, "torch._dynamo"])
 
 
 def whole_batch(spec: LossSpec, size: int, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
@@ -160,12 +163,7 @@ def in_groups(rank: int, folder: str) -> None:
 
 
 def spawn(target=in_groups, processes: int = 4) -> list[dict]:
-    """Return what each process saved.
-
-    Where the system can, they are forked from one process that has imported PyTorch for all of them.
-    """
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    multiprocessing.set_forkserver_preload([__name__])
+    """Return what each process saved."""
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.start_processes(target, args=(folder,), nprocs=processes, start_method=method)
+        multiprocessing.start_processes(target, args=(folder,), nprocs=processes, start_method=METHOD)
         return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(processes)]

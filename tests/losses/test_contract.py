@@ -13,12 +13,14 @@ import attrs
 import pytest
 import torch
 from torch import Tensor
+from torch.multiprocessing import start_processes
 
 from mobileclip.losses import LossSpec, LossTerms, dense_loss, losses
 from mobileclip.losses.tiled import tiles
 from mobileclip.testing import check_loss
 from tests.errors import fails
 from tests.losses.embeddings import SPECS, STUDENT, TEACHER_DIMS, random_batch
+from tests.losses.processes import METHOD
 
 TERMS = ("contrastive", "distillation", "total")
 
@@ -343,7 +345,9 @@ class TestContract:
         with pytest.raises(AssertionError, match=re.escape(said)):
             check_loss(OddSpec(odd=odd))
 
-    def test_processes_share_a_batch_or_are_told(self):
+    def test_processes_share_a_batch_or_are_told(self, monkeypatch):
+        started = partial(start_processes, start_method=METHOD)
+        monkeypatch.setattr("mobileclip.testing.losses.start_processes", started)
         check_loss(SPECS["reinforced"], teacher_dims=sum(TEACHER_DIMS), processes=2)
         with pytest.raises(AssertionError, match="OddSpec in 2 processes: total is another"):
             check_loss(OddSpec(), processes=2)

@@ -123,6 +123,12 @@ def _described(spec: Hashable, form: Form) -> dict[str, tuple[tuple[int, ...], t
 
 @lru_cache(maxsize=128)
 def _known_shapes(spec: Hashable, form: Form) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    if isinstance(spec, DualEncoderSpec):  # of two towers that several models have, of which each is built once
+        towers = {"image_encoder": spec.image, "text_encoder": spec.text}
+        parts = (
+            (f"{tower}.{name}", one) for tower, part in towers.items() for name, one in _described(part, form).items()
+        )
+        return {"logit_scale": ((), torch.float32), **dict(parts)}
     state = state_of(skeleton(cast("Buildable", spec), form))
     return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()}
 
