@@ -22,6 +22,7 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from functools import cache
+from importlib.metadata import Distribution
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn
@@ -37,7 +38,7 @@ EVERYTHING = (
     "mobileclip.recipes.finetuning",
     "mobileclip.reinforce",
     "mobileclip.training",
-    "pyarrow.parquet",
+    *(["pyarrow.parquet"] if any(Distribution.discover(name="pyarrow")) else []),
     "torch._dynamo",  # which the first optimiser of a process imports, for two seconds
 )
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
