@@ -33,6 +33,7 @@ BENCHMARKS = {
     "curation": "CurationBenchSpec",
     "curation_training": "CurationTrainingSpec",
     "collection": "CollectionBenchSpec",
+    "index_store": "IndexStoreBenchSpec",
     "search_rivals": "SearchRivalsSpec",
     "gpu": "GpuBenchSpec",
 }

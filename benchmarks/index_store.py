@@ -1,6 +1,6 @@
 """What the store of an index costs: opened, searched with conditions, changed and merged, without any model.
 
-Command:   python -m benchmarks.index_store
+Command:   python -m benchmarks index_store
 Hardware:  any CPU with nothing else to do; one thread
 Time:      half a minute on one core, and 2 GB of memory
 Result:    processor time of each, and the bytes of a row beside its embedding
@@ -11,28 +11,26 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import numpy as np
-import torch
 from attrs import validators
 
-from benchmarks.command_line import empty_table, main
+from benchmarks.harness import Bench, Case, Row as Measured, Value
 from mobileclip.collections import parse_condition
 from mobileclip.collections.searching import matching, nearest_of
 from mobileclip.collections.store import About, Row, Store, merge_stores, take_snapshot
-from mobileclip.strict import strict
-from mobileclip.terminal import print_table, say
 
 _BLOCK = 4096
 _CONDITIONS = {"a number": "width>5500", "a date": "taken<=2012-06-01", "a text": "path~holiday 3"}
 
 
-@attrs.frozen(kw_only=True, field_transformer=strict)
-class IndexStoreSpec:
+@attrs.frozen(kw_only=True)
+class IndexStoreBenchSpec(Bench):
     """What is measured.
 
     Args:
@@ -42,11 +40,27 @@ class IndexStoreSpec:
 
     num_rows: int = attrs.field(default=250_000, validator=validators.ge(2000))
     dim: int = attrs.field(default=512, validator=validators.gt(0))
+    threads: int | None = 1
+
+    smallest: ClassVar[Mapping[str, object]] = {"num_rows": 5000, "dim": 8}
+
+    def cases(self) -> Iterator[Case]:
+        """Yield all of it."""
+        yield Case(labels={"rows": f"{self.num_rows:,}"}, measure=partial(measure, self))
 
 
-def measure(folder: Path, spec: IndexStoreSpec) -> dict[str, float]:
+def measure(spec: IndexStoreBenchSpec) -> Iterator[Measured]:
+    """Yield the processor time of each piece of work, and then what a row takes on the disk."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for what, milliseconds in _costs(spec, folder).items():
+            yield Measured(case={"work": what}, values={"processor": Value(number=milliseconds, unit="ms")})
+        size = (folder / "index" / "index.sqlite").stat().st_size / spec.num_rows
+        yield Measured(case={"work": "a row beside its embedding"}, values={"disk": Value(number=size, unit="B")})
+
+
+def _costs(spec: IndexStoreBenchSpec, folder: Path) -> dict[str, float]:
     """Return the processor time of each piece of work in milliseconds."""
-    torch.set_num_threads(1)
     costs: dict[str, float] = {}
 
     def timed(what: str, work: Callable[[], Any]) -> Any:
@@ -94,19 +108,3 @@ def _rows(count: int, dim: int) -> Iterator[Row]:
                 longitude=7.25,
                 embedding=vector,
             )
-
-
-def run(spec: IndexStoreSpec) -> None:
-    """Measure and print."""
-    with tempfile.TemporaryDirectory() as name:
-        costs = measure(Path(name), spec)
-        size = (Path(name) / "index" / "index.sqlite").stat().st_size
-    table = empty_table(("work", "ms of processor time"), texts=("work",))
-    for what, milliseconds in costs.items():
-        table.add_row(what, f"{milliseconds:,.1f}")
-    print_table(table)
-    say(f"{spec.num_rows:,} rows, {size / spec.num_rows:.0f} bytes each beside the embedding")
-
-
-if __name__ == "__main__":
-    main(IndexStoreSpec, run, __doc__)

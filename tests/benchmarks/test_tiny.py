@@ -11,6 +11,7 @@ from benchmarks.harness import run
 QUICK = {
     "loss": {"dense", "tiled", "dense memory", "tiled memory", "tiled / dense"},
     "storage": {"a sample", "knowledge", "of pth.gz", "KL image-text 0", "training's three rows"},
+    "index_store": {"processor", "disk"},
     "joining": {"time", "index", "scratch", "peak memory"},
 }
 SLOW = {
