@@ -321,7 +321,7 @@ class TestReproducibility:
 
     def test_the_order_is_well_mixed(self, shards, samples):
         pipeline = spec(shards, drop_last=False, shuffle_buffer=NUM_SAMPLES, reinforced=False).build()
-        places = np.zeros((40, NUM_SAMPLES))
+        places = np.zeros((60, NUM_SAMPLES))
         for epoch in range(len(places)):
             order = [key for batch in pipeline.epoch(epoch) for key in batch.keys]
             places[epoch] = [order.index(key) for key in sorted(samples)]
