@@ -118,11 +118,11 @@ TABLES = {
 def test_tables_of_texts(tmp_path, name):
     path = tmp_path / name
     if name.endswith("parquet"):
-        import pyarrow as arrow
+        import pyarrow as pa
         from pyarrow import parquet
 
         columns = {"text": ["ein Herz", "a star", None], "teacher_text": ["a heart", None, None]}
-        parquet.write_table(arrow.table({**columns, "language": ["de", None, None]}), path)
+        parquet.write_table(pa.table({**columns, "language": ["de", None, None]}), path)
     else:
         path.write_text(TABLES[name])
     found = list(read_text_pairs(path, TextColumns(default_language="en")))
