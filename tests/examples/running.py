@@ -1,14 +1,12 @@
 """Examples run as people run them: as scripts, with nothing of this library to be imported."""
 
 import importlib
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from mobileclip.export import bundled_samples
+from tests.preloaded import preloaded
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "python"
 FORBIDDEN = ("torch", "mobileclip", "safetensors.torch")
@@ -41,14 +39,12 @@ def run_example(script, *arguments, forbidden=FORBIDDEN):
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=EXAMPLES, timeout=120)
 
 
-def refused(monkeypatch, capfd, script, *arguments):
-    """What an example says that ends with a mistake, run in this process."""
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-    with pytest.raises(SystemExit) as leaving:
-        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
-    printed, said = capfd.readouterr()
-    return leaving.value.code, printed, said
+def refused(folder, script, *arguments):
+    """What an example ends with and says that is given a mistake, in a forked process: a new one takes a second."""
+    done = preloaded("torch").call(
+        "tests.preloaded:python", str(EXAMPLES / script), *map(str, arguments), folder=folder
+    )
+    return done.status, done.output
 
 
 def write_pictures(folder, count):
