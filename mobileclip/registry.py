@@ -15,8 +15,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from mobileclip.storage import printable
-
 T = TypeVar("T")
 
 IMPORT = "--import"
@@ -250,6 +248,8 @@ def nearest(name: str, known: Iterable[str], *, otherwise: str | None = None) ->
 
 def nearest_file(path: Path) -> str:
     """Return what to say of a file or folder that is not there: names beside it that are like it, if any."""
+    from mobileclip.storage import printable  # a room of its own, which a registry alone does without
+
     try:
         names = [entry.name for entry in path.parent.iterdir()]
     except OSError:

@@ -140,6 +140,8 @@ class Preloaded:
             environment: variables that it has beside this process's.
         """
         log = Path(tempfile.mkdtemp()) / "log"
+        for kind in ("output", "errors"):  # which may be asked for before the process has begun
+            Path(f"{log}.{kind}").touch()
         pid = self._asked(
             arguments=[str(argument) for argument in arguments],
             folder=str(folder),

@@ -24,6 +24,7 @@ def evaluate(
         EvaluationSpec,
         Fields(
             flags=("suite", "data", "output", "device", "precision", "num_threads", "trust"),
+            without=("min_bytes_per_second",),
             names={"num_threads": "num-workers"},
         ),
     ] = EvaluationSpec(),  # noqa: B008  frozen

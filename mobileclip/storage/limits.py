@@ -17,9 +17,9 @@ class StoreLimits:
 
     Args:
         answer_seconds: until a web server has sent the head of its answer, connecting and redirections included.
-        stall_seconds: without a byte, or behind `min_bytes_per_second`, until a connection counts as broken.
-        min_bytes_per_second: what a connection must carry.
-        recovery_seconds: behind `min_bytes_per_second`, all connections and pauses together, until a file is given up.
+        stall_seconds: in which no byte comes, or next to nothing, until a connection counts as broken.
+        min_bytes_per_second: what a connection must carry, below which it is next to nothing.
+        recovery_seconds: in which next to nothing comes, all connections and pauses together, until a file is given up.
         call_seconds: for one call of another store's package: to look up, to list, to read a block, to remove.
         retry_delays_seconds: pauses before the second and further attempts; a store that asks for less traffic gets it.
         max_bytes: of a file that is read.

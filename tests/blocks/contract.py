@@ -24,6 +24,7 @@ from mobileclip.blocks import (
     EndTokenPool,
     FeedForward,
     LargeKernelConv,
+    MeanTokenPool,
     MobileOneBlock,
     PatchStem,
     RepCPE,
@@ -93,6 +94,7 @@ CASES: dict[str, Case] = {
     "feed_forward": Case(lambda: FeedForward(8), TOKENS, TOKENS),
     "large_kernel_conv": Case(lambda: LargeKernelConv(8, out_dim=16, kernel_size=(7, 5), stride=2), MAP, (2, 16, 4, 3)),
     "large_kernel_conv_gated": Case(lambda: LargeKernelConv(8, squeeze_excite=True, activation=None), MAP, MAP),
+    "mean_token_pool": PoolCase(MeanTokenPool, TOKENS, (2, 8)),
     "mobileone": Case(lambda: MobileOneBlock(8), MAP, MAP),
     "mobileone_depthwise": Case(
         lambda: MobileOneBlock(8, groups=8, kernel_size=(3, 5), num_branches=3, activation=None), MAP, MAP

@@ -6,7 +6,7 @@ import torch
 
 from mobileclip.blocks import MeanTokenPool
 from mobileclip.encoders import load_model, save_model
-from mobileclip.inference.forms.prepared import ToTheEnd
+from mobileclip.inference.forms import ToTheEnd
 from mobileclip.serialization import to_json
 from tests.encoders.small import MCT, TEXT, randomised
 from tests.errors import fails

@@ -30,7 +30,7 @@ def in_header(name):
     header = header_of(recipe_files()[name])
     command = header.entries["Command"]
     num_processes = int(re.search(r"--nproc-per-node (\d+)", command)[1])
-    piece = int(re.search(r"--training\.micro-batch-size (\d+)", command)[1])
+    piece = int(re.search(r"--micro-batch-size (\d+)", command)[1])
     module = importlib.import_module(f"recipes.{name}")
     recipe = module.ROWS[re.search(rf"{name}\.py (\w+)", command)[1]] if name in WITH_ROWS else getattr(module, name)
     run = recipe()

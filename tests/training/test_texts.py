@@ -12,7 +12,7 @@ from mobileclip.inputs import TextInput
 from mobileclip.losses import ContrastiveLossSpec, TextDistillationLossSpec
 from mobileclip.reinforce import reinforce_texts
 from mobileclip.serialization import from_json, to_json
-from mobileclip.tensor_files.weights import weights_sha256
+from mobileclip.tensor_files import weights_sha256
 from mobileclip.training import CosineSchedule, RunSpec, TrainingSpec, read_metrics, run, train
 from tests.encoders.small import SMALL, TEXT
 from tests.errors import fails

@@ -41,8 +41,7 @@ def train_tokenizer(
 
     Examples:
         >>> content = train_tokenizer(["ein rotes Herz", "une étoile rouge"] * 10, vocab_size=300)
-        >>> import pathlib
-        >>> _ = pathlib.Path("tokenizer.json").write_text(content)
+        >>> mobileclip.storage.write_text("tokenizer.json", content)
         >>> mobileclip.data.read_text_input("tokenizer.json", context_length=16).context_length
         16
     """

@@ -117,7 +117,7 @@ def test_how_long_it_takes_is_said_though_nobody_knows_how_many_frames_there_are
     draw(tmp_path / "photos/0.png", 0)
     index.add(tmp_path / "photos", options=attrs.evolve(OPTIONS, show_progress=True), engine=engine)
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("indexing: ")]
-    assert re.fullmatch(rf"indexing: {done}, [0-9.]+ pictures/s, 0:00 left", said[-1])
+    assert re.fullmatch(rf"indexing: {done}, [0-9.]+ pictures/s", said[-1])
 
 
 def test_a_torn_video_keeps_what_could_be_read_and_is_named_once(index, tmp_path):

@@ -228,4 +228,4 @@ def test_nobody_else_opens_images_or_lists_their_names():
             )
     assert opening == ["opening.py"]
     # A sheet of samples is written in three formats.
-    assert listing == ["sheets.py", "formats.py"]
+    assert listing == ["outputs.py", "formats.py"]

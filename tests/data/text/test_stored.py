@@ -2,13 +2,11 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
 from mobileclip.data import BadSampleError, StoredTexts, TextPipelineSpec
-from mobileclip.data.loading.texts import counts_after
 from mobileclip.datasets.sources import TextColumns, TextPair, read_text_pairs
 from mobileclip.inputs import TextInput
 from mobileclip.reinforce import reinforce_texts
@@ -145,21 +143,21 @@ def test_lines_of_texts_and_a_table_without_them(tmp_path):
     assert [pair.text for pair in read_text_pairs(tmp_path / "rows.csv", columns)] == ["a heart"]
 
 
-def test_every_language_has_its_share_at_any_moment():
-    shares = np.array([0.61, 0.3, 0.0899, 1e-4])
-    shares /= shares.sum()
-    before = counts_after(0, shares)
-    for number in range(1, 3000):
-        counts = counts_after(number, shares)
-        assert counts.sum() == number
-        assert (counts >= before).all()
-        assert (np.abs(counts - number * shares) < 1.01).all()
-        before = counts
-
-
 def pipeline(folder, **changes):
     choices = {"batch_size": 4, "text": TextInput(context_length=8, vocab_size=600), **changes}
     return TextPipelineSpec(texts=folder, **choices).build()
+
+
+def test_every_language_has_its_share_at_any_moment(tmp_path):
+    shares = {"de": 0.61, "en": 0.3, "fr": 0.0899, "ja": 1e-4}
+    texts = [TextPair(text=f"{number}", teacher_text="a", language=name) for number, name in enumerate(shares)]
+    reinforce_texts(texts, Lengths(), tmp_path / "texts")
+    batches, counts = pipeline(tmp_path / "texts", batch_size=1, shares=shares), dict.fromkeys(shares, 0)
+    for number in range(1500):
+        (key,) = batches.batch(number).keys
+        counts[list(shares)[int(key)]] += 1
+        for name, share in shares.items():
+            assert abs(counts[name] - (number + 1) * share) < 1.01
 
 
 def test_every_text_comes_once_an_epoch(tmp_path):
