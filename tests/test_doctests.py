@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import mobileclip
+from tests.once import programs_read_once
 
 # Of the first rooms every public name, of the others every spec.
 ROOMS = (
@@ -81,7 +82,7 @@ def test_public_name_has_an_example_that_runs(room, value, tmp_path, monkeypatch
     assert any(name in example.source for example in test.examples), f"no example of {name} uses it"
     assert any(example.want or example.exc_msg for example in test.examples), f"the examples of {name} show nothing"
     said = []
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), programs_read_once():
         torch.manual_seed(0)
         result = doctest.DocTestRunner(verbose=False).run(test, out=said.append)
     assert not result.failed, "".join(said)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import attrs
 import numpy as np
@@ -57,6 +58,7 @@ from tests.export.models import (
     unusual,
 )
 from tests.export.stored import STORED, coreml_function
+from tests.once import programs_read_once
 from tests.preloaded import preloaded
 
 NEEDED = {"coreai": "coreai_torch", "litert": "ai_edge_litert"}
@@ -103,7 +105,8 @@ def test_a_target_keeps_the_contract(target, precision, request, tmp_path):
     # OpenVINO 2026.4 compiles no 1 x 1 convolution of one pixel with a compressed weight.
     name = "transformers" if (target, precision) == ("openvino", "int8-weights") else "convolutional"
     model = request.getfixturevalue("shallow" if (target, precision) in BY_DEFAULT else name)
-    check_target(model, ExportSpec(out=tmp_path / "out", target=target, precision=precision), samples=samples)
+    with programs_read_once():
+        check_target(model, ExportSpec(out=tmp_path / "out", target=target, precision=precision), samples=samples)
 
 
 @pytest.mark.parametrize("target", in_turn("onnx", slow=("openvino", "executorch", "coreai", "coreml")))
@@ -296,6 +299,9 @@ def test_a_precision_that_a_target_has_not(target, precision, transformers, tmp_
     ],
 )
 def test_a_missing_extra_names_its_command(missing, extras, asked, tmp_path, monkeypatch):
+    if "executorch" in extras:  # seconds to import, and only to say that a part lacks
+        for name in ("torchao", "executorch.exir"):
+            monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ImportError, match=re.escape(f"needs {missing.partition('.')[0]}: `{install(*extras)}`")):
         export_model("icons", ExportSpec(out=tmp_path / "out", tower="text", **asked))

@@ -13,6 +13,7 @@ import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -53,10 +54,11 @@ def exported(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def asked(exported):
-    """What gives a model, computed by something."""
+    """What gives a model, computed by something, made once."""
 
+    @cache
     def model(kind):
         if kind == "eager":
             return mobileclip.load("icons")
