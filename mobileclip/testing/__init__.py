@@ -3,17 +3,9 @@
 One function a kind of part, which a test of one's own package calls. It raises an error that says what is wrong.
 """
 
-from mobileclip.testing.blocks import check_block
-from mobileclip.testing.captioners import check_captioner
-from mobileclip.testing.encoder import check_encoder
-from mobileclip.testing.engines import check_engine
-from mobileclip.testing.losses import check_loss
-from mobileclip.testing.sources import check_source
-from mobileclip.testing.specs import check_spec
-from mobileclip.testing.stores import check_store
-from mobileclip.testing.targets import check_target
-from mobileclip.testing.tasks import check_task
-from mobileclip.testing.teachers import check_teacher
+import lazy_loader
+
+__getattr__, __dir__, _ = lazy_loader.attach_stub(__name__, __file__)
 
 __all__ = [
     "check_block",

@@ -74,22 +74,23 @@ def test_an_actor_that_still_loads_for_one_work_does_not_do_the_next_with_it(ray
     assert {path.name for path in (tmp_path / "next").iterdir()} == set(names)
 
 
-def test_it_keeps_the_contract(ray_cluster):
+@pytest.mark.parametrize("kills", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_it_keeps_the_contract(ray_cluster, kills):
     """With one actor: each takes seconds to start, and three runs are ended, and one is killed three times."""
-    check_engine(RayEngine(max_workers=1, retries=AT_ONCE), kills=True, seconds=240.0)
+    check_engine(RayEngine(max_workers=1, retries=AT_ONCE), kills=kills, seconds=240.0)
 
 
 @pytest.fixture(scope="module")
 def two(ray_cluster):
-    """An engine of two actors, who stay from test to test until one ends a run."""
-    with RayEngine(max_workers=2, retries=AT_ONCE).kept() as kept:
+    """An engine of two actors, who stay from test to test until one ends a run; a unit that kills one is tried once."""
+    with RayEngine(max_workers=2, retries=Retries(tries=1)).kept() as kept:
         yield kept
 
 
 def test_two_actors_do_what_one_process_does(two, tmp_path):
     names = [*(f"good-{number}" for number in range(20)), "away-0", "late-0", "unwritten-0", "raises-0", "fails-0"]
     told = run(two, tmp_path / "ray", names)
-    alone = run(InlineEngine(device="cpu", retries=AT_ONCE), tmp_path / "inline", names)
+    alone = run(InlineEngine(device="cpu", retries=Retries(tries=1)), tmp_path / "inline", names)
     assert (told.entries, told.asides, told.num_steps) == (alone.entries, alone.asides, alone.num_steps)
 
 
@@ -108,6 +109,16 @@ class Looking(Noting):
 def test_steps_are_told_while_a_unit_is_made(two, tmp_path):
     told = run(two, tmp_path / "work", ["good-0"], listener=Looking(), seconds=1.0)
     assert told.seen == [(1, 0)]
+
+
+def test_a_unit_that_kills_its_actor_is_set_aside_alone(two, tmp_path):
+    good = [f"good-{number}" for number in range(6)]
+    told = run(two, tmp_path / "work", [*good[:3], "kills-0", *good[3:]])
+    assert told.entries.keys() == set(good)
+    assert told.asides.keys() == {"kills-0"}
+    reason, tries = told.asides["kills-0"]
+    assert tries == 1
+    assert "a worker that had it died (ActorDiedError" in reason
 
 
 @pytest.mark.parametrize(("name", "said"), [("full-0", "the disk is full"), ("writes-0", "the disk takes no more")])

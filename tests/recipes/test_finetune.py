@@ -473,7 +473,7 @@ def test_a_process_whose_others_do_not_come_waits_for_them_no_longer_than_it_may
     for name, value in place.items():
         monkeypatch.setenv(name, value)
     with fails("training.process-waited-others-vain", "1", "2"):
-        run(attrs.evolve(spec, collective_seconds=1))
+        run(attrs.evolve(spec, collective_seconds=0.2))
     assert not (spec.output / "data").exists()
 
 

@@ -19,6 +19,7 @@ from mobileclip.training.checkpoints import RunState
 from tests.descendants import are_gone, descendants, environment_of, kill_all
 from tests.training.program import (
     SECONDS,
+    STEP_SECONDS,
     finish,
     num_logged,
     start,
@@ -44,7 +45,7 @@ def wait_until_still(output: Path) -> None:
     before = -1
     while (done := num_logged(output)) != before:
         before = done
-        time.sleep(0.5)
+        time.sleep(6 * STEP_SECONDS)
 
 
 def interrupt(data: Path, output: Path, number: signal.Signals, *, more_steps: int, num_workers: int) -> str:
