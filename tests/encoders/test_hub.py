@@ -3,7 +3,6 @@
 import hashlib
 import json
 
-import open_clip
 import pytest
 
 from mobileclip.blocks import models
@@ -12,7 +11,10 @@ from mobileclip.encoders.checkpoints import PRETRAINED, PUBLISHED, TAGS, licence
 from tests.encoders.small import SMALL, randomised
 from tests.errors import fails
 from tests.hub import Repository, hub_server
+from tests.lazily import lazily
 from tests.preloaded import preloaded
+
+open_clip = lazily("open_clip")
 
 
 @pytest.fixture

@@ -1,11 +1,13 @@
 """Which model of transformers is meant by a name or a folder."""
 
 import pytest
-import transformers
 
 from mobileclip.reinforce import TransformersTeacher
 from tests.errors import fails
+from tests.lazily import lazily
 from tests.reinforce.tiny_transformers import write_siglip
+
+transformers = lazily("transformers")
 
 
 @pytest.mark.parametrize("revision", [None, "v1"])

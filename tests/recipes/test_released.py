@@ -13,16 +13,9 @@ from pathlib import Path
 
 import attrs
 import numpy as np
-import open_clip
 import pytest
-import timm
 import torch
-from open_clip.transform import PreprocessCfg, image_transform_v2
-from open_clip_train.params import parse_args
-from open_clip_train.scheduler import cosine_lr
 from PIL import Image
-from torchvision.transforms import InterpolationMode, functional as TF
-from torchvision.transforms.autoaugment import _apply_op
 
 from mobileclip.data import AugmentationParams, ImageTransform, datacompdr_augmentation
 from mobileclip.data.augmentation import OPERATIONS
@@ -32,7 +25,12 @@ from mobileclip.recipes.training import shallow
 from mobileclip.serialization import to_json
 from mobileclip.training import World, build_objective, decay_groups
 from tests.blocks.filling import noise
+from tests.lazily import lazily
 from tests.recipes.running import shown_run
+
+open_clip, timm = lazily("open_clip"), lazily("timm")
+params, scheduler = lazily("open_clip_train.params"), lazily("open_clip_train.scheduler")
+TF = lazily("torchvision.transforms.functional")
 
 FLAGS = (  # that all five scripts share
     "--warmup 1000 --precision amp --lr 1.e-3 --beta2 0.95 --wd 0.2 --grad-clip-norm 1.0 --dataset-type webdataset "
@@ -123,7 +121,7 @@ def is_excluded():
 @cache
 def arguments_of(model):
     """What open_clip's command line makes of a script's flags."""
-    return parse_args([*FLAGS, "--model", model])
+    return params.parse_args([*FLAGS, "--model", model])
 
 
 @pytest.mark.parametrize("name", [*SMALL, *LARGE])
@@ -212,7 +210,7 @@ def shallow_open_clip(name, spec, monkeypatch):
         config["vision_cfg"]["layers"] = spec.image.depth
         return open_clip.CLIP(**config).eval()
     depth = {"depth": 1} if isinstance(spec.image, ViTSpec) else {"layers": (1,) * len(spec.image.stages)}
-    monkeypatch.setattr(timm, "create_model", partial(timm.create_model, **depth))
+    monkeypatch.setattr("timm.create_model", partial(timm.create_model, **depth))
     config.pop("custom_text", None)
     return open_clip.CustomTextCLIP(**config).eval()
 
@@ -244,7 +242,7 @@ def test_the_numbers_are_those_that_open_clip_reads_from_the_scripts(name, relea
     if name == "train_b_lt":
         return  # no script has its constant part
     holder = torch.optim.SGD([torch.zeros(1)], lr=0.0)
-    rate = cosine_lr(holder, arguments.lr, arguments.warmup, schedule.total_steps)
+    rate = scheduler.cosine_lr(holder, arguments.lr, arguments.warmup, schedule.total_steps)
     for step in (0, 1, 999, 1_000, 1_001, 12_345, schedule.total_steps - 1):
         assert schedule.learning_rate(step) == pytest.approx(rate(step), rel=1e-9)
 
@@ -256,7 +254,7 @@ def picture(width, height):
 @pytest.mark.parametrize("name", SMALL)
 def test_pixels_at_evaluation_are_open_clips(name, released):
     own = theirs_without_weights(name).visual.preprocess_cfg
-    theirs = image_transform_v2(PreprocessCfg(**own), is_train=False)
+    theirs = open_clip.transform.image_transform_v2(open_clip.transform.PreprocessCfg(**own), is_train=False)
     ours = ImageTransform(released(name).model.image.input)
     for size in ((500, 375), (97, 301), (256, 256)):
         torch.testing.assert_close(ours(picture(*size)), theirs(picture(*size)), rtol=0, atol=1e-6)
@@ -265,15 +263,17 @@ def test_pixels_at_evaluation_are_open_clips(name, released):
 @pytest.mark.parametrize("name", ["train_s1", "train_b"])
 def test_pixels_of_training_are_those_of_the_patched_loader(name, released):
     """Stored crop, bicubic; stored operations; to [0, 1]; then open_clip's mean and deviation."""
+    from torchvision.transforms.autoaugment import _apply_op
+
     run = released(name)
     size, image = run.data.image.size, picture(400, 300)
     crop, operations = (20, 30, 200, 240), ((9, 1.27), (12, 0.0))
     stored = AugmentationParams(crop=crop, operations=operations)
     pixels = datacompdr_augmentation(size).apply(image, stored)
 
-    expected = TF.resized_crop(image, *crop, [size, size], InterpolationMode.BICUBIC)
+    expected = TF.resized_crop(image, *crop, [size, size], TF.InterpolationMode.BICUBIC)
     for number, magnitude in operations:
-        expected = _apply_op(expected, OPERATIONS[number].name, magnitude, InterpolationMode.NEAREST, None)
+        expected = _apply_op(expected, OPERATIONS[number].name, magnitude, TF.InterpolationMode.NEAREST, None)
     theirs = theirs_without_weights(name).visual.preprocess_cfg
     expected = TF.normalize(TF.to_tensor(expected), theirs["mean"], theirs["std"])
 

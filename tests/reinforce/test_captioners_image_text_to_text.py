@@ -8,16 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 import attrs
 import pytest
 import torch
-import transformers
 from PIL import Image
 
 from mobileclip.data import AugmentationSpec, read_samples, write_shard
 from mobileclip.reinforce import Captioner, ImageTextToTextCaptioner, ReinforcementSpec, reinforce
 from mobileclip.testing import check_captioner
 from tests.errors import fails
+from tests.lazily import lazily
 from tests.no_float64 import no_float64
 from tests.reinforce.conftest import picture, plain_sample
 from tests.reinforce.tiny_transformers import write_blip, write_idefics, write_llava, write_qwen
+
+transformers = lazily("transformers")
 
 WRITERS = {"llava": write_llava, "qwen": write_qwen, "idefics": write_idefics, "blip": write_blip}
 

@@ -13,7 +13,6 @@ import attrs
 import numpy as np
 import pytest
 import torch
-import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -22,8 +21,11 @@ from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD
 from mobileclip.reinforce import OpenClipTeacher, Teacher, TransformersTeacher, build_ensemble
 from mobileclip.testing import check_teacher
 from tests.errors import fails
+from tests.lazily import lazily
 from tests.reinforce.conftest import picture
 from tests.reinforce.tiny_transformers import gemma_tokenizer, write_metaclip, write_siglip, xlm_tokenizer
+
+transformers = lazily("transformers")
 
 TEXTS = ["a cat", "A Cat, a DOG?", "", "word " * 100, "é 漢字"]
 
