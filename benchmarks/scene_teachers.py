@@ -10,7 +10,6 @@ import itertools
 
 import attrs
 import numpy as np
-import open_clip  # type: ignore[import-untyped]
 import torch
 from torch import Tensor, nn
 
@@ -50,6 +49,8 @@ class SceneTeacherSpec:
 
     def build(self) -> ModelTeacher:
         """Return the teacher, having trained it."""
+        import open_clip  # type: ignore[import-untyped]
+
         torch.manual_seed(self.seed)
         model: nn.Module = open_clip.CLIP(
             embed_dim=self.dim,

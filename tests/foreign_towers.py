@@ -4,7 +4,6 @@ from contextlib import contextmanager
 
 import attrs
 import pytest
-import timm
 from torch import nn
 
 from mobileclip.encoders import (
@@ -16,6 +15,9 @@ from mobileclip.encoders import (
     text_encoder_families,
 )
 from mobileclip.inputs import ImageInput, TextInput
+from tests.lazily import lazily
+
+timm = lazily("timm")
 
 
 @attrs.frozen(kw_only=True)

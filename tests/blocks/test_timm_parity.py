@@ -4,12 +4,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from timm.utils import reparameterize_model
 
 from mobileclip import reparameterize
 from tests.blocks.filling import noise
 from tests.encoders.timm_pairs import DEPTHS, DIMS, mci_pair
 from tests.golden.checkpoints import relative_error
+from tests.lazily import lazily
+
+timm = lazily("timm")
 
 
 @pytest.fixture(params=[1, 2], ids=["mobileclip", "mobileclip2"])
@@ -52,7 +54,9 @@ def test_the_encoders_agree_unfolded_and_folded(pair):
     expected = pair.theirs(images)
     assert relative_error(pair.ours(images), expected) < 1e-6
     assert relative_error(reparameterize(pair.ours)(images), expected) < 1e-6
-    assert relative_error(reparameterize(pair.ours)(images), reparameterize_model(pair.theirs)(images)) < 1e-6
+    assert (
+        relative_error(reparameterize(pair.ours)(images), timm.utils.reparameterize_model(pair.theirs)(images)) < 1e-6
+    )
 
 
 def test_gradients_agree_in_training_mode(pair):

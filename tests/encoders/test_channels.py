@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import attrs
 import pytest
-import timm
 import torch
 from PIL import Image
-from timm.models import adapt_input_conv
 from torch import nn
 
 from mobileclip import build_model, reparameterize
@@ -20,6 +18,9 @@ from mobileclip.serialization import from_json, to_json
 from tests.encoders.small import IMAGE, SMALL, VIT, randomised
 from tests.errors import fails
 from tests.interop.models import TOWER
+from tests.lazily import lazily
+
+timm = lazily("timm")
 
 PATCHES = ViTSpec(width=32, depth=1, num_heads=2, patch_size=32, stem="patch", embedding_dim=24)
 TOWERS = {"mci": IMAGE, "vit": VIT, "patches": PATCHES}
@@ -72,7 +73,7 @@ def test_weights_of_colours_are_adapted_as_timm_does(name, channels, tmp_path):
     assert loaded.spec == tower.spec.with_channels(channels)
     weights = tower.state_dict()
     for first in FIRST[name]:
-        weights[first] = adapt_input_conv(channels, weights[first])
+        weights[first] = timm.models.adapt_input_conv(channels, weights[first])
     for key, value in loaded.state_dict().items():
         torch.testing.assert_close(value, weights[key], rtol=1e-6, atol=1e-7)
 

@@ -3,7 +3,6 @@
 import attrs
 import pytest
 import torch
-from timm.models.fastvit import FastVit
 from torch import nn
 
 import mobileclip
@@ -24,6 +23,9 @@ from mobileclip.serialization import from_json, to_json
 from tests.encoders.small import IMAGE, SMALL, VIT, randomised
 from tests.encoders.timm_pairs import mci_pair
 from tests.errors import fails
+from tests.lazily import lazily
+
+timm = lazily("timm")
 
 BARE = IMAGE.without_projection()
 SPEC = ClassifierSpec(image=attrs.evolve(BARE, drop_path=0.2), num_classes=5, class_names=tuple("abcde"))
@@ -40,7 +42,7 @@ def saved(path, spec=SMALL, layout="mobileclip"):
 def test_logits_are_those_of_timm_s_classifier():
     """An MCi without its projection and a linear layer is timm's FastViT with as many classes."""
     encoder, model = mci_pair(1)
-    assert isinstance(model, FastVit)
+    assert isinstance(model, timm.models.FastVit)
     spec = ClassifierSpec(image=encoder.spec.without_projection(), num_classes=7)
     classifier = spec.build().eval()
     classifier.image_encoder.load_state_dict(

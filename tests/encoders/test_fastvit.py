@@ -1,7 +1,6 @@
 """The seven FastViTs, by their names, as timm builds them."""
 
 import pytest
-import timm
 import torch
 
 from mobileclip import build_model, specs
@@ -9,6 +8,9 @@ from mobileclip.encoders.checkpoints import skeleton
 from mobileclip.interop import timm_config
 from tests.blocks.filling import filled, noise
 from tests.encoders.timm_pairs import with_our_weights
+from tests.lazily import lazily
+
+timm = lazily("timm")
 
 NAMES = ("fastvit_t8", "fastvit_t12", "fastvit_s12", "fastvit_sa12", "fastvit_sa24", "fastvit_sa36", "fastvit_ma36")
 

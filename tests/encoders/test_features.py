@@ -1,7 +1,6 @@
 """Feature maps of the image encoders: timm's with the same weights, at any size, and what is refused."""
 
 import pytest
-import timm
 import torch
 from torch import nn
 
@@ -13,6 +12,9 @@ from tests.encoders.timm_pairs import mci_pair, vit_pair, with_our_weights
 from tests.encoders.towers import SMALL
 from tests.errors import fails
 from tests.golden.checkpoints import relative_error
+from tests.lazily import lazily
+
+timm = lazily("timm")
 
 PAIRS = {
     "mobileclip": lambda: mci_pair(1),

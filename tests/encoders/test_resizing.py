@@ -7,7 +7,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from timm.layers import resample_abs_pos_embed
 from torch import nn
 
 import mobileclip
@@ -24,6 +23,9 @@ from tests.blocks.filling import filled, noise
 from tests.encoders.towers import SMALL, texts
 from tests.errors import fails
 from tests.golden.checkpoints import relative_error
+from tests.lazily import lazily
+
+timm = lazily("timm")
 
 LAYOUTS = ["mobileclip", "official"]
 
@@ -51,7 +53,7 @@ def test_positions_of_a_vit_are_resampled_as_timm_does(stored, layout, form):
         model.spec, image=attrs.evolve(model.spec.image, input=attrs.evolve(model.spec.image.input, size=96))
     )
     position = model.image_encoder.position
-    expected = resample_abs_pos_embed(position[None], [6, 6], [4, 4], num_prefix_tokens=0)[0]
+    expected = timm.layers.resample_abs_pos_embed(position[None], [6, 6], [4, 4], num_prefix_tokens=0)[0]
     torch.testing.assert_close(loaded.image_encoder.position, expected, rtol=0, atol=1e-6)
     images = noise(2, 3, 96, 96)
     model.image_encoder.position = nn.Parameter(expected)
@@ -63,7 +65,7 @@ def test_the_class_tokens_position_is_kept(stored):
     path, model = stored(image="vit_patch")
     loaded = load_model(path, tower="image", image_size=160)
     position = model.image_encoder.position
-    expected = resample_abs_pos_embed(position[None], [5, 5], [2, 2], num_prefix_tokens=1)[0]
+    expected = timm.layers.resample_abs_pos_embed(position[None], [5, 5], [2, 2], num_prefix_tokens=1)[0]
     torch.testing.assert_close(loaded.position, expected, rtol=0, atol=1e-6)
     assert torch.equal(loaded.position[0], position[0])
     images = noise(2, 3, 160, 160)
@@ -75,7 +77,7 @@ def test_positions_stored_in_half_precision_are_resampled_in_float32(stored):
     path, model = stored(form=lambda model: copy.deepcopy(model).half())
     loaded = load_model(path, tower="image", image_size=128)
     position = model.image_encoder.position.detach().half().float()
-    expected = resample_abs_pos_embed(position[None], [8, 8], [4, 4], num_prefix_tokens=0)[0]
+    expected = timm.layers.resample_abs_pos_embed(position[None], [8, 8], [4, 4], num_prefix_tokens=0)[0]
     torch.testing.assert_close(loaded.position.detach(), expected, rtol=0, atol=1e-6)
 
 

@@ -3,15 +3,14 @@
 from functools import partial
 
 import torch
-from timm.layers import LayerNorm2d
-from timm.models.fastvit import FastVit, RepConditionalPosEnc
-from timm.models.vision_transformer import VisionTransformer
-from timm.models.vision_transformer_hybrid import ConvStem, HybridEmbed
 
 from mobileclip.encoders import AttentionSpec, MCiSpec, RepMixerSpec, StageSpec, ViTSpec
 from mobileclip.encoders.checkpoints import layouts
 from mobileclip.inputs import ImageInput
 from tests.blocks.filling import filled
+from tests.lazily import lazily
+
+timm = lazily("timm")
 
 DIMS = (16, 32, 64)
 DEPTHS = (2, 1, 2)
@@ -70,24 +69,24 @@ def _our_mci(generation):
 
 def _timms_mci(generation):
     first = generation == 1
-    return FastVit(
+    return timm.models.FastVit(
         layers=DEPTHS,
         embed_dims=DIMS,
         mlp_ratios=(3.0 if first else 4.0,) * 3,
         downsamples=(False, True, True),
         se_downsamples=(False, False, first),
         token_mixers=("repmixer", "repmixer", "attention"),
-        pos_embs=(None, None, partial(RepConditionalPosEnc, spatial_shape=(7, 7))),
+        pos_embs=(None, None, partial(timm.models.fastvit.RepConditionalPosEnc, spatial_shape=(7, 7))),
         lkc_use_act=True,
         stem_use_scale_branch=first,
-        norm_layer=torch.nn.BatchNorm2d if first else partial(LayerNorm2d, eps=1e-5),
+        norm_layer=torch.nn.BatchNorm2d if first else partial(timm.layers.LayerNorm2d, eps=1e-5),
         num_classes=24,
     )
 
 
 def _timms_vit(spec):
     model = partial(
-        VisionTransformer,
+        timm.models.VisionTransformer,
         img_size=spec.input.size,
         patch_size=spec.patch_size,
         embed_dim=spec.width,
@@ -102,11 +101,13 @@ def _timms_vit(spec):
     if spec.stem == "patch":
         return model()
     hidden = spec.width // 4
-    stem = ConvStem(
+    stem = timm.models.vision_transformer_hybrid.ConvStem(
         channels=(hidden, hidden, spec.width),
         stride=(4, 2, 2),
         kernel_size=(4, 2, 2),
         padding=0,
         act_layer=torch.nn.GELU,
     )
-    return model(patch_size=1, embed_layer=partial(HybridEmbed, backbone=stem, proj=False))
+    return model(
+        patch_size=1, embed_layer=partial(timm.models.vision_transformer_hybrid.HybridEmbed, backbone=stem, proj=False)
+    )

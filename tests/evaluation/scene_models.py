@@ -5,13 +5,11 @@ from __future__ import annotations
 import io
 import itertools
 import json
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import attrs
 import numpy as np
-from timm.models import register_model
-from timm.models.fastvit import FastVit, RepConditionalPosEnc
 
 from examples.quickstart.emoji.benchmark import captioned_samples
 from mobileclip import specs
@@ -20,6 +18,9 @@ from mobileclip.encoders import DualEncoderSpec, TextTransformerSpec, save_model
 from mobileclip.evaluation import BenchmarkSample, write_benchmark
 from mobileclip.inputs import ImageInput
 from mobileclip.recipes.tiny import COLOURS, SHAPES, scenes
+from tests.lazily import lazily
+
+timm = lazily("timm")
 
 CLASSES = tuple(f"{colour} {shape}" for colour, shape in itertools.product(COLOURS, SHAPES))
 TEMPLATES = ("a drawing of a {}", "{} on the left")
@@ -41,19 +42,24 @@ def small_spec(*, causal=False):
     return DualEncoderSpec(image=image, text=text)
 
 
-@register_model
 def fastvit_of_scenes(pretrained=False, **options):
     """The image tower of `small_spec` as timm has it."""
-    return FastVit(
+    return timm.models.FastVit(
         layers=(1, 1, 1, 1),
         embed_dims=DIMS,
         mlp_ratios=(3, 3, 3, 3),
         se_downsamples=(False, False, True, True),
-        pos_embs=(None, None, None, partial(RepConditionalPosEnc, spatial_shape=(7, 7))),
+        pos_embs=(None, None, None, partial(timm.models.fastvit.RepConditionalPosEnc, spatial_shape=(7, 7))),
         token_mixers=("repmixer", "repmixer", "repmixer", "attention"),
         lkc_use_act=True,
         **{name: value for name, value in options.items() if name in {"num_classes", "global_pool", "drop_path_rate"}},
     )
+
+
+@cache
+def register():
+    """Let timm build the tower by its name."""
+    timm.models.register_model(fastvit_of_scenes)
 
 
 def scene_pictures(count, seed=0):
@@ -89,6 +95,7 @@ def scene_texts(samples, labels):
 
 def write_for_open_clip(model, folder: Path):
     """Write the model as open_clip loads it by `local-dir:FOLDER`."""
+    register()
     folder.mkdir()
     spec = model.spec
     save_model(model, folder / "open_clip_model.safetensors", layout="open_clip")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import sys
 
-import ai_edge_quantizer  # noqa: F401
 import attrs
 import numpy as np
 import pytest
@@ -32,6 +31,7 @@ from tests.export.hostile_folders import sign
 from tests.export.litert import EXPORT, converter, model
 from tests.export.models import TRANSFORMERS, few_samples, seeing
 
+pytestmark = pytest.mark.extra("litert")
 TARGET = targets["litert"]
 needs_converter = pytest.mark.skipif(converter() is None, reason="no LiteRT converter: make litert")
 

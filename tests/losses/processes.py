@@ -15,13 +15,11 @@ from torch.nn import functional as F
 from mobileclip.losses import LossSpec, TextDistillationLossSpec
 from mobileclip.losses.tiled import tiles
 from tests.losses.embeddings import SPECS, STUDENT, random_batch
+from tests.preloaded import preloaded
 
 LOCAL_BATCH = 3
 SCALE = 9.0
 SIZES = (1, 2, 4)
-# Where the system can, processes are forked from one that has imported PyTorch and its compiler for all of them.
-METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-multiprocessing.set_forkserver_preload([__name__, "torch._dynamo"])
 
 
 def whole_batch(spec: LossSpec, size: int, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
@@ -162,8 +160,23 @@ def in_groups(rank: int, folder: str) -> None:
     distributed.destroy_process_group()
 
 
-def spawn(target=in_groups, processes: int = 4) -> list[dict]:
-    """Return what each process saved."""
+def spawn(target, processes: int) -> list[dict]:
+    """Return what each of new processes saved."""
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.start_processes(target, args=(folder,), nprocs=processes, start_method=METHOD)
+        multiprocessing.start_processes(target, args=(folder,), nprocs=processes)
         return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(processes)]
+
+
+def forked() -> list[dict]:
+    """Return what each of four processes saved, forked from one that has imported PyTorch and its compiler."""
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / "folder"
+        folder.mkdir()
+        ended = preloaded().call(f"{__name__}:fork", str(folder), folder=folder)
+        assert ended.status == 0, ended.output
+        return [torch.load(folder / f"{rank}.pt") for rank in range(4)]
+
+
+def fork(folder: str) -> None:
+    """Fork the four, as a function to call."""
+    multiprocessing.start_processes(in_groups, args=(folder,), nprocs=4, start_method="fork")

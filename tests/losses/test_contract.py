@@ -20,7 +20,7 @@ from mobileclip.losses.tiled import tiles
 from mobileclip.testing import check_loss
 from tests.errors import fails
 from tests.losses.embeddings import SPECS, STUDENT, TEACHER_DIMS, random_batch
-from tests.losses.processes import METHOD
+from tests.preloaded import preloaded
 
 TERMS = ("contrastive", "distillation", "total")
 
@@ -345,9 +345,17 @@ class TestContract:
         with pytest.raises(AssertionError, match=re.escape(said)):
             check_loss(OddSpec(odd=odd))
 
-    def test_processes_share_a_batch_or_are_told(self, monkeypatch):
-        started = partial(start_processes, start_method=METHOD)
-        monkeypatch.setattr("mobileclip.testing.losses.start_processes", started)
+    def test_processes_share_a_batch_or_are_told(self, tmp_path):
+        folder = tmp_path / "folder"
+        folder.mkdir()
+        ended = preloaded().call(f"{__name__}:check_in_forked_processes", folder=folder)
+        assert ended.status == 0, ended.output
+
+
+def check_in_forked_processes():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(losses, "_values", losses._values | {"odd": OddSpec})
+        patch.setattr("mobileclip.testing.losses.start_processes", partial(start_processes, start_method="fork"))
         check_loss(SPECS["reinforced"], teacher_dims=sum(TEACHER_DIMS), processes=2)
         with pytest.raises(AssertionError, match="OddSpec in 2 processes: total is another"):
             check_loss(OddSpec(), processes=2)

@@ -16,8 +16,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.transforms import InterpolationMode, functional as TF
-from torchvision.transforms.autoaugment import _apply_op
 
 from mobileclip.data import AugmentationParams, ImageTransform, datacompdr_augmentation
 from mobileclip.data.augmentation import OPERATIONS
@@ -30,7 +28,9 @@ from tests.blocks.filling import noise
 from tests.lazily import lazily
 from tests.recipes.running import shown_run
 
-open_clip, params, scheduler = map(lazily, ("open_clip", "open_clip_train.params", "open_clip_train.scheduler"))
+open_clip, timm = lazily("open_clip"), lazily("timm")
+params, scheduler = lazily("open_clip_train.params"), lazily("open_clip_train.scheduler")
+TF = lazily("torchvision.transforms.functional")
 
 FLAGS = (  # that all five scripts share
     "--warmup 1000 --precision amp --lr 1.e-3 --beta2 0.95 --wd 0.2 --grad-clip-norm 1.0 --dataset-type webdataset "
@@ -210,7 +210,7 @@ def shallow_open_clip(name, spec, monkeypatch):
         config["vision_cfg"]["layers"] = spec.image.depth
         return open_clip.CLIP(**config).eval()
     depth = {"depth": 1} if isinstance(spec.image, ViTSpec) else {"layers": (1,) * len(spec.image.stages)}
-    monkeypatch.setattr("timm.create_model", partial(importlib.import_module("timm").create_model, **depth))
+    monkeypatch.setattr("timm.create_model", partial(timm.create_model, **depth))
     config.pop("custom_text", None)
     return open_clip.CustomTextCLIP(**config).eval()
 
@@ -263,15 +263,17 @@ def test_pixels_at_evaluation_are_open_clips(name, released):
 @pytest.mark.parametrize("name", ["train_s1", "train_b"])
 def test_pixels_of_training_are_those_of_the_patched_loader(name, released):
     """Stored crop, bicubic; stored operations; to [0, 1]; then open_clip's mean and deviation."""
+    from torchvision.transforms.autoaugment import _apply_op
+
     run = released(name)
     size, image = run.data.image.size, picture(400, 300)
     crop, operations = (20, 30, 200, 240), ((9, 1.27), (12, 0.0))
     stored = AugmentationParams(crop=crop, operations=operations)
     pixels = datacompdr_augmentation(size).apply(image, stored)
 
-    expected = TF.resized_crop(image, *crop, [size, size], InterpolationMode.BICUBIC)
+    expected = TF.resized_crop(image, *crop, [size, size], TF.InterpolationMode.BICUBIC)
     for number, magnitude in operations:
-        expected = _apply_op(expected, OPERATIONS[number].name, magnitude, InterpolationMode.NEAREST, None)
+        expected = _apply_op(expected, OPERATIONS[number].name, magnitude, TF.InterpolationMode.NEAREST, None)
     theirs = theirs_without_weights(name).visual.preprocess_cfg
     expected = TF.normalize(TF.to_tensor(expected), theirs["mean"], theirs["std"])
 

@@ -52,7 +52,7 @@ def bomb() -> bytes:
 
 GOOD = {"png": picture(1), "txt": b"a good picture"}
 
-# Members of a sample, and why it is left out; None where it is used.
+# Members of a sample, or what makes one, and why it is left out; None where it is used.
 SAMPLES = {
     "broken JPEG": ({"jpg": encoded(pixels())[:200], "txt": b"x"}, "image_truncated"),
     "no image at all": ({"jpg": b"this is text", "txt": b"x"}, "image_not_an_image"),
@@ -63,7 +63,7 @@ SAMPLES = {
     "16 bits": ({"png": encoded(Image.fromarray(np.full((20, 20), 40000, np.uint16)), "PNG"), "txt": b"x"}, None),
     "1x1": ({"png": encoded(Image.new("RGB", (1, 1), "red"), "PNG"), "txt": b"x"}, None),
     "1 pixel wide": ({"png": encoded(Image.new("RGB", (1, 500), "red"), "PNG"), "txt": b"x"}, None),
-    "30000x30000": ({"png": bomb(), "txt": b"x"}, "image_too_large"),
+    "30000x30000": ({"png": bomb, "txt": b"x"}, "image_too_large"),
     "empty caption": ({"png": picture(2), "txt": b""}, "no_caption"),
     "blank caption": ({"png": picture(2), "txt": b" \n"}, "no_caption"),
     "missing caption": ({"png": picture(2)}, "missing_member"),
@@ -99,7 +99,8 @@ def keys(directory: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_samples(name, teachers, tmp_path):
-    members, reason = SAMPLES[name]
+    stated, reason = SAMPLES[name]
+    members = {extension: content() if callable(content) else content for extension, content in stated.items()}
     shard = write_tar(tmp_path / "0.tar", [("before", GOOD), ("odd", members), ("after", GOOD)])
     report = run(shard, tmp_path / "out", teachers)
     assert keys(tmp_path / "out") == (["before", "odd", "after"] if reason is None else ["before", "after"])

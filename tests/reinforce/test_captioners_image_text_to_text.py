@@ -20,6 +20,7 @@ from tests.reinforce.conftest import picture, plain_sample
 from tests.reinforce.tiny_transformers import write_blip, write_idefics, write_llava, write_qwen
 
 transformers = lazily("transformers")
+
 WRITERS = {"llava": write_llava, "qwen": write_qwen, "idefics": write_idefics, "blip": write_blip}
 
 

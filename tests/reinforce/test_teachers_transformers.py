@@ -26,6 +26,7 @@ from tests.reinforce.conftest import picture
 from tests.reinforce.tiny_transformers import gemma_tokenizer, write_metaclip, write_siglip, xlm_tokenizer
 
 transformers = lazily("transformers")
+
 TEXTS = ["a cat", "A Cat, a DOG?", "", "word " * 100, "é 漢字"]
 
 

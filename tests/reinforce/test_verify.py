@@ -247,36 +247,38 @@ def test_shards_in_folders(directory):
     assert check(directory).counts == {"unknown_shard": 1}
 
 
-ENTRIES = [ShardEntry(shard=f"{n}.tar", fingerprint="", num_samples=10_000, num_bytes=1) for n in range(20_000)]
+@pytest.fixture(scope="module")
+def entries():
+    return [ShardEntry(shard=f"{n}.tar", fingerprint="", num_samples=10_000, num_bytes=1) for n in range(20_000)]
 
 
 class TestChoice:
     """What is read of very many shards, from their counts alone."""
 
-    def test_no_list_of_samples_is_made(self):
+    def test_no_list_of_samples_is_made(self, entries):
         tracemalloc.start()
-        tasks = choose_tasks(ENTRIES, num_samples=32, num_shards=None, num_rows=None, seed=0)
+        tasks = choose_tasks(entries, num_samples=32, num_shards=None, num_rows=None, seed=0)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert [task.entry for task in tasks] == ENTRIES
-        assert peak < 1000 * len(ENTRIES), "of 200 million samples"
+        assert [task.entry for task in tasks] == entries
+        assert peak < 1000 * len(entries), "of 200 million samples"
         rows = [(task.entry.shard, row) for task in tasks for row in task.replayed]
         assert len(set(rows)) == 32
         assert len({shard for shard, _ in rows}) > 25
         assert all(0 <= row < 10_000 for _, row in rows)
         assert max(row for _, row in rows) > 5_000
 
-    def test_shards_rows_and_what_is_computed_again(self):
-        tasks = choose_tasks(ENTRIES, num_samples=100, num_shards=7, num_rows=20, seed=1)
+    def test_shards_rows_and_what_is_computed_again(self, entries):
+        tasks = choose_tasks(entries, num_samples=100, num_shards=7, num_rows=20, seed=1)
         assert len({task.entry.shard for task in tasks}) == 7
         assert [int(task.entry.shard[:-4]) for task in tasks] == sorted(int(task.entry.shard[:-4]) for task in tasks)
         assert all(len(set(task.rows)) == 20 and task.replayed < set(task.rows) for task in tasks)
         assert sum(len(task.replayed) for task in tasks) == 100
-        assert tasks == choose_tasks(ENTRIES, num_samples=100, num_shards=7, num_rows=20, seed=1)
-        assert tasks != choose_tasks(ENTRIES, num_samples=100, num_shards=7, num_rows=20, seed=2)
+        assert tasks == choose_tasks(entries, num_samples=100, num_shards=7, num_rows=20, seed=1)
+        assert tasks != choose_tasks(entries, num_samples=100, num_shards=7, num_rows=20, seed=2)
 
-    def test_more_than_there_is_means_all(self):
-        (task,) = choose_tasks(ENTRIES[:1], num_samples=10**6, num_shards=5, num_rows=10**6, seed=0)
+    def test_more_than_there_is_means_all(self, entries):
+        (task,) = choose_tasks(entries[:1], num_samples=10**6, num_shards=5, num_rows=10**6, seed=0)
         assert task.rows is None
         assert task.replayed == frozenset(range(10_000))
         assert choose_tasks([], num_samples=3, num_shards=None, num_rows=None, seed=0) == []

@@ -1,7 +1,6 @@
 """Models of other libraries fold by their own means, or are said to stay as they are."""
 
 import pytest
-import timm
 import torch
 from torch import nn
 
@@ -9,6 +8,9 @@ from mobileclip import reparameterize
 from mobileclip.blocks import RepMixer
 from mobileclip.reparam import folds
 from tests.blocks.filling import filled, noise
+from tests.lazily import lazily
+
+timm = lazily("timm")
 
 
 @pytest.mark.parametrize("name", ["fastvit_t8", "mobileone_s0", "repvgg_a0", "repvit_m0_9"])

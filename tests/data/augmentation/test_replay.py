@@ -17,8 +17,6 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 from PIL import Image
-from torchvision.transforms import InterpolationMode, RandAugment, RandomResizedCrop, functional as TF
-from torchvision.transforms.autoaugment import _apply_op
 
 from mobileclip.data import (
     AugmentationParams,
@@ -37,6 +35,9 @@ from mobileclip.data.samples import parse_stored_sample, sample_members
 from mobileclip.serialization import to_json
 from tests.data.made_samples import make_sample
 from tests.errors import fails
+from tests.lazily import lazily
+
+transforms = lazily("torchvision.transforms")
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = ROOT / "tests" / "golden" / "augment"
@@ -107,6 +108,13 @@ class TestGolden:
         np.testing.assert_array_equal(np.asarray(augmentation.apply(image.convert("RGBA"), params)), expected)
 
 
+def torchvisions(image: Image.Image, name: str, magnitude: float) -> Image.Image:
+    """Return the image after an operation of torchvision."""
+    from torchvision.transforms.autoaugment import _apply_op
+
+    return _apply_op(image, name, magnitude, transforms.InterpolationMode.NEAREST, None)
+
+
 class TestTorchvision:
     @pytest.mark.parametrize("name", NAMES)
     @pytest.mark.parametrize("size", [224, 65])
@@ -118,7 +126,7 @@ class TestTorchvision:
             for magnitude in sorted(
                 {sign * value for value in table[::3] for sign in ((1, -1) if operation.signed else (1,))}
             ):
-                expected = _apply_op(image, name, magnitude, InterpolationMode.NEAREST, None)
+                expected = torchvisions(image, name, magnitude)
                 np.testing.assert_array_equal(
                     np.asarray(operation.apply(image, magnitude)), np.asarray(expected), err_msg=f"{name} {magnitude}"
                 )
@@ -132,19 +140,19 @@ class TestTorchvision:
     def test_geometry(self, index, strength, size, seed):
         magnitude = strength * {3: size[0], 4: size[1], 5: 90}.get(index, 1)
         image = noise(*size, seed)
-        expected = _apply_op(image, NAMES[index], magnitude, InterpolationMode.NEAREST, None)
+        expected = torchvisions(image, NAMES[index], magnitude)
         np.testing.assert_array_equal(np.asarray(OPERATIONS[index].apply(image, magnitude)), np.asarray(expected))
 
     @given(st.tuples(st.integers(1, 40), st.integers(1, 40)), st.floats(-0.9, 0.9), st.integers(0, 9))
     def test_sharpness(self, size, magnitude, seed):
         image, index = noise(*size, seed), NAMES.index("Sharpness")
-        expected = _apply_op(image, "Sharpness", magnitude, InterpolationMode.NEAREST, None)
+        expected = torchvisions(image, "Sharpness", magnitude)
         np.testing.assert_array_equal(np.asarray(OPERATIONS[index].apply(image, magnitude)), np.asarray(expected))
 
     @pytest.mark.parametrize("num_bins", [2, 10, 31])
     @pytest.mark.parametrize("side", [64, 224, 256])
     def test_magnitudes(self, num_bins, side):
-        space = RandAugment()._augmentation_space(num_bins, (side, side))
+        space = transforms.RandAugment()._augmentation_space(num_bins, (side, side))
         assert list(space) == NAMES
         for operation, table, (expected, signed) in zip(
             OPERATIONS, magnitudes(num_bins, side), space.values(), strict=True
@@ -162,7 +170,9 @@ class TestTorchvision:
         size = data.draw(st.integers(1, 64))
         augmentation = AugmentationSpec(size=size, interpolation=interpolation)
         image = noise(width, height)
-        expected = TF.resized_crop(image, *crop, [size, size], InterpolationMode(interpolation))
+        expected = transforms.functional.resized_crop(
+            image, *crop, [size, size], transforms.InterpolationMode(interpolation)
+        )
         replayed = augmentation.apply(image, AugmentationParams(crop=crop))
         np.testing.assert_array_equal(np.asarray(replayed), np.asarray(expected))
 
@@ -173,7 +183,7 @@ def crops_of_both(size: tuple[int, int], count: int = 4000, **choices: tuple[flo
     torch.manual_seed(0)
     image = torch.zeros(1, size[1], size[0])
     scale, ratio = list(augmentation.scale), list(augmentation.ratio)
-    theirs = np.array([RandomResizedCrop.get_params(image, scale, ratio) for _ in range(count)])
+    theirs = np.array([transforms.RandomResizedCrop.get_params(image, scale, ratio) for _ in range(count)])
     return ours, theirs
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torchvision.transforms import functional as F
 
 from mobileclip.data import ImageTransform, normalize_pixels
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput
 from tests.errors import fails
+from tests.lazily import lazily
+
+F = lazily("torchvision.transforms.functional")
 
 CONTRACTS = {
     "plain": ImageInput(size=16),

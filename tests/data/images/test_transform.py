@@ -13,12 +13,14 @@ import pytest
 import torch
 from hypothesis import assume, given, settings, strategies as st
 from PIL import Image, ImageOps
-from torchvision import transforms
 
 from mobileclip.data import ImageError, ImageLimits, ImageTransform, load_image
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput
 from tests.errors import fails
+from tests.lazily import lazily
 from tests.trials.image_files import encoded
+
+transforms = lazily("torchvision.transforms")
 
 PILLOW = tuple(map(int, PIL.__version__.split(".")[:1]))
 PLAIN = ImageInput(size=32)

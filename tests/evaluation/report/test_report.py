@@ -12,7 +12,6 @@ from xml.etree import ElementTree as ET
 import attrs
 import numpy as np
 import pytest
-from matplotlib.collections import PathCollection
 from PIL import Image
 
 from mobileclip.evaluation import published_models
@@ -34,6 +33,9 @@ from mobileclip.evaluation.report import (
 )
 from mobileclip.extras import install
 from tests.evaluation.reports import CLASS_NAMES, TITLE, WHEN, HalfBlind, measured, written
+from tests.lazily import lazily
+
+collections = lazily("matplotlib.collections")
 
 VOID = {"br", "img", "meta", "wbr"}
 
@@ -275,7 +277,9 @@ class TestPlots:
     def test_points_are_where_their_numbers_are(self):
         (panel,) = latency_panels([published_model("mobileclip_s0"), published_model("mobileclip_s2")])
         (axes,) = draw_latency(panel, LIGHT).axes
-        drawn = np.concatenate([one.get_offsets() for one in axes.collections if isinstance(one, PathCollection)])
+        drawn = np.concatenate(
+            [one.get_offsets() for one in axes.collections if isinstance(one, collections.PathCollection)]
+        )
         assert drawn.tolist() == pytest.approx(np.array([[3.1, 58.12], [6.9, 63.66]]), abs=0.005)
         ends = [end for point in panel.points for end in point.ends]
         assert axes.get_ylim() == pytest.approx((min(ends) - 1, max(ends) + 1), abs=0.005)

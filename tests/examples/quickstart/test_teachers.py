@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 import attrs
 import numpy as np
 import pytest
-import timm
 import tokenizers
 import torch
 import torch.nn.functional as F
@@ -31,6 +30,9 @@ from mobileclip.extras import install_library
 from mobileclip.reinforce import ReinforcementSpec, reinforce
 from mobileclip.tensor_files import file_sha256
 from tests.examples.quickstart.drawings import write_packages
+from tests.lazily import lazily
+
+timm = lazily("timm")
 
 SIZE = 32
 

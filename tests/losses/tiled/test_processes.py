@@ -11,14 +11,22 @@ from torch import distributed
 
 from mobileclip.losses import dense_loss
 from tests.losses.embeddings import SPECS
-from tests.losses.processes import SCALE, SIZES, local_batch, spawn, texts, trained, value_and_gradients, whole_batch
+from tests.losses.processes import (
+    SCALE,
+    SIZES,
+    forked,
+    local_batch,
+    spawn,
+    texts,
+    trained,
+    value_and_gradients,
+    whole_batch,
+)
 
 
 @pytest.fixture(scope="module")
 def results():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        return spawn()
+    return forked()
 
 
 def assert_mean_is_whole(parts: list[dict], whole: dict, **tolerance):
