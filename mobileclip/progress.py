@@ -28,10 +28,13 @@ _APART = 0.005
 _FEWEST_BURSTS = 3
 
 
-class _Pace:
+class Pace:
     """How long a step takes, by the later half of the job: loading and compiling, at its beginning, are no pace.
 
     Results come in bursts. Time is taken from the end of one to the end of another; the one under way has no end yet.
+
+    Args:
+        now: when the job begins, in seconds of any clock; later times are of the same one.
     """
 
     def __init__(self, now: float) -> None:
@@ -91,7 +94,7 @@ class Progress:
         self._count = 0
         self._console = console
         self._started = self._last_line = time.monotonic()
-        self._pace = _Pace(self._started)
+        self._pace = Pace(self._started)
         self._bar = Bar(
             TextColumn("{task.description}", markup=False),
             BarColumn(),

@@ -23,7 +23,7 @@ import mobileclip
 from mobileclip.cli import COMMANDS, Commands, main
 from mobileclip.cli.flags import COMMON, KEYED, flags_of
 from mobileclip.cli.renamed import OLD_COMMANDS, OLD_FLAGS
-from mobileclip.recipes import FLAGS
+from mobileclip.recipes import FLAGS, RENAMED
 from mobileclip.registry import Registry
 
 FILE = Path(__file__).parent / "golden" / "names.json"
@@ -55,7 +55,8 @@ def flags(command: str) -> list[str]:
     _say_help(command, said)
     said.seek(0)
     cells = [cell[1:] for line in said for cell in line.split("│")[1:] if cell.startswith(" -")]
-    cells += [flag.names for flag in FLAGS.get(RECIPES.get(command, ""), ())]
+    kind = RECIPES.get(command, "")
+    cells += ["--quiet --no-quiet", *RENAMED.get(kind, ()), *(flag.names for flag in FLAGS.get(kind, ()))]
     return sorted({flag for cell in cells for flag in re.findall(r"(?<!\w)--?[a-z][\w.-]*", cell.split("  ")[0])})
 
 

@@ -23,7 +23,6 @@ REASONS = {
     "mobileclip.data.workers": "how often processes are looked at, and what they are given to finish",
     "mobileclip.engines.run": "a file of a log has 1,000 lines",
     "mobileclip.evaluation.encoding.timing": "how long a model takes is measured for two seconds",
-    "mobileclip.evaluation.pace": "hours of a suite are reckoned here, and not waited for",
     "mobileclip.export.describing": "targets are tried with one tower, of which no whole export is made",
     "mobileclip.export.running": "a checkpoint and pixels are compared without a runtime",
     "mobileclip.export.targets.coreml.convert": "what a format's own program or file holds",

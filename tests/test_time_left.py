@@ -109,4 +109,4 @@ def test_long_pauses_between_two_looks_do_not_end_the_estimate(clock):
 
 
 def test_durations():
-    assert (duration(59.6), duration(61), duration(3725)) == ("1:00", "1:01", "1:02:05")
+    assert [duration(one) for one in (0.4, 59.6, 61, 3600, 3725)] == ["0:00", "1:00", "1:01", "1:00:00", "1:02:05"]

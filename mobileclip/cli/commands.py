@@ -14,7 +14,7 @@ from mobileclip.cli.flags import COMMON, flags_of, helper_of, reader_of, spelled
 from mobileclip.cli.renamed import OLD_COMMANDS, with_new_names
 from mobileclip.registry import nearest
 from mobileclip.terminal import say
-from mobileclip.terminal.common import Common, use_common
+from mobileclip.terminal.common import taken_common, use_common
 from mobileclip.terminal.help import paragraphs, parse
 
 _ASKING = frozenset(("-h", "--help"))
@@ -58,7 +58,7 @@ class Command:
             explained = inspect.cleandoc(function.__doc__ or "").partition("\n\nArgs:")[0]
             shown = reader_of(function, flags) if _ASKING_ALL in asked else helper_of(flags)
             parse(shown, ["--help"], description=paragraphs(f"{explained}\n\n{_OF_ALL}"), prog=program)
-        told, rest = _common(arguments)
+        told, rest = taken_common(COMMON, arguments)
         typed = spelled_out(with_new_names(program.partition(" ")[2], rest, flags), flags)
         with use_common(told):
             parse(reader_of(function, flags), typed, description="", prog=program)
@@ -116,10 +116,3 @@ class Commands:
             lines += ["", title]
             lines += [f"  {one.example:{width}}  {one.summary}" for one in group.values()]
         return "\n".join([*lines, "", f"`{program} COMMAND --help` has all flags of a command."])
-
-
-def _common(arguments: Sequence[str]) -> tuple[Common, list[str]]:
-    """Return what the flags of every command say, and the command line without them."""
-    said = {f"--{prefix}{name[2:]}": (name[2:], not prefix) for name in COMMON for prefix in ("", "no-")}
-    told = dict(said[one] for one in arguments if one in said)
-    return Common(**told), [one for one in arguments if one not in said]

@@ -47,7 +47,7 @@ def finetune() -> None:
 
     mobileclip finetune --tiny
 
-    mobileclip finetune --checkpoint mobileclip_s2.pt --data flowers/ --old-tasks imagenet-val/
+    mobileclip finetune -m mobileclip_s2.pt --data flowers/ --old-tasks imagenet-val/
     """
     run("finetune", [])
 

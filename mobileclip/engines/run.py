@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -27,6 +26,7 @@ from mobileclip.engines.queue import Listener
 from mobileclip.engines.set_aside import SetAside, read_set_aside, write_set_aside
 from mobileclip.engines.status import MAX_BYTES, RUN, RUNNING, STATUS, Status, UnderWay, known_status, time_now
 from mobileclip.engines.work import EntryT, FatalError, NamedUnit, UnitT, Work
+from mobileclip.progress import Pace
 from mobileclip.serialization import to_json
 from mobileclip.terminal import get_logger
 
@@ -36,8 +36,6 @@ logger = get_logger(__name__)
 _INTERVALS = 4
 _LOOKS_AN_INTERVAL = 5
 _LINES_A_FILE = 1000
-# Finished units that the speed comes from: the last ones.
-_MOST_TIMES = 500
 
 
 class Run(Listener[Any, Any]):
@@ -59,7 +57,7 @@ class Run(Listener[Any, Any]):
         self._lines: list[str] = []
         self._num_logged = self._num_files = self._num_aside_before = 0
         self._under_way: dict[str, tuple[str, float]] = {}
-        self._times = deque([time.monotonic()], maxlen=_MOST_TIMES)
+        self._pace = Pace(time.monotonic())
         self._earlier: frozenset[str] = frozenset()
         self._asides: list[SetAside] = []
         self._renewed, self._lost = time.monotonic(), ""
@@ -108,7 +106,7 @@ class Run(Listener[Any, Any]):
         about = {"doing": doing, "doing_began": time_now(), "then": tuple(then), "called": called}
         with self._changed:
             self._note(num_units=num_units, num_done_before=num_done_before, num_done=0, **about)
-            self._times = deque([time.monotonic()], maxlen=_MOST_TIMES)
+            self._pace = Pace(time.monotonic())
             self._num_aside_before = len(self._asides)
         self._write(RUNNING)
 
@@ -223,7 +221,8 @@ class Run(Listener[Any, Any]):
         with self._changed:
             worker, since = self._under_way.pop(unit.name)
             self._note(**{name: getattr(self._status, name) + count for name, count in counts.items()})
-            self._times.extend([now] * counts.get("num_done", 0))
+            if num_done := counts.get("num_done"):
+                self._pace.advance(num_done, now)
             self._lines.append(f"{time_now()}  {storage.printable(unit.name)}  {now - since:.1f} s  {worker}  {what}\n")
 
     def _note(self, **values: Any) -> None:
@@ -269,8 +268,7 @@ class Run(Listener[Any, Any]):
             self._num_logged, self._num_files = 0, self._num_files + 1
 
     def _now(self, state: str) -> Status:
-        now, status, num_timed = time.monotonic(), self._status, len(self._times) - 1
-        an_hour = 3600 * num_timed / max(now - self._times[0], 1e-9)
+        now, status, a_unit = time.monotonic(), self._status, self._pace.seconds(1)
         num_over = status.num_done_before + status.num_done + len(self._asides) - self._num_aside_before
         return attrs.evolve(
             status,
@@ -278,8 +276,8 @@ class Run(Listener[Any, Any]):
             written=time_now(),
             renewal=status.renewal + 1,
             num_set_aside=len(self._asides),
-            units_per_hour=an_hour,
-            seconds_left=3600 * (status.num_units - num_over) / an_hour if an_hour else None,
+            units_per_hour=3600 / a_unit if a_unit else 0.0,
+            seconds_left=self._pace.seconds(status.num_units - num_over),
             under_way=tuple(
                 UnderWay(worker=worker, unit=unit, seconds=now - since)
                 for unit, (worker, since) in sorted(self._under_way.items(), key=lambda item: item[1])

@@ -66,8 +66,8 @@ class Status:
         num_done: of them, that this run has finished.
         num_failed: tries that failed, in the whole run.
         num_set_aside: units that were given up, in the whole run.
-        units_per_hour: speed of the last units; 0 where none is finished.
-        seconds_left: until all are done at that speed; None where it is not known.
+        units_per_hour: speed of the later half of the units; 0 where it is not known yet.
+        seconds_left: until all are done at that speed; None where it is not known, or nothing is left.
         under_way: what the workers have.
         doing: the work that is done now, or was done last, such as `indexing`.
         doing_began: when it began, by the same clock.

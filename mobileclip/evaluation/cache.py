@@ -71,7 +71,8 @@ class FeatureCache:
             described = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
             tensors, header = safetensors.torch.load(data), json.loads(described[_HEADER])
             is_whole = _checksum(tensors, described[_HEADER]) == described[_CHECKSUM]
-            features = Features(tensors=tensors, header=header["header"], report=_report(header["report"]))
+            report = _report(header["report"])
+            features = Features(tensors=tensors, header=header["header"], report=report, is_kept=True)
             wrong: object = "its content is not what was written"
         except Exception as error:  # noqa: BLE001 - whatever is wrong, encoding it anew is right
             raise_machine_fault(error)

@@ -17,13 +17,14 @@ from mobileclip.evaluation.datasets.content import hash_of
 from mobileclip.evaluation.encoding.timing import Latency, measure_latency
 from mobileclip.evaluation.metrics.answers import Answers
 from mobileclip.evaluation.metrics.outcomes import Outcomes
-from mobileclip.evaluation.pace import Pace
 from mobileclip.evaluation.records import Record, add_record
 from mobileclip.evaluation.session import Session, origin
 from mobileclip.evaluation.spec import EvaluationSpec
+from mobileclip.evaluation.suite import SUITE
 from mobileclip.evaluation.tasks.catalogue import find_task, suite_tasks
 from mobileclip.evaluation.tasks.task import FoundTask
 from mobileclip.machine import raise_machine_fault
+from mobileclip.progress import Pace, duration
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 RESULTS = "results.jsonl"
 
+_NUM_IMAGES = {entry.key: entry.num_images for entry in SUITE}
 _NOT_A_NAME = re.compile(r"[^\w.+-]+")
 
 
@@ -206,6 +208,8 @@ class _Evaluator:
     ) -> None:
         self.candidate, self.spec, self.console, self.for_report = candidate, spec, console, for_report
         self.failures: list[Failure] = []
+        # Of an image, by the seconds of data sets that are encoded here and whose size is known.
+        self._seconds, self._pace = 0.0, Pace(0.0)
         self.answers: dict[str, Answers] = {}
         self.outcomes: dict[str, Outcomes] = {}
         folder = _NOT_A_NAME.sub("-", candidate.name).strip("-") or "model"
@@ -220,12 +224,10 @@ class _Evaluator:
 
     def run(self, tasks: Sequence[FoundTask]) -> ModelRun:
         """Return the results of the tasks."""
-        candidate, pace = self.candidate, Pace()
+        candidate = self.candidate
         records: dict[str, Record] = {}
         for number, task in enumerate(tasks, 1):
-            left = pace.left([one.key for one in tasks[number - 1 :]])
-            self._say(f"[{number}/{len(tasks)}] {candidate.name} on {task.name}{left and f', {left}'}")
-            started = time.monotonic()
+            self._say(f"[{number}/{len(tasks)}] {candidate.name} on {task.name}{self._left(tasks[number - 1 :])}")
             try:
                 found = self._records(task)
                 for record in found:
@@ -236,7 +238,6 @@ class _Evaluator:
                 self._say(f"  failed: {error}")
                 continue
             records |= {record.result.key: record for record in found}
-            pace.add(task.key, time.monotonic() - started)
             self._say(f"  {_spoken(found[0])}")
         return ModelRun(
             name=candidate.name,
@@ -253,9 +254,13 @@ class _Evaluator:
 
     def _records(self, found: FoundTask) -> list[Record]:
         """Return the results on a task, which is open for as long as it is evaluated and no longer."""
+        started = time.monotonic()
         task = found.open(self.spec.task_options)
         features = task.features(self.session)
         evaluation = task.score(features)
+        if found.key in _NUM_IMAGES and not features.is_kept:
+            self._seconds += time.monotonic() - started
+            self._pace.advance(_NUM_IMAGES[found.key], self._seconds)
         if self.for_report and evaluation.answers is not None:
             self.answers[found.key] = evaluation.answers
         rows = (evaluation, *evaluation.parts)
@@ -269,6 +274,12 @@ class _Evaluator:
         }
         reading = {**self.candidate.reading, "templates": templates}
         return [Record.of(row, reading=reading, evaluated=evaluated) for row in rows]
+
+    def _left(self, tasks: Sequence[FoundTask]) -> str:
+        """Return what to say of the time that tasks will take; nothing where nobody knows."""
+        sizes = [_NUM_IMAGES.get(task.key) for task in tasks]
+        seconds = self._pace.seconds(sum(filter(None, sizes)))
+        return "" if seconds is None else f", {'at least' if None in sizes else 'about'} {duration(seconds)} left"
 
     def _say(self, text: str) -> None:
         if self.console is not None:

@@ -14,6 +14,7 @@ from mobileclip.recipes.flags import ASKING_ALL, asks_briefly, brief_help, canon
 from mobileclip.recipes.header import read_header
 from mobileclip.registry import nearest_file, taken, with_parts
 from mobileclip.terminal import has_reader, say, shown
+from mobileclip.terminal.common import taken_common, use_common
 from mobileclip.terminal.interruption import interruptible
 from mobileclip.terminal.streams import ensure_streams, give_up_output
 
@@ -79,11 +80,13 @@ def opened(
         SystemExit: after the short help, and as `reported` has it.
     """
     with reported(name, arguments):
-        given = canonical(kind, typed(arguments))
+        told, rest = taken_common(["--quiet"], typed(arguments))
+        given = canonical(kind, rest)
         if asks_briefly(given):
             say(helped(kind, docstring, sys.argv[0], rows))
             raise SystemExit(0)
-        yield written_run(["--help" if one == ASKING_ALL else one for one in given], cls)
+        with use_common(told):
+            yield written_run(["--help" if one == ASKING_ALL else one for one in given], cls)
 
 
 def helped(kind: str, docstring: str | None, program: str, rows: Mapping[str, str] | None = None) -> str:
@@ -94,7 +97,8 @@ def helped(kind: str, docstring: str | None, program: str, rows: Mapping[str, st
 
 def described(docstring: str | None) -> str:
     """Return what a recipe's `--help-all` begins with: its whole header, with the command that runs it here."""
-    return read_header(_as_run(docstring, Path(sys.argv[0]).name)).description()
+    header = read_header(_as_run(docstring, Path(sys.argv[0]).name))
+    return f"{header.description()}\n\nIt takes --quiet, too: show no progress."
 
 
 def _as_run(docstring: str | None, program: str) -> str:

@@ -76,7 +76,7 @@ FLAGS: Mapping[str, Sequence[Flag]] = {
         _TINY,
     ),
     "finetuning": (
-        Flag("-c, --checkpoint", "FILE", "what is fine-tuned; or hf-hub:OWNER/NAME"),
+        Flag("-m, --model", "FILE", "what is fine-tuned; or a name, NAME=FILE, hf-hub:..."),
         Flag("--data", "DATA", "a folder of classes, captions, .jsonl or shards"),
         Flag("--test", "DATA", "to test on; by default a part is held out"),
         Flag("--old-tasks", "DATA...", "what it could do before, measured too"),
@@ -104,7 +104,10 @@ FLAGS: Mapping[str, Sequence[Flag]] = {
 }
 """What is shown of each kind of recipe, by its room."""
 
-RENAMED: Mapping[str, Mapping[str, str]] = {"reinforcing": {"--source": "--data"}}
+RENAMED: Mapping[str, Mapping[str, str]] = {
+    "reinforcing": {"--source": "--data"},
+    "finetuning": {"-c": "--checkpoint"},
+}
 """Names that flags had before, which work through 0.1, to those that they have now, by kind."""
 
 
@@ -148,5 +151,5 @@ def brief_help(kind: str, program: str, rows: Mapping[str, str] | None = None) -
     lines += [laid_out(title, heading=f"  {name:{_WIDTH}}  ") for name, title in (rows or {}).items()]
     lines += [""] if rows else []
     lines += [f"  {f'{flag.names} {flag.value}':{_WIDTH}}  {flag.text}" for flag in FLAGS[kind]]
-    all_flags = f"`{program} {ASKING_ALL}` lists all flags."
-    return "\n".join([*lines, "", all_flags, "`--show` prints every choice of the run, and `--run` reads them back."])
+    lines += ["", f"`{program} {ASKING_ALL}` lists all flags."]
+    return "\n".join([*lines, "`--show` prints all choices, `--run` reads them, `--quiet` shows no progress."])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import attrs
@@ -27,6 +27,18 @@ _in_use = Common()
 def common_flags() -> Common:
     """Return what the command was told that runs in this process."""
     return _in_use
+
+
+def taken_common(names: Collection[str], arguments: Sequence[str]) -> tuple[Common, list[str]]:
+    """Return what a command line says of these, and the command line without them.
+
+    Args:
+        names: those that are taken, such as `--quiet`; `--no-quiet` is, too.
+        arguments: as they were typed.
+    """
+    said = {f"--{prefix}{name[2:]}": (name[2:], not prefix) for name in names for prefix in ("", "no-")}
+    told = dict(said[one] for one in arguments if one in said)
+    return Common(**told), [one for one in arguments if one not in said]
 
 
 @contextmanager

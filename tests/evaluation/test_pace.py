@@ -1,27 +1,37 @@
-"""How long the rest of a suite takes: by images, of those whose number is known."""
+"""How long the rest of a suite takes: by images, of data sets whose number is known and that are encoded here."""
 
-from mobileclip.evaluation.pace import Pace
-from mobileclip.progress import duration
+import io
+import shutil
+from itertools import count
+from types import SimpleNamespace
 
+import pytest
+from rich.console import Console
 
-def test_time_left_goes_with_the_images():
-    pace = Pace()
-    assert pace.left(["cifar10", "country211"]) == "", "nothing was measured"
-    pace.add("vtab/clevr_count_all", 150.0)  # 15,000 images
-    assert pace.left(["cifar10"]) == "about 1:40 left"  # 10,000 images
-    pace.add("cifar10", 350.0)
-    assert pace.left(["cifar10", "country211"]) == "about 10:22 left"  # 31,100 images, 20 ms each
-    assert pace.left([]) == ""
+from mobileclip.evaluation import EvaluationSpec, evaluate_models
 
-
-def test_what_has_no_known_size_takes_longer():
-    pace = Pace()
-    pace.add("ours", 1000.0)
-    assert pace.left(["cifar10"]) == ""
-    pace.add("cifar10", 100.0)
-    assert pace.left(["cifar10", "ours"]) == "at least 1:40 left"
-    assert pace.left(["ours"]) == ""
+# Beside the the last two, of 21,100 and 15,000 images, they have 10,000.
+KEYS = ("vtab/cifar100", "cifar10", "mnist", "imagenetv2", "country211", "vtab/clevr_count_all")
 
 
-def test_durations():
-    assert [duration(seconds) for seconds in (0.4, 59.6, 3600, 86399)] == ["0:00", "1:00", "1:00:00", "23:59:59"]
+@pytest.mark.parametrize(
+    ("seconds", "others", "expected"),
+    [
+        (100, (), ["", "", "", "", ", about 6:01 left", ", about 2:30 left"]),
+        (100, ("ours",), ["", "", "", "", ", at least 6:01 left", ", at least 2:30 left", ""]),
+        (0.5, (), [""] * 6),
+    ],
+    ids=["known", "one of unknown size", "the first seconds"],
+)
+def test_time_left_goes_with_the_images_that_are_encoded_here(root, monkeypatch, seconds, others, expected):
+    for key in KEYS:
+        shutil.copytree(root / "wds_vtab-pets_test", root / f"wds_{key.replace('/', '-')}_test")
+    shutil.copytree(root / "wds_vtab-pets_test", root / "ours")
+    monkeypatch.setitem(evaluate_models.__globals__, "time", SimpleNamespace(monotonic=count(0, seconds).__next__))
+    datasets = (*KEYS, *(str(root / one) for one in others))
+    spec = EvaluationSpec(data=str(root), output=root / "out", datasets=datasets)
+    for told in (expected, [""] * len(expected)):  # the second time, all of it is kept
+        console = Console(file=(said := io.StringIO()), width=200)
+        assert evaluate_models([str(root / "model0.safetensors")], spec, console=console).failures == ()
+        titles = [line for line in said.getvalue().splitlines() if line.startswith("[")]
+        assert [", ".join(["", *line.split(", ")[1:]]) for line in titles] == told

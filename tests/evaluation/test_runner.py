@@ -37,6 +37,7 @@ from mobileclip.evaluation import (
 )
 from mobileclip.evaluation.encoding import fitting, free_memory, measure_latency
 from mobileclip.evaluation.tasks.zero_shot import ZeroShotTask
+from mobileclip.recipes.evaluating import run_recipe
 from mobileclip.recipes.tiny import SHAPES, write_tiny_models
 from tests.cli.test_cli import run as command
 from tests.data.made_samples import encoded
@@ -267,6 +268,13 @@ class TestRun:
         assert record.result == near.models[0].records["vtab/pets"].result
         low, high = (100 * end for end in record.interval)
         assert f"{100 * record.result.main_metric:.2f} % ({low:.1f} to {high:.1f}) of {COUNT}" in said.getvalue()
+
+    def test_the_recipe_can_be_quiet(self, root, capsys):
+        line = [model_of(root), "--data", str(root), "--datasets", "vtab/pets", "--output", str(root / "out")]
+        for flags, is_told in (((), True), (("--quiet",), False), (("--no-quiet",), True)):
+            run_recipe(EvaluationSpec(), "", [*line, *flags])
+            assert ("[1/1] model0 on" in (said := capsys.readouterr()).err) == is_told
+            assert is_told or (said.err == "" and "Pet" in said.out)
 
     def test_stores_are_waited_for_as_the_spec_says(self, root):
         with web_server() as site:

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from mobileclip.encoders.checkpoints import PRETRAINED
 from mobileclip.recipes import FLAGS, RENAMED, canonical, recipe_files
 from tests.cli.test_table import WITHOUT_TORCH
 from tests.errors import fails
@@ -63,16 +64,18 @@ def test_what_the_short_help_shows_is_taken_and_is_in_the_full_help(kind, capsys
 @pytest.mark.parametrize(
     ("name", "short", "full"),
     [
-        ("train_s2", f"--data a.tar b.tar {SHORT}", f"--data a.tar b.tar {FULL}"),
+        ("train_s2", f"--quiet --data a.tar b.tar {SHORT}", f"--data a.tar b.tar {FULL}"),
         (
             "train_vit_b16_12m plain",
-            "--steps=4000 -j 1",
+            "--steps=4000 -j 1 --quiet",
             "--training.schedule.total-steps=4000 --pipeline.num-workers 1",
         ),
-        ("train_imagenet_mci mci1", "--steps 4000", "--training.schedule.total-steps 4000"),
-        ("reinforce_datacompdr12m", "--data a.tar -o out", "--source a.tar --output out"),
-        ("finetune", "-c a.pt -o out -j 2", "--checkpoint a.pt --output out --num-workers 2"),
-        ("evaluate", "a.pt -o out -j 2", "a.pt --output out --num-threads 2"),
+        ("train_imagenet_mci mci1", "--steps 4000 --quiet", "--training.schedule.total-steps 4000"),
+        ("reinforce_datacompdr12m", "--data a.tar -o out --quiet", "--source a.tar --output out"),
+        ("finetune", "-m a.pt -o out -j 2 --quiet", "--checkpoint a.pt --output out --num-workers 2"),
+        ("finetune", "-m mobileclip_s2=a.pt", "--model mobileclip_s2 -c a.pt"),
+        ("finetune", "-m mobileclip_s2", f"-c {PRETRAINED['mobileclip_s2']}"),
+        ("evaluate", "a.pt -o out -j 2 --quiet", "a.pt --output out --num-threads 2"),
     ],
 )
 def test_short_names_and_names_of_before_choose_the_same(name, short, full, capsys):

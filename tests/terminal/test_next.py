@@ -38,7 +38,7 @@ NEXT = [
     ("train vit_b16_12m plain", TINY.format("train vit_b16_12m plain")),
     ("train imagenet_mci mci0", TINY.format("train imagenet_mci mci0")),
     ("reinforce datacompdr12m", TINY.format("reinforce datacompdr12m")),
-    ("finetune", "--checkpoint is missing: .* `mobileclip finetune --tiny`"),
+    ("finetune", "--model is missing: .* `mobileclip finetune --tiny`"),
     ("finetune -c small.safetensors", "--data is missing: .* `mobileclip finetune --tiny`"),
     ("train vit_b16_12m", "titles are in `--help`"),
     ("train vit_b16_12m ensembl", "did you mean 'ensemble'\\? Their titles are in `--help`"),

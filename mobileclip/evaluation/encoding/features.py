@@ -25,11 +25,13 @@ class Features:
         tensors: by name, on the CPU.
         header: values of JSON, such as `keys`, what the samples are called, in order.
         report: what was read, and what was left out, by reason.
+        is_kept: whether they were read from such a file.
     """
 
     tensors: Mapping[str, Tensor]
     header: Mapping[str, Any]
     report: SkipReport = attrs.field(factory=SkipReport)
+    is_kept: bool = False
 
     @classmethod
     def of(

@@ -86,6 +86,7 @@ class LinearProbeTask(Task):
             tensors={**test.tensors, **{f"train_{name}": tensor for name, tensor in train.tensors.items()}},
             header={**test.header, "train_keys": train.header["keys"]},
             report=report,
+            is_kept=test.is_kept or train.is_kept,
         )
 
     def score(self, features: Features) -> Evaluation:

@@ -9,6 +9,8 @@ from typing import Annotated
 import attrs
 from tyro.conf import OmitArgPrefixes, arg
 
+from mobileclip.encoders.checkpoints import PRETRAINED
+from mobileclip.evaluation.candidates import asked
 from mobileclip.processes import this_process
 from mobileclip.recipes.command_line import described, opened, show
 from mobileclip.recipes.finetuning.report import summary, table, write_report
@@ -48,7 +50,8 @@ def run_recipe(spec: FinetuneSpec, description: str | None, arguments: Sequence[
     with opened("finetuning", "finetune", description, arguments, cls=FinetuneSpec) as (written, rest):
         default = Command(spec=written or spec)
         command = parse(Command, rest, description=described(description), default=default)
-        chosen = _shrunk(command.spec) if command.tiny and not command.show else command.spec
+        chosen = _located(command.spec)
+        chosen = _shrunk(chosen) if command.tiny and not command.show else chosen
         if command.show:
             show(chosen)
             return
@@ -66,6 +69,16 @@ def finetune_and_report(spec: FinetuneSpec) -> Results | None:
     if results is not None:
         write_report(spec.output, results)
     return results
+
+
+def _located(spec: FinetuneSpec) -> FinetuneSpec:
+    """Return the choices with the checkpoint that `--model` names: a file, NAME=FILE, or a published model."""
+    if spec.model is None or spec.checkpoint is not None:
+        return spec
+    given = asked(spec.model)
+    if given.file is None:
+        return attrs.evolve(spec, model=None, checkpoint=PRETRAINED.get(spec.model, spec.model))
+    return attrs.evolve(spec, model=given.label or given.model, checkpoint=given.file)
 
 
 def _shrunk(spec: FinetuneSpec) -> FinetuneSpec:

@@ -55,7 +55,7 @@ def finetune(
         TimeoutError: if the other processes did not come in time, or are gone; the message names them.
     """
     if spec.checkpoint is None or spec.data is None:
-        missing = "--checkpoint" if spec.checkpoint is None else "--data"
+        missing = "--model" if spec.checkpoint is None else "--data"
         raise ValueError(
             f"{missing} is missing: what to fine-tune, and the pictures to do it on; try it on drawn shapes: "
             "`mobileclip finetune --tiny`"

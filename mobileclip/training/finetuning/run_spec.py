@@ -40,7 +40,8 @@ class FinetuneSpec:
 
     Args:
         checkpoint: what is fine-tuned: a file in any known layout, in training form, or `hf-hub:owner/name`.
-        model: name of the model in the checkpoint, where it cannot be found from the file.
+        model: name of the model in the checkpoint, where it cannot be found from the file. On the command line, also
+            the file itself, NAME=FILE, or a name alone, whose published weights are fetched.
         data: the new task: a folder with a folder of pictures for every class, a folder of pictures with captions, a
             `.jsonl` file, or webdataset shards.
         rows: how rows of `.jsonl` files and of tables are read.
