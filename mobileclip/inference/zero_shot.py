@@ -132,7 +132,7 @@ class ImageTextModel:
         Raises:
             ValueError: if they are of another type or size.
         """
-        ready = prepared(self.model)
+        ready = prepared(self.model, texts=False)
         is_split = self._like.device.type == "cpu" and not isinstance(self.model, ReadyDualEncoder)
         parts = torch.split(pixels, MOST_IMAGES_ON_CPU) if is_split else (pixels,)
         inputs = (self.transform.normalize(part).to(self._like) for part in parts)
@@ -158,7 +158,7 @@ class ImageTextModel:
             return torch.zeros(0, self.model.spec.image.embedding_dim)
         tokens = self.tokenizer(several)
         order = by_length(tokens, self.model.spec.text.input)
-        ready = prepared(self.model)
+        ready = prepared(self.model, images=False)
 
         def encode(rows: list[Tensor]) -> Tensor:
             return ready.encode_text(torch.stack(rows).to(self._like.device), normalize=normalize).float().cpu()

@@ -83,6 +83,16 @@ class TestEncoding:
         assert clip.encode_image(images[0]).shape == clip.encode_text("a cat").shape == (1, 24)
         assert clip.encode_image([]).shape == clip.encode_text([]).shape == (0, 24)
 
+    def test_texts_ask_nothing_of_the_image_tower(self, clip, monkeypatch):
+        expected = clip.encode_text(LABELS)
+
+        def fail(*_, **__):
+            raise AssertionError("the image tower was looked at")
+
+        for name in ("parameters", "modules", "named_children", "children"):
+            monkeypatch.setattr(clip.model.image_encoder, name, fail)
+        torch.testing.assert_close(clip.encode_text(LABELS), expected, rtol=0, atol=0)
+
     def test_unit_length_unless_asked_otherwise(self, clip, images):
         torch.testing.assert_close(clip.encode_image(images).norm(dim=-1), torch.ones(5))
         assert (clip.encode_image(images, normalize=False).norm(dim=-1) - 1).abs().min() > 1e-3

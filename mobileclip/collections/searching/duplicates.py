@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mobileclip.collections.searching.looks import Look, look_at, sharpness, unchanged
+from mobileclip.collections.searching.looks import Look, look_at, unchanged
 from mobileclip.collections.searching.matches import Match
 from mobileclip.collections.searching.neighbours import NeighbourGraphs
 from mobileclip.collections.store.presence import Presence
@@ -192,23 +193,27 @@ def _groups(
 
 def _files_apart(rows: Mapping[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
     """Return one of the pictures of every file: of several names for it, one that is no link where there is one."""
-    chosen: dict[tuple[object, ...], tuple[bool, int]] = {}
-    file: tuple[object, ...]
+    files: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
     for place, row in rows.items():
-        path, file, is_own = row["path"], (row["path"], row["part"]), False
+        file: tuple[object, ...] = (row["path"], row["part"])
         with suppress(OSError):  # one that is gone is nobody else's
-            status = Path(path).stat()
-            file, is_own = (status.st_dev, status.st_ino, row["part"]), os.path.realpath(path) == path
-        if file not in chosen or (is_own and not chosen[file][0]):
-            chosen[file] = (is_own, place)
-    return {place: rows[place] for place in sorted(place for _, place in chosen.values())}
+            status = Path(row["path"]).stat()
+            file = (status.st_dev, status.st_ino, row["part"])
+        files[file].append(place)
+
+    def is_link(place: int) -> bool:
+        path: str = rows[place]["path"]
+        return os.path.realpath(path) != path
+
+    # It takes long: it is asked where there are several names.
+    chosen = [places[0] if len(places) == 1 else min(places, key=is_link) for places in files.values()]
+    return {place: rows[place] for place in sorted(chosen)}
 
 
 def _grouped(snapshot: Snapshot, looks: Sequence[Look], threshold: float) -> Iterator[DuplicateGroup]:
     """Yield groups of pictures, each of which is itself like the best of its group; what is like none is left."""
-    sharp: dict[int, float] = {}
     while len(looks) > 1:
-        best = _best(looks, sharp)
+        best = max(looks, key=_worth)
         places = [look.place for look in looks]
         scores = snapshot.vectors[places].astype(np.float32) @ snapshot.vectors[best.place].astype(np.float32)
         near = [(look, float(score)) for look, score in zip(looks, scores, strict=True) if score >= threshold]
@@ -220,11 +225,6 @@ def _grouped(snapshot: Snapshot, looks: Sequence[Look], threshold: float) -> Ite
         looks = [look for look in looks if look.place not in done]
 
 
-def _best(looks: Sequence[Look], sharp: dict[int, float]) -> Look:
-    """Return the copy that is worth keeping; `sharp` keeps how sharp pictures were found to be."""
-    most = max(look.match.width * look.match.height for look in looks)
-    largest = [look for look in looks if look.match.width * look.match.height == most]
-    if len(largest) > 1:
-        unknown = [look for look in largest if look.place not in sharp]
-        sharp |= zip((look.place for look in unknown), sharpness([look.match for look in unknown]), strict=True)
-    return max(largest, key=lambda look: (sharp.get(look.place, 0.0), look.match.size, -look.place))
+def _worth(look: Look) -> tuple[int, float, int, int]:
+    """Return what is greatest of the copy that is worth keeping."""
+    return look.match.width * look.match.height, look.sharpness, look.match.size, -look.place

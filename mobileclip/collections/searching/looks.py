@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from mobileclip.collections.searching.matches import Match, match_of
-from mobileclip.collections.searching.pictures import make_small, read_encoded, small_pictures
+from mobileclip.collections.searching.pictures import make_small, read_encoded
 from mobileclip.collections.store.snapshot import Snapshot
 
 # Of a picture of one colour, or nearly: how far its pixels lie around their mean, of 255, once noise is averaged away.
@@ -29,11 +31,13 @@ class Look:
         place: in the snapshot.
         match: the picture.
         is_blank: whether it shows nothing: one colour, or nearly.
+        sharpness: how much its neighbouring pixels differ; 0 where no other one has as many pixels.
     """
 
     place: int
     match: Match
     is_blank: bool
+    sharpness: float
 
 
 def unchanged(snapshot: Snapshot, places: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -58,31 +62,34 @@ def look_at(rows: Mapping[int, dict[str, Any]]) -> list[Look]:
         rows: what is known of them, by their places in the snapshot.
     """
     matches = [match_of(row, 1.0) for row in rows.values()]
+    num_pixels = Counter(match.width * match.height for match in matches)
     looks = []
     for (place, row), match, data in zip(rows.items(), matches, read_encoded(matches), strict=True):
         if data is None or hashlib.sha256(data).hexdigest() != row["sha256"]:
             continue
-        small = make_small(data, match, _FLAT_SIDE)
-        if small is not None:
-            spread = np.asarray(small.convert("RGB"), np.float32).std(axis=(0, 1)).max()
-            looks.append(Look(place=place, match=match, is_blank=bool(spread < _FLAT)))
+        is_compared = num_pixels[match.width * match.height] > 1
+        # It is decoded once for both, which takes far longer than either.
+        image = make_small(data, match, _SHARPNESS_SIDE if is_compared else _FLAT_SIDE)
+        if image is not None:
+            sharpness = _sharpness(image) if is_compared else 0.0
+            looks.append(Look(place=place, match=match, is_blank=_spread(image) < _FLAT, sharpness=sharpness))
     return looks
 
 
-def sharpness(matches: Sequence[Match]) -> list[float]:
-    """Return how much neighbouring pixels differ in each picture; of one that cannot be read any more, zero.
+def _sharpness(image: Image.Image) -> float:
+    """Return the variance of the Laplacian of the brightness, which is small where edges are blurred."""
+    if min(image.size) < 3:
+        return 0.0
+    grey = np.asarray(image.convert("L"), np.int16)
+    sides = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
+    return float((sides - 4 * grey[1:-1, 1:-1]).var(dtype=np.float32))
 
-    The variance of the Laplacian of the brightness, which is small where edges are blurred.
-    """
-    found = []
-    for image in small_pictures(matches, _SHARPNESS_SIDE):
-        if image is None or min(image.size) < 3:
-            found.append(0.0)
-            continue
-        grey = np.asarray(image.convert("L"), np.float32)
-        sides = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
-        found.append(float((sides - 4 * grey[1:-1, 1:-1]).var()))
-    return found
+
+def _spread(image: Image.Image) -> float:
+    """Return how far pixels lie around their mean, in the channel where it is most; the picture is made smaller."""
+    image.thumbnail((_FLAT_SIDE, _FLAT_SIDE), Image.Resampling.BOX, reducing_gap=1.0)
+    channels = np.asarray(image, np.float32).reshape(-1, 3).T.copy()
+    return float(channels.std(axis=1).max())
 
 
 def _stamp(path: str) -> tuple[int, int] | None:

@@ -18,14 +18,17 @@ MOST_IMAGES_ON_CPU = 4
 more than half the time of 64."""
 
 
-def prepared(model: DualEncoder) -> DualEncoder:
+def prepared(model: DualEncoder, *, images: bool = True, texts: bool = True) -> DualEncoder:
     """Return a dual encoder whose towers are ready to encode, as `prepared_tower` makes them.
 
     Args:
-        model: in evaluation mode; the other one shares its weights. Making it takes less than a millisecond, so that it
-            can be made whenever it is needed, and always has the weights of the moment.
+        model: in evaluation mode; the other one shares its weights. Making it takes about a millisecond, so that it can
+            be made whenever it is needed, and always has the weights of the moment.
+        images: whether its image tower is made ready, which takes the longer; texts are encoded without.
+        texts: whether its text tower is made ready; images are encoded without.
     """
-    image_encoder, text_encoder = prepared_tower(model.image_encoder), prepared_tower(model.text_encoder)
+    image_encoder = prepared_tower(model.image_encoder) if images else model.image_encoder
+    text_encoder = prepared_tower(model.text_encoder) if texts else model.text_encoder
     ready = DualEncoder(image_encoder, text_encoder, max_logit_scale=model.max_logit_scale)
     ready.logit_scale = model.logit_scale
     ready.training = False

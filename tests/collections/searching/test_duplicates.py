@@ -169,6 +169,20 @@ def test_a_copy_in_place_of_the_best_one_that_is_gone_is_found(own):
     assert {name_of(group.best), name_of(group.others[0])} == {"1small.png", "1again.png"}
 
 
+def test_whatever_is_asked_of_a_picture_it_is_decoded_once(own, monkeypatch):
+    collection, folder = own
+    with Image.open(folder / "1.png") as image:
+        image.filter(ImageFilter.GaussianBlur(1)).save(folder / "1blurred.png")
+    collection.add(folder, options=IndexOptions(show_progress=False))
+    decoded, opened = [], Image.open
+    monkeypatch.setattr(Image, "open", lambda *args, **named: decoded.append(args) or opened(*args, **named))
+    found = found_in(collection)
+    assert {name: sorted(others) for name, others in grouped(found).items()} == {
+        "1.png": ["1blurred.png", "1small.png"]
+    }
+    assert len(decoded) == 3
+
+
 def test_what_goes_after_it_was_found_is_named_no_more(own):
     collection, folder = own
     found = found_in(collection)
