@@ -363,7 +363,7 @@ def test_keys_that_come_twice_with_labels_are_refused(world, tmp_path):
 
 
 def test_mistakes_end_with_one_line(spec, world, tmp_path, monkeypatch):
-    with fails("training.missing-fine-tune-pictures", "--checkpoint", by=SystemExit):
+    with fails("training.missing-fine-tune-pictures", "--model", by=SystemExit):
         run_recipe(finetune(), None, [])
     common = ["--output", str(tmp_path / "x"), "--templates", TEMPLATE]
     folded = tmp_path / "folded.safetensors"
@@ -389,7 +389,7 @@ def test_mistakes_end_with_one_line(spec, world, tmp_path, monkeypatch):
 
 def test_the_commands_of_the_page_and_the_recipe_are_commands():
     said = [(ROOT / "docs" / "finetuning.md").read_text(), finetune_module.__doc__]
-    commands = [line for text in said for line in re.findall(r"recipes/finetune\.py (--[^#\n]*)", text)]
+    commands = [line for text in said for line in re.findall(r"recipes/finetune\.py (-[^#\n]*)", text)]
     assert len(commands) >= 5
     for line in commands:
         arguments = shlex.split(line.replace("...", ""))
