@@ -39,6 +39,8 @@ _TEXTS: tuple[tuple[re.Pattern[str], Kind], ...] = (
     (re.compile(r"DefaultCPUAllocator: (can't allocate|not enough) memory"), "memory"),
     (re.compile(r"can't start new thread"), "processes"),
 )
+# What a line says that tells how to go on, such as from which step.
+_GOES_ON = re.compile(r"\bagain\b|\bsame command\b")
 # FFmpeg's numbers come of what a file says of itself.
 _OF_CONTENT = ("av.",)
 _MOST_LETTERS = 300
@@ -113,17 +115,19 @@ def raise_machine_fault(error: BaseException, doing: str = "") -> None:
     raise raised from error
 
 
-def machine_line(error: BaseException) -> str | None:
+def machine_line(error: BaseException, kept: str) -> str | None:
     """Return the line that a command ends with if an error is the machine's; None of another error.
 
     Args:
         error: of any kind; what says itself what to do is left as it is.
+        kept: what the command leaves and how to go on, once a full disk has room again.
     """
     fault = machine_fault(error)
     if fault is None:
         return None
     is_plain = isinstance(error, OSError) and error.errno is not None and error.strerror == os.strerror(error.errno)
-    return str(error) if isinstance(error, (ValueError, OSError)) and not is_plain else str(fault)
+    line = str(error) if isinstance(error, (ValueError, OSError)) and not is_plain else str(fault)
+    return line if fault.kind != "disk" or _GOES_ON.search(line) else f"{line}; {kept}"
 
 
 def _kind(error: BaseException) -> Kind | None:

@@ -103,7 +103,7 @@ class TestWhoseFault:
     )
     def test_another_s(self, error):
         assert machine_fault(error) is None
-        assert machine_line(error) is None
+        assert machine_line(error, "it is kept") is None
         raise_machine_fault(error)
 
     def test_what_torch_says_here(self):
@@ -118,10 +118,20 @@ class TestWhoseFault:
 
     def test_a_line_says_what_to_do(self):
         plain = OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/data/a.jpg")
-        assert "ulimit -n" in machine_line(plain)
-        assert "/data/a.jpg" in machine_line(plain)
-        told = OSError(errno.ENOSPC, "a.bin cannot be written: No space left on device; make room")
-        assert machine_line(told) == str(told)
+        line = machine_line(plain, "the same command does the rest")
+        assert "ulimit -n" in line
+        assert line.endswith("'/data/a.jpg')"), "with other limits, it is another command"
+
+    def test_of_a_full_disk_it_ends_with_what_to_type_next(self):
+        plain, kept = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/a.bin"), "the same command does the rest"
+        raised = caught(lambda: raise_machine_fault(plain, "joining"))
+        own = OSError(errno.ENOSPC, "a.bin cannot be written: No space left on device")
+        for error in (plain, raised, own):
+            line = machine_line(error, kept)
+            assert ("a.bin" in line, line.endswith(f"; {kept}")) == (True, True)
+        for end in ("make room and run this again", "the same command goes on from step 9"):
+            told = OSError(errno.ENOSPC, f"{own.strerror}; {end}")
+            assert machine_line(told, kept) == str(told)
 
 
 def test_a_picture_without_a_file_to_read_it_with_is_not_broken(child, tmp_path):
@@ -204,4 +214,5 @@ def test_output_that_goes_to_a_full_disk_ends_a_command_in_a_line():
         )
     assert ended.returncode == 2, ended.stderr
     assert ended.stderr.startswith("mobileclip: the disk takes no more; make room on it")
+    assert ended.stderr.endswith("; the same command does the rest\n")
     assert len(ended.stderr.strip().splitlines()) == 1

@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(error, BrokenPipeError) and not has_reader():
             give_up_output()
             return
-        line = machine_line(error)
+        line = machine_line(error, _KEPT)
         if line is None and not isinstance(error, (ValueError, OSError, ImportError)):
             raise
         say(f"mobileclip: {_bounded(line or str(error))}", error=True)

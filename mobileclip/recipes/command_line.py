@@ -45,7 +45,7 @@ def reported(name: str, arguments: Sequence[str] | None, *, kept: str = GOES_ON)
         if isinstance(error, BrokenPipeError) and not has_reader():
             give_up_output()
             return
-        line = machine_line(error)
+        line = machine_line(error, kept)
         if line is None and not isinstance(error, (ValueError, FloatingPointError, OSError, ImportError)):
             raise
         raise SystemExit(f"error: {shown(line or error)}") from None
