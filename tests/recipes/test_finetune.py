@@ -34,6 +34,7 @@ from mobileclip.encoders import (
 )
 from mobileclip.evaluation import Session, caption_recall
 from mobileclip.inputs import ImageInput, TextInput
+from mobileclip.recipes import canonical
 from mobileclip.recipes.finetuning import (
     TEMPLATE,
     Command,
@@ -392,10 +393,10 @@ def test_the_commands_of_the_page_and_the_recipe_are_commands():
     commands = [line for text in said for line in re.findall(r"recipes/finetune\.py (-[^#\n]*)", text)]
     assert len(commands) >= 5
     for line in commands:
-        arguments = shlex.split(line.replace("...", ""))
+        arguments = canonical("finetuning", shlex.split(line.replace("...", "")))
         if arguments != ["--help-all"]:
             command = tyro.cli(Command, default=Command(spec=finetune()), args=arguments)
-            assert command.tiny or command.spec.checkpoint or command.spec.batch_norm == "synchronised"
+            assert command.tiny or command.spec.model or command.spec.batch_norm == "synchronised"
     given = ["--old-tasks", "a", "b.jsonl", "--freeze", "text", "--lora-rank", "8", "--alphas", "0.3", "0.6"]
     chosen = tyro.cli(FinetuneSpec, default=finetune(), args=given)
     assert (chosen.old_tasks, chosen.freeze, chosen.alphas) == (("a", "b.jsonl"), ("text",), (0.0, 0.3, 0.6, 1.0))
