@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from mobileclip.encoders import MCtSpec, load_model
 from mobileclip.evaluation import Session, candidate_of, evaluate_benchmark, open_benchmark
-from mobileclip.serialization import from_json
+from mobileclip.serialization import from_json, to_json
 from mobileclip.training import RunSpec, read_metrics
 from tests.data.tokenizer_files import KINDS
 from tests.errors import fails
@@ -31,6 +31,7 @@ def world(tmp_path_factory):
 
 # The same path with fewer patches; the slow tests have each recipe's own size.
 FEW_PATCHES = ["--pipeline.image.size", "64"]
+NARROW = ["--run", "narrow.json", *FEW_PATCHES]
 
 
 def run_tiny(world, name, row=None, arguments=()):
@@ -55,8 +56,12 @@ def check(output, name):
 
 @pytest.fixture(scope="session")
 def plain(world):
-    """The output of the shortest run, beside which the scenes lie."""
-    return run_tiny(world, ROWS, "plain", FEW_PATCHES)
+    """The output of the shortest run, beside which the scenes lie; of a narrow text tower, whose files are small."""
+    run = importlib.import_module(f"recipes.{ROWS}").ROWS["plain"]()
+    text = attrs.evolve(run.model.text, width=64, num_heads=1)
+    run = attrs.evolve(run, model=attrs.evolve(run.model, text=text))
+    (world / "narrow.json").write_text(to_json(run))
+    return run_tiny(world, ROWS, "plain", NARROW)
 
 
 @pytest.mark.slow
@@ -87,7 +92,7 @@ def test_held_out_shards_and_data_sets_in_the_public_layout_between_epochs(world
         held_out,
         "--output",
         str(tmp_path / "seen"),
-        *FEW_PATCHES,
+        *NARROW,
     ]
     run_tiny(world, ROWS, "plain", flags)
     seen, alone = (load_model(output / "model.safetensors", fold=False) for output in (tmp_path / "seen", plain))
