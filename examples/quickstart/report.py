@@ -110,7 +110,7 @@ def write_report(
         *_tables(results),
         *([] if results.agreement is None else [f"\nThe {results.agreement}."]),
         f"\n![curves](curves.png)\n\n![test pictures taken by chance, with three answers](sheet.png)\n\n{on_sheet}\n",
-        f"```\n{command()} classify icon.png 'a cat' 'a heart' -c {model_path}\n```\n",
+        f"```\n{command()} classify icon.png 'a cat' 'a heart' -m {model_path}\n```\n",
         *_published_lines(results, model_path, benchmarks),
         "\nSeconds:\n",
         *(f"- {name}: {seconds:.0f}" for name, seconds in results.seconds.items()),

@@ -146,5 +146,5 @@ def _train(spec: RunSpec, command: Command, output: str, name: str) -> None:
     evaluate = partial(measured_on, command.validation, command.evaluate, command.rows) if measured else None
     model = train_and_plot(spec, output, evaluate=evaluate, device=command.device, name=name)
     if model is not None:
-        use = f": `mobileclip classify photo.jpg 'a cat' 'a dog' -c {model}`"
+        use = f": `mobileclip classify photo.jpg 'a cat' 'a dog' -m {model}`"
         say(f"{model}{use if isinstance(spec.model, DualEncoderSpec) else ''}")
