@@ -41,7 +41,35 @@ class ConvPoolHead(nn.Module):
         return y
 
 
-class EndTokenPool(nn.Module):
+class TextPool(nn.Module):
+    """What reads the features of a text: it knows where each text ends, behind which is padding.
+
+    Args:
+        end_id: the end token's, which every text holds; None for the highest id of each text, which CLIP's is.
+    """
+
+    def __init__(self, *, end_id: int | None = None) -> None:
+        super().__init__()
+        self.end_id = end_id
+
+    def position(self, ids: Tensor) -> Tensor:
+        """Return where each text ends: at its first end token.
+
+        Shape:
+            `(batch, tokens)` to `(batch,)`.
+        """
+        return (ids if self.end_id is None else (ids == self.end_id).int()).argmax(dim=-1)
+
+    def inside(self, ids: Tensor) -> Tensor:
+        """Return which tokens are of the text: up to its end token.
+
+        Shape:
+            `(batch, tokens)` to booleans `(batch, tokens)`.
+        """
+        return torch.arange(ids.shape[1], device=ids.device) <= self.position(ids)[:, None]
+
+
+class EndTokenPool(TextPool):
     """Pick the features at the end-of-text token; of several, the first.
 
     `y[i] = features[i, argmax(ids[i])]`.
@@ -50,7 +78,7 @@ class EndTokenPool(nn.Module):
         features `(batch, tokens, dim)` and ids `(batch, tokens)` to `(batch, dim)`.
 
     Args:
-        end_id: the end token's, which every text holds; None for the highest id of each text, which CLIP's is.
+        end_id: see `TextPool`.
 
     Examples:
         >>> ids = torch.tensor([[7, 3, 9, 0], [7, 9, 0, 0]])
@@ -60,25 +88,13 @@ class EndTokenPool(nn.Module):
         torch.Size([2, 16])
     """
 
-    def __init__(self, *, end_id: int | None = None) -> None:
-        super().__init__()
-        self.end_id = end_id
-
     def forward(self, features: Tensor, ids: Tensor) -> Tensor:
         """Return each text's features at its end token."""
         end = self.position(ids)[:, None, None].expand(-1, 1, features.shape[-1])
         return torch.gather(features, 1, end)[:, 0]
 
-    def position(self, ids: Tensor) -> Tensor:
-        """Return where each text ends.
 
-        Shape:
-            `(batch, tokens)` to `(batch,)`.
-        """
-        return end_position(ids, self.end_id)
-
-
-class MeanTokenPool(nn.Module):
+class MeanTokenPool(TextPool):
     """Average the features of a text's tokens, from the first to its end token; padding does not count.
 
     `y[i] = mean(features[i, : end[i] + 1])`.
@@ -87,7 +103,7 @@ class MeanTokenPool(nn.Module):
         features `(batch, tokens, dim)` and ids `(batch, tokens)` to `(batch, dim)`.
 
     Args:
-        end_id: see `EndTokenPool`.
+        end_id: see `TextPool`.
 
     Examples:
         >>> features = torch.tensor([[[2.0], [4.0], [9.0]]])
@@ -95,29 +111,7 @@ class MeanTokenPool(nn.Module):
         tensor([[3.]])
     """
 
-    def __init__(self, *, end_id: int | None = None) -> None:
-        super().__init__()
-        self.end_id = end_id
-
     def forward(self, features: Tensor, ids: Tensor) -> Tensor:
         """Return the mean of each text's features."""
-        places = torch.arange(ids.shape[1], device=ids.device)
-        inside = (places <= self.position(ids)[:, None]).to(features.dtype)[..., None]
+        inside = self.inside(ids).to(features.dtype)[..., None]
         return (features * inside).sum(dim=1) / inside.sum(dim=1)
-
-    def position(self, ids: Tensor) -> Tensor:
-        """Return where each text ends; see `EndTokenPool.position`."""
-        return end_position(ids, self.end_id)
-
-
-def end_position(ids: Tensor, end_id: int | None) -> Tensor:
-    """Return where each text ends.
-
-    Shape:
-        `(batch, tokens)` to `(batch,)`.
-
-    Args:
-        ids: of texts.
-        end_id: the end token's; None for the highest id of each text, which CLIP's is.
-    """
-    return (ids if end_id is None else (ids == end_id).int()).argmax(dim=-1)

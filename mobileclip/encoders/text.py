@@ -11,6 +11,7 @@ from attrs import validators
 from torch import Tensor, nn
 
 from mobileclip.blocks import Attention, BlockSequence, EndTokenPool, MeanTokenPool, TextRepMixerBlock, TransformerLayer
+from mobileclip.blocks.heads import TextPool
 from mobileclip.blocks.recomputing import ActivationCheckpointing
 from mobileclip.encoders.checks import WIDTH, check_heads, odd
 from mobileclip.encoders.families import TextEncoderSpec, text_encoder_families
@@ -19,8 +20,8 @@ from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
 # Without any layer, a tower is a bag of tokens.
 _DEPTH = [validators.ge(0), validators.le(1 << 12)]
 
-TextPool = Literal["end", "mean"]
-TEXT_POOLS: tuple[TextPool, ...] = get_args(TextPool)
+PoolName = Literal["end", "mean"]
+POOL_NAMES: tuple[PoolName, ...] = get_args(PoolName)
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -29,7 +30,7 @@ class _LayersSpec(TextEncoderSpec):
 
     width: int = attrs.field(default=512, validator=WIDTH)
     num_heads: int = attrs.field(default=8, validator=WIDTH)
-    pool: TextPool = attrs.field(default="end", validator=validators.in_(TEXT_POOLS), metadata=LEFT_OUT_AT_DEFAULT)
+    pool: PoolName = attrs.field(default="end", validator=validators.in_(POOL_NAMES), metadata=LEFT_OUT_AT_DEFAULT)
 
     def __attrs_post_init__(self) -> None:
         """Check that the heads share the width."""
@@ -118,7 +119,7 @@ class MCtSpec(_LayersSpec):
         return _encoder(self, [first, *_transformer_layers(self, self.depth), last])
 
 
-_POOLS: dict[TextPool, type[EndTokenPool | MeanTokenPool]] = {"end": EndTokenPool, "mean": MeanTokenPool}
+_POOLS: dict[PoolName, type[TextPool]] = {"end": EndTokenPool, "mean": MeanTokenPool}
 
 
 def _transformer_layers(spec: TextTransformerSpec | MCtSpec, depth: int) -> list[nn.Module]:
@@ -181,7 +182,7 @@ class TextEncoder(ActivationCheckpointing, nn.Module):
         project: nn.Linear,
         *,
         context_length: int,
-        pool: EndTokenPool | MeanTokenPool,
+        pool: TextPool,
         spec: TextTransformerSpec | MCtSpec | None = None,
     ) -> None:
         super().__init__()
@@ -213,8 +214,7 @@ class TextEncoder(ActivationCheckpointing, nn.Module):
             (torch.Size([1, 3, 512]), tensor([[ True,  True, False]]))
         """
         features: Tensor = self.norm(self.layers(self.embed(tokens)))
-        places = torch.arange(tokens.shape[1], device=tokens.device)
-        return features, places <= self.pool.position(tokens)[:, None]
+        return features, self.pool.inside(tokens)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Return what goes into the first layer: the tokens' embeddings with their positions.

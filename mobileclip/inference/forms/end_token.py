@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 from torch import Tensor, nn
 
-from mobileclip.blocks import EndTokenPool, MeanTokenPool
+from mobileclip.blocks import EndTokenPool
+from mobileclip.blocks.heads import TextPool
 from mobileclip.encoders import TextEncoder, TextEncoderSpec
 from mobileclip.inputs import TextInput
-
-TextPool: TypeAlias = EndTokenPool | MeanTokenPool
 
 
 def cut_behind_the_end(tokens: Tensor, pool: TextPool) -> Tensor:
