@@ -25,10 +25,11 @@ from mobileclip.reinforce.teachers import (
     Teacher,
     TeacherEnsemble,
     TeacherSpec,
+    TextTeacher,
     TransformersTeacher,
     build_ensemble,
 )
-from mobileclip.reinforce.texts import TextTeacher, reinforce_texts
+from mobileclip.reinforce.texts import reinforce_texts
 from mobileclip.reinforce.verify import Verification, verify
 
 __all__ = [

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import attrs
 import torch
@@ -17,7 +17,8 @@ from mobileclip.data.text.stored import CARD, TextsCard, part_name, part_tensors
 from mobileclip.datasets.sources.text_pairs import TextPair
 from mobileclip.encoders.checkpoints.files import write_tensors
 from mobileclip.progress import Progress
-from mobileclip.reinforce.teachers.ensemble import NamedTeacher, unit_embeddings
+from mobileclip.reinforce.teachers.ensemble import unit_embeddings
+from mobileclip.reinforce.teachers.protocol import TextTeacher
 from mobileclip.storage import exclusive
 from mobileclip.tensor_files import CheckpointError, read_tensors
 
@@ -26,21 +27,6 @@ if TYPE_CHECKING:
 
 TEXTS_PER_PART = 1 << 16
 _BATCH = 256
-
-
-class TextTeacher(NamedTeacher, Protocol):
-    """What is needed of a teacher of texts; every `mobileclip.reinforce.Teacher` is one."""
-
-    @property
-    def weights_sha256(self) -> str:
-        """Hash of its weights."""
-
-    def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Return the embeddings of texts, normalised or not.
-
-        Shape:
-            (number of texts, dim).
-        """
 
 
 def reinforce_texts(

@@ -7,7 +7,7 @@ from mobileclip.reinforce.teachers.checkpoint import CheckpointTeacher
 from mobileclip.reinforce.teachers.ensemble import NotFiniteError, TeacherEnsemble
 from mobileclip.reinforce.teachers.model import ModelTeacher
 from mobileclip.reinforce.teachers.open_clip import OpenClipTeacher
-from mobileclip.reinforce.teachers.protocol import Teacher
+from mobileclip.reinforce.teachers.protocol import Teacher, TextTeacher
 from mobileclip.reinforce.teachers.spec import TeacherSpec, build_ensemble, teachers
 from mobileclip.reinforce.teachers.transformers import TransformersTeacher
 
@@ -19,6 +19,7 @@ __all__ = [
     "Teacher",
     "TeacherEnsemble",
     "TeacherSpec",
+    "TextTeacher",
     "TransformersTeacher",
     "build_ensemble",
     "teachers",

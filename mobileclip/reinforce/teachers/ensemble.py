@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
 
 import attrs
 import torch
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mobileclip.inputs import Color
-from mobileclip.reinforce.teachers.protocol import Teacher
+from mobileclip.reinforce.teachers.protocol import Teacher, TextTeacher
 
 
 class NotFiniteError(ValueError):
@@ -110,19 +109,7 @@ class TeacherEnsemble:
         return torch.cat([unit_embeddings(teacher, encode(teacher)) for teacher in self.teachers], dim=-1)
 
 
-class NamedTeacher(Protocol):
-    """What is said of a teacher whose embeddings are wrong, and what they should be."""
-
-    @property
-    def name(self) -> str:
-        """What people call it."""
-
-    @property
-    def dim(self) -> int:
-        """Dim of its embeddings."""
-
-
-def unit_embeddings(teacher: NamedTeacher, embedding: Tensor) -> Tensor:
+def unit_embeddings(teacher: TextTeacher, embedding: Tensor) -> Tensor:
     """Return a teacher's embeddings in float32 and of unit length.
 
     Shape:

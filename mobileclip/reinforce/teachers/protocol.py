@@ -11,8 +11,8 @@ from mobileclip.inputs import ImageInput
 
 
 @runtime_checkable
-class Teacher(Protocol):
-    """What reinforcement needs of a teacher; implementations may be called from several threads at once."""
+class TextTeacher(Protocol):
+    """What is needed of a teacher of texts; implementations may be called from several threads at once."""
 
     @property
     def name(self) -> str:
@@ -25,6 +25,18 @@ class Teacher(Protocol):
     @property
     def dim(self) -> int:
         """Dim of the joint embedding."""
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Return the embeddings of texts, normalised or not.
+
+        Shape:
+            (number of texts, dim).
+        """
+
+
+@runtime_checkable
+class Teacher(TextTeacher, Protocol):
+    """What reinforcement needs of a teacher of images and texts."""
 
     @property
     def logit_scale(self) -> float:
@@ -39,11 +51,4 @@ class Teacher(Protocol):
 
         Shape:
             (batch, 3, size, size) uint8 -> (batch, dim).
-        """
-
-    def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Return the embeddings of texts, normalised or not.
-
-        Shape:
-            (number of texts, dim).
         """
