@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mobileclip.data.text.tokenizer_file import check_tokenizer
 
@@ -67,23 +67,12 @@ def _of_kind(kind: TokenizerKind, vocab_size: int) -> tuple[Tokenizer, Trainer]:
     """Return an untrained tokenizer and what trains it."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+    choices: dict[str, Any] = {"vocab_size": vocab_size, "special_tokens": _SPECIAL, "show_progress": False}
     if kind == "bpe":
         backend = Tokenizer(models.BPE())
         backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-        return backend, trainers.BpeTrainer(
-            vocab_size=vocab_size,
-            special_tokens=_SPECIAL,
-            initial_alphabet=alphabet,
-            max_token_length=_LONGEST_PIECE,
-            show_progress=False,
-        )
+        return backend, trainers.BpeTrainer(**choices, initial_alphabet=alphabet, max_token_length=_LONGEST_PIECE)
     backend = Tokenizer(models.Unigram())
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-    return backend, trainers.UnigramTrainer(
-        vocab_size=vocab_size,
-        special_tokens=_SPECIAL,
-        unk_token=UNKNOWN,
-        max_piece_length=_LONGEST_PIECE,
-        show_progress=False,
-    )
+    return backend, trainers.UnigramTrainer(**choices, unk_token=UNKNOWN, max_piece_length=_LONGEST_PIECE)

@@ -36,6 +36,5 @@ from .shards import (
 from .text_pairs import (
     TextColumns as TextColumns,
     TextPair as TextPair,
-    read_all_text_pairs as read_all_text_pairs,
     read_text_pairs as read_text_pairs,
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
 from typing import Any
 
 import attrs
@@ -14,7 +13,6 @@ from mobileclip.datasets.sources.text_rows import CSV, JSON, TSV, TextForm, Text
 from mobileclip.strict import parse_json
 
 _FORMS = {".jsonl": JSON, ".csv": CSV, ".tsv": TSV}
-_LINES = TextForm(delimiter=None)
 MAX_TEXT = 10_000
 """Characters of a text; towers read a few hundred."""
 
@@ -70,7 +68,7 @@ def read_text_pairs(path: storage.AnyPath, columns: TextColumns | None = None) -
     if suffix == ".parquet":
         found = _parquet_rows(str(path), columns)
     else:
-        found = _text_rows(path, _FORMS.get(suffix, _LINES), columns, is_table=suffix in _FORMS)
+        found = _text_rows(path, _FORMS.get(suffix, JSON), columns, is_table=suffix in _FORMS)
     for number, row in enumerate(found, 1):
         yield row if isinstance(row, BadSampleError) else _pair(row, columns, f"row {number} of {path}")
 
@@ -133,10 +131,3 @@ def _require_text(names: Sequence[str], columns: TextColumns, path: storage.AnyP
             f"{path} has no column {columns.text!r}, its columns are {', '.join(map(repr, names)) or 'none'}; name the "
             "one with the texts"
         )
-
-
-def read_all_text_pairs(
-    paths: Sequence[storage.AnyPath], columns: TextColumns | None = None
-) -> Iterator[TextPair | BadSampleError]:
-    """Yield the texts of several files, one file after another; see `read_text_pairs`."""
-    return chain.from_iterable(read_text_pairs(path, columns) for path in paths)
