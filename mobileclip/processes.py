@@ -6,6 +6,7 @@ Whatever asks for a rank or for the number of cores asks here, so that data, tra
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import sys
 from collections.abc import Mapping
@@ -41,6 +42,15 @@ class ProcessPlace:
     def is_first(self) -> bool:
         """Whether this process writes and speaks for all of them."""
         return self.rank == 0
+
+
+def portable_error(error: Exception) -> Exception:
+    """Return an error as another process can read it: one that is made of other arguments than it keeps, as a text."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - what was written here
+    except Exception:  # noqa: BLE001 - of an error's own class
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def this_process() -> ProcessPlace:

@@ -1,4 +1,5 @@
 from .base import Engine as Engine, default_num_threads as default_num_threads
+from .heartbeat import Heart as Heart
 from .in_order import InOrder as InOrder
 from .inline import InlineEngine as InlineEngine
 from .local import LocalEngine as LocalEngine

@@ -21,6 +21,7 @@ import attrs
 
 from mobileclip import storage
 from mobileclip.engines.base import Engine
+from mobileclip.engines.heartbeat import Heart
 from mobileclip.engines.inline import InlineEngine
 from mobileclip.engines.queue import Listener
 from mobileclip.engines.set_aside import SetAside, read_set_aside, write_set_aside
@@ -61,7 +62,7 @@ class Run(Listener[Any, Any]):
         self._earlier: frozenset[str] = frozenset()
         self._asides: list[SetAside] = []
         self._renewed, self._lost = time.monotonic(), ""
-        self._changed, self._writing, self._ended = threading.Condition(), threading.Lock(), threading.Event()
+        self._changed, self._writing = threading.Condition(), threading.Lock()
 
     @property
     def set_aside(self) -> tuple[SetAside, ...]:
@@ -198,9 +199,7 @@ class Run(Listener[Any, Any]):
                 except ValueError as error:
                     raise ValueError(f"{error}: {self._holder()}") from None
             storage.make_directory_of(self._path)
-            self._write(RUNNING)
-            thread = threading.Thread(target=self._keep, daemon=True)
-            thread.start()
+            heart = Heart(self._renew, seconds=self._status.renewal_seconds)
             try:
                 self._earlier = frozenset(one.unit for one in read_set_aside(self._output))
                 yield
@@ -208,10 +207,9 @@ class Run(Listener[Any, Any]):
                 self.end(f"{type(error).__name__}: {' '.join(storage.without_secrets(error).split())}")
                 raise
             finally:
-                self._ended.set()
                 # A store that is away is not waited for.
-                thread.join(self._status.renewal_seconds if self._is_leased else None)
-                if self.is_sure and not thread.is_alive():
+                is_still = heart.stop(self._status.renewal_seconds if self._is_leased else None)
+                if self.is_sure and is_still:
                     has_begun = self._status.doing or not self._status.reason
                     self._write("ended" if self._status.reason else "finished", None if has_begun else before)
 
@@ -229,8 +227,8 @@ class Run(Listener[Any, Any]):
         with self._changed:
             self._status = attrs.evolve(self._status, **values)
 
-    def _keep(self) -> None:
-        while not self._lost and not self._ended.wait(self._status.renewal_seconds):
+    def _renew(self) -> None:
+        if not self._lost:
             self._write(RUNNING)
 
     def _write(self, state: str, instead: bytes | None = None) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import attrs
 import torch
 
+from mobileclip.engines.heartbeat import Heart
 from mobileclip.engines.overlap import Overlap
 from mobileclip.engines.work import FatalError, NamedUnit, Place, Work, failure_of, fatal_of
 from mobileclip.hardware.devices import pick_device
@@ -65,14 +66,8 @@ def serve(
         with lock:
             send((kind, unit, value))
 
-    def give_heartbeats() -> None:
-        with suppress(OSError):
-            while True:
-                say("heartbeat")
-                time.sleep(heartbeat_seconds)
-
-    threading.Thread(target=give_heartbeats, daemon=True).start()
     with suppress(*_GONE), use_limits(stores):
+        Heart(partial(say, "heartbeat"), seconds=heartbeat_seconds, gone=OSError)
         try:
             assignment = receive()
             while True:

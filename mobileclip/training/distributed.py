@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import re
 import socket
 import time
@@ -20,7 +19,7 @@ from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-
 from torch.distributed.rendezvous import rendezvous
 
 from mobileclip.hardware.devices import AUTO, pick_device
-from mobileclip.processes import ProcessPlace, this_process
+from mobileclip.processes import ProcessPlace, portable_error, this_process
 from mobileclip.terminal.interruption import postponed
 from mobileclip.training.pulse import Pulse
 
@@ -270,8 +269,4 @@ def _result(make: Callable[[], T]) -> T | Exception:
     try:
         return make()
     except Exception as error:  # noqa: BLE001 - it is raised in all processes
-        try:
-            pickle.loads(pickle.dumps(error))  # noqa: S301 - what was written here
-        except Exception:  # noqa: BLE001 - an error that another's class makes of other arguments
-            return RuntimeError(f"{type(error).__name__}: {error}")
-        return error
+        return portable_error(error)

@@ -8,14 +8,15 @@ from __future__ import annotations
 import json
 import os
 import platform
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
 
+from mobileclip.engines import Heart
 from mobileclip.terminal import say
 from mobileclip.terminal.interruption import hear_from_others, overheard
 
@@ -72,7 +73,7 @@ class Pulse:
         self._activity, self._step, self._since = "before the first step", -1.0, time.time()
         self._is_bounded = False
         self._num_barriers = 0
-        self._stopped = threading.Event()
+        self._has_store = True
 
     def tell(self, activity: str, step: float, *, bounded: bool = True) -> None:
         """Say what this process does from now on.
@@ -87,11 +88,9 @@ class Pulse:
     @contextmanager
     def heartbeats(self) -> Iterator[None]:
         """Give heartbeats while the block runs, and say at last why it ended."""
-        self._send(self._sending)
         ended = ""
         with overheard() as signals:
-            thread = threading.Thread(target=self._give, args=(signals,), name="pulse", daemon=True)
-            thread.start()
+            self._heart = Heart(partial(self._give, signals), seconds=self.interval)
             try:
                 yield
             except TimeoutError:
@@ -102,8 +101,7 @@ class Pulse:
             else:
                 self._activity = "at its end"
             finally:
-                self._stopped.set()
-                thread.join(self.interval)
+                self._heart.stop(self.interval)
                 with suppress(RuntimeError):  # the store may have gone with the one who kept it
                     self._send(self._store, ended)
         if self.rank == 0:
@@ -190,17 +188,15 @@ class Pulse:
         store.set(f"heartbeat/{self.rank}", json.dumps(attrs.asdict(heartbeat)))
 
     def _give(self, signals: Callable[[], list[int]]) -> None:
-        has_store = True
-        while not self._stopped.wait(self.interval):
-            try:
-                if has_store:
-                    self._send(self._sending)
-                    self._pass_on(signals())
-            except RuntimeError:
-                has_store = False  # gone with the one who kept it, which the main thread finds out, unless it hangs
-            # Later than the group's own patience, whose error says more.
-            if self._is_bounded and time.time() - self._since > self.seconds + 2 * _MISSED * self.interval:
-                self._end()
+        try:
+            if self._has_store:
+                self._send(self._sending)
+                self._pass_on(signals())
+        except RuntimeError:
+            self._has_store = False  # gone with the one who kept it, which the main thread finds out, unless it hangs
+        # Later than the group's own patience, whose error says more.
+        if self._is_bounded and time.time() - self._since > self.seconds + 2 * _MISSED * self.interval:
+            self._end()
 
     def _pass_on(self, numbers: list[int]) -> None:
         """Tell the others of a signal, and hear of theirs: one that waits for its data holds up those that heard it."""

@@ -123,7 +123,7 @@ def test_one_that_gives_no_signs_is_named_with_what_it_did(two):
             first.tell("waiting for the others in step 42", 41.8, bounded=False)
             time.sleep(0.1)
             assert re.fullmatch(rf"process 1 of 2 \({HOST}\) lives and has been in step 42 for \d s", first.missing())
-            second._stopped.set()
+            second._heart.stop()
             # A sign may be on its way.
             silent = (re.fullmatch(SILENT_IN_STEP_42, first.missing()) for _ in range(10))
             assert any(silent)
@@ -142,7 +142,7 @@ def test_a_turn_is_waited_for_as_long_as_the_first_one_gives_signs(two):
     first, second = two
     with first.heartbeats():
         started_at = time.monotonic()
-        first._stopped.set()
+        first._heart.stop()
         with fails("training.timed-out-first-process", "0.5"):
             second.await_barrier()
         assert time.monotonic() - started_at >= 0.5

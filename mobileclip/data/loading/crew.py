@@ -11,7 +11,6 @@ holds itself, so that a message which one has half written is waited for beyond 
 from __future__ import annotations
 
 import os
-import pickle
 import random
 import signal
 import threading
@@ -35,6 +34,7 @@ from mobileclip.data.loading.order import StreamPosition
 from mobileclip.data.randomness import derived_seed
 from mobileclip.data.workers import LostProcessError, end_with_parent
 from mobileclip.machine import MachineError, raise_machine_fault
+from mobileclip.processes import portable_error
 from mobileclip.storage import printable
 from mobileclip.terminal import get_logger
 from mobileclip.terminal.interruption import serve_loader
@@ -307,11 +307,7 @@ def _raised(error: Exception) -> _Raised:
         raise_machine_fault(error)
     except MachineError as fault:
         error = fault
-    try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301 - what was written here
-    except Exception:  # noqa: BLE001 - an error that another's class makes of other arguments
-        return _Raised(RuntimeError(f"{type(error).__name__}: {error}"), trace)
-    return _Raised(error, trace)
+    return _Raised(portable_error(error), trace)
 
 
 def _lost(member: _Member) -> _LostWorkerError:
