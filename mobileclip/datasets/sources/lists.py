@@ -25,7 +25,7 @@ from mobileclip.datasets.sources.access import SCHEMES, RowOptions, directory_of
 from mobileclip.datasets.sources.base import Source, Unit, numbered_name, sources
 from mobileclip.datasets.sources.columns import LineReading, Reading, TableReading, find_columns
 from mobileclip.datasets.sources.parquet import read_content, read_rows
-from mobileclip.datasets.sources.records import Record, called_ahead, key_of_path, parse_row, read_records
+from mobileclip.datasets.sources.records import Record, called_ahead, key_of_path, read_records
 from mobileclip.datasets.sources.text_rows import CSV, JSON, TSV, Part, TextForm, TextRows, check_plain
 from mobileclip.machine import raise_machine_fault
 from mobileclip.strict import strict
@@ -136,21 +136,7 @@ class TextUnit(ListUnit):
             stream.seek(self.part.start)
             rows = islice(TextRows(stream, self.form, self.part.first_line), self.part.num_rows)
             for number, row in enumerate(rows, self.part.first_row):
-                label = f"line {row.line}"
-                try:
-                    cells = self._cells(row.cells, label)
-                except BadSampleError as error:
-                    cells = error
-                yield row.line if self.form == JSON else number, label, cells
-
-    def _cells(self, cells: Any, label: str) -> Any:
-        if isinstance(cells, BadSampleError):
-            return cells
-        if self.form == JSON:
-            return parse_row(cells, label)
-        if len(cells) != len(self.names):
-            raise BadSampleError("bad_row", f"{label} has {len(cells)} cells, expected {len(self.names)}")
-        return dict(zip(self.names, cells, strict=True))
+                yield row.line if self.form == JSON else number, f"line {row.line}", row.named(self.names)
 
 
 @attrs.frozen(kw_only=True)
@@ -358,11 +344,7 @@ class TableSource(Source):
             rows = TextRows(stream, form)
             names, start, line = self.options.header, 0, 1
             if not names:
-                first = next(rows, None)
-                if first is None:
-                    raise ValueError(f"{path} is empty; expected a line with the names of the columns")
-                if isinstance(first.cells, BadSampleError):
-                    raise ValueError(f"the names of the columns of {path} cannot be read: {first.cells.detail}")
+                first = rows.header(path)
                 names, start, line = tuple(first.cells), first.num_bytes, 1 + first.num_lines
             reading = self._reading(name, path, names)
             for index, part in enumerate(rows.parts(self.samples_per_shard, start=start, first_line=line)):

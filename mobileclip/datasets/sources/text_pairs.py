@@ -10,7 +10,6 @@ import attrs
 from mobileclip import storage
 from mobileclip.data.skips import BadSampleError
 from mobileclip.datasets.sources.text_rows import CSV, JSON, TSV, TextForm, TextRows, check_plain
-from mobileclip.strict import parse_json
 
 _FORMS = {".jsonl": JSON, ".csv": CSV, ".tsv": TSV}
 MAX_TEXT = 10_000
@@ -70,7 +69,10 @@ def read_text_pairs(path: storage.AnyPath, columns: TextColumns | None = None) -
     else:
         found = _text_rows(path, _FORMS.get(suffix, JSON), columns, is_table=suffix in _FORMS)
     for number, row in enumerate(found, 1):
-        yield row if isinstance(row, BadSampleError) else _pair(row, columns, f"row {number} of {path}")
+        if isinstance(row, BadSampleError):
+            yield BadSampleError(row.reason, f"{row.detail}, in {path}")
+        else:
+            yield _pair(row, columns, f"row {number} of {path}")
 
 
 def _pair(row: Mapping[str, Any], columns: TextColumns, label: str) -> TextPair | BadSampleError:
@@ -90,30 +92,16 @@ def _text_rows(
 ) -> Iterator[dict[str, Any] | BadSampleError]:
     with storage.open_read(path) as stream:
         check_plain(str(path), stream)
-        stream.seek(0)
         rows = TextRows(stream, form)
         header: Sequence[str] = ()
         if form.delimiter is not None:
-            first = next(rows, None)
-            header = [] if first is None or isinstance(first.cells, BadSampleError) else first.cells
+            header = rows.header(str(path)).cells
             _require_text(header, columns, path)
         for row in rows:
-            if isinstance(row.cells, BadSampleError):
-                yield row.cells
-            elif form.delimiter is not None:
-                yield dict(zip(header, row.cells, strict=False))
-            elif is_table:
-                yield _json_row(row.cells, f"line {row.line} of {path}")
+            if is_table or isinstance(row.cells, BadSampleError):
+                yield row.named(header)
             else:
                 yield {columns.text: row.cells.decode("utf-8", errors="replace")}
-
-
-def _json_row(line: bytes, label: str) -> dict[str, Any] | BadSampleError:
-    try:
-        value = parse_json(line)
-    except ValueError as error:
-        return BadSampleError("bad_row", f"{label} is not JSON: {error}")
-    return value if isinstance(value, dict) else BadSampleError("bad_row", f"{label} is no object of JSON")
 
 
 def _parquet_rows(path: str, columns: TextColumns) -> Iterator[dict[str, Any] | BadSampleError]:

@@ -7,7 +7,7 @@ longer than a block ends the reading, text that is not UTF-8 passes, and nothing
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from itertools import islice
 from typing import IO, Any
@@ -15,7 +15,7 @@ from typing import IO, Any
 import attrs
 
 from mobileclip.data.skips import BadSampleError
-from mobileclip.datasets.sources.records import MAX_LINE_BYTES
+from mobileclip.datasets.sources.records import MAX_LINE_BYTES, parse_row
 
 _BOM = b"\xef\xbb\xbf"
 _GZIP = b"\x1f\x8b"
@@ -55,6 +55,19 @@ class TextRow:
     num_bytes: int
     num_lines: int
     cells: Any
+
+    def named(self, names: Sequence[str]) -> dict[str, Any] | BadSampleError:
+        """Return the cells by the names of their columns, or the object of a line; why it cannot be read otherwise."""
+        if isinstance(self.cells, BadSampleError):
+            return self.cells
+        try:
+            if isinstance(self.cells, bytes):
+                return parse_row(self.cells, f"line {self.line}")
+        except BadSampleError as error:
+            return error
+        if len(self.cells) != len(names):
+            return BadSampleError("bad_row", f"line {self.line} has {len(self.cells)} cells, expected {len(names)}")
+        return dict(zip(names, self.cells, strict=True))
 
 
 @attrs.frozen(kw_only=True)
@@ -119,6 +132,22 @@ class TextRows:
             except BadSampleError as error:
                 cells = error
         return TextRow(line=lines.first, num_bytes=lines.num_bytes, num_lines=lines.num_lines, cells=cells)
+
+    def header(self, path: str) -> TextRow:
+        """Return the row with the names of the columns, which comes next.
+
+        Args:
+            path: of the file, for messages.
+
+        Raises:
+            ValueError: if there is none, or it cannot be read.
+        """
+        first = next(self, None)
+        if first is None:
+            raise ValueError(f"{path} is empty; expected a line with the names of the columns")
+        if isinstance(first.cells, BadSampleError):
+            raise ValueError(f"the names of the columns of {path} cannot be read: {first.cells.detail}")
+        return first
 
     def parts(self, size: int, *, start: int = 0, first_line: int = 1) -> Iterator[Part]:
         """Yield ranges of the rows that are left.

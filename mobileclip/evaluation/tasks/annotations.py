@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import re
@@ -14,7 +13,9 @@ from typing import Any, TypeVar
 import attrs
 
 from mobileclip import storage
-from mobileclip.strict import parse_json, split_lines
+from mobileclip.data.skips import BadSampleError
+from mobileclip.datasets.sources.text_rows import CSV, JSON, TextRows
+from mobileclip.strict import parse_json
 
 _MAX_BYTES = 1 << 28
 # A gigabyte of ShareGPT4V begins with a thousand entries in less than two megabytes.
@@ -77,27 +78,26 @@ def read_entries(path: str, title: str, *, num_first: int | None = None) -> Iter
     """
     try:
         if num_first is None:
-            text = storage.read_bytes(path, limit=_MAX_BYTES).decode("utf-8-sig")
+            data = storage.read_bytes(path, limit=_MAX_BYTES)
         else:
             with storage.open_read(path) as stream:
-                text = stream.read(_MAX_HEAD_BYTES).decode("utf-8", "ignore")
+                data = stream.read(_MAX_HEAD_BYTES)
     except FileNotFoundError:
         raise ValueError(f"{path} is missing: the annotations of {title}") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: {error}") from None
     is_empty = True
-    found = _values(path, text) if num_first is None else islice(_first_values(path, text), num_first)
+    found = _values(path, data) if num_first is None else islice(_first_values(path, data), num_first)
     for where, index, values in found:
         is_empty = False
         if not isinstance(values, dict):
             raise ValueError(f"{path}{where} is {str(values)[:60]!r}, expected an object")
         yield Entry(f"{path}{where}", values, index)
     if is_empty:
-        raise ValueError(f"{path} holds no annotations, but {text[:60]!r}")
+        raise ValueError(f"{path} holds no annotations, but {data[:60].decode(errors='replace')!r}")
 
 
-def _first_values(path: str, text: str) -> Iterator[tuple[str, int, Any]]:
+def _first_values(path: str, data: bytes) -> Iterator[tuple[str, int, Any]]:
     """Yield what `_values` does of a JSON list, as far as its text goes."""
+    text = data.decode(errors="ignore")
     decoder, position = json.JSONDecoder(), text.find("[") + 1
     for index in count() if position else ():
         position = _SEPARATORS.match(text, position).end()  # type: ignore[union-attr]  # it matches nothing as well
@@ -110,30 +110,23 @@ def _first_values(path: str, text: str) -> Iterator[tuple[str, int, Any]]:
         yield f", entry {index}", index, value
 
 
-def _values(path: str, text: str) -> Iterator[tuple[str, int | str, Any]]:
+def _values(path: str, data: bytes) -> Iterator[tuple[str, int | str, Any]]:
     """Yield where each value is, its index and itself."""
-    if path.endswith(".csv"):
-        rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        try:
-            yield from ((f", line {rows.line_num}", index, row) for index, row in enumerate(rows))
-        except csv.Error as error:
-            raise ValueError(f"{path} is no table after line {rows.line_num}: {error}") from None
-    elif path.endswith(".jsonl"):
-        for index, line in enumerate(split_lines(text)):
-            if line.strip():
-                where = f", line {index + 1}"
-                yield where, index, _parsed(f"{path}{where}", line)
-    else:
-        values = _parsed(path, text)
-        items = values.items() if isinstance(values, dict) else enumerate(values if isinstance(values, list) else ())
-        yield from ((f", entry {index!r:.60}", index, value) for index, value in items)
-
-
-def _parsed(where: str, text: str) -> Any:
+    if path.endswith((".csv", ".jsonl")):
+        is_table = path.endswith(".csv")
+        rows = TextRows(io.BytesIO(data), CSV if is_table else JSON)
+        names = rows.header(path).cells if is_table else ()
+        for index, row in enumerate(rows):
+            if isinstance(values := row.named(names), BadSampleError):
+                raise ValueError(f"{path}: {values.detail}")
+            yield f", line {row.line}", index, values
+        return
     try:
-        return parse_json(text, max_characters=_MAX_BYTES)
+        values = parse_json(data, max_characters=_MAX_BYTES)
     except ValueError as error:
-        raise ValueError(f"{where} is no JSON: {error}") from None
+        raise ValueError(f"{path} is no JSON: {error}") from None
+    items = values.items() if isinstance(values, dict) else enumerate(values if isinstance(values, list) else ())
+    yield from ((f", entry {index!r:.60}", index, value) for index, value in items)
 
 
 def folder_or_zip(path: str, title: str) -> str:

@@ -285,7 +285,7 @@ def test_other_orders_are_other_questions(sets, tmp_path):
         (('{"tagger": "by hand"}', '{"caption": "a"}'), "line 2: orders is nothing, expected four texts"),
         (('{"tagger": "by hand"}', '{"caption": "a", "orders": ["a", "b"]}'), "line 2: orders is"),
         (('{"tagger": "by hand"}', '{"caption": " ", "orders": ["a", "b", "c", "d"]}'), "line 2: caption is ' '"),
-        (('{"tagger": "by hand"}', "["), "line 2 is no JSON"),
+        (('{"tagger": "by hand"}', "["), "line 2 is not JSON"),
     ],
 )
 def test_malformed_orders(sets, tmp_path, lines, message):

@@ -311,7 +311,7 @@ MALFORMED = [
     (CREPE, {"0": {"filename": "a.jpg", "caption": "a"}}, "entry '0': negative_caption is nothing, expected a text"),
     (CREPE, "[" * 100_000, "is no JSON: it is nested too deeply"),
     (GROUND, '{"id": 0}\n', "line 1: image_0 is nothing"),
-    (GROUND, "\n{\n", "line 2 is no JSON"),
+    (GROUND, "\n{\n", "line 2 is not JSON"),
     (GROUND, "", "holds no annotations"),
     *(
         (WINOGAVIL, ROW + row, message)
@@ -323,9 +323,9 @@ MALFORMED = [
             (f'1,"{"[" * 50_000}",cue,"[""a""]"', "line 3: candidates is '[[["),
             ('1,"[""a"", 2]",cue,"[""a""]"', "line 3: candidates is"),
             ('1,"[""../a""]",cue,"[""../a""]"', "line 3: candidates is '[\"../a\"]'"),
-            ('1,"[""a""]",cue', "line 3: associations is None"),
+            ('1,"[""a""]",cue', "line 3 has 3 cells, expected 4"),
             ('1,"[""a""]",cue,"[""b""]"', "line 3: none of the candidates is among the associations"),
-            ('1,"[""a""]"x,a,"[]"', "is no table after line 2: ',' expected after"),
+            ('1,"[""a""]"x,a,"[]"', "the row from line 3 to 3 cannot be read: ',' expected after"),
         )
     ),
     (WINOGAVIL, "ID,cue\n1,a\n", "line 2: candidates is nothing, expected a JSON list"),
@@ -342,7 +342,7 @@ MALFORMED = [
     (GPT, "[3]", "entry 0 is '3', expected an object"),
     (GPT, None, "is missing: the annotations of ShareGPT4V-1k"),
     (LANGUAGES, None, "captions.jsonl is missing: the annotations of Crossmodal-3600"),
-    (LANGUAGES, "\n{\n", "line 2 is no JSON"),
+    (LANGUAGES, "\n{\n", "line 2 is not JSON"),
     (LANGUAGES, '{"de": {"caption": ["a"]}}', "line 1: image/key is nothing, expected the name of a file"),
     (LANGUAGES, '{"image/key": "../a"}', "line 1: image/key is '../a', expected the name of a file"),
     (LANGUAGES, '{"image/key": "a", "de": {"caption": []}}', "line 1: de is {'caption': []}, expected an object with"),
