@@ -16,6 +16,7 @@ from mobileclip.data.skips import BadSampleError, Skip, SkipReport
 from mobileclip.data.text.stored import CARD, TextsCard, part_name, part_tensors, write_texts_card
 from mobileclip.datasets.sources.text_pairs import TextPair
 from mobileclip.encoders.checkpoints.files import write_tensors
+from mobileclip.inference.batching import encode_each
 from mobileclip.progress import Progress
 from mobileclip.reinforce.teachers.ensemble import unit_embeddings
 from mobileclip.reinforce.teachers.protocol import TextTeacher
@@ -118,8 +119,11 @@ def _write_part(path: Path, part: Sequence[TextPair], languages: dict[str, int],
 
 def _encoded(texts: list[str], teacher: TextTeacher) -> Tensor:
     """Return embeddings of unit length."""
-    batches = (texts[at : at + _BATCH] for at in range(0, len(texts), _BATCH))
-    return torch.cat([unit_embeddings(teacher, teacher.encode_texts(batch)) for batch in batches])
+
+    def encode(batch: list[str]) -> Tensor:
+        return unit_embeddings(teacher, teacher.encode_texts(batch))
+
+    return torch.stack(list(encode_each(texts, encode, batch_size=_BATCH)))
 
 
 def _digest(part: Sequence[TextPair], teacher: TextTeacher) -> str:

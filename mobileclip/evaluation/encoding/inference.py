@@ -16,6 +16,7 @@ from mobileclip.encoders import DualEncoder
 from mobileclip.evaluation.encoding.decoding import encode_ahead
 from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize, Transform, model_input, read_picture
 from mobileclip.inference import by_length, prepared
+from mobileclip.inference.batching import encode_each
 from mobileclip.inference.forms import MOST_IMAGES_ON_CPU, ReadyDualEncoder
 from mobileclip.inputs import TextInput
 from mobileclip.progress import Progress
@@ -165,8 +166,7 @@ class Encoders:
 
     def _encode_new(self, distinct: list[str], *, show_progress: bool) -> Tensor:
         """Return the embeddings of texts in batches of like lengths."""
-        starts = range(0, len(distinct), self.batch_size)
-        tokens = torch.cat([self.tokenize(distinct[start : start + self.batch_size]) for start in starts])
+        tokens = torch.stack(list(encode_each(distinct, self.tokenize, batch_size=self.batch_size)))
         contract = _contract_of_texts(self.model)
         order = torch.arange(len(tokens)) if contract is None else by_length(tokens, contract)
         most = min(self.batch_size, _MOST_TEXTS_ON_CPU) if self.threads else self.batch_size

@@ -19,6 +19,7 @@ from mobileclip.evaluation.results import DatasetResult
 from mobileclip.evaluation.session import Session
 from mobileclip.evaluation.tasks.choices.case import Box, Case, Picture, View
 from mobileclip.evaluation.tasks.task import Evaluation, Task
+from mobileclip.inference.batching import encode_each
 
 Question = Case | Picture
 Scored = tuple[dict[str, float], Outcomes]
@@ -156,10 +157,7 @@ def _encode_distinct(encoders: Encoders, texts: Sequence[str]) -> tuple[Tensor, 
     """
     distinct = list(dict.fromkeys(texts))
     first: dict[bytes, str] = {}
-    same_as: dict[str, str] = {}
-    for start in range(0, len(distinct), encoders.batch_size):
-        part = distinct[start : start + encoders.batch_size]
-        for text, ids in zip(part, encoders.tokenize(part).cpu().numpy(), strict=True):
-            same_as[text] = first.setdefault(ids.tobytes(), text)
+    ids = encode_each(distinct, lambda part: encoders.tokenize(part).cpu().numpy(), batch_size=encoders.batch_size)
+    same_as = {text: first.setdefault(row.tobytes(), text) for text, row in zip(distinct, ids, strict=True)}
     rows = {text: row for row, text in enumerate(first.values())}
     return encoders.encode_texts(list(rows)), {text: rows[same] for text, same in same_as.items()}
