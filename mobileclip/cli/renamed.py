@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mobileclip.cli.flags import KEYED, Flag
+from mobileclip.terminal.common import with_names
 
 OLD_COMMANDS: Mapping[str, str] = {
     "data verify": "data check",
@@ -44,11 +45,7 @@ def with_new_names(command: str, arguments: Sequence[str], flags: Sequence[Flag]
         flags: those of the command.
     """
     names = {letter: flag.name for flag in flags for letter in flag.names[1:]} | dict(OLD_FLAGS.get(command, {}))
-    found: list[str] = []
-    for token in arguments:
-        name, equals, value = token.partition("=")
-        # `--url_column` is `--url-column`, as for tyro.
-        found.append(f"{names.get(name.replace('_', '-'), name)}{equals}{value}")
+    found = with_names(arguments, names)
     if command in OLD_PLACES:
         plain = _plain(found, flags)
         if len(plain) > OLD_PLACES[command]:

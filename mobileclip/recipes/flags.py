@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
+from mobileclip.terminal.common import with_names
 from mobileclip.terminal.help import laid_out
 
 _ASKING = frozenset(("-h", "--help"))
@@ -122,14 +123,10 @@ def canonical(kind: str, arguments: Sequence[str]) -> list[str]:
     for flag in FLAGS[kind]:
         names = flag.names.split(", ")
         full |= dict.fromkeys(names, flag.full or names[-1])
-    found: list[str] = []
-    for argument in arguments:
-        name, equals, value = argument.partition("=")
-        name = name.replace("_", "-") if name.startswith("--") else name
-        if argument == "all" and found and found[-1] in _ASKING:
-            found[-1] = ASKING_ALL
-        else:
-            found.append(f"{full[name]}{equals}{value}" if name in full else argument)
+    found = with_names(arguments, full)
+    for place in range(len(found) - 1, 0, -1):
+        if found[place] == "all" and found[place - 1] in _ASKING:
+            found[place - 1 : place + 1] = [ASKING_ALL]
     return found
 
 

@@ -1,8 +1,8 @@
-"""What every command can be told: to show no progress, and to fail where something was left out."""
+"""What every command can be told, to show no progress and to fail where something was left out; and flags' names."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import attrs
@@ -39,6 +39,21 @@ def taken_common(names: Collection[str], arguments: Sequence[str]) -> tuple[Comm
     said = {f"--{prefix}{name[2:]}": (name[2:], not prefix) for name in names for prefix in ("", "no-")}
     told = dict(said[one] for one in arguments if one in said)
     return Common(**told), [one for one in arguments if one not in said]
+
+
+def with_names(arguments: Sequence[str], names: Mapping[str, str]) -> list[str]:
+    """Return a command line whose flags have other names; `--url_column` is `--url-column`, as for tyro.
+
+    Args:
+        arguments: as they were typed.
+        names: old and short ones, to those that take their place.
+    """
+    found: list[str] = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        other = names.get(name.replace("_", "-")) if name.startswith("-") else None
+        found.append(argument if other is None else f"{other}{equals}{value}")
+    return found
 
 
 @contextmanager

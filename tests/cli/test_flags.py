@@ -141,6 +141,11 @@ def test_an_old_name_is_read_as_the_new_one(command, old, new):
     assert read(command, f"{first} {old}") == read(command, f"{first} {new}")
 
 
+def test_what_is_searched_for_is_no_flag():
+    """A value that would be one with a hyphen in place of its underscore."""
+    assert repr(read("search", ["_k"])) == repr(read("search", ["cat"])).replace("cat", "_k")
+
+
 def test_every_old_name_has_a_line_here():
     assert OLD.keys() == OLD_FLAGS.keys() | OLD_PLACES.keys()
     typed = {name: " ".join(old for old, _ in lines).replace("=", " ").split() for name, lines in OLD.items()}
