@@ -13,7 +13,7 @@ from mobileclip.blocks import models
 from mobileclip.encoders import ClassifierSpec, DualEncoder, ModelSpec
 from mobileclip.encoders.checkpoints import PREFIX, PRETRAINED, licence_of, packaged
 from mobileclip.encoders.checkpoints.hub import parsed
-from mobileclip.encoders.checkpoints.native import read_back_as
+from mobileclip.encoders.checkpoints.native import model_json
 from mobileclip.encoders.features import feature_encoder
 from mobileclip.export.contract import FORMAT_VERSION, Contract, FeatureMap, ImageContract, TextContract, TowerFile
 from mobileclip.export.layouts import layouts
@@ -156,7 +156,7 @@ def contract_of(
         files={},
         versions={"mobileclip": VERSION, **versions_of(("torch", *target.libraries)), **target.elsewhere(spec)},
         weights_sha256=weights_sha256(model.state_dict()),
-        spec=json.loads(to_json(model_spec, unstructure_as=read_back_as(model_spec))),
+        spec=json.loads(model_json(model_spec)),
         licence=origin.licence,
         name=origin.name,
         num_classes=None if classifier is None else classifier.num_classes,

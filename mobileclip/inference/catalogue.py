@@ -23,7 +23,7 @@ from mobileclip.encoders.checkpoints import (
 )
 from mobileclip.encoders.checkpoints.forms import skeleton, tensor_shapes
 from mobileclip.encoders.checkpoints.layouts import towers
-from mobileclip.encoders.checkpoints.native import read_back_as
+from mobileclip.encoders.checkpoints.native import model_json
 from mobileclip.encoders.families import image_encoder_families, text_encoder_families
 from mobileclip.inference.loading import holds_weights, spec_called
 from mobileclip.serialization import to_json
@@ -83,7 +83,7 @@ def describe(model: str) -> dict[str, Any]:
     }
     description["multiply-accumulates"] = {type_of(tower): num_macs(tower) for _, tower in towers(spec)}
     description["input"] = {type_of(tower): json.loads(to_json(tower.input)) for _, tower in towers(spec)}
-    description["spec"] = json.loads(to_json(spec, unstructure_as=read_back_as(spec)))
+    description["spec"] = json.loads(model_json(spec))
     description["licence"] = licence_of(PRETRAINED.get(model, model))
     if model in PACKAGED:
         description["card"] = str(PACKAGED[model].with_suffix(".md"))

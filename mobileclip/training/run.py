@@ -24,6 +24,7 @@ from mobileclip.encoders import (
     save_model,
 )
 from mobileclip.encoders.checkpoints.files import write_tensors
+from mobileclip.encoders.checkpoints.native import is_known
 from mobileclip.hardware.devices import AUTO
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.serialization import from_json, to_json
@@ -177,7 +178,7 @@ def run(
 
 def _save(model: nn.Module, spec: Any, path: str) -> None:
     """Write the trained model; of a class that the library does not know, the weights and the spec in their header."""
-    if type(spec) in (DualEncoderSpec, ClassifierSpec) or isinstance(spec, TextEncoderSpec):
+    if is_known(spec):
         save_model(model, path)
     else:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}

@@ -7,7 +7,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from mobileclip import reparameterize, specs
-from mobileclip.encoders import CheckpointError, MCi, TextEncoder, load_model, save_model
+from mobileclip.encoders import CheckpointError, DualEncoderSpec, MCi, TextEncoder, load_model, save_model
 from mobileclip.encoders.checkpoints import read_checkpoint
 from mobileclip.reparam import is_folded
 from tests.encoders.small import SMALL, SMALL_MCT, SMALL_VIT, embeddings, randomised
@@ -42,6 +42,20 @@ def edited(path, edit):
     edit(tensors)
     torch.save(tensors, path)
     return path
+
+
+@attrs.frozen(kw_only=True)
+class WithMarginSpec(DualEncoderSpec):
+    margin: float = 0.1
+
+
+@pytest.mark.parametrize("spec", [SMALL.image.input, WithMarginSpec(image=SMALL.image, text=SMALL.text)])
+def test_a_model_that_no_file_can_say_what_it_is_is_not_saved(spec, tmp_path):
+    model = torch.nn.Linear(2, 2)
+    model.spec = spec
+    with fails("encoders.neither-dualencoderspec-classifierspec-nor", type(spec).__name__):
+        save_model(model, tmp_path / "model.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 class TestLayouts:

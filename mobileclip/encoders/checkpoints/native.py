@@ -62,11 +62,10 @@ class Header:
         Raises:
             CheckpointError: if the text of the model's tokenizer is not here.
         """
-        base = read_back_as(self.spec)
         header = {
-            "mobileclip.kind": next(name for name, cls in _KINDS.items() if cls is base),
+            "mobileclip.kind": next(name for name, cls in _KINDS.items() if cls is read_back_as(self.spec)),
             "mobileclip.form": self.form,
-            "mobileclip.spec": to_json(self.spec, unstructure_as=base),
+            "mobileclip.spec": model_json(self.spec),
         }
         if self.layout != NAME:
             header["mobileclip.layout"] = self.layout
@@ -81,9 +80,19 @@ class Header:
         return header
 
 
-def read_back_as(spec: ModelSpec) -> type[Any]:
-    """Return the class that the JSON of a spec is read back as: the open family of a tower, whichever member it is."""
-    return next(cls for cls in _KINDS.values() if isinstance(spec, cls))
+def read_back_as(spec: Any) -> type[Any]:
+    """Return the class that the JSON of a spec is read back as: of a tower the open family, of others their own."""
+    return next((family for family in (ImageEncoderSpec, TextEncoderSpec) if isinstance(spec, family)), type(spec))
+
+
+def is_known(spec: Any) -> bool:
+    """Return whether a spec is of a model of this library: a subclass has more in it than is read back."""
+    return read_back_as(spec) in _KINDS.values()
+
+
+def model_json(spec: Any) -> str:
+    """Return the spec of a model as JSON, as it is read back."""
+    return to_json(spec, unstructure_as=read_back_as(spec))
 
 
 def tokenizer_of(spec: ModelSpec) -> TokenizerFile | None:

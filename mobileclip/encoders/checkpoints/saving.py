@@ -36,7 +36,8 @@ def save_model(model: nn.Module, path: AnyPath, *, layout: str = native.NAME) ->
 
     Raises:
         ValueError: if the layout is unknown, or has no place for such a model, or two of its weights are one tensor.
-        CheckpointError: if our own layout is asked for under another suffix than `.safetensors`.
+        CheckpointError: if our own layout is asked for under another suffix than `.safetensors`, or the model's
+            spec is neither the library's nor a tower's.
 
     Examples:
         >>> tower = MCtSpec(width=16, depth=0, num_heads=2).build()
@@ -45,7 +46,13 @@ def save_model(model: nn.Module, path: AnyPath, *, layout: str = native.NAME) ->
         True
     """
     name = file_name(path)
-    spec, form = cast("ModelSpec", model.spec), form_of(model)
+    spec = cast("ModelSpec", model.spec)
+    if not native.is_known(spec):
+        raise CheckpointError(
+            f"a {type(spec).__name__} is neither a DualEncoderSpec, a ClassifierSpec nor a tower, and no checkpoint "
+            "can say what it is; store its weights, and its spec by mobileclip.serialization.to_json"
+        )
+    form = form_of(model)
     _check_untied(model)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state_of(model).items()}
     if layout == native.NAME:

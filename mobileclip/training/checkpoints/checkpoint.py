@@ -17,7 +17,7 @@ import torch
 from mobileclip import storage
 from mobileclip.data import StreamPosition, joined_positions
 from mobileclip.data.randomness import derived_seed
-from mobileclip.encoders import TextEncoderSpec
+from mobileclip.encoders.checkpoints.native import model_json, read_back_as
 from mobileclip.encoders.checkpoints.numbers import check_numbers
 from mobileclip.serialization import from_json, to_json
 from mobileclip.tensor_files import CheckpointError
@@ -107,7 +107,7 @@ class RunState:
         metadata = {
             "step": str(step),
             "spec": to_json(self.objective.spec),
-            "model": _model_json(self.objective.model.spec),
+            "model": model_json(self.objective.model.spec),
             "position": to_json(joined_positions(positions)),
         }
         return StateFile(tensors=self._copied(tensors), metadata=metadata)
@@ -240,7 +240,7 @@ class RunState:
             raise _damaged(path, f"it lacks {', '.join(missing)}")
         try:
             there = from_json(metadata["spec"], type(spec))
-            model_there = from_json(metadata["model"], _family(model))
+            model_there = from_json(metadata["model"], read_back_as(model))
         except ValueError as error:
             raise _damaged(path, str(error)) from error
         if there != spec:
@@ -248,10 +248,10 @@ class RunState:
                 f"{path} was written by a run with another training spec; choose another output folder, or delete it "
                 f"to start over. {_difference(there, spec)}"
             )
-        if metadata["model"] != _model_json(model) and model_there != model:  # the cap of the logit scale is the run's
+        if metadata["model"] != model_json(model) and model_there != model:  # the cap of the logit scale is the run's
             raise ValueError(
                 f"{path} was written by a run with another model; choose another output folder, or delete it to start "
-                f"over.\n  there: {metadata['model']}\n  here:  {_model_json(model)}"
+                f"over.\n  there: {metadata['model']}\n  here:  {model_json(model)}"
             )
 
     def _load_modules(self, tensors: dict[str, Tensor], path: str) -> None:
@@ -285,15 +285,6 @@ class RunState:
                     else value.to(parameter.device)
                     for key, value in saved.items()
                 }
-
-
-def _family(model: Any) -> type[Any]:
-    """Return the class that the spec of a model is read back as: of a text tower, that of all of them."""
-    return TextEncoderSpec if isinstance(model, TextEncoderSpec) else type(model)
-
-
-def _model_json(model: Any) -> str:
-    return to_json(model, unstructure_as=_family(model))
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:
