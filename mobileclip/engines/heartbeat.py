@@ -16,7 +16,7 @@ class Heart:
         gone: errors of the later calls by which the heart stops: nobody listens any more.
     """
 
-    def __init__(self, beat: Callable[[], None], *, seconds: float, gone: type[Exception] | tuple[()] = ()) -> None:
+    def __init__(self, beat: Callable[[], None], *, seconds: float, gone: tuple[type[Exception], ...] = ()) -> None:
         self._stopped = threading.Event()
         beat()
         self._thread = threading.Thread(target=self._go_on, args=(beat, seconds, gone), name="heart", daemon=True)
@@ -32,7 +32,7 @@ class Heart:
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
-    def _go_on(self, beat: Callable[[], None], seconds: float, gone: type[Exception] | tuple[()]) -> None:
-        with suppress(gone):
+    def _go_on(self, beat: Callable[[], None], seconds: float, gone: tuple[type[Exception], ...]) -> None:
+        with suppress(*gone):
             while not self._stopped.wait(seconds):
                 beat()

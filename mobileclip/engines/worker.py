@@ -67,7 +67,7 @@ def serve(
             send((kind, unit, value))
 
     with suppress(*_GONE), use_limits(stores):
-        Heart(partial(say, "heartbeat"), seconds=heartbeat_seconds, gone=OSError)
+        Heart(partial(say, "heartbeat"), seconds=heartbeat_seconds, gone=(OSError,))
         try:
             assignment = receive()
             while True:

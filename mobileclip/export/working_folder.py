@@ -21,11 +21,11 @@ def working_folder(out: Path) -> Iterator[Path]:
         out: what is going to be written, or replaced.
 
     Raises:
-        ValueError: if another process is writing the same output.
+        ValueError: if another process is writing the same output, or it has no name of its own.
         OSError: if nothing can be written there.
     """
     # Of one length: a folder's own name may be as long as names can be.
-    place = out.with_name(f"{PREFIX}{hashlib.sha256(os.fsencode(out.name)).hexdigest()[:16]}.exporting")
+    place = out.parent / f"{PREFIX}{hashlib.sha256(os.fsencode(out.name)).hexdigest()[:16]}.exporting"
     held = False
     try:
         with exclusive(place):

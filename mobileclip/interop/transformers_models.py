@@ -23,6 +23,8 @@ from mobileclip.tensor_files.weights import weights_sha256
 # Filters as Pillow numbers them.
 _FILTERS: dict[int, Interpolation] = {2: "bilinear", 3: "bicubic"}
 _BYTE_SCALE = 1 / 255
+# While it loads, transformers has functions of torch and its own verbosity changed, for all threads.
+_LOADING = Lock()
 
 
 @attrs.frozen(kw_only=True)
@@ -287,15 +289,13 @@ def image_input(processor: Mapping[str, Any], size: int, name: str) -> ImageInpu
 
 @contextmanager
 def _loading(source: TransformersSource) -> Iterator[None]:
-    """Load here, without bars and notes on the terminal; whatever goes wrong is one kind of error."""
+    """Load here, one thread after another, without bars and notes; whatever goes wrong is one kind of error."""
     from safetensors import SafetensorError
 
     logging = transformers_package().utils.logging
-    level, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        yield
+        with _LOADING, _silent(logging):
+            yield
     except (
         OSError,
         ValueError,
@@ -307,6 +307,15 @@ def _loading(source: TransformersSource) -> Iterator[None]:
         SafetensorError,
     ) as error:
         raise ValueError(f"{source.model} cannot be loaded: {error}") from error
+
+
+@contextmanager
+def _silent(logging: Any) -> Iterator[None]:
+    level, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
     finally:
         logging.set_verbosity(level)
         if shows_bars:

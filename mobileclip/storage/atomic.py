@@ -72,9 +72,12 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         overwrite: whether a folder that is there is replaced, once the new one is whole; nothing may be there without.
 
     Raises:
+        ValueError: if it has no name of its own, as `.` and `..` have none.
         FileExistsError: if there is something that may not be replaced.
         OSError: if it cannot be written.
     """
+    if path.name in ("", ".."):
+        raise ValueError(f"no folder can be put in the place of {path}; give one a name, such as {path / 'out'}")
     sweep(path.parent)
     if path.exists() and not overwrite:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))

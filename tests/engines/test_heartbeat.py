@@ -23,7 +23,7 @@ def test_it_stops_where_nobody_listens_and_says_when_a_beat_goes_on():
         if len(beats) > 2:
             raise BrokenPipeError
 
-    gone = Heart(to_nobody, seconds=0.001, gone=OSError)
+    gone = Heart(to_nobody, seconds=0.001, gone=(OSError,))
     wait_for(lambda: not gone._thread.is_alive())
     assert len(beats) == 3
     hanging = Heart(lambda: threading.current_thread() is not threading.main_thread() and release.wait(), seconds=0)

@@ -236,7 +236,7 @@ def test_a_file_of_a_tower_alone_is_enough(convolutional, tmp_path):
         export_model(loaded, ExportSpec(out=tmp_path / "none", target="torch"))
 
 
-def test_mistakes_cost_nothing(convolutional, tmp_path):
+def test_mistakes_cost_nothing(convolutional, tmp_path, monkeypatch):
     with fails("registry.unknown-parts-your-own", "did you mean 'onnx'"):
         export_model(convolutional, ExportSpec(out=tmp_path / "out", target="onxx"))
     with fails("export.published-weights-give-weights", "mci0", "models with published weights"):
@@ -252,6 +252,11 @@ def test_mistakes_cost_nothing(convolutional, tmp_path):
     with fails("storage.already-choose-another-folder"):
         export_model(convolutional, ExportSpec(out=tmp_path / "full"))
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with fails("storage.folder-put-place-give", "out"):
+        export_model(convolutional, ExportSpec(out="."))
+    assert list(tmp_path.glob("empty/.*")) == []
 
 
 def test_images_that_cannot_be_read_are_counted(convolutional, tmp_path):

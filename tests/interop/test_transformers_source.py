@@ -1,6 +1,10 @@
 """Which model of transformers is meant by a name or a folder."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import pytest
+import torch
 
 from mobileclip.reinforce import TransformersTeacher
 from tests.errors import fails
@@ -39,3 +43,21 @@ def test_a_folder_is_called_by_its_name_and_its_weights(tmp_path, monkeypatch):
     assert teacher.name == f"mine-{teacher.weights_sha256[:8]}"
     with pytest.raises(ValueError, match="is a folder, which has no revision 'main'; leave it out"):
         TransformersTeacher(model="models/mine", revision="main").build()
+
+
+def test_threads_that_load_at_once_leave_torch_as_it_was(tmp_path):
+    source, begin, linspace = (
+        TransformersTeacher(model=str(write_siglip(tmp_path / "mine"))),
+        Barrier(4),
+        torch.linspace,
+    )
+    level = transformers.utils.logging.get_verbosity()
+
+    def load(_):
+        begin.wait()
+        return source.build().weights_sha256
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len({*pool.map(load, range(8))}) == 1
+    assert torch.linspace is linspace
+    assert transformers.utils.logging.get_verbosity() == level
