@@ -273,6 +273,9 @@ def convert(
 
     mobileclip convert mobileclip_s2.pt -o s2.safetensors --fold
 
+    A model that is written so stays in the space of the one that it was made of, and its towers alone too: the file
+    names it, and text towers that were distilled from one work beside the others.
+
     Args:
         source: a checkpoint in any known layout, a folder with one, or hf-hub:OWNER/NAME; with NAME= before it where it
             does not say what it holds.
@@ -292,6 +295,7 @@ def convert(
     from mobileclip.encoders.checkpoints import PREFIX, read_checkpoint, resolve_spec
     from mobileclip.encoders.checkpoints.hub import local_checkpoint
     from mobileclip.inference.loading import CHECKPOINT_SUFFIXES
+    from mobileclip.inference.text_towers import converted_from
     from mobileclip.reparam import reparameterize
 
     suffixes = (".safetensors",) if to == "mobileclip" else CHECKPOINT_SUFFIXES
@@ -305,6 +309,7 @@ def convert(
         raise ValueError(f"{source} would be replaced by what is made of it; choose another name to write to")
     stored = read_checkpoint(source, model, tower=tower).of_size(image_size=image_size, context_length=context_length)
     converted = reparameterize(stored.build(), inplace=True) if fold else stored.build()
+    converted.taught = converted_from(source, model, stored)  # type: ignore[assignment]
     save_model(converted.to(getattr(torch, precision)), output, layout=to)
     state = "folded" if fold or stored.form != "training" else "in training form"
     say(f"wrote {output}: {to} layout, {state}, {precision}, from the {stored.layout} layout")
