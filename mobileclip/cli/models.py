@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
@@ -30,6 +31,7 @@ Checkpoint = Annotated[str | None, HIDDEN]
 Device = Annotated[str, arg(metavar="auto|cuda|mps|cpu")]
 BatchSize = Annotated[int, Key()]
 Workers = arg(metavar="PROCESSES")
+TextModel = Annotated[str | None, arg(metavar="FILE|FOLDER")]
 
 _T = TypeVar("_T")
 
@@ -111,6 +113,7 @@ def classify(
     /,
     *,
     model: ModelFlags = ModelFlags(),
+    text_model: TextModel = None,
     template: str = "{}",
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
@@ -122,6 +125,8 @@ def classify(
         image: an image file.
         labels: the texts to choose among.
         model: which it is, and where it computes.
+        text_model: a text tower of the model's space that reads the labels in place of the model's own, such as one in
+            another language that mobileclip train distil_text has left: a file, or a folder with one.
         template: the sentence that each label is put into, such as "a photo of a {}".
         as_json: print one JSON object instead of lines.
     """
@@ -132,7 +137,9 @@ def classify(
     require_labels(labels, template)
     require_file(image, "an image file")
     load_image(image)  # what cannot be read is said before weights are fetched
-    scores = model.load(load).classify(image, labels, template=template)
+    if text_model is not None:
+        require_checkpoint(text_model)
+    scores = model.load(partial(load, text_model=text_model)).classify(image, labels, template=template)
     if as_json:
         say_json(scores)
         return

@@ -1,5 +1,6 @@
 """Text towers of another model's space: who says so, who takes them, and who refuses."""
 
+import json
 import pickle
 
 import attrs
@@ -7,21 +8,24 @@ import pytest
 import torch
 
 import mobileclip
+from mobileclip import ImageTextModel
 from mobileclip.cli.__main__ import main
+from mobileclip.collections import Collection, IndexOptions, ModelSource
 from mobileclip.data import TextPipelineSpec
 from mobileclip.data.text import KnownNgrams, pack_ngrams
 from mobileclip.datasets.sources import TextPair
 from mobileclip.encoders import TextTransformerSpec, load_model, save_model
-from mobileclip.encoders.checkpoints import read_checkpoint
-from mobileclip.encoders.checkpoints.native import Taught
+from mobileclip.encoders.checkpoints import Taught, read_checkpoint
+from mobileclip.evaluation import EvaluationSpec, Session, candidate_of, evaluate_models
 from mobileclip.inference import ModelIdentity, space_of
 from mobileclip.inputs import TextInput
 from mobileclip.losses import TextDistillationLossSpec
 from mobileclip.reinforce import reinforce_texts
 from mobileclip.reparam import reparameterize
 from mobileclip.training import CosineSchedule, RunSpec, TrainingSpec, run
+from tests.collections.pictures import draw
 from tests.encoders.small import SMALL_MCT, randomised
-from tests.errors import fails
+from tests.errors import fails, told
 
 TOWER = TextTransformerSpec(
     width=16, num_heads=2, depth=0, embedding_dim=24, pool="mean", input=TextInput(context_length=6, vocab_size=900)
@@ -172,3 +176,64 @@ def test_ngrams_of_many_words_stay_small_and_tell_what_was_there():
     assert min(map(known.share, words[::97])) == 1.0
     others = [f"{word}{word[::-1]}" for word in ("zyx", "wvu", "tsr", "qzy")]
     assert max(map(known.share, others)) < 0.1
+
+
+@pytest.fixture(scope="module")
+def pictures(files):
+    """Pictures with an index of them, made by the model alone."""
+    for number in range(5):
+        draw(files / "photos" / f"{number}.png", number)
+    index = Collection.create(files / "index", ModelSource(checkpoint=str(files / "model.safetensors")))
+    index.add(files / "photos", options=IndexOptions(show_progress=False, num_workers=1))
+    return files / "photos"
+
+
+def printed(capsys, *arguments):
+    main([str(one) for one in arguments])
+    return json.loads(capsys.readouterr().out)
+
+
+def test_an_index_is_searched_with_it_and_no_picture_is_read_again(files, tower, pictures, capsys, monkeypatch):
+    clip = mobileclip.load(files / "model.safetensors", text_model=tower)
+    scores = (clip.encode_image(sorted(pictures.iterdir())) @ clip.encode_text(GERMAN[0])[0]).tolist()
+    monkeypatch.setattr(ImageTextModel, "encode_pixels", None)
+    found = printed(capsys, "search", GERMAN[0], "-i", files / "index", "--text-model", files / "run", "--json")
+    assert [match["score"] for match in found] == pytest.approx(sorted(scores, reverse=True), abs=2e-3)
+    index = Collection.open(files / "index", text_model=tower)
+    assert [match.path for match in index.search(GERMAN[0])] == [match["path"] for match in found]
+    assert index.store.about.identity == space_of(files / "model.safetensors")
+
+
+def test_commands_take_it_and_refuse_that_of_another_model(files, tower, pictures, capsys):
+    model, other = files / "model.safetensors", files / "other.safetensors"
+    picture, labels = pictures / "0.png", ("Pfeil", "Herz")
+    found = printed(capsys, "classify", picture, *labels, "-m", model, "--text-model", tower, "--json")
+    assert found == pytest.approx(mobileclip.load(model, text_model=tower).classify(picture, labels), abs=1e-5)
+    with pytest.raises(SystemExit):
+        main(["classify", str(picture), *labels, "-m", str(other), "--text-model", str(tower)])
+    told(capsys.readouterr().err, "inference.speaks-space-model-weights", str(tower), str(other))
+    with pytest.raises(SystemExit):
+        main(["search", "x", "-i", str(files / "index"), "--text-model", str(tower.with_name("none.safetensors"))])
+    assert "none.safetensors" in capsys.readouterr().err
+
+
+def test_an_evaluation_has_a_row_for_every_language_with_the_tower_that_reads_it(files, tower, pictures, tmp_path):
+    rows = [
+        {"image": f"photos/{path.name}", "caption": f"{texts[number % 2]} {number}", "language": language}
+        for number, path in enumerate(sorted(pictures.iterdir()))
+        for language, texts in (("de", GERMAN), ("en", ENGLISH))
+    ]
+    own = files / "own.jsonl"
+    own.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    spec = EvaluationSpec(datasets=(str(own),), output=tmp_path / "out", device="cpu", batch_size=4)
+    model = files / "model.safetensors"
+    run = evaluate_models([str(model)], attrs.evolve(spec, text_model=str(tower)))
+    assert [one.name for one in run.models] == ["model with run"]
+    assert list(run.models[0].records) == ["own", "own/de", "own/en"]
+    english = mobileclip.load(model)
+    english.model.text_encoder.taught = Taught(ngrams=pack_ngrams(ENGLISH))
+    both = ImageTextModel(english.model, text_towers=[load_model(tower)])
+    session = Session.of(candidate_of(both, name="both"), show_progress=False, batch_size=4)
+    texts = [*GERMAN, *ENGLISH]
+    expected = torch.cat([mobileclip.load(model, text_model=tower).encode_text(GERMAN), english.encode_text(ENGLISH)])
+    torch.testing.assert_close(torch.nn.functional.normalize(session.embed_texts(texts)), expected)

@@ -9,6 +9,7 @@ from mobileclip.encoders.checkpoints.files import write_tensors
 from mobileclip.encoders.checkpoints.forms import FORMS, in_form, skeleton, tensor_shapes
 from mobileclip.encoders.checkpoints.layouts import ModelSpec, layouts
 from mobileclip.encoders.checkpoints.loading import Stored, load_model, read_checkpoint, resolve_spec
+from mobileclip.encoders.checkpoints.native import UNTAUGHT as UNTAUGHT, Taught as Taught  # for the house
 from mobileclip.encoders.checkpoints.neutral import with_neutral_norms
 from mobileclip.encoders.checkpoints.published import (
     COMPANIONS,
