@@ -22,4 +22,5 @@ __all__ = [
     "prepared",
     "prepared_tower",
     "processor",
+    "space_of",
 ]
