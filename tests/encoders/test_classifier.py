@@ -172,7 +172,7 @@ class TestBackbone:
 
     def test_folded_and_missing_files_are_refused(self, tmp_path):
         save_model(reparameterize(randomised(SMALL)), tmp_path / "folded.safetensors")
-        with fails("encoders.folded-longer-branches-training-needs"):
+        with fails("encoders.folded-longer-branches-training"):
             load_backbone(SPEC.build(), tmp_path / "folded.safetensors")
         with pytest.raises(FileNotFoundError):
             load_backbone(SPEC.build(), tmp_path / "none.safetensors")

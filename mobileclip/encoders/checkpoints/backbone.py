@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import attrs
+from torch import Tensor
 
 from mobileclip.encoders.checkpoints.forms import tensor_shapes
 from mobileclip.encoders.checkpoints.layouts import ModelSpec
 from mobileclip.encoders.checkpoints.loading import Stored, difference, read_checkpoint
 from mobileclip.encoders.checkpoints.published import PRETRAINED
-from mobileclip.encoders.checkpoints.resizing import resized
 from mobileclip.encoders.classifier import Classifier
 from mobileclip.encoders.families import ImageEncoderSpec, as_trained, image_spec
 from mobileclip.tensor_files import CheckpointError
@@ -44,26 +43,18 @@ def load_backbone(classifier: Classifier, checkpoint: str | Path, model: str | M
         True
     """
     is_name = str(checkpoint) in PRETRAINED and not Path(checkpoint).exists()
-    stored = read_checkpoint(PRETRAINED[str(checkpoint)] if is_name else checkpoint, model, tower="image")
-    if stored.form != "training":
-        raise CheckpointError(
-            f"{checkpoint} is folded and no longer has the branches that training needs; take the checkpoint in "
-            "training form that it was made of"
-        )
-    fitted = _fitted(stored, image_spec(classifier.image_encoder), checkpoint)
+    file = PRETRAINED[str(checkpoint)] if is_name else checkpoint
     encoder = classifier.image_encoder
-    own = {name: tensor.dtype for name, tensor in encoder.state_dict().items()}
-    encoder.load_state_dict({name: tensor.to(own[name]) for name, tensor in fitted.tensors.items()})
+    wanted = image_spec(encoder)
+    stored = read_checkpoint(file, model, tower="image", to_train=True).of_size(image_size=wanted.input.size)
+    # It copies, to the encoder's own dtypes.
+    encoder.load_state_dict(_fitted(stored, wanted, checkpoint))
 
 
-def _fitted(stored: Stored, wanted: ImageEncoderSpec, checkpoint: str | Path) -> Stored:
-    """Return what a checkpoint holds in the form of another encoder, or refuse it."""
+def _fitted(stored: Stored, wanted: ImageEncoderSpec, checkpoint: str | Path) -> dict[str, Tensor]:
+    """Return what a checkpoint holds as the weights of another encoder, or refuse it."""
     spec, tensors = stored.spec, stored.tensors
     assert isinstance(spec, ImageEncoderSpec), "an image tower was asked for"
-    if spec.input.size != wanted.input.size:
-        changed, tensors = resized(spec, "training", tensors, image_size=wanted.input.size)
-        assert isinstance(changed, ImageEncoderSpec), "a tower keeps its kind"
-        spec = changed
     if _bare(wanted) == wanted:
         spec = _bare(spec) or spec
         tensors = {name: tensors[name] for name in tensor_shapes(spec, "training")}
@@ -73,7 +64,7 @@ def _fitted(stored: Stored, wanted: ImageEncoderSpec, checkpoint: str | Path) ->
             f"{difference(as_trained(spec), as_trained(wanted))}; build the classifier of the tower that the file "
             "holds, which `mobileclip info` shows"
         )
-    return attrs.evolve(stored, spec=spec, tensors=tensors)
+    return tensors
 
 
 def _bare(spec: ImageEncoderSpec) -> ImageEncoderSpec | None:

@@ -146,12 +146,7 @@ def load_model(
         >>> load_model("text.safetensors", context_length=32).spec.input.context_length
         32
     """
-    stored = read_checkpoint(checkpoint, model, tower=tower, mmap=mmap)
-    if not fold and stored.form != "training":
-        raise CheckpointError(
-            f"{checkpoint} is folded and no longer has the branches that training needs; start from the checkpoint in "
-            "training form that it was made of (as it is, it can be evaluated, converted and exported, but not trained)"
-        )
+    stored = read_checkpoint(checkpoint, model, tower=tower, mmap=mmap, to_train=not fold)
     sizes = {"image_size": image_size, "context_length": context_length, "in_channels": in_channels}
     loaded = stored.of_size(**sizes).build()
     if fold and stored.form != "folded":
@@ -161,9 +156,17 @@ def load_model(
 
 
 def read_checkpoint(
-    checkpoint: str | Path, model: str | ModelSpec | None = None, *, tower: Tower | None = None, mmap: bool = False
+    checkpoint: str | Path,
+    model: str | ModelSpec | None = None,
+    *,
+    tower: Tower | None = None,
+    mmap: bool = False,
+    to_train: bool = False,
 ) -> Stored:
-    """Return what a checkpoint holds, checked against the model it should be; arguments and errors as `load_model`."""
+    """Return what a checkpoint holds, checked against the model it should be; arguments and errors as `load_model`.
+
+    What is `to_train` is in training form.
+    """
     path = fetched(checkpoint)
     tensors, metadata = native.of_run(*read_tensors(path, mmap=mmap))
     wanted = resolve_spec(model) if isinstance(model, str) else model
@@ -174,6 +177,11 @@ def read_checkpoint(
     spec, placed = _one_tower(path, claim.spec, _placed(path, claim, wanted), tower)
     if header is not None and wanted is not None:
         spec = _asked(path, spec, part(adapted(claim.layout, wanted, tensors), tower))
+    if to_train and claim.form != "training":
+        raise CheckpointError(
+            f"{checkpoint} is folded and no longer has the branches that training needs; start from the checkpoint in "
+            "training form that it was made of (as it is, it can be evaluated, converted and exported, but not trained)"
+        )
     check_numbers(path, placed, tensor_dtypes(spec, claim.form))
     return Stored(spec=spec, form=claim.form, layout=claim.layout.name, tensors=placed, taught=taught)
 
