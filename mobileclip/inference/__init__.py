@@ -16,6 +16,7 @@ __all__ = [
     "TowerReport",
     "Trial",
     "by_length",
+    "combine",
     "optimize",
     "optimize_images",
     "optimize_tower",
