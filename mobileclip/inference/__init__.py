@@ -13,6 +13,7 @@ __all__ = [
     "OptimizationReport",
     "OptimizedDualEncoder",
     "OptimizedTower",
+    "Pruned",
     "TowerReport",
     "Trial",
     "by_length",
@@ -22,4 +23,5 @@ __all__ = [
     "prepared",
     "prepared_tower",
     "processor",
+    "prune_vocabulary",
 ]
