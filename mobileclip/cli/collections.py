@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 from mobileclip.cli.checks import require_at_least, require_file
 from mobileclip.cli.flags import Fields
 from mobileclip.cli.indexing import IndexFolder, brought_up_to_date, opened, place_of
-from mobileclip.cli.models import Device, ModelFlags, Workers
+from mobileclip.cli.models import Device, ModelFlags, TextModel, Workers
 from mobileclip.cli.outputs import outputs, require_sheet, write_sheet
 from mobileclip.processes import default_workers
 from mobileclip.storage import printable, require_output
@@ -45,6 +45,7 @@ def search(
     overwrite: bool = False,
     device: Device = "auto",
     trust: bool = False,
+    text_model: TextModel = None,
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
     """Find pictures by what they show, the most similar first.
@@ -71,6 +72,8 @@ def search(
         overwrite: replace a sheet that is there.
         device: where to compute; see mobileclip index.
         trust: run an export that another machine wrote; see mobileclip classify.
+        text_model: a text tower of the index's space that reads texts in place of the model's own; see mobileclip
+            classify. Pictures are not read again.
         as_json: print a list of objects, with path, score and what else is known.
     """
     from mobileclip.collections import parse_condition
@@ -92,7 +95,7 @@ def search(
         raise ValueError("--output draws what one query finds; give a TEXT or an --image")
     if thumbnails and (as_json or not can_show_pictures()):
         raise ValueError("--thumbnails needs a terminal with colours, and no --json; --output FILE.png draws a file")
-    collection = opened(index_folder or newest_index(), device, trust=trust)
+    collection = opened(index_folder or newest_index(), device, trust=trust, text_model=text_model)
     find = partial(collection.search, image=image, without=without, where=conditions, k=k, all_frames=all_frames)
     show = partial(_show, thumbnails=thumbnails, as_json=as_json)
     if query is not None or image:
@@ -191,6 +194,7 @@ def serve(
     port: Annotated[int, arg(metavar="PORT")] = 8000,
     device: Device = "auto",
     trust: bool = False,
+    text_model: TextModel = None,
 ) -> None:
     """Show an index in a browser on this machine: search by texts and pictures, similar ones, and duplicates.
 
@@ -206,6 +210,7 @@ def serve(
         port: of 127.0.0.1, where the page is; 0 takes a free one.
         device: where to compute; see mobileclip index.
         trust: run an export that another machine wrote; see mobileclip classify.
+        text_model: a text tower that reads texts in place of the model's own; see mobileclip search.
     """
     from mobileclip.collections.store.places import newest_index
     from mobileclip.extras import needed
@@ -213,7 +218,7 @@ def serve(
     with needed("mobileclip serve", "collections"):
         from mobileclip.collections.web import server
 
-    server.serve(opened(index_folder or newest_index(), device, trust=trust), port=port)
+    server.serve(opened(index_folder or newest_index(), device, trust=trust, text_model=text_model), port=port)
 
 
 def _show(matches: Sequence[Match], *, thumbnails: bool, as_json: bool) -> None:

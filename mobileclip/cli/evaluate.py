@@ -23,7 +23,7 @@ def evaluate(
     spec: Annotated[
         EvaluationSpec,
         Fields(
-            flags=("suite", "data", "output", "device", "precision", "num_threads", "trust"),
+            flags=("suite", "data", "output", "device", "precision", "num_threads", "trust", "text_model"),
             without=("min_bytes_per_second",),
             names={"num_threads": "num-workers"},
         ),

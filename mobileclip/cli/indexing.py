@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import attrs
 from tyro.conf import Positional, arg
 
-from mobileclip.cli.checks import require_at_least
+from mobileclip.cli.checks import require_at_least, require_checkpoint
 from mobileclip.cli.flags import Key
 from mobileclip.cli.models import DEFAULT_MODEL, ModelFlags, Workers, report_left_out, report_skipped
 from mobileclip.hardware.precision import FastPrecision
@@ -268,15 +268,25 @@ def _require_index_or_room(folder: Path) -> None:
     require_output_folder(folder, overwrite=True, marker=MANIFEST if (folder / MANIFEST).is_file() else INDEX)
 
 
-def opened(folder: Path, device: str, *, trust: bool) -> Collection:
-    """Return the index in a folder, with the device that its model is to compute on, and whether that is trusted."""
+def opened(folder: Path, device: str, *, trust: bool, text_model: str | None = None) -> Collection:
+    """Return the index in a folder, with the device that its model is to compute on, and whether that is trusted.
+
+    Args:
+        folder: of the index.
+        device: as it is asked for.
+        trust: see `Collection`.
+        text_model: see `Collection`; it is there, or is on the hub.
+    """
     from mobileclip.collections import Collection
     from mobileclip.collections.store.store import Store
     from mobileclip.inference.loading import device_for
 
+    if text_model is not None:
+        require_checkpoint(text_model)
     store = Store.open(folder)
     kept = store.about.model
-    return Collection(store, device=device_for(kept.model, kept.checkpoint, device), trust=trust)
+    place = device_for(kept.model, kept.checkpoint, device)
+    return Collection(store, device=place, trust=trust, text_model=text_model)
 
 
 def opened_for(folder: Path, asked: ModelFlags) -> Collection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
@@ -30,6 +31,7 @@ Checkpoint = Annotated[str | None, HIDDEN]
 Device = Annotated[str, arg(metavar="auto|cuda|mps|cpu")]
 BatchSize = Annotated[int, Key()]
 Workers = arg(metavar="PROCESSES")
+TextModel = Annotated[str | None, arg(metavar="FILE|FOLDER")]
 
 _T = TypeVar("_T")
 
@@ -111,6 +113,7 @@ def classify(
     /,
     *,
     model: ModelFlags = ModelFlags(),
+    text_model: TextModel = None,
     template: str = "{}",
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
@@ -122,6 +125,8 @@ def classify(
         image: an image file.
         labels: the texts to choose among.
         model: which it is, and where it computes.
+        text_model: a text tower of the model's space that reads the labels in place of the model's own, such as one in
+            another language that mobileclip train distil_text has left: a file, or a folder with one.
         template: the sentence that each label is put into, such as "a photo of a {}".
         as_json: print one JSON object instead of lines.
     """
@@ -132,7 +137,9 @@ def classify(
     require_labels(labels, template)
     require_file(image, "an image file")
     load_image(image)  # what cannot be read is said before weights are fetched
-    scores = model.load(load).classify(image, labels, template=template)
+    if text_model is not None:
+        require_checkpoint(text_model)
+    scores = model.load(partial(load, text_model=text_model)).classify(image, labels, template=template)
     if as_json:
         say_json(scores)
         return
@@ -273,6 +280,9 @@ def convert(
 
     mobileclip convert mobileclip_s2.pt -o s2.safetensors --fold
 
+    A model that is written so stays in the space of the one that it was made of, and its towers alone too: the file
+    names it, and text towers that were distilled from one work beside the others.
+
     Args:
         source: a checkpoint in any known layout, a folder with one, or hf-hub:OWNER/NAME; with NAME= before it where it
             does not say what it holds.
@@ -292,6 +302,7 @@ def convert(
     from mobileclip.encoders.checkpoints import PREFIX, read_checkpoint, resolve_spec
     from mobileclip.encoders.checkpoints.hub import local_checkpoint
     from mobileclip.inference.loading import CHECKPOINT_SUFFIXES
+    from mobileclip.inference.text_towers import converted_from
     from mobileclip.reparam import reparameterize
 
     suffixes = (".safetensors",) if to == "mobileclip" else CHECKPOINT_SUFFIXES
@@ -305,6 +316,7 @@ def convert(
         raise ValueError(f"{source} would be replaced by what is made of it; choose another name to write to")
     stored = read_checkpoint(source, model, tower=tower).of_size(image_size=image_size, context_length=context_length)
     converted = reparameterize(stored.build(), inplace=True) if fold else stored.build()
+    converted.taught = converted_from(source, model, stored)  # type: ignore[assignment]
     save_model(converted.to(getattr(torch, precision)), output, layout=to)
     state = "folded" if fold or stored.form != "training" else "in training form"
     say(f"wrote {output}: {to} layout, {state}, {precision}, from the {stored.layout} layout")

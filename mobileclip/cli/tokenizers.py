@@ -130,6 +130,7 @@ def _pruned_model(
     from mobileclip.encoders import DualEncoder, save_model
     from mobileclip.encoders.checkpoints import read_checkpoint
     from mobileclip.inference import prune_vocabulary
+    from mobileclip.inference.text_towers import converted_from
 
     stored = read_checkpoint(source, name).of_size(context_length=context_length)
     model = stored.build()
@@ -140,6 +141,7 @@ def _pruned_model(
         model.text_encoder = pruned.tower
     else:
         model = pruned.tower
+    model.taught = converted_from(source, name, stored)
     kinds = {tensor.dtype for tensor in stored.tensors.values() if tensor.is_floating_point()}
     save_model(model.to(kinds.pop()) if len(kinds) == 1 else model, output)  # as precise as it was
     return before, len(pruned.ids), pruned.num_other

@@ -43,6 +43,8 @@ class Collection:
         device: where to compute.
         trust: whether whoever made an export that the index is of may run anything here, see `mobileclip.load`. An
             index does not remember it.
+        text_model: a text tower of the model's space that encodes texts in place of the model's own, see
+            `mobileclip.load`; of a model that is loaded here. An index does not remember it.
 
     `graph_sizes` says from how many pictures on graphs are made; it may be set before the index is read.
 
@@ -55,29 +57,38 @@ class Collection:
     """
 
     def __init__(
-        self, store: Store, *, clip: ImageTextModel | None = None, device: str = "cpu", trust: bool = False
+        self,
+        store: Store,
+        *,
+        clip: ImageTextModel | None = None,
+        device: str = "cpu",
+        trust: bool = False,
+        text_model: str | Path | None = None,
     ) -> None:
         self.store = store
-        self.device, self.trust = device, trust
+        self.device, self.trust, self.text_model = device, trust, text_model
         self.graph_sizes = GraphSizes()
         self._clip = clip
         self._snapshot: Snapshot | None = None
         self._graphs: NeighbourGraphs | None = None
 
     @classmethod
-    def open(cls, path: str | Path, *, device: str = "cpu", trust: bool = False) -> Collection:
+    def open(
+        cls, path: str | Path, *, device: str = "cpu", trust: bool = False, text_model: str | Path | None = None
+    ) -> Collection:
         """Return the collection in a folder, or in a Parquet file that `export` wrote, which is not written to.
 
         Args:
             path: of it.
             device: where to compute.
             trust: see the class.
+            text_model: see the class.
 
         Raises:
             FileNotFoundError: if the folder is no index.
             ValueError: if it is damaged.
         """
-        return cls(Store.open(Path(path)), device=device, trust=trust)
+        return cls(Store.open(Path(path)), device=device, trust=trust, text_model=text_model)
 
     @classmethod
     def create(cls, path: str | Path, source: ModelSource, *, device: str = "cpu", trust: bool = False) -> Collection:
@@ -134,13 +145,14 @@ class Collection:
 
     @property
     def clip(self) -> ImageTextModel:
-        """The model that the index is of.
+        """The model that the index is of, with the text tower that is asked for.
 
         Raises:
-            ValueError: if another is now where it came from.
+            ValueError: if another is now where it came from, or the text tower is of another space.
         """
         if self._clip is None:
-            clip, identity = self.store.about.model.load(self.device, trust=self.trust)
+            source = self.store.about.model
+            clip, identity = source.load(self.device, trust=self.trust, text_model=self.text_model)
             self.require(identity, "what its model was loaded from")
             self._clip = clip
         return self._clip

@@ -15,18 +15,21 @@ import torch
 from mobileclip.blocks import models
 from mobileclip.data.images.transform import READING
 from mobileclip.encoders.checkpoints import PREFIX
+from mobileclip.encoders.families import text_spec
 from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize, Transform
 from mobileclip.evaluation.published import published_with
 from mobileclip.hardware.precision import WidePrecision, dtype_of
 from mobileclip.inference.catalogue import num_parameters
 from mobileclip.inference.forms import ReadyDualEncoder
 from mobileclip.inference.loading import device_for, load_stored, require_model
+from mobileclip.inference.zero_shot import ImageTextModel as Clip
 from mobileclip.inputs import Interpolation
 from mobileclip.serialization import to_json
 from mobileclip.tensor_files.weights import weights_sha256
 
 if TYPE_CHECKING:
     from mobileclip.encoders import DualEncoder
+    from mobileclip.inference.text_towers import TextSide
     from mobileclip.interop.open_clip_models import OpenClipSource
 
 _OPEN_CLIP = "open_clip:"
@@ -46,6 +49,7 @@ class Candidate:
         num_parameters: of both towers, before folding.
         image_size: side of the images that it takes, in pixels.
         published: the published model whose architecture and preprocessing it has; None where nothing says so.
+        text_sides: what encodes texts, where several text towers share them; the model's own is the first.
     """
 
     name: str
@@ -57,6 +61,7 @@ class Candidate:
     num_parameters: int
     image_size: int
     published: str | None = None
+    text_sides: tuple[TextSide, ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -154,6 +159,7 @@ def open_candidate(
     context_length: int | None = None,
     interpolation: Interpolation | None = None,
     trust: bool = False,
+    text_model: str | Path | None = None,
 ) -> Candidate:
     """Return the model that a person means.
 
@@ -169,6 +175,8 @@ def open_candidate(
         interpolation: filter that resizes pictures, which the model's name in tables then ends with; None for the
             model's own. Not of open_clip's models.
         trust: whether whoever made an export may run anything here; see `mobileclip.load`.
+        text_model: a text tower in place of the model's own, whose name that in tables then ends with; see
+            `mobileclip.load`. Not of open_clip's models.
 
     Raises:
         ValueError: if the model is unknown, it cannot have that size, or the weights do not fit it; see
@@ -179,10 +187,10 @@ def open_candidate(
     place = candidate_device(text, device)
     is_other_size = (image_size, context_length) != (None, None)
     if one.text.startswith(_OPEN_CLIP):
-        if is_other_size or interpolation is not None:
+        if is_other_size or interpolation is not None or text_model is not None:
             raise ValueError(
-                f"{text} is evaluated by open_clip at its own size and with its own filter; leave out image-size, "
-                "context-length and interpolation (--set)"
+                f"{text} is evaluated by open_clip at its own size, with its own filter and text tower; leave out "
+                "image-size, context-length and interpolation (--set), and --text-model"
             )
         opened = _open_clip(one.text.removeprefix(_OPEN_CLIP), place, precision)
         return opened if one.label is None else attrs.evolve(opened, name=one.label)
@@ -196,14 +204,18 @@ def open_candidate(
         context_length=context_length,
         interpolation=interpolation,
         trust=trust,
+        text_model=text_model,
     )
-    return _ours(
-        clip.model,
-        name=one.name if interpolation is None else f"{one.name} ({interpolation})",
-        transform=clip.transform,
-        tokenize=clip.tokenizer,
-        published=None if is_other_size else published_with(one.model, interpolation),
-    )
+    name = one.name if text_model is None else f"{one.name} with {_name_of(text_model)}"
+    is_other = is_other_size or text_model is not None
+    published = None if is_other else published_with(one.model, interpolation)
+    return _of_clip(clip, name=name if interpolation is None else f"{name} ({interpolation})", published=published)
+
+
+def _name_of(tower: str | Path) -> str:
+    """Return what tables call a text tower: its file, or the folder of a run that left it."""
+    path = Path(tower)
+    return path.parent.name or path.stem if path.stem == "model" else path.stem
 
 
 def candidate_device(text: str, device: str) -> str:
@@ -220,15 +232,17 @@ def candidate_device(text: str, device: str) -> str:
     return device_for(one.model, one.file, device)
 
 
-def candidate_of(model: DualEncoder, *, name: str) -> Candidate:
+def candidate_of(model: DualEncoder | Clip, *, name: str) -> Candidate:
     """Return a model of the library as a candidate, such as one that is being trained; it is taken as it is.
 
     Args:
-        model: a dual encoder, folded or not.
+        model: a dual encoder, folded or not, or a model that `mobileclip.load` returned.
         name: what tables call it.
     """
     from mobileclip.data import ImageTransform, Tokenizer
 
+    if isinstance(model, Clip):
+        return _of_clip(model, name=name)
     return _ours(
         model,
         name=name,
@@ -238,23 +252,47 @@ def candidate_of(model: DualEncoder, *, name: str) -> Candidate:
     )
 
 
+def _of_clip(clip: Clip, *, name: str, published: str | None = None) -> Candidate:
+    return _ours(
+        clip.model,
+        name=name,
+        transform=clip.transform,
+        tokenize=clip.tokenizer,
+        published=published,
+        text_sides=clip.text_sides,
+    )
+
+
 def _ours(
-    model: DualEncoder, *, name: str, transform: Transform, tokenize: Tokenize, published: str | None
+    model: DualEncoder,
+    *,
+    name: str,
+    transform: Transform,
+    tokenize: Tokenize,
+    published: str | None,
+    text_sides: tuple[TextSide, ...] = (),
 ) -> Candidate:
-    spec = model.spec
+    spec, others = model.spec, [side.model.text_encoder for side in text_sides[1:]]
+    inputs = {"image": json.loads(to_json(spec.image.input)), "text": json.loads(to_json(spec.text.input))}
+    if others:
+        inputs["others"] = [json.loads(to_json(text_spec(one).input)) for one in others]
+    state = model.state_dict()
+    for number, one in enumerate(others, 1):
+        state |= {f"text_encoder_{number}.{part}": weight for part, weight in one.state_dict().items()}
     return Candidate(
         name=name,
         model=model,
         transform=transform,
         tokenize=tokenize,
-        input=_json({"image": json.loads(to_json(spec.image.input)), "text": json.loads(to_json(spec.text.input))}),
-        weights_sha256=weights_sha256(model.state_dict()),
+        input=_json(inputs),
+        weights_sha256=weights_sha256(state),
         # The towers of an export have none that PyTorch knows.
-        num_parameters=_num_parameters(model)
+        num_parameters=sum(map(_num_parameters, (model, *others)))
         if not isinstance(model, ReadyDualEncoder)
         else num_parameters(spec.image) + num_parameters(spec.text),
         image_size=spec.image.input.size,
         published=published,
+        text_sides=text_sides,
     )
 
 

@@ -147,6 +147,7 @@ def _evaluated(
                     context_length=spec.context_length,
                     interpolation=interpolation,
                     trust=spec.trust,
+                    text_model=spec.text_model,
                 )
             )
         except (ValueError, OSError, ImportError) as error:

@@ -23,6 +23,7 @@ from mobileclip.evaluation.encoding.inference import Encoders, KnownTexts, encod
 from mobileclip.evaluation.encoding.timing import machine_name
 from mobileclip.evaluation.metrics.classification import ensemble_prompts, fill_templates
 from mobileclip.extras import VERSION
+from mobileclip.inference.text_towers import TextSide
 
 
 @attrs.define(eq=False)
@@ -41,6 +42,7 @@ class Session:
         num_threads: that decode images beside the model; by default one per core, eight at most.
         show_progress: whether to show how far it is, and, where the number of images is known, how long it takes.
         cache: where embeddings of data sets are kept; without, they are not.
+        text_sides: what encodes texts, where several text towers share them; the model's own is the first.
     """
 
     model: ImageTextModel
@@ -50,6 +52,7 @@ class Session:
     num_threads: int | None = attrs.field(default=None, kw_only=True)
     show_progress: bool = attrs.field(default=True, kw_only=True)
     cache: FeatureCache | None = attrs.field(default=None, kw_only=True)
+    text_sides: tuple[TextSide, ...] = attrs.field(default=(), kw_only=True)
     _ready: ImageTextModel | None = attrs.field(default=None, init=False)
     _known_texts: KnownTexts = attrs.field(factory=dict, init=False)
 
@@ -79,6 +82,7 @@ class Session:
             num_threads=num_threads,
             show_progress=show_progress,
             cache=None if cache is None else FeatureCache.of(candidate, cache),
+            text_sides=candidate.text_sides,
         )
         if batch_size is None:
             with session.encoding() as encoders:
@@ -104,6 +108,7 @@ class Session:
                 show_progress=self.show_progress,
                 known_texts=self._known_texts,
                 threads=threads,
+                text_sides=self.text_sides,
             )
 
     def kept(self, name: str, content: Callable[[], str | None], make: Callable[[Encoders], Features]) -> Features:

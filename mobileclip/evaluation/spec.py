@@ -39,6 +39,8 @@ class EvaluationSpec:
         context_length: ids per text, where fewer than a model's own; see `mobileclip.encoders.load_model`.
         interpolation: filters that resize pictures, `bilinear`, `bicubic` or both: each model is evaluated with each,
             and its name ends with the filter; none for a model's own. Open_clip's models have theirs.
+        text_model: a text tower of the model's space that encodes texts in place of the model's own, see
+            `mobileclip.load`; the model's name in tables then ends with the tower's. Not of open_clip's models.
         batch_size: images encoded at once; by default as many as fit into memory.
         num_threads: threads that read images beside the model; by default one per core, eight at most.
         cache: whether embeddings are kept and found again, so that another run looks at no image that one has encoded;
@@ -63,6 +65,7 @@ class EvaluationSpec:
     image_size: int | None = None
     context_length: int | None = None
     interpolation: tuple[Interpolation, ...] = attrs.field(default=())
+    text_model: str | None = None
     batch_size: int | None = attrs.field(default=None, validator=validators.optional(validators.ge(1)))
     num_threads: int | None = attrs.field(default=None, validator=validators.optional(validators.ge(1)))
     cache: bool = True

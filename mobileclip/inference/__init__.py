@@ -24,4 +24,5 @@ __all__ = [
     "prepared_tower",
     "processor",
     "prune_vocabulary",
+    "space_of",
 ]

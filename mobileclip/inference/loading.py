@@ -15,6 +15,7 @@ from mobileclip.encoders.checkpoints import (
     PREFIX,
     PRETRAINED,
     ModelSpec,
+    companion,
     packaged,
     read_checkpoint,
     resolve_spec,
@@ -25,15 +26,13 @@ from mobileclip.encoders.checkpoints.hub import local_checkpoint, parsed
 from mobileclip.encoders.checkpoints.published import PUBLISHED
 from mobileclip.encoders.checkpoints.resizing import spec_of_size
 from mobileclip.encoders.families import image_spec
-from mobileclip.extras import VERSION
 from mobileclip.hardware.devices import AUTO, pick_device
 from mobileclip.inference.identity import ModelIdentity
+from mobileclip.inference.text_towers import identity_of, read_text_tower, stored_space, with_text_tower
 from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.inputs import Interpolation
 from mobileclip.registry import Registry, nearest_file
 from mobileclip.reparam import reparameterize
-from mobileclip.serialization import to_json
-from mobileclip.tensor_files.weights import weights_sha256
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 """How files of weights are usually called."""
@@ -55,6 +54,7 @@ def load(
     num_threads: int | None = None,
     trust: bool = False,
     mmap: bool = False,
+    text_model: str | Path | None = None,
 ) -> ImageTextModel:
     """Return a pretrained model, ready to use: folded, in evaluation mode, with its own preprocessing.
 
@@ -80,12 +80,15 @@ def load(
             another machine wrote them.
         mmap: leave weights that need no change in the file, in place of copying them into memory. The model then
             depends on the file: who changes it changes the model, who cuts it ends the process.
+        text_model: a text tower of the model's space, which encodes texts in place of its own, with its own tokenizer
+            and context length: a file, or a folder with one.
 
     Raises:
         ImportError: if an export's runtime is not installed; the message has the command that installs it.
         FileNotFoundError: if there is no such file.
         CheckpointError: if the file does not fit the model, tensor by tensor.
-        ValueError: if the name is unknown, or the model cannot have that image size or context length.
+        ValueError: if the name is unknown, the model cannot have that image size or context length, or the text tower
+            speaks another space.
 
     Examples:
         The first two lines fetch weights from the hub, so the tests leave them out.
@@ -97,11 +100,14 @@ def load(
         ValueError: unknown model 'mobileclip_s5'; did you mean 'mobileclip_s4' or ...
     """
     wanted, found = _found(model, checkpoint)
+    _require_own_context(context_length, text_model)
+    texts = _Texts(model=model, place=found, wanted=wanted, text_model=text_model, fold=fold, dtype=dtype)
     if is_export(found):
         input_changes = (image_size, context_length, interpolation)
-        return _exported(
+        exported = _exported(
             found, wanted, dtype=dtype, device=device, changes=input_changes, num_threads=num_threads, trust=trust
         )
+        return texts.beside(exported, device="cpu")
     loaded = load_model(
         found,
         wanted,
@@ -112,7 +118,8 @@ def load(
         context_length=context_length,
         mmap=mmap,
     )
-    return ImageTextModel(_resizing(_both_towers(loaded, found), interpolation), num_threads=num_threads)
+    clip = ImageTextModel(_resizing(_both_towers(loaded, found), interpolation), num_threads=num_threads)
+    return texts.beside(clip, device=device)
 
 
 def load_stored(
@@ -125,6 +132,7 @@ def load_stored(
     context_length: int | None = None,
     interpolation: Interpolation | None = None,
     trust: bool = False,
+    text_model: str | Path | None = None,
 ) -> ImageTextModel:
     """Return a pretrained model as `load` does, in the form that it is stored in, whichever that is.
 
@@ -137,17 +145,22 @@ def load_stored(
         context_length: see `load`.
         interpolation: see `load`.
         trust: see `load`.
+        text_model: see `load`.
 
     Raises:
         ValueError, FileNotFoundError, CheckpointError: see `load`.
     """
     wanted, found = _found(model, checkpoint)
+    _require_own_context(context_length, text_model)
+    texts = _Texts(model=model, place=found, wanted=wanted, text_model=text_model, fold=False, dtype=dtype)
     if is_export(found):
         input_changes = (image_size, context_length, interpolation)
-        return _exported(found, wanted, dtype=dtype, device=device, changes=input_changes, trust=trust)
+        exported = _exported(found, wanted, dtype=dtype, device=device, changes=input_changes, trust=trust)
+        return texts.beside(exported, device="cpu")
     stored = read_checkpoint(found, wanted).of_size(image_size=image_size, context_length=context_length)
     built = _resizing(_both_towers(stored.build(), found), interpolation)
-    return ImageTextModel(built.requires_grad_(requires_grad=False).to(device=device, dtype=dtype))
+    clip = ImageTextModel(built.requires_grad_(requires_grad=False).to(device=device, dtype=dtype))
+    return texts.beside(clip, device=device)
 
 
 def load_identified(
@@ -158,33 +171,66 @@ def load_identified(
     image_size: int | None = None,
     context_length: int | None = None,
     trust: bool = False,
+    text_model: str | Path | None = None,
+    any_language: bool = False,
 ) -> tuple[ImageTextModel, ModelIdentity]:
     """Return a pretrained model, folded, as `load` does, and what identifies it wherever its embeddings are kept.
+
+    That is what identifies it without other text towers: embeddings of images are the same.
+
+    Args:
+        model: see `load`.
+        checkpoint: see `load`.
+        device: where to.
+        image_size: see `load`.
+        context_length: see `load`.
+        trust: see `load`.
+        text_model: see `load`.
+        any_language: whether a second text tower shares the texts that comes with the package for the same model:
+            `icons` then knows the languages of `icons-multilingual`.
 
     Raises:
         ValueError, FileNotFoundError, CheckpointError: see `load`.
     """
-    if is_export(_found(model, checkpoint)[1]):
+    wanted, found = _found(model, checkpoint)
+    texts = _Texts(model=model, place=found, wanted=wanted, text_model=text_model, any_language=any_language)
+    if is_export(found):
         exported = load(
             model, checkpoint, device=device, image_size=image_size, context_length=context_length, trust=trust
         )
-        return exported, identity_of(exported.model)
-    stored = load_stored(model, checkpoint, image_size=image_size, context_length=context_length).model
+        return texts.beside(exported, device="cpu"), identity_of(exported.model)
+    stored = _both_towers(
+        read_checkpoint(found, wanted).of_size(image_size=image_size, context_length=context_length).build(), found
+    ).requires_grad_(requires_grad=False)
     identity = identity_of(stored)
-    return ImageTextModel(reparameterize(stored, inplace=True).to(device)), identity
+    clip = ImageTextModel(reparameterize(stored, inplace=True).to(device))
+    return texts.beside(clip, device=device), identity
 
 
-def identity_of(model: DualEncoder) -> ModelIdentity:
-    """Return what identifies a model in embeddings of it.
+def space_of(
+    model: str | Path | DualEncoderSpec | None = None, checkpoint: str | Path | None = None, *, trust: bool = False
+) -> ModelIdentity:
+    """Return the space that a model embeds into: the one that its file names, or its own.
+
+    A text tower that is distilled from the model names it in its file, and works beside every model of that space.
 
     Args:
-        model: in the form that it is stored in.
+        model: see `load`; a text tower alone may stand here that names its space.
+        checkpoint: see `load`.
+        trust: see `load`.
+
+    Raises:
+        ValueError: if it is a tower alone that names none; see `load` too.
+        FileNotFoundError, CheckpointError: see `load`.
+
+    Examples:
+        >>> space_of("icons").weights_sha256[:12]
+        'eacc2f915a66'
     """
-    return ModelIdentity(
-        weights_sha256=weights_sha256(model.state_dict()),
-        spec=to_json(model.spec, unstructure_as=DualEncoderSpec),
-        version=VERSION,
-    )
+    wanted, found = _found(model, checkpoint)
+    if is_export(found):
+        return identity_of(load(model, checkpoint, trust=trust).model)
+    return stored_space(read_checkpoint(found, wanted), found)
 
 
 def require_model(model: str | Path | DualEncoderSpec | None, checkpoint: str | Path | None = None) -> None:
@@ -305,6 +351,57 @@ def _exported(
         )
     model = openers["export"](folder, device=str(device), num_threads=num_threads, trust=trust)
     return ImageTextModel(model, num_threads=num_threads)
+
+
+@attrs.frozen(kw_only=True)
+class _Texts:
+    """What encodes texts beside, or in place of, a model's own text tower.
+
+    Args:
+        model: as it was asked for.
+        place: of its checkpoint.
+        wanted: what is asked of the checkpoint.
+        text_model: a tower in place of the model's own; None for the model's own.
+        any_language: whether the second text tower will do that comes with the package for the same file.
+        fold: whether towers are folded.
+        dtype: of their weights.
+    """
+
+    model: str | Path | DualEncoderSpec | None
+    place: str | Path
+    wanted: str | ModelSpec | None
+    text_model: str | Path | None
+    any_language: bool = False
+    fold: bool = True
+    dtype: torch.dtype = torch.float32
+
+    def beside(self, clip: ImageTextModel, *, device: str | torch.device) -> ImageTextModel:
+        """Return the model with the text towers that are asked for."""
+        if self.text_model is not None:
+            tower = self._read(self.text_model, clip, device)
+            return ImageTextModel(with_text_tower(clip.model, tower), num_threads=clip.num_threads)
+        second = companion(self.place, of_file=self.any_language)
+        if second is not None:
+            tower = self._read(second, clip, device)
+            return ImageTextModel(clip.model, num_threads=clip.num_threads, text_towers=(tower,))
+        return clip
+
+    def _read(self, place: str | Path, clip: ImageTextModel, device: str | torch.device) -> nn.Module:
+        def space() -> ModelIdentity:
+            if is_export(self.place):
+                return identity_of(clip.model)
+            return stored_space(read_checkpoint(self.place, self.wanted), self.place)
+
+        name = str(self.model) if isinstance(self.model, str | Path) else str(self.place)
+        return read_text_tower(place, space, model=name, fold=self.fold, dtype=self.dtype, device=device)
+
+
+def _require_own_context(context_length: int | None, text_model: str | Path | None) -> None:
+    if context_length is not None and text_model is not None:
+        raise ValueError(
+            f"{text_model} has a context length of its own; leave the context length out, or write the tower at "
+            "another one: mobileclip convert FILE -o SHORT.safetensors --set context-length=N"
+        )
 
 
 def _resizing(model: DualEncoder, interpolation: Interpolation | None) -> DualEncoder:

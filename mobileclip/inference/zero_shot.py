@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mobileclip.encoders import DualEncoder
 from mobileclip.hardware.threads import threads_or_default, torch_threads
 from mobileclip.inference import by_length, prepared
 from mobileclip.inference.batching import encode_each
 from mobileclip.inference.forms import MOST_IMAGES_ON_CPU, ReadyDualEncoder
+from mobileclip.inference.text_towers import TextSide, routed, with_text_tower
 from mobileclip.progress import Progress
 from mobileclip.strict import repeated
 from mobileclip.terminal import console
@@ -33,6 +34,8 @@ class ImageTextModel:
         model: the dual encoder, in evaluation mode; usually from `mobileclip.load`.
         num_threads: of the processor that PyTorch computes a call with; as many as it has by default. What another
             runtime takes was decided where its file was opened.
+        text_towers: further text towers of the model's space, in evaluation mode. A text goes to the tower that was
+            taught the larger share of its n-grams, and of equals to the first; the model's own is the first.
 
     Raises:
         ValueError: if the model is in training mode, where batch statistics would change with every call, or
@@ -46,9 +49,10 @@ class ImageTextModel:
         torch.Size([2, 512])
     """
 
-    def __init__(self, model: DualEncoder, *, num_threads: int | None = None) -> None:
+    def __init__(
+        self, model: DualEncoder, *, num_threads: int | None = None, text_towers: Sequence[nn.Module] = ()
+    ) -> None:
         from mobileclip.data.images.transform import ImageTransform
-        from mobileclip.data.text.tokenizer import Tokenizer
 
         if model.training:
             raise ValueError("the model is in training mode; call model.eval() first")
@@ -56,7 +60,9 @@ class ImageTextModel:
         self.num_threads = num_threads
         self.model = model
         self.transform = ImageTransform(model.spec.image.input)
-        self.tokenizer = Tokenizer(model.spec.text.input)
+        self.text_towers = tuple(text_towers)
+        self.text_sides = tuple(map(TextSide.of, (model, *(with_text_tower(model, one) for one in text_towers))))
+        self.tokenizer = self.text_sides[0].tokenizer
 
     def classify(
         self, image: ImageSource, labels: Sequence[str], *, template: str = "{}", batch_size: int = 64
@@ -156,12 +162,28 @@ class ImageTextModel:
         several = [texts] if isinstance(texts, str) else list(texts)
         if not several:
             return torch.zeros(0, self.model.spec.image.embedding_dim)
-        tokens = self.tokenizer(several)
-        order = by_length(tokens, self.model.spec.text.input)
-        ready = prepared(self.model, images=False)
+        numbers = routed(several, self.text_sides)
+        parts = [
+            self._of_side(
+                side,
+                [several[number] for number in own],
+                normalize=normalize,
+                batch_size=batch_size,
+                progress=progress,
+            )
+            for side, own in zip(self.text_sides, numbers, strict=True)
+            if own
+        ]
+        rows, order = torch.cat(parts), torch.tensor([number for own in numbers for number in own])
+        return torch.empty_like(rows).index_copy_(0, order, rows)
+
+    def _of_side(self, side: TextSide, texts: list[str], *, normalize: bool, batch_size: int, progress: bool) -> Tensor:
+        tokens = side.tokenizer(texts)
+        order = by_length(tokens, side.model.spec.text.input)
+        ready, device = prepared(side.model, images=False), side.device
 
         def encode(rows: list[Tensor]) -> Tensor:
-            return ready.encode_text(torch.stack(rows).to(self._like.device), normalize=normalize).float().cpu()
+            return ready.encode_text(torch.stack(rows).to(device), normalize=normalize).float().cpu()
 
         ordered = self._in_batches(
             tokens[order].unbind(), encode, total=len(order), batch_size=batch_size, unit="texts", progress=progress

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from mobileclip import storage
-from mobileclip.data import ReinforcedPipelineSpec, ReinforcementCard, read_samples
+from mobileclip.data import ReinforcedPipelineSpec, ReinforcementCard, TextPipeline, read_samples
+from mobileclip.data.text import pack_ngrams
 from mobileclip.encoders import (
     Classifier,
     ClassifierSpec,
@@ -25,6 +26,7 @@ from mobileclip.encoders import (
     save_model,
 )
 from mobileclip.encoders.checkpoints.files import write_tensors
+from mobileclip.encoders.checkpoints.native import Taught
 from mobileclip.hardware.devices import AUTO
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.serialization import from_json, to_json
@@ -161,6 +163,8 @@ def run(
         batches = attrs.evolve(spec.data, batch_size=world.share(spec.data.batch_size)).build()
         torch.manual_seed(spec.training.seed)
         model, measure = spec.start(), None if evaluate is None or not world.is_first else evaluate(spec.model)
+        if isinstance(spec.model, TextEncoderSpec):
+            model.taught = Taught(space=getattr(batches, "space", ""))  # type: ignore[assignment]
         files = {SPEC: to_json(spec, indent=1) + "\n"}
         with claimed(output, files, world, refuse=lambda: _refuse_other(spec, output)), world.awaited():
             result = train(
@@ -175,12 +179,15 @@ def run(
                 console=console,
             )
             path = storage.join(output, MODEL)
-            world.from_first(lambda: _save(result.model, spec.model, path))
+            world.from_first(lambda: _save(result.model, spec.model, path, batches))
     return path if storage.is_remote(path) else Path(path)
 
 
-def _save(model: nn.Module, spec: Any, path: str) -> None:
+def _save(model: nn.Module, spec: Any, path: str, batches: object) -> None:
     """Write the trained model; of a class that the library does not know, the weights and the spec in their header."""
+    if isinstance(batches, TextPipeline):
+        known = pack_ngrams(batches.seen_texts())
+        model.taught = Taught(space=batches.space, ngrams=known)  # type: ignore[assignment]
     if type(spec) in (DualEncoderSpec, ClassifierSpec) or isinstance(spec, TextEncoderSpec):
         save_model(model, path)
     else:

@@ -6,6 +6,7 @@ import torch
 from mobileclip.cli import main
 from mobileclip.data import Tokenizer, read_text_input
 from mobileclip.encoders import load_model, save_model
+from mobileclip.inference import space_of
 from tests.encoders.small import SMALL_MCT, randomised
 from tests.errors import told
 
@@ -45,7 +46,11 @@ def test_a_tokenizer_is_trained_on_lines_and_tables_and_pruned(kind, here, capsy
 @pytest.mark.parametrize("tower", [None, "text"])
 def test_a_model_keeps_its_embeddings_its_towers_and_its_precision(tower, here, capsys):
     model = randomised(SMALL_MCT)
-    save_model((model if tower is None else model.text_encoder).half(), here / "model.safetensors")
+    save_model(model.half(), here / "model.safetensors")
+    space = space_of("model.safetensors")
+    if tower is not None:
+        (here / "model.safetensors").rename(here / "whole.safetensors")
+        assert typed(capsys, "convert whole.safetensors --tower text --precision float16 -o model.safetensors")[0] == 0
     status, said = typed(capsys, "tokenizer prune model.safetensors texts.txt -o small.safetensors")
     assert (status, "of 600 tokens, for 3 texts" in said.out) == (0, True)
     before, after = (load_model(f"{name}.safetensors", tower="text") for name in ("model", "small"))
@@ -53,6 +58,7 @@ def test_a_model_keeps_its_embeddings_its_towers_and_its_precision(tower, here, 
     with torch.inference_mode():
         assert torch.equal(*(one(Tokenizer(one.spec.input)(TEXTS)) for one in (before, after)))
     assert (here / "small.safetensors").stat().st_size < 1.5 * (here / "model.safetensors").stat().st_size
+    assert space_of("small.safetensors") == space
     if tower is None:
         assert load_model("small.safetensors").spec.image == SMALL_MCT.image
 

@@ -58,12 +58,15 @@ class ModelSource:
             self.model, self.checkpoint, image_size=self.image_size, context_length=self.context_length
         )
 
-    def load(self, device: str, *, trust: bool = False) -> tuple[ImageTextModel, ModelIdentity]:
-        """Return the model, and what identifies it.
+    def load(
+        self, device: str, *, trust: bool = False, text_model: str | Path | None = None
+    ) -> tuple[ImageTextModel, ModelIdentity]:
+        """Return the model, and what identifies it; it knows all languages that the package has for it.
 
         Args:
             device: where to compute.
             trust: whether whoever made an export may run anything here, see `mobileclip.load`.
+            text_model: a text tower in place of the model's own, see `mobileclip.load`.
 
         Raises:
             ValueError, FileNotFoundError, CheckpointError: if there is no such model, see `mobileclip.load`.
@@ -75,6 +78,8 @@ class ModelSource:
             image_size=self.image_size,
             context_length=self.context_length,
             trust=trust,
+            text_model=text_model,
+            any_language=True,
         )
 
 

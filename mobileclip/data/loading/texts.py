@@ -20,6 +20,8 @@ from mobileclip.inputs import TextInput
 from mobileclip.processes import this_process
 from mobileclip.strict import strict
 
+_TEXTS_AT_ONCE = 4096
+
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class TextPipelineSpec:
@@ -97,6 +99,17 @@ class TextPipeline:
                 f"{', '.join(map(repr, card.languages))}"
             )
         return dict(self.spec.shares)
+
+    @property
+    def space(self) -> str:
+        """Identity of the model whose space the teacher's embeddings are in, as JSON; empty where nothing says it."""
+        return self.texts.card.space
+
+    def seen_texts(self) -> Iterator[str]:
+        """Yield every text that batches have, once."""
+        for numbers in self._languages:
+            for start in range(0, len(numbers), _TEXTS_AT_ONCE):
+                yield from self.texts.at(numbers[start : start + _TEXTS_AT_ONCE].tolist())[0]
 
     def stream(self, position: StreamPosition) -> Iterator[TextBatch]:
         """Yield this process's share of the batches from a position on.

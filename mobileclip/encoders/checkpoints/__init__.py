@@ -9,13 +9,16 @@ from mobileclip.encoders.checkpoints.files import write_tensors
 from mobileclip.encoders.checkpoints.forms import FORMS, in_form, skeleton, tensor_shapes
 from mobileclip.encoders.checkpoints.layouts import ModelSpec, layouts
 from mobileclip.encoders.checkpoints.loading import Stored, load_model, read_checkpoint, resolve_spec
+from mobileclip.encoders.checkpoints.native import UNTAUGHT as UNTAUGHT, Taught as Taught  # for the house
 from mobileclip.encoders.checkpoints.neutral import with_neutral_norms
 from mobileclip.encoders.checkpoints.published import (
+    COMPANIONS,
     PACKAGED,
     PREFIX,
     PRETRAINED,
     PUBLISHED,
     TAGS,
+    companion,
     licence_of,
     of_same_architecture,
     packaged,
@@ -26,6 +29,7 @@ from mobileclip.encoders.checkpoints.saving import save_model
 from mobileclip.tensor_files import CheckpointError
 
 __all__ = [
+    "COMPANIONS",
     "FORMS",
     "PACKAGED",
     "PREFIX",
@@ -35,6 +39,7 @@ __all__ = [
     "CheckpointError",
     "ModelSpec",
     "Stored",
+    "companion",
     "in_form",
     "layouts",
     "licence_of",

@@ -18,8 +18,8 @@ from mobileclip.encoders.checkpoints.numbers import check_cast, check_numbers
 from mobileclip.encoders.checkpoints.recognising import Claim, Tower, adapted, known_by_name, part, recognised, some
 from mobileclip.encoders.checkpoints.resizing import resized
 from mobileclip.encoders.classifier import ClassifierSpec
-from mobileclip.encoders.dual import DualEncoderSpec
-from mobileclip.encoders.families import ImageEncoderSpec, as_trained
+from mobileclip.encoders.dual import DualEncoder, DualEncoderSpec
+from mobileclip.encoders.families import ImageEncoderSpec, TextEncoderSpec, as_trained
 from mobileclip.reparam import reparameterize
 from mobileclip.tensor_files import CheckpointError, read_tensors
 from mobileclip.tensor_files.errors import shown
@@ -34,15 +34,28 @@ class Stored:
         form: the form that they are in.
         layout: name of the layout of the file.
         tensors: our names to tensors, as stored.
+        taught: the space of its embeddings, and what a text tower was taught.
     """
 
     spec: ModelSpec
     form: Form
     layout: str
     tensors: dict[str, Tensor] = attrs.field(repr=False, eq=False)
+    taught: native.Taught = attrs.field(default=native.UNTAUGHT, repr=False, eq=False)
 
     def build(self) -> nn.Module:
-        """Return the model in the form that it is stored in, in float32 and in evaluation mode."""
+        """Return the model in the form that it is stored in, in float32 and in evaluation mode.
+
+        A text tower carries what it was taught. A model, which may be trained further, does not carry its space.
+        """
+        model = self._built()
+        if isinstance(self.spec, TextEncoderSpec):
+            model.taught = self.taught  # type: ignore[assignment]
+        elif isinstance(model, DualEncoder):
+            model.text_encoder.taught = attrs.evolve(self.taught, space="")  # type: ignore[assignment]
+        return model
+
+    def _built(self) -> nn.Module:
         model = skeleton(self.spec, self.form)
         wide = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in self.tensors.items()}
         model.load_state_dict(wide, assign=True)
@@ -156,12 +169,13 @@ def read_checkpoint(
     wanted = resolve_spec(model) if isinstance(model, str) else model
     tower = tower or _tower_of(wanted)
     header = native.header_of(metadata, path)
+    taught = native.Taught(space="" if header is None else header.space, ngrams=tensors.pop(native.NGRAMS, None))
     claim = recognised(path, tensors, wanted, tower) if header is None else _claimed(path, tensors, header)
     spec, placed = _one_tower(path, claim.spec, _placed(path, claim, wanted), tower)
     if header is not None and wanted is not None:
         spec = _asked(path, spec, part(adapted(claim.layout, wanted, tensors), tower))
     check_numbers(path, placed, tensor_dtypes(spec, claim.form))
-    return Stored(spec=spec, form=claim.form, layout=claim.layout.name, tensors=placed)
+    return Stored(spec=spec, form=claim.form, layout=claim.layout.name, tensors=placed, taught=taught)
 
 
 def _claimed(path: Path, tensors: dict[str, Tensor], header: native.Header) -> Claim:

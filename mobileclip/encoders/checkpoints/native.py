@@ -34,12 +34,34 @@ _RUN = "mobileclip training state"
 _OF_RUN = ("average/", "objective/model.")
 
 _TOKENIZER = "mobileclip.tokenizer"
+SPACE = "mobileclip.space"
+"""Key of a header: identity of the model whose space the embeddings are in, as JSON."""
+NGRAMS = "mobileclip.ngrams"
+"""A tensor beside the weights: what a text tower was taught, see `mobileclip.data.text.ngrams`."""
 _KINDS: dict[str, type[Any]] = {
     "dual_encoder": DualEncoderSpec,
     "classifier": ClassifierSpec,
     "image_encoder": ImageEncoderSpec,
     "text_encoder": TextEncoderSpec,
 }
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Taught:
+    """What a tower, or a model, was taught; a file has it beside the weights. A module carries it as `taught`.
+
+    Args:
+        space: identity of the model whose space its embeddings are in, as JSON, see `mobileclip.inference.space_of`;
+            empty for a model that has its own, and where nothing says it.
+        ngrams: of the texts, as `mobileclip.data.text.ngrams` packs them; None where nothing says it.
+    """
+
+    space: str = ""
+    ngrams: Tensor | None = None
+
+
+UNTAUGHT = Taught()
+"""Of models with a space of their own."""
 
 
 @attrs.frozen(kw_only=True)
@@ -50,11 +72,13 @@ class Header:
         spec: the model.
         form: the form its tensors are in.
         layout: what its tensors are called by.
+        space: see `Taught`.
     """
 
     spec: ModelSpec
     form: Form
     layout: str = NAME
+    space: str = ""
 
     def to_metadata(self) -> dict[str, str]:
         """Return the header as the texts that safetensors stores.
@@ -70,6 +94,8 @@ class Header:
         }
         if self.layout != NAME:
             header["mobileclip.layout"] = self.layout
+        if self.space:
+            header[SPACE] = self.space
         tokenizer = tokenizer_of(self.spec)
         if tokenizer is not None:
             if tokenizer.content is None:
@@ -100,7 +126,8 @@ def of_run(tensors: dict[str, Tensor], metadata: dict[str, str]) -> tuple[dict[s
     own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     held = (("num_classes", "classifier"), ("image", "dual_encoder"))
     kind = next((kind for key, kind in held if f'"{key}"' in metadata["model"]), "text_encoder")
-    return own, {"mobileclip.kind": kind, "mobileclip.form": "training", "mobileclip.spec": metadata["model"]}
+    header = {"mobileclip.kind": kind, "mobileclip.form": "training", "mobileclip.spec": metadata["model"]}
+    return own, header | {SPACE: metadata.get(SPACE, "")}
 
 
 def header_of(metadata: Mapping[str, str], path: Path) -> Header | None:
@@ -127,7 +154,7 @@ def header_of(metadata: Mapping[str, str], path: Path) -> Header | None:
             spec = _with_tokenizer(spec, _inflated(metadata.get(_TOKENIZER)))
         except ValueError as error:
             raise CheckpointError(f"the tokenizer in {path} cannot be used: {error}") from None
-    return Header(spec=spec, form=cast("Form", form), layout=layout)
+    return Header(spec=spec, form=cast("Form", form), layout=layout, space=metadata.get(SPACE, ""))
 
 
 def _inflated(stored: str | None) -> str:

@@ -132,8 +132,13 @@ def tagged(model: str, tag: str) -> str:
     return known[tag]
 
 
-PACKAGED = {"icons": Path(__file__).with_name("packaged") / "icons.safetensors"}
+_FOLDER = Path(__file__).with_name("packaged")
+
+PACKAGED = {"icons": _FOLDER / "icons.safetensors"}
 """Models that come with the package, and are checkpoints by their name. Each has a card beside it, `NAME.md`."""
+
+COMPANIONS: dict[str, Path] = {}
+"""The second text towers of packaged models, which share the texts with the first, by the names of these models."""
 
 
 def packaged(name: str | Path) -> Path | None:
@@ -145,6 +150,18 @@ def packaged(name: str | Path) -> Path | None:
     if Path(name).is_file() or (isinstance(name, Path) and name.exists()):
         return None
     return PACKAGED.get(str(name))
+
+
+def companion(name: str | Path, *, of_file: bool = False) -> Path | None:
+    """Return the second text tower of the packaged model that a person means; None where it has none.
+
+    Args:
+        name: see `packaged`.
+        of_file: whether that of another name will do, whose first towers are the same file.
+    """
+    file = packaged(name)
+    found = (tower for one, tower in COMPANIONS.items() if one == str(name) or (of_file and PACKAGED[one] == file))
+    return None if file is None else next(found, None)
 
 
 _LICENCE = "code MIT; Apple's published weights are for research only ({}), reinforced data CC-BY-NC-ND"

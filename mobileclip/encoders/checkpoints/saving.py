@@ -32,7 +32,8 @@ def save_model(model: nn.Module, path: AnyPath, *, layout: str = native.NAME) ->
             safetensors or a PyTorch file.
         layout: `mobileclip` (our own), `official`, `open_clip`, or `timm` for an image tower or a classifier. The
             foreign code folds branches alone, so a folded model is written for it with neutral norms and scales beside
-            the folded weights. A safetensors file has the spec inside, whatever its layout.
+            the folded weights. A safetensors file has the spec inside, whatever its layout, and our own what the tower
+            was taught, where it carries that as `taught`.
 
     Raises:
         ValueError: if the layout is unknown, or has no place for such a model, or two of its weights are one tensor.
@@ -46,6 +47,7 @@ def save_model(model: nn.Module, path: AnyPath, *, layout: str = native.NAME) ->
     """
     name = file_name(path)
     spec, form = cast("ModelSpec", model.spec), form_of(model)
+    space = getattr(model, "taught", native.UNTAUGHT).space
     _check_untied(model)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state_of(model).items()}
     if layout == native.NAME:
@@ -53,7 +55,9 @@ def save_model(model: nn.Module, path: AnyPath, *, layout: str = native.NAME) ->
             raise CheckpointError(
                 f"mobileclip's own layout is safetensors, so name the file *.safetensors, not {name!r}"
             )
-        write_tensors(path, state, native.Header(spec=spec, form=form).to_metadata())
+        ngrams = getattr(getattr(model, "text_encoder", model), "taught", native.UNTAUGHT).ngrams
+        state |= {} if ngrams is None else {native.NGRAMS: ngrams.cpu()}
+        write_tensors(path, state, native.Header(spec=spec, form=form, space=space).to_metadata())
         return
     if layout not in layouts:
         raise ValueError(f"{layouts.unknown(layout)}, {native.NAME}")
@@ -68,7 +72,7 @@ def save_model(model: nn.Module, path: AnyPath, *, layout: str = native.NAME) ->
         written[entry.name] = entry.reshape.to_layout(tensor).contiguous() if entry.reshape is not None else tensor
     for _, tower in towers(spec):
         written |= foreign.constants(tower)
-    header = native.Header(spec=spec, form=form, layout=layout)
+    header = native.Header(spec=spec, form=form, layout=layout, space=space)
     write_tensors(path, written, header.to_metadata())
 
 

@@ -17,6 +17,7 @@ from mobileclip.evaluation.encoding.decoding import encode_ahead
 from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize, Transform, model_input, read_picture
 from mobileclip.inference import by_length, prepared
 from mobileclip.inference.forms import MOST_IMAGES_ON_CPU, ReadyDualEncoder
+from mobileclip.inference.text_towers import TextSide, routed
 from mobileclip.inputs import TextInput
 from mobileclip.progress import Progress
 from mobileclip.reparam import reparameterize
@@ -50,6 +51,7 @@ class Encoders:
         show_progress: whether to show how far it is.
         known_texts: embeddings of texts that need not be encoded; what is encoded comes to them.
         threads: that encode side by side; None to encode one batch after another.
+        text_sides: what encodes texts, where several text towers share them; the model's own is the first.
     """
 
     model: ImageTextModel
@@ -62,6 +64,7 @@ class Encoders:
     show_progress: bool
     known_texts: KnownTexts
     threads: EncodingThreads | None = None
+    text_sides: tuple[TextSide, ...] = ()
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Return the embeddings, as the model gives them (not normalised).
@@ -164,16 +167,31 @@ class Encoders:
         return torch.stack([self.known_texts[text] for text in texts])
 
     def _encode_new(self, distinct: list[str], *, show_progress: bool) -> Tensor:
+        """Return the embeddings of texts, each by the tower that knows more of it."""
+        if len(self.text_sides) < 2:
+            return self._by_one(self.model, self.tokenize, distinct, show_progress=show_progress)
+        numbers = routed(distinct, self.text_sides)
+        # The first has been made ready with the model.
+        others = [(prepared(side.model, images=False), side.tokenizer) for side in self.text_sides[1:]]
+        parts = [
+            self._by_one(model, tokenize, [distinct[number] for number in own], show_progress=show_progress)
+            for (model, tokenize), own in zip([(self.model, self.tokenize), *others], numbers, strict=True)
+            if own
+        ]
+        rows, order = torch.cat(parts), torch.tensor([number for own in numbers for number in own])
+        return torch.empty_like(rows).index_copy_(0, order, rows)
+
+    def _by_one(self, model: ImageTextModel, tokenize: Tokenize, distinct: list[str], *, show_progress: bool) -> Tensor:
         """Return the embeddings of texts in batches of like lengths."""
         starts = range(0, len(distinct), self.batch_size)
-        tokens = torch.cat([self.tokenize(distinct[start : start + self.batch_size]) for start in starts])
-        contract = _contract_of_texts(self.model)
+        tokens = torch.cat([tokenize(distinct[start : start + self.batch_size]) for start in starts])
+        contract = _contract_of_texts(model)
         order = torch.arange(len(tokens)) if contract is None else by_length(tokens, contract)
         most = min(self.batch_size, _MOST_TEXTS_ON_CPU) if self.threads else self.batch_size
         encoded = []
         shown = console(shown=show_progress and len(order) > _FEW_TEXTS)
         with Progress("texts", total=len(order), unit="texts", console=shown) as progress:
-            for embeddings in self._encode(self.model.encode_text, tokens[order].to(self.device), most=most):
+            for embeddings in self._encode(model.encode_text, tokens[order].to(self.device), most=most):
                 encoded.append(embeddings.cpu())
                 progress.advance(len(embeddings))
         unordered = torch.cat(encoded)

@@ -77,4 +77,6 @@ def _ended(spec: DistilSpec, path: Path) -> str:
     cosine = 1 - last_metrics(spec.output / "metrics.jsonl").get("cosine", float("nan"))
     card = StoredTexts(spec.texts_folder).card
     said = f"{path}: a text tower whose embeddings have a cosine of {cosine:.3f} to those of {card.teacher}"
-    return f"{said}\nto load it: mobileclip.encoders.load_model({str(path)!r})"
+    if not card.space:
+        return f"{said}\nto load it: mobileclip.encoders.load_model({str(path)!r})"
+    return f'{said}\nto search with it: mobileclip search "a few words" --index INDEX --text-model {path}'

@@ -114,7 +114,7 @@ def _student(
     assert teacher is not None, "asked before"
     if teacher.tower is None:
         raise ValueError(f"{spec.model} has no text tower that can be trained; choose --kind transformer or mct")
-    tower = teacher.tower(spec.context_length)
+    tower = teacher.tower(min(spec.context_length, teacher.text.context_length))
     if spec.prune_vocabulary:
         tower = prune_vocabulary(texts.texts(), tower).tower
     save_model(tower, spec.output / START)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import attrs
 import torch
@@ -14,6 +15,7 @@ from mobileclip.encoders.checkpoints import PRETRAINED, Stored, read_checkpoint
 from mobileclip.encoders.checkpoints.exports import is_export
 from mobileclip.evaluation.candidates import asked, open_clip_source
 from mobileclip.inference.loading import load_identified, require_model
+from mobileclip.inference.text_towers import stored_space
 from mobileclip.inputs import TextInput
 from mobileclip.reinforce import OpenClipTeacher, TextTeacher, TransformersTeacher
 from mobileclip.reparam import reparameterize
@@ -83,16 +85,13 @@ def open_teacher(text: str, *, device: str = "cpu", trust: bool = False) -> Open
         return OpenedTeacher(teacher=TransformersTeacher(model=text.removeprefix(TRANSFORMERS)).build(device))
     one = asked(text)
     place = one.file or PRETRAINED.get(one.model or "")
-    is_checkpoint = place is not None and not is_export(place)
-    tower = None
-    if place is not None and is_checkpoint:
+    space = tower = None
+    if place is not None and not is_export(place):
         stored = read_checkpoint(place, one.model, mmap=True)
         if isinstance(stored.spec, TextEncoderSpec):
             return _of_tower(stored, place, device)
-
-        def tower(context_length: int) -> nn.Module:
-            return load_model(place, one.model, tower="text", fold=False, context_length=context_length)
-
+        space = stored_space(stored, place)
+        tower = partial(_trainable, place, one.model)
     clip, identity = load_identified(one.model or one.file, one.file if one.model else None, device=device, trust=trust)
     teacher = _Named(
         name=one.name,
@@ -100,7 +99,14 @@ def open_teacher(text: str, *, device: str = "cpu", trust: bool = False) -> Open
         dim=clip.model.spec.image.embedding_dim,
         encode_texts=clip.encode_text,
     )
-    return OpenedTeacher(teacher=teacher, text=clip.model.spec.text.input, space=identity.to_json(), tower=tower)
+    return OpenedTeacher(
+        teacher=teacher, text=clip.model.spec.text.input, space=(space or identity).to_json(), tower=tower
+    )
+
+
+def _trainable(place: str, model: str | None, context_length: int) -> nn.Module:
+    """Return the text tower of a checkpoint in training form, cut to a context length."""
+    return load_model(place, model, tower="text", fold=False, context_length=context_length)
 
 
 def _of_tower(stored: Stored, place: str, device: str) -> OpenedTeacher:
@@ -125,5 +131,6 @@ def _of_tower(stored: Stored, place: str, device: str) -> OpenedTeacher:
             encode_texts=encode,
         ),
         text=spec.input,
-        tower=lambda length: load_model(place, fold=False, context_length=length),
+        space=stored.taught.space,
+        tower=partial(_trainable, place, None),
     )

@@ -18,6 +18,7 @@ from mobileclip import storage
 from mobileclip.data import StreamPosition, joined_positions
 from mobileclip.data.randomness import derived_seed
 from mobileclip.encoders import TextEncoderSpec
+from mobileclip.encoders.checkpoints.native import SPACE, UNTAUGHT
 from mobileclip.encoders.checkpoints.numbers import check_numbers
 from mobileclip.serialization import from_json, to_json
 from mobileclip.tensor_files import CheckpointError
@@ -110,6 +111,8 @@ class RunState:
             "model": _model_json(self.objective.model.spec),
             "position": to_json(joined_positions(positions)),
         }
+        if space := getattr(self.objective.model, "taught", UNTAUGHT).space:
+            metadata[SPACE] = space
         return StateFile(tensors=self._copied(tensors), metadata=metadata)
 
     def resume(self, checkpoints: CheckpointFolder) -> tuple[int, StreamPosition]:

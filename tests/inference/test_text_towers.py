@@ -1,0 +1,239 @@
+"""Text towers of another model's space: who says so, who takes them, and who refuses."""
+
+import json
+import pickle
+
+import attrs
+import pytest
+import torch
+
+import mobileclip
+from mobileclip import ImageTextModel
+from mobileclip.cli.__main__ import main
+from mobileclip.collections import Collection, IndexOptions, ModelSource
+from mobileclip.data import TextPipelineSpec
+from mobileclip.data.text import KnownNgrams, pack_ngrams
+from mobileclip.datasets.sources import TextPair
+from mobileclip.encoders import TextTransformerSpec, load_model, save_model
+from mobileclip.encoders.checkpoints import Taught, read_checkpoint
+from mobileclip.evaluation import EvaluationSpec, Session, candidate_of, evaluate_models
+from mobileclip.inference import ModelIdentity, space_of
+from mobileclip.inputs import TextInput
+from mobileclip.losses import TextDistillationLossSpec
+from mobileclip.reinforce import reinforce_texts
+from mobileclip.reparam import reparameterize
+from mobileclip.training import CosineSchedule, RunSpec, TrainingSpec, run
+from tests.collections.pictures import draw
+from tests.encoders.small import SMALL_MCT, randomised
+from tests.errors import fails, told
+
+TOWER = TextTransformerSpec(
+    width=16, num_heads=2, depth=0, embedding_dim=24, pool="mean", input=TextInput(context_length=6, vocab_size=900)
+)
+ENGLISH, GERMAN = ("a red arrow", "a blue heart"), ("ein roter Pfeil", "ein blaues Herz")
+
+
+class Teacher:
+    name, weights_sha256, dim = "any", "0" * 64, 24
+
+    def encode_texts(self, texts):
+        return torch.ones(len(texts), 24)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A model, another one, and a tower of the first one's space as a run leaves it."""
+    folder = tmp_path_factory.mktemp("towers")
+    for seed, name in enumerate(("model", "other")):
+        save_model(randomised(SMALL_MCT, seed), folder / f"{name}.safetensors")
+    pairs = [TextPair(text=text, teacher_text=text, language="de") for text in GERMAN]
+    pairs += [TextPair(text=text, teacher_text=text, language="en") for text in ENGLISH]
+    space = space_of(folder / "model.safetensors").to_json()
+    reinforce_texts(pairs, Teacher(), folder / "texts", space=space)
+    training = TrainingSpec(
+        loss=TextDistillationLossSpec(),
+        schedule=CosineSchedule(warmup_steps=1, total_steps=2),
+        ema_decay=0.5,
+        checkpoint_every_steps=1,
+    )
+    data = TextPipelineSpec(texts=folder / "texts", batch_size=2, text=TOWER.input, shares={"de": 1.0})
+    run(RunSpec(model=TOWER, data=data, training=training), folder / "run")
+    return folder
+
+
+@pytest.fixture
+def tower(files):
+    return files / "run" / "model.safetensors"
+
+
+def space_in(path):
+    return read_checkpoint(path).taught.space
+
+
+def test_a_run_names_the_space_of_its_texts_in_every_checkpoint(files, tower):
+    space = space_of(files / "model.safetensors")
+    assert space_of(tower) == space
+    assert ModelIdentity.from_json(space_in(next((files / "run" / "checkpoints").iterdir()))) == space
+    known = KnownNgrams(read_checkpoint(tower).taught.ngrams)
+    assert [known.share(text) for text in GERMAN] == [1.0, 1.0]
+    assert all(known.share(text) < 0.7 for text in ENGLISH)  # no batch had them
+
+
+def test_a_run_from_a_tower_has_the_space_of_its_own_texts(files, tower, tmp_path):
+    reinforce_texts([TextPair(text="x", teacher_text="x")], Teacher(), tmp_path / "texts")
+    data = TextPipelineSpec(texts=tmp_path / "texts", batch_size=1, text=TOWER.input)
+    training = TrainingSpec(loss=TextDistillationLossSpec(), schedule=CosineSchedule(warmup_steps=0, total_steps=1))
+    path = run(RunSpec(model=TOWER, data=data, training=training, initial_weights=tower), tmp_path / "out")
+    assert space_in(path) == ""
+    with fails("inference.holds-model-both-towers", str(path)):
+        space_of(path)
+
+
+def test_what_a_tower_was_taught_stays_through_load_save_fold_and_convert(files, tower, tmp_path):
+    stored = read_checkpoint(tower).taught
+    save_model(reparameterize(load_model(tower, fold=False).half()), tmp_path / "folded.safetensors")
+    main(["convert", str(tower), "-o", str(tmp_path / "short.safetensors"), "--set", "context-length=4", "--fold"])
+    for name in ("folded", "short"):
+        found = read_checkpoint(tmp_path / f"{name}.safetensors").taught
+        assert found.space == stored.space
+        assert torch.equal(found.ngrams, stored.ngrams)
+
+
+def test_other_forms_and_parts_of_a_model_are_of_its_space(files, tmp_path):
+    model = files / "model.safetensors"
+    folded, again, text = (str(tmp_path / f"{name}.safetensors") for name in ("folded", "again", "text"))
+    main(["convert", str(model), "-o", folded, "--fold", "--precision", "float16"])
+    main(["convert", folded, "-o", again, "--set", "image-size=96"])
+    main(["convert", folded, "-o", text, "--tower", "text"])
+    assert space_of(folded) == space_of(again) == space_of(text) == space_of(model)
+    clip = mobileclip.load(model, text_model=text)
+    torch.testing.assert_close(
+        clip.encode_text(ENGLISH), mobileclip.load(model).encode_text(ENGLISH), atol=2e-3, rtol=0
+    )
+
+
+def test_a_tower_encodes_texts_in_place_of_the_models_own(files, tower):
+    own = mobileclip.load(files / "model.safetensors")
+    clip = mobileclip.load(files / "model.safetensors", text_model=files / "run")
+    alone, tokenizer = load_model(tower), clip.tokenizer
+    assert clip.model.spec.text == TOWER
+    with torch.inference_mode():
+        expected = torch.nn.functional.normalize(alone(tokenizer(list(GERMAN))), dim=-1)
+    torch.testing.assert_close(clip.encode_text(GERMAN), expected)
+    torch.testing.assert_close(pickle.loads(pickle.dumps(clip)).encode_text(GERMAN), expected)
+    picture = torch.zeros(1, 64, 64, 3, dtype=torch.uint8)
+    assert torch.equal(clip.encode_pixels(picture), own.encode_pixels(picture))
+    assert not torch.allclose(clip.encode_text(ENGLISH), own.encode_text(ENGLISH), atol=0.05)
+
+
+def test_a_model_of_another_space_refuses_it_by_name(files, tower):
+    with fails("inference.speaks-space-model-weights", str(tower), str(files / "other.safetensors")):
+        mobileclip.load(files / "other.safetensors", text_model=tower)
+    with fails("inference.holds-text-tower-alone", str(files / "other.safetensors")):
+        mobileclip.load(files / "model.safetensors", text_model=files / "other.safetensors")
+    with fails("inference.context-length-own-leave", str(tower)):
+        mobileclip.load(files / "model.safetensors", text_model=tower, context_length=4)
+
+
+def test_a_damaged_space_is_said(files, tower, tmp_path):
+    model = load_model(tower)
+    model.taught = Taught(space="{}")
+    save_model(model, tmp_path / "damaged.safetensors")
+    with fails("inference.space-names-read", str(tmp_path / "damaged.safetensors")):
+        space_of(tmp_path / "damaged.safetensors")
+    model.taught = attrs.evolve(model.taught, ngrams=torch.zeros(2, 2))
+    save_model(model, tmp_path / "damaged.safetensors")
+    with fails("data.grams-row-bytes-shape", "torch.float32"):
+        KnownNgrams(read_checkpoint(tmp_path / "damaged.safetensors").taught.ngrams)
+
+
+def test_texts_go_to_the_tower_that_knows_more_of_their_ngrams(files, tower):
+    clip = mobileclip.load(files / "model.safetensors")
+    german = load_model(tower)
+    clip.model.text_encoder.taught = Taught(ngrams=pack_ngrams(ENGLISH))
+    both = type(clip)(clip.model, text_towers=[german])
+    alone = mobileclip.load(files / "model.safetensors", text_model=tower)
+    texts = ["a red heart", "roter Pfeil!", "?", "blue", "Herz"]
+    expected = [model.encode_text(text)[0] for model, text in zip([clip, alone, clip, clip, alone], texts, strict=True)]
+    found = both.encode_text(texts, batch_size=2)
+    torch.testing.assert_close(found, torch.stack(expected))
+    assert both.tokenizer is both.text_sides[0].tokenizer
+
+
+@pytest.mark.parametrize("text", ["Ein ROTER, Pfeil", "roter", "ein\tPfeil"])
+def test_case_punctuation_and_order_are_no_part_of_ngrams(text):
+    known = KnownNgrams(pack_ngrams(GERMAN))
+    assert known.share(text) == 1.0
+    assert known.share("кот") < 0.1
+    assert known.share("\N{BLACK HEART SUIT} !") == 0.0
+
+
+def test_ngrams_of_many_words_stay_small_and_tell_what_was_there():
+    words = [f"{first}{second}{third}" for first in "abcdefghij" for second in range(100) for third in "klmnop"]
+    packed = pack_ngrams(words)
+    assert len(packed) < 25_000
+    known = KnownNgrams(packed)
+    assert min(map(known.share, words[::97])) == 1.0
+    others = [f"{word}{word[::-1]}" for word in ("zyx", "wvu", "tsr", "qzy")]
+    assert max(map(known.share, others)) < 0.1
+
+
+@pytest.fixture(scope="module")
+def pictures(files):
+    """Pictures with an index of them, made by the model alone."""
+    for number in range(5):
+        draw(files / "photos" / f"{number}.png", number)
+    index = Collection.create(files / "index", ModelSource(checkpoint=str(files / "model.safetensors")))
+    index.add(files / "photos", options=IndexOptions(show_progress=False, num_workers=1))
+    return files / "photos"
+
+
+def printed(capsys, *arguments):
+    main([str(one) for one in arguments])
+    return json.loads(capsys.readouterr().out)
+
+
+def test_an_index_is_searched_with_it_and_no_picture_is_read_again(files, tower, pictures, capsys, monkeypatch):
+    clip = mobileclip.load(files / "model.safetensors", text_model=tower)
+    scores = (clip.encode_image(sorted(pictures.iterdir())) @ clip.encode_text(GERMAN[0])[0]).tolist()
+    monkeypatch.setattr(ImageTextModel, "encode_pixels", None)
+    found = printed(capsys, "search", GERMAN[0], "-i", files / "index", "--text-model", files / "run", "--json")
+    assert [match["score"] for match in found] == pytest.approx(sorted(scores, reverse=True), abs=2e-3)
+    index = Collection.open(files / "index", text_model=tower)
+    assert [match.path for match in index.search(GERMAN[0])] == [match["path"] for match in found]
+    assert index.store.about.identity == space_of(files / "model.safetensors")
+
+
+def test_commands_take_it_and_refuse_that_of_another_model(files, tower, pictures, capsys):
+    model, other = files / "model.safetensors", files / "other.safetensors"
+    picture, labels = pictures / "0.png", ("Pfeil", "Herz")
+    found = printed(capsys, "classify", picture, *labels, "-m", model, "--text-model", tower, "--json")
+    assert found == pytest.approx(mobileclip.load(model, text_model=tower).classify(picture, labels), abs=1e-5)
+    with pytest.raises(SystemExit):
+        main(["classify", str(picture), *labels, "-m", str(other), "--text-model", str(tower)])
+    told(capsys.readouterr().err, "inference.speaks-space-model-weights", str(tower), str(other))
+    with pytest.raises(SystemExit):
+        main(["search", "x", "-i", str(files / "index"), "--text-model", str(tower.with_name("none.safetensors"))])
+    assert "none.safetensors" in capsys.readouterr().err
+
+
+def test_an_evaluation_has_a_row_for_every_language_with_the_tower_that_reads_it(files, tower, pictures, tmp_path):
+    rows = [
+        {"image": f"photos/{path.name}", "caption": f"{texts[number % 2]} {number}", "language": language}
+        for number, path in enumerate(sorted(pictures.iterdir()))
+        for language, texts in (("de", GERMAN), ("en", ENGLISH))
+    ]
+    own = files / "own.jsonl"
+    own.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    spec = EvaluationSpec(datasets=(str(own),), output=tmp_path / "out", device="cpu", batch_size=4)
+    model = files / "model.safetensors"
+    run = evaluate_models([str(model)], attrs.evolve(spec, text_model=str(tower)))
+    assert [one.name for one in run.models] == ["model with run"]
+    assert list(run.models[0].records) == ["own", "own/de", "own/en"]
+    english = mobileclip.load(model)
+    english.model.text_encoder.taught = Taught(ngrams=pack_ngrams(ENGLISH))
+    both = ImageTextModel(english.model, text_towers=[load_model(tower)])
+    session = Session.of(candidate_of(both, name="both"), show_progress=False, batch_size=4)
+    texts = [*GERMAN, *ENGLISH]
+    expected = torch.cat([mobileclip.load(model, text_model=tower).encode_text(GERMAN), english.encode_text(ENGLISH)])
+    torch.testing.assert_close(torch.nn.functional.normalize(session.embed_texts(texts)), expected)
