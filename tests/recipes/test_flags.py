@@ -20,6 +20,7 @@ ONE_OF_EACH = {
     "reinforcing": "reinforce_datacompdr12m",
     "finetuning": "finetune",
     "evaluating": "evaluate",
+    "distilling": "distil_text",
 }
 
 SHORT = "--steps 50 --batch_size=64 --micro-batch-size 8 --learning-rate 0.1 -j 3 --precision float32"
@@ -75,6 +76,11 @@ def test_what_the_short_help_shows_is_taken_and_is_in_the_full_help(kind, capsys
         ("finetune", "-m a.pt -o out -j 2 --quiet", "--checkpoint a.pt --output out --num-workers 2"),
         ("finetune", "-m mobileclip_s2=a.pt", "--model mobileclip_s2 -c a.pt"),
         ("finetune", "-m mobileclip_s2", f"-c {PRETRAINED['mobileclip_s2']}"),
+        (
+            "distil_text",
+            "-m a.pt -o out --steps 9 --quiet",
+            "--model a.pt --output out --training.schedule.total-steps 9",
+        ),
         ("evaluate", "a.pt -o out -j 2 --quiet", "a.pt --output out --num-threads 2"),
     ],
 )

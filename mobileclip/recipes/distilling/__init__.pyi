@@ -1,0 +1,14 @@
+from .command import (
+    run_recipe as run_recipe,
+)
+from .run import (
+    distil as distil,
+)
+from .spec import (
+    DistilSpec as DistilSpec,
+    Kind as Kind,
+)
+from .teacher import (
+    OpenedTeacher as OpenedTeacher,
+    open_teacher as open_teacher,
+)
