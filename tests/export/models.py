@@ -33,6 +33,9 @@ TRANSFORMERS = DualEncoderSpec(image=VIT, text=CAUSAL)
 # For what takes its time layer by layer.
 SHALLOW = DualEncoderSpec(image=attrs.evolve(VIT, depth=1), text=attrs.evolve(CAUSAL, depth=1))
 
+# Whose weights are those of a model that no release has.
+AUTHOR = "whoever trained them"
+
 
 def seeing(spec, seed=0):
     """The model of `spec` with random weights, norms that fit the bundled pictures, and layer scales that count.

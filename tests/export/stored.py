@@ -1,5 +1,6 @@
 """What int8 files of each format hold of a tower's layers, read by the libraries that wrote them."""
 
+import sys
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,6 +9,8 @@ import torch
 
 from mobileclip.export.targets.torch.pt2 import load_pt2
 from mobileclip.inference.optimization import import_quietly
+
+IS_MAC = sys.platform == "darwin"
 
 
 class Layer(NamedTuple):
@@ -136,14 +139,20 @@ def openvino_stored(path):
 
 def coreml_function(path) -> Any:
     """A package's program, as coremltools reads it."""
-    from mobileclip.export.targets.coreml.convert import quiet
+    from mobileclip.export.targets.coreml.convert import import_coremltools, quiet
 
+    import_coremltools()
     with quiet():
         from coremltools.converters.mil.frontend.milproto.load import load
         from coremltools.proto import Model_pb2
     data = path / "Data" / "com.apple.CoreML"
     spec = Model_pb2.Model.FromString((data / "model.mlmodel").read_bytes())
     return load(spec, spec.specificationVersion, str(data / "weights")).functions["main"]
+
+
+def coreml_operations(path, kind):
+    """The operations of a kind of a package's program."""
+    return [one for one in coreml_function(path).operations if one.op_type == kind]
 
 
 def coreml_stored(path):

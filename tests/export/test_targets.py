@@ -19,7 +19,6 @@ import pytest
 import torch
 
 import mobileclip
-from mobileclip import reparameterize
 from mobileclip.data import Tokenizer
 from mobileclip.encoders import DualEncoderSpec
 from mobileclip.export import (
@@ -34,7 +33,6 @@ from mobileclip.export import (
 )
 from mobileclip.export.describing import tower_file
 from mobileclip.export.targets import NotRunHereError
-from mobileclip.export.targets.coreml.convert import LARGEST_BATCH as LARGEST_COREML
 from mobileclip.export.targets.executorch.backends import lowering
 from mobileclip.export.targets.executorch.lower import LARGEST_BATCH
 from mobileclip.extras import install
@@ -57,13 +55,12 @@ from tests.export.models import (
     seeing,
     unusual,
 )
-from tests.export.stored import STORED, coreml_function
+from tests.export.stored import IS_MAC, STORED, coreml_operations
 from tests.once import programs_read_once
 from tests.preloaded import preloaded
 
 NEEDED = {"coreai": "coreai_torch", "litert": "ai_edge_litert"}
 WRITTEN_ELSEWHERE = ("litert",)  # by its converter, see test_litert.py
-IS_MAC = sys.platform == "darwin"
 # Seconds each: of every target one precision, and more where a second is enough.
 BY_DEFAULT = {("torch", "int8"), ("onnx", "int8-weights"), ("litert", "float32")}
 EVERY = [
@@ -145,7 +142,7 @@ def test_layers_beyond_half_precision_stay_in_float32(target, tmp_path):
     (text,) = read_contract(folder).towers
     assert (text.compute, text.float32) == ("float16", ("norm", "project"))
     if target == "coreml":
-        kinds = {one.outputs[0].dtype.__name__ for one in of_kind(folder / text.file, "linear")}
+        kinds = {one.outputs[0].dtype.__name__ for one in coreml_operations(folder / text.file, "linear")}
         assert kinds == {"fp16", "fp32"}
     elif target == "openvino":
         # Where the processor has float16, it computes all in that.
@@ -299,9 +296,9 @@ def test_a_precision_that_a_target_has_not(target, precision, transformers, tmp_
     ],
 )
 def test_a_missing_extra_names_its_command(missing, extras, asked, tmp_path, monkeypatch):
-    if "executorch" in extras:  # seconds to import, and only to say that a part lacks
-        for name in ("torchao", "executorch.exir"):
-            monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    # Seconds to import, and only to say that a part lacks.
+    for name in {"executorch": ("torchao", "executorch.exir"), "coreml": ("coremltools",)}.get(extras[0], ()):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ImportError, match=re.escape(f"needs {missing.partition('.')[0]}: `{install(*extras)}`")):
         export_model("icons", ExportSpec(out=tmp_path / "out", tower="text", **asked))
@@ -331,83 +328,6 @@ def test_nothing_is_logged_and_loggers_stay_as_they_were(target, shallow, tmp_pa
 
 
 # --- of one format each ---
-
-
-def of_kind(path, kind):
-    return [one for one in coreml_function(path).operations if one.op_type == kind]
-
-
-@pytest.fixture(scope="module")
-def coreml(convolutional, tmp_path_factory):
-    """Pictures in float16, as an app for iPhones takes them."""
-    options = {"precision": "float16", "preprocess": "uint8", "tower": "image"}
-    out = tmp_path_factory.mktemp("coreml") / "out"
-    spec = ExportSpec(out=out, target="coreml", **options)
-    return export_model(convolutional, spec, samples=few_samples(), show_progress=False)
-
-
-@pytest.mark.skipif(IS_MAC, reason="Core ML runs here")
-def test_what_core_ml_alone_computes_is_written_and_not_run(coreml):
-    contract, report = read_contract(coreml), read_report(coreml)
-    assert contract.state == report.runtime == "written, not run"
-    assert (report.towers, report.passed) == ((), False)
-    for opened in (verify_export, load_export, mobileclip.load):
-        with pytest.raises(ValueError, match=r"written, not run: Core ML runs on Macs|the image tower alone"):
-            opened(coreml)
-    text = (coreml / "mobileclip.json").read_text()
-    (coreml / "mobileclip.json").write_text(text.replace("written, not run", "lowered, not run"))
-    assert read_contract(coreml).state == "lowered, not run", "as earlier versions called it"
-    (coreml / "mobileclip.json").write_text(text)
-
-
-def test_core_ml_takes_a_picture_and_computes_in_half_precision(coreml, convolutional):
-    (image,) = read_contract(coreml).towers
-    assert (image.input_dtype, image.input_shape) == ("uint8", (1, 3, 64, 64))
-    path = coreml / image.file
-    for kind in ("conv", "gelu"):
-        assert {one.outputs[0].dtype.__name__ for one in of_kind(path, kind)} == {"fp16"}
-    # Scaling of pixels and lengths of embeddings.
-    assert of_kind(path, "mul")[0].outputs[0].dtype.__name__ == "fp32"
-    assert {one.outputs[0].dtype.__name__ for one in of_kind(path, "reduce_l2_norm")} == {"fp32"}
-    from coremltools.models.utils import load_spec
-
-    spec = load_spec(str(path))
-    taken = spec.description.input[0].type.imageType
-    assert (taken.width, taken.height, spec.specificationVersion) == (64, 64, 8), "iOS 17 and macOS 14"
-    assert {one.name for one in path.iterdir()} == {"Manifest.json", "Data"}
-    # Every weight is in it, rounded to half precision.
-    held = [one.outputs[0].val for one in coreml_function(path).operations if one.op_type == "const"]
-    arrays = [array.astype(np.float32).ravel() for array in held if isinstance(array, np.ndarray) and array.ndim]
-    for name, weight in reparameterize(convolutional).image_encoder.named_parameters():
-        expected = weight.detach().numpy().ravel()
-        near = [np.allclose(one, expected, rtol=2**-11, atol=2**-25) for one in arrays if one.size == expected.size]
-        assert any(near), name
-
-
-def test_what_core_ml_cannot_hold(convolutional, tmp_path):
-    spec = ExportSpec(out=tmp_path / "out", target="coreml", preprocess="uint8", dynamic_batch=True)
-    with fails("export.core-ml-takes-picture"):
-        export_model(convolutional, spec)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-def test_core_ml_bounds_its_batches_and_keeps_what_it_cannot_measure_wider(convolutional, tmp_path):
-    spec = ExportSpec(out=tmp_path / "out", target="coreml", precision="int8", dynamic_batch=True)
-    folder = export_model(convolutional, spec, samples=few_samples(), show_progress=False)
-    image, text = read_contract(folder).towers
-    grouped = {
-        name for name, layer in weighted_layers(reparameterize(convolutional).image_encoder) if is_grouped(layer)
-    }
-    assert IS_MAC or set(image.float32) == grouped
-    from coremltools.models.utils import load_spec
-
-    bounds = load_spec(str(folder / text.file)).description.input[0].type.multiArrayType.shapeRange.sizeRanges[0]
-    assert (bounds.lowerBound, bounds.upperBound) == (1, LARGEST_COREML)
-
-
-def is_grouped(layer):
-    return getattr(layer, "groups", 1) > 1
 
 
 @pytest.mark.slow

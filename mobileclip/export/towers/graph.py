@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import cast
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, TypeVar, cast
 
 import attrs
 import torch
@@ -22,6 +22,8 @@ from mobileclip.export.towers.fallback import Fallback, keep_in_float32
 from mobileclip.export.towers.resizing import resized, sides_of_pictures
 from mobileclip.inference.forms.one_token import fused_attention
 from mobileclip.inputs import ImageInput, TextInput
+
+T = TypeVar("T")
 
 _LARGEST_PIXEL = 255
 
@@ -159,6 +161,7 @@ class TowerExport:
         fallback: layers that stay in float32. In the graph, their names begin with `encoder.`.
         model: what the model is called in the names of files.
         notes: what a file says of itself, where its format has a place for it: name, author, licence and contract.
+        converted: what was made of it in float32, which other precisions and attempts begin with.
     """
 
     tower: Tower
@@ -169,6 +172,7 @@ class TowerExport:
     fallback: Fallback = Fallback()
     model: str = "mobileclip"
     notes: Mapping[str, str] = attrs.field(factory=dict)
+    converted: dict[Hashable, Any] = attrs.field(factory=dict, repr=False)
 
     @property
     def stem(self) -> str:
@@ -224,6 +228,17 @@ class TowerExport:
         fallback = Fallback() if dtype == torch.float32 else self.fallback
         graph = kind(self.encoder, spec=self.spec, dtype=dtype, fallback=fallback)
         return graph.eval().requires_grad_(requires_grad=False)
+
+    def in_float32(self, convert: Callable[[], T]) -> T:
+        """Return what was made of the graph in float32, which is the same whatever layers are quantised afterwards.
+
+        Args:
+            convert: makes it, the first time alone. What is returned is not to be changed.
+        """
+        key = (self.encoder, attrs.evolve(self.spec, precision="float32", also=()))
+        if key not in self.converted:
+            self.converted[key] = convert()
+        return cast("T", self.converted[key])
 
     def program(self, dtype: torch.dtype) -> torch.export.ExportedProgram:
         """Return the graph as torch.export sees it, with a batch of one or of any size."""

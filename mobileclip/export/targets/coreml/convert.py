@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
+from importlib import import_module
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,9 @@ _UNIT_LENGTH = frozenset({"reduce_l2_norm", "maximum", "tile", "real_div"})
 # Beside the package's own files, the converter leaves a table for profilers of another runtime.
 _PROFILER_TABLE = "executorch_debug_handle_mapping.json"
 _TALKATIVE = ("coremltools", "torchao", "torch.utils._pytree")
+# What coremltools imports wherever it is installed, for seconds, and what no conversion of a program needs.
+_UNNEEDED = frozenset({"executorch", "sklearn", "torchvision", "transformers"})
+_IMPORTING = ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
 
 
 def convert(program: torch.export.ExportedProgram, tower: TowerExport, path: Path, *, takes_picture: bool) -> None:
@@ -36,9 +43,8 @@ def convert(program: torch.export.ExportedProgram, tower: TowerExport, path: Pat
         path: of the package to write.
         takes_picture: the input is a picture; an array otherwise.
     """
+    coremltools = import_coremltools()
     with quiet():
-        import coremltools
-
         pipeline = coremltools.PassPipeline()
         # Ids of tokens go beyond 16 bits.
         pipeline.remove_passes({"common::add_int16_cast"})
@@ -89,6 +95,38 @@ def quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+def import_coremltools() -> Any:
+    """Return coremltools, without what it would import for models of other libraries.
+
+    Raises:
+        ImportError: if it is not installed.
+    """
+    unneeded = _Unneeded()
+    with quiet():
+        sys.meta_path.insert(0, unneeded)
+        try:
+            return import_module("coremltools")
+        finally:
+            sys.meta_path.remove(unneeded)
+
+
+class _Unneeded(MetaPathFinder):
+    """To coremltools alone, libraries that nothing has imported yet are not installed."""
+
+    def find_spec(self, fullname: str, *_: Any) -> None:
+        """Refuse what coremltools asks for without need, and leave everything else to the other finders.
+
+        Raises:
+            ModuleNotFoundError: if it is not needed.
+        """
+        frame = inspect.currentframe()
+        while frame is not None and frame.f_code.co_filename in (__file__, *_IMPORTING):
+            frame = frame.f_back
+        asking = "" if frame is None else frame.f_globals.get("__name__", "")
+        if fullname in _UNNEEDED and asking.partition(".")[0] == "coremltools":
+            raise ModuleNotFoundError(f"{fullname} is left out of coremltools", name=fullname)
 
 
 @contextlib.contextmanager

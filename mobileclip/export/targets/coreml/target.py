@@ -17,7 +17,7 @@ from torch import Tensor
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.spec import TextDtype
 from mobileclip.export.targets.base import CPU, Format, NotRunHereError, Run, Written, device_called, refuse_threads
-from mobileclip.export.targets.coreml.convert import convert, quiet
+from mobileclip.export.targets.coreml.convert import convert, import_coremltools, quiet
 from mobileclip.export.targets.pt2e import layers_alone, rounded_program
 from mobileclip.export.towers.graph import TowerExport
 from mobileclip.extras import needed
@@ -48,8 +48,8 @@ class CoreMLTarget(Format):
         Raises:
             ImportError: if something is missing; the message has the command that installs it.
         """
-        with needed("the target 'coreml'", "coreml"), quiet():
-            import_module("coremltools")
+        with needed("the target 'coreml'", "coreml"):
+            import_coremltools()
 
     def export(self, tower: TowerExport, path: Path) -> Written:
         """Write one tower.
@@ -105,8 +105,7 @@ def _in_int8(tower: TowerExport) -> torch.export.ExportedProgram:
 
 
 def _core_ml(path: Path, tower: TowerFile) -> Run:
-    import coremltools
-
+    coremltools = import_coremltools()
     try:
         model = coremltools.models.MLModel(str(path))
     except Exception as error:

@@ -75,21 +75,11 @@ class OnnxTarget(Format):
         """Write one tower."""
         import onnx
 
-        half = tower.spec.precision == "float16"
-        program = tower.program(torch.float16 if half else torch.float32)
-        with warnings.catch_warnings():
-            # PyTorch's own deprecations on the way: of its trees, and of what its decompositions copy.
-            warnings.simplefilter("ignore", FutureWarning)
-            warnings.simplefilter("ignore", DeprecationWarning)
-            converted = torch.onnx.export(
-                program,
-                dynamo=True,
-                input_names=[tower.input_name],
-                output_names=tower.output_names,
-                verbose=False,
-            )
-        assert converted is not None
-        model = converted.model_proto
+        if tower.spec.precision == "float16":
+            model = _converted(tower, torch.float16)
+        else:
+            model = onnx.ModelProto()
+            model.CopyFrom(tower.in_float32(lambda: _converted(tower, torch.float32)))
         if tower.spec.precision == "int8":
             model = quantized(model, tower)
         if tower.spec.precision == "bfloat16":
@@ -132,6 +122,24 @@ class OnnxTarget(Format):
             return tuple(map(torch.from_numpy, outputs))
 
         return run
+
+
+def _converted(tower: TowerExport, dtype: torch.dtype) -> onnx.ModelProto:
+    """Return a tower as PyTorch's exporter gives it."""
+    program = tower.program(dtype)
+    with warnings.catch_warnings():
+        # PyTorch's own deprecations on the way: of its trees, and of what its decompositions copy.
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        converted = torch.onnx.export(
+            program,
+            dynamo=True,
+            input_names=[tower.input_name],
+            output_names=tower.output_names,
+            verbose=False,
+        )
+    assert converted is not None
+    return converted.model_proto
 
 
 def _name_axes(model: onnx.ModelProto, names: tuple[str, ...]) -> None:
