@@ -17,15 +17,19 @@ if TYPE_CHECKING:
 
 def descendants(pid: int) -> set[int]:
     """Return the processes below one, by what Linux knows of them."""
-    children = set()
+    children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            text = stat.read_text()
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
         except OSError:
             continue
-        if int(text.rpartition(")")[2].split()[1]) == pid:
-            children.add(int(stat.parent.name))
-    return children | {below for child in children for below in descendants(child)}
+        children.setdefault(parent, []).append(int(stat.parent.name))
+    found, above = set[int](), [pid]
+    while above:
+        below = children.get(above.pop(), [])
+        found.update(below)
+        above += below
+    return found
 
 
 def environment_of(pid: int) -> bytes:

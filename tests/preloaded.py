@@ -38,7 +38,15 @@ EVERYTHING = (
     "mobileclip.recipes.finetuning",
     "mobileclip.reinforce",
     "mobileclip.training",
-    *(["pyarrow.parquet"] if any(Distribution.discover(name="pyarrow")) else []),
+    # What is imported where it is used, for half a second of a training.
+    "cattrs.preconf.json",
+    "rich.progress",
+    "safetensors.torch",
+    "tokenizers",
+    "typeguard",
+    "tyro:cli",
+    "webdataset",
+    *(one for one in ("pandas", "pyarrow.parquet") if any(Distribution.discover(name=one.partition(".")[0]))),
     "torch._dynamo",  # which the first optimiser of a process imports, for two seconds
 )
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT

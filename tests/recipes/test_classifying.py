@@ -67,7 +67,13 @@ def test_without_data_it_says_what_it_needs(tmp_path, monkeypatch):
 def test_a_tiny_run_and_one_that_is_resumed_to_the_bit(tmp_path, monkeypatch, capsys):
     """On drawn shapes; of the second, all but the first checkpoint is lost."""
     monkeypatch.chdir(tmp_path)
-    flags = ["--tiny", *SMALL, "--training.checkpoint-every-steps", "1"]
+    run = recipe.mci0()
+    image = run.model.image
+    stages = tuple(attrs.evolve(stage, dim=stage.dim // 8) for stage in image.stages)
+    image = attrs.evolve(image, stages=stages, embedding_dim=image.embedding_dim // 8)
+    run = attrs.evolve(run, model=attrs.evolve(run.model, image=image))
+    (tmp_path / "narrow.json").write_text(to_json(run))
+    flags = ["--run", "narrow.json", "--tiny", *SMALL, "--training.checkpoint-every-steps", "1"]
     run_named(MCI0, *flags)
     assert "load_model" in capsys.readouterr().out
     whole = tmp_path / "outputs" / "train_imagenet_mci-mci0-tiny"

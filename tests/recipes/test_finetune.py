@@ -27,8 +27,8 @@ from mobileclip.encoders import (
     DualEncoder,
     DualEncoderSpec,
     MCiSpec,
-    MCtSpec,
     StageSpec,
+    TextTransformerSpec,
     load_model,
     save_model,
 )
@@ -73,11 +73,9 @@ IMAGES = ROOT / "tests" / "golden" / "augment" / "images"
 SMALL_WORLD = World(num_scenes=64, num_tests=12, num_new=6, num_steps=1, batch_size=16)
 MODEL = DualEncoderSpec(
     image=MCiSpec(
-        stages=(StageSpec(dim=16, depth=1), StageSpec(dim=32, depth=1, mixer=AttentionSpec())),
-        embedding_dim=16,
-        input=ImageInput(size=32),
+        stages=(StageSpec(dim=32, depth=1, mixer=AttentionSpec()),), embedding_dim=16, input=ImageInput(size=32)
     ),
-    text=MCtSpec(
+    text=TextTransformerSpec(
         width=32, num_heads=2, depth=1, embedding_dim=16, input=TextInput(context_length=24, vocab_size=16384)
     ),
 )
@@ -98,8 +96,7 @@ def world(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def spec(world, tmp_path):
+def chosen(world, output):
     return FinetuneSpec(
         checkpoint=str(world / "small.safetensors"),
         data=str(world / "new-shapes"),
@@ -110,8 +107,20 @@ def spec(world, tmp_path):
         batch_size=8,
         learning_rate=1e-3,
         alphas=(0.5,),
-        output=tmp_path / "output",
+        output=output,
     )
+
+
+@pytest.fixture
+def spec(world, tmp_path):
+    return chosen(world, tmp_path / "output")
+
+
+@pytest.fixture(scope="module")
+def alone(world, tmp_path_factory, one_thread):
+    """A run of two epochs without old tasks, that nothing happens to, and what it finds."""
+    spec = attrs.evolve(chosen(world, tmp_path_factory.mktemp("alone") / "output"), old_tasks=(), alphas=(), epochs=2)
+    return spec, run(spec)
 
 
 def states_differ(one, other):
@@ -214,7 +223,7 @@ def test_captions_train_and_are_tested_by_retrieval(spec, world):
     "wrong", [{"learning_rate": 1e30}, {"checkpoint": "other.safetensors", "batch_size": 7}], ids=["step", "share"]
 )
 def test_a_run_that_fails_before_its_first_checkpoint_leaves_the_folder_to_mended_choices(
-    spec, tmp_path, monkeypatch, wrong
+    spec, alone, tmp_path, monkeypatch, wrong
 ):
     """A score of the model that it began with is not taken for the next one's either."""
     spec = attrs.evolve(spec, old_tasks=(), alphas=())
@@ -225,18 +234,16 @@ def test_a_run_that_fails_before_its_first_checkpoint_leaves_the_folder_to_mende
     with pytest.raises((FloatingPointError, ValueError)):
         run(attrs.evolve(spec, **wrong))
     monkeypatch.undo()
-    before = run(spec).before
-    assert before == run(attrs.evolve(spec, output=tmp_path / "fresh")).before
+    assert run(spec).before == alone[1].before
 
 
 def refuse():
     raise ValueError("there is no batch")
 
 
-def test_a_killed_run_gives_the_same_model(spec, monkeypatch):
-    spec = attrs.evolve(spec, old_tasks=(), alphas=(), epochs=2)
-    run(spec)
-    parts = attrs.evolve(spec, output=spec.output.with_name("parts"))
+def test_a_killed_run_gives_the_same_model(alone, tmp_path, monkeypatch):
+    spec, _ = alone
+    parts = attrs.evolve(spec, output=tmp_path / "parts")
     whole = ReinforcedPipeline.stream
 
     def stopping(self, position):

@@ -56,6 +56,9 @@ SMALL = ["train_b", "train_b_dfndr12m all_sets", "train_s1"]
 LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in MODELS if name not in SMALL]
 
 
+# As of CLIP's ids, the two highest begin and end a text.
+NUM_IDS = 64
+
 _SHOWN = {}
 
 
@@ -164,9 +167,10 @@ def test_the_research_code_s_names_of_s0_decay_the_same(released):
 
 @pytest.mark.parametrize("name", [*SMALL, *LARGE])
 def test_the_first_step_is_open_clips(name, released, monkeypatch):
-    """Of models of full width with one block a stage; embeddings are equal before it, and so is what it changes."""
+    """Of models of full width, one block a stage and few ids; embeddings are equal, and so is what the step changes."""
     run = released(name)
     spec = shallow(run.model)
+    spec = attrs.evolve(spec, text=attrs.evolve(spec.text, input=attrs.evolve(spec.text.input, vocab_size=NUM_IDS)))
     torch.manual_seed(0)
     ours, theirs = spec.build().eval(), shallow_open_clip(MODELS[name], spec, monkeypatch)
     names = entries(spec)
@@ -180,7 +184,9 @@ def test_the_first_step_is_open_clips(name, released, monkeypatch):
     state = {names[one].name: held(value, one) for one, value in ours.state_dict().items()}
     theirs.load_state_dict(state)
     size = spec.image.input.size
-    images, texts = noise((2, 3, size, size)), open_clip.tokenize(["a cat", "two dogs on a bed"])
+    images, texts = noise(2, 3, size, size), torch.zeros(2, spec.text.input.context_length, dtype=torch.long)
+    for row, text in zip(texts, ([7, 3], [4, 1, 5, 9, 2]), strict=True):
+        row[: len(text) + 2] = torch.tensor([NUM_IDS - 2, *text, NUM_IDS - 1])
     with torch.no_grad():
         torch.testing.assert_close(ours.encode_image(images), theirs.encode_image(images), rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(ours.encode_text(texts), theirs.encode_text(texts), rtol=1e-4, atol=1e-4)
@@ -205,7 +211,7 @@ def test_the_first_step_is_open_clips(name, released, monkeypatch):
 
 def shallow_open_clip(name, spec, monkeypatch):
     config = open_clip.get_model_config(name)
-    config["text_cfg"]["layers"] = spec.text.depth
+    config["text_cfg"] |= {"layers": spec.text.depth, "vocab_size": spec.text.input.vocab_size}
     if is_plain(spec):
         config["vision_cfg"]["layers"] = spec.image.depth
         return open_clip.CLIP(**config).eval()

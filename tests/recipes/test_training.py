@@ -25,13 +25,20 @@ from tests.recipes.running import run_named, shown, shown_run
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
-    """A folder in which the drawn scenes are reinforced once."""
-    return tmp_path_factory.mktemp("recipes")
+    """A folder in which the drawn scenes are reinforced once, and two rows of narrow towers, whose files are small."""
+    folder = tmp_path_factory.mktemp("recipes")
+    for row in ("plain", "one_teacher"):
+        run = importlib.import_module(f"recipes.{ROWS}").ROWS[row]()
+        image = attrs.evolve(run.model.image, width=64, num_heads=1)
+        text = attrs.evolve(run.model.text, width=64, num_heads=1)
+        run = attrs.evolve(run, model=attrs.evolve(run.model, image=image, text=text))
+        (folder / f"{row}.json").write_text(to_json(run))
+    return folder
 
 
-# The same path with fewer patches; the slow tests have each recipe's own size.
-FEW_PATCHES = ["--pipeline.image.size", "64"]
-NARROW = ["--run", "narrow.json", *FEW_PATCHES]
+def narrow(row):
+    """Return the flags of a row with narrow towers and few patches; the slow tests have each recipe's own size."""
+    return ["--run", f"{row}.json", "--pipeline.image.size", "64"]
 
 
 def run_tiny(world, name, row=None, arguments=()):
@@ -56,12 +63,8 @@ def check(output, name):
 
 @pytest.fixture(scope="session")
 def plain(world):
-    """The output of the shortest run, beside which the scenes lie; of a narrow text tower, whose files are small."""
-    run = importlib.import_module(f"recipes.{ROWS}").ROWS["plain"]()
-    text = attrs.evolve(run.model.text, width=64, num_heads=1)
-    run = attrs.evolve(run, model=attrs.evolve(run.model, text=text))
-    (world / "narrow.json").write_text(to_json(run))
-    return run_tiny(world, ROWS, "plain", NARROW)
+    """The output of the shortest run, beside which the scenes lie."""
+    return run_tiny(world, ROWS, "plain", narrow("plain"))
 
 
 @pytest.mark.slow
@@ -92,7 +95,7 @@ def test_held_out_shards_and_data_sets_in_the_public_layout_between_epochs(world
         held_out,
         "--output",
         str(tmp_path / "seen"),
-        *NARROW,
+        *narrow("plain"),
     ]
     run_tiny(world, ROWS, "plain", flags)
     seen, alone = (load_model(output / "model.safetensors", fold=False) for output in (tmp_path / "seen", plain))
@@ -113,7 +116,9 @@ def test_a_data_set_that_cannot_be_evaluated_is_named_before_the_training(world,
     folder, _ = write_scene_benchmarks(tmp_path, 4)
     (folder / "test" / "0.tar").unlink()
     with fails("evaluation.shards-missing-fetch-missing", "1", "scenes", by=SystemExit):
-        run_tiny(world, ROWS, "plain", [*FEW_PATCHES, "--evaluate", str(folder), "--output", str(tmp_path / "output")])
+        run_tiny(
+            world, ROWS, "plain", [*narrow("plain"), "--evaluate", str(folder), "--output", str(tmp_path / "output")]
+        )
     assert not (tmp_path / "output" / "metrics.jsonl").exists()
 
 
@@ -124,7 +129,7 @@ def test_the_plain_row_for_two_steps(plain):
 
 
 def test_a_reinforced_row_for_two_steps(world):
-    spec, lines = check(run_tiny(world, ROWS, "one_teacher", FEW_PATCHES), "one_teacher")
+    spec, lines = check(run_tiny(world, ROWS, "one_teacher", narrow("one_teacher")), "one_teacher")
     assert all(line["distillation"] > 0 for line in lines)
     assert spec.data.reinforced
 

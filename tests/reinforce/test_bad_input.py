@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import tarfile
+import zlib
 from pathlib import Path
 
 import attrs
@@ -47,7 +49,10 @@ def palette_with_alpha() -> bytes:
 
 
 def bomb() -> bytes:
-    return encoded(Image.new("1", (30000, 30000)), "PNG")
+    """A picture that says it is so large; what lies behind its header is of another, and not for anybody to read."""
+    small = encoded(Image.new("1", (1, 1)), "PNG")
+    header = b"IHDR" + struct.pack(">II", 30000, 30000) + small[24:29]
+    return small[:12] + header + struct.pack(">I", zlib.crc32(header)) + small[33:]
 
 
 GOOD = {"png": picture(1), "txt": b"a good picture"}

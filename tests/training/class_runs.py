@@ -6,18 +6,13 @@ import attrs
 import torch
 
 from mobileclip.data import LabelledBatch, MixingSpec
-from mobileclip.encoders import AttentionSpec, Classifier, ClassifierSpec, MCiSpec, StageSpec, ViTSpec
+from mobileclip.encoders import Classifier, ClassifierSpec, MCiSpec, StageSpec, ViTSpec
 from mobileclip.inputs import ImageInput
 from mobileclip.training import AdamWSpec, CosineSchedule, CrossEntropySpec, TrainingSpec
 from tests.training.runs import noisy
 
 NUM_CLASSES = 8
-IMAGE = MCiSpec(
-    stages=(StageSpec(dim=16, depth=1), StageSpec(dim=32, depth=1, mixer=AttentionSpec(), squeeze_excite=True)),
-    embedding_dim=24,
-    input=ImageInput(size=16),
-    drop_path=0.2,
-)
+IMAGE = MCiSpec(stages=(StageSpec(dim=16, depth=2),), embedding_dim=24, input=ImageInput(size=16), drop_path=0.2)
 MODEL = ClassifierSpec(image=IMAGE.without_projection(), num_classes=NUM_CLASSES)
 # Without batch norm and drop path, which see one piece at a time.
 TRANSFORMER = ClassifierSpec(

@@ -18,7 +18,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from mobileclip.data import ReinforcedPipelineSpec, write_shards
 from mobileclip.data.loading import crew
-from mobileclip.encoders import DualEncoderSpec, MCiSpec, MCtSpec, StageSpec
+from mobileclip.encoders import DualEncoderSpec, MCiSpec, StageSpec, TextTransformerSpec
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.recipes import reported
@@ -44,7 +44,7 @@ def run_spec(data: Path | str, *, num_steps: int, num_workers: int) -> RunSpec:
     return RunSpec(
         model=DualEncoderSpec(
             image=MCiSpec(stages=(StageSpec(dim=16, depth=1),), embedding_dim=24, input=image),
-            text=MCtSpec(width=8, num_heads=2, depth=1, kernel_size=3, embedding_dim=24, input=text),
+            text=TextTransformerSpec(width=8, num_heads=2, depth=1, embedding_dim=24, input=text),
         ),
         data=ReinforcedPipelineSpec(
             shards=f"{data}/{{00000000..00000003}}.tar",

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from mobileclip.data import Batch, ReinforcedBatch, Skip, StreamPosition, normalize_pixels
-from mobileclip.encoders import AttentionSpec, DualEncoder, DualEncoderSpec, MCiSpec, MCtSpec, StageSpec
+from mobileclip.encoders import DualEncoder, DualEncoderSpec, MCiSpec, StageSpec, TextTransformerSpec
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import ContrastiveLossSpec, ReinforcedLossSpec
 from mobileclip.training import AdamWSpec, CosineSchedule, TrainingSpec, read_metrics
@@ -30,17 +30,12 @@ class KilledError(BaseException):
 
 MODEL = DualEncoderSpec(
     image=MCiSpec(
-        stages=(StageSpec(dim=16, depth=1), StageSpec(dim=32, depth=1, mixer=AttentionSpec(), squeeze_excite=True)),
+        stages=(StageSpec(dim=16, depth=1),),
         embedding_dim=24,
         input=ImageInput(size=16),
     ),
-    text=MCtSpec(
-        width=32,
-        num_heads=2,
-        depth=1,
-        kernel_size=3,
-        embedding_dim=24,
-        input=TextInput(context_length=6, vocab_size=40),
+    text=TextTransformerSpec(
+        width=32, num_heads=2, depth=1, embedding_dim=24, input=TextInput(context_length=6, vocab_size=40)
     ),
 )
 

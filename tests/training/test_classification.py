@@ -123,7 +123,7 @@ class TestLoop:
         assert lines[0].keys() == {"step", "loss", "gradient_norm", "learning_rate", "seconds", "seconds_waiting"}
         batch = class_batch(1000, size=64)
         assert isinstance(result.model, Classifier)
-        assert (result.model(image_of(batch)).argmax(dim=1) == batch.label).float().mean() > 0.8
+        assert (result.model(image_of(batch)).argmax(dim=1) == batch.label).float().mean() > 0.6
 
     @pytest.mark.parametrize(
         "changes",

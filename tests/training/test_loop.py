@@ -74,13 +74,13 @@ def test_a_loss_with_other_teachers_than_the_data_is_refused_and_other_scales_ar
 
 @pytest.mark.parametrize("reinforced", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_loss_falls(tmp_path, reinforced):
-    spec = training_spec(24, reinforced=reinforced, peak=1e-2)
+    spec = training_spec(16, reinforced=reinforced, peak=1e-2)
     result = train(spec, model=new_model(), batches=Batches(), output=tmp_path)
     metrics = read_metrics(tmp_path / "metrics.jsonl")
-    assert [line["step"] for line in metrics] == list(range(24))
-    assert metrics[-1]["loss"] < 0.5 * metrics[0]["loss"]
+    assert [line["step"] for line in metrics] == list(range(16))
+    assert metrics[-1]["loss"] < 0.7 * metrics[0]["loss"]
     assert not result.model.training
-    assert result.num_steps == 24
+    assert result.num_steps == 16
     for line in metrics:
         assert line["loss"] == pytest.approx(line["contrastive"] + line.get("distillation", 0), rel=1e-5)
         assert 0 <= line["seconds_waiting"] < line["seconds"] < 60

@@ -24,7 +24,7 @@ def test_what_decays_in_a_small_model():
     } <= set(decayed)
     assert {"logit_scale", "text_encoder.position", "text_encoder.norm.weight"} <= set(kept)
     assert all(name in kept for name, _ in new_model().named_parameters() if "gamma" in name or "bias" in name)
-    assert sum("gamma" in name for name in kept) >= 4
+    assert sum("gamma" in name for name in kept) == 2
 
 
 @pytest.mark.parametrize("name", ["mobileclip_s0", "mobileclip_b", "vit_l14", "mci3"])

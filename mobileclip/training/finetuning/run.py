@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -74,7 +75,7 @@ def finetune(
         folder = spec.output / "data" / train_part.fingerprint
         data = world.from_first(lambda: write_training_data(train_part, folder))
         steps = _Steps(spec=spec, data=data, test=test, old=old, measure=measure, device=world.device)
-        training, model = steps.training(), steps.prepared()
+        training, model = steps.training(), steps.prepared(original)
         files = {TRAINED_ON: train_part.fingerprint, CHOICES: to_json(spec, indent=1)}
 
         def refuse() -> None:
@@ -82,7 +83,7 @@ def finetune(
             refuse_other_data(spec, train_part)
 
         def begin() -> None:
-            on_begin(steps.scores(0.0, lambda: original))
+            on_begin(steps.scores(0.0, lambda: copy.deepcopy(original)))
 
         checkpoints = f"{RUN}/checkpoints"
         with claimed(spec.output, files, world, refuse=refuse, checkpoints=checkpoints, kept=FINETUNED, made=SCORES):
@@ -163,13 +164,16 @@ class _Steps:
         loss: LossSpec = labelled_contrastive(len(names)) if names else ContrastiveLossSpec()
         return self.spec.training(loss, num_samples=self.data.num_samples)
 
-    def prepared(self) -> DualEncoder:
+    def prepared(self, original: DualEncoder) -> DualEncoder:
         """Return a copy of the original that is ready to be trained.
+
+        Args:
+            original: in training form; not changed.
 
         Raises:
             ValueError: if batch norms cannot be synchronised here, or the adapters do not fit the model.
         """
-        model = _load(self.spec)
+        model = copy.deepcopy(original)
         torch.manual_seed(self.spec.seed)
         self.spec.finetuning.prepare(model)
         return model
@@ -199,13 +203,18 @@ class _Steps:
         return model
 
     def scores(self, alpha: float, model: Callable[[], DualEncoder]) -> Scores:
-        """Return how well the model at `alpha` does every task; what an earlier run found is read."""
+        """Return how well the model at `alpha` does every task; what an earlier run found is read.
+
+        Args:
+            alpha: between the original, 0, and the fine-tuned model, 1.
+            model: makes the model, which nobody else uses: it is folded as it is.
+        """
         tested_on = "\0".join(task.fingerprint for task in (self.test, *self.old))
         mark = blake2b(tested_on.encode(), digest_size=6).hexdigest()
         path = self.spec.output / SCORES / f"{alpha:g}-{mark}.json"
         if path.exists():
             return from_json(path.read_text(encoding="utf-8"), Scores)
-        folded = reparameterize(model().eval()).to(self.device)
+        folded = reparameterize(model().eval(), inplace=True).to(self.device)
         templates = self.spec.templates
         scores = Scores(
             alpha=alpha,

@@ -38,6 +38,8 @@ BLOCKS = {
     "stem": lambda: nn.Sequential(nn.Conv2d(6, 3, 1), ConvStem(8)),
     "downsample": lambda: Downsample(6, out_dim=12),
 }
+# Where what is asked of a class is asked of each of its forms again.
+EACH_CLASS, SLOW = {"depthwise", "large_kernel", "repmixer"}, pytest.mark.slow
 
 
 def trained(block, x, *, steps=2):
@@ -202,7 +204,7 @@ def test_autocast_gradients_are_near_those_of_float32():
         assert (narrow[name].float() - wide[name].float()).norm() < 0.05 * scale, name
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("name", [name if name in EACH_CLASS else pytest.param(name, marks=SLOW) for name in BLOCKS])
 def test_compiled_it_is_left_to_the_compiler(name):
     block, x = quicken(filled(BLOCKS[name]())).train(), noise(4, 6, 5, 5)
     expected = block(x)
