@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import attrs
 
@@ -58,11 +59,11 @@ class Template:
             for part in self.parts
         )
 
-    @property
+    @cached_property
     def literals(self) -> tuple[str, ...]:
         return tuple(part for part in self.parts if isinstance(part, str))
 
-    @property
+    @cached_property
     def letters(self) -> int:
         """Number of letters of the wording: how much it says."""
         return sum(letter.isalpha() for literal in self.literals for letter in literal)
