@@ -93,7 +93,7 @@ def describe(model: str) -> dict[str, Any]:
         description["second text tower"] = {
             "parameters": {"training": num_parameters(second), "folded": num_parameters(second, folded=True)},
             "input": json.loads(to_json(second.input)),
-            "spec": json.loads(to_json(second, unstructure_as=read_back_as(second))),
+            "spec": json.loads(model_json(second)),
         }
     return description
 
