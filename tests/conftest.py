@@ -2,7 +2,9 @@ import logging
 import os
 import signal
 import sys
+from functools import cache
 
+import filelock
 import pytest
 import torch
 from hypothesis import settings
@@ -130,3 +132,41 @@ def clip2_s0_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("checkpoints") / "open_clip_pytorch_model.bin"
     torch.save(golden("openclip_MobileCLIP2-S0").state(), path)
     return path
+
+
+@pytest.fixture(scope="session")
+def export_once(state_of_its_own, tmp_path_factory):
+    """What gives an export that nobody changes, by name: whichever process of the run needs it first, writes it."""
+    from mobileclip.export.written import remember_export
+
+    place = tmp_path_factory.getbasetemp()
+    place = place.parent if "PYTEST_XDIST_WORKER" in os.environ else place
+    (place / "exports").mkdir(exist_ok=True)
+    state = os.environ["XDG_STATE_HOME"]
+
+    @cache
+    def folder(name, write):
+        out = place / "exports" / name
+        with pytest.MonkeyPatch.context() as patch, filelock.FileLock(f"{out}.lock"):
+            patch.setenv("XDG_STATE_HOME", state)
+            if not out.exists():
+                write(out)
+            remember_export(out)
+        return out
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_export(export_once):
+    """What gives both towers of `small_model(target)` for a target, with everything as it is by default."""
+    from mobileclip.export import ExportSpec, export_model
+    from tests.export.models import small_model
+
+    def folder(target, seed=0):
+        def write(out):
+            export_model(small_model(target, seed), ExportSpec(out=out, target=target), show_progress=False)
+
+        return export_once(f"{target}_{seed}", write)
+
+    return cache(folder)

@@ -16,7 +16,7 @@ from mobileclip.export import ExportSpec, bundled_samples, export_model, read_co
 from mobileclip.inputs import ImageInput
 from mobileclip.serialization import from_json
 from tests.examples.running import contract_module
-from tests.export.models import CONVOLUTIONAL, TRANSFORMERS, seeing
+from tests.export.models import SHALLOW, small_model
 
 
 @pytest.fixture
@@ -25,11 +25,9 @@ def contract(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(small_export):
     """Both towers, with everything as it is by default."""
-    return export_model(
-        seeing(CONVOLUTIONAL), ExportSpec(out=tmp_path_factory.mktemp("contract") / "out", target="torch")
-    )
+    return small_export("torch")
 
 
 def pictures():
@@ -82,15 +80,15 @@ def test_tokens_are_the_librarys(contract, folder):
     texts = ["a cat", "", "two DOGS on a beach, and a good deal more than twelve tokens can ever hold", "café 🙂"]
     tokens = contract.tokenize(contract.read_export(folder, target="torch"), texts)
     assert tokens.dtype == np.int64
-    assert tokens.tolist() == Tokenizer(CONVOLUTIONAL.text.input)(texts).tolist()
+    assert tokens.tolist() == Tokenizer(SHALLOW.text.input)(texts).tolist()
 
 
 @torch.no_grad()
 def test_probabilities_are_the_models(contract, folder):
-    model = seeing(CONVOLUTIONAL)
+    model = small_model("torch")
     export = contract.read_export(folder, target="torch")
     samples = bundled_samples()
-    transform, tokens = ImageTransform(CONVOLUTIONAL.image.input), contract.tokenize(export, samples.captions[:5])
+    transform, tokens = ImageTransform(SHALLOW.image.input), contract.tokenize(export, samples.captions[:5])
     images = torch.stack([transform(load_image(data)) for data in samples.images[:3]])
     embeddings = [
         model.encode_image(images, normalize=True),
@@ -103,10 +101,11 @@ def test_probabilities_are_the_models(contract, folder):
 
 @torch.no_grad()
 @pytest.mark.parametrize("normalize", [True, False])
-def test_golden_vectors_tell_right_from_wrong(contract, tmp_path, normalize):
-    model = seeing(TRANSFORMERS)
-    spec = ExportSpec(out=tmp_path / "out", target="torch", tower="text", normalize=normalize)
-    export = contract.read_export(export_model(model, spec), target="torch")
+def test_golden_vectors_tell_right_from_wrong(contract, folder, tmp_path, normalize):
+    model = small_model("torch")
+    if not normalize:
+        folder = export_model(model, ExportSpec(out=tmp_path / "out", target="torch", tower="text", normalize=False))
+    export = contract.read_export(folder, target="torch")
 
     def encode(tokens):
         return model.encode_text(torch.from_numpy(tokens), normalize=normalize).numpy()

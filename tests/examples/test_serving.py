@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import time
 import urllib.error
@@ -16,8 +17,7 @@ import torch
 import uvicorn  # noqa: F401
 
 import mobileclip
-from mobileclip.export import ExportSpec, bundled_samples, export_model
-from tests.export.models import SHALLOW, seeing
+from mobileclip.export import bundled_samples
 from tests.preloaded import preloaded
 
 APP = Path(__file__).parents[2] / "examples" / "serving" / "app.py"
@@ -35,12 +35,11 @@ def embedding(address, text):
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
+def models(small_export, tmp_path_factory):
     """Exports of two models for OpenVINO."""
     folder = tmp_path_factory.mktemp("serving")
     for seed in (0, 1):
-        spec = ExportSpec(out=folder / f"model_{seed}", target="openvino")
-        export_model(seeing(SHALLOW, seed=seed), spec, show_progress=False)
+        shutil.copytree(small_export("openvino", seed), folder / f"model_{seed}")
     return folder
 
 

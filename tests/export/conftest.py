@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 
-from mobileclip.export import ExportSpec, export_model
+from mobileclip.export import export_model
 from tests.export.hostile import CANARY_EVENT
 from tests.export.models import CONVOLUTIONAL, SHALLOW, TRANSFORMERS, few_samples, seeing, unusual
 
@@ -56,21 +56,22 @@ def shallow():
 
 
 @pytest.fixture(scope="session")
-def plain_onnx(convolutional, tmp_path_factory):
+def plain_onnx(small_export):
     """Both towers in ONNX with everything as it is by default."""
-    return export_model(convolutional, ExportSpec(out=tmp_path_factory.mktemp("onnx") / "plain"))
+    return small_export("onnx")
 
 
 @pytest.fixture(scope="session")
-def half_onnx(shallow, tmp_path_factory):
+def half_onnx(shallow, export_once):
     """Both towers in ONNX with nothing as it is by default."""
-    spec = unusual(tmp_path_factory.mktemp("onnx") / "half", target="onnx")
-    return export_model(shallow, spec, samples=few_samples())
+    return export_once(
+        "half_onnx", lambda out: export_model(shallow, unusual(out, target="onnx"), samples=few_samples())
+    )
 
 
 @pytest.fixture(scope="session")
-def plain_torch(shallow, tmp_path_factory):
-    return export_model(shallow, ExportSpec(out=tmp_path_factory.mktemp("torch") / "plain", target="torch"))
+def plain_torch(small_export):
+    return small_export("torch")
 
 
 @pytest.fixture(scope="session")

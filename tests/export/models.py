@@ -59,6 +59,11 @@ def seeing(spec, seed=0):
     return model.eval()
 
 
+def small_model(target, seed=0):
+    """The model of the fixture `small_export`: of convolutions for ONNX, and one layer deep for the others."""
+    return seeing(CONVOLUTIONAL if target == "onnx" else SHALLOW, seed)
+
+
 def few_samples(count=5):
     """The first bundled pictures with a caption each: few enough for random weights to rank them alike in 8 bits."""
     samples = bundled_samples()

@@ -72,13 +72,11 @@ def test_what_cannot_be_read_of_a_data_set_is_counted(capsys, model_file, tmp_pa
     assert "left out of the data: 1 samples (missing_image)" in err
 
 
-def test_verify_says_what_an_export_loses_on_a_data_set(capsys, model_file, tmp_path):
+def test_verify_says_what_an_export_loses_on_a_data_set(capsys, model_file, plain_torch, tmp_path):
     images = bundled_samples().images[:6]
     place = tmp_path / "wds_mine_test"
     write_benchmark(place, samples(images, [f"picture {row}" for row in range(len(images))]))
-    out = tmp_path / "out"
-    assert run(capsys, "export", model_file, "--target", "torch", "-o", out)[0] == 0
-    arguments = ("verify", out, "--data", place, "-c", model_file, "--output", tmp_path / "results")
+    arguments = ("verify", plain_torch, "--data", place, "-c", model_file, "--output", tmp_path / "results")
     status, printed, _ = run(capsys, *arguments)
     assert status == 0
     same = r"^mine, mean_recall@1: (\d+\.\d\d) -> \1 %, \+0\.00 \(95 %: -.* to \+.*\): not to be told apart; 6 images$"

@@ -22,7 +22,7 @@ from tests.collections.pictures import draw
 from tests.errors import fails
 from tests.export.hostile_folders import sign
 from tests.export.litert import EXPORT
-from tests.export.models import SHALLOW, few_samples, seeing
+from tests.export.models import few_samples
 from tests.preloaded import preloaded
 
 # PyTorch's of its own GRU.
@@ -85,11 +85,10 @@ def test_the_authors_own_operations_are_judged_by_numbers(odd, target, tmp_path,
             verify_export(folder, show_progress=False)
 
 
-@pytest.fixture(scope="module", params=["torch", "openvino"])
-def believing(request, tmp_path_factory):
+@pytest.fixture(params=["torch", "openvino"])
+def believing(request, small_export):
     """An export of both towers for a runtime that believes what it reads."""
-    spec = ExportSpec(out=tmp_path_factory.mktemp("believing") / "out", target=request.param)
-    return export_model(seeing(SHALLOW), spec, samples=few_samples(), show_progress=False)
+    return small_export(request.param)
 
 
 def _first_file(folder):

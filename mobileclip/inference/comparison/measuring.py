@@ -104,7 +104,8 @@ def least_agreement(num_queries: int) -> float:
     # What `scipy.stats.binom.ppf` asks, without the most of a second that importing the distributions takes.
     from scipy.special import bdtrik
 
-    return 1 - math.ceil(bdtrik(1 - _CHANCE, num_queries, 1 - LEAST_AGREEMENT)) / num_queries
+    most = float(bdtrik(1 - _CHANCE, num_queries, 1 - LEAST_AGREEMENT))
+    return 1 - math.ceil(most) / num_queries
 
 
 def first_results(queries: Tensor, keys: Tensor) -> Tensor:
