@@ -9,11 +9,11 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from importlib import metadata
 from itertools import chain
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -140,7 +140,7 @@ class Registry(Mapping[str, T], Generic[T]):
     def _plugins(self) -> dict[str, list[metadata.EntryPoint]]:
         """What packages offer by name, those of the same name by their distributions."""
         found: dict[str, list[metadata.EntryPoint]] = {}
-        for entry_point in sorted(metadata.entry_points(group=f"mobileclip.{self.kind}"), key=_distribution):
+        for entry_point in sorted(_offered(self.kind), key=_distribution):
             found.setdefault(entry_point.name, []).append(entry_point)
         return found
 
@@ -208,8 +208,28 @@ def with_parts(arguments: Sequence[str]) -> list[str]:
 
 def has_others(*kinds: str) -> bool:
     """Return whether packages or modules outside of the library may have registered values of one of these kinds."""
-    offered = (metadata.entry_points(group=f"mobileclip.{kind}") for kind in kinds)
-    return bool(os.environ.get(MODULES)) or any(offered)
+    return bool(os.environ.get(MODULES)) or any(_offered(kind) for kind in kinds)
+
+
+def _offered(kind: str) -> metadata.EntryPoints:
+    """Return what installed packages offer of a kind."""
+    places = tuple((place, _changed(place)) for place in sys.path)
+    offered: metadata.EntryPoints = _installed(places).select(group=f"mobileclip.{kind}")
+    return offered
+
+
+def _changed(place: str) -> int | None:
+    try:
+        return Path(place).stat().st_mtime_ns  # an empty one is the current folder
+    except OSError:
+        return None
+
+
+@lru_cache(maxsize=1)
+def _installed(places: tuple[tuple[str, int | None], ...]) -> Any:
+    """Return all entry points: a file of each distribution is read, once for all registries until there are others."""
+    del places
+    return metadata.entry_points()
 
 
 def taken(flag: str, arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -127,6 +127,12 @@ def s0_file(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def s0_shapes(tmp_path_factory):
+    """The names and shapes of that checkpoint, with zeros."""
+    return golden("apple_mobileclip_s0").write_shapes(tmp_path_factory.mktemp("shapes") / "s0.safetensors")
+
+
+@pytest.fixture(scope="session")
 def clip2_s0_file(tmp_path_factory):
     """A full-size checkpoint in open_clip's layout, with the golden weights, whose image projection has a bias."""
     path = tmp_path_factory.mktemp("checkpoints") / "open_clip_pytorch_model.bin"

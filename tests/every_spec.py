@@ -75,11 +75,21 @@ def spec_classes() -> tuple[type, ...]:
 
 def families(cls: type) -> list[type]:
     """Return what fields are annotated with that may hold a registered class; JSON says there which one it is."""
-    if not any(cls in registry.values() for module in modules() for registry in _registries(module)):
-        return []
+    return [base for base in _bases() if issubclass(cls, base)] if cls in _registered() else []
+
+
+@cache
+def _registered() -> set[type]:
+    registries = [registry for module in modules() for registry in _registries(module)]
+    return {value for registry in registries for value in registry.values() if inspect.isclass(value)}
+
+
+@cache
+def _bases() -> list[type]:
     hints = (hint for one in spec_classes() for hint in get_type_hints(one).values())
-    bases = {part for hint in hints for part in _parts(hint) if inspect.isabstract(part) and issubclass(cls, part)}
-    return sorted(bases, key=lambda base: base.__name__)
+    return sorted(
+        {part for hint in hints for part in _parts(hint) if inspect.isabstract(part)}, key=lambda base: base.__name__
+    )
 
 
 @cache

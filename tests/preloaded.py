@@ -263,6 +263,8 @@ def _serve() -> None:
         imported = importlib.import_module(folder)
         if name:
             getattr(imported, name)  # a folder imports it when it is used
+    if "mobileclip.registry" in sys.modules:
+        sys.modules["mobileclip.registry"].has_others("model")  # what is installed is read once for all
     gc.collect()
     gc.freeze()
     for line in sys.stdin:

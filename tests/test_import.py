@@ -68,6 +68,18 @@ print(*(path for path in opened if not path.endswith((".py", ".pyc", ".pyi")) an
     assert not after_torch(code)
 
 
+def test_tensors_of_every_form_are_known_without_the_compiler(after_torch):
+    """What computes with shapes takes PyTorch a second to import."""
+    code = """
+import sys
+from mobileclip import specs
+from mobileclip.encoders.checkpoints import FORMS, tensor_shapes
+print([len(tensor_shapes(specs.mci0(), form)) for form in FORMS], "sympy" in sys.modules)
+"""
+    *_, has_sympy = after_torch(code).split()
+    assert has_sympy == "False"
+
+
 def test_adds_little_to_importing_torch():
     """At most three tenths of torch's own work; the processor's time, and any of several runs: others only ever add."""
     code = """

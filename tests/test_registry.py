@@ -1,6 +1,7 @@
 import os
 import sys
 import types
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,21 @@ def test_a_name_is_taken_once():
     registry.add("red", 1)
     with fails("registry.registered-already-choose-another", "colour", "red"):
         registry.add("red", 2)
+
+
+def test_what_is_installed_is_read_once_for_all_registries(monkeypatch):
+    asked, whole = [], metadata.entry_points
+    monkeypatch.setattr(metadata, "entry_points", lambda **choices: asked.append(choices) or whole(**choices))
+    monkeypatch.syspath_prepend("another place")
+    assert [list(Registry(kind)) for kind in ("first", "second", "third")] == [[], [], []]
+    assert len(asked) == 1
+
+
+def test_what_is_installed_later_is_found_by_whoever_looks_then(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, known in (("first", ["first"]), ("second", ["first", "second"])):
+        install(tmp_path, f"{name}_stain_plugin", "stain", name, "VALUE = 1\n")
+        assert sorted(Registry("stain")) == known
 
 
 def test_an_unknown_name_suggests_the_nearest_or_lists_all():

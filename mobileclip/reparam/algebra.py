@@ -106,8 +106,8 @@ def identity_kernel(dim: int, kernel_size: tuple[int, int], *, groups: int, like
         raise ValueError(f"an identity kernel has a centre, so its sides are odd; got {height}x{width}")
     group_dim = dim // groups
     kernel = widened(like.new_zeros(dim, group_dim, height, width))
-    channel = torch.arange(dim, device=like.device)
-    kernel[channel, channel % group_dim, height // 2, width // 2] = 1.0
+    centre = kernel[:, :, height // 2, width // 2].view(groups, group_dim, group_dim)
+    centre.diagonal(dim1=1, dim2=2).fill_(1.0)
     return kernel
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import TypeVar, cast
 
@@ -12,7 +11,7 @@ from torch.utils._pytree import tree_flatten
 
 from mobileclip.reparam.algebra import BATCH_NORMS
 from mobileclip.reparam.folds import fold_of, warn_if_foldable
-from mobileclip.reparam.module import LayerScale, Reparameterizable, children_by_name, refuse_training
+from mobileclip.reparam.module import LayerScale, Reparameterizable, children_by_name, copied, refuse_training
 from mobileclip.reparam.refusing import refuse_lost
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -56,8 +55,8 @@ def reparameterize(
     refuse_training(model)
     inputs = (check,) if isinstance(check, Tensor) else check
     with torch.no_grad():
-        kept = copy.deepcopy(model) if inplace and inputs is not None else model
-        folded = cast("Module", _folded(model if inplace else copy.deepcopy(model), only, {}))
+        kept = copied(model) if inplace and inputs is not None else model
+        folded = cast("Module", _folded(model if inplace else copied(model), only, {}))
         if inputs is not None:
             _refuse_unequal(kept, folded, inputs)
     return folded

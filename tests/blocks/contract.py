@@ -114,3 +114,8 @@ CASES: dict[str, Case] = {
         lambda: TransformerLayer(8, num_heads=4, hidden_dim=12, causal=True), TOKENS, TOKENS
     ),
 }
+
+# Those that take a map of any sides, and give one.
+CONVOLUTIONAL = [
+    name for name, case in CASES.items() if len(case.input) == 4 and not ("text" in name or "stem" in name)
+]

@@ -12,7 +12,8 @@ from mobileclip.encoders.checkpoints import read_checkpoint
 from mobileclip.reparam import is_folded
 from tests.encoders.small import SMALL, SMALL_MCT, SMALL_VIT, embeddings, randomised
 from tests.errors import fails
-from tests.golden.checkpoints import golden_images, golden_tokens, relative_error
+from tests.evaluation.scene_models import small_spec, write_for_open_clip
+from tests.golden.checkpoints import golden, golden_images, golden_tokens, relative_error
 
 TIMM_VIT = attrs.evolve(SMALL_VIT, image=attrs.evolve(SMALL_VIT.image, stem_padding=0, norm_eps=1e-6))
 STORABLE = [
@@ -129,29 +130,35 @@ class TestLayouts:
         with fails("encoders.mobileclip-own-layout-safetensors"):
             save_model(randomised(SMALL), tmp_path / "m.pt")
 
-    def test_full_size_file_is_recognised_without_a_name(self, s0_file, clip2_s0_file):
-        assert read_checkpoint(s0_file).spec == specs.mobileclip_s0()
-        stored = read_checkpoint(clip2_s0_file)
-        assert stored.spec.image == attrs.evolve(specs.mci0(), projection_bias=True)
-        assert stored.spec.text == specs.text_base()
+    def test_full_size_file_is_recognised_without_a_name(self, s0_shapes, tmp_path):
+        assert read_checkpoint(s0_shapes, mmap=True).spec == specs.mobileclip_s0()
+        other = golden("openclip_MobileCLIP2-S0").write_shapes(tmp_path / "open_clip.safetensors")
+        stored = read_checkpoint(other, mmap=True)
+        assert (stored.spec.image, stored.spec.text) == (specs.mci0(), specs.text_base())
 
 
 class TestOpenClip:
     """Converted files in open_clip itself."""
 
-    @pytest.mark.parametrize("folded", [pytest.param(False, marks=pytest.mark.slow), True])
+    @pytest.mark.parametrize("folded", [False, True])
+    @pytest.mark.parametrize("name", [None, pytest.param("MobileCLIP2-S0", marks=pytest.mark.slow)])
     @torch.inference_mode()
-    def test_loads_there_with_equal_outputs(self, folded, clip2_s0_file, tmp_path):
+    def test_loads_there_with_equal_outputs(self, name, folded, request, tmp_path):
         import open_clip
         import timm.utils as timm_utils
 
-        model = load_model(clip2_s0_file, fold=folded)
+        if name is None:
+            model = randomised(small_spec())
+            name = write_for_open_clip(model, tmp_path / "theirs")
+            model = reparameterize(model) if folded else model
+        else:
+            model = load_model(request.getfixturevalue("clip2_s0_file"), fold=folded)
         save_model(model, tmp_path / "converted.safetensors", layout="open_clip")
-        theirs = open_clip.create_model("MobileCLIP2-S0", pretrained=None, load_weights=False).eval()
+        theirs = open_clip.create_model(name, pretrained=None, load_weights=False).eval()
         if folded:
             theirs = timm_utils.reparameterize_model(theirs)
         theirs.load_state_dict(load_file(tmp_path / "converted.safetensors"))
-        images, texts = golden_images(256), golden_tokens()[:3]
+        images, texts = golden_images(model.spec.image.input.size), golden_tokens()[:3]
         assert relative_error(theirs.encode_image(images), model.encode_image(images)) < 1e-5
         assert relative_error(theirs.encode_text(texts), model.encode_text(texts)) < 1e-5
 
@@ -210,9 +217,9 @@ class TestTowers:
         with pytest.raises(CheckpointError):
             load_model(path, SMALL.image)
 
-    def test_load_by_name_from_a_full_size_file(self, s0_file):
-        assert load_model(s0_file, "text_mct").spec == specs.text_mct()
-        assert load_model(s0_file, tower="image").spec == specs.mci0()
+    def test_load_by_name_from_a_full_size_file(self, s0_shapes):
+        assert load_model(s0_shapes, "text_mct", mmap=True).spec == specs.text_mct()
+        assert load_model(s0_shapes, tower="image", mmap=True).spec == specs.mci0()
 
 
 class TestTimm:
@@ -272,9 +279,9 @@ class TestWrongFiles:
         with fails("encoders.tensor-holds-nan-infinite", "logit_scale"):
             load_model(path, SMALL)
 
-    def test_another_model_is_found_out_and_named(self, s0_file):
+    def test_another_model_is_found_out_and_named(self, s0_shapes):
         with fails("encoders.does-fit-model-tensors", "its tensors fit mobileclip_s0"):
-            load_model(s0_file, "mobileclip_s1")
+            load_model(s0_shapes, "mobileclip_s1", mmap=True)
 
     def test_another_spec_is_found_out(self, saved):
         other = attrs.evolve(SMALL, image=attrs.evolve(SMALL.image, input=attrs.evolve(SMALL.image.input, size=128)))

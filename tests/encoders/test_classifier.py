@@ -17,7 +17,6 @@ from mobileclip.encoders import (
     load_model,
     save_model,
 )
-from mobileclip.encoders.checkpoints import read_checkpoint
 from mobileclip.reparam import is_folded
 from mobileclip.serialization import from_json, to_json
 from tests.encoders.small import IMAGE, SMALL, VIT, randomised
@@ -193,10 +192,8 @@ class TestBackbone:
             load_backbone(spec.build(), tmp_path / "m.safetensors")
 
 
-def test_a_full_file_is_recognised_without_a_name(s0_file):
+def test_a_full_file_is_recognised_without_a_name(s0_shapes):
     classifier = ClassifierSpec(image=specs.mci0().without_projection(), num_classes=3).build()
-    load_backbone(classifier, s0_file)
-    tensors = read_checkpoint(s0_file, tower="image").tensors
-    assert torch.equal(
-        classifier.image_encoder.head.conv.branches[0].conv.weight, tensors["head.conv.branches.0.conv.weight"]
-    )
+    assert classifier.image_encoder.head.conv.branches[0].conv.weight.any()
+    load_backbone(classifier, s0_shapes)
+    assert not classifier.image_encoder.head.conv.branches[0].conv.weight.any(), "the file has zeros"

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from mobileclip import reparameterize
-from mobileclip.blocks import models
+from mobileclip.blocks import image_encoders, models, text_encoders
 from mobileclip.encoders import (
     CheckpointError,
     ClassifierSpec,
@@ -108,13 +108,13 @@ def same(found, expected):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_it_loads_to_the_bit(form, suffix, tmp_path):
+def test_it_loads_to_the_bit(form, tmp_path):
+    """What a file is called and where its numbers stay is asked of other tests in the other pairs."""
     make, spec = FORMS[form]
     tensors = {name: tensor.clone().contiguous() for name, tensor in make().items()}
-    (torch.save if suffix == ".pt" else save_file)(tensors, tmp_path / f"m{suffix}")
-    for mmap in (False, True):
-        loaded = load_model(tmp_path / f"m{suffix}", spec, fold=False, mmap=mmap)
+    for file, save, mmap in (("m.pt", torch.save, False), ("m.safetensors", save_file, True)):
+        save(tensors, tmp_path / file)
+        loaded = load_model(tmp_path / file, spec, fold=False, mmap=mmap)
         assert loaded.spec == spec
         same(loaded.state_dict(), state(spec))
 
@@ -196,7 +196,10 @@ class TestWhatIsNotInShapes:
 
     @pytest.fixture
     def known(self, monkeypatch):
-        monkeypatch.setattr(models, "_values", {**models._values, "first": SMALL, "second": CAUSAL})
+        """Two that fit, and one of each kind that does not."""
+        for registry, other in ((models, "mobileclip_s0"), (image_encoders, "mci0"), (text_encoders, "text_mct")):
+            monkeypatch.setattr(registry, "_values", {other: registry[other]})
+        models._values.update(first=SMALL, second=CAUSAL)
 
     @pytest.mark.parametrize("write", [lambda: state(SMALL), lambda: foreign(SMALL, "official"), lambda: state(TEXT)])
     @pytest.mark.usefixtures("known")

@@ -50,10 +50,12 @@ def test_all_published_names_are_registered():
 @pytest.mark.parametrize("name", [*models, *image_encoders, *text_encoders])
 def test_build_model_knows_every_name(name):
     registry = next(registry for registry in (models, image_encoders, text_encoders) if name in registry)
-    with torch.device("meta"):
-        model = build_model(name)
-    assert model.spec == registry[name] == getattr(specs, name)()
-    assert model.training
+    assert registry[name] == getattr(specs, name)()
+    if registry is not models or name == "mobileclip_s0":  # the others' tensors are compared with the public code's
+        with torch.device("meta"):
+            model = build_model(name)
+        assert model.spec == registry[name]
+        assert model.training
 
 
 def test_build_model_suggests_the_nearest_name():
@@ -125,8 +127,10 @@ def test_a_small_tower_trains_folds_and_exports(spec):
     other = inputs(spec, seed=1)
     expected = encoder(other)
     torch.testing.assert_close(folded(other), expected, rtol=1e-4, atol=1e-4)
-    exported = torch.export.export(folded, (batch,)).module()
-    torch.testing.assert_close(exported(other), expected, rtol=1e-4, atol=1e-4)
+    sides = ({0: torch.export.Dim("batch", min=1, max=64)},)
+    exported = torch.export.export(folded, (batch,), dynamic_shapes=sides).module()
+    for size in (1, 3):
+        torch.testing.assert_close(exported(other[:size]), expected[:size], rtol=1e-4, atol=1e-4)
 
 
 @torch.inference_mode()
@@ -141,16 +145,6 @@ def test_embeddings_do_not_depend_on_the_batch(spec):
     encoder, batch = filled(spec.build()).double(), inputs(spec, dtype=torch.float64)
     alone = torch.cat([encoder(batch[index : index + 1]) for index in range(len(batch))])
     torch.testing.assert_close(encoder(batch), alone, rtol=1e-10, atol=1e-10)
-
-
-@torch.inference_mode()
-def test_export_takes_any_batch(spec):
-    encoder = reparameterize(filled(spec.build()))
-    batch = torch.export.Dim("batch", min=1, max=64)
-    exported = torch.export.export(encoder, (inputs(spec),), dynamic_shapes=({0: batch},)).module()
-    for size in (1, 3):
-        some = inputs(spec, seed=2)[:size]
-        torch.testing.assert_close(exported(some), encoder(some), rtol=1e-4, atol=1e-4)
 
 
 @torch.inference_mode()

@@ -1,6 +1,8 @@
 """The golden checkpoints and outputs of the public code, and how far ours are from them."""
 
 import json
+import math
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +28,19 @@ class GoldenModel:
 
     def state(self) -> dict[str, torch.Tensor]:
         return {name: torch.from_numpy(array) for name, array in filled_state(self.keys_file).items()}
+
+    def write_shapes(self, path: Path) -> Path:
+        """Write a file with its names and shapes, of zeros that take no place on the disk, and return its path."""
+        kinds, header, end = {True: ("I64", 8), False: ("F32", 4)}, {}, 0
+        for name, shape in json.loads(self.keys_file.read_text()).items():
+            kind, size = kinds[name.endswith("num_batches_tracked")]
+            start, end = end, end + size * math.prod(shape)
+            header[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
+        content = json.dumps(header).encode()
+        with path.open("wb") as file:
+            file.write(struct.pack("<Q", len(content)) + content)
+            file.truncate(8 + len(content) + end)
+        return path
 
     def outputs(self) -> dict[str, np.ndarray]:
         with np.load(HERE / "models" / f"{self.file}.npz") as file:

@@ -86,11 +86,11 @@ class TestAgainstDense:
 
         def terms(image, text, syn_text, logit_scale, *bias):
             found = loss(image=image, text=text, syn_text=syn_text, logit_scale=logit_scale, **fixed)
-            return found.contrastive, found.distillation, found.total
+            return tuple(term for term in (found.contrastive, found.distillation, found.total) if term.requires_grad)
 
         scale = torch.tensor(8.0, dtype=torch.float64, requires_grad=True)
         student = [inputs[name] for name in STUDENT]
-        assert torch.autograd.gradcheck(terms, (*student, scale, *loss.parameters()))
+        assert torch.autograd.gradcheck(terms, (*student, scale, *loss.parameters()), fast_mode=True)
 
 
 @each_loss
@@ -163,6 +163,10 @@ class TestCopies:
         assert list(spec.build().state_dict()) == (["logit_bias"] if sigmoid else [])
 
 
+# Whose gradients are compiled too, which takes long: the others call the same operation with other arguments.
+WITH_GRADIENTS = [SPECS["contrastive"], SPECS["reinforced, both terms"], SPECS["reinforced_sigmoid, both terms"]]
+
+
 @each_loss
 class TestTransforms:
     # PyTorch's own, of what it does where it compiles a function with gradients of its own.
@@ -170,7 +174,7 @@ class TestTransforms:
     def test_compiles_in_one_graph(self, spec):
         torch._dynamo.reset()  # all losses share the code that is compiled, and it counts the versions
         loss = spec.build().double()
-        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager" if spec in WITH_GRADIENTS else "eager")
         inputs = random_batch(spec, 6)
         expected, gradients = evaluate(loss, inputs, 9.0, "total")
         found, others = evaluate(compiled, inputs, 9.0, "total")

@@ -10,6 +10,7 @@ import attrs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.backend_bases import RendererBase
     from matplotlib.text import Annotation
     from matplotlib.transforms import Bbox
 
@@ -58,10 +59,13 @@ def place_labels(
         line_color: of the lines that join distant labels to their points.
         paper: the colour around letters that cross a line all the same.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.patheffects import withStroke
 
     figure = axes.get_figure(root=True)
     assert figure is not None, "axes belong to a figure"
+    # A label that is given none makes one whenever it is measured.
+    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
     scale = figure.dpi / 72
     radius = _POINT_RADIUS * scale
     pixels = [axes.transData.transform((x, y)) for x, y, _ in points]
@@ -83,10 +87,12 @@ def place_labels(
             path_effects=[withStroke(linewidth=2.5, foreground=paper)],
             zorder=4,
         )
-        costs = {place: _cost(label, place, (taken, written), others, axes.bbox) for place in _PLACES}
+        costs = {
+            place: _cost(_moved(label, place, renderer), place, (taken, written), others, axes.bbox)
+            for place in _PLACES
+        }
         best = min(costs, key=lambda place: costs[place])
-        _move(label, best)
-        written.append(label.get_window_extent())
+        written.append(_moved(label, best, renderer))
         if best.distance > _DISTANCES[0]:
             axes.annotate(
                 "",
@@ -114,14 +120,16 @@ def _along(axes: Axes, line: Sequence[tuple[float, float]], scale: float) -> lis
     return found
 
 
-def _move(label: Annotation, place: _Place) -> None:
+def _moved(label: Annotation, place: _Place, renderer: RendererBase) -> Bbox:
+    """Move a label, and return what it covers there."""
     label.set_position(place.offset)
     label.set_horizontalalignment(_HORIZONTAL[place.direction[0]])
     label.set_verticalalignment(_VERTICAL[place.direction[1]])
+    return label.get_window_extent(renderer)
 
 
 def _cost(
-    label: Annotation,
+    box: Bbox,
     place: _Place,
     covered: tuple[Sequence[Bbox], Sequence[Bbox]],
     others: Sequence[tuple[float, float]],
@@ -131,8 +139,6 @@ def _cost(
 
     Of what is covered, the second are labels.
     """
-    _move(label, place)
-    box = label.get_window_extent()
     gap = 1.5 * _DISTANCES[0] * box.height / _FONT_SIZE
     mistaken = sum(box.x0 - gap < x < box.x1 + gap and box.y0 - gap / 4 < y < box.y1 + gap / 4 for x, y in others)
     leader = _LEADER if place.distance > _DISTANCES[0] else 0.0
