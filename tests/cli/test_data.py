@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 from PIL import Image
@@ -13,6 +11,7 @@ from mobileclip.data import write_shard
 from mobileclip.engines import LocalEngine, RayEngine, Retries, read_set_aside
 from tests.cli.test_cli import run
 from tests.data.made_samples import encoded, golden, make_sample, write_raw
+from tests.preloaded import preloaded
 from tests.storage.test_local import nobody
 
 
@@ -46,11 +45,11 @@ def test_join(capsys, shards):
     assert out.splitlines()[1:] == ["joining: 2 of 2 shards done, 2 of them by earlier runs"]
 
 
-def test_join_in_a_process_of_its_own(shards):
-    command = [sys.executable, "-m", "mobileclip.cli", "data", "join", *map(str, shards), "--by", "uid", "--quiet"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "joined      6 of 8" in done.stdout
-    assert done.stderr == ""
+def test_join_in_a_process_of_its_own(shards, tmp_path):
+    job = preloaded().start("-m", "mobileclip.cli", "data", "join", *shards, "--by", "uid", "--quiet", folder=tmp_path)
+    out, err = job.communicate()
+    assert (job.returncode, err) == (0, "")
+    assert "joined      6 of 8" in out
 
 
 def test_join_tells_by_its_status_that_a_shard_could_not_be_read(capsys, shards):

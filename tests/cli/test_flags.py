@@ -55,7 +55,12 @@ def read_as_typed(command, function, line):
 
 
 def read(command, line):
-    return read_as_typed(command, EVERY[command].load(), line.split() if isinstance(line, str) else line)
+    return _read(command, tuple(line.split() if isinstance(line, str) else line))
+
+
+@functools.cache
+def _read(command, words):
+    return read_as_typed(command, EVERY[command].load(), list(words))
 
 
 def test_there_are_no_more_flags_than_a_person_can_learn():

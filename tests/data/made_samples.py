@@ -11,7 +11,13 @@ import attrs
 import numpy as np
 from PIL import Image
 
-from mobileclip.data import ImageTextSample, ReinforcedSample, augmentation_rng, datacompdr_augmentation
+from mobileclip.data import (
+    AugmentationSpec,
+    ImageTextSample,
+    ReinforcedSample,
+    augmentation_rng,
+    datacompdr_augmentation,
+)
 from mobileclip.data.shards import read_shard
 
 SHARDS = Path(__file__).parents[1] / "golden" / "shards"
@@ -70,11 +76,17 @@ def encoded(width: int, height: int, seed: int = 0, kind: str = "png") -> bytes:
     return stream.getvalue()
 
 
-def make_sample(number: int, *, size: tuple[int, int] = (40, 30), dim: int = 6, **changes: object) -> ReinforcedSample:
+def make_sample(
+    number: int,
+    *,
+    size: tuple[int, int] = (40, 30),
+    dim: int = 6,
+    augmentation: AugmentationSpec = datacompdr_augmentation(32),  # noqa: B008 - a value
+    **changes: object,
+) -> ReinforcedSample:
     """Return a small sample in which every number is its own."""
     rng = np.random.default_rng(number)
     key = f"{number:06d}"
-    augmentation = datacompdr_augmentation(32)
     fields = {
         "key": key,
         "captions": (f"picture {number}",),

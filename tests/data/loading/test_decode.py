@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+from functools import cache
 from pathlib import Path
 
 import attrs
@@ -28,6 +29,7 @@ from mobileclip.data.loading import SourceImage
 PICTURES = sorted((Path(__file__).parents[2] / "golden" / "augment" / "images").glob("*.png"))
 
 
+@cache
 def picture(place: int = 0, mode: str = "RGB") -> Image.Image:
     with Image.open(PICTURES[place]) as image:
         return image.convert(mode)
@@ -37,6 +39,11 @@ def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
     stream = io.BytesIO()
     image.save(stream, kind, **({"quality": 90} | options if kind == "JPEG" else options))
     return stream.getvalue()
+
+
+@cache
+def small(width: int, height: int) -> bytes:
+    return encoded(picture().resize((width, height)))
 
 
 def pixels(data: bytes) -> np.ndarray:
@@ -87,8 +94,7 @@ class TestFrame:
     @settings(max_examples=150, deadline=None)
     @given(st.data())
     def test_any_bytes(self, data):
-        start = encoded(picture().resize((40, 30)))
-        changed = bytearray(start)
+        changed = bytearray(small(40, 30))
         for _ in range(data.draw(st.integers(1, 4))):
             changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
         frame = read_frame(bytes(changed[: data.draw(st.integers(0, len(changed)))]))
@@ -172,8 +178,7 @@ class TestSimplejpeg:
     @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.data())
     def test_damage(self, without, data):
-        start = encoded(picture().resize((80, 60)))
-        changed = bytearray(start)
+        changed = bytearray(small(80, 60))
         for _ in range(data.draw(st.integers(1, 4))):
             changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
         damaged = bytes(changed[: len(changed) - data.draw(st.sampled_from((0, 0, 1, 200)))])

@@ -24,6 +24,7 @@ from mobileclip.data import (
     ReinforcedBatch,
     ReinforcedPipelineSpec,
     StreamPosition,
+    crop_augmentation,
     joined_positions,
     write_shard,
     write_shards,
@@ -32,10 +33,12 @@ from mobileclip.data.loading import TarReader
 from mobileclip.data.shards import write_sizes
 from mobileclip.inputs import ImageInput
 from mobileclip.serialization import from_json, to_json
-from tests.data.made_samples import encoded, make_sample, write_raw
+from tests.data.made_samples import encoded, make_sample as make_any_sample, write_raw
 from tests.errors import fails
 from tests.stores import web_server
 
+# What is tested is which samples come, and not their pixels.
+make_sample = partial(make_any_sample, size=(20, 15), augmentation=crop_augmentation(32))
 # Uneven on purpose: numbers of samples per shard.
 SIZES = (9, 2, 7, 4, 1, 12)
 BROKEN = {2, 3, 10, 15, 22, 30}
@@ -342,7 +345,8 @@ class TestDeadShards:
                 found, positions = [[] for _ in range(position.first_batch, stop)], []
                 for rank in range(world_size):
                     patch.setenv("RANK", str(rank))
-                    pipeline = spec(paths, batch_size=batch_size // world_size, num_readers=num_readers).build()
+                    choices = {"batch_size": batch_size // world_size, "num_readers": num_readers}
+                    pipeline = spec(paths, reinforced=False, **choices).build()
                     for own, batch in zip(found, pipeline.stream(position), strict=False):
                         own.extend(batch.keys)
                         if own is found[-1]:
@@ -484,7 +488,7 @@ class TestEndless:
 
     def test_nothing_but_bad_samples(self, tmp_path, monkeypatch):
         monkeypatch.setattr(mobileclip.data.loading.chunks, "MAX_VAIN", 50)
-        path = write_shard(tmp_path / "a.tar", [make_sample(n, image=encoded(40, 30)[:-300]) for n in range(3)])
+        path = write_shard(tmp_path / "a.tar", [make_sample(n, image=encoded(20, 15)[:-300]) for n in range(3)])
         with fails("data.samples-row-used-last", "50", "image_truncated"):
             next(spec(path, sampling="endless").build().stream())
 

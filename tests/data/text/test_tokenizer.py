@@ -5,13 +5,13 @@ import html
 import json
 import pickle
 import re
-import subprocess
-import sys
 import unicodedata
 from contextlib import suppress
 from functools import cache
 from importlib import metadata
+from itertools import chain, combinations_with_replacement
 from pathlib import Path
+from string import ascii_lowercase
 
 import attrs
 import ftfy
@@ -113,6 +113,7 @@ def _split(pattern: str):
 KINDS = (r"\p{L}", r"\p{N}", r"\s")
 
 
+@cache
 def _class(character: str) -> str | None:
     """A letter, a digit, a space or anything else, as the engine of `tokenizers` sees it."""
     is_whole = not 0xD800 <= ord(character) < 0xE000
@@ -177,8 +178,8 @@ def _code_points(step: int) -> list[str]:
 
     Ideographs, Hangul and private use are uniform.
     """
-    codes = (code for code in range(0x110000) if code < 0x3400 or code % step == 0 or 0xFB00 <= code < 0x20000)
-    return [chr(code) for code in codes if not 0xD800 <= code < 0xE000]
+    codes = (range(0x3400), range(0x3400, 0xFB00, step), range(0xFB00, 0x20000), range(0x20000, 0x110000, step))
+    return [chr(code) for code in chain(*codes) if not 0xD800 <= code < 0xE000]
 
 
 @pytest.fixture(scope="module", params=[64, pytest.param(1, marks=pytest.mark.slow)])
@@ -251,7 +252,7 @@ def test_equals_open_clip_on_every_character():
 # Texts on both sides of the line between what is repaired and what is not.
 SPARED = st.text(
     st.sampled_from(tokenizer_module._ALONE.replace("-", ""))
-    | st.from_regex(f"[{tokenizer_module._RUNS}]", fullmatch=True)
+    | st.sampled_from([one for one in map(chr, range(0x20000)) if re.match(f"[{tokenizer_module._RUNS}]", one)])
     | st.characters(min_codepoint=32, max_codepoint=126)
     | st.characters(min_codepoint=0xA0, max_codepoint=0x17F)
     | st.sampled_from("&;œÃÂ°…•€™й\u0306\u3099\u0301$ "),
@@ -276,7 +277,8 @@ def test_no_spared_letter_is_suspect_between_ascii_characters():
     assert len(spared) == 62
     for character in spared:
         assert not ftfy.badness.is_bad(character)
-        assert not ftfy.badness.is_bad("\n".join(f"x{a}{character}{b}y" for a in printable for b in printable))
+        pairs = combinations_with_replacement(printable, 2)
+        assert not ftfy.badness.is_bad("".join(f"{a}{character}{b}{character}" for a, b in pairs))
         assert not tokenizer_module._SUSPECT.search(f"{character} a{character}b {character}")
         assert tokenizer_module._SUSPECT.search(f"a{character}{character}b")
         assert tokenizer_module._SUSPECT.search(f"日{character}")
@@ -328,7 +330,7 @@ def test_bytes_alone_are_a_vocabulary():
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.from_regex(r"[a-z]{1,12}", fullmatch=True), max_size=6).map(" ".join))
+@given(st.lists(st.text(ascii_lowercase, min_size=1, max_size=12), max_size=6).map(" ".join))
 def test_words_survive_the_round_trip(text):
     """At most 72 letters, so that the context has room for them whatever they are split into."""
     assert OURS.decode(OURS.encode(text)) == text
@@ -341,12 +343,18 @@ def test_decode_equals_open_clip(text):
     assert OURS.decode(ids) == theirs().decode(ids).rstrip(" ")
 
 
+@cache
+def served() -> tokenizers.Tokenizer:
+    """What other libraries read."""
+    return tokenizers.Tokenizer.from_str(OURS.to_json())
+
+
 def test_vocabulary_is_open_clips():
     assert tokenizer_module._vocabulary(49408) == list(theirs().encoder)
 
 
 def test_json_alone_gives_the_golden_tokens():
-    whole = tokenizers.Tokenizer.from_str(OURS.to_json())
+    whole = served()
     for example in GOLDEN:
         if example["text"] not in NEEDS_REPAIR:
             assert whole.encode(example["text"]).ids == example["tokens"], example["text"]
@@ -355,14 +363,14 @@ def test_json_alone_gives_the_golden_tokens():
 
 
 def test_json_alone_equals_the_tokenizer_on_ascii():
-    whole = tokenizers.Tokenizer.from_str(OURS.to_json())
+    whole = served()
     for text in captions(500, seed=1):
         if "&" not in text:
             assert whole.encode(text).ids == OURS(text)[0].tolist(), text
 
 
 def test_json_alone_knows_what_a_sigma_is_at_the_end_of_a_word():
-    whole = tokenizers.Tokenizer.from_str(OURS.to_json())
+    whole = served()
     for text in ("Ο ΟΔΥΣΣΕΑΣ ΣΤΗ ΘΑΛΑΣΣΑ", "ΟΔΟΣ.", "ΣΣ", "Σ", "ΑΣ2", "αΣ-β"):
         assert whole.encode(text).ids == OURS(text)[0].tolist(), text
 
@@ -380,17 +388,18 @@ def test_pickles_and_compares_by_its_contract():
 def test_works_in_another_process(tmp_path):
     """As it does in a worker that is spawned: pickled, where nothing is loaded yet."""
     code = f"import pickle; print(pickle.loads({pickle.dumps(OURS)!r})('a photo of a cat').tolist())"
-    said = preloaded().call("tests.preloaded:python", "-c", code, folder=tmp_path)
+    said = preloaded("torch").call("tests.preloaded:python", "-c", code, folder=tmp_path)
     assert json.loads(said.output) == OURS("a photo of a cat").tolist()
 
 
-def test_importing_reads_no_file_and_nothing_slow():
+def test_importing_reads_no_file_and_nothing_slow(tmp_path):
     code = (
         "import sys, mobileclip.data.text.tokenizer as t; t.Tokenizer()\n"
         "assert not {'tokenizers', 'ftfy', 'open_clip'} & set(sys.modules)\n"
         "assert t._merges.cache_info().currsize == 0"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
+    done = preloaded("torch").call("tests.preloaded:python", "-c", code, folder=tmp_path)
+    assert done.status == 0, done.output
 
 
 @pytest.mark.parametrize("texts", [None, 3, 1.5])
@@ -462,7 +471,7 @@ def test_texts_without_spaces_equal_open_clip(text):
 def test_no_token_reaches_from_one_ideograph_into_the_next():
     """They begin with the bytes E4 to E9, whose symbols are the letters; two symbols more follow."""
     following = "[¡-¬®-¿Ģ-Ń]"
-    tokens = json.loads(OURS.to_json())["model"]["vocab"]
+    tokens = served().get_vocab()
     assert sum(re.search("[ä-é]", token) is not None for token in tokens) > 50
     reaching = re.compile(f"[ä-é]{following}{{2}}[ä-é]|^{following}{{1,2}}[ä-é]")
     assert not [token for token in tokens if reaching.search(token)]
@@ -483,10 +492,10 @@ def use(count):
         tokenizer("".join(rng.choices("一二三四五", k=5_000)))
 use(5)
 before = held()
-use(150)
+use(60)
 print(held() - before)
 """
     if not Path("/proc/self/statm").exists():
         pytest.skip("only Linux says what a process holds there")
-    said = preloaded().call("tests.preloaded:python", "-c", code, folder=tmp_path)
-    assert float(said.output) < 20
+    said = preloaded("torch").call("tests.preloaded:python", "-c", code, folder=tmp_path)
+    assert float(said.output) < 8

@@ -34,6 +34,7 @@ from mobileclip.datasets.curation import (
 from mobileclip.engines import InlineEngine, LocalEngine, Retries, read_set_aside
 from mobileclip.inputs import ImageInput
 from tests.data.made_samples import golden, make_sample
+from tests.engines.conftest import forked_workers  # noqa: F401  a fixture
 from tests.errors import fails
 
 DIM, COLUMNS = 32, columns_of((20, 12))

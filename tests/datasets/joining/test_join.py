@@ -22,6 +22,7 @@ from mobileclip.engines import LocalEngine
 from mobileclip.reinforce import verify
 from tests.data.made_samples import encoded, golden, make_sample, write_raw
 from tests.datasets.joining.world import SIZE, Data, contents, files_of, without_image
+from tests.engines.conftest import forked_workers  # noqa: F401  a fixture
 from tests.errors import fails
 
 

@@ -18,6 +18,7 @@ from tests.cli.test_cli import run
 from tests.data.made_samples import encoded, write_raw
 from tests.data.public_release import Pair, PublicRelease
 from tests.datasets.joining.world import AT_ONCE
+from tests.engines.conftest import forked_workers  # noqa: F401  a fixture
 
 
 @pytest.fixture(scope="module")
