@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
-from examples.languages.scoring import NEVER, OTHER, RECOMBINED, SENTENCE, STRANGER, TAUGHT, Result
+from examples.languages.scoring import ITSELF, NEVER, OTHER, RECOMBINED, SENTENCE, STRANGER, TAUGHT, Result
+from examples.languages.sources import ENGLISH
 from examples.languages.spec import LANGUAGES, STRANGERS
 
 _TITLES = {
@@ -50,8 +51,8 @@ its English. The tower that ships learned all names; those of the page had some 
 
 The weights are under the MIT licence, as the code is. The texts are their authors':
 
-| texts | package | licence |
-|---|---|---|
+| texts | author | licence | package |
+|---|---|---|---|
 {sources}
 """
 
@@ -85,20 +86,22 @@ def card(results: Sequence[Result], path: Path, datacard: Path, *, pool: int) ->
         datacard: of its texts.
         pool: number of drawings that were searched.
     """
-    shipped = [one for one in results if one.seed is None and one.kind == TAUGHT]
+    shipped = [one for one in results if one.seed is None and one.kind in (TAUGHT, ITSELF)]
     about = json.loads(datacard.read_text(encoding="utf-8"))
+    titles = {ENGLISH: ITSELF} | {code: title for code, (title, _) in LANGUAGES.items()}
     rows = _head("language", "names", "R@5", "of the English names'")
     rows += [
-        f"| {LANGUAGES[one.language][0]} | {one.number:,} | {one.student:.1f} | {_share(one):.0f} % |"
-        for one in shipped
+        f"| {titles[one.language]} | {one.number:,} | {one.student:.1f} | {_share(one):.0f} % |" for one in shipped
     ]
     return _CARD.format(
         size=path.stat().st_size / 1e6,
-        languages=len(shipped),
+        languages=len(shipped) - 1,
         pool=pool,
         rows="\n".join(rows),
         texts=sum(about["texts"].values()),
-        sources="\n".join(f"| {one['title']} | `{one['package']}` | {one['licence']} |" for one in about["sources"]),
+        sources="\n".join(
+            f"| {one['title']} | {one['author']} | {one['licence']} | `{one['package']}` |" for one in about["sources"]
+        ),
     )
 
 

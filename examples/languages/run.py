@@ -12,6 +12,7 @@ import mobileclip
 from examples.icons import build_dataset
 from examples.languages.report import card, tables
 from examples.languages.scoring import (
+    ITSELF,
     NEVER,
     OTHER,
     RECOMBINED,
@@ -27,11 +28,12 @@ from examples.languages.scoring import (
     read_words,
     write_results,
 )
-from examples.languages.sources import SOURCES, Phrase, names_of, read_phrases
+from examples.languages.sources import ENGLISH, SOURCES, Phrase, names_of, read_phrases
 from examples.languages.spec import STRANGERS, LanguagesSpec
 from examples.languages.texts import CARD, build_texts, is_held_out, pairs, without_held_out, write_table
 from examples.languages.training import TEACHER, train_tower
 from examples.quickstart.emoji.sources import download
+from mobileclip import ImageTextModel
 from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import write_text
 from mobileclip.terminal import say
@@ -68,7 +70,10 @@ def make(spec: LanguagesSpec) -> Path:
             path = train_tower(spec, found, folder, seed=seed or 0)
             minutes = (process_time() - start) / 60
             say(f"{path}: {len(found):,} texts of {len(taught)} languages, {minutes:.1f} minutes of processor time")
-            scorer = Scorer(pool=pool, english=english, student=mobileclip.load(TEACHER, text_model=path), seed=seed)
+            student = mobileclip.load(TEACHER, text_model=path)
+            if seed is None:  # as it ships: beside the English tower
+                student = ImageTextModel(english.model, text_towers=(student.model.text_encoder,))
+            scorer = Scorer(pool=pool, english=english, student=student, seed=seed)
             write_results(folder / RESULTS, measured(spec, scorer, phrases, taught))
         results += read_results(folder / RESULTS)
     write_results(spec.output / RESULTS, results)
@@ -125,6 +130,7 @@ def measured(
         if language in SENTENCES:
             sentences = {name: SENTENCES[language].format(text) for name, text in usual.items()}
             yield from scorer.score(language, SENTENCE, sentences, table)
+    yield from scorer.score(ENGLISH, ITSELF, {name: name for name in scorer.pool.names}, WordTable(()))
     modules = download(spec.output / "download", tuple(SOURCES))
     for language in STRANGERS:
         strange = _asked(names_of(read_phrases(modules, language)), scorer.pool)

@@ -21,6 +21,7 @@ from mobileclip.storage import write_text
 
 _FOUND_IN = 5
 TAUGHT, NEVER, RECOMBINED, SENTENCE, STRANGER, OTHER = "taught", "never", "recombined", "sentence", "stranger", "other"
+ITSELF = "English"
 SENTENCES = {
     "de": "ein Bild, auf dem man {} sieht",
     "es": "una imagen en la que se ve {}",

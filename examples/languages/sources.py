@@ -13,11 +13,10 @@ import attrs
 
 from examples.quickstart.emoji.sources import Style
 
-CLDR = Style(name="cldr", package="cldr-annotations-full", title="annotations of CLDR, Unicode, Inc.")
-OSM = Style(
-    name="osm", package="@openstreetmap/id-tagging-schema", title="presets of OpenStreetMap's iD, its contributors"
-)
-SOURCES = {CLDR: "Unicode-3.0", OSM: "ISC"}
+CLDR = Style(name="cldr", package="cldr-annotations-full", title="annotations of emoji, CLDR")
+OSM = Style(name="osm", package="@openstreetmap/id-tagging-schema", title="presets of OpenStreetMap's editor iD")
+# Each with its licence and whose it is.
+SOURCES = {CLDR: ("Unicode-3.0", "© 2004-2026 Unicode, Inc."), OSM: ("ISC", "© iD Contributors")}
 ENGLISH = "en"
 # What the packages call a language.
 _CLDR_CODES = {"nb": "no"}

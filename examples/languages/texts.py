@@ -114,8 +114,8 @@ def write_table(folder: Path, found: Sequence[TextPair]) -> Path:
     write_text(folder / TABLE, content.getvalue())
     counts = {tag: sum(pair.language == tag for pair in found) for tag in shares(found, 0.5)}
     sources = [
-        {"title": one.title, "package": with_version(one.package), "licence": licence}
-        for one, licence in SOURCES.items()
+        {"title": one.title, "package": with_version(one.package), "licence": licence, "author": author}
+        for one, (licence, author) in SOURCES.items()
     ]
     write_text(folder / CARD, json.dumps({"texts": counts, "sources": sources}, indent=1) + "\n")
     return folder / TABLE

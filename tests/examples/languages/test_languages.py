@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import attrs
 import pytest
@@ -20,7 +19,6 @@ from examples.quickstart.emoji.sources import locked
 from mobileclip.datasets.sources import read_text_pairs
 from tests.examples.icons.packages import LABELS, write_icon_packages
 
-PAGE = Path(__file__).parents[3] / "docs" / "languages.md"
 SETS = ("bi", "carbon", "iconoir", "lucide", "noto")
 GERMAN = {"red": "rot", "green": "grün", "blue": "blau", "yellow": "gelb", "circle": "Kreis", "square": "Quadrat"}
 SPEC = LanguagesSpec(
