@@ -14,7 +14,7 @@ from mobileclip.cli.renamed import OLD_COMMANDS, OLD_FLAGS, OLD_PLACES, with_new
 from mobileclip.terminal import parse
 from tests.flags import PAGE, commands, page, shown
 
-MOST = 156
+MOST = 164
 EVERY = dict(commands())
 LINES = {
     "classify": "a.jpg cat",
@@ -39,6 +39,8 @@ LINES = {
     "hub push": "m.pt me/it --license mit",
     "recipes cp": "s2",
     "runs": "a",
+    "tokenizer train": "t.txt -o t.json",
+    "tokenizer prune": "m.pt t.txt -o n.safetensors",
 }
 
 

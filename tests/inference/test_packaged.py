@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageOps
 
 import mobileclip
+from mobileclip import list_models
 from mobileclip.cli.__main__ import main
 from mobileclip.data.text import pack_ngrams
 from mobileclip.encoders import TextTransformerSpec, load_model, save_model
@@ -18,7 +19,6 @@ from mobileclip.evaluation import Session, open_candidate
 from mobileclip.export import ExportSpec, export_model
 from mobileclip.inference import space_of
 from mobileclip.inference.catalogue import describe, rows
-from mobileclip.inference.names import list_models
 from mobileclip.inputs import TextInput
 from mobileclip.reparam import is_folded
 from tests.encoders.small import randomised

@@ -115,9 +115,10 @@ def test_commands_that_errors_name_exist_with_their_flags(command):
     assert name, command
     assert not members or name == ["eval"], "it is a whole command"
     recorded = json.loads(FILE.read_text(encoding="utf-8"))["commands"]
-    if name[0] in ("train", "reinforce") and words:
-        assert words[0] in ("NAME", "{name}") or f"{name[0]}_{words[0]}" in recipe_files()
-        name.append({"train": "s2", "reinforce": "datacompdr12m"}[name[0]])
+    if name[0] in ("train", "reinforce") and words and not words[0].startswith("-"):
+        recipe = words.pop(0)
+        assert recipe in ("NAME", "{name}") or {recipe, f"{name[0]}_{recipe}"} & set(recipe_files())
+        name.append(recipe if recipe in recipe_files() else {"train": "s2", "reinforce": "datacompdr12m"}[name[0]])
     known = recorded.get(f"mobileclip {' '.join(name)}", ["--help"])
     assert {word.partition("=")[0] for word in words if word.startswith("-")} <= {*known, "--help-all"}
 
