@@ -1,5 +1,6 @@
 from .forms import by_length as by_length, prepared as prepared, prepared_tower as prepared_tower
 from .identity import ModelIdentity as ModelIdentity
+from .modes import evaluating as evaluating
 from .optimization.optimizing import (
     OptimizedDualEncoder as OptimizedDualEncoder,
     optimize as optimize,
