@@ -143,12 +143,13 @@ def test_eval_and_fine_tuning(clip, folder, expected):
     task = open_task(str(folder), "classes", ("{}",))
     with session.encoding() as encoders:
         kept, rows = encoders.embed_pictures(
-            task.samples(SkipReport()),
+            task.samples(left_out := SkipReport()),
             lambda sample: sample.image,
             keep=lambda sample: sample.key.rpartition("/")[2],
-            skip=lambda *_: None,
+            report=left_out,
             title="",
         )
+    assert left_out.num_skipped == len(broken())
     same(dict(zip(kept, torch.nn.functional.normalize(rows, dim=-1).numpy(), strict=True)), by_stem(expected))
 
 

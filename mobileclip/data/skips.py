@@ -62,6 +62,10 @@ class BadSampleError(ValueError):
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}"
 
+    def skip(self, *, key: str, shard: str) -> Skip:
+        """Return what is counted of the sample of this key."""
+        return Skip(reason=self.reason, key=key, shard=shard, detail=self.detail)
+
 
 @attrs.frozen(kw_only=True)
 class Skip:

@@ -14,9 +14,8 @@ from mobileclip.data.loading.shard_reader import ShardReader, TarReader
 from mobileclip.data.samples.json_object import parse_object
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.samples.sample import check_key
-from mobileclip.data.shards.files import RawSample, Shards, runs_program
+from mobileclip.data.shards.files import RawSample, Shards, paths_of, runs_program
 from mobileclip.data.skips import BadSampleError, Skip, attempt
-from mobileclip.datasets.sources.access import paths_of
 from mobileclip.datasets.sources.class_folder import ClassFolderSource
 from mobileclip.datasets.sources.folder import FolderItem, FolderSource
 from mobileclip.datasets.sources.opening import as_source, split_kind

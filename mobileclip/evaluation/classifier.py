@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from mobileclip.data import ImageTransform
 from mobileclip.data.samples.limits import SAMPLE_LIMITS
 from mobileclip.data.shards.files import Shards, parse_each
-from mobileclip.data.skips import BadSampleError, Skip, SkipReport
+from mobileclip.data.skips import BadSampleError, SkipReport
 from mobileclip.datasets.class_data import ClassData, LabelledSample, LabelParser, open_class_data
 from mobileclip.datasets.sources.opening import name_of
 from mobileclip.encoders import Classifier
@@ -83,7 +83,7 @@ def _evaluated(
         samples = parse_each(raws, parser, report.add)
         for sample, found in encode_ahead(samples, decode, classify, batch_size=batch_size, num_threads=num_threads):
             if isinstance(found, BadSampleError):
-                report.add(Skip(reason=found.reason, key=sample.key, shard="", detail=found.detail))
+                report.add(found.skip(key=sample.key, shard=""))
             else:
                 report.num_read += 1
                 rows += [row for row in found if row is not None]

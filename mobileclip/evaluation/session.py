@@ -17,13 +17,14 @@ from mobileclip.evaluation.candidates import Candidate
 from mobileclip.evaluation.datasets.benchmark import Benchmark
 from mobileclip.evaluation.datasets.content import fingerprint, hash_of
 from mobileclip.evaluation.encoding.batch_size import find_batch_size
-from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize, Transform, evaluating
+from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize, Transform
 from mobileclip.evaluation.encoding.features import Features, extract_features
 from mobileclip.evaluation.encoding.inference import Encoders, KnownTexts, encoding_threads, fastest_form
 from mobileclip.evaluation.encoding.timing import machine_name
 from mobileclip.evaluation.metrics.classification import ensemble_prompts, fill_templates
 from mobileclip.extras import VERSION
 from mobileclip.inference.text_towers import TextSide
+from mobileclip.inference.modes import evaluating
 
 
 @attrs.define(eq=False)
@@ -93,8 +94,9 @@ class Session:
     @contextmanager
     def encoding(self) -> Iterator[Encoders]:
         """Hold the model ready to encode, without gradients, then give every module its mode back."""
-        dtype = next(self.model.parameters()).dtype
-        with evaluating(self.model) as device, encoding_threads(self.model, device) as threads:
+        first = next(self.model.parameters())
+        device, dtype = first.device, first.dtype
+        with evaluating(self.model), torch.inference_mode(), encoding_threads(self.model, device) as threads:
             if self._ready is None:
                 self._ready = fastest_form(self.model)
             yield Encoders(

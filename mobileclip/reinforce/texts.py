@@ -12,7 +12,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from mobileclip.data.skips import BadSampleError, Skip, SkipReport
+from mobileclip.data.skips import BadSampleError, SkipReport
 from mobileclip.data.text.stored import CARD, TextsCard, part_name, part_tensors, write_texts_card
 from mobileclip.datasets.sources.text_pairs import TextPair
 from mobileclip.encoders.checkpoints.files import write_tensors
@@ -94,7 +94,7 @@ def reinforce_texts(
 def _usable(pairs: Iterable[TextPair | BadSampleError], report: SkipReport) -> Iterator[TextPair]:
     for number, pair in enumerate(pairs, 1):
         if isinstance(pair, BadSampleError):
-            report.add(Skip(reason=pair.reason, key=f"text {number}", shard="", detail=pair.detail))
+            report.add(pair.skip(key=f"text {number}", shard=""))
         else:
             report.num_read += 1
             yield pair

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def weights_sha256(state: Mapping[str, Tensor]) -> str:
+def weights_sha256(state: Mapping[str, Tensor], *, head: str = "{}\x1f{}\x1f{}\x1e") -> str:
     """Return the SHA-256 of named tensors: of the names in order, with dtypes, shapes and bytes.
 
     Neither the device, the memory layout, the order of the names nor the format of a file changes it; one changed bit
@@ -17,10 +17,11 @@ def weights_sha256(state: Mapping[str, Tensor]) -> str:
 
     Args:
         state: a state dict.
+        head: what the name, the dtype and the shape of a tensor are put into.
     """
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1e".encode())
+        digest.update(head.format(name, tensor.dtype, tuple(tensor.shape)).encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

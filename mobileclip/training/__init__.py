@@ -30,7 +30,6 @@ from mobileclip.training.selection import (
     PairLosses as PairLosses,
     SelectionSpec,
     choose_pairs as choose_pairs,
-    evaluating as evaluating,
 )
 from mobileclip.training.spec import TrainingSpec
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import attrs
 from torch import nn
 
+from mobileclip.inference.modes import evaluating
 from mobileclip.terminal import get_logger
 from mobileclip.terminal.interruption import Interrupted, Postponed
 from mobileclip.training.adapters import merged
-from mobileclip.training.selection import evaluating
 
 if TYPE_CHECKING:
     from mobileclip.data import Batch, BatchSource

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import attrs
 import torch
 from attrs import validators
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mobileclip.strict import strict
@@ -154,15 +153,3 @@ def choose_pairs(spec: SelectionSpec, captions: Sequence[Learnability], draws: T
             one.add(drawn)
         score = torch.stack([one.beside_chosen() for one in captions]).sum(0)
     return is_chosen.nonzero().flatten()
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module into evaluation mode for the block, and every part of it back into its own mode behind it."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mobileclip.inference import evaluating
 from mobileclip.losses import ContrastiveLossSpec, ReinforcedLossSpec
 from mobileclip.serialization import to_json
 from mobileclip.training import (
@@ -21,7 +22,6 @@ from mobileclip.training import (
     SelectionSpec,
     World,
     choose_pairs,
-    evaluating,
     read_metrics,
     train,
 )

@@ -7,6 +7,8 @@ from typing import Any
 
 import attrs
 
+from mobileclip.progress import duration
+
 
 @attrs.frozen(kw_only=True)
 class Match:
@@ -59,9 +61,7 @@ def clock(seconds: float) -> str:
         >>> clock(42.5), clock(3723)
         ('0:42', '1:02:03')
     """
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    return duration(int(seconds))
 
 
 def first_of_videos(rows: Sequence[Mapping[str, Any]]) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import attrs
@@ -13,15 +12,10 @@ from mobileclip.data.images.limits import ImageLimits
 from mobileclip.data.loading.decode import DECODES, Decode
 from mobileclip.data.loading.order import NUM_READERS, SAMPLINGS, Sampling
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
-from mobileclip.data.shards.files import Shards
+from mobileclip.data.shards.files import paths_of
 from mobileclip.inputs import ImageInput
 from mobileclip.storage import FileCache, StoreLimits
 from mobileclip.strict import strict
-
-
-def _patterns(shards: Shards) -> tuple[str, ...]:
-    patterns = [shards] if isinstance(shards, (str, os.PathLike)) else shards
-    return tuple(os.fspath(pattern) for pattern in patterns)
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -100,7 +94,7 @@ class PipelineSpec(ExampleSpec):
             with sampling `epoch`.
     """
 
-    shards: tuple[str, ...] = attrs.field(converter=_patterns)
+    shards: tuple[str, ...] = attrs.field(converter=paths_of)
     batch_size: int = attrs.field(validator=validators.gt(0))
     sampling: Sampling = attrs.field(default="epoch", validator=validators.in_(SAMPLINGS))
     epochs: int = attrs.field(default=1, validator=validators.gt(0))

@@ -94,9 +94,9 @@ def expand_shards(shards: Shards) -> tuple[str, ...]:
     """
     from webdataset.shardlists import expand_urls  # type: ignore[import-untyped]
 
-    patterns = [shards] if isinstance(shards, (str, os.PathLike)) else list(shards)
+    patterns = list(paths_of(shards))
     try:
-        expanded = [shard for pattern in patterns for shard in expand_urls(os.fspath(pattern))]
+        expanded = [shard for pattern in patterns for shard in expand_urls(pattern)]
     except (ValueError, AssertionError) as error:
         raise ValueError(f"the shard patterns {patterns} cannot be expanded: {error}") from None
     if not expanded:
@@ -105,6 +105,11 @@ def expand_shards(shards: Shards) -> tuple[str, ...]:
         if not runs_program(address):
             storage.check_address(address)
     return tuple(expanded)
+
+
+def paths_of(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
+    """Return one path, or several, as texts."""
+    return tuple(os.fspath(path) for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths))
 
 
 def runs_program(shard: str) -> bool:

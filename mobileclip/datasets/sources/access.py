@@ -84,11 +84,6 @@ def locate(image: str, root: str, options: RowOptions) -> str:
     return storage.join(root, path)
 
 
-def paths_of(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
-    """Return one path, or several, as texts."""
-    return tuple(os.fspath(path) for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths))
-
-
 @contextmanager
 def told(what: str) -> Iterator[None]:
     """Say what cannot be read as a `ValueError`; what may be otherwise at another time goes on as it is."""

@@ -19,9 +19,9 @@ from attrs import validators
 from mobileclip import storage
 from mobileclip.data.images.files import list_folder, printable_name
 from mobileclip.data.samples.sample import ImageTextSample
-from mobileclip.data.shards.files import expand_shards
+from mobileclip.data.shards.files import expand_shards, paths_of
 from mobileclip.data.skips import CONNECTION_FAILED, BadSampleError, Skip, SkipReport, made_or_skip
-from mobileclip.datasets.sources.access import SCHEMES, RowOptions, directory_of, num_common, paths_of, told
+from mobileclip.datasets.sources.access import SCHEMES, RowOptions, directory_of, num_common, told
 from mobileclip.datasets.sources.base import Source, Unit, numbered_name, sources
 from mobileclip.datasets.sources.columns import LineReading, Reading, TableReading, find_columns
 from mobileclip.datasets.sources.parquet import read_content, read_rows

@@ -14,9 +14,9 @@ import attrs
 from mobileclip import storage
 from mobileclip.data.images.files import list_folder
 from mobileclip.data.samples.sample import ImageTextSample
-from mobileclip.data.shards.files import Shards, read_shard, runs_program
+from mobileclip.data.shards.files import Shards, paths_of, read_shard, runs_program
 from mobileclip.data.skips import SkipReport
-from mobileclip.datasets.sources.access import RowOptions, paths_of
+from mobileclip.datasets.sources.access import RowOptions
 from mobileclip.datasets.sources.base import TEMPLATES, Source, sources
 from mobileclip.datasets.sources.class_folder import ClassFolderSource
 from mobileclip.datasets.sources.folder import FolderItem, FolderSource

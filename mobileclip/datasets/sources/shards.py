@@ -16,9 +16,9 @@ from mobileclip.data.samples.members import parse_sample
 from mobileclip.data.samples.sample import ImageTextSample
 from mobileclip.data.shards.card import CARD
 from mobileclip.data.shards.counts import shard_folder
-from mobileclip.data.shards.files import count_samples, expand_shards, parse_each, read_shard, runs_program
+from mobileclip.data.shards.files import count_samples, expand_shards, parse_each, paths_of, read_shard, runs_program
 from mobileclip.data.skips import Skip, SkipReport
-from mobileclip.datasets.sources.access import RowOptions, num_common, paths_of, told
+from mobileclip.datasets.sources.access import RowOptions, num_common, told
 from mobileclip.datasets.sources.base import Source, Unit, sources
 from mobileclip.machine import raise_machine_fault
 from mobileclip.strict import strict

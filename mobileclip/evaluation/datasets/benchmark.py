@@ -139,7 +139,7 @@ class Benchmark:
                 converted = _converted(sample, places)
                 if isinstance(converted, BadSampleError):
                     report.num_read -= 1
-                    report.add(Skip(reason=converted.reason, key=sample.key, shard=self.name, detail=converted.detail))
+                    report.add(converted.skip(key=sample.key, shard=self.name))
                 else:
                     yield converted
 

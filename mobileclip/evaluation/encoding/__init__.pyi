@@ -4,7 +4,6 @@ from .embedding import (
     ImageTextModel as ImageTextModel,
     Tokenize as Tokenize,
     Transform as Transform,
-    evaluating as evaluating,
     model_input as model_input,
     read_picture as read_picture,
 )

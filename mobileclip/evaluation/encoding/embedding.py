@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
-
-import torch
 
 from mobileclip.data.images.transform import ImageError, ImageTransform
 from mobileclip.data.samples.sample import decode_image
@@ -85,16 +82,3 @@ def model_input(picture: Image.Image, transform: Transform) -> Tensor:
         return transform(picture)
     except ImageError as error:
         raise BadSampleError(f"image_{error.reason}", error.message) from None
-
-
-@contextmanager
-def evaluating(model: ImageTextModel) -> Iterator[torch.device]:
-    """Hold `model` in evaluation mode, without gradients, then give every module its mode back; yields its device."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield next(model.parameters()).device
-    finally:
-        for module, training in modes:
-            module.training = training

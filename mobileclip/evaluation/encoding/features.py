@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from mobileclip.data.skips import BadSampleError, Skip, SkipReport
+from mobileclip.data.skips import SkipReport
 from mobileclip.evaluation.datasets.benchmark import Benchmark, BenchmarkSample
 from mobileclip.evaluation.encoding.inference import Encoders
 from mobileclip.evaluation.suite import suite_entry
@@ -137,16 +137,11 @@ def extract_features(encoders: Encoders, benchmark: Benchmark) -> Features:
         ValueError: if no image can be used; the message says why.
     """
     report = SkipReport()
-
-    def skip(sample: BenchmarkSample, error: BadSampleError) -> None:
-        report.num_read -= 1
-        report.add(Skip(reason=error.reason, key=sample.key, shard=benchmark.name, detail=error.detail))
-
     samples, embeddings = encoders.embed_pictures(
         benchmark.samples(report),
         lambda sample: sample.image,
         keep=lambda sample: attrs.evolve(sample, image=b""),
-        skip=skip,
+        report=report,
         title=benchmark.name,
         total=num_images(benchmark) or None,
     )

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeGuard, TypeVar
+from typing import Protocol, TypeGuard, TypeVar
 
 import attrs
 import torch
 from torch import Tensor
 
-from mobileclip.data.skips import BadSampleError
+from mobileclip.data.skips import BadSampleError, SkipReport
 from mobileclip.encoders import DualEncoder
 from mobileclip.evaluation.encoding.decoding import encode_ahead
 from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize, Transform, model_input, read_picture
@@ -31,7 +31,17 @@ _FEW_TEXTS = 256
 # Embeddings `(dim,)`, float32 on the CPU, by text.
 KnownTexts = dict[str, Tensor]
 
+
+class Keyed(Protocol):
+    """What has a key."""
+
+    @property
+    def key(self) -> str:
+        """What it is called in a report."""
+
+
 Item = TypeVar("Item")
+KeyedItem = TypeVar("KeyedItem", bound=Keyed)
 Kept = TypeVar("Kept")
 Views = Sequence[Tensor | None]
 """Pixels `(3, size, size)`, or embeddings `(dim,)`, of the parts of a picture; None for one that is not there."""
@@ -81,11 +91,11 @@ class Encoders:
 
     def embed_pictures(
         self,
-        items: Iterable[Item],
-        content: Callable[[Item], bytes],
+        items: Iterable[KeyedItem],
+        content: Callable[[KeyedItem], bytes],
         *,
-        keep: Callable[[Item], Kept],
-        skip: Callable[[Item, BadSampleError], None],
+        keep: Callable[[KeyedItem], Kept],
+        report: SkipReport,
         title: str,
         total: int | None = None,
     ) -> tuple[list[Kept], Tensor]:
@@ -98,19 +108,20 @@ class Encoders:
             items: drawn from in the caller's thread.
             content: the encoded picture of an item; called in several threads. A `BadSampleError` leaves the item out.
             keep: what is returned of an item, without its picture.
-            skip: told of every item that is left out, and why.
-            title: of the bar.
+            report: told of every item that is left out, by its key, which was counted as one that was read.
+            title: of the bar, and what the items are of.
             total: number of items, where it is known.
         """
         kept: list[Kept] = []
         rows: list[Tensor] = []
 
-        def views(item: Item) -> Views:
+        def views(item: KeyedItem) -> Views:
             return [model_input(read_picture(content(item), self.transform), self.transform)]
 
         for item, found in self.encode_pictures(items, views, title=title, total=total):
             if isinstance(found, BadSampleError):
-                skip(item, found)
+                report.num_read -= 1
+                report.add(found.skip(key=item.key, shard=title))
             else:
                 kept.append(keep(item))
                 rows += [row for row in found if row is not None]

@@ -12,9 +12,10 @@ import attrs
 import torch
 from attrs import validators
 
-from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize, evaluating
+from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize
 from mobileclip.evaluation.encoding.inference import fastest_form
 from mobileclip.inference import processor
+from mobileclip.inference.modes import evaluating
 
 Source = Literal["measured", "published"]
 
@@ -59,8 +60,9 @@ def measure_latency(model: ImageTextModel, tokenize: Tokenize, image_size: int) 
         image_size: side of the images that it takes, in pixels.
     """
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    with evaluating(model) as device:
-        dtype = next(model.parameters()).dtype
+    first = next(model.parameters())
+    device, dtype = first.device, first.dtype
+    with evaluating(model), torch.inference_mode():
         ready = fastest_form(model)
         tokens = tokenize([_TEXT]).to(device)
         pixels = torch.zeros(1, 3, image_size, image_size, device=device, dtype=dtype)

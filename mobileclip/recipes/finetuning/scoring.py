@@ -7,7 +7,7 @@ from functools import partial
 import attrs
 import torch
 
-from mobileclip.data import BadSampleError, ImageTextSample, ImageTransform, Skip, SkipReport, Tokenizer
+from mobileclip.data import BadSampleError, ImageTextSample, ImageTransform, SkipReport, Tokenizer
 from mobileclip.encoders import DualEncoder
 from mobileclip.evaluation import Session
 from mobileclip.evaluation.metrics.classification import classification_hits
@@ -33,15 +33,12 @@ def evaluate_task(
     transform, tokenizer = ImageTransform(model.spec.image.input), Tokenizer(model.spec.text.input)
     session = Session(model, transform=transform, tokenize=tokenizer, show_progress=False)
 
-    def skip(sample: ImageTextSample, error: BadSampleError) -> None:
-        report.add(Skip(reason=error.reason, key=sample.key, shard=task.name, detail=error.detail))
-
     with session.encoding() as encoders:
         samples, image = encoders.embed_pictures(
             task.samples(report),
             _picture,
             keep=lambda sample: attrs.evolve(sample, image=None),
-            skip=skip,
+            report=report,
             title=task.name,
         )
     if not samples:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import attrs
-import torch
 
 from mobileclip import storage
 from mobileclip.tensor_files import CheckpointError, read_tensors
+from mobileclip.tensor_files.weights import weights_sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,9 +93,4 @@ def mark(path: storage.AnyPath) -> str | None:
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of tensors: their names, types, shapes and numbers."""
-    found = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+    return weights_sha256(tensors, head="{} {} {}\n")

@@ -15,11 +15,12 @@ from torch.nn import functional as F
 
 from mobileclip.blocks.recomputing import recompute, recomputed
 from mobileclip.data import Batch, RangeNumbers, ReinforcedBatch, normalize_pixels
+from mobileclip.inference.modes import evaluating
 from mobileclip.losses import LossSpec, LossTerms, ReinforcedLossSpec
 from mobileclip.training.cpu import quicken
 from mobileclip.training.distributed import World
 from mobileclip.training.loss_scale import LossScale
-from mobileclip.training.selection import Learnability, PairLosses, choose_pairs, evaluating
+from mobileclip.training.selection import Learnability, PairLosses, choose_pairs
 
 if TYPE_CHECKING:
     from mobileclip.data import RangeAugment

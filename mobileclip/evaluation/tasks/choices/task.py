@@ -8,7 +8,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from mobileclip.data.skips import BadSampleError, Skip, SkipReport
+from mobileclip.data.skips import BadSampleError, SkipReport
 from mobileclip.evaluation.datasets.benchmark import Benchmark
 from mobileclip.evaluation.datasets.content import fingerprint, folder_content, hash_of
 from mobileclip.evaluation.encoding.embedding import model_input, read_picture
@@ -139,7 +139,7 @@ class ChoiceTask(Task):
         for view in case.views:
             error = found[view]
             if isinstance(error, BadSampleError):
-                report.add(Skip(reason=error.reason, key=case.key, shard=self.path, detail=error.detail))
+                report.add(error.skip(key=case.key, shard=self.path))
                 return False
         return True
 

@@ -23,7 +23,7 @@ import attrs
 import torch
 
 from mobileclip import storage
-from mobileclip.data.skips import BadSampleError, Skip, SkipReport
+from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.datasets.sources.records import read_image
 from mobileclip.evaluation.datasets.benchmark import Benchmark
 from mobileclip.evaluation.datasets.content import fingerprint, folder_content
@@ -79,15 +79,11 @@ class MultilingualTask(Task):
 
     def _encoded(self, encoders: Encoders) -> Features:
         report = SkipReport()
-
-        def skip(picture: _Picture, error: BadSampleError) -> None:
-            report.add(Skip(reason=error.reason, key=picture.key, shard=self.name, detail=error.detail))
-
         kept, image = encoders.embed_pictures(
             self.pictures(report),
             lambda picture: picture.read(),
             keep=lambda picture: (picture.key, picture.captions),
-            skip=skip,
+            report=report,
             title=self.name,
         )
         said = sorted((language, number, text) for number, (_, own) in enumerate(kept) for language, text in own)
