@@ -129,6 +129,7 @@ def _pruned_model(
     """Write a model with a smaller vocabulary; the tokens before and after, and how many texts have other ones."""
     from mobileclip.encoders import DualEncoder, save_model
     from mobileclip.encoders.checkpoints import read_checkpoint
+    from mobileclip.encoders.families import text_spec
     from mobileclip.inference import prune_vocabulary
     from mobileclip.inference.text_towers import converted_from
 
@@ -136,7 +137,7 @@ def _pruned_model(
     model = stored.build()
     tower = model.text_encoder if isinstance(model, DualEncoder) else model
     pruned = prune_vocabulary(texts, tower)
-    before = tower.spec.input.vocab_size
+    before = text_spec(tower).input.vocab_size
     if isinstance(model, DualEncoder):
         model.text_encoder = pruned.tower
     else:

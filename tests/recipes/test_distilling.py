@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import sys
+from itertools import chain
 from pathlib import Path
 
 import attrs
@@ -11,14 +13,17 @@ import torch
 from torch.nn import functional as F
 
 import mobileclip
-from mobileclip.data import StoredTexts, Tokenizer, train_tokenizer
+from mobileclip.data import StoredTexts, Tokenizer, train_tokenizer, write_shards
 from mobileclip.encoders import load_model, save_model
 from mobileclip.inference.loading import load_identified
-from mobileclip.recipes.distilling import DistilSpec, distil, open_teacher
+from mobileclip.recipes import header_of, recipe_files
+from mobileclip.recipes.distilling import DistilSpec, distil, open_teacher, student_run, text_cost, text_run
 from mobileclip.recipes.tiny import write_tiny_models
+from mobileclip.recipes.training import step_memory
 from mobileclip.serialization import from_json
 from mobileclip.tensor_files import read_tensors
 from mobileclip.training import read_metrics
+from tests.data.made_samples import make_sample
 from tests.encoders.small import SMALL_MCT, TEXT_INPUT, randomised
 from tests.errors import fails
 from tests.recipes.running import run_named, shown
@@ -50,6 +55,7 @@ def tiny(tmp_path_factory):
     os.chdir(folder)
     try:
         run_named("distil_text", "--tiny", "--prune-vocabulary", "--quiet")
+        run_named("distil_text_s0 tokens_16", "--tiny", "--quiet")
     finally:
         os.chdir(before)
     return folder / "outputs" / "distil_text-tiny"
@@ -71,6 +77,12 @@ def test_the_tiny_run_comes_near_its_teacher(tiny):
     assert F.cosine_similarity(ours, teacher).mean() > 0.45
     lines = read_metrics(tiny / "metrics.jsonl")
     assert lines[-1]["cosine"] < 0.8 * lines[0]["cosine"]
+
+
+def test_the_tiny_run_of_a_published_tower_begins_as_its_teacher(tiny):
+    output = tiny.with_name("distil_text_s0-tokens_16-tiny")
+    assert load_model(output / "model.safetensors").spec.input.context_length == 16
+    assert read_metrics(output / "metrics.jsonl")[0]["cosine"] < 0.4
 
 
 def arguments(files, *others):
@@ -175,6 +187,28 @@ def test_any_model_is_a_teacher(files, here):
     other = open_teacher(f"open_clip:{teacher.model}={teacher.pretrained}")
     assert other.teacher.encode_texts(texts).shape == (2, other.teacher.dim)
     assert (other.space, other.tower) == ("", None)
+
+
+@pytest.mark.parametrize("length", [16, 32])
+def test_the_header_of_the_short_towers_says_what_they_take(length):
+    spec = text_run("mobileclip_s0", length)
+    cost, memory = text_cost(spec), [step_memory(student_run(spec), num_processes=size).total for size in (1, 8)]
+    entries = header_of(recipe_files()["distil_text_s0"]).entries
+    gigabytes = f"{cost.stored_bytes / 1e9:.0f} GB"
+    hours = f"{cost.training_hours:.1f} ({length}"
+    assert all(one in entries["Time"] for one in (f"{cost.storing_hours:.1f} A100", gigabytes, hours))
+    place = (16, 32).index(length)
+    said = re.search(r"takes (\d+) GiB .* and (\d+) at 32; on 8 of them (\d+) and (\d+) GiB", entries["Hardware"])
+    assert [int(said[1 + place]), int(said[3 + place])] == [round(one / 2**30) for one in memory]
+    with fails("recipes.made-told-weights-alone", "hf-hub:a/b"):
+        text_cost(attrs.evolve(spec, model="hf-hub:a/b"))
+
+
+def test_captions_of_shards_are_texts(tmp_path):
+    samples = [make_sample(index) for index in range(3)]
+    write_shards(tmp_path, samples, samples_per_shard=2)
+    found = [pair.text for pair in DistilSpec(data=(f"{tmp_path}/{{00000000..00000001}}.tar",)).pairs()]
+    assert found == [text for one in samples for text in (*one.captions, *chain(*one.syn_captions.values()))]
 
 
 def test_the_page_of_segmenters_runs_as_it_is_written(here):
