@@ -142,7 +142,7 @@ def _pruned_model(
         model.text_encoder = pruned.tower
     else:
         model = pruned.tower
-    model.taught = converted_from(source, name, stored)
+    model.taught = converted_from(source, name, stored)  # type: ignore[assignment]
     kinds = {tensor.dtype for tensor in stored.tensors.values() if tensor.is_floating_point()}
     save_model(model.to(kinds.pop()) if len(kinds) == 1 else model, output)  # as precise as it was
     return before, len(pruned.ids), pruned.num_other

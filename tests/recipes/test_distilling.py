@@ -28,6 +28,7 @@ from tests.encoders.small import SMALL_MCT, TEXT_INPUT, randomised
 from tests.errors import fails
 from tests.recipes.running import run_named, shown
 from tests.test_pages import PAGES, blocks
+from tests.training.program import together
 
 LINES = ("ein rotes Herz", "ein blauer Stern", "drei kleine Häuser", "ein Baum", "zwei Pfeile")
 PAIRS = "text\tteacher_text\tlanguage\nein Herz\ta heart\tde\na star\t\ten\nune étoile\ta star\tfr\n"
@@ -115,6 +116,16 @@ def test_a_run_that_ended_between_its_steps_goes_on_to_the_same_bytes(files, her
     assert bytes_of(here / "again") == bytes_of(here / "whole")
     with fails("training.holds-run-other-choices", by=SystemExit):
         run_named("distil_text", *arguments(files, "-o", "whole", "--depth", "0"))
+
+
+def test_two_processes_store_once_and_train_what_one_does(files, here):
+    width = ("--width", "16")
+    together("mobileclip.cli", "train", "distil_text", *arguments(files, "-o", here / "two", *width))
+    run_named("distil_text", *arguments(files, "-o", "one", *width))
+    one, two = (read_metrics(f"{name}/metrics.jsonl") for name in ("one", "two"))
+    assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], rel=1e-4)
+    assert Path("two/distil.json").exists()
+    assert StoredTexts("two/texts").card == StoredTexts("one/texts").card
 
 
 def test_languages_and_shares(files, here):

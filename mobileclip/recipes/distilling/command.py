@@ -80,7 +80,7 @@ def run_recipe(
 
 def _ended(spec: DistilSpec, path: Path) -> str:
     """Return how near the student came, and what may be typed next."""
-    cosine = 1 - last_metrics(spec.output / "metrics.jsonl").get("cosine", float("nan"))
+    cosine = 1 - (last_metrics(spec.output / "metrics.jsonl") or {}).get("cosine", float("nan"))
     card = StoredTexts(spec.texts_folder).card
     said = f"{path}: a text tower whose embeddings have a cosine of {cosine:.3f} to those of {card.teacher}"
     if not card.space:

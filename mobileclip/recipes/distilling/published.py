@@ -9,7 +9,7 @@ import attrs
 
 from mobileclip import specs
 from mobileclip.data import TextPipelineSpec
-from mobileclip.encoders import DualEncoderSpec, TextEncoderSpec
+from mobileclip.encoders import DualEncoderSpec, ImageEncoderSpec, TextEncoderSpec
 from mobileclip.inference.catalogue import num_macs
 from mobileclip.inference.loading import spec_known_by_name
 from mobileclip.losses import TextDistillationLossSpec
@@ -112,7 +112,7 @@ def _student(spec: DistilSpec) -> TextEncoderSpec:
     return attrs.evolve(teacher, input=text) if spec.kind == "teacher" else spec.student(teacher.embedding_dim, text)
 
 
-def _macs(tower: object) -> int:
-    found = num_macs(tower)  # type: ignore[arg-type]
+def _macs(tower: ImageEncoderSpec | TextEncoderSpec) -> int:
+    found = num_macs(tower)
     assert found is not None, "the library's towers compute with shapes alone"
     return found

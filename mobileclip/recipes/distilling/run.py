@@ -57,8 +57,8 @@ def distil(spec: DistilSpec, *, title: str = "distil") -> Path | None:
     _refuse_other(spec)
     with connected(spec.device, collective_seconds=spec.training.collective_seconds) as world:
         prepared = world.from_first(lambda: _prepared(spec, world))
-        path = run(prepared, str(spec.output), title=title, console=console(), within=world)
-    return Path(str(path)) if this_process().is_first else None
+        model = run(prepared, str(spec.output), title=title, console=console(), within=world)
+    return Path(str(model)) if this_process().is_first else None
 
 
 def _refuse_other(spec: DistilSpec) -> None:

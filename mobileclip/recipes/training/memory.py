@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mobileclip.data import ReinforcedBatch, TextBatch, TextPipelineSpec
+from mobileclip.data import ReinforcedBatch, TextBatch
+from mobileclip.encoders import TextEncoderSpec
 from mobileclip.encoders.checkpoints.forms import skeleton
 from mobileclip.losses import ReinforcedLossSpec, TextDistillationLossSpec
 from mobileclip.training import Objective, World, build_objective
@@ -91,7 +92,7 @@ def step_memory(
 def _gathered(run: RunSpec) -> int:
     """Return the bytes of all texts of one set of captions: the student's, their gradient, and the teachers'."""
     loss = run.training.loss
-    if isinstance(run.data, TextPipelineSpec):
+    if isinstance(run.model, TextEncoderSpec):
         gathered = isinstance(loss, TextDistillationLossSpec) and loss.relation_weight > 0
         return run.data.batch_size * _FLOAT * 2 * run.model.embedding_dim if gathered else 0
     teachers = sum(loss.teacher_dims) if isinstance(loss, ReinforcedLossSpec) and loss.needs_teachers else 0
@@ -132,7 +133,7 @@ def _place(objective: Objective) -> None:
 def _batch(run: RunSpec, batch_size: int) -> ReinforcedBatch | TextBatch:
     """Return a batch as the run's data has them."""
     data, loss = run.data, run.training.loss
-    if isinstance(data, TextPipelineSpec):
+    if isinstance(run.model, TextEncoderSpec):
         text = torch.zeros(batch_size, data.text.context_length, dtype=torch.int64)
         teacher = torch.empty(batch_size, run.model.embedding_dim)
         return TextBatch(keys=("",) * batch_size, text=text, teacher_text=teacher)
