@@ -129,6 +129,7 @@ def _pruned_model(
     """Write a model with a smaller vocabulary; the tokens before and after, and how many texts have other ones."""
     from mobileclip.encoders import DualEncoder, save_model
     from mobileclip.encoders.checkpoints import read_checkpoint
+    from mobileclip.encoders.families import text_spec
     from mobileclip.inference import prune_vocabulary
     from mobileclip.inference.text_towers import converted_from
 
@@ -136,12 +137,12 @@ def _pruned_model(
     model = stored.build()
     tower = model.text_encoder if isinstance(model, DualEncoder) else model
     pruned = prune_vocabulary(texts, tower)
-    before = tower.spec.input.vocab_size
+    before = text_spec(tower).input.vocab_size
     if isinstance(model, DualEncoder):
         model.text_encoder = pruned.tower
     else:
         model = pruned.tower
-    model.taught = converted_from(source, name, stored)
+    model.taught = converted_from(source, name, stored)  # type: ignore[assignment]
     kinds = {tensor.dtype for tensor in stored.tensors.values() if tensor.is_floating_point()}
     save_model(model.to(kinds.pop()) if len(kinds) == 1 else model, output)  # as precise as it was
     return before, len(pruned.ids), pruned.num_other

@@ -18,7 +18,7 @@ from mobileclip.losses import ContrastiveLossSpec
 from mobileclip.serialization import to_json
 from mobileclip.training import RunSpec
 from mobileclip.training.finetuning import labelled_contrastive
-from recipes import train_imagenet_mci as classifying
+from recipes import distil_text_s0 as shortening, train_imagenet_mci as classifying
 from recipes.distil_text import distil_text
 from recipes.evaluate import evaluate
 from recipes.finetune import finetune
@@ -94,7 +94,7 @@ def _finetune() -> object:
 
 
 def _distilling() -> object:
-    return {"distil_text": _plain(distil_text())}
+    return {"distil_text": _plain(distil_text()), **{row: _plain(one()) for row, one in shortening.ROWS.items()}}
 
 
 def _evaluate() -> object:

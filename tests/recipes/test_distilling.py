@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import sys
+from itertools import chain
 from pathlib import Path
 
 import attrs
@@ -11,18 +13,21 @@ import torch
 from torch.nn import functional as F
 
 import mobileclip
-from mobileclip.data import StoredTexts, Tokenizer, train_tokenizer
+from mobileclip.data import StoredTexts, Tokenizer, train_tokenizer, write_shards
 from mobileclip.encoders import load_model, save_model
 from mobileclip.inference.loading import load_identified
-from mobileclip.recipes.distilling import DistilSpec, distil, open_teacher
-from mobileclip.recipes.tiny import write_tiny_models
+from mobileclip.recipes import header_of, recipe_files
+from mobileclip.recipes.distilling import DistilSpec, distil, open_teacher, student_run, text_cost, text_run
+from mobileclip.recipes.training import step_memory
 from mobileclip.serialization import from_json
 from mobileclip.tensor_files import read_tensors
 from mobileclip.training import read_metrics
+from tests.data.made_samples import make_sample
 from tests.encoders.small import SMALL_MCT, TEXT_INPUT, randomised
 from tests.errors import fails
 from tests.recipes.running import run_named, shown
 from tests.test_pages import PAGES, blocks
+from tests.training.program import together
 
 LINES = ("ein rotes Herz", "ein blauer Stern", "drei kleine Häuser", "ein Baum", "zwei Pfeile")
 PAIRS = "text\tteacher_text\tlanguage\nein Herz\ta heart\tde\na star\t\ten\nune étoile\ta star\tfr\n"
@@ -73,9 +78,18 @@ def test_the_tiny_run_comes_near_its_teacher(tiny):
     assert lines[-1]["cosine"] < 0.8 * lines[0]["cosine"]
 
 
+@pytest.mark.slow
+def test_the_tiny_run_of_a_published_tower_begins_as_its_teacher(here):
+    run_named("distil_text_s0 tokens_16", "--tiny", "--quiet")
+    output = here / "outputs" / "distil_text_s0-tokens_16-tiny"
+    assert load_model(output / "model.safetensors").spec.input.context_length == 16
+    assert read_metrics(output / "metrics.jsonl")[0]["cosine"] < 0.4
+
+
 def arguments(files, *others):
     data = (f"de={files / 'german.txt'}", files / "pairs.tsv")
-    return ("-m", files / "teacher.safetensors", "--data", *data, *STEPS, *others)
+    narrow = () if "teacher" in others else ("--width", "16")
+    return ("-m", files / "teacher.safetensors", "--data", *data, *STEPS, *narrow, *others)
 
 
 def bytes_of(output):
@@ -103,6 +117,16 @@ def test_a_run_that_ended_between_its_steps_goes_on_to_the_same_bytes(files, her
     assert bytes_of(here / "again") == bytes_of(here / "whole")
     with fails("training.holds-run-other-choices", by=SystemExit):
         run_named("distil_text", *arguments(files, "-o", "whole", "--depth", "0"))
+
+
+@pytest.mark.slow
+def test_two_processes_store_once_and_train_what_one_does(files, here):
+    together("mobileclip.cli", "train", "distil_text", *arguments(files, "-o", here / "two"))
+    run_named("distil_text", *arguments(files, "-o", "one"))
+    one, two = (read_metrics(f"{name}/metrics.jsonl") for name in ("one", "two"))
+    assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], rel=1e-4)
+    assert Path("two/distil.json").exists()
+    assert StoredTexts("two/texts").card == StoredTexts("one/texts").card
 
 
 def test_languages_and_shares(files, here):
@@ -163,7 +187,7 @@ def test_what_is_missing_or_wrong_is_named(given, code, named, here):
         distil(DistilSpec(**given))
 
 
-def test_any_model_is_a_teacher(files, here):
+def test_a_whole_model_and_its_text_tower_are_one_teacher(files, here):
     tower = load_model(files / "teacher.safetensors", tower="text", fold=False)
     save_model(tower, "tower.safetensors")
     whole, alone = open_teacher(str(files / "teacher.safetensors")), open_teacher("tower.safetensors")
@@ -171,10 +195,28 @@ def test_any_model_is_a_teacher(files, here):
     expected = F.normalize(alone.teacher.encode_texts(texts), dim=1)
     torch.testing.assert_close(whole.teacher.encode_texts(texts), expected)
     assert (alone.text, alone.teacher.dim) == (TEXT_INPUT, SMALL_MCT.text.embedding_dim)
-    teacher = write_tiny_models(here / "models").teachers[0]
-    other = open_teacher(f"open_clip:{teacher.model}={teacher.pretrained}")
-    assert other.teacher.encode_texts(texts).shape == (2, other.teacher.dim)
-    assert (other.space, other.tower) == ("", None)
+
+
+@pytest.mark.parametrize("length", [16, 32])
+def test_the_header_of_the_short_towers_says_what_they_take(length):
+    spec = text_run("mobileclip_s0", length)
+    cost, memory = text_cost(spec), [step_memory(student_run(spec), num_processes=size).total for size in (1, 8)]
+    entries = header_of(recipe_files()["distil_text_s0"]).entries
+    gigabytes = f"{cost.stored_bytes / 1e9:.0f} GB"
+    hours = f"{cost.training_hours:.1f} ({length}"
+    assert all(one in entries["Time"] for one in (f"{cost.storing_hours:.1f} A100", gigabytes, hours))
+    place = (16, 32).index(length)
+    said = re.search(r"takes (\d+) GiB .* and (\d+) at 32; on 8 of them (\d+) and (\d+) GiB", entries["Hardware"])
+    assert [int(said[1 + place]), int(said[3 + place])] == [round(one / 2**30) for one in memory]
+    with fails("recipes.made-told-weights-alone", "hf-hub:a/b"):
+        text_cost(attrs.evolve(spec, model="hf-hub:a/b"))
+
+
+def test_captions_of_shards_are_texts(tmp_path):
+    samples = [make_sample(index) for index in range(3)]
+    write_shards(tmp_path, samples, samples_per_shard=2)
+    found = [pair.text for pair in DistilSpec(data=(f"{tmp_path}/{{00000000..00000001}}.tar",)).pairs()]
+    assert found == [text for one in samples for text in (*one.captions, *chain(*one.syn_captions.values()))]
 
 
 def test_the_page_of_segmenters_runs_as_it_is_written(here):

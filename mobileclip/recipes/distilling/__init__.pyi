@@ -1,6 +1,12 @@
 from .command import (
     run_recipe as run_recipe,
 )
+from .published import (
+    TextCost as TextCost,
+    student_run as student_run,
+    text_cost as text_cost,
+    text_run as text_run,
+)
 from .run import (
     distil as distil,
 )

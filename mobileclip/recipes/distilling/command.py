@@ -15,7 +15,7 @@ from mobileclip.recipes.distilling.run import distil
 from mobileclip.recipes.distilling.spec import DistilSpec
 from mobileclip.recipes.distilling.tiny import shrink
 from mobileclip.recipes.training.following import Given, following_training
-from mobileclip.recipes.training.rows import draw_curves, row_of
+from mobileclip.recipes.training.rows import OUTPUTS, draw_curves, row_of
 from mobileclip.terminal import say
 from mobileclip.terminal.help import parse
 from mobileclip.training import last_metrics
@@ -57,12 +57,18 @@ def run_recipe(
     with opened("distilling", name, description, arguments, cls=DistilSpec, rows=titles) as (written, typed):
         row, rest = row_of(titles, typed, is_needed=written is None)
         chosen = written or recipes[row]()
+        if row and written is None:
+            chosen = attrs.evolve(chosen, output=OUTPUTS / f"{name}-{row}")
         training = following_training(chosen.training, Given(rest))
         default = Command(spec=attrs.evolve(chosen, training=training))
         command = parse(
             Command, rest, description=described(description), default=default, config=(tyro.conf.AvoidSubcommands,)
         )
-        spec = shrink(command.spec) if command.tiny and not command.show else command.spec
+        spec = (
+            shrink(command.spec, DistilSpec() if written else chosen)
+            if command.tiny and not command.show
+            else command.spec
+        )
         if command.show:
             show(spec)
             return
@@ -74,7 +80,7 @@ def run_recipe(
 
 def _ended(spec: DistilSpec, path: Path) -> str:
     """Return how near the student came, and what may be typed next."""
-    cosine = 1 - last_metrics(spec.output / "metrics.jsonl").get("cosine", float("nan"))
+    cosine = 1 - (last_metrics(spec.output / "metrics.jsonl") or {}).get("cosine", float("nan"))
     card = StoredTexts(spec.texts_folder).card
     said = f"{path}: a text tower whose embeddings have a cosine of {cosine:.3f} to those of {card.teacher}"
     if not card.space:

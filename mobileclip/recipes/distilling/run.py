@@ -52,13 +52,13 @@ def distil(spec: DistilSpec, *, title: str = "distil") -> Path | None:
     elif spec.kind == "teacher":
         raise ValueError("--model is missing: --kind teacher starts from the teacher's own tower")
     for _, path in spec.files():
-        if not storage.is_remote(path) and not Path(path).is_file():
+        if not (storage.is_remote(path) or path.endswith(".tar") or Path(path).is_file()):
             raise FileNotFoundError(f"there is no file of texts {path}{nearest_file(Path(path))}")
     _refuse_other(spec)
     with connected(spec.device, collective_seconds=spec.training.collective_seconds) as world:
         prepared = world.from_first(lambda: _prepared(spec, world))
-        path = run(prepared, str(spec.output), title=title, console=console(), within=world)
-    return Path(str(path)) if this_process().is_first else None
+        model = run(prepared, str(spec.output), title=title, console=console(), within=world)
+    return Path(str(model)) if this_process().is_first else None
 
 
 def _refuse_other(spec: DistilSpec) -> None:

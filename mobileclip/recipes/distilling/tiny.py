@@ -29,14 +29,19 @@ Einkauf achat; snowflake Schneeflocke flocon; sun Sonne soleil; train Zug train;
 _COLOURS = (("", "", ""), ("red", "rot", "rouge"), ("blue", "blau", "bleu"), ("green", "grün", "vert"))
 
 
-def shrink(spec: DistilSpec) -> DistilSpec:
+def shrink(spec: DistilSpec, recipe: DistilSpec) -> DistilSpec:
     """Return the choices made small: few texts, few steps, a narrow student where nothing else is chosen.
+
+    Args:
+        spec: the choices.
+        recipe: where they come from; its own teacher and texts, which are large, are left to the whole run.
 
     Raises:
         ValueError, OSError: if there is no text where some are said to be.
     """
     file = _FOLDER / "texts.jsonl"
-    first = islice((pair for pair in spec.pairs() if isinstance(pair, TextPair)), NUM_TEXTS) if spec.data else names()
+    has_own, pairs = spec.data != recipe.data, (pair for pair in spec.pairs() if isinstance(pair, TextPair))
+    first = islice(pairs, NUM_TEXTS) if has_own else names()
     _FOLDER.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(attrs.asdict(pair), ensure_ascii=False) for pair in first]
     write_text(file, "".join(f"{line}\n" for line in lines))
@@ -45,7 +50,7 @@ def shrink(spec: DistilSpec) -> DistilSpec:
     is_chosen = spec.kind == "teacher" or spec.width is not None
     return attrs.evolve(
         spec,
-        model=spec.model or TEACHER,
+        model=spec.model if spec.model != recipe.model else TEACHER,
         data=(str(file),),
         columns=type(spec.columns)(),
         width=spec.width if is_chosen else 64,
