@@ -41,9 +41,7 @@ def run_example(script, *arguments, forbidden=FORBIDDEN):
 
 def refused(folder, script, *arguments):
     """What an example ends with and says that is given a mistake, in a forked process: a new one takes a second."""
-    done = preloaded("torch").call(
-        "tests.preloaded:python", str(EXAMPLES / script), *map(str, arguments), folder=folder
-    )
+    done = preloaded().call("tests.preloaded:python", str(EXAMPLES / script), *map(str, arguments), folder=folder)
     return done.status, done.output
 
 

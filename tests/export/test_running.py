@@ -148,9 +148,9 @@ def test_what_an_export_cannot_be_is_refused(plain_torch, asked, error):
         mobileclip.load(model, **asked)
 
 
-def test_one_tower_and_classifiers_are_no_image_text_models(convolutional, plain_torch, tmp_path):
+def test_one_tower_and_classifiers_are_no_image_text_models(shallow, plain_torch, tmp_path):
     spec = ExportSpec(out=tmp_path / "text", target="torch", tower="text")
-    folder = export_model(convolutional, spec, show_progress=False)
+    folder = export_model(shallow, spec, show_progress=False)
     with fails("export.holds-tower-alone-needs", "text"):
         load_export(folder)
     damaged = shutil.copytree(plain_torch, tmp_path / "damaged")

@@ -53,6 +53,7 @@ from tests.export.models import (
     pixels,
     raw_pixels,
     seeing,
+    small_model,
     unusual,
 )
 from tests.export.stored import IS_MAC, STORED, coreml_operations
@@ -61,8 +62,9 @@ from tests.preloaded import preloaded
 
 NEEDED = {"coreai": "coreai_torch", "litert": "ai_edge_litert"}
 WRITTEN_ELSEWHERE = ("litert",)  # by its converter, see test_litert.py
-# Seconds each: of every target one precision, and more where a second is enough.
-BY_DEFAULT = {("torch", "int8"), ("onnx", "int8-weights"), ("litert", "float32")}
+# Of every target one precision: what other tests export anyway, and one that is converted for this.
+EXPORTED_ANYWAY = {("onnx", "float32"), ("openvino", "float32")}
+BY_DEFAULT = {("torch", "int8"), ("litert", "float32"), *EXPORTED_ANYWAY}
 EVERY = [
     pytest.param(target, precision, marks=[pytest.mark.slow] * ((target, precision) not in BY_DEFAULT))
     for target in targets
@@ -88,7 +90,7 @@ def answers(path, file, target, inputs):
 
 
 @pytest.mark.parametrize(("target", "precision"), EVERY)
-def test_a_target_keeps_the_contract(target, precision, request, tmp_path):
+def test_a_target_keeps_the_contract(target, precision, small_export, request, tmp_path):
     importlib.import_module(NEEDED.get(target, "torch"))
     if target in WRITTEN_ELSEWHERE:
         # Another machine wrote it, whose report this one's may differ from in the last digits.
@@ -96,6 +98,9 @@ def test_a_target_keeps_the_contract(target, precision, request, tmp_path):
         (folder / "report.json").write_text(verify_export(folder, trust=True, show_progress=False).to_json())
         sign(folder)
         check_target(litert_model(), folder)
+        return
+    if (target, precision) in EXPORTED_ANYWAY:
+        check_target(small_model(target), small_export(target))
         return
     # In 8 bits random weights rank more captions otherwise than the gate lets them.
     samples = few_samples() if precision == "int8" else None
