@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from types import ModuleType
@@ -211,8 +212,7 @@ def _tokenizer(source: OpenClipSource, model: str, config: Mapping[str, Any]) ->
     text = config["text_cfg"]
     named = text.get("hf_tokenizer_name")
     if not named:
-        tokenizer: Callable[[Sequence[str]], Tensor] = open_clip.get_tokenizer(model)
-        return tokenizer
+        return _of_clip(text.get("context_length"), json.dumps(text.get("tokenizer_kwargs", {}), sort_keys=True))
     if not source.is_config:
         return _OneAtATime(open_clip.get_tokenizer(model))
     # A folder beside the architecture's file, or a name on the hub.
@@ -223,6 +223,20 @@ def _tokenizer(source: OpenClipSource, model: str, config: Mapping[str, Any]) ->
         return _OneAtATime(open_clip.tokenizer.HFTokenizer(place, **options, **text.get("tokenizer_kwargs", {})))
     except _LOADING_ERRORS as error:
         raise ValueError(f"the tokenizer {named} of {source.model} cannot be loaded: {error}") from error
+
+
+@lru_cache(maxsize=8)
+def _of_clip(context_length: int | None, options: str) -> Callable[[Sequence[str]], Tensor]:
+    """Return open_clip's tokenizer of CLIP's byte pairs, which models share: they take as long to read as a small one.
+
+    Args:
+        context_length: of its rows; None for CLIP's.
+        options: what else it is made with, in JSON.
+    """
+    module = open_clip_package().tokenizer
+    length = module.DEFAULT_CONTEXT_LENGTH if context_length is None else context_length
+    tokenizer: Callable[[Sequence[str]], Tensor] = module.SimpleTokenizer(context_length=length, **json.loads(options))
+    return tokenizer
 
 
 class _OneAtATime:

@@ -265,8 +265,9 @@ def seconds_of_stores(unit: Task) -> float:
 @pytest.mark.usefixtures("new_workers")
 def test_workers_wait_for_stores_as_long_as_the_driver(name):
     told = Noting()
+    engine = ENGINES[name] if name == "inline" else attrs.evolve(ENGINES[name], num_workers=1, apart=True)
     with use_limits(StoreLimits(call_seconds=7.0)):
-        ENGINES[name].run(FunctionWork(function=seconds_of_stores), tasks("one", "two"), told)
+        engine.run(FunctionWork(function=seconds_of_stores), tasks("one", "two"), told)
     assert told.entries == {"one": 7.0, "two": 7.0}
 
 

@@ -99,14 +99,23 @@ def attentive(spec: DualEncoderSpec, seed: int) -> DualEncoder:
 
 
 def small_teacher_files(folder: Path) -> tuple[CheckpointTeacher, ...]:
-    """Write two teachers of this library, for workers in other processes."""
-    specs = {"mci": SMALL, "vit": SMALL_VIT}
+    """Write two teachers of this library, for workers in other processes; of few layers, since each is loaded often."""
+    image = attrs.evolve(SMALL.image, stages=SMALL.image.stages[:1])
+    specs = {"mci": attrs.evolve(SMALL, image=image), "vit": SMALL_VIT}
     for seed, (name, spec) in enumerate(specs.items()):
         save_model(attentive(spec, seed), folder / f"{name}.safetensors")
     return tuple(
         CheckpointTeacher(checkpoint=folder / f"{name}.safetensors", logit_scale=10.0 + seed)
         for seed, name in enumerate(specs)
     )
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """Teachers and a captioner of open_clip's, as files that nobody changes."""
+    from mobileclip.recipes.tiny import write_tiny_models
+
+    return write_tiny_models(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session")

@@ -27,11 +27,6 @@ START, END = 49406, 49407
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return write_tiny_models(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
 def spec(tiny):
     return attrs.evolve(tiny.captioner, num_captions=3, max_batch=4)
 

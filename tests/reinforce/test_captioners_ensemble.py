@@ -22,10 +22,9 @@ NAMES = ("syn_text_first", "syn_text_second")
 
 
 @pytest.fixture(scope="module")
-def captioners(tmp_path_factory):
-    tiny = write_tiny_models(tmp_path_factory.mktemp("tiny")).captioner
+def captioners(tiny, tmp_path_factory):
     other = write_tiny_models(tmp_path_factory.mktemp("other"), seed=7).captioner
-    return attrs.evolve(tiny, num_captions=2, max_length=8), attrs.evolve(other, num_captions=1, max_length=8)
+    return attrs.evolve(tiny.captioner, num_captions=2, max_length=8), attrs.evolve(other, num_captions=1, max_length=8)
 
 
 @pytest.fixture(scope="module")

@@ -391,10 +391,8 @@ def test_a_folder_and_a_list_of_images(teachers, tmp_path):
         assert verify(tmp_path / directory, teachers=teachers, show_progress=False).is_good
 
 
-def test_an_image_that_the_captioner_cannot_take_costs_itself_alone(teachers, tmp_path):
-    from mobileclip.recipes.tiny import write_tiny_models
-
-    captioner = write_tiny_models(tmp_path / "models").captioner.build()
+def test_an_image_that_the_captioner_cannot_take_costs_itself_alone(teachers, tiny, tmp_path):
+    captioner = tiny.captioner.build()
     stream = io.BytesIO()
     Image.new("RGB", (1, 600000), "red").save(stream, "PNG")
     samples = [

@@ -15,14 +15,9 @@ from mobileclip.data import (
     write_shards,
 )
 from mobileclip.inputs import ImageInput
-from mobileclip.recipes.tiny import scene_samples, write_tiny_models
+from mobileclip.recipes.tiny import scene_samples
 from mobileclip.reinforce import OnlineTeachers, ReinforcementSpec, build_ensemble, reinforce
 from tests.errors import fails
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return write_tiny_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")

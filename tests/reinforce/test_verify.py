@@ -76,7 +76,8 @@ def test_a_good_directory_has_no_problems(directory):
     found = check(directory)
     assert found.is_good, found
     assert (found.num_shards, found.num_samples, found.num_replayed) == (2, 8, 8)
-    assert 0 < found.largest_difference < 2e-2
+    assert 0 <= found.largest_difference < 2e-2
+    assert found.largest_difference > 0 or read_card(directory).layout == "npz", "the other layouts round"
     assert "no problems" in str(found)
 
 
