@@ -6,6 +6,7 @@ import os
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import lru_cache
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
@@ -92,11 +93,9 @@ def expand_shards(shards: Shards) -> tuple[str, ...]:
     Raises:
         ValueError: if there is none, a pattern is malformed, or an address cannot be opened by what is installed.
     """
-    from webdataset.shardlists import expand_urls  # type: ignore[import-untyped]
-
     patterns = list(paths_of(shards))
     try:
-        expanded = [shard for pattern in patterns for shard in expand_urls(pattern)]
+        expanded = [shard for pattern in patterns for shard in _expanded(pattern)]
     except (ValueError, AssertionError) as error:
         raise ValueError(f"the shard patterns {patterns} cannot be expanded: {error}") from None
     if not expanded:
@@ -110,6 +109,18 @@ def expand_shards(shards: Shards) -> tuple[str, ...]:
 def paths_of(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
     """Return one path, or several, as texts."""
     return tuple(os.fspath(path) for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths))
+
+
+def _expanded(pattern: str) -> tuple[str, ...]:
+    # Of 65,536 shards in a fifth of a second, which a run asks several times; variables of the environment may change.
+    return _expand.__wrapped__(pattern) if "${" in pattern else _expand(pattern)
+
+
+@lru_cache(maxsize=4)
+def _expand(pattern: str) -> tuple[str, ...]:
+    from webdataset.shardlists import expand_urls  # type: ignore[import-untyped]
+
+    return tuple(expand_urls(pattern))
 
 
 def runs_program(shard: str) -> bool:

@@ -19,6 +19,7 @@ from mobileclip.engines import LocalEngine, Retries
 from mobileclip.storage import LOCK
 from tests.collections.pictures import contents, draw
 from tests.crash.world import Command
+from tests.preloaded import preloaded
 from tests.survives import Moment, Program, Survival, survives
 
 # Which form of a model is the fastest, and so the last digits, depends on the moment.
@@ -60,14 +61,13 @@ def test_a_killed_job_is_finished_by_the_next(tmp_path, telling_file):
     for number in range(120):
         draw(photos / f"{number:03d}.png", number)
     Collection.create(index, ModelSource(checkpoint=str(telling_file)))
-    job = start(index, photos, 8)
-    job.stdout.readline()
+    job = preloaded().start("-c", JOB, index, photos, 8, folder=tmp_path)
     while num_rows(index) < 24:
-        assert job.poll() is None
-        time.sleep(0.002)
-    job.send_signal(signal.SIGKILL)
-    job.wait()
-    job.stdout.close()
+        assert job.poll() is None, job.communicate()
+        time.sleep(0.005)
+    job.kill()
+    job.communicate()
+    assert job.returncode == -signal.SIGKILL
     kept = num_rows(index)
     assert 24 <= kept < 120
     report = Collection.open(index).add(photos, options=OPTIONS)

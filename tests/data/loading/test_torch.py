@@ -26,12 +26,12 @@ MISSING = install_library("test")
 def shards(tmp_path_factory):
     """Some of whose samples cannot be used."""
     folder = tmp_path_factory.mktemp("shards")
-    many = [make_sample(n, image=b"broken" if n in (3, 11) else encoded(40, 30, n)) for n in range(18)]
+    many = [make_sample(n, image=b"broken" if n in (3, 11) else encoded(20, 15, n)) for n in range(18)]
     return [str(path) for path in write_shards(folder, many, samples_per_shard=3)]
 
 
 def pipeline(shards, **changes):
-    choices = {"batch_size": 4, "image": ImageInput(size=16), "num_readers": 6, "epochs": 2, "teacher_dim": 6}
+    choices = {"batch_size": 4, "image": ImageInput(size=16), "num_readers": 6, "epochs": 2, "reinforced": False}
     return ReinforcedPipelineSpec(shards=shards, **(choices | changes)).build()
 
 

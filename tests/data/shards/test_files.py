@@ -50,6 +50,11 @@ class TestExpand:
         assert expand_shards("a.tar::b{1..2}.tar") == ("a.tar", "b1.tar", "b2.tar")
         assert expand_shards(Path("one.tar")) == ("one.tar",)
 
+    def test_a_variable_is_what_it_is_now(self, monkeypatch):
+        for folder in ("a", "b"):
+            monkeypatch.setenv("WDS_DATA", folder)
+            assert expand_shards("${DATA}/{0..1}.tar") == (f"{folder}/0.tar", f"{folder}/1.tar")
+
     @pytest.mark.parametrize("shards", [[], ()])
     def test_nothing(self, shards):
         with fails("data.shards-were-paths-pattern"):

@@ -28,7 +28,7 @@ def matched(scale, rng):
     """Return images and texts, matched as a softmax at this scale has it: by exchanges that it accepts."""
     images, texts, order = unit(rng), unit(rng), np.arange(NUM_PAIRS)
     similarity = images @ texts.T
-    for one, other in rng.integers(NUM_PAIRS, size=(40_000, 2)):
+    for one, other in rng.integers(NUM_PAIRS, size=(20_000, 2)):
         gain = scale * (
             similarity[one, order[other]]
             + similarity[other, order[one]]

@@ -49,6 +49,8 @@ def film(
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         stream.codec_context.sample_aspect_ratio = Fraction(shape)
         stream.gop_size = keys
+        if codec == "libvpx":
+            stream.options = {"deadline": "realtime", "cpu-used": "8"}  # a tenth of the time
         for seed in scenes:
             picture = scene(seed, size)
             for _ in range(seconds * rate):
