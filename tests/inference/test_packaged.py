@@ -174,6 +174,9 @@ def test_its_name_is_taken_where_a_model_is(multilingual, drawings, tmp_path, ca
     assert said["card"].endswith("icons-multilingual.md")
     row = next(row for row in rows() if row["name"] == "icons-multilingual")
     assert (row["tokens"], row["weights"]) == ("24, 8", "in the package")
+    with pytest.raises(SystemExit):
+        main(["export", "icons-multilingual", "-o", str(tmp_path / "out"), "--set", "max-images=1"])
+    assert f"mobileclip export {tmp_path / 'second.safetensors'}" in capsys.readouterr().err
     candidate = open_candidate("icons-multilingual")
     assert candidate.name == "icons-multilingual"
     assert candidate.fingerprint != open_candidate("icons").fingerprint
