@@ -112,6 +112,7 @@ COMMANDS = Commands(
         "files": {
             "data": _DATA,
             "convert": Command("models:convert", "convert s2.pt -o s2.safetensors", "weights in another layout"),
+            "combine": Command("combining:combine", "combine A B -o C.safetensors", "one model of two towers"),
             "hub": _HUB,
         },
     },

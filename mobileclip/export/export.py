@@ -136,11 +136,14 @@ def _folded(
 def _as_asked(model: nn.Module, spec: ExportSpec) -> tuple[nn.Module, ExportSpec]:
     """Return what of a model is exported, and how: a classifier whole, with logits as they are, or its image tower.
 
+    A tower alone is exported where nobody says which.
+
     Raises:
         ValueError: if a classifier is asked for what it has not.
     """
     if not isinstance(model, Classifier):
-        return model, spec
+        alone = tuple(towers_of(model)) if spec.tower == "both" else ()
+        return model, attrs.evolve(spec, tower=alone[0]) if len(alone) == 1 else spec
     if spec.tower == "text":
         raise ValueError("a classifier has no text tower; leave --tower out for the whole, or choose --tower image")
     if spec.tower == "image":

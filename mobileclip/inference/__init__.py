@@ -17,6 +17,7 @@ __all__ = [
     "TowerReport",
     "Trial",
     "by_length",
+    "combine",
     "optimize",
     "optimize_images",
     "optimize_tower",

@@ -1,3 +1,4 @@
+from .combining import combine as combine
 from .forms import by_length as by_length, prepared as prepared, prepared_tower as prepared_tower
 from .identity import ModelIdentity as ModelIdentity
 from .loading import space_of as space_of

@@ -17,6 +17,7 @@ from mobileclip.encoders.checkpoints import (
     PACKAGED,
     PRETRAINED,
     ModelSpec,
+    companion,
     licence_of,
     of_same_architecture,
     read_checkpoint,
@@ -36,20 +37,21 @@ def rows(*, known: Collection[str] = ()) -> list[dict[str, str | None]]:
         known: names that are left out.
     """
     named: list[tuple[str, Buildable]] = [*models.items(), *image_encoders.items(), *text_encoders.items()]
-    named += [(name, read_checkpoint(name).spec) for name in PACKAGED]
+    named += [(name, read_checkpoint(name).spec) for name in PACKAGED if name not in known]
     result = []
     for name, value in ((name, value) for name, value in named if name not in known):
-        spec = cast("ModelSpec", value)
+        spec, second = cast("ModelSpec", value), _second_text_tower(name)
         parts = {type_of(tower): tower for _, tower in towers(spec)}
-        image, text = parts.get("image"), parts.get("text")
+        image = parts.get("image")
+        texts = [one for one in (parts.get("text"), second) if isinstance(one, TextEncoderSpec)]
         result.append(
             {
                 "name": name,
                 "image": _tower(image) if image else None,
-                "text": _tower(text) if text else None,
-                "GMACs": " + ".join(_gmacs(tower) for tower in (image, text) if tower),
+                "text": ", ".join(map(_tower, texts)) or None,
+                "GMACs": " + ".join(_gmacs(tower) for tower in (image, *texts) if tower),
                 "px": str(image.input.size) if isinstance(image, ImageEncoderSpec) else None,
-                "tokens": str(text.input.context_length) if isinstance(text, TextEncoderSpec) else None,
+                "tokens": ", ".join(str(one.input.context_length) for one in texts) or None,
                 "dim": str(next(iter(parts.values())).embedding_dim),
                 "weights": _weights(name),
             }
@@ -86,8 +88,20 @@ def describe(model: str) -> dict[str, Any]:
     description["spec"] = json.loads(to_json(spec, unstructure_as=read_back_as(spec)))
     description["licence"] = licence_of(PRETRAINED.get(model, model))
     if model in PACKAGED:
-        description["card"] = str(PACKAGED[model].with_suffix(".md"))
+        description["card"] = str(PACKAGED[model].with_name(f"{model}.md"))
+    if (second := _second_text_tower(model)) is not None:
+        description["second text tower"] = {
+            "parameters": {"training": num_parameters(second), "folded": num_parameters(second, folded=True)},
+            "input": json.loads(to_json(second.input)),
+            "spec": json.loads(to_json(second, unstructure_as=read_back_as(second))),
+        }
     return description
+
+
+def _second_text_tower(name: str) -> TextEncoderSpec | None:
+    """Return the spec of the second text tower of a packaged model, where it has one."""
+    file = companion(name)
+    return None if file is None else cast("TextEncoderSpec", read_checkpoint(file).spec)
 
 
 def num_parameters(tower: ImageEncoderSpec | TextEncoderSpec, *, folded: bool = False) -> int:

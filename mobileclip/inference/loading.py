@@ -15,7 +15,6 @@ from mobileclip.encoders.checkpoints import (
     PREFIX,
     PRETRAINED,
     ModelSpec,
-    companion,
     packaged,
     read_checkpoint,
     resolve_spec,
@@ -28,7 +27,8 @@ from mobileclip.encoders.checkpoints.resizing import spec_of_size
 from mobileclip.encoders.families import image_spec
 from mobileclip.hardware.devices import AUTO, pick_device
 from mobileclip.inference.identity import ModelIdentity
-from mobileclip.inference.text_towers import identity_of, read_text_tower, stored_space, with_text_tower
+from mobileclip.inference.other_texts import OtherTexts, require_own_context
+from mobileclip.inference.text_towers import identity_of, stored_space
 from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.inputs import Interpolation
 from mobileclip.registry import Registry, nearest_file
@@ -99,9 +99,9 @@ def load(
         Traceback (most recent call last):
         ValueError: unknown model 'mobileclip_s5'; did you mean 'mobileclip_s4' or ...
     """
-    wanted, found = _found(model, checkpoint)
-    _require_own_context(context_length, text_model)
-    texts = _Texts(model=model, place=found, wanted=wanted, text_model=text_model, fold=fold, dtype=dtype)
+    wanted, found = place_of(model, checkpoint)
+    require_own_context(context_length, text_model)
+    texts = OtherTexts(model=model, place=found, wanted=wanted, text_model=text_model, fold=fold, dtype=dtype)
     if is_export(found):
         input_changes = (image_size, context_length, interpolation)
         exported = _exported(
@@ -150,9 +150,9 @@ def load_stored(
     Raises:
         ValueError, FileNotFoundError, CheckpointError: see `load`.
     """
-    wanted, found = _found(model, checkpoint)
-    _require_own_context(context_length, text_model)
-    texts = _Texts(model=model, place=found, wanted=wanted, text_model=text_model, fold=False, dtype=dtype)
+    wanted, found = place_of(model, checkpoint)
+    require_own_context(context_length, text_model)
+    texts = OtherTexts(model=model, place=found, wanted=wanted, text_model=text_model, fold=False, dtype=dtype)
     if is_export(found):
         input_changes = (image_size, context_length, interpolation)
         exported = _exported(found, wanted, dtype=dtype, device=device, changes=input_changes, trust=trust)
@@ -192,8 +192,8 @@ def load_identified(
     Raises:
         ValueError, FileNotFoundError, CheckpointError: see `load`.
     """
-    wanted, found = _found(model, checkpoint)
-    texts = _Texts(model=model, place=found, wanted=wanted, text_model=text_model, any_language=any_language)
+    wanted, found = place_of(model, checkpoint)
+    texts = OtherTexts(model=model, place=found, wanted=wanted, text_model=text_model, any_language=any_language)
     if is_export(found):
         exported = load(
             model, checkpoint, device=device, image_size=image_size, context_length=context_length, trust=trust
@@ -227,7 +227,7 @@ def space_of(
         >>> space_of("icons").weights_sha256[:12]
         'eacc2f915a66'
     """
-    wanted, found = _found(model, checkpoint)
+    wanted, found = place_of(model, checkpoint)
     if is_export(found):
         return identity_of(load(model, checkpoint, trust=trust).model)
     return stored_space(read_checkpoint(found, wanted), found)
@@ -239,7 +239,7 @@ def require_model(model: str | Path | DualEncoderSpec | None, checkpoint: str | 
     Raises:
         ValueError, FileNotFoundError: see `load`.
     """
-    wanted, found = _found(model, checkpoint)
+    wanted, found = place_of(model, checkpoint)
     if isinstance(wanted, str):
         resolve_spec(wanted)
     if not str(found).startswith(PREFIX) and not is_export(found) and not local_checkpoint(found).is_file():
@@ -267,7 +267,7 @@ def spec_known_by_name(
     Raises:
         ValueError, FileNotFoundError: see `load`.
     """
-    wanted, found = _found(model, checkpoint)
+    wanted, found = place_of(model, checkpoint)
     if wanted is None and str(found).startswith(PREFIX):
         repository = parsed(str(found)).repository
         wanted = next((name for name, one in PUBLISHED.items() if one.repository == repository), None)
@@ -301,7 +301,7 @@ def holds_weights(name: str | Path) -> bool:
     return bool(text.strip()) and not is_known and Path(text).is_dir()
 
 
-def _found(
+def place_of(
     model: str | Path | DualEncoderSpec | None, checkpoint: str | Path | None
 ) -> tuple[str | ModelSpec | None, str | Path]:
     """Return the model that is wanted, if any is named, and its checkpoint."""
@@ -351,57 +351,6 @@ def _exported(
         )
     model = openers["export"](folder, device=str(device), num_threads=num_threads, trust=trust)
     return ImageTextModel(model, num_threads=num_threads)
-
-
-@attrs.frozen(kw_only=True)
-class _Texts:
-    """What encodes texts beside, or in place of, a model's own text tower.
-
-    Args:
-        model: as it was asked for.
-        place: of its checkpoint.
-        wanted: what is asked of the checkpoint.
-        text_model: a tower in place of the model's own; None for the model's own.
-        any_language: whether the second text tower will do that comes with the package for the same file.
-        fold: whether towers are folded.
-        dtype: of their weights.
-    """
-
-    model: str | Path | DualEncoderSpec | None
-    place: str | Path
-    wanted: str | ModelSpec | None
-    text_model: str | Path | None
-    any_language: bool = False
-    fold: bool = True
-    dtype: torch.dtype = torch.float32
-
-    def beside(self, clip: ImageTextModel, *, device: str | torch.device) -> ImageTextModel:
-        """Return the model with the text towers that are asked for."""
-        if self.text_model is not None:
-            tower = self._read(self.text_model, clip, device)
-            return ImageTextModel(with_text_tower(clip.model, tower), num_threads=clip.num_threads)
-        second = companion(self.place, of_file=self.any_language)
-        if second is not None:
-            tower = self._read(second, clip, device)
-            return ImageTextModel(clip.model, num_threads=clip.num_threads, text_towers=(tower,))
-        return clip
-
-    def _read(self, place: str | Path, clip: ImageTextModel, device: str | torch.device) -> nn.Module:
-        def space() -> ModelIdentity:
-            if is_export(self.place):
-                return identity_of(clip.model)
-            return stored_space(read_checkpoint(self.place, self.wanted), self.place)
-
-        name = str(self.model) if isinstance(self.model, str | Path) else str(self.place)
-        return read_text_tower(place, space, model=name, fold=self.fold, dtype=self.dtype, device=device)
-
-
-def _require_own_context(context_length: int | None, text_model: str | Path | None) -> None:
-    if context_length is not None and text_model is not None:
-        raise ValueError(
-            f"{text_model} has a context length of its own; leave the context length out, or write the tower at "
-            "another one: mobileclip convert FILE -o SHORT.safetensors --set context-length=N"
-        )
 
 
 def _resizing(model: DualEncoder, interpolation: Interpolation | None) -> DualEncoder:

@@ -51,7 +51,7 @@ def stored_space(stored: Stored, place: str | Path) -> ModelIdentity:
     if not isinstance(stored.spec, DualEncoderSpec):
         raise ValueError(
             f"{place} holds no model with both towers, and does not say whose space it embeds into; give the model, or "
-            "a tower that was distilled from one, or cut out by `mobileclip convert MODEL --tower text -o FILE`"
+            "a tower that was distilled from one, or cut out by `mobileclip convert MODEL --tower text|image -o FILE`"
         )
     model = stored.build()
     assert isinstance(model, DualEncoder), "its spec is one's"

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from mobileclip import reparameterize
 from mobileclip.data import Tokenizer
-from mobileclip.encoders import load_model, save_model
+from mobileclip.encoders import TextTransformerSpec, load_model, save_model
 from mobileclip.encoders.checkpoints import PRETRAINED
 from mobileclip.export import (
     ExportSpec,
@@ -29,7 +29,9 @@ from mobileclip.export.describing import origin_of, tower_file
 from mobileclip.export.export import tower_export
 from mobileclip.export.towers import TowerExport
 from mobileclip.inference.optimization import weighted_layers
+from mobileclip.inputs import TextInput
 from mobileclip.tensor_files import weights_sha256
+from tests.encoders.small import randomised
 from tests.errors import fails
 from tests.export.models import CONVOLUTIONAL, MCI, PIXELS, TOKENS, one_tower, pixels, raw_pixels
 
@@ -214,7 +216,7 @@ def test_report_names_what_it_was_measured_on(plain_onnx):
 
 def test_a_file_of_a_tower_alone_is_enough(convolutional, tmp_path):
     save_model(convolutional.image_encoder, tmp_path / "tower.safetensors")
-    spec = ExportSpec(out=tmp_path / "out", target="torch", tower="image")
+    spec = ExportSpec(out=tmp_path / "out", target="torch")
     folder = export_model(tmp_path / "tower.safetensors", spec)
     contract, report = read_contract(folder), read_report(folder)
     assert contract.logit_scale is None
@@ -233,7 +235,23 @@ def test_a_file_of_a_tower_alone_is_enough(convolutional, tmp_path):
     loaded = load_model(tmp_path / "tower.safetensors")
     assert contract.weights_sha256 == weights_sha256(loaded.state_dict())
     with fails("export.model-tower-choose-tower", "text", "image"):
-        export_model(loaded, ExportSpec(out=tmp_path / "none", target="torch"))
+        export_model(loaded, ExportSpec(out=tmp_path / "none", target="torch", tower="text"))
+
+
+@pytest.mark.parametrize("target", ["onnx", "torch"])
+def test_a_text_tower_alone_is_exported_at_its_own_context(target, tmp_path):
+    text = TextInput(context_length=6, vocab_size=900)
+    tower = randomised(TextTransformerSpec(width=16, num_heads=2, depth=0, embedding_dim=24, pool="mean", input=text))
+    save_model(tower, tmp_path / "tower.safetensors")
+    folder = export_model(tmp_path / "tower.safetensors", ExportSpec(out=tmp_path / "out", target=target))
+    contract, report = read_contract(folder), read_report(folder)
+    assert [file.tower for file in contract.towers] == ["text"]
+    assert contract.towers[0].input_shape[1] == contract.text.input.context_length == 6
+    assert report.passed
+    assert report.towers[0].count == len(bundled_samples().captions)
+    assert verify_export(folder).passed
+    golden = load_file(folder / "golden.safetensors")
+    assert {rows.shape[-1] for rows in golden.values()} == {6, 24}
 
 
 def test_mistakes_cost_nothing(convolutional, tmp_path):

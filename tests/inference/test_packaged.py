@@ -11,11 +11,17 @@ from PIL import Image, ImageDraw, ImageOps
 
 import mobileclip
 from mobileclip.cli.__main__ import main
-from mobileclip.encoders import load_model, save_model
-from mobileclip.encoders.checkpoints import PACKAGED, licence_of
+from mobileclip.data.text import pack_ngrams
+from mobileclip.encoders import TextTransformerSpec, load_model, save_model
+from mobileclip.encoders.checkpoints import COMPANIONS, PACKAGED, Taught, licence_of
+from mobileclip.evaluation import Session, open_candidate
 from mobileclip.export import ExportSpec, export_model
-from mobileclip.inference.catalogue import describe
+from mobileclip.inference import space_of
+from mobileclip.inference.catalogue import describe, rows
+from mobileclip.inference.names import list_models
+from mobileclip.inputs import TextInput
 from mobileclip.reparam import is_folded
+from tests.encoders.small import randomised
 
 MOST_BYTES = 10_000_000
 
@@ -116,3 +122,63 @@ def test_a_file_of_its_name_is_that_file_and_a_folder_is_not(tmp_path, monkeypat
     (tmp_path / "other.safetensors").rename(tmp_path / "icons")
     found = load_model("icons", fold=False).state_dict()
     assert all(torch.equal(found[name], tensor) for name, tensor in other.state_dict().items())
+
+
+FRENCH = ("flèche rouge", "cœur bleu", "maison")
+
+
+@pytest.fixture
+def multilingual(tmp_path, monkeypatch):
+    """A packaged model with a second text tower, drawn at random."""
+    text = TextInput(context_length=8, vocab_size=900)
+    spec = TextTransformerSpec(width=16, num_heads=2, depth=0, embedding_dim=256, pool="mean", input=text)
+    tower = randomised(spec)
+    tower.taught = Taught(space=space_of("icons").to_json(), ngrams=pack_ngrams(FRENCH))
+    save_model(tower.half(), tmp_path / "second.safetensors")
+    monkeypatch.setitem(COMPANIONS, "icons-multilingual", tmp_path / "second.safetensors")
+    monkeypatch.setitem(PACKAGED, "icons-multilingual", PACKAGED["icons"])
+    return mobileclip.load("icons-multilingual")
+
+
+def test_a_second_text_tower_has_the_texts_that_it_was_taught(multilingual, clip, tmp_path):
+    english = ["red arrow", "a house with a garden"]
+    assert torch.equal(multilingual.encode_text(english), clip.encode_text(english))
+    assert not torch.allclose(multilingual.encode_text(FRENCH), clip.encode_text(FRENCH), atol=0.1)
+    alone = mobileclip.load("icons", text_model=tmp_path / "second.safetensors")
+    torch.testing.assert_close(multilingual.encode_text(FRENCH), alone.encode_text(FRENCH))
+    torch.testing.assert_close(
+        mobileclip.load("icons", text_model="icons-multilingual").encode_text(FRENCH), alone.encode_text(FRENCH)
+    )
+    image = Image.new("RGB", (40, 40), "white")
+    assert torch.equal(multilingual.encode_image(image), clip.encode_image(image))
+
+
+def test_an_index_of_either_name_is_searched_in_any_language(multilingual, drawings, tmp_path, capsys):
+    scores = (multilingual.encode_image(drawings) @ multilingual.encode_text(FRENCH[0])[0]).tolist()
+    for name in ("icons", "icons-multilingual"):
+        main(["index", *map(str, drawings), "-i", str(tmp_path / name), "-m", name])
+        capsys.readouterr()
+        main(["search", FRENCH[0], "-i", str(tmp_path / name), "--json"])
+        found = json.loads(capsys.readouterr().out)
+        assert [match["score"] for match in found] == pytest.approx(sorted(scores, reverse=True), abs=2e-3)
+    main(["index", *map(str, drawings), "-i", str(tmp_path / "icons"), "-m", "icons-multilingual"])
+    assert "2 pictures in the index" in capsys.readouterr().out
+
+
+def test_its_name_is_taken_where_a_model_is(multilingual, drawings, tmp_path, capsys):
+    main(["classify", str(drawings[0]), *FRENCH, "-m", "icons-multilingual", "--json"])
+    assert json.loads(capsys.readouterr().out) == pytest.approx(multilingual.classify(drawings[0], FRENCH), abs=1e-5)
+    assert "icons-multilingual" in list_models("icons*", pretrained=True)
+    said = describe("icons-multilingual")
+    assert said["second text tower"]["input"]["context_length"] == 8
+    assert said["card"].endswith("icons-multilingual.md")
+    row = next(row for row in rows() if row["name"] == "icons-multilingual")
+    assert (row["tokens"], row["weights"]) == ("24, 8", "in the package")
+    with pytest.raises(SystemExit):
+        main(["export", "icons-multilingual", "-o", str(tmp_path / "out"), "--set", "max-images=1"])
+    assert f"mobileclip export {tmp_path / 'second.safetensors'}" in capsys.readouterr().err
+    candidate = open_candidate("icons-multilingual")
+    assert candidate.name == "icons-multilingual"
+    assert candidate.fingerprint != open_candidate("icons").fingerprint
+    embedded = Session.of(candidate, batch_size=4, show_progress=False).embed_texts(FRENCH)
+    torch.testing.assert_close(torch.nn.functional.normalize(embedded), multilingual.encode_text(FRENCH))

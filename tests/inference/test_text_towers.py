@@ -16,8 +16,9 @@ from mobileclip.data.text import KnownNgrams, pack_ngrams
 from mobileclip.datasets.sources import TextPair
 from mobileclip.encoders import TextTransformerSpec, load_model, save_model
 from mobileclip.encoders.checkpoints import Taught, read_checkpoint
-from mobileclip.evaluation import EvaluationSpec, Session, candidate_of, evaluate_models
-from mobileclip.inference import ModelIdentity, space_of
+from mobileclip.evaluation import EvaluationSpec, Session, candidate_of, evaluate_models, summarize
+from mobileclip.evaluation.report import language_table, points
+from mobileclip.inference import ModelIdentity, combine, space_of
 from mobileclip.inputs import TextInput
 from mobileclip.losses import TextDistillationLossSpec
 from mobileclip.reinforce import reinforce_texts
@@ -227,9 +228,20 @@ def test_an_evaluation_has_a_row_for_every_language_with_the_tower_that_reads_it
     own.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     spec = EvaluationSpec(datasets=(str(own),), output=tmp_path / "out", device="cpu", batch_size=4)
     model = files / "model.safetensors"
-    run = evaluate_models([str(model)], attrs.evolve(spec, text_model=str(tower)))
-    assert [one.name for one in run.models] == ["model with run"]
-    assert list(run.models[0].records) == ["own", "own/de", "own/en"]
+    run = evaluate_models([str(model)], attrs.evolve(spec, text_model=("own", str(tower))))
+    assert [one.name for one in run.models] == ["model", "model with run"]
+    assert all(list(one.records) == ["own", "own/de", "own/en"] for one in run.models)
+    first, second = (one.records for one in run.models)
+    table = language_table(summarize(run))
+    assert [(row[0].text, row[1].text) for row in table.rows] == [
+        ("own, de", "model"), ("own, de", "model with run"), ("own, en", "model with run"),
+    ]  # fmt: skip
+    difference = second["own/de"].result.main_metric - first["own/en"].result.main_metric
+    assert table.rows[1][2].text == points(difference)
+    paired = run.models[1].outcomes["own/de"].compared_with(run.models[0].outcomes["own/en"])
+    assert table.rows[1][2].small == f"{points(paired.interval.low)} to {points(paired.interval.high)}"
+    values = [records.result.metrics["image_retrieval_recall@5"] for records in (second["own/de"], first["own/en"])]
+    assert table.rows[1][4].text == f"{100 * values[0] / values[1]:.0f}"
     english = mobileclip.load(model)
     english.model.text_encoder.taught = Taught(ngrams=pack_ngrams(ENGLISH))
     both = ImageTextModel(english.model, text_towers=[load_model(tower)])
@@ -237,3 +249,23 @@ def test_an_evaluation_has_a_row_for_every_language_with_the_tower_that_reads_it
     texts = [*GERMAN, *ENGLISH]
     expected = torch.cat([mobileclip.load(model, text_model=tower).encode_text(GERMAN), english.encode_text(ENGLISH)])
     torch.testing.assert_close(torch.nn.functional.normalize(session.embed_texts(texts)), expected)
+
+
+@pytest.mark.parametrize("image", ["whole", "tower"])
+def test_two_towers_of_a_space_become_a_model(image, files, tower, pictures, tmp_path):
+    given = str(files / "model.safetensors")
+    if image == "tower":
+        main(["convert", given, "-o", str(tmp_path / "image.safetensors"), "--tower", "image", "--fold"])
+        given = str(tmp_path / "image.safetensors")
+    main(["combine", given, str(tower), "-o", str(tmp_path / "both.safetensors")])
+    expected = mobileclip.load(files / "model.safetensors", text_model=tower)
+    both = mobileclip.load(tmp_path / "both.safetensors")
+    picture = min(pictures.iterdir())
+    torch.testing.assert_close(both.encode_image(picture), expected.encode_image(picture), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(both.encode_text(GERMAN), expected.encode_text(GERMAN))
+    assert both.text_sides[0].known.share(GERMAN[0]) == 1.0
+    assert space_of(tmp_path / "both.safetensors") == space_of(files / "model.safetensors")
+    if image == "whole":
+        assert both.model.similarity_scale == pytest.approx(expected.model.similarity_scale.item())
+        with fails("inference.speaks-space-model-weights", str(tower), str(files / "other.safetensors")):
+            combine(files / "other.safetensors", tower)
