@@ -67,6 +67,7 @@ def export(
             beside it, and is not the default, stays.
         overwrite: replace an export that is there.
     """
+    from mobileclip.encoders.checkpoints import companion
     from mobileclip.encoders.checkpoints.exports import CONTRACT
     from mobileclip.export import export_model, read_contract, read_report
     from mobileclip.export.contract import NOT_RUN
@@ -88,6 +89,8 @@ def export(
     target.check()
     require_output_folder(spec.out, overwrite=overwrite, marker=CONTRACT)
     require_model(model, checkpoint)
+    if (second := companion(model)) is not None:
+        say(f"{model} has a second text tower, which is exported by itself: mobileclip export {second}", error=True)
     if max_images < 2:
         raise ValueError(f"--set max-images is {max_images}; ranking needs at least 2")
     for path in filter(None, (data, calibration)):

@@ -82,12 +82,14 @@ def divided(models: Sequence[str], spec: EvaluationSpec) -> tuple[tuple[str, ...
 
 def _print_results(run: Run, summary: Sequence[ModelResults]) -> None:
     """Print the verdicts, one table of the data sets that were measured, and where the results are."""
-    from mobileclip.evaluation.report import comparisons, results_table, verdict_table
+    from mobileclip.evaluation.report import comparisons, language_table, results_table, verdict_table
 
     for comparison in comparisons(summary):
         _print_table(verdict_table(comparison))
         say(f"{comparison.verdict}: {comparison.sentence}")
     _print_table(results_table(summary))
+    if (languages := language_table(summary)) is not None:
+        _print_table(languages)
     say("Main metrics in per cent, with 95 % intervals.")
     for model in run.models:
         say(f"{model.name}: {model.path}")

@@ -19,7 +19,7 @@ from mobileclip.evaluation.metrics.answers import Answers
 from mobileclip.evaluation.metrics.outcomes import Outcomes
 from mobileclip.evaluation.records import Record, add_record
 from mobileclip.evaluation.session import Session, origin
-from mobileclip.evaluation.spec import EvaluationSpec
+from mobileclip.evaluation.spec import OWN, EvaluationSpec
 from mobileclip.evaluation.suite import SUITE
 from mobileclip.evaluation.tasks.catalogue import find_task, suite_tasks
 from mobileclip.evaluation.tasks.task import FoundTask
@@ -131,10 +131,10 @@ def _evaluated(
     runs: list[ModelRun] = []
     failures: list[Failure] = []
     answers: dict[str, dict[str, Answers]] = {}
-    filters = spec.interpolation or (None,)
-    # A candidate comes with its preprocessing.
-    opened = [(one, own) for one in models for own in (filters if isinstance(one, str) else (None,))]
-    for model, interpolation in opened:
+    choices = [(resized, text) for resized in spec.interpolation or (None,) for text in spec.text_model or (OWN,)]
+    # A candidate comes with its preprocessing and its towers.
+    opened = [(one, *own) for one in models for own in (choices if isinstance(one, str) else ((None, OWN),))]
+    for model, interpolation, text_model in opened:
         try:
             candidate = (
                 model
@@ -147,7 +147,7 @@ def _evaluated(
                     context_length=spec.context_length,
                     interpolation=interpolation,
                     trust=spec.trust,
-                    text_model=spec.text_model,
+                    text_model=None if text_model == OWN else text_model,
                 )
             )
         except (ValueError, OSError, ImportError) as error:

@@ -19,6 +19,9 @@ from mobileclip.strict import repeated, strict
 if TYPE_CHECKING:
     from mobileclip.evaluation.tasks.task import TaskOptions
 
+OWN = "own"
+"""Stands for a model's own text tower."""
+
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class EvaluationSpec:
@@ -39,8 +42,9 @@ class EvaluationSpec:
         context_length: ids per text, where fewer than a model's own; see `mobileclip.encoders.load_model`.
         interpolation: filters that resize pictures, `bilinear`, `bicubic` or both: each model is evaluated with each,
             and its name ends with the filter; none for a model's own. Open_clip's models have theirs.
-        text_model: a text tower of the model's space that encodes texts in place of the model's own, see
-            `mobileclip.load`; the model's name in tables then ends with the tower's. Not of open_clip's models.
+        text_model: text towers of the models' space that encode texts in place of a model's own, a file or a folder
+            with one: each model is evaluated with each, and its name ends with the tower's; `own` stands for the
+            model's own. None is that alone. Not of open_clip's models.
         batch_size: images encoded at once; by default as many as fit into memory.
         num_threads: threads that read images beside the model; by default one per core, eight at most.
         cache: whether embeddings are kept and found again, so that another run looks at no image that one has encoded;
@@ -65,7 +69,7 @@ class EvaluationSpec:
     image_size: int | None = None
     context_length: int | None = None
     interpolation: tuple[Interpolation, ...] = attrs.field(default=())
-    text_model: str | None = None
+    text_model: tuple[str, ...] = attrs.field(default=())
     batch_size: int | None = attrs.field(default=None, validator=validators.optional(validators.ge(1)))
     num_threads: int | None = attrs.field(default=None, validator=validators.optional(validators.ge(1)))
     cache: bool = True
@@ -75,9 +79,10 @@ class EvaluationSpec:
     stores: storage.StoreLimits = attrs.field(factory=storage.StoreLimits, eq=False)
 
     @interpolation.validator
-    def _check_interpolation(self, _: object, value: tuple[str, ...]) -> None:
+    @text_model.validator
+    def _check_repeated(self, attribute: attrs.Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
         if twice := repeated(value):
-            raise ValueError(f"interpolation names {twice[0]!r} twice; name it once")
+            raise ValueError(f"{attribute.name} names {twice[0]!r} twice; name it once")
 
     @property
     def task_options(self) -> TaskOptions:

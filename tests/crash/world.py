@@ -172,6 +172,11 @@ COMMANDS = {
     "export": Command(prepare=_model, arguments=_EXPORT),
     "export over": Command(prepare=_model, before=(_EXPORT,), arguments=_EXPORT),
     "convert": Command(prepare=_model, arguments=("convert", MODEL, "b/model.pt", "--to", "official", "--overwrite")),
+    "combine": Command(
+        prepare=_model,
+        before=(("convert", MODEL, "-o", "text.safetensors", "--tower", "text"),),
+        arguments=("combine", MODEL, "text.safetensors", "-o", "b/both.safetensors", "--overwrite"),
+    ),
     "check-weights": Command(
         prepare=_known,
         arguments=(

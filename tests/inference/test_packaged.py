@@ -18,7 +18,6 @@ from mobileclip.evaluation import Session, open_candidate
 from mobileclip.export import ExportSpec, export_model
 from mobileclip.inference import space_of
 from mobileclip.inference.catalogue import describe, rows
-from mobileclip.inference.names import list_models
 from mobileclip.inputs import TextInput
 from mobileclip.reparam import is_folded
 from tests.encoders.small import randomised
@@ -168,12 +167,15 @@ def test_an_index_of_either_name_is_searched_in_any_language(multilingual, drawi
 def test_its_name_is_taken_where_a_model_is(multilingual, drawings, tmp_path, capsys):
     main(["classify", str(drawings[0]), *FRENCH, "-m", "icons-multilingual", "--json"])
     assert json.loads(capsys.readouterr().out) == pytest.approx(multilingual.classify(drawings[0], FRENCH), abs=1e-5)
-    assert "icons-multilingual" in list_models("icons*", pretrained=True)
+    assert "icons-multilingual" in mobileclip.list_models("icons*", pretrained=True)
     said = describe("icons-multilingual")
     assert said["second text tower"]["input"]["context_length"] == 8
     assert said["card"].endswith("icons-multilingual.md")
     row = next(row for row in rows() if row["name"] == "icons-multilingual")
     assert (row["tokens"], row["weights"]) == ("24, 8", "in the package")
+    with pytest.raises(SystemExit):
+        main(["export", "icons-multilingual", "-o", str(tmp_path / "out"), "--set", "max-images=1"])
+    assert f"mobileclip export {tmp_path / 'second.safetensors'}" in capsys.readouterr().err
     candidate = open_candidate("icons-multilingual")
     assert candidate.name == "icons-multilingual"
     assert candidate.fingerprint != open_candidate("icons").fingerprint

@@ -16,7 +16,8 @@ from mobileclip.data.text import KnownNgrams, pack_ngrams
 from mobileclip.datasets.sources import TextPair
 from mobileclip.encoders import TextTransformerSpec, load_model, save_model
 from mobileclip.encoders.checkpoints import Taught, read_checkpoint
-from mobileclip.evaluation import EvaluationSpec, Session, candidate_of, evaluate_models
+from mobileclip.evaluation import EvaluationSpec, Session, candidate_of, evaluate_models, summarize
+from mobileclip.evaluation.report import language_table, points
 from mobileclip.inference import ModelIdentity, combine, space_of
 from mobileclip.inputs import TextInput
 from mobileclip.losses import TextDistillationLossSpec
@@ -227,9 +228,20 @@ def test_an_evaluation_has_a_row_for_every_language_with_the_tower_that_reads_it
     own.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     spec = EvaluationSpec(datasets=(str(own),), output=tmp_path / "out", device="cpu", batch_size=4)
     model = files / "model.safetensors"
-    run = evaluate_models([str(model)], attrs.evolve(spec, text_model=str(tower)))
-    assert [one.name for one in run.models] == ["model with run"]
-    assert list(run.models[0].records) == ["own", "own/de", "own/en"]
+    run = evaluate_models([str(model)], attrs.evolve(spec, text_model=("own", str(tower))))
+    assert [one.name for one in run.models] == ["model", "model with run"]
+    assert all(list(one.records) == ["own", "own/de", "own/en"] for one in run.models)
+    first, second = (one.records for one in run.models)
+    table = language_table(summarize(run))
+    assert [(row[0].text, row[1].text) for row in table.rows] == [
+        ("own, de", "model"), ("own, de", "model with run"), ("own, en", "model with run"),
+    ]  # fmt: skip
+    difference = second["own/de"].result.main_metric - first["own/en"].result.main_metric
+    assert table.rows[1][2].text == points(difference)
+    paired = run.models[1].outcomes["own/de"].compared_with(run.models[0].outcomes["own/en"])
+    assert table.rows[1][2].small == f"{points(paired.interval.low)} to {points(paired.interval.high)}"
+    values = [records.result.metrics["image_retrieval_recall@5"] for records in (second["own/de"], first["own/en"])]
+    assert table.rows[1][4].text == f"{100 * values[0] / values[1]:.0f}"
     english = mobileclip.load(model)
     english.model.text_encoder.taught = Taught(ngrams=pack_ngrams(ENGLISH))
     both = ImageTextModel(english.model, text_towers=[load_model(tower)])

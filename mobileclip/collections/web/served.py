@@ -114,6 +114,6 @@ def _read_anew(before: Collection) -> Collection:
     store = Store.open(before.path)
     is_same = store.about.identity == before.store.about.identity
     clip = before.clip if is_same else None
-    collection = Collection(store, clip=clip, device=before.device, trust=before.trust)
+    collection = Collection(store, clip=clip, device=before.device, trust=before.trust, text_model=before.text_model)
     collection.load()
     return collection

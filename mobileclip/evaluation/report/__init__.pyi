@@ -12,6 +12,7 @@ from .figures import (
     to_svg as to_svg,
 )
 from .labels import place_labels as place_labels
+from .languages import language_table as language_table
 from .origins import coverage_table as coverage_table, provenance_table as provenance_table
 from .pictures import (
     LONGEST_SIDE as LONGEST_SIDE,

@@ -12,6 +12,7 @@ import attrs
 
 from mobileclip.evaluation.report.disagreements import Disagreement
 from mobileclip.evaluation.report.figures import DARK, LIGHT, to_svg
+from mobileclip.evaluation.report.languages import language_table
 from mobileclip.evaluation.report.origins import coverage_table, provenance_table
 from mobileclip.evaluation.report.plots import Panel, draw_latency, latency_panels
 from mobileclip.evaluation.report.tables import models_table, results_table, robustness_table, verdict_table
@@ -74,6 +75,7 @@ def page(
         "disagreements": [one for one in disagreements if one.gained or one.lost or one.reference],
         "plots": [_plot(panel) for panel in latency_panels(models)],
         "results": results_table(models),
+        "languages": language_table(models),
         "models": models_table(models),
         "robustness": robustness_table(models),
         "origins": [provenance_table(measured), coverage_table(measured)] if measured else [],

@@ -97,10 +97,12 @@ def _norms_in_their_type() -> Iterator[None]:
     from coremltools.converters.mil import Builder
     from coremltools.converters.mil.frontend.torch.ops import _get_inputs
     from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY, register_torch_op
-    from coremltools.converters.mil.mil.types import nptype_from_builtin
+    from coremltools.converters.mil.mil.types import builtin_to_string, nptype_from_builtin
 
     def layer_norm(context: Any, node: Any) -> None:
         x, normalized, weight, bias, epsilon = _get_inputs(context, node)[:5]
+        if weight is not None and x.dtype != weight.dtype:  # a mean over a mask, which coremltools has in float32
+            x = Builder.cast(x=x, dtype=builtin_to_string(weight.dtype))
         context.add(
             Builder.layer_norm(
                 x=x,
