@@ -53,7 +53,7 @@ def usable(phrases: Iterable[Phrase], known: AbstractSet[str]) -> Iterator[Phras
     for phrase in phrases:
         words, key = phrase.english.split(), (phrase.text.lower(), phrase.english)
         short = 0 < len(words) <= _MOST_WORDS and 0 < len(phrase.text) <= _MOST_CHARACTERS
-        if short and known.issuperset(words) and key not in seen:
+        if short and known >= set(words) and key not in seen:
             seen.add(key)
             yield phrase
 

@@ -62,5 +62,5 @@ def train_tower(spec: LanguagesSpec, found: Sequence[TextPair], folder: Path, *,
         checkpoint_every_steps=spec.steps,
     )
     trained = run(RunSpec(model=student, data=data, training=training), folder / "run")
-    save_model(load_model(trained, fold=False).half(), path)
+    save_model(load_model(Path(trained), fold=False).half(), path)
     return path

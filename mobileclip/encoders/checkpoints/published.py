@@ -134,10 +134,10 @@ def tagged(model: str, tag: str) -> str:
 
 _FOLDER = Path(__file__).with_name("packaged")
 
-PACKAGED = {"icons": _FOLDER / "icons.safetensors"}
+PACKAGED = dict.fromkeys(("icons", "icons-multilingual"), _FOLDER / "icons.safetensors")
 """Models that come with the package, and are checkpoints by their name. Each has a card beside it, `NAME.md`."""
 
-COMPANIONS: dict[str, Path] = {}
+COMPANIONS = {"icons-multilingual": _FOLDER / "icons-multilingual.safetensors"}
 """The second text towers of packaged models, which share the texts with the first, by the names of these models."""
 
 if (_FOLDER / "icons-multilingual.safetensors").is_file():
@@ -169,7 +169,9 @@ def companion(name: str | Path, *, of_file: bool = False) -> Path | None:
 
 
 _LICENCE = "code MIT; Apple's published weights are for research only ({}), reinforced data CC-BY-NC-ND"
-_PACKAGED_LICENCE = "code and weights MIT; the drawings that they learned from name their authors in the model's card"
+_PACKAGED_LICENCE = (
+    "code and weights MIT; the model's card names the authors of the drawings and texts that they learned from"
+)
 _OTHERS_LICENCE = "code MIT; the licence of the weights is that of whoever trained them"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import attrs
 import pytest
@@ -11,14 +12,17 @@ import mobileclip
 from examples.icons import IconDataSpec
 from examples.languages import LanguagesSpec
 from examples.languages.report import tables
-from examples.languages.run import RESULTS, make
+from examples.languages.run import NAME, RESULTS, make
 from examples.languages.scoring import NEVER, OTHER, TAUGHT, WordTable, read_results
 from examples.languages.sources import CLDR, OSM, Phrase, aligned_keywords, names_of, plain, read_phrases
+from examples.languages.spec import LANGUAGES
 from examples.languages.texts import balanced, is_held_out, pairs, shares, usable, without_held_out
 from examples.quickstart.emoji.sources import locked
 from mobileclip.datasets.sources import read_text_pairs
+from mobileclip.encoders.checkpoints import companion
 from tests.examples.icons.packages import LABELS, write_icon_packages
 
+PAGE = Path(__file__).parents[3] / "docs" / "languages.md"
 SETS = ("bi", "carbon", "iconoir", "lucide", "noto")
 GERMAN = {"red": "rot", "green": "grün", "blue": "blau", "yellow": "gelb", "circle": "Kreis", "square": "Quadrat"}
 SPEC = LanguagesSpec(
@@ -185,3 +189,23 @@ def test_what_is_finished_is_not_done_again(made):
     assert {file: file.stat().st_mtime_ns for file in before} == before
     with pytest.raises(ValueError, match="other choices"):
         make(attrs.evolve(spec, width=8))
+
+
+def test_the_page_has_what_the_kept_results_say():
+    results, page = read_results(PAGE.with_suffix(".jsonl")), PAGE.read_text(encoding="utf-8").splitlines()
+    missing = [line for line in tables(results) if line not in page]
+    assert not missing, "\n".join(["the page lacks lines of these tables:", *missing])
+    assert {one.language for one in results if one.kind == TAUGHT} == set(LanguagesSpec().languages)
+
+
+def test_the_tower_that_ships_is_the_one_of_the_card():
+    clip, english = mobileclip.load(NAME), mobileclip.load("icons")
+    red = ["red heart", "flèche rouge", "rotes Herz", "赤いハート", "красное сердце"]
+    found = clip.encode_text(red)
+    assert (found[0] == english.encode_text(red[0])[0]).all(), "English stays with the English tower"
+    meant = english.encode_text(["red arrow", "red heart", "red heart", "red heart"])
+    assert ((found[1:] * meant).sum(dim=1) > 0.6).all()
+    shown = Path(companion(NAME)).with_suffix(".md").read_text(encoding="utf-8")
+    shipped = [one for one in read_results(PAGE.with_suffix(".jsonl")) if one.seed is None and one.kind == TAUGHT]
+    assert all(f"| {LANGUAGES[one.language][0]} | {one.number:,} | {one.student:.1f} |" in shown for one in shipped)
+    assert Path(companion(NAME)).stat().st_size < 3_000_000
