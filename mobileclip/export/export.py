@@ -92,9 +92,8 @@ def export_model(
             raise ValueError(f"the model has no {lacking[0]} tower; choose --tower {next(iter(has))}")
         samples = samples or bundled_samples()
         measured = measure_model(folded, samples, normalize=spec.normalize, stages=spec.features)
-        exports = tuple(
-            tower_export(tower, has[tower], spec, target, calibration=calibration or samples) for tower in spec.towers
-        )
+        ranges = (calibration or samples) if "int8" in spec.precisions else None
+        exports = tuple(tower_export(tower, has[tower], spec, target, calibration=ranges) for tower in spec.towers)
         origin = origin_of(model, checkpoint)
         contract = contract_of(folded, exports, target, origin)
         name, notes = architecture_of(cast("ModelSpec", folded.spec)), notes_of(contract, origin.author)
@@ -156,7 +155,7 @@ def _as_asked(model: nn.Module, spec: ExportSpec) -> tuple[nn.Module, ExportSpec
 
 
 def tower_export(
-    tower: Tower, encoder: nn.Module, spec: ExportSpec, target: Target, *, calibration: Samples
+    tower: Tower, encoder: nn.Module, spec: ExportSpec, target: Target, *, calibration: Samples | None
 ) -> TowerExport:
     """Return a tower as a target takes it.
 
@@ -165,9 +164,9 @@ def tower_export(
         encoder: folded, in float32.
         spec: how it is exported.
         target: what it is exported to.
-        calibration: what the ranges of int8 are found with.
+        calibration: what the ranges of int8 are found with; None where there are none to find.
     """
-    inputs = calibration_inputs(encoder, calibration, spec.preprocess)
+    inputs = torch.empty(0) if calibration is None else calibration_inputs(encoder, calibration, spec.preprocess)
     text_dtype = layouts.resolve(spec.layout).text_dtype or target.text_dtype
     if tower == "text":
         inputs = inputs.to(getattr(torch, text_dtype))

@@ -156,7 +156,8 @@ class TowerExport:
         tower: which it is.
         encoder: folded, in float32 and evaluation mode; a whole classifier as the image tower.
         spec: how it is exported.
-        calibration: a batch of inputs, as the exported file takes them, that ranges of int8 are found with.
+        calibration: a batch of inputs, as the exported file takes them, that ranges of int8 are found with; empty where
+            there are none to find.
         text_dtype: what token ids come in as.
         fallback: layers that stay in float32. In the graph, their names begin with `encoder.`.
         model: what the model is called in the names of files.
