@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 MODULE = sys.modules[LocalEngine.__module__]
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def forked_workers():
     """Workers of `LocalEngine` are forked by a server that has imported what they need: 0.05 s each in place of 2."""
     forked = multiprocessing.get_context("forkserver")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 from itertools import islice
+from pathlib import Path
 
 import attrs
 import pytest
@@ -13,6 +15,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, IterableDataset
 
 from mobileclip.data import LabelledBatch, ReinforcedBatch, ReinforcedPipelineSpec, StreamPosition, write_shards
+from mobileclip.data.shards import write_sizes
 from mobileclip.extras import install_library
 from mobileclip.inputs import ImageInput
 from mobileclip.serialization import from_json
@@ -54,6 +57,18 @@ def test_iterating_goes_on_from_any_batch(shards, choices, num_workers):
         assert resumed.state_dict() == state
         assert keys(resumed) == whole[stop:]
         assert keys(islice(resumed, 2)) == whole[:2]  # what was loaded is for one iteration
+
+
+def test_iterating_goes_on_without_what_was_dead_when_it_began(shards, tmp_path):
+    paths = [Path(shutil.copy(path, tmp_path)) for path in shards]
+    write_sizes(tmp_path, {path.name: 3 for path in paths})
+    paths[2].write_bytes(b"no tar")
+    whole = keys(pipeline(paths))
+    first = pipeline(paths)
+    assert keys(islice(first, 2)) == whole[:2]
+    resumed = pipeline(paths)
+    resumed.load_state_dict(first.state_dict())
+    assert keys(resumed) == whole[2:]
 
 
 def _saved(state):
