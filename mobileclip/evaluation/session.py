@@ -23,8 +23,8 @@ from mobileclip.evaluation.encoding.inference import Encoders, KnownTexts, encod
 from mobileclip.evaluation.encoding.timing import machine_name
 from mobileclip.evaluation.metrics.classification import ensemble_prompts, fill_templates
 from mobileclip.extras import VERSION
-from mobileclip.inference.text_towers import TextSide
 from mobileclip.inference.modes import evaluating
+from mobileclip.inference.text_towers import TextSide
 
 
 @attrs.define(eq=False)

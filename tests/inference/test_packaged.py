@@ -10,7 +10,6 @@ import torch
 from PIL import Image, ImageDraw, ImageOps
 
 import mobileclip
-from mobileclip import list_models
 from mobileclip.cli.__main__ import main
 from mobileclip.data.text import pack_ngrams
 from mobileclip.encoders import TextTransformerSpec, load_model, save_model
