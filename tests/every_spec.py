@@ -36,6 +36,7 @@ from mobileclip.export import ExportSpec
 from mobileclip.inference.known import KnownOutput, Picture as KnownPicture
 from mobileclip.inputs import ImageInput, TokenizerFile
 from mobileclip.losses import ReinforcedLossSpec
+from mobileclip.recipes.distilling import DistilSpec
 from mobileclip.registry import Registry
 from mobileclip.strict import NOT_IN_JSON, strict
 from mobileclip.training import (
@@ -293,6 +294,7 @@ GIVEN: dict[type, Callable[[], tuple[Any, ...]]] = {
     ViTSpec: lambda: (VIT, attrs.evolve(VIT, stem="patch"), attrs.evolve(VIT, projection=False, embedding_dim=32)),
     ClassifierSpec: lambda: (ClassifierSpec(image=IMAGE, num_classes=2, class_names=("a", "b")),),
     CosineSchedule: lambda: (CosineSchedule(total_steps=3000),),
+    DistilSpec: lambda: (DistilSpec(shares=("de=2",)),),
     ConstantCosineSchedule: lambda: (ConstantCosineSchedule(total_steps=3000, constant_steps=2500),),
     ReinforcedPipelineSpec: _pipelines(ReinforcedPipelineSpec),
     ColumnPipelineSpec: _pipelines(ColumnPipelineSpec, teacher_columns=(4, 6)),

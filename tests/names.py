@@ -33,6 +33,7 @@ RECIPES = {
     "train imagenet_mci mci0": "classifying",
     "reinforce datacompdr12m": "reinforcing",
     "finetune": "finetuning",
+    "train distil_text": "distilling",
 }
 _WIDE = {"COLUMNS": "1000"}
 

@@ -16,6 +16,7 @@ from mobileclip.losses import LossSpec
 from mobileclip.strict import NOT_IN_JSON, strict
 from mobileclip.testing import check_spec
 from recipes import train_imagenet_mci as classifying
+from recipes.distil_text import distil_text
 from recipes.evaluate import evaluate
 from recipes.finetune import finetune
 from tests.every_spec import changed, families, made, spec_classes
@@ -53,7 +54,7 @@ def test_what_json_leaves_out_is_known():
 
 
 def test_json_holds_every_published_choice():
-    for recipe in (*training_recipes().values(), *classifying.ROWS.values(), finetune, evaluate):
+    for recipe in (*training_recipes().values(), *classifying.ROWS.values(), finetune, evaluate, distil_text):
         check_spec(recipe())
     for recipe in REINFORCING.values():
         check_spec(recipe("s3://data/plain/{0..3}.tar", "output"))

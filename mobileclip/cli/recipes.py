@@ -159,7 +159,7 @@ def runs(
 
 
 def _command(name: str) -> str:
-    for command, prefix in KINDS.items():
-        if name.startswith(prefix):
-            return f"mobileclip {command} {name.removeprefix(prefix)}"
+    for command, prefixes in KINDS.items():
+        if name.startswith(prefixes):
+            return f"mobileclip {command} {name.removeprefix(prefixes[0])}"
     return f"mobileclip {'eval' if name == 'evaluate' else name}"

@@ -60,6 +60,17 @@ _HUB = Commands(
     "hub save s2.safetensors -o s2/",
     "models as open_clip and timm load them",
 )
+_TOKENIZER = Commands(
+    "Train a tokenizer on texts, or leave out of a vocabulary what texts never use.",
+    {
+        "commands": {
+            "train": Command("tokenizers:train", "train german.txt -o tokenizer.json", "a tokenizer.json of texts"),
+            "prune": Command("tokenizers:prune", "prune s0.pt texts.txt -o small.safetensors", "a smaller vocabulary"),
+        }
+    },
+    "tokenizer train german.txt -o t.json",
+    "vocabularies of texts of your own",
+)
 
 COMMANDS = Commands(
     """
@@ -94,6 +105,7 @@ COMMANDS = Commands(
             "train": Command("recipes:train", "train s2 --tiny", "train by a recipe"),
             "reinforce": Command("recipes:reinforce", "reinforce datacompdr12m --tiny", "captions and teachers' views"),
             "finetune": Command("recipes:finetune", "finetune --tiny", "train on pictures of your own"),
+            "tokenizer": _TOKENIZER,
             "recipes": _RECIPES,
             "runs": Command("recipes:runs", "runs outputs/a outputs/b", "trainings side by side"),
         },

@@ -139,7 +139,7 @@ def require_candidates(texts: Sequence[str]) -> None:
     for text in texts:
         one = asked(text)
         if one.text.startswith(_OPEN_CLIP):
-            _open_clip_source(one.text.removeprefix(_OPEN_CLIP))
+            open_clip_source(one.text.removeprefix(_OPEN_CLIP))
         else:
             require_model(one.model or one.file, one.file if one.model else None)
         if one.name in called:
@@ -299,7 +299,7 @@ def _ours(
 def _open_clip(text: str, device: str, precision: WidePrecision) -> Candidate:
     from mobileclip.interop.open_clip_models import image_input, load_open_clip
 
-    source = _open_clip_source(text)
+    source = open_clip_source(text)
     from open_clip.transform import PreprocessCfg, image_transform_v2  # type: ignore[import-untyped]
 
     loaded = load_open_clip(source, device=device, precision=precision)
@@ -315,7 +315,7 @@ def _open_clip(text: str, device: str, precision: WidePrecision) -> Candidate:
     )
 
 
-def _open_clip_source(text: str) -> OpenClipSource:
+def open_clip_source(text: str) -> OpenClipSource:
     """Return which model of open_clip is meant; it is there, as far as that shows without a connection."""
     from mobileclip.interop.open_clip_models import OpenClipSource, open_clip_package, require_known
 

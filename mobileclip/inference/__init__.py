@@ -13,6 +13,7 @@ __all__ = [
     "OptimizationReport",
     "OptimizedDualEncoder",
     "OptimizedTower",
+    "Pruned",
     "TowerReport",
     "Trial",
     "by_length",
@@ -23,5 +24,6 @@ __all__ = [
     "prepared",
     "prepared_tower",
     "processor",
+    "prune_vocabulary",
     "space_of",
 ]

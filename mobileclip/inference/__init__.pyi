@@ -15,3 +15,4 @@ from .optimization.report import (
     Trial as Trial,
 )
 from .optimization.towers import Engine as Engine, Form as Form, OptimizedTower as OptimizedTower
+from .pruning import Pruned as Pruned, prune_vocabulary as prune_vocabulary

@@ -21,8 +21,8 @@ from mobileclip.registry import nearest, nearest_file
 from mobileclip.storage import atomic_path, require_output
 from mobileclip.terminal import say
 
-KINDS = {"train": "train_", "reinforce": "reinforce_"}
-"""Commands to what the names of their recipes' files begin with."""
+KINDS = {"train": ("train_", "distil_"), "reinforce": ("reinforce_",)}
+"""Commands to what the names of their recipes' files begin with; the first of these need not be typed."""
 
 _LISTING = "`mobileclip recipes ls`"
 
@@ -57,8 +57,9 @@ def find_recipe(name: str, command: str = "") -> Path:
             )
         return Path(name)
     files = recipe_files()
-    prefixes = (KINDS[command],) if command in KINDS else ("", *KINDS.values())
-    for known in (name, *(f"{prefix}{name}" for prefix in prefixes)):
+    prefixes = KINDS.get(command, ("",))
+    short = prefixes[:1] if command in KINDS else tuple(one[0] for one in KINDS.values())
+    for known in (name, *(f"{prefix}{name}" for prefix in short)):
         if known in files and known.startswith(prefixes):
             return files[known]
     names = [known.removeprefix(prefixes[0]) for known in files if known.startswith(prefixes)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
 from mobileclip.training.claims import claimed
-from mobileclip.training.distributed import connected
+from mobileclip.training.distributed import World, connected
 from mobileclip.training.loop import train
 from mobileclip.training.objectives.objective import is_of_texts
 from mobileclip.training.parts import Data, DataSpec, Student, StudentSpec
@@ -132,6 +133,7 @@ def run(
     device: str | torch.device = AUTO,
     title: str = "train",
     console: Console | None = None,
+    within: World | None = None,
 ) -> storage.AnyPath:
     """Train, or finish what an earlier run left undone, and return the trained model's file or address.
 
@@ -146,6 +148,7 @@ def run(
         device: where to train; `auto` for this process's GPU, or the best device where there is none.
         title: what progress is shown under.
         console: where progress is shown; none shows nothing.
+        within: the processes of the run, where they are `connected` already; its device counts.
 
     Raises:
         ValueError: if the folder holds another run, the batch can't be divided among the processes, the data has no
@@ -154,7 +157,8 @@ def run(
         TimeoutError: if other processes of the run, or the ones that load data, do not come in time.
     """
     spec = spec.resolved
-    with connected(device, collective_seconds=spec.training.collective_seconds) as world:
+    seconds = spec.training.collective_seconds
+    with connected(device, collective_seconds=seconds) if within is None else nullcontext(within) as world:
         world.from_first(lambda: _check(spec, output))
         batches = attrs.evolve(spec.data, batch_size=world.share(spec.data.batch_size)).build()
         torch.manual_seed(spec.training.seed)

@@ -104,6 +104,11 @@ def _model(folder: Path) -> None:
     save_model(telling(), folder / MODEL)
 
 
+def _texts(folder: Path) -> None:
+    _model(folder)
+    (folder / "texts.txt").write_text("a red kite\nan old hill\n", encoding="utf-8")
+
+
 def _known(folder: Path) -> None:
     _model(folder)
     output = {"model": "telling", "source": "a test", "texts": ["a cat"], "first": [0.5], "tolerance": 2.0}
@@ -159,6 +164,16 @@ COMMANDS = {
     "data filter": Command(prepare=_reinforced, before=(_SCORE,), arguments=_FILTER),
     "train": Command(
         prepare=_reinforced, arguments=("data", "trained", "6", "0"), function="tests.training.program:main"
+    ),
+    "distil": Command(
+        prepare=_texts,
+        arguments=(
+            *("train", "distil_text", "-m", MODEL, "--data", "texts.txt", "--kind", "teacher", "--prune-vocabulary"),
+            *("--steps", "2", "--batch-size", "2", "-o", "out", "--device", "cpu", "--quiet"),
+        ),
+    ),
+    "tokenizer prune": Command(
+        prepare=_texts, arguments=("tokenizer", "prune", MODEL, "texts.txt", "-o", "a/small.safetensors", "--overwrite")
     ),
     "finetune": Command(
         prepare=_classes,

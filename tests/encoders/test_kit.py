@@ -1,5 +1,6 @@
 """What detectors, vision-language models and trainers take towers for: parts, tokens, tracing, less memory."""
 
+import attrs
 import pytest
 import torch
 from torch import fx, nn
@@ -8,7 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from mobileclip import build_model
 from mobileclip.blocks import BlockSequence
 from mobileclip.encoders import MCtSpec, TextTransformerSpec
-from tests.encoders.small import SMALL, randomised
+from mobileclip.reparam import reparameterize
+from tests.encoders.small import MCT, SMALL, randomised
 from tests.errors import fails
 
 IMAGE, TEXT = SMALL.image, SMALL.text
@@ -62,14 +64,30 @@ def test_every_parameter_of_a_backbone_learns():
     assert all(parameter.grad is not None for parameter in backbone.parameters())
 
 
-@pytest.mark.parametrize("spec", [TEXT, TextTransformerSpec(width=16, depth=2, num_heads=2, embedding_dim=8)])
-def test_token_features_are_those_that_the_embedding_is_read_from(spec):
-    encoder = randomised_module(spec.build())
+@pytest.mark.parametrize("pool", ["end", "mean"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        TEXT,
+        attrs.evolve(TEXT, causal=True),
+        attrs.evolve(TEXT, depth=0),
+        MCT,
+        TextTransformerSpec(width=16, depth=2, num_heads=2, embedding_dim=8),
+    ],
+)
+@pytest.mark.parametrize("fold", [False, True])
+def test_token_features_are_those_that_the_embedding_is_read_from(spec, pool, fold):
+    encoder = randomised_module(attrs.evolve(spec, pool=pool).build())
+    encoder = reparameterize(encoder) if fold else encoder
     tokens = torch.tensor([[598, 5, 6, 599, 0, 0], [598, 599, 0, 0, 0, 0]])  # the end token's id is the highest
     features, mask = encoder.token_features(tokens)
     assert mask.tolist() == [[True] * 4 + [False] * 2, [True] * 2 + [False] * 4]
-    ends = features[torch.arange(2), mask.sum(1) - 1]
-    torch.testing.assert_close(encoder.project(ends), encoder(tokens))
+    read = features[torch.arange(2), mask.sum(1) - 1]
+    if pool == "mean":  # whose norm is that of the mean
+        raw = encoder.layers(encoder.embed(tokens))
+        torch.testing.assert_close(encoder.norm(raw), features)
+        read = encoder.norm(torch.stack([row[inside].mean(0) for row, inside in zip(raw, mask, strict=True)]))
+    torch.testing.assert_close(encoder.project(read), encoder(tokens))
 
 
 TRACED = {

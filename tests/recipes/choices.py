@@ -18,7 +18,8 @@ from mobileclip.losses import ContrastiveLossSpec
 from mobileclip.serialization import to_json
 from mobileclip.training import RunSpec
 from mobileclip.training.finetuning import labelled_contrastive
-from recipes import train_imagenet_mci as classifying
+from recipes import distil_text_s0 as shortening, train_imagenet_mci as classifying
+from recipes.distil_text import distil_text
 from recipes.evaluate import evaluate
 from recipes.finetune import finetune
 from recipes.reinforce_datacompdr1b import reinforce_datacompdr1b
@@ -92,6 +93,10 @@ def _finetune() -> object:
     }
 
 
+def _distilling() -> object:
+    return {"distil_text": _plain(distil_text()), **{row: _plain(one()) for row, one in shortening.ROWS.items()}}
+
+
 def _evaluate() -> object:
     return _plain(evaluate())
 
@@ -123,6 +128,7 @@ CHOICES = {
     "reinforcing": _reinforcing,
     "finetune": _finetune,
     "evaluate": _evaluate,
+    "distilling": _distilling,
     "quickstart": _quickstart,
 }
 

@@ -71,6 +71,7 @@ def test_what_is_read_back_may_be_changed(capsys, tmp_path):
         *((one.__name__, "--source some/{0..3}.tar --seed 5 --step embeddings") for one in REINFORCING.values()),
         ("finetune", "--data birds/ --freeze text --alphas 0.3 --tiny"),
         ("evaluate", "a.pt b=c.pt --datasets d e --report --device cpu"),
+        ("distil_text", "-m icons --data de=a.txt --shares de=2,en=1 --depth 0 --columns.text name --tiny"),
     ],
 )
 def test_other_runs_come_back(name, arguments, capsys, tmp_path):

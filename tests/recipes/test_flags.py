@@ -20,6 +20,7 @@ ONE_OF_EACH = {
     "reinforcing": "reinforce_datacompdr12m",
     "finetuning": "finetune",
     "evaluating": "evaluate",
+    "distilling": "distil_text",
 }
 
 SHORT = "--steps 50 --batch_size=64 --micro-batch-size 8 --learning-rate 0.1 -j 3 --precision float32"
@@ -46,7 +47,7 @@ def test_the_short_help_is_one_screen_and_says_how_to_see_all(name, capsys, monk
     assert max(map(len, others)) <= 80
     # A command is a line that can be copied, which the terminal breaks.
     height = len(others) + sum(1 + len(line) // 80 for line in commands)
-    assert height <= (40 if name in {*WITH_ROWS, "train_imagenet_mci"} else 26)
+    assert height <= (40 if name in {*WITH_ROWS, "train_imagenet_mci", "distil_text_s0"} else 26)
     assert f"`{name} --help-all` lists all flags." in below
 
 
@@ -75,6 +76,11 @@ def test_what_the_short_help_shows_is_taken_and_is_in_the_full_help(kind, capsys
         ("finetune", "-m a.pt -o out -j 2 --quiet", "--checkpoint a.pt --output out --num-workers 2"),
         ("finetune", "-m mobileclip_s2=a.pt", "--model mobileclip_s2 -c a.pt"),
         ("finetune", "-m mobileclip_s2", f"-c {PRETRAINED['mobileclip_s2']}"),
+        (
+            "distil_text",
+            "-m a.pt -o out --steps 9 --quiet",
+            "--model a.pt --output out --training.schedule.total-steps 9",
+        ),
         ("evaluate", "a.pt -o out -j 2 --quiet", "a.pt --output out --num-threads 2"),
     ],
 )
@@ -93,7 +99,7 @@ for line in arguments:
 
 
 def test_the_short_help_does_without_torch():
-    lines = "train s2", "reinforce dfndr2b", "finetune"
+    lines = "train s2", "train distil_text", "reinforce dfndr2b", "finetune"
     code = WITHOUT_TORCH.replace("main(sys.argv[1:])", f"arguments = {lines}{EACH}")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")

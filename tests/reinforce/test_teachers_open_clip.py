@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 
 from mobileclip.data import ImageTransform
 from mobileclip.extras import install
+from mobileclip.inputs import TextInput
+from mobileclip.recipes.distilling import open_teacher
 from mobileclip.recipes.tiny import CONFIGS, write_tiny_models
 from mobileclip.reinforce import OpenClipTeacher, Teacher, build_ensemble
 from mobileclip.testing import check_teacher
@@ -53,6 +55,13 @@ def pictures():
 
 def test_a_teacher_keeps_the_contract(tiny):
     check_teacher(tiny.teachers[0])
+
+
+def test_it_teaches_a_text_tower_by_its_name(tiny):
+    spec = tiny.teachers[0]
+    named = open_teacher(f"open_clip:{spec.model}={spec.pretrained}")
+    assert torch.equal(named.teacher.encode_texts(TEXTS), spec.build().encode_texts(TEXTS))
+    assert (named.space, named.tower, named.text) == ("", None, TextInput())
 
 
 @pytest.mark.parametrize("index", [0, 1])

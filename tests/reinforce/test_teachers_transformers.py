@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from mobileclip.extras import install
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD
+from mobileclip.recipes.distilling import open_teacher
 from mobileclip.reinforce import OpenClipTeacher, Teacher, TransformersTeacher, build_ensemble
 from mobileclip.testing import check_teacher
 from tests.errors import fails
@@ -51,6 +52,13 @@ def pixels(images):
 @pytest.mark.parametrize("kind", ["siglip", "metaclip"])
 def test_a_teacher_keeps_the_contract(kind, request):
     check_teacher(TransformersTeacher(model=request.getfixturevalue(kind)))
+
+
+def test_it_teaches_a_text_tower_by_its_name(siglip):
+    named = open_teacher(f"transformers:{siglip}")
+    expected = TransformersTeacher(model=siglip).build().encode_texts(TEXTS)
+    assert torch.equal(named.teacher.encode_texts(TEXTS), expected)
+    assert (named.space, named.tower) == ("", None)
 
 
 @pytest.mark.parametrize("kind", ["siglip", "metaclip"])

@@ -8,7 +8,7 @@ translations of one sentence do.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -196,3 +196,8 @@ class StoredTexts:
             for index in here.tolist():
                 texts[index] = part.text_at(int(rows[index]))
         return texts, torch.from_numpy(embeddings)
+
+    def texts(self) -> Iterator[str]:
+        """Yield all texts, in order."""
+        for part in self._parts:
+            yield from map(part.text_at, range(len(part.end)))

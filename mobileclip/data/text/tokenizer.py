@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from mobileclip.data.text.tokenizer_file import FileTokenizer, file_tokenizer
+from mobileclip.data.text.tokenizer_parts import APOSTROPHES, END, LAST_SIGMA, QUOTES, SPLIT, START
 from mobileclip.data.text.word_memory import Ids, WordMemory
 from mobileclip.inputs import TextInput
 
@@ -32,15 +33,9 @@ if TYPE_CHECKING:
 
     import tokenizers
 
-START = "<start_of_text>"
-END = "<end_of_text>"
 END_OF_WORD = "</w>"
 
-# The published pattern ignores case in the property classes too, and by that loses the one mark (combining iota
-# below, U+0345) whose upper case is a letter: it is neither a letter nor anything else, and is dropped.
-_SPLIT = START + "|" + END + r"|(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}\x{345}]+"
-
-# The same pattern for words of printable ASCII, for an engine that starts faster.
+# The pattern `SPLIT` for words of printable ASCII, for an engine that starts faster.
 _SPLIT_ASCII = re.compile(rf"{START}|{END}|'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^a-z0-9]+")
 
 # And for words of printable ASCII and ideographs. Chinese has no spaces, so hardly a word comes twice. But no token of
@@ -185,10 +180,10 @@ class Tokenizer:
         whole.normalizer = normalizers.Sequence(
             [
                 normalizers.NFC(),
-                normalizers.Replace(Regex(r"[\x{2bc}\x{2018}-\x{201b}]"), "'"),
-                normalizers.Replace(Regex(r"[\x{201c}-\x{201f}]"), '"'),
+                normalizers.Replace(Regex(APOSTROPHES), "'"),
+                normalizers.Replace(Regex(QUOTES), '"'),
                 # Lowercase sees single characters, and a sigma at the end of a word is another one.
-                normalizers.Replace(Regex(r"(?<=\p{L})Σ(?!\p{L})"), "ς"),
+                normalizers.Replace(Regex(LAST_SIGMA), "ς"),
                 normalizers.Lowercase(),
             ]
         )
@@ -298,7 +293,7 @@ def _backend(vocab_size: int) -> tokenizers.Tokenizer:
     backend = Tokenizer(_model(vocab_size, end_of_word_suffix=END_OF_WORD))
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(_SPLIT), behavior="removed", invert=True),
+            pre_tokenizers.Split(Regex(SPLIT), behavior="removed", invert=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

@@ -119,9 +119,18 @@ def read_text_input(path: AnyPath, *, context_length: int = 77) -> TextInput:
     """
     try:
         content = read_bytes(path, limit=MAX_TOKENIZER_BYTES).decode("utf-8")
-        _, ids = _opened(content)
+        return text_input_of(content, context_length=context_length)
     except ValueError as error:
         raise ValueError(f"{without_secrets(path)} is no tokenizer.json that can be used: {error}") from None
+
+
+def text_input_of(content: str, *, context_length: int) -> TextInput:
+    """Return the text contract of the text of a `tokenizer.json`, as `read_text_input` does of its file.
+
+    Raises:
+        ValueError: see `read_text_input`.
+    """
+    _, ids = _opened(content)
     return TextInput(
         context_length=context_length,
         vocab_size=ids.largest + 1,

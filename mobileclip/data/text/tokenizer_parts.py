@@ -21,8 +21,20 @@ from typing import Any
 
 from mobileclip.storage import printable
 
+START, END = "<start_of_text>", "<end_of_text>"
+
+# The published pattern of CLIP ignores case in the property classes too, and by that loses the one mark (combining iota
+# below, U+0345) whose upper case is a letter: it is neither a letter nor anything else, and is dropped.
+SPLIT = START + "|" + END + r"|(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}\x{345}]+"
+APOSTROPHES, QUOTES, LAST_SIGMA = r"[\x{2bc}\x{2018}-\x{201b}]", r"[\x{201c}-\x{201f}]", r"(?<=\p{L})Σ(?!\p{L})"
+
 PATTERNS = frozenset(
     {
+        # Of CLIP's byte pairs as they are written here.
+        SPLIT,
+        APOSTROPHES,
+        QUOTES,
+        LAST_SIGMA,
         r"\s+",
         r"\s{2,}",
         r" {2,}",

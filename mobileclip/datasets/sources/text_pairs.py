@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, repeat
 from typing import Any
 
 import attrs
 
 from mobileclip import storage
-from mobileclip.data.skips import BadSampleError
+from mobileclip.data import read_samples
+from mobileclip.data.skips import BadSampleError, SkipReport
 from mobileclip.datasets.sources.text_rows import CSV, JSON, TSV, TextForm, TextRows, check_plain
 from mobileclip.strict import parse_json
 
@@ -52,10 +54,11 @@ class TextColumns:
 def read_text_pairs(path: storage.AnyPath, columns: TextColumns | None = None) -> Iterator[TextPair | BadSampleError]:
     """Yield the texts of a file in order, and what is wrong with a row in the place of one that cannot be used.
 
-    `.jsonl`, `.csv` and `.tsv` with a header, and `.parquet` are tables; of any other file, every line is a text.
+    `.jsonl`, `.csv` and `.tsv` with a header, and `.parquet` are tables; `.tar` is a shard, of which all captions are
+    texts, real and synthetic ones; of any other file, every line is a text.
 
     Args:
-        path: of the file, a path or an address.
+        path: of the file, a path or an address; of shards also a pattern, see `mobileclip.data.expand_shards`.
         columns: of a table.
 
     Raises:
@@ -67,6 +70,8 @@ def read_text_pairs(path: storage.AnyPath, columns: TextColumns | None = None) -
     suffix = "." + storage.file_name(path).rpartition(".")[2].lower()
     if suffix == ".parquet":
         found = _parquet_rows(str(path), columns)
+    elif suffix == ".tar":
+        found = _captions(str(path), columns)
     else:
         found = _text_rows(path, _FORMS.get(suffix, JSON), columns, is_table=suffix in _FORMS)
     for number, row in enumerate(found, 1):
@@ -106,6 +111,16 @@ def _text_rows(
                 yield _json_row(row.cells, f"line {row.line} of {path}")
             else:
                 yield {columns.text: row.cells.decode("utf-8", errors="replace")}
+
+
+def _captions(shards: str, columns: TextColumns) -> Iterator[dict[str, Any] | BadSampleError]:
+    """Yield the captions of shards, each as a row, and at their end a broken row for each sample that was left out."""
+    report = SkipReport()
+    for sample in read_samples(shards, report):
+        for caption in chain(sample.captions, *sample.syn_captions.values()):
+            yield {columns.text: caption}
+    for reason, count in report.counts.items():
+        yield from repeat(BadSampleError(reason, f"a sample of {shards} was left out"), count)
 
 
 def _json_row(line: bytes, label: str) -> dict[str, Any] | BadSampleError:

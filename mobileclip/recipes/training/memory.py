@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mobileclip.data import ReinforcedBatch
+from mobileclip.data import ReinforcedBatch, TextBatch
+from mobileclip.encoders import TextEncoderSpec
 from mobileclip.encoders.checkpoints.forms import skeleton
-from mobileclip.losses import ReinforcedLossSpec
+from mobileclip.losses import ReinforcedLossSpec, TextDistillationLossSpec
 from mobileclip.training import Objective, World, build_objective
 from mobileclip.training.cpu import quicken
 
@@ -58,7 +59,8 @@ def step_memory(
     did. Tensors of the trace have no memory, so that any run can be asked about anywhere.
 
     Args:
-        run: an image-text run; its batch size is that of all processes. What it compiles is taken as it is written.
+        run: an image-text run, or one of a text tower; its batch size is that of all processes. What it compiles is
+            taken as it is written.
         num_processes: which share the batch.
         on_cpu: whether it trains on CPUs, which compute norms and convolutions in other forms.
         num_traced_pieces: pieces that are traced, at least 3; a trace takes seconds for each.
@@ -90,6 +92,9 @@ def step_memory(
 def _gathered(run: RunSpec) -> int:
     """Return the bytes of all texts of one set of captions: the student's, their gradient, and the teachers'."""
     loss = run.training.loss
+    if isinstance(run.model, TextEncoderSpec):
+        gathered = isinstance(loss, TextDistillationLossSpec) and loss.relation_weight > 0
+        return run.data.batch_size * _FLOAT * 2 * run.model.embedding_dim if gathered else 0
     teachers = sum(loss.teacher_dims) if isinstance(loss, ReinforcedLossSpec) and loss.needs_teachers else 0
     return run.data.batch_size * _FLOAT * (2 * run.model.text.embedding_dim + teachers)
 
@@ -125,9 +130,13 @@ def _place(objective: Objective) -> None:
             setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
 
 
-def _batch(run: RunSpec, batch_size: int) -> ReinforcedBatch:
+def _batch(run: RunSpec, batch_size: int) -> ReinforcedBatch | TextBatch:
     """Return a batch as the run's data has them."""
     data, loss = run.data, run.training.loss
+    if isinstance(run.model, TextEncoderSpec):
+        text = torch.zeros(batch_size, data.text.context_length, dtype=torch.int64)
+        teacher = torch.empty(batch_size, run.model.embedding_dim)
+        return TextBatch(keys=("",) * batch_size, text=text, teacher_text=teacher)
     both = data.captions == "both"
 
     def ids() -> Tensor:

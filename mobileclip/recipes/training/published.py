@@ -6,7 +6,7 @@ Source: MobileCLIP (arXiv 2311.17049), table 12; MobileCLIP2 (arXiv 2508.20691);
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
@@ -18,6 +18,9 @@ from mobileclip.training import AdamWSpec, ConstantCosineSchedule, CosineSchedul
 
 STEPS_BETWEEN_LOOKS = 2_000
 STUDENT_AUGMENTATION = RangeAugmentSpec(target_psnr=(40.0, 20.0))
+
+
+Chosen = TypeVar("Chosen")
 
 
 def mobileclip_run(
@@ -184,10 +187,10 @@ def as_released_dfndr2b(run: RunSpec) -> RunSpec:
     return with_data(as_released(run), caption_sets="^syn_text_dfn_mscoco38k$")
 
 
-def titled(title: str, recipe: Callable[[], RunSpec]) -> Callable[[], RunSpec]:
+def titled(title: str, recipe: Callable[[], Chosen]) -> Callable[[], Chosen]:
     """Return a row of a recipe that `--help` calls by a title, as it does a function by its docstring."""
 
-    def row() -> RunSpec:
+    def row() -> Chosen:
         return recipe()
 
     row.__doc__ = title

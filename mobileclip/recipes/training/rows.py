@@ -105,7 +105,7 @@ def run_as(
         if written is not None and isinstance(written.model, kind.others):
             raise ValueError(f"{name} trains no {kind.others.__name__}; give --run to a recipe that does")
         # A file that is read says which of the rows it is; one that is named names the output.
-        row, rest = _row(titles, typed, is_needed=written is None)
+        row, rest = row_of(titles, typed, is_needed=written is None)
         name = f"{name}-{row}" if row else name
         chosen = _asked(kind, written or recipes[row](), rest)
         command = _parsed(kind, chosen, described(description), rest)
@@ -117,7 +117,7 @@ def run_as(
         kind.train(spec, command, output, name)
 
 
-def _row(rows: Mapping[str, str], arguments: Sequence[str], *, is_needed: bool) -> tuple[str, Sequence[str]]:
+def row_of(rows: Mapping[str, str], arguments: Sequence[str], *, is_needed: bool) -> tuple[str, Sequence[str]]:
     """Return which of a recipe's runs is named, if any, and the rest of the command line.
 
     Raises:
@@ -161,11 +161,16 @@ def train_and_plot(
     model = run(spec, output, evaluate=evaluate, device=device, title=name, console=console())
     if not this_process().is_first:
         return None
+    draw_curves(output, name)
+    return model
+
+
+def draw_curves(output: AnyPath, name: str) -> None:
+    """Draw a run's curves beside its metrics, where what draws is installed."""
     try:
         plot_curves({name: join(output, "metrics.jsonl")}, join(output, "curves.png"))
     except ModuleNotFoundError as error:
         say(f"no curves: {error}")
-    return model
 
 
 def _asked(kind: Kind[FlagsType], chosen: RunSpec, arguments: Sequence[str]) -> RunSpec:

@@ -193,7 +193,7 @@ def newer(characters):
     A letter joins its neighbours, a digit stands alone, and whatever is neither joins others of its kind: between a
     letter, a full stop and a digit, the pieces say which one a character is.
     """
-    ours, found = _split(tokenizer_module._SPLIT), set()
+    ours, found = _split(tokenizer_module.SPLIT), set()
     for start in range(0, len(characters), 1000):
         some = characters[start : start + 1000]
         together = " ".join(f"a{character}.1" for character in some)
@@ -229,7 +229,7 @@ def test_every_code_point_has_the_ids_that_open_clip_gives_it(characters, newer)
 
 def test_equals_open_clip_on_every_character():
     """Each character alone, in a word and after an apostrophe: the split patterns are the same pattern."""
-    split = _split(tokenizer_module._SPLIT)
+    split = _split(tokenizer_module.SPLIT)
     texts = [
         f"a{character}1 '{character} 'l{character}. <star{character}_of_text>"
         for character in _code_points(64)
