@@ -140,10 +140,6 @@ PACKAGED = dict.fromkeys(("icons", "icons-multilingual"), _FOLDER / "icons.safet
 COMPANIONS = {"icons-multilingual": _FOLDER / "icons-multilingual.safetensors"}
 """The second text towers of packaged models, which share the texts with the first, by the names of these models."""
 
-if (_FOLDER / "icons-multilingual.safetensors").is_file():
-    PACKAGED["icons-multilingual"] = PACKAGED["icons"]
-    COMPANIONS["icons-multilingual"] = _FOLDER / "icons-multilingual.safetensors"
-
 
 def packaged(name: str | Path) -> Path | None:
     """Return the file of the packaged model that a person means; None for everything else.
