@@ -14,7 +14,7 @@ from mobileclip.cli.renamed import OLD_COMMANDS, OLD_FLAGS, OLD_PLACES, with_new
 from mobileclip.terminal import parse
 from tests.flags import PAGE, commands, page, shown
 
-MOST = 156
+MOST = 164
 EVERY = dict(commands())
 LINES = {
     "classify": "a.jpg cat",
@@ -37,6 +37,8 @@ LINES = {
     "convert": "m.pt -o n.pt",
     "hub save": "m.pt -o out --license mit",
     "hub push": "m.pt me/it --license mit",
+    "tokenizer train": "t.txt -o t.json --vocab-size 300",
+    "tokenizer prune": "m.pt t.txt -o n.safetensors",
     "recipes cp": "s2",
     "runs": "a",
 }
