@@ -37,6 +37,8 @@ LINES = {
     "convert": "m.pt -o n.pt",
     "hub save": "m.pt -o out --license mit",
     "hub push": "m.pt me/it --license mit",
+    "tokenizer train": "t.txt -o t.json --vocab-size 300",
+    "tokenizer prune": "m.pt t.txt -o n.safetensors",
     "recipes cp": "s2",
     "runs": "a",
     "tokenizer train": "t.txt -o t.json",
