@@ -41,8 +41,6 @@ LINES = {
     "tokenizer prune": "m.pt t.txt -o n.safetensors",
     "recipes cp": "s2",
     "runs": "a",
-    "tokenizer train": "t.txt -o t.json",
-    "tokenizer prune": "m.pt t.txt -o n.safetensors",
 }
 
 
