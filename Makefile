@@ -11,9 +11,9 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 10))
 PYTHON ?= $(shell for python in $(CANDIDATES); do \
 	$$python -c '$(NEW_ENOUGH)' >/dev/null 2>&1 && echo $$python && break; done)
 
-# Tests share out the cores, so each process computes with one thread, and takes about 2 GiB. They start many more
-# processes, which take a second less each where the bytecode is kept, also in images that ask Python not to.
-PROCESSES ?= 2
+# Three processes for two cores, since tests wait too. Each computes with one thread, and takes about 2 GiB. They start
+# many more processes, which take a second less each where the bytecode is kept, also in images that ask Python not to.
+PROCESSES ?= 3
 # A run begins with the file that takes longest, see tests/seconds.py; a single file needs no second process.
 # A process that dies ends the run, which names its test: xdist, which would replace it, may wait for ever.
 SHARED := --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
