@@ -117,6 +117,20 @@ def test_a_release_fails_without_an_address_or_a_name(monkeypatch):
         require_release(said(repository=ADDRESS, monkeypatch=monkeypatch))
 
 
+def test_the_citation_is_as_the_format_asks():
+    """Citation File Format 1.2.0: what must be there, and what a person or an entity is called by."""
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert cited["cff-version"] == "1.2.0"
+    assert cited["license"] == "MIT"
+    assert {*cited} == {"cff-version", "message", "title", "type", "license", "authors", "references"}
+    for work in (cited, *cited["references"]):
+        assert {"type", "title", "authors"} <= {*work}
+        assert work["authors"]
+        assert all({*one} in ({"family-names", "given-names"}, {"name"}) for one in work["authors"])
+    papers = {one["title"].partition(":")[0]: one["url"] for one in cited["references"]}
+    assert PAPERS.items() <= papers.items()
+
+
 def test_what_publishes_asks_for_it_before_it_builds():
     flow = yaml.safe_load((ROOT / ".github" / "workflows" / "publish.yml").read_text(encoding="utf-8"))
     commands = [step["run"] for step in flow["jobs"]["build"]["steps"] if "run" in step]
