@@ -1,4 +1,4 @@
-"""The distribution: its name and version, and what to install for what is missing. No other place knows them.
+"""The distribution: name, version, repository, and what to install for what is missing. No other place knows them.
 
 What is heavy, or needed by some alone, is an extra. What is imported, and the command, are called `mobileclip`.
 """
@@ -14,6 +14,9 @@ DISTRIBUTION = "open-mobileclip"
 IS_REGISTERED = False
 """Whether the distribution can be installed by its name. Until then the name may become anybody's, and nobody is told
 to install it: commands name what an extra brings. A release changes this line, and the pages."""
+REPOSITORY = ""
+"""The URL of the public repository, such as `https://github.com/OWNER/NAME`; empty until there is one. The build makes
+the README's relative links absolute with it. A release fails while it is empty."""
 _CLONE = "in a clone of mobileclip's repository"
 UPDATE = f"pip install -U {DISTRIBUTION}" if IS_REGISTERED else f"git pull && pip install . {_CLONE}"
 VERSION = "0.1.0"

@@ -128,6 +128,10 @@ def test_nothing_is_published_before_all_tests_have_passed():
     assert jobs["tests"]["uses"] == "./.github/workflows/test.yml"
     assert "tests" in jobs["upload"]["needs"]
     assert jobs["build"]["needs"] == "tests"
+    assert "tried" in jobs["upload"]["needs"]
+    assert jobs["tried"]["needs"] == "build"
+    matrix = jobs["tried"]["strategy"]["matrix"]
+    assert (tuple(matrix["python"]), {*matrix["file"]}) == (environments.PYTHONS, {"*.whl", "*.tar.gz"})
     assert "workflow_call" in WORKFLOWS["test.yml"][True], "YAML reads `on` as a truth"
 
 

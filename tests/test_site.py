@@ -200,8 +200,8 @@ def _until_blank(lines: list[str]) -> list[str]:
     return lines[: lines.index("")]
 
 
-def test_the_table_of_models_in_the_readme_says_what_the_site_says():
-    said = table_of((ROOT / "README.md").read_text(encoding="utf-8"), "model")
+def test_the_table_of_models_says_what_the_site_says():
+    said = table_of((ROOT / "docs" / "using.md").read_text(encoding="utf-8"), "model")
     known = table_of(model_pages()["models/index.md"], "model")
     assert set(said) == {title_of(name) for name in models}
     latency = (ROOT / "docs" / "latency.md").read_text(encoding="utf-8")

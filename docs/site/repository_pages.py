@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -18,7 +19,7 @@ MOVED = {
 # Files that are shown as pages of another kind.
 _SHOWN = {"docs/site/models.json": "models/index.md"}
 _HOME = {page: path for path, page in MOVED.items()}
-_LINK = re.compile(r"(?P<text>\[[^\]\n]*\])\((?P<target>[^)\s:#]+)(?P<anchor>#[^)\s]*)?\)")
+LINK = re.compile(r"(?P<text>\[[^\]\n]*\])\((?P<target>[^)\s:#]+)(?P<anchor>#[^)\s]*)?\)")
 _TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
 _FENCE = re.compile(r"^ *(```|~~~)")
 
@@ -42,12 +43,17 @@ def relinked(text: str, page: str) -> str:
         page: its path in the site.
     """
     folder = posixpath.dirname(path_of(page))
+    return outside_code(text, lambda line: LINK.sub(lambda found: _link(found, folder, page), line))
+
+
+def outside_code(text: str, change: Callable[[str], str]) -> str:
+    """Return Markdown with every line changed that is in no fenced block."""
     fenced = False
     lines = []
     for line in text.split("\n"):
         if _FENCE.match(line):
             fenced = not fenced
-        lines.append(line if fenced else _LINK.sub(lambda found: _link(found, folder, page), line))
+        lines.append(line if fenced else change(line))
     return "\n".join(lines)
 
 

@@ -20,6 +20,7 @@ Source = Annotated[Positional[str], arg(metavar="SOURCE")]
 Licence = Annotated[str, arg(name="license", metavar="mit|cc-by-4.0|apple-amlr|...")]
 Tower = Annotated[Literal["image", "text"] | None, Key()]
 Fold = Annotated[bool, Key()]
+Base = Annotated[str | None, Key()]
 Results = Annotated[Path | None, arg(metavar="FILE")]
 
 
@@ -30,6 +31,7 @@ def save(
     output: Annotated[Path, arg(metavar="FOLDER")],
     licence: Licence,
     repository: Annotated[str | None, Key()] = None,
+    base_model: Base = None,
     results: Results = None,
     tower: Tower = None,
     fold: Fold = False,
@@ -49,6 +51,7 @@ def save(
         licence: of the weights, as the hub calls it. Apple's, and what was trained from them, are apple-amlr: for
             research only.
         repository: owner and name that it will have on the hub, for the card's examples.
+        base_model: owner and name on the hub of what the model was made of; by default the source, if it is there.
         results: results.jsonl of mobileclip eval, whose numbers the card shows.
         tower: write this tower alone.
         fold: fold for inference; the result can no longer be trained, and this library alone loads it.
@@ -57,11 +60,20 @@ def save(
     from mobileclip.interop import save_pretrained
     from mobileclip.interop.folder import require_folder, require_names
 
-    require_names(licence, repository)
+    base = _base(source, base_model, repository)
+    require_names(licence, repository, base_model=base)
     require_folder(output, overwrite=overwrite)
     measured = _measured(results)
     model = _model(source, tower=tower, fold=fold)
-    save_pretrained(model, output, licence=licence, repository=repository, results=measured, overwrite=overwrite)
+    save_pretrained(
+        model,
+        output,
+        licence=licence,
+        repository=repository,
+        base_model=base,
+        results=measured,
+        overwrite=overwrite,
+    )
     say(f"wrote {output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
 
 
@@ -71,6 +83,7 @@ def push(
     /,
     *,
     licence: Licence,
+    base_model: Base = None,
     results: Results = None,
     tower: Tower = None,
     fold: Fold = False,
@@ -91,6 +104,7 @@ def push(
         repository: owner and name on the hub.
         licence: of the weights, as the hub calls it. Apple's, and what was trained from them, are apple-amlr: for
             research only.
+        base_model: owner and name on the hub of what the model was made of; by default the source, if it is there.
         results: results.jsonl of mobileclip eval, whose numbers the card shows.
         tower: push this tower alone.
         fold: fold for inference; the result can no longer be trained, and this library alone loads it.
@@ -102,12 +116,14 @@ def push(
     from mobileclip.interop import push_to_hub
     from mobileclip.interop.folder import require_names
 
-    require_names(licence, repository)
+    base = _base(source, base_model, repository)
+    require_names(licence, repository, base_model=base)
     measured = _measured(results)
     pushed = push_to_hub(
         _model(source, tower=tower, fold=fold),
         repository,
         licence=licence,
+        base_model=base,
         results=measured,
         private=True if private else None,
         revision=revision,
@@ -128,6 +144,17 @@ def _measured(path: Path | None) -> list[DatasetResult]:
     if not results:
         raise ValueError(f"{path} holds no result; give results.jsonl of mobileclip eval, or leave --results out")
     return results
+
+
+def _base(source: str, given: str | None, repository: str | None) -> str | None:
+    """Return what a model was made of: what was said, or the source where it is another repository on the hub."""
+    from mobileclip.encoders.checkpoints import PREFIX
+    from mobileclip.encoders.checkpoints.hub import parsed
+
+    if given is not None or not source.startswith(PREFIX):
+        return given
+    found = parsed(source).repository
+    return None if found == repository else found
 
 
 def _model(source: str, *, tower: Literal["image", "text"] | None, fold: bool) -> nn.Module:

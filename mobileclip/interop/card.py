@@ -50,6 +50,7 @@ def model_card(
     why_not: str | None,
     source: str,
     licence: str,
+    base_model: str | None,
     results: Sequence[Result],
 ) -> str:
     """Return the text of a model card.
@@ -61,11 +62,12 @@ def model_card(
         why_not: why neither open_clip nor timm loads it; None where one does.
         source: `hf-hub:owner/name` or `local-dir:folder`, as open_clip and timm call what they load.
         licence: of the weights, as the hub calls it.
+        base_model: owner and name of the model on the hub that this one was made of; None for none.
         results: what the model reaches on data sets.
     """
     name = source.partition(":")[2].rpartition("/")[2]
     parts = [
-        _front_matter(spec, name, layout=layout, licence=licence, results=results),
+        _front_matter(spec, name, layout=layout, licence=licence, base_model=base_model, results=results),
         f"# {escaped(name)}\n\n{_described(spec, form)}",
         "## What it is given\n\n" + "\n\n".join(_contract(tower) for _, tower in towers(spec)),
         f"## How to load it\n\n{_loading(spec, form, layout=layout, why_not=why_not, source=source)}",
@@ -81,10 +83,13 @@ def escaped(text: object) -> str:
     return _SPECIAL.sub(r"\\\1", printable(text))
 
 
-def _front_matter(spec: ModelSpec, name: str, *, layout: str, licence: str, results: Sequence[Result]) -> str:
+def _front_matter(
+    spec: ModelSpec, name: str, *, layout: str, licence: str, base_model: str | None, results: Sequence[Result]
+) -> str:
     """Return what the hub reads; a JSON value is a YAML value."""
     fields: dict[str, Any] = {
         "license": licence,
+        **({} if base_model is None else {"base_model": base_model}),
         "library_name": layout,
         "pipeline_tag": _task(spec),
         "tags": ["mobileclip", "clip"],

@@ -53,6 +53,7 @@ def save_pretrained(
     license: str = "",  # noqa: A002 - the hub's name
     licence: str = "",
     repository: str | None = None,
+    base_model: str | None = None,
     results: Sequence[Result] = (),
     overwrite: bool = False,
 ) -> Path:
@@ -71,11 +72,13 @@ def save_pretrained(
             only, and so is what was trained from them.
         licence: the same, as it was called before.
         repository: owner and name that it will have on the hub, for the card's examples; they name the folder without.
+        base_model: owner and name of the model on the hub that this one was made of, such as `apple/MobileCLIP-S2`;
+            the card names it, and the hub lists this model under it.
         results: what it reaches on data sets, such as `mobileclip.evaluation.read_results` returns; none are made up.
         overwrite: whether a folder that this function wrote is replaced.
 
     Raises:
-        ValueError: if the license or the repository is no name, or the model is not as its spec builds it.
+        ValueError: if license, repository or base model are no names, or the model is not as its spec builds it.
         FileExistsError: if the folder holds something that may not be replaced.
         OSError: if it cannot be written.
 
@@ -87,14 +90,21 @@ def save_pretrained(
         'ViT'
     """
     licence = license or licence
-    require_names(licence, repository)
+    require_names(licence, repository, base_model=base_model)
     place = Path(folder)
     require_folder(place, overwrite=overwrite)
     spec, form = cast("ModelSpec", model.spec), form_of(model)
     layout = layout_for(spec, form, licence=licence)
     source = f"local-dir:{place.name}" if repository is None else f"hf-hub:{repository}"
     card = model_card(
-        spec, form, layout=layout.name, why_not=layout.why_not, source=source, licence=licence, results=results
+        spec,
+        form,
+        layout=layout.name,
+        why_not=layout.why_not,
+        source=source,
+        licence=licence,
+        base_model=base_model,
+        results=results,
     )
     with storage.atomic_folder(place, overwrite=overwrite) as temporary:
         save_model(model, temporary / _WEIGHTS[layout.name], layout=layout.name)
@@ -127,8 +137,8 @@ def layout_for(spec: ModelSpec, form: Form, *, licence: str) -> Layout:
     return Layout(name=native.NAME, why_not="they have no text tower alone")
 
 
-def require_names(licence: str, repository: str | None) -> None:
-    """Make sure that a licence and a repository are called as the hub calls such.
+def require_names(licence: str, repository: str | None, *, base_model: str | None = None) -> None:
+    """Make sure that a licence, a repository and a base model are called as the hub calls such.
 
     Raises:
         ValueError: if not.
@@ -140,6 +150,8 @@ def require_names(licence: str, repository: str | None) -> None:
         )
     if repository is not None and not _REPOSITORY.fullmatch(repository):
         raise ValueError(f"the repository is {repository[:120]!r}; expected owner/name")
+    if base_model is not None and not _REPOSITORY.fullmatch(base_model):
+        raise ValueError(f"the base model is {base_model[:120]!r}; expected owner/name, as the hub calls it")
 
 
 def require_folder(place: Path, *, overwrite: bool) -> None:

@@ -57,6 +57,7 @@ def push_to_hub(
     *,
     license: str = "",  # noqa: A002 - the hub's name
     licence: str = "",
+    base_model: str | None = None,
     results: Sequence[Result] = (),
     private: bool | None = None,
     revision: str | None = None,
@@ -73,6 +74,7 @@ def push_to_hub(
         repository: owner and name.
         license: of the weights, see `save_pretrained`.
         licence: the same, as it was called before.
+        base_model: of what model on the hub it was made, see `save_pretrained`.
         results: what it reaches on data sets, see `save_pretrained`.
         private: whether a new repository is private; None for what its owner has chosen for new ones. One that is there
             is never pushed to if it is otherwise.
@@ -82,7 +84,7 @@ def push_to_hub(
 
     Raises:
         ImportError: if the hub's client is not installed; the message has the command that installs it.
-        ValueError: if the license or the repository is no name, or the model is not as its spec builds it.
+        ValueError: if license, repository or base model are no names, or the model is not as its spec builds it.
         HubError: if the hub cannot be reached or does not take it, or a model is there that may not be replaced.
 
     Examples:
@@ -92,13 +94,13 @@ def push_to_hub(
         ValueError: the repository is 'name'; expected owner/name
     """
     licence = license or licence
-    require_names(licence, repository)
+    require_names(licence, repository, base_model=base_model)
     require_client(f"{repository!r}, which would be on the Hugging Face hub,")
     from huggingface_hub import HfApi
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
-        save_pretrained(model, folder, licence=licence, repository=repository, results=results)
+        save_pretrained(model, folder, licence=licence, repository=repository, base_model=base_model, results=results)
         failures: tuple[type[Exception], ...] = (*client_errors(), RuntimeError, ValueError)
         try:
             api = HfApi(library_name="mobileclip")

@@ -36,6 +36,25 @@ def test_a_file_becomes_a_folder_with_its_numbers(capsys, small_file, tmp_path):
     assert all(torch.equal(state[name].reshape(tensor.shape), tensor) for name, tensor in stored.tensors.items())
 
 
+def test_the_card_names_the_base_model_that_was_said_or_the_source_on_the_hub(
+    capsys, monkeypatch, small_file, tmp_path
+):
+    from mobileclip.cli import hub
+
+    def saved(source, *options):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        assert run(capsys, "hub", "save", source, folder, "--license", "mit", *options)[0] == 0
+        return metadata_load(folder / "README.md").get("base_model")
+
+    assert saved(small_file) is None
+    assert saved(small_file, "--set", "base-model=apple/MobileCLIP-S2") == "apple/MobileCLIP-S2"
+    model = read_checkpoint(small_file).build()
+    monkeypatch.setattr(hub, "_model", lambda *_, **__: model)  # nothing is fetched
+    assert saved("hf-hub:me/small@main") == "me/small"
+    assert saved("hf-hub:me/small", "--set", "base-model=me/other") == "me/other"
+    assert saved("hf-hub:me/small", "--set", "repository=me/small") is None
+
+
 def test_a_folder_stands_for_its_weights_wherever_a_checkpoint_is_named(capsys, monkeypatch, small_file, tmp_path):
     labels = (Path(IMAGES, "coffee.png").resolve(), "a cat", "a cup of coffee", "--json")
     monkeypatch.chdir(tmp_path)

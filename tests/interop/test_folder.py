@@ -303,6 +303,14 @@ class TestCards:
         config: Mapping[str, object] = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
         assert (config["mean"], config["license"]) == ([0.5, 0.4, 0.3], "apple-amlr")
 
+    def test_it_names_what_the_model_was_made_of(self, tmp_path):
+        model = randomised(TEXT)
+        folder = save_pretrained(model, tmp_path / "model", license="mit", base_model="apple/MobileCLIP-S2")
+        assert ModelCard.load(folder / "README.md").data.base_model == "apple/MobileCLIP-S2"
+        with fails("interop.base-model-owner-name", "mobileclip_s2"):
+            save_pretrained(model, tmp_path / "other", license="mit", base_model="mobileclip_s2")
+        assert not (tmp_path / "other").exists()
+
     @pytest.mark.parametrize(
         ("spec", "called", "rows", "name"),
         [

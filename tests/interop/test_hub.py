@@ -54,6 +54,7 @@ def test_repositories_are_made_as_asked(told, hub):
     assert not hub.repositories["owner/tower"].private
     text = hub.repositories["owner/text"]
     assert set(text.branches) == {"main", "next"}
+    assert ModelCard(text.head()["README.md"].decode()).data.base_model == "owner/tower"
     commit = text.branches["main"]
     assert told["printed"] == [
         f"pushed {hub.url}/owner/text/commit/{commit}",
