@@ -10,8 +10,8 @@ from mobileclip.datasets import LabelledPipelineSpec, find_class_names
 from mobileclip.encoders import ClassifierSpec, DualEncoderSpec
 from mobileclip.evaluation import classifier_hook
 from mobileclip.recipes.classifying.tiny import tiny_run
-from mobileclip.recipes.command_line import again
-from mobileclip.recipes.training.rows import OUTPUTS, Flags, Kind, Recipe, refuse_lost, run_as, train_and_plot
+from mobileclip.recipes.entry_point import again
+from mobileclip.recipes.training.flags import OUTPUTS, Flags, Kind, Recipe, refuse_lost, run_as, train_and_plot
 from mobileclip.terminal import say
 from mobileclip.training import RunSpec
 

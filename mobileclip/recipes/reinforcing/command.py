@@ -15,7 +15,7 @@ from mobileclip.data import Layout, augmentations
 from mobileclip.data.samples.sample import SYN_TEXT
 from mobileclip.datasets import JsonLinesSource, RowOptions, TableSource
 from mobileclip.engines import SET_ASIDE, Retries, read_status
-from mobileclip.recipes.command_line import again, described, opened, show
+from mobileclip.recipes.entry_point import again, described, opened, show
 from mobileclip.recipes.reinforcing.tiny import shrink, write_scenes
 from mobileclip.recipes.tiny.few_samples import first_samples
 from mobileclip.reinforce import (

@@ -13,9 +13,9 @@ from mobileclip.datasets import RowOptions, shards_of
 from mobileclip.encoders import ClassifierSpec, DualEncoderSpec
 from mobileclip.inputs import TextInput
 from mobileclip.losses import ReinforcedLossSpec
-from mobileclip.recipes.command_line import again
+from mobileclip.recipes.entry_point import again
+from mobileclip.recipes.training.flags import OUTPUTS, Flags, Kind, Recipe, refuse_lost, run_as, train_and_plot
 from mobileclip.recipes.training.published import as_released
-from mobileclip.recipes.training.rows import OUTPUTS, Flags, Kind, Recipe, refuse_lost, run_as, train_and_plot
 from mobileclip.recipes.training.tiny import tiny_run
 from mobileclip.recipes.training.validation import measured_on
 from mobileclip.terminal import say

@@ -1,4 +1,4 @@
-"""A recipe's command line, whatever it trains: its rows, its choices as flags and as files, and its run."""
+"""The flags that all training recipes share, how they are parsed, and the run that they start."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import tyro
 
 from mobileclip.hardware.devices import AUTO
 from mobileclip.processes import this_process
-from mobileclip.recipes.command_line import described, opened, show
+from mobileclip.recipes.entry_point import described, opened, show
 from mobileclip.recipes.training.following import Given, following_pipeline, following_training
 from mobileclip.registry import nearest
 from mobileclip.storage import AnyPath, join
