@@ -131,8 +131,8 @@ def classify(
         as_json: print one JSON object instead of lines.
     """
     from mobileclip.data.images.transform import load_image
+    from mobileclip.inference.image_text_model import require_labels
     from mobileclip.inference.loading import load
-    from mobileclip.inference.zero_shot import require_labels
 
     require_labels(labels, template)
     require_file(image, "an image file")

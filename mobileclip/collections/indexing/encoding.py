@@ -17,8 +17,8 @@ from mobileclip.collections.reading.reader import FileReader
 from mobileclip.collections.reading.scanning import FoundFile, estimated_pictures
 from mobileclip.collections.store.store import Store
 from mobileclip.engines import Engine, Listener, SetAside, held, read_set_aside
+from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.inference.quickening import quickened
-from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.progress import Progress
 from mobileclip.terminal import console
 

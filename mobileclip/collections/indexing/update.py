@@ -15,7 +15,7 @@ from mobileclip.collections.store.presence import lies_in
 from mobileclip.collections.store.store import Store
 from mobileclip.data.workers import LostProcessError
 from mobileclip.engines import Engine, LocalEngine, Retries, SetAside, read_set_aside, write_set_aside
-from mobileclip.inference.zero_shot import ImageTextModel
+from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.terminal import get_logger
 
 logger = get_logger(__name__)

@@ -21,7 +21,7 @@ from mobileclip.collections.store.snapshot import Snapshot
 from mobileclip.data.images.opening import read_image_file
 from mobileclip.data.images.reading import read_tower_image
 from mobileclip.data.images.transform import LIMITS
-from mobileclip.inference.zero_shot import ImageTextModel
+from mobileclip.inference.image_text_model import ImageTextModel
 
 Vector = NDArray[np.float32]
 Picture = str | Path | bytes
