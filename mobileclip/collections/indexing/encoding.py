@@ -8,9 +8,9 @@ from pathlib import Path
 
 import attrs
 
+from mobileclip.collections.indexing.findings_writer import FindingsWriter
 from mobileclip.collections.indexing.known import KnownFiles
 from mobileclip.collections.indexing.units import IndexUnit, IndexWork, units_of
-from mobileclip.collections.indexing.writing import FindingsWriter
 from mobileclip.collections.reading.findings import Findings
 from mobileclip.collections.reading.options import IndexOptions
 from mobileclip.collections.reading.reader import FileReader

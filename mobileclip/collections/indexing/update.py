@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from mobileclip.collections.indexing.encoding import FileEncoder
+from mobileclip.collections.indexing.findings_writer import FindingsWriter
 from mobileclip.collections.indexing.known import KnownFiles, KnownRow
 from mobileclip.collections.indexing.report import IndexReport
-from mobileclip.collections.indexing.writing import FindingsWriter
 from mobileclip.collections.reading.options import IndexOptions
 from mobileclip.collections.reading.scanning import FoundFile, Scan
 from mobileclip.collections.store.presence import lies_in
