@@ -1,7 +1,7 @@
 """mobileclip: fast image-text models from composable blocks, and the reinforced training that makes them.
 
-Only the names that most people type stand here; everything else is imported from its room. Names and rooms are
-imported when they are first asked for, so that a room that needs no PyTorch comes without it.
+Only the names that most people type stand here; everything else is imported from its subpackage. Names and subpackages
+are imported on first use, so that what needs no PyTorch does not import it.
 """
 
 from importlib import import_module

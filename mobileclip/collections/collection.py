@@ -1,4 +1,4 @@
-"""A collection of pictures that can be searched, as a person has it in hand."""
+"""`Collection`: a searchable index of pictures in a folder."""
 
 from __future__ import annotations
 
@@ -326,8 +326,8 @@ class Collection:
             image: pictures that they are like: paths, or the bytes of files.
             like: pictures of the index that they are like, by `Match.id`.
             without: what they do not show.
-            where: what is known of them, see `Condition`; all of it holds.
-            k: how many, at most.
+            where: conditions on columns, see `Condition`; all must hold.
+            k: number of results, at most.
             all_frames: whether a video may be found by several of its frames; by default, by the nearest one alone.
 
         Raises:

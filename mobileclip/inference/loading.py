@@ -253,7 +253,7 @@ def spec_known_by_name(
     image_size: int | None = None,
     context_length: int | None = None,
 ) -> DualEncoderSpec | None:
-    """Return the spec of the model that `load` would return, as far as its name or its address on the hub tells.
+    """Return the spec of the model that `load` would return, as far as its name or its URL on the hub tells.
 
     Nothing is read, and nothing is fetched. None where only the weights tell. The layout that the weights are in may
     decide some of it yet, see `mobileclip.encoders.checkpoints.loading.is_other_model`.

@@ -1,4 +1,4 @@
-"""A loaded model with the text towers that are asked for beside its own, or in its place."""
+"""Loads extra text towers beside a model's own, or in place of it."""
 
 from __future__ import annotations
 

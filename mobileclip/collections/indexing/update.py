@@ -1,4 +1,4 @@
-"""An index brought up to date: what is new is encoded, what moved is recognised, what is gone is dropped."""
+"""Updates an index: encodes new files, recognises moved ones, and drops deleted ones."""
 
 from __future__ import annotations
 

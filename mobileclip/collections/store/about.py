@@ -1,4 +1,4 @@
-"""What an index is of: one model's space, and where the model comes from."""
+"""The metadata of an index: its model, and where that model comes from."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class Command(Flags[LabelledPipelineSpec]):
     """What a recipe is told on the command line.
 
     Args:
-        data: shards of images with the number of their class in .cls, as paths, brace patterns or addresses; or one
+        data: shards of images with the number of their class in .cls, as paths, brace patterns or URLs; or one
             folder with a folder of images for every class, such as imagenet/train.
         validation: places of the same kinds; top-1 and top-5 on them are measured between epochs and at the end.
         initial_weights: a checkpoint whose image tower it starts from, of any known layout, an image-text model's too;

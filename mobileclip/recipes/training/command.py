@@ -30,7 +30,7 @@ class Command(Flags[ReinforcedPipelineSpec]):
 
     Args:
         data: reinforced shards with images: paths, brace patterns such as `DataCompDR-12M/{00000000..00001023}.tar`,
-            folders, or addresses (s3://, gs://).
+            folders, or URLs (s3://, gs://).
         validation: shards of held-out image-text pairs; recall on them is measured between epochs.
         evaluate: data sets of any kind, of classes or captions, such as my_classes/; their metrics are measured then
             too.
