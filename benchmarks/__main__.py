@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.harness import Bench, run
-from mobileclip.recipes.command_line import described, reported
+from mobileclip.recipes.entry_point import described, reported
 from mobileclip.recipes.header import read_header
 from mobileclip.terminal import say
 from mobileclip.terminal.help import parse

@@ -1,7 +1,7 @@
 """mobileclip: fast image-text models from composable blocks, and the reinforced training that makes them.
 
-Only the names that most people type stand here; everything else is imported from its room. Names and rooms are
-imported when they are first asked for, so that a room that needs no PyTorch comes without it.
+Only the names that most people type stand here; everything else is imported from its subpackage. Names and subpackages
+are imported on first use, so that what needs no PyTorch does not import it.
 """
 
 from importlib import import_module
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from mobileclip.blocks import build_model
     from mobileclip.encoders import specs
     from mobileclip.inference import optimize
+    from mobileclip.inference.image_text_model import ImageTextModel
     from mobileclip.inference.loading import load
     from mobileclip.inference.names import list_models
-    from mobileclip.inference.zero_shot import ImageTextModel
     from mobileclip.interop.release import create_model_and_transforms, get_tokenizer
     from mobileclip.reparam import reparameterize
 
@@ -34,7 +34,7 @@ __all__ = [
 ]
 __version__ = extras.VERSION
 _PLACES = {
-    "ImageTextModel": "inference.zero_shot",
+    "ImageTextModel": "inference.image_text_model",
     "build_model": "blocks",
     "create_model_and_transforms": "interop.release",
     "get_tokenizer": "interop.release",

@@ -71,7 +71,7 @@ def write_chart(panels: Sequence[Panel], path: storage.AnyPath, *, size: tuple[f
 
     Args:
         panels: at least one.
-        path: of the file, or its address.
+        path: of the file, or its URL.
         size: of a panel, in inches.
 
     Raises:

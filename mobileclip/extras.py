@@ -1,6 +1,6 @@
-"""The distribution: name, version, repository, and what to install for what is missing. No other place knows them.
+"""The package's name, version, repository, and the `pip install` command for an extra that is missing.
 
-What is heavy, or needed by some alone, is an extra. What is imported, and the command, are called `mobileclip`.
+Optional dependencies are extras. The module and the command are called `mobileclip`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from importlib import metadata
 
 DISTRIBUTION = "open-mobileclip"
 IS_REGISTERED = False
-"""Whether the distribution can be installed by its name. Until then the name may become anybody's, and nobody is told
-to install it: commands name what an extra brings. A release changes this line, and the pages."""
+"""Whether the package can be installed by its name. Until then, install hints name the dependencies of an extra, since
+anybody could register the name. A release changes this line, and the pages."""
 REPOSITORY = ""
 """The URL of the public repository, such as `https://github.com/OWNER/NAME`; empty until there is one. The build makes
 the README's relative links absolute with it. A release fails while it is empty."""
@@ -25,7 +25,7 @@ _MARKER_OF_EXTRA = re.compile(r"""(?:^| and )extra == ['"]([^'"]+)['"]$""")
 
 
 def install(*extras: str) -> str:
-    """Return the command that adds extras to what is installed; it can be pasted into a shell.
+    """Return the shell command that installs extras.
 
     >>> install("hub", "heif")
     "pip install 'huggingface-hub>=1.0' 'pillow-heif>=1.1'"
@@ -35,7 +35,7 @@ def install(*extras: str) -> str:
 
 
 def advice(*extras: str) -> str:
-    """Return the same command as a message has it, in backticks.
+    """Return the command that installs extras, in backticks, as error messages show it.
 
     >>> advice("hub")
     "`pip install 'huggingface-hub>=1.0'`"

@@ -29,7 +29,7 @@ class ProcessPlace:
         rank: its number in the run, from 0.
         size: number of processes of the run.
         local_rank: its number on its machine, from 0.
-        meeting: address where the processes meet, such as `tcp://node003:12345`; None where the launcher's own
+        meeting: URL where the processes meet, such as `tcp://node003:12345`; None where the launcher's own
             variables say it.
     """
 

@@ -1,4 +1,4 @@
-"""The map of the package and the ways through it in CONTRIBUTING.md are those of the tree."""
+"""The map of the package in CONTRIBUTING.md, and the ways to a line in docs/finding.md, are those of the tree."""
 
 from __future__ import annotations
 
@@ -7,60 +7,100 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
+import attrs
 import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mobileclip"
-PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+FINDING = (ROOT / "docs/finding.md").read_text(encoding="utf-8")
 PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
-def rows(heading: str) -> list[list[str]]:
-    """Return the rows of the first table below a heading."""
-    below = PAGE.partition(f"\n### {heading}\n")[2].split("\n")
-    start = next(index for index, line in enumerate(below) if line.startswith("|---"))
-    lines = below[start + 1 : below.index("", start)]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+def rows(text: str) -> list[list[str]]:
+    """Return the rows of all tables of a page."""
+    lines = re.findall(r"^\|(.*)\|$", text, re.MULTILINE)
+    cells = [[cell.strip() for cell in line.split("|")] for line in lines]
+    return [row for row, below in zip(cells, [*cells[1:], [""]], strict=True) if "---" not in row[0] + below[0]]
 
 
-WALKS = {
-    question: [re.findall(r"`(.+?)`", cell) for cell in cells if cell] for question, *cells in rows("Finding a line")
-}
-MAP = [(floor, where.strip("`")) for floor, where, _ in rows("The map")]
+@attrs.frozen
+class Step:
+    """A file that is opened on the way to a line, the definition in it, and the call there."""
+
+    path: str
+    definition: str
+    call: str
+
+    @classmethod
+    def of(cls, cell: str) -> Step:
+        path, *definition, call = re.findall(r"`(.+?)`", cell)
+        assert call.endswith("()"), cell
+        return cls(path, "".join(definition), call.removesuffix("()"))
 
 
-def defines(path: Path, name: str) -> bool:
-    """Return whether a file defines a function, a class, or a method as `Class.method`."""
-    body: list[ast.stmt] = ast.parse(path.read_text(encoding="utf-8")).body
-    for part in name.split("."):
-        found = [one for one in body if isinstance(one, ast.ClassDef | ast.FunctionDef) and one.name == part]
+WALKS = {question: [Step.of(cell) for cell in cells if cell] for question, *cells in rows(FINDING)}
+MAP = [
+    (floor, where.strip("`"))
+    for floor, where, _ in rows(CONTRIBUTING.partition("\n### The map\n")[2].partition("\n## ")[0])
+]
+SCOPES = (ast.ClassDef, ast.FunctionDef)
+
+
+def calls(tree: ast.Module, definition: str) -> list[str] | None:
+    """Return what a definition calls, as it is written; without a definition, what the module itself does.
+
+    Args:
+        tree: of the file.
+        definition: a function, a class, or a method as `Class.method`.
+    """
+    body: list[ast.stmt] = tree.body
+    for part in filter(None, definition.split(".")):
+        found = [one for one in body if isinstance(one, SCOPES) and one.name == part]
         if not found:
-            return False
+            return None
         body = found[-1].body
-    return True
+    if not definition:
+        body = [one for one in body if not isinstance(one, SCOPES)]
+    nodes = [node for one in body for node in ast.walk(one)]
+    return [ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)]
 
 
-def test_there_are_ten_ways_of_at_most_three_files():
-    assert len(WALKS) >= 10
+def has_call(found: list[str], call: str) -> bool:
+    """Return whether a call is among those found; `F.kl_div` is one of `kl_div`."""
+    return any(one == call or one.endswith(f".{call}") for one in found)
+
+
+def test_there_are_forty_ways_of_at_most_three_files():
+    assert len(rows(FINDING)) == len(WALKS) >= 40
     assert all(1 <= len(steps) <= 3 for steps in WALKS.values())
 
 
 @pytest.mark.parametrize("question", WALKS)
-def test_every_file_of_a_way_defines_what_is_said(question):
-    for path, name in WALKS[question]:
-        assert defines(PACKAGE / path, name), f"{path} has no {name}"
+def test_every_definition_of_a_way_makes_the_call_that_is_said(question):
+    for step in WALKS[question]:
+        found = calls(ast.parse((ROOT / step.path).read_text(encoding="utf-8")), step.definition)
+        assert found is not None, f"{step.path} has no {step.definition}"
+        assert has_call(found, step.call), f"{step.path}: {step.definition} does not call {step.call}"
 
 
 @pytest.mark.parametrize("question", [question for question, steps in WALKS.items() if len(steps) > 1])
-def test_every_file_of_a_way_leads_to_the_next(question):
-    """A file names the function that the next one is opened for: the method, the function, or the class."""
-    for (path, _), (following, name) in zip(WALKS[question], WALKS[question][1:], strict=False):
-        text = (PACKAGE / path).read_text(encoding="utf-8")
-        module = following.removesuffix(".py").replace("/", ".")
-        last = name.rpartition(".")[2]
-        assert re.search(rf"\b{last}\b", text) or f"mobileclip.{module} " in text, (
-            f"{path} does not lead to {following}"
+def test_every_call_of_a_way_is_of_what_the_next_file_defines(question):
+    """It has the name of the function, the method or the class that the next file is opened for."""
+    for step, following in zip(WALKS[question], WALKS[question][1:], strict=False):
+        assert step.call.rpartition(".")[2] in following.definition.split("."), (
+            f"{step.path} does not lead to {following.path}"
         )
+
+
+def test_a_call_is_found_in_its_definition_alone():
+    tree = ast.parse("start()\n\nclass A:\n    def f(self):\n        F.g(1)\n\ndef h():\n    'k()'\n")
+    assert calls(tree, "") == ["start"]
+    assert calls(tree, "A.f") == calls(tree, "A") == ["F.g"]
+    assert calls(tree, "h") == []
+    assert calls(tree, "A.g") is calls(tree, "k") is None
+    assert has_call(["F.g"], "g")
+    assert not has_call(["F.log"], "g")
 
 
 def test_every_package_folder_is_on_the_map_and_every_place_on_it_exists():

@@ -22,7 +22,7 @@ def icons() -> IconDataSpec:
 
 
 if __name__ == "__main__":
-    from mobileclip.recipes.command_line import described, reported
+    from mobileclip.recipes.entry_point import described, reported
     from mobileclip.terminal.help import parse
     from mobileclip.terminal.printing import say
 

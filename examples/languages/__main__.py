@@ -23,7 +23,7 @@ def languages() -> LanguagesSpec:
 
 if __name__ == "__main__":
     from examples.languages.run import make
-    from mobileclip.recipes.command_line import described, reported
+    from mobileclip.recipes.entry_point import described, reported
     from mobileclip.terminal.help import parse
     from mobileclip.terminal.printing import say
 

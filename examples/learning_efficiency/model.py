@@ -177,7 +177,7 @@ def main(study: EfficiencySpec = EfficiencySpec(), output: Path = Path("outputs/
 
 
 if __name__ == "__main__":
-    from mobileclip.recipes.command_line import described, reported
+    from mobileclip.recipes.entry_point import described, reported
     from mobileclip.terminal.help import parse
 
     with reported("learning_efficiency.model", None):

@@ -22,7 +22,7 @@ def quickstart() -> QuickstartSpec:
 
 
 if __name__ == "__main__":
-    from mobileclip.recipes.command_line import described, reported
+    from mobileclip.recipes.entry_point import described, reported
     from mobileclip.terminal.help import parse
 
     spec = parse(QuickstartSpec, description=described(__doc__), default=quickstart())

@@ -25,7 +25,7 @@ from mobileclip.evaluation import (
     score,
 )
 from mobileclip.evaluation.metrics.classification import fill_templates
-from mobileclip.inference.zero_shot import ImageTextModel
+from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.processes import num_cores
 from mobileclip.progress import track
 from mobileclip.reinforce import TeacherEnsemble

@@ -1,4 +1,4 @@
-"""What blocks take as arguments: sizes of kernels, and how to make an activation or a norm."""
+"""Argument types of blocks: kernel sizes, activations and norms."""
 
 from __future__ import annotations
 

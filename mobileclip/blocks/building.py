@@ -1,4 +1,4 @@
-"""From a name or a spec to a module."""
+"""Builds a module from a registered name or a spec."""
 
 from __future__ import annotations
 

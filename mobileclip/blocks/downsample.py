@@ -1,4 +1,4 @@
-"""The layer between two stages."""
+"""The downsampling layer between two stages."""
 
 from __future__ import annotations
 

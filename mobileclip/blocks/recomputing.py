@@ -1,4 +1,4 @@
-"""Activations computed again in the backward pass instead of being kept: memory for time, with the same gradients."""
+"""Activation checkpointing: activations are recomputed in the backward pass, which saves memory and costs time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Made = TypeVar("Made", bound=Tensor | tuple[Tensor, ...])
 
 
 class RecomputingSequence(BlockSequence):
-    """Blocks each of which keeps its input alone while training, and computes the rest again.
+    """Activation checkpointing: in training, each block keeps only its input and recomputes the rest in backward.
 
     Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost".
     """
@@ -34,13 +34,13 @@ class ActivationCheckpointing:
     """A model that recomputes its blocks by the name that timm and open_clip have for it; a base beside `nn.Module`."""
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:  # noqa: FBT001, FBT002 - timm's and open_clip's
-        """Keep the inputs of blocks alone while training, and compute the rest again for the gradients: less memory."""
+        """Switch activation checkpointing on or off: blocks keep only inputs, and recompute the rest in backward."""
         assert isinstance(self, nn.Module)
         recompute(self, enable)
 
 
 def recompute(model: Module, enable: bool = True) -> Module:  # noqa: FBT001, FBT002 - as timm has it
-    """Let every `BlockSequence` of a model compute its activations again for gradients: activation checkpointing.
+    """Switch on activation checkpointing in every `BlockSequence` of a model.
 
     As `fully_shard` does, it changes the classes of modules in place: parameters, names and hooks stay.
 

@@ -1,4 +1,4 @@
-"""Blocks, one after another."""
+"""A sequential container for blocks of one width."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from torch import nn
 class BlockSequence(nn.Sequential):
     """Blocks of one width, one after another: `y = block_n(... block_1(x))`.
 
-    What handles a model block by block finds them by this class: training that computes activations again, processes
-    that share out the parameters of one block at a time, exports that name a layer.
+    Activation checkpointing, `fully_shard` and exports look for this class to handle a model block by block.
 
     Shape:
         whatever the blocks take and give.

@@ -1,4 +1,4 @@
-"""What every command makes sure of before it works: that what it was given is there, and is what it takes."""
+"""Checks that every command makes of its arguments before it starts work."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from mobileclip.registry import nearest_file
 
 
 def require_there(path: str | Path, expected: str) -> None:
-    """Make sure that something is on this machine; an address is taken as it is.
+    """Make sure that something is on this machine; a URL is taken as it is.
 
     Args:
-        path: a file, a folder, or an address.
+        path: a file, a folder, or a URL.
         expected: what it should be, for the message.
 
     Raises:
@@ -28,10 +28,10 @@ def require_there(path: str | Path, expected: str) -> None:
 
 
 def require_folder(path: str | Path, expected: str) -> None:
-    """Make sure that a folder is on this machine; an address is taken as it is.
+    """Make sure that a folder is on this machine; a URL is taken as it is.
 
     Args:
-        path: a folder, or an address.
+        path: a folder, or a URL.
         expected: what it should be, for the message.
 
     Raises:
@@ -43,10 +43,10 @@ def require_folder(path: str | Path, expected: str) -> None:
 
 
 def require_file(path: str | Path, expected: str) -> None:
-    """Make sure that a file is on this machine; an address is taken as it is.
+    """Make sure that a file is on this machine; a URL is taken as it is.
 
     Args:
-        path: a file, or an address.
+        path: a file, or a URL.
         expected: what it should be, for the message.
 
     Raises:

@@ -1,4 +1,4 @@
-"""`mobileclip search`, `dedup` and `serve`: a person's pictures, found by what they show."""
+"""`mobileclip search`, `dedup` and `serve`: search an index of pictures and find duplicates in it."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def search(
     Args:
         query: what the pictures show, in words.
         index_folder: where the index is; by default the one in the user's cache that was written last.
-        image: a picture that they are like, beside the text or in place of it; several times for several.
-        without: what they do not show; several times for several.
-        where: what is known of them: a column, a comparison and a value; of several, all hold. Columns are path, part,
+        image: an example picture to search with, beside the text or without one; several times for several.
+        without: a text that results should not match; several times for several.
+        where: a condition: a column, a comparison and a value; of several, all must hold. Columns are path, part,
             size, width, height, camera, taken, latitude, longitude, time and sha256; comparisons are =, !=, <, <=, >,
             >= and ~, which finds a text within a text.
-        k: how many, at most.
+        k: number of results, at most.
         all_frames: find a video by several of its frames; by default, by the one that is most similar.
         thumbnails: show the pictures in the terminal, in blocks of colour.
         output: a picture to draw what was found to.
@@ -207,7 +207,7 @@ def serve(
 
     Args:
         index_folder: where the index is; by default the one in the user's cache that was written last.
-        port: of 127.0.0.1, where the page is; 0 takes a free one.
+        port: the page's port on 127.0.0.1; 0 takes a free one.
         device: where to compute; see mobileclip index.
         trust: run an export that another machine wrote; see mobileclip classify.
         text_model: a text tower that reads texts in place of the model's own; see mobileclip search.

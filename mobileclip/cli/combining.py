@@ -1,4 +1,4 @@
-"""`mobileclip combine`: one model of two towers."""
+"""`mobileclip combine`: build one model from the image tower and the text tower of two files."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def score(
     A shard that cannot be read to its end is named, and the next run tries it again.
 
     Args:
-        shards: reinforced tar files: paths, addresses or brace patterns.
+        shards: reinforced tar files: paths, URLs or brace patterns.
         output: folder of the scores.
         vectors: keep a vector of each image as well, which `mobileclip data distinct` needs.
         sharing: how the work is shared.
@@ -198,7 +198,7 @@ def tune_scale(
     tunes the scales of its teachers, to 70 and 60; what fits held-out pairs is a place to begin.
 
     Args:
-        shards: reinforced tar files that are not trained on: paths, addresses or brace patterns.
+        shards: reinforced tar files that are not trained on: paths, URLs or brace patterns.
         caption: real for the first real caption, synthetic for a synthetic one.
         num_pairs: pairs, at most: the first of the shards.
         batch_size: pairs that are compared with one another.

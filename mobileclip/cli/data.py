@@ -1,4 +1,4 @@
-"""`mobileclip data ...`: what is done with data sets."""
+"""`mobileclip data ...`: commands that inspect, join, count, check and filter data sets."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def urls(
     A shard that breaks off, and samples without a URL, are counted; the others are in the table.
 
     Args:
-        data: tar shards, tables (.parquet, .csv, .tsv), a .jsonl file, or a folder of such: paths, addresses or
+        data: tar shards, tables (.parquet, .csv, .tsv), a .jsonl file, or a folder of such: paths, URLs or
             patterns.
         output: the table, whose name ends with .parquet, .csv or .jsonl.
         rows: which columns of tables hold what.
@@ -137,8 +137,8 @@ def inspect(
     shows the image with its crops, every stored augmentation replayed, and the captions.
 
     Args:
-        shard: a tar file of any layout, path or address; plain image-text shards and shards without images do too.
-        key: of the sample; the first one by default.
+        shard: a tar file of any layout, path or URL; plain image-text shards and shards without images do too.
+        key: the sample to show; the first one by default.
         output: a PNG file to draw the contact sheet to.
         overwrite: replace a sheet that is there.
     """
@@ -172,7 +172,7 @@ def count(
     A shard that breaks off or cannot be read is named and left out.
 
     Args:
-        shards: tar files: paths, addresses or brace patterns.
+        shards: tar files: paths, URLs or brace patterns.
         sharing: how the work is shared.
         overwrite: count all of them anew, where shards have changed.
     """
@@ -217,7 +217,7 @@ def check(
     The exit status is 1 if anything is wrong.
 
     Args:
-        directory: reinforced shards with their reinforcement.json and manifest.jsonl; a folder or an address.
+        directory: reinforced shards with their reinforcement.json and manifest.jsonl; a folder or a URL.
         samples: how many samples to recompute; 0 loads no teacher.
         num_shards: how many shards to read; all of them by default.
         num_rows: how many samples of each shard to check; all of them by default.

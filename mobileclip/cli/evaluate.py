@@ -1,4 +1,4 @@
-"""`mobileclip eval ...`: how good models are."""
+"""`mobileclip eval ...`: evaluate models and report the results."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def orders(
 
     Args:
         captions: aro/coco_order, aro/flickr30k_order, or any data set of captions.
-        data: folder or address that holds the data sets, as mobileclip eval takes it.
+        data: folder or URL that holds the data sets, as mobileclip eval takes it.
         output: the folder of evaluations.
         tagger: spaCy's pipeline that finds nouns and adjectives, or its folder; with another one, it is another
             benchmark.
@@ -116,7 +116,7 @@ def report(
 
     Args:
         results: what was measured here.
-        model: whose published results stand beside.
+        model: published models to compare with.
     """
     from rich.table import Table
 

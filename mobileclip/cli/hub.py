@@ -47,8 +47,8 @@ def save(
 
     Args:
         source: a checkpoint in any known layout, a folder with one, or hf-hub:owner/name.
-        output: where to.
-        licence: of the weights, as the hub calls it. Apple's, and what was trained from them, are apple-amlr: for
+        output: the folder to write.
+        licence: the weights' licence, as the hub calls it. Apple's, and what was trained from them, are apple-amlr: for
             research only.
         repository: owner and name that it will have on the hub, for the card's examples.
         base_model: owner and name on the hub of what the model was made of; by default the source, if it is there.
@@ -102,7 +102,7 @@ def push(
     Args:
         source: a checkpoint in any known layout, a folder with one, or hf-hub:owner/name.
         repository: owner and name on the hub.
-        licence: of the weights, as the hub calls it. Apple's, and what was trained from them, are apple-amlr: for
+        licence: the weights' licence, as the hub calls it. Apple's, and what was trained from them, are apple-amlr: for
             research only.
         base_model: owner and name on the hub of what the model was made of; by default the source, if it is there.
         results: results.jsonl of mobileclip eval, whose numbers the card shows.
@@ -110,7 +110,7 @@ def push(
         fold: fold for inference; the result can no longer be trained, and this library alone loads it.
         private: make a new repository private, and push to no public one.
         revision: the branch; the main one if left out.
-        message: of the commit.
+        message: the commit message.
         overwrite: replace a model that is on the branch, its card included; the history keeps it.
     """
     from mobileclip.interop import push_to_hub

@@ -1,4 +1,4 @@
-"""`mobileclip index` and `mobileclip merge`: how the index of a person's pictures comes about."""
+"""`mobileclip index` and `mobileclip merge`: build, update and join search indexes of pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mobileclip classify | embed | convert | list | info | check-weights`: what is done with a model."""
+"""`mobileclip classify | embed | convert | list | info | check-weights`: commands that use or describe a model."""
 
 from __future__ import annotations
 
@@ -131,8 +131,8 @@ def classify(
         as_json: print one JSON object instead of lines.
     """
     from mobileclip.data.images.transform import load_image
+    from mobileclip.inference.image_text_model import require_labels
     from mobileclip.inference.loading import load
-    from mobileclip.inference.zero_shot import require_labels
 
     require_labels(labels, template)
     require_file(image, "an image file")
@@ -293,7 +293,7 @@ def convert(
         fold: fold branches, norms and scales for inference; the result can no longer be trained.
         image_size: side of the images, where not the model's own; a ViT's positions are interpolated.
         context_length: ids per text, where fewer than the model's own; see load_model in mobileclip.encoders.
-        precision: of the weights; folding happens before the cast.
+        precision: precision of the weights; folding happens before the cast.
         overwrite: replace a file that is there.
     """
     import torch

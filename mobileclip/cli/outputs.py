@@ -1,4 +1,4 @@
-"""What commands write: of several files, which is which, and contact sheets."""
+"""Which of several output files is which, by suffix, and contact sheets."""
 
 from __future__ import annotations
 

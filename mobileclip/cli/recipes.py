@@ -124,7 +124,7 @@ def runs(
     Runs that differ in their seed alone are one row, with mean and standard deviation.
 
     Args:
-        folders: outputs of trainings, finished or not; folders, or addresses such as s3://bucket/run.
+        folders: outputs of trainings, finished or not; folders, or URLs such as s3://bucket/run.
         output: a picture of their curves, one panel a metric.
         overwrite: replace a picture that is there.
     """

@@ -1,4 +1,4 @@
-"""Names that commands and flags had before. They work as the new ones do, are in no help, and go after 0.1."""
+"""Old names of commands and flags: they still work, are not in any help, and go after 0.1."""
 
 from __future__ import annotations
 

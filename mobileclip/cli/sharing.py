@@ -1,4 +1,4 @@
-"""How commands share their work among processes or machines."""
+"""Flags with which commands share their work among processes or machines."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Sharing:
         engine: local for processes on this machine, ray for a cluster, whose machines need the same paths.
         ray_address: Ray only: the cluster to join, such as auto; by default one is started on this machine.
         shard_seconds: with one shard, after which a process of several counts as stuck and is replaced.
-        tries: of a shard whose store, disk or process fails; the others are done meanwhile.
-        pause_seconds: before the second try.
-        pause_growth: how many times as long each further pause is.
+        tries: how often a shard is tried whose store, disk or process fails; others are done meanwhile.
+        pause_seconds: pause before the second try.
+        pause_growth: factor by which each further pause is longer.
     """
 
     num_workers: Annotated[int, Workers] = 1

@@ -1,4 +1,4 @@
-"""`mobileclip tokenizer train | prune`: vocabularies of texts of one's own."""
+"""`mobileclip tokenizer train | prune`: train or shrink a tokenizer on your own texts."""
 
 from __future__ import annotations
 

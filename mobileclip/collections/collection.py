@@ -1,4 +1,4 @@
-"""A collection of pictures that can be searched, as a person has it in hand."""
+"""`Collection`: a searchable index of pictures in a folder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from mobileclip.collections.viewing import web_file
 from mobileclip.engines import Engine
 from mobileclip.inference.archive import Embeddings, write_embeddings
 from mobileclip.inference.identity import ModelIdentity
-from mobileclip.inference.zero_shot import ImageTextModel
+from mobileclip.inference.image_text_model import ImageTextModel
 
 
 class Collection:
@@ -326,8 +326,8 @@ class Collection:
             image: pictures that they are like: paths, or the bytes of files.
             like: pictures of the index that they are like, by `Match.id`.
             without: what they do not show.
-            where: what is known of them, see `Condition`; all of it holds.
-            k: how many, at most.
+            where: conditions on columns, see `Condition`; all must hold.
+            k: number of results, at most.
             all_frames: whether a video may be found by several of its frames; by default, by the nearest one alone.
 
         Raises:

@@ -1,4 +1,4 @@
-"""What a data set lost on the way, and why: counted by reason, named by key, never silent."""
+"""Skipped samples: counted by reason, named by key, and reported."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Skip:
     Args:
         reason: why, in a few words.
         key: the sample's key; empty where a whole shard, or the rest of it, is meant.
-        shard: the path or address of the shard.
+        shard: the path or URL of the shard.
         detail: what exactly was wrong.
     """
 

@@ -164,7 +164,7 @@ def open_class_data(data: Shards, cache: storage.FileCache | None = None) -> Cla
     shards, `classnames.txt` beside them says what the numbers are called, where it is there.
 
     Args:
-        data: shards, as paths, addresses or brace patterns; a folder of them, or one in the public layout; or one
+        data: shards, as paths, URLs or brace patterns; a folder of them, or one in the public layout; or one
             folder with a folder of images for every class; `KIND:ARGUMENT` says which.
         cache: where copies of remote shards are kept; none keeps none.
 

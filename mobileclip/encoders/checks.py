@@ -1,4 +1,4 @@
-"""Checks of what comes into an encoder and its spec, with messages for the person who typed it."""
+"""Validates what an encoder is given: images, tokens, and the sizes in its spec."""
 
 from __future__ import annotations
 

@@ -161,17 +161,17 @@ class TokenMixerSpec(ABC):
 
 
 image_encoder_families: Registry[type[ImageEncoderSpec]] = Registry("image_encoder_family")
-"""Kinds of image encoders by name.
+"""Spec classes of image encoders, by the name that JSON has for them.
 
-Third parties add theirs here or by an entry point in `mobileclip.image_encoder_family`.
+Add your own here, or by an entry point in the group `mobileclip.image_encoder_family`.
 """
 text_encoder_families: Registry[type[TextEncoderSpec]] = Registry("text_encoder_family")
-"""Kinds of text encoders by name.
+"""Spec classes of text encoders, by the name that JSON has for them.
 
-Third parties add theirs here or by an entry point in `mobileclip.text_encoder_family`.
+Add your own here, or by an entry point in the group `mobileclip.text_encoder_family`.
 """
 token_mixers: Registry[type[TokenMixerSpec]] = Registry("token_mixer")
-"""Token mixers by name; third parties add theirs here or by an entry point in `mobileclip.token_mixer`."""
+"""Spec classes of token mixers, by name; add your own here, or by an entry point in `mobileclip.token_mixer`."""
 
 open_family(ImageEncoderSpec, image_encoder_families)
 open_family(TextEncoderSpec, text_encoder_families)

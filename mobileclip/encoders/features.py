@@ -1,4 +1,4 @@
-"""The features between an encoder's stages."""
+"""Feature maps between the stages of an image encoder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the image towers' weights start."""
+"""Weight initialisation of the image towers."""
 
 from __future__ import annotations
 

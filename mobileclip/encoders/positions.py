@@ -1,4 +1,4 @@
-"""Learned positions of patches, for other grids of patches than they were learned on."""
+"""Interpolates learned position embeddings to another grid of patches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an engine is."""
+"""The interface of an engine, which runs units of work in processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Heartbeats: what a process says every few seconds while it works, so that others know that it lives."""
+"""Heartbeats: a working process reports every few seconds that it is alive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Entries in the order of their units, whichever is finished first."""
+"""Puts finished entries back into the order of their units."""
 
 from __future__ import annotations
 

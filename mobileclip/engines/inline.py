@@ -1,4 +1,4 @@
-"""This process: one unit after another."""
+"""An engine that runs one unit after another in this process."""
 
 from __future__ import annotations
 

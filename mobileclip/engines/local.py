@@ -1,4 +1,4 @@
-"""Processes on this machine, one per device."""
+"""An engine that runs units in several processes on this machine, one per device."""
 
 from __future__ import annotations
 

@@ -325,7 +325,7 @@ def held(
     """Hold an output for a run, which says there what it does, and keep a second one out.
 
     Args:
-        output: folder or address.
+        output: folder or URL.
         engine: who does the work; None for this process.
         renewal_seconds: between two times that the run says so; in a store, another one may take over after four.
         is_held: whether the caller holds the folder already, see `exclusive` of `mobileclip.storage`.

@@ -1,4 +1,4 @@
-"""The list of units that a run has given up, in its output."""
+"""The list of failed units that a run has given up, kept in its output."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read_set_aside(output: AnyPath) -> tuple[SetAside, ...]:
     """Return what the last run of an output has set aside.
 
     Args:
-        output: folder or address.
+        output: folder or URL.
 
     Raises:
         ValueError: if the list is damaged.
@@ -54,7 +54,7 @@ def write_set_aside(output: AnyPath, units: Iterable[SetAside]) -> None:
     """Write the list, or remove it where nothing is set aside.
 
     Args:
-        output: folder or address, which exists.
+        output: folder or URL, which exists.
         units: what was set aside.
 
     Raises:

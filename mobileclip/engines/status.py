@@ -154,7 +154,7 @@ def read_status(output: storage.AnyPath) -> Status:
     """Return what the last run of an output does, or did.
 
     Args:
-        output: folder or address.
+        output: folder or URL.
 
     Raises:
         ValueError: if there was none, or it cannot be read.

@@ -21,8 +21,8 @@ from mobileclip.evaluation.published import published_with
 from mobileclip.hardware.precision import WidePrecision, dtype_of
 from mobileclip.inference.catalogue import num_parameters
 from mobileclip.inference.forms import ReadyDualEncoder
+from mobileclip.inference.image_text_model import ImageTextModel as Clip
 from mobileclip.inference.loading import device_for, load_stored, require_model
-from mobileclip.inference.zero_shot import ImageTextModel as Clip
 from mobileclip.inputs import Interpolation
 from mobileclip.serialization import to_json
 from mobileclip.tensor_files.weights import weights_sha256

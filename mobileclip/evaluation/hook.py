@@ -46,7 +46,7 @@ def evaluation_hook(
     damaged meanwhile, is logged; its data set is then missing from that step's numbers, and the training goes on.
 
     Args:
-        benchmarks: data sets of any kind that `open_benchmark` takes: opened ones, paths, or addresses. At least one;
+        benchmarks: data sets of any kind that `open_benchmark` takes: opened ones, paths, or URLs. At least one;
             each with a name of its own.
         batch_size: images, or texts, encoded at once.
         num_threads: that decode images beside the model; by default one per core, eight at most.

@@ -1,4 +1,4 @@
-"""A model at work: it is made ready once, and encodes for one task after another."""
+"""A model that is prepared once and encodes for one task after another."""
 
 from __future__ import annotations
 

@@ -31,13 +31,13 @@ class EvaluationSpec:
         suite: `quick` for six small data sets, `imagenet` for it and its relatives, `retrieval` for Flickr30k and COCO,
             `aro` and `sugarcrepe` for compositional understanding, `full` for the 38 whose mean the papers report.
         datasets: these instead of a suite: keys such as vtab/pets, or places of data sets: folders of classes or of
-            images with captions, JSON lines, shards, folders and addresses in the public layout; with `probe:` before
+            images with captions, JSON lines, shards, folders and URLs in the public layout; with `probe:` before
             one of classes, a linear probe on it.
-        data: folder or address that holds the data sets in folders such as wds_vtab-pets_test, or a pattern with {name}
+        data: folder or URL that holds the data sets in folders such as wds_vtab-pets_test, or a pattern with {name}
             in it; without it they are read from the hub, where they are published.
         output: folder of every model's results.jsonl, and of embeddings; a run that was stopped goes on from there.
         device: where models compute, such as cuda:1, mps or cpu; `auto` is the best device there is.
-        precision: of the weights.
+        precision: precision of the weights.
         image_size: side of the images, in pixels, where not a model's own; open_clip's models have theirs.
         context_length: ids per text, where fewer than a model's own; see `mobileclip.encoders.load_model`.
         interpolation: filters that resize pictures, `bilinear`, `bicubic` or both: each model is evaluated with each,

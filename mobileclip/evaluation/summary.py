@@ -1,4 +1,4 @@
-"""What a run found out, as a report shows it."""
+"""Collects the results of an evaluation run for its report."""
 
 from __future__ import annotations
 

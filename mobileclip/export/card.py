@@ -1,4 +1,4 @@
-"""What lies beside the files for people: a card, and the licence."""
+"""Writes the model card and the licence of an export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an export says of itself: everything that a host needs to use it, in one JSON file."""
+"""The contract of an export: one JSON file with everything that a host needs to run it."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def origin_of(model: object, checkpoint: str | Path | None) -> Origin:
     """Return where the weights come from, as far as what a person gave says so.
 
     Args:
-        model: a name, a file, a folder or an address on the hub; or a model.
+        model: a name, a file, a folder or a URL on the hub; or a model.
         checkpoint: weights for a model that is given by name.
     """
     if not isinstance(model, (str, Path)):

@@ -32,8 +32,8 @@ from mobileclip.export.working_folder import working_folder
 from mobileclip.export.written import remember_export
 from mobileclip.inference.comparison.samples import Samples, bundled_samples
 from mobileclip.inference.forms import with_depthwise_convs, with_one_token
+from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.inference.loading import holds_weights
-from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.reparam import reparameterize, with_children
 from mobileclip.tensor_files import file_sha256
 

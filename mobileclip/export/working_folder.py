@@ -1,4 +1,4 @@
-"""Where an export is written before it is whole."""
+"""The temporary folder that an export is written to before it is moved into place."""
 
 from __future__ import annotations
 

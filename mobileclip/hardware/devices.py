@@ -1,4 +1,4 @@
-"""Where to compute: one choice for every command, and what a device cannot do."""
+"""Device selection: `auto`, `cpu`, `cuda:1`, `mps`; one choice for every command."""
 
 from __future__ import annotations
 

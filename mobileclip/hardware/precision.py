@@ -1,4 +1,4 @@
-"""What numbers are stored and computed in: one name for each, everywhere."""
+"""Names of the precisions (number formats) that models are stored and computed in."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ if TYPE_CHECKING:
 
 Precision = Literal["float32", "float16", "bfloat16", "int8", "int8-weights"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-"""Of the numbers of an exported model; the last of its stored weights alone, which are computed with in float32."""
+"""Precisions of an exported model; `int8-weights` stores weights in int8 and computes in float32."""
 
 WidePrecision = Literal["float32", "bfloat16"]
 WIDE_PRECISIONS: tuple[WidePrecision, ...] = get_args(WidePrecision)
-"""Of what PyTorch computes here: models and teachers. Both have the range of float32."""
+"""Precisions in which PyTorch runs models and teachers; both have the range of float32."""
 
 TrainingPrecision = Literal[WidePrecision, "float16"]
 TRAINING_PRECISIONS: tuple[TrainingPrecision, ...] = get_args(TrainingPrecision)
-"""Of a training step in autocast."""
+"""Precisions of a training step under autocast."""
 
 FastPrecision = Literal["float32", "bfloat16", "int8"]
 FAST_PRECISIONS: tuple[FastPrecision, ...] = get_args(FastPrecision)
-"""Of what a trained model computes in where that is exact enough; int8 in convolutions and linear layers alone."""
+"""Precisions that `optimize` may use where they are exact enough; int8 in convolutions and linear layers only."""
 
 StoredPrecision = Literal["bfloat16", "int8"]
-"""Of embeddings in compact records."""
+"""Precisions of the embeddings stored in compact records."""
 
 
 def dtype_of(precision: Precision | TrainingPrecision) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""How many threads of a processor a model computes with."""
+"""How many CPU threads a model uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inputs to rows in batches: the one loop of all that encodes pictures, whoever reads them and whatever encodes."""
+"""Encodes any iterable of inputs batch by batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What models there are and what a model is, as plain values for tables and JSON."""
+"""Descriptions of models as plain values, for tables and JSON."""
 
 from __future__ import annotations
 

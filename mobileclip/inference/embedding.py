@@ -15,8 +15,8 @@ from mobileclip.hardware.precision import FastPrecision
 from mobileclip.inference.archive import Embeddings, no_embeddings
 from mobileclip.inference.encoding import Picture, encode_pictures
 from mobileclip.inference.identity import ModelIdentity
+from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.inference.quickening import quickened
-from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.progress import Progress
 from mobileclip.strict import split_lines
 from mobileclip.terminal import console

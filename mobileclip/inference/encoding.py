@@ -23,7 +23,7 @@ from mobileclip.data.images.transform import LIMITS, ImageTransform, Pixels
 from mobileclip.data.workers import workers
 from mobileclip.datasets.videos.opening import VideoFile
 from mobileclip.inference.batching import encode_in_batches
-from mobileclip.inference.zero_shot import ImageTextModel
+from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.machine import raise_machine_fault
 
 Key = TypeVar("Key")

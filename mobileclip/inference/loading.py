@@ -27,9 +27,9 @@ from mobileclip.encoders.checkpoints.resizing import spec_of_size
 from mobileclip.encoders.families import image_spec
 from mobileclip.hardware.devices import AUTO, pick_device
 from mobileclip.inference.identity import ModelIdentity
+from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.inference.other_texts import OtherTexts, require_own_context
 from mobileclip.inference.text_towers import identity_of, stored_space
-from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.inputs import Interpolation
 from mobileclip.registry import Registry, nearest_file
 from mobileclip.reparam import reparameterize
@@ -253,7 +253,7 @@ def spec_known_by_name(
     image_size: int | None = None,
     context_length: int | None = None,
 ) -> DualEncoderSpec | None:
-    """Return the spec of the model that `load` would return, as far as its name or its address on the hub tells.
+    """Return the spec of the model that `load` would return, as far as its name or its URL on the hub tells.
 
     Nothing is read, and nothing is fetched. None where only the weights tell. The layout that the weights are in may
     decide some of it yet, see `mobileclip.encoders.checkpoints.loading.is_other_model`.

@@ -1,4 +1,4 @@
-"""A module held in evaluation mode for a while, whatever mode its parts are in."""
+"""A context manager that keeps a module in evaluation mode and restores each submodule's mode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which models have a name."""
+"""`list_models`: the models that are known by name."""
 
 from __future__ import annotations
 

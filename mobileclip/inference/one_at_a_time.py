@@ -1,4 +1,4 @@
-"""Functions that compute for one thread at a time, for any number of threads."""
+"""Serialises calls of a function that is not thread-safe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A loaded model with the text towers that are asked for beside its own, or in its place."""
+"""Loads extra text towers beside a model's own, or in place of it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from mobileclip.encoders import DualEncoderSpec
 from mobileclip.encoders.checkpoints import ModelSpec, companion, read_checkpoint
 from mobileclip.encoders.checkpoints.exports import is_export
 from mobileclip.inference.identity import ModelIdentity
+from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.inference.text_towers import identity_of, read_text_tower, stored_space, with_text_tower
-from mobileclip.inference.zero_shot import ImageTextModel
 
 
 @attrs.frozen(kw_only=True)

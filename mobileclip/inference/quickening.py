@@ -15,7 +15,7 @@ from mobileclip.encoders import DualEncoder
 from mobileclip.hardware.precision import FastPrecision
 from mobileclip.inference import optimize_images
 from mobileclip.inference.forms import MOST_IMAGES_ON_CPU
-from mobileclip.inference.zero_shot import ImageTextModel
+from mobileclip.inference.image_text_model import ImageTextModel
 
 WORTH_TRYING = 200
 """Trying forms of a tower takes as long as encoding about so many pictures."""

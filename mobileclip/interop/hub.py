@@ -1,4 +1,4 @@
-"""Models to the Hugging Face hub, in one commit, and from there."""
+"""Pushes models to the Hugging Face hub in one commit, and loads them from there."""
 
 from __future__ import annotations
 

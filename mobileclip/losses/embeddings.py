@@ -1,4 +1,4 @@
-"""What a loss is given: embeddings, checked against each other."""
+"""Checks the embeddings that a loss is given against each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every loss is: a spec that builds it, the terms that it returns, and the registry of names."""
+"""The interface of losses: the spec that builds one, the terms it returns, and the registry of names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-from .command_line import described as described, reported as reported, written_run as written_run
+from .entry_point import described as described, reported as reported, written_run as written_run
 from .files import (
     KINDS as KINDS,
     copy_recipe as copy_recipe,

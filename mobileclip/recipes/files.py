@@ -14,7 +14,7 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
-from mobileclip.recipes.command_line import helped
+from mobileclip.recipes.entry_point import helped
 from mobileclip.recipes.flags import FLAGS, asks_briefly, canonical
 from mobileclip.recipes.header import Header, read_header
 from mobileclip.registry import nearest, nearest_file

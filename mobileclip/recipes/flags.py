@@ -53,7 +53,7 @@ _TRAINED = (
 
 FLAGS: Mapping[str, Sequence[Flag]] = {
     "training": (
-        Flag("--data", "SHARDS...", "reinforced shards: paths, patterns or addresses"),
+        Flag("--data", "SHARDS...", "reinforced shards: paths, patterns or URLs"),
         Flag("--validation", "SHARDS...", "held-out pairs; recall on them is measured"),
         Flag("--evaluate", "DATA...", "data sets to evaluate on between epochs"),
         *_TRAINED,
@@ -119,7 +119,7 @@ FLAGS: Mapping[str, Sequence[Flag]] = {
         _TINY,
     ),
 }
-"""What is shown of each kind of recipe, by its room."""
+"""The flags of the short help, by kind of recipe."""
 
 RENAMED: Mapping[str, Mapping[str, str]] = {
     "reinforcing": {"--source": "--data"},

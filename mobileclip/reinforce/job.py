@@ -40,7 +40,7 @@ class ReinforcementReport:
     """What a job did.
 
     Args:
-        shards: all reinforced shards, those of earlier runs included; paths or addresses.
+        shards: all reinforced shards, those of earlier runs included; paths or URLs.
         num_samples: samples in them.
         num_bytes: their size.
         skipped: samples left out, by reason.

@@ -64,7 +64,7 @@ class Manifest:
     their own, which is written at once, so that none is lost and the long file is seldom written.
 
     Args:
-        directory: of the shards, local or an address.
+        directory: of the shards, local or a URL.
         most_in_tail: at least 1; an object store writes the small file again for every entry, and the whole manifest
             when the small one has so many.
 

@@ -32,7 +32,7 @@ class ReinforcementSpec:
 
     Args:
         source: what is reinforced; a path or pattern says the kind by itself.
-        output: directory of the reinforced shards, their manifest and their card; local or an address.
+        output: directory of the reinforced shards, their manifest and their card; local or a URL.
         teachers: whose embeddings are stored, concatenated in this order.
         captioner: who writes synthetic captions, `SeveralCaptioners` for several; None for the ones in the source, if
             any.

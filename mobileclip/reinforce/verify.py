@@ -118,7 +118,7 @@ def verify(
     augmentations are the ones that the seed gives, and the teachers give the stored embeddings for them.
 
     Args:
-        directory: local or an address.
+        directory: local or a URL.
         num_samples: how many to recompute; 0 for none.
         num_shards: how many to read, drawn at random; None for all.
         num_rows: how many samples to check of each, drawn at random; None for all.

@@ -1,4 +1,4 @@
-"""What it takes for a module to be foldable."""
+"""The base class of modules that fold (reparameterise) into simpler ones."""
 
 from __future__ import annotations
 

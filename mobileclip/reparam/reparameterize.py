@@ -1,4 +1,4 @@
-"""Fold a whole model."""
+"""Folds a whole model for inference: every reparameterisable block becomes its single-branch form."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Files wherever they are: a path on this machine, or an address such as `s3://bucket/key` or `https://host/file`.
+"""Files wherever they are: a path on this machine, or a URL such as `s3://bucket/key` or `https://host/file`.
 
 What reads, writes, names or removes a file belongs here; what is in the file does not.
 Reading and writing ask for a connection only when they are called, and import what they need then. `http:` and `https:`
-need no further package; other addresses are opened by fsspec and what it needs (extra `remote`).
+need no further package; other URLs are opened by fsspec and what it needs (extra `remote`).
 Credentials and endpoints are those of the store's own configuration and environment (`AWS_*`, `FSSPEC_*`).
 """
 

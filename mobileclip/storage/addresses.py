@@ -1,4 +1,4 @@
-"""Names of places: what is a path on this machine, what an address, and which store opens it."""
+"""Names of places: what is a path on this machine, what a URL, and which store opens it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def is_remote(path: AnyPath) -> bool:
 
 
 def is_web(path: AnyPath) -> bool:
-    """Return whether `path` is an address of a web server, which lists nothing."""
+    """Return whether `path` is a URL of a web server, which lists nothing."""
     return _scheme(path) in _WEB
 
 
 def check_address(path: AnyPath) -> None:
-    """Make sure that addresses of this kind can be opened here; nothing is connected to.
+    """Make sure that URLs of this kind can be opened here; nothing is connected to.
 
     Raises:
         ValueError: if nothing knows the kind, or a package is missing; the message says what to install.
@@ -48,7 +48,7 @@ def join(base: AnyPath, name: str) -> str:
 
 
 def file_name(path: AnyPath) -> str:
-    """Return the last part of a path, without the query of a web address."""
+    """Return the last part of a path, without the query of a web URL."""
     text = os.fspath(path)
     if is_web(text):
         text = urllib.parse.unquote(urllib.parse.urlsplit(text).path)
@@ -63,7 +63,7 @@ def is_same(one: AnyPath, other: AnyPath) -> bool:
 
 
 def backend_of(path: AnyPath) -> Backend:
-    """Return the store of an address."""
+    """Return the store of a URL."""
     if is_web(path):
         from mobileclip.storage.web import WebBackend
 

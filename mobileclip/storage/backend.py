@@ -87,7 +87,7 @@ class Backend(Protocol):
     """
 
     def check(self, address: str, *, write: bool = False) -> None:
-        """Make sure that such addresses can be read, or written, here; nothing is connected to."""
+        """Make sure that such URLs can be read, or written, here; nothing is connected to."""
 
     def open(self, address: str, position: int) -> tuple[ByteStream, str]:
         """Return a stream from `position` on, and the version of the file."""
@@ -96,10 +96,10 @@ class Backend(Protocol):
         """Return what is known about a file."""
 
     def is_directory(self, address: str) -> bool:
-        """Return whether files lie below the address."""
+        """Return whether files lie below the URL."""
 
     def find(self, address: str, *, recursive: bool) -> dict[str, Info]:
-        """Return the files below, by their names relative to the address."""
+        """Return the files below, by their names relative to the URL."""
 
     def upload(self, source: str, address: str) -> None:  # noqa: ARG002 - of those that can be written to
         """Put a local file there, whole or not at all."""

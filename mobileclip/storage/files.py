@@ -1,4 +1,4 @@
-"""The operations on a file, on local paths and remote addresses alike."""
+"""The operations on a file, on local paths and remote URLs alike."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def open_read(path: AnyPath, *, num_attempts: int | None = None) -> Iterator[IO[
     """Yield a file, opened for reading bytes from any position on.
 
     Args:
-        path: path or address.
+        path: path or URL.
         num_attempts: to connect, where a remote store fails; None for as many as the limits allow.
 
     Raises:
         FileNotFoundError: if there is none.
         StorageError: if a store failed, also while reading.
         OSError: if it cannot be read for another reason.
-        ValueError: if nothing knows the address, or a package is missing.
+        ValueError: if nothing knows the URL, or a package is missing.
     """
     if not is_remote(path):
         with local_path(path).open("rb") as stream:
@@ -48,13 +48,13 @@ def read_bytes(path: AnyPath, *, limit: int, num_attempts: int | None = None) ->
     """Return the content of a file.
 
     Args:
-        path: path or address.
+        path: path or URL.
         limit: bytes; a larger file is refused before more than that is read.
         num_attempts: to connect, where a remote store fails; None for as many as the limits allow.
 
     Raises:
         OSError: if the file cannot be read, or is larger.
-        ValueError: if nothing knows the address, or a package is missing.
+        ValueError: if nothing knows the URL, or a package is missing.
     """
     pieces = []
     missing = limit + 1
@@ -72,12 +72,12 @@ def read_if_there(path: AnyPath, *, limit: int) -> bytes | None:
     """Return the content of a file, or None where there is none; a directory is none.
 
     Args:
-        path: path or address.
+        path: path or URL.
         limit: bytes; a larger file is refused before more than that is read.
 
     Raises:
         OSError: if the file cannot be read, or is larger.
-        ValueError: if nothing knows the address, or a package is missing.
+        ValueError: if nothing knows the URL, or a package is missing.
     """
     try:
         return read_bytes(path, limit=limit)
@@ -158,7 +158,7 @@ def atomic_write(path: AnyPath) -> Iterator[IO[bytes]]:
 
     Raises:
         OSError: if the file cannot be written.
-        ValueError: if the address can only be read, nothing knows it, or a package is missing.
+        ValueError: if the URL can only be read, nothing knows it, or a package is missing.
     """
     with atomic_file(path) as temporary, temporary.open("wb") as stream:
         yield stream
@@ -173,7 +173,7 @@ def atomic_file(path: AnyPath) -> Iterator[Path]:
 
     Raises:
         OSError: if the file cannot be written.
-        ValueError: if the address can only be read, nothing knows it, or a package is missing.
+        ValueError: if the URL can only be read, nothing knows it, or a package is missing.
     """
     if not is_remote(path):
         with atomic_path(local_path(path)) as temporary:
@@ -192,11 +192,11 @@ def local_copy(path: AnyPath) -> Iterator[Path]:
     """Yield a path on this machine with the content of a file: its own, or that of a copy for the time of the block.
 
     Args:
-        path: path or address; what is remote is copied to the temporary directory (`TMPDIR`).
+        path: path or URL; what is remote is copied to the temporary directory (`TMPDIR`).
 
     Raises:
         OSError: if the file cannot be read, or the copy not be written.
-        ValueError: if nothing knows the address, or a package is missing.
+        ValueError: if nothing knows the URL, or a package is missing.
     """
     if not is_remote(path):
         file_info(path)  # what is missing is said here, as for the rest

@@ -1,4 +1,4 @@
-"""How long a store is waited for: values of a spec, for everything that this process reads and writes."""
+"""Timeouts, retry delays and lowest rates of stores, for everything that this process reads and writes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class StoreLimits:
     """How long stores are waited for, and how much they may send; slow ones that keep sending are waited for.
 
     Args:
-        answer_seconds: until a web server has sent the head of its answer, connecting and redirections included.
+        answer_seconds: timeout for a web server's response header, connecting and redirects included.
         stall_seconds: in which no byte comes, or next to nothing, until a connection counts as broken.
         min_bytes_per_second: what a connection must carry, below which it is next to nothing.
         recovery_seconds: in which next to nothing comes, all connections and pauses together, until a file is given up.
-        call_seconds: for one call of another store's package: to look up, to list, to read a block, to remove.
+        call_seconds: timeout of one call of another store's package: look up, list, read a block, remove.
         retry_delays_seconds: pauses before the second and further attempts; a store that asks for less traffic gets it.
-        max_bytes: of a file that is read.
+        max_bytes: largest file that is read.
     """
 
     answer_seconds: float = attrs.field(default=60.0, validator=validators.gt(0))

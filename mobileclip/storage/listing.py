@@ -1,4 +1,4 @@
-"""What lies in a directory, on this machine or in a store."""
+"""Lists the files of a directory, on this machine or in a store."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def list_files(directory: AnyPath, suffix: str = "", *, recursive: bool = False)
     """Return the paths of the files in a directory, sorted; none where there is no such directory.
 
     Args:
-        directory: path or address.
+        directory: path or URL.
         suffix: of the files' names.
         recursive: with those in the directories below.
 
     Raises:
         OSError: if it cannot be listed.
-        ValueError: if the address is a web server's, which lists nothing.
+        ValueError: if the URL is a web server's, which lists nothing.
     """
     names = sorted(name for name in find_files(directory, recursive=recursive) if name.endswith(suffix))
     return tuple(join(directory, name) for name in names)
@@ -37,7 +37,7 @@ def find_files(
     as if it had never been there.
 
     Args:
-        directory: path or address.
+        directory: path or URL.
         recursive: with those in the directories below; hidden ones are not entered, and links to directories are not
             followed.
         passed_over: called with the name of everything else that is there, and with what it is: `hidden_folder`,
@@ -45,7 +45,7 @@ def find_files(
 
     Raises:
         OSError: if the directory itself cannot be listed.
-        ValueError: if the address is a web server's, which lists nothing.
+        ValueError: if the URL is a web server's, which lists nothing.
     """
     found = _find(directory, passed_over, recursive=recursive)
     return {name: info.fingerprint for name, info in found.items()}
@@ -57,12 +57,12 @@ def find_sizes(directory: AnyPath, names: Iterable[str] = ("",)) -> dict[str, in
     A store is asked once for a thousand files, or how many it lists at once, and never for one file alone.
 
     Args:
-        directory: path or address.
+        directory: path or URL.
         names: below it, of which the folders count; those in the directory itself by default.
 
     Raises:
         OSError: if it cannot be listed.
-        ValueError: if the address is a web server's, which lists nothing.
+        ValueError: if the URL is a web server's, which lists nothing.
     """
     return {
         f"{folder}{name}": info.size

@@ -76,9 +76,9 @@ def holds_anything(folder: Path) -> bool:
 
 
 def _local(path: AnyPath) -> Path:
-    # Of the two slashes of an address, pathlib leaves one.
+    # Of the two slashes of a URL, pathlib leaves one.
     if is_remote(path) or (isinstance(path, Path) and _FLATTENED.match(str(path))):
-        raise ValueError(f"{os.fspath(path)} is an address; this is written to a disk of this machine")
+        raise ValueError(f"{os.fspath(path)} is a URL; this is written to a disk of this machine")
     return local_path(path)
 
 

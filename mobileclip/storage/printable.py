@@ -29,12 +29,12 @@ def printable(text: object, *, limit: int = 300) -> str:
 
 
 def without_secrets(text: object) -> str:
-    """Return a text whose addresses, such as `https://user:password@host/key?signature=...`, tell no secret.
+    """Return a text whose URLs, such as `https://user:password@host/key?signature=...`, tell no secret.
 
-    User, password, query and fragment are left out of every address in it; `?...` stands where a query was.
+    User, password, query and fragment are left out of every URL in it; `?...` stands where a query was.
 
     Args:
-        text: an address, or a text with addresses in it; its `str` is taken.
+        text: a URL, or a text with URLs in it; its `str` is taken.
     """
     return _ADDRESS.sub(_bare, str(text))
 

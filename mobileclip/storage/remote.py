@@ -28,10 +28,10 @@ _PLAIN_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADire
 
 
 class FsspecBackend(Backend):
-    """Addresses of stores that fsspec opens."""
+    """URLs of stores that fsspec opens."""
 
     def check(self, address: str, *, write: bool = False) -> None:  # noqa: ARG002 - what can be read can be written
-        """Make sure that something knows such addresses."""
+        """Make sure that something knows such URLs."""
         from fsspec.core import split_protocol
         from fsspec.registry import get_filesystem_class
 
@@ -60,12 +60,12 @@ class FsspecBackend(Backend):
         return _info(_file_details(address, _call(address, lambda: filesystem.info(path))))
 
     def is_directory(self, address: str) -> bool:
-        """Return whether files lie below the address."""
+        """Return whether files lie below the URL."""
         filesystem, path = _filesystem(address)
         return bool(_call(address, lambda: filesystem.isdir(path)))
 
     def find(self, address: str, *, recursive: bool) -> dict[str, Info]:
-        """Return the files below, by their names relative to the address."""
+        """Return the files below, by their names relative to the URL."""
         filesystem, path = _filesystem(address)
         try:
             if recursive:
@@ -161,19 +161,19 @@ def _filesystem(address: str) -> tuple[Any, str]:
 
 
 def _known(address: str, call: Callable[[], T]) -> T:
-    """Return what `call` returns, with errors for the person who typed the address."""
+    """Return what `call` returns, with errors for the person who typed the URL."""
     try:
         return call()
     except ImportError as error:
         raise ValueError(f"{address} needs a package that is not installed ({error}): {advice('remote')}") from None
     except ValueError as error:
         raise ValueError(
-            f"{address} cannot be opened: {error}; expected a path or an address such as s3://, gs:// or https://"
+            f"{address} cannot be opened: {error}; expected a path or a URL such as s3://, gs:// or https://"
         ) from None
 
 
 def _call(address: str, call: Callable[[], T]) -> T:
-    """Return what `call` returns, with every failure as an OSError that names the address."""
+    """Return what `call` returns, with every failure as an OSError that names the URL."""
     try:
         return _in_time(address, call)
     except StorageError:

@@ -19,20 +19,20 @@ from mobileclip.storage.reach import RefusedHostError
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 _LENGTH = re.compile(r"[0-9]{1,18}")
-# What an address may hold; everything else is percent-encoded, as browsers do.
+# What a URL may hold; everything else is percent-encoded, as browsers do.
 _SAFE = "%/:=&?~#+!$,;'@()*[]"
 _PASSING = (408, 425, 429)
 _PACKED = (".gz", ".tgz", ".bz2", ".xz", ".zst")
 
 
 class WebBackend(Backend):
-    """`http:` and `https:` addresses, which can only be read."""
+    """`http:` and `https:` URLs, which can only be read."""
 
     def check(self, address: str, *, write: bool = False) -> None:
-        """Refuse to write, and a user or a password in the address; reading needs no package."""
+        """Refuse to write, and a user or a password in the URL; reading needs no package."""
         _refuse_user(address)
         if write:
-            raise ValueError(f"{address} can only be read; write to a path, or to an address such as s3://bucket/key")
+            raise ValueError(f"{address} can only be read; write to a path, or to a URL such as s3://bucket/key")
 
     def open(self, address: str, position: int) -> tuple[ByteStream, str]:
         """Return the answer from `position` on, and what stays the same for parts and the whole of a file."""
@@ -122,7 +122,7 @@ class _Body(io.RawIOBase):
 def _refuse_user(address: str) -> None:
     if "@" in address.partition("://")[2].partition("/")[0]:
         raise ValueError(
-            f"{_named(address)} is given with a user or a password, which are not sent; give an address without them, "
+            f"{_named(address)} is given with a user or a password, which are not sent; give a URL without them, "
             "such as a signed one"
         )
 
@@ -132,7 +132,7 @@ def _request(address: str, method: str, headers: dict[str, str]) -> _Body:
     headers = {"User-Agent": "mobileclip", "Accept-Encoding": "identity", **headers}
     exchange = Exchange(store_limits())
     try:
-        request = urllib.request.Request(urllib.parse.quote(address, safe=_SAFE), headers=headers, method=method)  # noqa: S310 - only WebBackend's addresses come here
+        request = urllib.request.Request(urllib.parse.quote(address, safe=_SAFE), headers=headers, method=method)  # noqa: S310 - only WebBackend's URLs come here
         response = exchange.opener().open(request)
     except urllib.error.HTTPError as error:
         error.close()

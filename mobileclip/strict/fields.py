@@ -1,4 +1,4 @@
-"""Fields of specs hold what their annotations say: a whole number is no text, no fraction and no truth value."""
+"""Type checks for the fields of specs: an int field takes no string, float or bool."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import attrs
 
 JSON = "json"
 NOT_IN_JSON = {JSON: "never"}
-"""Metadata of a field that JSON does not hold: it has its default when it is read back."""
+"""Field metadata: the field is not written to JSON, and has its default when read back."""
 
 LEFT_OUT_AT_DEFAULT = {JSON: "unless default"}
-"""Metadata of a field that JSON holds where it is not its default: JSON that does not use it is as it was without."""
+"""Field metadata: the field is written to JSON only if it differs from its default, so that old JSON stays the same."""
 
 _MAX_INTEGER = 1 << 64
 _SHOWN = 80
@@ -24,8 +24,8 @@ _SHOWN = 80
 def strict(cls: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
     """Let a class check its fields' values against their annotations: `@attrs.frozen(field_transformer=strict)`.
 
-    Numbers, truth values, texts, literals, and tuples of them are checked, before the fields' own validators; what is
-    annotated otherwise is not. A value that does not fit is a ValueError that names the field.
+    Numbers, booleans, strings, literals, and tuples of them are checked, before the fields' own validators; other
+    annotations are not. A value that does not fit is a ValueError that names the field.
     """
     del cls
     return [

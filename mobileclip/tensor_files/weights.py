@@ -1,4 +1,4 @@
-"""Weights as such: one number for all of them, however they are stored."""
+"""A SHA-256 digest of a model's weights that does not depend on the file format."""
 
 from __future__ import annotations
 

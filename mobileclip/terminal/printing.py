@@ -1,6 +1,6 @@
 """What a person sees: lines, tables and logs on which text that came with data can do nothing but be read.
 
-Everything that the library prints or logs goes through here. Control characters are shown as escapes, addresses lose
+Everything that the library prints or logs goes through here. Control characters are shown as escapes, URLs lose
 their passwords and queries, and nothing is taken for rich's markup.
 """
 

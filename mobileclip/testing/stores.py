@@ -24,7 +24,7 @@ def check_store(base: AnyPath) -> None:
     file of more bytes than the limit is refused.
 
     Args:
-        base: a folder that is empty, or an address that fsspec opens; files are written to it, and stay there.
+        base: a folder that is empty, or a URL that fsspec opens; files are written to it, and stay there.
 
     Raises:
         AssertionError: if something of it is not so; the message says what.
@@ -33,10 +33,10 @@ def check_store(base: AnyPath) -> None:
         >>> check_store("memory://mobileclip/testing")
         >>> check_store("memory://mobileclip/testing")
         Traceback (most recent call last):
-        AssertionError: memory://mobileclip/testing is not empty; give a folder or an address of its own
+        AssertionError: memory://mobileclip/testing is not empty; give a folder or a URL of its own
     """
     files = storage.find_files(base) if storage.is_directory(base) else {}
-    assert not files, f"{base} is not empty; give a folder or an address of its own"
+    assert not files, f"{base} is not empty; give a folder or a URL of its own"
     try:
         _check_contents(storage.join(base, "contents"))
         _check_writing(storage.join(base, "writing"))

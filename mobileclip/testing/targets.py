@@ -28,7 +28,7 @@ from mobileclip.export import (
 )
 from mobileclip.export.targets import NotRunHereError, Target
 from mobileclip.inference.comparison.measuring import LEAST_COSINE
-from mobileclip.inference.zero_shot import ImageTextModel
+from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.testing.comparing import copies, first_line
 
 T = TypeVar("T")

@@ -45,7 +45,7 @@ def check_task(
 
     Args:
         key: that it is registered by, in `evaluation_tasks`.
-        data: folder or address of few data, as `mobileclip eval` gets it with `--data`.
+        data: folder or URL of few data, as `mobileclip eval` gets it with `--data`.
         session: of a model.
         change: changes something of the data.
         options: how the data are opened.

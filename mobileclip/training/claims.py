@@ -25,7 +25,7 @@ def claimed(
     """Mark a folder as this run's; one that an error leaves without a checkpoint is given back, for other choices.
 
     Args:
-        output: the folder or address.
+        output: the folder or URL.
         files: what says which run it is, by the names of the files; the last one counts.
         world: the processes of the run, all of which call this.
         refuse: raises a ValueError where the folder holds another run.

@@ -22,8 +22,8 @@ from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.progress import Progress
 from mobileclip.terminal import get_logger
 from mobileclip.terminal.interruption import postponed
+from mobileclip.training.checkpoints.background_writer import BackgroundWriter
 from mobileclip.training.checkpoints.checkpoint import CheckpointFolder, RunState
-from mobileclip.training.checkpoints.writing import BackgroundWriter
 from mobileclip.training.distributed import World
 from mobileclip.training.ema import MovingAverage
 from mobileclip.training.feeding import Feed

@@ -1,4 +1,4 @@
-"""A scaled loss: float16 would make zeros of its small gradients."""
+"""Loss scaling for float16, whose small gradients would otherwise underflow to zero."""
 
 from __future__ import annotations
 

@@ -135,14 +135,14 @@ def run(
     console: Console | None = None,
     within: World | None = None,
 ) -> storage.AnyPath:
-    """Train, or finish what an earlier run left undone, and return the trained model's file or address.
+    """Train, or finish what an earlier run left undone, and return the trained model's file or URL.
 
     Under `torchrun` or `srun`, every process calls this and has its share of the batch.
 
     Args:
         spec: the run.
-        output: folder, or address such as `s3://bucket/run`, of `run.json`, `metrics.jsonl`, `checkpoints/` and, in the
-            end, `model.safetensors`. A folder is kept from a second run; an address is not. One that is left without a
+        output: folder, or URL such as `s3://bucket/run`, of `run.json`, `metrics.jsonl`, `checkpoints/` and, in the
+            end, `model.safetensors`. A folder is kept from a second run; a URL is not. One that is left without a
             checkpoint is free for other choices.
         evaluate: makes what is called between epochs, from the model's spec; see `train`.
         device: where to train; `auto` for this process's GPU, or the best device where there is none.

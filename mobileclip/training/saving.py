@@ -17,8 +17,8 @@ from mobileclip.training.adapters import merged
 
 if TYPE_CHECKING:
     from mobileclip.data import Batch, BatchSource
+    from mobileclip.training.checkpoints.background_writer import BackgroundWriter
     from mobileclip.training.checkpoints.checkpoint import CheckpointFolder, RunState
-    from mobileclip.training.checkpoints.writing import BackgroundWriter
     from mobileclip.training.distributed import World
     from mobileclip.training.records.metrics import MetricLog
     from mobileclip.training.records.skipped import SkippedFolder

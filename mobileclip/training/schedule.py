@@ -1,4 +1,4 @@
-"""Learning rate as a function of the step."""
+"""Learning-rate schedules: the learning rate as a function of the step."""
 
 from __future__ import annotations
 

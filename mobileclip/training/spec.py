@@ -40,14 +40,14 @@ class TrainingSpec:
             weights, gradients, the optimiser's state, the moving average. `float16` does so with a scaled loss; steps
             whose gradient overflows are left out, and are not logged.
         micro_batch_size: images, or texts, that a tower encodes at once; none for all. The loss still sees the whole
-            batch; a piece's activations are computed again when its gradient is, and batch norms see one piece.
-        recompute_activations: keep only the input of every block and compute the rest again in the backward pass.
+            batch; activations are recomputed in the backward pass, and batch norms see one micro-batch at a time.
+        recompute_activations: activation checkpointing: keep only the blocks' inputs, recompute the rest in backward.
         channels_last: memory format of convolutions, the faster one on a GPU; refused on the CPU, where convolutional
             stems take it by themselves.
         compile: what torch.compile builds kernels for: the `towers`, each by itself, or the `step`, from pixels to the
             loss as one, so that scaling pixels and scaling embeddings go into their neighbours. It takes minutes at the
             start; none computes as the code is written.
-        range_augment: brightness, contrast and noise of learnt strength on the student's images alone: piece by piece
+        range_augment: brightness, contrast and noise of learnt strength on the student's images alone: per micro-batch
             as they are encoded, all at once where the step is compiled; none leaves the images as the data has them.
         selection: what share of every batch is learned from, and chosen how: pairs that the student finds harder than
             its teachers do. The data's `batch_size` is that of the batch that is chosen from.

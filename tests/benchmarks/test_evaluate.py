@@ -8,7 +8,7 @@ from benchmarks.evaluate import EvaluateBenchSpec, cut, largest_difference
 from benchmarks.harness import run
 from mobileclip.data import SkipReport
 from mobileclip.evaluation import BenchmarkSample, open_benchmark, write_benchmark
-from tests.evaluation.datasets.test_writing import PICTURES
+from tests.evaluation.datasets.test_benchmark_writer import PICTURES
 from tests.examples.quickstart.drawings import write_packages
 
 

@@ -35,7 +35,7 @@ def in_header(name):
     recipe = module.ROWS[re.search(rf"{name}\.py (\w+)", command)[1]] if name in WITH_ROWS else getattr(module, name)
     run = recipe()
     run = attrs.evolve(run, training=attrs.evolve(run.training, micro_batch_size=piece))
-    said = re.match(r"(\d+) GPUs, each with (\d+) pieces of (\d+) samples in (\d+) GiB;", header.entries["Hardware"])
+    said = re.match(r"(\d+) GPUs, each with (\d+) micro-batches of (\d+) in (\d+) GiB;", header.entries["Hardware"])
     assert said is not None, header.entries["Hardware"]
     return run, num_processes, [int(number) for number in said.groups()]
 

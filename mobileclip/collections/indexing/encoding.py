@@ -8,17 +8,17 @@ from pathlib import Path
 
 import attrs
 
+from mobileclip.collections.indexing.findings_writer import FindingsWriter
 from mobileclip.collections.indexing.known import KnownFiles
 from mobileclip.collections.indexing.units import IndexUnit, IndexWork, units_of
-from mobileclip.collections.indexing.writing import FindingsWriter
 from mobileclip.collections.reading.findings import Findings
 from mobileclip.collections.reading.options import IndexOptions
 from mobileclip.collections.reading.reader import FileReader
 from mobileclip.collections.reading.scanning import FoundFile, estimated_pictures
 from mobileclip.collections.store.store import Store
 from mobileclip.engines import Engine, Listener, SetAside, held, read_set_aside
+from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.inference.quickening import quickened
-from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.progress import Progress
 from mobileclip.terminal import console
 

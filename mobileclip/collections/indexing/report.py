@@ -1,4 +1,4 @@
-"""What became of pictures that were indexed."""
+"""The report of an index update: how many pictures were encoded, unchanged, removed or unreadable."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ from mobileclip.collections.store.about import ModelSource
 from mobileclip.encoders.checkpoints.exports import is_export
 from mobileclip.engines import OnProgress, Place, Work, Worker
 from mobileclip.inference.identity import ModelIdentity
+from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.inference.quickening import quickened
-from mobileclip.inference.zero_shot import ImageTextModel
 
 # Pictures of a group: what takes a worker some seconds, and no more than its share.
 _MOST_PICTURES, _LEAST_PICTURES = 256, 16

@@ -1,4 +1,4 @@
-"""An index brought up to date: what is new is encoded, what moved is recognised, what is gone is dropped."""
+"""Updates an index: encodes new files, recognises moved ones, and drops deleted ones."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from mobileclip.collections.indexing.encoding import FileEncoder
+from mobileclip.collections.indexing.findings_writer import FindingsWriter
 from mobileclip.collections.indexing.known import KnownFiles, KnownRow
 from mobileclip.collections.indexing.report import IndexReport
-from mobileclip.collections.indexing.writing import FindingsWriter
 from mobileclip.collections.reading.options import IndexOptions
 from mobileclip.collections.reading.scanning import FoundFile, Scan
 from mobileclip.collections.store.presence import lies_in
 from mobileclip.collections.store.store import Store
 from mobileclip.data.workers import LostProcessError
 from mobileclip.engines import Engine, LocalEngine, Retries, SetAside, read_set_aside, write_set_aside
-from mobileclip.inference.zero_shot import ImageTextModel
+from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.terminal import get_logger
 
 logger = get_logger(__name__)

@@ -1,4 +1,4 @@
-"""How pictures are indexed."""
+"""The options of an index update."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from mobileclip.data.images.resize import Pixels
 from mobileclip.data.shards.files import read_shard
 from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.inference.encoding import Encoded, Moment, Picture, PictureRead, encode_pictures
-from mobileclip.inference.zero_shot import ImageTextModel
+from mobileclip.inference.image_text_model import ImageTextModel
 
 # They go to another process with every picture of that size.
 _MOST_HASHES = 100

@@ -80,7 +80,7 @@ def scan(inputs: Sequence[str], *, may_be_missing: bool = False) -> Scan:
             default that is an error. A disk that is not mounted looks like either.
 
     Raises:
-        ValueError: if one is an address, or a folder holds no pictures.
+        ValueError: if one is a URL, or a folder holds no pictures.
         OSError: if one is not there.
     """
     found: dict[str, FoundFile] = {}

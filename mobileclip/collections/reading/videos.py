@@ -1,4 +1,4 @@
-"""Which frames of a video are in an index."""
+"""Chooses which frames of a video are indexed."""
 
 from __future__ import annotations
 

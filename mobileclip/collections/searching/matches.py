@@ -1,4 +1,4 @@
-"""Pictures that were found, with what is known of them."""
+"""Search results: a picture, its score, and what the index knows of it."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from mobileclip.collections.store.snapshot import Snapshot
 from mobileclip.data.images.opening import read_image_file
 from mobileclip.data.images.reading import read_tower_image
 from mobileclip.data.images.transform import LIMITS
-from mobileclip.inference.zero_shot import ImageTextModel
+from mobileclip.inference.image_text_model import ImageTextModel
 
 Vector = NDArray[np.float32]
 Picture = str | Path | bytes
@@ -51,7 +51,7 @@ def direction_of(
         texts: what pictures show.
         pictures: what they are like: paths, or the bytes of files.
         known: embeddings of what they are like, of shape (dim,).
-        without: what they do not show.
+        without: texts or pictures that results should not match.
         reduced: whether pictures are decoded no larger than they need to be, as those of the index were.
 
     Raises:
@@ -83,8 +83,8 @@ def nearest_matches(
         snapshot: what the index holds.
         graphs: what proposes neighbours; None where all are compared, as they are where there are conditions.
         query: the direction, of shape (dim,).
-        k: how many, at most.
-        where: what is known of them; all of it holds.
+        k: number of results, at most.
+        where: conditions on columns; all must hold.
         all_frames: whether a video may be found by several of its frames.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What an index is of: one model's space, and where the model comes from."""
+"""The metadata of an index: its model, and where that model comes from."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from mobileclip.encoders import DualEncoderSpec
 from mobileclip.encoders.checkpoints import packaged
 from mobileclip.encoders.checkpoints.loading import is_other_model
 from mobileclip.inference.identity import ModelIdentity
+from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.inference.loading import holds_weights, load_identified, spec_known_by_name
-from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.serialization import from_json
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
 

@@ -1,4 +1,4 @@
-"""The SQLite file of an index: opened for one piece of work, with errors that say what to do."""
+"""Opens the SQLite file of an index, with errors that say what to do."""
 
 from __future__ import annotations
 

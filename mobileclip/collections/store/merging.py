@@ -1,4 +1,4 @@
-"""Indexes of one model joined: the rows of one are copied into another, all of them or none."""
+"""Merges indexes of one model: all rows of one are copied into another, or none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether files are still where an index has them."""
+"""Checks whether indexed files still exist."""
 
 from __future__ import annotations
 

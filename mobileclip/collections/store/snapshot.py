@@ -1,4 +1,4 @@
-"""What an index holds at one moment: ids and embeddings; what else is known of them is asked of its rows."""
+"""A read-only view of an index at one moment: ids and embeddings in memory, other columns on request."""
 
 from __future__ import annotations
 

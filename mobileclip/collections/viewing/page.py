@@ -1,4 +1,4 @@
-"""Duplicates as people look at them, and as programs read them."""
+"""Writes duplicates as an HTML page and as JSON lines."""
 
 from __future__ import annotations
 
@@ -94,5 +94,5 @@ def _cells(matches: Sequence[Match]) -> Iterator[dict[str, Any]]:
 
 
 def _address(picture: Image.Image) -> str:
-    """Return an address that holds the picture itself."""
+    """Return a URL that holds the picture itself."""
     return f"data:image/webp;base64,{base64.b64encode(webp(picture, _QUALITY)).decode()}"

@@ -1,4 +1,4 @@
-"""What was found, as a contact sheet."""
+"""Draws search results as a contact sheet."""
 
 from __future__ import annotations
 

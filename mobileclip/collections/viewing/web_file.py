@@ -13,7 +13,7 @@ from mobileclip import storage
 from mobileclip.collections.searching.matches import Match, match_of
 from mobileclip.collections.searching.pictures import small_pictures, webp
 from mobileclip.collections.store.snapshot import Snapshot
-from mobileclip.inference.zero_shot import ImageTextModel
+from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.progress import Progress
 from mobileclip.terminal import console
 

@@ -1,4 +1,4 @@
-"""What the server answers: the page, searches, duplicates and pictures."""
+"""The routes of the local web server: the page, searches, duplicates and pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server on this machine alone."""
+"""The local web server of `mobileclip serve`; it listens on this machine only."""
 
 from __future__ import annotations
 

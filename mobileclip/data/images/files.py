@@ -39,7 +39,7 @@ class FolderFiles:
     """The files of a folder and of those below it.
 
     Args:
-        path: the folder, or its address.
+        path: the folder, or its URL.
         files: fingerprints by relative name, with `/` between its parts, of all that are not hidden.
         passed_over: hidden files, links to folders and the like.
     """

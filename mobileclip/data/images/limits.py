@@ -1,4 +1,4 @@
-"""How much work and memory one image may cost, told from its bytes before anything is decoded."""
+"""Limits of the work and memory that one image may cost, checked before decoding."""
 
 from __future__ import annotations
 

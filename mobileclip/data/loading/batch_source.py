@@ -1,4 +1,4 @@
-"""What a training loop reads from."""
+"""The interface between a data pipeline and the training loop."""
 
 from __future__ import annotations
 

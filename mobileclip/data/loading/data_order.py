@@ -98,7 +98,7 @@ class DataOrder:
         With `epoch` these are the numbers of samples. Otherwise they are the bytes of the shards on this machine, in
         groups, so that a missing shard hides no more than its own.
         """
-        folder = os.path.commonprefix(self.reader.names).rpartition("/")[0]  # noqa: RUF071 - they may be addresses
+        folder = os.path.commonprefix(self.reader.names).rpartition("/")[0]  # noqa: RUF071 - they may be URLs
         names = [name[len(folder) :] for name in self.reader.names]
         if self.spec.sampling == "epoch":
             return _hash([names, self.sizes])

@@ -1,4 +1,4 @@
-"""What is chosen of an example, and of the order and the processes that bring examples."""
+"""The specs of a data pipeline: sample order, worker processes and caches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How large a sample of a shard may be: what a header claims is never believed, and never allocated, beyond this."""
+"""Size limits of a sample; nothing larger is allocated, whatever a header claims."""
 
 from __future__ import annotations
 

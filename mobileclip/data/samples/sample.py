@@ -136,7 +136,7 @@ class ImageTextSample:
         if num_captions > _MAX_CAPTIONS:
             raise BadSampleError("too_large", f"it has {num_captions:,} captions, more than {_MAX_CAPTIONS:,}")
         if self.url is not None and len(self.url) > _MAX_CAPTION_BYTES:
-            raise BadSampleError("too_large", f"its address has {len(self.url):,} characters")
+            raise BadSampleError("too_large", f"its URL has {len(self.url):,} characters")
         for extension in self.others:
             self._check_other(extension)
 

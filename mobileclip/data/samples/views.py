@@ -1,4 +1,4 @@
-"""The augmentations of a sample, of which an epoch replays one."""
+"""The stored augmentations of a sample, of which an epoch replays one."""
 
 from __future__ import annotations
 

@@ -195,7 +195,7 @@ def read_card(directory: str | os.PathLike[str]) -> ReinforcementCard:
     """Return the card of a directory of reinforced shards.
 
     Args:
-        directory: local or an address.
+        directory: local or a URL.
 
     Raises:
         ValueError: if there is none, or it cannot be read.
@@ -210,7 +210,7 @@ def find_card(directory: str | os.PathLike[str]) -> ReinforcementCard | None:
     """Return the card of a directory, or None where there is none.
 
     Args:
-        directory: local or an address.
+        directory: local or a URL.
 
     Raises:
         ValueError: if it cannot be read.
@@ -231,7 +231,7 @@ def card_of_shards(shards: Sequence[str]) -> ReinforcementCard | None:
     It lies beside the shards, or above several folders of them.
 
     Args:
-        shards: their paths or addresses.
+        shards: their paths or URLs.
 
     Raises:
         ValueError: if a card cannot be read, folders were reinforced differently, or one has a card and another none.

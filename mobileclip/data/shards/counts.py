@@ -32,7 +32,7 @@ def count_up_to(shards: Sequence[str], number: int, limits: SampleLimits = SAMPL
     """Return the number of samples of shards, or any that is not less than `number`; None where nothing says it.
 
     Args:
-        shards: their paths or addresses.
+        shards: their paths or URLs.
         number: from which on nothing more is counted.
         limits: of what is read.
 
@@ -61,7 +61,7 @@ def shard_sizes(shards: Sequence[str], limits: SampleLimits = SAMPLE_LIMITS) -> 
     are counted by their headers.
 
     Args:
-        shards: their paths or addresses.
+        shards: their paths or URLs.
         limits: of what is read.
 
     Raises:
@@ -112,7 +112,7 @@ def write_sizes(folder: str | os.PathLike[str], sizes: Mapping[str, int]) -> str
 
 
 def shard_folder(shard: str) -> str:
-    """Return the folder, or the address of it, that a shard lies in."""
+    """Return the folder, or the URL of it, that a shard lies in."""
     return shard.rpartition("/")[0] or os.curdir
 
 

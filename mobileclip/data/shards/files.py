@@ -83,15 +83,15 @@ class RawSample:
 
 
 def expand_shards(shards: Shards) -> tuple[str, ...]:
-    """Return the paths or addresses of all shards.
+    """Return the paths or URLs of all shards.
 
     Args:
         shards: a path, a brace pattern such as `train/{00000..00127}.tar`, several of them separated by `::`, or a
-            sequence of paths and patterns. Addresses are those of `mobileclip.storage` (`s3://`, `gs://`, `https://`)
+            sequence of paths and patterns. URLs are those of `mobileclip.storage` (`s3://`, `gs://`, `https://`)
             and of webdataset (`pipe:`).
 
     Raises:
-        ValueError: if there is none, a pattern is malformed, or an address cannot be opened by what is installed.
+        ValueError: if there is none, a pattern is malformed, or a URL cannot be opened by what is installed.
     """
     patterns = list(paths_of(shards))
     try:
@@ -143,7 +143,7 @@ def read_shard(
     """Yield the samples of a shard as they come; a shard that breaks off or cannot be read is reported, not raised.
 
     Args:
-        shard: path or address.
+        shard: path or URL.
         on_skip: called with what had to be left out.
         limits: of what is read; a sample beyond them has a `problem`.
         cache: where a copy of a remote shard is kept; none keeps none.
@@ -239,7 +239,7 @@ def count_shard(shard: str, limits: SampleLimits = SAMPLE_LIMITS) -> tuple[int, 
     What is returned is a `StorageError` where its store or disk failed, and a `ValueError` otherwise.
 
     Args:
-        shard: path or address.
+        shard: path or URL.
         limits: of what is read.
     """
     count = 0
@@ -260,12 +260,12 @@ def write_shard(path: PathType, samples: Iterable[ImageTextSample], *, layout: L
     Equal samples give equal bytes.
 
     Args:
-        path: the tar file, or its address; replaced where it exists.
+        path: the tar file, or its URL; replaced where it exists.
         samples: plain or reinforced samples, at least one.
         layout: how embeddings are stored, as `sample_members` takes it.
 
     Raises:
-        ValueError: if there is no sample, a key comes twice, the layout is unknown, or the address cannot be written.
+        ValueError: if there is no sample, a key comes twice, the layout is unknown, or the URL cannot be written.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"unknown layout {layout!r}; expected one of {', '.join(LAYOUTS)}")
@@ -276,11 +276,11 @@ def write_shard_members(path: PathType, samples: Iterable[tuple[str, Mapping[str
     """Write the members of samples to a shard and return its path, as `write_shard` does.
 
     Args:
-        path: the tar file, or its address; replaced where it exists.
+        path: the tar file, or its URL; replaced where it exists.
         samples: key of each, and content by extension; at least one.
 
     Raises:
-        ValueError: if there is no sample, a key comes twice, or the address cannot be written.
+        ValueError: if there is no sample, a key comes twice, or the URL cannot be written.
     """
     keys: set[str] = set()
     with storage.atomic_write(path) as stream:

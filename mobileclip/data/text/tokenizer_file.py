@@ -109,7 +109,7 @@ def read_text_input(path: AnyPath, *, context_length: int = 77) -> TextInput:
     Start, end and padding are the tokenizer's own; one without padding is padded with its end token, as GPT-2 is.
 
     Args:
-        path: the file, of up to 32 MiB; paths and addresses.
+        path: the file, of up to 32 MiB; paths and URLs.
         context_length: number of ids per text, start and end included; longer texts are cut in front of the end.
 
     Raises:

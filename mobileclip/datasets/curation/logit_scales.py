@@ -38,7 +38,7 @@ class LogitScaleSpec:
     """Which pairs the scales are found on.
 
     Args:
-        shards: reinforced shards that are not trained on, with images or without: paths, addresses or patterns. Their
+        shards: reinforced shards that are not trained on, with images or without: paths, URLs or patterns. Their
             first pairs are taken.
         caption: `real` for the first real caption, `synthetic` for a synthetic one.
         num_pairs: at most; some 12 kB of memory each, for two teachers with 768 numbers.

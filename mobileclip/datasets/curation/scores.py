@@ -50,7 +50,7 @@ class ScoreSpec:
     """What is scored, and where the scores go.
 
     Args:
-        shards: reinforced shards, with images or without: paths, addresses or patterns.
+        shards: reinforced shards, with images or without: paths, URLs or patterns.
         output: local folder.
         vectors: keep a vector of every image as well, in float16, which near duplicates are found by: twice as many
             bytes a sample as the teachers' embeddings have numbers.
@@ -83,7 +83,7 @@ class ShardScores:
     """The scores of one shard's samples.
 
     Args:
-        shard: path or address that was read.
+        shard: path or URL that was read.
         path: of the scores.
         teachers: their names.
     """
@@ -352,7 +352,7 @@ def _read_npz(path: Path) -> Mapping[str, Any]:
 
 
 def _place(shard: str) -> str:
-    """Return what a shard's scores are called in the folder: its whole path or address, without its suffix."""
+    """Return what a shard's scores are called in the folder: its whole path or URL, without its suffix."""
     whole = shard if storage.is_remote(shard) else Path(os.path.abspath(storage.local_path(shard))).as_posix()  # noqa: PTH100 - links stay
     parts = [part for part in whole.removesuffix(".tar").replace(":", "/").split("/") if part not in ("", ".", "..")]
     return "/".join(parts)

@@ -38,7 +38,7 @@ class Captions:
     """The captions of one shard, by key and by uid.
 
     Args:
-        shard: its path or address; None for no captions at all.
+        shard: its path or URL; None for no captions at all.
         on_skip: called with what was wrong with the shard.
         limits: of what is read.
     """
@@ -80,7 +80,7 @@ def caption_shards(captions: str | None, names: Sequence[str]) -> dict[str, str 
     """Return, by the name of a reinforced shard, the one with its captions; None where captions are not asked for.
 
     Args:
-        captions: folder or address of the shards, or a pattern of some.
+        captions: folder or URL of the shards, or a pattern of some.
         names: of the reinforced shards.
 
     Raises:

@@ -129,7 +129,7 @@ def build_image_index(
         run: in which the shards are read.
         folder: of the index, on this machine; made where it is missing.
         spec: the choices; images are read and hashed, and not their headers alone, where placeholders are looked for.
-        reinforced: fingerprints of the reinforced shards that are there, by path or address.
+        reinforced: fingerprints of the reinforced shards that are there, by path or URL.
         show_progress: show a bar with the speed and the time left.
 
     Returns:

@@ -62,7 +62,7 @@ class ImageReader:
     """Reads images by their matches, in the order of the shards they are in, a few of which stay open.
 
     Args:
-        shards: paths or addresses by number.
+        shards: paths or URLs by number.
     """
 
     def __init__(self, shards: Mapping[int, str]) -> None:

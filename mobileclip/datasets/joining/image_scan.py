@@ -43,7 +43,7 @@ class ScanUnit:
 
     Args:
         name: of the unit.
-        shard: path or address.
+        shard: path or URL.
         fingerprint: of it.
         kind: of records, `places` of images or `names` of samples.
         folder: of the index.
@@ -190,7 +190,7 @@ def image_name(shard: str, place: Records, by: str, limits: SampleLimits) -> str
     """Return what an image is called, read from its shard; empty where that cannot be read any more.
 
     Args:
-        shard: path or address.
+        shard: path or URL.
         place: one record.
         by: what it is called by.
         limits: of what is read.

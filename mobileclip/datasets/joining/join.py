@@ -105,7 +105,7 @@ def _sources(spec: JoinSpec) -> dict[str, str]:
     paths = expand_shards(spec.reinforced)
     for source, name in zip(paths, output_names(paths), strict=True):
         if runs_program(source):
-            raise ValueError(f"{source} is what a program writes; a join reads shards twice: give files or addresses")
+            raise ValueError(f"{source} is what a program writes; a join reads shards twice: give files or URLs")
         if name in sources:
             raise ValueError(f"{sources[name]} and {source} have the same name; name each shard once")
         if storage.is_same(source, storage.join(spec.output, name)):

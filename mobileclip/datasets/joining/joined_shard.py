@@ -38,7 +38,7 @@ class JoinUnit:
 
     Args:
         name: of the joined shard.
-        source: path or address of the reinforced shard.
+        source: path or URL of the reinforced shard.
         fingerprint: of it.
         problem: why the names of its samples could not be read to the end; then some may seem to have no image.
         captions: the shard with its captions; None where captions are not asked for.

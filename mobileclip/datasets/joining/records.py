@@ -55,7 +55,7 @@ class AboutShard:
     """What is known of a shard beside its records.
 
     Args:
-        shard: its path or address.
+        shard: its path or URL.
         by: what its records are called by.
         fingerprint: of the shard when it was read; empty if it has to be read again.
         hashed: whether its images were read and hashed.
@@ -88,7 +88,7 @@ def records_path(folder: Path, kind: str, by: str, shard: str) -> Path:
         folder: of the index.
         kind: suffix of its name.
         by: what the records are called by.
-        shard: path or address.
+        shard: path or URL.
     """
     digest = blake2b(f"{by}\n{shard}".encode(errors="surrogateescape"), digest_size=16).hexdigest()
     return folder / digest[:2] / f"{digest[2:]}.{kind}"
@@ -121,7 +121,7 @@ def read_about(folder: Path, kind: str, by: str, shard: str) -> AboutShard | Non
         folder: of the index.
         kind: of records, `places` or `names`.
         by: what they are called by.
-        shard: path or address.
+        shard: path or URL.
     """
     found = _read_header(records_path(folder, kind, by, shard), KINDS[kind])
     return found[0] if found is not None and (found[0].shard, found[0].by) == (shard, by) else None

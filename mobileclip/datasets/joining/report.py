@@ -1,4 +1,4 @@
-"""What a join did: a note on every finished shard, from which the report is made."""
+"""The report of a join: one note for every finished shard."""
 
 from __future__ import annotations
 

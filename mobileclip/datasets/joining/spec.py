@@ -1,4 +1,4 @@
-"""The choices of a join."""
+"""The spec of a join of reinforced shards with the shards that hold their images."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class JoinSpec:
     """What is joined with what, and how.
 
     Args:
-        reinforced: shards with captions, augmentations and embeddings: paths, addresses or patterns.
+        reinforced: shards with captions, augmentations and embeddings: paths, URLs or patterns.
         images: shards with the images, uncompressed tar files.
-        captions: shards with the real captions, of the same names as the reinforced ones: their folder, its address, or
+        captions: shards with the real captions, of the same names as the reinforced ones: their folder, its URL, or
             a pattern. None takes the caption beside the image where a sample has none.
-        output: directory or address of the joined shards, which have the names of the reinforced ones.
+        output: directory or URL of the joined shards, which have the names of the reinforced ones.
         index: folder on this machine for where every image is and what samples are called; `index` in the output by
             default. It can serve several joins, also at once.
         by: what tells which image belongs to a sample: `key`, or a field of the images' JSON, such as `uid`, that

@@ -155,7 +155,7 @@ def _rows_of(unit: ShardUnit | ListUnit) -> _Rows:
             continue
         sample, metadata = record.sample, record.sample.metadata
         if sample.url is None:
-            detail = f"{record.label} has no address"
+            detail = f"{record.label} has no URL"
             skips.append(Skip(reason="missing_url", key=sample.key, shard=unit.path, detail=detail))
         else:
             uid, sha256 = str(metadata.get("uid", sample.key)), record.sha256 or _text(metadata.get(_SHA256))

@@ -16,7 +16,7 @@ from mobileclip.machine import raise_machine_fault
 from mobileclip.strict import strict
 
 SCHEMES = ("http", "https")
-"""Of addresses that anyone's file may name."""
+"""Of URLs that anyone's file may name."""
 
 _WEB = ("http://", "https://")
 
@@ -29,12 +29,12 @@ class RowOptions:
 
     Args:
         inside: images on this machine must lie below the folder of the file; otherwise its rows name any file.
-        schemes: of addresses that rows may name, such as `https` and `s3`.
+        schemes: URL schemes that rows may use, such as `https` and `s3`.
         hosts: web servers that rows may name although they are at no public address, such as `127.0.0.1`.
-        path_column: of a table: the column with the images' paths, which begin at the table's folder.
-        url_column: of a table: the column with the images' addresses; they are fetched where a row has no path.
-        caption_columns: of a table: the columns with captions, one or a list of them in a cell.
-        uid_column: of a table: the column with the samples' uids, as DataComp names its samples.
+        path_column: column of a table with the images' paths, relative to the table's folder.
+        url_column: column of a table with the images' URLs, fetched where a row has no path.
+        caption_columns: columns of a table with captions, one or a list of them in a cell.
+        uid_column: column of a table with the samples' uids, as DataComp names its samples.
         key_column: of a table: the column with the samples' keys; where there is none, the uid is the key, or the name
             of the table with the number of the row.
         hash_column: of a table: the column with the SHA-256 of the images; one that has another is left out. It is not
@@ -63,7 +63,7 @@ def locate(image: str, root: str, options: RowOptions) -> str:
     """Return where an image that a row names is, if it may be read.
 
     Args:
-        image: a path or an address.
+        image: a path or a URL.
         root: where relative paths begin.
         options: what may be named.
 
@@ -75,7 +75,7 @@ def locate(image: str, root: str, options: RowOptions) -> str:
         if scheme not in options.schemes:
             raise _refused(image, f"is opened by {scheme}://", f"name {scheme} in `schemes` (--schemes)")
     if "::" in image and (storage.is_remote(image) or storage.is_remote(root)) and not image.startswith(_WEB):
-        raise _refused(image, "is an address within an address")
+        raise _refused(image, "is a URL within a URL")
     if storage.is_remote(image):
         return image
     path = image if storage.is_remote(root) else os.fspath(storage.local_path(image))
@@ -104,14 +104,14 @@ def num_common(paths: Iterable[Sequence[str]]) -> int:
 
 
 def directory_of(path: str) -> str:
-    """Return the folder, or the address, that a file lies in."""
+    """Return the folder, or the URL, that a file lies in."""
     if storage.is_remote(path):
         return path.partition("?")[0].rpartition("/")[0]
     return os.fspath(storage.local_path(path).parent)
 
 
 def without_user(address: str) -> str:
-    """Return an address without user and password; its query may be what tells one image from another."""
+    """Return a URL without user and password; its query may be what tells one image from another."""
     scheme, _, rest = address.partition("://")
     host, slash, path = rest.partition("/")
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"

@@ -1,4 +1,4 @@
-"""What a source and its units are to those who work through them."""
+"""The interface of a data source and of its units of work."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Unit(ABC):
         """Return the number of samples, those that reading will skip included; None where only reading could tell."""
 
     def files(self) -> tuple[str, ...]:
-        """Return the paths and addresses of the files whose content its fingerprint does not hold, as far as known."""
+        """Return the paths and URLs of the files whose content its fingerprint does not hold, as far as known."""
         return ()
 
     def about(self) -> str:

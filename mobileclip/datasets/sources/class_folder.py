@@ -48,7 +48,7 @@ class ClassFolderSource(Source):
     Images come in an order that mixes the classes: shards of one class each would make batches of one class each.
 
     Args:
-        path: the folder, or its address on a store that can be listed.
+        path: the folder, or its URL on a store that can be listed.
         templates: captions with one `{}` where the name of the class goes.
         samples_per_shard: images that become one shard.
 

@@ -25,7 +25,7 @@ PATHS = ("path", "image_path", "filepath", "file_name", "image")
 URLS = ("url", "image_url")
 CAPTIONS = ("caption", "captions", "text", "texts", "title")
 LAST_PATHS = ("filename",)
-"""Where nothing else says where images are: beside an address it is what a download was called."""
+"""Where nothing else says where images are: beside a URL it is what a download was called."""
 UIDS = ("uid",)
 KEYS = ("key",)
 CAPTION_FIELDS = ("caption", "captions", "text", "texts")
@@ -42,7 +42,7 @@ class Columns:
 
     Args:
         path: of the images' paths, or of the images that the table holds.
-        url: of the images' addresses.
+        url: of the images' URLs.
         captions: of the captions; none where the `label` of an image says what it shows.
         uid: of the uids.
         key: of the keys.
@@ -97,7 +97,7 @@ def find_columns(table: str, names: Sequence[str], options: RowOptions, images: 
     path = named(None, LAST_PATHS) if path is None and url is None else path
     if path is None and url is None:
         raise ValueError(
-            f"nothing says which column of {table} has the images' paths or addresses; name one in `path_column` or "
+            f"nothing says which column of {table} has the images' paths or URLs; name one in `path_column` or "
             f"`url_column` (--path-column, --url-column) of {_listed(names)}{_no_header(options)}"
         )
     if not captions and not (path in images and LABEL in names):
@@ -163,7 +163,7 @@ class LineReading(Reading):
         fields = {**cells}
         image = fields.pop("image", None)
         if not isinstance(image, str) or not image:
-            raise BadSampleError("missing_image", f"{label} has no `image`, a path or an address")
+            raise BadSampleError("missing_image", f"{label} has no `image`, a path or a URL")
         url: Any = None
         if storage.is_remote(image):
             url = without_user(image)
@@ -223,7 +223,7 @@ class TableReading(Reading):
         is_held = held is not None and held.get("bytes", b"") is not None
         image = path or ("" if is_held else url) or ""
         if not image and not is_held:
-            raise BadSampleError("missing_image", f"{label} has neither a path nor an address of an image")
+            raise BadSampleError("missing_image", f"{label} has neither a path nor a URL of an image")
         uid, given = _optional(row, columns.uid), _optional(row, columns.key)
         captions = [text for name in columns.captions for text in _several(row[name])]
         if not columns.captions and isinstance(row[LABEL], str):

@@ -148,7 +148,7 @@ class FolderSource(Source):
     and counted, as `image_files` says.
 
     Args:
-        path: the folder, or its address on a store that can be listed.
+        path: the folder, or its URL on a store that can be listed.
         samples_per_shard: images that become one shard.
 
     Raises:

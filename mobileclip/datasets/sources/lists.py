@@ -195,15 +195,15 @@ class JsonLinesSource(Source):
     `image` is a path or an address, kept with the sample; `caption`, `captions`, `text` or `texts` hold one caption or
     several; `key` is optional, the line's number does as well. Other fields become metadata.
 
-    The file may be a stranger's: unless they are told otherwise, its lines name files below `image_root`, and addresses
+    The file may be a stranger's: unless they are told otherwise, its lines name files below `image_root`, and URLs
     of web servers that anyone can reach.
 
     Args:
-        path: the file, or its address; not compressed.
+        path: the file, or its URL; not compressed.
         image_root: where relative image paths begin; None for the directory of the file.
         samples_per_shard: lines that become one shard.
         inside: whether local images must lie below `image_root`; False lets lines name any file.
-        schemes: of addresses that lines may name, such as `https` and `s3`.
+        schemes: URL schemes that lines may use, such as `https` and `s3`.
         hosts: web servers that lines may name although they are not at a public address, such as `127.0.0.1`.
 
     Raises:
@@ -261,7 +261,7 @@ class TableSource(Source):
 
     Args:
         tables: a table, a brace pattern such as `metadata/{00000..00127}.parquet`, several of them, or a folder, which
-            is looked through with the folders below. Any of them may be an address. Not compressed, but for what
+            is looked through with the folders below. Any of them may be a URL. Not compressed, but for what
             Parquet compresses itself.
         image_root: where relative image paths begin; None for the folder of their table.
         samples_per_shard: rows that become one shard.
@@ -316,7 +316,7 @@ class TableSource(Source):
             yield "/".join(names[num_above:]), path
 
     def _units(self, name: str, path: str) -> tuple[ListUnit, ...]:
-        suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - may be an address
+        suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - may be a URL
         with told(path):
             return tuple(self._parquet(name, path) if suffix == ".parquet" else self._text(name, path, _FORMS[suffix]))
 
@@ -367,7 +367,7 @@ def is_table(path: str) -> bool:
 
 
 def _stem(name: str) -> str:
-    return os.path.splitext(name)[0]  # noqa: PTH122 - may be an address
+    return os.path.splitext(name)[0]  # noqa: PTH122 - may be a URL
 
 
 def _unit_name(name: str, index: int) -> str:

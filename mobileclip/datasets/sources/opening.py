@@ -125,7 +125,7 @@ def shards_of(data: Shards) -> tuple[str, ...]:
 def split_kind(text: str) -> tuple[str, str] | None:
     """Return the kind of a source and its argument where a text names both, as `shards:train/{000..127}.tar` does.
 
-    A path that is there is a path; drives, addresses and webdataset's `pipe:` are no kinds.
+    A path that is there is a path; drives, URLs and webdataset's `pipe:` are no kinds.
 
     Raises:
         ValueError: if there is neither a kind of that name nor anything at the path.
@@ -238,16 +238,16 @@ def is_gathered(text: str) -> bool:
 
 
 def _is_file(text: str) -> bool:
-    """Return whether this names a list or shards, or is an address."""
+    """Return whether this names a list or shards, or is a URL."""
     return text.lower().endswith((*LISTS, ".tar")) or is_pattern(text) or storage.is_remote(text)
 
 
 def require_data_set(text: str) -> None:
-    """Make sure that there is something at a path on this machine, or that an address can be opened; nothing is read.
+    """Make sure that there is something at a path on this machine, or that a URL can be opened; nothing is read.
 
     Raises:
         FileNotFoundError: if there is nothing.
-        ValueError: if it is an address that nothing here can open, or an unknown kind of source.
+        ValueError: if it is a URL that nothing here can open, or an unknown kind of source.
     """
     named = split_kind(text)
     if named is not None:

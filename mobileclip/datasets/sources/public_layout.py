@@ -54,7 +54,7 @@ class PublicLayout:
         kind: what its samples have beside the image.
         class_names: in the order of the labels; empty for retrieval.
         templates: prompts with one `{}` where the name goes; empty for retrieval.
-        shards: paths or addresses.
+        shards: paths or URLs.
     """
 
     name: str
@@ -74,7 +74,7 @@ def read_public_layout(path: str | os.PathLike[str], *, split: str = SPLIT) -> P
     """Return what the small files of a data set say; no shard is read.
 
     Args:
-        path: its folder, an address of one, or its page on the Hugging Face hub, such as
+        path: its folder, a URL of one, or its page on the Hugging Face hub, such as
             `https://huggingface.co/datasets/djghosh/wds_vtab-pets_test/tree/main`.
         split: the folder of its shards.
 
@@ -260,7 +260,7 @@ class PublicLayoutSource(Source):
     """A data set in this layout; a class's captions are its templates with its name.
 
     Args:
-        path: its folder or address.
+        path: its folder or URL.
         split: the folder of its shards.
     """
 

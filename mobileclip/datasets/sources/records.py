@@ -37,9 +37,9 @@ class Record:
 
     Args:
         sample: everything but the image.
-        image: path or address; what it is called where the list holds it, which may be nothing.
+        image: path or URL; what it is called where the list holds it, which may be nothing.
         label: how messages call it.
-        hosts: that its address may lead to, beside public ones.
+        hosts: that its URL may lead to, beside public ones.
         sha256: of the image, in hexadecimal, where it is to be compared.
         is_held: whether the list holds the image.
         data: the image, where the list holds it and it was asked for.
@@ -110,7 +110,7 @@ def read_image(path: str) -> tuple[bytes, str]:
     """
     try:
         _check_regular(path)
-        # Among many addresses of the web, some never answer: two attempts must do.
+        # Among many URLs of the web, some never answer: two attempts must do.
         data = storage.read_bytes(path, limit=MAX_IMAGE_BYTES, num_attempts=2)
     except FileNotFoundError:
         raise BadSampleError("missing_image", f"there is no image {path}") from None

@@ -34,7 +34,7 @@ class ShardUnit(Unit):
     """One shard.
 
     Args:
-        path: path, address, or webdataset's `pipe:`.
+        path: path, URL, or webdataset's `pipe:`.
         sample_limits: of what is read of a sample.
     """
 
@@ -99,7 +99,7 @@ class ShardSource(Source):
     """Tar shards of image-text samples.
 
     Args:
-        shards: paths, addresses or brace patterns, as `expand_shards` takes them; compressed ones too. What they become
+        shards: paths, URLs or brace patterns, as `expand_shards` takes them; compressed ones too. What they become
             bears their names, without `.gz`; shards of several folders, their paths below the folder common to all.
         sample_limits: of what is read of a sample.
     """
@@ -166,7 +166,7 @@ def listed_fingerprints(paths: Iterable[str]) -> dict[str, str]:
     """Return the fingerprints of shards, of those that are there; stores and disks list those of a folder at once.
 
     Args:
-        paths: or addresses; those of web servers, which list nothing, are asked for one after another.
+        paths: or URLs; those of web servers, which list nothing, are asked for one after another.
 
     Raises:
         OSError: if a store cannot be reached.

@@ -57,7 +57,7 @@ def read_text_pairs(path: storage.AnyPath, columns: TextColumns | None = None) -
     texts, real and synthetic ones; of any other file, every line is a text.
 
     Args:
-        path: of the file, a path or an address; of shards also a pattern, see `mobileclip.data.expand_shards`.
+        path: of the file, a path or a URL; of shards also a pattern, see `mobileclip.data.expand_shards`.
         columns: of a table.
 
     Raises:

@@ -1,7 +1,7 @@
 """The kinds of video files that are read, and no others: what they are called, how they begin, and who decodes them.
 
 FFmpeg, which PyAV brings, knows some three hundred. Among them are playlists, which make it open other files and
-addresses, and decoders of games and of laboratories.
+URLs, and decoders of games and of laboratories.
 """
 
 from __future__ import annotations

@@ -217,7 +217,7 @@ def _opened(opened: ExitStack, path: Path, name: str) -> Any:
             "not_an_image", f"{name} is not a video in a format that is read ({', '.join(VIDEO_EXTENSIONS)})"
         )
     file.seek(0)
-    # The file is given as a stream, without a name: nothing in it can make FFmpeg open another file, or an address.
+    # The file is given as a stream, without a name: nothing in it can make FFmpeg open another file, or a URL.
     return av.open(
         file,
         format=kind.name,

@@ -50,7 +50,7 @@ def count_shards(
     left out; one whose store fails is tried again first.
 
     Args:
-        shards: paths, addresses or brace patterns.
+        shards: paths, URLs or brace patterns.
         again: count all of them anew.
         limits: of what is read.
         engine: who does the work; None for this process.

@@ -118,7 +118,7 @@ def inspect_sample(shard: str | os.PathLike[str], key: str | None = None) -> Ins
     """Return what a sample of a shard holds.
 
     Args:
-        shard: path or address of a shard in any layout.
+        shard: path or URL of a shard in any layout.
         key: of the sample; the first one by default.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Paper to draw on: sizes, colours, text that wraps, fonts that can show it."""
+"""A canvas for contact sheets: wrapped text, fonts, colours."""
 
 from __future__ import annotations
 

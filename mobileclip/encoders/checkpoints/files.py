@@ -12,7 +12,7 @@ def write_tensors(path: storage.AnyPath, tensors: dict[str, Tensor], metadata: d
     """Write tensors as safetensors or, by any other suffix, as a PyTorch file; the file appears whole or not at all.
 
     Args:
-        path: where to, a path or an address; the suffix decides the format.
+        path: where to, a path or a URL; the suffix decides the format.
         tensors: contiguous tensors by name.
         metadata: texts to store beside them, in safetensors only.
     """

@@ -52,7 +52,7 @@ class Lock:
     """What was fetched by names that say less than all.
 
     Args:
-        files: address, without its digest, to what came.
+        files: URL, without its digest, to what came.
     """
 
     files: Mapping[str, Remembered] = attrs.field(factory=dict)

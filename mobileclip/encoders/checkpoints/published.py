@@ -175,7 +175,7 @@ def licence_of(checkpoint: str | Path) -> str:
     """Return the licence of a checkpoint, as far as its name tells.
 
     Args:
-        checkpoint: an address of `PRETRAINED`, the name of a packaged model, or any other checkpoint.
+        checkpoint: a URL of `PRETRAINED`, the name of a packaged model, or any other checkpoint.
     """
     if packaged(checkpoint) is not None:
         return _PACKAGED_LICENCE

@@ -28,7 +28,7 @@ def save_model(model: nn.Module, path: AnyPath, *, layout: str = native.NAME) ->
 
     Args:
         model: a model or tower in training form or folded; it may be compiled, as a whole or in parts.
-        path: where to, a path or an address. The library's own layout is safetensors; the others are by their suffix
+        path: where to, a path or a URL. The library's own layout is safetensors; the others are by their suffix
             safetensors or a PyTorch file.
         layout: `mobileclip` (our own), `official`, `open_clip`, or `timm` for an image tower or a classifier. The
             foreign code folds branches alone, so a folded model is written for it with neutral norms and scales beside

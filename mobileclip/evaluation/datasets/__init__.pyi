@@ -5,6 +5,7 @@ from .benchmark import (
     open_benchmark as open_benchmark,
     require_different_names as require_different_names,
 )
+from .benchmark_writer import write_benchmark as write_benchmark
 from .content import fingerprint as fingerprint, folder_content as folder_content, hash_of as hash_of
 from .metadata import (
     FIELDS as FIELDS,
@@ -13,4 +14,3 @@ from .metadata import (
     needs_metadata as needs_metadata,
     parse_metadata as parse_metadata,
 )
-from .writing import write_benchmark as write_benchmark

@@ -60,7 +60,7 @@ class Benchmark:
         kind: what its samples have beside the image.
         class_names: in the order of the labels; empty for retrieval.
         templates: prompts with one `{}` where the name goes; empty for retrieval.
-        shards: paths or addresses, in the public layout.
+        shards: paths or URLs, in the public layout.
         source: where the samples are otherwise; None in the public layout.
         allow_missing: evaluate on what is left where a shard is missing, cannot be read or breaks off; how many images
             that costs is not known, so that without it nothing is evaluated at all.
@@ -76,7 +76,7 @@ class Benchmark:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Paths and addresses of the files that its samples come from."""
+        """Paths and URLs of the files that its samples come from."""
         if self.source is None:
             return self.shards
         return tuple(dict.fromkeys(file for unit in self.source.units() for file in unit.files()))
@@ -204,7 +204,7 @@ def open_benchmark(
 
     Args:
         path: any data set, see `open_data_set`: a folder of classes, one of captions, JSON lines, shards, or a folder
-            in the public layout; an address of one in the public layout, or its page on the Hugging Face hub, such as
+            in the public layout; a URL of one in the public layout, or its page on the Hugging Face hub, such as
             `https://huggingface.co/datasets/djghosh/wds_vtab-pets_test/tree/main`.
         split: the folder of the shards in the public layout.
         allow_missing: see `Benchmark`.
@@ -250,7 +250,7 @@ def benchmark_name(path: str) -> str:
 
 
 def _is_layout(text: str) -> bool:
-    """Return whether a path is of the public layout; an address that names no file is taken for one."""
+    """Return whether a path is of the public layout; a URL that names no file is taken for one."""
     if storage.is_remote(text):
         name = storage.file_name(text.rstrip("/")).lower()
         return not (".tar" in name or name.endswith(LISTS) or "{" in text)

@@ -1,4 +1,4 @@
-"""What tells a data set from what it was before."""
+"""A fingerprint of a data set's content, which changes when the data changes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def folder_content(path: str) -> str | None:
     which there may be a hundred thousand, by names, sizes and times.
 
     Args:
-        path: of the folder, or its address.
+        path: of the folder, or its URL.
 
     Raises:
         OSError: if a store cannot be reached.

@@ -1,4 +1,4 @@
-"""What threads decode beside the model, in order, and what a model makes of it."""
+"""Decodes images in threads, in order, while the model encodes."""
 
 from __future__ import annotations
 

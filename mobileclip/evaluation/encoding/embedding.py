@@ -1,4 +1,4 @@
-"""What an evaluation needs of a model."""
+"""The interface of a model under evaluation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model makes of a task's data: tensors by name, and what belongs to them."""
+"""The features that a model computes for a task: named tensors and their metadata."""
 
 from __future__ import annotations
 

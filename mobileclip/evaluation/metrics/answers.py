@@ -1,4 +1,4 @@
-"""What a model answered to every picture, and whether it was right: what two models disagree on is made of it."""
+"""A model's answer for every image and whether it is correct; used to compare two models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How sure a measured share is, and the difference between two models that were asked the same questions."""
+"""Confidence intervals of accuracies, and of the difference between two models on the same questions."""
 
 from __future__ import annotations
 

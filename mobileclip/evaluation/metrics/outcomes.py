@@ -1,4 +1,4 @@
-"""How right a model was on each image: what an interval, and a paired comparison with another model, are made of."""
+"""Correctness per image, from which intervals and paired comparisons are computed."""
 
 from __future__ import annotations
 

@@ -33,8 +33,8 @@ class _Plot:
     """A plot for light pages and dark ones.
 
     Args:
-        light: SVG, as an address.
-        dark: SVG, as an address.
+        light: SVG, as a URL.
+        dark: SVG, as a URL.
         width: in pixels.
         height: in pixels.
         alt: what it shows, in words.
@@ -118,7 +118,7 @@ def _plot(panel: Panel) -> _Plot:
 
 
 def _address(data: bytes, kind: str) -> Markup:
-    """Return an address that holds the file itself.
+    """Return a URL that holds the file itself.
 
     Args:
         data: the file.

@@ -1,4 +1,4 @@
-"""A table as a value: what stands in it, apart from how it is drawn."""
+"""A table as a value, independent of how it is drawn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a report is about: models with their results, how fast they are, and how the results came about."""
+"""The values that a report shows: models, their results, latency and provenance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One model against another: what differs by more than the noise, and what does not."""
+"""Statistical comparison of two models: which differences exceed the noise."""
 
 from __future__ import annotations
 

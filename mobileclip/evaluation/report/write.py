@@ -1,4 +1,4 @@
-"""Reports as files: one page, and plots for where a page cannot be."""
+"""Writes a report: one HTML page, and plots as PNG files."""
 
 from __future__ import annotations
 

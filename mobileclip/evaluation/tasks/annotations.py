@@ -68,7 +68,7 @@ def read_entries(path: str, title: str, *, num_first: int | None = None) -> Iter
     """Yield the objects of a JSON list, the values of a JSON object, or the lines of a `.jsonl` or `.csv` file.
 
     Args:
-        path: of the file, or its address.
+        path: of the file, or its URL.
         title: whose annotations they are, for messages.
         num_first: how many objects to yield of a JSON list, of which only the beginning is read; None for all.
 

@@ -111,7 +111,7 @@ def find_task(name: str, data: str | None = None) -> FoundTask:
     Args:
         name: a key, such as `vtab/pets` or `aro/coco_order`, or the place of any data set, see `open_benchmark`; with
             `probe:` before it, a linear probe on it.
-        data: folder or address that holds data sets in folders such as `wds_vtab-pets_test`, WinoGAViL's in
+        data: folder or URL that holds data sets in folders such as `wds_vtab-pets_test`, WinoGAViL's in
             `winogavil`, ARO's in `aro`, without whose captions its orders are made of those of COCO and Flickr30k;
             or a pattern with `{name}` in it, which stands for `vtab-pets`. Without it the data sets of the suite are
             read from the hub, where they are published.

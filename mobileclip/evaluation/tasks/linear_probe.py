@@ -152,7 +152,7 @@ def split_folders(path: str) -> tuple[str, str] | None:
     """Return the folders of a data set that is to be fitted to and of one that is to be tested on, if both are there.
 
     Args:
-        path: of the folder that holds them; an address holds none.
+        path: of the folder that holds them; a URL holds none.
     """
     if storage.is_remote(path):
         return None

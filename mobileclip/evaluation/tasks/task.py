@@ -115,7 +115,7 @@ class FoundTask:
     Args:
         key: what results call it.
         name: what tables call it.
-        path: folder or address of its data.
+        path: folder or URL of its data.
         opener: see `TaskEntry`.
         require: see `TaskEntry`.
     """
@@ -149,7 +149,7 @@ class TaskEntry:
 
     Args:
         name: what tables call it.
-        place: from the key, and the folder or address that holds data sets (None for the hub), to the folder or address
+        place: from the key, and the folder or URL that holds data sets (None for the hub), to the folder or URL
             of its data. Raises a ValueError that says what was looked for where there is nothing.
         opener: from what was found, and the options, to the task.
         require: refuses, with a ValueError or ModuleNotFoundError, what the task needs and is not installed; reads no
@@ -166,7 +166,7 @@ class TaskEntry:
 
         Args:
             key: that it is known by.
-            data: folder or address that holds data sets; None for the hub.
+            data: folder or URL that holds data sets; None for the hub.
 
         Raises:
             ValueError: if its data are not where they should be.

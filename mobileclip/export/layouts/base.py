@@ -1,4 +1,4 @@
-"""What a layout must be able to do."""
+"""The interface of an export layout: names of files, inputs and outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a format must be able to do."""
+"""The interface of an export target: check, export, open."""
 
 from __future__ import annotations
 

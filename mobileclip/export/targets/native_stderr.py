@@ -1,4 +1,4 @@
-"""What runtimes in C++ and Swift write to standard error: notes that nobody asked for, and sometimes what is wrong."""
+"""Captures what native runtimes write to standard error."""
 
 from __future__ import annotations
 

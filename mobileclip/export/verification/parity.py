@@ -1,4 +1,4 @@
-"""How near an export is to its model, and the gates that it must pass."""
+"""Compares an export with its model, and defines the gates that it must pass."""
 
 from __future__ import annotations
 

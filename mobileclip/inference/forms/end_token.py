@@ -1,4 +1,4 @@
-"""Texts no longer than their embeddings depend on."""
+"""Cuts padded texts behind their end token, which leaves the embeddings unchanged."""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ import torch
 from mobileclip.blocks import models
 from mobileclip.encoders.checkpoints import PRETRAINED
 from mobileclip.extras import VERSION
+from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.inference.known.outputs import FOLDER, KnownOutput, KnownOutputs, Picture, known_outputs
 from mobileclip.inference.loading import load_identified
-from mobileclip.inference.zero_shot import ImageTextModel
 from mobileclip.strict import strict
 from mobileclip.tensor_files import file_sha256
 

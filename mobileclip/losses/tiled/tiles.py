@@ -139,7 +139,7 @@ def _even_slices(length: int, size: int) -> list[slice]:
 
 
 def log_normalizers(tiling: Tiling, indices: Sequence[int], processes: Processes) -> dict[int, tuple[Tensor, Tensor]]:
-    """Return the logarithms of the softmax denominators of some of the similarities, by index.
+    """Return the log-sum-exp of some similarity matrices over their rows and over their columns, by index.
 
     Shape: (B, 1), of this process's images over all texts; (N,), of all texts over the images of all processes.
     """

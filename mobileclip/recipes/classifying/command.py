@@ -10,8 +10,8 @@ from mobileclip.datasets import LabelledPipelineSpec, find_class_names
 from mobileclip.encoders import ClassifierSpec, DualEncoderSpec
 from mobileclip.evaluation import classifier_hook
 from mobileclip.recipes.classifying.tiny import tiny_run
-from mobileclip.recipes.command_line import again
-from mobileclip.recipes.training.rows import OUTPUTS, Flags, Kind, Recipe, refuse_lost, run_as, train_and_plot
+from mobileclip.recipes.entry_point import again
+from mobileclip.recipes.training.flags import OUTPUTS, Flags, Kind, Recipe, refuse_lost, run_as, train_and_plot
 from mobileclip.terminal import say
 from mobileclip.training import RunSpec
 
@@ -23,7 +23,7 @@ class Command(Flags[LabelledPipelineSpec]):
     """What a recipe is told on the command line.
 
     Args:
-        data: shards of images with the number of their class in .cls, as paths, brace patterns or addresses; or one
+        data: shards of images with the number of their class in .cls, as paths, brace patterns or URLs; or one
             folder with a folder of images for every class, such as imagenet/train.
         validation: places of the same kinds; top-1 and top-5 on them are measured between epochs and at the end.
         initial_weights: a checkpoint whose image tower it starts from, of any known layout, an image-text model's too;

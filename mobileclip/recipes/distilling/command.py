@@ -10,12 +10,12 @@ import attrs
 import tyro
 
 from mobileclip.data.text.stored import StoredTexts
-from mobileclip.recipes.command_line import described, opened, show
 from mobileclip.recipes.distilling.run import distil
 from mobileclip.recipes.distilling.spec import DistilSpec
 from mobileclip.recipes.distilling.tiny import shrink
+from mobileclip.recipes.entry_point import described, opened, show
+from mobileclip.recipes.training.flags import OUTPUTS, draw_curves, row_of
 from mobileclip.recipes.training.following import Given, following_training
-from mobileclip.recipes.training.rows import OUTPUTS, draw_curves, row_of
 from mobileclip.terminal import say
 from mobileclip.terminal.help import parse
 from mobileclip.training import last_metrics

@@ -1,4 +1,4 @@
-"""What distilling a text tower is told."""
+"""The spec of distilling a text tower from texts alone."""
 
 from __future__ import annotations
 

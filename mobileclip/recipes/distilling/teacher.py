@@ -1,4 +1,4 @@
-"""Any model that a person names, as a teacher of texts."""
+"""Opens any model by name or file as the teacher of a text tower."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from mobileclip.evaluation import EvaluationSpec
 from mobileclip.evaluation.printing import divided, evaluate_and_print
-from mobileclip.recipes.command_line import described, opened, show
+from mobileclip.recipes.entry_point import described, opened, show
 from mobileclip.recipes.evaluating.tiny import shrink
 from mobileclip.terminal.help import parse
 

@@ -12,7 +12,7 @@ from tyro.conf import OmitArgPrefixes, arg
 from mobileclip.encoders.checkpoints import PRETRAINED
 from mobileclip.evaluation.candidates import asked
 from mobileclip.processes import this_process
-from mobileclip.recipes.command_line import described, opened, show
+from mobileclip.recipes.entry_point import described, opened, show
 from mobileclip.recipes.finetuning.report import summary, table, write_report
 from mobileclip.recipes.finetuning.scoring import evaluate_task
 from mobileclip.recipes.finetuning.tiny import shrink

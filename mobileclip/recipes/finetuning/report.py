@@ -1,4 +1,4 @@
-"""What came out: a table, a picture of what is gained against what is lost, and the numbers as JSON."""
+"""The report of fine-tuning: a table, a plot of accuracy gained against accuracy lost, and the numbers as JSON."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from mobileclip.data import Layout, augmentations
 from mobileclip.data.samples.sample import SYN_TEXT
 from mobileclip.datasets import JsonLinesSource, RowOptions, TableSource
 from mobileclip.engines import SET_ASIDE, Retries, read_status
-from mobileclip.recipes.command_line import again, described, opened, show
+from mobileclip.recipes.entry_point import again, described, opened, show
 from mobileclip.recipes.reinforcing.tiny import shrink, write_scenes
 from mobileclip.recipes.tiny.few_samples import first_samples
 from mobileclip.reinforce import (
@@ -48,10 +48,10 @@ class Command:
     """What a recipe is told on the command line; None leaves a choice to the recipe.
 
     Args:
-        data: shards to reinforce: a path, a brace pattern such as `DataComp/{00000000..00001023}.tar` or an address
+        data: shards to reinforce: a path, a brace pattern such as `DataComp/{00000000..00001023}.tar` or a URL
             (s3://, gs://); or a .jsonl, .parquet, .csv or .tsv file with images and captions; or a folder of images.
         rows: how rows of `.jsonl` files and of tables are read.
-        output: where the reinforced shards go, with their manifest and card; a folder or an address. A second run
+        output: where the reinforced shards go, with their manifest and card; a folder or a URL. A second run
             finishes what is missing.
         step: `captions` writes synthetic captions alone, `embeddings` encodes the captions that are there, `both` does
             both in one go.

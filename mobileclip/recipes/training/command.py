@@ -13,9 +13,9 @@ from mobileclip.datasets import RowOptions, shards_of
 from mobileclip.encoders import ClassifierSpec, DualEncoderSpec
 from mobileclip.inputs import TextInput
 from mobileclip.losses import ReinforcedLossSpec
-from mobileclip.recipes.command_line import again
+from mobileclip.recipes.entry_point import again
+from mobileclip.recipes.training.flags import OUTPUTS, Flags, Kind, Recipe, refuse_lost, run_as, train_and_plot
 from mobileclip.recipes.training.published import as_released
-from mobileclip.recipes.training.rows import OUTPUTS, Flags, Kind, Recipe, refuse_lost, run_as, train_and_plot
 from mobileclip.recipes.training.tiny import tiny_run
 from mobileclip.recipes.training.validation import measured_on
 from mobileclip.terminal import say
@@ -30,7 +30,7 @@ class Command(Flags[ReinforcedPipelineSpec]):
 
     Args:
         data: reinforced shards with images: paths, brace patterns such as `DataCompDR-12M/{00000000..00001023}.tar`,
-            folders, or addresses (s3://, gs://).
+            folders, or URLs (s3://, gs://).
         validation: shards of held-out image-text pairs; recall on them is measured between epochs.
         evaluate: data sets of any kind, of classes or captions, such as my_classes/; their metrics are measured then
             too.

@@ -55,15 +55,15 @@ def step_memory(
 ) -> StepMemory:
     """Return the memory of a step in the first of a run's processes.
 
-    The step is traced with a few pieces of its `micro_batch_size`; each further one takes as much as the last of them
-    did. Tensors of the trace have no memory, so that any run can be asked about anywhere.
+    The step is traced with a few micro-batches; each further one takes as much as the last of them did. Tensors of the
+    trace have no memory, so that any run can be asked about anywhere.
 
     Args:
         run: an image-text run, or one of a text tower; its batch size is that of all processes. What it compiles is
             taken as it is written.
         num_processes: which share the batch.
         on_cpu: whether it trains on CPUs, which compute norms and convolutions in other forms.
-        num_traced_pieces: pieces that are traced, at least 3; a trace takes seconds for each.
+        num_traced_pieces: micro-batches that are traced, at least 3; a trace takes seconds for each.
 
     Raises:
         ValueError: if the processes cannot share the batch.

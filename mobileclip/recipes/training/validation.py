@@ -47,7 +47,7 @@ def retrieval_on(shards: tuple[str, ...], model: DualEncoderSpec) -> Evaluate:
     """Return what measures a model's recall at 1 on the first 5,000 image-text pairs of some shards.
 
     Args:
-        shards: held-out pairs, as paths, addresses or brace patterns.
+        shards: held-out pairs, as paths, URLs or brace patterns.
         model: whose inputs are made.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What reinforcement needs of a captioner."""
+"""The interface of a captioner."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The open family of captioners' specs."""
+"""The base class and the registry of captioner specs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What reinforcement needs of a teacher."""
+"""The interface of a teacher."""
 
 from __future__ import annotations
 

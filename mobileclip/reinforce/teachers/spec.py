@@ -1,4 +1,4 @@
-"""The open family of teachers' specs, and how many of them become one."""
+"""The base class and the registry of teacher specs; add a teacher here."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TeacherSpec(ABC):
 
 
 teachers: Registry[type[TeacherSpec]] = Registry("teacher")
-"""Teachers by name; third parties add theirs here or by an entry point in `mobileclip.teacher`."""
+"""Spec classes of teachers, by name; add your own here, or by an entry point in `mobileclip.teacher`."""
 
 open_family(TeacherSpec, teachers)
 

@@ -1,3 +1,4 @@
+from .background_writer import BackgroundWriter as BackgroundWriter
 from .checkpoint import CheckpointFolder as CheckpointFolder, RunState as RunState
 from .state_file import (
     DIGEST as DIGEST,
@@ -6,4 +7,3 @@ from .state_file import (
     mark as mark,
     read_state as read_state,
 )
-from .writing import BackgroundWriter as BackgroundWriter

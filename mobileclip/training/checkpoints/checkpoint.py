@@ -45,7 +45,7 @@ class CheckpointFolder:
     """The checkpoints of a run, the newest of which are kept.
 
     Args:
-        path: the folder, created when the first one is written, or an address.
+        path: the folder, created when the first one is written, or a URL.
         keep: how many to keep, at least 1.
     """
 
@@ -169,7 +169,7 @@ class RunState:
             [said for _, said in found],
             [first if here is None else here for here, _ in found],
             "find different checkpoints",
-            "give all of them one output, on a disk that they share or at an address such as s3://, or delete the "
+            "give all of them one output, on a disk that they share or at a URL such as s3://, or delete the "
             "checkpoints that are not this run's",
         )
 

@@ -42,7 +42,7 @@ class StateFile:
         """Write the file, with the digest of its tensors; it is there whole or not at all.
 
         Args:
-            path: where to, a path or an address; a local folder is created.
+            path: where to, a path or a URL; a local folder is created.
 
         Raises:
             OSError: if it cannot be written.

@@ -1,4 +1,4 @@
-"""What fine-tuning is told."""
+"""The spec of a fine-tuning run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is minimised: from a batch to the loss, with the model in between."""
+"""The training objective: from a batch through the model to the loss."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
-# One for every sample of a batch, and split into pieces together.
+# One row for every sample of a batch; rows are split into micro-batches together.
 Rows: TypeAlias = Tensor | RangeNumbers
 
 
 class Objective(nn.Module, ABC):
     """A model, its loss and its augmentation as one module, so that one call has every parameter that is trained.
 
-    The loss sees the whole batch at once; the towers may see it in pieces.
+    The loss sees the whole batch at once; the towers may see it in micro-batches.
 
     Args:
         spec: how to train.
@@ -126,8 +126,8 @@ class Objective(nn.Module, ABC):
     def image_rows(self, image: Tensor, progress: float) -> tuple[Tensor] | tuple[Tensor, Rows]:
         """Return what `images_of` makes a batch's images of: pixels, and how RangeAugment changes them.
 
-        Where they are not encoded in pieces, they are changed here, and so they are in a step that is compiled as one,
-        since what is drawn is not compiled: the rows are changed images and loss terms then.
+        Where they are not encoded in micro-batches, they are changed here, and so they are in a step that is compiled
+        as one, since what is drawn is not compiled: the rows are changed images and loss terms then.
 
         Args:
             image: of the whole batch, as it came.
@@ -174,7 +174,7 @@ class Objective(nn.Module, ABC):
     def in_pieces(
         self, encode: Callable[..., tuple[Tensor, ...]], module: nn.Module, *inputs: Rows
     ) -> tuple[Tensor, ...]:
-        """Return `encode(*inputs)`, keeping the activations of one piece at a time; what is kept is the inputs.
+        """Return `encode(*inputs)`, computed in micro-batches, whose activations are recomputed in the backward pass.
 
         Args:
             encode: from rows to tensors of as many rows, each made of its own row alone.

@@ -53,7 +53,7 @@ def compare_runs(folders: Sequence[AnyPath]) -> ComparedRuns:
     """Return runs side by side.
 
     Args:
-        folders: outputs of runs, folders or addresses, each with `run.json` and `metrics.jsonl`.
+        folders: outputs of runs, folders or URLs, each with `run.json` and `metrics.jsonl`.
 
     Raises:
         ValueError: if there is none, or a file of one is not what a run has written.

@@ -25,17 +25,17 @@ _TAIL_BYTES = 1 << 16
 class MetricLog:
     """Appends to a JSONL file; a resumed run first drops what was logged after its checkpoint.
 
-    A file at an address cannot be appended to. Its lines are kept in memory, and it is written whole by `written`, at
+    A file at a URL cannot be appended to. Its lines are kept in memory, and it is written whole by `written`, at
     every checkpoint: a resumed run makes later lines again anyway.
 
     Args:
-        path: the file, or an address; a file is created, with its folder, if it is not there.
+        path: the file, or a URL; a file is created, with its folder, if it is not there.
         resume_step: lines of this step and later ones are dropped, since they are about to be written again.
         tensorboard: folder that TensorBoard reads; none writes no such files.
 
     Raises:
         ModuleNotFoundError: if TensorBoard is asked for and not installed.
-        ValueError: if TensorBoard's folder is an address.
+        ValueError: if TensorBoard's folder is a URL.
     """
 
     def __init__(self, path: AnyPath, *, resume_step: int = 0, tensorboard: AnyPath | None = None) -> None:
@@ -66,7 +66,7 @@ class MetricLog:
             self._writer.flush()
 
     def written(self) -> Callable[[], None]:
-        """Return what brings the lines of now to the address, from any thread; a file of this machine has them."""
+        """Return what brings the lines of now to the URL, from any thread; a file of this machine has them."""
         if self._lines is None:
             return lambda: None
         return partial(storage.write_text, self.path, "".join(self._lines))

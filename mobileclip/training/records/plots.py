@@ -1,4 +1,4 @@
-"""Curves of one or more runs as a picture."""
+"""Plots the training curves of one or more runs."""
 
 from __future__ import annotations
 

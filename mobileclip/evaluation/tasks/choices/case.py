@@ -1,4 +1,4 @@
-"""What is asked: cases, and the pictures that they are about."""
+"""Multiple-choice cases, and the images that they are about."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Picture:
 
     Args:
         name: of the picture.
-        content: the encoded picture; paths or addresses, of which the first that exists has it; or what is wrong.
+        content: the encoded picture; paths or URLs, of which the first that exists has it; or what is wrong.
     """
 
     name: str
@@ -86,7 +86,7 @@ def find_pictures(images: str, names: Sequence[str]) -> Iterator[Picture]:
     """Yield the pictures of these names, in the order in which they are stored.
 
     Args:
-        images: a zip file, or a folder; path or address.
+        images: a zip file, or a folder; path or URL.
         names: of files, each once, with or without their extension; those of a folder may lie in folders below.
 
     Raises:

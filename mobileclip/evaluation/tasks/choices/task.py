@@ -32,7 +32,7 @@ class ChoiceTask(Task):
     Args:
         key: what results call it.
         name: what tables call it.
-        path: folder or address of its data.
+        path: folder or URL of its data.
         ask: yields the cases and the pictures, each picture once and behind the cases about it; tells a report what it
             leaves out.
         count: from features to metrics, the main one among them, and the outcomes of that.

@@ -1,4 +1,4 @@
-"""What was found in files, written to the index every few seconds."""
+"""Writes the rows that readers find to the index every few seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the recipes' command lines share: runs written as JSON, errors in a line, and what a signal keeps."""
+"""What every recipe does before and after its run: runs read from and written as JSON, errors in a line, signals."""
 
 from __future__ import annotations
 

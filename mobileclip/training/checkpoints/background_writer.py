@@ -1,4 +1,4 @@
-"""Writing beside the training: one thread, one write at a time, whose errors come to whoever writes next."""
+"""Writes checkpoints in a background thread, one at a time; an error is raised at the next write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A recipe's command line, whatever it trains: its rows, its choices as flags and as files, and its run."""
+"""The flags that all training recipes share, how they are parsed, and the run that they start."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import tyro
 
 from mobileclip.hardware.devices import AUTO
 from mobileclip.processes import this_process
-from mobileclip.recipes.command_line import described, opened, show
+from mobileclip.recipes.entry_point import described, opened, show
 from mobileclip.recipes.training.following import Given, following_pipeline, following_training
 from mobileclip.registry import nearest
 from mobileclip.storage import AnyPath, join
@@ -33,9 +33,9 @@ class Flags(Generic[Pipeline]):
     """What every training recipe is told on the command line; each says more of what its data is.
 
     Args:
-        data: paths, brace patterns or addresses (s3://, gs://) of what it trains on.
+        data: paths, brace patterns or URLs (s3://, gs://) of what it trains on.
         validation: what is held out and measured between epochs.
-        output: folder, or address such as s3://bucket/run, of metrics, curves, checkpoints and the model. A
+        output: folder, or URL such as s3://bucket/run, of metrics, curves, checkpoints and the model. A
             second run goes on from the last checkpoint.
         initial_weights: a checkpoint to start from.
         device: where to train, such as cuda:1, mps or cpu; `auto` is this process's GPU, or the best device there is.
@@ -67,7 +67,7 @@ class Kind(Generic[FlagsType]):
     """What is trained.
 
     Args:
-        name: of the room, a key of `FLAGS`.
+        name: of the kind of recipe, a key of `FLAGS`.
         command: what it is told on the command line.
         others: models that another recipe trains.
         resolve: from a run's choices to those with what the command line says instead.
@@ -157,7 +157,7 @@ def train_and_plot(
     device: str,
     name: str,
 ) -> AnyPath | None:
-    """Train, draw the curves, and return the model's file or address; None in all processes but the first."""
+    """Train, draw the curves, and return the model's file or URL; None in all processes but the first."""
     model = run(spec, output, evaluate=evaluate, device=device, title=name, console=console())
     if not this_process().is_first:
         return None

@@ -35,7 +35,7 @@ def write_benchmark(
     arguments give equal bytes.
 
     Args:
-        path: its folder, or an address of one; made where it is missing.
+        path: its folder, or a URL of one; made where it is missing.
         samples: at least one, no key twice. Their images are PNG, JPEG or WebP files, kept as they are.
         class_names: in the order of the labels; empty where the samples have captions.
         templates: prompts with one `{}` where the name goes; empty where the samples have captions.

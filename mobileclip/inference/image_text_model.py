@@ -1,4 +1,4 @@
-"""A model together with its own preprocessing: what most people want to type."""
+"""`ImageTextModel`: a model with its own preprocessing, which classifies and encodes pictures and texts."""
 
 from __future__ import annotations
 
