@@ -171,7 +171,7 @@ def _room_tests(root: Path, file: str) -> list[str]:
     room, *inside = Path(file).relative_to("mobileclip").with_suffix("").parts
     own = [test for place in places_of(room, Path(file).stem) for test in _below(root, place)]
     dotted = ".".join(("mobileclip", room, *inside))
-    naming = [test for test in _test_files(root) if inside and dotted in _modules(root / test)]
+    naming = _naming(root).get(dotted, ()) if inside else ()
     return [*own, *naming, *_tests_by_names(root, dotted)]
 
 
@@ -180,11 +180,7 @@ def _tests_by_names(root: Path, dotted: str) -> list[str]:
     folder, _, module = dotted.rpartition(".")
     stub = root.joinpath(*folder.split("."), "__init__.pyi")
     names = {name for source, name in _imported(stub, "") if source == module} if stub.is_file() else set()
-    return [
-        test
-        for test in _test_files(root)
-        if names and folder in _modules(root / test) and names & _words(root / test).keys()
-    ]
+    return [test for test in _naming(root).get(folder, ()) if names & _words(root / test).keys()] if names else []
 
 
 def _tests_beside(root: Path, file: str) -> list[str]:
@@ -200,6 +196,16 @@ def _tests_beside(root: Path, file: str) -> list[str]:
         if dotted in _modules(root / test) or (names and path.name in _text(root / test))
     ]
     return [*(test for place in places for test in _below(root, place)), *naming]
+
+
+@cache
+def _naming(root: Path) -> dict[str, list[str]]:
+    """Return the tests that name each module."""
+    found: dict[str, list[str]] = {}
+    for test in _test_files(root):
+        for module in _modules(root / test):
+            found.setdefault(module, []).append(test)
+    return found
 
 
 def _names(test: Path, module: str) -> bool:

@@ -32,6 +32,8 @@ CONVOLUTIONAL = DualEncoderSpec(image=MCI, text=MCT)
 TRANSFORMERS = DualEncoderSpec(image=VIT, text=CAUSAL)
 # For what takes its time layer by layer.
 SHALLOW = DualEncoderSpec(image=attrs.evolve(VIT, depth=1), text=attrs.evolve(CAUSAL, depth=1))
+# For what does not depend on layers.
+LEAST = DualEncoderSpec(image=attrs.evolve(MCI, stages=STAGES[:1]), text=attrs.evolve(CAUSAL, depth=0))
 
 # Whose weights are those of a model that no release has.
 AUTHOR = "whoever trained them"

@@ -26,12 +26,12 @@ from tests.cli.test_cli import run
 from tests.errors import fails
 from tests.export.hostile_folders import negate
 from tests.export.litert import EXPORT
-from tests.export.models import AUTHOR, SHALLOW, few_samples, seeing
+from tests.export.models import AUTHOR, LEAST, few_samples, seeing
 
 
 def exported(place, folder, model=None, **options):
     spec = ExportSpec(out=folder, **options)
-    return export_model(model or seeing(SHALLOW), spec, place=place, samples=few_samples(), show_progress=False)
+    return export_model(model or seeing(LEAST), spec, place=place, samples=few_samples(), show_progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_litert_files_have_their_notes_and_run_as_before():
 
 
 def test_a_server_takes_batches_of_any_size_by_the_command(tmp_path, capsys):
-    save_model(seeing(SHALLOW), tmp_path / "model.safetensors")
+    save_model(seeing(LEAST), tmp_path / "model.safetensors")
     options = ("--for", "server", "--tower", "text", "-o", tmp_path / "out")
     status, _, said = run(capsys, "export", tmp_path / "model.safetensors", *options)
     assert status == 0
@@ -159,7 +159,7 @@ def test_a_place_of_ones_own(tmp_path, monkeypatch):
 
 
 def test_precisions_whose_files_are_called_alike_are_refused(tmp_path):
-    model = seeing(SHALLOW)
+    model = seeing(LEAST)
     with fails("export.layout-calls-files-all", "plain"):
         export_model(model, ExportSpec(out=tmp_path / "out", also=("float16",)))
     for options in ({"also": ("bfloat16",)}, {"precision": "bfloat16"}):
