@@ -37,6 +37,8 @@ GRAPHS = "neighbours-*.usearch"
 _SPARE = 32
 # Of embeddings that are compared although they do not lie side by side, so many are copied at once.
 _GATHERED = 2048
+# Rows that are compared before other threads have even started.
+_IN_ONE_THREAD = 1024
 # Candidates of a graph for every answer; the stored embeddings then say which are the nearest.
 _CANDIDATES = 4
 _STALE = 0.2
@@ -98,7 +100,7 @@ def _likely(
         from usearch.index import search
 
     def nearest(some: NDArray[np.float16]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        threads = torch.get_num_threads()
+        threads = 1 if len(some) <= _IN_ONE_THREAD else torch.get_num_threads()
         found = search(some, query.astype(np.float16), min(count, len(some)), "ip", exact=True, threads=threads)
         return np.asarray(found.keys).astype(np.int64), np.asarray(found.distances)
 
