@@ -76,8 +76,9 @@ def released(capsys):
 
 @cache
 def theirs_without_weights(name):
-    """open_clip's model of a recipe, whose parameters have shapes alone."""
-    return open_clip.create_model(MODELS[name], device="meta")
+    """open_clip's model of a recipe, whose parameters have shapes alone, and never had values."""
+    with torch.device("meta"):
+        return open_clip.create_model(MODELS[name], device="meta")
 
 
 def is_plain(spec):

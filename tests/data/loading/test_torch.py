@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import os
 import shutil
 from itertools import islice
@@ -111,9 +112,11 @@ def test_in_torchs_loader(shards):
     for num_workers in (0, 1):
         loader = DataLoader(pipeline(shards), batch_size=None, num_workers=num_workers)
         assert keys(loader) == whole
-    loader = DataLoader(pipeline(shards), batch_size=None, num_workers=2)
+    loader, before = DataLoader(pipeline(shards), batch_size=None, num_workers=2), {*multiprocessing.active_children()}
     with fails("data.each-dataloader-workers-would", "2"):
         next(iter(loader))
+    for worker in {*multiprocessing.active_children()} - before:
+        worker.terminate()  # torch waits 5 s for each that failed before its first batch
 
 
 def batch(cls, **changes):
