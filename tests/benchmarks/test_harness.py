@@ -282,7 +282,7 @@ def test_what_pages_and_headers_type_is_a_benchmark():
         assert flags <= fields, (page, name)
 
 
-@pytest.mark.parametrize("name", ["models", "train", "latency", "gpu", "data", "evaluate"])
+@pytest.mark.parametrize("name", ["models", "train", "latency", "runtimes", "gpu", "data", "evaluate"])
 def test_a_missing_rival_names_the_command_that_installs_it(name, monkeypatch):
     absent, extras = {"data": ("torchvision", ("test",)), "evaluate": ("clip_benchmark", ("test", "quickstart"))}.get(
         name, ("open_clip", ("test",))
