@@ -20,6 +20,7 @@ from mobileclip.terminal.help import parse
 BENCHMARKS = {
     "models": "ModelBenchSpec",
     "latency": "LatencyBenchSpec",
+    "runtimes": "RuntimesBenchSpec",
     "exports": "ExportsBenchSpec",
     "train": "TrainBenchSpec",
     "loss": "LossBenchSpec",

@@ -30,7 +30,7 @@ import torch
 from attrs import validators
 from torch import Tensor
 
-from benchmarks.harness import Bench, Case, Results, Row, Value, in_turn, ratio, require, spread
+from benchmarks.harness import Bench, Case, Results, Row, Value, in_turn, ratio, require, rounds_of, spread
 from benchmarks.harness.memory import keep_memory
 from benchmarks.latency_exported import Runtime
 from benchmarks.latency_plot import draw_accuracy
@@ -42,7 +42,6 @@ from mobileclip.hardware.precision import FastPrecision
 from mobileclip.inference.comparison.measuring import largest_error, smallest_cosine, turn
 
 _SHORT_CAPTION = 10
-_FEWEST_ROUNDS = 5
 
 
 @attrs.frozen(kw_only=True)
@@ -103,7 +102,7 @@ def measure(spec: LatencyBenchSpec, size: Size, kind: str, batch_size: int) -> l
         inputs = captions(model.spec, batch_size=batch_size)
     else:
         inputs = example(model.spec, wanted, batch_size=batch_size, channels_last=False)
-    rounds = spec.rounds if batch_size == 1 else max(min(_FEWEST_ROUNDS, spec.rounds), spec.rounds // 3)
+    rounds = rounds_of(spec.rounds, batch_size=batch_size)
     with TemporaryDirectory() as folder:
         contestants = sides(
             model,

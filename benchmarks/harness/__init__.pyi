@@ -6,6 +6,7 @@ from .clock import (
     in_turn as in_turn,
     peak as peak,
     ratio as ratio,
+    rounds_of as rounds_of,
     seconds_of as seconds_of,
     spread as spread,
     start_peak as start_peak,

@@ -17,6 +17,8 @@ from mobileclip.inference.comparison.measuring import orders
 
 Found = TypeVar("Found")
 
+_FEWEST_ROUNDS = 5
+
 
 @attrs.frozen(kw_only=True)
 class Seconds:
@@ -65,6 +67,11 @@ def in_turn(sides: Mapping[str, Callable[[], Found]], *, rounds: int) -> dict[st
         for which in order:
             found[names[which]].append(sides[names[which]]())
     return found
+
+
+def rounds_of(rounds: int, *, batch_size: int) -> int:
+    """Return how many rounds a batch has: a third of those of one input, and five at least where that has as many."""
+    return rounds if batch_size == 1 else max(min(_FEWEST_ROUNDS, rounds), rounds // 3)
 
 
 def spread(numbers: Sequence[float], unit: str = "") -> Value:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -39,12 +40,15 @@ class Case:
         measure: gives a row, or one for each of several sides; it can be pickled where it is measured apart.
         apart: measure it in a process of its own. What that cannot do is a row that failed, and the others go on.
         limit_seconds: after so long that process is ended; None for no limit.
+        expected_seconds: that it is likely to take, roughly: what was measured before corrects it. None where nobody
+            knows.
     """
 
     labels: Mapping[str, str]
     measure: Measure
     apart: bool = False
     limit_seconds: float | None = None
+    expected_seconds: float | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -56,11 +60,14 @@ class Bench:
             again. None to print the table alone.
         threads: threads that PyTorch computes with on the processor; None for its own choice.
         tiny: everything so small that it only shows whether it runs.
+        seconds: no case begins that is likely to end later than this after the start; the same command goes on with
+            what is left. None for no limit.
     """
 
     output: Path | None = None
     threads: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     tiny: bool = False
+    seconds: float | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
 
     selects: ClassVar[frozenset[str]] = frozenset()
     """Choices that say which cases there are, and change none of them."""
@@ -125,12 +132,18 @@ def _run(bench: Bench, name: str) -> Results:
     cases = list(bench.cases())
     choices = json.loads(to_json(bench))
     now = Results(benchmark=name, choices=choices, machine=Machine.here(getattr(bench, "device", "cpu")))
-    ignored = bench.selects | {"output"}
+    ignored = bench.selects | {"output", "seconds"}
     results = now if bench.output is None else read_results(bench.output, now, selects=ignored)
     left = [case for case in cases if not _is_known(case, results.rows)]
     if len(left) < len(cases):
         say(f"{bench.output} has {len(cases) - len(left)} cases from before: {len(left)} are left", error=True)
+    _tell_duration(cases, left, results.rows)
+    started, later = time.monotonic(), 0
     for place, case in enumerate(left, 1):
+        end = time.monotonic() - started + (case.expected_seconds or 0) * _pace(cases, results.rows)
+        if bench.seconds is not None and end > bench.seconds:
+            later += 1
+            continue
         rows = list(_measured(case, bench))
         kept = [row for row in results.rows if row.failure is None or not _is_of(case, row)]
         results = attrs.evolve(results, rows=(*kept, *rows))
@@ -139,9 +152,29 @@ def _run(bench: Bench, name: str) -> Results:
             write_text(bench.output.with_suffix(".md"), markdown(results.rows))
         told = ", ".join(case.labels.values()) or name
         say(f"{place} of {len(left)}: {told}: {rows[0].failure or duration(rows[0].seconds)}", error=True)
+    if later:
+        say(f"{later} of {len(left)} cases would end too late for --seconds, and are left", error=True)
     print_table(terminal_table(results), *failures(results.rows), min_width=160)
     bench.finish(results)
     return results
+
+
+def _tell_duration(cases: list[Case], left: list[Case], rows: Sequence[Row]) -> None:
+    """Say how long what is left takes, where cases say so."""
+    seconds = sum(case.expected_seconds or 0 for case in left)
+    if seconds:
+        say(f"{len(left)} cases will take roughly {duration(seconds * _pace(cases, rows))}", error=True)
+
+
+def _pace(cases: Iterable[Case], rows: Sequence[Row]) -> float:
+    """Return how long cases take here over what was expected: the median of those that are known, or 1."""
+    taken = [
+        row.seconds / case.expected_seconds
+        for case in cases
+        for row in rows
+        if case.expected_seconds and row.failure is None and _is_of(case, row)
+    ]
+    return statistics.median(taken or [1.0])
 
 
 def _is_of(case: Case, row: Row) -> bool:

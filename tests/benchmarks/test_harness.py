@@ -28,6 +28,7 @@ from benchmarks.harness import (
     markdown,
     ratio,
     read_results,
+    rounds_of,
     run,
     seconds_of,
     spread,
@@ -173,6 +174,35 @@ def lost_process(why, *_, **__):
     raise LostProcessError(why)
 
 
+@attrs.frozen(kw_only=True)
+class Expected(Counting):
+    """Squares that say how long they are likely to take: so many hours."""
+
+    def cases(self):
+        return [attrs.evolve(case, expected_seconds=3600.0 * int(case.labels["number"])) for case in super().cases()]
+
+
+def test_a_run_says_how_long_it_takes_and_begins_nothing_that_ends_too_late(tmp_path, capsys):
+    spec = Expected(output=tmp_path / "squares.json", numbers=(1, 3, 2), threads=1)
+    # What is known takes half of what was expected.
+    taken = Row(case={"number": "1", "of": "it"}, values={"square": Value(number=1)}, seconds=1800)
+    write_results(spec.output, attrs.evolve(run(attrs.evolve(spec, numbers=(1,)), "expected"), rows=(taken,)))
+    assert "1 cases will take roughly 1:00:00" in capsys.readouterr().err
+    some = run(attrs.evolve(spec, seconds=4000), "expected")
+    assert [row.case["number"] for row in some.rows] == ["1", "2"]
+    said = capsys.readouterr().err
+    assert "2 cases will take roughly 2:30:00" in said
+    assert "1 of 2 cases would end too late for --seconds, and are left" in said
+    whole = run(spec, "expected")
+    assert [row.case["number"] for row in whole.rows] == ["1", "2", "3"]
+    assert "too late" not in capsys.readouterr().err
+
+
+def test_a_batch_has_a_third_of_the_rounds():
+    assert [rounds_of(15, batch_size=1), rounds_of(15, batch_size=32), rounds_of(30, batch_size=2)] == [15, 5, 10]
+    assert rounds_of(2, batch_size=32) == 2
+
+
 def test_results_are_read_again_and_not_mixed(tmp_path):
     path = tmp_path / "gpu.json"
     now = Results(benchmark="gpu", choices={"only": [], "batch": 3}, machine=MACHINE)
@@ -252,7 +282,7 @@ def test_what_pages_and_headers_type_is_a_benchmark():
         assert flags <= fields, (page, name)
 
 
-@pytest.mark.parametrize("name", ["models", "train", "latency", "gpu", "data", "evaluate"])
+@pytest.mark.parametrize("name", ["models", "train", "latency", "runtimes", "gpu", "data", "evaluate"])
 def test_a_missing_rival_names_the_command_that_installs_it(name, monkeypatch):
     absent, extras = {"data": ("torchvision", ("test",)), "evaluate": ("clip_benchmark", ("test", "quickstart"))}.get(
         name, ("open_clip", ("test",))

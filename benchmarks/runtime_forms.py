@@ -1,0 +1,203 @@
+"""A tower of either side in every form: the same code makes them for this library's tower and for the release's."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from collections.abc import Callable, Iterator
+from functools import cached_property, partial
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from benchmarks.latency_exported import exported
+from benchmarks.rivals import Tower
+from mobileclip.extras import advice
+from mobileclip.hardware.precision import FastPrecision, dtype_of
+from mobileclip.inference.forms import causal_pool, cut_behind_the_end, with_depthwise_convs, with_one_token
+from mobileclip.inference.optimization import Int8Model, openvino_model, openvino_program, quantiser
+
+Side = Literal["release", "ours"]
+Engine = Literal["eager", "inductor", "onnxruntime", "openvino"]
+Form = Literal[
+    "eager",
+    "eager_bf16",
+    "inductor",
+    "inductor_bf16",
+    "onnxruntime",
+    "openvino",
+    "openvino_bf16",
+    "openvino_int8",
+]
+FORMS: tuple[Form, ...] = get_args(Form)
+Encode = Callable[[Tensor], Tensor]
+
+_PRECISIONS: dict[str, FastPrecision] = {"": "float32", "bf16": "bfloat16", "int8": "int8"}
+# What is imported, and the extra that brings it.
+_NEEDS: dict[Engine, tuple[tuple[str, ...], str]] = {
+    "eager": ((), ""),
+    "inductor": ((), ""),
+    "onnxruntime": (("onnx", "onnxscript", "onnxruntime"), "onnx"),
+    "openvino": (("openvino", "nncf"), "openvino"),
+}
+_FEW = 4
+
+
+def parts_of(form: Form) -> tuple[Engine, FastPrecision]:
+    """Return what computes a form, and in which precision."""
+    name, _, precision = form.partition("_")
+    engine: Engine = name  # type: ignore[assignment]  # every form begins with one
+    return engine, _PRECISIONS[precision]
+
+
+def eagerly(form: Form) -> Form:
+    """Return the form that PyTorch computes in the same precision, uncompiled."""
+    return "eager_bf16" if parts_of(form)[1] == "bfloat16" else "eager"
+
+
+def missing(form: Form) -> str:
+    """Return what is not installed and how it is; nothing where all is there."""
+    modules, extra = _NEEDS[parts_of(form)[0]]
+    absent = [name for name in modules if importlib.util.find_spec(name) is None]
+    return f"not installed: {', '.join(absent)}; {advice(extra)}" if absent else ""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Contender:
+    """A side's tower in a form.
+
+    Args:
+        encode: from a batch of inputs to embeddings in float32.
+        most: inputs that are computed at once; larger batches go in parts.
+        layout: of feature maps.
+    """
+
+    encode: Encode
+    most: int
+    layout: str = ""
+
+    def __str__(self) -> str:
+        """Return what was chosen."""
+        return ", ".join([*([self.layout] if self.layout else []), f"{self.most} at once"])
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Contestant:
+    """One side's tower, from which its forms are made.
+
+    Args:
+        side: whose it is.
+        module: folded, in float32 and evaluation mode.
+        mine: this library's folded tower, which tells the exporter what comes in.
+        tower: which tower it is.
+    """
+
+    side: Side
+    module: nn.Module
+    mine: nn.Module
+    tower: Tower
+
+    @cached_property
+    def computed(self) -> nn.Module:
+        """The module as it is computed: this library's in the form that `optimize` and the exporters give it."""
+        return self.module if self.side == "release" else with_depthwise_convs(with_one_token(self.module))
+
+    def contenders(
+        self, form: Form, inputs: Tensor, ranges: Tensor, folder: Path, *, eager: Contender | None = None
+    ) -> Iterator[Contender]:
+        """Yield a form's variants, the same for both sides: layouts, and a large batch whole or by fours.
+
+        Args:
+            form: which form.
+            inputs: a batch, as it will come.
+            ranges: what ranges of int8 are found with, a batch.
+            folder: of exported files.
+            eager: what was chosen eagerly in the same precision, which is what is compiled: that takes a minute each.
+
+        Raises:
+            Exception: whatever a compiler, an exporter or a runtime raises where it cannot make the form.
+        """
+        engine, precision = parts_of(form)
+        make = {"onnxruntime": self._onnxruntime, "openvino": self._openvino}.get(engine)
+        if make is None:
+            for layout, most in variants_of(self.tower, len(inputs), eager if engine == "inductor" else None):
+                run = self._torch(engine, precision, layout)
+                yield Contender(encode=partial(_in_parts, run, most), most=most, layout=layout)
+            return
+        made = make(precision, inputs, ranges, folder)
+        for most in at_once(len(inputs)):
+            yield Contender(encode=partial(_in_parts, made(most), most), most=most)
+
+    def _torch(self, engine: Engine, precision: FastPrecision, layout: str) -> Encode:
+        dtype = dtype_of(precision)
+        module = copy.deepcopy(self.computed).to(dtype)
+        options: dict[str, Any] = {"memory_format": torch.channels_last} if layout == "channels innermost" else {}
+        module.to(**options)
+        # A program of the compiler has one length of text.
+        pool = causal_pool(self.module) if engine == "eager" else None
+        compute: Callable[..., Any] = module if engine == "eager" else torch.compile(module, dynamic=False)
+
+        def run(inputs: Tensor) -> Tensor:
+            if inputs.is_floating_point():
+                inputs = inputs.to(dtype, **options)
+            elif pool is not None:
+                inputs = cut_behind_the_end(inputs, pool)
+            embeddings: Tensor = compute(inputs).float()
+            return embeddings
+
+        return run
+
+    def _onnxruntime(
+        self, precision: FastPrecision, inputs: Tensor, ranges: Tensor, folder: Path
+    ) -> Callable[[int], Encode]:
+        del precision, ranges
+        rival = self.module if self.side == "release" else None
+        run = exported(self.mine, self.tower, "onnxruntime", batch_size=len(inputs), rival=rival, folder=folder)
+        return lambda _: run
+
+    def _openvino(
+        self, precision: FastPrecision, inputs: Tensor, ranges: Tensor, folder: Path
+    ) -> Callable[[int], Encode]:
+        del folder
+        pool = causal_pool(self.module)
+        int8 = DefaultInt8(self.computed, ranges, lengths=pool is not None) if precision == "int8" else None
+
+        def made(most: int) -> Encode:
+            program = openvino_program(
+                self.computed, inputs[:most].clone(), lengths=pool is not None, precision=precision, int8=int8
+            )
+            return program if pool is None else lambda part: program(cut_behind_the_end(part, pool).contiguous())
+
+        return made
+
+
+class DefaultInt8(Int8Model):
+    """A tower in int8 as NNCF quantises it when nobody tells it how, but for the inputs that it finds ranges with."""
+
+    @cached_property
+    def model(self) -> Any:
+        """The model, of batches of one."""
+        model = openvino_model(self._tower, self._ranges[:_FEW], lengths=self._lengths, any_batch=True)
+        model.reshape([1, *self._ranges.shape[1:]])
+        with quantiser() as nncf:
+            return nncf.quantize(model, nncf.Dataset([row.numpy() for row in torch.split(self._ranges, 1)]))
+
+
+def variants_of(tower: Tower, batch_size: int, eager: Contender | None) -> list[tuple[str, int]]:
+    """Return the layouts that PyTorch computes in, each with how many at once; one where it was chosen eagerly."""
+    if eager is not None:
+        return [(eager.layout, eager.most)]
+    return list(product(("contiguous", "channels innermost") if tower == "image" else ("",), at_once(batch_size)))
+
+
+def at_once(batch_size: int) -> list[int]:
+    """Return how many inputs may be computed at once: all, or four where programs of four compute the whole batch."""
+    return [batch_size, _FEW] if batch_size > _FEW and batch_size % _FEW == 0 else [batch_size]
+
+
+def _in_parts(run: Encode, most: int, inputs: Tensor) -> Tensor:
+    return torch.cat([run(part) for part in torch.split(inputs, most)])

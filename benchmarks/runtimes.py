@@ -1,0 +1,369 @@
+"""The fair table: mobileclip and the release, each in its best form of the same runtimes, paired in one run.
+
+Command:   python -m benchmarks runtimes --output outputs/runtimes.json --weights WEIGHTS      (needs the extra `test`)
+           python -m benchmarks runtimes --only s0-image-1 --output outputs/runtimes.json      (a first look)
+           python -m benchmarks runtimes --seconds 3600 --output outputs/runtimes.json      (an hour of it; again: more)
+Hardware:  any CPU with a C++ compiler and nothing else to do, or the quartiles say how far to trust the medians
+Time:      hours on two cores: it says at its start how many, and what was measured corrects that
+Result:    a table, a row for each side and form: milliseconds, the ratio to the release in the same form and to the
+           release in its best form (below 1: faster) with quartiles, the smallest cosine, what was chosen, the gates
+
+The release is open_clip's model (its image tower is timm's), reparameterised by timm, with the same weights. Both sides
+have the same inputs, threads, forms and variants of each: feature maps contiguous or with channels innermost, a large
+batch whole or by fours, exporters, fixed sizes, NNCF's defaults and the same pictures to find ranges with. Rounds of
+their own choose a form's variant and the best form, which must pass the gates of its precision. Random weights often
+fail those of int8; with --weights, they say something. Texts are captions; where a tower is causal and the form takes
+any length, mobileclip cuts them behind their end. From bytes, each side reads JPEGs its own way, in as many threads as
+it computes with; mobileclip also reads them at a reduced size.
+"""
+
+from __future__ import annotations
+
+import io
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import ClassVar, cast
+
+import attrs
+import torch
+from attrs import validators
+from PIL import Image
+from torch import Tensor
+
+from benchmarks.data import photo
+from benchmarks.harness import Bench, Case, Row, Value, in_turn, ratio, require, rounds_of, spread
+from benchmarks.harness.memory import keep_memory
+from benchmarks.rivals import PUBLISHED, Size, Tower, randomize, rivals
+from benchmarks.runtime_forms import FORMS, Contender, Contestant, Form, eagerly, missing, parts_of
+from mobileclip.data import ImageTransform, Tokenizer
+from mobileclip.data.images.reading import read_tower_image
+from mobileclip.encoders import DualEncoder, load_model
+from mobileclip.inference.comparison import LEAST_COSINE, bundled_samples, smallest_cosine, times_in_turn, turn
+from mobileclip.inference.optimization import Calibration, calibrations
+from mobileclip.reparam import reparameterize
+from mobileclip.storage import printable
+
+Key = tuple[str, Form]
+Read = Callable[[bytes], Tensor]
+REDUCED = "ours, reduced"
+
+# For the estimate alone. Milliseconds of the release's eager way on two cores, one input and 32, see docs/latency.md.
+_EAGER: dict[tuple[Size, Tower], tuple[float, float]] = {
+    ("s0", "image"): (48, 1248),
+    ("s1", "image"): (94, 2274),
+    ("s2", "image"): (130, 3805),
+    ("b", "image"): (271, 6952),
+    ("s0", "text"): (56, 1152),
+    ("s1", "text"): (86, 1107),
+    ("s2", "text"): (57, 1162),
+    ("b", "text"): (78, 1107),
+}
+_LARGEST = _EAGER["b", "image"]
+# Parts of that, and roughly the seconds that one side takes to be made.
+_PART: dict[Form, float] = {"eager": 0.9, "inductor": 0.9, "onnxruntime": 0.7, "openvino": 0.7}
+_SECONDS_TO_MAKE: dict[str, float] = {"eager": 2, "inductor": 90, "onnxruntime": 30, "openvino": 30}
+_OTHER_PART = 0.4
+
+
+@attrs.frozen(kw_only=True)
+class RuntimesBenchSpec(Bench):
+    """What to compare, and how often.
+
+    Args:
+        models: which models.
+        towers: which of their towers.
+        batch_sizes: images or texts per call.
+        thread_counts: threads that everything computes with.
+        only: beginnings of the names of the cases to measure, which are model, tower, batch and threads, such as
+            `s0-image-1-2`; none for all.
+        forms: which forms; what is not installed is left out by name.
+        from_bytes: whether images are also measured from JPEGs to embeddings.
+        weights: a folder with a file for each model, such as `s0.pt`, in training form; random ones by default.
+        photo_side: longer side of the JPEGs, in pixels.
+        rounds: turns of each form with one image or text; with more, a third as many.
+        trial_rounds: turns that a variant and the best form are chosen by.
+        seed: of random weights and of the photos.
+    """
+
+    models: tuple[Size, ...] = ("s0", "s2", "b")
+    towers: tuple[Tower, ...] = ("image", "text")
+    batch_sizes: tuple[int, ...] = attrs.field(default=(1, 32), validator=validators.deep_iterable(validators.gt(0)))
+    thread_counts: tuple[int, ...] = attrs.field(default=(1, 2), validator=validators.deep_iterable(validators.gt(0)))
+    only: tuple[str, ...] = ()
+    forms: tuple[Form, ...] = FORMS
+    from_bytes: bool = True
+    weights: Path | None = None
+    photo_side: int = attrs.field(default=1600, validator=validators.ge(64))
+    rounds: int = attrs.field(default=15, validator=validators.gt(1))
+    trial_rounds: int = attrs.field(default=3, validator=validators.gt(0))
+    seed: int = 0
+
+    smallest: ClassVar[Mapping[str, object]] = {
+        "models": ("s0",),
+        "batch_sizes": (1,),
+        "thread_counts": (1,),
+        "forms": ("eager", "onnxruntime"),
+        "photo_side": 300,
+        "rounds": 2,
+        "trial_rounds": 1,
+    }
+    selects: ClassVar[frozenset[str]] = frozenset(("models", "towers", "batch_sizes", "thread_counts", "only"))
+
+    def cases(self) -> Iterator[Case]:
+        """Yield every tower of every model, each batch and number of threads in a process of its own.
+
+        Raises:
+            ValueError: if no case has a name that begins so.
+        """
+        require("timm", "open_clip", "torchvision")
+        named = {
+            f"{model}-{tower}-{batch_size}-{threads}": (model, tower, batch_size, threads)
+            for model, tower, batch_size, threads in product(
+                self.models, self.towers, self.batch_sizes, self.thread_counts
+            )
+        }
+        for beginning in self.only:
+            if not any(name.startswith(beginning) for name in named):
+                raise ValueError(f"no case begins with {beginning!r}; there are: {', '.join(named)}")
+        for name, (model, tower, batch_size, threads) in named.items():
+            if not self.only or name.startswith(self.only):
+                yield Case(
+                    labels={"model": model, "tower": tower, "batch": str(batch_size), "threads": str(threads)},
+                    measure=partial(measure, self, model, tower, batch_size, threads),
+                    apart=True,
+                    expected_seconds=self.expected_seconds(model, tower, batch_size, threads),
+                )
+
+    def expected_seconds(self, model: Size, tower: Tower, batch_size: int, threads: int) -> float:
+        """Return roughly how long a case takes: as it would on two cores of the processor of the documentation."""
+        one, many = _EAGER.get((model, tower), _LARGEST)
+        eager = 1e-3 * (one if batch_size == 1 else many * batch_size / 32) * max(1.0, 2 / threads)
+        forms = [form for form in self.forms if not missing(form)]
+        computed = 2 * eager * sum(_PART.get(form, _OTHER_PART) for form in forms)
+        sources = 2.5 if tower == "image" and self.from_bytes else 1
+        calls = 2 * sources * rounds_of(self.rounds, batch_size=batch_size) + 8 * self.trial_rounds
+        return 2 * sum(_SECONDS_TO_MAKE[parts_of(form)[0]] for form in forms) + computed * calls
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Match:
+    """Both sides of a tower with what they are measured on.
+
+    Args:
+        sides: the release's tower and this library's.
+        inputs: a batch, as it comes.
+        calibration: what ranges are found with, and what the gates are of.
+        files: of the images, encoded; none for texts.
+        readers: from a file to an input, by side.
+    """
+
+    sides: tuple[Contestant, Contestant]
+    inputs: Tensor
+    calibration: Calibration
+    files: tuple[bytes, ...] = ()
+    readers: Mapping[str, Read] = attrs.field(factory=dict)
+
+
+def measure(spec: RuntimesBenchSpec, size: Size, tower: Tower, batch_size: int, threads: int) -> list[Row]:
+    """Return what both sides took in every form; the process keeps the memory, the threads and the seed of this."""
+    keep_memory()
+    torch.set_num_threads(threads)
+    torch.manual_seed(spec.seed)
+    match = match_of(spec, size, tower, batch_size)
+    with TemporaryDirectory() as folder:
+        return list(compare(match, spec, Path(folder)))
+
+
+def match_of(spec: RuntimesBenchSpec, size: Size, tower: Tower, batch_size: int) -> Match:
+    """Return both sides of a published model's tower, with the same weights."""
+    published = PUBLISHED[size]
+    if spec.weights is None:
+        model = published.spec().build().eval()
+        randomize(model)
+    else:
+        model = cast("DualEncoder", load_model(spec.weights / f"{size}.pt", published.spec(), fold=False))
+    release = next(module for _, kind, module in rivals(published, model, ("open_clip",)) if kind == tower)
+    release.requires_grad_(requires_grad=False)
+    folded = reparameterize(model).requires_grad_(requires_grad=False)
+    mine = folded.image_encoder if tower == "image" else folded.text_encoder
+    sides = (
+        Contestant(side="release", module=release, mine=mine, tower=tower),
+        Contestant(side="ours", module=mine, mine=mine, tower=tower),
+    )
+    of_images, of_texts = calibrations(folded, None)
+    if tower == "text":
+        tokens = Tokenizer(model.spec.text.input)(bundled_samples().captions)
+        return Match(sides=sides, inputs=tokens[torch.arange(batch_size) % len(tokens)], calibration=of_texts)
+    transform = ImageTransform(model.spec.image.input)
+    files = tuple(photo(number, spec.photo_side, quality=90, seed=spec.seed) for number in range(batch_size))
+    return Match(
+        sides=sides,
+        inputs=torch.stack([transform(data) for data in files]),
+        calibration=of_images,
+        files=files,
+        readers=readers_of(transform),
+    )
+
+
+def readers_of(transform: ImageTransform) -> dict[str, Read]:
+    """Return how each side reads a JPEG: open_clip's preprocessing, and this library's, exact and reduced."""
+    import open_clip  # type: ignore[import-untyped]
+
+    contract = transform.image_input
+    preprocess = open_clip.image_transform(
+        contract.size,
+        is_train=False,
+        mean=contract.mean,
+        std=contract.std,
+        interpolation=contract.interpolation,
+    )
+
+    def read(data: bytes, *, reduced: bool) -> Tensor:
+        return transform.normalize(read_tower_image(data, transform, reduced=reduced, name="the photo").pixels)
+
+    return {
+        "release": lambda data: preprocess(Image.open(io.BytesIO(data))),
+        "ours": partial(read, reduced=False),
+        REDUCED: partial(read, reduced=True),
+    }
+
+
+@torch.no_grad()
+def compare(match: Match, spec: RuntimesBenchSpec, folder: Path) -> Iterator[Row]:
+    """Yield a row for each side, form and source, and one for the best forms; failures last."""
+    made: dict[Key, Contender] = {}
+    failed: dict[Key, str] = {}
+    for form, one in product(spec.forms, match.sides):
+        key: Key = (one.side, form)
+        if why := missing(form):
+            failed[key] = why
+            continue
+        try:
+            variants = one.contenders(
+                form,
+                match.inputs,
+                match.calibration.ranges,
+                folder / f"{one.side}_{form}",
+                eager=made.get((one.side, eagerly(form))),
+            )
+            made[key] = fastest(list(variants), match.inputs, rounds=spec.trial_rounds)
+        except Exception as error:  # noqa: BLE001 - compilers and runtimes raise what they like; the others go on
+            failed[key] = printable(f"{type(error).__name__}: {' '.join(str(error).split())}")
+    gates = {key: gate(key[1], one, match) for key, one in made.items()}
+    tried = times_in_turn([partial(one.encode, match.inputs) for one in made.values()], rounds=spec.trial_rounds)
+    best = best_forms(dict(zip(made, tried, strict=True)), gates)
+    notes = {key: {"chosen": str(one), "gates": gates[key] or "passed"} for key, one in made.items()}
+    rounds = rounds_of(spec.rounds, batch_size=len(match.inputs))
+    release = match.sides[0].module
+    source = "pixels" if match.sides[0].tower == "image" else "ids"
+    given = {key: partial(one.encode, match.inputs) for key, one in made.items()}
+    yield from rows_of(source, *timed(given, release(match.inputs), rounds=rounds), best, notes)
+    if match.files and spec.from_bytes and made:
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            read = {side: partial(_read, pool, reader, match.files) for side, reader in match.readers.items()}
+            keys = [(side, form) for side in read for form in spec.forms if (_owner(side), form) in made]
+            given = {(side, form): partial(_embed, read[side], made[_owner(side), form]) for side, form in keys}
+            taken = timed(given, release(read["release"]()), rounds=rounds)
+        yield from rows_of("bytes", *taken, best, notes)
+    for (side, form), why in failed.items():
+        yield Row(case={"from": source, "side": side, "form": form}, failure=why)
+
+
+def fastest(variants: list[Contender], inputs: Tensor, *, rounds: int) -> Contender:
+    """Return the variant of the least median time, called in turn."""
+    if len(variants) == 1:
+        return variants[0]
+    times = times_in_turn([partial(one.encode, inputs) for one in variants], rounds=rounds)
+    medians = list(map(statistics.median, times))
+    return variants[medians.index(min(medians))]
+
+
+def gate(form: Form, contender: Contender, match: Match) -> str:
+    """Return why a form is not exact enough; nothing where it is."""
+    precision = parts_of(form)[1]
+    measured, size = match.calibration.measured, len(match.inputs)
+    # Programs take whole batches.
+    whole = measured[torch.arange(-(-len(measured) // size) * size) % len(measured)]
+    given = torch.cat([contender.encode(part) for part in torch.split(whole, size)])[: len(measured)]
+    expected = match.sides[0].module(measured)
+    cosine = smallest_cosine(given, expected)
+    if not cosine >= LEAST_COSINE[precision]:
+        return f"the cosine is {cosine:.4f}, below {LEAST_COSINE[precision]}"
+    return match.calibration.refusal(given, expected) if precision == "int8" else ""
+
+
+def best_forms(times: Mapping[Key, Sequence[float]], gates: Mapping[Key, str]) -> dict[str, Form]:
+    """Return each side's form of the least median time among those that passed their gates.
+
+    Args:
+        times: of each side's forms.
+        gates: why a form is not exact enough; empty where it is.
+    """
+    best: dict[str, Form] = {}
+    for side, form in sorted(times, key=lambda key: statistics.median(times[key])):
+        if not gates[side, form]:
+            best.setdefault(side, form)
+    return best
+
+
+def rows_of(
+    source: str,
+    ms: Mapping[Key, Sequence[float]],
+    cosines: Mapping[Key, float],
+    best: Mapping[str, Form],
+    notes: Mapping[Key, Mapping[str, str]],
+) -> Iterator[Row]:
+    """Yield a row for each side and form, and for the best form of this library against the release's.
+
+    Args:
+        source: what embeddings are computed from.
+        ms: milliseconds by side and form, of calls in turn.
+        cosines: the smallest with the release's embeddings, eager and in float32.
+        best: form of each side.
+        notes: on each side's forms.
+    """
+    rival = ms.get(("release", best["release"])) if "release" in best else None
+    for (side, form), times in ms.items():
+        values = {"time": spread(times, "ms"), "cosine": Value(number=cosines[side, form], unit="cosine")}
+        if side != "release" and ("release", form) in ms:
+            values["ratio"] = ratio(times, ms["release", form])
+        if rival is not None:
+            values["of the release's best"] = ratio(times, rival)
+        yield Row(case={"from": source, "side": side, "form": form}, values=values, notes=notes[_owner(side), form])
+    for side in dict.fromkeys(side for side, _ in ms if side != "release" and _owner(side) in best):
+        if rival is not None:
+            form = best[_owner(side)]
+            values = {"of the release's best": ratio(ms[side, form], rival)}
+            told = {"chosen": f"{form} against {best['release']}"}
+            yield Row(case={"from": source, "side": side, "form": "best"}, values=values, notes=told)
+
+
+def timed(
+    given: Mapping[Key, Callable[[], Tensor]], expected: Tensor, *, rounds: int
+) -> tuple[dict[Key, list[float]], dict[Key, float]]:
+    """Return the milliseconds of every call, made in turn, and its smallest cosine with what is expected."""
+    cosines = {key: smallest_cosine(call(), expected) for key, call in given.items()}
+    calls: dict[str, Callable[[], tuple[float, float]]] = {
+        f"{side} {form}": partial(turn, call) for (side, form), call in given.items()
+    }
+    taken = in_turn(calls, rounds=rounds)
+    return {(side, form): [one for one, _ in taken[f"{side} {form}"]] for side, form in given}, cosines
+
+
+def _owner(side: str) -> str:
+    """Return whose forms a side computes in."""
+    return "ours" if side == REDUCED else side
+
+
+def _read(pool: ThreadPoolExecutor, reader: Read, files: tuple[bytes, ...]) -> Tensor:
+    inputs = map(reader, files) if len(files) == 1 else pool.map(reader, files)
+    return torch.stack(list(inputs))
+
+
+def _embed(read: Callable[[], Tensor], contender: Contender) -> Tensor:
+    return contender.encode(read())
