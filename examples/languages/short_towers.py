@@ -148,7 +148,7 @@ def table(found: Sequence[Tower]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    from mobileclip.recipes.command_line import described, reported
+    from mobileclip.recipes.entry_point import described, reported
     from mobileclip.terminal.help import parse
     from mobileclip.terminal.printing import say
 
