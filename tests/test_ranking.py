@@ -27,7 +27,7 @@ def test_the_likeliest_tests_run_first():
     torch_file = own_tests(ROOT, "mobileclip/data/samples/torch_file.py", "read")
     assert torch_file[0] == "tests/data/samples/test_torch_file.py"
     assert "tests/test_inner_modules.py" in own_tests(ROOT, "mobileclip/hardware/devices.py")
-    assert "tests/inference/test_int8.py" in own_tests(ROOT, "mobileclip/inference/optimization/layers.py")
+    assert "tests/inference/test_int8.py" in own_tests(ROOT, "mobileclip/inference/layers.py")
 
 
 def test_a_test_that_takes_long_waits_for_one_that_says_nearly_as_much(tmp_path):

@@ -1,6 +1,7 @@
 from .combining import combine as combine
 from .forms import by_length as by_length, prepared as prepared, prepared_tower as prepared_tower
 from .identity import ModelIdentity as ModelIdentity
+from .layers import is_grouped as is_grouped, weighted_layers as weighted_layers
 from .loading import space_of as space_of
 from .modes import evaluating as evaluating
 from .optimization.optimizing import (

@@ -9,8 +9,8 @@ from mobileclip import reparameterize
 from mobileclip.data import Tokenizer
 from mobileclip.export import bundled_samples
 from mobileclip.export.towers import ROUNDING, fallbacks, keep_in_float32, most_affected
+from mobileclip.inference import weighted_layers
 from mobileclip.inference.forms import with_one_token
-from mobileclip.inference.optimization import weighted_layers
 from tests.export.models import CONVOLUTIONAL, PIXELS, TOKENS, TRANSFORMERS, overflowing, pixels, seeing
 
 

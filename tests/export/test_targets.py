@@ -36,7 +36,8 @@ from mobileclip.export.targets import NotRunHereError
 from mobileclip.export.targets.executorch.backends import lowering
 from mobileclip.export.targets.executorch.lower import LARGEST_BATCH
 from mobileclip.extras import install
-from mobileclip.inference.optimization import PROCESSOR_OPTIONS, import_quietly, weighted_layers
+from mobileclip.inference import weighted_layers
+from mobileclip.inference.optimization import PROCESSOR_OPTIONS, import_quietly
 from mobileclip.testing import check_target
 from tests.errors import fails
 from tests.export.hostile_folders import sign

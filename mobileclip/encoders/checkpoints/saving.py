@@ -12,6 +12,7 @@ from mobileclip.encoders.checkpoints.forms import form_of, skeleton, state_of
 from mobileclip.encoders.checkpoints.layouts import Layout, ModelSpec, layouts, towers
 from mobileclip.encoders.checkpoints.neutral import with_neutral_norms
 from mobileclip.encoders.checkpoints.open_clip import has_projection
+from mobileclip.encoders.checkpoints.ranges import carried_ranges
 from mobileclip.encoders.classifier import ClassifierSpec
 from mobileclip.encoders.families import ImageEncoderSpec
 from mobileclip.encoders.mci import AttentionSpec, MCiSpec, RepMixerSpec
@@ -64,6 +65,7 @@ def save_model(model: nn.Module, path: AnyPath, *, layout: str = native.NAME) ->
             )
         ngrams = getattr(getattr(model, "text_encoder", model), "taught", native.UNTAUGHT).ngrams
         state |= {} if ngrams is None else {native.NGRAMS: ngrams.cpu()}
+        state |= carried_ranges(model)
         write_tensors(path, state, native.Header(spec=spec, form=form, space=space).to_metadata())
         return
     if layout not in layouts:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mobileclip.export.towers.weights import round_weight
 from mobileclip.hardware.precision import Precision
-from mobileclip.inference.optimization.layers import is_grouped, weighted_layers
+from mobileclip.inference.layers import is_grouped, weighted_layers
 from mobileclip.progress import track
 
 _LARGEST_HALF = torch.finfo(torch.float16).max

@@ -1,5 +1,4 @@
 from .int8 import Calibration as Calibration, Int8Model as Int8Model, calibrations as calibrations
-from .layers import is_grouped as is_grouped, weighted_layers as weighted_layers
 from .openvino_int8 import (
     TABLE as TABLE,
     WEIGHTED as WEIGHTED,

@@ -13,7 +13,7 @@ from mobileclip.encoders import DualEncoder
 from mobileclip.extras import needed
 from mobileclip.inference.comparison.measuring import first_results, least_agreement
 from mobileclip.inference.comparison.samples import bundled_samples
-from mobileclip.inference.optimization.layers import is_grouped, weighted_layers
+from mobileclip.inference.layers import is_grouped, weighted_layers
 from mobileclip.inference.optimization.openvino_quiet import openvino_model
 from mobileclip.inputs import ImageInput, TextInput
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from mobileclip.inference.optimization.layers import weighted_layers
+from mobileclip.inference.layers import weighted_layers
 from mobileclip.inference.optimization.openvino_quiet import import_quietly, quiet
 
 TABLE = "Gather"

@@ -1,0 +1,9 @@
+from .grid import LARGEST_VALUE as LARGEST_VALUE, LARGEST_WEIGHT as LARGEST_WEIGHT, on_grid as on_grid
+from .ranges import observed_ranges as observed_ranges, value_range as value_range, weight_steps as weight_steps
+from .rounding import (
+    RoundedLayer as RoundedLayer,
+    ranges_of as ranges_of,
+    rounded as rounded,
+    with_rounded_weights as with_rounded_weights,
+)
+from .tuning import Tuning as Tuning, TuningSpec as TuningSpec, batches_of as batches_of, tuning_loss as tuning_loss

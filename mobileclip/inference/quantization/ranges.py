@@ -1,0 +1,141 @@
+"""Ranges to start from: those of the least squared error on what a tower computes of example inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from mobileclip.inference.layers import weighted_layers
+from mobileclip.inference.quantization.grid import LARGEST_VALUE, LARGEST_WEIGHT, on_grid
+from mobileclip.inference.quantization.rounding import with_layers
+
+# Parts of the whole range that are tried at either end, and of the largest weight.
+_SHARES, _NUM_SHARES = (0.25, 1.0), 24
+_NUM_BINS = 2048
+_TINY = 1e-12
+
+
+@torch.no_grad()
+def observed_ranges(
+    tower: nn.Module, batches: Callable[[], Iterable[Tensor]], *, kept: Collection[str] = ()
+) -> dict[str, Tensor]:
+    """Return ranges of the layers of a tower, see `rounding`; outputs of convolutions alone have one.
+
+    ONNX Runtime and LiteRT compute convolutions in int8 only where their outputs are int8 too.
+
+    Args:
+        tower: folded, in evaluation mode, in float32.
+        batches: gives the same example inputs each time; read twice, for the ends and for what lies between them.
+        kept: names of layers that stay in float32.
+
+    Raises:
+        ValueError: if there are no inputs, or the tower computes what is not finite.
+    """
+    seen = {f"{name}.{kind}": _Seen() for name, layer in _chosen(tower, kept) for kind in _kinds(layer)}
+    watched = with_layers(tower, lambda name, layer: _Watched(layer, name, seen))
+    for counting in (False, True):
+        for inputs in batches():
+            watched(inputs)
+        for name, one in seen.items():
+            if not counting:
+                one.end_widening(name)
+    ranges = {f"{name}.weight": weight_steps(cast("Tensor", layer.weight)) for name, layer in _chosen(tower, kept)}
+    return ranges | {name: value_range(one.counts, one.least, one.largest) for name, one in seen.items()}
+
+
+def _chosen(tower: nn.Module, kept: Collection[str]) -> list[tuple[str, nn.Module]]:
+    return [(name, layer) for name, layer in weighted_layers(tower) if name not in kept]
+
+
+def _kinds(layer: nn.Module) -> tuple[str, ...]:
+    return ("input", "output") if isinstance(layer, nn.Conv2d) else ("input",)
+
+
+def weight_steps(weight: Tensor) -> Tensor:
+    """Return the step of each output channel that rounds its weights with the least squared error.
+
+    Shape:
+        `(outputs, ...)` to `(outputs,)`.
+    """
+    rows = weight.detach().float().flatten(1)
+    whole = rows.abs().amax(1, keepdim=True).clamp(min=_TINY) / LARGEST_WEIGHT
+    tried = [whole * share for share in torch.linspace(*_SHARES, _NUM_SHARES).flip(0)]
+    zero = torch.zeros_like(whole)
+    errors = [
+        (on_grid(rows, step, zero, least=-LARGEST_WEIGHT, largest=LARGEST_WEIGHT) - rows).square().sum(1)
+        for step in tried
+    ]
+    best = torch.stack(errors).argmin(0)
+    return torch.cat(tried, dim=1).gather(1, best[:, None]).flatten()
+
+
+def value_range(counts: Tensor, least: float, largest: float) -> Tensor:
+    """Return the step and the zero point that round values with the least squared error; zero is on the grid.
+
+    Shape:
+        `(bins,)` to `(2,)`.
+
+    Args:
+        counts: of the values in bins of equal width.
+        least: where the first bin starts, at most zero.
+        largest: where the last one ends, at least zero.
+    """
+    edges = torch.linspace(least, largest, len(counts) + 1)
+    middles = (edges[1:] + edges[:-1]) / 2
+    shares = torch.linspace(*_SHARES, _NUM_SHARES).flip(0)
+    low, high = (end.reshape(-1, 1) for end in torch.meshgrid(least * shares, largest * shares, indexing="ij"))
+    step = (high - low).clamp(min=_TINY) / LARGEST_VALUE
+    zero = (-low / step).round()
+    errors = (on_grid(middles, step, zero, least=0, largest=LARGEST_VALUE) - middles).double().square() @ counts
+    best = errors.argmin()
+    return torch.cat([step[best], zero[best]])
+
+
+class _Seen:
+    """The ends of all values that go by; then how many there are in each bin between them."""
+
+    def __init__(self) -> None:
+        self.least = self.largest = 0.0
+        self.counts = torch.zeros(_NUM_BINS, dtype=torch.float64)
+        self._any = self._counting = False
+
+    def see(self, x: Tensor) -> None:
+        if not self._counting:
+            low, high = torch.aminmax(x)
+            # NaN stays, where Python's min and max may lose it.
+            self.least = float(torch.minimum(low, torch.tensor(self.least)))
+            self.largest = float(torch.maximum(high, torch.tensor(self.largest)))
+            self._any = True
+        elif self.least < self.largest:
+            self.counts += torch.histc(x.float(), _NUM_BINS, self.least, self.largest).double()
+
+    def end_widening(self, name: str) -> None:
+        if not self._any:
+            raise ValueError(f"nothing went by {name}: ranges are found with inputs, and there were none for it")
+        if not torch.tensor([self.least, self.largest]).isfinite().all():
+            raise ValueError(
+                f"{name} has values from {self.least} to {self.largest}, and no range of 8 bits holds them; "
+                "check the model's weights"
+            )
+        self._counting = True
+
+
+class _Watched(nn.Module):
+    """A layer whose input and output are seen, each as far as somebody asks for it."""
+
+    def __init__(self, layer: nn.Module, name: str, seen: dict[str, _Seen]) -> None:
+        super().__init__()
+        self.layer = layer
+        self._input, self._output = seen.get(f"{name}.input"), seen.get(f"{name}.output")
+        self.training = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what the layer gives."""
+        y: Tensor = self.layer(x)
+        for seen, values in ((self._input, x), (self._output, y)):
+            if seen is not None:
+                seen.see(values)
+        return y
