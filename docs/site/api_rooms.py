@@ -190,6 +190,8 @@ def _is_type_variable(statement: ast.stmt) -> bool:
 
 
 def _all_of(module: str) -> tuple[str, ...] | None:
+    if "__all__" not in _text(module):  # most modules have none, and parsing takes its time
+        return None
     for statement in _tree(module).body:
         if "__all__" in _defined(statement):
             assert isinstance(statement, ast.Assign)
@@ -203,12 +205,18 @@ def _first_line(text: str | None) -> str:
 
 @cache
 def _tree(module: str) -> ast.Module:
+    return ast.parse(_text(module))
+
+
+@cache
+def _text(module: str) -> str:
     path = _path(module)
     if path is None:
         raise ValueError(f"{module} is not a module of the library")
-    return ast.parse(path.read_text(encoding="utf-8"))
+    return path.read_text(encoding="utf-8")
 
 
+@cache
 def _stub(module: str) -> list[ast.stmt]:
     """Return what the stub of a folder imports, whose names are imported when they are asked for."""
     path = ROOT.joinpath(*module.split("."), "__init__.pyi")
