@@ -27,33 +27,35 @@ TERMS = ("contrastive", "distillation", "total")
 each_loss = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 
 
-def evaluate(loss: torch.nn.Module, inputs: dict[str, Tensor], scale: float, term: str) -> tuple[LossTerms, list]:
-    return _gradients(loss, loss, inputs, scale, term)
+def evaluate(loss: torch.nn.Module, inputs: dict[str, Tensor], scale: float, *terms: str):
+    """Return the values, and the gradients of each of some terms."""
+    return _gradients(loss, loss, inputs, scale, terms)
 
 
-def evaluate_dense(spec: LossSpec, loss: torch.nn.Module, inputs: dict[str, Tensor], scale: float, term: str):
-    return _gradients(partial(dense_loss, spec, **dict(loss.named_parameters())), loss, inputs, scale, term)
+def evaluate_dense(spec: LossSpec, loss: torch.nn.Module, inputs: dict[str, Tensor], scale: float, *terms: str):
+    return _gradients(partial(dense_loss, spec, **dict(loss.named_parameters())), loss, inputs, scale, terms)
 
 
-def _gradients(call, loss, inputs, scale, term):
+def _gradients(call, loss, inputs, scale, terms):
     logit_scale = torch.tensor(scale, dtype=torch.float64, requires_grad=True)
-    terms = call(**inputs, logit_scale=logit_scale)
+    found = call(**inputs, logit_scale=logit_scale)
     wanted = [value for value in inputs.values() if value.requires_grad] + [logit_scale, *loss.parameters()]
-    value = getattr(terms, term)
-    return terms, torch.autograd.grad(value, wanted) if value.requires_grad else []
+    values = [getattr(found, term) for term in terms]
+    return found, [
+        torch.autograd.grad(value, wanted, retain_graph=True) if value.requires_grad else () for value in values
+    ]
 
 
 def assert_equal(spec, batch, scale, *, syn=True, seed=0, tolerance=1e-12):
     inputs = random_batch(spec, batch, syn=syn, seed=seed)
     loss = spec.build().double()
-    for term in TERMS:
-        ours, gradients = evaluate(loss, inputs, scale, term)
-        dense, expected = evaluate_dense(spec, loss, inputs, scale, term)
-        for name in TERMS:
-            torch.testing.assert_close(getattr(ours, name), getattr(dense, name), rtol=tolerance, atol=tolerance)
-        assert len(gradients) == len(expected)
-        assert len(gradients) >= 3 or term != "total"
-        for one, other in zip(gradients, expected, strict=True):
+    ours, gradients = evaluate(loss, inputs, scale, *TERMS)
+    dense, expected = evaluate_dense(spec, loss, inputs, scale, *TERMS)
+    for name, found, wanted in zip(TERMS, gradients, expected, strict=True):
+        torch.testing.assert_close(getattr(ours, name), getattr(dense, name), rtol=tolerance, atol=tolerance)
+        assert len(found) == len(wanted)
+        assert len(found) >= 3 or name != "total"
+        for one, other in zip(found, wanted, strict=True):
             torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
 
 
