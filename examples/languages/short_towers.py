@@ -34,9 +34,10 @@ from mobileclip.training import CosineSchedule
 CAPTIONS = "captions.txt"
 STUDENT = DistilSpec(model=TEACHER, kind="transformer", width=64, prune_vocabulary=True, batch_size=512)
 ROWS = {
-    f"{context} tokens, {depth} layers": attrs.evolve(STUDENT, context_length=context, depth=depth)
-    for context, depth in ((6, 0), (8, 0), (12, 0), (24, 0), (12, 1), (24, 1), (12, 2), (24, 2))
-} | {"12 tokens, 0 layers, whole vocabulary": attrs.evolve(STUDENT, context_length=12, depth=0, prune_vocabulary=False)}
+    f"{context} tokens, {layers}": attrs.evolve(STUDENT, context_length=context, depth=depth)
+    for depth, layers, contexts in ((0, "no layer", (6, 8, 12, 24)), (1, "one layer", (12, 24)))
+    for context in contexts
+} | {"12 tokens, no layer, whole vocabulary": attrs.evolve(STUDENT, context_length=12, depth=0, prune_vocabulary=False)}
 
 
 @attrs.frozen(kw_only=True)
