@@ -144,8 +144,8 @@ def table(found: Sequence[Tower]) -> Iterator[str]:
         own = [one for one in found if one.row == row]
         recalls = [one.recall for one in own]
         spread = f" ± {stdev(recalls):.1f}" if len(own) > 1 else ""
-        minutes = mean(one.minutes for one in own)
-        yield f"| {row} | {own[0].parameters:,} | {mean(recalls):.1f}{spread} | {minutes:.1f} |"
+        minutes = "" if own[0].seed is None else f" {mean(one.minutes for one in own):.1f}"
+        yield f"| {row} | {own[0].parameters:,} | {mean(recalls):.1f}{spread} |{minutes} |"
 
 
 if __name__ == "__main__":
