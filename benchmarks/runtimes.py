@@ -226,8 +226,13 @@ def readers_of(transform: ImageTransform) -> dict[str, Read]:
     def read(data: bytes, *, reduced: bool) -> Tensor:
         return transform.normalize(read_tower_image(data, transform, reduced=reduced, name="the photo").pixels)
 
+    def read_as_released(data: bytes) -> Tensor:
+        file = io.BytesIO(data)
+        pixels: Tensor = preprocess(Image.open(file, formats=("JPEG",)))
+        return pixels
+
     return {
-        "release": lambda data: preprocess(Image.open(io.BytesIO(data))),
+        "release": read_as_released,
         "ours": partial(read, reduced=False),
         REDUCED: partial(read, reduced=True),
     }
