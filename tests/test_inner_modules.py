@@ -12,7 +12,6 @@ ROOT = Path(__file__).parents[1]
 MOST = 39
 REASONS = {
     "mobileclip.cli.flags": "commands are read as they are typed, and not run",
-    "mobileclip.cli.hub": "a model comes from a hub, where nothing is fetched",
     "mobileclip.cli.renamed": "every old name has a line in a test",
     "mobileclip.cli.sharing": "what the flags of several commands build",
     "mobileclip.data.loading.keeping": "a list of more than 134 million uids is not sorted",

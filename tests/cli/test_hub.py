@@ -10,6 +10,7 @@ import torch
 from huggingface_hub import metadata_load
 
 import mobileclip
+from mobileclip.encoders import checkpoints
 from mobileclip.encoders.checkpoints import read_checkpoint
 from mobileclip.evaluation import DatasetResult, open_candidate, write_results
 from mobileclip.extras import install
@@ -39,8 +40,6 @@ def test_a_file_becomes_a_folder_with_its_numbers(capsys, small_file, tmp_path):
 def test_the_card_names_the_base_model_that_was_said_or_the_source_on_the_hub(
     capsys, monkeypatch, small_file, tmp_path
 ):
-    from mobileclip.cli import hub
-
     def saved(source, *options):
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         assert run(capsys, "hub", "save", source, folder, "--license", "mit", *options)[0] == 0
@@ -48,8 +47,8 @@ def test_the_card_names_the_base_model_that_was_said_or_the_source_on_the_hub(
 
     assert saved(small_file) is None
     assert saved(small_file, "--set", "base-model=apple/MobileCLIP-S2") == "apple/MobileCLIP-S2"
-    model = read_checkpoint(small_file).build()
-    monkeypatch.setattr(hub, "_model", lambda *_, **__: model)  # nothing is fetched
+    fetched = read_checkpoint(small_file)
+    monkeypatch.setattr(checkpoints, "read_checkpoint", lambda *_, **__: fetched)
     assert saved("hf-hub:me/small@main") == "me/small"
     assert saved("hf-hub:me/small", "--set", "base-model=me/other") == "me/other"
     assert saved("hf-hub:me/small", "--set", "repository=me/small") is None
