@@ -134,8 +134,8 @@ def _module_of(path: Path, root: Path) -> str:
 
 
 def _file_of(root: Path, module: str) -> Path:
-    path = root.joinpath(*module.split("."))
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    package = root.joinpath(*module.split("."), "__init__.py")  # a folder alone may be what git left of a former one
+    return package if package.exists() else package.parent.with_suffix(".py")
 
 
 def own_tests(root: Path, file: str, function: str = "", seconds: Mapping[str, float] | None = None) -> list[str]:
