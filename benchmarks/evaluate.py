@@ -31,7 +31,7 @@ import torch
 from attrs import validators
 
 from benchmarks.harness import Bench, Case, Row, Value, clocked, in_turn, ratio, require, spread
-from benchmarks.rivals import PUBLISHED, Size, open_clip_model
+from benchmarks.rivals import PUBLISHED, Size, open_clip_model, open_clip_transform
 from examples.quickstart.emoji import EmojiDataSpec, build_dataset
 from examples.quickstart.emoji.benchmark import write_benchmarks
 from examples.quickstart.emoji.teachers import PROMPTS
@@ -115,14 +115,7 @@ def make_models(spec: EvaluateBenchSpec, images: list[bytes], texts: list[list[s
     # open_clip's image projections have a bias.
     architecture = attrs.evolve(architecture, image=attrs.evolve(architecture.image, projection_bias=True))
     model = fitted_model(architecture, images, texts, seed=spec.seed)
-    contract = architecture.image.input
-    transform = open_clip.image_transform(
-        contract.size,
-        is_train=False,
-        mean=contract.mean,
-        std=contract.std,
-        interpolation=contract.interpolation,
-    )
+    transform = open_clip_transform(architecture.image.input)
     rival = open_clip_model(published, model).eval()
     return Models(mobileclip=model, open_clip=(rival, transform, open_clip.get_tokenizer(published.open_clip)))
 

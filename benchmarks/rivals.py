@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import attrs
 import torch
 from torch import Tensor, nn
 
 from mobileclip.encoders import DualEncoder, DualEncoderSpec, save_model, specs
+from mobileclip.inputs import ImageInput
 from mobileclip.reparam import LayerScale
 
 Tower = Literal["image", "text"]
@@ -57,6 +58,20 @@ def randomize(model: nn.Module) -> None:
             nn.init.uniform_(module.gamma, 0.1, 0.3)
 
 
+def open_clip_transform(contract: ImageInput) -> Callable[[Any], Tensor]:
+    """Return open_clip's own preprocessing of pictures for a model of this contract."""
+    import open_clip  # type: ignore[import-untyped]
+
+    transform: Callable[[Any], Tensor] = open_clip.image_transform(
+        contract.size,
+        is_train=False,
+        mean=contract.mean,
+        std=contract.std,
+        interpolation=contract.interpolation,
+    )
+    return transform
+
+
 def open_clip_state(model: DualEncoder) -> dict[str, Tensor]:
     """Return a model's weights, in training form, as open_clip names them."""
     with TemporaryDirectory() as folder:
@@ -70,7 +85,7 @@ def rivals(
     published: Published, model: DualEncoder, against: tuple[Rival, ...]
 ) -> Iterator[tuple[Rival, Tower, nn.Module]]:
     """Yield the rivals' reparameterised towers with the weights of `model`, which is in training form."""
-    import open_clip  # type: ignore[import-untyped]
+    import open_clip
     import timm
     from timm.utils.model import reparameterize_model
 

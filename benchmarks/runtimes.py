@@ -38,7 +38,7 @@ from torch import Tensor
 from benchmarks.data import photo
 from benchmarks.harness import Bench, Case, Row, Value, in_turn, ratio, require, rounds_of, spread
 from benchmarks.harness.memory import keep_memory
-from benchmarks.rivals import PUBLISHED, Size, Tower, randomize, rivals
+from benchmarks.rivals import PUBLISHED, Size, Tower, open_clip_transform, randomize, rivals
 from benchmarks.runtime_forms import FORMS, Contender, Contestant, Form, eagerly, missing, parts_of
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.data.images.reading import read_tower_image
@@ -212,24 +212,14 @@ def match_of(spec: RuntimesBenchSpec, size: Size, tower: Tower, batch_size: int)
 
 def readers_of(transform: ImageTransform) -> dict[str, Read]:
     """Return how each side reads a JPEG: open_clip's preprocessing, and this library's, exact and reduced."""
-    import open_clip  # type: ignore[import-untyped]
-
-    contract = transform.image_input
-    preprocess = open_clip.image_transform(
-        contract.size,
-        is_train=False,
-        mean=contract.mean,
-        std=contract.std,
-        interpolation=contract.interpolation,
-    )
+    preprocess = open_clip_transform(transform.image_input)
 
     def read(data: bytes, *, reduced: bool) -> Tensor:
         return transform.normalize(read_tower_image(data, transform, reduced=reduced, name="the photo").pixels)
 
     def read_as_released(data: bytes) -> Tensor:
         file = io.BytesIO(data)
-        pixels: Tensor = preprocess(Image.open(file, formats=("JPEG",)))
-        return pixels
+        return preprocess(Image.open(file, formats=("JPEG",)))
 
     return {
         "release": read_as_released,

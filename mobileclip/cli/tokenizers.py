@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 from mobileclip.cli.checks import require_checkpoint, require_file
 from mobileclip.cli.flags import Key
 from mobileclip.cli.models import split
-from mobileclip.storage import atomic_write, is_same, make_directory_of, require_output
+from mobileclip.storage import is_same, make_directory_of, require_output, write_text
 from mobileclip.terminal import say
 from mobileclip.terminal.status import conclude
 
@@ -171,5 +171,4 @@ def _read(paths: Sequence[str], column: str, report: SkipReport) -> Iterator[str
 
 def _write(path: Path, content: str) -> None:
     make_directory_of(path)
-    with atomic_write(path) as stream:
-        stream.write(content.encode())
+    write_text(path, content)

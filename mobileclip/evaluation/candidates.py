@@ -103,6 +103,11 @@ class Asked:
             return self.label
         return Path(self.file).stem if self.file is not None else self.text
 
+    @property
+    def source(self) -> tuple[str | None, str | None]:
+        """The model and the checkpoint, as `mobileclip.load` takes them."""
+        return (self.model, self.file) if self.model else (self.file, None)
+
 
 def asked(text: str) -> Asked:
     """Return what a person asks for with `MODEL`, `FILE`, `NAME=FILE`, or any of them behind `LABEL=`.
@@ -141,7 +146,7 @@ def require_candidates(texts: Sequence[str]) -> None:
         if one.text.startswith(_OPEN_CLIP):
             open_clip_source(one.text.removeprefix(_OPEN_CLIP))
         else:
-            require_model(one.model or one.file, one.file if one.model else None)
+            require_model(*one.source)
         if one.name in called:
             raise ValueError(
                 f"two models would be called {one.name!r} in the results: {called[one.name]} and {text}; give them "
@@ -194,10 +199,8 @@ def open_candidate(
             )
         opened = _open_clip(one.text.removeprefix(_OPEN_CLIP), place, precision)
         return opened if one.label is None else attrs.evolve(opened, name=one.label)
-    file = one.file if one.model else None
     clip = load_stored(
-        one.model or one.file,
-        file,
+        *one.source,
         dtype=dtype_of(precision),
         device=place,
         image_size=image_size,

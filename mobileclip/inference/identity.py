@@ -36,6 +36,10 @@ class ModelIdentity:
     spec: str = attrs.field(validator=validators.and_(validators.instance_of(str), validators.min_len(1)))
     version: str = attrs.field(validator=validators.instance_of(str))
 
+    def is_same(self, other: ModelIdentity) -> bool:
+        """Return whether another model's embeddings can be compared with this one's."""
+        return (self.weights_sha256, self.spec) == (other.weights_sha256, other.spec)
+
     def require_same(self, other: ModelIdentity, *, here: str, there: str) -> None:
         """Refuse embeddings of another model.
 
@@ -47,12 +51,12 @@ class ModelIdentity:
         Raises:
             ValueError: if weights or specs differ.
         """
+        if self.is_same(other):
+            return
         if self.weights_sha256 != other.weights_sha256:
             what = f"weights {self.weights_sha256[:12]} and {other.weights_sha256[:12]}"
-        elif self.spec != other.spec:
-            what = "the same weights with another spec: images or texts are prepared in another way"
         else:
-            return
+            what = "the same weights with another spec: images or texts are prepared in another way"
         raise ValueError(
             f"{here} and {there} are of two models ({what}), whose embeddings cannot be compared; "
             "embed both with one model"

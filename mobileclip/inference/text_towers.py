@@ -103,7 +103,7 @@ def read_text_tower(
             "`mobileclip convert MODEL --tower text -o FILE`"
         )
     own, wanted = stored_space(stored, place), space()
-    if (own.weights_sha256, own.spec) != (wanted.weights_sha256, wanted.spec):
+    if not own.is_same(wanted):
         raise ValueError(
             f"{place} speaks the space of {_called(own)}, not that of {model} ({_called(wanted)}); distil one from "
             f"{model}'s text tower with `mobileclip train distil_text -m {model}`"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mobileclip.data import Tokenizer
-from mobileclip.encoders import TextEncoderSpec, load_model
+from mobileclip.encoders import DualEncoderSpec, TextEncoderSpec, load_model
 from mobileclip.encoders.checkpoints import PRETRAINED, Stored, read_checkpoint
 from mobileclip.encoders.checkpoints.exports import is_export
 from mobileclip.evaluation.candidates import asked, open_clip_source
@@ -62,8 +62,7 @@ def require_teacher(text: str) -> None:
     elif text.startswith(TRANSFORMERS):
         TransformersTeacher(model=text.removeprefix(TRANSFORMERS))
     else:
-        one = asked(text)
-        require_model(one.model or one.file, one.file if one.model else None)
+        require_model(*asked(text).source)
 
 
 def open_teacher(text: str, *, device: str = "cpu", trust: bool = False) -> OpenedTeacher:
@@ -90,9 +89,10 @@ def open_teacher(text: str, *, device: str = "cpu", trust: bool = False) -> Open
         stored = read_checkpoint(place, one.model, mmap=True)
         if isinstance(stored.spec, TextEncoderSpec):
             return _of_tower(stored, place, device)
-        space = stored_space(stored, place)
+        if stored.taught.space or not isinstance(stored.spec, DualEncoderSpec):  # else its own, which comes with it
+            space = stored_space(stored, place)
         tower = partial(_trainable, place, one.model)
-    clip, identity = load_identified(one.model or one.file, one.file if one.model else None, device=device, trust=trust)
+    clip, identity = load_identified(*one.source, device=device, trust=trust)
     teacher = _Named(
         name=one.name,
         weights_sha256=identity.weights_sha256,

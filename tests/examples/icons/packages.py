@@ -6,11 +6,22 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 
+from examples.icons import IconDataSpec
 from examples.icons.sets import ICON_SETS
 from examples.quickstart.emoji.sources import locked
 from tests.examples.quickstart.drawings import COLOURS, SHAPES, icon_body, write_packages
 
 LABELS = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
+
+FEW = IconDataSpec(
+    sets=("bi", "carbon", "iconoir", "lucide", "noto"),
+    image_size=32,
+    name_fraction=0.2,
+    picture_fraction=0.9,
+    duplicate_rms=0.01,
+    num_processes=1,
+)
+"""Of five of these sets, with some drawings in every part."""
 
 
 def write_icon_packages(modules: Path, chosen: Collection[str]) -> Path:

@@ -17,19 +17,10 @@ from examples.icons.reading import Icon, read_sets
 from examples.icons.sets import ALL_SETS
 from examples.icons.splits import TEST_NAMES, TEST_PICTURES, TEST_SET, TITLES, TRAIN, VALIDATION, divide
 from examples.quickstart.emoji.rendering import render
-from tests.examples.icons.packages import LABELS, write_icon_packages
+from tests.examples.icons.packages import FEW, LABELS, write_icon_packages
 
 CHOSEN = ("bi", "carbon", "iconoir", "lucide", "tabler", "noto")
-SPEC = IconDataSpec(
-    sets=CHOSEN,
-    image_size=32,
-    name_fraction=0.2,
-    picture_fraction=0.9,
-    validation_share=0.5,
-    duplicate_rms=0.01,
-    samples_per_shard=20,
-    num_processes=1,
-)
+SPEC = attrs.evolve(FEW, sets=CHOSEN, validation_share=0.5, samples_per_shard=20)
 
 
 @pytest.fixture(scope="module")

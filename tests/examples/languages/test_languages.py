@@ -9,7 +9,6 @@ import attrs
 import pytest
 
 import mobileclip
-from examples.icons import IconDataSpec
 from examples.languages import LanguagesSpec
 from examples.languages.report import tables
 from examples.languages.run import NAME, RESULTS, make
@@ -20,15 +19,12 @@ from examples.languages.texts import balanced, is_held_out, pairs, shares, usabl
 from examples.quickstart.emoji.sources import locked
 from mobileclip.datasets.sources import read_text_pairs
 from mobileclip.encoders.checkpoints import companion
-from tests.examples.icons.packages import LABELS, write_icon_packages
+from tests.examples.icons.packages import FEW, LABELS, write_icon_packages
 
 PAGE = Path(__file__).parents[3] / "docs" / "languages.md"
-SETS = ("bi", "carbon", "iconoir", "lucide", "noto")
 GERMAN = {"red": "rot", "green": "grün", "blue": "blau", "yellow": "gelb", "circle": "Kreis", "square": "Quadrat"}
 SPEC = LanguagesSpec(
-    icons=IconDataSpec(
-        sets=SETS, image_size=32, picture_fraction=0.9, name_fraction=0.2, duplicate_rms=0.01, num_processes=1
-    ),
+    icons=FEW,
     languages=("de", "el"),
     held_out=0.4,
     vocab_size=400,
@@ -83,7 +79,7 @@ def write(path, content):
 @pytest.fixture(scope="module")
 def modules(tmp_path_factory):
     root = tmp_path_factory.mktemp("languages")
-    write_icon_packages(root / "icons" / "download" / "node_modules", SETS)
+    write_icon_packages(root / "icons" / "download" / "node_modules", FEW.sets)
     found = write_icon_packages(root / "download" / "node_modules", ())
     write_packages(found)
     return found
