@@ -233,3 +233,9 @@ def test_without_open_clip_the_command_is_named(tiny, monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(ImportError, match=re.escape(install("teachers"))):
         tiny.teachers[0].build()
+
+
+def test_tiny_models_without_open_clip_name_the_command(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    with pytest.raises(ImportError, match=re.escape(install("teachers"))):
+        write_tiny_models(tmp_path)

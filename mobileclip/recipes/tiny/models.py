@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from mobileclip.data.randomness import derived_seed
+from mobileclip.interop.open_clip_models import open_clip_package
 from mobileclip.reinforce.captioners import CocaCaptioner
 from mobileclip.reinforce.teachers import OpenClipTeacher
 
@@ -86,8 +87,7 @@ def write_tiny_models(directory: Path, seed: int = 0) -> TinyModels:
 
 
 def _weights(config: dict[str, Any], *, seed: int) -> dict[str, torch.Tensor]:
-    import open_clip  # type: ignore[import-untyped]
-
+    open_clip = open_clip_package()
     kind = open_clip.CoCa if "multimodal_cfg" in config else open_clip.CLIP
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
