@@ -6,6 +6,7 @@ import importlib
 import inspect
 import json
 import pkgutil
+import posixpath
 import re
 from functools import cache
 from pathlib import Path
@@ -27,12 +28,13 @@ from tests.test_doctests import ROOMS, ROOMS_OF_SPECS, names
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*(path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").glob("*.md")), *MOVED.values()]
+LAB = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs/lab").glob("*.md")]
 LINK = re.compile(r"\]\(([^)\s:#]+)(?:#[^)\s]*)?\)")
 
 
 @cache
 def pages_by_path():
-    return {*PAGES, *model_pages()}
+    return {*PAGES, *LAB, *model_pages()}
 
 
 def source(module):
@@ -82,14 +84,14 @@ def test_every_page_is_in_the_navigation_once():
     assert sorted(re.findall(r"\S+\.md\b", navigation)) == sorted(PAGES)
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, *LAB])
 def test_links_lead_right_on_the_forge_and_in_the_site(page):
     source = ROOT / path_of(page)
     text = re.sub(r"```.*?```", "", source.read_text(encoding="utf-8"), flags=re.DOTALL)
     for target in LINK.findall(text):
         assert (source.parent / target).exists(), f"{source.name} links to {target}, which is not there"
     for target in LINK.findall(relinked(text, page)):
-        inside = (Path(page).parent / target).as_posix()
+        inside = posixpath.normpath(f"{posixpath.dirname(page)}/{target}").lstrip("/")
         assert inside in pages_by_path() or (ROOT / "docs" / inside).exists(), (
             f"{page} links to {target}, which is no page"
         )

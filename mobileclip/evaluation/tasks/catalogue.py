@@ -46,7 +46,7 @@ PROBE = "probe:"
 
 WINOGAVIL = "misc/winogavil"
 _WHERE = {
-    "aro": "docs/aro.md says how to get it",
+    "aro": "docs/lab/aro.md says how to get it",
     "sugarcrepe": "its captions are at https://github.com/RAIVNLab/sugar-crepe, and COCO's val2017 goes beside them",
     "winoground": "its data are given out on asking, at https://huggingface.co/datasets/facebook/winoground",
     "urban1k": "it is at https://huggingface.co/datasets/BeichenZhang/Urban1k",
