@@ -48,7 +48,8 @@ def checks() -> str:
             f"{one.name}=" if one.kind is one.KEYWORD_ONLY else str(one).partition(":")[0]
             for one in inspect.signature(check).parameters.values()
         )
-        rows.append((f"`{name}({arguments})`", _first_line(check).removeprefix("Check that ").rstrip(".")))
+        about = _first_line(check).removeprefix("Check ").removeprefix("that ").rstrip(".")
+        rows.append((f"`{name}({arguments})`", about))
     return _table("function", "what it checks", rows=rows)
 
 

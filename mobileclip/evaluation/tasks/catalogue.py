@@ -1,4 +1,4 @@
-"""What there is to evaluate on: the suites by name, and where their data are found."""
+"""The suites and data sets that `mobileclip eval` knows by key, and where their data are found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the evaluation recipe is made of.
+"""The evaluation recipe: its command line, and a small world to try it in.
 
 Its command line and a small world to try it in belong here; data sets, tasks and metrics, in `evaluation`.
 """
