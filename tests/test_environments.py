@@ -104,7 +104,7 @@ def test_what_is_missing_is_skipped_where_it_may_be(monkeypatch, asked, by, outc
 
 
 def test_the_page_says_the_lowest_versions_of_the_package():
-    page = (ROOT / "docs" / "using.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
     said = dict(re.findall(r"^\| (PyTorch|tyro|rich|tokenizers) \| (\S+) \|", page, re.MULTILINE))
     allowed = dict(re.findall(r'^    "(\w+)>=([\w.]+)",', PROJECT, re.MULTILINE))
     names = {"PyTorch": "torch", "tyro": "tyro", "rich": "rich", "tokenizers": "tokenizers"}

@@ -15,7 +15,7 @@ from tests.pages import pages
 ROOT = Path(__file__).parents[1]
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-    for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/**/README.md")])
+    for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/README.md")])
     if path.name != "CHANGELOG.md" and "node_modules" not in path.parts
 }
 PARTS = ("mobileclip", "benchmarks", "examples", "tests")

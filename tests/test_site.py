@@ -17,6 +17,7 @@ from count_models import FILE, model_values
 from docstring_titles import with_titles
 from model_pages import average, measured_tables, model_names, model_pages, title_of
 from repository_pages import MOVED, path_of, relinked
+from search_order import ANSWERS, first_page, require_answers, search_settings
 
 import mobileclip
 from mobileclip.blocks import models
@@ -28,7 +29,7 @@ from tests.test_doctests import ROOMS, ROOMS_OF_SPECS, names
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*(path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").glob("*.md")), *MOVED.values()]
-LAB = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs/lab").glob("*.md")]
+LAB = [path.relative_to(ROOT / "docs").as_posix() for path in sorted((ROOT / "docs" / "lab").glob("*.md"))]
 LINK = re.compile(r"\]\(([^)\s:#]+)(?:#[^)\s]*)?\)")
 
 
@@ -91,7 +92,7 @@ def test_links_lead_right_on_the_forge_and_in_the_site(page):
     for target in LINK.findall(text):
         assert (source.parent / target).exists(), f"{source.name} links to {target}, which is not there"
     for target in LINK.findall(relinked(text, page)):
-        inside = posixpath.normpath(f"{posixpath.dirname(page)}/{target}").lstrip("/")
+        inside = posixpath.normpath((Path(page).parent / target).as_posix())
         assert inside in pages_by_path() or (ROOT / "docs" / inside).exists(), (
             f"{page} links to {target}, which is no page"
         )
@@ -113,6 +114,26 @@ def test_a_link_from_a_moved_page_leads_to_the_page_that_it_meant():
         == "[lost](no_such.md) [out](https://a.b/c.md)"
     )
     assert relinked("```\n[x](../README.md)\n```", "devices.md") == "```\n[x](../README.md)\n```"
+
+
+def test_search_leaves_the_lab_out_and_counts_reference_less():
+    assert [search_settings(page) for page in LAB] == [{"exclude": True}] * len(LAB) != []
+    assert search_settings("export.md")["boost"] > search_settings("flags.md")["boost"]
+    assert search_settings("export.md")["boost"] > search_settings("api/mobileclip.export.md")["boost"]
+
+
+def test_a_search_shows_the_page_that_its_heading_names_first():
+    entries = [
+        {"location": f"{page}#part", "title": f"How to {word}", "text": "<p>short</p>"}
+        for word, page in ANSWERS.items()
+    ]
+    mentioned = {"location": "security.html", "title": "Security", "text": f"<p>{' '.join(ANSWERS)}</p>" * 5}
+    assert first_page([mentioned, *entries], "install") == "install.html"
+    require_answers([mentioned, *entries])
+    named = {"location": "api/onnx.html", "title": "onnx", "text": "", "boost": 0.1}
+    require_answers([*entries, named])
+    with pytest.raises(ValueError, match=r"'onnx' finds api/onnx\.html first, expected export\.html"):
+        require_answers([*entries, {**named, "boost": 1}])
 
 
 def test_sections_of_our_own_become_paragraphs_with_titles():
@@ -206,12 +227,6 @@ def test_the_table_of_models_says_what_the_site_says():
     said = table_of((ROOT / "docs" / "using.md").read_text(encoding="utf-8"), "model")
     known = table_of(model_pages()["models/index.md"], "model")
     assert set(said) == {title_of(name) for name in models}
-    latency = (ROOT / "docs" / "latency.md").read_text(encoding="utf-8")
-    measured = table_of(latency.replace("| | the release", "| model | the release", 1), "model")
     for title, row in said.items():
-        assert {column: cell for column, cell in row.items() if column in known[title]} == {
-            column: cell for column, cell in known[title].items() if column != "GMACs"
-        } | {"model": title}
-        latencies = measured.get(f"{title}, image", {})
-        for column in ("the release, ms", "optimised float32", "optimised bfloat16"):
-            assert row.get(column, row["CPU: the release, ms"]) == latencies.get(column, "")
+        columns = ("model", "parameters, millions", "ImageNet-1k", "mean of 38", "iPhone, ms")
+        assert row == {column: known[title][column] for column in columns} | {"model": title}

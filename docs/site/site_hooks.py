@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import griffe_classes  # noqa: F401  # mkdocstrings looks for it by its name, when this folder is no longer searched
@@ -11,6 +13,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from model_pages import model_pages
 from repository_pages import MOVED, ROOT, path_of, relinked
+from search_order import require_answers, search_settings
 
 GENERATED = {"models/": model_pages, "api/": api_pages}
 
@@ -30,9 +33,16 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
-    """Lead links to the site's pages."""
+    """Lead links to the site's pages, and say what counts in the search."""
     uri = page.file.src_uri
+    page.meta["search"] = search_settings(uri)
     return relinked(markdown, uri) if (ROOT / path_of(uri)).is_file() else markdown
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Stop the build where a newcomer's search leads elsewhere than to the guide."""
+    index = json.loads((Path(config.site_dir) / "search" / "search_index.json").read_text(encoding="utf-8"))
+    require_answers(index["docs"])
 
 
 def _unfolded(entry: Any) -> Any:
@@ -40,6 +50,8 @@ def _unfolded(entry: Any) -> Any:
     if not isinstance(entry, dict):
         return entry
     ((title, inside),) = entry.items()
+    if isinstance(inside, list):
+        return {title: [_unfolded(one) for one in inside]}
     generated = isinstance(inside, str) and inside in GENERATED
     return {title: [_entry(path) for path in GENERATED[inside]()]} if generated else entry
 

@@ -262,7 +262,7 @@ def test_what_pages_and_headers_type_is_a_benchmark():
     """With flags that it has."""
     sources = [
         *ROOT.glob("*.md"),
-        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
         *(ROOT / "benchmarks").glob("*.py"),
         ROOT / "Makefile",
     ]

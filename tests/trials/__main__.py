@@ -1,4 +1,4 @@
-"""`python -m tests.trials`: try everything, and write the table of docs/security.md."""
+"""`python -m tests.trials`: try everything, and write the table of docs/lab/security.md."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import attrs
 
 from tests.trials.harness import AREAS, BAD, GOOD, Tried, cases_of, try_all
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "security.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "lab" / "security.md"
 START, END = "<!-- tried -->", "<!-- end of tried -->"
 _TITLES = {
     "checkpoints": "checkpoints",
@@ -62,7 +62,7 @@ def main() -> None:
 def in_process_of_its_own(area: str, part: int = 1) -> list[Tried]:
     """Return what became of one case of `part` of an area: processes are forked from one that has imported it alone."""
     command = [sys.executable, "-m", "tests.trials", area, "--json", "--part", str(part)]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=DOCUMENT.parents[1])
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     if finished.returncode not in (0, 1) or not finished.stdout:
         raise RuntimeError(f"the trials of {area} could not run:\n{finished.stderr[-4000:]}")
     return [Tried(**json.loads(line)) for line in finished.stdout.splitlines()]

@@ -21,7 +21,8 @@ from mobileclip.datasets.sources import read_text_pairs
 from mobileclip.encoders.checkpoints import companion
 from tests.examples.icons.packages import FEW, LABELS, write_icon_packages
 
-PAGE = Path(__file__).parents[3] / "docs" / "languages.md"
+DOCS = Path(__file__).parents[3] / "docs"
+KEPT, PAGE = DOCS / "languages.jsonl", DOCS / "lab" / "languages.md"
 GERMAN = {"red": "rot", "green": "grün", "blue": "blau", "yellow": "gelb", "circle": "Kreis", "square": "Quadrat"}
 SPEC = LanguagesSpec(
     icons=FEW,
@@ -188,7 +189,7 @@ def test_what_is_finished_is_not_done_again(made):
 
 
 def test_the_page_has_what_the_kept_results_say():
-    results, page = read_results(PAGE.with_suffix(".jsonl")), PAGE.read_text(encoding="utf-8").splitlines()
+    results, page = read_results(KEPT), PAGE.read_text(encoding="utf-8").splitlines()
     missing = [line for line in tables(results) if line not in page]
     assert not missing, "\n".join(["the page lacks lines of these tables:", *missing])
     assert {one.language for one in results if one.kind == TAUGHT} == set(LanguagesSpec().languages)
@@ -202,6 +203,6 @@ def test_the_tower_that_ships_is_the_one_of_the_card():
     meant = english.encode_text(["red arrow", "red heart", "red heart", "red heart"])
     assert ((found[1:] * meant).sum(dim=1) > 0.6).all()
     shown = Path(companion(NAME)).with_suffix(".md").read_text(encoding="utf-8")
-    shipped = [one for one in read_results(PAGE.with_suffix(".jsonl")) if one.seed is None and one.kind == TAUGHT]
+    shipped = [one for one in read_results(KEPT) if one.seed is None and one.kind == TAUGHT]
     assert all(f"| {LANGUAGES[one.language][0]} | {one.number:,} | {one.student:.1f} |" in shown for one in shipped)
     assert Path(companion(NAME)).stat().st_size < 3_000_000

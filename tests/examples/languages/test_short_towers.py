@@ -8,7 +8,7 @@ from examples.languages import short_towers
 from examples.languages.short_towers import ShortTowersSpec, make, read, table
 from tests.examples.icons.packages import FEW, write_icon_packages
 
-PAGE = Path(__file__).parents[3] / "docs" / "segmenters.md"
+PAGE = Path(__file__).parents[3] / "docs" / "lab" / "segmenters.md"
 
 
 def test_towers_are_trained_once_and_measured(tmp_path, monkeypatch):
@@ -30,4 +30,4 @@ def test_towers_are_trained_once_and_measured(tmp_path, monkeypatch):
 
 def test_the_page_has_what_the_kept_results_say():
     page = PAGE.read_text(encoding="utf-8").splitlines()
-    assert [line for line in table(read(PAGE.with_name("short_towers.jsonl"))) if line not in page] == []
+    assert [line for line in table(read(PAGE.parents[1] / "short_towers.jsonl")) if line not in page] == []
