@@ -22,7 +22,7 @@ _NEAR = 0.03
 
 
 def check_teacher(spec: TeacherSpec) -> None:
-    """Check that what a teacher says can be stored, and is the same whoever asks.
+    """Check that what a teacher says can be stored, and does not depend on the caller.
 
     Its spec is a value (`check_spec`). What it builds has a name, the hash of its weights, a dim, a logit scale and an
     image contract, the same when it is built again. Images (uint8) and texts, empty and long ones too, become finite
