@@ -1,6 +1,6 @@
 """How good a model is on data that it has not been trained on.
 
-What asks a model, measures its answers or shows the results belongs here, in the room of its step. What trains or
+What asks a model, measures its answers or shows the results belongs here, in the package of its step. What trains or
 exports a model does not.
 """
 

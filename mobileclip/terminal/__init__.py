@@ -1,6 +1,6 @@
 """What a person sees and presses: lines and logs (`printing`), `pictures`, `help`, signals (`interruption`), `silence`.
 
-How something is shown belongs here; what is said is for the rooms above.
+How something is shown belongs here; what is said is for the packages above.
 """
 
 import lazy_loader

@@ -46,7 +46,7 @@ def verify_export(folder: str | Path, *, trust: bool = False, show_progress: boo
 
     Args:
         folder: that `export_model` wrote; nothing in it is changed.
-        trust: whether whoever made the export may run anything here, see `load_export`.
+        trust: whether the export's author may run anything here, see `load_export`.
         show_progress: whether to show, on standard error, how far it is and how long it takes.
 
     Raises:
@@ -215,7 +215,7 @@ def report_of_none(measured: Measured, *, data: str) -> Report:
     """Return the report of an export that nobody has run: no gate was asked, and one says so.
 
     Args:
-        measured: inputs and reference, which lie beside the files for whoever can run them.
+        measured: inputs and reference, which lie beside the files for machines that can run them.
         data: name of the data set.
     """
     return Report(
