@@ -29,6 +29,7 @@ from mobileclip.data import (
     crop_augmentation,
     write_shards,
 )
+from mobileclip.data.images import read_pixels
 from mobileclip.data.loading import SourceImage
 from mobileclip.datasets import LabelledPipelineSpec
 from mobileclip.datasets.viewing import PAPER, inspect_sample
@@ -114,6 +115,22 @@ def test_embed(folder, expected, tmp_path):
     run("embed", str(folder), "-c", "icons", "-o", str(tmp_path / "all.npz"))
     archive = read_archive(tmp_path / "all.npz")
     same({Path(path).name: row for path, row in zip(archive.image_paths, archive.image, strict=True)}, expected)
+
+
+@pytest.mark.parametrize("decode", ["exact", "fast"])
+def test_photographs_are_decoded_as_far_as_asked(clip, tmp_path, capsys, decode):
+    path, size = tmp_path / "photo.jpg", clip.transform.image_input.size
+    noise = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((5 * size, 4 * size), Image.Resampling.BICUBIC).save(path)
+    pixels = read_pixels(path, clip.transform, reduced=decode == "fast")
+    expected = clip.encode_pixels(torch.from_numpy(pixels)[None])
+    run("embed", str(path), "-c", "icons", "-o", str(tmp_path / "one.npz"), "--set", f"decode={decode}")
+    np.testing.assert_allclose(read_archive(tmp_path / "one.npz").image, expected.numpy(), rtol=0, atol=1e-6)
+    names = ["a circle", "a bar"]
+    scores = (clip.model.logit_scale.exp() * expected[0] @ clip.encode_text(names).T).softmax(-1).tolist()
+    capsys.readouterr()
+    main(["classify", str(path), *names, "-c", "icons", "--json", "--set", f"decode={decode}"])
+    assert json.loads(capsys.readouterr().out) == pytest.approx(dict(zip(names, scores, strict=True)), rel=1e-4)
 
 
 def test_index(folder, expected, tmp_path):

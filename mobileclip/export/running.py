@@ -123,6 +123,12 @@ class ExportedTower(PreparedTower):
         """The spec of the tower that was exported."""
         return self._spec
 
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether the file scales and normalises by itself; pixels may then come in place of images."""
+        image = self._opening.contract.image
+        return isinstance(self._spec, ImageEncoderSpec) and image is not None and image.preprocess != "host"
+
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the embeddings; of unit length where the contract says that they come out so."""
         file = self._opening.file
@@ -151,7 +157,7 @@ class ExportedTower(PreparedTower):
         assert image is not None, "an image tower has a contract of its images"
         if image.preprocess == "host":
             return inputs.float()
-        pixels = as_pixels(inputs.float(), self._spec.input)
+        pixels = inputs if inputs.dtype == torch.uint8 else as_pixels(inputs.float(), self._spec.input)
         return pixels if self._opening.file.input_dtype == "uint8" else pixels.float()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import attrs
 import numpy as np
 
+from mobileclip.data.images.reading import Decode, require_decode
 from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.datasets.sources import RowOptions, as_source
 from mobileclip.hardware.precision import FastPrecision
@@ -60,6 +61,7 @@ def embed_inputs(
     precision: FastPrecision = "float32",
     batch_size: int = 32,
     num_workers: int = 1,
+    decode: Decode = "exact",
 ) -> tuple[Embeddings, list[str]]:
     """Return the embeddings of what is not embedded yet, and why each image that was left out was, naming it.
 
@@ -71,6 +73,7 @@ def embed_inputs(
         precision: what the image tower may compute in; see `quickened`, which hundreds of image files are worth.
         batch_size: images or texts encoded at once.
         num_workers: processes that read and decode images; see `encode_pictures`.
+        decode: how much of a JPEG is decoded, `exact` or `fast`; see `read_tower_image`.
     """
     before = before or Embeddings(model=model)
     new, known = inputs.without(before), set(before.image_paths)
@@ -81,7 +84,14 @@ def embed_inputs(
     pictures = chain(files, (one for one in gathered if one[0] not in known))
     count = None if new.data else len(new.paths)
     embeddings, skipped = embed_files(
-        clip, model, pictures, new.texts, num_pictures=count, batch_size=batch_size, num_workers=num_workers
+        clip,
+        model,
+        pictures,
+        new.texts,
+        num_pictures=count,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        decode=decode,
     )
     skips = (skip for named in report.named.values() for skip in named)
     return embeddings, skipped + [f"{skip.key} of {skip.shard}: {skip.detail}" for skip in skips]
@@ -142,6 +152,7 @@ def embed_files(
     num_pictures: int | None = None,
     batch_size: int = 32,
     num_workers: int = 1,
+    decode: Decode = "exact",
 ) -> tuple[Embeddings, list[str]]:
     """Return the unit-length embeddings of images and texts, and why each image that was left out was, naming it.
 
@@ -153,12 +164,14 @@ def embed_files(
         num_pictures: how many there are; None where nobody knows.
         batch_size: images or texts encoded at once.
         num_workers: processes that read and decode images; see `encode_pictures`.
+        decode: how much of a JPEG is decoded, `exact` or `fast`; see `read_tower_image`.
     """
     skipped: list[str] = []
     kept: list[str] = []
     rows = []
     named = (Picture(key=source, name=name, source=source) for name, source in pictures)
-    encoded = encode_pictures(clip, named, batch_size=batch_size, num_workers=num_workers)
+    reduced = require_decode(decode) == "fast"
+    encoded = encode_pictures(clip, named, reduced=reduced, batch_size=batch_size, num_workers=num_workers)
     with Progress(
         "encoding images", total=num_pictures, unit="images", console=console(shown=num_pictures != 0)
     ) as bar:

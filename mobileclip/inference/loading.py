@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from mobileclip.blocks import image_encoders, models, text_encoders
+from mobileclip.data.images.reading import Decode, require_decode
 from mobileclip.encoders import Classifier, DualEncoder, DualEncoderSpec, load_model
 from mobileclip.encoders.checkpoints import (
     PREFIX,
@@ -55,6 +56,7 @@ def load(
     trust: bool = False,
     mmap: bool = False,
     text_model: str | Path | None = None,
+    decode: Decode = "exact",
 ) -> ImageTextModel:
     """Return a pretrained model, ready to use: folded, in evaluation mode, with its own preprocessing.
 
@@ -82,6 +84,7 @@ def load(
             depends on the file: who changes it changes the model, who cuts it ends the process.
         text_model: a text tower of the model's space, which encodes texts in place of its own, with its own tokenizer
             and context length: a file, or a folder with one.
+        decode: how much of a JPEG is decoded, `exact` or `fast`; see `ImageTextModel`.
 
     Raises:
         ImportError: if an export's runtime is not installed; the message has the command that installs it.
@@ -107,6 +110,7 @@ def load(
         exported = _exported(
             found, wanted, dtype=dtype, device=device, changes=input_changes, num_threads=num_threads, trust=trust
         )
+        exported.decode = require_decode(decode)
         return texts.beside(exported, device="cpu")
     loaded = load_model(
         found,
@@ -118,7 +122,8 @@ def load(
         context_length=context_length,
         mmap=mmap,
     )
-    clip = ImageTextModel(_resizing(_both_towers(loaded, found), interpolation), num_threads=num_threads)
+    both = _resizing(_both_towers(loaded, found), interpolation)
+    clip = ImageTextModel(both, num_threads=num_threads, decode=decode)
     return texts.beside(clip, device=device)
 
 

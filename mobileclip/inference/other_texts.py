@@ -42,11 +42,12 @@ class OtherTexts:
         """Return the model with the text towers that are asked for."""
         if self.text_model is not None:
             tower = self._read(self.text_model, clip, device)
-            return ImageTextModel(with_text_tower(clip.model, tower), num_threads=clip.num_threads)
+            with_texts = with_text_tower(clip.model, tower)
+            return ImageTextModel(with_texts, num_threads=clip.num_threads, decode=clip.decode)
         second = companion(self.place, of_file=self.any_language)
         if second is not None:
             tower = self._read(second, clip, device)
-            return ImageTextModel(clip.model, num_threads=clip.num_threads, text_towers=(tower,))
+            return ImageTextModel(clip.model, num_threads=clip.num_threads, text_towers=(tower,), decode=clip.decode)
         return clip
 
     def _read(self, place: str | Path, clip: ImageTextModel, device: str | torch.device) -> nn.Module:

@@ -61,7 +61,7 @@ def quickened(
         engines=("eager", "openvino") if compiling else ("eager",),
         show_progress=show_progress,
     )
-    return ImageTextModel(ready, num_threads=clip.num_threads, text_towers=clip.text_towers)
+    return ImageTextModel(ready, num_threads=clip.num_threads, text_towers=clip.text_towers, decode=clip.decode)
 
 
 def _examples(transform: ImageTransform, seen: Sequence[Tensor]) -> Tensor:

@@ -8,6 +8,7 @@ from PIL import Image
 import mobileclip
 from mobileclip.blocks import models
 from mobileclip.data import ImageTransform, Tokenizer
+from mobileclip.data.images import read_pixels
 from mobileclip.encoders import DualEncoder, save_model
 from mobileclip.encoders.checkpoints import PUBLISHED
 from mobileclip.inference import catalogue
@@ -114,6 +115,30 @@ class TestEncoding:
             embeddings = mobileclip.ImageTextModel(model).encode_image(images)
             assert counting.sizes == sizes
             assert relative_error(embeddings, clip.encode_image(images)) < 1e-5
+
+    @pytest.mark.parametrize("num_threads", [1, 3])
+    @pytest.mark.parametrize("decode", ["exact", "fast"])
+    def test_jpegs_are_decoded_as_far_as_asked_by_as_many_threads(self, small_file, tmp_path, decode, num_threads):
+        size = SMALL.image.input.size
+        noise = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+        photo = Image.fromarray(noise).resize((5 * size, 4 * size), Image.Resampling.BICUBIC)
+        paths = [tmp_path / f"{number}.jpg" for number in range(3)]
+        for number, path in enumerate(paths):
+            photo.rotate(10 * number).save(path)
+        clip = mobileclip.load(small_file, decode=decode, num_threads=num_threads)
+        pixels = [read_pixels(path, clip.transform, reduced=decode == "fast") for path in paths]
+        whole = [clip.transform.pixels(path) for path in paths]
+        assert np.array_equal(pixels, whole) == (decode == "exact")
+        expected = clip.encode_pixels(torch.from_numpy(np.stack(pixels)))
+        for given in (paths, [path.read_bytes() for path in paths]):
+            torch.testing.assert_close(clip.encode_image(given), expected, rtol=0, atol=0)
+        paths[1].write_bytes(b"no picture")
+        with pytest.raises(ValueError, match=r"^image '.*1\.jpg' is not an image"):
+            clip.encode_image(paths)
+
+    def test_another_way_to_decode_is_none(self, small_file):
+        with fails("data.decode", "quick", "exact, fast"):
+            mobileclip.load(small_file, decode="quick")
 
     def test_half_precision_weights_give_float32_embeddings(self, small_file, clip, images):
         half = mobileclip.load(small_file, dtype=torch.bfloat16)

@@ -1,6 +1,7 @@
 """The fastest form of a model: its embeddings, what is used and what is refused, and what the report says."""
 
 import json
+import pickle
 import platform
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from mobileclip import ImageTextModel, optimize, reparameterize
-from mobileclip.data import Tokenizer
+from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.encoders import DualEncoder
 from mobileclip.extras import install
 from mobileclip.inference import Form, OptimizedDualEncoder, OptimizedTower, processor
@@ -27,7 +28,9 @@ from mobileclip.inference.comparison import (
     times_in_turn,
     turn,
 )
+from mobileclip.inference.forms import ReadyDualEncoder
 from mobileclip.inference.optimization import import_quietly, openvino_core, openvino_program
+from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD
 from mobileclip.reparam import is_folded
 from tests.encoders.small import SMALL, SMALL_MCT, SMALL_VIT, inputs, randomised
 from tests.errors import fails
@@ -40,7 +43,8 @@ pytestmark = [
 ]
 ROOT = Path(__file__).parents[2]
 CAUSAL = attrs.evolve(SMALL_VIT, text=attrs.evolve(SMALL.text, causal=True))
-OPENVINO = Form(engine="openvino", precision="float32", most=1)
+EAGER = Form(engine="eager", precision="float32", most=1)
+OPENVINO = attrs.evolve(EAGER, engine="openvino")
 TEXTS = ["a", "a dog", "a cat on the grass", "b", "many words"]
 
 
@@ -305,3 +309,48 @@ def test_measures():
     assert smallest_cosine(ours, theirs) == pytest.approx(0.5**0.5)
     assert largest_error(ours, theirs) == pytest.approx(0.5**0.5)
     assert not smallest_cosine(ours * torch.nan, theirs) > -2
+
+
+CONTRACTS = [{}, {"mean": OPENAI_MEAN, "std": OPENAI_STD}, {"std": (0.5, 0.25, 2.0)}]
+
+
+@pytest.mark.parametrize("contract", CONTRACTS, ids=["nothing", "mean and std", "std"])
+@pytest.mark.parametrize("form", [EAGER, OPENVINO], ids=str)
+def test_pixels_give_the_embeddings_of_images(form, contract):
+    """A mean is subtracted inside the padding of the first convolution: white borders tell."""
+    image = attrs.evolve(SMALL.image, input=attrs.evolve(SMALL.image.input, **contract))
+    plain = randomised(attrs.evolve(SMALL, image=image)).image_encoder
+    fast = OptimizedTower(reparameterize(plain), form=attrs.evolve(form, most=2))
+    transform, size = ImageTransform(image.input), image.input.size
+    pixels = torch.randint(0, 256, (5, size, size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pixels[:, :4], pixels[:, :, -4:] = 255, 0
+    images = transform.normalize(pixels)
+    fast.compile_for(images)
+    expected = plain(images)
+    scale = expected.abs().max()
+    for given in (images, transform.as_images(pixels)):
+        torch.testing.assert_close(fast(given) / scale, expected / scale, rtol=0, atol=1e-5)
+
+
+def test_a_program_takes_pixels_where_they_lie(monkeypatch):
+    """Nothing is made of floats on the way into it, and the model's own preprocessing is what it computes."""
+    model = randomised(SMALL)
+    tower = OptimizedTower(reparameterize(model.image_encoder), form=OPENVINO)
+    tower.compile_for(example(SMALL, 1)[0])
+    tower = pickle.loads(pickle.dumps(tower))
+    ready = ReadyDualEncoder(tower, model.text_encoder, max_logit_scale=model.max_logit_scale).eval()
+    size = SMALL.image.input.size
+    pixels = torch.randint(0, 256, (3, size, size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    expected = ImageTextModel(model).encode_pixels(pixels)
+    clip, given = ImageTextModel(ready), []
+    monkeypatch.setattr(tower, "_program", seen_by(tower._program, given))
+    torch.testing.assert_close(clip.encode_pixels(pixels), expected, rtol=1e-4, atol=1e-4)
+    assert [(one.dtype, one.data_ptr()) for one in given] == [(torch.uint8, one.data_ptr()) for one in pixels]
+
+
+def seen_by(program, given):
+    def run(inputs):
+        given.append(inputs)
+        return program(inputs)
+
+    return run

@@ -19,7 +19,7 @@ from .normalize import normalize_pixels as normalize_pixels
 from .opening import open_image as open_image, read_image_file as read_image_file
 from .orientation import read_orientation as read_orientation
 from .raw import raw_preview as raw_preview
-from .reading import read_tower_image as read_tower_image
+from .reading import read_pixels as read_pixels, read_tower_image as read_tower_image
 from .resize import Pixels as Pixels, resize as resize, resized_crop as resized_crop
 from .transform import (
     LIMITS as LIMITS,

@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 import struct
 
+import attrs
 from PIL import Image
+
+from mobileclip.data.images.resize import Centre, Pixels
 
 ORIENTATION = 0x0112
 """The tag of the notes that says it."""
@@ -21,6 +24,8 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# The same, as what is done to the axes of an array, in this order: exchanged, and reversed.
+_ON_ITS_SIDE, _UPSIDE_DOWN, _MIRRORED = (5, 6, 7, 8), (3, 4, 7, 8), (2, 3, 6, 7)
 
 
 def read_orientation(exif: bytes | None, xmp: bytes | None) -> int:
@@ -48,6 +53,31 @@ def turned(image: Image.Image, orientation: int) -> Image.Image:
     """Return the image upright."""
     turn = _TURNS.get(orientation)
     return image if turn is None else image.transpose(turn)
+
+
+def turned_pixels(pixels: Pixels, orientation: int) -> Pixels:
+    """Return the pixels of an image upright: the same memory, read in another order.
+
+    Shape: (height, width, channels) -> the same, or (width, height, channels).
+    """
+    found = pixels.swapaxes(0, 1) if orientation in _ON_ITS_SIDE else pixels
+    found = found[::-1] if orientation in _UPSIDE_DOWN else found
+    return found[:, ::-1] if orientation in _MIRRORED else found
+
+
+def is_on_its_side(orientation: int) -> bool:
+    """Return whether width and height of the upright image are the other way round."""
+    return orientation in _ON_ITS_SIDE
+
+
+def centre_before(centre: Centre, orientation: int) -> Centre:
+    """Return where the centre of an upright image is before it is turned."""
+    left = centre.width - centre.side - centre.left if orientation in _MIRRORED else centre.left
+    top = centre.height - centre.side - centre.top if orientation in _UPSIDE_DOWN else centre.top
+    found = attrs.evolve(centre, left=left, top=top)
+    if not is_on_its_side(orientation):
+        return found
+    return attrs.evolve(found, width=found.height, height=found.width, left=top, top=left)
 
 
 def _from_exif(exif: bytes) -> int | None:

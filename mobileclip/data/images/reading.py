@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import attrs
+import numpy as np
 from PIL import Image
 
-from mobileclip.data.images.jpeg import JpegFrame, bare_jpeg, read_frame
-from mobileclip.data.images.opening import open_image
-from mobileclip.data.images.orientation import read_orientation, turned
+from mobileclip.data.images.jpeg import JpegFrame, bare_jpeg, cut_below, read_frame
+from mobileclip.data.images.opening import open_image, read_image_file
+from mobileclip.data.images.orientation import (
+    centre_before,
+    is_on_its_side,
+    read_orientation,
+    turned,
+    turned_pixels,
+)
 from mobileclip.data.images.raw import raw_preview
-from mobileclip.data.images.transform import LIMITS, ImageLimits, ImageTransform, Pixels, load_image
+from mobileclip.data.images.resize import Pixels, resize_centre, resize_reduced_centre
+from mobileclip.data.images.transform import (
+    LIMITS,
+    ImageLimits,
+    ImageSource,
+    ImageTransform,
+    load_image,
+    name_of,
+)
 from mobileclip.data.images.turbojpeg import decode_jpeg
 
+Decode = Literal["exact", "fast"]
+"""How much of a JPEG is decoded: all of it, or no more than is needed."""
+
 _REDUCTIONS = (8, 4, 2)
-_ON_ITS_SIDE = 5
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -37,7 +56,13 @@ class TowerImage:
 
 
 def read_tower_image(
-    data: bytes, transform: ImageTransform, *, reduced: bool = False, name: str, limits: ImageLimits = LIMITS
+    data: bytes,
+    transform: ImageTransform,
+    *,
+    reduced: bool = False,
+    name: str,
+    limits: ImageLimits = LIMITS,
+    num_threads: int = 1,
 ) -> TowerImage:
     """Return an image file as a tower's input, with its metadata.
 
@@ -49,6 +74,7 @@ def read_tower_image(
             are those of `ImageTransform.pixels`, to the bit.
         name: of the image, for messages.
         limits: of the work and memory that it may cost.
+        num_threads: that a large JPEG is resized by, where its pixels are exact; decoding it is the work of one.
 
     Raises:
         ImageError: if it cannot be read, or is out of all shape.
@@ -57,28 +83,83 @@ def read_tower_image(
     data = data if preview is None else preview
     frame = read_frame(data, limits.num_parts)
     if frame is not None:
-        return _read_jpeg(data, frame, transform, reduced=reduced, name=name, limits=limits)
+        return _read_jpeg(data, frame, transform, reduced=reduced, name=name, limits=limits, num_threads=num_threads)
     image = load_image(data, background=transform.image_input.background_color, limits=limits, name=name)
     exif = open_image(data, limits, name).exif
     return TowerImage(pixels=transform.pixels(image, name=name), width=image.width, height=image.height, exif=exif)
 
 
+def require_decode(decode: str) -> Decode:
+    """Return how pictures are to be decoded.
+
+    Raises:
+        ValueError: if it is no way that there is.
+    """
+    for one in get_args(Decode):
+        if one == decode:
+            found: Decode = one
+            return found
+    raise ValueError(f"decode is {decode!r}, expected one of {', '.join(get_args(Decode))}")
+
+
+def read_pixels(
+    source: ImageSource,
+    transform: ImageTransform,
+    *,
+    reduced: bool = False,
+    name: str | None = None,
+    num_threads: int = 1,
+) -> Pixels:
+    """Return what a tower sees of any image, see `read_tower_image`; images that are decoded are taken as they are.
+
+    Shape: an image -> (size, size, 3), uint8.
+
+    Args:
+        source: see `load_image`.
+        transform: to the tower's input.
+        reduced: see `read_tower_image`.
+        name: of the image, for messages; by default what it says itself.
+        num_threads: see `read_tower_image`.
+
+    Raises:
+        ImageError: if it cannot be read, or has no pixels or an extreme shape.
+    """
+    name = name or name_of(source)
+    if isinstance(source, (Image.Image, np.ndarray)):
+        return transform.pixels(source, name=name)
+    data = read_image_file(source, LIMITS, name)
+    return read_tower_image(data, transform, reduced=reduced, name=name, num_threads=num_threads).pixels
+
+
 def _read_jpeg(
-    data: bytes, frame: JpegFrame, transform: ImageTransform, *, reduced: bool, name: str, limits: ImageLimits
+    data: bytes,
+    frame: JpegFrame,
+    transform: ImageTransform,
+    *,
+    reduced: bool,
+    name: str,
+    limits: ImageLimits,
+    num_threads: int,
 ) -> TowerImage:
     frame.check(data, limits, name)
     bare = bare_jpeg(data, limits, name)
-    size = transform.image_input.size
-    reduce = next((one for one in _REDUCTIONS if reduced and min(frame.size) >= one * size), 1)
-    pixels = decode_jpeg(bare.data, frame.size, reduce=reduce, strict=True)
-    if pixels is None:
-        image = load_image(data, orient=False, reduce=reduce, limits=limits, name=name)
-    else:
-        image = Image.fromarray(pixels)
-    if reduce > 1:
-        image = transform.resize_reduced(image, frame.size, reduce=reduce, name=name)
     orientation = read_orientation(bare.exif, bare.xmp)
-    width, height = frame.size if orientation < _ON_ITS_SIDE else frame.size[::-1]
-    return TowerImage(
-        pixels=transform.pixels(turned(image, orientation), name=name), width=width, height=height, exif=bare.exif
-    )
+    width, height = frame.size[::-1] if is_on_its_side(orientation) else frame.size
+    centre, contract = transform.centre((width, height), name), transform.image_input
+    reduce = next((one for one in _REDUCTIONS if reduced and min(frame.size) >= one * contract.size), 1)
+    kept, rows = bare.data, frame.height
+    if orientation == 1:
+        # Reduced rows reach further.
+        cut, rows = cut_below(data, frame, centre.rows(frame.size, contract.interpolation)[1] + _REDUCTIONS[0])
+        kept = kept if rows == frame.height else cut
+    # What is cut ends in bytes that belong to no row.
+    pixels = decode_jpeg(kept, (frame.width, rows), reduce=reduce, strict=rows == frame.height)
+    image = load_image(data, orient=False, reduce=reduce, limits=limits, name=name) if pixels is None else pixels
+    if reduce > 1:
+        part = (frame.width / reduce, frame.height / reduce)
+        stored = resize_reduced_centre(image, part, centre_before(centre, orientation), contract.interpolation)
+        seen = np.ascontiguousarray(turned_pixels(stored, orientation))
+    else:
+        upright = turned(image, orientation) if isinstance(image, Image.Image) else turned_pixels(image, orientation)
+        seen = resize_centre(upright, height, centre, contract.interpolation, num_threads=num_threads)
+    return TowerImage(pixels=seen, width=width, height=height, exif=bare.exif)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
+import attrs
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -18,6 +20,12 @@ Filter = Literal["bilinear", "bicubic", "lanczos"]
 
 # Of the output: keeps a size that is a whole number from being rounded below itself.
 _SLACK = 0.01
+# Pixels to each side that a filter looks at, in the smaller of both images.
+_SUPPORT: dict[Filter, float] = {"bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}
+# Height in widths: Pillow 13 turns its passes round above 2, earlier ones above 100.
+_TALL = 1.9
+# Of an image: resizing fewer pixels takes about as long as starting a thread.
+_WORTH_SHARING = 2**19
 
 
 def resize(
@@ -35,6 +43,105 @@ def resize(
         box: left, top, right and bottom of the part that is taken, in pixels; None for all of it.
     """
     return image.resize(size, Image.Resampling[interpolation.upper()], box)
+
+
+@attrs.frozen(kw_only=True)
+class Centre:
+    """The square in the middle of a resized image.
+
+    Args:
+        width: of the resized image, in pixels.
+        height: of the resized image, in pixels.
+        left: of the square in it.
+        top: of the square in it.
+        side: of the square.
+    """
+
+    width: int
+    height: int
+    left: int
+    top: int
+    side: int
+
+    def rows(self, size: tuple[int, int], interpolation: Filter) -> tuple[int, int]:
+        """Return the first row that the square is made of and the end, in an image of this width and height."""
+        if _is_tall(*size):
+            return 0, size[1]
+        height = size[1]
+        scale = height / self.height
+        reach = _SUPPORT[interpolation] * max(scale, 1.0) + 2
+        first = math.floor((self.top + 0.5) * scale - reach)
+        end = math.ceil((self.top + self.side - 0.5) * scale + reach)
+        return max(first, 0), min(end, height)
+
+
+def resize_centre(
+    image: Image.Image | Pixels, height: int, centre: Centre, interpolation: Filter, *, num_threads: int = 1
+) -> Pixels:
+    """Return the centre of a resized image, the pixels of `resize` and of a crop to the bit, without the rest.
+
+    Pillow makes every row as wide as it will be, rounds it to 8 bits, and then every column as high. So do these calls
+    of it, with the rows that count alone, shared by threads. Of tall images it makes the columns first, in some of its
+    releases: these are resized whole.
+
+    Args:
+        image: RGB, or its pixels (height, width, 3) in any order in memory; rows below `centre.rows` may be missing.
+        height: of the whole image, in pixels.
+        centre: of the resized image.
+        interpolation: the filter.
+        num_threads: that resize parts of a large image at once.
+    """
+    width = image.width if isinstance(image, Image.Image) else image.shape[1]
+    columns, lines = (slice(start, start + centre.side) for start in (centre.left, centre.top))
+    if _is_tall(width, height):
+        whole = resize(_rows(image, 0, height), (centre.width, centre.height), interpolation)
+        return np.asarray(whole)[lines, columns].copy()
+    first, end = centre.rows((width, height), interpolation)
+    num_strips = num_threads if (end - first) * width >= _WORTH_SHARING else 1
+    edges = [first + (end - first) * number // num_strips for number in range(num_strips + 1)]
+    narrow: Pixels = np.zeros((height, centre.side, 3), dtype=np.uint8)
+
+    def make_narrow(top: int, bottom: int) -> None:
+        strip = resize(_rows(image, top, bottom), (centre.width, bottom - top), interpolation)
+        narrow[top:bottom] = np.asarray(strip)[:, columns]
+
+    if num_strips == 1:
+        make_narrow(first, end)
+    else:
+        with ThreadPoolExecutor(num_strips) as pool:
+            list(pool.map(make_narrow, edges, edges[1:]))
+    low = resize(Image.fromarray(narrow), (centre.side, centre.height), interpolation)
+    return np.asarray(low)[lines].copy()
+
+
+def resize_reduced_centre(
+    image: Image.Image | Pixels, size: tuple[float, float], centre: Centre, interpolation: Filter
+) -> Pixels:
+    """Return the centre of a resized image that was decoded at a part of its size, in one pass.
+
+    Args:
+        image: RGB, or its pixels (height, width, 3); rows below the centre may be missing.
+        size: width and height of the whole image at that part: what was rounded up is no part of the picture.
+        centre: of the resized image.
+        interpolation: the filter.
+    """
+    across, down = size[0] / centre.width, size[1] / centre.height
+    # Rounding must not lead out of the picture.
+    right = min((centre.left + centre.side) * across, size[0])
+    bottom = min((centre.top + centre.side) * down, size[1])
+    box = (centre.left * across, centre.top * down, right, bottom)
+    found = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    return np.array(resize(found, (centre.side, centre.side), interpolation, box))
+
+
+def _is_tall(width: int, height: int) -> bool:
+    return height > _TALL * width
+
+
+def _rows(image: Image.Image | Pixels, top: int, bottom: int) -> Image.Image:
+    if not isinstance(image, Image.Image):
+        return Image.fromarray(image[top:bottom])
+    return image if (top, bottom) == (0, image.height) else image.crop((0, top, image.width, bottom))
 
 
 def resized_crop(

@@ -15,7 +15,7 @@ from mobileclip.data.images.modes import in_rgb
 from mobileclip.data.images.normalize import normalize_pixels
 from mobileclip.data.images.opening import EncodedImage, image_error, open_image, read_image_file
 from mobileclip.data.images.orientation import ORIENTATION, turned
-from mobileclip.data.images.resize import Pixels, resize
+from mobileclip.data.images.resize import Centre, Pixels, resize
 from mobileclip.inputs import Color, ImageInput
 
 __all__ = [
@@ -90,29 +90,25 @@ class ImageTransform:
         """
         name = name or name_of(source)
         image = load_image(source, background=self.image_input.background_color, limits=limits, name=name)
-        size = self.image_input.size
-        width, height = _resized(image.size, size, name)
-        resized = resize(image, (width, height), self.image_input.interpolation)
-        left, top = round((width - size) / 2), round((height - size) / 2)
-        return np.array(resized.crop((left, top, left + size, top + size)))
+        centre = self.centre(image.size, name)
+        resized = resize(image, (centre.width, centre.height), self.image_input.interpolation)
+        right, bottom = centre.left + centre.side, centre.top + centre.side
+        return np.array(resized.crop((centre.left, centre.top, right, bottom)))
 
-    def resize_reduced(self, image: Image.Image, size: tuple[int, int], *, reduce: int, name: str) -> Image.Image:
-        """Return an image that was decoded at a part of its size, at the size that the whole one is resized to.
-
-        `pixels` then takes the centre of it.
+    def centre(self, size: tuple[int, int], name: str) -> Centre:
+        """Return what the tower sees of an upright image: to which size it is resized, and the square in its middle.
 
         Args:
-            image: in RGB.
-            size: width and height of the whole image.
-            reduce: by how much it was divided, rounded up, when it was decoded.
+            size: width and height of the image, in pixels.
             name: of the image, for messages.
 
         Raises:
-            ImageError: if it has an extreme shape.
+            ImageError: if it has no pixels or an extreme shape.
         """
-        # What was rounded up is no part of the picture.
-        box = (0.0, 0.0, size[0] / reduce, size[1] / reduce)
-        return resize(image, _resized(size, self.image_input.size, name), self.image_input.interpolation, box)
+        side = self.image_input.size
+        width, height = _resized(size, side, name)
+        left, top = round((width - side) / 2), round((height - side) / 2)
+        return Centre(width=width, height=height, left=left, top=top, side=side)
 
     def normalize(self, pixels: Pixels | torch.Tensor) -> torch.Tensor:
         """Return pixels as the tower takes them, on the device where they are.
@@ -124,12 +120,23 @@ class ImageTransform:
         Raises:
             ValueError: if the pixels are not uint8 with the three channels last.
         """
+        return normalize_pixels(self.as_images(pixels), self.image_input)
+
+    @staticmethod
+    def as_images(pixels: Pixels | torch.Tensor) -> torch.Tensor:
+        """Return pixels in the shape of images, as they lie in memory: for towers that normalise them themselves.
+
+        Shape: (..., height, width, 3), uint8 -> (..., 3, height, width), uint8.
+
+        Raises:
+            ValueError: if the pixels are not uint8 with the three channels last.
+        """
         pixels = torch.as_tensor(pixels)
         if pixels.dtype != torch.uint8 or pixels.ndim < 3 or pixels.shape[-1] != 3:
             raise ValueError(
                 f"expected uint8 pixels of shape (..., height, width, 3), got {pixels.dtype} {tuple(pixels.shape)}"
             )
-        return normalize_pixels(pixels.movedim(-1, -3), self.image_input)
+        return pixels.movedim(-1, -3)
 
 
 def load_image(

@@ -67,6 +67,11 @@ class PreparedTower(nn.Module):
     def spec(self) -> ImageEncoderSpec | TextEncoderSpec:
         """The spec of the tower."""
 
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether uint8 pixels may come in place of images: it scales and normalises them itself."""
+        return False
+
 
 class ToTheEnd(PreparedTower):
     """A text tower that reads no further than its embeddings depend on, as far as that is known of its kind.

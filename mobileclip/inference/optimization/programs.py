@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -12,18 +13,34 @@ from mobileclip.extras import needed
 from mobileclip.hardware.precision import FastPrecision
 from mobileclip.inference.one_at_a_time import OneAtATime
 from mobileclip.inference.optimization.int8 import Int8Model
-from mobileclip.inference.optimization.openvino_quiet import PROCESSOR_OPTIONS, openvino_core, openvino_model
+from mobileclip.inference.optimization.openvino_quiet import (
+    PROCESSOR_OPTIONS,
+    import_quietly,
+    openvino_core,
+    openvino_model,
+)
+from mobileclip.inputs import ImageInput
 
 Program = Callable[[Tensor], Tensor]
 _DEVICE = "CPU"
+_WHITE = 255.0
 # What a device must be able to do, and what it is asked for.
 _HINTS: dict[FastPrecision, tuple[str, str]] = {"float32": ("FP32", "f32"), "bfloat16": ("BF16", "bf16")}
 
 
 def openvino_program(
-    tower: nn.Module, example: Tensor, *, lengths: bool, precision: FastPrecision, int8: Int8Model | None = None
+    tower: nn.Module,
+    example: Tensor,
+    *,
+    lengths: bool,
+    precision: FastPrecision,
+    int8: Int8Model | None = None,
+    pixels: ImageInput | None = None,
 ) -> Program:
     """Return a tower as OpenVINO runs it on the processor, with as many threads as PyTorch has now.
+
+    Pixels are scaled and normalised inside, in front of the first convolution, into which OpenVINO folds a factor; a
+    mean is subtracted as it is, since what the convolution pads with are zeros of normalised images.
 
     Args:
         tower: in evaluation mode, in float32.
@@ -31,6 +48,8 @@ def openvino_program(
         lengths: whether texts may be shorter than the example's.
         precision: what OpenVINO may compute in; beside int8, in bfloat16 where the processor does, as in float32.
         int8: the tower in int8, for that.
+        pixels: how pixels become images; the program then takes uint8 too, of the shape of the images and with
+            channels innermost in memory, as they were decoded.
 
     Raises:
         ImportError: if OpenVINO is not installed; the message has the command that installs it.
@@ -55,31 +74,52 @@ def openvino_program(
         "PERFORMANCE_HINT": "LATENCY",
         **PROCESSOR_OPTIONS,
     }
-    return OneAtATime(_OpenVINOProgram(core.compile_model(model, _DEVICE, options), options))
+    compiled = [core.compile_model(model, _DEVICE, options)]
+    if pixels is not None:
+        compiled.append(core.compile_model(_of_pixels(model, pixels), _DEVICE, options))
+    return OneAtATime(_OpenVINOProgram(compiled, options))
+
+
+def _of_pixels(model: Any, contract: ImageInput) -> Any:
+    """Return a model of images, changed to one of uint8 pixels as they lie in memory."""
+    openvino = import_quietly("openvino")
+    changed = openvino.preprocess.PrePostProcessor(model)
+    changed.input().tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
+    changed.input().model().set_layout(openvino.Layout("NCHW"))
+    steps = changed.input().preprocess().convert_element_type(openvino.Type.f32)
+    if any(contract.mean):
+        steps.mean([_WHITE * mean for mean in contract.mean])
+    steps.scale([_WHITE * std for std in contract.std])
+    return changed.build()
 
 
 class _OpenVINOProgram:
-    """A compiled model of OpenVINO; what is pickled is the program, for the same release of OpenVINO.
+    """Compiled models of OpenVINO; what is pickled are the programs, for the same release of OpenVINO.
 
     Args:
-        compiled: the model.
-        options: that it was compiled with.
+        compiled: the model, and perhaps that of pixels.
+        options: that they were compiled with.
     """
 
-    def __init__(self, compiled: Any, options: dict[str, Any]) -> None:
+    def __init__(self, compiled: list[Any], options: dict[str, Any]) -> None:
         self._compiled, self._options = compiled, options
-        self._request = compiled.create_infer_request()
+        self._requests = [one.create_infer_request() for one in compiled]
 
     def __call__(self, inputs: Tensor) -> Tensor:
+        if inputs.dtype == torch.uint8:
+            # What was decoded is passed on where it lies.
+            request, given = self._requests[1], np.ascontiguousarray(inputs.movedim(-3, -1).numpy())
+        else:
+            request, given = self._requests[0], inputs.numpy()
         # A request computes one batch at a time, and its next embeddings where these are.
-        (embeddings,) = self._request.infer([inputs.numpy()], share_inputs=True, share_outputs=True).values()
+        (embeddings,) = request.infer([given], share_inputs=True, share_outputs=True).values()
         return torch.from_numpy(embeddings.copy())
 
-    def __reduce__(self) -> tuple[Callable[..., _OpenVINOProgram], tuple[bytes, dict[str, Any]]]:
-        return _imported, (self._compiled.export_model().read(), self._options)
+    def __reduce__(self) -> tuple[Callable[..., _OpenVINOProgram], tuple[list[bytes], dict[str, Any]]]:
+        return _imported, ([one.export_model().read() for one in self._compiled], self._options)
 
 
-def _imported(program: bytes, options: dict[str, Any]) -> _OpenVINOProgram:
+def _imported(programs: list[bytes], options: dict[str, Any]) -> _OpenVINOProgram:
     with needed("the engine 'openvino'", "openvino"):
         core = openvino_core()
-    return _OpenVINOProgram(core.import_model(program, _DEVICE, options), options)
+    return _OpenVINOProgram([core.import_model(one, _DEVICE, options) for one in programs], options)

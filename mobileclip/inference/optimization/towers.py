@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mobileclip.data.images.normalize import normalize_pixels
 from mobileclip.encoders import ImageEncoderSpec, TextEncoderSpec
 from mobileclip.encoders.checks import check_images, check_tokens
 from mobileclip.hardware.precision import FastPrecision, dtype_of
@@ -55,7 +56,7 @@ class OptimizedTower(PreparedTower):
     OpenVINO in float32), so that no call waits for a compiler. No gradients: embeddings are plain tensors, in float32.
 
     Shape:
-        what the tower takes, to `(batch, embedding_dim)`.
+        what the tower takes, or pixels in place of images, to `(batch, embedding_dim)`.
 
     Args:
         tower: folded, in float32, on the CPU; it is copied.
@@ -82,6 +83,11 @@ class OptimizedTower(PreparedTower):
         """The spec of the tower."""
         return cast("ImageEncoderSpec | TextEncoderSpec", self.tower.spec)
 
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether pixels may come in place of images: those of an image tower may."""
+        return isinstance(self.spec, ImageEncoderSpec)
+
     def int8_model(self, calibration: Calibration) -> Int8Model:
         """Return what programs in int8 are made of, whichever their batch.
 
@@ -107,8 +113,14 @@ class OptimizedTower(PreparedTower):
             # Where lengths differ, a batch as it comes has the longest that there may be.
             example = (inputs if lengths else self._prepared(inputs))[: self.form.most].clone()
             if self.form.engine == "openvino":
+                spec = self.spec
                 self._program = openvino_program(
-                    self.tower, example, lengths=lengths, precision=self.form.precision, int8=int8
+                    self.tower,
+                    example,
+                    lengths=lengths,
+                    precision=self.form.precision,
+                    int8=int8,
+                    pixels=spec.input if isinstance(spec, ImageEncoderSpec) else None,
                 )
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -125,13 +137,18 @@ class OptimizedTower(PreparedTower):
             check_tokens(inputs, spec.input)
             return inputs if self._pool is None else cut_behind_the_end(inputs, self._pool)
         check_images(inputs, spec.input)
+        if inputs.dtype == torch.uint8:
+            return inputs
         if self.form.engine == "openvino":
             # By NumPy: PyTorch's threads would go on waiting for work, in a loop, while OpenVINO's compute.
             return torch.from_numpy(np.ascontiguousarray(inputs.detach().float().numpy()))
         return inputs.to(self.dtype, memory_format=torch.channels_last)
 
     def _encode(self, part: Tensor) -> Tensor:
-        if self._program is None or len(part) < self.form.most:
-            rest: Tensor = self.tower(part)
-            return rest
-        return self._program(part)
+        if self._program is not None and len(part) == self.form.most:
+            return self._program(part)
+        spec = self.spec
+        if isinstance(spec, ImageEncoderSpec) and part.dtype == torch.uint8:
+            part = normalize_pixels(part, spec.input, memory_format=torch.channels_last).to(self.dtype)
+        rest: Tensor = self.tower(part)
+        return rest
