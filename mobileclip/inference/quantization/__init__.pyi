@@ -1,3 +1,4 @@
+from .carried import Int8Layer as Int8Layer, ranges_of_form as ranges_of_form, with_int8_layers as with_int8_layers
 from .grid import LARGEST_VALUE as LARGEST_VALUE, LARGEST_WEIGHT as LARGEST_WEIGHT, on_grid as on_grid
 from .ranges import observed_ranges as observed_ranges, value_range as value_range, weight_steps as weight_steps
 from .rounding import (
