@@ -70,3 +70,10 @@ def test_modules_and_scripts_of_commands_are_there(page):
 def test_files_of_the_repository_that_a_page_names_are_there(page):
     for path in re.findall(r"`((?:mobileclip|tests|docs|requirements)/[\w./-]+)`", PAGES[page]):
         assert (ROOT / path).exists(), f"{page}: {path}"
+
+
+def test_messages_that_troubleshooting_quotes_are_those_of_errors():
+    known = (ROOT / "tests" / "golden" / "errors.json").read_text(encoding="utf-8")
+    quoted = re.findall(r'^\| "([^"]+)"', PAGES["docs/troubleshooting.md"], re.MULTILINE)
+    assert len(quoted) >= 6
+    assert [text for text in quoted if text not in known] == []
