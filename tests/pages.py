@@ -68,7 +68,8 @@ def pages() -> dict[Path, str]:
 
 def _registries() -> Iterator[tuple[str, str, str]]:
     for path in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        text = path.read_text(encoding="utf-8")
+        for node in ast.parse(text).body if "= Registry(" in text else ():
             if not (isinstance(node, ast.AnnAssign) and ast.unparse(node.annotation).startswith("Registry[")):
                 continue
             name = ast.unparse(node.target)
