@@ -6,8 +6,8 @@ Command:   make gpu                                   (from a machine that has P
            python -m benchmarks gpu --device cpu --tiny      (whether it runs at all)
 Hardware:  one GPU with CUDA; 24 GB of its memory or more
 Time:      less than 23 minutes: every part is ended at its limit
-Result:    build/gpu.json, which has every part as soon as it is done, and docs/gpu.md, written from it. Parts that lie
-           there are not measured again: a second run does what failed, was killed or took too long
+Result:    build/gpu.json, which has every part as soon as it is done, and docs/lab/gpu.md, written from it. Parts that
+           lie there are not measured again: a second run does what failed, was killed or took too long
 
 Each part is a process of its own. What it prints is in a file beside the results.
 """
@@ -98,7 +98,7 @@ class GpuBenchSpec(Bench):
     """
 
     output: Path | None = Path("build/gpu.json")
-    page: Path = ROOT / "docs" / "gpu.md"
+    page: Path = ROOT / "docs" / "lab" / "gpu.md"
     device: Device = "cuda"
     only: tuple[str, ...] = ()
 

@@ -74,7 +74,7 @@ def _packages(extras: tuple[str, ...]) -> tuple[str, ...]:
 
 @contextmanager
 def needed(what: str, *extras: str) -> Iterator[None]:
-    """Import here what extras bring; an error names who needs what is missing, and the command that installs it.
+    """Wrap imports of optional packages: the error of a missing one says what needs it and how to install it.
 
     Args:
         what: who needs it, as a sentence begins: "the target 'onnx'".

@@ -69,13 +69,13 @@ class MachineFault:
 
 
 class MachineError(OSError):
-    """The machine has run out of something; the message is a line that says of what, and what to do."""
+    """The machine has run out of memory, disk space or files; the message is a line that says which, and what to do."""
 
     fault: MachineFault | None = None
 
 
 def machine_fault(error: BaseException) -> MachineFault | None:
-    """Return what the machine has run out of, if that is why there is an error; None where something else is.
+    """Return what the machine has run out of, if that caused an error; None for other causes.
 
     Args:
         error: of any kind; what it came of is looked at as well.

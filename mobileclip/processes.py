@@ -93,7 +93,7 @@ def num_cores() -> int:
 
 
 def default_workers(given: int | None) -> int:
-    """Return how many processes there are to be: as many as there are cores where nobody says, sixteen at most."""
+    """Return the number of worker processes: the one given, or by default one per core, at most sixteen."""
     return min(_MOST_WORKERS, num_cores()) if given is None else given
 
 

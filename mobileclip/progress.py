@@ -56,7 +56,7 @@ class Pace:
         self._last = now
 
     def seconds(self, steps: int) -> float | None:
-        """Return how long so many steps take; None where too little was seen, or there are none."""
+        """Estimate the seconds of a number of steps; None if too few were measured, or there are none."""
         if steps <= 0 or self._num_bursts < _FEWEST_BURSTS or self._last - self._started < _SOONEST:
             return None
         (began, done_before), (ended, done) = self._marks[0], self._marks[-1]

@@ -252,7 +252,7 @@ def taken(flag: str, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def nearest(name: str, known: Iterable[str], *, otherwise: str | None = None) -> str:
-    """Return what to say of an unknown name: the nearest of those that are known.
+    """Return the hint for an unknown name: the known names that are spelled most like it.
 
     Args:
         name: as a person typed it.
@@ -267,7 +267,7 @@ def nearest(name: str, known: Iterable[str], *, otherwise: str | None = None) ->
 
 
 def nearest_file(path: Path) -> str:
-    """Return what to say of a file or folder that is not there: names beside it that are like it, if any."""
+    """Return the hint for a missing file or folder: similar names beside it, if there are any."""
     from mobileclip.storage import printable  # a room of its own, which a registry alone does without
 
     try:

@@ -31,7 +31,7 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
 # The tests of what lies beside the library: of a folder, or of a file at the root.
 BESIDE: dict[str, tuple[str, ...]] = {
     "benchmarks": ("benchmarks",),
-    "docs": ("test_pages.py", "test_site.py"),
+    "docs": ("test_pages.py", "test_site.py", "test_walk.py"),
     "examples": ("examples",),
     "recipes": ("recipes", "test_walk.py"),
     "requirements": ("test_environments.py",),
@@ -39,7 +39,7 @@ BESIDE: dict[str, tuple[str, ...]] = {
     "mkdocs.yml": ("test_site.py",),
     "pyproject.toml": ("test_environments.py", "test_extras.py", "test_walk.py"),
     "README.md": ("test_pages.py", "test_environments.py", "test_extras.py"),
-    "CONTRIBUTING.md": ("test_pages.py", "test_walk.py"),
+    "CONTRIBUTING.md": ("test_pages.py", "test_site.py"),
 }
 # They look at the whole tree, in a few seconds.
 GUARDS = ("tests/test_walk.py", "tests/test_assertions.py", "tests/test_encodings.py", "tests/test_defaults.py")

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.architecture import imports_between, reduced
+from tests.pages import pages
+
 ROOT = Path(__file__).parents[1]
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
@@ -77,3 +80,20 @@ def test_messages_that_troubleshooting_quotes_are_those_of_errors():
     quoted = re.findall(r'^\| "([^"]+)"', PAGES["docs/troubleshooting.md"], re.MULTILINE)
     assert len(quoted) >= 6
     assert [text for text in quoted if text not in known] == []
+
+
+def test_what_the_program_writes_stands_in_the_pages():
+    """`python -m tests.pages` renews them."""
+    for path, text in pages().items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name} is not what python -m tests.pages writes"
+
+
+def test_the_picture_has_the_imports_that_follow_from_no_others():
+    assert reduced({("a", "b"), ("b", "c"), ("a", "c"), ("c", "d"), ("a", "e")}) == {
+        ("a", "b"),
+        ("b", "c"),
+        ("c", "d"),
+        ("a", "e"),
+    }
+    assert ("encoders", "blocks") in imports_between(["encoders", "blocks", "losses"])
+    assert not {("blocks", "encoders"), ("encoders", "losses")} & imports_between(["encoders", "blocks", "losses"])

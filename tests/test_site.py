@@ -35,7 +35,7 @@ LINK = re.compile(r"\]\(([^)\s:#]+)(?:#[^)\s]*)?\)")
 
 @cache
 def pages_by_path():
-    return {*PAGES, *model_pages()}
+    return {*PAGES, *LAB, *model_pages()}
 
 
 def source(module):

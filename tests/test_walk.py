@@ -1,4 +1,4 @@
-"""The map of the package in CONTRIBUTING.md, and the ways to a line in docs/finding.md, are those of the tree."""
+"""The map of the package, docs/map.md, and the ways to a line in docs/finding.md are those of the tree."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mobileclip"
-CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+MAP_PAGE = (ROOT / "docs/map.md").read_text(encoding="utf-8")
 FINDING = (ROOT / "docs/finding.md").read_text(encoding="utf-8")
 PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
@@ -40,10 +40,7 @@ class Step:
 
 
 WALKS = {question: [Step.of(cell) for cell in cells if cell] for question, *cells in rows(FINDING)}
-MAP = [
-    (floor, where.strip("`"))
-    for floor, where, _ in rows(CONTRIBUTING.partition("\n### The map\n")[2].partition("\n## ")[0])
-]
+MAP = [(floor, where.strip("`")) for floor, where, _ in rows(MAP_PAGE)]
 SCOPES = (ast.ClassDef, ast.FunctionDef)
 
 

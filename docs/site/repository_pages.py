@@ -13,6 +13,7 @@ MOVED = {
     "README.md": "index.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
+    "recipes/README.md": "recipes.md",
     "examples/README.md": "examples.md",
     "examples/web/README.md": "examples/web.md",
 }

@@ -34,5 +34,5 @@ def odd_sides(kernel_size: KernelSize) -> tuple[int, int]:
 
 
 def activation_or_none(make: MakeActivation | None) -> nn.Module:
-    """Return a new activation, or what stands for none."""
+    """Return a new activation module; `nn.Identity` for None."""
     return nn.Identity() if make is None else make()

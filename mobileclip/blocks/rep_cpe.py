@@ -9,7 +9,7 @@ from mobileclip.reparam import Reparameterizable, conv_with, identity_kernel, wi
 
 
 class RepCPE(Reparameterizable):
-    """Add to every position what its neighbourhood says about where it is: `y = x + conv(x)`.
+    """Conditional position encoding: add a depthwise convolution of the input, `y = x + conv(x)`.
 
     Shape:
         `(batch, dim, height, width)` in and out.

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 class SqueezeExcite(nn.Module):
-    """Gate every channel by what the whole image holds: `y = x * sigmoid(expand(relu(reduce(mean(x)))))`.
+    """Scale every channel by a gate from the image's mean: `y = x * sigmoid(expand(relu(reduce(mean(x)))))`.
 
     Shape:
         `(batch, dim, height, width)` in and out.

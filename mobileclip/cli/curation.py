@@ -1,4 +1,4 @@
-"""`mobileclip data score | filter | distinct | tune-scale`: what the stored embeddings of a reinforced data set say."""
+"""`mobileclip data score | filter | distinct | tune-scale`: choose samples by their stored embeddings."""
 
 from __future__ import annotations
 

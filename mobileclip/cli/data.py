@@ -248,7 +248,7 @@ def check(
 
 
 def require_shards(pattern: str, what: str) -> None:
-    """Refuse shards of which not one is there; what some are missing is reported."""
+    """Raise if none of the shards exists; missing ones among others are reported."""
     from mobileclip.data.shards.files import expand_shards, runs_program
 
     shards = expand_shards(pattern)

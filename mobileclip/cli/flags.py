@@ -39,7 +39,7 @@ _NO, _YES = ("false", "no", "off", "0"), ("", "true", "yes", "on", "1")
 
 @attrs.frozen
 class Key:
-    """Says of an argument that it is a key: no flag of its own, but a value of one that takes several.
+    """Marks an argument as a key of a flag such as `--set`, which takes several, and not as a flag of its own.
 
     Args:
         flag: the one that it is a value of.

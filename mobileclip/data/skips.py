@@ -84,7 +84,7 @@ class Skip:
     detail: str = attrs.field(converter=_text)
 
     def error(self, message: str) -> Exception:
-        """Return what a unit of work ends with that cannot do without: of a kind that says whether it is tried again.
+        """Return the error of a unit that cannot do without the sample: `StorageError` if another try may help.
 
         Args:
             message: what is said of it.
@@ -93,7 +93,7 @@ class Skip:
 
 
 def attempt(make: Callable[[], T], *, key: str, shard: str, on_skip: Callable[[Skip], None]) -> T | None:
-    """Return what `make` makes of a sample, or None after reporting why there is nothing.
+    """Return the result of `make` for a sample, or None after reporting why it is skipped.
 
     This is the last barrier of a sample: whatever it makes the code raise, whichever library raises it, costs that
     sample alone. The reason is that of a BadSampleError, and the class of every other exception. What is the machine's
@@ -122,7 +122,7 @@ def attempt(make: Callable[[], T], *, key: str, shard: str, on_skip: Callable[[S
 
 
 def made_or_skip(make: Callable[[], T], *, key: str, shard: str) -> T | Skip:
-    """Return what `make` makes of a sample, or why there is nothing; as `attempt`, for those who keep the order.
+    """Return the result of `make` for a sample, or the `Skip`; like `attempt`, for callers that keep the order.
 
     Args:
         make: called once; never returns None.

@@ -192,7 +192,7 @@ def open_class_data(data: Shards, cache: storage.FileCache | None = None) -> Cla
 
 
 def find_class_names(data: Shards) -> tuple[str, ...]:
-    """Return what the classes of data to train on are called, in the order of their numbers; none where nothing says.
+    """Return the class names of training data in the order of their labels; none if it does not have them.
 
     Args:
         data: see `open_class_data`.

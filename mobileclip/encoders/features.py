@@ -1,4 +1,4 @@
-"""Feature maps between the stages of an image encoder."""
+"""The interface of image encoders that give feature maps, and which stages are computed for them."""
 
 from __future__ import annotations
 

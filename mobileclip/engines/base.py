@@ -1,4 +1,4 @@
-"""The interface of an engine, which runs units of work in processes."""
+"""The interface of an engine, which runs units of work: in this process, in several, or on a cluster."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class Transport(ABC):
 
 
 class Crew(Engine):
-    """Workers who stay from one work to the next, and who of them does what.
+    """Workers that outlive one kind of work, and which of them has which units.
 
     Args:
         engine: whose choices count.

@@ -1,4 +1,4 @@
-"""An engine that runs units in several processes on this machine, one per device."""
+"""An engine that runs units in processes on this machine, by default one per GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The units of a run: which one is next, how often a failing one is tried, and who is told what becomes of each."""
+"""The queue of a run's units: which one is next, how often a failing one is tried, and who hears of the results."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Retries:
 
 
 class Listener(Generic[UnitT, EntryT]):
-    """Is told what becomes of the units, one thing at a time, maybe in another thread; what it raises ends the run."""
+    """Callbacks for finished and failed units, one call at a time, maybe in another thread; an error ends the run."""
 
     def begun(self, unit: UnitT, worker: str) -> None:
         """A worker has got a unit."""

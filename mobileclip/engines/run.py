@@ -1,4 +1,4 @@
-"""A run in an output: it holds the output, has units done, and says there who it is and how far.
+"""Runs units into an output: locks it, lets an engine work, and keeps the status file there up to date.
 
 One file is the status and, in a store, the lease; one thread writes it, and the log beside it. On this machine a lock
 of the system keeps a second driver out. A store has no locks that end with a process. There, the file is renewed again
@@ -322,7 +322,7 @@ class Run(Listener[Any, Any]):
 def held(
     output: str, engine: Engine | None = None, *, renewal_seconds: float = 15.0, is_held: bool = False
 ) -> Iterator[Run]:
-    """Hold an output for a run, which says there what it does, and keep a second one out.
+    """Lock an output for a run, which keeps its status there; a second run is refused.
 
     Args:
         output: folder or URL.

@@ -1,4 +1,4 @@
-"""What a run says of itself in its output, and how people read that: who it is, and how far it is."""
+"""The status file of a run in its output, and how it is printed: who runs it, and how far it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loop of a worker, in whatever process it is: what it does, and what it says of that."""
+"""The main loop of a worker, in any process: it runs the units that it is given, and reports on them."""
 
 from __future__ import annotations
 

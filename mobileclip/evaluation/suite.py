@@ -90,7 +90,7 @@ def suite_entry(name: str) -> SuiteEntry | None:
 
 
 def key_and_title(name: str) -> tuple[str, str]:
-    """Return what results and what tables call a data set: the suite's words for its own, and the name of any other.
+    """Return a data set's key in results and title in tables: those of the suite, or its own name as both.
 
     Args:
         name: of its folder, as `suite_entry` takes it.

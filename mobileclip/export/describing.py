@@ -1,4 +1,4 @@
-"""What a contract says of a model and its exported towers."""
+"""Builds the contract of an export from the model and its exported towers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from mobileclip.tensor_files.weights import weights_sha256
 
 
 def tower_file(export: TowerExport, name: str, written: Written) -> TowerFile:
-    """Return what a contract says of an exported tower.
+    """Return the entry of an exported tower in the contract.
 
     Args:
         export: the tower.

@@ -1,4 +1,4 @@
-"""Checks the embeddings that a loss is given against each other."""
+"""The embeddings of a batch as a loss is given them, checked against each other."""
 
 from __future__ import annotations
 

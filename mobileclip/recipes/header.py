@@ -14,7 +14,7 @@ _COMMANDS = ("Command", "Try it")
 
 @attrs.frozen(kw_only=True)
 class Header:
-    """What a recipe says of itself.
+    """The header of a recipe: title, prose and entries such as `Command` and `Hardware`.
 
     Args:
         title: its first line.

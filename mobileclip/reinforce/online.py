@@ -15,7 +15,7 @@ from mobileclip.reinforce.teachers import TeacherEnsemble
 
 @attrs.frozen(kw_only=True, eq=False)
 class OnlineTeachers(ChangedBatches[ReinforcedBatch]):
-    """Batches of another source with what the teachers say of them now; `train` takes it as its batches.
+    """Wraps batches with teachers that embed each of them when it is used; `train` takes it as its batches.
 
     Args:
         batches: with online images at the teachers' sizes: `OnlinePipelineSpec`.

@@ -1,4 +1,4 @@
-"""What the output's card says of a reinforcement, and the refusal to mix two in one directory."""
+"""The card of a reinforcement, and the check that an output is not mixed from two."""
 
 from __future__ import annotations
 

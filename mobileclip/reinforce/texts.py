@@ -1,4 +1,4 @@
-"""Texts, and what a teacher says of them, computed once and stored: what text towers are distilled from."""
+"""Stores a teacher's embeddings of texts, from which text towers are distilled."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class WatchedSource(Generic[T]):
             self._ended.set()
 
     def pass_to(self, work: Callable[[], ResultT]) -> Future[ResultT]:
-        """Have work that reads this done in a thread of its own, and return what will come of it when all is read.
+        """Run work that reads this in another thread; return the future of its result once everything is read.
 
         Args:
             work: iterates over this once.

@@ -1,4 +1,4 @@
-"""What a fold may take in: parts that compute what their class says, since the algebra reads weights, not `forward`."""
+"""Refuses folds that would lose what a part computes: the algebra reads weights, not `forward`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of what a process writes before it is whole, and what becomes of it when the process was killed.
+"""Names of temporary files, and their removal after the process that wrote them was killed.
 
 A name says which process made it. What ends with `.tmp` is of no use without its process, and is swept. What ends with
 `.before` is an original that was being replaced: it is put back, and never swept while nothing has replaced it.

@@ -1,4 +1,4 @@
-"""What a command is going to write, looked at before it works: the kind of file, the place, and what stands there."""
+"""Checks a command's output path before the work: its suffix, its folder, and whether a file is there already."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def state_folder() -> Path | None:
-    """Return the user's folder of what programs remember, which need not be there; None where there is no user.
+    """Return the user's folder for program state, which may not exist yet; None where there is no user.
 
     `XDG_STATE_HOME/mobileclip`, by default in `~/.local/state`.
 

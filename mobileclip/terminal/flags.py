@@ -1,4 +1,4 @@
-"""What `--help` says of the values of a flag: what goes behind it, and its default where that is anything.
+"""How `--help` shows the value of a flag: its placeholder, and its default if it has one.
 
 tyro alone says `{None}|INT` of a number that may be left out, `[STR [STR ...]]` of several words, and
 `(default: None)`.

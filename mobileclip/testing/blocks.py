@@ -1,4 +1,4 @@
-"""What a block of one's own has to do: learn, be stored, copied, folded and exported, as ours do."""
+"""Contract suite of blocks: they learn, and can be saved, copied, folded and exported."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check_block(
     folds: bool = True,
     export: bool = True,
 ) -> None:
-    """Check that a block is a plain module, which PyTorch's tools and this library's work on.
+    """Check a block's shape, dtype, gradients, state dict, copies, folding, export and half precision.
 
     Built twice from a seed it is the same. It gives one tensor, of its input's dtype and finite, in training and in
     evaluation; in evaluation each example gets what it gets alone, and nothing of the block changes. Gradients reach

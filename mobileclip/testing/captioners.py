@@ -1,4 +1,4 @@
-"""What a captioner of one's own has to do: write captions that the image and its seed alone decide."""
+"""Contract suite of captioners: captions depend on the image and its seed alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SIZES = ((40, 32), (32, 48), (64, 64), (48, 24), (96, 24))
 
 
 def check_captioner(spec: CaptionerSpec) -> None:
-    """Check that a captioner's captions can be stored, and written again.
+    """Check a captioner's identity, and that its captions depend on the image and its seed alone.
 
     Its spec is a value (`check_spec`). What it builds has a name, the hash of its weights and a number of captions, the
     same when it is built again. Every image, of whatever shape, gets so many captions: lines of text that are not

@@ -1,4 +1,4 @@
-"""What an image or text encoder of one's own has to do: be saved, loaded, folded and exported as ours are."""
+"""Contract suite of image and text encoders: they can be saved, loaded, folded and exported."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST_ERROR = 1e-4
 
 
 def check_encoder(spec: ImageEncoderSpec | TextEncoderSpec, *, export: bool = True) -> None:
-    """Check that an encoder does what the library relies on.
+    """Check that an encoder is saved, loaded, folded and exported with equal outputs, and its spec written as JSON.
 
     Its spec is frozen, hashable, equal to itself out of JSON, and registered in its family. What it builds has the
     spec, gives embeddings of the spec's width, one for each example whatever the others are, comes back equal from a

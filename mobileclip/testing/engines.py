@@ -1,4 +1,4 @@
-"""What an engine of one's own has to do with units that work, fail, kill their worker, or end the run."""
+"""Contract suite of engines: units that work, fail, kill their worker, or end the run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mobileclip.storage import StorageError
 
 
 def check_engine(engine: Engine, *, kills: bool = False, seconds: float = 60.0) -> None:
-    """Check that an engine does every unit once, and tells what becomes of it.
+    """Check that an engine does every unit once, tries failing ones again, and names those that it gives up.
 
     What fails of something that may pass is tried again, what is broken is not; either is set aside by its name, with
     the reason and the number of tries, and the others are done. Parts of a unit that keeps failing are tried in its

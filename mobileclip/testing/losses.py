@@ -1,4 +1,4 @@
-"""What a loss of one's own has to do: keep its keywords and its sums, whatever the order, precision and processes."""
+"""Contract suite of losses: keywords, sums and gradients, whatever the order, precision and processes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _Inputs = dict[str, Tensor]
 
 
 def check_loss(spec: LossSpec, *, teacher_dims: int = 0, synthetic: bool = True, processes: int = 1) -> None:
-    """Check that a loss can stand where the reinforced loss does.
+    """Check a loss's keywords, terms, gradients and copies, in half precision and over several processes.
 
     Its spec is a value (`check_spec`). What it builds takes the embeddings by keyword and returns `LossTerms`: finite
     numbers, the two terms add up to the total, and a term without a name is zero. Gradients reach the embeddings, the

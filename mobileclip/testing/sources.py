@@ -1,4 +1,4 @@
-"""What every source of pairs must do: units that are values, samples that can be stored, and skips that are counted."""
+"""Contract suite of sources of pairs: units are values, samples can be stored, and skips are counted."""
 
 from __future__ import annotations
 

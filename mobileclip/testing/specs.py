@@ -1,4 +1,4 @@
-"""What every spec must do: JSON holds all of it, and it is a value."""
+"""Contract suite of specs: they are values, and JSON holds all of them."""
 
 from __future__ import annotations
 

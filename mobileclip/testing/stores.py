@@ -1,4 +1,4 @@
-"""What a store of files has to do: keep what is written whole, list it, and say what is not there."""
+"""Contract suite of stores: files are written atomically, read, listed, renamed and removed."""
 
 from __future__ import annotations
 

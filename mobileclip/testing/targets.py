@@ -1,4 +1,4 @@
-"""What a target of exports of one's own has to do, in a precision: write, measure, open, answer and refuse."""
+"""Contract suite of export targets: they write, measure, open and run a model, and refuse damaged files."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _SAME = 1 - 1e-5
 
 
 def check_target(model: DualEncoder, export: ExportSpec | Path | str, *, samples: Samples | None = None) -> None:
-    """Check that a target writes a model in a precision, and that what it wrote is a model.
+    """Check that an export passes its acceptance checks, runs in threads and copies, and is refused without trust.
 
     The files are called as the target says. Measured again, the export passes its gates, as its report says. Opened,
     its embeddings are the model's, to the least cosine of the precision. Threads that ask at once, a deep copy and what

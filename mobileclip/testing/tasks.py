@@ -1,4 +1,4 @@
-"""What a task of one's own has to do: find its data, know when they change, and measure the same again."""
+"""Contract suite of evaluation tasks: they find their data, notice changes, and measure the same again."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def check_task(
     change: Callable[[], object] | None = None,
     options: TaskOptions | None = None,
 ) -> None:
-    """Check that a task can be asked for by its key, and that its results can be kept and compared.
+    """Check that a task is found by its key, notices changed data, and gives results that can be kept and compared.
 
     It has a name, finds its data, and refuses a folder without them, with a `ValueError` that names the folder. What is
     asked has a `content`, the same when it is opened again, and another when the data have changed. Its features can be

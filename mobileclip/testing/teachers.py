@@ -1,4 +1,4 @@
-"""What a teacher of one's own has to do: say who it is, and embed each image and text in the same way every time."""
+"""Contract suite of teachers: a stable identity, and the same embedding of an image or text every time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NEAR = 0.03
 
 
 def check_teacher(spec: TeacherSpec) -> None:
-    """Check that what a teacher says can be stored, and does not depend on the caller.
+    """Check a teacher's identity, and that its embeddings are finite and do not depend on the batch, build or thread.
 
     Its spec is a value (`check_spec`). What it builds has a name, the hash of its weights, a dim, a logit scale and an
     image contract, the same when it is built again. Images (uint8) and texts, empty and long ones too, become finite

@@ -82,7 +82,7 @@ class World:
         return values
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """Return what `make` returns in the first process; what it raises there is raised in all of them.
+        """Return the first process's result of `make` in all processes; an error there is raised in all of them.
 
         The others wait for as long as the first one gives heartbeats.
 

@@ -43,7 +43,7 @@ def test_the_page_has_what_was_measured_and_what_was_not():
 
 def test_the_page_of_the_repository_is_the_program_s():
     """Word for word but for the figures, whether there are any yet or not."""
-    there = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8").splitlines()
+    there = (ROOT / "docs" / "lab" / "gpu.md").read_text(encoding="utf-8").splitlines()
     for line in page(None).splitlines():
         assert line in there or line == NOTHING
 

@@ -1,4 +1,4 @@
-"""What an index knows of files: their rows, the embeddings of their content, and what was read to its end."""
+"""What an index already has of each file: its rows, embeddings by content, and whether it was read to its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a job has found in files since it was last written down: rows, and what has no row."""
+"""What a job has found in files since the last write to the index: rows, and files without rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chooses which frames of a video are indexed."""
+"""Looks at a video before it is indexed: camera metadata, digest, and which frames to read."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class VideoFacts:
 
 
 def look_at_video(path: Path, frames: Frames, seconds: float) -> VideoFacts:
-    """Return what a video says of itself, and the times of the frames to read.
+    """Return a video's camera metadata, and the times of the frames to read.
 
     Args:
         path: of the video.

@@ -50,7 +50,7 @@ def opened(path: Path, *, write: bool = False) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def told(path: Path) -> Iterator[None]:
-    """Have errors of SQLite say which file it is, and what to do.
+    """Turn SQLite's errors into errors that name the file and say what to do.
 
     Raises:
         ValueError, OSError: see `opened`.

@@ -1,4 +1,4 @@
-"""Merges indexes of one model: all rows of one are copied into another, or none."""
+"""Merges indexes of one model: of each file the latest rows are kept, and each index is merged whole or not at all."""
 
 from __future__ import annotations
 

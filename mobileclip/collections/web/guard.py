@@ -22,7 +22,7 @@ _HEADERS = {
 
 
 class Guard:
-    """Refuses what other sites ask for, and says to browsers what a page may do.
+    """Middleware that refuses requests of other sites, and sends the security headers of the page.
 
     A name of another site that leads to this machine is refused by the Host header (DNS rebinding), and requests that
     other sites make by the Origin and Sec-Fetch-Site headers. A link to the page itself may be followed from anywhere.

@@ -108,7 +108,7 @@ def _make(match: Match, indexed: Indexed, side: int) -> bytes | None:
 
 
 def stamp_of(path: str) -> Stamp:
-    """Return what tells a file from the one that was there before; None where there is none on this machine."""
+    """Return a file's time and size, by which a changed one is recognised; None if there is no such local file."""
     try:
         found = Path(path).stat()
     except (OSError, ValueError):

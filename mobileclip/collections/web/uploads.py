@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Uploads:
-    """The pictures that requests have sent, for as long as they are answered; `num_free` says how much room is left.
+    """Uploaded pictures, held while their requests are answered, up to a limit; `num_free` is how many bytes are left.
 
     Args:
         num_bytes: of all of them, at most; who would exceed it is told to come again.

@@ -21,7 +21,7 @@ _DATE = re.compile(r"(\d{4}):(\d\d):(\d\d) (\d\d:\d\d:\d\d)")
 
 @attrs.frozen(kw_only=True)
 class CameraNotes:
-    """What a camera noted; None stands for what it did not.
+    """Metadata that a camera wrote into an image; None for each that is missing.
 
     Args:
         camera: maker and model, such as `Apple iPhone 12`.
@@ -37,7 +37,7 @@ class CameraNotes:
 
 
 def read_camera_notes(exif: bytes | None) -> CameraNotes:
-    """Return what the notes say; what is missing or damaged is None, and so is all of more than 256 KiB.
+    """Parse a camera's metadata; what is missing or damaged is None, and everything if it exceeds 256 KiB.
 
     Args:
         exif: the notes from their byte order on, or with `Exif` in front; None where there are none.

@@ -1,4 +1,4 @@
-"""The guard between a stranger's bytes and the decoders of pictures: what a file says of itself, before any of it runs.
+"""Checks an untrusted image file's headers against limits, before any decoder runs on it.
 
 Decoders are written in C and believe headers; Pillow reads metadata in Python, some of it again and again. A stranger
 wants one of four things, and none costs more than a few bytes of header:

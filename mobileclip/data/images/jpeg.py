@@ -1,4 +1,4 @@
-"""What a JPEG says of itself before it is decoded, and copies of it that leave out what nobody looks at."""
+"""Reads a JPEG's headers before it is decoded, and copies it without metadata, or without rows below a crop."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _COEFFICIENT_BYTES = 2
 
 @attrs.frozen(kw_only=True)
 class JpegFrame:
-    """What a JPEG says of its pixels.
+    """The frame header of a JPEG: size, components, and how they are encoded.
 
     Args:
         width: in pixels.
@@ -190,7 +190,7 @@ def _with_scan(frame: JpegFrame, data: bytes, start: int, content: int) -> JpegF
 
 
 def most_scans(data: bytes | memoryview, start: int = 0) -> int:
-    """Return how often the mark of a scan stands in the bytes from `start` on: there are no more scans in them."""
+    """Return an upper bound of the number of scans: how often their marker occurs from `start` on."""
     pairs = (np.frombuffer(data, "<u2", (len(data) - first) // 2, first) for first in (start, start + 1))
     return sum(int(np.count_nonzero(pair == _SCAN_MARK)) for pair in pairs)
 

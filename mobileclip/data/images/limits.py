@@ -38,7 +38,7 @@ def _count(default: int) -> int:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ImageLimits:
-    """What one image may cost; all of it is known before it is decoded.
+    """Limits of the work and memory that one image may cost; all are checked before it is decoded.
 
     The time is bounded by these counts, not by a clock: whether a sample is used must not depend on how busy the
     machine is. Beyond them nothing is decoded, and the image is an `ImageError`.

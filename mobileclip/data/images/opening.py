@@ -144,7 +144,7 @@ def _opened(kind: ImageFormat, data: bytes, name: str) -> Image.Image:
 
 
 def image_error(error: Exception, name: str) -> ImageError:
-    """Say what a failure to open or decode means."""
+    """Return the `ImageError` for an error of opening or decoding; errors of the machine are raised."""
     raise_machine_fault(error)
     match error:
         case Image.DecompressionBombError() | Image.DecompressionBombWarning():

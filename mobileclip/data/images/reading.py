@@ -39,7 +39,7 @@ class TowerImage:
 def read_tower_image(
     data: bytes, transform: ImageTransform, *, reduced: bool = False, name: str, limits: ImageLimits = LIMITS
 ) -> TowerImage:
-    """Return what a tower sees of an image file, and what the file says of itself.
+    """Return an image file as a tower's input, with its metadata.
 
     Args:
         data: the file.

@@ -121,7 +121,7 @@ class LabelledBatch(ImageBatch):
 
 @attrs.frozen(kw_only=True, eq=False)
 class ReinforcedBatch(ImageBatch):
-    """B image-text samples, with what teachers said about them where there are any.
+    """A batch of B image-text samples, with the teachers' embeddings if there are any.
 
     Shape: image (B, 3, S, S) uint8; text, syn_text (B, context length) int64; teacher_image, teacher_text,
     teacher_syn_text (B, D) float32, the teachers' embeddings concatenated; online_images (B, 3, s, s) uint8 by side s.

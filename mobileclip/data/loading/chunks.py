@@ -1,4 +1,4 @@
-"""What a worker does: its readers' samples to its share of every batch, with others in the place of bad ones."""
+"""A loader worker's share of every batch: samples of its readers, with replacements for bad ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The processes that load: each makes its chunks ahead of their consumer, and one that dies is told of at once.
+"""Loader processes, each of which prepares its chunks ahead; one that dies is noticed at once.
 
 Each has a pipe of its own. Tensors go through shared memory, and are put there before a chunk is handed over, so that
 a shared memory that is full is an error of the worker and not a chunk that never comes.

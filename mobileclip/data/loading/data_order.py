@@ -1,4 +1,4 @@
-"""The order of a run's data: what is there of it, and where positions are in it."""
+"""The order of a run's samples over the shards that exist, and positions in it to resume from."""
 
 from __future__ import annotations
 

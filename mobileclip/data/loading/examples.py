@@ -1,4 +1,4 @@
-"""What an epoch makes of a sample: one augmentation, one caption or two, and what the teachers said about them."""
+"""Makes examples of samples: one augmentation, one or two captions, and the teachers' embeddings of both."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _default_captions(spec: ReinforcedExampleSpec) -> Captions:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ReinforcedExampleSpec(ExampleSpec):
-    """The choices of what an epoch takes of an image-text sample, with what teachers said about it or without.
+    """The settings that make an example of an image-text sample, with or without teachers' embeddings.
 
     Args:
         text: the student's text contract.

@@ -152,7 +152,7 @@ class Order(ABC):
 
 @lru_cache(maxsize=4)
 def shard_order(num_shards: int, names: tuple[int, ...]) -> list[int]:
-    """Return the order of so many shards, which a seed and what it is for decide; not to be changed."""
+    """Return a permutation of shards by seed and purpose; another one would change every run."""
     seed, *purpose = names
     return list(shuffled(range(num_shards), num_shards, seeded_rng(seed, "shards", *purpose)))[::-1]
 

@@ -1,4 +1,4 @@
-"""The specs of a data pipeline: sample order, worker processes and caches."""
+"""The specs of a data pipeline: decoding, sample order, worker processes and caches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mobileclip.strict import strict
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ExampleSpec:
-    """The choices of what an epoch takes of a sample with an image.
+    """The settings that make an example of a sample with an image: its size, augmentation, decoding and limits.
 
     Args:
         image: the student's image contract; augmentations are replayed at its size.

@@ -106,7 +106,7 @@ def make_examples(
     epoch: int | None = None,
     on_skip: Callable[[Skip], None],
 ) -> Iterator[ExampleType]:
-    """Yield what an epoch takes of every sample that can be used; batches are what `maker.collate` makes of them.
+    """Yield an example of every usable sample; `maker.collate` makes batches of them.
 
     The reader of the shards bounds what a member may hold.
 

@@ -82,7 +82,7 @@ class NpzRows:
 
 @attrs.frozen
 class NpyHeader:
-    """What a file of numpy's says of its array.
+    """The header of a `.npy` file: dtype, order and shape of its array.
 
     Args:
         first: place of the first number.
@@ -100,7 +100,7 @@ class NpyHeader:
 
 
 def read_npy_header(start: bytes | bytearray) -> NpyHeader:
-    """Return what a file of numpy's says of its array, without believing it.
+    """Parse the header of a `.npy` file, and check it before anything is allocated.
 
     Args:
         start: the first `MAX_HEADER_BYTES` of the file, or all of them.

@@ -1,4 +1,4 @@
-"""How many samples shards hold: what stands beside them says so, or their headers do."""
+"""The number of samples of shards: from `sizes.json` or the manifest beside them, or counted from their headers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def count_up_to(shards: Sequence[str], number: int, limits: SampleLimits = SAMPL
 
 
 class UncountedError(ValueError):
-    """Nothing says how many samples there are, and they are too many or too far away to be counted now."""
+    """The number of samples is unknown, and the shards are too many or too far away to be counted now."""
 
 
 def shard_sizes(shards: Sequence[str], limits: SampleLimits = SAMPLE_LIMITS) -> tuple[int, ...]:
@@ -85,7 +85,7 @@ def shard_sizes(shards: Sequence[str], limits: SampleLimits = SAMPLE_LIMITS) -> 
 
 
 def read_sizes(folder: str | os.PathLike[str]) -> Mapping[str, int] | None:
-    """Return what `sizes.json` in a folder says, by the name of the shard; None where there is none.
+    """Return the counts of a folder's `sizes.json` by the name of the shard; None without such a file.
 
     Raises:
         ValueError: if it cannot be read, or holds something else.

@@ -1,4 +1,4 @@
-"""Texts with what a teacher said of them, stored once: what a text tower is distilled from.
+"""Texts stored with a teacher's embeddings of them, from which text towers are distilled.
 
 A folder holds parts, `00000.safetensors` and so on, each with its texts, their languages and the teacher's embeddings,
 and `texts.json`, which is written last and says whose embeddings they are. Several texts may share an embedding, as
@@ -36,7 +36,7 @@ _TYPES = {
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class TextsCard:
-    """What a folder of stored texts says of itself.
+    """The card of a folder of stored texts: its teacher, languages and parts.
 
     Args:
         teacher: name of the teacher.

@@ -73,7 +73,7 @@ class FileTokenizer:
         return [*start, *ids, contract.end_id] + [contract.pad_id] * (room - len(ids))
 
     def encode(self, text: str) -> list[int]:
-        """Return all ids of a text, without what stands around it.
+        """Return all ids of a text, without the special tokens around it.
 
         Raises:
             ValueError: if the tokenizer fails.

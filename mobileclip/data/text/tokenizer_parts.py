@@ -1,4 +1,4 @@
-"""What `tokenizers` cannot be asked to read of a stranger: what it would hang on, or take all memory for.
+"""Refuses parts of an untrusted `tokenizer.json` on which `tokenizers` would hang or use up the memory.
 
 All else is left to the library, whose errors and panics are told as errors. Measured with 0.22, on files of up to 32
 MiB that are complete otherwise:

@@ -1,4 +1,4 @@
-"""What was made of words before, in so many bytes at most: a stranger's texts cannot fill the memory."""
+"""A cache of words' token ids with a budget in bytes, so that untrusted texts cannot fill the memory."""
 
 from __future__ import annotations
 

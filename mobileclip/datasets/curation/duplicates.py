@@ -28,7 +28,7 @@ _MOST_NEIGHBOURS = 32
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class DuplicatesSpec:
-    """What counts as a near duplicate, and what becomes of it.
+    """The settings of near-duplicate removal: thresholds, test sets to compare with, and the lists that are written.
 
     Args:
         scores: folder that `score_shards` wrote, with vectors.

@@ -1,4 +1,4 @@
-"""A picture to judge a filter by: how similarities are spread, and what lies at their ends and on both sides of it."""
+"""A plot to judge a filter by: the distribution of similarities, with samples at its ends and around the cut-off."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the teachers' stored embeddings say of one sample: how well its captions fit, and where its image lies."""
+"""Similarities of one sample's image and captions by the stored embeddings, and a vector of its image."""
 
 from __future__ import annotations
 

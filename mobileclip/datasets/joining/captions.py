@@ -23,7 +23,7 @@ _UID = "uid"
 
 @attrs.frozen(kw_only=True)
 class Captioned:
-    """What a data set of captions says of a sample.
+    """A sample in the data set of captions: its caption and the JSON beside it.
 
     Args:
         text: the caption.

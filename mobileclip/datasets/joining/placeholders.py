@@ -1,4 +1,4 @@
-"""Pictures that stand under many keys, as servers send for what they no longer have."""
+"""Finds placeholders: one picture under many keys, as servers send for images that they no longer have."""
 
 from __future__ import annotations
 

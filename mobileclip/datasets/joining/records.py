@@ -1,4 +1,4 @@
-"""What a join knows of a shard, as records in a file: where its images are, or what its samples are called.
+"""The files of a join's index, one for each shard: where its images are, or the names of its samples.
 
 A file is a line of JSON and the records behind it. It appears when it is complete, it is checked when it is read, and
 one that is damaged counts as missing: its shard is read again.

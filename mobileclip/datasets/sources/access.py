@@ -1,4 +1,4 @@
-"""What the rows of a list of pairs may name: by default, what a stranger's may."""
+"""Which files and URLs the rows of a list may name; the default is safe for a stranger's list."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def locate(image: str, root: str, options: RowOptions) -> str:
 
 @contextmanager
 def told(what: str) -> Iterator[None]:
-    """Say what cannot be read as a `ValueError`; what may be otherwise at another time goes on as it is."""
+    """Turn errors of reading into a `ValueError`; transient errors and those of the machine pass."""
     try:
         yield
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What the rows of lists say of samples: fields of JSON lines, and columns of tables."""
+"""Reads samples from the rows of lists: fields of JSON lines, and columns of tables."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ _MOST_FEATURES = 2**24
 
 @attrs.frozen(kw_only=True)
 class ParquetContent:
-    """What the end of a file says of it.
+    """The footer of a Parquet file: columns that can be used, class names and the number of rows.
 
     Args:
         columns: names of the columns whose cells JSON can hold: texts, numbers, truth values, and lists and structures

@@ -47,7 +47,7 @@ _HUB = "https://huggingface.co/datasets/"
 
 @attrs.frozen(kw_only=True)
 class PublicLayout:
-    """What the small files of a data set say.
+    """A data set in CLIP_benchmark's layout: its class names, prompts, kind and shards.
 
     Args:
         name: of its folder, without `wds_` and `_test`.
@@ -71,7 +71,7 @@ def is_public_layout(path: str | os.PathLike[str]) -> bool:
 
 
 def read_public_layout(path: str | os.PathLike[str], *, split: str = SPLIT) -> PublicLayout:
-    """Return what the small files of a data set say; no shard is read.
+    """Read the small files of a data set in CLIP_benchmark's layout; no shard is read.
 
     Args:
         path: its folder, a URL of one, or its page on the Hugging Face hub, such as

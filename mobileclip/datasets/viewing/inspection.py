@@ -1,4 +1,4 @@
-"""One sample of a shard, made readable: what it holds, what was done to its image, what the teachers think of it."""
+"""One sample of a shard in readable form: its members, its augmentations, and the teachers' similarities."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Similarity:
 
 @attrs.frozen(kw_only=True)
 class Caption:
-    """A caption and what the teachers think of it.
+    """A caption, and how similar each teacher finds it to the image.
 
     Args:
         source: `real`, or the name of its synthetic set.

@@ -49,7 +49,7 @@ class Remembered:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Lock:
-    """What was fetched by names that say less than all.
+    """The record of downloads by names without a digest, so that a change of the file is noticed.
 
     Args:
         files: URL, without its digest, to what came.
@@ -118,7 +118,7 @@ def require_client(what: str) -> None:
 
 
 def parsed(address: str) -> Published:
-    """Return what a name on the hub says.
+    """Parse a name on the hub into repository, file, revision and digest.
 
     Raises:
         CheckpointError: if it is none.
@@ -162,7 +162,7 @@ def client_errors() -> tuple[type[Exception], ...]:
 
 
 def said(error: Exception) -> str:
-    """Return in one line what an error of the hub's client says."""
+    """Return an error of the hub's client as one line."""
     return storage.printable(" ".join(str(error).split()))
 
 

@@ -1,4 +1,4 @@
-"""The library's own layout: safetensors under its own names, with the spec inside, so that a file says what it is.
+"""The library's own checkpoint layout: safetensors with its parameter names, and the spec in the header.
 
 The spec is in every safetensors file that we write, under foreign names too: what else reads such a file leaves it
 alone. A text contract with a tokenizer of its own has its `tokenizer.json` there too, compressed: one file is all there
@@ -66,7 +66,7 @@ UNTAUGHT = Taught()
 
 @attrs.frozen(kw_only=True)
 class Header:
-    """What a native checkpoint says of itself.
+    """The header of a native checkpoint: spec, form, layout and embedding space.
 
     Args:
         spec: the model.

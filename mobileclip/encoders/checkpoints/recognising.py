@@ -1,4 +1,4 @@
-"""What a file holds that does not say so: its wrappers, layout, form and model, found from the names of its tensors."""
+"""Recognises a checkpoint's wrappers, layout, form and model from the names of its tensors."""
 
 from __future__ import annotations
 

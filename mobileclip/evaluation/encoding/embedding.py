@@ -1,4 +1,4 @@
-"""The interface of a model under evaluation."""
+"""The interface of a model under evaluation, and how an image becomes its input."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST_EXTREME = 1000
 
 
 class ImageTextModel(Protocol):
-    """What an evaluation needs of a model: the two encoders, and what any module has."""
+    """The protocol of a model under evaluation: the two encoders, and what any module has."""
 
     def encode_image(self, images: Tensor, normalize: bool = False) -> Tensor:  # noqa: FBT001, FBT002 - the field's signature
         """Return `(batch, dim)`."""

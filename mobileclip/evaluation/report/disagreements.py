@@ -22,7 +22,7 @@ MOST_SHOWN = 12
 
 @attrs.frozen(kw_only=True)
 class ShownPicture:
-    """A picture with what is true of it, and what models say.
+    """A picture with its true label or captions, and the models' answers.
 
     Args:
         picture: where it could be read again.

@@ -1,4 +1,4 @@
-"""What there is to evaluate on: the suites by name, and where their data are found."""
+"""The suites and data sets that `mobileclip eval` knows by key, and where their data are found."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ PROBE = "probe:"
 
 WINOGAVIL = "misc/winogavil"
 _WHERE = {
-    "aro": "docs/aro.md says how to get it",
+    "aro": "docs/lab/aro.md says how to get it",
     "sugarcrepe": "its captions are at https://github.com/RAIVNLab/sugar-crepe, and COCO's val2017 goes beside them",
     "winoground": "its data are given out on asking, at https://huggingface.co/datasets/facebook/winoground",
     "urban1k": "it is at https://huggingface.co/datasets/BeichenZhang/Urban1k",

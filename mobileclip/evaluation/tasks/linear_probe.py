@@ -1,4 +1,4 @@
-"""A linear classifier on a model's image embeddings: what they know of classes, whatever the texts say."""
+"""Linear probes: a logistic regression on a model's image embeddings, without texts."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from mobileclip.registry import Registry
 
 @attrs.frozen(kw_only=True)
 class Evaluation:
-    """What a model reaches on a task, and what went into it.
+    """The result of a model on a task, with what was left out, and its answers image by image.
 
     Args:
         result: the metrics, in the published form.
@@ -74,7 +74,7 @@ class Task(ABC):
 
     @abstractmethod
     def content(self) -> str | None:
-        """Return what changes with the data that features are made of; None if unknown, and then none are kept.
+        """Return a hash of the data that features are made of; None if unknown: features are then not kept.
 
         What scoring alone needs is no part of it.
 

@@ -118,7 +118,7 @@ class Target(Protocol):
 
 @attrs.frozen
 class Format:
-    """What most formats have; a target's class says what it has otherwise."""
+    """Defaults that most targets share; a target's class overrides what differs."""
 
     suffix: str = ""
     libraries: tuple[str, ...] = ()

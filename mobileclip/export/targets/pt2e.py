@@ -114,7 +114,7 @@ def is_layer(node: torch.fx.Node) -> bool:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what libraries say on import and on their way from the log and from warnings.
+    """Silence what libraries log and warn of while they are imported and work.
 
     torchao tells of its own kernels, for other processors, that it cannot load, and PyTorch of what torchao and
     ExecuTorch do not do as it wants by now. ExecuTorch sets up the root logger, and that is undone.

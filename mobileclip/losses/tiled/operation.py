@@ -1,4 +1,4 @@
-"""The terms of a loss as one operation of PyTorch: what a tile holds is there once, for the values and the gradients.
+"""The loss's terms as one operation of PyTorch: each tile is computed once, for values and gradients.
 
 An operation, because `torch.compile` would unroll the tiles into its graph and reorder them: memory is bounded only as
 long as they come one after the other.

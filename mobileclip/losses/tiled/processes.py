@@ -1,4 +1,4 @@
-"""The processes that share a batch: what each asks of the others, and nothing where there is only one."""
+"""Collectives among the processes that share a batch; nothing is sent where there is only one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Similarity matrices tile by tile: computed, used and forgotten. Memory grows with the batch, not with its square."""
+"""Computes similarity matrices in tiles that are discarded after use: memory grows with the batch, not its square."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the recipe of distilled text towers is made of: its choices, its steps, its command line, a small world.
+"""The recipe of distilled text towers: its settings, its steps, its command line, and a small world to try it in.
 
 What stores texts with a teacher's embeddings belongs in `reinforce`; the loop is that of `training`.
 """

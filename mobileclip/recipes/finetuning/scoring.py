@@ -1,4 +1,4 @@
-"""How well a model does a task: zero-shot accuracy where there are classes, retrieval where there are captions."""
+"""Scores a model on a task: zero-shot accuracy for classes, retrieval for captions."""
 
 from __future__ import annotations
 

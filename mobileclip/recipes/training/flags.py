@@ -30,7 +30,7 @@ Pipeline = TypeVar("Pipeline")
 
 @attrs.frozen(kw_only=True)
 class Flags(Generic[Pipeline]):
-    """What every training recipe is told on the command line; each says more of what its data is.
+    """The flags that all training recipes share; each recipe adds those of its data.
 
     Args:
         data: paths, brace patterns or URLs (s3://, gs://) of what it trains on.

@@ -46,7 +46,7 @@ class StepMemory:
 
     @property
     def total(self) -> int:
-        """All of it; libraries, and what the allocator keeps for later, come on top: a few gigabytes on a GPU."""
+        """Bytes in all; CUDA's libraries and the allocator's reserve come on top, a few gigabytes on a GPU."""
         return sum(attrs.astuple(self))
 
 

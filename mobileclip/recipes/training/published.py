@@ -147,7 +147,7 @@ def with_loss(run: RunSpec, loss: LossSpec) -> RunSpec:
 
 
 def as_released(run: RunSpec) -> RunSpec:
-    """Return a run with what the released scripts choose where the paper says otherwise, or nothing.
+    """Return a run with the released scripts' choices where the paper differs or says nothing.
 
     Source: the scripts of apple/ml-mobileclip, and open_clip, which they train with.
     """

@@ -82,7 +82,7 @@ def _becomes_half(operation: Any) -> bool:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what coremltools and what it imports have to say to themselves: untried versions, bars, parts for Macs."""
+    """Silence coremltools and what it imports: warnings of untested versions, progress bars, parts for Macs."""
     with SILENCING:
         loggers = [logging.getLogger(name) for name in _TALKATIVE]
         levels = [logger.level for logger in loggers]

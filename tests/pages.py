@@ -1,0 +1,116 @@
+"""What pages have from the program: `python -m tests.pages` writes it anew.
+
+A page has it between two comments, the first of which names a function of `BLOCKS`.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+from mobileclip import testing
+from mobileclip.evaluation import SUITE, SUITES, evaluation_tasks
+from mobileclip.registry import Registry
+from tests.architecture import PACKAGE, ROOT, map_page, picture
+from tests.targets import Table, acceptance_table, layouts_table, places_table, targets_table
+
+_BLOCK = re.compile(r"(<!-- written by python -m tests\.pages: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def tasks() -> str:
+    """Return every data set that is known by a key, with its metric and the suites that have it."""
+    entries = {entry.key: entry for entry in SUITE}
+    rows = []
+    for key, task in evaluation_tasks.items():
+        entry = entries.get(key)
+        suites = ", ".join(f"`{suite}`" for suite, keys in SUITES.items() if key in keys)
+        metric, images = (f"`{entry.main_metric}`", f"{entry.num_images:,}") if entry else ("", "")
+        rows.append((f"`{key}`", task.name, images, metric, suites))
+    return _table("key", "data set", "images", "metric that counts", "suites", rows=rows)
+
+
+def registries() -> str:
+    """Return every public registry, with the group of its entry points."""
+    rows = sorted(_registries(), key=lambda row: row[1])
+    return _table("a name of", "registry", "entry point", rows=rows)
+
+
+def checks() -> str:
+    """Return the contract suites, with their arguments."""
+    rows = []
+    for name in testing.__all__:
+        check = getattr(testing, name)
+        arguments = ", ".join(
+            f"{one.name}=" if one.kind is one.KEYWORD_ONLY else str(one).partition(":")[0]
+            for one in inspect.signature(check).parameters.values()
+        )
+        about = _first_line(check).removeprefix("Check ").removeprefix("that ").rstrip(".")
+        rows.append((f"`{name}({arguments})`", about))
+    return _table("function", "what it checks", rows=rows)
+
+
+def _written(table: Callable[[], Table]) -> Callable[[], str]:
+    def text() -> str:
+        titles, rows = table()
+        return _table(*titles, rows=rows)
+
+    return text
+
+
+BLOCKS: dict[str, Callable[[], str]] = {one.__name__: one for one in (tasks, registries, checks)} | {
+    one.__name__: _written(one) for one in (targets_table, places_table, layouts_table, acceptance_table)
+}
+
+
+def pages() -> dict[Path, str]:
+    """Return every page with something written by the program, by its path."""
+    found = {ROOT / "docs" / "map.md": map_page(), ROOT / "docs" / "architecture.svg": picture()}
+    for path in sorted((ROOT / "docs").glob("*.md")):
+        text = path.read_text(encoding="utf-8")
+        if _BLOCK.search(text):
+            found[path] = _BLOCK.sub(lambda block: f"{block[1]}\n{BLOCKS[block[2]]()}\n{block[3]}", text)
+    return found
+
+
+def _registries() -> Iterator[tuple[str, str, str]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        for node in ast.parse(text).body if "= Registry(" in text else ():
+            if not (isinstance(node, ast.AnnAssign) and ast.unparse(node.annotation).startswith("Registry[")):
+                continue
+            name = ast.unparse(node.target)
+            module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+            registry = getattr(module, name)
+            home = _home(name, registry, module)
+            if home:
+                yield registry.label, f"`{home}.{name}`", f"`mobileclip.{registry.kind}`"
+
+
+def _home(name: str, registry: Registry[object], module: ModuleType) -> str | None:
+    """Return the outermost package that lists a registry as public."""
+    packages = module.__name__.split(".")[:-1]
+    for depth in range(1, len(packages) + 1):
+        home = ".".join(packages[:depth])
+        package = importlib.import_module(home)
+        if name in getattr(package, "__all__", ()) and getattr(package, name) is registry:
+            return home
+    return None
+
+
+def _first_line(value: object) -> str:
+    return (inspect.getdoc(value) or "").partition("\n")[0]
+
+
+def _table(*titles: str, rows: list[tuple[str, ...]]) -> str:
+    cells = [titles, ["---"] * len(titles), *rows]
+    return "\n".join(re.sub(r"\|  (?=\|)", "| ", f"| {' | '.join(row)} |") for row in cells) + "\n"
+
+
+if __name__ == "__main__":
+    for page, text in pages().items():
+        page.write_text(text, encoding="utf-8")
