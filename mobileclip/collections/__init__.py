@@ -1,4 +1,4 @@
-"""Collections of pictures: embeddings kept in a folder, brought up to date, and searched.
+"""A searchable index of a person's pictures: kept in a folder, brought up to date, and searched.
 
 What becomes of a person's pictures belongs here; how a model encodes them does not.
 """

@@ -1,4 +1,4 @@
-"""Datasets: what prepares data before a run: any form of data as samples, joins, scores and filters, what is in shards.
+"""Prepares data before a run: sources, joins, curation, viewing, and images of classes.
 
 Each package here has one task; what a training run reads at every step is in `mobileclip.data`.
 """

@@ -1,4 +1,4 @@
-"""Engines: units of work to finished entries, in this process, in several, or on a Ray cluster.
+"""Runs units of work in this process, in several, or on a Ray cluster, with retries and resuming.
 
 What the work is, belongs to the caller. A new way to spread work enters here.
 """

@@ -1,4 +1,4 @@
-"""How good a model is on data that it has not been trained on.
+"""Evaluates models: zero-shot classification, retrieval, probes and choices, with intervals and reports.
 
 What asks a model, measures its answers or shows the results belongs here, in the package of its step. What trains or
 exports a model does not.

@@ -1,4 +1,4 @@
-"""Models for other runtimes: each export carries its preprocessing, tokenizer, golden vectors and parity report.
+"""Exports models to other runtimes, with contract, tokenizer, test vectors and a report.
 
 What holds for every format belongs here; what one format alone needs, in `export.targets`.
 """

@@ -1,4 +1,4 @@
-"""Where numbers are computed, and in what: one choice of device for every command, one name for each precision.
+"""Devices, precisions and CPU threads: one choice for every command.
 
 What is asked of a machine before anything is computed belongs here; a form of a model that is faster on one, in
 `inference.forms`.

@@ -1,4 +1,4 @@
-"""A model ready to encode, and the form of it that is fastest on the machine at hand, measured there.
+"""Loads a model ready to encode, and finds its fastest form on this machine.
 
 What uses a model as it is belongs here; what trains, evaluates or exports one does not.
 """

@@ -1,4 +1,4 @@
-"""To and from the Hugging Face hub, as folders that open_clip and timm load too.
+"""The release's entry points, and folders for the Hugging Face hub that open_clip and timm load.
 
 What other libraries ask for under their own names belongs here; how they lay out weights, in `encoders.checkpoints`.
 """

@@ -1,4 +1,4 @@
-"""Losses of image-text training: they see tensors only.
+"""Losses of image-text training; they see tensors only, no models and no data.
 
 A new loss enters here, as a spec and a formula. Models, data and optimisers do not belong here.
 """

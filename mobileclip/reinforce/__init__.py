@@ -1,4 +1,4 @@
-"""Reinforcement: what captioners and teachers say about every image, computed once and stored beside it.
+"""Reinforces data sets: captions and teachers' embeddings, computed once and stored beside each image.
 
 What computes, stores and checks it belongs here; reading it belongs in `data`.
 """

@@ -1,4 +1,4 @@
-"""Folding training-time branches, norms and scales into single convolutions and linear layers.
+"""Folds training-time branches, norms and scales into single convolutions and linear layers.
 
 What any folding needs belongs here; how one block folds is said beside its formula, in `blocks`.
 """

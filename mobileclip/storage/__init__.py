@@ -1,4 +1,4 @@
-"""Files wherever they are: a path on this machine, or a URL such as `s3://bucket/key` or `https://host/file`.
+"""Files on this machine or at a URL such as `s3://bucket/key` or `https://host/file`.
 
 What reads, writes, names or removes a file belongs here; what is in the file does not.
 Reading and writing ask for a connection only when they are called, and import what they need then. `http:` and `https:`

@@ -1,4 +1,4 @@
-"""What may come in from JSON and into the fields of specs: strict types, finite numbers, bounded sizes.
+"""Strict types for specs and bounded parsing of JSON.
 
 What checks a value without knowing what it is for belongs here.
 """

@@ -1,4 +1,4 @@
-"""Files of tensors from anyone: safetensors and PyTorch's, read within bounds and without running anything in them.
+"""Reads safetensors and PyTorch files of weights within bounds, without running code in them.
 
 What formats hold belongs here; which model's tensors they are, in `encoders.checkpoints`.
 """

@@ -1,4 +1,4 @@
-"""What a person sees and presses: lines and logs (`printing`), `pictures`, `help`, signals (`interruption`), `silence`.
+"""Everything printed or logged: lines (`printing`), `pictures`, `help`, signals (`interruption`), `silence`.
 
 How something is shown belongs here; what is said is for the packages above.
 """

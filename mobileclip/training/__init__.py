@@ -1,4 +1,4 @@
-"""Training: the spec of a run, its loop, and what the loop is made of.
+"""Training: the spec of a run, its loop, optimiser, schedule, and processes.
 
 What takes steps, keeps them and goes on belongs here; losses belong in `losses`, command lines in `recipes`.
 """

@@ -1,4 +1,4 @@
-"""Files to embeddings: which files there are, which pictures are in them, and what became of each.
+"""Reads files for an index: finds them, opens the pictures in them, and encodes these.
 
 What can be done without the index at hand belongs here; what enters the index does not.
 """

@@ -1,4 +1,4 @@
-"""Pictures of an index found: by what they show, by what is known of them, and by what they are like.
+"""Searches an index by text, example picture, metadata and similarity.
 
 What answers a question to an index belongs here, and its pictures read again; how answers look does not.
 """

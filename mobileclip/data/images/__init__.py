@@ -1,4 +1,4 @@
-"""Bytes to pixels: which files are images, what opening one may cost, and the preprocessing of a model.
+"""Image files to pixels: formats, limits, decoding, and a model's preprocessing.
 
 What concerns a picture alone belongs here; what changes its pixels at random, in `data.augmentation`.
 """

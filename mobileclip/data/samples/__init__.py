@@ -1,4 +1,4 @@
-"""What one key holds: an image, its captions, and what teachers said of both, in every layout that is read.
+"""One sample: its image, captions, augmentations and embeddings, in every layout that is read.
 
 A new layout of a sample's members enters here. Files of many samples belong in `data.shards`.
 """

@@ -1,4 +1,4 @@
-"""Reinforced shards that were published without their images, and the images, found and put together.
+"""Joins reinforced shards that were published without images with the images.
 
 What finds, checks and matches the two belongs here; reading the outcome is for `data.loading`.
 """

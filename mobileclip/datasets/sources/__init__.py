@@ -1,4 +1,4 @@
-"""Sources: image-text data in the forms that it comes in, cut into units of work, each of which becomes one shard.
+"""Sources of image-text pairs: shards, JSON lines, tables and folders, cut into units of one shard each.
 
 A new kind of data set enters here, registered by name. What is made of its units does not.
 """

@@ -1,4 +1,4 @@
-"""Videos to pictures: single frames, upright, by the time at which they are shown.
+"""Decodes single frames of videos, upright, by time.
 
 Sound, subtitles and whatever else a file holds are never read.
 """

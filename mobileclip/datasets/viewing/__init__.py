@@ -1,4 +1,4 @@
-"""What is in a data set, for people: numbers, and pictures on a sheet.
+"""Shows what is in a data set: numbers of samples, and single ones as text and as a contact sheet.
 
 What shows data belongs here; nothing here changes them.
 """

@@ -1,4 +1,4 @@
-"""Checkpoints: the official layout, open_clip's, timm's and our own; training form and folded; strict both ways.
+"""Checkpoints: reads and writes the layouts of Apple, open_clip, timm and this library, strictly.
 
 A new layout of a model's weights enters here. Reading tensors from files is for `tensor_files`.
 """

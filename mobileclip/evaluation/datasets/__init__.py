@@ -1,4 +1,4 @@
-"""What a model is evaluated on: pictures with labels or captions, wherever they are.
+"""Data sets to evaluate on: images with labels or captions, on disk, on the web or in a bucket.
 
 What finds, reads and writes them belongs here; what a model is asked about them, in `evaluation.tasks`.
 """

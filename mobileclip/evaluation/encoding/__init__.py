@@ -1,4 +1,4 @@
-"""A model's embeddings of pictures and texts, encoded as fast as the machine can.
+"""Encodes the images and texts of a data set as fast as the machine can.
 
 How they are batched, and on what they are computed, is decided here; what they are worth, in `evaluation.metrics`.
 """

@@ -1,4 +1,4 @@
-"""From embeddings to numbers, and how sure these are.
+"""Metrics of embeddings, and their confidence intervals.
 
 Only what computes with tensors and numbers belongs here: no model, no file, no data set.
 """

@@ -1,4 +1,4 @@
-"""What is evaluated: each task makes a result of a model and a place of data.
+"""Evaluation tasks by key: each computes features with a model, and scores them.
 
 A new task enters here, registered by its key. A number that several tasks compute belongs in `evaluation.metrics`.
 """

@@ -1,4 +1,4 @@
-"""How an export's folder is laid out: what files, inputs and outputs are called where a model is run.
+"""Layouts of an export's folder: names of files, inputs and outputs that a host expects.
 
 A place with names of its own enters here, registered by name. What files of a tower hold is the targets'.
 """

@@ -1,4 +1,4 @@
-"""The formats that models are exported to, a package each.
+"""Export formats, a folder each.
 
 A new format enters here, registered by name. What holds for all of them belongs in `export`.
 """

@@ -1,4 +1,4 @@
-"""A tower as an export holds it: what comes in, the encoder in the precision of its layers, what goes out.
+"""A tower as it is exported: preprocessing, the encoder with the precision of each layer, outputs.
 
 What is written of it, and in which format, belongs in `targets`.
 """

@@ -1,4 +1,4 @@
-"""How near an export is to its model, the acceptance checks it must pass, and what is kept in float32 so that it does.
+"""Measures an export against its model, checks it against tolerances, and keeps layers in float32 where needed.
 
 The contract, which says what came of it, does not belong here.
 """

@@ -1,4 +1,4 @@
-"""Forms in which a tower gives the same embeddings in less time, each a function from module to module.
+"""Functions from module to module that give the same embeddings in less time.
 
 A form that gives other embeddings does not belong here.
 """

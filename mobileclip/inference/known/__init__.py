@@ -1,4 +1,4 @@
-"""What published weights give, as others have published it, and whether weights that are here give the same.
+"""Compares published weights with the outputs that others have published of them.
 
 Further numbers that somebody has published belong here; where weights come from, in `encoders.checkpoints`.
 """

@@ -1,4 +1,4 @@
-"""The form of a tower that is fastest on a machine: forms tried in turn, timed, and held to the same embeddings.
+"""Tries forms of a tower, times them, checks their embeddings, and keeps the fastest.
 
 What makes one, in PyTorch, by its compiler or in OpenVINO, belongs here; how two forms are compared belongs in
 `comparison`.

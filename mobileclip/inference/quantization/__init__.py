@@ -1,4 +1,4 @@
-"""A folded tower in int8, tuned by itself: what is rounded and how, from which ranges, and how they are learned.
+"""Quantises a folded tower to int8: rounding, ranges, and learning them from its own embeddings.
 
 What any runtime computes of it belongs here; how a format says it, in `export.targets`.
 """

@@ -1,4 +1,4 @@
-"""The reinforced loss tile by tile: values and gradients in memory that grows with the batch, not with its square.
+"""The reinforced loss in tiles: the same values and gradients in memory linear in the batch.
 
 What saves memory and time belongs here; what is computed is said in `losses.reinforced`.
 """

@@ -1,6 +1,6 @@
 """The evaluation recipe: its command line, and a small world to try it in.
 
-Its command line and a small world to try it in belong here; data sets, tasks and metrics, in `evaluation`.
+Data sets, tasks and metrics belong in `evaluation`.
 """
 
 from mobileclip.recipes.evaluating.command import Command, run_recipe

@@ -1,4 +1,4 @@
-"""The small world that recipes are tried in: drawn scenes and shapes, small models, a person's first samples.
+"""The small world of `--tiny`: drawn scenes and shapes, small models, the first samples of a data set.
 
 Everything in it is there to try a recipe in little time; nothing that a published run needs belongs here.
 """

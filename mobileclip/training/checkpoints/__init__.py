@@ -1,4 +1,4 @@
-"""The state of a run as a file: what is in it, how it is written beside the training, and which are kept.
+"""Training checkpoints: what is in them, how they are written in the background, and which are kept.
 
 When a run writes one does not belong here, see `saving`.
 """

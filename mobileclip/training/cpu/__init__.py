@@ -1,4 +1,4 @@
-"""Training on a CPU: the blocks' formulas, computed by way of what oneDNN is fast at.
+"""Faster training on a CPU: the blocks' formulas, computed by what oneDNN is fast at.
 
 Values and gradients stay those of `blocks`; what is faster without gradients belongs in `inference.forms`.
 """

@@ -1,4 +1,4 @@
-"""Fine-tuning: what of a pretrained model moves, how fast, and how far the outcome is taken; `run` does it all.
+"""Fine-tuning: what is frozen, learning rates by depth, adapters, and averaging with the original.
 
 What fine-tuning alone needs belongs here; the loop is that of `training`.
 """

@@ -1,4 +1,4 @@
-"""What a step minimises: the loss of a model on a batch, in micro-batches that fit into memory.
+"""Objectives: the loss of a model on a batch, in micro-batches that fit into memory.
 
 The formulas are those of `losses`; what is done with the gradients does not belong here.
 """

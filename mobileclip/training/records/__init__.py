@@ -1,4 +1,4 @@
-"""What a run leaves for people to read: metrics, curves, runs side by side, and what its data lost.
+"""What a run leaves for people: metrics, curves, runs side by side, and skipped samples.
 
 What a run needs to go on belongs in `checkpoints`.
 """
