@@ -67,7 +67,7 @@ class ImageInput:
         size: side of the square input, in pixels.
         interpolation: filter of the (antialiased) resize.
         mean: per channel, in units of the [0, 1] pixel, at most 1000; zero means that nothing is subtracted. There are
-            as many channels as values: three are red, green and blue, and what others are is up to whoever gives them.
+            as many channels as values: three are red, green and blue, and what others are is up to the caller.
         std: per channel, in units of the [0, 1] pixel, from 1e-6 to 1000; one means that nothing is divided.
         background: what transparent pictures are put on: `white`, `black` or `#rrggbb`; or `hidden`, which drops the
             transparency, so that the stored colour below it shows, mostly black. The published models were trained so.

@@ -36,7 +36,7 @@ class Registry(Mapping[str, T], Generic[T]):
     Args:
         kind: what the names stand for, singular with underscores, such as `image_encoder`; used in messages and as
             the entry-point group.
-        home: the module of the library that registers its own values, where that is another room than the registry's;
+        home: the module of the library that registers its own values, where it is not in the registry's package;
             imported like those of third parties.
         listed: the command that lists the names, where there is one.
     """

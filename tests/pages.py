@@ -9,7 +9,7 @@ import ast
 import importlib
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -17,6 +17,7 @@ from mobileclip import testing
 from mobileclip.evaluation import SUITE, SUITES, evaluation_tasks
 from mobileclip.registry import Registry
 from tests.architecture import PACKAGE, ROOT, map_page, picture
+from tests.targets import Table, acceptance_table, layouts_table, places_table, targets_table
 
 _BLOCK = re.compile(r"(<!-- written by python -m tests\.pages: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -53,7 +54,17 @@ def checks() -> str:
     return _table("function", "what it checks", rows=rows)
 
 
-BLOCKS = {one.__name__: one for one in (tasks, registries, checks)}
+def _written(table: Callable[[], Table]) -> Callable[[], str]:
+    def text() -> str:
+        titles, rows = table()
+        return _table(*titles, rows=rows)
+
+    return text
+
+
+BLOCKS: dict[str, Callable[[], str]] = {one.__name__: one for one in (tasks, registries, checks)} | {
+    one.__name__: _written(one) for one in (targets_table, places_table, layouts_table, acceptance_table)
+}
 
 
 def pages() -> dict[Path, str]:

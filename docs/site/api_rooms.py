@@ -99,7 +99,7 @@ def _closeness(path: str, source: str) -> int:
 def _overview(rooms: tuple[Room, ...]) -> str:
     rows = "\n".join(f"| [`{room.module}`]({room.module}.md) | {_cell(room.summary)} |" for room in rooms)
     text = "Public modules. A name is imported from its module."
-    return f"# API\n\n{text}\n\n| room | what it is |\n|---|---|\n{rows}\n"
+    return f"# API\n\n{text}\n\n| module | what it is |\n|---|---|\n{rows}\n"
 
 
 def _page(room: Room) -> str:

@@ -1,6 +1,6 @@
 """The console command: its commands by name, and what is common to all of them.
 
-What a command does belongs in the rooms; a file here reads its flags.
+What a command does belongs in the packages below; a file here reads its flags.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class Command:
     """A command that is imported when it runs.
 
     Args:
-        place: its function, `module:name` in this room, whose arguments are flags and whose docstring is the help.
+        place: its function, `module:name` in this package, whose arguments are flags and whose docstring is the help.
         example: what may be typed, from its own name on.
         summary: what it does, in a few words.
     """

@@ -49,7 +49,7 @@ def export(
     mobileclip export mobileclip_s0.pt --for iphone -o s0_iphone
 
     The files are run in their runtime at once, on real images and captions, and measured against the model in float32.
-    Where a tower in fewer bits fails a gate, it is written again with the layers that lose most in float32. The exit
+    Where a tower of lower precision fails, it is written again with the layers that lose most in float32. The exit
     status is 1 where it fails all the same; the folder with its report is kept. What no runtime here can run, of some
     backends of ExecuTorch, is lowered and not run, and says so.
 
@@ -130,7 +130,7 @@ def verify(
     Args:
         folder: that `mobileclip export` wrote.
         trust: run files of other targets than ONNX that another machine wrote, whose runtimes do not validate files:
-            whoever made the export could then run anything on this machine. Files of ONNX need no trust, and are
+            its author could then run anything on this machine. Files of ONNX need no trust, and are
             refused without it for what is not known in them.
         data: a data set, as mobileclip eval takes it.
         model: the checkpoint that the export was made of, as mobileclip export takes it.

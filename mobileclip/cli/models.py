@@ -50,7 +50,7 @@ class ModelFlags:
         device: where to compute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there. Of an export:
             cpu, or what its runtime has here.
         trust: run an export of another target than ONNX that another machine wrote, whose runtime does not validate
-            files: whoever made it could then run anything on this machine. An index does not remember it.
+            files: its author could then run anything on this machine. An index does not remember it.
     """
 
     model: Annotated[str | None, arg(metavar="NAME|FILE|NAME=FILE")] = None

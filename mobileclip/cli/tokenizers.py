@@ -42,7 +42,7 @@ def train(
         output: the file to write.
         vocab_size: number of tokens at most, special ones included.
         kind: bpe joins the most frequent pairs of bytes, and is the same every time; unigram has the most probable
-            pieces, as sentencepiece.
+            subwords, as sentencepiece.
         text_column: column of tables that holds the texts.
         lowercase: whether capitals are small letters.
         overwrite: replace a file that is there.

@@ -41,7 +41,7 @@ class Collection:
         store: the rows.
         clip: the model that the index is of; by default it is loaded when it is first needed.
         device: where to compute.
-        trust: whether whoever made an export that the index is of may run anything here, see `mobileclip.load`. An
+        trust: whether the author of an export that the index is of may run anything here, see `mobileclip.load`. An
             index does not remember it.
         text_model: a text tower of the model's space that encodes texts in place of the model's own, see
             `mobileclip.load`; of a model that is loaded here. An index does not remember it.

@@ -1,6 +1,6 @@
 """Data: text and image input, replayed augmentation, reinforced samples and their shards, and named batches.
 
-What lies between shards and a batch belongs here, in the room of its step; what several rooms need lies beside them.
+What lies between shards and a batch belongs here, in the package of its step; what several need lies beside them.
 What prepares data sets offline is in `mobileclip.datasets`; models and losses do not belong here.
 """
 

@@ -1,4 +1,4 @@
-"""Processes that work ahead of whoever takes their results, in order, and end with the one that started them.
+"""Processes that work ahead of their consumer, in order, and end with the one that started them.
 
 For a stream whose results this process uses, such as pictures for a model. Work in units, whose results are files or
 counts, is for `mobileclip.engines`.

@@ -1,6 +1,6 @@
 """Prepares data before a run: sources, joins, curation, viewing, and images of classes.
 
-Each room here has one task; what a training run reads at every step is in `mobileclip.data`.
+Each package here has one task; what a training run reads at every step is in `mobileclip.data`.
 """
 
 import lazy_loader

@@ -56,7 +56,7 @@ class Record:
 
 
 def add_record(path: Path, record: Record, *, model: str) -> None:
-    """Put a record at the end of a file, whoever else does so at the same time; it replaces one of the same reading.
+    """Put a record at the end of a file, also while other processes do; it replaces one of the same reading.
 
     Args:
         path: the file of one model's weights; see `read_results`.

@@ -51,7 +51,7 @@ class EvaluationSpec:
             without, every run encodes anew.
         allow_missing: whether to go on where a shard is missing; the result says what is left out.
         trust: run exports for other targets than ONNX that another machine wrote, whose runtimes do not validate files:
-            whoever made one could run anything on this machine.
+            their authors could run anything on this machine.
         rows: how rows of `.jsonl` files and of tables among the data sets are read.
         stores: how long stores are waited for. Specs that differ in these alone are equal.
 

@@ -56,7 +56,7 @@ def export_model(
     The folder holds a file per tower, `mobileclip.json` (what goes in and comes out), `tokenizer.json`, golden inputs
     and embeddings, a card (`README.md`), `LICENSE`, and `report.json`: how near the files are to the model in float32,
     run in their own runtime. It appears whole or not at all. An export that fails a gate is written too: its report
-    says so, and `verify_export` measures it again. Where fewer bits fail a gate, the layers that suffer most stay in
+    says so, and `verify_export` measures it again. Where lower precision fails, the layers that suffer most stay in
     float32 (`fallbacks`); the contract names them. If no choice passes, the best one is written.
 
     Args:

@@ -68,7 +68,7 @@ class ExportSpec:
             library: that of `litert`. Other targets need none.
 
         backend: of `executorch`, who computes what it can: `xnnpack`, which is the default, on processors; `coreml` on
-            Apple's devices and `vulkan` on graphics units, which may be lowered here and not run, in float32 or
+            Apple's devices and `vulkan` on GPUs, which may be lowered here and not run, in float32 or
             float16, one input at a time; `qnn` needs Qualcomm's tools. Other targets have none.
 
     Examples:

@@ -66,8 +66,8 @@ def push_to_hub(
 ) -> Pushed:
     """Write a model to a repository on the hub, as `save_pretrained` writes it to a folder, in one commit.
 
-    The hub checks the card first; then the repository is made if there is none, and the branch too. Whoever is logged
-    in pushes: `hf auth login`, or the environment's HF_TOKEN.
+    The hub checks the card first; then the repository is made if there is none, and the branch too. Log in
+    with `hf auth login`, or the environment's HF_TOKEN.
 
     Args:
         model: a dual encoder, a tower or a classifier, in training form or folded.

@@ -17,7 +17,7 @@ _WEB = ("http", "https")
 
 
 def is_remote(path: AnyPath) -> bool:
-    """Return whether `path` is an address, such as `s3://bucket/key`; `file://` ones are local."""
+    """Return whether `path` is a URL, such as `s3://bucket/key`; `file://` ones are local."""
     return _scheme(path) not in ("", "file")
 
 

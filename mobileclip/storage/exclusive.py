@@ -15,7 +15,7 @@ LOCK = ".lock"
 def exclusive(directory: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
     """Hold a folder while a job writes to it; the system lets go of it when the process ends, however that happens.
 
-    The lock's file stays where it is: whoever removed it would let a third in beside one that waits for it.
+    The lock's file stays where it is: removing it would let a third in beside one that waits for it.
 
     Args:
         directory: created where it is missing.

@@ -1,4 +1,4 @@
-"""Which web servers may be reached for addresses that came with data: public ones, and those that a person named."""
+"""Which web servers may be reached for URLs that came with data: public ones, and those that a person named."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class RefusedHostError(PermissionError):
 def public_hosts_only(trusted: Sequence[str] = ()) -> Iterator[None]:
     """Let what is opened in this block, redirections included, come from hosts at public addresses of the internet.
 
-    A stranger's list of addresses could otherwise ask a cloud's own services, or machines of the house, for what is
+    A stranger's list of URLs could otherwise ask a cloud's own services, or machines of the local network, for what is
     meant for this machine alone. Where a proxy is configured, it decides, and is itself reached as ever.
 
     Args:

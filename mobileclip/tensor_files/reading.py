@@ -27,7 +27,7 @@ def read_tensors(
         path: the file.
         sha256: the digest that the file must have, in hexadecimal; None for any.
         mmap: leave the numbers in the file, which the tensors are views of: little is read and no memory is taken
-            before they are used, and whoever changes the file changes them, or ends the process if it becomes shorter.
+            before they are used, and a change of the file changes them, or ends the process if it becomes shorter.
 
     Raises:
         FileNotFoundError: if there is no such file.

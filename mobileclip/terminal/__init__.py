@@ -1,6 +1,6 @@
 """Everything printed or logged: lines (`printing`), `pictures`, `help`, signals (`interruption`), `silence`.
 
-How something is shown belongs here; what is said is for the rooms above.
+How something is shown belongs here; what is said is for the packages above.
 """
 
 import lazy_loader

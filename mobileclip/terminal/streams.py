@@ -32,6 +32,6 @@ def output_stream(*, error: bool = False) -> TextIO:
 
 
 def give_up_output() -> None:
-    """Print nothing more, as whoever read it has gone, and leave nothing that the end of the process would print."""
+    """Print nothing more, since its reader has gone, and leave nothing that the end of the process would print."""
     with open(os.devnull, "w", encoding="utf-8") as nothing:  # noqa: PTH123 - no path
         os.dup2(nothing.fileno(), sys.stdout.fileno())

@@ -78,7 +78,7 @@ def train(
         spec: how to train.
         model: an image-text model or a classifier, as the loss has it; trained in place.
         batches: what to train on; with several processes, this one's share.
-        output: folder of `metrics.jsonl` and `checkpoints/`, which is created, or an address such as `s3://bucket/run`,
+        output: folder of `metrics.jsonl` and `checkpoints/`, which is created, or a URL such as `s3://bucket/run`,
             which no other run may have meanwhile: nothing there tells one.
         card: of the reinforced data, where it has one: the loss must split the embeddings as its teachers do. Other
             logit scales than theirs are logged.

@@ -60,7 +60,6 @@ from tests.export.models import (
 from tests.export.stored import IS_MAC, STORED, coreml_operations
 from tests.once import programs_read_once
 from tests.preloaded import preloaded
-from tests.targets import DOCS, TABLES, renewed
 
 NEEDED = {"coreai": "coreai_torch", "litert": "ai_edge_litert"}
 WRITTEN_ELSEWHERE = ("litert",)  # by its converter, see test_litert.py
@@ -478,9 +477,3 @@ def test_core_ai_answers_where_an_event_loop_runs_and_refuses_damaged_models(sha
 
     expected = mobileclip.ImageTextModel(shallow).encode_image(bundled_samples().images)
     torch.testing.assert_close(asyncio.run(in_a_notebook()), expected, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("page", TABLES)
-def test_the_tables_of_a_page_are_those_of_the_registries(page):
-    """`python -m tests.targets` writes them anew."""
-    assert (DOCS / page).read_text(encoding="utf-8") == renewed(page)

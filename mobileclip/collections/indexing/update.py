@@ -34,7 +34,7 @@ def update(
     *,
     trust: bool = False,
 ) -> IndexReport:
-    """Bring an index up to date with the files that were found; whoever calls it holds the index.
+    """Bring an index up to date with the files that were found; the caller holds the index.
 
     What is finished is written down every few seconds, so that a job that is killed loses no more than these.
 
@@ -45,7 +45,7 @@ def update(
         found: the files.
         options: how.
         engine: whose workers read and encode; None for this process, with those that decode beside it.
-        trust: whether workers may load an export of whoever made it, see `mobileclip.load`.
+        trust: whether workers may load an export that another machine wrote, see `mobileclip.load`.
 
     Raises:
         OSError: if the index cannot be written.
@@ -93,7 +93,7 @@ def update(
 
 
 def forget(store: Store, folders: Sequence[str]) -> int:
-    """Drop folders from an index, and return how many pictures it had of them; whoever calls it holds the index.
+    """Drop folders from an index, and return how many pictures it had of them; the caller holds the index.
 
     Args:
         store: of the index.

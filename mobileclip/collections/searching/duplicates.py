@@ -104,8 +104,8 @@ def find_duplicates(
 
     Every picture of a group is like the best one of it, and all are read for that: they are there, with the content
     that was indexed. Up to 200,000 pictures are all compared with each other; of more, each with its nearest 64. Frames
-    of videos are left out: those of one video are alike. Several names of one file (links) are no copies of it: whoever
-    deletes some of them may delete the only copy. Its own name counts.
+    of videos are left out: those of one video are alike. Several names of one file (links) are no copies of it:
+    deleting some of them may delete the only copy. Its own name counts.
 
     Args:
         snapshot: of the collection.

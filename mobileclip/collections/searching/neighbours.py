@@ -194,7 +194,7 @@ def open_graphs(folder: Path, snapshot: Snapshot, *, sizes: GraphSizes = GraphSi
 def renew_graphs(
     folder: Path, snapshot: Snapshot, *, sizes: GraphSizes = GraphSizes(), show_progress: bool = True
 ) -> None:
-    """Bring the graphs of an index up to date, if it has enough pictures for any; whoever writes to the index may.
+    """Bring the graphs of an index up to date, if it has enough pictures for any; only the writer of the index may.
 
     Args:
         folder: of the index.

@@ -28,7 +28,7 @@ def opened(path: Path, *, write: bool = False) -> Iterator[sqlite3.Connection]:
 
     Args:
         path: of the file, which is there.
-        write: whether it is written to; whoever does holds the folder.
+        write: whether it is written to; the writer holds the folder.
 
     Raises:
         ValueError: if the file is damaged.

@@ -192,7 +192,7 @@ class Store:
         """Return the ids of the pictures, rising, their embeddings, and how many files cannot be read.
 
         Of the embeddings, those that were written last are compared with what was written. On a disk of another machine
-        they are copied: whoever looks at a file that is mapped is ended (SIGBUS) when that machine makes it shorter.
+        they are copied: a process that reads a mapped file is ended (SIGBUS) when that machine makes it shorter.
 
         Raises:
             ValueError: if the index is damaged.

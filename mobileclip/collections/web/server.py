@@ -21,7 +21,7 @@ def serve(collection: Collection, *, port: int) -> None:
 
     Args:
         collection: that is searched.
-        port: from 1 to 65535; 0 takes a free one. The address is printed.
+        port: from 1 to 65535; 0 takes a free one. The URL is printed.
 
     Raises:
         ValueError: if there is no such port, or the index is damaged.

@@ -2,7 +2,7 @@
 
 Samples come from a number of *readers*, which the spec names. Sample `n` of an epoch, or of a stream without end, is
 the next usable one of reader `n % num_readers`, so every batch has the same share of every reader. Processes and their
-workers divide the readers among them; whoever has a reader reads the same samples in the same order.
+workers divide the readers among them; each reader gives the same samples in the same order.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ def make_examples(
 ) -> Iterator[ExampleType]:
     """Yield an example of every usable sample; `maker.collate` makes batches of them.
 
-    Whoever reads the shards answers for what a member may hold at most.
+    The reader of the shards bounds what a member may hold.
 
     Args:
         samples: content of members by extension, as bytes, with `__key__` and, where it is known, `__url__`; as

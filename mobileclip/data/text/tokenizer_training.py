@@ -30,7 +30,7 @@ def train_tokenizer(
         texts: read once, in memory by the trainer.
         vocab_size: number of tokens at most, special ones included; fewer where the texts do not give as many.
         kind: `bpe`, the most frequent pairs of bytes, which has no unknown character and is the same every time; or
-            `unigram`, the most probable pieces, as sentencepiece has it, a few of which differ from time to time.
+            `unigram`, the most probable subwords, as sentencepiece has it, a few of which differ from time to time.
         lowercase: whether capitals are small letters.
 
     Raises:

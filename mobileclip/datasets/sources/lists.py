@@ -192,7 +192,7 @@ def _names(values: Iterable[str]) -> tuple[str, ...]:
 class JsonLinesSource(Source):
     """A file with one JSON object a line.
 
-    `image` is a path or an address, kept with the sample; `caption`, `captions`, `text` or `texts` hold one caption or
+    `image` is a path or a URL, kept with the sample; `caption`, `captions`, `text` or `texts` hold one caption or
     several; `key` is optional, the line's number does as well. Other fields become metadata.
 
     The file may be a stranger's: unless they are told otherwise, its lines name files below `image_root`, and URLs

@@ -1,4 +1,4 @@
-"""Layers that stay in float32 where an export in fewer bits would not pass its gates."""
+"""Layers that stay in float32 where an export in lower precision would not pass its checks."""
 
 from __future__ import annotations
 

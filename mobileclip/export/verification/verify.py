@@ -215,7 +215,7 @@ def report_of_none(measured: Measured, *, data: str) -> Report:
     """Return the report of an export that nobody has run: no gate was asked, and one says so.
 
     Args:
-        measured: inputs and reference, which lie beside the files for whoever can run them.
+        measured: inputs and reference, which lie beside the files for machines that can run them.
         data: name of the data set.
     """
     return Report(

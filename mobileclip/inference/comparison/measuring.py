@@ -64,7 +64,7 @@ def orders(count: int, *, rounds: int) -> Iterator[list[int]]:
 def turn(call: Callable[[], object]) -> tuple[float, float]:
     """Return the milliseconds of a call, and the seconds that processors computed for it.
 
-    A short one is called twice, and the second counts: in the first, threads of whoever computed before may still spin,
+    A short one is called twice, and the second counts: in the first, threads of the last computation may still spin,
     waiting for more work, and weights are no longer in the cache.
     """
     measured = _timed(call)

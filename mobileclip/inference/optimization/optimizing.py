@@ -1,4 +1,4 @@
-"""Find the form of a model that answers soonest on this machine, and prove that it gives the same embeddings."""
+"""Find the form of a model that is fastest on this machine, and prove that it gives the same embeddings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights, and what goes into layers, in fewer bits than float32 has, by Google's quantiser of LiteRT's files."""
+"""Weights, and what goes into layers, in lower precision than float32, by Google's quantiser of LiteRT's files."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ Weight = npt.NDArray[Any]
 
 
 def with_fewer_bits(model: bytes, tower: TowerExport) -> bytes:
-    """Return a file whose convolutions, linear layers and tables are stored in fewer bits; all else stays as it is.
+    """Return a file whose convolutions, linear layers and tables are stored in lower precision; all else stays.
 
-    - float16: weights are stored in it, and become float32 when the file is opened. A runtime on a graphics unit
+    - float16: weights are stored in it, and become float32 when the file is opened. A runtime on a GPU
       computes in float16 instead.
     - int8-weights: weights have 8 bits without a zero point, with a scale for each output channel, and for each row of
       a table. They become float32 too.

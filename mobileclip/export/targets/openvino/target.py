@@ -1,4 +1,4 @@
-"""OpenVINO's intermediate representation: for processors, and for graphics and neural units of Intel."""
+"""OpenVINO's intermediate representation: for CPUs, and for Intel's GPUs and NPUs."""
 
 from __future__ import annotations
 
