@@ -60,7 +60,7 @@ def openvino_program(
     capabilities = core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
     if precision == "int8":
         assert int8 is not None, "int8 needs a calibrated model"
-        _, hint = _HINTS["bfloat16" if "BF16" in capabilities else "float32"]
+        _, hint = _HINTS[int8.rest if "BF16" in capabilities else "float32"]
         model = int8.model.clone()
     else:
         able, hint = _HINTS[precision]
