@@ -84,6 +84,9 @@ COMMANDS = Commands(
             "classify": Command("models:classify", 'classify photo.jpg "a cat" "a dog"', "which text fits a picture"),
             "embed": Command("models:embed", "embed photos/ -o photos.npz", "embeddings as a NumPy archive"),
             "export": Command("export:export", "export s2.pt -o s2_onnx", "files for phones, browsers, servers"),
+            "quantize": Command(
+                "quantize:quantize", "quantize s2.pt --images photos/ -o q.safetensors", "tuned to int8"
+            ),
             "list": Command("models:list_models", "list", "models and towers known by name"),
             "info": Command("models:info", "info mobileclip_s2", "what a model or a checkpoint is"),
         },

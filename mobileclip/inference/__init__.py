@@ -14,6 +14,8 @@ __all__ = [
     "OptimizedDualEncoder",
     "OptimizedTower",
     "Pruned",
+    "QuantizationReport",
+    "QuantizationSpec",
     "TowerReport",
     "Trial",
     "by_length",

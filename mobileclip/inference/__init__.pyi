@@ -18,3 +18,4 @@ from .optimization.report import (
 )
 from .optimization.towers import Engine as Engine, Form as Form, OptimizedTower as OptimizedTower
 from .pruning import Pruned as Pruned, prune_vocabulary as prune_vocabulary
+from .quantizing import QuantizationReport as QuantizationReport, QuantizationSpec as QuantizationSpec

@@ -18,6 +18,7 @@ QUICK = {
     "data score": 1,
     "data join": 1,
     "reinforce": 1,
+    "quantize": 1,
 }
 SECONDS = 1_500.0
 

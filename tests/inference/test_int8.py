@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from mobileclip import optimize, reparameterize
-from mobileclip.data import ImageTransform, load_image
+from mobileclip.data import ImageTransform, Tokenizer, load_image
 from mobileclip.export import bundled_samples
 from mobileclip.extras import install
-from mobileclip.inference import Form, OptimizedTower, optimize_images
+from mobileclip.inference import Form, OptimizedTower, optimize_images, optimize_tower
 from mobileclip.inference.comparison import LEAST_COSINE, least_agreement
 from mobileclip.inference.forms import with_depthwise_convs, with_one_token
 from mobileclip.inference.optimization import Calibration, Int8Model, calibrations
+from mobileclip.inference.quantization import observed_ranges, rounded, with_rounded_weights
 from tests.errors import fails
 from tests.export.models import CONVOLUTIONAL, PIXELS, TOKENS, TRANSFORMERS, seeing
 
@@ -158,3 +159,37 @@ def test_an_image_tower_alone_is_tried_too(model):
     with torch.no_grad():
         given, expected = fast.image_encoder(measured), model.image_encoder(measured)
     assert torch.cosine_similarity(given, expected).min() > LEAST_COSINE["int8"]
+
+
+@pytest.fixture(scope="module", params=["image", "text"])
+def tuned(model, request):
+    """A tower that carries ranges, and inputs."""
+    folded = reparameterize(model).requires_grad_(requires_grad=False)
+    transform = ImageTransform(PIXELS)
+    images = torch.stack([transform(load_image(data)) for data in bundled_samples().images])
+    inputs = images if request.param == "image" else Tokenizer(TOKENS)(bundled_samples().captions)
+    tower = folded.get_submodule(f"{request.param}_encoder")
+    return with_rounded_weights(tower, rounded(tower, observed_ranges(tower, lambda: [inputs]))), inputs
+
+
+@pytest.mark.extra("openvino")
+def test_a_tower_that_carries_ranges_computes_with_these_in_int8(tuned):
+    tower, inputs = tuned
+    form = OptimizedTower(tower, form=attrs.evolve(INT8, most=len(inputs)))
+    assert form.is_tuned
+    form.compile_for(inputs, int8=form.int8_model(Calibration.of(inputs)))
+    expected = rounded(tower, tower.ranges)(inputs)
+    in_float32 = torch.cosine_similarity(tower(inputs), expected).min()
+    # The order of a sum may turn a number at the middle of two steps to the other one: far less than rounding all does.
+    assert 1 - torch.cosine_similarity(form(inputs), expected).min() < 0.05 * (1 - in_float32)
+
+
+@pytest.mark.extra("openvino")
+@pytest.mark.parametrize("tuned", ["text"], indirect=True)
+def test_a_tower_that_carries_ranges_is_in_float32_where_the_processor_has_no_products_of_int8(tuned, monkeypatch):
+    tower, inputs = tuned
+    calibration = Calibration.of(inputs)
+    monkeypatch.setattr("mobileclip.inference.optimization.optimizing.lacks_int8_products", lambda: True)
+    _, report = optimize_tower(tower, inputs[:1], precision="int8", calibration=calibration, rounds=1)
+    (trial,) = [one for one in report.trials if one.form.precision == "int8"]
+    assert "VNNI" in trial.refused

@@ -68,7 +68,7 @@ def test_what_is_not_in_int8_is_in_what_takes_less_time(tower, example, monkeypa
         faster = "float32"
     hints = ["float32", "bfloat16"][: 1 + has_bfloat16()]
     monkeypatch.setattr(programs, "times_in_turn", lambda *_, **__: [[float(one != faster)] for one in hints])
-    int8 = SimpleNamespace(model=openvino_model(tower, example, lengths=False))
+    int8 = SimpleNamespace(model=openvino_model(tower, example, lengths=False), rest="bfloat16")
     beside = made(tower, example, "int8", int8=int8)(example)
     torch.testing.assert_close(beside, made(tower, example, faster)(example), rtol=0, atol=0)
 

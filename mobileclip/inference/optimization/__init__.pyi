@@ -1,4 +1,9 @@
-from .int8 import Calibration as Calibration, Int8Model as Int8Model, calibrations as calibrations
+from .int8 import (
+    Calibration as Calibration,
+    Int8Model as Int8Model,
+    TunedInt8Model as TunedInt8Model,
+    calibrations as calibrations,
+)
 from .openvino_int8 import (
     TABLE as TABLE,
     WEIGHTED as WEIGHTED,

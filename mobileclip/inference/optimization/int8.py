@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from mobileclip.encoders import DualEncoder
 from mobileclip.extras import needed
+from mobileclip.hardware.precision import FastPrecision
 from mobileclip.inference.comparison.measuring import first_results, least_agreement
 from mobileclip.inference.comparison.samples import bundled_samples
 from mobileclip.inference.layers import is_grouped, weighted_layers
 from mobileclip.inference.optimization.openvino_quiet import openvino_model
+from mobileclip.inference.quantization import ranges_of_form, with_int8_layers
 from mobileclip.inputs import ImageInput, TextInput
 
 _FEWEST, _FEW = 4, 16
@@ -93,6 +95,9 @@ class Int8Model:
         lengths: whether texts may be shorter.
     """
 
+    rest: FastPrecision = "bfloat16"
+    """What other operations may be computed in, where the processor does."""
+
     def __init__(self, tower: nn.Module, ranges: Tensor, *, lengths: bool) -> None:
         self._tower, self._ranges, self._lengths = tower, ranges, lengths
 
@@ -110,6 +115,31 @@ class Int8Model:
             model.reshape([1, *self._ranges.shape[1:]])
             kept = [name for name, layer in weighted_layers(self._tower) if is_grouped(layer)]
             return in_int8(model, self._tower, self._ranges, kept=kept)
+
+
+class TunedInt8Model(Int8Model):
+    """A tower as OpenVINO's model in int8 with the ranges that it carries, for all layers that have some.
+
+    Args:
+        tower: in evaluation mode, in float32; what `mobileclip quantize` wrote, or a form of it.
+        ranges: inputs, a batch, of which the first are examples.
+        lengths: whether texts may be shorter.
+    """
+
+    rest: FastPrecision = "float32"
+
+    @cached_property
+    def model(self) -> Any:
+        """The model, of batches of one.
+
+        Raises:
+            ImportError: if OpenVINO is not installed; the message has the command that installs it.
+        """
+        form = with_int8_layers(self._tower, ranges_of_form(self._tower))
+        with needed("int8", "openvino"):
+            model = openvino_model(form, self._ranges[:_FEW], lengths=self._lengths, any_batch=True)
+        model.reshape([1, *self._ranges.shape[1:]])
+        return model
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mobileclip.encoders import DualEncoder, ImageEncoderSpec, TextEncoderSpec
+from mobileclip.hardware.int8 import lacks_int8_products
 from mobileclip.hardware.precision import FAST_PRECISIONS, FastPrecision
 from mobileclip.inference.comparison.measuring import (
     LARGEST_ERROR,
@@ -75,7 +76,8 @@ def optimize(
 
     Tried are, for each tower: folded, with channels innermost in memory and text read up to its end; a batch in
     small parts; and both as programs of OpenVINO. With `bfloat16` all of that in it. With `int8`, convolutions and
-    linear layers in int8 too, by OpenVINO, with static ranges of what goes into them. What is not as exact as its
+    linear layers in int8 too, by OpenVINO, with static ranges of what goes into them: those that a model carries
+    which `mobileclip quantize` wrote, or ranges that are found here. What is not as exact as its
     precision allows (an error of 1e-5 in float32, a cosine of 0.9995 in bfloat16; in int8 one of 0.98 and 99 of 100
     first results within a 95 % interval, on inputs that were not calibrated with), what cannot be compiled and what
     is no faster is not used, and `.report` says so. The model itself is not changed.
@@ -299,6 +301,8 @@ class _Check:
     def trial(self, candidate: OptimizedTower) -> Trial:
         """Return how exact a form is, or why there is none."""
         form = candidate.form
+        if form.precision == "int8" and candidate.is_tuned and lacks_int8_products():
+            return Trial(form=form, refused="the processor has no products of int8 (VNNI, AMX), which all layers need")
         try:
             if form.precision == "int8":
                 # The example may be noise, which leaves all ranges.

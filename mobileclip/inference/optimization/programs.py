@@ -32,7 +32,8 @@ def openvino_program(
         tower: in evaluation mode, in float32.
         example: a batch, as it will come.
         lengths: whether texts may be shorter than the example's.
-        precision: what OpenVINO may compute in; what int8 leaves, in whichever of float32 and bfloat16 takes less time.
+        precision: what OpenVINO may compute in; what int8 leaves, in float32, or in bfloat16 where it may be and that
+            takes less time.
         int8: the tower in int8, for that.
 
     Raises:
@@ -44,7 +45,8 @@ def openvino_program(
     capabilities = core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
     if precision == "int8":
         assert int8 is not None, "int8 needs a calibrated model"
-        hints = [hint for able, hint in _HINTS.values() if able in capabilities]
+        rest = ("float32", int8.rest)
+        hints = [hint for name, (able, hint) in _HINTS.items() if name in rest and able in capabilities]
         model = int8.model.clone()
     else:
         able, hint = _HINTS[precision]

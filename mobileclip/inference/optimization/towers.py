@@ -21,8 +21,9 @@ from mobileclip.inference.forms import (
     with_depthwise_convs,
     with_one_token,
 )
-from mobileclip.inference.optimization.int8 import Calibration, Int8Model
+from mobileclip.inference.optimization.int8 import Calibration, Int8Model, TunedInt8Model
 from mobileclip.inference.optimization.programs import Program, openvino_program
+from mobileclip.inference.quantization import ranges_of_form
 
 Engine = Literal["eager", "openvino"]
 
@@ -34,7 +35,7 @@ class Form:
     Args:
         engine: what computes: PyTorch, or a program of OpenVINO.
         precision: of the weights and the features; embeddings come out in float32. In int8, of convolutions and linear
-            layers, but for grouped ones.
+            layers: those that the tower carries ranges of, or all but grouped ones.
         most: images or texts computed at once; a larger batch goes in parts. What a few images need between two layers
             stays in a processor's cache.
     """
@@ -86,11 +87,17 @@ class OptimizedTower(PreparedTower):
         """Return what programs in int8 are made of, whichever their batch.
 
         Args:
-            calibration: inputs that ranges of values are found with.
+            calibration: inputs that ranges of values are found with, where the tower carries none.
         """
         lengths = self._pool is not None
         ranges = calibration.ranges if lengths else self._prepared(calibration.ranges)
-        return Int8Model(self.tower, ranges, lengths=lengths)
+        kind = TunedInt8Model if self.is_tuned else Int8Model
+        return kind(self.tower, ranges, lengths=lengths)
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether the tower carries ranges of int8."""
+        return bool(ranges_of_form(self.tower))
 
     def compile_for(self, inputs: Tensor, *, int8: Int8Model | None = None) -> None:
         """Make the program for batches of `form.most`, if the form has one.

@@ -1,5 +1,6 @@
 from .carried import Int8Layer as Int8Layer, ranges_of_form as ranges_of_form, with_int8_layers as with_int8_layers
 from .grid import LARGEST_VALUE as LARGEST_VALUE, LARGEST_WEIGHT as LARGEST_WEIGHT, on_grid as on_grid
+from .quality import Agreement as Agreement, TowerQuality as TowerQuality
 from .ranges import observed_ranges as observed_ranges, value_range as value_range, weight_steps as weight_steps
 from .rounding import (
     RoundedLayer as RoundedLayer,
@@ -7,4 +8,5 @@ from .rounding import (
     rounded as rounded,
     with_rounded_weights as with_rounded_weights,
 )
+from .saved import SavedTunings as SavedTunings, state_file as state_file
 from .tuning import Tuning as Tuning, TuningSpec as TuningSpec, batches_of as batches_of, tuning_loss as tuning_loss

@@ -63,7 +63,7 @@ def weight_steps(weight: Tensor) -> Tensor:
     rows = weight.detach().float().flatten(1)
     whole = rows.abs().amax(1, keepdim=True).clamp(min=_TINY) / LARGEST_WEIGHT
     tried = [whole * share for share in torch.linspace(*_SHARES, _NUM_SHARES).flip(0)]
-    zero = torch.zeros_like(whole)
+    zero = torch.zeros(())
     errors = [
         (on_grid(rows, step, zero, least=-LARGEST_WEIGHT, largest=LARGEST_WEIGHT) - rows).square().sum(1)
         for step in tried
@@ -89,7 +89,8 @@ def value_range(counts: Tensor, least: float, largest: float) -> Tensor:
     low, high = (end.reshape(-1, 1) for end in torch.meshgrid(least * shares, largest * shares, indexing="ij"))
     step = (high - low).clamp(min=_TINY) / LARGEST_VALUE
     zero = (-low / step).round()
-    errors = (on_grid(middles, step, zero, least=0, largest=LARGEST_VALUE) - middles).double().square() @ counts
+    rounded = [on_grid(middles, *one, least=0, largest=LARGEST_VALUE) for one in zip(step, zero, strict=True)]
+    errors = (torch.stack(rounded) - middles).double().square() @ counts
     best = errors.argmin()
     return torch.cat([step[best], zero[best]])
 

@@ -92,7 +92,7 @@ class WeightRounding(nn.Module):
         """Return the rounded weights."""
         step = self._step()
         moved = weight + self.shift * step
-        return on_grid(moved, step, torch.zeros_like(step), least=-LARGEST_WEIGHT, largest=LARGEST_WEIGHT)
+        return on_grid(moved, step, torch.zeros(()), least=-LARGEST_WEIGHT, largest=LARGEST_WEIGHT)
 
     def stored(self) -> Tensor:
         """Return the steps, `(outputs,)`."""
@@ -109,16 +109,19 @@ class WeightRounding(nn.Module):
 class RoundedLayer(nn.Module):
     """A convolution or a linear layer as int8 runtimes compute it: input, weights and output are rounded.
 
-    The bias stays as it is: runtimes hold it in 32 bits.
+    The bias, which runtimes hold in 32 bits, makes up for what rounding moves on the average: it learns a shift, in
+    units of 64 steps of a weight times one of the input.
 
     Shape:
         as the layer's.
 
     Args:
-        layer: its weights are shared, and learn nothing.
+        layer: its weights and its bias are shared, and learn nothing.
         name: of the layer.
         ranges: of a tower; without `NAME.output`, the output is not rounded.
     """
+
+    unit: Tensor
 
     def __init__(self, layer: nn.Module, name: str, ranges: Ranges) -> None:
         super().__init__()
@@ -126,18 +129,30 @@ class RoundedLayer(nn.Module):
         self.input = ValueRounding(ranges[f"{name}.input"])
         self.weight = WeightRounding(ranges[f"{name}.weight"], cast("Tensor", layer.weight))
         self.output = ValueRounding(ranges[f"{name}.output"]) if f"{name}.output" in ranges else None
+        unit = LARGEST_WEIGHT * ranges[f"{name}.weight"] * ranges[f"{name}.input"][0]
+        self.register_buffer("unit", unit.detach().float())
+        self.bias_shift = None if layer.bias is None else nn.Parameter(torch.zeros_like(self.unit))
         self.training = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what the layer gives."""
-        weight = self.rounded_weight()
-        y: Tensor = torch.func.functional_call(self.layer, {"weight": weight}, (self.input(x),))
+        weights = {"weight": self.rounded_weight()}
+        if (bias := self.shifted_bias()) is not None:
+            weights["bias"] = bias
+        y: Tensor = torch.func.functional_call(self.layer, weights, (self.input(x),))
         return y if self.output is None else self.output(y)
 
     def rounded_weight(self) -> Tensor:
         """Return the weights on their grid."""
         rounded: Tensor = self.weight(cast("Tensor", self.layer.weight).detach())
         return rounded
+
+    def shifted_bias(self) -> Tensor | None:
+        """Return the bias as it is by now; None where the layer has none."""
+        if self.bias_shift is None:
+            return None
+        shifted: Tensor = cast("Tensor", self.layer.bias).detach() + self.unit * self.bias_shift
+        return shifted
 
 
 def rounded(tower: nn.Module, ranges: Ranges) -> nn.Module:
@@ -201,7 +216,7 @@ def ranges_of(tower: nn.Module) -> dict[str, Tensor]:
 
 
 def with_rounded_weights(tower: nn.Module, tuned: nn.Module) -> nn.Module:
-    """Return a copy of a tower with weights that lie on their grid; it carries its ranges as `ranges`.
+    """Return a copy of a tower with weights that lie on their grid, and the biases learned; it carries its `ranges`.
 
     In float32 it is a tower as any other, and in int8 its weights are not rounded again.
 
@@ -214,5 +229,7 @@ def with_rounded_weights(tower: nn.Module, tuned: nn.Module) -> nn.Module:
     with torch.no_grad():
         for name, layer in rounded_layers(tuned):
             cast("nn.Parameter", layers[name].weight).copy_(layer.rounded_weight())
+            if (bias := layer.shifted_bias()) is not None:
+                cast("nn.Parameter", layers[name].bias).copy_(bias)
     found.ranges = ranges_of(tuned)  # type: ignore[assignment]
     return found

@@ -38,12 +38,12 @@ def test_numbers_are_onnx_runtimes_to_the_bit(kind):
         stored, axis = np.uint8, {}
         x[0, :200] = (torch.arange(200) - 77.5) * step
     else:
-        step, zero, ends = torch.rand(12, generator=generator) / 30 + 0.05, torch.zeros(12), (-127, 127)
+        step, zero, ends = torch.rand(12, generator=generator) / 30 + 0.05, torch.zeros(()), (-127, 127)
         stored, axis = np.int8, {"axis": 0}
         x = x.clamp(-6, 6)
     initializers = [
         numpy_helper.from_array(step.numpy(), "step"),
-        numpy_helper.from_array(zero.numpy().astype(stored), "zero"),
+        numpy_helper.from_array(zero.expand(step.shape).numpy().astype(stored), "zero"),
     ]
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "step", "zero"], ["q"], **axis),
@@ -55,7 +55,7 @@ def test_numbers_are_onnx_runtimes_to_the_bit(kind):
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     (expected,) = session.run(None, {"x": x.numpy()})
     shape = (-1, 1) if kind == "weights" else ()
-    own = on_grid(x, step.reshape(shape), zero.reshape(shape), least=ends[0], largest=ends[1])
+    own = on_grid(x, step.reshape(shape), zero, least=ends[0], largest=ends[1])
     assert torch.equal(own, torch.from_numpy(expected))
     assert len(own.unique()) > 200
 
@@ -70,7 +70,7 @@ def test_one_weight_far_from_the_others_is_cut_for_a_smaller_error():
     row = torch.cat([torch.linspace(-1, 1, 4000), torch.tensor([1.5])])[None]
     step = weight_steps(row)
     assert step < 1.5 / LARGEST_WEIGHT
-    grid = {"zero": torch.zeros(1), "least": -LARGEST_WEIGHT, "largest": LARGEST_WEIGHT}
+    grid = {"zero": torch.zeros(()), "least": -LARGEST_WEIGHT, "largest": LARGEST_WEIGHT}
     errors = [(on_grid(row, one, **grid) - row).square().sum() for one in (step, torch.tensor([1.5 / LARGEST_WEIGHT]))]
     assert errors[0] < errors[1]
     assert weight_steps(torch.zeros(1, 3)) > 0
