@@ -24,11 +24,10 @@ from typing import ClassVar, cast
 import attrs
 import torch
 from attrs import validators
-from torch import nn
 
 from benchmarks.harness import Bench, Case, Row, Value, spread
+from benchmarks.random_weights import fit_norms
 from benchmarks.rivals import randomize
-from mobileclip.data.images.transform import ImageTransform, load_image
 from mobileclip.encoders import DualEncoder
 from mobileclip.encoders.checkpoints import resolve_spec, save_model
 from mobileclip.evaluation.report.verdicts import compare
@@ -38,7 +37,6 @@ from mobileclip.evaluation.summary import summarize
 from mobileclip.export import (
     Contract,
     ExportSpec,
-    bundled_samples,
     export_model,
     load_export,
     read_contract,
@@ -124,24 +122,9 @@ def _checkpoint(spec: ExportsBenchSpec, model: str) -> str:
         torch.manual_seed(0)
         built = resolve_spec(name).build()
         randomize(built)
-        _fit_norms(cast("DualEncoder", built))
+        fit_norms(cast("DualEncoder", built))
         save_model(built, path)
     return str(path)
-
-
-@torch.no_grad()
-def _fit_norms(model: DualEncoder) -> None:
-    """Give batch norms the statistics of the package's pictures: with others, all images have one embedding."""
-    transform = ImageTransform(model.spec.image.input)
-    images = torch.stack([transform(load_image(data)) for data in bundled_samples().images])
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            # The mean of the batches there are, of which there is one.
-            module.momentum = None
-            module.reset_running_stats()
-    model.train()
-    model.encode_image(images)
-    model.eval()
 
 
 def _runtime_files(contract: Contract) -> list[str]:

@@ -1,10 +1,15 @@
-"""Weights of open_clip's models as files, drawn at random: what measures time needs no published ones."""
+"""Random weights, for what measures time and needs no published ones: of open_clip's models, and norms that see."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
+from torch import nn
+
+from mobileclip.data import ImageTransform, load_image
+from mobileclip.encoders import DualEncoder
+from mobileclip.inference.comparison import bundled_samples
 
 
 def random_weights(model: str, folder: Path, *, seed: int = 0) -> str:
@@ -25,3 +30,22 @@ def random_weights(model: str, folder: Path, *, seed: int = 0) -> str:
         torch.nn.init.normal_(made.text_decoder.text_projection, std=0.02)
     save_model(made, str(path))
     return str(path)
+
+
+@torch.no_grad()
+def fit_norms(model: DualEncoder) -> None:
+    """Give batch norms the statistics of the package's pictures: with others, all images have one embedding.
+
+    Args:
+        model: in training form; it is in evaluation mode afterwards.
+    """
+    transform = ImageTransform(model.spec.image.input)
+    images = torch.stack([transform(load_image(data)) for data in bundled_samples().images])
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            # The mean of the batches there are, of which there is one.
+            module.momentum = None
+            module.reset_running_stats()
+    model.train()
+    model.encode_image(images)
+    model.eval()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import statistics
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from itertools import product
@@ -18,8 +19,16 @@ from benchmarks.latency_exported import exported
 from benchmarks.rivals import Tower
 from mobileclip.extras import advice
 from mobileclip.hardware.precision import FastPrecision, dtype_of
+from mobileclip.inference.comparison import times_in_turn
 from mobileclip.inference.forms import causal_pool, cut_behind_the_end, with_depthwise_convs, with_one_token
-from mobileclip.inference.optimization import Int8Model, openvino_model, openvino_program, quantiser
+from mobileclip.inference.optimization import (
+    Int8Model,
+    TunedInt8Model,
+    openvino_model,
+    openvino_program,
+    quantiser,
+)
+from mobileclip.inference.quantization import Tuning, TuningSpec, batches_of, observed_ranges, with_rounded_weights
 
 Side = Literal["release", "ours"]
 Engine = Literal["eager", "inductor", "onnxruntime", "openvino"]
@@ -32,11 +41,14 @@ Form = Literal[
     "openvino",
     "openvino_bf16",
     "openvino_int8",
+    "openvino_tuned",
 ]
 FORMS: tuple[Form, ...] = get_args(Form)
+USUAL: tuple[Form, ...] = ("eager", "onnxruntime", "openvino", "openvino_bf16", "openvino_int8", "openvino_tuned")
+"""What has been anyone's best; compiled forms take a minute each to make, and eager ones in bfloat16 were none's."""
 Encode = Callable[[Tensor], Tensor]
 
-_PRECISIONS: dict[str, FastPrecision] = {"": "float32", "bf16": "bfloat16", "int8": "int8"}
+_PRECISIONS: dict[str, FastPrecision] = {"": "float32", "bf16": "bfloat16", "int8": "int8", "tuned": "int8"}
 # What is imported, and the extra that brings it.
 _NEEDS: dict[Engine, tuple[tuple[str, ...], str]] = {
     "eager": ((), ""),
@@ -44,7 +56,9 @@ _NEEDS: dict[Engine, tuple[tuple[str, ...], str]] = {
     "onnxruntime": (("onnx", "onnxscript", "onnxruntime"), "onnx"),
     "openvino": (("openvino", "nncf"), "openvino"),
 }
-_FEW = 4
+_FEW, _TUNED_AT_ONCE = 4, 8
+# A variant this many times slower than another is not tried again.
+_HOPELESS = 1.3
 
 
 def parts_of(form: Form) -> tuple[Engine, FastPrecision]:
@@ -64,6 +78,11 @@ def missing(form: Form) -> str:
     modules, extra = _NEEDS[parts_of(form)[0]]
     absent = [name for name in modules if importlib.util.find_spec(name) is None]
     return f"not installed: {', '.join(absent)}; {advice(extra)}" if absent else ""
+
+
+def has(side: Side, form: Form) -> bool:
+    """Return whether a side has a form: what the release's makers give has no ranges that are tuned."""
+    return side == "ours" or form != "openvino_tuned"
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -94,17 +113,19 @@ class Contestant:
         module: folded, in float32 and evaluation mode.
         mine: this library's folded tower, which tells the exporter what comes in.
         tower: which tower it is.
+        tuning_steps: that int8 is tuned by, where it is.
     """
 
     side: Side
     module: nn.Module
     mine: nn.Module
     tower: Tower
+    tuning_steps: int = 10
 
     @cached_property
     def computed(self) -> nn.Module:
         """The module as it is computed: this library's in the form that `optimize` and the exporters give it."""
-        return self.module if self.side == "release" else with_depthwise_convs(with_one_token(self.module))
+        return self.module if self.side == "release" else _as_exported(self.module)
 
     def contenders(
         self, form: Form, inputs: Tensor, ranges: Tensor, folder: Path, *, eager: Contender | None = None
@@ -122,13 +143,12 @@ class Contestant:
             Exception: whatever a compiler, an exporter or a runtime raises where it cannot make the form.
         """
         engine, precision = parts_of(form)
-        make = {"onnxruntime": self._onnxruntime, "openvino": self._openvino}.get(engine)
-        if make is None:
+        if engine in ("eager", "inductor"):
             for layout, most in variants_of(self.tower, len(inputs), eager if engine == "inductor" else None):
                 run = self._torch(engine, precision, layout)
                 yield Contender(encode=partial(_in_parts, run, most), most=most, layout=layout)
             return
-        made = make(precision, inputs, ranges, folder)
+        made = self._onnxruntime(inputs, folder) if engine == "onnxruntime" else self._openvino(form, inputs, ranges)
         for most in at_once(len(inputs)):
             yield Contender(encode=partial(_in_parts, made(most), most), most=most)
 
@@ -151,24 +171,23 @@ class Contestant:
 
         return run
 
-    def _onnxruntime(
-        self, precision: FastPrecision, inputs: Tensor, ranges: Tensor, folder: Path
-    ) -> Callable[[int], Encode]:
-        del precision, ranges
+    def _onnxruntime(self, inputs: Tensor, folder: Path) -> Callable[[int], Encode]:
         rival = self.module if self.side == "release" else None
         run = exported(self.mine, self.tower, "onnxruntime", batch_size=len(inputs), rival=rival, folder=folder)
         return lambda _: run
 
-    def _openvino(
-        self, precision: FastPrecision, inputs: Tensor, ranges: Tensor, folder: Path
-    ) -> Callable[[int], Encode]:
-        del folder
+    def _openvino(self, form: Form, inputs: Tensor, ranges: Tensor) -> Callable[[int], Encode]:
         pool = causal_pool(self.module)
-        int8 = DefaultInt8(self.computed, ranges, lengths=pool is not None) if precision == "int8" else None
+        precision, lengths = parts_of(form)[1], pool is not None
+        int8: Int8Model | None = None
+        if form == "openvino_tuned":
+            int8 = tuned_int8(self.module, ranges, steps=self.tuning_steps, lengths=lengths)
+        elif precision == "int8":
+            int8 = DefaultInt8(self.computed, ranges, lengths=lengths)
 
         def made(most: int) -> Encode:
             program = openvino_program(
-                self.computed, inputs[:most].clone(), lengths=pool is not None, precision=precision, int8=int8
+                self.computed, inputs[:most].clone(), lengths=lengths, precision=precision, int8=int8
             )
             return program if pool is None else lambda part: program(cut_behind_the_end(part, pool).contiguous())
 
@@ -185,6 +204,45 @@ class DefaultInt8(Int8Model):
         model.reshape([1, *self._ranges.shape[1:]])
         with quantiser() as nncf:
             return nncf.quantize(model, nncf.Dataset([row.numpy() for row in torch.split(self._ranges, 1)]))
+
+
+def tuned(tower: nn.Module, inputs: Tensor, *, steps: int) -> nn.Module:
+    """Return a tower of this library that carries ranges, as `mobileclip quantize` makes it.
+
+    Args:
+        tower: folded.
+        inputs: what it learns with, a batch.
+        steps: of learning.
+    """
+    ranges = observed_ranges(tower, lambda: torch.split(inputs, _TUNED_AT_ONCE))
+    tuning = Tuning(tower, ranges, batches_of(inputs, batch_size=_TUNED_AT_ONCE), TuningSpec(num_steps=steps))
+    while not tuning.done:
+        tuning.advance()
+    return with_rounded_weights(tower, tuning.tower)
+
+
+def tuned_int8(tower: nn.Module, inputs: Tensor, *, steps: int, lengths: bool) -> Int8Model:
+    """Return the same in int8, for programs of any batch; texts of any length with `lengths`."""
+    return TunedInt8Model(_as_exported(tuned(tower, inputs, steps=steps)), inputs, lengths=lengths)
+
+
+def _as_exported(tower: nn.Module) -> nn.Module:
+    return with_depthwise_convs(with_one_token(tower))
+
+
+def fastest(variants: list[Contender], inputs: Tensor, *, rounds: int) -> Contender:
+    """Return the variant of the least median time, called in turn; what is far behind at first is called no more."""
+    if len(variants) > 1:
+        first = [times[0] for times in times_in_turn(_calls(variants, inputs), rounds=1)]
+        variants = [one for one, ms in zip(variants, first, strict=True) if ms <= _HOPELESS * min(first)]
+    if len(variants) == 1:
+        return variants[0]
+    medians = [statistics.median(times) for times in times_in_turn(_calls(variants, inputs), rounds=rounds)]
+    return variants[medians.index(min(medians))]
+
+
+def _calls(variants: list[Contender], inputs: Tensor) -> list[Callable[[], Tensor]]:
+    return [partial(one.encode, inputs) for one in variants]
 
 
 def variants_of(tower: Tower, batch_size: int, eager: Contender | None) -> list[tuple[str, int]]:

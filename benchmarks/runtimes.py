@@ -2,19 +2,24 @@
 
 Command:   python -m benchmarks runtimes --output outputs/runtimes.json --weights WEIGHTS      (needs the extra `test`)
            python -m benchmarks runtimes --only s0-image-1 --output outputs/runtimes.json      (a first look)
+           python -m benchmarks runtimes --models s0 s2 --thread-counts 2 --output outputs/runtimes.json
            python -m benchmarks runtimes --seconds 3600 --output outputs/runtimes.json      (an hour of it; again: more)
-Hardware:  any CPU with a C++ compiler and nothing else to do, or the quartiles say how far to trust the medians
-Time:      hours on two cores: it says at its start how many, and what was measured corrects that
+Hardware:  any CPU with nothing else to do, or the quartiles say how far to trust the medians
+Time:      minutes a case on two cores: it says at its start how long, and what was measured corrects that
 Result:    a table, a row for each side and form: milliseconds, the ratio to the release in the same form and to the
-           release in its best form (below 1: faster) with quartiles, the smallest cosine, what was chosen, the gates
+           release in its best form (below 1: faster) with quartiles, the smallest cosine, what was chosen, the gates;
+           the rows `best` are this library's best form against the release's, and are told once more at the end
 
 The release is open_clip's model (its image tower is timm's), reparameterised by timm, with the same weights. Both sides
 have the same inputs, threads, forms and variants of each: feature maps contiguous or with channels innermost, a large
-batch whole or by fours, exporters, fixed sizes, NNCF's defaults and the same pictures to find ranges with. Rounds of
-their own choose a form's variant and the best form, which must pass the gates of its precision. Random weights often
-fail those of int8; with --weights, they say something. Texts are captions; where a tower is causal and the form takes
-any length, mobileclip cuts them behind their end. From bytes, each side reads JPEGs its own way, in as many threads as
-it computes with; mobileclip also reads them at a reduced size.
+batch whole or by fours, exporters, fixed sizes, NNCF's defaults and the same pictures to find ranges with. What int8
+leaves is computed in float32 or bfloat16, whichever takes less time. `openvino_tuned` is this library's alone: int8
+with ranges that the tower learned in a few steps. Rounds of their own choose a form's variant and the best form, which
+must pass the gates of its precision. Random weights have norms that fit the package's pictures, so that these have
+embeddings of their own; --weights says more. Texts are captions; where a tower is causal and the form takes any length,
+mobileclip cuts them behind their end. From bytes, each side computes in its best form, and reads JPEGs its own way, in
+as many threads as it computes with; mobileclip also reads them at a reduced size. Compiled forms (`--forms inductor
+inductor_bf16`) are not among the usual ones: they take a minute each to make, and have been nobody's best.
 """
 
 from __future__ import annotations
@@ -36,10 +41,11 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.data import photo
-from benchmarks.harness import Bench, Case, Row, Value, in_turn, ratio, require, rounds_of, spread
+from benchmarks.harness import Bench, Case, Results, Row, Value, in_turn, ratio, require, rounds_of, spread, text
 from benchmarks.harness.memory import keep_memory
+from benchmarks.random_weights import fit_norms
 from benchmarks.rivals import PUBLISHED, Size, Tower, open_clip_transform, randomize, rivals
-from benchmarks.runtime_forms import FORMS, Contender, Contestant, Form, eagerly, missing, parts_of
+from benchmarks.runtime_forms import USUAL, Contender, Contestant, Form, eagerly, fastest, has, missing, parts_of
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.data.images.reading import read_tower_image
 from mobileclip.encoders import DualEncoder, load_model
@@ -47,10 +53,12 @@ from mobileclip.inference.comparison import LEAST_COSINE, bundled_samples, small
 from mobileclip.inference.optimization import Calibration, calibrations
 from mobileclip.reparam import reparameterize
 from mobileclip.storage import printable
+from mobileclip.terminal import say
 
 Key = tuple[str, Form]
 Read = Callable[[bytes], Tensor]
 REDUCED = "ours, reduced"
+_OF_BEST = "of the release's best"
 
 # For the estimate alone. Milliseconds of the release's eager way on two cores, one input and 32, see docs/latency.md.
 _EAGER: dict[tuple[Size, Tower], tuple[float, float]] = {
@@ -64,10 +72,19 @@ _EAGER: dict[tuple[Size, Tower], tuple[float, float]] = {
     ("b", "text"): (78, 1107),
 }
 _LARGEST = _EAGER["b", "image"]
-# Parts of that, and roughly the seconds that one side takes to be made.
-_PART: dict[Form, float] = {"eager": 0.9, "inductor": 0.9, "onnxruntime": 0.7, "openvino": 0.7}
-_SECONDS_TO_MAKE: dict[str, float] = {"eager": 2, "inductor": 90, "onnxruntime": 30, "openvino": 30}
-_OTHER_PART = 0.4
+# Parts of that, and roughly the seconds that a side's form of S0 takes to be made on two cores.
+_PART: dict[Form, float] = {
+    "eager": 0.9,
+    "inductor": 0.9,
+    "eager_bf16": 1.2,
+    "inductor_bf16": 1.2,
+    "openvino_bf16": 0.9,
+}
+_SECONDS_TO_MAKE: dict[Form, float] = {"eager": 1, "eager_bf16": 1, "inductor": 20, "inductor_bf16": 20}
+_SECONDS_TO_MAKE |= {"onnxruntime": 5, "openvino_int8": 10}
+_OTHER_PART, _OTHER_SECONDS, _SECONDS_PER_STEP = 0.5, 3, 2.0
+# Inputs that gates are measured on, in batches: about as many calls as this with one input.
+_GATED = 12
 
 
 @attrs.frozen(kw_only=True)
@@ -86,7 +103,8 @@ class RuntimesBenchSpec(Bench):
         weights: a folder with a file for each model, such as `s0.pt`, in training form; random ones by default.
         photo_side: longer side of the JPEGs, in pixels.
         rounds: turns of each form with one image or text; with more, a third as many.
-        trial_rounds: turns that a variant and the best form are chosen by.
+        trial_rounds: turns that a variant and the best form are chosen by; one with more than one image or text.
+        tuning_steps: of the ranges of int8 that this library's side tunes, eight images or texts each.
         seed: of random weights and of the photos.
     """
 
@@ -95,12 +113,13 @@ class RuntimesBenchSpec(Bench):
     batch_sizes: tuple[int, ...] = attrs.field(default=(1, 32), validator=validators.deep_iterable(validators.gt(0)))
     thread_counts: tuple[int, ...] = attrs.field(default=(1, 2), validator=validators.deep_iterable(validators.gt(0)))
     only: tuple[str, ...] = ()
-    forms: tuple[Form, ...] = FORMS
+    forms: tuple[Form, ...] = USUAL
     from_bytes: bool = True
     weights: Path | None = None
     photo_side: int = attrs.field(default=1600, validator=validators.ge(64))
     rounds: int = attrs.field(default=15, validator=validators.gt(1))
     trial_rounds: int = attrs.field(default=3, validator=validators.gt(0))
+    tuning_steps: int = attrs.field(default=10, validator=validators.gt(0))
     seed: int = 0
 
     smallest: ClassVar[Mapping[str, object]] = {
@@ -111,6 +130,7 @@ class RuntimesBenchSpec(Bench):
         "photo_side": 300,
         "rounds": 2,
         "trial_rounds": 1,
+        "tuning_steps": 1,
     }
     selects: ClassVar[frozenset[str]] = frozenset(("models", "towers", "batch_sizes", "thread_counts", "only"))
 
@@ -143,11 +163,29 @@ class RuntimesBenchSpec(Bench):
         """Return roughly how long a case takes: as it would on two cores of the processor of the documentation."""
         one, many = _EAGER.get((model, tower), _LARGEST)
         eager = 1e-3 * (one if batch_size == 1 else many * batch_size / 32) * max(1.0, 2 / threads)
-        forms = [form for form in self.forms if not missing(form)]
-        computed = 2 * eager * sum(_PART.get(form, _OTHER_PART) for form in forms)
-        sources = 2.5 if tower == "image" and self.from_bytes else 1
-        calls = 2 * sources * rounds_of(self.rounds, batch_size=batch_size) + 8 * self.trial_rounds
-        return 2 * sum(_SECONDS_TO_MAKE[parts_of(form)[0]] for form in forms) + computed * calls
+        sides = [form for form in self.forms if not missing(form) for side in ("release", "ours") if has(side, form)]
+        computed = eager * sum(_PART.get(form, _OTHER_PART) for form in sides)
+        trials = self.trials(batch_size)
+        # A short call is made twice. Variants, gates and the best form take about as many again as trials.
+        calls = (2 if eager < 0.5 else 1) * (rounds_of(self.rounds, batch_size=batch_size) + 3 * trials) + 4
+        gates = _GATED if batch_size == 1 else 1
+        made = sum(_SECONDS_TO_MAKE.get(form, _OTHER_SECONDS) for form in sides)
+        made += self.tuning_steps * _SECONDS_PER_STEP * ("openvino_tuned" in sides)
+        from_bytes = 1.2 if tower == "image" and self.from_bytes else 1
+        return made * one / _EAGER["s0", "image"][0] + from_bytes * computed * (calls + gates)
+
+    def trials(self, batch_size: int) -> int:
+        """Return how many turns a variant and the best form are chosen by."""
+        return self.trial_rounds if batch_size == 1 else 1
+
+    def finish(self, results: Results) -> None:
+        """Tell this library's best form against the release's best that passes the same gates, case by case."""
+        for row in results.rows:
+            if row.case.get("form") == "best":
+                value = row.values[_OF_BEST]
+                span = "" if value.low is None or value.high is None else f" ({text(value.low)} to {text(value.high)})"
+                named = " ".join(one for name, one in row.case.items() if name != "form")
+                say(f"{named}: {text(value.number)}{span}, {row.notes['chosen']}")
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -185,6 +223,7 @@ def match_of(spec: RuntimesBenchSpec, size: Size, tower: Tower, batch_size: int)
     if spec.weights is None:
         model = published.spec().build().eval()
         randomize(model)
+        fit_norms(model)
     else:
         model = cast("DualEncoder", load_model(spec.weights / f"{size}.pt", published.spec(), fold=False))
     release = next(module for _, kind, module in rivals(published, model, ("open_clip",)) if kind == tower)
@@ -193,7 +232,7 @@ def match_of(spec: RuntimesBenchSpec, size: Size, tower: Tower, batch_size: int)
     mine = folded.image_encoder if tower == "image" else folded.text_encoder
     sides = (
         Contestant(side="release", module=release, mine=mine, tower=tower),
-        Contestant(side="ours", module=mine, mine=mine, tower=tower),
+        Contestant(side="ours", module=mine, mine=mine, tower=tower, tuning_steps=spec.tuning_steps),
     )
     of_images, of_texts = calibrations(folded, None)
     if tower == "text":
@@ -230,10 +269,13 @@ def readers_of(transform: ImageTransform) -> dict[str, Read]:
 
 @torch.no_grad()
 def compare(match: Match, spec: RuntimesBenchSpec, folder: Path) -> Iterator[Row]:
-    """Yield a row for each side, form and source, and one for the best forms; failures last."""
+    """Yield a row for each side and form, from bytes for the best alone, and one for the best forms; failures last."""
     made: dict[Key, Contender] = {}
     failed: dict[Key, str] = {}
+    trials, rounds = spec.trials(len(match.inputs)), rounds_of(spec.rounds, batch_size=len(match.inputs))
     for form, one in product(spec.forms, match.sides):
+        if not has(one.side, form):
+            continue
         key: Key = (one.side, form)
         if why := missing(form):
             failed[key] = why
@@ -246,36 +288,26 @@ def compare(match: Match, spec: RuntimesBenchSpec, folder: Path) -> Iterator[Row
                 folder / f"{one.side}_{form}",
                 eager=made.get((one.side, eagerly(form))),
             )
-            made[key] = fastest(list(variants), match.inputs, rounds=spec.trial_rounds)
+            made[key] = fastest(list(variants), match.inputs, rounds=trials)
         except Exception as error:  # noqa: BLE001 - compilers and runtimes raise what they like; the others go on
             failed[key] = printable(f"{type(error).__name__}: {' '.join(str(error).split())}")
     gates = {key: gate(key[1], one, match) for key, one in made.items()}
-    tried = times_in_turn([partial(one.encode, match.inputs) for one in made.values()], rounds=spec.trial_rounds)
+    tried = times_in_turn([partial(one.encode, match.inputs) for one in made.values()], rounds=trials)
     best = best_forms(dict(zip(made, tried, strict=True)), gates)
     notes = {key: {"chosen": str(one), "gates": gates[key] or "passed"} for key, one in made.items()}
-    rounds = rounds_of(spec.rounds, batch_size=len(match.inputs))
     release = match.sides[0].module
     source = "pixels" if match.sides[0].tower == "image" else "ids"
     given = {key: partial(one.encode, match.inputs) for key, one in made.items()}
     yield from rows_of(source, *timed(given, release(match.inputs), rounds=rounds), best, notes)
-    if match.files and spec.from_bytes and made:
+    if match.files and spec.from_bytes and best:
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             read = {side: partial(_read, pool, reader, match.files) for side, reader in match.readers.items()}
-            keys = [(side, form) for side in read for form in spec.forms if (_owner(side), form) in made]
+            keys = [(side, best[_owner(side)]) for side in read if _owner(side) in best]
             given = {(side, form): partial(_embed, read[side], made[_owner(side), form]) for side, form in keys}
             taken = timed(given, release(read["release"]()), rounds=rounds)
         yield from rows_of("bytes", *taken, best, notes)
     for (side, form), why in failed.items():
         yield Row(case={"from": source, "side": side, "form": form}, failure=why)
-
-
-def fastest(variants: list[Contender], inputs: Tensor, *, rounds: int) -> Contender:
-    """Return the variant of the least median time, called in turn."""
-    if len(variants) == 1:
-        return variants[0]
-    times = times_in_turn([partial(one.encode, inputs) for one in variants], rounds=rounds)
-    medians = list(map(statistics.median, times))
-    return variants[medians.index(min(medians))]
 
 
 def gate(form: Form, contender: Contender, match: Match) -> str:
@@ -328,12 +360,12 @@ def rows_of(
         if side != "release" and ("release", form) in ms:
             values["ratio"] = ratio(times, ms["release", form])
         if rival is not None:
-            values["of the release's best"] = ratio(times, rival)
+            values[_OF_BEST] = ratio(times, rival)
         yield Row(case={"from": source, "side": side, "form": form}, values=values, notes=notes[_owner(side), form])
     for side in dict.fromkeys(side for side, _ in ms if side != "release" and _owner(side) in best):
         if rival is not None:
             form = best[_owner(side)]
-            values = {"of the release's best": ratio(ms[side, form], rival)}
+            values = {_OF_BEST: ratio(ms[side, form], rival)}
             told = {"chosen": f"{form} against {best['release']}"}
             yield Row(case={"from": source, "side": side, "form": "best"}, values=values, notes=told)
 
