@@ -34,9 +34,9 @@ def glyph(png: bytes) -> Glyphs:
     square = Image.new("L", (max(cut.size), max(cut.size)))
     square.paste(cut, ((square.width - cut.width) // 2, (square.height - cut.height) // 2))
     levels = np.asarray(square.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32).reshape(-1)
-    levels = levels - levels.mean()
-    length = np.linalg.norm(levels)
-    return levels / length if length > 0 else levels
+    centred: Glyphs = levels - levels.mean()
+    length = float(np.linalg.norm(centred))
+    return centred / np.float32(length) if length > 0 else centred
 
 
 def has_same_glyph(asked: Glyphs, known: Glyphs, *, min_correlation: float) -> Bits:
@@ -46,7 +46,7 @@ def has_same_glyph(asked: Glyphs, known: Glyphs, *, min_correlation: float) -> B
         asked, known: (pictures, 16 x 16), as `glyph` gives them.
     """
     best = [(asked[start : start + _ROWS] @ known.T).max(1) for start in range(0, len(asked), _ROWS)]
-    return np.concatenate(best) >= min_correlation
+    return np.asarray(np.concatenate(best) >= min_correlation)
 
 
 def has_seen_words(names: Iterable[str], known: Iterable[str]) -> Bits:

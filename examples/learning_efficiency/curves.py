@@ -175,7 +175,7 @@ def _weights(num_pictures: int, rng: np.random.Generator) -> Array:
         (resamples, pictures).
     """
     chances = np.full(num_pictures, 1 / num_pictures)
-    return rng.multinomial(num_pictures, chances, size=NUM_RESAMPLES) * (100 / num_pictures)
+    return 100 * rng.multinomial(num_pictures, chances, size=NUM_RESAMPLES).astype(np.float64) / num_pictures
 
 
 def _estimate(baseline: Curve, other: Curve, statistic: Callable[[Array, Array], float]) -> Interval:

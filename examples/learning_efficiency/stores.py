@@ -212,7 +212,7 @@ def _view_tensors(spec: EfficiencySpec, store: Store, split: DataSplit) -> dict[
         rngs = (augmentation_rng(spec.seed, sample.key, index) for index in range(store.num_views))
         return replayed(sample.image, [drawn.sample(rng, size) for rng in rngs], policy, background)
 
-    kinds = {
+    kinds: dict[str, list[tuple[str, ...]]] = {
         "real": [one.captions for one in samples],
         "names": [(one.metadata["label"],) for one in samples],
         "synthetic": [one.syn_captions["syn_text"] for one in samples],

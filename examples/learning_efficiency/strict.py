@@ -48,7 +48,7 @@ class StrictPart:
         """Return which pictures have a bit as asked; all, where nothing is."""
         if asked is None:
             return np.ones(self.num_pictures, dtype=bool)
-        return unpack_bits(self.bits[asked[0]], self.num_pictures) == asked[1]
+        return np.asarray(unpack_bits(self.bits[asked[0]], self.num_pictures) == asked[1])
 
 
 @attrs.frozen(kw_only=True)

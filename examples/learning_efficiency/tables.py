@@ -9,7 +9,6 @@ from itertools import pairwise
 from examples.icons.splits import TEST_NAMES, TEST_PICTURES, TEST_SET, TITLES
 from examples.learning_efficiency.curves import (
     Curve,
-    Interval,
     describe,
     difference,
     equivalents,
@@ -47,14 +46,15 @@ def part_tables(spec: EfficiencySpec, part: Part, results: Results) -> list[str]
             if not any(by_seed(results, name, share, budget) for name in own):
                 continue
             reference = by_seed(results, part.reference, share, budget)
-            curves = variant_curves(results, tuple(part.variants), share, TEST_PICTURES, "top5")
+            drawn = tuple(part.variants) if part.has_intervals else ()
+            curves = variant_curves(results, drawn, share, TEST_PICTURES, "top5")
             rows = []
             for name, variant in part.variants.items():
                 found = by_seed(results, name, share, budget)
                 if found:
                     less = "" if name == part.reference else _difference(found, reference)
-                    whole = _with_pictures(curves, part.reference, name, budget)
-                    rows.append([variant.title, str(len(found)), *_cells(found), f"{less}{whole}"])
+                    less += _interval(curves, part.reference, name, budget)
+                    rows.append([variant.title, str(len(found)), *_cells(found), less])
             head = ["unseen drawings", "seeds", *METRICS.values(), f"top-5 less {part.less}, by seed"]
             lines += [f"{percent(share)} of the pictures, {budget:,} steps:\n", *table(head, rows), ""]
     return lines
@@ -205,18 +205,14 @@ def num_pictures(results: Results, part: str) -> int:
     return next((hits.num_pictures for hits in found if hits is not None), 0)
 
 
-def _with_pictures(curves: Mapping[str, Curve], reference: str, name: str, budget: int) -> str:
-    """Return the interval of a difference with the pictures' noise, where both ways kept their hits."""
-    if name == reference or any(not curves[one].hits for one in (name, reference) if one in curves):
+def _interval(curves: Mapping[str, Curve], reference: str, name: str, budget: int) -> str:
+    """Return the interval of a difference, in brackets; nothing where there is no curve to take it from."""
+    if name == reference or not {name, reference} <= set(curves):
         return ""
-    if not {name, reference} <= set(curves):
+    if any(budget not in curves[one].steps for one in (name, reference)):
         return ""
-    return f" ({signed(difference(curves[reference], curves[name], steps=budget))})"
-
-
-def signed(interval: Interval) -> str:
-    """Return the ends of a difference's interval."""
-    return f"{interval.low:+.1f} to {interval.high:+.1f}"
+    found = difference(curves[reference], curves[name], steps=budget)
+    return f" ({found.low:+.1f} to {found.high:+.1f})"
 
 
 def budget_table(

@@ -109,6 +109,7 @@ class Part:
         learning_rates: of each; None for the study's.
         reference: the variant that the others are compared with.
         less: what that is called.
+        has_intervals: whether differences are told with their intervals.
     """
 
     title: str
@@ -118,6 +119,7 @@ class Part:
     learning_rates: tuple[float | None, ...] = (None,)
     reference: str = "distillation"
     less: str = "the ladder's one teacher"
+    has_intervals: bool = False
 
 
 PARTS: Mapping[str, Part] = {
@@ -131,6 +133,7 @@ PARTS: Mapping[str, Part] = {
         budgets={1: (0, 1, 2)},
         reference="captions",
         less="keywords + synthetic captions",
+        has_intervals=True,
     ),
     "rates": Part(
         title="A learning rate for each",
