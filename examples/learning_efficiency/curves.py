@@ -105,20 +105,29 @@ def steps_to_reach(score: float, steps: Array, means: Array) -> float:
     Shape:
         steps, means: (budgets,).
     """
-    if score <= means[0]:
-        return 0.0
-    for index in range(1, len(steps)):
-        if means[index] >= score:
-            part = (score - means[index - 1]) / (means[index] - means[index - 1])
-            return float(steps[index - 1] * (steps[index] / steps[index - 1]) ** part)
-    return math.inf
+    return float(_crossings(np.array([score]), steps, means[None])[0])
+
+
+def _crossings(scores: Array, steps: Array, means: Array) -> Array:
+    """Return `steps_to_reach` of a score on a curve, for many of both.
+
+    Shape:
+        scores: (curves,); steps: (budgets,); means: (curves, budgets); result: (curves,).
+    """
+    is_reached = means >= scores[:, None]
+    first = is_reached.argmax(1)
+    at, rows = np.maximum(first, 1), np.arange(len(means))
+    low, high = means[rows, at - 1], means[rows, at]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        crossing = steps[at - 1] * (steps[at] / steps[at - 1]) ** ((scores - low) / (high - low))
+    return np.where(is_reached.any(1), np.where(first == 0, 0.0, crossing), math.inf)
 
 
 def equivalents(baseline: Curve, other: Curve) -> list[Interval]:
     """Return, for every budget of another variant, how many steps of the baseline give the same score."""
 
     def at(index: int) -> Interval:
-        return _estimate(baseline, other, lambda one, two: steps_to_reach(two[index], baseline.steps, one))
+        return _estimate(baseline, other, lambda one, two: _crossings(two[:, index], baseline.steps, one))
 
     return [at(index) for index in range(len(other.steps))]
 
@@ -136,10 +145,11 @@ def speedup(baseline: Curve, other: Curve, *, budget: int | None = None) -> Inte
             whose steps are the fewest that reach it.
     """
 
-    def ratio(one: Array, two: Array) -> float:
-        index = int(np.argmax(one)) if budget is None else budget
-        needed = steps_to_reach(float(one[index]), other.steps, two)
-        return float(baseline.steps[index] / needed) if needed > 0 else math.inf
+    def ratio(one: Array, two: Array) -> Array:
+        index = one.argmax(1) if budget is None else np.full(len(one), budget)
+        needed = _crossings(one[np.arange(len(one)), index], other.steps, two)
+        with np.errstate(divide="ignore"):
+            return baseline.steps[index] / needed
 
     return _estimate(baseline, other, ratio)
 
@@ -153,7 +163,7 @@ def speedup_limits(baseline: Curve, other: Curve, *, budget: int | None = None) 
 def difference(baseline: Curve, other: Curve, *, steps: int) -> Interval:
     """Return by how many points another variant is above the baseline after so many steps, which both have."""
     first, second = (int(np.flatnonzero(curve.steps == steps)[0]) for curve in (baseline, other))
-    return _estimate(baseline, other, lambda one, two: float(two[second] - one[first]))
+    return _estimate(baseline, other, lambda one, two: two[:, second] - one[:, first])
 
 
 def half_widths(curve: Curve) -> Array:
@@ -178,17 +188,17 @@ def _weights(num_pictures: int, rng: np.random.Generator) -> Array:
     return 100 * rng.multinomial(num_pictures, chances, size=NUM_RESAMPLES).astype(np.float64) / num_pictures
 
 
-def _estimate(baseline: Curve, other: Curve, statistic: Callable[[Array, Array], float]) -> Interval:
+def _estimate(baseline: Curve, other: Curve, statistic: Callable[[Array, Array], Array]) -> Interval:
     """Return a statistic of two curves' means, and the interval of its values when the trainings are drawn anew.
 
     Seeds are drawn for each budget. Where both curves have hits, so are the pictures, the same ones for all trainings.
     """
     rng = np.random.default_rng(0)
     weights = _weights(baseline.num_pictures, rng) if baseline.hits and other.hits else None
-    drawn = zip(_resampled(baseline, rng, weights), _resampled(other, rng, weights), strict=True)
-    values = sorted(statistic(one, two) for one, two in drawn)
+    values = np.sort(statistic(_resampled(baseline, rng, weights), _resampled(other, rng, weights)))
     cut = round((1 - CONFIDENCE) / 2 * (NUM_RESAMPLES - 1))
-    return Interval(value=statistic(baseline.mean, other.mean), low=values[cut], high=values[-1 - cut])
+    value = float(statistic(baseline.mean[None], other.mean[None])[0])
+    return Interval(value=value, low=float(values[cut]), high=float(values[-1 - cut]))
 
 
 def _resampled(curve: Curve, rng: np.random.Generator, weights: Array | None) -> Array:

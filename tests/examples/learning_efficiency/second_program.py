@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 LINES = Path(__file__).parents[3] / "docs" / "learning_efficiency.jsonl"
-DRAWS = 4000
+DRAWS = 2000
 
 
 def scores(lines, variant, share, pictures="test_pictures", metric="top5"):
@@ -48,7 +48,7 @@ def fewer(baseline, other, steps):
     if not above:
         return math.inf if above == 0 else 0.0
     low, high = points[above - 1][0], points[above][0]
-    for _ in range(80):
+    for _ in range(50):
         middle = (low + high) / 2
         if height(points, middle) < wanted:
             low = middle
@@ -84,7 +84,6 @@ ASKED = [
     ("captions", "distillation", 1.0, 25600),
     ("captions", "distillation", 0.1, 6400),
     ("plain", "distillation", 1.0, 25600),
-    ("plain", "captions", 1.0, 25600),
 ]
 
 if __name__ == "__main__":

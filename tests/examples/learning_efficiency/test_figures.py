@@ -29,6 +29,11 @@ def lines():
     return kept(DOCS, SPEC)
 
 
+@pytest.fixture(scope="module")
+def found(lines):
+    return figures(*lines)
+
+
 def faster(results, baseline, other, index):
     curves = ladder_curves(results, ALL, TEST_PICTURES, "top5")
     found = speedup(curves[baseline], curves[other], budget=index)
@@ -167,14 +172,14 @@ def claims(page, found):
 
 
 @pytest.mark.parametrize("page", CLAIMS, ids=lambda page: page.name)
-def test_a_sentence_says_what_the_lines_say(lines, page):
-    found, text = figures(*lines), plain_text(page.read_text(encoding="utf-8"))
+def test_a_sentence_says_what_the_lines_say(found, page):
+    text = plain_text(page.read_text(encoding="utf-8"))
     missing = [claim for claim in claims(page, found) if claim not in text]
     assert not missing, "\n".join([f"{page.name} lacks:", *missing])
 
 
-def test_the_page_has_no_other_figure(lines):
-    found, text = figures(*lines), PAGE.read_text(encoding="utf-8")
+def test_the_page_has_no_other_figure(lines, found):
+    text = PAGE.read_text(encoding="utf-8")
     for table in re.findall(r"<!-- table: .*?<!-- end of table -->", text, re.DOTALL):
         text = text.replace(table, "")
     text = plain_text(re.sub(r"```.*?```|\]\([^)]*\)", "", text, flags=re.DOTALL))

@@ -19,7 +19,7 @@ from examples.icons.splits import TEST_NAMES, TEST_PICTURES, TEST_SET, TITLES, T
 from examples.learning_efficiency.__main__ import learning_efficiency
 from examples.learning_efficiency.model import make_model
 from examples.learning_efficiency.report import write_report
-from examples.learning_efficiency.results import Result, append, read_results
+from examples.learning_efficiency.results import COSTS, Result, append, read_costs, read_results
 from examples.learning_efficiency.run import run, what_is_left
 from examples.learning_efficiency.scoring import HeldOut, Scores, held_out, score_embeddings, score_student
 from examples.learning_efficiency.spec import Cell
@@ -27,10 +27,10 @@ from examples.learning_efficiency.stores import belongs, cell_batches, load_stor
 from examples.learning_efficiency.students import train_student
 from examples.learning_efficiency.teachers import TeacherScores, ensembles_of, untrained
 from examples.learning_efficiency.variants import LADDER, PARTS, VARIANTS
-from examples.learning_efficiency.views import STRONG, WEAK, view_augmentation
+from examples.learning_efficiency.views import STRONG, VIEWS, WEAK, view_augmentation
 from examples.quickstart.emoji import DataSplit, DrawnDataset
 from examples.quickstart.emoji.on_disk import load_finished
-from examples.quickstart.stored import StoredCaptions, StoredSamples, StoredTeacher
+from examples.quickstart.stored import StoredCaptions, StoredSamples, StoredTeacher, store_samples
 from mobileclip.data import ImageTextSample, StreamPosition, Tokenizer, augmentation_rng, decode_image, write_shards
 from mobileclip.encoders import load_model
 from mobileclip.losses import ContrastiveLossSpec, ReinforcedLossSpec, ReinforcedSigmoidLossSpec, SigmoidLossSpec
@@ -410,6 +410,22 @@ def test_every_step_leaves_what_it_promises(finished):
     assert f"| {WEAK} | 60 % | 10 |" in report
     assert f"| {STRONG} | 60 % | 10 |" in report
     assert not list((spec.output / "runs").glob("**/checkpoints"))
+    assert "| the glyph is not in training |" in report
+    costs = read_costs(spec.output / COSTS, study=spec.study)
+    assert {one.name for one in costs if one.kind == "teacher"} == {one.name for one in spec.teachers}
+    assert all(one.processor_seconds > 0 for one in costs)
+
+
+@pytest.mark.slow
+def test_a_student_sees_the_views_that_its_teacher_described(finished):
+    spec, _ = finished
+    for view in VIEWS:
+        folder = spec.output / "stores" / f"{view}-10-0.6"
+        shards = sorted(map(str, (folder / "first").glob("*.tar")))
+        described = store_samples(shards, augmentation=view_augmentation(view, spec.image_size), student=spec.student)
+        shown = read_tensors(folder / "pictures.safetensors")[0]
+        assert torch.equal(shown["pixels"], described.pixels)
+        assert torch.equal(shown["real.tokens"], described.real.tokens)
 
 
 @pytest.mark.slow
