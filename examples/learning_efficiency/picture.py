@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from examples.icons.splits import TEST_PICTURES
-from examples.learning_efficiency.curves import Curve
+from examples.learning_efficiency.curves import Curve, half_widths
 from examples.learning_efficiency.spec import EfficiencySpec
-from examples.learning_efficiency.tables import Results, ladder_curves, percent
-from examples.learning_efficiency.variants import LADDER
+from examples.learning_efficiency.tables import Results, percent, variant_curves
+from examples.learning_efficiency.variants import CAPTIONS, LADDER
 from mobileclip.charts import Line, Panel
 
-# One for each rung of the ladder: a grey, and four of the palette of Okabe and Ito, which everybody can tell apart.
-_COLOURS = dict(zip(LADDER, ("#777777", "#e69f00", "#0072b2", "#009e73", "#d55e00"), strict=True))
+# The ladder, its losing rungs too, and plain training on names: what synthetic captions are to be compared with.
+DRAWN = {**{name: one.title for name, one in LADDER.items()}, "names": CAPTIONS["names"].title}
+# A grey, and five of the palette of Okabe and Ito, which everybody can tell apart.
+_COLOURS = dict(zip(DRAWN, ("#777777", "#e69f00", "#0072b2", "#009e73", "#d55e00", "#cc79a7"), strict=True))
 
 
 def panels(spec: EfficiencySpec, results: Results) -> list[Panel]:
-    """Return the ladder's top-5 on unseen drawings over the steps, a panel for each share of the pictures.
+    """Return top-5 on unseen drawings over the steps, a panel for each share of the pictures.
 
-    A line is the mean over seeds, its band one standard deviation. A hollow point is a single training.
+    A line is the mean over seeds, its band the central 90 % when seeds and pictures are drawn anew.
 
     Args:
         spec: the choices.
@@ -24,7 +26,10 @@ def panels(spec: EfficiencySpec, results: Results) -> list[Panel]:
     """
     return [
         Panel(
-            lines=[_line(curve, name) for name, curve in ladder_curves(results, share, TEST_PICTURES, "top5").items()],
+            lines=[
+                _line(curve, name)
+                for name, curve in variant_curves(results, tuple(DRAWN), share, TEST_PICTURES, "top5").items()
+            ],
             title=f"{percent(share)} of the pictures",
             x_label="training steps",
             y_label="top-5 on unseen drawings, %",
@@ -40,8 +45,8 @@ def _line(curve: Curve, name: str) -> Line:
     return Line(
         x=curve.steps.tolist(),
         y=curve.mean.tolist(),
-        label=LADDER[name].title,
+        label=DRAWN[name],
         marker=".",
         color=_COLOURS[name],
-        spread=curve.deviation.tolist(),
+        spread=half_widths(curve).tolist(),
     )

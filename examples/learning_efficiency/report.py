@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from examples.icons.splits import TEST_NAMES, TEST_PICTURES, TEST_SET, TITLES
+from examples.learning_efficiency.costs import cost_table, pace_table
 from examples.learning_efficiency.picture import panels
+from examples.learning_efficiency.rates import rate_table
+from examples.learning_efficiency.results import COSTS, read_costs
 from examples.learning_efficiency.spec import EfficiencySpec
 from examples.learning_efficiency.stores import Store, card_of, store_of
+from examples.learning_efficiency.strict import StrictParts, strict_table
 from examples.learning_efficiency.tables import (
     Results,
+    budget_table,
     difference_table,
     equivalent_table,
     ladder_table,
@@ -18,14 +23,18 @@ from examples.learning_efficiency.tables import (
     table,
 )
 from examples.learning_efficiency.teachers import TeacherScores
-from examples.learning_efficiency.variants import FIRST, LADDER, PARTS
+from examples.learning_efficiency.variants import FIRST, LADDER, PARTS, VARIANTS
 from examples.quickstart.emoji import DrawnDataset
 from mobileclip.charts import write_chart
 from mobileclip.storage import write_text
 
 
 def write_report(
-    spec: EfficiencySpec, results: Results, teachers: Sequence[TeacherScores], dataset: DrawnDataset
+    spec: EfficiencySpec,
+    results: Results,
+    teachers: Sequence[TeacherScores],
+    dataset: DrawnDataset,
+    strict: StrictParts | None = None,
 ) -> str:
     """Write report.md and curves.png, and return the report.
 
@@ -34,6 +43,7 @@ def write_report(
         results: the trainings that are finished.
         teachers: scores of the ensembles.
         dataset: the pictures.
+        strict: which of the held-out ones are easier than others; None leaves their table out.
     """
     done = sum(cell in results for cell in spec.cells())
     sizes = ", ".join(f"{part.num_samples:,} {TITLES[part.name]}" for part in dataset.tests)
@@ -44,13 +54,10 @@ def write_report(
     lines = [
         "# Learning efficiency\n",
         about,
-        "## Teachers\n",
-        *_teacher_table(teachers),
-        "",
-        *_view_table(spec),
+        *(["## Teachers\n", *_teacher_table(teachers), "", *_view_table(spec)] if teachers else []),
     ]
     for part in map(PARTS.__getitem__, spec.parts):
-        if part.variants is not LADDER:
+        if part.variants is not LADDER and part is not PARTS["rates"]:
             lines += [f"\n## {part.title}\n", *part_tables(spec, part, results)]
     lines += [
         "\n## The ladder\n",
@@ -59,11 +66,21 @@ def write_report(
         *difference_table(spec, results),
         "\nSteps that give the same top-5 on unseen drawings:\n",
         *equivalent_table(spec, results),
+        "\nTimes fewer steps for the top-5 that so many steps of a baseline give:\n",
+        *budget_table(spec, results),
+        *_section("A learning rate for each", rate_table(spec, results)),
+        *_section("Seconds", pace_table(results, [*VARIANTS])),
+        *_section("Costs", cost_table(spec, results, read_costs(spec.output / COSTS, study=spec.study))),
+        *_section("Stricter parts", [] if strict is None else strict_table(spec, results, strict)),
     ]
     text = "\n".join([*lines, "\n![curves](curves.png)"])
     write_text(spec.output / "report.md", text + "\n")
     write_chart(panels(spec, results), spec.output / "curves.png")
     return text
+
+
+def _section(title: str, lines: Sequence[str]) -> list[str]:
+    return [f"\n## {title}\n", *lines] if lines else []
 
 
 def _teacher_table(teachers: Sequence[TeacherScores]) -> list[str]:

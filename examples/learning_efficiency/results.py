@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import attrs
 
 from examples.learning_efficiency.scoring import Scores
 from examples.learning_efficiency.spec import Cell
 from mobileclip.serialization import from_json, to_json
+
+COSTS = "costs.jsonl"
 
 
 @attrs.frozen(kw_only=True)
@@ -22,15 +25,42 @@ class Result:
         cell: what was trained.
         scores: by the name of the held-out part.
         seconds: how long it took; less than the whole where it was resumed.
+        processor_seconds: of its process, of which the same holds; none in lines of before they were counted.
     """
 
     study: str
     cell: Cell
     scores: Mapping[str, Scores]
     seconds: float
+    processor_seconds: float | None = None
 
 
-def append(path: Path, result: Result) -> None:
+@attrs.frozen(kw_only=True)
+class Cost:
+    """What students share: a teacher, or what it says of all views.
+
+    Args:
+        study: see `EfficiencySpec.study`.
+        kind: `teacher` or `store`.
+        name: of the teacher, or of the store and its teacher.
+        processor_seconds: that it took.
+        note: how exact that is, where it was not counted.
+    """
+
+    study: str
+    kind: Literal["teacher", "store"]
+    name: str
+    processor_seconds: float
+    note: str = ""
+
+
+def read_costs(path: Path, *, study: str) -> list[Cost]:
+    """Return the costs in a file, which need not exist."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [cost for cost in (from_json(line, Cost) for line in lines) if cost.study == study]
+
+
+def append(path: Path, result: Result | Cost) -> None:
     """Add a line, which is on the disk when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:

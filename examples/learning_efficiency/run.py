@@ -12,6 +12,7 @@ from examples.learning_efficiency.report import write_report
 from examples.learning_efficiency.results import Result, read_results
 from examples.learning_efficiency.spec import Cell, EfficiencySpec
 from examples.learning_efficiency.stores import make_stores
+from examples.learning_efficiency.strict import STRICT, read_strict
 from examples.learning_efficiency.teachers import build_teachers, ensembles_of, score_ensembles, untrained
 from mobileclip.terminal import say
 
@@ -46,7 +47,7 @@ def run(spec: EfficiencySpec) -> dict[Cell, Result]:
     finally:
         # An interrupted study has a report of what is finished.
         results = read_results(path, study=spec.study)
-        text = write_report(spec, results, scores, dataset)
+        text = write_report(spec, results, scores, dataset, read_strict(spec.output / STRICT, dataset))
     say(text)
     say(f"\nThe report and the curves are in {spec.output}; the same command with more seeds or parts extends it.")
     return results

@@ -7,6 +7,7 @@ from functools import partial
 
 import attrs
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -14,12 +15,46 @@ from examples.learning_efficiency.finetune import PROMPTS
 from examples.quickstart.emoji import DataSplit, DrawnDataset
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.encoders import DualEncoder
-from mobileclip.evaluation import classification_accuracy, ensemble_prompts, retrieval_recall
-from mobileclip.evaluation.metrics.classification import fill_templates
+from mobileclip.evaluation import ensemble_prompts, retrieval_recall
+from mobileclip.evaluation.metrics.classification import classification_hits, fill_templates, mean_hits
 from mobileclip.inputs import ImageInput
 from mobileclip.reinforce import TeacherEnsemble
 
 _BATCH = 64
+_HALF = 0.5
+
+
+@attrs.frozen(kw_only=True)
+class Hits:
+    """Which pictures were named right: a bit for each, in the order of their part, packed as hexadecimal digits.
+
+    Args:
+        num_pictures: how many.
+        top1: whether its name is the best-scored of all; of a tie, whether that is more likely than not.
+        top5: whether it is among the five best.
+    """
+
+    num_pictures: int
+    top1: str
+    top5: str
+
+    def bits(self, metric: str) -> npt.NDArray[np.bool_]:
+        """Return a metric's bits.
+
+        Shape:
+            (pictures,).
+        """
+        return unpack_bits(getattr(self, metric), self.num_pictures)
+
+
+def pack_bits(bits: npt.ArrayLike) -> str:
+    """Return bits as hexadecimal digits, the first one highest."""
+    return np.packbits(np.asarray(bits, dtype=bool)).tobytes().hex()
+
+
+def unpack_bits(digits: str, count: int) -> npt.NDArray[np.bool_]:
+    """Return what `pack_bits` packed."""
+    return np.unpackbits(np.frombuffer(bytes.fromhex(digits), dtype=np.uint8), count=count).astype(bool)
 
 
 @attrs.frozen(kw_only=True)
@@ -30,11 +65,13 @@ class Scores:
         top1: pictures whose name is the best-scored of all.
         top5: pictures whose name is among the five best.
         retrieval: names for which the best-scored picture is one of the name.
+        hits: picture by picture; none in lines of before they were kept.
     """
 
     top1: float
     top5: float
     retrieval: float
+    hits: Hits | None = None
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -134,7 +171,17 @@ def score_embeddings(image: Tensor, classes: Tensor, labels: Tensor) -> Scores:
     Shape:
         image: (pictures, dim); classes: (classes, dim); labels: (pictures,).
     """
-    accuracy = classification_accuracy(image, classes, labels, allow_absent=True)
+    found = classification_hits(image, classes, labels)
+    accuracy = mean_hits(found, labels, num_classes=len(classes))
     present = torch.unique(labels)
     recall = retrieval_recall(image, classes[present], image_ids=labels, text_ids=present)
-    return Scores(top1=100 * accuracy.top1, top5=100 * accuracy.top5, retrieval=100 * recall.text_to_image.at1)
+    return Scores(
+        top1=100 * accuracy.top1,
+        top5=100 * accuracy.top5,
+        retrieval=100 * recall.text_to_image.at1,
+        hits=Hits(
+            num_pictures=len(labels),
+            top1=pack_bits(found.top1.numpy() > _HALF),
+            top5=pack_bits(found.top5.numpy() > _HALF),
+        ),
+    )

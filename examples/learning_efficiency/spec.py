@@ -30,6 +30,8 @@ from mobileclip.training import AdamWSpec, CosineSchedule, TrainingSpec
 _OUTPUT = Path("outputs/learning_efficiency")
 _TINY_OUTPUT = Path("outputs/learning_efficiency_tiny")
 _TINY_SETS = ("bi", "lucide", "tabler", "noto")
+# In the digest of a study as it was when the first results were written: more parts change none of them.
+_DIGESTED_PARTS = ("ladder", "strengths", "ablations", "long")
 _FREE = tuple(one.name for one in FREE_SETS)
 
 
@@ -57,17 +59,20 @@ class Cell:
         share: of the training pictures, that the student gets.
         budget: number of steps.
         seed: of its weights, its order of pictures and its choices of captions.
+        learning_rate: peak of its schedule; None for the study's.
     """
 
     variant: str
     share: float
     budget: int
     seed: int
+    learning_rate: float | None = None
 
     @property
     def name(self) -> str:
         """A path for its folder."""
-        return f"{self.variant}/{self.share:g}/{self.budget}/{self.seed}"
+        own = "" if self.learning_rate is None else f"/{self.learning_rate:g}"
+        return f"{self.variant}/{self.share:g}/{self.budget}/{self.seed}{own}"
 
 
 @attrs.frozen(kw_only=True)
@@ -77,7 +82,7 @@ class EfficiencySpec:
     Args:
         output: folder of everything that is made; finished trainings in it are not done again.
         tiny: four sets of icons, small teachers and few steps, to see that it runs.
-        parts: of the study; some of `ladder`, `strengths`, `ablations` and `long`.
+        parts: of the study; some of `ladder`, `strengths`, `ablations`, `captions`, `rates` and `long`.
         variants: the ways of training that are done of the parts; all of theirs if none is given.
         num_seeds: how often every training is repeated; the longest are done once.
         budgets: four numbers of steps; each is a training of its own.
@@ -86,7 +91,7 @@ class EfficiencySpec:
         teachers: who can be distilled.
         image_size: side of the student's pictures, in pixels.
         batch_size: pictures per step.
-        learning_rate: peak of every training's cosine schedule.
+        learning_rate: peak of every training's cosine schedule, but those of the part `rates`.
         weight_decay: of AdamW.
         seed: of who gets which pictures, and of the stored augmentations.
         num_processes: trainings at once, one core each.
@@ -136,7 +141,7 @@ class EfficiencySpec:
         own = attrs.evolve(
             self,
             output=every.output,
-            parts=every.parts,
+            parts=_DIGESTED_PARTS,
             variants=every.variants,
             num_seeds=every.num_seeds,
             budgets=every.budgets,
@@ -153,16 +158,20 @@ class EfficiencySpec:
         of its shorter trainings.
         """
         every = {
-            Cell(variant=name, share=self.shares[share], budget=self.budgets[budget], seed=seed)
+            Cell(variant=name, share=self.shares[share], budget=self.budgets[budget], seed=seed, learning_rate=rate)
             for part in map(PARTS.__getitem__, parts or self.parts)
             for name in part.variants
             if not self.variants or name in self.variants
             for share, budgets in part.budgets.items()
             for budget in budgets
             for seed in range(self.num_seeds)[: part.most_seeds]
+            for rate in part.learning_rates
         }
         order = list(VARIANTS)
-        return sorted(every, key=lambda one: (one.budget, one.seed, one.share, order.index(one.variant)))
+        return sorted(
+            every,
+            key=lambda one: (one.budget, one.seed, one.share, order.index(one.variant), one.learning_rate or 0),
+        )
 
     def loss(self, variant: Variant, *, dims: tuple[int, ...], logit_scales: tuple[float, ...]) -> LossSpec:
         """Return what a variant minimises.
@@ -182,13 +191,14 @@ class EfficiencySpec:
             distill_weight=variant.distill_weight,
         )
 
-    def training(self, loss: LossSpec, *, budget: int, seed: int) -> TrainingSpec:
-        """Return one training; all are alike but for the loss, the length and the seed."""
+    def training(self, loss: LossSpec, *, budget: int, seed: int, learning_rate: float | None = None) -> TrainingSpec:
+        """Return one training; all are alike but for the loss, the length, the seed and the rate where one is given."""
+        peak = self.learning_rate if learning_rate is None else learning_rate
         return TrainingSpec(
             loss=loss,
             schedule=CosineSchedule(
-                peak=self.learning_rate,
-                final=self.learning_rate / 100,
+                peak=peak,
+                final=peak / 100,
                 warmup_steps=budget // 10,
                 total_steps=budget,
             ),

@@ -6,6 +6,7 @@ Teachers add what they say one by one, so that one more costs its own work alone
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import attrs
 import torch
 from torch import Tensor
 
+from examples.learning_efficiency.results import COSTS, Cost, append
 from examples.learning_efficiency.spec import Cell, EfficiencySpec
-from examples.learning_efficiency.variants import FIRST, NUM_VIEWS, VARIANTS
+from examples.learning_efficiency.variants import NUM_VIEWS, VARIANTS, Variant
 from examples.learning_efficiency.views import view_augmentation
 from examples.quickstart.emoji import DataSplit
 from examples.quickstart.emoji.joint import JointTeacher, write_tensors
@@ -24,10 +26,21 @@ from examples.quickstart.stored import (
     StoredCaptions,
     StoredSamples,
     StoredTeacher,
-    store_samples,
+    replayed,
+    stored_captions,
     stored_teacher,
 )
-from mobileclip.data import ReinforcementCard, read_card, read_reinforced_samples, write_shards
+from mobileclip.data import (
+    ImageTextSample,
+    ReinforcementCard,
+    Tokenizer,
+    augmentation_rng,
+    decode_image,
+    read_card,
+    read_reinforced_samples,
+    write_shards,
+)
+from mobileclip.progress import track
 from mobileclip.reinforce import ReinforcementSpec, TeacherEnsemble, reinforce
 from mobileclip.storage import write_text
 from mobileclip.tensor_files import read_tensors
@@ -101,25 +114,32 @@ def make_stores(
     Args:
         spec: the choices.
         cells: the trainings.
-        teachers: by name; the first one's shards are where every store's views come from.
+        teachers: by name, those that the trainings distil.
         split: the training pictures.
+
+    Raises:
+        ValueError: if a teacher was shown other pictures than the store has.
     """
     needed: dict[Store, set[str]] = {}
     for cell in cells:
-        needed.setdefault(store_of(cell, spec), {FIRST}).update(VARIANTS[cell.variant].teachers)
+        needed.setdefault(store_of(cell, spec), set()).update(VARIANTS[cell.variant].teachers)
     for store, names in needed.items():
+        views = _views(spec, store)
+        if not views.exists():
+            write_tensors(views, _view_tensors(spec, store, split))
         for name in sorted(names, key=list(teachers).index):
             path = _file(spec, store, name)
             if path.exists():
                 continue
+            started = time.process_time()
             shards = sorted(map(str, reinforced(spec, store, teachers[name], split).glob("*.tar")))
-            if name == FIRST and not _views(spec, store).exists():
-                augmentation = view_augmentation(store.view, spec.image_size)
-                samples = store_samples(shards, augmentation=augmentation, student=spec.student)
-                write_tensors(_views(spec, store), _view_tensors(samples))
-                write_tensors(path, _teacher_tensors(samples.teachers[0]))
-            else:
-                write_tensors(path, _teacher_tensors(stored_teacher(list(read_reinforced_samples(shards)))))
+            seconds = round(time.process_time() - started, 1)
+            cost = Cost(study=spec.study, kind="store", name=f"{store.name} {name}", processor_seconds=seconds)
+            append(spec.output / COSTS, cost)
+            samples = list(read_reinforced_samples(shards))
+            if tuple(one.key for one in samples) != _keys(read_tensors(views)[0]):
+                raise ValueError(f"{path.parent} has other pictures than {shards[0]} and those beside it; delete both")
+            write_tensors(path, _teacher_tensors(stored_teacher(samples)))
 
 
 def card_of(spec: EfficiencySpec, store: Store, teacher: str) -> ReinforcementCard:
@@ -127,21 +147,21 @@ def card_of(spec: EfficiencySpec, store: Store, teacher: str) -> ReinforcementCa
     return read_card(_folder(spec, store) / teacher)
 
 
-def load_store(spec: EfficiencySpec, store: Store, teachers: Sequence[str]) -> StoredSamples:
-    """Return a store; processes that read the same one share its memory.
+def load_store(spec: EfficiencySpec, store: Store, variant: Variant) -> StoredSamples:
+    """Return a store as a variant reads it; processes that read the same one share its memory.
 
     Args:
         spec: the choices.
         store: which.
-        teachers: whose words are read, in this order.
+        variant: whose captions, and which teachers' words.
     """
     tensors, _ = read_tensors(_views(spec, store))
     return StoredSamples(
-        keys=tuple(bytes(tensors["keys"].tolist()).decode().split("\n")),
+        keys=_keys(tensors),
         pixels=tensors["pixels"],
-        real=_captions(tensors, "real"),
+        real=_captions(tensors, "names" if variant.names else "real"),
         synthetic=_captions(tensors, "synthetic"),
-        teachers=tuple(StoredTeacher(**read_tensors(_file(spec, store, name))[0]) for name in teachers),
+        teachers=tuple(StoredTeacher(**read_tensors(_file(spec, store, name))[0]) for name in variant.teachers),
     )
 
 
@@ -173,21 +193,42 @@ def _folder(spec: EfficiencySpec, store: Store) -> Path:
 
 
 def _views(spec: EfficiencySpec, store: Store) -> Path:
-    return _folder(spec, store) / "views.safetensors"
+    return _folder(spec, store) / "pictures.safetensors"
 
 
 def _file(spec: EfficiencySpec, store: Store, teacher: str) -> Path:
     return _folder(spec, store) / f"{teacher}.safetensors"
 
 
-def _view_tensors(samples: StoredSamples) -> dict[str, Tensor]:
+def _view_tensors(spec: EfficiencySpec, store: Store, split: DataSplit) -> dict[str, Tensor]:
+    """Return a store's views and captions: the augmentations that `reinforce` draws, at the student's size."""
+    drawn, policy = (view_augmentation(store.view, size) for size in (spec.teachers[0].image_size, spec.image_size))
+    background, tokenizer = spec.student.image.input.background_color, Tokenizer(spec.student.text.input)
+    samples = [one for one in split.samples() if belongs(spec, one.key, store.share)]
+
+    def views(sample: ImageTextSample) -> Tensor:
+        assert sample.image is not None, "the data set stores every picture"
+        size = decode_image(sample.image, orient=False).size
+        rngs = (augmentation_rng(spec.seed, sample.key, index) for index in range(store.num_views))
+        return replayed(sample.image, [drawn.sample(rng, size) for rng in rngs], policy, background)
+
+    kinds: dict[str, list[tuple[str, ...]]] = {
+        "real": [one.captions for one in samples],
+        "names": [(one.metadata["label"],) for one in samples],
+        "synthetic": [one.syn_captions["syn_text"] for one in samples],
+    }
     captions = {
         f"{kind}.{name}": value
-        for kind, one in (("real", samples.real), ("synthetic", samples.synthetic))
-        for name, value in attrs.asdict(one).items()
+        for kind, groups in kinds.items()
+        for name, value in attrs.asdict(stored_captions(groups, tokenizer)).items()
     }
-    keys = torch.tensor(list("\n".join(samples.keys).encode()), dtype=torch.uint8)
-    return {"keys": keys, "pixels": samples.pixels, **captions}
+    keys = torch.tensor(list("\n".join(one.key for one in samples).encode()), dtype=torch.uint8)
+    shown = track(map(views, samples), total=len(samples), title=f"views {store.name}", unit="pictures")
+    return {"keys": keys, "pixels": torch.stack(list(shown)), **captions}
+
+
+def _keys(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    return tuple(bytes(tensors["keys"].tolist()).decode().split("\n"))
 
 
 def _captions(tensors: Mapping[str, Tensor], kind: str) -> StoredCaptions:

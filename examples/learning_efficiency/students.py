@@ -32,7 +32,7 @@ def train_cell(spec: EfficiencySpec, cell: Cell, folder: Path) -> DualEncoder:
         FloatingPointError: if the loss is not finite; the message has the step and the pictures.
     """
     variant, store = VARIANTS[cell.variant], store_of(cell, spec)
-    return train_student(spec, cell, load_store(spec, store, variant.teachers), folder)
+    return train_student(spec, cell, load_store(spec, store, variant), folder)
 
 
 def train_student(spec: EfficiencySpec, cell: Cell, samples: StoredSamples, folder: Path) -> DualEncoder:
@@ -46,7 +46,7 @@ def train_student(spec: EfficiencySpec, cell: Cell, samples: StoredSamples, fold
     )
     torch.manual_seed(cell.seed)
     trained = train(
-        spec.training(loss, budget=cell.budget, seed=cell.seed),
+        spec.training(loss, budget=cell.budget, seed=cell.seed, learning_rate=cell.learning_rate),
         model=spec.student.build(),
         batches=cell_batches(spec, cell, samples),
         output=folder,
@@ -64,7 +64,7 @@ def measure_cell(spec: EfficiencySpec, cell: Cell, parts: Mapping[str, HeldOut],
         parts: the held-out drawings.
         folder: of its model, metrics and checkpoints.
     """
-    started = time.monotonic()
+    started, processor = time.monotonic(), time.process_time()
     model = train_cell(spec, cell, folder)
     save_model(model, folder / MODEL)
     return Result(
@@ -72,4 +72,5 @@ def measure_cell(spec: EfficiencySpec, cell: Cell, parts: Mapping[str, HeldOut],
         cell=cell,
         scores=score_student(model, parts),
         seconds=round(time.monotonic() - started, 1),
+        processor_seconds=round(time.process_time() - processor, 1),
     )

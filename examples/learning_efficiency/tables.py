@@ -7,7 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 from examples.icons.splits import TEST_NAMES, TEST_PICTURES, TEST_SET, TITLES
-from examples.learning_efficiency.curves import Curve, describe, equivalents, make_curve, speedup, speedup_limits
+from examples.learning_efficiency.curves import (
+    Curve,
+    describe,
+    difference,
+    equivalents,
+    make_curve,
+    speedup,
+    speedup_limits,
+)
 from examples.learning_efficiency.results import Result
 from examples.learning_efficiency.spec import Cell, EfficiencySpec
 from examples.learning_efficiency.variants import LADDER, VARIANTS, Part
@@ -19,8 +27,6 @@ BASELINES = {"plain": "plain training", "captions": "training with synthetic cap
 LADDER_SCORES = (*((TEST_PICTURES, metric) for metric in METRICS), (TEST_SET, "top5"), (TEST_NAMES, "top5"))
 # Whose differences are told: each rung of the ladder less the one below it, and the teacher less plain training.
 COMPARED = (*((upper, lower) for lower, upper in pairwise(LADDER)), ("distillation", "plain"))
-# What the ablations differ from by one choice.
-_REFERENCE = "distillation"
 
 Results = Mapping[Cell, Result]
 
@@ -37,16 +43,19 @@ def part_tables(spec: EfficiencySpec, part: Part, results: Results) -> list[str]
     own = set(part.variants) - set(LADDER)
     for share, budgets in ((spec.shares[share], budgets) for share, budgets in part.budgets.items()):
         for budget in (spec.budgets[index] for index in budgets):
-            if not any(_by_seed(results, name, share, budget) for name in own):
+            if not any(by_seed(results, name, share, budget) for name in own):
                 continue
-            reference = _by_seed(results, _REFERENCE, share, budget)
+            reference = by_seed(results, part.reference, share, budget)
+            drawn = tuple(part.variants) if part.has_intervals else ()
+            curves = variant_curves(results, drawn, share, TEST_PICTURES, "top5")
             rows = []
             for name, variant in part.variants.items():
-                found = _by_seed(results, name, share, budget)
+                found = by_seed(results, name, share, budget)
                 if found:
-                    less = "" if name == _REFERENCE else _difference(found, reference)
+                    less = "" if name == part.reference else _difference(found, reference)
+                    less += _interval(curves, part.reference, name, budget)
                     rows.append([variant.title, str(len(found)), *_cells(found), less])
-            head = ["unseen drawings", "seeds", *METRICS.values(), "top-5 less the ladder's one teacher, by seed"]
+            head = ["unseen drawings", "seeds", *METRICS.values(), f"top-5 less {part.less}, by seed"]
             lines += [f"{percent(share)} of the pictures, {budget:,} steps:\n", *table(head, rows), ""]
     return lines
 
@@ -63,10 +72,10 @@ def ladder_table(spec: EfficiencySpec, results: Results) -> list[str]:
     for part, metric in LADDER_SCORES:
         rows.append([f"**{METRICS[metric]}, {TITLES[part]}**", *[""] * len(columns)])
         for name, variant in LADDER.items():
-            found = [_by_seed(results, name, *column) for column in columns]
+            found = [by_seed(results, name, *column) for column in columns]
             if any(found):
                 cells = [
-                    _spread([getattr(one.scores[part], metric) for one in seeds.values()]) if seeds else ""
+                    spread([getattr(one.scores[part], metric) for one in seeds.values()]) if seeds else ""
                     for seeds in found
                 ]
                 rows.append([variant.title, *cells])
@@ -83,9 +92,7 @@ def difference_table(spec: EfficiencySpec, results: Results) -> list[str]:
     columns = _measured(spec, results)
     rows = []
     for upper, lower in COMPARED:
-        cells = [
-            _difference(_by_seed(results, upper, *column), _by_seed(results, lower, *column)) for column in columns
-        ]
+        cells = [_difference(by_seed(results, upper, *column), by_seed(results, lower, *column)) for column in columns]
         if any(cells):
             titles = (VARIANTS[name].title.removeprefix("+ ") for name in (upper, lower))
             rows.append([", less ".join(titles), *cells])
@@ -108,8 +115,8 @@ def equivalent_table(spec: EfficiencySpec, results: Results) -> list[str]:
     for share, of_share in curves.items():
         for baseline, title in BASELINES.items():
             if baseline in of_share and (found := _equivalent_rows(budgets, of_share, baseline)):
-                rows += [[f"**{percent(share)}, in steps of {title}**", *[""] * (len(budgets) + 1)], *found]
-    return table(["steps", *(f"{one:,}" for one in budgets), "times fewer steps to its best"], rows) if rows else []
+                rows += [[f"**{percent(share)}, in steps of {title}**", *[""] * len(budgets)], *found]
+    return table(["steps", *(f"{one:,}" for one in budgets)], rows) if rows else []
 
 
 def _measured(spec: EfficiencySpec, results: Results) -> list[tuple[float, int]]:
@@ -127,18 +134,20 @@ def _heads(columns: Sequence[tuple[float, int]]) -> list[str]:
     ]
 
 
-def _by_seed(results: Results, variant: str, share: float, budget: int) -> dict[int, Result]:
+def by_seed(
+    results: Results, variant: str, share: float, budget: int, *, learning_rate: float | None = None
+) -> dict[int, Result]:
+    """Return the trainings of a row by seed; without a rate those with the study's."""
+    wanted = (variant, share, budget, learning_rate)
     return {
         cell.seed: result
         for cell, result in results.items()
-        if (cell.variant, cell.share, cell.budget) == (variant, share, budget)
+        if (cell.variant, cell.share, cell.budget, cell.learning_rate) == wanted
     }
 
 
 def _cells(found: Mapping[int, Result]) -> list[str]:
-    return [
-        _spread([float(getattr(one.scores[TEST_PICTURES], metric)) for one in found.values()]) for metric in METRICS
-    ]
+    return [spread([float(getattr(one.scores[TEST_PICTURES], metric)) for one in found.values()]) for metric in METRICS]
 
 
 def _difference(found: Mapping[int, Result], reference: Mapping[int, Result]) -> str:
@@ -147,34 +156,101 @@ def _difference(found: Mapping[int, Result], reference: Mapping[int, Result]) ->
         found[seed].scores[TEST_PICTURES].top5 - reference[seed].scores[TEST_PICTURES].top5
         for seed in sorted(set(found) & set(reference))
     ]
-    return _spread(values, sign="+") if values else ""
+    return spread(values, sign="+") if values else ""
 
 
-def _spread(values: Sequence[float], *, sign: str = "") -> str:
+def spread(values: Sequence[float], *, sign: str = "") -> str:
+    """Return the mean of values, with their standard deviation where there are several."""
     mean = f"{statistics.fmean(values):{sign}.1f}"
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.1f}"
 
 
 def ladder_curves(results: Results, share: float, part: str, metric: str) -> dict[str, Curve]:
-    """Return the curves of the ladder's variants that have any, by name.
+    """Return the curves of the ladder's variants that have any, by name; see `variant_curves`."""
+    return variant_curves(results, tuple(LADDER), share, part, metric)
+
+
+def variant_curves(results: Results, names: Sequence[str], share: float, part: str, metric: str) -> dict[str, Curve]:
+    """Return the curves of variants that have any, by name.
 
     Args:
         results: the trainings that are finished.
+        names: of the variants.
         share: of the pictures.
         part: the held-out drawings.
         metric: a field of `Scores`.
     """
     curves = {}
-    for name in LADDER:
-        scores = {
-            (cell.budget, cell.seed): float(getattr(result.scores[part], metric))
+    for name in names:
+        found = {
+            (cell.budget, cell.seed): result.scores[part]
             for cell, result in results.items()
-            if cell.variant == name and cell.share == share and part in result.scores
+            if (cell.variant, cell.share, cell.learning_rate) == (name, share, None) and part in result.scores
         }
-        curve = make_curve(scores)
+        # Retrieval is counted by names, whose number lines do not have.
+        is_counted = metric in ("top1", "top5")
+        curve = make_curve(
+            {at: float(getattr(scores, metric)) for at, scores in found.items()},
+            {at: one.hits.bits(metric) for at, one in found.items() if one.hits is not None} if is_counted else None,
+            num_pictures=num_pictures(results, part) if is_counted else 0,
+        )
         if curve is not None:
             curves[name] = curve
     return curves
+
+
+def num_pictures(results: Results, part: str) -> int:
+    """Return how many pictures a held-out part has, which lines with hits say; 0 if none has."""
+    found = (one.scores[part].hits for one in results.values() if part in one.scores)
+    return next((hits.num_pictures for hits in found if hits is not None), 0)
+
+
+def _interval(curves: Mapping[str, Curve], reference: str, name: str, budget: int) -> str:
+    """Return the interval of a difference, in brackets; nothing where there is no curve to take it from."""
+    if name == reference or not {name, reference} <= set(curves):
+        return ""
+    if any(budget not in curves[one].steps for one in (name, reference)):
+        return ""
+    found = difference(curves[reference], curves[name], steps=budget)
+    return f" ({found.low:+.1f} to {found.high:+.1f})"
+
+
+def budget_table(
+    spec: EfficiencySpec, results: Results, names: Sequence[str] = tuple(LADDER), *, shares: Sequence[float] = ()
+) -> list[str]:
+    """Return how many times fewer steps the ladder's rungs need than each budget of their baselines, by top-5.
+
+    Args:
+        spec: the choices.
+        results: the trainings that are finished.
+        names: of the rungs.
+        shares: of the pictures; all if none is given.
+
+    Returns:
+        A group of rows for each share and baseline; nothing where there is none.
+    """
+    curves = {share: variant_curves(results, names, share, TEST_PICTURES, "top5") for share in shares or spec.shares}
+    budgets = sorted({int(steps) for of_share in curves.values() for one in of_share.values() for steps in one.steps})
+    rows: list[list[str]] = []
+    for share, of_share in curves.items():
+        for baseline, title in BASELINES.items():
+            rungs = [*of_share]
+            later = rungs[rungs.index(baseline) + 1 :] if baseline in of_share else []
+            if later:
+                rows.append([f"**{percent(share)}, against {title}**", *[""] * len(budgets)])
+            for name in later:
+                found = _speedups(of_share[baseline], of_share[name])
+                rows.append([VARIANTS[name].title, *(found.get(one, "") for one in budgets)])
+    return table(["what this many steps give", *(f"{one:,}" for one in budgets)], rows) if rows else []
+
+
+def _speedups(baseline: Curve, other: Curve) -> dict[int, str]:
+    return {
+        int(steps): describe(
+            speedup(baseline, other, budget=index), limits=speedup_limits(baseline, other, budget=index), digits=1
+        )
+        for index, steps in enumerate(baseline.steps)
+    }
 
 
 def _equivalent_rows(budgets: Sequence[int], curves: Mapping[str, Curve], baseline: str) -> list[list[str]]:
@@ -188,8 +264,7 @@ def _equivalent_rows(budgets: Sequence[int], curves: Mapping[str, Curve], baseli
             int(steps): describe(interval, limits=limits)
             for steps, interval in zip(curve.steps, equivalents(reference, curve), strict=True)
         }
-        faster = describe(speedup(reference, curve), limits=speedup_limits(reference, curve), digits=1)
-        rows.append([VARIANTS[name].title, *(cells.get(one, "") for one in budgets), faster])
+        rows.append([VARIANTS[name].title, *(cells.get(one, "") for one in budgets)])
     return rows
 
 

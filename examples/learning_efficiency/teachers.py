@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import attrs
 
 from examples.learning_efficiency.finetune import FineTuneSpec, class_prompts, fine_tune, load_teacher
+from examples.learning_efficiency.results import COSTS, Cost, append
 from examples.learning_efficiency.scoring import HeldOut, Scores, held_out, score_teachers
 from examples.learning_efficiency.spec import Cell, EfficiencySpec
 from examples.learning_efficiency.texts import text_trunk
-from examples.learning_efficiency.variants import FIRST, VARIANTS
+from examples.learning_efficiency.variants import VARIANTS
 from examples.quickstart.emoji import DrawnDataset
 from examples.quickstart.emoji.joint import JointTeacher
 from examples.quickstart.emoji.teachers import all_captions
@@ -34,8 +35,8 @@ class TeacherScores:
 
 
 def ensembles_of(cells: Iterable[Cell]) -> list[tuple[str, ...]]:
-    """Return the ensembles that trainings distil, the smallest first; the first teacher is always among them."""
-    needed = {(FIRST,), *(VARIANTS[cell.variant].teachers for cell in cells)} - {()}
+    """Return the ensembles that trainings distil, the smallest first."""
+    needed = {VARIANTS[cell.variant].teachers for cell in cells} - {()}
     return sorted(needed, key=lambda names: (len(names), names))
 
 
@@ -45,9 +46,11 @@ def untrained(spec: EfficiencySpec, ensembles: Iterable[tuple[str, ...]]) -> lis
 
 
 def build_teachers(
-    spec: EfficiencySpec, dataset: DrawnDataset, ensembles: Iterable[tuple[str, ...]]
+    spec: EfficiencySpec, dataset: DrawnDataset, ensembles: Sequence[tuple[str, ...]]
 ) -> dict[str, JointTeacher]:
-    """Return the members of ensembles by name, trained where their files are not there yet."""
+    """Return the members of ensembles by name, trained where their files are not there yet; without ensembles none."""
+    if not ensembles:
+        return {}
     prompts = [
         *class_prompts(dataset.train.class_names),
         *(row for part in dataset.tests for row in class_prompts(part.class_names)),
@@ -59,7 +62,9 @@ def build_teachers(
     for one in _members(spec, ensembles):
         path = _file(spec, one.name)
         if not path.exists():
-            fine_tune(one, dataset.train, trunk, path)
+            seconds = fine_tune(one, dataset.train, trunk, path)
+            cost = Cost(study=spec.study, kind="teacher", name=one.name, processor_seconds=seconds)
+            append(spec.output / COSTS, cost)
         teachers[one.name] = load_teacher(path, trunk)
     return teachers
 

@@ -20,6 +20,7 @@ class Variant:
     Args:
         title: what it is, for tables and legends.
         synthetic_captions: whether every picture has a synthetic caption beside the real one.
+        names: whether the real caption is the picture's name, and not its noisy keywords.
         view: how strongly pictures are augmented; one of `VIEWS`.
         teachers: who is distilled, by name; none for the contrastive loss alone.
         distill_weight: of the distillation term; the contrastive one has the rest.
@@ -32,6 +33,7 @@ class Variant:
 
     title: str
     synthetic_captions: bool = True
+    names: bool = False
     view: str = WEAK
     teachers: tuple[str, ...] = ()
     distill_weight: float = 1.0
@@ -83,7 +85,16 @@ ABLATIONS = {
     "siglip": attrs.evolve(LADDER["captions"], title="SigLIP's loss, no teacher", sigmoid=True),
     "siglip-distillation": attrs.evolve(_ONE, title="SigLIP's loss with a teacher", sigmoid=True),
 }
-VARIANTS: Mapping[str, Variant] = {**ABLATIONS, **STRENGTHS, **LADDER}
+# How much of what synthetic captions add is that they hold the name, which the noisy ones mostly lack.
+CAPTIONS = {
+    "plain": attrs.evolve(LADDER["plain"], title="noisy keywords"),
+    "names": Variant(title="the name alone", synthetic_captions=False, names=True),
+    "captions": attrs.evolve(LADDER["captions"], title="noisy keywords + synthetic captions"),
+    "names-captions": Variant(title="the name + synthetic captions", names=True),
+}
+# Whether one rate for all favours one of them.
+RATED = {name: {**CAPTIONS, **LADDER}[name] for name in ("plain", "names", "captions", "distillation")}
+VARIANTS: Mapping[str, Variant] = {**CAPTIONS, **ABLATIONS, **STRENGTHS, **LADDER}
 
 
 @attrs.frozen(kw_only=True)
@@ -95,12 +106,20 @@ class Part:
         variants: by name.
         budgets: of each share of the pictures; both are indices, into `EfficiencySpec.shares` and `.budgets`.
         most_seeds: more are not trained, however many are asked for; None for as many as are.
+        learning_rates: of each; None for the study's.
+        reference: the variant that the others are compared with.
+        less: what that is called.
+        has_intervals: whether differences are told with their intervals.
     """
 
     title: str
     variants: Mapping[str, Variant]
     budgets: Mapping[int, tuple[int, ...]]
     most_seeds: int | None = None
+    learning_rates: tuple[float | None, ...] = (None,)
+    reference: str = "distillation"
+    less: str = "the ladder's one teacher"
+    has_intervals: bool = False
 
 
 PARTS: Mapping[str, Part] = {
@@ -108,5 +127,19 @@ PARTS: Mapping[str, Part] = {
     "ladder": Part(title="The ladder", variants=LADDER, budgets={0: (0, 1), 1: (0, 1, 2), 2: (0, 1, 2)}),
     "strengths": Part(title="Strength of the views", variants=STRENGTHS, budgets={1: (1, 2)}),
     "ablations": Part(title="One choice at a time", variants=ABLATIONS, budgets={1: (1,)}),
+    "captions": Part(
+        title="Names, noise and synthetic captions",
+        variants=CAPTIONS,
+        budgets={1: (0, 1, 2)},
+        reference="captions",
+        less="keywords + synthetic captions",
+        has_intervals=True,
+    ),
+    "rates": Part(
+        title="A learning rate for each",
+        variants=RATED,
+        budgets={1: (1,)},
+        learning_rates=(1e-3, None, 1e-2),
+    ),
     "long": Part(title="Long trainings", variants=LADDER, budgets={2: (3,)}, most_seeds=1),
 }

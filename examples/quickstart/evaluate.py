@@ -20,11 +20,12 @@ from mobileclip.evaluation import (
     Features,
     RetrievalResult,
     Session,
+    ensemble_prompts,
     evaluate_benchmark,
     retrieval_recall,
     score,
 )
-from mobileclip.evaluation.metrics.classification import fill_templates
+from mobileclip.evaluation.metrics.classification import classification_hits, fill_templates
 from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.processes import num_cores
 from mobileclip.progress import track
@@ -58,10 +59,12 @@ class Findings:
     Args:
         scores: by split.
         answers: by split and picture's key, the concept that it is taken for.
+        top5: the same, whether its concept is among the five best.
     """
 
     scores: Mapping[str, Scores]
     answers: Mapping[str, Mapping[str, str]]
+    top5: Mapping[str, Mapping[str, bool]] = attrs.field(factory=dict)
 
 
 def evaluate_model(model: ImageTextModel, benchmarks: Mapping[str, Benchmark], splits: Sequence[DataSplit]) -> Findings:
@@ -140,16 +143,17 @@ def evaluate_as_published(model: ImageTextModel, benchmarks: Mapping[str, Benchm
     return found
 
 
-def _by_split(found: Mapping[str, tuple[Scores, Mapping[str, str]]]) -> Findings:
+def _by_split(found: Mapping[str, tuple[Scores, Mapping[str, str], Mapping[str, bool]]]) -> Findings:
     return Findings(
-        scores={name: scores for name, (scores, _) in found.items()},
-        answers={name: answers for name, (_, answers) in found.items()},
+        scores={name: scores for name, (scores, _, _) in found.items()},
+        answers={name: answers for name, (_, answers, _) in found.items()},
+        top5={name: top5 for name, (_, _, top5) in found.items()},
     )
 
 
 def _findings(
     benchmark: Benchmark, features: Features, encode_texts: Callable[[Sequence[str]], Tensor], split: DataSplit
-) -> tuple[Scores, dict[str, str]]:
+) -> tuple[Scores, dict[str, str], dict[str, bool]]:
     assert features.labels is not None, "the data set has classes"
     found = score(benchmark, features)
     metrics = found.result.metrics
@@ -164,7 +168,11 @@ def _findings(
         text_to_image=100 * recall.text_to_image.at1,
         image_to_text=100 * recall.image_to_text.at1,
     )
-    return scores, answers
+    classes = ensemble_prompts(features.text.reshape(len(benchmark.class_names), len(benchmark.templates), -1))
+    hits = classification_hits(features.image, classes, features.labels)
+    # Of a tie, whether that is more likely than not.
+    top5 = dict(zip(features.keys, (hits.top5 > 1 / 2).tolist(), strict=True))
+    return scores, answers, top5
 
 
 def _recall_of_concepts(

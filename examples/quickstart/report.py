@@ -13,6 +13,7 @@ from examples.quickstart.emoji import DrawnDataset
 from examples.quickstart.evaluate import Scores
 from examples.quickstart.sheet import choose_pictures, count_right, draw_sheet
 from examples.quickstart.spec import TEACHERS, TITLES
+from examples.quickstart.together import COMPARED, Together, together_table
 from mobileclip.data import ViewAgreement
 from mobileclip.terminal import print_table, say
 from mobileclip.training import plot_curves
@@ -31,8 +32,6 @@ _PUBLISHED = {
     "mean_recall@1": "mean R@1",
 }
 _PER_STEP = "s per step"
-# Rows of the table whose differences are told: the later one less the earlier one.
-_COMPARED = (("reinforced", "plain"), ("reinforced", "captions"), ("captions", "plain"))
 # Whose answers the sheet shows.
 _ON_SHEET = ("plain", "reinforced", TEACHERS)
 _REPEATED = "in per cent, mean ± standard deviation over seeds"
@@ -51,6 +50,7 @@ class Results:
         seconds_per_step: of training, one core a training, by row; the median over steps and the mean over seeds.
         agreement: how far the teachers recognise the stored views; None where that was not measured.
         published: metrics of the saved model, as fractions of one, by folder of the test data sets.
+        together: how sure the differences of top-5 are, by what is compared, and by split or all of them.
     """
 
     scores: dict[str, list[dict[str, Scores]]]
@@ -61,6 +61,7 @@ class Results:
     seconds_per_step: dict[str, float]
     agreement: ViewAgreement | None = None
     published: dict[str, dict[str, float]] = attrs.field(factory=dict)
+    together: dict[str, dict[str, Together]] = attrs.field(factory=dict)
 
 
 def print_results(results: Results) -> None:
@@ -73,6 +74,9 @@ def print_results(results: Results) -> None:
         for cells in _rows(results, split):
             table.add_row(*cells)
         print_table(table, min_width=110)
+    for title, found in results.together.items():
+        told = "; ".join(f"{results.titles.get(name, name)}: {one}" for name, one in found.items())
+        say(f"top-5, {title}, with the standard error of seeds and pictures: {told}")
 
 
 def write_report(
@@ -129,6 +133,7 @@ def _tables(results: Results) -> Iterator[str]:
         yield "|" + "---|" * (2 + len(COLUMNS))
         for cells in (*_rows(results, split), *_differences(results, split)):
             yield "| " + " | ".join(cells) + " |"
+    yield from together_table(results.together, results.titles)
 
 
 def _heading(results: Results, split: str) -> str:
@@ -144,7 +149,7 @@ def _rows(results: Results, split: str) -> Iterator[list[str]]:
 
 
 def _differences(results: Results, split: str) -> Iterator[list[str]]:
-    for later, earlier in _COMPARED:
+    for later, earlier in COMPARED:
         pairs = list(zip(results.scores[later], results.scores[earlier], strict=True))
         cells = (
             _cell([getattr(one[split], column) - getattr(other[split], column) for one, other in pairs], sign="+")

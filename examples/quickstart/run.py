@@ -21,6 +21,7 @@ from examples.quickstart.report import Results, print_results, write_report
 from examples.quickstart.search import INDEX, index_held_out
 from examples.quickstart.spec import ROWS, TEACHERS, TITLES, QuickstartSpec, loss_of
 from examples.quickstart.students import MODEL, Student, seconds_per_step, train_students
+from examples.quickstart.together import compared
 from mobileclip.evaluation import Benchmark
 from mobileclip.reinforce import TeacherEnsemble, reinforce
 from mobileclip.serialization import from_json, to_json
@@ -101,6 +102,7 @@ def run(spec: QuickstartSpec) -> Results:
         },
         agreement=reinforced.agreement,
         published=published,
+        together=compared({name: [one.top5 for one in known[name]] for name in ROWS}),
     )
     write_report(
         spec.output,

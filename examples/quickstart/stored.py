@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mobileclip.data import (
+    AugmentationParams,
     AugmentationSpec,
     ReinforcedBatch,
     ReinforcedSample,
@@ -198,9 +199,11 @@ def store_samples(shards: Sequence[str], *, augmentation: AugmentationSpec, stud
     tokenizer = Tokenizer(student.text.input)
     return StoredSamples(
         keys=tuple(sample.key for sample in samples),
-        pixels=torch.stack([_replayed(sample, augmentation, image.background_color) for sample in samples]),
-        real=_stored_captions([sample.captions for sample in samples], tokenizer),
-        synthetic=_stored_captions([sample.syn_captions["syn_text"] for sample in samples], tokenizer),
+        pixels=torch.stack(
+            [replayed(one.image, one.augmentations, augmentation, image.background_color) for one in samples]
+        ),
+        real=stored_captions([sample.captions for sample in samples], tokenizer),
+        synthetic=stored_captions([sample.syn_captions["syn_text"] for sample in samples], tokenizer),
         teachers=(stored_teacher(samples),),
     )
 
@@ -214,14 +217,21 @@ def stored_teacher(samples: Sequence[ReinforcedSample]) -> StoredTeacher:
     )
 
 
-def _replayed(sample: ReinforcedSample, augmentation: AugmentationSpec, background: Color | None) -> Tensor:
-    assert sample.image is not None, "the data set stores every picture"
-    image = decode_image(sample.image, orient=False, background=background)
-    views = [np.asarray(augmentation.apply(image, params)) for params in sample.augmentations]
-    return torch.from_numpy(np.stack(views))
+def replayed(
+    png: bytes | None, augmentations: Sequence[AugmentationParams], policy: AugmentationSpec, background: Color | None
+) -> Tensor:
+    """Return the views of a picture.
+
+    Shape:
+        (augmentations, size, size, 3), uint8.
+    """
+    assert png is not None, "the data set stores every picture"
+    image = decode_image(png, orient=False, background=background)
+    return torch.from_numpy(np.stack([np.asarray(policy.apply(image, params)) for params in augmentations]))
 
 
-def _stored_captions(groups: Sequence[Sequence[str]], tokenizer: Tokenizer) -> StoredCaptions:
+def stored_captions(groups: Sequence[Sequence[str]], tokenizer: Tokenizer) -> StoredCaptions:
+    """Return the captions of samples as ids, each text once."""
     texts = list(dict.fromkeys(text for captions in groups for text in captions))
     row = {text: index for index, text in enumerate(texts)}
     rows = [torch.tensor([row[text] for text in captions]) for captions in groups]

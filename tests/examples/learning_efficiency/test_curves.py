@@ -10,7 +10,9 @@ import pytest
 from examples.learning_efficiency.curves import (
     Curve,
     describe,
+    difference,
     equivalents,
+    half_widths,
     make_curve,
     speedup,
     speedup_limits,
@@ -86,3 +88,55 @@ class TestCurves:
         assert of_whole.value == of_single.value
         assert of_single.high - of_single.low > of_whole.high - of_whole.low > 0
         assert equivalents(curve(1, 2, 4, num_seeds=1), other)[0].low == of_single.value
+
+    def test_a_speedup_is_told_for_each_budget(self):
+        plain, other = curve(1, 2, 3, 4), curve(2, 3, 4, 5)
+        found = [
+            describe(speedup(plain, other, budget=at), limits=speedup_limits(plain, other, budget=at), digits=1)
+            for at in range(4)
+        ]
+        assert found == ["> 1.0", "> 2.0", "2.0", "2.0"]
+
+
+class TestPictures:
+    """The held-out pictures are a sample, too: of other pictures, scores would be others."""
+
+    NUM = 400
+
+    def counted(self, *chances, seed=0, kept=True):
+        """A curve of three trainings a budget; which pictures are named depends on how hard each is."""
+        hard = np.random.default_rng(9).random(self.NUM)
+        rng = np.random.default_rng(seed)
+        hits = tuple(np.stack([hard + rng.normal(0, 0.02, self.NUM) < chance for _ in range(3)]) for chance in chances)
+        scores = {(10 * 2**at, seed): 100 * one[seed].mean() for at, one in enumerate(hits) for seed in range(3)}
+        bits = {(10 * 2**at, seed): one[seed] for at, one in enumerate(hits) for seed in range(3)}
+        return make_curve(scores, bits if kept else None, num_pictures=self.NUM)
+
+    def test_scores_alone_have_the_noise_of_a_count(self):
+        for width, chance in zip(half_widths(self.counted(0.2, 0.5, kept=False)), (0.2, 0.5), strict=True):
+            noise = 1.645 * 100 * math.sqrt(chance * (1 - chance) / self.NUM)
+            assert width == pytest.approx(noise, rel=0.2)
+
+    def test_ways_that_name_the_same_pictures_are_told_apart_more_sharply(self):
+        """Both know the easy ones: what is left of the pictures' noise is that of the few between."""
+        together, alone = (
+            difference(self.counted(0.2, 0.4, kept=kept), self.counted(0.2, 0.45, seed=1, kept=kept), steps=20)
+            for kept in (True, False)
+        )
+        assert together.value == pytest.approx(alone.value)
+        assert 0 < together.low < together.value < together.high
+        assert together.high - together.low < 0.6 * (alone.high - alone.low)
+        assert alone.low < 0
+
+    def test_a_line_without_hits_leaves_a_curve_with_its_scores_alone(self):
+        scores = {(budget, seed): 5.0 for budget in (10, 20) for seed in range(2)}
+        bits = {at: np.ones(4, dtype=bool) for at in scores if at != (20, 1)}
+        assert make_curve(scores, bits, num_pictures=4).hits == ()
+        assert len(make_curve(scores, bits | {(20, 1): bits[10, 0]}, num_pictures=4).hits) == 2
+
+    def test_three_seeds_differ_as_three_of_many_do(self):
+        """Drawn from three, means of three would have two thirds of the variance."""
+        scores = {(budget, seed): float(value) for budget in (10, 20) for seed, value in enumerate((-1, 0, 1))}
+        width = half_widths(make_curve(scores))[0]
+        # The greatest and the least mean, each drawn in 1 of 27, lie outside of the 90 %.
+        assert width == pytest.approx(math.sqrt(1.5) * 2 / 3, rel=1e-6)

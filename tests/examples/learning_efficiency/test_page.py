@@ -6,13 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from examples.learning_efficiency.picture import panels
+from examples.learning_efficiency.picture import DRAWN, panels
 from examples.learning_efficiency.results import read_results
 from examples.learning_efficiency.spec import EfficiencySpec
-from examples.learning_efficiency.tables import difference_table, equivalent_table, ladder_table, part_tables
-from examples.learning_efficiency.variants import LADDER, PARTS
+from examples.learning_efficiency.tables import (
+    budget_table,
+    difference_table,
+    equivalent_table,
+    ladder_table,
+    part_tables,
+)
+from examples.learning_efficiency.variants import PARTS
 
 PAGE = Path(__file__).parents[3] / "docs" / "learning_efficiency.md"
+LAB = PAGE.parent / "lab" / PAGE.name
 SPEC = EfficiencySpec()
 
 
@@ -32,7 +39,7 @@ def test_every_training_that_is_kept_is_of_the_plan(results):
     assert f"{len(results)} of {len(SPEC.cells())} trainings" in PAGE.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("made", [ladder_table, difference_table, equivalent_table])
+@pytest.mark.parametrize("made", [ladder_table, difference_table, equivalent_table, budget_table])
 def test_a_table_says_what_was_trained(results, made):
     assert_on_the_page(made(SPEC, results))
 
@@ -43,7 +50,7 @@ def test_a_part_has_its_tables(results, part):
 
 
 def assert_on_the_page(lines):
-    lines, page = "\n".join(lines).splitlines(), PAGE.read_text(encoding="utf-8").splitlines()
+    lines, page = "\n".join(lines).splitlines(), LAB.read_text(encoding="utf-8").splitlines()
     assert len(lines) > 4
     missing = [line for line in lines if line not in page]
     assert not missing, "\n".join(["the page lacks lines of this table:", *lines])
@@ -53,4 +60,8 @@ def test_every_line_of_the_picture_is_named(results):
     drawn = panels(SPEC, results)
     assert all(panel.has_legend for panel in drawn)
     named = {line.label for panel in drawn for line in panel.lines}
-    assert named == {LADDER[cell.variant].title for cell in results if cell.variant in LADDER}
+    assert named <= set(DRAWN.values())
+    every = {cell.variant for cell in results if cell.variant in DRAWN and cell.learning_rate is None}
+    lengths = {name: {cell.budget for cell in results if cell.variant == name} for name in every}
+    # A curve needs two budgets.
+    assert named == {DRAWN[name] for name in every if len(lengths[name]) > 1}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections import Counter
+from io import BytesIO
 from itertools import islice, pairwise
 
 import attrs
@@ -18,22 +19,22 @@ from examples.icons.splits import TEST_NAMES, TEST_PICTURES, TEST_SET, TITLES, T
 from examples.learning_efficiency.__main__ import learning_efficiency
 from examples.learning_efficiency.model import make_model
 from examples.learning_efficiency.report import write_report
-from examples.learning_efficiency.results import Result, append, read_results
+from examples.learning_efficiency.results import COSTS, Result, append, read_costs, read_results
 from examples.learning_efficiency.run import run, what_is_left
 from examples.learning_efficiency.scoring import HeldOut, Scores, held_out, score_embeddings, score_student
 from examples.learning_efficiency.spec import Cell
-from examples.learning_efficiency.stores import belongs, cell_batches, store_of
+from examples.learning_efficiency.stores import belongs, cell_batches, load_store, make_stores, store_of
 from examples.learning_efficiency.students import train_student
 from examples.learning_efficiency.teachers import TeacherScores, ensembles_of, untrained
 from examples.learning_efficiency.variants import LADDER, PARTS, VARIANTS
-from examples.learning_efficiency.views import STRONG, WEAK, view_augmentation
+from examples.learning_efficiency.views import STRONG, VIEWS, WEAK, view_augmentation
 from examples.quickstart.emoji import DataSplit, DrawnDataset
 from examples.quickstart.emoji.on_disk import load_finished
-from examples.quickstart.stored import StoredCaptions, StoredSamples, StoredTeacher
-from mobileclip.data import StreamPosition, Tokenizer
+from examples.quickstart.stored import StoredCaptions, StoredSamples, StoredTeacher, store_samples
+from mobileclip.data import ImageTextSample, StreamPosition, Tokenizer, augmentation_rng, decode_image, write_shards
 from mobileclip.encoders import load_model
 from mobileclip.losses import ContrastiveLossSpec, ReinforcedLossSpec, ReinforcedSigmoidLossSpec, SigmoidLossSpec
-from mobileclip.serialization import from_json
+from mobileclip.serialization import from_json, to_json
 from mobileclip.tensor_files import read_tensors
 from tests.examples.icons.packages import write_icon_packages
 
@@ -61,6 +62,21 @@ class TestSpec:
             }
             allowed = {"unmatched-strong": 2, "siglip": 2, "distillation": 0}
             assert len(changed - {"title"}) == allowed.get(name, 1), name
+
+    def test_captions_differ_by_the_name_and_by_the_synthetic_ones(self):
+        kinds = {name: (one.names, one.synthetic_captions) for name, one in PARTS["captions"].variants.items()}
+        assert len(set(kinds.values())) == len(kinds) == 4
+        assert VARIANTS["plain"] == LADDER["plain"]
+
+    def test_a_rate_of_its_own_is_the_only_difference(self):
+        spec = learning_efficiency()
+        own = {"budget": 400, "seed": 3}
+        usual, rated = (spec.training(ContrastiveLossSpec(), **own, learning_rate=rate) for rate in (None, 1e-2))
+        assert (usual.schedule.peak, rated.schedule.peak) == (spec.learning_rate, 1e-2)
+        assert attrs.evolve(rated, schedule=usual.schedule) == usual
+        rates = {one.learning_rate for one in spec.cells(["rates"]) if one.variant == "names"}
+        assert rates == {1e-3, None, 1e-2}
+        assert from_json(to_json(cell("plain")).replace(', "learning_rate": null', ""), Cell) == cell("plain")
 
     def test_losses_are_those_of_the_variants(self):
         spec = learning_efficiency()
@@ -107,9 +123,9 @@ class TestSpec:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"parts": ()}, "some of ladder, strengths, ablations, long; got none"),
+            ({"parts": ()}, "some of ladder, strengths, ablations, captions, rates, long; got none"),
             ({"parts": ("magic",)}, "got magic"),
-            ({"variants": ("plain", "magic")}, "variants are some of captions, .*; got magic"),
+            ({"variants": ("plain", "magic")}, "variants are some of plain, names, .*; got magic"),
             ({"budgets": (200, 100, 300, 400)}, "each above the one before"),
             ({"shares": (0.0, 0.1, 1.0)}, "above zero"),
         ],
@@ -135,6 +151,14 @@ class TestSpec:
         assert "teachers" not in what_is_left(cells, cells, untrained(spec, ensembles_of(cells)))
 
 
+def drawn_png():
+    pixels = np.full((24, 20, 3), 255, dtype=np.uint8)
+    pixels[5:15, 3:12] = (200, 30, 0)
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG")
+    return file.getvalue()
+
+
 class TestStores:
     def test_trainings_that_see_the_same_views_read_the_same_store(self):
         spec = learning_efficiency()
@@ -144,6 +168,35 @@ class TestStores:
         assert {store.num_views for store in stores.values()} == {10, 30}
         assert all(store.view == VARIANTS[one.variant].view for one, store in stores.items())
         assert len(set(stores.values())) == 6
+
+    def test_views_and_names_need_no_teacher(self, tmp_path):
+        spec = attrs.evolve(learning_efficiency(), output=tmp_path, batch_size=2)
+        png = drawn_png()
+        samples = [
+            ImageTextSample(
+                key=name,
+                captions=(f"noise {name}",),
+                syn_captions={"syn_text": (f"a {name}", f"the {name}")},
+                image=png,
+                image_extension="png",
+                metadata={"label": name},
+            )
+            for name in NAMES
+        ]
+        shards = write_shards(tmp_path / "pictures", samples, samples_per_shard=len(NAMES))
+        split = DataSplit(name=TRAIN, title="", shards=tuple(shards), num_samples=len(NAMES), class_names=NAMES)
+        one = cell("names", share=1.0)
+        make_stores(spec, [one, cell("plain")], {}, split)
+        store, read = store_of(one, spec), Tokenizer(spec.student.text.input)
+        for variant, text in (("names", "{}"), ("plain", "noise {}")):
+            stored = load_store(spec, store, VARIANTS[variant])
+            assert stored.keys == NAMES
+            ids = stored.real.ids(torch.arange(len(NAMES)), torch.zeros(len(NAMES), dtype=torch.long))
+            assert torch.equal(ids, read([text.format(name) for name in NAMES]))
+        policy = view_augmentation(WEAK, spec.image_size)
+        params = policy.sample(augmentation_rng(spec.seed, "cat", 3), (20, 24))
+        view = np.asarray(policy.apply(decode_image(png), params))
+        assert np.array_equal(stored.pixels[NAMES.index("cat"), 3], view)
 
     def test_smaller_shares_are_parts_of_larger_ones(self):
         spec = learning_efficiency()
@@ -228,6 +281,8 @@ class TestTrainings:
         image = classes[[0, 1, 2, 2]]
         scores = score_embeddings(image, classes, torch.tensor([0, 1, 2, 3]))
         assert scores.top1 == 75
+        assert scores.hits.bits("top1").tolist() == [True, True, True, False]
+        assert scores.hits.bits("top5").tolist() == [True] * 4
         assert scores.retrieval == pytest.approx(100 * (1 + 1 + 1 / 2 + 1 / 4) / 4)
 
 
@@ -308,11 +363,13 @@ def test_an_unfinished_study_has_a_report_of_every_finished_training(spec, tmp_p
     assert "| distillation, less plain |  | +2.0 ± 0.0 | +2.0 ± 0.0 | +2.0 |" in text
     # The longest training of the second variant, a single one, has gone beyond the first variant's budgets.
     row = next(line for line in text.splitlines() if line.startswith("| + distillation | 200 ("))
-    worth, better, single, faster = (cell.strip() for cell in row.split("|")[2:-1])
+    worth, better, single = (cell.strip() for cell in row.split("|")[2:-1])
     assert worth.startswith("200 (")
     assert better.startswith("400 (")
     assert single == "> 400"
-    assert faster.startswith("2.0 (")
+    # What each budget of the first gives takes half of it, or less where that is the second's first one.
+    row = next(line for line in text.splitlines() if line.startswith("| + distillation | > 1.0 "))
+    assert [cell.strip()[:5] for cell in row.split("|")[3:-1]] == ["> 2.0", "2.0 ("]
     # Seed by seed, one stored view gives -1.0 and -0.8 points of top-5.
     assert "| 1 stored augmentation | 2 | 3.0 ± 0.8 | 6.1 ± 1.6 | 1.5 ± 0.4 | -0.9 ± 0.1 |" in text
     # Of the other part, whose rows the ladder has too, nothing of its own is trained.
@@ -353,6 +410,22 @@ def test_every_step_leaves_what_it_promises(finished):
     assert f"| {WEAK} | 60 % | 10 |" in report
     assert f"| {STRONG} | 60 % | 10 |" in report
     assert not list((spec.output / "runs").glob("**/checkpoints"))
+    assert "| the glyph is not in training |" in report
+    costs = read_costs(spec.output / COSTS, study=spec.study)
+    assert {one.name for one in costs if one.kind == "teacher"} == {one.name for one in spec.teachers}
+    assert all(one.processor_seconds > 0 for one in costs)
+
+
+@pytest.mark.slow
+def test_a_student_sees_the_views_that_its_teacher_described(finished):
+    spec, _ = finished
+    for view in VIEWS:
+        folder = spec.output / "stores" / f"{view}-10-0.6"
+        shards = sorted(map(str, (folder / "first").glob("*.tar")))
+        described = store_samples(shards, augmentation=view_augmentation(view, spec.image_size), student=spec.student)
+        shown = read_tensors(folder / "pictures.safetensors")[0]
+        assert torch.equal(shown["pixels"], described.pixels)
+        assert torch.equal(shown["real.tokens"], described.real.tokens)
 
 
 @pytest.mark.slow

@@ -97,13 +97,16 @@ def counted(split, encode_image, encode_text):
         * sum(pairs[int(row.argmax())][0] == label for row, label in zip(scores, labels, strict=True))
         / len(labels),
     }
-    return scores_in_percent, {sample.key: row[0] for sample, row in zip(samples, best, strict=True)}
+    answers = {sample.key: row for sample, row in zip(samples, best, strict=True)}
+    top5 = {sample.key: label in answers[sample.key] for sample, label in zip(samples, labels, strict=True)}
+    return scores_in_percent, {key: row[0] for key, row in answers.items()}, top5
 
 
 def compare(found, split, encode_image, encode_text):
-    scores, answers = counted(split, encode_image, encode_text)
+    scores, answers, top5 = counted(split, encode_image, encode_text)
     assert attrs.asdict(found.scores[split.name]) == pytest.approx(scores), split.name
     assert found.answers[split.name] == answers
+    assert found.top5[split.name] == top5
 
 
 def test_a_student_is_scored_as_counted_by_hand(dataset, benchmarks, path):
