@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from benchmarks.latency_exported import exported
 from benchmarks.rivals import Tower
+from mobileclip.encoders import ImageEncoderSpec
 from mobileclip.extras import advice
 from mobileclip.hardware.precision import FastPrecision, dtype_of
 from mobileclip.inference.comparison import times_in_turn
@@ -29,6 +30,7 @@ from mobileclip.inference.optimization import (
     quantiser,
 )
 from mobileclip.inference.quantization import Tuning, TuningSpec, batches_of, observed_ranges, with_rounded_weights
+from mobileclip.inputs import ImageInput
 
 Side = Literal["release", "ours"]
 Engine = Literal["eager", "inductor", "onnxruntime", "openvino"]
@@ -93,11 +95,13 @@ class Contender:
         encode: from a batch of inputs to embeddings in float32.
         most: inputs that are computed at once; larger batches go in parts.
         layout: of feature maps.
+        takes_pixels: whether uint8 pixels may come in place of images.
     """
 
     encode: Encode
     most: int
     layout: str = ""
+    takes_pixels: bool = False
 
     def __str__(self) -> str:
         """Return what was chosen."""
@@ -127,6 +131,12 @@ class Contestant:
         """The module as it is computed: this library's in the form that `optimize` and the exporters give it."""
         return self.module if self.side == "release" else _as_exported(self.module)
 
+    @property
+    def pixels(self) -> ImageInput | None:
+        """How pixels become images in this library's programs; the release's take images."""
+        spec = self.mine.spec
+        return spec.input if self.side == "ours" and isinstance(spec, ImageEncoderSpec) else None
+
     def contenders(
         self, form: Form, inputs: Tensor, ranges: Tensor, folder: Path, *, eager: Contender | None = None
     ) -> Iterator[Contender]:
@@ -149,8 +159,9 @@ class Contestant:
                 yield Contender(encode=partial(_in_parts, run, most), most=most, layout=layout)
             return
         made = self._onnxruntime(inputs, folder) if engine == "onnxruntime" else self._openvino(form, inputs, ranges)
+        takes_pixels = engine == "openvino" and self.pixels is not None
         for most in at_once(len(inputs)):
-            yield Contender(encode=partial(_in_parts, made(most), most), most=most)
+            yield Contender(encode=partial(_in_parts, made(most), most), most=most, takes_pixels=takes_pixels)
 
     def _torch(self, engine: Engine, precision: FastPrecision, layout: str) -> Encode:
         dtype = dtype_of(precision)
@@ -187,7 +198,12 @@ class Contestant:
 
         def made(most: int) -> Encode:
             program = openvino_program(
-                self.computed, inputs[:most].clone(), lengths=lengths, precision=precision, int8=int8
+                self.computed,
+                inputs[:most].clone(),
+                lengths=lengths,
+                precision=precision,
+                int8=int8,
+                pixels=self.pixels,
             )
             return program if pool is None else lambda part: program(cut_behind_the_end(part, pool).contiguous())
 

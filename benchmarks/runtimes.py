@@ -18,7 +18,8 @@ with ranges that the tower learned in a few steps. Rounds of their own choose a 
 must pass the gates of its precision. Random weights have norms that fit the package's pictures, so that these have
 embeddings of their own; --weights says more. Texts are captions; where a tower is causal and the form takes any length,
 mobileclip cuts them behind their end. From bytes, each side computes in its best form, and reads JPEGs its own way, in
-as many threads as it computes with; mobileclip also reads them at a reduced size. Compiled forms (`--forms inductor
+as many threads as it computes with; mobileclip also reads them at a reduced size, and OpenVINO gets its
+pixels as they were decoded. Compiled forms (`--forms inductor
 inductor_bf16`) are not among the usual ones: they take a minute each to make, and have been nobody's best.
 """
 
@@ -47,8 +48,9 @@ from benchmarks.random_weights import fit_norms
 from benchmarks.rivals import PUBLISHED, Size, Tower, open_clip_transform, randomize, rivals
 from benchmarks.runtime_forms import USUAL, Contender, Contestant, Form, eagerly, fastest, has, missing, parts_of
 from mobileclip.data import ImageTransform, Tokenizer
-from mobileclip.data.images.reading import read_tower_image
+from mobileclip.data.images import read_pixels
 from mobileclip.encoders import DualEncoder, load_model
+from mobileclip.hardware.threads import torch_threads
 from mobileclip.inference.comparison import LEAST_COSINE, bundled_samples, smallest_cosine, times_in_turn, turn
 from mobileclip.inference.optimization import Calibration, calibrations
 from mobileclip.reparam import reparameterize
@@ -197,7 +199,8 @@ class Match:
         inputs: a batch, as it comes.
         calibration: what ranges are found with, and what the gates are of.
         files: of the images, encoded; none for texts.
-        readers: from a file to an input, by side.
+        readers: from a file to an input, or to pixels, by side.
+        transform: from pixels to inputs; None for texts.
     """
 
     sides: tuple[Contestant, Contestant]
@@ -205,6 +208,7 @@ class Match:
     calibration: Calibration
     files: tuple[bytes, ...] = ()
     readers: Mapping[str, Read] = attrs.field(factory=dict)
+    transform: ImageTransform | None = None
 
 
 def measure(spec: RuntimesBenchSpec, size: Size, tower: Tower, batch_size: int, threads: int) -> list[Row]:
@@ -245,16 +249,23 @@ def match_of(spec: RuntimesBenchSpec, size: Size, tower: Tower, batch_size: int)
         inputs=torch.stack([transform(data) for data in files]),
         calibration=of_images,
         files=files,
-        readers=readers_of(transform),
+        readers=readers_of(transform, batch_size),
+        transform=transform,
     )
 
 
-def readers_of(transform: ImageTransform) -> dict[str, Read]:
-    """Return how each side reads a JPEG: open_clip's preprocessing, and this library's, exact and reduced."""
+def readers_of(transform: ImageTransform, num_files: int) -> dict[str, Read]:
+    """Return how each side reads a JPEG: open_clip's preprocessing, and this library's pixels, exact and reduced.
+
+    Args:
+        transform: of the model.
+        num_files: that are read at once; one alone is resized by all threads.
+    """
     preprocess = open_clip_transform(transform.image_input)
 
     def read(data: bytes, *, reduced: bool) -> Tensor:
-        return transform.normalize(read_tower_image(data, transform, reduced=reduced, name="the photo").pixels)
+        num_threads = torch.get_num_threads() if num_files == 1 else 1
+        return torch.from_numpy(read_pixels(data, transform, reduced=reduced, num_threads=num_threads))
 
     def read_as_released(data: bytes) -> Tensor:
         file = io.BytesIO(data)
@@ -303,7 +314,10 @@ def compare(match: Match, spec: RuntimesBenchSpec, folder: Path) -> Iterator[Row
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             read = {side: partial(_read, pool, reader, match.files) for side, reader in match.readers.items()}
             keys = [(side, best[_owner(side)]) for side in read if _owner(side) in best]
-            given = {(side, form): partial(_embed, read[side], made[_owner(side), form]) for side, form in keys}
+            given = {
+                (side, form): partial(_embed, read[side], made[_owner(side), form], match.transform)
+                for side, form in keys
+            }
             taken = timed(given, release(read["release"]()), rounds=rounds)
         yield from rows_of("bytes", *taken, best, notes)
     for (side, form), why in failed.items():
@@ -392,5 +406,13 @@ def _read(pool: ThreadPoolExecutor, reader: Read, files: tuple[bytes, ...]) -> T
     return torch.stack(list(inputs))
 
 
-def _embed(read: Callable[[], Tensor], contender: Contender) -> Tensor:
-    return contender.encode(read())
+def _embed(read: Callable[[], Tensor], contender: Contender, transform: ImageTransform | None) -> Tensor:
+    found = read()
+    if transform is None or found.is_floating_point():
+        return contender.encode(found)
+    if contender.takes_pixels:
+        return contender.encode(transform.as_images(found))
+    # As the library does: its threads would go on waiting for work beside the runtime's.
+    with torch_threads(1):
+        inputs = transform.normalize(found)
+    return contender.encode(inputs)

@@ -179,9 +179,27 @@ def test_texts_are_cut_where_a_form_takes_any_length(tmp_path):
 @pytest.mark.slow
 def test_exact_reading_is_the_rivals():
     data = photo(0, 900, quality=90, seed=0)
-    pixels = {side: read(data) for side, read in readers_of(ImageTransform(PIXELS)).items()}
-    assert torch.equal(pixels["ours"], pixels["release"])
-    assert 0 < (pixels[REDUCED] - pixels["release"]).abs().mean() < 0.1
+    transform = ImageTransform(PIXELS)
+    for num_files in (1, 2):
+        found = {side: read(data) for side, read in readers_of(transform, num_files).items()}
+        exact, reduced = (transform.normalize(found[side]) for side in ("ours", REDUCED))
+        assert torch.equal(exact, found["release"])
+        assert 0 < (reduced - found["release"]).abs().mean() < 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+def test_openvino_gets_our_pixels_as_they_were_decoded(tmp_path):
+    transform = ImageTransform(PIXELS)
+    files = tuple(photo(number, 100, quality=90, seed=0) for number in range(2))
+    small = match(files=files, readers=readers_of(transform, 2))
+    for form in ("eager", "openvino"):
+        *_, ours = (next(one.contenders(form, small.inputs, small.inputs, tmp_path)) for one in small.sides)
+        assert ours.takes_pixels == (form == "openvino")
+    rows = compare(attrs.evolve(small, transform=transform), attrs.evolve(SMALL, forms=("openvino",)), tmp_path)
+    cosines = [row.values["cosine"].number for row in rows if row.case["form"] != "best"]
+    assert len(cosines) == 5
+    assert min(cosines) > 0.999
 
 
 @pytest.mark.slow
