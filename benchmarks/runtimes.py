@@ -18,9 +18,9 @@ with ranges that the tower learned in a few steps. Rounds of their own choose a 
 must pass the gates of its precision. Random weights have norms that fit the package's pictures, so that these have
 embeddings of their own; --weights says more. Texts are captions; where a tower is causal and the form takes any length,
 mobileclip cuts them behind their end. From bytes, each side computes in its best form, and reads JPEGs its own way, in
-as many threads as it computes with; mobileclip also reads them at a reduced size, and OpenVINO gets its
-pixels as they were decoded. Compiled forms (`--forms inductor
-inductor_bf16`) are not among the usual ones: they take a minute each to make, and have been nobody's best.
+as many threads as it computes with; mobileclip also reads them at a reduced size, and OpenVINO gets its pixels as they
+were decoded. Compiled forms (`--forms inductor inductor_bf16`) are not among the usual ones: they take a minute each to
+make, and have been nobody's best.
 """
 
 from __future__ import annotations
