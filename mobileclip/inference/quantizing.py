@@ -189,7 +189,7 @@ class _Run:
             )
             inputs = _Inputs(rows=rows, ready=partial(_channels_innermost, transform))
         else:
-            texts = read_captions(spec.texts, spec.num_texts, spec.seed, self.skipped)
+            texts = read_captions(spec.texts, spec.num_texts, seed=spec.seed, skipped=self.skipped)
             rows = Tokenizer(text_spec(module).input)(texts) if texts else torch.empty(0, 0)
             inputs = _Inputs(rows=rows, ready=_as_they_are)
         if len(rows) < FEWEST:
