@@ -13,8 +13,15 @@ from torch.nn import functional as F
 from mobileclip import reparameterize
 from mobileclip.data import Tokenizer
 from mobileclip.encoders import save_model
-from mobileclip.export import bundled_samples, export_model, read_contract, read_report, targets, verify_export
-from mobileclip.export.spec import ExportSpec
+from mobileclip.export import (
+    ExportSpec,
+    bundled_samples,
+    export_model,
+    read_contract,
+    read_report,
+    targets,
+    verify_export,
+)
 from mobileclip.export.towers import EVERY_OUTPUT, graph_in_int8
 from mobileclip.inference import weighted_layers
 from mobileclip.inference.quantization import Int8Form, observed_ranges, ranges_of_form, rounded, with_rounded_weights
