@@ -21,6 +21,7 @@ BENCHMARKS = {
     "models": "ModelBenchSpec",
     "latency": "LatencyBenchSpec",
     "runtimes": "RuntimesBenchSpec",
+    "quantization": "QuantizationBenchSpec",
     "exports": "ExportsBenchSpec",
     "train": "TrainBenchSpec",
     "loss": "LossBenchSpec",

@@ -100,8 +100,8 @@ def test_pictures_alone_tune_the_image_tower_and_leave_the_other(spec, place):
 def test_a_killed_run_goes_on_to_the_same_tensors(spec, place, made):
     output = place / "killed.safetensors"
     line = (
-        *("quantize", spec.model, "--images", *spec.images, "--texts", *spec.texts, "-o", str(output), "--steps", "6"),
-        *("--set", "batch-size=4", "--set", "seconds-between-saves=0", "--quiet"),
+        *("quantize", spec.model, "--images", *spec.images, "--texts", *spec.texts, "-o", str(output)),
+        *("--set", "steps=6", "--set", "batch-size=4", "--set", "seconds-between-saves=0", "--quiet"),
     )
     process = preloaded().start("-m", "mobileclip", *line, folder=place)
     wait_for(lambda: state_file(output).exists() or process.poll() is not None)

@@ -41,7 +41,7 @@ def quantised_layers(ranges: dict[str, Tensor]) -> set[str]:
 def found_ranges(
     graph: nn.Module, inputs: Tensor, *, outputs: tuple[type[nn.Module], ...], largest_weight: int
 ) -> dict[str, Tensor]:
-    """Return the ranges of the layers of a graph's encoder, those of the least squared error, by their names in it.
+    """Return the ranges of the layers of a graph's encoder, from the least to the largest value, by their names in it.
 
     Args:
         graph: in float32.
@@ -49,7 +49,7 @@ def found_ranges(
         outputs: kinds of layers whose outputs have a range.
         largest_weight: of the steps.
     """
-    found = observed_ranges(graph, lambda: torch.split(inputs, _BATCH), outputs=outputs)
+    found = observed_ranges(graph, lambda: torch.split(inputs, _BATCH), whole=True, outputs=outputs)
     finer = LARGEST_WEIGHT / largest_weight
     return {
         name.removeprefix(_ENCODER): values * finer if name.endswith(".weight") else values
