@@ -34,6 +34,11 @@ def write_card(folder: Path, contract: Contract, report: Report, *, author: str,
     ]
     parts += [use] if use else []
     parts.append("| file | precision | takes | gives |\n| --- | --- | --- | --- |\n" + "\n".join(rows))
+    given = [f"`{file.file}`" for one in contract.each for file in one.towers if file.ranges == "model"]
+    if given:
+        parts.append(
+            f"{' and '.join(given)}: int8 with the ranges that the model carries, found when it was quantised."
+        )
     parts.append(_BESIDE)
     parts.append(f"## Measured\n\n{_measured(contract, report)}")
     (folder / CARD).write_text("\n\n".join(parts) + "\n", encoding="utf-8")

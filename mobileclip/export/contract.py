@@ -116,6 +116,7 @@ class TowerFile:
         features: outputs behind the embeddings, in this order.
         backend: of ExecuTorch, where it is not XNNPACK.
         outside: operations that ExecuTorch computes itself, beside its backend.
+        ranges: of int8, where they come from: `calibration` data of the export, or the `model`, which carries them.
     """
 
     tower: Tower
@@ -130,6 +131,7 @@ class TowerFile:
     features: tuple[FeatureMap, ...] = attrs.field(default=(), metadata=LEFT_OUT_AT_DEFAULT)
     backend: Backend | None = attrs.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
     outside: tuple[str, ...] = attrs.field(default=(), metadata=LEFT_OUT_AT_DEFAULT)
+    ranges: Literal["calibration", "model"] = attrs.field(default="calibration", metadata=LEFT_OUT_AT_DEFAULT)
 
     @property
     def takes_any_size(self) -> bool:

@@ -13,12 +13,14 @@ import attrs
 import torch
 
 from mobileclip.encoders import DualEncoderSpec, load_model, save_model
-from mobileclip.export import ExportSpec, bundled_samples, export_model
+from mobileclip.export import ExportSpec, bundled_samples, export_model, targets
+from mobileclip.export.export import tower_export
+from mobileclip.export.towers import Fallback
 from tests.export.models import MCI, MCT, few_samples, seeing
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "tests" / "golden" / "litert"
-CHECKPOINT, EXPORT = FOLDER / "checkpoint.safetensors", FOLDER / "export"
+CHECKPOINT, EXPORT, INT8 = FOLDER / "checkpoint.safetensors", FOLDER / "export", FOLDER / "int8.tflite"
 SPEC = DualEncoderSpec(image=attrs.evolve(MCI, input=attrs.evolve(MCI.input, size=32)), text=MCT)
 
 
@@ -33,6 +35,26 @@ def model():
     return load_model(CHECKPOINT)
 
 
+def export_of(stored, tower, precision, *, layers=(), **options):
+    """A tower as `export_model` gives it to the target."""
+    spec = ExportSpec(
+        out="unused", target="litert", precision=precision, preprocess="uint8", features=(0, 1), **options
+    )
+    encoder = getattr(stored, f"{tower}_encoder")
+    export = tower_export(tower, encoder, spec, targets["litert"], calibration=bundled_samples())
+    fallback = Fallback(layers=frozenset(layers))
+    return attrs.evolve(export, calibration=export.calibration[::8], fallback=fallback)
+
+
+def int8_export(**options):
+    """The image tower in int8, but for its last layer."""
+    return export_of(model(), "image", "int8", layers=["head.project"], **options)
+
+
+def write_int8(python):
+    targets["litert"].export(int8_export(converter=python), INT8)
+
+
 def write(python):
     FOLDER.mkdir(parents=True, exist_ok=True)
     small = seeing(SPEC)
@@ -45,6 +67,7 @@ def write(python):
     save_model(small, CHECKPOINT)
     spec = ExportSpec(out=EXPORT, target="litert", preprocess="uint8", features=(0, 1), converter=python)
     export_model(CHECKPOINT, spec, samples=few_samples(), calibration=bundled_samples(), overwrite=True)
+    write_int8(python)
 
 
 if __name__ == "__main__":

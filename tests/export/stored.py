@@ -43,11 +43,17 @@ def onnx_stored(path):
         if node.op_type not in ("Conv", "Gemm", "MatMul"):
             continue
         source = giver.get(node.input[1])
+        is_turned = source is not None and source.op_type == "Transpose"
+        source = giver.get(source.input[0]) if is_turned else source
         is_rounded = source is not None and source.op_type == "DequantizeLinear"
         if not is_rounded and node.input[1] not in tensors:
             continue
         weight = tensors[source.input[0] if is_rounded else node.input[1]]
-        if node.op_type != "Conv" and not {one.name: one.i for one in node.attribute}.get("transB", 0):
+        if (
+            node.op_type != "Conv"
+            and not is_turned
+            and not {one.name: one.i for one in node.attribute}.get("transB", 0)
+        ):
             weight = weight.T
         if is_rounded:
             assert not tensors[source.input[2]].any(), "weights have no zero point"
@@ -88,7 +94,8 @@ def torch_stored(path):
             rows = weight.detach().flatten(1).numpy()
             layers.append(Layer(rows, None if scales is None else scales.numpy(), is_fed))
         elif node.target == operations.dequantize_per_tensor.default:
-            others |= {user.name for user in node.users if user.target not in weighted}
+            of_output = node.args[0].args[0].target == torch.ops.aten.conv2d.default
+            others |= {user.name for user in node.users if user.target not in weighted and not of_output}
         elif node.target == operations.quantize_per_tensor.default and first is None:
             first = _range(*node.args[1:3])
     tables = [tensor.numpy() for tensor in program.state_dict.values() if tensor.dtype == torch.float16]
@@ -169,6 +176,8 @@ def coreml_stored(path):
             layers.append(Layer(weight.reshape(len(weight), -1), scales, is_fed))
         elif operation.op_type == "quantize":
             rounded.append(operation)
+            if operation.input.op is not None and operation.input.op.op_type == "conv":
+                fed.add(operation.name)
         elif operation.op_type == "gather" and operation.x.val is not None and operation.x.val.ndim == 2:
             tables.append(operation.x.val)
     first = rounded[0]

@@ -163,7 +163,7 @@ def test_layers_beyond_half_precision_stay_in_float32(target, tmp_path):
 # --- int8 ---
 
 KEPT = {"image": ("stem.1.conv", "stages.1.blocks.0.attention.qkv", "head.project"), "text": ("layers.0.ffn.fc1",)}
-LARGEST = {"coreml": 127, "openvino": 127}
+LARGEST = {"coreml": 127}
 
 
 @pytest.fixture(scope="module")
@@ -194,8 +194,7 @@ def test_int8_is_every_layer_but_those_that_are_kept(target, tower, rounded):
         near = [name for name, weight in left.items() if is_of(layer, weight)]
         assert near, (layer.rows.shape, layer.scales is None)
         del left[near[0]]
-        # OpenVINO leaves squeeze-and-excite blocks alone, which see one vector per image.
-        stays = near[0] in KEPT[tower] or (target == "openvino" and "squeeze_excite" in near[0])
+        stays = near[0] in KEPT[tower]
         assert (layer.scales is None) == stays, near[0]
         if not stays:
             assert layer.is_fed_rounded, "what goes in is rounded too"
@@ -297,8 +296,6 @@ def test_a_precision_that_a_target_has_not(target, precision, transformers, tmp_
             for missing in ("torchao", "executorch.exir", "executorch.runtime")
         ),
         ("coremltools", ("coreml",), {"target": "coreml"}),
-        ("torchao.quantization.pt2e.quantize_pt2e", ("coreml", "int8"), {"target": "coreml", "precision": "int8"}),
-        ("torchao.quantization.pt2e", ("int8",), {"target": "torch", "precision": "int8"}),
     ],
 )
 def test_a_missing_extra_names_its_command(missing, extras, asked, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from mobileclip.export.towers.ranges import given_ranges, quantised_layers
 from mobileclip.export.towers.weights import round_weight
 from mobileclip.hardware.precision import Precision
 from mobileclip.inference.layers import is_grouped, weighted_layers
@@ -44,6 +45,7 @@ def fallbacks(
 
     - float16: the layers whose inputs or outputs leave its range, whatever the runtime here makes of them: another one
       may compute in float16 what this one does not. Then those, too, that come near its end.
+    - int8 with ranges that the model carries: what it has no ranges of, and no more.
     - int8: grouped convolutions, first those of a group for every few channels: all channels that come in share one
       scale, and there are few products to average its rounding over. With MobileCLIP-S0's golden weights they alone
       bring the least cosine of images down to 0.959, all other layers together to 0.988.
@@ -59,6 +61,10 @@ def fallbacks(
     """
     kept: frozenset[str] = frozenset()
     named = ""
+    if precision == "int8" and (given := quantised_layers(given_ranges(encoder))):
+        kept = frozenset(name for name, _ in weighted_layers(encoder)) - given
+        yield Fallback(name="layers that the model has no ranges of" if kept else "", layers=kept)
+        return
     if precision == "float16":
         largest = _largest_values(encoder, inputs)
         beyond, near = (

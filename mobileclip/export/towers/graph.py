@@ -19,6 +19,7 @@ from mobileclip.export.layouts import layouts
 from mobileclip.export.spec import ExportSpec, InputDtype, TextDtype, Tower
 from mobileclip.export.towers.attention import set_attention
 from mobileclip.export.towers.fallback import Fallback, keep_in_float32
+from mobileclip.export.towers.ranges import given_ranges
 from mobileclip.export.towers.resizing import resized, sides_of_pictures
 from mobileclip.inference.forms.one_token import fused_attention
 from mobileclip.inputs import ImageInput, TextInput
@@ -202,6 +203,11 @@ class TowerExport:
     def stages(self) -> tuple[int, ...]:
         """Stages whose feature maps come out behind the embeddings."""
         return self.spec.features if self.tower == "image" else ()
+
+    @property
+    def has_given_ranges(self) -> bool:
+        """Whether it is quantised with ranges that its model carries."""
+        return self.spec.precision == "int8" and bool(given_ranges(self.encoder))
 
     @property
     def input_dtype(self) -> InputDtype:

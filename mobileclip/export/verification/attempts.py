@@ -90,7 +90,7 @@ class Attempts:
             file, outputs = self._attempt(fallback)
             if outputs is None:
                 careful = grouped_convolutions(self._export.encoder)
-                if self._precision == "int8" and careful.layers:
+                if self._precision == "int8" and careful.layers and not self._export.has_given_ranges:
                     shutil.rmtree(self._folder / _TRIAL)
                     file, _ = self._attempt(careful)
                 self._nearest = file, None

@@ -1,4 +1,9 @@
-from .carried import Int8Layer as Int8Layer, ranges_of_form as ranges_of_form, with_int8_layers as with_int8_layers
+from .carried import (
+    Int8Form as Int8Form,
+    Int8Layer as Int8Layer,
+    ranges_of_form as ranges_of_form,
+    with_int8_layers as with_int8_layers,
+)
 from .grid import LARGEST_VALUE as LARGEST_VALUE, LARGEST_WEIGHT as LARGEST_WEIGHT, on_grid as on_grid
 from .quality import Agreement as Agreement, TowerQuality as TowerQuality
 from .ranges import observed_ranges as observed_ranges, value_range as value_range, weight_steps as weight_steps

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
+import attrs
 import torch
 import torch.ao.quantization.fx._decomposed
 from torch import Tensor, nn
@@ -17,10 +18,14 @@ from mobileclip.inference.forms import DepthwiseConvs, SingleQueryAttention
 from mobileclip.inference.layers import weighted_layers
 from mobileclip.inference.quantization.grid import LARGEST_VALUE
 from mobileclip.inference.quantization.rounding import Ranges, with_layers
+from mobileclip.reparam import with_children
 
 # What runtimes call int8. Weights from a file stay within 64 steps, so that no runtime cuts them.
 _LARGEST_INT8 = 127
 _OPS = torch.ops.quantized_decomposed
+# Axis, ends and type.
+_OF_WEIGHTS = (0, -_LARGEST_INT8, _LARGEST_INT8, torch.int8)
+_OF_BIASES = (0, -(2**31), 2**31 - 1, torch.int32)
 
 
 def ranges_of_form(form: nn.Module, ranges: Ranges | None = None) -> dict[str, Tensor]:
@@ -74,7 +79,22 @@ def _source_of(form: nn.Module, name: str) -> tuple[str, slice]:
     return name, slice(None)
 
 
-def with_int8_layers(form: nn.Module, ranges: Ranges) -> nn.Module:
+@attrs.frozen(kw_only=True)
+class Int8Form:
+    """What an exporter or a runtime knows int8 by; the same steps, and the same embeddings, in every form.
+
+    Args:
+        signed: what goes into layers and comes out is int8, its zero points 128 less; uint8 otherwise.
+        stores_weights: weights are int8 in the program already. Otherwise they are float, and the exporter rounds them.
+        stores_biases: biases are in int32, in steps of the products; float otherwise.
+    """
+
+    signed: bool = False
+    stores_weights: bool = False
+    stores_biases: bool = False
+
+
+def with_int8_layers(form: nn.Module, ranges: Ranges, how: Int8Form | None = None) -> nn.Module:
     """Return a tower whose layers quantise and dequantise by PyTorch's `quantized_decomposed`, which exporters know.
 
     It gives what `rounded` gives, but for values that lie between two steps to the last digit: these operations
@@ -83,14 +103,16 @@ def with_int8_layers(form: nn.Module, ranges: Ranges) -> nn.Module:
     Args:
         form: see `ranges_of_form`; in evaluation mode, in float32. The other one shares its weights.
         ranges: by the names of its layers.
+        how: what the operations are like; uint8 on float weights by default.
     """
-    return with_layers(form, lambda name, one: Int8Layer(one, name, ranges) if f"{name}.weight" in ranges else one)
+    how = how or Int8Form()
+    return with_layers(form, lambda name, one: Int8Layer(one, name, ranges, how) if f"{name}.weight" in ranges else one)
 
 
 class Int8Layer(nn.Module):
     """A convolution or a linear layer whose input, weights and output are quantised and dequantised.
 
-    Weights are int8 without a zero point, one step for each output channel, what goes in and comes out uint8.
+    Weights are int8 without a zero point, one step for each output channel, what goes in and comes out is of 8 bits.
 
     Shape:
         as the layer's.
@@ -99,35 +121,64 @@ class Int8Layer(nn.Module):
         layer: its weights are shared.
         name: of the layer.
         ranges: of a tower; without `NAME.output`, the output is not rounded.
+        how: what the operations are like.
     """
 
     steps: Tensor
     zeros: Tensor
+    steps_of_bias: Tensor
 
-    def __init__(self, layer: nn.Module, name: str, ranges: Ranges) -> None:
+    def __init__(self, layer: nn.Module, name: str, ranges: Ranges, how: Int8Form) -> None:
         super().__init__()
-        self.layer = layer
-        steps = ranges[f"{name}.weight"].detach().float()
+        # What is of a part of a layer is a part of the layer's, and a program stores no parts.
+        steps = ranges[f"{name}.weight"].detach().float().clone()
         self.register_buffer("steps", steps)
         self.register_buffer("zeros", torch.zeros(len(steps), dtype=torch.int64))
-        self._input = _step_and_zero(ranges[f"{name}.input"])
-        self._output = _step_and_zero(ranges[f"{name}.output"]) if f"{name}.output" in ranges else None
+        self._input = _Values.of(ranges[f"{name}.input"], signed=how.signed)
+        output = ranges.get(f"{name}.output")
+        self._output = None if output is None else _Values.of(output, signed=how.signed)
+        self.layer = with_children(layer, {})
+        weight, bias = cast("Tensor", layer.weight).detach(), cast("Tensor | None", layer.bias)
+        if how.stores_weights:
+            stored = _OPS.quantize_per_channel(weight, self.steps, self.zeros, *_OF_WEIGHTS)
+            self.layer.weight = nn.Parameter(stored, requires_grad=False)
+            if bias is not None:
+                self.layer.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+        if how.stores_biases and bias is not None:
+            self.register_buffer("steps_of_bias", self._input.step * steps)
+            stored = (bias.detach() / self.steps_of_bias).round().to(torch.int32)
+            self.layer.bias = nn.Parameter(stored, requires_grad=False)
         self.training = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what the layer gives."""
-        of_weight = (self.steps, self.zeros, 0, -_LARGEST_INT8, _LARGEST_INT8, torch.int8)
-        weight = _OPS.dequantize_per_channel(_OPS.quantize_per_channel(self.layer.weight, *of_weight), *of_weight)
-        y: Tensor = torch.func.functional_call(self.layer, {"weight": weight}, (_in_steps(x, *self._input),))
-        return y if self._output is None else _in_steps(y, *self._output)
+        weight, bias = cast("Tensor", self.layer.weight), cast("Tensor | None", self.layer.bias)
+        if weight.dtype != torch.int8:
+            weight = _OPS.quantize_per_channel(weight, self.steps, self.zeros, *_OF_WEIGHTS)
+        floats = {"weight": _OPS.dequantize_per_channel(weight, self.steps, self.zeros, *_OF_WEIGHTS)}
+        if bias is not None and bias.dtype == torch.int32:
+            floats["bias"] = _OPS.dequantize_per_channel(bias, self.steps_of_bias, self.zeros, *_OF_BIASES)
+        y: Tensor = torch.func.functional_call(self.layer, floats, (self._input.rounded(x),))
+        return y if self._output is None else self._output.rounded(y)
 
 
-def _in_steps(x: Tensor, step: float, zero: int) -> Tensor:
-    whole = _OPS.quantize_per_tensor(x, step, zero, 0, LARGEST_VALUE, torch.uint8)
-    y: Tensor = _OPS.dequantize_per_tensor(whole, step, zero, 0, LARGEST_VALUE, torch.uint8)
-    return y
+@attrs.frozen
+class _Values:
+    """Operations on what goes into a layer or comes out of it."""
 
+    step: float
+    zero: int
+    least: int
+    largest: int
+    dtype: torch.dtype
 
-def _step_and_zero(values: Tensor) -> tuple[float, int]:
-    step, zero = values.tolist()
-    return float(step), int(zero)
+    @classmethod
+    def of(cls, values: Tensor, *, signed: bool) -> _Values:
+        step, zero = values.tolist()
+        shift = _LARGEST_INT8 + 1 if signed else 0
+        return cls(step, int(zero) - shift, -shift, LARGEST_VALUE - shift, torch.int8 if signed else torch.uint8)
+
+    def rounded(self, x: Tensor) -> Tensor:
+        of_values = (self.step, self.zero, self.least, self.largest, self.dtype)
+        y: Tensor = _OPS.dequantize_per_tensor(_OPS.quantize_per_tensor(x, *of_values), *of_values)
+        return y

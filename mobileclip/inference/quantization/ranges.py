@@ -20,24 +20,30 @@ _TINY = 1e-12
 
 @torch.no_grad()
 def observed_ranges(
-    tower: nn.Module, batches: Callable[[], Iterable[Tensor]], *, kept: Collection[str] = (), whole: bool = False
+    tower: nn.Module,
+    batches: Callable[[], Iterable[Tensor]],
+    *,
+    kept: Collection[str] = (),
+    whole: bool = False,
+    outputs: tuple[type[nn.Module], ...] = (nn.Conv2d,),
 ) -> dict[str, Tensor]:
-    """Return ranges of the layers of a tower, see `rounding`; outputs of convolutions alone have one.
+    """Return ranges of the layers of a tower, see `rounding`; of outputs, by default, those of convolutions alone.
 
-    ONNX Runtime and LiteRT compute convolutions in int8 only where their outputs are int8 too.
+    ONNX Runtime computes convolutions in int8 only where their outputs are int8 too, LiteRT and XNNPACK all layers.
 
     Args:
         tower: folded, in evaluation mode, in float32.
-        batches: gives the same example inputs each time; read twice, for the ends and for what lies between them.
+        batches: gives the same example inputs each time; read for the ends, and again for what lies between them.
         kept: names of layers that stay in float32.
         whole: whether ranges reach from the least to the largest value, in place of those of the least error.
+        outputs: kinds of layers whose outputs have a range.
 
     Raises:
         ValueError: if there are no inputs, or the tower computes what is not finite.
     """
-    seen = {f"{name}.{kind}": _Seen() for name, layer in _chosen(tower, kept) for kind in _kinds(layer)}
+    seen = {f"{name}.{kind}": _Seen() for name, layer in _chosen(tower, kept) for kind in _kinds(layer, outputs)}
     watched = with_layers(tower, lambda name, layer: _Watched(layer, name, seen))
-    for counting in (False, True):
+    for counting in (False,) if whole else (False, True):
         for inputs in batches():
             watched(inputs)
         for name, one in seen.items():
@@ -54,8 +60,8 @@ def _chosen(tower: nn.Module, kept: Collection[str]) -> list[tuple[str, nn.Modul
     return [(name, layer) for name, layer in weighted_layers(tower) if name not in kept]
 
 
-def _kinds(layer: nn.Module) -> tuple[str, ...]:
-    return ("input", "output") if isinstance(layer, nn.Conv2d) else ("input",)
+def _kinds(layer: nn.Module, outputs: tuple[type[nn.Module], ...]) -> tuple[str, ...]:
+    return ("input", "output") if isinstance(layer, outputs) else ("input",)
 
 
 def weight_steps(weight: Tensor, shares: Tensor = _TRIED) -> Tensor:

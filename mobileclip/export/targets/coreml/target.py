@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,12 @@ from torch import Tensor
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.spec import TextDtype
 from mobileclip.export.targets.base import CPU, Format, NotRunHereError, Run, Written, device_called, refuse_threads
-from mobileclip.export.targets.coreml.convert import convert, import_coremltools, quiet
-from mobileclip.export.targets.pt2e import layers_alone, rounded_program
+from mobileclip.export.targets.coreml.convert import convert, import_coremltools
 from mobileclip.export.towers.graph import TowerExport
+from mobileclip.export.towers.int8 import graph_in_int8
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import Precision
+from mobileclip.inference.quantization import Int8Form
 from mobileclip.machine import raise_machine_fault
 
 _IS_MAC = sys.platform == "darwin"
@@ -55,7 +55,6 @@ class CoreMLTarget(Format):
         """Write one tower.
 
         Raises:
-            ImportError: if int8 is asked for, and what it needs is not installed.
             ValueError: if pictures are to come in batches.
         """
         precision = tower.spec.precision
@@ -69,7 +68,8 @@ class CoreMLTarget(Format):
             spec = attrs.evolve(tower.spec, preprocess="float32")
             tower = attrs.evolve(tower, spec=spec, calibration=tower.calibration.float())
         if precision == "int8":
-            program = _in_int8(tower)
+            graph = graph_in_int8(tower, Int8Form(stores_weights=True), largest_weight=_LARGEST_WEIGHT)
+            program = tower.program_of(graph)
         else:
             program = tower.program(torch.float16 if precision == "float16" else torch.float32)
         convert(program, tower, path, takes_picture=takes_picture)
@@ -92,16 +92,6 @@ class CoreMLTarget(Format):
             )
         refuse_threads(num_threads, "Core ML")
         return _core_ml(path, tower)
-
-
-def _in_int8(tower: TowerExport) -> torch.export.ExportedProgram:
-    with needed("int8 for Core ML", "coreml", "int8"), quiet():
-        import_module("torchao.quantization.pt2e.quantize_pt2e")
-    # Ranges are the same whatever the batch, and found sooner in larger ones.
-    batched = attrs.evolve(tower, spec=attrs.evolve(tower.spec, dynamic_batch=True))
-    quantizer = layers_alone(tower.fallback.layers, largest_weight=_LARGEST_WEIGHT)
-    program = rounded_program(batched, tower.graph(torch.float32), quantizer)
-    return program if tower.spec.dynamic_batch else tower.program_of(program.module())
 
 
 def _core_ml(path: Path, tower: TowerFile) -> Run:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 from typing import TYPE_CHECKING
 
@@ -11,18 +10,18 @@ import torch
 from torch import nn
 
 from mobileclip.export.targets.executorch.backends import lowering
-from mobileclip.export.targets.pt2e import is_layer, layer_of, quiet, rounded_program
+from mobileclip.export.targets.pt2e import quiet
 from mobileclip.export.towers.attention import set_attention, written_out_attention
 from mobileclip.export.towers.graph import TowerExport
+from mobileclip.export.towers.int8 import EVERY_OUTPUT, dequantize_for_each_user, graph_in_int8
+from mobileclip.inference.quantization import Int8Form
 
 if TYPE_CHECKING:
     from executorch.exir import ExecutorchProgramManager
-    from torchao.quantization.pt2e.quantizer import Quantizer
 
 # The runtime sets memory aside for the largest batch when a program is opened.
 LARGEST_BATCH = 16
-# The least scale of what goes into layers and comes out of them. torchao's own, 2^-12, makes zeros of small outputs.
-_LEAST_SCALE = 2**-20
+_LARGEST_WEIGHT = 127
 
 
 def lowered(tower: TowerExport, dtype: torch.dtype) -> ExecutorchProgramManager:
@@ -41,8 +40,13 @@ def lowered(tower: TowerExport, dtype: torch.dtype) -> ExecutorchProgramManager:
             f"layers leave the range of float16, and the backend {tower.spec.backend!r} computes in it throughout: "
             f"{', '.join(sorted(tower.fallback.layers))}; choose --precision float32"
         )
-    # The other backends round to float16 themselves.
-    graph = tower.graph(torch.float32 if tower.spec.lowered_only else dtype)
+    in_int8 = tower.spec.precision == "int8"
+    if in_int8:
+        how = Int8Form(signed=True, stores_weights=True)
+        graph = graph_in_int8(tower, how, outputs=EVERY_OUTPUT, largest_weight=_LARGEST_WEIGHT)
+    else:
+        # The other backends round to float16 themselves.
+        graph = tower.graph(torch.float32 if tower.spec.lowered_only else dtype)
     # XNNPACK has no attention of one operation.
     set_attention(graph, written_out_attention)
     if half and not tower.spec.lowered_only:
@@ -52,10 +56,9 @@ def lowered(tower: TowerExport, dtype: torch.dtype) -> ExecutorchProgramManager:
     with quiet(), contextlib.redirect_stderr(io.StringIO()):
         from executorch.exir import to_edge_transform_and_lower
 
-        if tower.spec.precision == "int8":
-            program = rounded_program(tower, graph, _quantizer(tower.fallback.layers), largest_batch=largest)
-        else:
-            program = tower.program_of(graph, largest_batch=largest)
+        program = tower.program_of(graph, largest_batch=largest)
+        if in_int8:
+            dequantize_for_each_user(program)
         edge = to_edge_transform_and_lower(program, partitioner=[chosen.partitioner(half=half)])
         return edge.to_executorch()
 
@@ -71,27 +74,3 @@ def _normalize_in_float32(graph: nn.Module) -> None:
             module.float()
             module.register_forward_pre_hook(lambda _, inputs: tuple(tensor.float() for tensor in inputs))
             module.register_forward_hook(lambda _module, _inputs, output: output.half())
-
-
-def _quantizer(kept: frozenset[str]) -> Quantizer:
-    """Return XNNPACK's quantiser of convolutions and linear layers alone, but for those that are kept.
-
-    What goes into them and what comes out is int8, with one scale and zero point each, from the least and largest value
-    over the calibration data; weights have no zero point, and a scale for each output channel.
-    """
-    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
-        XNNPACKQuantizer,
-        get_symmetric_quantization_config,
-    )
-    from torchao.quantization.pt2e import MinMaxObserver, PerChannelMinMaxObserver
-
-    config = get_symmetric_quantization_config(is_per_channel=True)
-    values = dataclasses.replace(
-        config.input_activation, observer_or_fake_quant_ctr=MinMaxObserver.with_args(eps=_LEAST_SCALE)
-    )
-    weights = dataclasses.replace(config.weight, observer_or_fake_quant_ctr=PerChannelMinMaxObserver)
-    config = dataclasses.replace(config, input_activation=values, output_activation=values, weight=weights)
-    quantizer = XNNPACKQuantizer()
-    for operation in (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default):
-        quantizer.set_operator_type(operation, config)
-    return quantizer.set_filter_function(lambda node: not is_layer(node) or layer_of(node) not in kept)

@@ -1,4 +1,4 @@
-"""From a tower to a float32 file of LiteRT, by Google's converter in an environment of its own."""
+"""From a tower to a file of LiteRT, in float32 or int8, by Google's converter in an environment of its own."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from mobileclip.export.spec import ExportSpec
 from mobileclip.export.towers.attention import set_attention, written_out_attention
 from mobileclip.export.towers.graph import TowerExport
+from mobileclip.export.towers.int8 import EVERY_OUTPUT, dequantize_for_each_user, graph_in_int8
+from mobileclip.inference.quantization import Int8Form
 from mobileclip.storage import printable
 
 CONVERTER = "litert-torch"
@@ -22,8 +23,9 @@ INSTALL = f"python3 -m venv litert-converter && litert-converter/bin/pip install
 
 _VERSION = f"import sys, importlib.metadata; sys.stdout.write(importlib.metadata.version({CONVERTER!r}))"
 _SCRIPT = Path(__file__).with_name("converter.py")
-# Of the towers that are being exported: one is converted once, however many layers of it are rounded then.
-_converted: WeakKeyDictionary[nn.Module, tuple[ExportSpec, bytes]] = WeakKeyDictionary()
+_LARGEST_WEIGHT = 127
+# Of the towers that are being exported: one is converted once, however many weights of it are rounded then.
+_converted: WeakKeyDictionary[nn.Module, tuple[object, bytes]] = WeakKeyDictionary()
 
 
 def converter_version(python: Path | None) -> str:
@@ -47,7 +49,7 @@ def converter_version(python: Path | None) -> str:
 
 
 def converted(tower: TowerExport) -> bytes:
-    """Return a tower in float32 as a `.tflite` file holds it.
+    """Return a tower as a `.tflite` file holds it, in int8 where that is asked for, in float32 otherwise.
 
     The converter's requirements and this library's exclude each other (release 0.10 wants typing-extensions before
     4.13), so the program goes to another Python as a file.
@@ -58,10 +60,11 @@ def converted(tower: TowerExport) -> bytes:
     Raises:
         ValueError: if the converter fails; the message says what to do.
     """
-    spec, known = _converted.get(tower.encoder, (None, b""))
-    if spec != tower.spec:
+    of, known = _converted.get(tower.encoder, (None, b""))
+    wanted = (tower.spec, tower.fallback if tower.spec.precision == "int8" else None)
+    if of != wanted:
         known = _convert(tower)
-        _converted[tower.encoder] = (tower.spec, known)
+        _converted[tower.encoder] = (wanted, known)
     return known
 
 
@@ -71,7 +74,8 @@ def _convert(tower: TowerExport) -> bytes:
     with tempfile.TemporaryDirectory() as temporary:
         program, path = Path(temporary) / "tower.pt2", Path(temporary) / "tower.tflite"
         torch.export.save(_program(tower), program)
-        done = _run([str(python), "-I", str(_SCRIPT), str(program), str(path)])
+        precision = ["int8"] if tower.spec.precision == "int8" else []
+        done = _run([str(python), "-I", str(_SCRIPT), str(program), str(path), *precision])
         if done.returncode:
             raise ValueError(
                 f"LiteRT's converter failed: {_last_words(done)}; try a newer one, in --set converter={python}: pip "
@@ -82,11 +86,23 @@ def _convert(tower: TowerExport) -> bytes:
 
 def _program(tower: TowerExport) -> torch.export.ExportedProgram:
     """Return a tower as torch.export sees it, its input and outputs by name."""
-    graph = tower.graph(torch.float32)
+    if tower.spec.precision == "int8":
+        graph = graph_in_int8(
+            tower,
+            Int8Form(signed=True),
+            outputs=EVERY_OUTPUT,
+            largest_weight=_LARGEST_WEIGHT,
+            # The converter looks nothing up in them; `fewer_bits` makes them of its file.
+            float16_tables=False,
+        )
+    else:
+        graph = tower.graph(torch.float32)
     # The converter has no attention of one operation.
     set_attention(graph, written_out_attention)
     example = torch.zeros(1, *tower.input_shape, dtype=getattr(torch, tower.input_dtype))
-    return torch.export.export(_Named(graph, tower.output_names), (), {tower.input_name: example}, strict=False)
+    program = torch.export.export(_Named(graph, tower.output_names), (), {tower.input_name: example}, strict=False)
+    dequantize_for_each_user(program)
+    return program
 
 
 class _Named(nn.Module):

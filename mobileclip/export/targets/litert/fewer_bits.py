@@ -1,4 +1,4 @@
-"""Weights, and what goes into layers, in lower precision than float32, by Google's quantiser of LiteRT's files."""
+"""Weights in lower precision than float32, by Google's quantiser of LiteRT's files."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 
-from mobileclip.export.targets.litert.file import SIGNATURE, operations_of
+from mobileclip.export.targets.litert.file import operations_of
 from mobileclip.export.targets.native_stderr import kept_stderr
 from mobileclip.export.towers.fallback import stored_layers
 from mobileclip.export.towers.graph import TowerExport
@@ -30,16 +29,15 @@ Weight = npt.NDArray[Any]
 def with_fewer_bits(model: bytes, tower: TowerExport) -> bytes:
     """Return a file whose convolutions, linear layers and tables are stored in lower precision; all else stays.
 
+    - int8: layers are int8 already; tables have float16.
     - float16: weights are stored in it, and become float32 when the file is opened. A runtime on a GPU
       computes in float16 instead.
     - int8-weights: weights have 8 bits without a zero point, with a scale for each output channel, and for each row of
       a table. They become float32 too.
-    - int8: what goes into convolutions and linear layers and comes out of them is int8, with one scale and zero point
-      each, from the least to the largest value over the calibration data; weights as above. Tables have float16.
 
     Args:
         model: in float32, as the converter writes it.
-        tower: its precision, calibration data, and the layers that stay in float32.
+        tower: its precision, and the layers that stay in float32.
     """
     layers = dict(_layers_of(model, stored_layers(tower.encoder)))
     missing = tower.fallback.layers - {name for _, several in layers.values() for name in several}
@@ -56,8 +54,7 @@ def with_fewer_bits(model: bytes, tower: TowerExport) -> bytes:
         if not wanted.get_quantization_recipe():
             return model
         made = quantizer.Quantizer(model, wanted.get_quantization_recipe())
-        ranges = _ranges(model, tower, wanted) if made.need_calibration else None
-        return bytes(made.quantize(ranges, enable_progress_report=False).quantized_model)
+        return bytes(made.quantize(enable_progress_report=False).quantized_model)
 
 
 def _ask(wanted: Any, scope: str, kind: str, precision: Precision) -> None:
@@ -72,9 +69,7 @@ def _ask(wanted: Any, scope: str, kind: str, precision: Precision) -> None:
     from ai_edge_quantizer import qtyping, quantizer
 
     operation = qtyping.TFLOperationName(kind)
-    if precision == "int8" and kind != _TABLE:
-        wanted.add_static_config(scope, operation, activation_num_bits=8, weight_num_bits=8)
-    elif precision == "int8-weights" and kind == _TABLE:
+    if precision == "int8-weights" and kind == _TABLE:
         # Rows become float32 when they are looked up, so the table stays small.
         wanted.add_dynamic_config(scope, operation, num_bits=8)
     elif precision == "int8-weights":
@@ -82,20 +77,6 @@ def _ask(wanted: Any, scope: str, kind: str, precision: Precision) -> None:
     else:
         as_floats = quantizer.AlgorithmName.FLOAT_CASTING
         wanted.add_weight_only_config(scope, operation, num_bits=16, algorithm_key=as_floats)
-
-
-def _ranges(model: bytes, tower: TowerExport, wanted: Any) -> Any:
-    """Return the least and the largest of each value over the calibration data."""
-    from ai_edge_quantizer import calibrator
-    from ai_edge_quantizer.utils import qsv_utils
-
-    # The quantiser's own way is a moving average of both, which clips.
-    watched = calibrator.Calibrator(
-        model, num_threads=torch.get_num_threads(), qsv_update_func=qsv_utils.min_max_update
-    )
-    rows = [{tower.input_name: row.numpy()} for row in torch.split(tower.calibration, 1)]
-    watched.calibrate({SIGNATURE: rows}, wanted)
-    return watched.get_model_qsvs()
 
 
 def _layers_of(model: bytes, layers: list[tuple[str, nn.Module]]) -> Iterator[tuple[str, tuple[str, set[str]]]]:

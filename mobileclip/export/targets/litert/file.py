@@ -77,5 +77,33 @@ def with_notes(data: bytes, notes: Mapping[str, str]) -> bytes:
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
+def with_float_input(data: bytes) -> bytes:
+    """Return a file whose input is quantised inside: where that comes first, the converter makes int8 of the input.
+
+    Args:
+        data: of a file that was written here; as it is where its input is no int8.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
+    (graph,), (signature,) = model.subgraphs, model.signatureDefs
+    (index,) = graph.inputs
+    quantised = graph.tensors[index]
+    if quantised.type != schema.TensorType.INT8:
+        return data
+    taken, code, operator = schema.TensorT(), schema.OperatorCodeT(), schema.OperatorT()
+    taken.name, taken.shape, taken.type, taken.buffer = quantised.name, quantised.shape, schema.TensorType.FLOAT32, 0
+    quantised.name += b"_int8"
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.QUANTIZE
+    operator.opcodeIndex, operator.inputs, operator.outputs = len(model.operatorCodes), [len(graph.tensors)], [index]
+    model.operatorCodes.append(code)
+    graph.inputs = [len(graph.tensors)]
+    signature.inputs[0].tensorIndex = len(graph.tensors)
+    graph.tensors.append(taken)
+    graph.operators.insert(0, operator)
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
 def _names(codes: type) -> dict[int, str]:
     return {value: name for name, value in vars(codes).items() if isinstance(value, int)}

@@ -15,7 +15,7 @@ from mobileclip.export.spec import ExportSpec, TextDtype
 from mobileclip.export.targets.base import CPU, Format, Run, Written, device_called
 from mobileclip.export.targets.litert.convert import CONVERTER, converted, converter_version
 from mobileclip.export.targets.litert.fewer_bits import with_fewer_bits
-from mobileclip.export.targets.litert.file import SIGNATURE, with_notes
+from mobileclip.export.targets.litert.file import SIGNATURE, with_float_input, with_notes
 from mobileclip.export.targets.native_stderr import kept_stderr, text_of
 from mobileclip.export.towers.graph import TowerExport
 from mobileclip.extras import needed
@@ -68,7 +68,11 @@ class LiteRTTarget(Format):
             ValueError: if the converter fails.
         """
         precision, model = tower.spec.precision, converted(tower)
-        path.write_bytes(with_notes(model if precision == "float32" else with_fewer_bits(model, tower), tower.notes))
+        if precision == "int8":
+            model = with_float_input(model)
+        if precision != "float32":
+            model = with_fewer_bits(model, tower)
+        path.write_bytes(with_notes(model, tower.notes))
         return Written(compute="int8" if precision == "int8" else "float32")
 
     def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.targets.base import CPU, Format, Run, Written, device_called
-from mobileclip.export.targets.onnx.int8 import layers_of_weights, quantized
-from mobileclip.export.targets.onnx.weights import store_in_eight_bits
+from mobileclip.export.targets.onnx.weights import layers_of_weights, store_in_eight_bits
 from mobileclip.export.towers.graph import TowerExport
+from mobileclip.export.towers.int8 import graph_in_int8
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import PRECISIONS, Precision
 from mobileclip.hardware.threads import threads_or_default
+from mobileclip.inference.quantization import Int8Form
 from mobileclip.machine import raise_machine_fault
 from mobileclip.storage import printable
 
@@ -48,8 +49,8 @@ class OnnxTarget(Format):
 
     float16 is computed in as exported; ONNX Runtime's kernels for processors without it compute in float32. bfloat16
     is what weights are stored in alone: ONNX Runtime has no convolution of it, so they become float32 when the file is
-    opened, and the file has half the bytes. int8 is static, see `onnx_int8`. Weights of 8 bits become float32 when the
-    file is opened too, see `onnx_weights`.
+    opened, and the file has half the bytes. int8 is static, with biases in int32, so that ONNX Runtime computes linear
+    layers in int8 too. Weights of 8 bits become float32 when the file is opened, see `weights`.
     """
 
     suffix: str = ".onnx"
@@ -76,12 +77,12 @@ class OnnxTarget(Format):
         import onnx
 
         if tower.spec.precision == "float16":
-            model = _converted(tower, torch.float16)
+            model = _converted(tower, tower.graph(torch.float16))
+        elif tower.spec.precision == "int8":
+            model = _converted(tower, graph_in_int8(tower, Int8Form(stores_weights=True, stores_biases=True)))
         else:
             model = onnx.ModelProto()
-            model.CopyFrom(tower.in_float32(lambda: _converted(tower, torch.float32)))
-        if tower.spec.precision == "int8":
-            model = quantized(model, tower)
+            model.CopyFrom(tower.in_float32(lambda: _converted(tower, tower.graph(torch.float32))))
         if tower.spec.precision == "bfloat16":
             _store_as_bfloat16(model, tower.fallback.layers)
         if tower.spec.precision == "int8-weights":
@@ -124,9 +125,9 @@ class OnnxTarget(Format):
         return run
 
 
-def _converted(tower: TowerExport, dtype: torch.dtype) -> onnx.ModelProto:
-    """Return a tower as PyTorch's exporter gives it."""
-    program = tower.program(dtype)
+def _converted(tower: TowerExport, graph: nn.Module) -> onnx.ModelProto:
+    """Return a tower's graph as PyTorch's exporter gives it."""
+    program = tower.program_of(graph)
     with warnings.catch_warnings():
         # PyTorch's own deprecations on the way: of its trees, and of what its decompositions copy.
         warnings.simplefilter("ignore", FutureWarning)

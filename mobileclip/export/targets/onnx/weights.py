@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import ast
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mobileclip.export.targets.onnx.int8 import layers_of_weights
 from mobileclip.export.towers.graph import TowerExport
 from mobileclip.export.towers.weights import RoundedWeight, round_weight
 
 if TYPE_CHECKING:
     import onnx
+
+# Where PyTorch's exporter notes which module an operation comes from: the names of all modules around it, outermost
+# first, and its own behind them.
+_SCOPES = "pkg.torch.onnx.name_scopes"
+_WEIGHTED = ("Conv", "Gemm", "MatMul")
+_ENCODER = "encoder."
+
+
+def layers_of_weights(model: onnx.ModelProto) -> dict[str, set[str]]:
+    """Return the layers that use each weight, both by name: the exporter renames operations, and not weights."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    layers: dict[str, set[str]] = {}
+    for node in model.graph.node:
+        if node.op_type in _WEIGHTED and node.input[1] in stored:
+            scopes = ast.literal_eval(next(note.value for note in node.metadata_props if note.key == _SCOPES))
+            layers.setdefault(node.input[1], set()).add(scopes[-2].removeprefix(_ENCODER))
+    return layers
 
 
 def store_in_eight_bits(model: onnx.ModelProto, tower: TowerExport) -> None:
@@ -66,7 +83,7 @@ def _layers(model: onnx.ModelProto, tower: TowerExport) -> dict[str, str]:
 
 
 def _table(name: str) -> str:
-    return name.removeprefix("encoder.").removesuffix(".weight")
+    return name.removeprefix(_ENCODER).removesuffix(".weight")
 
 
 def _is_transposed(node: onnx.NodeProto) -> bool:

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.targets.base import CPU, Format, Run, Written, device_called
-from mobileclip.export.targets.openvino.int8 import quantized, with_eight_bits
+from mobileclip.export.targets.openvino.weights import with_eight_bits
 from mobileclip.export.towers.graph import TowerExport
+from mobileclip.export.towers.int8 import graph_in_int8
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import PRECISIONS, Precision, dtype_of
 from mobileclip.hardware.threads import threads_or_default
 from mobileclip.inference.optimization.openvino_quiet import PROCESSOR_OPTIONS, converted, import_quietly, openvino_core
+from mobileclip.inference.quantization import Int8Form
 
 # What a device must be able to do, and what it is asked for then: without a hint, or with one for float16 that it has
 # not got, a processor with bfloat16 computes everything in that.
@@ -33,7 +35,7 @@ class OpenVINOTarget(Format):
 
     Graphs of float16 and bfloat16 are in these types, as are their weights. What a device computes in is what the host
     asks for; where the processor has no float16 or no bfloat16, `open` asks for float32. int8 is static, and
-    weights alone have 8 bits where that is asked for: `openvino_int8`.
+    weights alone have 8 bits where that is asked for.
     """
 
     suffix: str = ".xml"
@@ -56,13 +58,16 @@ class OpenVINOTarget(Format):
         """Write one tower."""
         openvino = import_quietly("openvino")
         precision = tower.spec.precision
-        model = converted(tower.program(dtype_of("float32" if precision.startswith("int8") else precision)))
+        if precision == "int8":
+            # Its converter knows operations on float weights alone, and stores what they give.
+            graph = graph_in_int8(tower, Int8Form())
+        else:
+            graph = tower.graph(dtype_of("float32" if precision == "int8-weights" else precision))
+        model = converted(tower.program_of(graph))
         batch = -1 if tower.spec.dynamic_batch else 1
         model.reshape([batch, *tower.input_shape])
         for output, name in zip(model.outputs, tower.output_names, strict=True):
             output.get_tensor().set_names({name})
-        if precision == "int8":
-            model = quantized(model, tower)
         if precision == "int8-weights":
             model = with_eight_bits(model, tower)
         _, hint = _HINTS.get(precision, ("", _WIDEST))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from importlib import import_module
 from pathlib import Path
 
 import attrs
@@ -12,24 +11,24 @@ from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.targets.base import CPU, Format, Run, Written, device_called
-from mobileclip.export.targets.pt2e import layers_alone, quiet, rounded_program
+from mobileclip.export.targets.pt2e import quiet
 from mobileclip.export.targets.torch.pt2 import load_pt2, readable
 from mobileclip.export.towers.graph import TowerExport
-from mobileclip.extras import needed
+from mobileclip.export.towers.int8 import graph_in_int8
 from mobileclip.hardware.precision import Precision, dtype_of
 from mobileclip.hardware.threads import threads_or_default, torch_threads
+from mobileclip.inference.quantization import Int8Form
 
 # `aten.relu_.default`; not `aten.__and__.Tensor`.
 _IN_PLACE = re.compile(r"aten\.\w*[a-z0-9]_\.\w+")
-_LARGEST_WEIGHT = 64
 
 
 @attrs.frozen
 class TorchTarget(Format):
     """`torch.export.save` and `torch.export.load`; int8 is static.
 
-    torchao writes int8, and is not needed to load and run it. PyTorch runs it as it is, on values that are rounded to
-    int8 and multiplied in float32; torch.compile finds its kernels of int8 in it.
+    PyTorch runs int8 as it is, on values that are rounded to int8 and multiplied in float32; torch.compile finds its
+    kernels of int8 in it.
     """
 
     suffix: str = ".pt2"
@@ -43,13 +42,12 @@ class TorchTarget(Format):
         """Make sure that everything is installed: PyTorch is."""
 
     def export(self, tower: TowerExport, path: Path) -> Written:
-        """Write one tower, computing in its precision.
-
-        Raises:
-            ImportError: if int8 is asked for, and what it needs is not installed.
-        """
+        """Write one tower, computing in its precision."""
         precision = tower.spec.precision
-        program = _in_int8(tower) if precision == "int8" else tower.program(dtype_of(precision))
+        if precision == "int8":
+            program = tower.program_of(graph_in_int8(tower, Int8Form(stores_weights=True)))
+        else:
+            program = tower.program(dtype_of(precision))
         if _writes_in_place(program):
             with quiet():
                 program = program.run_decompositions({})
@@ -74,13 +72,6 @@ class TorchTarget(Format):
             return outputs if isinstance(outputs, tuple) else (outputs,)
 
         return run
-
-
-def _in_int8(tower: TowerExport) -> torch.export.ExportedProgram:
-    with needed("int8 in the target 'torch'", "int8"), quiet():
-        import_module("torchao.quantization.pt2e")
-    quantizer = layers_alone(tower.fallback.layers, largest_weight=_LARGEST_WEIGHT)
-    return rounded_program(tower, tower.graph(torch.float32), quantizer)
 
 
 def _writes_in_place(program: torch.export.ExportedProgram) -> bool:
