@@ -2,7 +2,7 @@
 
 Command:   python -m benchmarks evaluate          (needs the extras `test` and `quickstart`, and npm)
            python -m benchmarks evaluate --max-images 64 --sets emoji-test_concepts     (a first look)
-Hardware:  any CPU; close what else computes, or trust the processor's time more than the clock's
+Hardware:  any CPU; close other programs, or trust the processor's time more than the clock's
 Time:      about thirty-five minutes on two cores that nothing else uses
 Result:    a table: seconds by the clock and of the processor of both, the ratios CLIP_benchmark / mobileclip
            (above 1: mobileclip is faster), and how far the metrics are apart

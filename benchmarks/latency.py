@@ -2,7 +2,7 @@
 
 Command:   python -m benchmarks latency --output outputs/latency.json            (needs the extra `test`)
            python -m benchmarks latency --models s0 --batch-sizes 1 --runtimes      (a first look)
-Hardware:  any CPU with a C++ compiler; close what else computes, or the quartiles say how far to trust the medians
+Hardware:  any CPU with a C++ compiler; close other programs, or the quartiles say how far to trust the medians
 Time:      an hour and a half on two cores; 20 minutes with `--batch-sizes 1`
 Result:    a table: milliseconds, the ratio to the release's way (below 1: faster) with its quartiles, by the clock and
            by the processor's time, the smallest cosine and the largest error against it; with --output, a picture

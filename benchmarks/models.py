@@ -1,7 +1,7 @@
 """Folded towers against timm's and open_clip's own reparameterised ones: same weights, same inputs, one run.
 
 Command:   python -m benchmarks models            (needs the extra `test`)
-Hardware:  any CPU; close what else computes, or the quartiles of the ratios say how far to trust the medians
+Hardware:  any CPU; close other programs, or the quartiles of the ratios say how far to trust the medians
 Time:      about two minutes at batch 1 on two cores; `--batch-sizes 32` is about thirty times as much
 Result:    a table: milliseconds, and the ratio mobileclip / reference (below 1: mobileclip is faster), with quartiles
 

@@ -2,7 +2,7 @@
 
 Command:   python -m benchmarks train             (needs the extra `test`)
            python -m benchmarks train --device cuda --precision bfloat16 --batch-size 256 --channels-last
-Hardware:  any CPU; close what else computes, or the quartiles say how far to trust the medians. With --device cuda one
+Hardware:  any CPU; close other programs, or the quartiles say how far to trust the medians. With --device cuda one
            GPU
 Time:      two and a half minutes on two cores, S2 two thirds of them
 Result:    a table: samples per second of both, the ratio mobileclip / open_clip (above 1: mobileclip is faster) of

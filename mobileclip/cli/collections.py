@@ -132,7 +132,7 @@ def dedup(
     The index of the pictures that are given is made first, or brought up to date, as by mobileclip index; without any,
     an index is looked at as it is. Frames of videos are left out.
 
-    The list has a line of JSON for every picture that is like a better one: keep, duplicate and similarity. The best
+    The list has a line of JSON for every near-duplicate of a better picture: keep, duplicate and similarity. The best
     copy has the most pixels, is the sharpest of these, and has the most bytes of these. Both are read for it: they are
     there, as they were indexed. Pictures of one colour, or nearly, are like each other whatever they are of: they are
     named, and none is proposed.
@@ -184,7 +184,7 @@ def dedup(
         if len(groups.blank) > _MOST_NAMED:
             say(f"  and {len(groups.blank) - _MOST_NAMED:,} others", error=True)
     num_others = sum(len(group.others) for group in groups)
-    say(f"{num_others:,} of {len(collection):,} pictures are like a better one, in {len(groups):,} groups: {listed}")
+    say(f"{num_others:,} near-duplicates among {len(collection):,} pictures, in {len(groups):,} groups: {listed}")
     conclude(left_out=num_left_out + groups.num_left_out)
 
 

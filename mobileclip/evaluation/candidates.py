@@ -179,7 +179,7 @@ def open_candidate(
         context_length: ids per text, where fewer than the model's own; not of open_clip's models.
         interpolation: filter that resizes pictures, which the model's name in tables then ends with; None for the
             model's own. Not of open_clip's models.
-        trust: whether an export's author may run anything here; see `mobileclip.load`.
+        trust: whether to open an export that may run code here; see `mobileclip.load`.
         text_model: a text tower in place of the model's own, whose name that in tables then ends with; see
             `mobileclip.load`. Not of open_clip's models.
 

@@ -76,7 +76,7 @@ def load(
         interpolation: filter that resizes pictures, where not the model's own; its spec then says so.
         num_threads: of the processor that a call computes with; as many as PyTorch has by default. See
             `mobileclip.export.load_export` for exports.
-        trust: whether an export's author may run anything here, which those for other targets than ONNX need where
+        trust: whether to open an export that may run code here, which those for other targets than ONNX need where
             another machine wrote them.
         mmap: leave weights that need no change in the file, in place of copying them into memory. The model then
             depends on the file: who changes it changes the model, who cuts it ends the process.

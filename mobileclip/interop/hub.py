@@ -167,7 +167,7 @@ def _advice(error: Exception) -> str:
     if status == 401:
         return "log in with: hf auth login"
     if status == 403:
-        return "whoever is logged in may not write there: see hf auth whoami, and the rights of the token"
+        return "the account that is logged in may not write there: see hf auth whoami, and the rights of the token"
     return "check the name and the connection, and push again"
 
 

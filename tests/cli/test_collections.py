@@ -235,7 +235,7 @@ def test_duplicates_are_listed_and_kept(capsys, photos, telling_file):
     run(capsys, "index", photos, "-c", telling_file, "--quiet", "-j", 1)
     status, out, _ = run(capsys, "dedup", "--page", "page.html", "--threshold", "0.999", "--quiet")
     assert status == 0
-    assert "1 of 5 pictures are like a better one, in 1 groups: duplicates.jsonl" in out
+    assert "1 near-duplicates among 5 pictures, in 1 groups: duplicates.jsonl" in out
     (line,) = [json.loads(line) for line in Path("duplicates.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {line["keep"], line["duplicate"]} == {str(photos / "1.png"), str(photos / "copy.png")}
     assert "best copy" in Path("page.html").read_text(encoding="utf-8")
@@ -260,7 +260,7 @@ def test_duplicates_of_a_folder_need_no_index(capsys, photos, telling_file):
     status, out, _ = run(capsys, *given, "-c", telling_file)
     assert status == 0
     assert "5 pictures in the index: 5 encoded" in out
-    assert "1 of 5 pictures are like a better one, in 1 groups: duplicates.jsonl" in out
+    assert "1 near-duplicates among 5 pictures, in 1 groups: duplicates.jsonl" in out
     (photos / "copy.png").unlink()
     status, out, _ = run(capsys, *given, "-o", "again.jsonl")
     assert status == 0
@@ -397,7 +397,7 @@ def test_an_engine_makes_an_index_and_says_how_far_it_is(capsys, photos, telling
     assert out.splitlines()[1] == "indexing: 1 of 1 groups of files done"
     status, _, err = run(capsys, *given, "--ray-address", "auto")
     assert status == 2
-    assert "--engine ray-address=... and gpus-per-worker=... are of --engine ray" in err
+    assert "--engine ray-address=... and gpus-per-worker=... require --engine ray" in err
 
 
 def test_no_engine_writes_to_an_index_of_this_process(capsys, photos, telling_file):

@@ -140,7 +140,7 @@ def _encode_apart_if_lost(
     """
     mark, suspects = encoder.writer.mark, encoder.suspects()
     if mark.exists():
-        logger.warning("the last job was killed before it had written anything down; files are read apart now")
+        logger.warning("the last run was killed before it wrote anything; files are now read in processes of their own")
         suspects = {file.path for file in work}
     apart = [file for file in work if file.path in suspects]
     here = [file for file in work if file.path not in suspects]
@@ -149,7 +149,7 @@ def _encode_apart_if_lost(
         if here:
             encoder.encode_here(here, clip())
     except LostProcessError as error:
-        logger.warning("%s. What is left is read apart now", str(error).partition(":")[0])
+        logger.warning("%s. The remaining files are now read in processes of their own", str(error).partition(":")[0])
         # Some of it was written down.
         encoder.known.look_up()
         apart = [file for file in work if not encoder.known.is_as_before(file)]

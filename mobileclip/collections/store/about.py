@@ -65,7 +65,7 @@ class ModelSource:
 
         Args:
             device: where to compute.
-            trust: whether an export's author may run anything here, see `mobileclip.load`.
+            trust: whether to open an export that may run code here, see `mobileclip.load`.
             text_model: a text tower in place of the model's own, see `mobileclip.load`.
 
         Raises:

@@ -28,7 +28,7 @@ _TEMPLATE = "duplicates.html"
 
 
 def write_list(path: Path, groups: Sequence[DuplicateGroup]) -> None:
-    """Write a line of JSON for every picture that is like a better one: `keep`, `duplicate` and `similarity`.
+    """Write a line of JSON for every near-duplicate of a better picture: `keep`, `duplicate` and `similarity`.
 
     Args:
         path: of the file.

@@ -46,7 +46,7 @@ def verify_export(folder: str | Path, *, trust: bool = False, show_progress: boo
 
     Args:
         folder: that `export_model` wrote; nothing in it is changed.
-        trust: whether the export's author may run anything here, see `load_export`.
+        trust: whether to open an export that may run code here, see `load_export`.
         show_progress: whether to show, on standard error, how far it is and how long it takes.
 
     Raises:

@@ -71,7 +71,7 @@ def open_teacher(text: str, *, device: str = "cpu", trust: bool = False) -> Open
     Args:
         text: as `DistilSpec` takes it.
         device: where it computes.
-        trust: whether an export's author may run anything here; see `mobileclip.load`.
+        trust: whether to open an export that may run code here; see `mobileclip.load`.
 
     Raises:
         ValueError: if there is no such model, or what it needs is not installed.
