@@ -1,4 +1,6 @@
 // Core ML, iOS 17 or macOS 14. Export: mobileclip export MODEL --target coreml --precision float16 --set preprocess=uint8 -o FOLDER
+// Xcode compiles both packages when they are added to an app, `xcrun coremlcompiler compile image.mlpackage .` by hand,
+// `MLModel.compileModel(at:)` on the device. FOLDER holds the compiled models beside the other files of the export.
 // Not compiled here: call `checkGolden()` first. docs/devices.md says what each step does.
 import CoreML
 import CoreVideo
