@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mobileclip.cli.flags import COMMON, KEYED, flags_of
+from mobileclip.registry import IMPORT
 from tests.architecture import imports_between, reduced
 from tests.flags import commands
 from tests.pages import pages
@@ -81,7 +82,7 @@ def flags_by_command() -> dict[str, set[str]]:
     for name, command in commands():
         flags = flags_of(command.load())
         own = {one for flag in flags for one in flag.names} | {f"{flag.keyed} {flag.key}" for flag in flags}
-        found[name] = own | {*KEYED, *COMMON, "--help", "--help-all"}
+        found[name] = own | {*KEYED, *COMMON, IMPORT, "--help", "--help-all"}
     return found
 
 

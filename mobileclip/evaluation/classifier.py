@@ -28,7 +28,7 @@ from mobileclip.reparam import reparameterize
 
 @attrs.frozen(kw_only=True)
 class ClassifierEvaluation:
-    """What came out.
+    """The result of evaluating a classifier: top-1, top-5 and what was skipped.
 
     Args:
         result: accuracies, as fractions of one.

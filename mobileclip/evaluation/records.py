@@ -23,7 +23,7 @@ _WAIT_SECONDS = 120.0
 
 @attrs.frozen(kw_only=True)
 class Record:
-    """A result, and what it is of.
+    """A line of `results.jsonl`: a result with the model and the reading that it is of.
 
     Args:
         result: the metrics.

@@ -24,7 +24,7 @@ def _metrics(values: Mapping[str, float]) -> dict[str, float]:
 
 @attrs.frozen(kw_only=True)
 class DatasetResult:
-    """What a model reaches on one data set.
+    """A model's metrics on one data set.
 
     Args:
         key: of the data set, such as `vtab/pets`.

@@ -54,7 +54,7 @@ class Failure:
 
 @attrs.frozen(kw_only=True, eq=False)
 class ModelRun:
-    """What came out of one model.
+    """The results and failures of one model in a run.
 
     Args:
         name: of the model.
@@ -79,7 +79,7 @@ class ModelRun:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Run:
-    """What came out of all models.
+    """The results of a run, model by model.
 
     Args:
         models: those that could be opened, in order.

@@ -17,7 +17,7 @@ from mobileclip.strict import strict
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Place:
-    """What a place expects.
+    """The export settings that a place expects: target, layout and precisions.
 
     Args:
         target: the runtime's format.

@@ -28,7 +28,7 @@ _MAX_TEXT_LENGTH = 10_000
 
 @attrs.frozen(kw_only=True)
 class EmbeddingInputs:
-    """What is to be embedded.
+    """The images and texts to embed.
 
     Args:
         paths: of image files.

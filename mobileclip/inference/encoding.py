@@ -64,7 +64,7 @@ class Picture(Generic[Key]):
 
 @attrs.frozen(kw_only=True, eq=False)
 class PictureRead:
-    """What was read of a picture.
+    """A picture that was read: the model's input, and its metadata.
 
     Args:
         sha256: of the file; empty for a moment of a video.
@@ -85,7 +85,7 @@ class PictureRead:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Encoded(Generic[Key]):
-    """What became of a picture.
+    """The outcome of a picture: its embedding, or why there is none.
 
     Args:
         picture: that was to be encoded.

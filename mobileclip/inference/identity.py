@@ -20,7 +20,7 @@ def _is_hash(_: object, attribute: attrs.Attribute[str], value: str) -> None:
 
 @attrs.frozen(kw_only=True)
 class ModelIdentity:
-    """What embeddings depend on, stored beside them.
+    """The identity of a model, stored beside its embeddings: weights, spec and version.
 
     Args:
         weights_sha256: hash of the weights as they are stored: a folded checkpoint is another than the one it was made

@@ -25,7 +25,7 @@ _MAIN = "main"
 
 
 class HubError(ValueError):
-    """What the hub did not take, and what to do.
+    """An upload that the hub refused, with what to do.
 
     Examples:
         >>> raise HubError("owner/name was not pushed: there is no connection")
@@ -36,7 +36,7 @@ class HubError(ValueError):
 
 @attrs.frozen(kw_only=True)
 class Pushed:
-    """What came of a push.
+    """The result of a push: its commit and URL.
 
     Args:
         commit: in hexadecimal; with it, `from_pretrained(repository, revision=commit)` is this very model.

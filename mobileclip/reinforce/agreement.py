@@ -87,7 +87,7 @@ def encode_plain(teachers: TeacherEnsemble, images: Sequence[bytes], spec: Reinf
 def measure_agreement(
     samples: Sequence[ReinforcedSample], teachers: TeacherEnsemble, spec: ReinforcementSpec
 ) -> ViewAgreement | None:
-    """Return how far the stored views of samples are taken for what their plain pictures are taken for.
+    """Measure how often a teacher takes the stored views of samples for the same caption as the plain pictures.
 
     A picture is taken for the one whose caption, real or synthetic, is the nearest. Captions that several of the
     pictures have tell nothing apart and are left out, and so are pictures without one of their own.

@@ -37,7 +37,7 @@ _MAX_COUNTED = 256
 
 @attrs.frozen(kw_only=True)
 class ReinforcementReport:
-    """What a job did.
+    """The report of a reinforcement: shards, samples, skips and time.
 
     Args:
         shards: all reinforced shards, those of earlier runs included; paths or URLs.

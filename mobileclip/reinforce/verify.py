@@ -48,7 +48,7 @@ _KEY = np.dtype([("hash", "u8"), ("shard", "u4")])
 
 @attrs.frozen(kw_only=True)
 class Verification:
-    """What verifying a directory found.
+    """The result of verifying a reinforced directory: counts and errors.
 
     Args:
         num_shards: read whole.

@@ -47,7 +47,7 @@ _KEYS_SHOWN = 8
 
 @attrs.frozen(kw_only=True)
 class TrainingResult:
-    """What a run leaves.
+    """The result of a training run.
 
     Args:
         model: the trained student, in evaluation mode: the moving average where the run keeps one.

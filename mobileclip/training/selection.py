@@ -17,7 +17,7 @@ _BLOCK = 1024
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class SelectionSpec:
-    """How much of a batch is learned from, and how it is chosen.
+    """The settings of learning from a part of each batch: its share, and how pairs are chosen.
 
     Args:
         share: of every batch that is trained on; the rest is looked at and left. 1 trains on all and looks at nothing.

@@ -12,7 +12,7 @@ from mobileclip.engines import SetAside
 
 @attrs.frozen(kw_only=True)
 class IndexReport:
-    """What became of the pictures.
+    """The report of an index update: numbers of pictures encoded, unchanged, moved, removed and unreadable.
 
     Args:
         num_encoded: new or changed ones.

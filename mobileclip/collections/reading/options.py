@@ -13,7 +13,7 @@ from mobileclip.strict import strict
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class IndexOptions:
-    """How pictures are indexed.
+    """The settings of an index update: how pictures are read, and how often rows are written.
 
     Args:
         batch_size: pictures encoded at once.

@@ -35,7 +35,7 @@ _CANDIDATES = 256
 
 @attrs.frozen(kw_only=True)
 class DuplicateGroup:
-    """Pictures that show the same.
+    """A group of near-duplicate pictures: the one to keep, and the others.
 
     Args:
         best: the copy that is proposed to be kept: that of the most pixels, of these the sharpest, of these the one of
@@ -49,7 +49,7 @@ class DuplicateGroup:
 
 @attrs.frozen(kw_only=True)
 class Duplicates(Sequence[DuplicateGroup]):
-    """What was found among the pictures of a collection: a sequence of its groups.
+    """The near-duplicates of a collection, as a sequence of groups.
 
     Args:
         groups: those of the most pictures first.

@@ -12,7 +12,7 @@ from mobileclip.progress import duration
 
 @attrs.frozen(kw_only=True)
 class Match:
-    """A picture that was found.
+    """A search result: a picture with its score.
 
     Args:
         id: that its index knows it by, for good.

@@ -14,7 +14,7 @@ from mobileclip.terminal import console
 
 @attrs.frozen(kw_only=True)
 class MergeReport:
-    """What became of the rows of other indexes.
+    """The report of a merge: rows copied, replaced and left.
 
     Args:
         num_copied: rows that were copied.

@@ -93,7 +93,7 @@ class ImageBatch(Batch):
 
 @attrs.frozen(kw_only=True, eq=False)
 class TextBatch(Batch):
-    """B texts, with what a teacher said of them.
+    """A batch of B texts, with a teacher's embeddings of them.
 
     Shape: text (B, context length) int64; teacher_text (B, D) float32.
 

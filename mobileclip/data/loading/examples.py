@@ -100,7 +100,7 @@ class ReinforcedExampleSpec(ExampleSpec):
 
 @attrs.frozen(kw_only=True, eq=False)
 class Example:
-    """What an epoch takes of one sample.
+    """An example of one sample: its augmented image, its captions, and the teachers' embeddings.
 
     Args:
         key: the sample's.

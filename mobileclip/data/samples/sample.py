@@ -193,7 +193,7 @@ class AugmentedSample(ImageTextSample):
 
 @attrs.frozen(kw_only=True, eq=False)
 class ReinforcedSample(AugmentedSample):
-    """A sample with what the teachers and the captioner said about it.
+    """A sample with synthetic captions, and the teachers' embeddings of images and captions.
 
     Args:
         image_emb: (A, D), the teachers' embeddings of the augmented images, concatenated; float32.

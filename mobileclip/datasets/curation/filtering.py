@@ -22,7 +22,7 @@ _SHOWN_BINS = 200
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class FilterSpec:
-    """What is kept.
+    """The settings of a filter: scores, teacher, and the share or threshold of what is kept.
 
     Args:
         scores: folder that `score_shards` wrote.

@@ -35,7 +35,7 @@ _INTERVAL = (2.5, 97.5)
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class LogitScaleSpec:
-    """Which pairs the scales are found on.
+    """The settings of tuning logit scales: the held-out pairs, and how many are compared at a time.
 
     Args:
         shards: reinforced shards that are not trained on, with images or without: paths, URLs or patterns. Their
@@ -97,7 +97,7 @@ class TeacherScale:
 
 @attrs.frozen(kw_only=True, eq=False)
 class LogitScaleReport:
-    """What came out.
+    """The tuned logit scales, with the losses at the scales that were tried.
 
     Args:
         teachers: in the order of their embeddings.

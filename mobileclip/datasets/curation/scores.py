@@ -47,7 +47,7 @@ _FAILURES = ("unreadable_shard", "truncated_shard", CONNECTION_FAILED)
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ScoreSpec:
-    """What is scored, and where the scores go.
+    """The settings of scoring: the shards, and the folder of the scores.
 
     Args:
         shards: reinforced shards, with images or without: paths, URLs or patterns.

@@ -28,7 +28,7 @@ from mobileclip.tensor_files.errors import shown
 
 @attrs.frozen(kw_only=True)
 class Stored:
-    """What a checkpoint holds, in our names.
+    """The content of a checkpoint, with tensors under this library's names.
 
     Args:
         spec: the model that its tensors belong to.

@@ -17,7 +17,7 @@ from mobileclip.evaluation.suite import suite_entry
 
 @attrs.frozen(kw_only=True, eq=False)
 class Features:
-    """What a model makes of a task's data, and what is needed to score it: a file holds it as it is.
+    """A model's embeddings of a task's data, and what scoring needs beside them; a file holds them as they are.
 
     Zero-shot tasks and linear probes have the tensors of `Features.of`; other tasks have those that they name.
 

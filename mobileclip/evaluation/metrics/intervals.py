@@ -34,7 +34,7 @@ class Interval:
 
 @attrs.frozen(kw_only=True)
 class PairedDifference:
-    """What changed from one model to another on the same questions.
+    """The difference between two models on the same questions, with its interval and p-value.
 
     Args:
         difference: mean of `after` less mean of `before`, as a fraction of one.

@@ -45,7 +45,7 @@ class Coverage:
 
 @attrs.frozen(kw_only=True)
 class Provenance:
-    """How measured results came about.
+    """When, where and with which weights results were measured.
 
     Args:
         when: when they were measured.

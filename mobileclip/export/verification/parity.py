@@ -39,7 +39,7 @@ CONSTANT = 1e-7
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Gate:
-    """One thing that an export must show.
+    """One acceptance check of an export: a measured value and its limit.
 
     Args:
         name: what it is.
@@ -93,7 +93,7 @@ class TowerParity:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Ranking:
-    """Whether the export finds first what the model in float32 finds first.
+    """How often the export ranks the same caption or image first as the float32 model.
 
     Args:
         kind: `image-text`: captions for images and images for captions; `neighbours`: the nearest other input of the
@@ -109,7 +109,7 @@ class Ranking:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Report:
-    """What an export was measured to be.
+    """The report of an export: how near it is to its model, and its acceptance checks.
 
     Args:
         data: name of the data set.

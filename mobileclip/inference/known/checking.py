@@ -22,7 +22,7 @@ SCALE = 100.0
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Finding:
-    """What came of one known output.
+    """The comparison with one known output.
 
     Args:
         what: was put in.
@@ -43,7 +43,7 @@ class Finding:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class WeightsRecord:
-    """What was found out about a model's weights.
+    """The record of comparing a model's weights with known outputs.
 
     Args:
         model: its name.

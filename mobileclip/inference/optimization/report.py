@@ -44,7 +44,7 @@ class Trial:
 
 @attrs.frozen(kw_only=True)
 class TowerReport:
-    """What was tried for one tower.
+    """The forms that were tried for one tower, with times and distances.
 
     Args:
         tower: `image` or `text`.
@@ -71,7 +71,7 @@ class TowerReport:
 
 @attrs.frozen(kw_only=True)
 class OptimizationReport:
-    """What was tried for a model.
+    """The report of `optimize`: the forms that were tried for both towers.
 
     Args:
         image: for its image tower.

@@ -20,7 +20,7 @@ SHAPES = OUTPUTS / "tiny" / "shapes"
 
 @attrs.frozen(kw_only=True)
 class Command(Flags[LabelledPipelineSpec]):
-    """What a recipe is told on the command line.
+    """The command-line flags of classifiers' recipes.
 
     Args:
         data: shards of images with the number of their class in .cls, as paths, brace patterns or URLs; or one

@@ -25,7 +25,7 @@ Recipe = Callable[[], DistilSpec]
 
 @attrs.frozen(kw_only=True)
 class Command:
-    """What the recipe is told on the command line.
+    """The command-line flags of the recipe of distilled text towers.
 
     Args:
         spec: the choices.

@@ -18,7 +18,7 @@ from mobileclip.terminal.help import parse
 
 @attrs.frozen(kw_only=True)
 class Command:
-    """What the recipe is told on the command line.
+    """The command-line flags of the evaluation recipe.
 
     Args:
         models: one or several: a name, a file, NAME=FILE, LABEL=FILE, hf-hub:OWNER/NAME, or open_clip:MODEL/TAG; and

@@ -24,7 +24,7 @@ from mobileclip.training.finetuning.run import FinetuneSpec, finetune
 
 @attrs.frozen(kw_only=True)
 class Command:
-    """What the recipe is told on the command line.
+    """The command-line flags of the fine-tuning recipe.
 
     Args:
         spec: the choices.

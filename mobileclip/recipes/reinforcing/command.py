@@ -45,7 +45,7 @@ Recipe = Callable[[str, str], ReinforcementSpec]
 
 @attrs.frozen(kw_only=True)
 class Command:
-    """What a recipe is told on the command line; None leaves a choice to the recipe.
+    """The command-line flags of reinforcement recipes; None leaves a choice to the recipe.
 
     Args:
         data: shards to reinforce: a path, a brace pattern such as `DataComp/{00000000..00001023}.tar` or a URL

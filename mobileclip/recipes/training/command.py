@@ -26,7 +26,7 @@ _TRY = "  small:      try the whole path on a few drawn scenes, in a minute:"
 
 @attrs.frozen(kw_only=True)
 class Command(Flags[ReinforcedPipelineSpec]):
-    """What a recipe is told on the command line.
+    """The command-line flags of training recipes.
 
     Args:
         data: reinforced shards with images: paths, brace patterns such as `DataCompDR-12M/{00000000..00001023}.tar`,

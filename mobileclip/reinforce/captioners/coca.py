@@ -183,7 +183,7 @@ class CocaModel:
 
 
 class Vocabulary:
-    """What a caption's ids mean.
+    """The vocabulary of CoCa's captions: ids to text.
 
     Args:
         tokenizer: open_clip's, of CLIP's byte pairs.

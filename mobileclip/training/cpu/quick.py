@@ -28,7 +28,7 @@ _PLAIN = (nn.Conv2d, QuickConv2d)
 
 
 def quicken(model: Module) -> Module:
-    """Let every block of a model train sooner on a CPU, with the same values and gradients.
+    """Let every block of a model train faster on a CPU, with the same values and gradients.
 
     In training mode, feature maps have their channels innermost in memory. In float32, batch norms that are added up
     are computed in one pass over their common input, the gradients of wide depthwise kernels come in strips, and layer

@@ -30,7 +30,7 @@ def _towers(_: object, attribute: attrs.Attribute[Any], value: tuple[str, ...]) 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class FinetuningSpec:
-    """What of a pretrained model is trained, and how its batch norms behave meanwhile.
+    """The settings of fine-tuning: frozen towers, batch norms, and low-rank adapters.
 
     Args:
         batch_norm: `frozen` keeps statistics, scales and shifts as they are, which small batches need; `synchronised`

@@ -61,7 +61,7 @@ class CrossEntropySpec(LossSpec):
 
 
 class ClassificationObjective(Objective):
-    """What a classifier minimises on batches of images and labels.
+    """The objective of a classifier: the cross entropy on batches of images and labels.
 
     Args:
         spec: how to train; its loss is cross entropy.

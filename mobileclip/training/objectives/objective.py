@@ -195,7 +195,7 @@ class Objective(nn.Module, ABC):
 
 
 class ImageTextObjective(Objective):
-    """What an image-text model minimises.
+    """The objective of an image-text model: its loss on a batch.
 
     Args:
         spec: how to train.
@@ -355,7 +355,7 @@ def wide(embedding: Tensor) -> Tensor:
 
 @singledispatch
 def build_objective(loss: LossSpec, *, spec: TrainingSpec, model: nn.Module, world: World) -> Objective:
-    """Return what a run minimises, by the class of its loss: losses of image-text models are those of no other kind.
+    """Return the objective of a run by the class of its loss spec; unknown classes are image-text losses.
 
     An objective of one's own joins with `build_objective.register` for the class of its loss's spec.
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class TextDistillationObjective(Objective):
-    """What a text tower minimises on batches of texts with a teacher's embeddings.
+    """The objective of a distilled text tower: its loss on texts with a teacher's embeddings.
 
     Args:
         spec: how to train; its loss is `TextDistillationLossSpec`.
