@@ -9,6 +9,7 @@ import ast
 import importlib
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -54,6 +55,19 @@ def checks() -> str:
     return _table("function", "what it checks", rows=rows)
 
 
+def models() -> str:
+    """Return every published model, as the site's overview has it, without links and what is counted."""
+    sys.path.append(str(ROOT / "docs" / "site"))
+    from model_pages import model_pages
+
+    lines = [line for line in model_pages()["models/index.md"].split("\n") if line.startswith("| ")]
+    titles, *rows = [
+        [cell.strip() for cell in re.sub(r"\[(.+?)\]\(.*?\)", r"\1", line).strip("|").split("|")] for line in lines
+    ]
+    shown = [titles.index(one) for one in titles if one != "GMACs" and "licence" not in one]
+    return _table(*(titles[one] for one in shown), rows=[tuple(row[one] for one in shown) for row in rows])
+
+
 def _written(table: Callable[[], Table]) -> Callable[[], str]:
     def text() -> str:
         titles, rows = table()
@@ -62,7 +76,7 @@ def _written(table: Callable[[], Table]) -> Callable[[], str]:
     return text
 
 
-BLOCKS: dict[str, Callable[[], str]] = {one.__name__: one for one in (tasks, registries, checks)} | {
+BLOCKS: dict[str, Callable[[], str]] = {one.__name__: one for one in (tasks, registries, checks, models)} | {
     one.__name__: _written(one) for one in (targets_table, places_table, layouts_table, acceptance_table)
 }
 
