@@ -1,6 +1,8 @@
 from .attempts import Attempts as Attempts
 from .measured import Measured as Measured, measure_model as measure_model, towers_of as towers_of
 from .parity import (
+    LEAST_SPREAD as LEAST_SPREAD,
+    MOST_LENGTH_ERROR as MOST_LENGTH_ERROR,
     Gate as Gate,
     Ranking as Ranking,
     Report as Report,

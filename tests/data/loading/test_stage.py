@@ -231,10 +231,14 @@ class TestShards:
 
 def test_what_the_page_shows(tmp_path, monkeypatch):
     """Its blocks, one after another, on shards of the names that it gives, fewer and with a few samples each."""
-    page = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
-    section = page.partition("\n## In a webdataset pipeline of your own\n")[2]
-    blocks = re.findall(r"^```python\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
+    guide, details = (
+        (Path(__file__).parents[3] / "docs" / page).read_text(encoding="utf-8")
+        for page in ("data.md", "lab/webdataset.md")
+    )
+    fence = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+    blocks = fence.findall(details)
     assert len(blocks) == 5
+    assert fence.findall(guide.partition("\n## In a webdataset pipeline of your own\n")[2]) == blocks[:1]
     monkeypatch.chdir(tmp_path)
     Path("DataCompDR-12M").mkdir()
     keys = [f"{number:032x}" for number in range(12)]
