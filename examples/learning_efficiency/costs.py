@@ -112,4 +112,4 @@ def pace_table(results: Results, names: Sequence[str]) -> list[str]:
     """Return the milliseconds that a step of each variant takes on one core."""
     found = {name: seconds_per_step(results, name) for name in names}
     rows = [[VARIANTS[name].title, f"{1000 * pace:.0f}"] for name, pace in found.items() if pace is not None]
-    return table(["", "ms a step"], rows)
+    return table(["", "ms a step"], rows) if rows else []
