@@ -46,7 +46,7 @@ class Payback:
         return math.ceil(self.shared / saved) if saved > 0 else math.inf
 
 
-def seconds_per_step(results: Results, variant: str) -> float | None:
+def seconds_per_step(results: Results, variant: str, share: float) -> float | None:
     """Return the median over a variant's trainings: by the clock of those whose processor time was not counted.
 
     Those were measured on two cores without much other work, one core each; lines with processor time were not. None
@@ -55,32 +55,39 @@ def seconds_per_step(results: Results, variant: str) -> float | None:
     lines = [
         (one.seconds if one.processor_seconds is None else one.processor_seconds, one.processor_seconds, cell.budget)
         for cell, one in results.items()
-        if cell.variant == variant and cell.budget >= _FEWEST_STEPS and one.seconds > 0
+        if (cell.variant, cell.share) == (variant, share) and cell.budget >= _FEWEST_STEPS and one.seconds > 0
     ]
     by_clock = [seconds / budget for seconds, processor, budget in lines if processor is None]
     return statistics.median(by_clock or [seconds / budget for seconds, _, budget in lines]) if lines else None
 
 
 def payback(
-    results: Results, costs: Sequence[Cost], curves: Mapping[str, Curve], *, baseline: str, other: str, index: int
+    paces: tuple[float | None, float | None],
+    costs: Sequence[Cost],
+    curves: Mapping[str, Curve],
+    *,
+    baseline: str,
+    other: str,
+    index: int,
 ) -> Payback | None:
     """Return what a budget's score of a baseline costs with and without a teacher; None where it is not known.
 
     Args:
-        results: the trainings that are finished.
+        paces: seconds of a step of the baseline and of the distilled variant.
         costs: of teachers and stores.
         curves: by variant, of one share of the pictures.
         baseline: whose score is reached.
         other: the distilled variant.
         index: of the baseline's budget.
     """
-    pace = [seconds_per_step(results, name) for name in (baseline, other)]
     faster = speedup(curves[baseline], curves[other], budget=index).value
-    if pace[0] is None or pace[1] is None or not 0 < faster < math.inf or not costs:
+    if paces[0] is None or paces[1] is None or not 0 < faster < math.inf or not costs:
         return None
     steps = float(curves[baseline].steps[index])
     return Payback(
-        baseline=steps * pace[0], student=steps / faster * pace[1], shared=sum(one.processor_seconds for one in costs)
+        baseline=steps * paces[0],
+        student=steps / faster * paces[1],
+        shared=sum(one.processor_seconds for one in costs),
     )
 
 
@@ -98,8 +105,9 @@ def cost_table(spec: EfficiencySpec, results: Results, costs: Sequence[Cost]) ->
     curves = ladder_curves(results, spec.shares[2], TEST_PICTURES, "top5")
     rows = []
     for baseline, title in BASELINES.items():
+        paces = (seconds_per_step(results, baseline, spec.shares[2]), seconds_per_step(results, other, spec.shares[2]))
         for index, steps in enumerate(curves[baseline].steps if {baseline, other} <= set(curves) else ()):
-            found = payback(results, needed, curves, baseline=baseline, other=other, index=index)
+            found = payback(paces, needed, curves, baseline=baseline, other=other, index=index)
             if found is not None:
                 minutes = (f"{seconds / 60:.1f}" for seconds in (found.baseline, found.student, found.shared))
                 students = "none" if math.isinf(found.num_students) else f"{found.num_students:,}"
@@ -108,8 +116,8 @@ def cost_table(spec: EfficiencySpec, results: Results, costs: Sequence[Cost]) ->
     return table([*head, "first student, times as dear", "students that pay it back"], rows) if rows else []
 
 
-def pace_table(results: Results, names: Sequence[str]) -> list[str]:
-    """Return the milliseconds that a step of each variant takes on one core."""
-    found = {name: seconds_per_step(results, name) for name in names}
+def pace_table(results: Results, names: Sequence[str], share: float) -> list[str]:
+    """Return the milliseconds that a step of each variant takes on one core, with a share of the pictures."""
+    found = {name: seconds_per_step(results, name, share) for name in names}
     rows = [[VARIANTS[name].title, f"{1000 * pace:.0f}"] for name, pace in found.items() if pace is not None]
-    return table(["", "ms a step"], rows)
+    return table(["", "ms a step"], rows) if rows else []

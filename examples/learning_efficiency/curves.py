@@ -14,7 +14,6 @@ Bits = npt.NDArray[np.bool_]
 
 NUM_RESAMPLES = 2000
 CONFIDENCE = 0.9
-_FEWEST_BUDGETS = 2
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -74,18 +73,20 @@ def make_curve(
     hits: Mapping[tuple[int, int], Bits] | None = None,
     *,
     num_pictures: int = 0,
+    fewest_budgets: int = 2,
 ) -> Curve | None:
-    """Return a curve of the budgets that any seed has finished, or None if these are fewer than two.
+    """Return a curve of the budgets that any seed has finished, or None if these are too few.
 
     Args:
         scores: by budget and seed.
         hits: of the same trainings, or of those that kept them.
         num_pictures: that the scores are of.
+        fewest_budgets: without two, nothing can be looked up on a curve.
     """
     by_budget: dict[int, list[tuple[int, int]]] = {}
     for budget, seed in sorted(scores):
         by_budget.setdefault(budget, []).append((budget, seed))
-    if len(by_budget) < _FEWEST_BUDGETS:
+    if len(by_budget) < fewest_budgets:
         return None
     is_whole = hits is not None and set(scores) <= set(hits)
     return Curve(

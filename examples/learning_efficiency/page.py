@@ -26,6 +26,7 @@ from examples.learning_efficiency.tables import (
     equivalent_table,
     ladder_table,
     part_tables,
+    table,
 )
 from examples.learning_efficiency.variants import LADDER, PARTS
 from mobileclip.charts import write_chart
@@ -58,19 +59,31 @@ def tables(
         "ablations": lambda: part_tables(spec, PARTS["ablations"], results),
         "rates": lambda: rate_table(spec, results),
         "costs": lambda: cost_table(spec, results, costs),
-        "pace": lambda: pace_table(results, [*LADDER]),
+        "pace": lambda: pace_table(results, [*LADDER], spec.shares[2]),
+        "done": lambda: done_table(spec, results),
         "strict": lambda: strict_table(spec, results, strict),
     }
+
+
+def done_table(spec: EfficiencySpec, results: Results) -> list[str]:
+    """Return how many trainings of each part are done, of those that are planned."""
+    planned = {name: spec.cells([name]) for name in PARTS}
+    rows = [
+        [PARTS[name].title, f"`{name}`", str(sum(one in results for one in cells)), str(len(cells))]
+        for name, cells in planned.items()
+    ]
+    whole = f"{len(results)} of {len(spec.cells())} trainings are done; what belongs to two parts counts in both:\n"
+    return [whole, *table(["part", "`--parts`", "done", "planned"], rows)]
 
 
 def renewed(page: str, made: Mapping[str, Callable[[], list[str]]]) -> str:
     """Return a page with its tables made again, each between `<!-- table: NAME -->` and `<!-- end of table -->`."""
 
-    def table(match: re.Match[str]) -> str:
+    def made_again(match: re.Match[str]) -> str:
         lines = made[match["name"]]() or ["None of it is trained yet."]
         return f"{match[1]}\n" + "\n".join(lines).strip("\n") + f"\n{match[3]}"
 
-    return _TABLE.sub(table, page)
+    return _TABLE.sub(made_again, page)
 
 
 def kept(docs: Path, spec: EfficiencySpec) -> tuple[Results, list[Cost], StrictParts]:

@@ -69,7 +69,7 @@ def write_report(
         "\nTimes fewer steps for the top-5 that so many steps of a baseline give:\n",
         *budget_table(spec, results),
         *_section("A learning rate for each", rate_table(spec, results)),
-        *_section("Seconds", pace_table(results, [*VARIANTS])),
+        *_section("Seconds", pace_table(results, [*VARIANTS], spec.shares[2])),
         *_section("Costs", cost_table(spec, results, read_costs(spec.output / COSTS, study=spec.study))),
         *_section("Stricter parts", [] if strict is None else strict_table(spec, results, strict)),
     ]

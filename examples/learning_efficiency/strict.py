@@ -15,12 +15,13 @@ from examples.learning_efficiency.results import Result
 from examples.learning_efficiency.scoring import HeldOut, pack_bits, unpack_bits
 from examples.learning_efficiency.spec import EfficiencySpec
 from examples.learning_efficiency.tables import Results, by_seed, percent, spread, table
-from examples.learning_efficiency.variants import VARIANTS
+from examples.learning_efficiency.variants import LADDER, VARIANTS
 from examples.quickstart.emoji import DrawnDataset
 from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import write_text
 
 STRICT = "strict.json"
+_SHOWN = (*LADDER, "names")
 EVERY = (TEST_PICTURES, TEST_SET, TEST_NAMES)
 # What is asked of a picture, in which parts: a bit, and whether it must be set.
 ASKED: Mapping[str, tuple[tuple[str, ...], tuple[str, bool] | None]] = {
@@ -109,7 +110,7 @@ def stricter(parts: Mapping[str, HeldOut], strict: StrictParts) -> dict[str, Hel
 
 
 def strict_table(spec: EfficiencySpec, results: Results, strict: StrictParts) -> list[str]:
-    """Return top-5 on stricter parts, of the longest trainings of each share whose lines have the hits.
+    """Return top-5 on stricter parts, of the ladder and of names: each share's longest trainings that have hits.
 
     Args:
         spec: the choices.
@@ -122,7 +123,7 @@ def strict_table(spec: EfficiencySpec, results: Results, strict: StrictParts) ->
     columns = []
     for share in spec.shares:
         for budget in reversed(spec.budgets):
-            own = [(name, share, budget) for name in VARIANTS if _has_hits(by_seed(results, name, share, budget))]
+            own = [(name, share, budget) for name in _SHOWN if _has_hits(by_seed(results, name, share, budget))]
             if own:
                 columns += own
                 break
@@ -133,7 +134,7 @@ def strict_table(spec: EfficiencySpec, results: Results, strict: StrictParts) ->
             if part not in parts:
                 continue
             chosen = strict.parts[part].where(asked)
-            cells = [spread(_scores(by_seed(results, *at), part, chosen)) for at in columns]
+            cells = [_cell(by_seed(results, *at), part, chosen) for at in columns]
             rows.append([title, f"{int(chosen.sum()):,}", *cells])
     heads = (f"{VARIANTS[name].title}, {percent(share)}, {budget:,} steps" for name, share, budget in columns)
     return table(["top-5", "pictures", *heads], rows) if columns else []
@@ -145,6 +146,7 @@ def _has_hits(found: Mapping[int, Result]) -> bool:
     )
 
 
-def _scores(found: Mapping[int, Result], part: str, chosen: Bits) -> list[float]:
-    hits = [one.scores[part].hits for one in found.values()]
-    return [100 * float(one.bits("top5")[chosen].mean()) for one in hits if one is not None and chosen.any()] or [0.0]
+def _cell(found: Mapping[int, Result], part: str, chosen: Bits) -> str:
+    every = (one.scores[part].hits for one in found.values())
+    scores = [100 * float(hits.bits("top5")[chosen].mean()) for hits in every if hits is not None and chosen.any()]
+    return spread(scores) if scores else ""

@@ -47,7 +47,7 @@ def part_tables(spec: EfficiencySpec, part: Part, results: Results) -> list[str]
                 continue
             reference = by_seed(results, part.reference, share, budget)
             drawn = tuple(part.variants) if part.has_intervals else ()
-            curves = variant_curves(results, drawn, share, TEST_PICTURES, "top5")
+            curves = variant_curves(results, drawn, share, TEST_PICTURES, "top5", fewest_budgets=1)
             rows = []
             for name, variant in part.variants.items():
                 found = by_seed(results, name, share, budget)
@@ -170,7 +170,15 @@ def ladder_curves(results: Results, share: float, part: str, metric: str) -> dic
     return variant_curves(results, tuple(LADDER), share, part, metric)
 
 
-def variant_curves(results: Results, names: Sequence[str], share: float, part: str, metric: str) -> dict[str, Curve]:
+def variant_curves(
+    results: Results,
+    names: Sequence[str],
+    share: float,
+    part: str,
+    metric: str,
+    *,
+    fewest_budgets: int = 2,
+) -> dict[str, Curve]:
     """Return the curves of variants that have any, by name.
 
     Args:
@@ -179,6 +187,7 @@ def variant_curves(results: Results, names: Sequence[str], share: float, part: s
         share: of the pictures.
         part: the held-out drawings.
         metric: a field of `Scores`.
+        fewest_budgets: of a curve.
     """
     curves = {}
     for name in names:
@@ -193,6 +202,7 @@ def variant_curves(results: Results, names: Sequence[str], share: float, part: s
             {at: float(getattr(scores, metric)) for at, scores in found.items()},
             {at: one.hits.bits(metric) for at, one in found.items() if one.hits is not None} if is_counted else None,
             num_pictures=num_pictures(results, part) if is_counted else 0,
+            fewest_budgets=fewest_budgets,
         )
         if curve is not None:
             curves[name] = curve

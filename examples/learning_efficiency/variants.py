@@ -94,7 +94,7 @@ CAPTIONS = {
 }
 # Whether one rate for all favours one of them.
 RATED = {name: {**CAPTIONS, **LADDER}[name] for name in ("plain", "names", "captions", "distillation")}
-VARIANTS: Mapping[str, Variant] = {**CAPTIONS, **ABLATIONS, **STRENGTHS, **LADDER}
+VARIANTS: Mapping[str, Variant] = {**ABLATIONS, **STRENGTHS, **CAPTIONS, **LADDER}
 
 
 @attrs.frozen(kw_only=True)

@@ -57,7 +57,7 @@ def test_costs_follow_from_lines():
         for name, scores in (("plain", (1, 2, 3)), ("distillation", (1.5, 2.5, 3.5)))
         for budget, top5 in zip((400, 1600, 6400), scores, strict=True)
     )
-    assert seconds_per_step(results, "plain") == pytest.approx(0.1)
+    assert seconds_per_step(results, "plain", 1.0) == pytest.approx(0.1)
     costs = [
         Cost(study=SPEC.study, kind="teacher", name="first", processor_seconds=600),
         Cost(study=SPEC.study, kind="store", name="weak-10-1 first", processor_seconds=200),
@@ -65,7 +65,7 @@ def test_costs_follow_from_lines():
     ]
     rows = [line for line in cost_table(SPEC, results, costs) if line.startswith("| 1,600 steps of plain")]
     assert rows == ["| 1,600 steps of plain training | 2.7 | 1.3 | 13.3 | 5.5 | 10 |"]
-    assert seconds_per_step({}, "plain") is None
+    assert seconds_per_step({}, "plain", 1.0) is None
 
 
 def test_counted_seconds_do_not_mix_with_those_of_the_clock():
@@ -73,8 +73,8 @@ def test_counted_seconds_do_not_mix_with_those_of_the_clock():
         trained("plain", 1600, 1.0, seconds=160),
         trained("plain", 1600, 1.0, seed=1, seconds=16000, processor=320),
     ]
-    assert seconds_per_step(dict(lines), "plain") == pytest.approx(0.1)
-    assert seconds_per_step(dict(lines[1:]), "plain") == pytest.approx(0.2)
+    assert seconds_per_step(dict(lines), "plain", 1.0) == pytest.approx(0.1)
+    assert seconds_per_step(dict(lines[1:]), "plain", 1.0) == pytest.approx(0.2)
 
 
 def test_stricter_parts_count_the_pictures_that_are_left():

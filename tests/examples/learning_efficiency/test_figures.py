@@ -10,11 +10,11 @@ import pytest
 
 from examples.icons.splits import TEST_NAMES, TEST_PICTURES, TEST_SET, TITLES
 from examples.learning_efficiency.costs import payback, seconds_per_step
-from examples.learning_efficiency.curves import speedup
+from examples.learning_efficiency.curves import difference, speedup
 from examples.learning_efficiency.page import DOCS, kept, renewed, tables
 from examples.learning_efficiency.spec import EfficiencySpec
 from examples.learning_efficiency.strict import ASKED
-from examples.learning_efficiency.tables import by_seed, ladder_curves
+from examples.learning_efficiency.tables import by_seed, ladder_curves, variant_curves
 from tests.examples.learning_efficiency.second_program import ASKED as HEADLINES, LINES, headline
 
 ROOT = DOCS.parent
@@ -54,7 +54,8 @@ def less(results, upper, lower, share, budget):
 
 def shared(results, costs, baseline, index=3):
     curves = ladder_curves(results, ALL, TEST_PICTURES, "top5")
-    return payback(results, costs, curves, baseline=baseline, other="distillation", index=index)
+    paces = tuple(seconds_per_step(results, name, ALL) for name in (baseline, "distillation"))
+    return payback(paces, costs, curves, baseline=baseline, other="distillation", index=index)
 
 
 def figures(results, costs, strict):
@@ -62,12 +63,7 @@ def figures(results, costs, strict):
     packaged = by_seed(results, "distillation", ALL, LONG)[0].scores
     middle, longest = (faster(results, "captions", "distillation", index) for index in (2, 3))
     words = {2: "two", 3: "three", 4: "four", 5: "five"}
-    mixed = [
-        less(results, "distillation", "captions", share, budget)
-        for share in SPEC.shares
-        for budget in SPEC.budgets[:2]
-        if SPEC.budgets.index(budget) == 0 or share == SPEC.shares[0]
-    ]
+    few = [less(results, "distillation", "captions", SPEC.shares[0], budget) for budget in SPEC.budgets[:2]]
     seconds = {(one.kind, one.name): one.processor_seconds for one in costs}
     assert seconds["teacher", "first"] == 3600
     assert seconds["store", "weak-10-1 first"] == 12 * 60
@@ -80,7 +76,7 @@ def figures(results, costs, strict):
         **{f"{name}_set": f"{top5(results, name, TEST_SET):.1f}" for name in ("plain", "captions", "distillation")},
         "medium_loss": f"{-less(results, 'augmentation', 'distillation', ALL, SPEC.budgets[2]):.1f}",
         "second_gain": f"{less(results, 'ensemble', 'augmentation', ALL, SPEC.budgets[2]):.1f}",
-        "short_gain": f"{max(mixed):.1f}",
+        "short_gain": f"{max(few):.1f}",
         "real": f"{strict.named['real']:.1f}",
         "synthetic": f"{strict.named['synthetic']:.1f}",
         "first_plain": f"{shared(results, costs, 'plain').first:.1f}",
@@ -88,7 +84,7 @@ def figures(results, costs, strict):
         "pay_plain": words[shared(results, costs, "plain").num_students],
         "pay_captions": words[shared(results, costs, "captions").num_students],
         **{
-            f"pace_{name}": f"{1000 * seconds_per_step(results, name):.0f}"
+            f"pace_{name}": f"{1000 * seconds_per_step(results, name, ALL):.0f}"
             for name in ("plain", "captions", "distillation")
         },
         "set_all": f"{packaged[TEST_SET].top5:.1f}",
@@ -97,8 +93,6 @@ def figures(results, costs, strict):
         "names_strict": f"{packaged[f'{TITLES[TEST_NAMES]}, the glyph is not in training'].top5:.1f}",
         "seen": f"{packaged[f'{TITLES[TEST_NAMES]}, of words that are in names of training'].top5:.1f}",
         "unseen": f"{packaged[f'{TITLES[TEST_NAMES]}, with a word that is in none'].top5:.1f}",
-        "done": f"{len(results)}",
-        "planned": f"{len(SPEC.cells())}",
     }
 
 
@@ -143,7 +137,6 @@ CLAIMS = {
         {names_all} to {names_strict} %. Names with an unseen word are named in {unseen} %, others
         in {seen} %.
 
-        {done} of {planned} trainings are done
     """,
 }
 # What the study chose, and the data set has: not measured.
@@ -228,6 +221,22 @@ def test_scores_on_stricter_parts_follow_from_the_pictures_that_were_named(lines
             chosen = strict.parts[part].where(asked)
             one = scores[f"{TITLES[part]}, {title}"]
             assert one.top5 == pytest.approx(100 * scores[part].hits.bits("top5")[chosen].mean())
+
+
+def test_names_alone_are_not_shown_to_be_worse_than_synthetic_captions(lines):
+    """As the page says, by top-5; by retrieval they are."""
+    results, _, _ = lines
+    ways, share, steps = ("captions", "names"), SPEC.shares[1], SPEC.budgets[1]
+    curves = variant_curves(results, ways, share, TEST_PICTURES, "top5", fewest_budgets=1)
+    assert difference(curves["captions"], curves["names"], steps=steps).high > 0
+    captions, names = (
+        statistics.fmean(one.scores[TEST_PICTURES].retrieval for one in by_seed(results, way, share, steps).values())
+        for way in ways
+    )
+    assert names < captions
+    text = plain_text(PAGE.read_text(encoding="utf-8"))
+    assert "**Names alone are not shown to be worse than noisy keywords with synthetic captions**, by top-5" in text
+    assert "By name → picture R@1 the synthetic captions stay ahead." in text
 
 
 @pytest.mark.parametrize(("baseline", "other", "share", "steps"), HEADLINES)

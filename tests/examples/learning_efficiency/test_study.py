@@ -125,7 +125,7 @@ class TestSpec:
         [
             ({"parts": ()}, "some of ladder, strengths, ablations, captions, rates, long; got none"),
             ({"parts": ("magic",)}, "got magic"),
-            ({"variants": ("plain", "magic")}, "variants are some of plain, names, .*; got magic"),
+            ({"variants": ("plain", "magic")}, "variants are some of captions, .*; got magic"),
             ({"budgets": (200, 100, 300, 400)}, "each above the one before"),
             ({"shares": (0.0, 0.1, 1.0)}, "above zero"),
         ],
