@@ -24,6 +24,8 @@ _SLACK = 0.01
 _SUPPORT: dict[Filter, float] = {"bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}
 # Height in widths: Pillow 13 turns its passes round above 2, earlier ones above 100.
 _TALL = 1.9
+# Of an image that are resized together: their copies stay in a processor's cache.
+_STRIP_PIXELS = 2**18
 # Of an image: resizing fewer pixels takes about as long as starting a thread.
 _WORTH_SHARING = 2**19
 
@@ -97,18 +99,17 @@ def resize_centre(
         whole = resize(_rows(image, 0, height), (centre.width, centre.height), interpolation)
         return np.asarray(whole)[lines, columns].copy()
     first, end = centre.rows((width, height), interpolation)
-    num_strips = num_threads if (end - first) * width >= _WORTH_SHARING else 1
-    edges = [first + (end - first) * number // num_strips for number in range(num_strips + 1)]
+    edges = [*range(first, end, max(1, _STRIP_PIXELS // width)), end]
     narrow: Pixels = np.zeros((height, centre.side, 3), dtype=np.uint8)
 
     def make_narrow(top: int, bottom: int) -> None:
         strip = resize(_rows(image, top, bottom), (centre.width, bottom - top), interpolation)
         narrow[top:bottom] = np.asarray(strip)[:, columns]
 
-    if num_strips == 1:
-        make_narrow(first, end)
+    if num_threads == 1 or (end - first) * width < _WORTH_SHARING:
+        list(map(make_narrow, edges, edges[1:]))
     else:
-        with ThreadPoolExecutor(num_strips) as pool:
+        with ThreadPoolExecutor(num_threads) as pool:
             list(pool.map(make_narrow, edges, edges[1:]))
     low = resize(Image.fromarray(narrow), (centre.side, centre.height), interpolation)
     return np.asarray(low)[lines].copy()
