@@ -130,12 +130,12 @@ def classify(
             another language that mobileclip train distil_text has left: a file, or a folder with one.
         template: the sentence that each label is put into, such as "a photo of a {}"; several times for several, of
             which a label has the mean.
-        cache: keep the embeddings of a hundred texts or more in the cache folder, up to a gigabyte of them, so that the
-            next call with the same model, labels and templates encodes the image alone.
+        cache: keep the embeddings of labels in the cache folder, where they make a hundred texts or more, so that the
+            next call with the same model, labels and templates encodes the image alone; up to a gigabyte.
         as_json: print one JSON object instead of lines.
     """
     from mobileclip.data.images.transform import load_image
-    from mobileclip.inference.image_text_model import filled_in, require_labels
+    from mobileclip.inference.image_text_model import require_labels
     from mobileclip.inference.loading import load
     from mobileclip.inference.text_files import keep_on_disk
 
@@ -146,7 +146,7 @@ def classify(
         require_checkpoint(text_model)
     clip = model.load(partial(load, text_model=text_model))
     if cache:
-        keep_on_disk(clip, filled_in(labels, template))
+        keep_on_disk(clip, labels, template)
     scores = clip.classify(image, labels, template=template)
     if as_json:
         say_json(scores)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence, Sized
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -95,11 +96,39 @@ class ImageTextModel:
         Source: Radford et al., "Learning Transferable Visual Models", section 3.1.
         """
         require_labels(labels, template)
-        rows = self.encode_text(filled_in(labels, template), batch_size=batch_size, keep=True)
-        texts = F.normalize(rows.reshape(len(labels), -1, rows.shape[1]).mean(1), dim=-1)
+        texts = self.encode_labels(labels, template=template, batch_size=batch_size)
         logits = self.model.similarity_scale.detach().float().cpu() * self.encode_image([image]) @ texts.T
         probabilities = logits[0].softmax(-1).tolist()
         return dict(sorted(zip(labels, probabilities, strict=True), key=lambda pair: -pair[1]))
+
+    def encode_labels(
+        self,
+        labels: Sequence[str],
+        *,
+        template: str | Sequence[str] = "{}",
+        batch_size: int = 64,
+        progress: bool = False,
+    ) -> Tensor:
+        """Return what `classify` compares pictures with: the embedding of each label, kept in memory.
+
+        Shape:
+            result: `(labels, embedding_dim)`, float32 on the CPU, of unit length.
+
+        Args:
+            labels: at least one.
+            template: see `classify`.
+            batch_size: texts encoded at once.
+            progress: whether to show a bar with the rate and the time left.
+        """
+        keys = label_keys(labels, template)
+        label_of = dict(zip(keys, labels, strict=True))
+
+        def encode(new: list[str]) -> Tensor:
+            texts = filled_in([label_of[key] for key in new], template)
+            rows = self.encode_text(texts, batch_size=batch_size, progress=progress, keep=True)
+            return F.normalize(rows.reshape(len(new), -1, rows.shape[1]).mean(1), dim=-1)
+
+        return self.kept_texts.embeddings(keys, encode, of=state_of(self.text_sides))
 
     def encode_image(
         self,
@@ -243,6 +272,13 @@ class ImageTextModel:
         with bar, torch_threads(self.num_threads):
             rows = list(encode_each(items, shown, batch_size=batch_size))
         return torch.stack(rows) if rows else torch.zeros(0, self.model.spec.image.embedding_dim)
+
+
+def label_keys(labels: Sequence[str], template: str | Sequence[str]) -> list[str]:
+    """Return what labels in a template, or in several, are kept under, beside texts."""
+    templates = [template] if isinstance(template, str) else list(template)
+    digest = hashlib.sha256(repr(templates).encode("utf-8", errors="surrogatepass")).hexdigest()
+    return [f"{digest}\0{label}" for label in labels]
 
 
 def filled_in(labels: Sequence[str], template: str | Sequence[str]) -> list[str]:
