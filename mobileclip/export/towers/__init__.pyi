@@ -16,6 +16,7 @@ from .graph import (
     with_end as with_end,
 )
 from .int8 import EVERY_OUTPUT as EVERY_OUTPUT, graph_in_int8 as graph_in_int8
+from .lengths import cut_to_length as cut_to_length, lengths_of as lengths_of
 from .ranges import given_ranges as given_ranges
 from .resizing import resized as resized
 from .weights import RoundedWeight as RoundedWeight, round_weight as round_weight

@@ -14,6 +14,7 @@ from mobileclip.export.targets.base import CPU, Format, Run, Written, device_cal
 from mobileclip.export.targets.openvino.weights import with_eight_bits
 from mobileclip.export.towers.graph import TowerExport
 from mobileclip.export.towers.int8 import graph_in_int8
+from mobileclip.export.towers.lengths import SHORTEST
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import PRECISIONS, Precision, dtype_of
 from mobileclip.hardware.threads import threads_or_default
@@ -41,6 +42,7 @@ class OpenVINOTarget(Format):
     suffix: str = ".xml"
     libraries: tuple[str, ...] = ("openvino", "nncf")
     precisions: tuple[Precision, ...] = PRECISIONS
+    cuts_texts: bool = True
     prefers_depthwise: bool = True
     runtime: str = "openvino"
 
@@ -65,7 +67,7 @@ class OpenVINOTarget(Format):
             graph = tower.graph(dtype_of("float32" if precision == "int8-weights" else precision))
         model = converted(tower.program_of(graph))
         batch = -1 if tower.spec.dynamic_batch else 1
-        model.reshape([batch, *tower.input_shape])
+        model.reshape([batch, (SHORTEST, *tower.input_shape)] if tower.lengths else [batch, *tower.input_shape])
         for output, name in zip(model.outputs, tower.output_names, strict=True):
             output.get_tensor().set_names({name})
         if precision == "int8-weights":
@@ -83,6 +85,8 @@ class OpenVINOTarget(Format):
         if able not in core.get_property(place, "OPTIMIZATION_CAPABILITIES"):
             hint = _WIDEST
         model = _read(core, path)
+        if tower.lengths and place != _PROCESSOR:
+            model.reshape([tower.input_shape[0] or -1, tower.lengths[-1]])
         options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint}
         if place == _PROCESSOR:
             options |= {**PROCESSOR_OPTIONS, "INFERENCE_NUM_THREADS": threads_or_default(num_threads)}
