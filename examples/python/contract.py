@@ -156,6 +156,21 @@ def tokenize(export: Export, texts: Sequence[str]) -> Array:
     return np.array(rows, dtype=export.tower("text")["input_dtype"])
 
 
+def shortest(export: Export, ids: Array) -> Array:
+    """Return rows of ids without the padding that the text tower's file need not see.
+
+    Shape:
+        `(texts, context_length)` to `(texts, length)`, the least of the file's `lengths` that holds the texts.
+
+    Args:
+        export: with a text tower.
+        ids: what `tokenize` gives.
+    """
+    lengths = export.tower("text").get("lengths") or [ids.shape[1]]
+    needed = int((ids == export.contract["text"]["end_id"]).argmax(axis=1).max()) + 1
+    return np.ascontiguousarray(ids[:, : next(length for length in lengths if length >= needed)])
+
+
 def unit_length(embeddings: Array) -> Array:
     """Return embeddings of length one: exports with --no-normalize give them as the model does."""
     scaled: Array = embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)

@@ -81,7 +81,7 @@ def application(served: Served | None = None) -> Starlette:
 
     async def texts(request: Request) -> JSONResponse:
         asked = texts_of(await body_of(request, MOST_TEXT_BYTES))
-        return await computed(lambda clip: clip.encode_text(asked).tolist())
+        return await computed(lambda clip: clip.encode_text(asked, keep=True).tolist())
 
     async def image(request: Request) -> JSONResponse:
         picture = await body_of(request, MOST_PICTURE_BYTES)

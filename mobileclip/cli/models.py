@@ -114,7 +114,8 @@ def classify(
     *,
     model: ModelFlags = ModelFlags(),
     text_model: TextModel = None,
-    template: str = "{}",
+    template: Annotated[tuple[str, ...], arg(metavar="TEMPLATE")] = ("{}",),
+    cache: Annotated[bool, Key()] = True,
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
     """Print how probable each label is for an image, the most probable first.
@@ -127,19 +128,26 @@ def classify(
         model: which it is, and where it computes.
         text_model: a text tower of the model's space that reads the labels in place of the model's own, such as one in
             another language that mobileclip train distil_text has left: a file, or a folder with one.
-        template: the sentence that each label is put into, such as "a photo of a {}".
+        template: the sentence that each label is put into, such as "a photo of a {}"; several times for several, of
+            which a label has the mean.
+        cache: keep the embeddings of a hundred texts or more in the cache folder, up to a gigabyte of them, so that the
+            next call with the same model, labels and templates encodes the image alone.
         as_json: print one JSON object instead of lines.
     """
     from mobileclip.data.images.transform import load_image
-    from mobileclip.inference.image_text_model import require_labels
+    from mobileclip.inference.image_text_model import filled_in, require_labels
     from mobileclip.inference.loading import load
+    from mobileclip.inference.text_files import keep_on_disk
 
     require_labels(labels, template)
     require_file(image, "an image file")
     load_image(image)  # what cannot be read is said before weights are fetched
     if text_model is not None:
         require_checkpoint(text_model)
-    scores = model.load(partial(load, text_model=text_model)).classify(image, labels, template=template)
+    clip = model.load(partial(load, text_model=text_model))
+    if cache:
+        keep_on_disk(clip, filled_in(labels, template))
+    scores = clip.classify(image, labels, template=template)
     if as_json:
         say_json(scores)
         return

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
-import safetensors.torch
-import torch
-from torch import Tensor
 
-from mobileclip import storage
 from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.evaluation.candidates import Candidate
 from mobileclip.evaluation.datasets.content import hash_of
 from mobileclip.evaluation.encoding.features import Features
-from mobileclip.machine import raise_machine_fault
-from mobileclip.terminal import get_logger
-
-logger = get_logger(__name__)
+from mobileclip.inference.kept_files import SUFFIX, read_kept, write_kept
 
 # Raised whenever equal arguments begin to give other embeddings.
 _VERSION = 3
-_CHECKSUM, _HEADER = "sha256", "header"
 _NOT_A_NAME = re.compile(r"[^\w.+-]+")
 
 
@@ -57,55 +47,25 @@ class FeatureCache:
     def read(self, name: str, content: str) -> Features | None:
         """Return what was kept, to the bit, or None where it must be made.
 
-        The file is not mapped, which a bad disk would make a crash.
-
         Args:
             name: of the data, for people who look into the folder.
             content: what the features depend on beside the model.
         """
-        path = self._path(name, content)
-        if not path.exists():
+        kept = read_kept(self._path(name, content))
+        if kept is None:
             return None
-        try:
-            data = path.read_bytes()
-            described = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-            tensors, header = safetensors.torch.load(data), json.loads(described[_HEADER])
-            is_whole = _checksum(tensors, described[_HEADER]) == described[_CHECKSUM]
-            report = _report(header["report"])
-            features = Features(tensors=tensors, header=header["header"], report=report, is_kept=True)
-            wrong: object = "its content is not what was written"
-        except Exception as error:  # noqa: BLE001 - whatever is wrong, encoding it anew is right
-            raise_machine_fault(error)
-            is_whole, wrong = False, error
-        if is_whole:
-            return features
-        logger.warning("%s is damaged and made again: %s", path, wrong)
-        return None
+        tensors, text = kept
+        header = json.loads(text)
+        return Features(tensors=tensors, header=header["header"], report=_report(header["report"]), is_kept=True)
 
     def write(self, name: str, content: str, features: Features) -> None:
         """Keep what `read` returns."""
-        path = self._path(name, content)
-        tensors = {key: tensor.contiguous() for key, tensor in features.tensors.items()}
         text = json.dumps({"header": dict(features.header), "report": _report_values(features.report)})
-        data = safetensors.torch.save(tensors, {_HEADER: text, _CHECKSUM: _checksum(tensors, text)})
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with storage.atomic_write(path) as stream:
-                stream.write(data)
-        except OSError as error:
-            logger.warning("embeddings are not kept: %s", error)
+        write_kept(self._path(name, content), features.tensors, text)
 
     def _path(self, name: str, content: str) -> Path:
         key = hash_of([_VERSION, self.model, content])
-        return self.folder / self.weights_sha256[:16] / f"{_NOT_A_NAME.sub('-', name)[:80]}-{key[:16]}.safetensors"
-
-
-def _checksum(tensors: Mapping[str, Tensor], header: str) -> str:
-    digest = hashlib.sha256(header.encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        return self.folder / self.weights_sha256[:16] / f"{_NOT_A_NAME.sub('-', name)[:80]}-{key[:16]}{SUFFIX}"
 
 
 def _report_values(report: SkipReport) -> dict[str, Any]:

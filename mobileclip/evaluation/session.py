@@ -19,10 +19,11 @@ from mobileclip.evaluation.datasets.content import fingerprint, hash_of
 from mobileclip.evaluation.encoding.batch_size import find_batch_size
 from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize, Transform
 from mobileclip.evaluation.encoding.features import Features, extract_features
-from mobileclip.evaluation.encoding.inference import Encoders, KnownTexts, encoding_threads, fastest_form
+from mobileclip.evaluation.encoding.inference import Encoders, encoding_threads, fastest_form
 from mobileclip.evaluation.encoding.timing import machine_name
 from mobileclip.evaluation.metrics.classification import ensemble_prompts, fill_templates
 from mobileclip.extras import VERSION
+from mobileclip.inference.kept_texts import KeptTexts
 from mobileclip.inference.modes import evaluating
 from mobileclip.inference.text_towers import TextSide
 
@@ -55,7 +56,7 @@ class Session:
     cache: FeatureCache | None = attrs.field(default=None, kw_only=True)
     text_sides: tuple[TextSide, ...] = attrs.field(default=(), kw_only=True)
     _ready: ImageTextModel | None = attrs.field(default=None, init=False)
-    _known_texts: KnownTexts = attrs.field(factory=dict, init=False)
+    _known_texts: KeptTexts = attrs.field(factory=KeptTexts, init=False)
 
     @classmethod
     def of(

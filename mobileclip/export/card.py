@@ -43,6 +43,8 @@ def write_card(folder: Path, contract: Contract, report: Report, *, author: str,
 
 def _row(file: TowerFile, precision: str) -> str:
     takes = f"`{file.input_name}`: {file.input_dtype} {_shape(file.input_shape)}"
+    if file.lengths:
+        takes += f", and rows of {', '.join(map(str, file.lengths[:-1]))} that hold the text"
     gives = ", ".join(f"`{name}`: float32 {_shape(shape)}" for name, shape in file.outputs.items())
     return f"| `{file.file}` | {precision} | {takes} | {gives} |"
 

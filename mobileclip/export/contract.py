@@ -97,6 +97,15 @@ class FeatureMap:
         return feature_name(self.stage)
 
 
+def _are_lengths(instance: TowerFile, attribute: attrs.Attribute[tuple[int, ...]], lengths: tuple[int, ...]) -> None:
+    is_rising = all(one < next_one for one, next_one in zip((0, *lengths), lengths, strict=False))
+    if lengths and not (is_rising and lengths[-1:] == instance.input_shape[1:]):
+        raise ValueError(
+            f"{attribute.name} are {printable(lengths)}, expected rising numbers of ids, the last of them that of the "
+            "input's shape"
+        )
+
+
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class TowerFile:
     """One exported tower, or a classifier, which is a file of the image tower's kind that gives logits.
@@ -113,6 +122,8 @@ class TowerFile:
         float32: the layers that compute in float32 all the same, since the export would fail a gate otherwise.
             In int8, they compute in what all that is not quantised computes in: float16 in Core ML. Of `int8-weights`,
             those whose weights are stored in float32.
+        lengths: numbers of ids that a row of the text file may have, rising, that of the input's shape last; none where
+            that alone is taken. A host cuts the padding off its rows, down to the shortest that holds their texts.
         features: outputs behind the embeddings, in this order.
         backend: of ExecuTorch, where it is not XNNPACK.
         outside: operations that ExecuTorch computes itself, beside its backend.
@@ -127,6 +138,7 @@ class TowerFile:
     output_shape: tuple[int | None, ...] = attrs.field(validator=_is_shape)
     compute: Precision
     float32: tuple[str, ...] = ()
+    lengths: tuple[int, ...] = attrs.field(default=(), validator=_are_lengths, metadata=LEFT_OUT_AT_DEFAULT)
     features: tuple[FeatureMap, ...] = attrs.field(default=(), metadata=LEFT_OUT_AT_DEFAULT)
     backend: Backend | None = attrs.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
     outside: tuple[str, ...] = attrs.field(default=(), metadata=LEFT_OUT_AT_DEFAULT)

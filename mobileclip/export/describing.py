@@ -46,6 +46,7 @@ def tower_file(export: TowerExport, name: str, written: Written) -> TowerFile:
         output_shape=(batch, output_dim(export.encoder)),
         compute=written.compute,
         float32=tuple(sorted(export.fallback.layers)),
+        lengths=export.lengths,
         features=tuple(_feature_map(export, stage, batch) for stage in export.stages),
         backend=export.spec.backend if export.spec.lowered_only else None,
         outside=written.outside,

@@ -21,9 +21,10 @@ from mobileclip.export.layouts import fitted, layouts
 from mobileclip.export.places import places
 from mobileclip.export.spec import ExportSpec, Tower
 from mobileclip.export.targets import Target, targets
-from mobileclip.export.targets.base import require_able
+from mobileclip.export.targets.base import require_able, takes_lengths
 from mobileclip.export.towers.calibration import calibration_inputs
-from mobileclip.export.towers.graph import TowerExport
+from mobileclip.export.towers.graph import TowerExport, input_of
+from mobileclip.export.towers.lengths import lengths_of
 from mobileclip.export.verification.attempts import Attempts
 from mobileclip.export.verification.measured import Measured, measure_model, towers_of
 from mobileclip.export.verification.parity import Report
@@ -34,6 +35,7 @@ from mobileclip.inference.comparison.samples import Samples, bundled_samples
 from mobileclip.inference.forms import with_depthwise_convs, with_one_token
 from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.inference.loading import holds_weights
+from mobileclip.inputs import TextInput
 from mobileclip.reparam import reparameterize, with_children
 from mobileclip.tensor_files import file_sha256
 
@@ -170,12 +172,16 @@ def tower_export(
     text_dtype = layouts.resolve(spec.layout).text_dtype or target.text_dtype
     if tower == "text":
         inputs = inputs.to(getattr(torch, text_dtype))
+    lengths: tuple[int, ...] = ()
+    if isinstance(text := input_of(encoder), TextInput) and takes_lengths(target, spec):
+        lengths = lengths_of(encoder, text)
     return TowerExport(
         tower=tower,
         encoder=encoder_for(target, encoder, whole=tower == "image" and bool(spec.features)),
         spec=spec,
         calibration=inputs,
         text_dtype=text_dtype,
+        lengths=lengths,
     )
 
 

@@ -95,8 +95,8 @@ places.add(
         precisions=("float32", "float16", "int8-weights"),
         dynamic_batch=True,
         use="Serve the folder, and name it in transformers.js, with the dtype `fp32`, `fp16` or `q8`. The batch axis "
-        "is called `batch_size`: `session_options: { freeDimensionOverrides: { batch_size: 1 } }` fixes it, where a "
-        "unit wants fixed shapes.",
+        "is called `batch_size`, and that of texts of any length `sequence_length`: `session_options: { "
+        "freeDimensionOverrides: { batch_size: 1 } }` fixes it, where a unit wants fixed shapes.",
     ),
 )
 places.add(

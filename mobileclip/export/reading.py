@@ -96,6 +96,8 @@ def _check_towers(contract: Contract, path: Path) -> None:
                 f"{path} says that the {tower.tower} tower takes {tower.input_dtype} of shape {tower.input_shape} and "
                 f"gives {tower.output_shape}, which is not what it says of the model; export the model again"
             )
+        if tower.lengths and tower.tower != "text":
+            raise ValueError(f"{path} has lengths of texts of the {tower.tower} tower; export the model again")
         _check_features(tower, path)
 
 

@@ -19,7 +19,8 @@ from mobileclip.encoders.checks import check_images, check_tokens
 from mobileclip.export.contract import Contract, TowerFile
 from mobileclip.export.reading import check_file, read_contract
 from mobileclip.export.targets import Target, targets
-from mobileclip.export.targets.base import EXAMPLE_BATCH, Run, check_versions
+from mobileclip.export.targets.base import CPU, EXAMPLE_BATCH, Run, check_versions
+from mobileclip.export.towers.lengths import cut_to_length
 from mobileclip.export.written import TRUSTED, is_believed
 from mobileclip.inference.forms import PreparedTower, ReadyDualEncoder
 from mobileclip.inference.loading import openers
@@ -88,7 +89,8 @@ class ExportedTower(PreparedTower):
 
     Shape:
         images `(batch, 3, size, size)`, scaled and normalised as the model's transform does, or ids
-        `(batch, context_length)`, to `(batch, embedding_dim)`, float32 on the CPU.
+        `(batch, context_length)`, to `(batch, embedding_dim)`, float32 on the CPU. Padding of ids is cut off as far as
+        the file has lengths for it.
 
     Args:
         spec: of the tower that was exported.
@@ -129,7 +131,7 @@ class ExportedTower(PreparedTower):
         most = file.input_shape[0] or EXAMPLE_BATCH
         taken = torch.split(self._taken(inputs), most)
         try:
-            parts = [self._run(part.contiguous())[0] for part in taken]
+            parts = [self._run(self._cut(part).contiguous())[0] for part in taken]
         except Exception as error:
             raise_machine_fault(error)
             # The runtimes' errors have no base in common.
@@ -139,6 +141,12 @@ class ExportedTower(PreparedTower):
                 "are left, and ask again, or load the export anew"
             ) from error
         return torch.cat(parts).float()
+
+    def _cut(self, part: Tensor) -> Tensor:
+        """Return a batch without padding that the file need not see; graphics and neural units want one shape."""
+        lengths = self._opening.file.lengths if self._opening.device == CPU else ()
+        text = self._opening.contract.text
+        return part if text is None else cut_to_length(part, lengths, text.input)
 
     def _taken(self, inputs: Tensor) -> Tensor:
         """Return inputs as the file takes them."""

@@ -16,6 +16,7 @@ Towers = Literal["image", "text", "both"]
 Preprocess = Literal["host", "uint8", "float32", "picture"]
 InputDtype = Literal["float32", "uint8", "int32", "int64"]
 TextDtype = Literal["int32", "int64"]
+TextLengths = Literal["own", "full"]
 Backend = Literal["xnnpack", "coreml", "vulkan", "qnn"]
 
 
@@ -64,6 +65,8 @@ class ExportSpec:
             so on; of a ViT they are layers. None by default.
         image_size: side of the images, in pixels, where not the model's own; see `mobileclip.encoders.load_model`.
         context_length: ids per text, where fewer than the model's own.
+        text_lengths: `own` lets the text file take rows of 8, 16 and 32 ids too, where the tower is causal and the
+            target has it, so that a short text takes less time; `full` leaves the context length alone.
         converter: the Python of an environment with the target's own converter, where that cannot stand beside this
             library: that of `litert`. Other targets need none.
 
@@ -88,6 +91,7 @@ class ExportSpec:
     features: tuple[int, ...] = attrs.field(default=(), validator=_are_stages)
     image_size: int | None = None
     context_length: int | None = None
+    text_lengths: TextLengths = attrs.field(default="own", validator=validators.in_(get_args(TextLengths)))
     converter: Path | None = None
     backend: Backend | None = attrs.field(
         default=None, validator=validators.optional(validators.in_(get_args(Backend)))

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence, Sized
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mobileclip.encoders import DualEncoder
 from mobileclip.hardware.threads import threads_or_default, torch_threads
 from mobileclip.inference import by_length, prepared
 from mobileclip.inference.batching import encode_each
 from mobileclip.inference.forms import MOST_IMAGES_ON_CPU, ReadyDualEncoder
+from mobileclip.inference.kept_texts import KeptTexts, state_of
 from mobileclip.inference.text_towers import TextSide, routed, with_text_tower
 from mobileclip.progress import Progress
 from mobileclip.strict import repeated
@@ -63,28 +66,37 @@ class ImageTextModel:
         self.text_towers = tuple(text_towers)
         self.text_sides = tuple(map(TextSide.of, (model, *(with_text_tower(model, one) for one in text_towers))))
         self.tokenizer = self.text_sides[0].tokenizer
+        self.kept_texts = KeptTexts()
 
     def classify(
-        self, image: ImageSource, labels: Sequence[str], *, template: str = "{}", batch_size: int = 64
+        self,
+        image: ImageSource,
+        labels: Sequence[str],
+        *,
+        template: str | Sequence[str] = "{}",
+        batch_size: int = 64,
     ) -> dict[str, float]:
         """Return how probable each label is for an image, the most probable first.
 
-        `softmax(similarity_scale * cosine(image, label))` over the labels, with that of the model.
+        `softmax(similarity_scale * cosine(image, label))` over the labels, with that of the model. Embeddings of labels
+        are kept in memory: the next picture with the same labels takes the image tower alone.
 
         Args:
             image: a Pillow image, a path, the bytes of a file, an open file or an array; see `load_image`.
             labels: texts to choose among, at least one, no two equal.
-            template: the sentence that each label is put into, such as `a photo of a {}`.
+            template: the sentence that each label is put into, such as `a photo of a {}`; of several, a label has the
+                mean of its unit-length embeddings.
             batch_size: texts encoded at once.
 
         Raises:
-            ValueError: if there are no labels, two are equal, or the template has no place for the label.
+            ValueError: if there are no labels, two are equal, or a template has no place for the label.
             ImageError: if the image cannot be read.
 
         Source: Radford et al., "Learning Transferable Visual Models", section 3.1.
         """
         require_labels(labels, template)
-        texts = self.encode_text([template.replace("{}", label) for label in labels], batch_size=batch_size)
+        rows = self.encode_text(filled_in(labels, template), batch_size=batch_size, keep=True)
+        texts = F.normalize(rows.reshape(len(labels), -1, rows.shape[1]).mean(1), dim=-1)
         logits = self.model.similarity_scale.detach().float().cpu() * self.encode_image([image]) @ texts.T
         probabilities = logits[0].softmax(-1).tolist()
         return dict(sorted(zip(labels, probabilities, strict=True), key=lambda pair: -pair[1]))
@@ -146,7 +158,13 @@ class ImageTextModel:
             return torch.cat([ready.encode_image(part, normalize=normalize).float().cpu() for part in inputs])
 
     def encode_text(
-        self, texts: str | Sequence[str], *, normalize: bool = True, batch_size: int = 64, progress: bool = False
+        self,
+        texts: str | Sequence[str],
+        *,
+        normalize: bool = True,
+        batch_size: int = 64,
+        progress: bool = False,
+        keep: bool = False,
     ) -> Tensor:
         """Return the embeddings of one text or several.
 
@@ -158,10 +176,20 @@ class ImageTextModel:
             normalize: whether embeddings are scaled to unit length.
             batch_size: texts encoded at once.
             progress: whether to show a bar with the rate and the time left.
+            keep: whether embeddings are kept in memory, up to 256 MiB of them, and those that are there already are
+                taken from there: for texts that come again. Weights that change meanwhile are noticed.
         """
         several = [texts] if isinstance(texts, str) else list(texts)
         if not several:
             return torch.zeros(0, self.model.spec.image.embedding_dim)
+        if not keep:
+            return self._encoded(several, normalize=normalize, batch_size=batch_size, progress=progress)
+        encode = partial(self._encoded, normalize=False, batch_size=batch_size, progress=progress)
+        rows = self.kept_texts.embeddings(several, encode, of=state_of(self.text_sides))
+        return F.normalize(rows, dim=-1) if normalize else rows
+
+    def _encoded(self, several: list[str], *, normalize: bool, batch_size: int, progress: bool) -> Tensor:
+        """Return the embeddings of texts, each by the tower that knows more of it."""
         numbers = routed(several, self.text_sides)
         parts = [
             self._of_side(
@@ -217,12 +245,18 @@ class ImageTextModel:
         return torch.stack(rows) if rows else torch.zeros(0, self.model.spec.image.embedding_dim)
 
 
-def require_labels(labels: Sequence[str], template: str) -> None:
+def filled_in(labels: Sequence[str], template: str | Sequence[str]) -> list[str]:
+    """Return every label in every template, those of the first label first."""
+    templates = [template] if isinstance(template, str) else template
+    return [one.replace("{}", label) for label in labels for one in templates]
+
+
+def require_labels(labels: Sequence[str], template: str | Sequence[str]) -> None:
     """Refuse texts that nothing can be chosen among.
 
     Args:
         labels: at least one, no two equal, none blank.
-        template: with a place for a label.
+        template: with a place for a label; or several.
 
     Raises:
         ValueError: if they are not.
@@ -233,5 +267,9 @@ def require_labels(labels: Sequence[str], template: str) -> None:
         raise ValueError("a label is blank; expected texts to choose among")
     if twice := repeated(labels):
         raise ValueError(f"labels are given twice: {', '.join(twice[:5])}")
-    if "{}" not in template:
-        raise ValueError(f"the template {template!r} has no {{}} for the label, as in 'a photo of a {{}}'")
+    templates = [template] if isinstance(template, str) else template
+    if not templates:
+        raise ValueError("there is no template; leave template out for the labels alone, or give 'a photo of a {}'")
+    for one in templates:
+        if "{}" not in one:
+            raise ValueError(f"the template {one!r} has no {{}} for the label, as in 'a photo of a {{}}'")

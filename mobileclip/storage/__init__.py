@@ -37,7 +37,7 @@ from mobileclip.storage.listing import find_files, find_sizes, is_hidden, list_f
 from mobileclip.storage.outputs import holds_anything, require_output, require_output_folder
 from mobileclip.storage.printable import printable, without_secrets
 from mobileclip.storage.reach import connect as connect, public_hosts_only as public_hosts_only  # for the house
-from mobileclip.storage.state import state_folder
+from mobileclip.storage.state import cache_folder, state_folder
 
 __all__ = [
     "LOCK",
@@ -49,6 +49,7 @@ __all__ = [
     "atomic_folder",
     "atomic_path",
     "atomic_write",
+    "cache_folder",
     "check_address",
     "content_hash",
     "content_hashes",

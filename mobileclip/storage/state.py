@@ -1,4 +1,4 @@
-"""What this machine remembers of what its user did, where systems keep such things."""
+"""What this machine remembers for its user, where systems keep such things."""
 
 from __future__ import annotations
 
@@ -21,3 +21,17 @@ def state_folder() -> Path | None:
     except RuntimeError:
         return None
     return home / ".local" / "state" / "mobileclip" if home.is_absolute() else None
+
+
+def cache_folder() -> Path | None:
+    """Return the user's folder of what can be made again, which need not be there; None where there is no user.
+
+    `XDG_CACHE_HOME/mobileclip`, by default in `~/.cache`.
+
+    Source: the XDG Base Directory Specification.
+    """
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        return (Path(given) if given else Path.home() / ".cache") / "mobileclip"
+    except RuntimeError:
+        return None

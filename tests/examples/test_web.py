@@ -135,7 +135,7 @@ def test_resizing_and_tokens_are_those_of_python(dist, tmp_path):
     write_values(tmp_path)
     tested = run_npm(dist.parent, "test", environment=os.environ | {"MOBILECLIP_VALUES": str(tmp_path)})
     assert tested.returncode == 0, tested.stdout
-    assert "# pass 57" in tested.stdout
+    assert "# pass 58" in tested.stdout
 
 
 @pytest.mark.parametrize(

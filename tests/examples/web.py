@@ -74,7 +74,9 @@ def write_values(folder):
     (folder / "resampled.json").write_text(json.dumps(resampled()))
     (folder / "composited.json").write_text(json.dumps(composited()))
     (folder / "inputs.json").write_text(json.dumps(inputs()))
-    (folder / "tokens.json").write_text(json.dumps([clip_tokens(), *(own_tokens(folder, kind) for kind in KINDS)]))
+    (folder / "tokens.json").write_text(
+        json.dumps([clip_tokens(), of_lengths(clip_tokens()), *(own_tokens(folder, kind) for kind in KINDS)])
+    )
 
 
 def resampled():
@@ -171,6 +173,18 @@ def rows_of(name, contract, texts):
         },
         "rows": [{"text": text, "ids": whole.encode(text).ids} for text in texts],
     }
+
+
+def of_lengths(case):
+    """The same texts for a file that takes shorter rows too."""
+    contract = {**case["contract"], "lengths": [8, 16, case["contract"]["contextLength"]]}
+
+    def cut(ids):
+        return ids[: next(length for length in contract["lengths"] if length > ids.index(contract["endId"]))]
+
+    rows = [{**row, "ids": cut(row["ids"])} for row in case["rows"]]
+    assert {len(row["ids"]) for row in rows} == set(contract["lengths"])
+    return {**case, "name": f"{case['name']}, of several lengths", "contract": contract, "rows": rows}
 
 
 def as_base64(array):

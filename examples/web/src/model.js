@@ -46,7 +46,8 @@ export async function openModel(contract, files, backend) {
     threads: backend === "wasm" ? threads : 0,
     async embed(tower, input) {
       const { inputName, outputName, dtype, shape } = contract[tower];
-      const outputs = await sessions[tower].run({ [inputName]: new runtime.Tensor(dtype, input, shape) });
+      const given = tower === "text" ? [1, input.length] : shape;
+      const outputs = await sessions[tower].run({ [inputName]: new runtime.Tensor(dtype, input, given) });
       const embedding = outputs[outputName].data.slice();
       outputs[outputName].dispose();
       return embedding;

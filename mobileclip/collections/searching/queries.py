@@ -107,7 +107,7 @@ def nearest_matches(
 
 
 def _of_texts(clip: Callable[[], ImageTextModel], texts: Sequence[str]) -> list[Vector]:
-    return list(clip().encode_text(list(texts)).numpy()) if texts else []
+    return list(clip().encode_text(list(texts), keep=True).numpy()) if texts else []
 
 
 def _of_picture(clip: ImageTextModel, picture: Picture, *, reduced: bool) -> Vector:

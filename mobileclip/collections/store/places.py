@@ -26,14 +26,12 @@ def indexes_folder() -> Path:
     Raises:
         ValueError: if this user has no home either, as in containers that run as a number.
     """
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    try:
-        cache = Path(given) if given else Path.home() / ".cache"
-    except RuntimeError:
+    cache = storage.cache_folder()
+    if cache is None:
         raise ValueError(
             "this user has no home folder to keep the index in; name a folder for it with --index FOLDER, or set HOME"
-        ) from None
-    return cache / "mobileclip" / "indexes"
+        )
+    return cache / "indexes"
 
 
 def default_index(inputs: Sequence[str]) -> Path:

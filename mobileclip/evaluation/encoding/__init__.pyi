@@ -10,7 +10,6 @@ from .embedding import (
 from .features import Features as Features, extract_features as extract_features, num_images as num_images
 from .inference import (
     Encoders as Encoders,
-    KnownTexts as KnownTexts,
     encoding_threads as encoding_threads,
     fastest_form as fastest_form,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Protocol, TypeGuard, TypeVar
 
 import attrs
@@ -18,6 +19,7 @@ from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize, T
 from mobileclip.inference import by_length, prepared
 from mobileclip.inference.batching import encode_each
 from mobileclip.inference.forms import MOST_IMAGES_ON_CPU, ReadyDualEncoder
+from mobileclip.inference.kept_texts import KeptTexts
 from mobileclip.inference.text_towers import TextSide, routed
 from mobileclip.inputs import TextInput
 from mobileclip.progress import Progress
@@ -27,9 +29,6 @@ from mobileclip.terminal import console
 _MOST_TEXTS_ON_CPU = 16
 # These take seconds.
 _FEW_TEXTS = 256
-
-# Embeddings `(dim,)`, float32 on the CPU, by text.
-KnownTexts = dict[str, Tensor]
 
 
 class Keyed(Protocol):
@@ -73,7 +72,7 @@ class Encoders:
     batch_size: int
     num_threads: int | None
     show_progress: bool
-    known_texts: KnownTexts
+    known_texts: KeptTexts
     threads: EncodingThreads | None = None
     text_sides: tuple[TextSide, ...] = ()
 
@@ -172,11 +171,8 @@ class Encoders:
         """
         if not texts:
             raise ValueError("there are no texts to embed")
-        new = [text for text in dict.fromkeys(texts) if text not in self.known_texts]
-        if new:
-            rows = self._encode_new(new, show_progress=self.show_progress if show_progress is None else show_progress)
-            self.known_texts.update(zip(new, rows, strict=True))
-        return torch.stack([self.known_texts[text] for text in texts])
+        shown = self.show_progress if show_progress is None else show_progress
+        return self.known_texts.embeddings(texts, partial(self._encode_new, show_progress=shown))
 
     def _encode_new(self, distinct: list[str], *, show_progress: bool) -> Tensor:
         """Return the embeddings of texts, each by the tower that knows more of it."""

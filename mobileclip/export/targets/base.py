@@ -60,6 +60,10 @@ class Target(Protocol):
         """Whether its files can take pictures of any size, and resize them as the library does."""
 
     @property
+    def cuts_texts(self) -> bool:
+        """Whether its text files can take rows of several lengths; a target that does not say so cannot."""
+
+    @property
     def prefers_depthwise(self) -> bool:
         """Whether its runtime is faster at depthwise convolutions than at those of several outputs per channel."""
 
@@ -125,6 +129,7 @@ class Format:
     text_dtype: TextDtype = "int64"
     precisions: tuple[Precision, ...] = ("float32", "float16")
     resizes: bool = False
+    cuts_texts: bool = False
     prefers_depthwise: bool = False
     runtime: str = ""
     vouched: bool = False
@@ -159,6 +164,11 @@ def require_able(target: Target, spec: ExportSpec) -> None:
             "the host, or another target"
         )
     target.elsewhere(spec)
+
+
+def takes_lengths(target: Target, spec: ExportSpec) -> bool:
+    """Return whether text files take rows of several lengths, as far as target and spec say."""
+    return spec.text_lengths == "own" and not spec.lowered_only and bool(getattr(target, "cuts_texts", False))
 
 
 class NotRunHereError(ValueError):

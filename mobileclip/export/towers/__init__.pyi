@@ -15,5 +15,6 @@ from .graph import (
     output_dim as output_dim,
     with_end as with_end,
 )
+from .lengths import cut_to_length as cut_to_length, lengths_of as lengths_of
 from .resizing import resized as resized
 from .weights import RoundedWeight as RoundedWeight, round_weight as round_weight

@@ -19,6 +19,7 @@ from mobileclip.export.layouts import layouts
 from mobileclip.export.spec import ExportSpec, InputDtype, TextDtype, Tower
 from mobileclip.export.towers.attention import set_attention
 from mobileclip.export.towers.fallback import Fallback, keep_in_float32
+from mobileclip.export.towers.lengths import SHORTEST
 from mobileclip.export.towers.resizing import resized, sides_of_pictures
 from mobileclip.inference.forms.one_token import fused_attention
 from mobileclip.inputs import ImageInput, TextInput
@@ -111,7 +112,8 @@ class TextGraph(nn.Module):
     """Encode token ids, ended where the layout's host cuts their end; normalise the embeddings where asked.
 
     Shape:
-        `(batch, context_length)`, integers, to `(batch, embedding_dim)`, float32.
+        `(batch, context_length)`, or fewer where no token sees a later one, integers, to `(batch, embedding_dim)`,
+        float32.
 
     Args:
         encoder: a folded text tower.
@@ -159,6 +161,7 @@ class TowerExport:
         calibration: a batch of inputs, as the exported file takes them, that ranges of int8 are found with; empty where
             there are none to find.
         text_dtype: what token ids come in as.
+        lengths: of texts that the file takes, the context length last; none for that alone.
         fallback: layers that stay in float32. In the graph, their names begin with `encoder.`.
         model: what the model is called in the names of files.
         notes: what a file says of itself, where its format has a place for it: name, author, licence and contract.
@@ -170,6 +173,7 @@ class TowerExport:
     spec: ExportSpec
     calibration: Tensor
     text_dtype: TextDtype = "int64"
+    lengths: tuple[int, ...] = ()
     fallback: Fallback = Fallback()
     model: str = "mobileclip"
     notes: Mapping[str, str] = attrs.field(factory=dict)
@@ -242,7 +246,7 @@ class TowerExport:
         return cast("T", self.converted[key])
 
     def program(self, dtype: torch.dtype) -> torch.export.ExportedProgram:
-        """Return the graph as torch.export sees it, with a batch of one or of any size."""
+        """Return the graph as torch.export sees it, with a batch of one or of any size, and texts of any length."""
         return self.program_of(self.graph(dtype))
 
     def program_of(self, graph: nn.Module, *, largest_batch: int | None = None) -> torch.export.ExportedProgram:
@@ -258,4 +262,6 @@ class TowerExport:
         sides = {0: torch.export.Dim("batch", max=largest_batch)} if self.spec.dynamic_batch else {}
         if self.takes_any_size:
             sides |= sides_of_pictures()
+        if self.lengths:
+            sides |= {1: torch.export.Dim("tokens", min=SHORTEST, max=self.lengths[-1])}
         return torch.export.export(graph, (example,), dynamic_shapes=(sides,) if sides else None, strict=False)

@@ -10,6 +10,7 @@ from .parity import (
     gates_of as gates_of,
 )
 from .verify import (
+    check_lengths as check_lengths,
     check_resizing as check_resizing,
     read_report as read_report,
     report_of_none as report_of_none,

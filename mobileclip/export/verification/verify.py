@@ -19,6 +19,7 @@ from mobileclip.export.spec import Tower
 from mobileclip.export.targets import Target
 from mobileclip.export.targets.base import EXAMPLE_BATCH, Run
 from mobileclip.export.towers.graph import as_taken
+from mobileclip.export.towers.lengths import cut_to_length
 from mobileclip.export.verification.measured import Measured, Outputs, read_measured
 from mobileclip.export.verification.parity import (
     Gate,
@@ -30,12 +31,14 @@ from mobileclip.export.verification.parity import (
     gates_of,
 )
 from mobileclip.hardware.precision import Precision
-from mobileclip.inputs import ImageInput
+from mobileclip.inference.comparison.measuring import LEAST_COSINE
+from mobileclip.inference.forms import by_length
+from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.machine import raise_machine_fault
 from mobileclip.progress import track
 from mobileclip.storage import printable, read_bytes
 
-_LEAST_COSINE = 0.99  # between a picture that a file resizes, and the same that the library does
+_LEAST_RESIZED = 0.99  # between a picture that a file resizes, and the same that the library does
 _NUM_RESIZED = 4
 
 
@@ -119,6 +122,9 @@ def run_tower(
         check_resizing(run, measured.inputs["image"], contract.image.input, folder / tower.file)
     batch = tower.input_shape[0] or EXAMPLE_BATCH
     parts = torch.split(inputs, batch)
+    if contract.text is not None and tower.lengths:
+        check_lengths(run, inputs, contract.text.input, tower, folder / tower.file)
+        parts = tuple(cut_to_length(part, tower.lengths, contract.text.input) for part in parts)
     shown = track(parts, total=len(parts), title=f"running {tower.file}", unit="batches", shown=show_progress)
     batches = (_given(run, part.contiguous(), folder / tower.file, tower, contract) for part in shown)
     return Outputs.of_batches(batches, [one.stage for one in tower.features])
@@ -143,25 +149,47 @@ def check_resizing(run: Run, crops: Tensor, image: ImageInput, path: Path) -> No
         host = torch.from_numpy(pixels).movedim(-1, 0).contiguous()
         inside, outside = (run(one[None])[0].float() for one in (picture, host))
         cosine = float(F.cosine_similarity(inside, outside).min())
-        if not cosine >= _LEAST_COSINE:
+        if not cosine >= _LEAST_RESIZED:
             raise ValueError(
                 f"{path} resizes pictures otherwise than the library does: of a picture of {picture.shape[2]} x "
                 f"{picture.shape[1]} pixels, its embedding and that of what the library makes of it have a cosine of "
-                f"{cosine:.4f}, expected {_LEAST_COSINE} or more; export with --set preprocess=uint8, and resize in "
+                f"{cosine:.4f}, expected {_LEAST_RESIZED} or more; export with --set preprocess=uint8, and resize in "
                 "the host"
+            )
+
+
+def check_lengths(run: Run, tokens: Tensor, text: TextInput, tower: TowerFile, path: Path) -> None:
+    """Make sure that a file gives one embedding of a text, whichever of its lengths the row has.
+
+    Args:
+        run: the file.
+        tokens: `(texts, context_length)`, as the file takes them; the longest is tried, cut in front of its end.
+        text: what the model takes.
+        tower: what the contract says of the file.
+        path: of the file, for the message.
+
+    Raises:
+        ValueError: if the embeddings of a text differ more than the precision explains, or a length cannot be run.
+    """
+    longest = tokens[by_length(tokens, text)[-1:]]
+    for length in tower.lengths[:-1]:
+        row = torch.full_like(longest, text.pad_id)
+        row[:, :length] = longest[:, :length]
+        row[:, length - 1] = text.end_id
+        whole, cut = (_run_or_refuse(run, one, path)[0].float() for one in (row, row[:, :length].contiguous()))
+        cosine = float(F.cosine_similarity(cut, whole))
+        # What leaves the range of its precision is for the gates.
+        if whole.isfinite().all() and not cosine >= LEAST_COSINE[tower.compute]:
+            raise ValueError(
+                f"{path} gives another embedding of a text in a row of {length} ids than in one of {row.shape[1]}: "
+                f"their cosine is {cosine:.4f}, expected {LEAST_COSINE[tower.compute]} or more; export with --set "
+                "text-lengths=full"
             )
 
 
 def _given(run: Run, inputs: Tensor, path: Path, tower: TowerFile, contract: Contract) -> tuple[Tensor, ...]:
     """Return what a file gives for one batch, if that is what the contract says."""
-    try:
-        outputs = run(inputs)
-    except Exception as error:
-        raise_machine_fault(error)
-        # The runtimes' errors have no base in common.
-        raise ValueError(
-            f"{path} cannot be run ({type(error).__name__}: {printable(error)}); export the model again"
-        ) from error
+    outputs = _run_or_refuse(run, inputs, path)
     found = [tuple(one.shape[1:]) for one in outputs]
     expected = [(contract.output_dim,), *(one.shape[1:] for one in tower.features)]
     if found != expected:
@@ -170,6 +198,17 @@ def _given(run: Run, inputs: Tensor, path: Path, tower: TowerFile, contract: Con
             "model again"
         )
     return outputs
+
+
+def _run_or_refuse(run: Run, inputs: Tensor, path: Path) -> tuple[Tensor, ...]:
+    try:
+        return run(inputs)
+    except Exception as error:
+        raise_machine_fault(error)
+        # The runtimes' errors have no base in common.
+        raise ValueError(
+            f"{path} cannot be run ({type(error).__name__}: {printable(error)}); export the model again"
+        ) from error
 
 
 def report_on(

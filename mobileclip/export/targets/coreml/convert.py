@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from mobileclip.export.towers.graph import TowerExport
+from mobileclip.export.towers.lengths import SHORTEST
 from mobileclip.terminal.silence import SILENCING
 
 # Core ML wants a bound on everything that may vary.
@@ -52,12 +53,19 @@ def convert(program: torch.export.ExportedProgram, tower: TowerExport, path: Pat
         if tower.spec.precision == "int8":
             precision = coremltools.transform.FP16ComputePrecision(op_selector=_becomes_half)
         batch = coremltools.RangeDim(1, LARGEST_BATCH, default=1) if tower.spec.dynamic_batch else 1
-        shape = (batch, *tower.input_shape)
+        shape: Any = coremltools.Shape((batch, *tower.input_shape))
+        if tower.lengths and tower.spec.dynamic_batch:
+            longest = tower.lengths[-1]
+            shape = coremltools.Shape((batch, coremltools.RangeDim(SHORTEST, longest, default=longest)))
+        elif tower.lengths:
+            # Each of them runs on the Neural Engine; of a range, the default alone.
+            shapes = [(1, length) for length in tower.lengths]
+            shape = coremltools.EnumeratedShapes(shapes, default=shapes[-1])
         if takes_picture:
             taken = coremltools.ImageType(name=tower.input_name, shape=shape, color_layout=coremltools.colorlayout.RGB)
         else:
             dtype = np.dtype(tower.input_dtype).type
-            taken = coremltools.TensorType(name=tower.input_name, shape=coremltools.Shape(shape), dtype=dtype)
+            taken = coremltools.TensorType(name=tower.input_name, shape=shape, dtype=dtype)
         with _norms_in_their_type():
             model = coremltools.convert(
                 program.run_decompositions({}),

@@ -40,6 +40,7 @@ class CoreMLTarget(Format):
     libraries: tuple[str, ...] = ("coremltools",)
     text_dtype: TextDtype = "int32"
     precisions: tuple[Precision, ...] = ("float32", "float16", "int8")
+    cuts_texts: bool = True
     runtime: str = "Core ML"
 
     def check(self) -> None:

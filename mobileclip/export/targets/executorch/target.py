@@ -36,6 +36,7 @@ class ExecuTorchTarget(Format):
     suffix: str = ".pte"
     libraries: tuple[str, ...] = ("executorch",)
     precisions: tuple[Precision, ...] = ("float32", "float16", "int8")
+    cuts_texts: bool = True
     runtime: str = "executorch"
 
     def check(self) -> None:

@@ -39,6 +39,7 @@ _PROVIDERS = {
     "openvino": "OpenVINOExecutionProvider",
 }
 _LOG_ERRORS_ONLY = 3
+_IMAGE_AXES, _TEXT_AXES = ("batch_size", "channels", "height", "width"), ("batch_size", "sequence_length")
 _MOST_BYTES = 2**31 - 1
 
 
@@ -56,6 +57,7 @@ class OnnxTarget(Format):
     libraries: tuple[str, ...] = ("onnx", "onnxruntime")
     precisions: tuple[Precision, ...] = PRECISIONS
     resizes: bool = True
+    cuts_texts: bool = True
     prefers_depthwise: bool = True
     runtime: str = "onnxruntime"
     vouched: bool = True
@@ -91,7 +93,7 @@ class OnnxTarget(Format):
             del node.metadata_props[:]
             node.doc_string = ""
         onnx.helper.set_model_props(model, dict(tower.notes))
-        _name_axes(model, ("batch_size", "channels", "height", "width"))
+        _name_axes(model, _TEXT_AXES if tower.tower == "text" else _IMAGE_AXES)
         onnx.save_model(model, path)
         stored_alone = ("bfloat16", "int8-weights")
         return Written(compute="float32" if tower.spec.precision in stored_alone else tower.spec.precision)
@@ -107,6 +109,8 @@ class OnnxTarget(Format):
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _LOG_ERRORS_ONLY
         options.intra_op_num_threads, options.inter_op_num_threads = threads_or_default(num_threads), 1
+        if tower.lengths and device != CPU:
+            options.add_free_dimension_override_by_name(_TEXT_AXES[1], tower.lengths[-1])
         try:
             session = onnxruntime.InferenceSession(data, options, providers=list(wanted))
         except Exception as error:

@@ -13,6 +13,7 @@ from mobileclip.export.contract import TowerFile
 from mobileclip.export.targets.base import CPU, Format, Run, Written, device_called
 from mobileclip.export.targets.openvino.int8 import quantized, with_eight_bits
 from mobileclip.export.towers.graph import TowerExport
+from mobileclip.export.towers.lengths import SHORTEST
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import PRECISIONS, Precision, dtype_of
 from mobileclip.hardware.threads import threads_or_default
@@ -39,6 +40,7 @@ class OpenVINOTarget(Format):
     suffix: str = ".xml"
     libraries: tuple[str, ...] = ("openvino", "nncf")
     precisions: tuple[Precision, ...] = PRECISIONS
+    cuts_texts: bool = True
     prefers_depthwise: bool = True
     runtime: str = "openvino"
 
@@ -58,7 +60,7 @@ class OpenVINOTarget(Format):
         precision = tower.spec.precision
         model = converted(tower.program(dtype_of("float32" if precision.startswith("int8") else precision)))
         batch = -1 if tower.spec.dynamic_batch else 1
-        model.reshape([batch, *tower.input_shape])
+        model.reshape([batch, (SHORTEST, *tower.input_shape)] if tower.lengths else [batch, *tower.input_shape])
         for output, name in zip(model.outputs, tower.output_names, strict=True):
             output.get_tensor().set_names({name})
         if precision == "int8":
@@ -78,6 +80,8 @@ class OpenVINOTarget(Format):
         if able not in core.get_property(place, "OPTIMIZATION_CAPABILITIES"):
             hint = _WIDEST
         model = _read(core, path)
+        if tower.lengths and place != _PROCESSOR:
+            model.reshape([tower.input_shape[0] or -1, tower.lengths[-1]])
         options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint}
         if place == _PROCESSOR:
             options |= {**PROCESSOR_OPTIONS, "INFERENCE_NUM_THREADS": threads_or_default(num_threads)}

@@ -35,6 +35,7 @@ class TorchTarget(Format):
     suffix: str = ".pt2"
     libraries: tuple[str, ...] = ("torch",)
     precisions: tuple[Precision, ...] = ("float32", "float16", "bfloat16", "int8")
+    cuts_texts: bool = True
     prefers_depthwise: bool = True
     runtime: str = "torch"
     concurrent: bool = True

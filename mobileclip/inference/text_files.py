@@ -1,0 +1,77 @@
+"""Embeddings of texts kept on the disk, for the next process that asks the same model for them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mobileclip import storage
+from mobileclip.encoders import TextEncoderSpec
+from mobileclip.extras import VERSION
+from mobileclip.inference.image_text_model import ImageTextModel
+from mobileclip.inference.kept_files import SUFFIX, make_room, read_kept, write_kept
+from mobileclip.inference.kept_texts import state_of
+from mobileclip.serialization import to_json
+from mobileclip.tensor_files.weights import weights_sha256
+
+WORTH_A_FILE = 100
+"""Texts whose embeddings take longer than telling the model from every other one."""
+
+MOST_FILE_BYTES = 2**30
+"""Of all files of texts."""
+
+_TENSOR, _FORMAT = "text", 1
+
+
+def keep_on_disk(clip: ImageTextModel, texts: Sequence[str], *, most_bytes: int = MOST_FILE_BYTES) -> None:
+    """Let a model keep the embeddings of texts, from a file where one is there; otherwise they are encoded and written.
+
+    Few texts take less time than looking. Files are in the user's cache, of `XDG_CACHE_HOME`: one for each model and
+    list of texts, up to a gigabyte together. A damaged one is made again.
+
+    Args:
+        clip: the model.
+        texts: that it is going to be asked for.
+        most_bytes: of all files; those that were not used for longest make room.
+    """
+    distinct, cache = list(dict.fromkeys(texts)), storage.cache_folder()
+    if len(distinct) < WORTH_A_FILE or cache is None:
+        return
+    folder = cache / "texts"
+    path = folder / f"{_identity(clip, distinct)}{SUFFIX}"
+    rows = _of_file(path, (len(distinct), clip.model.spec.text.embedding_dim))
+    if rows is None:
+        rows = clip.encode_text(distinct, normalize=False, keep=True, progress=True)
+        write_kept(path, {_TENSOR: rows}, "")
+        make_room(folder, most_bytes)
+        return
+    with suppress(OSError):
+        os.utime(path)
+    known = dict(zip(distinct, rows, strict=True))
+    clip.kept_texts.embeddings(
+        distinct, lambda new: torch.stack([known[text] for text in new]), of=state_of(clip.text_sides)
+    )
+
+
+def _of_file(path: Path, shape: tuple[int, int]) -> Tensor | None:
+    kept = read_kept(path)
+    rows = None if kept is None else kept[0].get(_TENSOR)
+    fits = rows is not None and rows.shape == shape and rows.dtype == torch.float32
+    return rows if fits else None
+
+
+def _identity(clip: ImageTextModel, texts: list[str]) -> str:
+    """Return a name for what embeddings depend on: the text towers, as they compute, and the texts."""
+    towers = [side.model.text_encoder for side in clip.text_sides]
+    weights = [weights_sha256(tower.state_dict()) for tower in towers]
+    specs = [to_json(side.model.spec.text, unstructure_as=TextEncoderSpec) for side in clip.text_sides]
+    taught = [hashlib.sha256(repr(getattr(tower, "taught", None)).encode()).hexdigest() for tower in towers]
+    parts = [_FORMAT, VERSION, type(clip.model).__name__, weights, specs, taught, texts]
+    return hashlib.sha256(json.dumps(parts).encode("utf-8", errors="surrogatepass")).hexdigest()[:40]
