@@ -21,6 +21,7 @@ BENCHMARKS = {
     "models": "ModelBenchSpec",
     "latency": "LatencyBenchSpec",
     "runtimes": "RuntimesBenchSpec",
+    "roofline": "RooflineBenchSpec",
     "exports": "ExportsBenchSpec",
     "train": "TrainBenchSpec",
     "loss": "LossBenchSpec",
