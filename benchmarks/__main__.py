@@ -22,6 +22,7 @@ BENCHMARKS = {
     "latency": "LatencyBenchSpec",
     "runtimes": "RuntimesBenchSpec",
     "quantization": "QuantizationBenchSpec",
+    "roofline": "RooflineBenchSpec",
     "exports": "ExportsBenchSpec",
     "train": "TrainBenchSpec",
     "loss": "LossBenchSpec",

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from benchmarks.rivals import Tower
 from mobileclip.export import ExportSpec, targets
 from mobileclip.export.describing import tower_file
-from mobileclip.export.export import encoder_for
-from mobileclip.export.towers.graph import TowerExport
+from mobileclip.export.export import tower_export
+from mobileclip.export.towers.graph import TowerExport, input_of
+from mobileclip.export.towers.lengths import cut_to_length
 from mobileclip.hardware.precision import Precision
+from mobileclip.inputs import TextInput
 
 Runtime = Literal["onnxruntime", "openvino", "openvino_bf16"]
 _CHOICES: dict[Runtime, tuple[str, Precision]] = {
@@ -62,7 +64,7 @@ def exported(
         tower: which tower it is.
         runtime: which runtime.
         batch_size: images or texts per call; more than one goes into a file that takes batches of any size.
-        rival: the release's tower, to export in place of `mine`.
+        rival: the release's tower, to export in place of `mine`, which takes texts of the whole context alone.
         folder: of the exported file; it is made.
     """
     name, precision = _CHOICES[runtime]
@@ -71,12 +73,14 @@ def exported(
     spec = ExportSpec(
         out=folder, target=name, tower=tower, precision=precision, dynamic_batch=batch_size > 1, normalize=False
     )
-    inputs = torch.empty(0)
-    if rival is None:
-        export = TowerExport(tower=tower, encoder=encoder_for(target, mine), spec=spec, calibration=inputs)
-    else:
-        export = RivalExport(tower=tower, encoder=mine, spec=spec, calibration=inputs, rival=rival)
+    export = tower_export(tower, mine, spec, target, calibration=None)
+    if rival is not None:
+        no_inputs = torch.empty(0)
+        export = RivalExport(tower=tower, encoder=mine, spec=spec, calibration=no_inputs, rival=rival)
     folder.mkdir(parents=True)
     path = folder / f"{tower}{target.suffix}"
-    run = target.open(path, tower_file(export, path.name, target.export(export, path)))
+    file = tower_file(export, path.name, target.export(export, path))
+    run, contract = target.open(path, file), input_of(mine)
+    if isinstance(contract, TextInput) and file.lengths:
+        return lambda batch: run(cut_to_length(batch, file.lengths, contract))[0]
     return lambda batch: run(batch)[0]

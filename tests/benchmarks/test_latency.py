@@ -14,9 +14,11 @@ from benchmarks.latency_exported import exported
 from benchmarks.latency_plot import accuracies, draw_accuracy
 from benchmarks.latency_ways import Side
 from mobileclip import reparameterize, specs
+from mobileclip.data import Tokenizer
 from mobileclip.evaluation.report import LIGHT, to_png
+from mobileclip.export.towers.lengths import cut_to_length
 from mobileclip.inference.comparison import largest_error
-from tests.export.models import CONVOLUTIONAL, PIXELS, pixels, seeing
+from tests.export.models import CONVOLUTIONAL, PIXELS, SHALLOW, TOKENS, pixels, seeing
 
 
 def test_short_captions_for_causal_towers_alone():
@@ -84,6 +86,26 @@ def test_the_rival_is_exported_as_ours_is(tmp_path, runtime, batch_size, error):
     theirs = exported(mine, **options, rival=other, folder=tmp_path / "theirs")
     assert largest_error(ours(images), mine(images)) < error
     assert largest_error(theirs(images), other(images)) < error
+
+
+@torch.no_grad()
+def test_exported_texts_of_causal_towers_come_without_the_padding_that_a_file_need_not_see(tmp_path, monkeypatch):
+    mine = reparameterize(seeing(SHALLOW)).text_encoder
+    tokens = Tokenizer(TOKENS)(["a cat", "a dog"])
+    lengths = []
+
+    def cut(*given):
+        part = cut_to_length(*given)
+        lengths.append(part.shape[1])
+        return part
+
+    monkeypatch.setattr("benchmarks.latency_exported.cut_to_length", cut)
+    options = {"tower": "text", "runtime": "openvino", "batch_size": 2}
+    ours = exported(mine, **options, rival=None, folder=tmp_path / "ours")
+    theirs = exported(mine, **options, rival=mine, folder=tmp_path / "theirs")
+    assert largest_error(ours(tokens), mine(tokens)) < 1e-4
+    assert largest_error(theirs(tokens), mine(tokens)) < 1e-4
+    assert lengths == [8]
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")

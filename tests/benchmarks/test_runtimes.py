@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.data import photo
-from benchmarks.harness import Value
+from benchmarks.harness import Machine, Results, Value
 from benchmarks.runtime_forms import FORMS, Contender, Contestant, at_once, fastest, variants_of
 from benchmarks.runtimes import (
     REDUCED,
@@ -128,6 +128,14 @@ def test_ratios_are_to_the_same_form_and_to_the_best():
     assert rows[-1].notes == {"chosen": "openvino against openvino"}
     none = rows_of("pixels", TIMES, dict.fromkeys(TIMES, 1.0), {"ours": "eager"}, {key: {} for key in TIMES})
     assert all("of the release's best" not in row.values for row in none)
+
+
+def test_the_best_against_the_best_is_told_at_the_end(capsys):
+    best = {"release": "openvino", "ours": "openvino"}
+    rows = rows_of("pixels", TIMES, dict.fromkeys(TIMES, 1.0), best, {key: {} for key in TIMES})
+    labelled = tuple(attrs.evolve(row, case={"model": "s0", **row.case}) for row in rows)
+    SMALL.finish(Results(benchmark="runtimes", choices={}, machine=Machine.here(), rows=labelled))
+    assert capsys.readouterr().out == "s0 pixels ours: 0.75 (0.5 to 0.8), openvino against openvino\n"
 
 
 def test_gates_are_those_of_the_precision():

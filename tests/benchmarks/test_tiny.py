@@ -19,6 +19,7 @@ SLOW = {
     "data": {"mobileclip", "release", "ratio", "error", "picture"},
     "models": {"mobileclip", "reference", "ratio", "error"},
     "latency": {"time", "ratio", "CPU ratio", "cosine", "error"},
+    "roofline": {"time", "share", "calls", "GFLOP", "GFLOP/s", "of the machine", "MB", "GB/s"},
     "runtimes": {"time", "cosine", "ratio", "of the release's best"},
     "exports": {"size", "image cosine", "text cosine", "first results", "an image", "a text"},
     "train": {"mobileclip", "open_clip", "ratio", "CPU ratio", "mobileclip memory", "error"},
