@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from mobileclip.data import ImageTransform
 from mobileclip.extras import install
 from mobileclip.inference.optimization import openvino_core, openvino_model, openvino_program, programs
+from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput
 from tests.preloaded import preloaded
 
 pytestmark = [
@@ -50,6 +52,24 @@ def has_bfloat16():
 
 def test_float32_is_as_exact_as_pytorch(tower, example):
     torch.testing.assert_close(made(tower, example, "float32")(example), tower(example), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "contract",
+    [{}, {"mean": OPENAI_MEAN, "std": OPENAI_STD}, {"std": (0.5, 0.25, 2.0)}, {"mean": (0.5, 0.0, 0.25)}],
+    ids=["nothing", "mean and std", "std", "mean"],
+)
+def test_pixels_are_normalised_inside_the_padding_of_the_first_convolution(contract):
+    """What a convolution pads with are zeros of images that were normalised: a mean in its bias would show at edges."""
+    torch.manual_seed(0)
+    image = ImageInput(size=8, **contract)
+    tower = nn.Conv2d(3, 5, 3, stride=2, padding=1).requires_grad_(False).eval()
+    pixels = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    transform = ImageTransform(image)
+    images = transform.normalize(pixels)
+    program = made(tower, images, "float32", pixels=image)
+    for given in (images, transform.as_images(pixels), transform.as_images(pixels).contiguous()):
+        torch.testing.assert_close(program(given), tower(images), rtol=1e-5, atol=1e-5)
 
 
 def test_bfloat16_is_computed_in_where_the_processor_does(tower, example):
