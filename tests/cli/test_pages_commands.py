@@ -20,6 +20,9 @@ def typed(text):
         ends = [index for index, word in enumerate(words) if word in {"&&", "|", ">"}]
         for start, end in zip([0, *(index + 1 for index in ends)], [*ends, len(words)], strict=True):
             command = [word for word in words[start:end] if not re.fullmatch(r"[A-Z_]+=\S*", word)]
+            if "--import" in command:  # of every command, and read ahead of it
+                at = command.index("--import")
+                del command[at : at + 2]
             if command[:1] == ["mobileclip"]:
                 yield command[1:]
 
