@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
     for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/README.md")])
-    if path.name != "CHANGELOG.md" and "node_modules" not in path.parts
+    if path.name not in ("CHANGELOG.md", "changes.md") and "node_modules" not in path.parts
 }
 PARTS = ("mobileclip", "benchmarks", "examples", "tests")
 # Their flags are those of the recipe that is named.
