@@ -119,6 +119,13 @@ def _weight(node):
     return node, None
 
 
+def _is_output_of_convolution(node):
+    """Whether it is what a convolution gives, with its bias: the int8 kernels of other runtimes give nothing else."""
+    if node.get_type_name() == "Add" and is_constant(source(node, 1)):
+        node = source(node, 0)
+    return node.get_type_name() in ("Convolution", "GroupConvolution")
+
+
 def openvino_stored(path):
     model = import_quietly("openvino").Core().read_model(path)
 
@@ -139,7 +146,7 @@ def openvino_stored(path):
         rows = numbers.reshape(-1, np.prod(numbers.shape[2:] if numbers.ndim == 5 else numbers.shape[1:], dtype=int))
         layers.append(Layer(rows, scales, source(node, 0).get_type_name() == "FakeQuantize"))
     for node in model.get_ops():
-        if node.get_type_name() == "FakeQuantize":
+        if node.get_type_name() == "FakeQuantize" and not _is_output_of_convolution(source(node, 0)):
             others |= {user.get_node().get_friendly_name() for user in node.output(0).get_target_inputs()} - weighted
     return Stored(layers, tables, first, others)
 

@@ -47,8 +47,10 @@ def convert(program: torch.export.ExportedProgram, tower: TowerExport, path: Pat
     coremltools = import_coremltools()
     with quiet():
         pipeline = coremltools.PassPipeline()
-        # Ids of tokens go beyond 16 bits.
-        pipeline.remove_passes({"common::add_int16_cast"})
+        # Ids of tokens go beyond 16 bits, and what is added in units of the smaller step goes beyond float16.
+        pipeline.remove_passes(
+            {"common::add_int16_cast", "common::distributive_quantized_binary_op_scale_normalization"}
+        )
         precision: Any = coremltools.precision.FLOAT32
         if tower.spec.precision == "int8":
             precision = coremltools.transform.FP16ComputePrecision(op_selector=_becomes_half)

@@ -77,31 +77,46 @@ def with_notes(data: bytes, notes: Mapping[str, str]) -> bytes:
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
-def with_float_input(data: bytes) -> bytes:
-    """Return a file whose input is quantised inside: where that comes first, the converter makes int8 of the input.
+def with_float_ends(data: bytes) -> bytes:
+    """Return a file whose input is quantised inside, and whose outputs are dequantised there.
+
+    Where these come first and last, the converter makes int8 of the input and the outputs themselves.
 
     Args:
-        data: of a file that was written here; as it is where its input is no int8.
+        data: of a file that was written here.
     """
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.tools import flatbuffer_utils
 
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
     (graph,), (signature,) = model.subgraphs, model.signatureDefs
-    (index,) = graph.inputs
-    quantised = graph.tensors[index]
-    if quantised.type != schema.TensorType.INT8:
-        return data
-    taken, code, operator = schema.TensorT(), schema.OperatorCodeT(), schema.OperatorT()
-    taken.name, taken.shape, taken.type, taken.buffer = quantised.name, quantised.shape, schema.TensorType.FLOAT32, 0
-    quantised.name += b"_int8"
-    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.QUANTIZE
-    operator.opcodeIndex, operator.inputs, operator.outputs = len(model.operatorCodes), [len(graph.tensors)], [index]
-    model.operatorCodes.append(code)
-    graph.inputs = [len(graph.tensors)]
-    signature.inputs[0].tensorIndex = len(graph.tensors)
-    graph.tensors.append(taken)
-    graph.operators.insert(0, operator)
+
+    def float_of(index: int) -> int:
+        """Add a float tensor that takes the name of one in int8."""
+        one, other = graph.tensors[index], schema.TensorT()
+        other.name, other.shape, other.type, other.buffer = one.name, one.shape, schema.TensorType.FLOAT32, 0
+        one.name += b"_int8"
+        graph.tensors.append(other)
+        return len(graph.tensors) - 1
+
+    def operator(kind: int, taken: int, given: int) -> Any:
+        code, one = schema.OperatorCodeT(), schema.OperatorT()
+        code.builtinCode = code.deprecatedBuiltinCode = kind
+        one.opcodeIndex, one.inputs, one.outputs = len(model.operatorCodes), [taken], [given]
+        model.operatorCodes.append(code)
+        return one
+
+    places = {one: one for one in (*graph.inputs, *graph.outputs)}
+    for entry in (*signature.inputs, *signature.outputs):
+        index = entry.tensorIndex
+        if graph.tensors[index].type != schema.TensorType.INT8:
+            continue
+        entry.tensorIndex = places[index] = float_of(index)
+        if entry in signature.inputs:
+            graph.operators.insert(0, operator(schema.BuiltinOperator.QUANTIZE, entry.tensorIndex, index))
+        else:
+            graph.operators.append(operator(schema.BuiltinOperator.DEQUANTIZE, index, entry.tensorIndex))
+    graph.inputs, graph.outputs = ([places[one] for one in ends] for ends in (graph.inputs, graph.outputs))
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 

@@ -15,7 +15,7 @@ from mobileclip.export.spec import ExportSpec, TextDtype
 from mobileclip.export.targets.base import CPU, Format, Run, Written, device_called
 from mobileclip.export.targets.litert.convert import CONVERTER, converted, converter_version
 from mobileclip.export.targets.litert.fewer_bits import with_fewer_bits
-from mobileclip.export.targets.litert.file import SIGNATURE, with_float_input, with_notes
+from mobileclip.export.targets.litert.file import SIGNATURE, with_float_ends, with_notes
 from mobileclip.export.targets.native_stderr import kept_stderr, text_of
 from mobileclip.export.towers.graph import TowerExport
 from mobileclip.extras import needed
@@ -69,7 +69,7 @@ class LiteRTTarget(Format):
         """
         precision, model = tower.spec.precision, converted(tower)
         if precision == "int8":
-            model = with_float_input(model)
+            model = with_float_ends(model)
         if precision != "float32":
             model = with_fewer_bits(model, tower)
         path.write_bytes(with_notes(model, tower.notes))
