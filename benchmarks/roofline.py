@@ -32,6 +32,7 @@ from attrs import validators
 
 from benchmarks.harness import Bench, Case, Results, Row, Value, require, text
 from benchmarks.harness.memory import keep_memory
+from benchmarks.harness.results import write_results
 from benchmarks.rivals import Size, Tower
 from benchmarks.roofline_operators import KINDS, Form, Work, least_seconds, profiled, work_of
 from benchmarks.runtime_forms import missing, parts_of
@@ -58,7 +59,7 @@ class RooflineBenchSpec(Bench):
         forms: which forms; what is not installed is a row that says so.
         rounds: calls that each operator's least time is of.
         tuning_steps: of int8 with tuned ranges.
-        page: a page of the documentation whose table is renewed; None for none.
+        page: a page of the documentation whose table is renewed, and the results beside it; None for none.
         seed: of the weights.
     """
 
@@ -89,8 +90,9 @@ class RooflineBenchSpec(Bench):
             yield Case(labels=labels, measure=partial(measure, self, model, tower, batch_size, form), apart=True)
 
     def finish(self, results: Results) -> None:
-        """Renew the table of the page."""
+        """Renew the table of the page, and the results beside it."""
         if self.page is not None:
+            write_results(self.page.with_suffix(".json"), results)
             before, _, rest = self.page.read_text(encoding="utf-8").partition(_START)
             _, _, behind = rest.partition(_END)
             content = f"{before}{_START}{page_table(results)}{_END}{behind}"
