@@ -22,6 +22,7 @@ BENCHMARKS = {
     "latency": "LatencyBenchSpec",
     "runtimes": "RuntimesBenchSpec",
     "roofline": "RooflineBenchSpec",
+    "quantization": "QuantizationBenchSpec",
     "exports": "ExportsBenchSpec",
     "train": "TrainBenchSpec",
     "loss": "LossBenchSpec",

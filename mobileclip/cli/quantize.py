@@ -20,11 +20,11 @@ def quantize(
     images: Annotated[tuple[str, ...], arg(metavar="IMAGE|FOLDER|DATA")] = (),
     texts: Annotated[tuple[str, ...], arg(metavar="FILE|DATA")] = (),
     output: Annotated[Path, arg(metavar="FILE.safetensors")],
-    steps: int = 200,
+    steps: Annotated[int, Key()] = 200,
     num_images: Annotated[int, Key()] = 512,
     num_texts: Annotated[int, Key()] = 2048,
     batch_size: BatchSize = 8,
-    learning_rate: Annotated[float, Key()] = 1e-3,
+    learning_rate: Annotated[float, Key()] = 1e-2,
     seed: Annotated[int, Key()] = 0,
     seconds_between_saves: Annotated[float, Key()] = 20.0,
     overwrite: bool = False,
@@ -85,6 +85,6 @@ def quantize(
     for tower, seconds in report.seconds_per_step.items():
         say(f"tuning the {tower} tower took {seconds:.2f} s a step")
     if report.is_refused:
-        say("in int8 a refused tower ranks otherwise than in float32: more --steps, or more inputs like your own, help")
+        say("in int8 a refused tower ranks otherwise than in float32: more steps, or more inputs like your own, help")
     say(f"wrote {output}")
     conclude(left_out=report.skipped)

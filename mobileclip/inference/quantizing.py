@@ -161,7 +161,8 @@ class _Run:
 
     def done(self) -> QuantizationReport:
         """Return what was measured, after the file was written."""
-        made, seconds = {}, {}
+        made: dict[Tower, nn.Module] = {}
+        seconds: dict[Tower, float] = {}
         for tower in self.towers:
             made[tower], took = self._tuned(tower)
             seconds |= {tower: took} if took else {}
@@ -170,6 +171,7 @@ class _Run:
             seconds_per_step=seconds,
             skipped=tuple(self.skipped),
         )
+        written: nn.Module
         if isinstance(self.model, DualEncoder):
             written = with_children(self.model, {f"{tower}_encoder": one for tower, one in made.items()})
         else:
@@ -189,7 +191,7 @@ class _Run:
             )
             inputs = _Inputs(rows=rows, ready=partial(_channels_innermost, transform))
         else:
-            texts = read_captions(spec.texts, spec.num_texts, spec.seed, self.skipped)
+            texts = read_captions(spec.texts, spec.num_texts, seed=spec.seed, skipped=self.skipped)
             rows = Tokenizer(text_spec(module).input)(texts) if texts else torch.empty(0, 0)
             inputs = _Inputs(rows=rows, ready=_as_they_are)
         if len(rows) < FEWEST:

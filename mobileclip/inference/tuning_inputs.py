@@ -69,7 +69,7 @@ def read_pictures(
     return torch.stack(found) if found else torch.empty(0, 0)
 
 
-def read_captions(places: Sequence[str], most: int, seed: int, skipped: list[str]) -> list[str]:
+def read_captions(places: Sequence[str], most: int, *, seed: int, skipped: list[str]) -> list[str]:
     """Return texts, no two equal.
 
     Args:

@@ -14,7 +14,7 @@ from mobileclip.cli.renamed import OLD_COMMANDS, OLD_FLAGS, OLD_PLACES, with_new
 from mobileclip.terminal import parse
 from tests.flags import PAGE, commands, page, shown
 
-MOST = 164
+MOST = 169
 EVERY = dict(commands())
 LINES = {
     "classify": "a.jpg cat",
@@ -41,6 +41,7 @@ LINES = {
     "tokenizer prune": "m.pt t.txt -o n.safetensors",
     "recipes cp": "s2",
     "runs": "a",
+    "quantize": "m.pt -o n.safetensors",
 }
 
 

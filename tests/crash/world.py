@@ -184,7 +184,7 @@ COMMANDS = {
         prepare=_to_quantize,
         arguments=(
             *("quantize", MODEL, "--images", "photos", "--texts", "texts.txt", "-o", "a/int8.safetensors", "--quiet"),
-            *("--steps", "2", "--set", "batch-size=2", "--set", "seconds-between-saves=0", "--overwrite"),
+            *("--set", "steps=2", "--set", "batch-size=2", "--set", "seconds-between-saves=0", "--overwrite"),
         ),
     ),
     "tokenizer prune": Command(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mobileclip.hardware.int8 import lacks_int8_products
+from mobileclip.hardware import lacks_int8_products
 
 
 @pytest.mark.parametrize(

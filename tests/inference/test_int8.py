@@ -189,7 +189,7 @@ def test_a_tower_that_carries_ranges_computes_with_these_in_int8(tuned):
 def test_a_tower_that_carries_ranges_is_in_float32_where_the_processor_has_no_products_of_int8(tuned, monkeypatch):
     tower, inputs = tuned
     calibration = Calibration.of(inputs)
-    monkeypatch.setattr("mobileclip.inference.optimization.optimizing.lacks_int8_products", lambda: True)
+    monkeypatch.setattr("mobileclip.hardware.lacks_int8_products", lambda: True)
     _, report = optimize_tower(tower, inputs[:1], precision="int8", calibration=calibration, rounds=1)
     (trial,) = [one for one in report.trials if one.form.precision == "int8"]
     assert "VNNI" in trial.refused

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 import mobileclip
+import mobileclip.cli
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.encoders import load_model, save_model
 from mobileclip.export import bundled_samples
-from mobileclip.inference import QuantizationSpec, weighted_layers
+from mobileclip.inference import QuantizationSpec, space_of, weighted_layers
 from mobileclip.inference.quantization import Agreement, TowerQuality, TuningSpec, rounded, state_file
 from mobileclip.tensor_files import read_tensors
 from tests.errors import fails
@@ -97,11 +98,21 @@ def test_pictures_alone_tune_the_image_tower_and_leave_the_other(spec, place):
     assert all(torch.equal(one, expected[name]) for name, one in found.text_encoder.state_dict().items())
 
 
+def test_a_tower_alone_is_quantised_and_stays_in_its_space(spec, place):
+    tower, output = place / "tower.safetensors", place / "tower_int8.safetensors"
+    mobileclip.cli.main(["convert", spec.model, "-o", str(tower), "--tower", "text"])
+    of_tower = attrs.evolve(spec, model=str(tower), images=(), output=output, tuning=TuningSpec(num_steps=1))
+    report = of_tower.run(show_progress=False)
+    assert report.towers["text"].is_found is None
+    assert load_model(output).ranges
+    assert space_of(output) == space_of(spec.model)
+
+
 def test_a_killed_run_goes_on_to_the_same_tensors(spec, place, made):
     output = place / "killed.safetensors"
     line = (
-        *("quantize", spec.model, "--images", *spec.images, "--texts", *spec.texts, "-o", str(output), "--steps", "6"),
-        *("--set", "batch-size=4", "--set", "seconds-between-saves=0", "--quiet"),
+        *("quantize", spec.model, "--images", *spec.images, "--texts", *spec.texts, "-o", str(output)),
+        *("--set", "steps=6", "--set", "batch-size=4", "--set", "seconds-between-saves=0", "--quiet"),
     )
     process = preloaded().start("-m", "mobileclip", *line, folder=place)
     wait_for(lambda: state_file(output).exists() or process.poll() is not None)

@@ -13,8 +13,8 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from mobileclip import hardware
 from mobileclip.encoders import DualEncoder, ImageEncoderSpec, TextEncoderSpec
-from mobileclip.hardware.int8 import lacks_int8_products
 from mobileclip.hardware.precision import FAST_PRECISIONS, FastPrecision
 from mobileclip.inference.comparison.measuring import (
     LARGEST_ERROR,
@@ -301,7 +301,7 @@ class _Check:
     def trial(self, candidate: OptimizedTower) -> Trial:
         """Return how exact a form is, or why there is none."""
         form = candidate.form
-        if form.precision == "int8" and candidate.is_tuned and lacks_int8_products():
+        if form.precision == "int8" and candidate.is_tuned and hardware.lacks_int8_products():
             return Trial(form=form, refused="the processor has no products of int8 (VNNI, AMX), which all layers need")
         try:
             if form.precision == "int8":

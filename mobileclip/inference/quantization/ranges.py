@@ -13,14 +13,14 @@ from mobileclip.inference.quantization.grid import LARGEST_VALUE, LARGEST_WEIGHT
 from mobileclip.inference.quantization.rounding import with_layers
 
 # Parts of the whole range that are tried at either end, and of the largest weight.
-_SHARES, _NUM_SHARES = (0.25, 1.0), 24
+_TRIED = torch.linspace(1.0, 0.25, 24)
 _NUM_BINS = 2048
 _TINY = 1e-12
 
 
 @torch.no_grad()
 def observed_ranges(
-    tower: nn.Module, batches: Callable[[], Iterable[Tensor]], *, kept: Collection[str] = ()
+    tower: nn.Module, batches: Callable[[], Iterable[Tensor]], *, kept: Collection[str] = (), whole: bool = False
 ) -> dict[str, Tensor]:
     """Return ranges of the layers of a tower, see `rounding`; outputs of convolutions alone have one.
 
@@ -30,6 +30,7 @@ def observed_ranges(
         tower: folded, in evaluation mode, in float32.
         batches: gives the same example inputs each time; read twice, for the ends and for what lies between them.
         kept: names of layers that stay in float32.
+        whole: whether ranges reach from the least to the largest value, in place of those of the least error.
 
     Raises:
         ValueError: if there are no inputs, or the tower computes what is not finite.
@@ -42,8 +43,11 @@ def observed_ranges(
         for name, one in seen.items():
             if not counting:
                 one.end_widening(name)
-    ranges = {f"{name}.weight": weight_steps(cast("Tensor", layer.weight)) for name, layer in _chosen(tower, kept)}
-    return ranges | {name: value_range(one.counts, one.least, one.largest) for name, one in seen.items()}
+    shares = torch.ones(1) if whole else _TRIED
+    ranges = {
+        f"{name}.weight": weight_steps(cast("Tensor", layer.weight), shares) for name, layer in _chosen(tower, kept)
+    }
+    return ranges | {name: value_range(one.counts, one.least, one.largest, shares) for name, one in seen.items()}
 
 
 def _chosen(tower: nn.Module, kept: Collection[str]) -> list[tuple[str, nn.Module]]:
@@ -54,15 +58,19 @@ def _kinds(layer: nn.Module) -> tuple[str, ...]:
     return ("input", "output") if isinstance(layer, nn.Conv2d) else ("input",)
 
 
-def weight_steps(weight: Tensor) -> Tensor:
+def weight_steps(weight: Tensor, shares: Tensor = _TRIED) -> Tensor:
     """Return the step of each output channel that rounds its weights with the least squared error.
 
     Shape:
         `(outputs, ...)` to `(outputs,)`.
+
+    Args:
+        weight: of a layer.
+        shares: of the largest weight, that are tried.
     """
     rows = weight.detach().float().flatten(1)
     whole = rows.abs().amax(1, keepdim=True).clamp(min=_TINY) / LARGEST_WEIGHT
-    tried = [whole * share for share in torch.linspace(*_SHARES, _NUM_SHARES).flip(0)]
+    tried = [whole * share for share in shares]
     zero = torch.zeros(())
     errors = [
         (on_grid(rows, step, zero, least=-LARGEST_WEIGHT, largest=LARGEST_WEIGHT) - rows).square().sum(1)
@@ -72,7 +80,7 @@ def weight_steps(weight: Tensor) -> Tensor:
     return torch.cat(tried, dim=1).gather(1, best[:, None]).flatten()
 
 
-def value_range(counts: Tensor, least: float, largest: float) -> Tensor:
+def value_range(counts: Tensor, least: float, largest: float, shares: Tensor = _TRIED) -> Tensor:
     """Return the step and the zero point that round values with the least squared error; zero is on the grid.
 
     Shape:
@@ -82,10 +90,10 @@ def value_range(counts: Tensor, least: float, largest: float) -> Tensor:
         counts: of the values in bins of equal width.
         least: where the first bin starts, at most zero.
         largest: where the last one ends, at least zero.
+        shares: of either end, that are tried.
     """
     edges = torch.linspace(least, largest, len(counts) + 1)
     middles = (edges[1:] + edges[:-1]) / 2
-    shares = torch.linspace(*_SHARES, _NUM_SHARES).flip(0)
     low, high = (end.reshape(-1, 1) for end in torch.meshgrid(least * shares, largest * shares, indexing="ij"))
     step = (high - low).clamp(min=_TINY) / LARGEST_VALUE
     zero = (-low / step).round()

@@ -131,7 +131,8 @@ class RoundedLayer(nn.Module):
         self.output = ValueRounding(ranges[f"{name}.output"]) if f"{name}.output" in ranges else None
         unit = LARGEST_WEIGHT * ranges[f"{name}.weight"] * ranges[f"{name}.input"][0]
         self.register_buffer("unit", unit.detach().float())
-        self.bias_shift = None if layer.bias is None else nn.Parameter(torch.zeros_like(self.unit))
+        bias = cast("Tensor | None", layer.bias)
+        self.bias_shift = None if bias is None else nn.Parameter(torch.zeros_like(self.unit))
         self.training = False
 
     def forward(self, x: Tensor) -> Tensor:

@@ -34,9 +34,9 @@ class TuningSpec:
         round_weights: whether weights learn which neighbour on the grid they take; the nearest without it.
     """
 
-    num_steps: int = attrs.field(default=400, validator=validators.ge(1))
-    learning_rate: float = attrs.field(default=1e-3, validator=validators.gt(0))
-    relations: float = attrs.field(default=1.0, validator=validators.ge(0))
+    num_steps: int = attrs.field(default=200, validator=validators.ge(1))
+    learning_rate: float = attrs.field(default=1e-2, validator=validators.gt(0))
+    relations: float = attrs.field(default=10.0, validator=validators.ge(0))
     round_weights: bool = True
 
     def rate(self, step: int) -> float:

@@ -19,7 +19,7 @@ from tests.errors import fails
 from tests.export.models import CONVOLUTIONAL, pixels, seeing
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SPEC = TuningSpec(num_steps=40, learning_rate=5e-3)
+SPEC = TuningSpec(num_steps=40, learning_rate=5e-3, relations=1.0)
 
 
 @pytest.fixture(scope="module")

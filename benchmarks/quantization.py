@@ -1,0 +1,229 @@
+"""int8 of all layers: ranges as they come, ranges of the least error, tuned ones, and NNCF's default.
+
+Command:   python -m benchmarks quantization --images PICTURES --texts TEXTS      (needs the extra `test`)
+           python -m benchmarks quantization --models icons --towers text      (a first look)
+Hardware:  any CPU; OpenVINO's rows need a processor with VNNI or AMX to mean anything in milliseconds
+Time:      minutes for icons; for s0, whose step takes seconds, an hour on two cores
+Result:    a table: smallest and mean cosine with float32 on inputs that were held out; first results that are as in
+           float32, in both directions, with a 95 % interval; what the gates say; seconds a step; milliseconds, in turn
+
+A model is a name or a file. s0 is MobileCLIP-S0 with random weights, whose batch norms were set on pictures. Pictures
+and texts are found as `mobileclip quantize` finds them; parts of three photos, and random words, by default.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import ClassVar, Literal
+
+import attrs
+import torch
+from attrs import validators
+from torch import Tensor, nn
+
+import mobileclip
+from benchmarks.data import WORDS, photo
+from benchmarks.harness import Bench, Case, Row, Value, in_turn, require, rounds_of, spread
+from benchmarks.rivals import PUBLISHED
+from benchmarks.runtime_forms import DefaultInt8
+from mobileclip.data import ImageTransform, Tokenizer
+from mobileclip.data.randomness import seeded_rng
+from mobileclip.encoders import DualEncoder
+from mobileclip.hardware.precision import FastPrecision
+from mobileclip.inference.comparison import turn
+from mobileclip.inference.forms import causal_pool, with_depthwise_convs, with_one_token
+from mobileclip.inference.optimization import Int8Model, TunedInt8Model, openvino_program
+from mobileclip.inference.quantization import (
+    TowerQuality,
+    Tuning,
+    TuningSpec,
+    batches_of,
+    observed_ranges,
+    rounded,
+    with_rounded_weights,
+)
+from mobileclip.inference.tuning_inputs import read_captions, read_pictures
+from mobileclip.reparam import LayerScale, reparameterize
+
+TowerName = Literal["image", "text"]
+_AT_ONCE = 16
+_SCALE = 0.3
+
+
+@attrs.frozen(kw_only=True)
+class QuantizationBenchSpec(Bench):
+    """What to quantise, on what, and how long.
+
+    Args:
+        models: names, files, or s0.
+        towers: which of their towers.
+        images: where pictures are.
+        texts: where texts are.
+        num_inputs: of each tower that it is tuned on.
+        num_held_out: of each tower that it is measured on.
+        num_observed: of those that ranges are found with.
+        steps: of the optimiser.
+        batch_size: inputs of a step.
+        batch_sizes: inputs of a timed call.
+        rounds: timed calls; none leaves times out.
+        seed: of weights and inputs.
+    """
+
+    models: tuple[str, ...] = ("icons", "s0")
+    towers: tuple[TowerName, ...] = ("image", "text")
+    images: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+    num_inputs: int = attrs.field(default=384, validator=validators.ge(2))
+    num_held_out: int = attrs.field(default=128, validator=validators.ge(2))
+    num_observed: int = attrs.field(default=128, validator=validators.gt(0))
+    steps: int = attrs.field(default=200, validator=validators.gt(0))
+    batch_size: int = attrs.field(default=8, validator=validators.ge(2))
+    batch_sizes: tuple[int, ...] = attrs.field(default=(1, 32), validator=validators.deep_iterable(validators.gt(0)))
+    rounds: int = attrs.field(default=15, validator=validators.ge(0))
+    seed: int = 0
+
+    smallest: ClassVar[Mapping[str, object]] = {
+        "models": ("icons",),
+        "towers": ("text",),
+        "num_inputs": 8,
+        "num_held_out": 4,
+        "steps": 2,
+        "rounds": 0,
+    }
+    selects: ClassVar[frozenset[str]] = frozenset(("models", "towers"))
+
+    def cases(self) -> Iterator[Case]:
+        """Yield every tower of every model."""
+        require("openvino", "nncf", "timm")
+        for model, tower in product(self.models, self.towers):
+            labels = {"model": Path(model).name, "tower": tower}
+            yield Case(labels=labels, measure=partial(measure, self, model, tower))
+
+
+@torch.no_grad()
+def measure(spec: QuantizationBenchSpec, name: str, tower: TowerName) -> Iterator[Row]:
+    """Yield what each way keeps of a tower's embeddings, and how long a call takes."""
+    model = random_model(spec.seed) if name == "s0" else mobileclip.load(name).model
+    inputs = {"image": pictures, "text": captions}[tower](spec, model)
+    others = {"image": captions, "text": pictures}[tower](spec, model)[-spec.num_held_out :]
+    module, other = model.image_encoder, model.text_encoder
+    if tower == "text":
+        module, other = other, module
+    tuned_on, held_out = inputs[: -spec.num_held_out], inputs[-spec.num_held_out :]
+    expected, embeddings = embed(module, held_out), embed(other, others)
+    pool = causal_pool(module)
+    form = with_depthwise_convs(with_one_token(module))
+
+    def row(way: str, given: Tensor, **values: Value) -> Row:
+        quality = TowerQuality.of(given, expected, embeddings)
+        return Row(
+            case={"int8": way}, values={**numbers(quality), **values}, notes={"gates": quality.refusal or "passed"}
+        )
+
+    def batches() -> Iterator[Tensor]:
+        yield from torch.split(tuned_on[: spec.num_observed], _AT_ONCE)
+
+    ends = observed_ranges(module, batches, whole=True)
+    yield row("nearest, from the least to the largest", embed(rounded(module, ends), held_out))
+    ranges = observed_ranges(module, batches)
+    yield row("least error", embed(rounded(module, ranges), held_out))
+    tuning = Tuning(
+        module,
+        ranges,
+        batches_of(tuned_on, batch_size=spec.batch_size, seed=spec.seed),
+        TuningSpec(num_steps=spec.steps),
+    )
+    began = time.process_time()
+    while not tuning.done:
+        tuning.advance()
+    seconds = (time.process_time() - began) / spec.steps
+    yield row("tuned", embed(tuning.tower, held_out), step=Value(number=seconds, unit="s"))
+    carrying = with_depthwise_convs(with_one_token(with_rounded_weights(module, tuning.tower)))
+    observed, lengths = tuned_on[: spec.num_observed].contiguous(), pool is not None
+    default, own = DefaultInt8(form, observed, lengths=lengths), TunedInt8Model(carrying, observed, lengths=lengths)
+    for way, int8 in (("NNCF's default, OpenVINO", default), ("tuned, OpenVINO", own)):
+        run = openvino_program(form, held_out[:1].clone(), lengths=lengths, precision="int8", int8=int8)
+        yield row(way, torch.cat([run(one.contiguous()) for one in torch.split(held_out, 1)]))
+    for size in spec.batch_sizes if spec.rounds else ():
+        example = inputs[torch.arange(size) % len(inputs)].contiguous()
+        yield from timed(form, example, {"NNCF's default": default, "tuned": own}, lengths=lengths, rounds=spec.rounds)
+
+
+def timed(
+    form: nn.Module, example: Tensor, in_int8: Mapping[str, Int8Model], *, lengths: bool, rounds: int
+) -> Iterator[Row]:
+    """Yield how long OpenVINO takes in each precision, called in turn."""
+    runs: dict[str, Callable[[], tuple[float, float]]] = {}
+    wide: dict[str, FastPrecision] = {"float32": "float32", "bfloat16": "bfloat16"}
+    for way in (*wide, *in_int8):
+        program = openvino_program(
+            form, example, lengths=lengths, precision=wide.get(way, "int8"), int8=in_int8.get(way)
+        )
+        runs[way] = partial(turn, partial(program, example))
+    for way, times in in_turn(runs, rounds=rounds_of(rounds, batch_size=len(example))).items():
+        case = {"int8": f"{way}, OpenVINO", "batch": str(len(example))}
+        yield Row(case=case, values={"time": spread([one for one, _ in times], "ms")})
+
+
+def numbers(quality: TowerQuality) -> dict[str, Value]:
+    """Return what a table has of a quality."""
+    found = {"smallest cosine": quality.smallest_cosine, "mean cosine": quality.mean_cosine}
+    values = {name: Value(number=number, unit="cosine") for name, number in found.items()}
+    for name, one in (("finds", quality.finds), ("is found", quality.is_found)):
+        if one is not None:
+            low, high = one.interval
+            values[name] = Value(number=one.same / one.total, low=low, high=high)
+    return values
+
+
+def embed(tower: nn.Module, inputs: Tensor) -> Tensor:
+    """Return embeddings, a few at a time."""
+    return torch.cat([tower(part) for part in torch.split(inputs, _AT_ONCE)])
+
+
+def random_model(seed: int) -> DualEncoder:
+    """Return MobileCLIP-S0, folded, of random weights, whose batch norms are those of pictures and captions."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        model = PUBLISHED["s0"].spec().build()
+    model.train()
+    for module in model.modules():
+        if isinstance(module, LayerScale):
+            module.gamma.fill_(_SCALE)
+        elif isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+    spec = QuantizationBenchSpec(num_inputs=24, num_held_out=2, seed=seed + 1)
+    model.image_encoder(pictures(spec, model))
+    model.text_encoder(captions(spec, model))
+    return reparameterize(model.eval()).requires_grad_(requires_grad=False)
+
+
+def pictures(spec: QuantizationBenchSpec, model: DualEncoder) -> Tensor:
+    """Return pictures as a model takes them, with channels innermost."""
+    transform, count = ImageTransform(model.spec.image.input), spec.num_inputs + spec.num_held_out
+    with TemporaryDirectory() as folder:
+        places = spec.images or (folder,)
+        if not spec.images:
+            for number in range(count):
+                data = photo(number, 320, quality=90, seed=spec.seed)
+                (Path(folder) / f"{number:06d}.jpg").write_bytes(data)
+        pixels = read_pictures(places, transform, count, seed=spec.seed, skipped=[])
+    return transform.normalize(pixels).contiguous(memory_format=torch.channels_last)
+
+
+def captions(spec: QuantizationBenchSpec, model: DualEncoder) -> Tensor:
+    """Return texts as a model takes them."""
+    count = spec.num_inputs + spec.num_held_out
+    if spec.texts:
+        texts = read_captions(spec.texts, count, seed=spec.seed, skipped=[])
+    else:
+        rng = seeded_rng(spec.seed, "words")
+        texts = [
+            " ".join(WORDS[int(one * len(WORDS))] for one in rng.random(3 + number % 12)) for number in range(count)
+        ]
+    return Tokenizer(model.spec.text.input)(texts)
