@@ -94,6 +94,7 @@ def test_a_page_has_the_table_between_its_marks(results, tmp_path):
         RooflineBenchSpec(page=page).finish(results)
     written = page.read_text(encoding="utf-8")
     assert written == f"before\n<!-- roofline -->\n{page_table(results)}<!-- /roofline -->\nbehind\n"
+    assert from_json(page.with_suffix(".json").read_text("utf-8"), Results) == results
     assert "| s0 image 1 openvino | 8 | 0.004 | 0.5 | 5 | 75 | 25 |\n" in written
 
 
