@@ -150,8 +150,7 @@ def speedup(baseline: Curve, other: Curve, *, budget: int | None = None) -> Inte
         index = one.argmax(1) if budget is None else np.full(len(one), budget)
         needed = _crossings(one[np.arange(len(one)), index], other.steps, two)
         with np.errstate(divide="ignore"):
-            ratios: Array = baseline.steps[index] / needed
-        return ratios
+            return np.asarray(baseline.steps[index] / needed)
 
     return _estimate(baseline, other, ratio)
 

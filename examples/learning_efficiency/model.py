@@ -18,10 +18,11 @@ import numpy as np
 import torch
 
 import mobileclip
-from examples.icons import IconDataSpec
+from examples.icons import IconDataSpec, build_dataset
 from examples.icons.reading import read_sets
 from examples.icons.sets import ALL_SETS, EMOJI_SETS
 from examples.icons.splits import TEST_PICTURES, TITLES
+from examples.learning_efficiency.results import Result
 from examples.learning_efficiency.run import run
 from examples.learning_efficiency.scoring import HeldOut, held_out, score_student
 from examples.learning_efficiency.spec import Cell, EfficiencySpec
@@ -118,16 +119,11 @@ def make_model(spec: EfficiencySpec, output: Path) -> Path:
 def _card(spec: EfficiencySpec, cell: Cell, path: Path, dataset: DrawnDataset) -> str:
     """Return the card of a model, whose file is measured for it."""
     model = mobileclip.load(path).model
-    parts = held_out(dataset, [model.spec.image.input])
-    strict = stricter(parts, read_strict(spec.output / STRICT, dataset))
-    parts |= strict
-    titles = {**TITLES, **{title: title for title in strict}}
-    if not spec.tiny:
-        titles[_STRANGER] = "OpenMoji's emoji of seen names, none of which it saw"
-        parts[_STRANGER] = _strangers(model.spec.image.input, parts[TEST_PICTURES].class_names, path.parent)
+    parts = _measured_parts(spec, model.spec.image.input, dataset, path.parent)
+    titles = {**TITLES, _STRANGER: "OpenMoji's emoji of seen names, none of which it saw"}
     scores = score_student(model, parts)
     rows = [
-        f"| {titles[name]} | {len(part.labels):,} | {len(part.class_names):,} "
+        f"| {titles.get(name, name)} | {len(part.labels):,} | {len(part.class_names):,} "
         f"| {scores[name].top1:.1f} | {scores[name].top5:.1f} | {scores[name].retrieval:.1f} |"
         for name, part in parts.items()
     ]
@@ -147,6 +143,26 @@ def _card(spec: EfficiencySpec, cell: Cell, path: Path, dataset: DrawnDataset) -
         views=VARIANTS[cell.variant].num_views,
         sources="\n".join(drawn),
     )
+
+
+def packaged_line(spec: EfficiencySpec) -> Result:
+    """Return the line of the packaged model, with the scores that its card has; it is not trained again."""
+    dataset = build_dataset(attrs.evolve(spec.data, output=spec.output / "data"))
+    model = mobileclip.load(NAME).model
+    scores = score_student(model, _measured_parts(spec, model.spec.image.input, dataset, spec.output / NAME))
+    (cell,) = attrs.evolve(spec, variants=(VARIANT,)).cells(["long"])
+    return Result(study=spec.study, cell=cell, scores=scores, seconds=0)
+
+
+def _measured_parts(
+    spec: EfficiencySpec, contract: ImageInput, dataset: DrawnDataset, folder: Path
+) -> dict[str, HeldOut]:
+    """Return the held-out parts, the stricter ones, and the strangers that are downloaded into a folder."""
+    parts = held_out(dataset, [contract])
+    parts |= stricter(parts, read_strict(spec.output / STRICT, dataset))
+    if not spec.tiny:
+        parts[_STRANGER] = _strangers(contract, parts[TEST_PICTURES].class_names, folder)
+    return parts
 
 
 def _strangers(contract: ImageInput, class_names: tuple[str, ...], folder: Path) -> HeldOut:

@@ -1,8 +1,8 @@
 """Renew the page's tables and picture from the lines that are kept beside it.
 
-Command:   python -m examples.learning_efficiency.page [--study outputs/learning_efficiency]
+Command:   python -m examples.learning_efficiency.page [--study outputs/learning_efficiency [--packaged]]
 Hardware:  one core
-Time:      half a minute
+Time:      half a minute; minutes with --packaged
 Result:    docs/learning_efficiency.md, docs/lab/learning_efficiency.md and the picture; with --study, its lines are
            taken over first. A line of a training that is there takes the place of the older one
 """
@@ -13,10 +13,13 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import attrs
+
 from examples.learning_efficiency.costs import cost_table, pace_table
+from examples.learning_efficiency.model import packaged_line
 from examples.learning_efficiency.picture import panels
 from examples.learning_efficiency.rates import rate_table
-from examples.learning_efficiency.results import COSTS, Cost, read_costs, read_results
+from examples.learning_efficiency.results import COSTS, RESULTS, Cost, append, read_costs, read_results
 from examples.learning_efficiency.spec import EfficiencySpec
 from examples.learning_efficiency.strict import STRICT, StrictParts, read_strict, strict_table
 from examples.learning_efficiency.tables import (
@@ -100,7 +103,7 @@ def take_over(study: Path, docs: Path, spec: EfficiencySpec) -> None:
     """Take over the lines of a study: those of trainings that are there already stay at their places."""
     path = docs / LINES
     lines = dict(zip(read_results(path, study=spec.study), path.read_text(encoding="utf-8").splitlines(), strict=True))
-    newer = read_results(study / "results.jsonl", study=spec.study)
+    newer = read_results(study / RESULTS, study=spec.study)
     lines |= {cell: to_json(one) for cell, one in newer.items()}
     write_text(path, "".join(f"{line}\n" for line in lines.values()))
     costs_path = path.with_name(f"{path.stem}_{COSTS}")
@@ -111,14 +114,19 @@ def take_over(study: Path, docs: Path, spec: EfficiencySpec) -> None:
         write_text(path.with_name(f"{path.stem}_{STRICT}"), (study / STRICT).read_text(encoding="utf-8"))
 
 
-def main(study: Path | None = None, docs: Path = DOCS) -> None:
+def main(study: Path | None = None, docs: Path = DOCS, *, packaged: bool = False) -> None:
     """Renew the tables and the picture.
 
     Args:
         study: output folder of a study, whose lines are taken over first.
         docs: the folder of the pages.
+        packaged: score the packaged model once more, on the data of the study, and take its line over, too.
     """
     spec = EfficiencySpec()
+    if packaged:
+        if study is None:
+            raise ValueError("--packaged needs --study, the folder where the data set is, or is built")
+        append(study / RESULTS, packaged_line(attrs.evolve(spec, output=study)))
     if study is not None:
         take_over(study, docs, spec)
     results, costs, strict = kept(docs, spec)

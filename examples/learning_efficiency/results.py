@@ -13,7 +13,7 @@ from examples.learning_efficiency.scoring import Scores
 from examples.learning_efficiency.spec import Cell
 from mobileclip.serialization import from_json, to_json
 
-COSTS = "costs.jsonl"
+RESULTS, COSTS = "results.jsonl", "costs.jsonl"
 
 
 @attrs.frozen(kw_only=True)

@@ -9,7 +9,7 @@ import attrs
 from examples.icons import build_dataset
 from examples.learning_efficiency.grid import run_grid
 from examples.learning_efficiency.report import write_report
-from examples.learning_efficiency.results import Result, read_results
+from examples.learning_efficiency.results import RESULTS, Result, read_results
 from examples.learning_efficiency.spec import Cell, EfficiencySpec
 from examples.learning_efficiency.stores import make_stores
 from examples.learning_efficiency.strict import STRICT, read_strict
@@ -27,7 +27,7 @@ def run(spec: EfficiencySpec) -> dict[Cell, Result]:
         ValueError: if the output folder holds a study with other choices, or a step says why it cannot go on.
     """
     spec = spec.resolved
-    path = spec.output / "results.jsonl"
+    path = spec.output / RESULTS
     results = read_results(path, study=spec.study)
     cells = spec.cells()
     waiting = [cell for cell in cells if cell not in results]
