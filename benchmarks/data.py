@@ -51,9 +51,8 @@ from mobileclip.data import (
     write_shard,
 )
 from mobileclip.data.augmentation.operations import OPERATIONS
-from mobileclip.data.loading.decode import DECODES, Decode
 from mobileclip.data.randomness import random_index, seeded_rng
-from mobileclip.inputs import ImageInput
+from mobileclip.inputs import DECODES, Decode, ImageInput
 
 PICTURES = Path(__file__).parents[1] / "tests" / "golden" / "augment" / "images"
 WORDS = ("a", "photo", "of", "the", "old", "harbour", "with", "boats", "and", "two", "people", "walking", "home", "cat")

@@ -17,6 +17,9 @@ from attrs import validators
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, NOT_IN_JSON, strict
 
 Interpolation = Literal["bilinear", "bicubic"]
+Decode = Literal["exact", "fast"]
+"""How much of a JPEG is decoded: all of it, or no more than is needed."""
+DECODES: tuple[Decode, ...] = ("exact", "fast")
 Color = tuple[int, int, int]
 """Red, green and blue, 0 to 255."""
 

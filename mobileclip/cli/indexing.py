@@ -13,6 +13,7 @@ from mobileclip.cli.checks import require_at_least, require_checkpoint
 from mobileclip.cli.flags import Key
 from mobileclip.cli.models import DEFAULT_MODEL, ModelFlags, Workers, report_left_out, report_skipped
 from mobileclip.hardware.precision import FastPrecision
+from mobileclip.inputs import Decode
 from mobileclip.processes import default_workers
 from mobileclip.storage import printable, require_output, require_output_folder
 from mobileclip.terminal import say
@@ -42,7 +43,7 @@ def index(
     gpus_per_worker: Annotated[float, Key("--engine")] = 0.0,
     status: bool = False,
     forget: Annotated[tuple[str, ...], arg(metavar="FOLDER")] = (),
-    decode: Annotated[Literal["fast", "exact"], Key()] = "fast",
+    decode: Annotated[Decode, Key()] = "fast",
     video_frames: Annotated[Literal["seconds", "scenes"], Key()] = "seconds",
     video_seconds: Annotated[float, Key()] = 10.0,
     precision: FastPrecision = "bfloat16",

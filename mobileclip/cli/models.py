@@ -15,6 +15,7 @@ from mobileclip.cli.checks import require_at_least, require_checkpoint, require_
 from mobileclip.cli.flags import HIDDEN, Key
 from mobileclip.datasets.sources import RowOptions
 from mobileclip.hardware.precision import FastPrecision
+from mobileclip.inputs import Decode
 from mobileclip.storage import is_same, require_output
 from mobileclip.terminal import print_table, say, say_json
 from mobileclip.terminal.status import conclude
@@ -31,7 +32,6 @@ Checkpoint = Annotated[str | None, HIDDEN]
 Device = Annotated[str, arg(metavar="auto|cuda|mps|cpu")]
 BatchSize = Annotated[int, Key()]
 Workers = arg(metavar="PROCESSES")
-Decoding = Literal["exact", "fast"]
 TextModel = Annotated[str | None, arg(metavar="FILE|FOLDER")]
 
 _T = TypeVar("_T")
@@ -116,7 +116,7 @@ def classify(
     model: ModelFlags = ModelFlags(),
     text_model: TextModel = None,
     template: Annotated[tuple[str, ...], arg(metavar="TEMPLATE")] = ("{}",),
-    decode: Annotated[Decoding, Key()] = "exact",
+    decode: Annotated[Decode, Key()] = "exact",
     cache: Annotated[bool, Key()] = True,
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
@@ -168,7 +168,7 @@ def embed(
     batch_size: BatchSize = 32,
     num_workers: Annotated[int, Workers] = 1,
     precision: FastPrecision = "float32",
-    decode: Annotated[Decoding, Key()] = "exact",
+    decode: Annotated[Decode, Key()] = "exact",
     rows: RowOptions = RowOptions(),  # noqa: B008  frozen
     overwrite: bool = False,
     append: bool = False,

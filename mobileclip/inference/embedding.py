@@ -9,7 +9,7 @@ from pathlib import Path
 import attrs
 import numpy as np
 
-from mobileclip.data.images.reading import Decode, require_decode
+from mobileclip.data.images.reading import require_decode
 from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.datasets.sources import RowOptions, as_source
 from mobileclip.hardware.precision import FastPrecision
@@ -18,6 +18,7 @@ from mobileclip.inference.encoding import Picture, encode_pictures
 from mobileclip.inference.identity import ModelIdentity
 from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.inference.quickening import quickened
+from mobileclip.inputs import Decode
 from mobileclip.progress import Progress
 from mobileclip.strict import split_lines
 from mobileclip.terminal import console

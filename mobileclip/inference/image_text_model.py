@@ -26,9 +26,9 @@ from mobileclip.strict import repeated
 from mobileclip.terminal import console
 
 if TYPE_CHECKING:
-    from mobileclip.data.images.reading import Decode
     from mobileclip.data.images.resize import Pixels
     from mobileclip.data.images.transform import ImageSource
+    from mobileclip.inputs import Decode
 
 Item = TypeVar("Item")
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mobileclip.blocks import image_encoders, models, text_encoders
-from mobileclip.data.images.reading import Decode, require_decode
+from mobileclip.data.images.reading import require_decode
 from mobileclip.encoders import Classifier, DualEncoder, DualEncoderSpec, load_model
 from mobileclip.encoders.checkpoints import (
     PREFIX,
@@ -31,7 +31,7 @@ from mobileclip.inference.identity import ModelIdentity
 from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.inference.other_texts import OtherTexts, require_own_context
 from mobileclip.inference.text_towers import identity_of, stored_space
-from mobileclip.inputs import Interpolation
+from mobileclip.inputs import Decode, Interpolation
 from mobileclip.registry import Registry, nearest_file
 from mobileclip.reparam import reparameterize
 

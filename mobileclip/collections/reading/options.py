@@ -6,8 +6,8 @@ import attrs
 from attrs import validators
 
 from mobileclip.collections.reading.videos import Frames
-from mobileclip.collections.store.about import Decode
 from mobileclip.hardware.precision import FastPrecision
+from mobileclip.inputs import Decode
 from mobileclip.strict import strict
 
 

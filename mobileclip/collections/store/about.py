@@ -14,10 +14,9 @@ from mobileclip.encoders.checkpoints.loading import is_other_model
 from mobileclip.inference.identity import ModelIdentity
 from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.inference.loading import holds_weights, load_identified, spec_known_by_name
+from mobileclip.inputs import Decode
 from mobileclip.serialization import from_json
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
-
-Decode = Literal["fast", "exact"]
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from mobileclip import storage
 from mobileclip.collections.store import vectors as files
-from mobileclip.collections.store.about import About, Decode, FinishedFile
+from mobileclip.collections.store.about import About, FinishedFile
 from mobileclip.collections.store.database import INDEX, is_on_network, opened, told
 from mobileclip.collections.store.old import MANIFEST, Elsewhere, find_elsewhere, is_old_file
 from mobileclip.collections.store.rows import COLUMNS, EXACT, INSERT, SCHEMA, SUMS, Embedded, Row
+from mobileclip.inputs import Decode
 from mobileclip.serialization import from_json, to_json
 
 # Rows that are written at once, and embeddings that are copied at once.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import attrs
 import numpy as np
 from PIL import Image
@@ -28,9 +26,7 @@ from mobileclip.data.images.transform import (
     name_of,
 )
 from mobileclip.data.images.turbojpeg import decode_jpeg
-
-Decode = Literal["exact", "fast"]
-"""How much of a JPEG is decoded: all of it, or no more than is needed."""
+from mobileclip.inputs import DECODES, Decode
 
 _REDUCTIONS = (8, 4, 2)
 
@@ -95,11 +91,10 @@ def require_decode(decode: str) -> Decode:
     Raises:
         ValueError: if it is no way that there is.
     """
-    for one in get_args(Decode):
+    for one in DECODES:
         if one == decode:
-            found: Decode = one
-            return found
-    raise ValueError(f"decode is {decode!r}, expected one of {', '.join(get_args(Decode))}")
+            return one
+    raise ValueError(f"decode is {decode!r}, expected one of {', '.join(DECODES)}")
 
 
 def read_pixels(

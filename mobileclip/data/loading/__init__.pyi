@@ -10,7 +10,7 @@ from .batch import (
     stack_pixels as stack_pixels,
 )
 from .batch_source import BatchSource as BatchSource
-from .decode import DECODES as DECODES, Decode as Decode, SourceImage as SourceImage
+from .decode import SourceImage as SourceImage
 from .endless_order import EndlessOrder as EndlessOrder
 from .epoch_order import EpochOrder as EpochOrder
 from .examples import (

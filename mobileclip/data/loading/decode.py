@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -16,10 +15,7 @@ from mobileclip.data.images.transform import LIMITS, ImageError, ImageLimits
 from mobileclip.data.images.turbojpeg import decode_jpeg
 from mobileclip.data.samples.sample import decode_image
 from mobileclip.data.skips import BadSampleError
-from mobileclip.inputs import Color
-
-Decode = Literal["exact", "fast"]
-DECODES: tuple[Decode, ...] = ("exact", "fast")
+from mobileclip.inputs import Color, Decode
 
 
 class SourceImage:

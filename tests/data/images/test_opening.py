@@ -29,9 +29,9 @@ from mobileclip.data import (
     write_shard,
 )
 from mobileclip.data.images import IMAGE_FORMATS, bare_jpeg, open_image, read_camera_notes, read_frame
-from mobileclip.data.loading import DECODES, Decode, SourceImage
+from mobileclip.data.loading import SourceImage
 from mobileclip.extras import install
-from mobileclip.inputs import ImageInput
+from mobileclip.inputs import DECODES, Decode, ImageInput
 from mobileclip.machine import MachineError
 from tests.data.made_samples import make_sample
 from tests.errors import fails
