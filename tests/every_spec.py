@@ -32,7 +32,7 @@ from mobileclip.data.loading import PipelineSpec
 from mobileclip.datasets import LabelledPipelineSpec
 from mobileclip.datasets.curation import FilterSpec
 from mobileclip.encoders import ClassifierSpec, DualEncoderSpec, MCiSpec, ViTSpec
-from mobileclip.export import ExportSpec
+from mobileclip.export import ExportSpec, TowerFile
 from mobileclip.inference.known import KnownOutput, Picture as KnownPicture
 from mobileclip.inputs import ImageInput, TokenizerFile
 from mobileclip.losses import ReinforcedLossSpec
@@ -295,6 +295,16 @@ def _losses(cls: type[ReinforcedLossSpec]) -> Callable[[], tuple[Any, ...]]:
 
 _PICTURE = KnownPicture(name="cat.jpg", sha256="0" * 64)
 
+_TEXT_FILE = TowerFile(
+    tower="text",
+    file="text.onnx",
+    input_name="ids",
+    input_dtype="int64",
+    input_shape=(1, 77),
+    output_name="text_embedding",
+    output_shape=(1, 32),
+    compute="float32",
+)
 GIVEN: dict[type, Callable[[], tuple[Any, ...]]] = {
     ImageInput: lambda: (ImageInput(size=64),),
     TokenizerFile: lambda: (TokenizerFile(sha256="0" * 64, start_id=1, end_id=2),),
@@ -312,6 +322,7 @@ GIVEN: dict[type, Callable[[], tuple[Any, ...]]] = {
     LabelledPipelineSpec: _pipelines(LabelledPipelineSpec, num_classes=2),
     PipelineSpec: _pipelines(PipelineSpec),
     RunSpec: _runs,
+    TowerFile: lambda: (_TEXT_FILE, attrs.evolve(_TEXT_FILE, lengths=(8, 77))),
     StreamPosition: lambda: (StreamPosition(num_readers=2, places=((1, 0, 0, 3),)),),
     FilterSpec: lambda: tuple(
         FilterSpec(scores=Path("a"), output=Path("b"), **{way: 0.5}) for way in ("share", "threshold")

@@ -14,7 +14,7 @@ _EVAL = Commands(
         }
     },
     "eval s2.pt my_classes/",
-    "accuracy, retrieval, ... on data sets",
+    "accuracy, retrieval on data",
 )
 _RECIPES = Commands(
     "List the published recipes, or copy one to change it.",
@@ -25,7 +25,7 @@ _RECIPES = Commands(
         }
     },
     "recipes ls",
-    "list or copy the published recipes",
+    "list or copy published recipes",
 )
 _DATA = Commands(
     "Look into data sets, join published ones with their images, and choose samples.",
@@ -47,7 +47,7 @@ _DATA = Commands(
         },
     },
     "data inspect shard.tar -o sheet.png",
-    "look into, join and filter data sets",
+    "look into, join, filter data",
 )
 _HUB = Commands(
     "Write models as open_clip and timm load them too, and push them.",
@@ -58,7 +58,7 @@ _HUB = Commands(
         }
     },
     "hub save s2.safetensors -o s2/",
-    "models as open_clip and timm load them",
+    "folders of open_clip and timm",
 )
 _TOKENIZER = Commands(
     "Train a tokenizer on texts, or leave out of a vocabulary what texts never use.",
@@ -69,7 +69,7 @@ _TOKENIZER = Commands(
         }
     },
     "tokenizer train german.txt -o t.json",
-    "vocabularies of texts of your own",
+    "vocabularies of your own texts",
 )
 
 COMMANDS = Commands(
@@ -83,15 +83,13 @@ COMMANDS = Commands(
         "use a model": {
             "classify": Command("models:classify", 'classify photo.jpg "a cat" "a dog"', "which text fits a picture"),
             "embed": Command("models:embed", "embed photos/ -o photos.npz", "embeddings as a NumPy archive"),
-            "export": Command("export:export", "export s2.pt -o s2_onnx", "files for phones, browsers, servers"),
-            "quantize": Command(
-                "quantize:quantize", "quantize s2.pt --images photos/ -o q.safetensors", "tuned to int8"
-            ),
+            "export": Command("export:export", "export s2.pt -o s2_onnx", "for phones, browsers, servers"),
+            "quantize": Command("quantize:quantize", "quantize s2.pt --texts t.txt -o q.safetensors", "tuned to int8"),
             "list": Command("models:list_models", "list", "models and towers known by name"),
             "info": Command("models:info", "info mobileclip_s2", "what a model or a checkpoint is"),
         },
         "search pictures": {
-            "index": Command("indexing:index", "index photos/", "make pictures ready to be searched"),
+            "index": Command("indexing:index", "index photos/", "make pictures ready for search"),
             "search": Command("collections:search", 'search "a red bicycle"', "find pictures by what they show"),
             "dedup": Command("collections:dedup", "dedup photos/", "pictures that show the same"),
             "serve": Command("collections:serve", "serve", "search in a browser"),
@@ -101,7 +99,7 @@ COMMANDS = Commands(
             "eval": _EVAL,
             "verify": Command("export:verify", "verify s2_onnx", "an export against its model"),
             "check-weights": Command(
-                "models:check_weights", "check-weights mobileclip_s0", "weights against published outputs"
+                "models:check_weights", "check-weights mobileclip_s0", "weights by published outputs"
             ),
         },
         "train": {

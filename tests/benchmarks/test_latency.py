@@ -16,7 +16,7 @@ from benchmarks.latency_ways import Side
 from mobileclip import reparameterize, specs
 from mobileclip.data import Tokenizer
 from mobileclip.evaluation.report import LIGHT, to_png
-from mobileclip.export.towers.lengths import cut_to_length
+from mobileclip.export.towers import cut_to_length
 from mobileclip.inference.comparison import largest_error
 from tests.export.models import CONVOLUTIONAL, PIXELS, SHALLOW, TOKENS, pixels, seeing
 

@@ -83,12 +83,13 @@ def test_a_flag_takes_the_same_in_every_command():
     assert len(set(SHORT.values())) == len(SHORT)
 
 
-def values(kind):
+def values(kind, default=None):
+    """Return something that a flag takes, other than its default."""
     kind = get_args(kind)[0] if get_origin(kind) is not Literal and hasattr(kind, "__metadata__") else kind
     if get_origin(kind) is Literal:
-        return get_args(kind)[-1]
+        return next(one for one in reversed(get_args(kind)) if one != default)
     if get_origin(kind) is tuple or type(None) in get_args(kind):
-        return values(get_args(kind)[0])
+        return values(get_args(kind)[0], default)
     return {int: "7", float: "0.25", str: "x=y", Path: "some/x=y"}[kind]
 
 
@@ -106,7 +107,7 @@ def test_a_key_is_the_flag_that_it_was(command, flag):
         keyed, alone = [flag.keyed, f"{flag.key}={'no' if flag.default else 'yes'}"], [flag.name]
         alone = [f"--no-{flag.key}"] if flag.default else alone
     else:
-        value = values(flag.kind)
+        value = values(flag.kind, flag.default)
         keyed, alone = [flag.keyed, f"{flag.key}={value}"], [flag.name, value]
     if flag.key == "backend":
         keyed, alone = ([*one, "--target", "executorch", "--precision", "float32"] for one in (keyed, alone))

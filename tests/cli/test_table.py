@@ -50,7 +50,7 @@ def test_the_list_fits_a_screen_of_eighty_columns(capsys, monkeypatch, names):
     assert (status, err) == (0, "")
     lines = out.splitlines()
     assert max(map(len, lines)) <= 80
-    assert len(lines) <= 40
+    assert len(lines) <= 45
     assert listed(capsys, *names)[:2] == (2, out)
 
 

@@ -14,6 +14,7 @@ SAID_BY_PROGRAMS = {
     "collections/store/database.py",
     "engines/ray.py",
     "export/targets/litert/convert.py",
+    "hardware/int8.py",
     "inference/optimization/optimizing.py",
     "terminal/help.py",
 }

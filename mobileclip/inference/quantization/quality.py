@@ -20,8 +20,8 @@ class Agreement:
         total: of all, at least 1.
 
     Examples:
-        >>> print(Agreement(same=49, total=50))
-        98.0% of 50 (89.4% to 99.9%)
+        >>> str(Agreement(same=49, total=50))
+        '98.0% of 50 (89.4% to 99.9%)'
     """
 
     same: int
