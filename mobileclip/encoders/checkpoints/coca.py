@@ -157,7 +157,7 @@ def _placed(
         if theirs == "logit_scale" and tensor.numel() == 1:
             tensor = tensor.reshape(1)
         rows = [shapes[name][0] if shapes[name] else 0 for name in ours]
-        parts = tensor.split(rows) if tensor.ndim and len(tensor) == sum(rows) else [tensor] * len(ours)
+        parts = torch.split(tensor, rows) if tensor.ndim and len(tensor) == sum(rows) else [tensor] * len(ours)
         for name, part in zip(ours, parts, strict=True):
             if part.shape != shapes[name]:
                 raise CheckpointError(

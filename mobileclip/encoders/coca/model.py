@@ -211,7 +211,7 @@ class CoCa(nn.Module):
         if isinstance(tower, ViT):
             (features,) = tower.layer_tokens(image, [len(tower.layers) - 1])
         else:
-            features = cast("MCi", tower)(image).flatten(2).transpose(1, 2)
+            features = tower(image).flatten(2).transpose(1, 2)
         pooled = self.image_norm(self.pooler(features))
         return self.image_project(pooled[:, 0]), pooled[:, 1:]
 
