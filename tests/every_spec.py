@@ -31,7 +31,7 @@ from mobileclip.data import (
 from mobileclip.data.loading import PipelineSpec
 from mobileclip.datasets import LabelledPipelineSpec
 from mobileclip.datasets.curation import FilterSpec
-from mobileclip.encoders import ClassifierSpec, DualEncoderSpec, MCiSpec, ViTSpec
+from mobileclip.encoders import ClassifierSpec, CoCaSpec, DualEncoderSpec, MCiSpec, ViTSpec
 from mobileclip.export import ExportSpec, TowerFile
 from mobileclip.inference.known import KnownOutput, Picture as KnownPicture
 from mobileclip.inputs import ImageInput, TokenizerFile
@@ -47,7 +47,7 @@ from mobileclip.training import (
     TrainingSpec,
 )
 from mobileclip.training.finetuning import LabelledContrastiveSpec
-from tests.encoders.small import IMAGE, SMALL, SMALL_MCT, SMALL_VIT, VIT
+from tests.encoders.small import COCA, COCA_VIT, IMAGE, SMALL, SMALL_MCT, SMALL_VIT, VIT
 
 _MOST_TRIES = 300
 _ENDED = object()
@@ -309,6 +309,7 @@ GIVEN: dict[type, Callable[[], tuple[Any, ...]]] = {
     ImageInput: lambda: (ImageInput(size=64),),
     TokenizerFile: lambda: (TokenizerFile(sha256="0" * 64, start_id=1, end_id=2),),
     AugmentationSpec: lambda: (AugmentationSpec(size=64), AugmentationSpec(size=64, operations=("Rotate",))),
+    CoCaSpec: lambda: (COCA, COCA_VIT),
     DualEncoderSpec: lambda: (SMALL, SMALL_MCT, SMALL_VIT),
     MCiSpec: lambda: (IMAGE, IMAGE.without_projection()),
     ViTSpec: lambda: (VIT, attrs.evolve(VIT, stem="patch"), attrs.evolve(VIT, projection=False, embedding_dim=32)),

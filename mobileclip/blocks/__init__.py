@@ -11,6 +11,7 @@ from mobileclip.blocks.building import Buildable, build_model, image_encoders, m
 from mobileclip.blocks.channel_norm import ChannelLayerNorm
 from mobileclip.blocks.conv_ffn import ConvFFN
 from mobileclip.blocks.conv_norm import ConvNorm
+from mobileclip.blocks.cross_attention import AttentionPooler, CrossAttention, CrossAttentionLayer
 from mobileclip.blocks.downsample import Downsample
 from mobileclip.blocks.drop_path import DropPath
 from mobileclip.blocks.heads import ConvPoolHead, EndTokenPool, MeanTokenPool
@@ -34,6 +35,7 @@ __all__ = [
     "Attention2d",
     "AttentionBackend",
     "AttentionBlock",
+    "AttentionPooler",
     "BlockSequence",
     "Buildable",
     "ChannelLayerNorm",
@@ -42,6 +44,8 @@ __all__ = [
     "ConvPatchStem",
     "ConvPoolHead",
     "ConvStem",
+    "CrossAttention",
+    "CrossAttentionLayer",
     "Downsample",
     "DropPath",
     "EndTokenPool",

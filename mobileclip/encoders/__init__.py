@@ -5,6 +5,7 @@ What composes blocks into towers belongs here; a new block belongs in `blocks`, 
 
 from mobileclip.encoders.checkpoints import CheckpointError, ModelSpec, load_backbone, load_model, save_model
 from mobileclip.encoders.classifier import Classifier, ClassifierSpec
+from mobileclip.encoders.coca import CoCa, CoCaSpec
 from mobileclip.encoders.dual import DualEncoder, DualEncoderSpec
 from mobileclip.encoders.families import (
     ImageEncoderSpec,
@@ -23,6 +24,8 @@ __all__ = [
     "CheckpointError",
     "Classifier",
     "ClassifierSpec",
+    "CoCa",
+    "CoCaSpec",
     "DualEncoder",
     "DualEncoderSpec",
     "ImageEncoderSpec",

@@ -3,6 +3,7 @@
 A new loss enters here, as a spec and a formula. Models, data and optimisers do not belong here.
 """
 
+from mobileclip.losses.captions import CaptionLoss, CaptionLossSpec
 from mobileclip.losses.divergence import TargetDivergence, distillation_target_kl
 from mobileclip.losses.names import (
     ContrastiveLoss,
@@ -25,6 +26,8 @@ from mobileclip.losses.texts import TextDistillationLoss, TextDistillationLossSp
 PairLossSpec = DistillingLossSpec = ReinforcedLossSpec
 
 __all__ = [
+    "CaptionLoss",
+    "CaptionLossSpec",
     "ContrastiveLoss",
     "ContrastiveLossSpec",
     "DistillingLossSpec",

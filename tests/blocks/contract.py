@@ -12,6 +12,7 @@ from mobileclip.blocks import (
     Attention,
     Attention2d,
     AttentionBlock,
+    AttentionPooler,
     BlockSequence,
     ChannelLayerNorm,
     ConvFFN,
@@ -19,6 +20,8 @@ from mobileclip.blocks import (
     ConvPatchStem,
     ConvPoolHead,
     ConvStem,
+    CrossAttention,
+    CrossAttentionLayer,
     Downsample,
     DropPath,
     EndTokenPool,
@@ -62,6 +65,15 @@ class PoolCase(Case):
         )
 
 
+@dataclass(frozen=True)
+class ContextCase(Case):
+    """A block that attends to a context too."""
+
+    def inputs(self, *, batch: int = 2, seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
+        context = noise(batch, 5, self.input[-1], seed=seed + 1, dtype=dtype)
+        return (*super().inputs(batch=batch, seed=seed, dtype=dtype), context)
+
+
 MAP = (2, 8, 7, 6)
 TOKENS = (2, 9, 8)
 IMAGE = (2, 3, 32, 48)
@@ -74,6 +86,7 @@ CASES: dict[str, Case] = {
     "attention_block_layer_norm": Case(
         lambda: AttentionBlock(8, head_dim=4, hidden_dim=12, norm=ChannelLayerNorm), MAP, MAP
     ),
+    "attention_pooler": Case(lambda: AttentionPooler(4, context_dim=8, num_queries=3, num_heads=2), TOKENS, (2, 3, 4)),
     "block_sequence": Case(lambda: BlockSequence(RepMixerBlock(8, hidden_dim=12), ConvFFN(8)), MAP, MAP),
     "channel_layer_norm": Case(lambda: ChannelLayerNorm(8), MAP, MAP),
     "conv_ffn": Case(lambda: ConvFFN(8, hidden_dim=12), MAP, MAP),
@@ -85,6 +98,8 @@ CASES: dict[str, Case] = {
     "conv_pool_head_bias": Case(lambda: ConvPoolHead(8, embedding_dim=5, expansion=3, bias=True), MAP, (2, 5)),
     "conv_stem": Case(lambda: ConvStem(8), IMAGE, (2, 8, 8, 12)),
     "conv_stem_without_scale": Case(lambda: ConvStem(8, scale_branch=False), IMAGE, (2, 8, 8, 12)),
+    "cross_attention": ContextCase(lambda: CrossAttention(8, num_heads=2, context_dim=8), TOKENS, TOKENS),
+    "cross_attention_layer": ContextCase(lambda: CrossAttentionLayer(8, num_heads=2), TOKENS, TOKENS),
     "downsample": Case(lambda: Downsample(8, out_dim=16), MAP, (2, 16, 4, 3)),
     "downsample_gated": Case(
         lambda: Downsample(8, out_dim=16, squeeze_excite=True, activation=None), MAP, (2, 16, 4, 3)

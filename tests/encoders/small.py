@@ -4,6 +4,7 @@ import torch
 
 from mobileclip.encoders import (
     AttentionSpec,
+    CoCaSpec,
     DualEncoderSpec,
     MCiSpec,
     MCtSpec,
@@ -27,6 +28,11 @@ MCT = MCtSpec(width=32, num_heads=2, depth=1, embedding_dim=24, input=TEXT_INPUT
 SMALL = DualEncoderSpec(image=IMAGE, text=TEXT)
 SMALL_MCT = DualEncoderSpec(image=IMAGE, text=MCT)
 SMALL_VIT = DualEncoderSpec(image=VIT, text=TEXT)
+
+# Captioners, whose text tower is as wide as their embeddings.
+_CAPTIONED = TextTransformerSpec(width=24, num_heads=2, depth=2, embedding_dim=24, causal=True, input=TEXT_INPUT)
+COCA = CoCaSpec(image=IMAGE, text=_CAPTIONED, decoder_depth=2, num_queries=5)
+COCA_VIT = CoCaSpec(image=VIT, text=_CAPTIONED, decoder_depth=2, num_queries=5)
 
 
 def randomised(spec, seed=0):

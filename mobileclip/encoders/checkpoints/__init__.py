@@ -5,6 +5,7 @@ A new layout of a model's weights enters here. Reading tensors from files is for
 
 from mobileclip.encoders.checkpoints import official, open_clip
 from mobileclip.encoders.checkpoints.backbone import load_backbone
+from mobileclip.encoders.checkpoints.coca import load_coca, save_coca
 from mobileclip.encoders.checkpoints.files import write_tensors
 from mobileclip.encoders.checkpoints.forms import FORMS, in_form, skeleton, tensor_shapes
 from mobileclip.encoders.checkpoints.layouts import ModelSpec, layouts
@@ -44,6 +45,7 @@ __all__ = [
     "layouts",
     "licence_of",
     "load_backbone",
+    "load_coca",
     "load_model",
     "of_same_architecture",
     "official",
@@ -51,6 +53,7 @@ __all__ = [
     "packaged",
     "read_checkpoint",
     "resolve_spec",
+    "save_coca",
     "save_model",
     "skeleton",
     "tagged",

@@ -34,6 +34,8 @@ _RUN = "mobileclip training state"
 _OF_RUN = ("average/", "objective/model.")
 
 _TOKENIZER = "mobileclip.tokenizer"
+COCA = "coca"
+"""Kind of a captioner, which `load_coca` reads."""
 SPACE = "mobileclip.space"
 """Key of a header: identity of the model whose space the embeddings are in, as JSON."""
 NGRAMS = "mobileclip.ngrams"
@@ -149,6 +151,8 @@ def header_of(metadata: Mapping[str, str], path: Path) -> Header | None:
         return None
     kind, form = metadata.get("mobileclip.kind", ""), metadata.get("mobileclip.form", "")
     layout = metadata.get("mobileclip.layout", NAME)
+    if kind == COCA:
+        raise CheckpointError(f"{path} holds a captioner; load it with mobileclip.encoders.checkpoints.load_coca")
     if kind not in _KINDS or form not in get_args(Form) or layout not in (NAME, *layouts):
         raise CheckpointError(
             f"{path} says that it holds a {shown(kind)} in the form {shown(form)} and the layout {shown(layout)}, "

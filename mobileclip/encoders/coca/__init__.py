@@ -1,0 +1,9 @@
+"""CoCa: captioners as models of this library, and how captions are drawn from them.
+
+What reads and writes their files is in `encoders.checkpoints`; what captions are for, in `reinforce`.
+"""
+
+from mobileclip.encoders.coca.generation import Beams, GenerationSpec, generate
+from mobileclip.encoders.coca.model import CaptionState, CoCa, CoCaOutput, CoCaSpec
+
+__all__ = ["Beams", "CaptionState", "CoCa", "CoCaOutput", "CoCaSpec", "GenerationSpec", "generate"]

@@ -1,0 +1,289 @@
+"""CoCa: an image-text model that writes captions too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Literal, NamedTuple, cast
+
+import attrs
+import torch
+from attrs import validators
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mobileclip.blocks import Attention, AttentionPooler, CrossAttention
+from mobileclip.encoders.checks import DEPTH, WIDTH, check_heads, check_images
+from mobileclip.encoders.coca.text import CaptionDecoder, CaptionLayer, CaptionTextEncoder, Memory
+from mobileclip.encoders.dual import INITIAL_LOGIT_SCALE, MAX_LOGIT_SCALE
+from mobileclip.encoders.families import ImageEncoderSpec
+from mobileclip.encoders.mci import MCi
+from mobileclip.encoders.text import TextTransformerSpec
+from mobileclip.encoders.vit import ViT
+from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
+
+ClassMask = Literal["shifted", "aligned"]
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class CoCaSpec:
+    """A captioner: an image tower, a text tower and a decoder that attends to the image.
+
+    Args:
+        image: the image tower, an MCi or a ViT; its own head is left out, for queries pool its features.
+        text: the text tower, causal, read at a class token behind the text. `input.context_length` counts ids, and
+            there is one position more: 76 in models of context 77, 127 and 255 in those of 128 and 256. Its width is
+            the embedding's, and the decoder's.
+        decoder_depth: layers of the decoder.
+        decoder_heads: heads of the decoder's attentions.
+        num_queries: of the pooling; the first gives the embedding, all others what the decoder attends to.
+        pooler_heads: heads of the pooling.
+        class_mask: which padding the text's attentions leave out: `aligned` with the ids, or `shifted` by one, as the
+            published weights were trained.
+        max_logit_scale: cap of the factor of similarities; open_clip has none in the model.
+
+    Raises:
+        ValueError: if the widths differ, heads do not divide them, or the text tower is not causal.
+
+    Source: Yu et al., "CoCa: Contrastive Captioners are Image-Text Foundation Models"; MobileCLIP2, section 3.
+
+    Examples:
+        >>> text = TextTransformerSpec(width=16, depth=1, num_heads=2, embedding_dim=16, causal=True)
+        >>> image = ViTSpec(width=24, depth=1, num_heads=2, embedding_dim=16)
+        >>> CoCaSpec(image=image, text=text, decoder_depth=1, num_queries=9).build().decoder.project.out_features
+        49408
+    """
+
+    image: ImageEncoderSpec
+    text: TextTransformerSpec
+    decoder_depth: int = attrs.field(default=12, validator=DEPTH)
+    decoder_heads: int = attrs.field(default=8, validator=WIDTH)
+    num_queries: int = attrs.field(default=256, validator=[validators.ge(2), validators.le(1 << 12)])
+    pooler_heads: int = attrs.field(default=8, validator=WIDTH)
+    class_mask: ClassMask = attrs.field(default="shifted", validator=validators.in_(("shifted", "aligned")))
+    max_logit_scale: float = attrs.field(
+        default=MAX_LOGIT_SCALE, validator=validators.gt(0), metadata=LEFT_OUT_AT_DEFAULT, eq=False
+    )
+
+    def __attrs_post_init__(self) -> None:
+        """Check that towers and decoder share one width."""
+        widths = {self.image.embedding_dim, self.text.embedding_dim, self.text.width}
+        if len(widths) > 1:
+            raise ValueError(
+                f"image and text embeddings and the text tower of a CoCa are of one width, not of {sorted(widths)}"
+            )
+        for heads in (self.decoder_heads, self.pooler_heads):
+            check_heads(self.text.width, heads)
+        if not self.text.causal or self.text.pool != "end":
+            raise ValueError("the text tower of a CoCa is causal and read at its class token; give causal=True alone")
+
+    @property
+    def num_blocks(self) -> int:
+        """How many blocks towers and decoder have."""
+        return self.image.num_blocks + self.text.num_blocks + 2 * self.decoder_depth
+
+    def build(self) -> CoCa:
+        """Return a new model.
+
+        Raises:
+            ValueError: if the image tower is neither an MCi nor a ViT.
+        """
+        return CoCa(self)
+
+
+class CoCaOutput(NamedTuple):
+    """What a CoCa gives for pairs.
+
+    Args:
+        image: (batch, embedding_dim), of unit length.
+        text: likewise.
+        logit_scale: factor of similarities.
+        logits: (batch, ids - 1, vocab_size), of every id but the first.
+        labels: (batch, ids - 1), these ids.
+    """
+
+    image: Tensor
+    text: Tensor
+    logit_scale: Tensor
+    logits: Tensor
+    labels: Tensor
+
+
+class CaptionState(NamedTuple):
+    """Captions under way.
+
+    Args:
+        text: memories of the text tower's layers.
+        decoder: memories of the decoder's layers over the text.
+        contexts: keys and values of the images, for each layer that attends to them.
+    """
+
+    text: list[Memory]
+    decoder: list[Memory]
+    contexts: list[tuple[Tensor, Tensor]]
+
+    def reorder(self, rows: Tensor) -> None:
+        """Let every caption go on from another one of the same image."""
+        for memory in (*self.text, *self.decoder):
+            memory.reorder(rows)
+
+
+class CoCa(nn.Module):
+    """Two towers with one embedding space, and a decoder of captions.
+
+    `tokens = image_norm(pooler(image_encoder(images)))`, the first of which is projected to the image's embedding; the
+    others are what the decoder attends to.
+
+    Shape:
+        images `(batch, channels, size, size)` and ids `(batch, ids)` to `CoCaOutput`.
+
+    Args:
+        spec: the choices.
+
+    Source: Yu et al., "CoCa: Contrastive Captioners are Image-Text Foundation Models".
+    Differs: as open_clip, one pooling gives both the embedding and the decoder's tokens; the paper has two in a row.
+
+    Examples:
+        >>> text = TextTransformerSpec(width=16, depth=1, num_heads=2, embedding_dim=16, causal=True)
+        >>> image = ViTSpec(width=24, depth=1, num_heads=2, embedding_dim=16)
+        >>> model = CoCaSpec(image=image, text=text, decoder_depth=1, num_queries=9).build()
+        >>> model(torch.rand(2, 3, 224, 224), torch.ones(2, 20, dtype=torch.int64)).logits.shape
+        torch.Size([2, 19, 49408])
+    """
+
+    def __init__(self, spec: CoCaSpec) -> None:
+        super().__init__()
+        tower, text, width = spec.image.build(), spec.text, spec.text.width
+        if not isinstance(tower, MCi | ViT):
+            raise ValueError(f"the image tower of a CoCa is an MCi or a ViT, not a {type(tower).__name__}")
+        self.spec = spec
+        self.image_encoder = tower.backbone()
+        self.pooler = AttentionPooler(
+            width, context_dim=tower.dims[-1], num_queries=spec.num_queries, num_heads=spec.pooler_heads
+        )
+        self.image_norm = nn.LayerNorm(width)
+        self.image_project = nn.Linear(width, width, bias=False)
+        self.text_encoder = CaptionTextEncoder(
+            text.input.vocab_size,
+            width=width,
+            layers=[CaptionLayer(width, num_heads=text.num_heads) for _ in range(text.depth)],
+            context_length=text.input.context_length,
+            embedding_dim=text.embedding_dim,
+            pad_id=text.input.pad_id,
+            class_mask=spec.class_mask,
+        )
+        self.decoder = CaptionDecoder(
+            text.input.vocab_size, width=width, depth=spec.decoder_depth, num_heads=spec.decoder_heads
+        )
+        # Of one dimension, for `fully_shard` takes no others.
+        self.logit_scale = nn.Parameter(torch.tensor([math.log(INITIAL_LOGIT_SCALE)]))
+        self._initialize()
+
+    @property
+    def similarity_scale(self) -> Tensor:
+        """The factor of similarities, `min(exp(logit_scale), max_logit_scale)`."""
+        return self.logit_scale.reshape(()).exp().clamp(max=self.spec.max_logit_scale)
+
+    def forward(self, image: Tensor, text: Tensor) -> CoCaOutput:
+        """Return embeddings of unit length, and the logits of every id given the image and the ids before it.
+
+        Args:
+            image: preprocessed.
+            text: ids, at most `context_length` of each.
+        """
+        images, image_tokens = self.image_tokens(image)
+        texts, features = self.text_encoder(text)
+        logits = self.decoder(features[:, :-1], image_tokens)
+        images, texts = F.normalize(images, dim=-1), F.normalize(texts, dim=-1)
+        return CoCaOutput(images, texts, self.similarity_scale, logits, text[:, 1:])
+
+    def image_tokens(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the embeddings of images, not normalised, and the tokens that the decoder attends to.
+
+        Shape:
+            `(batch, embedding_dim)` and `(batch, num_queries - 1, width)`.
+
+        Raises:
+            ValueError: if the images are not of the spec's size.
+        """
+        check_images(image, self.spec.image.input)
+        tower = self.image_encoder
+        if isinstance(tower, ViT):
+            (features,) = tower.layer_tokens(image, [len(tower.layers) - 1])
+        else:
+            features = tower(image).flatten(2).transpose(1, 2)
+        pooled = self.image_norm(self.pooler(features))
+        return self.image_project(pooled[:, 0]), pooled[:, 1:]
+
+    def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:  # noqa: FBT001, FBT002 - as DualEncoder
+        """Return the embeddings of preprocessed images, of unit length if asked."""
+        embedding, _ = self.image_tokens(image)
+        return F.normalize(embedding, dim=-1) if normalize else embedding
+
+    def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:  # noqa: FBT001, FBT002 - as DualEncoder
+        """Return the embeddings of tokenised texts, of unit length if asked."""
+        embedding: Tensor = self.text_encoder(text)[0]
+        return F.normalize(embedding, dim=-1) if normalize else embedding
+
+    def start(self, image_tokens: Tensor, *, num_captions: int, max_length: int) -> CaptionState:
+        """Return the state of captions without ids.
+
+        Args:
+            image_tokens: see `image_tokens`.
+            num_captions: captions per image, beside each other.
+            max_length: ids per caption, at most.
+        """
+        rows = len(image_tokens) * num_captions
+
+        def memories(layers: nn.ModuleList) -> list[Memory]:
+            return [cast("CaptionLayer", layer).memory(rows, max_length) for layer in layers]
+
+        contexts = [layer.keys_and_values(image_tokens) for layer in self.decoder.cross_layers]  # type: ignore[operator]
+        return CaptionState(memories(self.text_encoder.layers), memories(self.decoder.layers), contexts)
+
+    def step(self, state: CaptionState, ids: Tensor) -> Tensor:
+        """Return the logits of the next id, `(rows, vocab_size)`, and append `ids`, one for each row, to the state.
+
+        Equal to the last logits of `forward` over all ids so far, at the cost of one.
+        """
+        return self.decoder.step(self.text_encoder.step(ids, state.text), state.decoder, state.contexts)
+
+    def _initialize(self) -> None:
+        """Draw the weights as open_clip draws those of its CoCa, or would: it leaves the decoder's projection as is."""
+        width, text = self.spec.text.width, self.text_encoder
+        for tensor, std in (
+            (text.token_embedding.weight, 0.02),
+            (text.position, 0.01),
+            (text.class_token, 0.01),
+            (text.project.weight, width**-0.5),
+            (self.decoder.project.weight, width**-0.5),
+            (self.image_project.weight, self.pooler.attention.key.in_features**-0.5),
+        ):
+            nn.init.normal_(tensor, std=std)
+        for layer in text.layers:
+            _initialize_layer(cast("CaptionLayer", layer), width, len(text.layers))
+        for attention in _pytorchs(self.pooler, self.decoder):
+            for name, parameter in attention.named_parameters():
+                if name.endswith("bias"):
+                    nn.init.zeros_(parameter)
+                elif "project" not in name:
+                    nn.init.xavier_uniform_(parameter)
+
+
+def _initialize_layer(layer: CaptionLayer, width: int, depth: int) -> None:
+    attention = cast("Attention", layer.attention)
+    for linear, std in (
+        (attention.qkv, width**-0.5),
+        (attention.project, (2 * width * depth) ** -0.5),
+        (layer.ffn.fc1, (2 * width) ** -0.5),
+        (layer.ffn.fc2, (2 * width * depth) ** -0.5),
+    ):
+        nn.init.normal_(linear.weight, std=std)
+    for bias in (attention.qkv.bias, attention.project.bias):
+        nn.init.zeros_(bias)
+
+
+def _pytorchs(*parts: nn.Module) -> Iterator[nn.Module]:
+    """Yield the attentions that start as those of `nn.MultiheadAttention`."""
+    for part in parts:
+        yield from (module for module in part.modules() if isinstance(module, (Attention, CrossAttention)))

@@ -1,0 +1,195 @@
+"""CoCa's text half: a causal tower with a class token behind the text, and the decoder that looks at the image.
+
+Both go over a whole text at once, or one id at a time with the keys and values of earlier ids remembered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import attrs
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mobileclip.blocks import Attention, CrossAttentionLayer, TransformerLayer
+
+
+@attrs.define(kw_only=True, eq=False)
+class Memory:
+    """Keys and values of the ids so far, of one attention.
+
+    Args:
+        keys: (rows, heads, max_length, head_dim), filled up to `length`.
+        values: likewise.
+        length: ids so far.
+    """
+
+    keys: Tensor
+    values: Tensor
+    length: int = 0
+
+    def extended(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Append those of one id, and return all."""
+        end = self.length + 1
+        self.keys[:, :, self.length : end], self.values[:, :, self.length : end] = key, value
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def reorder(self, rows: Tensor) -> None:
+        """Let every row go on from another one."""
+        self.keys, self.values = self.keys[rows], self.values[rows]
+
+
+class CaptionAttention(Attention):
+    """Causal attention that leaves some tokens out, or goes on from a memory; shape and args are `Attention`'s."""
+
+    def forward(self, x: Tensor, visible: Tensor | None = None, memory: Memory | None = None) -> Tensor:
+        """Return the attended `x`.
+
+        Args:
+            x: the tokens; one for each row, where there is a memory.
+            visible: (batch, tokens), which tokens are seen by others; all by default.
+            memory: of earlier tokens, which those of `x` join.
+        """
+        qkv = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
+        query, key, value = qkv[0], qkv[1], qkv[2]
+        if memory is not None:
+            attended = F.scaled_dot_product_attention(query, *memory.extended(key, value))
+        elif visible is None:
+            attended = self.backend(query, key, value, causal=True)
+        else:
+            earlier = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
+            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=earlier & visible[:, None, None])
+        y: Tensor = self.project(rearrange(attended, "b h n d -> b n (h d)"))
+        return y
+
+
+class CaptionLayer(TransformerLayer):
+    """`TransformerLayer` over `CaptionAttention`.
+
+    Args:
+        dim: width of the tokens.
+        num_heads: number of heads; divides `dim`.
+    """
+
+    def __init__(self, dim: int, *, num_heads: int) -> None:
+        super().__init__(dim, mixer=CaptionAttention(dim, num_heads=num_heads, causal=True))
+
+    def forward(self, x: Tensor, visible: Tensor | None = None, memory: Memory | None = None) -> Tensor:
+        """Return the transformed tokens; see `CaptionAttention.forward`."""
+        x = x + self.attention(self.attention_norm(x), visible, memory)
+        y: Tensor = x + self.ffn(self.ffn_norm(x))
+        return y
+
+    def memory(self, rows: int, max_length: int) -> Memory:
+        """Return an empty memory of its attention."""
+        attention = cast("CaptionAttention", self.attention)
+        weight = attention.qkv.weight
+        shape = (rows, attention.num_heads, max_length, weight.shape[1] // attention.num_heads)
+        return Memory(keys=weight.new_zeros(shape), values=weight.new_zeros(shape))
+
+
+class CaptionTextEncoder(nn.Module):
+    """CoCa's text tower: `y = project(norm(layers(embed(ids) + class token)[-1]))`, and the ids' features before it.
+
+    Shape:
+        ids `(batch, ids)` to embeddings `(batch, embedding_dim)` and features `(batch, ids, width)`.
+
+    Args:
+        vocab_size: number of ids.
+        width: of the tokens.
+        layers: of the tower.
+        context_length: ids per text; there is one position more, the class token's.
+        embedding_dim: width of the embedding.
+        pad_id: of the padding, which nothing attends to.
+        class_mask: see `CoCaSpec`.
+
+    Source: Yu et al., "CoCa: Contrastive Captioners are Image-Text Foundation Models", section 3.2.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        *,
+        width: int,
+        layers: Sequence[CaptionLayer],
+        context_length: int,
+        embedding_dim: int,
+        pad_id: int,
+        class_mask: str,
+    ) -> None:
+        super().__init__()
+        self.pad_id, self.class_mask = pad_id, class_mask
+        self.token_embedding = nn.Embedding(vocab_size, width)
+        self.class_token = nn.Parameter(torch.zeros(width))
+        self.position = nn.Parameter(torch.zeros(context_length + 1, width))
+        self.layers = nn.ModuleList(layers)
+        self.norm = nn.LayerNorm(width)
+        self.project = nn.Linear(width, embedding_dim, bias=False)
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the embeddings of texts, not normalised, and the features of their ids."""
+        class_token = self.class_token.expand(len(ids), 1, -1)
+        x = torch.cat([self.token_embedding(ids), class_token], dim=1) + self.position[: ids.shape[1] + 1]
+        visible, always = ids != self.pad_id, ids.new_ones(len(ids), 1, dtype=torch.bool)
+        visible = torch.cat([visible, always] if self.class_mask == "aligned" else [always, visible], dim=1)
+        for layer in self.layers:
+            x = layer(x, visible)
+        return self.project(self.norm(x[:, -1])), x[:, :-1]
+
+    def step(self, ids: Tensor, memories: Sequence[Memory]) -> Tensor:
+        """Return the features of one id of every row, `(rows, 1, width)`, behind those in the memories."""
+        x: Tensor = self.token_embedding(ids)[:, None] + self.position[memories[0].length]
+        for layer, memory in zip(self.layers, memories, strict=True):
+            x = layer(x, None, memory)
+        return x
+
+
+class CaptionDecoder(nn.Module):
+    """CoCa's multimodal decoder: layers over the text, each followed by one that attends to the image.
+
+    Shape:
+        features `(batch, ids, width)` and image tokens `(batch, places, width)` to logits `(batch, ids, vocab_size)`.
+
+    Args:
+        vocab_size: number of ids.
+        width: of the features and of the image tokens.
+        depth: number of layers of each kind.
+        num_heads: of every attention; divides `width`.
+
+    Source: Yu et al., "CoCa: Contrastive Captioners are Image-Text Foundation Models", section 3.2.
+    """
+
+    def __init__(self, vocab_size: int, *, width: int, depth: int, num_heads: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(CaptionLayer(width, num_heads=num_heads) for _ in range(depth))
+        self.cross_layers = nn.ModuleList(CrossAttentionLayer(width, num_heads=num_heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.project = nn.Linear(width, vocab_size, bias=False)
+
+    def forward(self, features: Tensor, image_tokens: Tensor) -> Tensor:
+        """Return the logits of the id that follows each."""
+        for layer, cross_layer in zip(self.layers, self.cross_layers, strict=True):
+            features = cross_layer(layer(features), image_tokens)
+        logits: Tensor = self.project(self.norm(features))
+        return logits
+
+    def step(self, x: Tensor, memories: Sequence[Memory], contexts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """Return the logits `(rows, vocab_size)` of the id that follows one of every row.
+
+        Args:
+            x: features of that id, `(rows, 1, width)`; the rows of an image beside each other.
+            memories: of earlier ids, one for each layer.
+            contexts: keys and values of the images, one pair for each layer.
+        """
+        rows, images = len(x), len(contexts[0][0])
+        for layer, cross_layer, memory, context in zip(self.layers, self.cross_layers, memories, contexts, strict=True):
+            x = layer(x, None, memory)
+            # The rows of an image are to its attention what the tokens of a text are.
+            x = cast("CrossAttentionLayer", cross_layer).attend(x.reshape(images, -1, x.shape[-1]), *context)
+            x = x.reshape(rows, 1, -1)
+        logits: Tensor = self.project(self.norm(x[:, 0]))
+        return logits

@@ -1,0 +1,111 @@
+"""CoCa's loss: the contrastive one, and the likelihood of captions."""
+
+from __future__ import annotations
+
+import attrs
+import torch
+from attrs import validators
+from torch import Tensor, distributed, nn
+from torch.nn import functional as F
+
+from mobileclip.losses.embeddings import compute_dtype
+from mobileclip.losses.names import ContrastiveLossSpec
+from mobileclip.losses.specs import LossSpec, LossTerms, losses
+from mobileclip.losses.tiled.processes import Processes
+from mobileclip.strict import strict
+
+
+@losses.register("captions")
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class CaptionLossSpec(LossSpec):
+    """The choices of `CaptionLoss`.
+
+    Args:
+        contrastive_weight: of the contrastive term; at least 0. With 0, it is not computed.
+        caption_weight: of the caption term; above 0. open_clip's and the paper's is twice the other.
+        pad_id: of labels that do not count.
+
+    Examples:
+        >>> CaptionLossSpec().term_names
+        ('contrastive', 'captions')
+    """
+
+    contrastive_weight: float = attrs.field(default=1.0, validator=validators.ge(0))
+    caption_weight: float = attrs.field(default=2.0, validator=validators.gt(0))
+    pad_id: int = attrs.field(default=0, validator=validators.ge(0))
+
+    @property
+    def needs_teachers(self) -> bool:
+        """It has none."""
+        return False
+
+    @property
+    def term_names(self) -> tuple[str | None, str]:
+        """The terms of positive weight; that of captions stands where other losses have distillation."""
+        return "contrastive" if self.contrastive_weight > 0 else None, "captions"
+
+    def build(self, *, process_group: distributed.ProcessGroup | None = None) -> CaptionLoss:
+        """Return the loss; see `LossSpec.build`."""
+        return CaptionLoss(self, process_group=process_group)
+
+
+class CaptionLoss(nn.Module):
+    """CLIP's loss beside the mean negative log-likelihood of captions' ids: `a L_contrastive + b L_captions`.
+
+    Shape: image, text (B, D); logits (B, L, V); labels (B, L) -> scalars.
+
+    Args:
+        spec: its choices.
+        process_group: the processes that the batch is spread over; see `LossSpec.build`.
+
+    Source: Yu et al., "CoCa: Contrastive Captioners are Image-Text Foundation Models", Eq. 3 to 5.
+
+    Examples:
+        >>> unit, logits, labels = torch.eye(4), torch.zeros(4, 3, 8), torch.tensor([[5, 7, 0]] * 4)
+        >>> terms = CaptionLoss()(image=unit, text=unit, logit_scale=100.0, logits=logits, labels=labels)
+        >>> round(terms.distillation.item(), 4)  # nothing tells 8 ids apart: 2 log(8)
+        4.1589
+    """
+
+    def __init__(
+        self, spec: CaptionLossSpec | None = None, *, process_group: distributed.ProcessGroup | None = None
+    ) -> None:
+        super().__init__()
+        self.spec = CaptionLossSpec() if spec is None else spec
+        self.group_name = None if process_group is None else process_group.group_name
+        weight = self.spec.contrastive_weight
+        contrastive = ContrastiveLossSpec(contrastive_weight=weight) if weight else None
+        self.contrastive = None if contrastive is None else contrastive.build(process_group=process_group)
+
+    def forward(
+        self, *, image: Tensor, text: Tensor, logit_scale: Tensor | float, logits: Tensor, labels: Tensor
+    ) -> LossTerms:
+        """Return the loss of a batch.
+
+        Args:
+            image: embeddings of unit length.
+            text: likewise, pair by pair.
+            logit_scale: factor of similarities.
+            logits: of the captions' ids.
+            labels: these ids.
+
+        Raises:
+            ValueError: if batches or dims differ, or logits are not one row for each label.
+        """
+        if logits.shape[:-1] != labels.shape:
+            raise ValueError(
+                f"logits of shape {tuple(logits.shape)} are not one row for each of the labels {tuple(labels.shape)}"
+            )
+        contrastive = logits.new_zeros((), dtype=compute_dtype(logits))
+        if self.contrastive is not None:
+            contrastive = self.contrastive(image=image, text=text, logit_scale=logit_scale).total
+        with torch.autocast(logits.device.type, enabled=False):
+            captions = self.spec.caption_weight * self._captions(logits.to(compute_dtype(logits)), labels)
+        return LossTerms(contrastive, captions, contrastive + captions)
+
+    def _captions(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return this process's share of the mean over the ids of all captions."""
+        total = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=self.spec.pad_id, reduction="sum")
+        processes = Processes(self.group_name)
+        counts = processes.gather((labels != self.spec.pad_id).sum()[None])
+        return processes.size * total / counts.sum().clamp(min=1)

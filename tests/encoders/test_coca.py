@@ -1,0 +1,242 @@
+"""CoCa: open_clip's with shared weights, its files, its captions, and towers that open_clip has none with."""
+
+from __future__ import annotations
+
+import itertools
+
+import attrs
+import pytest
+import torch
+
+from mobileclip.encoders import CoCaSpec
+from mobileclip.encoders.checkpoints import load_coca, save_coca, skeleton
+from mobileclip.encoders.checkpoints.coca import open_clip_spec, to_open_clip
+from mobileclip.encoders.coca import GenerationSpec, generate
+from mobileclip.inputs import TextInput
+from mobileclip.losses import CaptionLossSpec
+from tests.encoders.small import COCA, COCA_VIT
+from tests.errors import fails
+from tests.lazily import lazily
+
+open_clip = lazily("open_clip")
+
+VOCAB_SIZE, START, END = 60, 58, 59
+
+
+def architecture(*, context_length=15, vision_width=128):
+    """Return open_clip's description of a small one; shapes say all of it."""
+    text = {"context_length": context_length, "vocab_size": VOCAB_SIZE, "width": 64, "heads": 1, "layers": 2}
+    vision = {"image_size": 32, "patch_size": 8, "width": vision_width, "head_width": 64, "layers": 2}
+    pooling = {"attentional_pool": True, "attn_pooler_heads": 8, "attn_pooler_queries": 9, "output_tokens": True}
+    return {
+        "embed_dim": 64,
+        "vision_cfg": {**vision, **pooling},
+        "text_cfg": {**text, "embed_cls": True, "output_tokens": True},
+        "multimodal_cfg": {**text, "layers": 3},
+    }
+
+
+def randomised(model, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if name == "logit_scale":
+                parameter.fill_(2.0)
+            elif parameter.ndim > 1:
+                parameter.copy_(noise * parameter.shape[-1] ** -0.5 * (8 if "decoder.text_proj" in name else 1))
+            else:
+                parameter.add_(0.1 * noise)
+    return model.eval()
+
+
+def pair(tmp_path, *, aligned=False, **choices):
+    """Return open_clip's model and ours of its file, in float64."""
+    theirs = randomised(open_clip.CoCa(**architecture(**choices)))
+    theirs.text.correct_cls_mask = aligned
+    torch.save(theirs.state_dict(), tmp_path / "coca.pt")
+    ours = load_coca(tmp_path / "coca.pt")
+    if aligned:
+        ours = load_coca(tmp_path / "coca.pt", attrs.evolve(ours.spec, class_mask="aligned"))
+    return theirs.double(), ours.double()
+
+
+def batch(size=3, length=15, seed=1):
+    """Return images, and ids whose texts end at different places."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(size, 3, 32, 32, generator=generator, dtype=torch.float64)
+    ids = torch.randint(1, START, (size, length), generator=generator)
+    ids[:, 0] = START
+    for row, end in zip(ids, (length - 1, length // 2, 3), strict=False):
+        row[end], row[end + 1 :] = END, 0
+    return images, ids
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [{}, {"vision_width": 64}, {"aligned": True}],
+    ids=["widths differ", "one width", "aligned mask"],
+)
+def test_loss_logits_and_gradients_are_those_of_open_clip(tmp_path, choices):
+
+    theirs, ours = pair(tmp_path, **choices)
+    images, ids = batch()
+    expected, found = theirs(images, ids), ours(images, ids)
+    for name, one in (("logits", found.logits), ("image_features", found.image), ("text_features", found.text)):
+        torch.testing.assert_close(one, expected[name], rtol=1e-9, atol=1e-9)
+    wanted = open_clip.loss.CoCaLoss(caption_loss_weight=2.0, clip_loss_weight=1.0)(**expected, output_dict=True)
+    loss = CaptionLossSpec().build()
+    terms = loss(
+        image=found.image, text=found.text, logit_scale=found.logit_scale, logits=found.logits, labels=found.labels
+    )
+    torch.testing.assert_close(terms.contrastive, wanted["contrastive_loss"], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(terms.distillation, wanted["caption_loss"], rtol=1e-9, atol=1e-9)
+    sum(wanted.values()).backward()
+    terms.total.backward()
+    gradients = to_open_clip({name: one.grad for name, one in ours.named_parameters()})
+    assert gradients.keys() == dict(theirs.named_parameters()).keys()
+    for name, one in theirs.named_parameters():
+        torch.testing.assert_close(gradients[name], one.grad, rtol=1e-6, atol=1e-9, msg=lambda text, n=name: n + text)
+
+
+@pytest.mark.parametrize("context_length", [76, 127, 255])
+def test_open_clips_files_are_read_and_written(tmp_path, context_length):
+    theirs = randomised(open_clip.CoCa(**architecture(context_length=context_length)))
+    torch.save({"state_dict": theirs.state_dict()}, tmp_path / "coca.pt")
+    ours = load_coca(tmp_path / "coca.pt")
+    assert ours.spec.text.input.context_length == context_length
+    save_coca(ours, tmp_path / "again.pt", layout="open_clip")
+    again = torch.load(tmp_path / "again.pt", weights_only=True)
+    assert again.keys() == theirs.state_dict().keys()
+    assert all(torch.equal(again[name], one) for name, one in theirs.state_dict().items())
+
+
+def test_published_architectures_are_known_by_their_shapes(tmp_path):
+    """Built without memory: names and shapes of all tensors, and the heads that no shape says."""
+
+    for name in ("coca_ViT-B-32", "coca_ViT-L-14"):
+        config = open_clip.get_model_config(name)
+        config.pop("custom_text")
+        with torch.device("meta"):
+            theirs = open_clip.CoCa(**config).state_dict()
+        spec = open_clip_spec(tmp_path, theirs)
+        ours = to_open_clip(skeleton(spec, "training").state_dict())
+        assert {key: one.shape for key, one in ours.items()} == {key: one.shape for key, one in theirs.items()}
+        text, decoder, vision = (config[key] for key in ("text_cfg", "multimodal_cfg", "vision_cfg"))
+        assert (spec.text.num_heads, spec.decoder_heads) == (text["heads"], decoder["heads"])
+        assert spec.pooler_heads == vision["attn_pooler_heads"]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return pair(tmp_path_factory.mktemp("coca"))
+
+
+@pytest.fixture
+def generating(monkeypatch):
+    """open_clip's `generate`, which it switches off where transformers has no beam search any more."""
+    import transformers
+
+    monkeypatch.setattr(open_clip.coca_model, "_has_transformers", True)
+    for kind, name in (("top_p", "TopPLogitsWarper"), ("top_k", "TopKLogitsWarper")):
+        monkeypatch.setitem(open_clip.coca_model.GENERATION_TYPES, kind, getattr(transformers, name))
+    for name in (
+        *("LogitsProcessorList", "MinLengthLogitsProcessor", "RepetitionPenaltyLogitsProcessor"),
+        *("MaxLengthCriteria", "StoppingCriteriaList"),
+    ):
+        monkeypatch.setattr(open_clip.coca_model, name, getattr(transformers, name), raising=False)
+
+
+@pytest.mark.usefixtures("generating")
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"strategy": "top_k", "top_k": 1},
+        {"strategy": "top_k", "top_k": 7},
+        {"strategy": "top_p", "top_p": 0.9},
+        {"strategy": "top_p", "top_p": 0.8, "temperature": 1.7},
+    ],
+    ids=["greedy", "top-k", "top-p", "temperature"],
+)
+def test_captions_are_those_of_open_clip_with_the_same_seed(models, choices):
+    theirs, ours = models
+    images, _ = batch(6)
+    asked = {"generation_type" if name == "strategy" else name: value for name, value in choices.items()}
+    special = {"sot_token_id": START, "eos_token_id": END, "pad_token_id": 0}
+    torch.manual_seed(3)
+    expected = theirs.generate(images, **asked, **special, seq_len=15, min_seq_len=4)
+    spec = GenerationSpec(**choices, min_length=4, max_length=15)
+    found = generate(ours, images, spec, generator=torch.Generator().manual_seed(3))
+    assert found.tolist() == expected.tolist()
+    assert len(set(map(tuple, found.tolist()))) > 1
+    if choices.get("top_k") == 1:
+        greedy = GenerationSpec(strategy="greedy", min_length=4, max_length=15)
+        assert generate(ours, images, greedy).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("spec", [COCA, COCA_VIT], ids=["MCi", "ViT"])
+def test_any_image_tower_of_ours_captions_learns_and_is_stored(tmp_path, spec):
+    model = randomised(spec.build())
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 3, 64, 64, generator=generator)
+    ids = torch.randint(1, 598, (4, 12), generator=generator)
+    out = model(images.repeat_interleave(2, 0), ids)
+    _, tokens = model.image_tokens(images)
+    state = model.start(tokens, num_captions=2, max_length=12)
+    steps = torch.stack([model.step(state, column) for column in ids.T[:-1]], dim=1)
+    torch.testing.assert_close(steps, out.logits, rtol=1e-4, atol=1e-4)
+    terms = CaptionLossSpec().build()(
+        image=out.image, text=out.text, logit_scale=out.logit_scale, logits=out.logits, labels=out.labels
+    )
+    terms.total.backward()
+    assert [name for name, one in model.named_parameters() if one.grad is None] == []
+    save_coca(model, tmp_path / "coca.safetensors")
+    again = load_coca(tmp_path / "coca.safetensors")
+    assert again.spec == spec
+    assert all(torch.equal(one, model.state_dict()[name]) for name, one in again.state_dict().items())
+
+
+@torch.no_grad()
+def test_wide_beams_find_the_best_caption_of_all():
+    """By `sum of logits / ids`, over every caption of at most four ids that has no padding."""
+    text = attrs.evolve(COCA_VIT.text, input=TextInput(context_length=6, vocab_size=8))
+    model = randomised(attrs.evolve(COCA_VIT, text=text).build())
+    images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    spec = GenerationSpec(strategy="beam", num_beams=64, min_length=1, max_length=4)
+    found = generate(model, images, spec)
+    rows = torch.tensor([[6, *others] for others in itertools.product(range(1, 8), repeat=3)])
+    best = []
+    for image in images:
+        logits = model(image.expand(len(rows), -1, -1, -1), rows).logits
+        sums = logits.gather(2, rows[:, 1:, None])[..., 0].cumsum(dim=1)
+        scored = {}
+        for row, totals in zip(rows.tolist(), sums.tolist(), strict=True):
+            length = row.index(7) + 1 if 7 in row else 4
+            scored[tuple(row[:length])] = totals[length - 2] / length
+        best.append(max(scored, key=scored.get))
+    assert [tuple(row[: len(one)].tolist()) for row, one in zip(found, best, strict=True)] == best
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "named"),
+    [
+        ({"text": attrs.evolve(COCA.text, causal=False)}, "encoders.text-tower-coca-causal", ()),
+        ({"text": attrs.evolve(COCA.text, embedding_dim=16)}, "encoders.image-text-embeddings-text", ("16",)),
+        ({"decoder_heads": 7}, "encoders.width-multiple-num-heads", ("7",)),
+    ],
+)
+def test_specs_refuse(changes, code, named):
+    with fails(code, *named):
+        attrs.evolve(COCA, **changes)
+
+
+def test_files_of_others_are_refused(tmp_path):
+    model = COCA_VIT.build()
+    with fails("encoders.open-clip-coca-vit"):
+        save_coca(model, tmp_path / "coca.pt", layout="open_clip")
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pt")
+    with fails("encoders.neither-our-own-file", "other.pt"):
+        load_coca(tmp_path / "other.pt")
+    with fails("encoders.max-length-model-room", "30", "12"):
+        generate(model, torch.zeros(1, 3, 64, 64))
+    assert isinstance(model.spec, CoCaSpec)
