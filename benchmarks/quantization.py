@@ -1,11 +1,12 @@
-"""int8 of all layers: ranges as they come, ranges of the least error, tuned ones, and NNCF's default.
+"""int8 of all layers, and of those that `mobileclip quantize` rounds, before and after tuning; NNCF's default beside.
 
 Command:   python -m benchmarks quantization --images PICTURES --texts TEXTS      (needs the extra `test`)
            python -m benchmarks quantization --models icons --towers text      (a first look)
 Hardware:  any CPU; OpenVINO's rows need a processor with VNNI or AMX to mean anything in milliseconds
 Time:      minutes for icons; for s0, whose step takes seconds, an hour on two cores
 Result:    a table: smallest and mean cosine with float32 on inputs that were held out; first results that are as in
-           float32, in both directions, with a 95 % interval; what the gates say; seconds a step; milliseconds, in turn
+           float32, in both directions, with a 95 % interval; what the gates say; seconds a step; layers in float32;
+           milliseconds, and those of the processor, beside float32's in turn
 
 A model is a name or a file. s0 is MobileCLIP-S0 with random weights, whose batch norms were set on pictures. Pictures
 and texts are found as `mobileclip quantize` finds them; parts of three photos, and random words, by default.
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 
 import mobileclip
 from benchmarks.data import WORDS, photo
-from benchmarks.harness import Bench, Case, Row, Value, in_turn, require, rounds_of, spread
+from benchmarks.harness import Bench, Case, Row, Value, in_turn, ratio, require, rounds_of, spread
 from benchmarks.rivals import PUBLISHED
 from benchmarks.runtime_forms import DefaultInt8
 from mobileclip.data import ImageTransform, Tokenizer
@@ -39,11 +40,13 @@ from mobileclip.inference.comparison import turn
 from mobileclip.inference.forms import causal_pool, with_depthwise_convs, with_one_token
 from mobileclip.inference.optimization import Int8Model, TunedInt8Model, openvino_program
 from mobileclip.inference.quantization import (
+    PlacesSpec,
     TowerQuality,
     Tuning,
     TuningSpec,
     batches_of,
-    observed_ranges,
+    layers_in_float32,
+    num_checked,
     rounded,
     with_rounded_weights,
 )
@@ -114,7 +117,9 @@ def measure(spec: QuantizationBenchSpec, name: str, tower: TowerName) -> Iterato
     module, other = model.image_encoder, model.text_encoder
     if tower == "text":
         module, other = other, module
-    tuned_on, held_out = inputs[: -spec.num_held_out], inputs[-spec.num_held_out :]
+    count = num_checked(spec.num_inputs)
+    checked, tuned_on = torch.split(inputs[:count], _AT_ONCE), inputs[count : -spec.num_held_out]
+    held_out = inputs[-spec.num_held_out :]
     expected, embeddings = embed(module, held_out), embed(other, others)
     pool = causal_pool(module)
     form = with_depthwise_convs(with_one_token(module))
@@ -128,22 +133,29 @@ def measure(spec: QuantizationBenchSpec, name: str, tower: TowerName) -> Iterato
     def batches() -> Iterator[Tensor]:
         yield from torch.split(tuned_on[: spec.num_observed], _AT_ONCE)
 
-    ends = observed_ranges(module, batches, whole=True)
-    yield row("nearest, from the least to the largest", embed(rounded(module, ends), held_out))
-    ranges = observed_ranges(module, batches)
-    yield row("least error", embed(rounded(module, ranges), held_out))
+    everywhere, places = PlacesSpec(grouped=True, outputs=True, most_float=0.0), PlacesSpec()
+    ends = everywhere.observed(module, batches, whole=True)
+    yield row("all layers, from the least to the largest", embed(rounded(module, ends), held_out))
+    yield row("all layers, least error", embed(rounded(module, everywhere.observed(module, batches)), held_out))
+    ranges = places.observed(module, batches)
+    yield row("inputs, but of grouped convolutions", embed(rounded(module, ranges), held_out))
+    ranges = places.without_worst(module, ranges, checked, others=embeddings)
+    yield row("without the worst", embed(rounded(module, ranges), held_out))
     tuning = Tuning(
         module,
         ranges,
         batches_of(tuned_on, batch_size=spec.batch_size, seed=spec.seed),
         TuningSpec(num_steps=spec.steps),
+        checked=checked,
     )
     began = time.process_time()
     while not tuning.done:
         tuning.advance()
     seconds = (time.process_time() - began) / spec.steps
-    yield row("tuned", embed(tuning.tower, held_out), step=Value(number=seconds, unit="s"))
-    carrying = with_depthwise_convs(with_one_token(with_rounded_weights(module, tuning.tower)))
+    made = with_rounded_weights(module, tuning.tower)
+    kept = Value(number=len(layers_in_float32(made)), unit="layers")
+    yield row("tuned", embed(tuning.tower, held_out), step=Value(number=seconds, unit="s"), float32=kept)
+    carrying = with_depthwise_convs(with_one_token(made))
     observed, lengths = tuned_on[: spec.num_observed].contiguous(), pool is not None
     default, own = DefaultInt8(form, observed, lengths=lengths), TunedInt8Model(carrying, observed, lengths=lengths)
     for way, int8 in (("NNCF's default, OpenVINO", default), ("tuned, OpenVINO", own)):
@@ -165,9 +177,13 @@ def timed(
             form, example, lengths=lengths, precision=wide.get(way, "int8"), int8=in_int8.get(way)
         )
         runs[way] = partial(turn, partial(program, example))
-    for way, times in in_turn(runs, rounds=rounds_of(rounds, batch_size=len(example))).items():
+    taken = in_turn(runs, rounds=rounds_of(rounds, batch_size=len(example)))
+    wide_ms = [one for _, one in taken["float32"]]
+    for way, times in taken.items():
+        wall, processor = (list(one) for one in zip(*times, strict=True))
+        values = {"time": spread(wall, "ms"), "processor": spread([1e3 * one for one in processor], "ms")}
         case = {"int8": f"{way}, OpenVINO", "batch": str(len(example))}
-        yield Row(case=case, values={"time": spread([one for one, _ in times], "ms")})
+        yield Row(case=case, values={**values, "of float32's": ratio(processor, wide_ms)})
 
 
 def numbers(quality: TowerQuality) -> dict[str, Value]:

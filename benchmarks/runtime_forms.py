@@ -29,7 +29,14 @@ from mobileclip.inference.optimization import (
     openvino_program,
     quantiser,
 )
-from mobileclip.inference.quantization import Tuning, TuningSpec, batches_of, observed_ranges, with_rounded_weights
+from mobileclip.inference.quantization import (
+    PlacesSpec,
+    Tuning,
+    TuningSpec,
+    batches_of,
+    num_checked,
+    with_rounded_weights,
+)
 from mobileclip.inputs import ImageInput
 
 Side = Literal["release", "ours"]
@@ -230,8 +237,12 @@ def tuned(tower: nn.Module, inputs: Tensor, *, steps: int) -> nn.Module:
         inputs: what it learns with, a batch.
         steps: of learning.
     """
-    ranges = observed_ranges(tower, lambda: torch.split(inputs, _TUNED_AT_ONCE))
-    tuning = Tuning(tower, ranges, batches_of(inputs, batch_size=_TUNED_AT_ONCE), TuningSpec(num_steps=steps))
+    places, count = PlacesSpec(), num_checked(len(inputs))
+    checked, learned = torch.split(inputs[:count], _TUNED_AT_ONCE), inputs[count:]
+    ranges = places.observed(tower, lambda: torch.split(learned, _TUNED_AT_ONCE))
+    ranges = places.without_worst(tower, ranges, checked)
+    batches = batches_of(learned, batch_size=_TUNED_AT_ONCE)
+    tuning = Tuning(tower, ranges, batches, TuningSpec(num_steps=steps), checked=checked)
     while not tuning.done:
         tuning.advance()
     return with_rounded_weights(tower, tuning.tower)

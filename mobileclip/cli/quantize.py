@@ -24,6 +24,9 @@ def quantize(
     num_images: Annotated[int, Key()] = 512,
     num_texts: Annotated[int, Key()] = 2048,
     batch_size: BatchSize = 8,
+    grouped: Annotated[bool, Key()] = False,
+    outputs: Annotated[bool, Key()] = False,
+    most_float: Annotated[float, Key()] = 0.1,
     learning_rate: Annotated[float, Key()] = 1e-2,
     seed: Annotated[int, Key()] = 0,
     seconds_between_saves: Annotated[float, Key()] = 20.0,
@@ -33,9 +36,10 @@ def quantize(
 
     mobileclip quantize mobileclip_s0 --images photos/ --texts captions.txt -o s0_int8.safetensors
 
-    The model is its own teacher: for minutes on a processor, it learns the ranges of what goes into each convolution
-    and linear layer, and which way each weight is rounded, so that its embeddings, and their order, stay. Pictures and
-    texts of any kind do, hundreds of each, and need no labels. What is given is tuned: with --images alone the image
+    The model is its own teacher: for minutes on a processor, it learns the ranges of what goes into convolutions and
+    linear layers, and which way each weight is rounded, so that its embeddings, and their order, stay. Grouped
+    convolutions, and the few layers that lose most, stay in float32. Pictures and texts of any kind do, hundreds of
+    each, and need no labels. What is given is tuned: with --images alone the image
     tower, with --texts alone the text tower; the other one stays in float32.
 
     A quarter of the inputs is held out, up to 256. On these, the end prints cosines with float32, the part of first
@@ -56,13 +60,16 @@ def quantize(
         num_images: pictures that are used, of more files some, of data sets the first.
         num_texts: texts that are used, of more some.
         batch_size: inputs of a step.
+        grouped: round grouped convolutions too, for runtimes that are slow without: they lose most.
+        outputs: tune the ranges of what convolutions give, for runtimes that need them.
+        most_float: part of the multiplications that may stay in float32 where the gates refuse all in int8.
         learning_rate: of the optimiser, at the start.
         seed: of what is used, and of its order.
         seconds_between_saves: after which the state is written beside the output, to go on from.
         overwrite: replace a file that is there.
     """
     from mobileclip.inference import QuantizationSpec
-    from mobileclip.inference.quantization import TuningSpec
+    from mobileclip.inference.quantization import PlacesSpec, TuningSpec
 
     name, file = split(model)
     spec = QuantizationSpec(
@@ -74,6 +81,7 @@ def quantize(
         num_images=num_images,
         num_texts=num_texts,
         batch_size=batch_size,
+        places=PlacesSpec(grouped=grouped, outputs=outputs, most_float=most_float),
         tuning=TuningSpec(num_steps=steps, learning_rate=learning_rate),
         seed=seed,
         seconds_between_saves=seconds_between_saves,
@@ -82,6 +90,9 @@ def quantize(
     report = spec.run()
     report_skipped(report.skipped, len(report.skipped), called="inputs")
     say(report)
+    for tower, layers in report.float32.items():
+        if layers:
+            say(f"in the {tower} tower, {len(layers)} layers stay in float32: {', '.join(layers)}")
     for tower, seconds in report.seconds_per_step.items():
         say(f"tuning the {tower} tower took {seconds:.2f} s a step")
     if report.is_refused:

@@ -22,12 +22,15 @@ from mobileclip.encoders.families import image_spec, text_spec
 from mobileclip.inference.comparison import bundled_samples
 from mobileclip.inference.loading import place_of
 from mobileclip.inference.quantization import (
+    PlacesSpec,
     SavedTunings,
     TowerQuality,
     Tuning,
     TuningSpec,
     batches_of,
-    observed_ranges,
+    layers_in_float32,
+    num_checked,
+    quantised_layers,
     rounded,
     state_file,
     with_rounded_weights,
@@ -67,6 +70,7 @@ class QuantizationSpec:
         held_out: part of either that the result is measured on.
         most_held_out: inputs of a tower that it is measured on at most.
         batch_size: inputs of a step.
+        places: which layers are rounded, and where.
         tuning: how long, and by what.
         seed: of the choices, and of the order of the inputs.
         seconds_between_saves: after which the state of a tuning is written beside the output.
@@ -91,6 +95,7 @@ class QuantizationSpec:
     held_out: float = attrs.field(default=0.25, validator=[validators.gt(0), validators.lt(1)])
     most_held_out: int = attrs.field(default=256, validator=validators.ge(2))
     batch_size: int = attrs.field(default=8, validator=validators.ge(2))
+    places: PlacesSpec = attrs.field(factory=PlacesSpec)
     tuning: TuningSpec = attrs.field(factory=TuningSpec)
     seed: int = attrs.field(default=0, validator=validators.ge(0))
     seconds_between_saves: float = attrs.field(default=20.0, validator=validators.ge(0))
@@ -115,11 +120,13 @@ class QuantizationReport:
     Args:
         towers: of each tower that was quantised, on inputs that were held out.
         seconds_per_step: of each tower that was tuned now; nothing where it had been before.
+        float32: layers of each tower that stay in float32.
         skipped: pictures and texts that could not be used, and why.
     """
 
     towers: dict[Tower, TowerQuality]
     seconds_per_step: dict[Tower, float]
+    float32: dict[Tower, tuple[str, ...]] = attrs.field(factory=dict)
     skipped: tuple[str, ...] = ()
 
     @property
@@ -139,7 +146,7 @@ class _Inputs:
     rows: Tensor
     ready: Callable[[Tensor], Tensor]
 
-    def part(self, chosen: Tensor) -> _Inputs:
+    def part(self, chosen: Tensor | slice) -> _Inputs:
         return _Inputs(rows=self.rows[chosen], ready=self.ready)
 
     def batches(self, most: int | None = None) -> Iterator[Tensor]:
@@ -169,6 +176,7 @@ class _Run:
         report = QuantizationReport(
             towers={tower: self._measured(tower, one) for tower, one in made.items()},
             seconds_per_step=seconds,
+            float32={tower: tuple(layers_in_float32(one)) for tower, one in made.items()},
             skipped=tuple(self.skipped),
         )
         written: nn.Module
@@ -207,7 +215,7 @@ class _Run:
     def _digest(self) -> str:
         """Return what tells this tuning from others: the model, the inputs and the choices that decide the result."""
         digest = hashlib.sha256(weights_sha256(self.model.state_dict()).encode())
-        digest.update(to_json(self.spec.tuning).encode())
+        digest.update((to_json(self.spec.tuning) + to_json(self.spec.places)).encode())
         digest.update(f"{self.spec.batch_size} {self.spec.seed}".encode())
         for tower, parts in self.inputs.items():
             digest.update(tower.encode())
@@ -217,13 +225,15 @@ class _Run:
 
     def _tuned(self, tower: Tower) -> tuple[nn.Module, float]:
         """Return a tower with weights on their grid and its ranges, and the seconds of a step that was made now."""
-        spec, module, (inputs, _) = self.spec, self.towers[tower], self.inputs[tower]
+        spec, module, (given, _) = self.spec, self.towers[tower], self.inputs[tower]
+        num_judged = num_checked(len(given.rows))
+        inputs, checked = given.part(slice(num_judged, None)), list(given.part(slice(num_judged)).batches())
         kept = self._saved.of_tower(tower)
         ranges = {name.removeprefix("ranges/"): one for name, one in kept.items() if name.startswith("ranges/")}
         state = {name.removeprefix("state/"): one for name, one in kept.items() if name.startswith("state/")}
-        ranges = ranges or self._ranges(tower, module, inputs)
+        ranges = ranges or self._ranges(tower, module, inputs, checked)
         draw = batches_of(inputs.rows, batch_size=spec.batch_size, seed=spec.seed)
-        tuning = Tuning(module, ranges, lambda step: inputs.ready(draw(step)), spec.tuning)
+        tuning = Tuning(module, ranges, lambda step: inputs.ready(draw(step)), spec.tuning, checked=checked)
         if state:
             tuning.restore(state)
 
@@ -243,7 +253,8 @@ class _Run:
         made = tuning.step - first
         return with_rounded_weights(module, tuning.tower), (time.monotonic() - began) / made if made else 0.0
 
-    def _ranges(self, tower: Tower, module: nn.Module, inputs: _Inputs) -> dict[str, Tensor]:
+    def _ranges(self, tower: Tower, module: nn.Module, inputs: _Inputs, checked: list[Tensor]) -> dict[str, Tensor]:
+        """Return the ranges that tuning starts from, of the layers that are to be rounded."""
         num_batches = -(-min(_OBSERVED, len(inputs.rows)) // _AT_ONCE)
         title = f"looking at the {tower} tower"
         with Progress(title, total=2 * num_batches, unit="batches", console=self._console) as bar:
@@ -253,7 +264,12 @@ class _Run:
                     yield batch
                     bar.advance()
 
-            return observed_ranges(module, batches)
+            ranges = self.spec.places.observed(module, batches)
+        title, total = f"choosing layers of the {tower} tower", len(quantised_layers(ranges))
+        with Progress(title, total=total, unit="layers", console=self._console) as bar:
+            return self.spec.places.without_worst(
+                module, ranges, checked, others=self._others(tower), tell=lambda _: bar.advance()
+            )
 
     @torch.no_grad()
     def _measured(self, tower: Tower, made: nn.Module) -> TowerQuality:

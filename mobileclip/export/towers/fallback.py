@@ -11,10 +11,11 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from mobileclip.export.towers.ranges import given_ranges, quantised_layers
+from mobileclip.export.towers.ranges import given_ranges
 from mobileclip.export.towers.weights import round_weight
 from mobileclip.hardware.precision import Precision
 from mobileclip.inference.layers import is_grouped, weighted_layers
+from mobileclip.inference.quantization import quantised_layers
 from mobileclip.progress import track
 
 _LARGEST_HALF = torch.finfo(torch.float16).max

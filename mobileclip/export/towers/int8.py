@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from mobileclip.export.towers.graph import TowerExport
-from mobileclip.export.towers.ranges import found_ranges, given_ranges, quantised_layers
+from mobileclip.export.towers.ranges import found_ranges, given_ranges
 from mobileclip.inference.layers import weighted_layers
-from mobileclip.inference.quantization import LARGEST_WEIGHT, Int8Form, with_int8_layers
+from mobileclip.inference.quantization import LARGEST_WEIGHT, Int8Form, quantised_layers, with_int8_layers
 
 EVERY_OUTPUT = (nn.Conv2d, nn.Linear)
 """For runtimes that compute a layer in int8 only where its output is int8 too."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mobileclip.encoders import Classifier
-from mobileclip.inference.quantization import LARGEST_WEIGHT, observed_ranges, ranges_of_form
+from mobileclip.inference.quantization import LARGEST_WEIGHT, observed_ranges, quantised_layers, ranges_of_form
 
 _BATCH = 8
 _ENCODER, _IMAGE = "encoder.", "image_encoder."
@@ -31,11 +31,6 @@ def given_ranges(encoder: nn.Module) -> dict[str, Tensor]:
             "anew, or load it from its file"
         )
     return ranges
-
-
-def quantised_layers(ranges: dict[str, Tensor]) -> set[str]:
-    """Return the names of the layers that there are ranges of."""
-    return {name.removesuffix(".weight") for name in ranges if name.endswith(".weight")}
 
 
 def found_ranges(

@@ -5,13 +5,21 @@ from .carried import (
     with_int8_layers as with_int8_layers,
 )
 from .grid import LARGEST_VALUE as LARGEST_VALUE, LARGEST_WEIGHT as LARGEST_WEIGHT, on_grid as on_grid
+from .places import PlacesSpec as PlacesSpec, layers_in_float32 as layers_in_float32
 from .quality import Agreement as Agreement, TowerQuality as TowerQuality
 from .ranges import observed_ranges as observed_ranges, value_range as value_range, weight_steps as weight_steps
 from .rounding import (
     RoundedLayer as RoundedLayer,
+    quantised_layers as quantised_layers,
     ranges_of as ranges_of,
     rounded as rounded,
     with_rounded_weights as with_rounded_weights,
 )
 from .saved import SavedTunings as SavedTunings, state_file as state_file
-from .tuning import Tuning as Tuning, TuningSpec as TuningSpec, batches_of as batches_of, tuning_loss as tuning_loss
+from .tuning import (
+    Tuning as Tuning,
+    TuningSpec as TuningSpec,
+    batches_of as batches_of,
+    num_checked as num_checked,
+    tuning_loss as tuning_loss,
+)

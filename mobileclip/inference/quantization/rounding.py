@@ -216,6 +216,11 @@ def ranges_of(tower: nn.Module) -> dict[str, Tensor]:
     return {name: part.stored() for name, part in roundings(tower)}
 
 
+def quantised_layers(ranges: Ranges) -> set[str]:
+    """Return the names of the layers that there are ranges of."""
+    return {name.removesuffix(".weight") for name in ranges if name.endswith(".weight")}
+
+
 def with_rounded_weights(tower: nn.Module, tuned: nn.Module) -> nn.Module:
     """Return a copy of a tower with weights that lie on their grid, and the biases learned; it carries its `ranges`.
 

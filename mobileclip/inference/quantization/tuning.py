@@ -6,7 +6,7 @@ The whole tower is tuned at once: its embeddings are what counts, and no kind of
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 import numpy as np
@@ -19,7 +19,11 @@ from mobileclip.data.randomness import seeded_rng
 from mobileclip.inference.quantization.rounding import Ranges, rounded, rounded_layers, roundings
 from mobileclip.strict import strict
 
-_STEP = "step"
+_STEP, _BEST = "step", "best"
+# What fewer steps than this move is small beside what a few inputs say by chance, at a rate that falls with them.
+_SETTLED = 40
+# Judgements of a tuning beside that of its start, and inputs that it is judged by.
+_JUDGED, _FEWEST_CHECKED, _MOST_CHECKED = 8, 4, 64
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -28,7 +32,7 @@ class TuningSpec:
 
     Args:
         num_steps: of the optimiser, Adam.
-        learning_rate: at the start; it falls to zero along a cosine.
+        learning_rate: at the start; it falls to zero along a cosine. In fewer than 40 steps it is less, in proportion.
         relations: weight of the cosines among the embeddings of a batch, by which rankings are made, beside each
             embedding's own.
         round_weights: whether weights learn which neighbour on the grid they take; the nearest without it.
@@ -41,7 +45,8 @@ class TuningSpec:
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step, from 0."""
-        return self.learning_rate * (1 + math.cos(math.pi * step / self.num_steps)) / 2
+        start = self.learning_rate * min(1.0, self.num_steps / _SETTLED)
+        return start * (1 + math.cos(math.pi * step / self.num_steps)) / 2
 
 
 def batches_of(inputs: Tensor, *, batch_size: int, seed: int = 0) -> Callable[[int], Tensor]:
@@ -63,6 +68,11 @@ def batches_of(inputs: Tensor, *, batch_size: int, seed: int = 0) -> Callable[[i
         return inputs[torch.from_numpy(order[place * size : (place + 1) * size])]
 
     return batch
+
+
+def num_checked(num_inputs: int) -> int:
+    """Return how many of a tower's inputs decide what is kept of a tuning, in place of being learned from."""
+    return min(_MOST_CHECKED, max(_FEWEST_CHECKED, num_inputs // 8), num_inputs // 2)
 
 
 def tuning_loss(embeddings: Tensor, expected: Tensor, *, relations: float) -> Tensor:
@@ -87,13 +97,21 @@ class Tuning:
         ranges: to start from, see `observed_ranges`.
         batches: the inputs of each step, see `batches_of`.
         spec: how it is tuned.
+        checked: inputs that nothing is learned from, batches: of several states by the way, the start's among them, the
+            tower ends with the one that is nearest on these. Without them, with the last one.
 
     Raises:
         ValueError: if there are ranges of a layer that the tower does not have.
     """
 
     def __init__(
-        self, tower: nn.Module, ranges: Ranges, batches: Callable[[int], Tensor], spec: TuningSpec | None = None
+        self,
+        tower: nn.Module,
+        ranges: Ranges,
+        batches: Callable[[int], Tensor],
+        spec: TuningSpec | None = None,
+        *,
+        checked: Sequence[Tensor] = (),
     ) -> None:
         self.spec = spec or TuningSpec()
         self.teacher, self.tower = tower, rounded(tower, ranges)
@@ -106,6 +124,9 @@ class Tuning:
             if not part.startswith("layer.") and (self.spec.round_weights or part != "weight.shift")
         }
         self._optimizer = torch.optim.Adam(list(self._learned.values()), lr=self.spec.learning_rate)
+        self._checked = checked
+        self._best: dict[str, Tensor] = {}
+        self._least_loss = math.inf
 
     @property
     def done(self) -> bool:
@@ -114,6 +135,8 @@ class Tuning:
 
     def advance(self) -> float:
         """Make a step, and return the loss before it."""
+        if self.step == 0:
+            self._judge()
         inputs = self._batches(self.step)
         with torch.no_grad():
             expected = self.teacher(inputs)
@@ -129,11 +152,28 @@ class Tuning:
         for _, part in roundings(self.tower):
             part.hold()
         self.step += 1
+        if self.done or self.step % -(-self.spec.num_steps // _JUDGED) == 0:
+            self._judge()
         return float(loss.detach())
+
+    @torch.no_grad()
+    def _judge(self) -> None:
+        """Keep the state if it is the best so far; in the end, go back to the best."""
+        if not self._checked:
+            return
+        given, expected = (torch.cat([form(one) for one in self._checked]) for form in (self.tower, self.teacher))
+        loss = float(tuning_loss(given, expected, relations=self.spec.relations))
+        if loss < self._least_loss:
+            self._least_loss = loss
+            self._best = {name: parameter.detach().clone() for name, parameter in self._learned.items()}
+        if self.done:
+            for name, best in self._best.items():
+                self._learned[name].copy_(best)
 
     def state(self) -> dict[str, Tensor]:
         """Return all that `restore` needs, as copies by name."""
-        found = {_STEP: torch.tensor(self.step)}
+        found = {_STEP: torch.tensor(self.step), _BEST: torch.tensor(self._least_loss, dtype=torch.float64)}
+        found |= {f"{name}/{_BEST}": tensor.clone() for name, tensor in self._best.items()}
         for name, parameter in self._learned.items():
             kept = {"value": parameter.detach(), **self._optimizer.state.get(parameter, {})}
             found |= {f"{name}/{kind}": tensor.clone() for kind, tensor in kept.items()}
@@ -149,7 +189,8 @@ class Tuning:
         for name, tensor in state.items():
             of, _, kind = name.rpartition("/")
             kinds.setdefault(of, {})[kind] = tensor
-        step = kinds.pop("", {}).get(_STEP)
+        of_all = kinds.pop("", {})
+        step = of_all.get(_STEP)
         own = {name: parameter.shape for name, parameter in self._learned.items()}
         held = {name: found["value"].shape for name, found in kinds.items() if "value" in found}
         if step is None or own != held:
@@ -159,6 +200,9 @@ class Tuning:
                 f"the state is of another tuning: {first!r} is not what this one has; start anew, or give the tower "
                 "and the spec that it was taken of"
             )
+        best = {name: found.pop(_BEST) for name, found in kinds.items() if _BEST in found}
+        self._best = {name: tensor.clone() for name, tensor in best.items()}
+        self._least_loss = float(of_all.get(_BEST, math.inf))
         with torch.no_grad():
             for name, parameter in self._learned.items():
                 found = kinds[name]

@@ -39,7 +39,7 @@ def ranges(tower, inputs):
 
 @pytest.fixture
 def tuning(tower, inputs, ranges):
-    return lambda spec=SPEC: Tuning(tower, ranges, batches_of(inputs, batch_size=6), spec)
+    return lambda spec=SPEC: Tuning(tower, ranges, batches_of(inputs, batch_size=6), spec, checked=[inputs])
 
 
 def test_the_loss_is_its_formula():
@@ -122,6 +122,36 @@ def test_what_was_left_goes_on_to_the_same_end(tuning, tmp_path):
     assert all(torch.equal(tensor, ends[1][name]) for name, tensor in ends[0].items())
     whole.restore(tuning().state())
     assert [whole.advance() for _ in range(2)] == losses[:2]
+
+
+def test_what_makes_it_worse_is_not_kept(tower, inputs, ranges):
+    """Whatever a rate does in a few steps, the tower ends no further from float32 on what decides it than it began."""
+    reckless = TuningSpec(num_steps=3, learning_rate=10.0)
+    batches, checked = batches_of(inputs[4:], batch_size=4), [inputs[:2], inputs[2:4]]
+    ends = {}
+    for name, judged in {"last": (), "best": checked}.items():
+        run = Tuning(tower, ranges, batches, reckless, checked=judged)
+        while not run.done:
+            run.advance()
+        ends[name] = run
+    with torch.no_grad():
+        expected = tower(inputs[:4])
+        start, last, best = (
+            tuning_loss(one(inputs[:4]), expected, relations=10.0)
+            for one in (rounded(tower, ranges), ends["last"].tower, ends["best"].tower)
+        )
+    assert last > start
+    assert best <= start
+    again = Tuning(tower, ranges, batches, reckless, checked=checked)
+    again.restore(ends["best"].state())
+    assert again.done
+    changed = ranges_of(ends["best"].tower)
+    assert all(torch.equal(one, changed[name]) for name, one in ranges_of(again.tower).items())
+
+
+def test_few_steps_go_slower():
+    assert TuningSpec(num_steps=10).rate(0) == pytest.approx(2.5e-3)
+    assert TuningSpec(num_steps=200).rate(0) == pytest.approx(1e-2)
 
 
 def test_the_state_of_another_tuning_is_refused(tuning):

@@ -62,7 +62,7 @@ class OpenVINOTarget(Format):
         precision = tower.spec.precision
         if precision == "int8":
             # Its converter knows operations on float weights alone, and stores what they give.
-            graph = graph_in_int8(tower, Int8Form())
+            graph = graph_in_int8(tower, Int8Form(), outputs=())
         else:
             graph = tower.graph(dtype_of("float32" if precision == "int8-weights" else precision))
         model = converted(tower.program_of(graph))
