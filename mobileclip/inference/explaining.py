@@ -23,7 +23,8 @@ def local_embeddings(encoder: nn.Module, images: Tensor) -> Tensor:
         ValueError: if the image tower gives none.
     """
     maps = local_encoder(encoder).local_embeddings(images).float().cpu()
-    return maps / torch.linalg.vector_norm(maps.mean((2, 3), keepdim=True), dim=1, keepdim=True)
+    length: Tensor = torch.linalg.vector_norm(maps.mean((2, 3), keepdim=True), dim=1, keepdim=True)
+    return maps / length
 
 
 def attribution(maps: Tensor, directions: Tensor) -> Tensor:
