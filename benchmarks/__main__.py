@@ -38,6 +38,7 @@ BENCHMARKS = {
     "collection": "CollectionBenchSpec",
     "index_store": "IndexStoreBenchSpec",
     "search_rivals": "SearchRivalsSpec",
+    "pointing": "PointingBenchSpec",
     "gpu": "GpuBenchSpec",
 }
 """The class of each, in the module of its name."""

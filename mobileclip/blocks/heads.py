@@ -40,6 +40,15 @@ class ConvPoolHead(nn.Module):
         y: Tensor = self.project(self.conv(x).mean(dim=(2, 3)))
         return y
 
+    def local(self, x: Tensor) -> Tensor:
+        """Return the embedding of each place, whose mean over places is the embedding: `project(conv(x))`.
+
+        Shape:
+            `(batch, dim, height, width)` to `(batch, embedding_dim, height', width')`.
+        """
+        y: Tensor = self.project(self.conv(x).movedim(1, -1))
+        return y.movedim(-1, 1)
+
 
 class TextPool(nn.Module):
     """What reads the features of a text: it knows where each text ends, behind which is padding.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,6 +22,9 @@ from mobileclip.terminal.pictures import can_show_pictures, show_pictures
 from mobileclip.terminal.status import conclude
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from mobileclip.collections import Match
 
 # Columns of a terminal.
@@ -41,6 +44,7 @@ def search(
     k: Annotated[int, arg(metavar="N")] = 10,
     all_frames: bool = False,
     thumbnails: bool = False,
+    explain: bool = False,
     output: Annotated[Path | None, arg(metavar="SHEET.png")] = None,
     overwrite: bool = False,
     device: Device = "auto",
@@ -68,6 +72,8 @@ def search(
         k: number of results, at most.
         all_frames: find a video by several of its frames; by default, by the one that is most similar.
         thumbnails: show the pictures in the terminal, in blocks of colour.
+        explain: draw over each picture of the sheet which places add to its score, with an MCi image tower. It is
+            attribution, not segmentation.
         output: a picture to draw what was found to.
         overwrite: replace a sheet that is there.
         device: where to compute; see mobileclip index.
@@ -91,18 +97,19 @@ def search(
     for path in image:
         require_file(path, "an image file")
     require_sheet(output, overwrite=overwrite)
-    if output is not None and query is None and not image:
-        raise ValueError("--output draws what one query finds; give a TEXT or an --image")
+    _require_drawn(output, is_one_query=query is not None or bool(image), explain=explain)
     if thumbnails and (as_json or not can_show_pictures()):
         raise ValueError("--thumbnails needs a terminal with colours, and no --json; --output FILE.png draws a file")
     collection = opened(index_folder or newest_index(), device, trust=trust, text_model=text_model)
     find = partial(collection.search, image=image, without=without, where=conditions, k=k, all_frames=all_frames)
     show = partial(_show, thumbnails=thumbnails, as_json=as_json)
     if query is not None or image:
-        matches = find(() if query is None else (query,))
+        texts = () if query is None else (query,)
+        matches = find(texts)
         show(matches)
         if output is not None:
-            _draw(output, " and ".join((*(() if query is None else (query,)), *image)), matches)
+            asked = partial(collection.explain, text=texts, image=image, without=without)
+            _draw(output, " and ".join((*texts, *image)), matches, _maps(asked, matches) if explain else None)
         return
     if sys.stdin.isatty():
         say(f"{len(collection):,} pictures in {collection.path}; type what they show, and end with Ctrl-D", error=True)
@@ -237,8 +244,30 @@ def _show(matches: Sequence[Match], *, thumbnails: bool, as_json: bool) -> None:
         say("\n".join(lines))
 
 
-def _draw(path: Path, title: str, matches: Sequence[Match]) -> None:
+def _require_drawn(output: Path | None, *, is_one_query: bool, explain: bool) -> None:
+    if output is not None and not is_one_query:
+        raise ValueError("--output draws what one query finds; give a TEXT or an --image")
+    if explain and output is None:
+        raise ValueError("--explain draws maps over the pictures of a sheet; say which one: --output SHEET.png")
+
+
+def _maps(
+    explained: Callable[[Match], NDArray[np.float32]], matches: Sequence[Match]
+) -> list[NDArray[np.float32] | None]:
+    """Return what places add to the score of each picture; None for one that cannot be read any more."""
+    from mobileclip.data.images.limits import ImageError
+
+    def of(match: Match) -> NDArray[np.float32] | None:
+        try:
+            return explained(match)
+        except ImageError:
+            return None
+
+    return [of(match) for match in matches]
+
+
+def _draw(path: Path, title: str, matches: Sequence[Match], maps: Sequence[NDArray[np.float32] | None] | None) -> None:
     from mobileclip.collections.viewing.sheet import draw_matches
 
-    write_sheet(draw_matches(title, matches), path)
+    write_sheet(draw_matches(title, matches, maps), path)
     say(f"wrote {path}", error=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import attrs
 import numpy as np
+from numpy.typing import NDArray
 
 from mobileclip import storage
 from mobileclip.collections.indexing.report import IndexReport
@@ -15,6 +16,7 @@ from mobileclip.collections.indexing.update import forget, update
 from mobileclip.collections.reading.options import IndexOptions
 from mobileclip.collections.reading.scanning import Scan, scan
 from mobileclip.collections.searching.duplicates import THRESHOLD, Duplicates, find_duplicates
+from mobileclip.collections.searching.explaining import explained
 from mobileclip.collections.searching.filtering import Condition
 from mobileclip.collections.searching.matches import Match, match_of
 from mobileclip.collections.searching.neighbours import GraphSizes, NeighbourGraphs, open_graphs, renew_graphs
@@ -336,7 +338,47 @@ class Collection:
         """
         if k < 1:
             raise ValueError(f"k is {k}, expected at least 1")
-        query = direction_of(
+        query = self._direction(text, image, like, without)
+        return nearest_matches(self.snapshot, self.graphs, query, k, where=where, all_frames=all_frames)
+
+    def explain(
+        self,
+        match: Match,
+        text: str | Sequence[str] = (),
+        *,
+        image: Picture | Sequence[Picture] = (),
+        like: Sequence[int] = (),
+        without: str | Sequence[str] = (),
+    ) -> NDArray[np.float32]:
+        """Return what each place of a picture that was found adds to its score: a map that sums to it.
+
+        It is attribution, and not segmentation; see `ImageTextModel.explain`. The picture is read again.
+
+        Shape:
+            result: `(rows, columns)`, of the square in the picture's middle that the model sees.
+
+        Args:
+            match: the picture.
+            text: what was asked for, as in `search`.
+            image: see `search`.
+            like: see `search`.
+            without: see `search`.
+
+        Raises:
+            ValueError: if the model cannot say, such as a ViT or an export, or nothing is asked for.
+            ImageError: if a picture cannot be read.
+        """
+        query = self._direction(text, image, like, without)
+        return explained(self.clip, match, query, reduced=self.store.about.decode == "fast")
+
+    def _direction(
+        self,
+        text: str | Sequence[str],
+        image: Picture | Sequence[Picture],
+        like: Sequence[int],
+        without: str | Sequence[str],
+    ) -> NDArray[np.float32]:
+        return direction_of(
             lambda: self.clip,
             texts=[str(one) for one in _several(text)],
             pictures=_several(image),
@@ -344,7 +386,6 @@ class Collection:
             without=[str(one) for one in _several(without)],
             reduced=self.store.about.decode == "fast",
         )
-        return nearest_matches(self.snapshot, self.graphs, query, k, where=where, all_frames=all_frames)
 
     def duplicates(self, *, threshold: float = THRESHOLD, show_progress: bool = True) -> Duplicates:
         """Return the groups of pictures that show the same; see `find_duplicates`.

@@ -41,6 +41,29 @@ def feature_encoder(encoder: nn.Module) -> GivesFeatures:
     return encoder
 
 
+@runtime_checkable
+class GivesLocalEmbeddings(Protocol):
+    """An image encoder whose embedding is a mean over places: the library's MCi, and any other with this."""
+
+    def local_embeddings(self, images: Tensor) -> Tensor:
+        """Return `(batch, embedding_dim, rows, columns)`, whose mean over rows and columns is the embedding."""
+
+
+def local_encoder(encoder: nn.Module) -> GivesLocalEmbeddings:
+    """Return an encoder as one that gives the embedding of each place.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if not isinstance(encoder, GivesLocalEmbeddings):
+        raise ValueError(
+            f"{type(encoder).__name__} cannot say where in a picture a score comes from: its embedding is no mean over "
+            "places, as that of a class token is not; take a checkpoint with an MCi image tower, such as "
+            "mobileclip_s2, neither exported nor optimized, or compare crops of the picture with encode_image"
+        )
+    return encoder
+
+
 def chosen_stages(images: Tensor, stages: Sequence[int] | None, *, strides: Sequence[int]) -> tuple[int, ...]:
     """Return the stages whose features are asked for, all of them where none are named.
 

@@ -312,6 +312,28 @@ class MCi(ActivationCheckpointing, nn.Module):
         chosen = chosen_stages(images, stages, strides=self.strides)
         return outputs_of(self.stages, self.stem(images), chosen)
 
+    def local_embeddings(self, images: Tensor) -> Tensor:
+        """Return the embedding of each place, `head.local(stages(stem(images)))`: their mean is that of the image.
+
+        A place has seen more of the image than what is there, so that its embedding says what it adds, and not what
+        an encoder would make of it alone.
+
+        Shape:
+            images `(batch, channels, height, width)` to `(batch, embedding_dim, height / strides[-1], width /
+            strides[-1])`.
+
+        Raises:
+            ValueError: if the head is another one, without `local`.
+        """
+        local = getattr(self.head, "local", None)
+        if local is None:
+            raise ValueError(
+                f"the head {type(self.head).__name__} has no local(x), whose mean over places is the embedding; "
+                "mobileclip.blocks.ConvPoolHead has it"
+            )
+        y: Tensor = local(self.stages(self.stem(images)))
+        return y
+
     def backbone(self, stages: Sequence[int] | None = None) -> MCi:
         """Return the encoder without what the features of some stages do not need: the head, and later stages.
 

@@ -18,6 +18,7 @@ from mobileclip.encoders import DualEncoder
 from mobileclip.hardware.threads import threads_or_default, torch_threads
 from mobileclip.inference import by_length, prepared
 from mobileclip.inference.batching import encode_each
+from mobileclip.inference.explaining import attribution, local_embeddings
 from mobileclip.inference.forms import MOST_IMAGES_ON_CPU, PreparedTower, ReadyDualEncoder
 from mobileclip.inference.kept_texts import KeptTexts, state_of
 from mobileclip.inference.text_towers import TextSide, routed, with_text_tower
@@ -180,6 +181,27 @@ class ImageTextModel:
         total = len(several) if isinstance(several, Sized) else None
         return self._in_batches(numbered, encode, total=total, batch_size=batch_size, unit="images", progress=progress)
 
+    def explain(self, image: ImageSource, texts: str | Sequence[str]) -> Tensor:
+        """Return what each place of a picture adds to its similarity with texts: a map sums to the score.
+
+        The sum over rows and columns is `encode_image(image) @ encode_text(texts).T`. It is attribution, and not
+        segmentation: a place has seen the places around it, and what it adds may be below 0.
+
+        Shape:
+            result: `(texts, rows, columns)`, float32 on the CPU, of the square in the middle that the model sees, see
+            `ImageTransform.centre`.
+
+        Args:
+            image: one image; see `load_image`.
+            texts: one text or several.
+
+        Raises:
+            ValueError: if the embedding of the image tower is no mean over places, as that of a ViT.
+            ImageError: if the image cannot be read.
+        """
+        maps = self.local_embeddings(torch.from_numpy(np.stack(self._read([(1, image)]))))
+        return attribution(maps, self.encode_text(texts, keep=True))[0]
+
     def _read(self, numbered: Sequence[tuple[int, ImageSource]]) -> list[Pixels]:
         """Return the pixels of images, by as many threads as compute."""
         from mobileclip.data.images.reading import read_pixels
@@ -226,6 +248,21 @@ class ImageTextModel:
 
         with torch_threads(self.num_threads):
             return torch.cat([encode(part) for part in parts])
+
+    def local_embeddings(self, pixels: Tensor) -> Tensor:
+        """Return what each place adds to the embeddings of images: their mean over places is `encode_pixels(pixels)`.
+
+        Shape:
+            `(B, size, size, 3)`, uint8, to `(B, embedding_dim, rows, columns)`, float32 on the CPU.
+
+        Args:
+            pixels: of images that the transform has resized and cropped, all encoded at once.
+
+        Raises:
+            ValueError: if the embedding of the image tower is no mean over places, as that of a ViT.
+        """
+        with torch_threads(self.num_threads):
+            return local_embeddings(self.model.image_encoder, self.transform.normalize(pixels).to(self._like))
 
     def _inputs(self, pixels: Tensor, tower: nn.Module) -> Tensor:
         """Return pixels as an image tower takes them."""

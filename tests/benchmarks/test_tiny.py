@@ -13,6 +13,7 @@ QUICK = {
     "storage": {"a sample", "knowledge", "of pth.gz", "KL image-text 0", "training's three rows"},
     "index_store": {"processor", "disk"},
     "joining": {"time", "index", "scratch", "peak memory"},
+    "pointing": {"place", "quadrant", "crops", "chance"},
     "quantization": {"smallest cosine", "mean cosine", "finds", "is found", "step"},
 }
 SLOW = {

@@ -225,6 +225,11 @@ def test_a_contact_sheet_shows_what_was_found(capsys, photos, telling_file, tmp_
         assert sheet.height > 150
         colours = {sheet.getpixel((x, y)) for x in range(0, sheet.width, 40) for y in range(0, sheet.height, 10)}
     assert len(colours) > 10
+    explained = tmp_path / "explained.png"
+    run(capsys, "search", "a cat <b>", "-i", "made", "--not", "dogs", "--explain", "-o", explained)
+    with Image.open(explained) as sheet, Image.open(tmp_path / "found.png") as plain:
+        assert sheet.height > plain.height
+        assert len(sheet.getcolors(2**24)) > 2 * len(plain.getcolors(2**24))
     status, _, err = run(capsys, "search", "a cat", "-i", "made", "--sheet", tmp_path / "found.png")
     assert status == 2
     assert "is there already" in err
@@ -351,6 +356,7 @@ def test_slips_are_told_at_once(capsys, photos, telling_file):
         (("search", "a cat", "-k", "0"), "--k is 0, expected at least 1"),
         (("search", "--image", "lost.png"), "there is no lost.png; expected an image file"),
         (("search", "--sheet", "a.png"), "--output draws what one query finds"),
+        (("search", "a cat", "--explain"), "say which one: --output SHEET.png"),
         (("search", "a cat", "--sheet", "a.txt"), "must end with .png or .jpg"),
         (("search", "a cat", "--thumbnails"), "--thumbnails needs a terminal with colours"),
         (("index", "photos", "-c", "lost.pt"), "no checkpoint at lost.pt"),

@@ -5,6 +5,7 @@ from .duplicates import (
     find_duplicates as find_duplicates,
     require_threshold as require_threshold,
 )
+from .explaining import explained as explained
 from .filtering import (
     Condition as Condition,
     is_condition as is_condition,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.resources import files
 from typing import Any
@@ -20,22 +21,27 @@ from mobileclip.collections.collection import Collection
 from mobileclip.collections.searching.duplicates import THRESHOLD
 from mobileclip.collections.searching.matches import Match
 from mobileclip.collections.web.guard import Guard
+from mobileclip.collections.web.overview import columns, examples, overview
 from mobileclip.collections.web.served import ServedCollection, UnreadableIndexError, as_shown, picture_of
 from mobileclip.collections.web.thumbnails import SIDES, Indexed, Thumbnails, stamp_of
 from mobileclip.collections.web.uploads import Uploads
 from mobileclip.datasets.videos.formats import named_format
 
 _MOST_FOUND = 200
+_LAST_FOUND = 10_000
 _MOST_GROUPS = 100
 _MOST_SHOWN = 24
 _LONGEST_MESSAGE = 500
 _FILES = {
     "/": ("index.html", "text/html"),
     "/search.css": ("search.css", "text/css"),
-    "/search.js": ("search.js", "text/javascript"),
-    "/page.js": ("page.js", "text/javascript"),
+    **{
+        f"/{name}.js": (f"{name}.js", "text/javascript") for name in ("search", "page", "address", "filters", "explain")
+    },
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
+# Each holds a decoded picture in memory.
+_EXPLAINING = threading.BoundedSemaphore(1)
 
 _Endpoint = Callable[[Request], Response]
 
@@ -48,17 +54,6 @@ def build_application(collection: Collection, uploads: Uploads | None = None) ->
         uploads: the room for pictures that are searched with; its own by default.
     """
     served, thumbnails = ServedCollection(collection), Thumbnails()
-
-    def about(_: Request) -> Response:
-        current = served.current()
-        return JSONResponse(
-            {
-                "index": storage.printable(current.path),
-                "num_pictures": len(current),
-                "num_unreadable": current.snapshot.num_unreadable,
-                "version": served.version,
-            }
-        )
 
     def duplicates(request: Request) -> Response:
         threshold = _number(request.query_params, "threshold", THRESHOLD, float)
@@ -88,11 +83,15 @@ def build_application(collection: Collection, uploads: Uploads | None = None) ->
             raise HTTPException(410, "the video is gone, or has changed since it was indexed")
         return FileResponse(match.path, media_type=kind.media_type)
 
+    uploads = uploads or Uploads()
     return Starlette(
         routes=[
             *(Route(path, _file(name, kind)) for path, (name, kind) in _FILES.items()),
-            Route("/api/collection", about),
-            Route("/api/search", _searching(served, uploads or Uploads()), methods=["GET", "POST"]),
+            Route("/api/collection", _telling(overview, served)),
+            Route("/api/examples", _telling(examples, served)),
+            Route("/api/columns", _telling(columns, served)),
+            Route("/api/search", _asking(_search, served, uploads), methods=["GET", "POST"]),
+            Route("/api/explain/{number:int}", _asking(_explain, served, uploads), methods=["GET", "POST"]),
             Route("/api/duplicates", duplicates),
             Route("/pictures/{number:int}/{size}", picture),
             Route("/videos/{number:int}", video),
@@ -115,28 +114,54 @@ def _found(served: ServedCollection, request: Request) -> tuple[Match, Indexed]:
         raise HTTPException(404, str(error)) from None
 
 
-def _searching(served: ServedCollection, uploads: Uploads) -> Callable[[Request], Awaitable[Response]]:
-    async def search(request: Request) -> Response:
+def _telling(told: Callable[[Collection], dict[str, Any]], served: ServedCollection) -> _Endpoint:
+    return lambda _: JSONResponse({**told(served.current()), "version": served.version})
+
+
+def _asking(
+    answer: Callable[[ServedCollection, Request, bytes | None], Response], served: ServedCollection, uploads: Uploads
+) -> Callable[[Request], Awaitable[Response]]:
+    async def asked(request: Request) -> Response:
         if request.method != "POST":
-            return await run_in_threadpool(_search, served, request.query_params, None)
+            return await run_in_threadpool(answer, served, request, None)
         async with uploads.received(request) as picture:
-            return await uploads.in_turn(lambda: _search(served, request.query_params, picture))
+            return await uploads.in_turn(lambda: answer(served, request, picture))
 
-    return search
+    return asked
 
 
-def _search(served: ServedCollection, asked: QueryParams, picture: bytes | None) -> Response:
+def _query(asked: QueryParams, picture: bytes | None) -> dict[str, Any]:
     text = asked.get("text", "").strip()
-    found = served.current().search(
-        [text] if text else [],
-        image=[] if picture is None else [picture],
-        like=[_number(asked, "like", 0, int)] if "like" in asked else [],
-        without=[one for one in asked.getlist("not") if one.strip()],
+    return {
+        "text": [text] if text else [],
+        "image": [] if picture is None else [picture],
+        "like": [_number(asked, "like", 0, int)] if "like" in asked else [],
+        "without": [one for one in asked.getlist("not") if one.strip()],
+    }
+
+
+def _search(served: ServedCollection, request: Request, picture: bytes | None) -> Response:
+    asked, collection = request.query_params, served.current()
+    skip, k = _number(asked, "skip", 0, int), min(_MOST_FOUND, _number(asked, "k", 60, int))
+    if not 0 <= skip <= _LAST_FOUND:
+        raise HTTPException(400, f"skip is {skip}, expected 0 to {_LAST_FOUND}")
+    query = _query(asked, picture)
+    found = collection.search(
+        **query,
         where=[one for one in asked.getlist("where") if one.strip()],
-        k=min(_MOST_FOUND, _number(asked, "k", 60, int)),
+        k=skip + k if k > 0 else k,
         all_frames=_frames(asked) == "all",
     )
-    return JSONResponse({"matches": [as_shown(match) for match in found], "version": served.version})
+    like = [as_shown(picture_of(collection, number)[0]) for number in query["like"]]
+    matches = [as_shown(match) for match in found[skip:]]
+    return JSONResponse({"matches": matches, "like": like, "version": served.version})
+
+
+def _explain(served: ServedCollection, request: Request, picture: bytes | None) -> Response:
+    match, _ = _found(served, request)
+    with _EXPLAINING:
+        shares = served.current().explain(match, **_query(request.query_params, picture))
+    return JSONResponse({"map": shares.tolist(), "score": float(shares.sum())})
 
 
 def _frames(asked: QueryParams) -> str:

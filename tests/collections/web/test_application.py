@@ -72,6 +72,9 @@ def test_the_page_is_there_and_runs_nothing_but_its_own_files(client):
         "/search.css": "css",
         "/search.js": "javascript",
         "/page.js": "javascript",
+        "/address.js": "javascript",
+        "/filters.js": "javascript",
+        "/explain.js": "javascript",
         "/icon.svg": "svg",
     }
     for path, kind in kinds.items():
@@ -83,7 +86,7 @@ def test_the_page_is_there_and_runs_nothing_but_its_own_files(client):
         assert "unsafe" not in policy
         assert answer.headers["referrer-policy"] == "no-referrer"
         assert "access-control-allow-origin" not in answer.headers
-    assert all("innerHTML" not in client.get(path).text for path in ("/page.js", "/search.js"))
+    assert all("innerHTML" not in client.get(path).text for path, kind in kinds.items() if kind == "javascript")
     assert client.get("/").text.count('id="results"') == 1
 
 
@@ -96,6 +99,44 @@ def test_a_search_finds_what_the_collection_finds(client, collection):
     turned = found(client, "text=a+cat&not=a+dog")
     assert [one["score"] for one in turned] == [one.score for one in collection.search("a cat", without="a dog", k=60)]
     assert names(found(client, "text=a&where=path~4.png&where=width%3E1")) == ["4.png"]
+
+
+def test_further_matches_come_behind_the_first(client):
+    matches = found(client, "text=a+cat")
+    assert [*found(client, "text=a+cat&k=3"), *found(client, "text=a+cat&skip=3&k=60")] == matches
+    assert found(client, "text=a+cat&skip=8") == []
+
+
+@pytest.mark.parametrize("query", ["text=a+cat", "text=a+cat&not=a+dog", "like={like}"])
+def test_a_map_of_a_match_sums_to_its_score(client, query):
+    query = query.format(like=found(client, "text=a")[3]["id"])
+    for match in found(client, f"{query}&k=2"):
+        answer = client.get(f"/api/explain/{match['id']}?{query}").json()
+        assert np.shape(answer["map"]) == (4, 4)
+        assert np.sum(answer["map"]) == pytest.approx(answer["score"], abs=1e-5)
+        # The index keeps embeddings in float16.
+        assert answer["score"] == pytest.approx(match["score"], abs=2e-3)
+
+
+def test_a_map_of_a_picture_of_ones_own_and_of_none(client, collection):
+    data = (photos(collection) / "4.png").read_bytes()
+    (best,) = found(client, "k=1", content=data, headers=BYTES)
+    answer = client.post(f"/api/explain/{best['id']}", content=data, headers=BYTES).json()
+    assert answer["score"] == pytest.approx(1, abs=2e-3)
+    assert client.get("/api/explain/999999?text=a").status_code == 404
+    assert "nothing to search for" in client.get(f"/api/explain/{best['id']}").json()["error"]
+
+
+def test_the_start_page_says_what_the_collection_is(client, collection):
+    about = client.get("/api/collection").json()
+    assert about["model"] == str(collection.store.about.model)
+    assert (about["num_pictures"], about["dim"], about["explains"]) == (8, 24, True)
+    examples = client.get("/api/examples").json()["examples"]
+    assert 0 < len({one["id"] for one in examples}) == len(examples) <= 6
+    columns = {one.pop("name"): one for one in client.get("/api/columns").json()["columns"]}
+    assert columns["width"] == {"kind": "number", "least": 96, "most": 96}
+    assert columns["path"]["kind"] == "text"
+    assert not columns.keys() & {"camera", "taken", "latitude", "time", "part", "sha256"}
 
 
 def test_a_picture_is_searched_with_its_bytes_and_with_a_text(client, collection):
@@ -135,6 +176,7 @@ def test_pictures_are_made_small_and_without_notes(client, collection):
         ("", 400, "nothing to search for"),
         ("text=a&k=0", 400, "k is 0"),
         ("text=a&k=x", 400, "k is 'x', expected a number"),
+        ("text=a&skip=-1", 400, "skip is -1, expected 0 to"),
         ("text=a&frames=some", 400, "frames is 'some', expected best or all"),
         ("text=a&where=colour%3Dred", 400, "there is no column 'colour'"),
         ("like=999999", 400, "no picture of the id 999999"),

@@ -76,6 +76,106 @@ def test_conditions_and_what_is_wrong_with_them(address):
         page.wait_for(f"{STATUS}.startsWith('Say what')")
 
 
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
+def test_the_page_starts_with_the_collection_and_offers_its_columns(address, tmp_path, width, dark):
+    with open_page(address, width=width, dark=dark) as page:
+        page.wait_for("document.querySelector('.start')?.innerText.includes('8 pictures')")
+        page.wait_for(f"{TILES} > 0 && {TILES} < 7")
+        page.evaluate("document.getElementById('conditions').open = true")
+        page.wait_for("!document.getElementById('columns').hidden")
+        offered = page.evaluate("[...document.getElementById('column').options].map(one => one.value)")
+        assert "width" in offered
+        assert "camera" not in offered
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        page.screenshot(tmp_path / f"start-{width}.png")
+        search(page, "a cat")
+        page.wait_for(f"{TILES} === 8")
+        page.evaluate("document.getElementById('column').value = 'width'")
+        page.evaluate("document.getElementById('column').dispatchEvent(new Event('change'))")
+        page.evaluate("document.getElementById('value').value = '5000'")
+        page.evaluate("document.getElementById('add').click()")
+        page.wait_for(f"{STATUS} === 'Nothing was found.'")
+        assert page.evaluate("document.getElementById('where').value") == "width>=5000"
+        assert page.complaints == []
+
+
+def test_every_search_is_an_address(address):
+    query = "location.search"
+    with open_page(address, width=1280) as page:
+        search(page, "a cat")
+        page.wait_for(f"{TILES} === 8 && {query} === '?text=a+cat'")
+        search(page, "a cat", where='path~"copy of"')
+        page.wait_for(f"{TILES} === 1")
+        page.evaluate("history.back()")
+        page.wait_for(f"{TILES} === 8 && document.getElementById('where').value === ''")
+        page.evaluate("history.forward()")
+        page.wait_for(f"{TILES} === 1")
+        page.load(page.evaluate("location.href"), width=1280)
+        page.wait_for(f"{TILES} === 1 && document.getElementById('where').value === '\"path~copy of\"'")
+        page.evaluate("document.querySelector('.tile').click()")
+        page.evaluate("document.getElementById('similar').click()")
+        page.wait_for(f"{query}.includes('like=')")
+        page.load(page.evaluate("location.href"), width=1280)
+        page.wait_for("document.getElementById('like-name').textContent.endsWith('copy of 2.png')")
+        page.evaluate("document.getElementById('duplicates').click()")
+        page.wait_for(f"{query} === '?duplicates=1'")
+        assert page.evaluate("document.querySelector('h1 a').href") == address
+        assert page.complaints == []
+
+
+def test_a_picture_and_a_text_are_one_question_only_where_that_is_asked_for(address, collection):
+    chip = "document.getElementById('like').hidden"
+    with open_page(address, width=1280) as page:
+        page.choose_files("#picture", collection.path.parent / "photos" / "4.png")
+        page.wait_for(f"{TILES} === 8 && !{chip}")
+        search(page, "a cat")
+        page.wait_for(f"{chip} && {TILES} === 8")
+        page.choose_files("#picture", collection.path.parent / "photos" / "4.png")
+        page.wait_for(f"!{chip} && document.getElementById('text').value === ''")
+        page.evaluate("document.getElementById('both').click()")
+        search(page, "a cat")
+        page.wait_for(f"!{chip} && {STATUS}.startsWith('8 pictures') && location.search === '?text=a+cat'")
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, True), (390, False)])
+def test_a_map_lies_over_the_square_that_the_model_sees(address, tmp_path, width, dark):
+    with open_page(address, width=width, dark=dark) as page:
+        search(page, "a cat")
+        page.wait_for(f"{TILES} === 8 && document.querySelector('.tile img').naturalWidth")
+        page.evaluate("document.querySelector('.tile').focus()")
+        page.wait_for("document.querySelector('.tile .why') !== null")
+        box = "(({width, height}) => [width, height])(document.querySelector('{}').getBoundingClientRect())"
+        wide, high = page.evaluate(box.replace("{}", ".tile .why"))
+        # Frames are as wide as 4 to 3, pictures as 6 to 5, so that their heights are the same.
+        frame = page.evaluate("document.querySelector('.tile .frame').clientHeight")
+        assert [wide, high] == pytest.approx([frame, frame], abs=1)
+        page.screenshot(tmp_path / f"why-{width}.png")
+        page.evaluate("document.querySelector('.tile').blur()")
+        page.wait_for("!document.querySelector('.why')")
+        page.evaluate("document.querySelector('.tile').click()")
+        page.wait_for(f"{OPEN} && document.getElementById('one-picture').naturalWidth > 0")
+        page.evaluate("document.getElementById('why').click()")
+        page.wait_for("document.querySelector('dialog .why') !== null")
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        page.screenshot(tmp_path / f"why-one-{width}.png")
+        assert page.complaints == []
+
+
+def test_results_go_on_as_far_as_one_looks(tmp_path, telling_file):
+    for number in range(130):
+        draw(tmp_path / "many" / f"{number}.png", number, size=(64, 64))
+    index = Collection.create(tmp_path / "index", ModelSource(checkpoint=str(telling_file)))
+    index.add(tmp_path / "many", options=OPTIONS)
+    with running(index) as address, open_page(f"{address}?text=a+cat", width=1280) as page:
+        page.wait_for(f"{TILES} === 60")
+        for number in (120, 130):
+            page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+            page.wait_for(f"{TILES} === {number}")
+        page.wait_for("document.getElementById('more').hidden")
+        assert page.evaluate("new Set([...document.querySelectorAll('.tile')].map(one => one.title)).size") == 130
+        assert page.complaints == []
+
+
 def test_everything_is_done_by_keys(address):
     with open_page(address, width=1280) as page:
         page.wait_for(TEXT_FIELD)

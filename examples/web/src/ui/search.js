@@ -111,11 +111,11 @@ export class SearchPanel {
     return count(this.#collection.size, "picture", "pictures");
   }
 
-  async #answer({ k, ...query }) {
+  async #answer({ skip, k, ...query }) {
     byId("use-samples").hidden = this.#collection.size > 0;
     if (!this.#collection.size) return { matches: [], said: "There are no pictures to search yet: choose some." };
     const { ranked, milliseconds } = await this.#collection.search(query);
-    const matches = ranked.slice(0, k).map(({ picture: { id, path, facts, file, address }, score }) => ({
+    const matches = ranked.slice(skip, skip + k).map(({ picture: { id, path, facts, file, address }, score }) => ({
       ...facts,
       id,
       score,

@@ -1,9 +1,17 @@
 // The page of an index: what its server answers.
 
+import { read, written } from '/address.js';
+import { startFilters } from '/filters.js';
 import { count, find, make, Search } from '/search.js';
 
+const TEXTS = ['a red bicycle', 'people at a table', 'a dog on grass'];
+
+let about = null; // what the index holds
 let version = null;
 let isBroken = false; // the page says that the index, or the server, cannot be asked
+let isStart = false; // nothing is asked for
+let isGoingBack = false; // what is asked for comes from the address
+const pictures = []; // of one's own, which were searched with: addresses name them by their place
 
 async function ask(address, options) {
   let answer;
@@ -17,31 +25,66 @@ async function ask(address, options) {
   return value;
 }
 
+// A picture of one's own is sent; all else stands in the address.
+const askWith = (address, picture) =>
+  ask(address, picture ? { method: 'POST', body: picture, headers: { 'Content-Type': 'application/octet-stream' } } : {});
+
 const page = new Search({
-  async search({ text, picture, like, not, where, allFrames, k }) {
-    const query = new URLSearchParams({ k });
-    if (text) query.set('text', text);
-    if (like !== null) query.set('like', like);
-    if (not) query.set('not', not);
-    for (const one of where) query.append('where', one);
-    if (allFrames) query.set('frames', 'all');
-    const options = picture && { method: 'POST', body: picture, headers: { 'Content-Type': 'application/octet-stream' } };
-    const answer = await ask(`/api/search?${query}`, options ?? {});
-    const number = answer.matches.length;
+  async search({ skip, k, picture, ...asked }) {
+    const answer = await askWith(`/api/search?${written(asked)}&${new URLSearchParams({ skip, k })}`, picture);
+    const number = skip + answer.matches.length;
     const said = number ? `${count(number, 'picture', 'pictures')}, the most similar first` : 'Nothing was found.';
     return { ...answer, said };
   },
   // Browsers show an address again without asking: every question has addresses of its own, since files change.
   address: (one, size, question) => `/pictures/${one.id}/${size}?${question}`,
   video: (one, question) => one.time !== undefined && `/videos/${one.id}?${question}#t=${one.time}`,
-  idle: () => 'Say what the pictures show, or choose a picture.',
+  async explain(one, { picture, ...asked }) {
+    if (!about?.explains) return null;
+    return askWith(`/api/explain/${one.id}?${written(asked)}`, picture).catch(() => null);
+  },
+  idle() {
+    isStart = true;
+    showStart();
+    return 'Say what the pictures show, or choose a picture.';
+  },
+  asked(query) {
+    isStart = false;
+    if (!isGoingBack) go(written(query), query.picture);
+  },
   async shown(answer) {
-    version = answer.version;
+    if (answer.version) version = answer.version;
     await tell();
   },
 });
 
+// Every search is an address: it can be gone back to, reloaded and shared.
+function go(query, picture = null) {
+  const address = query.size ? `/?${query}` : '/';
+  const place = picture ? pictures.indexOf(picture) : -1;
+  const state = picture ? { picture: place < 0 ? pictures.push(picture) - 1 : place } : null;
+  if (address === location.pathname + location.search && history.state?.picture === state?.picture) return;
+  history.pushState(state, '', address);
+}
+
+function restore() {
+  isGoingBack = true;
+  const query = new URLSearchParams(location.search);
+  const own = history.state?.picture;
+  const picture = pictures[own] ?? null;
+  if (query.has('duplicates')) showDuplicates();
+  else page.ask({ ...read(query), picture });
+  if (own !== undefined && !picture) page.say('The picture that was searched with is gone: choose it again.');
+  isGoingBack = false;
+}
+
 function duplicates() {
+  go(new URLSearchParams({ duplicates: '1' }));
+  showDuplicates();
+}
+
+function showDuplicates() {
+  isStart = false;
   page.show(
     () => ask('/api/duplicates'),
     ({ groups, num_groups: number }) => {
@@ -56,16 +99,35 @@ function duplicates() {
   );
 }
 
+// What the index holds, texts to try, and some of its pictures, where nothing is asked for.
+async function showStart() {
+  if (!isStart || !about?.num_pictures || find('results').childElementCount) return;
+  const start = make('section', 'start');
+  const facts = `${count(about.num_pictures, 'picture', 'pictures')}, embedded by ${about.model} in ${about.dim} numbers each`;
+  const texts = make('p', '', 'For instance: ');
+  TEXTS.forEach((text, place) => {
+    const link = make('a', '', text);
+    link.href = `/?${new URLSearchParams({ text })}`;
+    texts.append(...(place ? [', ', link] : [link]));
+  });
+  start.append(make('h2', '', 'This collection'), make('p', '', facts), texts, make('h2', '', 'Some of its pictures'));
+  find('results').append(start);
+  const { examples } = await ask('/api/examples').catch(() => ({ examples: [] }));
+  if (isStart && start.isConnected) page.list(examples.map((one) => [one, '']));
+}
+
 // Says what the index holds, and that it has changed since the last answer.
 async function tell() {
   try {
-    const about = await ask('/api/collection');
+    about = await ask('/api/collection');
     const unreadable = about.num_unreadable ? `, ${count(about.num_unreadable, 'file', 'files')} cannot be read` : '';
     find('about').textContent = `${count(about.num_pictures, 'picture', 'pictures')} in ${about.index}${unreadable}`;
     if (!about.num_pictures) page.say('The index is empty: add pictures with mobileclip index.');
-    else if (page.size && about.version !== version) page.say('The index has changed: search again to see what is new.');
+    else if (!isStart && page.size && about.version !== version)
+      page.say('The index has changed: search again to see what is new.');
     else if (isBroken) page.say('');
     isBroken = false;
+    showStart();
   } catch (error) {
     isBroken = true;
     page.say(error.message, true);
@@ -77,6 +139,7 @@ button.id = 'duplicates';
 button.type = 'button';
 button.addEventListener('click', duplicates);
 find('choose').after(button);
+startFilters(async () => (await ask('/api/columns').catch(() => ({ columns: [] }))).columns);
 document.addEventListener('dragover', (event) => event.preventDefault());
 document.addEventListener('drop', (event) => {
   event.preventDefault();
@@ -89,6 +152,8 @@ document.addEventListener('visibilitychange', () => {
 setInterval(() => {
   if (!document.hidden) tell();
 }, 10_000);
+addEventListener('popstate', restore);
+restore();
 tell();
 // On a phone this would open the keyboard.
 if (matchMedia('(min-width: 601px)').matches) find('text').focus();

@@ -1,6 +1,9 @@
 // The search of pictures: query, grid, one picture, settings. `mobileclip serve` and the page of examples/web share it,
 // and differ in who answers. Texts go to the page as texts, never as markup.
 
+import { joined, split } from './filters.js';
+import { lay, lift, watch } from './explain.js';
+
 const PAGE = 60;
 const TILES = '.tile';
 
@@ -14,9 +17,6 @@ export const make = (tag, className, text = '') => {
 };
 
 export const count = (number, one, many) => `${number.toLocaleString('en')} ${number === 1 ? one : many}`;
-
-// Conditions stand apart by spaces; quotation marks hold one together.
-const conditions = (text) => (text.match(/(?:"[^"]*"|[^\s"])+/g) ?? []).map((one) => one.replaceAll('"', ''));
 
 function facts({ width, height, size, taken, camera, latitude, longitude }) {
   const pixels = width && `${width} × ${height}`;
@@ -48,13 +48,16 @@ export class Search {
   #shown = []; // the pictures on the page, in their order
   #opened = -1;
   #asked = 0; // answers that come after a newer question are dropped
-  #most = PAGE;
+  #query = null; // what the pictures on the page were found with
+  #found = 0; // of its answers so far
+  #isAdding = false;
 
   /**
    * Makes the page's search work.
-   * @param {object} source who answers: `search(query)` gives matches, the nearest first, and what to say of them;
-   *   `address(match, size)` of a `small` or a `large` picture; `video(match)` of a frame's; `idle()` what to say where
-   *   nothing is asked for; `shown()` is told of every answer.
+   * @param {object} source who answers: `search(query)` gives `k` matches behind the first `skip`, the nearest first,
+   *   and what to say of all so far; `address(match, size)` of a `small` or a `large` picture; `video(match)` of a
+   *   frame's; `idle()` what to say where nothing is asked for; `asked(query)` and `shown(answer)` are told of every
+   *   question and answer; `explain(match, query)` says which places add to the score, or nothing.
    */
   constructor(source) {
     this.#source = source;
@@ -72,7 +75,10 @@ export class Search {
       this.#choose(null, null, '');
       this.search();
     });
-    find('more').addEventListener('click', () => this.search(this.#most + PAGE));
+    find('more').addEventListener('click', () => this.#more());
+    // Further pictures come before the end of the page is seen.
+    const end = new IntersectionObserver((seen) => seen.at(-1).isIntersecting && this.#more(), { rootMargin: '600px' });
+    end.observe(find('more'));
     this.#startPicture();
     document.addEventListener('keydown', (event) => this.#press(event));
   }
@@ -88,7 +94,7 @@ export class Search {
   }
 
   clear() {
-    this.#shown = [];
+    [this.#shown, this.#query, this.#found] = [[], null, 0];
     find('results').replaceChildren();
     find('more').hidden = true;
   }
@@ -96,14 +102,35 @@ export class Search {
   /** Searches with a file. */
   chooseFile(file) {
     if (!file) return;
+    if (!find('both').checked) find('text').value = '';
     this.#choose(file, null, file.name);
     this.search();
   }
 
-  /** Shows what is asked for, so many pictures at most. */
-  async search(most = PAGE) {
+  /** Asks anew for what was asked for before: fills in all fields, and searches. */
+  ask({ text, not, where, allFrames, like, picture }) {
+    [find('text').value, find('not').value, find('where').value] = [text, not, joined(where)];
+    find('frames').checked = allFrames;
+    const isLike = like !== null || picture;
+    this.#choose(picture, like, picture ? picture.name : `picture ${like}`);
+    find('both').checked = Boolean(text && isLike);
+    return this.search();
+  }
+
+  /** Shows what is asked for. */
+  async search() {
     const [text, not] = ['text', 'not'].map((id) => find(id).value.trim());
-    const query = { text, not, where: conditions(find('where').value), allFrames: find('frames').checked };
+    // A text is asked for in place of the picture before, but where both are wanted.
+    if (text && !find('both').checked) this.#choose(null, null, '');
+    const query = {
+      text,
+      not,
+      where: split(find('where').value),
+      allFrames: find('frames').checked,
+      picture: this.#picture,
+      like: this.#like,
+    };
+    this.#source.asked?.(query);
     if (!text && this.#like === null && this.#picture === null) {
       this.#asked++;
       this.clear();
@@ -111,14 +138,40 @@ export class Search {
       return;
     }
     await this.show(
-      () => this.#source.search({ ...query, picture: this.#picture, like: this.#like, k: most }),
-      ({ matches, said }) => {
-        this.#most = most;
-        this.list(matches.map((one) => [one, one.score.toFixed(3)]));
-        find('more').hidden = matches.length < most;
+      () => this.#source.search({ ...query, skip: 0, k: PAGE }),
+      ({ matches, said, like: [like] = [] }) => {
+        if (like) find('like-name').textContent = `like ${like.name}`;
+        this.#query = query;
+        this.#add(matches);
         return said;
       },
     );
+  }
+
+  #add(matches) {
+    const known = new Set(this.#shown.map(({ id }) => id));
+    this.#found += matches.length;
+    this.list(matches.filter(({ id }) => !known.has(id)).map((one) => [one, one.score.toFixed(3)]));
+    find('more').hidden = matches.length < PAGE;
+  }
+
+  /** Adds the pictures behind those that are there. */
+  async #more() {
+    if (this.#isAdding || find('more').hidden) return;
+    this.#isAdding = true;
+    const mine = this.#asked;
+    try {
+      const { matches, said } = await this.#source.search({ ...this.#query, skip: this.#found, k: PAGE });
+      if (mine !== this.#asked) return;
+      this.#add(matches);
+      this.say(said);
+    } catch (error) {
+      if (mine !== this.#asked) return;
+      find('more').hidden = true;
+      this.say(error.message, true);
+    } finally {
+      this.#isAdding = false;
+    }
   }
 
   /** Shows what a question finds, unless another one was asked meanwhile. */
@@ -146,6 +199,7 @@ export class Search {
   }
 
   #tile(one, label, isBest = false) {
+    const query = this.#query;
     const item = document.createElement('li');
     const button = make('button', 'tile');
     button.type = 'button';
@@ -160,8 +214,13 @@ export class Search {
     button.append(frame, make('span', isBest ? 'score keep' : 'score', label), make('span', 'path', one.file));
     const place = this.#shown.push(one) - 1;
     button.addEventListener('click', () => this.#open(place));
+    if (this.#canExplain) watch(button, frame, image, () => this.#source.explain(one, query));
     item.append(button);
     return item;
+  }
+
+  get #canExplain() {
+    return this.#query !== null && Boolean(this.#source.explain);
   }
 
   #address(one, size) {
@@ -173,6 +232,7 @@ export class Search {
     this.#like = number;
     find('like').hidden = file === null && number === null;
     find('like-name').textContent = `like ${name}`;
+    if (find('like').hidden) find('both').checked = false;
   }
 
   #startPicture() {
@@ -193,10 +253,16 @@ export class Search {
       find('one-picture').hidden = true;
       find('one-gone').hidden = false;
     });
+    find('one-picture').addEventListener('load', () => this.#showWhy());
+    find('why').addEventListener('click', () => {
+      find('why').setAttribute('aria-pressed', String(!this.#wantsWhy));
+      this.#showWhy();
+    });
     find('similar').addEventListener('click', () => {
       const one = this.#shown[this.#opened];
       dialog.close();
       find('text').value = '';
+      find('both').checked = false;
       this.#choose(null, one.id, one.name);
       this.search();
     });
@@ -211,9 +277,25 @@ export class Search {
     this.#showVideo(one);
     find('one-name').textContent = one.name;
     find('one-facts').textContent = facts(one);
+    find('why').hidden = !this.#canExplain;
+    lift(find('one-picture').parentElement);
     if (find('one').open) return;
     find('one').showModal();
     find('similar').focus();
+  }
+
+  get #wantsWhy() {
+    return find('why').getAttribute('aria-pressed') === 'true';
+  }
+
+  async #showWhy() {
+    const [picture, place] = [find('one-picture'), this.#opened];
+    lift(picture.parentElement);
+    const isShown = this.#wantsWhy && this.#canExplain && find('one').open;
+    find('one-why').hidden = !isShown;
+    if (!isShown) return;
+    const answer = await this.#source.explain(this.#shown[place], this.#query);
+    if (answer && place === this.#opened && this.#wantsWhy && !picture.hidden) lay(answer, picture.parentElement, picture);
   }
 
   // A video stands in the place of its frame as soon as the browser knows that it can play it.

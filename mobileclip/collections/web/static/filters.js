@@ -1,0 +1,57 @@
+// Conditions, chosen from the columns that there are: each is written into the field of conditions.
+
+const COMPARISONS = { number: ['>=', '<=', '=', '!=', '>', '<'], date: ['>=', '<=', '=', '!='], text: ['~', '=', '!='] };
+const MEANINGS = { '~': 'contains', '=': 'is', '!=': 'is not', '>=': 'at least', '<=': 'at most', '>': 'above', '<': 'below' };
+
+const find = (id) => document.getElementById(id);
+const option = (value, text = value) => new Option(text, value);
+const rounded = (number) => (Number.isInteger(number) ? number : Number(number.toFixed(3)));
+
+/** Conditions as they stand in the field: apart by spaces, quotation marks hold one together. */
+export const split = (text) => (text.match(/(?:"[^"]*"|[^\s"])+/g) ?? []).map((one) => one.replaceAll('"', ''));
+export const joined = (conditions) => conditions.map((one) => (/\s/.test(one) ? `"${one}"` : one)).join(' ');
+
+/**
+ * Offers the columns of a collection.
+ * @param {() => Promise<object[]>} columns asked for when the conditions are first opened.
+ */
+export function startFilters(columns) {
+  let known = [];
+  const chosen = () => known.find(({ name }) => name === find('column').value);
+
+  function show() {
+    const { kind, least, most, values = [] } = chosen();
+    find('comparison').replaceChildren(...COMPARISONS[kind].map((one) => option(one, MEANINGS[one])));
+    find('values').replaceChildren(...values.map((one) => option(one)));
+    find('value').value = '';
+    const range = kind === 'number' ? `${rounded(least)} to ${rounded(most)}` : `${least?.slice(0, 10)} to ${most?.slice(0, 10)}`;
+    find('value').placeholder = kind === 'text' ? (values[0] ?? 'a part of it') : range;
+  }
+
+  function add() {
+    const value = find('value').value.trim().replaceAll('"', '');
+    if (!value) {
+      find('value').focus();
+      return;
+    }
+    const condition = `${find('column').value}${find('comparison').value}${value}`;
+    find('where').value = joined([...split(find('where').value), condition]);
+    find('value').value = '';
+    find('ask').requestSubmit();
+  }
+
+  find('conditions').addEventListener('toggle', async () => {
+    if (!find('conditions').open || known.length) return;
+    known = await columns();
+    find('column').replaceChildren(...known.map(({ name }) => option(name)));
+    find('columns').hidden = !known.length;
+    if (known.length) show();
+  });
+  find('column').addEventListener('change', show);
+  find('add').addEventListener('click', add);
+  find('value').addEventListener('keydown', (event) => {
+    if (event.key !== 'Enter') return;
+    event.preventDefault();
+    add();
+  });
+}
