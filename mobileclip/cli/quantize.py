@@ -62,7 +62,7 @@ def quantize(
         batch_size: inputs of a step.
         grouped: round grouped convolutions too, for runtimes that are slow without: they lose most.
         outputs: tune the ranges of what convolutions give, for runtimes that need them.
-        most_float: part of the multiplications that may stay in float32 where the gates refuse all in int8.
+        most_float: part of the multiplications that may stay in float32 where the acceptance checks refuse all in int8.
         learning_rate: of the optimiser, at the start.
         seed: of what is used, and of its order.
         seconds_between_saves: after which the state is written beside the output, to go on from.
