@@ -9,7 +9,7 @@ import torch.fx
 from einops import rearrange
 from torch import Tensor, nn
 
-from mobileclip.blocks.attention_backends import AttentionBackend, attention_backends
+from mobileclip.blocks.attention_backends import Attending, attention_backends
 from mobileclip.reparam import scale_output, shift_input, with_children
 
 torch.fx.wrap("rearrange")  # torch.fx would trace into it and fail
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class Attention(nn.Module):
+class Attention(Attending):
     """Multi-head self-attention: `y = project(softmax(q k^T / sqrt(head_dim)) v)`.
 
     Shape:
@@ -48,7 +48,7 @@ class Attention(nn.Module):
             raise ValueError(f"dim={dim} is not a multiple of num_heads={num_heads}")
         self.num_heads = num_heads
         self.causal = causal
-        self.backend: AttentionBackend = attention_backends.resolve(backend)
+        self.backend = attention_backends.resolve(backend)
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.project = nn.Linear(dim, dim)
 
@@ -106,5 +106,5 @@ def set_attention_backend(model: nn.Module, backend: str) -> None:
     """
     chosen = attention_backends.resolve(backend)
     for module in model.modules():
-        if isinstance(module, Attention):
+        if isinstance(module, Attending):
             module.backend = chosen

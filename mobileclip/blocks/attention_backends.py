@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobileclip.extras import advice
@@ -29,6 +29,12 @@ class AttentionBackend(Protocol):
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
         """Return `softmax(query key^T / sqrt(head_dim)) value`; with `causal`, over earlier tokens only."""
+
+
+class Attending(nn.Module):
+    """A module that attends by a backend: what `set_attention_backend` looks for."""
+
+    backend: AttentionBackend
 
 
 attention_backends: Registry[AttentionBackend] = Registry("attention_backend")

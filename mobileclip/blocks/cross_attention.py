@@ -6,14 +6,14 @@ import torch
 import torch.fx
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from mobileclip.blocks.attention_backends import Attending, attention_backends
 from mobileclip.blocks.transformer import FeedForward
 
 torch.fx.wrap("rearrange")  # torch.fx would trace into it and fail
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(Attending):
     """Multi-head attention to a context: `y = project(softmax(q k^T / sqrt(head_dim)) v)`, k and v of the context.
 
     Shape:
@@ -23,6 +23,7 @@ class CrossAttention(nn.Module):
         dim: width of the tokens.
         num_heads: number of heads; divides `dim`.
         context_dim: width of the context; `dim` by default.
+        backend: name of the kernel, see `attention_backends`.
 
     Raises:
         ValueError: if `num_heads` does not divide `dim`.
@@ -34,11 +35,12 @@ class CrossAttention(nn.Module):
         torch.Size([2, 5, 32])
     """
 
-    def __init__(self, dim: int, *, num_heads: int, context_dim: int | None = None) -> None:
+    def __init__(self, dim: int, *, num_heads: int, context_dim: int | None = None, backend: str = "sdpa") -> None:
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"dim={dim} is not a multiple of num_heads={num_heads}")
         self.num_heads = num_heads
+        self.backend = attention_backends.resolve(backend)
         self.query = nn.Linear(dim, dim)
         self.key = nn.Linear(context_dim or dim, dim)
         self.value = nn.Linear(context_dim or dim, dim)
@@ -54,7 +56,7 @@ class CrossAttention(nn.Module):
 
     def attend(self, x: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Return what the tokens `x` gather from the context that keys and values are of."""
-        attended = F.scaled_dot_product_attention(self._heads(self.query(x)), key, value)
+        attended = self.backend(self._heads(self.query(x)), key, value, causal=False)
         y: Tensor = self.project(rearrange(attended, "b h n d -> b n (h d)"))
         return y
 
@@ -91,7 +93,9 @@ class CrossAttentionLayer(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """Return the transformed tokens."""
-        return self.attend(x, *self.keys_and_values(context))
+        x = x + self.attention(self.attention_norm(x), self.context_norm(context))
+        y: Tensor = x + self.ffn(self.ffn_norm(x))
+        return y
 
     def keys_and_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values of a context, which do not depend on the tokens."""

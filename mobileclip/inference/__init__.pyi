@@ -1,4 +1,5 @@
 from .combining import combine as combine
+from .explaining import attribution as attribution
 from .forms import by_length as by_length, prepared as prepared, prepared_tower as prepared_tower
 from .identity import ModelIdentity as ModelIdentity
 from .kept_texts import KeptTexts as KeptTexts

@@ -9,7 +9,7 @@ from PIL import Image
 import mobileclip
 from mobileclip.blocks import ConvPoolHead
 from mobileclip.encoders import MCi, save_model
-from mobileclip.inference.explaining import attribution
+from mobileclip.inference import attribution
 from mobileclip.reparam import is_folded
 from tests.encoders.small import IMAGE, SMALL_VIT, randomised
 from tests.errors import fails
