@@ -37,6 +37,7 @@ BENCHMARKS = {
     "curation_training": "CurationTrainingSpec",
     "collection": "CollectionBenchSpec",
     "index_store": "IndexStoreBenchSpec",
+    "upgrade": "UpgradeBenchSpec",
     "search_rivals": "SearchRivalsSpec",
     "pointing": "PointingBenchSpec",
     "gpu": "GpuBenchSpec",

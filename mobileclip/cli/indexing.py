@@ -290,6 +290,12 @@ def opened(folder: Path, device: str, *, trust: bool, text_model: str | None = N
     return Collection(store, device=place, trust=trust, text_model=text_model)
 
 
+def tell_upgrade(collection: Collection) -> None:
+    """Say how far an upgrade of an index is, where one is under way."""
+    if (state := collection.upgrade_state) is not None:
+        say(str(state), error=True)
+
+
 def opened_for(folder: Path, asked: ModelFlags) -> Collection:
     """Return the index in a folder, or a new one; one that is there is of the model that is asked for, if any is."""
     from mobileclip.collections import Collection, ModelSource

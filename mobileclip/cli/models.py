@@ -369,10 +369,18 @@ def info(model: Annotated[Positional[str], arg(metavar="NAME|FILE|FOLDER")], /) 
     Multiply-accumulates are those of one image and one text of full length, folded; the papers' tables call them FLOPs.
 
     Args:
-        model: a name, a checkpoint in any known layout, a folder with one, or hf-hub:owner/name.
+        model: a name, a checkpoint in any known layout, a folder with one, or hf-hub:owner/name; or an index, of which
+            its model and how far an upgrade is are printed.
     """
     from mobileclip.inference.catalogue import describe
 
+    if Path(model).is_dir():
+        from mobileclip.collections import Collection
+        from mobileclip.collections.store.store import is_index
+
+        if is_index(Path(model)):
+            say_json(Collection.open(model).described(), indent=2)
+            return
     say_json(describe(model), indent=2)
 
 

@@ -94,6 +94,7 @@ COMMANDS = Commands(
             "dedup": Command("collections:dedup", "dedup photos/", "pictures that show the same"),
             "serve": Command("collections:serve", "serve", "search in a browser"),
             "merge": Command("indexing:merge", "merge a.index b.index -o c.index", "join indexes of one model"),
+            "upgrade": Command("upgrade:upgrade", "upgrade photos.index --to mobileclip_s2", "another model, by use"),
         },
         "measure": {
             "eval": _EVAL,

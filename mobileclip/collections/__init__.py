@@ -5,12 +5,14 @@ What becomes of a person's pictures belongs here; how a model encodes them does 
 
 from mobileclip.collections.collection import Collection
 from mobileclip.collections.indexing.report import IndexReport
+from mobileclip.collections.indexing.upgrading import UpgradeReport
 from mobileclip.collections.reading.options import IndexOptions
 from mobileclip.collections.searching.duplicates import DuplicateGroup, Duplicates
 from mobileclip.collections.searching.filtering import Condition, parse_condition
 from mobileclip.collections.searching.matches import Match
 from mobileclip.collections.store.about import ModelSource
 from mobileclip.collections.store.merging import MergeReport
+from mobileclip.collections.store.upgrading import Measured, UpgradeState
 
 __all__ = [
     "Collection",
@@ -20,7 +22,10 @@ __all__ = [
     "IndexOptions",
     "IndexReport",
     "Match",
+    "Measured",
     "MergeReport",
     "ModelSource",
+    "UpgradeReport",
+    "UpgradeState",
     "parse_condition",
 ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -11,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobileclip import storage
+from mobileclip.collections.indexing.both_spaces import BothSpaces
 from mobileclip.collections.indexing.report import IndexReport
 from mobileclip.collections.indexing.update import forget, update
+from mobileclip.collections.indexing.upgrading import SAMPLE, UpgradeReport, begin, fill
 from mobileclip.collections.reading.options import IndexOptions
 from mobileclip.collections.reading.scanning import Scan, scan
 from mobileclip.collections.searching.duplicates import THRESHOLD, Duplicates, find_duplicates
@@ -21,11 +24,13 @@ from mobileclip.collections.searching.filtering import Condition
 from mobileclip.collections.searching.matches import Match, match_of
 from mobileclip.collections.searching.neighbours import GraphSizes, NeighbourGraphs, open_graphs, renew_graphs
 from mobileclip.collections.searching.queries import Picture, direction_of, nearest_matches
+from mobileclip.collections.searching.two_spaces import SHORTLIST
 from mobileclip.collections.store import parquet
 from mobileclip.collections.store.about import About, ModelSource
 from mobileclip.collections.store.merging import MergeReport, merge_stores
 from mobileclip.collections.store.snapshot import Snapshot, take_snapshot
 from mobileclip.collections.store.store import Store
+from mobileclip.collections.store.upgrading import Measured, NewSpace, UpgradeState
 from mobileclip.collections.viewing import web_file
 from mobileclip.engines import Engine
 from mobileclip.inference.archive import Embeddings, write_embeddings
@@ -48,7 +53,8 @@ class Collection:
         text_model: a text tower of the model's space that encodes texts in place of the model's own, see
             `mobileclip.load`; of a model that is loaded here. An index does not remember it.
 
-    `graph_sizes` says from how many pictures on graphs are made; it may be set before the index is read.
+    `graph_sizes` says from how many pictures on graphs are made; it may be set before the index is read. `shortlist`
+    says how many pictures a query has encoded anew while the index is upgraded, at most.
 
     Examples:
         The tests have no photographs, so they leave this out.
@@ -69,10 +75,13 @@ class Collection:
     ) -> None:
         self.store = store
         self.device, self.trust, self.text_model = device, trust, text_model
-        self.graph_sizes = GraphSizes()
+        self.graph_sizes, self.shortlist = GraphSizes(), SHORTLIST
         self._clip = clip
         self._snapshot: Snapshot | None = None
         self._graphs: NeighbourGraphs | None = None
+        self._new_clip: tuple[About, ImageTextModel] | None = None
+        self._of = store.about.identity
+        self._spaces: BothSpaces | None = None
 
     @classmethod
     def open(
@@ -178,9 +187,13 @@ class Collection:
     @property
     def snapshot(self) -> Snapshot:
         """What the index holds, as it was when it was read."""
-        if self._snapshot is None:
+        if self._snapshot is None or self._of != self.store.about.identity:
+            before = self.store.about.identity
             self._snapshot = take_snapshot(self.store)
+            self._let_go(before)
+            self._of = self.store.about.identity
             self._graphs = open_graphs(self.path, self._snapshot, sizes=self.graph_sizes)
+            self._spaces = self._both_spaces(self._snapshot)
         return self._snapshot
 
     @property
@@ -195,7 +208,7 @@ class Collection:
         Raises:
             ValueError, OSError: if they cannot be read.
         """
-        self._clip, self._snapshot = self.clip, self.snapshot
+        self._snapshot, self._clip = self.snapshot, self.clip
 
     def require_source(self, source: ModelSource) -> None:
         """Refuse a model whose name alone tells that it is another one; no weights are read, and none are fetched.
@@ -216,8 +229,27 @@ class Collection:
 
     def refresh(self) -> None:
         """Read the index anew when it is next asked for."""
-        self.store = Store.open(self.path)
-        self._snapshot = self._graphs = None
+        before, self.store = self.store.about.identity, Store.open(self.path)
+        self._snapshot = self._graphs = self._spaces = None
+        self._let_go(before)
+
+    def reopened(self) -> Collection:
+        """Return the collection as its folder is now, with the models of this one where they are still the ones.
+
+        Raises:
+            FileNotFoundError, ValueError: see `open`.
+        """
+        store = Store.open(self.path)
+        other = Collection(store, device=self.device, trust=self.trust, text_model=self.text_model)
+        other.graph_sizes, other.shortlist = self.graph_sizes, self.shortlist
+        if store.about.identity == self.store.about.identity:
+            other._clip, other._new_clip = self._clip, self._new_clip
+        return other
+
+    def _let_go(self, before: ModelIdentity) -> None:
+        """Forget the model of an index that is of another one now."""
+        if self.store.about.identity != before:
+            self._clip = self._new_clip = None
 
     def add(
         self,
@@ -258,7 +290,9 @@ class Collection:
         Raises:
             ValueError, OSError: see `add`.
         """
+        before = self.store.about.identity
         with self.store.writing():
+            self._let_go(before)
             report = update(self.store, lambda: self.clip, found, options, engine, trust=self.trust)
             self._renew(show_progress=options.show_progress)
         return report
@@ -294,19 +328,133 @@ class Collection:
             OSError: if one cannot be read, or this one cannot be written.
         """
         for other in others:
-            self.require(other.store.about.identity, f"the index {other.path}")
             if other.path.resolve() == self.path.resolve():
                 raise ValueError(f"the index {self.path} cannot be merged with itself; give other indexes")
+        before = self.store.about.identity
         with self.store.writing():
+            self._let_go(before)
+            for other in others:
+                self.require(other.store.about.identity, f"the index {other.path}")
             report = merge_stores(self.store, [other.store for other in others], show_progress=show_progress)
             self._renew(show_progress=show_progress)
         return report
 
     def _renew(self, *, show_progress: bool) -> None:
         """Read what was written, and bring the graphs up to date with it."""
-        self._snapshot = take_snapshot(self.store)
+        self._snapshot, self._of = take_snapshot(self.store), self.store.about.identity
         renew_graphs(self.path, self._snapshot, sizes=self.graph_sizes, show_progress=show_progress)
         self._graphs = open_graphs(self.path, self._snapshot, sizes=self.graph_sizes)
+        self._spaces = self._both_spaces(self._snapshot)
+
+    @property
+    def upgrade_state(self) -> UpgradeState | None:
+        """How far an upgrade of the index is; None where none is under way."""
+        space = NewSpace.of(self.store)
+        return None if space is None else space.state()
+
+    def described(self) -> dict[str, object]:
+        """Return what the index is of, as JSON has it; no model is loaded."""
+        state = self.upgrade_state
+        told = {"index": str(self.path), "pictures": len(self.store.column("id")), "model": str(self.store.about.model)}
+        if state is None:
+            return told
+        upgrade = {"model": str(state.about.model), "pictures": state.num_done, "measured": str(state.measured)}
+        return {**told, "upgrade": upgrade}
+
+    def upgrade_to(self, source: ModelSource, *, force: bool = False, sample: int = SAMPLE) -> Measured | None:
+        """Begin to bring the index to another model, and return how both do on its pictures; None if it is of it.
+
+        From then on, each search has its first pictures encoded anew, keeps them, and ranks by them; `upgrade` does
+        the rest. Of an upgrade to this model that is under way, nothing is measured again.
+
+        Args:
+            source: the new model; paths are kept in full.
+            force: whether a model that does worse is taken too.
+            sample: pictures that both are measured on, at most; with the captions or the folders that they are in.
+
+        Raises:
+            ValueError: if it does worse, another upgrade or job is under way, or there is no such model.
+            FileNotFoundError, CheckpointError: if there is no such model, see `mobileclip.load`.
+            OSError: if the index cannot be written.
+        """
+        kept = source.in_full()
+        clip, identity = kept.load(self.device, trust=self.trust)
+        about = About(**attrs.asdict(identity), dim=clip.model.spec.image.embedding_dim, model=kept)
+        before = self.store.about.identity
+        with self.store.writing():
+            self._let_go(before)
+            if identity == self.store.about.identity:
+                return None
+            snapshot, clips = take_snapshot(self.store), (lambda: self.clip, lambda: clip)
+            measured = begin(self.store, snapshot, about, clips, force=force, sample=sample)
+        self.refresh()
+        self._new_clip = about, clip
+        return measured
+
+    def upgrade(
+        self,
+        *,
+        rate: float | None = None,
+        options: IndexOptions = IndexOptions(),  # noqa: B008  frozen
+    ) -> UpgradeReport:
+        """Encode the pictures that are in the old space alone, and return what became of them.
+
+        When all pictures are in the new space, the old one goes. What is finished is kept, whatever ends this.
+
+        Args:
+            rate: pictures per second, at most; None for as many as there can be.
+            options: how.
+
+        Raises:
+            ValueError: if no upgrade is under way, or another job does the same.
+            OSError: if the index cannot be written.
+        """
+        if rate is not None and not rate > 0:
+            raise ValueError(f"the rate is {rate}, expected more than 0 pictures per second")
+        space = NewSpace.of(self.store)
+        if space is None:
+            raise ValueError(
+                f"the index {self.path} is not being upgraded; begin: `mobileclip upgrade {self.path} --to MODEL`"
+            )
+        report = fill(self.store, space, self._clip_of(space), options, rate=rate)
+        self.refresh()
+        if report.is_done:
+            with self.store.writing():
+                self._renew(show_progress=options.show_progress)
+        return report
+
+    def cancel_upgrade(self) -> None:
+        """Drop the new space of an index that is being upgraded.
+
+        Raises:
+            ValueError: if another job writes to the index.
+            OSError: if it cannot be written.
+        """
+        with self.store.writing():
+            if (space := NewSpace.of(self.store)) is not None:
+                space.cancel()
+        self.refresh()
+
+    def _clip_of(self, space: NewSpace) -> ImageTextModel:
+        """Return the model that the index is brought to.
+
+        Raises:
+            ValueError: if another is now where it came from.
+        """
+        if self._new_clip is None or self._new_clip[0] != space.about:
+            source = space.about.model
+            clip, identity = source.load(self.device, trust=self.trust)
+            space.about.identity.require_same(identity, here=f"the new space of {self.path}", there=f"{source}")
+            self._new_clip = space.about, clip
+        return self._new_clip[1]
+
+    def _both_spaces(self, snapshot: Snapshot) -> BothSpaces | None:
+        """Return both spaces of an index that is being upgraded.
+
+        A text tower beside the model is of the old space: with one, that is searched alone.
+        """
+        space = NewSpace.of(self.store) if self.text_model is None else None
+        return None if space is None else BothSpaces(self.store, snapshot, space, self._clip_of)
 
     def search(
         self,
@@ -338,8 +486,16 @@ class Collection:
         """
         if k < 1:
             raise ValueError(f"k is {k}, expected at least 1")
-        query = self._direction(text, image, like, without)
-        return nearest_matches(self.snapshot, self.graphs, query, k, where=where, all_frames=all_frames)
+        direction = self._direction(text, image, without)
+        query = direction(lambda: self.clip, known=self._known(like))
+        upgraded = None
+        if self._spaces is not None:
+            upgraded = self._spaces.query(
+                lambda clip, known: direction(clip, known=known), like, shortlist=self.shortlist
+            )
+        return nearest_matches(
+            self.snapshot, self.graphs, query, k, where=where, all_frames=all_frames, upgraded=upgraded
+        )
 
     def explain(
         self,
@@ -365,27 +521,33 @@ class Collection:
             without: see `search`.
 
         Raises:
-            ValueError: if the model cannot say, such as a ViT or an export, or nothing is asked for.
+            ValueError: if the model cannot say, such as a ViT or an export, nothing is asked for, or the index is being
+                brought to another model, so that scores are of two.
             ImageError: if a picture cannot be read.
         """
-        query = self._direction(text, image, like, without)
+        if self._spaces is not None:
+            raise ValueError(
+                "the index is being brought to another model, and scores are of both; a map is of one: finish with "
+                "mobileclip upgrade, then ask again"
+            )
+        query = self._direction(text, image, without)(lambda: self.clip, known=self._known(like))
         return explained(self.clip, match, query, reduced=self.store.about.decode == "fast")
 
     def _direction(
-        self,
-        text: str | Sequence[str],
-        image: Picture | Sequence[Picture],
-        like: Sequence[int],
-        without: str | Sequence[str],
-    ) -> NDArray[np.float32]:
-        return direction_of(
-            lambda: self.clip,
+        self, text: str | Sequence[str], image: Picture | Sequence[Picture], without: str | Sequence[str]
+    ) -> Callable[..., NDArray[np.float32]]:
+        """Return what makes a query of a model and of known embeddings."""
+        return partial(
+            direction_of,
             texts=[str(one) for one in _several(text)],
             pictures=_several(image),
-            known=[self.snapshot.vectors[self.snapshot.place(one)].astype(np.float32) for one in like],
             without=[str(one) for one in _several(without)],
             reduced=self.store.about.decode == "fast",
         )
+
+    def _known(self, like: Sequence[int]) -> list[NDArray[np.float32]]:
+        snapshot = self.snapshot
+        return [snapshot.vectors[snapshot.place(one)].astype(np.float32) for one in like]
 
     def duplicates(self, *, threshold: float = THRESHOLD, show_progress: bool = True) -> Duplicates:
         """Return the groups of pictures that show the same; see `find_duplicates`.

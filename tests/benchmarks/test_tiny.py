@@ -14,6 +14,7 @@ QUICK = {
     "index_store": {"processor", "disk"},
     "joining": {"time", "index", "scratch", "peak memory"},
     "pointing": {"place", "quadrant", "crops", "chance"},
+    "upgrade": {"recall"},
     "quantization": {"smallest cosine", "mean cosine", "finds", "is found", "step"},
 }
 SLOW = {

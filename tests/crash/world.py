@@ -74,6 +74,11 @@ def _pictures(folder: Path) -> None:
     shutil.copy(folder / "photos" / "1.png", folder / "photos" / "copy.png")
 
 
+def _two_models(folder: Path) -> None:
+    _pictures(folder)
+    save_model(telling(3), folder / "other.safetensors")
+
+
 def _moved_pictures(folder: Path) -> None:
     """Remove, rename, change and add pictures."""
     photos = folder / "photos"
@@ -150,6 +155,11 @@ _SAVE = ("hub", "save", MODEL, "saved", "--license", "mit", "--overwrite")
 COMMANDS = {
     "index": Command(prepare=_pictures, arguments=_INDEX),
     "index again": Command(prepare=_pictures, before=(_INDEX,), change=_moved_pictures, arguments=_INDEX),
+    "upgrade": Command(
+        prepare=_two_models,
+        before=(_INDEX,),
+        arguments=("upgrade", "idx", "--to", "other.safetensors", "--rate", "1000", "--quiet"),
+    ),
     "dedup": Command(
         prepare=_pictures,
         arguments=(

@@ -19,6 +19,7 @@ from .neighbours import (
     NeighbourGraphs as NeighbourGraphs,
     nearest_of as nearest_of,
     open_graphs as open_graphs,
+    remove_graphs as remove_graphs,
     renew_graphs as renew_graphs,
 )
 from .pictures import (
@@ -28,4 +29,10 @@ from .pictures import (
     small_pictures as small_pictures,
     webp as webp,
 )
-from .queries import Picture as Picture, direction_of as direction_of, nearest_matches as nearest_matches
+from .queries import (
+    Picture as Picture,
+    Upgraded as Upgraded,
+    direction_of as direction_of,
+    nearest_matches as nearest_matches,
+)
+from .two_spaces import SHORTLIST as SHORTLIST, TwoSpaces as TwoSpaces

@@ -223,6 +223,15 @@ def renew_graphs(
         logger.warning("every search compares all of %d pictures: %s", len(snapshot), error)
 
 
+def remove_graphs(folder: Path) -> None:
+    """Remove the graphs of an index, as those of another space; only the writer of the index may.
+
+    Args:
+        folder: of the index.
+    """
+    _remove(_files(folder))
+
+
 Share = tuple[Path, NDArray[np.int64]]
 """The file of a graph, and the places of the rows that it gets."""
 

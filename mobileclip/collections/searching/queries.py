@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import attrs
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from mobileclip import storage
 from mobileclip.collections.searching.filtering import Condition, matching, parse_condition
 from mobileclip.collections.searching.matches import Match, first_of_videos, match_of
 from mobileclip.collections.searching.neighbours import NeighbourGraphs, nearest_of
+from mobileclip.collections.searching.two_spaces import TwoSpaces
 from mobileclip.collections.store.presence import Presence
 from mobileclip.collections.store.snapshot import Snapshot
 from mobileclip.data.images.opening import read_image_file
@@ -30,6 +32,21 @@ Picture = str | Path | bytes
 _AWAY = 0.5
 # Times as many are looked for when frames of few videos fill the first places.
 _MORE = 8
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Upgraded:
+    """A query in the space that an index is brought to.
+
+    Args:
+        spaces: both.
+        query: the direction in the new one, of shape (dim,).
+        shortlist: pictures that are encoded anew for it, at most.
+    """
+
+    spaces: TwoSpaces
+    query: Vector
+    shortlist: int
 
 
 def direction_of(
@@ -76,6 +93,7 @@ def nearest_matches(
     *,
     where: Sequence[Condition | str],
     all_frames: bool,
+    upgraded: Upgraded | None = None,
 ) -> list[Match]:
     """Return the pictures that are nearest to a direction, the nearest first; of files that are gone, none.
 
@@ -86,6 +104,7 @@ def nearest_matches(
         k: number of results, at most.
         where: conditions on columns; all must hold.
         all_frames: whether a video may be found by several of its frames.
+        upgraded: the space that the index is brought to, which then ranks them.
 
     Raises:
         ValueError: if a condition is none.
@@ -94,10 +113,15 @@ def nearest_matches(
     places = matching(snapshot, conditions) if conditions else None
     wanted, there = k, Presence()
     while True:
+        proposed = wanted if upgraded is None else max(wanted, upgraded.shortlist)
         if places is None and graphs is not None:
-            found, scores = graphs.nearest(query, wanted)
+            found, scores = graphs.nearest(query, proposed)
         else:
-            found, scores = nearest_of(snapshot.vectors, places, query, wanted)
+            found, scores = nearest_of(snapshot.vectors, places, query, proposed)
+        if upgraded is not None:
+            found, scores = upgraded.spaces.nearest(
+                upgraded.query, wanted, proposed=(found, scores), among=places, shortlist=upgraded.shortlist
+            )
         pairs = zip(snapshot.rows(found), scores.tolist(), strict=True)
         shown = [(row, score) for row, score in pairs if row is not None and row["path"] in there]
         chosen = range(len(shown)) if all_frames else first_of_videos([row for row, _ in shown])

@@ -7,3 +7,4 @@ from .presence import Presence as Presence, lies_in as lies_in
 from .rows import COLUMNS as COLUMNS, Row as Row
 from .snapshot import Snapshot as Snapshot, take_snapshot as take_snapshot
 from .store import Store as Store, is_index as is_index
+from .upgrading import Measured as Measured, NewSpace as NewSpace, UpgradeState as UpgradeState

@@ -167,11 +167,18 @@ class Store:
             return _columns(db, name)[0]
 
     def blocks(self, ids: Sequence[int] | None = None) -> Iterator[list[Embedded]]:
-        """Yield rows with their embeddings, those too that the job that is writing has removed; None for all others."""
+        """Yield rows with their embeddings, those too that the job that is writing has removed; None for all others.
+
+        Raises:
+            ValueError: if they became those of another model meanwhile.
+        """
         ids = [number for (number,) in self.values("id")] if ids is None else ids
+        identity = self.about.identity
         for start in range(0, len(ids), _BLOCK):
             block, columns = ids[start : start + _BLOCK], ("place", *COLUMNS)
             with self._opened() as (db, _, vectors):
+                if self.about.identity != identity:
+                    raise ValueError(f"{self.folder} was upgraded to {self.about.model} meanwhile; run this again")
                 found = [one for table in ("pictures", "removed") for one in _select(db, columns, block, table)]
                 embedded = [(None if one[0] is None else vectors[one[0]], one[1:]) for one in found]
             yield embedded
@@ -216,7 +223,10 @@ class Store:
         """Yield a connection, the name of the file of embeddings, and all of these, of one moment."""
         for _ in range(_ATTEMPTS):
             with self._reading() as (db, place):
-                name, count = db.execute("SELECT vectors, num_vectors FROM state").fetchone()
+                name, count, about = db.execute("SELECT vectors, num_vectors, about FROM state").fetchone()
+                # An upgrade that has ended meanwhile has another model's embeddings.
+                if about != to_json(self.about):
+                    self.about = from_json(about, About)
                 if not files.is_vectors_name(name):
                     raise ValueError(
                         f"{self.folder} is damaged: it names embeddings {name!r}; index the pictures again"
@@ -279,15 +289,10 @@ class Store:
             found = db.execute("SELECT id, place FROM pictures WHERE place IS NOT NULL ORDER BY id").fetchall()
             if count - len(found) <= _MOST_REMOVED * count:
                 return
-            kept, before = files.next_name(name), files.mapped(self.folder / name, count, self.about.dim)
+            before = files.mapped(self.folder / name, count, self.about.dim)
             places = np.array(found, np.int64).reshape(-1, 2)[:, 1]
             blocks = (before[places[start : start + _BLOCK]] for start in range(0, len(places), _BLOCK))
-            sums = files.append(self.folder / kept, blocks, behind=0)
-            db.execute("DELETE FROM sums")
-            db.executemany("INSERT INTO sums VALUES (?, ?, ?, ?)", ((kept, *one) for one in sums))
-            numbered = ((place, number) for place, (number, _) in enumerate(found))
-            db.executemany("UPDATE pictures SET place = ? WHERE id = ?", numbered)
-            db.execute("UPDATE state SET vectors = ?, num_vectors = ?", (kept, len(found)))
+            write_anew(db, self.folder, [number for number, _ in found], blocks)
         self._sweep()
 
     @contextmanager
@@ -353,6 +358,27 @@ def _make(folder: Path, about: About, old: Elsewhere | None = None) -> None:
             db.execute("COMMIT")
         finally:
             db.close()
+
+
+def write_anew(db: sqlite3.Connection, folder: Path, ids: Sequence[int], blocks: Iterable[NDArray[np.float16]]) -> None:
+    """Have the embeddings of all pictures in a new file, which is on the disk before the transaction ends.
+
+    Args:
+        db: in a transaction of whoever holds the index.
+        folder: of the index.
+        ids: of all pictures, rising.
+        blocks: their embeddings, in this order.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    ((name,),) = db.execute("SELECT vectors FROM state")
+    kept = files.next_name(name)
+    sums = files.append(folder / kept, blocks, behind=0)
+    db.execute("DELETE FROM sums")
+    db.executemany("INSERT INTO sums VALUES (?, ?, ?, ?)", ((kept, *one) for one in sums))
+    db.executemany("UPDATE pictures SET place = ? WHERE id = ?", enumerate(ids))
+    db.execute("UPDATE state SET vectors = ?, num_vectors = ?", (kept, len(ids)))
 
 
 def _blocks_of(rows: Iterable[Row]) -> Iterator[list[Embedded]]:

@@ -29,8 +29,9 @@ def overview(collection: Collection) -> dict[str, Any]:
     Args:
         collection: with its model.
     """
-    about, snapshot = collection.store.about, collection.snapshot
+    about, snapshot, upgrade = collection.store.about, collection.snapshot, collection.upgrade_state
     return {
+        **({} if upgrade is None else {"upgrade": storage.printable(str(upgrade))}),
         "index": storage.printable(collection.path),
         "num_pictures": len(snapshot),
         "num_unreadable": snapshot.num_unreadable,

@@ -60,7 +60,9 @@ class ServedCollection:
                 # This comes first: what is written after it is found by the next request.
                 seen = Store.open(self._collection.path).version
                 if seen != self._seen:
-                    self._collection = _read_anew(self._collection)
+                    collection = self._collection.reopened()
+                    collection.load()
+                    self._collection = collection
                     self._seen = seen
                     self.version += 1
             except (OSError, ValueError, ImportError) as error:
@@ -107,13 +109,3 @@ def as_shown(match: Match) -> dict[str, Any]:
     }
     names = {"name": match.name, "file": Path(match.name).name}
     return {**known, **{name: storage.printable(text, limit=_LONGEST_TEXT) for name, text in names.items()}}
-
-
-def _read_anew(before: Collection) -> Collection:
-    """Return the collection in the same folder, with the same model where it is still the one."""
-    store = Store.open(before.path)
-    is_same = store.about.identity == before.store.about.identity
-    clip = before.clip if is_same else None
-    collection = Collection(store, clip=clip, device=before.device, trust=before.trust, text_model=before.text_model)
-    collection.load()
-    return collection
