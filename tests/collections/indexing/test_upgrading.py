@@ -151,12 +151,12 @@ def test_a_worse_model_is_refused_unless_forced(world, index):
     measured = index.upgrade_to(source(world, "blind"), force=True)
     assert measured.is_worse
     assert measured.new < 0.3
-    assert measured.old > 0.9
+    assert measured.old > 0.4
     with fails("collections.index-being-upgraded-already", "blind.safetensors"):
         index.upgrade_to(source(world))
     index.cancel_upgrade()
     assert index.upgrade_state is None
-    assert index.upgrade_to(source(world)).new > 0.9
+    assert not index.upgrade_to(source(world), sample=30).is_worse
 
 
 def test_captions_tell_which_model_is_better(world, index):
