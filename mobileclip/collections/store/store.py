@@ -364,7 +364,7 @@ def write_anew(db: sqlite3.Connection, folder: Path, ids: Sequence[int], blocks:
     """Have the embeddings of all pictures in a new file, which is on the disk before the transaction ends.
 
     Args:
-        db: in a transaction of whoever holds the index.
+        db: in a transaction of the process that holds the index.
         folder: of the index.
         ids: of all pictures, rising.
         blocks: their embeddings, in this order.

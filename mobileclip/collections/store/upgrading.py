@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import attrs
 import numpy as np
@@ -47,7 +48,7 @@ ORDER BY pictures.id
 """
 
 
-def _share(_: object, attribute: attrs.Attribute[float | None], value: float | None) -> None:
+def _share(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
     if value is not None and not 0 <= value <= 1:
         raise ValueError(f"{attribute.name} is {value}, expected a share from 0 to 1")
 
