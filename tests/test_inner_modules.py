@@ -33,7 +33,7 @@ REASONS = {
     "mobileclip.export.targets.litert.convert": "what a format's own program or file holds",
     "mobileclip.export.targets.litert.fewer_bits": "what a format's own program or file holds",
     "mobileclip.export.targets.litert.file": "what a format's own program or file holds",
-    "mobileclip.export.targets.pt2e": "what a format's own program or file holds",
+    "mobileclip.export.targets.quiet": "what a format's own program or file holds",
     "mobileclip.export.targets.torch.pt2": "what a format's own program or file holds",
     "mobileclip.export.written": "what a machine remembers of exports is asked without a runtime",
     "mobileclip.hardware.devices": "a machine without float64 is pretended",

@@ -8,7 +8,7 @@ import tokenizers
 import torch
 
 from mobileclip.export import ExportSpec, export_model, read_contract, read_report, verify_export
-from mobileclip.export.targets.pt2e import quiet
+from mobileclip.export.targets.quiet import quiet
 from mobileclip.export.targets.torch.pt2 import register_operations
 from mobileclip.inference.comparison import LEAST_COSINE
 from mobileclip.inference.optimization import import_quietly

@@ -9,7 +9,7 @@ import attrs
 
 from mobileclip.export.spec import Backend
 from mobileclip.export.targets.base import NotRunHereError
-from mobileclip.export.targets.pt2e import quiet
+from mobileclip.export.targets.quiet import quiet
 from mobileclip.extras import needed
 
 XNNPACK = "XnnpackBackend"

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mobileclip.export.targets.executorch.backends import lowering
-from mobileclip.export.targets.pt2e import quiet
+from mobileclip.export.targets.quiet import quiet
 from mobileclip.export.towers.attention import set_attention, written_out_attention
 from mobileclip.export.towers.graph import TowerExport
 from mobileclip.export.towers.int8 import EVERY_OUTPUT, dequantize_for_each_user, graph_in_int8

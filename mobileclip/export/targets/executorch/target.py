@@ -16,7 +16,7 @@ from mobileclip.export.targets.executorch.backends import require_runnable
 from mobileclip.export.targets.executorch.lower import LARGEST_BATCH, lowered
 from mobileclip.export.targets.executorch.threads import take_threads
 from mobileclip.export.targets.native_stderr import kept_stderr, text_of
-from mobileclip.export.targets.pt2e import quiet
+from mobileclip.export.targets.quiet import quiet
 from mobileclip.export.towers.graph import TowerExport
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import Precision

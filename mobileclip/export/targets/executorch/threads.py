@@ -6,7 +6,7 @@ import threading
 from importlib import import_module
 
 from mobileclip.export.targets.native_stderr import kept_stderr
-from mobileclip.export.targets.pt2e import quiet
+from mobileclip.export.targets.quiet import quiet
 from mobileclip.hardware.threads import threads_or_default
 
 _taking = threading.Lock()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from mobileclip.export.targets.pt2e import quiet
+from mobileclip.export.targets.quiet import quiet
 from mobileclip.machine import raise_machine_fault
 from mobileclip.storage import printable
 

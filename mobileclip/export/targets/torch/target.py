@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.targets.base import CPU, Format, Run, Written, device_called
-from mobileclip.export.targets.pt2e import quiet
+from mobileclip.export.targets.quiet import quiet
 from mobileclip.export.targets.torch.pt2 import load_pt2, readable
 from mobileclip.export.towers.graph import TowerExport
 from mobileclip.export.towers.int8 import graph_in_int8
