@@ -486,16 +486,14 @@ class Collection:
         """
         if k < 1:
             raise ValueError(f"k is {k}, expected at least 1")
-        direction = self._direction(text, image, without)
-        query = direction(lambda: self.clip, known=self._known(like))
+        snapshot, direction = self.snapshot, self._direction(text, image, without)
+        query = direction(lambda: self.clip, known=_known(snapshot, like))
         upgraded = None
         if self._spaces is not None:
             upgraded = self._spaces.query(
                 lambda clip, known: direction(clip, known=known), like, shortlist=self.shortlist
             )
-        return nearest_matches(
-            self.snapshot, self.graphs, query, k, where=where, all_frames=all_frames, upgraded=upgraded
-        )
+        return nearest_matches(snapshot, self.graphs, query, k, where=where, all_frames=all_frames, upgraded=upgraded)
 
     def explain(
         self,
@@ -530,7 +528,7 @@ class Collection:
                 "the index is being brought to another model, and scores are of both; a map is of one: finish with "
                 "mobileclip upgrade, then ask again"
             )
-        query = self._direction(text, image, without)(lambda: self.clip, known=self._known(like))
+        query = self._direction(text, image, without)(lambda: self.clip, known=_known(self.snapshot, like))
         return explained(self.clip, match, query, reduced=self.store.about.decode == "fast")
 
     def _direction(
@@ -544,10 +542,6 @@ class Collection:
             without=[str(one) for one in _several(without)],
             reduced=self.store.about.decode == "fast",
         )
-
-    def _known(self, like: Sequence[int]) -> list[NDArray[np.float32]]:
-        snapshot = self.snapshot
-        return [snapshot.vectors[snapshot.place(one)].astype(np.float32) for one in like]
 
     def duplicates(self, *, threshold: float = THRESHOLD, show_progress: bool = True) -> Duplicates:
         """Return the groups of pictures that show the same; see `find_duplicates`.
@@ -587,6 +581,10 @@ class Collection:
         embeddings = Embeddings(model=self.store.about.identity, image=image, image_paths=names)
         write_embeddings(Path(output), embeddings, overwrite=overwrite)
         return len(names)
+
+
+def _known(snapshot: Snapshot, like: Sequence[int]) -> list[NDArray[np.float32]]:
+    return [snapshot.vectors[snapshot.place(one)].astype(np.float32) for one in like]
 
 
 def _several(given: Picture | Sequence[Picture]) -> Sequence[Picture]:

@@ -4,9 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from mobileclip import reparameterize
-from mobileclip.data import Tokenizer
-from mobileclip.export import bundled_samples
 from mobileclip.inference import weighted_layers
 from mobileclip.inference.forms import with_depthwise_convs, with_one_token
 from mobileclip.inference.quantization import (
@@ -17,23 +14,15 @@ from mobileclip.inference.quantization import (
     with_rounded_weights,
 )
 from tests.errors import fails
-from tests.export.models import CONVOLUTIONAL, TOKENS, TRANSFORMERS, pixels, seeing
+from tests.inference.quantization.towers import TOWERS, tower_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module", params=["mci", "mct", "vit", "causal"])
+@pytest.fixture(scope="module", params=TOWERS)
 def case(request):
     """A quantised tower, and inputs."""
-    spec, image = {
-        "mci": (CONVOLUTIONAL, True),
-        "mct": (CONVOLUTIONAL, False),
-        "vit": (TRANSFORMERS, True),
-        "causal": (TRANSFORMERS, False),
-    }[request.param]
-    model = reparameterize(seeing(spec)).requires_grad_(requires_grad=False)
-    tower = model.image_encoder if image else model.text_encoder
-    inputs = pixels(spec.image.input) if image else Tokenizer(TOKENS)(bundled_samples().captions)
+    tower, inputs = tower_of(request.param)
     return with_rounded_weights(tower, rounded(tower, observed_ranges(tower, lambda: [inputs]))), inputs
 
 

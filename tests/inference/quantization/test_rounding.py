@@ -5,8 +5,6 @@ import torch
 from torch import nn
 
 from mobileclip import reparameterize
-from mobileclip.data import Tokenizer
-from mobileclip.export import bundled_samples
 from mobileclip.inference import weighted_layers
 from mobileclip.inference.quantization import (
     LARGEST_VALUE,
@@ -18,25 +16,16 @@ from mobileclip.inference.quantization import (
     with_rounded_weights,
 )
 from tests.errors import fails
-from tests.export.models import CONVOLUTIONAL, TOKENS, TRANSFORMERS, pixels, seeing
+from tests.export.models import CONVOLUTIONAL, pixels, seeing
+from tests.inference.quantization.towers import TOWERS, tower_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module", params=["mci", "mct", "vit", "causal"])
+@pytest.fixture(scope="module", params=TOWERS)
 def case(request):
     """A tower, its inputs and ranges that were observed on them."""
-    spec, image = {
-        "mci": (CONVOLUTIONAL, True),
-        "mct": (CONVOLUTIONAL, False),
-        "vit": (TRANSFORMERS, True),
-        "causal": (TRANSFORMERS, False),
-    }[request.param]
-    model = reparameterize(seeing(spec)).requires_grad_(requires_grad=False)
-    if image:
-        tower, inputs = model.image_encoder, pixels(spec.image.input)
-    else:
-        tower, inputs = model.text_encoder, Tokenizer(TOKENS)(bundled_samples().captions)
+    tower, inputs = tower_of(request.param)
     return tower, inputs, observed_ranges(tower, lambda: torch.split(inputs, 4))
 
 
