@@ -90,7 +90,6 @@ CAPTIONS = {
     "plain": attrs.evolve(LADDER["plain"], title="noisy keywords"),
     "names": Variant(title="the name alone", synthetic_captions=False, names=True),
     "captions": attrs.evolve(LADDER["captions"], title="noisy keywords + synthetic captions"),
-    "names-captions": Variant(title="the name + synthetic captions", names=True),
 }
 # Whether one rate for all favours one of them.
 RATED = {name: {**CAPTIONS, **LADDER}[name] for name in ("plain", "names", "captions", "distillation")}
