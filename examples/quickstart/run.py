@@ -67,9 +67,11 @@ def run(spec: QuickstartSpec) -> Results:
 
     clock = Clock()
     with clock("data", done=(spec.output / "data" / "datacard.json").exists()):
-        dataset = build_dataset(spec.data, spec.output / "data")
+        dataset = of_teachers = build_dataset(spec.data, spec.output / "data")
+        if spec.teacher_data is not None:
+            of_teachers = build_dataset(spec.teacher_data, spec.output / "teacher_data")
     with clock("teachers", done=(spec.output / "teachers" / "teachers.json").exists()):
-        teachers = build_teachers(spec.teachers, dataset, spec.output / "teachers")
+        teachers = build_teachers(spec.teachers, of_teachers, spec.output / "teachers")
     with clock("reinforcement"):
         reinforced = reinforce(spec.reinforcement(dataset.train.shards), teachers=teachers)
         say(f"{reinforced}; {reinforced.num_done_before} of the shards by an earlier run")

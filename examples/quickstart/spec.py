@@ -52,6 +52,8 @@ class QuickstartSpec:
         output: folder of everything that is made; a finished step in it is not done again.
         full: take all concepts, store 10 augmentations per picture and train for 100 epochs: hours, not minutes.
         concept_share: fraction of the concepts to take; in the same time, fewer are learned better.
+        teacher_share: fraction of the concepts that the teachers learn, `concept_share` or more: of 1, they know the
+            names and drawings of all concepts but the test pictures, which are held out by the same families.
         num_augmentations: augmentations stored per picture.
         num_epochs: passes over the training pictures.
         views: how strongly the stored pictures are augmented: `weak` for nearly the whole picture, which the teachers
@@ -66,6 +68,9 @@ class QuickstartSpec:
     output: Path = Path("outputs/quickstart")
     full: bool = False
     concept_share: float = attrs.field(default=0.25, validator=[validators.gt(0), validators.le(1)])
+    teacher_share: float | None = attrs.field(
+        default=None, validator=validators.optional([validators.gt(0), validators.le(1)])
+    )
     num_augmentations: int = attrs.field(default=4, validator=validators.gt(0))
     num_epochs: int = attrs.field(default=30, validator=validators.gt(0))
     views: Literal["weak", "strong"] = attrs.field(default="weak", validator=validators.in_(("weak", "strong")))
@@ -74,6 +79,13 @@ class QuickstartSpec:
     data_seed: int = attrs.field(default=0, validator=validators.ge(0))
     batch_size: int = attrs.field(default=64, validator=validators.gt(1))
     learning_rate: float = attrs.field(default=3e-3, validator=validators.gt(0))
+
+    def __attrs_post_init__(self) -> None:
+        if self.teacher_share is not None and self.teacher_share < self.resolved.concept_share:
+            raise ValueError(
+                f"teacher_share is {self.teacher_share} and concept_share {self.resolved.concept_share}; expected "
+                "teachers that learn at least the student's concepts"
+            )
 
     @property
     def resolved(self) -> QuickstartSpec:
@@ -86,6 +98,11 @@ class QuickstartSpec:
     def data(self) -> EmojiDataSpec:
         """The data set."""
         return EmojiDataSpec(concept_share=self.concept_share, train_captions="keywords", seed=self.data_seed)
+
+    @property
+    def teacher_data(self) -> EmojiDataSpec | None:
+        """The data set that the teachers learn from; None where it is the student's."""
+        return None if self.teacher_share is None else attrs.evolve(self.data, concept_share=self.teacher_share)
 
     @property
     def teachers(self) -> EmojiTeacherSpec:

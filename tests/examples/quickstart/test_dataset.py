@@ -16,6 +16,7 @@ from examples.quickstart.emoji.concepts import join_names, make_concepts, phrase
 from examples.quickstart.emoji.rendering import colour_name, render, render_all
 from examples.quickstart.emoji.sources import STYLES, _svg, download, read_drawings
 from examples.quickstart.emoji.splits import TRAIN
+from examples.quickstart.spec import QuickstartSpec
 from mobileclip.data import decode_image
 from tests.examples.quickstart.drawings import concept_entries, messages, write_packages
 
@@ -61,6 +62,18 @@ def test_a_share_of_the_concepts_is_a_smaller_set_of_the_same_pictures(dataset, 
         assert keys <= {sample.key for sample in dataset.splits[name].samples()}
         assert set(split.class_names) <= set(dataset.splits[name].class_names)
     assert 0.2 < part.train.num_samples / dataset.train.num_samples < 0.9
+
+
+def test_teachers_that_know_more_have_seen_no_test_picture(dataset, tmp_path):
+    spec = QuickstartSpec(concept_share=0.6, teacher_share=1.0)
+    write_packages(tmp_path / "own" / "download" / "node_modules")
+    own = build_dataset(attrs.evolve(SPEC, concept_share=spec.data.concept_share), tmp_path / "own")
+    assert attrs.evolve(spec.data, concept_share=1.0) == spec.teacher_data
+    taught = {sample.key for sample in dataset.train.samples()}
+    assert taught > {sample.key for sample in own.train.samples()}
+    assert not taught & {sample.key for split in own.tests for sample in split.samples()}
+    with pytest.raises(ValueError, match="at least the student's concepts"):
+        QuickstartSpec(teacher_share=0.1)
 
 
 def test_classes_and_pictures_belong_together(dataset):
