@@ -102,7 +102,8 @@ class RuntimesBenchSpec(Bench):
             `s0-image-1-2`; none for all.
         forms: which forms; what is not installed is left out by name.
         from_bytes: whether images are also measured from JPEGs to embeddings.
-        weights: a folder with a file for each model, such as `s0.pt`, in training form; random ones by default.
+        weights: a folder with a file for each model, such as `s0.safetensors` or `s0.pt`, in training form; random ones
+            by default, and for models without a file.
         photo_side: longer side of the JPEGs, in pixels.
         rounds: turns of each form with one image or text; with more, a third as many.
         trial_rounds: turns that a variant and the best form are chosen by; one with more than one image or text.
@@ -224,12 +225,13 @@ def measure(spec: RuntimesBenchSpec, size: Size, tower: Tower, batch_size: int, 
 def match_of(spec: RuntimesBenchSpec, size: Size, tower: Tower, batch_size: int) -> Match:
     """Return both sides of a published model's tower, with the same weights."""
     published = PUBLISHED[size]
-    if spec.weights is None:
+    file = None if spec.weights is None else next(spec.weights.glob(f"{size}.*"), None)
+    if file is None:
         model = published.spec().build().eval()
         randomize(model)
         fit_norms(model)
     else:
-        model = cast("DualEncoder", load_model(spec.weights / f"{size}.pt", published.spec(), fold=False))
+        model = cast("DualEncoder", load_model(file, published.spec(), fold=False))
     release = next(module for _, kind, module in rivals(published, model, ("open_clip",)) if kind == tower)
     release.requires_grad_(requires_grad=False)
     folded = reparameterize(model).requires_grad_(requires_grad=False)

@@ -1,12 +1,12 @@
 """Weights that tell pictures apart, for what measures rankings: a published model's, taught by a small one for minutes.
 
-Command:   python -m benchmarks.taught_weights --images DRAWINGS --texts TEXTS --output weights/s0.pt
+Command:   python -m benchmarks.taught_weights --images DRAWINGS --texts TEXTS --output weights/s0.safetensors
 Hardware:  any CPU
 Time:      `--minutes`, shared by the towers; most of the image tower's with small pictures, the rest with its own size
 Result:    a checkpoint in training form, as `python -m benchmarks runtimes --weights weights` takes it
 
-Published weights are not shipped with the package, and rankings by random ones say nothing of int8. The towers here learn
-the embeddings of `icons`, mapped into their own space by a rotation; the cosine with them is told at the end.
+Published weights are not shipped with the package, and rankings by random ones say nothing of int8. The towers here
+learn the embeddings of `icons`, mapped into their own space by a rotation; the cosine with them is told at the end.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ class TaughtWeightsSpec:
 
 def taught_weights(spec: TaughtWeightsSpec) -> None:
     """Teach the towers, and write them as one model."""
+    require_output(spec.output, overwrite=False, suffixes=(".safetensors",))
     torch.manual_seed(spec.seed)
     model = PUBLISHED[spec.model].spec().build()
     teacher = mobileclip.load(spec.teacher)
@@ -82,7 +83,6 @@ def taught_weights(spec: TaughtWeightsSpec) -> None:
         _teach_images(spec, model, teacher, rotation)
     if "text" in spec.towers:
         _teach_texts(spec, model, teacher, rotation)
-    require_output(spec.output, overwrite=False)
     save_model(model, spec.output)
 
 
@@ -122,6 +122,8 @@ def _teach(
     name: str, spec: TaughtWeightsSpec, tower: nn.Module, inputs: Callable[[Tensor, float], Tensor], targets: Tensor
 ) -> None:
     """Teach a tower for its minutes; the learning rate follows the clock."""
+    if len(targets) < 2 * _HELD_OUT:
+        raise ValueError(f"the {name} tower has {len(targets)} inputs to learn from, expected at least {2 * _HELD_OUT}")
     schedule = CosineSchedule(peak=spec.peak, final=0.0, warmup_steps=50, total_steps=1000)
     optimizer = torch.optim.AdamW(tower.parameters(), lr=spec.peak, weight_decay=0.05)
     generator = torch.Generator().manual_seed(spec.seed)
@@ -144,7 +146,9 @@ def _teach(
             bar.advance(detail=f"{part:.0%}, cosine {1 - loss.item():.3f}")
     tower.eval()
     with torch.no_grad():
-        found = torch.cat([tower(inputs(rows.repeat(4), 1.0)[: len(rows)]) for rows in torch.arange(_HELD_OUT).split(8)])
+        found = torch.cat(
+            [tower(inputs(rows.repeat(4), 1.0)[: len(rows)]) for rows in torch.arange(_HELD_OUT).split(8)]
+        )
     cosine = float(functional.cosine_similarity(found, targets[:_HELD_OUT]).mean())
     say(f"the {name} tower: cosine {cosine:.3f} with its teacher's on {_HELD_OUT} that it did not see")
 
