@@ -16,6 +16,7 @@ from types import ModuleType
 
 from mobileclip import testing
 from mobileclip.evaluation import SUITE, SUITES, evaluation_tasks
+from mobileclip.recipes import header_of, recipe_files
 from mobileclip.registry import Registry
 from tests.architecture import PACKAGE, ROOT, map_page, picture
 from tests.targets import Table, acceptance_table, layouts_table, places_table, targets_table
@@ -55,6 +56,15 @@ def checks() -> str:
     return _table("function", "what it checks", rows=rows)
 
 
+def recipes() -> str:
+    """Return every recipe, as its header says."""
+    rows = []
+    for name, file in recipe_files().items():
+        header = header_of(file)
+        rows.append((f"[{name}]({file.name})", header.title, header.entries["Hardware"], header.entries["Result"]))
+    return _table("recipe", "what it does", "hardware", "expected result", rows=rows)
+
+
 def models() -> str:
     """Return every published model, as the site's overview has it, without links and what is counted."""
     sys.path.append(str(ROOT / "docs" / "site"))
@@ -76,7 +86,7 @@ def _written(table: Callable[[], Table]) -> Callable[[], str]:
     return text
 
 
-BLOCKS: dict[str, Callable[[], str]] = {one.__name__: one for one in (tasks, registries, checks, models)} | {
+BLOCKS: dict[str, Callable[[], str]] = {one.__name__: one for one in (tasks, registries, checks, recipes, models)} | {
     one.__name__: _written(one) for one in (targets_table, places_table, layouts_table, acceptance_table)
 }
 
@@ -84,7 +94,7 @@ BLOCKS: dict[str, Callable[[], str]] = {one.__name__: one for one in (tasks, reg
 def pages() -> dict[Path, str]:
     """Return every page with something written by the program, by its path."""
     found = {ROOT / "docs" / "map.md": map_page(), ROOT / "docs" / "architecture.svg": picture()}
-    for path in sorted((ROOT / "docs").glob("*.md")):
+    for path in sorted([*(ROOT / "docs").glob("*.md"), ROOT / "recipes" / "README.md"]):
         text = path.read_text(encoding="utf-8")
         if _BLOCK.search(text):
             found[path] = _BLOCK.sub(lambda block: f"{block[1]}\n{BLOCKS[block[2]]()}\n{block[3]}", text)
