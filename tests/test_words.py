@@ -26,11 +26,33 @@ WORDS_OF_PAGES = WORDS | {
     r"processor time": "CPU time",
     r"computes? activations again|activations are computed again": "recompute; activation checkpointing",
 }
+OUTSIDE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "recipes/README.md")
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-    for path in sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("examples/**/README.md"), ROOT / "README.md"])
+    for path in sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("examples/**/README.md"), *map(ROOT.joinpath, OUTSIDE)])
     if "node_modules" not in path.parts
-} | {"CONTRIBUTING.md": (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")}
+}
+# Written by the program.
+GENERATED = {"docs/flags.md", "docs/map.md"}
+# In words of prose and tables, without code and what the program writes. Details belong to docs/lab.
+LONGEST, ALL = 500, 21_000
+LONGER = {
+    "CONTRIBUTING.md": 600,
+    "docs/architecture.md": 550,
+    "docs/evaluation.md": 600,
+    "docs/export.md": 600,
+    "docs/finding.md": 700,
+    "docs/formats.md": 700,
+    "docs/indexes.md": 550,
+    "docs/latency.md": 1100,
+    "docs/learning_efficiency.md": 900,
+    "docs/precision.md": 850,
+    "docs/quantize.md": 850,
+    "docs/reinforcing.md": 700,
+    "docs/roofline.md": 600,
+    "docs/search.md": 1200,
+    "docs/training.md": 750,
+}
 # Pages that have such words still.
 PENDING = {"docs/latency.md", "docs/measured.md"}
 
@@ -48,6 +70,25 @@ def found(text: str, words: dict[str, str]) -> list[str]:
 @pytest.mark.parametrize("page", sorted({*PAGES} - PENDING))
 def test_a_page_uses_the_words_of_the_field(page):
     assert found(PAGES[page], WORDS_OF_PAGES) == []
+
+
+def length(text: str) -> int:
+    """Return the words of a page, without code and without what the program writes."""
+    blocks = r"<!-- (?:written by|table:|roofline).*?<!-- (?:end|/)[^>]*-->"
+    prose = re.sub(rf"^```.*?^```|{blocks}|<!--.*?-->|\]\([^)]*\)", " ", text, flags=re.DOTALL | re.MULTILINE)
+    return len(re.findall(r"[^\s|]*\w[^\s|]*", prose))
+
+
+@pytest.mark.parametrize("page", sorted({*PAGES} - GENERATED))
+def test_a_page_keeps_its_length(page):
+    assert length(PAGES[page]) <= LONGER.get(page, LONGEST)
+
+
+def test_all_pages_together_keep_their_length():
+    assert {*LONGER} <= {*PAGES}
+    assert sum(length(text) for page, text in PAGES.items() if page not in GENERATED) <= ALL
+    written = "<!-- written by python -m tests.pages: x -->\n| six | seven |\n<!-- end -->"
+    assert length(f"One [two](three.md)\n```\nfour\n```\n| `five` | - |\n{written}") == 3
 
 
 def test_public_docstrings_use_the_words_of_the_field():
