@@ -30,7 +30,7 @@ _SCRATCH = ".scratch"
 
 
 class Buckets:
-    """Records by the number of their bucket, each bucket of which fits into memory.
+    """Records sorted into buckets on disk, one file each, so that each bucket fits into memory.
 
     Args:
         dtype: of a record.
@@ -125,7 +125,7 @@ class Buckets:
 
 
 def leading_bits(numbers: npt.NDArray[np.uint64], num_buckets: int) -> npt.NDArray[np.int64]:
-    """Return the bucket of 64-bit numbers such that buckets in turn have ascending numbers.
+    """Return the bucket of each number, its leading bits: buckets in order hold ascending numbers.
 
     Args:
         numbers: of 64 bits, spread evenly, as hashes are.
@@ -137,7 +137,7 @@ def leading_bits(numbers: npt.NDArray[np.uint64], num_buckets: int) -> npt.NDArr
 
 
 def runs(ordered: Records) -> list[tuple[int, int, int]]:
-    """Return the values of sorted numbers, each with where it begins and ends.
+    """Return the distinct values of sorted numbers, with the start and end of each value's run.
 
     Args:
         ordered: ascending whole numbers.
@@ -148,7 +148,7 @@ def runs(ordered: Records) -> list[tuple[int, int, int]]:
 
 
 def num_buckets_for(num_records: int, itemsize: int, *, bucket_bytes: int = 2**26) -> int:
-    """Return a power of two of buckets, each of which has about so many bytes.
+    """Return the number of buckets, a power of two, that gives each at most `bucket_bytes` on average.
 
     Args:
         num_records: that are expected.

@@ -63,7 +63,7 @@ class BadSampleError(ValueError):
         return f"{self.reason}: {self.detail}"
 
     def skip(self, *, key: str, shard: str) -> Skip:
-        """Return what is counted of the sample of this key."""
+        """Return the `Skip` of this error for the sample of a key."""
         return Skip(reason=self.reason, key=key, shard=shard, detail=self.detail)
 
 

@@ -34,7 +34,7 @@ class LostProcessError(ValueError):
 
 
 class Mapper(Protocol):
-    """Calls a function on items, here or in other processes."""
+    """Interface of a `map` over items, in this process or in others."""
 
     def __call__(self, function: Callable[[Item], Result], items: Iterable[Item], /, *, doing: str) -> Iterator[Result]:
         """Yield the results in the order of the items; `doing` says what is done with one, for errors."""
@@ -53,7 +53,7 @@ def _one_after_another(
 
 @contextmanager
 def workers(num_workers: int, *, seconds: float = 3600.0) -> Iterator[Mapper]:
-    """Yield what shares calls among processes, or makes them here where one is enough.
+    """Yield a `Mapper` over worker processes, or over this one where one is enough.
 
     Args:
         num_workers: number of processes.
@@ -108,7 +108,7 @@ def _is_done_in_time(first: Future[Any], futures: Collection[Future[Any]], secon
 
 
 def end_with_parent() -> None:
-    """End with the process that started this one: those of a killed job would wait for work for ever."""
+    """Have this process end when its parent does, so that workers of a killed job do not wait for ever."""
     leave_to_parent()
     parent = multiprocessing.parent_process()
     assert parent is not None, "only started processes are initialized"

@@ -82,7 +82,7 @@ class Candidate:
 
 @attrs.frozen(kw_only=True)
 class Asked:
-    """A model as a person asks for it.
+    """A model argument of the command line, parsed.
 
     Args:
         label: what tables are to call it; None for what it is called by itself.
@@ -98,7 +98,7 @@ class Asked:
 
     @property
     def name(self) -> str:
-        """What tables call it, as far as that is known before it is opened."""
+        """The name in tables, as far as it is known before the model is opened."""
         if self.label is not None:
             return self.label
         return Path(self.file).stem if self.file is not None else self.text
@@ -110,7 +110,7 @@ class Asked:
 
 
 def asked(text: str) -> Asked:
-    """Return what a person asks for with `MODEL`, `FILE`, `NAME=FILE`, or any of them behind `LABEL=`.
+    """Return the parsed model argument: `MODEL`, `FILE` or `NAME=FILE`, each optionally behind `LABEL=`.
 
     What stands before the first `=` is a NAME, which says what a file holds, where a model is known by it; and a LABEL
     otherwise, which is what tables call the model.
@@ -131,7 +131,7 @@ def asked(text: str) -> Asked:
 
 
 def require_candidates(texts: Sequence[str]) -> None:
-    """Refuse models that cannot be opened for their names, or be told apart: nothing is read, and nothing is fetched.
+    """Raise if a model cannot be opened by its name, or two have one name; nothing is read or fetched.
 
     Args:
         texts: as `open_candidate` takes them.

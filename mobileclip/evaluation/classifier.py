@@ -98,7 +98,7 @@ def _evaluated(
 def classifier_hook(
     data: Sequence[Shards], *, batch_size: int = 64, num_threads: int | None = None
 ) -> Callable[[nn.Module, int], Mapping[str, float]]:
-    """Return what evaluates a classifier in training, as `mobileclip.training.train` takes it.
+    """Return a callback for `mobileclip.training.train` that evaluates a classifier.
 
     It gives `NAME/acc1`, `NAME/mean_per_class_recall`, where there are at least five classes `NAME/acc5`, and
     `NAME/num_skipped` of every data set. The model and torch's random numbers are afterwards as they were. What goes

@@ -35,7 +35,7 @@ def evaluation_hook(
     allow_missing: bool = False,
     rows: RowOptions = RowOptions(),  # noqa: B008  frozen
 ) -> Callable[[nn.Module, int], Mapping[str, float]]:
-    """Return what evaluates a model in training, as `mobileclip.training.train` takes it.
+    """Return a callback for `mobileclip.training.train` that evaluates an image-text model.
 
     It gives every metric of every data set as `NAME/METRIC`, such as `vtab-pets/acc1` or `flickr30k/mean_recall@1`, and
     `NAME/num_skipped`, how many samples were left out. Pictures are decoded and prompts are encoded each time. The
@@ -94,7 +94,7 @@ def _measured(
 def hook_of(
     measures: Sequence[tuple[str, Callable[[ModelType], Mapping[str, float]]]], kind: type[ModelType]
 ) -> Callable[[nn.Module, int], Mapping[str, float]]:
-    """Return what evaluates a model in training by several measures, and leaves torch's random numbers as they were.
+    """Return a training callback of several measures, which leaves torch's random numbers as they were.
 
     A measure that fails is logged, and its numbers are missing.
 

@@ -31,7 +31,7 @@ _PASSING = frozenset({"unreadable_shard", CONNECTION_FAILED, "unreachable_image"
 
 
 def may_pass(reasons: Iterable[str]) -> bool:
-    """Whether reading again, at another time, may give more samples."""
+    """Whether reasons for skipping are temporary, so that reading again may give more samples."""
     return not _PASSING.isdisjoint(reasons)
 
 

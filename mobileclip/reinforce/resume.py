@@ -35,7 +35,7 @@ def refuse_own_input(spec: ReinforcementSpec, units: Sequence[Unit]) -> None:
 
 
 def pending_units(spec: ReinforcementSpec, units: Sequence[Unit], manifest: Manifest) -> list[Unit]:
-    """Return the units of which no earlier run has made a shard that is still there, of the very input.
+    """Return the units that have no finished shard, or whose input has changed since.
 
     A store is asked to list each folder, a thousand files at a time, and never for one file alone. Of web servers,
     which list nothing, a changed input is not seen.

@@ -27,7 +27,7 @@ MAX_NAMED = 20
 
 @attrs.frozen(kw_only=True)
 class Problem:
-    """Something wrong.
+    """A problem that was found in a shard.
 
     Args:
         kind: in a few words, to be counted.
@@ -48,7 +48,7 @@ class Problems:
     named: list[Problem] = attrs.field(factory=list)
 
     def add(self, kind: str, where: str, detail: str) -> None:
-        """Enter a problem."""
+        """Count a problem."""
         self.counts[kind] += 1
         if self.counts[kind] <= MAX_NAMED:
             self.named.append(Problem(kind=kind, where=where, detail=detail))
@@ -58,7 +58,7 @@ class Problems:
         self.add(skip.reason, place(skip.shard, skip.key), skip.detail)
 
     def extend(self, other: Problems) -> None:
-        """Enter those of another."""
+        """Add the problems of another check."""
         for problem in other.named:
             if sum(one.kind == problem.kind for one in self.named) < MAX_NAMED:
                 self.named.append(problem)
@@ -67,7 +67,7 @@ class Problems:
 
 @attrs.frozen(kw_only=True)
 class ShardTask:
-    """What is to be done with a shard.
+    """Which samples of a shard are checked, and which are computed again.
 
     Args:
         entry: of the manifest.
@@ -81,13 +81,13 @@ class ShardTask:
 
     @property
     def name(self) -> str:
-        """Of the shard."""
+        """Name of the shard."""
         return self.entry.shard
 
 
 @attrs.frozen(kw_only=True)
 class ShardFindings:
-    """What was found in a shard.
+    """The result of checking a shard.
 
     Args:
         shard: its name.
@@ -201,7 +201,7 @@ def key_hash(key: str) -> int:
 
 
 def place(shard: str, key: str) -> str:
-    """Return where something is: a shard, or a sample of it."""
+    """Return the name of a shard, or of a sample in it, for messages."""
     return f"{shard}/{key}" if key else shard
 
 

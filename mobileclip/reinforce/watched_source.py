@@ -16,7 +16,7 @@ class _StoppedError(Exception):
 
 
 class WatchedSource(Generic[T]):
-    """What a source yields, for one thread that works on it.
+    """An iterable for a thread that works on it; the starting thread sees its end, and can stop it.
 
     Args:
         source: read by the thread that works.

@@ -22,7 +22,7 @@ def claimed(
     kept: str | None = None,
     made: str | None = None,
 ) -> Iterator[None]:
-    """Mark a folder as this run's; one that an error leaves without a checkpoint is given back, for other choices.
+    """Lock a folder for this run; an error before the first checkpoint frees it for other settings.
 
     Args:
         output: the folder or URL.

@@ -131,12 +131,12 @@ class World:
 
     @contextmanager
     def awaited(self) -> Iterator[None]:
-        """Keep signals while others would wait for this process if it left; one that is alone may leave at any time."""
+        """Postpone signals in the block where other processes wait for this one."""
         with nullcontext() if self.group is None else postponed():
             yield
 
     def tell(self, activity: str, step: float, *, bounded: bool = True) -> None:
-        """Let the others know what this process does, for the case that it is not heard of again.
+        """Report what this process does, for the others' message should it hang.
 
         Args:
             activity: such as `after step 41`.

@@ -39,7 +39,7 @@ class LossScale(nn.Module):
         torch._foreach_mul_(gradients, 1 / self.factor)
 
     def leaves_out(self, *, is_finite: bool) -> bool:
-        """Change the factor behind a step's gradient; return whether the step is left out.
+        """Update the factor after a step; return whether the step is skipped because its gradient overflowed.
 
         Args:
             is_finite: whether the loss and its gradient are. At a factor of 1 it is not to blame, and nothing is left

@@ -33,7 +33,7 @@ _SIGNAL = "signal"
 
 @attrs.frozen(kw_only=True)
 class Heartbeat:
-    """What a process said of itself last.
+    """The last message of a process.
 
     Args:
         host: its machine.
@@ -53,7 +53,7 @@ class Heartbeat:
 
 
 class Pulse:
-    """Says every few seconds that this process lives, and knows what the others said.
+    """Sends the heartbeats of this process and reads those of the others.
 
     A process that comes no further within a step, for longer than `seconds`, is ended: nothing else would end one whose
     main thread, or GPU, hangs.
@@ -76,7 +76,7 @@ class Pulse:
         self._has_store = True
 
     def tell(self, activity: str, step: float, *, bounded: bool = True) -> None:
-        """Say what this process does from now on.
+        """Report what this process does from now on.
 
         Args:
             activity: such as `after step 41`.
@@ -109,7 +109,7 @@ class Pulse:
 
     @contextmanager
     def unbounded(self) -> Iterator[None]:
-        """Allow the block to take any time."""
+        """Suspend the time limit of this process in the block."""
         before, self._is_bounded = self._is_bounded, False
         try:
             yield

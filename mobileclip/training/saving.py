@@ -32,7 +32,7 @@ Evaluate = Callable[[nn.Module, int], Mapping[str, float]]
 
 @attrs.frozen
 class Wishes:
-    """What a process wants after a step; what one wants, all do.
+    """What a process requests after a step; what one requests, all do.
 
     Args:
         stop: to save the state and leave, for it has heard a signal.
@@ -148,7 +148,7 @@ class Saving:
 
     @contextmanager
     def keeping(self, done: int) -> Iterator[None]:
-        """Save the state if a batch cannot be had, and say so in the same line; whatever was wrong, the state is not.
+        """Save the state if the next batch cannot be had, and say so in the error's message.
 
         Of several processes, that is done where all of them know of it, see `Wishes.fail`.
 
@@ -198,7 +198,7 @@ class Saving:
 
 @attrs.frozen(kw_only=True)
 class Looks:
-    """Evaluates the model in the first process, for which the others wait however long; a signal cuts that short.
+    """Evaluates the model in the first process while the others wait without limit; a signal interrupts it.
 
     Args:
         evaluate: what measures; None measures nothing.
@@ -235,5 +235,5 @@ class Looks:
 
 
 def is_due(done: int, every_steps: int | None, spec: TrainingSpec) -> bool:
-    """Return whether something that is done every so many steps, and at the end, is done after this one."""
+    """Return whether something is due after a step: every `every_steps`, and at the end."""
     return done == spec.total_steps or (every_steps is not None and done % every_steps == 0)

@@ -71,7 +71,7 @@ def default_warmup(total_steps: int, most: int = 2_000) -> int:
 
 
 def default_final(peak: float, most: float = 1e-6) -> float:
-    """Return the usual learning rate at the end, or a low peak's own."""
+    """Return the default final learning rate: `most`, or a lower peak."""
     return min(most, peak)
 
 

@@ -53,7 +53,7 @@ class SelectionSpec:
 
 
 class PairLosses:
-    """What every pair of a batch would lose beside those that are chosen so far, by one model's softmaxes.
+    """One model's contrastive loss of every pair of a batch beside the pairs that are chosen so far.
 
     `l_i(S) = (log(1 + sum_{j in S} exp(s_ij - s_ii)) + log(1 + sum_{j in S} exp(s_ji - s_ii))) / 2`: the contrastive
     loss of pair i in the batch of S and i, with the similarities `s_ij = scale * image_i @ text_j`.
@@ -75,7 +75,7 @@ class PairLosses:
         self._over_images = torch.full_like(self._own, -torch.inf)
 
     def add(self, chosen: Tensor) -> None:
-        """Take more pairs into S; what follows holds for those that are not in it.
+        """Add pairs to S; the losses then hold for pairs outside it.
 
         Args:
             chosen: their places.

@@ -36,7 +36,7 @@ def resize(
     interpolation: Filter,
     box: tuple[float, float, float, float] | None = None,
 ) -> Image.Image:
-    """Return an image at another size, antialiased: replay, transforms and pages resize by this, and by Pillow.
+    """Return an image resized with antialiasing by Pillow, as replay, transforms and pages do.
 
     Args:
         image: any.

@@ -124,7 +124,7 @@ class ImageTransform:
 
     @staticmethod
     def as_images(pixels: Pixels | torch.Tensor) -> torch.Tensor:
-        """Return pixels in the shape of images, as they lie in memory: for towers that normalise them themselves.
+        """Return pixels with channels first, as a view, for towers that normalise by themselves.
 
         Shape: (..., height, width, 3), uint8 -> (..., 3, height, width), uint8.
 

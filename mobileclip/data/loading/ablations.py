@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class OnlinePipelineSpec(ReinforcedPipelineSpec):
-    """The choices of a pipeline whose batches hold the augmented images for teachers that look at them in training.
+    """Pipeline spec whose batches also hold images and texts for teachers that run beside the training.
 
     Args:
         online: sides, in pixels, of the teachers' images. Stored augmentations move the image by the pixels that are
@@ -51,17 +51,17 @@ class OnlinePipelineSpec(ReinforcedPipelineSpec):
 
     @classmethod
     def of(cls, data: ReinforcedPipelineSpec, *, online: tuple[int, ...]) -> OnlinePipelineSpec:
-        """Return the same choices, with images for teachers."""
+        """Return an online pipeline with the settings of a reinforced one."""
         return cls(**_choices(data), online=online)
 
     def example_maker(self, tokenizer: TextToIds) -> ExampleMaker:
-        """Return what makes examples of samples, and batches of examples."""
+        """Return the `OnlineExampleMaker` of these settings."""
         return OnlineExampleMaker(self, sides=self.online, tokenizer=tokenizer)
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ColumnPipelineSpec(ReinforcedPipelineSpec):
-    """The choices of a pipeline whose batches hold some columns of the teachers' embeddings, those of some teachers.
+    """Pipeline spec whose batches hold some columns of the stored embeddings: those of some teachers.
 
     Args:
         teacher_columns: the first column and the one behind the last.
@@ -91,7 +91,7 @@ class ColumnPipelineSpec(ReinforcedPipelineSpec):
 
     @classmethod
     def of(cls, data: ReinforcedPipelineSpec, *, teacher_columns: tuple[int, int]) -> ColumnPipelineSpec:
-        """Return the same choices, of some columns."""
+        """Return a pipeline of some columns with the settings of a reinforced one."""
         return cls(**_choices(data), teacher_columns=teacher_columns)
 
     @property
@@ -101,7 +101,7 @@ class ColumnPipelineSpec(ReinforcedPipelineSpec):
         return None if card is None else card.in_columns(self.teacher_columns)
 
     def example_maker(self, tokenizer: TextToIds) -> ExampleMaker:
-        """Return what makes examples of samples, and batches of examples."""
+        """Return the `ColumnExampleMaker` of these settings."""
         return ColumnExampleMaker(self, columns=self.teacher_columns, tokenizer=tokenizer)
 
 
@@ -160,7 +160,7 @@ class ColumnExampleMaker(ExampleMaker):
         self._columns = columns
 
     def example(self, sample: ImageTextSample, epoch: int) -> Example:
-        """Return what an epoch takes of a sample.
+        """Return the example that an epoch makes of a sample.
 
         Raises:
             BadSampleError: if the sample cannot be used, or has fewer columns.

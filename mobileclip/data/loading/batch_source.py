@@ -14,26 +14,26 @@ BatchType = TypeVar("BatchType", bound=Batch)
 
 
 class BatchSource(Protocol[BatchType_co]):
-    """Batches without end that can be taken up again: the pipelines and what is built like them."""
+    """Interface of an endless, resumable stream of batches."""
 
     def stream(self, position: StreamPosition) -> Iterator[BatchType_co]:
-        """Yield the batches from a position on, the same ones every time."""
+        """Yield batches from a position on; equal positions give equal batches."""
 
     def position(self, num_batches: int) -> StreamPosition:
-        """Return the position behind so many batches of the run; one more may have been taken, to be copied ahead."""
+        """Return the position after a number of batches of the run; one more may have been prefetched."""
 
     def take_skips(self, num_batches: int) -> Sequence[Skip]:
-        """Return what was left out for the batches up to that number since this was last called, to be told of."""
+        """Return the skips of the batches up to a number, each of them once."""
 
 
 class ChangedBatches(ABC, Generic[BatchType]):
-    """Batches of another source, each changed on its way: where they are and what they lack is the source's."""
+    """A batch source that changes each batch of another source, and keeps its positions and skips."""
 
     batches: BatchSource[BatchType]
 
     @abstractmethod
     def changed(self, batch: BatchType) -> BatchType:
-        """Return what becomes of a batch."""
+        """Return the changed batch."""
 
     def stream(self, position: StreamPosition) -> Iterator[BatchType]:
         """Yield the source's batches from a position on, changed."""

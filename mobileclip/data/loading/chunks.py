@@ -47,7 +47,7 @@ class Maker(Protocol[SampleType, ExampleType, BatchType_co]):
         """
 
     def example(self, sample: SampleType, epoch: int) -> ExampleType:
-        """Return what an epoch takes of a sample.
+        """Return the example that an epoch makes of a sample.
 
         Raises:
             BadSampleError: if the sample cannot be used.
@@ -59,7 +59,7 @@ class Maker(Protocol[SampleType, ExampleType, BatchType_co]):
 
 @attrs.frozen(kw_only=True, eq=False)
 class Chunk(Generic[BatchType]):
-    """What a worker hands over: its share of a step.
+    """A loader worker's share of a step's batch.
 
     Args:
         batch: None where it has no sample of the step.
@@ -81,7 +81,7 @@ class Chunk(Generic[BatchType]):
 
 
 class ShardDataset(Generic[BatchType]):
-    """The chunks of a process, by worker.
+    """What the loader workers of a process read: the chunks of each, from shards.
 
     Args:
         spec: the pipeline's choices.
@@ -123,7 +123,7 @@ class ShardDataset(Generic[BatchType]):
         self.maker, self.keep, self.left_out = maker, keep, left_out
 
     def chunks(self, worker: int, num_workers: int, begin: Begin) -> Iterator[Chunk[BatchType]]:
-        """Yield the chunks that fall to a worker.
+        """Yield a worker's chunks.
 
         Args:
             worker: its number.

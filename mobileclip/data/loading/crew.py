@@ -57,7 +57,7 @@ _GONE = (EOFError, BrokenPipeError, ConnectionResetError)
 
 @attrs.frozen(kw_only=True)
 class Begin:
-    """What a worker makes from now on.
+    """The message that starts a worker at a position.
 
     Args:
         number: of this beginning; chunks of an earlier one are not wanted any more.
@@ -73,13 +73,13 @@ class Begin:
 
 
 class Source(Protocol[Item_co]):
-    """What the workers have, each a copy."""
+    """Interface of what the workers read, of which each process has a copy."""
 
     def chunks(self, worker: int, num_workers: int, begin: Begin) -> Iterator[Item_co]:
-        """Yield the chunks that fall to a worker."""
+        """Yield a worker's chunks."""
 
     def last_shard(self, worker: int) -> str:
-        """Return what this process knows of the shard that a worker is at."""
+        """Return the name of the shard that a worker is reading, as far as this process knows."""
 
 
 class _LostWorkerError(Exception):
@@ -112,7 +112,7 @@ class _Member:
 
 
 class Crew(Generic[Item]):
-    """Workers, which are started once and begin anew as often as asked.
+    """Loader processes that are started once, and can begin at any position again.
 
     Args:
         source: of chunks.
@@ -136,7 +136,7 @@ class Crew(Generic[Item]):
             self._members.append(self._started(worker, num_workers))
 
     def begin(self, epoch: int, start: StreamPosition) -> int:
-        """Have all workers begin, and return the number of this beginning.
+        """Have all workers begin at a position, and return the number of this beginning.
 
         Args:
             epoch: its number; -1 for the stream without end.

@@ -30,7 +30,7 @@ _NUM_GROUPS = 64
 
 
 class DataOrder:
-    """The order of a pipeline's data, found out when it is asked for.
+    """The order of a pipeline's samples, computed when it is first needed.
 
     Args:
         spec: the pipeline's choices.
@@ -58,7 +58,7 @@ class DataOrder:
 
     @cached_property
     def order(self) -> Order:
-        """Who reads what."""
+        """The order: which reader reads what."""
         spec = self.spec
         choices: dict[str, Any] = {"most_readers": spec.num_readers, "seed": spec.seed, "shuffle": spec.shuffle}
         order: Order
@@ -72,7 +72,7 @@ class DataOrder:
         return order
 
     def with_dead(self, position: StreamPosition) -> StreamPosition:
-        """Return a position that knows the shards without samples: those of this machine, and of those found before.
+        """Return a position that includes the shards known to be empty, here and by earlier runs.
 
         A store would answer once for each shard and process before the first batch, so what it lacks is found on the
         way.
@@ -93,7 +93,7 @@ class DataOrder:
 
     @cached_property
     def digest(self) -> str:
-        """Of the shards' names from their common folder on, and of their sizes.
+        """Hash of the shards' names below their common folder, and of their sizes.
 
         With `epoch` these are the numbers of samples. Otherwise they are the bytes of the shards on this machine, in
         groups, so that a missing shard hides no more than its own.
@@ -120,7 +120,7 @@ class DataOrder:
                 )
 
     def taken_up(self, position: StreamPosition) -> StreamPosition:
-        """Return a position to go on from: one in another version of the order, where the next epoch begins.
+        """Return the position to resume from; one of another version of the order resumes at the next epoch.
 
         Raises:
             ValueError: if it is of other data, or of another order.

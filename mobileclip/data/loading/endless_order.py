@@ -86,11 +86,11 @@ class EndlessOrder(Order):
         return 0, range(step * batch_size, (step + 1) * batch_size)
 
     def start(self, epoch: int) -> tuple[Cursor, ...]:
-        """Return where every reader stands once all shards were drawn so often."""
+        """Return the readers' positions after all shards were drawn `epoch` times."""
         return tuple(Cursor(epoch * turns) for turns in self._turns)
 
     def next_epoch(self, step: int, batch_size: int, places: Collection[Cursor]) -> tuple[int, tuple[Cursor, ...]]:
-        """Return where readers stand once all shards were drawn as often as by any of them, and once more."""
+        """Return the readers' positions at the start of the next pass over all shards."""
         del step, batch_size
         return 0, self.start(1 + max(place.turn for place in places) // min(self._turns))
 

@@ -149,7 +149,7 @@ class ExampleMaker:
         return self._parser(key, members, self.limits)
 
     def example(self, sample: ImageTextSample, epoch: int) -> Example:
-        """Return what an epoch takes of a sample.
+        """Return the example that an epoch makes of a sample.
 
         Args:
             sample: a `StoredSample` or `ReinforcedSample` where the teachers' embeddings are wanted.

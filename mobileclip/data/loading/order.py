@@ -69,13 +69,13 @@ class Cursor:
 
 
 def rows(places: Mapping[int, Cursor]) -> tuple[CursorRow, ...]:
-    """Return where readers stand, by their numbers, as a `StreamPosition` has it."""
+    """Return the readers' positions as rows of a `StreamPosition`."""
     return tuple((reader, place.turn, place.segment, place.sample) for reader, place in places.items())
 
 
 @attrs.frozen(kw_only=True)
 class Share:
-    """Who reads: one of the workers of one of the processes.
+    """The place of one loader worker among the workers of all processes.
 
     Args:
         rank: of the process.
@@ -95,7 +95,7 @@ class Share:
 
 
 class Order(ABC):
-    """What every reader reads, turn by turn.
+    """Interface of an order: what each reader reads, turn by turn.
 
     Args:
         num_readers: that the samples come from.
@@ -118,7 +118,7 @@ class Order(ABC):
 
     @abstractmethod
     def next_epoch(self, step: int, batch_size: int, places: Collection[Cursor]) -> tuple[int, tuple[Cursor, ...]]:
-        """Return how many steps to leave out, and where readers stand then, so that a stream goes on with an epoch.
+        """Return how many steps to skip, and the readers' positions then, so that a stream resumes at an epoch's start.
 
         Args:
             step: the one to come.
@@ -211,11 +211,11 @@ class StreamPosition:
 
     @property
     def names(self) -> str:
-        """The part of the digest that is of the names."""
+        """The part of the digest that stands for the shards' names."""
         return self.data.partition(":")[0]
 
     def is_in(self, data: str) -> bool:
-        """Return whether this may be a position in data of such a digest: sizes that both know are equal."""
+        """Return whether this can be a position in data with a digest: the sizes that both know are equal."""
         names, _, sizes = data.partition(":")
         pairs = zip(self.data.partition(":")[2].split("."), sizes.split("."), strict=False)
         return self.names in ("", names) and all(one == other or "" in (one, other) for one, other in pairs)
@@ -227,7 +227,7 @@ class StreamPosition:
 
 
 def joined_positions(positions: Sequence[StreamPosition]) -> StreamPosition:
-    """Return the position of a run, of those of its processes.
+    """Return the position of a run, merged from those of its processes.
 
     Raises:
         ValueError: if they are not of one step and one order.

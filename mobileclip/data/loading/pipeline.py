@@ -210,7 +210,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
             yield batch
 
     def position(self, num_batches: int) -> StreamPosition:
-        """Return where the current stream stands after a number of its batches, counted from the very first one.
+        """Return the position after a number of batches of the current stream.
 
         Args:
             num_batches: that were consumed, those before the stream was resumed included.
@@ -230,7 +230,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
         )
 
     def take_skips(self, num_batches: int) -> list[Skip]:
-        """Return what this process left out for the current stream's batches up to a number, since it was last asked.
+        """Return this process's skips up to a number of batches of the current stream, each of them once.
 
         Args:
             num_batches: that were consumed, those before the stream was resumed included.

@@ -33,7 +33,7 @@ class ReinforcedPipelineSpec(ReinforcedExampleSpec, PipelineSpec):
         return card_of_shards(expand_shards(self.shards)) if self.reinforced and self.shards else None
 
     def example_maker(self, tokenizer: TextToIds) -> ExampleMaker:
-        """Return what makes examples of samples, and batches of examples."""
+        """Return the `ExampleMaker` of these settings."""
         return ExampleMaker(self, tokenizer=tokenizer)
 
     def build(self, *, tokenizer: TextToIds | None = None, keep: Keep | None = None) -> ReinforcedPipeline:

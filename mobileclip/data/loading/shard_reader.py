@@ -25,15 +25,15 @@ _NUM_TRIED_AT_ONCE = 16
 
 
 class ShardReader(Protocol):
-    """Samples in parts that can be read one by one."""
+    """Interface of a reader of samples, shard by shard."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the parts are called, the shards."""
+        """Names of the shards."""
 
     @property
     def sources(self) -> tuple[tuple[str, ...], ...]:
-        """The same names by where they come from."""
+        """Names of the shards, by source."""
 
     def read(self, name: str, on_skip: Callable[[Skip], None], limits: SampleLimits) -> Iterator[RawSample]:
         """Yield the samples of one part, in order; what cannot be read is reported."""
@@ -60,7 +60,7 @@ class TarReader:
 
     @classmethod
     def of(cls, shards: Shards, cache: storage.FileCache | None = None) -> TarReader:
-        """Return the reader of what patterns name.
+        """Return a reader of the shards that patterns name.
 
         Raises:
             ValueError: if they name no shard, or none of the local ones exists.
@@ -87,7 +87,7 @@ class TarReader:
 
 @attrs.define
 class OrderedSample:
-    """A sample in its turn, on its way into a batch.
+    """A sample with its place in the order, before it is put into a batch.
 
     Args:
         raw: what the shard holds.
@@ -106,7 +106,7 @@ class OrderedSample:
 
 @attrs.frozen(kw_only=True)
 class SampleReading:
-    """How readers read.
+    """Settings of reading samples in order.
 
     Args:
         shards: of the run.
@@ -191,7 +191,7 @@ class SampleReading:
 
 
 def find_dead(reader: ShardReader, limits: SampleLimits, numbers: Sequence[int]) -> dict[int, tuple[Skip, ...]]:
-    """Return which of some shards have no sample, by their numbers, and what is said of each.
+    """Return the shards without samples among those of some numbers, with the skips of each.
 
     One whose store or disk failed may have some another time.
     """

@@ -44,7 +44,7 @@ _JSON_CAPTIONS = ("caption", "captions", "text", "texts")
 
 
 def parse_sample(key: str, members: Mapping[str, bytes], limits: SampleLimits = SAMPLE_LIMITS) -> ImageTextSample:
-    """Return a sample from the members of a shard, leaving what the teachers said aside.
+    """Return the image-text sample of a shard's members, without augmentations and teachers' embeddings.
 
     Args:
         key: the sample's key.

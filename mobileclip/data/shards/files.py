@@ -63,7 +63,7 @@ class RawSample:
         return next((content for extension, content in self.members.items() if is_image_name(f".{extension}")), None)
 
     def enter(self, name: str, extension: str, content: bytes | None, limits: SampleLimits) -> None:
-        """Enter a member, or note why the sample cannot be used; None is the content of one that is too large."""
+        """Add a member, or note why the sample cannot be used; None is the content of one that is too large."""
         if content is None:
             self._refuse("too_large", f"{extension} has more than {limits.member_bytes:,} bytes")
         elif len(name) > limits.name_bytes:

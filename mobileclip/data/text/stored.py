@@ -56,7 +56,7 @@ class TextsCard:
 
     @property
     def digest(self) -> str:
-        """What tells one set of stored texts from another."""
+        """Hash that identifies a set of stored texts."""
         return hashlib.sha256(to_json(self).encode()).hexdigest()[:16]
 
 
@@ -73,7 +73,7 @@ def write_texts_card(folder: Path, card: TextsCard) -> None:
 def part_tensors(
     texts: Sequence[str], languages: Sequence[int], embeddings: Sequence[int], teacher: Tensor
 ) -> dict[str, Tensor]:
-    """Return what a part holds.
+    """Return the tensors of a part, as its file holds them.
 
     Shape: teacher (E, D).
 

@@ -58,7 +58,7 @@ class DuplicatesSpec:
 
 @attrs.frozen(kw_only=True)
 class DuplicatesReport:
-    """What came out.
+    """The result of near-duplicate removal: how many samples were compared, kept and left out.
 
     Args:
         num_samples: that were compared.

@@ -53,7 +53,7 @@ class FilterSpec:
 
 @attrs.frozen(kw_only=True, eq=False)
 class FilterReport:
-    """What came out.
+    """The result of a filter: how many samples were kept, the threshold, and the distribution.
 
     Shape:
         counts: (bins,); edges: (bins + 1,).

@@ -55,7 +55,7 @@ class LogitScaleSpec:
 
 @attrs.frozen(kw_only=True, eq=False)
 class TeacherScale:
-    """What was found of a teacher.
+    """The tuned logit scale of a teacher, with its interval and the losses at all scales.
 
     Shape:
         losses: (`SCALES`,).
@@ -78,7 +78,7 @@ class TeacherScale:
 
     @property
     def is_found(self) -> bool:
-        """Whether the loss is least at a scale that others lie around."""
+        """Whether the least loss lies inside the range of scales that were tried."""
         return SCALES[0] < self.best < SCALES[-1]
 
     def __str__(self) -> str:

@@ -65,7 +65,7 @@ class ScoreSpec:
 
 @attrs.frozen(kw_only=True)
 class ScoreReport:
-    """What came out.
+    """The result of scoring: samples with scores, skips by reason, and shards that failed.
 
     Args:
         num_samples: that have scores, of this run and earlier ones.
@@ -102,13 +102,13 @@ class ShardScores:
 
     @property
     def uids(self) -> Uids:
-        """Of the samples, in the shard's order."""
+        """Uids of the samples, in the shard's order."""
         uids: Uids = self._columns["uid"]
         return uids
 
     @property
     def keys(self) -> list[str]:
-        """Of the samples, in the shard's order."""
+        """Keys of the samples, in the shard's order."""
         keys: list[str] = self._columns["key"]
         return keys
 

@@ -44,7 +44,7 @@ def compare(stated: Mapping[str, Any], sha256: str, beside: Mapping[str, Any]) -
 
 
 def is_of(beside: Mapping[str, Any], size: tuple[int, int]) -> bool:
-    """Return whether the JSON beside an image may be of it, by the size that it states.
+    """Return whether the size that the JSON beside an image states, if any, is the image's.
 
     Args:
         beside: the JSON.

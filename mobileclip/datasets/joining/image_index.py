@@ -97,11 +97,11 @@ class ImageIndex:
         )
 
     def fingerprint(self) -> str:
-        """Return what changes when the indexed shards do, or the order in which they were given."""
+        """Return a hash of the indexed shards and their order."""
         return digest_of([self.by, *([about.shard, about.fingerprint, about.num_records] for about in self.shards)])
 
     def name_at(self, shard: int, row: int) -> str:
-        """Return what an image is called.
+        """Return the name of an image.
 
         Args:
             shard: its number.
@@ -111,12 +111,12 @@ class ImageIndex:
         return image_name(about.shard, read_records(self.folder, PLACES, about)[row], self.by, self.limits)
 
     def example(self) -> str:
-        """Return what the first image is called."""
+        """Return the name of the first image, as an example."""
         return self.name_at(next(number for number, about in enumerate(self.shards) if about.num_records), 0)
 
 
 def digest_of(value: Any) -> str:
-    """Return a short text that changes when the value, which JSON can hold, does."""
+    """Return a short hash of a JSON value."""
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 

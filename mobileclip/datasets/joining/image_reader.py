@@ -70,7 +70,7 @@ class ImageReader:
         self._open: OrderedDict[str, tuple[ExitStack, IO[bytes]]] = OrderedDict()
 
     def read(self, matches: Records) -> Iterator[tuple[int, FoundImage]]:
-        """Yield the row of each match, and what is at its place.
+        """Yield the row of each match and its image, in the order of the shards.
 
         Raises:
             ValueError: if a shard is shorter than it was.

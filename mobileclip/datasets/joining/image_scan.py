@@ -92,13 +92,13 @@ class ScanUnit:
         return about
 
     def known(self) -> AboutShard | None:
-        """Return what an earlier run has found out about the shard, hashes too where they are asked for."""
+        """Return an earlier run's record of the shard, if it is still valid and has the hashes that are needed."""
         about = read_about(self.folder, self.kind, self.by, self.shard)
         is_same = about is not None and about.fingerprint == self.fingerprint and (about.hashed or not self.hashed)
         return about if is_same else None
 
     def left(self, reason: str) -> AboutShard:
-        """Return what is known of a shard that could not be read: what came before the break of the last try.
+        """Return the record of a shard that could not be read to its end: what came before the break.
 
         Args:
             reason: why the last try failed.
@@ -159,7 +159,7 @@ class ScanUnit:
 
 
 def sample_name(key: str, metadata: bytes | None, url: bytes, *, by: str, limits: SampleLimits) -> str:
-    """Return what a reinforced sample is called, by which its image is looked for; empty where nothing says so.
+    """Return the name by which a sample's image is looked up; empty if it has no URL where URLs are compared.
 
     Args:
         key: of the sample.

@@ -188,7 +188,7 @@ def find_names(images: Records, asks: Records) -> npt.NDArray[np.int64]:
 
 
 def with_fields(dtype: np.dtype[np.void], records: Records, **fields: npt.ArrayLike) -> Records:
-    """Return records of another type: with further fields, and without those that it has not got."""
+    """Return records converted to another type, with the values of the fields that are new."""
     found = np.empty(len(records), dtype)
     for name in dtype.names or ():
         found[name] = fields[name] if name in fields else records[name]

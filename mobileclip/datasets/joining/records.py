@@ -52,7 +52,7 @@ _MOST_PROBLEM = 1000
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class AboutShard:
-    """What is known of a shard beside its records.
+    """Metadata of an indexed shard's records.
 
     Args:
         shard: its path or URL.

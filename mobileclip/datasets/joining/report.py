@@ -53,7 +53,7 @@ _LEAST_REACH = 0.8
 
 @attrs.frozen(kw_only=True)
 class JoinedSample:
-    """What became of a sample.
+    """The outcome of a join for one sample.
 
     Args:
         key: of it.
@@ -109,7 +109,7 @@ class JoinedShard:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """What it adds to the fields of a `JoinReport`, and to the number of samples that have a reach."""
+        """Counts of this shard, by field of `JoinReport`, and of samples whose reach is known."""
         return {
             "shards": int(self.num_bytes is not None),
             "joined": self.num_joined,

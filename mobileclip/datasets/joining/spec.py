@@ -66,7 +66,7 @@ class JoinSpec:
 
     @property
     def choices(self) -> str:
-        """What the joined shards depend on, besides their sources."""
+        """The settings that the joined shards depend on, as JSON: another value makes other shards."""
         dropped = self.placeholder_threshold if self.drop_placeholders else 0
         return json.dumps(
             {

@@ -52,7 +52,7 @@ COLUMNS = UrlRow._fields
 
 @attrs.frozen(kw_only=True)
 class UrlReport:
-    """What was written.
+    """The result of writing a table of URLs.
 
     Args:
         path: of the table.

@@ -78,7 +78,7 @@ class Unit(ABC):
         """
 
     def described(self, report: SkipReport) -> Iterator[ImageTextSample]:
-        """Yield the samples for what is said of their images; where these are elsewhere, they are not looked for."""
+        """Yield the samples for their texts and metadata; images that are stored elsewhere are not fetched."""
         return self.read(report)
 
 
@@ -103,7 +103,7 @@ class Source(ABC):
         return cls(**{first: argument}, **choices).allowing(rows)
 
     def allowing(self, rows: RowOptions) -> Source:
-        """Return the same data, of which a list is read in this way."""
+        """Return this source with other options for the rows of lists."""
         del rows  # only lists have any
         return self
 

@@ -58,12 +58,12 @@ class Columns:
 
     @property
     def names(self) -> frozenset[str]:
-        """All of them."""
+        """Names of all columns that are used."""
         return frozenset(filter(None, (self.path, self.url, *self.captions, self.uid, self.key, self.sha256)))
 
 
 def find_columns(table: str, names: Sequence[str], options: RowOptions, images: Sequence[str] = ()) -> Columns:
-    """Return which columns of a table hold what.
+    """Return the columns of a table that hold images, captions, uids, keys and hashes.
 
     Args:
         table: its path, for messages.
@@ -117,7 +117,7 @@ def find_columns(table: str, names: Sequence[str], options: RowOptions, images: 
 
 @attrs.frozen(kw_only=True)
 class Reading(ABC):
-    """What the rows of a list say of samples.
+    """Interface that makes samples of a list's rows.
 
     Args:
         image_root: where relative image paths begin.
@@ -129,7 +129,7 @@ class Reading(ABC):
 
     @abstractmethod
     def record(self, cells: dict[str, Any] | BadSampleError, number: int, label: str) -> Record:
-        """Return what a row says of a sample.
+        """Return the sample of a row, and where its image is.
 
         Args:
             cells: of the row, or why it cannot be read.
@@ -154,10 +154,10 @@ class Reading(ABC):
 
 @attrs.frozen(kw_only=True)
 class LineReading(Reading):
-    """What lines of JSON say."""
+    """Makes samples of JSON lines."""
 
     def record(self, cells: dict[str, Any] | BadSampleError, number: int, label: str) -> Record:
-        """Return what a line says of a sample, see `Reading`."""
+        """Return the sample of a line, see `Reading`."""
         if isinstance(cells, BadSampleError):
             raise cells
         fields = {**cells}
@@ -191,7 +191,7 @@ class LineReading(Reading):
 
 @attrs.frozen(kw_only=True)
 class TableReading(Reading):
-    """What the rows of a table say.
+    """Makes samples of a table's rows.
 
     Args:
         table: what keys begin with that rows do not give.
@@ -210,7 +210,7 @@ class TableReading(Reading):
         return f"{state} {self.columns} {self.image_root}"
 
     def record(self, cells: dict[str, Any] | BadSampleError, number: int, label: str) -> Record:
-        """Return what a row says of a sample, see `Reading`."""
+        """Return the sample of a row, see `Reading`."""
         if isinstance(cells, BadSampleError):
             raise cells
         columns, row = self.columns, {**cells}

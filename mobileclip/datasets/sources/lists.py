@@ -218,7 +218,7 @@ class JsonLinesSource(Source):
     hosts: tuple[str, ...] = attrs.field(default=(), converter=_names)
 
     def allowing(self, rows: RowOptions) -> JsonLinesSource:
-        """Return the same file, whose lines may name this.
+        """Return this file with other options for its lines.
 
         Raises:
             ValueError: if columns are named, which are a table's.
@@ -277,7 +277,7 @@ class TableSource(Source):
     options: RowOptions = RowOptions()
 
     def allowing(self, rows: RowOptions) -> TableSource:
-        """Return the same tables, read in this way."""
+        """Return these tables with other options for their rows."""
         return attrs.evolve(self, options=rows)
 
     def units(self) -> tuple[ListUnit, ...]:

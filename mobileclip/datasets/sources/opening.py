@@ -224,14 +224,14 @@ def name_of(text: str) -> str:
 
 
 def is_place(text: str) -> bool:
-    """Return whether a person who typed this meant a place where data are, and no name."""
+    """Return whether an argument is the path or URL of data, and not a name."""
     found = _NAMED.fullmatch(text)
     is_named = found is not None and found["kind"] in sources
     return is_named or _is_file(text) or text.endswith(("/", os.sep)) or storage.is_directory(text)
 
 
 def is_gathered(text: str) -> bool:
-    """Return whether images are gathered in files, and not files themselves: lists, shards, the public layout."""
+    """Return whether a place is a list, shards or the public layout, and not a folder of image files."""
     if split_kind(text) is not None or _is_file(text):
         return True
     return storage.is_directory(text) and (is_public_layout(text) or bool(shards_in(text)))

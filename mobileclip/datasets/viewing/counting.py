@@ -23,7 +23,7 @@ _SECONDS_BETWEEN_WRITES = 30.0
 
 @attrs.frozen(kw_only=True)
 class Counted:
-    """What came out.
+    """The result of counting: shards, samples, and what could not be read.
 
     Args:
         num_shards: that could be counted, now or before.

@@ -73,7 +73,7 @@ class Sheet:
     _paper: Image.Image = attrs.field(factory=lambda: Image.new("RGB", (WIDTH, 1200), PAPER))
 
     def room(self, height: int) -> ImageDraw.ImageDraw:
-        """Return something to draw with on paper that has room for `height` more pixels."""
+        """Return a drawing context, with space for `height` more pixels below what is drawn."""
         if self.y + height + MARGIN > self._paper.height:
             larger = Image.new("RGB", (WIDTH, 2 * self._paper.height + height), PAPER)
             larger.paste(self._paper)

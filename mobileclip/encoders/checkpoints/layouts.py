@@ -117,7 +117,7 @@ def towers(spec: ModelSpec) -> list[tuple[str, TowerSpec]]:
 
 
 def prefix_of(spec: ModelSpec) -> str:
-    """Return what a dual encoder's names of a tower begin with, and its own names do not; empty for whole models."""
+    """Return the prefix of a tower's names in a dual encoder's checkpoint; empty for whole models."""
     if isinstance(spec, (DualEncoderSpec, ClassifierSpec)):
         return ""
     return "image_encoder." if isinstance(spec, ImageEncoderSpec) else "text_encoder."

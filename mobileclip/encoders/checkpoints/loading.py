@@ -214,7 +214,7 @@ def resolve_spec(name: str) -> ModelSpec:
 
 
 def is_other_model(spec: DualEncoderSpec, other: DualEncoderSpec) -> bool:
-    """Return whether no checkpoint can hold both models: what its layout decides of a spec does not count."""
+    """Return whether two specs differ in more than a checkpoint's layout decides."""
     layout = layouts["official"]
     return as_trained(adapted(layout, spec, {})) != as_trained(adapted(layout, other, {}))
 

@@ -29,7 +29,7 @@ Tower = Literal["image", "text"]
 
 @attrs.frozen(kw_only=True)
 class Claim:
-    """What the tensors of a file are said to be, by its header or by their names.
+    """One reading of a file's tensors: their model, form and layout, by its header or by their names.
 
     Args:
         spec: the model.

@@ -83,7 +83,7 @@ class Benchmark:
 
     @property
     def units(self) -> tuple[str, ...]:
-        """What tells the parts of a source apart from what they were, beside the content of its files."""
+        """Fingerprints of the parts of a source, beside the content of its files."""
         return () if self.source is None else tuple(unit.fingerprint() for unit in self.source.units())
 
     def num_samples(self) -> int | None:

@@ -27,7 +27,7 @@ def hash_of(value: Any) -> str:
 
 
 def folder_content(path: str) -> str | None:
-    """Return what changes with the files of a folder, or None where nothing says.
+    """Return a hash that changes with the files of a folder; None for a web server, which lists nothing.
 
     What lies directly in it, such as a table of questions, is told by its content too; folders of pictures below, of
     which there may be a hundred thousand, by names, sizes and times.

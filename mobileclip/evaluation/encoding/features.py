@@ -72,7 +72,7 @@ class Features:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """What the samples are called, in order."""
+        """Keys of the samples, in order."""
         return tuple(self.header["keys"])
 
     @property

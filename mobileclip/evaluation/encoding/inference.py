@@ -32,11 +32,11 @@ _FEW_TEXTS = 256
 
 
 class Keyed(Protocol):
-    """What has a key."""
+    """Interface of anything with a key."""
 
     @property
     def key(self) -> str:
-        """What it is called in a report."""
+        """The name in a report."""
 
 
 Item = TypeVar("Item")
@@ -48,7 +48,7 @@ Views = Sequence[Tensor | None]
 
 @attrs.frozen(kw_only=True, eq=False)
 class Encoders:
-    """A model that is held ready to encode.
+    """A model prepared for encoding, with its transform, tokenizer, batch size and threads.
 
     Args:
         model: in evaluation mode.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Outcomes:
-    """The main metric of a data set, taken apart: its values, whose mean, or mean in the worst group, it is.
+    """The main metric as values of the images: it is their mean, or their mean in the worst group.
 
     Shape:
         values, groups: `(images,)`.

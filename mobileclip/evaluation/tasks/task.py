@@ -57,7 +57,7 @@ class TaskOptions:
 
 
 class Task(ABC):
-    """Data that are open, and what is asked of a model on them.
+    """An evaluation task with its data opened.
 
     A model's features of them are made once and kept; every number of a report is made of these anew.
     """
@@ -84,7 +84,7 @@ class Task(ABC):
 
     @abstractmethod
     def features(self, session: Session) -> Features:
-        """Return what the session's model makes of the data, by `session.kept` with `content`.
+        """Return the model's features of the data, by `session.kept` with `content`.
 
         Raises:
             ValueError: if nothing can be evaluated; the message says why.
@@ -93,7 +93,7 @@ class Task(ABC):
 
     @abstractmethod
     def score(self, features: Features) -> Evaluation:
-        """Return what these features reach: a function of them and the task, which opens no picture and no model.
+        """Return the metrics of features, without opening any picture or model.
 
         Raises:
             ValueError: if they cannot be scored; the message says why.
@@ -110,7 +110,7 @@ class Task(ABC):
 
 @attrs.frozen(kw_only=True)
 class FoundTask:
-    """A task whose data were found, and are yet to be opened.
+    """A task whose data were found and not opened yet.
 
     Args:
         key: what results call it.
@@ -140,7 +140,7 @@ Opener = Callable[[FoundTask, TaskOptions], Task]
 
 
 def nothing_needed(_: TaskOptions) -> None:
-    """Refuse nothing."""
+    """Require nothing: the default of `TaskEntry.require`."""
 
 
 @attrs.frozen(kw_only=True)

@@ -16,7 +16,7 @@ class TextTeacher(Protocol):
 
     @property
     def name(self) -> str:
-        """What people call this teacher; names in an ensemble differ."""
+        """Display name; names in an ensemble differ."""
 
     @property
     def weights_sha256(self) -> str:

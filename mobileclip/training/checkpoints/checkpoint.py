@@ -58,7 +58,7 @@ class CheckpointFolder:
         return found[-1] if found else None
 
     def step(self, num_steps: int) -> str:
-        """Return where the checkpoint after so many steps is, or goes."""
+        """Return the path of the checkpoint after a number of steps."""
         return storage.join(self.path, f"step-{num_steps:08d}.safetensors")
 
     def remove_old(self) -> None:
@@ -73,7 +73,7 @@ class CheckpointFolder:
 
 @attrs.define(kw_only=True)
 class RunState:
-    """Everything that changes while a run trains.
+    """The mutable state of a run: weights, optimiser moments and moving average.
 
     Args:
         objective: the model and the loss, weights and buffers.

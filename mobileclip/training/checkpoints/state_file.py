@@ -82,7 +82,7 @@ def read_state(path: storage.AnyPath) -> StateFile:
 
 
 def mark(path: storage.AnyPath) -> str | None:
-    """Return a short text that tells a state from another, without reading the tensors; None for a file of none."""
+    """Return a short identifier of a state, from its header; None for another file."""
     with storage.open_read(path) as stream:
         length = int.from_bytes(stream.read(_LENGTH_BYTES), "little")
         if 0 < length <= _MAX_HEADER_BYTES:

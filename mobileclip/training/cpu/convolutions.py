@@ -62,7 +62,7 @@ PLAIN.add(QuickConv2d)
 
 
 def is_quicker(conv: nn.Conv2d) -> bool:
-    """Return whether `QuickConv2d` has a way of its own for a convolution of this kind."""
+    """Return whether `QuickConv2d` computes this convolution in another way than PyTorch."""
     if type(conv) is not nn.Conv2d or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
         return False
     depthwise = 1 < conv.groups == conv.in_channels and conv.dilation == (1, 1)
@@ -78,12 +78,12 @@ def _picks(conv: nn.Conv2d) -> bool:
 
 
 def on_cpu(x: Tensor) -> bool:
-    """Return whether what follows computes on a CPU, and is not being compiled."""
+    """Return whether `x` is on a CPU, and nothing is being compiled."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def computes_wide(x: Tensor) -> bool:
-    """Return whether what follows computes so in float32 or float64."""
+    """Return whether `x` is on a CPU, in float32 or float64 without autocast, and nothing is being compiled."""
     return on_cpu(x) and x.dtype in _WIDE and not torch.is_autocast_enabled("cpu")
 
 

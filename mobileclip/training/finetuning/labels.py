@@ -29,7 +29,7 @@ _LABEL_LOGIT_SCALE = 100.0
 @losses.register("labelled_contrastive")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class LabelledContrastiveSpec(ReinforcedLossSpec):
-    """The reinforced loss with the teacher who knows the labels, whose targets are a contrastive loss's.
+    """The contrastive loss with targets shared within a class: distillation from a teacher that knows the labels.
 
     Examples:
         >>> isinstance(labelled_contrastive(10), LabelledContrastiveSpec)

@@ -40,7 +40,7 @@ RUN, SCORES = "run", "scores"
 def finetune(
     spec: FinetuneSpec, *, measure: Measure, on_begin: Callable[[Scores], object] = lambda _: None
 ) -> Results | None:
-    """Fine-tune, or do what an earlier run left undone of it; the results, or None in any process but the first.
+    """Fine-tune a model or resume; return the results in the first process, None in the others.
 
     Under `torchrun`, every process calls this.
 

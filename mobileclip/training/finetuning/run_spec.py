@@ -127,7 +127,7 @@ class FinetuneSpec:
         )
 
     def batch_of(self, num_samples: int, num_processes: int = 1) -> int:
-        """Return the pictures per step of a run on so many pictures, which processes can share."""
+        """Return the batch size for a number of images, which the processes can share."""
         if self.batch_size is not None:
             return self.batch_size
         most = min(_BATCH_SIZE, num_samples)

@@ -70,10 +70,10 @@ class Results:
 
     @property
     def before(self) -> Scores:
-        """The original."""
+        """Scores of the original model."""
         return self.rows[0]
 
     @property
     def after(self) -> Scores:
-        """The fine-tuned model."""
+        """Scores of the fine-tuned model."""
         return self.rows[-1]

@@ -25,7 +25,7 @@ _SAMPLES_PER_SHARD = 256
 
 @attrs.frozen(kw_only=True)
 class HeldOut:
-    """The samples that training does not see: the same ones whenever the data is read.
+    """The held-out samples: a fraction by a hash of the key, or given keys.
 
     Args:
         fraction: of all samples.

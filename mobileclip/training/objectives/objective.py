@@ -93,12 +93,12 @@ class Objective(nn.Module, ABC):
 
     @property
     def term_names(self) -> tuple[str | None, ...]:
-        """What a log calls the terms in front of the sum; None for one that it leaves out."""
+        """Names of the terms in the log, before the sum; None for a term that is not logged."""
         return ()
 
     @property
     def readings(self) -> dict[str, float]:
-        """What else a log says of the model."""
+        """Further values of the model for the log, by name."""
         return {}
 
     @abstractmethod
@@ -114,7 +114,7 @@ class Objective(nn.Module, ABC):
         """
 
     def after_step(self) -> None:
-        """Bring the weights back to where they may be, after the optimiser's step."""
+        """Project the weights into their allowed ranges, after an optimiser step."""
 
     def normalized(self, image: Tensor) -> Tensor:
         """Return images as the model takes them; those in floating point already are."""
@@ -157,7 +157,7 @@ class Objective(nn.Module, ABC):
         return self.range_augment.change(image, numbers, mean=self._contract.mean, std=self._contract.std)
 
     def not_compiled(self, function: Callable[P, Result]) -> Callable[P, Result]:
-        """Return a function that a step that is compiled as one does not look into, and any other step just calls."""
+        """Return a function that `torch.compile` of a whole step leaves as it is."""
         if self.spec.compile != "step":
             return function  # PyTorch's compiler takes seconds to import
         left_out: Callable[P, Result] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]

@@ -21,7 +21,7 @@ _MAX_SPEC_BYTES = 1 << 26
 
 @attrs.frozen(kw_only=True)
 class RunGroup:
-    """Runs that chose the same, but for their seeds.
+    """Runs with equal settings but for their seeds.
 
     Args:
         name: their folders.

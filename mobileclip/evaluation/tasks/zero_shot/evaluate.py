@@ -49,7 +49,7 @@ class ZeroShotTask(Task):
         return session.features(self.benchmark)[0]
 
     def score(self, features: Features) -> Evaluation:
-        """Return what `score` returns."""
+        """Return the metrics of classification, or of retrieval; see `score`."""
         return score(self.benchmark, features)
 
 
