@@ -14,7 +14,7 @@ REASONS = {
     "mobileclip.cli.flags": "commands are read as they are typed, and not run",
     "mobileclip.cli.renamed": "every old name has a line in a test",
     "mobileclip.cli.sharing": "what the flags of several commands build",
-    "mobileclip.data.loading.keeping": "a list of more than 134 million uids is not sorted",
+    "mobileclip.data.loading.uid_list": "a list of more than 134 million uids is not sorted",
     "mobileclip.data.loading.crew": "tests do not wait as long as a stopped loader may take to end",
     "mobileclip.data.loading.chunks": "a reader gives up after 100,000 samples in a row",
     "mobileclip.data.samples.inflate": "zlib-ng and zlib are tried in one process, and their steps counted",

@@ -55,9 +55,6 @@ from .loading.examples import (
     ExampleMaker as ExampleMaker,
     ReinforcedExampleSpec as ReinforcedExampleSpec,
 )
-from .loading.keeping import (
-    UidList as UidList,
-)
 from .loading.order import (
     StreamPosition as StreamPosition,
     joined_positions as joined_positions,
@@ -78,6 +75,9 @@ from .loading.stage import (
 from .loading.texts import (
     TextPipeline as TextPipeline,
     TextPipelineSpec as TextPipelineSpec,
+)
+from .loading.uid_list import (
+    UidList as UidList,
 )
 from .randomness import (
     derived_seed as derived_seed,

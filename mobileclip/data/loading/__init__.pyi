@@ -19,7 +19,6 @@ from .examples import (
     ExampleMaker as ExampleMaker,
     ReinforcedExampleSpec as ReinforcedExampleSpec,
 )
-from .keeping import UidList as UidList
 from .order import (
     NUM_READERS as NUM_READERS,
     Cursor as Cursor,
@@ -37,3 +36,4 @@ from .stage import (
     make_examples as make_examples,
     read_shards as read_shards,
 )
+from .uid_list import UidList as UidList

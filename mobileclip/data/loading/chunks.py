@@ -13,10 +13,10 @@ import torch
 from mobileclip.data.loading.batch import BatchType, BatchType_co
 from mobileclip.data.loading.crew import Begin
 from mobileclip.data.loading.epoch_order import EpochOrder
-from mobileclip.data.loading.keeping import Keep
 from mobileclip.data.loading.order import Cursor, CursorRow, Order, Share, StreamPosition, rows
 from mobileclip.data.loading.shard_reader import OrderedSample, SampleReading, ShardReader
 from mobileclip.data.loading.spec import PipelineSpec
+from mobileclip.data.loading.uid_list import Keep
 from mobileclip.data.samples.limits import SampleLimits
 from mobileclip.data.shards.files import parse
 from mobileclip.data.skips import Skip, attempt

@@ -21,10 +21,10 @@ from mobileclip.data.loading.chunks import Chunk, Maker, ShardDataset
 from mobileclip.data.loading.crew import Begin, Crew
 from mobileclip.data.loading.data_order import DataOrder
 from mobileclip.data.loading.endless_order import EndlessOrder
-from mobileclip.data.loading.keeping import Keep, UidList
 from mobileclip.data.loading.order import VERSION, CursorRow, StreamPosition, rows
 from mobileclip.data.loading.shard_reader import ShardReader
 from mobileclip.data.loading.spec import PipelineSpec
+from mobileclip.data.loading.uid_list import Keep, UidList
 from mobileclip.data.randomness import derived_seed
 from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.machine import raise_machine_fault

@@ -12,8 +12,8 @@ from typing import Any
 
 from mobileclip.data.loading.chunks import ExampleType, Maker
 from mobileclip.data.loading.endless_order import EndlessOrder
-from mobileclip.data.loading.keeping import Keep
 from mobileclip.data.loading.order import NUM_READERS
+from mobileclip.data.loading.uid_list import Keep
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
 from mobileclip.data.shards.files import Shards, expand_shards, parse_each, read_shard
 from mobileclip.data.skips import Skip, SkipReport, attempt

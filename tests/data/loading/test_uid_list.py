@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import mobileclip.data.loading.chunks
-import mobileclip.data.loading.keeping
+import mobileclip.data.loading.uid_list
 from mobileclip.data import ReinforcedPipelineSpec, UidList, keep_samples
 from mobileclip.inputs import ImageInput
 from tests.data.made_samples import encoded, write_raw
@@ -57,7 +57,7 @@ def test_equal_upper_halves(tmp_path):
 
 
 def test_large_lists_stay_on_the_disk_and_must_be_sorted(tmp_path, monkeypatch):
-    monkeypatch.setattr(mobileclip.data.loading.keeping, "_MOST_SORTED", 10)
+    monkeypatch.setattr(mobileclip.data.loading.uid_list, "_MOST_SORTED", 10)
     np.save(tmp_path / "sorted.npy", np.sort(pairs(UIDS)))
     assert all(UidList(tmp_path / "sorted.npy")(uid, {}) for uid in UIDS)
     np.save(tmp_path / "mixed.npy", pairs(UIDS[::-1]))
