@@ -66,18 +66,18 @@ from .loading.reinforced import (
 from .loading.spec import (
     ExampleSpec as ExampleSpec,
 )
-from .loading.stage import (
-    endless_shards as endless_shards,
-    keep_samples as keep_samples,
-    make_examples as make_examples,
-    read_shards as read_shards,
-)
 from .loading.texts import (
     TextPipeline as TextPipeline,
     TextPipelineSpec as TextPipelineSpec,
 )
 from .loading.uid_list import (
     UidList as UidList,
+)
+from .loading.webdataset_stages import (
+    endless_shards as endless_shards,
+    keep_samples as keep_samples,
+    make_examples as make_examples,
+    read_shards as read_shards,
 )
 from .randomness import (
     derived_seed as derived_seed,

@@ -30,10 +30,10 @@ from .order import (
 from .reinforced import ReinforcedPipeline as ReinforcedPipeline, ReinforcedPipelineSpec as ReinforcedPipelineSpec
 from .shard_reader import SampleReading as SampleReading, ShardReader as ShardReader, TarReader as TarReader
 from .spec import ExampleSpec as ExampleSpec, PipelineSpec as PipelineSpec
-from .stage import (
+from .uid_list import UidList as UidList
+from .webdataset_stages import (
     endless_shards as endless_shards,
     keep_samples as keep_samples,
     make_examples as make_examples,
     read_shards as read_shards,
 )
-from .uid_list import UidList as UidList
