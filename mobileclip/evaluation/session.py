@@ -18,8 +18,8 @@ from mobileclip.evaluation.datasets.benchmark import Benchmark
 from mobileclip.evaluation.datasets.content import fingerprint, hash_of
 from mobileclip.evaluation.encoding.batch_size import find_batch_size
 from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize, Transform
+from mobileclip.evaluation.encoding.encoders import Encoders, encoding_threads, fastest_form
 from mobileclip.evaluation.encoding.features import Features, extract_features
-from mobileclip.evaluation.encoding.inference import Encoders, encoding_threads, fastest_form
 from mobileclip.evaluation.encoding.timing import machine_name
 from mobileclip.evaluation.metrics.classification import ensemble_prompts, fill_templates
 from mobileclip.extras import VERSION

@@ -7,12 +7,12 @@ from .embedding import (
     model_input as model_input,
     read_picture as read_picture,
 )
-from .features import Features as Features, extract_features as extract_features, num_images as num_images
-from .inference import (
+from .encoders import (
     Encoders as Encoders,
     encoding_threads as encoding_threads,
     fastest_form as fastest_form,
 )
+from .features import Features as Features, extract_features as extract_features, num_images as num_images
 from .timing import (
     Latency as Latency,
     Source as Source,

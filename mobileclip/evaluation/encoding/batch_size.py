@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from mobileclip.evaluation.encoding.inference import Encoders
+from mobileclip.evaluation.encoding.encoders import Encoders
 
 # More gains nothing: on a CPU images are encoded a few at a time, and a GPU is busy by then.
 MOST_ON_CPU, MOST_ON_GPU = 64, 1024

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mobileclip.data.skips import SkipReport
 from mobileclip.evaluation.datasets.benchmark import Benchmark, BenchmarkSample
-from mobileclip.evaluation.encoding.inference import Encoders
+from mobileclip.evaluation.encoding.encoders import Encoders
 from mobileclip.evaluation.suite import suite_entry
 
 

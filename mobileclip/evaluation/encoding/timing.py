@@ -13,7 +13,7 @@ import torch
 from attrs import validators
 
 from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize
-from mobileclip.evaluation.encoding.inference import fastest_form
+from mobileclip.evaluation.encoding.encoders import fastest_form
 from mobileclip.inference import processor
 from mobileclip.inference.modes import evaluating
 

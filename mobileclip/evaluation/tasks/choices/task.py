@@ -12,8 +12,8 @@ from mobileclip.data.skips import BadSampleError, SkipReport
 from mobileclip.evaluation.datasets.benchmark import Benchmark
 from mobileclip.evaluation.datasets.content import fingerprint, folder_content, hash_of
 from mobileclip.evaluation.encoding.embedding import model_input, read_picture
+from mobileclip.evaluation.encoding.encoders import Encoders, Views
 from mobileclip.evaluation.encoding.features import Features
-from mobileclip.evaluation.encoding.inference import Encoders, Views
 from mobileclip.evaluation.metrics.outcomes import Outcomes
 from mobileclip.evaluation.results import DatasetResult
 from mobileclip.evaluation.session import Session

@@ -27,8 +27,8 @@ from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.datasets.sources.records import read_image
 from mobileclip.evaluation.datasets.benchmark import Benchmark
 from mobileclip.evaluation.datasets.content import fingerprint, folder_content
+from mobileclip.evaluation.encoding.encoders import Encoders
 from mobileclip.evaluation.encoding.features import Features
-from mobileclip.evaluation.encoding.inference import Encoders
 from mobileclip.evaluation.metrics.outcomes import class_weights, clustered_outcomes
 from mobileclip.evaluation.results import DatasetResult
 from mobileclip.evaluation.session import Session
