@@ -7,6 +7,7 @@ Credentials and endpoints are those of the store's own configuration and environ
 """
 
 from mobileclip.storage.addresses import AnyPath, check_address, file_name, is_remote, is_same, is_web, join, local_path
+from mobileclip.storage.allowed_hosts import connect as connect, public_hosts_only as public_hosts_only  # for the house
 from mobileclip.storage.atomic import atomic_folder, atomic_path
 from mobileclip.storage.backend import StorageError, is_transient
 from mobileclip.storage.cache import FileCache
@@ -36,7 +37,6 @@ from mobileclip.storage.limits import StoreLimits, store_limits, use_limits
 from mobileclip.storage.listing import find_files, find_sizes, is_hidden, list_files
 from mobileclip.storage.outputs import holds_anything, require_output, require_output_folder
 from mobileclip.storage.printable import printable, without_secrets
-from mobileclip.storage.reach import connect as connect, public_hosts_only as public_hosts_only  # for the house
 from mobileclip.storage.state import cache_folder, state_folder
 
 __all__ = [

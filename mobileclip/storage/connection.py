@@ -16,8 +16,8 @@ from functools import cache, partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
+from mobileclip.storage.allowed_hosts import connect
 from mobileclip.storage.limits import Patience, StoreLimits
-from mobileclip.storage.reach import connect
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

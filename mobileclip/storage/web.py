@@ -11,11 +11,11 @@ import urllib.request
 from typing import NoReturn
 
 from mobileclip.machine import raise_machine_fault
+from mobileclip.storage.allowed_hosts import RefusedHostError
 from mobileclip.storage.backend import Backend, ByteStream, Info, StorageError
 from mobileclip.storage.connection import Exchange
 from mobileclip.storage.limits import store_limits
 from mobileclip.storage.printable import printable, without_secrets
-from mobileclip.storage.reach import RefusedHostError
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 _LENGTH = re.compile(r"[0-9]{1,18}")
