@@ -50,7 +50,7 @@ REASONS = {
     "mobileclip.testing.losses": "processes of a check are forked, and do not start anew",
     "mobileclip.training.cpu.norm_sum": "a sum of norms that no block has",
     "mobileclip.training.feeding": "a GPU, a signal and a slow source meet at moments that a run does not choose",
-    "mobileclip.training.pulse": "processes fall silent at moments that a run does not choose",
+    "mobileclip.training.heartbeats": "processes fall silent at moments that a run does not choose",
 }
 
 

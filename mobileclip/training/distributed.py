@@ -21,7 +21,7 @@ from torch.distributed.rendezvous import rendezvous
 from mobileclip.hardware.devices import AUTO, pick_device
 from mobileclip.processes import ProcessPlace, portable_error, this_process
 from mobileclip.terminal.interruption import postponed
-from mobileclip.training.pulse import Pulse
+from mobileclip.training.heartbeats import Pulse
 
 T = TypeVar("T")
 

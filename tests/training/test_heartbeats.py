@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from torch.distributed import HashStore
 
-from mobileclip.training.pulse import Pulse
+from mobileclip.training.heartbeats import Pulse
 from tests.errors import fails
 from tests.training.runs import start_processes
 
