@@ -298,7 +298,8 @@ def _draw(path: Path, found: dict[str, list[Point]]) -> None:
         x = [one.threshold for one in points]
         values = {name: [getattr(one, name) for one in points] for name in ("precision", "recall")}
         lines = [Line(x=x, y=y, label=name, marker=".") for name, y in values.items()]
-        panels.append(Panel(lines=lines, title=title, x_label="similarity", has_legend=not panels))
+        label = "precision and recall, of 1"
+        panels.append(Panel(lines=lines, title=title, x_label="similarity", y_label=label, has_legend=True))
     write_chart(panels, path)
 
 

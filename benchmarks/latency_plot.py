@@ -1,33 +1,55 @@
-"""The picture of latency against accuracy: a line for every way to compute, a mark for every model."""
+"""The picture of latency against accuracy: a line for every way to compute, beside the release's in the same runtime.
+
+Command:   python -m benchmarks.latency_plot
+Result:    docs/latency.png, of the first table of docs/latency.md
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, cast
 
-from benchmarks.harness import Row
+from benchmarks.harness import Row, Value
 from benchmarks.latency_ways import Way
 from benchmarks.rivals import PUBLISHED, Size
+from mobileclip.charts import draw_bars, put_legend_below
 from mobileclip.evaluation.published import published_results
-from mobileclip.evaluation.report.figures import Theme, new_figure, rule_axes
+from mobileclip.evaluation.report.figures import LIGHT, Theme, new_figure, rule_axes, to_png
 from mobileclip.evaluation.suite import SUITE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_DRAWN: dict[Way, tuple[str, str]] = {
-    "release": ("the release's code, eager float32", "o"),
-    "eager": ("mobileclip, eager float32", "s"),
-    "optimized_fp32": ("mobileclip, optimised float32", "^"),
-    "optimized_bf16": ("mobileclip, optimised bfloat16", "D"),
-    "optimized_int8": ("mobileclip, optimised int8", "P"),
-    "openvino_bf16": ("mobileclip, exported to OpenVINO bfloat16", "v"),
+PAGE = Path(__file__).parents[1] / "docs" / "latency.md"
+# What is drawn and how: each way of this library after that of the release in the same runtime.
+_DRAWN: dict[Way, tuple[str, str, str]] = {
+    "release": ("the release, eager float32", "o", "-"),
+    "eager": ("mobileclip, eager float32", "o", "-"),
+    "release_openvino": ("the release in OpenVINO, float32", "^", "--"),
+    "openvino": ("mobileclip in OpenVINO, float32", "^", "--"),
+    "optimized_fp32": ("mobileclip, optimised float32", "s", "-"),
+    "release_openvino_bf16": ("the release in OpenVINO, bfloat16", "v", ":"),
+    "openvino_bf16": ("mobileclip in OpenVINO, bfloat16", "v", ":"),
+    "optimized_bf16": ("mobileclip, optimised bfloat16", "D", "-"),
+    "optimized_int8": ("mobileclip, optimised int8", "P", "-"),
 }
+# Columns of the page, whose figures are divided by the release's time or, the second ones, by its time in that runtime.
+_COLUMNS: dict[str, Way] = {
+    "eager": "eager",
+    "optimised float32": "optimized_fp32",
+    "optimised bfloat16": "optimized_bf16",
+    "OpenVINO": "openvino",
+    "OpenVINO bfloat16": "openvino_bf16",
+}
+_Point = tuple[str, float, float, tuple[float, float] | None]
 
 
-def accuracies(latencies: Sequence[Row]) -> dict[Way, list[tuple[str, float, float]]]:
+def accuracies(latencies: Sequence[Row]) -> dict[Way, list[_Point]]:
     """Return, for every way that is drawn, the models with the time of an image and a text, and their accuracy.
+
+    Beside them stand the sums of both times' quartiles, where these are known.
 
     The accuracy is the mean of the 38 data sets that is published of the weights: it is the same for every way, since
     all compute the same embeddings.
@@ -39,11 +61,11 @@ def accuracies(latencies: Sequence[Row]) -> dict[Way, list[tuple[str, float, flo
     """
     keys = [entry.key for entry in SUITE]
     single = {
-        (one.case["way"], one.case["model"], one.case["inputs"].split()[-1]): one.values["time"].number
+        (one.case["way"], one.case["model"], one.case["inputs"].split()[-1]): one.values["time"]
         for one in latencies
         if one.failure is None and one.case["batch"] == "1" and one.case["inputs"] != "short text"
     }
-    found: dict[Way, list[tuple[str, float, float]]] = {}
+    found: dict[Way, list[_Point]] = {}
     for way in _DRAWN:
         for model in dict.fromkeys(model for _, model, _ in single):
             image, text = single.get((way, model, "image")), single.get((way, model, "text"))
@@ -51,8 +73,46 @@ def accuracies(latencies: Sequence[Row]) -> dict[Way, list[tuple[str, float, flo
                 continue
             name = PUBLISHED[cast("Size", model)].open_clip
             figures = published_results(name.lower().replace("-", "_"))
-            found.setdefault(way, []).append((name, image + text, fmean(figures[key].main_metric for key in keys)))
+            score, ends = fmean(figures[key].main_metric for key in keys), _ends(image, text)
+            found.setdefault(way, []).append((name, image.number + text.number, score, ends))
     return found
+
+
+def _ends(image: Value, text: Value) -> tuple[float, float] | None:
+    if image.low is None or text.low is None or image.high is None or text.high is None:
+        return None
+    return image.low + text.low, image.high + text.high
+
+
+def rows_of_page(text: str) -> list[Row]:
+    """Return the latencies of single inputs that the first table of a page has, those of the release's runtimes too.
+
+    Args:
+        text: of `docs/latency.md`.
+    """
+    lines = text.split("\n")
+    first = next(index for index, line in enumerate(lines) if line.startswith("| | the release, ms"))
+    head, _, *rows = lines[first : lines.index("", first)]
+    titles = [cell.strip() for cell in head.strip("|").split("|")][1:]
+    sizes = {PUBLISHED[size].open_clip: size for size in PUBLISHED}
+    found = []
+    for line in rows:
+        label, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        model, _, inputs = label.partition(", ")
+        kind = {"image": "image", "text of ten tokens": "short text"}.get(inputs, "random text")
+        case = {"model": sizes[model], "inputs": kind, "batch": "1"}
+        times = _times(dict(zip(titles, map(float, cells), strict=True)))
+        found += [Row(case=case | {"way": way}, values={"time": Value(number=ms, unit="ms")}) for way, ms in times]
+    return found
+
+
+def _times(figures: Mapping[str, float]) -> Iterator[tuple[Way, float]]:
+    eager = figures["the release, ms"]
+    yield "release", eager
+    for title, way in _COLUMNS.items():
+        yield way, eager * figures[title]
+        if (paired := figures.get(f"same runtime: {title}")) is not None:
+            yield cast("Way", f"release_{way}"), eager * figures[title] / paired
 
 
 def draw_accuracy(latencies: Sequence[Row], *, title: str, theme: Theme) -> Figure:
@@ -63,25 +123,42 @@ def draw_accuracy(latencies: Sequence[Row], *, title: str, theme: Theme) -> Figu
         title: what it was measured on.
         theme: the colours.
     """
-    figure = new_figure(7.2, 4.6, theme)
-    axes = figure.add_axes((0.09, 0.12, 0.89, 0.74))
+    figure = new_figure(7.2, 5.6, theme)
+    axes = figure.add_axes((0.09, 0.3, 0.89, 0.58))
     axes.set_facecolor(theme.paper)
     axes.set_xscale("log")
     found = accuracies(latencies)
+    has_bars = any(ends for points in found.values() for *_, ends in points)
     for way, points in found.items():
-        label, marker = _DRAWN[way]
-        color = theme.published if way == "release" else theme.measured
-        times, scores = [time for _, time, _ in points], [100 * score for *_, score in points]
-        axes.plot(times, scores, f"{marker}-", color=color, markerfacecolor=theme.paper, linewidth=1.2, label=label)
-    for model, time, score in found.get("release", []):
+        label, marker, stroke = _DRAWN[way]
+        color = theme.published if way.startswith("release") else theme.measured
+        times, scores = [time for _, time, *_ in points], [100 * score for _, _, score, _ in points]
+        style = {"markerfacecolor": theme.paper, "markersize": 5, "linewidth": 1.2}
+        axes.plot(times, scores, marker=marker, linestyle=stroke, color=color, label=label, **style)
+        ends = [one for *_, one in points if one is not None]
+        if len(ends) == len(points):
+            draw_bars(axes, times, scores, ends, color, along="x")
+    for model, time, score, _ in found.get("release", []):
         axes.annotate(f"  {model}", (time, 100 * score), color=theme.ink, fontsize=9, va="center")
     axes.margins(x=0.25)  # for the longest name
     low, high = axes.get_xlim()
     ticks = [value for value in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000) if low <= value <= high]
     rule_axes(axes, ticks, theme)
     axes.set_xlabel("latency of one image + one text, ms (logarithmic), measured here", color=theme.faint, fontsize=9.5)
-    figure.text(0.09, 0.95, "published average of 38 data sets, per cent", color=theme.ink, fontsize=11)
-    figure.text(0.09, 0.895, title, color=theme.faint, fontsize=9, parse_math=False)
-    if found:
-        axes.legend(loc="upper left", fontsize=8.5, frameon=False, labelcolor=theme.ink)
+    axes.set_ylabel("average of 38 data sets, per cent, published", color=theme.faint, fontsize=9.5)
+    figure.text(
+        0.09,
+        0.955,
+        "Medians, with the quartiles of image and text added up" if has_bars else "Medians",
+        color=theme.ink,
+        fontsize=11,
+    )
+    figure.text(0.09, 0.91, title, color=theme.faint, fontsize=9, parse_math=False)
+    put_legend_below(axes, ncols=2, fontsize=8.5, labelcolor=theme.ink)
     return figure
+
+
+if __name__ == "__main__":
+    text = PAGE.read_text(encoding="utf-8")
+    title = "Two cores of an AMD EPYC (AVX-512 with bfloat16), PyTorch 2.13; quartiles are not in the table"
+    PAGE.with_suffix(".png").write_bytes(to_png(draw_accuracy(rows_of_page(text), title=title, theme=LIGHT)))

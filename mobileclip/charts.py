@@ -1,10 +1,10 @@
-"""Line charts as a picture: panels beside each other, each with its lines."""
+"""Line charts as a picture: panels beside each other, each with its lines, and what all pictures of figures share."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
@@ -31,6 +31,7 @@ class Line:
         color: of the line, as matplotlib calls it; none for the next of its own.
         spread: half the height of a band around its points, as many or none; not a number, as of a single measurement,
             leaves a point hollow.
+        bars: the ends of each point's interval in y, as many or none.
     """
 
     x: Sequence[float]
@@ -41,26 +42,27 @@ class Line:
     names: Sequence[str] = ()
     color: str | None = None
     spread: Sequence[float] = ()
+    bars: Sequence[tuple[float, float]] = ()
 
 
 @attrs.frozen(kw_only=True)
 class Panel:
-    """A panel.
+    """A panel. Panels with the same `y_label` are compared, and have one scale.
 
     Args:
         lines: in it.
         title: above it.
         x_label: below it.
         y_label: at its left.
-        has_legend: whether the lines' labels stand in it.
+        has_legend: whether the lines' labels stand below it.
         is_log: whether x is drawn by its logarithm, with a number at every point.
         from_zero: whether y begins at 0.
     """
 
     lines: Sequence[Line]
+    x_label: str
+    y_label: str
     title: str = ""
-    x_label: str = ""
-    y_label: str = ""
     has_legend: bool = False
     is_log: bool = False
     from_zero: bool = False
@@ -89,6 +91,7 @@ def write_chart(panels: Sequence[Panel], path: storage.AnyPath, *, size: tuple[f
             style = {"linewidth": 1.2, "marker": line.marker, "color": line.color}
             (drawn,) = axes.plot(line.x, line.y, label=line.label, **style)
             _spread(axes, line, drawn.get_color())
+            draw_bars(axes, line.x, line.y, line.bars, drawn.get_color())
             if line.star is not None:
                 star = {"marker": "*", "markersize": 11, "color": drawn.get_color(), "linestyle": "none"}
                 axes.plot(line.x[line.star], line.y[line.star], **star)
@@ -104,13 +107,60 @@ def write_chart(panels: Sequence[Panel], path: storage.AnyPath, *, size: tuple[f
             axes.minorticks_off()
         if panel.from_zero:
             axes.set_ylim(bottom=0)
-        if panel.has_legend and axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize="small")
+        if panel.has_legend:
+            put_legend_below(axes, fontsize="small")
+    for label in {panel.y_label for panel in panels}:
+        _one_scale([axes for axes, panel in zip(places, panels, strict=False) if panel.y_label == label])
     for axes in places[len(panels) :]:
         axes.set_axis_off()
     storage.make_directory_of(path)
     with storage.atomic_write(path) as stream:
         figure.savefig(stream, format="png", dpi=120)
+
+
+def put_legend_below(axes: Axes, **style: Any) -> None:
+    """Write the labels of lines below the axes, where they hide none; nothing where no line has one.
+
+    Args:
+        axes: that have their label of x.
+        style: for matplotlib's legend.
+    """
+    if axes.get_legend_handles_labels()[0]:
+        style = {"frameon": False, "borderaxespad": 0, **style}
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.17), **style)
+
+
+def draw_bars(
+    axes: Axes,
+    x: Sequence[float],
+    y: Sequence[float],
+    ends: Sequence[tuple[float, float]],
+    color: Any,
+    *,
+    along: Literal["x", "y"] = "y",
+) -> None:
+    """Draw the intervals of points.
+
+    Args:
+        axes: to draw in.
+        x: of the points.
+        y: of the points, equally many.
+        ends: low and high of each point's interval, as many or none.
+        color: of the bars.
+        along: which coordinate they are intervals of.
+    """
+    if ends:
+        middle = x if along == "x" else y
+        below = [value - low for value, (low, _) in zip(middle, ends, strict=True)]
+        above = [high - value for value, (_, high) in zip(middle, ends, strict=True)]
+        bars = {f"{along}err": [below, above]}
+        axes.errorbar(x, y, **bars, fmt="none", ecolor=color, elinewidth=1, capsize=3, zorder=2)
+
+
+def _one_scale(compared: Sequence[Axes]) -> None:
+    low, high = zip(*(axes.get_ylim() for axes in compared), strict=True)
+    for axes in compared:
+        axes.set_ylim(min(low), max(high))
 
 
 def _spread(axes: Axes, line: Line, color: Any) -> None:

@@ -12,11 +12,11 @@ from mobileclip.datasets.viewing.paper import load_shown
 _COLUMNS = 4
 _ROWS = 3
 _LETTERS = 26
-_RIGHT, _WRONG = "tab:green", "tab:red"
+_MARKS = {True: ("\N{CHECK MARK}", "tab:green"), False: ("\N{BALLOT X}", "tab:red")}
 
 
 def draw_sheet(samples: Sequence[ImageTextSample], answers: Mapping[str, Mapping[str, str]], path: Path) -> None:
-    """Draw test pictures with the truth and the answers below, right ones green and wrong ones red.
+    """Draw test pictures with the truth and the answers below, right ones ticked and wrong ones crossed.
 
     Args:
         samples: the pictures, as `choose_pictures` returns them.
@@ -34,8 +34,9 @@ def draw_sheet(samples: Sequence[ImageTextSample], answers: Mapping[str, Mapping
         axes.set_xlabel(_shortened(truth), fontsize=12, fontweight="bold")
         for line, (name, given) in enumerate(answers.items(), 1):
             answer = given[sample.key]
+            mark, color = _MARKS[answer == truth]
             axes.annotate(
-                f"{name}: {_shortened(answer)}",
+                f"{mark} {name}: {_shortened(answer)}",
                 xy=(0.5, 0),
                 xycoords="axes fraction",
                 xytext=(0, -5 - 15 * (line + 0.35)),
@@ -43,7 +44,7 @@ def draw_sheet(samples: Sequence[ImageTextSample], answers: Mapping[str, Mapping
                 ha="center",
                 va="top",
                 fontsize=10.5,
-                color=_RIGHT if answer == truth else _WRONG,
+                color=color,
             )
     figure.savefig(path, dpi=100)
 

@@ -144,8 +144,8 @@ def test_the_picture_is_of_single_inputs_and_published_accuracies():
     ]
     assert accuracies(latencies) == {
         "release": [
-            ("MobileCLIP2-S0", 60, pytest.approx(0.5967, abs=5e-5)),
-            ("MobileCLIP2-B", 110, pytest.approx(0.6576, abs=5e-5)),
+            ("MobileCLIP2-S0", 60, pytest.approx(0.5967, abs=5e-5), None),
+            ("MobileCLIP2-B", 110, pytest.approx(0.6576, abs=5e-5), None),
         ]
     }
     assert to_png(draw_accuracy(latencies, title="a processor", theme=LIGHT)).startswith(b"\x89PNG")

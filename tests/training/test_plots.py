@@ -36,14 +36,14 @@ def test_the_picture_shows_every_run(tmp_path, runs):
 
 
 def texts_of(monkeypatch):
-    """Note titles and legends of what would be saved, which takes longest."""
+    """Note labels and legends of what would be saved, which takes longest."""
     from matplotlib.figure import Figure
 
     found = {}
 
     def noting(figure, *_, **__):
         drawn = [axes for axes in figure.axes if axes.axison]
-        found["titles"] = [axes.get_title() for axes in drawn]
+        found["y_labels"] = [axes.get_ylabel() for axes in drawn]
         found["legends"] = [
             [text.get_text() for text in axes.get_legend().get_texts()] for axes in drawn if axes.get_legend()
         ]
@@ -61,7 +61,7 @@ def test_what_is_drawn_is_what_is_computed_and_what_was_evaluated(tmp_path, monk
         if step % 2:
             log.write(step, {"validation_image_to_text_recall_at_1": 0.5 - abs(step - 3) / 10, "a/num_skipped": 3})
     plot_curves({"run": tmp_path / "metrics.jsonl"}, tmp_path / "curves.png")
-    assert found["titles"] == [
+    assert found["y_labels"] == [
         "validation image to text recall at 1", "distillation", "logit scale", "learning rate",
     ]  # fmt: skip
     assert found["legends"] == [["run: best 0.5, step 3"]]
@@ -73,7 +73,7 @@ def test_more_panels_than_fit_beside_each_other_leave_no_empty_one(tmp_path, mon
     log.write(0, {"loss": 1.0, "contrastive": 0.5, "distillation": 0.5, "logit_scale": 14, "learning_rate": 1e-3})
     log.write(0, {f"set{index}/acc1": 0.1 for index in range(9)})
     plot_curves({"run": tmp_path / "metrics.jsonl"}, tmp_path / "curves.png")
-    assert found["titles"] == [
+    assert found["y_labels"] == [
         "set0/acc1", "set1/acc1", "set2/acc1", "set3/acc1", "contrastive", "distillation", "logit scale",
         "learning rate",
     ]  # fmt: skip

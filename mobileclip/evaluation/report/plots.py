@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from mobileclip.charts import draw_bars, put_legend_below
 from mobileclip.evaluation.encoding.timing import Latency, Source
 from mobileclip.evaluation.metrics.intervals import Interval, mean_interval
 from mobileclip.evaluation.report.figures import Theme, drawable, new_figure, rule_axes
@@ -30,7 +31,7 @@ _DIGITS = ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7))
 _FEW_TICKS = 4
 # In inches.
 _WIDTH, _PLOT, _BOTTOM, _LINE = 5.0, 3.4, 0.85, 0.22
-_LEFT, _AXES_WIDTH = 0.11, 0.87
+_LEFT, _AXES_WIDTH = 0.13, 0.85
 _TITLE_SIZE, _SUBTITLE_SIZE = 11, 9.5
 _BARS = "bars are 95 % intervals; no line joins models that are not to be told apart"
 
@@ -116,24 +117,12 @@ def draw_latency(panel: Panel, theme: Theme) -> Figure:
         if not chosen:
             continue
         times, scores = [one.total_ms for one in chosen], [100 * one.score for one in chosen]
-        ends = [one.ends for one in chosen]
-        below = [score - low for score, (low, _) in zip(scores, ends, strict=True)]
-        above = [high - score for score, (_, high) in zip(scores, ends, strict=True)]
-        axes.errorbar(times, scores, [below, above], fmt="none", ecolor=color, elinewidth=1, capsize=3, zorder=2)
+        draw_bars(axes, times, scores, [one.ends for one in chosen], color)
         face = theme.paper if source == "published" else color
         axes.scatter(
             times, scores, s=26, marker=marker, facecolor=face, edgecolor=color, linewidth=1.8, zorder=3, label=title
         )
-    axes.legend(
-        loc="upper left",
-        bbox_to_anchor=(-0.02, -0.125),
-        ncols=3,
-        fontsize=9,
-        frameon=False,
-        labelcolor=theme.ink,
-        columnspacing=1.4,
-        handletextpad=0.5,
-    )
+    put_legend_below(axes, ncols=3, fontsize=9, labelcolor=theme.ink, columnspacing=1.4, handletextpad=0.5)
     place_labels(
         axes,
         [(one.total_ms, 100 * one.score, drawable(one.name)) for one in panel.points],
@@ -157,6 +146,7 @@ def _frame(axes: Axes, panel: Panel, theme: Theme) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
     rule_axes(axes, _ticks(*axes.get_xlim()), theme)
     axes.set_xlabel("latency of image + text, ms (logarithmic)", color=theme.faint, fontsize=9.5)
+    axes.set_ylabel("per cent", color=theme.faint, fontsize=9.5)
 
 
 def _write_heading(figure: Figure, lines: Sequence[str], num_titles: int, theme: Theme) -> None:

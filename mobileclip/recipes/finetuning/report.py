@@ -46,8 +46,14 @@ def differences(results: Results) -> str:
 def _interval(score: Score) -> str:
     if not score.hits:
         return ""
+    low, high = _ends(score)
+    return f" ({low:.1f} to {high:.1f})"
+
+
+def _ends(score: Score) -> tuple[float, float]:
+    """Return the ends of the 95 % interval of a score whose hits are known, in per cent."""
     found = proportion_interval(min(sum(score.hits), len(score.hits)), len(score.hits))
-    return f" ({100 * found.low:.1f} to {100 * found.high:.1f})"
+    return 100 * found.low, 100 * found.high
 
 
 def _difference(before: Score, after: Score) -> PairedDifference | None:
@@ -117,7 +123,8 @@ def _plot(results: Results, path: Path) -> bool:
     heads = [_head(row, f"{row.alpha:g}") for row in results.rows]
     old, new = [row.mean_old for row in results.rows], [row.new.value for row in results.rows]
     y_label = f"new task: {results.before.new.task}, {results.before.new.metric}, %"
-    line = Line(x=old, y=new, marker="o", names=heads)
+    known = [_ends(row.new) for row in results.rows if row.new.hits]
+    line = Line(x=old, y=new, marker="o", names=heads, bars=known if len(known) == len(new) else ())
     try:
         write_chart([Panel(lines=[line], x_label="old tasks, mean, %", y_label=y_label)], path, size=(5, 4))
     except ModuleNotFoundError as error:

@@ -79,4 +79,4 @@ def _panel(metric: str, lines: Mapping[str, Lines], logged: Lines, *, has_legend
         label = f"{name}: best {values[best]:.3g}, step {steps[best]:,.0f}"
         found.append(Line(x=steps, y=values, label=label, marker=".", star=best))
     is_told = has_legend or _is_evaluated(metric, logged)
-    return Panel(lines=found, title=metric.replace("_", " "), x_label="step", has_legend=is_told)
+    return Panel(lines=found, y_label=metric.replace("_", " "), x_label="step", has_legend=is_told)

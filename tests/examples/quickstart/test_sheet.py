@@ -36,6 +36,6 @@ def test_truth_and_answers_stand_below_each_picture(split, tmp_path):
     draw_sheet(shown, answers, tmp_path / "sheet.svg")
     written = re.findall(r"<!-- (.*?) -->", (tmp_path / "sheet.svg").read_text(encoding="utf-8"))
     for sample in shown:
-        assert written.count(truth[sample.key]) == written.count(f"teachers: {truth[sample.key]}") == 1
-    assert written.count("plain: a name that is too long t…") == len(shown)
+        assert written.count(truth[sample.key]) == written.count(f"✓ teachers: {truth[sample.key]}") == 1
+    assert written.count("✗ plain: a name that is too long t…") == len(shown)
     assert count_right(shown, answers) == {"plain": 0, "teachers": len(shown)}

@@ -1,0 +1,131 @@
+"""Pictures of figures hide nothing: axes say what they are, legends cover no line, what is compared has one scale."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from benchmarks.curation import Point, _draw
+from benchmarks.latency_plot import PAGE, accuracies, draw_accuracy, rows_of_page
+from examples.learning_efficiency.page import DOCS, kept
+from examples.learning_efficiency.picture import panels
+from examples.learning_efficiency.spec import EfficiencySpec
+from mobileclip.charts import write_chart
+from mobileclip.evaluation.report.figures import LIGHT, to_png
+from mobileclip.evaluation.report.plots import draw_latency, latency_panels
+from mobileclip.evaluation.report.published import published_model
+from mobileclip.recipes.finetuning.report import _plot
+from mobileclip.training import MetricLog, plot_curves
+from mobileclip.training.finetuning import Results, Score, Scores
+
+ROOT = Path(__file__).parents[1]
+# Every file that draws with matplotlib, and what of it is drawn here; a sheet of pictures has no axes.
+DRAWING = {
+    "benchmarks/latency_plot.py": "latency",
+    "examples/quickstart/sheet.py": "",
+    "mobileclip/charts.py": "efficiency curation curves tradeoff",
+    "mobileclip/evaluation/report/figures.py": "",
+    "mobileclip/evaluation/report/labels.py": "",
+    "mobileclip/evaluation/report/plots.py": "report",
+}
+
+
+def efficiency(path):
+    spec = EfficiencySpec()
+    write_chart(panels(spec, kept(DOCS, spec)[0]), path)
+
+
+def curation(path):
+    points = [Point(threshold=one / 4, precision=one / 4, recall=1 - one / 4, recall_of={}) for one in range(5)]
+    _draw(path, {"pairs": points, "near duplicates": points[1:3]})
+
+
+def curves(path):
+    log = MetricLog(path.with_suffix(".jsonl"))
+    for step in range(1, 4):
+        log.write(step, {"loss": 1.0, "contrastive": 5 / step, "logit_scale": 14.0, "learning_rate": 1e-3})
+    plot_curves({"one": log.path, "two": log.path}, path)
+
+
+def tradeoff(path):
+    def scores(alpha, right):
+        hits = (True,) * right + (False,) * (20 - right)
+        new, old = (Score(task=task, metric="top-1", value=5.0 * right, num_images=20, hits=hits) for task in "no")
+        return Scores(alpha=alpha, new=new, old=(old,))
+
+    rows = tuple(scores(alpha, right) for alpha, right in ((0.0, 3), (0.5, 9), (1.0, 15)))
+    assert _plot(Results(rows=rows, seconds=1.0), path)
+
+
+def latency(path):
+    path.write_bytes(to_png(draw_accuracy(rows_of_page(PAGE.read_text(encoding="utf-8")), title="", theme=LIGHT)))
+
+
+def report(path):
+    (panel,) = latency_panels([published_model(name) for name in ("mobileclip_s0", "mobileclip_s2", "mobileclip2_b")])
+    path.write_bytes(to_png(draw_latency(panel, LIGHT)))
+
+
+DRAWN = (efficiency, curation, curves, tradeoff, latency, report)
+
+
+def drawn(draw, path, monkeypatch):
+    """Return the axes of what is drawn, after it was laid out."""
+    from matplotlib.figure import Figure
+
+    figures, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda one, *args, **more: (figures.append(one), save(one, *args, **more)))
+    draw(path)
+    (figure,) = figures
+    figure.canvas.draw()
+    return [axes for axes in figure.axes if axes.axison]
+
+
+@pytest.mark.parametrize("draw", DRAWN, ids=lambda one: one.__name__)
+def test_axes_are_named_legends_lie_outside_and_what_is_compared_has_one_scale(draw, tmp_path, monkeypatch):
+    axes = drawn(draw, tmp_path / "figure.png", monkeypatch)
+    assert axes
+    assert all(one.get_xlabel() and one.get_ylabel() for one in axes)
+    for one in axes:
+        if (legend := one.get_legend()) is not None:
+            box, page = legend.get_window_extent(), one.figure.bbox
+            assert not box.overlaps(one.bbox), "it covers lines"
+            assert not box.overlaps(one.xaxis.label.get_window_extent()), "it covers the label"
+            inside = (page.x0 <= box.x0, box.x1 <= page.x1, page.y0 <= box.y0)
+            assert all(inside), "it leaves the picture"
+        elif len({line.get_label() for line in one.lines if not line.get_label().startswith("_")}) > 1:
+            assert any(other.get_legend() for other in axes), "nobody says which line is which"
+    for first, second in pairwise(sorted(axes, key=lambda one: one.get_ylabel())):
+        if first.get_ylabel() == second.get_ylabel():
+            assert first.get_ylim() == second.get_ylim()
+    assert Image.open(tmp_path / "figure.png").width > 300
+
+
+def test_every_program_that_draws_is_known():
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for folder in ("mobileclip", "benchmarks", "examples", "docs")
+        for path in (ROOT / folder).rglob("*.py")
+        if re.search(r"from matplotlib|import matplotlib|new_figure\(", path.read_text(encoding="utf-8"))
+    }
+    assert found == {*DRAWING}
+    assert {name for names in DRAWING.values() for name in names.split()} == {one.__name__ for one in DRAWN}
+
+
+def test_the_picture_of_latency_has_the_release_in_each_runtime_and_the_figures_of_its_page():
+    found = accuracies(rows_of_page(PAGE.read_text(encoding="utf-8")))
+    assert {f"release_{way}" for way in ("openvino", "openvino_bf16")} | {"release"} <= {*found}
+    times = {way: {name: time for name, time, *_ in points} for way, points in found.items()}
+    assert times["release"]["MobileCLIP2-S0"] == pytest.approx(48.4 + 56.0)
+    assert times["openvino"]["MobileCLIP2-S0"] == pytest.approx(48.4 * 0.55 + 56.0 * 0.54)
+    assert times["release_openvino"]["MobileCLIP2-S0"] == pytest.approx(48.4 * 0.55 / 0.97 + 56.0 * 0.54 / 0.94)
+
+
+def test_a_tradeoff_has_its_intervals(tmp_path, monkeypatch):
+    (axes,) = drawn(tradeoff, tmp_path / "figure.png", monkeypatch)
+    assert len(axes.containers) == 1
+    assert axes.containers[0].has_yerr
