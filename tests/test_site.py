@@ -16,6 +16,7 @@ from api_rooms import api_pages, homes, public_rooms
 from count_models import FILE, model_values
 from docstring_titles import with_titles
 from model_pages import average, measured_tables, model_names, model_pages, title_of
+from notebook_pages import FOLDER, notebook_pages
 from repository_pages import MOVED, path_of, relinked
 from search_order import ANSWERS, first_page, require_answers, search_settings
 
@@ -35,7 +36,7 @@ LINK = re.compile(r"\]\(([^)\s:#]+)(?:#[^)\s]*)?\)")
 
 @cache
 def pages_by_path():
-    return {*PAGES, *LAB, *model_pages()}
+    return {*PAGES, *LAB, *model_pages(), *notebook_pages()}
 
 
 def source(module):
@@ -103,6 +104,7 @@ def test_a_link_from_a_moved_page_leads_to_the_page_that_it_meant():
     assert relinked(text, "index.md") == "[a](data.md#joining) [b](examples.md)"
     assert relinked("[docs/training.md](docs/training.md)", "index.md") == "[Training](training.md)"
     assert relinked("[sizes](docs/site/models.json)", "index.md") == "[sizes](models/index.md)"
+    assert relinked("[search](docs/tutorials/search.ipynb)", "index.md") == "[search](tutorials/search.md)"
     assert (
         relinked("[web](web/README.md) [d](../docs/devices.md)", "examples.md")
         == "[web](examples/web.md) [d](devices.md)"
@@ -114,6 +116,16 @@ def test_a_link_from_a_moved_page_leads_to_the_page_that_it_meant():
         == "[lost](no_such.md) [out](https://a.b/c.md)"
     )
     assert relinked("```\n[x](../README.md)\n```", "devices.md") == "```\n[x](../README.md)\n```"
+
+
+def test_every_notebook_is_a_page_of_its_text_and_its_code():
+    pages = notebook_pages()
+    assert {*pages} == {f"tutorials/{path.stem}.md" for path in FOLDER.glob("*.ipynb")}
+    for page, text in pages.items():
+        assert re.match(r"# \w", text)
+        assert text.count("```python\n") * 2 == text.count("```") >= 4
+        for target in LINK.findall(text):
+            assert (FOLDER.parent / "tutorials" / target).is_file(), f"{page}: {target}"
 
 
 def test_search_leaves_the_lab_out_and_counts_reference_less():

@@ -61,6 +61,8 @@ def outside_code(text: str, change: Callable[[str], str]) -> str:
 def _link(found: re.Match[str], folder: str, page: str) -> str:
     path = posixpath.normpath(posixpath.join(folder, found["target"]))
     target = MOVED.get(path) or _SHOWN.get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else None)
+    if target is not None and target.endswith(".ipynb"):
+        target = str(Path(target).with_suffix(".md"))  # `notebook_pages`
     text = found["text"][1:-1]
     if target is None:
         return text if (ROOT / path).exists() else found[0]

@@ -12,15 +12,16 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from model_pages import model_pages
+from notebook_pages import notebook_pages
 from repository_pages import MOVED, ROOT, path_of, relinked
 from search_order import require_answers, search_settings
 
-GENERATED = {"models/": model_pages, "api/": api_pages}
+GENERATED = {"models/": model_pages, "api/": api_pages, "tutorials/": notebook_pages}
 
 
 def on_config(config: MkDocsConfig) -> None:
     """Put the pages of each generated folder where the navigation names the folder."""
-    config.nav = [_unfolded(entry) for entry in config.nav or ()]
+    config.nav = [one for entry in config.nav or () for one in _unfolded(entry)]
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
@@ -45,15 +46,14 @@ def on_post_build(config: MkDocsConfig) -> None:
     require_answers(index["docs"])
 
 
-def _unfolded(entry: Any) -> Any:
+def _unfolded(entry: Any) -> list[Any]:
     """Return an entry of the navigation with a generated folder's pages in place of its name, the overview first."""
-    if not isinstance(entry, dict):
-        return entry
+    if isinstance(entry, str):
+        return [_entry(path) for path in GENERATED[entry]()] if entry in GENERATED else [entry]
     ((title, inside),) = entry.items()
-    if isinstance(inside, list):
-        return {title: [_unfolded(one) for one in inside]}
-    generated = isinstance(inside, str) and inside in GENERATED
-    return {title: [_entry(path) for path in GENERATED[inside]()]} if generated else entry
+    if isinstance(inside, str):
+        return [{title: _unfolded(inside)}] if inside in GENERATED else [entry]
+    return [{title: [one for each in inside for one in _unfolded(each)]}]
 
 
 def _entry(path: str) -> str | dict[str, str]:
