@@ -1,11 +1,14 @@
 """The page of an index as people use it, in a real browser."""
 
 import json
+from pathlib import Path
 
 import attrs
 import pytest
+from PIL import Image
 
 from mobileclip.collections import Collection, ModelSource
+from tests import serve_picture
 from tests.browser import CHROMIUM, open_page
 from tests.collections.pictures import draw
 from tests.collections.web.served import OPTIONS, make_index, running
@@ -16,6 +19,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium"),
 ]
 
+ROOT = Path(__file__).parents[3]
 TILES = "document.querySelectorAll('.tile').length"
 STATUS = "document.getElementById('status').textContent"
 ACTIVE = "[...document.querySelectorAll('.tile')].indexOf(document.activeElement)"
@@ -298,3 +302,15 @@ def test_empty_changing_and_broken_indexes_are_told(tmp_path, telling_file, widt
         assert page.evaluate("document.getElementById('status').className") == "problem"
         assert page.evaluate("document.documentElement.scrollWidth") == width
         page.screenshot(tmp_path / f"broken-{width}.png")
+
+
+def test_the_picture_of_the_readme_is_of_photographs_the_likest_first(tmp_path, monkeypatch):
+    shown = "[...document.querySelectorAll('.tile')].map(one => one.innerText.split('\\n').at(-1))"
+    with serve_picture.page_of_photographs() as page:
+        assert page.evaluate(shown)[:3] == ["gravel.jpg", "grass.jpg", "brick.jpg"]
+        assert page.evaluate("document.getElementById('like-name').textContent") == "like gravel.jpg"
+    monkeypatch.setattr(serve_picture, "FILE", tmp_path / "serve.png")
+    serve_picture.main()
+    drawn, kept = (Image.open(path).size for path in (tmp_path / "serve.png", ROOT / "docs" / "serve.png"))
+    assert drawn[0] == kept[0]
+    assert abs(drawn[1] - kept[1]) < 60  # as tall as this machine's letters make it

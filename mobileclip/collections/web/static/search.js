@@ -140,7 +140,7 @@ export class Search {
     await this.show(
       () => this.#source.search({ ...query, skip: 0, k: PAGE }),
       ({ matches, said, like: [like] = [] }) => {
-        if (like) find('like-name').textContent = `like ${like.name}`;
+        if (like) find('like-name').textContent = `like ${like.file ?? like.name}`;
         this.#query = query;
         this.#add(matches);
         return said;
@@ -263,7 +263,7 @@ export class Search {
       dialog.close();
       find('text').value = '';
       find('both').checked = false;
-      this.#choose(null, one.id, one.name);
+      this.#choose(null, one.id, one.file ?? one.name);
       this.search();
     });
   }
