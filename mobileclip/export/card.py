@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mobileclip.encoders.checkpoints import ModelSpec
 from mobileclip.export.contract import NOT_RUN, Contract, TowerFile
+from mobileclip.export.describing import Origin
 from mobileclip.export.verification.parity import Report
+from mobileclip.interop.card import front_matter
 
 CARD, LICENCE = "README.md", "LICENSE"
 
@@ -16,21 +19,29 @@ _BESIDE = (
 _TERMS = "The licence of the weights goes with these files; its text is where the weights came from."
 
 
-def write_card(folder: Path, contract: Contract, report: Report, *, author: str, use: str) -> None:
+def write_card(folder: Path, contract: Contract, report: Report, *, spec: ModelSpec, origin: Origin, use: str) -> None:
     """Write the card of an export, and its licence.
 
     Args:
         folder: of the export.
         contract: of it, but for its files.
         report: what was measured.
-        author: of the weights.
+        spec: of the model.
+        origin: of the weights.
         use: how the files are used where they are run; empty where nobody has said.
     """
     rows = [_row(file, one.precision) for one in contract.each for file in one.towers]
     name = contract.name or "A model"
     parts = [
+        front_matter(
+            spec,
+            licence=origin.hub_licence,
+            base_model=origin.base_model,
+            library="mobileclip",
+            tags=("export", contract.target),
+        ),
         f"# {name} for {contract.target}",
-        f"An export by mobileclip. Weights: {author}. Licence: {contract.licence}.",
+        f"An export by mobileclip. Weights: {origin.author}. Licence: {contract.licence}.",
     ]
     parts += [use] if use else []
     parts.append("| file | precision | takes | gives |\n| --- | --- | --- | --- |\n" + "\n".join(rows))
@@ -42,7 +53,7 @@ def write_card(folder: Path, contract: Contract, report: Report, *, author: str,
     parts.append(_BESIDE)
     parts.append(f"## Measured\n\n{_measured(contract, report)}")
     (folder / CARD).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    licence = f"{name}\n\nWeights: {author}\nLicence: {contract.licence}\n\n{_TERMS}\n"
+    licence = f"{name}\n\nWeights: {origin.author}\nLicence: {contract.licence}\n\n{_TERMS}\n"
     (folder / LICENCE).write_text(licence, encoding="utf-8")
 
 

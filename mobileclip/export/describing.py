@@ -11,7 +11,7 @@ from torch import nn
 
 from mobileclip.blocks import models
 from mobileclip.encoders import ClassifierSpec, DualEncoder, ModelSpec
-from mobileclip.encoders.checkpoints import PREFIX, PRETRAINED, licence_of, packaged
+from mobileclip.encoders.checkpoints import PREFIX, PRETRAINED, hub_licence_of, licence_of, packaged
 from mobileclip.encoders.checkpoints.hub import parsed
 from mobileclip.encoders.checkpoints.native import model_json
 from mobileclip.encoders.features import feature_encoder
@@ -74,11 +74,15 @@ class Origin:
         name: what the model is called, or its file; None for a model that was built already.
         licence: of the weights and the code, as far as the name says.
         author: of the weights, as far as the name says.
+        hub_licence: of the weights, as the hub calls it.
+        base_model: owner and name of the model on the hub.
     """
 
     name: str | None = None
     licence: str = licence_of("")
     author: str = "whoever trained them"
+    hub_licence: str = hub_licence_of("")
+    base_model: str | None = None
 
 
 def origin_of(model: object, checkpoint: str | Path | None) -> Origin:
@@ -96,11 +100,11 @@ def origin_of(model: object, checkpoint: str | Path | None) -> Origin:
         author = "the mobileclip authors"
     elif place in PRETRAINED.values():
         author = "Apple"
-    if str(model) in models:
-        name = str(model)
-    else:
-        name = parsed(place).repository if place.startswith(PREFIX) else Path(place).resolve().stem
-    return Origin(name=name, licence=licence_of(place), author=author)
+    base = parsed(place).repository if place.startswith(PREFIX) else None
+    name = str(model) if str(model) in models else base or Path(place).resolve().stem
+    return Origin(
+        name=name, licence=licence_of(place), author=author, hub_licence=hub_licence_of(place), base_model=base
+    )
 
 
 def architecture_of(spec: ModelSpec) -> str:

@@ -103,7 +103,8 @@ def export_model(
         contract, report = _write(
             folder, contract, exports, target, measured, data=samples.name, show_progress=show_progress
         )
-        write_card(folder, contract, report, author=origin.author, use="" if chosen is None else chosen.use)
+        use = "" if chosen is None else chosen.use
+        write_card(folder, contract, report, spec=cast("ModelSpec", folded.spec), origin=origin, use=use)
         files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         # The contract last: without it, a folder is no export.
         attrs.evolve(contract, files={name: file_sha256(folder / name) for name in files}).write(folder)

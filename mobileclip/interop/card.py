@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from mobileclip.encoders import ClassifierSpec, DualEncoderSpec, ImageEncoderSpec
@@ -86,22 +87,44 @@ def escaped(text: object) -> str:
 def _front_matter(
     spec: ModelSpec, name: str, *, layout: str, licence: str, base_model: str | None, results: Sequence[Result]
 ) -> str:
-    """Return what the hub reads; a JSON value is a YAML value."""
+    entries = [_entry(result, task_of(spec)) for result in results]
+    index = {"model-index": [{"name": printable(name), "results": entries}]} if entries else {}
+    return front_matter(spec, licence=licence, base_model=base_model, library=layout, more=index)
+
+
+def front_matter(
+    spec: ModelSpec,
+    *,
+    licence: str,
+    base_model: str | None,
+    library: str,
+    tags: Sequence[str] = (),
+    more: Mapping[str, Any] = MappingProxyType({}),
+) -> str:
+    """Return what the hub reads of a card, the card of an export too; a JSON value is a YAML value.
+
+    Args:
+        spec: of the model.
+        licence: of the weights, as the hub calls it.
+        base_model: owner and name of the model on the hub that this one was made of; None for none.
+        library: that loads it, as the hub calls it.
+        tags: beside those of every model.
+        more: other fields.
+    """
     fields: dict[str, Any] = {
         "license": licence,
         **({} if base_model is None else {"base_model": base_model}),
-        "library_name": layout,
-        "pipeline_tag": _task(spec),
-        "tags": ["mobileclip", "clip"],
+        "library_name": library,
+        "pipeline_tag": task_of(spec),
+        "tags": ["mobileclip", "clip", *tags],
+        **more,
     }
-    if results:
-        entries = [_entry(result, _task(spec)) for result in results]
-        fields["model-index"] = [{"name": printable(name), "results": entries}]
     lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items()]
     return "\n".join(["---", *lines, "---"])
 
 
-def _task(spec: ModelSpec) -> str:
+def task_of(spec: ModelSpec) -> str:
+    """Return what the hub calls the task of a model."""
     if isinstance(spec, DualEncoderSpec):
         return "zero-shot-image-classification"
     if isinstance(spec, ClassifierSpec):
@@ -131,7 +154,7 @@ def _described(spec: ModelSpec, form: Form) -> str:
         "image-feature-extraction": "The image tower of an image-text model: it embeds images in {dim} dimensions.",
         "image-classification": "An image classifier: a linear layer on an image encoder of {dim} dimensions.",
         "feature-extraction": "The text tower of an image-text model: it embeds texts in {dim} dimensions.",
-    }[_task(spec)]
+    }[task_of(spec)]
     encoder = spec.image if isinstance(spec, (DualEncoderSpec, ClassifierSpec)) else spec
     folded = form != "training"
     rows = [

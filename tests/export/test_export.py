@@ -16,6 +16,7 @@ from mobileclip import reparameterize
 from mobileclip.data import Tokenizer
 from mobileclip.encoders import TextTransformerSpec, load_model, save_model
 from mobileclip.encoders.checkpoints import PRETRAINED
+from mobileclip.encoders.checkpoints.hub import parsed
 from mobileclip.export import (
     ExportSpec,
     bundled_samples,
@@ -158,6 +159,10 @@ def test_a_name_says_whose_weights_they_are(model, checkpoint, name, licence):
     origin = origin_of(model, checkpoint)
     assert licence in origin.licence
     assert origin.name == name
+    place = PRETRAINED.get(str(model), str(model))
+    assert origin.base_model == (parsed(place).repository if checkpoint is None and "hf-hub:" in place else None)
+    told = {"whoever trained them": "other", "code and weights MIT": "mit"}
+    assert origin.hub_licence == told.get(licence, licence)
 
 
 def test_contract_says_what_goes_in(plain_onnx, half_onnx, convolutional):

@@ -9,6 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from huggingface_hub import metadata_load
 
 import mobileclip
 from mobileclip.encoders import save_model
@@ -110,6 +111,12 @@ def test_files_have_their_licence_author_and_contract(browser):
     card = (browser / "README.md").read_text()
     assert "`onnx/vision_model_quantized.onnx` | int8-weights | `pixel_values`: float32 any x 3 x 64 x 64" in card
     assert "All gates passed." in card
+    assert metadata_load(browser / "README.md") == {
+        "license": "other",
+        "library_name": "mobileclip",
+        "pipeline_tag": "zero-shot-image-classification",
+        "tags": ["mobileclip", "clip", "export", "onnx"],
+    }
     assert places["browser"].use in card
     assert {"README.md", "LICENSE"} <= set(read_contract(browser).files)
 

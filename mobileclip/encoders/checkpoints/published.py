@@ -168,6 +168,7 @@ _LICENCE = "code MIT; Apple's published weights are for research only ({}), rein
 _PACKAGED_LICENCE = (
     "code and weights MIT; the model's card names the authors of the drawings and texts that they learned from"
 )
+_OTHER = "other"
 _OTHERS_LICENCE = "code MIT; the licence of the weights is that of whoever trained them"
 
 
@@ -179,8 +180,15 @@ def licence_of(checkpoint: str | Path) -> str:
     """
     if packaged(checkpoint) is not None:
         return _PACKAGED_LICENCE
-    licence = next((one.licence for one in PUBLISHED.values() if one.address == str(checkpoint)), None)
-    return _OTHERS_LICENCE if licence is None else _LICENCE.format(licence)
+    licence = hub_licence_of(checkpoint)
+    return _OTHERS_LICENCE if licence == _OTHER else _LICENCE.format(licence)
+
+
+def hub_licence_of(checkpoint: str | Path) -> str:
+    """Return what the hub calls the licence of a checkpoint, see `licence_of`: `other` where its name does not tell."""
+    if packaged(checkpoint) is not None:
+        return "mit"
+    return next((one.licence for one in PUBLISHED.values() if one.address == str(checkpoint)), _OTHER)
 
 
 def of_same_architecture(name: str) -> tuple[str, ...]:
