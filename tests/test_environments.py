@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from long_description import distribution
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
@@ -112,15 +113,28 @@ def test_the_page_says_the_lowest_versions_of_the_package():
 
 
 def test_only_what_publishes_may_sign_for_the_project():
-    jobs = WORKFLOWS["publish.yml"]["jobs"]
     signing = {
         (name, job)
         for name, flow in WORKFLOWS.items()
         for job, said in flow["jobs"].items()
         if "id-token" in {**flow.get("permissions", {}), **said.get("permissions", {})}
     }
-    assert signing == {("publish.yml", "upload")}
-    assert not [step for step in jobs["upload"]["steps"] if "run" in step]
+    assert signing == {("publish.yml", "upload"), ("docs.yml", "deploy")}
+    assert not [step for name, job in signing for step in WORKFLOWS[name]["jobs"][job]["steps"] if "run" in step]
+
+
+def test_pages_are_built_strictly_and_deployed_from_main_once_there_is_an_address():
+    jobs = WORKFLOWS["docs.yml"]["jobs"]
+    (public,) = [step["run"] for step in jobs["build"]["steps"] if step.get("id") == "address"]
+    pattern = re.search(r"grep -q '\^(.+?)'", public)[1]
+    extras = (ROOT / "mobileclip" / "extras.py").read_text(encoding="utf-8")
+    (line,) = re.findall(r'^REPOSITORY = ".*"$', extras, re.MULTILINE)
+    assert line.startswith(pattern) == bool(distribution()["REPOSITORY"])
+    assert 'REPOSITORY = "https://forge.example/owner/name"'.startswith(pattern)
+    assert jobs["deploy"]["needs"] == "build"
+    assert "github.event_name == 'push'" in jobs["deploy"]["if"]
+    assert "needs.build.outputs.public == 'yes'" in jobs["deploy"]["if"]
+    assert "mkdocs build --strict" in (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
 def test_nothing_is_published_before_all_tests_have_passed():
