@@ -21,7 +21,7 @@ from tests.collections.web.served import OPTIONS, running
 FILE = Path(__file__).parents[1] / "docs" / "serve.png"
 PHOTOGRAPHS = Path(mobileclip.__file__).parent / "inference" / "comparison" / "pictures"
 ASKED = "gravel"
-WIDTH = 1100
+WIDTH = 1320
 _SHOWN = "[...document.querySelectorAll('.tile img')]"
 _FOOTER = "document.querySelector('footer').getBoundingClientRect().top"
 
