@@ -133,8 +133,8 @@ def draw_accuracy(latencies: Sequence[Row], *, title: str, theme: Theme) -> Figu
         label, marker, stroke = _DRAWN[way]
         color = theme.published if way.startswith("release") else theme.measured
         times, scores = [time for _, time, *_ in points], [100 * score for _, _, score, _ in points]
-        style = {"markerfacecolor": theme.paper, "markersize": 5, "linewidth": 1.2}
-        axes.plot(times, scores, marker=marker, linestyle=stroke, color=color, label=label, **style)
+        (line,) = axes.plot(times, scores, marker=marker, linestyle=stroke, color=color, label=label, linewidth=1.2)
+        line.set(markerfacecolor=theme.paper, markersize=5)
         ends = [one for *_, one in points if one is not None]
         if len(ends) == len(points):
             draw_bars(axes, times, scores, ends, color, along="x")

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _COLUMNS = 4
+# In points: numbers and label of x stand between the axes and the legend.
+_BELOW = 38
 
 
 @attrs.frozen(kw_only=True)
@@ -125,9 +127,13 @@ def put_legend_below(axes: Axes, **style: Any) -> None:
         axes: that have their label of x.
         style: for matplotlib's legend.
     """
-    if axes.get_legend_handles_labels()[0]:
+    from matplotlib.transforms import ScaledTranslation
+
+    figure = axes.get_figure(root=True)
+    if figure is not None and axes.get_legend_handles_labels()[0]:
+        below = axes.transAxes + ScaledTranslation(0, -_BELOW / 72, figure.dpi_scale_trans)
         style = {"frameon": False, "borderaxespad": 0, **style}
-        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.17), **style)
+        axes.legend(loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=below, **style)
 
 
 def draw_bars(
@@ -153,8 +159,8 @@ def draw_bars(
         middle = x if along == "x" else y
         below = [value - low for value, (low, _) in zip(middle, ends, strict=True)]
         above = [high - value for value, (_, high) in zip(middle, ends, strict=True)]
-        bars = {f"{along}err": [below, above]}
-        axes.errorbar(x, y, **bars, fmt="none", ecolor=color, elinewidth=1, capsize=3, zorder=2)
+        xerr, yerr = ([below, above], None) if along == "x" else (None, [below, above])
+        axes.errorbar(x, y, xerr=xerr, yerr=yerr, fmt="none", ecolor=color, elinewidth=1, capsize=3, zorder=2)
 
 
 def _one_scale(compared: Sequence[Axes]) -> None:
