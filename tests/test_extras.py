@@ -35,8 +35,8 @@ def read(*folders: str) -> dict[str, str]:
 
 
 def test_what_is_missing_is_named_with_the_command_that_installs_it():
-    told = re.escape(f"a thing needs nothing_like_it: `{install('onnx', 'int8')}`")
-    with pytest.raises(ModuleNotFoundError, match=f"^{told}$"), needed("a thing", "onnx", "int8"):
+    told = re.escape(f"a thing needs nothing_like_it: `{install('onnx', 'openvino')}`")
+    with pytest.raises(ModuleNotFoundError, match=f"^{told}$"), needed("a thing", "onnx", "openvino"):
         import nothing_like_it.inside  # noqa: F401
 
 
@@ -53,7 +53,7 @@ def test_the_command_names_the_packages_of_an_extra_and_survives_a_shell(extra):
 
 @not_registered
 def test_several_extras_name_what_they_share_once():
-    named = shlex.split(install("executorch", "int8", "int8"))[2:]
+    named = shlex.split(install("onnx", "openvino", "openvino"))[2:]
     assert sorted(Requirement(one).name for one in named) == ["executorch", "torch", "torchao"]
 
 
@@ -68,7 +68,7 @@ def test_where_nothing_is_known_of_the_packages_a_clone_is_told():
 
 def test_with_a_registered_distribution_commands_name_it(monkeypatch):
     monkeypatch.setattr(extras, "IS_REGISTERED", True)
-    assert install("onnx", "int8") == install_library("onnx", "int8") == f"pip install '{DISTRIBUTION}[onnx,int8]'"
+    assert install("onnx", "openvino") == install_library("onnx", "openvino") == f"pip install '{DISTRIBUTION}[onnx,openvino]'"
     assert install_library() == f"pip install '{DISTRIBUTION}'"
 
 
