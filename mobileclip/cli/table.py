@@ -81,8 +81,8 @@ COMMANDS = Commands(
     """,
     {
         "use a model": {
-            "classify": Command("models:classify", 'classify photo.jpg "a cat" "a dog"', "which text fits a picture"),
-            "embed": Command("models:embed", "embed photos/ -o photos.npz", "embeddings as a NumPy archive"),
+            "classify": Command("encode:classify", 'classify photo.jpg "a cat" "a dog"', "which text fits a picture"),
+            "embed": Command("encode:embed", "embed photos/ -o photos.npz", "embeddings as a NumPy archive"),
             "export": Command("export:export", "export s2.pt -o s2_onnx", "for phones, browsers, servers"),
             "quantize": Command("quantize:quantize", "quantize s2.pt --texts t.txt -o q.safetensors", "tuned to int8"),
             "list": Command("models:list_models", "list", "models and towers known by name"),

@@ -1,0 +1,181 @@
+"""`mobileclip classify | embed`: commands that encode with a model."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional, arg
+
+from mobileclip.cli.checks import require_at_least, require_checkpoint, require_file, without_repeats
+from mobileclip.cli.flags import Key
+from mobileclip.cli.models import BatchSize, ModelFlags, TextModel, Workers, report_left_out, report_skipped
+from mobileclip.datasets.sources import RowOptions
+from mobileclip.hardware.precision import FastPrecision
+from mobileclip.inputs import Decode
+from mobileclip.storage import require_output
+from mobileclip.terminal import say, say_json
+from mobileclip.terminal.status import conclude
+
+if TYPE_CHECKING:
+    from mobileclip.data.skips import Skip
+    from mobileclip.inference.embedding import EmbeddingInputs
+
+
+def classify(
+    image: Annotated[Positional[str], arg(metavar="IMAGE")],
+    labels: Annotated[Positional[tuple[str, ...]], arg(metavar="LABEL...")],
+    /,
+    *,
+    model: ModelFlags = ModelFlags(),  # noqa: B008  frozen
+    text_model: TextModel = None,
+    template: Annotated[tuple[str, ...], arg(metavar="TEMPLATE")] = ("{}",),
+    decode: Annotated[Decode, Key()] = "exact",
+    cache: Annotated[bool, Key()] = True,
+    as_json: Annotated[bool, arg(name="json")] = False,
+) -> None:
+    """Print how probable each label is for an image, the most probable first.
+
+    mobileclip classify photo.jpg "a cat" "a dog" -m mobileclip_s2.pt
+
+    Args:
+        image: an image file.
+        labels: the texts to choose among.
+        model: which it is, and where it computes.
+        text_model: a text tower of the model's space that reads the labels in place of the model's own, such as one in
+            another language that mobileclip train distil_text has left: a file, or a folder with one.
+        template: the sentence that each label is put into, such as "a photo of a {}"; several times for several, of
+            which a label has the mean.
+        decode: exact decodes all of a JPEG; fast no more than the model needs, in half the time or less.
+        cache: keep the embeddings of labels in the cache folder, where they make a hundred texts or more, so that the
+            next call with the same model, labels and templates encodes the image alone; up to a gigabyte.
+        as_json: print one JSON object instead of lines.
+    """
+    from mobileclip.data.images.transform import load_image
+    from mobileclip.inference.image_text_model import require_labels
+    from mobileclip.inference.loading import load
+    from mobileclip.inference.text_files import keep_on_disk
+
+    require_labels(labels, template)
+    require_file(image, "an image file")
+    load_image(image)  # what cannot be read is said before weights are fetched
+    if text_model is not None:
+        require_checkpoint(text_model)
+    clip = model.load(partial(load, text_model=text_model, decode=decode))
+    if cache:
+        keep_on_disk(clip, labels, template)
+    scores = clip.classify(image, labels, template=template)
+    if as_json:
+        say_json(scores)
+        return
+    for label, probability in scores.items():
+        say(f"{probability:8.2%}  {label}")
+
+
+def embed(
+    inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="[IMAGE|FOLDER|DATA...]")] = (),
+    /,
+    *,
+    texts: Path | None = None,
+    output: Annotated[Path, arg(metavar="ARCHIVE.npz")] = Path("embeddings.npz"),
+    model: ModelFlags = ModelFlags(),  # noqa: B008  frozen
+    batch_size: BatchSize = 32,
+    num_workers: Annotated[int, Workers] = 1,
+    precision: FastPrecision = "float32",
+    decode: Annotated[Decode, Key()] = "exact",
+    rows: RowOptions = RowOptions(),  # noqa: B008  frozen
+    overwrite: bool = False,
+    append: bool = False,
+) -> None:
+    """Write the unit-length embeddings of images and texts to a NumPy archive.
+
+    mobileclip embed photos/ more/cat.jpg --texts captions.txt -m mobileclip_s2.pt
+
+    The archive holds image_embedding (images, dim) with image_path, and text_embedding (texts, dim) with text, as far
+    as they were given, and model, which says what weights they are of: embeddings of two models are never mixed. Images
+    that cannot be read are named, counted and left out.
+
+    Args:
+        inputs: image files, and folders that are searched for image files: what is hidden, a link to a folder or not
+            called like an image is left out and counted.
+        texts: a UTF-8 file with one text per line.
+        output: the archive to write, *.npz.
+        model: which it is, and where it computes.
+        batch_size: images or texts encoded at once.
+        num_workers: processes that read and decode images beside the model.
+        precision: what the image tower may compute in on a processor, where there are hundreds of image files: its
+            fastest form that is exact enough is looked for; see mobileclip index. An export has its own.
+        decode: exact decodes all of a JPEG; fast no more than the model needs, as an index does, in half the time or
+            less; see mobileclip index.
+        rows: how rows of .jsonl files and of tables are read.
+        overwrite: replace an archive that is there.
+        append: add to the archive that is there, which the same model must have made; what is in it is not encoded
+            again.
+    """
+    from mobileclip.inference.archive import SUFFIXES, read_embeddings, write_embeddings
+    from mobileclip.inference.embedding import embed_inputs
+    from mobileclip.inference.loading import load_identified
+
+    require_at_least(1, batch_size=batch_size, num_workers=num_workers)
+    if overwrite and append:
+        raise ValueError("--overwrite replaces the archive and --append adds to it; give one of them")
+    require_output(output, overwrite=overwrite or append, suffixes=SUFFIXES)
+    chosen = _embedding_inputs(inputs, texts, rows)
+    before = read_embeddings(output) if append and output.exists() else None
+    clip, identity = model.load(load_identified)
+    names = {"here": f"the embeddings in {output}", "there": "the new ones"}
+    if before is not None:
+        before.model.require_same(identity, **names)
+    new, skipped = embed_inputs(
+        clip,
+        identity,
+        chosen,
+        before=before,
+        precision=precision,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        decode=decode,
+    )
+    report_skipped(skipped, len(new.image_paths) + len(skipped))
+    embeddings = new if before is None else before.joined(new, **names)
+    if not embeddings.image_paths and not embeddings.texts:
+        say("not one image could be embedded; nothing was written", error=True)
+        conclude(left_out=skipped, done=False)
+        return
+    write_embeddings(output, embeddings, overwrite=overwrite or append)
+    done = "wrote" if before is None else "added"
+    say(f"{done} {len(new.image_paths)} image and {len(new.texts)} text embeddings to {output}")
+    conclude(left_out=skipped)
+
+
+def _embedding_inputs(inputs: tuple[str, ...], texts: Path | None, rows: RowOptions) -> EmbeddingInputs:
+    """Return what is to be embedded, having made sure that it is there."""
+    from mobileclip.datasets.sources.opening import is_gathered, require_data_set
+    from mobileclip.inference.embedding import EmbeddingInputs, read_texts
+
+    data = tuple(dict.fromkeys(filter(is_gathered, inputs)))
+    for place in data:
+        require_data_set(place)
+    paths = _images_at([one for one in inputs if one not in data])
+    if texts is not None:
+        require_file(texts, "a file with one text a line")
+    sentences = () if texts is None else tuple(read_texts(texts))
+    if not paths and not data and not sentences:
+        raise ValueError("there is nothing to embed; give image files, folders with images, or --texts FILE")
+    return EmbeddingInputs(paths=tuple(paths), data=data, texts=sentences, rows=rows)
+
+
+def _images_at(inputs: list[str]) -> list[Path]:
+    from mobileclip.data.images.files import find_images
+
+    images: list[Path] = []
+    left_out: list[Skip] = []
+    for given in inputs:
+        if not given.strip() or not Path(given).is_dir():
+            require_file(given, "an image file, or a folder with images")
+        found, others = find_images(Path(given))
+        images += found
+        left_out += others
+    report_left_out(left_out)
+    return without_repeats(images)
