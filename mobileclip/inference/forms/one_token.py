@@ -1,8 +1,9 @@
-"""The last layer of a tower that is read at one token, for that token alone: nothing depends on the others any more."""
+"""The last layers of a tower that is read at one token, for that token and those that it depends on alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from einops import rearrange
@@ -24,6 +25,9 @@ _MASKED = -1e4
 def with_one_token(tower: nn.Module) -> nn.Module:
     """Return a tower whose last layer computes the token that is read alone; any other tower as it is.
 
+    A transformer layer in front of a last Text-RepMixer block computes the tokens that this one reads: of MCt, 21. Its
+    queries and feed-forward network see these alone; its keys and values, all.
+
     Args:
         tower: in evaluation mode; the other one shares its weights.
     """
@@ -37,7 +41,13 @@ def with_one_token(tower: nn.Module) -> nn.Module:
     reads_one = _reading_one(tower.layers[-1])
     if reads_one is None:
         return tower
-    form = with_children(tower, {"layers": with_children(tower.layers, {str(len(layers)): reads_one})})
+    changed = {str(len(layers)): reads_one}
+    if isinstance(reads_one, OneTokenRepMixerBlock) and layers:
+        in_front = _reading_one(layers[-1])
+        if isinstance(in_front, OneTokenTransformerLayer) and 0 < 2 * reads_one.reach < len(tower.position) - 1:
+            changed[str(len(layers) - 1)] = in_front
+            of_one_token = EndWindowTextEncoder
+    form = with_children(tower, {"layers": with_children(tower.layers, changed)})
     form.__class__ = of_one_token
     return form
 
@@ -67,6 +77,24 @@ class OneTokenTextEncoder(TextEncoder):
         return y
 
 
+class EndWindowTextEncoder(TextEncoder):
+    """A text encoder whose last layer computes the end token alone, and the one in front what that depends on."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the embeddings, not normalised, of tokenised texts."""
+        *layers, in_front, last = self.layers
+        features = self.embed(tokens)
+        for layer in layers:
+            features = layer(features)
+        reach, length = cast("OneTokenRepMixerBlock", last).reach, tokens.shape[1]
+        window = self.pool.position(tokens)[:, None] + torch.arange(-reach, reach + 1, device=tokens.device)
+        seen = window.clamp(0, length - 1)
+        inside = (seen == window).to(features.dtype)
+        features = in_front(features, seen)
+        y: Tensor = self.project(self.norm(last(features, reach, inside)))
+        return y
+
+
 class OneTokenViT(ViT):
     """A vision transformer whose last layer computes the class token alone."""
 
@@ -81,10 +109,10 @@ class OneTokenViT(ViT):
 
 
 class OneTokenTransformerLayer(nn.Module):
-    """One token of what a transformer layer gives; of the others, what it attends to.
+    """One token, or a few, of what a transformer layer gives; of the others, what these attend to.
 
     Shape:
-        `(batch, tokens, dim)` and the token's position, `(batch,)` or one for all, to `(batch, dim)`.
+        as `pick`'s.
 
     Args:
         layer: its weights are shared.
@@ -100,7 +128,7 @@ class OneTokenTransformerLayer(nn.Module):
         self.training = False
 
     def forward(self, x: Tensor, index: Tensor | int) -> Tensor:
-        """Return the transformed token of each sequence."""
+        """Return the transformed tokens of each sequence."""
         picked = pick(x, index) + self.attention(self.attention_norm(x), index)
         y: Tensor = picked + self.ffn(self.ffn_norm(picked))
         return y
@@ -110,7 +138,8 @@ class OneTokenRepMixerBlock(nn.Module):
     """One token of what a Text-RepMixer block gives; the wide layers see it alone.
 
     Shape:
-        `(batch, tokens, dim)` and the token's position, `(batch,)` or one for all, to `(batch, dim)`.
+        `(batch, tokens, dim)` and the token's position, `(batch,)` or one for all, to `(batch, dim)`; where the tokens
+        are a window of a sequence, which of them are inside of it, `(batch, tokens)`, 1 or 0.
 
     Args:
         block: its weights are shared.
@@ -119,23 +148,37 @@ class OneTokenRepMixerBlock(nn.Module):
     def __init__(self, block: TextRepMixerBlock) -> None:
         super().__init__()
         self.token_mixer, self.ffn, self.layer_scale = block.token_mixer, block.ffn, block.layer_scale
+        reaches = [_reach(part) for part in (block.token_mixer, block.ffn.conv)]
+        self.reach = sum(reaches) if all(reaches) else 0
+        """How many tokens on either side it depends on; 0 where that is not known."""
         self.training = False
 
-    def forward(self, x: Tensor, index: Tensor | int) -> Tensor:
+    def forward(self, x: Tensor, index: Tensor | int, inside: Tensor | None = None) -> Tensor:
         """Return the transformed token of each sequence."""
-        mixed = self.token_mixer(as_map(x))
+        seen = as_map(x)
+        # Behind the ends of a sequence, both convolutions see zeros.
+        mask = 1 if inside is None else inside[:, None, None]
+        mixed = self.token_mixer(seen * mask) * mask
         picked, seen = (pick(as_sequence(y), index)[..., None, None] for y in (mixed, self.ffn.conv(mixed)))
         y: Tensor = picked + self.layer_scale(self.ffn.fc2(self.ffn.activation(self.ffn.fc1(seen))))
         return y.flatten(1)
 
 
-class SingleQueryAttention(nn.Module):
-    """One token of what an attention gives, with a layer for the query and one for keys and values.
+def _reach(conv: nn.Module) -> int:
+    """Return how many tokens a folded convolution of a Text-RepMixer block sees on either side; 0: nobody knows."""
+    if type(conv) is not nn.Conv2d or is_hooked(conv) or conv.stride != (1, 1) or conv.padding_mode != "zeros":
+        return 0
+    reach = conv.dilation[1] * (conv.kernel_size[1] - 1) // 2
+    return reach if conv.padding == (0, reach) else 0
 
-    Quantisers look for layers. A single query a head: no backend of attention has anything to gain here.
+
+class SingleQueryAttention(nn.Module):
+    """One token, or a few, of what an attention gives, with a layer for the queries and one for keys and values.
+
+    Quantisers look for layers. With so few queries, no backend of attention has anything to gain here.
 
     Shape:
-        `(batch, tokens, dim)` and the token's position, `(batch,)` or one for all, to `(batch, dim)`.
+        as `pick`'s.
 
     Args:
         attention: its weights are shared.
@@ -153,17 +196,20 @@ class SingleQueryAttention(nn.Module):
         self.training = False
 
     def forward(self, x: Tensor, index: Tensor | int) -> Tensor:
-        """Return the attended token of each sequence."""
-        query = rearrange(self.query(pick(x, index)), "b (h d) -> b h 1 d", h=self.num_heads)
+        """Return the attended tokens of each sequence."""
+        picked = pick(x, index)
+        query = rearrange(self.query(picked), "b ... (h d) -> b h (...) d", h=self.num_heads)
         key_value = rearrange(self.key_value(x), "b n (two h d) -> two b h n d", two=2, h=self.num_heads)
         # One of the two layers may be kept in float32.
         wide = torch.promote_types(query.dtype, key_value.dtype)
         query, key_value = query.to(wide), key_value.to(wide)
         mask = None
         if self.causal:
-            mask = causal_mask(x.shape[1], query)[torch.as_tensor(index).reshape(-1)][:, None, None]
+            mask = causal_mask(x.shape[1], query)[torch.as_tensor(index)]
+            mask = mask.reshape(-1, 1, query.shape[2], x.shape[1])
         attended = self.attend(query, key_value[0], key_value[1], mask)
-        y: Tensor = self.project(rearrange(attended, "b h 1 d -> b (h d)"))
+        attended = rearrange(attended, "b h n d -> b n (h d)")
+        y: Tensor = self.project(attended if picked.ndim == 3 else attended[:, 0])
         return y
 
 
@@ -186,11 +232,14 @@ def causal_mask(tokens: int, like: Tensor) -> Tensor:
 
 
 def pick(x: Tensor, index: Tensor | int) -> Tensor:
-    """Return the token at `index` of each sequence: `y[i] = x[i, index[i]]`, or the same one of all.
+    """Return the tokens at `index` of each sequence: `y[i] = x[i, index[i]]`, or the same one of all.
 
     Shape:
-        `(batch, tokens, dim)` and `(batch,)` to `(batch, dim)`.
+        `(batch, tokens, dim)` and `(batch,)`, or one number for all, to `(batch, dim)`; with `(batch, picked)`, to
+        `(batch, picked, dim)`.
     """
     if isinstance(index, int):
         return x[:, index]
-    return torch.gather(x, 1, index[:, None, None].expand(-1, 1, x.shape[-1]))[:, 0]
+    several = index if index.ndim == 2 else index[:, None]
+    found = torch.gather(x, 1, several[..., None].expand(-1, -1, x.shape[-1]))
+    return found if index.ndim == 2 else found[:, 0]

@@ -9,7 +9,7 @@ from torch import nn
 from mobileclip import reparameterize
 from mobileclip.blocks import Attention, EndTokenPool, TextRepMixerBlock, TransformerLayer
 from mobileclip.data import Tokenizer
-from mobileclip.encoders import TextEncoder, ViTSpec
+from mobileclip.encoders import MCtSpec, TextEncoder, ViTSpec
 from mobileclip.inference.forms import (
     OneTokenRepMixerBlock,
     OneTokenTransformerLayer,
@@ -17,7 +17,7 @@ from mobileclip.inference.forms import (
     pick,
     with_one_token,
 )
-from mobileclip.inputs import ImageInput
+from mobileclip.inputs import ImageInput, TextInput
 from tests.blocks.filling import filled, noise
 from tests.encoders.small import SMALL, SMALL_MCT, randomised
 
@@ -76,6 +76,25 @@ def test_a_tower_reads_one_token_and_shares_its_weights(name, folded):
     torch.testing.assert_close(form(inputs), tower(inputs), rtol=1e-12, atol=1e-12)
     assert tower.state_dict().keys() == state.keys()
     assert with_one_token(form) is form
+
+
+@torch.inference_mode()
+def test_in_front_of_a_last_repmixer_a_layer_computes_what_that_one_reads():
+    """Texts that end anywhere, in rows that are longer or shorter than what is read: 21 tokens."""
+    spec = MCtSpec(input=TextInput(vocab_size=40), width=16, depth=2, num_heads=2, embedding_dim=8)
+    tower = reparameterize(filled(spec.build()).double())
+    form, seen = with_one_token(tower), []
+    form.layers[-2].ffn.fc1.register_forward_pre_hook(lambda _, taken: seen.append(taken[0].shape))
+    for length in (77, 15, 1):
+        ends = torch.arange(length)
+        tokens = torch.where(ends[:, None] > ends, ends % 37 + 1, 0)
+        tokens[ends, ends] = 39
+        torch.testing.assert_close(form(tokens), tower(tokens), rtol=1e-12, atol=1e-12)
+        assert seen == [(length, 21, 16), (length, length, 16)], "of the form, then of the tower, which share the layer"
+        seen.clear()
+    assert with_one_token(form) is form
+    tower.layers[-1].token_mixer.register_forward_pre_hook(lambda _, taken: (2 * taken[0],))
+    assert not isinstance(with_one_token(tower), type(form)), "what is hooked may read anything"
 
 
 class Adapted(nn.Linear):
