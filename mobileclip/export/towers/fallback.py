@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager
 from typing import cast
 
 import attrs
@@ -16,6 +16,7 @@ from mobileclip.export.towers.weights import round_weight
 from mobileclip.hardware.precision import Precision
 from mobileclip.inference.layers import is_grouped, weighted_layers
 from mobileclip.inference.quantization import quantised_layers
+from mobileclip.inference.quantization.alone import each_alone, rounded_in_place, watched
 from mobileclip.progress import track
 
 _LARGEST_HALF = torch.finfo(torch.float16).max
@@ -42,7 +43,7 @@ class Fallback:
 def fallbacks(
     encoder: nn.Module, inputs: Tensor, precision: Precision, *, show_progress: bool = False
 ) -> Iterator[Fallback]:
-    """Yield what to keep in float32, least first: the next is for an export with the former that fails a gate.
+    """Yield what to keep in float32, least first: the next is for an export with the former that fails a check.
 
     - float16: the layers whose inputs or outputs leave its range, whatever the runtime here makes of them: another one
       may compute in float16 what this one does not. Then those, too, that come near its end.
@@ -134,22 +135,9 @@ def _largest_values(encoder: nn.Module, inputs: Tensor) -> dict[str, float]:
         largest[name] = max(largest.get(name, 0), *(float(tensor.abs().max()) for tensor in (*taken, output)))
 
     kinds = (nn.Conv2d, nn.Linear, nn.LayerNorm)
-    with _watched([(name, module) for name, module in encoder.named_modules() if isinstance(module, kinds)], look):
+    with watched([(name, module) for name, module in encoder.named_modules() if isinstance(module, kinds)], look):
         encoder(inputs)
     return largest
-
-
-@contextmanager
-def _watched(
-    layers: Collection[tuple[str, nn.Module]], look: Callable[[str, tuple[Tensor, ...], Tensor], None]
-) -> Iterator[None]:
-    """Let `look` see the name of each layer that computes, what it takes and what it gives."""
-    with ExitStack() as hooks:
-        for name, layer in layers:
-            hooks.enter_context(
-                layer.register_forward_hook(lambda _, taken, output, name=name: look(name, taken, output))
-            )
-        yield
 
 
 @torch.no_grad()
@@ -171,47 +159,19 @@ def most_affected(
         show_progress: whether to show how far it is.
     """
     rounded_weight, rounded_input = ROUNDING[precision]
-    outputs: dict[str, Tensor] = {}
     layers = stored_layers(encoder) if precision == "int8-weights" else weighted_layers(encoder)
-    with _watched(layers, lambda name, _, output: outputs.update({name: output})):
-        expected = encoder(inputs)
-    modules, turns = dict(encoder.named_modules()), {}
-    title = "rounding one layer at a time"
-    with ExitStack() as known:
-        for name in track(list(outputs), total=len(outputs), title=title, unit="layers", shown=show_progress):
-            layer = modules[name]
-            if name not in excluded:
-                with _rounded(layer, rounded_weight, rounded_input):
-                    turns[name] = float(nn.functional.cosine_similarity(encoder(inputs), expected).min())
-            # In front of the layers that follow, nothing changes any more.
-            known.enter_context(_answering(layer, outputs.pop(name)))
+    names = [name for name, _ in layers if name not in excluded]
+
+    def rounding(_: str, layer: nn.Module) -> AbstractContextManager[None]:
+        return rounded_in_place(layer, rounded_weight(cast("Tensor", layer.weight).detach()), rounded_input)
+
+    expected, title = encoder(inputs), "rounding one layer at a time"
+    each = each_alone(encoder, inputs, layers, names, rounding)
+    turns = {
+        name: float(nn.functional.cosine_similarity(found, expected).min())
+        for name, found in track(each, total=len(names), title=title, unit="layers", shown=show_progress)
+    }
     return sorted(turns, key=turns.__getitem__)
-
-
-@contextmanager
-def _rounded(
-    layer: nn.Module, weight_as: Callable[[Tensor], Tensor], input_as: Callable[[Tensor], Tensor]
-) -> Iterator[None]:
-    """Let a layer compute with a rounded weight, on rounded values."""
-    weight = cast("Tensor", layer.weight)
-    original = weight.detach().clone()
-    hook = layer.register_forward_pre_hook(lambda _, taken: tuple(input_as(tensor) for tensor in taken))
-    try:
-        weight.copy_(weight_as(original))
-        yield
-    finally:
-        hook.remove()
-        weight.copy_(original)
-
-
-@contextmanager
-def _answering(layer: nn.Module, output: Tensor) -> Iterator[None]:
-    """Let a layer give what is known of it, and compute nothing."""
-    layer.forward = lambda *_: output  # of this one alone, until it is deleted
-    try:
-        yield
-    finally:
-        del layer.forward
 
 
 def _in_eight_bits(weight: Tensor) -> Tensor:

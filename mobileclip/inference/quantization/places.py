@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import cast
 
 import attrs
@@ -11,9 +12,10 @@ from attrs import validators
 from torch import Tensor, nn
 
 from mobileclip.inference.layers import is_grouped, weighted_layers
+from mobileclip.inference.quantization.alone import each_alone, rounded_in_place, watched
 from mobileclip.inference.quantization.quality import TowerQuality
 from mobileclip.inference.quantization.ranges import observed_ranges
-from mobileclip.inference.quantization.rounding import Ranges, quantised_layers, rounded
+from mobileclip.inference.quantization.rounding import Ranges, RoundedLayer, quantised_layers, rounded
 from mobileclip.inference.quantization.tuning import tuning_loss
 from mobileclip.strict import strict
 
@@ -29,8 +31,8 @@ class PlacesSpec:
         grouped: whether grouped convolutions are: they lose most, and OpenVINO takes no less time with them in int8.
         outputs: whether what comes out of convolutions is, beside what goes into layers. Exports to runtimes that need
             these ranges find them, untuned.
-        most_float: part of the multiplications that may stay in float32 besides, where the gates refuse a tower that
-            rounds all these layers: of the layers that lose most for their size.
+        most_float: part of the multiplications that may stay in float32 besides, where the acceptance checks refuse a
+            tower that rounds all these layers: of the layers that lose most for their size.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -56,9 +58,9 @@ class PlacesSpec:
         others: Tensor | None = None,
         tell: Callable[[str], object] = str,
     ) -> dict[str, Tensor]:
-        """Return the ranges without those of the layers that lose most, as few as let the gates pass.
+        """Return the ranges without those of the layers that lose most, as few as let the acceptance checks pass.
 
-        Where the gates refuse whatever is left out, it is what comes nearest.
+        Where the checks refuse whatever is left out, it is what comes nearest.
 
         Args:
             tower: folded, in evaluation mode, in float32.
@@ -90,9 +92,13 @@ class PlacesSpec:
         """Return the layers that may stay in float32, those first that lose most for their multiplications."""
         expected, work = tower(few), _multiplications(tower, few)
         losses = {}
-        for name in quantised_layers(ranges):
-            alone = {key: values for key, values in ranges.items() if key.rpartition(".")[0] == name}
-            losses[name] = float(tuning_loss(rounded(tower, alone)(few), expected, relations=1.0))
+
+        def rounding(name: str, layer: nn.Module) -> AbstractContextManager[None]:
+            one = RoundedLayer(layer, name, ranges)
+            return rounded_in_place(layer, one.rounded_weight(), one.input, one.output)
+
+        for name, given in each_alone(tower, few, weighted_layers(tower), quantised_layers(ranges), rounding):
+            losses[name] = float(tuning_loss(given, expected, relations=1.0))
             tell(name)
         left, worst = self.most_float * sum(work[name] for name in losses), []
         for name in sorted(losses, key=lambda name: losses[name] / work[name], reverse=True):
@@ -115,17 +121,11 @@ def _without(ranges: Ranges, left_out: Sequence[str]) -> dict[str, Tensor]:
 def _multiplications(tower: nn.Module, inputs: Tensor) -> dict[str, int]:
     """Return how often each layer multiplies for these inputs."""
     found: dict[str, int] = {}
+    sizes = {name: cast("Tensor", layer.weight)[0].numel() for name, layer in weighted_layers(tower)}
 
-    def count(name: str, layer: nn.Module, given: Tensor) -> None:
-        found[name] = found.get(name, 0) + given.numel() * cast("Tensor", layer.weight)[0].numel()
+    def count(name: str, _: tuple[Tensor, ...], given: Tensor) -> None:
+        found[name] = found.get(name, 0) + given.numel() * sizes[name]
 
-    hooks = [
-        layer.register_forward_hook(lambda layer, _, given, name=name: count(name, layer, given))
-        for name, layer in weighted_layers(tower)
-    ]
-    try:
+    with watched(weighted_layers(tower), count):
         tower(inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return found
