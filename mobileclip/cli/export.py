@@ -124,8 +124,8 @@ def verify(
     mobileclip verify s0_onnx --data wds_imagenetv2_test -m mobileclip_s0.pt
 
     The second also says what the export loses on a data set of any size: both are evaluated on it, and compared image
-    by image. The exit status is 1 where a gate fails, or the export is worse there by more than the noise, and 2 where
-    it is not whole, has changed, or cannot be run here.
+    by image. The exit status is 1 where an acceptance check fails, or the export is worse there by more than the noise,
+    and 2 where it is not whole, has changed, or cannot be run here.
 
     Args:
         folder: that `mobileclip export` wrote.
@@ -177,7 +177,7 @@ def _loses(folder: Path, checkpoint: str, spec: EvaluationSpec) -> bool:
 
 
 def _conclude(report: Report, failure: str) -> None:
-    """Print a report; end with status 1 where a gate failed."""
+    """Print a report; end with status 1 where a check failed."""
     from mobileclip.export.contract import feature_name
 
     for name, count in report.skipped.items():
@@ -191,7 +191,7 @@ def _conclude(report: Report, failure: str) -> None:
     say(f"ranking: {report.ranking.agreement:.2%} of {report.ranking.num_queries} first results are float32's")
     say(f"run by: {report.runtime}")
     if report.passed:
-        say(f"passed: all {len(report.gates)} gates")
+        say(f"passed: all {len(report.gates)} acceptance checks")
         return
     say(f"{failure}:", error=True)
     for line in report.failures:

@@ -43,7 +43,7 @@ def quantize(
     tower, with --texts alone the text tower; the other one stays in float32.
 
     A quarter of the inputs is held out, up to 256. On these, the end prints cosines with float32, the part of first
-    results that are the same, with a 95 % interval, and whether the gates of int8 pass.
+    results that are the same, with a 95 % interval, and whether the acceptance checks of int8 pass.
 
     The file is a checkpoint as any other. Its weights lie on their grid of 8 bits already, so that float32 and int8
     compute with the same ones; its ranges lie beside them, for mobileclip export --precision int8 and

@@ -78,5 +78,5 @@ def _measured(contract: Contract, report: Report) -> str:
         for tower in report.towers
         if tower.stage is None
     ]
-    verdict = "All gates passed." if report.passed else f"Failed: {'; '.join(report.failures)}."
+    verdict = "All acceptance checks passed." if report.passed else f"Failed: {'; '.join(report.failures)}."
     return "\n".join(lines) + f"\n\nRun by {report.runtime}, on {report.data}. {verdict}"

@@ -131,7 +131,7 @@ class QuantizationReport:
 
     @property
     def is_refused(self) -> bool:
-        """Whether a gate refuses a tower."""
+        """Whether an acceptance check refuses a tower."""
         return any(one.refusal for one in self.towers.values())
 
     def __str__(self) -> str:

@@ -36,7 +36,7 @@ def test_export_and_verify_on_a_data_set(capsys, model_file, tmp_path):
     )
     assert status == 0
     assert "writing image.pt2 in float32\nrunning image.pt2: 1/1" in shown
-    assert "passed: all 6 gates" in printed
+    assert "passed: all 6 acceptance checks" in printed
     assert "image: cosine with float32 over 4 images: at least 1.0000000, median 1.0000000" in printed
     assert "ranking: 100.00% of " in printed
     report = read_report(out)

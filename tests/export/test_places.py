@@ -110,7 +110,7 @@ def test_files_have_their_licence_author_and_contract(browser):
     assert AUTHOR in (browser / "LICENSE").read_text()
     card = (browser / "README.md").read_text()
     assert "`onnx/vision_model_quantized.onnx` | int8-weights | `pixel_values`: float32 any x 3 x 64 x 64" in card
-    assert "All gates passed." in card
+    assert "All acceptance checks passed." in card
     assert metadata_load(browser / "README.md") == {
         "license": "other",
         "library_name": "mobileclip",

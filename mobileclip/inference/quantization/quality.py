@@ -90,7 +90,7 @@ class TowerQuality:
 
     @property
     def refusal(self) -> str:
-        """Why the gates of int8 refuse the tower; empty where they do not."""
+        """Why the acceptance checks of int8 refuse the tower; empty where they do not."""
         if not self.smallest_cosine >= LEAST_COSINE["int8"]:
             return f"the smallest cosine is {self.smallest_cosine:.4f}, expected at least {LEAST_COSINE['int8']}"
         both = [one for one in (self.finds, self.is_found) if one is not None]
@@ -102,10 +102,10 @@ class TowerQuality:
     def __str__(self) -> str:
         """Return a line for a person."""
         found = "" if self.is_found is None else f", and is found by {self.is_found}"
-        gates = f"; refused: {self.refusal}" if self.refusal else "; passes the gates of int8"
+        verdict = f"; refused: {self.refusal}" if self.refusal else "; passes the acceptance checks of int8"
         return (
             f"{self.num_inputs:,} held-out inputs, cosine {self.mean_cosine:.5f}, at least {self.smallest_cosine:.4f}; "
-            f"finds the same first as in float32: {self.finds}{found}{gates}"
+            f"finds the same first as in float32: {self.finds}{found}{verdict}"
         )
 
 
