@@ -53,8 +53,8 @@ def test_the_command_names_the_packages_of_an_extra_and_survives_a_shell(extra):
 
 @not_registered
 def test_several_extras_name_what_they_share_once():
-    named = shlex.split(install("onnx", "openvino", "openvino"))[2:]
-    assert sorted(Requirement(one).name for one in named) == ["executorch", "torch", "torchao"]
+    named = shlex.split(install("executorch", "coreml", "coreml"))[2:]
+    assert sorted(Requirement(one).name for one in named) == ["coremltools", "executorch", "torch", "torchao"]
 
 
 @not_registered
@@ -68,7 +68,7 @@ def test_where_nothing_is_known_of_the_packages_a_clone_is_told():
 
 def test_with_a_registered_distribution_commands_name_it(monkeypatch):
     monkeypatch.setattr(extras, "IS_REGISTERED", True)
-    assert install("onnx", "openvino") == install_library("onnx", "openvino") == f"pip install '{DISTRIBUTION}[onnx,openvino]'"
+    assert install("onnx", "hub") == install_library("onnx", "hub") == f"pip install '{DISTRIBUTION}[onnx,hub]'"
     assert install_library() == f"pip install '{DISTRIBUTION}'"
 
 
