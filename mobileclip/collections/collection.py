@@ -54,7 +54,8 @@ class Collection:
             `mobileclip.load`; of a model that is loaded here. An index does not remember it.
 
     `graph_sizes` says from how many pictures on graphs are made; it may be set before the index is read. `shortlist`
-    says how many pictures a query has encoded anew while the index is upgraded, at most.
+    says how many pictures a query has encoded anew while the index is upgraded, at most, and `seconds` in what time:
+    what is left then is encoded by `encode_waiting`; None for all of them.
 
     Examples:
         The tests have no photographs, so they leave this out.
@@ -76,6 +77,7 @@ class Collection:
         self.store = store
         self.device, self.trust, self.text_model = device, trust, text_model
         self.graph_sizes, self.shortlist = GraphSizes(), SHORTLIST
+        self.seconds: float | None = None
         self._clip = clip
         self._snapshot: Snapshot | None = None
         self._graphs: NeighbourGraphs | None = None
@@ -203,12 +205,14 @@ class Collection:
         return self._graphs
 
     def load(self) -> None:
-        """Read the index and its model now, not when they are first asked for.
+        """Read the index and its models now, not when they are first asked for.
 
         Raises:
             ValueError, OSError: if they cannot be read.
         """
         self._snapshot, self._clip = self.snapshot, self.clip
+        if self._spaces is not None:
+            self._spaces.clip()
 
     def require_source(self, source: ModelSource) -> None:
         """Refuse a model whose name alone tells that it is another one; no weights are read, and none are fetched.
@@ -241,7 +245,7 @@ class Collection:
         """
         store = Store.open(self.path)
         other = Collection(store, device=self.device, trust=self.trust, text_model=self.text_model)
-        other.graph_sizes, other.shortlist = self.graph_sizes, self.shortlist
+        other.graph_sizes, other.shortlist, other.seconds = self.graph_sizes, self.shortlist, self.seconds
         if store.about.identity == self.store.about.identity:
             other._clip, other._new_clip = self._clip, self._new_clip
         return other
@@ -423,6 +427,15 @@ class Collection:
                 self._renew(show_progress=options.show_progress)
         return report
 
+    @property
+    def num_waiting(self) -> int:
+        """How many pictures that queries were to have encoded anew are not yet."""
+        return 0 if self._spaces is None else self._spaces.num_waiting
+
+    def encode_waiting(self) -> bool:
+        """Encode some of them, the last query's first, and return whether there are more; other threads may search."""
+        return self._spaces is not None and self._spaces.encode_waiting()
+
     def cancel_upgrade(self) -> None:
         """Drop the new space of an index that is being upgraded.
 
@@ -466,6 +479,7 @@ class Collection:
         where: Sequence[Condition | str] = (),
         k: int = 10,
         all_frames: bool = False,
+        encode: bool = True,
     ) -> list[Match]:
         """Return the pictures that are nearest to what is asked for, the nearest first.
 
@@ -479,6 +493,7 @@ class Collection:
             where: conditions on columns, see `Condition`; all must hold.
             k: number of results, at most.
             all_frames: whether a video may be found by several of its frames; by default, by the nearest one alone.
+            encode: whether pictures are encoded anew for it, where the index is being upgraded.
 
         Raises:
             ValueError: if nothing is asked for, k is below 1, a condition is none, or an id is unknown.
@@ -491,7 +506,7 @@ class Collection:
         upgraded = None
         if self._spaces is not None:
             upgraded = self._spaces.query(
-                lambda clip, known: direction(clip, known=known), like, shortlist=self.shortlist
+                lambda clip, known: direction(clip, known=known), like, self.shortlist if encode else 0, self.seconds
             )
         return nearest_matches(snapshot, self.graphs, query, k, where=where, all_frames=all_frames, upgraded=upgraded)
 

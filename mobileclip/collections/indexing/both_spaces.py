@@ -41,6 +41,7 @@ class BothSpaces:
         direction: Callable[[Callable[[], ImageTextModel], list[Vector]], Vector],
         like: Sequence[int],
         shortlist: int,
+        seconds: float | None = None,
     ) -> Upgraded | None:
         """Return a query in the new space; None where the old one answers alone.
 
@@ -51,20 +52,36 @@ class BothSpaces:
             direction: makes it with a model, and embeddings of what pictures are like.
             like: ids of what pictures are like.
             shortlist: pictures that are encoded anew for it, at most.
+            seconds: for these, see `TwoSpaces.nearest`.
         """
         now = NewSpace.of(self._store)
         if now is None or now.about != self._space.about:
             return None
-        try:
-            clip = self._load(self._space)
-        except (OSError, ValueError) as error:
-            raise_machine_fault(error)
-            logger.warning("the old model answers alone, since the new one cannot be loaded: %s", error)
+        clip = self.clip()
+        if clip is None:
             return None
         known = self._spaces.embeddings_of(like)
         if len(known) < len(like):
             return None
-        return Upgraded(spaces=self._spaces, query=direction(lambda: clip, known), shortlist=shortlist)
+        return Upgraded(spaces=self._spaces, query=direction(lambda: clip, known), shortlist=shortlist, seconds=seconds)
+
+    def clip(self) -> ImageTextModel | None:
+        """Return the model of the new space; None, and a warning, where it cannot be loaded."""
+        try:
+            return self._load(self._space)
+        except (OSError, ValueError) as error:
+            raise_machine_fault(error)
+            logger.warning("the old model answers alone, since the new one cannot be loaded: %s", error)
+            return None
+
+    def encode_waiting(self) -> bool:
+        """Encode some of what waits, and return whether there is more; see `TwoSpaces`."""
+        return self._spaces.encode_waiting()
+
+    @property
+    def num_waiting(self) -> int:
+        """How many pictures wait to be encoded."""
+        return self._spaces.num_waiting
 
     def _encode(self, places: Places) -> list[Kept]:
         # A shard would be read whole for one picture: it waits for `Collection.upgrade`.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mobileclip import storage
 from mobileclip.collections.searching.filtering import Condition, matching, parse_condition
 from mobileclip.collections.searching.matches import Match, first_of_videos, match_of
-from mobileclip.collections.searching.neighbours import NeighbourGraphs, nearest_of
+from mobileclip.collections.searching.neighbours import Found, NeighbourGraphs, nearest_of
 from mobileclip.collections.searching.two_spaces import TwoSpaces
 from mobileclip.collections.store.presence import Presence
 from mobileclip.collections.store.snapshot import Snapshot
@@ -42,11 +42,13 @@ class Upgraded:
         spaces: both.
         query: the direction in the new one, of shape (dim,).
         shortlist: pictures that are encoded anew for it, at most.
+        seconds: for these, see `TwoSpaces.nearest`.
     """
 
     spaces: TwoSpaces
     query: Vector
     shortlist: int
+    seconds: float | None = None
 
 
 def direction_of(
@@ -111,23 +113,32 @@ def nearest_matches(
     """
     conditions = [parse_condition(one) if isinstance(one, str) else one for one in where]
     places = matching(snapshot, conditions) if conditions else None
-    wanted, there = k, Presence()
-    while True:
-        proposed = wanted if upgraded is None else max(wanted, upgraded.shortlist)
+    wanted, there, shortlist = k, Presence(), 0 if upgraded is None else upgraded.shortlist
+
+    def search(direction: Vector, count: int) -> Found:
         if places is None and graphs is not None:
-            found, scores = graphs.nearest(query, proposed)
+            return graphs.nearest(direction, count)
+        return nearest_of(snapshot.vectors, places, direction, count)
+
+    while True:
+        if upgraded is None:
+            found, scores = search(query, wanted)
         else:
-            found, scores = nearest_of(snapshot.vectors, places, query, proposed)
-        if upgraded is not None:
             found, scores = upgraded.spaces.nearest(
-                upgraded.query, wanted, proposed=(found, scores), among=places, shortlist=upgraded.shortlist
+                upgraded.query,
+                wanted,
+                search=search,
+                old=query,
+                among=places,
+                shortlist=shortlist,
+                seconds=upgraded.seconds,
             )
         pairs = zip(snapshot.rows(found), scores.tolist(), strict=True)
         shown = [(row, score) for row, score in pairs if row is not None and row["path"] in there]
         chosen = range(len(shown)) if all_frames else first_of_videos([row for row, _ in shown])
         if len(chosen) >= k or len(found) < wanted:
             return [match_of(*shown[number]) for number in chosen[:k]]
-        wanted *= _MORE
+        wanted, shortlist = wanted * _MORE, 0
 
 
 def _of_texts(clip: Callable[[], ImageTextModel], texts: Sequence[str]) -> list[Vector]:

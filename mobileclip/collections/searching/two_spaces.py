@@ -1,14 +1,17 @@
 """An index that is being upgraded, as it is searched: the old space proposes, and the new one ranks.
 
-What the old model's shortlist of a query has, is encoded anew and kept. All that has been encoded anew, by whatever
-query, is ranked in the new space; a picture that has not been keeps the rank that the old model gives it, since scores
-of two spaces cannot be compared.
+Of each query, a shortlist of pictures that were not yet is encoded anew and kept. It is proposed by the old space twice:
+by the old model's query, and by the new model's, taken there by the linear map that pictures in both spaces give. All
+that has been encoded anew, by whatever query, is ranked in the new space; a picture that has not been keeps the rank
+that the old model gives it, since scores of two spaces cannot be compared.
 """
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +24,21 @@ from mobileclip.terminal import get_logger
 logger = get_logger(__name__)
 
 Vector = NDArray[np.float32]
+Matrix = NDArray[np.float32]
 Places = NDArray[np.int64]
 Encode = Callable[[Places], list[tuple[int, str, float | None, Vector]]]
 """Has pictures encoded by the new model: from places to ids, hashes, times and embeddings of those that can be."""
 
 SHORTLIST = 50
 """Pictures of a query that are encoded anew, at most."""
+
+# Pictures that are encoded at once where a query waits: it waits for one such block too many, at most.
+_AT_ONCE = 4
+# The map of queries: from so many pictures on, of so many at most, and made anew when there are so many times more.
+_FEWEST, _MOST, _GROWN = 100, 16_384, 1.125
+_RIDGE = 1e-3
+# Of two rankings of one space, as in reciprocal rank fusion; the old space is asked for so many times the shortlist.
+_FUSED, _DEEPEST = 60, 20
 
 
 def joined(best: Found, proposed: Found, done: NDArray[np.bool_], k: int) -> Found:
@@ -46,6 +58,37 @@ def joined(best: Found, proposed: Found, done: NDArray[np.bool_], k: int) -> Fou
     return np.array(places, np.int64), np.array(scores, np.float32)
 
 
+def query_map(old: Matrix, new: Matrix) -> Matrix:
+    """Return the matrix that takes a query of the new space into the old one: ridge regression of pictures in both.
+
+    Shape:
+        `(pictures, old dim)` and `(pictures, new dim)` to `(old dim, new dim)`.
+
+    Args:
+        old: embeddings of some pictures.
+        new: of the same pictures.
+    """
+    x, y = (one - one.mean(0) for one in (old, new))
+    solved: Matrix = np.linalg.solve(x.T @ x + _RIDGE * len(x) * np.eye(x.shape[1], dtype=np.float32), x.T @ y)
+    return solved
+
+
+def depth(shortlist: int, done: NDArray[np.bool_]) -> int:
+    """Return how many pictures the old space is asked for, so that about a shortlist of them is not encoded yet."""
+    left = 1 - np.count_nonzero(done) / max(1, len(done))
+    return min(len(done), math.ceil(shortlist * min(_DEEPEST, 1 / max(left, 1 / _DEEPEST))))
+
+
+def shortlisted(rankings: Iterable[Places], done: NDArray[np.bool_], shortlist: int) -> Places:
+    """Return the first of several rankings together that are not encoded yet, by reciprocal rank fusion."""
+    scores: dict[int, float] = {}
+    for ranking in rankings:
+        for rank, place in enumerate(ranking.tolist()):
+            scores[place] = scores.get(place, 0.0) + 1 / (_FUSED + rank)
+    ranked = sorted(scores, key=lambda place: (-scores[place], place))
+    return np.array([place for place in ranked if not done[place]][:shortlist], np.int64)
+
+
 class TwoSpaces:
     """Both spaces of a snapshot, for any number of threads.
 
@@ -61,13 +104,20 @@ class TwoSpaces:
         self._done = np.zeros(len(snapshot), bool)
         self._failed = np.zeros(len(snapshot), bool)
         self._last = 0
-        self._lock = threading.Lock()
+        self._lock, self._encoding = threading.Lock(), threading.Lock()
+        self._waiting: dict[int, None] = {}
+        self._map: tuple[int, Matrix] | None = None
         self._refresh()
 
     @property
     def num_done(self) -> int:
         """How many pictures are in the new space."""
         return int(np.count_nonzero(self._done))
+
+    @property
+    def num_waiting(self) -> int:
+        """How many pictures of shortlists are not encoded yet."""
+        return len(self._waiting)
 
     def embeddings_of(self, ids: Sequence[int]) -> list[Vector]:
         """Return embeddings in the new space, for which pictures are encoded; fewer where some cannot be.
@@ -79,40 +129,91 @@ class TwoSpaces:
             ValueError: if there is no picture of an id.
         """
         places = np.array([self._snapshot.place(one) for one in ids], np.int64)
-        self._encode_missing(places)
+        self._encode_missing(places, len(places))
         return [self._vectors[place].astype(np.float32) for place in places if self._done[place]]
 
-    def nearest(self, new: Vector, k: int, *, proposed: Found, among: Places | None, shortlist: int) -> Found:
+    def nearest(
+        self,
+        query: Vector,
+        k: int,
+        *,
+        search: Callable[[Vector, int], Found],
+        old: Vector,
+        among: Places | None,
+        shortlist: int,
+        seconds: float | None = None,
+    ) -> Found:
         """Return places, the nearest first, and their scores, of the space that each is ranked in.
 
         Args:
-            new: the query in the new space, of unit length.
+            query: in the new space, of unit length.
             k: how many.
-            proposed: what is nearest in the old space: at least k, and at least the shortlist.
+            search: finds what is nearest in the old space.
+            old: the query in the old space, of unit length.
             among: places of those that may be found; None for all.
-            shortlist: of the proposed ones, so many are encoded anew where they were not yet.
+            shortlist: so many pictures that were not yet are encoded anew.
+            seconds: for that, but for the first few; what is left waits for `encode_waiting`. None for all at once.
         """
         self._refresh()
-        self._encode_missing(proposed[0][:shortlist])
+        proposed = search(old, max(k, depth(shortlist, self._done)))
+        if shortlist:
+            rankings = [proposed[0]]
+            if (mapping := self._query_map()) is not None:
+                rankings.append(search(_unit(mapping @ query), len(proposed[0]))[0])
+            self._encode_shortlist(shortlisted(rankings, self._done | self._failed, shortlist), seconds)
         done = self._done.copy()
         ranked = np.flatnonzero(done) if among is None else among[done[among]]
         best = (np.empty(0, np.int64), np.empty(0, np.float32))
         if len(ranked):
-            best = nearest_of(self._vectors, None if len(ranked) == len(done) else ranked, new, k)
+            best = nearest_of(self._vectors, None if len(ranked) == len(done) else ranked, query, k)
         return joined(best, proposed, done, k)
 
-    def _encode_missing(self, places: Places) -> None:
+    def encode_waiting(self) -> bool:
+        """Encode some of the pictures that wait, the last query's first, and return whether there are more."""
         with self._lock:
-            missing = places[~(self._done[places] | self._failed[places])]
+            some = list(self._waiting)[:_AT_ONCE]
+        self._encode_missing(np.array(some, np.int64), _AT_ONCE)
+        with self._lock:
+            for place in some:
+                self._waiting.pop(place, None)
+            return bool(self._waiting)
+
+    def _encode_shortlist(self, places: Places, seconds: float | None) -> None:
+        if seconds is None:
+            self._encode_missing(places, max(1, len(places)))
+            return
+        end = time.monotonic() + seconds
+        for start in range(0, len(places), _AT_ONCE):
+            if start and time.monotonic() > end:
+                with self._lock:
+                    self._waiting = dict.fromkeys([*places[start:].tolist(), *self._waiting])
+                return
+            self._encode_missing(places[start : start + _AT_ONCE], _AT_ONCE)
+
+    def _encode_missing(self, places: Places, most: int) -> None:
+        with self._encoding:
+            missing = places[~(self._done[places] | self._failed[places])][:most]
             if not len(missing):
                 return
             rows = self._encode(missing)
-            self._failed[missing] = True
-            self._enter(np.array([number for number, *_ in rows], np.int64), [vector for *_, vector in rows])
+            with self._lock:
+                self._failed[missing] = True
+                self._enter(np.array([number for number, *_ in rows], np.int64), [vector for *_, vector in rows])
         try:
             self._space.keep(rows)
         except OSError as error:  # of an index that cannot be written to, it is known here alone
             logger.warning("what was encoded anew is not kept: %s", error)
+
+    def _query_map(self) -> Matrix | None:
+        """Return the map of queries into the old space; None of few pictures."""
+        places = np.flatnonzero(self._done)
+        known = self._map
+        if len(places) < _FEWEST or (known is not None and len(places) < _GROWN * known[0]):
+            return None if known is None else known[1]
+        some = places[np.unique(np.linspace(0, len(places) - 1, min(_MOST, len(places))).astype(np.int64))]
+        fitted = query_map(*(one[some].astype(np.float32) for one in (self._snapshot.vectors, self._vectors)))
+        self._map = len(places), fitted
+        return fitted
 
     def _refresh(self) -> None:
         """Take in what others have added."""
@@ -131,3 +232,8 @@ class TwoSpaces:
         known = self._snapshot.ids[places] == ids  # others were removed, or are newer than the snapshot
         self._vectors[places[known]] = np.asarray(vectors, np.float16)[known]
         self._done[places[known]] = True
+
+
+def _unit(vector: Vector) -> Vector:
+    unit: Vector = vector / max(float(np.linalg.norm(vector)), float(np.finfo(np.float32).tiny))
+    return unit

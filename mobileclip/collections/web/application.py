@@ -151,10 +151,14 @@ def _search(served: ServedCollection, request: Request, picture: bytes | None) -
         where=[one for one in asked.getlist("where") if one.strip()],
         k=skip + k if k > 0 else k,
         all_frames=_frames(asked) == "all",
+        # What comes behind the first, or once more, was encoded for the first.
+        encode=skip == 0 and "again" not in asked,
     )
     like = [as_shown(picture_of(collection, number)[0]) for number in query["like"]]
     matches = [as_shown(match) for match in found[skip:]]
-    return JSONResponse({"matches": matches, "like": like, "version": served.version})
+    told = {"matches": matches, "like": like, "version": served.version, "num_waiting": collection.num_waiting}
+    served.fill()
+    return JSONResponse(told)
 
 
 def _explain(served: ServedCollection, request: Request, picture: bytes | None) -> Response:

@@ -13,6 +13,7 @@ from mobileclip.collections.collection import Collection
 from mobileclip.collections.searching.filtering import DATE, NUMBERS, TEXTS
 from mobileclip.collections.searching.matches import first_of_videos, match_of
 from mobileclip.collections.store.presence import Presence
+from mobileclip.collections.store.upgrading import UpgradeState
 from mobileclip.collections.web.served import as_shown
 from mobileclip.encoders.features import GivesLocalEmbeddings
 
@@ -31,13 +32,22 @@ def overview(collection: Collection) -> dict[str, Any]:
     """
     about, snapshot, upgrade = collection.store.about, collection.snapshot, collection.upgrade_state
     return {
-        **({} if upgrade is None else {"upgrade": storage.printable(str(upgrade))}),
+        **({} if upgrade is None else {"upgrade": _upgrade(upgrade, collection)}),
         "index": storage.printable(collection.path),
         "num_pictures": len(snapshot),
         "num_unreadable": snapshot.num_unreadable,
         "model": storage.printable(about.model),
         "dim": about.dim,
         "explains": isinstance(collection.clip.model.image_encoder, GivesLocalEmbeddings),
+    }
+
+
+def _upgrade(state: UpgradeState, collection: Collection) -> dict[str, Any]:
+    return {
+        "model": storage.printable(state.about.model),
+        "num_done": state.num_done,
+        "num_waiting": collection.num_waiting,
+        "measured": storage.printable(state.measured, limit=_LONGEST_VALUE),
     }
 
 

@@ -1,10 +1,9 @@
 """An index that is brought to another model: measured, by use, at a pace, killed at any moment, by several at once."""
 
 import json
-import os
 import shutil
+import signal
 import time
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -26,7 +25,7 @@ NUMBER = 48
 FILL = """
 import sys
 from mobileclip.collections import Collection, IndexOptions
-options = IndexOptions(show_progress=False, precision="float32", batch_size=2)
+options = IndexOptions(show_progress=False, precision="float32", batch_size=1)
 Collection.open(sys.argv[1]).upgrade(rate=float(sys.argv[2]), options=options)
 """
 
@@ -171,27 +170,26 @@ def test_captions_tell_which_model_is_better(world, index):
             path.unlink()
 
 
-def test_killed_at_any_moment_nothing_is_lost_and_no_picture_is_there_twice(world, index):
+@pytest.mark.parametrize("num_kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_nothing_is_lost_and_no_picture_is_there_twice(world, index, num_kills):
     index.upgrade_to(source(world), sample=1)
-    draw_moment = np.random.default_rng(5)
-    seen = 0
-    for _ in range(int(os.environ.get("NUM_KILLS", "3"))):
-        done = num_done(index)
-        assert done >= seen, "something was lost"
-        seen = done
-        job = preloaded().start("-c", FILL, index.path, 400, folder=index.path.parent)
-        wanted = done + int(draw_moment.integers(1, 3))
-        while num_done(index) < wanted and job.poll() is None:
-            time.sleep(float(draw_moment.uniform(0, 0.004)))
+    space, draw_moment = NewSpace.of(index.store), np.random.default_rng(5)
+    for _ in range(num_kills):
+        _, before, vectors = space.since(0)
+        job = preloaded().start("-c", FILL, index.path, 40, folder=index.path.parent)
+        wanted = len(before) + int(draw_moment.integers(0, 3))
+        while num_done(index) < wanted:
+            assert job.poll() is None, job.communicate()
+        time.sleep(float(draw_moment.uniform(0, 0.01)))
         job.kill()
+        assert job.wait() == -signal.SIGKILL, "it had ended before"
         job.communicate()
-        if index.upgrade_state is None:
-            break
-    left = 0 if index.upgrade_state is None else NUMBER - num_done(index)
-    if index.upgrade_state is not None:
-        _, ids, _ = NewSpace.of(index.store).since(0)
-        assert max(Counter(ids.tolist()).values()) == 1
-        assert index.upgrade(options=OPTIONS).num_encoded == left, "nothing is encoded again"
+        _, ids, kept = space.since(0)
+        assert len(set(ids.tolist())) == len(ids)
+        np.testing.assert_array_equal(ids[: len(before)], before)
+        np.testing.assert_array_equal(kept[: len(before)], vectors)
+    left = NUMBER - num_done(index)
+    assert index.upgrade(options=OPTIONS).num_encoded == left > 0, "nothing is encoded again"
     assert_same_rows(Collection.open(index.path), Collection.open(world / "whole"))
 
 

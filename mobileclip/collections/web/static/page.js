@@ -30,11 +30,14 @@ const askWith = (address, picture) =>
   ask(address, picture ? { method: 'POST', body: picture, headers: { 'Content-Type': 'application/octet-stream' } } : {});
 
 const page = new Search({
-  async search({ skip, k, picture, ...asked }) {
-    const answer = await askWith(`/api/search?${written(asked)}&${new URLSearchParams({ skip, k })}`, picture);
+  async search({ skip, k, picture, again, ...asked }) {
+    const place = new URLSearchParams({ skip, k, ...(again && { again: 1 }) });
+    const answer = await askWith(`/api/search?${written(asked)}&${place}`, picture);
     const number = skip + answer.matches.length;
     const said = number ? `${count(number, 'picture', 'pictures')}, the most similar first` : 'Nothing was found.';
-    return { ...answer, said };
+    const rest = answer.num_waiting ? `. The new model reads ${answer.num_waiting} more: their order will change` : '';
+    if (answer.num_waiting && !again) renewSoon();
+    return { ...answer, said: said + rest };
   },
   // Browsers show an address again without asking: every question has addresses of its own, since files change.
   address: (one, size, question) => `/pictures/${one.id}/${size}?${question}`,
@@ -57,6 +60,17 @@ const page = new Search({
     await tell();
   },
 });
+
+// The new model encodes the rest of a query's pictures behind its answer.
+let renewing = null;
+function renewSoon() {
+  clearTimeout(renewing);
+  renewing = setTimeout(async () => {
+    await tell();
+    if (about?.upgrade?.num_waiting) renewSoon();
+    else page.renew().catch(() => {}); // the order before stays
+  }, 1000);
+}
 
 // Every search is an address: it can be gone back to, reloaded and shared.
 function go(query, picture = null) {
@@ -110,10 +124,26 @@ async function showStart() {
     link.href = `/?${new URLSearchParams({ text })}`;
     texts.append(...(place ? [', ', link] : [link]));
   });
-  start.append(make('h2', '', 'This collection'), make('p', '', facts), texts, make('h2', '', 'Some of its pictures'));
+  start.append(make('h2', '', 'This collection'), make('p', '', facts), ...upgrade(), texts);
+  start.append(make('h2', '', 'Some of its pictures'));
   find('results').append(start);
   const { examples } = await ask('/api/examples').catch(() => ({ examples: [] }));
   if (isStart && start.isConnected) page.list(examples.map((one) => [one, '']));
+}
+
+// How far an upgrade is, which `mobileclip upgrade --status` says too.
+const upgraded = ({ model, num_done }) =>
+  `${num_done.toLocaleString('en')} of ${count(about.num_pictures, 'picture', 'pictures')} are encoded by ${model}`;
+
+function upgrade() {
+  if (!about.upgrade) return [];
+  const section = make('div', '');
+  section.id = 'upgrade';
+  const bar = make('progress', '');
+  [bar.max, bar.value] = [about.num_pictures, about.upgrade.num_done];
+  const said = make('p', '', `${upgraded(about.upgrade)}; searches encode what they find, mobileclip upgrade the rest.`);
+  section.append(make('h2', '', 'Another model'), said, bar, make('p', '', about.upgrade.measured));
+  return [section];
 }
 
 // Says what the index holds, and that it has changed since the last answer.
@@ -121,12 +151,14 @@ async function tell() {
   try {
     about = await ask('/api/collection');
     const unreadable = about.num_unreadable ? `, ${count(about.num_unreadable, 'file', 'files')} cannot be read` : '';
-    find('about').textContent = `${count(about.num_pictures, 'picture', 'pictures')} in ${about.index}${unreadable}`;
+    const other = about.upgrade ? `, ${upgraded(about.upgrade)}` : '';
+    find('about').textContent = `${count(about.num_pictures, 'picture', 'pictures')} in ${about.index}${unreadable}${other}`;
     if (!about.num_pictures) page.say('The index is empty: add pictures with mobileclip index.');
     else if (!isStart && page.size && about.version !== version)
       page.say('The index has changed: search again to see what is new.');
     else if (isBroken) page.say('');
     isBroken = false;
+    find('upgrade')?.replaceWith(...upgrade());
     showStart();
   } catch (error) {
     isBroken = true;
