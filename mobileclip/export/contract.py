@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import attrs
-from attrs import validators
 
 from mobileclip.encoders.checkpoints.exports import CONTRACT
-from mobileclip.export.spec import Backend, InputDtype, Preprocess, Tower
+from mobileclip.export.spec import TEXT_SPACE, Backend, InputDtype, Preprocess, Stage, Tower
 from mobileclip.hardware.precision import Precision
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.serialization import to_json
@@ -74,9 +73,14 @@ def _is_input_shape(
     _is_shape(instance, attribute, sides[:2] if sides[2:] == (None, None) else sides)
 
 
-def feature_name(stage: int) -> str:
+def feature_name(stage: Stage) -> str:
     """Return what the feature map behind a stage is called, as an output and in a report."""
-    return f"stage_{stage}"
+    return "text_space" if stage == TEXT_SPACE else f"stage_{stage}"
+
+
+def _is_stage(_: object, attribute: attrs.Attribute[Stage], stage: Stage) -> None:
+    if stage != TEXT_SPACE and stage < 0:
+        raise ValueError(f"{attribute.name} is {stage}, expected the number of a stage, from 0, or {TEXT_SPACE}")
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -84,11 +88,11 @@ class FeatureMap:
     """A feature map that an image file gives beside the embedding.
 
     Args:
-        stage: behind which it comes, from 0; of a ViT, the layer.
+        stage: behind which it comes, from 0; of a ViT, the layer; `text-space` behind all of the tower.
         shape: of the output, float32: batch, channels, rows, columns; None where the batch may have any size.
     """
 
-    stage: int = attrs.field(validator=validators.ge(0))
+    stage: Stage = attrs.field(validator=_is_stage)
     shape: tuple[int | None, ...] = attrs.field(validator=_is_shape)
 
     @property

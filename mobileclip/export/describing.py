@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import cast
 
 import attrs
+import torch
 from torch import nn
 
 from mobileclip.blocks import models
@@ -14,10 +15,10 @@ from mobileclip.encoders import ClassifierSpec, DualEncoder, ModelSpec
 from mobileclip.encoders.checkpoints import PREFIX, PRETRAINED, hub_licence_of, licence_of, packaged
 from mobileclip.encoders.checkpoints.hub import parsed
 from mobileclip.encoders.checkpoints.native import model_json
-from mobileclip.encoders.features import feature_encoder
+from mobileclip.encoders.features import feature_encoder, local_encoder
 from mobileclip.export.contract import FORMAT_VERSION, Contract, FeatureMap, ImageContract, TextContract, TowerFile
 from mobileclip.export.layouts import layouts
-from mobileclip.export.spec import ExportSpec
+from mobileclip.export.spec import TEXT_SPACE, ExportSpec, Stage
 from mobileclip.export.targets import Target
 from mobileclip.export.targets.base import Written, versions_of
 from mobileclip.export.towers.graph import TowerExport, input_of, output_dim
@@ -54,7 +55,11 @@ def tower_file(export: TowerExport, name: str, written: Written) -> TowerFile:
     )
 
 
-def _feature_map(export: TowerExport, stage: int, batch: int | None) -> FeatureMap:
+@torch.no_grad()
+def _feature_map(export: TowerExport, stage: Stage, batch: int | None) -> FeatureMap:
+    if stage == TEXT_SPACE:
+        maps = local_encoder(export.encoder).local_embeddings(torch.zeros(1, *export.input_shape))
+        return FeatureMap(stage=stage, shape=(batch, *maps.shape[1:]))
     encoder, (_, *sides) = feature_encoder(export.encoder), export.input_shape
     return FeatureMap(
         stage=stage, shape=(batch, encoder.dims[stage], *(side // encoder.strides[stage] for side in sides))

@@ -15,7 +15,7 @@ from mobileclip.export.contract import (
     Contract,
     TowerFile,
 )
-from mobileclip.export.spec import still_written
+from mobileclip.export.spec import TEXT_SPACE, still_written
 from mobileclip.extras import UPDATE
 from mobileclip.machine import raise_machine_fault
 from mobileclip.serialization import from_value
@@ -123,7 +123,8 @@ def _check_features(tower: TowerFile, path: Path) -> None:
         raise ValueError(f"{path} has feature maps of the {tower.tower} tower; export the model again")
     for one in features:
         batch, *sides = one.shape
-        if batch != tower.input_shape[0] or len(sides) != 3:
+        fits = len(sides) == 3 and (one.stage != TEXT_SPACE or sides[0] == tower.output_shape[1])
+        if batch != tower.input_shape[0] or not fits:
             raise ValueError(f"{path} has a map {one.name} of shape {one.shape}; export the model again")
     if len({one.stage for one in features}) != len(features):
         raise ValueError(f"{path} has two maps of one stage; export the model again")

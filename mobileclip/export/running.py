@@ -18,6 +18,7 @@ from mobileclip.encoders.checkpoints import PRETRAINED
 from mobileclip.encoders.checks import check_images, check_tokens
 from mobileclip.export.contract import Contract, TowerFile
 from mobileclip.export.reading import check_file, read_contract
+from mobileclip.export.spec import TEXT_SPACE
 from mobileclip.export.targets import Target, targets
 from mobileclip.export.targets.base import CPU, EXAMPLE_BATCH, Run, check_versions
 from mobileclip.export.towers.lengths import cut_to_length
@@ -133,11 +134,15 @@ class ExportedTower(PreparedTower):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the embeddings; of unit length where the contract says that they come out so."""
+        return self._output(inputs, 0)
+
+    def _output(self, inputs: Tensor, place: int) -> Tensor:
+        """Return one of the outputs of the file."""
         file = self._opening.file
         most = file.input_shape[0] or EXAMPLE_BATCH
         taken = torch.split(self._taken(inputs), most)
         try:
-            parts = [self._run(self._cut(part).contiguous())[0] for part in taken]
+            parts = [self._run(self._cut(part).contiguous())[place] for part in taken]
         except Exception as error:
             raise_machine_fault(error)
             # The runtimes' errors have no base in common.
@@ -167,6 +172,15 @@ class ExportedTower(PreparedTower):
             return inputs.float()
         pixels = inputs if inputs.dtype == torch.uint8 else as_pixels(inputs.float(), self._spec.input)
         return pixels if self._opening.file.input_dtype == "uint8" else pixels.float()
+
+
+class LocalExportedTower(ExportedTower):
+    """An exported image tower whose file gives the embedding of each place too."""
+
+    def local_embeddings(self, images: Tensor) -> Tensor:
+        """Return `(batch, embedding_dim, rows, columns)`, whose mean over rows and columns is the embedding."""
+        stages = [one.stage for one in self._opening.file.features]
+        return self._output(images, 1 + stages.index(TEXT_SPACE))
 
 
 def as_pixels(images: Tensor, contract: ImageInput) -> Tensor:
@@ -219,8 +233,9 @@ def load_export(
         )
 
     openings = {file.tower: opening(file) for file in contract.towers}
+    is_local = any(one.stage == TEXT_SPACE for one in openings["image"].file.features)
     model = ReadyDualEncoder(
-        ExportedTower(spec.image, opening=openings["image"]),
+        (LocalExportedTower if is_local else ExportedTower)(spec.image, opening=openings["image"]),
         ExportedTower(spec.text, opening=openings["text"]),
         max_logit_scale=spec.max_logit_scale,
     )

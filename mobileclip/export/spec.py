@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 import attrs
 from attrs import validators
@@ -18,6 +18,9 @@ InputDtype = Literal["float32", "uint8", "int32", "int64"]
 TextDtype = Literal["int32", "int64"]
 TextLengths = Literal["own", "full"]
 Backend = Literal["xnnpack", "coreml", "vulkan", "qnn"]
+Stage = int | Literal["text-space"]
+"""What a feature map comes behind: a stage, from 0, of a ViT a layer; or all of the tower, in the space of texts."""
+TEXT_SPACE: Final = "text-space"
 
 
 def still_written(precision: Precision) -> Precision:
@@ -33,9 +36,11 @@ def still_written(precision: Precision) -> Precision:
     return precision
 
 
-def _are_stages(_: object, attribute: attrs.Attribute[tuple[int, ...]], stages: tuple[int, ...]) -> None:
-    if len(set(stages)) != len(stages) or any(stage < 0 for stage in stages):
-        raise ValueError(f"{attribute.name} are numbers of stages, from 0, each once, and not {stages}")
+def _are_stages(_: object, attribute: attrs.Attribute[tuple[Stage, ...]], stages: tuple[Stage, ...]) -> None:
+    if len(set(stages)) != len(stages) or any(stage != TEXT_SPACE and stage < 0 for stage in stages):
+        raise ValueError(
+            f"{attribute.name} are numbers of stages, from 0, or {TEXT_SPACE}, each once, and not {stages}"
+        )
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -62,7 +67,8 @@ class ExportSpec:
             allow that resize as the library does.
         normalize: scale embeddings to unit length inside.
         features: stages of the image tower, from 0, whose feature maps come out beside the embedding, as `stage_0` and
-            so on; of a ViT they are layers. None by default.
+            so on; of a ViT they are layers. `text-space` is the embedding of each place, as `text_space`, whose mean is
+            the embedding: see `ImageTextModel.explain`. None by default.
         image_size: side of the images, in pixels, where not the model's own; see `mobileclip.encoders.load_model`.
         context_length: ids per text, where fewer than the model's own.
         text_lengths: `own` lets the text file take rows of 8, 16 and 32 ids too, where the tower is causal and the
@@ -88,7 +94,7 @@ class ExportSpec:
     dynamic_batch: bool = False
     preprocess: Preprocess = attrs.field(default="host", validator=validators.in_(get_args(Preprocess)))
     normalize: bool = True
-    features: tuple[int, ...] = attrs.field(default=(), validator=_are_stages)
+    features: tuple[Stage, ...] = attrs.field(default=(), validator=_are_stages)
     image_size: int | None = None
     context_length: int | None = None
     text_lengths: TextLengths = attrs.field(default="own", validator=validators.in_(get_args(TextLengths)))

@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+import mobileclip
 from mobileclip.cli import main
 from mobileclip.encoders import ImageEncoderSpec, save_model
-from mobileclip.export import ExportSpec, export_model, read_contract, read_report, verify_export
+from mobileclip.export import ExportSpec, bundled_samples, export_model, read_contract, read_report, verify_export
 from tests.errors import fails
 from tests.export.hostile_folders import sign
-from tests.export.models import MCI, PIXELS, pixels
+from tests.export.models import MCI, PIXELS, VIT, pixels
 from tests.export.test_verify import change
 
 
@@ -71,6 +72,35 @@ def test_every_target_gives_them(convolutional, target, tmp_path):
     assert read_report(folder).passed, read_report(folder).failures
     (tower,) = read_contract(folder).towers
     assert tower.outputs == {"image_embedding": (1, 12), "stage_1": (1, 16, 8, 8), "stage_0": (1, 8, 16, 16)}
+
+
+@pytest.mark.parametrize("target", ["onnx", pytest.param("torch", marks=pytest.mark.slow), SLOW[0]])
+def test_an_export_with_the_embedding_of_each_place_explains(target, tmp_path):
+    spec = ExportSpec(out=tmp_path / "out", target=target, features=("text-space",))
+    folder = export_model("icons", spec, show_progress=False)
+    report = read_report(folder)
+    assert report.passed, report.failures
+    (error,) = (one.mean_error for one in report.towers if one.stage == "text-space")
+    assert error < 1e-5
+    clip, opened = mobileclip.load("icons"), mobileclip.load(folder)
+    picture, texts = bundled_samples().images[0], ["a cat", "a red bicycle"]
+    maps = opened.explain(picture, texts)
+    torch.testing.assert_close(maps, clip.explain(picture, texts), rtol=1e-3, atol=1e-5)
+    scores = opened.encode_image(picture) @ opened.encode_text(texts).T
+    torch.testing.assert_close(maps.sum((1, 2)), scores[0], rtol=0, atol=1e-5)
+
+
+def test_maps_whose_mean_is_another_embedding_fail(tmp_path):
+    spec = ExportSpec(out=tmp_path / "out", tower="image", features=("text-space",))
+    folder = export_model(mobileclip.load("icons").model.image_encoder, spec, show_progress=False)
+    model = onnx.load(folder / "image.onnx")
+    (last,) = (node for node in model.graph.node if "text_space" in node.output)
+    last.output[list(last.output).index("text_space")] = "doubled_half"
+    model.graph.node.append(onnx.helper.make_node("Sum", ["doubled_half", "doubled_half"], ["text_space"]))
+    onnx.save(model, folder / "image.onnx")
+    sign(folder)
+    failed = {gate.name for gate in verify_export(folder).gates if not gate.passed}
+    assert "image text_space mean over places, distance from the embedding" in failed
 
 
 @pytest.mark.slow
@@ -155,6 +185,8 @@ def test_features_that_nobody_gives_are_refused_before_the_work(tmp_path):
         attrs.evolve(spec, tower="text")
     with fails("export.numbers-stages-each-once"):
         attrs.evolve(spec, features=(1, 1))
+    with fails("encoders.say-where-picture-score", "ViT"):
+        export_model(VIT.build().eval(), attrs.evolve(spec, features=("text-space",)))
     assert not list(tmp_path.iterdir())
 
 

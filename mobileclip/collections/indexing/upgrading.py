@@ -190,7 +190,7 @@ def fill(
     """
     with storage.exclusive(store.folder / UPGRADE):
         space.recognise()
-        left = space.left()
+        left = _spread(store, space.left())
         if rate is None and left:
             paths = (Path(row["path"]) for row in _rows(store, left) if _is_file(row))
             clip = quickened(clip, paths, len(left), precision=options.precision, show_progress=options.show_progress)
@@ -247,10 +247,19 @@ def _in_groups(read: Iterator[ReadAnew], size: int) -> Iterator[list[ReadAnew]]:
         yield some
 
 
+def _spread(store: Store, ids: Sequence[int]) -> list[int]:
+    """Return rows by chance, those of one file side by side: in their order, whole folders would come last."""
+    files: dict[str, list[int]] = {}
+    for number, path in store.values("id", "path", ids=ids):
+        files.setdefault(path, []).append(number)
+    several = list(files.values())
+    return [number for place in np.random.default_rng(0).permutation(len(several)) for number in several[place]]
+
+
 def _rows(store: Store, ids: Sequence[int], space: NewSpace | None = None) -> Iterator[Known]:
     """Yield what is known of pictures, but of those that are in the new space by then."""
     remaining = iter(ids)
     while block := list(islice(remaining, _BLOCK)):
-        done = set() if space is None else set(block).difference(space.left_of(block))
-        for values in store.values(*COLUMNS, ids=[number for number in block if number not in done]):
-            yield dict(zip(COLUMNS, values, strict=True))
+        left = block if space is None else space.left_of(block)
+        rows = {values[0]: dict(zip(COLUMNS, values, strict=True)) for values in store.values(*COLUMNS, ids=left)}
+        yield from (rows[number] for number in block if number in rows)

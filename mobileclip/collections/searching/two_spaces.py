@@ -1,6 +1,6 @@
 """An index that is being upgraded, as it is searched: the old space proposes, and the new one ranks.
 
-Of each query, a shortlist of pictures that were not yet is encoded anew and kept. It is proposed by the old space twice:
+Of each query, a shortlist of pictures that are not encoded anew yet is, and is kept. The old space proposes it twice:
 by the old model's query, and by the new model's, taken there by the linear map that pictures in both spaces give. All
 that has been encoded anew, by whatever query, is ranked in the new space; a picture that has not been keeps the rank
 that the old model gives it, since scores of two spaces cannot be compared.

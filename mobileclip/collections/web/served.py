@@ -95,11 +95,12 @@ class ServedCollection:
                         self._is_filling = False
                         return
                 self._collection.encode_waiting()
-        except Exception as error:
-            with self._filling:
-                self._is_filling = False
+        except (OSError, ValueError) as error:
             raise_machine_fault(error)
             logger.warning("pictures wait until the next search, since they cannot be encoded: %s", error)
+        finally:
+            with self._filling:
+                self._is_filling = False
 
     def duplicates(self, threshold: float) -> Duplicates:
         """Return the groups of pictures that show the same; what was found last is kept.

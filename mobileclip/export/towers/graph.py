@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from mobileclip.data.images.transform import ImageTransform
 from mobileclip.encoders import ClassifierSpec, ImageEncoderSpec, TextEncoderSpec
-from mobileclip.encoders.features import feature_encoder
+from mobileclip.encoders.features import feature_encoder, local_encoder
 from mobileclip.export.contract import feature_name
 from mobileclip.export.layouts import layouts
-from mobileclip.export.spec import ExportSpec, InputDtype, TextDtype, Tower
+from mobileclip.export.spec import TEXT_SPACE, ExportSpec, InputDtype, Stage, TextDtype, Tower
 from mobileclip.export.towers.attention import set_attention
 from mobileclip.export.towers.fallback import Fallback, keep_in_float32
 from mobileclip.export.towers.lengths import SHORTEST
@@ -105,8 +105,8 @@ class ImageGraph(nn.Module):
         pixels = pixels.to(self.dtype)
         if not self.stages:
             return _finished(self.encoder(pixels), unit_length=self.unit_length)
-        embeddings, maps = feature_encoder(self.encoder).embedding_and_features(pixels, self.stages)
-        return (_finished(embeddings, unit_length=self.unit_length), *(one.to(torch.float32) for one in maps))
+        embeddings, *maps = embedding_and_maps(self.encoder, pixels, self.stages, unit_length=self.unit_length)
+        return (_finished(embeddings, unit_length=self.unit_length), *maps)
 
 
 class TextGraph(nn.Module):
@@ -143,6 +143,29 @@ def with_end(tokens: Tensor, end_id: int) -> Tensor:
     last, end = tokens[:, -1:], torch.full_like(tokens[:, -1:], end_id)
     has_end = (tokens == end_id).any(dim=1, keepdim=True)
     return torch.cat([tokens[:, :-1], torch.where(has_end, last, end)], dim=1)
+
+
+def embedding_and_maps(
+    encoder: nn.Module, images: Tensor, stages: tuple[Stage, ...], *, unit_length: bool
+) -> tuple[Tensor, ...]:
+    """Return the embeddings of images, as the head gives them, and behind them the feature maps of stages, float32.
+
+    Args:
+        encoder: an image tower.
+        images: preprocessed.
+        stages: of which one at least.
+        unit_length: whether the mean over places in the space of texts is to be so long.
+    """
+    numbers = [stage for stage in stages if stage != TEXT_SPACE]
+    maps: dict[Stage, Tensor] = {}
+    if numbers:
+        embeddings, found = feature_encoder(encoder).embedding_and_features(images, numbers)
+        maps = {stage: one.to(torch.float32) for stage, one in zip(numbers, found, strict=True)}
+    if TEXT_SPACE in stages:
+        local = local_encoder(encoder).local_embeddings(images).to(torch.float32)
+        embeddings = local.mean((2, 3))
+        maps[TEXT_SPACE] = local / embeddings.norm(dim=1)[:, None, None, None] if unit_length else local
+    return (embeddings, *(maps[stage] for stage in stages))
 
 
 def _finished(embeddings: Tensor, *, unit_length: bool) -> Tensor:
@@ -204,7 +227,7 @@ class TowerExport:
         return [self.output_name, *map(feature_name, self.stages)]
 
     @property
-    def stages(self) -> tuple[int, ...]:
+    def stages(self) -> tuple[Stage, ...]:
         """Stages whose feature maps come out behind the embeddings."""
         return self.spec.features if self.tower == "image" else ()
 

@@ -15,10 +15,9 @@ from mobileclip.data.images.transform import ImageError, ImageTransform
 from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.encoders import Classifier, DualEncoder, ImageEncoderSpec, ModelSpec, TextEncoderSpec
 from mobileclip.encoders.checkpoints.layouts import towers
-from mobileclip.encoders.features import feature_encoder
 from mobileclip.export.contract import EVALUATION, GOLDEN, Contract, feature_name
-from mobileclip.export.spec import Tower
-from mobileclip.export.towers.graph import TowerExport, as_taken, input_of
+from mobileclip.export.spec import TEXT_SPACE, Stage, Tower
+from mobileclip.export.towers.graph import TowerExport, as_taken, embedding_and_maps, input_of
 from mobileclip.export.verification.parity import CONSTANT, spread_of
 from mobileclip.inference.comparison.samples import Samples
 from mobileclip.inputs import ImageInput
@@ -45,10 +44,10 @@ class Outputs:
     """
 
     embeddings: Tensor
-    features: Mapping[int, Tensor] = attrs.field(factory=dict)
+    features: Mapping[Stage, Tensor] = attrs.field(factory=dict)
 
     @classmethod
-    def of_batches(cls, batches: Iterable[tuple[Tensor, ...]], stages: Sequence[int]) -> Outputs:
+    def of_batches(cls, batches: Iterable[tuple[Tensor, ...]], stages: Sequence[Stage]) -> Outputs:
         """Return what several batches give together.
 
         Args:
@@ -137,7 +136,7 @@ def stored_name(tower: Tower, *, of_classes: bool) -> str:
     return f"{tower}.{'logits' if of_classes else 'embedding'}"
 
 
-def measure_model(model: nn.Module, samples: Samples, *, normalize: bool, stages: tuple[int, ...] = ()) -> Measured:
+def measure_model(model: nn.Module, samples: Samples, *, normalize: bool, stages: tuple[Stage, ...] = ()) -> Measured:
     """Return what an export of a model is compared with.
 
     Args:
@@ -237,9 +236,9 @@ def read_measured(folder: Path, contract: Contract) -> Measured:
     return Measured(inputs=inputs, reference=reference, of_classes=contract.of_classes)
 
 
-def _stored_features(tensors: Mapping[str, Tensor], contract: Contract, kind: Tower, count: int) -> dict[int, Tensor]:
+def _stored_features(tensors: Mapping[str, Tensor], contract: Contract, kind: Tower, count: int) -> dict[Stage, Tensor]:
     """Return the model's own feature maps of the first images, by stage."""
-    features = {}
+    features: dict[Stage, Tensor] = {}
     for one in (one for tower in contract.towers if tower.tower == kind for one in tower.features):
         features[one.stage] = maps = tensors.get(f"{kind}.{one.name}", torch.empty(0))
         _check_kind(f"the maps of {one.name}", maps, torch.float32, one.shape[1:])
@@ -297,13 +296,14 @@ def _read_images(samples: Samples, contract: ImageInput) -> tuple[Tensor, tuple[
 
 @torch.no_grad()
 def _encoded(
-    encoder: nn.Module, inputs: Tensor, stages: tuple[int, ...], *, normalize: bool
+    encoder: nn.Module, inputs: Tensor, stages: tuple[Stage, ...], *, normalize: bool
 ) -> Iterator[tuple[Tensor, ...]]:
     """Yield the embeddings of one batch after another, and behind them the feature maps of some stages."""
     for part in torch.split(inputs, _BATCH):
-        maps: tuple[Tensor, ...] = ()
+        maps: Sequence[Tensor] = ()
         if stages:
-            rows, maps = feature_encoder(encoder).embedding_and_features(part, stages)
-        else:
+            rows, *maps = embedding_and_maps(encoder, part, stages, unit_length=normalize)
+        # Where the mean of places stands in for the head, the head's own embedding is the reference.
+        if not stages or TEXT_SPACE in stages:
             rows = encoder(part)
         yield (torch.nn.functional.normalize(rows, dim=-1) if normalize else rows, *maps)

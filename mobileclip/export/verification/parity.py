@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mobileclip.export.contract import feature_name
-from mobileclip.export.spec import Tower
+from mobileclip.export.spec import TEXT_SPACE, Stage, Tower
 from mobileclip.hardware.precision import Precision
 from mobileclip.inference.comparison.measuring import (
     LEAST_AGREEMENT,
@@ -31,6 +31,8 @@ MOST_LENGTH_ERROR: dict[Precision, float] = {
     "int8": 0.2,
     "int8-weights": 0.2,
 }
+MOST_MEAN_ERROR: dict[Precision, float] = {**MOST_LENGTH_ERROR, "float32": 1e-5}
+"""Of the mean over places in the space of texts, from the embedding of the same file, whose length counts as 1."""
 # Of the reference's spread: embeddings that have moved together by more have lost what tells images apart.
 LEAST_SPREAD = 0.5
 # Below what float32 can tell from all embeddings being the same.
@@ -76,6 +78,8 @@ class TowerParity:
         reference_spread: the same of the model in float32.
         stage: whose feature maps these are; None for the embeddings.
         precision: of the file, where there are several.
+        mean_error: of maps in the space of texts, the largest distance of a mean over places from the embedding that
+            the file gives beside it, relative to that; None where a value is not finite, and of all else.
     """
 
     tower: Tower
@@ -87,8 +91,9 @@ class TowerParity:
     num_zero: int
     spread: float | None
     reference_spread: float
-    stage: int | None = attrs.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
+    stage: Stage | None = attrs.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
     precision: Precision | None = attrs.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
+    mean_error: float | None = attrs.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -168,7 +173,7 @@ class Report:
         return from_json(text, Report)
 
 
-def compare_tower(tower: Tower, exported: Tensor, reference: Tensor, *, stage: int | None = None) -> TowerParity:
+def compare_tower(tower: Tower, exported: Tensor, reference: Tensor, *, stage: Stage | None = None) -> TowerParity:
     """Return how near exported embeddings, or feature maps, are to the model's own.
 
     Shape:
@@ -197,6 +202,17 @@ def compare_tower(tower: Tower, exported: Tensor, reference: Tensor, *, stage: i
         reference_spread=spread_of(of_reference),
         stage=stage,
     )
+
+
+def mean_error(maps: Tensor, embeddings: Tensor) -> float | None:
+    """Return how far means over places are from embeddings, relative to these; None where a value is not finite.
+
+    Shape:
+        `(count, embedding_dim, rows, columns)`, and `(count or more, embedding_dim)`.
+    """
+    rows = embeddings[: len(maps)].double()
+    errors = (maps.double().mean((2, 3)) - rows).norm(dim=1) / rows.norm(dim=1)
+    return float(errors.max()) if bool(errors.isfinite().all()) else None
 
 
 def compare_rankings(
@@ -252,7 +268,15 @@ def _tower_gates(parity: TowerParity, precision: Precision, what: str) -> list[G
     cosine, error = parity.cosine_minimum, parity.length_error
     name = parity.tower if parity.stage is None else f"{parity.tower} {feature_name(parity.stage)}"
     what = what if parity.stage is None else "maps"
+    mean, most_mean = parity.mean_error, MOST_MEAN_ERROR[precision]
+    means = Gate(
+        name=f"{name} mean over places, distance from the embedding",
+        value=mean,
+        bound=f"<= {most_mean}",
+        passed=mean is not None and mean <= most_mean,
+    )
     return [
+        *([means] if parity.stage == TEXT_SPACE else []),
         Gate(
             name=f"{name} {what} with NaN or infinity",
             value=parity.num_not_finite,

@@ -15,7 +15,7 @@ from mobileclip.data.images.transform import ImageTransform
 from mobileclip.export.contract import NOT_RUN, REPORT, Contract, TowerFile
 from mobileclip.export.reading import MOST_BYTES, read_contract
 from mobileclip.export.running import runnable_target
-from mobileclip.export.spec import Tower
+from mobileclip.export.spec import TEXT_SPACE, Tower
 from mobileclip.export.targets import Target
 from mobileclip.export.targets.base import EXAMPLE_BATCH, Run
 from mobileclip.export.towers.graph import as_taken
@@ -29,6 +29,7 @@ from mobileclip.export.verification.parity import (
     compare_rankings,
     compare_tower,
     gates_of,
+    mean_error,
 )
 from mobileclip.hardware.precision import Precision
 from mobileclip.inference.comparison.measuring import LEAST_COSINE
@@ -272,4 +273,6 @@ def report_of_none(measured: Measured, *, data: str) -> Report:
 def _compared(tower: Tower, exported: Outputs, reference: Outputs) -> Iterator[TowerParity]:
     yield compare_tower(tower, exported.embeddings, reference.embeddings)
     for stage, maps in exported.features.items():
-        yield compare_tower(tower, maps, reference.features[stage], stage=stage)
+        parity = compare_tower(tower, maps, reference.features[stage], stage=stage)
+        error = mean_error(maps, exported.embeddings) if stage == TEXT_SPACE else None
+        yield attrs.evolve(parity, mean_error=error)
