@@ -534,7 +534,7 @@ class Collection:
             without: see `search`.
 
         Raises:
-            ValueError: if the model cannot say, such as a ViT or an export, nothing is asked for, or the index is being
+            ValueError: if the model cannot say, such as a ViT, nothing is asked for, or the index is being
                 brought to another model, so that scores are of two.
             ImageError: if a picture cannot be read.
         """

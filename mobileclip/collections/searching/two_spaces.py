@@ -74,9 +74,12 @@ def query_map(old: Matrix, new: Matrix) -> Matrix:
 
 
 def depth(shortlist: int, done: NDArray[np.bool_]) -> int:
-    """Return how many pictures the old space is asked for, so that about a shortlist of them is not encoded yet."""
-    left = 1 - np.count_nonzero(done) / max(1, len(done))
-    return min(len(done), math.ceil(shortlist * min(_DEEPEST, 1 / max(left, 1 / _DEEPEST))))
+    """Return how many pictures the old space is asked for, so that a shortlist of them is not encoded yet.
+
+    Twice as many as would do where chance had chosen what is encoded: queries have chosen the nearest.
+    """
+    left = max(len(done) - int(np.count_nonzero(done)), math.ceil(len(done) / _DEEPEST), 1)
+    return min(len(done), math.ceil(2 * shortlist * len(done) / left))
 
 
 def shortlisted(rankings: Iterable[Places], done: NDArray[np.bool_], shortlist: int) -> Places:
