@@ -37,6 +37,7 @@ BENCHMARKS = {
     "curation_training": "CurationTrainingSpec",
     "collection": "CollectionBenchSpec",
     "index_store": "IndexStoreBenchSpec",
+    "small_vectors": "SmallVectorsSpec",
     "upgrade": "UpgradeBenchSpec",
     "search_rivals": "SearchRivalsSpec",
     "pointing": "PointingBenchSpec",

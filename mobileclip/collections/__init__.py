@@ -12,6 +12,7 @@ from mobileclip.collections.searching.filtering import Condition, parse_conditio
 from mobileclip.collections.searching.matches import Match
 from mobileclip.collections.store.about import ModelSource
 from mobileclip.collections.store.merging import MergeReport
+from mobileclip.collections.store.small import Recall
 from mobileclip.collections.store.upgrading import Measured, UpgradeState
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Measured",
     "MergeReport",
     "ModelSource",
+    "Recall",
     "UpgradeReport",
     "UpgradeState",
     "parse_condition",

@@ -22,12 +22,20 @@ from mobileclip.collections.searching.duplicates import THRESHOLD, Duplicates, f
 from mobileclip.collections.searching.explaining import explained
 from mobileclip.collections.searching.filtering import Condition
 from mobileclip.collections.searching.matches import Match, match_of
-from mobileclip.collections.searching.neighbours import GraphSizes, NeighbourGraphs, open_graphs, renew_graphs
+from mobileclip.collections.searching.neighbours import (
+    GraphSizes,
+    NeighbourGraphs,
+    open_graphs,
+    remove_graphs,
+    renew_graphs,
+)
 from mobileclip.collections.searching.queries import Picture, direction_of, nearest_matches
+from mobileclip.collections.searching.scan import SmallScan, open_scan, recall_of, renew_codes
 from mobileclip.collections.searching.two_spaces import SHORTLIST
 from mobileclip.collections.store import parquet
 from mobileclip.collections.store.about import About, ModelSource
 from mobileclip.collections.store.merging import MergeReport, merge_stores
+from mobileclip.collections.store.small import Recall
 from mobileclip.collections.store.snapshot import Snapshot, take_snapshot
 from mobileclip.collections.store.store import Store
 from mobileclip.collections.store.upgrading import Measured, NewSpace, UpgradeState
@@ -36,6 +44,7 @@ from mobileclip.engines import Engine
 from mobileclip.inference.archive import Embeddings, write_embeddings
 from mobileclip.inference.identity import ModelIdentity
 from mobileclip.inference.image_text_model import ImageTextModel
+from mobileclip.inputs import VectorKind
 
 
 class Collection:
@@ -80,7 +89,7 @@ class Collection:
         self.seconds: float | None = None
         self._clip = clip
         self._snapshot: Snapshot | None = None
-        self._graphs: NeighbourGraphs | None = None
+        self._graphs: NeighbourGraphs | SmallScan | None = None
         self._new_clip: tuple[About, ImageTextModel] | None = None
         self._of = store.about.identity
         self._spaces: BothSpaces | None = None
@@ -194,13 +203,13 @@ class Collection:
             self._snapshot = take_snapshot(self.store)
             self._let_go(before)
             self._of = self.store.about.identity
-            self._graphs = open_graphs(self.path, self._snapshot, sizes=self.graph_sizes)
+            self._graphs = self._opened(self._snapshot)
             self._spaces = self._both_spaces(self._snapshot)
         return self._snapshot
 
     @property
-    def graphs(self) -> NeighbourGraphs | None:
-        """What proposes neighbours of the pictures in `snapshot`; None where all are compared."""
+    def graphs(self) -> NeighbourGraphs | SmallScan | None:
+        """What proposes neighbours of the pictures in `snapshot`: small vectors, graphs, or None: all are compared."""
         assert self.snapshot is not None, "reading the index opens its graphs"
         return self._graphs
 
@@ -283,6 +292,8 @@ class Collection:
         found: Scan,
         options: IndexOptions = IndexOptions(),  # noqa: B008  frozen
         engine: Engine | None = None,
+        *,
+        vectors: VectorKind | None = None,
     ) -> IndexReport:
         """Bring the index up to date with files that were found; see `add`.
 
@@ -290,6 +301,7 @@ class Collection:
             found: the files.
             options: how.
             engine: see `add`.
+            vectors: see `use_vectors`; None for what the index has.
 
         Raises:
             ValueError, OSError: see `add`.
@@ -298,6 +310,7 @@ class Collection:
         with self.store.writing():
             self._let_go(before)
             report = update(self.store, lambda: self.clip, found, options, engine, trust=self.trust)
+            self.store.choose_vectors(vectors or self.store.about.vectors)
             self._renew(show_progress=options.show_progress)
         return report
 
@@ -344,11 +357,42 @@ class Collection:
         return report
 
     def _renew(self, *, show_progress: bool) -> None:
-        """Read what was written, and bring the graphs up to date with it."""
+        """Read what was written, and bring the small vectors, or the graphs, up to date with it."""
+        renew_codes(self.store, show_progress=show_progress)
         self._snapshot, self._of = take_snapshot(self.store), self.store.about.identity
-        renew_graphs(self.path, self._snapshot, sizes=self.graph_sizes, show_progress=show_progress)
-        self._graphs = open_graphs(self.path, self._snapshot, sizes=self.graph_sizes)
+        if self._snapshot.small is None:
+            renew_graphs(self.path, self._snapshot, sizes=self.graph_sizes, show_progress=show_progress)
+        else:
+            remove_graphs(self.path)
+        self._graphs = self._opened(self._snapshot)
         self._spaces = self._both_spaces(self._snapshot)
+
+    def _opened(self, snapshot: Snapshot) -> NeighbourGraphs | SmallScan | None:
+        return open_scan(snapshot) or open_graphs(self.path, snapshot, sizes=self.graph_sizes)
+
+    def use_vectors(self, kind: VectorKind, *, show_progress: bool = True) -> Recall | None:
+        """Hold embeddings in memory in fewer bits from now on, and return how many of the nearest pictures are found.
+
+        No picture is read. The embeddings stay on the disk, where the nearest of a query are compared by them. What is
+        coded is kept, whatever ends this; the same call, and whatever writes to the index, does the rest.
+
+        Args:
+            kind: `float16` for the embeddings themselves, of which nothing is measured.
+            show_progress: whether to show how far it is.
+
+        Raises:
+            ValueError: if another job writes to the index, or it is damaged.
+            OSError: if it cannot be written.
+        """
+        with self.store.writing():
+            self.store.choose_vectors(kind)
+            self._renew(show_progress=show_progress)
+        return self.recall
+
+    @property
+    def recall(self) -> Recall | None:
+        """How many of the nearest pictures are found by small vectors; None of float16."""
+        return recall_of(self.store)
 
     @property
     def upgrade_state(self) -> UpgradeState | None:
@@ -359,7 +403,10 @@ class Collection:
     def described(self) -> dict[str, object]:
         """Return what the index is of, as JSON has it; no model is loaded."""
         state = self.upgrade_state
-        told = {"index": str(self.path), "pictures": len(self.store.column("id")), "model": str(self.store.about.model)}
+        told: dict[str, object] = {"index": str(self.path), "pictures": len(self.store.column("id"))}
+        told["model"] = str(self.store.about.model)
+        if (recall := self.recall) is not None:
+            told["vectors"] = attrs.asdict(recall)
         if state is None:
             return told
         upgrade = {"model": str(state.about.model), "pictures": state.num_done, "measured": str(state.measured)}
@@ -568,14 +615,16 @@ class Collection:
         Raises:
             ValueError: if the threshold is not above 0 and at most 1.
         """
-        return find_duplicates(self.snapshot, self.graphs, threshold=threshold, show_progress=show_progress)
+        graphs = self.graphs if len(self.snapshot) > self.graph_sizes.exact else None
+        return find_duplicates(self.snapshot, graphs, threshold=threshold, show_progress=show_progress)
 
     def export(self, output: str | Path, *, overwrite: bool = False, show_progress: bool = True) -> int:
         """Write the embeddings of the pictures that are where the index has them, and return how many there are.
 
         Args:
             output: `*.npz` is an archive that `mobileclip embed` could have written; `*.safetensors` has small copies
-                of the pictures too, and is what the page of `examples/web` opens, see `write_web_file`; `*.parquet` has
+                of the pictures too, and small vectors where the index has them, and is what the page of `examples/web`
+                opens, see `write_web_file`; `*.parquet` has
                 all rows, those of files that are gone included, for other programs, `open` and `merge`.
             overwrite: whether a file that is there is replaced.
             show_progress: whether to show how far it is.
@@ -586,7 +635,12 @@ class Collection:
         """
         if Path(output).suffix in web_file.SUFFIXES:
             return web_file.write_web_file(
-                Path(output), self.snapshot, self.clip, overwrite=overwrite, show_progress=show_progress
+                Path(output),
+                self.snapshot,
+                self.clip,
+                vectors=self.store.about.vectors,
+                overwrite=overwrite,
+                show_progress=show_progress,
             )
         if Path(output).suffix == parquet.SUFFIX:
             return parquet.write_rows(Path(output), self.store.rows(), self.store.about, overwrite=overwrite)

@@ -22,7 +22,7 @@ _TIMES = {"seconds", "evaluated", "when", "time", "host", "process", "created", 
 _LEFT_OUT = re.compile(r"(^|/)run(/|$)|^home/cache/(Microsoft|matplotlib)(/|$)")
 # Pages and plots with the time that something took.
 _TIMED = re.compile(r"report\.html|latency-.*\.png")
-_OF_INDEX = re.compile(rf"{INDEX}|embeddings-[0-9]{{8}}\.float16")
+_OF_INDEX = re.compile(rf"{INDEX}|(embeddings|codes)-[0-9]{{8}}\.[a-z0-9]+")
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -155,6 +155,9 @@ _SAVE = ("hub", "save", MODEL, "saved", "--license", "mit", "--overwrite")
 COMMANDS = {
     "index": Command(prepare=_pictures, arguments=_INDEX),
     "index again": Command(prepare=_pictures, before=(_INDEX,), change=_moved_pictures, arguments=_INDEX),
+    "index vectors": Command(
+        prepare=_pictures, before=(_INDEX,), arguments=("index", "-i", "idx", "--vectors", "int4", "--quiet")
+    ),
     "upgrade": Command(
         prepare=_two_models,
         before=(_INDEX,),

@@ -4,6 +4,7 @@ import { PageError } from "./errors.js";
 import { readIndexed } from "./indexed.js";
 import { direction, rank, unit } from "./ranking.js";
 import { cosine } from "./similarity.js";
+import { embeddingOf } from "./small.js";
 import { hashOf } from "./store.js";
 
 const THUMBNAIL = 480;
@@ -73,8 +74,8 @@ export class Collection {
         `The pictures of ${file.name} were indexed with another model (cosine ${least.toFixed(3)} for a text). ` +
           "Index them with the checkpoint that this page's export was made of.",
       );
-    for (const { path, facts, embedding, thumbnail } of pictures)
-      this.#enter(`${file.name} ${path}`, { path, facts, file: thumbnail, embedding, thumbnail });
+    for (const picture of pictures)
+      this.#enter(`${file.name} ${picture.path}`, { ...picture, file: picture.thumbnail });
   }
 
   /**
@@ -88,13 +89,13 @@ export class Collection {
     const units = new Map(texts.map((one, i) => [one, unit(embeddings[i])]));
     const wanted = text ? [units.get(text)] : [];
     if (picture) wanted.push(unit((await this.#engine.image(picture, { name: picture.name })).embedding));
-    if (like !== null) wanted.push(this.#pictures.get(like).embedding);
+    if (like !== null) wanted.push(unit(embeddingOf(this.#pictures.get(like))));
     const query = direction(wanted, not ? [units.get(not)] : []);
     return { ranked: rank([...this.#pictures.values()], query, { where, allFrames }), milliseconds };
   }
 
-  #enter(id, { embedding, thumbnail, ...picture }) {
-    this.#pictures.set(id, { id, ...picture, embedding, address: URL.createObjectURL(thumbnail) });
+  #enter(id, { thumbnail, ...picture }) {
+    this.#pictures.set(id, { id, ...picture, address: URL.createObjectURL(thumbnail) });
   }
 
   /** Returns whether the picture was known from before. */

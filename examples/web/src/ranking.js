@@ -4,6 +4,7 @@
  */
 
 import { PageError } from "./errors.js";
+import { scorerOf } from "./small.js";
 
 // What is not wanted turns a query away from it, by less than what is wanted turns it there.
 const AWAY = 0.5;
@@ -47,7 +48,8 @@ export function direction(wanted, unwanted = []) {
 
 /**
  * Returns pictures with their scores, the nearest first; those that are equal stay in order.
- * @template {{embedding: Float32Array, facts: object}} Picture of length 1, and what is known of it, by column.
+ * @template {{embedding?: Float32Array, codes?: Int8Array, coder?: import("./small.js").Coder, facts: object}} Picture of
+ *   length 1, or in few bits, and what is known of it, by column.
  * @param {Picture[]} pictures to be ranked.
  * @param {Float32Array} query see `direction`.
  * @param {{where?: string[], allFrames?: boolean}} options conditions, all of which hold, and whether a video may be
@@ -57,11 +59,11 @@ export function direction(wanted, unwanted = []) {
  */
 export function rank(pictures, query, { where = [], allFrames = false } = {}) {
   const conditions = where.map(parseCondition);
-  const seen = new Set();
+  const [seen, score] = [new Set(), scorerOf(query)];
   const isFirst = ({ path, time }) => allFrames || time === undefined || (!seen.has(path) && seen.add(path));
   return pictures
     .filter(({ facts }) => conditions.every((condition) => condition(facts)))
-    .map((picture) => ({ picture, score: picture.embedding.reduce((sum, value, i) => sum + value * query[i], 0) }))
+    .map((picture) => ({ picture, score: score(picture) }))
     .sort((one, other) => other.score - one.score)
     .filter(({ picture }) => isFirst(picture.facts));
 }

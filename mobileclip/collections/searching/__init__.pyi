@@ -35,4 +35,10 @@ from .queries import (
     direction_of as direction_of,
     nearest_matches as nearest_matches,
 )
+from .scan import (
+    SmallScan as SmallScan,
+    measured_recall as measured_recall,
+    open_scan as open_scan,
+    renew_codes as renew_codes,
+)
 from .two_spaces import SHORTLIST as SHORTLIST, TwoSpaces as TwoSpaces

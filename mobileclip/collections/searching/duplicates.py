@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from mobileclip.collections.searching.looks import Look, look_at, unchanged
 from mobileclip.collections.searching.matches import Match
 from mobileclip.collections.searching.neighbours import NeighbourGraphs
+from mobileclip.collections.searching.scan import SmallScan
 from mobileclip.collections.store.presence import Presence
 from mobileclip.collections.store.snapshot import Snapshot
+from mobileclip.collections.store.vectors import Vectors
 from mobileclip.progress import Progress
 from mobileclip.terminal import console
 
@@ -98,7 +100,11 @@ def require_threshold(threshold: float) -> None:
 
 
 def find_duplicates(
-    snapshot: Snapshot, graphs: NeighbourGraphs | None, *, threshold: float = THRESHOLD, show_progress: bool = True
+    snapshot: Snapshot,
+    graphs: NeighbourGraphs | SmallScan | None,
+    *,
+    threshold: float = THRESHOLD,
+    show_progress: bool = True,
 ) -> Duplicates:
     """Return the groups of pictures that show the same, those of the most pictures first.
 
@@ -139,7 +145,7 @@ def find_duplicates(
 
 
 def _near(
-    snapshot: Snapshot, graphs: NeighbourGraphs | None, order: NDArray[np.int64], threshold: float
+    snapshot: Snapshot, graphs: NeighbourGraphs | SmallScan | None, order: NDArray[np.int64], threshold: float
 ) -> Iterator[tuple[NDArray[np.int64], list[NDArray[np.int64]]]]:
     """Yield pictures in order, each with those that are like it."""
     for start in range(0, len(order), _BLOCK):
@@ -153,7 +159,7 @@ def _near(
 
 
 def _compared(
-    vectors: NDArray[np.float16], places: NDArray[np.int64], others: NDArray[np.int64], threshold: float
+    vectors: Vectors, places: NDArray[np.int64], others: NDArray[np.int64], threshold: float
 ) -> list[NDArray[np.int64]]:
     """Return for each of some pictures those of the others that are like it."""
     wanted = torch.from_numpy(vectors[places]).float()

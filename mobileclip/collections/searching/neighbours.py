@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from mobileclip import storage
 from mobileclip.collections.store.snapshot import Snapshot
+from mobileclip.collections.store.vectors import Vectors
 from mobileclip.extras import needed
 from mobileclip.machine import raise_machine_fault
 from mobileclip.progress import Progress
@@ -66,9 +67,7 @@ class GraphSizes:
     candidates: int = 512
 
 
-def nearest_of(
-    vectors: NDArray[np.float16], places: NDArray[np.int64] | None, query: NDArray[np.float32], k: int
-) -> Found:
+def nearest_of(vectors: Vectors, places: NDArray[np.int64] | None, query: NDArray[np.float32], k: int) -> Found:
     """Return the nearest of some embeddings, all of which are compared.
 
     They are compared with the query in 16 bits, and the best of them once more in 32.
@@ -90,7 +89,7 @@ def nearest_of(
 
 
 def _likely(
-    vectors: NDArray[np.float16], places: NDArray[np.int64] | None, query: NDArray[np.float32], count: int
+    vectors: Vectors, places: NDArray[np.int64] | None, query: NDArray[np.float32], count: int
 ) -> NDArray[np.int64]:
     """Return the places of the embeddings that are nearest to a query in 16 bits; of equal ones, the first."""
     num_all = len(vectors) if places is None else len(places)
@@ -104,8 +103,9 @@ def _likely(
         found = search(some, query.astype(np.float16), min(count, len(some)), "ip", exact=True, threads=threads)
         return np.asarray(found.keys).astype(np.int64), np.asarray(found.distances)
 
-    if places is None:
+    if places is None and isinstance(vectors, np.ndarray):
         return nearest(vectors)[0]
+    places = np.arange(num_all) if places is None else places
     # A block that stays in the processor's cache: to copy all of them takes longer than to compare them.
     blocks = [places[start : start + _GATHERED] for start in range(0, len(places), _GATHERED)]
     found = [(block, *nearest(vectors[block])) for block in blocks]

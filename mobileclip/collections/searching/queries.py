@@ -17,6 +17,7 @@ from mobileclip import storage
 from mobileclip.collections.searching.filtering import Condition, matching, parse_condition
 from mobileclip.collections.searching.matches import Match, first_of_videos, match_of
 from mobileclip.collections.searching.neighbours import Found, NeighbourGraphs, nearest_of
+from mobileclip.collections.searching.scan import SmallScan
 from mobileclip.collections.searching.two_spaces import TwoSpaces
 from mobileclip.collections.store.presence import Presence
 from mobileclip.collections.store.snapshot import Snapshot
@@ -89,7 +90,7 @@ def direction_of(
 
 def nearest_matches(
     snapshot: Snapshot,
-    graphs: NeighbourGraphs | None,
+    graphs: NeighbourGraphs | SmallScan | None,
     query: Vector,
     k: int,
     *,
@@ -101,7 +102,7 @@ def nearest_matches(
 
     Args:
         snapshot: what the index holds.
-        graphs: what proposes neighbours; None where all are compared, as they are where there are conditions.
+        graphs: what proposes neighbours; None where all are compared, as they are by graphs where there are conditions.
         query: the direction, of shape (dim,).
         k: number of results, at most.
         where: conditions on columns; all must hold.
@@ -116,6 +117,8 @@ def nearest_matches(
     wanted, there, shortlist = k, Presence(), 0 if upgraded is None else upgraded.shortlist
 
     def search(direction: Vector, count: int) -> Found:
+        if isinstance(graphs, SmallScan):
+            return graphs.nearest(direction, count, places)
         if places is None and graphs is not None:
             return graphs.nearest(direction, count)
         return nearest_of(snapshot.vectors, places, direction, count)

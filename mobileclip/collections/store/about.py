@@ -14,7 +14,7 @@ from mobileclip.encoders.checkpoints.loading import is_other_model
 from mobileclip.inference.identity import ModelIdentity
 from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.inference.loading import holds_weights, load_identified, spec_known_by_name
-from mobileclip.inputs import Decode
+from mobileclip.inputs import Decode, VectorKind
 from mobileclip.serialization import from_json
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
 
@@ -109,6 +109,7 @@ class About:
         dim: numbers in an embedding.
         model: where the model comes from.
         decode: how pictures were read when the index was last brought up to date, see `IndexOptions`.
+        vectors: how embeddings are held in memory.
 
     Raises:
         ValueError: if a value is none of these.
@@ -121,6 +122,7 @@ class About:
     dim: int = attrs.field(validator=validators.gt(0))
     model: ModelSource = ModelSource()
     decode: Decode = attrs.field(default="fast", metadata=LEFT_OUT_AT_DEFAULT)
+    vectors: VectorKind = attrs.field(default="float16", metadata=LEFT_OUT_AT_DEFAULT)
 
     @property
     def identity(self) -> ModelIdentity:

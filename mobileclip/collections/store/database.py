@@ -49,6 +49,16 @@ def opened(path: Path, *, write: bool = False) -> Iterator[sqlite3.Connection]:
 
 
 @contextmanager
+def changing(folder: Path) -> Iterator[sqlite3.Connection]:
+    """Yield a connection to an index whose writes are all there when the block ends, or none is."""
+    with opened(folder / INDEX, write=True) as db:
+        db.execute("BEGIN IMMEDIATE")
+        # Whatever ends the block before, the connection is closed, and nothing was written.
+        yield db
+        db.execute("COMMIT")
+
+
+@contextmanager
 def told(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into errors that name the file and say what to do.
 

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from mobileclip.collections.store.presence import Presence
 from mobileclip.collections.store.rows import COLUMNS, array_of
+from mobileclip.collections.store.small import Small
 from mobileclip.collections.store.store import Store
+from mobileclip.collections.store.vectors import Vectors
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -21,7 +23,7 @@ class Snapshot:
     Rows are never changed: a picture is as it was, or was removed since.
 
     Shape:
-        vectors: `(pictures, dim)`, float16; ids: `(pictures,)`, int64, rising.
+        vectors: `(pictures, dim)`, float16, a file's perhaps; ids: `(pictures,)`, int64, rising.
 
     Args:
         ids: of the rows.
@@ -29,13 +31,15 @@ class Snapshot:
         num_unreadable: files that are known and cannot be read.
         store: that has the rows.
         version: of the store, at the latest when this was read.
+        small: codes of the embeddings, where these are not held in memory.
     """
 
     ids: NDArray[np.int64]
-    vectors: NDArray[np.float16]
+    vectors: Vectors
     num_unreadable: int = 0
     store: Store | None = None
     version: tuple[int, int] = (0, 0)
+    small: Small | None = None
     _columns: dict[str, NDArray[Any]] = attrs.field(factory=dict, init=False)
 
     def __len__(self) -> int:
@@ -110,5 +114,5 @@ def take_snapshot(store: Store) -> Snapshot:
         OSError: if it cannot be read.
     """
     version = store.version
-    ids, vectors, num_unreadable = store.embeddings()
-    return Snapshot(ids=ids, vectors=vectors, num_unreadable=num_unreadable, store=store, version=version)
+    ids, vectors, num_unreadable, small = store.embeddings()
+    return Snapshot(ids=ids, vectors=vectors, num_unreadable=num_unreadable, store=store, version=version, small=small)

@@ -23,7 +23,8 @@ from mobileclip.collections.store.about import About, FinishedFile
 from mobileclip.collections.store.database import INDEX, is_on_network, opened, told
 from mobileclip.collections.store.old import MANIFEST, Elsewhere, find_elsewhere, is_old_file
 from mobileclip.collections.store.rows import COLUMNS, EXACT, INSERT, SCHEMA, SUMS, Embedded, Row
-from mobileclip.inputs import Decode
+from mobileclip.collections.store.small import Small, read_small
+from mobileclip.inputs import Decode, VectorKind
 from mobileclip.serialization import from_json, to_json
 
 # Rows that are written at once, and embeddings that are copied at once.
@@ -196,11 +197,12 @@ class Store:
         with self._opened() as (db, name, vectors):
             files.check(self.folder / name, vectors, _sums(db, name))
 
-    def embeddings(self) -> tuple[NDArray[np.int64], NDArray[np.float16], int]:
-        """Return the ids of the pictures, rising, their embeddings, and how many files cannot be read.
+    def embeddings(self) -> tuple[NDArray[np.int64], files.Vectors, int, Small | None]:
+        """Return the ids of the pictures, rising, their embeddings, how many files cannot be read, and small vectors.
 
         Of the embeddings, those that were written last are compared with what was written. On a disk of another machine
-        they are copied: a process that reads a mapped file is ended (SIGBUS) when that machine makes it shorter.
+        they are copied: a process that reads a mapped file is ended (SIGBUS) when that machine makes it shorter. With
+        small vectors they are read as they are asked for.
 
         Raises:
             ValueError: if the index is damaged.
@@ -208,15 +210,29 @@ class Store:
         """
         with self._opened() as (db, name, vectors):
             files.check(self.folder / name, vectors, _sums(db, name)[-1:])
-            ids, places = (np.array(one, np.int64) for one in _columns(db, "id", "place"))
+            ids, places = _numbers(db, "id", "place")
             (num_unreadable,) = db.execute("SELECT count(*) FROM pictures WHERE place IS NULL").fetchone()
             if len(places) and (places.min() < 0 or places.max() >= len(vectors)):
                 raise ValueError(
                     f"{self.folder} is damaged: its rows have other embeddings than there are; index the pictures again"
                 )
+            small = None
+            if self.about.vectors != "float16":
+                small = read_small(db, self.folder, name, places, self.about.dim)
             # Nothing is read yet where none was removed.
             is_whole = np.array_equal(places, np.arange(len(vectors))) and not is_on_network(self.folder)
-            return ids, vectors if is_whole else vectors[places], num_unreadable
+            if is_whole:
+                return ids, vectors, num_unreadable, small
+            return ids, files.Chosen(vectors, places) if small else vectors[places], num_unreadable, small
+
+    def vectors(self) -> tuple[str, NDArray[np.float16]]:
+        """Return the file of embeddings, and all that are in it, those of removed rows too; the caller holds the index.
+
+        Raises:
+            ValueError: if the index is damaged.
+        """
+        with self._opened() as (_, name, vectors):
+            return name, vectors
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[sqlite3.Connection, str, NDArray[np.float16]]]:
@@ -273,6 +289,13 @@ class Store:
         with self._transaction() as db:
             db.executemany("DELETE FROM finished WHERE path = ?", ((path,) for path in paths))
             db.executemany("DELETE FROM inputs WHERE path = ?", ((path,) for path in inputs))
+
+    def choose_vectors(self, kind: VectorKind) -> None:
+        """Remember how embeddings are to be held in memory."""
+        if kind != self.about.vectors:
+            self.about = attrs.evolve(self.about, vectors=kind)
+            with self._transaction() as db:
+                db.execute("UPDATE state SET about = ?", (to_json(self.about),))
 
     def note_decode(self, decode: Decode) -> None:
         """Remember how pictures are read, so that one that is searched with is read alike."""
@@ -413,13 +436,25 @@ def _columns(db: sqlite3.Connection, *names: str) -> list[list[Any]]:
 
     As JSON, many at once: to have SQLite yield a row for each picture takes longer than to read it.
     """
+    blocks = list(_column_blocks(db, *names))
+    return [list(chain.from_iterable(block[one] for block in blocks)) for one in range(len(names))]
+
+
+def _numbers(db: sqlite3.Connection, *names: str) -> list[NDArray[np.int64]]:
+    """Return what columns of numbers have of each picture, without an object for each."""
+    blocks = [[np.array(one, np.int64) for one in block] for block in _column_blocks(db, *names)]
+    return [np.concatenate([np.empty(0, np.int64), *(block[one] for block in blocks)]) for one in range(len(names))]
+
+
+def _column_blocks(db: sqlite3.Connection, *names: str) -> Iterator[list[list[Any]]]:
+    """Yield what columns have of some thousand pictures after others."""
     ((end,),) = db.execute("SELECT ifnull(max(id), -1) + 1 FROM pictures")
     wanted = ", ".join(f"json_group_array({EXACT.get(name, name)})" for name in names)
     # No text but names of ours.
     pictures = "SELECT * FROM pictures WHERE id BETWEEN ? AND ? AND place IS NOT NULL ORDER BY id"
     text = f"SELECT {wanted} FROM ({pictures})"  # noqa: S608
-    blocks = [db.execute(text, (start, start + _BLOCK - 1)).fetchone() for start in range(0, end, _BLOCK)]
-    return [list(chain.from_iterable(json.loads(block[one]) for block in blocks)) for one in range(len(names))]
+    for start in range(0, end, _BLOCK):
+        yield [json.loads(one) for one in db.execute(text, (start, start + _BLOCK - 1)).fetchone()]
 
 
 def _select(

@@ -19,7 +19,8 @@ from attrs import validators
 from numpy.typing import NDArray
 
 from mobileclip.collections.store.about import About
-from mobileclip.collections.store.database import INDEX, opened
+from mobileclip.collections.store.database import INDEX, changing, opened
+from mobileclip.collections.store.small import forget_small
 from mobileclip.collections.store.store import Store, write_anew
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
@@ -150,7 +151,7 @@ class NewSpace:
             OSError: if it cannot be written.
         """
         cls.require_none(store)
-        with _writing(store.folder) as db:
+        with changing(store.folder) as db:
             for statement in _TABLES.split(";"):
                 db.execute(statement)
             db.execute("INSERT INTO upgrade VALUES (?, ?)", (to_json(about), to_json(measured)))
@@ -214,7 +215,7 @@ class NewSpace:
             OSError: if they cannot be written.
         """
         values = ((number, sha256, time, vector.astype(np.float16).tobytes()) for number, sha256, time, vector in rows)
-        with _writing(self.folder) as db:
+        with changing(self.folder) as db:
             if self._is_there(db):
                 db.executemany(
                     "INSERT OR IGNORE INTO upgraded (id, sha256, time, embedding) VALUES (?, ?, ?, ?)", values
@@ -222,7 +223,7 @@ class NewSpace:
 
     def recognise(self) -> None:
         """Give pictures whose content has an embedding that one, as those that were moved."""
-        with _writing(self.folder) as db:
+        with changing(self.folder) as db:
             if self._is_there(db):
                 db.execute(_RECOGNISE)
 
@@ -250,19 +251,21 @@ class NewSpace:
             ValueError: if the index is damaged.
             OSError: if it cannot be written.
         """
-        with _writing(self.folder) as db:
+        with changing(self.folder) as db:
             if not self._is_there(db) or db.execute(f"{_LEFT} LIMIT 1").fetchone() is not None:
                 return False
             ids = [number for (number,) in db.execute("SELECT id FROM pictures WHERE place IS NOT NULL ORDER BY id")]
             db.execute("DELETE FROM removed")
             write_anew(db, self.folder, ids, self._blocks(db.execute(_JOINED)))
-            db.execute("UPDATE state SET about = ?", (to_json(self.about),))
+            before = from_json(db.execute("SELECT about FROM state").fetchone()[0], About)
+            db.execute("UPDATE state SET about = ?", (to_json(attrs.evolve(self.about, vectors=before.vectors)),))
+            forget_small(db)
             _drop(db)
         return True
 
     def cancel(self) -> None:
         """Drop it; the caller holds the index."""
-        with _writing(self.folder) as db:
+        with changing(self.folder) as db:
             _drop(db)
 
     def _is_there(self, db: sqlite3.Connection) -> bool:
@@ -299,13 +302,3 @@ def _reading(folder: Path) -> Iterator[sqlite3.Connection | None]:
         return
     with opened(folder / INDEX) as db:
         yield db if _has_tables(db) else None
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[sqlite3.Connection]:
-    """Yield a connection whose writes are all there when the block ends, or none is."""
-    with opened(folder / INDEX, write=True) as db:
-        db.execute("BEGIN IMMEDIATE")
-        # Whatever ends the block before, the connection is closed, and nothing was written.
-        yield db
-        db.execute("COMMIT")

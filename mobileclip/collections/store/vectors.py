@@ -7,6 +7,7 @@ import re
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +35,8 @@ def next_name(name: str) -> str:
     return f"embeddings-{int(name[11:19]) + 1:08d}.float16"
 
 
-def append(path: Path, vectors: Iterable[NDArray[np.float16]], *, behind: int) -> list[Sum]:
-    """Add embeddings, which are on the disk when this returns, and return their sums.
+def append(path: Path, vectors: Iterable[NDArray[Any]], *, behind: int) -> list[Sum]:
+    """Add embeddings, or codes of these, which are on the disk when this returns, and return their sums.
 
     What a killed job has left behind the others goes.
 
@@ -53,7 +54,7 @@ def append(path: Path, vectors: Iterable[NDArray[np.float16]], *, behind: int) -
             file.truncate(behind)
             file.seek(behind)
             for some in vectors:
-                first = behind // (2 * some.shape[1]) + sum(count for _, count, _ in sums)
+                first = behind // (some.itemsize * some.shape[1]) + sum(count for _, count, _ in sums)
                 sums += sums_of(some, first)
                 file.write(np.ascontiguousarray(some).data)
             file.flush()
@@ -63,7 +64,7 @@ def append(path: Path, vectors: Iterable[NDArray[np.float16]], *, behind: int) -
     return sums
 
 
-def sums_of(vectors: NDArray[np.float16], first: int) -> list[Sum]:
+def sums_of(vectors: NDArray[Any], first: int) -> list[Sum]:
     """Return the sums of embeddings, of which the first is at a place of its file."""
     blocks = ((start, vectors[start : start + _BLOCK]) for start in range(0, len(vectors), _BLOCK))
     return [(first + start, len(block), zlib.crc32(np.ascontiguousarray(block).data)) for start, block in blocks]
@@ -112,3 +113,28 @@ def mapped(path: Path, count: int, dim: int) -> NDArray[np.float16]:
             "pictures again"
         )
     return np.asarray(np.memmap(path, np.float16, mode="c", shape=(count, dim)))
+
+
+class Chosen:
+    """Some embeddings of a file, of which those alone are read that are asked for.
+
+    Args:
+        vectors: of the whole file.
+        places: of those that count.
+    """
+
+    def __init__(self, vectors: NDArray[np.float16], places: NDArray[np.int64]) -> None:
+        self._vectors, self._places = vectors, places
+        self.shape = (len(places), vectors.shape[1])
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._places)
+
+    def __getitem__(self, key: Any) -> NDArray[np.float16]:
+        """Return a copy of one, or of several."""
+        return self._vectors[self._places[key]]
+
+
+Vectors = NDArray[np.float16] | Chosen
+"""Embeddings by their places in a snapshot."""

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mobileclip import storage
 from mobileclip.collections.searching.matches import Match, match_of
 from mobileclip.collections.searching.pictures import small_pictures, webp
+from mobileclip.collections.store.codes import fit
 from mobileclip.collections.store.snapshot import Snapshot
 from mobileclip.inference.image_text_model import ImageTextModel
+from mobileclip.inputs import VectorKind
 from mobileclip.progress import Progress
 from mobileclip.terminal import console
 
@@ -24,17 +27,25 @@ PROBES = ("a photo of a dog", "a street at night", "two people on a beach", "a d
 """Texts whose embeddings are stored: whoever has another text tower finds that out by them."""
 
 _FACTS = ("part", "size", "width", "height", "camera", "taken", "time")
-_FORMAT = "mobileclip pictures 1"
+_FORMAT, _CODED = "mobileclip pictures 1", "mobileclip pictures 2"
+# Embeddings that codes are fitted on.
+_FITTED = 16_384
 _SIDE = 320
 _QUALITY = 70
 
 
 def write_web_file(
-    path: Path, snapshot: Snapshot, clip: ImageTextModel, *, overwrite: bool = False, show_progress: bool = True
+    path: Path,
+    snapshot: Snapshot,
+    clip: ImageTextModel,
+    *,
+    vectors: VectorKind = "float16",
+    overwrite: bool = False,
+    show_progress: bool = True,
 ) -> int:
     """Write the pictures of an index with their embeddings and small copies, and return how many they are.
 
-    The file is safetensors: `embedding`, float16; `names` and `facts`, lists of JSON; `thumbnails`, WebP files one
+    The file is safetensors: `embedding`, float16, or `codes` with `mean`, `basis` and `scale`, see `Coder`; `names` and `facts`, lists of JSON; `thumbnails`, WebP files one
     behind another, each of which ends where `ends` says; `probes`, the embeddings of `PROBES`. A name begins with the
     path below the folder that all pictures are in. Facts are what conditions may be on, but for where a picture was
     taken. A picture that cannot be read any more has a small copy of no bytes; one that is gone is left out.
@@ -43,6 +54,7 @@ def write_web_file(
         path: `*.safetensors`.
         snapshot: of the collection.
         clip: the model that it is of.
+        vectors: how embeddings are written; `bits` as int4, since nothing ranks them again.
         overwrite: whether a file that is there is replaced.
         show_progress: whether to show how far it is.
 
@@ -69,18 +81,26 @@ def write_web_file(
     facts = json.dumps([_facts(match, folder) for match in matches])
     content = save(
         {
-            "embedding": snapshot.vectors[places],
+            **_embeddings(snapshot.vectors[places], vectors),
             "probes": clip.encode_text(list(PROBES)).numpy().astype(np.float32),
             "names": np.frombuffer(names.encode(), np.uint8),
             "facts": np.frombuffer(facts.encode(), np.uint8),
             "ends": np.array(ends, np.int64),
             "thumbnails": np.frombuffer(bytes(thumbnails), np.uint8),
         },
-        metadata={"format": _FORMAT, "probes": json.dumps(PROBES)},
+        metadata={"format": _FORMAT if vectors == "float16" else _CODED, "probes": json.dumps(PROBES)},
     )
     with storage.atomic_write(path) as file:
         file.write(content)
     return len(matches)
+
+
+def _embeddings(vectors: NDArray[np.float16], kind: VectorKind) -> dict[str, NDArray[Any]]:
+    if kind == "float16":
+        return {"embedding": vectors}
+    coder = fit("int8" if kind == "int8" else "int4", vectors[:: 1 + len(vectors) // _FITTED], len(vectors))
+    arrays = {name: np.ascontiguousarray(getattr(coder, name)) for name in ("mean", "basis", "scale")}
+    return {"codes": coder.encode(vectors), **arrays}
 
 
 def _short(path: str, folder: str) -> str:

@@ -33,6 +33,7 @@ def overview(collection: Collection) -> dict[str, Any]:
     about, snapshot, upgrade = collection.store.about, collection.snapshot, collection.upgrade_state
     return {
         **({} if upgrade is None else {"upgrade": _upgrade(upgrade, collection)}),
+        **({} if (recall := collection.recall) is None else {"vectors": str(recall)}),
         "index": storage.printable(collection.path),
         "num_pictures": len(snapshot),
         "num_unreadable": snapshot.num_unreadable,

@@ -118,13 +118,14 @@ async function showStart() {
   if (!isStart || !about?.num_pictures || find('results').childElementCount) return;
   const start = make('section', 'start');
   const facts = `${count(about.num_pictures, 'picture', 'pictures')}, embedded by ${about.model} in ${about.dim} numbers each`;
+  const vectors = about.vectors ? [make('p', '', `Held as ${about.vectors}`)] : [];
   const texts = make('p', '', 'For instance: ');
   TEXTS.forEach((text, place) => {
     const link = make('a', '', text);
     link.href = `/?${new URLSearchParams({ text })}`;
     texts.append(...(place ? [', ', link] : [link]));
   });
-  start.append(make('h2', '', 'This collection'), make('p', '', facts), ...upgrade(), texts);
+  start.append(make('h2', '', 'This collection'), make('p', '', facts), ...vectors, ...upgrade(), texts);
   start.append(make('h2', '', 'Some of its pictures'));
   find('results').append(start);
   const { examples } = await ask('/api/examples').catch(() => ({ examples: [] }));
