@@ -1,5 +1,6 @@
 """Small vectors: what they find, and that all that is done with an index is done with them."""
 
+import os
 import shutil
 from contextlib import suppress
 from functools import partial
@@ -10,8 +11,9 @@ import pytest
 from mobileclip.cli import main
 from mobileclip.collections import Collection, IndexOptions, ModelSource
 from mobileclip.collections.searching import SmallScan, nearest_of, scan
-from mobileclip.collections.store import Row, fit
+from mobileclip.collections.store import Row, fit, small, store
 from mobileclip.collections.store.database import changing
+from mobileclip.collections.store.vectors import Chosen
 from mobileclip.encoders import save_model
 from tests.collections.pictures import draw, telling
 from tests.encoders.small import SMALL
@@ -114,8 +116,7 @@ def test_an_index_goes_on_with_small_vectors(made, caplog):
     # Rows of which nobody has made codes yet are found as well.
     assert collection.graphs.num_missing == 500
     assert found_share(collection, vectors[1000:1040]) >= 0.98
-    with collection.store.writing():
-        collection._renew(show_progress=False)
+    collection.use_vectors("int4", show_progress=False)
     assert np.array_equal(collection.snapshot.small.coder.basis, coder.basis)
     assert collection.graphs.num_missing == 0
     assert found_share(collection, vectors[:1500:40]) >= 0.98
@@ -124,13 +125,13 @@ def test_an_index_goes_on_with_small_vectors(made, caplog):
     with collection.store.writing():
         collection.store.append(removed=collection.snapshot.ids[:500].tolist())
         collection.store.compact()
-        collection._renew(show_progress=False)
+    collection.use_vectors("int4", show_progress=False)
     assert found_share(Collection.open(collection.path), vectors[600:640]) >= 0.98
     assert np.array_equal(collection.snapshot.small.coder.basis, coder.basis)
     assert "fitted anew" not in caplog.text
     with collection.store.writing():
         collection.store.append(rows_of(vectors[1500:], 1500))
-        collection._renew(show_progress=False)
+    collection.use_vectors("int4", show_progress=False)
     assert "small vectors are fitted anew" in caplog.text
     assert collection.recall.num_pictures == len(collection) == 2450
     assert len(list(collection.path.glob("codes-*"))) == 1
@@ -145,6 +146,20 @@ def test_indexes_are_merged_and_copied_with_their_vectors(made, tmp_path):
     copy = Collection.create_copy(tmp_path / "copy", one)
     assert (copy.recall.kind, len(copy)) == ("int4", 1200)
     assert found_share(copy, vectors[::50]) >= 0.98
+
+
+def test_a_disk_of_another_machine_is_read_and_not_mapped(made, monkeypatch):
+    vectors = drawn(900, DIM)
+    collection = made(vectors)
+    for module in (store, small):
+        monkeypatch.setattr(module, "is_on_network", lambda _: True)
+    collection.use_vectors("int4", show_progress=False)
+    other = Collection.open(collection.path)
+    assert isinstance(other.snapshot.vectors, Chosen)
+    assert found_share(other, drawn(10, DIM, seed=4)) >= 0.98
+    os.truncate(next(collection.path.glob("embeddings-*")), 100)
+    with pytest.raises(OSError, match="shorter"):
+        other.graphs.nearest(vectors[0].astype(np.float32), 3)
 
 
 def test_a_damaged_file_of_codes_is_no_loss(made, caplog):

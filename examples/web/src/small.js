@@ -13,7 +13,7 @@ export class Coder {
 
   /** Returns the embedding that is nearest to codes. */
   embedding(codes) {
-    const scaled = codes.length === this.#scale.length ? this.#scale.map((value, i) => value * codes[i]) : [];
+    const scaled = this.#scale.map((value, i) => value * codes[i]);
     return this.#mean.map((value, row) => value + product(this.#row(row), scaled));
   }
 

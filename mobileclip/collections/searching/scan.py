@@ -11,15 +11,16 @@ from numpy.typing import NDArray
 
 from mobileclip.collections.searching.neighbours import Found, nearest_of
 from mobileclip.collections.store.codes import Coder, Codes, fit
-from mobileclip.collections.store.database import INDEX, opened
+from mobileclip.collections.store.database import INDEX, changing, opened
 from mobileclip.collections.store.small import (
     Recall,
     SmallFile,
     append_codes,
     are_whole,
     begin_small,
-    drop_small,
+    forget_small,
     note_recall,
+    remove_codes_but,
     small_file,
 )
 from mobileclip.collections.store.snapshot import Snapshot, take_snapshot
@@ -152,8 +153,10 @@ def renew_codes(store: Store, *, show_progress: bool = True) -> None:
     """
     kind, known = store.about.vectors, _known(store)
     if kind == "float16":
-        if known is not None or any(store.folder.glob("codes-*")):
-            drop_small(store.folder)
+        if known is not None:
+            with changing(store.folder) as db:
+                forget_small(db)
+        remove_codes_but(store.folder, None)
         return
     name, vectors = store.vectors()
     snapshot = take_snapshot(store)
@@ -172,6 +175,7 @@ def renew_codes(store: Store, *, show_progress: bool = True) -> None:
         begin_small(store.folder, name, _fitted(store, snapshot))
     known = _known(store)
     assert known is not None, "it was just begun"
+    remove_codes_but(store.folder, known.codes)
     shown = console(shown=show_progress and len(vectors) > known.count)
     with Progress("coding", total=len(vectors) - known.count, unit="pictures", console=shown) as bar:
         while known.count < len(vectors):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -166,9 +165,8 @@ def begin_small(folder: Path, vectors: str, coder: Coder) -> None:
         before = [_NAME.fullmatch(str(name)) for (name,) in db.execute("SELECT codes FROM small")]
         number = max((int(one[1]) + 1 for one in before if one is not None), default=0)
         name = f"codes-{number:08d}.{coder.kind}"
-        _forget(db)
+        forget_small(db)
         db.execute("INSERT INTO small VALUES (?, ?, 0, ?, NULL)", (name, vectors, coder.written()))
-    _remove_all_but(folder, name)
 
 
 def append_codes(folder: Path, codes: Codes, known: SmallFile) -> SmallFile:
@@ -192,13 +190,6 @@ def note_recall(folder: Path, recall: Recall) -> None:
         db.execute("UPDATE state SET changes = changes + 1")
 
 
-def drop_small(folder: Path) -> None:
-    """Drop all codes; the caller holds the index."""
-    with changing(folder) as db:
-        _forget(db)
-    _remove_all_but(folder, None)
-
-
 def are_whole(db: sqlite3.Connection, folder: Path, known: SmallFile) -> bool:
     """Return whether all codes are what was written."""
     try:
@@ -211,20 +202,15 @@ def are_whole(db: sqlite3.Connection, folder: Path, known: SmallFile) -> bool:
 
 
 def forget_small(db: sqlite3.Connection) -> None:
-    """Have codes fitted anew when the index is next written to, as those of another space."""
+    """Forget all codes; where there are to be some, they are fitted anew when the index is next written to."""
     if _has_table(db):
-        _forget(db)
+        db.execute("DELETE FROM sums WHERE vectors LIKE 'codes-%'")
+        db.execute("DELETE FROM small")
+        db.execute("UPDATE state SET changes = changes + 1")
 
 
-def _forget(db: sqlite3.Connection) -> None:
-    if not _has_table(db):
-        return
-    db.execute("DELETE FROM sums WHERE vectors LIKE 'codes-%'")
-    db.execute("DELETE FROM small")
-    db.execute("UPDATE state SET changes = changes + 1")
-
-
-def _remove_all_but(folder: Path, name: str | None) -> None:
+def remove_codes_but(folder: Path, name: str | None) -> None:
+    """Remove files of codes that are not the one of a name; the caller holds the index."""
     for path in folder.iterdir():
         if _NAME.fullmatch(path.name) and path.name != name:
             with suppress(OSError):
@@ -239,7 +225,7 @@ def _mapped(path: Path, count: int, coder: Coder) -> Codes:
     return np.asarray(np.memmap(path, empty_codes(coder, 0).dtype, mode="c", shape=(count, coder.num_bytes)))
 
 
-def _sums(db: sqlite3.Connection, name: str) -> Iterable[files.Sum]:
+def _sums(db: sqlite3.Connection, name: str) -> list[files.Sum]:
     return db.execute("SELECT first, count, crc32 FROM sums WHERE vectors = ? ORDER BY first", (name,)).fetchall()
 
 

@@ -219,11 +219,14 @@ class Store:
             small = None
             if self.about.vectors != "float16":
                 small = read_small(db, self.folder, name, places, self.about.dim)
+            is_remote = is_on_network(self.folder)
             # Nothing is read yet where none was removed.
-            is_whole = np.array_equal(places, np.arange(len(vectors))) and not is_on_network(self.folder)
-            if is_whole:
+            if not is_remote and np.array_equal(places, np.arange(len(vectors))):
                 return ids, vectors, num_unreadable, small
-            return ids, files.Chosen(vectors, places) if small else vectors[places], num_unreadable, small
+            if small is None:
+                return ids, vectors[places], num_unreadable, None
+            file = (self.folder / name).open("rb") if is_remote else None
+            return ids, files.Chosen(vectors, places, file), num_unreadable, small
 
     def vectors(self) -> tuple[str, NDArray[np.float16]]:
         """Return the file of embeddings, and all that are in it, those of removed rows too; the caller holds the index.

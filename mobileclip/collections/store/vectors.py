@@ -7,7 +7,7 @@ import re
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,12 +119,13 @@ class Chosen:
     """Some embeddings of a file, of which those alone are read that are asked for.
 
     Args:
-        vectors: of the whole file.
+        vectors: of the whole file, mapped.
         places: of those that count.
+        file: that is read instead, where another machine may make a mapped one shorter.
     """
 
-    def __init__(self, vectors: NDArray[np.float16], places: NDArray[np.int64]) -> None:
-        self._vectors, self._places = vectors, places
+    def __init__(self, vectors: NDArray[np.float16], places: NDArray[np.int64], file: BinaryIO | None = None) -> None:
+        self._vectors, self._places, self._file = vectors, places, file
         self.shape = (len(places), vectors.shape[1])
 
     def __len__(self) -> int:
@@ -132,8 +133,19 @@ class Chosen:
         return len(self._places)
 
     def __getitem__(self, key: Any) -> NDArray[np.float16]:
-        """Return a copy of one, or of several."""
-        return self._vectors[self._places[key]]
+        """Return a copy of one, or of several.
+
+        Raises:
+            OSError: if the file cannot be read.
+        """
+        places = self._places[key]
+        if self._file is None:
+            return self._vectors[places]
+        size = 2 * self.shape[1]
+        read = b"".join(os.pread(self._file.fileno(), size, size * int(place)) for place in np.ravel(places))
+        if len(read) != size * np.size(places):
+            raise OSError(f"{self._file.name} has become shorter; search again, or index the pictures again")
+        return np.frombuffer(read, np.float16).reshape(*np.shape(places), self.shape[1])
 
 
 Vectors = NDArray[np.float16] | Chosen

@@ -45,10 +45,11 @@ def write_web_file(
 ) -> int:
     """Write the pictures of an index with their embeddings and small copies, and return how many they are.
 
-    The file is safetensors: `embedding`, float16, or `codes` with `mean`, `basis` and `scale`, see `Coder`; `names` and `facts`, lists of JSON; `thumbnails`, WebP files one
-    behind another, each of which ends where `ends` says; `probes`, the embeddings of `PROBES`. A name begins with the
-    path below the folder that all pictures are in. Facts are what conditions may be on, but for where a picture was
-    taken. A picture that cannot be read any more has a small copy of no bytes; one that is gone is left out.
+    The file is safetensors: `embedding`, float16, or `codes` with `mean`, `basis` and `scale`, see `Coder`; `names` and
+    `facts`, lists of JSON; `thumbnails`, WebP files one behind another, each of which ends where `ends` says; `probes`,
+    the embeddings of `PROBES`. A name begins with the path below the folder that all pictures are in. Facts are what
+    conditions may be on, but for where a picture was taken. A picture that cannot be read any more has a small copy of
+    no bytes; one that is gone is left out.
 
     Args:
         path: `*.safetensors`.
