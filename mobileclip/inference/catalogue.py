@@ -130,19 +130,19 @@ def num_macs(tower: ImageEncoderSpec | TextEncoderSpec) -> int | None:
         return None
 
 
-def macs_of(model: nn.Module, example: Tensor) -> int:
+def macs_of(model: nn.Module, *example: Tensor) -> int:
     """Return the multiply-accumulates of a model on an example: of convolutions, matrix products and attention.
 
     Args:
         model: on the device of the example; its attention is set to matrix products, which are counted alike on every
             device.
-        example: a batch of one.
+        example: a batch of one, of each of its inputs.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
     set_attention_backend(model, "reference")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(example)
+        model(*example)
     return int(counter.get_total_flops()) // 2
 
 

@@ -96,16 +96,25 @@ class CaptionLoss(nn.Module):
             raise ValueError(
                 f"logits of shape {tuple(logits.shape)} are not one row for each of the labels {tuple(labels.shape)}"
             )
-        contrastive = logits.new_zeros((), dtype=compute_dtype(logits))
+        sums = self.sums(logits, labels)
+        return self.of_sums(image=image, text=text, logit_scale=logit_scale, sums=sums, labels=labels)
+
+    def sums(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the negative log-likelihood of every caption, `(B,)`, which a batch in pieces keeps of its logits."""
+        with torch.autocast(logits.device.type, enabled=False):
+            flat = logits.to(compute_dtype(logits)).flatten(0, -2)
+            each = F.cross_entropy(flat, labels.flatten(), ignore_index=self.spec.pad_id, reduction="none")
+        return each.view(labels.shape).sum(dim=-1)
+
+    def of_sums(
+        self, *, image: Tensor, text: Tensor, logit_scale: Tensor | float, sums: Tensor, labels: Tensor
+    ) -> LossTerms:
+        """Return the loss of a batch whose captions' likelihoods are `sums`; other arguments are `forward`'s."""
+        contrastive = sums.new_zeros(())
         if self.contrastive is not None:
             contrastive = self.contrastive(image=image, text=text, logit_scale=logit_scale).total
-        with torch.autocast(logits.device.type, enabled=False):
-            captions = self.spec.caption_weight * self._captions(logits.to(compute_dtype(logits)), labels)
-        return LossTerms(contrastive, captions, contrastive + captions)
-
-    def _captions(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return this process's share of the mean over the ids of all captions."""
-        total = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=self.spec.pad_id, reduction="sum")
         processes = Processes(self.group_name)
         counts = processes.gather((labels != self.spec.pad_id).sum()[None])
-        return processes.size * total / counts.sum().clamp(min=1)
+        # This process's share of the mean over the ids of all captions.
+        captions = self.spec.caption_weight * processes.size * sums.sum() / counts.sum().clamp(min=1)
+        return LossTerms(contrastive, captions, contrastive + captions)

@@ -21,7 +21,7 @@ from mobileclip.registry import nearest, nearest_file
 from mobileclip.storage import atomic_path, require_output
 from mobileclip.terminal import say
 
-KINDS = {"train": ("train_", "distil_"), "reinforce": ("reinforce_",)}
+KINDS = {"train": ("train_", "distil_", "finetune_"), "reinforce": ("reinforce_",)}
 """Commands to what the names of their recipes' files begin with; the first of these need not be typed."""
 
 _LISTING = "`mobileclip recipes ls`"

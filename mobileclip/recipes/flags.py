@@ -63,6 +63,11 @@ FLAGS: Mapping[str, Sequence[Flag]] = {
         Flag("--validation", "SHARDS...", "held-out images; top-1 and top-5 are measured"),
         *_TRAINED,
     ),
+    "captioning": (
+        Flag("--data", "DATA...", "image-text shards; or a .jsonl, table or folder"),
+        Flag("--validation", "SHARDS...", "held-out pairs; nats per id are measured"),
+        *_TRAINED,
+    ),
     "reinforcing": (
         Flag("--data", "DATA", "shards, a .jsonl or table, or a folder of images"),
         attrs.evolve(_OUTPUT, text="of the reinforced shards; a second run goes on"),

@@ -9,6 +9,7 @@ from mobileclip.training.finetuning.labels import LabelledContrastiveSpec as Lab
 from mobileclip.training.finetuning.layer_rates import LayerDecayAdamWSpec as LayerDecayAdamWSpec  # registered
 from mobileclip.training.loop import TrainingResult, train
 from mobileclip.training.loss_scale import LossScale
+from mobileclip.training.objectives.captions import CaptionObjective
 from mobileclip.training.objectives.classification import ClassificationObjective, CrossEntropySpec
 from mobileclip.training.objectives.objective import ImageTextObjective, Objective, build_objective
 from mobileclip.training.objectives.texts import TextDistillationObjective
@@ -35,6 +36,7 @@ from mobileclip.training.spec import TrainingSpec
 
 __all__ = [
     "AdamWSpec",
+    "CaptionObjective",
     "ClassificationObjective",
     "ConstantCosineSchedule",
     "CosineSchedule",

@@ -8,7 +8,7 @@ from torch import nn
 
 from mobileclip.data import Batch, BatchSource, ColumnPipelineSpec, ReinforcedPipelineSpec, TextPipelineSpec
 from mobileclip.datasets import LabelledPipelineSpec
-from mobileclip.encoders import ClassifierSpec, DualEncoderSpec
+from mobileclip.encoders import ClassifierSpec, CoCaSpec, DualEncoderSpec
 from mobileclip.registry import Registry
 from mobileclip.serialization import open_family
 
@@ -17,7 +17,7 @@ from mobileclip.serialization import open_family
 class StudentSpec(Protocol):
     """What a run needs of the spec of its model, an attrs class; with `image` and `text`, their `input` is checked.
 
-    Others than `DualEncoderSpec`, `ClassifierSpec` and text towers are registered in `students`, or stand at the top of
+    Others than `DualEncoderSpec`, `ClassifierSpec`, `CoCaSpec` and text towers are registered in `students`, or stand at the top of
     a module that is imported.
 
     Examples:
@@ -55,7 +55,7 @@ students: Registry[type[StudentSpec]] = Registry("student")
 pipelines: Registry[type[DataSpec]] = Registry("pipeline")
 """Specs of data to train on by name; third parties add theirs here or by an entry point in `mobileclip.pipeline`."""
 
-open_family(StudentSpec, students, own=(DualEncoderSpec, ClassifierSpec))
+open_family(StudentSpec, students, own=(DualEncoderSpec, ClassifierSpec, CoCaSpec))
 open_family(
     DataSpec, pipelines, own=(ReinforcedPipelineSpec, ColumnPipelineSpec, LabelledPipelineSpec, TextPipelineSpec)
 )

@@ -19,12 +19,15 @@ from mobileclip.data.text import pack_ngrams
 from mobileclip.encoders import (
     Classifier,
     ClassifierSpec,
+    CoCa,
+    CoCaSpec,
     DualEncoderSpec,
     TextEncoderSpec,
     load_backbone,
     load_model,
     save_model,
 )
+from mobileclip.encoders.checkpoints import load_coca, save_coca
 from mobileclip.encoders.checkpoints.files import write_tensors
 from mobileclip.encoders.checkpoints.native import Taught, is_known
 from mobileclip.hardware.devices import AUTO
@@ -54,12 +57,14 @@ class RunSpec:
     """A whole training run.
 
     Args:
-        model: the student: a `DualEncoderSpec`, a `ClassifierSpec`, a text tower's spec, or any `StudentSpec`.
+        model: the student: a `DualEncoderSpec`, a `ClassifierSpec`, a `CoCaSpec`, a text tower's spec, or any
+            `StudentSpec`.
         data: what it trains on: a pipeline of the library, or any `DataSpec`; its `batch_size` is that of all processes
             together.
         training: how it trains; the loss of a classifier is `CrossEntropySpec`, or one with an objective of its own.
         initial_weights: a checkpoint to start from, in training form and any known layout; none for random weights. A
-            classifier takes its image tower, see `mobileclip.encoders.load_backbone`, and its head is drawn.
+            classifier takes its image tower, see `mobileclip.encoders.load_backbone`, and its head is drawn. A captioner
+            takes a file of any context, see `load_coca`.
 
     Raises:
         ValueError: if the data is made for another input or other classes than the model's, the loss of a classifier
@@ -117,6 +122,8 @@ class RunSpec:
 
     def start(self) -> nn.Module:
         """Return the student that training starts with, drawn from torch's random numbers or loaded."""
+        if self.initial_weights is not None and isinstance(self.model, CoCaSpec):
+            return load_coca(self.initial_weights, self.model, any_context=True)
         if self.initial_weights is not None and not isinstance(self.model, ClassifierSpec):
             return load_model(self.initial_weights, self.model, fold=False)
         model: nn.Module = self.model.build()
@@ -188,7 +195,9 @@ def _save(model: nn.Module, spec: Any, path: str, batches: object) -> None:
     if isinstance(batches, TextPipeline):
         known = pack_ngrams(batches.seen_texts())
         model.taught = Taught(space=batches.space, ngrams=known)  # type: ignore[assignment]
-    if is_known(spec):
+    if isinstance(model, CoCa):
+        save_coca(model, path)
+    elif is_known(spec):
         save_model(model, path)
     else:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}

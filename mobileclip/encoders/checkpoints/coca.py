@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import attrs
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mobileclip.encoders.checkpoints import native
 from mobileclip.encoders.checkpoints.files import write_tensors
@@ -63,6 +65,7 @@ _RULES = (
     (r"^decoder\.layers\.", "text_decoder.resblocks."),
     (r"^decoder\.cross_layers\.", "text_decoder.cross_attn."),
 )
+_POSITIONS = {"text_encoder.position", "text.positional_embedding"}
 _TRANSPOSED = ("visual.proj", "text.text_projection", "text_decoder.text_projection")
 
 
@@ -96,26 +99,30 @@ def save_coca(model: CoCa, path: AnyPath, *, layout: CocaLayout = "mobileclip") 
     write_tensors(path, state, header)
 
 
-def load_coca(checkpoint: str | Path, spec: CoCaSpec | None = None) -> CoCa:
+def load_coca(checkpoint: str | Path, spec: CoCaSpec | None = None, *, any_context: bool = False) -> CoCa:
     """Return the captioner in a file of ours, of open_clip's or of Apple's, in float32 and in evaluation mode.
 
     Args:
         checkpoint: a file, or a repository on the hub, `hf-hub:owner/name`.
         spec: of the model; by default what the file says, or what its shapes say: any ViT, context and depth, with
             heads 64 wide and 8 for the pooling, as `coca_ViT-B-32`, `coca_ViT-L-14` and Apple's have.
+        any_context: whether `spec` may have another context than the file, to be fine-tuned: positions are interpolated
+            linearly, as open_clip does.
 
     Raises:
         FileNotFoundError: if there is no such file.
         CheckpointError: if it holds another model, or a tensor is missing, left over or of another shape.
     """
     path = fetched(checkpoint)
-    tensors, metadata = read_tensors(path)
+    tensors, metadata = native.of_run(*read_tensors(path))
     # Older versions of open_clip wrote masks.
     tensors = {
         name.removeprefix("module."): tensor for name, tensor in tensors.items() if not name.endswith("attn_mask")
     }
     if metadata.get("mobileclip.kind") == native.COCA:
         stored = _stored(path, metadata)
+        if spec is not None and any_context:
+            stored = _with_context(stored, spec.text.input.context_length)
         if spec is not None and spec != stored:
             raise CheckpointError(f"{path} holds another captioner than asked for; leave the spec out to load it")
         spec = stored
@@ -126,12 +133,27 @@ def load_coca(checkpoint: str | Path, spec: CoCaSpec | None = None) -> CoCa:
         raise CheckpointError(f"{path} is neither our own file of a captioner nor one of open_clip's CoCa")
     if spec.num_blocks > len(tensors):
         raise CheckpointError(f"{path} holds {len(tensors):,} tensors, too few for {spec.num_blocks:,} blocks")
+    if any_context:
+        for name in _POSITIONS & tensors.keys():
+            tensors[name] = _resized(tensors[name], spec.text.input.context_length + 1)
     model = cast("CoCa", skeleton(spec, "training"))
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     entries = _entries(shapes) if is_foreign else {name: (name,) for name in shapes}
     _check_names(path, tensors, entries)
     model.load_state_dict(_placed(path, tensors, entries, shapes), assign=True)
     return model
+
+
+def _with_context(spec: CoCaSpec, length: int) -> CoCaSpec:
+    text = attrs.evolve(spec.text.input, context_length=length)
+    return attrs.evolve(spec, text=attrs.evolve(spec.text, input=text))
+
+
+def _resized(positions: Tensor, count: int) -> Tensor:
+    """Return as many positions as wanted, `(count, width)`, the first and the last as they are."""
+    if len(positions) == count:
+        return positions
+    return F.interpolate(positions.float().T[None], size=count, mode="linear")[0].T.contiguous()
 
 
 def _placed(

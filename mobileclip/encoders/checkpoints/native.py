@@ -135,7 +135,7 @@ def of_run(tensors: dict[str, Tensor], metadata: dict[str, str]) -> tuple[dict[s
         return tensors, metadata
     prefix = next((one for one in _OF_RUN if any(name.startswith(one) for name in tensors)), _OF_RUN[-1])
     own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    held = (("num_classes", "classifier"), ("image", "dual_encoder"))
+    held = (("num_classes", "classifier"), ("decoder_depth", COCA), ("image", "dual_encoder"))
     kind = next((kind for key, kind in held if f'"{key}"' in metadata["model"]), "text_encoder")
     header = {"mobileclip.kind": kind, "mobileclip.form": "training", "mobileclip.spec": metadata["model"]}
     return own, header | {SPACE: metadata.get(SPACE, "")}

@@ -7,22 +7,16 @@ from __future__ import annotations
 
 import attrs
 
-from mobileclip import specs
 from mobileclip.data import TextPipelineSpec
-from mobileclip.encoders import DualEncoderSpec, ImageEncoderSpec, TextEncoderSpec
-from mobileclip.inference.catalogue import num_macs
+from mobileclip.encoders import TextEncoderSpec
 from mobileclip.inference.loading import spec_known_by_name
 from mobileclip.losses import TextDistillationLossSpec
 from mobileclip.recipes.distilling.spec import DistilSpec
-from mobileclip.recipes.training.published import plain_vit_b16
+from mobileclip.recipes.training.cost import PASSES, a100_macs_per_second, macs
 from mobileclip.training import AdamWSpec, CosineSchedule, RunSpec, TrainingSpec
 
 NUM_CAPTIONS = 6 * 12_800_000
 """Of DataCompDR-12M: a real one and five synthetic ones of each image."""
-
-# Plain CLIP with ViT-B/16: 12.8 million pairs in 1.3 hours of 8 A100.
-_PAIRS_PER_SECOND = 12.8e6 / (1.3 * 3600 * 8)
-_PASSES = 3  # a step is a pass forward and about two backward
 
 
 @attrs.frozen(kw_only=True)
@@ -76,12 +70,11 @@ def text_cost(spec: DistilSpec, num_texts: int = NUM_CAPTIONS) -> TextCost:
         ValueError: if the teacher is not known by name.
     """
     teacher = _teacher(spec)
-    known = DualEncoderSpec(image=plain_vit_b16(), text=specs.text_base())
-    macs_per_second = _PAIRS_PER_SECOND * _PASSES * (_macs(known.image) + _macs(known.text))
+    macs_per_second = a100_macs_per_second()
     num_trained = spec.batch_size * spec.training.total_steps
     return TextCost(
-        storing_hours=num_texts * _macs(teacher) / macs_per_second / 3600,
-        training_hours=_PASSES * num_trained * _macs(_student(spec)) / macs_per_second / 3600,
+        storing_hours=num_texts * macs(teacher) / macs_per_second / 3600,
+        training_hours=PASSES * num_trained * macs(_student(spec)) / macs_per_second / 3600,
         stored_bytes=2 * teacher.embedding_dim * num_texts,
     )
 
@@ -110,9 +103,3 @@ def _student(spec: DistilSpec) -> TextEncoderSpec:
     teacher = _teacher(spec)
     text = attrs.evolve(teacher.input, context_length=spec.context_length)
     return attrs.evolve(teacher, input=text) if spec.kind == "teacher" else spec.student(teacher.embedding_dim, text)
-
-
-def _macs(tower: ImageEncoderSpec | TextEncoderSpec) -> int:
-    found = num_macs(tower)
-    assert found is not None, "the library's towers compute with shapes alone"
-    return found

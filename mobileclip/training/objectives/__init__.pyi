@@ -1,3 +1,4 @@
+from .captions import CaptionObjective as CaptionObjective
 from .classification import ClassificationObjective as ClassificationObjective, CrossEntropySpec as CrossEntropySpec
 from .objective import (
     ImageTextObjective as ImageTextObjective,

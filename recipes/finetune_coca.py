@@ -1,0 +1,25 @@
+r"""Fine-tune a captioner on a small set of captions: MSCOCO, DOCCI, DCI, or a table of your own.
+
+Command:   python recipes/finetune_coca.py context_77 --initial-weights coca.safetensors --data captions.jsonl
+Try it:    python recipes/finetune_coca.py context_77 --tiny
+Hardware:  HARDWARE
+Time:      TIME
+Result:    published as mobileclip2_coca_dfn2b_s13b_*_s12m_context77, 128 and 256; not trained here
+Source:    MobileCLIP2 (arXiv 2508.20691) for samples seen and contexts; open_clip's fine-tuning of CoCa on MSCOCO for
+           the loss of captions alone, the batch and the rate
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from mobileclip.recipes.captioning import finetuning_run, run_recipe
+from mobileclip.recipes.training import titled
+
+ROWS = {
+    f"context_{context}": titled(f"Fine-tune with texts of {context} positions.", partial(finetuning_run, context))
+    for context in (77, 128, 256)
+}
+
+if __name__ == "__main__":
+    run_recipe(ROWS, "finetune_coca", __doc__)
