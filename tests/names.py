@@ -34,6 +34,7 @@ RECIPES = {
     "reinforce datacompdr12m": "reinforcing",
     "finetune": "finetuning",
     "train distil_text": "distilling",
+    "train coca context_77": "captioning",
 }
 _WIDE = {"COLUMNS": "1000"}
 

@@ -15,7 +15,7 @@ from mobileclip.encoders import ImageEncoderSpec, TextEncoderSpec
 from mobileclip.losses import LossSpec
 from mobileclip.strict import NOT_IN_JSON, strict
 from mobileclip.testing import check_spec
-from recipes import train_imagenet_mci as classifying
+from recipes import finetune_coca, train_coca, train_imagenet_mci as classifying
 from recipes.distil_text import distil_text
 from recipes.evaluate import evaluate
 from recipes.finetune import finetune
@@ -54,7 +54,15 @@ def test_what_json_leaves_out_is_known():
 
 
 def test_json_holds_every_published_choice():
-    for recipe in (*training_recipes().values(), *classifying.ROWS.values(), finetune, evaluate, distil_text):
+    captioning = (*train_coca.ROWS.values(), *finetune_coca.ROWS.values())
+    for recipe in (
+        *training_recipes().values(),
+        *classifying.ROWS.values(),
+        *captioning,
+        finetune,
+        evaluate,
+        distil_text,
+    ):
         check_spec(recipe())
     for recipe in REINFORCING.values():
         check_spec(recipe("s3://data/plain/{0..3}.tar", "output"))

@@ -17,8 +17,8 @@ from mobileclip.serialization import open_family
 class StudentSpec(Protocol):
     """What a run needs of the spec of its model, an attrs class; with `image` and `text`, their `input` is checked.
 
-    Others than `DualEncoderSpec`, `ClassifierSpec`, `CoCaSpec` and text towers are registered in `students`, or stand at the top of
-    a module that is imported.
+    Others than `DualEncoderSpec`, `ClassifierSpec`, `CoCaSpec` and text towers are registered in `students`, or stand
+    at the top of a module that is imported.
 
     Examples:
         >>> isinstance(mobileclip.specs.mobileclip_s0(), StudentSpec)

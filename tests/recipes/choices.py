@@ -18,7 +18,7 @@ from mobileclip.losses import ContrastiveLossSpec
 from mobileclip.serialization import to_json
 from mobileclip.training import RunSpec
 from mobileclip.training.finetuning import labelled_contrastive
-from recipes import distil_text_s0 as shortening, train_imagenet_mci as classifying
+from recipes import distil_text_s0 as shortening, finetune_coca, train_coca, train_imagenet_mci as classifying
 from recipes.distil_text import distil_text
 from recipes.evaluate import evaluate
 from recipes.finetune import finetune
@@ -27,9 +27,9 @@ from recipes.reinforce_datacompdr12m import reinforce_datacompdr12m
 from recipes.reinforce_dfndr2b import reinforce_dfndr2b
 
 FOLDER = Path(__file__).parent / "golden"
-CLASSIFYING = "train_imagenet_mci"
+OF_OTHER_MODELS = ("train_coca", "train_imagenet_mci")
 TRAINING = sorted(
-    path.stem for path in (Path(__file__).parents[2] / "recipes").glob("train_*.py") if path.stem != CLASSIFYING
+    path.stem for path in (Path(__file__).parents[2] / "recipes").glob("train_*.py") if path.stem not in OF_OTHER_MODELS
 )
 ROWS = "train_vit_b16_12m"
 WITH_ROWS = {name for name in TRAINING if hasattr(importlib.import_module(f"recipes.{name}"), "ROWS")}
@@ -97,6 +97,14 @@ def _distilling() -> object:
     return {"distil_text": _plain(distil_text()), **{row: _plain(one()) for row, one in shortening.ROWS.items()}}
 
 
+def _captioning() -> object:
+    return {
+        f"{module.__name__.rpartition('.')[2]} {row}": _plain(one())
+        for module in (train_coca, finetune_coca)
+        for row, one in module.ROWS.items()
+    }
+
+
 def _evaluate() -> object:
     return _plain(evaluate())
 
@@ -129,6 +137,7 @@ CHOICES = {
     "finetune": _finetune,
     "evaluate": _evaluate,
     "distilling": _distilling,
+    "captioning": _captioning,
     "quickstart": _quickstart,
 }
 

@@ -21,6 +21,7 @@ ONE_OF_EACH = {
     "finetuning": "finetune",
     "evaluating": "evaluate",
     "distilling": "distil_text",
+    "captioning": "train_coca context_77",
 }
 
 SHORT = "--steps 50 --batch_size=64 --micro-batch-size 8 --learning-rate 0.1 -j 3 --precision float32"
@@ -47,7 +48,8 @@ def test_the_short_help_is_one_screen_and_says_how_to_see_all(name, capsys, monk
     assert max(map(len, others)) <= 80
     # A command is a line that can be copied, which the terminal breaks.
     height = len(others) + sum(1 + len(line) // 80 for line in commands)
-    assert height <= (40 if name in {*WITH_ROWS, "train_imagenet_mci", "distil_text_s0"} else 26)
+    with_rows = {*WITH_ROWS, "train_imagenet_mci", "distil_text_s0", "train_coca", "finetune_coca"}
+    assert height <= (40 if name in with_rows else 26)
     assert f"`{name} --help-all` lists all flags." in below
 
 

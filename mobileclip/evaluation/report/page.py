@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -80,11 +80,16 @@ def page(
         "robustness": robustness_table(models),
         "origins": [provenance_table(measured), coverage_table(measured)] if measured else [],
     }
-    written: str = _template().render(values)
+    return rendered("page.html", values)
+
+
+def rendered(template: str, values: Mapping[str, Any]) -> str:
+    """Return a page of a template beside this file."""
+    written: str = _template(template).render(values)
     return f"{written}\n"
 
 
-def _template() -> Template:
+def _template(name: str) -> Template:
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     environment = Environment(
@@ -97,7 +102,7 @@ def _template() -> Template:
         finalize=lambda value: printable(value, limit=_MOST_LETTERS) if type(value) is str else value,
     )
     environment.filters["address"] = _address
-    return environment.get_template("page.html")
+    return environment.get_template(name)
 
 
 def _plot(panel: Panel) -> _Plot:

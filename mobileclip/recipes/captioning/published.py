@@ -1,7 +1,8 @@
 """The choices of the published captioners, and what training them takes.
 
-Source: MobileCLIP2 (arXiv 2508.20691) and the names of its captioners' files, such as dfn2b_s13b and s12m_context128, for
-data, samples seen and contexts; open_clip's coca_ViT-L-14, its laion2B-s13B-b90k and its page of fine-tuning for the rest.
+Source: MobileCLIP2 (arXiv 2508.20691) and the names of its captioners' files, such as dfn2b_s13b and s12m_context128,
+for data, samples seen and contexts; open_clip's coca_ViT-L-14, its laion2B-s13B-b90k and its page of fine-tuning for
+the rest.
 """
 
 from __future__ import annotations
@@ -83,7 +84,9 @@ def coca_run(model: CoCaSpec, *, batch_size: int = BATCH_SIZE, num_seen: int = N
         data=attrs.evolve(_data(model, batch_size), num_readers=2_048),
         training=TrainingSpec(
             loss=CaptionLossSpec(),
-            schedule=CosineSchedule(peak=1e-3, final=0.0, warmup_steps=min(2_000, total_steps - 1), total_steps=total_steps),
+            schedule=CosineSchedule(
+                peak=1e-3, final=0.0, warmup_steps=min(2_000, total_steps - 1), total_steps=total_steps
+            ),
             optimizer=AdamWSpec(beta1=0.9, beta2=0.98, eps=1e-6, weight_decay=0.2),
             max_gradient_norm=1.0,
             ema_decay=None,
@@ -107,7 +110,9 @@ def finetuning_run(context: int = 77, *, total_steps: int = NUM_FINETUNED // FIN
         data=_data(model, FINETUNING_BATCH),
         training=TrainingSpec(
             loss=CaptionLossSpec(contrastive_weight=0.0, caption_weight=1.0),
-            schedule=CosineSchedule(peak=1e-5, final=0.0, warmup_steps=min(1_000, total_steps - 1), total_steps=total_steps),
+            schedule=CosineSchedule(
+                peak=1e-5, final=0.0, warmup_steps=min(1_000, total_steps - 1), total_steps=total_steps
+            ),
             optimizer=AdamWSpec(beta1=0.9, beta2=0.98, eps=1e-6, weight_decay=0.1),
             ema_decay=None,
             precision="bfloat16",

@@ -27,11 +27,8 @@ def tiny_run(run: RunSpec, folder: Path, rows: RowOptions) -> RunSpec:
     Raises:
         ValueError: if there is data, and not one of its first samples can be used.
     """
-    given = run.data.shards
-    if given:
-        place = first_samples(as_source(given, rows=rows), folder / "samples")
-    else:
-        place = write_scenes(folder / "scenes")
+    given, scenes = run.data.shards, folder / "scenes"
+    place = first_samples(as_source(given, rows=rows), folder / "samples") if given else write_scenes(scenes)
     data = attrs.evolve(run.data, shards=shards_of((place,)), batch_size=BATCH_SIZE, num_workers=0)
     model = run.model if run.initial_weights is not None else narrow(run.model)
     return attrs.evolve(run, model=model, data=data, training=two_steps(run.training))

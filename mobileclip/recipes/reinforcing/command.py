@@ -14,6 +14,7 @@ from attrs import validators
 from mobileclip.data import Layout, augmentations
 from mobileclip.data.samples.sample import SYN_TEXT
 from mobileclip.datasets import JsonLinesSource, RowOptions, TableSource
+from mobileclip.encoders.checkpoints.coca import is_ours
 from mobileclip.engines import SET_ASIDE, Retries, read_status
 from mobileclip.recipes.entry_point import again, described, opened, show
 from mobileclip.recipes.reinforcing.tiny import shrink, write_scenes
@@ -21,6 +22,7 @@ from mobileclip.recipes.tiny.few_samples import first_samples
 from mobileclip.reinforce import (
     CaptionerSpec,
     CaptionSet,
+    CheckpointCaptioner,
     CocaCaptioner,
     Engine,
     LocalEngine,
@@ -30,6 +32,7 @@ from mobileclip.reinforce import (
     estimate,
     reinforce,
 )
+from mobileclip.reinforce.captioners.nucleus import NucleusSpec
 from mobileclip.storage import join
 from mobileclip.terminal import say
 from mobileclip.terminal.help import parse
@@ -63,8 +66,9 @@ class Command:
         ray_address: Ray only: the cluster to join, such as `auto`; by default one is started on this machine.
         retries: how often a shard that fails is tried.
         caption_set: name of the synthetic captions' set, `syn_text` or `syn_text_NAME`.
-        captioner_weights: a file with the captioner's weights, instead of the recipe's; of several files each is a
-            captioner, whose set of captions is called like the file: `syn_text_NAME` of NAME.pt.
+        captioner_weights: a file with the captioner's weights, instead of the recipe's: open_clip's, or one that
+            `mobileclip train coca` leaves; of several files each is a captioner, whose set of captions is called like
+            the file: `syn_text_NAME` of NAME.pt.
         augmentation: policy of the stored augmentations: `datacompdr`, or `crop` for the weak one of plain CLIP, which
             table 2 of the paper compares.
         num_augmentations: stored augmentations per image.
@@ -177,7 +181,13 @@ def resolve(recipe: Recipe, name: str, command: Command, written: ReinforcementS
 
 def _captioner(captioner: CocaCaptioner, weights: Sequence[Path]) -> CaptionerSpec:
     """Return a captioner with each of these weights, in sets of their own where there are several."""
-    own = [attrs.evolve(captioner, pretrained=str(path)) for path in weights]
+    shared = {name: getattr(captioner, name) for name in attrs.fields_dict(NucleusSpec)}
+    own = [
+        CheckpointCaptioner(checkpoint=str(path), **shared)
+        if is_ours(path)
+        else attrs.evolve(captioner, pretrained=str(path))
+        for path in weights
+    ]
     if len(own) == 1:
         return own[0]
     names = [f"{SYN_TEXT}_{re.sub(r'[^A-Za-z0-9]+', '_', path.stem)}" for path in weights]

@@ -3,6 +3,7 @@
 A new captioner enters here, registered by name. What is done with captions belongs in `reinforce`.
 """
 
+from mobileclip.reinforce.captioners.checkpoint import CheckpointCaptioner
 from mobileclip.reinforce.captioners.coca import CocaCaptioner, Vocabulary
 from mobileclip.reinforce.captioners.decoder import CocaDecoder
 from mobileclip.reinforce.captioners.ensemble import CaptionerEnsemble, CaptionSet, SeveralCaptioners, caption_sets
@@ -21,6 +22,7 @@ __all__ = [
     "Captioner",
     "CaptionerEnsemble",
     "CaptionerSpec",
+    "CheckpointCaptioner",
     "CocaCaptioner",
     "CocaDecoder",
     "ImageTextToTextCaptioner",

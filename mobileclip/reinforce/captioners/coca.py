@@ -8,12 +8,8 @@ from typing import Any
 import attrs
 import torch
 from attrs import validators
-from PIL import Image
 from torch import Tensor
 
-from mobileclip.data import ImageTransform
-from mobileclip.hardware import devices
-from mobileclip.hardware.precision import WIDE_PRECISIONS, WidePrecision
 from mobileclip.interop.open_clip_models import (
     OpenClipModel,
     OpenClipSource,
@@ -22,30 +18,19 @@ from mobileclip.interop.open_clip_models import (
     open_clip_package,
 )
 from mobileclip.reinforce.captioners.decoder import CocaDecoder
-from mobileclip.reinforce.captioners.sampling import caption_streams, nucleus_ids
-from mobileclip.reinforce.captioners.spec import CaptionerSpec, captioners
+from mobileclip.reinforce.captioners.nucleus import NucleusCaptioner, NucleusSpec
+from mobileclip.reinforce.captioners.spec import captioners
 from mobileclip.strict import strict
-
-# The release forbids the end before the fifth id, the start token included.
-_MIN_LENGTH = 5
-_PAD_ID = 0
 
 
 @captioners.register("coca")
 @attrs.frozen(kw_only=True, field_transformer=strict)
-class CocaCaptioner(CaptionerSpec):
+class CocaCaptioner(NucleusSpec):
     """CoCa's captions by nucleus sampling, cut in front of the first full stop.
 
     Args:
         model: as `OpenClipTeacher` takes it.
         pretrained: as `OpenClipTeacher` takes it.
-        num_captions: captions per image. Two may be the same, and stay: an image has as many as every other.
-        top_p: the nucleus' share of the probability, in (0, 1].
-        temperature: above 0.
-        max_length: ids per caption, start and end included.
-        precision: of the weights and the computation; probabilities are in float64.
-        max_batch: images that are captioned at once. Every step has this size, so that a caption does not depend on how
-            many images came with it; calls with fewer images waste the rest.
 
     Raises:
         ValueError: if the weights are not said, or are said twice.
@@ -58,12 +43,6 @@ class CocaCaptioner(CaptionerSpec):
 
     model: str = attrs.field(default="coca_ViT-L-14", validator=validators.min_len(1))
     pretrained: str | None = "mscoco_finetuned_laion2B-s13B-b90k"
-    num_captions: int = attrs.field(default=5, validator=validators.gt(0))
-    top_p: float = attrs.field(default=0.9, validator=[validators.gt(0), validators.le(1)])
-    temperature: float = attrs.field(default=1.0, validator=validators.gt(0))
-    max_length: int = attrs.field(default=30, validator=validators.gt(_MIN_LENGTH))
-    precision: WidePrecision = attrs.field(default="float32", validator=validators.in_(WIDE_PRECISIONS))
-    max_batch: int = attrs.field(default=8, validator=validators.gt(0))
 
     def __attrs_post_init__(self) -> None:
         self._source()
@@ -81,8 +60,8 @@ class CocaCaptioner(CaptionerSpec):
         return OpenClipSource(model=self.model, pretrained=self.pretrained)
 
 
-class CocaModel:
-    """A loaded CoCa.
+class CocaModel(NucleusCaptioner):
+    """A loaded CoCa of open_clip's.
 
     Args:
         spec: the choices.
@@ -100,86 +79,17 @@ class CocaModel:
                 f"{loaded.name} makes images square by {loaded.preprocess['resize_mode']!r}; only 'shortest', resize "
                 "and centre crop, is supported"
             )
-        if spec.max_length > loaded.model.context_length:
-            raise ValueError(
-                f"max_length is {spec.max_length}, and {loaded.name} has room for {loaded.model.context_length} ids"
-            )
-        self.spec = spec
-        self.name = loaded.name
-        self.weights_sha256 = loaded.weights_sha256
-        self.image = image_input(loaded.preprocess, loaded.name)
-        self._model = loaded.model
-        self._transform = ImageTransform(self.image)
-        self._decoder = CocaDecoder(loaded.model)
-        self._vocabulary = Vocabulary(loaded.tokenizer)
-
-    @property
-    def num_captions(self) -> int:
-        """Captions per image."""
-        return self.spec.num_captions
-
-    @torch.inference_mode()
-    def caption(self, images: Sequence[Image.Image], seeds: Sequence[int]) -> list[tuple[str, ...]]:
-        """Return the captions of every image, `num_captions` each; two may be the same.
-
-        Args:
-            images: as they are, not augmented.
-            seeds: one per image, any integer.
-
-        Raises:
-            ImageError: if an image cannot be brought to the model's input.
-            ValueError: if there are not as many seeds as images.
-        """
-        if len(seeds) != len(images):
-            raise ValueError(f"{len(images)} images come with {len(seeds)} seeds; one per image is expected")
-        size, count = self.spec.max_batch, self.spec.num_captions
-        texts: list[str] = []
-        for start in range(0, len(images), size):
-            chunk = images[start : start + size]
-            texts += self._texts([self._transform(image) for image in chunk], seeds[start : start + size])
-        return [tuple(texts[start : start + count]) for start in range(0, len(texts), count)]
-
-    def _texts(self, pixels: list[Tensor], seeds: Sequence[int]) -> list[str]:
-        missing = self.spec.max_batch - len(pixels)
-        first = next(self._model.parameters())
-        stacked = torch.stack([*pixels, *[torch.zeros_like(pixels[0])] * missing]).to(first)
-        _, image_tokens = self._model.visual(stacked)
-        rows = self._decode(image_tokens, [*seeds, *[0] * missing], num_images=len(pixels)).tolist()
-        return [self._vocabulary.text(row) for row in rows]
-
-    def _decode(self, image_tokens: Tensor, seeds: Sequence[int], *, num_images: int) -> Tensor:
-        """Return the ids of the first images, without the start, what comes after the first stop included.
-
-        Shape:
-            (num_images * num_captions, at most max_length - 2).
-        """
-        spec, vocabulary, device = self.spec, self._vocabulary, image_tokens.device
-        num_steps = spec.max_length - 2
-        draws = caption_streams(seeds, num_captions=spec.num_captions, num_steps=num_steps)
-        # What is drawn is decided in float64, on the CPU where the device has none.
-        sampling = device if devices.has_float64(device) else torch.device("cpu")
-        draws = draws.to(sampling)
-        stops = vocabulary.stops.to(device)
-        state = self._decoder.start(image_tokens, num_captions=spec.num_captions, max_length=num_steps)
-        ids = torch.full((len(draws),), vocabulary.start_id, device=device)
-        # Missing images, and captions that have ended, go on in every step but draw nothing.
-        running = torch.arange(num_images * spec.num_captions, device=device)
-        drawn: list[Tensor] = []
-        while len(drawn) < num_steps and len(running):
-            logits = self._decoder.step(state, ids)[running]
-            logits[:, [_PAD_ID, vocabulary.start_id]] = -torch.inf
-            if len(drawn) + 1 < _MIN_LENGTH:
-                logits.masked_fill_(stops, -torch.inf)
-            ids = torch.full_like(ids, vocabulary.end_id)
-            ids[running] = nucleus_ids(
-                logits.to(sampling),
-                draws[running.to(sampling), len(drawn)],
-                top_p=spec.top_p,
-                temperature=spec.temperature,
-            ).to(device)
-            drawn.append(ids)
-            running = running[~stops[ids[running]]]
-        return torch.stack(drawn, dim=1)[: num_images * spec.num_captions]
+        super().__init__(
+            spec,
+            name=loaded.name,
+            weights_sha256=loaded.weights_sha256,
+            image=image_input(loaded.preprocess, loaded.name),
+            place=next(loaded.model.parameters()),
+            encode=lambda images: loaded.model.visual(images)[1],
+            decoder=CocaDecoder(loaded.model),
+            vocabulary=Vocabulary(loaded.tokenizer),
+            context_length=loaded.model.context_length,
+        )
 
 
 class Vocabulary:

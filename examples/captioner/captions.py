@@ -1,0 +1,124 @@
+"""The captioners, and what they write: trained once, written once, by the library's own run and reinforcement."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import attrs
+
+from examples.captioner.lines import Line
+from examples.captioner.spec import WRITERS, Arm, CaptionerStudySpec, Writer
+from examples.quickstart.emoji import DataSplit
+from examples.quickstart.emoji.splits import chance
+from mobileclip.data import ImageTextSample, crop_augmentation, read_samples, write_shards
+from mobileclip.evaluation.captions import distinct_ngrams, names_recalled
+from mobileclip.reinforce import CheckpointCaptioner, ReinforcementSpec, reinforce
+from mobileclip.storage import write_text
+from mobileclip.terminal import console
+from mobileclip.training import last_metrics, run
+
+WRITTEN = "syn_text_written"
+_PER_SHARD, _MAX_BATCH = 500, 64
+
+
+@attrs.frozen(kw_only=True)
+class Part:
+    """Pictures of a split with other captions, as the study of learning efficiency reads them.
+
+    Args:
+        kept: the samples.
+    """
+
+    kept: tuple[ImageTextSample, ...]
+
+    def samples(self) -> Iterator[ImageTextSample]:
+        """Yield the samples."""
+        return iter(self.kept)
+
+
+def shards_of(spec: CaptionerStudySpec, split: DataSplit, writer: Writer | None) -> tuple[str, ...]:
+    """Return the shards of a captioner's pictures, or of the students', written once."""
+    folder = spec.output / "pictures" / ("students" if writer is None else f"captioner-{writer.share:g}")
+    if not (folder / "done").exists():
+        own = [one for one in split.samples() if (one.metadata["set"] in spec.captioner_sets) == (writer is not None)]
+        own.sort(key=lambda one: chance(spec.seed, "captioner", one.key))
+        own = own[: spec.num_pictures if writer is None else max(1, round(writer.share * len(own)))]
+        write_shards(folder, own, samples_per_shard=_PER_SHARD if len(own) > 4 * _PER_SHARD else max(1, len(own) // 4))
+        write_text(folder / "done", f"{len(own)}\n")
+    return tuple(sorted(map(str, folder.glob("*.tar"))))
+
+
+def trained(spec: CaptionerStudySpec, split: DataSplit, writer: Writer) -> Path:
+    """Train a captioner, or go on where an earlier run was; its file."""
+    shards = shards_of(spec, split, writer)
+    whole = int((Path(shards_of(spec, split, Writer())[0]).parent / "done").read_text(encoding="utf-8"))
+    output = spec.output / "captioners" / writer.name
+    file = output / "model.safetensors"
+    if not file.exists():
+        run(spec.training(writer, shards, whole), output, device="cpu", title=writer.name, console=console())
+    return file
+
+
+def written(spec: CaptionerStudySpec, split: DataSplit, arm: Arm, file: Path) -> tuple[ImageTextSample, ...]:
+    """Return the students' pictures with an arm's captions in a set beside the composed ones, written once."""
+    folder = spec.output / "written" / f"{arm.writer}-{arm.num_captions}-{arm.temperature:g}"
+    captioner = CheckpointCaptioner(
+        checkpoint=file,
+        num_captions=arm.num_captions,
+        temperature=arm.temperature,
+        max_length=min(24, spec.captioner(WRITERS[arm.writer]).text.input.context_length),
+        max_batch=_MAX_BATCH,
+    )
+    reinforce(
+        ReinforcementSpec(
+            source=shards_of(spec, split, None),
+            output=str(folder),
+            captioner=captioner,
+            caption_set=WRITTEN,
+            augmentation=crop_augmentation(spec.image_size),
+            seed=spec.seed,
+            batch_size=_MAX_BATCH,
+        )
+    )
+    return tuple(read_samples(sorted(map(str, folder.glob("*.tar")))))
+
+
+def part_of(spec: CaptionerStudySpec, split: DataSplit, arm: Arm, file: Path | None) -> Part:
+    """Return the students' pictures with an arm's captions as their synthetic ones."""
+    if file is None:
+        return Part(kept=tuple(read_samples(shards_of(spec, split, None))))
+    kept = []
+    for one in written(spec, split, arm, file):
+        composed = one.syn_captions["syn_text"] if arm.captions == "both" else ()
+        kept.append(attrs.evolve(one, syn_captions={"syn_text": (*composed, *one.syn_captions[WRITTEN])}))
+    return Part(kept=tuple(kept))
+
+
+def judged(spec: CaptionerStudySpec, arm: str, part: Part, started: float, file: Path | None) -> Line:
+    """Return a line of an arm's captions: names recalled, distinct words and pairs, and its captioner's loss."""
+    texts = [one.syn_captions["syn_text"] for one in part.kept]
+    names = [one.metadata["label"] for one in part.kept]
+    last = {} if file is None else last_metrics(file.parent / "metrics.jsonl") or {}
+    return Line(
+        study=spec.study,
+        arm=arm,
+        kind="captions",
+        values={
+            "pictures": len(texts),
+            "names_recalled": names_recalled(texts, names),
+            **{f"distinct_{n}": distinct_ngrams(texts, n) for n in (1, 2)},
+            **({"captioner_loss": last["captions"]} if "captions" in last else {}),
+        },
+        seconds=round(time.monotonic() - started, 1),
+    )
+
+
+def examples(parts: Sequence[tuple[str, Part]], count: int = 4) -> list[tuple[str, str, str]]:
+    """Return names of pictures with what each arm's first caption says of them."""
+    return [
+        (one.metadata["label"], arm, one.syn_captions["syn_text"][0])
+        for arm, part in parts
+        for one in part.kept[:count]
+    ]

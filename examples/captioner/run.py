@@ -1,0 +1,101 @@
+"""The steps, one after another; what an earlier run finished is read, not done again."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import attrs
+
+from examples.captioner.captions import Part, examples, judged, part_of, trained
+from examples.captioner.lines import LINES, Line, append, read_lines
+from examples.captioner.report import report
+from examples.captioner.spec import ARMS, WRITERS, CaptionerStudySpec
+from examples.icons import build_dataset
+from examples.learning_efficiency.scoring import HeldOut, held_out, score_student
+from examples.learning_efficiency.spec import Cell
+from examples.learning_efficiency.stores import load_store, make_stores, store_of
+from examples.learning_efficiency.students import train_student
+from examples.learning_efficiency.teachers import build_teachers
+from examples.learning_efficiency.variants import FIRST, VARIANTS
+from examples.quickstart.emoji import DrawnDataset
+from examples.quickstart.emoji.joint import JointTeacher
+from mobileclip.storage import write_text
+from mobileclip.terminal import say
+
+
+def run(spec: CaptionerStudySpec) -> list[Line]:
+    """Run the study, or what earlier runs left undone of it, write the report, and return all lines.
+
+    Raises:
+        ValueError: if the output holds a study with other choices, or a step says why it cannot go on.
+    """
+    spec = spec.resolved
+    path = spec.output / LINES
+    lines = read_lines(path, study=spec.study)
+    done = {(one.arm, one.budget, one.seed) for one in lines if one.kind == "student"}
+    waiting = [(arm, cell) for arm, cell in spec.cells() if (arm, cell.budget, cell.seed) not in done]
+    steps = sum(cell.budget for _, cell in waiting)
+    say(f"{len(waiting):,} of {len(spec.cells()):,} students are to be trained: {steps:,} steps")
+    dataset = build_dataset(attrs.evolve(spec.data, output=spec.output / "data"))
+    parts = held_out(dataset, [spec.students("").student.image.input])
+    teachers: dict[str, JointTeacher] = {}
+    captions: dict[str, Part] = {}
+    try:
+        for arm, cell in waiting:
+            if ARMS[arm].teacher and not teachers:
+                teachers = build_teachers(spec.students(""), dataset, [(FIRST,)])
+            if arm not in captions:
+                captions[arm] = _captions(spec, dataset, arm, path)
+            line = _student(spec, arm, cell, captions[arm], teachers=teachers, parts=parts)
+            append(path, line)
+            say(f"{arm}, {cell.budget} steps, seed {cell.seed}: {line.values}")
+    finally:
+        # An interrupted study has a report of what is finished.
+        lines = read_lines(path, study=spec.study)
+        text = report(lines, examples(list(captions.items())))
+        write_text(spec.output / "report.md", text)
+    say(text)
+    return lines
+
+
+def _captions(spec: CaptionerStudySpec, dataset: DrawnDataset, arm: str, path: Path) -> Part:
+    """Return an arm's pictures and captions, and add a line about them where there is none."""
+    started, one = time.monotonic(), ARMS[arm]
+    has_writer = one.captions in ("written", "both")
+    file = trained(spec, dataset.train, WRITERS[one.writer]) if has_writer else None
+    part = part_of(spec, dataset.train, one, file)
+    if not any(line.kind == "captions" and line.arm == arm for line in read_lines(path)):
+        append(path, judged(spec, arm, part, started, file))
+    return part
+
+
+def _student(
+    spec: CaptionerStudySpec,
+    arm: str,
+    cell: Cell,
+    part: Part,
+    *,
+    teachers: Mapping[str, JointTeacher],
+    parts: Mapping[str, HeldOut],
+) -> Line:
+    """Train a student and return how good it is."""
+    students = spec.students(ARMS[arm].source)
+    make_stores(students, [cell], teachers, part)  # type: ignore[arg-type]  of a split, samples alone are asked
+    samples = load_store(students, store_of(cell, students), VARIANTS[cell.variant])
+    folder = students.output / "runs" / cell.name
+    started, processor = time.monotonic(), time.process_time()
+    scores = score_student(train_student(students, cell, samples, folder), parts)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return Line(
+        study=spec.study,
+        arm=arm,
+        kind="student",
+        budget=cell.budget,
+        seed=cell.seed,
+        values={name: round(one.top5, 3) for name, one in scores.items()},
+        seconds=round(time.monotonic() - started, 1),
+        processor_seconds=round(time.process_time() - processor, 1),
+    )

@@ -1,0 +1,240 @@
+"""The choices of the study: captioners, arms of students, and what follows from them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+import attrs
+from attrs import validators
+
+from examples.icons import IconDataSpec
+from examples.icons.sets import FREE_SETS
+from examples.learning_efficiency.spec import Cell, EfficiencySpec
+from examples.quickstart.emoji import drawing_input
+from mobileclip.data import ReinforcedPipelineSpec, crop_augmentation
+from mobileclip.encoders import CoCaSpec, TextTransformerSpec, ViTSpec
+from mobileclip.inputs import TextInput
+from mobileclip.losses import CaptionLossSpec
+from mobileclip.serialization import to_json
+from mobileclip.training import AdamWSpec, CosineSchedule, RunSpec, TrainingSpec
+
+_OUTPUT, _TINY_OUTPUT = Path("outputs/captioner"), Path("outputs/captioner_tiny")
+_TINY_SETS = ("bi", "lucide", "tabler", "noto")
+_FREE = tuple(one.name for one in FREE_SETS)
+Captions = Literal["none", "composed", "written", "both"]
+
+
+@attrs.frozen(kw_only=True)
+class Writer:
+    """A captioner.
+
+    Args:
+        name: of its folder.
+        share: of the pictures that captioners learn from.
+        context: ids of a text.
+    """
+
+    name: str = "whole"
+    share: float = 1.0
+    context: int = 24
+
+
+WRITERS = {one.name: one for one in (Writer(), Writer(name="quarter", share=0.25), Writer(name="short", context=12))}
+
+
+@attrs.frozen(kw_only=True)
+class Arm:
+    """Whose captions a student learns beside the keywords.
+
+    Args:
+        title: for tables.
+        captions: `none`, `composed` of the name, `written` by a captioner, or `both`.
+        writer: the captioner, by name.
+        num_captions: that are written for each picture.
+        temperature: that they are drawn with.
+        teacher: whether the student distils a teacher.
+    """
+
+    title: str
+    captions: Captions
+    writer: str = "whole"
+    num_captions: int = 4
+    temperature: float = 1.0
+    teacher: bool = False
+
+    @property
+    def source(self) -> str:
+        """Name of its captions' folder."""
+        own = f"-{self.writer}-{self.num_captions}-{self.temperature:g}" if self.captions in ("written", "both") else ""
+        return f"{'composed' if self.captions == 'none' else self.captions}{own}"
+
+    @property
+    def variant(self) -> str:
+        """Its way of training in the study of learning efficiency."""
+        has_captions = self.captions != "none"
+        return (
+            ("distillation" if has_captions else "captions-0")
+            if self.teacher
+            else ("captions" if has_captions else "plain")
+        )
+
+
+_MAIN = {
+    "none": Arm(title="keywords alone", captions="none"),
+    "composed": Arm(title="+ composed captions", captions="composed"),
+    "written": Arm(title="+ the captioner's", captions="written"),
+    "both": Arm(title="+ both", captions="both"),
+}
+_WRITTEN = _MAIN["written"]
+ABLATIONS = {
+    "quarter": attrs.evolve(_WRITTEN, title="a captioner of a quarter of the pictures", writer="quarter"),
+    "short": attrs.evolve(_WRITTEN, title="a captioner of context 12", writer="short"),
+    "one": attrs.evolve(_WRITTEN, title="1 caption", num_captions=1),
+    "eight": attrs.evolve(_WRITTEN, title="8 captions", num_captions=8),
+    "cold": attrs.evolve(_WRITTEN, title="temperature 0.5", temperature=0.5),
+    "hot": attrs.evolve(_WRITTEN, title="temperature 1.5", temperature=1.5),
+}
+MAIN = {
+    **_MAIN,
+    **{
+        f"{name}-teacher": attrs.evolve(arm, title=f"{arm.title}, a teacher", teacher=True)
+        for name, arm in _MAIN.items()
+    },
+}
+ARMS = {**MAIN, **ABLATIONS}
+
+
+def _known(_: object, attribute: attrs.Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
+    if unknown := sorted(set(value) - set(ARMS)):
+        raise ValueError(f"{attribute.name} are some of {', '.join(ARMS)}; got {', '.join(unknown)}")
+
+
+@attrs.frozen(kw_only=True)
+class CaptionerStudySpec:
+    """The choices of the study.
+
+    Args:
+        output: folder of everything that is made; what is finished in it is not done again.
+        tiny: four sets, and few pictures and steps, to see that it runs.
+        arms: that are trained; all if none is given.
+        budgets: numbers of steps of students; ablations have the middle one alone.
+        num_seeds: how often every training is repeated.
+        captioner_sets: whose pictures the captioner learns, with composed captions; students learn the other sets'.
+        captioner_epochs: passes of a captioner over its pictures; one of fewer pictures takes as many steps.
+        num_pictures: of students, at most.
+        data: the icons.
+        image_size: side of pictures, in pixels, of captioners and students.
+        batch_size: pictures per step.
+        seed: of the captions, and of who gets which pictures.
+    """
+
+    output: Path = _OUTPUT
+    tiny: bool = False
+    arms: tuple[str, ...] = attrs.field(default=(), validator=_known)
+    budgets: tuple[int, int, int] = (400, 1600, 6400)
+    num_seeds: int = attrs.field(default=3, validator=validators.gt(0))
+    captioner_sets: tuple[str, ...] = ("lucide", "tabler", "mdi", "ri", "ion", "fluent-ui", "noto", "fluent")
+    captioner_epochs: int = attrs.field(default=4, validator=validators.gt(0))
+    num_pictures: int = attrs.field(default=4_000, validator=validators.gt(0))
+    data: IconDataSpec = IconDataSpec(sets=_FREE)
+    image_size: int = attrs.field(default=32, validator=validators.ge(32))
+    batch_size: int = attrs.field(default=64, validator=validators.gt(1))
+    seed: int = 0
+
+    @property
+    def resolved(self) -> CaptionerStudySpec:
+        """The spec with `tiny` spelled out."""
+        if not self.tiny:
+            return self
+        return attrs.evolve(
+            self,
+            tiny=False,
+            output=_TINY_OUTPUT if self.output == _OUTPUT else self.output,
+            arms=self.arms or ("none", "composed", "written", "both"),
+            budgets=(2, 3, 4),
+            num_seeds=1,
+            captioner_sets=("lucide", "noto"),
+            captioner_epochs=1,
+            num_pictures=40,
+            data=attrs.evolve(self.data, sets=_TINY_SETS, image_size=32),
+            batch_size=8,
+        )
+
+    @property
+    def study(self) -> str:
+        """A digest of what every line depends on."""
+        every = CaptionerStudySpec()
+        own = attrs.evolve(
+            self, output=every.output, arms=(), budgets=every.budgets, num_seeds=every.num_seeds,
+            data=attrs.evolve(self.data, output=every.data.output, num_processes=every.data.num_processes),
+        )  # fmt: skip
+        return hashlib.sha256(to_json(own).encode()).hexdigest()[:12]
+
+    def cells(self) -> list[tuple[str, Cell]]:
+        """Return arms and trainings, the shortest first, and those without a teacher before the others."""
+        chosen = self.arms or tuple(ARMS)
+        found = [
+            (name, Cell(variant=ARMS[name].variant, share=1.0, budget=budget, seed=seed))
+            for name in chosen
+            for budget in (self.budgets if name in MAIN else self.budgets[1:2])
+            for seed in range(self.num_seeds)
+        ]
+        order = list(ARMS)
+        return sorted(found, key=lambda one: (ARMS[one[0]].teacher, one[1].budget, one[1].seed, order.index(one[0])))
+
+    def students(self, source: str) -> EfficiencySpec:
+        """Return the study of learning efficiency that trains students, with the captions of a source."""
+        return EfficiencySpec(
+            output=self.output / "students" / source, data=self.data, image_size=self.image_size,
+            batch_size=self.batch_size, seed=self.seed,
+        )  # fmt: skip
+
+    def captioner(self, writer: Writer) -> CoCaSpec:
+        """Return a captioner's model."""
+        width = 128
+        return CoCaSpec(
+            image=ViTSpec(
+                width=width, depth=3, num_heads=4, patch_size=4, stem="patch", embedding_dim=width,
+                input=drawing_input(self.image_size),
+            ),
+            text=TextTransformerSpec(
+                width=width, depth=1, num_heads=4, embedding_dim=width, causal=True,
+                input=TextInput(context_length=writer.context, vocab_size=4096),
+            ),
+            decoder_depth=2,
+            decoder_heads=4,
+            num_queries=17,
+            pooler_heads=4,
+            class_mask="aligned",
+        )  # fmt: skip
+
+    def training(self, writer: Writer, shards: tuple[str, ...], num_pictures: int) -> RunSpec:
+        """Return a captioner's run, on composed captions alone.
+
+        Args:
+            writer: which.
+            shards: of its pictures.
+            num_pictures: that the whole captioner has, so that all have as many steps.
+        """
+        model = self.captioner(writer)
+        steps = max(2, self.captioner_epochs * num_pictures // self.batch_size)
+        warmup = min(steps - 1, steps // 10 + 1)
+        return RunSpec(
+            model=model,
+            data=ReinforcedPipelineSpec(
+                shards=shards, batch_size=self.batch_size, sampling="endless", num_readers=4, image=model.image.input,
+                text=model.text.input, reinforced=False, captions="synthetic", seed=self.seed,
+                augmentation=crop_augmentation(self.image_size),
+            ),
+            training=TrainingSpec(
+                loss=CaptionLossSpec(),
+                schedule=CosineSchedule(peak=2e-3, final=2e-5, warmup_steps=warmup, total_steps=steps),
+                optimizer=AdamWSpec(weight_decay=0.05),
+                max_gradient_norm=1.0,
+                ema_decay=None,
+                seed=self.seed,
+                checkpoint_every_steps=100,
+            ),
+        )  # fmt: skip

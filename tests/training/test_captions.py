@@ -1,0 +1,191 @@
+"""Captioners, trained by the one loop: pieces, kills, other contexts, and captions that name what is seen."""
+
+from __future__ import annotations
+
+import io
+
+import attrs
+import pytest
+import torch
+from PIL import Image
+
+from mobileclip.data import ImageTextSample, ReinforcedPipelineSpec, crop_augmentation, write_shards
+from mobileclip.encoders import CoCaSpec, TextTransformerSpec, ViTSpec
+from mobileclip.encoders.checkpoints import load_coca
+from mobileclip.inputs import ImageInput, TextInput
+from mobileclip.losses import CaptionLossSpec
+from mobileclip.reinforce import CheckpointCaptioner
+from mobileclip.serialization import from_json
+from mobileclip.testing import check_captioner
+from mobileclip.training import (
+    AdamWSpec,
+    CaptionObjective,
+    CosineSchedule,
+    RunSpec,
+    TrainingSpec,
+    World,
+    read_metrics,
+    run,
+    train,
+)
+from tests.errors import fails
+from tests.training.runs import MODEL, KilledError
+
+WIDTH, COLOURS = 32, {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 60, 220), "yellow": (230, 220, 40)}
+CAPTIONER = CoCaSpec(
+    image=ViTSpec(
+        width=WIDTH, depth=1, num_heads=2, patch_size=8, stem="patch", embedding_dim=WIDTH, input=ImageInput(size=16)
+    ),
+    text=TextTransformerSpec(
+        width=WIDTH,
+        depth=1,
+        num_heads=2,
+        embedding_dim=WIDTH,
+        causal=True,
+        input=TextInput(context_length=12, vocab_size=4096),
+    ),
+    decoder_depth=1,
+    decoder_heads=2,
+    num_queries=3,
+    pooler_heads=2,
+)
+
+
+def square(colour):
+    file = io.BytesIO()
+    Image.new("RGB", (20, 20), COLOURS[colour]).save(file, format="png")
+    return file.getvalue()
+
+
+# Contrastive and caption term of the first steps.
+GOLDEN = [(0.0, 0.0), (0.0, 0.0)]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    samples = [
+        ImageTextSample(
+            key=f"{colour}{index}",
+            captions=(f"a {colour} square on a page",),
+            image=square(colour),
+            image_extension="png",
+        )
+        for index in range(4)
+        for colour in COLOURS
+    ]
+    return tuple(map(str, write_shards(tmp_path_factory.mktemp("squares"), samples, samples_per_shard=8)))
+
+
+def spec_of(shards, steps=6, peak=3e-3, **changes):
+    data = ReinforcedPipelineSpec(
+        shards=shards,
+        batch_size=8,
+        sampling="endless",
+        num_readers=2,
+        image=CAPTIONER.image.input,
+        text=CAPTIONER.text.input,
+        reinforced=False,
+        augmentation=crop_augmentation(16),
+    )
+    training = TrainingSpec(
+        loss=CaptionLossSpec(),
+        schedule=CosineSchedule(peak=peak, warmup_steps=2, total_steps=steps),
+        optimizer=AdamWSpec(weight_decay=0.05),
+        ema_decay=None,
+        log_every_steps=1,
+        checkpoint_every_steps=3,
+    )
+    return RunSpec(model=CAPTIONER, data=data, training=attrs.evolve(training, **changes))
+
+
+@pytest.fixture(scope="module")
+def trained(shards, tmp_path_factory):
+    output = tmp_path_factory.mktemp("run") / "out"
+    spec = spec_of(shards, steps=120, peak=1e-2, log_every_steps=40, checkpoint_every_steps=60)
+    return spec, output, run(spec, output)
+
+
+def test_it_names_what_it_sees_and_keeps_the_contract(trained):
+    _, _, path = trained
+    spec = CheckpointCaptioner(checkpoint=path, num_captions=2, top_p=1e-6, max_length=12, max_batch=3)
+    captions = spec.build().caption([Image.open(io.BytesIO(square(one))) for one in COLOURS], range(4))
+    assert captions == [(f"a {one} square on a page",) * 2 for one in COLOURS]
+    check_captioner(attrs.evolve(spec, top_p=1.0, temperature=3.0))
+    with fails("reinforce.max-length-room-ids", "12"):
+        attrs.evolve(spec, max_length=40).build()
+
+
+def test_two_steps_are_those_of_before(shards, tmp_path):
+    run(spec_of(shards, steps=3), tmp_path / "out")
+    found = [(one["contrastive"], one["captions"]) for one in read_metrics(tmp_path / "out" / "metrics.jsonl")[:2]]
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(GOLDEN), rtol=1e-4, atol=0)
+
+
+def test_a_killed_run_resumes_to_the_bit(shards, tmp_path):
+    spec = spec_of(shards)
+
+    def losses(output, fails_at=None):
+        torch.manual_seed(spec.training.seed)
+        batches = spec.data.build()
+
+        def stream(position, whole=batches.stream):
+            for number, batch in enumerate(whole(position)):
+                if number == fails_at:
+                    raise KilledError
+                yield batch
+
+        batches.stream = stream
+        train(spec.training, model=spec.model.build(), batches=batches, output=output)
+        return [line["loss"] for line in read_metrics(output / "metrics.jsonl")]
+
+    expected = losses(tmp_path / "whole")
+    with pytest.raises(KilledError):
+        losses(tmp_path / "killed", fails_at=5)
+    assert losses(tmp_path / "killed") == expected
+
+
+@pytest.mark.parametrize("contrastive_weight", [0.0, 1.0])
+def test_pieces_make_no_difference(contrastive_weight, shards):
+    loss = CaptionLossSpec(contrastive_weight=contrastive_weight)
+    batch = next(iter(spec_of(shards).data.build()))
+    found = []
+    for size in (None, 3):
+        torch.manual_seed(0)
+        training = attrs.evolve(spec_of(shards).training, loss=loss, micro_batch_size=size)
+        objective = CaptionObjective(training, model=CAPTIONER.build(), world=World())
+        terms = objective(batch)
+        terms[-1].backward()
+        found.append((torch.stack(terms), [p.grad for p in objective.parameters() if p.grad is not None]))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
+
+
+def test_files_of_a_run_start_another_of_a_longer_context(shards, trained, tmp_path):
+    spec, output, path = trained
+    assert from_json((output / "run.json").read_text(), RunSpec) == spec
+    newest = max((output / "checkpoints").iterdir())
+    finished = load_coca(path)
+    for name, tensor in load_coca(newest).state_dict().items():
+        torch.testing.assert_close(tensor, finished.state_dict()[name], msg=name)
+    text = attrs.evolve(CAPTIONER.text.input, context_length=16)
+    longer = attrs.evolve(CAPTIONER, text=attrs.evolve(CAPTIONER.text, input=text))
+    again = spec_of(shards, steps=3)
+    again = RunSpec(
+        model=longer, data=attrs.evolve(again.data, text=text), training=again.training, initial_weights=path
+    )
+    run(again, tmp_path / "again")
+    first, last = (read_metrics(folder / "metrics.jsonl")[0]["captions"] for folder in (output, tmp_path / "again"))
+    assert last < 0.5 * first
+    positions = [load_coca(path, one, any_context=True).text_encoder.position for one in (CAPTIONER, longer)]
+    torch.testing.assert_close(positions[0][[0, -1]], positions[1][[0, -1]])
+    with fails("encoders.holds-another-captioner-asked"):
+        load_coca(path, longer)
+
+
+def test_what_no_captioner_is_trained_with_is_refused(shards):
+    training = spec_of(shards).training
+    with fails("training.captionlossspec-captioners-model-mobileclip", "DualEncoder"):
+        CaptionObjective(training, model=MODEL.build(), world=World())
+    batch = next(iter(spec_of(shards).data.build()))
+    objective = CaptionObjective(training, model=CAPTIONER.build(), world=World())
+    with fails("training.captioner-learns-images-caption", "two captions of each"):
+        objective(attrs.evolve(batch, syn_text=batch.text))
