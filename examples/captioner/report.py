@@ -39,7 +39,8 @@ def report(lines: Sequence[Line], examples: Sequence[tuple[str, str, str]] = ())
                 text.append(f"| {one.title} | {len(own)} | {' | '.join(cells)} |")
     if examples:
         text += ["", "| name | captions | what they say |", "| --- | --- | --- |"]
-        text += [f"| {name} | {ARMS[arm].title} | {caption} |" for name, arm, caption in examples]
+        told = ((name, ARMS[arm].title, caption.replace("|", "/")) for name, arm, caption in examples)
+        text += [f"| {' | '.join(one)} |" for one in told]
     return "\n".join(text) + "\n"
 
 
@@ -51,4 +52,4 @@ def _spread(values: Sequence[float]) -> str:
 
 
 if __name__ == "__main__":
-    print(report(read_lines(Path(sys.argv[1]))))
+    sys.stdout.write(report(read_lines(Path(sys.argv[1]))))

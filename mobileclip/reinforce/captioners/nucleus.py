@@ -156,7 +156,7 @@ class NucleusCaptioner:
         running = torch.arange(num_images * spec.num_captions, device=device)
         drawn: list[Tensor] = []
         while len(drawn) < num_steps and len(running):
-            logits = self._decoder.step(state, ids)[running]
+            logits = self._decoder.step(state, ids)[running].float()
             logits[:, [_PAD_ID, vocabulary.start_id]] = -torch.inf
             if len(drawn) + 1 < _MIN_LENGTH:
                 logits.masked_fill_(stops, -torch.inf)

@@ -1,0 +1,72 @@
+"""The study of captioners: what its arms compare, what it keeps, and its steps on a handful of icons."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+
+from examples.captioner import CaptionerStudySpec, run
+from examples.captioner.captions import WRITTEN
+from examples.captioner.lines import LINES, Line, append, read_lines
+from examples.captioner.report import report
+from examples.captioner.spec import ABLATIONS, ARMS, MAIN
+from examples.icons import IconDataSpec
+from mobileclip.data import read_samples
+from tests.examples.icons.packages import write_icon_packages
+
+
+def test_an_ablation_changes_one_choice_of_the_captioners_captions():
+    for name, arm in ABLATIONS.items():
+        others = [
+            field.name
+            for field in attrs.fields(type(arm))
+            if getattr(arm, field.name) != getattr(MAIN["written"], field.name)
+        ]
+        assert len(others) == 2 and others[0] == "title", name
+
+
+def test_short_trainings_come_first_and_teachers_last():
+    spec = CaptionerStudySpec()
+    cells = spec.cells()
+    assert len(cells) == len(set(cells)) == 3 * (3 * len(MAIN) + len(ABLATIONS))
+    assert [ARMS[arm].teacher for arm, _ in cells] == sorted(ARMS[arm].teacher for arm, _ in cells)
+    assert {cell.budget for arm, cell in cells if arm in ABLATIONS} == {spec.budgets[1]}
+    assert attrs.evolve(spec, arms=("none",), num_seeds=1).study == spec.study
+    assert attrs.evolve(spec, captioner_epochs=1).study != spec.study
+
+
+def test_a_line_that_is_cut_off_is_none_and_others_make_the_tables(tmp_path):
+    path = tmp_path / LINES
+    for seed, top5 in enumerate((10.0, 12.0)):
+        values = {"test_pictures": top5, "test_set": 3.0, "test_names": 4.0}
+        append(path, Line(study="a", arm="written", kind="student", budget=400, seed=seed, values=values, seconds=1.0))
+    with path.open("a") as file:
+        file.write('{"study": "a", "arm"')
+    lines = read_lines(path, study="a")
+    assert "| + the captioner's | 2 | 11.0 ± 1.4 | 3.0 ± 0.0 | 4.0 ± 0.0 |" in report(
+        lines, [("x", "written", "a | b")]
+    )
+    assert read_lines(path) == lines
+    with pytest.raises(ValueError, match="other choices"):
+        read_lines(path, study="b")
+
+
+@pytest.mark.slow
+def test_a_handful_of_icons_goes_through_every_step(tmp_path):
+    sets = ("bi", "iconoir", "lucide", "tabler", "noto")
+    data = IconDataSpec(
+        sets=sets, image_size=32, min_sets=2, name_fraction=0.2, validation_share=0.5, duplicate_rms=0.01,
+        samples_per_shard=20, num_processes=1,
+    )  # fmt: skip
+    write_icon_packages(tmp_path / "data" / "download" / "node_modules", sets)
+    spec = attrs.evolve(CaptionerStudySpec(tiny=True).resolved, output=tmp_path, data=data, batch_size=4)
+    lines = run(spec)
+    assert {one.arm for one in lines if one.kind == "captions"} == {"none", "composed", "written", "both"}
+    assert len([one for one in lines if one.kind == "student"]) == 12
+    pictures = list(read_samples(sorted(map(str, (tmp_path / "written").glob("*/*.tar")))))
+    assert pictures
+    assert all(
+        one.metadata["set"] not in spec.captioner_sets and len(one.syn_captions[WRITTEN]) == 4 for one in pictures
+    )
+    assert "| + both | 1 |" in (tmp_path / "report.md").read_text()
+    assert run(spec) == lines
