@@ -63,7 +63,11 @@ def read_caption_sets(
         else:
             found.append({one.key: one for one in samples if one.key in wanted})
     keys = [key for key in found[0] if all(key in one for one in found)]
-    images = {key: image for key in keys if (image := _readable(key, found, report)) is not None}
+    images = {
+        key: image
+        for key in keys
+        if (image := _readable(key, dict(zip(places, found, strict=True)), report)) is not None
+    }
     keys = list(images)
     if not keys:
         raise ValueError(
@@ -99,16 +103,19 @@ def _samples(source: Source, report: SkipReport) -> Iterator[ImageTextSample]:
         yield from unit.read(report)
 
 
-def _readable(key: str, found: Sequence[Mapping[str, ImageTextSample]], report: SkipReport) -> bytes | None:
+def _readable(key: str, found: Mapping[str, Mapping[str, ImageTextSample]], report: SkipReport) -> bytes | None:
     """Return the first image of a key, or None, counted, where there is none or it cannot be decoded."""
-    image = next((one[key].image for one in found if one[key].image is not None), None)
+    place, image = next(
+        ((place, image) for place, one in found.items() if (image := one[key].image) is not None),
+        (next(iter(found)), None),
+    )
     if image is None:
-        report.add(Skip(reason="no_image", key=key, shard="", detail="no place has an image of it"))
+        report.add(Skip(reason="no_image", key=key, shard=place, detail="no place has an image of it"))
         return None
     try:
         load_image(image)
     except ImageError as error:
-        report.add(Skip(reason=error.reason, key=key, shard="", detail=str(error)))
+        report.add(Skip(reason=error.reason, key=key, shard=place, detail=str(error)))
         return None
     return image
 
