@@ -39,6 +39,7 @@ BENCHMARKS = {
     "index_store": "IndexStoreBenchSpec",
     "small_vectors": "SmallVectorsSpec",
     "upgrade": "UpgradeBenchSpec",
+    "concepts": "ConceptsBenchSpec",
     "search_rivals": "SearchRivalsSpec",
     "pointing": "PointingBenchSpec",
     "gpu": "GpuBenchSpec",

@@ -137,18 +137,33 @@ def _by_use(spaces: Spaces, stream: NDArray[np.int64], kept: int, wanted: int) -
 
 def _encoded(spec: UpgradeBenchSpec) -> Spaces:
     """Return the similarities of drawings and their names."""
+    drawings, names = unseen_drawings(spec.data)
+    if not spec.old.is_file():
+        raise SystemExit(f"there is no {spec.old}: run `make quickstart`, or give another with --old")
+    models = (mobileclip.load(checkpoint=spec.old), mobileclip.load(spec.new))
+    old, new = (_similar(clip, drawings, names) for clip in models)
+    return Spaces(names=np.array(names), old=old, new=new)
+
+
+def unseen_drawings(data: Path) -> tuple[list[bytes], list[str]]:
+    """Return the drawings that training never saw, as they are encoded, and their names.
+
+    Args:
+        data: what `python -m examples.icons` has made.
+
+    Raises:
+        SystemExit: if there are none.
+    """
     drawings: list[bytes] = []
     names: list[str] = []
-    for shard in sorted(path for part in _PARTS for path in (spec.data / part).glob("*.tar")):
+    for shard in sorted(path for part in _PARTS for path in (data / part).glob("*.tar")):
         for raw in read_shard(str(shard), SkipReport(log=False).add):
             if raw.image is not None:
                 drawings.append(raw.image)
                 names.append(json.loads(raw.members["json"])["label"])
-    if not drawings or not spec.old.is_file():
-        raise SystemExit(f"there are no drawings in {spec.data}, or no {spec.old}: run `python -m examples.icons`")
-    models = (mobileclip.load(checkpoint=spec.old), mobileclip.load(spec.new))
-    old, new = (_similar(clip, drawings, names) for clip in models)
-    return Spaces(names=np.array(names), old=old, new=new)
+    if not drawings:
+        raise SystemExit(f"there are no drawings in {data}: run `python -m examples.icons`")
+    return drawings, names
 
 
 def _drawn() -> Spaces:

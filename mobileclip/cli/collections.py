@@ -62,13 +62,13 @@ def search(
     similarities: compare those of one query, not those of texts with those of pictures.
 
     Args:
-        query: what the pictures show, in words.
+        query: what the pictures show, in words; @"my bike" in it is a concept of mobileclip concept.
         index_folder: where the index is; by default the one in the user's cache that was written last.
         image: an example picture to search with, beside the text or without one; several times for several.
         without: a text that results should not match; several times for several.
         where: a condition: a column, a comparison and a value; of several, all must hold. Columns are path, part,
             size, width, height, camera, taken, latitude, longitude, time and sha256; comparisons are =, !=, <, <=, >,
-            >= and ~, which finds a text within a text.
+            >= and ~, which finds a text within a text. Words of mobileclip tag are columns too: tag=dog, tag:dog>=0.99.
         k: number of results, at most.
         all_frames: find a video by several of its frames; by default, by the one that is most similar.
         thumbnails: show the pictures in the terminal, in blocks of colour.
@@ -210,8 +210,8 @@ def serve(
 
     mobileclip serve --index photos.index --port 0
 
-    The page is for this machine alone. It reads the index and the pictures in it, and changes neither. When
-    mobileclip index has changed the index, the next search sees it.
+    The page is for this machine alone. It changes no picture, and of the index nothing but its concepts, which learn
+    from what is accepted and rejected. When mobileclip index has changed the index, the next search sees it.
 
     Args:
         index_folder: where the index is; by default the one in the user's cache that was written last.

@@ -72,6 +72,19 @@ _TOKENIZER = Commands(
     "tokenizer train german.txt -o t.json",
     "vocabularies of your own texts",
 )
+_CONCEPT = Commands(
+    "Name things of your own in an index of pictures, and teach them by examples.",
+    {
+        "commands": {
+            "add": Command("concepts:add", 'add photos.index "my bike" --yes a.jpg', "a name, and examples of it"),
+            "ls": Command("concepts:list_concepts", "ls photos.index", "those that an index has"),
+            "show": Command("concepts:show", 'show photos.index "my bike"', "its text and its examples"),
+            "rm": Command("concepts:remove", 'rm photos.index "my bike"', "remove it"),
+        }
+    },
+    'concept add photos.index "my bike"',
+    "things of your own, by examples",
+)
 
 COMMANDS = Commands(
     """
@@ -96,6 +109,8 @@ COMMANDS = Commands(
             "serve": Command("collections:serve", "serve", "search in a browser"),
             "merge": Command("indexing:merge", "merge a.index b.index -o c.index", "join indexes of one model"),
             "upgrade": Command("upgrade:upgrade", "upgrade photos.index --to mobileclip_s2", "another model, by use"),
+            "tag": Command("concepts:tag", "tag photos.index --vocabulary words.txt", "words to filter by"),
+            "concept": _CONCEPT,
         },
         "measure": {
             "eval": _EVAL,

@@ -14,29 +14,29 @@ from numpy.typing import NDArray
 from mobileclip import storage
 from mobileclip.collections.indexing.report import IndexReport
 from mobileclip.collections.indexing.update import forget, update
-from mobileclip.collections.indexing.upgrading import SAMPLE, UpgradeReport, begin, fill
-from mobileclip.collections.opened import OpenedIndex
 from mobileclip.collections.reading.options import IndexOptions
 from mobileclip.collections.reading.scanning import Scan, scan
 from mobileclip.collections.searching.duplicates import THRESHOLD, Duplicates, find_duplicates
 from mobileclip.collections.searching.explaining import explained
 from mobileclip.collections.searching.filtering import Condition
+from mobileclip.collections.searching.learned import Cache, cache_of, named_concepts
 from mobileclip.collections.searching.matches import Match, match_of
-from mobileclip.collections.searching.queries import Picture, direction_of, nearest_matches
+from mobileclip.collections.searching.queries import AWAY, Picture, direction_of, nearest_matches
 from mobileclip.collections.store import parquet
 from mobileclip.collections.store.about import About, ModelSource
+from mobileclip.collections.store.concepts import Concept, copy_own_things
 from mobileclip.collections.store.merging import MergeReport, merge_stores
 from mobileclip.collections.store.small import Recall
-from mobileclip.collections.store.snapshot import Snapshot, take_snapshot
+from mobileclip.collections.store.snapshot import Snapshot
 from mobileclip.collections.store.store import Store
-from mobileclip.collections.store.upgrading import Measured, NewSpace
+from mobileclip.collections.upgradable import UpgradableIndex
 from mobileclip.collections.viewing import web_file
 from mobileclip.engines import Engine
 from mobileclip.inference.archive import Embeddings, write_embeddings
 from mobileclip.inputs import VectorKind
 
 
-class Collection(OpenedIndex):
+class Collection(UpgradableIndex):
     """Pictures in an index, which is a folder.
 
     What it holds is read when it is first asked for, and stays as it is then; `refresh` has it read anew. One job at a
@@ -115,7 +115,7 @@ class Collection(OpenedIndex):
 
     @classmethod
     def create_copy(cls, path: str | Path, other: Collection) -> Collection:
-        """Return a new collection with the rows of another one, whole or not at all; the other stays as it is.
+        """Return a new collection with all that another one holds, whole or not at all; the other stays as it is.
 
         Args:
             path: of a folder that holds nothing, or does not exist.
@@ -127,6 +127,7 @@ class Collection(OpenedIndex):
         """
         with storage.atomic_folder(Path(path), overwrite=True) as temporary:
             cls.create_like(temporary, other).merge(other, show_progress=False)
+            copy_own_things(other.path, temporary)
         return cls(Store.open(Path(path)), device=other.device, trust=other.trust)
 
     def add(
@@ -240,89 +241,6 @@ class Collection(OpenedIndex):
             self._renew(show_progress=show_progress)
         return self.recall
 
-    def upgrade_to(self, source: ModelSource, *, force: bool = False, sample: int = SAMPLE) -> Measured | None:
-        """Begin to bring the index to another model, and return how both do on its pictures; None if it is of it.
-
-        From then on, each search has its first pictures encoded anew, keeps them, and ranks by them; `upgrade` does
-        the rest. Of an upgrade to this model that is under way, nothing is measured again.
-
-        Args:
-            source: the new model; paths are kept in full.
-            force: whether a model that does worse is taken too.
-            sample: pictures that both are measured on, at most; with the captions or the folders that they are in.
-
-        Raises:
-            ValueError: if it does worse, another upgrade or job is under way, or there is no such model.
-            FileNotFoundError, CheckpointError: if there is no such model, see `mobileclip.load`.
-            OSError: if the index cannot be written.
-        """
-        kept = source.in_full()
-        clip, identity = kept.load(self.device, trust=self.trust)
-        about = About(**attrs.asdict(identity), dim=clip.model.spec.image.embedding_dim, model=kept)
-        before = self.store.about.identity
-        with self.store.writing():
-            self._let_go(before)
-            if identity == self.store.about.identity:
-                return None
-            snapshot, clips = take_snapshot(self.store), (lambda: self.clip, lambda: clip)
-            measured = begin(self.store, snapshot, about, clips, force=force, sample=sample)
-        self.refresh()
-        self._new_clip = about, clip
-        return measured
-
-    def upgrade(
-        self,
-        *,
-        rate: float | None = None,
-        options: IndexOptions = IndexOptions(),  # noqa: B008  frozen
-    ) -> UpgradeReport:
-        """Encode the pictures that are in the old space alone, and return what became of them.
-
-        When all pictures are in the new space, the old one goes. What is finished is kept, whatever ends this.
-
-        Args:
-            rate: pictures per second, at most; None for as many as there can be.
-            options: how.
-
-        Raises:
-            ValueError: if no upgrade is under way, or another job does the same.
-            OSError: if the index cannot be written.
-        """
-        if rate is not None and not rate > 0:
-            raise ValueError(f"the rate is {rate}, expected more than 0 pictures per second")
-        space = NewSpace.of(self.store)
-        if space is None:
-            raise ValueError(
-                f"the index {self.path} is not being upgraded; begin: `mobileclip upgrade {self.path} --to MODEL`"
-            )
-        report = fill(self.store, space, self._clip_of(space), options, rate=rate)
-        self.refresh()
-        if report.is_done:
-            with self.store.writing():
-                self._renew(show_progress=options.show_progress)
-        return report
-
-    @property
-    def num_waiting(self) -> int:
-        """How many pictures that queries were to have encoded anew are not yet."""
-        return 0 if self._spaces is None else self._spaces.num_waiting
-
-    def encode_waiting(self) -> bool:
-        """Encode some of them, the last query's first, and return whether there are more; other threads may search."""
-        return self._spaces is not None and self._spaces.encode_waiting()
-
-    def cancel_upgrade(self) -> None:
-        """Drop the new space of an index that is being upgraded.
-
-        Raises:
-            ValueError: if another job writes to the index.
-            OSError: if it cannot be written.
-        """
-        with self.store.writing():
-            if (space := NewSpace.of(self.store)) is not None:
-                space.cancel()
-        self.refresh()
-
     def search(
         self,
         text: str | Sequence[str] = (),
@@ -340,7 +258,8 @@ class Collection(OpenedIndex):
         The query is the direction between all texts and pictures, turned away from what is not wanted.
 
         Args:
-            text: what they show, in one text or several.
+            text: what they show, in one text or several; `@"my bike"` in one names a concept. Examples of concepts are
+                compared in the old space while the index is upgraded.
             image: pictures that they are like: paths, or the bytes of files.
             like: pictures of the index that they are like, by `Match.id`.
             without: what they do not show.
@@ -355,14 +274,16 @@ class Collection(OpenedIndex):
         """
         if k < 1:
             raise ValueError(f"k is {k}, expected at least 1")
-        snapshot, direction = self.snapshot, self._direction(text, image, without)
+        snapshot, direction, cache = self.snapshot, *self._asked(text, image, like, without)
         query = direction(lambda: self.clip, known=_known(snapshot, like))
         upgraded = None
-        if self._spaces is not None:
+        if self._spaces is not None and cache is None:
             upgraded = self._spaces.query(
                 lambda clip, known: direction(clip, known=known), like, self.shortlist if encode else 0, self.seconds
             )
-        return nearest_matches(snapshot, self.graphs, query, k, where=where, all_frames=all_frames, upgraded=upgraded)
+        return nearest_matches(
+            snapshot, self.graphs, query, k, where=where, all_frames=all_frames, upgraded=upgraded, cache=cache
+        )
 
     def explain(
         self,
@@ -397,20 +318,35 @@ class Collection(OpenedIndex):
                 "the index is being brought to another model, and scores are of both; a map is of one: finish with "
                 "mobileclip upgrade, then ask again"
             )
-        query = self._direction(text, image, without)(lambda: self.clip, known=_known(self.snapshot, like))
+        direction, cache = self._asked(text, image, like, without)
+        if cache is not None:
+            raise ValueError(
+                "examples of a concept are compared as a whole, and no place of a picture has a share of that"
+            )
+        query = direction(lambda: self.clip, known=_known(self.snapshot, like))
         return explained(self.clip, match, query, reduced=self.store.about.decode == "fast")
 
-    def _direction(
-        self, text: str | Sequence[str], image: Picture | Sequence[Picture], without: str | Sequence[str]
-    ) -> Callable[..., NDArray[np.float32]]:
-        """Return what makes a query of a model and of known embeddings."""
-        return partial(
-            direction_of,
-            texts=[str(one) for one in _several(text)],
-            pictures=_several(image),
-            without=[str(one) for one in _several(without)],
-            reduced=self.store.about.decode == "fast",
+    def _asked(
+        self,
+        text: str | Sequence[str],
+        image: Picture | Sequence[Picture],
+        like: Sequence[int],
+        without: str | Sequence[str],
+    ) -> tuple[Callable[..., NDArray[np.float32]], Cache | None]:
+        """Return what makes a query of a model and of known embeddings, and what examples of concepts add to it."""
+        (texts, wanted), (away, unwanted) = (self._named(one) for one in (text, without))
+        pictures = _several(image)
+        direction = partial(
+            direction_of, texts=texts, pictures=pictures, without=away, reduced=self.store.about.decode == "fast"
         )
+        num_wanted = max(1, len(texts) + len(pictures) + len(like))
+        return direction, cache_of(wanted, unwanted, num_wanted=num_wanted, share=AWAY / max(1, len(away)))
+
+    def _named(self, given: str | Sequence[str]) -> tuple[list[str], list[Concept]]:
+        """Return texts, those of concepts that they name among them, and these concepts."""
+        parts = [named_concepts(str(one)) for one in _several(given)]
+        concepts = [self.concepts.require(name) for _, names in parts for name in names]
+        return [*(rest for rest, _ in parts if rest.strip()), *(one.text for one in concepts)], concepts
 
     def duplicates(self, *, threshold: float = THRESHOLD, show_progress: bool = True) -> Duplicates:
         """Return the groups of pictures that show the same; see `find_duplicates`.

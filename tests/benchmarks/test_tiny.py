@@ -15,6 +15,7 @@ QUICK = {
     "joining": {"time", "index", "scratch", "peak memory"},
     "pointing": {"place", "quadrant", "crops", "chance"},
     "upgrade": {"recall"},
+    "concepts": {"text", "always", "where they help", "worse, always", "worse, where they help", "used"},
     "quantization": {"smallest cosine", "mean cosine", "finds", "is found", "step"},
 }
 SLOW = {

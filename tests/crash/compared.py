@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save
 
 from mobileclip.collections import Collection
-from mobileclip.collections.store import INDEX
+from mobileclip.collections.store import INDEX, read_concepts, read_words
 
 # When it was, how long it took, and by which process it was done.
 _TIMES = {"seconds", "evaluated", "when", "time", "host", "process", "created", "started", "ended", "images_per_second"}
@@ -56,6 +56,8 @@ def _rows(folder: Path) -> str:
     snapshot = Collection.open(folder).snapshot
     table = [{**row, "id": 0} for row in snapshot.rows(range(len(snapshot)))]
     rows = sorted(repr((row, vector.tobytes())) for row, vector in zip(table, snapshot.vectors, strict=True))
+    rows += [repr((one.described(), one.vectors.tobytes())) for one in read_concepts(folder).values()]
+    rows += [repr((words.words, words.levels.tobytes()))] if (words := read_words(folder)) is not None else []
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 

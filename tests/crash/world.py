@@ -79,6 +79,11 @@ def _two_models(folder: Path) -> None:
     save_model(telling(3), folder / "other.safetensors")
 
 
+def _texts_and_pictures(folder: Path) -> None:
+    _texts(folder)
+    _pictures(folder)
+
+
 def _moved_pictures(folder: Path) -> None:
     """Remove, rename, change and add pictures."""
     photos = folder / "photos"
@@ -162,6 +167,16 @@ COMMANDS = {
         prepare=_two_models,
         before=(_INDEX,),
         arguments=("upgrade", "idx", "--to", "other.safetensors", "--rate", "1000", "--quiet"),
+    ),
+    "tag": Command(
+        prepare=_texts_and_pictures,
+        before=(_INDEX,),
+        arguments=("tag", "idx", "--vocabulary", "texts.txt", "--quiet"),
+    ),
+    "concept": Command(
+        prepare=_pictures,
+        before=(_INDEX,),
+        arguments=("concept", "add", "idx", "my own", "--yes", "photos/1.png"),
     ),
     "dedup": Command(
         prepare=_pictures,

@@ -12,6 +12,7 @@ from .filtering import (
     matching as matching,
     parse_condition as parse_condition,
 )
+from .learned import Cache as Cache, examples_help as examples_help, named_concepts as named_concepts
 from .matches import Match as Match, clock as clock, match_of as match_of
 from .neighbours import (
     GRAPHS as GRAPHS,

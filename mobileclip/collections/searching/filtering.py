@@ -11,11 +11,10 @@ from typing import Any, Literal, get_args
 
 import attrs
 import numpy as np
-from attrs import validators
 from numpy.typing import NDArray
 
 from mobileclip import storage
-from mobileclip.collections.store.snapshot import Snapshot
+from mobileclip.collections.store.snapshot import TAG, Snapshot
 from mobileclip.registry import nearest
 from mobileclip.strict import strict
 
@@ -36,8 +35,17 @@ _COMPARE = {
     ">": operator.gt,
     ">=": operator.ge,
 }
-_CONDITION = re.compile(r"\s*([A-Za-z_0-9]+)\s*(<=|>=|!=|==|=|<|>|~)\s*(.*?)\s*", re.DOTALL)
-_EXPECTED = "expected a column, a comparison and a value, such as width>1000, taken>=2024-05 or path~holiday"
+_CONDITION = re.compile(r"\s*(tag:[^<>=!~]*[^<>=!~\s]|[A-Za-z_0-9]+)\s*(<=|>=|!=|==|=|<|>|~)\s*(.*?)\s*", re.DOTALL)
+_EXPECTED = "expected a column, a comparison and a value, such as width>1000, taken>=2024-05, path~holiday or tag=dog"
+
+
+def _is_score(column: str) -> bool:
+    return column.startswith(f"{TAG}:")
+
+
+def _is_column(_: object, __: object, value: str) -> None:
+    if value not in (*NUMBERS, *TEXTS, TAG) and not _is_score(value):
+        raise ValueError(f"there is no column {value!r}; {nearest(value, (*NUMBERS, *TEXTS, TAG))}")
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -45,7 +53,8 @@ class Condition:
     """A comparison of a column with a value; a picture of which the column is not known does not meet it.
 
     Args:
-        column: one of `NUMBERS` and `TEXTS`.
+        column: one of `NUMBERS` and `TEXTS`; `tag`, which is `=` or `!=` a word; `tag:WORD`, its score from 0 to 1, see
+            `Words`.
         comparison: `~` finds a text within a text, whatever the case of its letters; other texts are compared letter by
             letter. A date stands for all of its moments: `2024-06` from the first second of June to the last. A picture
             is `=` a date if it was taken within it, `<` before all of it, `>` after all of it, `<=` before its end, and
@@ -56,18 +65,22 @@ class Condition:
         ValueError: if there is no such column or comparison, or the value does not fit the column.
     """
 
-    column: str = attrs.field(validator=validators.in_((*NUMBERS, *TEXTS)))
+    column: str = attrs.field(validator=_is_column)
     comparison: Comparison
     value: str | float
 
     def __attrs_post_init__(self) -> None:
         """Check that the value fits the column."""
-        if isinstance(self.value, str) != (self.column in TEXTS):
-            kind = "a text" if self.column in TEXTS else "a number"
+        if isinstance(self.value, str) != (self.column in (*TEXTS, TAG)):
+            kind = "a text" if self.column in (*TEXTS, TAG) else "a number"
             raise ValueError(f"{self.column} is compared with {kind}, not with {self.value!r}")
         if self.comparison == "~" and self.column not in TEXTS:
             raise ValueError(
                 f"~ looks for a text, and {self.column} is a number; use one of {', '.join(get_args(Comparison)[:-1])}"
+            )
+        if self.column == TAG and self.comparison not in ("=", "!="):
+            raise ValueError(
+                f"a picture has a tag or has not: {TAG}=WORD, {TAG}!=WORD, or {TAG}:WORD>=0.99 for its score"
             )
         if self.column == DATE and self.comparison != "~":
             _date(str(self.value))
@@ -79,7 +92,7 @@ class Condition:
             values: what the column has of each, see `Snapshot.column`.
         """
         wanted = str(self.value)
-        if self.column in NUMBERS:
+        if self.column in NUMBERS or _is_score(self.column):
             return np.asarray(_COMPARE[self.comparison](values, self.value) & ~np.isnan(values))
         if self.comparison == "~":
             texts, wanted = values, wanted.casefold()
@@ -104,7 +117,11 @@ def matching(snapshot: Snapshot, conditions: Sequence[Condition]) -> NDArray[np.
     """Return the places of the pictures that meet all conditions, rising."""
     meets = np.ones(len(snapshot), np.bool_)
     for one in conditions:
-        meets &= one.holds(snapshot.column(one.column))
+        if one.column == TAG:
+            least = Condition(column=f"{TAG}:{one.value}", comparison=">=", value=1 - snapshot.require_words().share)
+            meets &= least.holds(snapshot.column(least.column)) == (one.comparison == "=")
+        else:
+            meets &= one.holds(snapshot.column(one.column))
     return np.flatnonzero(meets)
 
 
@@ -122,9 +139,8 @@ def parse_condition(text: str) -> Condition:
     if match is None or not match[3]:
         raise ValueError(f"'{storage.printable(text)}' is no condition; {_EXPECTED}")
     column, comparison, given = match[1].lower(), match[2], match[3]
-    if column not in (*NUMBERS, *TEXTS):
-        raise ValueError(f"there is no column {column!r}; {nearest(column, (*NUMBERS, *TEXTS))}")
-    value: Any = given if column in TEXTS else _number(column, given)
+    _is_column(None, None, column)
+    value: Any = given if column in (*TEXTS, TAG) else _number(column, given)
     known: dict[str, Comparison] = {one: one for one in get_args(Comparison)}
     return Condition(column=column, comparison=known["=" if comparison == "==" else comparison], value=value)
 

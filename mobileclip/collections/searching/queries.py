@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mobileclip import storage
 from mobileclip.collections.searching.filtering import Condition, matching, parse_condition
+from mobileclip.collections.searching.learned import Cache, nearest_with
 from mobileclip.collections.searching.matches import Match, first_of_videos, match_of
 from mobileclip.collections.searching.neighbours import Found, NeighbourGraphs, nearest_of
 from mobileclip.collections.searching.scan import SmallScan
@@ -30,7 +31,8 @@ Vector = NDArray[np.float32]
 Picture = str | Path | bytes
 
 # What is not wanted turns a query away from it, by less than what is wanted turns it there.
-_AWAY = 0.5
+AWAY = 0.5
+"""What is not wanted weighs so much beside what is."""
 # Times as many are looked for when frames of few videos fill the first places.
 _MORE = 8
 
@@ -80,10 +82,10 @@ def direction_of(
     """
     if not any(text.strip() for text in texts) and not pictures and not known:
         raise ValueError("there is nothing to search for; give a text, or a picture")
-    wanted = [*_of_texts(clip, texts), *(_of_picture(clip(), one, reduced=reduced) for one in pictures), *known]
+    wanted = [*_of_texts(clip, texts), *(embedding_of(clip(), one, reduced=reduced) for one in pictures), *known]
     query = np.asarray(np.mean(wanted, axis=0, dtype=np.float64))
     if without:
-        query = query - _AWAY * np.mean(_of_texts(clip, without), axis=0, dtype=np.float64)
+        query = query - AWAY * np.mean(_of_texts(clip, without), axis=0, dtype=np.float64)
     unit: Vector = (query / max(float(np.linalg.norm(query)), float(np.finfo(np.float32).tiny))).astype(np.float32)
     return unit
 
@@ -97,6 +99,7 @@ def nearest_matches(
     where: Sequence[Condition | str],
     all_frames: bool,
     upgraded: Upgraded | None = None,
+    cache: Cache | None = None,
 ) -> list[Match]:
     """Return the pictures that are nearest to a direction, the nearest first; of files that are gone, none.
 
@@ -108,6 +111,7 @@ def nearest_matches(
         where: conditions on columns; all must hold.
         all_frames: whether a video may be found by several of its frames.
         upgraded: the space that the index is brought to, which then ranks them.
+        cache: what examples add to the scores, in the space of the index; all pictures are compared then.
 
     Raises:
         ValueError: if a condition is none.
@@ -117,6 +121,8 @@ def nearest_matches(
     wanted, there, shortlist = k, Presence(), 0 if upgraded is None else upgraded.shortlist
 
     def search(direction: Vector, count: int) -> Found:
+        if cache is not None:
+            return nearest_with(snapshot.vectors, places, direction, cache, count)
         if isinstance(graphs, SmallScan):
             return graphs.nearest(direction, count, places)
         if places is None and graphs is not None:
@@ -148,8 +154,17 @@ def _of_texts(clip: Callable[[], ImageTextModel], texts: Sequence[str]) -> list[
     return list(clip().encode_text(list(texts), keep=True).numpy()) if texts else []
 
 
-def _of_picture(clip: ImageTextModel, picture: Picture, *, reduced: bool) -> Vector:
-    """Return the embedding of a picture, which is read as those of the index are."""
+def embedding_of(clip: ImageTextModel, picture: Picture, *, reduced: bool) -> Vector:
+    """Return the embedding of a picture, which is read as those of the index are.
+
+    Args:
+        clip: the model of the index.
+        picture: its path, or the bytes of its file.
+        reduced: see `direction_of`.
+
+    Raises:
+        ImageError: if it cannot be read.
+    """
     name = "the picture" if isinstance(picture, bytes) else f"image {str(picture)!r}"
     data = picture if isinstance(picture, bytes) else read_image_file(storage.local_path(str(picture)), LIMITS, name)
     pixels = read_tower_image(data, clip.transform, reduced=reduced, name=name).pixels

@@ -1,5 +1,6 @@
 from .about import About as About, FinishedFile as FinishedFile, ModelSource as ModelSource
 from .codes import Coder as Coder, fit as fit
+from .concepts import Concept as Concept, Example as Example, read_concepts as read_concepts
 from .database import INDEX as INDEX, is_on_network as is_on_network
 from .merging import MergeReport as MergeReport, merge_stores as merge_stores
 from .old import MANIFEST as MANIFEST
@@ -10,3 +11,4 @@ from .small import Recall as Recall, Small as Small
 from .snapshot import Snapshot as Snapshot, take_snapshot as take_snapshot
 from .store import Store as Store, is_index as is_index
 from .upgrading import Measured as Measured, NewSpace as NewSpace, UpgradeState as UpgradeState
+from .words import Words as Words, read_words as read_words

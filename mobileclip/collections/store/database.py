@@ -49,16 +49,6 @@ def opened(path: Path, *, write: bool = False) -> Iterator[sqlite3.Connection]:
 
 
 @contextmanager
-def changing(folder: Path) -> Iterator[sqlite3.Connection]:
-    """Yield a connection to an index whose writes are all there when the block ends, or none is."""
-    with opened(folder / INDEX, write=True) as db:
-        db.execute("BEGIN IMMEDIATE")
-        # Whatever ends the block before, the connection is closed, and nothing was written.
-        yield db
-        db.execute("COMMIT")
-
-
-@contextmanager
 def told(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into errors that name the file and say what to do.
 
@@ -69,6 +59,46 @@ def told(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise _named(error, path) from error
+
+
+@contextmanager
+def having(folder: Path, table: str) -> Iterator[sqlite3.Connection | None]:
+    """Yield a connection that reads; None where an index has no such table, as one in another form.
+
+    Args:
+        folder: of the index.
+        table: one of those that not every index has.
+
+    Raises:
+        ValueError, OSError: see `opened`.
+    """
+    if not (folder / INDEX).is_file():
+        yield None
+        return
+    with opened(folder / INDEX) as db:
+        yield db if has_table(db, table) else None
+
+
+@contextmanager
+def changing(folder: Path) -> Iterator[sqlite3.Connection]:
+    """Yield a connection whose writes are all there when the block ends, or none is; any process may.
+
+    Args:
+        folder: of the index.
+
+    Raises:
+        ValueError, OSError: see `opened`.
+    """
+    with opened(folder / INDEX, write=True) as db:
+        db.execute("BEGIN IMMEDIATE")
+        # Whatever ends the block before, the connection is closed, and nothing was written.
+        yield db
+        db.execute("COMMIT")
+
+
+def has_table(db: sqlite3.Connection, table: str) -> bool:
+    """Return whether there is a table of this name."""
+    return db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone() is not None
 
 
 def is_on_network(folder: Path, mounts: str | None = None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import attrs
@@ -14,6 +15,13 @@ from mobileclip.collections.store.rows import COLUMNS, array_of
 from mobileclip.collections.store.small import Small
 from mobileclip.collections.store.store import Store
 from mobileclip.collections.store.vectors import Vectors
+from mobileclip.collections.store.words import LEVELS, Words, cosines, read_words
+
+TAG = "tag"
+"""The column of tags; behind it and a colon, a word names the column of its scores."""
+
+# Tags of a picture that are told, at most.
+_MOST_TAGS = 5
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -81,6 +89,9 @@ class Snapshot:
             `(pictures,)`.
         """
         assert self.store is not None, "rows are asked of an index"
+        if name not in self._columns and name.startswith(f"{TAG}:"):
+            words = self.require_words()
+            self._columns[name] = words.scores(self.vectors, words.place(name.removeprefix(f"{TAG}:")))
         if name not in self._columns:
             values = self.store.column(name)
             if self.store.version != self.version:  # they may be of other pictures
@@ -88,6 +99,50 @@ class Snapshot:
                 values = [held.get(number) for number in self.ids.tolist()]
             self._columns[name] = array_of(name, values)
         return self._columns[name]
+
+    @cached_property
+    def words(self) -> Words | None:
+        """The words that pictures are tagged with; None without any, or of those that are of another model."""
+        words = None if self.store is None else read_words(self.store.folder)
+        return words if words is None or self._is_of(words) else None
+
+    def _is_of(self, words: Words) -> bool:
+        return self.store is not None and words.about.identity.is_same(self.store.about.identity)
+
+    def require_words(self) -> Words:
+        """Return the words that pictures are tagged with.
+
+        Raises:
+            ValueError: if there are none, or they are of another model.
+        """
+        assert self.store is not None, "words are asked of an index"
+        if self.words is not None:
+            return self.words
+        folder, other = self.store.folder, read_words(self.store.folder)
+        if other is None:
+            raise ValueError(f"the index {folder} has no tags; write some: `mobileclip tag {folder} --vocabulary FILE`")
+        raise ValueError(
+            f"the tags of the index {folder} are of {other.about.model}, and it is of {self.store.about.model} now; "
+            f"write them anew: `mobileclip tag {folder}`"
+        )
+
+    def tags(self, places: Sequence[int] | NDArray[np.int64]) -> list[tuple[str, ...]]:
+        """Return the tags of some pictures, the one that fits best first, five of each at most.
+
+        Args:
+            places: of the pictures.
+        """
+        words = self.words
+        if words is None or not len(places):
+            return [() for _ in places]
+        similar = cosines(self.vectors[np.asarray(places, np.int64)], words.vectors.astype(np.float32))
+        scores = np.stack([np.interp(*one, LEVELS) for one in zip(similar.T, words.levels, strict=True)], axis=1)
+        # Of words that a picture fits equally well, as the best of all, the more similar one comes first.
+        best = np.lexsort((-similar, -scores), axis=1)[:, :_MOST_TAGS]
+        return [
+            tuple(words.words[word] for word in row if scores[place, word] >= 1 - words.share)
+            for place, row in enumerate(best)
+        ]
 
     def shown(self) -> tuple[NDArray[np.int64], list[dict[str, Any]]]:
         """Return the places of the pictures whose files are where the index has them, and what is known of them.

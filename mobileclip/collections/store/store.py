@@ -111,6 +111,18 @@ class Store:
                 finally:
                     self._db = None
 
+    def require_own_form(self) -> None:
+        """Refuse an index in another form: what stands beside the rows cannot be written there.
+
+        Raises:
+            ValueError: if it is one.
+        """
+        if self._elsewhere() is not None:
+            raise ValueError(
+                f"{self.folder} is an index of an older version, or was exported: bring it up to date with mobileclip "
+                "index, or merge it into a new one, and then give it tags and concepts"
+            )
+
     def _elsewhere(self) -> Elsewhere | None:
         """Return what is there in another form, as long as nobody has brought it over."""
         return None if self.old is None or (self.folder / INDEX).is_file() else self.old

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from attrs import validators
 from numpy.typing import NDArray
 
 from mobileclip.collections.store.about import About
-from mobileclip.collections.store.database import INDEX, changing, opened
+from mobileclip.collections.store.database import INDEX, changing, has_table, having
 from mobileclip.collections.store.small import forget_small
 from mobileclip.collections.store.store import Store, write_anew
 from mobileclip.serialization import from_json, to_json
@@ -29,6 +28,7 @@ Vector = NDArray[np.float32]
 
 # Embeddings that are copied at once.
 _BLOCK = 4096
+_TABLE = "upgrade"
 _TABLES = """
 CREATE TABLE upgrade (about TEXT NOT NULL, measured TEXT NOT NULL);
 CREATE TABLE upgraded (
@@ -138,7 +138,7 @@ class NewSpace:
             ValueError: if the index is damaged, or of a later version of this library.
             OSError: if it cannot be read.
         """
-        with _reading(store.folder) as db:
+        with having(store.folder, _TABLE) as db:
             text = None if db is None else db.execute("SELECT about FROM upgrade").fetchone()
         return None if text is None else cls(folder=store.folder, about=from_json(text[0], About))
 
@@ -173,13 +173,13 @@ class NewSpace:
 
     def measured(self) -> Measured:
         """Return how both models did when it was begun."""
-        with _reading(self.folder) as db:
+        with having(self.folder, _TABLE) as db:
             assert db is not None, "whoever holds the index asks"
             return from_json(db.execute("SELECT measured FROM upgrade").fetchone()[0], Measured)
 
     def state(self) -> UpgradeState | None:
         """Return how far it is; None if it is no more."""
-        with _reading(self.folder) as db:
+        with having(self.folder, _TABLE) as db:
             if db is None:
                 return None
             ((measured,),) = db.execute("SELECT measured FROM upgrade")
@@ -192,7 +192,7 @@ class NewSpace:
 
     def left(self) -> list[int]:
         """Return the ids of the pictures that are in the old space alone."""
-        with _reading(self.folder) as db:
+        with having(self.folder, _TABLE) as db:
             return [] if db is None else [number for (number,) in db.execute(_LEFT)]
 
     def left_of(self, ids: Sequence[int]) -> list[int]:
@@ -202,7 +202,7 @@ class NewSpace:
             ids: of rows.
         """
         text = "SELECT value FROM json_each(?) WHERE value NOT IN (SELECT id FROM upgraded)"
-        with _reading(self.folder) as db:
+        with having(self.folder, _TABLE) as db:
             return [] if db is None else [number for (number,) in db.execute(text, (json.dumps(list(ids)),))]
 
     def keep(self, rows: Iterable[tuple[int, str, float | None, Vector]]) -> None:
@@ -236,7 +236,7 @@ class NewSpace:
         Raises:
             ValueError: if the index is damaged.
         """
-        with _reading(self.folder) as db:
+        with having(self.folder, _TABLE) as db:
             found: list[tuple[int, int, bytes]] = []
             if db is not None and self._is_there(db):
                 text = "SELECT number, id, embedding FROM upgraded WHERE number > ? ORDER BY number LIMIT ?"
@@ -269,7 +269,7 @@ class NewSpace:
             _drop(db)
 
     def _is_there(self, db: sqlite3.Connection) -> bool:
-        return _has_tables(db) and db.execute("SELECT about FROM upgrade").fetchone() == (to_json(self.about),)
+        return has_table(db, _TABLE) and db.execute("SELECT about FROM upgrade").fetchone() == (to_json(self.about),)
 
     def _blocks(self, found: Iterator[tuple[bytes]]) -> Iterator[NDArray[np.float16]]:
         while block := [one for (one,) in islice(found, _BLOCK)]:
@@ -284,21 +284,7 @@ class NewSpace:
         return np.frombuffer(b"".join(blobs), np.float16).reshape(-1, self.about.dim)
 
 
-def _has_tables(db: sqlite3.Connection) -> bool:
-    return db.execute("SELECT 1 FROM sqlite_master WHERE name = 'upgrade'").fetchone() is not None
-
-
 def _drop(db: sqlite3.Connection) -> None:
     db.execute("DROP TABLE IF EXISTS upgraded")
     db.execute("DROP TABLE IF EXISTS upgrade")
     db.execute("UPDATE state SET changes = changes + 1")
-
-
-@contextmanager
-def _reading(folder: Path) -> Iterator[sqlite3.Connection | None]:
-    """Yield a connection; None where there is no second space, as of an index in another form."""
-    if not (folder / INDEX).is_file():
-        yield None
-        return
-    with opened(folder / INDEX) as db:
-        yield db if _has_tables(db) else None

@@ -22,6 +22,7 @@ from mobileclip.collections.searching.duplicates import THRESHOLD
 from mobileclip.collections.searching.matches import Match
 from mobileclip.collections.web.guard import Guard
 from mobileclip.collections.web.overview import columns, examples, overview
+from mobileclip.collections.web.own import asked_concept, judged, tags_of
 from mobileclip.collections.web.served import ServedCollection, UnreadableIndexError, as_shown, picture_of
 from mobileclip.collections.web.thumbnails import SIDES, Indexed, Thumbnails, stamp_of
 from mobileclip.collections.web.uploads import Uploads
@@ -36,7 +37,8 @@ _FILES = {
     "/": ("index.html", "text/html"),
     "/search.css": ("search.css", "text/css"),
     **{
-        f"/{name}.js": (f"{name}.js", "text/javascript") for name in ("search", "page", "address", "filters", "explain")
+        f"/{name}.js": (f"{name}.js", "text/javascript")
+        for name in ("search", "page", "address", "filters", "explain", "own")
     },
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
@@ -92,6 +94,7 @@ def build_application(collection: Collection, uploads: Uploads | None = None) ->
             Route("/api/columns", _telling(columns, served)),
             Route("/api/search", _asking(_search, served, uploads), methods=["GET", "POST"]),
             Route("/api/explain/{number:int}", _asking(_explain, served, uploads), methods=["GET", "POST"]),
+            Route("/api/concepts", lambda request: judged(served, request), methods=["POST"]),
             Route("/api/duplicates", duplicates),
             Route("/pictures/{number:int}/{size}", picture),
             Route("/videos/{number:int}", video),
@@ -155,8 +158,11 @@ def _search(served: ServedCollection, request: Request, picture: bytes | None) -
         encode=skip == 0 and "again" not in asked,
     )
     like = [as_shown(picture_of(collection, number)[0]) for number in query["like"]]
-    matches = [as_shown(match) for match in found[skip:]]
-    told = {"matches": matches, "like": like, "version": served.version, "num_waiting": collection.num_waiting}
+    shown = [
+        {**as_shown(one), **tags} for one, tags in zip(found[skip:], tags_of(collection, found[skip:]), strict=True)
+    ]
+    concept = {} if like or picture else asked_concept(collection, query["text"])
+    told = {"matches": shown, "like": like, "version": served.version, "num_waiting": collection.num_waiting, **concept}
     served.fill()
     return JSONResponse(told)
 

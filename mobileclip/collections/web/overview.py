@@ -13,6 +13,7 @@ from mobileclip.collections.collection import Collection
 from mobileclip.collections.searching.filtering import DATE, NUMBERS, TEXTS
 from mobileclip.collections.searching.matches import first_of_videos, match_of
 from mobileclip.collections.store.presence import Presence
+from mobileclip.collections.store.snapshot import TAG
 from mobileclip.collections.store.upgrading import UpgradeState
 from mobileclip.collections.web.served import as_shown
 from mobileclip.encoders.features import GivesLocalEmbeddings
@@ -39,6 +40,7 @@ def overview(collection: Collection) -> dict[str, Any]:
         "num_unreadable": snapshot.num_unreadable,
         "model": storage.printable(about.model),
         "dim": about.dim,
+        "concepts": list(collection.concepts),
         "explains": isinstance(collection.clip.model.image_encoder, GivesLocalEmbeddings),
     }
 
@@ -78,6 +80,8 @@ def columns(collection: Collection) -> dict[str, Any]:
         known = values[~_is_unknown(values)]
         if name not in _NOT_OFFERED and len(known):
             found.append({"name": name, **_said_of(name, known)})
+    if (words := collection.snapshot.words) is not None:
+        found.append({"name": TAG, "kind": "tag", "values": words.words})
     return {"columns": found}
 
 

@@ -75,6 +75,7 @@ def test_the_page_is_there_and_runs_nothing_but_its_own_files(client):
         "/address.js": "javascript",
         "/filters.js": "javascript",
         "/explain.js": "javascript",
+        "/own.js": "javascript",
         "/icon.svg": "svg",
     }
     for path, kind in kinds.items():
@@ -408,3 +409,60 @@ def test_one_picture_is_decoded_after_another():
 
     anyio.run(several)
     assert (now, most) == (0, 1)
+
+
+JSON = {"Content-Type": "application/json"}
+
+
+def judge(client, query, **headers):
+    return client.post(f"/api/concepts?{query}", headers={**JSON, **headers})
+
+
+def test_a_concept_learns_from_what_is_accepted_and_rejected(changing):
+    path, client = changing
+    assert client.get("/api/collection").json()["concepts"] == []
+    asked = "text=%40%22my+bike%22"
+    assert judge(client, "name=my+bike").json() == {"name": "my bike", "uses_examples": False, "yes": [], "no": []}
+    assert client.get("/api/collection").json()["concepts"] == ["my bike"]
+    plain = found(client, asked)
+    assert plain == found(client, "text=my+bike")
+    last, first = plain[-1]["id"], plain[0]["id"]
+    assert judge(client, f"name=my+bike&yes={last}").json()["yes"] == [last]
+    assert judge(client, f"name=my+bike&no={first}").json()["no"] == [first]
+    answer = client.get(f"/api/search?{asked}").json()
+    assert (answer["concept"]["yes"], answer["concept"]["no"]) == ([last], [first])
+    if answer["concept"]["uses_examples"]:
+        assert answer["matches"][0]["id"] == last
+    assert client.get(f"/api/search?{asked}+red").json().get("concept") is None
+    assert judge(client, f"name=my+bike&neither={first}").json()["no"] == []
+    assert Collection.open(path).concepts["my bike"].described()["no"] == []
+
+
+def test_other_sites_and_what_is_wrong_change_no_concept(changing):
+    path, client = changing
+    assert client.post("/api/concepts?name=a").status_code == 415
+    assert judge(client, "name=a", Origin="http://evil.example").status_code == 403
+    assert judge(client, "name=a", **{"Sec-Fetch-Site": "cross-site"}).status_code == 403
+    assert client.get("/api/concepts?name=a").status_code == 405
+    for query, what in (
+        ("name=", "concept"),
+        ("name=a%22b", "quotation"),
+        ("name=a&yes=x", "id"),
+        ("name=a&yes=999", "999"),
+    ):
+        answer = judge(client, query)
+        assert answer.status_code == 400
+        assert what in answer.json()["error"]
+    assert not Collection.open(path).concepts
+    assert "no concept" in client.get("/api/search?text=%40%22gone%22").json()["error"]
+
+
+def test_tags_stand_under_pictures_and_are_a_column(changing):
+    path, client = changing
+    assert all("tags" not in one for one in found(client, "text=a"))
+    Collection.open(path).tag(["a cat", "a hill"], share=0.3, show_progress=False)
+    tagged = found(client, "text=a&where=tag%3Da+cat")
+    assert 0 < len(tagged) < 8
+    assert all("a cat" in one["tags"] for one in tagged)
+    columns = {one["name"]: one for one in client.get("/api/columns").json()["columns"]}
+    assert columns["tag"] == {"name": "tag", "kind": "tag", "values": ["a cat", "a hill"]}

@@ -314,3 +314,34 @@ def test_the_picture_of_the_readme_is_of_photographs_the_likest_first(tmp_path, 
     drawn, kept = (Image.open(path).size for path in (tmp_path / "serve.png", ROOT / "docs" / "serve.png"))
     assert drawn[0] == kept[0]
     assert abs(drawn[1] - kept[1]) < 60  # as tall as this machine's letters make it
+
+
+def test_a_concept_is_kept_taught_and_found_on_the_start_page(tmp_path, telling_file):
+    index = make_index(tmp_path, telling_file)
+    index.tag(["a cat", "a hill"], share=0.3, show_progress=False)
+    pressed = "document.getElementById('yes-{0}')?.getAttribute('aria-pressed') === '{1}'"
+    with running(index) as address, open_page(address, width=390) as page:
+        search(page, "a cat")
+        page.wait_for(f"{TILES} === 8 && !document.getElementById('keep').hidden")
+        page.evaluate("document.getElementById('keep').click()")
+        page.wait_for(f"{TILES} === 8 && {STATUS}.startsWith('0 pictures show “a cat”')")
+        assert page.evaluate("document.getElementById('text').value") == '@"a cat"'
+        assert page.evaluate("document.getElementById('keep').hidden")
+        last = index.search("a cat", k=8)[-1].id
+        page.evaluate(f"document.getElementById('yes-{last}').click()")
+        page.wait_for(pressed.format(last, "true"))
+        page.wait_for(f"document.activeElement.id === 'yes-{last}'")
+        assert [one.is_yes for one in index.concepts["a cat"].examples] == [True]
+        page.evaluate(f"document.getElementById('yes-{last}').click()")
+        page.wait_for(pressed.format(last, "false"))
+        assert not index.concepts["a cat"].examples
+        names = "[...document.querySelectorAll('button')].every(one => one.ariaLabel || one.textContent.trim())"
+        assert page.evaluate(names)
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        page.screenshot(tmp_path / "concept.png")
+        page.evaluate("document.querySelector('.tag').click()")
+        page.wait_for(f"{TILES} < 8 && {TILES} > 0")
+        assert "tag=a " in page.evaluate("document.getElementById('where').value")
+        page.load(address, width=390)
+        page.wait_for("document.querySelector('.start a[href*=\"%40\"]')?.textContent === 'a cat'")
+        assert page.complaints == []

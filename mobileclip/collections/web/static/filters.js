@@ -1,6 +1,6 @@
 // Conditions, chosen from the columns that there are: each is written into the field of conditions.
 
-const COMPARISONS = { number: ['>=', '<=', '=', '!=', '>', '<'], date: ['>=', '<=', '=', '!='], text: ['~', '=', '!='] };
+const COMPARISONS = { number: ['>=', '<=', '=', '!=', '>', '<'], date: ['>=', '<=', '=', '!='], text: ['~', '=', '!='], tag: ['=', '!='] };
 const MEANINGS = { '~': 'contains', '=': 'is', '!=': 'is not', '>=': 'at least', '<=': 'at most', '>': 'above', '<': 'below' };
 
 const find = (id) => document.getElementById(id);
@@ -25,7 +25,7 @@ export function startFilters(columns) {
     find('values').replaceChildren(...values.map((one) => option(one)));
     find('value').value = '';
     const range = kind === 'number' ? `${rounded(least)} to ${rounded(most)}` : `${least?.slice(0, 10)} to ${most?.slice(0, 10)}`;
-    find('value').placeholder = kind === 'text' ? (values[0] ?? 'a part of it') : range;
+    find('value').placeholder = ['text', 'tag'].includes(kind) ? (values[0] ?? 'a part of it') : range;
   }
 
   function add() {

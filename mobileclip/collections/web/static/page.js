@@ -2,6 +2,7 @@
 
 import { read, written } from '/address.js';
 import { startFilters } from '/filters.js';
+import { links, quoted, said, under } from '/own.js';
 import { count, find, make, Search } from '/search.js';
 
 const TEXTS = ['a red bicycle', 'people at a table', 'a dog on grass'];
@@ -11,6 +12,7 @@ let version = null;
 let isBroken = false; // the page says that the index, or the server, cannot be asked
 let isStart = false; // nothing is asked for
 let isGoingBack = false; // what is asked for comes from the address
+let concept = null; // that is asked for alone
 const pictures = []; // of one's own, which were searched with: addresses name them by their place
 
 async function ask(address, options) {
@@ -29,15 +31,21 @@ async function ask(address, options) {
 const askWith = (address, picture) =>
   ask(address, picture ? { method: 'POST', body: picture, headers: { 'Content-Type': 'application/octet-stream' } } : {});
 
+const keep = addButton('keep', 'Keep as a concept', keepConcept);
+addButton('duplicates', 'Duplicates', duplicates);
+keep.hidden = true;
+
 const page = new Search({
   async search({ skip, k, picture, again, ...asked }) {
     const place = new URLSearchParams({ skip, k, ...(again && { again: 1 }) });
     const answer = await askWith(`/api/search?${written(asked)}&${place}`, picture);
     const number = skip + answer.matches.length;
-    const said = number ? `${count(number, 'picture', 'pictures')}, the most similar first` : 'Nothing was found.';
+    concept = answer.concept ?? null;
+    if (concept) return { ...answer, said: said(concept) };
+    const found = number ? `${count(number, 'picture', 'pictures')}, the most similar first` : 'Nothing was found.';
     const rest = answer.num_waiting ? `. The new model reads ${answer.num_waiting} more: their order will change` : '';
     if (answer.num_waiting && !again) renewSoon();
-    return { ...answer, said: said + rest };
+    return { ...answer, said: found + rest };
   },
   // Browsers show an address again without asking: every question has addresses of its own, since files change.
   address: (one, size, question) => `/pictures/${one.id}/${size}?${question}`,
@@ -46,13 +54,16 @@ const page = new Search({
     if (!about?.explains) return null;
     return askWith(`/api/explain/${one.id}?${written(asked)}`, picture).catch(() => null);
   },
+  under: (one) => under(one, concept, judged),
   idle() {
     isStart = true;
+    keep.hidden = true;
     showStart();
     return 'Say what the pictures show, or choose a picture.';
   },
   asked(query) {
     isStart = false;
+    keep.hidden = !query.text || query.text.includes('@"') || query.like !== null || Boolean(query.picture);
     if (!isGoingBack) go(written(query), query.picture);
   },
   async shown(answer) {
@@ -70,6 +81,31 @@ function renewSoon() {
     if (about?.upgrade?.num_waiting) renewSoon();
     else page.renew().catch(() => {}); // the order before stays
   }, 1000);
+}
+
+const tellConcept = (query) =>
+  ask(`/api/concepts?${new URLSearchParams(query)}`, { method: 'POST', headers: { 'Content-Type': 'application/json' } });
+
+// What is said of a picture, and the same search with what was learned.
+async function judged(query, id) {
+  try {
+    await tellConcept(query);
+  } catch (error) {
+    page.say(error.message, true);
+    return;
+  }
+  await page.search();
+  document.getElementById(id)?.focus();
+}
+
+async function keepConcept() {
+  try {
+    const { name } = await tellConcept({ name: find('text').value.trim() });
+    find('text').value = quoted(name);
+    await page.search();
+  } catch (error) {
+    page.say(error.message, true);
+  }
 }
 
 // Every search is an address: it can be gone back to, reloaded and shared.
@@ -125,7 +161,7 @@ async function showStart() {
     link.href = `/?${new URLSearchParams({ text })}`;
     texts.append(...(place ? [', ', link] : [link]));
   });
-  start.append(make('h2', '', 'This collection'), make('p', '', facts), ...vectors, ...upgrade(), texts);
+  start.append(make('h2', '', 'This collection'), make('p', '', facts), ...vectors, ...upgrade(), texts, ...links(about.concepts));
   start.append(make('h2', '', 'Some of its pictures'));
   find('results').append(start);
   const { examples } = await ask('/api/examples').catch(() => ({ examples: [] }));
@@ -167,11 +203,14 @@ async function tell() {
   }
 }
 
-const button = make('button', '', 'Duplicates');
-button.id = 'duplicates';
-button.type = 'button';
-button.addEventListener('click', duplicates);
-find('choose').after(button);
+function addButton(id, text, press) {
+  const button = make('button', '', text);
+  [button.id, button.type] = [id, 'button'];
+  button.addEventListener('click', press);
+  find('choose').after(button);
+  return button;
+}
+
 startFilters(async () => (await ask('/api/columns').catch(() => ({ columns: [] }))).columns);
 document.addEventListener('dragover', (event) => event.preventDefault());
 document.addEventListener('drop', (event) => {

@@ -57,7 +57,8 @@ export class Search {
    * @param {object} source who answers: `search(query)` gives `k` matches behind the first `skip`, the nearest first,
    *   and what to say of all so far; `address(match, size)` of a `small` or a `large` picture; `video(match)` of a
    *   frame's; `idle()` what to say where nothing is asked for; `asked(query)` and `shown(answer)` are told of every
-   *   question and answer; `explain(match, query)` says which places add to the score, or nothing.
+   *   question and answer; `explain(match, query)` says which places add to the score, or nothing; `under(match)` gives
+   *   what stands under a picture.
    */
   constructor(source) {
     this.#source = source;
@@ -228,7 +229,7 @@ export class Search {
     const place = this.#shown.push(one) - 1;
     button.addEventListener('click', () => this.#open(place));
     if (this.#canExplain) watch(button, frame, image, () => this.#source.explain(one, query));
-    item.append(button);
+    item.append(button, ...(query ? (this.#source.under?.(one) ?? []) : []));
     return item;
   }
 

@@ -1,0 +1,254 @@
+"""Names and words of a person's own in an index: taught by examples, searched for, moved, upgraded, killed."""
+
+import json
+import shutil
+import signal
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+import mobileclip
+from mobileclip.cli import main
+from mobileclip.collections import Collection, IndexOptions, ModelSource
+from mobileclip.collections.store import INDEX
+from mobileclip.encoders import save_model
+from mobileclip.recipes.tiny.shapes import OUTLINES
+from tests.collections.pictures import draw, pack, telling
+from tests.errors import fails
+from tests.preloaded import preloaded
+
+OPTIONS = IndexOptions(show_progress=False, precision="float32", num_workers=1)
+BIKE = "mein Fahrrad 🚲 für Zoë"
+COLOURS = ("black", "crimson", "royalblue", "seagreen", "darkorange", "purple")
+
+
+def outline(path, name, colour, side=96, turn=0):
+    """Draw a shape as icons do."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.new("RGB", (side, side), "white")
+    points = [((1 + 0.7 * x) * side / 2, (1 + 0.7 * y) * side / 2) for x, y in OUTLINES[name]]
+    ImageDraw.Draw(image).polygon(points, fill=colour)
+    image.rotate(turn, fillcolor="white").save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Drawn shapes in six colours, twice, and an index of them by the packaged model of icons."""
+    folder = tmp_path_factory.mktemp("concepts")
+    for name in OUTLINES:
+        for number, colour in enumerate(COLOURS):
+            outline(folder / "photos" / name / f"{colour}.png", name, colour, turn=5 * number)
+    Collection.create(folder / "index", ModelSource(model="icons")).add(folder / "photos", options=OPTIONS)
+    return folder
+
+
+@pytest.fixture
+def index(world, tmp_path):
+    shutil.copytree(world / "index", tmp_path / "index")
+    return Collection.open(tmp_path / "index")
+
+
+def pictures(world, name):
+    return sorted((world / "photos" / name).iterdir())
+
+
+def kinds(matches):
+    return [match.path.split("/")[-2] for match in matches]
+
+
+def test_a_concept_without_examples_is_its_text(world, index):
+    concept = index.concepts.add(BIKE, text="a heart")
+    assert (concept.uses_examples, concept.examples, list(index.concepts)) == (False, (), [BIKE])
+    plain = index.search("a heart", k=9)
+    assert index.search(f'@"{BIKE}"', k=9) == plain
+    assert index.search(f'@"{BIKE}"', without="a star", k=9) == index.search("a heart", without="a star", k=9)
+    assert index.search(f"@\u201c{BIKE}\u201d a star", k=9) == index.search(["a star", "a heart"], k=9)
+
+
+def test_examples_find_what_the_text_does_not(world, index):
+    kind = next(iter(OUTLINES))
+    yes, rest = pictures(world, kind)[:3], pictures(world, kind)[3:]
+    before = kinds(index.search("Zoë's thing", k=6))
+    concept = index.concepts.add(BIKE, yes=yes, text="Zoë's thing")
+    assert concept.uses_examples
+    assert kinds(index.search(f'@"{BIKE}"', k=6)).count(kind) > before.count(kind)
+    # The score is the formula's, with the embeddings that the index has.
+    clip, snapshot = mobileclip.load("icons"), index.snapshot
+    text = clip.encode_text(["Zoë's thing"]).numpy()[0]
+    vectors = snapshot.vectors.astype(np.float32)
+    own = {row["path"]: vectors[place] for place, row in enumerate(snapshot.rows(range(len(snapshot))))}
+    for match in index.search(f'@"{BIKE}"', k=40):
+        x = own[match.path]
+        added = sum(np.exp(-5.5 * (1 - x @ own[str(one)])) for one in yes)
+        assert match.score == pytest.approx(x @ text + added, abs=1e-3)
+    mixed = index.search(f'@"{BIKE}" a star', where=["path~star"], k=40)
+    assert set(kinds(mixed)) == {"star"}
+    # What does not show it is pushed away, and is no example any more when that is said.
+    worst = index.search(f'@"{BIKE}"', k=40)[5]
+    index.concepts.add(BIKE, no=[worst.id])
+    pushed = {match.id: match.score for match in index.search(f'@"{BIKE}"', k=40)}
+    assert pushed[worst.id] < worst.score - 0.5
+    assert len(index.concepts.add(BIKE, neither=[worst.path]).examples) == 3
+    assert str(rest[0]) not in {one.path for one in index.concepts[BIKE].examples}
+
+
+def test_one_example_is_used_where_the_text_does_not_find_it(world, index):
+    first, *_, last = index.search("a heart", k=60)
+    assert not index.concepts.add("easy", text="a heart", yes=[first.id]).uses_examples
+    assert index.concepts.add("hard", text="a heart", yes=[last.id]).uses_examples
+    assert not index.concepts.add("never", text="a heart", no=[last.id]).uses_examples
+
+
+def test_examples_of_the_index_are_not_encoded_again_and_others_once(world, index, tmp_path, monkeypatch):
+    own, other = pictures(world, "star")[0], outline(tmp_path / "other.png", "star", "teal")
+    index.concepts.add("star", yes=[own, other])
+    other.unlink()
+    monkeypatch.setattr(type(index.clip), "encode_pixels", lambda *_, **__: pytest.fail("a picture was encoded"))
+    concept = index.concepts.add("star", yes=[pictures(world, "star")[1]])
+    place = index.snapshot.place(index.search("a", where=[f"path={own}"])[0].id)
+    np.testing.assert_array_equal(concept.vectors[0], index.snapshot.vectors[place])
+    assert [one.is_yes for one in concept.examples] == [True] * 3
+    with fails("data.there-no-file", str(other)):
+        index.concepts.add("star", yes=[other])
+    assert index.concepts["star"].examples == concept.examples
+
+
+def test_names_that_are_none_and_concepts_that_are_not_there(index):
+    for name in ("", " ", 'a "bike"', "a\nb\x07", "x" * 101):
+        with fails("collections.name-concept-letters", "100"):
+            index.concepts.add(name)
+    index.concepts.add("my bike")
+    with fails("collections.there-no-concept", "my bicycle", "my bike"):
+        index.search('@"my bicycle"')
+    index.concepts.remove("my  bike")
+    assert not list(index.concepts)
+    assert index.search("@home", k=1), "without quotation marks it is a text"
+
+
+def test_another_process_sees_it_at_once(world, index, capsys):
+    other = Collection.open(index.path)
+    other.load()
+    index_folder = str(index.path)
+    main(["concept", "add", index_folder, BIKE, "--text", "a heart", "--yes", str(pictures(world, "star")[0])])
+    assert "which help" in capsys.readouterr().out
+    assert kinds(other.search(f'@"{BIKE}"', k=3))[0] == "star"
+    main(["concept", "ls", index_folder, "--json"])
+    (told,) = json.loads(capsys.readouterr().out)
+    assert (told["name"], told["text"], len(told["yes"]), told["no"]) == (BIKE, "a heart", 1, [])
+    main(["concept", "show", index_folder, BIKE])
+    assert str(pictures(world, "star")[0]) in capsys.readouterr().out
+    main(["search", f'@"{BIKE}"', "--index", index_folder, "-k", "1", "--json"])
+    assert json.loads(capsys.readouterr().out)[0]["path"] == told["yes"][0]
+    main(["concept", "rm", index_folder, BIKE])
+    assert not other.concepts
+
+
+KILLED = """
+import os, signal, sys
+from mobileclip.collections import Collection
+from mobileclip.collections.store import concepts
+index, path = Collection.open(sys.argv[1]), sys.argv[2]
+index.concepts.add("whole", text="a heart")
+write = concepts.to_json
+concepts.to_json = lambda known: os.kill(os.getpid(), signal.SIGKILL)
+index.concepts.add("whole", yes=[path], text="a star")
+"""
+
+
+def test_a_process_that_is_killed_while_it_writes_leaves_what_was_there(world, index, tmp_path):
+    job = preloaded().start("-c", KILLED, index.path, pictures(world, "star")[0], folder=tmp_path)
+    job.communicate()
+    assert job.returncode == -signal.SIGKILL
+    whole = index.concepts["whole"]
+    assert (whole.text, whole.examples) == ("a heart", ())
+    assert index.concepts.add("whole", yes=[pictures(world, "star")[0]]).examples
+
+
+def test_a_moved_folder_keeps_them(world, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shutil.copytree(world / "photos" / "star", tmp_path / "stars")
+    main(["index", str(tmp_path / "stars"), "-m", "icons", "-j", "1", "--quiet"])
+    folder = capsys.readouterr().out.splitlines()[0].removeprefix("the index is ")
+    index = Collection.open(folder)
+    index.concepts.add(BIKE, yes=[tmp_path / "stars" / "black.png"])
+    index.tag(["a star"], show_progress=False)
+    (tmp_path / "stars").rename(tmp_path / "moved")
+    main(["index", str(tmp_path / "moved"), "-m", "icons", "-j", "1", "--quiet"])
+    moved = Collection.open(capsys.readouterr().out.splitlines()[0].removeprefix("the index is "))
+    assert moved.path != index.path
+    assert list(moved.concepts) == [BIKE]
+    assert moved.snapshot.words.words == ("a star",)
+
+
+@pytest.fixture
+def small(tmp_path, telling_file):
+    """An index of pictures that any model tells apart, and the file of another model."""
+    for number in range(40):
+        draw(tmp_path / "photos" / f"{number:02d}.png", number)
+    pack(tmp_path / "photos" / "shard.tar", 50, 51)
+    save_model(telling(3), tmp_path / "new.safetensors")
+    index = Collection.create(tmp_path / "small", ModelSource(checkpoint=str(telling_file)))
+    index.add(tmp_path / "photos", options=OPTIONS)
+    return index
+
+
+def test_they_follow_an_index_to_another_model_or_are_refused_by_name(small, tmp_path):
+    inside, outside = tmp_path / "photos" / "07.png", draw(tmp_path / "outside.png", 99)
+    in_shard = small.search("a", where=["part~0050"])[0]
+    small.concepts.add("inside", yes=[inside, in_shard.id])
+    small.concepts.add("outside", yes=[inside, outside])
+    words = small.tag(["a kite", "a hill"], template="a photo of {}", share=0.2, show_progress=False)
+    small.upgrade_to(ModelSource(checkpoint=str(tmp_path / "new.safetensors")), force=True)
+    assert small.search('@"inside"', k=3), "while it is upgraded, the old space answers"
+    small.upgrade(options=OPTIONS)
+    fresh = Collection.open(small.path)
+    places = [fresh.snapshot.place(one.id) for one in (fresh.search("a", where=[f"path={inside}"])[0], in_shard)]
+    np.testing.assert_array_equal(fresh.concepts["inside"].vectors, fresh.snapshot.vectors[places])
+    assert fresh.search('@"inside"', k=3)
+    with fails("collections.concept-index-its-examples", "outside.png", "--yes"):
+        fresh.search('@"outside"')
+    assert fresh.concepts.add("outside", yes=[outside]).about.identity == fresh.store.about.identity
+    assert fresh.search('@"outside"', k=3)
+    again = fresh.snapshot.words
+    assert (again.words, again.template, again.share) == (words.words, words.template, words.share)
+    assert not np.array_equal(again.vectors, words.vectors)
+
+
+def test_tags_are_columns_calibrated_on_the_collection(world, index):
+    with fails("collections.index-has-no-tags", "mobileclip tag"):
+        index.search("a", where=["tag=star"])
+    names = [f"a {name}" for name in OUTLINES]
+    index.tag(["", *names, "A  STAR"], show_progress=False)
+    assert index.snapshot.words.words == tuple(names)
+    found = Collection.open(index.path)
+    num = len(found.snapshot)
+    scores = found.snapshot.column("tag:a star")
+    clip = mobileclip.load("icons")
+    cosines = found.snapshot.vectors.astype(np.float32) @ clip.encode_text(["a star"]).numpy()[0]
+    below = np.array([(cosines < one).sum() / (num - 1) for one in cosines])
+    np.testing.assert_allclose(scores, below, atol=0.02)
+    best = found.search("a star", where=["tag=A star"], k=num)
+    assert len(best) == pytest.approx(0.05 * num, abs=1.5)
+    assert best == found.search("a star", k=len(best))
+    assert len(found.search("a", where=["tag!=a star"], k=num)) == num - len(best)
+    assert len(found.search("a", where=["tag:a star >= 0.5", "path~png"], k=num)) == pytest.approx(num / 2, abs=1)
+    place = found.snapshot.place(best[0].id)
+    assert "a star" in found.snapshot.tags([place])[0]
+    with fails("collections.there-no-tag", "a stat", "a star"):
+        found.search("a", where=["tag=a stat"])
+
+
+def test_words_that_are_none(index, tmp_path, capsys):
+    for words, what in (([" "], "no words"), (["a<b"], "a<b"), (["x" * 201], "200")):
+        with pytest.raises(ValueError, match=what):
+            index.tag(words)
+    (tmp_path / "words.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SystemExit):
+        main(["tag", str(index.path), "--vocabulary", str(tmp_path / "words.txt")])
+    assert "UTF-8" in capsys.readouterr().err
+    (tmp_path / "words.txt").write_text("\ufeffein Stern\nfuß\n", encoding="utf-8")
+    main(["tag", str(index.path), "--vocabulary", str(tmp_path / "words.txt"), "--share", "0.1", "--quiet"])
+    assert Collection.open(index.path).snapshot.words.words == ("ein Stern", "fuß")
+    assert (index.path / INDEX).is_file()
