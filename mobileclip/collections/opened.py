@@ -25,7 +25,6 @@ from mobileclip.collections.store.store import Store
 from mobileclip.collections.store.upgrading import NewSpace, UpgradeState
 from mobileclip.inference.identity import ModelIdentity
 from mobileclip.inference.image_text_model import ImageTextModel
-from mobileclip.inputs import VectorKind
 
 Index = TypeVar("Index", bound="OpenedIndex")
 

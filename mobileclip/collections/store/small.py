@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mobileclip.collections.store import vectors as files
 from mobileclip.collections.store.codes import Coder, Codes, empty_codes
-from mobileclip.collections.store.database import changing, is_on_network
+from mobileclip.collections.store.database import changing, has_table, is_on_network
 from mobileclip.inputs import VectorKind
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
@@ -107,7 +107,7 @@ def small_file(db: sqlite3.Connection, dim: int) -> SmallFile | None:
         db: of an index.
         dim: numbers in an embedding.
     """
-    if not _has_table(db) or (found := db.execute("SELECT * FROM small").fetchone()) is None:
+    if not has_table(db, "small") or (found := db.execute("SELECT * FROM small").fetchone()) is None:
         return None
     codes, vectors, count, coder, recall = found
     if _NAME.fullmatch(str(codes)) is None:
@@ -203,7 +203,7 @@ def are_whole(db: sqlite3.Connection, folder: Path, known: SmallFile) -> bool:
 
 def forget_small(db: sqlite3.Connection) -> None:
     """Forget all codes; where there are to be some, they are fitted anew when the index is next written to."""
-    if _has_table(db):
+    if has_table(db, "small"):
         db.execute("DELETE FROM sums WHERE vectors LIKE 'codes-%'")
         db.execute("DELETE FROM small")
         db.execute("UPDATE state SET changes = changes + 1")
@@ -227,7 +227,3 @@ def _mapped(path: Path, count: int, coder: Coder) -> Codes:
 
 def _sums(db: sqlite3.Connection, name: str) -> list[files.Sum]:
     return db.execute("SELECT first, count, crc32 FROM sums WHERE vectors = ? ORDER BY first", (name,)).fetchall()
-
-
-def _has_table(db: sqlite3.Connection) -> bool:
-    return db.execute("SELECT 1 FROM sqlite_master WHERE name = 'small'").fetchone() is not None
