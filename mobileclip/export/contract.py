@@ -79,7 +79,7 @@ def feature_name(stage: Stage) -> str:
 
 
 def _is_stage(_: object, attribute: attrs.Attribute[Stage], stage: Stage) -> None:
-    if stage != TEXT_SPACE and stage < 0:
+    if isinstance(stage, int) and stage < 0:
         raise ValueError(f"{attribute.name} is {stage}, expected the number of a stage, from 0, or {TEXT_SPACE}")
 
 

@@ -18,7 +18,7 @@ from mobileclip.encoders.checkpoints.native import model_json
 from mobileclip.encoders.features import feature_encoder, local_encoder
 from mobileclip.export.contract import FORMAT_VERSION, Contract, FeatureMap, ImageContract, TextContract, TowerFile
 from mobileclip.export.layouts import layouts
-from mobileclip.export.spec import TEXT_SPACE, ExportSpec, Stage
+from mobileclip.export.spec import ExportSpec, Stage
 from mobileclip.export.targets import Target
 from mobileclip.export.targets.base import Written, versions_of
 from mobileclip.export.towers.graph import TowerExport, input_of, output_dim
@@ -57,7 +57,7 @@ def tower_file(export: TowerExport, name: str, written: Written) -> TowerFile:
 
 @torch.no_grad()
 def _feature_map(export: TowerExport, stage: Stage, batch: int | None) -> FeatureMap:
-    if stage == TEXT_SPACE:
+    if not isinstance(stage, int):
         maps = local_encoder(export.encoder).local_embeddings(torch.zeros(1, *export.input_shape))
         return FeatureMap(stage=stage, shape=(batch, *maps.shape[1:]))
     encoder, (_, *sides) = feature_encoder(export.encoder), export.input_shape

@@ -37,7 +37,7 @@ def still_written(precision: Precision) -> Precision:
 
 
 def _are_stages(_: object, attribute: attrs.Attribute[tuple[Stage, ...]], stages: tuple[Stage, ...]) -> None:
-    if len(set(stages)) != len(stages) or any(stage != TEXT_SPACE and stage < 0 for stage in stages):
+    if len(set(stages)) != len(stages) or any(isinstance(stage, int) and stage < 0 for stage in stages):
         raise ValueError(
             f"{attribute.name} are numbers of stages, from 0, or {TEXT_SPACE}, each once, and not {stages}"
         )

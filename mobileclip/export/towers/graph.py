@@ -156,7 +156,7 @@ def embedding_and_maps(
         stages: of which one at least.
         unit_length: whether the mean over places in the space of texts is to be so long.
     """
-    numbers = [stage for stage in stages if stage != TEXT_SPACE]
+    numbers = [stage for stage in stages if isinstance(stage, int)]
     maps: dict[Stage, Tensor] = {}
     if numbers:
         embeddings, found = feature_encoder(encoder).embedding_and_features(images, numbers)
