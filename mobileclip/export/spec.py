@@ -67,8 +67,8 @@ class ExportSpec:
             allow that resize as the library does.
         normalize: scale embeddings to unit length inside.
         features: stages of the image tower, from 0, whose feature maps come out beside the embedding, as `stage_0` and
-            so on; of a ViT they are layers. `text-space` is the embedding of each place, as `text_space`, whose mean is
-            the embedding: see `ImageTextModel.explain`. None by default.
+            so on; of a ViT they are layers; `text-space` is the embedding of each place, as `text_space`. The mean of
+            these is the embedding: see `ImageTextModel.explain`. None by default.
         image_size: side of the images, in pixels, where not the model's own; see `mobileclip.encoders.load_model`.
         context_length: ids per text, where fewer than the model's own.
         text_lengths: `own` lets the text file take rows of 8, 16 and 32 ids too, where the tower is causal and the
