@@ -12,6 +12,7 @@ QUICK = {
     "loss": {"dense", "tiled", "dense memory", "tiled memory", "tiled / dense"},
     "storage": {"a sample", "knowledge", "of pth.gz", "KL image-text 0", "training's three rows"},
     "index_store": {"processor", "disk"},
+    "small_vectors": {"a vector in memory", "recall@10", "a query", "peak memory"},
     "joining": {"time", "index", "scratch", "peak memory"},
     "pointing": {"place", "quadrant", "crops", "chance"},
     "upgrade": {"recall"},
@@ -47,8 +48,8 @@ def inline(function, *arguments, **_):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset's files
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_a_small_run_measures_what_it_says(name, tmp_path, capsys, monkeypatch):
-    if name == "loss":  # a process for each side is a matter of its slow test
-        monkeypatch.setattr("benchmarks.loss.in_own_process", inline)
+    if name in {"loss", "small_vectors"}:  # a process for each side takes seconds to start
+        monkeypatch.setattr(f"benchmarks.{name}.in_own_process", inline)
     folder = {"folder": tmp_path / "made"} if name == "exports" else {}
     before = torch.get_num_threads()
     results = run(bench_of(name)(tiny=True, output=tmp_path / f"{name}.json", **folder), name)
