@@ -52,14 +52,9 @@ def tag(
         trust: run an export that another machine wrote; see mobileclip classify.
     """
     from mobileclip.collections.store.places import newest_index
+    from mobileclip.inference.embedding import read_texts
 
-    words = None
-    if vocabulary is not None:
-        require_file(str(vocabulary), "a text file")
-        try:
-            words = vocabulary.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{vocabulary} is no text in UTF-8: {error}") from None
+    words = None if vocabulary is None else read_texts(vocabulary)
     collection = opened(index or newest_index(), device, trust=trust)
     made = collection.tag(words, template=template, share=share)
     say(
@@ -99,7 +94,7 @@ def add(
         device: where to compute; see mobileclip index.
         trust: run an export that another machine wrote; see mobileclip classify.
     """
-    for path in (*yes, *no, *neither):
+    for path in (*yes, *no):
         require_file(path, "an image file")
     say(_told(opened(index, device, trust=trust).concepts.add(name, yes=yes, no=no, neither=neither, text=text)))
 
