@@ -9,7 +9,7 @@ from pathlib import Path
 import attrs
 
 from examples.captioner.lines import Line
-from examples.captioner.spec import WRITERS, Arm, CaptionerStudySpec, Writer
+from examples.captioner.spec import ARMS, WRITERS, Arm, CaptionerStudySpec, Writer
 from examples.quickstart.emoji import DataSplit
 from examples.quickstart.emoji.splits import chance
 from mobileclip.data import ImageTextSample, crop_augmentation, read_samples, write_shards
@@ -98,7 +98,8 @@ def part_of(spec: CaptionerStudySpec, split: DataSplit, arm: Arm, file: Path | N
 
 def judged(spec: CaptionerStudySpec, arm: str, part: Part, started: float, file: Path | None) -> Line:
     """Return a line of an arm's captions: names recalled, distinct words and pairs, and its captioner's loss."""
-    texts = [one.syn_captions["syn_text"] for one in part.kept]
+    has_none = ARMS[arm].captions == "none"
+    texts = [one.captions if has_none else one.syn_captions["syn_text"] for one in part.kept]
     names = [one.metadata["label"] for one in part.kept]
     last = {} if file is None else last_metrics(file.parent / "metrics.jsonl") or {}
     return Line(
