@@ -70,6 +70,7 @@ class QuantizationBenchSpec(Bench):
         num_inputs: of each tower that it is tuned on.
         num_held_out: of each tower that it is measured on.
         num_observed: of those that ranges are found with.
+        most_float: part of the multiplications that may stay in float32, see `PlacesSpec`.
         steps: of the optimiser.
         batch_size: inputs of a step.
         batch_sizes: inputs of a timed call.
@@ -84,6 +85,7 @@ class QuantizationBenchSpec(Bench):
     num_inputs: int = attrs.field(default=384, validator=validators.ge(2))
     num_held_out: int = attrs.field(default=128, validator=validators.ge(2))
     num_observed: int = attrs.field(default=128, validator=validators.gt(0))
+    most_float: float = attrs.field(default=0.1, validator=[validators.ge(0), validators.le(1)])
     steps: int = attrs.field(default=200, validator=validators.gt(0))
     batch_size: int = attrs.field(default=8, validator=validators.ge(2))
     batch_sizes: tuple[int, ...] = attrs.field(default=(1, 32), validator=validators.deep_iterable(validators.gt(0)))
@@ -133,7 +135,7 @@ def measure(spec: QuantizationBenchSpec, name: str, tower: TowerName) -> Iterato
     def batches() -> Iterator[Tensor]:
         yield from torch.split(tuned_on[: spec.num_observed], _AT_ONCE)
 
-    everywhere, places = PlacesSpec(grouped=True, outputs=True, most_float=0.0), PlacesSpec()
+    everywhere, places = PlacesSpec(grouped=True, outputs=True, most_float=0.0), PlacesSpec(most_float=spec.most_float)
     ends = everywhere.observed(module, batches, whole=True)
     yield row("all layers, from the least to the largest", embed(rounded(module, ends), held_out))
     yield row("all layers, least error", embed(rounded(module, everywhere.observed(module, batches)), held_out))

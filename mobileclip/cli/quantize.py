@@ -26,7 +26,7 @@ def quantize(
     batch_size: BatchSize = 8,
     grouped: Annotated[bool, Key()] = False,
     outputs: Annotated[bool, Key()] = False,
-    most_float: Annotated[float, Key()] = 0.1,
+    most_float: Annotated[float, Key()] = 0.2,
     learning_rate: Annotated[float, Key()] = 1e-2,
     seed: Annotated[int, Key()] = 0,
     seconds_between_saves: Annotated[float, Key()] = 20.0,

@@ -40,7 +40,7 @@ class PlacesSpec:
 
     grouped: bool = False
     outputs: bool = False
-    most_float: float = attrs.field(default=0.1, validator=[validators.ge(0), validators.le(1)])
+    most_float: float = attrs.field(default=0.2, validator=[validators.ge(0), validators.le(1)])
 
     def observed(self, tower: nn.Module, batches: Callable[[], Iterable[Tensor]], *, whole: bool = False) -> Ranges:
         """Return the ranges of all layers that may be rounded, see `observed_ranges`."""
@@ -58,9 +58,9 @@ class PlacesSpec:
         others: Tensor | None = None,
         tell: Callable[[str], object] = str,
     ) -> dict[str, Tensor]:
-        """Return the ranges without those of the layers that lose most, as few as let the acceptance checks pass.
+        """Return the ranges without those of the layers that lose most, as few as the acceptance checks pass with room.
 
-        Where the checks refuse whatever is left out, it is what comes nearest.
+        Where too little is left whatever is left out, it is what comes nearest.
 
         Args:
             tower: folded, in evaluation mode, in float32.
@@ -73,20 +73,26 @@ class PlacesSpec:
             return dict(ranges)
         expected = torch.cat([tower(one) for one in checked])
 
-        def tried(left_out: Sequence[str]) -> tuple[str, float, dict[str, Tensor]]:
+        def tried(left_out: Sequence[str]) -> tuple[bool, float, dict[str, Tensor]]:
             rest = _without(ranges, left_out)
             form = rounded(tower, rest)
             given = torch.cat([form(one) for one in checked])
             loss = float(tuning_loss(given, expected, relations=1.0))
-            return TowerQuality.of(given, expected, others).refusal, loss, rest
+            return TowerQuality.of(given, expected, others).has_room, loss, rest
 
-        found = [tried(())]
-        worst = self._worst(tower, ranges, checked[0][:_FEW], tell) if found[0][0] else []
-        count = 1
-        while found[-1][0] and count < 2 * len(worst):
-            found.append(tried(worst[:count]))
-            count *= 2
-        return found[-1][2] if not found[-1][0] else min(found, key=lambda one: one[1])[2]
+        tries = [tried(())]
+        worst = [] if tries[0][0] else self._worst(tower, ranges, checked[0][:_FEW], tell)
+        few, many = 0, 0
+        while not tries[-1][0] and many < len(worst):
+            few, many = many, min(max(1, 2 * many), len(worst))
+            tries.append(tried(worst[:many]))
+        if not tries[-1][0]:
+            return min(tries, key=lambda one: one[1])[2]
+        while many - few > 1:
+            middle = (few + many) // 2
+            tries.append(tried(worst[:middle]))
+            few, many = (few, middle) if tries[-1][0] else (middle, many)
+        return _without(ranges, worst[:many])
 
     def _worst(self, tower: nn.Module, ranges: Ranges, few: Tensor, tell: Callable[[str], object]) -> list[str]:
         """Return the layers that may stay in float32, those first that lose most for their multiplications."""

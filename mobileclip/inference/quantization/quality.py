@@ -99,6 +99,11 @@ class TowerQuality:
             return f"{same / total:.1%} of {total:,} first results are as in float32, expected at least {least:.1%}"
         return ""
 
+    @property
+    def has_room(self) -> bool:
+        """Whether it passes, and of cosine loses half of what it may: what is decided on few inputs should."""
+        return not self.refusal and 1 - self.smallest_cosine <= (1 - LEAST_COSINE["int8"]) / 2
+
     def __str__(self) -> str:
         """Return a line for a person."""
         found = "" if self.is_found is None else f", and is found by {self.is_found}"
