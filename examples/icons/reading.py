@@ -55,12 +55,14 @@ class IconSet:
         icons: one for each name.
         num_drawings: before names were cleaned and variants left out.
         licence: as the package states it.
+        variants: by name, its drawings in every manner, those of `icons` first.
     """
 
     style: Style
     icons: tuple[Icon, ...]
     num_drawings: int
     licence: Mapping[str, Any]
+    variants: Mapping[str, tuple[Icon, ...]] = attrs.field(factory=dict, repr=False)
 
 
 def read_sets(modules: Path, styles: Iterable[Style], *, max_words: int, seed: int) -> list[IconSet]:
@@ -81,11 +83,18 @@ def read_sets(modules: Path, styles: Iterable[Style], *, max_words: int, seed: i
             icons = _emoji(one, concepts, names)
         else:
             icons = _icons(one, _categories(modules / one.style.package), max_words=max_words)
-        chosen: dict[str, Icon] = {}
+        variants: dict[str, tuple[Icon, ...]] = {}
         for icon in sorted(icons, key=lambda icon: chance(seed, "variant", icon.key)):
-            chosen.setdefault(icon.name, icon)
-        kept = tuple(chosen[name] for name in sorted(chosen))
-        found.append(IconSet(style=one.style, icons=kept, num_drawings=len(one.drawings), licence=one.licence))
+            variants[icon.name] = (*variants.get(icon.name, ()), icon)
+        found.append(
+            IconSet(
+                style=one.style,
+                icons=tuple(variants[name][0] for name in sorted(variants)),
+                num_drawings=len(one.drawings),
+                licence=one.licence,
+                variants=variants,
+            )
+        )
     return found
 
 

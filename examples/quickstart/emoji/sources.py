@@ -20,6 +20,7 @@ _LOCK = Path(__file__).with_name("package-lock.json")
 NAMES_PACKAGE = "emojibase-data"
 _TYPES_PACKAGE = "@iconify/types"
 NPM_TIMEOUT_SECONDS = 300
+NPM_CI = ("--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline")
 
 
 @attrs.frozen(kw_only=True)
@@ -118,7 +119,7 @@ def download(directory: Path, styles: Sequence[Style] = STYLES) -> Path:
         # Without a package file of its own, npm would look for one in the directories above.
         write_text(directory / "package.json", json.dumps({"private": True, "dependencies": wanted}) + "\n")
         write_text(directory / "package-lock.json", json.dumps(_lock(wanted), indent=1) + "\n")
-        _npm(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(directory)])
+        run_npm(["ci", *NPM_CI, "--prefix", str(directory)])
     for name, version in wanted.items():
         found = _installed_version(modules / name)
         if found != version:
@@ -216,7 +217,12 @@ def _installed_version(package: Path) -> str | None:
         return None
 
 
-def _npm(arguments: Sequence[str]) -> None:
+def run_npm(arguments: Sequence[str]) -> None:
+    """Run npm, or what it installed.
+
+    Raises:
+        ValueError: if it is missing, fails, or takes too long.
+    """
     command = _npm_command()
     try:
         result = subprocess.run(  # noqa: S603  our own arguments, no shell
