@@ -110,6 +110,6 @@ function dateOf(text) {
 }
 
 /** Returns a text without the case of its letters, letter by letter, as Python's casefold. */
-function folded(text) {
+export function folded(text) {
   return Array.from(text, (letter) => (letter === "ı" ? letter : letter.toUpperCase().toLowerCase())).join("");
 }

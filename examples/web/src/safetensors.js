@@ -1,11 +1,11 @@
 /** Reads safetensors: a length, a header in JSON, and the values behind it. */
 
-const KINDS = { F32: Float32Array, U8: Uint8Array, I32: Int32Array, I64: BigInt64Array };
+const KINDS = { F32: Float32Array, I8: Int8Array, U8: Uint8Array, I32: Int32Array, I64: BigInt64Array };
 
 /**
  * Returns the tensors of a file by name.
  * @param {ArrayBuffer} buffer the whole file.
- * @returns {Map<string, {shape: number[], rows: (Float32Array|Uint8Array|Int32Array|BigInt64Array)[]}>} rows along the first axis.
+ * @returns {Map<string, {shape: number[], rows: (Float32Array|Int8Array|Uint8Array|Int32Array|BigInt64Array)[]}>} rows along the first axis.
  */
 export function readSafetensors(buffer) {
   const length = Number(new DataView(buffer).getBigUint64(0, true));

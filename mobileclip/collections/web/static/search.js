@@ -26,7 +26,7 @@ function facts({ width, height, size, taken, camera, latitude, longitude }) {
 }
 
 // Where the arrow keys lead from one picture: to the next, or to the nearest of the row above or below.
-function neighbour(all, place, key) {
+export function neighbour(all, place, key) {
   if (key === 'ArrowRight') return place + 1;
   if (key === 'ArrowLeft') return place - 1;
   const box = all[place].getBoundingClientRect();
