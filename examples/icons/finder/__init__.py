@@ -1,0 +1,5 @@
+"""An icon finder: a static page that searches the icons of many sets in 27 languages, also offline."""
+
+from examples.icons.finder.building import FinderSpec, build_finder
+
+__all__ = ["FinderSpec", "build_finder"]

@@ -1,0 +1,29 @@
+"""Icon finder: a static page that searches the icons of twenty sets in 27 languages, also offline.
+
+Command:   python -m examples.icons.finder            (with the extra `quickstart` installed), or: make finder
+           python -m examples.icons.finder --sets lucide tabler --output build/two          (two sets)
+           python -m http.server --directory build/finder                                   (then open it)
+Hardware:  any computer, about 2 GiB of memory
+Time:      minutes, most of them for rendering; it may be stopped, and goes on with the set that it was at
+Result:    build/finder: a folder for any static server, and report.json with its bytes, icons, and what is still found
+
+Drawings come through npm and are rendered as `python -m examples.icons` does; its folder is used where it is there.
+The packaged model embeds them. The page has 32 dimensions of the embeddings in int8, and both text towers, in
+JavaScript.
+"""
+
+from __future__ import annotations
+
+import json
+
+from examples.icons.finder import FinderSpec, build_finder
+
+if __name__ == "__main__":
+    from mobileclip.recipes.entry_point import described, reported
+    from mobileclip.terminal.help import parse
+    from mobileclip.terminal.printing import say
+
+    spec = parse(FinderSpec, description=described(__doc__), default=FinderSpec())
+    with reported("finder", None):
+        say(json.dumps(build_finder(spec), indent=1))
+        say(f"python -m http.server --directory {spec.output}")

@@ -1,0 +1,226 @@
+"""The finder as a folder for any static server: rendered, embedded, reduced, and cut into files as they are shown."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from attrs import validators
+from safetensors.torch import load_file, save, save_file
+from torch import Tensor
+
+import mobileclip
+from examples.icons.dataset import IconDataSpec
+from examples.icons.finder.page import SCRIPTS, STATIC, bundle, copy_sources
+from examples.icons.finder.reducing import Reduced, pack_towers, recall, with_rounded_tokens
+from examples.icons.reading import Icon, IconSet, read_sets
+from examples.icons.sets import ALL_SETS, FREE_SETS
+from examples.icons.splits import TEST_NAMES, TITLES
+from examples.quickstart.emoji.on_disk import claim, is_finished, load_finished
+from examples.quickstart.emoji.rendered import render_sets
+from examples.quickstart.emoji.sources import download
+from mobileclip import ImageTextModel
+from mobileclip.progress import track
+from mobileclip.serialization import from_json
+from mobileclip.storage.atomic import atomic_folder, atomic_path
+from mobileclip.tensor_files.weights import weights_sha256
+
+MODEL = "icons-multilingual"
+REPORT = "report.json"
+_BATCH = 64
+_OWN, _SHARED = ("index.html", "finder.css"), ("search.css", "icon.svg")
+# What comes at the first load.
+_SHELL = (*_OWN, *_SHARED, "finder.js", "index.bin", "catalogue.bin")
+
+
+def _known(_: object, attribute: attrs.Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
+    names = [one.name for one in ALL_SETS]
+    if not value or len(set(value)) < len(value) or not set(value) <= set(names):
+        raise ValueError(f"{attribute.name} are different ones of {', '.join(names)}; got {', '.join(value)}")
+
+
+@attrs.frozen(kw_only=True)
+class FinderSpec:
+    """The choices of the finder.
+
+    Args:
+        output: its folder, which is replaced as a whole.
+        data: where packages, renderings and embeddings are kept: a folder of `python -m examples.icons`, or a new one.
+        sets: whose drawings.
+        dims: of the vectors on the page.
+        icons_per_file: how many drawings are loaded at once; files hold drawings that look alike.
+        num_processes: drawings rendered at once.
+
+    Raises:
+        ValueError: if a number is out of its range, or a set is unknown.
+    """
+
+    output: Path = Path("build/finder")
+    data: Path = Path("outputs/icons")
+    sets: tuple[str, ...] = attrs.field(default=tuple(one.name for one in FREE_SETS), validator=_known)
+    dims: int = attrs.field(default=32, validator=[validators.ge(1), validators.le(256)])
+    icons_per_file: int = attrs.field(default=64, validator=validators.ge(1))
+    num_processes: int = attrs.field(default=2, validator=validators.ge(1))
+
+
+def build_finder(spec: FinderSpec) -> dict[str, Any]:
+    """Download, render, embed and write the finder, and return its figures; what was done before is not done again.
+
+    Args:
+        spec: the choices.
+
+    Raises:
+        ValueError: if the network or npm fails.
+        OSError: if it cannot be written.
+    """
+    began = time.perf_counter()
+    choices = spec.data / "spec.json"
+    if not choices.exists():
+        claim(spec.data, attrs.evolve(IconDataSpec(), output=Path()))
+    data = from_json(choices.read_text(encoding="utf-8"), IconDataSpec)
+    styles = [one for one in ALL_SETS if one.name in spec.sets]
+    work = copy_sources(spec.data / "finder")
+    sets = read_sets(download(spec.data / "download", styles), styles, max_words=data.max_words, seed=data.seed)
+    drawings = {one.style.name: {icon.key: (icon.name, icon.svg) for icon in one.icons} for one in sets}
+    rendered = render_sets(spec.data / "renderings", drawings, data.image_size, num_processes=spec.num_processes)
+    clip = mobileclip.load(MODEL)
+    icons = [icon for one in sets for icon in one.icons if icon.key in rendered[one.style.name]]
+    pngs = {name: [several[one.key].png for one in icons if one.set_name == name] for name, several in rendered.items()}
+    images = torch.cat([_embed(clip, work / f"{name}.safetensors", several) for name, several in pngs.items()])
+    reduced = Reduced.of(images, min(spec.dims, images.shape[1]))
+    order = alike(reduced.vectors.float() * reduced.matrix.norm(dim=1), spec.icons_per_file)
+    figures = _recall(spec.data, clip, icons, images, reduced)
+    with atomic_folder(spec.output, overwrite=True) as folder:
+        report = _write(folder, spec, sets, [icons[one] for one in order], reduced, order, clip, work)
+        report |= {"without_picture": sum(len(one.icons) for one in sets) - len(icons)}
+        report |= {"seconds": round(time.perf_counter() - began, 1), "recall": figures}
+        (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return report
+
+
+@torch.inference_mode()
+def _embed(clip: ImageTextModel, path: Path, pngs: Sequence[bytes]) -> Tensor:
+    """Return the embeddings of pictures, which are kept in a file that is made anew for others."""
+    digest = sha256(b"".join((weights_sha256(clip.model.state_dict()).encode(), *pngs))).hexdigest()
+    if path.exists() and digest in (kept := load_file(path)):
+        return kept[digest]
+    batches = [pngs[start : start + _BATCH] for start in range(0, len(pngs), _BATCH)]
+    tracked = track(batches, total=len(batches), title=f"embedding {path.stem}", unit="batches")
+    images = torch.cat([clip.encode_image(one) for one in tracked])
+    with atomic_path(path) as temporary:
+        save_file({digest: images}, temporary)
+    return images
+
+
+def alike(rows: Tensor, size: int) -> list[int]:
+    """Return an order of rows in which each run of `size` is alike: halved at their widest dimension, again and again.
+
+    Shape:
+        rows: (rows, dims).
+    """
+    found: list[int] = []
+    waiting = [torch.arange(len(rows))]
+    while waiting:
+        some = waiting.pop()
+        if len(some) <= size:
+            found += some.tolist()
+            continue
+        widest = rows[some].var(dim=0).argmax()
+        some = some[rows[some, widest].argsort(stable=True)]
+        # All runs but the last are whole.
+        middle = size * -(-len(some) // (2 * size))
+        waiting += [some[middle:], some[:middle]]
+    return found
+
+
+def _recall(
+    data: Path, clip: ImageTextModel, icons: Sequence[Icon], images: Tensor, reduced: Reduced
+) -> list[dict[str, Any]]:
+    """Return how held-out names find their drawings, among held-out ones and among all, where a split has them."""
+    if not is_finished(data):
+        return []
+    held_out = {sample.key for sample in load_finished(data, TITLES).splits[TEST_NAMES].samples()}
+    there = [number for number, icon in enumerate(icons) if icon.key in held_out]
+    if not there:
+        return []
+    wanted = sorted({icons[number].name for number in there})
+    texts, rounded = clip.encode_text(wanted), with_rounded_tokens(mobileclip.load(MODEL)).encode_text(wanted)
+    found = []
+    for chosen in (there, list(range(len(icons)))):
+        names = [icons[number].name for number in chosen]
+        page = recall(rounded @ reduced.matrix.T, reduced.vectors[chosen].float(), wanted, names)
+        model = recall(texts, images[chosen], wanted, names)
+        found.append({"names": len(wanted), "drawings": len(chosen), "page": page, "model": model})
+    return found
+
+
+def _write(  # noqa: PLR0917  the parts of the folder
+    folder: Path,
+    spec: FinderSpec,
+    sets: Sequence[IconSet],
+    icons: Sequence[Icon],
+    reduced: Reduced,
+    order: Sequence[int],
+    clip: ImageTextModel,
+    work: Path,
+) -> dict[str, Any]:
+    towers, tensors = pack_towers(clip, reduced.matrix)
+    index = _packed(folder / "index.bin", save({"vectors": reduced.vectors[list(order)].contiguous(), **tensors}))
+    variants = {icon.key: one.variants[icon.name] for one in sets for icon in one.icons}
+    numbers = {one.style.name: number for number, one in enumerate(sets)}
+    counts = Counter(icon.set_name for icon in icons)
+    catalogue = {
+        "towers": towers,
+        "sets": [
+            {"name": one.style.name, "title": one.style.title, "number": counts[one.style.name], **one.licence}
+            for one in sets
+        ],
+        "icons_per_file": spec.icons_per_file,
+        "icons": [(numbers[one.set_name], one.source, one.name, len(variants[one.key])) for one in icons],
+    }
+    model = index + _packed(folder / "catalogue.bin", _json(catalogue))
+    for kind in ("drawings", "variants"):
+        (folder / kind).mkdir()
+    for number, start in enumerate(range(0, len(icons), spec.icons_per_file)):
+        some = icons[start : start + spec.icons_per_file]
+        _packed(folder / "drawings" / f"{number}.bin", _json({icon.key: icon.svg for icon in some}))
+        several = {icon.key: {one.source: one.svg for one in variants[icon.key]} for icon in some}
+        _packed(folder / "variants" / f"{number}.bin", _json(several))
+    for source in (*(work / SCRIPTS / name for name in _OWN), *(work / STATIC / name for name in _SHARED)):
+        shutil.copyfile(source, folder / source.name)
+    bundle(work, "finder.js", folder / "finder.js")
+    digest = sha256(b"".join((folder / name).read_bytes() for name in _SHELL)).hexdigest()[:12]
+    defined = {"VERSION": digest, "SHELL": _SHELL}
+    bundle(work, "sw.js", folder / "sw.js", *(f"--define:{name}={json.dumps(one)}" for name, one in defined.items()))
+    return {
+        "icons": len(icons),
+        "sets": len(sets),
+        "drawings": sum(len(variants[icon.key]) for icon in icons),
+        "model_bytes": model,
+        "script_bytes": (folder / "finder.js").stat().st_size,
+        "first_load_bytes": sum((folder / name).stat().st_size for name in (*_SHELL, "sw.js")),
+        **{f"{kind[:-1]}_bytes": _bytes(folder / kind) for kind in ("drawings", "variants")},
+    }
+
+
+def _bytes(folder: Path) -> int:
+    return sum(one.stat().st_size for one in folder.iterdir())
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _packed(path: Path, content: bytes) -> int:
+    """Write bytes with gzip, which the page undoes itself: not every server compresses. Return how many there are."""
+    path.write_bytes(gzip.compress(content, mtime=0))
+    return path.stat().st_size
