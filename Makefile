@@ -46,7 +46,7 @@ empty :=
 space := $(empty) $(empty)
 
 .DEFAULT_GOAL := help
-.PHONY: help check test test-core test-all quickstart bench gpu mutants litert docs format lock clean
+.PHONY: help check test test-core test-all quickstart finder bench gpu mutants litert docs format lock clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -72,6 +72,9 @@ test-all: $(VENV)/test.stamp  ## The wheel on every Python here and at the lowes
 
 quickstart: $(VENV)/quickstart.stamp  ## Reinforce, train and evaluate on real images, in minutes; ARGS="--help" shows options
 	$(BIN)/python -m examples.quickstart $(ARGS)
+
+finder: $(VENV)/quickstart.stamp  ## A static page that searches the icons of twenty sets in 27 languages, into build/finder
+	$(BIN)/python -m examples.icons.finder $(ARGS)
 
 bench: $(VENV)/test.stamp  ## Measure blocks, models, tokenizer, replay and loss; ARGS="..." goes to pytest
 	$(BIN)/python -m pytest tests/bench --benchmark-only $(ARGS)
