@@ -23,7 +23,7 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "cli": ("test_extras.py", "evaluation/test_own_data.py", "export/test_cli.py"),
     "__init__": ("test_import.py", "test_extras.py"),
     "__main__": ("test_extras.py",),
-    "charts": ("training/test_plots.py", "recipes/test_finetune.py"),
+    "charts": ("test_figures.py", "training/test_plots.py", "recipes/test_finetune.py"),
     "inputs": ("test_input_sizes.py", "test_own_tokenizer.py", "data/images", "test_serialization.py"),
     "progress": ("terminal/test_printing.py", "evaluation/test_pace.py"),
     "registry": ("test_foreign_towers.py",),

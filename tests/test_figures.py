@@ -15,10 +15,8 @@ from examples.learning_efficiency.page import DOCS, kept
 from examples.learning_efficiency.picture import panels
 from examples.learning_efficiency.spec import EfficiencySpec
 from mobileclip.charts import write_chart
-from mobileclip.evaluation.report.figures import LIGHT, to_png
-from mobileclip.evaluation.report.plots import draw_latency, latency_panels
-from mobileclip.evaluation.report.published import published_model
-from mobileclip.recipes.finetuning.report import _plot
+from mobileclip.evaluation.report import LIGHT, draw_latency, latency_panels, published_model, to_png
+from mobileclip.recipes.finetuning import write_report
 from mobileclip.training import MetricLog, plot_curves
 from mobileclip.training.finetuning import Results, Score, Scores
 
@@ -59,7 +57,8 @@ def tradeoff(path):
         return Scores(alpha=alpha, new=new, old=(old,))
 
     rows = tuple(scores(alpha, right) for alpha, right in ((0.0, 3), (0.5, 9), (1.0, 15)))
-    assert _plot(Results(rows=rows, seconds=1.0), path)
+    write_report(path.parent, Results(rows=rows, seconds=1.0))
+    (path.parent / "tradeoff.png").rename(path)
 
 
 def latency(path):
