@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _COLUMNS = 4
 # In points: numbers and label of x stand between the axes and the legend.
 _BELOW = 38
+# Of a line of the legend, in inches.
+_LABEL_HEIGHT = 0.2
 
 
 @attrs.frozen(kw_only=True)
@@ -76,7 +78,7 @@ def write_chart(panels: Sequence[Panel], path: storage.AnyPath, *, size: tuple[f
     Args:
         panels: at least one.
         path: of the file, or its URL.
-        size: of a panel, in inches.
+        size: of a panel, in inches; the legend below it comes to that.
 
     Raises:
         ModuleNotFoundError: if matplotlib is not there; the message says how to install it.
@@ -86,7 +88,9 @@ def write_chart(panels: Sequence[Panel], path: storage.AnyPath, *, size: tuple[f
 
     num_columns = min(_COLUMNS, len(panels))
     num_rows = math.ceil(len(panels) / num_columns)
-    figure = Figure(figsize=(size[0] * num_columns, size[1] * num_rows), layout="constrained")
+    num_labels = max((sum(bool(line.label) for line in one.lines) for one in panels if one.has_legend), default=0)
+    height = size[1] + _LABEL_HEIGHT * num_labels
+    figure = Figure(figsize=(size[0] * num_columns, height * num_rows), layout="constrained")
     places = list(figure.subplots(num_rows, num_columns, squeeze=False).flat)
     for axes, panel in zip(places, panels, strict=False):
         for line in panel.lines:
