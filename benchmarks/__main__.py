@@ -24,6 +24,7 @@ BENCHMARKS = {
     "quantization": "QuantizationBenchSpec",
     "roofline": "RooflineBenchSpec",
     "exports": "ExportsBenchSpec",
+    "forms": "FormsBenchSpec",
     "train": "TrainBenchSpec",
     "loss": "LossBenchSpec",
     "overhead": "OverheadBenchSpec",

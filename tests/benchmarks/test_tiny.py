@@ -33,8 +33,8 @@ SLOW = {
     "collection": {"decode", "encode", "index", "embed", "all compared", "recall of the graphs"},
     "search_rivals": {"a photograph", "over index"},
 }
-# Those that need the quickstart's drawings and teachers, or all the others, have tests of their own.
-OTHERS = {"evaluate", "curation", "curation_training", "gpu"}
+# Those that need data sets, the quickstart's drawings and teachers, or all the others, have tests of their own.
+OTHERS = {"evaluate", "forms", "curation", "curation_training", "gpu"}
 
 
 def test_no_benchmark_is_left_out():

@@ -14,29 +14,33 @@ from mobileclip.evaluation import Benchmark, BenchmarkSample, write_benchmark
 _SAMPLES_PER_SHARD = 100
 
 
-def write_benchmarks(dataset: DrawnDataset, output: Path, *, templates: Sequence[str]) -> tuple[Benchmark, ...]:
+def write_benchmarks(
+    dataset: DrawnDataset, output: Path, *, templates: Sequence[str], name: str = "emoji", captions: bool = True
+) -> tuple[Benchmark, ...]:
     """Write every test split as a data set of classes, and those with captions of their own as one of captions.
 
     Args:
         dataset: what `build_dataset` returned.
-        output: where the folders `wds_emoji-SPLIT_test` and `wds_emoji-SPLIT-captions_test` go.
+        output: where the folders `wds_NAME-SPLIT_test` and `wds_NAME-SPLIT-captions_test` go.
         templates: prompts with one `{}` where the name of a class goes.
+        name: of the data set, in the folders'.
+        captions: whether those of captions are written.
     """
     written = []
     for split in dataset.tests:
         samples = list(split.samples())
         written.append(
             write_benchmark(
-                output / f"wds_emoji-{split.name}_test",
+                output / f"wds_{name}-{split.name}_test",
                 labelled_samples(split, samples),
                 class_names=split.class_names,
                 templates=templates,
                 samples_per_shard=_SAMPLES_PER_SHARD,
             )
         )
-        captioned = captioned_samples(samples)
+        captioned = captioned_samples(samples) if captions else []
         if captioned:
-            folder = output / f"wds_emoji-{split.name}-captions_test"
+            folder = output / f"wds_{name}-{split.name}-captions_test"
             written.append(write_benchmark(folder, captioned, samples_per_shard=_SAMPLES_PER_SHARD))
     return tuple(written)
 
