@@ -18,15 +18,18 @@ from search import main
 
 
 def open_tower(export: Export, tower: dict[str, Any]) -> Encode:
-    """Return what runs one input of a tower.
+    """Return what runs one input of a tower: of texts, a signature for each length of rows.
 
     Raises:
         ValueError: if its file cannot be read.
     """
     path = export.folder / tower["file"]
-    run = Interpreter(model_path=str(path), num_threads=os.cpu_count()).get_signature_runner()
+    interpreter = Interpreter(model_path=str(path), num_threads=os.cpu_count())
+    whole = interpreter.get_signature_runner("serving_default")
+    shorter = {length: interpreter.get_signature_runner(f"length_{length}") for length in tower.get("lengths", [])[:-1]}
 
     def encode(inputs: Array) -> Array:
+        run = shorter.get(inputs.shape[1], whole)
         embeddings: Array = run(**{tower["input_name"]: inputs})[tower["output_name"]]
         return embeddings
 

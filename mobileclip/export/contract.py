@@ -123,11 +123,12 @@ class TowerFile:
         output_name: of the embeddings or the logits, the first output.
         output_shape: of the embeddings or the logits, float32; None where the batch may have any size.
         compute: what the encoder computes in where it runs as exported; a runtime may choose more exact kernels.
-        float32: the layers that compute in float32 all the same, since the export would fail a gate otherwise.
+        float32: the layers that compute in float32 all the same, since the export would fail a check otherwise.
             In int8, they compute in what all that is not quantised computes in: float16 in Core ML. Of `int8-weights`,
             those whose weights are stored in float32.
         lengths: numbers of ids that a row of the text file may have, rising, that of the input's shape last; none where
             that alone is taken. A host cuts the padding off its rows, down to the shortest that holds their texts.
+            Each has a signature in LiteRT: `length_8` and the like, and `serving_default` for the last.
         features: outputs behind the embeddings, in this order.
         backend: of ExecuTorch, where it is not XNNPACK.
         outside: operations that ExecuTorch computes itself, beside its backend.

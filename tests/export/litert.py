@@ -16,11 +16,12 @@ from mobileclip.encoders import DualEncoderSpec, load_model, save_model
 from mobileclip.export import ExportSpec, bundled_samples, export_model, targets
 from mobileclip.export.export import tower_export
 from mobileclip.export.towers import Fallback
-from tests.export.models import MCI, MCT, few_samples, seeing
+from tests.export.models import MCI, MCT, SHALLOW, few_samples, seeing
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "tests" / "golden" / "litert"
 CHECKPOINT, EXPORT, INT8 = FOLDER / "checkpoint.safetensors", FOLDER / "export", FOLDER / "int8.tflite"
+LENGTHS = FOLDER / "lengths.tflite"
 SPEC = DualEncoderSpec(image=attrs.evolve(MCI, input=attrs.evolve(MCI.input, size=32)), text=MCT)
 
 
@@ -55,6 +56,15 @@ def write_int8(python):
     targets["litert"].export(int8_export(converter=python), INT8)
 
 
+def lengths_export(precision="float32", **options):
+    """A causal text tower, whose rows may be shorter."""
+    return export_of(seeing(SHALLOW), "text", precision, **options)
+
+
+def write_lengths(python):
+    targets["litert"].export(lengths_export(converter=python), LENGTHS)
+
+
 def write(python):
     FOLDER.mkdir(parents=True, exist_ok=True)
     small = seeing(SPEC)
@@ -68,6 +78,7 @@ def write(python):
     spec = ExportSpec(out=EXPORT, target="litert", preprocess="uint8", features=(0, 1), converter=python)
     export_model(CHECKPOINT, spec, samples=few_samples(), calibration=bundled_samples(), overwrite=True)
     write_int8(python)
+    write_lengths(python)
 
 
 if __name__ == "__main__":

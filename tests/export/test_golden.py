@@ -77,7 +77,7 @@ def run_executorch(path, inputs):
 def run_litert(path, inputs):
     from ai_edge_litert.interpreter import Interpreter
 
-    run = Interpreter(model_path=str(path)).get_signature_runner()
+    run = Interpreter(model_path=str(path)).get_signature_runner("serving_default")
     (name,) = run.get_input_details()
     taken = inputs.int() if name == "tokens" else inputs
     return torch.cat([torch.from_numpy(next(iter(run(**{name: row[None].numpy()}).values()))) for row in taken])

@@ -49,7 +49,7 @@ class TestWhich:
         [
             ({"target": "onnx"}, (8, 12)),
             ({"target": "onnx", "text_lengths": "full"}, ()),
-            ({"target": "litert"}, ()),
+            ({"target": "litert"}, (8, 12)),
             ({"target": "executorch", "backend": "vulkan"}, ()),
         ],
     )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from mobileclip.data import Tokenizer
 from mobileclip.export import (
     ExportSpec,
     export_model,
@@ -26,8 +27,8 @@ from mobileclip.export.targets.litert.fewer_bits import WEIGHTED, with_fewer_bit
 from mobileclip.export.towers import ROUNDING, stored_layers
 from tests.errors import fails
 from tests.export.hostile_folders import sign
-from tests.export.litert import EXPORT, INT8, converter, export_of, int8_export, model
-from tests.export.models import TRANSFORMERS, few_samples, seeing
+from tests.export.litert import EXPORT, INT8, LENGTHS, converter, export_of, int8_export, lengths_export, model
+from tests.export.models import TOKENS, TRANSFORMERS, few_samples, seeing
 
 pytestmark = pytest.mark.extra("litert")
 TARGET = targets["litert"]
@@ -122,6 +123,30 @@ def test_int8_is_static():
     assert 1e-4 < difference < 0.2
     weight = export.encoder.head.project.weight.detach()
     assert not ROUNDING["int8"][0](weight).equal(weight), "the layer that is kept would have changed"
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8-weights"])
+def test_a_causal_tower_has_a_signature_for_each_length_and_its_weights_once(precision, tmp_path):
+    export, path, sound = lengths_export(precision), tmp_path / "text.tflite", LENGTHS.read_bytes()
+    path.write_bytes(sound if precision == "float32" else with_fewer_bits(sound, export))
+    assert tables_of(path, export) == 1
+    file, tokens = tower_file(export, path.name, Written(compute="float32")), Tokenizer(TOKENS)(["a cat", "red"]).int()
+    assert file.lengths == (8, 12)
+    run, expected = TARGET.open(path, file), export.graph(torch.float32)(tokens)
+    for length in file.lengths:
+        found = torch.cat([run(row[None, :length].contiguous())[0] for row in tokens])
+        assert torch.cosine_similarity(found, expected).min() > 0.999
+
+
+def tables_of(path, export):
+    """How many tables of token embeddings a file stores."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
+    shape = list(export.encoder.token_embedding.weight.shape)
+    alike = (one for graph in model.subgraphs for one in graph.tensors if one.shape is not None)
+    buffers = {one.buffer for one in alike if list(one.shape) == shape}
+    return sum(model.buffers[buffer].data is not None for buffer in buffers)
 
 
 def test_who_exports_is_told_how_to_get_the_converter(tmp_path):

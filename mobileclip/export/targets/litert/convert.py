@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from mobileclip.export.targets.litert.file import SIGNATURE, signature_of
 from mobileclip.export.towers.attention import set_attention, written_out_attention
 from mobileclip.export.towers.graph import TowerExport
 from mobileclip.export.towers.int8 import EVERY_OUTPUT, dequantize_for_each_user, graph_in_int8
@@ -72,10 +73,12 @@ def _convert(tower: TowerExport) -> bytes:
     python = tower.spec.converter
     assert python is not None, "a spec without a converter is refused"
     with tempfile.TemporaryDirectory() as temporary:
-        program, path = Path(temporary) / "tower.pt2", Path(temporary) / "tower.tflite"
-        torch.export.save(_program(tower), program)
+        programs, path = Path(temporary) / "programs", Path(temporary) / "tower.tflite"
+        programs.mkdir()
+        for name, program in _programs(tower).items():
+            torch.export.save(program, programs / f"{name}.pt2")
         precision = ["int8"] if tower.spec.precision == "int8" else []
-        done = _run([str(python), "-I", str(_SCRIPT), str(program), str(path), *precision])
+        done = _run([str(python), "-I", str(_SCRIPT), str(programs), str(path), *precision])
         if done.returncode:
             raise ValueError(
                 f"LiteRT's converter failed: {_last_words(done)}; try a newer one, in --set converter={python}: pip "
@@ -84,8 +87,8 @@ def _convert(tower: TowerExport) -> bytes:
         return path.read_bytes()
 
 
-def _program(tower: TowerExport) -> torch.export.ExportedProgram:
-    """Return a tower as torch.export sees it, its input and outputs by name."""
+def _programs(tower: TowerExport) -> dict[str, torch.export.ExportedProgram]:
+    """Return a tower as torch.export sees it, its input and outputs by name: a signature for each length of texts."""
     if tower.spec.precision == "int8":
         graph = graph_in_int8(
             tower,
@@ -99,10 +102,14 @@ def _program(tower: TowerExport) -> torch.export.ExportedProgram:
         graph = tower.graph(torch.float32)
     # The converter has no attention of one operation.
     set_attention(graph, written_out_attention)
-    example = torch.zeros(1, *tower.input_shape, dtype=getattr(torch, tower.input_dtype))
-    program = torch.export.export(_Named(graph, tower.output_names), (), {tower.input_name: example}, strict=False)
-    dequantize_for_each_user(program)
-    return program
+    named = _Named(graph, tower.output_names)
+    shapes = {SIGNATURE: tower.input_shape} | {signature_of(length): (length,) for length in tower.lengths[:-1]}
+    programs = {}
+    for name, shape in shapes.items():
+        example = torch.zeros(1, *shape, dtype=getattr(torch, tower.input_dtype))
+        programs[name] = torch.export.export(named, (), {tower.input_name: example}, strict=False)
+        dequantize_for_each_user(programs[name])
+    return programs
 
 
 class _Named(nn.Module):

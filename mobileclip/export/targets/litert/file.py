@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 SIGNATURE = "serving_default"
-"""What the converter calls the one function of a file."""
+"""What hosts call the function of a file; of texts, that of the whole context length."""
 
 _FLOATS = {"FLOAT16": np.float16, "FLOAT32": np.float32, "FLOAT64": np.float64}
 
@@ -30,17 +30,20 @@ class Operation:
     weight: npt.NDArray[Any] | None = attrs.field(repr=False)
 
 
+def signature_of(length: int) -> str:
+    """Return the name of the signature for shorter rows of ids."""
+    return f"length_{length}"
+
+
 def operations_of(data: bytes) -> tuple[Operation, ...]:
-    """Return the operations of a file that was written here, in order."""
+    """Return the operations of a file that was written here, in order, signature after signature."""
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromPackedBuf(data, 0)
-    (graph,) = model.subgraphs
     types, kinds = _names(schema.TensorType), _names(schema.BuiltinOperator)
     codes = [kinds[max(code.builtinCode, code.deprecatedBuiltinCode)] for code in model.operatorCodes]
 
-    def stored(index: int) -> npt.NDArray[Any] | None:
-        tensor = graph.tensors[index]
+    def stored(tensor: Any) -> npt.NDArray[Any] | None:
         data, dtype = model.buffers[tensor.buffer].data, _FLOATS.get(types[tensor.type])
         if data is None or dtype is None:
             return None
@@ -50,8 +53,9 @@ def operations_of(data: bytes) -> tuple[Operation, ...]:
         Operation(
             kind=codes[one.opcodeIndex],
             output=graph.tensors[one.outputs[0]].name.decode(),
-            weight=stored(one.inputs[1]) if len(one.inputs) > 1 else None,
+            weight=stored(graph.tensors[one.inputs[1]]) if len(one.inputs) > 1 else None,
         )
+        for graph in model.subgraphs
         for one in graph.operators
     )
 
@@ -85,11 +89,16 @@ def with_float_ends(data: bytes) -> bytes:
     Args:
         data: of a file that was written here.
     """
-    from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.tools import flatbuffer_utils
 
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
-    (graph,), (signature,) = model.subgraphs, model.signatureDefs
+    for signature in model.signatureDefs:
+        _give_float_ends(model, model.subgraphs[signature.subgraphIndex], signature)
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def _give_float_ends(model: Any, graph: Any, signature: Any) -> None:
+    from ai_edge_litert import schema_py_generated as schema
 
     def float_of(index: int) -> int:
         """Add a float tensor that takes the name of one in int8."""
@@ -117,7 +126,6 @@ def with_float_ends(data: bytes) -> bytes:
         else:
             graph.operators.append(operator(schema.BuiltinOperator.DEQUANTIZE, index, entry.tensorIndex))
     graph.inputs, graph.outputs = ([places[one] for one in ends] for ends in (graph.inputs, graph.outputs))
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
 def _names(codes: type) -> dict[int, str]:

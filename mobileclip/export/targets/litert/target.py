@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from mobileclip.export.spec import ExportSpec, TextDtype
 from mobileclip.export.targets.base import CPU, Format, Run, Written, device_called
 from mobileclip.export.targets.litert.convert import CONVERTER, converted, converter_version
 from mobileclip.export.targets.litert.fewer_bits import with_fewer_bits
-from mobileclip.export.targets.litert.file import SIGNATURE, with_float_ends, with_notes
+from mobileclip.export.targets.litert.file import SIGNATURE, signature_of, with_float_ends, with_notes
 from mobileclip.export.targets.native_stderr import kept_stderr, text_of
 from mobileclip.export.towers.graph import TowerExport
 from mobileclip.extras import needed
@@ -28,7 +29,7 @@ class LiteRTTarget(Format):
     """LiteRT from an exported program, by Google's converter, with XNNPACK's kernels on the processor.
 
     The converter runs in an environment of its own, which the spec names. Files take one input at a time; token ids are
-    int32.
+    int32. A causal text tower has a signature for each length of rows beside `serving_default`: `length_8` and so on.
 
     Source: github.com/google-ai-edge/litert-torch.
     """
@@ -37,6 +38,7 @@ class LiteRTTarget(Format):
     libraries: tuple[str, ...] = ("ai-edge-litert", "ai-edge-quantizer")
     text_dtype: TextDtype = "int32"
     precisions: tuple[Precision, ...] = ("float32", "float16", "int8", "int8-weights")
+    cuts_texts: bool = True
     runtime: str = "litert"
 
     def check(self) -> None:
@@ -82,24 +84,26 @@ class LiteRTTarget(Format):
             ValueError: if it cannot be read.
         """
         device_called(device, {CPU: CPU}, self.runtime)
-        function = _load(path, threads_or_default(num_threads))
+        names = {length: signature_of(length) for length in tower.lengths[:-1]}
+        functions = _load(path, [SIGNATURE, *names.values()], threads_or_default(num_threads))
 
         def run(inputs: Tensor) -> tuple[Tensor, ...]:
+            function = functions[names.get(inputs.shape[1], SIGNATURE)]
             found = function(**{tower.input_name: inputs.numpy()})
             return tuple(torch.from_numpy(found[name]) for name in tower.outputs)
 
         return run
 
 
-def _load(path: Path, num_threads: int) -> Any:
-    """Return the one function of a file; it is read whole, so that it may be replaced meanwhile."""
+def _load(path: Path, names: Sequence[str], num_threads: int) -> dict[str, Any]:
+    """Return functions of a file by name; it is read whole, so that it may be replaced meanwhile."""
     from ai_edge_litert.interpreter import Interpreter
 
     with kept_stderr() as said:
         try:
             interpreter = Interpreter(model_content=path.read_bytes(), num_threads=num_threads)
             interpreter.allocate_tensors()
-            return interpreter.get_signature_runner(SIGNATURE)
+            return {name: interpreter.get_signature_runner(name) for name in names}
         except (RuntimeError, ValueError) as error:
             raise ValueError(
                 f"{path} cannot be read by LiteRT ({error}: {text_of(said)}); update it with: pip install -U "
