@@ -1,6 +1,6 @@
 """What an index finds while it is brought to another model: recall over the share of pictures that are encoded anew.
 
-Command:   python -m benchmarks upgrade --old icons@16 icons@24 OLD.safetensors --output outputs/upgrade.json
+Command:   python -m benchmarks upgrade --old icons@24 OLD.safetensors --output outputs/upgrade.json
 Hardware:  any CPU; one thread
 Time:      some minutes on one core for each old model
 Result:    recall by the share, by how that was chosen and by the shortlist; beside it `.jsonl`, a line each, and `.png`
@@ -67,7 +67,7 @@ class UpgradeBenchSpec(Bench):
     """
 
     data: Path = Path("outputs/icons")
-    old: tuple[str, ...] = ("icons@16", "icons@24")
+    old: tuple[str, ...] = ("icons@24",)
     new: str = "icons"
     shares: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     shortlist: int = attrs.field(default=50, validator=validators.gt(0))
