@@ -45,7 +45,7 @@ def test_sets_stand_side_by_side_in_a_table_and_on_a_page(places, tmp_path, caps
     assert "a &lt;b&gt;star&lt;/b&gt;" in text
     assert "<b>star" not in text
     status, _, err = run(capsys, "data", "captions", *places, "-o", page)
-    assert (status, "page.html" in err) == (1, True)
+    assert (status, "page.html" in err) == (2, True)
     status, out, _ = run(capsys, "data", "captions", *places, "--sets", "syn_text", "--samples", "3", "--device", "cpu")
     assert "Captions of 2 pictures" in out
     assert "first" not in out
@@ -54,7 +54,7 @@ def test_sets_stand_side_by_side_in_a_table_and_on_a_page(places, tmp_path, caps
 def test_places_without_a_picture_in_common_are_refused(places, tmp_path, capsys):
     write_shard(tmp_path / "other.tar", [ImageTextSample(key="z", captions=("a",), image=encoded(9, 9))])
     status, _, err = run(capsys, "data", "captions", places[0], tmp_path / "other.tar")
-    assert (status, "no picture in common" in err) == (1, True)
+    assert (status, "no picture in common" in err) == (2, True)
 
 
 def test_measures_of_texts():

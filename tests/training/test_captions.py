@@ -173,8 +173,7 @@ def test_files_of_a_run_start_another_of_a_longer_context(shards, trained, tmp_p
         model=longer, data=attrs.evolve(again.data, text=text), training=again.training, initial_weights=path
     )
     run(again, tmp_path / "again")
-    first, last = (read_metrics(folder / "metrics.jsonl")[0]["captions"] for folder in (output, tmp_path / "again"))
-    assert last < 0.5 * first
+    assert read_metrics(tmp_path / "again" / "metrics.jsonl")[0]["captions"] < 0.2 * GOLDEN[0][1]
     positions = [load_coca(path, one, any_context=True).text_encoder.position for one in (CAPTIONER, longer)]
     torch.testing.assert_close(positions[0][[0, -1]], positions[1][[0, -1]])
     with fails("encoders.holds-another-captioner-asked"):
