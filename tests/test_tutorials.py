@@ -14,7 +14,7 @@ MOST_WORDS = 300
 LAST = {
     "compose_a_block": "[(1, 128, 8, 8), (1, 256, 4, 4)]",
     "export": "'a clock'",
-    "finetune": "['finetuned.safetensors', 'interpolated.safetensors', 'report.md', 'results.json'",
+    "finetune": "'finetuned.safetensors', 'interpolated.safetensors', 'report.md', 'results.json'",
     "search": "gravel.jpg\n0.98 grass.jpg\n0.94 brick.jpg\n",
 }
 EXTRAS = {"export": ("onnx",), "search": ("collections",)}
