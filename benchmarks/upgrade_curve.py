@@ -117,6 +117,7 @@ def draw(lines: Path, picture: Path) -> None:
                 and one.chosen_by == ("chance" if one.share in (0, 1) else way)
                 and (one.shortlist.endswith(end) or (end == "first" and one.shortlist.startswith(end)))
             ]
+            points.sort(key=lambda one: one.share)
             if points:
                 x, y = [100 * one.share for one in points], [one.recall for one in points]
                 spread = [(one.high - one.low) / 2 for one in points]
