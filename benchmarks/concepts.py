@@ -12,7 +12,7 @@ and the others are to be found among all drawings. Its text is the name in a sen
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -27,6 +27,7 @@ import mobileclip
 from benchmarks.harness import Bench, Case, Row, Value
 from benchmarks.upgrade import unseen_drawings
 from mobileclip.collections.searching.learned import Cache, examples_help
+from mobileclip.data.images.transform import ImageSource
 
 Matrix = NDArray[np.float32]
 
@@ -115,6 +116,7 @@ def _percent(several: NDArray[np.generic]) -> Value:
 
 def _encoded(spec: ConceptsBenchSpec) -> tuple[NDArray[np.str_], Matrix, Matrix]:
     """Return the names of drawings, and the embeddings of both."""
+    drawings: Sequence[ImageSource]
     if spec.tiny:
         names = [f"square {number // 4}" for number in range(12)]
         drawings = [Image.new("RGB", (48, 48), (60 * (number // 4), 9 * (number % 4), 90)) for number in range(12)]

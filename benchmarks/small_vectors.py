@@ -72,7 +72,8 @@ def draw(spec: SmallVectorsSpec, count: int, part: int) -> NDArray[np.float16]:
     """Return vectors of unit length: always the same ones of a part."""
     rows = np.random.default_rng((spec.seed, part)).standard_normal((count, spec.dim), dtype=np.float32)
     rows *= np.arange(1, spec.dim + 1, dtype=np.float32) ** (-spec.spectrum / 2)
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
+    unit: NDArray[np.float16] = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
+    return unit
 
 
 def fill(folder: Path, spec: SmallVectorsSpec) -> None:

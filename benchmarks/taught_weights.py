@@ -96,7 +96,7 @@ def _teach_images(
     pixels = read_pictures(spec.images, small, spec.num_images, seed=spec.seed, skipped=[])
     with torch.no_grad():
         seen = functional.interpolate(_floats(pixels), side, mode="area")
-        targets = torch.cat([teacher.model.encode_image(one) for one in seen.split(256)]) @ rotation
+        targets = torch.cat([teacher.model.encode_image(one) for one in torch.split(seen, 256)]) @ rotation
 
     def inputs(rows: Tensor, part: float) -> Tensor:
         found = pixels[rows] if part < _SMALL_PART else pixels[rows[: len(rows) // 4]]
@@ -114,7 +114,7 @@ def _teach_texts(
     tokens = Tokenizer(model.spec.text.input)(texts)
     given = Tokenizer(teacher.model.spec.text.input)(texts)
     with torch.no_grad():
-        targets = torch.cat([teacher.model.encode_text(one) for one in given.split(256)]) @ rotation
+        targets = torch.cat([teacher.model.encode_text(one) for one in torch.split(given, 256)]) @ rotation
     _teach("text", spec, model.text_encoder, lambda rows, _: tokens[rows], targets)
 
 
@@ -139,7 +139,7 @@ def _teach(
                 given = tower(images).float()
             loss = 1 - functional.cosine_similarity(given, targets[rows[: len(images)]]).mean()
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
             optimizer.step()
             part = (time.process_time() - began) / 60 / spec.minutes
@@ -147,7 +147,7 @@ def _teach(
     tower.eval()
     with torch.no_grad():
         found = torch.cat(
-            [tower(inputs(rows.repeat(4), 1.0)[: len(rows)]) for rows in torch.arange(_HELD_OUT).split(8)]
+            [tower(inputs(rows.repeat(4), 1.0)[: len(rows)]) for rows in torch.split(torch.arange(_HELD_OUT), 8)]
         )
     cosine = float(functional.cosine_similarity(found, targets[:_HELD_OUT]).mean())
     say(f"the {name} tower: cosine {cosine:.3f} with its teacher's on {_HELD_OUT} that it did not see")

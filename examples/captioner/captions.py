@@ -65,7 +65,7 @@ def written(spec: CaptionerStudySpec, split: DataSplit, arm: Arm, file: Path) ->
     """Return the students' pictures with an arm's captions in a set beside the composed ones, written once."""
     folder = spec.output / "written" / f"{arm.writer}-{arm.num_captions}-{arm.temperature:g}"
     captioner = CheckpointCaptioner(
-        checkpoint=file,
+        checkpoint=str(file),
         num_captions=arm.num_captions,
         temperature=arm.temperature,
         max_length=min(24, spec.captioner(WRITERS[arm.writer]).text.input.context_length),

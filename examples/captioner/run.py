@@ -83,7 +83,7 @@ def _student(
 ) -> Line:
     """Train a student and return how good it is."""
     students = spec.students(ARMS[arm].source)
-    make_stores(students, [cell], teachers, part)  # type: ignore[arg-type]  of a split, samples alone are asked
+    make_stores(students, [cell], teachers, part)  # type: ignore[arg-type]  # of a split, samples alone are asked
     samples = load_store(students, store_of(cell, students), VARIANTS[cell.variant])
     folder = students.output / "runs" / cell.name
     started, processor = time.monotonic(), time.process_time()

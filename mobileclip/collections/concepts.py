@@ -179,8 +179,8 @@ class Concepts(Mapping[str, Concept]):
         path = storage.local_path(str(given))
         digest = hashlib.sha256(read_image_file(path, LIMITS, f"image {str(path)!r}")).hexdigest()
         example = Example(path=_place(given), sha256=digest, is_yes=is_yes)
-        if (place := self._places([example]).get(example.key)) is not None:
-            return example, snapshot.vectors[place]
+        if (known := self._places([example]).get(example.key)) is not None:
+            return example, snapshot.vectors[known]
         return example, embedding_of(index.clip, path, reduced=index.store.about.decode == "fast")
 
     def _places(self, examples: Sequence[Example]) -> dict[Key, int]:

@@ -10,7 +10,7 @@ from examples.quickstart.emoji.sources import NPM_CI, run_npm
 from mobileclip.storage import write_text
 
 _ROOT = Path(__file__).parents[3]
-SCRIPTS = Path("examples/icons/finder/page")
+SCRIPTS = Path("examples/icons/finder/static")
 _WEB = Path("examples/web")
 STATIC = Path("mobileclip/collections/web/static")
 # Of what the page of examples/web is built and tested with: no runtime is needed here.

@@ -102,7 +102,7 @@ def pack_towers(clip: ImageTextModel, matrix: Tensor) -> tuple[list[dict[str, An
         )
         for name, tensor in _tensors(encoder, matrix):
             # A row at least: the page reads tensors by rows.
-            tensors[f"{number}.{name}"] = torch.atleast_2d(tensor.detach()).contiguous()
+            tensors[f"{number}.{name}"] = torch.atleast_2d(tensor.detach()).contiguous()  # type: ignore[no-untyped-call]
     return contracts, tensors
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from mobileclip.collections.searching.neighbours import Found
 from mobileclip.collections.store.concepts import Concept
+from mobileclip.collections.store.vectors import Vectors
 from mobileclip.collections.store.words import BLOCK, cosines
 
 ALPHA, BETA = 1.0, 5.5
@@ -57,7 +58,7 @@ class Cache:
         signs = np.repeat(np.array([ALPHA, -ALPHA], np.float32), (len(yes), len(no)))
         return cls(vectors=np.concatenate([yes, no]), weights=weight * signs)
 
-    def added(self, vectors: NDArray[np.float16] | Matrix) -> Matrix:
+    def added(self, vectors: Vectors | Matrix) -> Matrix:
         """Return what is added to the score of each picture.
 
         Shape:
@@ -93,9 +94,7 @@ def cache_of(wanted: Sequence[Concept], without: Sequence[Concept], *, num_wante
     return Cache(vectors=vectors, weights=weighed)
 
 
-def nearest_with(
-    vectors: NDArray[np.float16], places: NDArray[np.int64] | None, query: Matrix, cache: Cache, k: int
-) -> Found:
+def nearest_with(vectors: Vectors, places: NDArray[np.int64] | None, query: Matrix, cache: Cache, k: int) -> Found:
     """Return the pictures of the highest scores, of which all are compared.
 
     Args:
@@ -112,7 +111,7 @@ def nearest_with(
     return places[best], scores[best]
 
 
-def examples_help(vectors: NDArray[np.float16], text: Matrix, yes: Matrix, no: Matrix, own: Sequence[int]) -> bool:
+def examples_help(vectors: Vectors, text: Matrix, yes: Matrix, no: Matrix, own: Sequence[int]) -> bool:
     """Return whether examples find one of them that is held back better than the text alone, one after the other.
 
     Better is a smaller logarithm of its rank among the pictures of the collection, on average. Of a single example,

@@ -16,7 +16,8 @@ from mobileclip.extras import needed
 from mobileclip.inputs import VectorKind
 
 Floats = NDArray[np.float32]
-Codes = NDArray[np.int8] | NDArray[np.uint8]
+Codes = NDArray[np.integer[Any]]
+"""int8, or uint8 of packed bits."""
 
 _DTYPES = {"int8": np.int8, "int4": np.uint8, "bits": np.uint8}
 _BITS = {"int8": 8, "int4": 4, "bits": 1}
@@ -65,7 +66,7 @@ class Coder:
     @property
     def num_bytes(self) -> int:
         """Bytes of a code."""
-        return self.basis.shape[1] * _BITS[self.kind] // 8
+        return int(self.basis.shape[1]) * _BITS[self.kind] // 8
 
     def written(self) -> bytes:
         """Return it as safetensors."""
@@ -132,7 +133,8 @@ class Coder:
         else:
             packed = numkong.dots_pack(flat, dtype=self.kind)
             products = np.asarray(numkong.dots_packed(codes, packed)).astype(np.float32)
-        return np.einsum("nqp,qp->nq", products.reshape(len(codes), *weights.shape), weights) + queries @ self.mean
+        sums: Floats = np.einsum("nqp,qp->nq", products.reshape(len(codes), *weights.shape), weights)
+        return sums + queries @ self.mean
 
     def _planes(self, queries: Floats) -> tuple[Codes, Floats]:
         """Return queries as weighted sums of codes: `(queries, planes, num_bytes)` and `(queries, planes)`."""

@@ -70,7 +70,7 @@ def sums_of(vectors: NDArray[Any], first: int) -> list[Sum]:
     return [(first + start, len(block), zlib.crc32(np.ascontiguousarray(block).data)) for start, block in blocks]
 
 
-def check(path: Path, vectors: NDArray[np.float16], sums: Iterable[Sum]) -> None:
+def check(path: Path, vectors: NDArray[Any], sums: Iterable[Sum]) -> None:
     """Compare embeddings with the sums of what was written.
 
     Args:
@@ -140,7 +140,8 @@ class Chosen:
         """
         places = self._places[key]
         if self._file is None:
-            return self._vectors[places]
+            found: NDArray[np.float16] = self._vectors[places]
+            return found
         size = 2 * self.shape[1]
         read = b"".join(os.pread(self._file.fileno(), size, size * int(place)) for place in np.ravel(places))
         if len(read) != size * np.size(places):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mobileclip.collections.store.about import About
 from mobileclip.collections.store.database import INDEX, changing, having
+from mobileclip.collections.store.vectors import Vectors
 from mobileclip.registry import nearest
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
@@ -74,7 +75,7 @@ class Words:
             raise ValueError(f"there is no tag {word!r}; {nearest(word, self.words, otherwise=_OTHERS)}")
         return place
 
-    def scores(self, vectors: NDArray[np.float16], place: int) -> NDArray[np.float64]:
+    def scores(self, vectors: Vectors, place: int) -> NDArray[np.float64]:
         """Return the calibrated scores of pictures for a word.
 
         Shape:
@@ -85,14 +86,15 @@ class Words:
             place: of the word.
         """
         word = self.vectors[place].astype(np.float32)
-        return np.interp(cosines(vectors, word[None])[:, 0], self.levels[place], LEVELS)
+        found: NDArray[np.float64] = np.interp(cosines(vectors, word[None])[:, 0], self.levels[place], LEVELS)
+        return found
 
 
 _OTHERS = "`mobileclip tag` writes other words"
 BLOCK = 8192
 
 
-def cosines(vectors: NDArray[np.float16], others: NDArray[np.float32]) -> NDArray[np.float32]:
+def cosines(vectors: Vectors | NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the cosines of embeddings with others, of which a block at a time is made float32.
 
     Shape:

@@ -38,10 +38,12 @@ def judged(served: ServedCollection, request: Request) -> Response:
         raise HTTPException(415, f"what is said of a concept is sent with the content type {_TYPE}")
     asked, collection = request.query_params, served.current()
     try:
-        said = {kind: [int(number) for number in asked.getlist(kind)] for kind in _JUDGEMENTS}
+        yes, no, neither = ([int(number) for number in asked.getlist(kind)] for kind in _JUDGEMENTS)
     except ValueError:
         raise HTTPException(400, "a picture is named by its id, a whole number") from None
-    return JSONResponse(_told(collection, collection.concepts.add(asked.get("name", ""), **said)))
+    return JSONResponse(
+        _told(collection, collection.concepts.add(asked.get("name", ""), yes=yes, no=no, neither=neither))
+    )
 
 
 def asked_concept(collection: Collection, texts: Sequence[str]) -> dict[str, Any]:

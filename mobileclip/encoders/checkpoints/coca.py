@@ -146,7 +146,7 @@ def load_coca(checkpoint: str | Path, spec: CoCaSpec | None = None, *, any_conte
 
 def is_ours(path: str | Path) -> bool:
     """Return whether a captioner's file is in our own layout, or a checkpoint of a run."""
-    _, metadata = native.of_run(*read_tensors(path, mmap=True))
+    _, metadata = native.of_run(*read_tensors(Path(path), mmap=True))
     return metadata.get("mobileclip.kind") == native.COCA
 
 

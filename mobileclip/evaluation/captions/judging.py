@@ -92,7 +92,7 @@ def _agreement(session: Session, images: Tensor, texts: Sequence[Sequence[str]])
     rows = torch.tensor([row for row, several in enumerate(texts) for _ in several])
     embedded = F.normalize(session.embed_texts([text for several in texts for text in several]), dim=-1)
     cosines, found = [], []
-    for part, own in zip(embedded.split(4_096), rows.split(4_096), strict=True):
+    for part, own in zip(torch.split(embedded, 4_096), torch.split(rows, 4_096), strict=True):
         fits = part @ images.T
         cosines.append(fits.gather(1, own[:, None])[:, 0])
         found.append(fits.argmax(dim=1) == own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import attrs
 
@@ -30,7 +31,7 @@ def tiny_run(run: RunSpec, folder: Path, rows: RowOptions) -> RunSpec:
     given, scenes = run.data.shards, folder / "scenes"
     place = first_samples(as_source(given, rows=rows), folder / "samples") if given else write_scenes(scenes)
     data = attrs.evolve(run.data, shards=shards_of((place,)), batch_size=BATCH_SIZE, num_workers=0)
-    model = run.model if run.initial_weights is not None else narrow(run.model)
+    model = run.model if run.initial_weights is not None else narrow(cast("CoCaSpec", run.model))
     return attrs.evolve(run, model=model, data=data, training=two_steps(run.training))
 
 

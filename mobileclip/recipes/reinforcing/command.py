@@ -181,7 +181,7 @@ def resolve(recipe: Recipe, name: str, command: Command, written: ReinforcementS
 
 def _captioner(captioner: CocaCaptioner, weights: Sequence[Path]) -> CaptionerSpec:
     """Return a captioner with each of these weights, in sets of their own where there are several."""
-    shared = {name: getattr(captioner, name) for name in attrs.fields_dict(NucleusSpec)}
+    shared = {name: getattr(captioner, name) for name in attrs.fields_dict(NucleusSpec)}  # type: ignore[type-abstract]
     own = [
         CheckpointCaptioner(checkpoint=str(path), **shared)
         if is_ours(path)
