@@ -228,7 +228,7 @@ class JoinReport:
             yield "", f"{images.without_field:,} without the field to join by"
         if self.placeholders:
             keys = sum(one.num_keys for one in self.placeholders)
-            dropped = "left out" if "placeholder" in self.left_out else "--drop-placeholders leaves them out"
+            dropped = "left out" if "placeholder" in self.left_out else "--set drop-placeholders=yes leaves them out"
             pictures = f"{len(self.placeholders):,} pictures stand under many keys"
             yield "repeating", f"{pictures}, {keys:,} in all ({dropped}):"
             yield from _listed([str(one) for one in self.placeholders])
