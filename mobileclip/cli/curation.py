@@ -25,13 +25,13 @@ def score(
     /,
     *,
     output: Annotated[Path, arg(metavar="FOLDER")],
-    vectors: bool = False,
+    keep_vectors: bool = False,
     sharing: Sharing = Sharing(),  # noqa: B008  frozen
     status: bool = False,
 ) -> None:
     """Score every sample of reinforced shards: how well its captions fit its image, as each teacher sees it.
 
-    mobileclip data score 'DataCompDR-12M/{00000000..00001023}.tar' -o scores -j 16 --vectors
+    mobileclip data score 'DataCompDR-12M/{00000000..00001023}.tar' -o scores -j 16 --keep-vectors
 
     No teacher runs: what they stored is read, once. Shards need no images. Of each sample the FOLDER keeps its uid, its
     key, and per teacher the cosine similarity with the real caption, the mean over the synthetic ones and the best of
@@ -42,7 +42,7 @@ def score(
     Args:
         shards: reinforced tar files: paths, URLs or brace patterns.
         output: folder of the scores.
-        vectors: keep a vector of each image as well, which `mobileclip data distinct` needs.
+        keep_vectors: keep a vector of each image as well, which `mobileclip data distinct` needs.
         sharing: how the work is shared.
         status: print what a run in the folder does now, how far it is and how long the rest takes, and stop.
     """
@@ -57,7 +57,7 @@ def score(
         raise ValueError("no SHARDS were given; expected reinforced tar files, such as 'DataCompDR-12M/{000..127}.tar'")
     for pattern in shards:
         require_shards(pattern, "a reinforced shard")
-    spec = ScoreSpec(shards=shards, output=output, vectors=vectors)
+    spec = ScoreSpec(shards=shards, output=output, vectors=keep_vectors)
     report = score_shards(spec, engine=engine)
     say(f"{report.num_samples:,} samples have scores in {output}")
     for reason, count in sorted(report.skipped.items()):
@@ -137,7 +137,7 @@ def distinct(
     whose caption fits best is kept. The list has the form of `mobileclip data filter`.
 
     Args:
-        scores: folder that `mobileclip data score --vectors` wrote.
+        scores: folder that `mobileclip data score --keep-vectors` wrote.
         output: the list of uids that are kept; and, where one is named too, a file with a line for every sample that is
             left out, and what it is like.
         threshold: cosine similarity from which on two images show the same.

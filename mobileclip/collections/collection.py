@@ -223,7 +223,7 @@ class Collection(UpgradableIndex):
         return report
 
     def use_vectors(self, kind: VectorKind, *, show_progress: bool = True) -> Recall | None:
-        """Hold embeddings in memory in fewer bits from now on, and return how many of the nearest pictures are found.
+        """Hold embeddings in memory in lower precision, and return how many of the nearest pictures are found.
 
         No picture is read. The embeddings stay on the disk, where the nearest of a query are compared by them. What is
         coded is kept, whatever ends this; the same call, and whatever writes to the index, does the rest.

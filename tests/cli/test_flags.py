@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Literal, get_args, get_origin
+from typing import Literal, Union, get_args, get_origin
 
 import pytest
 
@@ -14,7 +14,7 @@ from mobileclip.cli.renamed import OLD_COMMANDS, OLD_FLAGS, OLD_PLACES, with_new
 from mobileclip.terminal import parse
 from tests.flags import PAGE, commands, page, shown
 
-MOST = 179
+MOST = 199
 EVERY = dict(commands())
 LINES = {
     "classify": "a.jpg cat",
@@ -88,7 +88,7 @@ def values(kind, default=None):
     kind = get_args(kind)[0] if get_origin(kind) is not Literal and hasattr(kind, "__metadata__") else kind
     if get_origin(kind) is Literal:
         return next(one for one in reversed(get_args(kind)) if one != default)
-    if get_origin(kind) is tuple or type(None) in get_args(kind):
+    if get_origin(kind) in (tuple, Union) or type(None) in get_args(kind):
         return values(get_args(kind)[0], default)
     return {int: "7", float: "0.25", str: "x=y", Path: "some/x=y"}[kind]
 
@@ -121,6 +121,7 @@ OLD = {
     "convert": [("--dtype float16", "--precision float16"), ("m.pt n.pt", "m.pt -o n.pt")],
     "data count": [("--again", "--overwrite"), ("--no-again", "--no-overwrite")],
     "data distinct": [("--pairs p.tsv", "-o p.tsv")],
+    "data score": [("--vectors", "--keep-vectors")],
     "data filter": [("--sheet s.png", "-o s.png")],
     "data join": [("--index i", "--set places=i"), ("r i out", "r i -o out"), ("r i -j 2 out", "r i -j 2 -o out")],
     "dedup": [("--page p.html", "-o p.html"), ("-o l.jsonl --page p.html", "-o l.jsonl -o p.html")],

@@ -153,7 +153,7 @@ def _to_join(folder: Path) -> None:
 
 _INDEX = ("index", "photos", "-i", "idx", "-c", MODEL, "-j", "1", "--quiet")
 _FILTER = ("data", "filter", "scores", "-o", "kept.npy", "--share", "0.5", "--overwrite")
-_SCORE = ("data", "score", "data/{00000000..00000003}.tar", "-o", "scores", "--vectors", "-j", "1", "--quiet")
+_SCORE = ("data", "score", "data/{00000000..00000003}.tar", "-o", "scores", "--keep-vectors", "-j", "1", "--quiet")
 _EXPORT = ("export", MODEL, "--target", "onnx", "--tower", "text", "-o", "out", "--overwrite")
 _SAVE = ("hub", "save", MODEL, "saved", "--license", "mit", "--overwrite")
 

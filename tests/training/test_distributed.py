@@ -43,7 +43,7 @@ def test_two_processes_train_what_one_trains(output, tmp_path):
     expected, found = load_file(last_checkpoint(tmp_path)), load_file(last_checkpoint(output / "two"))
     for name in (name for name in expected if name.startswith("objective/")):
         # Adam divides by the root of a square: where a gradient is almost zero, rounding decides its sign.
-        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=8e-3)
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1.2e-2)
 
 
 def test_two_processes_train_the_classifier_that_one_trains(output, tmp_path):

@@ -40,7 +40,8 @@ def record(finder: Path, output: Path) -> None:
     if not (finder / REPORT).exists() or browser.CHROMIUM is None:
         raise ValueError(f"{finder} must hold a finder, of `make finder`, and Chromium be on the path")
     with web.served(finder) as address, browser.open_page(address, width=_WIDTH, height=_HEIGHT) as page:
-        pairs = [(Image.open(io.BytesIO(png)).convert("RGB"), duration) for png, duration in _frames(page)]
+        drawn = [(io.BytesIO(png), duration) for png, duration in _frames(page)]
+    pairs = [(Image.open(png, formats=["PNG"]).convert("RGB"), duration) for png, duration in drawn]
     (first, *others), durations = [one for one, _ in pairs], [duration for _, duration in pairs]
     with atomic_path(output) as temporary:
         first.save(temporary, "WEBP", append_images=others, duration=durations, **_WEBP)

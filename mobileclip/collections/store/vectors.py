@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import weakref
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -127,6 +128,8 @@ class Chosen:
     def __init__(self, vectors: NDArray[np.float16], places: NDArray[np.int64], file: BinaryIO | None = None) -> None:
         self._vectors, self._places, self._file = vectors, places, file
         self.shape = (len(places), vectors.shape[1])
+        if file is not None:
+            weakref.finalize(self, file.close)
 
     def __len__(self) -> int:
         """Return how many there are."""

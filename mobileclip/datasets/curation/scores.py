@@ -152,7 +152,7 @@ class ShardScores:
         """
         path = _vectors_path(self.path)
         if not path.exists():
-            raise ValueError(f"{path} is missing; score with vectors: mobileclip data score ... --vectors")
+            raise ValueError(f"{path} is missing; score with vectors: mobileclip data score ... --keep-vectors")
         found: npt.NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
         if found.ndim != 2 or len(found) != len(self):
             raise ValueError(f"{path} is not of the samples of {self.path}; delete both, and score the shard again")

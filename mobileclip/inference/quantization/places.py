@@ -58,7 +58,7 @@ class PlacesSpec:
         others: Tensor | None = None,
         tell: Callable[[str], object] = str,
     ) -> dict[str, Tensor]:
-        """Return the ranges without those of the layers that lose most, as few as the acceptance checks pass with room.
+        """Return the ranges without those of the layers that lose most, as few as pass the checks with a margin.
 
         Where too little is left whatever is left out, it is what comes nearest.
 
@@ -78,7 +78,7 @@ class PlacesSpec:
             form = rounded(tower, rest)
             given = torch.cat([form(one) for one in checked])
             loss = float(tuning_loss(given, expected, relations=1.0))
-            return TowerQuality.of(given, expected, others).has_room, loss, rest
+            return TowerQuality.of(given, expected, others).has_margin, loss, rest
 
         tries = [tried(())]
         worst = [] if tries[0][0] else self._worst(tower, ranges, checked[0][:_FEW], tell)

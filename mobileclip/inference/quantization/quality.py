@@ -100,7 +100,7 @@ class TowerQuality:
         return ""
 
     @property
-    def has_room(self) -> bool:
+    def has_margin(self) -> bool:
         """Whether it passes, and of cosine loses half of what it may: what is decided on few inputs should."""
         return not self.refusal and 1 - self.smallest_cosine <= (1 - LEAST_COSINE["int8"]) / 2
 

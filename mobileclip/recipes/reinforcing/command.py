@@ -184,7 +184,7 @@ def _captioner(captioner: CocaCaptioner, weights: Sequence[Path]) -> CaptionerSp
     shared = {name: getattr(captioner, name) for name in attrs.fields_dict(NucleusSpec)}  # type: ignore[type-abstract]
     own = [
         CheckpointCaptioner(checkpoint=str(path), **shared)
-        if is_ours(path)
+        if path.exists() and is_ours(path)
         else attrs.evolve(captioner, pretrained=str(path))
         for path in weights
     ]

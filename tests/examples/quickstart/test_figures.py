@@ -62,5 +62,5 @@ def test_the_readme_tells_what_the_table_says(table):
         f"{scores['drawings', row]:.0f}" for row in ("plain CLIP", "+ synthetic captions", "+ teachers: reinforced")
     )
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    assert f"top-5 rises from {plain} to {reinforced} %** on {pictures['drawings']} unseen drawings" in text
-    assert f"synthetic captions alone give {captions} %. What its teachers add is [not significant]" in text
+    assert f"**Reinforced top-5 of {reinforced} %**, {pictures['drawings']} unseen drawings" in text
+    assert f"{captions} % with synthetic captions, {plain} % plain | what its teachers add is [not significant]" in text

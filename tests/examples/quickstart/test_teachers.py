@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import attrs
@@ -275,6 +276,7 @@ def test_weights_of_a_package_are_read_where_they_are_what_was_pinned(package, l
         path.write_bytes(file.encode() * 50)
     (tmp_path / package / "__init__.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, package, raising=False)
     message = rf"is not what {package.replace('_', '-')} 0\.1\.0 ships: .*; pip install --force-reinstall"
     with pytest.raises(ValueError, match=message):
         load()

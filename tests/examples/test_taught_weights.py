@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from benchmarks.runtimes import RuntimesBenchSpec, match_of
-from benchmarks.taught_weights import TaughtWeightsSpec, taught_weights
+from examples.models.taught_weights import TaughtWeightsSpec, taught_weights
 from mobileclip.encoders import load_model
 
 

@@ -1,6 +1,6 @@
 """Weights that tell pictures apart, for what measures rankings: a published model's, taught by a small one for minutes.
 
-Command:   python -m benchmarks.taught_weights --images DRAWINGS --texts TEXTS --output weights/s0.safetensors
+Command:   python -m examples.models.taught_weights --images DRAWINGS --texts TEXTS --output weights/s0.safetensors
 Hardware:  any CPU
 Time:      `--minutes`, shared by the towers; most of the image tower's with small pictures, the rest with its own size
 Result:    a checkpoint in training form, as `python -m benchmarks runtimes --weights weights` takes it
@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import attrs
 import torch
@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import mobileclip
-from benchmarks.rivals import PUBLISHED, Size
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.encoders import DualEncoder, save_model
 from mobileclip.inference.tuning_inputs import read_captions, read_pictures
@@ -44,7 +43,7 @@ class TaughtWeightsSpec:
         images: pictures to learn from, as `mobileclip quantize` takes them.
         texts: texts, likewise.
         output: the file to write.
-        model: what is taught.
+        model: name of what is taught.
         teacher: a name or a file.
         minutes: of processor time, for each tower.
         num_images: that are read.
@@ -59,7 +58,7 @@ class TaughtWeightsSpec:
     images: tuple[str, ...]
     texts: tuple[str, ...]
     output: Path
-    model: Size = "s0"
+    model: str = "mobileclip2_s0"
     teacher: str = "icons"
     minutes: float = attrs.field(default=15, validator=validators.gt(0))
     num_images: int = attrs.field(default=20_000, validator=validators.gt(2 * _HELD_OUT))
@@ -75,7 +74,7 @@ def taught_weights(spec: TaughtWeightsSpec) -> None:
     """Teach the towers, and write them as one model."""
     require_output(spec.output, overwrite=False, suffixes=(".safetensors",))
     torch.manual_seed(spec.seed)
-    model = PUBLISHED[spec.model].spec().build()
+    model = cast("DualEncoder", mobileclip.build_model(spec.model))
     teacher = mobileclip.load(spec.teacher)
     own, wide = model.spec.image.embedding_dim, teacher.model.spec.image.embedding_dim
     rotation = torch.linalg.qr(torch.randn(own, own))[0][:wide]
