@@ -1,7 +1,7 @@
 """A page for each model known by name, and one with all of them, from values that stand elsewhere.
 
 `models.json` is written by `count_models.py`; accuracies and latencies are those that evaluation reports show beside
-their own, and the tables of `docs/latency.md`.
+their own, and the tables of `docs/latency.md` and its page in `docs/lab`.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def average(name: str) -> float:
 
 
 def measured_tables(name: str) -> str:
-    """Return the tables of `docs/latency.md` that have rows of a model, with these rows alone; empty without any."""
-    lines = (ROOT / "docs" / "latency.md").read_text(encoding="utf-8").split("\n")
+    """Return the tables of measured latencies that have rows of a model, with these rows alone; empty without any."""
+    lines = measured_lines()
     found = []
     for index, line in enumerate(lines):
         if not line.startswith("|---") or not lines[index - 1].startswith("| |"):
@@ -63,6 +63,12 @@ def measured_tables(name: str) -> str:
         if rows:
             found.append("\n".join([_paragraph_above(lines, index - 1), "", lines[index - 1], line, *rows, ""]))
     return "\n".join(found)
+
+
+def measured_lines() -> list[str]:
+    """Return the lines of the pages that have measured latencies."""
+    pages = (ROOT / "docs" / "latency.md", ROOT / "docs" / "lab" / "latency.md")
+    return [line for page in pages for line in page.read_text(encoding="utf-8").split("\n")]
 
 
 def _paragraph_above(lines: list[str], index: int) -> str:
