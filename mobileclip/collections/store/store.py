@@ -231,14 +231,13 @@ class Store:
             small = None
             if self.about.vectors != "float16":
                 small = read_small(db, self.folder, name, places, self.about.dim)
-            is_remote = is_on_network(self.folder)
+            if small is not None:
+                # Pages of a mapped file would count as memory of this process.
+                return ids, files.Chosen(self.folder / name, places, self.about.dim), num_unreadable, small
             # Nothing is read yet where none was removed.
-            if not is_remote and np.array_equal(places, np.arange(len(vectors))):
-                return ids, vectors, num_unreadable, small
-            if small is None:
-                return ids, vectors[places], num_unreadable, None
-            file = (self.folder / name).open("rb") if is_remote else None
-            return ids, files.Chosen(vectors, places, file), num_unreadable, small
+            if not is_on_network(self.folder) and np.array_equal(places, np.arange(len(vectors))):
+                return ids, vectors, num_unreadable, None
+            return ids, vectors[places], num_unreadable, None
 
     def vectors(self) -> tuple[str, NDArray[np.float16]]:
         """Return the file of embeddings, and all that are in it, those of removed rows too; the caller holds the index.

@@ -6,9 +6,9 @@ import os
 import re
 import weakref
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,19 +117,21 @@ def mapped(path: Path, count: int, dim: int) -> NDArray[np.float16]:
 
 
 class Chosen:
-    """Some embeddings of a file, of which those alone are read that are asked for.
+    """Some embeddings of a file, of which those alone are read that are asked for; none stays in memory.
 
     Args:
-        vectors: of the whole file, mapped.
+        path: of the file.
         places: of those that count.
-        file: that is read instead, where another machine may make a mapped one shorter.
+        dim: numbers of each.
+
+    Raises:
+        OSError: if it cannot be opened.
     """
 
-    def __init__(self, vectors: NDArray[np.float16], places: NDArray[np.int64], file: BinaryIO | None = None) -> None:
-        self._vectors, self._places, self._file = vectors, places, file
-        self.shape = (len(places), vectors.shape[1])
-        if file is not None:
-            weakref.finalize(self, file.close)
+    def __init__(self, path: Path, places: NDArray[np.int64], dim: int) -> None:
+        self._file, self._places = path.open("rb"), places
+        self.shape = (len(places), dim)
+        weakref.finalize(self, self._file.close)
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -142,14 +144,18 @@ class Chosen:
             OSError: if the file cannot be read.
         """
         places = self._places[key]
-        if self._file is None:
-            found: NDArray[np.float16] = self._vectors[places]
-            return found
-        size = 2 * self.shape[1]
-        read = b"".join(os.pread(self._file.fileno(), size, size * int(place)) for place in np.ravel(places))
-        if len(read) != size * np.size(places):
+        runs = np.split(np.ravel(places), np.flatnonzero(np.diff(np.ravel(places)) != 1) + 1)
+        read = bytearray().join(part for run in runs for part in self._read(run))
+        if len(read) != 2 * self.shape[1] * np.size(places):
             raise OSError(f"{self._file.name} has become shorter; search again, or index the pictures again")
         return np.frombuffer(read, np.float16).reshape(*np.shape(places), self.shape[1])
+
+    def _read(self, run: NDArray[np.int64]) -> Iterator[bytes]:
+        """Yield the bytes of embeddings that follow one another."""
+        size = 2 * self.shape[1]
+        for start in range(0, len(run), _BLOCK):
+            some = run[start : start + _BLOCK]
+            yield os.pread(self._file.fileno(), size * len(some), size * int(some[0]))
 
 
 Vectors = NDArray[np.float16] | Chosen
