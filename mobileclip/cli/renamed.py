@@ -20,7 +20,7 @@ OLD_FLAGS: Mapping[str, Mapping[str, str]] = {
     "data distinct": {"--pairs": "--output"},
     "data filter": {"--sheet": "--output"},
     "data join": {"--index": "--places"},
-    "data score": {"--vectors": "--keep-vectors"},
+    "data score": {"--vectors": "--keep-vectors", "--no-vectors": "--no-keep-vectors"},
     "dedup": {"--page": "--output"},
     "eval run": {"--num-threads": "--num-workers"},
     "export": {"--out": "--output"},

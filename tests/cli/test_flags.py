@@ -121,7 +121,7 @@ OLD = {
     "convert": [("--dtype float16", "--precision float16"), ("m.pt n.pt", "m.pt -o n.pt")],
     "data count": [("--again", "--overwrite"), ("--no-again", "--no-overwrite")],
     "data distinct": [("--pairs p.tsv", "-o p.tsv")],
-    "data score": [("--vectors", "--keep-vectors")],
+    "data score": [("--vectors", "--keep-vectors"), ("--no-vectors", "--no-keep-vectors")],
     "data filter": [("--sheet s.png", "-o s.png")],
     "data join": [("--index i", "--set places=i"), ("r i out", "r i -o out"), ("r i -j 2 out", "r i -j 2 -o out")],
     "dedup": [("--page p.html", "-o p.html"), ("-o l.jsonl --page p.html", "-o l.jsonl -o p.html")],
