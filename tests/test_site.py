@@ -239,6 +239,9 @@ def test_the_table_of_models_says_what_the_site_says():
     said = table_of((ROOT / "docs" / "using.md").read_text(encoding="utf-8"), "model")
     known = table_of(model_pages()["models/index.md"], "model")
     assert set(said) == {title_of(name) for name in models}
+    for name, spec in models.items():
+        normalised = ", normalised" if any(spec.image.input.mean) else ""
+        assert said[title_of(name)]["image"] == f"{spec.image.input.size}{normalised}"
     for title, row in said.items():
-        columns = ("model", "parameters, millions", "ImageNet-1k", "mean of 38", "iPhone, ms")
+        columns = ("model", "parameters, millions", "MB in float16", "image", "ImageNet-1k", "mean of 38", "iPhone, ms")
         assert row == {column: known[title][column] for column in columns} | {"model": title}

@@ -79,6 +79,7 @@ def _paragraph_above(lines: list[str], index: int) -> str:
 
 def _overview() -> str:
     rows = "\n".join(_row(name) for name in model_names())
+    titles = ("model", "parameters, millions", "MB in float16", "image", "GMACs", "ImageNet-1k", "mean of 38")
     return f"""# Models
 
 ```
@@ -86,12 +87,13 @@ mobileclip list                  # models and towers known by name
 mobileclip info mobileclip_s2    # one of them: spec, parameters, what it expects as input
 ```
 
-| model | parameters, millions | GMACs | ImageNet-1k | mean of 38 | iPhone, ms | licence of the weights |
-|---|---|---|---:|---:|---|---|
+| {" | ".join(titles)} | iPhone, ms | licence of the weights |
+|---|---|---|---|---|---:|---:|---|---|
 {rows}
 
 - Of two figures, the first is the image tower's and the second the text tower's.
-- Parameters are those of the folded form.
+- Parameters are those of the folded form; in float16 each takes two bytes.
+- Images: pixels a side, values in [0, 1], normalised by CLIP's mean and std where the table says so.
 - {_COUNTED}
 - Accuracies are published, in per cent: zero-shot top-1 on ImageNet-1k, and the mean of the main metrics of the papers'
   38 data sets. [Evaluation](../evaluation.md) measures them.
@@ -104,11 +106,14 @@ def _row(name: str) -> str:
     towers = _models()[name]["towers"]
     latency = _latencies()["models"][name]
     parameters = " + ".join(f"{tower['parameters']['folded'] / 1e6:.1f}" for tower in towers.values())
+    megabytes = " + ".join(f"{2 * tower['parameters']['folded'] / 1e6:.0f}" for tower in towers.values())
+    image = towers["image"]["input"]
+    pixels = f"{image['size']}{', normalised' if any(image['mean']) else ''}"
     macs = " + ".join(f"{tower['macs'] / 1e9:.1f}" for tower in towers.values())
     return (
-        f"| [{title_of(name)}]({name}.md) | {parameters} | {macs} | {100 * _published(name)[_IMAGENET]['acc1']:.1f} "
-        f"| {average(name):.1f} | {latency['image_ms']} + {latency['text_ms']} "
-        "| `apple-amlr` |"
+        f"| [{title_of(name)}]({name}.md) | {parameters} | {megabytes} | {pixels} | {macs} "
+        f"| {100 * _published(name)[_IMAGENET]['acc1']:.1f} | {average(name):.1f} "
+        f"| {latency['image_ms']} + {latency['text_ms']} | `apple-amlr` |"
     )
 
 

@@ -181,6 +181,7 @@ def _asked(kind: Kind[FlagsType], chosen: RunSpec, arguments: Sequence[str]) -> 
 
 
 def _parsed(kind: Kind[FlagsType], chosen: RunSpec, description: str, arguments: Sequence[str]) -> FlagsType:
+    """Return the command line: each field of `kind.command`, and of the specs in it, is a flag."""
     default = _defaults(kind, chosen, arguments)
     with warnings.catch_warnings():
         # Data of another class than the library's has its own choices as flags.
