@@ -38,7 +38,7 @@ REASONS = {
     "mobileclip.export.targets.executorch.backends": "what a format's own program or file holds",
     "mobileclip.export.targets.executorch.lower": "what a format's own program or file holds",
     "mobileclip.export.targets.litert.convert": "what a format's own program or file holds",
-    "mobileclip.export.targets.litert.fewer_bits": "what a format's own program or file holds",
+    "mobileclip.export.targets.litert.weights": "what a format's own program or file holds",
     "mobileclip.export.targets.litert.file": "what a format's own program or file holds",
     "mobileclip.export.targets.quiet": "what a format's own program or file holds",
     "mobileclip.export.targets.torch.pt2": "what a format's own program or file holds",

@@ -23,7 +23,7 @@ from mobileclip.export.describing import tower_file
 from mobileclip.export.targets import Written
 from mobileclip.export.targets.litert import file as litert
 from mobileclip.export.targets.litert.convert import converted, converter_version
-from mobileclip.export.targets.litert.fewer_bits import WEIGHTED, with_fewer_bits
+from mobileclip.export.targets.litert.weights import WEIGHTED, with_quantised_weights
 from mobileclip.export.towers import ROUNDING, stored_layers
 from tests.errors import fails
 from tests.export.hostile_folders import sign
@@ -44,7 +44,7 @@ def stored():
 def written(export, folder):
     """The tower in fewer bits, made of the stored file: what it holds, and what runs it."""
     path = folder / f"{export.tower}.tflite"
-    path.write_bytes(with_fewer_bits((EXPORT / path.name).read_bytes(), export))
+    path.write_bytes(with_quantised_weights((EXPORT / path.name).read_bytes(), export))
     file = tower_file(export, path.name, Written(compute="float32"))
     return litert.operations_of(path.read_bytes()), TARGET.open(path, file)
 
@@ -128,7 +128,7 @@ def test_int8_is_static():
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8-weights"])
 def test_a_causal_tower_has_a_signature_for_each_length_and_its_weights_once(precision, tmp_path):
     export, path, sound = lengths_export(precision), tmp_path / "text.tflite", LENGTHS.read_bytes()
-    path.write_bytes(sound if precision == "float32" else with_fewer_bits(sound, export))
+    path.write_bytes(sound if precision == "float32" else with_quantised_weights(sound, export))
     assert tables_of(path, export) == 1
     file, tokens = tower_file(export, path.name, Written(compute="float32")), Tokenizer(TOKENS)(["a cat", "red"]).int()
     assert file.lengths == (8, 12)

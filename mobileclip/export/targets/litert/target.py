@@ -15,8 +15,8 @@ from mobileclip.export.contract import TowerFile
 from mobileclip.export.spec import ExportSpec, TextDtype
 from mobileclip.export.targets.base import CPU, Format, Run, Written, device_called
 from mobileclip.export.targets.litert.convert import CONVERTER, converted, converter_version
-from mobileclip.export.targets.litert.fewer_bits import with_fewer_bits
 from mobileclip.export.targets.litert.file import SIGNATURE, signature_of, with_float_ends, with_notes
+from mobileclip.export.targets.litert.weights import with_quantised_weights
 from mobileclip.export.targets.native_stderr import kept_stderr, text_of
 from mobileclip.export.towers.graph import TowerExport
 from mobileclip.extras import needed
@@ -73,7 +73,7 @@ class LiteRTTarget(Format):
         if precision == "int8":
             model = with_float_ends(model)
         if precision != "float32":
-            model = with_fewer_bits(model, tower)
+            model = with_quantised_weights(model, tower)
         path.write_bytes(with_notes(model, tower.notes))
         return Written(compute="int8" if precision == "int8" else "float32")
 

@@ -26,7 +26,7 @@ WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", _TABLE)
 Weight = npt.NDArray[Any]
 
 
-def with_fewer_bits(model: bytes, tower: TowerExport) -> bytes:
+def with_quantised_weights(model: bytes, tower: TowerExport) -> bytes:
     """Return a file whose convolutions, linear layers and tables are stored in lower precision; all else stays.
 
     - int8: layers are int8 already; tables have float16.
