@@ -42,7 +42,7 @@ REASONS = {
     "mobileclip.export.targets.litert.file": "what a format's own program or file holds",
     "mobileclip.export.targets.quiet": "what a format's own program or file holds",
     "mobileclip.export.targets.torch.pt2": "what a format's own program or file holds",
-    "mobileclip.export.written": "what a machine remembers of exports is asked without a runtime",
+    "mobileclip.export.trust": "what a machine remembers of exports is asked without a runtime",
     "mobileclip.hardware.devices": "a machine without float64 is pretended",
     "mobileclip.inference.loading": "which names are understood, without weights",
     "mobileclip.inference.optimization.programs": "the runtime of a machine that has none",

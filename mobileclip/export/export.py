@@ -25,12 +25,12 @@ from mobileclip.export.targets.base import require_able, takes_lengths
 from mobileclip.export.towers.calibration import calibration_inputs
 from mobileclip.export.towers.graph import TowerExport, input_of
 from mobileclip.export.towers.lengths import lengths_of
+from mobileclip.export.trust import remember_export
 from mobileclip.export.verification.attempts import Attempts
 from mobileclip.export.verification.measured import Measured, measure_model, towers_of
 from mobileclip.export.verification.parity import Report
 from mobileclip.export.verification.verify import report_of_none, report_on, together
 from mobileclip.export.working_folder import working_folder
-from mobileclip.export.written import remember_export
 from mobileclip.inference.comparison.samples import Samples, bundled_samples
 from mobileclip.inference.forms import with_depthwise_convs, with_one_token
 from mobileclip.inference.image_text_model import ImageTextModel

@@ -22,7 +22,7 @@ from mobileclip.export.spec import TEXT_SPACE
 from mobileclip.export.targets import Target, targets
 from mobileclip.export.targets.base import CPU, EXAMPLE_BATCH, Run, check_versions
 from mobileclip.export.towers.lengths import cut_to_length
-from mobileclip.export.written import TRUSTED, is_believed
+from mobileclip.export.trust import TRUSTED, is_believed
 from mobileclip.inference.forms import PreparedTower, ReadyDualEncoder
 from mobileclip.inference.loading import openers
 from mobileclip.inference.one_at_a_time import OneAtATime
