@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from mobileclip.losses.embeddings import compute_dtype
 from mobileclip.losses.names import ContrastiveLossSpec
 from mobileclip.losses.specs import LossSpec, LossTerms, losses
-from mobileclip.losses.tiled.processes import Processes
+from mobileclip.losses.tiled.collectives import Processes
 from mobileclip.strict import strict
 
 

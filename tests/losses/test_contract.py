@@ -1,6 +1,6 @@
 """What every registered loss keeps: its formula, its gradients, copies, files, precisions, compilation.
 
-That several processes are as one with the whole batch is in `tiled/test_processes.py`.
+That several processes are as one with the whole batch is in `tiled/test_collectives.py`.
 """
 
 from __future__ import annotations

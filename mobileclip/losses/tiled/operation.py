@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mobileclip.losses.embeddings import EmbeddingBatch, compute_dtype
-from mobileclip.losses.tiled.processes import Processes
+from mobileclip.losses.tiled.collectives import Processes
 from mobileclip.losses.tiled.terms import CaptionSet, TermSum
 
 _LIBRARY = torch.library.Library("mobileclip", "FRAGMENT")  # type: ignore[no-untyped-call]

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mobileclip.losses.embeddings import EmbeddingBatch, compute_dtype
-from mobileclip.losses.tiled.processes import Processes
+from mobileclip.losses.tiled.collectives import Processes
 from mobileclip.losses.tiled.tiles import Similarity, Tile, Tiling, log_normalizers
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from mobileclip.losses.tiled.processes import Processes
+    from mobileclip.losses.tiled.collectives import Processes
 
 # 2048 x 2048 in float32: large enough for a fast product, small enough that a handful of them stay in a cache.
 TILE_BYTES = 16 * 2**20
