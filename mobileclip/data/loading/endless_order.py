@@ -19,8 +19,9 @@ MOST_OFF = 0.02
 class EndlessOrder(Order):
     """Shuffled shards without end: all of them once, then all of them in another order; nothing need be counted.
 
-    Sample `n` of a run is the next one of reader `n % num_readers`, and every reader draws whole shards in turn. Sources
-    have the same share of every batch, as their weights say to within 2 %. With replacement, every draw is among all shards: some come again before others have come.
+    Sample `n` of a run is the next one of reader `n % num_readers`, and every reader draws whole shards in turn.
+    Sources have the same share of every batch, as their weights say to within 2 %. With replacement, every draw is
+    among all shards: some come again before others have come.
 
     Args:
         sources: names of the shards of each source.
