@@ -27,10 +27,10 @@ from mobileclip.evaluation.encoding.features import num_images
 from mobileclip.evaluation.suite import key_and_title
 from mobileclip.evaluation.tasks.annotations import Entry, folder_or_zip, read_entries
 from mobileclip.evaluation.tasks.choices.case import Box, Case, Picture, View
-from mobileclip.evaluation.tasks.choices.drawing import needed_tagger, orders_at
 from mobileclip.evaluation.tasks.choices.orders import Captions, Orders
 from mobileclip.evaluation.tasks.choices.published import task_of
 from mobileclip.evaluation.tasks.choices.relations import LEFT_OUT_RELATIONS
+from mobileclip.evaluation.tasks.choices.reordering import needed_tagger, orders_at
 from mobileclip.evaluation.tasks.choices.scoring import score_groups, score_orders
 from mobileclip.evaluation.tasks.choices.task import ChoiceTask
 from mobileclip.evaluation.tasks.task import FoundTask, TaskOptions
