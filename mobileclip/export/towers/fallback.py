@@ -16,7 +16,7 @@ from mobileclip.export.towers.weights import round_weight
 from mobileclip.hardware.precision import Precision
 from mobileclip.inference.layers import is_grouped, weighted_layers
 from mobileclip.inference.quantization import quantised_layers
-from mobileclip.inference.quantization.alone import each_alone, rounded_in_place, watched
+from mobileclip.inference.quantization.sensitivity import each_alone, rounded_in_place, watched
 from mobileclip.progress import track
 
 _LARGEST_HALF = torch.finfo(torch.float16).max

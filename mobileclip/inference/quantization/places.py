@@ -12,10 +12,10 @@ from attrs import validators
 from torch import Tensor, nn
 
 from mobileclip.inference.layers import is_grouped, weighted_layers
-from mobileclip.inference.quantization.alone import each_alone, rounded_in_place, watched
 from mobileclip.inference.quantization.quality import TowerQuality
 from mobileclip.inference.quantization.ranges import observed_ranges
 from mobileclip.inference.quantization.rounding import Ranges, RoundedLayer, quantised_layers, rounded
+from mobileclip.inference.quantization.sensitivity import each_alone, rounded_in_place, watched
 from mobileclip.inference.quantization.tuning import tuning_loss
 from mobileclip.strict import strict
 
