@@ -5,6 +5,7 @@ What takes steps, keeps them and goes on belongs here; losses belong in `losses`
 
 from mobileclip.training.distributed import World, connected
 from mobileclip.training.ema import MovingAverage
+from mobileclip.training.families import DataSpec, StudentSpec, pipelines, students
 from mobileclip.training.finetuning.labels import LabelledContrastiveSpec as LabelledContrastiveSpec  # registered
 from mobileclip.training.finetuning.layer_rates import LayerDecayAdamWSpec as LayerDecayAdamWSpec  # registered
 from mobileclip.training.loop import TrainingResult, train
@@ -20,7 +21,6 @@ from mobileclip.training.optimizer import (
     optimizers,
     set_learning_rate,
 )
-from mobileclip.training.parts import DataSpec, StudentSpec, pipelines, students
 from mobileclip.training.records.metrics import MetricLog, last_metrics, read_metrics
 from mobileclip.training.records.plots import plot_curves
 from mobileclip.training.run import RunSpec, run

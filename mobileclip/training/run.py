@@ -36,9 +36,9 @@ from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
 from mobileclip.training.claims import claimed
 from mobileclip.training.distributed import World, connected
+from mobileclip.training.families import Data, DataSpec, Student, StudentSpec
 from mobileclip.training.loop import train
 from mobileclip.training.objectives.objective import is_of_texts
-from mobileclip.training.parts import Data, DataSpec, Student, StudentSpec
 from mobileclip.training.saving import Evaluate
 from mobileclip.training.spec import TrainingSpec
 
