@@ -34,11 +34,11 @@ from mobileclip.hardware.devices import AUTO
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
-from mobileclip.training.claims import claimed
 from mobileclip.training.distributed import World, connected
 from mobileclip.training.families import Data, DataSpec, Student, StudentSpec
 from mobileclip.training.loop import train
 from mobileclip.training.objectives.objective import is_of_texts
+from mobileclip.training.output_lock import claimed
 from mobileclip.training.saving import Evaluate
 from mobileclip.training.spec import TrainingSpec
 

@@ -19,7 +19,6 @@ from mobileclip.reparam import reparameterize
 from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import write_text
 from mobileclip.terminal import console
-from mobileclip.training.claims import claimed
 from mobileclip.training.distributed import World, connected
 from mobileclip.training.finetuning.interpolation import interpolate_weights
 from mobileclip.training.finetuning.labels import labelled_contrastive, with_labels
@@ -27,6 +26,7 @@ from mobileclip.training.finetuning.run_spec import FinetuneSpec
 from mobileclip.training.finetuning.scores import Measure, Results, Scores
 from mobileclip.training.finetuning.tasks import Task, TrainingData, open_task, split, write_training_data
 from mobileclip.training.loop import train
+from mobileclip.training.output_lock import claimed
 from mobileclip.training.spec import TrainingSpec
 
 __all__ = ["FinetuneSpec", "finetune"]
