@@ -58,7 +58,7 @@ REASONS = {
     "mobileclip.terminal.hearing": "tests do not wait as long as tidying up may take, which no command changes",
     "mobileclip.testing.losses": "processes of a check are forked, and do not start anew",
     "mobileclip.training.cpu.norm_sum": "a sum of norms that no block has",
-    "mobileclip.training.feeding": "a GPU, a signal and a slow source meet at moments that a run does not choose",
+    "mobileclip.training.prefetching": "a GPU, a signal and a slow source meet at moments that a run does not choose",
     "mobileclip.training.heartbeats": "processes fall silent at moments that a run does not choose",
 }
 

@@ -26,9 +26,9 @@ from mobileclip.training.checkpoints.background_writer import BackgroundWriter
 from mobileclip.training.checkpoints.checkpoint import CheckpointFolder, RunState
 from mobileclip.training.distributed import World
 from mobileclip.training.ema import MovingAverage
-from mobileclip.training.feeding import Feed
 from mobileclip.training.objectives.objective import Objective, build_objective
 from mobileclip.training.optimizer import set_learning_rate
+from mobileclip.training.prefetching import Feed
 from mobileclip.training.records.metrics import MetricLog
 from mobileclip.training.records.skipped import FOLDER, SkippedFolder
 from mobileclip.training.saving import Evaluate, Looks, Saving, Wishes, is_due
