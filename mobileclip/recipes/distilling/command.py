@@ -15,7 +15,7 @@ from mobileclip.recipes.distilling.spec import DistilSpec
 from mobileclip.recipes.distilling.tiny import shrink
 from mobileclip.recipes.entry_point import described, opened, show
 from mobileclip.recipes.training.flags import OUTPUTS, draw_curves, row_of
-from mobileclip.recipes.training.following import Given, following_training
+from mobileclip.recipes.training.linked_defaults import Given, following_training
 from mobileclip.terminal import say
 from mobileclip.terminal.help import parse
 from mobileclip.training import last_metrics

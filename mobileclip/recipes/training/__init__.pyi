@@ -1,7 +1,7 @@
 from .command import (
     run_recipe as run_recipe,
 )
-from .following import (
+from .linked_defaults import (
     Given as Given,
     following_training as following_training,
 )

@@ -13,7 +13,7 @@ import tyro
 from mobileclip.hardware.devices import AUTO
 from mobileclip.processes import this_process
 from mobileclip.recipes.entry_point import described, opened, show
-from mobileclip.recipes.training.following import Given, following_pipeline, following_training
+from mobileclip.recipes.training.linked_defaults import Given, following_pipeline, following_training
 from mobileclip.registry import nearest
 from mobileclip.storage import AnyPath, join
 from mobileclip.terminal import console, say
