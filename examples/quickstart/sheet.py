@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mobileclip.data import ImageTextSample
-from mobileclip.datasets.viewing.paper import load_shown
+from mobileclip.datasets.viewing.canvas import load_shown
 
 _COLUMNS = 4
 _ROWS = 3

@@ -16,7 +16,7 @@ from mobileclip.data.images.transform import LIMITS
 from mobileclip.data.shards.files import read_shard
 from mobileclip.data.skips import Skip
 from mobileclip.datasets.videos.opening import VideoFile
-from mobileclip.datasets.viewing.paper import load_shown
+from mobileclip.datasets.viewing.canvas import load_shown
 
 _REDUCTIONS = (8, 4, 2)
 

@@ -11,7 +11,7 @@ from PIL import Image
 from mobileclip import storage
 from mobileclip.collections.searching.matches import Match
 from mobileclip.collections.searching.pictures import small_pictures
-from mobileclip.datasets.viewing.paper import FAINT, INK, TILE, Sheet, Tile
+from mobileclip.datasets.viewing.canvas import FAINT, INK, TILE, Sheet, Tile
 
 # The page of `mobileclip serve` has the same colours, in explain.js. At most so much of them covers a picture.
 _WARM, _COLD, _STRONGEST = (214, 58, 0), (0, 84, 190), 150

@@ -15,7 +15,7 @@ from mobileclip.data.shards.files import parse_each, read_shard
 from mobileclip.data.skips import Skip
 from mobileclip.datasets.curation.filtering import FilterReport, FilterSpec
 from mobileclip.datasets.curation.scores import Scores
-from mobileclip.datasets.viewing.paper import (
+from mobileclip.datasets.viewing.canvas import (
     ALARM,
     BAR,
     COLUMNS,

@@ -1,12 +1,4 @@
-from .contact_sheet import draw_sheet as draw_sheet
-from .counting import count_shards as count_shards
-from .inspection import (
-    describe_crop as describe_crop,
-    describe_operations as describe_operations,
-    inspect_sample as inspect_sample,
-    print_inspection as print_inspection,
-)
-from .paper import (
+from .canvas import (
     ALARM as ALARM,
     BAR as BAR,
     COLUMNS as COLUMNS,
@@ -22,4 +14,12 @@ from .paper import (
     legible as legible,
     load_shown as load_shown,
     wrap as wrap,
+)
+from .contact_sheet import draw_sheet as draw_sheet
+from .counting import count_shards as count_shards
+from .inspection import (
+    describe_crop as describe_crop,
+    describe_operations as describe_operations,
+    inspect_sample as inspect_sample,
+    print_inspection as print_inspection,
 )

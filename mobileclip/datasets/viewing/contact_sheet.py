@@ -9,8 +9,7 @@ from PIL import Image, ImageDraw
 
 from mobileclip.data.augmentation.replay import AugmentationParams, datacompdr_augmentation
 from mobileclip.data.images.resize import resize
-from mobileclip.datasets.viewing.inspection import Caption, Inspection, describe_crop, describe_operations
-from mobileclip.datasets.viewing.paper import (
+from mobileclip.datasets.viewing.canvas import (
     ALARM,
     BAR,
     EMPTY,
@@ -27,6 +26,7 @@ from mobileclip.datasets.viewing.paper import (
     Tile,
     font_of,
 )
+from mobileclip.datasets.viewing.inspection import Caption, Inspection, describe_crop, describe_operations
 from mobileclip.inputs import Color
 
 _IMAGE_BOX = (3 * TILE + 2 * GAP, 460)

@@ -24,7 +24,7 @@ from mobileclip.data.samples.sample import (
 from mobileclip.data.shards.card import ReinforcementCard, find_card
 from mobileclip.data.shards.files import RawSample, parse, read_shard
 from mobileclip.data.skips import BadSampleError, Skip
-from mobileclip.datasets.viewing.paper import load_shown
+from mobileclip.datasets.viewing.canvas import load_shown
 from mobileclip.registry import nearest
 from mobileclip.terminal import print_table, shown
 

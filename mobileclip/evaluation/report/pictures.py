@@ -10,7 +10,7 @@ from PIL import Image
 
 from mobileclip.data.images.limits import ImageError
 from mobileclip.data.skips import SkipReport
-from mobileclip.datasets.viewing.paper import load_shown
+from mobileclip.datasets.viewing.canvas import load_shown
 from mobileclip.evaluation.datasets.benchmark import Benchmark
 
 # On a page they are shown at half of that, so that they are sharp on a screen of two pixels to one.
