@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from mobileclip.data.images.camera_notes import CameraNotes, read_camera_notes
+from mobileclip.data.images.exif import CameraNotes, read_camera_notes
 from mobileclip.data.images.limits import ImageError
 from mobileclip.data.images.opening import read_image_file
 from mobileclip.data.images.reading import read_tower_image

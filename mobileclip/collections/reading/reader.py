@@ -17,7 +17,7 @@ from mobileclip.collections.reading.scanning import FoundFile, estimated_picture
 from mobileclip.collections.reading.videos import SceneChooser, hash_file, look_at_video
 from mobileclip.collections.store.about import FinishedFile
 from mobileclip.collections.store.rows import Row
-from mobileclip.data.images.camera_notes import CameraNotes
+from mobileclip.data.images.exif import CameraNotes
 from mobileclip.data.images.limits import ImageError
 from mobileclip.data.images.resize import Pixels
 from mobileclip.data.shards.files import read_shard

@@ -10,7 +10,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from mobileclip.data.images.camera_notes import CameraNotes
+from mobileclip.data.images.exif import CameraNotes
 from mobileclip.data.images.limits import ImageError
 from mobileclip.data.images.transform import LIMITS, Pixels
 from mobileclip.datasets.videos.opening import VideoFile

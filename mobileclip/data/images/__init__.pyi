@@ -1,4 +1,4 @@
-from .camera_notes import CameraNotes as CameraNotes, read_camera_notes as read_camera_notes
+from .exif import CameraNotes as CameraNotes, read_camera_notes as read_camera_notes
 from .files import (
     FolderFiles as FolderFiles,
     describe_left_out as describe_left_out,

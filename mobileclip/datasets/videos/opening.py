@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from PIL import Image
 
-from mobileclip.data.images.camera_notes import CameraNotes
+from mobileclip.data.images.exif import CameraNotes
 from mobileclip.data.images.limits import ImageError, ImageLimits
 from mobileclip.datasets.videos.formats import DECODERS, START_BYTES, VIDEO_EXTENSIONS, find_video_format
 from mobileclip.extras import needed
