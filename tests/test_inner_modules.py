@@ -55,7 +55,7 @@ REASONS = {
     "mobileclip.reinforce.verify": "what is drawn of 200 million samples is asked without them",
     "mobileclip.reinforce.worker": "engines run its work with a listener that kills it",
     "mobileclip.storage.connection": "a bound to the byte, which no server's answer can be counted to",
-    "mobileclip.terminal.hearing": "tests do not wait as long as tidying up may take, which no command changes",
+    "mobileclip.terminal.signal_state": "tests do not wait as long as tidying up may take, which no command changes",
     "mobileclip.testing.losses": "processes of a check are forked, and do not start anew",
     "mobileclip.training.cpu.norm_sum": "a sum of norms that no block has",
     "mobileclip.training.prefetching": "a GPU, a signal and a slow source meet at moments that a run does not choose",

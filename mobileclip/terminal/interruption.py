@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 from mobileclip.processes import this_process
 from mobileclip.terminal import say
-from mobileclip.terminal.hearing import (
+from mobileclip.terminal.signal_state import (
     LOOK_SECONDS,
     WARNING,
     Interrupted,

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from mobileclip.terminal import hearing
+from mobileclip.terminal import signal_state
 from mobileclip.terminal.interruption import (
     Interrupted,
     ending,
@@ -333,9 +333,9 @@ def test_a_loaders_worker_is_ended_by_its_loader_alone():
 
 HANGING = """
 import signal, threading, time
-from mobileclip.terminal import hearing
+from mobileclip.terminal import signal_state
 from mobileclip.terminal.interruption import interruptible
-hearing._TIDYING_SECONDS = 0.5
+signal_state._TIDYING_SECONDS = 0.5
 with interruptible("x", "all is kept"):
     thread = threading.Thread(target=time.sleep, args=(120,))
     thread.start()
@@ -384,7 +384,7 @@ def test_what_hangs_after_a_signal_does_not_keep_the_program(left, tidying, numb
     ended, seconds = left
     assert ended[tidying, number] == (f"x: interrupted by {number.name}; all is kept\n", status)
     assert seconds < 12
-    assert hearing._TIDYING_SECONDS < 10, "Docker kills after so many"
+    assert signal_state._TIDYING_SECONDS < 10, "Docker kills after so many"
 
 
 LEAVING_CHILDREN = """
