@@ -1,4 +1,4 @@
-"""Errors that are the machine's: a full disk, full memory, too many files. No other sample or file would do better.
+"""Errors of the machine, such as a full disk or memory, which no other sample or file would avoid.
 
 Whatever catches every `Exception` of a sample, a file or a unit calls `raise_machine_fault` first, which raises one
 `MachineError` in place of these. It passes through every such barrier, and ends the run.
@@ -49,7 +49,7 @@ _MOST_CAUSES = 10
 
 @attrs.frozen(kw_only=True)
 class MachineFault:
-    """What the machine has run out of.
+    """A resource that the machine ran out of: disk, memory or open files.
 
     Args:
         kind: of what.

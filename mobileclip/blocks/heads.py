@@ -51,7 +51,7 @@ class ConvPoolHead(nn.Module):
 
 
 class TextPool(nn.Module):
-    """What reads the features of a text: it knows where each text ends, behind which is padding.
+    """Locates the end token of each text, where pooling reads the features; padding lies behind it.
 
     Args:
         end_id: the end token's, which every text holds; None for the highest id of each text, which CLIP's is.

@@ -33,7 +33,7 @@ _T = TypeVar("_T")
 
 @attrs.frozen(kw_only=True)
 class ModelFlags:
-    """Which model a command takes, and where it computes.
+    """Flags that choose a command's model and the device that it runs on.
 
     Args:
         model: a name, a checkpoint in any known layout, a folder with one or with an export, hf-hub:OWNER/NAME, or

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True)
 class Sharing:
-    """How the work of a command is shared.
+    """Flags that divide a command's work among processes or the machines of a cluster.
 
     Args:
         num_workers: processes, or with Ray the actors that there may be; the result does not depend on it.

@@ -188,7 +188,7 @@ def _remove(folder: Path, process: int) -> None:
 
 @attrs.define(kw_only=True)
 class SkipReport:
-    """What was read and what was left out, by reason; by stages in other processes too, a DataLoader's workers.
+    """Counts of samples read and of samples skipped by reason, also those of a DataLoader's workers.
 
     Args:
         num_read: number of samples that were used.

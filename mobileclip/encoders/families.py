@@ -23,7 +23,7 @@ TRAINING_ALONE = {"mobileclip.used": "in training alone"}
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ImageEncoderSpec(ABC):
-    """What every image encoder's spec has.
+    """Base class of image encoder specs, with the fields that all share.
 
     Args:
         embedding_dim: width of the embedding.
@@ -86,7 +86,7 @@ class ImageEncoderSpec(ABC):
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class TextEncoderSpec(ABC):
-    """What every text encoder's spec has.
+    """Base class of text encoder specs, with the fields that all share.
 
     Args:
         embedding_dim: width of the embedding.
@@ -128,7 +128,7 @@ class TextEncoderSpec(ABC):
 
 @attrs.frozen(kw_only=True)
 class TokenMixerSpec(ABC):
-    """How the blocks of one stage mix positions.
+    """Base class of token mixer specs: how the blocks of one stage mix spatial positions.
 
     Examples:
         >>> class PoolingSpec(TokenMixerSpec):

@@ -101,7 +101,7 @@ def depth_of(stages: Sequence[int] | None, num_stages: int) -> int:
 
 
 def outputs_of(stages: Iterable[nn.Module], x: Tensor, chosen: Sequence[int]) -> tuple[Tensor, ...]:
-    """Return what the chosen stages make of `x`, in the order named; none behind the last is computed."""
+    """Return the outputs of the chosen stages in the order named; later stages are not computed."""
     outputs = {}
     for number, stage in enumerate(itertools.islice(stages, max(chosen) + 1)):
         x = stage(x)

@@ -251,7 +251,7 @@ class TextEncoder(ActivationCheckpointing, nn.Module):
         return found.train(self.training)
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Return what goes into the first layer: the tokens' embeddings with their positions.
+        """Return the input of the first layer: token embeddings plus positions.
 
         Shape:
             `(batch, tokens)` to `(batch, tokens, width)`.

@@ -207,7 +207,7 @@ class ViT(ActivationCheckpointing, nn.Module):
         return y
 
     def tokens(self, images: Tensor) -> Tensor:
-        """Return what goes into the first layer: the class token, then the patches, with their positions.
+        """Return the input of the first layer: class token and patches, with positions.
 
         Shape:
             `(batch, channels, height, width)` to `(batch, 1 + num_patches, width)`.

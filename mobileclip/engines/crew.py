@@ -58,7 +58,7 @@ class Member:
 
 
 class Transport(ABC):
-    """How workers are started, told, heard and ended."""
+    """Interface that starts workers, exchanges messages with them, and ends them."""
 
     queues_workers = False
     """Whether a worker may have to wait until there is room for it."""
@@ -81,7 +81,7 @@ class Transport(ABC):
 
 
 class Crew(Engine):
-    """Workers that outlive one kind of work, and which of them has which units.
+    """Workers that are reused from one kind of work to the next, with the units that each of them holds.
 
     Args:
         engine: whose choices count.

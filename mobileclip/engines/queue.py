@@ -29,7 +29,7 @@ _TRIES_WHOLE = 2
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Retries:
-    """How often a unit is tried that fails of what may pass: a store, a network, a disk, memory, a lost worker.
+    """Retry limits for units that fail for a passing reason: a store, a network, a disk, memory, a lost worker.
 
     One whose input is broken, missing or closed to this user is not tried again.
 

@@ -55,7 +55,7 @@ class UnderWay:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Status:
-    """How far a run is. Its text says when nothing was heard of a running one for two minutes.
+    """Progress of a run; its text says when a running one has not reported for two minutes.
 
     Args:
         state: `running`, `finished`, or `ended` before its time.

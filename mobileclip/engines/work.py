@@ -57,7 +57,7 @@ class Failure:
 
 @attrs.frozen(kw_only=True)
 class Place:
-    """Where a worker works.
+    """The device and the number of CPU threads of a worker.
 
     Args:
         device: such as `cpu` or `cuda:1`.
@@ -88,7 +88,7 @@ class Worker(Protocol[UnitT_contra, EntryT_co]):
 
 
 class Work(ABC, Generic[UnitT, EntryT]):
-    """What is done with every unit, in whatever process: a value that can be pickled."""
+    """The function that processes units, picklable so that any process can run it."""
 
     @abstractmethod
     def open(self, place: Place) -> Worker[UnitT, EntryT]:

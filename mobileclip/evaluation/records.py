@@ -1,4 +1,4 @@
-"""What a run has found out so far, for people and other programs: a line of JSON for each data set and reading of it.
+"""The results of a run as JSON lines, one for each data set and reading, written as they are found.
 
 No run reads its numbers back: it computes them of the features that are kept.
 """

@@ -25,7 +25,7 @@ OWN = "own"
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class EvaluationSpec:
-    """Which models are evaluated on what.
+    """The choices of an evaluation: models, data sets or suites, and how they are encoded.
 
     Args:
         suite: `quick` for six small data sets, `imagenet` for it and its relatives, `retrieval` for Flickr30k and COCO,

@@ -25,7 +25,7 @@ NOT_RUN: Final = "written, not run"
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ImageContract:
-    """What the image file takes.
+    """The input of an exported image file, as its host must prepare it.
 
     Args:
         input: resize the shorter side to `size` (antialiased, `interpolation`), crop the centre, then
@@ -44,7 +44,7 @@ class ImageContract:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class TextContract:
-    """What the text file takes.
+    """The input of an exported text file, as its host must prepare it.
 
     Args:
         input: context length, vocabulary, padding. Texts that are too long are cut in front of the end token.

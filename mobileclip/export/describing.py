@@ -73,7 +73,7 @@ def _text_contract(text: TextInput, spec: ExportSpec) -> TextContract:
 
 @attrs.frozen(kw_only=True)
 class Origin:
-    """Where the weights of an export come from.
+    """Name, author, licence and base model of the weights of an export.
 
     Args:
         name: what the model is called, or its file; None for a model that was built already.

@@ -1,4 +1,4 @@
-"""Where models are run: what each place expects of an export, by name.
+"""Places where models run, such as `iphone`, by name: the export options that each implies.
 
 A further place enters here, registered by name. How files are called there is a layout's, what is in them a target's.
 """

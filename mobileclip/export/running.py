@@ -35,7 +35,7 @@ from mobileclip.tensor_files.weights import weights_sha256
 
 @attrs.frozen(kw_only=True)
 class Opening:
-    """How a tower's file is opened: when an export is loaded, and again where the model is unpickled.
+    """The arguments that open a tower's exported file, kept so that an unpickled model can open it again.
 
     Args:
         folder: of the export.

@@ -45,7 +45,7 @@ def _are_stages(_: object, attribute: attrs.Attribute[tuple[Stage, ...]], stages
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ExportSpec:
-    """How a model is exported.
+    """The choices of an export: target, precision, towers, layout and preprocessing.
 
     Args:
         out: the folder to write; it must not exist, or be empty.

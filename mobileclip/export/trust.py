@@ -1,4 +1,4 @@
-"""Whose exports are believed: those that this machine wrote, and those in a folder that `MOBILECLIP_TRUST` names."""
+"""Decides which exports are trusted: those this machine wrote, and folders named in `MOBILECLIP_TRUST`."""
 
 from __future__ import annotations
 

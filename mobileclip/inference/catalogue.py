@@ -60,7 +60,7 @@ def rows(*, known: Collection[str] = ()) -> list[dict[str, str | None]]:
 
 
 def describe(model: str) -> dict[str, Any]:
-    """Return what a model known by name, or in a checkpoint, is.
+    """Return the description of a model: by name, or from a checkpoint.
 
     Args:
         model: a name, a file, a folder with one file of weights, or `hf-hub:owner/name`.
@@ -105,7 +105,7 @@ def _second_text_tower(name: str) -> TextEncoderSpec | None:
 
 
 def num_parameters(tower: ImageEncoderSpec | TextEncoderSpec, *, folded: bool = False) -> int:
-    """Return how many numbers a tower learns, running statistics of norms not counted."""
+    """Return the number of learnable parameters; running statistics of norms are not counted."""
     shapes = tensor_shapes(tower, "folded" if folded else "training")
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     return sum(math.prod(shape) for name, shape in shapes.items() if not name.endswith(statistics))

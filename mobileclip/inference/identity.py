@@ -1,4 +1,4 @@
-"""Which model embeddings are of: those of two models have nothing to do with each other, however alike they look."""
+"""The identity of the model that embeddings belong to; embeddings of two models cannot be compared."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ class ImageTextModel:
         template: str | Sequence[str] = "{}",
         batch_size: int = 64,
     ) -> dict[str, float]:
-        """Return how probable each label is for an image, the most probable first.
+        """Return the probability of each label for an image, the most probable first.
 
         `softmax(similarity_scale * cosine(image, label))` over the labels, with that of the model. Embeddings of labels
         are kept in memory: the next picture with the same labels takes the image tower alone.
@@ -126,7 +126,7 @@ class ImageTextModel:
         batch_size: int = 64,
         progress: bool = False,
     ) -> Tensor:
-        """Return what `classify` compares pictures with: the embedding of each label, kept in memory.
+        """Return the label embeddings that `classify` compares images with, cached in memory.
 
         Shape:
             result: `(labels, embedding_dim)`, float32 on the CPU, of unit length.

@@ -1,4 +1,4 @@
-"""Tensors kept in files, so that they need not be computed again: a file that is damaged is as good as none."""
+"""A disk cache of tensors; a damaged file counts as missing."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from mobileclip.inference.text_towers import identity_of, read_text_tower, store
 
 @attrs.frozen(kw_only=True)
 class OtherTexts:
-    """What encodes texts beside, or in place of, a model's own text tower.
+    """The text towers that encode texts beside a model's own, or in place of it.
 
     Args:
         model: as it was asked for.

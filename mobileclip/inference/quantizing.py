@@ -115,7 +115,7 @@ class QuantizationSpec:
 
 @attrs.frozen(kw_only=True)
 class QuantizationReport:
-    """What a quantised model keeps.
+    """The accuracy of a quantised model, and the layers that stay in float32.
 
     Args:
         towers: of each tower that was quantised, on inputs that were held out.

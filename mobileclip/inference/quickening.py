@@ -1,4 +1,4 @@
-"""The form of a model that is worth finding for the pictures at hand, tried on some of these."""
+"""Finds the fastest form of a model for the images at hand, by trying forms on some of them."""
 
 from __future__ import annotations
 

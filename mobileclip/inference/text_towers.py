@@ -130,7 +130,7 @@ def with_text_tower(model: DualEncoder, tower: nn.Module) -> DualEncoder:
 
 @attrs.frozen(eq=False)
 class TextSide:
-    """What encodes texts: a model, of which the text tower is asked, and what makes ids of texts for it.
+    """A model whose text tower encodes texts, with its tokenizer.
 
     Args:
         model: in evaluation mode.

@@ -24,7 +24,7 @@ _RESEARCH = "apple-amlr"
 
 
 class Result(Protocol):
-    """What a model reaches on one data set, as `mobileclip.evaluation.DatasetResult` says it."""
+    """The result of a model on one data set, with the fields of `mobileclip.evaluation.DatasetResult`."""
 
     @property
     def key(self) -> str:

@@ -33,7 +33,7 @@ _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 @attrs.frozen(kw_only=True)
 class Layout:
-    """How a folder holds a model.
+    """The layout of a model folder, and the libraries that can load it.
 
     Args:
         name: of the layout of its weights.

@@ -33,7 +33,7 @@ _LOADING_ERRORS = (RuntimeError, OSError, ValueError, KeyError, TypeError, pickl
 
 @attrs.frozen(kw_only=True)
 class OpenClipSource:
-    """Which architecture, and which weights.
+    """The architecture and the weights of an open_clip model.
 
     Args:
         model: a name that open_clip knows, such as `ViT-L-14`; `hf-hub:OWNER/NAME` or `local-dir:PATH`, which bring

@@ -22,7 +22,7 @@ _CONV_STEM, _PATCH_STEM = "vit_base_mci_224", "vit_large_patch14_clip_224"
 
 @attrs.frozen(kw_only=True)
 class TimmModel:
-    """What `timm.create_model` is asked for.
+    """The architecture and arguments for `timm.create_model`.
 
     Args:
         architecture: name of the function that builds it.
@@ -42,7 +42,7 @@ class TimmModel:
 
 
 def timm_model(spec: ImageEncoderSpec) -> TimmModel:
-    """Return what timm builds from the weights of an image tower in training form.
+    """Return the timm architecture and arguments for the weights of an image tower in training form.
 
     Raises:
         ValueError: if it builds no such tower.

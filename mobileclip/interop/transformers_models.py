@@ -29,7 +29,7 @@ _LOADING = Lock()
 
 @attrs.frozen(kw_only=True)
 class TransformersSource:
-    """Which model.
+    """The folder or hub repository of a transformers model.
 
     Args:
         model: a folder that `save_pretrained` has written, or `OWNER/NAME` on the hub.

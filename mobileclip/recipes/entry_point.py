@@ -1,4 +1,4 @@
-"""What every recipe does before and after its run: runs read from and written as JSON, errors in a line, signals."""
+"""The entry point of recipes: reads and writes runs as JSON, reports errors in a line, handles signals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much of what teachers know of plain pictures they still know of the stored views: measured on the first shard.
+"""Measures whether teachers still recognise the stored views, on the first shard.
 
 A student learns what the teachers say of views. Where a view shows too little for them, they say little.
 """

@@ -1,4 +1,4 @@
-"""What a reinforcement will cost, measured on the beginning of its first shard."""
+"""Estimates the cost of a reinforcement from the first samples of its first shard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Teachers that look at every batch while a student trains: what reinforced data saves, kept to compare with it."""
+"""Teachers that embed every batch during training: the baseline without reinforced data."""
 
 from __future__ import annotations
 

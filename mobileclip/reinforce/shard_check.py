@@ -67,7 +67,7 @@ class Problems:
 
 @attrs.frozen(kw_only=True)
 class ShardTask:
-    """Which samples of a shard are checked, and which are computed again.
+    """The samples of a shard to verify, and those to compute again.
 
     Args:
         entry: of the manifest.

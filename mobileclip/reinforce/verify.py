@@ -145,7 +145,7 @@ def verify(
 def choose_tasks(
     entries: Sequence[ShardEntry], *, num_samples: int, num_shards: int | None, num_rows: int | None, seed: int
 ) -> list[ShardTask]:
-    """Return what is read of which shards, drawn at random from their counts; no list of samples is made.
+    """Return the samples to verify in each shard, drawn at random from their counts.
 
     Args:
         entries: of the manifest.

@@ -1,4 +1,4 @@
-"""Names of places: what is a path on this machine, what a URL, and which store opens it."""
+"""Tells local paths from URLs, and finds the store that opens each."""
 
 from __future__ import annotations
 

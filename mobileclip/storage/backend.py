@@ -46,7 +46,7 @@ def is_transient(error: Exception) -> bool:
 
 @attrs.frozen(kw_only=True)
 class Info:
-    """What a store knows about a file.
+    """Size, version and ETag of a file in a store.
 
     Args:
         size: bytes; None where the server does not say.
@@ -65,7 +65,7 @@ class Info:
 
 
 class ByteStream(Protocol):
-    """What a store opens."""
+    """The interface of an open file in a store."""
 
     def read(self, size: int, /) -> bytes:
         """Return at most `size` bytes, none at the end."""

@@ -1,4 +1,4 @@
-"""What a file holds, as a short text: sizes and times can stay when the content does not."""
+"""A fingerprint of a file's content, since size and time may stay when the content changes."""
 
 from __future__ import annotations
 

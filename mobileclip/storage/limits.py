@@ -13,7 +13,7 @@ from mobileclip.strict import strict
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class StoreLimits:
-    """How long stores are waited for, and how much they may send; slow ones that keep sending are waited for.
+    """Timeouts, retry pauses and minimum data rates of remote stores.
 
     Args:
         answer_seconds: timeout for a web server's response header, connecting and redirects included.

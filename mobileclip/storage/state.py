@@ -1,4 +1,4 @@
-"""What this machine remembers for its user, where systems keep such things."""
+"""The user's state folder on this machine, where the system keeps such files."""
 
 from __future__ import annotations
 

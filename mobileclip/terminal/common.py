@@ -1,4 +1,4 @@
-"""What every command can be told, to show no progress and to fail where something was left out; and flags' names."""
+"""The flags of every command, `--quiet` and `--strict`, and the names of flags."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import attrs
 
 @attrs.frozen(kw_only=True)
 class Common:
-    """What a command was told.
+    """The flags that every command takes: `--quiet` and `--strict`.
 
     Args:
         quiet: whether no progress is shown.

@@ -88,7 +88,7 @@ def interruptible(name: str, kept: str, *, is_program: bool = True) -> Iterator[
 
 
 class Postponed:
-    """What a step, or whatever must not be cut short, asks when it is done."""
+    """Reports a signal received during work that must not be cut short, and raises it afterwards."""
 
     @property
     def requested(self) -> bool:

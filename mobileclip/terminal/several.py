@@ -1,4 +1,4 @@
-"""Flags that take several values: each is given once for every value, and what follows is no value of it.
+"""Flags with several values, given once for each value.
 
 tyro lets such a flag take all that follows it, up to the next flag: `search --not people "a cat"` would find nothing.
 Here `--not people --not dogs "a cat"` is what it looks like. Where nothing else can be meant, several values behind one

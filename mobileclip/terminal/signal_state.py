@@ -1,4 +1,4 @@
-"""What this process has heard of signals, and what it does at once: raise, take note, or leave."""
+"""The signals that this process has received, and its response: raise, postpone, or exit."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Interrupted(KeyboardInterrupt):
 
 @attrs.define
 class Heard:
-    """What this process has heard, and how it answers.
+    """The first signal that this process received, and how the process responds to it.
 
     Args:
         process: whose signals these are; a forked child has a copy, which is not meant for it.
@@ -86,7 +86,7 @@ heard = Heard()
 
 @attrs.frozen
 class Before:
-    """Who heard the signals before."""
+    """The signal handlers that were installed before this library's own."""
 
     handlers: dict[signal.Signals, Any]
     hook: Callable[[Any], Any]

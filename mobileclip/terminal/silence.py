@@ -1,4 +1,4 @@
-"""What libraries say while nobody wants to hear it: kept from loggers, warnings and streams of the process.
+"""Silences libraries: their loggers, warnings and output streams.
 
 These belong to all threads. Two of them that silence and give back in turns would leave the process silent for ever.
 """

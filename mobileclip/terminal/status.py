@@ -1,4 +1,4 @@
-"""The exit status of a command that leaves out what it cannot use, and counts it: one rule for all of them."""
+"""The exit status of commands that skip unusable input and count it."""
 
 from __future__ import annotations
 

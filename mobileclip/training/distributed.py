@@ -74,7 +74,7 @@ class World:
         return torch.stack(parts).mean(dim=0)
 
     def gather(self, value: T) -> list[T]:
-        """Return what every process gave, in the order of their ranks."""
+        """Return the values of all processes, in the order of their ranks."""
         if self.group is None:
             return [value]
         values: list[Any] = [None] * self.size

@@ -1,4 +1,4 @@
-"""The open families of a run: the spec of what trains, and the spec of what it trains on."""
+"""The open families of a run: model specs and data specs, with their registries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mobileclip.serialization import open_family
 
 @runtime_checkable
 class StudentSpec(Protocol):
-    """What a run needs of the spec of its model, an attrs class; with `image` and `text`, their `input` is checked.
+    """The interface of a model's spec in a run, an attrs class; `image.input` and `text.input` are checked.
 
     Others than `DualEncoderSpec`, `ClassifierSpec`, `CoCaSpec` and text towers are registered in `students`, or stand
     at the top of a module that is imported.
@@ -31,7 +31,7 @@ class StudentSpec(Protocol):
 
 @runtime_checkable
 class DataSpec(Protocol):
-    """What a run needs of the spec of its data, an attrs class; with `image` and `text` they are checked.
+    """The interface of a data spec in a run, an attrs class; its `image` and `text` are checked.
 
     Others than the library's pipelines are registered in `pipelines`, or stand at the top of a module that is imported.
 

@@ -1,4 +1,4 @@
-"""AdamW that decays the weights that multiply inputs, and what else it is asked to."""
+"""AdamW with weight decay, by default on matrices and kernels only, and the registry of optimizers."""
 
 from __future__ import annotations
 

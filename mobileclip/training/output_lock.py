@@ -1,4 +1,4 @@
-"""A folder is one run's: files in it say whose, and another run is refused until the first one gives it back."""
+"""Locks an output folder for one run; another run is refused until the first one ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches on their way to the device: one is copied while the device computes on the one before."""
+"""Copies the next batch to the device while the current one is computed."""
 
 from __future__ import annotations
 

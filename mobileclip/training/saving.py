@@ -1,4 +1,4 @@
-"""When a run saves its state, looks at its model, and stops for a signal: all its processes after the same step."""
+"""Saves, evaluates and stops a run, after the same step in all of its processes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Evaluate = Callable[[nn.Module, int], Mapping[str, float]]
 
 @attrs.frozen
 class Wishes:
-    """What a process requests after a step; what one requests, all do.
+    """The actions that a process requests after a step; all processes follow any request.
 
     Args:
         stop: to save the state and leave, for it has heard a signal.

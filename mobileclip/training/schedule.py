@@ -15,7 +15,7 @@ from mobileclip.strict import strict
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Schedule(ABC):
-    """What every schedule has: linear warm-up to the peak, `peak (s + 1) / w` for step `s < w`, and an end.
+    """Base class of schedules: linear warm-up to the peak, `peak (s + 1) / w` for step `s < w`, then its own curve.
 
     Args:
         total_steps: steps of the whole run, `n`.

@@ -1,4 +1,4 @@
-"""Which pairs of a larger batch a step learns from: those that the student finds harder than its teachers do."""
+"""Selects the pairs of a larger batch that the student finds harder than its teachers do."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class SelectionSpec:
         return self.share < 1
 
     def sizes(self, batch_size: int) -> tuple[int, ...]:
-        """Return how many pairs every chunk draws, the first ones one more where it does not come out even.
+        """Return the number of pairs drawn in each chunk; the first ones draw one more if the division leaves a rest.
 
         Raises:
             ValueError: if fewer than two pairs would be left of the batch.
@@ -99,7 +99,7 @@ class PairLosses:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Learnability:
-    """How much harder than its teachers the student finds pairs, with one set of captions.
+    """The excess of the student's loss over the teachers' for each pair, with one caption set.
 
     Args:
         student: its losses.

@@ -90,7 +90,7 @@ class MixingSpec:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Mixture:
-    """How the images of one batch are mixed with their partners.
+    """The mixing weights of one batch for Mixup or CutMix, as tensors.
 
     Tensors and not numbers say so: `torch.compile` would compile anew for every other number.
 

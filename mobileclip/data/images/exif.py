@@ -1,4 +1,4 @@
-"""What a camera noted beside a picture: which camera it was, when and where. Nothing else of the notes is read."""
+"""Reads a photo's EXIF metadata: camera, time and GPS position, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures in every mode to RGB: transparency on a background, 16 bits scaled to 8."""
+"""Converts images of every mode to RGB: transparency over a background, 16 bits scaled to 8."""
 
 from __future__ import annotations
 

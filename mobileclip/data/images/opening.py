@@ -1,4 +1,4 @@
-"""The one place where image files are opened: as one of a few formats, within limits, without their metadata."""
+"""Opens image files, the only place that does: a few formats, within limits, without their metadata."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a picture is turned, as its notes say; only that one tag of them is read."""
+"""The EXIF orientation of an image; no other tag is read."""
 
 from __future__ import annotations
 

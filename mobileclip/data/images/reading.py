@@ -33,7 +33,7 @@ _REDUCTIONS = (8, 4, 2)
 
 @attrs.frozen(kw_only=True, eq=False)
 class TowerImage:
-    """What was read of an image file.
+    """An image file as an image tower takes it: its pixels, original size and metadata.
 
     Shape:
         pixels: `(size, size, 3)`, uint8.
@@ -86,7 +86,7 @@ def read_tower_image(
 
 
 def require_decode(decode: str) -> Decode:
-    """Return how pictures are to be decoded.
+    """Return the decoding mode, checked.
 
     Raises:
         ValueError: if it is no way that there is.

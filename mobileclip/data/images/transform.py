@@ -96,7 +96,7 @@ class ImageTransform:
         return np.array(resized.crop((centre.left, centre.top, right, bottom)))
 
     def centre(self, size: tuple[int, int], name: str) -> Centre:
-        """Return what the tower sees of an upright image: to which size it is resized, and the square in its middle.
+        """Return the size that an upright image is resized to, and the centred square that is cropped from it.
 
         Args:
             size: width and height of the image, in pixels.

@@ -1,4 +1,4 @@
-"""Pipelines for single rows of the papers' tables: for teachers that look on, or with some of the teachers alone."""
+"""Pipelines for ablations of the papers: online teachers, or a subset of the teachers."""
 
 from __future__ import annotations
 

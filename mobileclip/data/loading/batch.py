@@ -35,7 +35,7 @@ class Batch:
         return len(self.keys)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what is there, by name."""
+        """Return the fields that are set, by name."""
         return {name: value for name, value in attrs.asdict(self, recurse=False).items() if value is not None}
 
     def tensors(self) -> Iterator[Tensor]:

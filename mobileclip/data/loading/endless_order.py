@@ -1,4 +1,4 @@
-"""Shards without end, of one source or of several, each with its share of every batch."""
+"""Sample order without epochs: shards drawn without end from one or several sources with fixed shares."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every sample once an epoch: whose turn it is, where shards are whole and where some are dead."""
+"""Sample order in epochs: every sample once, also where shards are missing."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class EpochOrder(Order):
         return (numbers[start : start + batch_size] for start in numbers[::batch_size])
 
     def next_epoch(self, step: int, batch_size: int, places: Collection[Cursor]) -> tuple[int, tuple[Cursor, ...]]:
-        """Return how many steps are left of an epoch."""
+        """Return the number of steps left in an epoch."""
         del places
         return -step % (self.num_places // batch_size), ()
 

@@ -105,7 +105,7 @@ class Order(ABC):
 
     @abstractmethod
     def segments(self, epoch: int, reader: int, turn: int) -> Sequence[Segment] | None:
-        """Return what a reader reads at one of its turns; None behind the last of an epoch."""
+        """Return the segments that a reader reads at one of its turns; None after the last turn of an epoch."""
 
     @abstractmethod
     def step(self, step: int, batch_size: int) -> tuple[int, range]:

@@ -1,4 +1,4 @@
-"""From shards to named batches: one stored augmentation, one real and one synthetic caption per sample and epoch."""
+"""The reinforced pipeline: per sample and epoch one stored augmentation, one real and one synthetic caption."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one reader reads: the samples of its segments in their order, shuffled in a buffer, from any place on."""
+"""Reads a reader's samples in order through a shuffle buffer, from any position."""
 
 from __future__ import annotations
 

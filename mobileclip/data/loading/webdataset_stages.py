@@ -1,4 +1,4 @@
-"""What the loader does, as stages of webdataset's pipelines: the order of shards, their samples, a choice, examples.
+"""The loader as stages of webdataset pipelines: shard order, samples, filter, examples.
 
 Each stage takes what the one before yields, in the dictionaries that webdataset's own stages take and yield.
 """

@@ -67,7 +67,7 @@ class InflateStream:
 
 
 def gunzip(data: bytes, *, limit: int) -> bytes:
-    """Return what gzip compressed.
+    """Return the decompressed content of gzip data.
 
     Args:
         data: a file of gzip.

@@ -47,7 +47,7 @@ class TeacherEntry:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class CaptionerEntry:
-    """Who wrote the synthetic captions.
+    """The captioner that generated a set of synthetic captions, with its weights, seed and settings.
 
     Args:
         name: of the model and its pretraining.
@@ -73,7 +73,7 @@ def _fraction() -> Any:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ViewAgreement:
-    """How much of what the teachers know of plain pictures they still know of the stored views of some samples.
+    """Share of stored augmented views that the teachers match to the same caption as the plain image.
 
     A picture, or a view of it, is taken for that one of these pictures whose caption is the nearest. Only captions that
     no other of them has are compared.
@@ -108,7 +108,7 @@ class ViewAgreement:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class ReinforcementCard:
-    """What made the shards of a directory, and what is in them.
+    """The data card of reinforced shards: teachers, captioners, augmentation, layout and sample counts.
 
     Args:
         teachers: whose embeddings are concatenated, in order; none where there are only captions so far.

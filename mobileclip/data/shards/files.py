@@ -41,7 +41,7 @@ _PROGRAMS = ("pipe:", "ais://", "ftps://", "htgs://", "scp://", "sftp://")
 
 @attrs.define(kw_only=True)
 class RawSample:
-    """What a shard holds under one key.
+    """The members of one sample in a shard, as bytes that are not parsed yet.
 
     Args:
         key: the members' common name, up to the first dot.

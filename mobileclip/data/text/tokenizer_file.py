@@ -30,7 +30,7 @@ _MAX_REASON = 300
 
 @attrs.frozen(kw_only=True)
 class SpecialIds:
-    """What a tokenizer puts around a text.
+    """The ids of a tokenizer's start, end and padding tokens.
 
     Args:
         start: in front; None for nothing.

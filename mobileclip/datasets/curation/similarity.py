@@ -39,7 +39,7 @@ def columns_of(dims: Iterable[int]) -> tuple[slice, ...]:
 
 
 def similarities(sample: ReinforcedSample, teachers: Sequence[slice]) -> Similarities:
-    """Return how well a sample's captions fit its image.
+    """Return the similarities of a sample's captions with its image.
 
     Args:
         sample: with all its embeddings.

@@ -22,7 +22,7 @@ from mobileclip.datasets.joining.comparison import Likeness, compare, is_of, sta
 
 @attrs.frozen(kw_only=True)
 class Checked:
-    """What checking an image found.
+    """The result of comparing an image with what a reinforced sample states about it.
 
     Args:
         likeness: whether it is the image that the sample states.

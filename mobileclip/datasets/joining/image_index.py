@@ -30,7 +30,7 @@ _MISSING = "missing"
 
 @attrs.frozen(kw_only=True)
 class IndexCounts:
-    """How much an index holds.
+    """The size of an image index, and the problems found while it was built.
 
     Args:
         shards: number of shards that were read.

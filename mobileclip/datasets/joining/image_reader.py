@@ -21,7 +21,7 @@ _MAX_OPEN_SHARDS = 32
 
 @attrs.frozen(kw_only=True)
 class FoundImage:
-    """What was read of an image.
+    """An image read from its shard, with the caption and the JSON stored beside it.
 
     Args:
         shard: where it was.

@@ -1,4 +1,4 @@
-"""What is where in one shard: its images, as an index needs them, or what its samples are called."""
+"""Scans one shard for its images, or for the names of its samples."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ _BUCKET_BYTES = 2**26
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class MatchCounts:
-    """What matching found, all reinforced shards together.
+    """Counts of matched images and samples over all reinforced shards.
 
     Args:
         keys: number of different names of images.

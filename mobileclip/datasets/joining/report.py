@@ -123,7 +123,7 @@ class JoinedShard:
 
 @attrs.frozen(kw_only=True)
 class JoinReport:
-    """What is in the joined shards, and what is not; all runs together.
+    """Totals of a join over all of its runs: shards, samples joined and samples left out by reason.
 
     Args:
         output: where they are.

@@ -16,7 +16,7 @@ INDEX = "index"
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class JoinSpec:
-    """What is joined with what, and how.
+    """The inputs, output and options of a join of reinforced shards with shards of images.
 
     Args:
         reinforced: shards with captions, augmentations and embeddings: paths, URLs or patterns.

@@ -39,7 +39,7 @@ _Rows: TypeAlias = "tuple[list[UrlRow], list[Skip]]"
 
 
 class UrlRow(NamedTuple):
-    """Where the picture of a sample is, and what is known of it; empty texts for what is not."""
+    """The URL of a sample's image with its caption and hashes; a value that is not known is an empty text."""
 
     url: str
     caption: str

@@ -35,7 +35,7 @@ class TextPair:
 
 @attrs.frozen(kw_only=True)
 class TextColumns:
-    """Which columns of a table hold what.
+    """The table columns with the student's text, the teacher's text and the language.
 
     Args:
         text: what the student reads.

@@ -23,7 +23,7 @@ _GZIP = b"\x1f\x8b"
 
 @attrs.frozen(kw_only=True)
 class TextForm:
-    """What a row is.
+    """The format of a row: a line of JSON, or cells with a delimiter and quoting.
 
     Args:
         delimiter: one character between the cells; none where a row is a line of JSON.

@@ -36,7 +36,7 @@ _ADDRESS = re.compile(
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Remembered:
-    """What came when a file was fetched first.
+    """The commit and digest of a file as it was first fetched from the hub.
 
     Args:
         commit: of the repository, in hexadecimal.

@@ -31,7 +31,7 @@ TWO_EMPTY_DIMS = Reshape(lambda tensor: tensor[None, None], lambda tensor: tenso
 
 @attrs.frozen
 class As:
-    """What a layout calls a tensor, and how the shape that it holds it in differs, if it does."""
+    """A tensor's name in a checkpoint layout, with a reshape where its stored shape differs."""
 
     name: str
     reshape: Reshape | None = None

@@ -169,7 +169,7 @@ def read_checkpoint(
     mmap: bool = False,
     to_train: bool = False,
 ) -> Stored:
-    """Return what a checkpoint holds, checked against the model it should be; arguments and errors as `load_model`.
+    """Return a checkpoint's content, checked against the expected model; arguments and errors as `load_model`.
 
     What is `to_train` is in training form.
     """

@@ -50,7 +50,7 @@ _KINDS: dict[str, type[Any]] = {
 
 @attrs.frozen(kw_only=True, eq=False)
 class Taught:
-    """What a tower, or a model, was taught; a file has it beside the weights. A module carries it as `taught`.
+    """Training provenance of a tower or model, stored with its weights and kept in the attribute `taught`.
 
     Args:
         space: identity of the model whose space its embeddings are in, as JSON, see `mobileclip.inference.space_of`;

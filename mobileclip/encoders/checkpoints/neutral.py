@@ -1,4 +1,4 @@
-"""From folded weights back to a form that still has norms and scales: they become neutral.
+"""Restores norms and scales to folded weights, with neutral values.
 
 timm and the research release fold branches only. A model that is folded to the end is written for them with norms
 that do nothing and scales of one; the embeddings stay the same.

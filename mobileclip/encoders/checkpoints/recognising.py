@@ -65,7 +65,7 @@ class Claim:
 
 
 def recognised(path: Path, tensors: Tensors, wanted: ModelSpec | None, tower: Tower | None) -> Claim:
-    """Return what the tensors of a file without a header are.
+    """Return the layout, form and model that a file's tensor names and shapes belong to.
 
     Own names come before foreign ones. The model has to be named where several that are known fit: how many heads there
     are, and what a tower attends to, is not in shapes.

@@ -18,7 +18,7 @@ _OUT = -1e9
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class GenerationSpec:
-    """How captions are drawn.
+    """The decoding strategy of a captioner: greedy, sampled or beam search.
 
     Args:
         strategy: `greedy`, the most probable id each time; `top_k` and `top_p`, one drawn of the most probable;

@@ -92,7 +92,7 @@ class CoCaSpec:
 
 
 class CoCaOutput(NamedTuple):
-    """What a CoCa gives for pairs.
+    """The output of a CoCa on image-text pairs: embeddings, logit scale, caption logits and labels.
 
     Args:
         image: (batch, embedding_dim), of unit length.

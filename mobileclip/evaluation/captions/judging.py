@@ -18,7 +18,7 @@ from mobileclip.evaluation.session import Session
 
 @attrs.frozen(kw_only=True)
 class Agreement:
-    """How well captions fit their pictures, as a model sees it.
+    """How well captions match their images, by the similarities of one model.
 
     Args:
         cosine: mean over the captions; of one model alone these compare.
@@ -31,7 +31,7 @@ class Agreement:
 
 @attrs.frozen(kw_only=True)
 class Judgement:
-    """What is said of a set of captions.
+    """Statistics of a set of captions: size, length, variety, and match with the images.
 
     Args:
         name: of the set.
@@ -53,7 +53,7 @@ class Judgement:
 
 
 def judge_captions(captioned: Captioned, models: Sequence[Candidate] = ()) -> list[Judgement]:
-    """Return what is said of each set.
+    """Return the statistics of each set of captions.
 
     Args:
         captioned: pictures and sets.

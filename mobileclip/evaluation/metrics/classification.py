@@ -37,7 +37,7 @@ class ClassificationResult:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Hits:
-    """What becomes of every image.
+    """Per image: the predicted class, and whether the true class is in the top 1 and the top 5.
 
     Shape:
         predicted, top1, top5: `(images,)`.

@@ -21,7 +21,7 @@ VALUES_AT_ONCE = 1 << 22
 
 @attrs.frozen
 class Interval:
-    """Where the true value lies, as fractions of one.
+    """A confidence interval, as fractions of one.
 
     Args:
         low: its lower end.

@@ -35,7 +35,7 @@ class LinearProbe:
     penalty: float
 
     def logits(self, image: Tensor) -> Tensor:
-        """Return how much every image is of every class.
+        """Return the logits of the classes for each image.
 
         Shape:
             image: `(images, dim)`; result: `(images, classes)`.

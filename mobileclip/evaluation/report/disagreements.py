@@ -67,7 +67,7 @@ class Disagreement:
 def find_disagreements(
     benchmark: Benchmark, dataset: str, answers: Mapping[str, Answers], *, most_shown: int = MOST_SHOWN
 ) -> tuple[Disagreement, ...]:
-    """Return where every model answers differently from the first one; of a single model, where it is wrong.
+    """Return the images on which models disagree with the first one; of a single model, its mistakes.
 
     The pictures are read from the data set again, once for all models, up to the last that is shown.
 

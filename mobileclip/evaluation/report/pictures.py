@@ -1,4 +1,4 @@
-"""Small copies of a data set's images, found again in its shards, with the captions that stand beside them."""
+"""Thumbnails of a data set's images with their captions, read from its shards for a report."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Picture:
 
 @attrs.frozen(kw_only=True)
 class Found:
-    """What was found of the images of a data set.
+    """The images, captions and labels of a data set that could be read again for a report.
 
     Args:
         pictures: by the image's number; those that cannot be read again are not there.

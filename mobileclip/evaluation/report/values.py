@@ -22,7 +22,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @attrs.frozen(kw_only=True)
 class Coverage:
-    """How much of a data set went into a result.
+    """The number of images that a result is based on, and of those left out by reason.
 
     Args:
         num_used: images evaluated.

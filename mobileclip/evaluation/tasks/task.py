@@ -42,7 +42,7 @@ class Evaluation:
 
 @attrs.frozen(kw_only=True)
 class TaskOptions:
-    """How the data of tasks are opened.
+    """Options for opening the data of evaluation tasks.
 
     Args:
         allow_missing: evaluate on what is left where a shard is missing; see `Benchmark`.
@@ -100,7 +100,7 @@ class Task(ABC):
         """
 
     def evaluate(self, session: Session) -> Evaluation:
-        """Return what the session's model reaches: its `features`, and their `score`.
+        """Return the score of the session's model: its `features`, evaluated by `score`.
 
         Raises:
             ValueError, OSError: see `features` and `score`.

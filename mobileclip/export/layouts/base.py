@@ -21,7 +21,7 @@ logger = get_logger(__name__)
 
 @attrs.frozen(kw_only=True)
 class TowerNames:
-    """What a tower is called.
+    """The file, input and output names of a tower in an export layout.
 
     Args:
         stem: its file, with folders, and without what the precision and the target add; `{model}` stands for the model.

@@ -25,7 +25,7 @@ EXAMPLE_BATCH = 5
 
 @attrs.frozen(kw_only=True)
 class Written:
-    """What is known of a tower's file once it is written.
+    """The precision of an exported file, and the operations that its backend does not run.
 
     Args:
         compute: what the encoder computes in.

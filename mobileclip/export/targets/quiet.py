@@ -1,4 +1,4 @@
-"""What PyTorch's own quantisation and what is built on it have to say, kept to themselves."""
+"""Silences warnings of PyTorch's quantisation and of libraries built on it."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Fallback:
 def fallbacks(
     encoder: nn.Module, inputs: Tensor, precision: Precision, *, show_progress: bool = False
 ) -> Iterator[Fallback]:
-    """Yield what to keep in float32, least first: the next is for an export with the former that fails a check.
+    """Yield growing sets of layers to keep in float32, for exports that fail a check.
 
     - float16: the layers whose inputs or outputs leave its range, whatever the runtime here makes of them: another one
       may compute in float16 what this one does not. Then those, too, that come near its end.

@@ -1,4 +1,4 @@
-"""The inputs that an export is measured on, with the model's own embeddings of them: both lie in its folder."""
+"""The inputs that an export is measured on, stored in its folder with the model's embeddings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NUM_MAPPED = 12
 
 @attrs.frozen(kw_only=True, eq=False)
 class Outputs:
-    """What a tower gives for the inputs that it is measured on, float32.
+    """The reference outputs of a tower in float32 for the inputs that its export is measured on.
 
     Shape:
         embeddings: `(images or captions, embedding_dim)`. features: `(images, channels, rows, columns)` of each stage.

@@ -62,7 +62,7 @@ class Gate:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class TowerParity:
-    """What one exported tower gives, beside its model in float32: its embeddings, or the feature maps of a stage.
+    """Deviation of an exported tower's embeddings, or feature maps of a stage, from the float32 model.
 
     A map counts as one long vector.
 
@@ -98,7 +98,7 @@ class TowerParity:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class Ranking:
-    """How often the export ranks the same caption or image first as the float32 model.
+    """Share of queries whose first result is the same in the export as in the float32 model.
 
     Args:
         kind: `image-text`: captions for images and images for captions; `neighbours`: the nearest other input of the
@@ -174,7 +174,7 @@ class Report:
 
 
 def compare_tower(tower: Tower, exported: Tensor, reference: Tensor, *, stage: Stage | None = None) -> TowerParity:
-    """Return how near exported embeddings, or feature maps, are to the model's own.
+    """Return the deviation of exported embeddings, or feature maps, from the model's own.
 
     Shape:
         both `(count, embedding_dim)`, or `(count, channels, rows, columns)`.
@@ -218,7 +218,7 @@ def mean_error(maps: Tensor, embeddings: Tensor) -> float | None:
 def compare_rankings(
     exported: Mapping[Tower, Tensor], reference: Mapping[Tower, Tensor], *, of_classes: bool = False
 ) -> Ranking:
-    """Return how often the export finds first what the model finds first.
+    """Return how often the export and the model rank the same result first.
 
     Args:
         exported: embeddings by tower; a tower that was not exported is taken from `reference`.

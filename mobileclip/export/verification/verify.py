@@ -44,7 +44,7 @@ _NUM_RESIZED = 4
 
 
 def verify_export(folder: str | Path, *, trust: bool = False, show_progress: bool = True) -> Report:
-    """Return how near an export is to its model, measured anew on the inputs that lie beside it.
+    """Return the deviation of an export from its model, measured again on the inputs stored beside it.
 
     Every file is checked against the contract first, then each tower's is run.
 

@@ -15,7 +15,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class DepthwiseConvs(nn.Module):
-    """What a convolution of `m` outputs for every channel computes, by `m` depthwise convolutions.
+    """A convolution with `m` outputs per input channel, computed as `m` depthwise convolutions.
 
     Most libraries have code for depthwise convolutions alone. MCi's layers between two stages, and the one at its end,
     take half of the time this way in PyTorch, ONNX Runtime and OpenVINO on a CPU.

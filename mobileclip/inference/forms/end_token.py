@@ -41,7 +41,7 @@ def reads_text(tower: nn.Module) -> bool:
 
 
 def causal_pool(tower: object) -> TextPool | None:
-    """Return what reads the tokens of a text tower of the library none of which sees a later one; None for others."""
+    """Return the pooling of a text tower with a causal mask; None for other towers."""
     if isinstance(tower, TextEncoder) and tower.spec is not None and (tower.spec.causal or not len(tower.layers)):
         return tower.pool
     return None

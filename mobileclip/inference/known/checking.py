@@ -75,7 +75,7 @@ def check_weights(
     known: KnownOutputs | None = None,
     pictures: Sequence[Path] = (),
 ) -> WeightsRecord:
-    """Return how a model's outputs compare with those that others have published for its weights.
+    """Return a comparison of a model's outputs with published outputs for its weights.
 
     Args:
         model: its name, such as `mobileclip_s0`; its published weights are fetched once. With a checkpoint, any name

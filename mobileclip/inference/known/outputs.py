@@ -24,7 +24,7 @@ class Picture:
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class KnownOutput:
-    """What a model gives for a text, a picture, or a picture and several texts.
+    """A published embedding of a text or an image, or published probabilities of texts for an image.
 
     Args:
         model: its name.

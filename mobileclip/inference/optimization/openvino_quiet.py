@@ -1,4 +1,4 @@
-"""OpenVINO and NNCF without a word: to standard output, to loggers of others, or over the network."""
+"""Silences OpenVINO and NNCF: standard output, loggers and telemetry."""
 
 from __future__ import annotations
 

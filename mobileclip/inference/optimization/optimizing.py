@@ -222,7 +222,7 @@ def optimize_tower(
 
 
 def processor() -> str:
-    """Return what the processor calls itself."""
+    """Return the processor's model name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""What was tried to make a model faster, how fast and how exact it was, and why it was or was not used."""
+"""The report of an optimisation: each form tried, its speed and error, and why it was used or not."""
 
 from __future__ import annotations
 

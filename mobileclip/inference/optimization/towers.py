@@ -31,7 +31,7 @@ Engine = Literal["eager", "openvino"]
 
 @attrs.frozen(kw_only=True)
 class Form:
-    """How a folded tower computes.
+    """One way to compute a folded tower: engine, precision and batch size.
 
     Args:
         engine: what computes: PyTorch, or a program of OpenVINO.

@@ -1,4 +1,4 @@
-"""The ranges that a loaded tower carries, for what an exporter makes of it, and that as operations which runtimes know.
+"""Int8 ranges that a loaded tower carries, and the operations that exporters make of them.
 
 form = with_depthwise_convs(with_one_token(load_model("int8.safetensors", tower="image")))
 program = torch.export.export(with_int8_layers(form, ranges_of_form(form)), (images,))
@@ -81,7 +81,7 @@ def _source_of(form: nn.Module, name: str) -> tuple[str, slice]:
 
 @attrs.frozen(kw_only=True)
 class Int8Form:
-    """What an exporter or a runtime knows int8 by; the same steps, and the same embeddings, in every form.
+    """The representation of int8 in a runtime: signedness, and how weights and biases are stored.
 
     Args:
         signed: what goes into layers and comes out is int8, its zero points 128 less; uint8 otherwise.

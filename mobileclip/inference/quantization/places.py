@@ -1,4 +1,4 @@
-"""Which layers of a tower compute in 8 bits: those that gain time by it, but for the few that lose most."""
+"""Chooses the layers of a tower that compute in int8: those it speeds up, but for the most sensitive."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FEW = 8
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class PlacesSpec:
-    """Which layers are rounded, and where; all others stay in float32.
+    """Chooses the layers that compute in int8; all others stay in float32.
 
     Args:
         grouped: whether grouped convolutions are: they lose most, and OpenVINO takes no less time with them in int8.

@@ -13,7 +13,7 @@ _CHANCE = 0.025
 
 @attrs.frozen(kw_only=True)
 class Agreement:
-    """How many queries have the same first result as in float32.
+    """The number of queries whose first result in int8 is that in float32.
 
     Args:
         same: that have.
@@ -44,7 +44,7 @@ class Agreement:
 
 @attrs.frozen(kw_only=True)
 class TowerQuality:
-    """What a tower in int8 keeps.
+    """Cosines and rankings of an int8 tower's embeddings against those in float32.
 
     Args:
         num_inputs: that it was measured on.

@@ -1,4 +1,4 @@
-"""A tuning that goes on where a process was stopped: its state in a file, which names what it is a tuning of."""
+"""Saves the state of a tuning, so that a stopped one resumes."""
 
 from __future__ import annotations
 

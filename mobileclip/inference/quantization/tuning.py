@@ -28,7 +28,7 @@ _JUDGED, _FEWEST_CHECKED, _MOST_CHECKED = 8, 4, 64
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class TuningSpec:
-    """How long a tower is tuned, and by what.
+    """The optimisation that tunes a tower for int8: steps, learning rate and loss weights.
 
     Args:
         num_steps: of the optimiser, Adam.
@@ -76,7 +76,7 @@ def num_checked(num_inputs: int) -> int:
 
 
 def tuning_loss(embeddings: Tensor, expected: Tensor, *, relations: float) -> Tensor:
-    """Return how far embeddings are from those that are expected.
+    """Return the distance of embeddings from the expected ones.
 
     The mean of `1 - cos`, and `relations` times the mean squared difference of the cosines within the batch.
 

@@ -69,7 +69,7 @@ class TermSum:
 
 
 class CaptionSet:
-    """What a caption set adds to the terms: the similarities of the student and the teachers, walked through together.
+    """The similarities of student and teachers for one caption set, computed tile by tile.
 
     Args:
         batch: this process's embeddings.

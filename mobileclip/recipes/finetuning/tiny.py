@@ -33,7 +33,7 @@ _BATCH = 64
 
 @attrs.frozen(kw_only=True)
 class World:
-    """How large the world is.
+    """The size of the synthetic data that `--tiny` fine-tunes on.
 
     Args:
         num_scenes: that the model learns.

@@ -52,7 +52,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 @attrs.frozen(kw_only=True)
 class TinyModels:
-    """What was written.
+    """Files of small random teachers and a captioner for `--tiny`.
 
     Args:
         teachers: two of different kinds, image sizes and dims.

@@ -1,4 +1,4 @@
-"""What a run takes of GPUs, computed from the published hours of another by the multiplications of both.
+"""Estimates the GPU hours of a run, from the published hours of another and the FLOPs of both.
 
 Source: MobileCLIP (arXiv 2311.17049), table 4d.
 """

@@ -64,7 +64,7 @@ FlagsType = TypeVar("FlagsType", bound=Flags[Any])
 
 @attrs.frozen(kw_only=True)
 class Kind(Generic[FlagsType]):
-    """What is trained.
+    """A kind of training recipe: its flags, and the functions that resolve and run it.
 
     Args:
         name: of the kind of recipe, a key of `FLAGS`.

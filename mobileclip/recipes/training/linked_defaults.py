@@ -1,4 +1,4 @@
-"""Defaults that follow: a flag that is given alone is not refused for what another one's default is."""
+"""Defaults of training flags that depend on other flags."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 @attrs.define(kw_only=True, eq=False)
 class DecoderState:
-    """Where the captions under way stand.
+    """Key and value caches of the captions that are being decoded.
 
     Args:
         position: ids that every caption has.

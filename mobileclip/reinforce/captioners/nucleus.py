@@ -47,7 +47,7 @@ class NucleusSpec(CaptionerSpec):
 
 
 class Words(Protocol):
-    """What the ids of captions mean: which starts one, which end one, and their texts."""
+    """The vocabulary of a captioner: start and end ids, and ids to text."""
 
     start_id: int
     end_id: int

@@ -10,7 +10,7 @@ from PIL import Image
 
 @runtime_checkable
 class Captioner(Protocol):
-    """What reinforcement needs of a captioner."""
+    """The interface that reinforcement requires of a captioner."""
 
     @property
     def name(self) -> str:

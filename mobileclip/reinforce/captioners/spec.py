@@ -13,7 +13,7 @@ from mobileclip.serialization import open_family
 
 @attrs.frozen(kw_only=True)
 class CaptionerSpec(ABC):
-    """How a captioner is made; a package adds its own to `captioners`, or by entry point to `mobileclip.captioner`.
+    """Base class of captioner specs; register your own in `captioners` or by an entry point.
 
     Examples:
         >>> from mobileclip.serialization import from_json, to_json

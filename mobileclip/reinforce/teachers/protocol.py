@@ -12,7 +12,7 @@ from mobileclip.inputs import ImageInput
 
 @runtime_checkable
 class TextTeacher(Protocol):
-    """What is needed of a teacher of texts; implementations may be called from several threads at once."""
+    """The interface of a teacher of texts, which may be called from several threads at once."""
 
     @property
     def name(self) -> str:
@@ -36,7 +36,7 @@ class TextTeacher(Protocol):
 
 @runtime_checkable
 class Teacher(TextTeacher, Protocol):
-    """What reinforcement needs of a teacher of images and texts."""
+    """The interface that reinforcement requires of a teacher of images and texts."""
 
     @property
     def logit_scale(self) -> float:

@@ -15,7 +15,7 @@ from mobileclip.serialization import open_family
 
 @attrs.frozen(kw_only=True)
 class TeacherSpec(ABC):
-    """How a teacher is made; a package adds its own to `teachers`, or by an entry point in `mobileclip.teacher`.
+    """Base class of teacher specs; register your own in `teachers` or by the entry point `mobileclip.teacher`.
 
     Examples:
         >>> from mobileclip.serialization import from_json, to_json

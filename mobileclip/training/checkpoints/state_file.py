@@ -28,7 +28,7 @@ class DamagedError(ValueError):
 
 @attrs.frozen(kw_only=True)
 class StateFile:
-    """What a file of a state holds.
+    """The content of a training checkpoint: tensors by name, and metadata.
 
     Args:
         tensors: on the CPU, by name.
@@ -63,7 +63,7 @@ class StateFile:
 
 
 def read_state(path: storage.AnyPath) -> StateFile:
-    """Return what a file holds.
+    """Return the content of a checkpoint file.
 
     Raises:
         DamagedError: if the file is damaged, or a number of it is another than was written.

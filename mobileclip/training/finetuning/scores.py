@@ -13,7 +13,7 @@ from mobileclip.training.finetuning.tasks import Task
 
 @attrs.frozen(kw_only=True)
 class Score:
-    """How well a model does one task.
+    """The accuracy of a model on one task.
 
     Args:
         task: its name.
@@ -38,7 +38,7 @@ Measure: TypeAlias = Callable[[DualEncoder, Task, tuple[str, ...], tuple[str, ..
 
 @attrs.frozen(kw_only=True)
 class Scores:
-    """How well one model does every task.
+    """The accuracy of one interpolated model on the new task and on the old ones.
 
     Args:
         alpha: the model: 0 the original, 1 the fine-tuned one, between them an interpolation.
@@ -58,7 +58,7 @@ class Scores:
 
 @attrs.frozen(kw_only=True)
 class Results:
-    """What a run found, from alpha 0 to 1.
+    """The results of a fine-tuning run for every alpha, with its training time.
 
     Args:
         rows: of every alpha.

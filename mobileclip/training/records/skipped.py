@@ -1,4 +1,4 @@
-"""What a run's data lost, by name: a file for every process and checkpoint that has something to tell."""
+"""Files that name the samples a run skipped, one for each process and checkpoint."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ Box = tuple[int, int, int, int]
 
 @attrs.frozen
 class View:
-    """A picture, or a part of it.
+    """An image, or a box of it, that a multiple-choice case shows.
 
     Args:
         picture: its name.

@@ -1,4 +1,4 @@
-"""Which relations of VG-Relation do not count."""
+"""The relations of VG-Relation that ARO excludes."""
 
 from __future__ import annotations
 

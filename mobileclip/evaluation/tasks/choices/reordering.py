@@ -1,4 +1,4 @@
-"""Captions put in another order, once, and written down: what needs spaCy and NLTK.
+"""Writes captions with their words in another order, once; needs spaCy and NLTK.
 
 Source: Yuksekgonul et al. 2023, section 2.3 (arXiv 2210.01936), and the code that it is published with.
 """

@@ -1,4 +1,4 @@
-"""Who computes an ExecuTorch program, beside ExecuTorch's own kernels."""
+"""The ExecuTorch backends, and the operations that each computes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Partitioner(Protocol):
 
 @attrs.frozen(kw_only=True)
 class Lowering:
-    """How ExecuTorch hands operations over to a backend.
+    """The delegate and the partitioner of an ExecuTorch backend.
 
     Args:
         delegate: what files call the backend.

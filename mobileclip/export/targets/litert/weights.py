@@ -1,4 +1,4 @@
-"""Weights in lower precision than float32, by Google's quantiser of LiteRT's files."""
+"""Quantises the weights of LiteRT files by Google's quantiser."""
 
 from __future__ import annotations
 
