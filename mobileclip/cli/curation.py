@@ -144,9 +144,9 @@ def distinct(
         against: folders of scores of test sets, reinforced by the same teachers.
         leak_threshold: cosine similarity with a test picture from which on a sample is left out.
         keep: a list of uids, such as `mobileclip data filter` wrote; other samples are neither kept nor compared.
-        num_clusters: in which near duplicates are looked for; a thousandth of the samples by default.
+        num_clusters: clusters that are searched for near duplicates; a thousandth of the samples by default.
         device: where to compute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there.
-        seed: of the clusters.
+        seed: random seed of the clustering.
         overwrite: replace files that are there.
     """
     from mobileclip.datasets.curation import DuplicatesSpec, find_duplicates
@@ -202,7 +202,7 @@ def tune_scale(
         caption: real for the first real caption, synthetic for a synthetic one.
         num_pairs: pairs, at most: the first of the shards.
         batch_size: pairs that are compared with one another.
-        seed: of the stored view of each image that is taken, and of the interval.
+        seed: random seed of the stored view drawn for each image, and of the interval.
     """
     from rich.table import Column, Table
     from rich.text import Text

@@ -223,7 +223,7 @@ def check(
         num_rows: how many samples of each shard to check; all of them by default.
         sharing: how the work is shared.
         device: where to recompute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there.
-        seed: of the choice of samples.
+        seed: random seed of the samples that are drawn.
     """
     from mobileclip.hardware.devices import pick_device
     from mobileclip.reinforce import verify

@@ -63,8 +63,8 @@ def export(
         calibration: a data set that int8 finds its ranges with, in at most a hundred images; crops
             of those that are measured on without it.
         rows: how rows of .jsonl files and of tables are read.
-        place: where it will be run, which chooses target, layout, precisions, preprocessing and batches; what is given
-            beside it, and is not the default, stays.
+        place: where it will run; sets target, layout, precisions, preprocessing and batches; flags that are given and
+            are not at their default stay.
         overwrite: replace an export that is there.
     """
     from mobileclip.encoders.checkpoints import companion

@@ -56,15 +56,15 @@ def quantize(
         texts: files with one text a line, tables with a column text, shards, and folders with captions; several times
             for several.
         output: the file to write, *.safetensors.
-        steps: of the optimiser, for each tower.
+        steps: optimiser steps for each tower.
         num_images: pictures that are used, of more files some, of data sets the first.
         num_texts: texts that are used, of more some.
         batch_size: inputs of a step.
         grouped: round grouped convolutions too, for runtimes that are slow without: they lose most.
         outputs: tune the ranges of what convolutions give, for runtimes that need them.
         most_float: part of the multiplications that may stay in float32 where the acceptance checks refuse all in int8.
-        learning_rate: of the optimiser, at the start.
-        seed: of what is used, and of its order.
+        learning_rate: initial learning rate.
+        seed: random seed of the sample of inputs and of their order.
         seconds_between_saves: after which the state is written beside the output, to go on from.
         overwrite: replace a file that is there.
     """

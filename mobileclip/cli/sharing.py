@@ -22,8 +22,8 @@ class Sharing:
         num_workers: processes, or with Ray the actors that there may be; the result does not depend on it.
         engine: local for processes on this machine, ray for a cluster, whose machines need the same paths.
         ray_address: Ray only: the cluster to join, such as auto; by default one is started on this machine.
-        shard_seconds: with one shard, after which a process of several counts as stuck and is replaced.
-        tries: how often a shard is tried whose store, disk or process fails; others are done meanwhile.
+        shard_seconds: time limit for one shard; a process that takes longer is replaced, where there are several.
+        tries: attempts at a shard whose store, disk or process fails; others are done meanwhile.
         pause_seconds: pause before the second try.
         pause_growth: factor by which each further pause is longer.
     """

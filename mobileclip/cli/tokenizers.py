@@ -44,7 +44,7 @@ def train(
         kind: bpe joins the most frequent pairs of bytes, and is the same every time; unigram has the most probable
             subwords, as sentencepiece.
         text_column: column of tables that holds the texts.
-        lowercase: whether capitals are small letters.
+        lowercase: turn all texts into lower case.
         overwrite: replace a file that is there.
     """
     from mobileclip.data import SkipReport, train_tokenizer

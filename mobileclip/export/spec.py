@@ -51,7 +51,7 @@ class ExportSpec:
         out: the folder to write; it must not exist, or be empty.
         target: the runtime's format: `onnx`, `openvino`, `litert`, `executorch`, `coreml`, `coreai`, `torch`, or
             another that is registered in `mobileclip.export.targets`.
-        layout: what files, inputs and outputs are called, and what lies beside them: `plain`, `transformers.js`,
+        layout: names of files, inputs and outputs, and the files beside them: `plain`, `transformers.js`,
             `immich`, or another that is registered in `mobileclip.export.layouts`.
         tower: the towers to export, a file each. A classifier is exported whole, and gives logits as they are, unless
             its image tower is asked for.

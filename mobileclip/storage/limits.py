@@ -17,9 +17,9 @@ class StoreLimits:
 
     Args:
         answer_seconds: timeout for a web server's response header, connecting and redirects included.
-        stall_seconds: in which no byte comes, or next to nothing, until a connection counts as broken.
-        min_bytes_per_second: what a connection must carry, below which it is next to nothing.
-        recovery_seconds: in which next to nothing comes, all connections and pauses together, until a file is given up.
+        stall_seconds: a connection below `min_bytes_per_second` for so long counts as broken.
+        min_bytes_per_second: lowest data rate of a connection.
+        recovery_seconds: a file is given up after so long below `min_bytes_per_second`, pauses included.
         call_seconds: timeout of one call of another store's package: look up, list, read a block, remove.
         retry_delays_seconds: pauses before the second and further attempts; a store that asks for less traffic gets it.
         max_bytes: largest file that is read.

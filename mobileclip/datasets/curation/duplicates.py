@@ -39,9 +39,9 @@ class DuplicatesSpec:
         threshold: cosine similarity of images, as the mean over the teachers, from which on they show the same.
         against: folders of scores of test sets, of the same teachers: what shows their pictures is left out as well.
         leak_threshold: similarity with a test picture, from which on a sample shows it.
-        num_clusters: in which near duplicates are looked for; None for a thousandth of the samples.
+        num_clusters: clusters that are searched for near duplicates; None for a thousandth of the samples.
         device: where it is computed.
-        seed: of the clusters.
+        seed: random seed of the clustering.
     """
 
     scores: Path

@@ -34,7 +34,7 @@ class JoinSpec:
         drop_placeholders: leave samples out whose image is a placeholder.
         check_images: decode every image, and leave samples out whose image is broken.
         keep_other: keep samples whose image is another one than they state, by its hash or its original size.
-        min_share: of the samples, from 0 to 1, that must be joined for the report to be good; at least one must.
+        min_share: share of the samples, 0 to 1, that must be joined for exit status 0; at least one must be.
         go_on: join the other shards even if not one sample of the first one is joined.
         sample_limits: of what is read of a sample.
 
