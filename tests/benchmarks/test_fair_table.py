@@ -43,12 +43,12 @@ def test_every_cell_is_what_was_kept(kept):
         count, kind = inputs.split(" ")
         case = (size, kind.removesuffix("s"), "1" if count == "one" else count)
         raw = "pixels" if case[1] == "image" else "ids"
-        best = kept[*case, raw, "ours", "best"]
+        best = kept[(*case, raw, "ours", "best")]
         ours, theirs = best.notes["chosen"].split(" against ")
-        release = kept[*case, raw, "release", theirs]
+        release = kept[(*case, raw, "release", theirs)]
         assert written == f"{NAMES[theirs]}, {release.values['time'].number:.3g}"
         assert cells["ours / that, in our best that passes"][column] == f"**{spread(best)}**, {NAMES[ours]}"
-        tuned = kept[*case, raw, "ours", "openvino_tuned"]
+        tuned = kept[(*case, raw, "ours", "openvino_tuned")]
         refused = "" if tuned.notes["gates"] == "passed" else ", refused"
         assert cells["int8 tuned by the model, / that"][column] == spread(tuned) + refused
         for title, side in (
