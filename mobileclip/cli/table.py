@@ -127,11 +127,12 @@ COMMANDS = Commands(
             "recipes": _RECIPES,
             "runs": Command("recipes:runs", "runs outputs/a outputs/b", "trainings side by side"),
         },
-        "files": {
+        "files and shells": {
             "data": _DATA,
             "convert": Command("models:convert", "convert s2.pt -o s2.safetensors", "weights in another layout"),
             "combine": Command("combining:combine", "combine A B -o C.safetensors", "one model of two towers"),
             "hub": _HUB,
+            "completion": Command("completion:completion", "completion", "what bash and zsh complete by"),
         },
     },
 )
