@@ -19,13 +19,14 @@ from mobileclip.collections.reading.scanning import Scan, scan
 from mobileclip.collections.searching.duplicates import THRESHOLD, Duplicates, find_duplicates
 from mobileclip.collections.searching.explaining import explained
 from mobileclip.collections.searching.filtering import Condition
-from mobileclip.collections.searching.learned import Cache, cache_of, named_concepts
+from mobileclip.collections.searching.learned import Taught, named_concepts
 from mobileclip.collections.searching.matches import Match, match_of
 from mobileclip.collections.searching.queries import AWAY, Picture, direction_of, nearest_matches
 from mobileclip.collections.store import parquet
 from mobileclip.collections.store.about import About, ModelSource
-from mobileclip.collections.store.concepts import Concept, copy_own_things
+from mobileclip.collections.store.concepts import Concept
 from mobileclip.collections.store.merging import MergeReport, merge_stores
+from mobileclip.collections.store.own_things import OwnThings
 from mobileclip.collections.store.small import Recall
 from mobileclip.collections.store.snapshot import Snapshot
 from mobileclip.collections.store.store import Store
@@ -127,7 +128,6 @@ class Collection(UpgradableIndex):
         """
         with storage.atomic_folder(Path(path), overwrite=True) as temporary:
             cls.create_like(temporary, other).merge(other, show_progress=False)
-            copy_own_things(other.path, temporary)
         return cls(Store.open(Path(path)), device=other.device, trust=other.trust)
 
     def add(
@@ -200,14 +200,16 @@ class Collection(UpgradableIndex):
         """Copy the pictures of other indexes of the same model into this one, and return what became of them.
 
         Of a file that several hold, the rows of its latest change are kept; see `merge_stores`. Each index is copied
-        whole or not at all, whatever ends this.
+        whole or not at all, whatever ends this. Concepts of one name are joined where their texts are the same, and
+        words of tags where these are made alike; how their scores are spread is taken from all pictures.
 
         Args:
             others: they stay as they are.
             show_progress: whether to show how far it is.
 
         Raises:
-            ValueError: if one is of another model, is this one, is damaged, or is written to meanwhile.
+            ValueError: if one is of another model, is this one, is damaged, or is written to meanwhile, or a concept
+                or the tags are other things in two of them: nothing is copied then.
             OSError: if one cannot be read, or this one cannot be written.
         """
         for other in others:
@@ -218,8 +220,14 @@ class Collection(UpgradableIndex):
             self._let_go(before)
             for other in others:
                 self.require(other.store.about.identity, f"the index {other.path}")
+            own, is_copy = OwnThings.of(self.path), len(others) == 1 and not len(self)
+            for other in others:
+                own = own.joined(OwnThings.of(other.path))
             report = merge_stores(self.store, [other.store for other in others], show_progress=show_progress)
             self._renew(show_progress=show_progress)
+            own.write_concepts(self.path)
+            if own.words is not None:
+                self._take_words(own.words, is_copy=is_copy)
         return report
 
     def use_vectors(self, kind: VectorKind, *, show_progress: bool = True) -> Recall | None:
@@ -258,8 +266,8 @@ class Collection(UpgradableIndex):
         The query is the direction between all texts and pictures, turned away from what is not wanted.
 
         Args:
-            text: what they show, in one text or several; `@"my bike"` in one names a concept. Examples of concepts are
-                compared in the old space while the index is upgraded.
+            text: what they show, in one text or several; `@"my bike"` in one names a concept. Its examples are encoded
+                anew too while the index is upgraded; where one cannot be, the old space answers.
             image: pictures that they are like: paths, or the bytes of files.
             like: pictures of the index that they are like, by `Match.id`.
             without: what they do not show.
@@ -274,15 +282,26 @@ class Collection(UpgradableIndex):
         """
         if k < 1:
             raise ValueError(f"k is {k}, expected at least 1")
-        snapshot, direction, cache = self.snapshot, *self._asked(text, image, like, without)
+        snapshot, direction, taught = self.snapshot, *self._asked(text, image, like, without)
         query = direction(lambda: self.clip, known=_known(snapshot, like))
         upgraded = None
-        if self._spaces is not None and cache is None:
+        if self._spaces is not None:
             upgraded = self._spaces.query(
-                lambda clip, known: direction(clip, known=known), like, self.shortlist if encode else 0, self.seconds
+                lambda clip, known: direction(clip, known=known),
+                like,
+                taught,
+                self.shortlist if encode else 0,
+                self.seconds,
             )
         return nearest_matches(
-            snapshot, self.graphs, query, k, where=where, all_frames=all_frames, upgraded=upgraded, cache=cache
+            snapshot,
+            self.graphs,
+            query,
+            k,
+            where=where,
+            all_frames=all_frames,
+            upgraded=upgraded,
+            cache=taught.cache(),
         )
 
     def explain(
@@ -318,8 +337,8 @@ class Collection(UpgradableIndex):
                 "the index is being brought to another model, and scores are of both; a map is of one: finish with "
                 "mobileclip upgrade, then ask again"
             )
-        direction, cache = self._asked(text, image, like, without)
-        if cache is not None:
+        direction, taught = self._asked(text, image, like, without)
+        if taught.concepts:
             raise ValueError(
                 "examples of a concept are compared as a whole, and no place of a picture has a share of that"
             )
@@ -332,15 +351,15 @@ class Collection(UpgradableIndex):
         image: Picture | Sequence[Picture],
         like: Sequence[int],
         without: str | Sequence[str],
-    ) -> tuple[Callable[..., NDArray[np.float32]], Cache | None]:
-        """Return what makes a query of a model and of known embeddings, and what examples of concepts add to it."""
+    ) -> tuple[Callable[..., NDArray[np.float32]], Taught]:
+        """Return what makes a query of a model and of known embeddings, and the concepts whose examples add to it."""
         (texts, wanted), (away, unwanted) = (self._named(one) for one in (text, without))
         pictures = _several(image)
         direction = partial(
             direction_of, texts=texts, pictures=pictures, without=away, reduced=self.store.about.decode == "fast"
         )
         num_wanted = max(1, len(texts) + len(pictures) + len(like))
-        return direction, cache_of(wanted, unwanted, num_wanted=num_wanted, share=AWAY / max(1, len(away)))
+        return direction, Taught.of(wanted, unwanted, num_wanted=num_wanted, share=AWAY / max(1, len(away)))
 
     def _named(self, given: str | Sequence[str]) -> tuple[list[str], list[Concept]]:
         """Return texts, those of concepts that they name among them, and these concepts."""

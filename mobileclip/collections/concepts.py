@@ -13,9 +13,18 @@ from numpy.typing import NDArray
 
 from mobileclip import storage
 from mobileclip.collections.opened import OpenedIndex
+from mobileclip.collections.reading.anew import encode_examples
 from mobileclip.collections.searching.learned import examples_help
 from mobileclip.collections.searching.queries import embedding_of
-from mobileclip.collections.store.concepts import Concept, Example, Key, change_concept, ids_of, read_concepts
+from mobileclip.collections.store.concepts import (
+    MOST_EXAMPLES,
+    Concept,
+    Example,
+    Key,
+    change_concept,
+    places_of,
+    read_concepts,
+)
 from mobileclip.data.images.opening import read_image_file
 from mobileclip.data.images.transform import LIMITS
 from mobileclip.registry import nearest
@@ -28,7 +37,6 @@ Given = str | Path | int
 
 _LONGEST_NAME = 100
 _LONGEST_TEXT = 1000
-_MOST_EXAMPLES = 200
 
 _Embedded = tuple[Example, NDArray[np.floating]]
 
@@ -46,6 +54,7 @@ class Concepts(Mapping[str, Concept]):
 
     def __init__(self, index: OpenedIndex) -> None:
         self._index = index
+        self._outside: dict[Key, NDArray[np.floating]] = {}
 
     def __iter__(self) -> Iterator[str]:
         """Return the names, sorted."""
@@ -65,12 +74,13 @@ class Concepts(Mapping[str, Concept]):
         found = read_concepts(self._index.path, normal(name)).get(normal(name))
         if found is None:
             raise KeyError(name)
-        return self._followed(found)
+        return self._kept(found)
 
     def require(self, name: str) -> Concept:
         """Return a concept in the space of the index.
 
-        Of an index that was brought to another model, a concept follows where its examples are in the index.
+        Of an index that was brought to another model, a concept follows where its examples are in the index, or can be
+        read where they were.
 
         Raises:
             ValueError: if there is none of this name, or it cannot follow.
@@ -113,7 +123,9 @@ class Concepts(Mapping[str, Concept]):
         """
         name = _required(normal(name), _LONGEST_NAME, "name")
         text = text and _required(text.strip(), _LONGEST_TEXT, "text")
-        self._index.load()  # before anything is held
+        self._index.load()  # before anything is held, and so are examples outside the index
+        for known in read_concepts(self._index.path, name).values():
+            self._embeddings(known)
         given = [self._embedded(one, is_yes=kind) for some, kind in ((no, False), (yes, True)) for one in some]
         dropped = {self._embedded(one, is_yes=False)[0].key for one in neither if isinstance(one, int)}
         gone = {_place(one) for one in neither if not isinstance(one, int)}
@@ -128,9 +140,9 @@ class Concepts(Mapping[str, Concept]):
                 before = self._followed(_chosen(before, kept), decide=False)
                 held = {one.key: (one, vector) for one, vector in zip(before.examples, before.vectors, strict=True)}
             held.update((one.key, (one, vector)) for one, vector in given)
-            if len(held) > _MOST_EXAMPLES:
+            if len(held) > MOST_EXAMPLES:
                 raise ValueError(
-                    f"a concept has at most {_MOST_EXAMPLES:,} examples, and {name!r} would have {len(held):,}"
+                    f"a concept has at most {MOST_EXAMPLES:,} examples, and {name!r} would have {len(held):,}"
                 )
             vectors = np.array([vector for _, vector in held.values()], np.float16).reshape(-1, about.dim)
             told = text or (name if before is None else before.text)
@@ -154,18 +166,30 @@ class Concepts(Mapping[str, Concept]):
         self._index.store.require_own_form()
         change_concept(self._index.path, normal(name), lambda _: None)
 
-    def follow(self) -> None:
-        """Bring the concepts to the space of an index that was upgraded; those that cannot follow are named, and stay.
+    def follow(self) -> int:
+        """Bring concepts to the space of an upgraded index, and return how many were in another; some stay, by name."""
+        behind = [one for one in read_concepts(self._index.path).values() if not self._is_here(one)]
+        for concept in behind:
+            self._follow_or_stay(concept)
+        return len(behind)
 
-        Raises:
-            OSError: if the index cannot be written.
-        """
-        for name, concept in read_concepts(self._index.path).items():
-            if not self._is_here(concept):
-                try:
-                    change_concept(self._index.path, name, lambda before: before and self._followed(before))
-                except ValueError as error:
-                    logger.warning("%s", error)
+    def _follow_or_stay(self, concept: Concept) -> None:
+        try:
+            self._kept(concept)
+        except ValueError as error:
+            logger.warning("%s", error)
+
+    def _kept(self, concept: Concept) -> Concept:
+        """Return a concept in the space of the index, and write it down there where it was in another."""
+        followed = self._followed(concept)
+        if followed is not concept:
+            try:
+                change_concept(
+                    self._index.path, concept.name, lambda now: followed if now and now.is_same(concept) else now
+                )
+            except OSError as error:  # of an index that cannot be written to
+                logger.warning("a concept that was brought to another model is not kept: %s", error)
+        return followed
 
     def _embedded(self, given: Given, *, is_yes: bool) -> _Embedded:
         """Return an example with its embedding, which is that of the index where it has one."""
@@ -179,42 +203,46 @@ class Concepts(Mapping[str, Concept]):
         path = storage.local_path(str(given))
         digest = hashlib.sha256(read_image_file(path, LIMITS, f"image {str(path)!r}")).hexdigest()
         example = Example(path=_place(given), sha256=digest, is_yes=is_yes)
-        if (known := self._places([example]).get(example.key)) is not None:
+        if (known := places_of(snapshot, [example]).get(example.key)) is not None:
             return example, snapshot.vectors[known]
         return example, embedding_of(index.clip, path, reduced=index.store.about.decode == "fast")
-
-    def _places(self, examples: Sequence[Example]) -> dict[Key, int]:
-        """Return where examples are in the index as it was read, of those that are there."""
-        ids, places = self._index.snapshot.ids, ids_of(self._index.path, [one.key for one in examples])
-        found = {key: int(np.searchsorted(ids, number)) for key, number in places.items()}
-        return {key: place for key, place in found.items() if place < len(ids) and ids[place] == places[key]}
 
     def _is_here(self, concept: Concept) -> bool:
         return concept.about.identity.is_same(self._index.store.about.identity)
 
+    def _embeddings(self, concept: Concept) -> dict[Key, NDArray[np.floating]]:
+        """Return embeddings of examples in the space of the index: those that it has, and of files that can be read."""
+        if self._is_here(concept):
+            return {one.key: vector for one, vector in zip(concept.examples, concept.vectors, strict=True)}
+        index = self._index
+        places = places_of(index.snapshot, concept.examples)
+        new = [one for one in concept.examples if one.key not in places and one.key not in self._outside]
+        if new:
+            self._outside |= encode_examples(new, index.clip, reduced=index.store.about.decode == "fast")
+        return self._outside | {key: index.snapshot.vectors[place] for key, place in places.items()}
+
     def _followed(self, concept: Concept, *, decide: bool = True) -> Concept:
-        """Return a concept in the space of the index; of another model, with the embeddings that the index has."""
+        """Return a concept in the space of the index; of another model, with the embeddings that it has there."""
         if self._is_here(concept):
             return concept
-        snapshot, about = self._index.snapshot, self._index.store.about
-        places = self._places(concept.examples)
-        missing = [one for one in concept.examples if one.key not in places]
+        about, known = self._index.store.about, self._embeddings(concept)
+        missing = [one for one in concept.examples if one.key not in known]
         if missing:
             flags = " ".join(f"--{'yes' if one.is_yes else 'no'} {storage.printable(one.path)}" for one in missing)
             raise ValueError(
                 f"the concept {concept.name!r} is of {concept.about.model}, and the index is of {about.model} now; "
-                f"{len(missing):,} of its examples are not in the index: give them again: `mobileclip concept add "
+                f"{len(missing):,} of its examples can be read no more: give them again: `mobileclip concept add "
                 f'{self._index.path} "{concept.name}" {flags}`'
             )
-        chosen = np.array([places[one.key] for one in concept.examples], np.int64)
-        followed = attrs.evolve(concept, about=about, vectors=snapshot.vectors[chosen])
+        vectors = np.array([known[one.key] for one in concept.examples], np.float16).reshape(-1, about.dim)
+        followed = attrs.evolve(concept, about=about, vectors=vectors)
         return self._decided(followed) if decide else followed
 
     def _decided(self, concept: Concept) -> Concept:
         """Return a concept with the decision whether its examples help."""
         snapshot = self._index.snapshot
         text = self._index.clip.encode_text([concept.text], keep=True).numpy()[0]
-        own = list(self._places(concept.examples).values())
+        own = list(places_of(snapshot, concept.examples).values())
         yes, no = concept.of(is_yes=True), concept.of(is_yes=False)
         return attrs.evolve(concept, uses_examples=examples_help(snapshot.vectors, text, yes, no, own))
 

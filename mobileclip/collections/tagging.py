@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mobileclip import storage
 from mobileclip.collections.opened import OpenedIndex
-from mobileclip.collections.store.words import LEVELS, Words, cosines
+from mobileclip.collections.store.snapshot import Snapshot
+from mobileclip.collections.store.words import LEVELS, MOST_WORDS, Words, cosines
 from mobileclip.inference.image_text_model import filled_in
 from mobileclip.progress import Progress
 from mobileclip.terminal import console
@@ -16,7 +18,6 @@ from mobileclip.terminal import console
 SHARE = 0.05
 """Of a collection, that a word is a tag of."""
 
-MOST_WORDS = 10_000
 _LONGEST_WORD = 200
 # They would be read as a part of a condition.
 _RESERVED = '<>=!~"'
@@ -50,18 +51,33 @@ def make_words(
     snapshot = index.snapshot
     if not len(snapshot):
         raise ValueError(f"the index {index.path} has no pictures to tag; add some: `mobileclip index FOLDER`")
-    places = np.unique(np.linspace(0, len(snapshot) - 1, min(len(snapshot), _MOST_CALIBRATED)).astype(np.int64))
-    pictures = snapshot.vectors if len(places) == len(snapshot) else snapshot.vectors[places]
     vectors = np.empty((len(words), index.store.about.dim), np.float16)
-    levels = np.empty((len(words), len(LEVELS)), np.float32)
     with Progress("tagging", total=len(words), unit="words", console=console(shown=show_progress)) as bar:
         for start in range(0, len(words), _BLOCK):
             some = slice(start, start + _BLOCK)
             vectors[some] = index.clip.encode_text(filled_in(words[some], template)).numpy()
-            levels[some] = np.quantile(cosines(pictures, vectors[some].astype(np.float32)), LEVELS, axis=0).T
             bar.advance(len(words[some]))
-    about = index.store.about
+    about, levels = index.store.about, levels_of(snapshot, vectors)
     return Words(about=about, template=template, share=share, words=tuple(words), vectors=vectors, levels=levels)
+
+
+def levels_of(snapshot: Snapshot, words: NDArray[np.float16]) -> NDArray[np.float32]:
+    """Return how the scores of words are spread over a collection, see `Words.levels`.
+
+    Shape:
+        words: `(words, dim)`; result: `(words, len(LEVELS))`.
+
+    Args:
+        snapshot: of the collection, with at least one picture.
+        words: their embeddings.
+    """
+    places = np.unique(np.linspace(0, len(snapshot) - 1, min(len(snapshot), _MOST_CALIBRATED)).astype(np.int64))
+    pictures = snapshot.vectors if len(places) == len(snapshot) else snapshot.vectors[places]
+    levels = np.empty((len(words), len(LEVELS)), np.float32)
+    for start in range(0, len(words), _BLOCK):
+        some = words[start : start + _BLOCK].astype(np.float32)
+        levels[start : start + _BLOCK] = np.quantile(cosines(pictures, some), LEVELS, axis=0).T
+    return levels
 
 
 def _distinct(given: Sequence[str]) -> list[str]:

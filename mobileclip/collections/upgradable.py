@@ -14,7 +14,7 @@ from mobileclip.collections.store.about import About, ModelSource
 from mobileclip.collections.store.snapshot import take_snapshot
 from mobileclip.collections.store.upgrading import Measured, NewSpace
 from mobileclip.collections.store.words import Words, read_words, write_words
-from mobileclip.collections.tagging import SHARE, make_words
+from mobileclip.collections.tagging import SHARE, levels_of, make_words
 
 
 class UpgradableIndex(OpenedIndex):
@@ -68,6 +68,13 @@ class UpgradableIndex(OpenedIndex):
         self.refresh()
         return made
 
+    def _take_words(self, words: Words, *, is_copy: bool) -> None:
+        """Write words that are encoded, by how their scores are spread over this collection unless it is a copy."""
+        if not is_copy and len(self) and words.about.identity.is_same(self.store.about.identity):
+            words = attrs.evolve(words, levels=levels_of(self.snapshot, words.vectors))
+        write_words(self.path, words)
+        self.refresh()
+
     def upgrade_to(self, source: ModelSource, *, force: bool = False, sample: int = SAMPLE) -> Measured | None:
         """Begin to bring the index to another model, and return how both do on its pictures; None if it is of it.
 
@@ -91,6 +98,7 @@ class UpgradableIndex(OpenedIndex):
         with self.store.writing():
             self._let_go(before)
             if identity == self.store.about.identity:
+                self._bring_own_things(show_progress=False)
                 return None
             snapshot, clips = take_snapshot(self.store), (lambda: self.clip, lambda: clip)
             measured = begin(self.store, snapshot, about, clips, force=force, sample=sample)
@@ -106,7 +114,8 @@ class UpgradableIndex(OpenedIndex):
     ) -> UpgradeReport:
         """Encode the pictures that are in the old space alone, and return what became of them.
 
-        When all pictures are in the new space, the old one goes. What is finished is kept, whatever ends this.
+        When all pictures are in the new space, the old one goes, and concepts and tags follow. What is finished is
+        kept, whatever ends this.
 
         Args:
             rate: pictures per second, at most; None for as many as there can be.
@@ -119,6 +128,8 @@ class UpgradableIndex(OpenedIndex):
         if rate is not None and not rate > 0:
             raise ValueError(f"the rate is {rate}, expected more than 0 pictures per second")
         space = NewSpace.of(self.store)
+        if space is None and self._bring_own_things(show_progress=options.show_progress):
+            return UpgradeReport(num_encoded=0, is_done=True, left={})
         if space is None:
             raise ValueError(
                 f"the index {self.path} is not being upgraded; begin: `mobileclip upgrade {self.path} --to MODEL`"
@@ -131,12 +142,23 @@ class UpgradableIndex(OpenedIndex):
                 self._bring_own_things(show_progress=options.show_progress)
         return report
 
-    def _bring_own_things(self, *, show_progress: bool) -> None:
-        """Bring concepts and tags to the space of an index that was upgraded."""
-        self.concepts.follow()
-        words = read_words(self.path)
-        if words is not None:
-            self.tag(template=words.template, share=words.share, show_progress=show_progress)
+    def _bring_own_things(self, *, show_progress: bool) -> bool:
+        """Bring concepts and tags to the space of an upgraded index, and return whether any were in another."""
+        num_concepts, words = self.concepts.follow(), read_words(self.path)
+        is_behind = words is not None and not words.about.identity.is_same(self.store.about.identity)
+        if is_behind:
+            self.tag(show_progress=show_progress)
+        return is_behind or num_concepts > 0
+
+    def left_behind(self, name: str) -> tuple[str, ...]:
+        """Return the examples of a concept, by their paths, that the new model could not encode when it was searched.
+
+        Where there are some, the old space answers.
+
+        Args:
+            name: of the concept.
+        """
+        return () if self._spaces is None else self._spaces.left_behind.get(name, ())
 
     @property
     def num_waiting(self) -> int:

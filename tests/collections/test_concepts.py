@@ -200,7 +200,8 @@ def test_they_follow_an_index_to_another_model_or_are_refused_by_name(small, tmp
     small.concepts.add("outside", yes=[inside, outside])
     words = small.tag(["a kite", "a hill"], template="a photo of {}", share=0.2, show_progress=False)
     small.upgrade_to(ModelSource(checkpoint=str(tmp_path / "new.safetensors")), force=True)
-    assert small.search('@"inside"', k=3), "while it is upgraded, the old space answers"
+    content = outside.read_bytes()
+    outside.write_bytes(b"another file")
     small.upgrade(options=OPTIONS)
     fresh = Collection.open(small.path)
     places = [fresh.snapshot.place(one.id) for one in (fresh.search("a", where=[f"path={inside}"])[0], in_shard)]
@@ -208,11 +209,45 @@ def test_they_follow_an_index_to_another_model_or_are_refused_by_name(small, tmp
     assert fresh.search('@"inside"', k=3)
     with fails("collections.concept-index-now-examples", "outside.png", "--yes"):
         fresh.search('@"outside"')
-    assert fresh.concepts.add("outside", yes=[outside]).about.identity == fresh.store.about.identity
+    outside.write_bytes(content)
     assert fresh.search('@"outside"', k=3)
+    outside.unlink()
+    again = Collection.open(small.path).concepts["outside"]
+    assert again.about.identity == fresh.store.about.identity, "it was read once, and kept"
     again = fresh.snapshot.words
     assert (again.words, again.template, again.share) == (words.words, words.template, words.share)
     assert not np.array_equal(again.vectors, words.vectors)
+
+
+def scores_of(index, *asked):
+    return {match.path: match.score for match in index.search(*asked, k=60)}
+
+
+@pytest.mark.parametrize("uses", [False, True])
+def test_while_an_index_is_upgraded_they_count_in_the_space_that_ranks(small, tmp_path, monkeypatch, caplog, uses):
+    """What another model finds with the same examples is what an upgrade finds of all that is encoded anew."""
+    new, outside = ModelSource(checkpoint=str(tmp_path / "new.safetensors")), draw(tmp_path / "outside.png", 99)
+    whole = Collection.create(tmp_path / "whole", new)
+    whole.add(tmp_path / "photos", options=OPTIONS)
+    monkeypatch.setattr("mobileclip.collections.concepts.examples_help", lambda *_: uses)
+    own = {"yes": [tmp_path / "photos" / "07.png", outside], "no": [tmp_path / "photos" / "09.png"]}
+    for index in (small, whole):
+        index.concepts.add("own", **own)
+        index.concepts.add("other", yes=[tmp_path / "photos" / "11.png"])
+    asked, before = ['@"own" a hill', '@"other"'], scores_of(small, ['@"own" a hill', '@"other"'])
+    small.upgrade_to(new, force=True, sample=1)
+    small.shortlist = 60
+    found, wanted = scores_of(small, asked), scores_of(whole, asked)
+    pictures = [path for path in found if path.endswith(".png")]  # a shard waits for the upgrade itself
+    assert len(pictures) == 40
+    assert [found[path] for path in pictures] == pytest.approx([wanted[path] for path in pictures], abs=5e-3)
+    assert not small.left_behind("own")
+    # What cannot be encoded anew is named, and the old space answers.
+    outside.unlink()
+    other = Collection.open(small.path)
+    assert scores_of(other, asked) == (pytest.approx(before, abs=5e-3) if uses else found)
+    assert other.left_behind("own") == ((str(outside),) if uses else ())
+    assert ("outside.png" in caplog.text) == uses
 
 
 def test_tags_are_columns_calibrated_on_the_collection(world, index):

@@ -75,7 +75,7 @@ def _pictures(folder: Path) -> None:
 
 
 def _two_models(folder: Path) -> None:
-    _pictures(folder)
+    _texts_and_pictures(folder)
     save_model(telling(3), folder / "other.safetensors")
 
 
@@ -152,6 +152,8 @@ def _to_join(folder: Path) -> None:
 
 
 _INDEX = ("index", "photos", "-i", "idx", "-c", MODEL, "-j", "1", "--quiet")
+_TAG = ("tag", "idx", "--vocabulary", "texts.txt", "--quiet")
+_CONCEPT = ("concept", "add", "idx", "my own", "--yes", "photos/1.png")
 _FILTER = ("data", "filter", "scores", "-o", "kept.npy", "--share", "0.5", "--overwrite")
 _SCORE = ("data", "score", "data/{00000000..00000003}.tar", "-o", "scores", "--keep-vectors", "-j", "1", "--quiet")
 _EXPORT = ("export", MODEL, "--target", "onnx", "--tower", "text", "-o", "out", "--overwrite")
@@ -165,18 +167,18 @@ COMMANDS = {
     ),
     "upgrade": Command(
         prepare=_two_models,
-        before=(_INDEX,),
+        before=(_INDEX, _TAG, _CONCEPT),
         arguments=("upgrade", "idx", "--to", "other.safetensors", "--rate", "1000", "--quiet"),
     ),
     "tag": Command(
         prepare=_texts_and_pictures,
         before=(_INDEX,),
-        arguments=("tag", "idx", "--vocabulary", "texts.txt", "--quiet"),
+        arguments=_TAG,
     ),
     "concept": Command(
         prepare=_pictures,
         before=(_INDEX,),
-        arguments=("concept", "add", "idx", "my own", "--yes", "photos/1.png"),
+        arguments=_CONCEPT,
     ),
     "dedup": Command(
         prepare=_pictures,

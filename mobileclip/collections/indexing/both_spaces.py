@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import attrs
 import numpy as np
 
+from mobileclip import storage
 from mobileclip.collections.indexing.upgrading import Kept, kept_of
-from mobileclip.collections.reading.anew import COLUMNS, encode_anew
+from mobileclip.collections.reading.anew import COLUMNS, encode_anew, encode_examples
+from mobileclip.collections.searching.learned import Taught
 from mobileclip.collections.searching.queries import Upgraded, Vector
 from mobileclip.collections.searching.two_spaces import Places, TwoSpaces
+from mobileclip.collections.store.concepts import Concept, Key, places_of
 from mobileclip.collections.store.snapshot import Snapshot
 from mobileclip.collections.store.store import Store
 from mobileclip.collections.store.upgrading import NewSpace
@@ -35,22 +39,27 @@ class BothSpaces:
     ) -> None:
         self._store, self._snapshot, self._space, self._load = store, snapshot, space, load
         self._spaces = TwoSpaces(snapshot, space, self._encode)
+        self._outside: dict[Key, Vector] = {}
+        self.left_behind: dict[str, tuple[str, ...]] = {}
+        """The examples that the new model cannot encode, by concept: the old space answers where one is used."""
 
     def query(
         self,
         direction: Callable[[Callable[[], ImageTextModel], list[Vector]], Vector],
         like: Sequence[int],
+        taught: Taught,
         shortlist: int,
         seconds: float | None = None,
     ) -> Upgraded | None:
         """Return a query in the new space; None where the old one answers alone.
 
-        That is so when the upgrade has ended meanwhile, its model is gone, or a picture that others are to be like
-        cannot be encoded anew.
+        That is so when the upgrade has ended meanwhile, its model is gone, or a picture that others are to be like, or
+        an example, is not encoded anew: it cannot be, which `left_behind` says, or not in the time, and then it waits.
 
         Args:
             direction: makes it with a model, and embeddings of what pictures are like.
             like: ids of what pictures are like.
+            taught: the concepts in it, in the old space.
             shortlist: pictures that are encoded anew for it, at most.
             seconds: for these, see `TwoSpaces.nearest`.
         """
@@ -60,10 +69,40 @@ class BothSpaces:
         clip = self.clip()
         if clip is None:
             return None
-        known = self._spaces.embeddings_of(like)
-        if len(known) < len(like):
+        known = self._spaces.embeddings_of(like, seconds)
+        there = taught.followed(lambda concept: self._followed(concept, clip, seconds))
+        if there is None or len(known) < len(set(like)):
             return None
-        return Upgraded(spaces=self._spaces, query=direction(lambda: clip, known), shortlist=shortlist, seconds=seconds)
+        query = direction(lambda: clip, [known[one] for one in like])
+        return Upgraded(spaces=self._spaces, query=query, shortlist=shortlist, seconds=seconds, cache=there.cache())
+
+    def _followed(self, concept: Concept, clip: ImageTextModel, seconds: float | None) -> Concept | None:
+        """Return a concept in the new space; None where an example is not encoded anew."""
+        places = places_of(self._snapshot, concept.examples)
+        ids = {key: int(self._snapshot.ids[place]) for key, place in places.items()}
+        known = self._spaces.embeddings_of(list(ids.values()), seconds)
+        new = [one for one in concept.examples if one.key not in ids and one.key not in self._outside]
+        if new:
+            self._outside |= encode_examples(new, clip, reduced=self._store.about.decode == "fast")
+        there = self._outside | {key: known[number] for key, number in ids.items() if number in known}
+        left = tuple(
+            one.path
+            for one in concept.examples
+            if one.key not in there and (one.key not in ids or self._spaces.cannot_be(ids[one.key]))
+        )
+        if left and self.left_behind.get(concept.name) != left:
+            logger.warning(
+                'the old model answers for @"%s", since the new one cannot encode %d of its examples: %s; finish with '
+                "mobileclip upgrade, or give them again: mobileclip concept add",
+                storage.printable(concept.name),
+                len(left),
+                storage.printable(", ".join(left)),
+            )
+        self.left_behind[concept.name] = left
+        if any(one.key not in there for one in concept.examples):
+            return None
+        vectors = np.array([there[one.key] for one in concept.examples], np.float16)
+        return attrs.evolve(concept, about=self._space.about, vectors=vectors)
 
     def clip(self) -> ImageTextModel | None:
         """Return the model of the new space; None, and a warning, where it cannot be loaded."""

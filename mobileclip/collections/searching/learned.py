@@ -9,7 +9,7 @@ and not 100 times as large, and pictures that do not show a concept count agains
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import attrs
 import numpy as np
@@ -71,27 +71,47 @@ class Cache:
         return added
 
 
-def cache_of(wanted: Sequence[Concept], without: Sequence[Concept], *, num_wanted: int, share: float) -> Cache | None:
-    """Return the cache of several concepts: of those that examples help, each weighs as its text does in the query.
+@attrs.frozen(kw_only=True, eq=False)
+class Taught:
+    """The concepts of a query that examples help, each with its weight, that of its text.
 
     Args:
-        wanted: among what is wanted.
-        without: among what is not.
-        num_wanted: texts, pictures and concepts whose mean is asked for.
-        share: of what is not wanted.
+        concepts: with their weights, below 0 of what is not wanted.
     """
-    weights = [(one, 1 / num_wanted) for one in wanted] + [(one, -share) for one in without]
-    caches = [
-        Cache.of(one.of(is_yes=True), one.of(is_yes=False), weight=weight)
-        for one, weight in weights
-        if one.uses_examples
-    ]
-    if not caches:
-        return None
-    vectors, weighed = (
-        np.concatenate(several) for several in zip(*((c.vectors, c.weights) for c in caches), strict=True)
-    )
-    return Cache(vectors=vectors, weights=weighed)
+
+    concepts: tuple[tuple[Concept, float], ...]
+
+    @classmethod
+    def of(cls, wanted: Sequence[Concept], without: Sequence[Concept], *, num_wanted: int, share: float) -> Taught:
+        """Return those of a query.
+
+        Args:
+            wanted: among what is wanted.
+            without: among what is not.
+            num_wanted: texts, pictures and concepts whose mean is asked for.
+            share: of what is not wanted.
+        """
+        weighed = [(one, 1 / num_wanted) for one in wanted] + [(one, -share) for one in without]
+        return cls(concepts=tuple((one, weight) for one, weight in weighed if one.uses_examples))
+
+    def followed(self, follow: Callable[[Concept], Concept | None]) -> Taught | None:
+        """Return them in another space; None where one cannot follow.
+
+        Args:
+            follow: takes a concept there, if it can.
+        """
+        there = [(one, weight) for concept, weight in self.concepts if (one := follow(concept)) is not None]
+        return Taught(concepts=tuple(there)) if len(there) == len(self.concepts) else None
+
+    def cache(self) -> Cache | None:
+        """Return what their examples add; None without any."""
+        caches = [Cache.of(one.of(is_yes=True), one.of(is_yes=False), weight=weight) for one, weight in self.concepts]
+        if not caches:
+            return None
+        vectors, weighed = (
+            np.concatenate(several) for several in zip(*((c.vectors, c.weights) for c in caches), strict=True)
+        )
+        return Cache(vectors=vectors, weights=weighed)
 
 
 def nearest_with(vectors: Vectors, places: NDArray[np.int64] | None, query: Matrix, cache: Cache, k: int) -> Found:

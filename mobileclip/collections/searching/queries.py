@@ -46,12 +46,14 @@ class Upgraded:
         query: the direction in the new one, of shape (dim,).
         shortlist: pictures that are encoded anew for it, at most.
         seconds: for these, see `TwoSpaces.nearest`.
+        cache: what examples add to the scores there.
     """
 
     spaces: TwoSpaces
     query: Vector
     shortlist: int
     seconds: float | None = None
+    cache: Cache | None = None
 
 
 def direction_of(
@@ -141,6 +143,7 @@ def nearest_matches(
                 among=places,
                 shortlist=shortlist,
                 seconds=upgraded.seconds,
+                cache=upgraded.cache,
             )
         pairs = zip(snapshot.rows(found), scores.tolist(), strict=True)
         shown = [(row, score) for row, score in pairs if row is not None and row["path"] in there]

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from mobileclip.collections.searching.learned import Cache, nearest_with
 from mobileclip.collections.searching.neighbours import Found, nearest_of
 from mobileclip.collections.store.snapshot import Snapshot
 from mobileclip.collections.store.upgrading import NewSpace
@@ -122,18 +123,25 @@ class TwoSpaces:
         """How many pictures of shortlists are not encoded yet."""
         return len(self._waiting)
 
-    def embeddings_of(self, ids: Sequence[int]) -> list[Vector]:
-        """Return embeddings in the new space, for which pictures are encoded; fewer where some cannot be.
+    def embeddings_of(self, ids: Sequence[int], seconds: float | None = None) -> dict[int, Vector]:
+        """Return embeddings in the new space by id, for which pictures are encoded; of some none, where they cannot be.
 
         Args:
             ids: of rows.
+            seconds: for that, see `nearest`.
 
         Raises:
             ValueError: if there is no picture of an id.
         """
+        self._refresh()
         places = np.array([self._snapshot.place(one) for one in ids], np.int64)
-        self._encode_missing(places, len(places))
-        return [self._vectors[place].astype(np.float32) for place in places if self._done[place]]
+        self._encode_shortlist(places[~(self._done[places] | self._failed[places])], seconds)
+        pairs = zip(ids, places.tolist(), strict=True)
+        return {one: self._vectors[place].astype(np.float32) for one, place in pairs if self._done[place]}
+
+    def cannot_be(self, number: int) -> bool:
+        """Return whether a picture could not be encoded, by the id of its row."""
+        return bool(self._failed[(place := self._snapshot.place(number))] and not self._done[place])
 
     def nearest(
         self,
@@ -145,6 +153,7 @@ class TwoSpaces:
         among: Places | None,
         shortlist: int,
         seconds: float | None = None,
+        cache: Cache | None = None,
     ) -> Found:
         """Return places, the nearest first, and their scores, of the space that each is ranked in.
 
@@ -156,6 +165,7 @@ class TwoSpaces:
             among: places of those that may be found; None for all.
             shortlist: so many pictures that were not yet are encoded anew.
             seconds: for that, but for the first few; what is left waits for `encode_waiting`. None for all at once.
+            cache: what examples add to the scores in the new space.
         """
         self._refresh()
         proposed = search(old, max(k, depth(shortlist, self._done)))
@@ -168,7 +178,12 @@ class TwoSpaces:
         ranked = np.flatnonzero(done) if among is None else among[done[among]]
         best = (np.empty(0, np.int64), np.empty(0, np.float32))
         if len(ranked):
-            best = nearest_of(self._vectors, None if len(ranked) == len(done) else ranked, query, k)
+            some = None if len(ranked) == len(done) else ranked
+            best = (
+                nearest_of(self._vectors, some, query, k)
+                if cache is None
+                else nearest_with(self._vectors, some, query, cache, k)
+            )
         return joined(best, proposed, done, k)
 
     def encode_waiting(self) -> bool:

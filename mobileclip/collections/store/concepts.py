@@ -16,12 +16,15 @@ from numpy.typing import NDArray
 
 from mobileclip.collections.store.about import About
 from mobileclip.collections.store.database import INDEX, changing, having
-from mobileclip.collections.store.words import CREATE_WORDS, WORDS_TABLE
+from mobileclip.collections.store.snapshot import Snapshot
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
 
 Key = tuple[str, float | None]
 """What a picture is known by, wherever it lies: the hash of its content, and the time of a video's frame."""
+
+MOST_EXAMPLES = 200
+"""Of a concept."""
 
 _TABLE = "concepts"
 _CREATE = "CREATE TABLE IF NOT EXISTS concepts (name TEXT PRIMARY KEY, known TEXT NOT NULL, embeddings BLOB NOT NULL)"
@@ -86,6 +89,10 @@ class Concept:
         """Return the embeddings of the examples that show it, or of those that do not."""
         return self.vectors[[one.is_yes == is_yes for one in self.examples]].astype(np.float32)
 
+    def is_same(self, other: Concept) -> bool:
+        """Return whether another one is the same, in the same space."""
+        return self.about == other.about and self.examples == other.examples and self.text == other.text
+
     def described(self) -> dict[str, object]:
         """Return what is known of it, as JSON has it."""
         paths = {word: [one.path for one in self.examples if one.is_yes == kind] for word, kind in _KINDS.items()}
@@ -131,6 +138,14 @@ def change_concept(folder: Path, name: str, changed: Callable[[Concept | None], 
     return after
 
 
+def places_of(snapshot: Snapshot, examples: Iterable[Example]) -> dict[Key, int]:
+    """Return where examples are in an index as it was read, of those that are there."""
+    assert snapshot.store is not None, "examples are asked of an index"
+    ids, found = snapshot.ids, ids_of(snapshot.store.folder, [one.key for one in examples])
+    places = {key: int(np.searchsorted(ids, number)) for key, number in found.items()}
+    return {key: place for key, place in places.items() if place < len(ids) and ids[place] == found[key]}
+
+
 def ids_of(folder: Path, keys: Iterable[Key]) -> dict[Key, int]:
     """Return the ids of the rows that have some content; of several with the same, the first.
 
@@ -165,19 +180,3 @@ def _found(db: sqlite3.Connection, folder: Path, name: str | None) -> Iterator[C
             examples=told.examples,
             vectors=vectors,
         )
-
-
-def copy_own_things(source: Path, target: Path) -> None:
-    """Copy concepts and the words of tags from one index into another, new one.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
-    for table, create in ((_TABLE, _CREATE), (WORDS_TABLE, CREATE_WORDS)):
-        with having(source, table) as db:
-            rows = [] if db is None else db.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608 - names of ours
-        if rows:
-            with changing(target) as db:
-                db.execute(create)
-                marks = ", ".join("?" * len(rows[0]))
-                db.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", rows)  # noqa: S608

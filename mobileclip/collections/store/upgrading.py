@@ -258,7 +258,8 @@ class NewSpace:
             db.execute("DELETE FROM removed")
             write_anew(db, self.folder, ids, self._blocks(db.execute(_JOINED)))
             before = from_json(db.execute("SELECT about FROM state").fetchone()[0], About)
-            db.execute("UPDATE state SET about = ?", (to_json(attrs.evolve(self.about, vectors=before.vectors)),))
+            after = attrs.evolve(self.about, vectors=before.vectors, decode=before.decode)
+            db.execute("UPDATE state SET about = ?", (to_json(after),))
             forget_small(db)
             _drop(db)
         return True

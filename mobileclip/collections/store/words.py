@@ -17,8 +17,9 @@ from mobileclip.registry import nearest
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
 
-WORDS_TABLE = "words"
-CREATE_WORDS = "CREATE TABLE IF NOT EXISTS words (known TEXT NOT NULL, embeddings BLOB NOT NULL, levels BLOB NOT NULL)"
+MOST_WORDS = 10_000
+_TABLE = "words"
+_CREATE = "CREATE TABLE IF NOT EXISTS words (known TEXT NOT NULL, embeddings BLOB NOT NULL, levels BLOB NOT NULL)"
 
 LEVELS = np.concatenate([np.linspace(0, 0.99, 100), np.linspace(0.991, 1, 10)])
 """Shares of the collection at which a word's score is kept, finest where a tag is decided."""
@@ -113,7 +114,7 @@ def read_words(folder: Path) -> Words | None:
         ValueError: if the index is damaged, or of a later version of this library.
         OSError: if it cannot be read.
     """
-    with having(folder, WORDS_TABLE) as db:
+    with having(folder, _TABLE) as db:
         row = None if db is None else db.execute("SELECT known, embeddings, levels FROM words").fetchone()
     if row is None:
         return None
@@ -141,7 +142,7 @@ def write_words(folder: Path, words: Words) -> None:
     known = to_json(_Known(**{one: getattr(words, one) for one in _NAMES}))
     numbers = (np.ascontiguousarray(words.vectors, np.float16), np.ascontiguousarray(words.levels, np.float32))
     with changing(folder) as db:
-        db.execute(CREATE_WORDS)
+        db.execute(_CREATE)
         db.execute("DELETE FROM words")
         db.execute("INSERT INTO words VALUES (?, ?, ?)", (known, *(one.tobytes() for one in numbers)))
         # What readers keep of a tag is of before.

@@ -5,15 +5,16 @@ import shutil
 import signal
 import time
 
+import attrs
 import numpy as np
 import pytest
 import torch
 
 from mobileclip import storage
 from mobileclip.cli import main
-from mobileclip.collections import Collection, IndexOptions, ModelSource
+from mobileclip.collections import Collection, IndexOptions, ModelSource, UpgradeReport
 from mobileclip.collections.indexing import UPGRADE
-from mobileclip.collections.store import NewSpace
+from mobileclip.collections.store import NewSpace, read_words
 from mobileclip.encoders import save_model
 from tests.collections.pictures import assert_same_rows, draw, pack, rows_of, telling
 from tests.errors import fails
@@ -27,6 +28,13 @@ import sys
 from mobileclip.collections import Collection, IndexOptions
 options = IndexOptions(show_progress=False, precision="float32", batch_size=1)
 Collection.open(sys.argv[1]).upgrade(rate=float(sys.argv[2]), options=options)
+"""
+KILLED = """
+import os, signal, sys
+from mobileclip.collections import Collection, IndexOptions
+from mobileclip.collections.concepts import Concepts
+{{"follow": Concepts, "tag": Collection}}["{at}"].{at} = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+Collection.open(sys.argv[1]).upgrade(options=IndexOptions(show_progress=False, precision="float32"))
 """
 
 
@@ -119,6 +127,17 @@ def test_the_old_space_goes_when_all_is_done(world, index, tmp_path):
     np.testing.assert_allclose(index.snapshot.vectors[-1], fresh.snapshot.vectors[0], atol=2e-3)
 
 
+def test_how_pictures_are_read_stays(telling_file, world, tmp_path):
+    exact = attrs.evolve(OPTIONS, decode="exact")
+    index = Collection.create(tmp_path / "index", ModelSource(checkpoint=str(telling_file)))
+    index.add(world / "photos", options=exact)
+    index.use_vectors("int8", show_progress=False)
+    index.upgrade_to(source(world), sample=1)
+    index.upgrade(options=OPTIONS)
+    about = Collection.open(index.path).store.about
+    assert (about.decode, about.vectors, about.model) == ("exact", "int8", source(world))
+
+
 def test_pictures_that_are_gone_moved_or_changed_stay_and_are_named(telling_file, world, tmp_path):
     photos = tmp_path / "photos"
     for number in range(12):
@@ -175,7 +194,10 @@ def test_captions_tell_which_model_is_better(world, index):
 
 
 @pytest.mark.parametrize("num_kills", [2, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_at_any_moment_nothing_is_lost_and_no_picture_is_there_twice(world, index, num_kills):
+def test_killed_at_any_moment_nothing_is_lost_and_no_picture_is_there_twice(world, index, tmp_path, num_kills):
+    photos = world / "photos" / "0"
+    index.concepts.add("mein Fahrrad", yes=[photos / "00.png", photos / "01.png"], no=[draw(tmp_path / "no.png", 99)])
+    tags = index.tag(["a kite", "a hill"], template="a photo of {}", share=0.2, show_progress=False)
     index.upgrade_to(source(world), sample=1)
     space, draw_moment = NewSpace.of(index.store), np.random.default_rng(5)
     for _ in range(num_kills):
@@ -192,9 +214,42 @@ def test_killed_at_any_moment_nothing_is_lost_and_no_picture_is_there_twice(worl
         assert len(set(ids.tolist())) == len(ids)
         np.testing.assert_array_equal(ids[: len(before)], before)
         np.testing.assert_array_equal(kept[: len(before)], vectors)
+        assert len(index.concepts["mein Fahrrad"].examples) == 3
+        assert read_words(index.path).words == tags.words
     left = NUMBER - num_done(index)
     assert index.upgrade(options=OPTIONS).num_encoded == left > 0, "nothing is encoded again"
-    assert_same_rows(Collection.open(index.path), Collection.open(world / "whole"))
+    fresh, whole = Collection.open(index.path), Collection.open(world / "whole")
+    assert_same_rows(fresh, whole)
+    assert_own_things_are_there(fresh, photos, tags)
+
+
+def assert_own_things_are_there(index, photos, tags):
+    """Check that a concept of three examples and the tags are in the space that an index has."""
+    concept, words, places = index.concepts["mein Fahrrad"], index.snapshot.words, index.snapshot.place
+    inside = {match.path: match.id for match in index.search("a", where=[f"path~{photos}"], k=9)}
+    for one, vector in zip(concept.examples, concept.vectors, strict=True):
+        if one.is_yes:
+            np.testing.assert_array_equal(vector, index.snapshot.vectors[places(inside[one.path])])
+    assert (len(concept.examples), concept.about.identity) == (3, index.store.about.identity)
+    assert (words.words, words.template, words.share) == (tags.words, tags.template, tags.share)
+
+
+@pytest.mark.parametrize("at", ["follow", "tag"])
+def test_killed_when_the_old_space_is_gone_concepts_and_tags_follow_when_they_are_asked_for(world, index, tmp_path, at):
+    photos = world / "photos" / "0"
+    index.concepts.add("mein Fahrrad", yes=[photos / "00.png", photos / "01.png"], no=[draw(tmp_path / "no.png", 99)])
+    tags = index.tag(["a kite", "a hill"], template="a photo of {}", share=0.2, show_progress=False)
+    index.upgrade_to(source(world), sample=1)
+    job = preloaded().start("-c", KILLED.format(at=at), index.path, folder=index.path.parent)
+    job.communicate()
+    assert job.returncode == -signal.SIGKILL
+    fresh = Collection.open(index.path)
+    assert fresh.upgrade_state is None
+    assert fresh.search('@"mein Fahrrad"', k=3)
+    with fails("collections.tags-index-now-write", "telling.safetensors", "new.safetensors"):
+        fresh.search("a", where=["tag=a kite"])
+    assert fresh.upgrade(options=OPTIONS) == UpgradeReport(num_encoded=0, is_done=True, left={})
+    assert_own_things_are_there(fresh, photos, tags)
 
 
 def test_several_processes_at_once(world, index):

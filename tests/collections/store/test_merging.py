@@ -2,10 +2,13 @@
 
 import errno
 import os
+from pathlib import Path
 
 import attrs
+import numpy as np
 import pytest
 
+from mobileclip.cli import main
 from mobileclip.collections import Collection, IndexOptions, ModelSource
 from mobileclip.collections.store import Store
 from tests.collections.pictures import assert_same_rows, draw, pack, rows_of
@@ -98,6 +101,59 @@ def test_a_merge_that_is_stopped_has_copied_whole_indexes(make, folders, tmp_pat
     assert_same_rows(again, first)
     assert str(again.merge(first, second, show_progress=False)) == "5 rows copied, 5 known already"
     assert len(again) == 9
+
+
+def test_concepts_and_tags_come_along_and_are_joined(make, folders, tmp_path):
+    first, second = make("first", folders[0]), make("second", folders[1])
+    first.concepts.add("mein Rad", text="a bike", yes=[folders[0] / "0.png", folders[0] / "2.png"])
+    second.concepts.add(
+        "mein Rad", text="a bike", yes=[folders[0] / "0.png", folders[1] / "1.png"], no=[draw(tmp_path / "no.png", 40)]
+    )
+    second.concepts.add("hers", text="a hat")
+    for index, words in ((first, ["a kite", "a hill"]), (second, ["A hill", "a boat"])):
+        index.tag(words, template="a photo of {}", share=0.3, show_progress=False)
+    joined = Collection.create_like(tmp_path / "joined", first)
+    for _ in range(2):  # the second time, nothing is new
+        joined.merge(first, second, show_progress=False)
+        concepts = joined.concepts
+        assert list(concepts) == ["hers", "mein Rad"]
+        examples = [(Path(one.path).name, one.is_yes) for one in concepts["mein Rad"].examples]
+        assert examples == [("0.png", True), ("2.png", True), ("no.png", False), ("1.png", True)]
+    whole = make("whole", *folders)
+    tags = whole.tag(["a kite", "a hill", "a boat"], template="a photo of {}", share=0.3, show_progress=False)
+    found = joined.snapshot.words
+    assert (found.words, found.template, found.share) == (tags.words, tags.template, tags.share)
+    np.testing.assert_array_equal(found.vectors, tags.vectors)
+    np.testing.assert_allclose(found.levels, tags.levels, atol=1e-6)
+    copied = Collection.create_copy(tmp_path / "copied", second)
+    assert copied.concepts["mein Rad"].is_same(second.concepts["mein Rad"])
+    np.testing.assert_array_equal(copied.snapshot.words.levels, second.snapshot.words.levels)
+
+
+def test_what_is_two_things_is_refused_with_the_way_out_and_nothing_is_copied(make, folders, tmp_path, capsys):
+    first, second = make("first", folders[0]), make("second", folders[1])
+    picture = draw(tmp_path / "one.png", 50)
+
+    def refused(code, *named):
+        joined = make(f"joined{len(list(tmp_path.iterdir()))}")
+        with fails(code, *named):
+            joined.merge(first, second, show_progress=False)
+        assert (len(joined.store.values("id")), len(joined.concepts)) == (0, 0)
+
+    first.concepts.add("rad", text="a bike", yes=[picture])
+    second.concepts.add("rad", text="a wheel", no=[picture])
+    refused("collections.concept-index-give-text", "rad", "a bike", "a wheel", str(second.path))
+    second.concepts.add("rad", text="a bike")
+    refused("collections.shows-concept-index-does", "one.png", "rad", str(second.path))
+    main(["concept", "add", str(second.path), "rad", "--neither", str(picture)])
+    first.tag(["a kite"], show_progress=False)
+    second.tag(["a kite"], template="a photo of {}", show_progress=False)
+    refused("collections.tags-made-share-index", "a photo of {}", "0.05", str(second.path))
+    main(["tag", str(second.path), "--template", "{}", "--quiet"])
+    main(["merge", str(first.path), str(second.path), "-o", str(tmp_path / "whole")])
+    whole = Collection.open(tmp_path / "whole")
+    assert [len(one.examples) for one in whole.concepts.values()] == [1]
+    assert whole.snapshot.words.words == ("a kite",)
 
 
 def test_an_index_of_another_model_is_refused_by_name(make, folders, tmp_path, small_file):
