@@ -133,6 +133,8 @@ class TwoSpaces:
         Raises:
             ValueError: if there is no picture of an id.
         """
+        if not ids:
+            return {}
         self._refresh()
         places = np.array([self._snapshot.place(one) for one in ids], np.int64)
         self._encode_shortlist(places[~(self._done[places] | self._failed[places])], seconds)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from mobileclip import storage
 from mobileclip.collections.collection import Collection
 from mobileclip.collections.searching.learned import named_concepts
 from mobileclip.collections.searching.matches import Match
@@ -17,6 +19,7 @@ from mobileclip.collections.web.served import ServedCollection
 
 # Forms of other sites cannot send this type.
 _TYPE = "application/json"
+_LONGEST_NAME = 200
 _JUDGEMENTS = ("yes", "no", "neither")
 
 
@@ -71,8 +74,14 @@ def tags_of(collection: Collection, matches: Sequence[Match]) -> list[dict[str, 
 
 def _told(collection: Collection, concept: Concept) -> dict[str, Any]:
     ids = ids_of(collection.path, [one.key for one in concept.examples])
-    own = {
+    own: dict[str, list[Any]] = {
         kind: [ids[one.key] for one in concept.examples if one.is_yes == is_yes and one.key in ids]
         for kind, is_yes in (("yes", True), ("no", False))
     }
-    return {"name": concept.name, "uses_examples": concept.uses_examples, **own}
+    left = [storage.printable(Path(one).name, limit=_LONGEST_NAME) for one in collection.left_behind(concept.name)]
+    return {
+        "name": concept.name,
+        "uses_examples": concept.uses_examples,
+        **own,
+        **({"left_behind": left} if left else {}),
+    }

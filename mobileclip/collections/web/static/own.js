@@ -12,9 +12,10 @@ const SAID = [
 export const quoted = (name) => `@"${name}"`;
 
 /** What the page says of a concept that is asked for alone. */
-export function said({ name, yes, no, uses_examples: used }) {
+export function said({ name, yes, no, uses_examples: used, left_behind: left }) {
   const taught = `${count(yes.length, 'picture shows', 'pictures show')} “${name}”, ${no.length} not`;
-  return `${taught}; ${used ? 'they help' : 'its text alone is searched with'}. Accept or reject more below.`;
+  const old = left ? `. The old model answers, since the new one cannot read ${left.join(', ')}` : '';
+  return `${taught}; ${used ? 'they help' : 'its text alone is searched with'}${old}. Accept or reject more below`;
 }
 
 function judge({ name, yes, no }, one, judged) {
@@ -35,6 +36,7 @@ function tags(words) {
     const button = make('button', 'tag', word);
     button.type = 'button';
     button.setAttribute('aria-label', `only pictures with the tag ${word}`);
+    button.title = word;
     button.addEventListener('click', () => {
       find('where').value = joined([...new Set([...split(find('where').value), `tag=${word}`])]);
       find('conditions').open = true;

@@ -41,8 +41,8 @@ const page = new Search({
     const answer = await askWith(`/api/search?${written(asked)}&${place}`, picture);
     const number = skip + answer.matches.length;
     concept = answer.concept ?? null;
-    if (concept) return { ...answer, said: said(concept) };
-    const found = number ? `${count(number, 'picture', 'pictures')}, the most similar first` : 'Nothing was found.';
+    const some = number ? `${count(number, 'picture', 'pictures')}, the most similar first` : 'Nothing was found.';
+    const found = concept ? said(concept) : some;
     const rest = answer.num_waiting ? `. The new model reads ${answer.num_waiting} more: their order will change` : '';
     if (answer.num_waiting && !again) renewSoon();
     return { ...answer, said: found + rest };
@@ -161,7 +161,7 @@ async function showStart() {
     link.href = `/?${new URLSearchParams({ text })}`;
     texts.append(...(place ? [', ', link] : [link]));
   });
-  start.append(make('h2', '', 'This collection'), make('p', '', facts), ...vectors, ...upgrade(), texts, ...links(about.concepts));
+  start.append(make('h2', '', 'This collection'), make('p', '', facts), ...vectors, texts, ...upgrade(), ...links(about.concepts));
   start.append(make('h2', '', 'Some of its pictures'));
   find('results').append(start);
   const { examples } = await ask('/api/examples').catch(() => ({ examples: [] }));
@@ -178,7 +178,10 @@ function upgrade() {
   section.id = 'upgrade';
   const bar = make('progress', '');
   [bar.max, bar.value] = [about.num_pictures, about.upgrade.num_done];
-  const said = make('p', '', `${upgraded(about.upgrade)}; searches encode what they find, mobileclip upgrade the rest.`);
+  const rest = about.upgrade.num_done < about.num_pictures ? 'searches encode what they find, mobileclip upgrade the rest' : 'mobileclip upgrade ends it';
+  const said = make('p', '', `${upgraded(about.upgrade)}; ${rest}.`);
+  said.id = 'upgraded';
+  bar.setAttribute('aria-labelledby', said.id);
   section.append(make('h2', '', 'Another model'), said, bar, make('p', '', about.upgrade.measured));
   return [section];
 }

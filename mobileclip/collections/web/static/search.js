@@ -182,10 +182,12 @@ export class Search {
     if (!isIdle()) return;
     const { matches, said } = await this.#source.search({ ...query, skip: 0, k: PAGE, again: true });
     if (!isIdle()) return;
+    const { id } = document.activeElement;
     this.clear();
     this.#query = query;
     this.#add(matches);
     this.say(said);
+    if (id) find(id)?.focus({ preventScroll: true });
   }
 
   /** Shows what a question finds, unless another one was asked meanwhile. */
@@ -218,6 +220,7 @@ export class Search {
     const button = make('button', 'tile');
     button.type = 'button';
     button.title = one.name;
+    if (query) button.id = `tile-${one.id}`;
     const frame = make('span', 'frame');
     const image = new Image();
     image.loading = 'lazy';
@@ -343,7 +346,7 @@ export class Search {
     const active = document.activeElement;
     if (active?.matches('[role=tab]') || (active?.matches('input') && event.key !== 'ArrowDown')) return;
     event.preventDefault();
-    const place = all.indexOf(active);
+    const place = all.indexOf(active?.closest('li')?.querySelector(TILES)); // of what is under a picture too
     const next = all[place < 0 ? 0 : neighbour(all, place, event.key)];
     next?.focus();
     next?.scrollIntoView({ block: 'nearest' });
