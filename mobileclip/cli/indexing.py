@@ -149,8 +149,9 @@ def merge(
     mobileclip merge photos.index -o photos.parquet
 
     Of a file that several hold, the rows of its latest change are kept; of the same change, those of an index that has
-    read it to its end, then those that are there first. The other indexes are left as they are. An index that is copied
-    is copied whole or not at all: after whatever ends the command, the same command does the rest.
+    read it to its end, then those that are there first. Concepts of one name and text are joined, and so are words of
+    tags that are made alike; where they differ, nothing is copied. The other indexes are left as they are. An index
+    that is copied is copied whole or not at all: after whatever ends the command, the same command does the rest.
 
     Args:
         others: indexes to join; one of another model is refused.
