@@ -30,6 +30,7 @@ from mobileclip.collections.store.own_things import OwnThings
 from mobileclip.collections.store.small import Recall
 from mobileclip.collections.store.snapshot import Snapshot
 from mobileclip.collections.store.store import Store
+from mobileclip.collections.store.upgrading import NewSpace
 from mobileclip.collections.upgradable import UpgradableIndex
 from mobileclip.collections.viewing import web_file
 from mobileclip.engines import Engine
@@ -127,7 +128,10 @@ class Collection(UpgradableIndex):
             OSError: if it cannot be read, or the new one cannot be written.
         """
         with storage.atomic_folder(Path(path), overwrite=True) as temporary:
-            cls.create_like(temporary, other).merge(other, show_progress=False)
+            copy = cls.create_like(temporary, other)
+            copy.merge(other, show_progress=False)
+            if (space := NewSpace.of(other.store)) is not None:
+                space.copy_to(copy.store)
         return cls(Store.open(Path(path)), device=other.device, trust=other.trust)
 
     def add(

@@ -18,6 +18,7 @@ from attrs import validators
 from numpy.typing import NDArray
 
 from mobileclip.collections.store.about import About
+from mobileclip.collections.store.concepts import ids_of
 from mobileclip.collections.store.database import INDEX, changing, has_table, having
 from mobileclip.collections.store.small import forget_small
 from mobileclip.collections.store.store import Store, write_anew
@@ -243,6 +244,25 @@ class NewSpace:
                 found = db.execute(text, (number, _BLOCK)).fetchall()
         last = found[-1][0] if found else number
         return last, np.array([one for _, one, _ in found], np.int64), self._array([one for *_, one in found])
+
+    def copy_to(self, store: Store) -> None:
+        """Give a copy of the index the same space, with what is in it of the copy's pictures; the caller holds it.
+
+        Raises:
+            ValueError: if it has one already, or this index is damaged.
+            OSError: if it cannot be written.
+        """
+        copied, number = NewSpace.begin(store, self.about, self.measured()), 0
+        text = "SELECT number, sha256, time, embedding FROM upgraded WHERE number > ? ORDER BY number LIMIT ?"
+        while True:
+            with having(self.folder, _TABLE) as db:
+                found = [] if db is None else db.execute(text, (number, _BLOCK)).fetchall()
+            if not found:
+                return copied.recognise()
+            number, vectors = found[-1][0], self._array([blob for *_, blob in found])
+            ids = ids_of(store.folder, [(sha256, time) for _, sha256, time, _ in found])
+            rows = zip(found, vectors, strict=True)
+            copied.keep((ids[row[1:3]], *row[1:3], vector) for row, vector in rows if row[1:3] in ids)
 
     def adopt(self) -> bool:
         """Put it in the place of the old space, and return whether all pictures are in it; the caller holds the index.

@@ -127,6 +127,14 @@ def test_the_old_space_goes_when_all_is_done(world, index, tmp_path):
     np.testing.assert_allclose(index.snapshot.vectors[-1], fresh.snapshot.vectors[0], atol=2e-3)
 
 
+def test_a_copy_goes_on_where_the_index_was(world, index, tmp_path):
+    index.upgrade_to(source(world), sample=20)
+    copy = Collection.create_copy(tmp_path / "copy", index)
+    assert (num_done(copy), copy.upgrade_state.measured) == (20, index.upgrade_state.measured)
+    assert copy.upgrade(options=OPTIONS).num_encoded == NUMBER - 20
+    assert_same_rows(copy, Collection.open(world / "whole"))
+
+
 def test_how_pictures_are_read_stays(telling_file, world, tmp_path):
     exact = attrs.evolve(OPTIONS, decode="exact")
     index = Collection.create(tmp_path / "index", ModelSource(checkpoint=str(telling_file)))
