@@ -18,6 +18,7 @@ from mobileclip.encoders import load_model, save_model
 from mobileclip.export import ExportSpec, bundled_samples, export_model
 from mobileclip.inference.comparison import LEAST_COSINE
 from mobileclip.tensor_files import file_sha256
+from tests.axe import findings
 from tests.browser import CHROMIUM, open_page
 from tests.examples.running import write_pictures
 from tests.examples.web import NPM, build, run_npm, served, write_values
@@ -92,9 +93,9 @@ def pictures(tmp_path):
     return folder
 
 
-def shown(page, address, *, width=1280, dark=False):
+def shown(page, address, *, width=1280, dark=False, height=900):
     """Open the page, and wait until the model is there."""
-    page.load(address, width=width, dark=dark)
+    page.load(address, width=width, dark=dark, height=height)
     page.wait_for(READY)
     return page
 
@@ -245,6 +246,42 @@ def test_an_index_is_opened_and_searched_as_python_searches_it(browser, address,
     (tmp_path / "torn.safetensors").write_bytes((tmp_path / "model pictures.safetensors").read_bytes()[:3000])
     page.choose_files("#index-file", tmp_path / "torn.safetensors")
     page.wait_for(f"{NOTICES}.includes('torn.safetensors is damaged, or not whole')")
+    assert complaints(page) == []
+
+
+SMALL_TARGETS = """[...document.querySelectorAll('button, input, select, summary')].filter(one => one.checkVisibility())
+    .filter(one => (({width, height}) => width && Math.min(width, height) < 24)((one.closest('label') ?? one)
+    .getBoundingClientRect())).map(one => one.outerHTML)"""
+
+
+@pytest.mark.parametrize(("kind", "dark"), [("int8", True), ("bits", False)])
+def test_an_index_of_small_vectors_fits_a_phone(  # noqa: PLR0917  fixtures
+    browser, address, models, pictures, tmp_path, kind, dark
+):
+    save_model(models["export"], tmp_path / "model.safetensors")
+    index = Collection.create(tmp_path / "index", ModelSource(checkpoint=str(tmp_path / "model.safetensors")))
+    index.add(pictures, options=IndexOptions(show_progress=False))
+    index.use_vectors(kind, show_progress=False)
+    assert index.export(tmp_path / "pictures.safetensors") == 5
+    assert "codes" in load_file(tmp_path / "pictures.safetensors")
+    page = shown(browser, address, width=360, height=780, dark=dark)
+    page.tap("#search-tab")
+    page.choose_files("#index-file", tmp_path / "pictures.safetensors")
+    page.wait_for("document.getElementById('status').textContent.startsWith('5 pictures')")
+    write(page, "#text", "a face")
+    page.wait_for(f"{RANKED}.length == 5")
+    scores = {Path(one.path).name: one.score for one in index.search("a face", k=5)}
+    found = dict(page.evaluate(RANKED))
+    assert found == pytest.approx(scores, abs=0.02)
+    assert list(found) == sorted(found, key=found.get, reverse=True)
+    for step in ("#results .tile", "#close"):
+        page.evaluate(f"document.querySelector('{step}').scrollIntoView({{block: 'center'}})")
+        page.tap(step)
+        page.wait_for(f"document.getElementById('one').open === {json.dumps(step != '#close')}")
+        assert page.evaluate("document.documentElement.scrollWidth") == page.evaluate("innerWidth") == 360
+        assert page.evaluate(SMALL_TARGETS) == []
+        assert findings(page) == []
+        page.screenshot(tmp_path / f"phone-{kind}-{step[1:4]}.png")
     assert complaints(page) == []
 
 
