@@ -14,7 +14,7 @@ REASONS = {
     "mobileclip.cli.flags": "commands are read as they are typed, and not run",
     "mobileclip.cli.renamed": "every old name has a line in a test",
     "mobileclip.cli.sharing": "what the flags of several commands build",
-    "mobileclip.collections.searching.scan": "blocks are of 100 codes, and a conversion ends between two of them",
+    "mobileclip.collections.searching.coding": "blocks are of 100 codes, and a conversion ends between two of them",
     "mobileclip.collections.searching.two_spaces": "what a query proposes is asked without models",
     "mobileclip.collections.store.concepts": "a writer ends at a moment that no command chooses",
     "mobileclip.collections.store.database": "a table is damaged that no command writes so",

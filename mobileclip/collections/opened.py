@@ -9,6 +9,7 @@ import attrs
 from typing_extensions import Self
 
 from mobileclip.collections.indexing.both_spaces import BothSpaces
+from mobileclip.collections.searching.coding import recall_of, renew_codes
 from mobileclip.collections.searching.neighbours import (
     GraphSizes,
     NeighbourGraphs,
@@ -16,7 +17,7 @@ from mobileclip.collections.searching.neighbours import (
     remove_graphs,
     renew_graphs,
 )
-from mobileclip.collections.searching.scan import SmallScan, open_scan, recall_of, renew_codes
+from mobileclip.collections.searching.scan import SmallScan, open_scan
 from mobileclip.collections.searching.two_spaces import SHORTLIST
 from mobileclip.collections.store.about import About, ModelSource
 from mobileclip.collections.store.small import Recall

@@ -10,8 +10,8 @@ import pytest
 
 from mobileclip.cli import main
 from mobileclip.collections import Collection, IndexOptions, ModelSource
-from mobileclip.collections.searching import SmallScan, nearest_of, scan
-from mobileclip.collections.store import Row, fit, small, store
+from mobileclip.collections.searching import SmallScan, coding, nearest_of
+from mobileclip.collections.store import About, Row, Store, fit, small, store
 from mobileclip.collections.store.database import changing
 from mobileclip.collections.store.vectors import Chosen
 from mobileclip.encoders import save_model
@@ -21,6 +21,7 @@ from tests.encoders.small import SMALL
 DIM = SMALL.image.embedding_dim
 SIZES = ((96, 80), (100, 84), (88, 80))
 LEAST = {"int8": 0.999, "int4": 0.98, "bits": 0.9}
+ABOUT = About(weights_sha256="0" * 64, spec="{}", version="1", dim=192)
 KINDS = ("int8", "int4", "bits")
 
 
@@ -178,7 +179,7 @@ def test_a_damaged_file_of_codes_is_no_loss(made, caplog):
         (file,) = collection.path.glob("codes-*.bits")
     assert "made anew" in caplog.text
     with changing(collection.path) as db:
-        db.execute("UPDATE small SET codes = '../../etc/passwd', coder = x'00'")
+        db.execute("UPDATE codes SET codes = '../../etc/passwd', coder = x'00'")
     assert Collection.open(collection.path).graphs is None
     assert collection.use_vectors("bits", show_progress=False).recall >= LEAST["bits"]
 
@@ -186,8 +187,8 @@ def test_a_damaged_file_of_codes_is_no_loss(made, caplog):
 def test_a_conversion_that_is_killed_loses_nothing(made, monkeypatch):
     vectors = drawn(3000, DIM)
     collection = made(vectors)
-    monkeypatch.setattr(scan, "_BLOCK", 100)
-    kept, done = scan.append_codes, []
+    monkeypatch.setattr(coding, "_BLOCK", 100)
+    kept, done = coding.append_codes, []
 
     def ended(*given):
         if len(done) == moments:
@@ -198,10 +199,10 @@ def test_a_conversion_that_is_killed_loses_nothing(made, monkeypatch):
     before = {path.name: path.read_bytes() for path in collection.path.glob("embeddings-*")}
     for moments in (1, 2):
         done.clear()
-        monkeypatch.setattr(scan, "append_codes", ended)
+        monkeypatch.setattr(coding, "append_codes", ended)
         with pytest.raises(KeyboardInterrupt):
             Collection.open(collection.path).use_vectors("int4", show_progress=False)
-        monkeypatch.setattr(scan, "append_codes", kept)
+        monkeypatch.setattr(coding, "append_codes", kept)
         other = Collection.open(collection.path)
         assert len(other.snapshot.small.codes) == 800 * moments + 800 * (moments - 1)
         for query in vectors[::300].astype(np.float32):
@@ -265,3 +266,83 @@ def test_pictures_are_indexed_found_moved_and_upgraded(photos, tmp_path, telling
     assert done.upgrade_state is None
     assert (done.recall.kind, done.graphs.num_missing) == ("bits", 0)
     assert len(done.search("a cat", k=3)) == 3
+
+
+def compared(collection, query):
+    """Return the share of the codes in lists that a query is compared with."""
+    lists = collection.snapshot.small.lists
+    ranges = lists.ranges(query.astype(np.float32), lists.share * len(lists.places))
+    return sum(one.stop - one.start for one in ranges) / len(lists.places)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_many_codes_those_of_the_nearest_cells_are_compared(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(coding, "_LISTED", 3000)
+    # Around centres, as photographs are.
+    centres = np.random.default_rng(5).normal(size=(60, 192))
+    rows = np.repeat(centres, 150, 0) + 8 * drawn(9000, 192)
+    queries = (centres[:30] + 8 * drawn(30, 192, seed=9)).astype(np.float32)
+    vectors, queries = (one / np.linalg.norm(one, axis=1, keepdims=True) for one in (rows, queries))
+    vectors = np.random.default_rng(6).permutation(vectors).astype(np.float16)
+    index = Store.create(tmp_path / "index", ABOUT)
+    with index.writing():
+        index.append(rows_of(vectors[:8000]))
+    collection = Collection.open(index.folder)
+    recall = collection.use_vectors(kind, show_progress=False)
+    other = Collection.open(collection.path)
+    assert recall.share < 0.3
+    assert recall.recall >= LEAST[kind]
+    assert np.mean([compared(other, query) for query in queries]) < 2 * recall.share
+    assert found_share(other, queries) >= LEAST[kind] - 0.04
+    assert found_share(other, queries, among=np.arange(0, 8000, 7)) >= LEAST[kind] - 0.02
+    # All of them are what was coded, whichever their order.
+    lists, codes = other.snapshot.small.lists, other.snapshot.small.codes
+    assert np.array_equal(lists.codes(np.arange(8000)), codes[lists.places])
+    assert np.array_equal(np.sort(lists.places), np.arange(8000))
+    # New ones are compared as well, and go into lists when they are many; removed ones are not found, though all that
+    # is near was removed.
+    near = nearest_of(vectors[:8000], None, queries[0], 300)[0]
+    with collection.store.writing():
+        collection.store.append(rows_of(vectors[8000:8500], 8000), removed=collection.snapshot.ids[near].tolist())
+    names = {path.name for path in collection.path.glob("lists-*")}
+    collection.use_vectors(kind, show_progress=False)
+    assert {path.name for path in collection.path.glob("lists-*")} == names
+    assert found_share(collection, np.concatenate([queries[1:9], vectors[8000:8020]])) >= LEAST[kind] - 0.04
+    assert len(collection.graphs.nearest(queries[0], 10)[0]) == 10
+    with collection.store.writing():
+        collection.store.append(rows_of(vectors[8500:], 8500))
+    collection.use_vectors(kind, show_progress=False)
+    assert len({path.name for path in collection.path.glob("lists-*")} - names) == 1
+    assert len(collection.snapshot.small.lists.places) == len(collection) == 8700
+    assert found_share(Collection.open(collection.path), queries[1:]) >= LEAST[kind] - 0.04
+
+
+def test_damaged_or_unfinished_lists_are_made_anew(made, monkeypatch, caplog):
+    monkeypatch.setattr(coding, "_LISTED", 1000)
+    vectors = drawn(3000, DIM)
+    collection = made(vectors)
+    with monkeypatch.context() as ended:
+        ended.setattr(small, "write_lists", lambda path, *_: path.write_bytes(b"half") and os.kill(os.getpid(), 2))
+        with pytest.raises(KeyboardInterrupt):
+            collection.use_vectors("int4", show_progress=False)
+    assert Collection.open(collection.path).snapshot.small.lists is None
+    assert found_share(Collection.open(collection.path), vectors[:9]) >= LEAST["int4"]
+    codes = next(collection.path.glob("codes-*")).read_bytes()
+    collection.use_vectors("int4", show_progress=False)
+    (file,) = collection.path.glob("lists-*")
+    for content in (bytes(file.stat().st_size), file.read_bytes()[:100], None):
+        file.unlink() if content is None else file.write_bytes(content)
+        other = Collection.open(collection.path)
+        assert found_share(other, vectors[:9]) >= LEAST["int4"]
+        assert other.use_vectors("int4", show_progress=False).recall >= LEAST["int4"]
+        assert len(Collection.open(collection.path).snapshot.small.lists.places) == 3000
+        assert next(collection.path.glob("codes-*")).read_bytes() == codes
+        (file,) = collection.path.glob("lists-*")
+    assert "made anew" in caplog.text
+    with changing(collection.path) as db:
+        db.execute("UPDATE codes SET lists = '../../etc/passwd'")
+    assert Collection.open(collection.path).graphs is None
+    with changing(collection.path) as db:
+        db.execute("UPDATE codes SET lists = ?, cells = x'00'", (file.name,))
+    assert Collection.open(collection.path).graphs is None
+    assert collection.use_vectors("int4", show_progress=False).recall >= LEAST["int4"]

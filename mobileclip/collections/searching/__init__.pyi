@@ -1,3 +1,8 @@
+from .coding import (
+    least_scores as least_scores,
+    measured_recall as measured_recall,
+    renew_codes as renew_codes,
+)
 from .duplicates import (
     THRESHOLD as THRESHOLD,
     DuplicateGroup as DuplicateGroup,
@@ -36,10 +41,5 @@ from .queries import (
     direction_of as direction_of,
     nearest_matches as nearest_matches,
 )
-from .scan import (
-    SmallScan as SmallScan,
-    measured_recall as measured_recall,
-    open_scan as open_scan,
-    renew_codes as renew_codes,
-)
+from .scan import SmallScan as SmallScan, open_scan as open_scan
 from .two_spaces import SHORTLIST as SHORTLIST, TwoSpaces as TwoSpaces

@@ -1,66 +1,54 @@
-"""A search of small vectors: the codes of all pictures are compared, and the best of them by the stored embeddings."""
+"""A search of small vectors: codes are compared, of many those of the nearest cells, and the best by embeddings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from mobileclip.collections.searching.neighbours import Found, nearest_of
-from mobileclip.collections.store.codes import Coder, Codes, fit
-from mobileclip.collections.store.database import INDEX, changing, opened
-from mobileclip.collections.store.small import (
-    Recall,
-    SmallFile,
-    append_codes,
-    are_whole,
-    begin_small,
-    forget_small,
-    note_recall,
-    remove_codes_but,
-    small_file,
-)
-from mobileclip.collections.store.snapshot import Snapshot, take_snapshot
-from mobileclip.collections.store.store import Store
-from mobileclip.collections.store.vectors import Vectors
-from mobileclip.progress import Progress
-from mobileclip.terminal import console, get_logger
-
-logger = get_logger(__name__)
+from mobileclip.collections.store.codes import Asked, Codes
+from mobileclip.collections.store.lists import Lists
+from mobileclip.collections.store.snapshot import Snapshot
 
 SHORTLIST = {"int8": 128, "int4": 256, "bits": 1024}
 """Pictures of a query that are compared by their stored embeddings, which are read from the disk."""
 
-# Codes that are compared at once; embeddings that are coded, or multiplied, at once.
-_ROWS, _BLOCK = 32_768, 8192
+# Codes that are compared at once.
+_ROWS = 32_768
 # Stored embeddings for every answer, where many are asked for.
 _CANDIDATES = 4
-# Codes are fitted on so many embeddings, and anew when there are so many times as many as then.
-_FITTED, _GROWN = 16_384, 2
-_QUERIES, _NEAREST = 200, 10
-# By which sums of the same products may differ.
-_SLACK = 1e-5
+# Codes of which the first bytes are compared, for each that is proposed; and the least of them.
+_WHOLE, _LEAST_WHOLE = 4, 4096
+# Of scores, every so many tell from which on they are among the best.
+_SAMPLED = 16
+
+Scored = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 
 class SmallScan:
-    """A search of all codes; it proposes what `NeighbourGraphs` does, also among some of the pictures.
+    """A search of codes; it proposes what `NeighbourGraphs` does, also among some of the pictures.
 
     Args:
         snapshot: with small vectors.
+        share: of the codes in lists that are compared with a query; None for what was measured.
     """
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, share: float | None = None) -> None:
         assert snapshot.small is not None, "whoever opens it has looked"
-        self._snapshot, self._small = snapshot, snapshot.small
+        self._snapshot, self._small, lists = snapshot, snapshot.small, snapshot.small.lists
         self.shortlist = SHORTLIST[snapshot.small.coder.kind]
+        self.share = share if share is not None else 1.0 if lists is None else lists.share
+        self._coded = int(np.searchsorted(self._small.places, len(self._small.codes)))
 
     @property
     def num_missing(self) -> int:
         """How many pictures have no codes yet; these are compared by their embeddings."""
-        return len(self._snapshot) - len(self._small.codes)
+        return len(self._snapshot) - self._coded
 
     def nearest(self, query: NDArray[np.float32], k: int, among: NDArray[np.int64] | None = None) -> Found:
         """Return the nearest embeddings; some few of a hundred may be others than the very nearest.
@@ -68,7 +56,7 @@ class SmallScan:
         Args:
             query: of unit length.
             k: how many.
-            among: places of those that may be found, rising; None for all.
+            among: places of those that may be found, rising, whose codes are all compared; None for all.
         """
         return self.nearest_to_each(query[None], k, num_candidates=max(_CANDIDATES * k, self.shortlist), among=among)[0]
 
@@ -95,159 +83,95 @@ class SmallScan:
         for start in range(0, len(queries), 16):
             some = queries[start : start + 16]
             for query, candidates in zip(some, self._proposed(some, num_candidates, among), strict=True):
-                found.append(nearest_of(self._snapshot.vectors, candidates, query, k))
+                is_short = among is None and len(candidates) < min(k, len(self._snapshot))
+                found.append(nearest_of(self._snapshot.vectors, None if is_short else candidates, query, k))
         return found
 
     def _proposed(
         self, queries: NDArray[np.float32], count: int, among: NDArray[np.int64] | None
     ) -> Iterator[NDArray[np.int64]]:
         """Yield for each query the places whose codes are nearest to it, and those that have none, rising."""
-        codes, end = self._small.codes, len(self._snapshot)
-        coded = len(codes) if among is None else int(np.searchsorted(among, len(codes)))
-        missing = np.arange(len(codes), end) if among is None else among[coded:]
+        small, lists = self._small, self._small.lists
+        missing = np.arange(self._coded, len(self._snapshot)) if among is None else among[among >= self._coded]
+        if among is not None:
+            scanned = small.places[among[among < self._coded]]
+        else:
+            first = 0 if lists is None else int(np.searchsorted(small.places, lists.cells.end))
+            scanned = small.places[first : self._coded]
+        for query, (found, scores) in zip(queries, self._scanned(scanned, queries, count), strict=True):
+            chosen = np.sort(found)
+            if among is None and lists is not None:
+                listed, others = self._listed(lists, query, count)
+                chosen = np.sort(_most(np.append(found, listed), np.append(scores, others), count)[0])
+            places = np.searchsorted(small.places, chosen)
+            # A damaged file may name what is no picture.
+            is_one = small.places.take(places, mode="clip") == chosen
+            yield np.concatenate([places[is_one], missing])
 
-        def best(start: int) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-            stop = min(start + _ROWS, coded)
-            block: Codes = codes[start:stop] if among is None else codes[among[start:stop]]
-            scores = self._small.coder.scores(block, queries).T
-            return [_most(np.arange(start, stop), one, count) for one in np.ascontiguousarray(scores)]
+    def _scanned(self, places: NDArray[np.int64], queries: NDArray[np.float32], count: int) -> list[Scored]:
+        """Return of the codes at some places in the file those that are nearest to each query."""
+        codes, asked = self._small.codes, Asked(self._small.coder, queries)
+        follow = len(places) > 0 and places[-1] - places[0] == len(places) - 1
 
-        starts = range(0, coded, _ROWS)
+        def best(start: int) -> list[Scored]:
+            some = places[start : start + _ROWS]
+            block: Codes = codes[some[0] : some[-1] + 1] if follow else codes[some]
+            return [_most(some, one, count) for one in np.ascontiguousarray(asked.scores([block]).T)]
+
+        starts = range(0, len(places), _ROWS)
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             blocks = list(pool.map(best, starts) if torch.get_num_threads() > 1 else map(best, starts))
-        for number in range(len(queries)):
-            found = [block[number] for block in blocks]
-            places = np.concatenate([np.empty(0, np.int64), *(places for places, _ in found)])
-            scores = np.concatenate([np.empty(0, np.float32), *(scores for _, scores in found)])
-            places = _most(places, scores, count)[0]
-            yield np.concatenate([np.sort(places if among is None else among[places]), missing])
+        empty: Scored = (np.empty(0, np.int64), np.empty(0, np.float32))
+        found = [[empty, *(block[number] for block in blocks)] for number in range(len(queries))]
+        return [_most(*map(np.concatenate, zip(*one, strict=True)), count) for one in found]
+
+    def _listed(self, lists: Lists, query: NDArray[np.float32], count: int) -> Scored:
+        """Return of the codes of the nearest cells those that are nearest to a query, by their places in the file."""
+        coder, head = self._small.coder, self._small.coder.head
+        ranges = lists.ranges(query, max(_WHOLE * count, self.share * len(lists.places)))
+        scores = Asked(head, query[None]).scores([lists.heads[one] for one in ranges])[:, 0]
+        if (alive := self._alive) is not None:
+            is_one = alive.take(np.concatenate([lists.places[one] for one in ranges]), mode="clip")
+            scores = np.where(is_one, scores, -np.inf)
+        more = count if head is coder else max(_LEAST_WHOLE, _WHOLE * count)
+        chosen, scores = _most(np.arange(len(scores)), scores, more)
+        # Where each range ends among those that were compared, and how far its rows are from there.
+        ends = np.cumsum([one.stop - one.start for one in ranges])
+        rows = chosen + (np.array([one.stop for one in ranges]) - ends)[np.searchsorted(ends, chosen, "right")]
+        rows, scores = rows[scores > -np.inf], scores[scores > -np.inf]
+        if head is not coder:
+            rows, scores = _most(rows, Asked(coder, query[None]).scores([lists.codes(rows)])[:, 0], count)
+        return lists.places[rows].astype(np.int64), scores
+
+    @cached_property
+    def _alive(self) -> NDArray[np.bool_] | None:
+        """Which embeddings in the file are of pictures; None where all in the lists are."""
+        small = self._small
+        assert small.lists is not None, "it has lists"
+        if np.searchsorted(small.places, small.lists.cells.end) == len(small.lists.places):
+            return None
+        alive = np.zeros(len(small.codes), bool)
+        alive[small.places[: self._coded]] = True
+        return alive
 
 
 def open_scan(snapshot: Snapshot) -> SmallScan | None:
     """Return a search of small vectors, or None where fewer than half of the pictures have them."""
-    if snapshot.small is None or 2 * len(snapshot.small.codes) < len(snapshot):
+    if snapshot.small is None:
         return None
-    return SmallScan(snapshot)
-
-
-def recall_of(store: Store) -> Recall | None:
-    """Return how many of the nearest pictures are found by the small vectors of an index, as it was measured."""
-    if store.about.vectors == "float16" or not (store.folder / INDEX).is_file():
-        return None
-    known = _known(store)
-    return None if known is None else known.recall
-
-
-def renew_codes(store: Store, *, show_progress: bool = True) -> None:
-    """Bring the codes of an index up to date with its embeddings; the caller holds the index.
-
-    What is coded is kept, whatever ends this. They are fitted when there are none of the kind that is asked for, and
-    anew when there are twice as many pictures as then.
-
-    Args:
-        store: of the index.
-        show_progress: whether to show how far it is.
-
-    Raises:
-        OSError: if they cannot be written.
-    """
-    kind, known = store.about.vectors, _known(store)
-    if kind == "float16":
-        if known is not None:
-            with changing(store.folder) as db:
-                forget_small(db)
-        remove_codes_but(store.folder, None)
-        return
-    name, vectors = store.vectors()
-    snapshot = take_snapshot(store)
-    if known is not None and known.coder.kind == kind and len(snapshot) < _GROWN * known.coder.num_fitted:
-        with opened(store.folder / INDEX) as db:
-            is_kept = known.vectors == name and known.count <= len(vectors) and are_whole(db, store.folder, known)
-        if not is_kept:
-            begin_small(store.folder, name, known.coder)
-    else:
-        if known is not None and known.coder.kind == kind:
-            logger.warning(
-                "small vectors are fitted anew: there are %s pictures, and were %s",
-                f"{len(snapshot):,}",
-                f"{known.coder.num_fitted:,}",
-            )
-        begin_small(store.folder, name, _fitted(store, snapshot))
-    known = _known(store)
-    assert known is not None, "it was just begun"
-    remove_codes_but(store.folder, known.codes)
-    shown = console(shown=show_progress and len(vectors) > known.count)
-    with Progress("coding", total=len(vectors) - known.count, unit="pictures", console=shown) as bar:
-        while known.count < len(vectors):
-            blocks = vectors[known.count : known.count + 8 * _BLOCK]
-            coded = [known.coder.encode(blocks[start : start + _BLOCK]) for start in range(0, len(blocks), _BLOCK)]
-            known = append_codes(store.folder, np.concatenate(coded), known)
-            bar.advance(len(blocks))
-    if known.recall is None and len(snapshot) > 1:
-        note_recall(store.folder, measured_recall(take_snapshot(store), show_progress=show_progress))
-
-
-def measured_recall(snapshot: Snapshot, *, show_progress: bool = False) -> Recall:
-    """Return how many of the nearest pictures of some, on which codes were not fitted, are found by small vectors.
-
-    Of pictures that are equally near, each counts.
-
-    Args:
-        snapshot: with small vectors, of two pictures or more.
-        show_progress: whether to show how far it is.
-    """
-    held = held_out(len(snapshot))
-    queries, k = snapshot.vectors[held].astype(np.float32), min(_NEAREST, len(snapshot) - 1)
-    least = _least_scores(snapshot.vectors, queries, k + 1, show_progress=show_progress)
     scan = SmallScan(snapshot)
-    found = scan.nearest_to_each(queries, k + 1, num_candidates=scan.shortlist)
-    # The picture itself is among them, and counts in neither.
-    hits = [np.count_nonzero(scores >= bound - _SLACK) - 1 for (_, scores), bound in zip(found, least, strict=True)]
-    assert snapshot.small is not None, "it has small vectors"
-    return Recall(
-        kind=snapshot.small.coder.kind,
-        num_bytes=snapshot.small.coder.num_bytes,
-        recall=float(np.clip(np.mean(hits) / k, 0, 1)),
-        num_queries=len(held),
-        num_pictures=len(snapshot),
-        shortlist=scan.shortlist,
-    )
+    return scan if 2 * scan.num_missing <= len(snapshot) else None
 
 
-def held_out(count: int) -> NDArray[np.int64]:
-    """Return the places of the pictures that codes are measured with, from all over a collection."""
-    return np.unique(np.linspace(0, count - 1, min(_QUERIES, max(1, count // 10))).astype(np.int64))
-
-
-def _least_scores(
-    vectors: Vectors, queries: NDArray[np.float32], k: int, *, show_progress: bool
-) -> NDArray[np.float32]:
-    """Return for each query the similarity of the embedding that is the k-th nearest, all of which are compared."""
-    wanted, best = torch.from_numpy(queries), torch.full((len(queries), k), -torch.inf)
-    shown = console(shown=show_progress and len(vectors) > _ROWS)
-    with Progress("measuring", total=len(vectors), unit="pictures", console=shown) as bar:
-        for start in range(0, len(vectors), _BLOCK):
-            block = torch.from_numpy(vectors[start : start + _BLOCK].astype(np.float32))
-            best = torch.cat([best, wanted @ block.T], 1).topk(k, 1).values
-            bar.advance(len(block))
-    return best[:, -1].numpy()
-
-
-def _fitted(store: Store, snapshot: Snapshot) -> Coder:
-    places = np.setdiff1d(np.arange(len(snapshot)), held_out(len(snapshot)) if len(snapshot) > _NEAREST else [])
-    chosen = places[np.unique(np.linspace(0, len(places) - 1, min(_FITTED, len(places))).astype(np.int64))]
-    return fit(store.about.vectors, snapshot.vectors[chosen], len(snapshot))
-
-
-def _known(store: Store) -> SmallFile | None:
-    with opened(store.folder / INDEX) as db:
-        return small_file(db, store.about.dim)
-
-
-def _most(
-    places: NDArray[np.int64], scores: NDArray[np.float32], count: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def _most(places: NDArray[np.int64], scores: NDArray[np.float32], count: int) -> Scored:
+    """Return the places with the highest scores, not in their order."""
     if count >= len(scores):
         return places, scores
-    chosen = np.argpartition(-scores, count)[:count]
+    # To look for the best among all takes ten times as long as among those that are good enough.
+    sample = scores[::_SAMPLED]
+    if (wanted := 2 * count // _SAMPLED) < len(sample):
+        likely = np.flatnonzero(scores >= np.partition(sample, len(sample) - 1 - wanted)[len(sample) - 1 - wanted])
+        if len(likely) >= count:
+            places, scores = places[likely], scores[likely]
+    chosen = np.argpartition(-scores, count - 1)[:count]
     return places[chosen], scores[chosen]

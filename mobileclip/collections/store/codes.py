@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import attrs
@@ -34,14 +36,16 @@ _ITERATIONS, _TURNED = 20, 8192
 # Eight signs have a byte.
 _GROUP = 8
 _ARRAYS = ("mean", "basis", "scale")
+# Bytes of a code that are compared first: of the leading directions, in which most of a similarity lies.
+_HEAD = 64
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Coder:
     """Codes of embeddings: `round((x - mean) basis / scale)`, in 8 or 4 bits; of bits, the signs.
 
-    The basis has orthogonal columns: the principal directions as they are (int8), turned at random (int4), or turned so
-    that signs lose little (bits).
+    The basis has orthogonal columns: the principal directions as they are (int8), turned at random (int4, the leading
+    ones among themselves), or turned so that signs lose little (bits).
 
     Shape:
         mean: `(dim,)`; basis: `(dim, width)`, with a width of whole bytes; scale: `(width,)`.
@@ -67,6 +71,14 @@ class Coder:
     def num_bytes(self) -> int:
         """Bytes of a code."""
         return int(self.basis.shape[1]) * _BITS[self.kind] // 8
+
+    @cached_property
+    def head(self) -> Coder:
+        """The coder of the first bytes of a code, by which pictures are chosen whose codes are compared as a whole."""
+        if self.kind == "bits" or self.num_bytes <= _HEAD:
+            return self
+        width = 8 * _HEAD // _BITS[self.kind]
+        return attrs.evolve(self, basis=self.basis[:, :width], scale=self.scale[:width])
 
     def written(self) -> bytes:
         """Return it as safetensors."""
@@ -115,28 +127,10 @@ class Coder:
         return _packed((turned / torch.from_numpy(self.scale)).round().clamp(-most, most).numpy(), self.kind)
 
     def scores(self, codes: Codes, queries: Floats) -> Floats:
-        """Return the cosine similarities of embeddings with queries, as far as their codes tell.
+        """Return the cosine similarities of embeddings with queries, as far as their codes tell; see `Asked`."""
+        return Asked(self, queries).scores([codes])
 
-        Shape:
-            codes: `(count, num_bytes)`; queries: `(queries, dim)`; result: `(count, queries)`.
-
-        Raises:
-            ImportError: if usearch, and with it numkong, is not installed.
-        """
-        with needed("a search of small vectors", "collections"):
-            import numkong
-        planes, weights = self._planes(queries)
-        flat = np.ascontiguousarray(planes.reshape(-1, planes.shape[-1]))
-        if self.kind == "bits":
-            apart = np.asarray(numkong.hammings_packed(codes, numkong.hammings_pack(flat, dtype="uint1")))
-            products = self.basis.shape[1] - 2 * apart.astype(np.float32)
-        else:
-            packed = numkong.dots_pack(flat, dtype=self.kind)
-            products = np.asarray(numkong.dots_packed(codes, packed)).astype(np.float32)
-        sums: Floats = np.einsum("nqp,qp->nq", products.reshape(len(codes), *weights.shape), weights)
-        return sums + queries @ self.mean
-
-    def _planes(self, queries: Floats) -> tuple[Codes, Floats]:
+    def planes(self, queries: Floats) -> tuple[Codes, Floats]:
         """Return queries as weighted sums of codes: `(queries, planes, num_bytes)` and `(queries, planes)`."""
         left = queries @ self.basis * self.scale
         planes, weights = [], []
@@ -153,18 +147,59 @@ class Coder:
         return np.stack(planes, 1), np.stack(weights, 1)
 
 
+class Asked:
+    """Queries as codes are compared with them.
+
+    Args:
+        coder: of the codes.
+        queries: of shape `(queries, dim)`.
+
+    Raises:
+        ImportError: if usearch, and with it numkong, is not installed.
+    """
+
+    def __init__(self, coder: Coder, queries: Floats) -> None:
+        with needed("a search of small vectors", "collections"):
+            import numkong
+        planes, self._weights = coder.planes(queries)
+        flat = np.ascontiguousarray(planes.reshape(-1, planes.shape[-1]))
+        self._offset = queries @ coder.mean
+        if coder.kind == "bits":
+            self._packed, self._compared = numkong.hammings_pack(flat, dtype="uint1"), numkong.hammings_packed
+            self._offset = self._offset + coder.basis.shape[1] * self._weights.sum(1)
+            self._weights = -2 * self._weights
+        else:
+            self._packed, self._compared = numkong.dots_pack(flat, dtype=coder.kind), numkong.dots_packed
+
+    def scores(self, blocks: Sequence[Codes]) -> Floats:
+        """Return the cosine similarities of embeddings, as far as their codes tell.
+
+        Shape:
+            blocks: `(some, num_bytes)` each, `count` in all; result: `(count, queries)`.
+        """
+        products = [np.asarray(self._compared(codes, self._packed)) for codes in blocks if len(codes)]
+        if not products:
+            return np.empty((0, len(self._weights)), np.float32)
+        numbers = np.concatenate(products).astype(np.float32).reshape(-1, *self._weights.shape)
+        sums: Floats = np.einsum("nqp,qp->nq", numbers, self._weights)
+        return sums + self._offset
+
+
 def empty_codes(coder: Coder, count: int) -> Codes:
     """Return room for codes."""
     return np.empty((count, coder.num_bytes), _DTYPES[coder.kind])
 
 
-def fit(kind: VectorKind, vectors: NDArray[np.floating[Any]], num_fitted: int, *, seed: int = 0) -> Coder:
+def fit(
+    kind: VectorKind, vectors: NDArray[np.floating[Any]], num_fitted: int, *, spare: int = 0, seed: int = 0
+) -> Coder:
     """Return codes that are fitted on some embeddings.
 
     Args:
         kind: which codes; not float16.
         vectors: of shape `(count, dim)`; a hundred or more for each dim tell enough.
         num_fitted: pictures of the collection.
+        spare: bytes of a code that are left out, with the directions of which there is least.
         seed: of what is turned at random.
     """
     given = torch.from_numpy(np.asarray(vectors)).float()
@@ -176,11 +211,14 @@ def fit(kind: VectorKind, vectors: NDArray[np.floating[Any]], num_fitted: int, *
     rank = dim
     if kind != "bits" and len(given) >= _ENOUGH * dim:
         rank = int((variances.cumsum(0) < _KEPT * variances.sum()).sum()) + 1
-    rank = min(dim, -(-rank // _GROUP) * _GROUP)
-    basis = directions[:, :rank]
-    random = torch.randn(rank, rank, generator=torch.Generator().manual_seed(seed))
+    # Of a short code, an eighth at most is left out.
+    most = dim - _GROUP * -(-min(spare, dim * _BITS[kind] // 64) // _BITS[kind])
+    rank = min(most, -(-rank // _GROUP) * _GROUP)
+    basis, random = directions[:, :rank], torch.Generator().manual_seed(seed)
     if kind != "int8":
-        basis = basis @ torch.linalg.qr(random).Q
+        parts = basis.split(2 * _HEAD if kind == "int4" else rank, dim=1)
+        turns = [torch.linalg.qr(torch.randn(2 * part.shape[1:], generator=random)).Q for part in parts]
+        basis = torch.cat([part @ turn for part, turn in zip(parts, turns, strict=True)], 1)
     if kind == "bits":
         basis = _iterated(centred @ basis, basis)
     turned = centred @ basis

@@ -1,6 +1,7 @@
 """Small vectors of an index: codes of its embeddings in a file beside them, which SQLite knows the length of.
 
-They are nothing but a cache: the embeddings stay, and whatever has no codes yet is compared by its embedding.
+Of many, another file has the codes once more, in the order of cells. They are nothing but a cache: the embeddings stay,
+and whatever has no codes yet is compared by its embedding.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from mobileclip.collections.store import vectors as files
 from mobileclip.collections.store.codes import Coder, Codes, empty_codes
 from mobileclip.collections.store.database import changing, has_table, is_on_network
+from mobileclip.collections.store.lists import Cells, Lists, Members, read_lists, write_lists
 from mobileclip.inputs import VectorKind
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
@@ -25,13 +27,12 @@ from mobileclip.terminal import get_logger
 
 logger = get_logger(__name__)
 
-_NAME = re.compile(r"codes-([0-9]{8})\.(int8|int4|bits)")
+_NAME = re.compile(r"(codes|lists)-([0-9]{8})\.(int8|int4|bits)")
 _TABLE = """
-CREATE TABLE IF NOT EXISTS small (
-    codes TEXT NOT NULL, vectors TEXT NOT NULL, num_codes INTEGER NOT NULL, coder BLOB NOT NULL, recall TEXT)
+CREATE TABLE IF NOT EXISTS codes (
+    codes TEXT NOT NULL, vectors TEXT NOT NULL, num_codes INTEGER NOT NULL, coder BLOB NOT NULL, recall TEXT,
+    lists TEXT, cells BLOB)
 """
-# Codes that are copied at once.
-_BLOCK = 65_536
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -40,11 +41,12 @@ class Recall:
 
     Args:
         kind: of the vectors.
-        num_bytes: of each, in memory.
+        num_bytes: of each, in memory, with what is kept beside the codes.
         recall: share of the ten nearest that are found, from 0 to 1; of fewer pictures, of all but one.
         num_queries: pictures of the collection that were asked for what is like them; codes were not fitted on them.
         num_pictures: of the collection at that time.
         shortlist: pictures of a query that are compared by their stored embeddings.
+        share: of the codes that are compared with a query.
 
     Raises:
         ValueError: if a value is none of these.
@@ -56,6 +58,7 @@ class Recall:
     num_queries: int = attrs.field(validator=validators.ge(0))
     num_pictures: int = attrs.field(validator=validators.ge(0))
     shortlist: int = attrs.field(validator=validators.ge(0))
+    share: float = attrs.field(default=1.0, validator=[validators.gt(0), validators.le(1)])
 
     def __str__(self) -> str:
         """Say it in a line."""
@@ -67,18 +70,40 @@ class Recall:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Small:
-    """Codes of the first pictures of a snapshot.
+    """Codes of the embeddings of a snapshot.
 
     Shape:
-        codes: `(count, coder.num_bytes)`, of the pictures with the lowest ids.
+        codes: `(count, coder.num_bytes)`, of the first embeddings in their file, those of removed pictures too;
+        places: `(pictures,)`, int64, rising, in that file.
 
     Args:
         coder: that made them.
         codes: as many as there are by now.
+        places: of the pictures of the snapshot.
+        lists: of most of the codes; None of few.
     """
 
     coder: Coder
     codes: Codes
+    places: NDArray[np.int64]
+    lists: Lists | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of a picture in memory: its code and, of lists, its part of all that is kept beside, rounded up."""
+        if self.lists is None:
+            return self.coder.num_bytes
+        coder, cells = self.coder, self.lists.cells
+        beside = (
+            coder.mean,
+            coder.basis,
+            coder.scale,
+            cells.directions,
+            cells.centres,
+            cells.starts,
+            self.lists.places,
+        )
+        return coder.num_bytes + -(-sum(one.nbytes for one in beside) // len(self.places))
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -91,6 +116,7 @@ class SmallFile:
         count: how many there are.
         coder: that makes them.
         recall: that was measured; None until then.
+        lists: the name of the file of lists, and their cells; None where there are none.
     """
 
     codes: str
@@ -98,6 +124,7 @@ class SmallFile:
     count: int
     coder: Coder
     recall: Recall | None
+    lists: tuple[str, Cells] | None
 
 
 def small_file(db: sqlite3.Connection, dim: int) -> SmallFile | None:
@@ -107,24 +134,30 @@ def small_file(db: sqlite3.Connection, dim: int) -> SmallFile | None:
         db: of an index.
         dim: numbers in an embedding.
     """
-    if not has_table(db, "small") or (found := db.execute("SELECT * FROM small").fetchone()) is None:
+    if not has_table(db, "codes") or (found := db.execute("SELECT * FROM codes").fetchone()) is None:
         return None
-    codes, vectors, count, coder, recall = found
-    if _NAME.fullmatch(str(codes)) is None:
+    codes, vectors, count, coder, recall, lists, cells = found
+    if not all(_NAME.fullmatch(str(name)) for name in (codes, lists or codes)):
         logger.warning("small vectors are not used, since the index names them %r", codes)
         return None
     try:
-        measured = None if recall is None else from_json(recall, Recall)
-        return SmallFile(codes=codes, vectors=vectors, count=int(count), coder=Coder.read(coder, dim), recall=measured)
+        return SmallFile(
+            codes=codes,
+            vectors=vectors,
+            count=int(count),
+            coder=Coder.read(coder, dim),
+            recall=None if recall is None else from_json(recall, Recall),
+            lists=None if lists is None else (lists, Cells.read(cells, dim)),
+        )
     except (TypeError, ValueError) as error:
         logger.warning("small vectors are not used, and made anew by the next mobileclip index: %s", error)
         return None
 
 
 def read_small(db: sqlite3.Connection, folder: Path, vectors: str, places: NDArray[np.int64], dim: int) -> Small | None:
-    """Return the codes of the pictures of a snapshot, in the order of these; None where all are to be compared.
+    """Return the codes of the pictures of a snapshot; None where all embeddings are to be compared.
 
-    Codes are mapped, or copied where some pictures were removed.
+    Codes are mapped, or copied where another machine has the disk; lists are used where they can be mapped.
 
     Args:
         db: of the index, in the transaction in which the places were read.
@@ -136,22 +169,27 @@ def read_small(db: sqlite3.Connection, folder: Path, vectors: str, places: NDArr
     known = small_file(db, dim)
     if known is None or known.vectors != vectors or not known.count or np.any(np.diff(places) <= 0):
         return None
-    kept, coder = places[: np.searchsorted(places, known.count)], known.coder
     try:
-        mapped = _mapped(folder / known.codes, known.count, coder)
-        files.check(folder / known.codes, mapped, _sums(db, known.codes)[-1:])
+        codes = _mapped(folder / known.codes, known.count, known.coder)
+        files.check(folder / known.codes, codes, _sums(db, known.codes)[-1:])
+        if is_on_network(folder):
+            return Small(coder=known.coder, codes=codes.copy(), places=places)
+        return Small(coder=known.coder, codes=codes, places=places, lists=_lists(db, folder, known))
     except (OSError, ValueError) as error:
         logger.warning("small vectors are not used, and made anew by the next mobileclip index: %s", error)
         return None
-    if len(kept) == known.count and not is_on_network(folder):
-        return Small(coder=coder, codes=mapped)
-    codes = empty_codes(coder, len(kept))
-    with (folder / known.codes).open("rb") as file:
-        for start in range(0, known.count, _BLOCK):
-            block = np.frombuffer(file.read(_BLOCK * coder.num_bytes), codes.dtype).reshape(-1, coder.num_bytes)
-            first, end = np.searchsorted(kept, (start, start + len(block)))
-            codes[first:end] = block[kept[first:end] - start]
-    return Small(coder=coder, codes=codes)
+
+
+def _lists(db: sqlite3.Connection, folder: Path, known: SmallFile) -> Lists | None:
+    if known.lists is None:
+        return None
+    name, cells = known.lists
+    try:
+        share = 1.0 if known.recall is None else known.recall.share
+        return read_lists(folder / name, cells, known.coder, share, _sums(db, name)[-1:])
+    except (OSError, ValueError) as error:
+        logger.warning("all codes are compared, until the next mobileclip index: %s", error)
+        return None
 
 
 def begin_small(folder: Path, vectors: str, coder: Coder) -> None:
@@ -162,11 +200,37 @@ def begin_small(folder: Path, vectors: str, coder: Coder) -> None:
     """
     with changing(folder) as db:
         db.execute(_TABLE)
-        before = [_NAME.fullmatch(str(name)) for (name,) in db.execute("SELECT codes FROM small")]
-        number = max((int(one[1]) + 1 for one in before if one is not None), default=0)
-        name = f"codes-{number:08d}.{coder.kind}"
         forget_small(db)
-        db.execute("INSERT INTO small VALUES (?, ?, 0, ?, NULL)", (name, vectors, coder.written()))
+        name = _next_name(folder, "codes", coder)
+        db.execute("INSERT INTO codes VALUES (?, ?, 0, ?, NULL, NULL, NULL)", (name, vectors, coder.written()))
+
+
+def renew_lists(folder: Path, known: SmallFile, cells: Cells, members: Members) -> None:
+    """Have the codes of some embeddings in lists; what is found is to be measured anew; the caller holds the index.
+
+    Args:
+        folder: of the index.
+        known: of its codes.
+        cells: that embeddings are in.
+        members: of the cells.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    name = _next_name(folder, "lists", known.coder)
+    codes = _mapped(folder / known.codes, known.count, known.coder)
+    kept, sums = write_lists(folder / name, cells, members, codes, known.coder)
+    with changing(folder) as db:
+        db.execute("DELETE FROM sums WHERE vectors LIKE 'lists-%'")
+        db.executemany("INSERT INTO sums VALUES (?, ?, ?, ?)", ((name, *one) for one in sums))
+        db.execute("UPDATE codes SET lists = ?, cells = ?, recall = NULL", (name, kept.written()))
+        db.execute("UPDATE state SET changes = changes + 1")
+
+
+def _next_name(folder: Path, what: str, coder: Coder) -> str:
+    """Return a name that no file has: those of before may be mapped by others."""
+    before = [found for path in folder.iterdir() if (found := _NAME.fullmatch(path.name)) is not None]
+    return f"{what}-{max((int(one[2]) + 1 for one in before), default=0):08d}.{coder.kind}"
 
 
 def append_codes(folder: Path, codes: Codes, known: SmallFile) -> SmallFile:
@@ -178,7 +242,7 @@ def append_codes(folder: Path, codes: Codes, known: SmallFile) -> SmallFile:
     with changing(folder) as db:
         sums = files.append(folder / known.codes, [codes], behind=known.count * known.coder.num_bytes)
         db.executemany("INSERT INTO sums VALUES (?, ?, ?, ?)", ((known.codes, *one) for one in sums))
-        db.execute("UPDATE small SET num_codes = ?", (known.count + len(codes),))
+        db.execute("UPDATE codes SET num_codes = ?", (known.count + len(codes),))
         db.execute("UPDATE state SET changes = changes + 1")
     return attrs.evolve(known, count=known.count + len(codes))
 
@@ -186,15 +250,17 @@ def append_codes(folder: Path, codes: Codes, known: SmallFile) -> SmallFile:
 def note_recall(folder: Path, recall: Recall) -> None:
     """Remember what was measured; the caller holds the index."""
     with changing(folder) as db:
-        db.execute("UPDATE small SET recall = ?", (to_json(recall),))
+        db.execute("UPDATE codes SET recall = ?", (to_json(recall),))
         db.execute("UPDATE state SET changes = changes + 1")
 
 
 def are_whole(db: sqlite3.Connection, folder: Path, known: SmallFile) -> bool:
-    """Return whether all codes are what was written."""
+    """Return whether all codes are what was written, those in lists too."""
     try:
         mapped = _mapped(folder / known.codes, known.count, known.coder)
         files.check(folder / known.codes, mapped, _sums(db, known.codes))
+        if known.lists is not None:
+            read_lists(folder / known.lists[0], known.lists[1], known.coder, 1, _sums(db, known.lists[0]))
     except (OSError, ValueError) as error:
         logger.warning("small vectors are made anew: %s", error)
         return False
@@ -203,16 +269,18 @@ def are_whole(db: sqlite3.Connection, folder: Path, known: SmallFile) -> bool:
 
 def forget_small(db: sqlite3.Connection) -> None:
     """Forget all codes; where there are to be some, they are fitted anew when the index is next written to."""
-    if has_table(db, "small"):
-        db.execute("DELETE FROM sums WHERE vectors LIKE 'codes-%'")
-        db.execute("DELETE FROM small")
+    # The table `small` had codes that knew no lists.
+    db.execute("DROP TABLE IF EXISTS small")
+    if has_table(db, "codes"):
+        db.execute("DELETE FROM sums WHERE vectors LIKE 'codes-%' OR vectors LIKE 'lists-%'")
+        db.execute("DELETE FROM codes")
         db.execute("UPDATE state SET changes = changes + 1")
 
 
-def remove_codes_but(folder: Path, name: str | None) -> None:
-    """Remove files of codes that are not the one of a name; the caller holds the index."""
+def remove_codes_but(folder: Path, *names: str) -> None:
+    """Remove files of codes and of lists that have none of some names; the caller holds the index."""
     for path in folder.iterdir():
-        if _NAME.fullmatch(path.name) and path.name != name:
+        if _NAME.fullmatch(path.name) and path.name not in names:
             with suppress(OSError):
                 path.unlink()
 

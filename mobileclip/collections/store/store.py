@@ -239,6 +239,11 @@ class Store:
                 return ids, vectors, num_unreadable, None
             return ids, vectors[places], num_unreadable, None
 
+    def places(self) -> NDArray[np.int64]:
+        """Return where the embeddings of all pictures are in their file, rising; the caller holds the index."""
+        with self._reading() as (db, _):
+            return np.sort(_numbers(db, "place")[0])
+
     def vectors(self) -> tuple[str, NDArray[np.float16]]:
         """Return the file of embeddings, and all that are in it, those of removed rows too; the caller holds the index.
 

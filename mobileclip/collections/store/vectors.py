@@ -6,7 +6,7 @@ import os
 import re
 import weakref
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -143,19 +143,16 @@ class Chosen:
         Raises:
             OSError: if the file cannot be read.
         """
-        places = self._places[key]
-        runs = np.split(np.ravel(places), np.flatnonzero(np.diff(np.ravel(places)) != 1) + 1)
-        read = bytearray().join(part for run in runs for part in self._read(run))
+        places, size = self._places[key], 2 * self.shape[1]
+        flat, file = np.ravel(places), self._file.fileno()
+        # Of those that follow one another, many are read at once.
+        starts = np.flatnonzero(np.diff(flat, prepend=-1) != 1)
+        starts = np.union1d(starts, np.arange(0, len(flat), _BLOCK))
+        runs = zip((size * flat[starts]).tolist(), (size * np.diff(starts, append=len(flat))).tolist(), strict=True)
+        read = bytearray().join([os.pread(file, length, first) for first, length in runs])
         if len(read) != 2 * self.shape[1] * np.size(places):
             raise OSError(f"{self._file.name} has become shorter; search again, or index the pictures again")
         return np.frombuffer(read, np.float16).reshape(*np.shape(places), self.shape[1])
-
-    def _read(self, run: NDArray[np.int64]) -> Iterator[bytes]:
-        """Yield the bytes of embeddings that follow one another."""
-        size = 2 * self.shape[1]
-        for start in range(0, len(run), _BLOCK):
-            some = run[start : start + _BLOCK]
-            yield os.pread(self._file.fileno(), size * len(some), size * int(some[0]))
 
 
 Vectors = NDArray[np.float16] | Chosen
