@@ -9,8 +9,8 @@ Result:    bytes of a vector in memory with all that is kept beside it, the shar
 
 Vectors are drawn from a normal distribution whose variances fall as `i ** -spectrum` along 512 dims, and scaled to unit
 length: with 0.7, of an effective rank of 130, and without clusters, which is harder than photographs. They go into an
-index by the code of the library, and are coded by it. Queries are further vectors, and all embeddings say what they were
-to find. Embeddings stay on the disk, and those of the shortlist are read from there.
+index by the code of the library, and are coded by it. Queries are further vectors; what they were to find, all
+embeddings say. Embeddings stay on the disk, and those of the shortlist are read from there.
 """
 
 from __future__ import annotations

@@ -277,16 +277,16 @@ def compared(collection, query):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_of_many_codes_those_of_the_nearest_cells_are_compared(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(coding, "_LISTED", 3000)
+    monkeypatch.setattr(coding, "_LISTED", 2000)
     # Around centres, as photographs are.
     centres = np.random.default_rng(5).normal(size=(60, 192))
-    rows = np.repeat(centres, 150, 0) + 8 * drawn(9000, 192)
+    rows = np.repeat(centres, 75, 0) + 8 * drawn(4500, 192)
     queries = (centres[:30] + 8 * drawn(30, 192, seed=9)).astype(np.float32)
     vectors, queries = (one / np.linalg.norm(one, axis=1, keepdims=True) for one in (rows, queries))
     vectors = np.random.default_rng(6).permutation(vectors).astype(np.float16)
     index = Store.create(tmp_path / "index", ABOUT)
     with index.writing():
-        index.append(rows_of(vectors[:8000]))
+        index.append(rows_of(vectors[:4000]))
     collection = Collection.open(index.folder)
     recall = collection.use_vectors(kind, show_progress=False)
     other = Collection.open(collection.path)
@@ -294,26 +294,26 @@ def test_of_many_codes_those_of_the_nearest_cells_are_compared(tmp_path, monkeyp
     assert recall.recall >= LEAST[kind]
     assert np.mean([compared(other, query) for query in queries]) < 2 * recall.share
     assert found_share(other, queries) >= LEAST[kind] - 0.04
-    assert found_share(other, queries, among=np.arange(0, 8000, 7)) >= LEAST[kind] - 0.02
+    assert found_share(other, queries, among=np.arange(0, 4000, 7)) >= LEAST[kind] - 0.02
     # All of them are what was coded, whichever their order.
     lists, codes = other.snapshot.small.lists, other.snapshot.small.codes
-    assert np.array_equal(lists.codes(np.arange(8000)), codes[lists.places])
-    assert np.array_equal(np.sort(lists.places), np.arange(8000))
+    assert np.array_equal(lists.codes(np.arange(4000)), codes[lists.places])
+    assert np.array_equal(np.sort(lists.places), np.arange(4000))
     # New ones are compared as well, and go into lists when they are many; removed ones are not found, though all that
     # is near was removed.
-    near = nearest_of(vectors[:8000], None, queries[0], 300)[0]
+    near = nearest_of(vectors[:4000], None, queries[0], 150)[0]
     with collection.store.writing():
-        collection.store.append(rows_of(vectors[8000:8500], 8000), removed=collection.snapshot.ids[near].tolist())
+        collection.store.append(rows_of(vectors[4000:4250], 4000), removed=collection.snapshot.ids[near].tolist())
     names = {path.name for path in collection.path.glob("lists-*")}
     collection.use_vectors(kind, show_progress=False)
     assert {path.name for path in collection.path.glob("lists-*")} == names
-    assert found_share(collection, np.concatenate([queries[1:9], vectors[8000:8020]])) >= LEAST[kind] - 0.04
+    assert found_share(collection, np.concatenate([queries[1:9], vectors[4000:4020]])) >= LEAST[kind] - 0.04
     assert len(collection.graphs.nearest(queries[0], 10)[0]) == 10
     with collection.store.writing():
-        collection.store.append(rows_of(vectors[8500:], 8500))
+        collection.store.append(rows_of(vectors[4250:], 4250))
     collection.use_vectors(kind, show_progress=False)
     assert len({path.name for path in collection.path.glob("lists-*")} - names) == 1
-    assert len(collection.snapshot.small.lists.places) == len(collection) == 8700
+    assert len(collection.snapshot.small.lists.places) == len(collection) == 4350
     assert found_share(Collection.open(collection.path), queries[1:]) >= LEAST[kind] - 0.04
 
 

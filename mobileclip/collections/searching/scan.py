@@ -23,11 +23,12 @@ _ROWS = 32_768
 # Stored embeddings for every answer, where many are asked for.
 _CANDIDATES = 4
 # Codes of which the first bytes are compared, for each that is proposed; and the least of them.
-_WHOLE, _LEAST_WHOLE = 4, 4096
+_WHOLE, _LEAST_WHOLE = 4, 2048
 # Of scores, every so many tell from which on they are among the best.
 _SAMPLED = 16
 
 Scored = tuple[NDArray[np.int64], NDArray[np.float32]]
+_NOTHING: Scored = (np.empty(0, np.int64), np.empty(0, np.float32))
 
 
 class SmallScan:
@@ -110,20 +111,20 @@ class SmallScan:
 
     def _scanned(self, places: NDArray[np.int64], queries: NDArray[np.float32], count: int) -> list[Scored]:
         """Return of the codes at some places in the file those that are nearest to each query."""
+        if not len(places):
+            return [_NOTHING] * len(queries)
         codes, asked = self._small.codes, Asked(self._small.coder, queries)
-        follow = len(places) > 0 and places[-1] - places[0] == len(places) - 1
+        follow = places[-1] - places[0] == len(places) - 1
 
         def best(start: int) -> list[Scored]:
             some = places[start : start + _ROWS]
             block: Codes = codes[some[0] : some[-1] + 1] if follow else codes[some]
             return [_most(some, one, count) for one in np.ascontiguousarray(asked.scores([block]).T)]
 
-        starts = range(0, len(places), _ROWS)
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            blocks = list(pool.map(best, starts) if torch.get_num_threads() > 1 else map(best, starts))
-        empty: Scored = (np.empty(0, np.int64), np.empty(0, np.float32))
-        found = [[empty, *(block[number] for block in blocks)] for number in range(len(queries))]
-        return [_most(*map(np.concatenate, zip(*one, strict=True)), count) for one in found]
+            mapped = pool.map if torch.get_num_threads() > 1 else map
+            blocks = list(mapped(best, range(0, len(places), _ROWS)))
+        return [_most(*map(np.concatenate, zip(*one, strict=True)), count) for one in zip(*blocks, strict=True)]
 
     def _listed(self, lists: Lists, query: NDArray[np.float32], count: int) -> Scored:
         """Return of the codes of the nearest cells those that are nearest to a query, by their places in the file."""

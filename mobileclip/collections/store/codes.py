@@ -181,7 +181,8 @@ class Asked:
         if not products:
             return np.empty((0, len(self._weights)), np.float32)
         numbers = np.concatenate(products).astype(np.float32).reshape(-1, *self._weights.shape)
-        sums: Floats = np.einsum("nqp,qp->nq", numbers, self._weights)
+        # einsum takes ten times as long.
+        sums: Floats = np.stack([numbers[:, row] @ weights for row, weights in enumerate(self._weights)], axis=1)
         return sums + self._offset
 
 
