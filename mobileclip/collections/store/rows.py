@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+# Rows that are read at once.
+_BLOCK = 4096
 # Numbers come first: SQLite reads a row from its beginning on.
 _TYPES = {
     "size": "INTEGER NOT NULL",
@@ -118,3 +123,39 @@ def array_of(name: str, values: Sequence[Any]) -> NDArray[Any]:
     if name == "taken":
         return np.array(values, "datetime64[s]")
     return np.array(values, object if _TYPES[name].startswith("TEXT") else np.float64)
+
+
+def columns_of(db: sqlite3.Connection, *names: str) -> list[list[Any]]:
+    """Return what columns have of each picture, in the order of the ids.
+
+    As JSON, many at once: to have SQLite yield a row for each picture takes longer than to read it.
+    """
+    blocks = list(_column_blocks(db, *names))
+    return [list(chain.from_iterable(block[one] for block in blocks)) for one in range(len(names))]
+
+
+def numbers_of(db: sqlite3.Connection, *names: str) -> list[NDArray[np.int64]]:
+    """Return what columns of numbers have of each picture, without an object for each."""
+    blocks = [[np.array(one, np.int64) for one in block] for block in _column_blocks(db, *names)]
+    return [np.concatenate([np.empty(0, np.int64), *(block[one] for block in blocks)]) for one in range(len(names))]
+
+
+def _column_blocks(db: sqlite3.Connection, *names: str) -> Iterator[list[list[Any]]]:
+    """Yield what columns have of some thousand pictures after others."""
+    ((end,),) = db.execute("SELECT ifnull(max(id), -1) + 1 FROM pictures")
+    wanted = ", ".join(f"json_group_array({EXACT.get(name, name)})" for name in names)
+    # No text but names of ours.
+    pictures = "SELECT * FROM pictures WHERE id BETWEEN ? AND ? AND place IS NOT NULL ORDER BY id"
+    text = f"SELECT {wanted} FROM ({pictures})"  # noqa: S608
+    for start in range(0, end, _BLOCK):
+        yield [json.loads(one) for one in db.execute(text, (start, start + _BLOCK - 1)).fetchone()]
+
+
+def selected(
+    db: sqlite3.Connection, columns: Sequence[str], ids: Sequence[int] | None, table: str = "pictures"
+) -> list[tuple[Any, ...]]:
+    """Return what some columns have of some rows of a table, or of all, in the order of the ids."""
+    chosen = None if ids is None else json.dumps([int(number) for number in ids])
+    where = "" if chosen is None else "WHERE id IN (SELECT value FROM json_each(?))"
+    text = f"SELECT {', '.join(columns)} FROM {table} {where} ORDER BY id"  # noqa: S608 - names of ours, values bound
+    return db.execute(text, () if chosen is None else (chosen,)).fetchall()

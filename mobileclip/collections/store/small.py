@@ -171,7 +171,7 @@ def read_small(db: sqlite3.Connection, folder: Path, vectors: str, places: NDArr
         return None
     try:
         codes = _mapped(folder / known.codes, known.count, known.coder)
-        files.check(folder / known.codes, codes, _sums(db, known.codes)[-1:])
+        files.check(folder / known.codes, codes, files.sums_in(db, known.codes)[-1:])
         if is_on_network(folder):
             return Small(coder=known.coder, codes=codes.copy(), places=places)
         return Small(coder=known.coder, codes=codes, places=places, lists=_lists(db, folder, known))
@@ -186,7 +186,7 @@ def _lists(db: sqlite3.Connection, folder: Path, known: SmallFile) -> Lists | No
     name, cells = known.lists
     try:
         share = 1.0 if known.recall is None else known.recall.share
-        return read_lists(folder / name, cells, known.coder, share, _sums(db, name)[-1:])
+        return read_lists(folder / name, cells, known.coder, share, files.sums_in(db, name)[-1:])
     except (OSError, ValueError) as error:
         logger.warning("all codes are compared, until the next mobileclip index: %s", error)
         return None
@@ -258,9 +258,9 @@ def are_whole(db: sqlite3.Connection, folder: Path, known: SmallFile) -> bool:
     """Return whether all codes are what was written, those in lists too."""
     try:
         mapped = _mapped(folder / known.codes, known.count, known.coder)
-        files.check(folder / known.codes, mapped, _sums(db, known.codes))
+        files.check(folder / known.codes, mapped, files.sums_in(db, known.codes))
         if known.lists is not None:
-            read_lists(folder / known.lists[0], known.lists[1], known.coder, 1, _sums(db, known.lists[0]))
+            read_lists(folder / known.lists[0], known.lists[1], known.coder, 1, files.sums_in(db, known.lists[0]))
     except (OSError, ValueError) as error:
         logger.warning("small vectors are made anew: %s", error)
         return False
@@ -291,7 +291,3 @@ def _mapped(path: Path, count: int, coder: Coder) -> Codes:
     if path.stat().st_size < count * coder.num_bytes:
         raise ValueError(f"{path} is damaged: it is shorter than its {count:,} codes")
     return np.asarray(np.memmap(path, empty_codes(coder, 0).dtype, mode="c", shape=(count, coder.num_bytes)))
-
-
-def _sums(db: sqlite3.Connection, name: str) -> list[files.Sum]:
-    return db.execute("SELECT first, count, crc32 FROM sums WHERE vectors = ? ORDER BY first", (name,)).fetchall()

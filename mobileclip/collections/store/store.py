@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sqlite3
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from mobileclip.collections.store import vectors as files
 from mobileclip.collections.store.about import About, FinishedFile
 from mobileclip.collections.store.database import INDEX, is_on_network, opened, told
 from mobileclip.collections.store.old import MANIFEST, Elsewhere, find_elsewhere, is_old_file
-from mobileclip.collections.store.rows import COLUMNS, EXACT, INSERT, SCHEMA, SUMS, Embedded, Row
+from mobileclip.collections.store.rows import COLUMNS, SCHEMA, SUMS, Embedded, Row, columns_of, numbers_of, selected
 from mobileclip.collections.store.small import Small, read_small
 from mobileclip.inputs import Decode, VectorKind
 from mobileclip.serialization import from_json, to_json
@@ -172,12 +171,12 @@ class Store:
             ids: of the rows; of those that were removed, nothing is returned. None for all.
         """
         with self._reading() as (db, _):
-            return _select(db, columns, ids)
+            return selected(db, columns, ids)
 
     def column(self, name: str) -> list[Any]:
         """Return what a column has of each picture, in the order of the ids."""
         with self._reading() as (db, _):
-            return _columns(db, name)[0]
+            return columns_of(db, name)[0]
 
     def blocks(self, ids: Sequence[int] | None = None) -> Iterator[list[Embedded]]:
         """Yield rows with their embeddings, those too that the job that is writing has removed; None for all others.
@@ -192,7 +191,7 @@ class Store:
             with self._opened() as (db, _, vectors):
                 if self.about.identity != identity:
                     raise ValueError(f"{self.folder} was upgraded to {self.about.model} meanwhile; run this again")
-                found = [one for table in ("pictures", "removed") for one in _select(db, columns, block, table)]
+                found = [one for table in ("pictures", "removed") for one in selected(db, columns, block, table)]
                 embedded = [(None if one[0] is None else vectors[one[0]], one[1:]) for one in found]
             yield embedded
 
@@ -207,7 +206,7 @@ class Store:
             ValueError: if some are others.
         """
         with self._opened() as (db, name, vectors):
-            files.check(self.folder / name, vectors, _sums(db, name))
+            files.check(self.folder / name, vectors, files.sums_in(db, name))
 
     def embeddings(self) -> tuple[NDArray[np.int64], files.Vectors, int, Small | None]:
         """Return the ids of the pictures, rising, their embeddings, how many files cannot be read, and small vectors.
@@ -221,8 +220,8 @@ class Store:
             OSError: if it cannot be read.
         """
         with self._opened() as (db, name, vectors):
-            files.check(self.folder / name, vectors, _sums(db, name)[-1:])
-            ids, places = _numbers(db, "id", "place")
+            files.check(self.folder / name, vectors, files.sums_in(db, name)[-1:])
+            ids, places = numbers_of(db, "id", "place")
             (num_unreadable,) = db.execute("SELECT count(*) FROM pictures WHERE place IS NULL").fetchone()
             if len(places) and (places.min() < 0 or places.max() >= len(vectors)):
                 raise ValueError(
@@ -242,7 +241,7 @@ class Store:
     def places(self) -> NDArray[np.int64]:
         """Return where the embeddings of all pictures are in their file, rising; the caller holds the index."""
         with self._reading() as (db, _):
-            return np.sort(_numbers(db, "place")[0])
+            return np.sort(numbers_of(db, "place")[0])
 
     def vectors(self) -> tuple[str, NDArray[np.float16]]:
         """Return the file of embeddings, and all that are in it, those of removed rows too; the caller holds the index.
@@ -301,7 +300,7 @@ class Store:
             db.executemany("DELETE FROM pictures WHERE id = ?", ids)
             db.executemany("INSERT OR REPLACE INTO finished VALUES (?, ?, ?)", map(attrs.astuple, finished))
             db.executemany("INSERT OR IGNORE INTO inputs VALUES (?)", ((path,) for path in inputs))
-            _insert(db, chain(_blocks_of(rows), blocks), self.folder, self.about.dim)
+            files.insert(db, chain(files.blocks_of(rows), blocks), self.folder, self.about.dim)
 
     def forget(self, paths: Iterable[str], *, inputs: Iterable[str] = ()) -> None:
         """Drop files of many pictures from those that are finished, and inputs from those that were indexed."""
@@ -334,7 +333,7 @@ class Store:
             before = files.mapped(self.folder / name, count, self.about.dim)
             places = np.array(found, np.int64).reshape(-1, 2)[:, 1]
             blocks = (before[places[start : start + _BLOCK]] for start in range(0, len(places), _BLOCK))
-            write_anew(db, self.folder, [number for number, _ in found], blocks)
+            files.write_anew(db, self.folder, [number for number, _ in found], blocks)
         self._sweep()
 
     @contextmanager
@@ -358,7 +357,7 @@ class Store:
         assert self._db is not None, "an index is written to by whoever holds it"
         self._db.execute(SUMS)
         with self._opened() as (db, name, vectors):
-            first = sum(count for _, count, _ in _sums(db, name))
+            first = sum(count for _, count, _ in files.sums_in(db, name))
             new = [(name, *one) for one in files.sums_of(vectors[first:], first)]
         if new:
             with self._transaction() as db:
@@ -396,90 +395,7 @@ def _make(folder: Path, about: About, old: Elsewhere | None = None) -> None:
                 finished = map(attrs.astuple, old.finished)
                 db.executemany("INSERT INTO finished VALUES (?, ?, ?)", finished)
                 db.executemany("INSERT INTO inputs VALUES (?)", ((one,) for one in old.inputs))
-                _insert(db, _blocks_of(old.rows()), folder, about.dim)
+                files.insert(db, files.blocks_of(old.rows()), folder, about.dim)
             db.execute("COMMIT")
         finally:
             db.close()
-
-
-def write_anew(db: sqlite3.Connection, folder: Path, ids: Sequence[int], blocks: Iterable[NDArray[np.float16]]) -> None:
-    """Have the embeddings of all pictures in a new file, which is on the disk before the transaction ends.
-
-    Args:
-        db: in a transaction of the process that holds the index.
-        folder: of the index.
-        ids: of all pictures, rising.
-        blocks: their embeddings, in this order.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
-    ((name,),) = db.execute("SELECT vectors FROM state")
-    kept = files.next_name(name)
-    sums = files.append(folder / kept, blocks, behind=0)
-    db.execute("DELETE FROM sums")
-    db.executemany("INSERT INTO sums VALUES (?, ?, ?, ?)", ((kept, *one) for one in sums))
-    db.executemany("UPDATE pictures SET place = ? WHERE id = ?", enumerate(ids))
-    db.execute("UPDATE state SET vectors = ?, num_vectors = ?", (kept, len(ids)))
-
-
-def _blocks_of(rows: Iterable[Row]) -> Iterator[list[Embedded]]:
-    rows = iter(rows)
-    while block := [row.embedded() for row in islice(rows, _BLOCK)]:
-        yield block
-
-
-def _insert(db: sqlite3.Connection, blocks: Iterable[list[Embedded]], folder: Path, dim: int) -> None:
-    """Add rows: their embeddings are on the disk before the transaction ends."""
-    for block in blocks:
-        name, count = db.execute("SELECT vectors, num_vectors FROM state").fetchone()
-        vectors = [embedding for embedding, _ in block if embedding is not None]
-        if vectors:
-            stacked = np.stack(vectors).astype(np.float16, copy=False).reshape(-1, dim)
-            sums = files.append(folder / name, [stacked], behind=2 * count * dim)
-            db.executemany("INSERT INTO sums VALUES (?, ?, ?, ?)", ((name, *one) for one in sums))
-        places = iter(range(count, count + len(vectors)))
-        db.executemany(INSERT, ((None if one is None else next(places), *values) for one, values in block))
-        db.execute("UPDATE state SET num_vectors = ?", (count + len(vectors),))
-
-
-def _sums(db: sqlite3.Connection, name: str) -> list[files.Sum]:
-    """Return the sums of the blocks of a file of embeddings, as far as they were noted."""
-    if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'sums'").fetchone() is None:
-        return []
-    return db.execute("SELECT first, count, crc32 FROM sums WHERE vectors = ? ORDER BY first", (name,)).fetchall()
-
-
-def _columns(db: sqlite3.Connection, *names: str) -> list[list[Any]]:
-    """Return what columns have of each picture, in the order of the ids.
-
-    As JSON, many at once: to have SQLite yield a row for each picture takes longer than to read it.
-    """
-    blocks = list(_column_blocks(db, *names))
-    return [list(chain.from_iterable(block[one] for block in blocks)) for one in range(len(names))]
-
-
-def _numbers(db: sqlite3.Connection, *names: str) -> list[NDArray[np.int64]]:
-    """Return what columns of numbers have of each picture, without an object for each."""
-    blocks = [[np.array(one, np.int64) for one in block] for block in _column_blocks(db, *names)]
-    return [np.concatenate([np.empty(0, np.int64), *(block[one] for block in blocks)]) for one in range(len(names))]
-
-
-def _column_blocks(db: sqlite3.Connection, *names: str) -> Iterator[list[list[Any]]]:
-    """Yield what columns have of some thousand pictures after others."""
-    ((end,),) = db.execute("SELECT ifnull(max(id), -1) + 1 FROM pictures")
-    wanted = ", ".join(f"json_group_array({EXACT.get(name, name)})" for name in names)
-    # No text but names of ours.
-    pictures = "SELECT * FROM pictures WHERE id BETWEEN ? AND ? AND place IS NOT NULL ORDER BY id"
-    text = f"SELECT {wanted} FROM ({pictures})"  # noqa: S608
-    for start in range(0, end, _BLOCK):
-        yield [json.loads(one) for one in db.execute(text, (start, start + _BLOCK - 1)).fetchone()]
-
-
-def _select(
-    db: sqlite3.Connection, columns: Sequence[str], ids: Sequence[int] | None, table: str = "pictures"
-) -> list[tuple[Any, ...]]:
-    chosen = None if ids is None else json.dumps([int(number) for number in ids])
-    where = "" if chosen is None else "WHERE id IN (SELECT value FROM json_each(?))"
-    text = f"SELECT {', '.join(columns)} FROM {table} {where} ORDER BY id"  # noqa: S608 - names of ours, values bound
-    return db.execute(text, () if chosen is None else (chosen,)).fetchall()

@@ -21,7 +21,8 @@ from mobileclip.collections.store.about import About
 from mobileclip.collections.store.concepts import ids_of
 from mobileclip.collections.store.database import INDEX, changing, has_table, having
 from mobileclip.collections.store.small import forget_small
-from mobileclip.collections.store.store import Store, write_anew
+from mobileclip.collections.store.store import Store
+from mobileclip.collections.store.vectors import write_anew
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
 

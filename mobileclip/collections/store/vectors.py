@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import sqlite3
 import weakref
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mobileclip.collections.store.rows import INSERT, Embedded, Row
 from mobileclip.storage.atomic import unwritable
 
 Sum = tuple[int, int, int]
@@ -20,7 +23,7 @@ Sum = tuple[int, int, int]
 
 _NAME = re.compile(r"embeddings-([0-9]{8})\.float16")
 
-# Embeddings that have one sum.
+# Embeddings that have one sum; rows that are written at once.
 _BLOCK = 4096
 
 FIRST = "embeddings-00000000.float16"
@@ -88,6 +91,55 @@ def check(path: Path, vectors: NDArray[Any], sums: Iterable[Sum]) -> None:
                 f"{path} is damaged: of the embeddings {first:,} to {first + count - 1:,}, some are not what was "
                 "written; delete the folder, and index the pictures again"
             )
+
+
+def write_anew(db: sqlite3.Connection, folder: Path, ids: Sequence[int], blocks: Iterable[NDArray[np.float16]]) -> None:
+    """Have the embeddings of all pictures in a new file, which is on the disk before the transaction ends.
+
+    Args:
+        db: in a transaction of the process that holds the index.
+        folder: of the index.
+        ids: of all pictures, rising.
+        blocks: their embeddings, in this order.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    ((name,),) = db.execute("SELECT vectors FROM state")
+    kept = next_name(name)
+    sums = append(folder / kept, blocks, behind=0)
+    db.execute("DELETE FROM sums")
+    db.executemany("INSERT INTO sums VALUES (?, ?, ?, ?)", ((kept, *one) for one in sums))
+    db.executemany("UPDATE pictures SET place = ? WHERE id = ?", enumerate(ids))
+    db.execute("UPDATE state SET vectors = ?, num_vectors = ?", (kept, len(ids)))
+
+
+def blocks_of(rows: Iterable[Row]) -> Iterator[list[Embedded]]:
+    """Yield rows, many at once."""
+    rows = iter(rows)
+    while block := [row.embedded() for row in islice(rows, _BLOCK)]:
+        yield block
+
+
+def insert(db: sqlite3.Connection, blocks: Iterable[list[Embedded]], folder: Path, dim: int) -> None:
+    """Add rows: their embeddings are on the disk before the transaction ends."""
+    for block in blocks:
+        name, count = db.execute("SELECT vectors, num_vectors FROM state").fetchone()
+        vectors = [embedding for embedding, _ in block if embedding is not None]
+        if vectors:
+            stacked = np.stack(vectors).astype(np.float16, copy=False).reshape(-1, dim)
+            sums = append(folder / name, [stacked], behind=2 * count * dim)
+            db.executemany("INSERT INTO sums VALUES (?, ?, ?, ?)", ((name, *one) for one in sums))
+        places = iter(range(count, count + len(vectors)))
+        db.executemany(INSERT, ((None if one is None else next(places), *values) for one, values in block))
+        db.execute("UPDATE state SET num_vectors = ?", (count + len(vectors),))
+
+
+def sums_in(db: sqlite3.Connection, name: str) -> list[Sum]:
+    """Return the sums of the blocks of a file of embeddings, as far as they were noted."""
+    if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'sums'").fetchone() is None:
+        return []
+    return db.execute("SELECT first, count, crc32 FROM sums WHERE vectors = ? ORDER BY first", (name,)).fetchall()
 
 
 def mapped(path: Path, count: int, dim: int) -> NDArray[np.float16]:
