@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
@@ -99,11 +99,9 @@ class SmallScan:
         else:
             first = 0 if lists is None else int(np.searchsorted(small.places, lists.cells.end))
             scanned = small.places[first : self._coded]
-        for query, (found, scores) in zip(queries, self._scanned(scanned, queries, count), strict=True):
-            chosen = np.sort(found)
-            if among is None and lists is not None:
-                listed, others = self._listed(lists, query, count)
-                chosen = np.sort(_most(np.append(found, listed), np.append(scores, others), count)[0])
+        for query, found in zip(queries, self._scanned(scanned, queries, count), strict=True):
+            listed = [] if among is not None or lists is None else [self._listed(lists, query, count)]
+            chosen = np.unique(_most_of([found, *listed], count)[0])
             places = np.searchsorted(small.places, chosen)
             # A damaged file may name what is no picture.
             is_one = small.places.take(places, mode="clip") == chosen
@@ -124,7 +122,7 @@ class SmallScan:
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             mapped = pool.map if torch.get_num_threads() > 1 else map
             blocks = list(mapped(best, range(0, len(places), _ROWS)))
-        return [_most(*map(np.concatenate, zip(*one, strict=True)), count) for one in zip(*blocks, strict=True)]
+        return [_most_of(one, count) for one in zip(*blocks, strict=True)]
 
     def _listed(self, lists: Lists, query: NDArray[np.float32], count: int) -> Scored:
         """Return of the codes of the nearest cells those that are nearest to a query, by their places in the file."""
@@ -162,6 +160,11 @@ def open_scan(snapshot: Snapshot) -> SmallScan | None:
         return None
     scan = SmallScan(snapshot)
     return scan if 2 * scan.num_missing <= len(snapshot) else None
+
+
+def _most_of(found: Sequence[Scored], count: int) -> Scored:
+    places, scores = (np.concatenate(one) for one in zip(*found, strict=True))
+    return _most(places, scores, count)
 
 
 def _most(places: NDArray[np.int64], scores: NDArray[np.float32], count: int) -> Scored:
