@@ -11,7 +11,7 @@ from attrs import validators
 
 from examples.icons import IconDataSpec
 from examples.icons.sets import FREE_SETS
-from examples.learning_efficiency.spec import Cell, EfficiencySpec
+from examples.learning_efficiency.spec import Cell, EfficiencySpec, some_of
 from examples.quickstart.emoji import drawing_input
 from mobileclip.data import ReinforcedPipelineSpec, crop_augmentation
 from mobileclip.encoders import CoCaSpec, TextTransformerSpec, ViTSpec
@@ -106,11 +106,6 @@ MAIN = {
 ARMS = {**MAIN, **ABLATIONS}
 
 
-def _known(_: object, attribute: attrs.Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
-    if unknown := sorted(set(value) - set(ARMS)):
-        raise ValueError(f"{attribute.name} are some of {', '.join(ARMS)}; got {', '.join(unknown)}")
-
-
 @attrs.frozen(kw_only=True)
 class CaptionerStudySpec:
     """The choices of the study.
@@ -132,7 +127,7 @@ class CaptionerStudySpec:
 
     output: Path = _OUTPUT
     tiny: bool = False
-    arms: tuple[str, ...] = attrs.field(default=(), validator=_known)
+    arms: tuple[str, ...] = attrs.field(default=(), validator=some_of(ARMS))
     budgets: tuple[int, int, int] = (400, 1600, 6400)
     num_seeds: int = attrs.field(default=3, validator=validators.gt(0))
     captioner_sets: tuple[str, ...] = ("lucide", "tabler", "mdi", "ri", "ion", "fluent-ui", "noto", "fluent")

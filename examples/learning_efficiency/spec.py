@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +40,17 @@ def _increasing(_: object, attribute: attrs.Attribute[Any], value: Sequence[floa
         raise ValueError(f"{attribute.name} are numbers above zero, each above the one before, not {value}")
 
 
-def _parts(_: object, attribute: attrs.Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
-    if not value or set(value) - set(PARTS):
-        raise ValueError(f"{attribute.name} are some of {', '.join(PARTS)}; got {', '.join(value) or 'none'}")
+def some_of(
+    names: Iterable[str], *, at_least: int = 0
+) -> Callable[[object, attrs.Attribute[tuple[str, ...]], tuple[str, ...]], None]:
+    """Return the validator of a field that holds some of these names."""
 
+    def check(_: object, attribute: attrs.Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
+        unknown = sorted(set(value) - set(names))
+        if unknown or len(value) < at_least:
+            raise ValueError(f"{attribute.name} are some of {', '.join(names)}; got {', '.join(unknown) or 'none'}")
 
-def _variants(_: object, attribute: attrs.Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
-    if unknown := sorted(set(value) - set(VARIANTS)):
-        raise ValueError(f"{attribute.name} are some of {', '.join(VARIANTS)}; got {', '.join(unknown)}")
+    return check
 
 
 @attrs.frozen(kw_only=True)
@@ -99,8 +102,8 @@ class EfficiencySpec:
 
     output: Path = _OUTPUT
     tiny: bool = False
-    parts: tuple[str, ...] = attrs.field(default=tuple(PARTS), validator=_parts)
-    variants: tuple[str, ...] = attrs.field(default=(), validator=_variants)
+    parts: tuple[str, ...] = attrs.field(default=tuple(PARTS), validator=some_of(PARTS, at_least=1))
+    variants: tuple[str, ...] = attrs.field(default=(), validator=some_of(VARIANTS))
     num_seeds: int = attrs.field(default=3, validator=validators.gt(0))
     budgets: tuple[int, int, int, int] = attrs.field(default=(400, 1600, 6400, 25600), validator=_increasing)
     shares: tuple[float, float, float] = attrs.field(default=(0.01, 0.1, 1.0), validator=_increasing)

@@ -301,7 +301,8 @@ def _shared(objective: Objective, world: World) -> nn.Module:
         return objective
     from torch.nn.parallel import DistributedDataParallel
 
-    return DistributedDataParallel(objective, process_group=world.group)
+    some_unused = not objective.uses_all_weights
+    return DistributedDataParallel(objective, process_group=world.group, find_unused_parameters=some_unused)
 
 
 def _gradient(

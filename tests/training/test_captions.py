@@ -29,7 +29,7 @@ from mobileclip.training import (
     train,
 )
 from tests.errors import fails
-from tests.training.runs import MODEL, KilledError
+from tests.training.runs import MODEL, KilledError, batch_of, training_spec
 
 WIDTH, COLOURS = 32, {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 60, 220), "yellow": (230, 220, 40)}
 CAPTIONER = CoCaSpec(
@@ -49,6 +49,17 @@ CAPTIONER = CoCaSpec(
     num_queries=3,
     pooler_heads=2,
 )
+
+
+CAPTIONS_ALONE = training_spec(6, loss=CaptionLossSpec(contrastive_weight=0), ema_decay=None, max_gradient_norm=1.0)
+
+
+def caption_batch(step):
+    """Captions of one to eight words, the longest last, so that two processes have other numbers of them."""
+    batch = batch_of(step)
+    text = torch.randint(2, 4096, (8, 12), generator=torch.Generator().manual_seed(step))
+    text[torch.arange(12) > torch.arange(2, 10)[:, None]] = 0
+    return attrs.evolve(batch, text=text, syn_text=None)
 
 
 def square(colour):

@@ -22,6 +22,7 @@ from tests.training.runs import (
     start_processes,
     training_spec,
 )
+from tests.training.test_captions import CAPTIONER, CAPTIONS_ALONE, caption_batch
 from tests.training.test_objective import TRANSFORMERS
 
 
@@ -55,6 +56,24 @@ def test_two_processes_train_the_classifier_that_one_trains(output, tmp_path):
     for one, two in zip(alone, together, strict=True):
         for name in ("loss", "gradient_norm"):
             assert two[name] == pytest.approx(one[name], rel=2e-4), name
+
+
+def test_two_processes_train_with_captions_alone_what_one_trains(output, tmp_path):
+    """Weights that only the contrastive term moves stay as they were, decay included."""
+    torch.manual_seed(0)
+    train(CAPTIONS_ALONE, model=CAPTIONER.build(), batches=Batches(make=caption_batch), output=tmp_path)
+    alone, together = (read_metrics(folder / "metrics.jsonl") for folder in (tmp_path, output / "captions"))
+    assert len(together) == len(alone) == 6
+    for one, two in zip(alone, together, strict=True):
+        assert "contrastive" not in two
+        for name in ("loss", "captions", "gradient_norm", "logit_scale"):
+            assert two[name] == pytest.approx(one[name], rel=2e-4), name
+    torch.manual_seed(0)
+    before = CAPTIONER.build().state_dict()
+    one, two = (load_file(last_checkpoint(folder)) for folder in (tmp_path, output / "captions"))
+    still = {name for name, first in before.items() if torch.equal(first, one[f"objective/model.{name}"])}
+    assert "logit_scale" in still
+    assert still == {name for name, first in before.items() if torch.equal(first, two[f"objective/model.{name}"])}
 
 
 def test_two_processes_resume_to_the_bit(output):

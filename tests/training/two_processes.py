@@ -16,11 +16,17 @@ from mobileclip.training import CrossEntropySpec, World, connected, train
 from mobileclip.training.checkpoints import StateFile, digest, read_state
 from tests.training import class_runs
 from tests.training.runs import Batches, KilledError, batch_of, new_model, share_of, training_spec
+from tests.training.test_captions import CAPTIONER, CAPTIONS_ALONE, caption_batch
 from tests.training.test_objective import TRANSFORMERS
 
 
 def share(world: World, **changes) -> Batches:
     return Batches(make=share_of(world.rank, world.size), **changes)
+
+
+def part_of(world: World) -> tuple[int, int]:
+    part = 8 // world.size
+    return world.rank * part, (world.rank + 1) * part
 
 
 def compare_with_one_process(world: World, output: Path) -> None:
@@ -34,11 +40,17 @@ def classify(world: World, output: Path) -> None:
     spec = class_runs.training_spec(6, loss=CrossEntropySpec(label_smoothing=0.1))
 
     def make(step: int) -> LabelledBatch:
-        part = 8 // world.size
-        return class_runs.class_batch(step).rows(world.rank * part, (world.rank + 1) * part)
+        return class_runs.class_batch(step).rows(*part_of(world))
 
     model = class_runs.new_classifier(class_runs.TRANSFORMER)
     train(spec, model=model, batches=Batches(make=make), output=output / "classifier", world=world)
+
+
+def write_captions(world: World, output: Path) -> None:
+    """Train a captioner with captions alone, whose other weights get no gradient."""
+    torch.manual_seed(0)
+    batches = Batches(make=lambda step: caption_batch(step).rows(*part_of(world)))
+    train(CAPTIONS_ALONE, model=CAPTIONER.build(), batches=batches, output=output / "captions", world=world)
 
 
 def resume(world: World, output: Path) -> None:
@@ -147,5 +159,14 @@ def share_errors(world: World, output: Path) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with connected("cpu") as connected_world:
-        for part in (compare_with_one_process, classify, resume, leave_out, refuse, find_others, share_errors):
+        for part in (
+            compare_with_one_process,
+            classify,
+            write_captions,
+            resume,
+            leave_out,
+            refuse,
+            find_others,
+            share_errors,
+        ):
             part(connected_world, Path(sys.argv[1]))

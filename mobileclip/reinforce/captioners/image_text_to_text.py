@@ -22,6 +22,7 @@ from mobileclip.interop.transformers_models import (
     load_weights,
     transformers_package,
 )
+from mobileclip.reinforce.captioners.protocol import require_seeds
 from mobileclip.reinforce.captioners.sampling import caption_streams, nucleus_ids
 from mobileclip.reinforce.captioners.spec import CaptionerSpec, captioners
 from mobileclip.strict import strict
@@ -136,8 +137,7 @@ class ImageTextToTextModel:
         Raises:
             ValueError: if there are not as many seeds as images, or the model cannot take an image.
         """
-        if len(seeds) != len(images):
-            raise ValueError(f"{len(images)} images come with {len(seeds)} seeds; one per image is expected")
+        require_seeds(images, seeds)
         captions: dict[int, tuple[str, ...]] = {}
         with self._lock:
             prepared = [self._prepared(image) for image in images]

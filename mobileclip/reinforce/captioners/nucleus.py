@@ -15,6 +15,7 @@ from mobileclip.data import ImageTransform
 from mobileclip.hardware import devices
 from mobileclip.hardware.precision import WIDE_PRECISIONS, WidePrecision
 from mobileclip.inputs import ImageInput
+from mobileclip.reinforce.captioners.protocol import require_seeds
 from mobileclip.reinforce.captioners.sampling import caption_streams, nucleus_ids
 from mobileclip.reinforce.captioners.spec import CaptionerSpec
 from mobileclip.strict import strict
@@ -121,8 +122,7 @@ class NucleusCaptioner:
             ImageError: if an image cannot be brought to the model's input.
             ValueError: if there are not as many seeds as images.
         """
-        if len(seeds) != len(images):
-            raise ValueError(f"{len(images)} images come with {len(seeds)} seeds; one per image is expected")
+        require_seeds(images, seeds)
         size, count = self.spec.max_batch, self.spec.num_captions
         texts: list[str] = []
         for start in range(0, len(images), size):

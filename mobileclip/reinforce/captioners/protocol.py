@@ -36,3 +36,9 @@ class Captioner(Protocol):
         Raises:
             ImageError: if an image cannot be brought to the captioner's input; the others then have no captions either.
         """
+
+
+def require_seeds(images: Sequence[Image.Image], seeds: Sequence[int]) -> None:
+    """Raise a ValueError unless there is one seed per image."""
+    if len(seeds) != len(images):
+        raise ValueError(f"{len(images)} images come with {len(seeds)} seeds; one per image is expected")

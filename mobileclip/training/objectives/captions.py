@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 from mobileclip.data import Batch, ReinforcedBatch
@@ -27,8 +25,7 @@ class CaptionObjective(Objective):
         world: the processes that train it together.
 
     Raises:
-        ValueError: see `Objective`, if the model writes no captions, or several processes train it without the
-            contrastive term, which leaves some of its weights without a gradient.
+        ValueError: see `Objective`, and if the model writes no captions.
     """
 
     model: CoCa
@@ -39,8 +36,6 @@ class CaptionObjective(Objective):
                 f"CaptionLossSpec is of captioners, and the model is a {type(model).__name__}; "
                 "mobileclip.encoders.CoCaSpec builds one"
             )
-        if world.size > 1 and not spec.loss.contrastive_weight:  # type: ignore[attr-defined]
-            raise ValueError("several processes train a captioner with both terms; give contrastive_weight above 0")
         super().__init__(spec, model=model, world=world)
 
     @property
@@ -49,14 +44,9 @@ class CaptionObjective(Objective):
         return self.model.image_encoder, self.model.text_encoder, self.model.decoder
 
     @property
-    def term_names(self) -> tuple[str | None, ...]:
-        """The contrastive term and that of captions."""
-        return self.spec.loss.term_names
-
-    @property
-    def readings(self) -> dict[str, float]:
-        """The logit scale."""
-        return {"logit_scale": self.model.logit_scale.exp().item()}
+    def uses_all_weights(self) -> bool:
+        """With captions alone, the logit scale and what makes the embeddings get no gradient."""
+        return self.spec.loss.contrastive_weight > 0  # type: ignore[attr-defined, no-any-return]
 
     def forward(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, ...]:
         """Return the loss's contrastive term, its caption term, and the sum of all that is minimised."""
@@ -73,14 +63,6 @@ class CaptionObjective(Objective):
             image=image, text=text, logit_scale=self.model.similarity_scale, sums=sums, labels=batch.text[:, 1:]
         )
         return terms.contrastive, terms.distillation, with_mean(terms.total, augmentation)
-
-    @torch.no_grad()
-    def after_step(self) -> None:
-        """Bring the logit scale back to where it may be."""
-        least = self.spec.min_logit_scale
-        self.model.logit_scale.clamp_(
-            min=None if least is None else math.log(least), max=math.log(self.spec.max_logit_scale)
-        )
 
     def _encode(self, text: Tensor, image: Tensor, *numbers: Rows) -> tuple[Tensor, ...]:
         """Return both embeddings and the captions' likelihoods; of the logits, which are large, nothing is kept."""

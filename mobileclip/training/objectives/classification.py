@@ -87,6 +87,11 @@ class ClassificationObjective(Objective):
         """The image encoder."""
         return (getattr(self.model, "image_encoder", self.model),)
 
+    @property
+    def term_names(self) -> tuple[str | None, ...]:
+        """Its one term is the sum."""
+        return ()
+
     def forward(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, ...]:
         """Return the loss alone."""
         if not isinstance(batch, LabelledBatch):

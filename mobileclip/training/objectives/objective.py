@@ -94,12 +94,18 @@ class Objective(nn.Module, ABC):
     @property
     def term_names(self) -> tuple[str | None, ...]:
         """Names of the terms in the log, before the sum; None for a term that is not logged."""
-        return ()
+        return self.spec.loss.term_names
 
     @property
     def readings(self) -> dict[str, float]:
-        """Further values of the model for the log, by name."""
-        return {}
+        """Further values of the model for the log, by name: its logit scale, where it has one."""
+        scale = getattr(self.model, "logit_scale", None)
+        return {} if scale is None else {"logit_scale": scale.exp().item()}
+
+    @property
+    def uses_all_weights(self) -> bool:
+        """Whether every weight gets a gradient; where some do not, several processes look for those that do."""
+        return True
 
     @abstractmethod
     def forward(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, ...]:
@@ -113,8 +119,12 @@ class Objective(nn.Module, ABC):
             ValueError: if the batch lacks what the loss needs.
         """
 
+    @torch.no_grad()
     def after_step(self) -> None:
-        """Project the weights into their allowed ranges, after an optimiser step."""
+        """Bring weights back to where they may be, after an optimiser step: the logit scale, where there is one."""
+        if (scale := getattr(self.model, "logit_scale", None)) is not None:
+            least = self.spec.min_logit_scale
+            scale.clamp_(min=None if least is None else math.log(least), max=math.log(self.spec.max_logit_scale))
 
     def normalized(self, image: Tensor) -> Tensor:
         """Return images as the model takes them; those in floating point already are."""
@@ -230,16 +240,6 @@ class ImageTextObjective(Objective):
         """Both encoders."""
         return self.model.image_encoder, self.model.text_encoder
 
-    @property
-    def term_names(self) -> tuple[str | None, ...]:
-        """The contrastive and the distillation term."""
-        return self.spec.loss.term_names
-
-    @property
-    def readings(self) -> dict[str, float]:
-        """The student's logit scale."""
-        return {"logit_scale": self.model.logit_scale.exp().item()}
-
     def forward(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, ...]:
         """Return the loss's contrastive term, its distillation term, and the sum of all that is minimised."""
         if not isinstance(batch, ReinforcedBatch):
@@ -251,14 +251,6 @@ class ImageTextObjective(Objective):
         embeddings, augmentation = self._embed(batch, progress)
         terms: LossTerms = self.loss(**embeddings, **self._teachers(batch))
         return terms.contrastive, terms.distillation, with_mean(terms.total, augmentation)
-
-    @torch.no_grad()
-    def after_step(self) -> None:
-        """Bring the logit scale back to where it may be."""
-        least = self.spec.min_logit_scale
-        self.model.logit_scale.clamp_(
-            min=None if least is None else math.log(least), max=math.log(self.spec.max_logit_scale)
-        )
 
     def _embed(self, batch: ReinforcedBatch, progress: float) -> tuple[dict[str, Tensor], list[Tensor]]:
         """Return what the loss compares, and RangeAugment's terms where there are any."""

@@ -43,11 +43,6 @@ class TextDistillationObjective(Objective):
         """The text tower."""
         return (self.model,)
 
-    @property
-    def term_names(self) -> tuple[str | None, ...]:
-        """The relations and the cosine."""
-        return self.spec.loss.term_names
-
     def forward(self, batch: Batch, progress: float = 0.0) -> tuple[Tensor, ...]:
         """Return the loss's relations, its cosine, and their sum."""
         del progress
