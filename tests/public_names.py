@@ -69,7 +69,7 @@ class Package:
 
     def _below(self, module: str, place: str) -> Iterator[str]:
         defined = self.modules[module]
-        listed = _listed(defined["__all__"], module) if "__all__" in defined else filter(_is_public, defined)
+        listed = _listed(defined, module) if "__all__" in defined else filter(_is_public, defined)
         for name in listed:
             yield f"{place}.{name}"
             found = self._find(module, name)
@@ -140,7 +140,14 @@ def _defined(body: Iterable[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
                 yield from _defined(getattr(node, branch, ()))
 
 
-def _listed(node: ast.stmt, module: str) -> list[str]:
+def _listed(defined: Mapping[str, ast.stmt], module: str) -> list[str]:
+    """Return what a module's `__all__` lists: names, or those of its stub but some."""
+    node = defined["__all__"]
+    inside = list(ast.walk(node))
+    if any(isinstance(part, ast.Name) and part.id == "_names" for part in inside):
+        left_out = {part.value for part in inside if isinstance(part, ast.Constant)}
+        stub = {name for name, given in defined.items() if isinstance(given, ast.ImportFrom) and given.level}
+        return sorted(stub - left_out)
     try:
         return list(ast.literal_eval(node.value))
     except (ValueError, TypeError, AttributeError):

@@ -195,6 +195,10 @@ def _all_of(module: str) -> tuple[str, ...] | None:
     for statement in _tree(module).body:
         if "__all__" in _defined(statement):
             assert isinstance(statement, ast.Assign)
+            inside = list(ast.walk(statement.value))
+            if any(isinstance(part, ast.Name) and part.id == "_names" for part in inside):  # its stub's, but some
+                stub = {one.name for given in _stub(module) if isinstance(given, ast.ImportFrom) for one in given.names}
+                return tuple(sorted(stub - {part.value for part in inside if isinstance(part, ast.Constant)}))
             return tuple(ast.literal_eval(statement.value))
     return None
 

@@ -5,20 +5,10 @@ Each package here has one task; what a training run reads at every step is in `m
 
 import lazy_loader
 
-__getattr__, __dir__, _ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
 
 __all__ = [
-    "ClassFolderSource",
-    "FolderSource",
-    "JsonLinesSource",
-    "LabelledPipeline",
-    "LabelledPipelineSpec",
-    "RowOptions",
-    "ShardSource",
-    "Source",
-    "TableSource",
-    "Unit",
-    "as_source",
-    "find_class_names",
-    "open_data_set",
+    name
+    for name in _names
+    if name not in {"ClassData", "LabelParser", "LabelledMaker", "LabelledSample", "open_class_data", "shards_of"}
 ]

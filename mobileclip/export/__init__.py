@@ -5,29 +5,5 @@ What holds for every format belongs here; what one format alone needs, in `expor
 
 import lazy_loader
 
-__getattr__, __dir__, _ = lazy_loader.attach_stub(__name__, __file__)
-__all__ = [
-    "Contract",
-    "ExportSpec",
-    "FeatureMap",
-    "Gate",
-    "ImageContract",
-    "Layout",
-    "Place",
-    "Ranking",
-    "Report",
-    "Samples",
-    "Target",
-    "TextContract",
-    "TowerFile",
-    "TowerParity",
-    "bundled_samples",
-    "export_model",
-    "layouts",
-    "load_export",
-    "places",
-    "read_contract",
-    "read_report",
-    "targets",
-    "verify_export",
-]
+__getattr__, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
+__all__ = list(_names)

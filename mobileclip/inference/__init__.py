@@ -5,27 +5,9 @@ What uses a model as it is belongs here; what trains, evaluates or exports one d
 
 import lazy_loader
 
-__getattr__, __dir__, _ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
 __all__ = [
-    "Engine",
-    "Form",
-    "ModelIdentity",
-    "OptimizationReport",
-    "OptimizedDualEncoder",
-    "OptimizedTower",
-    "Pruned",
-    "QuantizationReport",
-    "QuantizationSpec",
-    "TowerReport",
-    "Trial",
-    "by_length",
-    "combine",
-    "optimize",
-    "optimize_images",
-    "optimize_tower",
-    "prepared",
-    "prepared_tower",
-    "processor",
-    "prune_vocabulary",
-    "space_of",
+    name
+    for name in _names
+    if name not in {"KeptTexts", "attribution", "evaluating", "is_grouped", "keep_on_disk", "weighted_layers"}
 ]
