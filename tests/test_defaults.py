@@ -1,7 +1,5 @@
 """Defaults are promises: runs and saved specs that name nothing else depend on them."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 

@@ -1,7 +1,5 @@
 """Pictures of figures hide nothing: axes say what they are, legends cover no line, what is compared has one scale."""
 
-from __future__ import annotations
-
 import re
 from itertools import pairwise
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Tests import public names, or what a folder lists for the rest of the house, so that modules can move within it."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 from pathlib import Path

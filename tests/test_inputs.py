@@ -1,7 +1,5 @@
 """What a model takes in: the published contract, and the bounds of others."""
 
-from __future__ import annotations
-
 import hashlib
 
 import pytest

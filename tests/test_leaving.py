@@ -1,7 +1,5 @@
 """Names and tests that a commit takes away are told, unless its title says so."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

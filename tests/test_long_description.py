@@ -1,7 +1,5 @@
 """The README as a package registry shows it, where a relative link leads nowhere; and what a release asks for."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from html.parser import HTMLParser

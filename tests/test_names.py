@@ -1,7 +1,5 @@
 """Commands, flags and registered names are as recorded, so that one that leaves is seen."""
 
-from __future__ import annotations
-
 import json
 
 from tests.names import FILE, flags, names, takes

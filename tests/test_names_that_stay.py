@@ -3,8 +3,6 @@
 A name may get a better one; the old one works on. Numbers are right elsewhere: here, calls do what they did.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 

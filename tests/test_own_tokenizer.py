@@ -1,7 +1,5 @@
 """A model whose texts another tokenizer makes, from training to export: one file of weights is all that goes along."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

@@ -1,7 +1,5 @@
 """How far, how fast and how long: numbers of a clock that the test moves."""
 
-from __future__ import annotations
-
 import io
 
 import pytest

@@ -1,7 +1,5 @@
 """How long the rest takes, as it is said in the course of real jobs: on a clock of the test's own."""
 
-from __future__ import annotations
-
 import itertools
 import re
 

@@ -1,7 +1,5 @@
 """What the curation benchmark plants, and how it judges what was found."""
 
-from __future__ import annotations
-
 import io
 
 import attrs

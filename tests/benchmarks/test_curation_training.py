@@ -1,7 +1,5 @@
 """What the benchmark of trainings on curated pairs compares, and how it counts steps."""
 
-from __future__ import annotations
-
 import attrs
 import numpy as np
 import pytest

@@ -1,7 +1,5 @@
 """The comparison of data workers: both sides make the same of the same samples, or nothing is timed."""
 
-from __future__ import annotations
-
 import io
 
 import attrs

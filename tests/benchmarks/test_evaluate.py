@@ -1,7 +1,5 @@
 """The comparison with CLIP_benchmark: what it measures, that both sides say the same, and a whole run of it."""
 
-from __future__ import annotations
-
 import pytest
 
 from benchmarks.evaluate import EvaluateBenchSpec, cut, largest_difference

@@ -1,7 +1,5 @@
 """PyTorch's own tools, and those that everyone uses with it, work on every block and every tower."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -1,7 +1,5 @@
 """One vocabulary of flags: how many there are, keys and old names that are read as what they stand for, the page."""
 
-from __future__ import annotations
-
 import functools
 from pathlib import Path
 from typing import Literal, Union, get_args, get_origin

@@ -1,7 +1,5 @@
 """Records in buckets: all of them, each in its bucket and in order, whether they fit into memory or not."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Items in random order, as far as a buffer allows."""
 
-from __future__ import annotations
-
 from collections import Counter
 from itertools import permutations
 

@@ -1,7 +1,5 @@
 """Processes that work ahead: what becomes of it when one is stopped or killed."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

@@ -1,7 +1,5 @@
 """CoCa: open_clip's with shared weights, its files, its captions, and towers that open_clip has none with."""
 
-from __future__ import annotations
-
 import itertools
 
 import attrs

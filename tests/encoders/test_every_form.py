@@ -1,7 +1,5 @@
 """Every form that weights come in, by one table: what was saved is what is loaded, to the bit."""
 
-from __future__ import annotations
-
 import copy
 import io
 from functools import cache

@@ -1,7 +1,5 @@
 """How far the weights of new towers are spread, tensor by tensor."""
 
-from __future__ import annotations
-
 import math
 
 import attrs

@@ -1,7 +1,5 @@
 """The rules of each layout give every published name and shape, in training form and with branches folded."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 

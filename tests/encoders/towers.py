@@ -1,7 +1,5 @@
 """Small towers, one of each form, and what goes into them."""
 
-from __future__ import annotations
-
 import torch
 
 from mobileclip.encoders import (

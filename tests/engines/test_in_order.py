@@ -1,7 +1,5 @@
 """Entries that are finished in any order come in that of their units."""
 
-from __future__ import annotations
-
 import random
 
 import pytest

@@ -1,7 +1,5 @@
 """Errors are asserted by class and code; what asserts them can fail."""
 
-from __future__ import annotations
-
 import pytest
 
 from mobileclip.data import BadSampleError

@@ -1,7 +1,5 @@
 """Two small models and two data sets of drawn scenes, made once for all tests of evaluation."""
 
-from __future__ import annotations
-
 import shutil
 
 import attrs

@@ -1,7 +1,5 @@
 """What tests of the report are about: two small models measured on data with everything in it that could go wrong."""
 
-from __future__ import annotations
-
 from datetime import datetime, timezone
 
 import attrs

@@ -1,7 +1,5 @@
 """A classifier on labelled images: its accuracies are those of its logits, and classes are matched by names."""
 
-from __future__ import annotations
-
 import attrs
 import pytest
 import torch

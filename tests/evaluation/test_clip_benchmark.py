@@ -1,7 +1,5 @@
 """Our evaluation against CLIP_benchmark's own code: same files, same weights, same numbers."""
 
-from __future__ import annotations
-
 import builtins
 import itertools
 import json

@@ -1,7 +1,5 @@
 """What evaluates a model in training: the right numbers, no trace in the training, and no end of it either."""
 
-from __future__ import annotations
-
 import copy
 import logging
 import shutil

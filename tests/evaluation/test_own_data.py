@@ -1,7 +1,5 @@
 """`mobileclip eval MODEL my_classes/`: any data set, any form of a checkpoint, results with names of their own."""
 
-from __future__ import annotations
-
 import shutil
 
 import attrs

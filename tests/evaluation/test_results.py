@@ -1,7 +1,5 @@
 """Results in files, the 38 data sets and their average, published figures, and what differs from them."""
 
-from __future__ import annotations
-
 import json
 
 import attrs

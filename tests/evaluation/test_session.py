@@ -1,7 +1,5 @@
 """A session: the model is made ready once, texts are encoded once, and tasks of other packages are found by key."""
 
-from __future__ import annotations
-
 import sys
 
 import pytest

@@ -1,7 +1,5 @@
 """The study of captioners: what its arms compare, what it keeps, and its steps on a handful of icons."""
 
-from __future__ import annotations
-
 import attrs
 import pytest
 

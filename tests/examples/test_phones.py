@@ -1,7 +1,5 @@
 """Hosts for phones hold an export to the same bounds as the library, and read the contract's fields by their names."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

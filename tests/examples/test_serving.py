@@ -1,7 +1,5 @@
 """The server of the examples, started as people start it, and asked by several threads while its model is replaced."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

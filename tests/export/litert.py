@@ -3,8 +3,6 @@
 python -m tests.export.litert litert-converter/bin/python     # writes them anew
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Packages of Core ML: what an app for iPhones takes, what is in them, and what they cannot hold."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

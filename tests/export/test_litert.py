@@ -1,7 +1,5 @@
 """LiteRT: a stored export is read and run, weights are rounded, and Google's converter writes where it is installed."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 

@@ -1,7 +1,5 @@
 """An export is a model: whatever takes a model takes its folder, and gives what the model itself gives."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """All targets in all their precisions: they keep the contract of targets, and their files hold what they should."""
 
-from __future__ import annotations
-
 import asyncio
 import importlib
 import logging

@@ -1,7 +1,5 @@
 """A model that many ask at once: every answer its own, whatever computes it, in other processes too."""
 
-from __future__ import annotations
-
 import copy
 import importlib
 import json

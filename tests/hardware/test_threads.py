@@ -1,7 +1,5 @@
 """How many threads a model computes with: those that were asked for, as long as it is asked for."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Multiply-accumulates of towers, held to the papers' table and to the formulas of their layers."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The model that comes with the package: it is whole, small and free, and every command takes it by its name."""
 
-from __future__ import annotations
-
 import json
 import re
 

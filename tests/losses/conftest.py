@@ -1,7 +1,5 @@
 """The backends and the sizes of tiles that the tests go through."""
 
-from __future__ import annotations
-
 import pytest
 
 from mobileclip.losses import reinforced

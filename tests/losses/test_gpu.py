@@ -1,7 +1,5 @@
 """The losses on a GPU, tile by tile: value and gradients of the dense formula, and half precisions."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import pytest

@@ -1,7 +1,5 @@
 """The captioners' recipes: their published choices, and a small run on a person's own table that writes captions."""
 
-from __future__ import annotations
-
 import json
 import re
 

@@ -1,7 +1,5 @@
 """What the recipes choose is what was recorded."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

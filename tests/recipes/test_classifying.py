@@ -1,7 +1,5 @@
 """The classifiers' recipe: its published choices, and small runs of it on drawn shapes and on a person's own data."""
 
-from __future__ import annotations
-
 import math
 import shutil
 

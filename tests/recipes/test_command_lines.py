@@ -1,7 +1,5 @@
 """What the recipes' command lines share: runs as JSON, there and back, and a tiny run on a person's own data."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import os

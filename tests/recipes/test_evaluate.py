@@ -1,7 +1,5 @@
 """The evaluation recipe: what it is told, and the whole path in small."""
 
-from __future__ import annotations
-
 import pytest
 
 from mobileclip.evaluation import read_results

@@ -1,7 +1,5 @@
 """The fine-tuning recipe end to end, on drawn scenes and shapes, and what its steps do with data of every kind."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """The memory of a training step: what is computed is what is measured, and what the recipes' headers say."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import re

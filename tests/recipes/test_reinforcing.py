@@ -1,7 +1,5 @@
 """The reinforcement recipes: each of them end to end with small models."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

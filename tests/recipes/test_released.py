@@ -4,8 +4,6 @@ The scripts train with open_clip at commit 7260a46 (17 March 2025), and with a p
 optimiser nor evaluation. Version 3.3.0 has the same models, groups, defaults and schedule.
 """
 
-from __future__ import annotations
-
 import ast
 import importlib.util
 from functools import cache, partial

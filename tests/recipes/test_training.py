@@ -1,7 +1,5 @@
 """The training recipes, each of them for two steps on drawn scenes."""
 
-from __future__ import annotations
-
 import importlib
 import os
 from functools import partial

@@ -1,7 +1,5 @@
 """Several captioners in one job: as one job for each, and all of them in the card."""
 
-from __future__ import annotations
-
 import hashlib
 
 import attrs

@@ -1,7 +1,5 @@
 """Vision-language models as captioners: captions that the image, its seed and the spec alone decide."""
 
-from __future__ import annotations
-
 import io
 from concurrent.futures import ThreadPoolExecutor
 

@@ -1,7 +1,5 @@
 """What a reinforcement will cost, by its beginning."""
 
-from __future__ import annotations
-
 from mobileclip import storage
 from mobileclip.data import AugmentationSpec
 from mobileclip.reinforce import ReinforcementSpec, estimate

@@ -1,7 +1,5 @@
 """Memory stays flat: what a shard needed is given back before the next."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Teachers that look at batches while a student trains say what they would have stored."""
 
-from __future__ import annotations
-
 import attrs
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Tables of pairs are reinforced as shards are: by ranges of rows, with what cannot be used counted."""
 
-from __future__ import annotations
-
 import csv
 
 from mobileclip.data import AugmentationSpec, read_reinforced_samples

@@ -1,7 +1,5 @@
 """SigLIP 2 and MetaCLIP 2 as teachers: embeddings as transformers itself gives them for what they were trained on."""
 
-from __future__ import annotations
-
 import io
 import json
 import re

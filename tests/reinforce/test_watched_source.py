@@ -1,7 +1,5 @@
 """A source that another thread works on."""
 
-from __future__ import annotations
-
 import threading
 
 import pytest

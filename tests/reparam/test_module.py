@@ -1,7 +1,5 @@
 """Copies of modules that share what they learned: what is added to one is not the other's."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

@@ -1,7 +1,5 @@
 """Copies of remote files: whole or none, the oldest make room, and never in the way."""
 
-from __future__ import annotations
-
 import http.server
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """Where this machine remembers what its user did."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

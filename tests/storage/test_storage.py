@@ -1,7 +1,5 @@
 """Storage: the same operations on paths, web servers, memory and S3, each of them the real thing."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """Captioners, trained by the one loop: pieces, kills, other contexts, and captions that name what is seen."""
 
-from __future__ import annotations
-
 import io
 
 import attrs

@@ -1,7 +1,5 @@
 """Two processes under torchrun, for real: they train what one trains, resume to the bit, and stop together."""
 
-from __future__ import annotations
-
 import json
 import platform
 import re

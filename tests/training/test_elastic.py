@@ -1,7 +1,5 @@
 """Training that goes on with other numbers of processes and workers, whatever ended it, sees the same samples."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.training.elastic import trial

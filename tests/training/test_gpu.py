@@ -1,7 +1,5 @@
 """Training on a GPU: the step of the CPU, bfloat16, compiled steps, and runs that are killed and go on."""
 
-from __future__ import annotations
-
 import attrs
 import pytest
 import torch

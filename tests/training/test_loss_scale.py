@@ -1,7 +1,5 @@
 """Runs in float16: a scaled loss, and steps that are left out where it overflows."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from safetensors.torch import load_file

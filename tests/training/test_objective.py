@@ -1,7 +1,5 @@
 """The towers in pieces and with recomputation: the loss and its gradient are those of the whole."""
 
-from __future__ import annotations
-
 import copy
 import weakref
 

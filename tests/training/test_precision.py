@@ -1,7 +1,5 @@
 """In bfloat16, products alone are narrow: what is summed over many, and what is kept, stays in float32."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 
 import attrs

@@ -1,7 +1,5 @@
 """Batches reach the device in their order, no more of them than a run takes, and a GPU's while it computes."""
 
-from __future__ import annotations
-
 import signal
 import time
 from contextlib import contextmanager

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 
 from mobileclip.serialization import from_json, to_json

@@ -1,7 +1,5 @@
 """Mixup and CutMix: what becomes of pixels, and that targets say what images hold."""
 
-from __future__ import annotations
-
 import torch
 from hypothesis import given, settings, strategies as st
 

@@ -1,7 +1,5 @@
 """Transparency on a background, and integers of more than 8 bits."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Pixels become a model's input as torchvision makes it, in whatever order they lie in memory."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Pipelines for teachers that look on, and with some of the teachers alone."""
 
-from __future__ import annotations
-
 import io
 
 import pytest

@@ -1,7 +1,5 @@
 """The memory of a batch's images: copied once, and shared where a worker fills it."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

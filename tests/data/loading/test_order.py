@@ -1,7 +1,5 @@
 """The order of samples: who reads what, that nothing is missing or twice, and that it depends on the spec alone."""
 
-from __future__ import annotations
-
 import itertools
 import tracemalloc
 from collections import Counter

@@ -1,7 +1,5 @@
 """How a reader reads: shuffled, from any place on, and until nothing more is to be expected."""
 
-from __future__ import annotations
-
 from collections import Counter
 from itertools import islice
 

@@ -1,7 +1,5 @@
 """Pipelines and batches as torch, Accelerate, torchdata and Lightning Fabric take them."""
 
-from __future__ import annotations
-
 import io
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """Samples whose uids a list has: as the lists are published, on shards, and as a stage."""
 
-from __future__ import annotations
-
 import json
 import pickle
 from itertools import islice

@@ -1,7 +1,5 @@
 """Inflating by zlib-ng, which is installed for the tests, against zlib."""
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import io

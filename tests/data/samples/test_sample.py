@@ -1,7 +1,5 @@
 """Samples in memory: what is refused, whose image it is, and how images are decoded."""
 
-from __future__ import annotations
-
 import io
 import pickle
 

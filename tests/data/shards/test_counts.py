@@ -1,7 +1,5 @@
 """How many samples shards hold: what stands beside them, what is counted, and what is too much to count."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Tar files: walked as tarfile walks them, and written so that it can read them."""
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import io

@@ -1,7 +1,5 @@
 """Ids of a `tokenizer.json`: those of the library that wrote it, for tokenizers of every kind."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import json

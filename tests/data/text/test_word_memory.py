@@ -1,7 +1,5 @@
 """What is kept of words has a budget in bytes, and words that are asked for again and again stay."""
 
-from __future__ import annotations
-
 import sys
 from concurrent.futures import ThreadPoolExecutor
 

@@ -1,7 +1,5 @@
 """Scores, filters and near duplicates of reinforced shards with planted noise, copies and leaks."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 

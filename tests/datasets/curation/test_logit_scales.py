@@ -1,7 +1,5 @@
 """Logit scales are found again that pairs were drawn by."""
 
-from __future__ import annotations
-
 import attrs
 import numpy as np
 import pytest

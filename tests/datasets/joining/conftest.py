@@ -1,7 +1,5 @@
 """A small world to join."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.datasets.joining.world import Data

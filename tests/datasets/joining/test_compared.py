@@ -1,7 +1,5 @@
 """What a join compares, in the published layouts too, and when too little is joined."""
 
-from __future__ import annotations
-
 import io
 import json
 

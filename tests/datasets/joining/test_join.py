@@ -1,7 +1,5 @@
 """Joining shards without images with shards of images: what comes out, what is left out, and what is refused."""
 
-from __future__ import annotations
-
 import gzip
 import json
 

@@ -1,7 +1,5 @@
 """Joining again: after changes on either side, after what broke, and after every kill."""
 
-from __future__ import annotations
-
 import io
 import json
 from pathlib import Path

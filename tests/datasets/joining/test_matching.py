@@ -1,7 +1,5 @@
 """Matching by hashed names: the same as looking each one up, in one bucket and in many, in memory and on the disk."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st

@@ -1,7 +1,5 @@
 """The table of URLs: the same in every form, from shards and from tables, and what is left out."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re

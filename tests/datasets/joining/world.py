@@ -1,7 +1,5 @@
 """Reinforced shards without images, and shards of their images, for the tests of this folder."""
 
-from __future__ import annotations
-
 import json
 import random
 from pathlib import Path

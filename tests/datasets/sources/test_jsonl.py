@@ -1,7 +1,5 @@
 """JSON lines as a source: whole, damaged and remote."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import os

@@ -1,7 +1,5 @@
 """Shards as a source: whole, damaged and remote."""
 
-from __future__ import annotations
-
 import gzip
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Tables of pairs as a source: Parquet, CSV and TSV; whole, damaged, remote and a stranger's."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import json

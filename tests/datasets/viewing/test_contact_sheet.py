@@ -1,7 +1,5 @@
 """Looking into a shard: what is said of a sample, and the sheet that is drawn of it."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 

@@ -1,7 +1,5 @@
 """Data sets in the layout that the field shares them in: what is read, and what is said of what cannot be."""
 
-from __future__ import annotations
-
 import tarfile
 from pathlib import Path
 

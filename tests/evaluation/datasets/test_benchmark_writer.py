@@ -1,7 +1,5 @@
 """Data sets written in the public layout: read again as they were, equal in every byte, or refused."""
 
-from __future__ import annotations
-
 import io
 import tarfile
 

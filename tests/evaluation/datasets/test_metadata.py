@@ -1,7 +1,5 @@
 """The groups that images belong to: what is read of a numpy file, and what is said of one that is none."""
 
-from __future__ import annotations
-
 import io
 import pickle
 

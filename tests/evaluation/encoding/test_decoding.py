@@ -1,7 +1,5 @@
 """Threads that work ahead: in order, no further than asked, and with nothing lost."""
 
-from __future__ import annotations
-
 import threading
 from itertools import islice
 

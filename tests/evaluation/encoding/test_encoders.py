@@ -1,7 +1,5 @@
 """The form that a model encodes in: the same embeddings, sooner, and nothing left behind in the model."""
 
-from __future__ import annotations
-
 import threading
 
 import attrs

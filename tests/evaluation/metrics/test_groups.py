@@ -1,7 +1,5 @@
 """The worst group, macro F1 and sets of answers, against their definitions, counted by hand or one by one."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 
 import pytest

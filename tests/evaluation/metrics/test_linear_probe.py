@@ -1,7 +1,5 @@
 """Logistic regression on embeddings, against scikit-learn's."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Intervals and paired tests of results: their mean is the metric, and no mark stands within the noise."""
 
-from __future__ import annotations
-
 import json
 
 import attrs

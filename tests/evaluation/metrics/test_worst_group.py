@@ -1,7 +1,5 @@
 """The worst group: an interval that holds as often as it says, and a test that tries every exchange."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The pictures that models disagree on, against a comparison that is made one by one."""
 
-from __future__ import annotations
-
 import attrs
 import numpy as np
 import pytest

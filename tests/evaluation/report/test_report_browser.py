@@ -1,7 +1,5 @@
 """The page of a report as a real browser shows it."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from PIL import Image

@@ -1,7 +1,5 @@
 """What a report is about, and the numbers in its tables, against the published ones and sums by hand."""
 
-from __future__ import annotations
-
 import math
 from datetime import datetime, timezone
 from statistics import fmean

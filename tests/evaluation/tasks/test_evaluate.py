@@ -1,7 +1,5 @@
 """A model on a data set of the public layout, against the same metrics from embeddings that are made by hand."""
 
-from __future__ import annotations
-
 import io
 
 import attrs

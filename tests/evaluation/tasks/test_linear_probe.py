@@ -1,7 +1,5 @@
 """A linear probe on any data set of classes: with a part to fit to, and without."""
 
-from __future__ import annotations
-
 import shutil
 
 import pytest

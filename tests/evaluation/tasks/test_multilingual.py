@@ -1,7 +1,5 @@
 """Retrieval by language: XTD10 and Crossmodal-3600 as CLIP_benchmark reads the same files, and tables of one's own."""
 
-from __future__ import annotations
-
 import csv
 import importlib
 import json

@@ -1,7 +1,5 @@
 """Every registered task has a name of its own, finds its data or says where they are, and refuses empty folders."""
 
-from __future__ import annotations
-
 import pytest
 
 from mobileclip.evaluation import TaskOptions, evaluation_tasks, find_task, published_models, published_results

@@ -1,7 +1,5 @@
 """The icon finder of two sets, from packages made here: its maths beside Python's, and its page in a real browser."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import os

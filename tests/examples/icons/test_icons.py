@@ -1,7 +1,5 @@
 """The data set of icons, from packages made here in the shape of the published ones."""
 
-from __future__ import annotations
-
 import io
 
 import attrs

@@ -1,7 +1,5 @@
 """Held-out pictures that are easier than their split says."""
 
-from __future__ import annotations
-
 from io import BytesIO
 
 import numpy as np

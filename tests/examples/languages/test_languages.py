@@ -1,7 +1,5 @@
 """The tower of many languages: from packages made here, in the shape of the published ones, to what it finds."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Short text towers: each row is trained once, measured, and a line of the table."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from examples.languages import short_towers

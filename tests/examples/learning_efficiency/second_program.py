@@ -4,8 +4,6 @@ It shares no code with the study. The noise of seeds and pictures is drawn from 
 and counts themselves. Curves are inverted by bisection.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import random

@@ -1,7 +1,5 @@
 """What is chosen on validation and reported elsewhere, what a teacher costs, and lines that a page takes over."""
 
-from __future__ import annotations
-
 import math
 
 import attrs

@@ -1,7 +1,5 @@
 """What a budget is worth in plain steps."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

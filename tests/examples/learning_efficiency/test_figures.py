@@ -1,7 +1,5 @@
 """Every figure on learning that README, page and card tell is that of a line, or follows from lines."""
 
-from __future__ import annotations
-
 import json
 import re
 import statistics

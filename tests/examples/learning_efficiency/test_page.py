@@ -1,7 +1,5 @@
 """Finished trainings are kept beside the documentation's page: of the plan, counted there, and in its tables."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

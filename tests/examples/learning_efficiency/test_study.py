@@ -1,7 +1,5 @@
 """What a variant sees, which trainings there are, what is kept of them, and the study itself on a handful of icons."""
 
-from __future__ import annotations
-
 import importlib
 import math
 from collections import Counter

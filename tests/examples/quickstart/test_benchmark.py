@@ -1,7 +1,5 @@
 """The quickstart's test splits in the public layout."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import pytest

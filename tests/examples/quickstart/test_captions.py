@@ -1,7 +1,5 @@
 """The noisy captions of the drawings: keywords that people gave to them."""
 
-from __future__ import annotations
-
 from examples.quickstart.emoji.captions import keyword_caption
 from examples.quickstart.emoji.concepts import Concept
 

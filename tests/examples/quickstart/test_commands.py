@@ -1,7 +1,5 @@
 """What the quickstart tells people to type next runs where its own packages are installed, and nothing else is."""
 
-from __future__ import annotations
-
 import re
 import sys
 from pathlib import Path

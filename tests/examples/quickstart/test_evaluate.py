@@ -1,7 +1,5 @@
 """The quickstart's evaluation against counting by hand, and the test sets that anyone can evaluate on again."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import attrs

@@ -1,7 +1,5 @@
 """What README and page tell of the quickstart follows from the page's table."""
 
-from __future__ import annotations
-
 import math
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The whole quickstart on a handful of drawings: real trunks, real heads, real shards, real training, in small."""
 
-from __future__ import annotations
-
 import json
 import re
 

@@ -1,7 +1,5 @@
 """The sheet of test pictures: which it shows, and what is written below them."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """Batches from memory are the reinforced samples: every picture, embedding and caption belongs to its key."""
 
-from __future__ import annotations
-
 from itertools import islice
 
 import attrs

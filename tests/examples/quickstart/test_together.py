@@ -1,7 +1,5 @@
 """How sure a difference of the quickstart's rows is."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """The operation that `torch.compile` sees, against PyTorch's own checks of what an operation promises."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

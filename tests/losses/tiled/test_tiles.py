@@ -1,7 +1,5 @@
 """Tiles: what they cover, what they hold at once, and numbers at the edge of what a tile can hold."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

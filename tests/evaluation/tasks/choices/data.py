@@ -1,7 +1,5 @@
 """Small data sets of choices in their published files, all in one folder, and a model that knows colours."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

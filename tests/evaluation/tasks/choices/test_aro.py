@@ -1,7 +1,5 @@
 """ARO in its published layout, against the public rules in their naive form and against counting by hand."""
 
-from __future__ import annotations
-
 import io
 
 import attrs

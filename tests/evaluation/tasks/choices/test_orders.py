@@ -1,7 +1,5 @@
 """Captions in other orders: with real parts of speech, against the public rules in their naive form."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """The choices of published files: by hand, one by one, and with scikit-learn's Jaccard index."""
 
-from __future__ import annotations
-
 import io
 import json
 import re
