@@ -29,6 +29,6 @@ from .tables import (
     robustness_table as robustness_table,
     verdict_table as verdict_table,
 )
-from .values import Coverage as Coverage, ModelResults as ModelResults, Provenance as Provenance
+from .values import Coverage as Coverage, Latency as Latency, ModelResults as ModelResults, Provenance as Provenance
 from .verdicts import Comparison as Comparison, compare as compare, comparisons as comparisons
 from .write import write_plots as write_plots, write_report as write_report
