@@ -176,3 +176,19 @@ def small_export(export_once):
         return export_once(f"{target}_{seed}", write)
 
     return cache(folder)
+
+
+@pytest.fixture
+def generating(monkeypatch):
+    """open_clip's `generate`, which it switches off where transformers has no beam search any more."""
+    import open_clip
+    import transformers
+
+    monkeypatch.setattr(open_clip.coca_model, "_has_transformers", True)
+    for kind, name in (("top_p", "TopPLogitsWarper"), ("top_k", "TopKLogitsWarper")):
+        monkeypatch.setitem(open_clip.coca_model.GENERATION_TYPES, kind, getattr(transformers, name))
+    for name in (
+        *("LogitsProcessorList", "MinLengthLogitsProcessor", "RepetitionPenaltyLogitsProcessor"),
+        *("MaxLengthCriteria", "StoppingCriteriaList"),
+    ):
+        monkeypatch.setattr(open_clip.coca_model, name, getattr(transformers, name), raising=False)

@@ -17,6 +17,7 @@ import torch
 from mobileclip.machine import MachineError, machine_fault, machine_line, raise_machine_fault
 from tests.data.made_samples import encoded
 from tests.preloaded import preloaded
+from tests.storage.test_transient import error_of
 
 ROOT = Path(__file__).parents[1]
 LACKS_FILES = """
@@ -45,14 +46,6 @@ def child(tmp_path):
     return run
 
 
-def caught(call) -> Exception:
-    try:
-        call()
-    except Exception as error:  # noqa: BLE001 - of any kind
-        return error
-    raise AssertionError("it raised nothing")
-
-
 def wrap(error: Exception):
     """Raise what a library makes of an error."""
     raise ValueError("the picture is broken") from error
@@ -79,7 +72,7 @@ class TestWhoseFault:
     )
     def test_the_machines(self, error, kind):
         assert machine_fault(error).kind == kind
-        wrapped = caught(lambda: wrap(error))
+        wrapped = error_of(lambda: wrap(error))
         with pytest.raises(MachineError) as raised:
             raise_machine_fault(wrapped, "reading a.jpg")
         assert str(raised.value).endswith(", reading a.jpg")
@@ -124,7 +117,7 @@ class TestWhoseFault:
 
     def test_of_a_full_disk_it_ends_with_what_to_type_next(self):
         plain, kept = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/a.bin"), "the same command does the rest"
-        raised = caught(lambda: raise_machine_fault(plain, "joining"))
+        raised = error_of(lambda: raise_machine_fault(plain, "joining"))
         own = OSError(errno.ENOSPC, "a.bin cannot be written: No space left on device")
         for error in (plain, raised, own):
             line = machine_line(error, kept)

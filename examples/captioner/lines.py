@@ -9,7 +9,7 @@ from typing import Literal
 
 import attrs
 
-from mobileclip.serialization import from_json, to_json
+from mobileclip.serialization import from_json
 
 LINES = "lines.jsonl"
 
@@ -37,15 +37,6 @@ class Line:
     budget: int = 0
     seed: int = 0
     processor_seconds: float | None = None
-
-
-def append(path: Path, line: Line) -> None:
-    """Add a line, which is on the disk when this returns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(to_json(line) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def read_lines(path: Path, *, study: str = "") -> list[Line]:

@@ -10,10 +10,11 @@ from pathlib import Path
 import attrs
 
 from examples.captioner.captions import Part, examples, judged, part_of, trained
-from examples.captioner.lines import LINES, Line, append, read_lines
+from examples.captioner.lines import LINES, Line, read_lines
 from examples.captioner.report import report
 from examples.captioner.spec import ARMS, WRITERS, CaptionerStudySpec
 from examples.icons import build_dataset
+from examples.learning_efficiency.results import append
 from examples.learning_efficiency.scoring import HeldOut, held_out, score_student
 from examples.learning_efficiency.spec import Cell
 from examples.learning_efficiency.stores import load_store, make_stores, store_of

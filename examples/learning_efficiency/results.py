@@ -60,7 +60,7 @@ def read_costs(path: Path, *, study: str) -> list[Cost]:
     return [cost for cost in (from_json(line, Cost) for line in lines) if cost.study == study]
 
 
-def append(path: Path, result: Result | Cost) -> None:
+def append(path: Path, result: object) -> None:
     """Add a line, which is on the disk when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:

@@ -130,21 +130,6 @@ def models(tmp_path_factory):
     return pair(tmp_path_factory.mktemp("coca"))
 
 
-@pytest.fixture
-def generating(monkeypatch):
-    """open_clip's `generate`, which it switches off where transformers has no beam search any more."""
-    import transformers
-
-    monkeypatch.setattr(open_clip.coca_model, "_has_transformers", True)
-    for kind, name in (("top_p", "TopPLogitsWarper"), ("top_k", "TopKLogitsWarper")):
-        monkeypatch.setitem(open_clip.coca_model.GENERATION_TYPES, kind, getattr(transformers, name))
-    for name in (
-        *("LogitsProcessorList", "MinLengthLogitsProcessor", "RepetitionPenaltyLogitsProcessor"),
-        *("MaxLengthCriteria", "StoppingCriteriaList"),
-    ):
-        monkeypatch.setattr(open_clip.coca_model, name, getattr(transformers, name), raising=False)
-
-
 @pytest.mark.usefixtures("generating")
 @pytest.mark.parametrize(
     "choices",

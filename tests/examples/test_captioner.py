@@ -5,10 +5,11 @@ import pytest
 
 from examples.captioner import CaptionerStudySpec, run
 from examples.captioner.captions import WRITTEN
-from examples.captioner.lines import LINES, Line, append, read_lines
+from examples.captioner.lines import LINES, Line, read_lines
 from examples.captioner.report import report
 from examples.captioner.spec import ABLATIONS, ARMS, MAIN
 from examples.icons import IconDataSpec
+from examples.learning_efficiency.results import append
 from mobileclip.data import read_samples
 from tests.examples.icons.packages import write_icon_packages
 

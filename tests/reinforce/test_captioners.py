@@ -94,20 +94,6 @@ def test_a_tiny_nucleus_writes_the_most_probable_caption(spec, model, images):
     assert len(set(expected)) > 1
 
 
-@pytest.fixture
-def generating(monkeypatch):
-    """open_clip's `generate`, which it switches off where transformers has no beam search any more."""
-    import transformers
-
-    monkeypatch.setattr(open_clip.coca_model, "_has_transformers", True)
-    monkeypatch.setitem(open_clip.coca_model.GENERATION_TYPES, "top_p", transformers.TopPLogitsWarper)
-    for name in (
-        *("LogitsProcessorList", "MinLengthLogitsProcessor", "RepetitionPenaltyLogitsProcessor"),
-        *("MaxLengthCriteria", "StoppingCriteriaList"),
-    ):
-        monkeypatch.setattr(open_clip.coca_model, name, getattr(transformers, name), raising=False)
-
-
 @pytest.mark.usefixtures("generating")
 def test_open_clips_generate_agrees(spec, model, images):
     captioner = attrs.evolve(spec, top_p=1e-9, num_captions=1).build()

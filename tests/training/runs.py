@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import attrs
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -17,7 +18,7 @@ from mobileclip.data import Batch, ReinforcedBatch, Skip, StreamPosition, normal
 from mobileclip.encoders import DualEncoder, DualEncoderSpec, MCiSpec, StageSpec, TextTransformerSpec
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import ContrastiveLossSpec, ReinforcedLossSpec
-from mobileclip.training import AdamWSpec, CosineSchedule, TrainingSpec, read_metrics
+from mobileclip.training import AdamWSpec, CosineSchedule, RunSpec, TrainingSpec, read_metrics, train
 
 TEACHER_DIMS = (6, 5)
 ROOT = Path(__file__).parents[2]
@@ -194,3 +195,26 @@ def start_processes(program: str, *arguments: str, size: int = 2) -> list[subpro
     """Start a program in processes that meet each other."""
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size)}
     return [launch("-c", program, *arguments, RANK=str(rank), LOCAL_RANK=str(rank), **meeting) for rank in range(size)]
+
+
+def assert_killed_goes_on(spec: RunSpec, folder: Path) -> None:
+    """Assert that a run that is killed at its sixth batch has the losses of one that is not."""
+
+    def losses(output: Path, fails_at: int | None = None) -> list[float]:
+        torch.manual_seed(spec.training.seed)
+        batches = spec.data.build()
+
+        def stream(position: StreamPosition, whole: Callable[..., Iterator[Batch]] = batches.stream) -> Iterator[Batch]:
+            for number, batch in enumerate(whole(position)):
+                if number == fails_at:
+                    raise KilledError
+                yield batch
+
+        batches.stream = stream
+        train(spec.training, model=spec.model.build(), batches=batches, output=output)
+        return [line["loss"] for line in read_metrics(output / "metrics.jsonl")]
+
+    expected = losses(folder / "whole")
+    with pytest.raises(KilledError):
+        losses(folder / "killed", fails_at=5)
+    assert losses(folder / "killed") == expected

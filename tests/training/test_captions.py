@@ -24,10 +24,9 @@ from mobileclip.training import (
     World,
     read_metrics,
     run,
-    train,
 )
 from tests.errors import fails
-from tests.training.runs import MODEL, KilledError, batch_of, training_spec
+from tests.training.runs import MODEL, assert_killed_goes_on, batch_of, training_spec
 
 WIDTH, COLOURS = 32, {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 60, 220), "yellow": (230, 220, 40)}
 CAPTIONER = CoCaSpec(
@@ -131,26 +130,7 @@ def test_two_steps_are_those_of_before(shards, tmp_path):
 
 
 def test_a_killed_run_resumes_to_the_bit(shards, tmp_path):
-    spec = spec_of(shards)
-
-    def losses(output, fails_at=None):
-        torch.manual_seed(spec.training.seed)
-        batches = spec.data.build()
-
-        def stream(position, whole=batches.stream):
-            for number, batch in enumerate(whole(position)):
-                if number == fails_at:
-                    raise KilledError
-                yield batch
-
-        batches.stream = stream
-        train(spec.training, model=spec.model.build(), batches=batches, output=output)
-        return [line["loss"] for line in read_metrics(output / "metrics.jsonl")]
-
-    expected = losses(tmp_path / "whole")
-    with pytest.raises(KilledError):
-        losses(tmp_path / "killed", fails_at=5)
-    assert losses(tmp_path / "killed") == expected
+    assert_killed_goes_on(spec_of(shards), tmp_path)
 
 
 @pytest.mark.parametrize("contrastive_weight", [0.0, 1.0])

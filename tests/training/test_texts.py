@@ -13,10 +13,10 @@ from mobileclip.losses import ContrastiveLossSpec, TextDistillationLossSpec
 from mobileclip.reinforce import reinforce_texts
 from mobileclip.serialization import from_json, to_json
 from mobileclip.tensor_files import weights_sha256
-from mobileclip.training import CosineSchedule, RunSpec, TrainingSpec, read_metrics, run, train
+from mobileclip.training import CosineSchedule, RunSpec, TrainingSpec, read_metrics, run
 from tests.encoders.small import SMALL, TEXT
 from tests.errors import fails
-from tests.training.runs import KilledError
+from tests.training.runs import assert_killed_goes_on
 
 WORDS = "red green blue old new big small round sharp soft".split()
 THINGS = "arrow heart star house tree".split()
@@ -99,26 +99,7 @@ def test_the_log_has_both_terms(trained):
 
 
 def test_a_killed_run_resumes_to_the_bit(texts, tmp_path):
-    spec = spec_of(texts)
-
-    def losses(output, fails_at=None):
-        torch.manual_seed(spec.training.seed)
-        batches = spec.data.build()
-        whole = batches.batch
-
-        def batch(step):
-            if step == fails_at:
-                raise KilledError
-            return whole(step)
-
-        batches.batch = batch
-        train(spec.training, model=STUDENT.build(), batches=batches, output=output)
-        return [line["loss"] for line in read_metrics(output / "metrics.jsonl")]
-
-    expected = losses(tmp_path / "whole")
-    with pytest.raises(KilledError):
-        losses(tmp_path / "killed", fails_at=5)
-    assert losses(tmp_path / "killed") == expected
+    assert_killed_goes_on(spec_of(texts), tmp_path)
 
 
 def test_the_spec_is_json_and_a_checkpoint_is_a_tower(texts, trained):

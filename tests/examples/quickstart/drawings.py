@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from examples.quickstart.emoji import EmojiDataSpec
 from examples.quickstart.emoji.sources import NAMES_PACKAGE, STYLES, locked
 
+SPEC = EmojiDataSpec(image_size=48, concept_fraction=0.2, rendering_fraction=0.6, samples_per_shard=20, num_processes=1)
 SHAPES = {
     "circle": '<circle cx="{c}" cy="{c}" r="{r}" fill="{f}"/>',
     "square": '<path d="M{a} {a}H{b}V{b}H{a}z" fill="{f}"/>',

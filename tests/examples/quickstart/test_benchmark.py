@@ -2,22 +2,9 @@
 
 from collections import Counter
 
-import pytest
-
-from examples.quickstart.emoji import EmojiDataSpec, build_dataset
 from examples.quickstart.emoji.benchmark import captioned_samples, write_benchmarks
 from mobileclip.data import ImageTextSample, SkipReport
 from mobileclip.evaluation import open_benchmark
-from tests.examples.quickstart.drawings import write_packages
-
-SPEC = EmojiDataSpec(image_size=48, concept_fraction=0.2, rendering_fraction=0.6, samples_per_shard=20, num_processes=1)
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    root = tmp_path_factory.mktemp("emoji")
-    write_packages(root / "download" / "node_modules")
-    return build_dataset(SPEC, root)
 
 
 def test_every_picture_of_a_test_split_has_its_class(dataset, tmp_path):

@@ -18,16 +18,7 @@ from examples.quickstart.emoji.sources import STYLES, _svg, download, read_drawi
 from examples.quickstart.emoji.splits import TRAIN
 from examples.quickstart.spec import QuickstartSpec
 from mobileclip.data import decode_image
-from tests.examples.quickstart.drawings import concept_entries, messages, write_packages
-
-SPEC = EmojiDataSpec(image_size=48, concept_fraction=0.2, rendering_fraction=0.6, samples_per_shard=20, num_processes=1)
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    root = tmp_path_factory.mktemp("emoji")
-    write_packages(root / "download" / "node_modules")
-    return build_dataset(SPEC, root)
+from tests.examples.quickstart.drawings import SPEC, concept_entries, messages, write_packages
 
 
 def test_every_drawing_is_in_one_split_or_left_out_for_a_reason(dataset):

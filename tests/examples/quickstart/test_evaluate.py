@@ -10,39 +10,25 @@ from torch import nn
 
 import mobileclip
 from examples.quickstart.benchmarks import as_benchmarks
-from examples.quickstart.emoji import EmojiDataSpec, build_dataset
 from examples.quickstart.evaluate import evaluate_as_published, evaluate_model, evaluate_teachers
 from examples.quickstart.spec import student
 from mobileclip.data import ImageTransform, Tokenizer, decode_image
 from mobileclip.encoders import save_model
 from mobileclip.evaluation import EvaluationSpec, evaluate_models
 from mobileclip.reinforce import ModelTeacher, TeacherEnsemble
-from tests.examples.quickstart.drawings import write_packages
+from tests.examples.quickstart.drawings import SPEC as DRAWN
 
 SPEC = student()
 # Pictures as large as the model wants them: resizing, which teachers do in another way, changes nothing.
-DATA = EmojiDataSpec(
-    image_size=SPEC.image.input.size,
-    concept_fraction=0.2,
-    rendering_fraction=0.6,
-    samples_per_shard=20,
-    num_processes=1,
-)
+DATA = attrs.evolve(DRAWN, image_size=SPEC.image.input.size)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    root = tmp_path_factory.mktemp("emoji")
-    write_packages(root / "download" / "node_modules")
-    return build_dataset(DATA, root)
+def dataset(build_drawn):
+    return build_drawn(DATA)
 
 
 @pytest.fixture(scope="module")
