@@ -53,6 +53,7 @@ from mobileclip.encoders import DualEncoder, load_model
 from mobileclip.hardware.threads import torch_threads
 from mobileclip.inference.comparison import LEAST_COSINE, bundled_samples, smallest_cosine, times_in_turn, turn
 from mobileclip.inference.optimization import Calibration, calibrations
+from mobileclip.inference.tuning_inputs import read_captions, read_pictures
 from mobileclip.reparam import reparameterize
 from mobileclip.storage import printable
 from mobileclip.terminal import say
@@ -104,6 +105,9 @@ class RuntimesBenchSpec(Bench):
         from_bytes: whether images are also measured from JPEGs to embeddings.
         weights: a folder with a file for each model, such as `s0.safetensors` or `s0.pt`, in training form; random ones
             by default, and for models without a file.
+        data: pictures and captions, see `as_source`, that ranges are found with and gates measured on; those of the
+            package by default, which are few.
+        num_inputs: of each that are taken of them, half for ranges and half for gates.
         photo_side: longer side of the JPEGs, in pixels.
         rounds: turns of each form with one image or text; with more, a third as many.
         trial_rounds: turns that a variant and the best form are chosen by; one with more than one image or text.
@@ -119,6 +123,8 @@ class RuntimesBenchSpec(Bench):
     forms: tuple[Form, ...] = USUAL
     from_bytes: bool = True
     weights: Path | None = None
+    data: tuple[str, ...] = ()
+    num_inputs: int = attrs.field(default=256, validator=validators.ge(4))
     photo_side: int = attrs.field(default=1600, validator=validators.ge(64))
     rounds: int = attrs.field(default=15, validator=validators.gt(1))
     trial_rounds: int = attrs.field(default=3, validator=validators.gt(0))
@@ -240,11 +246,11 @@ def match_of(spec: RuntimesBenchSpec, size: Size, tower: Tower, batch_size: int)
         Contestant(side="release", module=release, mine=mine, tower=tower),
         Contestant(side="ours", module=mine, mine=mine, tower=tower, tuning_steps=spec.tuning_steps),
     )
-    of_images, of_texts = calibrations(folded, None)
+    transform, tokenizer = ImageTransform(model.spec.image.input), Tokenizer(model.spec.text.input)
+    of_images, of_texts = calibrations(folded, calibration_inputs(spec, transform, tokenizer) if spec.data else None)
     if tower == "text":
-        tokens = Tokenizer(model.spec.text.input)(bundled_samples().captions)
+        tokens = tokenizer(bundled_samples().captions)
         return Match(sides=sides, inputs=tokens[torch.arange(batch_size) % len(tokens)], calibration=of_texts)
-    transform = ImageTransform(model.spec.image.input)
     files = tuple(photo(number, spec.photo_side, quality=90, seed=spec.seed) for number in range(batch_size))
     return Match(
         sides=sides,
@@ -254,6 +260,22 @@ def match_of(spec: RuntimesBenchSpec, size: Size, tower: Tower, batch_size: int)
         readers=readers_of(transform, batch_size),
         transform=transform,
     )
+
+
+def calibration_inputs(
+    spec: RuntimesBenchSpec, transform: ImageTransform, tokenizer: Tokenizer
+) -> tuple[Tensor, Tensor]:
+    """Return images and token ids of the spec's data.
+
+    Raises:
+        ValueError: if something of them cannot be read.
+    """
+    skipped: list[str] = []
+    pixels = read_pictures(spec.data, transform, spec.num_inputs, seed=spec.seed, skipped=skipped, shown=False)
+    texts = read_captions(spec.data, spec.num_inputs, seed=spec.seed, skipped=skipped)
+    if skipped:
+        raise ValueError(f"{len(skipped)} inputs of {', '.join(spec.data)} cannot be read; the first: {skipped[0]}")
+    return transform.normalize(pixels), tokenizer(texts)
 
 
 def readers_of(transform: ImageTransform, num_files: int) -> dict[str, Read]:

@@ -15,6 +15,7 @@ from benchmarks.runtimes import (
     Match,
     RuntimesBenchSpec,
     best_forms,
+    calibration_inputs,
     compare,
     gate,
     readers_of,
@@ -136,6 +137,19 @@ def test_the_best_against_the_best_is_told_at_the_end(capsys):
     labelled = tuple(attrs.evolve(row, case={"model": "s0", **row.case}) for row in rows)
     SMALL.finish(Results(benchmark="runtimes", choices={}, machine=Machine.here(), rows=labelled))
     assert capsys.readouterr().out == "s0 pixels ours: 0.75 (0.5 to 0.8), openvino against openvino\n"
+
+
+def test_gates_are_measured_on_pictures_and_captions_of_ones_own(tmp_path):
+    for number in range(6):
+        (tmp_path / f"{number}.jpg").write_bytes(photo(number, 80, quality=90, seed=0))
+        (tmp_path / f"{number}.txt").write_text(f"picture {number}")
+    spec = RuntimesBenchSpec(data=(str(tmp_path),), num_inputs=5)
+    images, tokens = calibration_inputs(spec, ImageTransform(PIXELS), Tokenizer(TOKENS))
+    assert images.shape == (5, 3, PIXELS.size, PIXELS.size)
+    assert len(set(map(tuple, tokens.tolist()))) == 5
+    (tmp_path / "3.jpg").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"1 inputs of .* cannot be read; the first: .*3\.jpg"):
+        calibration_inputs(attrs.evolve(spec, num_inputs=6), ImageTransform(PIXELS), Tokenizer(TOKENS))
 
 
 def test_gates_are_those_of_the_precision():
