@@ -4,12 +4,13 @@ import json
 import shutil
 import signal
 
+import attrs
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
 from mobileclip.cli import main
-from mobileclip.collections import Collection, IndexOptions, ModelSource
+from mobileclip.collections import Collection, Concepts, IndexOptions, ModelSource
 from mobileclip.collections.store import INDEX
 from mobileclip.encoders import save_model
 from mobileclip.recipes.tiny.shapes import OUTLINES
@@ -229,7 +230,7 @@ def test_while_an_index_is_upgraded_they_count_in_the_space_that_ranks(small, tm
     new, outside = ModelSource(checkpoint=str(tmp_path / "new.safetensors")), draw(tmp_path / "outside.png", 99)
     whole = Collection.create(tmp_path / "whole", new)
     whole.add(tmp_path / "photos", options=OPTIONS)
-    monkeypatch.setattr("mobileclip.collections.concepts.examples_help", lambda *_: uses)
+    monkeypatch.setattr(Concepts, "_decided", lambda _, one: attrs.evolve(one, uses_examples=uses))
     own = {"yes": [tmp_path / "photos" / "07.png", outside], "no": [tmp_path / "photos" / "09.png"]}
     for index in (small, whole):
         index.concepts.add("own", **own)

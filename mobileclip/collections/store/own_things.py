@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -61,7 +62,11 @@ class OwnThings:
             OSError: if they cannot be written.
         """
         for name, concept in self.concepts.items():
-            change_concept(folder, name, lambda now, own=concept: joined_concept(now, own, folder) if now else own)
+            change_concept(folder, name, partial(_added, concept, folder))
+
+
+def _added(own: Concept, folder: Path, now: Concept | None) -> Concept:
+    return own if now is None else joined_concept(now, own, folder)
 
 
 def joined_concept(one: Concept, other: Concept, folder: Path) -> Concept:
@@ -128,5 +133,7 @@ def _joined_words(one: Words, other: Words, folder: Path) -> Words:
             f"there would be {len(words):,} words of tags, expected {MOST_WORDS:,} at most; give one index fewer: "
             f"`mobileclip tag {folder} --vocabulary WORDS.txt`"
         )
-    numbers = {name: np.concatenate([getattr(one, name), getattr(other, name)[new]]) for name in ("vectors", "levels")}
-    return attrs.evolve(one, words=words, **numbers)
+    vectors, levels = (
+        np.concatenate([own, theirs[new]]) for own, theirs in ((one.vectors, other.vectors), (one.levels, other.levels))
+    )
+    return attrs.evolve(one, words=words, vectors=vectors, levels=levels)

@@ -259,11 +259,12 @@ class NewSpace:
             with having(self.folder, _TABLE) as db:
                 found = [] if db is None else db.execute(text, (number, _BLOCK)).fetchall()
             if not found:
-                return copied.recognise()
+                break
             number, vectors = found[-1][0], self._array([blob for *_, blob in found])
             ids = ids_of(store.folder, [(sha256, time) for _, sha256, time, _ in found])
             rows = zip(found, vectors, strict=True)
             copied.keep((ids[row[1:3]], *row[1:3], vector) for row, vector in rows if row[1:3] in ids)
+        copied.recognise()
 
     def adopt(self) -> bool:
         """Put it in the place of the old space, and return whether all pictures are in it; the caller holds the index.

@@ -31,8 +31,7 @@ Collection.open(sys.argv[1]).upgrade(rate=float(sys.argv[2]), options=options)
 """
 KILLED = """
 import os, signal, sys
-from mobileclip.collections import Collection, IndexOptions
-from mobileclip.collections.concepts import Concepts
+from mobileclip.collections import Collection, Concepts, IndexOptions
 {{"follow": Concepts, "tag": Collection}}["{at}"].{at} = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 Collection.open(sys.argv[1]).upgrade(options=IndexOptions(show_progress=False, precision="float32"))
 """

@@ -1,8 +1,9 @@
 """The page of an index, as axe finds it and as a keyboard reaches it, with concepts, tags and an upgrade under way."""
 
+import attrs
 import pytest
 
-from mobileclip.collections import Collection, ModelSource
+from mobileclip.collections import Collection, Concepts, ModelSource
 from mobileclip.encoders import save_model
 from tests.axe import findings
 from tests.browser import CHROMIUM, open_page
@@ -93,7 +94,7 @@ def test_accept_and_reject_by_keys_back_and_reload(index):
 
 
 def test_an_example_that_the_new_model_cannot_read_is_named(index, tmp_path, monkeypatch):
-    monkeypatch.setattr("mobileclip.collections.concepts.examples_help", lambda *_: True)
+    monkeypatch.setattr(Concepts, "_decided", lambda _, one: attrs.evolve(one, uses_examples=True))
     outside = draw(tmp_path / "outside.png", 50)
     index.concepts.add("lost", yes=[outside])
     outside.unlink()
