@@ -432,7 +432,7 @@ def _try_every_way(data: bytes) -> None:
             assert not sample or sample.partition(":")[0].removeprefix("image_") in REASONS
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_any_bytes_give_an_image_or_say_why_not(data):
     _try_every_way(_mutated(data))

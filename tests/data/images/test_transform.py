@@ -59,7 +59,7 @@ def same_as_torchvision(image: Image.Image, contract: ImageInput) -> None:
     assert np.array_equal(pixels, np.asarray(transforms.Compose(theirs.transforms[:2])(image)))
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     width=st.integers(1, 150),
     height=st.integers(1, 150),
