@@ -232,18 +232,21 @@ def test_addresses_that_say_nothing(address):
 
 
 def test_published_weights_are_addresses(monkeypatch):
-    """The hub's client is asked for the file and the revision, and what comes must have the digest."""
+    """The hub's client is asked for the file and the revision, once, and what comes must have the digest."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
     asked = []
 
     def away(repository, file, *, revision):
         asked.append((repository, file, revision))
-        raise OSError("no connection")
+        raise LocalEntryNotFoundError("no connection")  # as the client says it: nothing is said of the revision
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", away)
     for name, published in PUBLISHED.items():
         with pytest.raises(CheckpointError, match="could not fetch"):
             load_model(PRETRAINED[name])
-        assert asked.pop() == (published.repository, published.file, published.revision)
+        assert asked == [(published.repository, published.file, published.revision)]
+        asked.clear()
         assert PRETRAINED[name].partition("#sha256=")[2] == (published.sha256 or "")
     assert {"mobileclip_s0", "mobileclip_b", "mobileclip_blt", "mobileclip2_s0", "mobileclip2_s3"} <= {
         name for name, published in PUBLISHED.items() if published.sha256 and len(published.revision or "") == 40

@@ -92,12 +92,12 @@ def fetched(checkpoint: str | Path) -> Path:
 
 def _pinned(wanted: Published) -> Path:
     """Return a file whose digest is known: from the newest commit where its own is gone, for the digest decides."""
-    from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import RemoteEntryNotFoundError, RevisionNotFoundError
 
     try:
         return _downloaded(wanted, wanted.revision)
     except CheckpointError as error:
-        gone = isinstance(error.__cause__, (RevisionNotFoundError, EntryNotFoundError))
+        gone = isinstance(error.__cause__, (RevisionNotFoundError, RemoteEntryNotFoundError))
         if wanted.revision is None or not gone:
             raise
     _logger.warning("%s has no revision %s any more: its newest one is taken", wanted.repository, wanted.revision)
