@@ -12,7 +12,7 @@ QUICK = {
     "loss": {"dense", "tiled", "dense memory", "tiled memory", "tiled / dense"},
     "storage": {"a sample", "knowledge", "of pth.gz", "KL image-text 0", "training's three rows"},
     "index_store": {"processor", "disk"},
-    "small_vectors": {"a vector in memory", "recall@10", "a query", "peak memory"},
+    "small_vectors": {"a vector in memory", "recall@10", "a query", "of float16's time", "peak memory"},
     "joining": {"time", "index", "scratch", "peak memory"},
     "pointing": {"place", "quadrant", "crops", "chance"},
     "upgrade": {"recall"},
