@@ -70,8 +70,10 @@ class Cells:
 
     def written(self) -> bytes:
         """Return it as safetensors."""
-        arrays = {"directions": self.directions, "centres": self.centres, "starts": self.starts}
-        return save({**arrays, "end": np.array([self.end])})
+        arrays: dict[str, NDArray[Any]] = {
+            "directions": self.directions, "centres": self.centres, "starts": self.starts, "end": np.array([self.end]),
+        }  # fmt: skip
+        return save(arrays)
 
     @classmethod
     def read(cls, content: bytes, dim: int) -> Cells:
@@ -227,4 +229,4 @@ def _whole(path: Path, count: int, coder: Coder) -> NDArray[np.uint8]:
 
 def _nearest(vectors: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
     lengths = centres.square().sum(1) / 2
-    return torch.cat([(some @ centres.T - lengths).argmax(1) for some in vectors.split(_AT_ONCE)])
+    return torch.cat([(some @ centres.T - lengths).argmax(1) for some in torch.split(vectors, _AT_ONCE)])
