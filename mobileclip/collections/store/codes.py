@@ -217,7 +217,7 @@ def fit(
     rank = min(most, -(-rank // _GROUP) * _GROUP)
     basis, random = directions[:, :rank], torch.Generator().manual_seed(seed)
     if kind != "int8":
-        parts = basis.split(2 * _HEAD if kind == "int4" else rank, dim=1)
+        parts = torch.split(basis, 2 * _HEAD if kind == "int4" else rank, dim=1)
         turns = [torch.linalg.qr(torch.randn(2 * part.shape[1:], generator=random)).Q for part in parts]
         basis = torch.cat([part @ turn for part, turn in zip(parts, turns, strict=True)], 1)
     if kind == "bits":

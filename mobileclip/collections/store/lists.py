@@ -70,10 +70,8 @@ class Cells:
 
     def written(self) -> bytes:
         """Return it as safetensors."""
-        arrays: dict[str, NDArray[Any]] = {
-            "directions": self.directions, "centres": self.centres, "starts": self.starts, "end": np.array([self.end]),
-        }  # fmt: skip
-        return save(arrays)
+        arrays: dict[str, NDArray[Any]] = {name: getattr(self, name) for name in ("directions", "centres", "starts")}
+        return save({**arrays, "end": np.array([self.end])})
 
     @classmethod
     def read(cls, content: bytes, dim: int) -> Cells:
