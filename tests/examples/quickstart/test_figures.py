@@ -1,64 +1,77 @@
-"""What README and page tell of the quickstart follows from the page's table."""
+"""What README and page tell of the quickstart is what the kept results of its two runs say."""
 
-import math
-import re
+from __future__ import annotations
+
+import statistics
 from pathlib import Path
 
 import pytest
 
+from examples.quickstart.report import COLUMNS, Results
+from examples.quickstart.spec import ROWS, TITLES
+from examples.quickstart.together import ALL
+from mobileclip.serialization import from_json
+
 ROOT = Path(__file__).parents[3]
-TOP5 = 3
+DOCS = ROOT / "docs"
+SPLITS = {"test_renderings": "drawings", "test_style": "style", "test_concepts": "concepts"}
+# What depends on the teachers.
+TAUGHT = ("reinforced", "teachers")
 
 
 @pytest.fixture(scope="module")
 def page():
-    return (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
+    return (DOCS / "quickstart.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
-def table(page):
-    """Pictures of each part, and top-5 by part and row."""
-    pictures, scores, part = {}, {}, ""
-    for line in page.splitlines():
-        cells = [cell.strip() for cell in line.split("|")[1:-1]]
-        if len(cells) != 6 or not re.match(r"[\d.]+", cells[TOP5]):
-            continue
-        if cells[0]:
-            part, number = re.fullmatch(r"(\w+): (\d+) pictures, .*", cells[0]).groups()
-            pictures[part] = int(number)
-        scores[part, cells[1]] = float(cells[TOP5].partition(" ")[0])
-    return pictures, scores
+def runs():
+    """Results with the teachers of the training pictures, and with those of all concepts."""
+    names = ("quickstart.json", "quickstart_all_concepts.json")
+    return [from_json((DOCS / name).read_text(encoding="utf-8"), Results) for name in names]
 
 
-def binomial(number, *shares):
-    return 100 * math.sqrt(sum(share / 100 * (1 - share / 100) for share in shares) / number)
+def spread(values):
+    return f"{statistics.fmean(values):.1f} ± {statistics.stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
 
 
-def test_sums_and_errors_follow_from_the_table(page, table):
-    pictures, scores = table
-    assert len(pictures) == 3
-    captions, teachers = (
-        sum(scores[part, row] * number for part, number in pictures.items()) / sum(pictures.values())
-        for row in ("+ synthetic captions", "+ teachers: reinforced")
-    )
+def row(results, split, name, head):
+    cells = (spread([getattr(one[split], column) for one in results.scores[name]]) for column in COLUMNS)
+    return f"| {' | '.join([head, TITLES[name], *cells])} |"
+
+
+def test_the_tables_have_the_kept_scores(page, runs):
+    own, wider = runs
+    for split, part in SPLITS.items():
+        whole = f"{part}: {own.num_images[split]} pictures, {own.num_classes[split]} concepts"
+        for name in TITLES:
+            assert row(own, split, name, whole if name == "plain" else "") in page
+        for name in TAUGHT:
+            assert row(wider, split, name, part) in page
+
+
+def test_students_without_teachers_are_those_of_both_runs(runs):
+    own, wider = runs
+    for name in set(ROWS) - set(TAUGHT):
+        assert own.scores[name] == wider.scores[name]
+        assert len(own.scores[name]) == 5
+
+
+def test_sentences_follow_from_the_kept_scores(page, runs):
     text = " ".join(page.split())
-    assert f"top-5 is {captions:.1f} % with captions and {teachers:.1f} % with teachers" in text
-    # No more than those that are in two parts are counted twice.
-    twice = sum(
-        map(int, re.search(r"(\d+) of the drawings, (\d+) of the style and (\d+) of the concepts", text).groups())
-    )
-    error = binomial(sum(pictures.values()) - twice, captions, teachers)
-    assert f": {teachers - captions:+.1f} points, with an error of up to {error:.1f}." in text
-    assert teachers - captions < 1.96 * error
-    drawings = [scores["drawings", row] for row in ("+ synthetic captions", "+ teachers: reinforced")]
-    assert f"pictures make an error of up to {binomial(pictures['drawings'], *drawings):.1f} points" in text
+    own, wider = (one.together for one in runs)
+    assert f"top-5 rises by {own['captions - plain']['test_renderings']} points" in text
+    both, of_wider = (one["reinforced - captions"][ALL] for one in (own, wider))
+    assert f"Over all {both.num_pictures} pictures, top-5 is {both.earlier:.1f} % with captions" in text
+    assert f"{both.later:.1f} % with teachers: {both}" in text
+    assert f"{of_wider.later:.1f} %: {of_wider}" in text
 
 
-def test_the_readme_tells_what_the_table_says(table):
-    pictures, scores = table
+def test_the_readme_tells_what_the_kept_scores_say(runs):
+    own = runs[0]
     plain, captions, reinforced = (
-        f"{scores['drawings', row]:.0f}" for row in ("plain CLIP", "+ synthetic captions", "+ teachers: reinforced")
+        f"{statistics.fmean([one['test_renderings'].top5 for one in own.scores[name]]):.0f}" for name in ROWS
     )
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    assert f"**Reinforced top-5 of {reinforced} %**, {pictures['drawings']} unseen drawings" in text
-    assert f"{captions} % with synthetic captions, {plain} % plain | what its teachers add is [not significant]" in text
+    assert f"**Reinforced top-5 of {reinforced} %**, {own.num_images['test_renderings']} unseen drawings" in text
+    assert f"{captions} % with synthetic captions, {plain} % plain |" in text
