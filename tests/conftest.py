@@ -46,12 +46,16 @@ def pytest_configure(config):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection():
-    """Ten thousand tests are no garbage: none is looked for among them while they are collected, nor while they run."""
+    """Ten thousand tests are no garbage: none is looked for among them while they are collected, nor while they run.
+
+    What tests leave is looked for less often than after every 700 objects, which takes a twentieth of the time.
+    """
     gc.disable()
     try:
         return (yield)
     finally:
         gc.freeze()
+        gc.set_threshold(10_000)
         gc.enable()
 
 
