@@ -258,6 +258,7 @@ def python(*arguments: str) -> None:
 
 
 def _serve() -> None:
+    gc.disable()  # what is imported is no garbage
     for module in sys.argv[1:]:
         folder, _, name = module.partition(":")
         imported = importlib.import_module(folder)
@@ -265,8 +266,8 @@ def _serve() -> None:
             getattr(imported, name)  # a folder imports it when it is used
     if "mobileclip.registry" in sys.modules:
         sys.modules["mobileclip.registry"].has_others("model")  # what is installed is read once for all
-    gc.collect()
     gc.freeze()
+    gc.enable()
     for line in sys.stdin:
         request = json.loads(line)
         print(json.dumps(_started(request) if request["seconds"] is None else _tried(request)), flush=True)
