@@ -24,6 +24,9 @@ DUAL = [
     ("training", "open_clip"),
     ("branches_folded", "open_clip"),
 ]
+# By default each form and each layout once.
+ONCE = {("folded", "mobileclip"), ("branches_folded", "official"), ("training", "open_clip")}
+EACH = [pytest.param(*one, marks=[pytest.mark.slow] * (one not in ONCE)) for one in DUAL]
 TOWERS = [("image", "training"), ("image", "folded"), ("text", "training")]
 
 
@@ -93,14 +96,6 @@ class TestDual:
             assert status == 0, err
             assert isinstance(load_model(output, SMALL), DualEncoder)
 
-    def test_evaluate(self, form, layout, files, tmp_path, capsys):
-        path = files[form, layout]
-        model = path if layout == "mobileclip" else f"{NAME}={path}"
-        command = ["eval", "run", model, "--datasets", files["classes"], "--output", tmp_path / "results"]
-        status, out, err = ended(capsys, command)
-        assert status == 0, err
-        assert "results" in out
-
     def test_teach(self, form, layout, files):
         path = files[form, layout]
         teacher = CheckpointTeacher(checkpoint=path, model=None if layout == "mobileclip" else NAME).build()
@@ -114,10 +109,17 @@ class TestDual:
                 load_model(files[form, layout], SMALL, fold=False)
 
 
-@pytest.mark.parametrize(
-    ("form", "layout"),
-    [pytest.param(*one, marks=[pytest.mark.slow] * (one not in (DUAL[0], DUAL[1], DUAL[-1]))) for one in DUAL],
-)
+@pytest.mark.parametrize(("form", "layout"), EACH)
+def test_evaluate(form, layout, files, tmp_path, capsys):
+    path = files[form, layout]
+    model = path if layout == "mobileclip" else f"{NAME}={path}"
+    command = ["eval", "run", model, "--datasets", files["classes"], "--output", tmp_path / "results"]
+    status, out, err = ended(capsys, command)
+    assert status == 0, err
+    assert "results" in out
+
+
+@pytest.mark.parametrize(("form", "layout"), EACH)
 def test_export(form, layout, files, tmp_path, capsys):
     path, out = files[form, layout], tmp_path / "out"
     model = [path] if layout == "mobileclip" else [NAME, "--checkpoint", path]
