@@ -243,7 +243,7 @@ def test_a_file_of_a_tower_alone_is_enough(convolutional, tmp_path):
         export_model(loaded, ExportSpec(out=tmp_path / "none", target="torch", tower="text"))
 
 
-@pytest.mark.parametrize("target", ["onnx", "torch"])
+@pytest.mark.parametrize("target", ["torch", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_a_text_tower_alone_is_exported_at_its_own_context(target, tmp_path):
     text = TextInput(context_length=6, vocab_size=900)
     tower = randomised(TextTransformerSpec(width=16, num_heads=2, depth=0, embedding_dim=24, pool="mean", input=text))

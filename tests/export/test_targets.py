@@ -162,6 +162,7 @@ def test_layers_beyond_half_precision_stay_in_float32(target, tmp_path):
 
 KEPT = {"image": ("stem.1.conv", "stages.1.blocks.0.attention.qkv", "head.project"), "text": ("layers.0.ffn.fc1",)}
 LARGEST = {"coreml": 127}
+ROUNDED_BY_DEFAULT = {("onnx", "image"), ("torch", "text")}
 
 
 @pytest.fixture(scope="module")
@@ -180,8 +181,14 @@ def rounded(convolutional, shallow, tmp_path_factory):
     return of
 
 
-@pytest.mark.parametrize("tower", ["image", "text"])
-@pytest.mark.parametrize("target", in_turn("onnx", "torch", slow=("openvino", "coreml")))
+@pytest.mark.parametrize(
+    ("target", "tower"),
+    [
+        pytest.param(target, tower, marks=[pytest.mark.slow] * ((target, tower) not in ROUNDED_BY_DEFAULT))
+        for target in STORED
+        for tower in KEPT
+    ],
+)
 def test_int8_is_every_layer_but_those_that_are_kept(target, tower, rounded):
     """And nothing else is rounded: attention, norms and sums are float, tables that are looked up are float16."""
     export, path, file = rounded(target, tower)
@@ -216,7 +223,7 @@ def is_of(layer, weight):
     return bool((abs(layer.rows * scales - weight) <= 0.501 * scales + 1e-3 * abs(weight)).all())
 
 
-@pytest.mark.parametrize("target", in_turn("onnx", "torch", slow=("openvino", "coreml")))
+@pytest.mark.parametrize("target", in_turn("onnx", slow=("torch", "openvino", "coreml")))
 def test_ranges_are_those_of_the_calibration_data(target, rounded):
     """The first thing that is rounded is the pixels: their range is known beforehand, and wider than that of others."""
     export, path, _ = rounded(target, "image")

@@ -68,7 +68,7 @@ def odd():
         yield OddSpec(embedding_dim=12, input=TextInput(context_length=12, vocab_size=600)).build().eval()
 
 
-@pytest.mark.parametrize("target", ["onnx", "openvino", "torch"])
+@pytest.mark.parametrize("target", ["onnx", pytest.param("openvino", marks=pytest.mark.slow), "torch"])
 def test_the_authors_own_operations_are_judged_by_numbers(odd, target, tmp_path, monkeypatch):
     """And where it is from elsewhere, a runtime that is vouched for runs it all the same."""
     spec = ExportSpec(out=tmp_path / "out", target=target, tower="text")
