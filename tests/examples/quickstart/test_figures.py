@@ -55,7 +55,7 @@ def test_students_without_teachers_are_those_of_both_runs(runs):
         assert len(own.scores[name]) == 5
 
 
-def test_sentences_follow_from_the_kept_scores(page, runs):
+def test_sums_and_errors_follow_from_the_table(page, runs):
     text = " ".join(page.split())
     own, wider = (one.together for one in runs)
     top5 = (
@@ -68,7 +68,7 @@ def test_sentences_follow_from_the_kept_scores(page, runs):
     assert f"{of_wider.later:.1f} %: {of_wider} ({', '.join(top5)})" in text
 
 
-def test_the_readme_tells_what_the_kept_scores_say(runs):
+def test_the_readme_tells_what_the_table_says(runs):
     own = runs[0]
     plain, captions, reinforced = (
         f"{statistics.fmean([one['test_renderings'].top5 for one in own.scores[name]]):.0f}" for name in ROWS
