@@ -65,6 +65,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_unconfigure(config):
+    gc.unfreeze()
     sys.meta_path.remove(config.missing)
 
 
