@@ -125,6 +125,7 @@ class Contestant:
         mine: this library's folded tower, which tells the exporter what comes in.
         tower: which tower it is.
         tuning_steps: that int8 is tuned by, where it is.
+        others: embeddings of the other tower in float32, whose rankings decide which layers stay in float32.
     """
 
     side: Side
@@ -132,6 +133,7 @@ class Contestant:
     mine: nn.Module
     tower: Tower
     tuning_steps: int = 10
+    others: Tensor | None = None
 
     @cached_property
     def computed(self) -> nn.Module:
@@ -199,7 +201,7 @@ class Contestant:
         precision, lengths = parts_of(form)[1], pool is not None
         int8: Int8Model | None = None
         if form == "openvino_tuned":
-            int8 = tuned_int8(self.module, ranges, steps=self.tuning_steps, lengths=lengths)
+            int8 = tuned_int8(self.module, ranges, others=self.others, steps=self.tuning_steps, lengths=lengths)
         elif precision == "int8":
             int8 = DefaultInt8(self.computed, ranges, lengths=lengths)
 
@@ -229,18 +231,19 @@ class DefaultInt8(Int8Model):
             return nncf.quantize(model, nncf.Dataset([row.numpy() for row in torch.split(self._ranges, 1)]))
 
 
-def tuned(tower: nn.Module, inputs: Tensor, *, steps: int) -> nn.Module:
+def tuned(tower: nn.Module, inputs: Tensor, *, steps: int, others: Tensor | None = None) -> nn.Module:
     """Return a tower of this library that carries ranges, as `mobileclip quantize` makes it.
 
     Args:
         tower: folded.
         inputs: what it learns with, a batch.
+        others: embeddings of the other tower, see `TowerQuality`.
         steps: of learning.
     """
     places, count = PlacesSpec(), num_checked(len(inputs))
     checked, learned = torch.split(inputs[:count], _TUNED_AT_ONCE), inputs[count:]
     ranges = places.observed(tower, lambda: torch.split(learned, _TUNED_AT_ONCE))
-    ranges = places.without_worst(tower, ranges, checked)
+    ranges = places.without_worst(tower, ranges, checked, others=others)
     batches = batches_of(learned, batch_size=_TUNED_AT_ONCE)
     tuning = Tuning(tower, ranges, batches, TuningSpec(num_steps=steps), checked=checked)
     while not tuning.done:
@@ -248,9 +251,11 @@ def tuned(tower: nn.Module, inputs: Tensor, *, steps: int) -> nn.Module:
     return with_rounded_weights(tower, tuning.tower)
 
 
-def tuned_int8(tower: nn.Module, inputs: Tensor, *, steps: int, lengths: bool) -> Int8Model:
+def tuned_int8(
+    tower: nn.Module, inputs: Tensor, *, steps: int, lengths: bool, others: Tensor | None = None
+) -> Int8Model:
     """Return the same in int8, for programs of any batch; texts of any length with `lengths`."""
-    return TunedInt8Model(_as_exported(tuned(tower, inputs, steps=steps)), inputs, lengths=lengths)
+    return TunedInt8Model(_as_exported(tuned(tower, inputs, steps=steps, others=others)), inputs, lengths=lengths)
 
 
 def _as_exported(tower: nn.Module) -> nn.Module:

@@ -242,12 +242,13 @@ def match_of(spec: RuntimesBenchSpec, size: Size, tower: Tower, batch_size: int)
     release.requires_grad_(requires_grad=False)
     folded = reparameterize(model).requires_grad_(requires_grad=False)
     mine = folded.image_encoder if tower == "image" else folded.text_encoder
-    sides = (
-        Contestant(side="release", module=release, mine=mine, tower=tower),
-        Contestant(side="ours", module=mine, mine=mine, tower=tower, tuning_steps=spec.tuning_steps),
-    )
     transform, tokenizer = ImageTransform(model.spec.image.input), Tokenizer(model.spec.text.input)
     of_images, of_texts = calibrations(folded, calibration_inputs(spec, transform, tokenizer) if spec.data else None)
+    others = (of_images if tower == "image" else of_texts).others
+    sides = (
+        Contestant(side="release", module=release, mine=mine, tower=tower),
+        Contestant(side="ours", module=mine, mine=mine, tower=tower, tuning_steps=spec.tuning_steps, others=others),
+    )
     if tower == "text":
         tokens = tokenizer(bundled_samples().captions)
         return Match(sides=sides, inputs=tokens[torch.arange(batch_size) % len(tokens)], calibration=of_texts)
