@@ -24,6 +24,7 @@ from mobileclip.data import (
     hash_image,
     json_captions,
 )
+from mobileclip.data.images import IMAGE_EXTENSIONS
 from mobileclip.data.samples import (
     CompactRecord,
     parse_reinforced_sample,
@@ -252,7 +253,7 @@ def reinforced(draw: st.DrawFn) -> ReinforcedSample:
     names = st.sampled_from(["syn_text", "syn_text_coca", "syn_text_7"])
     sets = draw(st.dictionaries(names, captions, max_size=3))
     extension = st.text(string.ascii_lowercase + "._", min_size=1, max_size=8).filter(lambda name: "npz" not in name)
-    known = {"jpg", "jpeg", "png", "webp", "txt", "json", "url.txt", "syn.json", "paug.json", "pth.gz", "reinforced"}
+    known = {*IMAGE_EXTENSIONS, "txt", "json", "url.txt", "syn.json", "paug.json", "pth.gz", "reinforced"}
     json_values = st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
         lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
