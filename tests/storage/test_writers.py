@@ -27,7 +27,6 @@ REASONS = {
     "datasets/joining/records.py": "to the path that `atomic_path` gives",
     "data/samples/uids.py": "to the path that `atomic_path` gives",
     "collections/store/vectors.py": "it grows; what no transaction counts is cut off",
-    "collections/store/lists.py": "a cache, of which the transaction that counts it has the sums",
     "collections/indexing/update.py": "a mark, which is empty",
     "testing/": "in a temporary folder",
     "terminal/streams.py": "on the null device",

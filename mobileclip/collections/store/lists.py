@@ -6,7 +6,6 @@ places of their embeddings, each in the order of the cells.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from safetensors.numpy import load, save
 
 from mobileclip.collections.store import vectors as files
 from mobileclip.collections.store.codes import Coder, Codes, Floats, empty_codes
-from mobileclip.storage.atomic import unwritable
 
 # Directions along which cells are told apart: with 32 and 64, as much of a million vectors of rank 130 was found.
 _DIRECTIONS = 64
@@ -180,17 +178,10 @@ def write_lists(
     def parts() -> Iterator[NDArray[Any]]:
         for some in (slice(None, head), slice(head, None)):
             for start in range(0, len(ordered), _BLOCK):
-                yield np.ascontiguousarray(codes[ordered[start : start + _BLOCK]][:, some])
+                yield codes[ordered[start : start + _BLOCK]][:, some]
         yield ordered.astype(_PLACE)
 
-    try:
-        with path.open("wb") as file:
-            for part in parts():
-                file.write(part.data)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise unwritable(error, path) from error
+    files.write(path, parts())
     starts = np.searchsorted(cell[order], np.arange(len(cells.centres) + 1))
     kept = attrs.evolve(cells, starts=starts, end=len(codes))
     return kept, files.sums_of(_whole(path, len(order), coder), 0)

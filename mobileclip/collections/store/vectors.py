@@ -53,19 +53,38 @@ def append(path: Path, vectors: Iterable[NDArray[Any]], *, behind: int) -> list[
         OSError: if they cannot be written.
     """
     sums: list[Sum] = []
+
+    def counted() -> Iterator[NDArray[Any]]:
+        for some in vectors:
+            first = behind // (some.itemsize * some.shape[1]) + sum(count for _, count, _ in sums)
+            sums.extend(sums_of(some, first))
+            yield some
+
+    write(path, counted(), behind=behind)
+    return sums
+
+
+def write(path: Path, arrays: Iterable[NDArray[Any]], *, behind: int = 0) -> None:
+    """Write arrays behind the bytes that count; they are on the disk when this returns.
+
+    Args:
+        path: of the file; made where nothing counts yet.
+        arrays: of any shapes.
+        behind: bytes that count.
+
+    Raises:
+        OSError: if they cannot be written.
+    """
     try:
         with path.open("r+b" if behind else "wb") as file:
             file.truncate(behind)
             file.seek(behind)
-            for some in vectors:
-                first = behind // (some.itemsize * some.shape[1]) + sum(count for _, count, _ in sums)
-                sums += sums_of(some, first)
+            for some in arrays:
                 file.write(np.ascontiguousarray(some).data)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
         raise unwritable(error, path) from error
-    return sums
 
 
 def sums_of(vectors: NDArray[Any], first: int) -> list[Sum]:
