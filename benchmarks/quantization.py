@@ -30,7 +30,8 @@ from torch import Tensor, nn
 import mobileclip
 from benchmarks.data import WORDS, photo
 from benchmarks.harness import Bench, Case, Row, Value, in_turn, ratio, require, rounds_of, spread
-from benchmarks.rivals import PUBLISHED
+from benchmarks.random_weights import fit_norms
+from benchmarks.rivals import PUBLISHED, randomize
 from benchmarks.runtime_forms import DefaultInt8
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.data.randomness import seeded_rng
@@ -51,11 +52,10 @@ from mobileclip.inference.quantization import (
     with_rounded_weights,
 )
 from mobileclip.inference.tuning_inputs import read_captions, read_pictures
-from mobileclip.reparam import LayerScale, reparameterize
+from mobileclip.reparam import reparameterize
 
 TowerName = Literal["image", "text"]
 _AT_ONCE = 16
-_SCALE = 0.3
 
 
 @attrs.frozen(kw_only=True)
@@ -205,20 +205,13 @@ def embed(tower: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def random_model(seed: int) -> DualEncoder:
-    """Return MobileCLIP-S0, folded, of random weights, whose batch norms are those of pictures and captions."""
+    """Return MobileCLIP-S0, folded, of random weights, whose batch norms are those of pictures."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         model = PUBLISHED["s0"].spec().build()
-    model.train()
-    for module in model.modules():
-        if isinstance(module, LayerScale):
-            module.gamma.fill_(_SCALE)
-        elif isinstance(module, nn.BatchNorm2d):
-            module.momentum = None
-    spec = QuantizationBenchSpec(num_inputs=24, num_held_out=2, seed=seed + 1)
-    model.image_encoder(pictures(spec, model))
-    model.text_encoder(captions(spec, model))
-    return reparameterize(model.eval()).requires_grad_(requires_grad=False)
+        randomize(model)
+    fit_norms(model)
+    return reparameterize(model).requires_grad_(requires_grad=False)
 
 
 def pictures(spec: QuantizationBenchSpec, model: DualEncoder) -> Tensor:

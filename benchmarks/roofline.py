@@ -37,7 +37,8 @@ from benchmarks.harness.results import write_results
 from benchmarks.rivals import Size, Tower
 from benchmarks.roofline_operators import KINDS, Form, Work, least_seconds, profiled, work_of
 from benchmarks.runtime_forms import missing, parts_of
-from benchmarks.runtimes import RuntimesBenchSpec, match_of
+from benchmarks.runtime_sides import match_of
+from benchmarks.runtimes import RuntimesBenchSpec
 from mobileclip.hardware.precision import FastPrecision
 
 _SIDES, _ROUNDS = (512, 1024), 30
@@ -59,7 +60,8 @@ class RooflineBenchSpec(Bench):
         batch_sizes: images or texts per call.
         forms: which forms; what is not installed is a row that says so.
         rounds: calls that each operator's least time is of.
-        tuning_steps: of int8 with tuned ranges.
+        quantised: a folder with what `mobileclip quantize` made of each model, such as `s0.safetensors`, for the form
+            `openvino_tuned`.
         page: a page of the documentation whose table is renewed, and the results beside it; None for none.
         seed: of the weights.
     """
@@ -69,7 +71,7 @@ class RooflineBenchSpec(Bench):
     batch_sizes: tuple[int, ...] = attrs.field(default=(1,), validator=validators.deep_iterable(validators.gt(0)))
     forms: tuple[Form, ...] = ("eager", "onnxruntime", "openvino", "openvino_int8")
     rounds: int = attrs.field(default=40, validator=validators.gt(0))
-    tuning_steps: int = attrs.field(default=1, validator=validators.gt(0))
+    quantised: Path | None = None
     page: Path | None = None
     seed: int = 0
 
@@ -141,7 +143,7 @@ def measure(spec: RooflineBenchSpec, model: Size, tower: Tower, batch_size: int,
         return [Row(failure=why)]
     keep_memory()
     torch.manual_seed(spec.seed)
-    as_there = RuntimesBenchSpec(seed=spec.seed, tuning_steps=spec.tuning_steps, photo_side=_PHOTO_SIDE)
+    as_there = RuntimesBenchSpec(seed=spec.seed, quantised=spec.quantised, photo_side=_PHOTO_SIDE)
     match = match_of(as_there, model, tower, batch_size)
     ours, precision = match.sides[1], parts_of(form)[1]
     work = work_of(ours.computed, match.inputs, item_size=_BYTES[precision])

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from benchmarks.latency_exported import exported
-from benchmarks.runtime_forms import Contestant, DefaultInt8, tuned_int8
+from benchmarks.runtime_forms import Contestant
 from mobileclip.inference.optimization import PROCESSOR_OPTIONS, openvino_core, openvino_model
 
 Form = Literal["eager", "onnxruntime", "openvino", "openvino_bf16", "openvino_int8", "openvino_tuned"]
@@ -199,12 +199,8 @@ def _of_onnxruntime(side: Contestant, inputs: Tensor, folder: Path, rounds: int)
 
 
 def _of_openvino(side: Contestant, form: Form, inputs: Tensor, ranges: Tensor, rounds: int) -> Profile:
-    if form == "openvino_tuned":
-        model = tuned_int8(side.module, ranges, steps=side.tuning_steps, lengths=False).model
-    elif form == "openvino_int8":
-        model = DefaultInt8(side.computed, ranges, lengths=False).model
-    else:
-        model = openvino_model(side.computed, inputs, lengths=False)
+    int8 = side.int8_model(form, ranges, lengths=False)
+    model = openvino_model(side.computed, inputs, lengths=False) if int8 is None else int8.model
     model.reshape(list(inputs.shape))
     options = {
         "INFERENCE_PRECISION_HINT": _OV_HINTS.get(form, "f32"),

@@ -29,14 +29,6 @@ from mobileclip.inference.optimization import (
     openvino_program,
     quantiser,
 )
-from mobileclip.inference.quantization import (
-    PlacesSpec,
-    Tuning,
-    TuningSpec,
-    batches_of,
-    num_checked,
-    with_rounded_weights,
-)
 from mobileclip.inputs import ImageInput
 
 Side = Literal["release", "ours"]
@@ -65,7 +57,7 @@ _NEEDS: dict[Engine, tuple[tuple[str, ...], str]] = {
     "onnxruntime": (("onnx", "onnxscript", "onnxruntime"), "onnx"),
     "openvino": (("openvino", "nncf"), "openvino"),
 }
-_FEW, _TUNED_AT_ONCE = 4, 8
+_FEW = 4
 # A variant this many times slower than another is not tried again.
 _HOPELESS = 1.3
 
@@ -124,16 +116,14 @@ class Contestant:
         module: folded, in float32 and evaluation mode.
         mine: this library's folded tower, which tells the exporter what comes in.
         tower: which tower it is.
-        tuning_steps: that int8 is tuned by, where it is.
-        others: embeddings of the other tower in float32, whose rankings decide which layers stay in float32.
+        quantised: the tower as `mobileclip quantize` wrote it; None where it was not.
     """
 
     side: Side
     module: nn.Module
     mine: nn.Module
     tower: Tower
-    tuning_steps: int = 10
-    others: Tensor | None = None
+    quantised: nn.Module | None = None
 
     @cached_property
     def computed(self) -> nn.Module:
@@ -198,25 +188,38 @@ class Contestant:
 
     def _openvino(self, form: Form, inputs: Tensor, ranges: Tensor) -> Callable[[int], Encode]:
         pool = causal_pool(self.module)
-        precision, lengths = parts_of(form)[1], pool is not None
-        int8: Int8Model | None = None
-        if form == "openvino_tuned":
-            int8 = tuned_int8(self.module, ranges, others=self.others, steps=self.tuning_steps, lengths=lengths)
-        elif precision == "int8":
-            int8 = DefaultInt8(self.computed, ranges, lengths=lengths)
+        lengths = pool is not None
+        int8 = self.int8_model(form, ranges, lengths=lengths)
 
         def made(most: int) -> Encode:
             program = openvino_program(
                 self.computed,
                 inputs[:most].clone(),
                 lengths=lengths,
-                precision=precision,
+                precision=parts_of(form)[1],
                 int8=int8,
                 pixels=self.pixels,
             )
             return program if pool is None else lambda part: program(cut_behind_the_end(part, pool).contiguous())
 
         return made
+
+    def int8_model(self, form: Form, ranges: Tensor, *, lengths: bool) -> Int8Model | None:
+        """Return what a form in int8 is computed by; None for other forms.
+
+        Args:
+            form: which form.
+            ranges: what ranges are found with, a batch.
+            lengths: whether texts may be shorter.
+
+        Raises:
+            ValueError: if the tower was not quantised, and the form needs it.
+        """
+        if form != "openvino_tuned":
+            return DefaultInt8(self.computed, ranges, lengths=lengths) if parts_of(form)[1] == "int8" else None
+        if self.quantised is None:
+            raise ValueError("no file of `mobileclip quantize` holds this tower; give --quantised FOLDER")
+        return TunedInt8Model(_as_exported(self.quantised), ranges, lengths=lengths)
 
 
 class DefaultInt8(Int8Model):
@@ -229,33 +232,6 @@ class DefaultInt8(Int8Model):
         model.reshape([1, *self._ranges.shape[1:]])
         with quantiser() as nncf:
             return nncf.quantize(model, nncf.Dataset([row.numpy() for row in torch.split(self._ranges, 1)]))
-
-
-def tuned(tower: nn.Module, inputs: Tensor, *, steps: int, others: Tensor | None = None) -> nn.Module:
-    """Return a tower of this library that carries ranges, as `mobileclip quantize` makes it.
-
-    Args:
-        tower: folded.
-        inputs: what it learns with, a batch.
-        others: embeddings of the other tower, see `TowerQuality`.
-        steps: of learning.
-    """
-    places, count = PlacesSpec(), num_checked(len(inputs))
-    checked, learned = torch.split(inputs[:count], _TUNED_AT_ONCE), inputs[count:]
-    ranges = places.observed(tower, lambda: torch.split(learned, _TUNED_AT_ONCE))
-    ranges = places.without_worst(tower, ranges, checked, others=others)
-    batches = batches_of(learned, batch_size=_TUNED_AT_ONCE)
-    tuning = Tuning(tower, ranges, batches, TuningSpec(num_steps=steps), checked=checked)
-    while not tuning.done:
-        tuning.advance()
-    return with_rounded_weights(tower, tuning.tower)
-
-
-def tuned_int8(
-    tower: nn.Module, inputs: Tensor, *, steps: int, lengths: bool, others: Tensor | None = None
-) -> Int8Model:
-    """Return the same in int8, for programs of any batch; texts of any length with `lengths`."""
-    return TunedInt8Model(_as_exported(tuned(tower, inputs, steps=steps, others=others)), inputs, lengths=lengths)
 
 
 def _as_exported(tower: nn.Module) -> nn.Module:

@@ -13,9 +13,9 @@ Result:    a table, a row for each side and form: milliseconds, the ratio to the
 The release is open_clip's model (its image tower is timm's), reparameterised by timm, with the same weights. Both sides
 have the same inputs, threads, forms and variants of each: feature maps contiguous or with channels innermost, a large
 batch whole or by fours, exporters, fixed sizes, NNCF's defaults and the same pictures to find ranges with. What int8
-leaves is computed in float32 or bfloat16, whichever takes less time. `openvino_tuned` is this library's alone: int8
-with ranges that the tower learned in a few steps. Rounds of their own choose a form's variant and the best form, which
-must pass the gates of its precision. Random weights have norms that fit the package's pictures, so that these have
+leaves is computed in float32 or bfloat16, whichever takes less time. `openvino_tuned` is this library's alone: int8 as
+`mobileclip quantize` tuned it (--quantised). Rounds of their own choose a form's variant and the best form, which must
+pass the gates of its precision. Random weights have norms that fit the package's pictures, so that these have
 embeddings of their own; --weights says more. Texts are captions; where a tower is causal and the form takes any length,
 mobileclip cuts them behind their end. From bytes, each side computes in its best form, and reads JPEGs its own way, in
 as many threads as it computes with; mobileclip also reads them at a reduced size, and OpenVINO gets its pixels as they
@@ -25,7 +25,6 @@ make, and have been nobody's best.
 
 from __future__ import annotations
 
-import io
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,34 +32,25 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import attrs
 import torch
 from attrs import validators
-from PIL import Image
 from torch import Tensor
 
-from benchmarks.data import photo
 from benchmarks.harness import Bench, Case, Results, Row, Value, in_turn, ratio, require, rounds_of, spread, text
 from benchmarks.harness.memory import keep_memory
-from benchmarks.random_weights import fit_norms
-from benchmarks.rivals import PUBLISHED, Size, Tower, open_clip_transform, randomize, rivals
-from benchmarks.runtime_forms import USUAL, Contender, Contestant, Form, eagerly, fastest, has, missing, parts_of
-from mobileclip.data import ImageTransform, Tokenizer
-from mobileclip.data.images import read_pixels
-from mobileclip.encoders import DualEncoder, load_model
+from benchmarks.rivals import Size, Tower
+from benchmarks.runtime_forms import USUAL, Contender, Form, eagerly, fastest, has, missing, parts_of
+from benchmarks.runtime_sides import REDUCED, Match, Read, match_of
+from mobileclip.data import ImageTransform
 from mobileclip.hardware.threads import torch_threads
-from mobileclip.inference.comparison import LEAST_COSINE, bundled_samples, smallest_cosine, times_in_turn, turn
-from mobileclip.inference.optimization import Calibration, calibrations
-from mobileclip.inference.tuning_inputs import read_captions, read_pictures
-from mobileclip.reparam import reparameterize
+from mobileclip.inference.comparison import LEAST_COSINE, smallest_cosine, times_in_turn, turn
 from mobileclip.storage import printable
 from mobileclip.terminal import say
 
 Key = tuple[str, Form]
-Read = Callable[[bytes], Tensor]
-REDUCED = "ours, reduced"
 _OF_BEST = "of the release's best"
 
 # For the estimate alone. Milliseconds of the release's eager way on two cores, one input and 32, see docs/latency.md.
@@ -85,7 +75,7 @@ _PART: dict[Form, float] = {
 }
 _SECONDS_TO_MAKE: dict[Form, float] = {"eager": 1, "eager_bf16": 1, "inductor": 20, "inductor_bf16": 20}
 _SECONDS_TO_MAKE |= {"onnxruntime": 5, "openvino_int8": 10}
-_OTHER_PART, _OTHER_SECONDS, _SECONDS_PER_STEP = 0.5, 3, 2.0
+_OTHER_PART, _OTHER_SECONDS = 0.5, 3
 # Inputs that gates are measured on, in batches: about as many calls as this with one input.
 _GATED = 12
 
@@ -105,13 +95,14 @@ class RuntimesBenchSpec(Bench):
         from_bytes: whether images are also measured from JPEGs to embeddings.
         weights: a folder with a file for each model, such as `s0.safetensors` or `s0.pt`, in training form; random ones
             by default, and for models without a file.
+        quantised: a folder with what `mobileclip quantize` made of these, under the same names; without a file there,
+            the form `openvino_tuned` is a failure that says so.
         data: pictures and captions, see `as_source`, that ranges are found with and gates measured on; those of the
             package by default, which are few.
         num_inputs: of each that are taken of them, half for ranges and half for gates.
         photo_side: longer side of the JPEGs, in pixels.
         rounds: turns of each form with one image or text; with more, a third as many.
         trial_rounds: turns that a variant and the best form are chosen by; one with more than one image or text.
-        tuning_steps: of the ranges of int8 that this library's side tunes, eight images or texts each.
         seed: of random weights and of the photos.
     """
 
@@ -123,12 +114,12 @@ class RuntimesBenchSpec(Bench):
     forms: tuple[Form, ...] = USUAL
     from_bytes: bool = True
     weights: Path | None = None
+    quantised: Path | None = None
     data: tuple[str, ...] = ()
     num_inputs: int = attrs.field(default=256, validator=validators.ge(4))
     photo_side: int = attrs.field(default=1600, validator=validators.ge(64))
     rounds: int = attrs.field(default=15, validator=validators.gt(1))
     trial_rounds: int = attrs.field(default=3, validator=validators.gt(0))
-    tuning_steps: int = attrs.field(default=10, validator=validators.gt(0))
     seed: int = 0
 
     smallest: ClassVar[Mapping[str, object]] = {
@@ -139,7 +130,6 @@ class RuntimesBenchSpec(Bench):
         "photo_side": 300,
         "rounds": 2,
         "trial_rounds": 1,
-        "tuning_steps": 1,
     }
     selects: ClassVar[frozenset[str]] = frozenset(("models", "towers", "batch_sizes", "thread_counts", "only"))
 
@@ -179,7 +169,6 @@ class RuntimesBenchSpec(Bench):
         calls = (2 if eager < 0.5 else 1) * (rounds_of(self.rounds, batch_size=batch_size) + 3 * trials) + 4
         gates = _GATED if batch_size == 1 else 1
         made = sum(_SECONDS_TO_MAKE.get(form, _OTHER_SECONDS) for form in sides)
-        made += self.tuning_steps * _SECONDS_PER_STEP * ("openvino_tuned" in sides)
         from_bytes = 1.2 if tower == "image" and self.from_bytes else 1
         return made * one / _EAGER["s0", "image"][0] + from_bytes * computed * (calls + gates)
 
@@ -197,27 +186,6 @@ class RuntimesBenchSpec(Bench):
                 say(f"{named}: {text(value.number)}{span}, {row.notes['chosen']}")
 
 
-@attrs.frozen(kw_only=True, eq=False)
-class Match:
-    """Both sides of a tower with what they are measured on.
-
-    Args:
-        sides: the release's tower and this library's.
-        inputs: a batch, as it comes.
-        calibration: what ranges are found with, and what the gates are of.
-        files: of the images, encoded; none for texts.
-        readers: from a file to an input, or to pixels, by side.
-        transform: from pixels to inputs; None for texts.
-    """
-
-    sides: tuple[Contestant, Contestant]
-    inputs: Tensor
-    calibration: Calibration
-    files: tuple[bytes, ...] = ()
-    readers: Mapping[str, Read] = attrs.field(factory=dict)
-    transform: ImageTransform | None = None
-
-
 def measure(spec: RuntimesBenchSpec, size: Size, tower: Tower, batch_size: int, threads: int) -> list[Row]:
     """Return what both sides took in every form; the process keeps the memory, the threads and the seed of this."""
     keep_memory()
@@ -226,81 +194,6 @@ def measure(spec: RuntimesBenchSpec, size: Size, tower: Tower, batch_size: int, 
     match = match_of(spec, size, tower, batch_size)
     with TemporaryDirectory() as folder:
         return list(compare(match, spec, Path(folder)))
-
-
-def match_of(spec: RuntimesBenchSpec, size: Size, tower: Tower, batch_size: int) -> Match:
-    """Return both sides of a published model's tower, with the same weights."""
-    published = PUBLISHED[size]
-    file = None if spec.weights is None else next(spec.weights.glob(f"{size}.*"), None)
-    if file is None:
-        model = published.spec().build().eval()
-        randomize(model)
-        fit_norms(model)
-    else:
-        model = cast("DualEncoder", load_model(file, published.spec(), fold=False))
-    release = next(module for _, kind, module in rivals(published, model, ("open_clip",)) if kind == tower)
-    release.requires_grad_(requires_grad=False)
-    folded = reparameterize(model).requires_grad_(requires_grad=False)
-    mine = folded.image_encoder if tower == "image" else folded.text_encoder
-    transform, tokenizer = ImageTransform(model.spec.image.input), Tokenizer(model.spec.text.input)
-    of_images, of_texts = calibrations(folded, calibration_inputs(spec, transform, tokenizer) if spec.data else None)
-    others = (of_images if tower == "image" else of_texts).others
-    sides = (
-        Contestant(side="release", module=release, mine=mine, tower=tower),
-        Contestant(side="ours", module=mine, mine=mine, tower=tower, tuning_steps=spec.tuning_steps, others=others),
-    )
-    if tower == "text":
-        tokens = tokenizer(bundled_samples().captions)
-        return Match(sides=sides, inputs=tokens[torch.arange(batch_size) % len(tokens)], calibration=of_texts)
-    files = tuple(photo(number, spec.photo_side, quality=90, seed=spec.seed) for number in range(batch_size))
-    return Match(
-        sides=sides,
-        inputs=torch.stack([transform(data) for data in files]),
-        calibration=of_images,
-        files=files,
-        readers=readers_of(transform, batch_size),
-        transform=transform,
-    )
-
-
-def calibration_inputs(
-    spec: RuntimesBenchSpec, transform: ImageTransform, tokenizer: Tokenizer
-) -> tuple[Tensor, Tensor]:
-    """Return images and token ids of the spec's data.
-
-    Raises:
-        ValueError: if something of them cannot be read.
-    """
-    skipped: list[str] = []
-    pixels = read_pictures(spec.data, transform, spec.num_inputs, seed=spec.seed, skipped=skipped, shown=False)
-    texts = read_captions(spec.data, spec.num_inputs, seed=spec.seed, skipped=skipped)
-    if skipped:
-        raise ValueError(f"{len(skipped)} inputs of {', '.join(spec.data)} cannot be read; the first: {skipped[0]}")
-    return transform.normalize(pixels), tokenizer(texts)
-
-
-def readers_of(transform: ImageTransform, num_files: int) -> dict[str, Read]:
-    """Return how each side reads a JPEG: open_clip's preprocessing, and this library's pixels, exact and reduced.
-
-    Args:
-        transform: of the model.
-        num_files: that are read at once; one alone is resized by all threads.
-    """
-    preprocess = open_clip_transform(transform.image_input)
-
-    def read(data: bytes, *, reduced: bool) -> Tensor:
-        num_threads = torch.get_num_threads() if num_files == 1 else 1
-        return torch.from_numpy(read_pixels(data, transform, reduced=reduced, num_threads=num_threads))
-
-    def read_as_released(data: bytes) -> Tensor:
-        file = io.BytesIO(data)
-        return preprocess(Image.open(file, formats=("JPEG",)))
-
-    return {
-        "release": read_as_released,
-        "ours": partial(read, reduced=False),
-        REDUCED: partial(read, reduced=True),
-    }
 
 
 @torch.no_grad()

@@ -10,21 +10,13 @@ import torch
 from benchmarks.data import photo
 from benchmarks.harness import Machine, Results, Value
 from benchmarks.runtime_forms import FORMS, Contender, Contestant, at_once, fastest, variants_of
-from benchmarks.runtimes import (
-    REDUCED,
-    Match,
-    RuntimesBenchSpec,
-    best_forms,
-    calibration_inputs,
-    compare,
-    gate,
-    readers_of,
-    rows_of,
-)
+from benchmarks.runtime_sides import REDUCED, Match, calibration_inputs, readers_of
+from benchmarks.runtimes import RuntimesBenchSpec, best_forms, compare, gate, rows_of
 from mobileclip import reparameterize
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.inference.comparison import bundled_samples
 from mobileclip.inference.optimization import Calibration
+from mobileclip.inference.quantization import PlacesSpec, rounded, with_rounded_weights
 from tests.export.models import CONVOLUTIONAL, PIXELS, TOKENS, TRANSFORMERS, seeing
 
 SMALL = RuntimesBenchSpec(rounds=2, trial_rounds=1)
@@ -33,7 +25,7 @@ SMALL = RuntimesBenchSpec(rounds=2, trial_rounds=1)
 def match(tower="image", *, batch_size=2, spec=CONVOLUTIONAL, files=(), readers=None):
     """A small tower as both sides."""
     mine = getattr(reparameterize(seeing(spec)), f"{tower}_encoder")
-    sides = tuple(Contestant(side=side, module=mine, mine=mine, tower=tower) for side in ("release", "ours"))
+    release, ours = (Contestant(side=side, module=mine, mine=mine, tower=tower) for side in ("release", "ours"))
     if tower == "text":
         inputs = Tokenizer(TOKENS)(bundled_samples().captions)
         calibration = Calibration.of(inputs)
@@ -41,8 +33,14 @@ def match(tower="image", *, batch_size=2, spec=CONVOLUTIONAL, files=(), readers=
         calibration = Calibration.of_package(PIXELS)
         calibration = attrs.evolve(calibration, ranges=calibration.ranges[::8])
         inputs = calibration.measured
+    ranges = PlacesSpec().observed(mine, lambda: [calibration.ranges])
+    quantised = with_rounded_weights(mine, rounded(mine, ranges))
     return Match(
-        sides=sides, inputs=inputs[:batch_size], calibration=calibration, files=files, readers=dict(readers or {})
+        sides=(release, attrs.evolve(ours, quantised=quantised)),
+        inputs=inputs[:batch_size],
+        calibration=calibration,
+        files=files,
+        readers=dict(readers or {}),
     )
 
 
@@ -99,6 +97,15 @@ def test_what_cannot_be_made_is_a_failure_and_the_others_go_on(tmp_path, monkeyp
     *measured, release, ours = compare(match(), spec, tmp_path)
     assert [row.failure for row in measured] == [None] * 3
     assert {row.failure for row in (release, ours)} == {"ZeroDivisionError: division by zero"}
+
+
+def test_tuned_int8_wants_what_quantize_wrote(tmp_path):
+    small = match()
+    release, ours = small.sides
+    assert ours.int8_model("openvino", small.inputs, lengths=False) is None
+    spec = attrs.evolve(SMALL, forms=("eager", "openvino_tuned"), from_bytes=False)
+    *_, row = compare(attrs.evolve(small, sides=(release, attrs.evolve(ours, quantised=None))), spec, tmp_path)
+    assert row.failure.endswith("no file of `mobileclip quantize` holds this tower; give --quantised FOLDER")
 
 
 TIMES = {
