@@ -22,7 +22,7 @@ from mobileclip.storage.atomic import atomic_path
 
 _WIDTH, _HEIGHT = 880, 560
 _KEY, _HOLD = 130, 1300  # milliseconds
-_TEXTS = ("save", "Fahrrad", "保存", "ключ")
+_TEXTS = ("save", "Fahrrad", "太阳", "ключ")
 _WEBP: dict[str, Any] = {"save_all": True, "loop": 0, "quality": 55, "method": 4}
 _DRAWN = (
     "document.querySelector('.tile') && "
