@@ -20,7 +20,7 @@ from examples.learning_efficiency.spec import Cell
 from examples.learning_efficiency.stores import load_store, make_stores, store_of
 from examples.learning_efficiency.students import train_student
 from examples.learning_efficiency.teachers import build_teachers
-from examples.learning_efficiency.variants import FIRST, VARIANTS
+from examples.learning_efficiency.variants import VARIANTS
 from examples.quickstart.emoji import DrawnDataset
 from examples.quickstart.emoji.joint import JointTeacher
 from mobileclip.storage import write_text
@@ -46,8 +46,8 @@ def run(spec: CaptionerStudySpec) -> list[Line]:
     captions: dict[str, Part] = {}
     try:
         for arm, cell in waiting:
-            if ARMS[arm].teacher and not teachers:
-                teachers = build_teachers(spec.students(""), dataset, [(FIRST,)])
+            if {*ARMS[arm].teachers} - {*teachers}:
+                teachers = build_teachers(spec.students(""), dataset, [ARMS[arm].teachers])
             if arm not in captions:
                 captions[arm] = _captions(spec, dataset, arm, path)
             line = _student(spec, arm, cell, captions[arm], teachers=teachers, parts=parts)

@@ -12,6 +12,7 @@ from attrs import validators
 from examples.icons import IconDataSpec
 from examples.icons.sets import FREE_SETS
 from examples.learning_efficiency.spec import Cell, EfficiencySpec, some_of
+from examples.learning_efficiency.variants import FIRST, SECOND
 from examples.quickstart.emoji import drawing_input
 from mobileclip.data import ReinforcedPipelineSpec, crop_augmentation
 from mobileclip.encoders import CoCaSpec, TextTransformerSpec, ViTSpec
@@ -54,7 +55,7 @@ class Arm:
         writer: the captioner, by name.
         num_captions: that are written for each picture.
         temperature: that they are drawn with.
-        teacher: whether the student distils a teacher.
+        teachers: whom the student distils, by name; none, one or a pair.
     """
 
     title: str
@@ -62,7 +63,7 @@ class Arm:
     writer: str = "whole"
     num_captions: int = 4
     temperature: float = 1.0
-    teacher: bool = False
+    teachers: tuple[str, ...] = ()
 
     @property
     def source(self) -> str:
@@ -73,12 +74,10 @@ class Arm:
     @property
     def variant(self) -> str:
         """Its way of training in the study of learning efficiency."""
-        has_captions = self.captions != "none"
-        return (
-            ("distillation" if has_captions else "captions-0")
-            if self.teacher
-            else ("captions" if has_captions else "plain")
-        )
+        if len(self.teachers) > 1:
+            return "ensemble-weak"
+        with_captions, without = ("distillation", "captions-0") if self.teachers else ("captions", "plain")
+        return without if self.captions == "none" else with_captions
 
 
 _MAIN = {
@@ -94,12 +93,13 @@ ABLATIONS = {
     "one": attrs.evolve(_WRITTEN, title="1 caption", num_captions=1),
     "eight": attrs.evolve(_WRITTEN, title="8 captions", num_captions=8),
     "cold": attrs.evolve(_WRITTEN, title="temperature 0.5", temperature=0.5),
+    "pair": attrs.evolve(_WRITTEN, title="two teachers", teachers=(FIRST, SECOND)),
     "hot": attrs.evolve(_WRITTEN, title="temperature 1.5", temperature=1.5),
 }
 MAIN = {
     **_MAIN,
     **{
-        f"{name}-teacher": attrs.evolve(arm, title=f"{arm.title}, a teacher", teacher=True)
+        f"{name}-teacher": attrs.evolve(arm, title=f"{arm.title}, a teacher", teachers=(FIRST,))
         for name, arm in _MAIN.items()
     },
 }
@@ -177,7 +177,9 @@ class CaptionerStudySpec:
             for seed in range(self.num_seeds)
         ]
         order = list(ARMS)
-        return sorted(found, key=lambda one: (ARMS[one[0]].teacher, one[1].budget, one[1].seed, order.index(one[0])))
+        return sorted(
+            found, key=lambda one: (len(ARMS[one[0]].teachers), one[1].budget, one[1].seed, order.index(one[0]))
+        )
 
     def students(self, source: str) -> EfficiencySpec:
         """Return the study of learning efficiency that trains students, with the captions of a source."""

@@ -10,6 +10,7 @@ from examples.captioner.report import report
 from examples.captioner.spec import ABLATIONS, ARMS, MAIN
 from examples.icons import IconDataSpec
 from examples.learning_efficiency.results import append
+from examples.learning_efficiency.variants import VARIANTS
 from mobileclip.data import read_samples
 from tests.examples.icons.packages import write_icon_packages
 
@@ -24,7 +25,11 @@ def test_short_trainings_come_first_and_teachers_last():
     spec = CaptionerStudySpec()
     cells = spec.cells()
     assert len(cells) == len(set(cells)) == 3 * (3 * len(MAIN) + len(ABLATIONS))
-    assert [ARMS[arm].teacher for arm, _ in cells] == sorted(ARMS[arm].teacher for arm, _ in cells)
+    teachers = [ARMS[arm].teachers for arm, _ in cells]
+    assert teachers == sorted(teachers, key=len)
+    for arm, cell in cells:
+        assert VARIANTS[cell.variant].teachers == ARMS[arm].teachers
+        assert VARIANTS[cell.variant].synthetic_captions == (ARMS[arm].captions != "none")
     assert {cell.budget for arm, cell in cells if arm in ABLATIONS} == {spec.budgets[1]}
     assert attrs.evolve(spec, arms=("none",), num_seeds=1).study == spec.study
     assert attrs.evolve(spec, captioner_epochs=1).study != spec.study
