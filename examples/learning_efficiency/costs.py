@@ -18,6 +18,8 @@ from examples.learning_efficiency.views import WEAK
 
 # Starting a training takes a part of the shortest ones that is not theirs.
 _FEWEST_STEPS = 1000
+# What students of a teacher are called.
+_DISTILLED = "distillation"
 
 
 @attrs.frozen(kw_only=True)
@@ -91,6 +93,12 @@ def payback(
     )
 
 
+def shared_costs(spec: EfficiencySpec, costs: Sequence[Cost]) -> list[Cost]:
+    """Return what all students of one teacher and all pictures share: the teacher, and its store."""
+    store = f"{WEAK}-{VARIANTS[_DISTILLED].num_views}-{spec.shares[2]:g} {FIRST}"
+    return [one for one in costs if (one.kind, one.name) in (("teacher", FIRST), ("store", store))]
+
+
 def cost_table(spec: EfficiencySpec, results: Results, costs: Sequence[Cost]) -> list[str]:
     """Return what one student with all pictures costs, and how many pay back the teacher, by budget of the baselines.
 
@@ -99,9 +107,7 @@ def cost_table(spec: EfficiencySpec, results: Results, costs: Sequence[Cost]) ->
         results: the trainings that are finished.
         costs: of all teachers and stores.
     """
-    other = "distillation"
-    store = f"{WEAK}-{VARIANTS[other].num_views}-{spec.shares[2]:g} {FIRST}"
-    needed = [one for one in costs if (one.kind, one.name) in (("teacher", FIRST), ("store", store))]
+    other, needed = _DISTILLED, shared_costs(spec, costs)
     curves = ladder_curves(results, spec.shares[2], TEST_PICTURES, "top5")
     rows = []
     for baseline, title in BASELINES.items():

@@ -92,7 +92,7 @@ CAPTIONS = {
     "captions": attrs.evolve(LADDER["captions"], title="noisy keywords + synthetic captions"),
 }
 # Whether one rate for all favours one of them.
-RATED = {name: {**CAPTIONS, **LADDER}[name] for name in ("plain", "names", "captions", "distillation")}
+RATED = {**CAPTIONS, **LADDER}
 VARIANTS: Mapping[str, Variant] = {**ABLATIONS, **STRENGTHS, **CAPTIONS, **LADDER}
 
 
