@@ -5,9 +5,9 @@ Command:   python -m benchmarks data     (needs the extra `test`; --tiny to try)
 Hardware:  one core; times are CPU seconds, so that what else computes counts little; the quartiles of the ratios say
            how far to trust the medians
 Time:      about four minutes
-Result:    a table. Photos of 512 pixels, whose pixels are equal to the bit, are read 1.8 to 2.3 times as fast; photos
-           of a megapixel 2.9 to 3.3 times, decoded at a part of their size and resized by torch (decode="fast"), which
-           moves pixels by 0.8 of 255 levels in the mean. What is left there is the JPEGs' entropy code
+Result:    a table; docs/measured.md has what came out. Pixels of photos of 512 pixels are equal to the bit. Photos of a
+           megapixel are decoded at a part of their size and resized by torch (decode="fast"), which moves pixels by 0.8
+           of 255 levels in the mean. What is left there is the JPEGs' entropy code
 
 The release's way is written here from what its training code does: webdataset reads and decodes every member whole, the
 picture by way of RGBA; torchvision replays the stored augmentation, makes a tensor and normalises it; open_clip's

@@ -1,28 +1,31 @@
 """The picture of latency against accuracy: a line for every way to compute, beside the release's in the same runtime.
 
 Command:   python -m benchmarks.latency_plot
-Result:    docs/latency.png, of the first table of docs/latency.md
+Result:    docs/latency.png, of docs/latency.json, which `python -m benchmarks latency` measured
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, cast
 
-from benchmarks.harness import Row, Value
+import attrs
+
+from benchmarks.harness import Results, Row, Value
 from benchmarks.latency_ways import Way
 from benchmarks.rivals import PUBLISHED, Size
 from mobileclip.charts import draw_bars, put_legend_below
 from mobileclip.evaluation.published import published_results
 from mobileclip.evaluation.report.figures import LIGHT, Theme, new_figure, rule_axes, to_png
 from mobileclip.evaluation.suite import SUITE
+from mobileclip.serialization import from_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PAGE = Path(__file__).parents[1] / "docs" / "latency.md"
+KEPT = Path(__file__).parents[1] / "docs" / "latency.json"
 # What is drawn and how: each way of this library after that of the release in the same runtime.
 _DRAWN: dict[Way, tuple[str, str, str]] = {
     "release": ("the release, eager float32", "o", "-"),
@@ -34,14 +37,6 @@ _DRAWN: dict[Way, tuple[str, str, str]] = {
     "openvino_bf16": ("mobileclip in OpenVINO, bfloat16", "v", ":"),
     "optimized_bf16": ("mobileclip, optimised bfloat16", "D", "-"),
     "optimized_int8": ("mobileclip, optimised int8", "P", "-"),
-}
-# Columns of the page, whose figures are divided by the release's time or, the second ones, by its time in that runtime.
-_COLUMNS: dict[str, Way] = {
-    "eager": "eager",
-    "optimised float32": "optimized_fp32",
-    "optimised bfloat16": "optimized_bf16",
-    "OpenVINO": "openvino",
-    "OpenVINO bfloat16": "openvino_bf16",
 }
 _Point = tuple[str, float, float, tuple[float, float] | None]
 
@@ -82,37 +77,6 @@ def _ends(image: Value, text: Value) -> tuple[float, float] | None:
     if image.low is None or text.low is None or image.high is None or text.high is None:
         return None
     return image.low + text.low, image.high + text.high
-
-
-def rows_of_page(text: str) -> list[Row]:
-    """Return the latencies of single inputs that the first table of a page has, those of the release's runtimes too.
-
-    Args:
-        text: of `docs/latency.md`.
-    """
-    lines = text.split("\n")
-    first = next(index for index, line in enumerate(lines) if line.startswith("| | the release, ms"))
-    head, _, *rows = lines[first : lines.index("", first)]
-    titles = [cell.strip() for cell in head.strip("|").split("|")][1:]
-    sizes = {PUBLISHED[size].open_clip: size for size in PUBLISHED}
-    found = []
-    for line in rows:
-        label, *cells = (cell.strip() for cell in line.strip("|").split("|"))
-        model, _, inputs = label.partition(", ")
-        kind = {"image": "image", "text of ten tokens": "short text"}.get(inputs, "random text")
-        case = {"model": sizes[model], "inputs": kind, "batch": "1"}
-        times = _times(dict(zip(titles, map(float, cells), strict=True)))
-        found += [Row(case=case | {"way": way}, values={"time": Value(number=ms, unit="ms")}) for way, ms in times]
-    return found
-
-
-def _times(figures: Mapping[str, float]) -> Iterator[tuple[Way, float]]:
-    eager = figures["the release, ms"]
-    yield "release", eager
-    for title, way in _COLUMNS.items():
-        yield way, eager * figures[title]
-        if (paired := figures.get(f"same runtime: {title}")) is not None:
-            yield cast("Way", f"release_{way}"), eager * figures[title] / paired
 
 
 def draw_accuracy(latencies: Sequence[Row], *, title: str, theme: Theme) -> Figure:
@@ -158,7 +122,14 @@ def draw_accuracy(latencies: Sequence[Row], *, title: str, theme: Theme) -> Figu
     return figure
 
 
+def kept() -> Results:
+    """Return the latencies of the page; without compilers, `optimize` has eager forms alone, and is left out."""
+    found = from_json(KEPT.read_text(encoding="utf-8"), Results)
+    rows = tuple(row for row in found.rows if found.choices["compiled"] or not row.case["way"].startswith("optimized"))
+    return attrs.evolve(found, rows=rows)
+
+
 if __name__ == "__main__":
-    text = PAGE.read_text(encoding="utf-8")
-    title = "Two cores of an AMD EPYC (AVX-512 with bfloat16), PyTorch 2.13; quartiles are not in the table"
-    PAGE.with_suffix(".png").write_bytes(to_png(draw_accuracy(rows_of_page(text), title=title, theme=LIGHT)))
+    latencies = kept()
+    picture = draw_accuracy(latencies.rows, title=str(latencies.machine), theme=LIGHT)
+    KEPT.with_suffix(".png").write_bytes(to_png(picture))

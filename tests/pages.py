@@ -19,6 +19,7 @@ from mobileclip.evaluation import SUITE, SUITES, evaluation_tasks
 from mobileclip.recipes import header_of, recipe_files
 from mobileclip.registry import Registry
 from tests.architecture import PACKAGE, ROOT, map_page, picture
+from tests.kept_results import costs_table, latency_table, measured_table, runtimes_table, small_vectors_table
 from tests.targets import Table, acceptance_table, layouts_table, places_table, targets_table
 
 _BLOCK = re.compile(r"(<!-- written by python -m tests\.pages: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -87,7 +88,18 @@ def _written(table: Callable[[], Table]) -> Callable[[], str]:
 
 
 BLOCKS: dict[str, Callable[[], str]] = {one.__name__: one for one in (tasks, registries, checks, recipes, models)} | {
-    one.__name__: _written(one) for one in (targets_table, places_table, layouts_table, acceptance_table)
+    one.__name__: _written(one)
+    for one in (
+        targets_table,
+        places_table,
+        layouts_table,
+        acceptance_table,
+        runtimes_table,
+        latency_table,
+        costs_table,
+        measured_table,
+        small_vectors_table,
+    )
 }
 
 

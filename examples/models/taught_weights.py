@@ -38,7 +38,7 @@ from mobileclip.training import CosineSchedule
 _HELD_OUT = 64
 _SMALL_PART, _OF_TEXTS = 0.6, 0.3
 # How far embeddings of tokens spread, inputs that a projection is fitted to, and its ridge, of the mean square.
-_TOKENS, _FITTED, _RIDGE = 0.02, 1024, 1e-2
+_TOKENS, _FITTED, _RIDGE = 0.02, 1536, 3.0
 
 
 @attrs.frozen(kw_only=True)
