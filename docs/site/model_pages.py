@@ -7,6 +7,7 @@ their own, and the tables of `docs/latency.md` and its page in `docs/lab`.
 from __future__ import annotations
 
 import json
+import re
 import runpy
 from functools import cache
 from pathlib import Path
@@ -56,7 +57,7 @@ def measured_tables(name: str) -> str:
     lines = measured_lines()
     found = []
     for index, line in enumerate(lines):
-        if not line.startswith("|---") or not lines[index - 1].startswith("| |"):
+        if not line.replace(" ", "").startswith("|---") or not lines[index - 1].startswith("| |"):
             continue
         end = next(stop for stop in range(index, len(lines)) if not lines[stop].startswith("|"))
         rows = [row for row in lines[index:end] if row.startswith(f"| {title_of(name)}, ")]
@@ -68,7 +69,8 @@ def measured_tables(name: str) -> str:
 def measured_lines() -> list[str]:
     """Return the lines of the pages that have measured latencies."""
     pages = (ROOT / "docs" / "latency.md", ROOT / "docs" / "lab" / "latency.md")
-    return [line for page in pages for line in page.read_text(encoding="utf-8").split("\n")]
+    texts = (re.sub(r"<!--.*?-->\n\n?", "", page.read_text(encoding="utf-8")) for page in pages)
+    return [line for text in texts for line in text.split("\n")]
 
 
 def _paragraph_above(lines: list[str], index: int) -> str:
