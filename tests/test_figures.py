@@ -123,11 +123,19 @@ def test_every_program_that_draws_is_known():
 def test_the_picture_of_latency_has_the_release_in_each_runtime_and_the_figures_of_its_page():
     found = accuracies(kept_latencies().rows)
     assert {f"release_{way}" for way in ("openvino", "openvino_bf16")} | {"release"} <= {*found}
-    _, rows = latency_table()
-    eager = {label: float(cells[0]) for label, *cells in rows}
+    titles, rows = latency_table()
+    cells = {label: dict(zip(titles[1:], map(float, figures), strict=True)) for label, *figures in rows}
     for name, time, _, (low, high) in found["release"]:
         assert low <= time <= high
-        assert sum(eager[f"{name}, {inputs}"] for inputs in ("image", "text")) == pytest.approx(time, rel=0.01)
+        both = [cells[f"{name}, {inputs}"] for inputs in ("image", "text")]
+        assert sum(one["the release, ms"] for one in both) == pytest.approx(time, rel=0.01)
+        for title, way in (("OpenVINO", "openvino"), ("OpenVINO bfloat16", "openvino_bf16")):
+            ours, release = ({model: ms for model, ms, *_ in found[one]}[name] for one in (way, f"release_{way}"))
+            own = [one["the release, ms"] * one[title] for one in both]
+            paired = [ms / one[f"same runtime: {title}"] for ms, one in zip(own, both, strict=True)]
+            # Medians of ratios are not the ratios of medians.
+            assert sum(own) == pytest.approx(ours, rel=0.04)
+            assert sum(paired) == pytest.approx(release, rel=0.04)
 
 
 def test_a_tradeoff_has_its_intervals(tmp_path, monkeypatch):
