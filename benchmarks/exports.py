@@ -26,9 +26,8 @@ import torch
 from attrs import validators
 
 from benchmarks.harness import Bench, Case, Row, Value, spread
-from benchmarks.random_weights import fit_norms
-from benchmarks.rivals import randomize
-from mobileclip.encoders import DualEncoder
+from benchmarks.random_weights import random_model
+from mobileclip.encoders import DualEncoder, DualEncoderSpec
 from mobileclip.encoders.checkpoints import resolve_spec, save_model
 from mobileclip.evaluation.report.verdicts import compare
 from mobileclip.evaluation.runner import evaluate_models
@@ -120,10 +119,7 @@ def _checkpoint(spec: ExportsBenchSpec, model: str) -> str:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(0)
-        built = resolve_spec(name).build()
-        randomize(built)
-        fit_norms(cast("DualEncoder", built))
-        save_model(built, path)
+        save_model(random_model(cast("DualEncoderSpec", resolve_spec(name))), path)
     return str(path)
 
 

@@ -30,8 +30,8 @@ from torch import Tensor, nn
 import mobileclip
 from benchmarks.data import WORDS, photo
 from benchmarks.harness import Bench, Case, Row, Value, in_turn, ratio, require, rounds_of, spread
-from benchmarks.random_weights import fit_norms
-from benchmarks.rivals import PUBLISHED, randomize
+from benchmarks.random_weights import random_model
+from benchmarks.rivals import PUBLISHED
 from benchmarks.runtime_forms import DefaultInt8
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.data.randomness import seeded_rng
@@ -113,7 +113,7 @@ class QuantizationBenchSpec(Bench):
 @torch.no_grad()
 def measure(spec: QuantizationBenchSpec, name: str, tower: TowerName) -> Iterator[Row]:
     """Yield what each way keeps of a tower's embeddings, and how long a call takes."""
-    model = random_model(spec.seed) if name == "s0" else mobileclip.load(name).model
+    model = random_s0(spec.seed) if name == "s0" else mobileclip.load(name).model
     inputs = {"image": pictures, "text": captions}[tower](spec, model)
     others = {"image": captions, "text": pictures}[tower](spec, model)[-spec.num_held_out :]
     module, other = model.image_encoder, model.text_encoder
@@ -204,13 +204,11 @@ def embed(tower: nn.Module, inputs: Tensor) -> Tensor:
     return torch.cat([tower(part) for part in torch.split(inputs, _AT_ONCE)])
 
 
-def random_model(seed: int) -> DualEncoder:
-    """Return MobileCLIP-S0, folded, of random weights, whose batch norms are those of pictures."""
+def random_s0(seed: int) -> DualEncoder:
+    """Return MobileCLIP-S0, folded, of random weights."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
-        model = PUBLISHED["s0"].spec().build()
-        randomize(model)
-    fit_norms(model)
+        model = random_model(PUBLISHED["s0"].spec())
     return reparameterize(model).requires_grad_(requires_grad=False)
 
 

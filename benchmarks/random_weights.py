@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from benchmarks.rivals import randomize
 from mobileclip.data import ImageTransform, load_image
-from mobileclip.encoders import DualEncoder
+from mobileclip.encoders import DualEncoder, DualEncoderSpec
 from mobileclip.inference.comparison import bundled_samples
 
 
@@ -33,12 +34,16 @@ def random_weights(model: str, folder: Path, *, seed: int = 0) -> str:
 
 
 @torch.no_grad()
-def fit_norms(model: DualEncoder) -> None:
-    """Give batch norms the statistics of the package's pictures: with others, all images have one embedding.
+def random_model(spec: DualEncoderSpec) -> DualEncoder:
+    """Return a model of random weights, in training form and evaluation mode, as PyTorch's generator draws them.
+
+    Its batch norms have the statistics of the package's pictures: with others, all images have one embedding.
 
     Args:
-        model: in training form; it is in evaluation mode afterwards.
+        spec: of the model.
     """
+    model = spec.build()
+    randomize(model)
     transform = ImageTransform(model.spec.image.input)
     images = torch.stack([transform(load_image(data)) for data in bundled_samples().images])
     for module in model.modules():
@@ -48,4 +53,4 @@ def fit_norms(model: DualEncoder) -> None:
             module.reset_running_stats()
     model.train()
     model.encode_image(images)
-    model.eval()
+    return model.eval()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import attrs
@@ -14,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.data import photo
-from benchmarks.random_weights import fit_norms
-from benchmarks.rivals import PUBLISHED, Size, Tower, open_clip_transform, randomize, rivals
+from benchmarks.random_weights import random_model
+from benchmarks.rivals import PUBLISHED, Size, Tower, open_clip_transform, rivals
 from benchmarks.runtime_forms import Contestant
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.data.images import read_pixels
@@ -56,11 +55,9 @@ class Match:
 def match_of(spec: RuntimesBenchSpec, size: Size, tower: Tower, batch_size: int) -> Match:
     """Return both sides of a published model's tower, with the same weights."""
     published = PUBLISHED[size]
-    file, quantised = file_of(spec.weights, size), file_of(spec.quantised, size)
+    file = None if spec.weights is None else next(spec.weights.glob(f"{size}.*"), None)
     if file is None:
-        model = published.spec().build().eval()
-        randomize(model)
-        fit_norms(model)
+        model = random_model(published.spec())
     else:
         model = cast("DualEncoder", load_model(file, published.spec(), fold=False))
     release = next(module for _, kind, module in rivals(published, model, ("open_clip",)) if kind == tower)
@@ -69,7 +66,9 @@ def match_of(spec: RuntimesBenchSpec, size: Size, tower: Tower, batch_size: int)
     mine = folded.image_encoder if tower == "image" else folded.text_encoder
     transform, tokenizer = ImageTransform(model.spec.image.input), Tokenizer(model.spec.text.input)
     of_images, of_texts = calibrations(folded, calibration_inputs(spec, transform, tokenizer) if spec.data else None)
-    in_int8 = None if quantised is None else load_model(quantised, published.spec(), tower=tower)
+    # Under its whole name: a tuning that was stopped leaves its state beside it.
+    wanted = spec.quantised and spec.quantised / f"{size}.safetensors"
+    in_int8 = load_model(wanted, published.spec(), tower=tower) if wanted and wanted.exists() else None
     sides = (
         Contestant(side="release", module=release, mine=mine, tower=tower),
         Contestant(side="ours", module=mine, mine=mine, tower=tower, quantised=in_int8),
@@ -86,11 +85,6 @@ def match_of(spec: RuntimesBenchSpec, size: Size, tower: Tower, batch_size: int)
         readers=readers_of(transform, batch_size),
         transform=transform,
     )
-
-
-def file_of(folder: Path | None, size: Size) -> Path | None:
-    """Return a model's file in a folder; None where there is none."""
-    return None if folder is None else next(folder.glob(f"{size}.*"), None)
 
 
 def calibration_inputs(
