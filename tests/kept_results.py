@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -17,6 +17,15 @@ from tests.targets import Table
 
 DOCS = Path(__file__).parents[1] / "docs"
 OF_BEST = "of the release's best"
+_DRAWINGS = {
+    "names": "unseen names",
+    "pictures": "unseen drawings of seen names",
+    "set": "an unseen set",
+    "concepts": "unseen concepts",
+    "renderings": "unseen renderings",
+    "style": "an unseen style",
+    "validation": "validation",
+}
 # Of the fair table, the newest first.
 FAIR = ("runtimes_texts", "runtimes_taught", "runtimes")
 FORMS = {"openvino": "float32", "openvino_bf16": "bfloat16", "openvino_tuned": "tuned int8", "openvino_int8": "int8"}
@@ -42,16 +51,34 @@ def fair_rows(**case: str) -> list[Row]:
 
 
 def runtimes_table() -> Table:
-    """Return both sides in their best forms, tower by tower."""
+    """Return both sides in their best forms with two threads, tower by tower."""
+    return _in_best_forms(threads="2")
+
+
+def runtimes_of_one_thread_table() -> Table:
+    """Return the same with one thread."""
+    return _in_best_forms(threads="1")
+
+
+def runtimes_by_form_table() -> Table:
+    """Return both sides in the same form, medians, with two threads."""
+    forms = {"eager": "eager", "onnxruntime": "ONNX Runtime"}
+    forms |= {"openvino": "OpenVINO", "openvino_bf16": "OpenVINO, bfloat16", "openvino_int8": "OpenVINO, NNCF's int8"}
+    rows = []
+    for name, whole in _fair_cases(threads="2"):
+        ratios = (whole.get((_source(whole), "ours", form)) for form in forms)
+        same = (row.values.get("ratio") if row else None for row in ratios)
+        rows.append((name, *(f"{value.number:.2f}" if value else "" for value in same)))
+    return ("ours / the release, both in", *forms.values()), rows
+
+
+def _in_best_forms(threads: str) -> Table:
     titles = ("", "the release's best form that passes, ms", "**ours / that, in our best that passes**")
     titles += ("int8 tuned by the model, / that", "from JPEG, ours / the release", 'the same with `decode="fast"`')
     rows = []
-    for model, tower, batch in product(("s0", "s2", "b"), ("image", "text"), ("1", "32")):
-        case = {"model": model, "tower": tower, "batch": batch, "threads": "2"}
-        whole = {(row.case["from"], row.case["side"], row.case["form"]): row for row in fair_rows(**case)}
-        source = "pixels" if tower == "image" else "ids"
-        if (best := whole.get((source, "ours", "best"))) is None:
-            continue
+    for name, whole in _fair_cases(threads):
+        source = _source(whole)
+        best = whole[source, "ours", "best"]
         ours, theirs = best.notes["chosen"].split(" against ")
         tuned = whole[source, "ours", "openvino_tuned"]
         cells = [f"{FORMS[theirs]}, {text(whole[source, 'release', theirs].values['time'].number)}"]
@@ -60,8 +87,37 @@ def runtimes_table() -> Table:
         for side in ("ours", REDUCED):
             read = whole.get(("bytes", side, "best"))
             cells.append("" if read is None else spread(read.values[OF_BEST]))
-        rows.append((f"{model.upper()}, {'one ' + tower if batch == '1' else f'{batch} {tower}s'}", *cells))
+        rows.append((name, *cells))
     return titles, rows
+
+
+def _fair_cases(threads: str) -> Iterator[tuple[str, dict[tuple[str, ...], Row]]]:
+    """Yield what a case is called, and its rows by what it computes from, side and form."""
+    for model, tower, batch in product(("s0", "s2", "b"), ("image", "text"), ("1", "32")):
+        rows = fair_rows(model=model, tower=tower, batch=batch, threads=threads)
+        if rows:
+            name = f"{model.upper()}, {'one ' + tower if batch == '1' else f'{batch} {tower}s'}"
+            yield name, {(row.case["from"], row.case["side"], row.case["form"]): row for row in rows}
+
+
+def _source(whole: Mapping[tuple[str, ...], Row]) -> str:
+    return next(source for source, *_ in whole if source != "bytes")
+
+
+def forms_table() -> Table:
+    """Return what each form loses in accuracy, on the held-out drawings of `icons` and of the quickstart."""
+    rows = []
+    for name, model in (("forms_icons", "`icons`"), ("forms_quickstart", "the quickstart's student")):
+        sets: dict[str, dict[str, Mapping[str, Value]]] = {}
+        for row in found(name):
+            sets.setdefault(row.case["data"], {})[row.case["form"]] = row.values
+        for data, by_form in sets.items():
+            first = next(iter(by_form.values()))
+            cells = [f"{first['pictures'].number:,.0f}", f"{first['float32'].number:.1f}"]
+            cells += [_points(values["difference"]) for values in by_form.values()]
+            part = data.partition("-")[2].removeprefix("test_").removesuffix("_test")
+            rows.append((f"{model}, {_DRAWINGS[part]}", *cells))
+    return ("drawings", "number", "float32, %", *by_form), rows
 
 
 def measured_table() -> Table:
@@ -138,6 +194,10 @@ def small_vectors_table() -> Table:
 def spread(value: Value) -> str:
     """Return a ratio with its quartiles."""
     return f"{value.number:.2f} ({value.low:.2f} to {value.high:.2f})"
+
+
+def _points(value: Value) -> str:
+    return f"{value.number:+.1f} ({value.low:+.1f} to {value.high:+.1f})"
 
 
 def _name(model: str) -> str:

@@ -19,7 +19,16 @@ from mobileclip.evaluation import SUITE, SUITES, evaluation_tasks
 from mobileclip.recipes import header_of, recipe_files
 from mobileclip.registry import Registry
 from tests.architecture import PACKAGE, ROOT, map_page, picture
-from tests.kept_results import costs_table, latency_table, measured_table, runtimes_table, small_vectors_table
+from tests.kept_results import (
+    costs_table,
+    forms_table,
+    latency_table,
+    measured_table,
+    runtimes_by_form_table,
+    runtimes_of_one_thread_table,
+    runtimes_table,
+    small_vectors_table,
+)
 from tests.targets import Table, acceptance_table, layouts_table, places_table, targets_table
 
 _BLOCK = re.compile(r"(<!-- written by python -m tests\.pages: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -95,8 +104,11 @@ BLOCKS: dict[str, Callable[[], str]] = {one.__name__: one for one in (tasks, reg
         layouts_table,
         acceptance_table,
         runtimes_table,
+        runtimes_of_one_thread_table,
+        runtimes_by_form_table,
         latency_table,
         costs_table,
+        forms_table,
         measured_table,
         small_vectors_table,
     )
@@ -106,7 +118,7 @@ BLOCKS: dict[str, Callable[[], str]] = {one.__name__: one for one in (tasks, reg
 def pages() -> dict[Path, str]:
     """Return every page with something written by the program, by its path."""
     found = {ROOT / "docs" / "map.md": map_page(), ROOT / "docs" / "architecture.svg": picture()}
-    for path in sorted([*(ROOT / "docs").glob("*.md"), ROOT / "recipes" / "README.md"]):
+    for path in sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "recipes" / "README.md"]):
         text = path.read_text(encoding="utf-8")
         if _BLOCK.search(text):
             found[path] = _BLOCK.sub(lambda block: f"{block[1]}\n{BLOCKS[block[2]]()}\n{block[3]}", text)
