@@ -10,6 +10,7 @@ import attrs
 
 from examples.captioner.lines import Line
 from examples.captioner.spec import ARMS, WRITERS, Arm, CaptionerStudySpec, Writer
+from examples.captioner.tower import write_start
 from examples.quickstart.emoji import DataSplit
 from examples.quickstart.emoji.splits import chance
 from mobileclip.data import ImageTextSample, crop_augmentation, read_samples, write_shards
@@ -56,8 +57,12 @@ def trained(spec: CaptionerStudySpec, split: DataSplit, writer: Writer) -> Path:
     whole = int((Path(shards_of(spec, split, Writer())[0]).parent / "done").read_text(encoding="utf-8"))
     output = spec.output / "captioners" / writer.name
     file = output / "model.safetensors"
-    if not file.exists():
-        run(spec.training(writer, shards, whole), output, device="cpu", title=writer.name, console=console())
+    if file.exists():
+        return file
+    start = spec.output / "captioners" / f"{writer.name}.start.safetensors" if writer.pretrained else None
+    if start is not None and not start.exists():
+        write_start(spec.captioner(writer), start, seed=spec.seed)
+    run(spec.training(writer, shards, whole, start), output, device="cpu", title=writer.name, console=console())
     return file
 
 
@@ -77,7 +82,7 @@ def written(spec: CaptionerStudySpec, split: DataSplit, arm: Arm, file: Path) ->
             output=str(folder),
             captioner=captioner,
             caption_set=WRITTEN,
-            augmentation=crop_augmentation(spec.image_size),
+            augmentation=crop_augmentation(spec.captioner(WRITERS[arm.writer]).image.input.size),
             seed=spec.seed,
             batch_size=_MAX_BATCH,
         )

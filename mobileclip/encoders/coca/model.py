@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import attrs
 import torch
@@ -17,10 +17,12 @@ from mobileclip.encoders.checks import DEPTH, WIDTH, check_heads, check_images
 from mobileclip.encoders.coca.text import CaptionDecoder, CaptionLayer, CaptionTextEncoder, Memory
 from mobileclip.encoders.dual import INITIAL_LOGIT_SCALE, MAX_LOGIT_SCALE
 from mobileclip.encoders.families import ImageEncoderSpec
-from mobileclip.encoders.mci import MCi
 from mobileclip.encoders.text import TextTransformerSpec
 from mobileclip.encoders.vit import ViT
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
+
+if TYPE_CHECKING:
+    from mobileclip.encoders.mci import MCi
 
 ClassMask = Literal["shifted", "aligned"]
 
@@ -30,7 +32,8 @@ class CoCaSpec:
     """A captioner: an image tower, a text tower and a decoder that attends to the image.
 
     Args:
-        image: the image tower, an MCi or a ViT; its own head is left out, for queries pool its features.
+        image: the image tower: an MCi, a ViT, or another whose `backbone()` gives a map of `dims[-1]` channels; its own
+            head is left out, for queries pool its features.
         text: the text tower, causal, read at a class token behind the text. `input.context_length` counts ids, and
             there is one position more: 76 in models of context 77, 127 and 255 in those of 128 and 256. Its width is
             the embedding's, and the decoder's.
@@ -86,7 +89,7 @@ class CoCaSpec:
         """Return a new model.
 
         Raises:
-            ValueError: if the image tower is neither an MCi nor a ViT.
+            ValueError: if the image tower has no backbone.
         """
         return CoCa(self)
 
@@ -153,9 +156,11 @@ class CoCa(nn.Module):
 
     def __init__(self, spec: CoCaSpec) -> None:
         super().__init__()
-        tower, text, width = spec.image.build(), spec.text, spec.text.width
-        if not isinstance(tower, MCi | ViT):
-            raise ValueError(f"the image tower of a CoCa is an MCi or a ViT, not a {type(tower).__name__}")
+        tower, text, width = cast("MCi | ViT", spec.image.build()), spec.text, spec.text.width
+        if not hasattr(tower, "backbone"):
+            raise ValueError(
+                f"a CoCa pools the features of its image tower, and {type(tower).__name__} has no backbone()"
+            )
         self.spec = spec
         self.image_encoder = tower.backbone()
         self.pooler = AttentionPooler(
