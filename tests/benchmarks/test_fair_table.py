@@ -1,7 +1,7 @@
 """The kept rows behind the fair table: both sides have the same forms, the best passed, README says what they say."""
 
 from mobileclip.inference.comparison import LEAST_COSINE
-from tests.kept_results import DOCS, FAIR, FORMS, OF_BEST, fair_rows, found, kept, runtimes_table, spread
+from tests.kept_results import DOCS, FAIR, FORMS, found, kept, runtimes_table
 
 
 def places():
@@ -42,19 +42,19 @@ def test_the_best_is_the_fastest_that_passes():
 
 
 def test_the_claims_of_the_readme_are_those_of_the_table():
-    def best(model, batch, tower="image", source="pixels"):
-        rows = fair_rows(model=model, tower=tower, batch=batch, threads="2")
-        return next(
-            spread(row.values[OF_BEST])
-            for row in rows
-            if (row.case["from"], row.case["side"], row.case["form"]) == (source, "ours", "best")
-        )
+    titles, rows = runtimes_table()
+    wide, tuned = titles.index("both in bfloat16"), titles.index("tuned int8 / the release's bfloat16")
+    cells = {row[0]: row for row in rows}
+    one, many, other = (cells[name][wide] for name in ("S0, one image", "S0, 32 images", "S2, one image"))
+    text, short = (cells[name][wide] for name in ("S0, one text", "B, one text"))
+    in_int8 = [cells[name][tuned] for name in ("S0, one image", "S2, one image", "S0, one text", "B, one text")]
+    assert ["refused" in cell for cell in in_int8] == [True, False, False, False]
+    first, second, third, last = (cell[:4] for cell in in_int8)
 
     readme = (DOCS.parent / "README.md").read_text("utf-8")
-    first, _, ends = best("s0", "1").partition(" (")
-    many, other, text = best("s0", "32")[:4], best("s2", "1")[:4], best("s0", "1", "text", "ids")[:4]
-    assert f"**Images take {first}** ({ends[:-1]}, S0; 32: **{many}**) **and {other}** (S2) of the time" in readme
-    assert f"texts {text};" in readme
+    assert f"**Images take {one}** (S0; 32: **{many}**) **and {other}** (S2)" in readme
+    assert f", **texts {text}** (S0) **and {short}** (B) of the time" in readme
+    assert f"takes {first}, {second}, {third} and {last} of the release's bfloat16" in readme
     (loss,) = found("loss", batch="8192")
     tiled, dense = (loss.values[f"{side} memory"].number for side in ("tiled", "dense"))
     assert f"**The loss in {tiled:.2f} GiB** at batch 8,192 | {dense:.2f} GiB with whole" in readme
