@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 import attrs
 import torch
@@ -55,9 +54,9 @@ class PretrainedTowerAdamWSpec(AdamWSpec):
     part: float = attrs.field(default=0.15, validator=validators.gt(0))
 
     def build(self, model: nn.Module) -> torch.optim.AdamW:
-        """Return the optimiser of a captioner."""
+        """Return the optimiser of a captioner, or of what trains one."""
         optimizer = super().build(model)
-        tower = set(cast("nn.Module", model.image_encoder).parameters())
+        tower = {one for name, one in model.named_parameters() if "image_encoder." in name}
         for group in [*optimizer.param_groups]:
             own = [one for one in group["params"] if one in tower]
             group["params"] = [one for one in group["params"] if one not in tower]
