@@ -72,6 +72,19 @@ def runtimes_by_form_table() -> Table:
     return ("ours / the release, both in", *forms.values()), rows
 
 
+def runtimes_compiled_table() -> Table:
+    """Return PyTorch's own forms of S0, one image or text, two threads: both sides over the release's best form."""
+    forms = {"eager": "eager", "inductor": "compiled", "inductor_bf16": "compiled, bfloat16"}
+    rows = []
+    for tower in ("image", "text"):
+        times = {(row.case["side"], row.case["form"]): row.values for row in found("runtimes_compiled", tower=tower)}
+        sides = [
+            f"{times['release', form][OF_BEST].number:.2f}, {times['ours', form][OF_BEST].number:.2f}" for form in forms
+        ]
+        rows.append((f"S0, one {tower}", *sides))
+    return ("the release, ours", *forms.values()), rows
+
+
 def _in_best_forms(threads: str) -> Table:
     titles = ("", "the release's best form that passes, ms", "**ours / that, in our best that passes**")
     titles += ("both in bfloat16", "tuned int8 / the release's bfloat16")
