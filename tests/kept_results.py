@@ -45,11 +45,6 @@ def found(name: str, **case: str) -> Iterable[Row]:
     return (row for row in kept(name).rows if row.failure is None and case.items() <= row.case.items())
 
 
-def fair_rows(**case: str) -> list[Row]:
-    """Return the rows of a case of the fair table, from the file that was measured last."""
-    return next((rows for name in FAIR if (rows := list(found(name, **case)))), [])
-
-
 def runtimes_table() -> Table:
     """Return both sides in their best forms with two threads, tower by tower."""
     return _in_best_forms(threads="2")
@@ -66,9 +61,8 @@ def runtimes_by_form_table() -> Table:
     forms |= {"openvino": "OpenVINO", "openvino_bf16": "OpenVINO, bfloat16", "openvino_int8": "OpenVINO, NNCF's int8"}
     rows = []
     for name, whole in _fair_cases(threads="2"):
-        ratios = (whole.get((_source(whole), "ours", form)) for form in forms)
-        same = (row.values.get("ratio") if row else None for row in ratios)
-        rows.append((name, *(f"{value.number:.2f}" if value else "" for value in same)))
+        ratios = (whole[_source(whole), "ours", form].values["ratio"].number for form in forms)
+        rows.append((name, *(f"{ratio:.2f}" for ratio in ratios)))
     return ("ours / the release, both in", *forms.values()), rows
 
 
@@ -110,7 +104,8 @@ def _in_best_forms(threads: str) -> Table:
 def _fair_cases(threads: str) -> Iterator[tuple[str, dict[tuple[str, ...], Row]]]:
     """Yield what a case is called, and its rows by what it computes from, side and form."""
     for model, tower, batch in product(("s0", "s2", "b"), ("image", "text"), ("1", "32")):
-        rows = fair_rows(model=model, tower=tower, batch=batch, threads=threads)
+        case = {"model": model, "tower": tower, "batch": batch, "threads": threads}
+        rows = [row for name in FAIR for row in found(name, **case)]
         if rows:
             name = f"{model.upper()}, {'one ' + tower if batch == '1' else f'{batch} {tower}s'}"
             yield name, {(row.case["from"], row.case["side"], row.case["form"]): row for row in rows}

@@ -69,11 +69,12 @@ def trained(spec: CaptionerStudySpec, split: DataSplit, writer: Writer) -> Path:
 def written(spec: CaptionerStudySpec, split: DataSplit, arm: Arm, file: Path) -> tuple[ImageTextSample, ...]:
     """Return the students' pictures with an arm's captions in a set beside the composed ones, written once."""
     folder = spec.output / "written" / f"{arm.writer}-{arm.num_captions}-{arm.temperature:g}"
+    model = spec.captioner(WRITERS[arm.writer])
     captioner = CheckpointCaptioner(
         checkpoint=str(file),
         num_captions=arm.num_captions,
         temperature=arm.temperature,
-        max_length=min(24, spec.captioner(WRITERS[arm.writer]).text.input.context_length),
+        max_length=min(24, model.text.input.context_length),
         max_batch=_MAX_BATCH,
     )
     reinforce(
@@ -82,7 +83,7 @@ def written(spec: CaptionerStudySpec, split: DataSplit, arm: Arm, file: Path) ->
             output=str(folder),
             captioner=captioner,
             caption_set=WRITTEN,
-            augmentation=crop_augmentation(spec.captioner(WRITERS[arm.writer]).image.input.size),
+            augmentation=crop_augmentation(model.image.input.size),
             seed=spec.seed,
             batch_size=_MAX_BATCH,
         )

@@ -21,11 +21,9 @@ from mobileclip.encoders import CoCaSpec, ImageEncoderSpec, TextTransformerSpec,
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import CaptionLossSpec
 from mobileclip.serialization import to_json
-from mobileclip.training import CosineSchedule, RunSpec, TrainingSpec
+from mobileclip.training import AdamWSpec, CosineSchedule, RunSpec, TrainingSpec
 
 _OUTPUT, _TINY_OUTPUT = Path("outputs/captioner"), Path("outputs/captioner_tiny")
-# Of the peak rate, for what is pretrained.
-_TOWERS_RATE = 0.15
 _TINY_SETS = ("bi", "lucide", "tabler", "noto")
 _FREE = tuple(one.name for one in FREE_SETS)
 Captions = Literal["none", "composed", "written", "both"]
@@ -253,7 +251,7 @@ class CaptionerStudySpec:
             training=TrainingSpec(
                 loss=CaptionLossSpec(),
                 schedule=CosineSchedule(peak=2e-3, final=2e-5, warmup_steps=warmup, total_steps=steps),
-                optimizer=PretrainedTowerAdamWSpec(weight_decay=0.05, part=_TOWERS_RATE if writer.pretrained else 1.0),
+                optimizer=(PretrainedTowerAdamWSpec if writer.pretrained else AdamWSpec)(weight_decay=0.05),
                 max_gradient_norm=1.0,
                 ema_decay=None,
                 seed=self.seed,
