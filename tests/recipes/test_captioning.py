@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import attrs
 import pytest
@@ -35,11 +36,29 @@ def test_the_header_says_the_hours_that_are_computed(recipe, made):
         assert f"{round(caption_cost(run).hours, -2 if made is coca_run else 0):,.0f} ({context}" in entries["Time"]
 
 
+def said_memory():
+    """Return what the page says: for each context the gibibytes of training and of fine-tuning."""
+    text = (Path(__file__).parents[2] / "docs" / "captioners.md").read_text()
+    rows = [re.search(rf"^\| {context} \|.*$", text, re.MULTILINE)[0] for context in CONTEXTS]
+    return {context: re.findall(r"(\d+) GiB", row) for context, row in zip(CONTEXTS, rows, strict=True)}
+
+
+def test_headers_say_the_memory_of_the_page():
+    training, finetuning = (
+        header_of(recipe_files()[one]).entries["Hardware"] for one in ("train_coca", "finetune_coca")
+    )
+    (one, two, three), others = zip(*said_memory().values(), strict=True)
+    assert f"in {one} GiB; {two} with texts of 128 positions, {three} with 256;" in training
+    assert "takes {} GiB (77 positions), {} (128) or {} (256)".format(*others) in finetuning
+
+
 @pytest.mark.slow
-def test_the_header_says_the_memory_that_is_traced():
-    entries = header_of(recipe_files()["finetune_coca"]).entries
-    said = re.search(r"takes (\d+) GiB at context 77", entries["Hardware"])
-    assert int(said[1]) == round(step_memory(finetuning_run(77)).total / 2**30)
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_the_page_says_the_memory_that_is_traced(context):
+    run = coca_run(coca_vit_l14(context))
+    run = attrs.evolve(run, training=attrs.evolve(run.training, micro_batch_size=64))
+    traced = step_memory(run, num_processes=8), step_memory(finetuning_run(context))
+    assert [int(one) for one in said_memory()[context]] == [round(one.total / 2**30) for one in traced]
 
 
 @pytest.fixture(scope="module")
