@@ -59,8 +59,8 @@ def trained(spec: CaptionerStudySpec, split: DataSplit, writer: Writer) -> Path:
     file = output / "model.safetensors"
     if file.exists():
         return file
-    start = spec.output / "captioners" / f"{writer.name}.start.safetensors" if writer.pretrained else None
-    if start is not None and not start.exists():
+    start = spec.output / "captioners" / f"{writer.name}.start.safetensors"
+    if not start.exists():
         write_start(spec.captioner(writer), start, seed=spec.seed)
     run(spec.training(writer, shards, whole, start), output, device="cpu", title=writer.name, console=console())
     return file
@@ -102,12 +102,19 @@ def part_of(spec: CaptionerStudySpec, split: DataSplit, arm: Arm, file: Path | N
     return Part(kept=tuple(kept))
 
 
-def judged(spec: CaptionerStudySpec, arm: str, part: Part, started: float, file: Path | None) -> Line:
-    """Return a line of an arm's captions: names recalled, distinct words and pairs, and its captioner's loss."""
+def judged(
+    spec: CaptionerStudySpec, split: DataSplit, arm: str, part: Part, *, started: float, file: Path | None
+) -> Line:
+    """Return a line of an arm's captions: names recalled, distinct words and pairs, and its captioner's loss.
+
+    Names that the captioner's pictures have too are counted once more alone.
+    """
     has_none = ARMS[arm].captions == "none"
     texts = [one.captions if has_none else one.syn_captions["syn_text"] for one in part.kept]
     names = [one.metadata["label"] for one in part.kept]
     last = {} if file is None else last_metrics(file.parent / "metrics.jsonl") or {}
+    known = set() if file is None else _names(shards_of(spec, split, WRITERS[ARMS[arm].writer]))
+    both = [(one, name) for one, name in zip(texts, names, strict=True) if name in known]
     return Line(
         study=spec.study,
         arm=arm,
@@ -115,11 +122,16 @@ def judged(spec: CaptionerStudySpec, arm: str, part: Part, started: float, file:
         values={
             "pictures": len(texts),
             "names_recalled": names_recalled(texts, names),
+            **({"known_names_recalled": names_recalled(*zip(*both, strict=True))} if both else {}),
             **{f"distinct_{n}": distinct_ngrams(texts, n) for n in (1, 2)},
             **({"captioner_loss": last["captions"]} if "captions" in last else {}),
         },
         seconds=round(time.monotonic() - started, 1),
     )
+
+
+def _names(shards: Sequence[str]) -> set[str]:
+    return {one.metadata["label"] for one in read_samples(shards)}
 
 
 def examples(parts: Sequence[tuple[str, Part]], count: int = 4) -> list[tuple[str, str, str]]:

@@ -21,13 +21,13 @@ def report(lines: Sequence[Line], examples: Sequence[tuple[str, str, str]] = ())
         examples: names of pictures, arms, and what these say of them.
     """
     text = [
-        "| captions | pictures | names recalled | distinct words | distinct pairs |",
-        "| --- | --- | --- | --- | --- |",
+        "| captions | pictures | names recalled | of names that it learned | distinct words | distinct pairs |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     for line in (one for one in lines if one.kind == "captions"):
         values = line.values
-        shares = (values[name] for name in ("names_recalled", "distinct_1", "distinct_2"))
-        shown = " | ".join(f"{100 * one:.1f} %" for one in shares)
+        shares = map(values.get, ("names_recalled", "known_names_recalled", "distinct_1", "distinct_2"))
+        shown = " | ".join("" if one is None else f"{100 * one:.1f} %" for one in shares)
         text.append(f"| {ARMS[line.arm].title} | {values['pictures']:,.0f} | {shown} |")
     for budget in sorted({one.budget for one in lines if one.kind == "student"}):
         text += ["", f"{budget:,} steps, top-5:", "", f"| | seeds | {' | '.join(_PARTS.values())} |"]

@@ -69,7 +69,7 @@ def _captions(spec: CaptionerStudySpec, dataset: DrawnDataset, arm: str, path: P
     file = trained(spec, dataset.train, WRITERS[one.writer]) if has_writer else None
     part = part_of(spec, dataset.train, one, file)
     if not any(line.kind == "captions" and line.arm == arm for line in read_lines(path)):
-        append(path, judged(spec, arm, part, started, file))
+        append(path, judged(spec, dataset.train, arm, part, started=started, file=file))
     return part
 
 

@@ -14,14 +14,13 @@ from examples.icons import IconDataSpec
 from examples.icons.sets import FREE_SETS
 from examples.learning_efficiency.spec import Cell, EfficiencySpec, some_of
 from examples.learning_efficiency.variants import FIRST, SECOND
-from examples.quickstart.emoji import drawing_input
 from examples.quickstart.emoji.efficientnet import MEAN, STD
 from mobileclip.data import ReinforcedPipelineSpec, crop_augmentation
-from mobileclip.encoders import CoCaSpec, ImageEncoderSpec, TextTransformerSpec, ViTSpec
+from mobileclip.encoders import CoCaSpec, TextTransformerSpec
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import CaptionLossSpec
 from mobileclip.serialization import to_json
-from mobileclip.training import AdamWSpec, CosineSchedule, RunSpec, TrainingSpec
+from mobileclip.training import CosineSchedule, RunSpec, TrainingSpec
 
 _OUTPUT, _TINY_OUTPUT = Path("outputs/captioner"), Path("outputs/captioner_tiny")
 _TINY_SETS = ("bi", "lucide", "tabler", "noto")
@@ -37,21 +36,14 @@ class Writer:
         name: of its folder.
         share: of the pictures that captioners learn from.
         context: ids of a text.
-        pretrained: whether its image tower begins with ImageNet's weights; a small ViT without them otherwise.
     """
 
     name: str = "whole"
     share: float = 1.0
     context: int = 24
-    pretrained: bool = True
 
 
-_WRITERS = (
-    Writer(),
-    Writer(name="quarter", share=0.25),
-    Writer(name="short", context=12),
-    Writer(name="scratch", pretrained=False),
-)
+_WRITERS = (Writer(), Writer(name="quarter", share=0.25), Writer(name="short", context=12))
 WRITERS = {one.name: one for one in _WRITERS}
 
 
@@ -100,7 +92,6 @@ _WRITTEN = _MAIN["written"]
 ABLATIONS = {
     "quarter": attrs.evolve(_WRITTEN, title="a captioner of a quarter of the pictures", writer="quarter"),
     "short": attrs.evolve(_WRITTEN, title="a captioner of context 12", writer="short"),
-    "scratch": attrs.evolve(_WRITTEN, title="a captioner without ImageNet's weights", writer="scratch"),
     "one": attrs.evolve(_WRITTEN, title="1 caption", num_captions=1),
     "eight": attrs.evolve(_WRITTEN, title="8 captions", num_captions=8),
     "cold": attrs.evolve(_WRITTEN, title="temperature 0.5", temperature=0.5),
@@ -131,8 +122,8 @@ class CaptionerStudySpec:
         captioner_epochs: passes of a captioner over its pictures; one of fewer pictures takes as many steps.
         num_pictures: of students, at most.
         data: the icons.
-        image_size: side of pictures, in pixels, of students and of the captioner without pretraining.
-        captioner_size: likewise, of the other captioners.
+        image_size: side of pictures, in pixels, of students.
+        captioner_size: likewise, of captioners.
         batch_size: pictures per step.
         seed: of the captions, and of who gets which pictures.
     """
@@ -140,10 +131,10 @@ class CaptionerStudySpec:
     output: Path = _OUTPUT
     tiny: bool = False
     arms: tuple[str, ...] = attrs.field(default=(), validator=some_of(ARMS))
-    budgets: tuple[int, int, int] = (400, 1600, 6400)
+    budgets: tuple[int, int, int] = (200, 800, 3200)
     num_seeds: int = attrs.field(default=3, validator=validators.gt(0))
     captioner_sets: tuple[str, ...] = ("lucide", "tabler", "mdi", "ri", "ion", "fluent-ui", "noto", "fluent")
-    captioner_epochs: int = attrs.field(default=6, validator=validators.gt(0))
+    captioner_epochs: int = attrs.field(default=20, validator=validators.gt(0))
     num_pictures: int = attrs.field(default=4_000, validator=validators.gt(0))
     data: IconDataSpec = IconDataSpec(sets=_FREE)
     image_size: int = attrs.field(default=32, validator=validators.ge(32))
@@ -205,18 +196,9 @@ class CaptionerStudySpec:
     def captioner(self, writer: Writer) -> CoCaSpec:
         """Return a captioner's model."""
         width = 128
-        if writer.pretrained:
-            size = self.captioner_size
-            image: ImageEncoderSpec = LiteMapSpec(
-                embedding_dim=width, input=ImageInput(size=size, interpolation="bicubic", mean=MEAN, std=STD)
-            )
-        else:
-            image = ViTSpec(
-                width=width, depth=3, num_heads=4, patch_size=4, stem="patch", embedding_dim=width,
-                input=drawing_input(self.image_size),
-            )  # fmt: skip
+        image = ImageInput(size=self.captioner_size, interpolation="bicubic", mean=MEAN, std=STD)
         return CoCaSpec(
-            image=image,
+            image=LiteMapSpec(embedding_dim=width, input=image),
             text=TextTransformerSpec(
                 width=width, depth=1, num_heads=4, embedding_dim=width, causal=True,
                 input=TextInput(context_length=writer.context, vocab_size=4096),
@@ -228,13 +210,13 @@ class CaptionerStudySpec:
             class_mask="aligned",
         )  # fmt: skip
 
-    def training(self, writer: Writer, shards: tuple[str, ...], num_pictures: int, start: Path | None) -> RunSpec:
+    def training(self, writer: Writer, shards: tuple[str, ...], num_pictures: int, start: Path) -> RunSpec:
         """Return a captioner's run, on composed captions alone.
 
         Args:
             writer: which.
             shards: of its pictures.
-            start: the file that a pretrained one begins with.
+            start: the file that it begins with.
             num_pictures: that the whole captioner has, so that all have as many steps.
         """
         model = self.captioner(writer)
@@ -251,7 +233,7 @@ class CaptionerStudySpec:
             training=TrainingSpec(
                 loss=CaptionLossSpec(),
                 schedule=CosineSchedule(peak=2e-3, final=2e-5, warmup_steps=warmup, total_steps=steps),
-                optimizer=(PretrainedTowerAdamWSpec if writer.pretrained else AdamWSpec)(weight_decay=0.05),
+                optimizer=PretrainedTowerAdamWSpec(weight_decay=0.05),
                 max_gradient_norm=1.0,
                 ema_decay=None,
                 seed=self.seed,

@@ -17,6 +17,8 @@ from mobileclip.encoders.families import image_encoder_families
 from mobileclip.training import AdamWSpec
 from mobileclip.training.optimizer import optimizers
 
+_NUM_FROZEN = 3
+
 
 @image_encoder_families.register("efficientnet_lite0_map")
 @attrs.frozen(kw_only=True)
@@ -29,9 +31,14 @@ class LiteMapSpec(ImageEncoderSpec):
 
 
 class LiteMap(EfficientNetLite0):
-    """The last feature map, (batch, 1280, height / 32, width / 32)."""
+    """The last feature map, (batch, 1280, height / 32, width / 32); what sees edges and colours stays as it is."""
 
     dims = (HEAD_CHANNELS,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        for part in (self.stem, *self.blocks[:_NUM_FROZEN]):
+            part.requires_grad_(requires_grad=False)
 
     def backbone(self) -> LiteMap:
         """Return the tower itself."""
@@ -39,7 +46,7 @@ class LiteMap(EfficientNetLite0):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the map."""
-        return self.features(image)
+        return self.features(image.contiguous(memory_format=torch.channels_last))
 
 
 @optimizers.register("pretrained_tower_adamw")
