@@ -18,7 +18,7 @@ from mobileclip.evaluation.captions import distinct_ngrams, names_recalled
 from mobileclip.reinforce import CheckpointCaptioner, ReinforcementSpec, reinforce
 from mobileclip.storage import write_text
 from mobileclip.terminal import console
-from mobileclip.training import last_metrics, run
+from mobileclip.training import run
 
 WRITTEN = "syn_text_written"
 _PER_SHARD, _MAX_BATCH = 500, 64
@@ -66,15 +66,14 @@ def trained(spec: CaptionerStudySpec, split: DataSplit, writer: Writer) -> Path:
     return file
 
 
-def written(spec: CaptionerStudySpec, split: DataSplit, arm: Arm, file: Path) -> tuple[ImageTextSample, ...]:
-    """Return the students' pictures with an arm's captions in a set beside the composed ones, written once."""
-    folder = spec.output / "written" / f"{arm.writer}-{arm.num_captions}-{arm.temperature:g}"
-    model = spec.captioner(WRITERS[arm.writer])
+def written(spec: CaptionerStudySpec, split: DataSplit, arm: Arm, writer: Writer) -> tuple[ImageTextSample, ...]:
+    """Return the students' pictures with a captioner's captions in a set beside the composed ones, written once."""
+    folder = spec.output / "written" / f"{writer.name}-{arm.num_captions}-{arm.temperature:g}"
     captioner = CheckpointCaptioner(
-        checkpoint=str(file),
+        checkpoint=str(trained(spec, split, writer)),
         num_captions=arm.num_captions,
         temperature=arm.temperature,
-        max_length=min(24, model.text.input.context_length),
+        max_length=min(24, writer.context),
         max_batch=_MAX_BATCH,
     )
     reinforce(
@@ -83,7 +82,7 @@ def written(spec: CaptionerStudySpec, split: DataSplit, arm: Arm, file: Path) ->
             output=str(folder),
             captioner=captioner,
             caption_set=WRITTEN,
-            augmentation=crop_augmentation(model.image.input.size),
+            augmentation=crop_augmentation(spec.captioner_size),
             seed=spec.seed,
             batch_size=_MAX_BATCH,
         )
@@ -91,47 +90,41 @@ def written(spec: CaptionerStudySpec, split: DataSplit, arm: Arm, file: Path) ->
     return tuple(read_samples(sorted(map(str, folder.glob("*.tar")))))
 
 
-def part_of(spec: CaptionerStudySpec, split: DataSplit, arm: Arm, file: Path | None) -> Part:
+def part_of(spec: CaptionerStudySpec, split: DataSplit, arm: Arm) -> Part:
     """Return the students' pictures with an arm's captions as their synthetic ones."""
-    if file is None:
+    if not arm.has_writers:
         return Part(kept=tuple(read_samples(shards_of(spec, split, None))))
     kept = []
-    for one in written(spec, split, arm, file):
-        composed = one.syn_captions["syn_text"] if arm.captions == "both" else ()
-        kept.append(attrs.evolve(one, syn_captions={"syn_text": (*composed, *one.syn_captions[WRITTEN])}))
+    for same in zip(*(written(spec, split, arm, WRITERS[one]) for one in arm.writers), strict=True):
+        composed = same[0].syn_captions["syn_text"] if arm.captions == "both" else ()
+        own = [caption for one in same for caption in one.syn_captions[WRITTEN]]
+        kept.append(attrs.evolve(same[0], syn_captions={"syn_text": (*composed, *own)}))
     return Part(kept=tuple(kept))
 
 
-def judged(
-    spec: CaptionerStudySpec, split: DataSplit, arm: str, part: Part, *, started: float, file: Path | None
-) -> Line:
-    """Return a line of an arm's captions: names recalled, distinct words and pairs, and its captioner's loss.
+def judged(spec: CaptionerStudySpec, split: DataSplit, name: str, part: Part, started: float) -> Line:
+    """Return a line of an arm's captions: names recalled, and distinct words and pairs.
 
-    Names that the captioner's pictures have too are counted once more alone.
+    Names that its captioners' pictures have too are counted once more alone.
     """
-    has_none = ARMS[arm].captions == "none"
-    texts = [one.captions if has_none else one.syn_captions["syn_text"] for one in part.kept]
+    arm = ARMS[name]
+    texts = [one.captions if arm.captions == "none" else one.syn_captions["syn_text"] for one in part.kept]
     names = [one.metadata["label"] for one in part.kept]
-    last = {} if file is None else last_metrics(file.parent / "metrics.jsonl") or {}
-    known = set() if file is None else _names(shards_of(spec, split, WRITERS[ARMS[arm].writer]))
-    both = [(one, name) for one, name in zip(texts, names, strict=True) if name in known]
+    writers = [WRITERS[one] for one in arm.writers] if arm.has_writers else []
+    known = {one.metadata["label"] for writer in writers for one in read_samples(shards_of(spec, split, writer))}
+    both = [(text, label) for text, label in zip(texts, names, strict=True) if label in known]
     return Line(
         study=spec.study,
-        arm=arm,
+        arm=name,
         kind="captions",
         values={
             "pictures": len(texts),
             "names_recalled": names_recalled(texts, names),
             **({"known_names_recalled": names_recalled(*zip(*both, strict=True))} if both else {}),
             **{f"distinct_{n}": distinct_ngrams(texts, n) for n in (1, 2)},
-            **({"captioner_loss": last["captions"]} if "captions" in last else {}),
         },
         seconds=round(time.monotonic() - started, 1),
     )
-
-
-def _names(shards: Sequence[str]) -> set[str]:
-    return {one.metadata["label"] for one in read_samples(shards)}
 
 
 def examples(parts: Sequence[tuple[str, Part]], count: int = 4) -> list[tuple[str, str, str]]:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import attrs
 
-from examples.captioner.captions import Part, examples, judged, part_of, trained
+from examples.captioner.captions import Part, examples, judged, part_of
 from examples.captioner.lines import LINES, Line, read_lines
 from examples.captioner.report import report
-from examples.captioner.spec import ARMS, WRITERS, CaptionerStudySpec
+from examples.captioner.spec import ARMS, CaptionerStudySpec
 from examples.icons import build_dataset
 from examples.learning_efficiency.results import append
 from examples.learning_efficiency.scoring import HeldOut, held_out, score_student
@@ -64,12 +64,10 @@ def run(spec: CaptionerStudySpec) -> list[Line]:
 
 def _captions(spec: CaptionerStudySpec, dataset: DrawnDataset, arm: str, path: Path) -> Part:
     """Return an arm's pictures and captions, and add a line about them where there is none."""
-    started, one = time.monotonic(), ARMS[arm]
-    has_writer = one.captions in ("written", "both")
-    file = trained(spec, dataset.train, WRITERS[one.writer]) if has_writer else None
-    part = part_of(spec, dataset.train, one, file)
+    started = time.monotonic()
+    part = part_of(spec, dataset.train, ARMS[arm])
     if not any(line.kind == "captions" and line.arm == arm for line in read_lines(path)):
-        append(path, judged(spec, dataset.train, arm, part, started=started, file=file))
+        append(path, judged(spec, dataset.train, arm, part, started))
     return part
 
 

@@ -54,23 +54,30 @@ class Arm:
     Args:
         title: for tables.
         captions: `none`, `composed` of the name, `written` by a captioner, or `both`.
-        writer: the captioner, by name.
-        num_captions: that are written for each picture.
+        writers: the captioners, by name.
+        num_captions: that each writes for each picture.
         temperature: that they are drawn with.
         teachers: whom the student distils, by name; none, one or a pair.
+        scale: what the teacher's logit scale is multiplied with: 0.5, 1, 2 or 4.
     """
 
     title: str
     captions: Captions
-    writer: str = "whole"
+    writers: tuple[str, ...] = ("whole",)
     num_captions: int = 4
     temperature: float = 1.0
     teachers: tuple[str, ...] = ()
+    scale: float = 1.0
+
+    @property
+    def has_writers(self) -> bool:
+        """Whether captioners write for it."""
+        return self.captions in ("written", "both")
 
     @property
     def source(self) -> str:
         """Name of its captions' folder."""
-        own = f"-{self.writer}-{self.num_captions}-{self.temperature:g}" if self.captions in ("written", "both") else ""
+        own = f"-{'-'.join(self.writers)}-{self.num_captions}-{self.temperature:g}" if self.has_writers else ""
         return f"{'composed' if self.captions == 'none' else self.captions}{own}"
 
     @property
@@ -78,6 +85,8 @@ class Arm:
         """Its way of training in the study of learning efficiency."""
         if len(self.teachers) > 1:
             return "ensemble-weak"
+        if self.scale != 1:
+            return f"scale-{self.scale:g}"
         with_captions, without = ("distillation", "captions-0") if self.teachers else ("captions", "plain")
         return without if self.captions == "none" else with_captions
 
@@ -88,22 +97,25 @@ _MAIN = {
     "written": Arm(title="+ the captioner's", captions="written"),
     "both": Arm(title="+ both", captions="both"),
 }
-_WRITTEN = _MAIN["written"]
-ABLATIONS = {
-    "quarter": attrs.evolve(_WRITTEN, title="a captioner of a quarter of the pictures", writer="quarter"),
-    "short": attrs.evolve(_WRITTEN, title="a captioner of context 12", writer="short"),
-    "one": attrs.evolve(_WRITTEN, title="1 caption", num_captions=1),
-    "eight": attrs.evolve(_WRITTEN, title="8 captions", num_captions=8),
-    "cold": attrs.evolve(_WRITTEN, title="temperature 0.5", temperature=0.5),
-    "pair": attrs.evolve(_WRITTEN, title="two teachers", teachers=(FIRST, SECOND)),
-    "hot": attrs.evolve(_WRITTEN, title="temperature 1.5", temperature=1.5),
-}
 MAIN = {
     **_MAIN,
     **{
         f"{name}-teacher": attrs.evolve(arm, title=f"{arm.title}, a teacher", teachers=(FIRST,))
         for name, arm in _MAIN.items()
     },
+}
+_WRITTEN, _TAUGHT = MAIN["written"], MAIN["written-teacher"]
+ABLATIONS = {
+    "quarter": attrs.evolve(_WRITTEN, title="a captioner of a quarter of the pictures", writers=("quarter",)),
+    "short": attrs.evolve(_WRITTEN, title="a captioner of context 12", writers=("short",)),
+    "mixed": attrs.evolve(_WRITTEN, title="all three captioners", writers=tuple(WRITERS)),
+    "one": attrs.evolve(_WRITTEN, title="1 caption", num_captions=1),
+    "eight": attrs.evolve(_WRITTEN, title="8 captions", num_captions=8),
+    "cold": attrs.evolve(_WRITTEN, title="captions drawn at temperature 0.5", temperature=0.5),
+    "hot": attrs.evolve(_WRITTEN, title="captions drawn at temperature 1.5", temperature=1.5),
+    "half": attrs.evolve(_TAUGHT, title="half the teacher's logit scale", scale=0.5),
+    "twice": attrs.evolve(_TAUGHT, title="twice the teacher's logit scale", scale=2.0),
+    "pair": attrs.evolve(_TAUGHT, title="two teachers", teachers=(FIRST, SECOND)),
 }
 ARMS = {**MAIN, **ABLATIONS}
 

@@ -18,8 +18,10 @@ from tests.examples.icons.packages import write_icon_packages
 
 def test_an_ablation_changes_one_choice_of_the_captioners_captions():
     for name, arm in ABLATIONS.items():
-        pairs = zip(attrs.astuple(arm), attrs.astuple(MAIN["written"]), strict=True)
+        base = MAIN["written-teacher" if arm.teachers else "written"]
+        pairs = zip(attrs.astuple(arm), attrs.astuple(base), strict=True)
         assert [one == two for one, two in pairs][1:].count(False) == 1, name
+        assert VARIANTS[arm.variant].scale_factor == arm.scale
 
 
 def test_short_trainings_come_first_and_teachers_last():
