@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 from functools import partial
 from pathlib import Path
 
@@ -155,6 +156,7 @@ def test_every_other_row_for_two_steps(world, row):
         ("train_vit_b16_12m_text", "mct_0"),
         ("train_vit_b16_12m_text", "mct_6"),
         ("train_b_dfndr12m", "mscoco38k"),
+        ("train_b_dfndr12m", "scales_half"),
     ],
 )
 def test_rows_of_the_other_recipes_for_two_steps(world, name, row):
@@ -173,6 +175,24 @@ def test_every_row_of_the_papers_tables_is_a_run():
     assert [(type(one), one.depth) for one in text] == [(MCtSpec, depth) for depth in (6, 4, 2, 1, 0)]
     ensemble = runs[f"{ROWS} ensemble"]
     assert attrs.evolve(runs[f"{ROWS}_text mct_4"], model=ensemble.model) == ensemble
+
+
+def test_every_row_of_the_second_papers_ablations_is_a_run():
+    runs = {name.partition(" ")[2]: run() for name, run in training_recipes().items() if "dfndr12m" in name}
+    loss = runs["all_sets"].training.loss
+    assert (loss.teacher_dims, loss.teacher_logit_scales) == ((768, 768), (70.0, 60.0))
+    columns = {name: getattr(run.data, "teacher_columns", None) for name, run in runs.items()}
+    assert {name: one for name, one in columns.items() if one} == {
+        "teacher_l14": (0, 768),
+        "teacher_l14_39b": (768, 1536),
+    }
+    assert runs["teacher_l14_39b"].training.loss.teacher_logit_scales == (60.0,)
+    assert runs["scales_half"].training.loss.teacher_logit_scales == (35.0, 30.0)
+    assert runs["scales_twice"].training.loss.teacher_logit_scales == (140.0, 120.0)
+    assert [runs[f"captions_{num}"].data.num_captions for num in (1, 2)] == [1, 2]
+    name = "syn_text_mobileclip2_coca_dfn2b_s13b_recap-coco-30k_s12m_context"
+    assert all(re.match(runs[f"context_{num}"].data.caption_sets, f"{name}{num}") for num in (77, 128, 256))
+    assert not re.match(runs["context_77"].data.caption_sets, f"{name}128")
 
 
 def test_help_says_what_every_row_is(capsys):
