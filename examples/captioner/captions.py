@@ -108,7 +108,7 @@ def judged(spec: CaptionerStudySpec, split: DataSplit, name: str, part: Part, st
     Names that its captioners' pictures have too are counted once more alone.
     """
     arm = ARMS[name]
-    texts = [one.captions if arm.captions == "none" else one.syn_captions["syn_text"] for one in part.kept]
+    texts = [_texts(arm, one) for one in part.kept]
     names = [one.metadata["label"] for one in part.kept]
     writers = [WRITERS[one] for one in arm.writers] if arm.has_writers else []
     known = {one.metadata["label"] for writer in writers for one in read_samples(shards_of(spec, split, writer))}
@@ -129,8 +129,9 @@ def judged(spec: CaptionerStudySpec, split: DataSplit, name: str, part: Part, st
 
 def examples(parts: Sequence[tuple[str, Part]], count: int = 4) -> list[tuple[str, str, str]]:
     """Return names of pictures with what each arm's first caption says of them."""
-    return [
-        (one.metadata["label"], arm, one.syn_captions["syn_text"][0])
-        for arm, part in parts
-        for one in part.kept[:count]
-    ]
+    return [(one.metadata["label"], arm, _texts(ARMS[arm], one)[0]) for arm, part in parts for one in part.kept[:count]]
+
+
+def _texts(arm: Arm, sample: ImageTextSample) -> Sequence[str]:
+    """Return an arm's synthetic captions, or the keywords where it has none."""
+    return sample.captions if arm.captions == "none" else sample.syn_captions["syn_text"]

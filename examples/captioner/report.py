@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from examples.captioner.lines import Line, read_lines
-from examples.captioner.spec import ARMS
+from examples.captioner.spec import ABLATIONS, ARMS, MAIN
 
 _PARTS = {"test_pictures": "unseen drawings", "test_set": "an unseen set's", "test_names": "unseen names"}
 
@@ -29,14 +29,17 @@ def report(lines: Sequence[Line], examples: Sequence[tuple[str, str, str]] = ())
         shares = map(values.get, ("names_recalled", "known_names_recalled", "distinct_1", "distinct_2"))
         shown = " | ".join("" if one is None else f"{100 * one:.1f} %" for one in shares)
         text.append(f"| {ARMS[line.arm].title} | {values['pictures']:,.0f} | {shown} |")
-    for budget in sorted({one.budget for one in lines if one.kind == "student"}):
-        text += ["", f"{budget:,} steps, top-5:", "", f"| | seeds | {' | '.join(_PARTS.values())} |"]
-        text.append("| --- " * (2 + len(_PARTS)) + "|")
-        for arm, one in ARMS.items():
-            own = [line.values for line in lines if (line.arm, line.budget, line.kind) == (arm, budget, "student")]
-            if own:
-                cells = (_spread([values[name] for values in own if name in values]) for name in _PARTS)
-                text.append(f"| {one.title} | {len(own)} | {' | '.join(cells)} |")
+    students = [one for one in lines if one.kind == "student"]
+    budgets = sorted({one.budget for one in students if one.arm in MAIN})
+    for part, title in _PARTS.items():
+        rows = {arm: [_spread(students, arm, budget, part) for budget in budgets] for arm in MAIN}
+        text += _table(f"Top-5 of {title}, after so many steps", [f"{one:,}" for one in budgets], rows)
+    for budget in sorted({one.budget for one in students if one.arm in ABLATIONS}):
+        rows = {
+            arm: [_spread(students, arm, budget, part) for part in _PARTS]
+            for arm in ("written", "written-teacher", *ABLATIONS)
+        }
+        text += _table(f"One choice at a time, top-5 after {budget:,} steps", list(_PARTS.values()), rows)
     if examples:
         text += ["", "| name | captions | what they say |", "| --- | --- | --- |"]
         told = ((name, ARMS[arm].title, caption.replace("|", "/")) for name, arm, caption in examples)
@@ -44,7 +47,16 @@ def report(lines: Sequence[Line], examples: Sequence[tuple[str, str, str]] = ())
     return "\n".join(text) + "\n"
 
 
-def _spread(values: Sequence[float]) -> str:
+def _table(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the lines of a table of arms, without those that have nothing."""
+    shown = {arm: cells for arm, cells in rows.items() if any(cells)}
+    lines = ["", f"| {title} | {' | '.join(columns)} |", f"| --- {'| --- ' * len(columns)}|"]
+    return [*lines, *(f"| {ARMS[arm].title} | {' | '.join(cells)} |" for arm, cells in shown.items())] if shown else []
+
+
+def _spread(students: Sequence[Line], arm: str, budget: int, part: str) -> str:
+    """Return mean and standard deviation over seeds."""
+    values = [one.values[part] for one in students if (one.arm, one.budget) == (arm, budget) and part in one.values]
     if not values:
         return ""
     deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
