@@ -28,7 +28,8 @@ _DRAWINGS = {
 }
 # Of the fair table, no case in two.
 FAIR = ("runtimes_images", "runtimes_texts", "runtimes_s2_b", "runtimes_one_thread")
-FORMS = {"openvino": "float32", "openvino_bf16": "bfloat16", "openvino_tuned": "tuned int8", "openvino_int8": "int8"}
+FORMS = {"onnxruntime": "float32", "openvino": "float32", "openvino_bf16": "bfloat16"}
+FORMS |= {"openvino_tuned": "tuned int8", "openvino_int8": "int8"}
 
 _PAIRS = {"12M": "12.8M", "1B": "1.28B"}
 _INPUTS = {"image": "image", "random text": "text", "short text": "text of ten tokens"}
