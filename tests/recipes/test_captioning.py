@@ -43,7 +43,7 @@ def said_memory():
     return {context: re.findall(r"(\d+) GiB", row) for context, row in zip(CONTEXTS, rows, strict=True)}
 
 
-def test_headers_say_the_memory_of_the_page():
+def test_the_page_says_the_memory_of_the_headers():
     training, finetuning = (
         header_of(recipe_files()[one]).entries["Hardware"] for one in ("train_coca", "finetune_coca")
     )
@@ -54,7 +54,7 @@ def test_headers_say_the_memory_of_the_page():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("context", CONTEXTS)
-def test_the_page_says_the_memory_that_is_traced(context):
+def test_the_header_says_the_memory_that_is_traced(context):
     run = coca_run(coca_vit_l14(context))
     run = attrs.evolve(run, training=attrs.evolve(run.training, micro_batch_size=64))
     traced = step_memory(run, num_processes=8), step_memory(finetuning_run(context))
