@@ -15,13 +15,10 @@ Source:    MobileCLIP2 (arXiv 2508.20691), and the released run_dfndr12m.sh; the
 """
 
 from functools import partial
-
-import attrs
+from typing import Any
 
 from mobileclip import specs
-from mobileclip.data import ColumnPipelineSpec
-from mobileclip.losses import ReinforcedLossSpec
-from mobileclip.recipes.training import mobileclip2_run, run_recipe, titled, with_data, with_loss
+from mobileclip.recipes.training import mobileclip2_run, run_recipe, titled, with_data, with_one_teacher, with_scales
 from mobileclip.training import RunSpec
 
 
@@ -32,61 +29,30 @@ def all_sets() -> RunSpec:
     )
 
 
-def mscoco38k() -> RunSpec:
-    """Distil from the synthetic captions of one captioner, tuned on 38k captions of MSCOCO."""
-    return with_data(all_sets(), caption_sets="^syn_text_dfn_mscoco38k$")
-
-
-def real() -> RunSpec:
-    """Distil from real captions alone."""
-    return with_data(all_sets(), captions="real")
-
-
-def pair(run: RunSpec) -> ReinforcedLossSpec:
-    """Return the loss of a run of two teachers."""
-    assert isinstance(run.training.loss, ReinforcedLossSpec), "MobileCLIP2 distils"
-    return run.training.loss
-
-
-def teacher(number: int) -> RunSpec:
-    """Return the run of one teacher of the pair."""
-    run = all_sets()
-    loss = pair(run)
-    dim = loss.teacher_dims[number]
-    alone = attrs.evolve(loss, teacher_dims=(dim,), teacher_logit_scales=(loss.teacher_logit_scales[number],))
-    run = attrs.evolve(run, data=ColumnPipelineSpec.of(run.data, teacher_columns=(number * dim, (number + 1) * dim)))
-    return with_loss(run, alone)
-
-
-def scales(factor: float) -> RunSpec:
-    """Return the run whose teachers have other logit scales, which are the inverse of their temperature."""
-    run = all_sets()
-    loss = pair(run)
-    return with_loss(
-        run, attrs.evolve(loss, teacher_logit_scales=tuple(factor * one for one in loss.teacher_logit_scales))
-    )
-
-
+BY_DATA: dict[str, tuple[str, dict[str, Any]]] = {
+    "mscoco38k": ("synthetic captions of one captioner, tuned on MSCOCO", {"caption_sets": "^syn_text_dfn_mscoco38k$"}),
+    "real": ("real captions alone", {"captions": "real"}),
+    **{f"context_{n}": (f"captioners of {n} positions", {"caption_sets": f".*_context{n}$"}) for n in (77, 128, 256)},
+    **{f"captions_{n}": (f"{n} of 5 captions of every set", {"num_captions": n}) for n in (1, 2)},
+}
+TEACHERS = {"teacher_l14": "DFN2B-CLIP-ViT-L-14", "teacher_l14_39b": "DFN2B-CLIP-ViT-L-14-39B"}
+SCALES = {"half": 0.5, "twice": 2.0}
 ROWS = {
-    **{row.__name__: row for row in (all_sets, mscoco38k, real)},
+    "all_sets": all_sets,
     **{
-        f"context_{num}": titled(
-            f"Distil from the sets of captioners of {num} positions.",
-            partial(with_data, all_sets(), caption_sets=f".*_context{num}$"),
-        )
-        for num in (77, 128, 256)
+        name: titled(f"Distil from {title}.", partial(with_data, all_sets(), **choices))
+        for name, (title, choices) in BY_DATA.items()
     },
     **{
-        f"captions_{num}": titled(
-            f"Distil from {num} of 5 captions of every set.",
-            partial(with_data, all_sets(), num_captions=num),
-        )
-        for num in (1, 2)
+        name: titled(f"Distil from {title} alone.", partial(with_one_teacher, all_sets(), number))
+        for number, (name, title) in enumerate(TEACHERS.items())
     },
-    "teacher_l14": titled("Distil from DFN2B-CLIP-ViT-L-14 alone.", partial(teacher, 0)),
-    "teacher_l14_39b": titled("Distil from DFN2B-CLIP-ViT-L-14-39B alone.", partial(teacher, 1)),
-    "scales_half": titled("Distil with half the teachers' logit scales.", partial(scales, 0.5)),
-    "scales_twice": titled("Distil with twice the teachers' logit scales.", partial(scales, 2.0)),
+    **{
+        f"scales_{name}": titled(
+            f"Distil with {name} the teachers' logit scales.", partial(with_scales, all_sets(), by)
+        )
+        for name, by in SCALES.items()
+    },
 }
 
 if __name__ == "__main__":

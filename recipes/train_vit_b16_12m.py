@@ -13,11 +13,9 @@ Source:    MobileCLIP (arXiv 2311.17049), tables 2 and 3a
 
 from functools import partial
 
-import attrs
-
-from mobileclip.data import ColumnPipelineSpec, crop_augmentation
+from mobileclip.data import crop_augmentation
 from mobileclip.losses import ContrastiveLossSpec, ReinforcedLossSpec
-from mobileclip.recipes.training import run_recipe, titled, vit_b16_12m_run, with_data, with_loss
+from mobileclip.recipes.training import run_recipe, titled, vit_b16_12m_run, with_data, with_loss, with_one_teacher
 from mobileclip.training import RunSpec
 
 
@@ -39,9 +37,7 @@ def synthetic_captions() -> RunSpec:
 
 def one_teacher() -> RunSpec:
     """Distil from one of the teachers: 59.3 / 70.5; on data reinforced with `--augmentation crop`: 54.5 / 66.1."""
-    run = ensemble()
-    run = attrs.evolve(run, data=ColumnPipelineSpec.of(run.data, teacher_columns=(768, 1536)))
-    return with_loss(run, ReinforcedLossSpec(teacher_dims=(768,), teacher_logit_scales=(100.0,)))
+    return with_one_teacher(ensemble(), 1)
 
 
 def weight_07() -> RunSpec:

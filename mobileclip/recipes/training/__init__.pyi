@@ -20,6 +20,8 @@ from .published import (
     with_data as with_data,
     with_drop_path as with_drop_path,
     with_loss as with_loss,
+    with_one_teacher as with_one_teacher,
+    with_scales as with_scales,
 )
 from .tiny import (
     shallow as shallow,

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from mobileclip.data import RangeAugmentSpec, ReinforcedPipelineSpec
+from mobileclip.data import ColumnPipelineSpec, RangeAugmentSpec, ReinforcedPipelineSpec
 from mobileclip.encoders import DualEncoderSpec, MCiSpec, TextEncoderSpec, TextTransformerSpec, ViTSpec
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput
 from mobileclip.losses import LossSpec, ReinforcedLossSpec
@@ -144,6 +144,32 @@ def with_data(run: RunSpec, **changes: Any) -> RunSpec:
 def with_loss(run: RunSpec, loss: LossSpec) -> RunSpec:
     """Return the run with another loss."""
     return attrs.evolve(run, training=attrs.evolve(run.training, loss=loss))
+
+
+def with_one_teacher(run: RunSpec, number: int) -> RunSpec:
+    """Return a run of several teachers that distils from one of them, by its columns of what is stored.
+
+    Args:
+        run: on stored embeddings.
+        number: of the teacher, from 0.
+    """
+    loss = _teachers(run)
+    first, dim = sum(loss.teacher_dims[:number]), loss.teacher_dims[number]
+    alone = attrs.evolve(loss, teacher_dims=(dim,), teacher_logit_scales=(loss.teacher_logit_scales[number],))
+    data = ColumnPipelineSpec.of(run.data, teacher_columns=(first, first + dim))
+    return with_loss(attrs.evolve(run, data=data), alone)
+
+
+def with_scales(run: RunSpec, factor: float) -> RunSpec:
+    """Return the run with the teachers' logit scales, the inverse of their temperatures, multiplied by a factor."""
+    loss = _teachers(run)
+    scales = tuple(factor * one for one in loss.teacher_logit_scales)
+    return with_loss(run, attrs.evolve(loss, teacher_logit_scales=scales))
+
+
+def _teachers(run: RunSpec) -> ReinforcedLossSpec:
+    assert isinstance(run.training.loss, ReinforcedLossSpec), "the published runs distil"
+    return run.training.loss
 
 
 def as_released(run: RunSpec) -> RunSpec:
