@@ -7,14 +7,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import attrs
+import numpy as np
+import torch
+from torch import Tensor
 
 from examples.captioner.lines import Line
 from examples.captioner.spec import ARMS, WRITERS, Arm, CaptionerStudySpec, Writer
 from examples.captioner.tower import write_start
 from examples.quickstart.emoji import DataSplit
+from examples.quickstart.emoji.joint import JointTeacher
 from examples.quickstart.emoji.splits import chance
-from mobileclip.data import ImageTextSample, crop_augmentation, read_samples, write_shards
-from mobileclip.evaluation.captions import distinct_ngrams, names_recalled
+from mobileclip.data import ImageTextSample, ImageTransform, crop_augmentation, read_samples, write_shards
+from mobileclip.evaluation.captions import agreement, distinct_ngrams, mean_words, names_recalled
 from mobileclip.reinforce import CheckpointCaptioner, ReinforcementSpec, reinforce
 from mobileclip.storage import write_text
 from mobileclip.terminal import console
@@ -102,29 +106,48 @@ def part_of(spec: CaptionerStudySpec, split: DataSplit, arm: Arm) -> Part:
     return Part(kept=tuple(kept))
 
 
-def judged(spec: CaptionerStudySpec, split: DataSplit, name: str, part: Part, started: float) -> Line:
-    """Return a line of an arm's captions: names recalled, and distinct words and pairs.
+def judged(
+    spec: CaptionerStudySpec, split: DataSplit, name: str, part: Part, teacher: JointTeacher | None = None
+) -> Line:
+    """Return a line of an arm's captions: words, names recalled, distinct n-grams, and how they fit their pictures.
 
     Names that its captioners' pictures have too are counted once more alone.
+
+    Args:
+        spec: the choices.
+        split: the pictures.
+        name: of the arm.
+        part: its pictures and captions.
+        teacher: who says how they fit; without, nobody does.
     """
-    arm = ARMS[name]
+    arm, started = ARMS[name], time.monotonic()
     texts = [_texts(arm, one) for one in part.kept]
     names = [one.metadata["label"] for one in part.kept]
     writers = [WRITERS[one] for one in arm.writers] if arm.has_writers else []
     known = {one.metadata["label"] for writer in writers for one in read_samples(shards_of(spec, split, writer))}
     both = [(text, label) for text, label in zip(texts, names, strict=True) if label in known]
+    fit = agreement(_embedded(teacher, part), texts, teacher.encode_texts) if teacher else None
     return Line(
         study=spec.study,
         arm=name,
         kind="captions",
         values={
             "pictures": len(texts),
+            "words": mean_words(texts),
             "names_recalled": names_recalled(texts, names),
             **({"known_names_recalled": names_recalled(*zip(*both, strict=True))} if both else {}),
             **{f"distinct_{n}": distinct_ngrams(texts, n) for n in (1, 2)},
+            **({"cosine": fit.cosine, "found": fit.found} if fit else {}),
         },
         seconds=round(time.monotonic() - started, 1),
     )
+
+
+def _embedded(teacher: JointTeacher, part: Part) -> Tensor:
+    """Return a teacher's embeddings of pictures."""
+    transform = ImageTransform(teacher.image)
+    pixels = np.stack([transform.pixels(one.image) for one in part.kept if one.image is not None])
+    return teacher.encode_images(torch.from_numpy(pixels).movedim(-1, 1))
 
 
 def examples(parts: Sequence[tuple[str, Part]], count: int = 4) -> list[tuple[str, str, str]]:

@@ -1,7 +1,8 @@
-"""The tables of the study, from its lines alone: `python -m examples.captioner.report LINES` prints them again."""
+"""The tables and the picture of the study, from its lines alone: `python -m examples.captioner.report LINES`."""
 
 from __future__ import annotations
 
+import math
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -9,8 +10,22 @@ from pathlib import Path
 
 from examples.captioner.lines import Line, read_lines
 from examples.captioner.spec import ABLATIONS, ARMS, MAIN
+from mobileclip import charts
 
+PICTURE = "captioner_study.png"
 _PARTS = {"test_pictures": "unseen drawings", "test_set": "an unseen set's", "test_names": "unseen names"}
+
+_SHARES = {
+    "names_recalled": "names recalled",
+    "known_names_recalled": "of names that it learned",
+    "distinct_1": "distinct words",
+    "distinct_2": "distinct pairs",
+}
+
+
+def captions_lines(lines: Sequence[Line]) -> dict[str, Line]:
+    """Return the last line about each set of captions, by what tells them apart."""
+    return {ARMS[one.arm].own_captions: one for one in lines if one.kind == "captions"}
 
 
 def report(lines: Sequence[Line], examples: Sequence[tuple[str, str, str]] = ()) -> str:
@@ -21,14 +36,16 @@ def report(lines: Sequence[Line], examples: Sequence[tuple[str, str, str]] = ())
         examples: names of pictures, arms, and what these say of them.
     """
     text = [
-        "| captions | pictures | names recalled | of names that it learned | distinct words | distinct pairs |",
-        "| --- | --- | --- | --- | --- | --- |",
+        f"| captions | pictures | words | {' | '.join(_SHARES.values())} | cosine to the picture | picture found |",
+        f"| {'--- | ' * (len(_SHARES) + 5)}".rstrip(),
     ]
-    for line in (one for one in lines if one.kind == "captions"):
+    told = captions_lines(lines).values()
+    for line in sorted(told, key=lambda one: list(ARMS).index(one.arm)):
         values = line.values
-        shares = map(values.get, ("names_recalled", "known_names_recalled", "distinct_1", "distinct_2"))
-        shown = " | ".join("" if one is None else f"{100 * one:.1f} %" for one in shares)
-        text.append(f"| {ARMS[line.arm].title} | {values['pictures']:,.0f} | {shown} |")
+        shares = [f"{100 * values[name]:.1f} %" if name in values else "" for name in (*_SHARES, "found")]
+        cosine = f"{values['cosine']:.3f}" if "cosine" in values else ""
+        cells = [f"{values['pictures']:,.0f}", f"{values['words']:.1f}", *shares[:-1], cosine, shares[-1]]
+        text.append(f"| {ARMS[line.arm].title} | {' | '.join(cells)} |")
     students = [one for one in lines if one.kind == "student"]
     budgets = sorted({one.budget for one in students if one.arm in MAIN})
     for part, title in _PARTS.items():
@@ -42,9 +59,40 @@ def report(lines: Sequence[Line], examples: Sequence[tuple[str, str, str]] = ())
         text += _table(f"One choice at a time, top-5 after {budget:,} steps", list(_PARTS.values()), rows)
     if examples:
         text += ["", "| name | captions | what they say |", "| --- | --- | --- |"]
-        told = ((name, ARMS[arm].title, caption.replace("|", "/")) for name, arm, caption in examples)
-        text += [f"| {' | '.join(one)} |" for one in told]
+        said = ((name, ARMS[arm].title, caption.replace("|", "/")) for name, arm, caption in examples)
+        text += [f"| {' | '.join(one)} |" for one in said]
     return "\n".join(text) + "\n"
+
+
+def draw(lines: Sequence[Line], path: Path) -> None:
+    """Draw top-5 of unseen drawings over the steps, without a teacher and with one; bands are deviations over seeds."""
+    charts.write_chart(
+        [
+            charts.Panel(
+                lines=[line for arm in MAIN if bool(ARMS[arm].teachers) == taught for line in _lines(lines, arm)],
+                title="with a teacher" if taught else "without a teacher",
+                x_label="training steps",
+                y_label="top-5 on unseen drawings, %",
+                has_legend=True,
+                is_log=True,
+                from_zero=True,
+            )
+            for taught in (False, True)
+        ],
+        path,
+    )
+
+
+def _lines(lines: Sequence[Line], arm: str) -> list[charts.Line]:
+    """Return the line of an arm, or none where nothing of it is finished."""
+    part = next(iter(_PARTS))
+    own = [one for one in lines if (one.kind, one.arm) == ("student", arm)]
+    budgets = sorted({one.budget for one in own})
+    values = [[one.values[part] for one in own if one.budget == budget] for budget in budgets]
+    spread = [statistics.stdev(some) if len(some) > 1 else math.nan for some in values]
+    y = [statistics.mean(some) for some in values]
+    label = ARMS[arm].title.removesuffix(", a teacher")
+    return [charts.Line(x=budgets, y=y, label=label, marker=".", spread=spread)] if own else []
 
 
 def _table(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> list[str]:
@@ -64,4 +112,6 @@ def _spread(students: Sequence[Line], arm: str, budget: int, part: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(report(read_lines(Path(sys.argv[1]))))
+    source = Path(sys.argv[1])
+    draw(read_lines(source), source.with_name(PICTURE))
+    sys.stdout.write(report(read_lines(source)))

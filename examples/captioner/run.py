@@ -11,7 +11,7 @@ import attrs
 
 from examples.captioner.captions import Part, examples, judged, part_of
 from examples.captioner.lines import LINES, Line, read_lines
-from examples.captioner.report import report
+from examples.captioner.report import PICTURE, captions_lines, draw, report
 from examples.captioner.spec import ARMS, CaptionerStudySpec
 from examples.icons import build_dataset
 from examples.learning_efficiency.results import append
@@ -20,7 +20,7 @@ from examples.learning_efficiency.spec import Cell
 from examples.learning_efficiency.stores import load_store, make_stores, store_of
 from examples.learning_efficiency.students import train_student
 from examples.learning_efficiency.teachers import build_teachers
-from examples.learning_efficiency.variants import VARIANTS
+from examples.learning_efficiency.variants import FIRST, VARIANTS
 from examples.quickstart.emoji import DrawnDataset
 from examples.quickstart.emoji.joint import JointTeacher
 from mobileclip.storage import write_text
@@ -53,22 +53,35 @@ def run(spec: CaptionerStudySpec) -> list[Line]:
             line = _student(spec, arm, cell, captions[arm], teachers=teachers, parts=parts)
             append(path, line)
             say(f"{arm}, {cell.budget} steps, seed {cell.seed}: {line.values}")
+        if any(ARMS[arm].teachers for arm, _ in spec.cells()):
+            _ask_teacher(spec, dataset, path)
     finally:
         # An interrupted study has a report of what is finished.
         lines = read_lines(path, study=spec.study)
         text = report(lines, examples(list(captions.items())))
         write_text(spec.output / "report.md", text)
+        draw(lines, spec.output / PICTURE)
     say(text)
     return lines
 
 
 def _captions(spec: CaptionerStudySpec, dataset: DrawnDataset, arm: str, path: Path) -> Part:
     """Return an arm's pictures and captions, and add a line about them where there is none."""
-    started = time.monotonic()
     part = part_of(spec, dataset.train, ARMS[arm])
-    if not any(line.kind == "captions" and line.arm == arm for line in read_lines(path)):
-        append(path, judged(spec, dataset.train, arm, part, started))
+    if ARMS[arm].own_captions not in captions_lines(read_lines(path)):
+        append(path, judged(spec, dataset.train, arm, part))
     return part
+
+
+def _ask_teacher(spec: CaptionerStudySpec, dataset: DrawnDataset, path: Path) -> None:
+    """Let the first teacher say how all captions fit their pictures, where it was not asked yet."""
+    known = captions_lines(read_lines(path))
+    chosen = {ARMS[arm].own_captions: arm for arm, _ in reversed(spec.cells())}
+    waiting = [arm for own, arm in chosen.items() if own not in known or "cosine" not in known[own].values]
+    if waiting:
+        teacher = build_teachers(spec.students(""), dataset, [(FIRST,)])[FIRST]
+        for arm in waiting:
+            append(path, judged(spec, dataset.train, arm, part_of(spec, dataset.train, ARMS[arm]), teacher))
 
 
 def _student(

@@ -81,6 +81,11 @@ class Arm:
         return f"{'composed' if self.captions == 'none' else self.captions}{own}"
 
     @property
+    def own_captions(self) -> str:
+        """What tells its captions from those of other arms; teachers do not change them."""
+        return f"{self.captions} {self.source}"
+
+    @property
     def variant(self) -> str:
         """Its way of training in the study of learning efficiency."""
         if len(self.teachers) > 1:

@@ -3,11 +3,12 @@
 import attrs
 import pytest
 import torch
+from PIL import Image
 
 from examples.captioner import CaptionerStudySpec, run
 from examples.captioner.captions import WRITTEN
 from examples.captioner.lines import LINES, Line, read_lines
-from examples.captioner.report import report
+from examples.captioner.report import PICTURE, captions_lines, draw, report
 from examples.captioner.spec import ABLATIONS, ARMS, MAIN, WRITERS
 from examples.icons import IconDataSpec
 from examples.learning_efficiency.results import append
@@ -50,6 +51,10 @@ def test_a_line_that_is_cut_off_is_none_and_others_make_the_tables(tmp_path):
     assert "| Top-5 of unseen drawings, after so many steps | 400 |" in text
     assert "| + the captioner's | 11.0 ± 1.4 |" in text
     assert "One choice at a time" not in text
+    for some in (lines, []):
+        draw(some, tmp_path / PICTURE)
+        with Image.open(tmp_path / PICTURE) as picture:
+            assert picture.width > 2 * picture.height
     assert read_lines(path) == lines
     with pytest.raises(ValueError, match="other choices"):
         read_lines(path, study="b")
@@ -81,9 +86,14 @@ def test_a_handful_of_icons_goes_through_every_step(tmp_path):
     )  # fmt: skip
     write_icon_packages(tmp_path / "data" / "download" / "node_modules", sets)
     spec = attrs.evolve(CaptionerStudySpec(tiny=True).resolved, output=tmp_path, data=data, batch_size=4)
+    plain = ("none", "composed", "written", "both")
+    assert len(run(attrs.evolve(spec, arms=plain))) == 4 + 12
+    spec = attrs.evolve(spec, arms=(*plain, "written-teacher"))
     lines = run(spec)
-    assert {one.arm for one in lines if one.kind == "captions"} == {"none", "composed", "written", "both"}
-    assert len([one for one in lines if one.kind == "student"]) == 12
+    assert len([one for one in lines if one.kind == "student"]) == 12 + 3
+    told = captions_lines(lines).values()
+    assert [one.arm for one in told] == list(plain)
+    assert all(-1 <= one.values["cosine"] <= 1 and 0 <= one.values["found"] <= 1 for one in told)
     pictures = list(read_samples(sorted(map(str, (tmp_path / "written").glob("*/*.tar")))))
     assert pictures
     assert all(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 import torch
@@ -64,7 +64,7 @@ def judge_captions(captioned: Captioned, models: Sequence[Candidate] = ()) -> li
         session = Session.of(model)
         images = _images(session, captioned)
         for name, texts in captioned.sets.items():
-            agreements[name][model.name] = _agreement(session, images, texts)
+            agreements[name][model.name] = agreement(images, texts, session.embed_texts)
     return [
         Judgement(
             name=name,
@@ -88,9 +88,19 @@ def _images(session: Session, captioned: Captioned) -> Tensor:
     return F.normalize(session.embed_images(pixels), dim=-1)
 
 
-def _agreement(session: Session, images: Tensor, texts: Sequence[Sequence[str]]) -> Agreement:
+def agreement(images: Tensor, texts: Sequence[Sequence[str]], embed: Callable[[list[str]], Tensor]) -> Agreement:
+    """Return how well captions match their images.
+
+    Shape:
+        images `(images, dim)`; embed gives `(texts, dim)`.
+
+    Args:
+        images: embeddings of unit length.
+        texts: captions of each image, at least one in all.
+        embed: texts to embeddings, of any length.
+    """
     rows = torch.tensor([row for row, several in enumerate(texts) for _ in several])
-    embedded = F.normalize(session.embed_texts([text for several in texts for text in several]), dim=-1)
+    embedded = F.normalize(embed([text for several in texts for text in several]), dim=-1)
     cosines, found = [], []
     for part, own in zip(torch.split(embedded, 4_096), torch.split(rows, 4_096), strict=True):
         fits = part @ images.T
