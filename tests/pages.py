@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+from examples.captioner.lines import read_lines
+from examples.captioner.report import report
 from mobileclip import testing
 from mobileclip.evaluation import SUITE, SUITES, evaluation_tasks
 from mobileclip.recipes import header_of, recipe_files
@@ -97,7 +99,13 @@ def _written(table: Callable[[], Table]) -> Callable[[], str]:
     return text
 
 
-BLOCKS: dict[str, Callable[[], str]] = {one.__name__: one for one in (tasks, registries, checks, recipes, models)} | {
+def captioner_study() -> str:
+    """Return the tables of the study of captioners, of its kept lines."""
+    return report(read_lines(ROOT / "docs" / "captioner_study.jsonl")).removesuffix("\n")
+
+
+_OWN = (tasks, registries, checks, recipes, models, captioner_study)
+BLOCKS: dict[str, Callable[[], str]] = {one.__name__: one for one in _OWN} | {
     one.__name__: _written(one)
     for one in (
         targets_table,

@@ -1,6 +1,5 @@
 """The study of captioners: one that is trained here, its captions, and what students gain from them."""
 
-from examples.captioner.run import run
 from examples.captioner.spec import CaptionerStudySpec
 
-__all__ = ["CaptionerStudySpec", "run"]
+__all__ = ["CaptionerStudySpec"]

@@ -11,7 +11,8 @@ both, each with a teacher and without. docs/lab/captioner_study.md says what cam
 
 from __future__ import annotations
 
-from examples.captioner import CaptionerStudySpec, run
+from examples.captioner import CaptionerStudySpec
+from examples.captioner.run import run
 
 
 def captioner() -> CaptionerStudySpec:

@@ -51,6 +51,13 @@ def report(lines: Sequence[Line], examples: Sequence[tuple[str, str, str]] = ())
     for part, title in _PARTS.items():
         rows = {arm: [_spread(students, arm, budget, part) for budget in budgets] for arm in MAIN}
         text += _table(f"Top-5 of {title}, after so many steps", [f"{one:,}" for one in budgets], rows)
+    for budget in budgets[-1:]:
+        rows = {
+            arm: [_gain(students, arm, _base(arm), budget, part) for part in _PARTS]
+            for arm in MAIN
+            if arm != _base(arm)
+        }
+        text += _table(f"Points above keywords alone, {budget:,} steps, seed by seed", list(_PARTS.values()), rows)
     for budget in sorted({one.budget for one in students if one.arm in ABLATIONS}):
         rows = {
             arm: [_spread(students, arm, budget, part) for part in _PARTS]
@@ -88,7 +95,7 @@ def _lines(lines: Sequence[Line], arm: str) -> list[charts.Line]:
     part = next(iter(_PARTS))
     own = [one for one in lines if (one.kind, one.arm) == ("student", arm)]
     budgets = sorted({one.budget for one in own})
-    values = [[one.values[part] for one in own if one.budget == budget] for budget in budgets]
+    values = [_by_seed(own, arm, budget, part).values() for budget in budgets]
     spread = [statistics.stdev(some) if len(some) > 1 else math.nan for some in values]
     y = [statistics.mean(some) for some in values]
     label = ARMS[arm].title.removesuffix(", a teacher")
@@ -102,13 +109,31 @@ def _table(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]
     return [*lines, *(f"| {ARMS[arm].title} | {' | '.join(cells)} |" for arm, cells in shown.items())] if shown else []
 
 
+def _base(arm: str) -> str:
+    """Return the arm of keywords alone that an arm is compared with."""
+    return "none-teacher" if ARMS[arm].teachers else "none"
+
+
+def _gain(students: Sequence[Line], arm: str, base: str, budget: int, part: str) -> str:
+    """Return mean and standard deviation of what an arm has above another, over the seeds that both have."""
+    values, others = _by_seed(students, arm, budget, part), _by_seed(students, base, budget, part)
+    return _shown([value - others[seed] for seed, value in values.items() if seed in others], sign="+")
+
+
 def _spread(students: Sequence[Line], arm: str, budget: int, part: str) -> str:
     """Return mean and standard deviation over seeds."""
-    values = [one.values[part] for one in students if (one.arm, one.budget) == (arm, budget) and part in one.values]
+    return _shown(list(_by_seed(students, arm, budget, part).values()))
+
+
+def _by_seed(students: Sequence[Line], arm: str, budget: int, part: str) -> dict[int, float]:
+    return {one.seed: one.values[part] for one in students if (one.arm, one.budget) == (arm, budget)}
+
+
+def _shown(values: Sequence[float], sign: str = "") -> str:
     if not values:
         return ""
     deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{deviation}"
+    return f"{statistics.mean(values):{sign}.1f}{deviation}"
 
 
 if __name__ == "__main__":

@@ -5,10 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
-from examples.captioner import CaptionerStudySpec, run
+from examples.captioner import CaptionerStudySpec
 from examples.captioner.captions import WRITTEN
 from examples.captioner.lines import LINES, Line, read_lines
 from examples.captioner.report import PICTURE, captions_lines, draw, report
+from examples.captioner.run import run
 from examples.captioner.spec import ABLATIONS, ARMS, MAIN, WRITERS
 from examples.icons import IconDataSpec
 from examples.learning_efficiency.results import append
@@ -50,6 +51,9 @@ def test_a_line_that_is_cut_off_is_none_and_others_make_the_tables(tmp_path):
     text = report(lines, [("x", "written", "a | b")])
     assert "| Top-5 of unseen drawings, after so many steps | 400 |" in text
     assert "| + the captioner's | 11.0 ± 1.4 |" in text
+    values = {"test_pictures": 9.0, "test_set": 4.0, "test_names": 4.0}
+    base = [attrs.evolve(lines[0], arm="none", seed=seed, values=values) for seed in (0, 1, 2)]
+    assert "| + the captioner's | +2.0 ± 1.4 | -1.0 ± 0.0 | +0.0 ± 0.0 |" in report([*lines, *base])
     assert "One choice at a time" not in text
     for some in (lines, []):
         draw(some, tmp_path / PICTURE)
