@@ -93,7 +93,7 @@ def draw(lines: Sequence[Line], path: Path) -> None:
 def _lines(lines: Sequence[Line], arm: str) -> list[charts.Line]:
     """Return the line of an arm, or none where nothing of it is finished."""
     part = next(iter(_PARTS))
-    own = [one for one in lines if (one.kind, one.arm) == ("student", arm)]
+    own = [one for one in lines if (one.kind, one.arm) == ("student", arm) and part in one.values]
     budgets = sorted({one.budget for one in own})
     values = [_by_seed(own, arm, budget, part).values() for budget in budgets]
     spread = [statistics.stdev(some) if len(some) > 1 else math.nan for some in values]
@@ -126,7 +126,9 @@ def _spread(students: Sequence[Line], arm: str, budget: int, part: str) -> str:
 
 
 def _by_seed(students: Sequence[Line], arm: str, budget: int, part: str) -> dict[int, float]:
-    return {one.seed: one.values[part] for one in students if (one.arm, one.budget) == (arm, budget)}
+    """Return scores by seed; few icons make no drawings of some parts."""
+    own = (one for one in students if (one.arm, one.budget) == (arm, budget))
+    return {one.seed: one.values[part] for one in own if part in one.values}
 
 
 def _shown(values: Sequence[float], sign: str = "") -> str:

@@ -55,7 +55,9 @@ def test_a_line_that_is_cut_off_is_none_and_others_make_the_tables(tmp_path):
     base = [attrs.evolve(lines[0], arm="none", seed=seed, values=values) for seed in (0, 1, 2)]
     assert "| + the captioner's | +2.0 ± 1.4 | -1.0 ± 0.0 | +0.0 ± 0.0 |" in report([*lines, *base])
     assert "One choice at a time" not in text
-    for some in (lines, []):
+    few = [attrs.evolve(one, values={"test_names": 4.0}) for one in lines]
+    assert "unseen drawings" not in report(few)
+    for some in (lines, few, []):
         draw(some, tmp_path / PICTURE)
         with Image.open(tmp_path / PICTURE) as picture:
             assert picture.width > 2 * picture.height
