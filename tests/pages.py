@@ -101,7 +101,7 @@ def _written(table: Callable[[], Table]) -> Callable[[], str]:
 
 def captioner_study() -> str:
     """Return the tables of the study of captioners, of its kept lines."""
-    return report(read_lines(ROOT / "docs" / "captioner_study.jsonl")).removesuffix("\n")
+    return report(read_lines(ROOT / "docs" / "captioner_study.jsonl"))
 
 
 _OWN = (tasks, registries, checks, recipes, models, captioner_study)

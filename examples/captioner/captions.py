@@ -7,13 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import attrs
-import numpy as np
-import torch
 from torch import Tensor
 
 from examples.captioner.lines import Line
 from examples.captioner.spec import ARMS, WRITERS, Arm, CaptionerStudySpec, Writer
 from examples.captioner.tower import write_start
+from examples.learning_efficiency.scoring import pixels_of
 from examples.quickstart.emoji import DataSplit
 from examples.quickstart.emoji.joint import JointTeacher
 from examples.quickstart.emoji.splits import chance
@@ -145,9 +144,8 @@ def judged(
 
 def _embedded(teacher: JointTeacher, part: Part) -> Tensor:
     """Return a teacher's embeddings of pictures."""
-    transform = ImageTransform(teacher.image)
-    pixels = np.stack([transform.pixels(one.image) for one in part.kept if one.image is not None])
-    return teacher.encode_images(torch.from_numpy(pixels).movedim(-1, 1))
+    images = [one.image for one in part.kept if one.image is not None]
+    return teacher.encode_images(pixels_of(images, ImageTransform(teacher.image)))
 
 
 def examples(parts: Sequence[tuple[str, Part]], count: int = 4) -> list[tuple[str, str, str]]:

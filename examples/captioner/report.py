@@ -10,6 +10,7 @@ from pathlib import Path
 
 from examples.captioner.lines import Line, read_lines
 from examples.captioner.spec import ABLATIONS, ARMS, MAIN
+from examples.learning_efficiency.tables import spread, table
 from mobileclip import charts
 
 PICTURE = "captioner_study.png"
@@ -35,28 +36,22 @@ def report(lines: Sequence[Line], examples: Sequence[tuple[str, str, str]] = ())
         lines: of the study.
         examples: names of pictures, arms, and what these say of them.
     """
-    text = [
-        f"| captions | pictures | words | {' | '.join(_SHARES.values())} | cosine to the picture | picture found |",
-        f"| {'--- | ' * (len(_SHARES) + 5)}".rstrip(),
-    ]
-    told = captions_lines(lines).values()
-    for line in sorted(told, key=lambda one: list(ARMS).index(one.arm)):
+    told = []
+    for line in sorted(captions_lines(lines).values(), key=lambda one: list(ARMS).index(one.arm)):
         values = line.values
         shares = [f"{100 * values[name]:.1f} %" if name in values else "" for name in (*_SHARES, "found")]
         cosine = f"{values['cosine']:.3f}" if "cosine" in values else ""
-        cells = [f"{values['pictures']:,.0f}", f"{values['words']:.1f}", *shares[:-1], cosine, shares[-1]]
-        text.append(f"| {ARMS[line.arm].title} | {' | '.join(cells)} |")
+        cells = (f"{values['pictures']:,.0f}", f"{values['words']:.1f}", *shares[:-1], cosine, shares[-1])
+        told.append((ARMS[line.arm].title, *cells))
+    head = ("captions", "pictures", "words", *_SHARES.values(), "cosine to the picture", "picture found")
+    text = table(head, told)
     students = [one for one in lines if one.kind == "student"]
     budgets = sorted({one.budget for one in students if one.arm in MAIN})
     for part, title in _PARTS.items():
         rows = {arm: [_spread(students, arm, budget, part) for budget in budgets] for arm in MAIN}
         text += _table(f"Top-5 of {title}, after so many steps", [f"{one:,}" for one in budgets], rows)
     for budget in budgets[-1:]:
-        rows = {
-            arm: [_gain(students, arm, _base(arm), budget, part) for part in _PARTS]
-            for arm in MAIN
-            if arm != _base(arm)
-        }
+        rows = {arm: [_gain(students, arm, budget, part) for part in _PARTS] for arm in MAIN if arm != _base(arm)}
         text += _table(f"Points above keywords alone, {budget:,} steps, seed by seed", list(_PARTS.values()), rows)
     for budget in sorted({one.budget for one in students if one.arm in ABLATIONS}):
         rows = {
@@ -65,9 +60,8 @@ def report(lines: Sequence[Line], examples: Sequence[tuple[str, str, str]] = ())
         }
         text += _table(f"One choice at a time, top-5 after {budget:,} steps", list(_PARTS.values()), rows)
     if examples:
-        text += ["", "| name | captions | what they say |", "| --- | --- | --- |"]
-        said = ((name, ARMS[arm].title, caption.replace("|", "/")) for name, arm, caption in examples)
-        text += [f"| {' | '.join(one)} |" for one in said]
+        said = [(name, ARMS[arm].title, caption.replace("|", "/")) for name, arm, caption in examples]
+        text += ["", *table(("name", "captions", "what they say"), said)]
     return "\n".join(text) + "\n"
 
 
@@ -96,17 +90,16 @@ def _lines(lines: Sequence[Line], arm: str) -> list[charts.Line]:
     own = [one for one in lines if (one.kind, one.arm) == ("student", arm) and part in one.values]
     budgets = sorted({one.budget for one in own})
     values = [_by_seed(own, arm, budget, part).values() for budget in budgets]
-    spread = [statistics.stdev(some) if len(some) > 1 else math.nan for some in values]
+    deviations = [statistics.stdev(some) if len(some) > 1 else math.nan for some in values]
     y = [statistics.mean(some) for some in values]
     label = ARMS[arm].title.removesuffix(", a teacher")
-    return [charts.Line(x=budgets, y=y, label=label, marker=".", spread=spread)] if own else []
+    return [charts.Line(x=budgets, y=y, label=label, marker=".", spread=deviations)] if own else []
 
 
 def _table(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> list[str]:
     """Return the lines of a table of arms, without those that have nothing."""
-    shown = {arm: cells for arm, cells in rows.items() if any(cells)}
-    lines = ["", f"| {title} | {' | '.join(columns)} |", f"| --- {'| --- ' * len(columns)}|"]
-    return [*lines, *(f"| {ARMS[arm].title} | {' | '.join(cells)} |" for arm, cells in shown.items())] if shown else []
+    shown = [(ARMS[arm].title, *cells) for arm, cells in rows.items() if any(cells)]
+    return ["", *table((title, *columns), shown)] if shown else []
 
 
 def _base(arm: str) -> str:
@@ -114,15 +107,17 @@ def _base(arm: str) -> str:
     return "none-teacher" if ARMS[arm].teachers else "none"
 
 
-def _gain(students: Sequence[Line], arm: str, base: str, budget: int, part: str) -> str:
-    """Return mean and standard deviation of what an arm has above another, over the seeds that both have."""
-    values, others = _by_seed(students, arm, budget, part), _by_seed(students, base, budget, part)
-    return _shown([value - others[seed] for seed, value in values.items() if seed in others], sign="+")
+def _gain(students: Sequence[Line], arm: str, budget: int, part: str) -> str:
+    """Return mean and standard deviation of what an arm has above its base, over the seeds that both have."""
+    values, others = (_by_seed(students, one, budget, part) for one in (arm, _base(arm)))
+    differences = [value - others[seed] for seed, value in values.items() if seed in others]
+    return spread(differences, sign="+") if differences else ""
 
 
 def _spread(students: Sequence[Line], arm: str, budget: int, part: str) -> str:
     """Return mean and standard deviation over seeds."""
-    return _shown(list(_by_seed(students, arm, budget, part).values()))
+    values = list(_by_seed(students, arm, budget, part).values())
+    return spread(values) if values else ""
 
 
 def _by_seed(students: Sequence[Line], arm: str, budget: int, part: str) -> dict[int, float]:
@@ -131,14 +126,8 @@ def _by_seed(students: Sequence[Line], arm: str, budget: int, part: str) -> dict
     return {one.seed: one.values[part] for one in own if part in one.values}
 
 
-def _shown(values: Sequence[float], sign: str = "") -> str:
-    if not values:
-        return ""
-    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):{sign}.1f}{deviation}"
-
-
 if __name__ == "__main__":
     source = Path(sys.argv[1])
-    draw(read_lines(source), source.with_name(PICTURE))
-    sys.stdout.write(report(read_lines(source)))
+    kept = read_lines(source)
+    draw(kept, source.with_name(PICTURE))
+    sys.stdout.write(report(kept))

@@ -14,7 +14,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import attrs
-import numpy as np
 import torch
 
 import mobileclip
@@ -24,7 +23,7 @@ from examples.icons.sets import ALL_SETS, EMOJI_SETS
 from examples.icons.splits import TEST_PICTURES, TITLES
 from examples.learning_efficiency.results import Result
 from examples.learning_efficiency.run import run
-from examples.learning_efficiency.scoring import HeldOut, held_out, score_student
+from examples.learning_efficiency.scoring import HeldOut, held_out, pixels_of, score_student
 from examples.learning_efficiency.spec import Cell, EfficiencySpec
 from examples.learning_efficiency.strict import STRICT, read_strict, stricter
 from examples.learning_efficiency.students import MODEL
@@ -174,9 +173,8 @@ def _strangers(contract: ImageInput, class_names: tuple[str, ...], folder: Path)
     icons = [icon for icon in drawn.icons if icon.name in numbers]
     renderings = render_all([icon.svg for icon in icons], IconDataSpec().image_size, num_processes=2)
     seen = [(icon, one.png) for icon, one in zip(icons, renderings, strict=True) if one is not None]
-    pixels = np.stack([ImageTransform(contract).pixels(png) for _, png in seen])
     return HeldOut(
-        pixels={contract: torch.from_numpy(pixels).movedim(-1, 1)},
+        pixels={contract: pixels_of([png for _, png in seen], ImageTransform(contract))},
         labels=torch.tensor([numbers[icon.name] for icon, _ in seen]),
         class_names=class_names,
     )

@@ -98,13 +98,19 @@ def held_out(dataset: DrawnDataset, contracts: Iterable[ImageInput]) -> dict[str
     return {split.name: _held_out(split, transforms) for split in dataset.tests if split.num_samples}
 
 
+def pixels_of(images: Iterable[bytes], transform: ImageTransform) -> Tensor:
+    """Return encoded pictures as a model sees them, before normalisation.
+
+    Shape:
+        (pictures, 3, size, size) uint8.
+    """
+    return torch.from_numpy(np.stack([transform.pixels(image) for image in images])).movedim(-1, 1)
+
+
 def _held_out(split: DataSplit, transforms: Sequence[ImageTransform]) -> HeldOut:
     samples = list(split.samples())
     images = [sample.image for sample in samples if sample.image is not None]
-    pixels = {
-        transform.image_input: torch.from_numpy(np.stack([transform.pixels(image) for image in images])).movedim(-1, 1)
-        for transform in transforms
-    }
+    pixels = {transform.image_input: pixels_of(images, transform) for transform in transforms}
     return HeldOut(pixels=pixels, labels=torch.tensor(split.class_indices(samples)), class_names=split.class_names)
 
 
