@@ -16,7 +16,6 @@ from types import ModuleType
 
 from examples.captioner.lines import read_lines
 from examples.captioner.report import report
-from mobileclip import testing
 from mobileclip.evaluation import SUITE, SUITES, evaluation_tasks
 from mobileclip.recipes import header_of, recipe_files
 from mobileclip.registry import Registry
@@ -55,20 +54,6 @@ def registries() -> str:
     return _table("a name of", "registry", "entry point", rows=rows)
 
 
-def checks() -> str:
-    """Return the contract suites, with their arguments."""
-    rows = []
-    for name in testing.__all__:
-        check = getattr(testing, name)
-        arguments = ", ".join(
-            f"{one.name}=" if one.kind is one.KEYWORD_ONLY else str(one).partition(":")[0]
-            for one in inspect.signature(check).parameters.values()
-        )
-        about = _first_line(check).removeprefix("Check ").removeprefix("that ").rstrip(".")
-        rows.append((f"`{name}({arguments})`", about))
-    return _table("function", "what it checks", rows=rows)
-
-
 def recipes() -> str:
     """Return every recipe, as its header says."""
     rows = []
@@ -104,7 +89,7 @@ def captioner_study() -> str:
     return report(read_lines(ROOT / "docs" / "captioner_study.jsonl"))
 
 
-_OWN = (tasks, registries, checks, recipes, models, captioner_study)
+_OWN = (tasks, registries, recipes, models, captioner_study)
 BLOCKS: dict[str, Callable[[], str]] = {one.__name__: one for one in _OWN} | {
     one.__name__: _written(one)
     for one in (

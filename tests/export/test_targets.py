@@ -36,7 +36,7 @@ from mobileclip.export.targets.executorch.lower import LARGEST_BATCH
 from mobileclip.extras import install
 from mobileclip.inference import weighted_layers
 from mobileclip.inference.optimization import PROCESSOR_OPTIONS, import_quietly
-from mobileclip.testing import check_target
+from tests.contracts.targets import check_target
 from tests.errors import fails
 from tests.export.hostile_folders import sign
 from tests.export.litert import EXPORT, model as litert_model

@@ -16,7 +16,7 @@ from mobileclip.inputs import TextInput
 from mobileclip.recipes.distilling import open_teacher
 from mobileclip.recipes.tiny import CONFIGS, write_tiny_models
 from mobileclip.reinforce import OpenClipTeacher, Teacher, build_ensemble
-from mobileclip.testing import check_teacher
+from tests.contracts.teachers import check_teacher
 from tests.errors import fails
 from tests.lazily import lazily
 from tests.reinforce.conftest import picture
