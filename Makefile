@@ -23,7 +23,7 @@ PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(if
 
 # The extras whose tests `make test` runs.
 TESTED := hub parquet teachers transformers ray tensorboard speed lora aro clip-benchmark collections heif raw video \
-	report onnx openvino executorch coreml coreai litert
+	report onnx openvino executorch coreml litert
 # An environment of the core's packages alone, with the extras that EXTRAS names.
 EXTRAS :=
 CORE_VENV = $(subst $(space),-,$(strip .venv-core $(EXTRAS)))

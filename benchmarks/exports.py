@@ -46,7 +46,7 @@ from mobileclip.hardware.precision import PRECISIONS, Precision
 from mobileclip.inference.comparison.measuring import times_in_turn
 
 RANDOM = "random:"
-_TARGETS = ("onnx", "openvino", "litert", "executorch", "coreml", "coreai", "torch")
+_TARGETS = ("onnx", "openvino", "litert", "executorch", "coreml", "torch")
 
 
 @attrs.frozen(kw_only=True)

@@ -49,7 +49,7 @@ class ExportSpec:
 
     Args:
         out: the folder to write; it must not exist, or be empty.
-        target: the runtime's format: `onnx`, `openvino`, `litert`, `executorch`, `coreml`, `coreai`, `torch`, or
+        target: the runtime's format: `onnx`, `openvino`, `litert`, `executorch`, `coreml`, `torch`, or
             another that is registered in `mobileclip.export.targets`.
         layout: names of files, inputs and outputs, and the files beside them: `plain`, `transformers.js`,
             `immich`, or another that is registered in `mobileclip.export.layouts`.

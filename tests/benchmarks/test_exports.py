@@ -11,14 +11,16 @@ from mobileclip.inference.comparison import LEAST_COSINE
 
 
 def test_a_format_has_the_cells_of_its_precisions():
-    spec = ExportsBenchSpec(models=("a.pt", "b.pt"), targets=("coreai", "litert"), precisions=("float32", "int8"))
+    spec = ExportsBenchSpec(
+        models=("a.pt", "b.pt"), targets=("coreml", "litert"), precisions=("float32", "int8-weights")
+    )
     assert [tuple(case.labels.values()) for case in spec.cases()] == [
-        ("a.pt", "coreai", "float32"),
+        ("a.pt", "coreml", "float32"),
         ("a.pt", "litert", "float32"),
-        ("a.pt", "litert", "int8"),
-        ("b.pt", "coreai", "float32"),
+        ("a.pt", "litert", "int8-weights"),
+        ("b.pt", "coreml", "float32"),
         ("b.pt", "litert", "float32"),
-        ("b.pt", "litert", "int8"),
+        ("b.pt", "litert", "int8-weights"),
     ]
     assert all(case.apart for case in spec.cases())
 
