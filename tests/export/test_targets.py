@@ -21,15 +21,12 @@ from mobileclip.export import (
     ExportSpec,
     bundled_samples,
     export_model,
-    load_export,
     read_contract,
     read_report,
     targets,
     verify_export,
 )
 from mobileclip.export.describing import tower_file
-from mobileclip.export.targets import NotRunHereError
-from mobileclip.export.targets.executorch.backends import lowering
 from mobileclip.export.targets.executorch.lower import LARGEST_BATCH
 from mobileclip.extras import install
 from mobileclip.inference import weighted_layers
@@ -370,48 +367,6 @@ def test_executorch_in_float16_of_wide_layers(tmp_path):
     ours, expected = answers(*written(export, tmp_path), "executorch", tokens), model.encode_text(tokens)
     assert float(torch.cosine_similarity(ours, expected).min()) > 0.9995
     torch.testing.assert_close(ours, expected, rtol=2e-2, atol=2e-2 * float(expected.abs().max()))
-
-
-def test_a_backend_is_of_executorch_and_takes_floats_one_by_one(tmp_path):
-    with fails("export.backend-target-none-leave", "vulkan", "onnx"):
-        ExportSpec(out=tmp_path, backend="vulkan")
-    for options in ({"precision": "int8"}, {"dynamic_batch": True}):
-        with fails("export.backend-takes-input-time", "coreml"):
-            ExportSpec(out=tmp_path, target="executorch", backend="coreml", **options)
-        assert not ExportSpec(out=tmp_path, target="executorch", backend="xnnpack", **options).lowered_only
-    with fails("export.executorch-lowers-tools-maker", "qnn"):
-        lowering("qnn")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("backend", "outside"),
-    [
-        ("vulkan", "aten::argmax.out"),
-        pytest.param(
-            "coreml", None, marks=pytest.mark.skipif(sys.version_info >= (3, 14), reason="coremltools is not for it")
-        ),
-    ],
-)
-def test_an_export_for_a_backend_that_is_not_here_says_so_everywhere(shallow, backend, outside, tmp_path, capfd):
-    spec = ExportSpec(out=tmp_path / "out", target="executorch", backend=backend, precision="float16")
-    folder = export_model(shallow, spec)
-    said = [line.split(" in ")[0].split(":")[0] for line in capfd.readouterr().err.splitlines()]
-    assert said == [
-        f"{name}.pte{what}" if what else f"writing {name}.pte"
-        for name in ("image", "text")
-        for what in ("", " is written, not run")
-    ]
-    contract, report = read_contract(folder), read_report(folder)
-    assert contract.state == report.runtime == "written, not run"
-    assert (report.towers, report.failures) == ((), ("runtimes that have run it is 0, expected >= 1",))
-    found = {file.tower: file.outside for file in contract.towers}
-    assert {file.backend for file in contract.towers} == {backend}
-    assert found == {"image": (), "text": ()} if outside is None else outside in found["text"]
-    match = r"is written, not run: ExecuTorch here has .*XnnpackBackend.*; compare the golden vectors"
-    for opened in (verify_export, load_export):
-        with pytest.raises(NotRunHereError, match=match):
-            opened(folder, trust=True)
 
 
 @pytest.mark.parametrize("precision", in_turn("float16", slow=("bfloat16",)))
