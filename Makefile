@@ -78,9 +78,9 @@ finder: $(VENV)/quickstart.stamp  ## A static page that searches the icons of tw
 bench: $(VENV)/test.stamp  ## Measure blocks, models, tokenizer, replay and loss; ARGS="..." goes to pytest
 	$(BIN)/python -m pytest tests/bench --benchmark-only $(ARGS)
 
-gpu:  ## All that needs a CUDA device, in less than 25 minutes, with the PyTorch that PYTHON has; ARGS="--only train"
+gpu:  ## Tests and benchmarks of blocks on a CUDA device, with the PyTorch that PYTHON has; ARGS goes to pytest
 	$(MAKE) --no-print-directory VENV=$(GPU_VENV) PLATFORM_TORCH=1 $(GPU_VENV)/gpu.stamp
-	$(GPU_VENV)/bin/python -m benchmarks gpu $(ARGS)
+	$(GPU_VENV)/bin/python -m pytest -m gpu $(ARGS)
 
 mutants: $(VENV)/mutants.stamp  ## Slips of one token against the tests: the day's sample, an hour at most; ARGS="--all" takes a night
 	$(BIN)/python -m tests.mutants $(ARGS)

@@ -14,22 +14,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
-from examples.captioner.lines import read_lines
-from examples.captioner.report import report
 from mobileclip.evaluation import SUITE, SUITES, evaluation_tasks
 from mobileclip.recipes import header_of, recipe_files
 from mobileclip.registry import Registry
 from tests.architecture import PACKAGE, ROOT, picture
 from tests.kept_results import (
     costs_table,
-    forms_table,
     latency_table,
     measured_table,
     runtimes_by_form_table,
     runtimes_compiled_table,
     runtimes_of_one_thread_table,
     runtimes_table,
-    small_vectors_table,
 )
 from tests.targets import Table, acceptance_table, layouts_table, places_table, targets_table
 
@@ -84,12 +80,7 @@ def _written(table: Callable[[], Table]) -> Callable[[], str]:
     return text
 
 
-def captioner_study() -> str:
-    """Return the tables of the study of captioners, of its kept lines."""
-    return report(read_lines(ROOT / "docs" / "captioner_study.jsonl"))
-
-
-_OWN = (tasks, registries, recipes, models, captioner_study)
+_OWN = (tasks, registries, recipes, models)
 BLOCKS: dict[str, Callable[[], str]] = {one.__name__: one for one in _OWN} | {
     one.__name__: _written(one)
     for one in (
@@ -103,9 +94,7 @@ BLOCKS: dict[str, Callable[[], str]] = {one.__name__: one for one in _OWN} | {
         runtimes_compiled_table,
         latency_table,
         costs_table,
-        forms_table,
         measured_table,
-        small_vectors_table,
     )
 }
 

@@ -254,7 +254,7 @@ def test_every_benchmark_is_listed_with_an_example_that_is_one(monkeypatch, caps
     for name in BENCHMARKS:
         assert re.search(rf"^{name}: \S.*\n +(python -m benchmarks {name}\b|make {name}\b)", said, re.MULTILINE)
     monkeypatch.setattr(sys, "argv", ["benchmarks", "speed"])
-    with pytest.raises(SystemExit, match=r"there is no benchmark 'speed'; there are: models, latency, "):
+    with pytest.raises(SystemExit, match=r"there is no benchmark 'speed'; there are: latency, "):
         commands.main()
 
 
@@ -272,7 +272,7 @@ def test_what_pages_and_headers_type_is_a_benchmark():
         if path.name not in ("CHANGELOG.md", "changes.md")
         for found in re.finditer(r"-m benchmarks(\.?) ?(\w+)([^`\n#(]*)", path.read_text(encoding="utf-8"))
     ]
-    assert len(typed) > 30
+    assert len(typed) > 12
     for page, dot, name, rest in typed:
         if name in ("NAME", "SHORT"):
             continue
@@ -285,7 +285,7 @@ def test_what_pages_and_headers_type_is_a_benchmark():
         assert flags <= fields, (page, name)
 
 
-@pytest.mark.parametrize("name", ["models", "train", "latency", "runtimes", "gpu", "data", "evaluate"])
+@pytest.mark.parametrize("name", ["train", "latency", "runtimes", "data"])
 def test_a_missing_rival_names_the_command_that_installs_it(name, monkeypatch):
     absent, extras = {"data": ("torchvision", ("test",)), "evaluate": ("clip_benchmark", ("test", "quickstart"))}.get(
         name, ("open_clip", ("test",))

@@ -46,7 +46,7 @@ PROBE = "probe:"
 
 WINOGAVIL = "misc/winogavil"
 _WHERE = {
-    "aro": "docs/lab/aro.md says how to get it",
+    "aro": "its files are those of https://github.com/mertyg/vision-language-models-are-bows",
     "sugarcrepe": "its captions are at https://github.com/RAIVNLab/sugar-crepe, and COCO's val2017 goes beside them",
     "winoground": "its data are given out on asking, at https://huggingface.co/datasets/facebook/winoground",
     "urban1k": "it is at https://huggingface.co/datasets/BeichenZhang/Urban1k",

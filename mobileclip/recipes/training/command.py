@@ -37,7 +37,7 @@ class Command(Flags[ReinforcedPipelineSpec]):
         rows: how rows of `.jsonl` files and of tables among these are read.
         tokenizer: a Hugging Face `tokenizer.json` that makes the ids of texts in place of CLIP's byte pairs.
         initial_weights: a checkpoint to start from, in training form and any known layout.
-        released: the choices of the released scripts where the paper says otherwise; docs/lab/training.md lists them.
+        released: the choices of the released scripts where the paper says otherwise; docs/training.md lists them.
             Further flags change them.
         tiny: two steps with a shallow model on the first samples of --data, or on a few drawn scenes without: the whole
             path in a minute. With --initial-weights the model stays as it is.
