@@ -18,7 +18,7 @@ from mobileclip.registry import nearest
 from mobileclip.storage import AnyPath, join
 from mobileclip.terminal import console, say
 from mobileclip.terminal.help import parse
-from mobileclip.training import Evaluate, RunSpec, TrainingSpec, plot_curves, run
+from mobileclip.training import Evaluate, RunSpec, TrainingSpec, follow_card, plot_curves, run
 
 OUTPUTS = Path("outputs")
 
@@ -113,6 +113,10 @@ def run_as(
         if command.show:
             show(spec)
             return
+        spec, taken = follow_card(spec, chosen if written is None else None)
+        if this_process().is_first:
+            for line in taken:
+                say(line)
         output = command.output or str(OUTPUTS / (f"{name}-tiny" if command.tiny else name))
         kind.train(spec, command, output, name)
 

@@ -16,11 +16,10 @@ from mobileclip.data import (
     read_card,
 )
 from mobileclip.encoders import DualEncoderSpec, ImageEncoderSpec, MCiSpec, MCtSpec, TextTransformerSpec, ViTSpec
-from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.processes import this_process
 from mobileclip.recipes.reinforcing.tiny import shrink, write_scenes
 from mobileclip.reinforce import CocaCaptioner, OpenClipTeacher, ReinforcementSpec, reinforce
-from mobileclip.training import CosineSchedule, RunSpec, TrainingSpec
+from mobileclip.training import CosineSchedule, RunSpec, TrainingSpec, follow_card
 
 NUM_STEPS = 2
 BATCH_SIZE = 8
@@ -37,13 +36,10 @@ def tiny_run(run: RunSpec, folder: Path) -> RunSpec:
         ValueError: if there is data, and its first shards are missing or hold too little.
     """
     data = _first_samples(run.data) if run.data.shards else _drawn(run.data, folder)
-    training = two_steps(run.training)
-    loss, card = training.loss, data.card
-    if isinstance(loss, ReinforcedLossSpec) and loss.teacher_dims and card is not None:
-        loss = attrs.evolve(loss, teacher_dims=card.teacher_dims, teacher_logit_scales=card.teacher_logit_scales)
-        training = attrs.evolve(training, loss=loss)
     model = run.model if run.initial_weights is not None else shallow(run.model)
-    return attrs.evolve(run, model=model, data=attrs.evolve(data, num_workers=0), training=training)
+    data = attrs.evolve(data, num_workers=0)
+    tiny = attrs.evolve(run, model=model, data=data, training=two_steps(run.training))
+    return follow_card(tiny, run)[0]
 
 
 def two_steps(training: TrainingSpec) -> TrainingSpec:
