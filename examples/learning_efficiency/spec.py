@@ -190,7 +190,6 @@ class EfficiencySpec:
         return reinforced(
             teacher_dims=dims,
             teacher_logit_scales=tuple(scale * variant.scale_factor for scale in logit_scales),
-            tuned_scales=variant.scale_factor != 1,
             contrastive_weight=1 - variant.distill_weight,
             distill_weight=variant.distill_weight,
         )
