@@ -1,8 +1,8 @@
 """Reinforce DFN-2B as DFNDR-2B was: 2 augmentations, 5 synthetic captions, two DFN ViT-L/14 teachers.
 
 The captioner was trained on DFN-2B and tuned on MSCOCO; the released training script takes its set of captions. Others
-are published as apple/mobileclip2_coca_dfn2b_s13b_*. Give one or several with --captioner-weights; each of several writes
-a set of captions that is called like its file. The paper tuned the teachers' logit scales; of other teachers,
+are published as apple/mobileclip2_coca_dfn2b_s13b_*. Give one or several with --captioner-weights; each of several
+writes a set of captions that is called like its file. The paper tuned the teachers' logit scales; of other teachers,
 `mobileclip data tune-scale` finds where to begin.
 
 Command:   python recipes/reinforce_dfndr2b.py --data DFN-2B --output DFNDR-2B

@@ -304,8 +304,8 @@ def _positions(pretrained: str | None) -> dict[str, torch.Size]:
 def _require_positions(model: Any, stored: Mapping[str, torch.Size]) -> None:
     """Refuse a file of another context or image size than the model's: open_clip interpolates positions silently."""
     own = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    for name, shape in stored.items():
-        name = name.removeprefix("module.")
+    for theirs, shape in stored.items():
+        name = theirs.removeprefix("module.")
         wanted = own.get(name, own.get(f"text.{name}", shape))
         if shape != wanted:
             raise ValueError(

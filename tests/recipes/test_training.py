@@ -89,7 +89,7 @@ def test_s2_for_two_steps_then_again(world, capsys):
 
 
 @pytest.mark.parametrize("published", [mobileclip_run, mobileclip2_run])
-def test_a_recipe_takes_what_it_needs_from_the_card_of_ones_own_reinforced_data(published, tmp_path, monkeypatch, capsys):
+def test_a_recipe_takes_what_it_needs_from_the_card_of_ones_own_data(published, tmp_path, monkeypatch, capsys):
     """Pairs without synthetic captions, and two teachers that are not those of the recipe."""
     monkeypatch.chdir(tmp_path)
     pairs = [attrs.evolve(sample, syn_captions={}) for sample in scene_samples(16, seed=0)]
