@@ -267,8 +267,9 @@ def follow_card(run: RunSpec, recipe: RunSpec | None = None) -> tuple[RunSpec, t
             f"the run contradicts its data: {'; '.join(wrong)}. Give it what the data has, or leave these flags out; "
             "tuned_scales=True keeps logit scales that were tuned"
         )
-    training = attrs.evolve(run.training, loss=attrs.evolve(loss, **taken))
-    return attrs.evolve(run, data=data, training=training), tuple(told)
+    if isinstance(loss, ReinforcedLossSpec):
+        loss = attrs.evolve(loss, **taken)
+    return attrs.evolve(run, data=data, training=attrs.evolve(run.training, loss=loss)), tuple(told)
 
 
 def _missing_captions(data: Data, card: ReinforcementCard) -> str | None:
