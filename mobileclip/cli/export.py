@@ -189,6 +189,12 @@ def _conclude(report: Report, failure: str) -> None:
         name = name if tower.precision is None else f"{tower.precision}, {name}"
         say(f"{name}: cosine with float32 over {tower.count} {_unit(tower.tower)}: {cosines}")
     say(f"ranking: {report.ranking.agreement:.2%} of {report.ranking.num_queries} first results are float32's")
+    if not report.is_ranked:
+        say(
+            "rankings could not be checked: the model gives different inputs nearly the same embeddings, and a file "
+            "that ignores its input would pass; check the weights",
+            error=True,
+        )
     say(f"run by: {report.runtime}")
     if report.passed:
         say(f"passed: all {len(report.gates)} acceptance checks")
