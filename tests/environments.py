@@ -211,7 +211,7 @@ def tried(name: str, folder: Path, wheel: Path, uv: Uv, choices: argparse.Namesp
     try:
         versions, lacking = chosen(requirements_of(wheel, choices.extras), python, place, uv, lowest=name == LOWEST)
         uv.run("venv", "--python", python, place / "venv")
-        own = place / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+        own = place / "venv" / "bin" / "python"
         (place / "versions.txt").write_text("\n".join(versions))
         uv.run("pip", "install", "--python", own, "--no-deps", "-r", place / "versions.txt", wheel)
         rooms = [f"tests/{room}" for room in choices.rooms]
