@@ -22,8 +22,9 @@ from typing import Any, Protocol
 import attrs
 
 from tests.crash.compared import contents
-from tests.descendants import are_gone, descendants, kill_all
+from tests.descendants import descendants, kill_all, wait_until_gone
 from tests.preloaded import Ended
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[1]
 PORTS = itertools.count(20_000 + 20 * (os.getpid() % 500))
@@ -131,7 +132,7 @@ class Program:
                     below = descendants(process.pid)
                     self._end(process, below, moment)
                 process.wait(SECONDS)
-                assert are_gone(below, 60), f"processes outlived the one that started them: {below}"
+                wait_until_gone(below)
             finally:
                 kill_all(process)
             log.seek(0)
@@ -140,12 +141,11 @@ class Program:
         return Ended(status=process.returncode, output=output, operations=())
 
     def _wait(self, process: subprocess.Popen[str], folder: Path, moment: Moment, begun: int) -> None:
-        deadline = time.monotonic() + SECONDS
         if moment.more is not None:
             target = min(begun + moment.more, self.most)
-            while process.poll() is None and self.progress(folder) < target:
-                assert time.monotonic() < deadline, f"no progress from {begun} to {target} in {SECONDS:g} s"
-                time.sleep(0.003)
+            wait_for(
+                lambda: process.poll() is not None or self.progress(folder) >= target, seconds=SECONDS, every=0.003
+            )
         time.sleep(moment.seconds)
 
     def _end(self, process: subprocess.Popen[str], below: set[int], moment: Moment) -> None:

@@ -184,8 +184,6 @@ def _exchange(one: Path, other: Path) -> bool:
 
 @cache
 def _exchange_call() -> Callable[[bytes, bytes], int] | None:
-    if os.name == "nt":
-        return None
     library = ctypes.CDLL(None, use_errno=True)
     if (linux := getattr(library, "renameat2", None)) is not None:
         return lambda one, other: int(linux(_HERE, one, _HERE, other, _EXCHANGE))
@@ -219,8 +217,6 @@ def unwritable(error: OSError, path: Path) -> OSError:
 
 def _synchronise(folder: Path) -> None:
     """Put the folder's entries on the disk: without, a file's new name may be lost with the power."""
-    if os.name == "nt":  # knows no such thing
-        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -385,7 +385,6 @@ with reported("x", None):
 """
 
 
-@pytest.mark.skipif(os.name == "nt", reason="pipes are asked who reads them")
 @pytest.mark.parametrize(
     ("breaks", "statuses", "said"),
     [

@@ -284,7 +284,6 @@ with storage.atomic_write({str(tmp_path / "a.bin")!r}) as stream:
         assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
 class TestWhatIsThere:
     """Links, permissions, pipes and devices in the place of a file that is written."""
 
@@ -362,7 +361,6 @@ print("behind", flush=True)
         assert written == b"before\ncontent;behind\n"
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
 def test_others_may_read_what_a_library_would_keep_to_its_owner(tmp_path):
     before = os.umask(0o027)
     try:
@@ -400,7 +398,6 @@ class TestAtomicFolder:
         assert [path.name for path in (tmp_path / "data").iterdir()] == ["new"]
         assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
-    @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
     def test_a_link_is_replaced_and_not_what_it_leads_to(self, tmp_path):
         (tmp_path / "old").mkdir()
         (tmp_path / "old" / "kept").write_bytes(b"kept")
