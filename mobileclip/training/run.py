@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ import torch
 from torch import nn
 
 from mobileclip import storage
-from mobileclip.data import ReinforcedPipelineSpec, ReinforcementCard, TextPipeline, read_samples
+from mobileclip.data import ReinforcedPipelineSpec, ReinforcementCard, TextPipeline
 from mobileclip.data.text import pack_ngrams
 from mobileclip.encoders import (
     Classifier,
@@ -32,6 +31,7 @@ from mobileclip.encoders.checkpoints.files import write_tensors
 from mobileclip.encoders.checkpoints.native import Taught, is_known
 from mobileclip.hardware.devices import AUTO
 from mobileclip.inputs import ImageInput, TextInput
+from mobileclip.losses import ContrastiveLossSpec
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
 from mobileclip.training.distributed import World, connected
@@ -40,6 +40,7 @@ from mobileclip.training.loop import train
 from mobileclip.training.objectives.objective import is_of_texts
 from mobileclip.training.output_lock import claimed
 from mobileclip.training.saving import Evaluate
+from mobileclip.training.selection import SelectionSpec
 from mobileclip.training.spec import TrainingSpec
 
 if TYPE_CHECKING:
@@ -48,8 +49,6 @@ if TYPE_CHECKING:
 SPEC = "run.json"
 MODEL = "model.safetensors"
 _MAX_SPEC_BYTES = 1 << 26
-# Of data whose card names no captioner: the source may have had synthetic captions before.
-_SAMPLES_LOOKED_AT = 64
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -190,6 +189,26 @@ def run(
     return path if storage.is_remote(path) else Path(path)
 
 
+def plain(run: RunSpec) -> RunSpec:
+    """Return the run on real captions alone, without teachers: for image-text pairs as they are.
+
+    Args:
+        run: on image-text samples; a loss that distils keeps its contrastive part, CLIP's or SigLIP's, with weight 1.
+
+    Raises:
+        ValueError: if it trains on other data.
+    """
+    data, loss = run.data, run.training.loss
+    if not isinstance(data, ReinforcedPipelineSpec):
+        raise ValueError(f"{type(data).__name__} holds no image-text pairs to train on without teachers")
+    settings = {field.name: getattr(data, field.name) for field in attrs.fields(ReinforcedPipelineSpec)}
+    pairs = ReinforcedPipelineSpec(**{**settings, "reinforced": False, "captions": "real"})
+    bias = getattr(loss, "initial_logit_bias", None)
+    alone = ContrastiveLossSpec(initial_logit_bias=bias) if loss.needs_teachers else loss
+    training = attrs.evolve(run.training, loss=alone, selection=SelectionSpec())
+    return attrs.evolve(run, data=pairs, training=training)
+
+
 def _save(model: nn.Module, spec: Any, path: str, batches: object) -> None:
     """Write the trained model; of a class that the library does not know, the weights and the spec in their header."""
     if isinstance(batches, TextPipeline):
@@ -228,24 +247,28 @@ def _check(spec: RunSpec, output: storage.AnyPath) -> None:
     """Refuse, before anything is written or loaded, what could not train."""
     _refuse_other(spec, output)
     if isinstance(spec.data, ReinforcedPipelineSpec):
-        _refuse_missing_captions(spec.data, spec.card)
+        _refuse_lacking(spec.data)
 
 
-def _refuse_missing_captions(data: ReinforcedPipelineSpec, card: ReinforcementCard | None) -> None:
-    """Refuse a run that needs synthetic captions on data whose card and whose first samples have none."""
-    if card is None or data.captions not in ("both", "synthetic"):
+def _refuse_lacking(data: ReinforcedPipelineSpec) -> None:
+    """Refuse data whose first samples all lack what the run needs."""
+    skips, members = data.lacking_samples()
+    if not skips:
         return
-    wanted = re.compile(data.caption_sets or "")
-    there = {entry.caption_set for entry in card.captioners}
-    if not any(map(wanted.match, there)):
-        for sample in islice(read_samples(data.shards), _SAMPLES_LOOKED_AT):
-            there.update(sample.syn_captions)
-    if any(map(wanted.match, there)):
-        return
-    called = f" called like {data.caption_sets!r}, only {', '.join(sorted(there))}" if there else ""
+    counts, details = Counter(skip.reason for skip in skips), {skip.reason: skip.detail for skip in reversed(skips)}
+    lacking = "; ".join(f"{count} {reason}, such as {details[reason]}" for reason, count in counts.items())
+    if data.reinforced and counts.keys() == {"no_syn_caption"}:
+        advice = "--pipeline.captions real (captions='real') does without; reinforcing them with a captioner adds some"
+    elif "no_image" not in counts and (data.reinforced or data.captions != "real"):
+        advice = (
+            "--plain trains on real captions without teachers (in Python, mobileclip.training.plain), and `mobileclip "
+            f"reinforce datacompdr12m --data {data.shards[0]} --output REINFORCED` adds captions and embeddings"
+        )
+    else:
+        advice = "give shards with a picture (such as jpg) and a caption (txt, or in json) for every key"
     raise ValueError(
-        f"captions is {data.captions!r}, and the data has no synthetic captions{called}: so say its card and its first "
-        "samples. Give --pipeline.captions real (captions='real'), or reinforce the images with a captioner"
+        f"none of the first {len(skips)} samples of {skips[0].shard} can be used ({lacking}); they have "
+        f"{', '.join(members) or 'nothing'}: {advice}"
     )
 
 
