@@ -2,19 +2,26 @@
 
 import hashlib
 import json
+import re
+from pathlib import Path
+from unittest.mock import Mock
 
+import attrs
 import pytest
+from PIL import Image
 
+from mobileclip import load
 from mobileclip.blocks import models
 from mobileclip.encoders import CheckpointError, load_model, save_model
-from mobileclip.encoders.checkpoints import PRETRAINED, PUBLISHED, TAGS, licence_of, tagged
+from mobileclip.encoders.checkpoints import PRETRAINED, PUBLISHED, TAGS, licence_of, resolve_spec, tagged
 from tests.encoders.small import SMALL, randomised
 from tests.errors import fails
 from tests.hub import Repository, hub_server
 from tests.lazily import lazily
 from tests.preloaded import preloaded
 
-open_clip = lazily("open_clip")
+open_clip, timm = lazily("open_clip"), lazily("timm")
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -79,6 +86,7 @@ def test_open_clip_s_tags_are_published_weights(hub, files, tmp_path):
     code = """
 import sys, torch
 from mobileclip import create_model_and_transforms
+from mobileclip import load
 from mobileclip.blocks import models
 from mobileclip.encoders import CheckpointError, load_model
 expected = load_model(sys.argv[1])
@@ -95,8 +103,8 @@ for name, tag in (("MobileCLIP-B", "datacompdr"), ("mobileclip_b", "datacompdr_l
     status, output, errors = run(hub, tmp_path, code, str(tmp_path / "other.safetensors"))
     assert status == 0, errors
     first, second = output.splitlines()
-    assert PRETRAINED["mobileclip_b"] in first
-    assert PRETRAINED["mobileclip_blt"] in second
+    assert "'mobileclip_b'" in first
+    assert "'mobileclip_blt'" in second
 
 
 def test_open_clip_has_no_other_tags_of_these_models():
@@ -132,6 +140,62 @@ for name in sys.argv[1:]:
     for message, part in zip(said.values(), errors.split("status 2"), strict=False):
         assert message in part
     assert errors.count("status 2") == len(said)
+
+
+def test_without_a_connection_a_command_says_once_what_to_do(hub, tmp_path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "photo.png")
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (64, 64)).save(tmp_path / "photos" / "photo.png")
+    code = "import sys; from mobileclip.cli import main; main(sys.argv[1:])"
+    away = attrs.evolve(hub, url="http://127.0.0.1:1")
+    for arguments in (
+        ("classify", "photo.png", "a cat", "a dog", "-m", "mobileclip_s0"),
+        ("index", "photos", "--index", "photos.index"),
+        ("embed", "photos", "-m", "MobileCLIP-B (LT)", "-o", "photos.npz"),
+    ):
+        status, output, errors = run(away, tmp_path, code, *arguments)
+        (line,) = errors.splitlines()
+        assert (status, output) == (2, "")
+        assert all(part in line for part in ("could not fetch", "-m icons", "=FILE", f"{away.url}/apple/MobileCLIP"))
+    assert not (tmp_path / "photos.index").exists()
+
+
+SPELLINGS = {
+    "MobileCLIP-S0": "mobileclip_s0",
+    "MobileCLIP-B (LT)": "mobileclip_blt",
+    "apple/MobileCLIP-B-LT": "mobileclip_blt",
+    "apple/MobileCLIP-S1-OpenCLIP": "mobileclip_s1",
+    "MobileCLIP2-S0": "mobileclip2_s0",
+    "timm/MobileCLIP2-L-14-OpenCLIP": "mobileclip2_l14",
+}
+
+
+@pytest.mark.parametrize(("spelled", "name"), SPELLINGS.items())
+def test_published_weights_are_found_by_each_of_their_names(spelled, name, tmp_path, monkeypatch):
+    assert PRETRAINED[spelled] == PUBLISHED[name].address
+    assert resolve_spec(spelled) == resolve_spec(name)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / spelled).mkdir(parents=True)
+    save_model(randomised(SMALL), tmp_path / spelled / "model.safetensors")
+    assert load(spelled).model.spec == SMALL  # a folder that is called so
+
+
+def test_models_of_the_published_table_are_found_by_their_titles():
+    titles = re.findall(r"^\| (MobileCLIP[^|]+) \|", (ROOT / "docs" / "using.md").read_text(), re.MULTILINE)
+    assert sorted(PRETRAINED[title] for title in titles) == sorted(PRETRAINED.values())
+
+
+def test_open_clip_s_and_timm_s_names_work_or_say_which_model_it_is():
+    for name, tag in open_clip.list_pretrained():
+        if tag in TAGS:
+            assert name in PRETRAINED
+    towers = [name for name in timm.list_models(pretrained=True) if ".apple_mclip" in name]
+    assert len(towers) == 11
+    for name in towers:
+        with pytest.raises(ValueError, match="the model with its text tower is mobileclip"):
+            load(f"timm/{name}")
+    with pytest.raises(ValueError, match="did you mean 'mobileclip2_s"):
+        load("MobileCLIP2-S9")
 
 
 STEPS = """
@@ -242,6 +306,7 @@ def test_published_weights_are_addresses(monkeypatch):
         raise LocalEntryNotFoundError("no connection")  # as the client says it: nothing is said of the revision
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", away)
+    monkeypatch.setattr("huggingface_hub.get_session", lambda: Mock(spec_set=["head"]))  # there is a connection
     for name, published in PUBLISHED.items():
         with pytest.raises(CheckpointError, match="could not fetch"):
             load_model(PRETRAINED[name])

@@ -14,7 +14,7 @@ import attrs
 
 from mobileclip import storage
 from mobileclip.encoders.checkpoints.exports import CONTRACT, no_checkpoint, require_no_export
-from mobileclip.encoders.checkpoints.published import PREFIX, Published, packaged
+from mobileclip.encoders.checkpoints.published import PREFIX, PUBLISHED, Published, packaged
 from mobileclip.extras import needed
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
@@ -26,6 +26,7 @@ _logger = get_logger(__name__)
 LOCK = "weights.json"
 _FOLDER = ".mobileclip"
 _WAIT_SECONDS = 60.0
+_CONNECT_SECONDS = 10.0
 
 _SUFFIXES = (".safetensors", ".bin", ".pt")
 _ADDRESS = re.compile(
@@ -132,10 +133,20 @@ def parsed(address: str) -> Published:
     return Published(**match.groupdict())
 
 
+def _require_connection(wanted: Published, revision: str | None) -> None:
+    """Ask the hub once for a file that is not here: its client would repeat that for half a minute."""
+    from huggingface_hub import constants, get_session, try_to_load_from_cache
+
+    file = wanted.file
+    if file is None or not isinstance(try_to_load_from_cache(wanted.repository, file, revision=revision), str):
+        get_session().head(constants.ENDPOINT, timeout=_CONNECT_SECONDS)
+
+
 def _downloaded(wanted: Published, revision: str | None) -> Path:
     import huggingface_hub
 
     try:
+        _require_connection(wanted, revision)
         file = wanted.file
         if file is None:
             place, files = (
@@ -148,9 +159,12 @@ def _downloaded(wanted: Published, revision: str | None) -> Path:
             file = only_checkpoint(files, place)
         return Path(huggingface_hub.hf_hub_download(wanted.repository, file, revision=revision))
     except client_errors() as error:
+        name = next((name for name, one in PUBLISHED.items() if one.address == wanted.address), "")
+        file = f"resolve/{revision or 'main'}/{wanted.file or ''}"
         raise CheckpointError(
-            f"could not fetch {wanted.address!r} from the hub ({said(error)}); check the name and the connection, "
-            "or download the file and give its path"
+            f"could not fetch {name or wanted.address!r} from the hub ({said(error)}); check the name and "
+            f"the connection, or bring {huggingface_hub.constants.ENDPOINT}/{wanted.repository}/{file} from another "
+            f"machine and give it: -m {name and f'{name}='}FILE. -m icons needs no download: a small model of drawings"
         ) from error
 
 
