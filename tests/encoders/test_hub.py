@@ -16,7 +16,7 @@ from mobileclip.encoders import CheckpointError, load_model, save_model
 from mobileclip.encoders.checkpoints import PRETRAINED, PUBLISHED, TAGS, licence_of, resolve_spec, tagged
 from tests.encoders.small import SMALL, randomised
 from tests.errors import fails
-from tests.hub import Repository, hub_server
+from tests.hub import OWNER, Repository, hub_server
 from tests.lazily import lazily
 from tests.preloaded import preloaded
 
@@ -51,9 +51,9 @@ def hub(files):
         yield server
 
 
-def run(hub, folder, code, *arguments):
+def run(hub, folder, code, *arguments, token=OWNER):
     """Run code in a process whose hub this is; return its status, and what it said on both streams."""
-    started = preloaded().start("-c", code, *arguments, folder=folder, environment=hub.environment(folder))
+    started = preloaded().start("-c", code, *arguments, folder=folder, environment=hub.environment(folder, token))
     output, errors = started.communicate(120)
     return started.returncode, output, errors
 
@@ -218,9 +218,9 @@ for step, *arguments in json.loads(sys.argv[1]):
 """
 
 
-def outcomes(hub, folder, steps):
+def outcomes(hub, folder, steps, **options):
     """What `mobileclip info` says of each address among `steps`, in one process: its status and its errors."""
-    _, _, errors = run(hub, folder, STEPS, json.dumps(steps))
+    _, _, errors = run(hub, folder, STEPS, json.dumps(steps), **options)
     said = errors.split("status ")
     return [
         (int(after.split("\n")[0]), before.partition("\n")[2])
@@ -242,20 +242,65 @@ def test_what_came_first_is_what_comes_later(hub, files, tmp_path):
     remembered = json.loads((tmp_path / "cache" / "hub" / ".mobileclip" / "weights.json").read_text())
     assert remembered["files"] == {"hf-hub:owner/one": {"commit": first, "sha256": digest}}
 
-    (blob,) = (path for path in (tmp_path / "cache").rglob("blobs/*") if path.is_file())
     steps = [
         ["info", "hf-hub:owner/one@main"],
         ["info", f"hf-hub:owner/one@{first}#sha256={digest}"],
         ["info", f"hf-hub:owner/one#sha256={'0' * 64}"],
-        ["copy", str(tmp_path / "other.safetensors"), str(blob)],
-        ["info", "hf-hub:owner/one"],
     ]
-    branch, pinned, wrong, changed = outcomes(hub, tmp_path, steps)
+    branch, pinned, wrong = outcomes(hub, tmp_path, steps)
     assert branch[0] == pinned[0] == 0
     assert list((tmp_path / "cache").rglob(f"*{later}*"))
-    assert wrong[0] == changed[0] == 2
+    assert wrong[0] == 2
     assert "is not the file that was expected" in wrong[1]
-    assert "hf-hub:owner/one is no longer what was fetched first" in changed[1]
+
+
+@pytest.mark.parametrize("how", ["remembered", "pinned", "never seen"])
+def test_a_damaged_file_in_the_cache_is_fetched_once_more(how, hub, files, tmp_path):
+    repository = hub.repositories["owner/one"]
+    commit, digest = repository.branches["main"], hashlib.sha256(files[0]).hexdigest()
+    address = f"hf-hub:owner/one@{commit}#sha256={digest}" if how == "pinned" else "hf-hub:owner/one"
+    assert outcomes(hub, tmp_path, [["info", address]]) == [(0, "")]
+    (blob,) = (path for path in (tmp_path / "cache").rglob("blobs/*") if path.is_file())
+    if how == "never seen":
+        (tmp_path / "cache" / "hub" / ".mobileclip" / "weights.json").unlink()
+    (tmp_path / "half").write_bytes(files[0][: len(files[0]) // 2])
+    damage = ["copy", str(tmp_path / "half"), str(blob)]
+    repaired, after = outcomes(hub, tmp_path, [damage, ["info", address], ["info", address]])
+    assert (repaired[0], after) == (0, (0, ""))
+    assert f"{blob} is damaged" in repaired[1]
+    assert blob.read_bytes() == files[0]
+    # What the hub itself has is damaged, or another file: it is fetched no second time, and refused.
+    repository.commits[commit]["model.safetensors"] = files[1]
+    hub.requests.clear()
+    if how != "never seen":
+        ((status, said),) = outcomes(hub, tmp_path, [damage, ["info", address]])
+        assert status == 2
+        assert any(str(path) in said for path in (tmp_path / "cache").rglob("blobs/*")), said
+        assert [method for method, path in hub.requests if path.endswith("model.safetensors")].count("GET") == 1
+
+
+def test_without_a_connection_a_damaged_file_is_named(files, tmp_path):
+    with hub_server() as hub:
+        hub.repositories["owner/one"] = Repository()
+        hub.repositories["owner/one"].commit({"model.safetensors": files[0]})
+        address = f"hf-hub:owner/one/model.safetensors#sha256={hashlib.sha256(files[0]).hexdigest()}"
+        assert outcomes(hub, tmp_path, [["info", address]]) == [(0, "")]
+    (blob,) = (path for path in (tmp_path / "cache").rglob("blobs/*") if path.is_file())
+    ((status, said),) = outcomes(
+        hub, tmp_path, [["copy", str(tmp_path / "other.safetensors"), str(blob)], ["info", address]]
+    )
+    assert status == 2
+    assert re.search(f"{blob} is damaged; could not fetch .*check .* the connection", said)
+
+
+def test_a_gated_repository_and_a_missing_revision_say_what_to_do(hub, tmp_path):
+    hub.repositories["owner/one"].gated = True
+    steps = [["info", "hf-hub:owner/one"], ["info", "hf-hub:owner/two/a.safetensors@v2"]]
+    gated, missing = outcomes(hub, tmp_path, steps, token=None)
+    assert gated[0] == missing[0] == 2
+    assert all(part in gated[1] for part in (f"{hub.url}/owner/one", "hf auth login", "HF_TOKEN"))
+    assert all(part in missing[1] for part in ("no revision v2", f"{hub.url}/owner/two/commits/main"))
+    assert outcomes(hub, tmp_path, steps[:1]) == [(0, "")]
 
 
 def test_a_known_digest_outlives_its_revision(hub, files, tmp_path):
@@ -301,7 +346,7 @@ def test_published_weights_are_addresses(monkeypatch):
 
     asked = []
 
-    def away(repository, file, *, revision):
+    def away(repository, file, *, revision, **_):
         asked.append((repository, file, revision))
         raise LocalEntryNotFoundError("no connection")  # as the client says it: nothing is said of the revision
 
