@@ -197,7 +197,8 @@ def _advice(error: Exception, wanted: Published, revision: str | None, name: str
         )
     file = f"{page}/resolve/{revision or 'main'}/{wanted.file or ''}"
     return (
-        f"check the name and the connection, or bring {file} from another machine and give it: -m {name and f'{name}='}FILE. -m icons needs no download: a small model of drawings"
+        f"check the name and the connection, or bring {file} from another machine and give it: "
+        f"-m {name and f'{name}='}FILE. -m icons needs no download: a small model of drawings"
     )
 
 
