@@ -160,10 +160,10 @@ def _downloaded(wanted: Published, revision: str | None) -> Path:
         return Path(huggingface_hub.hf_hub_download(wanted.repository, file, revision=revision))
     except client_errors() as error:
         name = next((name for name, one in PUBLISHED.items() if one.address == wanted.address), "")
-        file = f"resolve/{revision or 'main'}/{wanted.file or ''}"
+        hub, file = huggingface_hub.constants.ENDPOINT, f"resolve/{revision or 'main'}/{wanted.file or ''}"
         raise CheckpointError(
             f"could not fetch {name or wanted.address!r} from the hub ({said(error)}); check the name and the "
-            f"connection, or bring {huggingface_hub.constants.ENDPOINT}/{wanted.repository}/{file} from another machine "
+            f"connection, or bring {hub}/{wanted.repository}/{file} from another machine "
             f"and give it: -m {name and f'{name}='}FILE. -m icons needs no download: a small model of drawings"
         ) from error
 
