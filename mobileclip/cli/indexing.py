@@ -63,8 +63,8 @@ def index(
 
     Args:
         inputs: image and video files, folders that are searched for these and for shards, and tar shards: what is
-            hidden, a link to a folder or out of the folder, or called otherwise is left out and counted. Without any, those that the index
-            was made of.
+            hidden, a link to a folder or out of the folder, or called otherwise is left out and counted. Without any,
+            those that the index was made of.
         index_folder: where the index is; by default a place in the user's cache for these inputs, which is printed, and
             without inputs the one that was written last. A new one there begins with what the index of a folder that
             was moved knows of the pictures.
