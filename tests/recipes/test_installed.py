@@ -63,7 +63,7 @@ def installed(tmp_path_factory):
 def run(program, *arguments, folder):
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [program, *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False, timeout=1200)
+    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False, timeout=3000)
 
 
 def test_every_recipe_states_its_run_from_a_copy_without_a_clone(installed, tmp_path):
