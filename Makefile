@@ -23,7 +23,7 @@ PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(if
 
 # The extras whose tests `make test` runs.
 TESTED := hub parquet teachers transformers ray tensorboard speed lora aro clip-benchmark collections heif raw video \
-	report onnx openvino executorch coreml coreai litert
+	report onnx openvino executorch coreml litert
 # An environment of the core's packages alone, with the extras that EXTRAS names.
 EXTRAS :=
 CORE_VENV = $(subst $(space),-,$(strip .venv-core $(EXTRAS)))
@@ -56,7 +56,7 @@ help:  ## Show this list
 check: $(VENV)/test.stamp  ## What the changes reach, with lint and types, in about a minute; BASE=main ARGS="--seconds 300"
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m tests.check --processes $(PROCESSES) $(BASE:%=--base %) $(ARGS)
 
-test: $(VENV)/test.stamp  ## Lint, types, import floors, all tests; with ARGS="..." for pytest, these tests alone
+test: $(VENV)/test.stamp  ## Lint, types, import contracts, all tests; with ARGS="..." for pytest, these tests alone
 	$(if $(ARGS),,$(BIN)/ruff check .)
 	$(if $(ARGS),,$(BIN)/ruff format --check .)
 	$(if $(ARGS),,$(BIN)/mypy)
@@ -80,9 +80,9 @@ finder: $(VENV)/quickstart.stamp  ## A static page that searches the icons of tw
 bench: $(VENV)/test.stamp  ## Measure blocks, models, tokenizer, replay and loss; ARGS="..." goes to pytest
 	$(BIN)/python -m pytest tests/bench --benchmark-only $(ARGS)
 
-gpu:  ## All that needs a CUDA device, in less than 25 minutes, with the PyTorch that PYTHON has; ARGS="--only train"
+gpu:  ## Tests and benchmarks of blocks on a CUDA device, with the PyTorch that PYTHON has; ARGS goes to pytest
 	$(MAKE) --no-print-directory VENV=$(GPU_VENV) PLATFORM_TORCH=1 $(GPU_VENV)/gpu.stamp
-	$(GPU_VENV)/bin/python -m benchmarks gpu $(ARGS)
+	$(GPU_VENV)/bin/python -m pytest -m gpu $(ARGS)
 
 mutants: $(VENV)/mutants.stamp  ## Slips of one token against the tests: the day's sample, an hour at most; ARGS="--all" takes a night
 	$(BIN)/python -m tests.mutants $(ARGS)

@@ -224,20 +224,28 @@ class Survival:
             if ended.status == 0 or (ended.status != -signal.SIGKILL and moment.name == "SIGKILL"):
                 found.append(f"it was not ended (status {ended.status}): {ended.output[-300:]}")
             self.changes(work, number)
-        again = self.command.run(work)
+        where = ", ".join(map(self._told, moments))
+        return [f"ended {where}: {one}" for one in found] + self.again(f"ended {where}")
+
+    def again(self, what: str) -> list[str]:
+        """Run the command once more, and return what is wrong then; `what` says what was done to it before."""
+        again, found = self.command.run(self.root / "work"), []
         if again.status != 0:
             found.append(f"run again, it ended with {again.status}: {again.output[-600:]}")
         if "Traceback" in again.output:
             found.append(f"a traceback: {again.output[-600:]}")
-        after = self.command.contents(work)
+        return [f"{what}: {one}" for one in found] + self.differences(what)
+
+    def differences(self, what: str) -> list[str]:
+        """Return what differs from an undisturbed run; `what` says what was done to the command before."""
+        after, found = self.command.contents(self.root / "work"), []
         if more := sorted(after.keys() - self.expected.keys()):
             found.append(f"left behind: {more}")
         if missing := sorted(self.expected.keys() - after.keys()):
             found.append(f"missing: {missing}")
         if others := sorted(name for name in after.keys() & self.expected.keys() if after[name] != self.expected[name]):
             found.append(f"different: {others}")
-        where = ", ".join(map(self._told, moments))
-        return [f"ended {where}: {one}" for one in found]
+        return [f"{what}: {one}" for one in found]
 
     def _told(self, moment: Moment) -> str:
         if moment.operation is None:

@@ -9,7 +9,6 @@ import attrs
 import pytest
 from safetensors.torch import load
 
-from benchmarks.object_store import object_store
 from mobileclip import storage
 from mobileclip.encoders import load_model
 from mobileclip.training import MetricLog, plot_curves, read_metrics, run, train
@@ -17,6 +16,7 @@ from mobileclip.training.checkpoints import digest
 from mobileclip.training.records import compare_runs
 from tests.descendants import descendants, environment_of, kill_all
 from tests.errors import fails
+from tests.object_store import object_store
 from tests.training.program import run_spec, start, write_data
 from tests.training.runs import Batches, KilledError, last_checkpoint, new_model, training_spec, without_times
 from tests.training.test_loop import killed_at
