@@ -13,15 +13,10 @@ lines, or tables of a text and what the teacher reads in its place: a translatio
 says what each choice is for.
 """
 
-from __future__ import annotations
+from mobileclip.recipes import run_recipe
+from mobileclip.recipes.distilling import DistilSpec
 
-from mobileclip.recipes.distilling import DistilSpec, run_recipe
-
-
-def distil_text() -> DistilSpec:
-    """Return the run: every choice is a flag of the command line."""
-    return DistilSpec()
-
+RUN: DistilSpec = DistilSpec()
 
 if __name__ == "__main__":
-    run_recipe(distil_text, "distil_text", __doc__)
+    run_recipe(RUN)

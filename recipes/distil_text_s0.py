@@ -9,15 +9,11 @@ Result:    not published; SAM3-LiteText's students of 16 and 32 tokens were dist
 Source:    the weights are MobileCLIP's (arXiv 2311.17049); the hours come from its table 4d
 """
 
-from functools import partial
+from mobileclip.recipes import run_recipe
+from mobileclip.recipes.distilling import text_run
 
-from mobileclip.recipes.distilling import run_recipe, text_run
-from mobileclip.recipes.training import titled
+ROWS = {f"tokens_{n}": (f"Read texts of {n} tokens.", text_run("mobileclip_s0", n)) for n in (16, 32)}
 
-ROWS = {
-    f"tokens_{length}": titled(f"Read texts of {length} tokens.", partial(text_run, "mobileclip_s0", length))
-    for length in (16, 32)
-}
 
 if __name__ == "__main__":
-    run_recipe(ROWS, "distil_text_s0", __doc__)
+    run_recipe(ROWS)

@@ -9,17 +9,10 @@ Source:    MobileCLIP2 (arXiv 2508.20691) for samples seen and contexts; open_cl
            the loss of captions alone, the batch and the rate
 """
 
-from __future__ import annotations
+from mobileclip.recipes import finetuning_run, run_recipe
 
-from functools import partial
+ROWS = {f"context_{n}": (f"Fine-tune with texts of {n} positions.", finetuning_run(n)) for n in (77, 128, 256)}
 
-from mobileclip.recipes.captioning import finetuning_run, run_recipe
-from mobileclip.recipes.training import titled
-
-ROWS = {
-    f"context_{context}": titled(f"Fine-tune with texts of {context} positions.", partial(finetuning_run, context))
-    for context in (77, 128, 256)
-}
 
 if __name__ == "__main__":
-    run_recipe(ROWS, "finetune_coca", __doc__)
+    run_recipe(ROWS)

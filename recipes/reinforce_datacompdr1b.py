@@ -8,19 +8,13 @@ Result:    shards that the release's loader reads, and reinforcement.json; `mobi
 Source:    MobileCLIP (arXiv 2311.17049), section 4
 """
 
-from __future__ import annotations
-
 import attrs
 
-from mobileclip.recipes.reinforcing import run_recipe
+from mobileclip.recipes import run_recipe
 from mobileclip.reinforce import ReinforcementSpec
-from recipes.reinforce_datacompdr12m import reinforce_datacompdr12m
+from recipes.reinforce_datacompdr12m import RUN as DATACOMPDR12M
 
-
-def reinforce_datacompdr1b(source: str, output: str) -> ReinforcementSpec:
-    """Return the choices of DataCompDR-1B: those of DataCompDR-12M but for the number of augmentations."""
-    return attrs.evolve(reinforce_datacompdr12m(source, output), num_augmentations=10)
-
+RUN: ReinforcementSpec = attrs.evolve(DATACOMPDR12M, num_augmentations=10)
 
 if __name__ == "__main__":
-    run_recipe(reinforce_datacompdr1b, "DataCompDR-1B", __doc__)
+    run_recipe(RUN)

@@ -10,29 +10,15 @@ Source:    MobileCLIP (arXiv 2311.17049), table 11; FastViT (arXiv 2303.14189) a
            is that of its model of the nearest size here
 """
 
-from __future__ import annotations
-
 from mobileclip import specs
-from mobileclip.recipes.classifying import imagenet_run, run_recipe
-from mobileclip.training import RunSpec
+from mobileclip.recipes import imagenet_run, run_recipe
 
+ROWS = {
+    "mci0": ("Classify with MCi0, 11.8M parameters folded: 82.2.", imagenet_run(specs.mci0(), drop_path=0.1)),
+    "mci1": ("Classify with MCi1, 21.9M: 83.8.", imagenet_run(specs.mci1(), drop_path=0.1)),
+    "mci2": ("Classify with MCi2, 36.3M: 84.5.", imagenet_run(specs.mci2(), drop_path=0.2)),
+}
 
-def mci0() -> RunSpec:
-    """Classify with MCi0, 11.8M parameters folded: 82.2."""
-    return imagenet_run(specs.mci0(), drop_path=0.1)
-
-
-def mci1() -> RunSpec:
-    """Classify with MCi1, 21.9M: 83.8."""
-    return imagenet_run(specs.mci1(), drop_path=0.1)
-
-
-def mci2() -> RunSpec:
-    """Classify with MCi2, 36.3M: 84.5."""
-    return imagenet_run(specs.mci2(), drop_path=0.2)
-
-
-ROWS = {row.__name__: row for row in (mci0, mci1, mci2)}
 
 if __name__ == "__main__":
-    run_recipe(ROWS, "train_imagenet_mci", __doc__)
+    run_recipe(ROWS)

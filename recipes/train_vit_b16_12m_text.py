@@ -1,7 +1,7 @@
 r"""Train ViT-B/16 with a small text encoder on DataCompDR-12M: a row of table 5.
 
 Command:   torchrun --nproc-per-node 8 \
-               recipes/train_vit_b16_12m_text.py mct_4 --micro-batch-size 256 \
+               recipes/train_vit_b16_12m_text.py mct_4 --memory 256 \
                --data 'DataCompDR-12M/{00000000..00001023}.tar'
 Try it:    python recipes/train_vit_b16_12m_text.py mct_4 --tiny
 Hardware:  8 GPUs, each with 4 micro-batches of 256 in 7 GiB; the release used 32, with 256 samples each;
@@ -12,26 +12,18 @@ Result:    zero-shot top-1 on ImageNet-1k as published, beside each row; 12 laye
 Source:    MobileCLIP (arXiv 2311.17049), table 5
 """
 
-from functools import partial
-
 from mobileclip.encoders import MCtSpec
-from mobileclip.recipes.training import run_recipe, titled, vit_b16_12m_run
-from mobileclip.training import RunSpec
+from mobileclip.recipes import as_released, run_recipe, vit_b16_12m_run
 
 LAYERS = {6: 60.9, 4: 60.8, 2: 60.2, 1: 60.0, 0: 57.9}
-
-
-def mct(depth: int) -> RunSpec:
-    """Return the run with so many attention layers between two RepMixers."""
-    return vit_b16_12m_run(MCtSpec(depth=depth))
-
-
 ROWS = {
-    f"mct_{depth}": titled(
-        f"Read texts with {depth} attention layers between two RepMixers: {top1}", partial(mct, depth)
+    f"mct_{depth}": (
+        f"Read texts with {depth} attention layers between two RepMixers: {top1}",
+        vit_b16_12m_run(MCtSpec(depth=depth)),
     )
     for depth, top1 in LAYERS.items()
 }
 
+
 if __name__ == "__main__":
-    run_recipe(ROWS, "train_vit_b16_12m_text", __doc__)
+    run_recipe(ROWS, released=as_released)

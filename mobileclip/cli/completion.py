@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mobileclip.cli.commands import Command, Commands
-from mobileclip.cli.flags import COMMON, KEYED, flags_of, keys_of
+from mobileclip.cli.flags import COMMON, names_of
 from mobileclip.recipes.files import recipe_files
 from mobileclip.terminal import say
 
@@ -45,7 +45,5 @@ def _cases(group: Commands, before: str = "") -> Iterator[str]:
 
 def _flags(command: Command) -> Iterator[str]:
     """Yield the flags that a command's help has."""
-    flags = flags_of(command.load())
-    yield from (flag.name for flag in flags if flag.keyed is None and not flag.is_positional)
-    yield from (name for name in KEYED if keys_of(flags, name))
-    yield from (*COMMON, "--help")
+    yield from names_of(command.load())
+    yield from COMMON

@@ -7,10 +7,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from mobileclip.cli.checks import require_folder, require_there
-from mobileclip.cli.flags import Fields, Key
 from mobileclip.cli.models import Checkpoint, split
 from mobileclip.datasets.sources import RowOptions
 from mobileclip.export.spec import ExportSpec
@@ -32,13 +31,13 @@ def export(
     *,
     spec: Annotated[
         ExportSpec,
-        Fields(flags=("out", "target", "tower", "precision"), names={"out": "output"}),
+        arg(name=""),
     ],
     checkpoint: Checkpoint = None,
     data: Annotated[str | None, arg(metavar="DATA")] = None,
-    max_images: Annotated[int, Key()] = 100,
-    calibration: Annotated[str | None, Key()] = None,
-    rows: RowOptions = RowOptions(),  # noqa: B008  frozen
+    max_images: int = 100,
+    calibration: str | None = None,
+    rows: OmitArgPrefixes[RowOptions] = RowOptions(),  # noqa: B008  frozen
     place: Annotated[str | None, arg(name="for", metavar="iphone|android|browser|server|...")] = None,
     overwrite: bool = False,
 ) -> None:
@@ -115,7 +114,7 @@ def verify(
     data: str | None = None,
     model: Annotated[str | None, arg(metavar="FILE|FOLDER|hf-hub:OWNER/NAME")] = None,
     output: Annotated[Path, arg(metavar="FOLDER")] = Path("outputs/verification"),
-    rows: RowOptions = RowOptions(),  # noqa: B008  frozen
+    rows: OmitArgPrefixes[RowOptions] = RowOptions(),  # noqa: B008  frozen
 ) -> None:
     """Run an export in its runtime, and measure it against the model that it was made of.
 

@@ -31,7 +31,7 @@ class ReinforcementSpec:
     that are there, and with both everything in one go: captions once, several sets of teachers later.
 
     Args:
-        source: what is reinforced; a path or pattern says the kind by itself.
+        source: what is reinforced; a path or pattern says the kind by itself. A recipe leaves it and the output open.
         output: directory of the reinforced shards, their manifest and their card; local or a URL.
         teachers: whose embeddings are stored, concatenated in this order.
         captioner: who writes synthetic captions, `SeveralCaptioners` for several; None for the ones in the source, if
@@ -59,8 +59,8 @@ class ReinforcementSpec:
         (10, 'pth.gz', 'ShardSource')
     """
 
-    source: Source = attrs.field(converter=as_source)
-    output: str = attrs.field(converter=os.fspath)
+    source: Source | None = attrs.field(default=None, converter=attrs.converters.optional(as_source))
+    output: str = attrs.field(default="", converter=os.fspath)
     teachers: tuple[TeacherSpec, ...] = attrs.field(default=(), converter=_teachers)
     captioner: CaptionerSpec | None = None
     caption_set: str = attrs.field(default=SYN_TEXT, validator=validators.matches_re(_CAPTION_SET))

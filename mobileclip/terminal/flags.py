@@ -1,24 +1,24 @@
-"""How `--help` shows the value of a flag: its placeholder, and its default if it has one.
-
-tyro alone says `{None}|INT` of a number that may be left out, `[STR [STR ...]]` of several words, and
-`(default: None)`.
-"""
+"""How tyro reads specs: short names, lists one value at a time, fields that follow others, and a help in words."""
 
 from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import attrs
-from tyro.conf import arg
-from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
+from tyro._singleton import EXCLUDE_FROM_CALL
+from tyro.conf import Fixed, Positional, Suppress, UseAppendAction, arg
+from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 _NAMES = {int: "INT", float: "FLOAT", str: "STR", Path: "PATH"}
+
+Field = tuple[type, str]
+"""A class, and a field of it."""
 
 
 def told(kind: Any, default: object) -> Any:
@@ -33,14 +33,27 @@ def told(kind: Any, default: object) -> Any:
 
 
 @contextmanager
-def told_of_specs() -> Iterator[None]:
-    """Have the fields of attrs classes told as `told` has them, and in words for what goes behind them."""
+def told_of_specs(
+    aliases: Mapping[Field, tuple[str, ...]] | None = None,
+    fixed: Collection[Field] = (),
+    made_by: Mapping[type, Callable[..., Any]] | None = None,
+    letters: Mapping[str, tuple[str, ...]] | None = None,
+) -> Iterator[None]:
+    """Read attrs classes as `_as_flag` has their fields.
+
+    Args:
+        aliases: short names of fields.
+        fixed: fields that are no flags.
+        made_by: what makes an instance of some classes, in place of the class.
+        letters: short names of fields of any class.
+    """
     registry = ConstructorRegistry()
     asking: list[StructTypeInfo] = []
 
     @registry.struct_rule
     def rule(info: StructTypeInfo) -> StructConstructorSpec | None:
-        if asking or not isinstance(info.type, type) or not attrs.has(info.type):
+        kind = get_origin(info.type) or info.type
+        if asking or not isinstance(kind, type) or not attrs.has(kind):
             return None
         asking.append(info)
         try:
@@ -49,11 +62,45 @@ def told_of_specs() -> Iterator[None]:
             asking.clear()
         if not isinstance(spec, StructConstructorSpec):
             return None
-        fields = [replace(one, type=told(named(one.type, one.default), one.default)) for one in spec.fields]
-        return replace(spec, fields=tuple(fields))
+        fields = [
+            replace(one, type=Positional[one.type])
+            if attrs.fields_dict(kind)[one.name].metadata.get("place")
+            else _as_flag(one, _follows(kind, info.default, one.name), (aliases or {}).get((kind, one.name)) or (letters or {}).get(one.name, ()))
+            if (kind, one.name) not in fixed
+            else replace(one, type=Suppress[Fixed[one.type]])
+            for one in spec.fields
+        ]
+        return replace(spec, fields=tuple(fields), instantiate=(made_by or {}).get(kind, spec.instantiate))
 
     with registry:
         yield
+
+
+def _follows(kind: type, given: object, name: str) -> bool:
+    """Return whether a field has what attrs makes of the other fields: it follows them where they are changed."""
+    make = attrs.fields_dict(kind)[name].default
+    takes_self = isinstance(make, attrs.Factory) and make.takes_self  # type: ignore[arg-type]
+    return takes_self and isinstance(given, kind) and getattr(given, name) == make.factory(given)  # type: ignore[union-attr]
+
+
+def _as_flag(field: StructFieldSpec, follows: bool, aliases: tuple[str, ...]) -> StructFieldSpec:  # noqa: FBT001
+    """Return a field with its short names: a spec is of the class that it has, an empty list has a value at a time."""
+    if attrs.has(type(field.default)):
+        said = get_args(field.type)[1:] if get_origin(field.type) is Annotated else ()
+        own = type(field.default)
+        return replace(field, type=Annotated[(own, *said)] if said else own)
+    kind = told(named(field.type, field.default), field.default)
+    whole = get_args(field.type)[0] if get_origin(field.type) is Annotated else field.type
+    if is_list(whole) and field.default == () and not follows:
+        kind = UseAppendAction[kind]
+    if aliases:
+        kind = Annotated[kind, arg(aliases=aliases)]
+    return replace(field, type=kind, default=EXCLUDE_FROM_CALL if follows else field.default)
+
+
+def is_list(kind: Any) -> bool:
+    """Return whether a type is of any number of values."""
+    return get_origin(kind) is tuple and get_args(kind)[1:] == (...,)
 
 
 def named(kind: Any, default: object) -> Any:
@@ -73,7 +120,7 @@ def named(kind: Any, default: object) -> Any:
         name = f"{name}|None" if name and default is not None else name
     elif get_origin(whole) is tuple and parts[1:] == (...,):
         name = _word(parts[0])
-        name = f"{name}..." if name else None
+        name = f"{name}..." if name and default else name
     return Annotated[kind, arg(metavar=name)] if name else kind
 
 

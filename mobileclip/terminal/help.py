@@ -10,14 +10,13 @@ import inspect
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import tyro
 
 from mobileclip.terminal.flags import told_of_specs
 from mobileclip.terminal.printing import say
-from mobileclip.terminal.several import in_order
 
 T = TypeVar("T")
 
@@ -28,13 +27,21 @@ _WIDEST = 120
 _ASK = frozenset(("-h", "--help"))
 
 
-def parse(target: Callable[..., T], arguments: Sequence[str] | None = None, *, description: str, **choices: Any) -> T:
+def parse(
+    target: Callable[..., T],
+    arguments: Sequence[str] | None = None,
+    *,
+    description: str,
+    specs: Mapping[str, Any] | None = None,
+    **choices: Any,
+) -> T:
     """Read a command line, and call what it is for.
 
     Args:
         target: a class or a function, every argument of which is a flag.
         arguments: the command line, without the program; None for the process's own.
         description: what `--help` begins with, laid out.
+        specs: for `told_of_specs`.
         choices: for `tyro.cli`.
 
     Raises:
@@ -43,13 +50,8 @@ def parse(target: Callable[..., T], arguments: Sequence[str] | None = None, *, d
     given = sys.argv[1:] if arguments is None else arguments
     choices.setdefault("prog", _program())
     describe(description, given)
-    try:
-        ordered = in_order(target, given, choices.get("default"))
-    except ValueError as error:
-        say(f"{choices['prog']}: {error}", error=True)
-        sys.exit(2)
-    with told_of_specs():
-        parsed: T = tyro.cli(target, args=ordered, description="", **choices)
+    with told_of_specs(**specs or {}):
+        parsed: T = tyro.cli(target, args=given, description="", **choices)
     return parsed
 
 

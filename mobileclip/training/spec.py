@@ -18,6 +18,7 @@ from mobileclip.training.selection import SelectionSpec
 
 Compile = Literal["towers", "step"]
 COMPILED: tuple[Compile, ...] = ("towers", "step")
+Memory = int | Literal["recompute"]
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -39,9 +40,10 @@ class TrainingSpec:
             statistics of norms, the sums of softmax, the embeddings' lengths, logits and loss, and what is kept:
             weights, gradients, the optimiser's state, the moving average. `float16` does so with a scaled loss; steps
             whose gradient overflows are left out, and are not logged.
-        micro_batch_size: images, or texts, that a tower encodes at once; none for all. The loss still sees the whole
-            batch; activations are recomputed in the backward pass, and batch norms see one micro-batch at a time.
-        recompute_activations: activation checkpointing: keep only the blocks' inputs, recompute the rest in backward.
+        memory: what is kept of the forward pass: everything, by default; with `recompute` the blocks' inputs, the rest is
+            computed again in the backward pass; with a number, what the towers return: they encode so many images, or
+            texts, at once, and again in the backward pass. The loss sees the whole batch in any case, batch norms one
+            micro-batch at a time.
         channels_last: memory format of convolutions, the faster one on a GPU; refused on the CPU, where convolutional
             stems take it by themselves.
         compile: what torch.compile builds kernels for: the `towers`, each by itself, or the `step`, from pixels to the
@@ -78,8 +80,7 @@ class TrainingSpec:
     min_logit_scale: float | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     ema_decay: float | None = attrs.field(default=0.9995)
     precision: TrainingPrecision = attrs.field(default="float32", validator=validators.in_(TRAINING_PRECISIONS))
-    micro_batch_size: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
-    recompute_activations: bool = False
+    memory: Memory | None = attrs.field(default=None)
     channels_last: bool = False
     compile: Compile | None = attrs.field(default=None, validator=validators.optional(validators.in_(COMPILED)))
     range_augment: RangeAugmentSpec | None = None
@@ -94,6 +95,11 @@ class TrainingSpec:
     )
     tensorboard: bool = attrs.field(default=False, eq=False)
     collective_seconds: float = attrs.field(default=COLLECTIVE_SECONDS, validator=validators.gt(0), eq=False)
+
+    @memory.validator
+    def _check_memory(self, _: object, value: Memory | None) -> None:
+        if value not in (None, "recompute") and not (isinstance(value, int) and value > 0):
+            raise ValueError(f"memory is a number of samples above 0, or `recompute`; got {value!r}")
 
     @ema_decay.validator
     def _check_ema_decay(self, _: object, value: float | None) -> None:

@@ -42,8 +42,8 @@ class JoinSpec:
         ValueError: if choices contradict each other.
     """
 
-    reinforced: str
-    images: str
+    reinforced: str = attrs.field(metadata={"place": True})
+    images: str = attrs.field(metadata={"place": True})
     output: str
     captions: str | None = None
     index: str | None = None

@@ -5,8 +5,7 @@ Source: MobileCLIP (arXiv 2311.17049), table 12; MobileCLIP2 (arXiv 2508.20691);
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 
@@ -20,16 +19,13 @@ STEPS_BETWEEN_LOOKS = 2_000
 STUDENT_AUGMENTATION = RangeAugmentSpec(target_psnr=(40.0, 20.0))
 
 
-Chosen = TypeVar("Chosen")
-
-
 def mobileclip_run(
     model: DualEncoderSpec,
     *,
     distill_weight: float = 1.0,
     batch_size: int = 65_536,
     total_steps: int = 200_000,
-    warmup_steps: int = 2_000,
+    warmup_steps: float = 2_000 / 200_000,
     max_gradient_norm: float | None = None,
     range_augment: RangeAugmentSpec | None = STUDENT_AUGMENTATION,
 ) -> RunSpec:
@@ -40,7 +36,7 @@ def mobileclip_run(
         distill_weight: `w` of Eq. 2; the contrastive term has what is left of 1.
         batch_size: samples of a step, of all processes together.
         total_steps: length of the run.
-        warmup_steps: steps to the peak of the learning rate.
+        warmup_steps: steps to the peak of the learning rate, or a share of the run.
         max_gradient_norm: gradients are scaled down to this norm; none leaves them as they are.
         range_augment: what changes the student's images beyond what the teachers saw.
     """
@@ -67,7 +63,7 @@ def mobileclip_run(
             max_gradient_norm=max_gradient_norm,
             ema_decay=0.9995,
             precision="bfloat16",
-            recompute_activations=True,
+            memory="recompute",
             range_augment=range_augment,
             checkpoint_every_steps=STEPS_BETWEEN_LOOKS,
             evaluate_every_steps=STEPS_BETWEEN_LOOKS,
@@ -82,7 +78,7 @@ def long_training(run: RunSpec) -> RunSpec:
         peak=schedule.peak,
         final=schedule.final,
         warmup_steps=schedule.warmup_steps,
-        constant_steps=300_000,
+        constant_steps=0.5,
         total_steps=600_000,
     )
     return attrs.evolve(run, training=attrs.evolve(run.training, schedule=longer))
@@ -119,7 +115,7 @@ def vit_b16_12m_run(text: TextEncoderSpec | None = None, *, total_steps: int = 3
         DualEncoderSpec(image=plain_vit_b16(), text=TextTransformerSpec(causal=True) if text is None else text),
         batch_size=8_192,
         total_steps=total_steps,
-        warmup_steps=1_000,
+        warmup_steps=1_000 / 30_000,
         max_gradient_norm=1.0,
         range_augment=None,
     )
@@ -188,7 +184,7 @@ def as_released(run: RunSpec) -> RunSpec:
     )
     training = attrs.evolve(
         run.training,
-        schedule=attrs.evolve(run.training.schedule, final=0.0, warmup_steps=1_000),
+        schedule=attrs.evolve(run.training.schedule, final=0.0, warmup_steps=1_000 / run.training.schedule.total_steps),
         optimizer=optimizer,
         max_gradient_norm=1.0,
         min_logit_scale=1.0,
@@ -211,13 +207,3 @@ def as_released_b(run: RunSpec) -> RunSpec:
 def as_released_dfndr2b(run: RunSpec) -> RunSpec:
     """Return a run with the choices of the script for DFNDR-2B, which takes one set of synthetic captions alone."""
     return with_data(as_released(run), caption_sets="^syn_text_dfn_mscoco38k$")
-
-
-def titled(title: str, recipe: Callable[[], Chosen]) -> Callable[[], Chosen]:
-    """Return a row of a recipe that `--help` calls by a title, as it does a function by its docstring."""
-
-    def row() -> Chosen:
-        return recipe()
-
-    row.__doc__ = title
-    return row
