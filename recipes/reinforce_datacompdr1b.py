@@ -8,13 +8,10 @@ Result:    shards that the release's loader reads, and reinforcement.json; `mobi
 Source:    MobileCLIP (arXiv 2311.17049), section 4
 """
 
-import attrs
-
-from mobileclip.recipes import run_recipe
+from mobileclip.recipes import datacompdr_reinforcement, run_recipe
 from mobileclip.reinforce import ReinforcementSpec
-from recipes.reinforce_datacompdr12m import RUN as DATACOMPDR12M
 
-RUN: ReinforcementSpec = attrs.evolve(DATACOMPDR12M, num_augmentations=10)
+RUN: ReinforcementSpec = datacompdr_reinforcement(num_augmentations=10)
 
 if __name__ == "__main__":
     run_recipe(RUN)

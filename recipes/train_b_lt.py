@@ -1,7 +1,7 @@
 r"""Train MobileCLIP-B (LT) on DataCompDR-1B: three times as long, the first half at a constant learning rate.
 
 Command:   torchrun --nproc-per-node 8 \
-               recipes/train_b_lt.py --memory 512 \
+               recipes/train_b_lt.py \
                --data 'DataCompDR-1B/{00..64}/{00000000..00000999}.tar' \
                --data 'DataCompDR-1B/65/{00000000..00000535}.tar'
 Try it:    python recipes/train_b_lt.py --tiny

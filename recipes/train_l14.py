@@ -1,7 +1,7 @@
 r"""Train MobileCLIP-L-14 on DataCompDR-1B.
 
 Command:   torchrun --nproc-per-node 8 \
-               recipes/train_l14.py --memory 512 \
+               recipes/train_l14.py \
                --data 'DataCompDR-1B/{00..64}/{00000000..00000999}.tar' \
                --data 'DataCompDR-1B/65/{00000000..00000535}.tar'
 Try it:    python recipes/train_l14.py --tiny
@@ -14,9 +14,11 @@ Source:    MobileCLIP2 (arXiv 2508.20691) for the model, MobileCLIP (arXiv 2311.
 
 from mobileclip import specs
 from mobileclip.recipes import as_released, mobileclip_run, run_recipe, with_drop_path
-from mobileclip.training import RunSpec
+from mobileclip.training import Memory, RunSpec
 
-RUN: RunSpec = mobileclip_run(with_drop_path(specs.mobileclip_l14(), 0.1), distill_weight=1.0)
+RUN: RunSpec = mobileclip_run(
+    with_drop_path(specs.mobileclip_l14(), 0.1), memory=Memory(micro_batch=512, recompute=True)
+)
 
 if __name__ == "__main__":
     run_recipe(RUN, released=as_released)

@@ -1,7 +1,7 @@
 r"""Train MobileCLIP2-S2 on DFNDR-2B.
 
 Command:   torchrun --nproc-per-node 8 \
-               recipes/train_mobileclip2_s2.py --memory 512 \
+               recipes/train_mobileclip2_s2.py \
                --data 'DFNDR-2B/{FIRST..LAST}.tar'
 Try it:    python recipes/train_mobileclip2_s2.py --tiny
 Hardware:  8 GPUs, each with 16 micro-batches of 512 in 27 GiB; the release's script has 128, with 512 samples each;

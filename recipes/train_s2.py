@@ -1,7 +1,7 @@
 r"""Train MobileCLIP-S2 on DataCompDR-1B.
 
 Command:   torchrun --nproc-per-node 8 \
-               recipes/train_s2.py --memory 512 \
+               recipes/train_s2.py \
                --data 'DataCompDR-1B/{00..64}/{00000000..00000999}.tar' \
                --data 'DataCompDR-1B/65/{00000000..00000535}.tar'
 Try it:    python recipes/train_s2.py --tiny

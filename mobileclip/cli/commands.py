@@ -10,14 +10,14 @@ from typing import Any
 
 import attrs
 
-from mobileclip.cli.flags import COMMON, call
+from mobileclip.cli.flags import COMMON, READING
 from mobileclip.registry import nearest
 from mobileclip.terminal import say
 from mobileclip.terminal.common import taken_common, use_common
+from mobileclip.terminal.flags import ASKING, ASKING_ALL, parse
 from mobileclip.terminal.help import paragraphs
 
-_ASKING = frozenset(("-h", "--help"))
-_OF_ALL = f"Every command takes {', and '.join(f'{name}: {about}' for name, about in COMMON.items())}."
+_OF_ALL = f"Every command takes {', and '.join(f'{name}: {about}' for name, about in COMMON.items())}. `--help-all` shows rare flags too."
 
 
 @attrs.frozen
@@ -51,12 +51,13 @@ class Command:
             SystemExit: after `--help`, or if there is no such flag.
         """
         function = self.load()
-        if not _ASKING.isdisjoint(arguments):
+        description = ""
+        if not ASKING.isdisjoint(arguments) or ASKING_ALL in arguments:
             explained = inspect.cleandoc(function.__doc__ or "").partition("\n\nArgs:")[0]
-            call(function, ["--help"], program=program, description=paragraphs(f"{explained}\n\n{_OF_ALL}"))
+            description = paragraphs(f"{explained}\n\n{_OF_ALL}")
         told, rest = taken_common(COMMON, arguments)
         with use_common(told):
-            call(function, rest, program=program)
+            parse(function, rest, description=description, reading=READING, prog=program)
 
 
 @attrs.frozen
@@ -94,7 +95,7 @@ class Commands:
         name = arguments[0].replace("_", "-") if arguments else ""
         if name in self.members:
             self.members[name].run(f"{program} {name}", arguments[1:])
-        elif not name or not _ASKING.isdisjoint(arguments):
+        elif not name or not ASKING.isdisjoint(arguments):
             say(self.listed(program))
             sys.exit(0 if name else 2)
         else:

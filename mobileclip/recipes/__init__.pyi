@@ -20,6 +20,7 @@ from .published import (
     as_released as as_released,
     as_released_b as as_released_b,
     as_released_dfndr2b as as_released_dfndr2b,
+    datacompdr_reinforcement as datacompdr_reinforcement,
     long_training as long_training,
     mobileclip2_run as mobileclip2_run,
     mobileclip_run as mobileclip_run,

@@ -17,7 +17,7 @@ from mobileclip.inference.catalogue import macs_of
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput, TextInput
 from mobileclip.losses import CaptionLossSpec
 from mobileclip.recipes.cost import PASSES, a100_macs_per_second
-from mobileclip.training import AdamWSpec, CosineSchedule, RunSpec, TrainingSpec
+from mobileclip.training import AdamWSpec, CosineSchedule, Memory, RunSpec, TrainingSpec
 
 NUM_SEEN, BATCH_SIZE = 13_000_000_000, 90_112
 NUM_FINETUNED, FINETUNING_BATCH = 12_000_000, 128
@@ -91,6 +91,7 @@ def coca_run(model: CoCaSpec, *, batch_size: int = BATCH_SIZE, num_seen: int = N
             max_gradient_norm=1.0,
             ema_decay=None,
             precision="bfloat16",
+            memory=Memory(micro_batch=64),
             checkpoint_every_steps=1_000,
             evaluate_every_steps=2_000,
         ),
@@ -116,7 +117,7 @@ def finetuning_run(context: int = 77, *, total_steps: int = NUM_FINETUNED // FIN
             optimizer=AdamWSpec(beta1=0.9, beta2=0.98, eps=1e-6, weight_decay=0.1),
             ema_decay=None,
             precision="bfloat16",
-            memory=32,
+            memory=Memory(micro_batch=32),
             checkpoint_every_steps=1_000,
             evaluate_every_steps=2_000,
         ),

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 import attrs
-from tyro.conf import AvoidSubcommands, arg
+from tyro.conf import arg
 
 from mobileclip.machine import machine_line
 from mobileclip.recipes.files import read_header
@@ -18,7 +17,7 @@ from mobileclip.recipes.short import ASKING_ALL, asks, brief_help, shorts
 from mobileclip.registry import nearest, nearest_file, with_parts
 from mobileclip.terminal import has_reader, say, shown
 from mobileclip.terminal.common import taken_common, use_common
-from mobileclip.terminal.help import parse
+from mobileclip.terminal.flags import Reading, parse
 from mobileclip.terminal.interruption import interruptible
 from mobileclip.terminal.streams import ensure_streams, give_up_output
 
@@ -76,8 +75,8 @@ def run_recipe(choices: Any, arguments: Sequence[str] | None = None, *, name: st
     """Read the command line and run what it chooses; the recipe's file has the header and the name of the run.
 
     Args:
-        choices: of a run, as an instance of one of the classes of `LINES`; or several by name, each with its title, of
-            which the command line names one first. A file that `--show` has written may be named in its place.
+        choices: of a run, as an instance of one of the classes of `LINES`; or of several by name, of which the command
+            line names one first; the header has their titles. A file that `--show` has written may be named instead.
         arguments: the command line; None for the process's own.
         name: of the run, and of its output; that of the recipe's file by default.
         variants: what a further word makes of the choices, such as `released`.
@@ -89,16 +88,16 @@ def run_recipe(choices: Any, arguments: Sequence[str] | None = None, *, name: st
     name, docstring = name or Path(getattr(main, "__file__", None) or "recipe").stem, main.__doc__
     with reported(name, arguments):
         told, typed = taken_common(["--quiet", "--strict"], with_parts(sys.argv[1:] if arguments is None else arguments))
-        rows = choices if isinstance(choices, Mapping) else {"": ("", choices)}
-        titles = {row: title for row, (title, _) in rows.items() if row}
-        one = next(iter(rows.values()))[1]
+        rows = choices if isinstance(choices, Mapping) else {"": choices}
+        one = next(iter(rows.values()))
         if asks(typed):
-            say(f"{read_header(docstring, sys.argv[0]).brief()}\n")
-            say(brief_help(type(one).__name__, _program(), titles, tuple(variants)))
+            header = read_header(docstring, sys.argv[0])
+            titles = {row: header.rows.get(row, "") for row in rows if row}
+            say(f"{header.brief()}\n\n{brief_help(type(one).__name__, _program(), titles, tuple(variants))}")
             return
         if ASKING_ALL in typed:
             say(f"{described(docstring)}\n")
-            parsed_as(one, ["--help"])
+            parsed_as(one, [ASKING_ALL])
         row, spec, rest = _chosen(rows, typed)
         if rest and rest[0] in variants:
             row, spec, rest = "-".join(filter(None, (row, rest[0]))), variants[rest[0]](spec), rest[1:]
@@ -148,18 +147,14 @@ def parsed_as(spec: Any, arguments: Sequence[str]) -> Command[Any, Any]:
                 own = f"--{flag.field.replace('_', '-')}"
                 aliases[type(part), leaf] = tuple(one for one in flag.names if one != own)
                 break
-    with warnings.catch_warnings():
-        # A part of another class than the library's has its own choices as flags.
-        warnings.filterwarnings("ignore", "The field", UserWarning)
-        return parse(
-            Command[kind.options, type(spec)],  # type: ignore[name-defined]
-            arguments,
-            description="",
-            prog=_program(),
-            default=Command(options=options, spec=spec),
-            specs={"aliases": aliases, "fixed": kind.fixed, "made_by": kind.made_by},
-            config=(AvoidSubcommands,),
-        )
+    return parse(
+        Command[kind.options, type(spec)],  # type: ignore[name-defined]
+        arguments,
+        description="",
+        prog=_program(),
+        default=Command(options=options, spec=spec),
+        reading=Reading(aliases=aliases, fixed=kind.fixed, made_by=kind.made_by),
+    )
 
 
 def _program() -> str:
@@ -172,7 +167,7 @@ def again(*flags: str) -> str:
     return f"`{' '.join((_program(), *row, *flags))}`"
 
 
-def _chosen(rows: Mapping[str, tuple[str, Any]], arguments: Sequence[str]) -> tuple[str, Any, Sequence[str]]:
+def _chosen(rows: Mapping[str, Any], arguments: Sequence[str]) -> tuple[str, Any, Sequence[str]]:
     """Return which of a recipe's runs is named, its choices or those of a file, and the rest of the command line.
 
     Raises:
@@ -180,11 +175,11 @@ def _chosen(rows: Mapping[str, tuple[str, Any]], arguments: Sequence[str]) -> tu
     """
     first = "".join(arguments[:1])
     if first.endswith(".json"):
-        return "", next(iter(rows.values()))[1], arguments  # it says itself which of them it is
+        return "", next(iter(rows.values())), arguments  # it says itself which of them it is
     if "" in rows:
-        return "", rows[""][1], arguments
+        return "", rows[""], arguments
     if (row := first.replace("-", "_")) in rows:
-        return row, rows[row][1], arguments[1:]
+        return row, rows[row], arguments[1:]
     if not first or first.startswith("-"):
         raise ValueError(f"which run? its name comes first: {', '.join(rows)}; their titles are in `--help`")
     raise ValueError(f"there is no run {first!r}; {nearest(row, rows)} Their titles are in `--help`")

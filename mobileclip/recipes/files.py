@@ -91,7 +91,8 @@ def run_file(file: Path, arguments: Sequence[str], *, program: str) -> None:
     """
     if asks(arguments) and (kind := kind_of(file)):
         # Nothing is imported that computes.
-        say(f"{read_header(_docstring(file), program).brief()}\n\n{brief_help(kind[0], program, None, kind[1])}")
+        header = read_header(_docstring(file), program)
+        say(f"{header.brief()}\n\n{brief_help(kind[0], program, header.rows, kind[1])}")
         return
     before = sys.argv, sys.path, sys.modules["__main__"]
     loader = SourceFileLoader("__main__", str(file.resolve()))
@@ -126,6 +127,7 @@ def copy_recipe(name: str, output: Path, *, overwrite: bool = False) -> Path:
 
 
 _ENTRY = re.compile(r"^([A-Z][a-z ]+):\s+", re.MULTILINE)
+_ROWS, _ROW = "Rows:\n", re.compile(r"^ {4}(\w+) +(.+(?:\n {5,}.+)*)", re.MULTILINE)
 _COMMANDS = ("Command", "Try it")
 
 
@@ -137,11 +139,13 @@ class Header:
         title: its first line.
         prose: paragraphs, each in one line.
         entries: names to texts, in order; a command's lines are kept, those of other entries run together.
+        rows: the titles of its runs by name, where it has several.
     """
 
     title: str
     prose: tuple[str, ...]
     entries: dict[str, str]
+    rows: dict[str, str]
 
     def description(self) -> str:
         """Return what `--help-all` begins with: everything, as wide as the terminal, with every command in a line."""
@@ -159,8 +163,8 @@ def read_header(docstring: str | None, program: str = "") -> Header:
     """Return the header that is written as a module's docstring.
 
     Args:
-        docstring: a title; then, apart by empty lines, prose and a block of entries, whose further lines are indented;
-            None is an empty one.
+        docstring: a title; then, apart by empty lines, prose, a block of entries, whose further lines are indented, and
+            `Rows:` with a line for each of several runs; None is an empty one.
         program: what runs the recipe here, which stands in its commands then.
     """
     text = docstring or ""
@@ -170,11 +174,14 @@ def read_header(docstring: str | None, program: str = "") -> Header:
     title, *blocks = text.strip().split("\n\n")
     entries: dict[str, str] = {}
     prose: list[str] = []
+    rows: dict[str, str] = {}
     for block in blocks:
-        if _ENTRY.match(block):
+        if block.startswith(_ROWS):
+            rows |= {name: " ".join(title.split()) for name, title in _ROW.findall(block)}
+        elif _ENTRY.match(block):
             _, *parts = _ENTRY.split(block)
             for name, text in zip(parts[::2], parts[1::2], strict=True):
                 entries[name] = "\n".join(command_lines(text.replace("\\\n", " ")))
         else:
             prose.append(" ".join(block.split()))
-    return Header(title=" ".join(title.split()), prose=tuple(prose), entries=entries)
+    return Header(title=" ".join(title.split()), prose=tuple(prose), entries=entries, rows=rows)

@@ -9,11 +9,12 @@ from typing import Any
 
 import attrs
 
-from mobileclip.data import ColumnPipelineSpec, RangeAugmentSpec, ReinforcedPipelineSpec
+from mobileclip.data import ColumnPipelineSpec, RangeAugmentSpec, ReinforcedPipelineSpec, datacompdr_augmentation
 from mobileclip.encoders import DualEncoderSpec, MCiSpec, TextEncoderSpec, TextTransformerSpec, ViTSpec
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput
 from mobileclip.losses import LossSpec, ReinforcedLossSpec
-from mobileclip.training import AdamWSpec, ConstantCosineSchedule, CosineSchedule, RunSpec, TrainingSpec
+from mobileclip.reinforce import CocaCaptioner, OpenClipTeacher, ReinforcementSpec
+from mobileclip.training import AdamWSpec, ConstantCosineSchedule, CosineSchedule, Memory, RunSpec, TrainingSpec
 
 STEPS_BETWEEN_LOOKS = 2_000
 STUDENT_AUGMENTATION = RangeAugmentSpec(target_psnr=(40.0, 20.0))
@@ -28,6 +29,7 @@ def mobileclip_run(
     warmup_steps: float = 2_000 / 200_000,
     max_gradient_norm: float | None = None,
     range_augment: RangeAugmentSpec | None = STUDENT_AUGMENTATION,
+    memory: Memory = Memory(micro_batch=512),  # noqa: B008  frozen
 ) -> RunSpec:
     """Return a run on DataCompDR as in table 12.
 
@@ -39,6 +41,8 @@ def mobileclip_run(
         warmup_steps: steps to the peak of the learning rate, or a share of the run.
         max_gradient_norm: gradients are scaled down to this norm; none leaves them as they are.
         range_augment: what changes the student's images beyond what the teachers saw.
+        memory: what a step keeps; micro-batches are as large as the release's batch on each of 128 GPUs, so that batch
+            norms see as many samples on fewer GPUs.
     """
     return RunSpec(
         model=model,
@@ -63,7 +67,7 @@ def mobileclip_run(
             max_gradient_norm=max_gradient_norm,
             ema_decay=0.9995,
             precision="bfloat16",
-            memory="recompute",
+            memory=memory,
             range_augment=range_augment,
             checkpoint_every_steps=STEPS_BETWEEN_LOOKS,
             evaluate_every_steps=STEPS_BETWEEN_LOOKS,
@@ -95,6 +99,24 @@ def mobileclip2_run(model: DualEncoderSpec, **choices: Any) -> RunSpec:
     return with_loss(run, ReinforcedLossSpec(teacher_dims=(768, 768), teacher_logit_scales=(70.0, 60.0)))
 
 
+def datacompdr_reinforcement(num_augmentations: int) -> ReinforcementSpec:
+    """Return the reinforcement of DataComp: five synthetic captions, and two ViT-L/14 teachers.
+
+    Args:
+        num_augmentations: that are stored for each image: 30 for DataCompDR-12M, 10 for DataCompDR-1B.
+    """
+    return ReinforcementSpec(
+        teachers=tuple(
+            OpenClipTeacher(model="ViT-L-14", pretrained=pretrained, logit_scale=100.0, precision="bfloat16")
+            for pretrained in ("openai", "datacomp_xl_s13b_b90k")
+        ),
+        captioner=CocaCaptioner(num_captions=5, top_p=0.9),
+        augmentation=datacompdr_augmentation(224),
+        num_augmentations=num_augmentations,
+        layout="pth.gz",
+    )
+
+
 def plain_vit_b16() -> ViTSpec:
     """Return the image tower of open_clip's ViT-B/16."""
     return ViTSpec(
@@ -118,6 +140,7 @@ def vit_b16_12m_run(text: TextEncoderSpec | None = None, *, total_steps: int = 3
         warmup_steps=1_000 / 30_000,
         max_gradient_norm=1.0,
         range_augment=None,
+        memory=Memory(micro_batch=256),
     )
 
 

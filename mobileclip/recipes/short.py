@@ -30,7 +30,8 @@ LINES: Mapping[str, str] = {
 --evaluate DATA                                           data sets to evaluate on between epochs
 {_TRAINED}
 --batch-size INT               data.batch_size            samples of a step, all processes together
---memory INT|recompute         training.memory            samples that a process takes at once; or recompute
+--micro-batch INT              training.memory.micro_batch  samples that a tower of a process encodes at once
+--recompute                    training.memory.recompute  keep less of the forward pass, compute it again
 -j, --num-workers INT          data.num_workers           processes that read, decode and augment
 --precision NAME               training.precision         float32, bfloat16 or float16
 --initial-weights FILE                                    a checkpoint to start from
@@ -115,10 +116,10 @@ def shorts(kind: str) -> list[Short]:
 
 
 def kind_of(file: Path) -> tuple[str, list[str]] | None:
-    """Return the class of a recipe's choices and its variants as its file says them; None of one with rows."""
+    """Return the class of a recipe's choices and its variants as its file says them; None if it says them otherwise."""
     text = file.read_text(encoding="utf-8")
-    found = re.search(r"^RUN: (\w+) =", text, re.MULTILINE)
-    call = re.search(r"run_recipe\(RUN(.*)\)", text)
+    found = re.search(r"^(?:RUN: |ROWS: dict\[str, )(\w+)\]? =", text, re.MULTILINE)
+    call = re.search(r"run_recipe\((?:RUN|ROWS)(.*)\)", text)
     variants = re.findall(r"(\w+)=", call[1]) if call else []
     return (found[1], variants) if found and found[1] in LINES else None
 

@@ -18,7 +18,26 @@ from mobileclip.training.selection import SelectionSpec
 
 Compile = Literal["towers", "step"]
 COMPILED: tuple[Compile, ...] = ("towers", "step")
-Memory = int | Literal["recompute"]
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class Memory:
+    """What a training step keeps of the forward pass; what it does not keep is computed again in the backward pass.
+
+    With both, each block runs forward three times.
+
+    Args:
+        micro_batch: images, or texts, that a tower encodes at once; None for all of a process. The towers' outputs are
+            kept, and each micro-batch is encoded a second time in the backward pass. The loss sees the whole batch;
+            batch norms see one micro-batch at a time.
+        recompute: whether the inputs of blocks alone are kept, and each block runs a second time in the backward pass.
+
+    Raises:
+        ValueError: if the micro-batch is below 1.
+    """
+
+    micro_batch: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
+    recompute: bool = False
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -40,10 +59,7 @@ class TrainingSpec:
             statistics of norms, the sums of softmax, the embeddings' lengths, logits and loss, and what is kept:
             weights, gradients, the optimiser's state, the moving average. `float16` does so with a scaled loss; steps
             whose gradient overflows are left out, and are not logged.
-        memory: what is kept of the forward pass: everything, by default; with `recompute` the blocks' inputs, the rest is
-            computed again in the backward pass; with a number, what the towers return: they encode so many images, or
-            texts, at once, and again in the backward pass. The loss sees the whole batch in any case, batch norms one
-            micro-batch at a time.
+        memory: what a step keeps of the forward pass; everything, by default.
         channels_last: memory format of convolutions, the faster one on a GPU; refused on the CPU, where convolutional
             stems take it by themselves.
         compile: what torch.compile builds kernels for: the `towers`, each by itself, or the `step`, from pixels to the
@@ -80,7 +96,7 @@ class TrainingSpec:
     min_logit_scale: float | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     ema_decay: float | None = attrs.field(default=0.9995)
     precision: TrainingPrecision = attrs.field(default="float32", validator=validators.in_(TRAINING_PRECISIONS))
-    memory: Memory | None = attrs.field(default=None)
+    memory: Memory = attrs.field(factory=Memory)
     channels_last: bool = False
     compile: Compile | None = attrs.field(default=None, validator=validators.optional(validators.in_(COMPILED)))
     range_augment: RangeAugmentSpec | None = None
@@ -95,11 +111,6 @@ class TrainingSpec:
     )
     tensorboard: bool = attrs.field(default=False, eq=False)
     collective_seconds: float = attrs.field(default=COLLECTIVE_SECONDS, validator=validators.gt(0), eq=False)
-
-    @memory.validator
-    def _check_memory(self, _: object, value: Memory | None) -> None:
-        if value not in (None, "recompute") and not (isinstance(value, int) and value > 0):
-            raise ValueError(f"memory is a number of samples above 0, or `recompute`; got {value!r}")
 
     @ema_decay.validator
     def _check_ema_decay(self, _: object, value: float | None) -> None:
