@@ -54,12 +54,11 @@ help:  ## Show this list
 check: $(VENV)/test.stamp  ## What the changes reach, with lint and types, in about a minute; BASE=main ARGS="--seconds 300"
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m tests.check --processes $(PROCESSES) $(BASE:%=--base %) $(ARGS)
 
-test: $(VENV)/test.stamp  ## Lint, types, import floors, what is lost since BASE, all tests; with ARGS="..." for pytest, these tests alone
+test: $(VENV)/test.stamp  ## Lint, types, import contracts, all tests; with ARGS="..." for pytest, these tests alone
 	$(if $(ARGS),,$(BIN)/ruff check .)
 	$(if $(ARGS),,$(BIN)/ruff format --check .)
 	$(if $(ARGS),,$(BIN)/mypy)
 	$(if $(ARGS),,$(BIN)/lint-imports)
-	$(if $(ARGS),,$(BIN)/python -m tests.leaving $(BASE))
 	$(PYTEST)
 
 test-core:  ## What of the tests needs the core's packages alone, in .venv-core; EXTRAS="onnx" adds extras, ARGS="tests" tests

@@ -20,7 +20,7 @@ from mobileclip import testing
 from mobileclip.evaluation import SUITE, SUITES, evaluation_tasks
 from mobileclip.recipes import header_of, recipe_files
 from mobileclip.registry import Registry
-from tests.architecture import PACKAGE, ROOT, map_page, picture
+from tests.architecture import PACKAGE, ROOT, picture
 from tests.kept_results import (
     costs_table,
     forms_table,
@@ -127,7 +127,7 @@ BLOCKS: dict[str, Callable[[], str]] = {one.__name__: one for one in _OWN} | {
 
 def pages() -> dict[Path, str]:
     """Return every page with something written by the program, by its path."""
-    found = {ROOT / "docs" / "map.md": map_page(), ROOT / "docs" / "architecture.svg": picture()}
+    found = {ROOT / "docs" / "architecture.svg": picture()}
     for path in sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "recipes" / "README.md"]):
         text = path.read_text(encoding="utf-8")
         if _BLOCK.search(text):
