@@ -13,9 +13,11 @@ Source:    MobileCLIP2 (arXiv 2508.20691)
 
 from mobileclip import specs
 from mobileclip.recipes import as_released_dfndr2b, mobileclip2_run, run_recipe
-from mobileclip.training import RunSpec
+from mobileclip.training import Memory, RunSpec
 
-RUN: RunSpec = mobileclip2_run(specs.mobileclip2_s2(), warmup_steps=10_000 / 200_000)
+RUN: RunSpec = mobileclip2_run(
+    specs.mobileclip2_s2(), warmup_steps=10_000 / 200_000, memory=Memory(micro_batch=512, recompute=True)
+)
 
 if __name__ == "__main__":
     run_recipe(RUN, released=as_released_dfndr2b)

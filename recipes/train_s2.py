@@ -14,9 +14,9 @@ Source:    MobileCLIP (arXiv 2311.17049), section 5 and table 12
 
 from mobileclip import specs
 from mobileclip.recipes import as_released, mobileclip_run, run_recipe
-from mobileclip.training import RunSpec
+from mobileclip.training import Memory, RunSpec
 
-RUN: RunSpec = mobileclip_run(specs.mobileclip_s2(), distill_weight=1.0)
+RUN: RunSpec = mobileclip_run(specs.mobileclip_s2(), memory=Memory(micro_batch=512, recompute=True))
 
 if __name__ == "__main__":
     run_recipe(RUN, released=as_released)

@@ -81,7 +81,7 @@ def long_training(run: RunSpec) -> RunSpec:
     longer = ConstantCosineSchedule(
         peak=schedule.peak,
         final=schedule.final,
-        warmup_steps=schedule.warmup_steps,
+        warmup_steps=2_000 / 600_000,
         constant_steps=0.5,
         total_steps=600_000,
     )
@@ -137,7 +137,7 @@ def vit_b16_12m_run(text: TextEncoderSpec | None = None, *, total_steps: int = 3
         DualEncoderSpec(image=plain_vit_b16(), text=TextTransformerSpec(causal=True) if text is None else text),
         batch_size=8_192,
         total_steps=total_steps,
-        warmup_steps=1_000 / 30_000,
+        warmup_steps=1_000 / total_steps,
         max_gradient_norm=1.0,
         range_augment=None,
         memory=Memory(micro_batch=256),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import attrs
 from attrs import validators
@@ -12,6 +12,7 @@ from attrs import validators
 from mobileclip.data import LAYOUTS, AugmentationSpec, ImageLimits, Layout
 from mobileclip.data.samples.sample import SYN_TEXT
 from mobileclip.datasets import Source, as_source
+from mobileclip.datasets.sources import Unit
 from mobileclip.reinforce.captioners import CaptionerSpec
 from mobileclip.reinforce.teachers import TeacherSpec
 from mobileclip.strict import strict
@@ -71,3 +72,14 @@ class ReinforcementSpec:
     batch_size: int = attrs.field(default=8, validator=validators.gt(0))
     num_compared: int = attrs.field(default=256, validator=validators.ge(0))
     limits: ImageLimits = attrs.field(factory=ImageLimits)
+
+    def units(self) -> Sequence[Unit]:
+        """Return the units of the source.
+
+        Raises:
+            ValueError: if no source or no output is chosen; see `Source` too.
+        """
+        if self.source is None or not self.output:
+            missing = "source" if self.source is None else "output"
+            raise ValueError(f"{missing} is missing: choose what is reinforced, and the folder that it is written to")
+        return self.source.units()

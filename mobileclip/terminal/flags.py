@@ -19,7 +19,14 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import attrs
 import tyro
 from tyro.conf import AvoidSubcommands, Fixed, Positional, Suppress, UseAppendAction, arg
-from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
+    StructConstructorSpec,
+    StructFieldSpec,
+    StructTypeInfo,
+)
 
 from mobileclip.registry import nearest
 from mobileclip.terminal.common import RARE
@@ -33,6 +40,7 @@ ASKING, ASKING_ALL = frozenset(("-h", "--help")), "--help-all"
 
 _WORDS = {int: "INT", float: "FLOAT", str: "STR", Path: "PATH"}
 _POSITIONAL = get_args(Positional[int])[1]
+_LEFT_OUT = object()
 _NOTHING = (None, False, inspect.Parameter.empty, (), "")
 
 
@@ -83,7 +91,7 @@ class Reading:
             hint = "" if missing or not default else f"(default: {' '.join(map(str, default))})"
             kind = UseAppendAction[Annotated[(own, *said, arg(help_behavior_hint=hint))]]
             return Flag(kind, default if missing else (), partial(_listed, default))
-        return Flag(kind, _computed(default) if follows else default)
+        return Flag(_chosen_of(kind), default, _only_chosen) if follows else Flag(kind, default)
 
 
 @attrs.frozen
@@ -101,13 +109,22 @@ class Flag:
     value: Callable[[Any], Any] = lambda given: given  # noqa: E731
 
 
-class _Computed:
-    """Marks a default that attrs has computed from other fields."""
+@attrs.frozen(eq=False)
+class _Chosen:
+    """A value that was given on the command line, of a field that attrs computes otherwise."""
+
+    value: Any
 
 
-def _computed(value: Any) -> Any:
-    """Return a value that is equal to the one given, and that a spec is made without."""
-    return type(type(value).__name__, (_Computed, type(value)), {})(value)
+def _chosen_of(kind: Any) -> Any:
+    """Return a type whose values tyro reads as `_Chosen`."""
+    read = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kind, parent_markers=set()))
+    assert isinstance(read, PrimitiveConstructorSpec), "what follows other fields is a number, a word or some of them"
+    return Annotated[kind, replace(read, instance_from_str=lambda given: _Chosen(read.instance_from_str(given)))]
+
+
+def _only_chosen(given: Any) -> Any:
+    return given.value if isinstance(given, _Chosen) else _LEFT_OUT
 
 
 def _listed(default: Any, given: tuple[Any, ...]) -> Any:
@@ -161,8 +178,8 @@ def _specs_read(reading: Reading) -> Iterator[None]:
         make = reading.made_by.get(kind, spec.instantiate)
 
         def instantiate(**given: Any) -> Any:
-            chosen = {name: value for name, value in given.items() if not isinstance(value, _Computed)}
-            return make(**{name: flags[name].value(value) if name in flags else value for name, value in chosen.items()})
+            read = {name: flags[name].value(value) if name in flags else value for name, value in given.items()}
+            return make(**{name: value for name, value in read.items() if value is not _LEFT_OUT})
 
         def field(one: StructFieldSpec) -> StructFieldSpec:
             if (kind, one.name) in reading.fixed:

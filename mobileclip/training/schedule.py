@@ -77,7 +77,7 @@ def default_warmup(total_steps: int, most: int = 2_000) -> int:
 
 def steps_of(given: int | float, total_steps: int) -> int:
     """Return a number of steps, of which one below 1 is a share."""
-    return int(given if given >= 1 else given * total_steps)
+    return int(given) if given >= 1 else round(given * total_steps)
 
 
 def default_final(peak: float, most: float = 1e-6) -> float:
@@ -128,6 +128,11 @@ class ConstantCosineSchedule(Schedule):
     """
 
     constant_steps: int | float = attrs.field(default=0.5, validator=validators.ge(0))
+    # Behind the field that it follows.
+    warmup_steps: int | float = attrs.field(
+        default=attrs.Factory(lambda own: min(default_warmup(own.total_steps), own._constant), takes_self=True),
+        validator=validators.ge(0),
+    )
 
     def __attrs_post_init__(self) -> None:
         """Check that the numbers make a schedule."""

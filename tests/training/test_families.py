@@ -8,14 +8,14 @@ from functools import partial
 import attrs
 import pytest
 import torch
+from mobileclip.recipes.classifying import run_recipe as classes_recipe
+from mobileclip.recipes.training import run_recipe as training_recipe
 from safetensors.torch import load_file
 from torch import nn
 
 from mobileclip.data import ColumnPipelineSpec, OnlinePipelineSpec, ReinforcedPipelineSpec
 from mobileclip.datasets import LabelledPipelineSpec
 from mobileclip.inputs import ImageInput, TextInput
-from mobileclip.recipes.classifying import run_recipe as classes_recipe
-from mobileclip.recipes.training import run_recipe as training_recipe
 from mobileclip.serialization import from_json, to_json
 from mobileclip.training import RunSpec, World, build_objective, pipelines, run, students
 from tests.errors import fails
