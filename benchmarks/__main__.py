@@ -12,10 +12,8 @@ import sys
 from pathlib import Path
 
 from benchmarks.harness import Bench, run
-from mobileclip.recipes.entry_point import described, reported
-from mobileclip.recipes.header import read_header
-from mobileclip.terminal import say
-from mobileclip.terminal.help import parse
+from mobileclip.recipes import described, read_header, reported
+from mobileclip.terminal import parse, say
 
 BENCHMARKS = {
     "models": "ModelBenchSpec",

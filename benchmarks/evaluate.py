@@ -45,7 +45,7 @@ from mobileclip.evaluation import (
     open_benchmark,
     write_benchmark,
 )
-from mobileclip.recipes.tiny.fitted_model import fitted_model
+from tests.evaluation.fitted_model import fitted_model
 
 SETS = (
     "emoji-test_concepts",

@@ -21,8 +21,8 @@ def captioner() -> CaptionerStudySpec:
 
 
 if __name__ == "__main__":
-    from mobileclip.recipes.entry_point import described, reported
-    from mobileclip.terminal.help import parse
+    from mobileclip.recipes import described, reported
+    from mobileclip.terminal import parse
 
     spec = parse(CaptionerStudySpec, description=described(__doc__), default=captioner())
     with reported("captioner", None):

@@ -22,8 +22,8 @@ def icons() -> IconDataSpec:
 
 
 if __name__ == "__main__":
-    from mobileclip.recipes.entry_point import described, reported
-    from mobileclip.terminal.help import parse
+    from mobileclip.recipes import described, reported
+    from mobileclip.terminal import parse
     from mobileclip.terminal.printing import say
 
     spec = parse(IconDataSpec, description=described(__doc__), default=icons())

@@ -23,8 +23,8 @@ def languages() -> LanguagesSpec:
 
 if __name__ == "__main__":
     from examples.languages.run import make
-    from mobileclip.recipes.entry_point import described, reported
-    from mobileclip.terminal.help import parse
+    from mobileclip.recipes import described, reported
+    from mobileclip.terminal import parse
     from mobileclip.terminal.printing import say
 
     spec = parse(LanguagesSpec, description=described(__doc__), default=languages())

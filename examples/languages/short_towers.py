@@ -149,8 +149,8 @@ def table(found: Sequence[Tower]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    from mobileclip.recipes.entry_point import described, reported
-    from mobileclip.terminal.help import parse
+    from mobileclip.recipes import described, reported
+    from mobileclip.terminal import parse
     from mobileclip.terminal.printing import say
 
     chosen = parse(ShortTowersSpec, description=described(__doc__), default=ShortTowersSpec())

@@ -22,8 +22,8 @@ def learning_efficiency() -> EfficiencySpec:
 
 
 if __name__ == "__main__":
-    from mobileclip.recipes.entry_point import described, reported
-    from mobileclip.terminal.help import parse
+    from mobileclip.recipes import described, reported
+    from mobileclip.terminal import parse
 
     spec = parse(EfficiencySpec, description=described(__doc__), default=learning_efficiency())
     with reported("learning_efficiency", None):

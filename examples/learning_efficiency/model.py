@@ -195,8 +195,8 @@ def main(study: EfficiencySpec = EfficiencySpec(), output: Path = Path("outputs/
 
 
 if __name__ == "__main__":
-    from mobileclip.recipes.entry_point import described, reported
-    from mobileclip.terminal.help import parse
+    from mobileclip.recipes import described, reported
+    from mobileclip.terminal import parse
 
     with reported("learning_efficiency.model", None):
         parse(main, description=described(__doc__))

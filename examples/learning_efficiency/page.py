@@ -139,8 +139,8 @@ def main(study: Path | None = None, docs: Path = DOCS, *, packaged: bool = False
 
 
 if __name__ == "__main__":
-    from mobileclip.recipes.entry_point import described, reported
-    from mobileclip.terminal.help import parse
+    from mobileclip.recipes import described, reported
+    from mobileclip.terminal import parse
 
     with reported("learning_efficiency.page", None):
         parse(main, description=described(__doc__))

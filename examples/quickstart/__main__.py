@@ -22,8 +22,8 @@ def quickstart() -> QuickstartSpec:
 
 
 if __name__ == "__main__":
-    from mobileclip.recipes.entry_point import described, reported
-    from mobileclip.terminal.help import parse
+    from mobileclip.recipes import described, reported
+    from mobileclip.terminal import parse
 
     spec = parse(QuickstartSpec, description=described(__doc__), default=quickstart())
     with reported("quickstart", None):

@@ -15,12 +15,14 @@ from mobileclip.machine import machine_line
 from mobileclip.recipes.files import read_header
 from mobileclip.recipes.short import ASKING_ALL, asks, brief_help, shorts
 from mobileclip.registry import nearest, nearest_file, with_parts
+from mobileclip.storage import exclusive
 from mobileclip.terminal import has_reader, say, shown
 from mobileclip.terminal.common import taken_common, use_common
 from mobileclip.terminal.flags import Reading, parse
 from mobileclip.terminal.interruption import interruptible
 from mobileclip.terminal.streams import ensure_streams, give_up_output
 
+_DRAWING_SECONDS = 600.0
 GOES_ON = "what was finished is kept; the same command goes on from there"
 
 Spec = TypeVar("Spec")
@@ -109,12 +111,13 @@ def run_recipe(choices: Any, arguments: Sequence[str] | None = None, *, name: st
 
 def _run(command: Command[Any, Any], name: str) -> None:
     from mobileclip.recipes.kinds import KINDS
-    from mobileclip.recipes.tiny.shrink import shrunk
+    from mobileclip.recipes.tiny.shrink import FOLDER, shrunk
 
     kind = KINDS[type(command.spec)]
     spec = kind.ready(command.spec, command.options)
     if command.tiny:
-        spec = shrunk(spec)
+        with exclusive(FOLDER, wait_seconds=_DRAWING_SECONDS):  # one of several processes draws
+            spec = shrunk(spec)
     if command.show:
         _show(spec)
     else:

@@ -35,8 +35,8 @@ from mobileclip.processes import this_process
 from mobileclip.recipes.caption_validation import captions_on
 from mobileclip.recipes.command import again
 from mobileclip.recipes.distilling import DistilSpec, distil
-from mobileclip.recipes.finetuning import evaluate_task, summary, table, write_report
-from mobileclip.recipes.tiny.shrink import drawn, small_model, taking
+from mobileclip.recipes.finetuning import finetune_and_report, summary, table
+from mobileclip.recipes.tiny.shrink import SMALL_MODEL, taking
 from mobileclip.recipes.validation import measured_on
 from mobileclip.reinforce import (
     CaptionSet,
@@ -52,7 +52,7 @@ from mobileclip.storage import is_remote, join
 from mobileclip.terminal import console, say
 from mobileclip.terminal.status import conclude
 from mobileclip.training import Evaluate, RunSpec, connected, last_metrics, plot_curves, run
-from mobileclip.training.finetuning.run import FinetuneSpec, finetune
+from mobileclip.training.finetuning.run import FinetuneSpec
 from mobileclip.training.finetuning.tasks import open_task, write_training_data
 
 if TYPE_CHECKING:
@@ -282,7 +282,7 @@ def _reinforce(spec: ReinforcementSpec, command: Command[ReinforceOptions, Reinf
     for aside in report.set_aside[:_MOST_NAMED]:
         say(f"set aside: {aside.unit}: {aside.reason}")
     if report.set_aside:
-        say(f"{len(report.set_aside):,} shards were set aside, see {join(spec.output, SET_ASIDE)}; the same command tries again")
+        say(f"{len(report.set_aside):,} shards were set aside, see {join(spec.output, SET_ASIDE)}; the same command tries them again")
     conclude(left_out=report.set_aside, done=report.num_samples)
 
 
@@ -297,9 +297,8 @@ def _ready_finetuning(spec: FinetuneSpec, _: NoOptions) -> FinetuneSpec:
 
 
 def _finetune(spec: FinetuneSpec, _: Command[NoOptions, FinetuneSpec], __: str) -> None:
-    results = finetune(spec, measure=evaluate_task, on_begin=lambda before: say(f"\n{table((before,))}\n"))
+    results = finetune_and_report(spec)
     if results is not None:
-        write_report(spec.output, results)
         say(
             f"\n{table(results.rows)}\n\nPer cent, with intervals of 95 %. {summary(results)}\n"
             f"Report and models are in {spec.output}."
@@ -331,7 +330,7 @@ class EvaluateOptions:
 
 def _evaluate(spec: EvaluationSpec, command: Command[EvaluateOptions, EvaluationSpec], _: str) -> None:
     models, spec = divided(command.options.models, spec)
-    models = models or ((str(small_model()),) if command.tiny else ("mobileclip_s2",))
+    models = models or ((SMALL_MODEL,) if command.tiny else ("mobileclip_s2",))
     evaluate_and_print(models, spec, beside=command.options.beside, report=command.options.report)
 
 
@@ -363,5 +362,3 @@ KINDS: Mapping[type, Kind] = {
     EvaluationSpec: Kind(_evaluate, EvaluateOptions),
 }
 """By the class of the choices."""
-
-__all__ = ["KINDS", "drawn"]

@@ -12,7 +12,7 @@ from benchmarks.overhead import (
     rows,
 )
 from mobileclip.data import read_reinforced_samples
-from mobileclip.recipes.tiny import write_tiny_models
+from tests.reinforce.open_clip_models import write_tiny_models
 from tests.encoders.small import SMALL_MCT
 
 

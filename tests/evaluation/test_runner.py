@@ -38,7 +38,8 @@ from mobileclip.evaluation import (
 from mobileclip.evaluation.encoding import fitting, free_memory, measure_latency
 from mobileclip.evaluation.tasks.zero_shot import ZeroShotTask
 from mobileclip.recipes.evaluating import run_recipe
-from mobileclip.recipes.tiny import SHAPES, write_tiny_models
+from mobileclip.recipes.tiny import SHAPES
+from tests.reinforce.open_clip_models import write_tiny_models
 from tests.cli.test_cli import run as command
 from tests.data.made_samples import encoded
 from tests.errors import fails

@@ -15,7 +15,7 @@ from mobileclip.encoders import ClassifierSpec, load_model, save_model
 from mobileclip.export import ExportSpec, export_model, load_export
 from mobileclip.inference import ModelIdentity
 from mobileclip.inference.archive import Embeddings, read_embeddings, write_embeddings
-from mobileclip.recipes.tiny import write_tiny_models
+from tests.reinforce.open_clip_models import write_tiny_models
 from mobileclip.reinforce import OpenClipTeacher, TransformersTeacher
 from mobileclip.training.checkpoints import StateFile, read_state
 from tests.encoders.small import SMALL, TEXT, inputs, randomised

@@ -11,9 +11,9 @@ import torch
 from mobileclip.data import read_samples, write_shards
 from mobileclip.encoders.checkpoints import load_coca, skeleton
 from mobileclip.recipes import header_of, recipe_files
-from mobileclip.recipes.captioning import caption_cost, coca_run, coca_vit_l14, finetuning_run
+from mobileclip.recipes import caption_cost, coca_run, coca_vit_l14, finetuning_run
 from mobileclip.recipes.tiny import scene_samples
-from mobileclip.recipes.training import step_memory
+from mobileclip.recipes import step_memory
 from mobileclip.training import read_metrics
 from recipes import finetune_coca, train_coca
 from tests.recipes.running import run_named, shown_run

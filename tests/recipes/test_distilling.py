@@ -18,7 +18,7 @@ from mobileclip.encoders import load_model, save_model
 from mobileclip.inference.loading import load_identified
 from mobileclip.recipes import header_of, recipe_files
 from mobileclip.recipes.distilling import DistilSpec, distil, open_teacher, student_run, text_cost, text_run
-from mobileclip.recipes.training import step_memory
+from mobileclip.recipes import step_memory
 from mobileclip.serialization import from_json
 from mobileclip.tensor_files import read_tensors
 from mobileclip.training import read_metrics

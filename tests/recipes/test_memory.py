@@ -12,7 +12,7 @@ import pytest
 
 from mobileclip.data import RangeAugmentSpec
 from mobileclip.recipes import header_of, recipe_files
-from mobileclip.recipes.training import step_memory
+from mobileclip.recipes import step_memory
 from recipes.train_s0 import train_s0
 from tests.encoders.small import SMALL
 from tests.errors import fails

@@ -19,7 +19,7 @@ from mobileclip.data import AugmentationParams, ImageTransform, datacompdr_augme
 from mobileclip.data.augmentation import OPERATIONS
 from mobileclip.encoders import ViTSpec
 from mobileclip.encoders.checkpoints import layouts
-from mobileclip.recipes.training import shallow
+from mobileclip.recipes.tiny import shallow
 from mobileclip.serialization import to_json
 from mobileclip.training import World, build_objective, decay_groups
 from tests.blocks.filling import noise

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from mobileclip.recipes.tiny import CONFIGS, write_tiny_models
+from tests.reinforce.open_clip_models import CONFIGS, write_tiny_models
 from mobileclip.reinforce import Captioner, CaptionerSpec, CocaCaptioner
 from mobileclip.reinforce.captioners import CocaDecoder, Vocabulary, captioners as registry
 from mobileclip.serialization import from_json

@@ -9,7 +9,7 @@ from PIL import Image
 from mobileclip.data import AugmentationSpec, read_card, read_samples, write_card, write_shard
 from mobileclip.datasets import ShardSource
 from mobileclip.recipes.reinforcing import run_recipe
-from mobileclip.recipes.tiny import write_tiny_models
+from tests.reinforce.open_clip_models import write_tiny_models
 from mobileclip.reinforce import Captioner, CaptionSet, ReinforcementSpec, SeveralCaptioners, reinforce
 from mobileclip.serialization import from_json
 from recipes.reinforce_dfndr2b import reinforce_dfndr2b

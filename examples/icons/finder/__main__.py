@@ -19,8 +19,8 @@ import json
 from examples.icons.finder import FinderSpec, build_finder
 
 if __name__ == "__main__":
-    from mobileclip.recipes.entry_point import described, reported
-    from mobileclip.terminal.help import parse
+    from mobileclip.recipes import described, reported
+    from mobileclip.terminal import parse
     from mobileclip.terminal.printing import say
 
     spec = parse(FinderSpec, description=described(__doc__), default=FinderSpec())

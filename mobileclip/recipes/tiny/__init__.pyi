@@ -8,4 +8,4 @@ from .scenes import (
     scenes as scenes,
 )
 from .shapes import OUTLINES as OUTLINES
-from .shrink import drawn as drawn, shallow as shallow, shrunk as shrunk, small_model as small_model, taking as taking
+from .shrink import drawn as drawn, drawn_shapes as drawn_shapes, shallow as shallow, shrunk as shrunk, taking as taking

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import singledispatch
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,14 +24,10 @@ from mobileclip.data import (
 from mobileclip.data.shards.card import TeacherEntry, card_of_shards, write_card
 from mobileclip.datasets import LabelledPipelineSpec, as_source, find_class_names, open_data_set
 from mobileclip.encoders import (
-    AttentionSpec,
     CoCaSpec,
-    DualEncoderSpec,
-    MCiSpec,
-    MCtSpec,
-    StageSpec,
     TextTransformerSpec,
     ViTSpec,
+    load_model,
     save_model,
 )
 from mobileclip.encoders.checkpoints import save_coca
@@ -42,13 +38,16 @@ from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.processes import this_process
 from mobileclip.recipes.distilling import DistilSpec
 from mobileclip.recipes.tiny.few_samples import first_samples
-from mobileclip.recipes.tiny.scenes import SHAPES, scene_samples
+from mobileclip.recipes.tiny.scenes import SHAPES, draw_shape, jpeg, scene_samples
+from mobileclip.recipes.tiny.shapes import OUTLINES
 from mobileclip.reinforce import CheckpointCaptioner, CheckpointTeacher, ReinforcementSpec
 from mobileclip.storage import atomic_folder, write_text
 from mobileclip.training import CosineSchedule, RunSpec, TrainingSpec
 from mobileclip.training.finetuning.run import FinetuneSpec
 
 FOLDER = Path("outputs") / "tiny"
+SMALL_MODEL = "icons"
+"""The model of the package itself, which reads 32 pixels a side."""
 NUM_SAMPLES, SAMPLES_PER_SHARD = 48, 12
 NUM_STEPS, BATCH_SIZE = 2, 8
 _TEACHER_DIM = 32
@@ -96,7 +95,9 @@ def _(spec: ReinforcementSpec) -> ReinforcementSpec:
         source=_copy(spec.source) if spec.source is not None else drawn(),
         output=spec.output and f"{spec.output.rstrip('/')}-tiny",
         teachers=tuple(
-            CheckpointTeacher(checkpoint=str(small_model(seed)), logit_scale=getattr(one, "logit_scale", None))
+            CheckpointTeacher(
+                checkpoint=small_model(seed) if seed else SMALL_MODEL, logit_scale=getattr(one, "logit_scale", None)
+            )
             for seed, one in enumerate(spec.teachers)
         ),
         captioner=captioner,
@@ -109,16 +110,16 @@ def _(spec: FinetuneSpec) -> FinetuneSpec:
     def few(path: str | None) -> str:
         return str(drawn()) if path is None else _copy(open_data_set(path, rows=spec.rows).source)
 
+    untouched = FinetuneSpec()
+    small = {"held_out": 0.4, "batch_size": 16, "epochs": 20, "learning_rate": 1e-3, "templates": ("{}",)}
     return attrs.evolve(
         spec,
-        checkpoint=spec.checkpoint or str(small_model()),
-        data=few(spec.data),
+        checkpoint=spec.checkpoint or SMALL_MODEL,
+        data=str(drawn_shapes()) if spec.data is None else few(spec.data),
         test=spec.test and few(spec.test),
         old_tasks=tuple(map(few, spec.old_tasks or (None,))),
-        held_out=0.4,
-        batch_size=BATCH_SIZE,
-        epochs=1,
         output=_beside(spec.output),
+        **{name: value for name, value in small.items() if getattr(spec, name) == getattr(untouched, name)},
     )
 
 
@@ -133,7 +134,7 @@ def _(spec: DistilSpec) -> DistilSpec:
     is_chosen = spec.kind == "teacher" or spec.width is not None
     return attrs.evolve(
         spec,
-        model=spec.model if spec.model and Path(spec.model).exists() else str(small_model()),
+        model=spec.model if spec.model and Path(spec.model).exists() else SMALL_MODEL,
         width=spec.width if is_chosen else 64,
         context_length=min(spec.context_length, 24),
         batch_size=min(32, spec.batch_size),
@@ -231,15 +232,17 @@ def drawn(folder: Path | None = None) -> Path:
     return place
 
 
-def small_model(seed: int = 0) -> Path:
-    """Write a small image-text model with random weights, unless it is there, and return its file."""
-    image = MCiSpec(
-        stages=(StageSpec(dim=16, depth=1), StageSpec(dim=32, depth=1), StageSpec(dim=64, depth=1, mixer=AttentionSpec())),
-        embedding_dim=64,
-        input=ImageInput(size=64),
-    )
-    text = MCtSpec(width=64, num_heads=2, depth=1, embedding_dim=64, input=TextInput(context_length=24))
-    return _saved(f"small-{seed}.safetensors", DualEncoderSpec(image=image, text=text), save_model, seed)
+def drawn_shapes() -> Path:
+    """Write a folder of 20 pictures for each of eight shapes, unless it is there, and return the folder of folders."""
+    place = FOLDER / "shapes"
+    if not place.exists():
+        rng = np.random.default_rng(2)
+        with atomic_folder(place) as partial:
+            for shape in OUTLINES:
+                (partial / shape).mkdir()
+                for index in range(20):
+                    (partial / shape / f"{index:02d}.jpg").write_bytes(jpeg(draw_shape(shape, rng, 120, 90)))
+    return place
 
 
 def small_captioner() -> Path:
@@ -253,11 +256,16 @@ def small_captioner() -> Path:
         num_queries=9,
         pooler_heads=2,
     )
-    return _saved("captioner.safetensors", spec, save_coca)
+    return _saved("captioner", spec, save_coca)
 
 
-def _saved(name: str, spec: Any, save: Any, seed: int = 0) -> Path:
-    path = FOLDER / name
+def small_model(seed: int) -> Path:
+    """Write a model like the package's own with random weights, unless it is there, and return its file."""
+    return _saved(f"model-{seed}", load_model(SMALL_MODEL, fold=False).spec, save_model, seed)
+
+
+def _saved(name: str, spec: Any, save: Callable[[Any, Path], Any], seed: int = 0) -> Path:
+    path = FOLDER / f"{name}.safetensors"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with torch.random.fork_rng(devices=[]):
@@ -305,4 +313,4 @@ def _beside(output: Path) -> Path:
     return output.with_name(f"{output.name}-tiny")
 
 
-__all__: Sequence[str] = ["drawn", "shallow", "shrunk", "small_captioner", "small_model", "taking"]
+__all__: Sequence[str] = ["SMALL_MODEL", "drawn", "drawn_shapes", "shallow", "shrunk", "small_captioner", "taking"]

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.object_store import object_store
 from mobileclip import specs
 from mobileclip.data import StreamPosition, card_of_shards, expand_shards, write_shard
-from mobileclip.recipes.training import mobileclip_run
+from mobileclip.recipes import mobileclip_run
 from tests.data.made_samples import make_sample
 
 NUM_SHARDS, NUM_READERS, SHARD_SIZE = 65_536, 64, 12
