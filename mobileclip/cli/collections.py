@@ -122,9 +122,7 @@ def dedup(
     /,
     *,
     index_folder: IndexFolder = None,
-    model: Annotated[
-        ModelFlags, arg(name="")
-    ] = ModelFlags(),  # noqa: B008  frozen
+    model: Annotated[ModelFlags, arg(name="")] = ModelFlags(),  # noqa: B008  frozen
     num_workers: Annotated[int | None, Workers] = None,
     threshold: Annotated[float, arg(metavar="SIMILARITY")] = 0.95,
     output: Annotated[tuple[Path, ...], arg(metavar="LIST.jsonl|PAGE.html")] = (),

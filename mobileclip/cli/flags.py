@@ -22,4 +22,3 @@ COMMON = {
     "--strict": "end with status 1 in place of 0 where something was left out",
 }
 """Flags of every command, with what they are for."""
-

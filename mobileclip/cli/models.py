@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import attrs
-from tyro.conf import Suppress, Positional, arg
+from tyro.conf import Positional, Suppress, arg
 
 from mobileclip.cli.checks import require_checkpoint, require_file
 from mobileclip.storage import is_same, require_output

@@ -4,7 +4,13 @@ from .captioners import (
     coca_vit_l14 as coca_vit_l14,
     finetuning_run as finetuning_run,
 )
-from .command import described as described, parsed_as as parsed_as, reported as reported, run_recipe as run_recipe, written as written
+from .command import (
+    described as described,
+    parsed_as as parsed_as,
+    reported as reported,
+    run_recipe as run_recipe,
+    written as written,
+)
 from .files import (
     KINDS as KINDS,
     copy_recipe as copy_recipe,

@@ -84,9 +84,7 @@ def coca_run(model: CoCaSpec, *, batch_size: int = BATCH_SIZE, num_seen: int = N
         data=attrs.evolve(_data(model, batch_size), num_readers=2_048),
         training=TrainingSpec(
             loss=CaptionLossSpec(),
-            schedule=CosineSchedule(
-                peak=1e-3, final=0.0, warmup_steps=2_000 / 144_264, total_steps=total_steps
-            ),
+            schedule=CosineSchedule(peak=1e-3, final=0.0, warmup_steps=2_000 / 144_264, total_steps=total_steps),
             optimizer=AdamWSpec(beta1=0.9, beta2=0.98, eps=1e-6, weight_decay=0.2),
             max_gradient_norm=1.0,
             ema_decay=None,
@@ -111,9 +109,7 @@ def finetuning_run(context: int = 77, *, total_steps: int = NUM_FINETUNED // FIN
         data=_data(model, FINETUNING_BATCH),
         training=TrainingSpec(
             loss=CaptionLossSpec(contrastive_weight=0.0, caption_weight=1.0),
-            schedule=CosineSchedule(
-                peak=1e-5, final=0.0, warmup_steps=1_000 / 93_750, total_steps=total_steps
-            ),
+            schedule=CosineSchedule(peak=1e-5, final=0.0, warmup_steps=1_000 / 93_750, total_steps=total_steps),
             optimizer=AdamWSpec(beta1=0.9, beta2=0.98, eps=1e-6, weight_decay=0.1),
             ema_decay=None,
             precision="bfloat16",

@@ -73,7 +73,9 @@ def reported(name: str, arguments: Sequence[str] | None, *, kept: str = GOES_ON)
         raise SystemExit(f"error: {shown(line or error)}") from None
 
 
-def run_recipe(choices: Any, arguments: Sequence[str] | None = None, *, name: str = "", **variants: Callable[[Any], Any]) -> None:
+def run_recipe(
+    choices: Any, arguments: Sequence[str] | None = None, *, name: str = "", **variants: Callable[[Any], Any]
+) -> None:
     """Read the command line and run what it chooses; the recipe's file has the header and the name of the run.
 
     Args:
@@ -89,7 +91,9 @@ def run_recipe(choices: Any, arguments: Sequence[str] | None = None, *, name: st
     main = sys.modules["__main__"]
     name, docstring = name or Path(getattr(main, "__file__", None) or "recipe").stem, main.__doc__
     with reported(name, arguments):
-        told, typed = taken_common(["--quiet", "--strict"], with_parts(sys.argv[1:] if arguments is None else arguments))
+        told, typed = taken_common(
+            ["--quiet", "--strict"], with_parts(sys.argv[1:] if arguments is None else arguments)
+        )
         rows = choices if isinstance(choices, Mapping) else {"": choices}
         one = next(iter(rows.values()))
         if asks(typed):
@@ -200,7 +204,9 @@ def written(file: Path, kind: type[Spec]) -> Spec:
     try:
         return from_json(file.read_text(encoding="utf-8"), kind)
     except FileNotFoundError:
-        raise ValueError(f"there is no {file}{nearest_file(file)}; write one: {again('--show')[:-1]} > {file}`") from None
+        raise ValueError(
+            f"there is no {file}{nearest_file(file)}; write one: {again('--show')[:-1]} > {file}`"
+        ) from None
     except UnicodeDecodeError:
         raise ValueError(f"{file} is no text; expected what --show has written") from None
     except ValueError as error:

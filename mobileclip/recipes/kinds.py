@@ -114,7 +114,9 @@ def _ready_run(spec: RunSpec, options: RunOptions) -> RunSpec:
     if options.tokenizer is not None:
         own = read_text_input(options.tokenizer, context_length=data.text.context_length)
         if data.text.tokenizer not in (None, own.tokenizer):
-            raise ValueError(f"{options.tokenizer} is not the run's tokenizer.json, whose SHA-256 is {data.text.tokenizer.sha256}")
+            raise ValueError(
+                f"{options.tokenizer} is not the run's tokenizer.json, whose SHA-256 is {data.text.tokenizer.sha256}"
+            )
         data = attrs.evolve(data, text=own)
     elif (named := getattr(getattr(data, "text", None), "tokenizer", None)) is not None and named.content is None:
         raise ValueError(f"--tokenizer is missing: the run names the tokenizer.json whose SHA-256 is {named.sha256}")
@@ -247,9 +249,7 @@ def _captioner(captioner: CocaCaptioner, weights: tuple[Path, ...]) -> Any:
         return own[0]
     names = ["".join(one if one.isalnum() else "_" for one in path.stem) for path in weights]
     return SeveralCaptioners(
-        sets=tuple(
-            CaptionSet(name=f"{SYN_TEXT}_{name}", captioner=one) for name, one in zip(names, own, strict=True)
-        )
+        sets=tuple(CaptionSet(name=f"{SYN_TEXT}_{name}", captioner=one) for name, one in zip(names, own, strict=True))
     )
 
 
@@ -282,7 +282,9 @@ def _reinforce(spec: ReinforcementSpec, command: Command[ReinforceOptions, Reinf
     for aside in report.set_aside[:_MOST_NAMED]:
         say(f"set aside: {aside.unit}: {aside.reason}")
     if report.set_aside:
-        say(f"{len(report.set_aside):,} shards were set aside, see {join(spec.output, SET_ASIDE)}; the same command tries them again")
+        say(
+            f"{len(report.set_aside):,} shards were set aside, see {join(spec.output, SET_ASIDE)}; the same command tries them again"
+        )
     conclude(left_out=report.set_aside, done=report.num_samples)
 
 
@@ -354,9 +356,7 @@ KINDS: Mapping[type, Kind] = {
         made_by={one: _sized(one) for one in (ReinforcedPipelineSpec, ColumnPipelineSpec, LabelledPipelineSpec)}
         | {RunSpec: lambda model, data, **rest: RunSpec(model=taking(model, data), data=data, **rest)},
     ),
-    ReinforcementSpec: Kind(
-        _reinforce, ReinforceOptions, _ready_reinforcement, fixed={(ReinforcementSpec, "source")}
-    ),
+    ReinforcementSpec: Kind(_reinforce, ReinforceOptions, _ready_reinforcement, fixed={(ReinforcementSpec, "source")}),
     FinetuneSpec: Kind(_finetune, ready=_ready_finetuning),
     DistilSpec: Kind(_distil),
     EvaluationSpec: Kind(_evaluate, EvaluateOptions),

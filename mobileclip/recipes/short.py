@@ -129,9 +129,7 @@ def asks(arguments: object) -> bool:
     return not _ASKING.isdisjoint(arguments)  # type: ignore[arg-type]
 
 
-def brief_help(
-    kind: str, program: str, rows: Mapping[str, str] | None = None, variants: Collection[str] = ()
-) -> str:
+def brief_help(kind: str, program: str, rows: Mapping[str, str] | None = None, variants: Collection[str] = ()) -> str:
     """Return the short help of a recipe, below its header.
 
     Args:

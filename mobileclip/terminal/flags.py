@@ -106,7 +106,7 @@ class Flag:
 
     kind: Any
     default: Any
-    value: Callable[[Any], Any] = lambda given: given  # noqa: E731
+    value: Callable[[Any], Any] = lambda given: given
 
 
 @attrs.frozen(eq=False)

@@ -75,7 +75,7 @@ def default_warmup(total_steps: int, most: int = 2_000) -> int:
     return min(most, total_steps // 10)
 
 
-def steps_of(given: int | float, total_steps: int) -> int:
+def steps_of(given: float, total_steps: int) -> int:
     """Return a number of steps, of which one below 1 is a share."""
     return int(given) if given >= 1 else round(given * total_steps)
 

@@ -12,8 +12,8 @@ from benchmarks.overhead import (
     rows,
 )
 from mobileclip.data import read_reinforced_samples
-from tests.reinforce.open_clip_models import write_tiny_models
 from tests.encoders.small import SMALL_MCT
+from tests.reinforce.open_clip_models import write_tiny_models
 
 
 @pytest.mark.slow

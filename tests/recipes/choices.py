@@ -18,6 +18,7 @@ from mobileclip.losses import ContrastiveLossSpec
 from mobileclip.serialization import to_json
 from mobileclip.training import RunSpec
 from mobileclip.training.finetuning import labelled_contrastive
+
 FOLDER = Path(__file__).parent / "golden"
 OF_OTHER_MODELS = ("train_coca", "train_imagenet_mci")
 ALL = sorted(path.stem for path in (Path(__file__).parents[2] / "recipes").glob("*.py"))
@@ -89,7 +90,9 @@ def _finetune() -> object:
 
 
 def _distilling() -> object:
-    return {name.split()[-1]: _plain(run) for one in ("distil_text", "distil_text_s0") for name, run in runs_of(one).items()}
+    return {
+        name.split()[-1]: _plain(run) for one in ("distil_text", "distil_text_s0") for name, run in runs_of(one).items()
+    }
 
 
 def _captioning() -> object:

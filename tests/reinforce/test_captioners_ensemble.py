@@ -8,13 +8,12 @@ from PIL import Image
 
 from mobileclip.data import AugmentationSpec, read_card, read_samples, write_card, write_shard
 from mobileclip.datasets import ShardSource
-from mobileclip.recipes.reinforcing import run_recipe
-from tests.reinforce.open_clip_models import write_tiny_models
 from mobileclip.reinforce import Captioner, CaptionSet, ReinforcementSpec, SeveralCaptioners, reinforce
 from mobileclip.serialization import from_json
-from recipes.reinforce_dfndr2b import reinforce_dfndr2b
 from tests.errors import fails
+from tests.recipes.running import shown
 from tests.reinforce.conftest import plain_sample
+from tests.reinforce.open_clip_models import write_tiny_models
 
 NAMES = ("syn_text_first", "syn_text_second")
 
@@ -112,9 +111,8 @@ def test_a_captioner_that_forgets_an_image_is_an_error(several, monkeypatch):
 
 def test_several_files_are_several_captioners(capsys):
     def chosen(*files):
-        arguments = ["--source", "a.tar", "--captioner-weights", *files, "--show"]
-        run_recipe(reinforce_dfndr2b, "a", None, arguments)
-        return from_json(capsys.readouterr().out, ReinforcementSpec)
+        weights = [argument for file in files for argument in ("--captioner-weights", file)]
+        return from_json(shown(capsys, "reinforce_dfndr2b", "--data", "a.tar", *weights), ReinforcementSpec)
 
     spec = chosen("w/dfn.mscoco-38k.pt", "gbc.pt")
     assert [(one.name, one.captioner.pretrained) for one in spec.captioner.sets] == [

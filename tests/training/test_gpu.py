@@ -16,7 +16,9 @@ def losses_of(output):
     return [line["loss"] for line in read_metrics(output / "metrics.jsonl")]
 
 
-@pytest.mark.parametrize("changes", [{}, {"memory": Memory(micro_batch=3)}, {"memory": Memory(recompute=True)}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"memory": Memory(micro_batch=3)}, {"memory": Memory(recompute=True)}], ids=str
+)
 @pytest.mark.parametrize("make", [new_model, TRANSFORMERS.build], ids=["convolutions", "transformers"])
 def test_a_step_is_that_of_the_cpu(make, changes, gpu):
     results = []

@@ -11,8 +11,8 @@ from mobileclip.data import TextPipelineSpec
 from mobileclip.encoders import TextEncoderSpec
 from mobileclip.inference.loading import spec_known_by_name
 from mobileclip.losses import TextDistillationLossSpec
-from mobileclip.recipes.distilling.spec import DistilSpec
 from mobileclip.recipes.cost import PASSES, a100_macs_per_second, macs
+from mobileclip.recipes.distilling.spec import DistilSpec
 from mobileclip.training import AdamWSpec, CosineSchedule, RunSpec, TrainingSpec
 
 NUM_CAPTIONS = 6 * 12_800_000

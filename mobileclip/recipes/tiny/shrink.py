@@ -220,7 +220,9 @@ def drawn(folder: Path | None = None) -> Path:
             )
         write_shards(partial, samples, samples_per_shard=SAMPLES_PER_SHARD)
         teachers = tuple(
-            TeacherEntry(name=name, dim=_TEACHER_DIM, logit_scale=50.0, weights_sha256="0" * 64, image=ImageInput(size=224))
+            TeacherEntry(
+                name=name, dim=_TEACHER_DIM, logit_scale=50.0, weights_sha256="0" * 64, image=ImageInput(size=224)
+            )
             for name in _NAMES
         )
         write_card(
