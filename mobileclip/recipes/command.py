@@ -107,13 +107,14 @@ def run_recipe(
         row, spec, rest = _chosen(rows, typed)
         if rest and rest[0] in variants:
             row, spec, rest = "-".join(filter(None, (row, rest[0]))), variants[rest[0]](spec), rest[1:]
+        recipe = spec
         if rest and rest[0].endswith(".json"):
-            spec, rest = written(Path(rest[0]), type(spec)), rest[1:]
+            spec, recipe, rest = written(Path(rest[0]), type(spec)), None, rest[1:]
         with use_common(told):
-            _run(parsed_as(spec, rest), f"{name}-{row}" if row else name)
+            _run(parsed_as(spec, rest), f"{name}-{row}" if row else name, recipe)
 
 
-def _run(command: Command[Any, Any], name: str) -> None:
+def _run(command: Command[Any, Any], name: str, recipe: Any) -> None:
     from mobileclip.recipes.kinds import KINDS
     from mobileclip.recipes.tiny.shrink import FOLDER, shrunk
 
@@ -121,11 +122,11 @@ def _run(command: Command[Any, Any], name: str) -> None:
     spec = kind.ready(command.spec, command.options)
     if command.tiny:
         with exclusive(FOLDER, wait_seconds=_DRAWING_SECONDS):  # one of several processes draws
-            spec = shrunk(spec)
+            spec = shrunk(spec, getattr(command.options, "rows", None))
     if command.show:
         _show(spec)
     else:
-        kind.start(spec, command, f"{name}-tiny" if command.tiny else name)
+        kind.start(spec, command, f"{name}-tiny" if command.tiny else name, recipe)
 
 
 def described(docstring: str | None) -> str:

@@ -12,7 +12,6 @@ from attrs import validators
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from mobileclip.data import ColumnPipelineSpec, ReinforcedPipelineSpec, augmentations, read_text_input
-from mobileclip.data.samples.sample import SYN_TEXT
 from mobileclip.datasets import (
     JsonLinesSource,
     LabelledPipelineSpec,
@@ -25,33 +24,27 @@ from mobileclip.datasets import (
 )
 from mobileclip.encoders import ClassifierSpec, CoCaSpec, DualEncoderSpec
 from mobileclip.encoders.checkpoints import PRETRAINED
-from mobileclip.encoders.checkpoints.coca import is_ours
 from mobileclip.engines import SET_ASIDE, LocalEngine, RayEngine, Retries, read_status
 from mobileclip.evaluation import EvaluationSpec, classifier_hook
 from mobileclip.evaluation.candidates import asked
 from mobileclip.evaluation.printing import divided, evaluate_and_print
 from mobileclip.hardware.devices import AUTO
 from mobileclip.processes import this_process
-from mobileclip.recipes.caption_validation import captions_on
 from mobileclip.recipes.command import again
 from mobileclip.recipes.distilling import DistilSpec, distil
 from mobileclip.recipes.finetuning import finetune_and_report, summary, table
 from mobileclip.recipes.tiny.shrink import SMALL_MODEL, taking
-from mobileclip.recipes.validation import measured_on
+from mobileclip.recipes.validation import captions_on, measured_on
 from mobileclip.reinforce import (
-    CaptionSet,
-    CheckpointCaptioner,
-    CocaCaptioner,
     ReinforcementSpec,
-    SeveralCaptioners,
     estimate,
     reinforce,
 )
-from mobileclip.reinforce.captioners.nucleus import NucleusSpec
+from mobileclip.reinforce.captioners import NucleusSpec, with_weights
 from mobileclip.storage import is_remote, join
 from mobileclip.terminal import console, say
 from mobileclip.terminal.status import conclude
-from mobileclip.training import Evaluate, RunSpec, connected, last_metrics, plot_curves, run
+from mobileclip.training import Evaluate, RunSpec, connected, follow_card, last_metrics, plot_curves, run
 from mobileclip.training.finetuning.run import FinetuneSpec
 from mobileclip.training.finetuning.tasks import open_task, write_training_data
 
@@ -72,14 +65,14 @@ class Kind:
     """What recipes of one class of choices share.
 
     Args:
-        start: runs the choices, under a name.
+        start: runs the choices, under a name; it has the recipe's own choices, too, if these are not of a file.
         options: the flags that are not of the choices.
         ready: the choices with what the options say of them.
         fixed: fields that are no flags.
         made_by: what makes an instance of some classes of what the flags say.
     """
 
-    start: Callable[[Any, Command[Any, Any], str], None]
+    start: Callable[[Any, Command[Any, Any], str, Any], None]
     options: type = NoOptions
     ready: Callable[[Any, Any], Any] = lambda spec, _: spec
     fixed: Collection[tuple[type, str]] = ()
@@ -120,16 +113,21 @@ def _ready_run(spec: RunSpec, options: RunOptions) -> RunSpec:
         data = attrs.evolve(data, text=own)
     elif (named := getattr(getattr(data, "text", None), "tokenizer", None)) is not None and named.content is None:
         raise ValueError(f"--tokenizer is missing: the run names the tokenizer.json whose SHA-256 is {named.sha256}")
+    if getattr(data, "reinforced", False) and data.shards:  # plain pairs may be a list or a table, see `_sharded`
+        data = attrs.evolve(data, shards=shards_of(data.shards))
     return attrs.evolve(spec, model=taking(spec.model, data), data=data)
 
 
-def _train(spec: RunSpec, command: Command[RunOptions, RunSpec], name: str) -> None:
+def _train(spec: RunSpec, command: Command[RunOptions, RunSpec], name: str, recipe: RunSpec | None) -> None:
     options, output = command.options, command.options.output or str(OUTPUTS / name)
     if getattr(spec.data, "shards", True) == ():
         raise ValueError(
             "--data is missing: shards, such as 'DataCompDR-12M/{00000000..00001023}.tar', docs/data.md says which; or "
             f"a folder of folders for classes\n  small: try the whole path on drawn scenes, in a minute: {again('--tiny')}"
         )
+    spec, taken = follow_card(spec, recipe)
+    for line in taken if this_process().is_first else ():
+        say(line)
     with connected(options.device, collective_seconds=spec.training.collective_seconds) as world:
         spec = world.from_first(partial(_sharded, spec, output, options.rows))
         measure = _measure(spec, options)
@@ -152,7 +150,7 @@ def _measure(spec: RunSpec, options: RunOptions) -> Callable[[Any], Evaluate] | 
     if isinstance(spec.model, ClassifierSpec):
         return (lambda _: classifier_hook(options.validation)) if options.validation else None
     if isinstance(spec.model, CoCaSpec):
-        return partial(captions_on, options.validation) if options.validation else None
+        return partial(captions_on, options.validation, options.rows) if options.validation else None
     given = options.validation or options.evaluate
     return partial(measured_on, options.validation, options.evaluate, options.rows) if given else None
 
@@ -169,7 +167,7 @@ def _sharded(spec: RunSpec, output: str, rows: RowOptions) -> RunSpec:
         return spec
     if all(isinstance(as_source(one, rows=rows), ShardSource) for one in given):
         return attrs.evolve(spec, data=attrs.evolve(spec.data, shards=shards_of(given)))
-    if len(given) > 1 or is_remote(output) or spec.data.reinforced:
+    if len(given) > 1 or is_remote(output):
         raise ValueError(f"{', '.join(given)}: one list, table or folder of plain pairs is written into a local output")
     task = open_task(given[0], "captions", (), rows)
     made = write_training_data(task, Path(output) / "data" / task.fingerprint)
@@ -192,8 +190,9 @@ class ReinforceOptions:
         rows: how rows of `.jsonl` files and of tables are read.
         step: `captions` writes synthetic captions alone, `embeddings` encodes the captions that are there, or `both`.
         augmentation: policy of the stored augmentations: `datacompdr`, or `crop` for the weak one of plain CLIP.
-        captioner_weights: a captioner's weights, in place of the recipe's; of several files each writes a set of
-            captions that is called like the file: `syn_text_NAME` of NAME.pt.
+        captioner_weights: a captioner in place of the recipe's: a file of open_clip's or Apple's, one that `mobileclip
+            train coca` leaves, or `hf-hub:OWNER/NAME`; its architecture is the file's. Each of several is a captioner
+            whose set of captions is called like the file: `syn_text_NAME` of NAME.pt.
         engine: `local` for processes on this machine, `ray` for a cluster.
         num_workers: processes, or with Ray the number of actors; by default one per GPU, or one with Ray.
         num_threads: threads, or with Ray cores, of every worker.
@@ -208,7 +207,7 @@ class ReinforceOptions:
     rows: OmitArgPrefixes[RowOptions] = attrs.field(factory=RowOptions)
     step: Literal["both", "captions", "embeddings"] = "both"
     augmentation: str | None = None
-    captioner_weights: tuple[Path, ...] = ()
+    captioner_weights: tuple[str, ...] = ()
     engine: Literal["local", "ray"] = "local"
     num_workers: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     num_threads: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
@@ -229,31 +228,16 @@ def _ready_reinforcement(spec: ReinforcementSpec, options: ReinforceOptions) -> 
         changes["augmentation"] = augmentations.resolve(options.augmentation)(spec.augmentation.size)
     if options.step == "captions":
         changes["teachers"] = ()
-    if options.captioner_weights and isinstance(spec.captioner, CocaCaptioner):
-        changes["captioner"] = _captioner(spec.captioner, options.captioner_weights)
+    if options.captioner_weights and isinstance(spec.captioner, NucleusSpec):
+        changes["captioner"] = with_weights(spec.captioner, options.captioner_weights)
     if options.step == "embeddings":
         changes["captioner"] = None
     return attrs.evolve(spec, **changes)
 
 
-def _captioner(captioner: CocaCaptioner, weights: tuple[Path, ...]) -> Any:
-    """Return a captioner with each of these weights, in sets of their own where there are several."""
-    shared = {name: getattr(captioner, name) for name in attrs.fields_dict(NucleusSpec)}  # type: ignore[type-abstract]
-    own = [
-        CheckpointCaptioner(checkpoint=str(path), **shared)
-        if path.exists() and is_ours(path)
-        else attrs.evolve(captioner, pretrained=str(path))
-        for path in weights
-    ]
-    if len(own) == 1:
-        return own[0]
-    names = ["".join(one if one.isalnum() else "_" for one in path.stem) for path in weights]
-    return SeveralCaptioners(
-        sets=tuple(CaptionSet(name=f"{SYN_TEXT}_{name}", captioner=one) for name, one in zip(names, own, strict=True))
-    )
-
-
-def _reinforce(spec: ReinforcementSpec, command: Command[ReinforceOptions, ReinforcementSpec], name: str) -> None:
+def _reinforce(
+    spec: ReinforcementSpec, command: Command[ReinforceOptions, ReinforcementSpec], name: str, _: object
+) -> None:
     options = command.options
     spec = spec if spec.output else attrs.evolve(spec, output=str(OUTPUTS / name))
     if options.status:
@@ -298,7 +282,7 @@ def _ready_finetuning(spec: FinetuneSpec, _: NoOptions) -> FinetuneSpec:
     return attrs.evolve(spec, model=given.label or given.model, checkpoint=given.file)
 
 
-def _finetune(spec: FinetuneSpec, _: Command[NoOptions, FinetuneSpec], __: str) -> None:
+def _finetune(spec: FinetuneSpec, *_: object) -> None:
     results = finetune_and_report(spec)
     if results is not None:
         say(
@@ -307,7 +291,7 @@ def _finetune(spec: FinetuneSpec, _: Command[NoOptions, FinetuneSpec], __: str) 
         )
 
 
-def _distil(spec: DistilSpec, _: Command[NoOptions, DistilSpec], name: str) -> None:
+def _distil(spec: DistilSpec, _: object, name: str, __: object) -> None:
     if (path := distil(spec, title=name)) is not None:
         _draw_curves(str(spec.output), name)
         cosine = 1 - (last_metrics(spec.output / "metrics.jsonl") or {}).get("cosine", float("nan"))
@@ -330,7 +314,7 @@ class EvaluateOptions:
     report: bool = False
 
 
-def _evaluate(spec: EvaluationSpec, command: Command[EvaluateOptions, EvaluationSpec], _: str) -> None:
+def _evaluate(spec: EvaluationSpec, command: Command[EvaluateOptions, EvaluationSpec], *_: object) -> None:
     models, spec = divided(command.options.models, spec)
     models = models or ((SMALL_MODEL,) if command.tiny else ("mobileclip_s2",))
     evaluate_and_print(models, spec, beside=command.options.beside, report=command.options.report)

@@ -22,7 +22,7 @@ from mobileclip.data import (
     write_shards,
 )
 from mobileclip.data.shards.card import TeacherEntry, card_of_shards, write_card
-from mobileclip.datasets import LabelledPipelineSpec, as_source, find_class_names, open_data_set
+from mobileclip.datasets import LabelledPipelineSpec, RowOptions, as_source, find_class_names, open_data_set
 from mobileclip.encoders import (
     CoCaSpec,
     TextTransformerSpec,
@@ -34,7 +34,6 @@ from mobileclip.encoders.checkpoints import save_coca
 from mobileclip.evaluation import SUITES, EvaluationSpec, find_task
 from mobileclip.evaluation.tasks.zero_shot.evaluate import open_zero_shot
 from mobileclip.inputs import ImageInput, TextInput
-from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.processes import this_process
 from mobileclip.recipes.distilling import DistilSpec
 from mobileclip.recipes.tiny.few_samples import first_samples
@@ -42,7 +41,7 @@ from mobileclip.recipes.tiny.scenes import SHAPES, draw_shape, jpeg, scene_sampl
 from mobileclip.recipes.tiny.shapes import OUTLINES
 from mobileclip.reinforce import CheckpointCaptioner, CheckpointTeacher, ReinforcementSpec
 from mobileclip.storage import atomic_folder, write_text
-from mobileclip.training import CosineSchedule, RunSpec, TrainingSpec
+from mobileclip.training import CosineSchedule, RunSpec, TrainingSpec, follow_card
 from mobileclip.training.finetuning.run import FinetuneSpec
 
 FOLDER = Path("outputs") / "tiny"
@@ -57,13 +56,14 @@ Spec = TypeVar("Spec")
 
 
 @singledispatch
-def shrunk(spec: Any) -> Any:
+def shrunk(spec: Any, rows: RowOptions | None = None) -> Any:
     """Return choices made small: few samples, few steps, a shallow or a small model where none is named.
 
     Of the data that is named, the first samples are taken; otherwise some are drawn, see `drawn`.
 
     Args:
         spec: of one of the classes that recipes have.
+        rows: how rows of lists and tables are read, where the spec does not say it.
 
     Raises:
         ValueError, OSError: if there is no data where some is said to be.
@@ -72,24 +72,25 @@ def shrunk(spec: Any) -> Any:
 
 
 @shrunk.register
-def _(spec: RunSpec) -> RunSpec:
-    data, loss = _few(spec.data), spec.training.loss
+def _(spec: RunSpec, rows: RowOptions | None = None) -> RunSpec:
+    data = _few(spec.data, rows)
     card = card_of_shards(expand_shards(data.shards)) if getattr(data, "reinforced", False) else None
     if isinstance(data, ColumnPipelineSpec) and card is not None:
         data = attrs.evolve(data, teacher_columns=(sum(card.teacher_dims[:-1]), sum(card.teacher_dims)))
-        card = card.in_columns(data.teacher_columns)
-    if isinstance(loss, ReinforcedLossSpec) and loss.teacher_dims and card is not None:
-        loss = attrs.evolve(loss, teacher_dims=card.teacher_dims, teacher_logit_scales=card.teacher_logit_scales)
     model = spec.model if spec.initial_weights is not None else shallow(spec.model)
-    training = attrs.evolve(_few_steps(spec.training, NUM_STEPS), loss=loss)
-    return attrs.evolve(spec, model=taking(model, data), data=data, training=training)
+    training = _few_steps(spec.training, NUM_STEPS)
+    small = attrs.evolve(spec, model=taking(model, data), data=data, training=training)
+    return follow_card(small, spec)[0]
 
 
 @shrunk.register
-def _(spec: ReinforcementSpec) -> ReinforcementSpec:
-    captioner = spec.captioner and CheckpointCaptioner(
-        checkpoint=str(small_captioner()), num_captions=getattr(spec.captioner, "num_captions", 5), max_length=12
-    )
+def _(spec: ReinforcementSpec, rows: RowOptions | None = None) -> ReinforcementSpec:
+    captioner = spec.captioner
+    if captioner is not None and not (
+        isinstance(captioner, CheckpointCaptioner) and Path(captioner.checkpoint).exists()
+    ):
+        num_captions = getattr(captioner, "num_captions", 5)
+        captioner = CheckpointCaptioner(checkpoint=str(small_captioner()), num_captions=num_captions, max_length=12)
     return attrs.evolve(
         spec,
         source=_copy(spec.source) if spec.source is not None else drawn(),
@@ -106,7 +107,7 @@ def _(spec: ReinforcementSpec) -> ReinforcementSpec:
 
 
 @shrunk.register
-def _(spec: FinetuneSpec) -> FinetuneSpec:
+def _(spec: FinetuneSpec, rows: RowOptions | None = None) -> FinetuneSpec:
     def few(path: str | None) -> str:
         return str(drawn()) if path is None else _copy(open_data_set(path, rows=spec.rows).source)
 
@@ -124,7 +125,7 @@ def _(spec: FinetuneSpec) -> FinetuneSpec:
 
 
 @shrunk.register
-def _(spec: DistilSpec) -> DistilSpec:
+def _(spec: DistilSpec, rows: RowOptions | None = None) -> DistilSpec:
     file = FOLDER / "texts.txt"
     if not spec.data or not Path(spec.data[0].partition("=")[2] or spec.data[0]).exists():
         captions = (text for one in scene_samples(NUM_SAMPLES, seed=0) for text in one.captions)
@@ -144,7 +145,7 @@ def _(spec: DistilSpec) -> DistilSpec:
 
 
 @shrunk.register
-def _(spec: EvaluationSpec) -> EvaluationSpec:
+def _(spec: EvaluationSpec, rows: RowOptions | None = None) -> EvaluationSpec:
     names = spec.datasets or (SUITES[spec.suite] if spec.data is not None else ())
     tasks = [one for one in (find_task(name, spec.data) for name in names) if one.opener is open_zero_shot]
     copies = tuple(_copy(open_data_set(one.path, rows=spec.rows).source) for one in tasks)
@@ -276,7 +277,7 @@ def _saved(name: str, spec: Any, save: Callable[[Any, Path], Any], seed: int = 0
     return path
 
 
-def _few(data: Any) -> Any:
+def _few(data: Any, rows: RowOptions | None) -> Any:
     """Return the first samples of what a run trains on, or those that are drawn, in batches that they fill."""
     if not hasattr(data, "shards"):
         raise ValueError(f"--tiny takes the first samples of shards, and {type(data).__name__} has none")
@@ -290,7 +291,7 @@ def _few(data: Any) -> Any:
     elif getattr(data, "reinforced", False):
         changes["shards"] = expand_shards(data.shards)[:processes]
     else:
-        copy = _copy(as_source(data.shards))
+        copy = _copy(as_source(data.shards, rows=rows or RowOptions()))
         changes["shards"] = tuple(str(one) for one in sorted(Path(copy).glob("*.tar")))
         if isinstance(data, LabelledPipelineSpec) and (names := find_class_names((copy,))):
             changes |= {"class_names": names, "num_classes": len(names)}
