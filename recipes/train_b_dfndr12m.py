@@ -34,7 +34,7 @@ from mobileclip.training import Memory, RunSpec
 
 RUN = mobileclip2_run(
     specs.mobileclip2_b(),
-    warmup_steps=1_000 / 30_000,
+    warmup_steps=1_000,
     batch_size=8_192,
     total_steps=30_000,
     range_augment=None,

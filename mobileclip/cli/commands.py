@@ -17,7 +17,10 @@ from mobileclip.terminal.common import taken_common, use_common
 from mobileclip.terminal.flags import ASKING, ASKING_ALL, parse
 from mobileclip.terminal.help import paragraphs
 
-_OF_ALL = f"Every command takes {', and '.join(f'{name}: {about}' for name, about in COMMON.items())}. `--help-all` shows rare flags too."
+_OF_ALL = (
+    f"Every command takes {', and '.join(f'{name}: {about}' for name, about in COMMON.items())}. "
+    "`--help-all` shows rare flags too."
+)
 
 
 @attrs.frozen

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -147,14 +148,8 @@ def parsed_as(spec: Any, arguments: Sequence[str]) -> Command[Any, Any]:
     options = kind.options()
     aliases = {}
     for flag in shorts(type(spec).__name__):
-        *above, leaf = flag.field.split(".")
-        for part in filter(None, [options, spec] if leaf else []):
-            for field in above:
-                part = getattr(part, field, None)
-            if leaf in attrs.fields_dict(type(part) if attrs.has(type(part)) else Command):
-                own = f"--{flag.field.replace('_', '-')}"
-                aliases[type(part), leaf] = tuple(one for one in flag.names if one != own)
-                break
+        names = tuple(name for name in flag.names if name != f"--{flag.field.replace('_', '-')}")
+        aliases |= {found: names for root in (options, spec) if (found := _field(root, flag.field))}
     return parse(
         Command[kind.options, type(spec)],  # type: ignore[name-defined]
         arguments,
@@ -163,6 +158,13 @@ def parsed_as(spec: Any, arguments: Sequence[str]) -> Command[Any, Any]:
         default=Command(options=options, spec=spec),
         reading=Reading(aliases=aliases, fixed=kind.fixed, made_by=kind.made_by),
     )
+
+
+def _field(spec: Any, place: str) -> tuple[type, str] | None:
+    """Return a field by its place, such as `training.seed`, as its class and its name; None where there is none."""
+    *above, name = place.split(".")
+    spec = reduce(lambda one, field: getattr(one, field, None), above, spec)
+    return (type(spec), name) if attrs.has(type(spec)) and name in attrs.fields_dict(type(spec)) else None
 
 
 def _program() -> str:

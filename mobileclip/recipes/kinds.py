@@ -123,7 +123,8 @@ def _train(spec: RunSpec, command: Command[RunOptions, RunSpec], name: str, reci
     if getattr(spec.data, "shards", True) == ():
         raise ValueError(
             "--data is missing: shards, such as 'DataCompDR-12M/{00000000..00001023}.tar', docs/data.md says which; or "
-            f"a folder of folders for classes\n  small: try the whole path on drawn scenes, in a minute: {again('--tiny')}"
+            "a folder of folders for classes\n"
+            f"  small: try the whole path on drawn scenes, in a minute: {again('--tiny')}"
         )
     spec, taken = follow_card(spec, recipe)
     for line in taken if this_process().is_first else ():
@@ -163,7 +164,7 @@ def _sharded(spec: RunSpec, output: str, rows: RowOptions) -> RunSpec:
             data = attrs.evolve(spec.data, num_classes=len(names), class_names=names)
             return attrs.evolve(spec, model=taking(spec.model, data), data=data)
         return spec
-    if not given:
+    if not given or spec.data.reinforced:
         return spec
     if all(isinstance(as_source(one, rows=rows), ShardSource) for one in given):
         return attrs.evolve(spec, data=attrs.evolve(spec.data, shards=shards_of(given)))
@@ -267,7 +268,8 @@ def _reinforce(
         say(f"set aside: {aside.unit}: {aside.reason}")
     if report.set_aside:
         say(
-            f"{len(report.set_aside):,} shards were set aside, see {join(spec.output, SET_ASIDE)}; the same command tries them again"
+            f"{len(report.set_aside):,} shards were set aside, see {join(spec.output, SET_ASIDE)}; "
+            "the same command tries them again"
         )
     conclude(left_out=report.set_aside, done=report.num_samples)
 

@@ -26,7 +26,7 @@ def mobileclip_run(
     distill_weight: float = 1.0,
     batch_size: int = 65_536,
     total_steps: int = 200_000,
-    warmup_steps: float = 2_000 / 200_000,
+    warmup_steps: int = 2_000,
     max_gradient_norm: float | None = None,
     range_augment: RangeAugmentSpec | None = STUDENT_AUGMENTATION,
     memory: Memory = Memory(micro_batch=512),  # noqa: B008  frozen
@@ -38,7 +38,7 @@ def mobileclip_run(
         distill_weight: `w` of Eq. 2; the contrastive term has what is left of 1.
         batch_size: samples of a step, of all processes together.
         total_steps: length of the run.
-        warmup_steps: steps to the peak of the learning rate, or a share of the run.
+        warmup_steps: steps to the peak of the learning rate; a run of another length has the same share of them.
         max_gradient_norm: gradients are scaled down to this norm; none leaves them as they are.
         range_augment: what changes the student's images beyond what the teachers saw.
         memory: what a step keeps; micro-batches are as large as the release's batch on each of 128 GPUs, so that batch
@@ -62,7 +62,9 @@ def mobileclip_run(
                 contrastive_weight=1 - distill_weight,
                 distill_weight=distill_weight,
             ),
-            schedule=CosineSchedule(peak=1e-3, final=1e-6, warmup_steps=warmup_steps, total_steps=total_steps),
+            schedule=CosineSchedule(
+                peak=1e-3, final=1e-6, warmup_steps=warmup_steps / total_steps, total_steps=total_steps
+            ),
             optimizer=AdamWSpec(beta1=0.9, beta2=0.95, weight_decay=0.2),
             max_gradient_norm=max_gradient_norm,
             ema_decay=0.9995,
@@ -137,7 +139,7 @@ def vit_b16_12m_run(text: TextEncoderSpec | None = None, *, total_steps: int = 3
         DualEncoderSpec(image=plain_vit_b16(), text=TextTransformerSpec(causal=True) if text is None else text),
         batch_size=8_192,
         total_steps=total_steps,
-        warmup_steps=1_000 / total_steps,
+        warmup_steps=1_000,
         max_gradient_norm=1.0,
         range_augment=None,
         memory=Memory(micro_batch=256),

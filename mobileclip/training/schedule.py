@@ -21,8 +21,8 @@ class Schedule(ABC):
         total_steps: steps of the whole run, `n`.
         peak: highest learning rate.
         final: learning rate at the end; by default 1e-6, or the peak where that is lower.
-        warmup_steps: steps to the peak, `w`, or below 1 a share of the run; by default 2,000, or a tenth of the run where
-            that is less.
+        warmup_steps: steps to the peak, `w`, or below 1 a share of the run; by default 2,000, or a tenth of the run
+            where that is less.
 
     Examples:
         >>> class FlatSchedule(Schedule):
@@ -117,7 +117,8 @@ class ConstantCosineSchedule(Schedule):
     A run can branch off: its constant part is the same whatever follows.
 
     Args:
-        constant_steps: steps before the fall begins, or a share of the run, the warm-up among them; by default half of it.
+        constant_steps: steps before the fall begins, or a share of the run, the warm-up among them; by default half of
+            it.
 
     Source: MobileCLIP, table 12, B (LT): 300k constant, 300k cosine.
 
@@ -130,7 +131,10 @@ class ConstantCosineSchedule(Schedule):
     constant_steps: int | float = attrs.field(default=0.5, validator=validators.ge(0))
     # Behind the field that it follows.
     warmup_steps: int | float = attrs.field(
-        default=attrs.Factory(lambda own: min(default_warmup(own.total_steps), own._constant), takes_self=True),
+        default=attrs.Factory(
+            lambda own: min(default_warmup(own.total_steps), steps_of(own.constant_steps, own.total_steps)),
+            takes_self=True,
+        ),
         validator=validators.ge(0),
     )
 

@@ -1,12 +1,16 @@
 """The reinforcement recipes: each of them end to end with small models."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from mobileclip import specs
 from mobileclip.data import AugmentationSpec, crop_augmentation, read_card, read_reinforced_samples, read_samples
+from mobileclip.recipes import as_released_dfndr2b, mobileclip2_run
 from mobileclip.reinforce import ReinforcementSpec, verify
 from mobileclip.serialization import to_json
+from tests.recipes.choices import run_of
 from tests.recipes.running import run_named
 from tests.reinforce.conftest import plain_shards, small_teacher_files
 
@@ -37,12 +41,20 @@ def test_each_recipe_end_to_end(here, capsys, name, num_augmentations, scales):
     assert len(samples) == 48
     for sample in samples:
         assert len(sample.augmentations) == num_augmentations
-        assert len(sample.syn_captions["syn_text"]) == 5
+        assert len(sample.syn_captions[card.captioners[0].caption_set]) == 5
     checked = verify(output, num_samples=4, show_progress=False)
     assert checked.is_good, checked
     assert checked.num_replayed == 4
     run_named(name, "--tiny", "--batch-size", "16")
     assert "4 of the shards by an earlier run" in capsys.readouterr().out
+
+
+def test_the_released_run_on_dfndr_takes_the_captions_that_the_recipe_writes():
+    """And of no other captioner."""
+    made = run_of("reinforce_dfndr2b")
+    wanted = as_released_dfndr2b(mobileclip2_run(specs.mobileclip2_s0())).data.caption_sets
+    assert re.match(wanted, made.caption_set)
+    assert Path(made.captioner.checkpoint).name == "mobileclip2_coca_dfn2b_s13b_mscoco38k_s12m_context77"
 
 
 @pytest.mark.slow
@@ -51,7 +63,7 @@ def test_captions_first_and_embeddings_later_are_both_at_once(here):
     run_named("reinforce_dfndr2b", *common)
     run_named("reinforce_dfndr2b", *common, "--step", "captions", "--output", "captions")
     plain = list(read_samples(sorted(Path("captions").glob("*.tar"))))
-    assert all(len(sample.syn_captions["syn_text"]) == 5 for sample in plain)
+    assert all(len(sample.syn_captions["syn_text_dfn_mscoco38k"]) == 5 for sample in plain)
     later = ["--step", "embeddings", "--data", "captions", "--output", "embeddings"]
     run_named("reinforce_dfndr2b", *common, *later)
     assert read_card("embeddings") == read_card("outputs/reinforce_dfndr2b-tiny")

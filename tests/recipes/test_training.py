@@ -8,14 +8,13 @@ from pathlib import Path
 import attrs
 import pytest
 import torch
-from mobileclip.recipes.training import mobileclip2_run, mobileclip_run, run_recipe, with_data
 from safetensors.torch import load_file
 
 from mobileclip.data import datacompdr_augmentation, read_card, write_shards
 from mobileclip.encoders import MCtSpec, load_model
 from mobileclip.evaluation import Session, candidate_of, evaluate_benchmark, open_benchmark
-from mobileclip.recipes.tiny import write_tiny_models
-from mobileclip.recipes.tiny.scenes import scene_samples
+from mobileclip.recipes import mobileclip2_run, mobileclip_run, run_recipe, with_data
+from mobileclip.recipes.tiny import scene_samples
 from mobileclip.reinforce import InlineEngine, ReinforcementSpec, reinforce
 from mobileclip.serialization import from_json, to_json
 from mobileclip.training import RunSpec, read_metrics
@@ -25,6 +24,7 @@ from tests.errors import fails
 from tests.evaluation.scene_models import write_scene_benchmarks
 from tests.recipes.choices import ROWS, TRAINING, WITH_ROWS, run_of, runs_of, training_recipes
 from tests.recipes.running import run_named, shown, shown_run
+from tests.reinforce.open_clip_models import write_tiny_models
 
 
 @pytest.fixture(scope="session")
@@ -102,11 +102,8 @@ def test_a_recipe_takes_what_it_needs_from_the_card_of_ones_own_data(published, 
     choices = {"augmentation": datacompdr_augmentation(32), "num_augmentations": 2, "num_compared": 0}
     reinforce(ReinforcementSpec(source="pairs", output="mine", teachers=teachers, **choices), engine=InlineEngine())
 
-    def own() -> RunSpec:
-        run = published(SMALL, batch_size=8, total_steps=2, warmup_steps=1)
-        return with_data(run, num_workers=0)
-
-    run_recipe(own, "own", None, ["--data", "mine", "--quiet"])
+    own = with_data(published(SMALL, batch_size=8, total_steps=2, warmup_steps=1), num_workers=0)
+    run_recipe(own, ["--data", "mine", "--quiet"], name="own")
     spec = from_json(Path("outputs/own/run.json").read_text(), RunSpec)
     card = read_card("mine")
     assert card.teacher_dims == (48, 32)
@@ -116,9 +113,9 @@ def test_a_recipe_takes_what_it_needs_from_the_card_of_ones_own_data(published, 
     assert [line["step"] for line in read_metrics("outputs/own/metrics.jsonl")][-1] == 1
     said = capsys.readouterr().out
     assert all(word in said for word in ("teacher_dims (48, 32)", "teacher_logit_scales (20.0, 40.0)", "real captions"))
-    wrong = ["--pipeline.captions", "synthetic", "--training.loss.teacher-dims", "5", "5"]
+    wrong = ["--data.captions", "synthetic", "--training.loss.teacher-dims", "5", "5"]
     with fails("training.run-contradicts-data-give", "(5, 5)", "(48, 32)", "'synthetic'", by=SystemExit):
-        run_recipe(own, "wrong", None, ["--data", "mine", "--quiet", *wrong])
+        run_recipe(own, ["--data", "mine", "--quiet", *wrong], name="wrong")
     assert not Path("outputs/wrong").exists()
 
 

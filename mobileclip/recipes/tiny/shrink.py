@@ -56,7 +56,7 @@ Spec = TypeVar("Spec")
 
 
 @singledispatch
-def shrunk(spec: Any, rows: RowOptions | None = None) -> Any:
+def shrunk(spec: Any, rows: RowOptions | None = None) -> Any:  # noqa: ARG001  runs take it
     """Return choices made small: few samples, few steps, a shallow or a small model where none is named.
 
     Of the data that is named, the first samples are taken; otherwise some are drawn, see `drawn`.
@@ -84,11 +84,10 @@ def _(spec: RunSpec, rows: RowOptions | None = None) -> RunSpec:
 
 
 @shrunk.register
-def _(spec: ReinforcementSpec, rows: RowOptions | None = None) -> ReinforcementSpec:
+def _(spec: ReinforcementSpec, *_: object) -> ReinforcementSpec:
     captioner = spec.captioner
-    if captioner is not None and not (
-        isinstance(captioner, CheckpointCaptioner) and Path(captioner.checkpoint).exists()
-    ):
+    is_here = isinstance(captioner, CheckpointCaptioner) and Path(captioner.checkpoint).exists()
+    if captioner is not None and not is_here:
         num_captions = getattr(captioner, "num_captions", 5)
         captioner = CheckpointCaptioner(checkpoint=str(small_captioner()), num_captions=num_captions, max_length=12)
     return attrs.evolve(
@@ -107,7 +106,7 @@ def _(spec: ReinforcementSpec, rows: RowOptions | None = None) -> ReinforcementS
 
 
 @shrunk.register
-def _(spec: FinetuneSpec, rows: RowOptions | None = None) -> FinetuneSpec:
+def _(spec: FinetuneSpec, *_: object) -> FinetuneSpec:
     def few(path: str | None) -> str:
         return str(drawn()) if path is None else _copy(open_data_set(path, rows=spec.rows).source)
 
@@ -125,7 +124,7 @@ def _(spec: FinetuneSpec, rows: RowOptions | None = None) -> FinetuneSpec:
 
 
 @shrunk.register
-def _(spec: DistilSpec, rows: RowOptions | None = None) -> DistilSpec:
+def _(spec: DistilSpec, *_: object) -> DistilSpec:
     file = FOLDER / "texts.txt"
     if not spec.data or not Path(spec.data[0].partition("=")[2] or spec.data[0]).exists():
         captions = (text for one in scene_samples(NUM_SAMPLES, seed=0) for text in one.captions)
@@ -145,7 +144,7 @@ def _(spec: DistilSpec, rows: RowOptions | None = None) -> DistilSpec:
 
 
 @shrunk.register
-def _(spec: EvaluationSpec, rows: RowOptions | None = None) -> EvaluationSpec:
+def _(spec: EvaluationSpec, *_: object) -> EvaluationSpec:
     names = spec.datasets or (SUITES[spec.suite] if spec.data is not None else ())
     tasks = [one for one in (find_task(name, spec.data) for name in names) if one.opener is open_zero_shot]
     copies = tuple(_copy(open_data_set(one.path, rows=spec.rows).source) for one in tasks)
