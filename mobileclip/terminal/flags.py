@@ -149,7 +149,7 @@ def _word(kind: Any, default: object) -> str | None:
 
 
 @contextmanager
-def _specs_read(reading: Reading) -> Iterator[None]:
+def specs_read(reading: Reading) -> Iterator[None]:
     """Let tyro read attrs classes by a rule: a field that follows others, and was not changed, is left to attrs."""
     registry = ConstructorRegistry()
     asking: list[StructTypeInfo] = []
@@ -233,7 +233,7 @@ def parse(
     readable = reader_of(target, reading) if inspect.isfunction(target) else target
 
     def read(arguments: list[str], **options: Any) -> Any:
-        with _specs_read(reading):
+        with specs_read(reading):
             return tyro.cli(readable, args=arguments, description="", **choices, **options)
 
     if is_asking:
