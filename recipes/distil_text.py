@@ -1,6 +1,6 @@
 """Distil a text tower from texts alone: of another language, or smaller.
 
-Command:   python recipes/distil_text.py -m mobileclip_s2.pt --data de=german.txt pairs.tsv --shares de=2 en=1
+Command:   python recipes/distil_text.py -m mobileclip_s2.pt --data de=german.txt pairs.tsv --shares de=2,en=1
 Try it:    python recipes/distil_text.py --tiny
 Hardware:  any CPU for a student of a few layers; a GPU for a deep one
 Time:      --tiny takes seconds of one core; the teacher's embeddings are stored once, and the same command goes on

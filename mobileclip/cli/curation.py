@@ -82,7 +82,7 @@ def filter_(
     mobileclip data filter scores -o kept.npy --share 0.3 -o kept.png
 
     The list is sorted pairs of 64-bit numbers, the form in which DataComp publishes its subsets. Nothing is rewritten:
-    trainings take it with --pipeline.uids kept.npy --pipeline.sampling endless.
+    trainings take it with --data.uids kept.npy --data.sampling endless.
 
     Args:
         scores: folder that `mobileclip data score` wrote.

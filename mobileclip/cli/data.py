@@ -40,7 +40,7 @@ def join(
 
     OUTPUT gets the shards, join.json with the report, and missing.txt with what was left out: key, shard and reason.
     join/ has Parquet files with what became of each sample (extra parquet).
-    The exit status is 1 if fewer samples were joined than --set min-share; the join stops after the first shard if no
+    The exit status is 1 if fewer samples were joined than --min-share; the join stops after the first shard if no
     sample of it is joined. A shard that fails is set aside, after several tries where
     another may help, and listed in set_aside.jsonl; run/ has the status and a line for every shard.
 
@@ -203,7 +203,7 @@ def check(
     and the card. Of N samples drawn at random: the image is the one that was reinforced, the stored augmentations are
     those that the seed gives, and the teachers, loaded as the card describes them, give the stored embeddings.
 
-    mobileclip data check DataCompDR-1B --set num-shards=100 --set num-rows=500 -j 16
+    mobileclip data check DataCompDR-1B --num-shards 100 --num-rows 500 -j 16
 
     Of a large data set, some shards, and some samples of each, drawn at random. That all files are there, of the right
     size, is checked in any case.

@@ -91,7 +91,7 @@ def export(
     if (second := companion(model)) is not None:
         say(f"{model} has a second text tower, which is exported by itself: mobileclip export {second}", error=True)
     if max_images < 2:
-        raise ValueError(f"--set max-images is {max_images}; ranking needs at least 2")
+        raise ValueError(f"--max-images is {max_images}; ranking needs at least 2")
     for path in filter(None, (data, calibration)):
         require_there(path, "a data set to measure on")
     samples = None if data is None else _samples(data, max_images, rows)

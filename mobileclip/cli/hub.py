@@ -38,7 +38,7 @@ def save(
 ) -> None:
     """Write a model to a folder as the hub has it: weights, what open_clip or timm needs, and a model card.
 
-    mobileclip hub save s2.safetensors -o s2 --license mit --set repository=me/s2
+    mobileclip hub save s2.safetensors -o s2 --license mit --repository me/s2
 
     A dual encoder in training form is written for open_clip, an image tower or a classifier for timm, wherever they
     build such a model, in one file that this library loads as well. The card says what loads the folder, and if not

@@ -184,7 +184,7 @@ def _engine(
     if name == "ray":
         return RayEngine(address=ray_address, max_workers=num_workers, gpus_per_worker=gpus)
     if ray_address is not None or gpus:
-        raise ValueError("--engine ray-address=... and gpus-per-worker=... require --engine ray; give it too")
+        raise ValueError("--ray-address ... and gpus-per-worker=... require --engine ray; give it too")
     if name == "local":
         return LocalEngine(num_workers=num_workers, devices=() if device == AUTO else (device,), apart=True)
     return None

@@ -81,7 +81,7 @@ class Reading:
             kind = Annotated[kind, arg(metavar=word)]
         if any(default is one or default == one for one in _NOTHING if type(default) is type(one)):
             kind = Annotated[kind, arg(help_behavior_hint="")]
-        if aliases := aliases or self.letters.get(name, ()):
+        if _POSITIONAL not in said and (aliases := aliases or self.letters.get(name, ())):
             kind = Annotated[kind, arg(aliases=aliases)]
         if is_list(whole) and get_args(whole)[0] not in (int, float) and _POSITIONAL not in said:
             own, *said = get_args(kind) if get_origin(kind) is Annotated else (kind,)

@@ -32,5 +32,5 @@ def test_the_key_completes_commands_and_their_flags(script):
     assert {"classify", "search", "data", "eval"} <= {*completed(script, "")}
     assert completed(script, "cl") == ["classify"]
     assert completed(script, "data", "fi") == ["filter"]
-    assert completed(script, "search", "a cat", "--wh") == ["--where"]
+    assert completed(script, "search", "a cat", "--wh")[0] == "--where"
     assert {"--device", "--help"} <= {*completed(script, "index", "--")}
