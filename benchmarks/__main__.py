@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from benchmarks.harness import Bench, run
-from mobileclip.recipes import described, read_header, reported
-from mobileclip.terminal import parse, say
+from mobileclip.recipes import read_header, started
+from mobileclip.terminal import say
 
 BENCHMARKS = {
     "latency": "LatencyBenchSpec",
@@ -53,9 +53,8 @@ def main() -> None:
     if name not in BENCHMARKS:
         raise SystemExit(f"error: there is no benchmark {name!r}; there are: {', '.join(BENCHMARKS)}")
     cls = bench_of(name)
-    description = described(sys.modules[cls.__module__].__doc__)
-    bench = parse(cls, others, description=description, prog=f"python -m benchmarks {name}")
-    with reported("benchmark", None, kept="results that are in files are kept, the others are gone"):
+    docstring, kept = sys.modules[cls.__module__].__doc__, "results that are in files are kept, the others are gone"
+    with started(cls, "benchmark", docstring, others, kept=kept, prog=f"python -m benchmarks {name}") as bench:
         run(bench, name)
 
 

@@ -22,9 +22,7 @@ def captioner() -> CaptionerStudySpec:
 
 
 if __name__ == "__main__":
-    from mobileclip.recipes import described, reported
-    from mobileclip.terminal import parse
+    from mobileclip.recipes import started
 
-    spec = parse(CaptionerStudySpec, description=described(__doc__), default=captioner())
-    with reported("captioner", None):
+    with started(CaptionerStudySpec, "captioner", __doc__, default=captioner()) as spec:
         run(spec)

@@ -22,9 +22,7 @@ def learning_efficiency() -> EfficiencySpec:
 
 
 if __name__ == "__main__":
-    from mobileclip.recipes import described, reported
-    from mobileclip.terminal import parse
+    from mobileclip.recipes import started
 
-    spec = parse(EfficiencySpec, description=described(__doc__), default=learning_efficiency())
-    with reported("learning_efficiency", None):
+    with started(EfficiencySpec, "learning_efficiency", __doc__, default=learning_efficiency()) as spec:
         run(spec)

@@ -22,9 +22,7 @@ def quickstart() -> QuickstartSpec:
 
 
 if __name__ == "__main__":
-    from mobileclip.recipes import described, reported
-    from mobileclip.terminal import parse
+    from mobileclip.recipes import started
 
-    spec = parse(QuickstartSpec, description=described(__doc__), default=quickstart())
-    with reported("quickstart", None):
+    with started(QuickstartSpec, "quickstart", __doc__, default=quickstart()) as spec:
         run(spec)

@@ -7,6 +7,7 @@ from mobileclip.terminal.flags import Reading
 READING = Reading(
     letters={
         "output": ("-o",),
+        "out": ("-o", "--output"),
         "model": ("-m",),
         "index_folder": ("-i",),
         "k": ("-k",),

@@ -9,6 +9,7 @@ from .command import (
     parsed_as as parsed_as,
     reported as reported,
     run_recipe as run_recipe,
+    started as started,
     written as written,
 )
 from .files import (

@@ -14,7 +14,7 @@ from tyro.conf import arg
 
 from mobileclip.machine import machine_line
 from mobileclip.recipes.files import read_header
-from mobileclip.recipes.short import ASKING_ALL, asks, brief_help, shorts
+from mobileclip.recipes.short import ASKING_ALL, PLAIN, asks, brief_help, shorts
 from mobileclip.registry import nearest, nearest_file, with_parts
 from mobileclip.storage import exclusive
 from mobileclip.terminal import has_reader, say, shown
@@ -28,6 +28,7 @@ GOES_ON = "what was finished is kept; the same command goes on from there"
 
 Spec = TypeVar("Spec")
 Options = TypeVar("Options")
+T = TypeVar("T")
 
 
 @attrs.frozen(kw_only=True)
@@ -57,8 +58,8 @@ def reported(name: str, arguments: Sequence[str] | None, *, kept: str = GOES_ON)
         kept: what a signal leaves and how to go on, in a sentence without its full stop.
 
     Raises:
-        SystemExit: with 1 and the error's message, 130 after Ctrl-C, 143 after SIGTERM, or 75 after
-            SIGUSR1.
+        SystemExit: with 1 and the error's message, 0 where nobody reads the output any more, 130 after Ctrl-C, 143
+            after SIGTERM, or 75 after SIGUSR1.
     """
     ensure_streams()
     try:
@@ -67,11 +68,37 @@ def reported(name: str, arguments: Sequence[str] | None, *, kept: str = GOES_ON)
     except Exception as error:
         if isinstance(error, BrokenPipeError) and not has_reader():
             give_up_output()
-            return
+            raise SystemExit(0) from None
         line = machine_line(error, kept)
         if line is None and not isinstance(error, (ValueError, FloatingPointError, OSError, ImportError)):
             raise
         raise SystemExit(f"error: {shown(line or error)}") from None
+
+
+@contextmanager
+def started(
+    target: Callable[..., T],
+    name: str,
+    docstring: str | None,
+    arguments: Sequence[str] | None = None,
+    *,
+    kept: str = GOES_ON,
+    **choices: Any,
+) -> Iterator[T]:
+    """Yield what a program's command line says, hold its `--quiet`, and report what happens then as `reported` does.
+
+    Args:
+        target: a class or a function, every argument of which is a flag.
+        name: of the program.
+        docstring: its header.
+        arguments: the command line; None for the process's own.
+        kept: see `reported`.
+        choices: for `mobileclip.terminal.parse`.
+    """
+    with reported(name, None, kept=kept):
+        told, rest = taken_common(["--quiet"], with_parts(sys.argv[1:] if arguments is None else arguments))
+        with use_common(told):
+            yield parse(target, rest, description=described(docstring), **choices)
 
 
 def run_recipe(
@@ -111,8 +138,19 @@ def run_recipe(
         recipe = spec
         if rest and rest[0].endswith(".json"):
             spec, recipe, rest = written(Path(rest[0]), type(spec)), None, rest[1:]
+        if PLAIN in rest and (change := _plain_of(spec)):  # before the flags that change the choices
+            spec, rest = change(spec), [one for one in rest if one != PLAIN]
+            recipe = recipe and spec
         with use_common(told):
             _run(parsed_as(spec, rest), f"{name}-{row}" if row else name, recipe)
+
+
+def _plain_of(spec: Any) -> Callable[[Any], Any] | None:
+    """Return what leaves the teachers out of a run of pairs; None for other choices."""
+    from mobileclip.encoders import DualEncoderSpec
+    from mobileclip.training import plain
+
+    return plain if isinstance(getattr(spec, "model", None), DualEncoderSpec) else None
 
 
 def _run(command: Command[Any, Any], name: str, recipe: Any) -> None:

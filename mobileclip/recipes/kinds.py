@@ -89,6 +89,7 @@ class RunOptions:
         evaluate: data sets of any kind, of classes or captions, whose metrics are measured then too.
         rows: how rows of `.jsonl` files and of tables are read.
         tokenizer: a Hugging Face `tokenizer.json` that makes the ids of texts in place of CLIP's byte pairs.
+        plain: real captions alone, without teachers: for image-text pairs as they are.
         output: folder, or URL such as s3://bucket/run, of metrics, curves, checkpoints and the model. A second run goes
             on from the last checkpoint.
         device: where to train, such as cuda:1, mps or cpu; `auto` is this process's GPU, or the best device there is.
@@ -98,6 +99,7 @@ class RunOptions:
     evaluate: tuple[str, ...] = ()
     rows: OmitArgPrefixes[RowOptions] = attrs.field(factory=RowOptions)
     tokenizer: str | None = None
+    plain: bool = False
     output: str | None = None
     device: str = AUTO
 

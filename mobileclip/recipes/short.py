@@ -26,7 +26,8 @@ _DEVICE = "--device NAME                  device                     cuda:1, mps
 LINES: Mapping[str, str] = {
     "RunSpec": f"""
 --data SHARDS                  data.shards                to train on; once for each. Of classes, a folder of folders
---validation SHARDS                                       held out, and measured between epochs
+--plain                                                   pairs as they are: real captions, no teachers
+--validation DATA                                         held out, and measured between epochs
 --evaluate DATA                                           data sets to evaluate on between epochs
 {_TRAINED}
 --batch-size INT               data.batch_size            samples of a step, all processes together
@@ -83,7 +84,7 @@ LINES: Mapping[str, str] = {
 """By the class of a recipe's choices."""
 
 _ASKING = frozenset(("-h", "--help"))
-ASKING_ALL = "--help-all"
+ASKING_ALL, PLAIN = "--help-all", "--plain"
 _WIDTH = 24
 
 

@@ -17,13 +17,15 @@ from mobileclip.terminal.common import taken_common
 from tests.test_pages import PAGES, blocks
 
 TEXTS = {page: "\n".join(blocks(text, "")) for page, text in PAGES.items()}
-TEXTS |= {f"recipes/{name}.py": file.read_text(encoding="utf-8").split('"""')[1] for name, file in recipe_files().items()}
+TEXTS |= {
+    f"recipes/{name}.py": file.read_text(encoding="utf-8").split('"""')[1] for name, file in recipe_files().items()
+}
 
 
 def typed(text):
     """Return the commands of a text, as words, without what launches them."""
-    for line in text.replace("\\\n", " ").splitlines():
-        line = re.sub(r"^(\$ |[A-Z][a-z ]+: +| +)", "", line)
+    for whole in text.replace("\\\n", " ").splitlines():
+        line = re.sub(r"^(\$ |[A-Z][a-z ]+: +| +)", "", whole)
         if not re.match(r"([A-Z_]+=\S* )*(torchrun|python|mobileclip)\b", line):
             continue
         words = shlex.split(line, comments=True)
@@ -69,7 +71,13 @@ def read(words):
 def read_recipe(name, words):
     module = importlib.import_module(f"recipes.{name}")
     rows = getattr(module, "ROWS", None)
-    spec = module.RUN if rows is None else rows[words.pop(0)] if not words[0].endswith(".json") else next(iter(rows.values()))
+    spec = (
+        module.RUN
+        if rows is None
+        else rows[words.pop(0)]
+        if not words[0].endswith(".json")
+        else next(iter(rows.values()))
+    )
     if words and words[0] in kind_of(recipe_files()[name])[1]:
         words = words[1:]
     if words and words[0].endswith(".json"):
@@ -90,7 +98,7 @@ def test_command_lines_of_a_page_can_be_typed(page):
     for words in filter(is_whole, typed(TEXTS[page])):
         try:
             assert read(list(words)) is not None
-        except (KeyError, SystemExit, ValueError) as error:
+        except (KeyError, SystemExit, ValueError) as error:  # noqa: PERF203
             wrong.append(f"{shlex.join(words)}: {error}")
     assert wrong == []
 
