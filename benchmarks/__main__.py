@@ -12,8 +12,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.harness import Bench, run
-from mobileclip.recipes.entry_point import started
-from mobileclip.recipes.header import read_header
+from mobileclip.recipes import read_header, started
 from mobileclip.terminal import say
 
 BENCHMARKS = {

@@ -1,6 +1,6 @@
 """Distil a text tower from texts alone: of another language, or smaller.
 
-Command:   python recipes/distil_text.py -m mobileclip_s2.pt --data de=german.txt pairs.tsv --shares de=2 en=1
+Command:   python recipes/distil_text.py -m mobileclip_s2.pt --data de=german.txt pairs.tsv --shares de=2,en=1
 Try it:    python recipes/distil_text.py --tiny
 Hardware:  any CPU for a student of a few layers; a GPU for a deep one
 Time:      --tiny takes seconds of one core; the teacher's embeddings are stored once, and the same command goes on
@@ -13,15 +13,10 @@ lines, or tables of a text and what the teacher reads in its place: a translatio
 says what each choice is for.
 """
 
-from __future__ import annotations
+from mobileclip.recipes import run_recipe
+from mobileclip.recipes.distilling import DistilSpec
 
-from mobileclip.recipes.distilling import DistilSpec, run_recipe
-
-
-def distil_text() -> DistilSpec:
-    """Return the run: every choice is a flag of the command line."""
-    return DistilSpec()
-
+RUN: DistilSpec = DistilSpec()
 
 if __name__ == "__main__":
-    run_recipe(distil_text, "distil_text", __doc__)
+    run_recipe(RUN)

@@ -14,18 +14,12 @@ Without --data the data sets are streamed from the hub, where they are published
 them measures, and what is done where data are missing or broken.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from mobileclip.evaluation import EvaluationSpec
-from mobileclip.recipes.evaluating import run_recipe
+from mobileclip.recipes import run_recipe
 
-
-def evaluate() -> EvaluationSpec:
-    """Return the evaluation: every choice is a flag of the command line."""
-    return EvaluationSpec(suite="full", output=Path("outputs") / "evaluate")
-
+RUN: EvaluationSpec = EvaluationSpec(suite="full", output=Path("outputs") / "evaluate")
 
 if __name__ == "__main__":
-    run_recipe(evaluate(), __doc__)
+    run_recipe(RUN)

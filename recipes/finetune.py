@@ -13,16 +13,10 @@ Batch norms stay as pretraining left them, the loss shares its targets among pic
 those between them are tested on the new task and on the old ones. docs/finetuning.md says what each choice is for.
 """
 
-from __future__ import annotations
-
-from mobileclip.recipes.finetuning import run_recipe
+from mobileclip.recipes import run_recipe
 from mobileclip.training.finetuning.run import FinetuneSpec
 
-
-def finetune() -> FinetuneSpec:
-    """Return the run: everything is a flag of the command line."""
-    return FinetuneSpec()
-
+RUN: FinetuneSpec = FinetuneSpec()
 
 if __name__ == "__main__":
-    run_recipe(finetune(), __doc__)
+    run_recipe(RUN)

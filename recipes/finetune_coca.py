@@ -7,19 +7,17 @@ Time:      computed: 51 (77 positions), 58 (128) or 76 (256) A100 hours for 12 m
 Result:    published as mobileclip2_coca_dfn2b_s13b_recap-coco-30k_s12m_context77, 128 and 256; not trained here
 Source:    MobileCLIP2 (arXiv 2508.20691) for samples seen and contexts; open_clip's fine-tuning of CoCa on MSCOCO for
            the loss of captions alone, the batch and the rate
+
+Rows:
+    context_77   Fine-tune with texts of 77 positions
+    context_128  Fine-tune with texts of 128 positions
+    context_256  Fine-tune with texts of 256 positions
 """
 
-from __future__ import annotations
+from mobileclip.recipes import finetuning_run, run_recipe
+from mobileclip.training import RunSpec
 
-from functools import partial
-
-from mobileclip.recipes.captioning import finetuning_run, run_recipe
-from mobileclip.recipes.training import titled
-
-ROWS = {
-    f"context_{context}": titled(f"Fine-tune with texts of {context} positions.", partial(finetuning_run, context))
-    for context in (77, 128, 256)
-}
+ROWS: dict[str, RunSpec] = {f"context_{n}": finetuning_run(n) for n in (77, 128, 256)}
 
 if __name__ == "__main__":
-    run_recipe(ROWS, "finetune_coca", __doc__)
+    run_recipe(ROWS)

@@ -8,30 +8,10 @@ Result:    shards that the release's loader reads, and reinforcement.json; `mobi
 Source:    MobileCLIP (arXiv 2311.17049), section 4
 """
 
-from __future__ import annotations
+from mobileclip.recipes import datacompdr_reinforcement, run_recipe
+from mobileclip.reinforce import ReinforcementSpec
 
-from mobileclip.data import datacompdr_augmentation
-from mobileclip.recipes.reinforcing import run_recipe
-from mobileclip.reinforce import CocaCaptioner, OpenClipTeacher, ReinforcementSpec
-
-
-def reinforce_datacompdr12m(source: str, output: str) -> ReinforcementSpec:
-    """Return the choices of DataCompDR-12M."""
-    return ReinforcementSpec(
-        source=source,
-        output=output,
-        teachers=(
-            OpenClipTeacher(model="ViT-L-14", pretrained="openai", logit_scale=100.0, precision="bfloat16"),
-            OpenClipTeacher(
-                model="ViT-L-14", pretrained="datacomp_xl_s13b_b90k", logit_scale=100.0, precision="bfloat16"
-            ),
-        ),
-        captioner=CocaCaptioner(num_captions=5, top_p=0.9),
-        augmentation=datacompdr_augmentation(224),
-        num_augmentations=30,
-        layout="pth.gz",
-    )
-
+RUN: ReinforcementSpec = datacompdr_reinforcement(num_augmentations=30)
 
 if __name__ == "__main__":
-    run_recipe(reinforce_datacompdr12m, "DataCompDR-12M", __doc__)
+    run_recipe(RUN)

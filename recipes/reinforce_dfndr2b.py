@@ -13,35 +13,26 @@ Result:    shards that the release's loader reads, and reinforcement.json; `mobi
 Source:    MobileCLIP2 (arXiv 2508.20691), section 3
 """
 
-from __future__ import annotations
-
 from mobileclip.data import datacompdr_augmentation
-from mobileclip.recipes.reinforcing import run_recipe
+from mobileclip.recipes import run_recipe
 from mobileclip.reinforce import CheckpointCaptioner, OpenClipTeacher, ReinforcementSpec
 
 CAPTIONER = "hf-hub:apple/mobileclip2_coca_dfn2b_s13b_mscoco38k_s12m_context77"
-
-
-def reinforce_dfndr2b(source: str, output: str) -> ReinforcementSpec:
-    """Return the choices of DFNDR-2B."""
-    return ReinforcementSpec(
-        source=source,
-        output=output,
-        teachers=(
-            OpenClipTeacher(
-                model="hf-hub:apple/DFN2B-CLIP-ViT-L-14", pretrained=None, logit_scale=70.0, precision="bfloat16"
-            ),
-            OpenClipTeacher(
-                model="hf-hub:apple/DFN2B-CLIP-ViT-L-14-39B", pretrained=None, logit_scale=60.0, precision="bfloat16"
-            ),
+RUN: ReinforcementSpec = ReinforcementSpec(
+    teachers=(
+        OpenClipTeacher(
+            model="hf-hub:apple/DFN2B-CLIP-ViT-L-14", pretrained=None, logit_scale=70.0, precision="bfloat16"
         ),
-        captioner=CheckpointCaptioner(checkpoint=CAPTIONER, num_captions=5, top_p=0.9),
-        caption_set="syn_text_dfn_mscoco38k",
-        augmentation=datacompdr_augmentation(224),
-        num_augmentations=2,
-        layout="pth.gz",
-    )
-
+        OpenClipTeacher(
+            model="hf-hub:apple/DFN2B-CLIP-ViT-L-14-39B", pretrained=None, logit_scale=60.0, precision="bfloat16"
+        ),
+    ),
+    captioner=CheckpointCaptioner(checkpoint=CAPTIONER, num_captions=5, top_p=0.9),
+    caption_set="syn_text_dfn_mscoco38k",
+    augmentation=datacompdr_augmentation(224),
+    num_augmentations=2,
+    layout="pth.gz",
+)
 
 if __name__ == "__main__":
-    run_recipe(reinforce_dfndr2b, "DFNDR-2B", __doc__)
+    run_recipe(RUN)

@@ -1,8 +1,9 @@
 r"""Train MobileCLIP-B on DataCompDR-1B.
 
 Command:   torchrun --nproc-per-node 8 \
-               recipes/train_b.py --micro-batch-size 512 \
-               --data 'DataCompDR-1B/{00..64}/{00000000..00000999}.tar' 'DataCompDR-1B/65/{00000000..00000535}.tar'
+               recipes/train_b.py \
+               --data 'DataCompDR-1B/{00..64}/{00000000..00000999}.tar' \
+               --data 'DataCompDR-1B/65/{00000000..00000535}.tar'
 Try it:    python recipes/train_b.py --tiny
 Hardware:  8 GPUs, each with 16 micro-batches of 512 in 16 GiB; the release trained B on 128, with 512 samples each;
            any number of processes that divides the batch of 65,536
@@ -11,17 +12,11 @@ Result:    76.8 % zero-shot top-1 on ImageNet-1k, 65.2 on average of 38 data set
 Source:    MobileCLIP (arXiv 2311.17049), section 5 and table 12
 """
 
-from __future__ import annotations
-
 from mobileclip import specs
-from mobileclip.recipes.training import as_released_b, mobileclip_run, run_recipe
+from mobileclip.recipes import as_released_b, mobileclip_run, run_recipe
 from mobileclip.training import RunSpec
 
-
-def train_b() -> RunSpec:
-    """Return the run: data and training are flags of the command line, the model is not."""
-    return mobileclip_run(specs.mobileclip_b(), distill_weight=0.75)
-
+RUN: RunSpec = mobileclip_run(specs.mobileclip_b(), distill_weight=0.75)
 
 if __name__ == "__main__":
-    run_recipe(train_b, "train_b", __doc__, released=as_released_b)
+    run_recipe(RUN, released=as_released_b)

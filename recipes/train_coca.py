@@ -1,6 +1,6 @@
 r"""Train the captioner of MobileCLIP2, a CoCa with ViT-L/14, on image-text pairs.
 
-Command:   torchrun --nproc-per-node 8 recipes/train_coca.py context_77 --micro-batch-size 64 \
+Command:   torchrun --nproc-per-node 8 recipes/train_coca.py context_77 \
                --data 'DFN-2B/{00000000..00099999}.tar'
 Try it:    python recipes/train_coca.py context_77 --tiny
 Hardware:  8 GPUs, each with 176 micro-batches of 64 in 36 GiB; 41 with texts of 128 positions, 53 with 256; any number
@@ -10,26 +10,17 @@ Time:      13 billion pairs seen; computed: 55,000 (77 positions), 62,700 (128) 
 Result:    published as mobileclip2_coca_dfn2b_s13b_context77; not trained here
 Source:    MobileCLIP2 (arXiv 2508.20691) for data and samples seen; open_clip's coca_ViT-L-14 (laion2B-s13B-b90k) for
            the model, the batch and the rate
+
+Rows:
+    context_77   Train with texts of 77 positions
+    context_128  Train with texts of 128 positions
+    context_256  Train with texts of 256 positions
 """
 
-from __future__ import annotations
-
-from functools import partial
-
-from mobileclip.recipes.captioning import coca_run, coca_vit_l14, run_recipe
-from mobileclip.recipes.training import titled
+from mobileclip.recipes import coca_run, coca_vit_l14, run_recipe
 from mobileclip.training import RunSpec
 
-
-def run_of(context: int) -> RunSpec:
-    """Return the run of a captioner whose texts have so many positions."""
-    return coca_run(coca_vit_l14(context))
-
-
-ROWS = {
-    f"context_{context}": titled(f"Train with texts of {context} positions.", partial(run_of, context))
-    for context in (77, 128, 256)
-}
+ROWS: dict[str, RunSpec] = {f"context_{n}": coca_run(coca_vit_l14(n)) for n in (77, 128, 256)}
 
 if __name__ == "__main__":
-    run_recipe(ROWS, "train_coca", __doc__)
+    run_recipe(ROWS)

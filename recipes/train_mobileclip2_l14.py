@@ -1,7 +1,7 @@
 r"""Train MobileCLIP2-L-14 on DFNDR-2B.
 
 Command:   torchrun --nproc-per-node 8 \
-               recipes/train_mobileclip2_l14.py --micro-batch-size 512 \
+               recipes/train_mobileclip2_l14.py \
                --data 'DFNDR-2B/{FIRST..LAST}.tar'
 Try it:    python recipes/train_mobileclip2_l14.py --tiny
 Hardware:  8 GPUs, each with 16 micro-batches of 512 in 31 GiB; the release's script has 128, with 512 samples each;
@@ -11,17 +11,13 @@ Result:    81.9 % zero-shot top-1 on ImageNet-1k, 67.8 on average of 38 data set
 Source:    MobileCLIP2 (arXiv 2508.20691)
 """
 
-from __future__ import annotations
-
 from mobileclip import specs
-from mobileclip.recipes.training import as_released_dfndr2b, mobileclip2_run, run_recipe, with_drop_path
-from mobileclip.training import RunSpec
+from mobileclip.recipes import as_released_dfndr2b, mobileclip2_run, run_recipe, with_drop_path
+from mobileclip.training import Memory, RunSpec
 
-
-def train_mobileclip2_l14() -> RunSpec:
-    """Return the run: data and training are flags of the command line, the model is not."""
-    return mobileclip2_run(with_drop_path(specs.mobileclip2_l14(), 0.1))
-
+RUN: RunSpec = mobileclip2_run(
+    with_drop_path(specs.mobileclip2_l14(), 0.1), memory=Memory(micro_batch=512, recompute=True)
+)
 
 if __name__ == "__main__":
-    run_recipe(train_mobileclip2_l14, "train_mobileclip2_l14", __doc__, released=as_released_dfndr2b)
+    run_recipe(RUN, released=as_released_dfndr2b)

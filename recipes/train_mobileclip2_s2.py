@@ -1,7 +1,7 @@
 r"""Train MobileCLIP2-S2 on DFNDR-2B.
 
 Command:   torchrun --nproc-per-node 8 \
-               recipes/train_mobileclip2_s2.py --micro-batch-size 512 \
+               recipes/train_mobileclip2_s2.py \
                --data 'DFNDR-2B/{FIRST..LAST}.tar'
 Try it:    python recipes/train_mobileclip2_s2.py --tiny
 Hardware:  8 GPUs, each with 16 micro-batches of 512 in 27 GiB; the release's script has 128, with 512 samples each;
@@ -11,17 +11,13 @@ Result:    77.2 % zero-shot top-1 on ImageNet-1k, 64.1 on average of 38 data set
 Source:    MobileCLIP2 (arXiv 2508.20691)
 """
 
-from __future__ import annotations
-
 from mobileclip import specs
-from mobileclip.recipes.training import as_released_dfndr2b, mobileclip2_run, run_recipe
-from mobileclip.training import RunSpec
+from mobileclip.recipes import as_released_dfndr2b, mobileclip2_run, run_recipe
+from mobileclip.training import Memory, RunSpec
 
-
-def train_mobileclip2_s2() -> RunSpec:
-    """Return the run: data and training are flags of the command line, the model is not."""
-    return mobileclip2_run(specs.mobileclip2_s2(), warmup_steps=10_000)
-
+RUN: RunSpec = mobileclip2_run(
+    specs.mobileclip2_s2(), warmup_steps=10_000, memory=Memory(micro_batch=512, recompute=True)
+)
 
 if __name__ == "__main__":
-    run_recipe(train_mobileclip2_s2, "train_mobileclip2_s2", __doc__, released=as_released_dfndr2b)
+    run_recipe(RUN, released=as_released_dfndr2b)

@@ -1,8 +1,9 @@
 r"""Train MobileCLIP-S4 on DataCompDR-1B.
 
 Command:   torchrun --nproc-per-node 8 \
-               recipes/train_s4.py --micro-batch-size 512 \
-               --data 'DataCompDR-1B/{00..64}/{00000000..00000999}.tar' 'DataCompDR-1B/65/{00000000..00000535}.tar'
+               recipes/train_s4.py \
+               --data 'DataCompDR-1B/{00..64}/{00000000..00000999}.tar' \
+               --data 'DataCompDR-1B/65/{00000000..00000535}.tar'
 Try it:    python recipes/train_s4.py --tiny
 Hardware:  8 GPUs, each with 16 micro-batches of 512 in 43 GiB; the release trained B on 128, with 512 samples each;
            any number of processes that divides the batch of 65,536
@@ -11,17 +12,11 @@ Result:    79.4 % zero-shot top-1 on ImageNet-1k, 68.1 on average of 38 data set
 Source:    MobileCLIP2 (arXiv 2508.20691) for the model, MobileCLIP (arXiv 2311.17049), table 12, for its training
 """
 
-from __future__ import annotations
-
 from mobileclip import specs
-from mobileclip.recipes.training import mobileclip_run, run_recipe
-from mobileclip.training import RunSpec
+from mobileclip.recipes import as_released, mobileclip_run, run_recipe
+from mobileclip.training import Memory, RunSpec
 
-
-def train_s4() -> RunSpec:
-    """Return the run: data and training are flags of the command line, the model is not."""
-    return mobileclip_run(specs.mobileclip_s4(), distill_weight=1.0)
-
+RUN: RunSpec = mobileclip_run(specs.mobileclip_s4(), memory=Memory(micro_batch=512, recompute=True))
 
 if __name__ == "__main__":
-    run_recipe(train_s4, "train_s4", __doc__)
+    run_recipe(RUN, released=as_released)

@@ -15,12 +15,8 @@ from mobileclip.encoders import ImageEncoderSpec, TextEncoderSpec
 from mobileclip.losses import LossSpec
 from mobileclip.strict import NOT_IN_JSON, strict
 from mobileclip.testing import check_spec
-from recipes import finetune_coca, train_coca, train_imagenet_mci as classifying
-from recipes.distil_text import distil_text
-from recipes.evaluate import evaluate
-from recipes.finetune import finetune
 from tests.every_spec import changed, families, made, spec_classes
-from tests.recipes.choices import REINFORCING, training_recipes
+from tests.recipes.choices import ALL, runs_of
 
 
 def test_json_holds_every_field_of_every_spec():
@@ -54,18 +50,9 @@ def test_what_json_leaves_out_is_known():
 
 
 def test_json_holds_every_published_choice():
-    captioning = (*train_coca.ROWS.values(), *finetune_coca.ROWS.values())
-    for recipe in (
-        *training_recipes().values(),
-        *classifying.ROWS.values(),
-        *captioning,
-        finetune,
-        evaluate,
-        distil_text,
-    ):
-        check_spec(recipe())
-    for recipe in REINFORCING.values():
-        check_spec(recipe("s3://data/plain/{0..3}.tar", "output"))
+    for recipe in ALL:
+        for spec in runs_of(recipe).values():
+            check_spec(spec)
     for registry, family in ((models, None), (image_encoders, ImageEncoderSpec), (text_encoders, TextEncoderSpec)):
         for spec in registry.values():
             check_spec(spec, family=family)

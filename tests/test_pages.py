@@ -5,15 +5,11 @@ from __future__ import annotations
 import ast
 import importlib
 import re
-from functools import cache
 from pathlib import Path
 
 import pytest
 
-from mobileclip.cli.flags import COMMON, KEYED, flags_of
-from mobileclip.registry import IMPORT
 from tests.architecture import imports_between, reduced
-from tests.flags import commands
 from tests.pages import pages
 
 ROOT = Path(__file__).parents[1]
@@ -23,8 +19,6 @@ PAGES = {
     if path.name not in ("CHANGELOG.md", "changes.md") and "node_modules" not in path.parts
 }
 PARTS = ("mobileclip", "benchmarks", "examples", "tests")
-# Their flags are those of the recipe that is named.
-RECIPES = ("train", "reinforce", "finetune")
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -73,43 +67,6 @@ def test_modules_and_scripts_of_commands_are_there(page):
             )
     for script in re.findall(r"(?<![\w/])((?:recipes|examples)/[\w/]+\.py)\b", commands):
         assert (ROOT / script).is_file(), f"{page}: {script}"
-
-
-@cache
-def flags_by_command() -> dict[str, set[str]]:
-    """Return the flags of every command, and its keys as `--set decode`; recipes have others beside these."""
-    found = {}
-    for name, command in commands():
-        flags = flags_of(command.load())
-        own = {one for flag in flags for one in flag.names} | {f"{flag.keyed} {flag.key}" for flag in flags}
-        found[name] = own | {*KEYED, *COMMON, IMPORT, "--help", "--help-all"}
-    return found
-
-
-def unknown_flags(text: str) -> list[str]:
-    """Return the flags and keys in commands of a page that its commands do not have, each behind the command."""
-    lines = "\n".join(blocks(text, "")).replace("\\\n", " ").split("\n") + re.findall(r"`([^`\n]+)`", text)
-    wrong = []
-    for given in (part for line in lines for part in re.split(r"&&|\|| #", line)):
-        called = re.match(r"\s*(?:\$ |python -m )?mobileclip ((?:[a-z-]+ ?){1,2})", given)
-        words = called[1].split() if called else []
-        name = next((name for name in (" ".join(words), *words[:1]) if name in flags_by_command()), None)
-        if name and name not in RECIPES:
-            typed = re.findall(r"(?<!\S)--?[a-z][a-z-]*", given)
-            typed += [" ".join(key) for key in re.findall(r"(--set|--rows|--engine) ([a-z-]+)=", given)]
-            wrong += [f"{name} {one}" for one in typed if one not in flags_by_command()[name]]
-    return wrong
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_flags_of_commands_are_there(page):
-    assert unknown_flags(PAGES[page]) == []
-
-
-def test_unknown_flags_are_found():
-    command = "mobileclip data join A B -o x \\\n    --set no-key=3 --set go-on  # --note"
-    page = f"`mobileclip serve --port 0 -k 3`\n```\n{command}\n```\n"
-    assert unknown_flags(page) == ["data join --set no-key", "serve -k"]
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -128,7 +128,6 @@ def test_every_notebook_is_a_page_of_its_text_and_its_code():
 
 
 def test_search_counts_reference_less():
-    assert search_settings("export.md")["boost"] > search_settings("flags.md")["boost"]
     assert search_settings("export.md")["boost"] > search_settings("api/mobileclip.export.md")["boost"]
 
 

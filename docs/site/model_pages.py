@@ -144,7 +144,7 @@ research only."""
 _FILTERS = """
 
 Which filter the published figures had is not known: open_clip's tags of MobileCLIP2 say bilinear, the release's README
-bicubic. `--set interpolation=bicubic` evaluates with the other one,
+bicubic. `--interpolation bicubic` evaluates with the other one,
 [or both](../evaluation.md#the-filter-that-resizes-pictures)."""
 
 

@@ -22,7 +22,7 @@ def captioner() -> CaptionerStudySpec:
 
 
 if __name__ == "__main__":
-    from mobileclip.recipes.entry_point import started
+    from mobileclip.recipes import started
 
     with started(CaptionerStudySpec, "captioner", __doc__, default=captioner()) as spec:
         run(spec)

@@ -22,7 +22,7 @@ def icons() -> IconDataSpec:
 
 
 if __name__ == "__main__":
-    from mobileclip.recipes.entry_point import started
+    from mobileclip.recipes import started
     from mobileclip.terminal.printing import say
 
     with started(IconDataSpec, "icons", __doc__, default=icons()) as spec:

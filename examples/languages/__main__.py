@@ -23,7 +23,7 @@ def languages() -> LanguagesSpec:
 
 if __name__ == "__main__":
     from examples.languages.run import make
-    from mobileclip.recipes.entry_point import started
+    from mobileclip.recipes import started
     from mobileclip.terminal.printing import say
 
     with started(LanguagesSpec, "languages", __doc__, default=languages()) as spec:

@@ -149,7 +149,7 @@ def table(found: Sequence[Tower]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    from mobileclip.recipes.entry_point import started
+    from mobileclip.recipes import started
     from mobileclip.terminal.printing import say
 
     with started(ShortTowersSpec, "short_towers", __doc__, default=ShortTowersSpec()) as chosen:

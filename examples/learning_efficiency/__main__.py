@@ -22,7 +22,7 @@ def learning_efficiency() -> EfficiencySpec:
 
 
 if __name__ == "__main__":
-    from mobileclip.recipes.entry_point import started
+    from mobileclip.recipes import started
 
     with started(EfficiencySpec, "learning_efficiency", __doc__, default=learning_efficiency()) as spec:
         run(spec)

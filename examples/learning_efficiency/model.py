@@ -195,7 +195,7 @@ def main(study: EfficiencySpec = EfficiencySpec(), output: Path = Path("outputs/
 
 
 if __name__ == "__main__":
-    from mobileclip.recipes.entry_point import started
+    from mobileclip.recipes import started
 
     with started(main, "learning_efficiency.model", __doc__):
         pass  # `main` has run

@@ -139,7 +139,7 @@ def main(study: Path | None = None, docs: Path = DOCS, *, packaged: bool = False
 
 
 if __name__ == "__main__":
-    from mobileclip.recipes.entry_point import started
+    from mobileclip.recipes import started
 
     with started(main, "learning_efficiency.page", __doc__):
         pass  # `main` has run

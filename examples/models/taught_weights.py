@@ -228,6 +228,6 @@ def _floats(pixels: Tensor) -> Tensor:
 
 
 if __name__ == "__main__":
-    from mobileclip.terminal.help import parse
+    from mobileclip.terminal import parse
 
     taught_weights(parse(TaughtWeightsSpec, description=__doc__ or ""))

@@ -1,6 +1,6 @@
 """Which texts fit a picture, and which picture fits a text, with LiteRT.
 
-    mobileclip export mobileclip_s0.pt --target litert --set converter=litert-converter/bin/python -o s0_litert
+    mobileclip export mobileclip_s0.pt --target litert --converter litert-converter/bin/python -o s0_litert
     python litert_search.py s0_litert --pictures cat.jpg dog.jpg --texts "a cat" "a dog"
 
 It needs ai-edge-litert, numpy, pillow, tokenizers and safetensors; neither PyTorch nor the mobileclip package.

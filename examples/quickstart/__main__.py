@@ -22,7 +22,7 @@ def quickstart() -> QuickstartSpec:
 
 
 if __name__ == "__main__":
-    from mobileclip.recipes.entry_point import started
+    from mobileclip.recipes import started
 
     with started(QuickstartSpec, "quickstart", __doc__, default=quickstart()) as spec:
         run(spec)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from mobileclip.cli.checks import require_at_least
 from mobileclip.cli.models import Device
@@ -23,7 +23,7 @@ def captions(
     output: Annotated[Path | None, arg(metavar="PAGE.html")] = None,
     samples: Annotated[int, arg(metavar="N")] = 1_000,
     sets: str | None = None,
-    rows: RowOptions = RowOptions(),  # noqa: B008  frozen
+    rows: OmitArgPrefixes[RowOptions] = RowOptions(),  # noqa: B008  frozen
     device: Device = "auto",
     overwrite: bool = False,
 ) -> None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from mobileclip.cli.checks import require_at_least, require_file
-from mobileclip.cli.flags import Fields
 from mobileclip.cli.indexing import IndexFolder, brought_up_to_date, opened, place_of, tell_upgrade
 from mobileclip.cli.models import Device, ModelFlags, TextModel, Workers
 from mobileclip.cli.outputs import outputs, require_sheet, write_sheet
@@ -123,9 +122,7 @@ def dedup(
     /,
     *,
     index_folder: IndexFolder = None,
-    model: Annotated[
-        ModelFlags, Fields(flags=("model", "device", "trust"), without=("image_size", "context_length"))
-    ] = ModelFlags(),  # noqa: B008  frozen
+    model: Annotated[ModelFlags, arg(name="")] = ModelFlags(),  # noqa: B008  frozen
     num_workers: Annotated[int | None, Workers] = None,
     threshold: Annotated[float, arg(metavar="SIMILARITY")] = 0.95,
     output: Annotated[tuple[Path, ...], arg(metavar="LIST.jsonl|PAGE.html")] = (),

@@ -10,16 +10,17 @@ from typing import Any
 
 import attrs
 
-from mobileclip.cli.flags import COMMON, flags_of, helper_of, reader_of, spelled_out
-from mobileclip.cli.renamed import OLD_COMMANDS, with_new_names
+from mobileclip.cli.flags import COMMON, READING
 from mobileclip.registry import nearest
 from mobileclip.terminal import say
 from mobileclip.terminal.common import taken_common, use_common
-from mobileclip.terminal.help import paragraphs, parse
+from mobileclip.terminal.flags import ASKING, ASKING_ALL, parse
+from mobileclip.terminal.help import paragraphs
 
-_ASKING = frozenset(("-h", "--help"))
-_ASKING_ALL = "--help-all"
-_OF_ALL = f"Every command takes {', and '.join(f'{name}: {about}' for name, about in COMMON.items())}."
+_OF_ALL = (
+    f"Every command takes {', and '.join(f'{name}: {about}' for name, about in COMMON.items())}. "
+    "`--help-all` shows rare flags too."
+)
 
 
 @attrs.frozen
@@ -53,15 +54,13 @@ class Command:
             SystemExit: after `--help`, or if there is no such flag.
         """
         function = self.load()
-        flags = flags_of(function)
-        if asked := {*_ASKING, _ASKING_ALL} & {*arguments}:
+        description = ""
+        if not ASKING.isdisjoint(arguments) or ASKING_ALL in arguments:
             explained = inspect.cleandoc(function.__doc__ or "").partition("\n\nArgs:")[0]
-            shown = reader_of(function, flags) if _ASKING_ALL in asked else helper_of(flags)
-            parse(shown, ["--help"], description=paragraphs(f"{explained}\n\n{_OF_ALL}"), prog=program)
+            description = paragraphs(f"{explained}\n\n{_OF_ALL}")
         told, rest = taken_common(COMMON, arguments)
-        typed = spelled_out(with_new_names(program.partition(" ")[2], rest, flags), flags)
         with use_common(told):
-            parse(reader_of(function, flags), typed, description="", prog=program)
+            parse(function, rest, description=description, reading=READING, prog=program)
 
 
 @attrs.frozen
@@ -97,11 +96,9 @@ class Commands:
             ValueError: if there is no such command.
         """
         name = arguments[0].replace("_", "-") if arguments else ""
-        group = program.partition(" ")[2]
-        name = OLD_COMMANDS.get(f"{group} {name}", name).removeprefix(f"{group} ")
         if name in self.members:
             self.members[name].run(f"{program} {name}", arguments[1:])
-        elif not name or not _ASKING.isdisjoint(arguments):
+        elif not name or not ASKING.isdisjoint(arguments):
             say(self.listed(program))
             sys.exit(0 if name else 2)
         else:

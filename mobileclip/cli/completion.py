@@ -1,51 +1,45 @@
-"""`mobileclip completion`: a script by which bash and zsh complete commands, flags and names of recipes."""
+"""`mobileclip completion`: tyro's script by which a shell completes commands and flags."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from contextlib import suppress
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any, Literal
 
-from mobileclip.cli.commands import Command, Commands
-from mobileclip.cli.flags import COMMON, KEYED, flags_of, keys_of
-from mobileclip.recipes.files import recipe_files
-from mobileclip.terminal import say
+import tyro
+from tyro.conf import Positional, subcommand
 
-_SCRIPT = """\
-if [ -n "$ZSH_VERSION" ]; then autoload -Uz compinit bashcompinit && compinit && bashcompinit; fi
-_mobileclip() {{
-  local IFS=$' \\t\\n' words="" word="${{COMP_WORDS[COMP_CWORD]}}"
-  case "${{COMP_WORDS[*]:1:$((COMP_CWORD - 1))}} " in
-{cases}
-  esac
-  COMPREPLY=($(compgen -W "$words" -- "$word"))
-}}
-complete -o default -F _mobileclip mobileclip"""
+from mobileclip.cli.commands import Commands
+from mobileclip.cli.flags import READING
+from mobileclip.terminal.flags import reader_of, specs_read
 
 
-def completion() -> None:
-    """Print a script by which bash and zsh complete commands, flags and names of recipes; files where none fits.
+def completion(shell: Positional[Literal["bash", "zsh", "tcsh"]] = "bash", /) -> None:
+    """Print a script by which a shell completes commands and flags; each recipe's own are in its help.
 
-    source <(mobileclip completion)     # for this shell; as a line of ~/.bashrc or ~/.zshrc for all
+    source <(mobileclip completion)     # for this shell; as a line of ~/.bashrc for all
+
+    Args:
+        shell: that the script is for.
     """
     from mobileclip.cli.table import COMMANDS
 
-    say(_SCRIPT.format(cases="\n".join(_cases(COMMANDS))))
+    with specs_read(READING), suppress(SystemExit):
+        tyro.cli(_chosen_among(COMMANDS), prog="mobileclip", args=["--tyro-print-completion", shell])
 
 
-def _cases(group: Commands, before: str = "") -> Iterator[str]:
-    """Yield what may follow each command, by the words in front of it."""
-    for name, one in group.members.items():
-        if isinstance(one, Commands):
-            yield from _cases(one, f"{before}{name} ")
-        elif recipes := [stem for stem in recipe_files() if stem.startswith(f"{name}_")]:
-            yield f'    "{name} ") words="{" ".join(stem.removeprefix(f"{name}_") for stem in recipes)}" ;;'
-        else:
-            yield f'    "{before}{name} "*) [[ $word != -* ]] || words="{" ".join(_flags(one))}" ;;'
-    yield f'    "{before or " "}") words="{" ".join(group.members)}" ;;'
+def _chosen_among(group: Commands) -> Any:
+    """Return a group of commands as tyro reads it: a union of functions."""
 
+    def member(name: str) -> Any:
+        one = group.members[name]
+        if not isinstance(one, Commands):
+            return Annotated[Any, subcommand(name=name, constructor=reader_of(one.load(), READING))]
 
-def _flags(command: Command) -> Iterator[str]:
-    """Yield the flags that a command's help has."""
-    flags = flags_of(command.load())
-    yield from (flag.name for flag in flags if flag.keyed is None and not flag.is_positional)
-    yield from (name for name in KEYED if keys_of(flags, name))
-    yield from (*COMMON, "--help")
+        def chosen(command: Any) -> None: ...
+
+        chosen.__annotations__["command"] = tyro.conf.OmitSubcommandPrefixes[_chosen_among(one)]
+        return Annotated[Any, subcommand(name=name, constructor=chosen)]
+
+    return reduce(or_, map(member, group.members))

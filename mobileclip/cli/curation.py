@@ -9,7 +9,6 @@ from tyro.conf import Positional, arg
 
 from mobileclip.cli.checks import require_file, require_folder
 from mobileclip.cli.data import require_shards
-from mobileclip.cli.flags import Key
 from mobileclip.cli.models import Device
 from mobileclip.cli.outputs import SHEETS, outputs, write_sheet
 from mobileclip.cli.sharing import Sharing
@@ -26,7 +25,7 @@ def score(
     *,
     output: Annotated[Path, arg(metavar="FOLDER")],
     keep_vectors: bool = False,
-    sharing: Sharing = Sharing(),  # noqa: B008  frozen
+    sharing: Annotated[Sharing, arg(name="")] = Sharing(),  # noqa: B008  frozen
     status: bool = False,
 ) -> None:
     """Score every sample of reinforced shards: how well its captions fit its image, as each teacher sees it.
@@ -74,8 +73,8 @@ def filter_(
     output: Annotated[tuple[Path, ...], arg(metavar="KEPT.npy|SHEET.png")],
     share: Annotated[float | None, arg(metavar="FRACTION")] = None,
     threshold: Annotated[float | None, arg(metavar="SIMILARITY")] = None,
-    caption: Annotated[Literal["real", "synthetic", "best"], Key()] = "real",
-    teacher: Annotated[str, Key()] = "mean",
+    caption: Literal["real", "synthetic", "best"] = "real",
+    teacher: str = "mean",
     overwrite: bool = False,
 ) -> None:
     """List the samples whose captions fit their images best, as DataComp and DFN filter.
@@ -83,7 +82,7 @@ def filter_(
     mobileclip data filter scores -o kept.npy --share 0.3 -o kept.png
 
     The list is sorted pairs of 64-bit numbers, the form in which DataComp publishes its subsets. Nothing is rewritten:
-    trainings take it with --pipeline.uids kept.npy --pipeline.sampling endless.
+    trainings take it with --data.uids kept.npy --data.sampling endless.
 
     Args:
         scores: folder that `mobileclip data score` wrote.
@@ -122,11 +121,11 @@ def distinct(
     output: Annotated[tuple[Path, ...], arg(metavar="KEPT.npy|PAIRS.tsv")],
     threshold: Annotated[float, arg(metavar="SIMILARITY")] = 0.95,
     against: Annotated[tuple[Path, ...], arg(metavar="SCORES")] = (),
-    leak_threshold: Annotated[float, Key()] = 0.95,
-    keep: Annotated[Path | None, Key()] = None,
-    num_clusters: Annotated[int | None, Key()] = None,
+    leak_threshold: float = 0.95,
+    keep: Path | None = None,
+    num_clusters: int | None = None,
     device: Device = "auto",
-    seed: Annotated[int, Key()] = 0,
+    seed: int = 0,
     overwrite: bool = False,
 ) -> None:
     """List samples without near duplicates, and without pictures of test sets.
@@ -184,10 +183,10 @@ def tune_scale(
     shards: Annotated[Positional[tuple[str, ...]], arg(metavar="SHARDS")],
     /,
     *,
-    caption: Annotated[Literal["real", "synthetic"], Key()] = "real",
-    num_pairs: Annotated[int, Key()] = 8192,
-    batch_size: Annotated[int, Key()] = 1024,
-    seed: Annotated[int, Key()] = 0,
+    caption: Literal["real", "synthetic"] = "real",
+    num_pairs: int = 8192,
+    batch_size: int = 1024,
+    seed: int = 0,
 ) -> None:
     """Find the logit scale of each teacher at which it tells held-out pairs apart best.
 

@@ -6,10 +6,9 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from mobileclip.cli.checks import require_at_least, require_file, require_folder
-from mobileclip.cli.flags import Fields, Key
 from mobileclip.cli.models import Device
 from mobileclip.cli.outputs import require_sheet, write_sheet
 from mobileclip.cli.sharing import Sharing
@@ -24,14 +23,9 @@ def join(
     *,
     spec: Annotated[
         JoinSpec,
-        Fields(
-            places=("reinforced", "images"),
-            flags=("output", "by"),
-            names={"index": "places"},
-            without=("sample_limits",),
-        ),
+        arg(name=""),
     ],
-    sharing: Sharing = Sharing(),  # noqa: B008  frozen
+    sharing: Annotated[Sharing, arg(name="")] = Sharing(),  # noqa: B008  frozen
     status: bool = False,
 ) -> None:
     """Put the images into reinforced shards, which are published without them.
@@ -46,7 +40,7 @@ def join(
 
     OUTPUT gets the shards, join.json with the report, and missing.txt with what was left out: key, shard and reason.
     join/ has Parquet files with what became of each sample (extra parquet).
-    The exit status is 1 if fewer samples were joined than --set min-share; the join stops after the first shard if no
+    The exit status is 1 if fewer samples were joined than --min-share; the join stops after the first shard if no
     sample of it is joined. A shard that fails is set aside, after several tries where
     another may help, and listed in set_aside.jsonl; run/ has the status and a line for every shard.
 
@@ -82,8 +76,8 @@ def urls(
     /,
     *,
     output: Annotated[str, arg(metavar="TABLE")],
-    rows: RowOptions = RowOptions(),  # noqa: B008  frozen
-    sharing: Sharing = Sharing(),  # noqa: B008  frozen
+    rows: OmitArgPrefixes[RowOptions] = RowOptions(),  # noqa: B008  frozen
+    sharing: Annotated[Sharing, arg(name="")] = Sharing(),  # noqa: B008  frozen
     overwrite: bool = False,
 ) -> None:
     """Write the table of URLs that img2dataset downloads.
@@ -159,7 +153,7 @@ def count(
     shards: Annotated[Positional[tuple[str, ...]], arg(metavar="SHARDS")],
     /,
     *,
-    sharing: Sharing = Sharing(),  # noqa: B008  frozen
+    sharing: Annotated[Sharing, arg(name="")] = Sharing(),  # noqa: B008  frozen
     overwrite: bool = False,
 ) -> None:
     """Count the samples of shards and keep the numbers in a sizes.json beside them.
@@ -195,11 +189,11 @@ def check(
     /,
     *,
     samples: Annotated[int, arg(metavar="N")] = 32,
-    num_shards: Annotated[int | None, Key()] = None,
-    num_rows: Annotated[int | None, Key()] = None,
-    sharing: Sharing = Sharing(),  # noqa: B008  frozen
+    num_shards: int | None = None,
+    num_rows: int | None = None,
+    sharing: Annotated[Sharing, arg(name="")] = Sharing(),  # noqa: B008  frozen
     device: Device = "auto",
-    seed: Annotated[int, Key()] = 0,
+    seed: int = 0,
 ) -> None:
     """Check reinforced shards: that all can be read, agree with the card, and that some of it is true.
 
@@ -209,7 +203,7 @@ def check(
     and the card. Of N samples drawn at random: the image is the one that was reinforced, the stored augmentations are
     those that the seed gives, and the teachers, loaded as the card describes them, give the stored embeddings.
 
-    mobileclip data check DataCompDR-1B --set num-shards=100 --set num-rows=500 -j 16
+    mobileclip data check DataCompDR-1B --num-shards 100 --num-rows 500 -j 16
 
     Of a large data set, some shards, and some samples of each, drawn at random. That all files are there, of the right
     size, is checked in any case.

@@ -8,10 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from mobileclip.cli.checks import require_at_least, require_checkpoint, require_file, without_repeats
-from mobileclip.cli.flags import Key
 from mobileclip.cli.models import BatchSize, ModelFlags, TextModel, Workers, report_left_out, report_skipped
 from mobileclip.data.images.formats import is_image_name
 from mobileclip.datasets.sources import RowOptions
@@ -33,8 +32,8 @@ def classify(
     model: ModelFlags = ModelFlags(),  # noqa: B008  frozen
     text_model: TextModel = None,
     template: Annotated[tuple[str, ...], arg(metavar="TEMPLATE")] = ("{}",),
-    decode: Annotated[Decode, Key()] = "exact",
-    cache: Annotated[bool, Key()] = True,
+    decode: Decode = "exact",
+    cache: bool = True,
     as_json: Annotated[bool, arg(name="json")] = False,
 ) -> None:
     """Print how probable each label is for an image, the most probable first.
@@ -122,8 +121,8 @@ def embed(
     batch_size: BatchSize = 32,
     num_workers: Annotated[int, Workers] = 1,
     precision: FastPrecision = "float32",
-    decode: Annotated[Decode, Key()] = "exact",
-    rows: RowOptions = RowOptions(),  # noqa: B008  frozen
+    decode: Decode = "exact",
+    rows: OmitArgPrefixes[RowOptions] = RowOptions(),  # noqa: B008  frozen
     overwrite: bool = False,
     append: bool = False,
 ) -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from mobileclip.cli.checks import require_file
-from mobileclip.cli.flags import Fields
 from mobileclip.evaluation.spec import EvaluationSpec
 from mobileclip.terminal import print_table, say
 
@@ -22,11 +21,7 @@ def evaluate(
     *,
     spec: Annotated[
         EvaluationSpec,
-        Fields(
-            flags=("suite", "data", "output", "device", "precision", "num_threads", "trust", "text_model"),
-            without=("min_bytes_per_second",),
-            names={"num_threads": "num-workers"},
-        ),
+        arg(name=""),
     ] = EvaluationSpec(),  # noqa: B008  frozen
     beside: Annotated[tuple[str, ...], arg(metavar="NAME")] = (),
     report: bool = False,

@@ -7,10 +7,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from mobileclip.cli.checks import require_folder, require_there
-from mobileclip.cli.flags import Fields, Key
 from mobileclip.cli.models import Checkpoint, split
 from mobileclip.datasets.sources import RowOptions
 from mobileclip.export.spec import ExportSpec
@@ -32,13 +31,13 @@ def export(
     *,
     spec: Annotated[
         ExportSpec,
-        Fields(flags=("out", "target", "tower", "precision"), names={"out": "output"}),
+        arg(name=""),
     ],
     checkpoint: Checkpoint = None,
     data: Annotated[str | None, arg(metavar="DATA")] = None,
-    max_images: Annotated[int, Key()] = 100,
-    calibration: Annotated[str | None, Key()] = None,
-    rows: RowOptions = RowOptions(),  # noqa: B008  frozen
+    max_images: int = 100,
+    calibration: str | None = None,
+    rows: OmitArgPrefixes[RowOptions] = RowOptions(),  # noqa: B008  frozen
     place: Annotated[str | None, arg(name="for", metavar="iphone|android|browser|server|...")] = None,
     overwrite: bool = False,
 ) -> None:
@@ -92,7 +91,7 @@ def export(
     if (second := companion(model)) is not None:
         say(f"{model} has a second text tower, which is exported by itself: mobileclip export {second}", error=True)
     if max_images < 2:
-        raise ValueError(f"--set max-images is {max_images}; ranking needs at least 2")
+        raise ValueError(f"--max-images is {max_images}; ranking needs at least 2")
     for path in filter(None, (data, calibration)):
         require_there(path, "a data set to measure on")
     samples = None if data is None else _samples(data, max_images, rows)
@@ -115,7 +114,7 @@ def verify(
     data: str | None = None,
     model: Annotated[str | None, arg(metavar="FILE|FOLDER|hf-hub:OWNER/NAME")] = None,
     output: Annotated[Path, arg(metavar="FOLDER")] = Path("outputs/verification"),
-    rows: RowOptions = RowOptions(),  # noqa: B008  frozen
+    rows: OmitArgPrefixes[RowOptions] = RowOptions(),  # noqa: B008  frozen
 ) -> None:
     """Run an export in its runtime, and measure it against the model that it was made of.
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from mobileclip.cli.checks import require_checkpoint, require_file
-from mobileclip.cli.flags import Key
 from mobileclip.terminal import say
 
 if TYPE_CHECKING:
@@ -18,9 +17,9 @@ if TYPE_CHECKING:
 
 Source = Annotated[Positional[str], arg(metavar="SOURCE")]
 Licence = Annotated[str, arg(name="license", metavar="mit|cc-by-4.0|apple-amlr|...")]
-Tower = Annotated[Literal["image", "text"] | None, Key()]
-Fold = Annotated[bool, Key()]
-Base = Annotated[str | None, Key()]
+Tower = Literal["image", "text"] | None
+Fold = bool
+Base = str | None
 Results = Annotated[Path | None, arg(metavar="FILE")]
 
 
@@ -30,7 +29,7 @@ def save(
     *,
     output: Annotated[Path, arg(metavar="FOLDER")],
     licence: Licence,
-    repository: Annotated[str | None, Key()] = None,
+    repository: str | None = None,
     base_model: Base = None,
     results: Results = None,
     tower: Tower = None,
@@ -39,7 +38,7 @@ def save(
 ) -> None:
     """Write a model to a folder as the hub has it: weights, what open_clip or timm needs, and a model card.
 
-    mobileclip hub save s2.safetensors -o s2 --license mit --set repository=me/s2
+    mobileclip hub save s2.safetensors -o s2 --license mit --repository me/s2
 
     A dual encoder in training form is written for open_clip, an image tower or a classifier for timm, wherever they
     build such a model, in one file that this library loads as well. The card says what loads the folder, and if not
@@ -88,8 +87,8 @@ def push(
     tower: Tower = None,
     fold: Fold = False,
     private: bool = False,
-    revision: Annotated[str | None, Key()] = None,
-    message: Annotated[str, Key()] = "Add a model of mobileclip",
+    revision: str | None = None,
+    message: str = "Add a model of mobileclip",
     overwrite: bool = False,
 ) -> None:
     """Write a model to a repository on the hub, as mobileclip hub save writes it to a folder, in one commit.

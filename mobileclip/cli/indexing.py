@@ -10,7 +10,6 @@ import attrs
 from tyro.conf import Positional, arg
 
 from mobileclip.cli.checks import require_at_least, require_checkpoint
-from mobileclip.cli.flags import Key
 from mobileclip.cli.models import DEFAULT_MODEL, ModelFlags, Workers, report_left_out, report_skipped
 from mobileclip.hardware.precision import FastPrecision
 from mobileclip.inputs import Decode, VectorKind
@@ -36,16 +35,16 @@ def index(
     *,
     index_folder: IndexFolder = None,
     model: ModelFlags = ModelFlags(),  # noqa: B008  frozen
-    batch_size: Annotated[int, Key()] = 32,
+    batch_size: int = 32,
     num_workers: Annotated[int | None, Workers] = None,
     engine: Literal["inline", "local", "ray"] = "inline",
-    ray_address: Annotated[str | None, Key("--engine")] = None,
-    gpus_per_worker: Annotated[float, Key("--engine")] = 0.0,
+    ray_address: str | None = None,
+    gpus_per_worker: float = 0.0,
     status: bool = False,
     forget: Annotated[tuple[str, ...], arg(metavar="FOLDER")] = (),
-    decode: Annotated[Decode, Key()] = "fast",
-    video_frames: Annotated[Literal["seconds", "scenes"], Key()] = "seconds",
-    video_seconds: Annotated[float, Key()] = 10.0,
+    decode: Decode = "fast",
+    video_frames: Literal["seconds", "scenes"] = "seconds",
+    video_seconds: float = 10.0,
     precision: FastPrecision = "bfloat16",
     vectors: VectorKind | None = None,
     output: Annotated[Path | None, arg(metavar="PICTURES.safetensors")] = None,
@@ -186,7 +185,7 @@ def _engine(
     if name == "ray":
         return RayEngine(address=ray_address, max_workers=num_workers, gpus_per_worker=gpus)
     if ray_address is not None or gpus:
-        raise ValueError("--engine ray-address=... and gpus-per-worker=... require --engine ray; give it too")
+        raise ValueError("--ray-address ... and gpus-per-worker=... require --engine ray; give it too")
     if name == "local":
         return LocalEngine(num_workers=num_workers, devices=() if device == AUTO else (device,), apart=True)
     return None

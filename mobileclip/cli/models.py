@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import attrs
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, Suppress, arg
 
 from mobileclip.cli.checks import require_checkpoint, require_file
-from mobileclip.cli.flags import HIDDEN, Key
 from mobileclip.storage import is_same, require_output
 from mobileclip.terminal import print_table, say, say_json
 
@@ -22,9 +21,9 @@ _MOST_NAMED = 100
 
 DEFAULT_MODEL = "mobileclip_s0"
 
-Checkpoint = Annotated[str | None, HIDDEN]
+Checkpoint = Suppress[str | None]
 Device = Annotated[str, arg(metavar="auto|cuda|mps|cpu")]
-BatchSize = Annotated[int, Key()]
+BatchSize = int
 Workers = arg(metavar="PROCESSES")
 TextModel = Annotated[str | None, arg(metavar="FILE|FOLDER")]
 
@@ -50,8 +49,8 @@ class ModelFlags:
 
     model: Annotated[str | None, arg(metavar="NAME|FILE|NAME=FILE")] = None
     checkpoint: Checkpoint = None
-    image_size: Annotated[int | None, Key()] = None
-    context_length: Annotated[int | None, Key()] = None
+    image_size: int | None = None
+    context_length: int | None = None
     device: Device = "auto"
     trust: bool = False
 
@@ -134,11 +133,11 @@ def convert(
     *,
     output: Annotated[Path, arg(metavar="FILE")],
     to: Literal["mobileclip", "official", "open_clip", "timm"] = "mobileclip",
-    model: Annotated[str | None, HIDDEN] = None,
+    model: Suppress[str | None] = None,
     tower: Literal["image", "text"] | None = None,
     fold: bool = False,
-    image_size: Annotated[int | None, Key()] = None,
-    context_length: Annotated[int | None, Key()] = None,
+    image_size: int | None = None,
+    context_length: int | None = None,
     precision: Literal["float32", "float16", "bfloat16"] = "float32",
     overwrite: bool = False,
 ) -> None:

@@ -7,7 +7,6 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from mobileclip.cli.flags import Key
 from mobileclip.cli.models import BatchSize, report_skipped, split
 from mobileclip.terminal import say
 from mobileclip.terminal.status import conclude
@@ -20,16 +19,16 @@ def quantize(
     images: Annotated[tuple[str, ...], arg(metavar="IMAGE|FOLDER|DATA")] = (),
     texts: Annotated[tuple[str, ...], arg(metavar="FILE|DATA")] = (),
     output: Annotated[Path, arg(metavar="FILE.safetensors")],
-    steps: Annotated[int, Key()] = 200,
-    num_images: Annotated[int, Key()] = 512,
-    num_texts: Annotated[int, Key()] = 2048,
+    steps: int = 200,
+    num_images: int = 512,
+    num_texts: int = 2048,
     batch_size: BatchSize = 8,
-    grouped: Annotated[bool, Key()] = False,
-    outputs: Annotated[bool, Key()] = False,
-    most_float: Annotated[float, Key()] = 0.2,
-    learning_rate: Annotated[float, Key()] = 1e-2,
-    seed: Annotated[int, Key()] = 0,
-    seconds_between_saves: Annotated[float, Key()] = 20.0,
+    grouped: bool = False,
+    outputs: bool = False,
+    most_float: float = 0.2,
+    learning_rate: float = 1e-2,
+    seed: int = 0,
+    seconds_between_saves: float = 20.0,
     overwrite: bool = False,
 ) -> None:
     """Tune a model to compute in 8 bits what it computes in float32, and write one file that every int8 target takes.

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import attrs
 
 from mobileclip.cli.checks import require_at_least
-from mobileclip.cli.flags import Key
 from mobileclip.cli.models import Workers
 
 if TYPE_CHECKING:
@@ -30,11 +29,11 @@ class Sharing:
 
     num_workers: Annotated[int, Workers] = 1
     engine: Literal["local", "ray"] = "local"
-    ray_address: Annotated[str | None, Key("--engine")] = None
-    shard_seconds: Annotated[float, Key("--engine")] = 3600.0
-    tries: Annotated[int, Key("--engine")] = 3
-    pause_seconds: Annotated[float, Key("--engine")] = 10.0
-    pause_growth: Annotated[float, Key("--engine")] = 4.0
+    ray_address: str | None = None
+    shard_seconds: float = 3600.0
+    tries: int = 3
+    pause_seconds: float = 10.0
+    pause_growth: float = 4.0
 
     def build(self) -> Engine:
         """Return the engine.

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from mobileclip.cli.checks import require_checkpoint, require_file
-from mobileclip.cli.flags import Key
 from mobileclip.cli.models import split
 from mobileclip.storage import is_same, make_directory_of, require_output, write_text
 from mobileclip.terminal import say
@@ -29,8 +28,8 @@ def train(
     output: Annotated[Path, arg(metavar="FILE.json")],
     vocab_size: int = 16_384,
     kind: Literal["bpe", "unigram"] = "bpe",
-    text_column: Annotated[str, Key()] = "text",
-    lowercase: Annotated[bool, Key()] = True,
+    text_column: str = "text",
+    lowercase: bool = True,
     overwrite: bool = False,
 ) -> None:
     """Train a tokenizer on texts, for a text tower of their language: a tokenizer.json.
@@ -65,8 +64,8 @@ def prune(
     /,
     *,
     output: Annotated[Path, arg(metavar="FILE")],
-    text_column: Annotated[str, Key()] = "text",
-    context_length: Annotated[int | None, Key()] = None,
+    text_column: str = "text",
+    context_length: int | None = None,
     overwrite: bool = False,
 ) -> None:
     """Leave out of a model's vocabulary what texts never use; the embeddings of these stay the same, to the bit.

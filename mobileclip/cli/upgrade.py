@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from mobileclip.cli.checks import require_at_least
-from mobileclip.cli.flags import Key
 from mobileclip.cli.indexing import opened, source_of
 from mobileclip.cli.models import Device, ModelFlags, Workers
 from mobileclip.processes import default_workers
@@ -34,8 +33,8 @@ def upgrade(
     cancel: bool = False,
     device: Device = "auto",
     trust: bool = False,
-    sample: Annotated[int, Key()] = 256,
-    batch_size: Annotated[int, Key()] = 32,
+    sample: int = 256,
+    batch_size: int = 32,
     num_workers: Annotated[int | None, Workers] = None,
 ) -> None:
     """Bring an index to another model, while it is searched.

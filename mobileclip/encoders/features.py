@@ -59,7 +59,7 @@ def local_encoder(encoder: nn.Module) -> GivesLocalEmbeddings:
         raise ValueError(
             f"{type(encoder).__name__} cannot say where in a picture a score comes from: its embedding is no mean over "
             "places, as that of a class token is not; take a checkpoint with an MCi image tower, such as "
-            "mobileclip_s2, not optimized, or an export of one with --set features=text-space; or compare crops of the "
+            "mobileclip_s2, not optimized, or an export of one with --features text-space; or compare crops of the "
             "picture with encode_image"
         )
     return encoder

@@ -195,7 +195,7 @@ def open_candidate(
         if is_other_size or interpolation is not None or text_model is not None:
             raise ValueError(
                 f"{text} is evaluated by open_clip at its own size, with its own filter and text tower; leave out "
-                "image-size, context-length and interpolation (--set), and --text-model"
+                "image-size, context-length and interpolation, and --text-model"
             )
         opened = _open_clip(one.text.removeprefix(_OPEN_CLIP), place, precision)
         return opened if one.label is None else attrs.evolve(opened, name=one.label)

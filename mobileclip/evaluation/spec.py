@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 from attrs import validators
+from tyro.conf import OmitArgPrefixes
 
 from mobileclip import storage
 from mobileclip.datasets.sources import RowOptions
@@ -75,7 +76,7 @@ class EvaluationSpec:
     cache: bool = True
     allow_missing: bool = False
     trust: bool = False
-    rows: RowOptions = attrs.field(factory=RowOptions)
+    rows: OmitArgPrefixes[RowOptions] = attrs.field(factory=RowOptions)
     stores: storage.StoreLimits = attrs.field(factory=storage.StoreLimits, eq=False)
 
     @interpolation.validator

@@ -69,5 +69,5 @@ def require_own_context(context_length: int | None, text_model: str | Path | Non
     if context_length is not None and text_model is not None:
         raise ValueError(
             f"{text_model} has a context length of its own; leave the context length out, or write the tower at "
-            "another one: mobileclip convert FILE -o SHORT.safetensors --set context-length=N"
+            "another one: mobileclip convert FILE -o SHORT.safetensors --context-length N"
         )

@@ -1,11 +1,42 @@
-from .entry_point import described as described, reported as reported, written_run as written_run
+from .captioners import (
+    caption_cost as caption_cost,
+    coca_run as coca_run,
+    coca_vit_l14 as coca_vit_l14,
+    finetuning_run as finetuning_run,
+)
+from .command import (
+    described as described,
+    parsed_as as parsed_as,
+    reported as reported,
+    run_recipe as run_recipe,
+    started as started,
+    written as written,
+)
 from .files import (
     KINDS as KINDS,
     copy_recipe as copy_recipe,
     find_recipe as find_recipe,
     header_of as header_of,
+    read_header as read_header,
     recipe_files as recipe_files,
     run_file as run_file,
 )
-from .flags import FLAGS as FLAGS, RENAMED as RENAMED, canonical as canonical
-from .header import read_header as read_header
+from .imagenet import imagenet_run as imagenet_run
+from .memory import step_memory as step_memory
+from .published import (
+    as_released as as_released,
+    as_released_b as as_released_b,
+    as_released_dfndr2b as as_released_dfndr2b,
+    datacompdr_reinforcement as datacompdr_reinforcement,
+    long_training as long_training,
+    mobileclip2_run as mobileclip2_run,
+    mobileclip_run as mobileclip_run,
+    vit_b16_12m_run as vit_b16_12m_run,
+    with_data as with_data,
+    with_drop_path as with_drop_path,
+    with_loss as with_loss,
+    with_one_teacher as with_one_teacher,
+    with_scales as with_scales,
+)
+from .short import LINES as LINES, shorts as shorts
+from .validation import captions_on as captions_on, held_out_pairs as held_out_pairs, measured_on as measured_on

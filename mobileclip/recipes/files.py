@@ -14,12 +14,13 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
-from mobileclip.recipes.entry_point import helped
-from mobileclip.recipes.flags import FLAGS, asks_briefly, canonical
-from mobileclip.recipes.header import Header, read_header
+import attrs
+
+from mobileclip.recipes.short import asks, brief_help, kind_of
 from mobileclip.registry import nearest, nearest_file
 from mobileclip.storage import atomic_path, require_output
 from mobileclip.terminal import say
+from mobileclip.terminal.help import command_lines, laid_out
 
 KINDS = {"train": ("train_", "distil_", "finetune_"), "reinforce": ("reinforce_",)}
 """Commands to what the names of their recipes' files begin with; the first of these need not be typed."""
@@ -77,13 +78,6 @@ def _docstring(file: Path) -> str | None:
     return ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
 
 
-def _kind_of(file: Path) -> str | None:
-    """Return which kind of recipe a file is, a key of `FLAGS`; None of one with rows, or of something else."""
-    text = file.read_text(encoding="utf-8")
-    imported = re.search(r"^from mobileclip\.recipes\.(\w+) import [^\n]*\brun_recipe\b", text, re.MULTILINE)
-    return imported[1] if imported and imported[1] in FLAGS and not re.search(r"^ROWS\b", text, re.MULTILINE) else None
-
-
 def run_file(file: Path, arguments: Sequence[str], *, program: str) -> None:
     """Run a recipe's file as Python runs a program: its folder comes first among those that modules are found in.
 
@@ -95,10 +89,11 @@ def run_file(file: Path, arguments: Sequence[str], *, program: str) -> None:
     Raises:
         SystemExit: as the recipe does.
     """
-    if asks_briefly(arguments) and (kind := _kind_of(file)) and asks_briefly(canonical(kind, arguments)):
+    if asks(arguments) and (kind := kind_of(file)):
         # Nothing is imported that computes.
-        say(helped(kind, _docstring(file), program))
-        raise SystemExit(0)
+        header = read_header(_docstring(file), program)
+        say(f"{header.brief()}\n\n{brief_help(kind[0], program, header.rows, kind[1])}")
+        return
     before = sys.argv, sys.path, sys.modules["__main__"]
     loader = SourceFileLoader("__main__", str(file.resolve()))
     module = ModuleType("__main__", "")
@@ -129,3 +124,64 @@ def copy_recipe(name: str, output: Path, *, overwrite: bool = False) -> Path:
     with atomic_path(target) as temporary:
         shutil.copyfile(file, temporary)
     return target
+
+
+_ENTRY = re.compile(r"^([A-Z][a-z ]+):\s+", re.MULTILINE)
+_ROWS, _ROW = "Rows:\n", re.compile(r"^ {4}(\w+) +(.+(?:\n {5,}.+)*)", re.MULTILINE)
+_COMMANDS = ("Command", "Try it")
+
+
+@attrs.frozen(kw_only=True)
+class Header:
+    """The header of a recipe: title, prose and entries such as `Command` and `Hardware`.
+
+    Args:
+        title: its first line.
+        prose: paragraphs, each in one line.
+        entries: names to texts, in order; a command's lines are kept, those of other entries run together.
+        rows: the titles of its runs by name, where it has several.
+    """
+
+    title: str
+    prose: tuple[str, ...]
+    entries: dict[str, str]
+    rows: dict[str, str]
+
+    def description(self) -> str:
+        """Return what `--help-all` begins with: everything, as wide as the terminal, with every command in a line."""
+        width = max(map(len, self.entries), default=0) + len(":  ")
+        entries = (laid_out(text, heading=f"{name}:".ljust(width)) for name, text in self.entries.items())
+        return "\n\n".join((*map(laid_out, (self.title, *self.prose)), "\n".join(entries))).strip()
+
+    def brief(self) -> str:
+        """Return what `--help` begins with: the title, and the commands that run it and try it."""
+        commands = {name: text for name, text in self.entries.items() if name in _COMMANDS}
+        return attrs.evolve(self, prose=(), entries=commands).description()
+
+
+def read_header(docstring: str | None, program: str = "") -> Header:
+    """Return the header that is written as a module's docstring.
+
+    Args:
+        docstring: a title; then, apart by empty lines, prose, a block of entries, whose further lines are indented, and
+            `Rows:` with a line for each of several runs; None is an empty one.
+        program: what runs the recipe here, which stands in its commands then.
+    """
+    text = docstring or ""
+    if program.startswith("mobileclip "):
+        text = re.sub(r"\bpython recipes/\w+\.py", program, text)
+        text = re.sub(r"\brecipes/\w+\.py", f"-m mobileclip.cli{program.removeprefix('mobileclip')}", text)
+    title, *blocks = text.strip().split("\n\n")
+    entries: dict[str, str] = {}
+    prose: list[str] = []
+    rows: dict[str, str] = {}
+    for block in blocks:
+        if block.startswith(_ROWS):
+            rows |= {name: " ".join(title.split()) for name, title in _ROW.findall(block)}
+        elif _ENTRY.match(block):
+            _, *parts = _ENTRY.split(block)
+            for name, text in zip(parts[::2], parts[1::2], strict=True):
+                entries[name] = "\n".join(command_lines(text.replace("\\\n", " ")))
+        else:
+            prose.append(" ".join(block.split()))
+    return Header(title=" ".join(title.split()), prose=tuple(prose), entries=entries, rows=rows)

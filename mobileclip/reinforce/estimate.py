@@ -81,7 +81,7 @@ def estimate(spec: ReinforcementSpec, *, num_samples: int = 64, device: str = AU
         ValueError: if no sample of the first shard can be reinforced, or there is no such device.
     """
     device = str(pick_device(device))
-    units = spec.source.units()
+    units = spec.units()
     with tempfile.TemporaryDirectory(prefix="mobileclip-") as folder:
         started = time.perf_counter()
         aside = attrs.evolve(spec, output=folder)

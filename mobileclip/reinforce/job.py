@@ -104,7 +104,7 @@ def reinforce(
     engine = engine or (InlineEngine() if is_loaded else LocalEngine())
     if is_loaded and not isinstance(engine, InlineEngine):
         raise ValueError("teachers that are loaded already work in this process: give no engine, or an InlineEngine")
-    units: dict[str, Unit] = {unit.name: unit for unit in spec.source.units()}
+    units: dict[str, Unit] = {unit.name: unit for unit in spec.units()}
     refuse_own_input(spec, tuple(units.values()))
     first = next(iter(units))
     work = ReinforcementWork(spec=spec, teachers=teachers, captioner=captioner, measured=first)

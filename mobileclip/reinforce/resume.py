@@ -55,6 +55,7 @@ def pending_units(spec: ReinforcementSpec, units: Sequence[Unit], manifest: Mani
         for unit in entered
         if not manifest[unit.name].num_samples or sizes.get(unit.name) == manifest[unit.name].num_bytes
     ]
+    assert spec.source is not None, "units are of a source"
     now = spec.source.fingerprints(whole)
     # Where the input is gone, what was made of it stays.
     changed = {name for name, fingerprint in now.items() if fingerprint != manifest[name].fingerprint}

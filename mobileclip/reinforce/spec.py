@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import attrs
 from attrs import validators
@@ -12,6 +12,7 @@ from attrs import validators
 from mobileclip.data import LAYOUTS, AugmentationSpec, ImageLimits, Layout
 from mobileclip.data.samples.sample import SYN_TEXT
 from mobileclip.datasets import Source, as_source
+from mobileclip.datasets.sources import Unit
 from mobileclip.reinforce.captioners import CaptionerSpec
 from mobileclip.reinforce.teachers import TeacherSpec
 from mobileclip.strict import strict
@@ -31,7 +32,7 @@ class ReinforcementSpec:
     that are there, and with both everything in one go: captions once, several sets of teachers later.
 
     Args:
-        source: what is reinforced; a path or pattern says the kind by itself.
+        source: what is reinforced; a path or pattern says the kind by itself. A recipe leaves it and the output open.
         output: directory of the reinforced shards, their manifest and their card; local or a URL.
         teachers: whose embeddings are stored, concatenated in this order.
         captioner: who writes synthetic captions, `SeveralCaptioners` for several; None for the ones in the source, if
@@ -59,8 +60,8 @@ class ReinforcementSpec:
         (10, 'pth.gz', 'ShardSource')
     """
 
-    source: Source = attrs.field(converter=as_source)
-    output: str = attrs.field(converter=os.fspath)
+    source: Source | None = attrs.field(default=None, converter=attrs.converters.optional(as_source))
+    output: str = attrs.field(default="", converter=os.fspath)
     teachers: tuple[TeacherSpec, ...] = attrs.field(default=(), converter=_teachers)
     captioner: CaptionerSpec | None = None
     caption_set: str = attrs.field(default=SYN_TEXT, validator=validators.matches_re(_CAPTION_SET))
@@ -71,3 +72,14 @@ class ReinforcementSpec:
     batch_size: int = attrs.field(default=8, validator=validators.gt(0))
     num_compared: int = attrs.field(default=256, validator=validators.ge(0))
     limits: ImageLimits = attrs.field(factory=ImageLimits)
+
+    def units(self) -> Sequence[Unit]:
+        """Return the units of the source.
+
+        Raises:
+            ValueError: if no source or no output is chosen; see `Source` too.
+        """
+        if self.source is None or not self.output:
+            missing = "source" if self.source is None else "output"
+            raise ValueError(f"{missing} is missing: choose what is reinforced, and the folder that it is written to")
+        return self.source.units()

@@ -1,11 +1,17 @@
-"""The flags of every command, `--quiet` and `--strict`, and the names of flags."""
+"""The flags of every command, `--quiet` and `--strict`, and the marker of rare flags."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Annotated, TypeVar
 
 import attrs
+
+T = TypeVar("T")
+RARE = "rare"
+Rare = Annotated[T, RARE]
+"""Marks the type of an argument or a field whose flag `--help-all` alone shows."""
 
 
 @attrs.frozen(kw_only=True)
@@ -39,21 +45,6 @@ def taken_common(names: Collection[str], arguments: Sequence[str]) -> tuple[Comm
     said = {f"--{prefix}{name[2:]}": (name[2:], not prefix) for name in names for prefix in ("", "no-")}
     told = dict(said[one] for one in arguments if one in said)
     return Common(**told), [one for one in arguments if one not in said]
-
-
-def with_names(arguments: Sequence[str], names: Mapping[str, str]) -> list[str]:
-    """Return a command line whose flags have other names; `--url_column` is `--url-column`, as for tyro.
-
-    Args:
-        arguments: as they were typed.
-        names: old and short ones, to those that take their place.
-    """
-    found: list[str] = []
-    for argument in arguments:
-        name, equals, value = argument.partition("=")
-        other = names.get(name.replace("_", "-")) if name.startswith("-") else None
-        found.append(argument if other is None else f"{other}{equals}{value}")
-    return found
 
 
 @contextmanager

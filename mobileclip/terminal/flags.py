@@ -1,84 +1,294 @@
-"""How `--help` shows the value of a flag: its placeholder, and its default if it has one.
-
-tyro alone says `{None}|INT` of a number that may be left out, `[STR [STR ...]]` of several words, and
-`(default: None)`.
-"""
+"""Command lines as tyro reads them: short names, repeatable lists, defaults that follow other fields, rare flags."""
 
 from __future__ import annotations
 
 import inspect
+import io
+import re
+import sys
 import types
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import attrs
-from tyro.conf import arg
-from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
+import tyro
+from tyro.conf import AvoidSubcommands, Fixed, Positional, Suppress, UseAppendAction, arg
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
+    StructConstructorSpec,
+    StructFieldSpec,
+    StructTypeInfo,
+)
 
-_NAMES = {int: "INT", float: "FLOAT", str: "STR", Path: "PATH"}
+from mobileclip.registry import nearest
+from mobileclip.terminal.common import RARE
+from mobileclip.terminal.printing import say
+
+T = TypeVar("T")
+Field = tuple[type, str]
+"""A class, and a field of it."""
+
+ASKING, ASKING_ALL = frozenset(("-h", "--help")), "--help-all"
+
+_WORDS = {int: "INT", float: "FLOAT", str: "STR", Path: "PATH"}
+_POSITIONAL = get_args(Positional[int])[1]
+_LEFT_OUT = object()
+_NOTHING = (None, False, inspect.Parameter.empty, (), "")
 
 
-def told(kind: Any, default: object) -> Any:
-    """Return the type of a flag so that its help has no default where that is nothing.
+@attrs.frozen(kw_only=True)
+class Reading:
+    """How fields and arguments become flags.
 
     Args:
-        kind: the type.
-        default: what is taken where the flag is not given.
+        aliases: short names of fields.
+        letters: short names of fields and arguments of any class, by their own names.
+        fixed: fields that are no flags.
+        made_by: what makes an instance of some classes, in place of the class.
+        all_flags: whether rare flags are shown.
     """
-    nothing = default is None or default is False or default is inspect.Parameter.empty or default in ((), "")
-    return Annotated[kind, arg(help_behavior_hint="")] if nothing else kind
+
+    aliases: Mapping[Field, tuple[str, ...]] = attrs.field(factory=dict)
+    letters: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict)
+    fixed: Collection[Field] = ()
+    made_by: Mapping[type, Callable[..., Any]] = attrs.field(factory=dict)
+    all_flags: bool = False
+
+    def flag(self, name: str, kind: Any, default: Any, aliases: tuple[str, ...] = (), *, follows: bool = False) -> Flag:
+        """Return how tyro reads a field or an argument.
+
+        Args:
+            name: its own.
+            kind: its type.
+            default: its value where it is not given.
+            aliases: its further names.
+            follows: whether it is computed from other fields where it is not given.
+        """
+        whole, *said = get_args(kind) if get_origin(kind) is Annotated else (kind,)
+        if RARE in said and not self.all_flags:
+            kind = Suppress[kind]
+        if attrs.has(type(default)):  # a spec is of the class that it has
+            return Flag(Annotated[(type(default), *get_args(kind)[1:])] if said else type(default), default)
+        if not any(getattr(one, "metavar", None) for one in said) and (word := _word(whole, default)):
+            kind = Annotated[kind, arg(metavar=word)]
+        if any(default is one or default == one for one in _NOTHING if type(default) is type(one)):
+            kind = Annotated[kind, arg(help_behavior_hint="")]
+        if _POSITIONAL not in said and (aliases := aliases or self.letters.get(name, ())):
+            kind = Annotated[kind, arg(aliases=aliases)]
+        if is_list(whole) and get_args(whole)[0] not in (int, float) and _POSITIONAL not in said:
+            own, *said = get_args(kind) if get_origin(kind) is Annotated else (kind,)
+            if "--data" in (f"--{name}", *aliases):
+                own = tuple[own, ...]  # type: ignore[valid-type]
+            missing = default in (inspect.Parameter.empty, tyro.MISSING)
+            hint = "" if missing or not default else f"(default: {' '.join(map(str, default))})"
+            kind = UseAppendAction[Annotated[(own, *said, arg(help_behavior_hint=hint))]]
+            return Flag(kind, default if missing else (), partial(_listed, default))
+        return Flag(_chosen_of(kind), default, _only_chosen) if follows else Flag(kind, default)
+
+
+@attrs.frozen
+class Flag:
+    """A flag.
+
+    Args:
+        kind: its type, as tyro reads it.
+        default: what tyro takes where the flag is not given.
+        value: what is made of what tyro read.
+    """
+
+    kind: Any
+    default: Any
+    value: Callable[[Any], Any] = lambda given: given
+
+
+@attrs.frozen(eq=False)
+class _Chosen:
+    """A value that was given on the command line, of a field that attrs computes otherwise."""
+
+    value: Any
+
+
+def _chosen_of(kind: Any) -> Any:
+    """Return a type whose values tyro reads as `_Chosen`."""
+    read = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kind, parent_markers=set()))
+    assert isinstance(read, PrimitiveConstructorSpec), "what follows other fields is a number, a word or some of them"
+    return Annotated[kind, replace(read, instance_from_str=lambda given: _Chosen(read.instance_from_str(given)))]
+
+
+def _only_chosen(given: Any) -> Any:
+    return given.value if isinstance(given, _Chosen) else _LEFT_OUT
+
+
+def _listed(default: Any, given: tuple[Any, ...]) -> Any:
+    """Return the values of a list that were given one by one or several at a time, or its default."""
+    return tuple(chain.from_iterable(one if isinstance(one, tuple) else (one,) for one in given)) or default
+
+
+def is_list(kind: Any) -> bool:
+    """Return whether a type is of any number of values."""
+    return get_origin(kind) is tuple and get_args(kind)[1:] == (...,)
+
+
+def _word(kind: Any, default: object) -> str | None:
+    """Return what stands for a value, or several, in a help; `None` is one where it is not the default."""
+    parts = get_args(kind)
+    if get_origin(kind) in (Union, types.UnionType) and len(parts) == 2 and parts[1] is types.NoneType:
+        word = _word(parts[0], default)
+        return f"{word}|None" if word and default is not None else word
+    if is_list(kind):
+        return _word(parts[0], None)
+    return "{" + ",".join(map(str, parts)) + "}" if get_origin(kind) is Literal else _WORDS.get(kind)
 
 
 @contextmanager
-def told_of_specs() -> Iterator[None]:
-    """Have the fields of attrs classes told as `told` has them, and in words for what goes behind them."""
+def specs_read(reading: Reading) -> Iterator[None]:
+    """Let tyro read attrs classes by a rule: a field that follows others, and was not changed, is left to attrs."""
     registry = ConstructorRegistry()
     asking: list[StructTypeInfo] = []
 
     @registry.struct_rule
     def rule(info: StructTypeInfo) -> StructConstructorSpec | None:
-        if asking or not isinstance(info.type, type) or not attrs.has(info.type):
+        kind = get_origin(info.type) or info.type
+        if asking or not isinstance(kind, type) or not attrs.has(kind):
             return None
         asking.append(info)
         try:
             spec = ConstructorRegistry.get_struct_spec(info)
         finally:
             asking.clear()
-        if not isinstance(spec, StructConstructorSpec):
-            return None
-        fields = [replace(one, type=told(named(one.type, one.default), one.default)) for one in spec.fields]
-        return replace(spec, fields=tuple(fields))
+        assert isinstance(spec, StructConstructorSpec), "tyro reads attrs classes"
+        flags = {
+            one.name: reading.flag(
+                one.name,
+                one.type,
+                one.default,
+                reading.aliases.get((kind, one.name), ()),
+                follows=_follows(kind, info.default, one.name),
+            )
+            for one in spec.fields
+        }
+        make = reading.made_by.get(kind, spec.instantiate)
 
-    with registry:
+        def instantiate(**given: Any) -> Any:
+            read = {name: flags[name].value(value) if name in flags else value for name, value in given.items()}
+            return make(**{name: value for name, value in read.items() if value is not _LEFT_OUT})
+
+        def field(one: StructFieldSpec) -> StructFieldSpec:
+            if (kind, one.name) in reading.fixed:
+                flags.pop(one.name)
+                return replace(one, type=Suppress[Fixed[one.type]])
+            return replace(one, type=flags[one.name].kind, default=flags[one.name].default)
+
+        return replace(spec, fields=tuple(map(field, spec.fields)), instantiate=instantiate)
+
+    with registry, warnings.catch_warnings():
+        # A part of another class than its field's has its own choices as flags.
+        warnings.filterwarnings("ignore", "The field", UserWarning)
         yield
 
 
-def named(kind: Any, default: object) -> Any:
-    """Return a type of one value or of several with a word for these; `None` is one where it is not the default.
+def _follows(kind: type, given: object, name: str) -> bool:
+    """Return whether a field has what attrs makes of the other fields: it follows them where they are changed."""
+    make = attrs.fields_dict(kind)[name].default
+    takes_self = isinstance(make, attrs.Factory) and make.takes_self  # type: ignore[arg-type]
+    return takes_self and isinstance(given, kind) and getattr(given, name) == make.factory(given)  # type: ignore[union-attr]
+
+
+def parse(
+    target: Callable[..., T],
+    arguments: Sequence[str] | None = None,
+    *,
+    description: str,
+    reading: Reading | None = None,
+    **choices: Any,
+) -> T:
+    """Read a command line, and call what it is for.
 
     Args:
-        kind: the type.
-        default: what is taken where the flag is not given.
+        target: a class or a function, every argument of which is a flag; positional-only ones are typed without a name.
+        arguments: the command line, without the program; None for the process's own.
+        description: what `--help` begins with, laid out.
+        reading: how arguments and fields become flags.
+        choices: for `tyro.cli`.
+
+    Raises:
+        SystemExit: with 0 after `--help`, 2 if the command line is wrong.
     """
-    if any(getattr(one, "metavar", None) for one in getattr(kind, "__metadata__", ())):
-        return kind  # it has one already
-    whole = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    parts = get_args(whole)
-    name = None
-    if get_origin(whole) in (Union, types.UnionType) and len(parts) == 2 and parts[1] is types.NoneType:
-        name = _word(parts[0])
-        name = f"{name}|None" if name and default is not None else name
-    elif get_origin(whole) is tuple and parts[1:] == (...,):
-        name = _word(parts[0])
-        name = f"{name}..." if name else None
-    return Annotated[kind, arg(metavar=name)] if name else kind
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    reading = reading or Reading()
+    if ASKING_ALL in given:
+        given, reading = ["--help"], attrs.evolve(reading, all_flags=True)
+    choices.setdefault("prog", _program())
+    choices.setdefault("config", (AvoidSubcommands,))
+    if is_asking := not ASKING.isdisjoint(given):
+        say(f"{description}\n")
+    readable = reader_of(target, reading) if inspect.isfunction(target) else target
+
+    def read(arguments: list[str], **options: Any) -> Any:
+        with specs_read(reading):
+            return tyro.cli(readable, args=arguments, description="", **choices, **options)
+
+    if is_asking:
+        read(["--help"])
+    try:
+        with redirect_stderr(io.StringIO()):
+            found, unknown = read(given, return_unknown_args=True)
+    except SystemExit:
+        found, unknown = None, given
+    if unknown or found is None:
+        _refuse_unknown(given, flags_of(target, reading, **choices), choices["prog"])
+        read(given)  # which says what is wrong
+    return found() if readable is not target else found  # type: ignore[no-any-return]
 
 
-def _word(kind: Any) -> str | None:
-    """Return what stands for a value: its type, or all that it may be."""
-    if get_origin(kind) is Literal:
-        return "{" + ",".join(map(str, get_args(kind))) + "}"
-    return _NAMES.get(kind)
+def _refuse_unknown(arguments: Sequence[str], names: Collection[str], program: str) -> None:
+    """End with status 2 and the nearest name of a flag that there is not."""
+    for name in (one.partition("=")[0].replace("_", "-") for one in arguments if one.startswith("--")):
+        if name not in names and name != "--":
+            hint = nearest(name, names, otherwise=f"`{program} {ASKING_ALL}` lists all")
+            say(f"{program}: there is no flag {name}; {hint}", error=True)
+            sys.exit(2)
+
+
+def _program() -> str:
+    """Return what was typed to start this process, which for `python -m` is not the path that Python made of it."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return sys.argv[0] if spec is None else f"python -m {spec.name.removesuffix('.__main__')}"
+
+
+def flags_of(target: Callable[..., Any], reading: Reading | None = None, **choices: Any) -> list[str]:
+    """Return the flags of a command, rare ones included, as its help has them."""
+    with redirect_stdout(io.StringIO()) as said, suppress(SystemExit):
+        parse(target, [ASKING_ALL], description="", reading=reading, **choices)
+    return sorted(set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", said.getvalue())))
+
+
+def reader_of(function: Callable[..., T], reading: Reading) -> Callable[..., Callable[[], T]]:
+    """Return a function as tyro reads it: it returns the call that a command line chooses."""
+    hints, given = get_type_hints(function, include_extras=True), inspect.signature(function).parameters
+    flags, parameters = {}, []
+    for name, one in given.items():
+        # Python 3.10 alone puts an `Optional` around a type whose default is `None`.
+        kind = hints[name]
+        kind = get_args(kind)[0] if get_origin(kind) is Union and get_origin(get_args(kind)[0]) is Annotated else kind
+        flags[name] = flag = reading.flag(name, kind, one.default)
+        kind = Annotated[flag.kind, arg(name="")] if attrs.has(kind) else flag.kind
+        parameters.append(one.replace(kind=one.KEYWORD_ONLY, annotation=kind, default=flag.default))
+
+    def reader(**values: Any) -> Callable[[], T]:
+        values = {name: flags[name].value(value) for name, value in values.items()}
+        ahead = [values.pop(name) for name, one in given.items() if one.kind is one.POSITIONAL_ONLY]
+        return partial(function, *ahead, **values)
+
+    reader.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    reader.__annotations__ = {one.name: one.annotation for one in parameters}
+    reader.__doc__ = function.__doc__
+    return reader

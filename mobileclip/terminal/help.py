@@ -1,68 +1,18 @@
-"""`--help`: what a command does, as wide as the terminal, and then its flags.
+"""The text of `--help`: what a command does, as wide as the terminal.
 
-tyro reads the command line and prints the flags. It prints a description in lines of any length, and the text of an
-argument in the lines that it has in the code, so both are laid out here.
+tyro prints a description in lines of any length, so descriptions are laid out here.
 """
 
 from __future__ import annotations
 
 import inspect
 import shutil
-import sys
 import textwrap
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
-
-import tyro
-
-from mobileclip.terminal.flags import told_of_specs
-from mobileclip.terminal.printing import say
-from mobileclip.terminal.several import in_order
-
-T = TypeVar("T")
 
 PROGRAMS = ("python ", "torchrun ", "mobileclip ", "make ")
 """What a line begins with that is a command."""
 
 _WIDEST = 120
-_ASK = frozenset(("-h", "--help"))
-
-
-def parse(target: Callable[..., T], arguments: Sequence[str] | None = None, *, description: str, **choices: Any) -> T:
-    """Read a command line, and call what it is for.
-
-    Args:
-        target: a class or a function, every argument of which is a flag.
-        arguments: the command line, without the program; None for the process's own.
-        description: what `--help` begins with, laid out.
-        choices: for `tyro.cli`.
-
-    Raises:
-        SystemExit: with 0 after `--help`, 2 if the command line is wrong.
-    """
-    given = sys.argv[1:] if arguments is None else arguments
-    choices.setdefault("prog", _program())
-    describe(description, given)
-    try:
-        ordered = in_order(target, given, choices.get("default"))
-    except ValueError as error:
-        say(f"{choices['prog']}: {error}", error=True)
-        sys.exit(2)
-    with told_of_specs():
-        parsed: T = tyro.cli(target, args=ordered, description="", **choices)
-    return parsed
-
-
-def _program() -> str:
-    """Return what was typed to start this process, which for `python -m` is not the path that Python made of it."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return sys.argv[0] if spec is None else f"python -m {spec.name.removesuffix('.__main__')}"
-
-
-def describe(description: str, arguments: Sequence[str]) -> None:
-    """Print a description, if it is asked for."""
-    if not _ASK.isdisjoint(arguments):
-        say(f"{description}\n")
 
 
 def paragraphs(text: str) -> str:

@@ -32,7 +32,7 @@ from mobileclip.training.selection import (
     SelectionSpec,
     choose_pairs as choose_pairs,
 )
-from mobileclip.training.spec import TrainingSpec
+from mobileclip.training.spec import Memory, TrainingSpec
 
 __all__ = [
     "AdamWSpec",
@@ -45,6 +45,7 @@ __all__ = [
     "Evaluate",
     "ImageTextObjective",
     "LossScale",
+    "Memory",
     "MetricLog",
     "MovingAverage",
     "Objective",

@@ -343,5 +343,5 @@ def _refuse_other(spec: RunSpec, output: storage.AnyPath) -> None:
     if changed:
         raise ValueError(
             f"{output} holds a run with another choice of {' and '.join(changed)}; delete it to start over, go on with "
-            f"its own choices by `--run {path}`, or keep it and choose another `--output`"
+            f"its own choices by giving `{path}` before the flags, or keep it and choose another `--output`"
         )

@@ -21,7 +21,8 @@ class Schedule(ABC):
         total_steps: steps of the whole run, `n`.
         peak: highest learning rate.
         final: learning rate at the end; by default 1e-6, or the peak where that is lower.
-        warmup_steps: steps to the peak, `w`; by default 2,000, or a tenth of the run where that is less.
+        warmup_steps: steps to the peak, `w`, or below 1 a share of the run; by default 2,000, or a tenth of the run
+            where that is less.
 
     Examples:
         >>> class FlatSchedule(Schedule):
@@ -36,15 +37,15 @@ class Schedule(ABC):
     final: float = attrs.field(
         default=attrs.Factory(lambda own: default_final(own.peak), takes_self=True), validator=validators.ge(0)
     )
-    warmup_steps: int = attrs.field(
+    warmup_steps: int | float = attrs.field(
         default=attrs.Factory(lambda own: default_warmup(own.total_steps), takes_self=True), validator=validators.ge(0)
     )
 
     def __attrs_post_init__(self) -> None:
         """Check that the numbers make a schedule."""
-        if self.warmup_steps >= self.total_steps:
+        if self._warmup >= self.total_steps:
             raise ValueError(
-                f"warmup_steps ({self.warmup_steps}) must be below total_steps ({self.total_steps}), or the peak "
+                f"warmup_steps ({self._warmup}) must be below total_steps ({self.total_steps}), or the peak "
                 f"is never left"
             )
         if self.final > self.peak:
@@ -52,9 +53,13 @@ class Schedule(ABC):
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of the step, counted from 0; past the end it stays at `final`."""
-        if step < self.warmup_steps:
-            return self.peak * (step + 1) / self.warmup_steps
+        if step < self._warmup:
+            return self.peak * (step + 1) / self._warmup
         return self._after_warmup(step)
+
+    @property
+    def _warmup(self) -> int:
+        return steps_of(self.warmup_steps, self.total_steps)
 
     @abstractmethod
     def _after_warmup(self, step: int) -> float:
@@ -68,6 +73,11 @@ class Schedule(ABC):
 def default_warmup(total_steps: int, most: int = 2_000) -> int:
     """Return the usual number of steps to the peak, or a tenth of a short run."""
     return min(most, total_steps // 10)
+
+
+def steps_of(given: float, total_steps: int) -> int:
+    """Return a number of steps, of which one below 1 is a share."""
+    return int(given) if given >= 1 else round(given * total_steps)
 
 
 def default_final(peak: float, most: float = 1e-6) -> float:
@@ -96,7 +106,7 @@ class CosineSchedule(Schedule):
     """
 
     def _after_warmup(self, step: int) -> float:
-        return self._cosine(step, self.warmup_steps)
+        return self._cosine(step, self._warmup)
 
 
 @schedules.register("constant_cosine")
@@ -107,7 +117,8 @@ class ConstantCosineSchedule(Schedule):
     A run can branch off: its constant part is the same whatever follows.
 
     Args:
-        constant_steps: steps before the fall begins, the warm-up among them; by default half of the run.
+        constant_steps: steps before the fall begins, or a share of the run, the warm-up among them; by default half of
+            it.
 
     Source: MobileCLIP, table 12, B (LT): 300k constant, 300k cosine.
 
@@ -117,23 +128,28 @@ class ConstantCosineSchedule(Schedule):
         [0.1, 1.0, 0.5, 0.0]
     """
 
-    constant_steps: int = attrs.field(
-        default=attrs.Factory(lambda own: own.total_steps // 2, takes_self=True), validator=validators.ge(0)
-    )
+    constant_steps: int | float = attrs.field(default=0.5, validator=validators.ge(0))
     # Behind the field that it follows.
-    warmup_steps: int = attrs.field(
-        default=attrs.Factory(lambda own: min(default_warmup(own.total_steps), own.constant_steps), takes_self=True),
+    warmup_steps: int | float = attrs.field(
+        default=attrs.Factory(
+            lambda own: min(default_warmup(own.total_steps), steps_of(own.constant_steps, own.total_steps)),
+            takes_self=True,
+        ),
         validator=validators.ge(0),
     )
 
     def __attrs_post_init__(self) -> None:
         """Check that the numbers make a schedule."""
         Schedule.__attrs_post_init__(self)
-        if not self.warmup_steps <= self.constant_steps < self.total_steps:
+        if not self._warmup <= self._constant < self.total_steps:
             raise ValueError(
-                f"constant_steps ({self.constant_steps}) must lie between warmup_steps ({self.warmup_steps}) and "
+                f"constant_steps ({self._constant}) must lie between warmup_steps ({self._warmup}) and "
                 f"total_steps ({self.total_steps}), the last excluded"
             )
 
     def _after_warmup(self, step: int) -> float:
-        return self.peak if step < self.constant_steps else self._cosine(step, self.constant_steps)
+        return self.peak if step < self._constant else self._cosine(step, self._constant)
+
+    @property
+    def _constant(self) -> int:
+        return steps_of(self.constant_steps, self.total_steps)

@@ -21,6 +21,26 @@ COMPILED: tuple[Compile, ...] = ("towers", "step")
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
+class Memory:
+    """What a training step keeps of the forward pass; what it does not keep is computed again in the backward pass.
+
+    With both, each block runs forward three times.
+
+    Args:
+        micro_batch: images, or texts, that a tower encodes at once; None for all of a process. The towers' outputs are
+            kept, and each micro-batch is encoded a second time in the backward pass. The loss sees the whole batch;
+            batch norms see one micro-batch at a time.
+        recompute: whether the inputs of blocks alone are kept, and each block runs a second time in the backward pass.
+
+    Raises:
+        ValueError: if the micro-batch is below 1.
+    """
+
+    micro_batch: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
+    recompute: bool = False
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
 class TrainingSpec:
     """The choices of a training run, apart from its model and data.
 
@@ -39,9 +59,7 @@ class TrainingSpec:
             statistics of norms, the sums of softmax, the embeddings' lengths, logits and loss, and what is kept:
             weights, gradients, the optimiser's state, the moving average. `float16` does so with a scaled loss; steps
             whose gradient overflows are left out, and are not logged.
-        micro_batch_size: images, or texts, that a tower encodes at once; none for all. The loss still sees the whole
-            batch; activations are recomputed in the backward pass, and batch norms see one micro-batch at a time.
-        recompute_activations: activation checkpointing: keep only the blocks' inputs, recompute the rest in backward.
+        memory: what a step keeps of the forward pass; everything, by default.
         channels_last: memory format of convolutions, the faster one on a GPU; refused on the CPU, where convolutional
             stems take it by themselves.
         compile: what torch.compile builds kernels for: the `towers`, each by itself, or the `step`, from pixels to the
@@ -78,8 +96,7 @@ class TrainingSpec:
     min_logit_scale: float | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     ema_decay: float | None = attrs.field(default=0.9995)
     precision: TrainingPrecision = attrs.field(default="float32", validator=validators.in_(TRAINING_PRECISIONS))
-    micro_batch_size: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
-    recompute_activations: bool = False
+    memory: Memory = attrs.field(factory=Memory)
     channels_last: bool = False
     compile: Compile | None = attrs.field(default=None, validator=validators.optional(validators.in_(COMPILED)))
     range_augment: RangeAugmentSpec | None = None

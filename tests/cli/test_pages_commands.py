@@ -1,23 +1,35 @@
-"""Commands that pages tell people to type are read by the commands themselves, which are then not called."""
+"""Every command line in README, docs and headers of recipes is read by the command or the recipe that it names."""
 
+import functools
+import importlib
 import re
 import shlex
 
 import pytest
 
-from tests.cli.test_flags import EVERY, read
+from mobileclip.cli import COMMANDS, Commands
+from mobileclip.cli.flags import COMMON, READING
+from mobileclip.recipes import find_recipe, parsed_as, recipe_files
+from mobileclip.recipes.files import KINDS
+from mobileclip.recipes.short import kind_of
+from mobileclip.terminal import parse
+from mobileclip.terminal.common import taken_common
 from tests.test_pages import PAGES, blocks
 
-# Recipes have flags of their own, which their own tests read.
-RECIPES = ("train", "reinforce", "finetune")
+TEXTS = {page: "\n".join(blocks(text, "")) for page, text in PAGES.items()}
+TEXTS |= {
+    f"recipes/{name}.py": file.read_text(encoding="utf-8").split('"""')[1] for name, file in recipe_files().items()
+}
 
 
 def typed(text):
-    """Return the commands of a page, as words."""
-    lines = "\n".join(blocks(text, "")).replace("\\\n", " ").splitlines()
-    for line in lines:
+    """Return the commands of a text, as words, without what launches them."""
+    for whole in text.replace("\\\n", " ").splitlines():
+        line = re.sub(r"^(\$ |[A-Z][a-z ]+: +| +)", "", whole)
+        if not re.match(r"([A-Z_]+=\S* )*(torchrun|python|mobileclip)\b", line):
+            continue
         words = shlex.split(line, comments=True)
-        ends = [index for index, word in enumerate(words) if word in {"&&", "|", ">"}]
+        ends = [index for index, word in enumerate(words) if word in {"&&", "|", ">", "&", ";"}]
         for start, end in zip([0, *(index + 1 for index in ends)], [*ends, len(words)], strict=True):
             command = [word for word in words[start:end] if not re.fullmatch(r"[A-Z_]+=\S*", word)]
             if "--import" in command:  # of every command, and read ahead of it
@@ -25,32 +37,78 @@ def typed(text):
                 del command[at : at + 2]
             if command[:1] == ["mobileclip"]:
                 yield command[1:]
+            elif "mobileclip.cli" in command:
+                yield command[command.index("mobileclip.cli") + 1 :]
+            elif recipe := next((word for word in command if re.fullmatch(r"recipes/\w+\.py", word)), None):
+                yield ["recipe", recipe[len("recipes/") : -len(".py")], *command[command.index(recipe) + 1 :]]
 
 
-def named(words):
-    """Return a command and what is given to it; None for a group's or a recipe's."""
-    for length in (2, 1):
-        name = " ".join(words[:length])
-        if name in EVERY:
-            return name, words[length:]
-    return None
+def named(words, group=COMMANDS):
+    """Return a command and the words behind it."""
+    one = group.members[words[0].replace("_", "-")]
+    if not isinstance(one, Commands):
+        return one, words[1:]
+    if group is COMMANDS and words[0] == "eval" and (len(words) == 1 or words[1] not in one.members):
+        return one.members["run"], words[1:]
+    return named(words[1:], one)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(typed(PAGES[page]))])
-def test_commands_of_a_page_can_be_typed(page):
-    for words in typed(PAGES[page]):
-        if words[0] in RECIPES or words[-1] in {"--help", "--help-all", "--version"} or "..." in " ".join(words):
-            continue
-        found = named(["eval", "run", *words[1:]] if words[0] == "eval" and named(words[:2]) is None else words)
-        assert found, f"{page}: there is no command {' '.join(words)}"
-        assert read(*found) is not None
+def read(words):
+    """Return what a command would be called with, or a recipe's choices."""
+    if words[0] == "recipe" or words[0] == "finetune" or words[0] in KINDS:
+        name, *rest = words[1:] if words[0] != "finetune" else words
+        return read_recipe(find_recipe(name, "" if words[0] in ("recipe", "finetune") else words[0]).stem, rest)
+    command, rest = named(words)
+    function = command.load()
+
+    @functools.wraps(function)
+    def recorded(*positional, **chosen):
+        return positional, chosen
+
+    return parse(recorded, taken_common(COMMON, rest)[1], description="", reading=READING, prog="mobileclip")
 
 
-def test_commands_are_found():
-    assert [*typed("```\nA=1 mobileclip index a/ && mobileclip serve  # x\nmobileclip list \\\n    --json\n```")] == [
+def read_recipe(name, words):
+    module = importlib.import_module(f"recipes.{name}")
+    rows = getattr(module, "ROWS", None)
+    spec = (
+        module.RUN
+        if rows is None
+        else rows[words.pop(0)]
+        if not words[0].endswith(".json")
+        else next(iter(rows.values()))
+    )
+    if words and words[0] in kind_of(recipe_files()[name])[1]:
+        words = words[1:]
+    if words and words[0].endswith(".json"):
+        words = words[1:]
+    return parsed_as(spec, taken_common(["--quiet", "--strict"], words)[1])
+
+
+def is_whole(words):
+    """Return whether a command is one that can be typed: neither help nor shortened, with the name of a recipe."""
+    if not words or words[-1] in {"--help", "--help-all", "--version"} or "..." in " ".join(words):
+        return False
+    return not (words[0] in KINDS and words[1].endswith(".py")) and words[0] != "COMMAND"
+
+
+@pytest.mark.parametrize("page", [page for page, text in TEXTS.items() if any(map(is_whole, typed(text)))])
+def test_command_lines_of_a_page_can_be_typed(page):
+    wrong = []
+    for words in filter(is_whole, typed(TEXTS[page])):
+        try:
+            assert read(list(words)) is not None
+        except (KeyError, SystemExit, ValueError) as error:  # noqa: PERF203
+            wrong.append(f"{shlex.join(words)}: {error}")
+    assert wrong == []
+
+
+def test_command_lines_are_found():
+    lines = "A=1 mobileclip index a/ && mobileclip serve  # x\nmobileclip list \\\n    --json\n"
+    assert [*typed(f"{lines}torchrun --nproc-per-node 8 recipes/train_s0.py --tiny")] == [
         ["index", "a/"],
         ["serve"],
         ["list", "--json"],
+        ["recipe", "train_s0", "--tiny"],
     ]
-    assert sum(1 for text in PAGES.values() for _ in typed(text)) > 90
-    assert named(["hub", "save", "x"]) == ("hub save", ["x"])
+    assert sum(1 for text in TEXTS.values() for _ in typed(text)) > 90

@@ -18,7 +18,7 @@ from mobileclip.encoders import (
     ViTSpec,
 )
 from mobileclip.inputs import ImageInput, TextInput
-from recipes.train_vit_b16_12m import ensemble
+from recipes.train_vit_b16_12m import ROWS
 
 WIDTH = 96
 
@@ -130,7 +130,7 @@ def test_plain_vision_transformers_start_as_open_clips_do():
 
 def test_the_plain_vit_b16_has_the_deviations_that_were_measured_on_the_release():
     torch.manual_seed(0)
-    image = ensemble().model.image
+    image = ROWS["ensemble"].model.image
     assert image.initialization == "open_clip"
     tower = attrs.evolve(image, depth=1).build()
     assert tower.layers[0].ffn.fc2.weight.std().item() == pytest.approx(0.0104, abs=5e-5)

@@ -10,7 +10,8 @@ from mobileclip.evaluation import (
     BenchmarkSample,
     write_benchmark,
 )
-from mobileclip.recipes.tiny import SHAPES, fitted_model
+from mobileclip.recipes.tiny import SHAPES
+from tests.evaluation.fitted_model import fitted_model
 from tests.evaluation.scene_models import scene_pictures, scene_texts, small_spec
 
 TEMPLATES = ("a drawing of a {}", "{} on the left")

@@ -16,9 +16,9 @@ from mobileclip import load
 from mobileclip.encoders import save_model
 from mobileclip.evaluation import Session, clip_benchmark, evaluate_benchmark, open_benchmark, score
 from mobileclip.extras import install
-from mobileclip.recipes.tiny import fitted_model
 from tests.encoders.small import SMALL
 from tests.errors import fails
+from tests.evaluation.fitted_model import fitted_model
 from tests.evaluation.scene_models import (
     COUNT,
     scene_pictures,

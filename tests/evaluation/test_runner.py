@@ -37,14 +37,15 @@ from mobileclip.evaluation import (
 )
 from mobileclip.evaluation.encoding import fitting, free_memory, measure_latency
 from mobileclip.evaluation.tasks.zero_shot import ZeroShotTask
-from mobileclip.recipes.evaluating import run_recipe
-from mobileclip.recipes.tiny import SHAPES, write_tiny_models
+from mobileclip.recipes import run_recipe
+from mobileclip.recipes.tiny import SHAPES
 from tests.cli.test_cli import run as command
 from tests.data.made_samples import encoded
 from tests.errors import fails
 from tests.evaluation.conftest import COUNT, TEMPLATES
 from tests.evaluation.scene_models import scene_pictures
 from tests.preloaded import preloaded
+from tests.reinforce.open_clip_models import write_tiny_models
 from tests.stores import web_server
 
 
@@ -272,7 +273,7 @@ class TestRun:
     def test_the_recipe_can_be_quiet(self, root, capsys):
         line = [model_of(root), "--data", str(root), "--datasets", "vtab/pets", "--output", str(root / "out")]
         for flags, is_told in (((), True), (("--quiet",), False), (("--no-quiet",), True)):
-            run_recipe(EvaluationSpec(), "", [*line, *flags])
+            run_recipe(EvaluationSpec(), [*line, *flags])
             assert ("[1/1] model0 on" in (said := capsys.readouterr()).err) == is_told
             assert is_told or (said.err == "" and "Pet" in said.out)
 

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mobileclip.recipes.training import run_recipe
-from recipes.train_s2 import train_s2
+from tests.recipes.running import run_named
 
 CLUSTER = Path(__file__).parents[2] / "examples" / "cluster"
 BATCH = CLUSTER / "train_s2.sbatch"
@@ -32,7 +31,7 @@ def commands() -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("name", ["slurm", "kubernetes"])
 def test_the_recipe_takes_the_flags(name, capsys):
-    run_recipe(train_s2, "train_s2", None, [*commands()[name], "--show"])
+    run_named("train_s2", *commands()[name], "--show")
     shown = json.loads(capsys.readouterr().out)
     assert shown["data"]["num_workers"] == 10
     assert shown["data"]["shards"]

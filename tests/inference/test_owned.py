@@ -15,12 +15,12 @@ from mobileclip.encoders import ClassifierSpec, load_model, save_model
 from mobileclip.export import ExportSpec, export_model, load_export
 from mobileclip.inference import ModelIdentity
 from mobileclip.inference.archive import Embeddings, read_embeddings, write_embeddings
-from mobileclip.recipes.tiny import write_tiny_models
 from mobileclip.reinforce import OpenClipTeacher, TransformersTeacher
 from mobileclip.training.checkpoints import StateFile, read_state
 from tests.encoders.small import SMALL, TEXT, inputs, randomised
 from tests.export.models import CONVOLUTIONAL, pixels, seeing
 from tests.preloaded import preloaded
+from tests.reinforce.open_clip_models import write_tiny_models
 from tests.reinforce.tiny_transformers import write_siglip
 
 EXPORTS = ("onnx", "torch", "openvino", "executorch")

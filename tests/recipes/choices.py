@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -18,47 +18,42 @@ from mobileclip.losses import ContrastiveLossSpec
 from mobileclip.serialization import to_json
 from mobileclip.training import RunSpec
 from mobileclip.training.finetuning import labelled_contrastive
-from recipes import distil_text_s0 as shortening, finetune_coca, train_coca, train_imagenet_mci as classifying
-from recipes.distil_text import distil_text
-from recipes.evaluate import evaluate
-from recipes.finetune import finetune
-from recipes.reinforce_datacompdr1b import reinforce_datacompdr1b
-from recipes.reinforce_datacompdr12m import reinforce_datacompdr12m
-from recipes.reinforce_dfndr2b import reinforce_dfndr2b
 
 FOLDER = Path(__file__).parent / "golden"
 OF_OTHER_MODELS = ("train_coca", "train_imagenet_mci")
-TRAINING = sorted(
-    path.stem for path in (Path(__file__).parents[2] / "recipes").glob("train_*.py") if path.stem not in OF_OTHER_MODELS
-)
+ALL = sorted(path.stem for path in (Path(__file__).parents[2] / "recipes").glob("*.py"))
+TRAINING = [name for name in ALL if name.startswith("train_") and name not in OF_OTHER_MODELS]
 ROWS = "train_vit_b16_12m"
 WITH_ROWS = {name for name in TRAINING if hasattr(importlib.import_module(f"recipes.{name}"), "ROWS")}
-REINFORCING = {
-    "DataCompDR-12M": reinforce_datacompdr12m,
-    "DataCompDR-1B": reinforce_datacompdr1b,
-    "DFNDR-2B": reinforce_dfndr2b,
-}
+REINFORCING = [name for name in ALL if name.startswith("reinforce_")]
 
 
-def training_recipes() -> dict[str, Callable[[], RunSpec]]:
-    """Return every published run by name, those of a recipe with rows under recipe and row."""
-    found: dict[str, Callable[[], RunSpec]] = {}
-    for name in TRAINING:
-        module = importlib.import_module(f"recipes.{name}")
-        if name in WITH_ROWS:
-            found |= {f"{name} {row}": recipe for row, recipe in module.ROWS.items()}
-        else:
-            found[name] = getattr(module, name)
-    return found
+def runs_of(name: str) -> dict[str, Any]:
+    """Return the choices of a recipe by its name, or those of each row by recipe and row."""
+    module = importlib.import_module(f"recipes.{name}")
+    rows = getattr(module, "ROWS", None)
+    return {name: module.RUN} if rows is None else {f"{name} {row}": run for row, run in rows.items()}
+
+
+def run_of(name: str) -> Any:
+    """Return the choices of a recipe, or of its first row, or of the one behind its name."""
+    recipe, _, row = name.partition(" ")
+    found = runs_of(recipe)
+    return found[name] if row else next(iter(found.values()))
+
+
+def training_recipes() -> dict[str, RunSpec]:
+    """Return every published run of pairs by name, those of a recipe with rows under recipe and row."""
+    return {name: run for recipe in TRAINING for name, run in runs_of(recipe).items()}
 
 
 def _training() -> object:
     """Return the choices of every run: of a recipe's further rows, those that are others than its first row's."""
     chosen, firsts = {}, {}
     for name, recipe in training_recipes().items():
-        values = leaves(_plain(recipe()))
+        values = leaves(_plain(recipe))
         first = firsts.setdefault(name.partition(" ")[0], values)
-        chosen[name] = _plain(recipe()) if first is values else {
+        chosen[name] = _plain(recipe) if first is values else {
             place: values.get(place, "left out")
             for place in sorted(first.keys() | values.keys())
             if place not in first or place not in values or first[place] != values[place]
@@ -76,37 +71,36 @@ def leaves(value: object, place: str = "") -> dict[str, object]:
 
 
 def _classifying() -> object:
-    return {row: _plain(recipe()) for row, recipe in classifying.ROWS.items()}
+    return {name.partition(" ")[2]: _plain(run) for name, run in runs_of("train_imagenet_mci").items()}
 
 
 def _reinforcing() -> object:
-    return {name: _plain(recipe("source/0.tar", "output")) for name, recipe in REINFORCING.items()}
+    return {name: _plain(run_of(name)) for name in REINFORCING}
 
 
 def _finetune() -> object:
-    spec = attrs.evolve(finetune(), rate_decay=0.9, lora_rank=8)
+    spec = run_of("finetune")
+    changed = attrs.evolve(spec, rate_decay=0.9, lora_rank=8)
     return {
-        "recipe": _plain(finetune()),
-        "training": _plain(finetune().training(ContrastiveLossSpec(), num_samples=6400)),
-        "labelled training": _plain(spec.training(labelled_contrastive(10), num_samples=6400)),
-        "adapted": _plain(spec.finetuning),
+        "recipe": _plain(spec),
+        "training": _plain(spec.training(ContrastiveLossSpec(), num_samples=6400)),
+        "labelled training": _plain(changed.training(labelled_contrastive(10), num_samples=6400)),
+        "adapted": _plain(changed.finetuning),
     }
 
 
 def _distilling() -> object:
-    return {"distil_text": _plain(distil_text()), **{row: _plain(one()) for row, one in shortening.ROWS.items()}}
-
-
-def _captioning() -> object:
     return {
-        f"{module.__name__.rpartition('.')[2]} {row}": _plain(one())
-        for module in (train_coca, finetune_coca)
-        for row, one in module.ROWS.items()
+        name.split()[-1]: _plain(run) for one in ("distil_text", "distil_text_s0") for name, run in runs_of(one).items()
     }
 
 
+def _captioning() -> object:
+    return {name: _plain(run) for one in ("train_coca", "finetune_coca") for name, run in runs_of(one).items()}
+
+
 def _evaluate() -> object:
-    return _plain(evaluate())
+    return _plain(run_of("evaluate"))
 
 
 def _quickstart() -> object:

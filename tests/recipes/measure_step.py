@@ -16,16 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from mobileclip.data import ReinforcedBatch
-from mobileclip.training import Objective, RunSpec, World, build_objective
+from mobileclip.training import Memory, Objective, RunSpec, World, build_objective
 
 DIMS = 1536
 
 
 def changed(name: str, batch_size: int, piece: int, recompute: bool) -> RunSpec:
     """Return a recipe's run with a small batch, in pieces or, with 0, whole."""
-    run: RunSpec = getattr(importlib.import_module(f"recipes.{name}"), name)()
+    run: RunSpec = importlib.import_module(f"recipes.{name}").RUN
     training = attrs.evolve(
-        run.training, precision="float32", micro_batch_size=piece or None, recompute_activations=recompute
+        run.training, precision="float32", memory=Memory(micro_batch=piece or None, recompute=recompute)
     )
     return attrs.evolve(run, data=attrs.evolve(run.data, batch_size=batch_size), training=training)
 

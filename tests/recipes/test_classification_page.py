@@ -11,9 +11,9 @@ import torch
 from mobileclip.datasets import find_class_names
 from mobileclip.encoders import ClassifierSpec, load_backbone, load_model
 from mobileclip.evaluation import evaluate_classifier
-from mobileclip.recipes.finetuning import World, write_model, write_shapes
 from mobileclip.recipes.tiny import SHAPES
 from mobileclip.training import read_metrics
+from tests.recipes.world import World, write_model, write_shapes
 
 PAGE = Path(__file__).parents[2] / "docs" / "classification.md"
 

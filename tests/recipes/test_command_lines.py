@@ -1,6 +1,5 @@
 """What the recipes' command lines share: runs as JSON, there and back, and a tiny run on a person's own data."""
 
-import importlib
 import json
 import os
 import subprocess
@@ -16,29 +15,17 @@ from mobileclip.data import SkipReport, crop_augmentation, read_samples, write_s
 from mobileclip.datasets import RowOptions, as_source
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD
 from mobileclip.losses import ContrastiveLossSpec
-from mobileclip.recipes import written_run
-from mobileclip.recipes.captioning.validation import captions_on
-from mobileclip.recipes.finetuning import shrink as shrink_finetuning
-from mobileclip.recipes.tiny import NUM_SAMPLES, first_samples
-from mobileclip.recipes.tiny.scenes import scene_samples
-from mobileclip.recipes.training import (
-    Given,
-    following_training,
-    measured_on,
-    mobileclip_run,
-    run_recipe,
-    with_data,
-    with_loss,
-)
+from mobileclip.recipes import captions_on, measured_on, mobileclip_run, run_recipe, with_data, with_loss, written
+from mobileclip.recipes.tiny import NUM_SAMPLES, first_samples, scene_samples, shrunk
 from mobileclip.serialization import from_json
-from mobileclip.training import ConstantCosineSchedule, RunSpec, TrainingSpec, read_metrics
+from mobileclip.training import RunSpec, read_metrics
 from mobileclip.training.finetuning import open_task
 from mobileclip.training.finetuning.run import FinetuneSpec
 from tests.data.made_samples import encoded, make_sample
 from tests.encoders.small import COCA, SMALL
 from tests.errors import fails
 from tests.evaluation.test_own_data import outside
-from tests.recipes.choices import REINFORCING, ROWS, TRAINING, WITH_ROWS, leaves, training_recipes
+from tests.recipes.choices import REINFORCING, ROWS, TRAINING, WITH_ROWS, leaves, runs_of, training_recipes
 from tests.recipes.running import run_named, shown, shown_run
 
 ROOT = Path(__file__).parents[2]
@@ -50,17 +37,17 @@ def assert_comes_back(capsys, tmp_path, name, *arguments):
     file = tmp_path / "run.json"
     file.write_text(first)
     name, *_ = name.split()
-    assert shown(capsys, name, "--run", file) == first
+    assert shown(capsys, name, file) == first
     return first
 
 
-FIRST_ROWS = {name: next(iter(importlib.import_module(f"recipes.{name}").ROWS)) for name in WITH_ROWS}
+FIRST_ROWS = {name: next(iter(runs_of(name))).split()[1] for name in WITH_ROWS}
 
 
 @pytest.mark.parametrize("name", [*TRAINING, f"{ROWS} one_teacher", f"{ROWS} plain"])
 def test_a_training_comes_back(name, capsys, tmp_path):
     row = f"{name} {FIRST_ROWS[name]}" if name in FIRST_ROWS else name
-    changes = ["--data", "s3://user:password@bucket/{0..3}.tar", "é.tar", "--pipeline.seed", "3"]
+    changes = ["--data", "s3://user:password@bucket/{0..3}.tar", "é.tar", "--data.seed", "3"]
     text = assert_comes_back(capsys, tmp_path, row, *changes, "--training.schedule.peak", "0.1")
     assert json.loads(text)["data"]["shards"] == changes[1:3]
     assert from_json(text, RunSpec).training.schedule.peak == 0.1
@@ -69,29 +56,31 @@ def test_a_training_comes_back(name, capsys, tmp_path):
 def test_what_is_read_back_may_be_changed(capsys, tmp_path):
     file = tmp_path / "run.json"
     file.write_text(shown(capsys, "train_s2", "--data", "a.tar", "--training.seed", "4"))
-    changed = shown_run(capsys, "train_s2", f"--run={file}", "--pipeline.batch-size", "64")
+    changed = shown_run(capsys, "train_s2", file, "--data.batch-size", "64")
     assert (changed.data.shards, changed.training.seed, changed.data.batch_size) == (("a.tar",), 4, 64)
 
 
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        *((one.__name__, "--source some/{0..3}.tar --seed 5 --step embeddings") for one in REINFORCING.values()),
-        ("finetune", "--data birds/ --freeze text --alphas 0.3 --tiny"),
-        ("evaluate", "a.pt b=c.pt --datasets d e --report --device cpu"),
-        ("distil_text", "-m icons --data de=a.txt --shares de=2,en=1 --depth 0 --columns.text name --tiny"),
+        *((one, "--data some/{0..3}.tar --seed 5 --step embeddings") for one in REINFORCING),
+        ("finetune", "--data birds/ --freeze text --alphas 0.3"),
+        ("evaluate", "--datasets d --datasets e --device cpu"),
+        ("distil_text", "-m icons --data de=a.txt --shares de=2,en=1 --depth 0 --columns.text name"),
     ],
 )
 def test_other_runs_come_back(name, arguments, capsys, tmp_path):
-    first = assert_comes_back(capsys, tmp_path, name, *arguments.split())
-    assert shown(capsys, name, f"--run={tmp_path / 'run.json'}") == first
+    assert_comes_back(capsys, tmp_path, name, *arguments.split())
 
 
-FLAGS = ("--no-inside", "--schemes", "https", "s3", "--hosts", "127.0.0.1")
+FLAGS = ("--no-inside", "--schemes", "https", "--schemes", "s3", "--hosts", "127.0.0.1")
 LINES = {"inside": False, "schemes": ["https", "s3"], "hosts": ["127.0.0.1"]}
 
 
-COLUMNS = ("--url-column", "URL", "--caption-columns", "title", "alt", "--uid-column", "id", "--header", "URL", "title")
+COLUMNS = (
+    *("--url-column", "URL", "--caption-columns", "title", "--caption-columns", "alt"),
+    *("--uid-column", "id", "--header", "URL", "--header", "title"),
+)
 NAMED = {
     "url_column": "URL", "caption_columns": ["title", "alt"], "uid_column": "id", "header": ["URL", "title"],
     "path_column": None,
@@ -102,11 +91,11 @@ NAMED = {
     ("name", "data", "place"),
     [
         ("finetune", ["--data", "list.jsonl"], ["rows"]),
-        ("evaluate", ["a.pt", "--datasets", "list.jsonl"], ["spec", "rows"]),
-        ("reinforce_dfndr2b", ["--source", "list.jsonl"], ["source"]),
+        ("evaluate", ["--datasets", "list.jsonl"], ["rows"]),
+        ("reinforce_dfndr2b", ["--data", "list.jsonl"], ["source"]),
         ("finetune", ["--data", "list.csv"], ["rows"]),
-        ("evaluate", ["a.pt", "--datasets", "list.csv"], ["spec", "rows"]),
-        ("reinforce_dfndr2b", ["--source", "list.csv"], ["source", "options"]),
+        ("evaluate", ["--datasets", "list.csv"], ["rows"]),
+        ("reinforce_dfndr2b", ["--data", "list.csv"], ["source", "options"]),
     ],
 )
 def test_what_lists_may_name_and_columns_are_told_in_the_same_words(name, data, place, capsys, tmp_path):
@@ -118,7 +107,7 @@ def test_what_lists_may_name_and_columns_are_told_in_the_same_words(name, data, 
 def test_a_task_of_a_list_that_is_trusted_has_pictures_elsewhere(tmp_path):
     path = outside(tmp_path)
     with fails("data.sample-used-data-set", "6 refused_address", "(--no-inside)"):
-        shrink_finetuning(FinetuneSpec(data=path, output=tmp_path / "out"))
+        shrunk(FinetuneSpec(data=path, output=tmp_path / "out"))
     task = open_task(path, "auto", ("{}",), RowOptions(inside=False))
     assert len(list(task.samples(SkipReport()))) == 6
 
@@ -166,13 +155,11 @@ def test_plain_pairs_in_every_form_are_trained_on(form, pairs, tmp_path, monkeyp
     monkeypatch.chdir(pairs)
     data = {"reinforced": False, "captions": "real", "augmentation": crop_augmentation(64), "num_workers": 0}
 
-    def own() -> RunSpec:
-        run = with_loss(mobileclip_run(SMALL, batch_size=8, total_steps=2, warmup_steps=1), ContrastiveLossSpec())
-        return with_data(run, **data)
-
+    run = with_loss(mobileclip_run(SMALL, batch_size=8, total_steps=2, warmup_steps=1), ContrastiveLossSpec())
     output = tmp_path / "out"
-    arguments = ["--data", *form, "--validation", *form, "--evaluate", form[0], "--output", str(output), "--quiet"]
-    run_recipe(own, "own", None, arguments)
+    held_out = [word for one in form for word in ("--validation", one)]
+    arguments = ["--data", *form, *held_out, "--evaluate", form[0], "--output", str(output), "--quiet"]
+    run_recipe(with_data(run, **data), arguments, name="own")
     metrics = set().union(*read_metrics(output / "metrics.jsonl"))
     assert "validation_text_to_image_recall_at_1" in metrics
     assert any("/mean_recall@1" in name for name in metrics)
@@ -186,23 +173,23 @@ def test_training_measures_on_a_list_that_is_trusted(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("file", "said"),
     [
-        (["--run"], "--run needs the name of a file"),
-        (["--run", "missing.json"], "there is no missing.json; write one: "),
-        (["--run", "broken.json"], "broken.json: this is not JSON"),
-        (["--run", "other.json"], "other.json: this JSON is not a valid RunSpec"),
-        (["--run", "bytes.json"], "bytes.json is no text"),
+        ("missing.json", "there is no missing.json; write one: "),
+        ("broken.json", "broken.json: this is not JSON"),
+        ("other.json", "other.json: this JSON is not a valid RunSpec"),
+        ("bytes.json", "bytes.json is no text"),
     ],
 )
-def test_what_is_no_run_is_named(arguments, said, tmp_path, monkeypatch):
+def test_what_is_no_run_is_named(file, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("broken.json").write_text("{")
     Path("other.json").write_text("{}")
     Path("bytes.json").write_bytes(b"\xff\xfe")
     with pytest.raises(SystemExit, match=said):
-        run_named("train_s2", *arguments)
-    assert written_run(["--data", "x"], RunSpec) == (None, ["--data", "x"])
+        run_named("train_s2", file)
+    with pytest.raises(ValueError, match=said):
+        written(Path(file), RunSpec)
 
 
 @pytest.mark.parametrize(
@@ -213,20 +200,19 @@ def test_what_is_no_run_is_named(arguments, said, tmp_path, monkeypatch):
         ("train_b_lt", ["--training.schedule.total-steps", "50"]),
         ("train_mobileclip2_b", ["--training.schedule.total-steps", "300"]),
         ("train_s2", ["--training.schedule.peak", "1e-9"]),
-        ("train_s2", ["--pipeline.image.size", "128"]),
-        ("train_vit_b16_12m plain", ["--pipeline.image.size", "128"]),
-        ("train_vit_b16_12m ensemble", ["--pipeline.text.context-length", "32"]),
+        ("train_s2", ["--data.image.size", "128"]),
+        ("train_vit_b16_12m plain", ["--data.image.size", "128"]),
+        ("train_vit_b16_12m ensemble", ["--data.text.context-length", "32"]),
         ("train_s2", ["--training.loss.teacher-dims", "512"]),
-        ("train_s2", ["--training.loss.teacher-logit-scales", "50", "60", "70"]),
         ("train_s2", ["--training.loss.distill-weight", "0"]),
-        ("train_b", ["--training.micro-batch-size", "1000000"]),
-        ("train_b", ["--pipeline.batch-size", "2"]),
+        ("train_b", ["--training.memory.micro-batch", "1000000"]),
+        ("train_b", ["--data.batch-size", "2"]),
     ],
 )
 def test_a_flag_alone_is_not_refused_for_another_ones_default(name, arguments, capsys):
     found = shown_run(capsys, name, *arguments)
     flag, _, value = arguments[0].partition("=")
-    for part in flag.replace("pipeline", "data").lstrip("-").replace("-", "_").split("."):
+    for part in flag.lstrip("-").replace("-", "_").split("."):
         found = getattr(found, part)
     values = [value] if value else arguments[1:]
     assert [float(value) for value in values] == [
@@ -234,15 +220,47 @@ def test_a_flag_alone_is_not_refused_for_another_ones_default(name, arguments, c
     ]
 
 
-def test_a_flag_that_says_what_would_follow_is_left_alone(capsys):
+def test_a_field_follows_others_unless_it_is_chosen(capsys):
+    def loss(*flags):
+        return shown_run(capsys, "train_s2", *flags).training.loss
+
+    assert loss("--training.loss.teacher-dims", "512").teacher_logit_scales == (100.0,)
+    two = ("--training.loss.teacher-dims", "512", "768", "--training.loss.teacher-logit-scales", "50", "60")
+    assert loss(*two).teacher_logit_scales == (50.0, 60.0)
+    # As much as it was, and chosen all the same.
+    chosen = ("--training.loss.teacher-dims", "512", "512", "--training.loss.teacher-logit-scales", "100", "100")
+    assert loss(*chosen).teacher_logit_scales == (100.0, 100.0)
+    assert shown_run(capsys, "train_s2", "--learning-rate", "1e-9").training.schedule.final == 1e-9
+
+
+def test_a_share_of_a_run_is_a_share_of_any_length(capsys):
     flags = ["--training.schedule.total-steps", "5000", "--training.schedule.warmup-steps", "3000"]
     assert shown_run(capsys, "train_s2", *flags).training.schedule.warmup_steps == 3000
-    assert shown_run(capsys, "train_s2", *flags[:2]).training.schedule.warmup_steps == 500
+    short = shown_run(capsys, "train_s2", *flags[:2]).training.schedule
+    assert short.learning_rate(49) == short.peak > short.learning_rate(48)
     with pytest.raises(SystemExit):
         run_named("train_s2", "--show", "--training.schedule.total-steps", "many")
     assert "many" in capsys.readouterr().err
-    assert Given(["--a", "1", "x", "--b_c=2"]).numbers("--b-c") == [2.0]
-    assert Given(["--a", "1", "x"]).numbers("--a") == []
+
+
+@pytest.mark.parametrize(
+    ("flag", "near"), [("--step", "--steps"), ("--ouptut", "--output"), ("--data.sed", "--data.seed"), ("--zzz", "")]
+)
+def test_an_unknown_flag_names_the_nearest(flag, near, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run_named("train_s2", flag, "1", "--show")
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert flag in said
+    assert near in said
+
+
+def test_several_values_stand_behind_data_alone_and_repeated_flags_append(capsys):
+    assert shown_run(capsys, "train_s2", "--data", "a", "b", "--data", "c").data.shards == ("a", "b", "c")
+    text = shown(capsys, "evaluate", "--datasets", "a", "--datasets", "b")
+    assert json.loads(text)["datasets"] == ["a", "b"]
+    with pytest.raises(SystemExit):
+        run_named("finetune", "--old-tasks", "a", "b", "--show")
 
 
 PIXELS = {
@@ -259,7 +277,7 @@ RELEASED = PIXELS | {
     "training.precision": "float16",
     "training.optimizer.decayed": ["weights", "positions", "layer_scales", "class_tokens"],
     "training.schedule.final": 0.0,
-    "training.schedule.warmup_steps": 1_000,
+    "training.schedule.warmup_steps": pytest.approx(1_000 / 200_000),
 }
 UNCLIPPED = {"training.max_gradient_norm": 1.0}
 PLAIN_VIT = {"training.optimizer.decayed": ["weights", "positions", "layer_scales"], "training.optimizer.eps": 1e-6}
@@ -276,13 +294,14 @@ def without(choices, *places):
 
 
 WARM = without(RELEASED, "training.schedule.warmup_steps")
+WARM_LT = {"training.schedule.warmup_steps": pytest.approx(1_000 / 600_000)}
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
         ("train_b", without(RELEASED, "model.image.projection_bias") | UNCLIPPED | PLAIN_VIT | AS_B),
-        ("train_b_lt", without(RELEASED, "model.image.projection_bias") | UNCLIPPED | PLAIN_VIT | AS_B),
+        ("train_b_lt", without(WARM, "model.image.projection_bias") | UNCLIPPED | PLAIN_VIT | AS_B | WARM_LT),
         ("train_s1", RELEASED | UNCLIPPED),
         ("train_l14", without(RELEASED, *PIXELS) | UNCLIPPED),
         ("train_mobileclip2_s0", RELEASED | {"data.caption_sets": "^syn_text_dfn_mscoco38k$"}),
@@ -294,7 +313,7 @@ def test_released_choices_are_those_of_the_scripts_and_flags_change_them(name, e
     def flat(*arguments):
         return leaves(json.loads(shown(capsys, name, *arguments)))
 
-    published, released = flat(), flat("--released")
+    published, released = flat(), flat("released")
     changed = {
         place: released.get(place)
         for place in published.keys() | released.keys()
@@ -303,22 +322,13 @@ def test_released_choices_are_those_of_the_scripts_and_flags_change_them(name, e
     inside = {place: value for place, value in changed.items() if not place.startswith("training.range_augment.")}
     assert inside == expected
     assert released["training.range_augment"] is None
-    assert flat("--released", "--training.ema-decay", "0.9")["training.ema_decay"] == 0.9
+    assert flat("released", "--training.ema-decay", "0.9")["training.ema_decay"] == 0.9
 
 
-def test_a_short_run_keeps_the_share_of_its_constant_part_and_a_step_to_fall_in():
-    schedule = ConstantCosineSchedule(total_steps=100, peak=1e-3, constant_steps=95, warmup_steps=10)
-    training = TrainingSpec(loss=ContrastiveLossSpec(), schedule=schedule)
-    found = {
-        total: following_training(training, Given(["--training.schedule.total-steps", str(total)])).schedule
-        for total in (200, 4)
-    }
-    assert [(one.total_steps, one.constant_steps) for one in found.values()] == [(200, 190), (4, 3)]
-
-
-def test_published_choices_do_not_follow_anything():
-    for recipe in training_recipes().values():
-        assert recipe().training.schedule.warmup_steps in (1_000, 2_000, 10_000)
+def test_published_warm_ups_are_whole_steps():
+    for run in training_recipes().values():
+        schedule = run.training.schedule
+        assert round(schedule.warmup_steps * schedule.total_steps, 6) in (1_000, 2_000, 10_000)
 
 
 @pytest.mark.parametrize(
@@ -326,9 +336,9 @@ def test_published_choices_do_not_follow_anything():
     [
         ("train_s2", ["--data", "nowhere/0.tar"]),
         ("train_vit_b16_12m plain", ["--data", "nowhere/{0..3}.tar"]),
-        ("reinforce_dfndr2b", ["--source", "nowhere/"]),
+        ("reinforce_dfndr2b", ["--data", "nowhere/"]),
         ("finetune", ["--data", "nowhere/"]),
-        ("finetune", ["--old-tasks", "nowhere/", "--checkpoint", "x.pt"]),
+        ("finetune", ["--old-tasks", "nowhere/", "--model", "x.pt"]),
         ("evaluate", ["--datasets", "nowhere/"]),
         ("evaluate", ["--data", "nowhere/"]),
     ],
@@ -377,7 +387,7 @@ def test_an_output_that_cannot_be_written_is_named_before_the_work(tmp_path, mon
 
 BROKEN = """
 import os, sys
-from mobileclip.recipes.entry_point import reported, started
+from mobileclip.recipes import reported, started
 with reported("x", None):
     print("begun", flush=True)
     sys.stdin.readline()

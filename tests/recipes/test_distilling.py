@@ -16,9 +16,8 @@ import mobileclip
 from mobileclip.data import StoredTexts, Tokenizer, train_tokenizer, write_shards
 from mobileclip.encoders import load_model, save_model
 from mobileclip.inference.loading import load_identified
-from mobileclip.recipes import header_of, recipe_files
+from mobileclip.recipes import header_of, recipe_files, step_memory
 from mobileclip.recipes.distilling import DistilSpec, distil, open_teacher, student_run, text_cost, text_run
-from mobileclip.recipes.training import step_memory
 from mobileclip.serialization import from_json
 from mobileclip.tensor_files import read_tensors
 from mobileclip.training import read_metrics
@@ -130,7 +129,7 @@ def test_two_processes_store_once_and_train_what_one_does(files, here):
 
 
 def test_languages_and_shares(files, here):
-    shares = ("--shares", "de=2,en=1", "fr=0.5")
+    shares = ("--shares", "de=2,en=1", "--shares", "fr=0.5")
     run_named("distil_text", *arguments(files, "-o", "out", *shares, "--depth", "0", "--context-length", "8"))
     texts = StoredTexts("out/texts")
     assert texts.card.languages == {"de": len(LINES) + 1, "en": 1, "fr": 1}
@@ -167,7 +166,7 @@ def test_choices_come_back(capsys, here):
     chosen = json.loads(first)["training"]
     assert (chosen["schedule"]["warmup_steps"], chosen["loss"]["relation_weight"]) == (5, 2.0)
     Path("run.json").write_text(first)
-    assert shown(capsys, "distil_text", "--run", "run.json") == first
+    assert shown(capsys, "distil_text", "run.json") == first
 
 
 @pytest.mark.parametrize(

@@ -3,38 +3,37 @@
 import pytest
 
 from mobileclip.evaluation import read_results
-from mobileclip.recipes.evaluating import run_recipe
-from recipes.evaluate import evaluate
 from tests.errors import fails
+from tests.recipes.running import run_named
 
 
 def test_help(capsys):
     with pytest.raises(SystemExit) as stop:
-        run_recipe(evaluate(), "Evaluate models.\n\nCommand:  python recipes/evaluate.py mine", ["--help-all"])
+        run_named("evaluate", "--help-all")
     assert stop.value.code == 0
     text = capsys.readouterr().out
     for flag in ("--suite", "--data ", "--datasets", "--beside", "--report", "--tiny", "--allow-missing"):
         assert flag in text
-    assert "Command:  python recipes/evaluate.py mine" in text
+    assert "mobileclip_s2 --data datasets/ --report" in text
 
 
 def test_errors_are_for_people(tmp_path):
     with fails("evaluation.none", "vtab/dtd", "wds_vtab-dtd_test", by=SystemExit):
-        run_recipe(evaluate(), "", ["mobileclip_s0", "--data", str(tmp_path), "--datasets", "vtab/dtd"])
+        run_named("evaluate", "mobileclip_s0", "--data", tmp_path, "--datasets", "vtab/dtd")
 
 
 @pytest.mark.slow
 def test_tiny(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    run_recipe(evaluate(), "", ["--tiny", "--report", "--beside", "mobileclip_s1"])
-    (path,) = (tmp_path / "outputs" / "evaluate-tiny").glob("shallow_s0-*/results.jsonl")
+    run_named("evaluate", "--tiny", "--report", "--beside", "mobileclip_s1")
+    (path,) = (tmp_path / "outputs" / "evaluate-tiny").glob("icons-*/results.jsonl")
     results = read_results(path)
-    assert set(results) == {"shapes", "scenes"}
+    assert set(results) == {"scenes"}
     printed = capsys.readouterr().out
     for result in results.values():
-        assert result.num_images == 96
+        assert result.num_images == 48
         assert f"{100 * result.main_metric:.1f}" in printed
     assert (tmp_path / "outputs" / "evaluate-tiny" / "report.html").stat().st_size > 50_000
     before = path.read_bytes()
-    run_recipe(evaluate(), "", ["--tiny"])
+    run_named("evaluate", "--tiny")
     assert path.read_bytes() == before

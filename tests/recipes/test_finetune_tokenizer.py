@@ -5,10 +5,11 @@ import torch
 
 from mobileclip.data import Tokenizer, read_text_input
 from mobileclip.encoders import DualEncoderSpec, MCtSpec, load_model, save_model
-from mobileclip.recipes.finetuning import TEMPLATE, World, finetune_and_report, write_new_shapes
+from mobileclip.recipes.finetuning import finetune_and_report
 from mobileclip.training.finetuning.run import FinetuneSpec
 from tests.data.tokenizer_files import KINDS
 from tests.export.models import VIT, seeing
+from tests.recipes.world import TEMPLATE, World, write_new_shapes
 
 WORLD = World(num_scenes=8, num_tests=4, num_new=6, num_steps=1, batch_size=8)
 

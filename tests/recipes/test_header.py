@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from mobileclip.recipes import copy_recipe, header_of, read_header, recipe_files
+from tests.recipes.choices import runs_of
 
 TEXT = r"""Do one thing
 well.
@@ -49,6 +50,7 @@ def test_every_recipe_is_short_and_says_what_it_needs(name):
     assert recipe_files()[name].read_text().count("\n") < 60
     header = header_of(recipe_files()[name])
     assert {"Command", "Try it", "Hardware", "Time", "Result", "Source"} == header.entries.keys()
+    assert [*header.rows] == [row for one in runs_of(name) if (row := one.partition(" ")[2])]
     assert all(f"recipes/{name}.py" in line for line in header.entries["Command"].splitlines())
 
 

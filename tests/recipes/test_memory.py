@@ -1,6 +1,5 @@
 """The memory of a training step: what is computed is what is measured, and what the recipes' headers say."""
 
-import importlib
 import os
 import re
 import subprocess
@@ -11,50 +10,58 @@ import attrs
 import pytest
 
 from mobileclip.data import RangeAugmentSpec
-from mobileclip.recipes import header_of, recipe_files
-from mobileclip.recipes.training import step_memory
-from recipes.train_s0 import train_s0
+from mobileclip.recipes import header_of, recipe_files, step_memory
+from mobileclip.training import Memory
+from recipes.train_s0 import RUN as S0
 from tests.encoders.small import SMALL
 from tests.errors import fails
-from tests.recipes.choices import TRAINING
+from tests.recipes.choices import TRAINING, run_of, runs_of
 from tests.recipes.measure_step import changed
 
 ROOT = Path(__file__).parents[2]
-GIB = 2**30
+GIB, MOST = 2**30, 72
 RECIPES = [*TRAINING, "train_coca"]
 
 
 def in_header(name):
-    """Return what a recipe's command trains, its processes, and what its header says of pieces and memory."""
+    """Return what a recipe trains, its processes, and what its header says of pieces and of memory by recomputation."""
     header = header_of(recipe_files()[name])
-    command = header.entries["Command"]
-    num_processes = int(re.search(r"--nproc-per-node (\d+)", command)[1])
-    piece = int(re.search(r"--micro-batch-size (\d+)", command)[1])
-    module = importlib.import_module(f"recipes.{name}")
-    rows = getattr(module, "ROWS", None)
-    recipe = getattr(module, name) if rows is None else rows[re.search(rf"{name}\.py (\w+)", command)[1]]
-    run = recipe()
-    run = attrs.evolve(run, training=attrs.evolve(run.training, micro_batch_size=piece))
-    said = re.match(r"(\d+) GPUs, each with (\d+) micro-batches of (\d+) in (\d+) GiB;", header.entries["Hardware"])
+    num_processes = int(re.search(r"--nproc-per-node (\d+)", header.entries["Command"])[1])
+    run = run_of((re.search(rf"{name}\.py (\w+)", header.entries["Command"]) and f"{name} {first_row(name)}") or name)
+    said = re.match(
+        r"(\d+) GPUs, each with (\d+) micro-batches of (\d+) in (\d+) GiB(?: that recompute; (\d+) without|; (\d+) )",
+        header.entries["Hardware"],
+    )
     assert said is not None, header.entries["Hardware"]
-    return run, num_processes, [int(number) for number in said.groups()]
+    num_gpus, num_pieces, piece, own, *others = (number and int(number) for number in said.groups())
+    other = next(filter(None, others))
+    is_recomputing = others[0] is not None
+    return run, num_processes, (num_gpus, num_pieces, piece), {is_recomputing: own, not is_recomputing: other}
+
+
+def first_row(name):
+    return next(iter(runs_of(name))).partition(" ")[2]
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_header_s_pieces_make_the_batch_and_fit(name):
-    run, num_processes, (num_gpus, num_pieces, piece, gibibytes) = in_header(name)
+    """A recipe recomputes where its micro-batches do not fit otherwise."""
+    run, num_processes, (num_gpus, num_pieces, piece), gibibytes = in_header(name)
     assert num_gpus == num_processes
-    assert piece == run.training.micro_batch_size
+    assert piece == run.training.memory.micro_batch
     assert num_gpus * num_pieces * piece == run.data.batch_size
-    assert gibibytes <= 72, "a GPU of 80 GB has 79 GiB, of which libraries take some"
-    assert run.training.recompute_activations or name not in TRAINING
+    assert gibibytes[run.training.memory.recompute] <= MOST, "a GPU of 80 GB has 79 GiB, of which libraries take some"
+    assert run.training.memory.recompute == (gibibytes[False] > MOST)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_header_says_how_much_memory_is_computed(name):
-    run, num_processes, (*_, gibibytes) = in_header(name)
-    assert step_memory(run, num_processes=num_processes).total / GIB == pytest.approx(gibibytes, abs=1)
+    run, num_processes, _, gibibytes = in_header(name)
+    for recompute, said in gibibytes.items():
+        memory = attrs.evolve(run.training.memory, recompute=recompute)
+        traced = attrs.evolve(run, training=attrs.evolve(run.training, memory=memory))
+        assert step_memory(traced, num_processes=num_processes).total / GIB == pytest.approx(said, abs=1)
 
 
 @pytest.mark.slow
@@ -86,8 +93,8 @@ def test_a_measured_step_takes_what_is_computed(name, batch_size, piece, recompu
 
 
 def small(batch_size, model=SMALL, **changes):
-    run = train_s0()
-    training = attrs.evolve(run.training, **changes)
+    run = S0
+    training = attrs.evolve(run.training, **({"memory": Memory()} | changes))
     data = attrs.evolve(run.data, batch_size=batch_size, image=model.image.input, text=model.text.input)
     return attrs.evolve(run, model=model, data=data, training=training)
 
@@ -95,10 +102,10 @@ def small(batch_size, model=SMALL, **changes):
 @pytest.mark.slow
 def test_more_pieces_take_as_much_more_as_one_does():
     """Six pieces are those of two and three, carried on: the trace of all six says the same."""
-    run = small(48, micro_batch_size=8)
+    run = small(48, memory=Memory(micro_batch=8))
     carried_on, traced = step_memory(run), step_memory(run, num_traced_pieces=6)
     assert carried_on.step == pytest.approx(traced.step, rel=0.02)
-    assert carried_on.step > 1.05 * step_memory(small(24, micro_batch_size=8)).step
+    assert carried_on.step > 1.05 * step_memory(small(24, memory=Memory(micro_batch=8))).step
 
 
 def test_processes_share_the_batch_and_exchange():
@@ -118,16 +125,16 @@ def test_processes_share_the_batch_and_exchange():
 @pytest.mark.parametrize("range_augment", [None, RangeAugmentSpec()], ids=["", "augmented"])
 def test_pieces_and_recomputing_take_less(range_augment):
     choices = {"range_augment": range_augment}
-    whole = step_memory(small(16, **choices, recompute_activations=False)).step
-    recomputed = step_memory(small(16, **choices, recompute_activations=True)).step
-    pieces = step_memory(small(16, **choices, recompute_activations=True, micro_batch_size=4)).step
+    whole = step_memory(small(16, **choices, memory=Memory())).step
+    recomputed = step_memory(small(16, **choices, memory=Memory(recompute=True))).step
+    pieces = step_memory(small(16, **choices, memory=Memory(micro_batch=4, recompute=True))).step
     assert pieces < recomputed < whole
 
 
 @pytest.mark.slow
 def test_range_augment_takes_no_more_for_more_pieces():
     def taken(batch_size, **changes):
-        return step_memory(small(batch_size, micro_batch_size=8, **changes)).step
+        return step_memory(small(batch_size, memory=Memory(micro_batch=8), **changes)).step
 
     few, many = (taken(size) - taken(size, range_augment=None) for size in (24, 48))
     assert few > 0

@@ -7,12 +7,11 @@ import pytest
 
 from mobileclip import specs
 from mobileclip.data import AugmentationSpec, crop_augmentation, read_card, read_reinforced_samples, read_samples
-from mobileclip.recipes.reinforcing import run_recipe
-from mobileclip.recipes.training import as_released_dfndr2b, mobileclip2_run
+from mobileclip.recipes import as_released_dfndr2b, mobileclip2_run
 from mobileclip.reinforce import ReinforcementSpec, verify
 from mobileclip.serialization import to_json
-from recipes.reinforce_dfndr2b import reinforce_dfndr2b
-from tests.recipes.choices import REINFORCING
+from tests.recipes.choices import run_of
+from tests.recipes.running import run_named
 from tests.reinforce.conftest import plain_shards, small_teacher_files
 
 
@@ -25,13 +24,13 @@ def here(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "num_augmentations", "scales"),
     [
-        pytest.param("DataCompDR-12M", 30, (100, 100), marks=pytest.mark.slow),
-        pytest.param("DataCompDR-1B", 10, (100, 100), marks=pytest.mark.slow),
-        ("DFNDR-2B", 2, (70, 60)),
+        pytest.param("reinforce_datacompdr12m", 30, (100, 100), marks=pytest.mark.slow),
+        pytest.param("reinforce_datacompdr1b", 10, (100, 100), marks=pytest.mark.slow),
+        ("reinforce_dfndr2b", 2, (70, 60)),
     ],
 )
 def test_each_recipe_end_to_end(here, capsys, name, num_augmentations, scales):
-    run_recipe(REINFORCING[name], name, None, ["--tiny", "--batch-size", "16"])
+    run_named(name, "--tiny", "--batch-size", "16")
     output = here / "outputs" / f"{name}-tiny"
     assert "48 samples in 4 reinforced shards, skipped: none; 0 of the shards" in capsys.readouterr().out
     card = read_card(output)
@@ -46,13 +45,13 @@ def test_each_recipe_end_to_end(here, capsys, name, num_augmentations, scales):
     checked = verify(output, num_samples=4, show_progress=False)
     assert checked.is_good, checked
     assert checked.num_replayed == 4
-    run_recipe(REINFORCING[name], name, None, ["--tiny", "--batch-size", "16"])
+    run_named(name, "--tiny", "--batch-size", "16")
     assert "4 of the shards by an earlier run" in capsys.readouterr().out
 
 
 def test_the_released_run_on_dfndr_takes_the_captions_that_the_recipe_writes():
     """And of no other captioner."""
-    made = reinforce_dfndr2b("DFN-2B", "DFNDR-2B")
+    made = run_of("reinforce_dfndr2b")
     wanted = as_released_dfndr2b(mobileclip2_run(specs.mobileclip2_s0())).data.caption_sets
     assert re.match(wanted, made.caption_set)
     assert Path(made.captioner.checkpoint).name == "mobileclip2_coca_dfn2b_s13b_mscoco38k_s12m_context77"
@@ -61,32 +60,32 @@ def test_the_released_run_on_dfndr_takes_the_captions_that_the_recipe_writes():
 @pytest.mark.slow
 def test_captions_first_and_embeddings_later_are_both_at_once(here):
     common = ["--tiny", "--layout", "npz"]
-    run_recipe(reinforce_dfndr2b, "both", None, common)
-    run_recipe(reinforce_dfndr2b, "both", None, [*common, "--step", "captions", "--output", "captions"])
+    run_named("reinforce_dfndr2b", *common)
+    run_named("reinforce_dfndr2b", *common, "--step", "captions", "--output", "captions")
     plain = list(read_samples(sorted(Path("captions").glob("*.tar"))))
     assert all(len(sample.syn_captions["syn_text_dfn_mscoco38k"]) == 5 for sample in plain)
-    later = ["--step", "embeddings", "--source", "captions", "--output", "embeddings"]
-    run_recipe(reinforce_dfndr2b, "both", None, [*common, *later])
-    assert read_card("embeddings") == read_card("outputs/both-tiny")
+    later = ["--step", "embeddings", "--data", "captions", "--output", "embeddings"]
+    run_named("reinforce_dfndr2b", *common, *later)
+    assert read_card("embeddings") == read_card("outputs/reinforce_dfndr2b-tiny")
     for path in sorted(Path("embeddings").glob("*.tar")):
-        assert path.read_bytes() == (Path("outputs/both-tiny") / path.name).read_bytes()
+        assert path.read_bytes() == (Path("outputs/reinforce_dfndr2b-tiny") / path.name).read_bytes()
 
 
 def test_a_dry_run_estimates_and_writes_nothing(here, capsys):
-    run_recipe(reinforce_dfndr2b, "dry", None, ["--tiny", "--dry-run"])
+    run_named("reinforce_dfndr2b", "--tiny", "--dry-run")
     said = capsys.readouterr().out
     assert said.startswith("48 samples in 4 shards: ")
     assert "hours of one device" in said
-    assert not (here / "outputs" / "dry-tiny").exists()
+    assert not (here / "outputs" / "reinforce_dfndr2b-tiny").exists()
 
 
 def test_mistakes_end_with_one_line(here):
     with pytest.raises(SystemExit, match="error: --data is missing"):
-        run_recipe(reinforce_dfndr2b, "x", None, [])
+        run_named("reinforce_dfndr2b")
     with pytest.raises(SystemExit, match=r"error: shard nowhere/1\.tar does not exist"):
-        run_recipe(reinforce_dfndr2b, "x", None, ["--tiny", "--source", "nowhere/1.tar"])
+        run_named("reinforce_dfndr2b", "--tiny", "--data", "nowhere/1.tar")
     with pytest.raises(SystemExit, match=r"error: shard nowhere/1\.tar does not exist"):
-        run_recipe(reinforce_dfndr2b, "x", None, ["--engine", "ray", "--source", "nowhere/1.tar"])
+        run_named("reinforce_dfndr2b", "--engine", "ray", "--data", "nowhere/1.tar")
 
 
 def write_run(folder, shards):
@@ -108,25 +107,25 @@ def test_a_shard_that_is_set_aside_is_named_and_with_strict_the_status_is_1(here
     whole = shards[0].read_bytes()
     shards[0].write_bytes(b"no tar")
     write_run(here, shards)
-    command = ["--run", "run.json", "--pause-seconds", "0", "--tries", "2", "--strict"]
+    command = ["run.json", "--pause-seconds", "0", "--tries", "2", "--strict"]
     with pytest.raises(SystemExit) as ended:
-        run_recipe(reinforce_dfndr2b, "x", None, command)
+        run_named("reinforce_dfndr2b", *command)
     assert ended.value.code == 1
     said = capsys.readouterr().out
     assert "set aside: 00000000.tar: unreadable_shard: after 0 samples" in said
     assert f"1 shards were set aside, see {here}/out/set_aside.jsonl; the same command tries them again" in said
     assert [path.name for path in (here / "out").glob("*.tar")] == ["00000001.tar"]
     shards[0].write_bytes(whole)
-    run_recipe(reinforce_dfndr2b, "x", None, command)
+    run_named("reinforce_dfndr2b", *command)
     assert "4 samples in 2 reinforced shards, skipped: none; 1 of the shards" in capsys.readouterr().out
     assert not (here / "out" / "set_aside.jsonl").exists()
-    run_recipe(reinforce_dfndr2b, "x", None, ["--status", "--output", "out"])
+    run_named("reinforce_dfndr2b", "--status", "--output", "out")
     said = capsys.readouterr().out
     assert said.startswith("finished at ")
     assert "\nreinforcing: 2 of 2 shards done, 1 of them by earlier runs\n" in said
     assert "set aside" not in said
-    with pytest.raises(SystemExit, match="nothing has run in outputs/x"):
-        run_recipe(reinforce_dfndr2b, "x", None, ["--status"])
+    with pytest.raises(SystemExit, match="nothing has run in outputs/reinforce_dfndr2b"):
+        run_named("reinforce_dfndr2b", "--status")
 
 
 def test_of_many_shards_that_are_set_aside_ten_are_named(here, capsys):
@@ -135,7 +134,7 @@ def test_of_many_shards_that_are_set_aside_ten_are_named(here, capsys):
     for index in range(1, 12):
         Path("plain", f"{index:08d}.tar").write_bytes(b"no tar")
     write_run(here, sorted(Path("plain").glob("*.tar")))
-    run_recipe(reinforce_dfndr2b, "x", None, ["--run", "run.json", "--tries", "1"])
+    run_named("reinforce_dfndr2b", "run.json", "--tries", "1")
     said = capsys.readouterr().out
     assert said.count("set aside: ") == 10
     assert "11 shards were set aside, see " in said
@@ -143,15 +142,15 @@ def test_of_many_shards_that_are_set_aside_ten_are_named(here, capsys):
 
 @pytest.mark.slow
 def test_the_weak_augmentation(here):
-    run_recipe(reinforce_dfndr2b, "weak", None, ["--tiny", "--augmentation", "crop"])
-    card = read_card("outputs/weak-tiny")
+    run_named("reinforce_dfndr2b", "--tiny", "--augmentation", "crop")
+    card = read_card("outputs/reinforce_dfndr2b-tiny")
     assert card.augmentation == crop_augmentation(card.augmentation.size)
-    for sample in read_reinforced_samples(sorted(Path("outputs/weak-tiny").glob("*.tar"))):
+    for sample in read_reinforced_samples(sorted(Path("outputs/reinforce_dfndr2b-tiny").glob("*.tar"))):
         for params in sample.augmentations:
             assert params.operations == ()
             assert params.crop[2] * params.crop[3] > 0.85 * params.image_size[0] * params.image_size[1]
     with pytest.raises(SystemExit, match="unknown augmentation 'crops'; did you mean 'crop'"):
-        run_recipe(reinforce_dfndr2b, "weak", None, ["--tiny", "--augmentation", "crops"])
+        run_named("reinforce_dfndr2b", "--tiny", "--augmentation", "crops")
 
 
 @pytest.mark.slow
@@ -159,7 +158,7 @@ def test_the_weak_augmentation(here):
 def test_ray_makes_the_same(here):
     import ray  # noqa: F401
 
-    run_recipe(reinforce_dfndr2b, "local", None, ["--tiny"])
-    run_recipe(reinforce_dfndr2b, "ray", None, ["--tiny", "--engine", "ray", "--num-workers", "2"])
+    run_named("reinforce_dfndr2b", "-o", "outputs/local", "--tiny")
+    run_named("reinforce_dfndr2b", "-o", "outputs/ray", "--tiny", "--engine", "ray", "--num-workers", "2")
     for path in sorted(Path("outputs/local-tiny").glob("*.tar")):
         assert path.read_bytes() == (Path("outputs/ray-tiny") / path.name).read_bytes()

@@ -1,4 +1,4 @@
-"""`--released` beside what the released scripts run: open_clip's models, groups of parameters, first step, pixels.
+"""`released` beside what the released scripts run: open_clip's models, groups of parameters, first step, pixels.
 
 The scripts train with open_clip at commit 7260a46 (17 March 2025), and with a patch that changes neither models,
 optimiser nor evaluation. Version 3.3.0 has the same models, groups, defaults and schedule.
@@ -19,7 +19,7 @@ from mobileclip.data import AugmentationParams, ImageTransform, datacompdr_augme
 from mobileclip.data.augmentation import OPERATIONS
 from mobileclip.encoders import ViTSpec
 from mobileclip.encoders.checkpoints import layouts
-from mobileclip.recipes.training import shallow
+from mobileclip.recipes.tiny import shallow
 from mobileclip.serialization import to_json
 from mobileclip.training import World, build_objective, decay_groups
 from tests.blocks.filling import noise
@@ -62,11 +62,11 @@ _SHOWN = {}
 
 @pytest.fixture
 def released(capsys):
-    """A recipe's run with `--released`, as the command line shows it."""
+    """A recipe's run as it was released, as the command line shows it."""
 
     def show(name, *flags):
-        if (name, flags) not in _SHOWN or "--run" in flags:
-            _SHOWN[name, flags] = shown_run(capsys, name, "--released", *flags)
+        if (name, flags) not in _SHOWN:
+            _SHOWN[name, flags] = shown_run(capsys, name, "released", *flags)
         return _SHOWN[name, flags]
 
     return show
@@ -296,7 +296,7 @@ def test_what_was_released_once_is_released_again(name, released, tmp_path):
 
 
 def test_flags_change_what_is_released(released):
-    run = released("train_b", "--pipeline.image.interpolation", "bilinear", "--training.optimizer.eps", "1e-7")
+    run = released("train_b", "--data.image.interpolation", "bilinear", "--training.optimizer.eps", "1e-7")
     assert run.model.image.input.interpolation == run.data.image.interpolation == "bilinear"
     assert run.training.optimizer.eps == 1e-7
     assert is_plain(run.model)

@@ -13,14 +13,14 @@ from PIL import Image, ImageColor
 
 from mobileclip.data import ImageTransform, Tokenizer, count_samples, find_card, write_card, write_shard
 from mobileclip.datasets import as_source
-from mobileclip.recipes.finetuning import World, shrink, write_old_tasks
-from mobileclip.recipes.tiny import COLOURS, OUTLINES, SHAPES, draw_shape, first_samples, fitted_model
-from mobileclip.recipes.training import tiny_run
+from mobileclip.recipes.tiny import COLOURS, OUTLINES, SHAPES, draw_shape, first_samples, shrunk
 from mobileclip.training.finetuning.run import FinetuneSpec
-from recipes.train_s2 import train_s2
 from tests.data.made_samples import encoded, make_sample
 from tests.data.shards.test_card import CARD
+from tests.evaluation.fitted_model import fitted_model
 from tests.evaluation.scene_models import scene_pictures, scene_texts, small_spec
+from tests.recipes.choices import run_of
+from tests.recipes.world import World, write_old_tasks
 
 SHEET = Path(__file__).parent / "golden" / "shapes.png"
 """Two of every shape at a tenth of their size: the pages' figures were measured on these drawings."""
@@ -82,9 +82,10 @@ def test_every_process_of_a_tiny_run_has_a_shard_and_a_share_of_the_batch(tmp_pa
         str(write_shard(tmp_path / f"{shard}.tar", [make_sample(4 * shard + index) for index in range(4)]))
         for shard in range(4)
     ]
-    run = train_s2()
+    run = run_of("train_s2")
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WORLD_SIZE", "3")
-    data = tiny_run(attrs.evolve(run, data=attrs.evolve(run.data, shards=tuple(shards))), tmp_path).data
+    data = shrunk(attrs.evolve(run, data=attrs.evolve(run.data, shards=tuple(shards)))).data
     assert (data.shards, data.batch_size, data.num_samples) == (tuple(shards[:3]), 6, 12)
 
 
@@ -100,4 +101,4 @@ def test_a_tiny_fine_tuning_starts_from_the_model_that_is_named(tmp_path, monkey
         (tmp_path / "data" / name).mkdir(parents=True)
         (tmp_path / "data" / name / "0.png").write_bytes(encoded(8, 8))
     named = FinetuneSpec(checkpoint="my.pt", data="data", old_tasks=("data",))
-    assert shrink(named).checkpoint == "my.pt"
+    assert shrunk(named).checkpoint == "my.pt"

@@ -113,7 +113,7 @@ def small_teacher_files(folder: Path) -> tuple[CheckpointTeacher, ...]:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """Teachers and a captioner of open_clip's, as files that nobody changes."""
-    from mobileclip.recipes.tiny import write_tiny_models
+    from tests.reinforce.open_clip_models import write_tiny_models
 
     return write_tiny_models(tmp_path_factory.mktemp("tiny"))
 

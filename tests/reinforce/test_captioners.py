@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from mobileclip.recipes.tiny import CONFIGS, write_tiny_models
 from mobileclip.reinforce import Captioner, CaptionerSpec, CocaCaptioner
 from mobileclip.reinforce.captioners import CocaDecoder, Vocabulary, captioners as registry
 from mobileclip.serialization import from_json
@@ -19,6 +18,7 @@ from tests.errors import fails
 from tests.lazily import lazily
 from tests.no_float64 import no_float64
 from tests.reinforce.conftest import picture
+from tests.reinforce.open_clip_models import CONFIGS, write_tiny_models
 from tests.reinforce.plugins import install_plugin
 
 open_clip = lazily("open_clip")

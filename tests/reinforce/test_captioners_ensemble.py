@@ -12,8 +12,6 @@ from mobileclip.datasets import ShardSource
 from mobileclip.encoders import CoCaSpec, TextTransformerSpec, ViTSpec
 from mobileclip.encoders.checkpoints import save_coca
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput, TextInput
-from mobileclip.recipes.reinforcing import run_recipe
-from mobileclip.recipes.tiny import write_tiny_models
 from mobileclip.reinforce import (
     Captioner,
     CaptionSet,
@@ -28,7 +26,9 @@ from mobileclip.serialization import from_json
 from mobileclip.tensor_files import weights_sha256
 from tests.errors import fails
 from tests.recipes.choices import REINFORCING
+from tests.recipes.running import shown
 from tests.reinforce.conftest import picture, plain_sample
+from tests.reinforce.open_clip_models import write_tiny_models
 
 NAMES = ("syn_text_first", "syn_text_second")
 
@@ -154,10 +154,10 @@ def test_files_bring_their_architecture_and_the_names_of_their_sets(tmp_path):
         with_weights(CocaCaptioner(), ["a/gbc.pt", "b/gbc.pt"])
 
 
-@pytest.mark.parametrize("recipe", REINFORCING.values())
+@pytest.mark.parametrize("recipe", REINFORCING)
 def test_weights_on_the_command_line_replace_the_captioner_of_every_recipe(recipe, capsys):
-    run_recipe(recipe, "a", None, ["--data", "a.tar", "--captioner-weights", "hf-hub:owner/name", "--show"])
-    spec = from_json(capsys.readouterr().out, ReinforcementSpec)
+    text = shown(capsys, recipe, "--data", "a.tar", "--captioner-weights", "hf-hub:owner/name")
+    spec = from_json(text, ReinforcementSpec)
     assert spec.captioner == CheckpointCaptioner(checkpoint="hf-hub:owner/name", num_captions=5, top_p=0.9)
 
 

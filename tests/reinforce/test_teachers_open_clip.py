@@ -14,12 +14,12 @@ from mobileclip.data import ImageTransform
 from mobileclip.extras import install
 from mobileclip.inputs import TextInput
 from mobileclip.recipes.distilling import open_teacher
-from mobileclip.recipes.tiny import CONFIGS, write_tiny_models
 from mobileclip.reinforce import OpenClipTeacher, Teacher, build_ensemble
 from tests.contracts.teachers import check_teacher
 from tests.errors import fails
 from tests.lazily import lazily
 from tests.reinforce.conftest import picture
+from tests.reinforce.open_clip_models import CONFIGS, write_tiny_models
 
 open_clip = lazily("open_clip")
 

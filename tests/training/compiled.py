@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from mobileclip.training import ImageTextObjective, World, connected
+from mobileclip.training import ImageTextObjective, Memory, World, connected
 from tests.training.runs import new_model, share_of, training_spec
 from tests.training.test_objective import relative_error
 
@@ -23,7 +23,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     with connected("cpu") as connected_world:
         plain = gradients(connected_world)
-        compiled = gradients(connected_world, compile="step", recompute_activations=True)
+        compiled = gradients(connected_world, compile="step", memory=Memory(recompute=True))
         error = relative_error(compiled, plain)
         assert error < 1e-5, error
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0

@@ -18,6 +18,7 @@ from mobileclip.training import (
     AdamWSpec,
     CaptionObjective,
     CosineSchedule,
+    Memory,
     RunSpec,
     TrainingSpec,
     World,
@@ -140,7 +141,7 @@ def test_pieces_make_no_difference(contrastive_weight, shards):
     found = []
     for size in (None, 3):
         torch.manual_seed(0)
-        training = attrs.evolve(spec_of(shards).training, loss=loss, micro_batch_size=size)
+        training = attrs.evolve(spec_of(shards).training, loss=loss, memory=Memory(micro_batch=size))
         objective = CaptionObjective(training, model=CAPTIONER.build(), world=World())
         terms = objective(batch)
         terms[-1].backward()

@@ -17,6 +17,7 @@ from mobileclip.losses import ContrastiveLossSpec, LossSpec, losses
 from mobileclip.training import (
     ClassificationObjective,
     CrossEntropySpec,
+    Memory,
     Objective,
     RunSpec,
     TrainingSpec,
@@ -78,7 +79,7 @@ class TestLoss:
             objective(attrs.evolve(batch, image=image_of(batch).double()))[-1].backward()
             return {name: parameter.grad for name, parameter in objective.named_parameters()}
 
-        torch.testing.assert_close(gradients(micro_batch_size=3), gradients(), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(gradients(memory=Memory(micro_batch=3)), gradients(), rtol=1e-9, atol=1e-12)
 
     @pytest.mark.slow
     @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
@@ -130,7 +131,7 @@ class TestLoop:
         [
             pytest.param({}, id="plain"),
             pytest.param(
-                {"range_augment": RangeAugmentSpec(), "micro_batch_size": 4, "recompute_activations": True},
+                {"range_augment": RangeAugmentSpec(), "memory": Memory(micro_batch=4, recompute=True)},
                 id="more",
                 marks=pytest.mark.slow,
             ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 
 import attrs
 import pytest
@@ -14,8 +13,7 @@ from torch import nn
 from mobileclip.data import ColumnPipelineSpec, OnlinePipelineSpec, ReinforcedPipelineSpec
 from mobileclip.datasets import LabelledPipelineSpec
 from mobileclip.inputs import ImageInput, TextInput
-from mobileclip.recipes.classifying import run_recipe as classes_recipe
-from mobileclip.recipes.training import run_recipe as training_recipe
+from mobileclip.recipes import run_recipe
 from mobileclip.serialization import from_json, to_json
 from mobileclip.training import RunSpec, World, build_objective, pipelines, run, students
 from tests.errors import fails
@@ -174,30 +172,19 @@ def test_what_cannot_be_written_or_read_is_named():
 
 
 OWN = {
-    training_recipe: RunSpec(model=PlainSpec(), data=DrawnSpec(), training=training_spec(3, reinforced=False)),
-    classes_recipe: RunSpec(model=PlainClassifierSpec(), data=DrawnClassesSpec(), training=class_runs.training_spec(3)),
+    "texts": RunSpec(model=PlainSpec(), data=DrawnSpec(), training=training_spec(3, reinforced=False)),
+    "classes": RunSpec(model=PlainClassifierSpec(), data=DrawnClassesSpec(), training=class_runs.training_spec(3)),
 }
 
 
-@pytest.mark.parametrize("run_recipe", OWN, ids=["texts", "classes"])
-def test_a_recipe_of_others_parts_has_their_choices_as_flags(tmp_path, monkeypatch, capsys, run_recipe):
+@pytest.mark.parametrize("name", OWN)
+def test_a_recipe_of_others_parts_has_their_choices_as_flags(tmp_path, monkeypatch, capsys, name):
     monkeypatch.chdir(tmp_path)
-    own = OWN[run_recipe]
-    run_recipe(lambda: own, "own", None, ["--pipeline.first", "5", "--show"])
+    own = OWN[name]
+    run_recipe(own, ["--data.first", "5", "--show"], name="own")
     (tmp_path / "own.json").write_text(text := capsys.readouterr().out)
     assert from_json(text, RunSpec) == attrs.evolve(own, data=attrs.evolve(own.data, first=5))
-    run_recipe(lambda: own, "own", None, ["--run", "own.json", "--device", "cpu"])
+    run_recipe(own, ["own.json", "--device", "cpu"], name="own")
     assert from_json((tmp_path / "outputs" / "own" / "run.json").read_text(), RunSpec).data.first == 5
-    with fails("recipes.library-own-models-data", "--data, --tiny", by=SystemExit):
-        run_recipe(lambda: own, "own", None, ["--data", "a.tar", "--tiny"])
-
-
-def test_a_recipe_trains_no_run_of_another_kind(tmp_path):
-    runs = (
-        RunSpec(model=MODEL, data=PIPELINE, training=training_spec()),
-        RunSpec(model=class_runs.MODEL, data=LABELLED, training=class_runs.training_spec()),
-    )
-    for run_recipe, other in ((classes_recipe, runs[0]), (training_recipe, runs[1])):
-        (tmp_path / "run.json").write_text(to_json(other))
-        with fails("recipes.trains-give-run-recipe", type(other.model).__name__, by=SystemExit):
-            run_recipe(partial(attrs.evolve, other), "own", None, ["--run", str(tmp_path / "run.json"), "--show"])
+    with pytest.raises(SystemExit):
+        run_recipe(own, ["--tiny"], name="own")

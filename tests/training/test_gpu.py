@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mobileclip.data import RangeAugmentSpec
-from mobileclip.training import ImageTextObjective, World, read_metrics, train
+from mobileclip.training import ImageTextObjective, Memory, World, read_metrics, train
 from tests.training.runs import Batches, KilledError, batch_of, image_of, new_model, training_spec
 from tests.training.test_objective import INSTANTIATED, TRANSFORMERS, relative_error
 
@@ -16,7 +16,9 @@ def losses_of(output):
     return [line["loss"] for line in read_metrics(output / "metrics.jsonl")]
 
 
-@pytest.mark.parametrize("changes", [{}, {"micro_batch_size": 3}, {"recompute_activations": True}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"memory": Memory(micro_batch=3)}, {"memory": Memory(recompute=True)}], ids=str
+)
 @pytest.mark.parametrize("make", [new_model, TRANSFORMERS.build], ids=["convolutions", "transformers"])
 def test_a_step_is_that_of_the_cpu(make, changes, gpu):
     results = []
@@ -46,7 +48,7 @@ def test_the_loss_falls_in_bfloat16(compiled, tmp_path, gpu):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"precision": "bfloat16"}, {"range_augment": RangeAugmentSpec(), "micro_batch_size": 4}],
+    [{}, {"precision": "bfloat16"}, {"range_augment": RangeAugmentSpec(), "memory": Memory(micro_batch=4)}],
     ids=["plain", "bfloat16", "random"],
 )
 def test_a_killed_run_goes_on(changes, tmp_path, gpu):

@@ -19,7 +19,7 @@ from mobileclip.data import RangeAugmentSpec, ReinforcedBatch, ReinforcementCard
 from mobileclip.inputs import ImageInput
 from mobileclip.losses import SigmoidLossSpec
 from mobileclip.storage import exclusive
-from mobileclip.training import AdamWSpec, read_metrics, train
+from mobileclip.training import AdamWSpec, Memory, read_metrics, train
 from mobileclip.training.checkpoints import DIGEST, CheckpointFolder, digest
 from tests.errors import fails
 from tests.training.runs import (
@@ -93,7 +93,7 @@ def test_the_loss_falls(tmp_path, reinforced):
     [
         pytest.param({}, marks=pytest.mark.slow),
         # What draws random numbers while it trains, and what has parameters beside the student's.
-        {"range_augment": RangeAugmentSpec(), "loss": SigmoidLossSpec(), "micro_batch_size": 4},
+        {"range_augment": RangeAugmentSpec(), "loss": SigmoidLossSpec(), "memory": Memory(micro_batch=4)},
         {"precision": "float16"},
     ],
     ids=["plain", "random", "float16"],

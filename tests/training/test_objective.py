@@ -10,7 +10,7 @@ import torch
 from mobileclip.data import RangeAugmentSpec
 from mobileclip.encoders import MCiSpec, StageSpec, TextTransformerSpec, ViTSpec
 from mobileclip.inputs import ImageInput, TextInput
-from mobileclip.training import ImageTextObjective, World, decay_groups
+from mobileclip.training import ImageTextObjective, Memory, World, decay_groups
 from mobileclip.training.cpu import quicken
 from tests.errors import fails
 from tests.training.runs import MODEL, batch_of, image_of, kept_by, new_model, training_spec
@@ -44,7 +44,7 @@ def gradients(model, **changes):
 def test_pieces_make_no_difference(size):
     torch.manual_seed(0)
     model = TRANSFORMERS.build().double()
-    whole, pieces = gradients(model), gradients(model, micro_batch_size=size)
+    whole, pieces = gradients(model), gradients(model, memory=Memory(micro_batch=size))
     assert pieces[0] == pytest.approx(whole[0], rel=1e-12)
     torch.testing.assert_close(pieces[1], whole[1], rtol=1e-9, atol=1e-12)
 
@@ -53,8 +53,7 @@ def test_pieces_make_no_difference(size):
 @pytest.mark.parametrize("range_augment", [None, RangeAugmentSpec()], ids=["", "augmented"])
 def test_one_piece_at_a_time_is_held_in_floats(again, range_augment):
     """The others wait as pixels, in the forward pass and in the backward pass."""
-    changes = {"recompute_activations": again, "range_augment": range_augment}
-    spec = training_spec(9, micro_batch_size=3, **changes)
+    spec = training_spec(9, memory=Memory(micro_batch=3, recompute=again), range_augment=range_augment)
     objective = ImageTextObjective(spec, model=TRANSFORMERS.build(), world=World())
     seen, sizes = [], []
 
@@ -82,7 +81,7 @@ def test_images_in_floating_point_are_taken_for_normalised():
 def test_batch_norms_count_every_piece_once():
     model = new_model()
     _, _, whole = gradients(model)
-    _, _, pieces = gradients(model, micro_batch_size=4)
+    _, _, pieces = gradients(model, memory=Memory(micro_batch=4))
     counts = [name for name in whole if name.endswith("num_batches_tracked") and name.startswith("image_encoder")]
     assert len(counts) > 10
     assert all(whole[name] == 1 and pieces[name] == 2 for name in counts)
@@ -96,11 +95,11 @@ def test_batch_norms_count_every_piece_once():
 
 def test_recomputing_activations_changes_no_bit():
     model = new_model()
-    kept, again = gradients(model), gradients(model, recompute_activations=True)
+    kept, again = gradients(model), gradients(model, memory=Memory(recompute=True))
     assert again[0] == kept[0]
     torch.testing.assert_close(again[1:], kept[1:], rtol=0, atol=0)
-    both = gradients(model, recompute_activations=True, micro_batch_size=4)
-    torch.testing.assert_close(both[1:], gradients(model, micro_batch_size=4)[1:], rtol=0, atol=0)
+    both = gradients(model, memory=Memory(micro_batch=4, recompute=True))
+    torch.testing.assert_close(both[1:], gradients(model, memory=Memory(micro_batch=4))[1:], rtol=0, atol=0)
 
 
 def augmented_gradients(model, **changes):
@@ -120,7 +119,7 @@ def test_range_augment_in_pieces_is_that_of_the_whole_batch(size, again):
     torch.manual_seed(0)
     model = TRANSFORMERS.build()
     whole = augmented_gradients(model)
-    assert_same_step(augmented_gradients(model, micro_batch_size=size, recompute_activations=again), whole)
+    assert_same_step(augmented_gradients(model, memory=Memory(micro_batch=size, recompute=again)), whole)
 
 
 @pytest.mark.slow
@@ -134,7 +133,7 @@ def test_range_augment_in_compiled_pieces_is_that_of_the_whole_batch(compiled, a
     model = TRANSFORMERS.build()
     whole = augmented_gradients(model)
     torch._dynamo.reset()
-    changes = {"micro_batch_size": 4, "recompute_activations": again, "compile": compiled}
+    changes = {"memory": Memory(micro_batch=4, recompute=again), "compile": compiled}
     assert_same_step(augmented_gradients(model, **changes), whole)
 
 
@@ -157,9 +156,9 @@ def test_pieces_and_recomputation_keep_less():
     deeper = MCiSpec(stages=(StageSpec(dim=16, depth=2),), embedding_dim=24, input=ImageInput(size=16))
     model = attrs.evolve(MODEL, image=deeper).build()
     whole = bytes_kept(model)
-    assert bytes_kept(model, recompute_activations=True) < 0.5 * whole
-    assert bytes_kept(model, micro_batch_size=2) < 0.1 * whole
-    assert bytes_kept(model, micro_batch_size=2, range_augment=RangeAugmentSpec()) < 0.1 * whole
+    assert bytes_kept(model, memory=Memory(recompute=True)) < 0.5 * whole
+    assert bytes_kept(model, memory=Memory(micro_batch=2)) < 0.1 * whole
+    assert bytes_kept(model, memory=Memory(micro_batch=2), range_augment=RangeAugmentSpec()) < 0.1 * whole
 
 
 def test_range_augment_changes_the_student_s_images_and_learns_its_ranges():
@@ -183,7 +182,7 @@ def test_range_augment_changes_the_student_s_images_and_learns_its_ranges():
 @INSTANTIATED
 def test_a_step_is_one_graph_for_the_compiler():
     """Of all steps: neither keys nor progress are a part of it."""
-    spec = training_spec(9, recompute_activations=True)
+    spec = training_spec(9, memory=Memory(recompute=True))
     objective = ImageTextObjective(spec, model=TRANSFORMERS.build(), world=World())
     torch._dynamo.reset()
     compiled = torch.compile(objective.forward, fullgraph=True, backend="eager")
@@ -215,7 +214,7 @@ def test_what_is_drawn_for_a_batch_is_not_compiled_anew():
 @pytest.mark.parametrize("compiled", ["towers", "step"])
 def test_what_is_compiled_trains_alike(compiled, again):
     model = new_model()
-    plain, other = gradients(model), gradients(model, compile=compiled, recompute_activations=again)
+    plain, other = gradients(model), gradients(model, compile=compiled, memory=Memory(recompute=again))
     assert other[0] == pytest.approx(plain[0], rel=1e-5)
     assert relative_error(other[1], plain[1]) < 1e-5
     assert other[2].keys() == plain[2].keys()

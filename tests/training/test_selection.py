@@ -18,6 +18,7 @@ from mobileclip.serialization import to_json
 from mobileclip.training import (
     ImageTextObjective,
     Learnability,
+    Memory,
     PairLosses,
     SelectionSpec,
     World,
@@ -160,7 +161,7 @@ def test_pieces_make_no_difference():
     found = []
     for size in (None, 3):
         torch.manual_seed(0)
-        objective = objective_of(model=copy.deepcopy(model), micro_batch_size=size)
+        objective = objective_of(model=copy.deepcopy(model), memory=Memory(micro_batch=size))
         torch.manual_seed(1)
         found.append(objective._learnable(batch_of(0)).keys)
     assert found[0] == found[1]

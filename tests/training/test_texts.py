@@ -13,7 +13,7 @@ from mobileclip.losses import ContrastiveLossSpec, TextDistillationLossSpec
 from mobileclip.reinforce import reinforce_texts
 from mobileclip.serialization import from_json, to_json
 from mobileclip.tensor_files import weights_sha256
-from mobileclip.training import CosineSchedule, RunSpec, TrainingSpec, read_metrics, run
+from mobileclip.training import CosineSchedule, Memory, RunSpec, TrainingSpec, read_metrics, run
 from tests.encoders.small import SMALL, TEXT
 from tests.errors import fails
 from tests.training.runs import assert_killed_goes_on
@@ -151,7 +151,7 @@ def test_a_batch_in_pieces_has_the_same_gradient(texts, tmp_path):
         run(spec, output)
         return read_metrics(output / "metrics.jsonl")[0]
 
-    whole, pieces = first(), first(micro_batch_size=5)
+    whole, pieces = first(), first(memory=Memory(micro_batch=5))
     assert pieces["loss"] == pytest.approx(whole["loss"], rel=1e-5)
     assert pieces["gradient_norm"] == pytest.approx(whole["gradient_norm"], rel=1e-4)
 

@@ -19,7 +19,7 @@ import json
 from examples.icons.finder import FinderSpec, build_finder
 
 if __name__ == "__main__":
-    from mobileclip.recipes.entry_point import started
+    from mobileclip.recipes import started
     from mobileclip.terminal.printing import say
 
     with started(FinderSpec, "finder", __doc__, default=FinderSpec()) as spec:

@@ -73,7 +73,7 @@ def _frames(page: Any) -> Iterator[tuple[bytes, int]]:
 
 
 if __name__ == "__main__":
-    from mobileclip.recipes.entry_point import reported
+    from mobileclip.recipes import reported
 
     with reported("recording", None):
         record(*map(Path, sys.argv[1:] or ("build/finder", "docs/finder.webp")))

@@ -228,7 +228,7 @@ class JoinReport:
             yield "", f"{images.without_field:,} without the field to join by"
         if self.placeholders:
             keys = sum(one.num_keys for one in self.placeholders)
-            dropped = "left out" if "placeholder" in self.left_out else "--set drop-placeholders=yes leaves them out"
+            dropped = "left out" if "placeholder" in self.left_out else "--drop-placeholders leaves them out"
             pictures = f"{len(self.placeholders):,} pictures stand under many keys"
             yield "repeating", f"{pictures}, {keys:,} in all ({dropped}):"
             yield from _listed([str(one) for one in self.placeholders])
@@ -236,14 +236,14 @@ class JoinReport:
     def _told_of_problems(self) -> Iterator[tuple[str, str]]:
         if self.stopped is not None:
             sample, image = self.examples
-            yield "stopped", f"after {self.stopped}, of which no sample was joined; --set go-on joins the others"
+            yield "stopped", f"after {self.stopped}, of which no sample was joined; --go-on joins the others"
             if max(self.left_out, key=lambda reason: self.left_out[reason]) == "no_image":
                 yield "", f"a sample has the key {sample}, an image {image}: --by says what must be equal"
         elif not self.joined:
             yield "too few", "nothing was joined"
         elif not self.is_enough:
             shares = f"{self.joined / self.samples:.1%} of the samples were joined, expected {self.min_share:.1%}"
-            yield "too few", f"{shares}; --set min-share says how many will do"
+            yield "too few", f"{shares}; --min-share says how many will do"
         problems = ("unfinished", "reinforced", self.unfinished), ("unreadable", "image", self.images.unreadable)
         for title, side, of_shards in problems:
             if of_shards:

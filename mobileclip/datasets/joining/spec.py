@@ -6,6 +6,7 @@ import json
 
 import attrs
 from attrs import validators
+from tyro.conf import Positional
 
 from mobileclip import storage
 from mobileclip.data.samples.limits import SAMPLE_LIMITS, SampleLimits
@@ -42,8 +43,8 @@ class JoinSpec:
         ValueError: if choices contradict each other.
     """
 
-    reinforced: str
-    images: str
+    reinforced: Positional[str]
+    images: Positional[str]
     output: str
     captions: str | None = None
     index: str | None = None

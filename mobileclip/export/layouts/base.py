@@ -99,7 +99,7 @@ def fitted(spec: ExportSpec) -> ExportSpec:
     if len({layout.endings[one] for one in spec.precisions}) < len(spec.precisions):
         raise ValueError(
             f"the layout {spec.layout!r} calls files of all precisions alike; leave also out, or choose "
-            "--set layout=transformers.js"
+            "--layout transformers.js"
         )
     return layout.fitted(spec)
 

@@ -160,7 +160,7 @@ def require_able(target: Target, spec: ExportSpec) -> None:
             )
     if spec.preprocess == "picture" and not target.resizes:
         raise ValueError(
-            f"files of the target {spec.target!r} do not resize pictures; choose --set preprocess=uint8, and resize in "
+            f"files of the target {spec.target!r} do not resize pictures; choose --preprocess uint8, and resize in "
             "the host, or another target"
         )
     target.elsewhere(spec)

@@ -33,6 +33,6 @@ def calibration_inputs(encoder: nn.Module, samples: Samples, preprocess: Preproc
     if not len(crops):
         raise ValueError(
             f"none of the first {min(NUM_CROPS, len(samples.images))} images of {samples.name} can be read, so there "
-            "is nothing to find ranges of values with; give another data set with --set calibration"
+            "is nothing to find ranges of values with; give another data set with --calibration"
         )
     return as_taken(crops, contract, preprocess)

@@ -154,7 +154,7 @@ def check_resizing(run: Run, crops: Tensor, image: ImageInput, path: Path) -> No
             raise ValueError(
                 f"{path} resizes pictures otherwise than the library does: of a picture of {picture.shape[2]} x "
                 f"{picture.shape[1]} pixels, its embedding and that of what the library makes of it have a cosine of "
-                f"{cosine:.4f}, expected {_LEAST_RESIZED} or more; export with --set preprocess=uint8, and resize in "
+                f"{cosine:.4f}, expected {_LEAST_RESIZED} or more; export with --preprocess uint8, and resize in "
                 "the host"
             )
 
@@ -183,8 +183,8 @@ def check_lengths(run: Run, tokens: Tensor, text: TextInput, tower: TowerFile, p
         if whole.isfinite().all() and not cosine >= LEAST_COSINE[tower.compute]:
             raise ValueError(
                 f"{path} gives another embedding of a text in a row of {length} ids than in one of {row.shape[1]}: "
-                f"their cosine is {cosine:.4f}, expected {LEAST_COSINE[tower.compute]} or more; export with --set "
-                "text-lengths=full"
+                f"their cosine is {cosine:.4f}, expected {LEAST_COSINE[tower.compute]} or more; export with "
+                "--text-lengths full"
             )
 
 

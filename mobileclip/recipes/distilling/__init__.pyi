@@ -1,6 +1,3 @@
-from .command import (
-    run_recipe as run_recipe,
-)
 from .published import (
     TextCost as TextCost,
     student_run as student_run,

@@ -11,8 +11,8 @@ from mobileclip.data import TextPipelineSpec
 from mobileclip.encoders import TextEncoderSpec
 from mobileclip.inference.loading import spec_known_by_name
 from mobileclip.losses import TextDistillationLossSpec
+from mobileclip.recipes.cost import PASSES, a100_macs_per_second, macs
 from mobileclip.recipes.distilling.spec import DistilSpec
-from mobileclip.recipes.training.cost import PASSES, a100_macs_per_second, macs
 from mobileclip.training import AdamWSpec, CosineSchedule, RunSpec, TrainingSpec
 
 NUM_CAPTIONS = 6 * 12_800_000
@@ -50,7 +50,7 @@ def text_run(model: str, context_length: int, *, total_steps: int = 30_000) -> D
         batch_size=8_192,
         training=TrainingSpec(
             loss=TextDistillationLossSpec(relation_weight=10.0),
-            schedule=CosineSchedule(peak=1e-4, final=1e-6, warmup_steps=1_000, total_steps=total_steps),
+            schedule=CosineSchedule(peak=1e-4, final=1e-6, warmup_steps=1_000 / 30_000, total_steps=total_steps),
             optimizer=AdamWSpec(beta1=0.9, beta2=0.95, weight_decay=0.2),
             max_gradient_norm=1.0,
             ema_decay=0.9995,

@@ -70,7 +70,7 @@ def _refuse_other(spec: DistilSpec) -> None:
     if attrs.evolve(there, device=spec.device, trust=spec.trust) != spec:
         raise ValueError(
             f"{spec.output} holds a run with other choices; delete it to start over, go on with these by "
-            f"`--run {path}`, or keep it and choose another `--output`"
+            f"giving `{path}` before the flags, or keep it and choose another `--output`"
         )
 
 

@@ -1,6 +1,4 @@
 from .few_samples import NUM_SAMPLES as NUM_SAMPLES, first_samples as first_samples
-from .fitted_model import fitted_model as fitted_model
-from .models import CONFIGS as CONFIGS, write_tiny_models as write_tiny_models
 from .scenes import (
     COLOURS as COLOURS,
     SHAPES as SHAPES,
@@ -10,3 +8,4 @@ from .scenes import (
     scenes as scenes,
 )
 from .shapes import OUTLINES as OUTLINES
+from .shrink import drawn as drawn, drawn_shapes as drawn_shapes, shallow as shallow, shrunk as shrunk, taking as taking

@@ -103,7 +103,7 @@ def _refuse_other_choices(spec: FinetuneSpec) -> None:
     if path.exists() and from_json(path.read_text(encoding="utf-8"), FinetuneSpec) != spec:
         raise ValueError(
             f"{spec.output} holds a run with other choices; delete it to start over, go on with these by "
-            f"`--run {path}`, or keep it and choose another `--output`"
+            f"giving `{path}` before the flags, or keep it and choose another `--output`"
         )
 
 

@@ -70,7 +70,7 @@ class Objective(nn.Module, ABC):
         self.to(world.device).train()
         if spec.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if spec.recompute_activations:
+        if spec.memory.recompute:
             recompute(model)
         if world.device.type == "cpu":
             quicken(model)
@@ -200,7 +200,7 @@ class Objective(nn.Module, ABC):
 
     def _piece_size(self, rows: Rows) -> int | None:
         """Return how many rows are encoded at once; None for all of them."""
-        size = self.spec.micro_batch_size
+        size = self.spec.memory.micro_batch
         return None if size is None or len(rows) <= size else size
 
 

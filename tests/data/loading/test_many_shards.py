@@ -10,7 +10,7 @@ import pytest
 
 from mobileclip import specs
 from mobileclip.data import StreamPosition, card_of_shards, expand_shards, write_shard
-from mobileclip.recipes.training import mobileclip_run
+from mobileclip.recipes import mobileclip_run
 from tests.data.made_samples import make_sample
 from tests.object_store import object_store
 

@@ -63,7 +63,7 @@ class CoreMLTarget(Format):
         if takes_picture and tower.spec.dynamic_batch:
             raise ValueError(
                 "Core ML takes one picture at a time, and uint8 pixels are one; leave dynamic-batch out, or choose "
-                "--set preprocess=float32"
+                "--preprocess float32"
             )
         if takes_picture:
             spec = attrs.evolve(tower.spec, preprocess="float32")

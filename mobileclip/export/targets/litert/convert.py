@@ -42,11 +42,11 @@ def converter_version(python: Path | None) -> str:
     if python is None:
         raise ValueError(
             "the target 'litert' is written by Google's converter, which wants an environment of its own. Make one: "
-            f"{INSTALL}; and name it: --set converter=litert-converter/bin/python"
+            f"{INSTALL}; and name it: --converter litert-converter/bin/python"
         )
     found = _run([str(python), "-I", "-c", _VERSION])
     if found.returncode:
-        raise ValueError(f"--set converter={python} has no converter ({_last_words(found)}). Make one: {INSTALL}")
+        raise ValueError(f"--converter {python} has no converter ({_last_words(found)}). Make one: {INSTALL}")
     return found.stdout
 
 
@@ -82,7 +82,7 @@ def _convert(tower: TowerExport) -> bytes:
         done = _run([str(python), "-I", str(_SCRIPT), str(programs), str(path), *precision])
         if done.returncode:
             raise ValueError(
-                f"LiteRT's converter failed: {_last_words(done)}; try a newer one, in --set converter={python}: pip "
+                f"LiteRT's converter failed: {_last_words(done)}; try a newer one, in --converter {python}: pip "
                 f"install -U {CONVERTER}"
             )
         return path.read_bytes()
@@ -136,7 +136,7 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)  # noqa: S603
     except OSError as error:
         raise ValueError(
-            f"--set converter={command[0]} cannot be run ({error.strerror}); it is the Python of an environment with "
+            f"--converter {command[0]} cannot be run ({error.strerror}); it is the Python of an environment with "
             f"{CONVERTER}. Make one: {INSTALL}"
         ) from error
 

@@ -44,7 +44,7 @@ def imagenet_run(image: MCiSpec, *, drop_path: float, epochs: int = 300, warmup_
             schedule=CosineSchedule(
                 peak=1e-3,
                 final=1e-5,
-                warmup_steps=warmup_epochs * STEPS_PER_EPOCH,
+                warmup_steps=warmup_epochs / epochs,
                 total_steps=epochs * STEPS_PER_EPOCH,
             ),
             optimizer=AdamWSpec(beta1=0.9, beta2=0.999, weight_decay=0.05),

@@ -10,7 +10,7 @@ from functools import lru_cache
 from mobileclip import specs
 from mobileclip.encoders import ImageEncoderSpec, TextEncoderSpec
 from mobileclip.inference.catalogue import num_macs
-from mobileclip.recipes.training.published import plain_vit_b16
+from mobileclip.recipes.published import plain_vit_b16
 
 PASSES = 3
 """A step is a pass forward and about two backward."""

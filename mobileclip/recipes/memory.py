@@ -70,7 +70,7 @@ def step_memory(
     """
     if run.data.batch_size % num_processes:
         raise ValueError(f"a batch of {run.data.batch_size} cannot be divided among {num_processes} processes")
-    batch_size, piece = run.data.batch_size // num_processes, run.training.micro_batch_size
+    batch_size, piece = run.data.batch_size // num_processes, run.training.memory.micro_batch
     if piece is None or batch_size <= num_traced_pieces * piece:
         weights, num_learnt, phases = _traced(run, batch_size, on_cpu=on_cpu)
         step = max(phases)

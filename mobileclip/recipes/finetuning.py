@@ -1,15 +1,83 @@
-"""The report of fine-tuning: a table, a plot of accuracy gained against accuracy lost, and the numbers as JSON."""
+"""Fine-tuning as a command: a model scored on its tasks, and a report: a table, a plot, and the numbers as JSON.
+
+What is fine-tuned, and how, belongs in `training.finetuning`.
+"""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
+import attrs
+import torch
+
 from mobileclip.charts import Line, Panel, write_chart
-from mobileclip.evaluation import PairedDifference, paired_difference, proportion_interval
+from mobileclip.data import BadSampleError, ImageTextSample, ImageTransform, SkipReport, Tokenizer
+from mobileclip.encoders import DualEncoder
+from mobileclip.evaluation import PairedDifference, Session, paired_difference, proportion_interval
+from mobileclip.evaluation.metrics.classification import classification_hits
+from mobileclip.evaluation.metrics.retrieval import caption_hits
 from mobileclip.serialization import to_json
 from mobileclip.storage import write_text
 from mobileclip.terminal import say
-from mobileclip.training.finetuning import Results, Score, Scores
+from mobileclip.training.finetuning import Results, Score, Scores, Task, label_of
+from mobileclip.training.finetuning.run import FinetuneSpec, finetune
+
+
+def finetune_and_report(spec: FinetuneSpec) -> Results | None:
+    """Fine-tune, print and write what came out; None in any process but the first, see `finetune`."""
+    results = finetune(spec, measure=evaluate_task, on_begin=lambda before: say(f"\n{table((before,))}\n"))
+    if results is not None:
+        write_report(spec.output, results)
+    return results
+
+
+def evaluate_task(
+    model: DualEncoder, task: Task, templates: tuple[str, ...], class_names: tuple[str, ...] = ()
+) -> Score:
+    """Return how well `model` does `task`.
+
+    Args:
+        model: in any mode, which it keeps.
+        task: what to test on; pictures that cannot be used are left out, logged and counted.
+        templates: sentences that names of classes are put into.
+        class_names: classes to choose from beside those of the pictures.
+
+    Raises:
+        ValueError: if there is not one picture.
+    """
+    report = SkipReport()
+    transform, tokenizer = ImageTransform(model.spec.image.input), Tokenizer(model.spec.text.input)
+    session = Session(model, transform=transform, tokenize=tokenizer, show_progress=False)
+
+    with session.encoding() as encoders:
+        samples, image = encoders.embed_pictures(
+            task.samples(report),
+            _picture,
+            keep=lambda sample: attrs.evolve(sample, image=None),
+            report=report,
+            title=task.name,
+        )
+    if not samples:
+        raise ValueError("there are no images to evaluate on; check the path or the split")
+    found = partial(Score, task=task.name, num_images=len(image), num_skipped=report.num_skipped)
+    if task.kind == "classes":
+        labels = [label_of(sample) for sample in samples]
+        names = sorted({*class_names, *labels})
+        place = {name: index for index, name in enumerate(names)}
+        classes = session.embed_classes(names, templates)
+        targets = torch.tensor([place[label] for label in labels])
+        hits = classification_hits(image, classes, targets).top1.tolist()
+        return found(metric="top-1", value=100 * sum(hits) / len(hits), hits=tuple(hits))
+    text = session.embed_texts([caption for sample in samples for caption in sample.captions])
+    hits = caption_hits(image, text, [len(sample.captions) for sample in samples]).tolist()
+    return found(metric="R@1", value=100 * sum(hits) / len(hits), hits=tuple(hits))
+
+
+def _picture(sample: ImageTextSample) -> bytes:
+    if sample.image is None:
+        raise BadSampleError("no_image", "there is a text alone")
+    return sample.image
 
 
 def table(rows: tuple[Scores, ...]) -> str:

@@ -5,22 +5,19 @@ Source: MobileCLIP (arXiv 2311.17049), table 12; MobileCLIP2 (arXiv 2508.20691);
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 
-from mobileclip.data import ColumnPipelineSpec, RangeAugmentSpec, ReinforcedPipelineSpec
+from mobileclip.data import ColumnPipelineSpec, RangeAugmentSpec, ReinforcedPipelineSpec, datacompdr_augmentation
 from mobileclip.encoders import DualEncoderSpec, MCiSpec, TextEncoderSpec, TextTransformerSpec, ViTSpec
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput
 from mobileclip.losses import LossSpec, ReinforcedLossSpec
-from mobileclip.training import AdamWSpec, ConstantCosineSchedule, CosineSchedule, RunSpec, TrainingSpec
+from mobileclip.reinforce import CocaCaptioner, OpenClipTeacher, ReinforcementSpec
+from mobileclip.training import AdamWSpec, ConstantCosineSchedule, CosineSchedule, Memory, RunSpec, TrainingSpec
 
 STEPS_BETWEEN_LOOKS = 2_000
 STUDENT_AUGMENTATION = RangeAugmentSpec(target_psnr=(40.0, 20.0))
-
-
-Chosen = TypeVar("Chosen")
 
 
 def mobileclip_run(
@@ -32,6 +29,7 @@ def mobileclip_run(
     warmup_steps: int = 2_000,
     max_gradient_norm: float | None = None,
     range_augment: RangeAugmentSpec | None = STUDENT_AUGMENTATION,
+    memory: Memory = Memory(micro_batch=512),  # noqa: B008  frozen
 ) -> RunSpec:
     """Return a run on DataCompDR as in table 12.
 
@@ -40,9 +38,11 @@ def mobileclip_run(
         distill_weight: `w` of Eq. 2; the contrastive term has what is left of 1.
         batch_size: samples of a step, of all processes together.
         total_steps: length of the run.
-        warmup_steps: steps to the peak of the learning rate.
+        warmup_steps: steps to the peak of the learning rate; a run of another length has the same share of them.
         max_gradient_norm: gradients are scaled down to this norm; none leaves them as they are.
         range_augment: what changes the student's images beyond what the teachers saw.
+        memory: what a step keeps; micro-batches are as large as the release's batch on each of 128 GPUs, so that batch
+            norms see as many samples on fewer GPUs.
     """
     return RunSpec(
         model=model,
@@ -62,12 +62,14 @@ def mobileclip_run(
                 contrastive_weight=1 - distill_weight,
                 distill_weight=distill_weight,
             ),
-            schedule=CosineSchedule(peak=1e-3, final=1e-6, warmup_steps=warmup_steps, total_steps=total_steps),
+            schedule=CosineSchedule(
+                peak=1e-3, final=1e-6, warmup_steps=warmup_steps / total_steps, total_steps=total_steps
+            ),
             optimizer=AdamWSpec(beta1=0.9, beta2=0.95, weight_decay=0.2),
             max_gradient_norm=max_gradient_norm,
             ema_decay=0.9995,
             precision="bfloat16",
-            recompute_activations=True,
+            memory=memory,
             range_augment=range_augment,
             checkpoint_every_steps=STEPS_BETWEEN_LOOKS,
             evaluate_every_steps=STEPS_BETWEEN_LOOKS,
@@ -81,8 +83,8 @@ def long_training(run: RunSpec) -> RunSpec:
     longer = ConstantCosineSchedule(
         peak=schedule.peak,
         final=schedule.final,
-        warmup_steps=schedule.warmup_steps,
-        constant_steps=300_000,
+        warmup_steps=2_000 / 600_000,
+        constant_steps=0.5,
         total_steps=600_000,
     )
     return attrs.evolve(run, training=attrs.evolve(run.training, schedule=longer))
@@ -97,6 +99,24 @@ def mobileclip2_run(model: DualEncoderSpec, **choices: Any) -> RunSpec:
     """
     run = mobileclip_run(model, max_gradient_norm=1.0, **choices)
     return with_loss(run, ReinforcedLossSpec(teacher_dims=(768, 768), teacher_logit_scales=(70.0, 60.0)))
+
+
+def datacompdr_reinforcement(num_augmentations: int) -> ReinforcementSpec:
+    """Return the reinforcement of DataComp: five synthetic captions, and two ViT-L/14 teachers.
+
+    Args:
+        num_augmentations: that are stored for each image: 30 for DataCompDR-12M, 10 for DataCompDR-1B.
+    """
+    return ReinforcementSpec(
+        teachers=tuple(
+            OpenClipTeacher(model="ViT-L-14", pretrained=pretrained, logit_scale=100.0, precision="bfloat16")
+            for pretrained in ("openai", "datacomp_xl_s13b_b90k")
+        ),
+        captioner=CocaCaptioner(num_captions=5, top_p=0.9),
+        augmentation=datacompdr_augmentation(224),
+        num_augmentations=num_augmentations,
+        layout="pth.gz",
+    )
 
 
 def plain_vit_b16() -> ViTSpec:
@@ -122,6 +142,7 @@ def vit_b16_12m_run(text: TextEncoderSpec | None = None, *, total_steps: int = 3
         warmup_steps=1_000,
         max_gradient_norm=1.0,
         range_augment=None,
+        memory=Memory(micro_batch=256),
     )
 
 
@@ -188,7 +209,7 @@ def as_released(run: RunSpec) -> RunSpec:
     )
     training = attrs.evolve(
         run.training,
-        schedule=attrs.evolve(run.training.schedule, final=0.0, warmup_steps=1_000),
+        schedule=attrs.evolve(run.training.schedule, final=0.0, warmup_steps=1_000 / run.training.schedule.total_steps),
         optimizer=optimizer,
         max_gradient_norm=1.0,
         min_logit_scale=1.0,
@@ -211,13 +232,3 @@ def as_released_b(run: RunSpec) -> RunSpec:
 def as_released_dfndr2b(run: RunSpec) -> RunSpec:
     """Return a run with the choices of the script for DFNDR-2B, which takes one set of synthetic captions alone."""
     return with_data(as_released(run), caption_sets="^syn_text_dfn_mscoco38k$")
-
-
-def titled(title: str, recipe: Callable[[], Chosen]) -> Callable[[], Chosen]:
-    """Return a row of a recipe that `--help` calls by a title, as it does a function by its docstring."""
-
-    def row() -> Chosen:
-        return recipe()
-
-    row.__doc__ = title
-    return row

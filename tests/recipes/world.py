@@ -1,29 +1,24 @@
-"""A small world to try fine-tuning in: a model that learned to describe drawn scenes, and shapes it has never seen."""
+"""A small world to test fine-tuning in: a model that learned to describe drawn scenes, and shapes it has never seen."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import attrs
 import numpy as np
 import torch
 
 from mobileclip.data import ImageTextSample, ReinforcedPipelineSpec, crop_augmentation, write_shards
-from mobileclip.datasets import open_data_set
 from mobileclip.encoders import AttentionSpec, DualEncoderSpec, MCiSpec, MCtSpec, StageSpec, save_model
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import ContrastiveLossSpec
-from mobileclip.recipes.tiny.few_samples import first_samples
 from mobileclip.recipes.tiny.scenes import SHAPES, draw_shape, jpeg, scene_samples
 from mobileclip.recipes.tiny.shapes import OUTLINES
 from mobileclip.storage import atomic_folder
 from mobileclip.terminal import console
 from mobileclip.training import AdamWSpec, CosineSchedule, TrainingSpec, train
-from mobileclip.training.finetuning.run_spec import FinetuneSpec, Kind
 
 TEMPLATE = "a drawing of a {}"
 
@@ -48,37 +43,6 @@ class World:
     num_new: int = 40
     num_steps: int = 400
     batch_size: int = _BATCH
-
-
-def shrink(spec: FinetuneSpec) -> FinetuneSpec:
-    """Return the choices in a small world, with its own defaults for what was not chosen.
-
-    Of the data that are named, the first samples are taken; what is not named is made on the spot.
-
-    Raises:
-        ValueError, OSError: if there is no data where some is said to be.
-    """
-    folder, world, untouched = Path("outputs") / "tiny" / "finetuning", World(), FinetuneSpec()
-    small: dict[str, Any] = {"held_out": 0.4, "learning_rate": 1e-3, "batch_size": 32 if spec.data is None else None}
-    if spec.data is None:
-        small["templates"] = (TEMPLATE,)
-    small = {name: value for name, value in small.items() if getattr(spec, name) == getattr(untouched, name)}
-    few = partial(_few, folder / "samples", spec)
-    # What is wrong with the data is said before anything is drawn or, which takes a minute, trained.
-    given = {"data": spec.data, "test": spec.test}
-    small |= {name: few(path, spec.kind) for name, path in given.items() if path is not None}
-    small["old_tasks"] = tuple(few(path, "auto") for path in spec.old_tasks) or write_old_tasks(folder, world)
-    if spec.data is None:
-        small["data"] = str(write_new_shapes(folder, world))
-    if spec.checkpoint is None:
-        small["checkpoint"] = str(write_model(folder, world))
-    return attrs.evolve(spec, **small)
-
-
-def _few(folder: Path, spec: FinetuneSpec, path: str, kind: Kind) -> str:
-    """Return a copy of the first samples of someone's data."""
-    opened = open_data_set(path, kind=kind, templates=spec.templates, rows=spec.rows)
-    return first_samples(opened.source, folder, opened.name)
 
 
 def tiny_model() -> DualEncoderSpec:

@@ -16,8 +16,8 @@ from mobileclip.encoders.checkpoints.forms import skeleton
 from mobileclip.inference.catalogue import macs_of
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput, TextInput
 from mobileclip.losses import CaptionLossSpec
-from mobileclip.recipes.training.cost import PASSES, a100_macs_per_second
-from mobileclip.training import AdamWSpec, CosineSchedule, RunSpec, TrainingSpec
+from mobileclip.recipes.cost import PASSES, a100_macs_per_second
+from mobileclip.training import AdamWSpec, CosineSchedule, Memory, RunSpec, TrainingSpec
 
 NUM_SEEN, BATCH_SIZE = 13_000_000_000, 90_112
 NUM_FINETUNED, FINETUNING_BATCH = 12_000_000, 128
@@ -84,13 +84,12 @@ def coca_run(model: CoCaSpec, *, batch_size: int = BATCH_SIZE, num_seen: int = N
         data=attrs.evolve(_data(model, batch_size), num_readers=2_048),
         training=TrainingSpec(
             loss=CaptionLossSpec(),
-            schedule=CosineSchedule(
-                peak=1e-3, final=0.0, warmup_steps=min(2_000, total_steps - 1), total_steps=total_steps
-            ),
+            schedule=CosineSchedule(peak=1e-3, final=0.0, warmup_steps=2_000 / 144_264, total_steps=total_steps),
             optimizer=AdamWSpec(beta1=0.9, beta2=0.98, eps=1e-6, weight_decay=0.2),
             max_gradient_norm=1.0,
             ema_decay=None,
             precision="bfloat16",
+            memory=Memory(micro_batch=64),
             checkpoint_every_steps=1_000,
             evaluate_every_steps=2_000,
         ),
@@ -110,13 +109,11 @@ def finetuning_run(context: int = 77, *, total_steps: int = NUM_FINETUNED // FIN
         data=_data(model, FINETUNING_BATCH),
         training=TrainingSpec(
             loss=CaptionLossSpec(contrastive_weight=0.0, caption_weight=1.0),
-            schedule=CosineSchedule(
-                peak=1e-5, final=0.0, warmup_steps=min(1_000, total_steps - 1), total_steps=total_steps
-            ),
+            schedule=CosineSchedule(peak=1e-5, final=0.0, warmup_steps=1_000 / 93_750, total_steps=total_steps),
             optimizer=AdamWSpec(beta1=0.9, beta2=0.98, eps=1e-6, weight_decay=0.1),
             ema_decay=None,
             precision="bfloat16",
-            micro_batch_size=32,
+            memory=Memory(micro_batch=32),
             checkpoint_every_steps=1_000,
             evaluate_every_steps=2_000,
         ),

@@ -1,0 +1,261 @@
+"""`run_recipe`: a recipe's choices as its command line has them, shown as JSON, made small, or run; for every kind."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import reduce
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+import attrs
+from tyro.conf import arg
+
+from mobileclip.machine import machine_line
+from mobileclip.recipes.files import read_header
+from mobileclip.recipes.short import ASKING_ALL, PLAIN, asks, brief_help, shorts
+from mobileclip.registry import nearest, nearest_file, with_parts
+from mobileclip.storage import exclusive
+from mobileclip.terminal import has_reader, say, shown
+from mobileclip.terminal.common import taken_common, use_common
+from mobileclip.terminal.flags import Reading, parse
+from mobileclip.terminal.interruption import interruptible
+from mobileclip.terminal.streams import ensure_streams, give_up_output
+
+_DRAWING_SECONDS = 600.0
+GOES_ON = "what was finished is kept; the same command goes on from there"
+
+Spec = TypeVar("Spec")
+Options = TypeVar("Options")
+T = TypeVar("T")
+
+
+@attrs.frozen(kw_only=True)
+class Command(Generic[Options, Spec]):
+    """The command-line flags of a recipe: every choice is one.
+
+    Args:
+        options: what is not of the run itself.
+        spec: the choices.
+        show: print the choices as JSON and stop; a file of it, typed before the flags, stands for the recipe's own.
+        tiny: the first samples of the data that is named, or a few drawn ones; a small model where none is named.
+    """
+
+    options: Annotated[Options, arg(name="")]
+    spec: Annotated[Spec, arg(name="")]
+    show: bool = False
+    tiny: bool = False
+
+
+@contextmanager
+def reported(name: str, arguments: Sequence[str] | None, *, kept: str = GOES_ON) -> Iterator[None]:
+    """Turn errors and signals into a line and an exit status.
+
+    Args:
+        name: of the recipe.
+        arguments: the command line; None for the process's own, with which the program ends.
+        kept: what a signal leaves and how to go on, in a sentence without its full stop.
+
+    Raises:
+        SystemExit: with 1 and the error's message, 0 where nobody reads the output any more, 130 after Ctrl-C, 143
+            after SIGTERM, or 75 after SIGUSR1.
+    """
+    ensure_streams()
+    try:
+        with interruptible(name, kept, is_program=arguments is None):
+            yield
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and not has_reader():
+            give_up_output()
+            raise SystemExit(0) from None
+        line = machine_line(error, kept)
+        if line is None and not isinstance(error, (ValueError, FloatingPointError, OSError, ImportError)):
+            raise
+        raise SystemExit(f"error: {shown(line or error)}") from None
+
+
+@contextmanager
+def started(
+    target: Callable[..., T],
+    name: str,
+    docstring: str | None,
+    arguments: Sequence[str] | None = None,
+    *,
+    kept: str = GOES_ON,
+    **choices: Any,
+) -> Iterator[T]:
+    """Yield what a program's command line says, hold its `--quiet`, and report what happens then as `reported` does.
+
+    Args:
+        target: a class or a function, every argument of which is a flag.
+        name: of the program.
+        docstring: its header.
+        arguments: the command line; None for the process's own.
+        kept: see `reported`.
+        choices: for `mobileclip.terminal.parse`.
+    """
+    with reported(name, None, kept=kept):
+        told, rest = taken_common(["--quiet"], with_parts(sys.argv[1:] if arguments is None else arguments))
+        with use_common(told):
+            yield parse(target, rest, description=described(docstring), **choices)
+
+
+def run_recipe(
+    choices: Any, arguments: Sequence[str] | None = None, *, name: str = "", **variants: Callable[[Any], Any]
+) -> None:
+    """Read the command line and run what it chooses; the recipe's file has the header and the name of the run.
+
+    Args:
+        choices: of a run, as an instance of one of the classes of `LINES`; or of several by name, of which the command
+            line names one first; the header has their titles. A file that `--show` has written may be named instead.
+        arguments: the command line; None for the process's own.
+        name: of the run, and of its output; that of the recipe's file by default.
+        variants: what a further word makes of the choices, such as `released`.
+
+    Raises:
+        SystemExit: see `reported`; with 2 where a flag is unknown.
+    """
+    main = sys.modules["__main__"]
+    name, docstring = name or Path(getattr(main, "__file__", None) or "recipe").stem, main.__doc__
+    with reported(name, arguments):
+        told, typed = taken_common(
+            ["--quiet", "--strict"], with_parts(sys.argv[1:] if arguments is None else arguments)
+        )
+        rows = choices if isinstance(choices, Mapping) else {"": choices}
+        one = next(iter(rows.values()))
+        if asks(typed):
+            header = read_header(docstring, sys.argv[0])
+            titles = {row: header.rows.get(row, "") for row in rows if row}
+            say(f"{header.brief()}\n\n{brief_help(type(one).__name__, _program(), titles, tuple(variants))}")
+            return
+        if ASKING_ALL in typed:
+            say(f"{described(docstring)}\n")
+            parsed_as(one, [ASKING_ALL])
+        row, spec, rest = _chosen(rows, typed)
+        if rest and rest[0] in variants:
+            row, spec, rest = "-".join(filter(None, (row, rest[0]))), variants[rest[0]](spec), rest[1:]
+        recipe = spec
+        if rest and rest[0].endswith(".json"):
+            spec, recipe, rest = written(Path(rest[0]), type(spec)), None, rest[1:]
+        if PLAIN in rest and (change := _plain_of(spec)):  # before the flags that change the choices
+            spec, rest = change(spec), [one for one in rest if one != PLAIN]
+            recipe = recipe and spec
+        with use_common(told):
+            _run(parsed_as(spec, rest), f"{name}-{row}" if row else name, recipe)
+
+
+def _plain_of(spec: Any) -> Callable[[Any], Any] | None:
+    """Return what leaves the teachers out of a run of pairs; None for other choices."""
+    from mobileclip.encoders import DualEncoderSpec
+    from mobileclip.training import plain
+
+    return plain if isinstance(getattr(spec, "model", None), DualEncoderSpec) else None
+
+
+def _run(command: Command[Any, Any], name: str, recipe: Any) -> None:
+    from mobileclip.recipes.kinds import KINDS
+    from mobileclip.recipes.tiny.shrink import FOLDER, shrunk
+
+    kind = KINDS[type(command.spec)]
+    spec = kind.ready(command.spec, command.options)
+    if command.tiny:
+        with exclusive(FOLDER, wait_seconds=_DRAWING_SECONDS):  # one of several processes draws
+            spec = shrunk(spec, getattr(command.options, "rows", None))
+    if command.show:
+        _show(spec)
+    else:
+        kind.start(spec, command, f"{name}-tiny" if command.tiny else name, recipe)
+
+
+def described(docstring: str | None) -> str:
+    """Return what a full help begins with: a whole header, with the command that runs it here."""
+    return read_header(docstring, sys.argv[0]).description()
+
+
+def parsed_as(spec: Any, arguments: Sequence[str]) -> Command[Any, Any]:
+    """Return a command line: each field of a spec, of the specs in it, and of its kind's options is a flag.
+
+    Args:
+        spec: the choices, which flags change; what follows other fields there, follows their flags.
+        arguments: the command line.
+    """
+    from mobileclip.recipes.kinds import KINDS
+
+    kind = KINDS[type(spec)]
+    options = kind.options()
+    aliases = {}
+    for flag in shorts(type(spec).__name__):
+        names = tuple(name for name in flag.names if name != f"--{flag.field.replace('_', '-')}")
+        aliases |= {found: names for root in (options, spec) if (found := _field(root, flag.field))}
+    return parse(
+        Command[kind.options, type(spec)],  # type: ignore[name-defined]
+        arguments,
+        description="",
+        prog=_program(),
+        default=Command(options=options, spec=spec),
+        reading=Reading(aliases=aliases, fixed=kind.fixed, made_by=kind.made_by),
+    )
+
+
+def _field(spec: Any, place: str) -> tuple[type, str] | None:
+    """Return a field by its place, such as `training.seed`, as its class and its name; None where there is none."""
+    *above, name = place.split(".")
+    spec = reduce(lambda one, field: getattr(one, field, None), above, spec)
+    return (type(spec), name) if attrs.has(type(spec)) and name in attrs.fields_dict(type(spec)) else None
+
+
+def _program() -> str:
+    return f"python {sys.argv[0]}" if sys.argv[0].endswith(".py") else sys.argv[0]
+
+
+def again(*flags: str) -> str:
+    """Return the command that was typed, with its row and these flags alone, in backticks."""
+    row = [one for one in sys.argv[1:2] if not one.startswith("-")]
+    return f"`{' '.join((_program(), *row, *flags))}`"
+
+
+def _chosen(rows: Mapping[str, Any], arguments: Sequence[str]) -> tuple[str, Any, Sequence[str]]:
+    """Return which of a recipe's runs is named, its choices or those of a file, and the rest of the command line.
+
+    Raises:
+        ValueError: if there are several, and none of them is named.
+    """
+    first = "".join(arguments[:1])
+    if first.endswith(".json"):
+        return "", next(iter(rows.values())), arguments  # it says itself which of them it is
+    if "" in rows:
+        return "", rows[""], arguments
+    if (row := first.replace("-", "_")) in rows:
+        return row, rows[row], arguments[1:]
+    if not first or first.startswith("-"):
+        raise ValueError(f"which run? its name comes first: {', '.join(rows)}; their titles are in `--help`")
+    raise ValueError(f"there is no run {first!r}; {nearest(row, rows)} Their titles are in `--help`")
+
+
+def written(file: Path, kind: type[Spec]) -> Spec:
+    """Return the choices in a file that `--show`, or a run, has written.
+
+    Raises:
+        ValueError: if it holds something else, or there is none.
+        OSError: if it cannot be read.
+    """
+    from mobileclip.serialization import from_json  # slow, and `--help` does not need it
+
+    try:
+        return from_json(file.read_text(encoding="utf-8"), kind)
+    except FileNotFoundError:
+        raise ValueError(
+            f"there is no {file}{nearest_file(file)}; write one: {again('--show')[:-1]} > {file}`"
+        ) from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{file} is no text; expected what --show has written") from None
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def _show(choices: Any) -> None:
+    """Write choices to standard output as JSON, to the letter: they are read back."""
+    from mobileclip.serialization import to_json
+
+    sys.stdout.write(f"{to_json(choices, indent=1)}\n")

@@ -1,0 +1,352 @@
+"""The kinds of recipes: what a command line has beside the choices, how it changes them, and what runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import attrs
+from attrs import validators
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from mobileclip.data import ColumnPipelineSpec, ReinforcedPipelineSpec, augmentations, read_text_input
+from mobileclip.datasets import (
+    JsonLinesSource,
+    LabelledPipelineSpec,
+    RowOptions,
+    ShardSource,
+    TableSource,
+    as_source,
+    find_class_names,
+    shards_of,
+)
+from mobileclip.encoders import ClassifierSpec, CoCaSpec, DualEncoderSpec
+from mobileclip.encoders.checkpoints import PRETRAINED
+from mobileclip.engines import SET_ASIDE, LocalEngine, RayEngine, Retries, read_status
+from mobileclip.evaluation import EvaluationSpec, classifier_hook
+from mobileclip.evaluation.candidates import asked
+from mobileclip.evaluation.printing import divided, evaluate_and_print
+from mobileclip.hardware.devices import AUTO
+from mobileclip.processes import this_process
+from mobileclip.recipes.command import again
+from mobileclip.recipes.distilling import DistilSpec, distil
+from mobileclip.recipes.finetuning import finetune_and_report, summary, table
+from mobileclip.recipes.tiny.shrink import SMALL_MODEL, taking
+from mobileclip.recipes.validation import captions_on, measured_on
+from mobileclip.reinforce import (
+    ReinforcementSpec,
+    estimate,
+    reinforce,
+)
+from mobileclip.reinforce.captioners import NucleusSpec, with_weights
+from mobileclip.storage import is_remote, join
+from mobileclip.terminal import console, say
+from mobileclip.terminal.status import conclude
+from mobileclip.training import Evaluate, RunSpec, connected, follow_card, last_metrics, plot_curves, run
+from mobileclip.training.finetuning.run import FinetuneSpec
+from mobileclip.training.finetuning.tasks import open_task, write_training_data
+
+if TYPE_CHECKING:
+    from mobileclip.recipes.command import Command
+
+OUTPUTS = Path("outputs")
+_MOST_NAMED = 10
+
+
+@attrs.frozen
+class NoOptions:
+    """Every flag is a choice of the run."""
+
+
+@attrs.frozen
+class Kind:
+    """What recipes of one class of choices share.
+
+    Args:
+        start: runs the choices, under a name; it has the recipe's own choices, too, if these are not of a file.
+        options: the flags that are not of the choices.
+        ready: the choices with what the options say of them.
+        fixed: fields that are no flags.
+        made_by: what makes an instance of some classes of what the flags say.
+    """
+
+    start: Callable[[Any, Command[Any, Any], str, Any], None]
+    options: type = NoOptions
+    ready: Callable[[Any, Any], Any] = lambda spec, _: spec
+    fixed: Collection[tuple[type, str]] = ()
+    made_by: Mapping[type, Callable[..., Any]] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class RunOptions:
+    """What a training has beside its choices.
+
+    Args:
+        validation: held out, and measured between epochs: recall on pairs, top-1 and top-5 on classes, nats per id of
+            captions.
+        evaluate: data sets of any kind, of classes or captions, whose metrics are measured then too.
+        rows: how rows of `.jsonl` files and of tables are read.
+        tokenizer: a Hugging Face `tokenizer.json` that makes the ids of texts in place of CLIP's byte pairs.
+        plain: real captions alone, without teachers: for image-text pairs as they are.
+        output: folder, or URL such as s3://bucket/run, of metrics, curves, checkpoints and the model. A second run goes
+            on from the last checkpoint.
+        device: where to train, such as cuda:1, mps or cpu; `auto` is this process's GPU, or the best device there is.
+    """
+
+    validation: tuple[str, ...] = ()
+    evaluate: tuple[str, ...] = ()
+    rows: OmitArgPrefixes[RowOptions] = attrs.field(factory=RowOptions)
+    tokenizer: str | None = None
+    plain: bool = False
+    output: str | None = None
+    device: str = AUTO
+
+
+def _ready_run(spec: RunSpec, options: RunOptions) -> RunSpec:
+    data = spec.data
+    if options.tokenizer is not None:
+        own = read_text_input(options.tokenizer, context_length=data.text.context_length)
+        if data.text.tokenizer not in (None, own.tokenizer):
+            raise ValueError(
+                f"{options.tokenizer} is not the run's tokenizer.json, whose SHA-256 is {data.text.tokenizer.sha256}"
+            )
+        data = attrs.evolve(data, text=own)
+    elif (named := getattr(getattr(data, "text", None), "tokenizer", None)) is not None and named.content is None:
+        raise ValueError(f"--tokenizer is missing: the run names the tokenizer.json whose SHA-256 is {named.sha256}")
+    if getattr(data, "reinforced", False) and data.shards:  # plain pairs may be a list or a table, see `_sharded`
+        data = attrs.evolve(data, shards=shards_of(data.shards))
+    return attrs.evolve(spec, model=taking(spec.model, data), data=data)
+
+
+def _train(spec: RunSpec, command: Command[RunOptions, RunSpec], name: str, recipe: RunSpec | None) -> None:
+    options, output = command.options, command.options.output or str(OUTPUTS / name)
+    if getattr(spec.data, "shards", True) == ():
+        raise ValueError(
+            "--data is missing: shards, such as 'DataCompDR-12M/{00000000..00001023}.tar', docs/data.md says which; or "
+            "a folder of folders for classes\n"
+            f"  small: try the whole path on drawn scenes, in a minute: {again('--tiny')}"
+        )
+    spec, taken = follow_card(spec, recipe)
+    for line in taken if this_process().is_first else ():
+        say(line)
+    with connected(options.device, collective_seconds=spec.training.collective_seconds) as world:
+        spec = world.from_first(partial(_sharded, spec, output, options.rows))
+        measure = _measure(spec, options)
+        model = run(spec, output, evaluate=measure, title=name, console=console(), within=world)
+    if this_process().is_first:
+        _draw_curves(output, name)
+        say(f"{model}: {_use(spec.model, model)}")
+
+
+def _use(model: object, path: object) -> str:
+    if isinstance(model, DualEncoderSpec):
+        return f"`mobileclip classify photo.jpg 'a cat' 'a dog' -m {path}`"
+    if isinstance(model, CoCaSpec):
+        return f"`mobileclip reinforce datacompdr12m --captioner-weights {path}` writes captions with it"
+    return "mobileclip.encoders.load_model loads it"
+
+
+def _measure(spec: RunSpec, options: RunOptions) -> Callable[[Any], Evaluate] | None:
+    """Return what measures a model between epochs, by what it is."""
+    if isinstance(spec.model, ClassifierSpec):
+        return (lambda _: classifier_hook(options.validation)) if options.validation else None
+    if isinstance(spec.model, CoCaSpec):
+        return partial(captions_on, options.validation, options.rows) if options.validation else None
+    given = options.validation or options.evaluate
+    return partial(measured_on, options.validation, options.evaluate, options.rows) if given else None
+
+
+def _sharded(spec: RunSpec, output: str, rows: RowOptions) -> RunSpec:
+    """Return a run of pairs whose data is in shards: one list, table or folder is written into some, once."""
+    given = getattr(spec.data, "shards", ())
+    if isinstance(spec.data, LabelledPipelineSpec):
+        if not spec.data.class_names and (names := find_class_names(given)):
+            data = attrs.evolve(spec.data, num_classes=len(names), class_names=names)
+            return attrs.evolve(spec, model=taking(spec.model, data), data=data)
+        return spec
+    if not given or spec.data.reinforced:
+        return spec
+    if all(isinstance(as_source(one, rows=rows), ShardSource) for one in given):
+        return attrs.evolve(spec, data=attrs.evolve(spec.data, shards=shards_of(given)))
+    if len(given) > 1 or is_remote(output):
+        raise ValueError(f"{', '.join(given)}: one list, table or folder of plain pairs is written into a local output")
+    task = open_task(given[0], "captions", (), rows)
+    made = write_training_data(task, Path(output) / "data" / task.fingerprint)
+    return attrs.evolve(spec, data=attrs.evolve(spec.data, shards=made.shards, num_samples=made.num_samples))
+
+
+def _draw_curves(output: str, name: str) -> None:
+    try:
+        plot_curves({name: join(output, "metrics.jsonl")}, join(output, "curves.png"))
+    except ModuleNotFoundError as error:
+        say(f"no curves: {error}")
+
+
+@attrs.frozen(kw_only=True)
+class ReinforceOptions:
+    """What a reinforcement has beside its choices.
+
+    Args:
+        data: shards: a path, a brace pattern or a URL; or a .jsonl, .parquet, .csv or .tsv file; or a folder of images.
+        rows: how rows of `.jsonl` files and of tables are read.
+        step: `captions` writes synthetic captions alone, `embeddings` encodes the captions that are there, or `both`.
+        augmentation: policy of the stored augmentations: `datacompdr`, or `crop` for the weak one of plain CLIP.
+        captioner_weights: a captioner in place of the recipe's: a file of open_clip's or Apple's, one that `mobileclip
+            train coca` leaves, or `hf-hub:OWNER/NAME`; its architecture is the file's. Each of several is a captioner
+            whose set of captions is called like the file: `syn_text_NAME` of NAME.pt.
+        engine: `local` for processes on this machine, `ray` for a cluster.
+        num_workers: processes, or with Ray the number of actors; by default one per GPU, or one with Ray.
+        num_threads: threads, or with Ray cores, of every worker.
+        gpus_per_worker: Ray only: GPUs of every actor; a fraction lets several share one.
+        ray_address: Ray only: the cluster to join, such as `auto`; by default one is started on this machine.
+        retries: how often a shard that fails is tried.
+        status: print what the run in the output does now, how far it is and how long the rest takes, and stop.
+        dry_run: measure the beginning of the first shard, print what everything will take, and stop.
+    """
+
+    data: str | None = None
+    rows: OmitArgPrefixes[RowOptions] = attrs.field(factory=RowOptions)
+    step: Literal["both", "captions", "embeddings"] = "both"
+    augmentation: str | None = None
+    captioner_weights: tuple[str, ...] = ()
+    engine: Literal["local", "ray"] = "local"
+    num_workers: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
+    num_threads: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
+    gpus_per_worker: float | None = None
+    ray_address: str | None = None
+    retries: OmitArgPrefixes[Retries] = attrs.field(factory=Retries)
+    status: bool = False
+    dry_run: bool = False
+
+
+def _ready_reinforcement(spec: ReinforcementSpec, options: ReinforceOptions) -> ReinforcementSpec:
+    changes: dict[str, Any] = {}
+    if options.data is not None:
+        changes["source"] = as_source(options.data)
+    if isinstance(source := changes.get("source", spec.source), (JsonLinesSource, TableSource)):
+        changes["source"] = source.allowing(options.rows) if options.rows != RowOptions() else source
+    if options.augmentation is not None:
+        changes["augmentation"] = augmentations.resolve(options.augmentation)(spec.augmentation.size)
+    if options.step == "captions":
+        changes["teachers"] = ()
+    if options.captioner_weights and isinstance(spec.captioner, NucleusSpec):
+        changes["captioner"] = with_weights(spec.captioner, options.captioner_weights)
+    if options.step == "embeddings":
+        changes["captioner"] = None
+    return attrs.evolve(spec, **changes)
+
+
+def _reinforce(
+    spec: ReinforcementSpec, command: Command[ReinforceOptions, ReinforcementSpec], name: str, _: object
+) -> None:
+    options = command.options
+    spec = spec if spec.output else attrs.evolve(spec, output=str(OUTPUTS / name))
+    if options.status:
+        say(read_status(spec.output))
+        return
+    if spec.source is None:
+        raise ValueError(f"--data is missing: shards, a table or a folder; try it on drawn scenes: {again('--tiny')}")
+    if options.dry_run:
+        say(estimate(spec))
+        return
+    engine: Any = LocalEngine(num_workers=options.num_workers, num_threads=options.num_threads, retries=options.retries)
+    if options.engine == "ray":
+        import torch
+
+        gpus = options.gpus_per_worker
+        engine = RayEngine(
+            address=options.ray_address,
+            max_workers=options.num_workers or 1,
+            cpus_per_worker=options.num_threads or 1,
+            gpus_per_worker=float(torch.cuda.is_available()) if gpus is None else gpus,
+            retries=options.retries,
+        )
+    report = reinforce(spec, engine=engine)
+    say(f"{report}; {report.num_done_before} of the shards by an earlier run")
+    say(f"{spec.output}: {report.num_bytes:,} bytes. `mobileclip data check {spec.output}` checks them.")
+    for aside in report.set_aside[:_MOST_NAMED]:
+        say(f"set aside: {aside.unit}: {aside.reason}")
+    if report.set_aside:
+        say(
+            f"{len(report.set_aside):,} shards were set aside, see {join(spec.output, SET_ASIDE)}; "
+            "the same command tries them again"
+        )
+    conclude(left_out=report.set_aside, done=report.num_samples)
+
+
+def _ready_finetuning(spec: FinetuneSpec, _: NoOptions) -> FinetuneSpec:
+    """Return the choices with the checkpoint that `--model` names: a file, NAME=FILE, or a published model."""
+    if spec.model is None or spec.checkpoint is not None:
+        return spec
+    given = asked(spec.model)
+    if given.file is None:
+        return attrs.evolve(spec, model=None, checkpoint=PRETRAINED.get(spec.model, spec.model))
+    return attrs.evolve(spec, model=given.label or given.model, checkpoint=given.file)
+
+
+def _finetune(spec: FinetuneSpec, *_: object) -> None:
+    results = finetune_and_report(spec)
+    if results is not None:
+        say(
+            f"\n{table(results.rows)}\n\nPer cent, with intervals of 95 %. {summary(results)}\n"
+            f"Report and models are in {spec.output}."
+        )
+
+
+def _distil(spec: DistilSpec, _: object, name: str, __: object) -> None:
+    if (path := distil(spec, title=name)) is not None:
+        _draw_curves(str(spec.output), name)
+        cosine = 1 - (last_metrics(spec.output / "metrics.jsonl") or {}).get("cosine", float("nan"))
+        say(f"{path}: a text tower whose embeddings have a cosine of {cosine:.3f} to the teacher's")
+
+
+@attrs.frozen(kw_only=True)
+class EvaluateOptions:
+    """What an evaluation has beside its choices.
+
+    Args:
+        models: one or several: a name, a file, NAME=FILE, LABEL=FILE, hf-hub:OWNER/NAME, or open_clip:MODEL/TAG; and
+            data sets to evaluate them on, such as my_classes/.
+        beside: published models that stand in the table too; one that is evaluated by its name always does.
+        report: write report.html, and its plots as PNG files.
+    """
+
+    models: Annotated[Positional[tuple[str, ...]], arg(metavar="[MODEL...]")] = ()
+    beside: tuple[str, ...] = ()
+    report: bool = False
+
+
+def _evaluate(spec: EvaluationSpec, command: Command[EvaluateOptions, EvaluationSpec], *_: object) -> None:
+    models, spec = divided(command.options.models, spec)
+    models = models or ((SMALL_MODEL,) if command.tiny else ("mobileclip_s2",))
+    evaluate_and_print(models, spec, beside=command.options.beside, report=command.options.report)
+
+
+def _sized(kind: type) -> Callable[..., Any]:
+    """Return what makes a pipeline whose images are augmented at the size that they are read at."""
+
+    def make(**fields: Any) -> Any:
+        if fields.get("augmentation") is not None:
+            fields["augmentation"] = attrs.evolve(fields["augmentation"], size=fields["image"].size)
+        return kind(**fields)
+
+    return make
+
+
+KINDS: Mapping[type, Kind] = {
+    RunSpec: Kind(
+        _train,
+        RunOptions,
+        _ready_run,
+        fixed={(RunSpec, "model")},
+        made_by={one: _sized(one) for one in (ReinforcedPipelineSpec, ColumnPipelineSpec, LabelledPipelineSpec)}
+        | {RunSpec: lambda model, data, **rest: RunSpec(model=taking(model, data), data=data, **rest)},
+    ),
+    ReinforcementSpec: Kind(_reinforce, ReinforceOptions, _ready_reinforcement, fixed={(ReinforcementSpec, "source")}),
+    FinetuneSpec: Kind(_finetune, ready=_ready_finetuning),
+    DistilSpec: Kind(_distil),
+    EvaluationSpec: Kind(_evaluate, EvaluateOptions),
+}
+"""By the class of the choices."""

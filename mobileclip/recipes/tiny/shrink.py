@@ -1,0 +1,318 @@
+"""`--tiny`: any recipe's choices made small, and the one drawn data set and the small models that they take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import singledispatch
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+import numpy as np
+import torch
+
+from mobileclip.data import (
+    ColumnPipelineSpec,
+    ReinforcedSample,
+    ReinforcementCard,
+    augmentation_rng,
+    count_samples,
+    datacompdr_augmentation,
+    expand_shards,
+    write_shards,
+)
+from mobileclip.data.shards.card import TeacherEntry, card_of_shards, write_card
+from mobileclip.datasets import LabelledPipelineSpec, RowOptions, as_source, find_class_names, open_data_set
+from mobileclip.encoders import (
+    CoCaSpec,
+    TextTransformerSpec,
+    ViTSpec,
+    load_model,
+    save_model,
+)
+from mobileclip.encoders.checkpoints import save_coca
+from mobileclip.evaluation import SUITES, EvaluationSpec, find_task
+from mobileclip.evaluation.tasks.zero_shot.evaluate import open_zero_shot
+from mobileclip.inputs import ImageInput, TextInput
+from mobileclip.processes import this_process
+from mobileclip.recipes.distilling import DistilSpec
+from mobileclip.recipes.tiny.few_samples import first_samples
+from mobileclip.recipes.tiny.scenes import SHAPES, draw_shape, jpeg, scene_samples
+from mobileclip.recipes.tiny.shapes import OUTLINES
+from mobileclip.reinforce import CheckpointCaptioner, CheckpointTeacher, ReinforcementSpec
+from mobileclip.storage import atomic_folder, write_text
+from mobileclip.training import CosineSchedule, RunSpec, TrainingSpec, follow_card
+from mobileclip.training.finetuning.run import FinetuneSpec
+
+FOLDER = Path("outputs") / "tiny"
+SMALL_MODEL = "icons"
+"""The model of the package itself, which reads 32 pixels a side."""
+NUM_SAMPLES, SAMPLES_PER_SHARD = 48, 12
+NUM_STEPS, BATCH_SIZE = 2, 8
+_TEACHER_DIM = 32
+_NAMES = ("drawn-a", "drawn-b")
+
+Spec = TypeVar("Spec")
+
+
+@singledispatch
+def shrunk(spec: Any, rows: RowOptions | None = None) -> Any:  # noqa: ARG001  runs take it
+    """Return choices made small: few samples, few steps, a shallow or a small model where none is named.
+
+    Of the data that is named, the first samples are taken; otherwise some are drawn, see `drawn`.
+
+    Args:
+        spec: of one of the classes that recipes have.
+        rows: how rows of lists and tables are read, where the spec does not say it.
+
+    Raises:
+        ValueError, OSError: if there is no data where some is said to be.
+    """
+    raise ValueError(f"--tiny makes the library's own runs small, and {type(spec).__name__} is none of them")
+
+
+@shrunk.register
+def _(spec: RunSpec, rows: RowOptions | None = None) -> RunSpec:
+    data = _few(spec.data, rows)
+    card = card_of_shards(expand_shards(data.shards)) if getattr(data, "reinforced", False) else None
+    if isinstance(data, ColumnPipelineSpec) and card is not None:
+        data = attrs.evolve(data, teacher_columns=(sum(card.teacher_dims[:-1]), sum(card.teacher_dims)))
+    model = spec.model if spec.initial_weights is not None else shallow(spec.model)
+    training = _few_steps(spec.training, NUM_STEPS)
+    small = attrs.evolve(spec, model=taking(model, data), data=data, training=training)
+    return follow_card(small, spec)[0]
+
+
+@shrunk.register
+def _(spec: ReinforcementSpec, *_: object) -> ReinforcementSpec:
+    captioner = spec.captioner
+    is_here = isinstance(captioner, CheckpointCaptioner) and Path(captioner.checkpoint).exists()
+    if captioner is not None and not is_here:
+        num_captions = getattr(captioner, "num_captions", 5)
+        captioner = CheckpointCaptioner(checkpoint=str(small_captioner()), num_captions=num_captions, max_length=12)
+    return attrs.evolve(
+        spec,
+        source=_copy(spec.source) if spec.source is not None else drawn(),
+        output=spec.output and f"{spec.output.rstrip('/')}-tiny",
+        teachers=tuple(
+            CheckpointTeacher(
+                checkpoint=small_model(seed) if seed else SMALL_MODEL, logit_scale=getattr(one, "logit_scale", None)
+            )
+            for seed, one in enumerate(spec.teachers)
+        ),
+        captioner=captioner,
+        num_compared=0,  # random teachers recognise nothing that they could lose
+    )
+
+
+@shrunk.register
+def _(spec: FinetuneSpec, *_: object) -> FinetuneSpec:
+    def few(path: str | None) -> str:
+        return str(drawn()) if path is None else _copy(open_data_set(path, rows=spec.rows).source)
+
+    untouched = FinetuneSpec()
+    small = {"held_out": 0.4, "batch_size": 16, "epochs": 20, "learning_rate": 1e-3, "templates": ("{}",)}
+    return attrs.evolve(
+        spec,
+        checkpoint=spec.checkpoint or SMALL_MODEL,
+        data=str(drawn_shapes()) if spec.data is None else few(spec.data),
+        test=spec.test and few(spec.test),
+        old_tasks=tuple(map(few, spec.old_tasks or (None,))),
+        output=_beside(spec.output),
+        **{name: value for name, value in small.items() if getattr(spec, name) == getattr(untouched, name)},
+    )
+
+
+@shrunk.register
+def _(spec: DistilSpec, *_: object) -> DistilSpec:
+    file = FOLDER / "texts.txt"
+    if not spec.data or not Path(spec.data[0].partition("=")[2] or spec.data[0]).exists():
+        captions = (text for one in scene_samples(NUM_SAMPLES, seed=0) for text in one.captions)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, "".join(f"{text}\n" for text in captions))
+        spec = attrs.evolve(spec, data=(str(file),))
+    is_chosen = spec.kind == "teacher" or spec.width is not None
+    return attrs.evolve(
+        spec,
+        model=spec.model if spec.model and Path(spec.model).exists() else SMALL_MODEL,
+        width=spec.width if is_chosen else 64,
+        context_length=min(spec.context_length, 24),
+        batch_size=min(32, spec.batch_size),
+        output=_beside(spec.output),
+        training=_few_steps(spec.training, 10),
+    )
+
+
+@shrunk.register
+def _(spec: EvaluationSpec, *_: object) -> EvaluationSpec:
+    names = spec.datasets or (SUITES[spec.suite] if spec.data is not None else ())
+    tasks = [one for one in (find_task(name, spec.data) for name in names) if one.opener is open_zero_shot]
+    copies = tuple(_copy(open_data_set(one.path, rows=spec.rows).source) for one in tasks)
+    return attrs.evolve(spec, output=_beside(spec.output), datasets=copies or (str(drawn()),), data=None)
+
+
+def taking(model: Any, data: Any) -> Any:
+    """Return a model that takes what the data is made as, and has its classes."""
+    changes: dict[str, Any] = {}
+    for name in ("image", "text"):
+        tower, contract = getattr(model, name, None), getattr(data, name, None)
+        if contract is not None and attrs.has(type(tower)) and hasattr(tower, "input"):
+            changes[name] = attrs.evolve(tower, input=contract)
+    for name in ("num_classes", "class_names"):
+        if hasattr(model, name) and hasattr(data, name):
+            changes[name] = getattr(data, name)
+    return attrs.evolve(model, **changes) if changes else model
+
+
+def shallow(spec: Spec) -> Spec:
+    """Return a model's spec with one block where it has several, its widths and inputs as they are."""
+    changes = {
+        field.name: _shallow_part(field.name, getattr(spec, field.name))
+        for field in attrs.fields(type(spec))  # type: ignore[arg-type]
+    }
+    return attrs.evolve(spec, **changes)  # type: ignore[misc]
+
+
+def _shallow_part(name: str, value: Any) -> Any:
+    if name.rpartition("_")[2] == "depth" and isinstance(value, int):
+        return min(value, 1)
+    if isinstance(value, tuple):
+        return tuple(_shallow_part("", one) for one in value)
+    return shallow(value) if attrs.has(type(value)) else value
+
+
+def drawn(folder: Path | None = None) -> Path:
+    """Write the drawn data set, unless it is there, and return its folder.
+
+    Each scene has a real caption and five synthetic ones, the shape at its left as its class, and what two teachers
+    would have stored of it: numbers that are those of its captions, and a little noise.
+
+    Args:
+        folder: where it goes.
+    """
+    place = folder or FOLDER / "scenes"
+    if place.exists():
+        return place
+    policy = datacompdr_augmentation(224)
+    with atomic_folder(place) as partial:
+        samples = []
+        for index, one in enumerate(scene_samples(NUM_SAMPLES, seed=0)):
+            rng = np.random.default_rng(index)
+            code = rng.standard_normal(2 * _TEACHER_DIM)
+
+            def seen(count: int, rng: np.random.Generator = rng, code: Any = code) -> Any:
+                return (code + 0.3 * rng.standard_normal((count, len(code)))).astype(np.float32)
+
+            label = one.captions[0].split()[3]  # "a SIZE COLOUR SHAPE and ..."
+            samples.append(
+                ReinforcedSample(
+                    key=one.key,
+                    captions=one.captions,
+                    syn_captions=one.syn_captions,
+                    image=one.image,
+                    url=one.url,
+                    metadata={**one.metadata, "label": label},
+                    augmentations=[policy.sample(augmentation_rng(0, one.key, view), (240, 180)) for view in range(2)],
+                    image_emb=seen(2),
+                    text_emb=seen(len(one.captions)),
+                    syn_text_emb={name: seen(len(texts)) for name, texts in one.syn_captions.items()},
+                )
+            )
+        write_shards(partial, samples, samples_per_shard=SAMPLES_PER_SHARD)
+        teachers = tuple(
+            TeacherEntry(
+                name=name, dim=_TEACHER_DIM, logit_scale=50.0, weights_sha256="0" * 64, image=ImageInput(size=224)
+            )
+            for name in _NAMES
+        )
+        write_card(
+            partial,
+            ReinforcementCard(
+                teachers=teachers, augmentation=policy, num_augmentations=2, layout="npz", num_samples=NUM_SAMPLES
+            ),
+        )
+    return place
+
+
+def drawn_shapes() -> Path:
+    """Write a folder of 20 pictures for each of eight shapes, unless it is there, and return the folder of folders."""
+    place = FOLDER / "shapes"
+    if not place.exists():
+        rng = np.random.default_rng(2)
+        with atomic_folder(place) as partial:
+            for shape in OUTLINES:
+                (partial / shape).mkdir()
+                for index in range(20):
+                    (partial / shape / f"{index:02d}.jpg").write_bytes(jpeg(draw_shape(shape, rng, 120, 90)))
+    return place
+
+
+def small_captioner() -> Path:
+    """Write a small captioner with random weights, unless it is there, and return its file."""
+    size: dict[str, Any] = {"width": 64, "depth": 1, "num_heads": 2, "embedding_dim": 64}
+    spec = CoCaSpec(
+        image=ViTSpec(**size, patch_size=16, stem="patch", class_position=True, input=ImageInput(size=64)),
+        text=TextTransformerSpec(**size, causal=True, input=TextInput(context_length=24)),
+        decoder_depth=1,
+        decoder_heads=2,
+        num_queries=9,
+        pooler_heads=2,
+    )
+    return _saved("captioner", spec, save_coca)
+
+
+def small_model(seed: int) -> Path:
+    """Write a model like the package's own with random weights, unless it is there, and return its file."""
+    return _saved(f"model-{seed}", load_model(SMALL_MODEL, fold=False).spec, save_model, seed)
+
+
+def _saved(name: str, spec: Any, save: Callable[[Any, Path], Any], seed: int = 0) -> Path:
+    path = FOLDER / f"{name}.safetensors"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            save(spec.build(), path)
+    return path
+
+
+def _few(data: Any, rows: RowOptions | None) -> Any:
+    """Return the first samples of what a run trains on, or those that are drawn, in batches that they fill."""
+    if not hasattr(data, "shards"):
+        raise ValueError(f"--tiny takes the first samples of shards, and {type(data).__name__} has none")
+    processes, changes = this_process().size, {"num_workers": 0}
+    if not data.shards:
+        changes["shards"] = (f"{drawn()}/{{{0:08d}..{NUM_SAMPLES // SAMPLES_PER_SHARD - 1:08d}}}.tar",)
+        if hasattr(data, "caption_sets"):
+            changes["caption_sets"] = None  # the drawn set has a name of its own
+        if isinstance(data, LabelledPipelineSpec):
+            changes |= {"class_names": tuple(sorted(SHAPES)), "num_classes": len(SHAPES)}
+    elif getattr(data, "reinforced", False):
+        changes["shards"] = expand_shards(data.shards)[:processes]
+    else:
+        copy = _copy(as_source(data.shards, rows=rows or RowOptions()))
+        changes["shards"] = tuple(str(one) for one in sorted(Path(copy).glob("*.tar")))
+        if isinstance(data, LabelledPipelineSpec) and (names := find_class_names((copy,))):
+            changes |= {"class_names": names, "num_classes": len(names)}
+    num_samples = count_samples(expand_shards(changes["shards"]))
+    batch_size = min(BATCH_SIZE, num_samples) // processes * processes
+    if not batch_size:
+        raise ValueError(f"{num_samples} samples are too few to try a run on {processes} processes")
+    return attrs.evolve(data, **changes, num_samples=num_samples, batch_size=batch_size)
+
+
+def _few_steps(training: TrainingSpec, steps: int) -> TrainingSpec:
+    peak, final = training.schedule.peak, training.schedule.final
+    schedule = CosineSchedule(peak=peak, final=final, warmup_steps=1, total_steps=steps)
+    return attrs.evolve(training, schedule=schedule, precision="float32", log_every_steps=1)
+
+
+def _copy(source: Any) -> str:
+    return first_samples(source, FOLDER / "samples")
+
+
+def _beside(output: Path) -> Path:
+    return output.with_name(f"{output.name}-tiny")
+
+
+__all__: Sequence[str] = ["SMALL_MODEL", "drawn", "drawn_shapes", "shallow", "shrunk", "small_captioner", "taking"]
