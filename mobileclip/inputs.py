@@ -17,6 +17,8 @@ from attrs import validators
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, NOT_IN_JSON, strict
 
 Interpolation = Literal["bilinear", "bicubic"]
+Fit = Literal["crop", "stretch"]
+"""How a picture is made square: its centre, or all of it with its sides pulled to one length."""
 Decode = Literal["exact", "fast"]
 """How much of a JPEG is decoded: all of it, or no more than is needed."""
 DECODES: tuple[Decode, ...] = ("exact", "fast")
@@ -76,6 +78,7 @@ class ImageInput:
         std: per channel, in units of the [0, 1] pixel, from 1e-6 to 1000; one means that nothing is divided.
         background: what transparent pictures are put on: `white`, `black` or `#rrggbb`; or `hidden`, which drops the
             transparency, so that the stored colour below it shows, mostly black. The published models were trained so.
+        fit: how a picture is made square: `crop` takes its centre, `stretch` all of it, as SigLIP does.
 
     Examples:
         >>> ImageInput(size=256).background  # pixels in [0, 1], nothing subtracted
@@ -93,6 +96,7 @@ class ImageInput:
     background: str = attrs.field(
         default=HIDDEN, converter=_one_name, validator=_is_background, metadata=LEFT_OUT_AT_DEFAULT
     )
+    fit: Fit = attrs.field(default="crop", validator=validators.in_(("crop", "stretch")), metadata=LEFT_OUT_AT_DEFAULT)
 
     def __attrs_post_init__(self) -> None:
         """Check that every channel has a mean and a deviation."""

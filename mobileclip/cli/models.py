@@ -167,6 +167,7 @@ def convert(
     from mobileclip.encoders import save_model
     from mobileclip.encoders.checkpoints import PREFIX, read_checkpoint, resolve_spec
     from mobileclip.encoders.checkpoints.hub import local_checkpoint
+    from mobileclip.encoders.checkpoints.loading import source_of
     from mobileclip.inference.loading import CHECKPOINT_SUFFIXES
     from mobileclip.inference.text_towers import converted_from
     from mobileclip.reparam import reparameterize
@@ -178,7 +179,7 @@ def convert(
     if model is not None:
         resolve_spec(model)
     require_checkpoint(source)
-    if not source.startswith(PREFIX) and is_same(local_checkpoint(source), output):
+    if not source.startswith(PREFIX) and source_of(source) is None and is_same(local_checkpoint(source), output):
         raise ValueError(f"{source} would be replaced by what is made of it; choose another name to write to")
     stored = read_checkpoint(source, model, tower=tower).of_size(image_size=image_size, context_length=context_length)
     converted = reparameterize(stored.build(), inplace=True) if fold else stored.build()

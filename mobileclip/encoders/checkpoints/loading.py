@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,9 +22,32 @@ from mobileclip.encoders.checkpoints.resizing import resized
 from mobileclip.encoders.classifier import ClassifierSpec
 from mobileclip.encoders.dual import DualEncoder, DualEncoderSpec
 from mobileclip.encoders.families import ImageEncoderSpec, TextEncoderSpec, as_trained
+from mobileclip.registry import Registry
 from mobileclip.reparam import reparameterize
 from mobileclip.tensor_files import CheckpointError, read_tensors
 from mobileclip.tensor_files.errors import shown
+
+sources: Registry[Source] = Registry("source", home="mobileclip.interop.sources")
+"""Where models of other packages come from, by what stands before the colon: `open_clip:`, `transformers:`."""
+
+
+@attrs.frozen(kw_only=True)
+class Source:
+    """A place of models that are no files of the library's.
+
+    Args:
+        read: from what stands behind the colon to the model, all of its weights.
+        check: refuses what is not there, as far as that shows without a connection.
+    """
+
+    read: Callable[[str], Stored]
+    check: Callable[[str], object]
+
+
+def source_of(checkpoint: str | Path) -> tuple[Source, str] | None:
+    """Return the source that a person means, and what is asked of it; None for files and the hub's."""
+    scheme, colon, name = str(checkpoint).partition(":")
+    return (sources[scheme], name) if colon and scheme in ("open_clip", "transformers") else None
 
 
 @attrs.frozen(kw_only=True)
@@ -173,6 +197,10 @@ def read_checkpoint(
 
     What is `to_train` is in training form.
     """
+    if (source := source_of(checkpoint)) is not None:
+        if model is not None or tower is not None:
+            raise ValueError(f"{checkpoint} says which model it is; leave the model and the tower out")
+        return source[0].read(source[1])
     path = fetched(checkpoint)
     tensors, metadata = native.of_run(*read_tensors(path, mmap=mmap))
     wanted = resolve_spec(model) if isinstance(model, str) else model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
@@ -11,8 +11,10 @@ from torch import Tensor
 
 from mobileclip.data.skips import SkipReport
 from mobileclip.evaluation.datasets.benchmark import Benchmark, BenchmarkSample
-from mobileclip.evaluation.encoding.encoders import Encoders
 from mobileclip.evaluation.suite import suite_entry
+
+if TYPE_CHECKING:
+    from mobileclip.evaluation.session import Session
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -125,11 +127,11 @@ def _require_fitting(num_keys: int, tensors: Mapping[str, Tensor]) -> None:
         raise ValueError(f"there are {int(tensors['num_captions'].sum())} captions, but {len(text)} embeddings")
 
 
-def extract_features(encoders: Encoders, benchmark: Benchmark) -> Features:
+def extract_features(session: Session, benchmark: Benchmark) -> Features:
     """Return the embeddings of a data set's pictures, and of their captions; what cannot be used is counted and named.
 
     Args:
-        encoders: of the model.
+        session: of the model.
         benchmark: the data set. The report's reasons are those of `Benchmark.samples`; those for images that cannot be
             decoded start with `image_`.
 
@@ -137,7 +139,7 @@ def extract_features(encoders: Encoders, benchmark: Benchmark) -> Features:
         ValueError: if no image can be used; the message says why.
     """
     report = SkipReport()
-    samples, embeddings = encoders.embed_pictures(
+    samples, embeddings = session.embed_pictures(
         benchmark.samples(report),
         lambda sample: sample.image,
         keep=lambda sample: attrs.evolve(sample, image=b""),
@@ -152,7 +154,7 @@ def extract_features(encoders: Encoders, benchmark: Benchmark) -> Features:
     return Features.of(
         keys=[sample.key for sample in samples],
         image=embeddings,
-        text=encoders.encode_texts(captions) if retrieval else None,
+        text=session.encode_texts(captions) if retrieval else None,
         labels=None if retrieval else torch.tensor([sample.label for sample in samples]),
         num_captions=torch.tensor([len(sample.captions) for sample in samples]) if retrieval else None,
         metadata=_metadata(samples),

@@ -5,35 +5,30 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import nn
 
-from mobileclip.data import ImageTransform, Tokenizer, read_samples
+from mobileclip.data import read_samples
 from mobileclip.datasets import RowOptions
 from mobileclip.encoders import DualEncoder, DualEncoderSpec
 from mobileclip.evaluation import Session, caption_recall
 from mobileclip.evaluation.hook import evaluation_hook
-from mobileclip.inference.batching import encode_each
 from mobileclip.training import Evaluate
 
 MOST_SAMPLES = 5_000
 
 
-def measured_on(
-    shards: tuple[str, ...], benchmarks: Sequence[str], rows: RowOptions, model: DualEncoderSpec
-) -> Evaluate:
+def measured_on(shards: tuple[str, ...], benchmarks: Sequence[str], rows: RowOptions, _: DualEncoderSpec) -> Evaluate:
     """Return what measures a model on held-out pairs, see `retrieval_on`, and on data sets, see `evaluation_hook`.
 
     Args:
         shards: of the held-out pairs; none measures nothing on them.
         benchmarks: places of data sets, see `open_benchmark`; none measures nothing on them.
         rows: how rows of `.jsonl` files and of tables among these are read.
-        model: whose inputs are made.
 
     Raises:
         ValueError: if one of them cannot be used.
     """
-    parts = [retrieval_on(shards, model)] if shards else []
+    parts = [retrieval_on(shards)] if shards else []
     if benchmarks:
         parts.append(evaluation_hook(benchmarks, rows=rows))
 
@@ -43,12 +38,11 @@ def measured_on(
     return evaluate
 
 
-def retrieval_on(shards: tuple[str, ...], model: DualEncoderSpec) -> Evaluate:
+def retrieval_on(shards: tuple[str, ...]) -> Evaluate:
     """Return what measures a model's recall at 1 on the first 5,000 image-text pairs of some shards.
 
     Args:
         shards: held-out pairs, as paths, URLs or brace patterns.
-        model: whose inputs are made.
 
     Raises:
         ValueError: if the shards hold no pair.
@@ -60,20 +54,14 @@ def retrieval_on(shards: tuple[str, ...], model: DualEncoderSpec) -> Evaluate:
     ]
     if not samples:
         raise ValueError(f"there is no pair of image and caption in {', '.join(shards)} to validate on")
-    transform, tokenizer = ImageTransform(model.image.input), Tokenizer(model.text.input)
 
     def evaluate(student: nn.Module, _num_steps: int) -> Mapping[str, float]:
         assert isinstance(student, DualEncoder), "a run trains a dual encoder"
-        session = Session(student, transform=transform, tokenize=tokenizer, show_progress=False)
+        session = Session(student, show_progress=False)
         captions = [caption for sample in samples for caption in sample.captions]
         counts = [len(sample.captions) for sample in samples]
-        pixels = (transform(sample.image) for sample in samples if sample.image is not None)
-        with session.encoding() as encoders:
-            rows = encode_each(
-                pixels, lambda batch: encoders.encode_images(torch.stack(batch)), batch_size=session.batch_size
-            )
-            images = torch.stack(list(rows))
-        result = caption_recall(images, session.embed_texts(captions), counts)
+        images = session.clip.encode_image([sample.image for sample in samples if sample.image is not None])
+        result = caption_recall(images, session.encode_texts(captions), counts)
         return {
             "validation_image_to_text_recall_at_1": result.image_to_text.at1,
             "validation_text_to_image_recall_at_1": result.text_to_image.at1,
