@@ -117,8 +117,7 @@ def require_parity(folder, checkpoint, name, clip_benchmark_metrics, *, least, m
     """Compare ours, folded; ours inside CLIP_benchmark; and, inside open_clip inside it, converted and not folded."""
     benchmark = open_benchmark(folder)
     clip = load(checkpoint, fold=False)
-    inputs = {"transform": clip.transform, "tokenize": clip.tokenizer, "show_progress": False}
-    features, _ = Session(clip.model, **inputs).features(benchmark)
+    features, _ = Session(clip, show_progress=False).features(benchmark)
     ours = score(benchmark, features).result.metrics
     allowed = undecided(features, benchmark)
     assert tuple(allowed) == (CLASSIFICATION if benchmark.kind == "classification" else RETRIEVAL)
