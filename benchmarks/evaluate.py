@@ -35,7 +35,7 @@ from benchmarks.rivals import PUBLISHED, Size, open_clip_model, open_clip_transf
 from examples.quickstart.emoji import EmojiDataSpec, build_dataset
 from examples.quickstart.emoji.benchmark import write_benchmarks
 from examples.quickstart.emoji.teachers import PROMPTS
-from mobileclip.data import ImageTransform, SkipReport, Tokenizer
+from mobileclip.data import SkipReport
 from mobileclip.encoders import DualEncoder, MCiSpec
 from mobileclip.evaluation import (
     Benchmark,
@@ -122,9 +122,7 @@ def make_models(spec: EvaluateBenchSpec, images: list[bytes], texts: list[list[s
 
 def new_session(model: DualEncoder) -> Session:
     """Return a session of our model, which knows no text yet."""
-    spec = model.spec
-    transform, tokenizer = ImageTransform(spec.image.input), Tokenizer(spec.text.input)
-    return Session(model, transform=transform, tokenize=tokenizer, show_progress=False)
+    return Session(model, show_progress=False)
 
 
 def evaluate_mobileclip(session: Session, benchmark: Benchmark) -> dict[str, float]:

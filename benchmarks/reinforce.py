@@ -175,8 +175,8 @@ def _forward_passes(
             texts += [*sample.captions, *sample.syn_captions["syn_text"]]
         pixels = normalize_pixels(torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2), teacher.image)
         pixels = pixels.to(spec.device, dtype_of(spec.precision))
-        ids = teacher.tokenizer(texts).to(spec.device)
-        passes += [partial(teacher.model.encode_image, pixels), partial(teacher.model.encode_text, ids)]
+        ids = teacher.clip.tokenizer(texts).to(spec.device)
+        passes += [partial(teacher.clip.model.encode_image, pixels), partial(teacher.clip.model.encode_text, ids)]
     return passes
 
 

@@ -7,14 +7,17 @@ close, scenes that share a shape or a colour closer than others. Random numbers 
 from __future__ import annotations
 
 import itertools
+import json
 
 import attrs
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mobileclip.data import AugmentationSpec, Tokenizer, normalize_pixels
 from mobileclip.data.randomness import derived_seed
+from mobileclip.encoders import DualEncoder, DualEncoderSpec, OpenClipImageSpec, OpenClipTextSpec
+from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import ContrastiveLossSpec
 from mobileclip.recipes.tiny.scenes import Scene, scenes
@@ -49,28 +52,24 @@ class SceneTeacherSpec:
 
     def build(self) -> ModelTeacher:
         """Return the teacher, having trained it."""
-        import open_clip  # type: ignore[import-untyped]
-
         torch.manual_seed(self.seed)
-        model: nn.Module = open_clip.CLIP(
-            embed_dim=self.dim,
-            vision_cfg={
-                "image_size": self.image_size,
-                "patch_size": self.patch_size,
-                "layers": 2,
-                "width": 64,
-                "head_width": 32,
-            },
-            text_cfg={"context_length": 32, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
-        )
+        vision = {
+            "image_size": self.image_size,
+            "patch_size": self.patch_size,
+            "layers": 2,
+            "width": 64,
+            "head_width": 32,
+        }
+        text = {"context_length": 32, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}
+        model = DualEncoderSpec(
+            image=OpenClipImageSpec(embedding_dim=self.dim, input=_image_input(self), config=json.dumps(vision)),
+            text=OpenClipTextSpec(embedding_dim=self.dim, input=_TEXT, config=json.dumps(text)),
+        ).build()
         tokenizer = Tokenizer(_TEXT)
         _train(self, model, tokenizer)
         return ModelTeacher(
             name=f"scenes-{self.patch_size}-{self.seed}",
-            model=model,  # type: ignore[arg-type]  # open_clip has no types
-            tokenizer=tokenizer,
-            image=_image_input(self),
-            dim=self.dim,
+            clip=ImageTextModel(model.eval()),
             logit_scale=self.logit_scale,
         )
 
@@ -79,7 +78,7 @@ def _image_input(spec: SceneTeacherSpec) -> ImageInput:
     return ImageInput(size=spec.image_size, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
 
-def _train(spec: SceneTeacherSpec, model: nn.Module, tokenizer: Tokenizer) -> None:
+def _train(spec: SceneTeacherSpec, model: DualEncoder, tokenizer: Tokenizer) -> None:
     rng = np.random.default_rng(spec.seed)
     # Colours stay what the captions say.
     augmentation = AugmentationSpec(size=spec.image_size, scale=(0.5, 1.0), num_operations=0)
@@ -93,8 +92,8 @@ def _train(spec: SceneTeacherSpec, model: nn.Module, tokenizer: Tokenizer) -> No
         texts = [scene.captions()[rng.integers(6)] for scene in batch]
         ramp = (step + 1) / spec.steps
         terms = loss(
-            image=model.encode_image(normalize_pixels(images, _image_input(spec)), normalize=True),  # type: ignore[operator]
-            text=model.encode_text(tokenizer(texts), normalize=True),  # type: ignore[operator]
+            image=model.encode_image(normalize_pixels(images, _image_input(spec)), normalize=True),
+            text=model.encode_text(tokenizer(texts), normalize=True),
             logit_scale=_FIRST_LOGIT_SCALE * (spec.logit_scale / _FIRST_LOGIT_SCALE) ** ramp,
         )
         optimizer.zero_grad()

@@ -260,7 +260,7 @@ def test_a_session_encodes_a_benchmark(photos, model):
     session = Session.of(candidate_of(model, name="small"), batch_size=2, show_progress=False)
     features, report = session.features(benchmark)
     assert (features.image.shape, report.num_read) == ((4, 24), 4)
-    assert session.embed_texts(["a dog", "a cat"]).shape == (2, 24)
+    assert session.encode_texts(["a dog", "a cat"]).shape == (2, 24)
 
 
 class TestCommands:

@@ -97,7 +97,11 @@ class Asked:
         """The name in tables, as far as it is known before the model is opened."""
         if self.label is not None:
             return self.label
-        return Path(self.file).stem if self.file is not None else self.text
+        if self.file is not None:
+            return Path(self.file).stem
+        scheme, _, where = self.text.partition(":")
+        of_files = "=" in where or Path(where).is_dir()
+        return f"{scheme}:{'='.join(Path(part).stem for part in where.split('='))}" if of_files else self.text
 
     @property
     def source(self) -> tuple[str | None, str | None]:
@@ -240,13 +244,14 @@ def _of_clip(clip: Clip, *, name: str, published: str | None = None) -> Candidat
     for number, one in enumerate(others, 1):
         state |= {f"text_encoder_{number}.{part}": weight for part, weight in one.state_dict().items()}
     # The towers of an export have none that PyTorch knows.
-    counted = num_parameters(model.spec.image) + num_parameters(model.spec.text)
     is_export = isinstance(model, ReadyDualEncoder)
+    specs = (model.spec.image, model.spec.text)
+    counted = map(num_parameters, specs) if is_export else map(_num_parameters, (model, *others))
     return Candidate(
         name=name,
         clip=_folded(clip),
         weights_sha256=weights_sha256(state),
-        num_parameters=counted if is_export else sum(map(_num_parameters, (model, *others))),
+        num_parameters=sum(counted),
         published=published,
     )
 

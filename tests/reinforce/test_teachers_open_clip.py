@@ -79,8 +79,8 @@ def test_equals_open_clip_with_its_own_transform_and_tokenizer(tiny, folder, ind
     assert teacher.dim == theirs.shape[-1] == CONFIGS[Path(spec.model).stem]["embed_dim"]
     assert teacher.logit_scale == 50.0
     assert attrs.evolve(spec, logit_scale=70).build().logit_scale == 70
-    assert not teacher.model.training
-    assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
+    assert not teacher.clip.model.training
+    assert not any(parameter.requires_grad for parameter in teacher.clip.model.parameters())
 
 
 def test_members_differ_in_all_that_reinforcement_must_keep_apart(tiny):
