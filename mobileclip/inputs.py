@@ -167,6 +167,7 @@ class TokenizerFile:
         sha256: of the file, in hexadecimal.
         start_id: first of every text; None for a tokenizer that has no such token.
         end_id: behind every text: towers pool at its first place.
+        repair: whether mojibake is repaired and HTML entities are unescaped first, as open_clip does.
         content: the file's text; None where only the name is known, which is enough for all but making ids.
 
     Raises:
@@ -176,6 +177,7 @@ class TokenizerFile:
     sha256: str = attrs.field(validator=_is_sha256)
     start_id: int | None = attrs.field(default=None, validator=validators.optional(_ID))
     end_id: int = attrs.field(validator=_ID)
+    repair: bool = attrs.field(default=False, metadata=LEFT_OUT_AT_DEFAULT)
     content: str | None = attrs.field(default=None, eq=False, repr=False, metadata=NOT_IN_JSON)
 
     def __attrs_post_init__(self) -> None:

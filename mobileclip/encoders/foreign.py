@@ -6,7 +6,6 @@ The package is imported where a tower is built. Weights, their form and their fi
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -20,8 +19,6 @@ from mobileclip.encoders.families import (
 )
 from mobileclip.extras import needed
 from mobileclip.strict import strict
-
-_OWN_SIZE = "a tower of another package has the size that its weights are for; leave the size out"
 
 
 class ForeignTower(nn.Module):
@@ -51,17 +48,13 @@ class ForeignTower(nn.Module):
 @image_encoder_families.register("open_clip")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class OpenClipImageSpec(ImageEncoderSpec):
-    """An image tower of open_clip: `vision_cfg` and `quick_gelu`.
+    """An image tower of open_clip.
 
     Args:
-        config: of the tower, as the package has it, in JSON.
+        config: its `vision_cfg`, and `quick_gelu`, in JSON.
     """
 
     config: str
-
-    def weights_for_size(self, weights: Mapping[str, Tensor], size: int) -> Mapping[str, Tensor]:
-        """Refuse: its weights are for its own size."""
-        raise ValueError(_OWN_SIZE)
 
     def build(self) -> ForeignTower:
         """Return a new tower."""
@@ -71,17 +64,13 @@ class OpenClipImageSpec(ImageEncoderSpec):
 @text_encoder_families.register("open_clip")
 @attrs.frozen(kw_only=True, field_transformer=strict)
 class OpenClipTextSpec(TextEncoderSpec):
-    """A text tower of open_clip: `text_cfg` and `quick_gelu`.
+    """A text tower of open_clip.
 
     Args:
-        config: of the tower, as the package has it, in JSON.
+        config: its `text_cfg`, and `quick_gelu`, in JSON.
     """
 
     config: str
-
-    def weights_for_context(self, weights: Mapping[str, Tensor], context_length: int) -> Mapping[str, Tensor]:
-        """Refuse: its weights are for its own size."""
-        raise ValueError(_OWN_SIZE)
 
     def build(self) -> ForeignTower:
         """Return a new tower."""
@@ -94,14 +83,10 @@ class TransformersImageSpec(ImageEncoderSpec):
     """The image tower of a dual encoder of transformers.
 
     Args:
-        config: of the tower, as the package has it, in JSON.
+        config: `model_type`, `projection_dim` and `vision_config`, in JSON.
     """
 
     config: str
-
-    def weights_for_size(self, weights: Mapping[str, Tensor], size: int) -> Mapping[str, Tensor]:
-        """Refuse: its weights are for its own size."""
-        raise ValueError(_OWN_SIZE)
 
     def build(self) -> ForeignTower:
         """Return a new tower."""
@@ -115,14 +100,10 @@ class TransformersTextSpec(TextEncoderSpec):
     """The text tower of a dual encoder of transformers.
 
     Args:
-        config: of the tower, as the package has it, in JSON.
+        config: `model_type`, `projection_dim` and `text_config`, in JSON.
     """
 
     config: str
-
-    def weights_for_context(self, weights: Mapping[str, Tensor], context_length: int) -> Mapping[str, Tensor]:
-        """Refuse: its weights are for its own size."""
-        raise ValueError(_OWN_SIZE)
 
     def build(self) -> ForeignTower:
         """Return a new tower."""
@@ -130,7 +111,7 @@ class TransformersTextSpec(TextEncoderSpec):
         return ForeignTower(self, whole.text_model, getattr(whole, "text_projection", None))
 
 
-def _open_clip(builder: str, spec: Any) -> nn.Module:
+def _open_clip(builder: str, spec: OpenClipImageSpec | OpenClipTextSpec) -> nn.Module:
     with needed("a model of open_clip", "teachers"):
         import open_clip.model  # type: ignore[import-untyped]
     config = json.loads(spec.config)
@@ -139,7 +120,7 @@ def _open_clip(builder: str, spec: Any) -> nn.Module:
     return tower
 
 
-def _transformers(spec: Any) -> Any:
+def _transformers(spec: TransformersImageSpec | TransformersTextSpec) -> Any:
     with needed("a model of transformers", "transformers"):
         import transformers
     config = json.loads(spec.config)

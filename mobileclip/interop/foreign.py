@@ -12,26 +12,43 @@ from torch import Tensor
 
 from mobileclip.data import Tokenizer
 from mobileclip.data.text.tokenizer_file import text_input_of as read_input
-from mobileclip.data.text.tokenizer_parts import PUNCTUATION
+from mobileclip.data.text.tokenizer_parts import LAST_SIGMA, PUNCTUATION
 from mobileclip.encoders import DualEncoderSpec
 from mobileclip.encoders.checkpoints import Stored
 from mobileclip.encoders.dual import MAX_LOGIT_SCALE
 from mobileclip.inputs import TextInput
 
-# Cut, empty, in capitals, with what is cleaned, and beyond ASCII.
-_PROBES = ["a photo of a Cat", "", "Two dogs, on the left! " * 40, "it's  an_old\tcafé", "日本の猫"]
+# In capitals, empty, cut, with spaces and punctuation, beyond ASCII, mojibake, HTML, quotes and wide letters.
+_PROBES = (
+    "a photo of a Cat",
+    "",
+    "Two dogs, on the left! " * 40,
+    "  it's  an_old\tcafé\n",
+    "日本の猫",
+    'A PHOTO OF 12 DOGS - "AT HOME"',
+    "voilÃ  le cafÃ©, â€œvraimentâ€\x9d",
+    "salt &amp;amp; pepper &lt;b&gt;",
+    "the dog\u2019s \u201cbed\u201d, ｗｉｄｅ",
+    "ΟΔΟΣ, ein Käfer, двa кота",
+)
+_LOWER = [
+    {"type": "Replace", "pattern": {"Regex": LAST_SIGMA}, "content": "ς"},
+    {"type": "Lowercase"},
+]
 _SPACES = [
     {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
     {"type": "Strip", "strip_left": True, "strip_right": True},
 ]
 _CLEAN: Mapping[str, list[dict[str, Any]]] = {
     "": [],
-    "lower": [{"type": "Lowercase"}],
+    "lower case": _LOWER,
+    # Of open_clip, which repairs a text first.
     "whitespace": _SPACES,
+    "lower": [*_SPACES, *_LOWER],
     "canonicalize": [
         {"type": "Replace", "pattern": {"String": "_"}, "content": " "},
         {"type": "Replace", "pattern": {"Regex": PUNCTUATION}, "content": ""},
-        {"type": "Lowercase"},
+        *_LOWER,
         *_SPACES,
     ],
 }
@@ -79,7 +96,7 @@ def text_input_of(
         vocab_size: of the tower.
         pad_id: behind a text; None for the tokenizer's own.
         end_id: behind every text, in place of the tokenizer's own special tokens; None for these.
-        clean: what is done with a text first.
+        clean: what is done with a text first: nothing, `lower case`, or one of open_clip's ways.
 
     Raises:
         ValueError: if it is not a tokenizer that can be used.
@@ -102,7 +119,12 @@ def text_input_of(
             "special_tokens": special,
         }
     parts["truncation"] = parts["padding"] = None
+    if '"ByteLevel"' in json.dumps(parts.get("pre_tokenizer")):
+        parts["model"]["unk_token"] = None  # every byte is known; CLIP's is the end token
     read = read_input(json.dumps(parts, ensure_ascii=False), context_length=context_length)
+    if clean not in ("", "lower case"):
+        assert read.tokenizer is not None, "it was read"
+        read = attrs.evolve(read, tokenizer=attrs.evolve(read.tokenizer, repair=True))
     return attrs.evolve(read, vocab_size=vocab_size, pad_id=read.pad_id if pad_id is None else pad_id)
 
 

@@ -168,7 +168,12 @@ def read_open_clip(source: OpenClipSource) -> Stored:
     opened = load_open_clip(source, device="cpu", precision="float32")
     loaded, config = opened.model, opened.config
     if not isinstance(loaded, (open_clip.CLIP, open_clip.CustomTextCLIP)):
-        raise ValueError(f"{name} is a {type(loaded).__name__}, and an image-text model has two towers")
+        raise ValueError(
+            f"{name} is a {type(loaded).__name__}, and an image-text model has two towers; a CoCa writes captions, see "
+            "mobileclip.reinforce.CocaCaptioner"
+        )
+    if "naflex" in str(config["vision_cfg"].get("timm_model_name", "")).lower():
+        raise ValueError(f"{name} is a NaFlex model, which takes pictures of any shape; take one of a fixed size")
     quick = {"quick_gelu": True} if opened.quick_gelu else {}
     spec = DualEncoderSpec(
         image=OpenClipImageSpec(

@@ -19,7 +19,7 @@ from mobileclip.encoders import DualEncoderSpec, TransformersImageSpec, Transfor
 from mobileclip.encoders.checkpoints import Stored
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import WidePrecision, dtype_of
-from mobileclip.inputs import Fit, ImageInput, Interpolation
+from mobileclip.inputs import Fit, ImageInput, Interpolation, TextInput
 from mobileclip.interop.foreign import checked, stored_of, text_input_of
 from mobileclip.tensor_files.numbers import own_numbers
 from mobileclip.tensor_files.weights import weights_sha256
@@ -114,13 +114,18 @@ def read_dual_encoder(source: TransformersSource) -> Stored:
     if config.model_type not in ("clip", "metaclip_2", "siglip"):
         raise ValueError(
             f"{source.model} is of the kind {config.model_type!r}; expected clip, metaclip_2 or siglip (SigLIP 2 of "
-            "one size is of this kind too, its NaFlex models are not)"
+            "one size is of this kind too; its NaFlex models, which take pictures of any shape, are not)"
         )
     with _loading(source):
         tokenizer = package.AutoTokenizer.from_pretrained(source.model, **source.options())
         processor = package.AutoImageProcessor.from_pretrained(source.model, **source.options())
     model = load_weights(package.AutoModel, source, device="cpu", precision="float32").model
     whole, is_siglip = config.to_dict(), config.model_type == "siglip"
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        raise ValueError(
+            f"the tokenizer of {source.model} has no tokenizer.json, and cannot be read ({type(tokenizer).__name__}); "
+            "SigLIP 1 is there as open_clip:ViT-B-16-SigLIP/webli"
+        )
     about = {"model_type": config.model_type, "projection_dim": whole.get("projection_dim")}
     dim = config.text_config.projection_size if is_siglip else config.projection_dim
     texts = text_input_of(
@@ -129,7 +134,7 @@ def read_dual_encoder(source: TransformersSource) -> Stored:
         vocab_size=config.text_config.vocab_size,
         pad_id=_known_id(tokenizer.pad_token_id, "padding", source),
         end_id=_known_id(tokenizer.eos_token_id, "end", source) if is_siglip else None,
-        clean="lower" if is_siglip else "",
+        clean="lower case" if is_siglip else "",
     )
     spec = DualEncoderSpec(
         image=TransformersImageSpec(
@@ -139,7 +144,7 @@ def read_dual_encoder(source: TransformersSource) -> Stored:
         ),
         text=TransformersTextSpec(
             embedding_dim=dim,
-            input=texts if is_siglip else checked(texts, _padded(tokenizer, texts.context_length)),
+            input=checked(texts, (_ended if is_siglip else _padded)(tokenizer, texts)),
             config=json.dumps({**about, "text_config": whole["text_config"]}, sort_keys=True),
         ),
     )
@@ -152,16 +157,20 @@ def read_dual_encoder(source: TransformersSource) -> Stored:
     return stored_of(spec, model.state_dict(), places)
 
 
-def _padded(tokenizer: Any, length: int) -> Callable[[list[str]], Tensor]:
+def _padded(tokenizer: Any, contract: TextInput) -> Callable[[list[str]], Tensor]:
     """Return how a tokenizer makes rows of ids by itself."""
+    options = {"padding": "max_length", "truncation": True, "return_tensors": "pt", "padding_side": "right"}
+    return lambda texts: tokenizer(texts, max_length=contract.context_length, **options)["input_ids"]
 
-    def rows(texts: list[str]) -> Tensor:
-        ids: Tensor = tokenizer(
-            texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt", padding_side="right"
-        )["input_ids"]
-        return ids
 
-    return rows
+def _ended(tokenizer: Any, contract: TextInput) -> Callable[[list[str]], Tensor]:
+    """Return how SigLIP's texts were made: in lower case, no start, an end even where they are cut."""
+
+    def row(text: str) -> list[int]:
+        ids = tokenizer(text.lower(), add_special_tokens=False)["input_ids"][: contract.context_length - 1]
+        return [*ids, contract.end_id, *[contract.pad_id] * (contract.context_length - 1 - len(ids))]
+
+    return lambda texts: torch.tensor([row(text) for text in texts])
 
 
 def load_weights(kind: Any, source: TransformersSource, *, device: str, precision: WidePrecision) -> LoadedWeights:

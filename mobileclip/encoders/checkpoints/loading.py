@@ -38,10 +38,12 @@ class Source:
     Args:
         read: from what stands behind the colon to the model, all of its weights.
         check: refuses what is not there, as far as that shows without a connection.
+        licence: of the weights, as their card says it; None where no card can be read.
     """
 
     read: Callable[[str], Stored]
     check: Callable[[str], object]
+    licence: Callable[[str], str | None]
 
 
 def source_of(checkpoint: str | Path) -> tuple[Source, str] | None:
@@ -198,9 +200,11 @@ def read_checkpoint(
     What is `to_train` is in training form.
     """
     if (source := source_of(checkpoint)) is not None:
-        if model is not None or tower is not None:
-            raise ValueError(f"{checkpoint} says which model it is; leave the model and the tower out")
-        return source[0].read(source[1])
+        if model is not None:
+            raise ValueError(f"{checkpoint} says which model it is; leave the model out")
+        whole = source[0].read(source[1])
+        of_tower_alone, tensors = _one_tower(checkpoint, whole.spec, whole.tensors, tower)
+        return attrs.evolve(whole, spec=of_tower_alone, tensors=tensors)
     path = fetched(checkpoint)
     tensors, metadata = native.of_run(*read_tensors(path, mmap=mmap))
     wanted = resolve_spec(model) if isinstance(model, str) else model
@@ -309,7 +313,7 @@ def _check_size(path: Path, tensors: dict[str, Tensor], spec: ModelSpec) -> None
 
 
 def _one_tower(
-    path: Path, spec: ModelSpec, tensors: dict[str, Tensor], tower: Tower | None
+    path: str | Path, spec: ModelSpec, tensors: dict[str, Tensor], tower: Tower | None
 ) -> tuple[ModelSpec, dict[str, Tensor]]:
     """Return a tower and its tensors of what a file holds; all of it where none is asked for."""
     if tower is None:
