@@ -133,12 +133,13 @@ def test_every_command_takes_it(kind, models, photos, capsys):
     assert {label: pytest.approx(value, abs=1e-4) for label, value in expected.items()} == (
         found.get("probabilities") or found
     )
-    said("embed", folder, "--texts", "a cat", "-m", name, "-o", "photos.npz")
+    Path("texts.txt").write_text("a cat\n")
+    said("embed", folder, "--texts", "texts.txt", "-m", name, "-o", "photos.npz")
     embedded = read_embeddings(Path("photos.npz"))
     assert embedded.model.is_same(clip.identity)
     paths = [Path(path) for path in embedded.image_paths]
     np.testing.assert_allclose(embedded.image, clip.encode_image(paths).numpy(), atol=1e-5)
-    said("index", folder, "-m", name, "-o", "photos.index")
+    said("index", folder, "-m", name, "-i", "photos.index")
     assert "png" in said("search", "a cat", "-i", "photos.index")
     said("eval", name, folder, "-o", "out")
     lines = [json.loads(line) for path in Path("out").rglob("results.jsonl") for line in path.read_text().splitlines()]
