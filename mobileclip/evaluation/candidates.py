@@ -18,7 +18,7 @@ from mobileclip.encoders.families import text_spec
 from mobileclip.evaluation.published import published_with
 from mobileclip.hardware.precision import WidePrecision, dtype_of
 from mobileclip.inference.catalogue import num_parameters
-from mobileclip.inference.forms import ReadyDualEncoder
+from mobileclip.inference.forms import ReadyDualEncoder, with_fast_layout
 from mobileclip.inference.image_text_model import ImageTextModel as Clip
 from mobileclip.inference.loading import device_for, load, require_model
 from mobileclip.inputs import Interpolation
@@ -261,7 +261,12 @@ def _folded(clip: Clip) -> Clip:
     if isinstance(clip.model, ReadyDualEncoder) or is_folded(clip.model):
         return clip
     towers = tuple(reparameterize(side.model.text_encoder) for side in clip.text_sides[1:])
-    return Clip(reparameterize(clip.model), num_threads=clip.num_threads, text_towers=towers, decode=clip.decode)
+    return Clip(
+        with_fast_layout(reparameterize(clip.model)),
+        num_threads=clip.num_threads,
+        text_towers=towers,
+        decode=clip.decode,
+    )
 
 
 def _num_parameters(model: Any) -> int:

@@ -19,8 +19,9 @@ from mobileclip.hardware.threads import threads_or_default, torch_threads
 from mobileclip.inference import by_length, prepared
 from mobileclip.inference.batching import encode_each
 from mobileclip.inference.decoding import encode_ahead
+from mobileclip.inference.encoding_threads import EncodingThreads
 from mobileclip.inference.explaining import attribution, local_embeddings
-from mobileclip.inference.forms import MOST_IMAGES_ON_CPU, PreparedTower, ReadyDualEncoder
+from mobileclip.inference.forms import MOST_IMAGES_ON_CPU, PreparedTower, ReadyDualEncoder, with_fast_layout
 from mobileclip.inference.identity import ModelIdentity
 from mobileclip.inference.kept_texts import KeptTexts, state_of
 from mobileclip.inference.modes import evaluating
@@ -98,6 +99,7 @@ class ImageTextModel:
         self.text_sides = tuple(map(TextSide.of, (model, *(with_text_tower(model, one) for one in text_towers))))
         self.tokenizer = self.text_sides[0].tokenizer
         self.kept_texts = KeptTexts()
+        self._threads = EncodingThreads()
 
     @classmethod
     def of(cls, model: DualEncoder) -> ImageTextModel:
@@ -105,7 +107,7 @@ class ImageTextModel:
         if isinstance(model, ReadyDualEncoder):
             return cls(model)
         with evaluating(model):
-            return cls(reparameterize(model).requires_grad_(requires_grad=False))
+            return cls(with_fast_layout(reparameterize(model).requires_grad_(requires_grad=False)))
 
     @property
     def device(self) -> torch.device:
@@ -301,13 +303,7 @@ class ImageTextModel:
         if count == 1 or len(parts) == 1:
             with torch_threads(count):
                 return torch.cat([encode(part).float() for part in parts])
-
-        @torch.inference_mode()
-        def encoded(part: Tensor) -> Tensor:
-            return encode(part).float()
-
-        with torch_threads(1), ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return torch.cat(list(pool.map(encoded, parts)))
+        return torch.cat(self._threads.map(lambda part: encode(part).float(), parts, count=count))
 
     def encode_views(
         self,

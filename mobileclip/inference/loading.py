@@ -29,6 +29,7 @@ from mobileclip.encoders.checkpoints.published import PUBLISHED
 from mobileclip.encoders.checkpoints.resizing import spec_of_size
 from mobileclip.encoders.families import image_spec
 from mobileclip.hardware.devices import AUTO, pick_device
+from mobileclip.inference.forms import with_fast_layout
 from mobileclip.inference.identity import ModelIdentity
 from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.inference.other_texts import OtherTexts, require_own_context
@@ -137,6 +138,8 @@ def load(
         built = reparameterize(built, inplace=True)
     check_cast(built, dtype)
     built.requires_grad_(not fold).to(device=device, dtype=dtype)
+    if fold and not mmap:
+        built = with_fast_layout(built)
     clip = ImageTextModel(built, num_threads=num_threads, decode=decode, identity=identity)
     return texts.beside(clip, device=device)
 
