@@ -6,7 +6,8 @@ Result:    outputs/captioner: lines.jsonl with a line per captioner and per trai
 
 A small CoCa learns composed captions of some icon sets, and writes captions of other sets' pictures, whose names it was
 never told. Students learn these pictures with keywords alone, with composed captions, with the captioner's, and with
-both, each with a teacher and without. docs/lab/captioner_study.md says what came out.
+both, each with a teacher and without. `python -m examples.captioner.report
+docs/captioner_study.jsonl` prints what came out.
 """
 
 from __future__ import annotations
@@ -21,9 +22,7 @@ def captioner() -> CaptionerStudySpec:
 
 
 if __name__ == "__main__":
-    from mobileclip.recipes.entry_point import described, reported
-    from mobileclip.terminal.help import parse
+    from mobileclip.recipes.entry_point import started
 
-    spec = parse(CaptionerStudySpec, description=described(__doc__), default=captioner())
-    with reported("captioner", None):
+    with started(CaptionerStudySpec, "captioner", __doc__, default=captioner()) as spec:
         run(spec)

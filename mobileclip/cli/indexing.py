@@ -63,8 +63,8 @@ def index(
 
     Args:
         inputs: image and video files, folders that are searched for these and for shards, and tar shards: what is
-            hidden, a link to a folder or called otherwise is left out and counted. Without any, those that the index
-            was made of.
+            hidden, a link to a folder or out of the folder, or called otherwise is left out and counted. Without any,
+            those that the index was made of.
         index_folder: where the index is; by default a place in the user's cache for these inputs, which is printed, and
             without inputs the one that was written last. A new one there begins with what the index of a folder that
             was moved knows of the pictures.
@@ -114,8 +114,9 @@ def index(
         say(f"forgot {count:,} pictures of {', '.join(forget)}; the index is {folder}")
         return
     if vectors is not None and not inputs:
+        collection = Collection.open(folder)
         say(f"the index is {folder}")
-        found = Collection.open(folder).use_vectors(vectors)
+        found = collection.use_vectors(vectors)
         say("float16 vectors: all pictures are compared by their embeddings" if found is None else str(found))
         return
     options = IndexOptions(
@@ -219,10 +220,10 @@ def brought_up_to_date(
 
     folder = place_of(index_folder, inputs)
     found = scan(inputs or Store.open(folder).inputs, may_be_missing=not inputs)
-    say(f"the index is {folder}")
     if index_folder is None and not is_index(folder):
         _take_along(folder, found, source_of(model))
     collection = opened_for(folder, model)
+    say(f"the index is {folder}")
     report = collection.add_found(found, options, engine, vectors=vectors)
     report_left_out(report.left_out)
     for path, count in report.missing.items():

@@ -11,6 +11,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from mobileclip import storage
 from mobileclip.collections.store.concepts import Example, Key
 from mobileclip.data.images.limits import ImageError
 from mobileclip.data.shards.files import read_shard
@@ -123,4 +124,4 @@ def _change(path: Path, row: Known) -> Literal["gone", "changed"] | None:
         now = path.stat()
     except OSError:
         return "gone"
-    return None if (now.st_size, now.st_mtime_ns) == (row["size"], row["mtime_ns"]) else "changed"
+    return None if (now.st_size, storage.modified_ns(now)) == (row["size"], row["mtime_ns"]) else "changed"

@@ -133,6 +133,7 @@ def _files_at(path: str) -> tuple[list[str], Sequence[Skip]]:
         raise ValueError(
             f"the folder {storage.printable(path)} holds no pictures ({', '.join(IMAGE_EXTENSIONS)}), no videos "
             f"({', '.join(VIDEO_EXTENSIONS)}) and no tar shards; is its disk there? What an index has of it is kept"
+            f"{listed.said_left_out()}"
         )
     return names, listed.left_out(used=frozenset(others))
 
@@ -151,7 +152,7 @@ def _enter(path: str, found: dict[str, FoundFile], left_out: list[Skip]) -> None
     except OSError as error:
         left_out.append(Skip(reason="unreadable_file", key=name, shard=folder, detail=str(error.strerror)))
         return
-    found[path] = FoundFile(path=path, size=status.st_size, mtime_ns=status.st_mtime_ns, kind=_kind(path))
+    found[path] = FoundFile(path=path, size=status.st_size, mtime_ns=storage.modified_ns(status), kind=_kind(path))
 
 
 def _kind(path: str) -> Literal["picture", "shard", "video"]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mobileclip import storage
 from mobileclip.collections.searching.matches import Match, match_of
 from mobileclip.collections.searching.pictures import make_small, read_encoded
 from mobileclip.collections.store.snapshot import Snapshot
@@ -97,4 +98,4 @@ def _stamp(path: str) -> tuple[int, int] | None:
         status = Path(path).stat()
     except OSError:
         return None
-    return status.st_mtime_ns, status.st_size
+    return storage.modified_ns(status), status.st_size

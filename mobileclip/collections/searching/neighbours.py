@@ -284,7 +284,10 @@ def _fill(
         if not advance(len(some)):
             break
     with storage.atomic_file(path) as file:
-        graph.save(str(file))
+        try:
+            graph.save(str(file))
+        except RuntimeError as error:  # it says nothing of the system's errors
+            raise OSError(f"{path} cannot be written ({error}); if the disk is full, make room") from error
 
 
 def _ids(graphs: Iterable[Any]) -> NDArray[np.int64]:

@@ -144,5 +144,5 @@ def _named(error: sqlite3.Error, path: Path) -> Exception:
     if "locked" in said:
         return OSError(f"{path} has been in use by another program for {_WAIT:g} s; run this again when that is done")
     if isinstance(error, sqlite3.OperationalError) and not said.startswith("no such"):
-        return OSError(f"{path} cannot be opened: {said}; look at its disk, and who may write to its folder")
+        return OSError(f"{path} cannot be opened: {said}; see if its disk is full, and who may write to its folder")
     return ValueError(f"{path} is damaged ({said}); delete the folder, and index the pictures again")

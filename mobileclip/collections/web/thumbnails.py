@@ -9,6 +9,7 @@ from pathlib import Path
 
 import attrs
 
+from mobileclip import storage
 from mobileclip.collections.searching.matches import Match
 from mobileclip.collections.searching.pictures import make_small, make_small_frame, read_encoded, webp
 from mobileclip.processes import num_cores
@@ -113,4 +114,4 @@ def stamp_of(path: str) -> Stamp:
         found = Path(path).stat()
     except (OSError, ValueError):
         return None
-    return found.st_mtime_ns, found.st_size
+    return storage.modified_ns(found), found.st_size

@@ -55,7 +55,7 @@ def measure_latency(clip: ImageTextModel) -> Latency:
     Args:
         clip: the model, on its device.
     """
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    load = os.getloadavg()[0]
     side, like = clip.image_input.size, clip.model.logit_scale
     with torch.inference_mode():
         ready = prepared(clip.model)

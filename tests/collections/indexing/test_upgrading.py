@@ -19,6 +19,7 @@ from mobileclip.encoders import save_model
 from tests.collections.pictures import assert_same_rows, draw, pack, rows_of, telling
 from tests.errors import fails
 from tests.preloaded import preloaded
+from tests.waiting import wait_for
 
 OPTIONS = IndexOptions(show_progress=False, precision="float32", batch_size=4)
 SIZES = ((96, 80), (100, 84), (88, 80))
@@ -211,8 +212,7 @@ def test_killed_at_any_moment_nothing_is_lost_and_no_picture_is_there_twice(worl
         _, before, vectors = space.since(0)
         job = preloaded().start("-c", FILL, index.path, 40, folder=index.path.parent)
         wanted = len(before) + int(draw_moment.integers(0, 3))
-        while num_done(index) < wanted:
-            assert job.poll() is None, job.communicate()
+        wait_for(lambda wanted=wanted: num_done(index) >= wanted, job, every=0.0)
         time.sleep(float(draw_moment.uniform(0, 0.03)))
         job.kill()
         job.communicate()
@@ -262,9 +262,7 @@ def test_killed_when_the_old_space_is_gone_concepts_and_tags_follow_when_they_ar
 def test_several_processes_at_once(world, index):
     index.upgrade_to(source(world), sample=1)
     job = preloaded().start("-c", FILL, index.path, 60, folder=index.path.parent)
-    while num_done(index) < 3:
-        assert job.poll() is None, job.communicate()
-        time.sleep(0.005)
+    wait_for(lambda: num_done(index) >= 3, job, every=0.005)
     with fails("storage.another-job-working-wait", str(index.path / UPGRADE)):
         index.upgrade(options=OPTIONS)
     index.shortlist = 10

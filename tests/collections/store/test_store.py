@@ -305,7 +305,7 @@ def read_as_nobody(folder, temporary, said):
     said.send(held(folder))
 
 
-@pytest.mark.skipif(os.name == "nt" or os.getuid() != 0, reason="another user is asked")
+@pytest.mark.skipif(os.getuid() != 0, reason="another user is asked")
 @pytest.mark.parametrize("layout", [1, 2])
 def test_whoever_may_only_read_the_folder_reads_the_index(index, old, tmp_path, layout):
     folder = old if layout == 1 else index.folder

@@ -1,7 +1,6 @@
 """An index that is brought to another model while it is served: a quick answer, and the rest behind it."""
 
 import json
-import time
 import urllib.parse
 import urllib.request
 
@@ -12,6 +11,7 @@ from mobileclip.encoders import save_model
 from tests.browser import CHROMIUM, open_page
 from tests.collections.pictures import draw, telling
 from tests.collections.web.served import OPTIONS, running
+from tests.waiting import wait_for
 
 NUMBER, SHORTLIST, FIRST = 40, 20, 4
 
@@ -45,11 +45,12 @@ def asked(address, path, **query):
 
 def filled(address):
     """Return what the start page says when nothing waits any more."""
-    end = time.monotonic() + 60
-    while (told := asked(address, "api/collection"))["upgrade"]["num_waiting"]:
-        assert time.monotonic() < end, "it still waits"
-        time.sleep(0.01)
-    return told["upgrade"]
+
+    def told():
+        upgrade = asked(address, "api/collection")["upgrade"]
+        return None if upgrade["num_waiting"] else upgrade
+
+    return wait_for(told)
 
 
 def test_a_query_answers_at_once_and_the_rest_is_encoded_behind_it(files, index):

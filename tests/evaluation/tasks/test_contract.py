@@ -23,7 +23,7 @@ from mobileclip.evaluation import (
     write_benchmark,
 )
 from mobileclip.evaluation.metrics import Outcomes
-from mobileclip.testing import check_task
+from tests.contracts.tasks import check_task
 from tests.evaluation.models import COLOURS, session_of
 from tests.evaluation.tasks.test_evaluate import encoded
 
