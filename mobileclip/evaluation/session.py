@@ -18,7 +18,7 @@ from mobileclip.evaluation.candidates import Candidate
 from mobileclip.evaluation.datasets.benchmark import Benchmark
 from mobileclip.evaluation.datasets.content import fingerprint, hash_of
 from mobileclip.evaluation.encoding.batch_size import find_batch_size
-from mobileclip.evaluation.encoding.features import Features, extract_features
+from mobileclip.evaluation.encoding.features import Features, num_images
 from mobileclip.evaluation.encoding.timing import machine_name
 from mobileclip.evaluation.metrics.classification import ensemble_prompts, fill_templates
 from mobileclip.extras import VERSION
@@ -119,8 +119,30 @@ class Session:
         Raises:
             ValueError: if no image can be used, or the data set changes meanwhile.
         """
-        return self.kept(
-            benchmark.name, lambda: fingerprint(benchmark), lambda session: extract_features(session, benchmark)
+        return self.kept(benchmark.name, lambda: fingerprint(benchmark), lambda _: self._encoded(benchmark))
+
+    def _encoded(self, benchmark: Benchmark) -> Features:
+        report = SkipReport()
+        samples, embeddings = self.embed_pictures(
+            benchmark.samples(report),
+            lambda sample: sample.image,
+            keep=lambda sample: attrs.evolve(sample, image=b""),
+            report=report,
+            title=benchmark.name,
+            total=num_images(benchmark) or None,
+        )
+        if not samples:
+            raise ValueError(f"no image of {benchmark.name} can be evaluated: {report}")
+        retrieval = benchmark.kind == "retrieval"
+        metadata = [sample.metadata for sample in samples if sample.metadata is not None]
+        return Features.of(
+            keys=[sample.key for sample in samples],
+            image=embeddings,
+            text=self.encode_texts([caption for one in samples for caption in one.captions]) if retrieval else None,
+            labels=None if retrieval else torch.tensor([sample.label for sample in samples]),
+            num_captions=torch.tensor([len(sample.captions) for sample in samples]) if retrieval else None,
+            metadata=torch.tensor(metadata) if len(metadata) == len(samples) else None,
+            report=report,
         )
 
     def texts(self, texts: Sequence[str]) -> Tensor:
