@@ -36,8 +36,8 @@ class ModelFlags:
     """Flags that choose a command's model and the device that it runs on.
 
     Args:
-        model: a name, a checkpoint in any known layout, a folder with one or with an export, hf-hub:OWNER/NAME, or
-            NAME=FILE where a file does not say what it holds. Of a name alone, the published weights are fetched from
+        model: a name, a checkpoint in any known layout, a folder with one or with an export, hf-hub:OWNER/NAME,
+            open_clip:MODEL/TAG, transformers:OWNER/NAME, or NAME=FILE where a file does not say what it holds. Of a name alone, the published weights are fetched from
             the hub, once. mobileclip_s0 by default; an index keeps the model that it was made with.
         checkpoint: weights of the model.
         image_size: side of the images, where not the model's own; a ViT's positions are interpolated.
@@ -150,7 +150,7 @@ def convert(
     names it, and text towers that were distilled from one work beside the others.
 
     Args:
-        source: a checkpoint in any known layout, a folder with one, or hf-hub:OWNER/NAME; with NAME= before it where it
+        source: a checkpoint in any known layout, a folder with one, hf-hub:OWNER/NAME, or a model of another package; with NAME= before it where it
             does not say what it holds.
         output: the file to write; mobileclip's own layout is *.safetensors.
         to: the layout: mobileclip's own, the research release's, open_clip's, or timm's, which has no text towers.
@@ -221,8 +221,8 @@ def info(model: Annotated[Positional[str], arg(metavar="NAME|FILE|FOLDER")], /) 
     Multiply-accumulates are those of one image and one text of full length, folded; the papers' tables call them FLOPs.
 
     Args:
-        model: a name, a checkpoint in any known layout, a folder with one, or hf-hub:owner/name; or an index, of which
-            its model and how far an upgrade is are printed.
+        model: a name, a checkpoint in any known layout, a folder with one, hf-hub:owner/name, or a model of another
+            package, as open_clip:MODEL/TAG or transformers:OWNER/NAME; or an index, of which its model and how far an upgrade is are printed.
     """
     from mobileclip.inference.catalogue import describe
 
