@@ -33,7 +33,7 @@ from mobileclip.data.images.transform import load_image
 from mobileclip.encoders import save_model
 from mobileclip.encoders.checkpoints import resolve_spec
 from mobileclip.inference.embedding import EmbeddingInputs, embed_inputs
-from mobileclip.inference.loading import load_identified
+from mobileclip.inference.loading import load
 from mobileclip.inference.quickening import quickened
 
 _QUALITY = 88
@@ -122,7 +122,9 @@ def measure_indexing(folder: Path, spec: CollectionBenchSpec) -> dict[str, float
     torch.manual_seed(spec.seed)
     save_model(model.build(), checkpoint)
     paths = draw_photographs(folder / "photos", spec)
-    clip, identity = load_identified(None, checkpoint)
+    clip = load(None, checkpoint, identify=True)
+    identity = clip.identity
+    assert identity is not None, "it was asked for"
     contents = [path.read_bytes() for path in paths]
     pixels: list[NDArray[np.uint8]] = []
     found = scan([str(folder / "photos")])

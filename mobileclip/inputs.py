@@ -17,6 +17,8 @@ from attrs import validators
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, NOT_IN_JSON, strict
 
 Interpolation = Literal["bilinear", "bicubic"]
+Fit = Literal["crop", "stretch"]
+"""How a picture is made square: its centre, or all of it with its sides pulled to one length."""
 Decode = Literal["exact", "fast"]
 """How much of a JPEG is decoded: all of it, or no more than is needed."""
 DECODES: tuple[Decode, ...] = ("exact", "fast")
@@ -76,6 +78,7 @@ class ImageInput:
         std: per channel, in units of the [0, 1] pixel, from 1e-6 to 1000; one means that nothing is divided.
         background: what transparent pictures are put on: `white`, `black` or `#rrggbb`; or `hidden`, which drops the
             transparency, so that the stored colour below it shows, mostly black. The published models were trained so.
+        fit: how a picture is made square: `crop` takes its centre, `stretch` all of it, as SigLIP does.
 
     Examples:
         >>> ImageInput(size=256).background  # pixels in [0, 1], nothing subtracted
@@ -93,6 +96,7 @@ class ImageInput:
     background: str = attrs.field(
         default=HIDDEN, converter=_one_name, validator=_is_background, metadata=LEFT_OUT_AT_DEFAULT
     )
+    fit: Fit = attrs.field(default="crop", validator=validators.in_(("crop", "stretch")), metadata=LEFT_OUT_AT_DEFAULT)
 
     def __attrs_post_init__(self) -> None:
         """Check that every channel has a mean and a deviation."""
@@ -163,6 +167,7 @@ class TokenizerFile:
         sha256: of the file, in hexadecimal.
         start_id: first of every text; None for a tokenizer that has no such token.
         end_id: behind every text: towers pool at its first place.
+        repair: whether mojibake is repaired and HTML entities are unescaped first, as open_clip does.
         content: the file's text; None where only the name is known, which is enough for all but making ids.
 
     Raises:
@@ -172,6 +177,7 @@ class TokenizerFile:
     sha256: str = attrs.field(validator=_is_sha256)
     start_id: int | None = attrs.field(default=None, validator=validators.optional(_ID))
     end_id: int = attrs.field(validator=_ID)
+    repair: bool = attrs.field(default=False, metadata=LEFT_OUT_AT_DEFAULT)
     content: str | None = attrs.field(default=None, eq=False, repr=False, metadata=NOT_IN_JSON)
 
     def __attrs_post_init__(self) -> None:

@@ -27,6 +27,9 @@ class TimmSpec(ImageEncoderSpec):
     def build(self):
         return TimmEncoder(self)
 
+    def weights_for_size(self, weights, size):  # noqa: ARG002  convolutions
+        return weights
+
 
 class TimmEncoder(nn.Module):
     def __init__(self, spec):
@@ -50,6 +53,9 @@ class WordsSpec(TextEncoderSpec):
 
     def build(self):
         return WordsEncoder(self)
+
+    def weights_for_context(self, weights, context_length):  # noqa: ARG002  no positions
+        return weights
 
 
 class WordsEncoder(nn.Module):

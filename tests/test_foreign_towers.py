@@ -87,7 +87,7 @@ def test_zero_shot_evaluation(file, tmp_path, capsys):
         place.mkdir(parents=True, exist_ok=True)
         (place / f"{number}.jpg").write_bytes(image)
     clip = mobileclip.load(file)
-    session = Session(clip.model, transform=clip.transform, tokenize=clip.tokenizer, show_progress=False)
+    session = Session(clip, show_progress=False)
     result = evaluate_benchmark(session, open_benchmark(str(folder))).result
     labels = [clip.classify(image, ["a photo of a cat", "a photo of a dog"]) for image in images[:6]]
     right = [next(iter(scores)).endswith(("cat", "dog")[number % 2]) for number, scores in enumerate(labels)]

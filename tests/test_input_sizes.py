@@ -84,7 +84,7 @@ def test_eval(vit_file, tmp_path, capsys):
     status, _, err = run(capsys, "eval", vit_file, tmp_path / "classes", *output, *OPTIONS)
     assert status == 0, err
     candidate = open_candidate(str(vit_file), **SIZES)
-    assert (candidate.image_size, candidate.published) == (96, None)
+    assert (candidate.clip.image_input.size, candidate.published) == (96, None)
     assert candidate.fingerprint != open_candidate(str(vit_file)).fingerprint
     with fails("evaluation.evaluated-open-clip-own"):
         open_candidate("open_clip:ViT-B-32/openai", image_size=96)

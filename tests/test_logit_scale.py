@@ -1,4 +1,4 @@
-"""One rule of the temperature, `min(exp(logit_scale), max_logit_scale)`, wherever similarities are scaled."""
+"""One rule of the temperature, `min(exp(logit_scale), max_logit_scale)`, wherever a model is used."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from mobileclip.serialization import from_json, to_json
 from mobileclip.tensor_files import read_tensors
 from mobileclip.training import train
 from mobileclip.training.checkpoints import StateFile, read_state
+from tests.encoders.small import COCA
 from tests.training.runs import Batches, KilledError, new_model, training_spec
 
 SPEC = DualEncoderSpec(image=ViTSpec(width=16, depth=1, num_heads=2), text=MCtSpec(width=16, depth=1, num_heads=2))
@@ -41,11 +42,9 @@ def probabilities(model: torch.nn.Module, scale: float) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("cap", [100.0, 40.0, 250.0])
-def test_forward_labels_files_and_teachers_have_one_factor(cap, tmp_path):
+def test_labels_files_and_teachers_have_one_factor(cap, tmp_path):
     model = beyond(attrs.evolve(SPEC, max_logit_scale=cap))
-    size, length = SPEC.image.input.size, SPEC.text.input.context_length
-    *_, scale = model(torch.rand(1, 3, size, size), torch.zeros(1, length, dtype=torch.int64))
-    assert scale.item() == pytest.approx(cap)
+    assert model.similarity_scale.item() == pytest.approx(cap)
     expected = probabilities(model, cap)
     assert ImageTextModel(model).classify(IMAGE, LABELS) == pytest.approx(expected, abs=1e-6)
     assert prepared(model).spec.max_logit_scale == cap
@@ -54,6 +53,21 @@ def test_forward_labels_files_and_teachers_have_one_factor(cap, tmp_path):
     for loaded in (load_model(path), load_model(path, SPEC)):  # the file's cap is kept, whatever is asked for
         assert loaded.similarity_scale.item() == pytest.approx(cap)
     assert CheckpointTeacher(checkpoint=path).build().logit_scale == pytest.approx(cap, abs=0.01)
+
+
+@pytest.mark.parametrize("cap", [100.0, 50.0, 30.0])
+@pytest.mark.parametrize("spec", [SPEC, COCA], ids=["dual", "coca"])
+def test_a_scale_at_the_cap_comes_down_again(spec, cap):
+    """What `forward` returns has a gradient, wherever the scale is."""
+    model = attrs.evolve(spec, max_logit_scale=cap).build()
+    with torch.no_grad():
+        model.logit_scale.fill_(math.log(cap) + 1e-3)
+    size, length = spec.image.input.size, spec.text.input.context_length
+    scale = model(torch.rand(1, 3, size, size), torch.zeros(1, length, dtype=torch.int64))[2]
+    scale.backward()
+    assert scale.item() == pytest.approx(cap * math.exp(1e-3), rel=1e-4)
+    assert model.logit_scale.grad.item() == pytest.approx(scale.item(), rel=1e-4)
+    assert model.similarity_scale.item() == pytest.approx(cap)
 
 
 def test_an_export_has_the_factor_too(tmp_path):
@@ -86,10 +100,10 @@ def test_a_cap_that_is_none_is_refused(cap):
 @pytest.mark.parametrize("cap", [50.0, 200.0])
 def test_a_model_has_the_cap_that_it_was_trained_with(cap, tmp_path):
     model = new_model()
+    model.max_logit_scale = cap
     with torch.no_grad():
         model.logit_scale.fill_(math.log(1e3))
-    spec = attrs.evolve(training_spec(3, peak=1e-6), max_logit_scale=cap)
-    result = train(spec, model=model, batches=Batches(), output=tmp_path)
+    result = train(training_spec(3, peak=1e-6), model=model, batches=Batches(), output=tmp_path)
     for trained in (model, result.model):
         assert trained.spec.max_logit_scale == cap
     assert model.similarity_scale.item() == pytest.approx(cap, rel=1e-4)

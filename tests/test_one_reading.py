@@ -158,14 +158,13 @@ def test_eval_and_fine_tuning(clip, folder, expected):
     same({key.rpartition("/")[2]: row for key, row in zip(features.keys, rows, strict=True)}, by_stem(expected))
     assert report.num_skipped == len(broken())
     task = open_task(str(folder), "classes", ("{}",))
-    with session.encoding() as encoders:
-        kept, rows = encoders.embed_pictures(
-            task.samples(left_out := SkipReport()),
-            lambda sample: sample.image,
-            keep=lambda sample: sample.key.rpartition("/")[2],
-            report=left_out,
-            title="",
-        )
+    kept, rows = session.embed_pictures(
+        task.samples(left_out := SkipReport()),
+        lambda sample: sample.image,
+        keep=lambda sample: sample.key.rpartition("/")[2],
+        report=left_out,
+        title="",
+    )
     assert left_out.num_skipped == len(broken())
     same(dict(zip(kept, torch.nn.functional.normalize(rows, dim=-1).numpy(), strict=True)), by_stem(expected))
 

@@ -199,7 +199,7 @@ def test_commands(capsys, trained, tmp_path):
 
 def test_a_teacher_has_its_tokenizer(contracts, files):
     teacher = CheckpointTeacher(checkpoint=files["bert"]).build()
-    assert teacher.tokenizer(TEXTS).tolist() == Tokenizer(contracts["bert"])(TEXTS).tolist()
+    assert teacher.clip.tokenizer(TEXTS).tolist() == Tokenizer(contracts["bert"])(TEXTS).tolist()
     assert teacher.encode_texts(["a cat", "two dogs"]).shape == (2, 12)
 
 

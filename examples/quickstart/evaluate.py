@@ -79,7 +79,7 @@ def evaluate_model(model: ImageTextModel, benchmarks: Mapping[str, Benchmark], s
 
 
 def _session(model: ImageTextModel) -> Session:
-    return Session(model.model, transform=model.transform, tokenize=model.tokenizer, batch_size=_BATCH)
+    return Session(model, batch_size=_BATCH)
 
 
 def evaluate_teachers(

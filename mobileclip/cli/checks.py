@@ -72,8 +72,9 @@ def require_checkpoint(source: str) -> None:
     """
     from mobileclip.encoders.checkpoints import PREFIX, packaged
     from mobileclip.encoders.checkpoints.hub import local_checkpoint
+    from mobileclip.encoders.checkpoints.loading import source_of
 
-    if not source.startswith(PREFIX) and packaged(source) is None:
+    if not source.startswith(PREFIX) and source_of(source) is None and packaged(source) is None:
         expected = "a checkpoint, a folder with one, or hf-hub:OWNER/NAME"
         require_there(source, expected)
         require_file(local_checkpoint(source), expected)

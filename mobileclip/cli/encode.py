@@ -153,7 +153,7 @@ def embed(
     """
     from mobileclip.inference.archive import SUFFIXES, read_embeddings, write_embeddings
     from mobileclip.inference.embedding import embed_inputs
-    from mobileclip.inference.loading import load_identified
+    from mobileclip.inference.loading import load
 
     require_at_least(1, batch_size=batch_size, num_workers=num_workers)
     if overwrite and append:
@@ -161,13 +161,14 @@ def embed(
     require_output(output, overwrite=overwrite or append, suffixes=SUFFIXES)
     chosen = _embedding_inputs(inputs, texts, rows)
     before = read_embeddings(output) if append and output.exists() else None
-    clip, identity = model.load(load_identified)
+    clip = model.load(partial(load, identify=True))
+    assert clip.identity is not None, "it was asked for"
     names = {"here": f"the embeddings in {output}", "there": "the new ones"}
     if before is not None:
-        before.model.require_same(identity, **names)
+        before.model.require_same(clip.identity, **names)
     new, skipped = embed_inputs(
         clip,
-        identity,
+        clip.identity,
         chosen,
         before=before,
         precision=precision,

@@ -35,9 +35,9 @@ class ModelFlags:
     """Flags that choose a command's model and the device that it runs on.
 
     Args:
-        model: a name, a checkpoint in any known layout, a folder with one or with an export, hf-hub:OWNER/NAME, or
-            NAME=FILE where a file does not say what it holds. Of a name alone, the published weights are fetched from
-            the hub, once. mobileclip_s0 by default; an index keeps the model that it was made with.
+        model: a name, a checkpoint in any known layout, a folder with one or with an export, hf-hub:OWNER/NAME,
+            open_clip:MODEL/TAG, transformers:OWNER/NAME, or NAME=FILE where a file does not say what it holds.
+            Of a name alone, the published weights are fetched from the hub, once. mobileclip_s0 by default; an index keeps the model that it was made with.
         checkpoint: weights of the model.
         image_size: side of the images, where not the model's own; a ViT's positions are interpolated.
         context_length: ids per text, where fewer than the model's own; see load_model in mobileclip.encoders.
@@ -149,8 +149,8 @@ def convert(
     names it, and text towers that were distilled from one work beside the others.
 
     Args:
-        source: a checkpoint in any known layout, a folder with one, or hf-hub:OWNER/NAME; with NAME= before it where it
-            does not say what it holds.
+        source: a checkpoint in any known layout, a folder with one, hf-hub:OWNER/NAME, or a model of another
+            package; with NAME= before it where it does not say what it holds.
         output: the file to write; mobileclip's own layout is *.safetensors.
         to: the layout: mobileclip's own, the research release's, open_clip's, or timm's, which has no text towers.
         model: name of the model.
@@ -166,6 +166,7 @@ def convert(
     from mobileclip.encoders import save_model
     from mobileclip.encoders.checkpoints import PREFIX, read_checkpoint, resolve_spec
     from mobileclip.encoders.checkpoints.hub import local_checkpoint
+    from mobileclip.encoders.checkpoints.loading import source_of
     from mobileclip.inference.loading import CHECKPOINT_SUFFIXES
     from mobileclip.inference.text_towers import converted_from
     from mobileclip.reparam import reparameterize
@@ -177,7 +178,7 @@ def convert(
     if model is not None:
         resolve_spec(model)
     require_checkpoint(source)
-    if not source.startswith(PREFIX) and is_same(local_checkpoint(source), output):
+    if not source.startswith(PREFIX) and source_of(source) is None and is_same(local_checkpoint(source), output):
         raise ValueError(f"{source} would be replaced by what is made of it; choose another name to write to")
     stored = read_checkpoint(source, model, tower=tower).of_size(image_size=image_size, context_length=context_length)
     converted = reparameterize(stored.build(), inplace=True) if fold else stored.build()
@@ -219,8 +220,9 @@ def info(model: Annotated[Positional[str], arg(metavar="NAME|FILE|FOLDER")], /) 
     Multiply-accumulates are those of one image and one text of full length, folded; the papers' tables call them FLOPs.
 
     Args:
-        model: a name, a checkpoint in any known layout, a folder with one, or hf-hub:owner/name; or an index, of which
-            its model and how far an upgrade is are printed.
+        model: a name, a checkpoint in any known layout, a folder with one, hf-hub:owner/name, or a model of another
+            package, as open_clip:MODEL/TAG or transformers:OWNER/NAME; or an index, of which its model and how far an
+            upgrade is are printed.
     """
     from mobileclip.inference.catalogue import describe
 

@@ -15,6 +15,13 @@ from mobileclip.encoders.families import (
     text_encoder_families,
     token_mixers,
 )
+from mobileclip.encoders.foreign import (
+    ForeignTower,
+    OpenClipImageSpec,
+    OpenClipTextSpec,
+    TransformersImageSpec,
+    TransformersTextSpec,
+)
 from mobileclip.encoders.mci import AttentionSpec, MCi, MCiSpec, RepMixerSpec, StageSpec
 from mobileclip.encoders.text import MCtSpec, TextEncoder, TextTransformerSpec
 from mobileclip.encoders.vit import ViT, ViTSpec
@@ -28,17 +35,22 @@ __all__ = [
     "CoCaSpec",
     "DualEncoder",
     "DualEncoderSpec",
+    "ForeignTower",
     "ImageEncoderSpec",
     "MCi",
     "MCiSpec",
     "MCtSpec",
     "ModelSpec",
+    "OpenClipImageSpec",
+    "OpenClipTextSpec",
     "RepMixerSpec",
     "StageSpec",
     "TextEncoder",
     "TextEncoderSpec",
     "TextTransformerSpec",
     "TokenMixerSpec",
+    "TransformersImageSpec",
+    "TransformersTextSpec",
     "ViT",
     "ViTSpec",
     "image_encoder_families",

@@ -27,8 +27,8 @@ class DualEncoderSpec:
     Args:
         image: the image tower.
         text: the text tower, of the same embedding width.
-        max_logit_scale: cap of the factor of similarities, wherever it is used; that of a checkpoint is kept, whatever
-            model is asked for.
+        max_logit_scale: cap of the factor of similarities. Training clamps to it after each step, inference and exports
+            on reading; that of a checkpoint is kept, whatever model is asked for.
 
     Examples:
         >>> from mobileclip.serialization import from_json, to_json
@@ -110,7 +110,7 @@ class DualEncoder(ActivationCheckpointing, nn.Module):
 
     @property
     def similarity_scale(self) -> Tensor:
-        """The factor of similarities, `min(exp(logit_scale), max_logit_scale)`: of `forward`, labels and exports."""
+        """The factor of similarities that is used, `min(exp(logit_scale), max_logit_scale)`: of labels and exports."""
         return self.logit_scale.reshape(()).exp().clamp(max=self.max_logit_scale)
 
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:  # noqa: FBT001, FBT002 - the release's
@@ -134,9 +134,13 @@ class DualEncoder(ActivationCheckpointing, nn.Module):
         return F.normalize(embedding, dim=-1) if normalize else embedding
 
     def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return normalised image embeddings, normalised text embeddings and `similarity_scale`."""
+        """Return normalised image embeddings, normalised text embeddings and `exp(logit_scale)`.
+
+        The factor is not capped here: a clamp has no gradient above its cap, and the scale would stay there for ever.
+        Training clamps the parameter after each step; `similarity_scale` is the capped factor.
+        """
         images, texts = self.encode_image(image, normalize=True), self.encode_text(text, normalize=True)
-        return images, texts, self.similarity_scale
+        return images, texts, self.logit_scale.reshape(()).exp()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Take a logit scale of no dimension too, as the release, open_clip and the library's own files have it."""

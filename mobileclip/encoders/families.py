@@ -78,10 +78,13 @@ class ImageEncoderSpec(ABC):
             size: side of the images, in pixels; one that the spec takes.
 
         Raises:
-            ValueError: if there are none.
+            ValueError: if there are none, or the spec does not say how to get them.
         """
-        del size
-        return weights
+        del weights
+        raise ValueError(
+            f"{type(self).__name__} takes images of {self.input.size} pixels, and does not say what its weights are "
+            f"for {size}; leave the size out"
+        )
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -120,10 +123,13 @@ class TextEncoderSpec(ABC):
             context_length: number of ids per text.
 
         Raises:
-            ValueError: if there are none.
+            ValueError: if there are none, or the spec does not say how to get them.
         """
-        del context_length
-        return weights
+        del weights
+        raise ValueError(
+            f"{type(self).__name__} takes texts of {self.input.context_length} ids, and does not say what its weights "
+            f"are for {context_length}; leave the length out"
+        )
 
 
 @attrs.frozen(kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import attrs
@@ -203,6 +203,10 @@ class MCiSpec(ImageEncoderSpec):
     def with_channels(self, channels: int) -> MCiSpec:
         """Return the encoder for images of another number of channels."""
         return attrs.evolve(self, input=self.input.of_channels(channels))
+
+    def weights_for_size(self, weights: Mapping[str, Tensor], size: int) -> Mapping[str, Tensor]:  # noqa: ARG002
+        """Return the same weights: convolutions and attention take any size."""
+        return weights
 
     def _stage(self, stage: StageSpec, in_dim: int | None, drop_path: list[float]) -> Stage:
         activation = nn.GELU if self.downsample_activation else None

@@ -12,7 +12,6 @@ from .datasets.benchmark import (
     open_benchmark as open_benchmark,
 )
 from .datasets.benchmark_writer import write_benchmark as write_benchmark
-from .encoding.embedding import ImageTextModel as ImageTextModel, Tokenize as Tokenize, Transform as Transform
 from .encoding.features import Features as Features
 from .hook import evaluation_hook as evaluation_hook
 from .metrics.classification import (

@@ -1,4 +1,4 @@
-"""Models to evaluate: the library's by name or from a file, and open_clip's."""
+"""Models to evaluate, as people name them."""
 
 from __future__ import annotations
 
@@ -10,29 +10,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
-import torch
 
 from mobileclip.blocks import models
 from mobileclip.data.images.transform import READING
 from mobileclip.encoders.checkpoints import PREFIX
 from mobileclip.encoders.families import text_spec
-from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize, Transform
 from mobileclip.evaluation.published import published_with
 from mobileclip.hardware.precision import WidePrecision, dtype_of
 from mobileclip.inference.catalogue import num_parameters
-from mobileclip.inference.forms import ReadyDualEncoder
+from mobileclip.inference.forms import ReadyDualEncoder, with_fast_layout
 from mobileclip.inference.image_text_model import ImageTextModel as Clip
-from mobileclip.inference.loading import device_for, load_stored, require_model
+from mobileclip.inference.loading import device_for, load, require_model
 from mobileclip.inputs import Interpolation
+from mobileclip.reparam import is_folded, reparameterize
 from mobileclip.serialization import to_json
 from mobileclip.tensor_files.weights import weights_sha256
 
 if TYPE_CHECKING:
     from mobileclip.encoders import DualEncoder
-    from mobileclip.inference.text_towers import TextSide
-    from mobileclip.interop.open_clip_models import OpenClipSource
 
-_OPEN_CLIP = "open_clip:"
+_ELSEWHERE = (PREFIX, "open_clip:", "transformers:")
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -41,27 +38,26 @@ class Candidate:
 
     Args:
         name: what tables call it.
-        model: in evaluation mode, on its device.
-        transform: from a picture to the model's input.
-        tokenize: from texts to the model's ids.
-        input: the contract of both towers with their inputs, as JSON.
+        clip: folded, on its device.
         weights_sha256: hash of the weights, before folding.
         num_parameters: of both towers, before folding.
-        image_size: side of the images that it takes, in pixels.
         published: the published model whose architecture and preprocessing it has; None where nothing says so.
-        text_sides: what encodes texts, where several text towers share them; the model's own is the first.
     """
 
     name: str
-    model: ImageTextModel
-    transform: Transform
-    tokenize: Tokenize
-    input: str
+    clip: Clip
     weights_sha256: str
     num_parameters: int
-    image_size: int
     published: str | None = None
-    text_sides: tuple[TextSide, ...] = ()
+
+    @property
+    def input(self) -> str:
+        """The contract of the towers with their inputs, as JSON."""
+        spec, others = self.clip.model.spec, [side.model.text_encoder for side in self.clip.text_sides[1:]]
+        inputs = {"image": json.loads(to_json(spec.image.input)), "text": json.loads(to_json(spec.text.input))}
+        if others:
+            inputs["others"] = [json.loads(to_json(text_spec(one).input)) for one in others]
+        return json.dumps(inputs, sort_keys=True)
 
     @property
     def fingerprint(self) -> str:
@@ -73,10 +69,10 @@ class Candidate:
         """How pictures and texts are read, as lines of results say it: size, filter, context length, precision."""
         about = json.loads(self.input)
         return {
-            "image_size": self.image_size,
+            "image_size": self.clip.image_input.size,
             "interpolation": about.get("image", {}).get("interpolation"),
             "context_length": about.get("text", {}).get("context_length"),
-            "precision": str(next(self.model.parameters()).dtype).removeprefix("torch."),
+            "precision": str(self.clip.model.logit_scale.dtype).removeprefix("torch."),
         }
 
 
@@ -101,7 +97,11 @@ class Asked:
         """The name in tables, as far as it is known before the model is opened."""
         if self.label is not None:
             return self.label
-        return Path(self.file).stem if self.file is not None else self.text
+        if self.file is not None:
+            return Path(self.file).stem
+        scheme, _, where = self.text.partition(":")
+        of_files = "=" in where or Path(where).is_dir()
+        return f"{scheme}:{'='.join(Path(part).stem for part in where.split('='))}" if of_files else self.text
 
     @property
     def source(self) -> tuple[str | None, str | None]:
@@ -121,7 +121,7 @@ def asked(text: str) -> Asked:
     before, equals, rest = text.partition("=")
     is_path = Path(text).exists() or any(mark in before for mark in ("/", os.sep, ":"))
     if not equals or is_path:
-        is_file = not text.startswith((_OPEN_CLIP, PREFIX)) and text not in models
+        is_file = not text.startswith(_ELSEWHERE) and text not in models
         return Asked(label=None, model=None if is_file else text, file=text if is_file else None, text=text)
     if not before.strip() or not rest.strip():
         raise ValueError(f"{text!r} is no model: write LABEL=FILE, or NAME=FILE with the name of a model")
@@ -143,10 +143,7 @@ def require_candidates(texts: Sequence[str]) -> None:
     called: dict[str, str] = {}
     for text in texts:
         one = asked(text)
-        if one.text.startswith(_OPEN_CLIP):
-            open_clip_source(one.text.removeprefix(_OPEN_CLIP))
-        else:
-            require_model(*one.source)
+        require_model(*one.source)
         if one.name in called:
             raise ValueError(
                 f"two models would be called {one.name!r} in the results: {called[one.name]} and {text}; give them "
@@ -171,17 +168,18 @@ def open_candidate(
     Args:
         text: a name, whose published weights are fetched once (`mobileclip_s2`); a file of weights, training form or
             folded, a folder with one or with an export, or `hf-hub:OWNER/NAME`; `NAME=FILE`, where a file does not say
-            what it holds; or a model of open_clip, as `open_clip:MODEL/TAG`, `open_clip:MODEL=FILE` or
-            `open_clip:hf-hub:OWNER/NAME`. Before any of them, `LABEL=` says what tables call it.
+            what it holds; or a model of another package, as `open_clip:MODEL/TAG`, `open_clip:MODEL=FILE`,
+            `open_clip:hf-hub:OWNER/NAME` or `transformers:OWNER/NAME`. Before any of them, `LABEL=` says what tables
+            call it.
         device: where it computes, such as `cuda`; `auto` for the best that is here.
         precision: of its weights.
-        image_size: side of the images, in pixels, where not the model's own; not of open_clip's models.
-        context_length: ids per text, where fewer than the model's own; not of open_clip's models.
+        image_size: side of the images, in pixels, where not the model's own.
+        context_length: ids per text, where fewer than the model's own.
         interpolation: filter that resizes pictures, which the model's name in tables then ends with; None for the
-            model's own. Not of open_clip's models.
+            model's own.
         trust: whether to open an export that may run code here; see `mobileclip.load`.
         text_model: a text tower in place of the model's own, whose name that in tables then ends with; see
-            `mobileclip.load`. Not of open_clip's models.
+            `mobileclip.load`.
 
     Raises:
         ValueError: if the model is unknown, it cannot have that size, or the weights do not fit it; see
@@ -191,16 +189,9 @@ def open_candidate(
     one = asked(text)
     place = candidate_device(text, device)
     is_other_size = (image_size, context_length) != (None, None)
-    if one.text.startswith(_OPEN_CLIP):
-        if is_other_size or interpolation is not None or text_model is not None:
-            raise ValueError(
-                f"{text} is evaluated by open_clip at its own size, with its own filter and text tower; leave out "
-                "image-size, context-length and interpolation, and --text-model"
-            )
-        opened = _open_clip(one.text.removeprefix(_OPEN_CLIP), place, precision)
-        return opened if one.label is None else attrs.evolve(opened, name=one.label)
-    clip = load_stored(
+    clip = load(
         *one.source,
+        fold=False,
         dtype=dtype_of(precision),
         device=place,
         image_size=image_size,
@@ -242,114 +233,41 @@ def candidate_of(model: DualEncoder | Clip, *, name: str) -> Candidate:
         model: a dual encoder, folded or not, or a model that `mobileclip.load` returned.
         name: what tables call it.
     """
-    from mobileclip.data import ImageTransform, Tokenizer
-
     if isinstance(model, Clip):
         return _of_clip(model, name=name)
-    return _ours(
-        model,
-        name=name,
-        transform=ImageTransform(model.spec.image.input),
-        tokenize=Tokenizer(model.spec.text.input),
-        published=None,
-    )
+    return attrs.evolve(_of_clip(Clip.of(model), name=name), weights_sha256=weights_sha256(model.state_dict()))
 
 
 def _of_clip(clip: Clip, *, name: str, published: str | None = None) -> Candidate:
-    return _ours(
-        clip.model,
-        name=name,
-        transform=clip.transform,
-        tokenize=clip.tokenizer,
-        published=published,
-        text_sides=clip.text_sides,
-    )
-
-
-def _ours(
-    model: DualEncoder,
-    *,
-    name: str,
-    transform: Transform,
-    tokenize: Tokenize,
-    published: str | None,
-    text_sides: tuple[TextSide, ...] = (),
-) -> Candidate:
-    spec, others = model.spec, [side.model.text_encoder for side in text_sides[1:]]
-    inputs = {"image": json.loads(to_json(spec.image.input)), "text": json.loads(to_json(spec.text.input))}
-    if others:
-        inputs["others"] = [json.loads(to_json(text_spec(one).input)) for one in others]
+    model, others = clip.model, [side.model.text_encoder for side in clip.text_sides[1:]]
     state = model.state_dict()
     for number, one in enumerate(others, 1):
         state |= {f"text_encoder_{number}.{part}": weight for part, weight in one.state_dict().items()}
+    # The towers of an export have none that PyTorch knows.
+    is_export = isinstance(model, ReadyDualEncoder)
+    specs = (model.spec.image, model.spec.text)
+    counted = map(num_parameters, specs) if is_export else map(_num_parameters, (model, *others))
     return Candidate(
         name=name,
-        model=model,
-        transform=transform,
-        tokenize=tokenize,
-        input=_json(inputs),
+        clip=_folded(clip),
         weights_sha256=weights_sha256(state),
-        # The towers of an export have none that PyTorch knows.
-        num_parameters=sum(map(_num_parameters, (model, *others)))
-        if not isinstance(model, ReadyDualEncoder)
-        else num_parameters(spec.image) + num_parameters(spec.text),
-        image_size=spec.image.input.size,
+        num_parameters=sum(counted),
         published=published,
-        text_sides=text_sides,
     )
 
 
-def _open_clip(text: str, device: str, precision: WidePrecision) -> Candidate:
-    from mobileclip.interop.open_clip_models import image_input, load_open_clip
-
-    source = open_clip_source(text)
-    from open_clip.transform import PreprocessCfg, image_transform_v2  # type: ignore[import-untyped]
-
-    loaded = load_open_clip(source, device=device, precision=precision)
-    return Candidate(
-        name=f"open_clip {loaded.name}",
-        model=loaded.model,
-        transform=image_transform_v2(PreprocessCfg(**loaded.preprocess), is_train=False),
-        tokenize=_listed(loaded.tokenizer),
-        input=_json({"image": dict(loaded.preprocess), "text": loaded.config["text_cfg"]}),
-        weights_sha256=loaded.weights_sha256,
-        num_parameters=_num_parameters(loaded.model),
-        image_size=image_input(loaded.preprocess, loaded.name).size,
+def _folded(clip: Clip) -> Clip:
+    """Return a model as it encodes fastest; a copy where that is another form."""
+    if isinstance(clip.model, ReadyDualEncoder) or is_folded(clip.model):
+        return clip
+    towers = tuple(reparameterize(side.model.text_encoder) for side in clip.text_sides[1:])
+    return Clip(
+        with_fast_layout(reparameterize(clip.model)),
+        num_threads=clip.num_threads,
+        text_towers=towers,
+        decode=clip.decode,
     )
-
-
-def open_clip_source(text: str) -> OpenClipSource:
-    """Return which model of open_clip is meant; it is there, as far as that shows without a connection."""
-    from mobileclip.interop.open_clip_models import OpenClipSource, open_clip_package, require_known
-
-    package = open_clip_package()
-    if text.startswith(("hf-hub:", "local-dir:")):
-        return OpenClipSource(model=text, pretrained=None)
-    model, _, weights = text.partition("=" if "=" in text else "/")
-    source = OpenClipSource(model=model, pretrained=weights or None)
-    if "=" in text and not Path(weights).is_file():
-        raise FileNotFoundError(f"there is no file of weights {weights} for {model}")
-    if not source.is_config:
-        require_known(model)
-    if "=" not in text and weights not in package.list_pretrained_tags_by_model(model):
-        raise ValueError(
-            f"open_clip has no weights {weights!r} for {model}; it has "
-            f"{', '.join(package.list_pretrained_tags_by_model(model)) or 'none'}; a file is given as {model}=FILE"
-        )
-    return source
-
-
-def _listed(tokenizer: Any) -> Tokenize:
-    def tokenize(texts: list[str]) -> torch.Tensor:
-        ids: torch.Tensor = tokenizer(list(texts))
-        return ids
-
-    return tokenize
 
 
 def _num_parameters(model: Any) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, default=str)

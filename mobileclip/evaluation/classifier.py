@@ -18,11 +18,11 @@ from mobileclip.data.skips import BadSampleError, SkipReport
 from mobileclip.datasets.class_data import ClassData, LabelledSample, LabelParser, open_class_data
 from mobileclip.datasets.sources.opening import name_of
 from mobileclip.encoders import Classifier
-from mobileclip.evaluation.encoding.decoding import encode_ahead
-from mobileclip.evaluation.encoding.embedding import model_input, read_picture
 from mobileclip.evaluation.hook import hook_of
 from mobileclip.evaluation.metrics.classification import ClassificationResult, Hits, mean_hits
 from mobileclip.evaluation.metrics.ranking import hit_probability
+from mobileclip.inference.decoding import encode_ahead
+from mobileclip.inference.reading import view_of
 from mobileclip.reparam import reparameterize
 
 
@@ -70,7 +70,7 @@ def _evaluated(
     folded, device = reparameterize(model), next(model.parameters()).device
 
     def decode(sample: LabelledSample) -> list[tuple[int, Tensor]]:
-        return [(sample.label, model_input(read_picture(sample.image, transform), transform))]
+        return [(sample.label, transform.normalize(view_of(sample.image, transform)))]
 
     def classify(batch: list[tuple[int, Tensor]]) -> Iterable[tuple[Tensor, ...]]:
         labels = numbers[[label for label, _ in batch]]

@@ -11,7 +11,6 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.data.skips import SkipReport
 from mobileclip.datasets.sources import RowOptions
 from mobileclip.encoders import DualEncoder
@@ -80,8 +79,6 @@ def _measured(
 ) -> dict[str, float]:
     session = Session(
         model,
-        transform=ImageTransform(model.spec.image.input),
-        tokenize=Tokenizer(model.spec.text.input),
         batch_size=batch_size,
         num_threads=num_threads,
         show_progress=False,

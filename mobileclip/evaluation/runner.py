@@ -248,9 +248,7 @@ class _Evaluator:
             records=records,
             path=self.path,
             outcomes=self.outcomes,
-            latency=measure_latency(candidate.model, candidate.tokenize, candidate.image_size)
-            if self.for_report
-            else None,
+            latency=measure_latency(candidate.clip) if self.for_report else None,
         )
 
     def _records(self, found: FoundTask) -> list[Record]:
@@ -271,7 +269,7 @@ class _Evaluator:
             "model": self.candidate.fingerprint,
             "weights_sha256": self.candidate.weights_sha256,
             "data": features.header.get("data", ""),
-            **{name: features.header.get(name, value) for name, value in origin(self.candidate.model).items()},
+            **{name: features.header.get(name, value) for name, value in origin(self.candidate.clip).items()},
         }
         reading = {**self.candidate.reading, "templates": templates}
         return [Record.of(row, reading=reading, evaluated=evaluated) for row in rows]

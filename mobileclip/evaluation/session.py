@@ -1,62 +1,66 @@
-"""A model that is prepared once and encodes for one task after another."""
+"""A model that encodes for one task after another: `ImageTextModel`, and what was encoded already."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import attrs
 import torch
 from torch import Tensor
 
-from mobileclip.data.skips import SkipReport
+from mobileclip.data.skips import BadSampleError, SkipReport
+from mobileclip.encoders import DualEncoder
 from mobileclip.evaluation.cache import FeatureCache
 from mobileclip.evaluation.candidates import Candidate
 from mobileclip.evaluation.datasets.benchmark import Benchmark
 from mobileclip.evaluation.datasets.content import fingerprint, hash_of
 from mobileclip.evaluation.encoding.batch_size import find_batch_size
-from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize, Transform
-from mobileclip.evaluation.encoding.encoders import Encoders, encoding_threads, fastest_form
-from mobileclip.evaluation.encoding.features import Features, extract_features
+from mobileclip.evaluation.encoding.features import Features, num_images
 from mobileclip.evaluation.encoding.timing import machine_name
 from mobileclip.evaluation.metrics.classification import ensemble_prompts, fill_templates
 from mobileclip.extras import VERSION
-from mobileclip.inference.kept_texts import KeptTexts
-from mobileclip.inference.modes import evaluating
-from mobileclip.inference.text_towers import TextSide
+from mobileclip.inference.image_text_model import ImageTextModel, Views
+from mobileclip.inference.reading import view_of
+
+# These take seconds.
+_FEW_TEXTS = 256
+
+
+class Keyed(Protocol):
+    """Interface of anything with a key."""
+
+    @property
+    def key(self) -> str:
+        """The name in a report."""
+
+
+Item = TypeVar("Item")
+KeyedItem = TypeVar("KeyedItem", bound=Keyed)
+Kept = TypeVar("Kept")
 
 
 @attrs.define(eq=False)
 class Session:
-    """A model with its preprocessing, which encodes for one task after another; no text is encoded twice.
-
-    A dual encoder of the library is folded and prepared, once and as a copy, so that the model's weights must not
-    change meanwhile. On a CPU small batches are encoded side by side, by as many threads as torch computes with. Other
-    models, and what `mobileclip.optimize` has prepared, are taken as they are.
+    """A model which encodes for one task after another; no text is encoded twice. Embeddings are not normalised.
 
     Args:
-        model: evaluated in evaluation mode, and left in the mode it came in.
-        transform: from a picture, RGB and upright, to the model's input.
-        tokenize: from texts to the model's ids.
+        clip: the model; of a dual encoder, in any mode, a folded copy.
         batch_size: images, or texts, encoded at once, at least 1.
         num_threads: that decode images beside the model; by default one per core, eight at most.
         show_progress: whether to show how far it is, and, where the number of images is known, how long it takes.
         cache: where embeddings of data sets are kept; without, they are not.
-        text_sides: what encodes texts, where several text towers share them; the model's own is the first.
     """
 
-    model: ImageTextModel
-    transform: Transform = attrs.field(kw_only=True)
-    tokenize: Tokenize = attrs.field(kw_only=True)
+    clip: ImageTextModel = attrs.field(
+        converter=lambda one: ImageTextModel.of(one) if isinstance(one, DualEncoder) else one
+    )
     batch_size: int = attrs.field(default=64, kw_only=True, validator=attrs.validators.ge(1))
     num_threads: int | None = attrs.field(default=None, kw_only=True)
     show_progress: bool = attrs.field(default=True, kw_only=True)
     cache: FeatureCache | None = attrs.field(default=None, kw_only=True)
-    text_sides: tuple[TextSide, ...] = attrs.field(default=(), kw_only=True)
-    _ready: ImageTextModel | None = attrs.field(default=None, init=False)
-    _known_texts: KeptTexts = attrs.field(factory=KeptTexts, init=False)
 
     @classmethod
     def of(
@@ -77,51 +81,22 @@ class Session:
             show_progress: see the class.
             cache: folder in which embeddings of data sets are kept.
         """
-        session = cls(
-            candidate.model,
-            transform=candidate.transform,
-            tokenize=candidate.tokenize,
+        return cls(
+            candidate.clip,
+            batch_size=find_batch_size(candidate.clip) if batch_size is None else batch_size,
             num_threads=num_threads,
             show_progress=show_progress,
             cache=None if cache is None else FeatureCache.of(candidate, cache),
-            text_sides=candidate.text_sides,
         )
-        if batch_size is None:
-            with session.encoding() as encoders:
-                batch_size = find_batch_size(encoders, candidate.image_size)
-        session.batch_size = batch_size
-        return session
 
-    @contextmanager
-    def encoding(self) -> Iterator[Encoders]:
-        """Hold the model ready to encode, without gradients, then give every module its mode back."""
-        first = next(self.model.parameters())
-        device, dtype = first.device, first.dtype
-        with evaluating(self.model), torch.inference_mode(), encoding_threads(self.model, device) as threads:
-            if self._ready is None:
-                self._ready = fastest_form(self.model)
-            yield Encoders(
-                model=self._ready,
-                transform=self.transform,
-                tokenize=self.tokenize,
-                device=device,
-                dtype=dtype,
-                batch_size=self.batch_size,
-                num_threads=self.num_threads,
-                show_progress=self.show_progress,
-                known_texts=self._known_texts,
-                threads=threads,
-                text_sides=self.text_sides,
-            )
-
-    def kept(self, name: str, content: Callable[[], str | None], make: Callable[[Encoders], Features]) -> Features:
+    def kept(self, name: str, content: Callable[[], str | None], make: Callable[[Session], Features]) -> Features:
         """Return features from the cache where they are there, and made and kept otherwise.
 
         Args:
             name: of the data, for people who look into the cache's folder.
             content: returns what the features depend on beside the model, such as a hash of the data, or None where
                 nothing says, so that nothing is kept. Questions that only scoring needs are no part of it.
-            make: encodes.
+            make: encodes, by this session.
 
         Raises:
             ValueError: if the data change meanwhile, or nothing can be used.
@@ -130,9 +105,8 @@ class Session:
         stored = None if self.cache is None or before is None else self.cache.read(name, before)
         if stored is not None:
             return stored
-        with self.encoding() as encoders:
-            features = make(encoders)
-        features = attrs.evolve(features, header={**features.header, **origin(self.model), "data": before or ""})
+        features = make(self)
+        features = attrs.evolve(features, header={**features.header, **origin(self.clip), "data": before or ""})
         if content() != before:
             raise ValueError(f"{name} was changed while it was evaluated; evaluate it again when it is complete")
         if self.cache is not None and before is not None:
@@ -145,8 +119,30 @@ class Session:
         Raises:
             ValueError: if no image can be used, or the data set changes meanwhile.
         """
-        return self.kept(
-            benchmark.name, lambda: fingerprint(benchmark), lambda encoders: extract_features(encoders, benchmark)
+        return self.kept(benchmark.name, lambda: fingerprint(benchmark), lambda _: self._encoded(benchmark))
+
+    def _encoded(self, benchmark: Benchmark) -> Features:
+        report = SkipReport()
+        samples, embeddings = self.embed_pictures(
+            benchmark.samples(report),
+            lambda sample: sample.image,
+            keep=lambda sample: attrs.evolve(sample, image=b""),
+            report=report,
+            title=benchmark.name,
+            total=num_images(benchmark) or None,
+        )
+        if not samples:
+            raise ValueError(f"no image of {benchmark.name} can be evaluated: {report}")
+        retrieval = benchmark.kind == "retrieval"
+        metadata = [sample.metadata for sample in samples if sample.metadata is not None]
+        return Features.of(
+            keys=[sample.key for sample in samples],
+            image=embeddings,
+            text=self.encode_texts([caption for one in samples for caption in one.captions]) if retrieval else None,
+            labels=None if retrieval else torch.tensor([sample.label for sample in samples]),
+            num_captions=torch.tensor([len(sample.captions) for sample in samples]) if retrieval else None,
+            metadata=torch.tensor(metadata) if len(metadata) == len(samples) else None,
+            report=report,
         )
 
     def texts(self, texts: Sequence[str]) -> Tensor:
@@ -156,8 +152,8 @@ class Session:
             result: `(texts, dim)`.
         """
 
-        def made(encoders: Encoders) -> Features:
-            return Features(tensors={"text": encoders.encode_texts(texts)}, header={})
+        def made(session: Session) -> Features:
+            return Features(tensors={"text": session.encode_texts(texts)}, header={})
 
         return self.kept("texts", lambda: hash_of(list(texts)), made).text
 
@@ -173,32 +169,87 @@ class Session:
             features = features.with_tensors(text=self.texts(prompts))
         return features, features.report
 
-    def embed_images(self, batches: Iterable[Tensor]) -> Tensor:
-        """Return the embeddings of preprocessed images, as the model gives them (not normalised).
+    def embed_pictures(
+        self,
+        items: Iterable[KeyedItem],
+        content: Callable[[KeyedItem], bytes],
+        *,
+        keep: Callable[[KeyedItem], Kept],
+        report: SkipReport,
+        title: str,
+        total: int | None = None,
+    ) -> tuple[list[Kept], Tensor]:
+        """Return what is kept of the items whose pictures can be used, in order, and the embeddings.
 
         Shape:
-            batches: each `(batch, 3, size, size)`; result: `(images, dim)`, float32 on the CPU.
+            embeddings: `(items that are kept, dim)`; `(0,)` where there is none.
 
-        Raises:
-            ValueError: if there is no image.
+        Args:
+            items: drawn from in the caller's thread.
+            content: the encoded picture of an item; called in several threads. A `BadSampleError` leaves the item out.
+            keep: what is returned of an item, without its picture.
+            report: told of every item that is left out, by its key, which was counted as one that was read.
+            title: of the bar, and what the items are of.
+            total: number of items, where it is known.
         """
-        with self.encoding() as encoders:
-            embeddings = [encoders.encode_images(batch) for batch in batches]
-        if not embeddings:
-            raise ValueError("there are no images to evaluate on; check the path or the split")
-        return torch.cat(embeddings)
+        kept: list[Kept] = []
+        rows: list[Tensor] = []
+        views = self.encode_pictures(
+            items, lambda item: [view_of(content(item), self.clip.transform)], title=title, total=total
+        )
+        for item, found in views:
+            if isinstance(found, BadSampleError):
+                report.num_read -= 1
+                report.add(found.skip(key=item.key, shard=title))
+            else:
+                kept.append(keep(item))
+                rows += [row for row in found if row is not None]
+        return kept, torch.stack(rows) if rows else torch.empty(0)
 
-    def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Return the embeddings of texts, as the model gives them (not normalised).
+    def encode_pictures(
+        self,
+        items: Iterable[Item],
+        views: Callable[[Item], Views],
+        *,
+        title: str,
+        total: int | None = None,
+        weigh: Callable[[Item], int] = lambda _: 1,
+    ) -> Iterator[tuple[Item, list[Tensor | None] | BadSampleError]]:
+        """Yield items, in order, with the embeddings of their views; see `ImageTextModel.encode_views`."""
+        return self.clip.encode_views(
+            items,
+            views,
+            title=title,
+            total=total,
+            weigh=weigh,
+            batch_size=self.batch_size,
+            num_threads=self.num_threads,
+            progress=self.show_progress,
+        )
+
+    def encode_texts(self, texts: Sequence[str], *, show_progress: bool | None = None) -> Tensor:
+        """Return the embeddings; every text is encoded once.
 
         Shape:
             result: `(texts, dim)`, float32 on the CPU.
 
+        Args:
+            texts: at least one.
+            show_progress: whether to show how far it is, where there are many; by default as of pictures.
+
         Raises:
             ValueError: if there is no text.
         """
-        with self.encoding() as encoders:
-            return encoders.encode_texts(texts)
+        if not texts:
+            raise ValueError("there are no texts to embed")
+        shown = self.show_progress if show_progress is None else show_progress
+        return self.clip.encode_text(
+            texts,
+            normalize=False,
+            keep=True,
+            batch_size=self.batch_size,
+            progress=shown and len(texts) > _FEW_TEXTS,
+        )
 
     def embed_classes(self, class_names: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:
         """Return one unit-length embedding per class name, the ensemble over `templates`.
@@ -213,11 +264,11 @@ class Session:
         Raises:
             ValueError: see `fill_templates`.
         """
-        text = self.embed_texts(fill_templates(class_names, templates))
+        text = self.encode_texts(fill_templates(class_names, templates))
         return ensemble_prompts(text.reshape(len(class_names), len(templates), -1))
 
 
-def origin(model: ImageTextModel) -> dict[str, str]:
+def origin(clip: ImageTextModel) -> dict[str, str]:
     """Return when, by which version and where the features that a model makes now are made."""
     when = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return {"when": when, "version": VERSION, "device": machine_name(model)}
+    return {"when": when, "version": VERSION, "device": machine_name(clip)}

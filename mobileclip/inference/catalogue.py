@@ -18,12 +18,14 @@ from mobileclip.encoders.checkpoints import (
     PRETRAINED,
     ModelSpec,
     companion,
+    hub_licence_of,
     licence_of,
     of_same_architecture,
     read_checkpoint,
 )
 from mobileclip.encoders.checkpoints.forms import skeleton, tensor_shapes
 from mobileclip.encoders.checkpoints.layouts import towers
+from mobileclip.encoders.checkpoints.loading import source_of
 from mobileclip.encoders.checkpoints.native import model_json
 from mobileclip.encoders.families import image_encoder_families, text_encoder_families
 from mobileclip.inference.loading import holds_weights, spec_called
@@ -54,6 +56,7 @@ def rows(*, known: Collection[str] = ()) -> list[dict[str, str | None]]:
                 "tokens": ", ".join(str(one.input.context_length) for one in texts) or None,
                 "dim": str(next(iter(parts.values())).embedding_dim),
                 "weights": _weights(name),
+                "licence": hub_licence_of(PRETRAINED.get(name, name)) if _has_weights(name) else None,
             }
         )
     return result
@@ -63,7 +66,7 @@ def describe(model: str) -> dict[str, Any]:
     """Return the description of a model: by name, or from a checkpoint.
 
     Args:
-        model: a name, a file, a folder with one file of weights, or `hf-hub:owner/name`.
+        model: a name, a file, a folder with one file of weights, `hf-hub:owner/name`, or a model of another package.
 
     Raises:
         ValueError: if it is neither a known name nor a readable checkpoint.
@@ -86,7 +89,7 @@ def describe(model: str) -> dict[str, Any]:
     description["multiply-accumulates"] = {type_of(tower): num_macs(tower) for _, tower in towers(spec)}
     description["input"] = {type_of(tower): json.loads(to_json(tower.input)) for _, tower in towers(spec)}
     description["spec"] = json.loads(model_json(spec))
-    description["licence"] = licence_of(PRETRAINED.get(model, model))
+    description["licence"] = _licence(model)
     if model in PACKAGED:
         description["card"] = str(PACKAGED[model].with_name(f"{model}.md"))
     if (second := _second_text_tower(model)) is not None:
@@ -155,6 +158,17 @@ def _example(tower: ImageEncoderSpec | TextEncoderSpec) -> Tensor:
 def type_of(tower: ImageEncoderSpec | TextEncoderSpec) -> str:
     """Return `image` or `text`."""
     return "image" if isinstance(tower, ImageEncoderSpec) else "text"
+
+
+def _licence(model: str) -> str:
+    if (source := source_of(model)) is None:
+        return licence_of(PRETRAINED.get(model, model))
+    said = source[0].licence(source[1])
+    return f"code MIT; the weights' card says {said}" if said else licence_of(model)
+
+
+def _has_weights(name: str) -> bool:
+    return name in PACKAGED or name in PRETRAINED
 
 
 def _weights(name: str) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -18,21 +18,31 @@ from mobileclip.encoders import DualEncoder
 from mobileclip.hardware.threads import threads_or_default, torch_threads
 from mobileclip.inference import by_length, prepared
 from mobileclip.inference.batching import encode_each
+from mobileclip.inference.decoding import encode_ahead
+from mobileclip.inference.encoding_threads import EncodingThreads
 from mobileclip.inference.explaining import attribution, local_embeddings
-from mobileclip.inference.forms import MOST_IMAGES_ON_CPU, PreparedTower, ReadyDualEncoder
+from mobileclip.inference.forms import MOST_IMAGES_ON_CPU, PreparedTower, ReadyDualEncoder, with_fast_layout
+from mobileclip.inference.identity import ModelIdentity
 from mobileclip.inference.kept_texts import KeptTexts, state_of
+from mobileclip.inference.modes import evaluating
 from mobileclip.inference.text_towers import TextSide, routed, with_text_tower
 from mobileclip.progress import Progress
+from mobileclip.reparam import reparameterize
 from mobileclip.strict import repeated
 from mobileclip.terminal import console
 
 if TYPE_CHECKING:
     from mobileclip.data.images.resize import Pixels
     from mobileclip.data.images.transform import ImageSource
-    from mobileclip.inputs import Decode
+    from mobileclip.data.skips import BadSampleError
+    from mobileclip.inputs import Decode, ImageInput
 
 Item = TypeVar("Item")
+Views = Sequence["Pixels | None"]
+"""What a model sees of the parts of a picture; None for one that is not there."""
 
+# On a CPU, of one thread: a few texts of like lengths.
+MOST_TEXTS = 16
 # Threads that decode pictures, each of which may take a gigabyte.
 _MOST_READERS = 16
 
@@ -50,6 +60,8 @@ class ImageTextModel:
             taught the larger share of its n-grams, and of equals to the first; the model's own is the first.
         decode: how much of a JPEG is decoded: `exact`, all of it; `fast`, no more than the model needs, see
             `read_tower_image`: a photograph is read in half the time or less, and embeddings differ in the third digit.
+        identity: what identifies the model wherever its embeddings are kept, without other text towers: that of the
+            weights as they are stored. None where it was not asked for.
 
     Raises:
         ValueError: if the model is in training mode, where batch statistics would change with every call,
@@ -70,6 +82,7 @@ class ImageTextModel:
         num_threads: int | None = None,
         text_towers: Sequence[nn.Module] = (),
         decode: Decode = "exact",
+        identity: ModelIdentity | None = None,
     ) -> None:
         from mobileclip.data.images.reading import require_decode
         from mobileclip.data.images.transform import ImageTransform
@@ -80,11 +93,41 @@ class ImageTextModel:
         self.num_threads = num_threads
         self.decode = require_decode(decode)
         self.model = model
+        self.identity = identity
         self.transform = ImageTransform(model.spec.image.input)
         self.text_towers = tuple(text_towers)
         self.text_sides = tuple(map(TextSide.of, (model, *(with_text_tower(model, one) for one in text_towers))))
         self.tokenizer = self.text_sides[0].tokenizer
         self.kept_texts = KeptTexts()
+        self._threads = EncodingThreads()
+
+    @classmethod
+    def of(cls, model: DualEncoder) -> ImageTextModel:
+        """Return a dual encoder of any mode and form, such as one that is being trained, as a folded copy."""
+        if isinstance(model, ReadyDualEncoder):
+            return cls(model)
+        with evaluating(model):
+            return cls(with_fast_layout(reparameterize(model).requires_grad_(requires_grad=False)))
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._like.device
+
+    @property
+    def image_input(self) -> ImageInput:
+        """What it expects of pictures."""
+        return self.transform.image_input
+
+    @property
+    def embedding_dim(self) -> int:
+        """Dimensions of its embeddings."""
+        return self.model.spec.image.embedding_dim
+
+    @property
+    def similarity_scale(self) -> float:
+        """What it multiplies cosine similarities with."""
+        return float(self.model.similarity_scale.detach())
 
     def classify(
         self,
@@ -236,18 +279,65 @@ class ImageTextModel:
             ValueError: if they are of another type or size.
         """
         ready = prepared(self.model, texts=False)
-        chooses = isinstance(self.model, ReadyDualEncoder)
-        is_split = self._like.device.type == "cpu" and not chooses
-        parts = torch.split(pixels, MOST_IMAGES_ON_CPU) if is_split else (pixels,)
+        if not isinstance(self.model, ReadyDualEncoder):
 
-        def encode(part: Tensor) -> Tensor:
-            # PyTorch's threads would go on waiting for work, in a loop, while another runtime's compute.
-            with torch_threads(1 if chooses else self.num_threads):
-                inputs = self._inputs(part, ready.image_encoder)
+            def encode(part: Tensor) -> Tensor:
+                return ready.encode_image(self._inputs(part, ready.image_encoder), normalize=normalize)
+
+            return self._side_by_side(encode, pixels, most=MOST_IMAGES_ON_CPU)
+        # PyTorch's threads would go on waiting for work, in a loop, while another runtime's compute.
+        with torch_threads(1):
+            inputs = self._inputs(pixels, ready.image_encoder)
+        with torch_threads(self.num_threads):
             return ready.encode_image(inputs, normalize=normalize).float().cpu()
 
-        with torch_threads(self.num_threads):
-            return torch.cat([encode(part) for part in parts])
+    def _side_by_side(self, encode: Callable[[Tensor], Tensor], inputs: Tensor, *, most: int) -> Tensor:
+        """Return the embeddings of inputs: on a CPU by threads, in each of which torch uses one, a few at a time.
+
+        Small batches side by side do not wait for each other after every layer.
+        """
+        count = threads_or_default(self.num_threads)
+        if self.device.type != "cpu":
+            return encode(inputs).float().cpu()
+        parts = torch.split(inputs, max(1, min(most, -(-len(inputs) // count))))
+        if count == 1 or len(parts) == 1:
+            with torch_threads(count):
+                return torch.cat([encode(part).float() for part in parts])
+        return torch.cat(self._threads.map(lambda part: encode(part).float(), parts, count=count))
+
+    def encode_views(
+        self,
+        items: Iterable[Item],
+        views: Callable[[Item], Views],
+        *,
+        title: str = "encoding images",
+        total: int | None = None,
+        weigh: Callable[[Item], int] = lambda _: 1,
+        batch_size: int = 32,
+        num_threads: int | None = None,
+        progress: bool = False,
+    ) -> Iterator[tuple[Item, list[Tensor | None] | BadSampleError]]:
+        """Yield items, in order, with the embeddings of their views, or with what is wrong with them.
+
+        Args:
+            items: drawn from in the caller's thread.
+            views: from an item to pixels, see `read_views`; called in several threads, while others are encoded. A
+                `BadSampleError` is a result, other errors are raised here.
+            title: of the bar.
+            total: number of items, where it is known.
+            weigh: how many views an item has, about.
+            batch_size: views encoded at once.
+            num_threads: that decode; by default one per core, eight at most.
+            progress: whether to show a bar.
+        """
+
+        def encode(batch: list[Pixels]) -> Tensor:
+            return self.encode_pixels(torch.from_numpy(np.stack(batch)), normalize=False)
+
+        with Progress(title, total=total, unit="images", console=console(shown=progress)) as bar:
+            for one in encode_ahead(items, views, encode, batch_size=batch_size, weigh=weigh, num_threads=num_threads):
+                yield one
+                bar.advance()
 
     def local_embeddings(self, pixels: Tensor) -> Tensor:
         """Return what each place adds to the embeddings of images: their mean over places is `encode_pixels(pixels)`.
@@ -294,7 +384,7 @@ class ImageTextModel:
         """
         several = [texts] if isinstance(texts, str) else list(texts)
         if not several:
-            return torch.zeros(0, self.model.spec.image.embedding_dim)
+            return torch.zeros(0, self.embedding_dim)
         if not keep:
             return self._encoded(several, normalize=normalize, batch_size=batch_size, progress=progress)
         encode = partial(self._encoded, normalize=False, batch_size=batch_size, progress=progress)
@@ -324,7 +414,8 @@ class ImageTextModel:
         ready, device = prepared(side.model, images=False), side.device
 
         def encode(rows: list[Tensor]) -> Tensor:
-            return ready.encode_text(torch.stack(rows).to(device), normalize=normalize).float().cpu()
+            ids = torch.stack(rows).to(device)
+            return self._side_by_side(lambda part: ready.encode_text(part, normalize=normalize), ids, most=MOST_TEXTS)
 
         ordered = self._in_batches(
             tokens[order].unbind(), encode, total=len(order), batch_size=batch_size, unit="texts", progress=progress
@@ -355,7 +446,7 @@ class ImageTextModel:
 
         with bar, torch_threads(self.num_threads):
             rows = list(encode_each(items, shown, batch_size=batch_size))
-        return torch.stack(rows) if rows else torch.zeros(0, self.model.spec.image.embedding_dim)
+        return torch.stack(rows) if rows else torch.zeros(0, self.embedding_dim)
 
 
 def label_keys(labels: Sequence[str], template: str | Sequence[str]) -> list[str]:

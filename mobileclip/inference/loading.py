@@ -11,7 +11,7 @@ from torch import nn
 
 from mobileclip.blocks import image_encoders, models, text_encoders
 from mobileclip.data.images.reading import require_decode
-from mobileclip.encoders import Classifier, DualEncoder, DualEncoderSpec, load_model
+from mobileclip.encoders import Classifier, DualEncoder, DualEncoderSpec
 from mobileclip.encoders.checkpoints import (
     PREFIX,
     PRETRAINED,
@@ -23,10 +23,13 @@ from mobileclip.encoders.checkpoints import (
 )
 from mobileclip.encoders.checkpoints.exports import is_export
 from mobileclip.encoders.checkpoints.hub import local_checkpoint, parsed
+from mobileclip.encoders.checkpoints.loading import source_of
+from mobileclip.encoders.checkpoints.numbers import check_cast
 from mobileclip.encoders.checkpoints.published import PUBLISHED, with_timm_tower
 from mobileclip.encoders.checkpoints.resizing import spec_of_size
 from mobileclip.encoders.families import image_spec
 from mobileclip.hardware.devices import AUTO, pick_device
+from mobileclip.inference.forms import with_fast_layout
 from mobileclip.inference.identity import ModelIdentity
 from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.inference.other_texts import OtherTexts, require_own_context
@@ -57,12 +60,16 @@ def load(
     mmap: bool = False,
     text_model: str | Path | None = None,
     decode: Decode = "exact",
+    any_language: bool = False,
+    identify: bool = False,
 ) -> ImageTextModel:
     """Return a pretrained model, ready to use: folded, in evaluation mode, with its own preprocessing.
 
     `load("mobileclip_s2", "mobileclip_s2.pt")`, `load("clip.safetensors")`, or `load("mobileclip_s2")`, which fetches
     the published weights from the hub once (they may be used for research only, as their licence says).
     `load("icons")` is a small model of drawings that comes with the package; its card is `mobileclip info icons`.
+    `load("open_clip:ViT-B-32/openai")` and `load("transformers:google/siglip2-base-patch16-256")` are models of other
+    packages, for all that is done with the library's own.
     `load("s2_onnx")` takes the folder that `mobileclip export` wrote, and its runtime computes the embeddings.
 
     Args:
@@ -70,7 +77,7 @@ def load(
         checkpoint: a file in any known layout, training form or folded; a folder with one such file, which
             `save_pretrained` writes; `hf-hub:owner/name`; or the folder of an export, which has the form, the type and
             the sizes that it was exported with.
-        fold: fold branches, norms and scales, which inference wants; without it the training form stays.
+        fold: fold branches, norms and scales, which inference wants; without it the form stays that it is stored in.
         dtype: of the weights.
         device: where to; of an export, `cpu` or what its runtime has here, see `mobileclip.export.load_export`.
         image_size: side of the images, in pixels, where not the model's own; see `mobileclip.encoders.load_model`.
@@ -85,6 +92,9 @@ def load(
         text_model: a text tower of the model's space, which encodes texts in place of its own, with its own tokenizer
             and context length: a file, or a folder with one.
         decode: how much of a JPEG is decoded, `exact` or `fast`; see `ImageTextModel`.
+        any_language: whether a second text tower shares the texts that comes with the package for the same model:
+            `icons` then knows the languages of `icons-multilingual`.
+        identify: whether the model's `identity` is taken, a hash of its weights as they are stored.
 
     Raises:
         ImportError: if an export's runtime is not installed; the message has the command that installs it.
@@ -104,112 +114,34 @@ def load(
     """
     wanted, found = place_of(model, checkpoint)
     require_own_context(context_length, text_model)
-    texts = OtherTexts(model=model, place=found, wanted=wanted, text_model=text_model, fold=fold, dtype=dtype)
+    texts = OtherTexts(
+        model=model,
+        place=found,
+        wanted=wanted,
+        text_model=text_model,
+        any_language=any_language,
+        fold=fold,
+        dtype=dtype,
+    )
     if is_export(found):
         input_changes = (image_size, context_length, interpolation)
         exported = _exported(
             found, wanted, dtype=dtype, device=device, changes=input_changes, num_threads=num_threads, trust=trust
         )
         exported.decode = require_decode(decode)
+        exported.identity = identity_of(exported.model)
         return texts.beside(exported, device="cpu")
-    loaded = load_model(
-        found,
-        wanted,
-        fold=fold,
-        dtype=dtype,
-        device=device,
-        image_size=image_size,
-        context_length=context_length,
-        mmap=mmap,
-    )
-    both = _resizing(_both_towers(loaded, found), interpolation)
-    clip = ImageTextModel(both, num_threads=num_threads, decode=decode)
-    return texts.beside(clip, device=device)
-
-
-def load_stored(
-    model: str | Path | DualEncoderSpec | None = None,
-    checkpoint: str | Path | None = None,
-    *,
-    dtype: torch.dtype = torch.float32,
-    device: str | torch.device = "cpu",
-    image_size: int | None = None,
-    context_length: int | None = None,
-    interpolation: Interpolation | None = None,
-    trust: bool = False,
-    text_model: str | Path | None = None,
-) -> ImageTextModel:
-    """Return a pretrained model as `load` does, in the form that it is stored in, whichever that is.
-
-    Args:
-        model: see `load`.
-        checkpoint: see `load`.
-        dtype: of the weights.
-        device: where to.
-        image_size: see `load`.
-        context_length: see `load`.
-        interpolation: see `load`.
-        trust: see `load`.
-        text_model: see `load`.
-
-    Raises:
-        ValueError, FileNotFoundError, CheckpointError: see `load`.
-    """
-    wanted, found = place_of(model, checkpoint)
-    require_own_context(context_length, text_model)
-    texts = OtherTexts(model=model, place=found, wanted=wanted, text_model=text_model, fold=False, dtype=dtype)
-    if is_export(found):
-        input_changes = (image_size, context_length, interpolation)
-        exported = _exported(found, wanted, dtype=dtype, device=device, changes=input_changes, trust=trust)
-        return texts.beside(exported, device="cpu")
-    stored = read_checkpoint(found, wanted).of_size(image_size=image_size, context_length=context_length)
+    stored = read_checkpoint(found, wanted, mmap=mmap).of_size(image_size=image_size, context_length=context_length)
     built = _resizing(_both_towers(stored.build(), found), interpolation)
-    clip = ImageTextModel(built.requires_grad_(requires_grad=False).to(device=device, dtype=dtype))
+    identity = identity_of(built) if identify else None
+    if fold and stored.form != "folded":
+        built = reparameterize(built, inplace=True)
+    check_cast(built, dtype)
+    built.requires_grad_(not fold).to(device=device, dtype=dtype)
+    if fold and not mmap:
+        built = with_fast_layout(built)
+    clip = ImageTextModel(built, num_threads=num_threads, decode=decode, identity=identity)
     return texts.beside(clip, device=device)
-
-
-def load_identified(
-    model: str | Path | DualEncoderSpec | None = None,
-    checkpoint: str | Path | None = None,
-    *,
-    device: str | torch.device = "cpu",
-    image_size: int | None = None,
-    context_length: int | None = None,
-    trust: bool = False,
-    text_model: str | Path | None = None,
-    any_language: bool = False,
-) -> tuple[ImageTextModel, ModelIdentity]:
-    """Return a pretrained model, folded, as `load` does, and what identifies it wherever its embeddings are kept.
-
-    That is what identifies it without other text towers: embeddings of images are the same.
-
-    Args:
-        model: see `load`.
-        checkpoint: see `load`.
-        device: where to.
-        image_size: see `load`.
-        context_length: see `load`.
-        trust: see `load`.
-        text_model: see `load`.
-        any_language: whether a second text tower shares the texts that comes with the package for the same model:
-            `icons` then knows the languages of `icons-multilingual`.
-
-    Raises:
-        ValueError, FileNotFoundError, CheckpointError: see `load`.
-    """
-    wanted, found = place_of(model, checkpoint)
-    texts = OtherTexts(model=model, place=found, wanted=wanted, text_model=text_model, any_language=any_language)
-    if is_export(found):
-        exported = load(
-            model, checkpoint, device=device, image_size=image_size, context_length=context_length, trust=trust
-        )
-        return texts.beside(exported, device="cpu"), identity_of(exported.model)
-    stored = _both_towers(
-        read_checkpoint(found, wanted).of_size(image_size=image_size, context_length=context_length).build(), found
-    ).requires_grad_(requires_grad=False)
-    identity = identity_of(stored)
-    clip = ImageTextModel(reparameterize(stored, inplace=True).to(device))
-    return texts.beside(clip, device=device), identity
 
 
 def space_of(
@@ -247,7 +179,9 @@ def require_model(model: str | Path | DualEncoderSpec | None, checkpoint: str | 
     wanted, found = place_of(model, checkpoint)
     if isinstance(wanted, str):
         resolve_spec(wanted)
-    if not str(found).startswith(PREFIX) and not is_export(found) and not local_checkpoint(found).is_file():
+    if (source := source_of(found)) is not None:
+        source[0].check(source[1])
+    elif not str(found).startswith(PREFIX) and not is_export(found) and not local_checkpoint(found).is_file():
         raise FileNotFoundError(f"no checkpoint at {found}: there is no such file{nearest_file(Path(found))}")
 
 
@@ -300,7 +234,7 @@ def holds_weights(name: str | Path) -> bool:
         name: as a person gives a model; a folder that is called like a known model stands for that model.
     """
     text = str(name)
-    if text.startswith(PREFIX) or packaged(name) is not None or Path(text).is_file():
+    if text.startswith(PREFIX) or source_of(name) is not None or packaged(name) is not None or Path(text).is_file():
         return True
     is_known = any(text in registry for registry in (models, image_encoders, text_encoders))
     return bool(text.strip()) and not is_known and Path(text).is_dir()

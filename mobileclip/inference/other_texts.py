@@ -43,11 +43,17 @@ class OtherTexts:
         if self.text_model is not None:
             tower = self._read(self.text_model, clip, device)
             with_texts = with_text_tower(clip.model, tower)
-            return ImageTextModel(with_texts, num_threads=clip.num_threads, decode=clip.decode)
+            return ImageTextModel(with_texts, num_threads=clip.num_threads, decode=clip.decode, identity=clip.identity)
         second = companion(self.place, of_file=self.any_language)
         if second is not None:
             tower = self._read(second, clip, device)
-            return ImageTextModel(clip.model, num_threads=clip.num_threads, text_towers=(tower,), decode=clip.decode)
+            return ImageTextModel(
+                clip.model,
+                num_threads=clip.num_threads,
+                text_towers=(tower,),
+                decode=clip.decode,
+                identity=clip.identity,
+            )
         return clip
 
     def _read(self, place: str | Path, clip: ImageTextModel, device: str | torch.device) -> nn.Module:

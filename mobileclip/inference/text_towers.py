@@ -148,7 +148,9 @@ class TextSide:
         from mobileclip.data.text import KnownNgrams, Tokenizer
 
         packed = getattr(model.text_encoder, "taught", UNTAUGHT).ngrams
-        return cls(model, Tokenizer(model.spec.text.input), None if packed is None else KnownNgrams(packed))
+        # A tower may bring what no contract describes.
+        tokenizer = getattr(model.text_encoder, "tokenizer", None) or Tokenizer(model.spec.text.input)
+        return cls(model, tokenizer, None if packed is None else KnownNgrams(packed))
 
     @property
     def device(self) -> torch.device:

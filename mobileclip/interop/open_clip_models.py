@@ -19,9 +19,12 @@ import torch
 from attrs import validators
 from torch import Tensor
 
+from mobileclip.encoders import DualEncoderSpec, OpenClipImageSpec, OpenClipTextSpec
+from mobileclip.encoders.checkpoints import Stored
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import WidePrecision, dtype_of
-from mobileclip.inputs import ImageInput
+from mobileclip.inputs import ImageInput, TextInput
+from mobileclip.interop.foreign import checked, stored_of, text_input_of
 from mobileclip.registry import nearest
 from mobileclip.strict import parse_json
 from mobileclip.tensor_files import read_tensors
@@ -88,6 +91,7 @@ class OpenClipModel:
         tokenizer: texts to ids.
         logit_scale: what it multiplies cosine similarities with, after exp, to two decimals.
         weights_sha256: hash of the weights in the float32 that they were loaded in.
+        quick_gelu: whether its layers compute with that.
     """
 
     model: Any
@@ -97,6 +101,7 @@ class OpenClipModel:
     tokenizer: Callable[[Sequence[str]], Tensor]
     logit_scale: float
     weights_sha256: str
+    quick_gelu: bool = False
 
 
 def open_clip_package() -> ModuleType:
@@ -150,13 +155,81 @@ def load_open_clip(source: OpenClipSource, *, device: str, precision: WidePrecis
         tokenizer=tokenizer,
         logit_scale=logit_scale,
         weights_sha256=sha256,
+        quick_gelu=quick_gelu or bool(config.get("quick_gelu", False)),
     )
+
+
+def read_open_clip(source: OpenClipSource) -> Stored:
+    """Return a model with pretrained weights, all of them and no others, as one of the library's.
+
+    Raises:
+        ImportError: if open_clip is missing.
+        ValueError: if it does not know the model or the tag, the weights do not fit, or it is no dual encoder.
+    """
+    open_clip, name = open_clip_package(), _spoken(source)
+    opened = load_open_clip(source, device="cpu", precision="float32")
+    loaded, config = opened.model, opened.config
+    if not isinstance(loaded, (open_clip.CLIP, open_clip.CustomTextCLIP)):
+        raise ValueError(
+            f"{name} is a {type(loaded).__name__}, and an image-text model has two towers; a CoCa writes captions, see "
+            "mobileclip.reinforce.CocaCaptioner"
+        )
+    if "naflex" in str(config["vision_cfg"].get("timm_model_name", "")).lower():
+        raise ValueError(f"{name} is a NaFlex model, which takes pictures of any shape; take one of a fixed size")
+    quick = {"quick_gelu": True} if opened.quick_gelu else {}
+    spec = DualEncoderSpec(
+        image=OpenClipImageSpec(
+            embedding_dim=config["embed_dim"],
+            input=image_input(opened.preprocess, name),
+            config=_json({**config["vision_cfg"], **quick}),
+        ),
+        text=OpenClipTextSpec(
+            embedding_dim=config["embed_dim"],
+            input=_text_input(config["text_cfg"], opened.tokenizer, loaded),
+            config=_json({**config["text_cfg"], "hf_model_pretrained": False, **quick}),
+        ),
+    )
+    weights = open_clip.model.convert_to_custom_text_state_dict(loaded.state_dict())
+    return stored_of(spec, weights, {"visual.": "image_encoder.tower.", "text.": "text_encoder.tower."})
+
+
+def open_clip_source(text: str) -> OpenClipSource:
+    """Return which model is meant by `MODEL/TAG`, `MODEL=FILE` or `hf-hub:OWNER/NAME`; it is there, as far as shows.
+
+    Raises:
+        ImportError, ValueError, FileNotFoundError: if it is not.
+    """
+    package = open_clip_package()
+    if text.startswith(_SCHEMES):
+        return OpenClipSource(model=text, pretrained=None)
+    model, _, weights = text.partition("=" if "=" in text else "/")
+    source = OpenClipSource(model=model, pretrained=weights or None)
+    if "=" in text and not Path(weights).is_file():
+        raise FileNotFoundError(f"there is no file of weights {weights} for {model}")
+    if not source.is_config:
+        require_known(model)
+    if "=" not in text and weights not in package.list_pretrained_tags_by_model(model):
+        raise ValueError(
+            f"open_clip has no weights {weights!r} for {model}; it has "
+            f"{', '.join(package.list_pretrained_tags_by_model(model)) or 'none'}; a file is given as {model}=FILE"
+        )
+    return source
+
+
+def _text_input(config: Mapping[str, Any], tokenizer: Any, loaded: Any) -> TextInput:
+    """Return open_clip's tokenizer as the text contract."""
+    length = loaded.context_length
+    vocab_size = loaded.vocab_size if hasattr(loaded, "vocab_size") else loaded.text.vocab_size
+    clean = config.get("tokenizer_kwargs", {}).get("clean", "whitespace")
+    if not config.get("hf_tokenizer_name"):
+        return checked(TextInput(context_length=length, vocab_size=vocab_size), tokenizer)
+    inner = tokenizer.inner.tokenizer
+    content = inner.backend_tokenizer.to_str()
+    return checked(text_input_of(content, context_length=length, vocab_size=vocab_size, clean=clean), tokenizer)
 
 
 def image_input(preprocess: Mapping[str, Any], name: str) -> ImageInput:
     """Return open_clip's description of an image transform as the image contract.
-
-    The contract says nothing of how an image that is not square is made so.
 
     Args:
         preprocess: `size`, `mean`, `std` and `interpolation`.
@@ -169,12 +242,15 @@ def image_input(preprocess: Mapping[str, Any], name: str) -> ImageInput:
     height, width = (size, size) if isinstance(size, int) else (size[0], size[-1])
     if height != width:
         raise ValueError(f"{name} takes images of {width} x {height} pixels, and only square ones are supported")
+    fit = {"shortest": "crop", "squash": "stretch"}.get(preprocess.get("resize_mode", "shortest"))
+    if fit is None:
+        raise ValueError(f"{name} makes pictures square by {preprocess['resize_mode']!r}, which is not supported")
     if preprocess["interpolation"] not in {"bilinear", "bicubic"}:
         raise ValueError(
             f"{name} resizes with the filter {preprocess['interpolation']!r}; bilinear and bicubic are supported"
         )
     mean, std = (tuple(map(float, preprocess[key])) for key in ("mean", "std"))
-    return ImageInput(size=height, interpolation=preprocess["interpolation"], mean=mean, std=std)
+    return ImageInput(size=height, interpolation=preprocess["interpolation"], mean=mean, std=std, fit=fit)
 
 
 def require_known(model: str) -> None:
@@ -245,12 +321,12 @@ class _OneAtATime:
     """A tokenizer that keeps how it pads, and panics where another thread changes that meanwhile."""
 
     def __init__(self, tokenizer: Callable[[Sequence[str]], Tensor]) -> None:
-        self._tokenizer = tokenizer
+        self.inner = tokenizer
         self._lock = Lock()
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         with self._lock:
-            return self._tokenizer(texts)
+            return self.inner(texts)
 
 
 def _lay_out(source: OpenClipSource, directory: Path) -> None:
@@ -326,3 +402,7 @@ def _known_tags(model: str) -> str:
 
 def _spoken(source: OpenClipSource) -> str:
     return source.model if source.pretrained is None else f"{source.model} with the weights {source.pretrained}"
+
+
+def _json(config: Mapping[str, Any]) -> str:
+    return json.dumps(config, sort_keys=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -12,11 +13,14 @@ from typing import Any
 import attrs
 import torch
 from attrs import validators
-from torch import Tensor, nn
+from torch import Tensor
 
+from mobileclip.encoders import DualEncoderSpec, TransformersImageSpec, TransformersTextSpec
+from mobileclip.encoders.checkpoints import Stored
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import WidePrecision, dtype_of
-from mobileclip.inputs import ImageInput, Interpolation
+from mobileclip.inputs import Fit, ImageInput, Interpolation, TextInput
+from mobileclip.interop.foreign import checked, stored_of, text_input_of
 from mobileclip.tensor_files.numbers import own_numbers
 from mobileclip.tensor_files.weights import weights_sha256
 
@@ -77,82 +81,6 @@ class LoadedWeights:
     weights_sha256: str
 
 
-@attrs.frozen(kw_only=True, eq=False)
-class TransformersDualEncoder:
-    """An image-text model and all that belongs to it.
-
-    Args:
-        towers: the model, as teachers call it.
-        name: what people call it.
-        tokenizer: texts to ids.
-        image: the image contract.
-        dim: of the joint embedding.
-        logit_scale: what it multiplies cosine similarities with, after exp, to two decimals.
-        weights_sha256: hash of the weights as they are stored.
-    """
-
-    towers: Towers
-    name: str
-    tokenizer: TextIds
-    image: ImageInput
-    dim: int
-    logit_scale: float
-    weights_sha256: str
-
-
-class Towers(nn.Module):
-    """A dual encoder of transformers, called as this library calls its own."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def encode_image(self, image: Tensor) -> Tensor:
-        """Return the embeddings of images, not normalised."""
-        return _pooled(self.model.get_image_features(pixel_values=image))
-
-    def encode_text(self, text: Tensor) -> Tensor:
-        """Return the embeddings of texts, not normalised."""
-        return _pooled(self.model.get_text_features(input_ids=text))
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class TextIds:
-    """Texts to ids of a fixed length, padded on the right; safe to be called from several threads.
-
-    Args:
-        tokenizer: transformers'.
-        length: ids per text.
-        pad_id: behind a text.
-        end_id: put behind every text, cut or not, in place of the tokenizer's own special tokens; None for these.
-        lowercase: whether texts are in lower case.
-    """
-
-    tokenizer: Any
-    length: int
-    pad_id: int
-    end_id: int | None = None
-    lowercase: bool = False
-    _lock: Lock = attrs.field(factory=Lock, init=False, repr=False)
-
-    def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Return the ids, (number of texts, length) int64."""
-        given = [text.lower() for text in texts] if self.lowercase else list(texts)
-        room = self.length - (self.end_id is not None)
-        ids = torch.full((len(given), self.length), self.pad_id, dtype=torch.int64)
-        if not given:
-            return ids
-        # A tokenizer keeps how it truncates, and panics where another thread changes it.
-        with self._lock:
-            encoded = self.tokenizer(
-                given, add_special_tokens=self.end_id is None, padding=False, truncation=True, max_length=room
-            )["input_ids"]
-        for row, one in zip(ids, encoded, strict=True):
-            whole = one if self.end_id is None else [*one, self.end_id]
-            row[: len(whole)] = torch.tensor(whole, dtype=torch.int64)
-        return ids
-
-
 def transformers_package() -> ModuleType:
     """Return transformers.
 
@@ -165,17 +93,12 @@ def transformers_package() -> ModuleType:
     return package
 
 
-def load_dual_encoder(source: TransformersSource, *, device: str, precision: WidePrecision) -> TransformersDualEncoder:
-    """Return a dual encoder with what its model card says of texts and images.
+def read_dual_encoder(source: TransformersSource) -> Stored:
+    """Return a dual encoder with what its model card says of texts and images, as one of the library's.
 
     CLIP and MetaCLIP 2 read a text as their tokenizer makes it. SigLIP and SigLIP 2 read it in lower case, without a
     start, with the end token behind it even where it was cut, and attend to the padding, as they were trained; their
-    tokenizers alone say only a part of that.
-
-    Args:
-        source: which model.
-        device: where to.
-        precision: what the weights are cast to.
+    tokenizers alone say only a part of that. The bias of a sigmoid loss is left out: it is the same for all pairs.
 
     Raises:
         ValueError: if it cannot be loaded, weights are missing, it is of another kind, or its images are not square and
@@ -191,32 +114,63 @@ def load_dual_encoder(source: TransformersSource, *, device: str, precision: Wid
     if config.model_type not in ("clip", "metaclip_2", "siglip"):
         raise ValueError(
             f"{source.model} is of the kind {config.model_type!r}; expected clip, metaclip_2 or siglip (SigLIP 2 of "
-            "one size is of this kind too, its NaFlex models are not)"
+            "one size is of this kind too; its NaFlex models, which take pictures of any shape, are not)"
         )
     with _loading(source):
         tokenizer = package.AutoTokenizer.from_pretrained(source.model, **source.options())
         processor = package.AutoImageProcessor.from_pretrained(source.model, **source.options())
-    loaded = load_weights(package.AutoModel, source, device=device, precision=precision)
-    is_siglip = config.model_type == "siglip"
-    ids = TextIds(
-        tokenizer=tokenizer,
-        length=config.text_config.max_position_embeddings,
+    model = load_weights(package.AutoModel, source, device="cpu", precision="float32").model
+    whole, is_siglip = config.to_dict(), config.model_type == "siglip"
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        raise ValueError(
+            f"the tokenizer of {source.model} has no tokenizer.json, and cannot be read ({type(tokenizer).__name__}); "
+            "SigLIP 1 is there as open_clip:ViT-B-16-SigLIP/webli"
+        )
+    about = {"model_type": config.model_type, "projection_dim": whole.get("projection_dim")}
+    dim = config.text_config.projection_size if is_siglip else config.projection_dim
+    texts = text_input_of(
+        tokenizer.backend_tokenizer.to_str(),
+        context_length=config.text_config.max_position_embeddings,
+        vocab_size=config.text_config.vocab_size,
         pad_id=_known_id(tokenizer.pad_token_id, "padding", source),
         end_id=_known_id(tokenizer.eos_token_id, "end", source) if is_siglip else None,
-        lowercase=is_siglip,
+        clean="lower case" if is_siglip else "",
     )
-    towers = Towers(loaded.model).eval()
-    with torch.inference_mode():
-        dim = towers.encode_text(ids(["a"]).to(device)).shape[-1]
-    return TransformersDualEncoder(
-        towers=towers,
-        name=loaded.name,
-        tokenizer=ids,
-        image=image_input(processor.to_dict(), config.vision_config.image_size, source.model),
-        dim=dim,
-        logit_scale=round(float(loaded.model.logit_scale.detach().float().exp()), 2),
-        weights_sha256=loaded.weights_sha256,
+    spec = DualEncoderSpec(
+        image=TransformersImageSpec(
+            embedding_dim=dim,
+            input=image_input(processor.to_dict(), config.vision_config.image_size, source.model),
+            config=json.dumps({**about, "vision_config": whole["vision_config"]}, sort_keys=True),
+        ),
+        text=TransformersTextSpec(
+            embedding_dim=dim,
+            input=checked(texts, (_ended if is_siglip else _padded)(tokenizer, texts)),
+            config=json.dumps({**about, "text_config": whole["text_config"]}, sort_keys=True),
+        ),
     )
+    places = {
+        "vision_model.": "image_encoder.tower.",
+        "visual_projection.": "image_encoder.projection.",
+        "text_model.": "text_encoder.tower.",
+        "text_projection.": "text_encoder.projection.",
+    }
+    return stored_of(spec, model.state_dict(), places)
+
+
+def _padded(tokenizer: Any, contract: TextInput) -> Callable[[list[str]], Tensor]:
+    """Return how a tokenizer makes rows of ids by itself."""
+    options = {"padding": "max_length", "truncation": True, "return_tensors": "pt", "padding_side": "right"}
+    return lambda texts: tokenizer(texts, max_length=contract.context_length, **options)["input_ids"]
+
+
+def _ended(tokenizer: Any, contract: TextInput) -> Callable[[list[str]], Tensor]:
+    """Return how SigLIP's texts were made: in lower case, no start, an end even where they are cut."""
+
+    def row(text: str) -> list[int]:
+        ids = tokenizer(text.lower(), add_special_tokens=False)["input_ids"][: contract.context_length - 1]
+        return [*ids, contract.end_id, *[contract.pad_id] * (contract.context_length - 1 - len(ids))]
+
+    return lambda texts: torch.tensor([row(text) for text in texts])
 
 
 def load_weights(kind: Any, source: TransformersSource, *, device: str, precision: WidePrecision) -> LoadedWeights:
@@ -260,8 +214,6 @@ def load_processor(source: TransformersSource) -> Any:
 def image_input(processor: Mapping[str, Any], size: int, name: str) -> ImageInput:
     """Return transformers' description of an image transform as the image contract.
 
-    The contract says nothing of how an image that is not square is made so.
-
     Args:
         processor: an image processor as a dictionary.
         size: side of the model's input, in pixels.
@@ -280,7 +232,9 @@ def image_input(processor: Mapping[str, Any], size: int, name: str) -> ImageInpu
         )
     if not processor.get("do_rescale") or abs(processor.get("rescale_factor", 0) - _BYTE_SCALE) > 1e-6:
         raise ValueError(f"{name} does not scale pixels to the range from 0 to 1, which is not supported")
-    image = ImageInput(size=size, interpolation=_FILTERS[processor["resample"]])
+    stretches = not is_cropped and {"height", "width"} <= dict(processor["size"]).keys()
+    fit: Fit = "stretch" if stretches else "crop"
+    image = ImageInput(size=size, interpolation=_FILTERS[processor["resample"]], fit=fit)
     if not processor.get("do_normalize"):
         return image
     mean, std = (tuple(map(float, processor[key])) for key in ("image_mean", "image_std"))
@@ -320,11 +274,6 @@ def _silent(logging: Any) -> Iterator[None]:
         logging.set_verbosity(level)
         if shows_bars:
             logging.enable_progress_bar()
-
-
-def _pooled(output: Any) -> Tensor:
-    embedding: Tensor = output if isinstance(output, Tensor) else output.pooler_output
-    return embedding
 
 
 def _known_id(value: int | None, what: str, source: TransformersSource) -> int:

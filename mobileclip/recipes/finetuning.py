@@ -12,7 +12,7 @@ import attrs
 import torch
 
 from mobileclip.charts import Line, Panel, write_chart
-from mobileclip.data import BadSampleError, ImageTextSample, ImageTransform, SkipReport, Tokenizer
+from mobileclip.data import BadSampleError, ImageTextSample, SkipReport
 from mobileclip.encoders import DualEncoder
 from mobileclip.evaluation import PairedDifference, Session, paired_difference, proportion_interval
 from mobileclip.evaluation.metrics.classification import classification_hits
@@ -47,17 +47,14 @@ def evaluate_task(
         ValueError: if there is not one picture.
     """
     report = SkipReport()
-    transform, tokenizer = ImageTransform(model.spec.image.input), Tokenizer(model.spec.text.input)
-    session = Session(model, transform=transform, tokenize=tokenizer, show_progress=False)
-
-    with session.encoding() as encoders:
-        samples, image = encoders.embed_pictures(
-            task.samples(report),
-            _picture,
-            keep=lambda sample: attrs.evolve(sample, image=None),
-            report=report,
-            title=task.name,
-        )
+    session = Session(model, show_progress=False)
+    samples, image = session.embed_pictures(
+        task.samples(report),
+        _picture,
+        keep=lambda sample: attrs.evolve(sample, image=None),
+        report=report,
+        title=task.name,
+    )
     if not samples:
         raise ValueError("there are no images to evaluate on; check the path or the split")
     found = partial(Score, task=task.name, num_images=len(image), num_skipped=report.num_skipped)
@@ -69,7 +66,7 @@ def evaluate_task(
         targets = torch.tensor([place[label] for label in labels])
         hits = classification_hits(image, classes, targets).top1.tolist()
         return found(metric="top-1", value=100 * sum(hits) / len(hits), hits=tuple(hits))
-    text = session.embed_texts([caption for sample in samples for caption in sample.captions])
+    text = session.encode_texts([caption for sample in samples for caption in sample.captions])
     hits = caption_hits(image, text, [len(sample.captions) for sample in samples]).tolist()
     return found(metric="R@1", value=100 * sum(hits) / len(hits), hits=tuple(hits))
 

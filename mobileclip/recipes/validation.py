@@ -13,7 +13,6 @@ from mobileclip.datasets import RowOptions, open_data_set
 from mobileclip.encoders import CoCa, CoCaSpec, DualEncoder, DualEncoderSpec
 from mobileclip.evaluation import Session, caption_recall
 from mobileclip.evaluation.hook import evaluation_hook
-from mobileclip.inference.batching import encode_each
 from mobileclip.inference.modes import evaluating
 from mobileclip.losses import CaptionLossSpec
 from mobileclip.training import Evaluate
@@ -22,19 +21,18 @@ MOST_SAMPLES = 5_000
 _BATCH = 32
 
 
-def measured_on(pairs: Sequence[str], benchmarks: Sequence[str], rows: RowOptions, model: DualEncoderSpec) -> Evaluate:
+def measured_on(pairs: Sequence[str], benchmarks: Sequence[str], rows: RowOptions, _: DualEncoderSpec) -> Evaluate:
     """Return what measures a model on held-out pairs, see `retrieval_on`, and on data sets, see `evaluation_hook`.
 
     Args:
         pairs: places of held-out pairs, see `held_out_pairs`; none measures nothing on them.
         benchmarks: places of data sets, see `open_benchmark`; none measures nothing on them.
         rows: how rows of `.jsonl` files and of tables among these are read.
-        model: whose inputs are made.
 
     Raises:
         ValueError: if one of them cannot be used.
     """
-    parts = [retrieval_on(pairs, rows, model)] if pairs else []
+    parts = [retrieval_on(pairs, rows)] if pairs else []
     if benchmarks:
         parts.append(evaluation_hook(benchmarks, rows=rows))
 
@@ -64,29 +62,22 @@ def held_out_pairs(data: Sequence[str], rows: RowOptions) -> list[ImageTextSampl
     return pairs
 
 
-def retrieval_on(pairs: Sequence[str], rows: RowOptions, model: DualEncoderSpec) -> Evaluate:
+def retrieval_on(pairs: Sequence[str], rows: RowOptions) -> Evaluate:
     """Return what measures a model's recall at 1 on held-out pairs; see `held_out_pairs`.
 
     Args:
         pairs: their places.
         rows: how rows of lists and tables are read.
-        model: whose inputs are made.
     """
     samples = held_out_pairs(pairs, rows)
-    transform, tokenizer = ImageTransform(model.image.input), Tokenizer(model.text.input)
 
     def evaluate(student: nn.Module, _num_steps: int) -> Mapping[str, float]:
         assert isinstance(student, DualEncoder), "a run trains a dual encoder"
-        session = Session(student, transform=transform, tokenize=tokenizer, show_progress=False)
+        session = Session(student, show_progress=False)
         captions = [caption for sample in samples for caption in sample.captions]
         counts = [len(sample.captions) for sample in samples]
-        pixels = (transform(sample.image) for sample in samples if sample.image is not None)
-        with session.encoding() as encoders:
-            rows = encode_each(
-                pixels, lambda batch: encoders.encode_images(torch.stack(batch)), batch_size=session.batch_size
-            )
-            images = torch.stack(list(rows))
-        result = caption_recall(images, session.embed_texts(captions), counts)
+        images = session.clip.encode_image([sample.image for sample in samples if sample.image is not None])
+        result = caption_recall(images, session.encode_texts(captions), counts)
         return {
             "validation_image_to_text_recall_at_1": result.image_to_text.at1,
             "validation_text_to_image_recall_at_1": result.text_to_image.at1,

@@ -16,7 +16,6 @@ from torch import nn
 from mobileclip import storage
 from mobileclip.data import Batch, BatchSource
 from mobileclip.data.randomness import derived_seed
-from mobileclip.encoders import DualEncoder
 from mobileclip.hardware.devices import in_float64
 from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.progress import Progress
@@ -26,7 +25,7 @@ from mobileclip.training.checkpoints.background_writer import BackgroundWriter
 from mobileclip.training.checkpoints.checkpoint import CheckpointFolder, RunState
 from mobileclip.training.distributed import World
 from mobileclip.training.ema import MovingAverage
-from mobileclip.training.objectives.objective import Objective, build_objective
+from mobileclip.training.objectives.objective import Objective, build_objective, max_logit_scale
 from mobileclip.training.optimizer import set_learning_rate
 from mobileclip.training.prefetching import Feed
 from mobileclip.training.records.metrics import MetricLog
@@ -274,8 +273,9 @@ def _new_state(spec: TrainingSpec, model: nn.Module, world: World) -> RunState:
     """Return what the steps will change, as it is before the first one."""
     # The first process draws as one that is alone.
     torch.manual_seed(spec.seed if world.is_first else derived_seed(spec.seed, "process", world.rank))
-    if isinstance(model, DualEncoder):
-        model.max_logit_scale = spec.max_logit_scale
+    least, most = spec.min_logit_scale, max_logit_scale(model)
+    if least is not None and least > most:
+        raise ValueError(f"min_logit_scale ({least}) exceeds the model's max_logit_scale ({most}); lower it")
     average = MovingAverage(model, spec.ema_decay) if spec.ema_decay is not None and world.is_first else None
     objective = build_objective(spec.loss, spec=spec, model=model, world=world)
     if average is not None:

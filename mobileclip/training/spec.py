@@ -52,8 +52,8 @@ class TrainingSpec:
         schedule: learning rate by step; its `total_steps` is the length of the run.
         optimizer: AdamW's constants.
         max_gradient_norm: gradients are scaled down to this norm; none leaves them as they are.
-        max_logit_scale: cap of the student's logit scale, after the exponential; the model is saved with it.
-        min_logit_scale: floor of it; none leaves it. It starts at 1 / 0.07, and falls below 1 in runs that fail alone.
+        min_logit_scale: floor of the logit scale, after the exponential; none leaves it. The model's spec has
+            the cap. It starts at 1 / 0.07, and falls below 1 in runs that fail alone.
         ema_decay: decay of the moving average of the weights per step; none keeps no average.
         precision: `bfloat16` computes the towers' convolutions and products in it, by autocast. In float32 stay the
             statistics of norms, the sums of softmax, the embeddings' lengths, logits and loss, and what is kept:
@@ -92,7 +92,6 @@ class TrainingSpec:
     schedule: Schedule
     optimizer: OptimizerSpec = attrs.field(factory=AdamWSpec)
     max_gradient_norm: float | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
-    max_logit_scale: float = attrs.field(default=100.0, validator=validators.gt(0))
     min_logit_scale: float | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     ema_decay: float | None = attrs.field(default=0.9995)
     precision: TrainingPrecision = attrs.field(default="float32", validator=validators.in_(TRAINING_PRECISIONS))
@@ -116,11 +115,6 @@ class TrainingSpec:
     def _check_ema_decay(self, _: object, value: float | None) -> None:
         if value is not None and not 0 <= value < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), or be none for no average; got {value}")
-
-    @min_logit_scale.validator
-    def _check_min_logit_scale(self, _: object, value: float | None) -> None:
-        if value is not None and value > self.max_logit_scale:
-            raise ValueError(f"min_logit_scale ({value}) must not exceed max_logit_scale ({self.max_logit_scale})")
 
     @selection.validator
     def _check_selection(self, _: object, value: SelectionSpec) -> None:

@@ -20,6 +20,7 @@ from mobileclip.evaluation import (
     read_results,
     write_results,
 )
+from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.testing.comparing import first_line
 
 # Embeddings that are computed in another batch differ in their last digits.
@@ -71,7 +72,8 @@ def check_task(
     assert (task.shown is None) == (evaluation.answers is None), (
         f"{key} shows pictures without answers, or has no picture"
     )
-    other = attrs.evolve(session, batch_size=session.batch_size // 2 + 1)
+    clip = ImageTextModel(session.clip.model, text_towers=session.clip.text_towers)  # which knows no text yet
+    other = attrs.evolve(session, clip=clip, batch_size=session.batch_size // 2 + 1)
     for how, one in {"again": session, "in batches of another size": other}.items():
         again = _evaluated(key, _opened(key, data, options), one)
         is_same = again.outcomes.asked == evaluation.outcomes.asked

@@ -4,9 +4,8 @@ from datetime import datetime, timezone
 
 import attrs
 import numpy as np
-import torch
 
-from mobileclip.evaluation import Session, evaluate_benchmark, open_benchmark
+from mobileclip.evaluation import evaluate_benchmark, open_benchmark
 from mobileclip.evaluation.report import (
     Coverage,
     Latency,
@@ -17,8 +16,8 @@ from mobileclip.evaluation.report import (
     write_report,
 )
 from tests.data.made_samples import write_layout
-from tests.evaluation.models import COLOURS, ColourModel, tokenize
-from tests.evaluation.tasks.test_evaluate import encoded, to_tensor
+from tests.evaluation.models import COLOURS, ColourModel, ColourTower, session_of
+from tests.evaluation.tasks.test_evaluate import encoded
 
 CLASS_NAMES = ('red <script>alert("class")</script>', "green & 'x'", "blue \u65e5\u672c", "yellow \u202eright to left")
 TITLE = "Colours <i>up close</i>"
@@ -54,13 +53,12 @@ def retrieval(folder, *, num_images=14, seed=0):
 class HalfBlind(ColourModel):
     """Takes little notice of green."""
 
-    def encode_image(self, images, normalize=False):
-        return super().encode_image(images, normalize) * torch.tensor([1.0, 0.2, 1.0])
+    def __init__(self):
+        super().__init__(ColourTower((3.0, 0.6, 3.0)))
 
 
 def evaluated(model, benchmark):
-    session = Session(model, transform=to_tensor, tokenize=tokenize, show_progress=False)
-    return evaluate_benchmark(session, benchmark)
+    return evaluate_benchmark(session_of(model), benchmark)
 
 
 def measured(folder, models=None, **options):

@@ -190,13 +190,12 @@ class TestCache:
     def test_data_that_change_while_they_are_evaluated_are_refused(self, root):
         candidate, benchmark, _ = opened(root)
 
-        def changing(picture):
+        def change(*_):
             with Path(benchmark.shards[0]).open("ab") as shard:
                 shard.write(bytes(512))
-            return candidate.transform(picture)
 
-        watching = attrs.evolve(candidate, transform=changing)
-        session = Session.of(watching, batch_size=8, show_progress=False, cache=root / "features")
+        candidate.clip.model.image_encoder.register_forward_pre_hook(change)
+        session = Session.of(candidate, batch_size=8, show_progress=False, cache=root / "features")
         with fails("evaluation.changed-while-evaluated-evaluate", "vtab-pets"):
             session.features(benchmark)
         assert not list((root / "features").rglob("vtab-pets*"))

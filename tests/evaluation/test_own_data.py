@@ -18,11 +18,12 @@ from mobileclip.evaluation import (
     open_candidate,
     read_results,
 )
+from mobileclip.inference.image_text_model import ImageTextModel
 from tests.cli.test_cli import run
 from tests.datasets.test_opening import FORMS, class_folder, lines, picture
 from tests.encoders.small import SMALL, randomised
 from tests.errors import fails
-from tests.evaluation.models import ColourModel, tokenize
+from tests.evaluation.models import ColourModel
 
 
 def pixels(image):
@@ -48,20 +49,15 @@ def colours():
     def candidate(name, model):
         return Candidate(
             name=name,
-            model=model.eval(),
-            transform=lambda image: (
-                torch.tensor(list(image.resize((4, 4)).tobytes())).view(4, 4, 3).movedim(2, 0) / 255
-            ),
-            tokenize=tokenize,
-            input="{}",
+            clip=ImageTextModel(model.eval()),
             weights_sha256=("a" if name == "sees" else "b") * 64,
             num_parameters=12,
-            image_size=4,
         )
 
     confused = ColourModel()
     with torch.no_grad():
-        confused.table[:2] = confused.table[[1, 0]].clone()
+        table = confused.text_encoder.table
+        table[:2] = table[[1, 0]].clone()
     return candidate("sees", ColourModel()), candidate("confused", confused)
 
 

@@ -178,5 +178,5 @@ def test_its_name_is_taken_where_a_model_is(multilingual, drawings, tmp_path, ca
     candidate = open_candidate("icons-multilingual")
     assert candidate.name == "icons-multilingual"
     assert candidate.fingerprint != open_candidate("icons").fingerprint
-    embedded = Session.of(candidate, batch_size=4, show_progress=False).embed_texts(FRENCH)
+    embedded = Session.of(candidate, batch_size=4, show_progress=False).encode_texts(FRENCH)
     torch.testing.assert_close(torch.nn.functional.normalize(embedded), multilingual.encode_text(FRENCH))

@@ -248,7 +248,7 @@ def test_an_evaluation_has_a_row_for_every_language_with_the_tower_that_reads_it
     session = Session.of(candidate_of(both, name="both"), show_progress=False, batch_size=4)
     texts = [*GERMAN, *ENGLISH]
     expected = torch.cat([mobileclip.load(model, text_model=tower).encode_text(GERMAN), english.encode_text(ENGLISH)])
-    torch.testing.assert_close(torch.nn.functional.normalize(session.embed_texts(texts)), expected)
+    torch.testing.assert_close(torch.nn.functional.normalize(session.encode_texts(texts)), expected)
 
 
 @pytest.mark.parametrize("image", ["whole", "tower"])

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 import mobileclip
 from mobileclip.data import StoredTexts, Tokenizer, train_tokenizer, write_shards
 from mobileclip.encoders import load_model, save_model
-from mobileclip.inference.loading import load_identified
 from mobileclip.recipes import header_of, recipe_files, step_memory
 from mobileclip.recipes.distilling import DistilSpec, distil, open_teacher, student_run, text_cost, text_run
 from mobileclip.serialization import from_json
@@ -62,7 +61,7 @@ def tiny(tmp_path_factory):
 def test_the_tiny_run_comes_near_its_teacher(tiny):
     texts = StoredTexts(tiny / "texts")
     assert texts.card.teacher == "icons"
-    assert texts.card.space == load_identified("icons")[1].to_json()
+    assert texts.card.space == mobileclip.load("icons", identify=True).identity.to_json()
     assert {*texts.card.languages} == {"en", "de", "fr"}
     clip = mobileclip.load("icons", text_model=tiny / "model.safetensors")
     assert clip.encode_text(["roter Pfeil"]).shape == (1, 256)

@@ -27,7 +27,7 @@ from mobileclip.encoders import (
     load_model,
     save_model,
 )
-from mobileclip.evaluation import Session, caption_recall
+from mobileclip.evaluation import caption_recall
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.recipes.finetuning import evaluate_task, finetune_and_report as run, summary, table, write_report
 from mobileclip.recipes.tiny import OUTLINES
@@ -248,9 +248,10 @@ def test_scores_are_those_of_the_library(world):
     samples = list(read_samples(str(world / "held-out-scenes" / "00000000.tar")))
     transform = ImageTransform(model.spec.image.input)
     images = torch.stack([transform(decode_image(sample.image)) for sample in samples])
-    session = Session(model, transform=transform, tokenize=Tokenizer(model.spec.text.input), show_progress=False)
-    text = session.embed_texts([caption for sample in samples for caption in sample.captions])
-    found = caption_recall(session.embed_images([images]), text, [len(sample.captions) for sample in samples])
+    tokens = Tokenizer(model.spec.text.input)([caption for sample in samples for caption in sample.captions])
+    with torch.inference_mode():
+        counts = [len(sample.captions) for sample in samples]
+        found = caption_recall(model.encode_image(images), model.encode_text(tokens), counts)
     assert score.value == pytest.approx(50 * (found.image_to_text.at1 + found.text_to_image.at1))
 
 

@@ -12,9 +12,10 @@ from PIL import Image
 from torch import nn
 
 from mobileclip.data import ImageTextSample, write_shard
-from mobileclip.encoders import DualEncoder, DualEncoderSpec, save_model
+from mobileclip.encoders import DualEncoder, DualEncoderSpec, ImageEncoderSpec, TextEncoderSpec, save_model
 from mobileclip.engines import Retries
-from mobileclip.inputs import ImageInput
+from mobileclip.inference.image_text_model import ImageTextModel
+from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.reinforce import CheckpointTeacher, ModelTeacher, TeacherEnsemble
 from tests.encoders.small import SMALL, SMALL_VIT
 from tests.stores import one_store, store  # noqa: F401  fixtures
@@ -23,22 +24,29 @@ from tests.stores import one_store, store  # noqa: F401  fixtures
 AT_ONCE = Retries(pause_seconds=0)
 
 
-class TinyTower(nn.Module):
-    """A real if small dual encoder: two convolutions, and a bag of words."""
+class TinyImageSpec(ImageEncoderSpec):
+    """Of two convolutions."""
 
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.image = nn.Sequential(
-            nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-        )
-        self.image_head = nn.Linear(16, dim)
-        self.words = nn.EmbeddingBag(256, dim)
+    def build(self) -> nn.Module:
+        layers = [nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        tower = nn.Sequential(*layers, nn.Linear(16, self.embedding_dim))
+        tower.spec = self
+        return tower
 
-    def encode_image(self, image: torch.Tensor) -> torch.Tensor:
-        return self.image_head(self.image(image))
 
-    def encode_text(self, text: torch.Tensor) -> torch.Tensor:
-        return self.words(text)
+class TinyTextSpec(TextEncoderSpec):
+    """Of a bag of bytes."""
+
+    def build(self) -> nn.Module:
+        tower = nn.EmbeddingBag(self.input.vocab_size, self.embedding_dim)
+        tower.spec, tower.tokenizer = self, byte_tokens
+        return tower
+
+
+def tiny_model(*, dim: int, image: ImageInput, tower: nn.Module | None = None) -> ImageTextModel:
+    images = TinyImageSpec(embedding_dim=dim, input=image).build()
+    texts = TinyTextSpec(embedding_dim=dim, input=TextInput(context_length=24, vocab_size=256)).build()
+    return ImageTextModel(DualEncoder(tower or images, texts).requires_grad_(False).eval())
 
 
 def byte_tokens(texts: Sequence[str]) -> torch.Tensor:
@@ -48,9 +56,15 @@ def byte_tokens(texts: Sequence[str]) -> torch.Tensor:
 def tiny_teacher(name: str, *, dim: int, size: int, seed: int) -> ModelTeacher:
     torch.manual_seed(seed)
     image = ImageInput(size=size, mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 0.75))
-    return ModelTeacher(
-        name=name, model=TinyTower(dim), tokenizer=byte_tokens, image=image, dim=dim, logit_scale=10.0 * dim
-    )
+    return ModelTeacher(name=name, clip=tiny_model(dim=dim, image=image), logit_scale=10.0 * dim)
+
+
+def lying_teacher() -> ModelTeacher:
+    """One whose embeddings have six dimensions, where it says five."""
+    liar = tiny_teacher("liar", dim=5, size=32, seed=1)
+    for tower in (liar.clip.model.image_encoder, liar.clip.model.text_encoder):
+        tower.register_forward_hook(lambda *found: torch.ones(len(found[-1]), 6))
+    return liar
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from mobileclip.data import (
     AugmentationSpec,
@@ -30,16 +31,20 @@ from mobileclip.reinforce import (
     measure_agreement,
     reinforce,
 )
-from tests.reinforce.conftest import TinyTower, byte_tokens
+from tests.reinforce.conftest import TinyImageSpec, tiny_model
 
 PLAIN = AugmentationSpec(size=32, scale=(1.0, 1.0), ratio=(1.0, 1.0), num_operations=0)
 STRONG = AugmentationSpec(size=32, reference_size=32, scale=(0.02, 0.1), magnitude=30)
 
 
-class Thumbnails(TinyTower):
-    """A small model that sees where a picture is light and where it is dark."""
+class Thumbnails(nn.Module):
+    """A tower that sees where a picture is light and where it is dark."""
 
-    def encode_image(self, image):
+    def __init__(self, spec):
+        super().__init__()
+        self.spec = spec
+
+    def forward(self, image):
         cells = F.adaptive_avg_pool2d(image, 2).flatten(1)
         return cells - cells.mean(1, keepdim=True)
 
@@ -47,9 +52,9 @@ class Thumbnails(TinyTower):
 def teacher(name, *, size, seed):
     """One that tells pictures of noise, and bags of words, apart."""
     torch.manual_seed(seed)
-    return ModelTeacher(
-        name=name, model=Thumbnails(12), tokenizer=byte_tokens, image=ImageInput(size=size), dim=12, logit_scale=10.0
-    )
+    image = ImageInput(size=size)
+    tower = Thumbnails(TinyImageSpec(embedding_dim=12, input=image))
+    return ModelTeacher(name=name, clip=tiny_model(dim=12, image=image, tower=tower), logit_scale=10.0)
 
 
 def make_spec(shards, output, **choices) -> ReinforcementSpec:
@@ -151,7 +156,7 @@ def test_where_nothing_can_be_compared_nothing_is_said(make_shards, ensemble, tm
 def test_a_plain_picture_without_finite_embeddings_stops_nothing(measured, ensemble, caplog, monkeypatch):
     report, out = measured
     samples = list(read_reinforced_samples(report.shards[:1]))
-    monkeypatch.setattr(Thumbnails, "encode_image", lambda _, image: torch.full((len(image), 12), float("nan")))
+    monkeypatch.setattr(Thumbnails, "forward", lambda _, image: torch.full((len(image), 12), float("nan")))
     with caplog.at_level(logging.WARNING):
         found = measure_agreement(samples, ensemble, make_spec(report.shards, out / "other"))
     assert found is None

@@ -184,10 +184,10 @@ def test_an_unreadable_shard_is_tried_again_next_time(teachers, tmp_path):
 
 def test_an_embedding_that_is_nan_costs_one_sample(teachers, tmp_path):
     """White images overflow in the first teacher, as unusual ones do in low precision."""
-    tower = teachers.teachers[0].model
-    whole = tower.encode_image
-    tower.encode_image = lambda image: torch.where(
-        (image[:, 0].flatten(1).std(1) < 1e-6)[:, None], torch.tensor(float("inf")), whole(image)
+    teachers.teachers[0].clip.model.image_encoder.register_forward_hook(
+        lambda _, images, found: torch.where(
+            (images[0][:, 0].flatten(1).std(1) < 1e-6)[:, None], torch.tensor(float("inf")), found
+        )
     )
     white = {"png": encoded(Image.new("RGB", (40, 32), "white"), "PNG"), "txt": b"x"}
     samples = [(f"{index}", {**GOOD, "png": picture(index)}) for index in range(5)]
@@ -222,7 +222,7 @@ def test_a_file_that_fails_when_it_is_read(teachers, tmp_path):
 def test_a_teacher_that_gives_nan_stops_the_run_and_keeps_what_is_done(teachers, tmp_path):
     shards = [write_tar(tmp_path / f"{index}.tar", [(f"{index}", GOOD)]) for index in range(2)]
     run(shards[:1], tmp_path / "out", teachers)
-    teachers.teachers[0].model.image_head.bias.data.fill_(float("nan"))
+    teachers.teachers[0].clip.model.image_encoder[-1].bias.data.fill_(float("nan"))
     with fails("reinforce.sample-embeddings-finite", "reinforce.teacher-gave-nan-infinity", "1.tar", "first"):
         run(shards, tmp_path / "out", teachers)
     assert keys(tmp_path / "out") == ["0"]

@@ -38,7 +38,7 @@ from mobileclip.reinforce import (
     verify,
 )
 from tests.errors import fails
-from tests.reinforce.conftest import picture, plain_sample, tiny_teacher, without_image
+from tests.reinforce.conftest import lying_teacher, picture, plain_sample, without_image
 from tests.waiting import wait_for
 
 POLICY = AugmentationSpec(size=32, reference_size=32, scale=(0.3, 1.0), scale_translations=True)
@@ -71,7 +71,7 @@ def test_embeddings_are_those_of_the_replayed_augmentations(make_shards, teacher
                 policy = attrs.evolve(POLICY, size=teacher.image.size)
                 pixels = torch.from_numpy(np.asarray(policy.apply(image, params)).copy()).permute(2, 0, 1)[None]
                 with torch.no_grad():
-                    embedding = teacher.model.encode_image(normalize_pixels(pixels, teacher.image))
+                    embedding = teacher.clip.model.encode_image(normalize_pixels(pixels, teacher.image))
                 expected.append(F.normalize(embedding, dim=-1))
             np.testing.assert_allclose(sample.image_emb[index], torch.cat(expected, -1)[0], atol=2e-6)
 
@@ -304,19 +304,19 @@ def test_the_card_says_what_the_loss_needs(make_shards, teachers, tmp_path):
 
 
 def test_one_teacher_that_speaks_nonsense_stops_the_job(make_shards, tmp_path):
-    liar = attrs.evolve(tiny_teacher("liar", dim=6, size=32, seed=1), dim=5)
+    liar = lying_teacher()
     with fails("reinforce.teacher-says-dim-embeddings", "5"):
         run(make_spec(make_shards(1), tmp_path / "other"), TeacherEnsemble([liar]))
 
 
 def test_a_job_that_stores_nothing_leaves_the_output_to_mended_choices(make_shards, teachers, tmp_path):
-    shards, good = make_shards(1), teachers.teachers[1].model.image_head.bias.detach().clone()
+    shards, good = make_shards(1), teachers.teachers[1].clip.model.image_encoder[-1].bias.detach().clone()
     with torch.no_grad():
-        teachers.teachers[1].model.image_head.bias.fill_(float("nan"))
+        teachers.teachers[1].clip.model.image_encoder[-1].bias.fill_(float("nan"))
     with fails("reinforce.teacher-gave-nan-infinity", "second", by=ValueError):
         run(make_spec(shards, tmp_path / "out"), teachers)
     with torch.no_grad():
-        teachers.teachers[1].model.image_head.bias.copy_(good)
+        teachers.teachers[1].clip.model.image_encoder[-1].bias.copy_(good)
     broken = tmp_path / "broken.tar"
     write_shard(broken, [attrs.evolve(plain_sample("one", 1), image=b"not an image")])
     with fails("reinforce.sample-shards-reinforced"):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import string
 from pathlib import Path
 
 import torch
+
+from mobileclip.data import Tokenizer
 
 LETTERS = tuple(string.punctuation + string.digits + string.ascii_letters + "äéあ")
 
@@ -214,3 +217,27 @@ def write_blip(folder: Path, *, seed: int = 0) -> Path:
     )
     processor = Blip2Processor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer, num_query_tokens=4)
     return _write(folder, Blip2ForConditionalGeneration(config), processor, seed)
+
+
+def clip_tokenizer():
+    """Return transformers' own tokenizer of CLIP's byte pairs."""
+    from transformers import CLIPTokenizer
+
+    model = json.loads(Tokenizer().to_json())["model"]
+    special = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+    vocabulary = {special.get(token, token): index for token, index in model["vocab"].items()}
+    return CLIPTokenizer(vocab=vocabulary, merges=[tuple(pair) for pair in model["merges"]])
+
+
+def write_clip(folder: Path, *, seed: int = 0) -> Path:
+    """Write a CLIP of OpenAI's kind."""
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+
+    text = {**TEXT, "vocab_size": 49408, "max_position_embeddings": 77, "projection_dim": 24, "eos_token_id": 49407}
+    vision = {**VISION, "projection_dim": 24}
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=24))
+    drawn(model, seed).save_pretrained(folder)
+    clip_tokenizer().save_pretrained(folder)
+    sizes = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    CLIPImageProcessor(**sizes).save_pretrained(folder)
+    return folder

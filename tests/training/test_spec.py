@@ -13,6 +13,3 @@ def test_unknown_keys_and_values_out_of_range_are_refused():
         training_spec(9, ema_decay=1.0)
     with pytest.raises(ValueError, match="precision"):
         training_spec(9, precision="float8")
-    assert training_spec(9, min_logit_scale=100.0, max_logit_scale=100.0).min_logit_scale == 100
-    with pytest.raises(ValueError, match="must not exceed max_logit_scale"):
-        training_spec(9, min_logit_scale=100.5, max_logit_scale=100.0)

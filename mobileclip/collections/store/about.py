@@ -13,7 +13,7 @@ from mobileclip.encoders.checkpoints import packaged
 from mobileclip.encoders.checkpoints.loading import is_other_model
 from mobileclip.inference.identity import ModelIdentity
 from mobileclip.inference.image_text_model import ImageTextModel
-from mobileclip.inference.loading import holds_weights, load_identified, spec_known_by_name
+from mobileclip.inference.loading import holds_weights, load, spec_known_by_name
 from mobileclip.inputs import Decode, VectorKind
 from mobileclip.serialization import from_json
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
@@ -70,7 +70,7 @@ class ModelSource:
         Raises:
             ValueError, FileNotFoundError, CheckpointError: if there is no such model, see `mobileclip.load`.
         """
-        return load_identified(
+        clip = load(
             self.model,
             self.checkpoint,
             device=device,
@@ -79,7 +79,10 @@ class ModelSource:
             trust=trust,
             text_model=text_model,
             any_language=True,
+            identify=True,
         )
+        assert clip.identity is not None, "it was asked for"
+        return clip, clip.identity
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)

@@ -106,6 +106,8 @@ class ImageTransform:
             ImageError: if it has no pixels or an extreme shape.
         """
         side = self.image_input.size
+        if self.image_input.fit == "stretch" and min(size):
+            return Centre(width=side, height=side, left=0, top=0, side=side)
         width, height = _resized(size, side, name)
         left, top = round((width - side) / 2), round((height - side) / 2)
         return Centre(width=width, height=height, left=left, top=top, side=side)

@@ -11,7 +11,6 @@ only one of them knows yet as a letter or a digit is cut from its neighbours oth
 from __future__ import annotations
 
 import gzip
-import html
 import itertools
 import re
 from functools import lru_cache, partial
@@ -22,6 +21,7 @@ import attrs
 import numpy as np
 import torch
 
+from mobileclip.data.text.cleaning import clean
 from mobileclip.data.text.tokenizer_file import FileTokenizer, file_tokenizer
 from mobileclip.data.text.tokenizer_parts import APOSTROPHES, END, LAST_SIGMA, QUOTES, SPLIT, START
 from mobileclip.data.text.word_memory import Ids, WordMemory
@@ -43,15 +43,6 @@ _IDEOGRAPH = "[一-龥]"
 _HAN = re.compile("[!-~一-龥]+")
 _SPLIT_HAN = re.compile(rf"{START}|{END}|'s|'t|'re|'ve|'m|'ll|'d|[a-z一-龥]+|[0-9]|[^a-z0-9一-龥]+")
 _PARTS = re.compile(f"(?:{_IDEOGRAPH}?[a-z]+)+{_IDEOGRAPH}?|{_IDEOGRAPH}|[^a-z一-龥]+")
-
-# Where repairing can change something. An entity needs a name or a number behind its ampersand. Mojibake is two odd
-# characters side by side: an accented letter, dash or quote with ASCII on both sides is none (all but the few letters
-# that are suspect alone, which are left out here), nor are runs in scripts that no Western encoding holds.
-_ENTITY = re.compile(r"&[#0-9A-Za-z]")
-_ALONE = "ÀÁÄ-ÏÑ-ÖØ-Ýß-ïñ-öø-ýÿ–—‘’“”"
-_RUNS = "А-яぁ-んァ-ヴー、。一-\u9fff가-힣\U0001f300-\U0001faff"
-_SUSPECT = re.compile(f"[^ -~{_ALONE}{_RUNS}]|(?<![ -~])(?<!^)[{_ALONE}]|[{_ALONE}](?![ -~]|$)")
-_STRAIGHT_QUOTES = (("‘", "'"), ("’", "'"), ("“", '"'), ("”", '"'))
 
 # Of words, of their pieces, and of the parts of pieces between ideographs, for each vocabulary: some 60,000 words.
 _MOST_WORD_BYTES, _MOST_PIECE_BYTES, _MOST_PART_BYTES = 2**25, 2**24, 2**22
@@ -208,28 +199,6 @@ class Tokenizer:
                 del ids[room:]
                 break
         return [contract.vocab_size - 2, *ids, contract.end_id] + [contract.pad_id] * (room - len(ids))
-
-
-def clean(text: str) -> str:
-    """Return the text repaired by ftfy, with HTML entities unescaped (twice), in lower case.
-
-    Repairing costs more than all the rest, so it is done only where it could change something.
-    """
-    if not text.isprintable() or ("&" in text and _ENTITY.search(text)):
-        text = _repair(text)
-    elif not text.isascii():
-        if _SUSPECT.search(text):
-            text = _repair(text)
-        else:
-            for curly, straight in _STRAIGHT_QUOTES:
-                text = text.replace(curly, straight)
-    return text.lower()
-
-
-def _repair(text: str) -> str:
-    import ftfy
-
-    return html.unescape(html.unescape(ftfy.fix_text(text)))
 
 
 def _checked(texts: str | Iterable[object]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from mobileclip.data.text.cleaning import repaired
 from mobileclip.data.text.tokenizer_parts import check_parts
 from mobileclip.inputs import MAX_TOKENIZER_BYTES, TextInput, TokenizerFile, tokenizer_sha256
 from mobileclip.machine import raise_machine_fault
@@ -49,7 +50,8 @@ class SpecialIds:
 class FileTokenizer:
     """The ids of a contract with a tokenizer of its own: those that `tokenizers` gives, cut and padded to the contract.
 
-    Texts are cut and padded on the right, whatever the file says. No text is cleaned but as the file says.
+    Texts are cut and padded on the right, whatever the file says. Texts are cleaned as the file says, and repaired in
+    front of it where the contract says so.
 
     Args:
         text_input: the contract.
@@ -78,6 +80,8 @@ class FileTokenizer:
         Raises:
             ValueError: if the tokenizer fails.
         """
+        file = self.text_input.tokenizer
+        text = repaired(text) if file is not None and file.repair else text
         with _telling("the tokenizer fails"):
             ids: list[int] = self.backend.encode(_encodable(text), add_special_tokens=False).ids
         return ids

@@ -28,8 +28,11 @@ START, END = "<start_of_text>", "<end_of_text>"
 SPLIT = START + "|" + END + r"|(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}\x{345}]+"
 APOSTROPHES, QUOTES, LAST_SIGMA = r"[\x{2bc}\x{2018}-\x{201b}]", r"[\x{201c}-\x{201f}]", r"(?<=\p{L})Σ(?!\p{L})"
 
+PUNCTUATION = r"[!-/:-@\[-`{-~]"
+
 PATTERNS = frozenset(
     {
+        PUNCTUATION,
         # Of CLIP's byte pairs as they are written here.
         SPLIT,
         APOSTROPHES,

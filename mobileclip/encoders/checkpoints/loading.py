@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,9 +22,34 @@ from mobileclip.encoders.checkpoints.resizing import resized
 from mobileclip.encoders.classifier import ClassifierSpec
 from mobileclip.encoders.dual import DualEncoder, DualEncoderSpec
 from mobileclip.encoders.families import ImageEncoderSpec, TextEncoderSpec, as_trained
+from mobileclip.registry import Registry
 from mobileclip.reparam import reparameterize
 from mobileclip.tensor_files import CheckpointError, read_tensors
 from mobileclip.tensor_files.errors import shown
+
+sources: Registry[Source] = Registry("source", home="mobileclip.interop.sources")
+"""Where models of other packages come from, by what stands before the colon: `open_clip:`, `transformers:`."""
+
+
+@attrs.frozen(kw_only=True)
+class Source:
+    """A place of models that are no files of the library's.
+
+    Args:
+        read: from what stands behind the colon to the model, all of its weights.
+        check: refuses what is not there, as far as that shows without a connection.
+        licence: of the weights, as their card says it; None where no card can be read.
+    """
+
+    read: Callable[[str], Stored]
+    check: Callable[[str], object]
+    licence: Callable[[str], str | None]
+
+
+def source_of(checkpoint: str | Path) -> tuple[Source, str] | None:
+    """Return the source that a person means, and what is asked of it; None for files and the hub's."""
+    scheme, colon, name = str(checkpoint).partition(":")
+    return (sources[scheme], name) if colon and scheme in ("open_clip", "transformers") else None
 
 
 @attrs.frozen(kw_only=True)
@@ -173,6 +199,12 @@ def read_checkpoint(
 
     What is `to_train` is in training form.
     """
+    if (source := source_of(checkpoint)) is not None:
+        if model is not None:
+            raise ValueError(f"{checkpoint} says which model it is; leave the model out")
+        whole = source[0].read(source[1])
+        of_tower_alone, tensors = _one_tower(checkpoint, whole.spec, whole.tensors, tower)
+        return attrs.evolve(whole, spec=of_tower_alone, tensors=tensors)
     path = fetched(checkpoint)
     tensors, metadata = native.of_run(*read_tensors(path, mmap=mmap))
     wanted = resolve_spec(model) if isinstance(model, str) else model
@@ -281,7 +313,7 @@ def _check_size(path: Path, tensors: dict[str, Tensor], spec: ModelSpec) -> None
 
 
 def _one_tower(
-    path: Path, spec: ModelSpec, tensors: dict[str, Tensor], tower: Tower | None
+    path: str | Path, spec: ModelSpec, tensors: dict[str, Tensor], tower: Tower | None
 ) -> tuple[ModelSpec, dict[str, Tensor]]:
     """Return a tower and its tensors of what a file holds; all of it where none is asked for."""
     if tower is None:

@@ -186,8 +186,13 @@ class CoCa(nn.Module):
 
     @property
     def similarity_scale(self) -> Tensor:
-        """The factor of similarities, `min(exp(logit_scale), max_logit_scale)`."""
-        return self.logit_scale.reshape(()).exp().clamp(max=self.spec.max_logit_scale)
+        """The factor of similarities that is used, `min(exp(logit_scale), max_logit_scale)`."""
+        return self.logit_scale.reshape(()).exp().clamp(max=self.max_logit_scale)
+
+    @property
+    def max_logit_scale(self) -> float:
+        """Its cap, see `CoCaSpec`."""
+        return self.spec.max_logit_scale
 
     def forward(self, image: Tensor, text: Tensor) -> CoCaOutput:
         """Return embeddings of unit length, and the logits of every id given the image and the ids before it.
@@ -200,7 +205,7 @@ class CoCa(nn.Module):
         texts, features = self.text_encoder(text)
         logits = self.decoder(features[:, :-1], image_tokens)
         images, texts = F.normalize(images, dim=-1), F.normalize(texts, dim=-1)
-        return CoCaOutput(images, texts, self.similarity_scale, logits, text[:, 1:])
+        return CoCaOutput(images, texts, self.logit_scale.reshape(()).exp(), logits, text[:, 1:])
 
     def image_tokens(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return the embeddings of images, not normalised, and the tokens that the decoder attends to.

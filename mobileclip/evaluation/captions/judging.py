@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mobileclip.data.images import load_image
 from mobileclip.evaluation.candidates import Candidate
 from mobileclip.evaluation.captions.measures import distinct_ngrams, mean_words, names_recalled
 from mobileclip.evaluation.captions.sets import Captioned
@@ -64,7 +63,7 @@ def judge_captions(captioned: Captioned, models: Sequence[Candidate] = ()) -> li
         session = Session.of(model)
         images = _images(session, captioned)
         for name, texts in captioned.sets.items():
-            agreements[name][model.name] = agreement(images, texts, session.embed_texts)
+            agreements[name][model.name] = agreement(images, texts, session.encode_texts)
     return [
         Judgement(
             name=name,
@@ -80,12 +79,7 @@ def judge_captions(captioned: Captioned, models: Sequence[Candidate] = ()) -> li
 
 
 def _images(session: Session, captioned: Captioned) -> Tensor:
-    size = session.batch_size
-    pixels = (
-        torch.stack([session.transform(load_image(one)) for one in captioned.images[start : start + size]])
-        for start in range(0, len(captioned.images), size)
-    )
-    return F.normalize(session.embed_images(pixels), dim=-1)
+    return session.clip.encode_image(captioned.images, batch_size=session.batch_size)
 
 
 def agreement(images: Tensor, texts: Sequence[Sequence[str]], embed: Callable[[list[str]], Tensor]) -> Agreement:

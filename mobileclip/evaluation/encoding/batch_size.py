@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from mobileclip.evaluation.encoding.encoders import Encoders
+from mobileclip.inference.image_text_model import ImageTextModel
 
 # More gains nothing: on a CPU images are encoded a few at a time, and a GPU is busy by then.
 MOST_ON_CPU, MOST_ON_GPU = 64, 1024
@@ -16,18 +16,18 @@ _COPIES = 8
 _SHARE = 0.5
 
 
-def find_batch_size(encoders: Encoders, image_size: int) -> int:
+def find_batch_size(clip: ImageTextModel) -> int:
     """Return a power of two: as many images as fit into half of the memory that is free.
 
     On a GPU it is tried out with twice as many images as before until they do not fit.
 
     Args:
-        encoders: of the model, on its device.
-        image_size: side of the images that it takes, in pixels.
+        clip: the model, on its device.
     """
-    if encoders.device.type != "cuda":
+    image_size = clip.image_input.size
+    if clip.device.type != "cuda":
         return fitting(free_memory(), 4 * 3 * image_size**2 * _COPIES, most=MOST_ON_CPU)
-    return _tried_out(encoders, image_size)
+    return _tried_out(clip, image_size)
 
 
 def fitting(free: int | None, bytes_each: int, *, most: int) -> int:
@@ -58,17 +58,17 @@ def free_memory() -> int | None:
         return None
 
 
-def _tried_out(encoders: Encoders, image_size: int) -> int:
-    free, _ = torch.cuda.mem_get_info(encoders.device)
+def _tried_out(clip: ImageTextModel, image_size: int) -> int:
+    free, _ = torch.cuda.mem_get_info(clip.device)
     size = 1
     while size < MOST_ON_GPU:
-        torch.cuda.reset_peak_memory_stats(encoders.device)
-        before = torch.cuda.memory_allocated(encoders.device)
+        torch.cuda.reset_peak_memory_stats(clip.device)
+        before = torch.cuda.memory_allocated(clip.device)
         try:
-            encoders.encode_images(torch.zeros(2 * size, 3, image_size, image_size))
+            clip.encode_pixels(torch.zeros(2 * size, image_size, image_size, 3, dtype=torch.uint8))
         except torch.OutOfMemoryError:
             break
-        if torch.cuda.max_memory_allocated(encoders.device) - before > _SHARE * free:
+        if torch.cuda.max_memory_allocated(clip.device) - before > _SHARE * free:
             break
         size *= 2
     torch.cuda.empty_cache()

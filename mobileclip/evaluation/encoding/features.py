@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from mobileclip.data.skips import SkipReport
-from mobileclip.evaluation.datasets.benchmark import Benchmark, BenchmarkSample
-from mobileclip.evaluation.encoding.encoders import Encoders
+from mobileclip.evaluation.datasets.benchmark import Benchmark
 from mobileclip.evaluation.suite import suite_entry
 
 
@@ -123,46 +122,6 @@ def _require_fitting(num_keys: int, tensors: Mapping[str, Tensor]) -> None:
         raise ValueError(f"there are {len(image)} images, but {wrong}")
     if "num_captions" in tensors and int(tensors["num_captions"].sum()) != len(text):
         raise ValueError(f"there are {int(tensors['num_captions'].sum())} captions, but {len(text)} embeddings")
-
-
-def extract_features(encoders: Encoders, benchmark: Benchmark) -> Features:
-    """Return the embeddings of a data set's pictures, and of their captions; what cannot be used is counted and named.
-
-    Args:
-        encoders: of the model.
-        benchmark: the data set. The report's reasons are those of `Benchmark.samples`; those for images that cannot be
-            decoded start with `image_`.
-
-    Raises:
-        ValueError: if no image can be used; the message says why.
-    """
-    report = SkipReport()
-    samples, embeddings = encoders.embed_pictures(
-        benchmark.samples(report),
-        lambda sample: sample.image,
-        keep=lambda sample: attrs.evolve(sample, image=b""),
-        report=report,
-        title=benchmark.name,
-        total=num_images(benchmark) or None,
-    )
-    if not samples:
-        raise ValueError(f"no image of {benchmark.name} can be evaluated: {report}")
-    retrieval = benchmark.kind == "retrieval"
-    captions = [caption for sample in samples for caption in sample.captions]
-    return Features.of(
-        keys=[sample.key for sample in samples],
-        image=embeddings,
-        text=encoders.encode_texts(captions) if retrieval else None,
-        labels=None if retrieval else torch.tensor([sample.label for sample in samples]),
-        num_captions=torch.tensor([len(sample.captions) for sample in samples]) if retrieval else None,
-        metadata=_metadata(samples),
-        report=report,
-    )
-
-
-def _metadata(samples: Sequence[BenchmarkSample]) -> Tensor | None:
-    rows = [sample.metadata for sample in samples if sample.metadata is not None]
-    return torch.tensor(rows) if len(rows) == len(samples) else None
 
 
 def num_images(benchmark: Benchmark) -> int:

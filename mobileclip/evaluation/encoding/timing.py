@@ -12,10 +12,8 @@ import attrs
 import torch
 from attrs import validators
 
-from mobileclip.evaluation.encoding.embedding import ImageTextModel, Tokenize
-from mobileclip.evaluation.encoding.encoders import fastest_form
-from mobileclip.inference import processor
-from mobileclip.inference.modes import evaluating
+from mobileclip.inference import prepared, processor
+from mobileclip.inference.image_text_model import ImageTextModel
 
 Source = Literal["measured", "published"]
 
@@ -49,33 +47,30 @@ class Latency:
         return self.image_ms + self.text_ms
 
 
-def measure_latency(model: ImageTextModel, tokenize: Tokenize, image_size: int) -> Latency:
+def measure_latency(clip: ImageTextModel) -> Latency:
     """Return the median time of an image and of a text, one at a time, in the form that evaluation runs.
 
     Takes a few seconds, and means what it says where nothing else computes, which the load tells.
 
     Args:
-        model: on its device.
-        tokenize: from texts to the model's ids.
-        image_size: side of the images that it takes, in pixels.
+        clip: the model, on its device.
     """
     load = os.getloadavg()[0]
-    first = next(model.parameters())
-    device, dtype = first.device, first.dtype
-    with evaluating(model), torch.inference_mode():
-        ready = fastest_form(model)
-        tokens = tokenize([_TEXT]).to(device)
-        pixels = torch.zeros(1, 3, image_size, image_size, device=device, dtype=dtype)
+    side, like = clip.image_input.size, clip.model.logit_scale
+    with torch.inference_mode():
+        ready = prepared(clip.model)
+        tokens = clip.tokenizer([_TEXT]).to(like.device)
+        pixels = torch.zeros(1, 3, side, side, device=like.device, dtype=like.dtype)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         image_ms = _median_ms(lambda: ready.encode_image(pixels).cpu())
         text_ms = _median_ms(lambda: ready.encode_text(tokens).cpu())
-    named = f"{machine_name(model)}, batch of 1"
+    named = f"{machine_name(clip)}, batch of 1"
     return Latency(image_ms=image_ms, text_ms=text_ms, device=named, source="measured", load=load)
 
 
-def machine_name(model: ImageTextModel) -> str:
+def machine_name(clip: ImageTextModel) -> str:
     """Return where a model computes, and in which precision, as a person says it."""
-    weight = next(model.parameters())
+    weight = clip.model.logit_scale
     return f"{device_name(weight.device)}, {str(weight.dtype).removeprefix('torch.')}"
 
 

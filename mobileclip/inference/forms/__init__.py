@@ -20,6 +20,7 @@ from mobileclip.inference.forms.prepared import (
     ToTheEnd,
     prepared,
     prepared_tower,
+    with_fast_layout,
 )
 
 __all__ = [
@@ -40,5 +41,6 @@ __all__ = [
     "prepared_tower",
     "reads_text",
     "with_depthwise_convs",
+    "with_fast_layout",
     "with_one_token",
 ]

@@ -13,7 +13,7 @@ from mobileclip.encoders.checkpoints import PRETRAINED
 from mobileclip.extras import VERSION
 from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.inference.known.outputs import FOLDER, KnownOutput, KnownOutputs, Picture, known_outputs
-from mobileclip.inference.loading import load_identified
+from mobileclip.inference.loading import load
 from mobileclip.strict import strict
 from mobileclip.tensor_files import file_sha256
 
@@ -95,7 +95,9 @@ def check_weights(
             f"no outputs of {model!r} are known, so there is nothing to compare; known are those of {names}"
         )
     # Weights of one's own may be of a model that has no name, and say themselves what they are of.
-    clip, identity = load_identified(model if checkpoint is None or model in models else None, checkpoint)
+    clip = load(model if checkpoint is None or model in models else None, checkpoint, identify=True)
+    identity = clip.identity
+    assert identity is not None, "it was asked for"
     return WeightsRecord(
         model=model,
         checkpoint=checkpoint or PRETRAINED.get(model, model),

@@ -13,15 +13,13 @@ from mobileclip.data import Tokenizer
 from mobileclip.encoders import DualEncoderSpec, TextEncoderSpec, load_model
 from mobileclip.encoders.checkpoints import PRETRAINED, Stored, read_checkpoint
 from mobileclip.encoders.checkpoints.exports import is_export
-from mobileclip.evaluation.candidates import asked, open_clip_source
-from mobileclip.inference.loading import load_identified, require_model
+from mobileclip.evaluation.candidates import asked
+from mobileclip.inference.loading import load, require_model
 from mobileclip.inference.text_towers import stored_space
 from mobileclip.inputs import TextInput
-from mobileclip.reinforce import OpenClipTeacher, TextTeacher, TransformersTeacher
+from mobileclip.reinforce import TextTeacher
 from mobileclip.reparam import reparameterize
 from mobileclip.tensor_files.weights import weights_sha256
-
-OPEN_CLIP, TRANSFORMERS = "open_clip:", "transformers:"
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -30,8 +28,8 @@ class OpenedTeacher:
 
     Args:
         teacher: encodes the texts.
-        text: its text contract; CLIP's for a model of another library.
-        space: identity of the model whose space its embeddings are in, as JSON; empty of a model of another library.
+        text: its text contract.
+        space: identity of the model whose space its embeddings are in, as JSON.
         tower: returns its text tower in training form, for a context length; None where it has none.
     """
 
@@ -57,12 +55,7 @@ def require_teacher(text: str) -> None:
     Raises:
         ValueError, FileNotFoundError: see `open_teacher`.
     """
-    if text.startswith(OPEN_CLIP):
-        open_clip_source(text.removeprefix(OPEN_CLIP))
-    elif text.startswith(TRANSFORMERS):
-        TransformersTeacher(model=text.removeprefix(TRANSFORMERS))
-    else:
-        require_model(*asked(text).source)
+    require_model(*asked(text).source)
 
 
 def open_teacher(text: str, *, device: str = "cpu", trust: bool = False) -> OpenedTeacher:
@@ -77,11 +70,6 @@ def open_teacher(text: str, *, device: str = "cpu", trust: bool = False) -> Open
         ValueError: if there is no such model, or what it needs is not installed.
         FileNotFoundError: if there is no such file.
     """
-    if text.startswith(OPEN_CLIP):
-        source = open_clip_source(text.removeprefix(OPEN_CLIP))
-        return OpenedTeacher(teacher=OpenClipTeacher(model=source.model, pretrained=source.pretrained).build(device))
-    if text.startswith(TRANSFORMERS):
-        return OpenedTeacher(teacher=TransformersTeacher(model=text.removeprefix(TRANSFORMERS)).build(device))
     one = asked(text)
     place = one.file or PRETRAINED.get(one.model or "")
     space = tower = None
@@ -92,7 +80,9 @@ def open_teacher(text: str, *, device: str = "cpu", trust: bool = False) -> Open
         if stored.taught.space or not isinstance(stored.spec, DualEncoderSpec):  # else its own, which comes with it
             space = stored_space(stored, place)
         tower = partial(_trainable, place, one.model)
-    clip, identity = load_identified(*one.source, device=device, trust=trust)
+    clip = load(*one.source, device=device, trust=trust, identify=True)
+    identity = clip.identity
+    assert identity is not None, "it was asked for"
     teacher = _Named(
         name=one.name,
         weights_sha256=identity.weights_sha256,

@@ -6,8 +6,8 @@ import attrs
 from attrs import validators
 
 from mobileclip.hardware.precision import WIDE_PRECISIONS, WidePrecision
-from mobileclip.interop.open_clip_models import OpenClipSource, image_input, load_open_clip
-from mobileclip.reinforce.teachers.model import MAX_BATCH, ModelTeacher
+from mobileclip.interop.open_clip_models import OpenClipSource, read_open_clip
+from mobileclip.reinforce.teachers.model import MAX_BATCH, ModelTeacher, teacher_of
 from mobileclip.reinforce.teachers.spec import TeacherSpec, teachers
 from mobileclip.strict import strict
 
@@ -50,16 +50,13 @@ class OpenClipTeacher(TeacherSpec):
         Raises:
             ValueError: if open_clip is missing, it does not know the model or the tag, or the weights do not fit.
         """
-        loaded = load_open_clip(self._source(), device=device, precision=self.precision)
-        return ModelTeacher(
-            name=loaded.name if self.precision == "float32" else f"{loaded.name}/{self.precision}",
-            model=loaded.model,
-            tokenizer=loaded.tokenizer,
-            image=image_input(loaded.preprocess, loaded.name),
-            dim=loaded.config["embed_dim"],
-            logit_scale=loaded.logit_scale if self.logit_scale is None else self.logit_scale,
+        return teacher_of(
+            read_open_clip(self._source()),
+            self._source().name,
+            device=device,
+            precision=self.precision,
+            logit_scale=self.logit_scale,
             max_batch=self.max_batch,
-            weights_sha256=loaded.weights_sha256,
         )
 
     def _source(self) -> OpenClipSource:

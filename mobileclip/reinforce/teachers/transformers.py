@@ -8,8 +8,8 @@ import attrs
 from attrs import validators
 
 from mobileclip.hardware.precision import WIDE_PRECISIONS, WidePrecision
-from mobileclip.interop.transformers_models import TransformersSource, load_dual_encoder
-from mobileclip.reinforce.teachers.model import MAX_BATCH, ModelTeacher
+from mobileclip.interop.transformers_models import TransformersSource, read_dual_encoder
+from mobileclip.reinforce.teachers.model import MAX_BATCH, ModelTeacher, teacher_of
 from mobileclip.reinforce.teachers.spec import TeacherSpec, teachers
 from mobileclip.strict import strict
 
@@ -49,14 +49,11 @@ class TransformersTeacher(TeacherSpec):
             ImportError: if transformers is missing.
         """
         source = TransformersSource(model=self.model, revision=self.revision)
-        loaded = load_dual_encoder(source, device=device, precision=self.precision)
-        return ModelTeacher(
-            name=loaded.name if self.precision == "float32" else f"{loaded.name}/{self.precision}",
-            model=loaded.towers,
-            tokenizer=loaded.tokenizer,
-            image=loaded.image,
-            dim=loaded.dim,
-            logit_scale=loaded.logit_scale if self.logit_scale is None else self.logit_scale,
+        return teacher_of(
+            read_dual_encoder(source),
+            source.name,
+            device=device,
+            precision=self.precision,
+            logit_scale=self.logit_scale,
             max_batch=self.max_batch,
-            weights_sha256=loaded.weights_sha256,
         )

@@ -60,7 +60,11 @@ class CaptionObjective(Objective):
         with self.autocast(batch.image.device):
             image, text, sums, *augmentation = self.in_pieces(self._encode, self.model, batch.text, *rows)
         terms: LossTerms = self.loss.of_sums(  # type: ignore[operator]
-            image=image, text=text, logit_scale=self.model.similarity_scale, sums=sums, labels=batch.text[:, 1:]
+            image=image,
+            text=text,
+            logit_scale=self.model.logit_scale.reshape(()).exp(),
+            sums=sums,
+            labels=batch.text[:, 1:],
         )
         return terms.contrastive, terms.distillation, with_mean(terms.total, augmentation)
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from mobileclip.blocks.recomputing import recompute, recomputed
 from mobileclip.data import Batch, RangeNumbers, ReinforcedBatch, normalize_pixels
+from mobileclip.encoders.dual import MAX_LOGIT_SCALE
 from mobileclip.inference.modes import evaluating
 from mobileclip.losses import LossSpec, LossTerms, ReinforcedLossSpec
 from mobileclip.training.cpu import quicken
@@ -33,6 +34,12 @@ P = ParamSpec("P")
 Result = TypeVar("Result")
 # One row for every sample of a batch; rows are split into micro-batches together.
 Rows: TypeAlias = Tensor | RangeNumbers
+
+
+def max_logit_scale(model: nn.Module) -> float:
+    """Return the cap of a model's logit scale: its own, or CLIP's where it says none."""
+    most: float = getattr(model, "max_logit_scale", MAX_LOGIT_SCALE)
+    return most
 
 
 class Objective(nn.Module, ABC):
@@ -123,8 +130,8 @@ class Objective(nn.Module, ABC):
     def after_step(self) -> None:
         """Bring weights back to where they may be, after an optimiser step: the logit scale, where there is one."""
         if (scale := getattr(self.model, "logit_scale", None)) is not None:
-            least = self.spec.min_logit_scale
-            scale.clamp_(min=None if least is None else math.log(least), max=math.log(self.spec.max_logit_scale))
+            least, most = self.spec.min_logit_scale, max_logit_scale(self.model)
+            scale.clamp_(min=None if least is None else math.log(least), max=math.log(most))
 
     def normalized(self, image: Tensor) -> Tensor:
         """Return images as the model takes them; those in floating point already are."""

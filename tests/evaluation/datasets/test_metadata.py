@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from mobileclip.evaluation import Session, open_benchmark, suite_entry
+from mobileclip.evaluation import open_benchmark, suite_entry
 from mobileclip.evaluation.datasets import metadata_fields, needs_metadata, parse_metadata
 from tests.data.made_samples import write_layout
 from tests.errors import fails
 from tests.evaluation.datasets.test_benchmark import IMAGE
-from tests.evaluation.models import ColourModel, tokenize
-from tests.evaluation.tasks.test_evaluate import to_tensor
+from tests.evaluation.models import session_of
 
 FIELDS = ("region", "country")
 
@@ -94,8 +93,7 @@ def write_benchmark(root, members):
 
 
 def extract(benchmark):
-    session = Session(ColourModel(), transform=to_tensor, tokenize=tokenize, batch_size=3, show_progress=False)
-    return session.features(benchmark)
+    return session_of(batch_size=3).features(benchmark)
 
 
 def test_features_hold_the_groups_of_the_images_that_count(tmp_path, members):

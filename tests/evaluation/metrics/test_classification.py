@@ -8,11 +8,7 @@ import torch.nn.functional as F
 from mobileclip.evaluation import Session, classification_accuracy, ensemble_prompts
 from mobileclip.evaluation.metrics import classification_hits
 from tests.errors import fails
-from tests.evaluation.models import COLOURS, ColourModel, image_of, tokenize
-
-
-def session_of(model, **options):
-    return Session(model, transform=None, tokenize=tokenize, show_progress=False, **options)
+from tests.evaluation.models import COLOURS, ColourModel, picture_of, session_of, tokenize
 
 
 def test_accuracies_equal_a_sort_in_numpy():
@@ -65,7 +61,7 @@ def test_class_embeddings_are_the_ensemble_of_their_templates():
 
 
 def test_two_classes_may_have_one_name():
-    found = session_of(ColourModel()).embed_classes(["red", "blue", "red"])
+    found = session_of().embed_classes(["red", "blue", "red"])
     assert torch.equal(found[0], found[2])
     # Each of the two is found half of the time, as the public list of ImageNet's names has it.
     result = classification_accuracy(found, found, torch.arange(3))
@@ -75,20 +71,17 @@ def test_two_classes_may_have_one_name():
 def test_a_model_that_knows_the_classes_is_right_and_keeps_its_modes():
     model = ColourModel()
     model.train()
-    model.norm.eval()
-    before = model.norm.running_mean.clone()
-    batches = [
-        (torch.stack([image_of(n) for n in names]), torch.tensor([list(COLOURS).index(n) for n in names]))
-        for names in (["red", "blue"], ["green"], ["yellow", "yellow"])
-    ]
-    session = session_of(model)
+    norm = model.image_encoder.norm.eval()
+    before = norm.running_mean.clone()
+    names = ["red", "blue", "green", "yellow", "yellow"]
+    session = Session(model, show_progress=False)
     classes = session.embed_classes(list(COLOURS), ("a {} picture", "{}"))
-    images, labels = session.embed_images(images for images, _ in batches), torch.cat([one for _, one in batches])
-    result = classification_accuracy(images, classes, labels)
+    images = session.clip.encode_image(map(picture_of, names))
+    result = classification_accuracy(images, classes, torch.tensor([list(COLOURS).index(name) for name in names]))
     assert (result.top1, result.mean_per_class, result.num_images) == (1.0, 1.0, 5)
     assert model.training
-    assert not model.norm.training
-    assert torch.equal(model.norm.running_mean, before)
+    assert not norm.training
+    assert torch.equal(norm.running_mean, before)
 
 
 def test_a_class_without_images_is_named():
@@ -102,7 +95,7 @@ def test_a_class_without_images_is_named():
 
 
 def test_mistakes_are_named():
-    image, classes, session = torch.eye(3), torch.eye(3), session_of(ColourModel())
+    image, classes, session = torch.eye(3), torch.eye(3), session_of()
     with fails("evaluation.labels-go-classes-counted", "0", "3"):
         classification_accuracy(image, classes, torch.tensor([0, 1, 3]))
     with fails("evaluation.integer-labels-per-image", "3"):
@@ -112,5 +105,3 @@ def test_mistakes_are_named():
             session.embed_classes(["cat"], ["{}", template])
     with fails("evaluation.need-class-names-templates"):
         session.embed_classes([], ["{}"])
-    with fails("evaluation.images-evaluate-check-path"):
-        session.embed_images([])

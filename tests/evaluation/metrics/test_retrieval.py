@@ -5,7 +5,7 @@ import torch
 from mobileclip.evaluation import Session, caption_recall, retrieval_recall
 from mobileclip.evaluation.metrics import caption_hits
 from tests.errors import fails
-from tests.evaluation.models import ColourModel, image_of, tokenize
+from tests.evaluation.models import ColourModel, picture_of
 
 
 def brute_force(query, answer, query_ids, answer_ids, k):
@@ -45,12 +45,12 @@ def test_a_collapsed_model_gets_what_guessing_gets():
 
 
 def test_a_model_that_knows_its_captions():
-    images = [torch.stack([image_of("red"), image_of("blue")]), image_of("yellow")[None]]
+    images = [picture_of("red"), picture_of("blue"), picture_of("yellow")]
     captions = [["a red car", "red"], ["the blue sea"], ["red and green", "yellow", "yellow again"]]
     model = ColourModel().train()
-    session = Session(model, transform=None, tokenize=tokenize, show_progress=False)
-    text = session.embed_texts([caption for group in captions for caption in group])
-    result = caption_recall(session.embed_images(images), text, [len(group) for group in captions])
+    session = Session(model, show_progress=False)
+    text = session.encode_texts([caption for group in captions for caption in group])
+    result = caption_recall(session.clip.encode_image(images), text, [len(group) for group in captions])
     assert (result.image_to_text.at1, result.text_to_image.at1) == (1.0, 1.0)
     assert (result.num_images, result.num_texts) == (3, 6)
     assert model.training

@@ -17,7 +17,6 @@ from mobileclip.evaluation import (
     DatasetResult,
     Evaluation,
     Features,
-    Session,
     Task,
     TaskEntry,
     evaluation_tasks,
@@ -25,15 +24,15 @@ from mobileclip.evaluation import (
 )
 from mobileclip.evaluation.metrics import Outcomes
 from tests.contracts.tasks import check_task
-from tests.evaluation.models import COLOURS, ColourModel, tokenize
-from tests.evaluation.tasks.test_evaluate import encoded, to_tensor
+from tests.evaluation.models import COLOURS, session_of
+from tests.evaluation.tasks.test_evaluate import encoded
 
 NUMBERS = itertools.count()
 
 
 @pytest.fixture
 def session():
-    return Session(ColourModel(), transform=to_tensor, tokenize=tokenize, show_progress=False, batch_size=4)
+    return session_of(batch_size=4)
 
 
 def test_a_task_keeps_the_contract(session, tmp_path):

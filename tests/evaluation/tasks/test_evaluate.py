@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 
 from mobileclip.data import ImageTransform, Tokenizer
-from mobileclip.evaluation import Session, ensemble_prompts, evaluate_benchmark, open_benchmark
+from mobileclip.evaluation import ensemble_prompts, evaluate_benchmark, open_benchmark
 from tests.data.made_samples import write_layout, write_raw
 from tests.encoders.small import SMALL_MCT
 from tests.errors import fails
-from tests.evaluation.models import COLOURS, ColourModel, tokenize
+from tests.evaluation.models import COLOURS, session_of
 
 
 def encoded(colour, size=(5, 4), noise=0.0, seed=0):
@@ -43,7 +43,7 @@ def colours(tmp_path):
 
 def evaluate(root, **options):
     return evaluate_benchmark(
-        Session(ColourModel(), transform=to_tensor, tokenize=tokenize, show_progress=False, **options),
+        session_of(**options),
         open_benchmark(root),
     )
 
@@ -97,7 +97,7 @@ def test_a_lost_shard_is_refused_or_counted(colours):
     (colours / "test" / "nshards.txt").write_text("2")
     with fails("evaluation.shards-missing-fetch-missing", "1", "2", "colours"):
         evaluate(colours)
-    session = Session(ColourModel(), transform=to_tensor, tokenize=tokenize, show_progress=False)
+    session = session_of()
     evaluation = evaluate_benchmark(session, open_benchmark(colours, allow_missing=True))
     assert evaluation.report.counts == {"missing_shard": 1}
     assert (evaluation.result.num_images, evaluation.result.num_skipped) == (12, 1)
@@ -125,7 +125,7 @@ def test_a_real_model_on_pictures_with_noise(colours):
     pictures = [encoded((0.5, 0.3, 0.8), size=(40, 50), noise=90, seed=seed) for seed in range(20)]
     members = {f"{number:02d}": {"png": one, "cls": b"%d" % (number % 4)} for number, one in enumerate(pictures)}
     write_raw(colours / "test" / "0.tar", members)
-    session = Session(model, transform=transform, tokenize=tokenizer, batch_size=7, show_progress=False)
+    session = session_of(model, batch_size=7)
     evaluation = evaluate_benchmark(session, open_benchmark(colours))
     with torch.inference_mode():
         image = model.encode_image(

@@ -6,20 +6,20 @@ import pytest
 import torch
 from PIL import Image
 
-from mobileclip.evaluation import EvaluationSpec, Session, TaskOptions, evaluate_models, find_task
+from mobileclip.evaluation import EvaluationSpec, TaskOptions, evaluate_models, find_task
 from mobileclip.evaluation.tasks import split_folders
 from tests.encoders.small import SMALL, randomised
 from tests.errors import fails
-from tests.evaluation.models import COLOURS, ColourModel, tokenize
-from tests.evaluation.tasks.test_evaluate import encoded, to_tensor
+from tests.evaluation.models import COLOURS, ColourModel, NameTower, session_of
+from tests.evaluation.tasks.test_evaluate import encoded
 
 NUM_EACH = 12
 
 
-class Deaf(ColourModel):
-    """Sees colours, and hears every text alike."""
+class Deaf(NameTower):
+    """Hears every text alike."""
 
-    def encode_text(self, tokens, normalize=False):  # noqa: ARG002  as the model that it stands for
+    def forward(self, tokens):
         return torch.ones(len(tokens), 3)
 
 
@@ -35,7 +35,7 @@ def write_classes(folder, *, seed=0, names=("red", "green", "blue")):
 
 
 def evaluated(name, **options):
-    session = Session(Deaf(), transform=to_tensor, tokenize=tokenize, show_progress=False, **options)
+    session = session_of(ColourModel(text=Deaf()), **options)
     return find_task(name).open(TaskOptions()).evaluate(session)
 
 
@@ -51,7 +51,7 @@ def test_fitted_to_one_folder_and_tested_on_another(tmp_path):
     assert 0.74 < result.metrics["acc1"] < 1
     assert float(evaluation.outcomes.values.mean()) == pytest.approx(result.main_metric)
     zero_shot = find_task(str(root / "val")).open(TaskOptions())
-    session = Session(Deaf(), transform=to_tensor, tokenize=tokenize, show_progress=False)
+    session = session_of(ColourModel(text=Deaf()))
     assert zero_shot.evaluate(session).result.metrics["acc1"] == pytest.approx(1 / 3)
 
 

@@ -9,12 +9,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from mobileclip.encoders import DualEncoder
 from mobileclip.evaluation import (
     EvaluationSpec,
-    Session,
     TaskOptions,
     candidate_of,
     evaluate_models,
@@ -26,6 +24,7 @@ from mobileclip.evaluation.report import results_table
 from tests.contracts.tasks import check_task
 from tests.encoders.small import SMALL, randomised
 from tests.errors import fails
+from tests.evaluation.models import image_spec_of, session_of, text_spec_of
 from tests.evaluation.tasks.test_evaluate import encoded, to_tensor
 from tests.lazily import lazily
 
@@ -35,23 +34,38 @@ LANGUAGES = ("de", "en", "ko")
 COUNT = 30
 
 
-class Scattering(nn.Module):
-    """Puts every picture and text somewhere else, so that no ranking has ties."""
+def tokenize(texts):
+    return torch.tensor([[byte - 128 for byte in sha256(text.encode()).digest()[:16]] for text in texts])
+
+
+class ScatteringPictures(nn.Module):
+    """Puts every picture somewhere else."""
 
     def __init__(self):
         super().__init__()
+        self.spec = image_spec_of(16)
         torch.manual_seed(0)
         self.weight = nn.Parameter(torch.randn(48, 16))
 
-    def encode_image(self, images, normalize=False):
-        return F.normalize(images.flatten(1) @ self.weight, dim=-1) if normalize else images.flatten(1) @ self.weight
-
-    def encode_text(self, tokens, normalize=False):
-        return F.normalize(tokens.float(), dim=-1) if normalize else tokens.float()
+    def forward(self, images):
+        return images.flatten(1) @ self.weight
 
 
-def tokenize(texts):
-    return torch.tensor([[byte - 128 for byte in sha256(text.encode()).digest()[:16]] for text in texts])
+class ScatteringTexts(nn.Module):
+    """Puts every text somewhere else."""
+
+    def __init__(self):
+        super().__init__()
+        self.spec = text_spec_of(16, 16)
+        self.tokenizer = tokenize
+
+    def forward(self, tokens):
+        return tokens.float()
+
+
+def scattering():
+    """A model whose rankings have no ties."""
+    return DualEncoder(ScatteringPictures(), ScatteringTexts()).eval()
 
 
 def pictures():
@@ -102,12 +116,12 @@ def theirs(name, folder, monkeypatch, language):
         batch_size=8,
         collate_fn=lambda rows: (torch.stack([image for image, _ in rows]), [row[1] for row in rows]),
     )
-    return retrieval.evaluate(Scattering(), batches, tokenize, "cpu", amp=False, recall_k_list=[1, 5, 10])
+    return retrieval.evaluate(scattering(), batches, tokenize, "cpu", amp=False, recall_k_list=[1, 5, 10])
 
 
 @pytest.fixture
 def session():
-    return Session(Scattering(), transform=to_tensor, tokenize=tokenize, show_progress=False, batch_size=8)
+    return session_of(scattering(), batch_size=8)
 
 
 @pytest.mark.parametrize("written", [xtd10, crossmodal3600])
@@ -163,7 +177,9 @@ def test_a_data_set_of_ones_own_has_a_row_for_each_language(form, tmp_path, monk
             stream.write("".join(f"{json.dumps(row)}\n" for row in rows))
     seen = []
     encode = DualEncoder.encode_image
-    monkeypatch.setattr(DualEncoder, "encode_image", lambda self, batch: seen.extend(batch) or encode(self, batch))
+    monkeypatch.setattr(
+        DualEncoder, "encode_image", lambda self, batch, **options: seen.extend(batch) or encode(self, batch, **options)
+    )
     data = str(place.parent if form == "folder" else place)
     spec = EvaluationSpec(datasets=(data,), output=tmp_path / "out", batch_size=8, device="cpu")
     run = evaluate_models([candidate_of(randomised(SMALL), name="small")], spec)

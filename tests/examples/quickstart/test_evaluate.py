@@ -15,6 +15,7 @@ from examples.quickstart.spec import student
 from mobileclip.data import ImageTransform, Tokenizer, decode_image
 from mobileclip.encoders import save_model
 from mobileclip.evaluation import EvaluationSpec, evaluate_models
+from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.reinforce import ModelTeacher, TeacherEnsemble
 from tests.examples.quickstart.drawings import SPEC as DRAWN
 
@@ -105,12 +106,8 @@ def test_a_student_is_scored_as_counted_by_hand(dataset, benchmarks, path):
 
 
 def test_teachers_are_scored_by_their_mean_similarity(dataset, benchmarks):
-    models = [new_model(dataset, seed) for seed in (0, 1)]
-    tokenizer = Tokenizer(SPEC.text.input)
-    teachers = [
-        ModelTeacher(name=str(seed), model=model, tokenizer=tokenizer, image=SPEC.image.input, dim=256)
-        for seed, model in enumerate(models)
-    ]
+    models, tokenizer = [new_model(dataset, seed) for seed in (0, 1)], Tokenizer(SPEC.text.input)
+    teachers = [ModelTeacher(name=str(seed), clip=ImageTextModel(model.eval())) for seed, model in enumerate(models)]
     transform = ImageTransform(SPEC.image.input)
 
     # Embeddings of length one each, and of length one together: their cosine is the mean of both.

@@ -11,8 +11,6 @@ from torch import Tensor
 from mobileclip.data.skips import BadSampleError, SkipReport
 from mobileclip.evaluation.datasets.benchmark import Benchmark
 from mobileclip.evaluation.datasets.content import fingerprint, folder_content, hash_of
-from mobileclip.evaluation.encoding.embedding import model_input, read_picture
-from mobileclip.evaluation.encoding.encoders import Encoders, Views
 from mobileclip.evaluation.encoding.features import Features
 from mobileclip.evaluation.metrics.outcomes import Outcomes
 from mobileclip.evaluation.results import DatasetResult
@@ -20,6 +18,8 @@ from mobileclip.evaluation.session import Session
 from mobileclip.evaluation.tasks.choices.case import Box, Case, Picture, View
 from mobileclip.evaluation.tasks.task import Evaluation, Task
 from mobileclip.inference.batching import encode_each
+from mobileclip.inference.image_text_model import Views
+from mobileclip.inference.reading import views_of
 
 Question = Case | Picture
 Scored = tuple[dict[str, float], Outcomes]
@@ -84,7 +84,7 @@ class ChoiceTask(Task):
         )
         return Evaluation(result=result, report=report, outcomes=outcomes)
 
-    def _encoded(self, encoders: Encoders) -> Features:
+    def _encoded(self, session: Session) -> Features:
         report, cases = SkipReport(), []
         found: dict[View, Tensor | BadSampleError] = {}
         boxes: dict[str, dict[Box | None, None]] = {}
@@ -99,15 +99,9 @@ class ChoiceTask(Task):
                     yield one, tuple(boxes[one.name])
 
         def parts(item: tuple[Picture, tuple[Box | None, ...]]) -> Views:
-            image = read_picture(item[0].read(), encoders.transform, orient=item[1] == (None,))
-            return [
-                model_input(image if box is None else image.crop(box), encoders.transform)
-                if box is None or _overlaps(box, image.size)
-                else None
-                for box in item[1]
-            ]
+            return views_of(item[0].read(), session.clip.transform, item[1])
 
-        encoded = encoders.encode_pictures(
+        encoded = session.encode_pictures(
             asked(), parts, title=self.name, total=self.num_pictures or None, weigh=lambda item: len(item[1])
         )
         for (picture, looked_at), views in encoded:
@@ -120,7 +114,7 @@ class ChoiceTask(Task):
         if not kept:
             raise ValueError(f"no image of {self.name} can be evaluated: {report}")
         rows = {view: row for row, view in enumerate(dict.fromkeys(view for case in kept for view in case.views))}
-        text, row_of = _encode_distinct(encoders, [text for case in kept for text in case.texts])
+        text, row_of = _encode_distinct(session, [text for case in kept for text in case.texts])
         return Features(
             tensors={"image": torch.stack([found[view] for view in rows]), "text": text},  # type: ignore[misc]
             header={
@@ -144,12 +138,7 @@ class ChoiceTask(Task):
         return True
 
 
-def _overlaps(box: Box, size: tuple[int, int]) -> bool:
-    left, top, right, bottom = box
-    return left < size[0] and top < size[1] and right > 0 and bottom > 0
-
-
-def _encode_distinct(encoders: Encoders, texts: Sequence[str]) -> tuple[Tensor, dict[str, int]]:
+def _encode_distinct(session: Session, texts: Sequence[str]) -> tuple[Tensor, dict[str, int]]:
     """Return the embeddings of the texts that differ for the model, and every text's row.
 
     Texts that become the same ids have one row, such as `a cat, a dog` and `a cat , a dog`: encoded in two batches,
@@ -157,7 +146,7 @@ def _encode_distinct(encoders: Encoders, texts: Sequence[str]) -> tuple[Tensor, 
     """
     distinct = list(dict.fromkeys(texts))
     first: dict[bytes, str] = {}
-    ids = encode_each(distinct, lambda part: encoders.tokenize(part).cpu().numpy(), batch_size=encoders.batch_size)
+    ids = encode_each(distinct, lambda part: session.clip.tokenizer(part).numpy(), batch_size=session.batch_size)
     same_as = {text: first.setdefault(row.tobytes(), text) for text, row in zip(distinct, ids, strict=True)}
     rows = {text: row for row, text in enumerate(first.values())}
-    return encoders.encode_texts(list(rows)), {text: rows[same] for text, same in same_as.items()}
+    return session.encode_texts(list(rows)), {text: rows[same] for text, same in same_as.items()}

@@ -27,7 +27,6 @@ from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.datasets.sources.records import read_image
 from mobileclip.evaluation.datasets.benchmark import Benchmark
 from mobileclip.evaluation.datasets.content import fingerprint, folder_content
-from mobileclip.evaluation.encoding.encoders import Encoders
 from mobileclip.evaluation.encoding.features import Features
 from mobileclip.evaluation.metrics.outcomes import class_weights, clustered_outcomes
 from mobileclip.evaluation.results import DatasetResult
@@ -77,9 +76,9 @@ class MultilingualTask(Task):
         """Return the embeddings of pictures and captions, and which picture and language each caption is of."""
         return session.kept(self.key, self.content, self._encoded)
 
-    def _encoded(self, encoders: Encoders) -> Features:
+    def _encoded(self, session: Session) -> Features:
         report = SkipReport()
-        kept, image = encoders.embed_pictures(
+        kept, image = session.embed_pictures(
             self.pictures(report),
             lambda picture: picture.read(),
             keep=lambda picture: (picture.key, picture.captions),
@@ -95,7 +94,7 @@ class MultilingualTask(Task):
         return Features(
             tensors={
                 "image": image,
-                "text": encoders.encode_texts([text for *_, text in said]),
+                "text": session.encode_texts([text for *_, text in said]),
                 "pictures": torch.tensor([number for _, number, _ in said]),
                 "languages": torch.tensor([place[language] for language, *_ in said]),
             },

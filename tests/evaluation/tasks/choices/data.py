@@ -8,9 +8,9 @@ import zipfile
 import numpy as np
 from PIL import Image
 
-from mobileclip.evaluation import Session, TaskOptions, find_task
-from tests.evaluation.models import COLOURS, ColourModel, tokenize
-from tests.evaluation.tasks.test_evaluate import encoded, to_tensor
+from mobileclip.evaluation import TaskOptions, find_task
+from tests.evaluation.models import COLOURS, session_of
+from tests.evaluation.tasks.test_evaluate import encoded
 
 SHAREGPT4V = "share-captioner_coco_lcs_sam_1246k_1107.json"
 LEFT, RIGHT = (0, 0, 10, 10), (10, 0, 10, 10)
@@ -44,11 +44,6 @@ CAPTIONS = {
     "blue": ["The woman's blue cat can't reach the highest shelf.", "a bowl of soup", "the blue bus stops here"],
 }
 ORDER_FILES = {"coco": ("coco_karpathy_test.json", "val2014"), "flickr30k": ("flickr30k_test.json", "flickr30k-images")}
-
-
-def session_of(model=None, **options):
-    options = {"transform": to_tensor, "tokenize": tokenize, "show_progress": False, **options}
-    return Session(model or ColourModel(), **options)
 
 
 def opened(key, data, **options):

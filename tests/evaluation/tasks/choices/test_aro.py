@@ -1,6 +1,7 @@
 """ARO in its published layout, against the public rules in their naive form and against counting by hand."""
 
 import io
+from collections import Counter
 
 import attrs
 import numpy as np
@@ -23,7 +24,7 @@ from mobileclip.evaluation.tasks.choices import (
 from tests.data.made_samples import write_layout
 from tests.encoders.small import SMALL_MCT
 from tests.errors import fails
-from tests.evaluation.models import COLOURS, ColourModel, tokenize
+from tests.evaluation.models import COLOURS, ColourModel, ColourTower, NameTower, session_of, tokenize
 from tests.evaluation.tasks.choices.data import (
     CAPTIONS,
     LEFT,
@@ -34,7 +35,6 @@ from tests.evaluation.tasks.choices.data import (
     opened,
     order_picture,
     pair,
-    session_of,
     write,
     write_genome,
     write_order,
@@ -67,8 +67,7 @@ def clip():
 
 
 def session_of_clip(clip, **options):
-    model, transform, tokenizer = clip
-    return session_of(model, **{"transform": transform, "tokenize": tokenizer, **options})
+    return session_of(clip[0], **options)
 
 
 @pytest.fixture
@@ -118,17 +117,14 @@ def test_attributes_count_from_25_cases_on(tmp_path):
 @pytest.mark.parametrize("box", [(5, 2, 30, 20), (4.6, 2.4, 30, 19.6)])
 def test_the_cut_is_the_published_one(tmp_path, clip, box):
     """A box that leaves the picture is filled with black, as `Image.crop` does, and parts of pixels are rounded."""
-    picture, seen = encoded((0.5, 0.3, 0.8), size=(24, 18), noise=90), []
+    picture = encoded((0.5, 0.3, 0.8), size=(24, 18), noise=90)
     write_genome(tmp_path, [pair("a.png", box, "a cat", "a dog", relation_name="on")], a=picture)
 
-    def remember(image):
-        seen.append(image.copy())
-        return clip[1](image)
-
-    evaluated(RELATION, tmp_path, session_of_clip(clip, transform=remember, num_threads=1))
+    session = session_of_clip(clip, num_threads=1)
+    found = opened(RELATION, tmp_path).features(session).image
     expected = np.zeros((20, 30, 3), np.uint8)
     expected[:16, :19] = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))[2:, 5:]
-    assert np.array_equal(np.asarray(seen[0]), expected)
+    torch.testing.assert_close(found, session.clip.encode_image([Image.fromarray(expected)], normalize=False))
 
 
 def test_what_cannot_be_used_is_counted_case_by_case(genome, caplog):
@@ -161,27 +157,12 @@ def test_a_mean_of_fewer_groups_is_refused(genome):
         evaluated(RELATION, genome)
 
 
-class Counting(ColourModel):
-    """Counts what it is asked to encode."""
-
-    def __init__(self):
-        super().__init__()
-        self.num_images = self.num_texts = 0
-
-    def encode_image(self, images, normalize=False):
-        self.num_images += len(images)
-        return super().encode_image(images, normalize)
-
-    def encode_text(self, tokens, normalize=False):
-        self.num_texts += len(tokens)
-        return super().encode_text(tokens, normalize)
-
-
 def test_every_part_and_every_text_is_encoded_once(genome):
-    model = Counting().train()
+    model, asked = ColourModel(), Counter()
+    for tower in (model.image_encoder, model.text_encoder):
+        tower.register_forward_pre_hook(lambda tower, inputs: asked.update({type(tower): len(inputs[0])}))
     evaluated(RELATION, genome, session_of(model))
-    assert (model.num_images, model.num_texts) == (4, 4)  # two halves of two pictures, four colours
-    assert model.training
+    assert asked == {ColourTower: 4, NameTower: 4}  # two halves of two pictures, four colours
 
 
 def test_from_a_web_server(genome):
@@ -227,16 +208,12 @@ def test_orders_against_the_public_rule(tmp_path, clip, tagger, part):
 def test_a_bag_of_words_is_as_good_as_guessing(tmp_path, orders):
     """The model counts words, and all orders have the same."""
 
-    class Bag(ColourModel):
-        def encode_text(self, tokens, normalize=False):
-            return super().encode_text(tokens[:, :4], normalize)
-
     def ids(texts):  # they differ where the order does; the model looks at the first four alone
         letters = [[ord(letter) for letter in text.ljust(120)] for text in texts]
         return torch.cat([tokenize(texts), torch.tensor(letters)], dim=1)
 
     metrics = evaluated(
-        COCO, write_order(tmp_path).parent, session_of(Bag(), tokenize=ids), orders=orders
+        COCO, write_order(tmp_path).parent, session_of(ColourModel(text=NameTower(ids, 124))), orders=orders
     ).result.metrics
     assert metrics["precision@1"] == pytest.approx(metrics["chance"])
     assert metrics["chance"] > 1 / 5 + 4 / 5 / NUM_CAPTIONS  # "Snow" has one order, and others are drawn twice

@@ -19,7 +19,7 @@ from mobileclip.evaluation.tasks.choices import matches
 from tests.contracts.tasks import check_task
 from tests.encoders.small import SMALL_MCT
 from tests.errors import fails
-from tests.evaluation.models import COLOURS, ColourModel, tokenize
+from tests.evaluation.models import COLOURS, ColourModel, NameTower, session_of, tokenize
 from tests.evaluation.tasks.choices.data import (
     INSTANCES,
     NAMES,
@@ -30,7 +30,6 @@ from tests.evaluation.tasks.choices.data import (
     instance_pictures,
     instances_table,
     opened,
-    session_of,
     shared,
     write,
     write_all,
@@ -162,7 +161,12 @@ class TestWinoGavil:
     def test_prompts_are_those_of_the_public_evaluation(self, data, cue, prompt):
         write(data, {PUBLISHED_TABLE: instances_table([(cue, NAMES, NAMES[:2])])})
         texts = []
-        evaluated(WINOGAVIL, data, session_of(tokenize=lambda several: texts.extend(several) or tokenize(several)))
+
+        def remember(several):
+            texts.extend(several)
+            return tokenize(several)
+
+        evaluated(WINOGAVIL, data, session_of(ColourModel(text=NameTower(remember))))
         assert set(texts) == {prompt}
 
     @pytest.mark.parametrize("batch_size", [1, 5, 64])
@@ -204,7 +208,7 @@ class TestWinoGavil:
             for seed, (name, shade) in enumerate(SHADES.items())
         }
         write(data, {"winogavil/winogavil_images.zip": instance_pictures(pictures)})
-        session = session_of(model, transform=transform, tokenize=tokenizer, batch_size=5)
+        session = session_of(model, batch_size=5)
         metrics = evaluated(WINOGAVIL, data, session).result.metrics
         scores = self.scores_by_hand(model, transform, tokenizer, pictures, INSTANCES)
         assert metrics["main_metric"] == pytest.approx(np.mean([score for size, score in scores if size >= 10]))

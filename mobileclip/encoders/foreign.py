@@ -1,0 +1,128 @@
+"""Towers that another package builds, open_clip or transformers: the same contract as the library's own.
+
+The package is imported where a tower is built. Weights, their form and their file are as of any other model.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import attrs
+from torch import Tensor, nn
+
+from mobileclip.encoders.families import (
+    ImageEncoderSpec,
+    TextEncoderSpec,
+    image_encoder_families,
+    text_encoder_families,
+)
+from mobileclip.extras import needed
+from mobileclip.strict import strict
+
+
+class ForeignTower(nn.Module):
+    """A tower of another package: inputs as its spec says to `(batch, embedding_dim)`.
+
+    Args:
+        spec: of the tower.
+        tower: from inputs to an embedding, or to an output with `pooler_output`.
+        projection: behind it; None for none.
+    """
+
+    def __init__(self, spec: Any, tower: nn.Module, projection: nn.Module | None = None) -> None:
+        super().__init__()
+        self.spec, self.tower, self.projection = spec, tower, projection
+        for module in tower.modules():
+            # Positions travel with the weights: a model is then built without memory. Masks, infinite, do not.
+            kept = {name for name, one in module.named_buffers(recurse=False) if not one.is_floating_point()}
+            module._non_persistent_buffers_set -= kept  # noqa: SLF001
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the embeddings, not normalised."""
+        found: Any = self.tower(inputs)
+        embedding: Tensor = found if isinstance(found, Tensor) else found.pooler_output
+        return embedding if self.projection is None else self.projection(embedding)
+
+
+@image_encoder_families.register("open_clip")
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class OpenClipImageSpec(ImageEncoderSpec):
+    """An image tower of open_clip.
+
+    Args:
+        config: its `vision_cfg`, and `quick_gelu`, in JSON.
+    """
+
+    config: str
+
+    def build(self) -> ForeignTower:
+        """Return a new tower."""
+        return ForeignTower(self, _open_clip("_build_vision_tower", self))
+
+
+@text_encoder_families.register("open_clip")
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class OpenClipTextSpec(TextEncoderSpec):
+    """A text tower of open_clip.
+
+    Args:
+        config: its `text_cfg`, and `quick_gelu`, in JSON.
+    """
+
+    config: str
+
+    def build(self) -> ForeignTower:
+        """Return a new tower."""
+        return ForeignTower(self, _open_clip("_build_text_tower", self))
+
+
+@image_encoder_families.register("transformers")
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class TransformersImageSpec(ImageEncoderSpec):
+    """The image tower of a dual encoder of transformers.
+
+    Args:
+        config: `model_type`, `projection_dim` and `vision_config`, in JSON.
+    """
+
+    config: str
+
+    def build(self) -> ForeignTower:
+        """Return a new tower."""
+        whole = _transformers(self)
+        return ForeignTower(self, whole.vision_model, getattr(whole, "visual_projection", None))
+
+
+@text_encoder_families.register("transformers")
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class TransformersTextSpec(TextEncoderSpec):
+    """The text tower of a dual encoder of transformers.
+
+    Args:
+        config: `model_type`, `projection_dim` and `text_config`, in JSON.
+    """
+
+    config: str
+
+    def build(self) -> ForeignTower:
+        """Return a new tower."""
+        whole = _transformers(self)
+        return ForeignTower(self, whole.text_model, getattr(whole, "text_projection", None))
+
+
+def _open_clip(builder: str, spec: OpenClipImageSpec | OpenClipTextSpec) -> nn.Module:
+    with needed("a model of open_clip", "teachers"):
+        import open_clip.model  # type: ignore[import-untyped]
+    config = json.loads(spec.config)
+    quick = config.pop("quick_gelu", False)
+    tower: nn.Module = getattr(open_clip.model, builder)(spec.embedding_dim, config, quick)
+    return tower
+
+
+def _transformers(spec: TransformersImageSpec | TransformersTextSpec) -> Any:
+    with needed("a model of transformers", "transformers"):
+        import transformers
+    config = json.loads(spec.config)
+    kind = config.pop("model_type")
+    return transformers.AutoModel.from_config(transformers.CONFIG_MAPPING[kind](**config))

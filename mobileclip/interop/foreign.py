@@ -1,0 +1,141 @@
+"""What models of other packages need to become models of the library: names of weights, and texts' contract."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from mobileclip.data import Tokenizer
+from mobileclip.data.text.tokenizer_file import text_input_of as read_input
+from mobileclip.data.text.tokenizer_parts import LAST_SIGMA, PUNCTUATION
+from mobileclip.encoders import DualEncoderSpec
+from mobileclip.encoders.checkpoints import Stored
+from mobileclip.encoders.dual import MAX_LOGIT_SCALE
+from mobileclip.inputs import TextInput
+
+# In capitals, empty, cut, with spaces and punctuation, beyond ASCII, mojibake, HTML, quotes and wide letters.
+_PROBES = (
+    "a photo of a Cat",
+    "",
+    "Two dogs, on the left! " * 40,
+    "  it's  an_old\tcafé\n",
+    "日本の猫",
+    'A PHOTO OF 12 DOGS - "AT HOME"',
+    "voilÃ  le cafÃ©, â€œvraimentâ€\x9d",
+    "salt &amp;amp; pepper &lt;b&gt;",
+    "the dog\u2019s \u201cbed\u201d, ｗｉｄｅ",
+    "ΟΔΟΣ, ein Käfer, двa кота",
+)
+_LOWER = [
+    {"type": "Replace", "pattern": {"Regex": LAST_SIGMA}, "content": "ς"},
+    {"type": "Lowercase"},
+]
+_SPACES = [
+    {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
+    {"type": "Strip", "strip_left": True, "strip_right": True},
+]
+_CLEAN: Mapping[str, list[dict[str, Any]]] = {
+    "": [],
+    "lower case": _LOWER,
+    # Of open_clip, which repairs a text first.
+    "whitespace": _SPACES,
+    "lower": [*_SPACES, *_LOWER],
+    "canonicalize": [
+        {"type": "Replace", "pattern": {"String": "_"}, "content": " "},
+        {"type": "Replace", "pattern": {"Regex": PUNCTUATION}, "content": ""},
+        *_LOWER,
+        *_SPACES,
+    ],
+}
+
+
+def stored_of(spec: DualEncoderSpec, weights: Mapping[str, Tensor], places: Mapping[str, str]) -> Stored:
+    """Return a model of another package, with its weights under the library's names, as if read from a checkpoint.
+
+    Args:
+        spec: of the model.
+        weights: names to tensors, as the package has them.
+        places: how names begin there and here; others but the scale are left out.
+    """
+    scale = weights["logit_scale"].detach().float().reshape(1)
+    factor = float(scale.exp())
+    spec = attrs.evolve(spec, max_logit_scale=max(MAX_LOGIT_SCALE, factor * 1.001))
+    tensors = {"logit_scale": scale}
+    for name, tensor in weights.items():
+        there = next((one for one in places if name.startswith(one)), None)
+        if there is not None:
+            tensors[places[there] + name.removeprefix(there)] = tensor.detach()
+    with torch.device("meta"):
+        wanted = spec.build().state_dict()
+    # Masks and positions, which the package computes: a build has them.
+    if lacking := wanted.keys() - tensors.keys():
+        built = spec.build().state_dict()
+        tensors |= {name: built[name] for name in lacking}
+    return Stored(spec=spec, form="training", layout="mobileclip", tensors={name: tensors[name] for name in wanted})
+
+
+def text_input_of(
+    content: str,
+    *,
+    context_length: int,
+    vocab_size: int,
+    pad_id: int | None = None,
+    end_id: int | None = None,
+    clean: str = "",
+) -> TextInput:
+    """Return the contract of a `tokenizer.json`, with what a package does around it written into it.
+
+    Args:
+        content: of the file.
+        context_length: ids per text.
+        vocab_size: of the tower.
+        pad_id: behind a text; None for the tokenizer's own.
+        end_id: behind every text, in place of the tokenizer's own special tokens; None for these.
+        clean: what is done with a text first: nothing, `lower case`, or one of open_clip's ways.
+
+    Raises:
+        ValueError: if it is not a tokenizer that can be used.
+    """
+    if clean not in _CLEAN:
+        raise ValueError(f"texts are cleaned by {clean!r}, expected one of {', '.join(filter(None, _CLEAN))}")
+    parts = json.loads(content)
+    first, own = _CLEAN[clean], parts.get("normalizer")
+    if first:
+        parts["normalizer"] = {"type": "Sequence", "normalizers": [*first, *([own] if own else [])]}
+    if end_id is not None:
+        token = next(one for one in parts["added_tokens"] if one["id"] == end_id)["content"]
+        special = {token: {"id": token, "ids": [end_id], "tokens": [token]}}
+        single = [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": token, "type_id": 0}}]
+        pair = [*single, {"Sequence": {"id": "B", "type_id": 1}}]
+        parts["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": single,
+            "pair": pair,
+            "special_tokens": special,
+        }
+    parts["truncation"] = parts["padding"] = None
+    if '"ByteLevel"' in json.dumps(parts.get("pre_tokenizer")):
+        parts["model"]["unk_token"] = None  # every byte is known; CLIP's is the end token
+    read = read_input(json.dumps(parts, ensure_ascii=False), context_length=context_length)
+    if clean not in ("", "lower case"):
+        assert read.tokenizer is not None, "it was read"
+        read = attrs.evolve(read, tokenizer=attrs.evolve(read.tokenizer, repair=True))
+    return attrs.evolve(read, vocab_size=vocab_size, pad_id=read.pad_id if pad_id is None else pad_id)
+
+
+def checked(contract: TextInput, reference: Callable[[list[str]], Tensor]) -> TextInput:
+    """Return the contract, whose ids are those of the package's own tokenizer.
+
+    Raises:
+        ValueError: if they are others.
+    """
+    ours = Tokenizer(contract)
+    for text in _PROBES:
+        if not torch.equal(ours([text]), reference([text])):
+            raise ValueError(f"the tokenizer makes other ids of {text[:40]!r} than its package; it is not supported")
+    return contract
