@@ -37,7 +37,8 @@ class ModelFlags:
     Args:
         model: a name, a checkpoint in any known layout, a folder with one or with an export, hf-hub:OWNER/NAME,
             open_clip:MODEL/TAG, transformers:OWNER/NAME, or NAME=FILE where a file does not say what it holds.
-            Of a name alone, the published weights are fetched from the hub, once. mobileclip_s0 by default; an index keeps the model that it was made with.
+            Of a name alone, the published weights are fetched from the hub, once. mobileclip_s0 by default; an index
+            keeps the model that it was made with.
         checkpoint: weights of the model.
         image_size: side of the images, where not the model's own; a ViT's positions are interpolated.
         context_length: ids per text, where fewer than the model's own; see load_model in mobileclip.encoders.
