@@ -36,9 +36,9 @@ class ModelFlags:
 
     Args:
         model: a name, a checkpoint in any known layout, a folder with one or with an export, hf-hub:OWNER/NAME,
-            open_clip:MODEL/TAG, transformers:OWNER/NAME, or NAME=FILE where a file does not say what it holds.
-            Of a name alone, the published weights are fetched from the hub, once. mobileclip_s0 by default; an index
-            keeps the model that it was made with.
+            open_clip:MODEL/TAG, transformers:OWNER/NAME, or NAME=FILE where a file does not say what it holds. Of a
+            name alone, the published weights are fetched from the hub, once. mobileclip_s0 by default; an index keeps
+            the model that it was made with.
         checkpoint: weights of the model.
         image_size: side of the images, where not the model's own; a ViT's positions are interpolated.
         context_length: ids per text, where fewer than the model's own; see load_model in mobileclip.encoders.
@@ -150,8 +150,8 @@ def convert(
     names it, and text towers that were distilled from one work beside the others.
 
     Args:
-        source: a checkpoint in any known layout, a folder with one, hf-hub:OWNER/NAME, or a model of another
-            package; with NAME= before it where it does not say what it holds.
+        source: a checkpoint in any known layout, a folder with one, hf-hub:OWNER/NAME, or a model of another package;
+            with NAME= before it where it does not say what it holds.
         output: the file to write; mobileclip's own layout is *.safetensors.
         to: the layout: mobileclip's own, the research release's, open_clip's, or timm's, which has no text towers.
         model: name of the model.
