@@ -12,7 +12,7 @@ from tyro.conf import Positional, arg
 
 from mobileclip.cli.checks import require_at_least, require_file
 from mobileclip.cli.flags import Fields
-from mobileclip.cli.indexing import IndexFolder, brought_up_to_date, opened, place_of, tell_upgrade
+from mobileclip.cli.indexing import IndexFolder, brought_up_to_date, opened, place_of
 from mobileclip.cli.models import Device, ModelFlags, TextModel, Workers
 from mobileclip.cli.outputs import outputs, require_sheet, write_sheet
 from mobileclip.processes import default_workers
@@ -101,7 +101,6 @@ def search(
     if thumbnails and (as_json or not can_show_pictures()):
         raise ValueError("--thumbnails needs a terminal with colours, and no --json; --output FILE.png draws a file")
     collection = opened(index_folder or newest_index(), device, trust=trust, text_model=text_model)
-    tell_upgrade(collection)
     find = partial(collection.search, image=image, without=without, where=conditions, k=k, all_frames=all_frames)
     show = partial(_show, thumbnails=thumbnails, as_json=as_json)
     if query is not None or image:
@@ -227,7 +226,6 @@ def serve(
         from mobileclip.collections.web import server
 
     collection = opened(index_folder or newest_index(), device, trust=trust, text_model=text_model)
-    tell_upgrade(collection)
     server.serve(collection, port=port)
 
 

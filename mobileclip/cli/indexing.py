@@ -13,7 +13,7 @@ from mobileclip.cli.checks import require_at_least, require_checkpoint
 from mobileclip.cli.flags import Key
 from mobileclip.cli.models import DEFAULT_MODEL, ModelFlags, Workers, report_left_out, report_skipped
 from mobileclip.hardware.precision import FastPrecision
-from mobileclip.inputs import Decode, VectorKind
+from mobileclip.inputs import Decode
 from mobileclip.processes import default_workers
 from mobileclip.storage import printable, require_output, require_output_folder
 from mobileclip.terminal import say
@@ -47,7 +47,6 @@ def index(
     video_frames: Annotated[Literal["seconds", "scenes"], Key()] = "seconds",
     video_seconds: Annotated[float, Key()] = 10.0,
     precision: FastPrecision = "bfloat16",
-    vectors: VectorKind | None = None,
     output: Annotated[Path | None, arg(metavar="PICTURES.safetensors")] = None,
     overwrite: bool = False,
 ) -> None:
@@ -113,11 +112,6 @@ def index(
         count = Collection.open(folder).forget(*forget)
         say(f"forgot {count:,} pictures of {', '.join(forget)}; the index is {folder}")
         return
-    if vectors is not None and not inputs:
-        say(f"the index is {folder}")
-        found = Collection.open(folder).use_vectors(vectors)
-        say("float16 vectors: all pictures are compared by their embeddings" if found is None else str(found))
-        return
     options = IndexOptions(
         batch_size=batch_size,
         num_workers=workers,
@@ -129,7 +123,7 @@ def index(
     if output is not None:
         require_output(output, overwrite=overwrite, suffixes=(".safetensors",))
     shared = _engine(engine, workers, model.device, ray_address, gpus_per_worker)
-    collection, report = brought_up_to_date(inputs, index_folder, model, options, engine=shared, vectors=vectors)
+    collection, report = brought_up_to_date(inputs, index_folder, model, options, engine=shared)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         written = collection.export(output, overwrite=overwrite)
@@ -198,7 +192,6 @@ def brought_up_to_date(
     options: IndexOptions,
     *,
     engine: Engine | None = None,
-    vectors: VectorKind | None = None,
 ) -> tuple[Collection, IndexReport]:
     """Bring an index up to date, and say what became of the pictures.
 
@@ -223,7 +216,7 @@ def brought_up_to_date(
     if index_folder is None and not is_index(folder):
         _take_along(folder, found, source_of(model))
     collection = opened_for(folder, model)
-    report = collection.add_found(found, options, engine, vectors=vectors)
+    report = collection.add_found(found, options, engine)
     report_left_out(report.left_out)
     for path, count in report.missing.items():
         name = printable(path, limit=_LONGEST_NAME)
@@ -242,8 +235,6 @@ def brought_up_to_date(
     if len(report.set_aside) > _MOST_NAMED:
         say(f"and {len(report.set_aside) - _MOST_NAMED:,} others: {folder / SET_ASIDE} has them", error=True)
     say(f"{len(collection):,} pictures in the index: {report}")
-    if (recall := collection.recall) is not None:
-        say(str(recall))
     return collection, report
 
 
@@ -279,9 +270,8 @@ def _take_along(folder: Path, found: Scan, source: ModelSource) -> None:
 def _require_index_or_room(folder: Path) -> None:
     """Refuse a folder that holds something else, or cannot be written to."""
     from mobileclip.collections.store.database import INDEX
-    from mobileclip.collections.store.old import MANIFEST
 
-    require_output_folder(folder, overwrite=True, marker=MANIFEST if (folder / MANIFEST).is_file() else INDEX)
+    require_output_folder(folder, overwrite=True, marker=INDEX)
 
 
 def opened(folder: Path, device: str, *, trust: bool, text_model: str | None = None) -> Collection:
@@ -303,12 +293,6 @@ def opened(folder: Path, device: str, *, trust: bool, text_model: str | None = N
     kept = store.about.model
     place = device_for(kept.model, kept.checkpoint, device)
     return Collection(store, device=place, trust=trust, text_model=text_model)
-
-
-def tell_upgrade(collection: Collection) -> None:
-    """Say how far an upgrade of an index is, where one is under way."""
-    if (state := collection.upgrade_state) is not None:
-        say(str(state), error=True)
 
 
 def opened_for(folder: Path, asked: ModelFlags) -> Collection:

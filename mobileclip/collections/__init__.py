@@ -6,7 +6,6 @@ What becomes of a person's pictures belongs here; how a model encodes them does 
 from mobileclip.collections.collection import Collection
 from mobileclip.collections.concepts import Concepts
 from mobileclip.collections.indexing.report import IndexReport
-from mobileclip.collections.indexing.upgrading import UpgradeReport
 from mobileclip.collections.reading.options import IndexOptions
 from mobileclip.collections.searching.duplicates import DuplicateGroup, Duplicates
 from mobileclip.collections.searching.filtering import Condition, parse_condition
@@ -14,8 +13,6 @@ from mobileclip.collections.searching.matches import Match
 from mobileclip.collections.store.about import ModelSource
 from mobileclip.collections.store.concepts import Concept, Example
 from mobileclip.collections.store.merging import MergeReport
-from mobileclip.collections.store.small import Recall
-from mobileclip.collections.store.upgrading import Measured, UpgradeState
 from mobileclip.collections.store.words import Words
 
 __all__ = [
@@ -29,12 +26,8 @@ __all__ = [
     "IndexOptions",
     "IndexReport",
     "Match",
-    "Measured",
     "MergeReport",
     "ModelSource",
-    "Recall",
-    "UpgradeReport",
-    "UpgradeState",
     "Words",
     "parse_condition",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import attrs
@@ -12,8 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobileclip import storage
+from mobileclip.collections.concepts import Concepts
 from mobileclip.collections.indexing.report import IndexReport
 from mobileclip.collections.indexing.update import forget, update
+from mobileclip.collections.opened import OpenedIndex
+from mobileclip.collections.reading.anew import COLUMNS, encode_anew
 from mobileclip.collections.reading.options import IndexOptions
 from mobileclip.collections.reading.scanning import Scan, scan
 from mobileclip.collections.searching.duplicates import THRESHOLD, Duplicates, find_duplicates
@@ -21,24 +25,23 @@ from mobileclip.collections.searching.explaining import explained
 from mobileclip.collections.searching.filtering import Condition
 from mobileclip.collections.searching.learned import Taught, named_concepts
 from mobileclip.collections.searching.matches import Match, match_of
+from mobileclip.collections.searching.neighbours import remove_graphs
 from mobileclip.collections.searching.queries import AWAY, Picture, direction_of, nearest_matches
 from mobileclip.collections.store import parquet
 from mobileclip.collections.store.about import About, ModelSource
 from mobileclip.collections.store.concepts import Concept
 from mobileclip.collections.store.merging import MergeReport, merge_stores
 from mobileclip.collections.store.own_things import OwnThings
-from mobileclip.collections.store.small import Recall
 from mobileclip.collections.store.snapshot import Snapshot
 from mobileclip.collections.store.store import Store
-from mobileclip.collections.store.upgrading import NewSpace
-from mobileclip.collections.upgradable import UpgradableIndex
+from mobileclip.collections.store.words import Words, read_words, write_words
+from mobileclip.collections.tagging import SHARE, levels_of, make_words
 from mobileclip.collections.viewing import web_file
 from mobileclip.engines import Engine
 from mobileclip.inference.archive import Embeddings, write_embeddings
-from mobileclip.inputs import VectorKind
 
 
-class Collection(UpgradableIndex):
+class Collection(OpenedIndex):
     """Pictures in an index, which is a folder.
 
     What it holds is read when it is first asked for, and stays as it is then; `refresh` has it read anew. One job at a
@@ -130,8 +133,6 @@ class Collection(UpgradableIndex):
         with storage.atomic_folder(Path(path), overwrite=True) as temporary:
             copy = cls.create_like(temporary, other)
             copy.merge(other, show_progress=False)
-            if (space := NewSpace.of(other.store)) is not None:
-                space.copy_to(copy.store)
         return cls(Store.open(Path(path)), device=other.device, trust=other.trust)
 
     def add(
@@ -162,8 +163,6 @@ class Collection(UpgradableIndex):
         found: Scan,
         options: IndexOptions = IndexOptions(),  # noqa: B008  frozen
         engine: Engine | None = None,
-        *,
-        vectors: VectorKind | None = None,
     ) -> IndexReport:
         """Bring the index up to date with files that were found; see `add`.
 
@@ -180,7 +179,6 @@ class Collection(UpgradableIndex):
         with self.store.writing():
             self._let_go(before)
             report = update(self.store, lambda: self.clip, found, options, engine, trust=self.trust)
-            self.store.choose_vectors(vectors or self.store.about.vectors)
             self._renew(show_progress=options.show_progress)
         return report
 
@@ -234,24 +232,108 @@ class Collection(UpgradableIndex):
                 self._take_words(own.words, is_copy=is_copy)
         return report
 
-    def use_vectors(self, kind: VectorKind, *, show_progress: bool = True) -> Recall | None:
-        """Hold embeddings in memory in lower precision, and return how many of the nearest pictures are found.
+    @property
+    def concepts(self) -> Concepts:
+        """What a person calls by names of their own, taught by examples: `@"my bike"` in a query."""
+        return Concepts(self)
 
-        No picture is read. The embeddings stay on the disk, where the nearest of a query are compared by them. What is
-        coded is kept, whatever ends this; the same call, and whatever writes to the index, does the rest.
+    def tag(
+        self,
+        words: Sequence[str] | None = None,
+        *,
+        template: str | None = None,
+        share: float | None = None,
+        show_progress: bool = True,
+    ) -> Words:
+        """Give the index words that its pictures are tagged with, in the place of those it had, and return them.
+
+        They are columns of conditions then: `tag=WORD` for the share of the collection that fits a word best, and
+        `tag:WORD>=0.99` for a score, which is the share of the collection that fits the word less; see `Words`.
+        Pictures that are added later have tags too, by what was found here.
 
         Args:
-            kind: `float16` for the embeddings themselves, of which nothing is measured.
+            words: or phrases; None for those that the index has, in the space that it has now.
+            template: the sentence that each is put into, such as `a photo of a {}`; by default the one of before, and
+                of a new one the word alone.
+            share: of the collection that has each word as a tag; by default that of before, and of a new one 0.05.
             show_progress: whether to show how far it is.
 
         Raises:
-            ValueError: if another job writes to the index, or it is damaged.
-            OSError: if it cannot be written.
+            ValueError: if there are no words or no pictures, or one cannot be a tag.
+            OSError: if the index cannot be written.
         """
+        before = read_words(self.path)
+        if words is None and before is None:
+            raise ValueError(f"the index {self.path} has no tags to write anew; give words")
+        if before is not None:
+            words = before.words if words is None else words
+            template, share = template or before.template, before.share if share is None else share
+        made = make_words(
+            self,
+            words or (),
+            template=template or "{}",
+            share=SHARE if share is None else share,
+            show_progress=show_progress,
+        )
+        write_words(self.path, made)
+        self.refresh()
+        return made
+
+    def _take_words(self, words: Words, *, is_copy: bool) -> None:
+        """Write words that are encoded, by how their scores are spread over this collection unless it is a copy."""
+        if not is_copy and len(self) and words.about.identity.is_same(self.store.about.identity):
+            words = attrs.evolve(words, levels=levels_of(self.snapshot, words.vectors))
+        write_words(self.path, words)
+        self.refresh()
+
+    def upgrade(
+        self,
+        source: ModelSource,
+        *,
+        options: IndexOptions = IndexOptions(),  # noqa: B008  frozen
+    ) -> dict[str, str]:
+        """Bring the index to another model, and return the problems of pictures by their paths; see the note.
+
+        Searches go on with the model of before until all is encoded. What is encoded is kept, whatever ends this; the
+        same call does the rest. With problems, nothing changes: bring the index up to date first.
+        """
+        kept = source.in_full()
+        clip, identity = kept.load(self.device, trust=self.trust)
+        about = About(**attrs.asdict(identity), dim=clip.model.spec.image.embedding_dim, model=kept)
+        problems: dict[str, str] = {}
         with self.store.writing():
-            self.store.choose_vectors(kind)
-            self._renew(show_progress=show_progress)
-        return self.recall
+            about = attrs.evolve(about, decode=self.store.about.decode)
+            if about != self.store.about:
+                left = self.store.begin_upgrade(about)
+                rows = [dict(zip(COLUMNS, one, strict=True)) for one in self.store.values(*COLUMNS, ids=left)]
+                read = encode_anew(
+                    rows,
+                    clip,
+                    reduced=about.decode == "fast",
+                    batch_size=options.batch_size,
+                    num_workers=options.num_workers,
+                )
+                while some := list(islice(read, options.segment_rows)):
+                    problems |= {one.row["path"]: one.problem for one in some if one.problem is not None}
+                    self.store.keep_upgraded(
+                        (one.row["id"], one.embedding) for one in some if one.embedding is not None
+                    )
+                if problems:
+                    return problems
+                remove_graphs(self.path)
+                self.store.adopt_upgraded(about)
+                self._clip = clip
+            self._renew(show_progress=options.show_progress)
+            self._bring_own_things(show_progress=options.show_progress)
+        return problems
+
+    def _bring_own_things(self, *, show_progress: bool) -> bool:
+        """Bring concepts and tags to the space of an upgraded index, and return whether any were in another."""
+        num_concepts, words = self.concepts.follow(), read_words(self.path)
+        is_behind = words is not None and not words.about.identity.is_same(self.store.about.identity)
+        if is_behind:
+            self.tag(show_progress=show_progress)
+        return is_behind or num_concepts > 0
 
     def search(
         self,
@@ -263,7 +345,6 @@ class Collection(UpgradableIndex):
         where: Sequence[Condition | str] = (),
         k: int = 10,
         all_frames: bool = False,
-        encode: bool = True,
     ) -> list[Match]:
         """Return the pictures that are nearest to what is asked for, the nearest first.
 
@@ -288,15 +369,6 @@ class Collection(UpgradableIndex):
             raise ValueError(f"k is {k}, expected at least 1")
         snapshot, direction, taught = self.snapshot, *self._asked(text, image, like, without)
         query = direction(lambda: self.clip, known=_known(snapshot, like))
-        upgraded = None
-        if self._spaces is not None:
-            upgraded = self._spaces.query(
-                lambda clip, known: direction(clip, known=known),
-                like,
-                taught,
-                self.shortlist if encode else 0,
-                self.seconds,
-            )
         return nearest_matches(
             snapshot,
             self.graphs,
@@ -304,7 +376,6 @@ class Collection(UpgradableIndex):
             k,
             where=where,
             all_frames=all_frames,
-            upgraded=upgraded,
             cache=taught.cache(),
         )
 
@@ -336,11 +407,6 @@ class Collection(UpgradableIndex):
                 brought to another model, so that scores are of two.
             ImageError: if a picture cannot be read.
         """
-        if self._spaces is not None:
-            raise ValueError(
-                "the index is being brought to another model, and scores are of both; a map is of one: finish with "
-                "mobileclip upgrade, then ask again"
-            )
         direction, taught = self._asked(text, image, like, without)
         if taught.concepts:
             raise ValueError(
@@ -404,7 +470,6 @@ class Collection(UpgradableIndex):
                 Path(output),
                 self.snapshot,
                 self.clip,
-                vectors=self.store.about.vectors,
                 overwrite=overwrite,
                 show_progress=show_progress,
             )

@@ -149,7 +149,6 @@ class Concepts(Mapping[str, Concept]):
             examples = tuple(one for one, _ in held.values())
             return self._decided(Concept(name=name, text=told, about=about, examples=examples, vectors=vectors))
 
-        self._index.store.require_own_form()
         after = change_concept(self._index.path, name, changed)
         assert after is not None, "a concept was made"
         return after
@@ -163,7 +162,6 @@ class Concepts(Mapping[str, Concept]):
         """
         if normal(name) not in read_concepts(self._index.path):
             self.require(name)
-        self._index.store.require_own_form()
         change_concept(self._index.path, normal(name), lambda _: None)
 
     def follow(self) -> int:

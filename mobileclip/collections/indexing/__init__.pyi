@@ -1,12 +1,4 @@
-from .both_spaces import BothSpaces as BothSpaces
 from .findings_writer import MARK as MARK, FindingsWriter as FindingsWriter
 from .report import IndexReport as IndexReport
 from .units import units_of as units_of
 from .update import forget as forget, update as update
-from .upgrading import (
-    SAMPLE as SAMPLE,
-    UPGRADE as UPGRADE,
-    UpgradeReport as UpgradeReport,
-    begin as begin,
-    fill as fill,
-)

@@ -1,8 +1,3 @@
-from .coding import (
-    least_scores as least_scores,
-    measured_recall as measured_recall,
-    renew_codes as renew_codes,
-)
 from .duplicates import (
     THRESHOLD as THRESHOLD,
     DuplicateGroup as DuplicateGroup,
@@ -37,9 +32,6 @@ from .pictures import (
 )
 from .queries import (
     Picture as Picture,
-    Upgraded as Upgraded,
     direction_of as direction_of,
     nearest_matches as nearest_matches,
 )
-from .scan import SmallScan as SmallScan, open_scan as open_scan
-from .two_spaces import SHORTLIST as SHORTLIST, TwoSpaces as TwoSpaces

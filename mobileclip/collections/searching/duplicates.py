@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from mobileclip.collections.searching.looks import Look, look_at, unchanged
 from mobileclip.collections.searching.matches import Match
 from mobileclip.collections.searching.neighbours import NeighbourGraphs
-from mobileclip.collections.searching.scan import SmallScan
 from mobileclip.collections.store.presence import Presence
 from mobileclip.collections.store.snapshot import Snapshot
-from mobileclip.collections.store.vectors import Vectors
+from mobileclip.collections.store.words import Vectors
 from mobileclip.progress import Progress
 from mobileclip.terminal import console
 
@@ -101,7 +100,7 @@ def require_threshold(threshold: float) -> None:
 
 def find_duplicates(
     snapshot: Snapshot,
-    graphs: NeighbourGraphs | SmallScan | None,
+    graphs: NeighbourGraphs | None,
     *,
     threshold: float = THRESHOLD,
     show_progress: bool = True,
@@ -145,7 +144,7 @@ def find_duplicates(
 
 
 def _near(
-    snapshot: Snapshot, graphs: NeighbourGraphs | SmallScan | None, order: NDArray[np.int64], threshold: float
+    snapshot: Snapshot, graphs: NeighbourGraphs | None, order: NDArray[np.int64], threshold: float
 ) -> Iterator[tuple[NDArray[np.int64], list[NDArray[np.int64]]]]:
     """Yield pictures in order, each with those that are like it."""
     for start in range(0, len(order), _BLOCK):

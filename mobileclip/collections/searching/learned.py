@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mobileclip.collections.searching.neighbours import Found
 from mobileclip.collections.store.concepts import Concept
-from mobileclip.collections.store.vectors import Vectors
+from mobileclip.collections.store.words import Vectors
 from mobileclip.collections.store.words import BLOCK, cosines
 
 ALPHA, BETA = 1.0, 5.5

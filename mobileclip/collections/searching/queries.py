@@ -18,8 +18,6 @@ from mobileclip.collections.searching.filtering import Condition, matching, pars
 from mobileclip.collections.searching.learned import Cache, nearest_with
 from mobileclip.collections.searching.matches import Match, first_of_videos, match_of
 from mobileclip.collections.searching.neighbours import Found, NeighbourGraphs, nearest_of
-from mobileclip.collections.searching.scan import SmallScan
-from mobileclip.collections.searching.two_spaces import TwoSpaces
 from mobileclip.collections.store.presence import Presence
 from mobileclip.collections.store.snapshot import Snapshot
 from mobileclip.data.images.opening import read_image_file
@@ -35,25 +33,6 @@ AWAY = 0.5
 """What is not wanted weighs so much beside what is."""
 # Times as many are looked for when frames of few videos fill the first places.
 _MORE = 8
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class Upgraded:
-    """A query in the space that an index is brought to.
-
-    Args:
-        spaces: both.
-        query: the direction in the new one, of shape (dim,).
-        shortlist: pictures that are encoded anew for it, at most.
-        seconds: for these, see `TwoSpaces.nearest`.
-        cache: what examples add to the scores there.
-    """
-
-    spaces: TwoSpaces
-    query: Vector
-    shortlist: int
-    seconds: float | None = None
-    cache: Cache | None = None
 
 
 def direction_of(
@@ -94,13 +73,12 @@ def direction_of(
 
 def nearest_matches(
     snapshot: Snapshot,
-    graphs: NeighbourGraphs | SmallScan | None,
+    graphs: NeighbourGraphs | None,
     query: Vector,
     k: int,
     *,
     where: Sequence[Condition | str],
     all_frames: bool,
-    upgraded: Upgraded | None = None,
     cache: Cache | None = None,
 ) -> list[Match]:
     """Return the pictures that are nearest to a direction, the nearest first; of files that are gone, none.
@@ -120,37 +98,20 @@ def nearest_matches(
     """
     conditions = [parse_condition(one) if isinstance(one, str) else one for one in where]
     places = matching(snapshot, conditions) if conditions else None
-    wanted, there, shortlist = k, Presence(), 0 if upgraded is None else upgraded.shortlist
-
-    def search(direction: Vector, count: int) -> Found:
-        if cache is not None:
-            return nearest_with(snapshot.vectors, places, direction, cache, count)
-        if isinstance(graphs, SmallScan):
-            return graphs.nearest(direction, count, places)
-        if places is None and graphs is not None:
-            return graphs.nearest(direction, count)
-        return nearest_of(snapshot.vectors, places, direction, count)
-
+    wanted, there = k, Presence()
     while True:
-        if upgraded is None:
-            found, scores = search(query, wanted)
+        if cache is not None:
+            found, scores = nearest_with(snapshot.vectors, places, query, cache, wanted)
+        elif places is None and graphs is not None:
+            found, scores = graphs.nearest(query, wanted)
         else:
-            found, scores = upgraded.spaces.nearest(
-                upgraded.query,
-                wanted,
-                search=search,
-                old=query,
-                among=places,
-                shortlist=shortlist,
-                seconds=upgraded.seconds,
-                cache=upgraded.cache,
-            )
+            found, scores = nearest_of(snapshot.vectors, places, query, wanted)
         pairs = zip(snapshot.rows(found), scores.tolist(), strict=True)
         shown = [(row, score) for row, score in pairs if row is not None and row["path"] in there]
         chosen = range(len(shown)) if all_frames else first_of_videos([row for row, _ in shown])
         if len(chosen) >= k or len(found) < wanted:
             return [match_of(*shown[number]) for number in chosen[:k]]
-        wanted, shortlist = wanted * _MORE, 0
+        wanted *= _MORE
 
 
 def _of_texts(clip: Callable[[], ImageTextModel], texts: Sequence[str]) -> list[Vector]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import attrs
 from attrs import validators
@@ -14,7 +13,7 @@ from mobileclip.encoders.checkpoints.loading import is_other_model
 from mobileclip.inference.identity import ModelIdentity
 from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.inference.loading import holds_weights, load_identified, spec_known_by_name
-from mobileclip.inputs import Decode, VectorKind
+from mobileclip.inputs import Decode
 from mobileclip.serialization import from_json
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
 
@@ -115,14 +114,12 @@ class About:
         ValueError: if a value is none of these.
     """
 
-    layout: Literal[2] = 2
     weights_sha256: str
     spec: str
     version: str
     dim: int = attrs.field(validator=validators.gt(0))
     model: ModelSource = ModelSource()
     decode: Decode = attrs.field(default="fast", metadata=LEFT_OUT_AT_DEFAULT)
-    vectors: VectorKind = attrs.field(default="float16", metadata=LEFT_OUT_AT_DEFAULT)
 
     @property
     def identity(self) -> ModelIdentity:

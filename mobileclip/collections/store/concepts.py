@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobileclip.collections.store.about import About
-from mobileclip.collections.store.database import INDEX, changing, having
+from mobileclip.collections.store.database import INDEX, changing, reading
 from mobileclip.collections.store.snapshot import Snapshot
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
@@ -26,8 +26,6 @@ Key = tuple[str, float | None]
 MOST_EXAMPLES = 200
 """Of a concept."""
 
-_TABLE = "concepts"
-_CREATE = "CREATE TABLE IF NOT EXISTS concepts (name TEXT PRIMARY KEY, known TEXT NOT NULL, embeddings BLOB NOT NULL)"
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -109,8 +107,8 @@ def read_concepts(folder: Path, name: str | None = None) -> dict[str, Concept]:
         ValueError: if the index is damaged, or of a later version of this library.
         OSError: if it cannot be read.
     """
-    with having(folder, _TABLE) as db:
-        return {} if db is None else {one.name: one for one in _found(db, folder, name)}
+    with reading(folder) as db:
+        return {one.name: one for one in _found(db, folder, name)}
 
 
 def change_concept(folder: Path, name: str, changed: Callable[[Concept | None], Concept | None]) -> Concept | None:
@@ -125,8 +123,7 @@ def change_concept(folder: Path, name: str, changed: Callable[[Concept | None], 
         ValueError: if the index is damaged.
         OSError: if it cannot be written.
     """
-    with changing(folder) as db:
-        db.execute(_CREATE)
+    with changing(folder, count=False) as db:
         after = changed(next(_found(db, folder, name), None))
         db.execute("DELETE FROM concepts WHERE name = ?", (name,))
         if after is not None:
@@ -154,10 +151,10 @@ def ids_of(folder: Path, keys: Iterable[Key]) -> dict[Key, int]:
         keys: of pictures; those that no row has are left out.
     """
     wanted = set(keys)
-    text = """SELECT id, sha256, time FROM pictures
-    WHERE place IS NOT NULL AND sha256 IN (SELECT value FROM json_each(?)) ORDER BY id DESC"""
-    with having(folder, "pictures") as db:
-        rows = [] if db is None else db.execute(text, (json.dumps([sha256 for sha256, _ in wanted]),)).fetchall()
+    text = """SELECT id, sha256, time FROM present
+    WHERE problem IS NULL AND sha256 IN (SELECT value FROM json_each(?)) ORDER BY id DESC"""
+    with reading(folder) as db:
+        rows = db.execute(text, (json.dumps([sha256 for sha256, _ in wanted]),)).fetchall()
     return {(sha256, time): number for number, sha256, time in rows if (sha256, time) in wanted}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import attrs
 
-from mobileclip.collections.store.rows import Embedded
+from mobileclip.collections.store.rows import Row
 from mobileclip.collections.store.store import Store
 from mobileclip.progress import Progress
 from mobileclip.terminal import console
@@ -71,26 +71,23 @@ def merge_stores(target: Store, sources: list[Store], *, show_progress: bool = T
 
 
 def _merge_one(target: Store, source: Store, report: MergeReport, bar: Progress) -> MergeReport:
-    source.verify()
     theirs, ours = _held_files(source), _held_files(target)
     wanted = {path: file for path, file in theirs.items() if path not in ours or file.state > ours[path].state}
     removed = [number for path in wanted if path in ours for number in ours[path].ids]
     chosen = sorted(number for file in wanted.values() for number in file.ids)
-    bar.expect(bar.done + len(chosen))
+    bar.expect(start := bar.done + len(chosen))
 
-    def blocks() -> Iterator[list[Embedded]]:
-        start = bar.done
-        for block in source.blocks(chosen):
-            # The first value is the id.
-            yield [(embedding, (None, *values[1:])) for embedding, values in block]
-            bar.advance(len(block))
-        if bar.done - start != len(chosen):
+    def rows() -> Iterator[Row]:
+        for row in source.rows(chosen):
+            yield attrs.evolve(row, id=None)
+            bar.advance()
+        if bar.done != start:
             raise ValueError(
                 f"{source.folder} was written to meanwhile; run this again when that is done: nothing was copied of it"
             )
 
     target.append(
-        blocks=blocks(),
+        rows(),
         removed=removed,
         finished=[one for one in source.finished if one.path in wanted],
         inputs=source.inputs,

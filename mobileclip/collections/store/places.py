@@ -11,7 +11,6 @@ from pathlib import Path
 from mobileclip import storage
 from mobileclip.collections.store.about import ModelSource
 from mobileclip.collections.store.database import INDEX
-from mobileclip.collections.store.old import MANIFEST
 from mobileclip.collections.store.store import Store, is_index
 from mobileclip.machine import raise_machine_fault
 
@@ -95,7 +94,7 @@ def _by_age() -> list[Path]:
 
 def _written(folder: Path) -> int:
     """Return when an index was last written to, of which SQLite's log may know before its file does."""
-    files = [path for name in (INDEX, f"{INDEX}-wal", MANIFEST) if (path := folder / name).is_file()]
+    files = [path for name in (INDEX,) if (path := folder / name).is_file()]
     return max((path.stat().st_mtime_ns for path in files if path.stat().st_size), default=0)
 
 

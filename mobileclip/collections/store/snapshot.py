@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 
 from mobileclip.collections.store.presence import Presence
 from mobileclip.collections.store.rows import COLUMNS, array_of
-from mobileclip.collections.store.small import Small
 from mobileclip.collections.store.store import Store
-from mobileclip.collections.store.vectors import Vectors
 from mobileclip.collections.store.words import LEVELS, Words, cosines, read_words
 
 TAG = "tag"
@@ -43,11 +41,10 @@ class Snapshot:
     """
 
     ids: NDArray[np.int64]
-    vectors: Vectors
+    vectors: NDArray[np.float16]
     num_unreadable: int = 0
     store: Store | None = None
     version: tuple[int, int] = (0, 0)
-    small: Small | None = None
     _columns: dict[str, NDArray[Any]] = attrs.field(factory=dict, init=False)
 
     def __len__(self) -> int:
@@ -169,5 +166,5 @@ def take_snapshot(store: Store) -> Snapshot:
         OSError: if it cannot be read.
     """
     version = store.version
-    ids, vectors, num_unreadable, small = store.embeddings()
-    return Snapshot(ids=ids, vectors=vectors, num_unreadable=num_unreadable, store=store, version=version, small=small)
+    ids, vectors, num_unreadable = store.embeddings()
+    return Snapshot(ids=ids, vectors=vectors, num_unreadable=num_unreadable, store=store, version=version)

@@ -11,15 +11,14 @@ from attrs import validators
 from numpy.typing import NDArray
 
 from mobileclip.collections.store.about import About
-from mobileclip.collections.store.database import INDEX, changing, having
-from mobileclip.collections.store.vectors import Vectors
+from mobileclip.collections.store.database import INDEX, changing, reading
+
+Vectors = NDArray[np.float16]
 from mobileclip.registry import nearest
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
 
 MOST_WORDS = 10_000
-_TABLE = "words"
-_CREATE = "CREATE TABLE IF NOT EXISTS words (known TEXT NOT NULL, embeddings BLOB NOT NULL, levels BLOB NOT NULL)"
 
 LEVELS = np.concatenate([np.linspace(0, 0.99, 100), np.linspace(0.991, 1, 10)])
 """Shares of the collection at which a word's score is kept, finest where a tag is decided."""
@@ -114,8 +113,8 @@ def read_words(folder: Path) -> Words | None:
         ValueError: if the index is damaged, or of a later version of this library.
         OSError: if it cannot be read.
     """
-    with having(folder, _TABLE) as db:
-        row = None if db is None else db.execute("SELECT known, embeddings, levels FROM words").fetchone()
+    with reading(folder) as db:
+        row = db.execute("SELECT known, embeddings, levels FROM words").fetchone()
     if row is None:
         return None
     try:
@@ -142,8 +141,5 @@ def write_words(folder: Path, words: Words) -> None:
     known = to_json(_Known(**{one: getattr(words, one) for one in _NAMES}))
     numbers = (np.ascontiguousarray(words.vectors, np.float16), np.ascontiguousarray(words.levels, np.float32))
     with changing(folder) as db:
-        db.execute(_CREATE)
         db.execute("DELETE FROM words")
         db.execute("INSERT INTO words VALUES (?, ?, ?)", (known, *(one.tobytes() for one in numbers)))
-        # What readers keep of a tag is of before.
-        db.execute("UPDATE state SET changes = changes + 1")

@@ -13,10 +13,8 @@ from numpy.typing import NDArray
 from mobileclip import storage
 from mobileclip.collections.searching.matches import Match, match_of
 from mobileclip.collections.searching.pictures import small_pictures, webp
-from mobileclip.collections.store.codes import fit
 from mobileclip.collections.store.snapshot import Snapshot
 from mobileclip.inference.image_text_model import ImageTextModel
-from mobileclip.inputs import VectorKind
 from mobileclip.progress import Progress
 from mobileclip.terminal import console
 
@@ -27,9 +25,7 @@ PROBES = ("a photo of a dog", "a street at night", "two people on a beach", "a d
 """Texts whose embeddings are stored: whoever has another text tower finds that out by them."""
 
 _FACTS = ("part", "size", "width", "height", "camera", "taken", "time")
-_FORMAT, _CODED = "mobileclip pictures 1", "mobileclip pictures 2"
-# Embeddings that codes are fitted on.
-_FITTED = 16_384
+_FORMAT = "mobileclip pictures 1"
 _SIDE = 320
 _QUALITY = 70
 
@@ -39,7 +35,6 @@ def write_web_file(
     snapshot: Snapshot,
     clip: ImageTextModel,
     *,
-    vectors: VectorKind = "float16",
     overwrite: bool = False,
     show_progress: bool = True,
 ) -> int:
@@ -82,26 +77,18 @@ def write_web_file(
     facts = json.dumps([_facts(match, folder) for match in matches])
     content = save(
         {
-            **_embeddings(snapshot.vectors[places], vectors),
+            "embedding": snapshot.vectors[places],
             "probes": clip.encode_text(list(PROBES)).numpy().astype(np.float32),
             "names": np.frombuffer(names.encode(), np.uint8),
             "facts": np.frombuffer(facts.encode(), np.uint8),
             "ends": np.array(ends, np.int64),
             "thumbnails": np.frombuffer(bytes(thumbnails), np.uint8),
         },
-        metadata={"format": _FORMAT if vectors == "float16" else _CODED, "probes": json.dumps(PROBES)},
+        metadata={"format": _FORMAT, "probes": json.dumps(PROBES)},
     )
     with storage.atomic_write(path) as file:
         file.write(content)
     return len(matches)
-
-
-def _embeddings(vectors: NDArray[np.float16], kind: VectorKind) -> dict[str, NDArray[Any]]:
-    if kind == "float16":
-        return {"embedding": vectors}
-    coder = fit("int8" if kind == "int8" else "int4", vectors[:: 1 + len(vectors) // _FITTED], len(vectors))
-    arrays = {name: np.ascontiguousarray(getattr(coder, name)) for name in ("mean", "basis", "scale")}
-    return {"codes": coder.encode(vectors), **arrays}
 
 
 def _short(path: str, folder: str) -> str:

@@ -154,16 +154,13 @@ def _search(served: ServedCollection, request: Request, picture: bytes | None) -
         where=[one for one in asked.getlist("where") if one.strip()],
         k=skip + k if k > 0 else k,
         all_frames=_frames(asked) == "all",
-        # What comes behind the first, or once more, was encoded for the first.
-        encode=skip == 0 and "again" not in asked,
     )
     like = [as_shown(picture_of(collection, number)[0]) for number in query["like"]]
     shown = [
         {**as_shown(one), **tags} for one, tags in zip(found[skip:], tags_of(collection, found[skip:]), strict=True)
     ]
     concept = {} if like or picture else asked_concept(collection, query["text"])
-    told = {"matches": shown, "like": like, "version": served.version, "num_waiting": collection.num_waiting, **concept}
-    served.fill()
+    told = {"matches": shown, "like": like, "version": served.version, **concept}
     return JSONResponse(told)
 
 

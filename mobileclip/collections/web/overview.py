@@ -14,7 +14,6 @@ from mobileclip.collections.searching.filtering import DATE, NUMBERS, TEXTS
 from mobileclip.collections.searching.matches import first_of_videos, match_of
 from mobileclip.collections.store.presence import Presence
 from mobileclip.collections.store.snapshot import TAG
-from mobileclip.collections.store.upgrading import UpgradeState
 from mobileclip.collections.web.served import as_shown
 from mobileclip.encoders.features import GivesLocalEmbeddings
 
@@ -31,10 +30,8 @@ def overview(collection: Collection) -> dict[str, Any]:
     Args:
         collection: with its model.
     """
-    about, snapshot, upgrade = collection.store.about, collection.snapshot, collection.upgrade_state
+    about, snapshot = collection.store.about, collection.snapshot
     return {
-        **({} if upgrade is None else {"upgrade": _upgrade(upgrade, collection)}),
-        **({} if (recall := collection.recall) is None else {"vectors": str(recall)}),
         "index": storage.printable(collection.path),
         "num_pictures": len(snapshot),
         "num_unreadable": snapshot.num_unreadable,
@@ -42,15 +39,6 @@ def overview(collection: Collection) -> dict[str, Any]:
         "dim": about.dim,
         "concepts": list(collection.concepts),
         "explains": isinstance(collection.clip.model.image_encoder, GivesLocalEmbeddings),
-    }
-
-
-def _upgrade(state: UpgradeState, collection: Collection) -> dict[str, Any]:
-    return {
-        "model": storage.printable(state.about.model),
-        "num_done": state.num_done,
-        "num_waiting": collection.num_waiting,
-        "measured": storage.printable(state.measured, limit=_LONGEST_VALUE),
     }
 
 

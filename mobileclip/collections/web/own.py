@@ -78,10 +78,8 @@ def _told(collection: Collection, concept: Concept) -> dict[str, Any]:
         kind: [ids[one.key] for one in concept.examples if one.is_yes == is_yes and one.key in ids]
         for kind, is_yes in (("yes", True), ("no", False))
     }
-    left = [storage.printable(Path(one).name, limit=_LONGEST_NAME) for one in collection.left_behind(concept.name)]
     return {
         "name": concept.name,
         "uses_examples": concept.uses_examples,
         **own,
-        **({"left_behind": left} if left else {}),
     }

@@ -14,13 +14,6 @@ from mobileclip.collections.searching.duplicates import Duplicates
 from mobileclip.collections.searching.matches import Match, match_of
 from mobileclip.collections.store.store import Store
 from mobileclip.collections.web.thumbnails import Indexed
-from mobileclip.machine import raise_machine_fault
-from mobileclip.terminal import get_logger
-
-logger = get_logger(__name__)
-
-SECONDS = 0.5
-"""Of a query, to encode pictures where the index is being upgraded; the rest is encoded behind its answer."""
 
 _LONGEST_TEXT = 4096
 
@@ -45,13 +38,11 @@ class ServedCollection:
     under way keep the one before.
 
     Args:
-        collection: as it was opened. Its queries get `SECONDS`, unless it says in what time they encode.
+        collection: as it was opened.
     """
 
     def __init__(self, collection: Collection) -> None:
-        collection.seconds = SECONDS if collection.seconds is None else collection.seconds
         self._collection = collection
-        self._filling, self._is_filling = threading.Lock(), False
         self._seen: tuple[int, int] | None = None
         self._reading = threading.Lock()
         self._kept = _Kept()
@@ -78,29 +69,6 @@ class ServedCollection:
                 self._seen = None
                 raise UnreadableIndexError(str(error)) from error
             return self._collection
-
-    def fill(self) -> None:
-        """Have the pictures that queries left encoded, behind their answers."""
-        with self._filling:
-            if self._is_filling or not self._collection.num_waiting:
-                return
-            self._is_filling = True
-        threading.Thread(target=self._fill, daemon=True).start()
-
-    def _fill(self) -> None:
-        try:
-            while True:
-                with self._filling:
-                    if not self._collection.num_waiting:
-                        self._is_filling = False
-                        return
-                self._collection.encode_waiting()
-        except (OSError, ValueError) as error:
-            raise_machine_fault(error)
-            logger.warning("pictures wait until the next search, since they cannot be encoded: %s", error)
-        finally:
-            with self._filling:
-                self._is_filling = False
 
     def duplicates(self, threshold: float) -> Duplicates:
         """Return the groups of pictures that show the same; what was found last is kept.
