@@ -25,9 +25,11 @@ from PIL import Image
 
 from benchmarks.harness import Bench, Case, Row, Value, peak, seconds_of, spread, start_peak
 from mobileclip.collections import Collection, IndexOptions, ModelSource
-from mobileclip.collections.reading.scanning import scan
-from mobileclip.collections.searching import GraphSizes, NeighbourGraphs, nearest_of, open_graphs, renew_graphs
-from mobileclip.collections.store.snapshot import Snapshot
+from mobileclip.collections import scan
+from mobileclip.collections import GraphSizes
+from mobileclip.collections.UNKNOWN import NeighbourGraphs, open_graphs, renew_graphs
+from mobileclip.collections.nearest import nearest_of
+from mobileclip.collections.snapshot import Snapshot
 from mobileclip.data.images.reading import read_tower_image
 from mobileclip.data.images.transform import load_image
 from mobileclip.encoders import save_model

@@ -26,7 +26,7 @@ from PIL import Image
 import mobileclip
 from benchmarks.harness import Bench, Case, Row, Value
 from benchmarks.upgrade import unseen_drawings
-from mobileclip.collections.searching.learned import Cache, examples_help
+from mobileclip.collections.concepts import Cache, examples_help
 from mobileclip.data.images.transform import ImageSource
 
 Matrix = NDArray[np.float32]

@@ -22,8 +22,13 @@ from attrs import validators
 
 from benchmarks.harness import Bench, Case, Row as Measured, Value
 from mobileclip.collections import parse_condition
-from mobileclip.collections.searching import matching, nearest_of
-from mobileclip.collections.store import About, Row, Store, merge_stores, take_snapshot
+from mobileclip.collections.conditions import matching
+from mobileclip.collections.nearest import nearest_of
+from mobileclip.collections.about import About
+from mobileclip.collections.store import Row
+from mobileclip.collections import Store
+from mobileclip.collections.merge import merge_stores
+from mobileclip.collections.snapshot import take_snapshot
 
 _BLOCK = 4096
 _CONDITIONS = {"a number": "width>5500", "a date": "taken<=2012-06-01", "a text": "path~holiday 3"}

@@ -30,8 +30,11 @@ from numpy.typing import NDArray
 from benchmarks.harness import Bench, Case, Row as Measured, Value, peak, seconds_of, spread, start_peak
 from benchmarks.harness.apart import in_own_process
 from mobileclip.collections import Collection
-from mobileclip.collections.searching import GRAPHS, least_scores, nearest_of, renew_graphs
-from mobileclip.collections.store import About, Row, Store
+from mobileclip.collections.UNKNOWN import GRAPHS, least_scores, renew_graphs
+from mobileclip.collections.nearest import nearest_of
+from mobileclip.collections.about import About
+from mobileclip.collections.store import Row
+from mobileclip.collections import Store
 from mobileclip.inputs import VectorKind
 from mobileclip.progress import Progress
 from mobileclip.terminal import console

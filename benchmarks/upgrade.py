@@ -32,7 +32,7 @@ from benchmarks.harness import Bench, Case, Row, Value
 from benchmarks.harness.results import Results
 from benchmarks.upgrade_curve import DRAWN_WAYS, draw, write_lines
 from examples.quickstart.spec import student
-from mobileclip.collections.searching.two_spaces import depth, joined, query_map, shortlisted
+from mobileclip.collections.UNKNOWN import depth, joined, query_map, shortlisted
 from mobileclip.data.images.transform import ImageSource
 from mobileclip.data.shards.files import read_shard
 from mobileclip.data.skips import SkipReport

@@ -221,13 +221,12 @@ def info(model: Annotated[Positional[str], arg(metavar="NAME|FILE|FOLDER")], /) 
 
     Args:
         model: a name, a checkpoint in any known layout, a folder with one, or hf-hub:owner/name; or an index, of which
-            its model and how far an upgrade is are printed.
+            its model and how many pictures it has are printed.
     """
     from mobileclip.inference.catalogue import describe
 
     if Path(model).is_dir():
-        from mobileclip.collections import Collection
-        from mobileclip.collections.store.store import is_index
+        from mobileclip.collections import Collection, is_index
 
         if is_index(Path(model)):
             say_json(Collection.open(model).described(), indent=2)

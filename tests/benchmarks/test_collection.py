@@ -2,7 +2,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.collection import CollectionBenchSpec, draw_photographs, measure_search
-from mobileclip.collections.searching import GraphSizes
+from mobileclip.collections import GraphSizes
 
 
 def test_photographs_differ_and_have_their_size(tmp_path):

@@ -16,9 +16,12 @@ from pillow_heif import from_pillow
 import mobileclip
 from mobileclip.blocks import models
 from mobileclip.collections import Collection, IndexOptions, ModelSource
-from mobileclip.collections.reading import FileReader, scan
-from mobileclip.collections.searching import GraphSizes, NeighbourGraphs, renew_graphs, small_pictures
-from mobileclip.collections.store import About, Store
+from mobileclip.collections.read import FileReader
+from mobileclip.collections import scan
+from mobileclip.collections import GraphSizes, small_pictures
+from mobileclip.collections.nearest import NeighbourGraph, renew_graph
+from mobileclip.collections.about import About
+from mobileclip.collections import Store
 from mobileclip.data import ImageError
 from mobileclip.data.images import describe_left_out
 from mobileclip.encoders import save_model
@@ -259,6 +262,7 @@ def test_what_was_given_by_its_name_stays_as_long_as_it_is_there(index, photos, 
     (photos / "link").symlink_to(tmp_path / "elsewhere")
     hidden, plain = draw(photos / ".hidden.png", 61), draw(photos / "picture.png", 62).rename(photos / "picture")
     deep = draw(photos / ".cache" / "a.png", 63)
+    (photos / ".cache" / "other.txt").write_text("a folder without any file may be a disk that is not mounted")
     by_hand = (hidden, plain, deep, photos / "link" / "linked.png")
     add(index, photos, *by_hand)
     assert len(index) == 10
@@ -278,7 +282,7 @@ def test_dead_paths_take_no_places_of_living_ones(index, photos, tmp_path):
     assert names(index.search(image=photos / "deep/er/1.png", k=1)) == ["1.png"]
     assert len(index.search(image=photos / "deep/er/1.png", k=30)) == 6
     assert not {str(path) for path in gone} & {one.path for one in index.search("a cat", k=30)}
-    renew_graphs(index.path, index.snapshot, sizes=GraphSizes(exact=3), show_progress=False)
+    renew_graph(index.path, index.snapshot, sizes=GraphSizes(exact=3), show_progress=False)
     reader = Collection.open(index.path)
     reader.graph_sizes = GraphSizes(exact=3)
     assert names(reader.search(image=photos / "deep/er/1.png", k=1)) == ["1.png"]
@@ -433,12 +437,12 @@ def test_an_index_with_many_pictures_is_searched_by_its_graphs(index, photos, mo
     index.graph_sizes = GraphSizes(exact=3)
     add(index, photos)
     assert (index.path / "neighbours-0000.usearch").is_file()
-    nearest, asked = NeighbourGraphs.nearest, []
-    monkeypatch.setattr(NeighbourGraphs, "nearest", lambda self, *given: asked.append(self) or nearest(self, *given))
+    nearest, asked = NeighbourGraph.nearest, []
+    monkeypatch.setattr(NeighbourGraph, "nearest", lambda self, *given: asked.append(self) or nearest(self, *given))
     reader = Collection.open(index.path)
     reader.graph_sizes = index.graph_sizes
     assert names(reader.search(image=photos / "2.png", k=1)) == ["2.png"]
-    assert asked == [reader.graphs], "all were compared"
+    assert asked == [reader.graph], "all were compared"
 
 
 def test_embeddings_are_exported_as_embed_writes_them(index, photos, tmp_path, clip):

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from mobileclip.cli import main
 from mobileclip.collections import Collection, Concepts, IndexOptions, ModelSource
-from mobileclip.collections.store import INDEX
+from mobileclip.collections import INDEX
 from mobileclip.encoders import save_model
 from mobileclip.recipes.tiny.shapes import OUTLINES
 from tests.collections.pictures import draw, pack, telling
@@ -148,7 +148,7 @@ def test_another_process_sees_it_at_once(world, index, capsys):
 KILLED = """
 import os, signal, sys
 from mobileclip.collections import Collection
-from mobileclip.collections.store import concepts
+from mobileclip.collections import concepts
 index, path = Collection.open(sys.argv[1]), sys.argv[2]
 index.concepts.add("whole", text="a heart")
 write = concepts.to_json

@@ -14,7 +14,9 @@ import torch
 from safetensors.torch import save
 
 from mobileclip.collections import Collection
-from mobileclip.collections.store import INDEX, read_concepts, read_words
+from mobileclip.collections import INDEX
+from mobileclip.collections.concepts import read_concepts
+from mobileclip.collections.tags import read_words
 
 # When it was, how long it took, and by which process it was done.
 _TIMES = {"seconds", "evaluated", "when", "time", "host", "process", "created", "started", "ended", "images_per_second"}

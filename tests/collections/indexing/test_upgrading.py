@@ -13,8 +13,9 @@ import torch
 from mobileclip import storage
 from mobileclip.cli import main
 from mobileclip.collections import Collection, IndexOptions, ModelSource, UpgradeReport
-from mobileclip.collections.indexing import UPGRADE
-from mobileclip.collections.store import NewSpace, read_words
+from mobileclip.collections.UNKNOWN import UPGRADE
+from mobileclip.collections.UNKNOWN import NewSpace
+from mobileclip.collections.tags import read_words
 from mobileclip.encoders import save_model
 from tests.collections.pictures import assert_same_rows, draw, pack, rows_of, telling
 from tests.errors import fails

@@ -13,8 +13,9 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from mobileclip.collections import Collection, IndexOptions, ModelSource
-from mobileclip.collections.searching import clock, small_pictures
-from mobileclip.collections.viewing import PROBES
+from mobileclip.collections.snapshot import clock
+from mobileclip.collections import small_pictures
+from mobileclip.collections.exports import PROBES
 from mobileclip.engines import InlineEngine
 from mobileclip.extras import install
 from tests.collections.pictures import draw, rows_of

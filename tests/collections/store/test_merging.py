@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from mobileclip.cli import main
-from mobileclip.collections import Collection, IndexOptions, ModelSource
-from mobileclip.collections.store import Store
+from mobileclip.collections import Collection, IndexOptions, ModelSource, Store
 from tests.collections.pictures import assert_same_rows, draw, pack, rows_of
 from tests.errors import fails
 
