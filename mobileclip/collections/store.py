@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
@@ -25,7 +26,9 @@ INDEX = "index.sqlite"
 
 _BLOCK = 4096
 _WAIT_SECONDS = 60.0
-_TRIES = 5
+# File systems tell times some milliseconds apart; what was written so long ago has another one than what is now.
+_SETTLED_NS = 20_000_000
+_TRIES = 20
 # Of the transactions of an index, so many are remembered.
 _MOST_TOKENS = 10_000
 _TYPES = {
@@ -472,24 +475,32 @@ def _named(error: sqlite3.Error, path: Path) -> Exception:
 
 
 def _unchanged(folder: Path, read: Callable[[sqlite3.Connection], T]) -> T:
-    """Return what was read of a file that nobody has overwritten meanwhile; jobs of this library wait for readers."""
+    """Return what was read of a file that nobody has overwritten meanwhile."""
 
     def stamp() -> tuple[int, int, int]:
         status = (folder / INDEX).stat()
         return status.st_ino, status.st_size, status.st_mtime_ns
 
+    def is_settled() -> bool:
+        return not 0 <= time.time_ns() - stamp()[-1] < _SETTLED_NS
+
     for _ in range(_TRIES):
-        before = stamp()
+        before, settled = stamp(), is_settled()
         try:
-            with reading(folder) as db:
-                _token(db)  # from here on, no job of this library writes
-                before = stamp()
-                found = read(db)
-                if stamp() == before:
-                    return found
+            with reading(folder) as lock:
+                lock.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+                # From here on, no job of this library writes. What this connection has read may be torn.
+                if not is_settled():
+                    time.sleep(_SETTLED_NS / 1e9)
+                before, settled = stamp(), is_settled()
+                with reading(folder) as db:
+                    found = read(db)
+                    if settled and stamp() == before:
+                        return found
         except Exception:  # whatever torn pages lead to
-            if stamp() == before:
+            if settled and stamp() == before:
                 raise
+            time.sleep(_SETTLED_NS / 1e9)
     raise OSError(f"{folder / INDEX} is being overwritten; run this again when that is done")
 
 
