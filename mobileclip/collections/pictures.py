@@ -28,7 +28,7 @@ from mobileclip.inference.image_text_model import ImageTextModel
 
 _REDUCTIONS = (8, 4, 2)
 # Of the copies of examples: the largest towers see 448 pixels.
-_COPY_SIDE, _COPY_QUALITY = 512, 90
+_COPY_SIDE, _COPY_QUALITY, _COPY_BYTES = 512, 90, 2**16
 
 
 def small_pictures(matches: Sequence[Match], side: int) -> Iterator[Image.Image | None]:
@@ -97,7 +97,12 @@ def webp(picture: Image.Image, quality: int) -> bytes:
 
 
 def small_copy(data: bytes) -> bytes | None:
-    """Return a small copy of a picture, as WebP: enough for a model to encode it; None if it cannot be decoded."""
+    """Return a small copy of a picture, enough for a model to encode it; None if it cannot be decoded.
+
+    A file of few bytes is kept as it is; others are WebP.
+    """
+    if len(data) <= _COPY_BYTES:
+        return data
     try:
         image = load_shown(data)
     except ImageError:

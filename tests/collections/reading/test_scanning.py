@@ -1,7 +1,7 @@
 """Which files an index is made of."""
 
-from mobileclip.collections.scan import estimated_pictures
 from mobileclip.collections import scan
+from mobileclip.collections.scan import estimated_pictures
 from tests.collections.pictures import draw
 
 

@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from mobileclip.collections import Collection, IndexOptions, ModelSource
-from mobileclip.collections import GraphSizes
+from mobileclip.collections import Collection, GraphSizes, IndexOptions, ModelSource, write_list, write_page
 from mobileclip.collections.nearest import renew_graph
-from mobileclip.collections import write_list, write_page
 from tests.collections.pictures import contents, draw
 from tests.errors import fails
 

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from mobileclip.collections import parse_condition
-from mobileclip.collections.conditions import matching
+from mobileclip.collections import Store, parse_condition
 from mobileclip.collections.about import About
-from mobileclip.collections.store import Row
-from mobileclip.collections import Store
+from mobileclip.collections.conditions import matching
 from mobileclip.collections.snapshot import take_snapshot
+from mobileclip.collections.store import Row
 from tests.errors import fails
 
 ROWS = (

@@ -19,9 +19,9 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from mobileclip.collections import Collection, ModelSource
+from mobileclip.collections.web.application import build_application
 from mobileclip.collections.web.guard import MOST_PICTURE_BYTES, Uploads
 from mobileclip.collections.web.served import Thumbnails, picture_of
-from mobileclip.collections.web.application import build_application
 from tests.collections.pictures import draw, pack
 from tests.collections.web.served import OPTIONS, make_index, running
 from tests.datasets.videos.making import film, scene
