@@ -56,4 +56,4 @@ def upgrade(
         )
     else:
         say(f"all {len(collection):,} pictures are of {collection.store.about.model}")
-    conclude(left_out=len(problems), done=len(collection))
+    conclude(left_out=len(problems), done=not problems)
