@@ -104,6 +104,14 @@ def test_further_matches_come_behind_the_first(client):
     assert found(client, "text=a+cat&skip=8") == []
 
 
+@pytest.mark.parametrize(("name", "value"), [("not", "a+dog"), ("where", "width>1")])
+def test_the_number_of_texts_that_are_encoded_and_of_conditions_has_a_limit(client, name, value):
+    def status(count):
+        return client.get("/api/search?text=a+cat" + f"&{name}={value}" * count).status_code
+
+    assert (status(16), status(17)) == (200, 400)
+
+
 @pytest.mark.parametrize("query", ["text=a+cat", "text=a+cat&not=a+dog", "like={like}"])
 def test_a_map_of_a_match_sums_to_its_score(client, query):
     query = query.format(like=found(client, "text=a")[3]["id"])
