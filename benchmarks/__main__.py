@@ -18,32 +18,14 @@ from mobileclip.terminal import say
 from mobileclip.terminal.help import parse
 
 BENCHMARKS = {
-    "models": "ModelBenchSpec",
     "latency": "LatencyBenchSpec",
     "runtimes": "RuntimesBenchSpec",
     "quantization": "QuantizationBenchSpec",
-    "roofline": "RooflineBenchSpec",
-    "exports": "ExportsBenchSpec",
-    "forms": "FormsBenchSpec",
     "train": "TrainBenchSpec",
     "loss": "LossBenchSpec",
-    "overhead": "OverheadBenchSpec",
     "data": "DataBenchSpec",
-    "storage": "StorageBenchSpec",
-    "joining": "JoiningBenchSpec",
-    "reinforce": "ReinforceBenchSpec",
     "cost_reinforce": "CostSpec",
-    "evaluate": "EvaluateBenchSpec",
-    "curation": "CurationBenchSpec",
-    "curation_training": "CurationTrainingSpec",
     "collection": "CollectionBenchSpec",
-    "index_store": "IndexStoreBenchSpec",
-    "small_vectors": "SmallVectorsSpec",
-    "upgrade": "UpgradeBenchSpec",
-    "concepts": "ConceptsBenchSpec",
-    "search_rivals": "SearchRivalsSpec",
-    "pointing": "PointingBenchSpec",
-    "gpu": "GpuBenchSpec",
 }
 """The class of each, in the module of its name."""
 

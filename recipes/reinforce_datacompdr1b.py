@@ -10,16 +10,27 @@ Source:    MobileCLIP (arXiv 2311.17049), section 4
 
 from __future__ import annotations
 
-import attrs
-
+from mobileclip.data import datacompdr_augmentation
 from mobileclip.recipes.reinforcing import run_recipe
-from mobileclip.reinforce import ReinforcementSpec
-from recipes.reinforce_datacompdr12m import reinforce_datacompdr12m
+from mobileclip.reinforce import CocaCaptioner, OpenClipTeacher, ReinforcementSpec
 
 
 def reinforce_datacompdr1b(source: str, output: str) -> ReinforcementSpec:
-    """Return the choices of DataCompDR-1B: those of DataCompDR-12M but for the number of augmentations."""
-    return attrs.evolve(reinforce_datacompdr12m(source, output), num_augmentations=10)
+    """Return the choices of DataCompDR-1B."""
+    return ReinforcementSpec(
+        source=source,
+        output=output,
+        teachers=(
+            OpenClipTeacher(model="ViT-L-14", pretrained="openai", logit_scale=100.0, precision="bfloat16"),
+            OpenClipTeacher(
+                model="ViT-L-14", pretrained="datacomp_xl_s13b_b90k", logit_scale=100.0, precision="bfloat16"
+            ),
+        ),
+        captioner=CocaCaptioner(num_captions=5, top_p=0.9),
+        augmentation=datacompdr_augmentation(224),
+        num_augmentations=10,
+        layout="pth.gz",
+    )
 
 
 if __name__ == "__main__":

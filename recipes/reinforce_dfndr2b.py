@@ -1,8 +1,9 @@
 """Reinforce DFN-2B as DFNDR-2B was: 2 augmentations, 5 synthetic captions, two DFN ViT-L/14 teachers.
 
-The paper's captioners are published as files, apple/mobileclip2_coca_dfn2b_s13b_*. Download them and give them with
---captioner-weights, one or several: each of several writes a set of captions that is called like its file. The paper
-tuned the teachers' logit scales; of other teachers, `mobileclip data tune-scale` finds where to begin.
+The captioner was trained on DFN-2B and tuned on MSCOCO; the released training script takes its set of captions. Others
+are published as apple/mobileclip2_coca_dfn2b_s13b_*. Give one or several with --captioner-weights; each of several
+writes a set of captions that is called like its file. The paper tuned the teachers' logit scales; of other teachers,
+`mobileclip data tune-scale` finds where to begin.
 
 Command:   python recipes/reinforce_dfndr2b.py --data DFN-2B --output DFNDR-2B
 Try it:    python recipes/reinforce_dfndr2b.py --tiny
@@ -16,7 +17,9 @@ from __future__ import annotations
 
 from mobileclip.data import datacompdr_augmentation
 from mobileclip.recipes.reinforcing import run_recipe
-from mobileclip.reinforce import CocaCaptioner, OpenClipTeacher, ReinforcementSpec
+from mobileclip.reinforce import CheckpointCaptioner, OpenClipTeacher, ReinforcementSpec
+
+CAPTIONER = "hf-hub:apple/mobileclip2_coca_dfn2b_s13b_mscoco38k_s12m_context77"
 
 
 def reinforce_dfndr2b(source: str, output: str) -> ReinforcementSpec:
@@ -32,7 +35,8 @@ def reinforce_dfndr2b(source: str, output: str) -> ReinforcementSpec:
                 model="hf-hub:apple/DFN2B-CLIP-ViT-L-14-39B", pretrained=None, logit_scale=60.0, precision="bfloat16"
             ),
         ),
-        captioner=CocaCaptioner(num_captions=5, top_p=0.9),
+        captioner=CheckpointCaptioner(checkpoint=CAPTIONER, num_captions=5, top_p=0.9),
+        caption_set="syn_text_dfn_mscoco38k",
         augmentation=datacompdr_augmentation(224),
         num_augmentations=2,
         layout="pth.gz",

@@ -6,7 +6,8 @@ Command:   torchrun --nproc-per-node 8 \
 Try it:    python recipes/train_b_lt.py --tiny
 Hardware:  8 GPUs, each with 16 micro-batches of 512 in 16 GiB; the release trained B on 128, with 512 samples each;
            any number of processes that divides the batch of 65,536
-Time:      39 billion samples seen; the paper gives 1.3 h per 12.8M of them for ViT-B/16 on 8 A100
+Time:      39 billion samples seen, by the paper's 600k steps; the release's page says 36 billion. The paper gives
+           1.3 h per 12.8M of them for ViT-B/16 on 8 A100
 Result:    77.2 % zero-shot top-1 on ImageNet-1k, 65.8 on average of 38 data sets, as published
 Source:    MobileCLIP (arXiv 2311.17049), section 5 and table 12
 """

@@ -1,4 +1,4 @@
-"""The package's map and its picture, from the import contracts, the imports and the rooms' first lines."""
+"""The picture of the package, from the import contracts, the imports and the first lines of the subpackages."""
 
 from __future__ import annotations
 
@@ -17,18 +17,6 @@ PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 _IMPORT = re.compile(r"^[ \t]*(?:from|import) mobileclip(?:\.(\w+)| import (.+))", re.MULTILINE)
 # Rooms from this one on down are used by all others: they are drawn without lines.
 FOUNDATION = "serialization"
-_HEAD = """# Map of the package
-
-`mobileclip/` has floors: a folder or file imports only from those with a smaller number, and those on one floor do not
-import each other. `lint-imports` checks it (`pyproject.toml`, `tool.importlinter`). Some folders have floors of their
-own: within `data/`, 8.6 imports from 8.5 and below. What has no number belongs to the folder above. No files and no
-folders import one another in a circle. [The architecture](architecture.md) has a picture.
-
-This page is written from the contracts and the first lines of the folders: `python -m tests.pages` renews it.
-
-| floor | where | what is in it |
-|---|---|---|
-"""
 
 
 def contract_layers(room: str) -> list[str]:
@@ -49,40 +37,6 @@ def floors(room: str = "") -> list[list[str]]:
     """Return the names on each floor within a room, the lowest floor first; see `contract_layers`."""
     layers = reversed(contract_layers(room))
     return [[name.removeprefix("mobileclip.") for name in re.findall(r"[\w.]+", layer)] for layer in layers]
-
-
-def map_page() -> str:
-    """Return the page with every folder, the highest floor first."""
-    rows = [f"| {floor} | `{where}` | {about} |".replace("|  |", "| |") for floor, where, about in _rows()]
-    return _HEAD + "\n".join(rows) + "\n"
-
-
-def _rows() -> Iterator[tuple[str, str, str]]:
-    levels = floors()
-    for number in range(len(levels), 0, -1):
-        for name in levels[number - 1]:
-            yield from _place(name, str(number))
-            if name == "cli":
-                yield from _place("__main__", "")
-
-
-def _place(name: str, floor: str) -> Iterator[tuple[str, str, str]]:
-    """Yield the row of a folder or a file, and those of the folders in it."""
-    path = PACKAGE / name
-    if not path.is_dir():
-        yield floor, f"{name}.py", _first_line(path.with_suffix(".py"))
-        return
-    yield floor, f"{name}/", _first_line(path / "__init__.py")
-    # A room within a room has no floors of its own on the map.
-    levels = floors(name) if "/" not in name else []
-    inside = [f"{name}/{one}" for level in levels for one in level]
-    for number in range(len(levels), 0, -1):
-        for one in levels[number - 1]:
-            yield from _place(f"{name}/{one}", f"{floor}.{number}")
-    for below in sorted(path.glob("*/__init__.py")):
-        one = below.parent.relative_to(PACKAGE).as_posix()
-        if one not in inside:
-            yield from _place(one, "")
 
 
 def _first_line(path: Path) -> str:

@@ -1,11 +1,15 @@
 import gc
 import logging
 import os
+import random
 import signal
 import sys
+import zlib
+from contextlib import contextmanager
 from functools import cache
 
 import filelock
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -25,6 +29,9 @@ settings.load_profile("no deadline")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+# After which a test that is marked `slow` fails; pyproject.toml has the time of the others.
+SLOW_SECONDS = 3600
 
 # The device of tests marked `gpu`. `GPU_TESTS_ON=cpu pytest -m gpu` tries those that run elsewhere too.
 GPU = os.environ.get("GPU_TESTS_ON", "cuda")
@@ -60,6 +67,9 @@ def pytest_collection():
 
 
 def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(SLOW_SECONDS))
     if hasattr(config, "workerinput"):  # one of several processes
         longest_first(items, recorded(config.rootpath))
 
@@ -74,6 +84,49 @@ def pytest_runtest_setup(item):
     is_moved = GPU != "cuda" and "gpu" in getattr(item, "fixturenames", ())
     if item.get_closest_marker("gpu") and not is_moved and not torch.cuda.is_available():
         pytest.skip("there is no CUDA device")
+
+
+def seed_all(seed):
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - of whatever draws from it
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+
+
+@contextmanager
+def seeded_apart(name):
+    """Seed with a name, and leave the generators as they were: what is drawn depends on nothing that ran before."""
+    before = random.getstate(), np.random.get_state(), torch.default_generator.get_state()  # noqa: NPY002
+    seed_all(zlib.crc32(name.encode()))
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+        torch.default_generator.set_state(before[2])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    """What a file draws when it is imported is of its name."""
+    with seeded_apart(collector.nodeid):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef, request):
+    """What a fixture draws that several tests share is of its name, whichever of them needs it first."""
+    if fixturedef.scope == "function":
+        return (yield)
+    with seeded_apart(f"{fixturedef.baseid} {fixturedef.argname} {getattr(request, 'param_index', 0)}"):
+        return (yield)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """What a test draws, and a fixture of its own, is the same in every run."""
+    seed_all(0)
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.waiting import wait_for
+
 if TYPE_CHECKING:
     from tests.preloaded import Started
 
@@ -37,14 +39,9 @@ def environment_of(pid: int) -> bytes:
     return b"\0" + Path(f"/proc/{pid}/environ").read_bytes()
 
 
-def are_gone(pids: set[int], seconds: float = 15.0) -> bool:
-    """Return whether processes have ended, waiting for it a little."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
-            return True
-        time.sleep(0.1)
-    return False
+def wait_until_gone(pids: set[int]) -> None:
+    """Wait until processes have ended."""
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
 
 
 def kill_all(process: subprocess.Popen[str] | Started) -> None:

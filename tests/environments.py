@@ -31,6 +31,7 @@ from tests.extras import read_project, requirements
 ROOT = Path(__file__).parents[1]
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 LOWEST = "lowest"
+TORCH_LIMITS = ROOT / "requirements" / "torch.txt"
 ROOMS = (
     "blocks",
     "reparam",
@@ -99,7 +100,9 @@ class Uv:
         except RuntimeError:
             return None
 
-    def resolved(self, python: str, requirements: Sequence[str], scratch: Path, *options: str) -> list[str] | None:
+    def resolved(
+        self, python: str, requirements: Sequence[str], scratch: Path, *options: str | Path
+    ) -> list[str] | None:
         """Return `name==version` of all that is needed, if wheels can be had for it."""
         wanted = scratch / "wanted.txt"
         wanted.write_text("\n".join(requirements) + "\n")
@@ -156,17 +159,19 @@ def requirements_of(wheel: Path, extras: Sequence[str]) -> list[list[Requirement
 
 
 def chosen(
-    wanted: Sequence[Sequence[Requirement]], python: str, scratch: Path, uv: Uv, *, lowest: bool
+    wanted: Sequence[Sequence[Requirement]], python: str, scratch: Path, uv: Uv, *, lowest: bool, newest_torch: bool
 ) -> tuple[list[str], list[str]]:
     """Return the versions to install, and the requirements beyond core and runners that no wheel fits.
 
-    At the lowest versions, those of the core are found first, and what cannot live with them is left out.
+    At the lowest versions, those of the core are found first, and what cannot live with them is left out. Otherwise
+    PyTorch is held to the versions that the tests were last run with.
 
     Raises:
         RuntimeError: if the core itself, or what runs tests, cannot be had.
     """
     core, runners, more = wanted
-    options = ("--resolution", "lowest-direct") if lowest else ()
+    held = () if newest_torch else ("--constraint", TORCH_LIMITS)
+    options = ("--resolution", "lowest-direct") if lowest else held
     always = [_plain(one) for one in core]
     if lowest:
         direct = {_normalised(one.name) for one in core}
@@ -209,9 +214,11 @@ def tried(name: str, folder: Path, wheel: Path, uv: Uv, choices: argparse.Namesp
     place = folder / name
     place.mkdir()
     try:
-        versions, lacking = chosen(requirements_of(wheel, choices.extras), python, place, uv, lowest=name == LOWEST)
+        wanted = requirements_of(wheel, choices.extras)
+        how = {"lowest": name == LOWEST, "newest_torch": choices.newest_torch}
+        versions, lacking = chosen(wanted, python, place, uv, **how)
         uv.run("venv", "--python", python, place / "venv")
-        own = place / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+        own = place / "venv" / "bin" / "python"
         (place / "versions.txt").write_text("\n".join(versions))
         uv.run("pip", "install", "--python", own, "--no-deps", "-r", place / "versions.txt", wheel)
         rooms = [f"tests/{room}" for room in choices.rooms]
@@ -257,6 +264,7 @@ def main() -> int:
     add = parser.add_argument
     add("--only", nargs="+", choices=(*PYTHONS, LOWEST), default=(*PYTHONS, LOWEST), help="environments")
     add("--extras", nargs="+", default=(), help="extras to be tested too, as far as they can be had")
+    add("--newest-torch", action="store_true", help="not held to requirements/torch.txt")
     add("--rooms", nargs="+", default=ROOMS, help="folders and files of tests/")
     add("--processes", type=int, default=2, help="that share out the tests of one environment")
     add("--logs", type=Path, default=ROOT / "build" / "environments", help="where the tests' output goes")

@@ -17,15 +17,6 @@ from tests.targets import Table
 
 DOCS = Path(__file__).parents[1] / "docs"
 OF_BEST = "of the release's best"
-_DRAWINGS = {
-    "names": "unseen names",
-    "pictures": "unseen drawings of seen names",
-    "set": "an unseen set",
-    "concepts": "unseen concepts",
-    "renderings": "unseen renderings",
-    "style": "an unseen style",
-    "validation": "validation",
-}
 # Of the fair table, no case in two.
 FAIR = ("runtimes_images", "runtimes_texts", "runtimes_s2_b", "runtimes_one_thread")
 FORMS = {"onnxruntime": "float32", "openvino": "float32", "openvino_bf16": "bfloat16"}
@@ -116,22 +107,6 @@ def _source(whole: Mapping[tuple[str, ...], Row]) -> str:
     return next(source for source, *_ in whole if source != "bytes")
 
 
-def forms_table() -> Table:
-    """Return what each form loses in accuracy, on the held-out drawings of `icons` and of the quickstart."""
-    rows = []
-    for name, model in (("forms_icons", "`icons`"), ("forms_quickstart", "the quickstart's student")):
-        sets: dict[str, dict[str, Mapping[str, Value]]] = {}
-        for row in found(name):
-            sets.setdefault(row.case["data"], {})[row.case["form"]] = row.values
-        for data, by_form in sets.items():
-            first = next(iter(by_form.values()))
-            cells = [f"{first['pictures'].number:,.0f}", f"{first['float32'].number:.1f}"]
-            cells += [_points(values["difference"]) for values in by_form.values()]
-            part = data.partition("-")[2].removeprefix("test_").removesuffix("_test")
-            rows.append((f"{model}, {_DRAWINGS[part]}", *cells))
-    return ("drawings", "number", "float32, %", *by_form), rows
-
-
 def measured_table() -> Table:
     """Return what the loss, a training step and a data worker take."""
     rows = []
@@ -191,25 +166,9 @@ def costs_table() -> Table:
     return ("", "augmentations", "captions", *(f"`{one}`" for one in LAYOUTS), "the paper's growth"), rows
 
 
-def small_vectors_table() -> Table:
-    """Return what a query takes and finds among a million vectors, by how they are kept in memory."""
-    titles = ("`--vectors`", "bytes of a vector in memory", "recall@10", "ms", "of the graphs' time", "peak memory, GB")
-    rows = []
-    for row in found("small_vectors"):
-        values = row.values
-        cells = [text(values["a vector in memory"].number), f"{100 * values['recall@10'].number:.1f} %"]
-        cells += [f"{values['a query'].number:.1f}", spread(values["of float16's time"])]
-        rows.append((f"`{row.case['kind']}`", *cells, f"{values['peak memory'].number:.2f}"))
-    return titles, rows
-
-
 def spread(value: Value) -> str:
     """Return a ratio with its quartiles."""
     return f"{value.number:.2f} ({value.low:.2f} to {value.high:.2f})"
-
-
-def _points(value: Value) -> str:
-    return f"{value.number:+.1f} ({value.low:+.1f} to {value.high:+.1f})"
 
 
 def _name(model: str) -> str:

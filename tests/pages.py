@@ -14,23 +14,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
-from examples.captioner.lines import read_lines
-from examples.captioner.report import report
-from mobileclip import testing
 from mobileclip.evaluation import SUITE, SUITES, evaluation_tasks
 from mobileclip.recipes import header_of, recipe_files
 from mobileclip.registry import Registry
-from tests.architecture import PACKAGE, ROOT, map_page, picture
+from tests.architecture import PACKAGE, ROOT, picture
 from tests.kept_results import (
     costs_table,
-    forms_table,
     latency_table,
     measured_table,
     runtimes_by_form_table,
     runtimes_compiled_table,
     runtimes_of_one_thread_table,
     runtimes_table,
-    small_vectors_table,
 )
 from tests.targets import Table, acceptance_table, layouts_table, places_table, targets_table
 
@@ -53,20 +48,6 @@ def registries() -> str:
     """Return every public registry, with the group of its entry points."""
     rows = sorted(_registries(), key=lambda row: row[1])
     return _table("a name of", "registry", "entry point", rows=rows)
-
-
-def checks() -> str:
-    """Return the contract suites, with their arguments."""
-    rows = []
-    for name in testing.__all__:
-        check = getattr(testing, name)
-        arguments = ", ".join(
-            f"{one.name}=" if one.kind is one.KEYWORD_ONLY else str(one).partition(":")[0]
-            for one in inspect.signature(check).parameters.values()
-        )
-        about = _first_line(check).removeprefix("Check ").removeprefix("that ").rstrip(".")
-        rows.append((f"`{name}({arguments})`", about))
-    return _table("function", "what it checks", rows=rows)
 
 
 def recipes() -> str:
@@ -99,12 +80,7 @@ def _written(table: Callable[[], Table]) -> Callable[[], str]:
     return text
 
 
-def captioner_study() -> str:
-    """Return the tables of the study of captioners, of its kept lines."""
-    return report(read_lines(ROOT / "docs" / "captioner_study.jsonl"))
-
-
-_OWN = (tasks, registries, checks, recipes, models, captioner_study)
+_OWN = (tasks, registries, recipes, models)
 BLOCKS: dict[str, Callable[[], str]] = {one.__name__: one for one in _OWN} | {
     one.__name__: _written(one)
     for one in (
@@ -118,16 +94,14 @@ BLOCKS: dict[str, Callable[[], str]] = {one.__name__: one for one in _OWN} | {
         runtimes_compiled_table,
         latency_table,
         costs_table,
-        forms_table,
         measured_table,
-        small_vectors_table,
     )
 }
 
 
 def pages() -> dict[Path, str]:
     """Return every page with something written by the program, by its path."""
-    found = {ROOT / "docs" / "map.md": map_page(), ROOT / "docs" / "architecture.svg": picture()}
+    found = {ROOT / "docs" / "architecture.svg": picture()}
     for path in sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "recipes" / "README.md"]):
         text = path.read_text(encoding="utf-8")
         if _BLOCK.search(text):

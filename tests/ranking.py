@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 # Rooms and files without a folder of tests, or with more tests in others.
 ELSEWHERE: dict[str, tuple[str, ...]] = {
     "strict": ("test_serialization.py", "trials"),
-    "recipes": ("test_walk.py",),
     "cli": ("test_extras.py", "evaluation/test_own_data.py", "export/test_cli.py"),
     "__init__": ("test_import.py", "test_extras.py"),
     "__main__": ("test_extras.py",),
@@ -31,18 +30,18 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
 # The tests of what lies beside the library: of a folder, or of a file at the root.
 BESIDE: dict[str, tuple[str, ...]] = {
     "benchmarks": ("benchmarks",),
-    "docs": ("test_pages.py", "test_site.py", "test_walk.py"),
+    "docs": ("test_pages.py", "test_site.py"),
     "examples": ("examples",),
-    "recipes": ("recipes", "test_walk.py"),
+    "recipes": ("recipes",),
     "requirements": ("test_environments.py",),
     "Makefile": ("test_pages.py",),
     "mkdocs.yml": ("test_site.py",),
-    "pyproject.toml": ("test_environments.py", "test_extras.py", "test_walk.py"),
+    "pyproject.toml": ("test_environments.py", "test_extras.py"),
     "README.md": ("test_pages.py", "test_environments.py", "test_extras.py"),
     "CONTRIBUTING.md": ("test_pages.py", "test_site.py"),
 }
 # They look at the whole tree, in a few seconds.
-GUARDS = ("tests/test_walk.py", "tests/test_assertions.py", "tests/test_encodings.py", "tests/test_defaults.py")
+GUARDS = ("tests/test_assertions.py", "tests/test_encodings.py")
 _DOTTED = re.compile(r"\b(?:mobileclip|benchmarks|examples|tests)(?:\.\w+)+")
 _SAME_ROOM = 3  # as far as imports, where there are none
 _PACKAGES = ("mobileclip", "benchmarks", "tests")

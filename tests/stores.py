@@ -1,4 +1,4 @@
-"""A web server with faults at will, and stores as fixtures; `benchmarks.object_store` is an S3 server."""
+"""A web server with faults at will, and stores as fixtures; `tests.object_store` is an S3 server."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 import attrs
 import pytest
 
-from benchmarks.object_store import ObjectStore, object_store
 from mobileclip import storage
+from tests.object_store import ObjectStore, object_store
 
 
 @attrs.define

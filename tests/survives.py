@@ -22,8 +22,9 @@ from typing import Any, Protocol
 import attrs
 
 from tests.crash.compared import contents
-from tests.descendants import are_gone, descendants, kill_all
+from tests.descendants import descendants, kill_all, wait_until_gone
 from tests.preloaded import Ended
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[1]
 PORTS = itertools.count(20_000 + 20 * (os.getpid() % 500))
@@ -131,7 +132,7 @@ class Program:
                     below = descendants(process.pid)
                     self._end(process, below, moment)
                 process.wait(SECONDS)
-                assert are_gone(below, 60), f"processes outlived the one that started them: {below}"
+                wait_until_gone(below)
             finally:
                 kill_all(process)
             log.seek(0)
@@ -140,12 +141,11 @@ class Program:
         return Ended(status=process.returncode, output=output, operations=())
 
     def _wait(self, process: subprocess.Popen[str], folder: Path, moment: Moment, begun: int) -> None:
-        deadline = time.monotonic() + SECONDS
         if moment.more is not None:
             target = min(begun + moment.more, self.most)
-            while process.poll() is None and self.progress(folder) < target:
-                assert time.monotonic() < deadline, f"no progress from {begun} to {target} in {SECONDS:g} s"
-                time.sleep(0.003)
+            wait_for(
+                lambda: process.poll() is not None or self.progress(folder) >= target, seconds=SECONDS, every=0.003
+            )
         time.sleep(moment.seconds)
 
     def _end(self, process: subprocess.Popen[str], below: set[int], moment: Moment) -> None:
@@ -224,20 +224,28 @@ class Survival:
             if ended.status == 0 or (ended.status != -signal.SIGKILL and moment.name == "SIGKILL"):
                 found.append(f"it was not ended (status {ended.status}): {ended.output[-300:]}")
             self.changes(work, number)
-        again = self.command.run(work)
+        where = ", ".join(map(self._told, moments))
+        return [f"ended {where}: {one}" for one in found] + self.again(f"ended {where}")
+
+    def again(self, what: str) -> list[str]:
+        """Run the command once more, and return what is wrong then; `what` says what was done to it before."""
+        again, found = self.command.run(self.root / "work"), []
         if again.status != 0:
             found.append(f"run again, it ended with {again.status}: {again.output[-600:]}")
         if "Traceback" in again.output:
             found.append(f"a traceback: {again.output[-600:]}")
-        after = self.command.contents(work)
+        return [f"{what}: {one}" for one in found] + self.differences(what)
+
+    def differences(self, what: str) -> list[str]:
+        """Return what differs from an undisturbed run; `what` says what was done to the command before."""
+        after, found = self.command.contents(self.root / "work"), []
         if more := sorted(after.keys() - self.expected.keys()):
             found.append(f"left behind: {more}")
         if missing := sorted(self.expected.keys() - after.keys()):
             found.append(f"missing: {missing}")
         if others := sorted(name for name in after.keys() & self.expected.keys() if after[name] != self.expected[name]):
             found.append(f"different: {others}")
-        where = ", ".join(map(self._told, moments))
-        return [f"ended {where}: {one}" for one in found]
+        return [f"{what}: {one}" for one in found]
 
     def _told(self, moment: Moment) -> str:
         if moment.operation is None:

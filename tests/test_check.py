@@ -80,11 +80,9 @@ def test_every_changed_file_has_its_turn_behind_changed_tests():
     [
         ("tests/preloaded.py", "tests/storage/test_local.py"),
         ("tests/losses/conftest.py", "tests/losses/test_reinforced.py"),
-        ("tests/golden/defaults.json", "tests/test_defaults.py"),
-        ("benchmarks/object_store.py", "tests/storage/test_storage.py"),
+        ("tests/object_store.py", "tests/storage/test_storage.py"),
         ("docs/classification.md", "tests/recipes/test_classification_page.py"),
         ("CONTRIBUTING.md", "tests/test_site.py"),
-        ("docs/map.md", "tests/test_walk.py"),
         ("recipes/train_s2.py", "tests/recipes/test_header.py"),
         ("pyproject.toml", "tests/test_environments.py"),
     ],

@@ -1,4 +1,4 @@
-"""No text is read or written in whatever encoding the machine has: on Windows that is not UTF-8."""
+"""No text is read or written in whatever encoding the machine has, which need not be UTF-8."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """What is said of Pythons and of the lowest versions, in the places that say it."""
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import yaml
 from long_description import distribution
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 from tests import environments
 from tests.extras import NOT_TESTED, Missing, read_project
@@ -19,6 +21,9 @@ PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 TEXTS = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / ".github" / "workflows").glob("*.yml")}
 WORKFLOWS = {name: yaml.safe_load(text) for name, text in TEXTS.items()}
+TORCH_LIMITS = [
+    line for line in environments.TORCH_LIMITS.read_text(encoding="utf-8").splitlines() if not line.startswith("#")
+]
 STEPS = [
     (name, step) for name, flow in WORKFLOWS.items() for job in flow["jobs"].values() for step in job.get("steps", ())
 ]
@@ -43,6 +48,28 @@ def test_the_workflow_tests_every_python_that_is_promised():
     (from_on,) = re.findall(r'requires-python = "(.+)"', PROJECT)
     assert environments.PYTHONS[0] in SpecifierSet(from_on)
     assert "3.9" not in SpecifierSet(from_on)
+
+
+def test_torch_is_held_to_one_minor_version_where_warnings_are_errors():
+    limits = {one.name: one.specifier for one in map(Requirement, TORCH_LIMITS)}
+    assert {*limits} == {"torch", "torchvision"}
+    for specifier in limits.values():
+        (lowest,) = [Version(one.version) for one in specifier if one.operator == ">="]
+        assert f"{lowest}.9" in specifier
+        assert f"{lowest}.0+cpu" in specifier
+        assert f"{lowest.major}.{lowest.minor + 1}" not in specifier
+
+
+@pytest.mark.parametrize(
+    ("arguments", "is_held"),
+    [(["test"], True), (["test", "UV=uv"], True), (["test", "TORCH_LIMITS="], False), (["gpu"], False)],
+)
+def test_make_installs_with_these_limits_and_without_where_asked(arguments, is_held, tmp_path):
+    """A GPU machine has a PyTorch of its own."""
+    places = [f"VENV={tmp_path}/venv", f"GPU_VENV={tmp_path}/venv"]
+    commands = subprocess.run(["make", "-n", *arguments, *places], cwd=ROOT, capture_output=True, text=True, check=True)
+    (installing,) = [line for line in commands.stdout.splitlines() if "--editable" in line]
+    assert ("--constraint requirements/torch.txt" in installing) == is_held
 
 
 def test_every_action_is_pinned_by_its_commit_and_says_its_version():

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from benchmarks.curation import Point, _draw
 from benchmarks.latency_plot import accuracies, draw_accuracy, kept as kept_latencies
 from examples.learning_efficiency.page import DOCS, kept
 from examples.learning_efficiency.picture import panels
@@ -24,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 DRAWING = {
     "benchmarks/latency_plot.py": "latency",
     "examples/quickstart/sheet.py": "",
-    "mobileclip/charts.py": "efficiency curation curves tradeoff",
+    "mobileclip/charts.py": "efficiency curves tradeoff",
     "mobileclip/evaluation/report/figures.py": "",
     "mobileclip/evaluation/report/labels.py": "",
     "mobileclip/evaluation/report/plots.py": "report",
@@ -35,11 +34,6 @@ DRAWING = {
 def efficiency(path):
     spec = EfficiencySpec()
     write_chart(panels(spec, kept(DOCS, spec)[0]), path)
-
-
-def curation(path):
-    points = [Point(threshold=one / 4, precision=one / 4, recall=1 - one / 4, recall_of={}) for one in range(5)]
-    _draw(path, {"pairs": points, "near duplicates": points[1:3]})
 
 
 def curves(path):
@@ -69,7 +63,7 @@ def report(path):
     path.write_bytes(to_png(draw_latency(panel, LIGHT)))
 
 
-DRAWN = (efficiency, curation, curves, tradeoff, latency, report)
+DRAWN = (efficiency, curves, tradeoff, latency, report)
 
 
 def drawn(draw, path, monkeypatch):

@@ -118,13 +118,6 @@ def test_files_of_the_repository_that_a_page_names_are_there(page):
         assert (ROOT / path).exists(), f"{page}: {path}"
 
 
-def test_messages_that_troubleshooting_quotes_are_those_of_errors():
-    known = (ROOT / "tests" / "golden" / "errors.json").read_text(encoding="utf-8")
-    quoted = re.findall(r'^\| "([^"]+)"', PAGES["docs/troubleshooting.md"], re.MULTILINE)
-    assert len(quoted) >= 6
-    assert [text for text in quoted if text not in known] == []
-
-
 def test_what_the_program_writes_stands_in_the_pages():
     """`python -m tests.pages` renews them."""
     for path, text in pages().items():

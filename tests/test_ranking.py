@@ -26,7 +26,6 @@ def test_the_likeliest_tests_run_first():
     assert "tests/blocks/test_timm_parity.py" in others
     torch_file = own_tests(ROOT, "mobileclip/data/samples/torch_file.py", "read")
     assert torch_file[0] == "tests/data/samples/test_torch_file.py"
-    assert "tests/test_inner_modules.py" in own_tests(ROOT, "mobileclip/hardware/devices.py")
     assert "tests/inference/test_int8.py" in own_tests(ROOT, "mobileclip/inference/layers.py")
 
 

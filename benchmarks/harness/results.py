@@ -151,7 +151,7 @@ def write_results(path: Path, results: Results) -> None:
 
 def load_average() -> float:
     """Return how many processes computed or waited to, in the mean of the last minute."""
-    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else 0.0
+    return round(os.getloadavg()[0], 2)
 
 
 @cache

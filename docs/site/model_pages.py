@@ -1,7 +1,7 @@
 """A page for each model known by name, and one with all of them, from values that stand elsewhere.
 
 `models.json` is written by `count_models.py`; accuracies and latencies are those that evaluation reports show beside
-their own, and the tables of `docs/latency.md` and its page in `docs/lab`.
+their own, and the tables of `docs/latency.md`.
 """
 
 from __future__ import annotations
@@ -67,10 +67,9 @@ def measured_tables(name: str) -> str:
 
 
 def measured_lines() -> list[str]:
-    """Return the lines of the pages that have measured latencies."""
-    pages = (ROOT / "docs" / "latency.md", ROOT / "docs" / "lab" / "latency.md")
-    texts = (re.sub(r"<!--.*?-->\n\n?", "", page.read_text(encoding="utf-8")) for page in pages)
-    return [line for text in texts for line in text.split("\n")]
+    """Return the lines of the page that has measured latencies."""
+    text = (ROOT / "docs" / "latency.md").read_text(encoding="utf-8")
+    return re.sub(r"<!--.*?-->\n\n?", "", text).split("\n")
 
 
 def _paragraph_above(lines: list[str], index: int) -> str:

@@ -1,4 +1,4 @@
-"""What the site's search shows first: guides before reference, and nothing of the lab."""
+"""What the site's search shows first: guides before reference."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-LAB = "lab/"
 # What newcomers search for, and the page that answers.
 ANSWERS = {
     "install": "install.html",
@@ -32,8 +31,6 @@ def search_settings(page: str) -> dict[str, Any]:
     Args:
         page: its path below `docs/`.
     """
-    if page.startswith(LAB):
-        return {"exclude": True}
     return {"boost": next((boost for start, boost in _BOOSTS.items() if page.startswith(start)), 1.0)}
 
 

@@ -6,7 +6,8 @@ Result:    outputs/captioner: lines.jsonl with a line per captioner and per trai
 
 A small CoCa learns composed captions of some icon sets, and writes captions of other sets' pictures, whose names it was
 never told. Students learn these pictures with keywords alone, with composed captions, with the captioner's, and with
-both, each with a teacher and without. docs/lab/captioner_study.md says what came out.
+both, each with a teacher and without. `python -m examples.captioner.report
+docs/captioner_study.jsonl` prints what came out.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Command:   python -m examples.learning_efficiency.page [--study outputs/learning_efficiency [--packaged]]
 Hardware:  one core
 Time:      half a minute; minutes with --packaged
-Result:    docs/learning_efficiency.md, docs/lab/learning_efficiency.md and the picture; with --study, its lines are
-           taken over first. A line of a training that is there takes the place of the older one
+Result:    docs/learning_efficiency.md and the picture; with --study, its lines are taken over first. A line of a
+           training that is there takes the place of the older one
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from mobileclip.terminal import say
 
 DOCS = Path(__file__).parents[2] / "docs"
 LINES = "learning_efficiency.jsonl"
-PAGES = ("learning_efficiency.md", "lab/learning_efficiency.md")
+PAGES = ("learning_efficiency.md",)
 PICTURE = "learning_efficiency_icons.png"
 
 # The rungs that pay; those that do not are in the whole table.

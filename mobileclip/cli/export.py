@@ -50,8 +50,8 @@ def export(
 
     The files are run in their runtime at once, on real images and captions, and measured against the model in float32.
     Where a tower of lower precision fails, it is written again with the layers that lose most in float32. The exit
-    status is 1 where it fails all the same; the folder with its report is kept. What no runtime here can run, of some
-    backends of ExecuTorch, is lowered and not run, and says so.
+    status is 1 where it fails all the same; the folder with its report is kept. What no runtime here can run,
+    such as Core ML's files away from a Mac, is written, not run, and says so.
 
     Args:
         model: a name such as mobileclip_s0, whose published weights are fetched once, a file of weights in any known
@@ -102,7 +102,7 @@ def export(
     )
     say(f"wrote {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
     if read_contract(folder).state == NOT_RUN:
-        say(f"{NOT_RUN}: no runtime of the backend is here; compare the golden vectors on a device", error=True)
+        say(f"{NOT_RUN}: no runtime of the target is here; compare the golden vectors on a device", error=True)
         return
     _conclude(read_report(folder), f"{folder} fails; the report in it says where")
 
@@ -189,6 +189,12 @@ def _conclude(report: Report, failure: str) -> None:
         name = name if tower.precision is None else f"{tower.precision}, {name}"
         say(f"{name}: cosine with float32 over {tower.count} {_unit(tower.tower)}: {cosines}")
     say(f"ranking: {report.ranking.agreement:.2%} of {report.ranking.num_queries} first results are float32's")
+    if not report.is_ranked:
+        say(
+            "rankings could not be checked: the model gives different inputs nearly the same embeddings, and a file "
+            "that ignores its input would pass; check the weights",
+            error=True,
+        )
     say(f"run by: {report.runtime}")
     if report.passed:
         say(f"passed: all {len(report.gates)} acceptance checks")

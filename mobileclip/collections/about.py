@@ -7,12 +7,8 @@ from pathlib import Path
 import attrs
 from attrs import validators
 
-from mobileclip.encoders import DualEncoderSpec
-from mobileclip.encoders.checkpoints import packaged
-from mobileclip.encoders.checkpoints.loading import is_other_model
-from mobileclip.inference.identity import ModelIdentity
-from mobileclip.inference.image_text_model import ImageTextModel
-from mobileclip.inference.loading import holds_weights, load_identified, spec_known_by_name
+from mobileclip.encoders import DualEncoderSpec, is_other_model, packaged
+from mobileclip.inference import ImageTextModel, ModelIdentity, holds_weights, load_identified, spec_known_by_name
 from mobileclip.inputs import Decode
 from mobileclip.serialization import from_json
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict

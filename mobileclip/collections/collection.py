@@ -40,10 +40,7 @@ from mobileclip.collections.store import ReplacedIndexError, Store
 from mobileclip.collections.tags import SHARE, Words, levels_of, make_words, read_words, write_words
 from mobileclip.collections.teaching import Concepts
 from mobileclip.engines import Engine
-from mobileclip.inference.archive import Embeddings, write_embeddings
-from mobileclip.inference.identity import ModelIdentity
-from mobileclip.inference.image_text_model import ImageTextModel
-from mobileclip.inference.quickening import quickened
+from mobileclip.inference import Embeddings, ImageTextModel, ModelIdentity, quickened, write_embeddings
 from mobileclip.progress import Progress
 from mobileclip.terminal import console
 

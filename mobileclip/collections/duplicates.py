@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from mobileclip import storage
 from mobileclip.collections.nearest import NeighbourGraph
 from mobileclip.collections.pictures import make_small, read_encoded
 from mobileclip.collections.scan import Presence
@@ -104,7 +105,7 @@ def _stamp(path: str) -> tuple[int, int] | None:
         status = Path(path).stat()
     except OSError:
         return None
-    return status.st_mtime_ns, status.st_size
+    return storage.modified_ns(status), status.st_size
 
 
 THRESHOLD = 0.95

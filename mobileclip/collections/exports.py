@@ -20,7 +20,7 @@ from mobileclip.collections.pictures import small_pictures, webp
 from mobileclip.collections.snapshot import Match, Snapshot, match_of
 from mobileclip.collections.store import COLUMNS, Row, Store
 from mobileclip.extras import needed
-from mobileclip.inference.image_text_model import ImageTextModel
+from mobileclip.inference import ImageTextModel
 from mobileclip.machine import raise_machine_fault
 from mobileclip.progress import Progress
 from mobileclip.serialization import from_json, to_json

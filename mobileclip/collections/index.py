@@ -15,9 +15,8 @@ from mobileclip.collections.known import KnownFiles, KnownRow
 from mobileclip.collections.read import FileReader, FileTask, Findings, IndexOptions, KnownContent
 from mobileclip.collections.scan import FoundFile, Presence, Scan, estimated_pictures, lies_in
 from mobileclip.collections.store import Store
-from mobileclip.data.skips import Skip
-from mobileclip.data.workers import LostProcessError
-from mobileclip.encoders.checkpoints.exports import is_export
+from mobileclip.data import LostProcessError, Skip
+from mobileclip.encoders import is_export
 from mobileclip.engines import (
     Engine,
     Listener,
@@ -32,9 +31,7 @@ from mobileclip.engines import (
     read_set_aside,
     write_set_aside,
 )
-from mobileclip.inference.identity import ModelIdentity
-from mobileclip.inference.image_text_model import ImageTextModel
-from mobileclip.inference.quickening import quickened
+from mobileclip.inference import ImageTextModel, ModelIdentity, quickened
 from mobileclip.progress import Progress
 from mobileclip.terminal import console, get_logger
 

@@ -11,7 +11,7 @@ from mobileclip.collections.about import FinishedFile
 from mobileclip.collections.read import FileTask, KnownContent, Recognised
 from mobileclip.collections.scan import FoundFile, MissingFolders, Presence, Scan, lies_in
 from mobileclip.collections.store import Row, Store
-from mobileclip.datasets.videos.formats import is_video_name
+from mobileclip.datasets import is_video_name
 
 
 @attrs.frozen(kw_only=True)

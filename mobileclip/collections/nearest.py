@@ -158,7 +158,7 @@ def renew_graph(folder: Path, snapshot: Snapshot, sizes: GraphSizes, *, show_pro
     finally:
         if len(graph) != before:
             with storage.atomic_file(folder / GRAPH) as path:
-                graph.save(str(path))
+                _save(graph, path)
 
 
 def build_graph(snapshot: Snapshot, sizes: GraphSizes, *, show_progress: bool = True) -> NeighbourGraph:
@@ -178,6 +178,13 @@ def _add(graph: Any, snapshot: Snapshot, sizes: GraphSizes, *, show_progress: bo
             # usearch loses rows when several threads add to one graph.
             graph.add(snapshot.ids[some].astype(np.uint64), snapshot.vectors[some].astype(np.float32), threads=1)
             bar.advance(len(some))
+
+
+def _save(graph: Any, path: Path) -> None:
+    try:
+        graph.save(str(path))
+    except RuntimeError as error:  # it says nothing of the system's errors
+        raise OSError(f"{path} cannot be written ({error}); if the disk is full, make room") from error
 
 
 def remove_graph(folder: Path) -> None:

@@ -14,17 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mobileclip import storage
 from mobileclip.collections.concepts import Example, Key
 from mobileclip.collections.snapshot import Match
-from mobileclip.data.images.limits import ImageError
-from mobileclip.data.images.opening import read_image_file
-from mobileclip.data.images.transform import LIMITS
-from mobileclip.data.shards.files import read_shard
-from mobileclip.data.skips import Skip, SkipReport
-from mobileclip.datasets.videos.opening import VideoFile
-from mobileclip.datasets.viewing.canvas import load_shown
-from mobileclip.inference.encoding import Encoded, Moment, Picture, encode_pictures
-from mobileclip.inference.image_text_model import ImageTextModel
+from mobileclip.data import LIMITS, ImageError, Skip, SkipReport, read_image_file, read_shard
+from mobileclip.datasets import VideoFile, load_shown
+from mobileclip.inference import Encoded, ImageTextModel, Moment, Picture, encode_pictures
 
 _REDUCTIONS = (8, 4, 2)
 # Of the copies of examples: the largest towers see 448 pixels.
@@ -260,4 +255,4 @@ def _change(path: Path, row: Known) -> Literal["gone", "changed"] | None:
         now = path.stat()
     except OSError:
         return "gone"
-    return None if (now.st_size, now.st_mtime_ns) == (row["size"], row["mtime_ns"]) else "changed"
+    return None if (now.st_size, storage.modified_ns(now)) == (row["size"], row["mtime_ns"]) else "changed"

@@ -16,14 +16,9 @@ from mobileclip.collections.about import FinishedFile
 from mobileclip.collections.scan import FoundFile, estimated_pictures
 from mobileclip.collections.store import Row
 from mobileclip.collections.videos import Frames, SceneChooser, hash_file, look_at_video
-from mobileclip.data.images.exif import CameraNotes
-from mobileclip.data.images.limits import ImageError
-from mobileclip.data.images.resize import Pixels
-from mobileclip.data.shards.files import read_shard
-from mobileclip.data.skips import Skip, SkipReport
-from mobileclip.hardware.precision import FastPrecision
-from mobileclip.inference.encoding import Encoded, Moment, Picture, PictureRead, encode_pictures
-from mobileclip.inference.image_text_model import ImageTextModel
+from mobileclip.data import CameraNotes, ImageError, Pixels, Skip, SkipReport, read_shard
+from mobileclip.hardware import FastPrecision
+from mobileclip.inference import Encoded, ImageTextModel, Moment, Picture, PictureRead, encode_pictures
 from mobileclip.inputs import Decode
 from mobileclip.strict import strict
 

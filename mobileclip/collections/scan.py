@@ -11,11 +11,8 @@ from typing import Literal
 import attrs
 
 from mobileclip import storage
-from mobileclip.data.images.files import list_folder
-from mobileclip.data.images.formats import IMAGE_EXTENSIONS
-from mobileclip.data.shards.files import expand_shards
-from mobileclip.data.skips import Skip
-from mobileclip.datasets.videos.formats import VIDEO_EXTENSIONS, is_video_name
+from mobileclip.data import IMAGE_EXTENSIONS, Skip, expand_shards, list_folder
+from mobileclip.datasets import VIDEO_EXTENSIONS, is_video_name
 
 
 class Presence:
@@ -187,6 +184,7 @@ def _files_at(path: str) -> tuple[list[str], Sequence[Skip]]:
         raise ValueError(
             f"the folder {storage.printable(path)} holds no pictures ({', '.join(IMAGE_EXTENSIONS)}), no videos "
             f"({', '.join(VIDEO_EXTENSIONS)}) and no tar shards; is its disk there? What an index has of it is kept"
+            f"{listed.said_left_out()}"
         )
     return names, listed.left_out(used=frozenset(others))
 
@@ -205,7 +203,7 @@ def _enter(path: str, found: dict[str, FoundFile], left_out: list[Skip]) -> None
     except OSError as error:
         left_out.append(Skip(reason="unreadable_file", key=name, shard=folder, detail=str(error.strerror)))
         return
-    found[path] = FoundFile(path=path, size=status.st_size, mtime_ns=status.st_mtime_ns, kind=_kind(path))
+    found[path] = FoundFile(path=path, size=status.st_size, mtime_ns=storage.modified_ns(status), kind=_kind(path))
 
 
 def _kind(path: str) -> Literal["picture", "shard", "video"]:

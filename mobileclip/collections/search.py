@@ -19,13 +19,9 @@ from mobileclip.collections.nearest import NeighbourGraph, nearest_of
 from mobileclip.collections.pictures import read_encoded
 from mobileclip.collections.scan import Presence
 from mobileclip.collections.snapshot import Match, Snapshot, first_of_videos, hidden_error, match_of
-from mobileclip.data.images.limits import ImageError
-from mobileclip.data.images.opening import read_image_file
-from mobileclip.data.images.reading import read_tower_image
-from mobileclip.data.images.transform import LIMITS, Pixels
-from mobileclip.datasets.videos.opening import VideoFile
-from mobileclip.inference.explaining import attribution
-from mobileclip.inference.image_text_model import ImageTextModel
+from mobileclip.data import LIMITS, ImageError, Pixels, read_image_file, read_tower_image
+from mobileclip.datasets import VideoFile
+from mobileclip.inference import ImageTextModel, attribution
 
 Vector = NDArray[np.float32]
 Picture = str | Path | bytes

@@ -470,7 +470,7 @@ def _named(error: sqlite3.Error, path: Path) -> Exception:
             "once, such as by `mobileclip search`"
         )
     if isinstance(error, sqlite3.OperationalError) and not text.startswith("no such"):
-        return OSError(f"{path} cannot be opened: {text}; look at its disk, and who may write to its folder")
+        return OSError(f"{path} cannot be opened: {text}; see if its disk is full, and who may write to its folder")
     return ValueError(f"{path} is damaged ({text}); delete the folder, and index the pictures again")
 
 

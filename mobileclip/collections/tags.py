@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mobileclip import storage
 from mobileclip.collections.about import About
 from mobileclip.collections.store import INDEX, changing, reading
-from mobileclip.inference.image_text_model import ImageTextModel, filled_in
+from mobileclip.inference import ImageTextModel, filled_in
 from mobileclip.progress import Progress
 from mobileclip.registry import nearest
 from mobileclip.serialization import from_json, to_json

@@ -27,10 +27,8 @@ from mobileclip.collections.pictures import encode_examples, small_copy, small_c
 from mobileclip.collections.search import embedding_of
 from mobileclip.collections.snapshot import Snapshot, match_of
 from mobileclip.collections.store import Store
-from mobileclip.data.images.limits import ImageError
-from mobileclip.data.images.opening import read_image_file
-from mobileclip.data.images.transform import LIMITS
-from mobileclip.inference.image_text_model import ImageTextModel
+from mobileclip.data import LIMITS, ImageError, read_image_file
+from mobileclip.inference import ImageTextModel
 from mobileclip.registry import nearest
 from mobileclip.terminal import get_logger
 

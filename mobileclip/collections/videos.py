@@ -10,10 +10,8 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from mobileclip.data.images.exif import CameraNotes
-from mobileclip.data.images.limits import ImageError
-from mobileclip.data.images.transform import LIMITS, Pixels
-from mobileclip.datasets.videos.opening import VideoFile
+from mobileclip.data import LIMITS, CameraNotes, ImageError, Pixels
+from mobileclip.datasets import VideoFile
 from mobileclip.machine import raise_machine_fault
 
 Frames = Literal["seconds", "scenes"]

@@ -18,7 +18,7 @@ from mobileclip import storage
 from mobileclip.collections.duplicates import DuplicateGroup, Duplicates
 from mobileclip.collections.pictures import small_pictures, webp
 from mobileclip.collections.snapshot import Match
-from mobileclip.datasets.viewing.canvas import FAINT, INK, TILE, Sheet, Tile
+from mobileclip.datasets import FAINT, INK, TILE, Sheet, Tile
 from mobileclip.extras import needed
 
 # The page of `mobileclip serve` has the same colours, in explain.js. At most so much of them covers a picture.

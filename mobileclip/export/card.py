@@ -79,4 +79,5 @@ def _measured(contract: Contract, report: Report) -> str:
         if tower.stage is None
     ]
     verdict = "All acceptance checks passed." if report.passed else f"Failed: {'; '.join(report.failures)}."
+    verdict += "" if report.is_ranked else " Rankings could not be checked: the model's embeddings hardly differ."
     return "\n".join(lines) + f"\n\nRun by {report.runtime}, on {report.data}. {verdict}"

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 import attrs
 
 from mobileclip.encoders.checkpoints.exports import CONTRACT
-from mobileclip.export.spec import TEXT_SPACE, Backend, InputDtype, Preprocess, Stage, Tower
+from mobileclip.export.spec import TEXT_SPACE, InputDtype, Preprocess, Stage, Tower
 from mobileclip.hardware.precision import Precision
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.serialization import to_json
@@ -130,8 +130,7 @@ class TowerFile:
             that alone is taken. A host cuts the padding off its rows, down to the shortest that holds their texts.
             Each has a signature in LiteRT: `length_8` and the like, and `serving_default` for the last.
         features: outputs behind the embeddings, in this order.
-        backend: of ExecuTorch, where it is not XNNPACK.
-        outside: operations that ExecuTorch computes itself, beside its backend.
+        outside: operations that ExecuTorch computes itself, outside XNNPACK.
         ranges: of int8, where they come from: `calibration` data of the export, or the `model`, which carries them.
     """
 
@@ -146,7 +145,6 @@ class TowerFile:
     float32: tuple[str, ...] = ()
     lengths: tuple[int, ...] = attrs.field(default=(), validator=_are_lengths, metadata=LEFT_OUT_AT_DEFAULT)
     features: tuple[FeatureMap, ...] = attrs.field(default=(), metadata=LEFT_OUT_AT_DEFAULT)
-    backend: Backend | None = attrs.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
     outside: tuple[str, ...] = attrs.field(default=(), metadata=LEFT_OUT_AT_DEFAULT)
     ranges: Literal["calibration", "model"] = attrs.field(default="calibration", metadata=LEFT_OUT_AT_DEFAULT)
 

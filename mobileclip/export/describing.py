@@ -49,7 +49,6 @@ def tower_file(export: TowerExport, name: str, written: Written) -> TowerFile:
         float32=tuple(sorted(export.fallback.layers)),
         lengths=export.lengths,
         features=tuple(_feature_map(export, stage, batch) for stage in export.stages),
-        backend=export.spec.backend if export.spec.lowered_only else None,
         outside=written.outside,
         ranges="model" if export.has_given_ranges else "calibration",
     )

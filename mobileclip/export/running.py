@@ -211,7 +211,7 @@ def load_export(
         device: where its runtime computes: `cpu`, or what the runtime has beside it on this machine, such as `cuda`,
             `tensorrt`, `coreml` or `qnn` of ONNX Runtime, and `gpu` or `npu` of OpenVINO.
         num_threads: of the processor that its runtime computes with; as many as PyTorch has by default. ExecuTorch has
-            one number a process; Core AI, and Core ML on a Mac, choose by themselves and take none.
+            one number a process; Core ML on a Mac chooses by itself and takes none.
         trust: whether to open an export that may run code here: files of other targets than ONNX, whose runtimes
             do not validate files, are run then too. What this machine wrote needs none, nor does what lies in the
             folder that the environment names as `MOBILECLIP_TRUST`.

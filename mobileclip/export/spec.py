@@ -17,7 +17,6 @@ Preprocess = Literal["host", "uint8", "float32", "picture"]
 InputDtype = Literal["float32", "uint8", "int32", "int64"]
 TextDtype = Literal["int32", "int64"]
 TextLengths = Literal["own", "full"]
-Backend = Literal["xnnpack", "coreml", "vulkan", "qnn"]
 Stage = int | Literal["text-space"]
 """What a feature map comes behind: a stage, from 0, of a ViT a layer; or all of the tower, in the space of texts."""
 TEXT_SPACE: Final = "text-space"
@@ -49,7 +48,7 @@ class ExportSpec:
 
     Args:
         out: the folder to write; it must not exist, or be empty.
-        target: the runtime's format: `onnx`, `openvino`, `litert`, `executorch`, `coreml`, `coreai`, `torch`, or
+        target: the runtime's format: `onnx`, `openvino`, `litert`, `executorch`, `coreml`, `torch`, or
             another that is registered in `mobileclip.export.targets`.
         layout: names of files, inputs and outputs, and the files beside them: `plain`, `transformers.js`,
             `immich`, or another that is registered in `mobileclip.export.layouts`.
@@ -76,10 +75,6 @@ class ExportSpec:
         converter: the Python of an environment with the target's own converter, where that cannot stand beside this
             library: that of `litert`. Other targets need none.
 
-        backend: of `executorch`, who computes what it can: `xnnpack`, which is the default, on processors; `coreml` on
-            Apple's devices and `vulkan` on GPUs, which may be lowered here and not run, in float32 or
-            float16, one input at a time; `qnn` needs Qualcomm's tools. Other targets have none.
-
     Examples:
         >>> ExportSpec(out="phone", target="coreml", precision="float16", preprocess="uint8").towers
         ('image', 'text')
@@ -99,34 +94,16 @@ class ExportSpec:
     context_length: int | None = None
     text_lengths: TextLengths = attrs.field(default="own", validator=validators.in_(get_args(TextLengths)))
     converter: Path | None = None
-    backend: Backend | None = attrs.field(
-        default=None, validator=validators.optional(validators.in_(get_args(Backend)))
-    )
 
     def __attrs_post_init__(self) -> None:
-        """Check that feature maps are asked of an image tower, and of a backend what it has."""
+        """Check that feature maps are asked of an image tower."""
         if self.features and self.tower == "text":
             raise ValueError("features are maps of the image tower, and the text tower alone is exported")
-        if self.backend is not None and self.target != "executorch":
-            raise ValueError(
-                f"backend is {self.backend!r}, and the target {self.target!r} has none; leave it out, or choose the "
-                "target executorch"
-            )
-        if self.lowered_only and (self.precision not in ("float32", "float16") or self.dynamic_batch):
-            raise ValueError(
-                f"the backend {self.backend!r} takes one input at a time, in float32 or float16; choose one of these "
-                "without --set dynamic-batch, or the backend xnnpack"
-            )
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
         """All precisions that are written, the one that is loaded first."""
         return tuple(dict.fromkeys((self.precision, *self.also)))
-
-    @property
-    def lowered_only(self) -> bool:
-        """Whether the backend is one whose programs this machine may be unable to run."""
-        return self.backend not in (None, "xnnpack")
 
     @property
     def towers(self) -> tuple[Tower, ...]:

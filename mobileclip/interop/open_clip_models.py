@@ -120,7 +120,8 @@ def load_open_clip(source: OpenClipSource, *, device: str, precision: WidePrecis
         precision: what the weights are cast to.
 
     Raises:
-        ValueError: if open_clip is missing, it does not know the model or the tag, or the weights do not fit.
+        ValueError: if open_clip is missing, it does not know the model or the tag, or the weights do not fit: positions
+            of a file are not interpolated.
     """
     from safetensors import SafetensorError
 
@@ -128,10 +129,11 @@ def load_open_clip(source: OpenClipSource, *, device: str, precision: WidePrecis
     with _known_to_open_clip(source) as (model, pretrained):
         quick_gelu = _quick_gelu(model, pretrained)
         try:
-            _check_file(source.pretrained)
+            positions = _positions(source.pretrained)
             loaded = open_clip.create_model(
                 model, pretrained, force_quick_gelu=quick_gelu, require_pretrained=True, weights_only=True
             )
+            _require_positions(loaded, positions)
         except (*_LOADING_ERRORS, SafetensorError) as error:
             raise ValueError(f"{_spoken(source)} cannot be loaded: {error}") from error
         config = open_clip.get_model_config(model)
@@ -291,10 +293,25 @@ def _quick_gelu(model: str, pretrained: str | None) -> bool:
     return wanted
 
 
-def _check_file(pretrained: str | None) -> None:
-    """Read a file of weights within our bounds before open_clip does without any; it alone reads NumPy's."""
-    if pretrained is not None and Path(pretrained).is_file() and Path(pretrained).suffix not in (".npz", ".npy"):
-        read_tensors(Path(pretrained))
+def _positions(pretrained: str | None) -> dict[str, torch.Size]:
+    """Return the shapes of the positions in a file of weights, read within our bounds before open_clip reads it."""
+    if pretrained is None or not Path(pretrained).is_file() or Path(pretrained).suffix in (".npz", ".npy"):
+        return {}  # NumPy's files are read by open_clip alone
+    tensors, _ = read_tensors(Path(pretrained))
+    return {name: tensor.shape for name, tensor in tensors.items() if name.endswith("positional_embedding")}
+
+
+def _require_positions(model: Any, stored: Mapping[str, torch.Size]) -> None:
+    """Refuse a file of another context or image size than the model's: open_clip interpolates positions silently."""
+    own = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    for theirs, shape in stored.items():
+        name = theirs.removeprefix("module.")
+        wanted = own.get(name, own.get(f"text.{name}", shape))
+        if shape != wanted:
+            raise ValueError(
+                f"{name} of the file has the shape {tuple(shape)}, and the model's is {tuple(wanted)}; name the "
+                "architecture that the file was trained with"
+            )
 
 
 def _tags(model: str) -> list[str]:

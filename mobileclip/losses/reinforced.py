@@ -52,6 +52,8 @@ class ReinforcedLossSpec(LossSpec):
         teacher_dims: embedding dims of the teachers, in the order in which their embeddings are concatenated; may be
             empty where nothing is distilled.
         teacher_logit_scales: inverse temperatures of the teachers, after `exp`, in the same order; by default 100 each.
+        tuned_scales: whether the logit scales were tuned for the student, as MobileCLIP2's were; those of a data card
+            that differ are then no contradiction.
         distill_weight: `w` of Eq. 2, 0.75 for B and 1 for the smaller models; at least 0. With 0, teachers are neither
             needed nor looked at.
         contrastive_weight: `1 - w` of Eq. 2; at least 0; by default 0, or 1 where nothing is distilled.
@@ -84,6 +86,7 @@ class ReinforcedLossSpec(LossSpec):
         converter=_numbers,
         validator=_positive,
     )
+    tuned_scales: bool = attrs.field(default=False, metadata=LEFT_OUT_AT_DEFAULT)
     distill_weight: float = attrs.field(default=1.0, validator=validators.ge(0))
     contrastive_weight: float = attrs.field(
         default=attrs.Factory(lambda own: 0.0 if own.distill_weight else 1.0, takes_self=True),
@@ -120,6 +123,12 @@ class ReinforcedLossSpec(LossSpec):
     def needs_teachers(self) -> bool:
         """Where it distils: the teachers' embeddings are its targets."""
         return self.distill_weight > 0
+
+    @property
+    def about_teachers(self) -> dict[str, tuple[float, ...]]:
+        """What has to agree with the card of the data: nothing without distillation, and no scales that were tuned."""
+        names = ("teacher_dims", *(() if self.tuned_scales else ("teacher_logit_scales",)))
+        return {name: getattr(self, name) for name in names} if self.needs_teachers else {}
 
     @property
     def term_names(self) -> tuple[str | None, str | None]:

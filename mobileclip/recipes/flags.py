@@ -54,7 +54,7 @@ _TRAINED = (
 FLAGS: Mapping[str, Sequence[Flag]] = {
     "training": (
         Flag("--data", "SHARDS...", "reinforced shards: paths, patterns or URLs"),
-        Flag("--validation", "SHARDS...", "held-out pairs; recall on them is measured"),
+        Flag("--validation", "DATA...", "held-out pairs; recall on them is measured"),
         Flag("--evaluate", "DATA...", "data sets to evaluate on between epochs"),
         *_TRAINED,
     ),
@@ -65,7 +65,7 @@ FLAGS: Mapping[str, Sequence[Flag]] = {
     ),
     "captioning": (
         Flag("--data", "DATA...", "image-text shards; or a .jsonl, table or folder"),
-        Flag("--validation", "SHARDS...", "held-out pairs; nats per id are measured"),
+        Flag("--validation", "DATA...", "held-out pairs; nats per id are measured"),
         *_TRAINED,
     ),
     "reinforcing": (

@@ -10,13 +10,15 @@ from itertools import islice
 import attrs
 import torch
 
-from mobileclip.data import ImageTextSample, SkipReport
+from mobileclip.data import ImageTextSample, SkipReport, ViewAgreement, read_reinforced_samples
 from mobileclip.datasets import Unit
 from mobileclip.engines import Place, default_num_threads
 from mobileclip.hardware.devices import AUTO, pick_device
+from mobileclip.reinforce.agreement import CHANGED_BY, measure_agreement
 from mobileclip.reinforce.manifest import ShardEntry
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.worker import ReinforcementWork, ShardWorker
+from mobileclip.storage import join
 
 _MAX_COUNTED = 16
 
@@ -33,6 +35,7 @@ class Estimate:
         bytes_per_sample: of a finished shard, images included.
         loading_seconds: until a worker's models are loaded, once per worker.
         device: what it was measured on.
+        agreement: how far the teachers recognise the stored views of these samples; None where it was not measured.
     """
 
     num_shards: int
@@ -42,6 +45,7 @@ class Estimate:
     bytes_per_sample: float
     loading_seconds: float
     device: str
+    agreement: ViewAgreement | None = None
 
     @property
     def device_hours(self) -> float:
@@ -56,11 +60,12 @@ class Estimate:
     def __str__(self) -> str:
         from rich.filesize import decimal
 
+        agreement = "" if self.agreement is None else f"\n{self.agreement}; {CHANGED_BY}"
         return (
             f"{self.num_samples:,} samples in {self.num_shards:,} shards: {self.device_hours:,.2f} hours of one device "
             f"({self.samples_per_second:,.2f} samples/s on {self.device}, measured on {self.num_measured} samples, "
             f"after {self.loading_seconds:.0f} s of loading) and {decimal(self.num_bytes)} "
-            f"({decimal(round(self.bytes_per_sample))} per sample)"
+            f"({decimal(round(self.bytes_per_sample))} per sample){agreement}"
         )
 
 
@@ -87,6 +92,10 @@ def estimate(spec: ReinforcementSpec, *, num_samples: int = 64, device: str = AU
         started = time.perf_counter()
         entry = _made(worker, _beginning(units[0], num_samples))
         seconds = time.perf_counter() - started
+        agreement = None
+        if worker.teachers is not None and entry.num_samples and spec.num_compared:
+            stored = read_reinforced_samples([join(folder, units[0].name)])
+            agreement = measure_agreement(list(islice(stored, spec.num_compared)), worker.teachers, aside)
     if entry.num_samples == 0:
         raise ValueError(f"not one of the first {num_samples} samples of {units[0].name} can be used: {entry.skipped}")
     return Estimate(
@@ -99,6 +108,7 @@ def estimate(spec: ReinforcementSpec, *, num_samples: int = 64, device: str = AU
         device=torch.cuda.get_device_name(device)
         if device.startswith("cuda")
         else (f"{torch.get_num_threads()} CPU cores" if device == "cpu" else device),
+        agreement=agreement,
     )
 
 

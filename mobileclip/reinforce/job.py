@@ -19,7 +19,7 @@ from mobileclip.data import ViewAgreement, read_card, write_card
 from mobileclip.datasets import Unit
 from mobileclip.engines import Engine, InlineEngine, Listener, LocalEngine, Run, SetAside, held
 from mobileclip.progress import Progress
-from mobileclip.reinforce.agreement import LOW_AGREEMENT
+from mobileclip.reinforce.agreement import CHANGED_BY, LOW_AGREEMENT
 from mobileclip.reinforce.captioners import Captioner
 from mobileclip.reinforce.manifest import Manifest, ShardEntry
 from mobileclip.reinforce.provenance import close_card, refuse_other_choices
@@ -221,8 +221,9 @@ def _tell(agreement: ViewAgreement, *, aloud: bool) -> None:
     if agreement.agreement < LOW_AGREEMENT:
         logger.warning(
             "the teachers take only %.0f %% of the stored views for the same as the plain picture, so a student learns "
-            "little of what they know; try larger crops or fewer and weaker operations, in another output",
+            "little of what they know; %s; give another output",
             100 * agreement.agreement,
+            CHANGED_BY,
         )
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import shutil
 import stat
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import IO
 
 from mobileclip.storage.leftovers import original_beside, remove_tree, sweep, temporary_beside
 
@@ -26,7 +29,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a path beside a file, and put what was written there in the file's place when the block ends.
 
     File and folder are on the disk when it returns; an error leaves nothing behind. What processes that died have left
-    in the folder is removed at the first file that this one writes there.
+    in the folder is removed at the first file that this one writes there. A link stays, and the file that it leads to
+    is replaced; a file that is replaced keeps its permissions. To a pipe, a device or an open stream, such as
+    `/dev/stdout`, the content is written when the block ends; until then it is in the temporary directory (`TMPDIR`).
 
     Args:
         path: replaced where it exists; its directory must exist.
@@ -34,28 +39,73 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         OSError: if the file cannot be written.
     """
-    temporary = temporary_beside(path)
+    if is_stream(path):
+        with tempfile.TemporaryDirectory(prefix="mobileclip-") as folder:
+            yield Path(folder) / "content"
+            with (Path(folder) / "content").open("rb") as source, _opened_stream(path) as stream:
+                shutil.copyfileobj(source, stream)
+        return
+    place = Path(os.path.realpath(path)) if path.is_symlink() else path
+    temporary = temporary_beside(place)
     try:
         try:
             # Made here, so that a folder that cannot be written to is told from what goes wrong later.
             with temporary.open("xb") as stream:
                 mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
+            with suppress(FileNotFoundError):
+                mode = stat.S_IMODE(path.stat().st_mode)
+                temporary.chmod(mode | stat.S_IRUSR | stat.S_IWUSR)
         except OSError as error:
             raise unwritable(error, path) from error
-        try:
+        with _named(path, temporary):
             yield temporary
-            # safetensors puts a file of its own under this name, which its owner alone could read.
-            temporary.chmod(mode)
             with temporary.open("r+b") as stream:
+                # Libraries may put a file of their own under this name, which its owner alone could read.
+                temporary.chmod(mode)
                 os.fsync(stream.fileno())
-            move_into_place(temporary, path)
-        except OSError as error:
-            if error.errno in _FULL and error.filename in (None, str(temporary)):
-                raise unwritable(error, path) from error
-            raise
+            move_into_place(temporary, place)
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def is_stream(path: Path) -> bool:
+    """Return whether there is a pipe, a device or what this process prints to, into which is written as it is."""
+    try:
+        status = path.stat()
+    except OSError:
+        return False
+    return not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)) or _printed_to(status) is not None
+
+
+def _opened_stream(path: Path) -> IO[bytes]:
+    printed_to = _printed_to(path.stat())
+    # Opened anew, a file that is printed to would be written from its beginning, over what was printed.
+    return path.open("wb") if printed_to is None else os.fdopen(os.dup(printed_to), "wb")
+
+
+def _printed_to(status: os.stat_result) -> int | None:
+    """Return the number of the standard stream that is open on a file; None where none is."""
+    for number in (1, 2):
+        with suppress(OSError):
+            if os.path.samestat(status, os.fstat(number)):
+                return number
+    return None
+
+
+@contextmanager
+def _named(path: Path, temporary: Path) -> Iterator[None]:
+    """Let an error of a full disk name what is to be written, and not its temporary place."""
+    try:
+        yield
+    except Exception as error:
+        # PyTorch raises an error of its own where a stream raises one.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError) or cause.errno not in _FULL:
+            raise
+        if cause.filename is not None and not os.fsdecode(cause.filename).startswith(str(temporary)):
+            raise
+        raise unwritable(cause, path) from error
 
 
 @contextmanager
@@ -88,14 +138,15 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     except OSError as error:
         raise unwritable(error, path) from error
     try:
-        yield temporary
-        mode = stat.S_IMODE(temporary.stat().st_mode) & _FILE_MODE
-        for folder, _, names in os.walk(temporary):
-            for name in names:
-                Path(folder, name).chmod(mode)
-                with Path(folder, name).open("r+b") as stream:
-                    os.fsync(stream.fileno())
-            _synchronise(Path(folder))
+        with _named(path, temporary):
+            yield temporary
+            mode = stat.S_IMODE(temporary.stat().st_mode) & _FILE_MODE
+            for folder, _, names in os.walk(temporary):
+                for name in names:
+                    Path(folder, name).chmod(mode)
+                    with Path(folder, name).open("r+b") as stream:
+                        os.fsync(stream.fileno())
+                _synchronise(Path(folder))
         if path.exists() and overwrite:
             _replace(temporary, path)
         else:
@@ -133,8 +184,6 @@ def _exchange(one: Path, other: Path) -> bool:
 
 @cache
 def _exchange_call() -> Callable[[bytes, bytes], int] | None:
-    if os.name == "nt":
-        return None
     library = ctypes.CDLL(None, use_errno=True)
     if (linux := getattr(library, "renameat2", None)) is not None:
         return lambda one, other: int(linux(_HERE, one, _HERE, other, _EXCHANGE))
@@ -160,15 +209,14 @@ def move_into_place(source: Path, target: Path) -> None:
 
 def unwritable(error: OSError, path: Path) -> OSError:
     """Return an error that says which file cannot be written, and what to do about it."""
-    what = f"{path} cannot be written: {error.strerror or error}"
-    hint = "; make room and run this again" if error.errno in _FULL else ""
-    return OSError(error.errno, f"{what}{hint}")
+    if error.errno in _FULL:
+        said = os.strerror(error.errno)  # and not what an error of a file within already says
+        return OSError(error.errno, f"{path} cannot be written: {said}; make room and run this again")
+    return OSError(error.errno, f"{path} cannot be written: {error.strerror or error}")
 
 
 def _synchronise(folder: Path) -> None:
     """Put the folder's entries on the disk: without, a file's new name may be lost with the power."""
-    if os.name == "nt":  # knows no such thing
-        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import os
 import secrets
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -99,7 +99,7 @@ class FileCache:
             if reader.finish():
                 # Whoever counts the copies holds the lock: a name that changes meanwhile might be missed.
                 with suppress(OSError, ValueError), exclusive(self.path, wait_seconds=_LOCK_SECONDS):
-                    target.close()  # on Windows, nothing that is open has its name changed
+                    target.close()
                     move_into_place(part, self.path / f"{name}-{num_bytes}{_SUFFIX}")
         finally:
             with suppress(OSError):
@@ -158,18 +158,11 @@ def _size_of(name: str) -> int | None:
 
 def _lock(target: IO[bytes]) -> None:
     """Mark a file as being written by this process; the system takes the mark away with the process."""
-    if sys.platform != "win32":
-        import fcntl
-
-        fcntl.flock(target, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(target, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _is_left_over(entry: os.DirEntry[str]) -> bool:
     """Return whether nobody writes a file any more."""
-    if sys.platform == "win32":
-        return True  # what somebody writes cannot be removed there
-    import fcntl
-
     if time.time() - entry.stat().st_mtime > LEFT_OVER_SECONDS:
         return True
     with Path(entry.path).open("r+b") as stream:

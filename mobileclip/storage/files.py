@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -36,12 +37,26 @@ def open_read(path: AnyPath, *, num_attempts: int | None = None) -> Iterator[IO[
         ValueError: if nothing knows the URL, or a package is missing.
     """
     if not is_remote(path):
-        with local_path(path).open("rb") as stream:
+        file = local_path(path)
+        with io.BytesIO() if _says_empty(file.stat()) else file.open("rb") as stream:
             yield stream
         return
     raw = RemoteStream(backend_of(path), os.fspath(path), num_attempts)
     with io.BufferedReader(raw, _BUFFER_BYTES) as reader:
         yield reader
+
+
+@contextmanager
+def open_regular(path: Path) -> Iterator[IO[bytes]]:
+    """Yield a regular file of this machine, opened for reading bytes; pipes and devices may never end, or never begin.
+
+    Raises:
+        OSError: if it is none, or cannot be read.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError("it is a folder, a pipe or a device")
+    with open_read(path) as stream:
+        yield stream
 
 
 def read_bytes(path: AnyPath, *, limit: int, num_attempts: int | None = None) -> bytes:
@@ -269,3 +284,16 @@ def file_info(path: AnyPath) -> Info:
     if local_path(path).is_dir():
         raise IsADirectoryError(f"{path} is a directory")
     return Info(size=status.st_size, version=str(status.st_mtime_ns))
+
+
+def modified_ns(status: os.stat_result) -> int:
+    """Return when a file was last changed, in nanoseconds since 1970, modulo 2**64 as a signed integer of 64 bits.
+
+    File systems have times after the year 2262, which such integers, and with them SQLite and Parquet, do not hold.
+    """
+    return (status.st_mtime_ns + 2**63) % 2**64 - 2**63
+
+
+def _says_empty(status: os.stat_result) -> bool:
+    """Return whether a regular file has no bytes; those of `/proc` say so, and may never end."""
+    return stat.S_ISREG(status.st_mode) and not status.st_size

@@ -95,7 +95,7 @@ def _is_of_the_dead(name: str) -> bool:
     """Return whether the name is of a process of this machine that has ended."""
     place, _, rest = name.removeprefix(PREFIX).partition("-")
     process = rest.partition("-")[0]
-    if os.name == "nt" or place != _place() or not process.isdecimal():  # on Windows, asking would end the process
+    if place != _place() or not process.isdecimal():
         return False
     try:
         os.kill(int(process), 0)

@@ -29,7 +29,11 @@ def list_files(directory: AnyPath, suffix: str = "", *, recursive: bool = False)
 
 
 def find_files(
-    directory: AnyPath, *, recursive: bool = True, passed_over: Callable[[str, str], None] | None = None
+    directory: AnyPath,
+    *,
+    recursive: bool = True,
+    outside: bool = True,
+    passed_over: Callable[[str, str], None] | None = None,
 ) -> dict[str, str]:
     """Return the fingerprints of the files in a directory, by their names relative to it, with `/` between parts.
 
@@ -40,14 +44,15 @@ def find_files(
         directory: path or URL.
         recursive: with those in the directories below; hidden ones are not entered, and links to directories are not
             followed.
+        outside: follow links to files outside the directory.
         passed_over: called with the name of everything else that is there, and with what it is: `hidden_folder`,
-            `linked_folder`, `broken_link`, `special_file`, `unreadable_folder` or `unreadable_file`.
+            `linked_folder`, `outside_link`, `broken_link`, `special_file`, `unreadable_folder` or `unreadable_file`.
 
     Raises:
         OSError: if the directory itself cannot be listed.
         ValueError: if the URL is a web server's, which lists nothing.
     """
-    found = _find(directory, passed_over, recursive=recursive)
+    found = _find(directory, passed_over, recursive=recursive, outside=outside)
     return {name: info.fingerprint for name, info in found.items()}
 
 
@@ -76,7 +81,9 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name == _MAC_ARCHIVE
 
 
-def _find(directory: AnyPath, passed_over: Callable[[str, str], None] | None, *, recursive: bool) -> dict[str, Info]:
+def _find(
+    directory: AnyPath, passed_over: Callable[[str, str], None] | None, *, recursive: bool, outside: bool = True
+) -> dict[str, Info]:
     tell = passed_over or (lambda *_: None)
     if is_remote(directory):
         found = retried(lambda: backend_of(directory).find(os.fspath(directory), recursive=recursive))
@@ -85,10 +92,13 @@ def _find(directory: AnyPath, passed_over: Callable[[str, str], None] | None, *,
             tell(folder, "hidden_folder")
         return {name: info for name, info in found.items() if name not in hidden}
     top = local_path(directory)
-    return dict(_walk(top, tell, recursive=recursive)) if top.is_dir() else {}
+    return dict(_walk(top, tell, recursive=recursive, outside=outside)) if top.is_dir() else {}
 
 
-def _walk(top: Path, passed_over: Callable[[str, str], None], *, recursive: bool) -> Iterator[tuple[str, Info]]:
+def _walk(
+    top: Path, passed_over: Callable[[str, str], None], *, recursive: bool, outside: bool
+) -> Iterator[tuple[str, Info]]:
+    resolved = top.resolve()
     waiting = [(top, "")]
     while waiting:
         directory, prefix = waiting.pop()
@@ -103,6 +113,8 @@ def _walk(top: Path, passed_over: Callable[[str, str], None], *, recursive: bool
             continue
         for entry in listed:
             name, found = f"{prefix}{entry.name}", _look_at(entry)
+            if isinstance(found, Info) and not outside and entry.is_symlink():
+                found = found if Path(entry.path).resolve().is_relative_to(resolved) else "outside_link"
             if isinstance(found, Info):
                 yield name, found
             elif found != _FOLDER:

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from mobileclip.storage.addresses import AnyPath, is_remote, local_path
+from mobileclip.storage.atomic import is_stream
 from mobileclip.storage.leftovers import is_left_over, sweep
 
 _FLATTENED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:[/\\]")
@@ -18,7 +19,7 @@ def require_output(path: AnyPath, *, overwrite: bool, suffixes: Collection[str] 
     """Make sure that a file can be written, and that nothing is lost by it.
 
     Args:
-        path: of the file.
+        path: of the file; a pipe or a device, such as `/dev/stdout`, is written to as it is, whatever its name.
         overwrite: whether a file that is there may be replaced.
         suffixes: how its name may end, such as `.npz`; empty where any name will do.
 
@@ -28,6 +29,8 @@ def require_output(path: AnyPath, *, overwrite: bool, suffixes: Collection[str] 
         OSError: if it is a folder, or its folder cannot be made or written to.
     """
     place = _local(path)
+    if is_stream(place):
+        return
     if suffixes and place.suffix.lower() not in suffixes:
         raise ValueError(f"{path} cannot be written: its name must end with {' or '.join(suffixes)}")
     if _is_there(place):
@@ -37,7 +40,7 @@ def require_output(path: AnyPath, *, overwrite: bool, suffixes: Collection[str] 
             )
         if not overwrite:
             raise FileExistsError(f"{path} is there already; choose another name, or replace it with `--overwrite`")
-    _require_writable(place.parent)
+    _require_writable(Path(os.path.realpath(place)).parent)
 
 
 def require_output_folder(path: AnyPath, *, overwrite: bool, marker: str = "") -> None:

@@ -37,7 +37,6 @@ from mobileclip.terminal.signal_state import (
     overheard,
     restore,
     status_of,
-    warnings,
 )
 
 __all__ = [
@@ -68,7 +67,7 @@ def interruptible(name: str, kept: str, *, is_program: bool = True) -> Iterator[
         SystemExit: with 130 after SIGINT, 143 after SIGTERM and 75 after SIGUSR1.
         BaseException: what ended the command otherwise, a signal that came before or not.
     """
-    before = install((signal.SIGINT, signal.SIGTERM, *warnings()))
+    before = install((signal.SIGINT, signal.SIGTERM, WARNING))
     if is_program and before is not None:
         heard.program = (name, kept)
     try:
@@ -98,7 +97,7 @@ class Postponed:
     @property
     def warned(self) -> bool:
         """Whether a scheduler's warning has come meanwhile."""
-        return WARNING is not None and self.requested and heard.number == WARNING
+        return self.requested and heard.number == WARNING
 
     def stop(self, kept: str, *, warned: bool = False) -> NoReturn:
         """Raise what the signal asked for; of another process's signal where this one has heard none.
@@ -108,7 +107,7 @@ class Postponed:
             warned: whether a scheduler has warned any process of the run, so that all leave with one status.
         """
         number = signal.SIGTERM if heard.number is None else heard.number
-        if warned and WARNING is not None:
+        if warned:
             number = WARNING
         interrupted = Interrupted(number, kept)
         leave_soon(interrupted)
@@ -171,7 +170,7 @@ def leave_to_parent(end: Callable[[], None] = _end_abruptly) -> None:
     Args:
         end: called when the command is gone; ends this process, and what it has started.
     """
-    for number in (signal.SIGINT, *warnings()):
+    for number in (signal.SIGINT, WARNING):
         signal.signal(number, signal.SIG_IGN)
     _after_parent(end)
 
@@ -242,7 +241,7 @@ def ending(pool: ProcessPoolExecutor) -> Iterator[Callable[..., Future[Any]]]:
     except BaseException as error:
         for child in multiprocessing.active_children():
             child.terminate()
-            if sys.platform != "win32" and child.pid is not None:
+            if child.pid is not None:
                 with suppress(ProcessLookupError):  # one that is stopped hears nothing before it goes on
                     os.kill(child.pid, signal.SIGCONT)
         pool.shutdown(cancel_futures=True)

@@ -43,7 +43,7 @@ def has_reader() -> bool:
         poll = select.poll()
         poll.register(sys.stdout.fileno(), select.POLLOUT)
         return not any(event & select.POLLERR for _, event in poll.poll(0))
-    except (AttributeError, OSError, ValueError):  # Windows has no poll, and a stream need not be a file
+    except (AttributeError, OSError, ValueError):  # a stream need not be a file
         return True
 
 

@@ -21,12 +21,12 @@ from mobileclip.processes import this_process
 
 # A launcher passes on what a terminal has sent as well: signals so close together are one.
 _ONE_SIGNAL_SECONDS = 1.0
-WARNING = getattr(signal, "SIGUSR1", None)  # Windows has none
+WARNING = signal.SIGUSR1  # by which schedulers warn
 _AGAIN = 75
 # What is left after the state is saved: closing files, ending processes, an upload that hangs. Docker kills after 10.
 _TIDYING_SECONDS = 8.0
 LOOK_SECONDS = 0.1
-_STOPPING = (signal.SIGINT, signal.SIGTERM, *(() if WARNING is None else (WARNING,)))
+_STOPPING = (signal.SIGINT, signal.SIGTERM, WARNING)
 _MOST_AT_ONCE = 4096
 _SHOW_CURSOR = "\x1b[?25h"
 
@@ -176,9 +176,7 @@ def hear_from_others(number: int) -> None:
         number: of the signal; one that nobody here listens to is ignored.
     """
     main = threading.main_thread().ident
-    if sys.platform == "win32" or main is None:
-        return
-    if heard.number is None and signal.getsignal(number) is _on_signal:
+    if main is not None and heard.number is None and signal.getsignal(number) is _on_signal:
         heard.is_passed_on = True
         signal.pthread_kill(main, number)  # which ends waiting in a system call, too
 
@@ -246,11 +244,6 @@ def _leave(number: int) -> NoReturn:
 def _write(text: str) -> None:
     with suppress(OSError):
         os.write(2, text.encode())
-
-
-def warnings() -> tuple[signal.Signals, ...]:
-    """Return the signals by which schedulers warn, where there are any."""
-    return () if WARNING is None else (WARNING,)
 
 
 def status_of(number: int) -> int:

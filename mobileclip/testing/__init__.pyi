@@ -1,11 +1,4 @@
 from .blocks import check_block as check_block
-from .captioners import check_captioner as check_captioner
 from .encoder import check_encoder as check_encoder
-from .engines import check_engine as check_engine
 from .losses import check_loss as check_loss
-from .sources import check_source as check_source
 from .specs import check_spec as check_spec
-from .stores import check_store as check_store
-from .targets import check_target as check_target
-from .tasks import check_task as check_task
-from .teachers import check_teacher as check_teacher

@@ -23,7 +23,7 @@ from mobileclip.training.optimizer import (
 )
 from mobileclip.training.records.metrics import MetricLog, last_metrics, read_metrics
 from mobileclip.training.records.plots import plot_curves
-from mobileclip.training.run import RunSpec, run
+from mobileclip.training.run import RunSpec, follow_card, run
 from mobileclip.training.saving import Evaluate
 from mobileclip.training.schedule import ConstantCosineSchedule, CosineSchedule, Schedule, schedules
 from mobileclip.training.selection import (
@@ -60,6 +60,7 @@ __all__ = [
     "build_objective",
     "connected",
     "decay_groups",
+    "follow_card",
     "last_metrics",
     "optimizers",
     "pipelines",

@@ -97,10 +97,9 @@ def train(
             the last checkpoint, and `diverged.json` all keys. The weights are those from before the step.
     """
     world = World() if world is None else world
-    if card is not None and isinstance(spec.loss, ReinforcedLossSpec) and spec.loss.needs_teachers:
-        note = card.check_teachers(spec.loss.teacher_dims, spec.loss.teacher_logit_scales)
-        if note is not None and world.is_first:
-            logger.warning("%s", note)
+    stated = spec.loss.about_teachers if isinstance(spec.loss, ReinforcedLossSpec) else {}
+    if card is not None and (wrong := card.differences(stated)):
+        raise ValueError(f"the loss contradicts the data: {'; '.join(wrong)}")
     with _alone(output, world):
         state = _new_state(spec, model, world)
         checkpoints = CheckpointFolder(storage.join(output, "checkpoints"), keep=spec.keep_checkpoints)

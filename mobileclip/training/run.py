@@ -32,6 +32,7 @@ from mobileclip.encoders.checkpoints.files import write_tensors
 from mobileclip.encoders.checkpoints.native import Taught, is_known
 from mobileclip.hardware.devices import AUTO
 from mobileclip.inputs import ImageInput, TextInput
+from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
 from mobileclip.training.distributed import World, connected
@@ -158,8 +159,8 @@ def run(
         within: the processes of the run, where they are `connected` already; its device counts.
 
     Raises:
-        ValueError: if the folder holds another run, the batch can't be divided among the processes, the data has no
-            synthetic captions and the run asks for some, or whatever the data, the checkpoint and the loop refuse.
+        ValueError: if the folder holds another run, the batch can't be divided among the processes, the run contradicts
+            its data, see `follow_card`, or whatever the data, the checkpoint and the loop refuse.
         FloatingPointError: if the loss is not finite.
         TimeoutError: if other processes of the run, or the ones that load data, do not come in time.
     """
@@ -227,26 +228,63 @@ def _check_classes(model: Any, data: Any) -> None:
 def _check(spec: RunSpec, output: storage.AnyPath) -> None:
     """Refuse, before anything is written or loaded, what could not train."""
     _refuse_other(spec, output)
-    if isinstance(spec.data, ReinforcedPipelineSpec):
-        _refuse_missing_captions(spec.data, spec.card)
+    follow_card(spec)
 
 
-def _refuse_missing_captions(data: ReinforcedPipelineSpec, card: ReinforcementCard | None) -> None:
-    """Refuse a run that needs synthetic captions on data whose card and whose first samples have none."""
-    if card is None or data.captions not in ("both", "synthetic"):
-        return
+def follow_card(run: RunSpec, recipe: RunSpec | None = None) -> tuple[RunSpec, tuple[str, ...]]:
+    """Return a run that agrees with the card of its data, and a line for each choice that was taken from the card.
+
+    The card has the teachers' dims and logit scales, and says which captions there are. Choices that the run has from
+    its recipe follow the card; others were asked for, and are refused where they contradict it.
+
+    Args:
+        run: the run.
+        recipe: the choices that nobody asked for; None where all were asked for.
+
+    Raises:
+        ValueError: if the run contradicts the card; the message has all contradictions.
+    """
+    card, data, loss = run.card, run.data, run.training.loss
+    if card is None:
+        return run, ()
+    stated = loss.about_teachers if isinstance(loss, ReinforcedLossSpec) else {}
+    given = None if recipe is None else recipe.training.loss
+    taken = {
+        name: getattr(card, name)
+        for name, value in stated.items()
+        if getattr(given, name, None) == value != getattr(card, name)
+    }
+    told = [f"{name} {value}, as the card of the data says" for name, value in taken.items()]
+    wrong = card.differences({name: value for name, value in stated.items() if name not in taken})
+    if missing := _missing_captions(data, card):
+        if recipe is not None and data.captions == recipe.data.captions == "both" and data.caption_sets is None:
+            data = attrs.evolve(data, captions="real")
+            told.append("real captions alone: the data has no synthetic ones")
+        else:
+            wrong.append(missing)
+    if wrong:
+        raise ValueError(
+            f"the run contradicts its data: {'; '.join(wrong)}. Give it what the data has, or leave these flags out; "
+            "tuned_scales=True keeps logit scales that were tuned"
+        )
+    if isinstance(loss, ReinforcedLossSpec):
+        loss = attrs.evolve(loss, **taken)
+    return attrs.evolve(run, data=data, training=attrs.evolve(run.training, loss=loss)), tuple(told)
+
+
+def _missing_captions(data: Data, card: ReinforcementCard) -> str | None:
+    """Return what a run needs that neither the card nor the first samples of its data have: synthetic captions."""
+    if not isinstance(data, ReinforcedPipelineSpec) or data.captions not in ("both", "synthetic"):
+        return None
     wanted = re.compile(data.caption_sets or "")
     there = {entry.caption_set for entry in card.captioners}
     if not any(map(wanted.match, there)):
         for sample in islice(read_samples(data.shards), _SAMPLES_LOOKED_AT):
             there.update(sample.syn_captions)
     if any(map(wanted.match, there)):
-        return
+        return None
     called = f" called like {data.caption_sets!r}, only {', '.join(sorted(there))}" if there else ""
-    raise ValueError(
-        f"captions is {data.captions!r}, and the data has no synthetic captions{called}: so say its card and its first "
-        "samples. Give --pipeline.captions real (captions='real'), or reinforce the images with a captioner"
-    )
+    return f"captions is {data.captions!r}, and the data has no synthetic captions{called} (captions='real' needs none)"
 
 
 def _refuse_other(spec: RunSpec, output: storage.AnyPath) -> None:

@@ -36,8 +36,9 @@ from benchmarks.harness import (
     write_results,
 )
 from mobileclip.extras import install_library
-from tests.descendants import are_gone, fail, hang
+from tests.descendants import fail, hang, wait_until_gone
 from tests.preloaded import preloaded
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 HANGING = """
@@ -70,7 +71,7 @@ def test_a_part_that_takes_too_long_is_ended_with_all_it_started(tmp_path):
     path = tmp_path / "pids"
     with pytest.raises(LostProcessError, match=r"took longer than 15 seconds"):
         in_own_process(hang, path, limit_seconds=15)
-    assert are_gone(set(map(int, path.read_text().split())))
+    wait_until_gone(set(map(int, path.read_text().split())))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
@@ -79,14 +80,10 @@ def test_a_benchmark_that_is_ended_leaves_no_process(tmp_path, number):
     script, path = tmp_path / "script.py", tmp_path / "pids"
     script.write_text(HANGING)
     process = preloaded().start(script, path, folder=tmp_path, environment={"PYTHONPATH": str(ROOT)})
-    deadline = time.monotonic() + 120
-    while not path.exists():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(path.exists, process)
     process.send_signal(number)
     _, said = process.communicate(60)
-    assert are_gone(set(map(int, path.read_text().split())))
+    wait_until_gone(set(map(int, path.read_text().split())))
     if number == signal.SIGTERM:
         assert process.returncode == 143
         assert said.startswith("benchmark: interrupted by SIGTERM; ")
@@ -254,7 +251,7 @@ def test_every_benchmark_is_listed_with_an_example_that_is_one(monkeypatch, caps
     for name in BENCHMARKS:
         assert re.search(rf"^{name}: \S.*\n +(python -m benchmarks {name}\b|make {name}\b)", said, re.MULTILINE)
     monkeypatch.setattr(sys, "argv", ["benchmarks", "speed"])
-    with pytest.raises(SystemExit, match=r"there is no benchmark 'speed'; there are: models, latency, "):
+    with pytest.raises(SystemExit, match=r"there is no benchmark 'speed'; there are: latency, "):
         commands.main()
 
 
@@ -272,7 +269,7 @@ def test_what_pages_and_headers_type_is_a_benchmark():
         if path.name not in ("CHANGELOG.md", "changes.md")
         for found in re.finditer(r"-m benchmarks(\.?) ?(\w+)([^`\n#(]*)", path.read_text(encoding="utf-8"))
     ]
-    assert len(typed) > 30
+    assert len(typed) > 12
     for page, dot, name, rest in typed:
         if name in ("NAME", "SHORT"):
             continue
@@ -285,7 +282,7 @@ def test_what_pages_and_headers_type_is_a_benchmark():
         assert flags <= fields, (page, name)
 
 
-@pytest.mark.parametrize("name", ["models", "train", "latency", "runtimes", "gpu", "data", "evaluate"])
+@pytest.mark.parametrize("name", ["train", "latency", "runtimes", "data"])
 def test_a_missing_rival_names_the_command_that_installs_it(name, monkeypatch):
     absent, extras = {"data": ("torchvision", ("test",)), "evaluate": ("clip_benchmark", ("test", "quickstart"))}.get(
         name, ("open_clip", ("test",))

@@ -138,6 +138,19 @@ def test_only_what_changed_is_read_again(index, photos, monkeypatch):
     assert (report.num_unchanged, report.num_encoded, report.num_known) == (7, 0, 0)
 
 
+@pytest.mark.parametrize("time_ns", [10**19, 2**63, 15 * 10**18, -1, -(10**18)])
+def test_a_file_with_an_odd_time_is_indexed_and_known_again(index, photos, time_ns):
+    os.utime(photos / "0.png", ns=(time_ns, time_ns))
+    if (photos / "0.png").stat().st_mtime_ns != time_ns:
+        pytest.skip("this file system has no such times")
+    assert add(index, photos).num_encoded == 6
+    assert add(index, photos).num_unchanged == 6
+    os.utime(photos / "0.png", ns=(time_ns, time_ns + 10**9))
+    report = add(index, photos)
+    assert (report.num_encoded, report.num_unchanged, report.num_known) == (0, 5, 1)
+    assert len(index.search("a drawing", k=10)) == 6
+
+
 def test_photographs_of_phones_wait_for_their_extra(index, photos, monkeypatch):
     image = Image.open(photos / "0.png")
     exif = Image.Exif()

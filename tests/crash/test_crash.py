@@ -1,11 +1,15 @@
-"""Commands that are killed before any operation on files: the same command again leaves what it should."""
+"""Commands that are killed before any operation on files, or find the disk full at any page that they write.
+
+The same command again leaves what it should.
+"""
 
 import random
 import time
 
 import pytest
 
-from tests.crash.world import COMMANDS, Command
+from tests.crash import full
+from tests.crash.world import COMMANDS, EXPORTS, Command
 from tests.survives import Survival
 
 # Those that take a second, and how many moments of each are tried by default.
@@ -22,6 +26,19 @@ QUICK = {
     "quantize": 1,
 }
 SECONDS = 1_500.0
+# Those that write in different ways, and how many pages of each are tried by default beside none.
+QUICK_FULL = {
+    "convert": 1,
+    "hub save over": 1,
+    "tokenizer prune": 1,
+    "index again": 1,
+    "embed": 1,
+    "data join": 1,
+    "export torch": 0,
+    "export openvino": 0,
+}
+EXTRA = {f"export {name}": pytest.mark.extra(name) for name in ("openvino", "executorch")}
+MOST_PAGES = 40
 
 
 def tried(survival, points, seconds):
@@ -48,6 +65,25 @@ def test_killed_at_every_moment(name, tmp_path):
     survival = Survival.of(COMMANDS[name], tmp_path / "trial")
     assert len(survival.points) > 5
     assert not tried(survival, survival.points, SECONDS)
+
+
+def tried_full(name, count, tmp_path):
+    """Fill the disk before a command writes a page, and after some pages, and return what is wrong."""
+    survival = Survival.of((COMMANDS | EXPORTS)[name], tmp_path / "trial")
+    written = full.pages_written(survival.root / "input", survival.root / "work")
+    rooms = {0, *random.Random(name).sample(range(written), min(count, written))}
+    return [problem for room in sorted(rooms) for problem in full.problems(survival, room)]
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=EXTRA.get(name, ())) for name in QUICK_FULL])
+def test_a_disk_that_is_full_at_a_few_pages(name, tmp_path):
+    assert not tried_full(name, QUICK_FULL[name], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [pytest.param(name, marks=EXTRA.get(name, ())) for name in COMMANDS | EXPORTS])
+def test_a_disk_that_is_full_at_any_page(name, tmp_path):
+    assert not tried_full(name, MOST_PAGES, tmp_path)
 
 
 @pytest.mark.parametrize(

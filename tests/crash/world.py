@@ -156,7 +156,8 @@ _TAG = ("tag", "idx", "--vocabulary", "texts.txt", "--quiet")
 _CONCEPT = ("concept", "add", "idx", "my own", "--yes", "photos/1.png")
 _FILTER = ("data", "filter", "scores", "-o", "kept.npy", "--share", "0.5", "--overwrite")
 _SCORE = ("data", "score", "data/{00000000..00000003}.tar", "-o", "scores", "--keep-vectors", "-j", "1", "--quiet")
-_EXPORT = ("export", MODEL, "--target", "onnx", "--tower", "text", "-o", "out", "--overwrite")
+_EXPORT = ("export", MODEL, "--tower", "text", "-o", "out", "--overwrite", "--target")
+_ONNX = (*_EXPORT, "onnx")
 _SAVE = ("hub", "save", MODEL, "saved", "--license", "mit", "--overwrite")
 
 COMMANDS = {
@@ -229,8 +230,8 @@ COMMANDS = {
     ),
     "eval": Command(prepare=_classes, arguments=("eval", MODEL, "classes", "--output", "results", "--report")),
     "eval orders": Command(prepare=_captions, arguments=("eval", "orders", "captions", "--output", "results")),
-    "export": Command(prepare=_model, arguments=_EXPORT),
-    "export over": Command(prepare=_model, before=(_EXPORT,), arguments=_EXPORT),
+    "export": Command(prepare=_model, arguments=_ONNX),
+    "export over": Command(prepare=_model, before=(_ONNX,), arguments=_ONNX),
     "convert": Command(prepare=_model, arguments=("convert", MODEL, "b/model.pt", "--to", "official", "--overwrite")),
     "combine": Command(
         prepare=_model,
@@ -253,4 +254,10 @@ COMMANDS = {
     ),
     "hub save": Command(prepare=_model, arguments=_SAVE),
     "hub save over": Command(prepare=_model, before=(_SAVE,), arguments=_SAVE),
+}
+
+# Written by libraries of their own, each in its own way. Run again, PyTorch writes other bytes of the same program.
+EXPORTS = {
+    f"export {target}": Command(prepare=_model, arguments=(*_EXPORT, target))
+    for target in ("torch", "openvino", "executorch")
 }

@@ -38,7 +38,9 @@ COCA_VIT = CoCaSpec(image=VIT, text=_CAPTIONED, decoder_depth=2, num_queries=5)
 def randomised(spec, seed=0):
     """The model of `spec` with weights and statistics of order one, so that no part is almost an identity."""
     generator = torch.Generator().manual_seed(seed)
-    model = spec.build().eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = spec.build().eval()
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if name.endswith(("running_var", "gamma")):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from mobileclip.engines import LocalEngine
-from mobileclip.testing import check_engine
+from tests.contracts.engines import check_engine
 from tests.engines.works import Counting
 from tests.stores import one_store, store  # noqa: F401  fixtures
 

@@ -18,7 +18,7 @@ import pytest
 
 from mobileclip.engines import FatalError, FunctionWork, InlineEngine, Listener, LocalEngine, RayEngine, Retries, Work
 from mobileclip.storage import StoreLimits, store_limits, use_limits
-from mobileclip.testing import check_engine
+from tests.contracts.engines import check_engine
 from tests.engines.works import Counting, Noting, Task, tasks, workers_of_this_process
 from tests.errors import fails
 

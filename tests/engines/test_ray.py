@@ -15,8 +15,8 @@ from mobileclip.engines import FatalError, FunctionWork, InlineEngine, LocalEngi
 from mobileclip.extras import install
 from mobileclip.reinforce import ReinforcementSpec, reinforce
 from mobileclip.serialization import from_json
-from mobileclip.testing import check_engine
 from tests.collections.pictures import assert_same_rows, draw, pack
+from tests.contracts.engines import check_engine
 from tests.datasets.joining.world import Data, files_of
 from tests.engines.works import Counting, Noting, tasks
 from tests.errors import fails

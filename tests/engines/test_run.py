@@ -12,9 +12,11 @@ import pytest
 
 from mobileclip import storage
 from mobileclip.engines import RUN, InlineEngine, Retries, Status, held, read_set_aside, read_status, run as runs
+from mobileclip.progress import duration
 from mobileclip.serialization import to_json
 from tests.engines.works import Counting, Noting, tasks
 from tests.errors import fails
+from tests.waiting import wait_for
 
 ENGINE = InlineEngine(device="cpu", retries=Retries(pause_seconds=0.0))
 
@@ -151,14 +153,14 @@ def test_a_running_output_says_what_every_worker_does(output, tmp_path):
 
     class Looking(Noting):
         def advanced(self, count):  # noqa: ARG002 - as a `Listener` does
-            while not (seen and seen[-1].under_way):
-                seen.append(read_status(output))
+            if not seen:
+                seen.append(wait_for(lambda: (status := read_status(output)).under_way and status))
 
     run(output, tmp_path / "work", "good-0", listener=Looking(), renewal_seconds=0.05)
     assert str(seen[-1]).splitlines()[1] == "counting: 0 of 1 shards done"
     assert seen[-1].state == "running"
     assert [(one.unit, one.worker) for one in seen[-1].under_way] == [("good-0", "cpu")]
-    assert f"cpu: good-0, for 0:0{round(seen[-1].under_way[0].seconds)}" in str(seen[-1])
+    assert f"cpu: good-0, for {duration(seen[-1].under_way[0].seconds)}" in str(seen[-1])
 
 
 @IN_A_STORE

@@ -35,8 +35,9 @@ from mobileclip.export import targets, verify_export
 from mobileclip.inputs import ImageInput
 from mobileclip.losses import losses
 from mobileclip.reparam import is_folded
-from mobileclip.testing import check_loss, check_task
+from mobileclip.testing import check_loss
 from tests.blocks.filling import filled
+from tests.contracts.tasks import check_task
 
 ROOT = Path(__file__).parents[2]
 MODELS = ROOT / "examples" / "models"

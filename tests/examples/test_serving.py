@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import signal
-import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ import uvicorn  # noqa: F401
 import mobileclip
 from mobileclip.export import bundled_samples
 from tests.preloaded import preloaded
+from tests.waiting import wait_for
 
 APP = Path(__file__).parents[2] / "examples" / "serving" / "app.py"
 TEXTS = ("a cat", "two dogs on a beach", "a red bus", "a house", "three birds", "a boat on a lake")
@@ -49,12 +49,12 @@ def point(models, name):
 
 def line(process, number=0, seconds=60):
     """Return a line that a server prints, as soon as it is there."""
-    deadline = time.monotonic() + seconds
-    while len(lines := process.said().splitlines(keepends=True)) <= number or not lines[number].endswith("\n"):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return lines[number].strip()
+
+    def whole() -> str:
+        lines = process.said().splitlines(keepends=True)
+        return lines[number] if len(lines) > number and lines[number].endswith("\n") else ""
+
+    return wait_for(whole, process, seconds=seconds).strip()
 
 
 def serve(model, *arguments):
@@ -113,9 +113,7 @@ def test_everybody_is_answered_while_the_model_is_replaced(server, models):
         assert set(pool.map(ask, range(80))) == {1}
         point(models, "model_1")
         process.send_signal(signal.SIGHUP)
-        versions, deadline = [], time.monotonic() + 60
-        while 2 not in versions and time.monotonic() < deadline:
-            versions += pool.map(ask, range(40))
+        versions = wait_for(lambda: 2 in (found := [*pool.map(ask, range(40))]) and found)
     assert set(versions) <= {1, 2}
     assert versions[-1] == 2
     # What is no model leaves the one that answers.

@@ -12,7 +12,7 @@ import torch
 
 from mobileclip.export import ExportSpec, export_model, running, targets
 from mobileclip.export.targets import TorchTarget
-from mobileclip.testing import check_target
+from tests.contracts.targets import check_target
 from tests.export.models import SHALLOW, few_samples, seeing
 
 

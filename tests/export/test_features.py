@@ -63,7 +63,7 @@ def test_contract_report_and_golden_vectors_speak_of_maps(folder, transformers):
     torch.testing.assert_close(golden["stage_0"], expected, rtol=1e-4, atol=1e-4)
 
 
-SLOW = [pytest.param(target, marks=pytest.mark.slow) for target in ("openvino", "executorch", "onnx", "coreai")]
+SLOW = [pytest.param(target, marks=pytest.mark.slow) for target in ("openvino", "executorch", "onnx")]
 
 
 @pytest.mark.parametrize("target", ["torch", *SLOW])

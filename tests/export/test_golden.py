@@ -1,7 +1,5 @@
 """Full-size models with the golden weights: exported files give the embeddings and tokens of the public code."""
 
-import asyncio
-
 import onnxruntime
 import pytest
 import tokenizers
@@ -13,13 +11,12 @@ from mobileclip.export.targets.torch.pt2 import register_operations
 from mobileclip.inference.comparison import LEAST_COSINE
 from mobileclip.inference.optimization import import_quietly
 from tests.export.litert import converter
-from tests.export.models import few_samples
 from tests.golden.checkpoints import golden, golden_images, golden_texts, golden_tokens
 
 # What the tokenizer of another language does not repair; the library's own does.
 NEEDS_REPAIR = {"&lt;b&gt;html &amp; entities&lt;/b&gt;", "ÀÉÎÕÜ ß ﬁ ﬂ", "ＦＵＬＬ ｗｉｄｔｈ", "SchrÃ¶dinger mojibake"}
 
-NEWER = ("litert", "coreai")
+NEWER = ("litert",)
 MODELS = (
     "apple_mobileclip_s0",
     "apple_mobileclip_s1",
@@ -39,7 +36,6 @@ WRITTEN = [
 ]
 WRITTEN_BY_NEWER = [
     *(("litert", precision) for precision in ("float32", "float16", "int8", "int8-weights")),
-    *(("coreai", precision) for precision in ("float32", "float16")),
 ]
 ROWS = [
     *((name, *written) for name in MODELS for written in WRITTEN),
@@ -83,25 +79,9 @@ def run_litert(path, inputs):
     return torch.cat([torch.from_numpy(next(iter(run(**{name: row[None].numpy()}).values()))) for row in taken])
 
 
-def run_coreai(path, inputs):
-    from coreai.authoring import AIModelAsset
-    from coreai.runtime import NDArray
-
-    name, taken = ("tokens", inputs.int()) if path.stem == "text" else ("pixels", inputs)
-
-    async def answers():
-        async with AIModelAsset.load(path).executable() as model:
-            function = model.load_function("main")
-            found = [await function({name: NDArray(row[None].numpy())}) for row in taken]
-            return [torch.from_numpy(next(iter(one.values())).numpy().copy()) for one in found]
-
-    return torch.cat(asyncio.run(answers()))
-
-
 RUNTIMES = {
     "onnx": (run_onnx, "onnx"),
     "openvino": (run_openvino, "xml"),
-    "coreai": (run_coreai, "aimodel"),
     "executorch": (run_executorch, "pte"),
     "litert": (run_litert, "tflite"),
     "torch": (run_torch, "pt2"),
@@ -117,13 +97,9 @@ def least_cosine(ours, theirs):
 def test_embeddings_of_the_public_code(name, target, precision, tmp_path):
     if target == "litert" and converter() is None:
         pytest.skip("no LiteRT converter: make litert")
-    if target == "coreai":
-        import coreai_torch  # noqa: F401
     torch.save(golden(name).state(), tmp_path / "checkpoint.pt")
     spec = ExportSpec(out=tmp_path / "out", target=target, precision=precision, converter=converter())
-    # On Linux, Core AI takes seconds for one picture of a full-size model: a few of them.
-    samples = few_samples() if target == "coreai" else None
-    folder = export_model(tmp_path / "checkpoint.pt", spec, samples=samples)
+    folder = export_model(tmp_path / "checkpoint.pt", spec)
     report = verify_export(folder, trust=True)
     least, may_fail = LEAST_COSINE[precision], {"ranking agreement"}
     if precision == "bfloat16" and name in FAILS_BFLOAT16:

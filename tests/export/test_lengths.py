@@ -50,7 +50,6 @@ class TestWhich:
             ({"target": "onnx"}, (8, 12)),
             ({"target": "onnx", "text_lengths": "full"}, ()),
             ({"target": "litert"}, (8, 12)),
-            ({"target": "executorch", "backend": "vulkan"}, ()),
         ],
     )
     def test_the_target_and_the_person_have_their_say(self, options, lengths):

@@ -98,7 +98,7 @@ def test_a_file_that_resizes_otherwise_is_told(pictures_onnx, change):
         check_resizing(other, crops, PIXELS, pictures_onnx)
 
 
-@pytest.mark.parametrize("target", ["openvino", "torch", "executorch", "coreml", "coreai", "litert"])
+@pytest.mark.parametrize("target", ["openvino", "torch", "executorch", "coreml", "litert"])
 def test_a_target_that_does_not_resize_says_so(model, tmp_path, target):
     spec = ExportSpec(out=tmp_path / "out", target=target, preprocess="picture")
     with fails("export.files-target-do-resize", target):

@@ -1,6 +1,5 @@
 """All targets in all their precisions: they keep the contract of targets, and their files hold what they should."""
 
-import asyncio
 import importlib
 import logging
 import re
@@ -16,27 +15,23 @@ import numpy as np
 import pytest
 import torch
 
-import mobileclip
 from mobileclip.data import Tokenizer
 from mobileclip.encoders import DualEncoderSpec
 from mobileclip.export import (
     ExportSpec,
     bundled_samples,
     export_model,
-    load_export,
     read_contract,
     read_report,
     targets,
     verify_export,
 )
 from mobileclip.export.describing import tower_file
-from mobileclip.export.targets import NotRunHereError
-from mobileclip.export.targets.executorch.backends import lowering
 from mobileclip.export.targets.executorch.lower import LARGEST_BATCH
 from mobileclip.extras import install
 from mobileclip.inference import weighted_layers
 from mobileclip.inference.optimization import PROCESSOR_OPTIONS, import_quietly
-from mobileclip.testing import check_target
+from tests.contracts.targets import check_target
 from tests.errors import fails
 from tests.export.hostile_folders import sign
 from tests.export.litert import EXPORT, model as litert_model
@@ -59,7 +54,7 @@ from tests.export.stored import IS_MAC, STORED, coreml_operations
 from tests.once import programs_read_once
 from tests.preloaded import preloaded
 
-NEEDED = {"coreai": "coreai_torch", "litert": "ai_edge_litert"}
+NEEDED = {"litert": "ai_edge_litert"}
 WRITTEN_ELSEWHERE = ("litert",)  # by its converter, see test_litert.py
 # Of every target one precision: what other tests export anyway, and one that is converted for this.
 EXPORTED_ANYWAY = {("onnx", "float32"), ("openvino", "float32")}
@@ -67,7 +62,6 @@ BY_DEFAULT = {("torch", "int8"), ("litert", "float32"), *EXPORTED_ANYWAY}
 EVERY = [
     pytest.param(target, precision, marks=[pytest.mark.slow] * ((target, precision) not in BY_DEFAULT))
     for target in targets
-    if target != "coreai"  # whose runtime reads no further than it needs, so that not every cut is seen
     for precision in (targets[target].precisions if target not in WRITTEN_ELSEWHERE else ("float32",))
 ]
 
@@ -110,7 +104,7 @@ def test_a_target_keeps_the_contract(target, precision, small_export, request, t
         check_target(model, ExportSpec(out=tmp_path / "out", target=target, precision=precision), samples=samples)
 
 
-@pytest.mark.parametrize("target", in_turn("onnx", slow=("openvino", "executorch", "coreai", "coreml")))
+@pytest.mark.parametrize("target", in_turn("onnx", slow=("openvino", "executorch", "coreml")))
 def test_nothing_as_it_is_by_default(target, shallow, request, tmp_path):
     """float16, batches of any size, raw pixels, lengths as the model gives them."""
     importlib.import_module(NEEDED.get(target, "torch"))
@@ -281,8 +275,7 @@ def test_the_processor_computes_in_int8(transformers, tmp_path):
     [
         ("coreml", "bfloat16"),
         ("executorch", "bfloat16"),
-        ("coreai", "int8"),
-        *((target, "int8-weights") for target in ("coreai", "coreml", "executorch", "torch")),
+        *((target, "int8-weights") for target in ("coreml", "executorch", "torch")),
     ],
 )
 def test_a_precision_that_a_target_has_not(target, precision, transformers, tmp_path):
@@ -376,48 +369,6 @@ def test_executorch_in_float16_of_wide_layers(tmp_path):
     torch.testing.assert_close(ours, expected, rtol=2e-2, atol=2e-2 * float(expected.abs().max()))
 
 
-def test_a_backend_is_of_executorch_and_takes_floats_one_by_one(tmp_path):
-    with fails("export.backend-target-none-leave", "vulkan", "onnx"):
-        ExportSpec(out=tmp_path, backend="vulkan")
-    for options in ({"precision": "int8"}, {"dynamic_batch": True}):
-        with fails("export.backend-takes-input-time", "coreml"):
-            ExportSpec(out=tmp_path, target="executorch", backend="coreml", **options)
-        assert not ExportSpec(out=tmp_path, target="executorch", backend="xnnpack", **options).lowered_only
-    with fails("export.executorch-lowers-tools-maker", "qnn"):
-        lowering("qnn")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("backend", "outside"),
-    [
-        ("vulkan", "aten::argmax.out"),
-        pytest.param(
-            "coreml", None, marks=pytest.mark.skipif(sys.version_info >= (3, 14), reason="coremltools is not for it")
-        ),
-    ],
-)
-def test_an_export_for_a_backend_that_is_not_here_says_so_everywhere(shallow, backend, outside, tmp_path, capfd):
-    spec = ExportSpec(out=tmp_path / "out", target="executorch", backend=backend, precision="float16")
-    folder = export_model(shallow, spec)
-    said = [line.split(" in ")[0].split(":")[0] for line in capfd.readouterr().err.splitlines()]
-    assert said == [
-        f"{name}.pte{what}" if what else f"writing {name}.pte"
-        for name in ("image", "text")
-        for what in ("", " is written, not run")
-    ]
-    contract, report = read_contract(folder), read_report(folder)
-    assert contract.state == report.runtime == "written, not run"
-    assert (report.towers, report.failures) == ((), ("runtimes that have run it is 0, expected >= 1",))
-    found = {file.tower: file.outside for file in contract.towers}
-    assert {file.backend for file in contract.towers} == {backend}
-    assert found == {"image": (), "text": ()} if outside is None else outside in found["text"]
-    match = r"is written, not run: ExecuTorch here has .*XnnpackBackend.*; compare the golden vectors"
-    for opened in (verify_export, load_export):
-        with pytest.raises(NotRunHereError, match=match):
-            opened(folder, trust=True)
-
-
 @pytest.mark.parametrize("precision", in_turn("float16", slow=("bfloat16",)))
 def test_openvino_files_say_what_to_ask_for(convolutional, tmp_path, precision):
     ov = import_quietly("openvino")
@@ -457,25 +408,3 @@ def test_openvino_sends_nothing_and_compiles_a_text_tower_for_one_thread(tmp_pat
     root = Path(__file__).parents[2]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root, timeout=300)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
-@pytest.mark.slow
-def test_core_ai_answers_where_an_event_loop_runs_and_refuses_damaged_models(shallow, tmp_path):
-    importlib.import_module(NEEDED["coreai"])
-    folder = export_model(shallow, ExportSpec(out=tmp_path / "out", target="coreai"), show_progress=False)
-    assert verify_export(folder, show_progress=False) == read_report(folder)
-    assert read_report(folder).passed, read_report(folder).failures
-    for part in ("main.mlirb", "metadata.json"):
-        damaged = shutil.copytree(folder, tmp_path / part)
-        (damaged / "text.aimodel" / part).write_bytes(b"damaged")
-        sign(damaged)
-        with fails("export.written-elsewhere-whose-runtime"):
-            verify_export(damaged)
-        with pytest.raises(ValueError, match=r"text.aimodel cannot be compiled by Core AI"):
-            verify_export(damaged, trust=True, show_progress=False)
-
-    async def in_a_notebook():
-        return mobileclip.load(folder).encode_image(bundled_samples().images)
-
-    expected = mobileclip.ImageTextModel(shallow).encode_image(bundled_samples().images)
-    torch.testing.assert_close(asyncio.run(in_a_notebook()), expected, atol=1e-5, rtol=0)

@@ -19,7 +19,7 @@ import torch
 
 import mobileclip
 from mobileclip.data import Tokenizer
-from mobileclip.export import ExportSpec, export_model, load_export
+from mobileclip.export import ExportSpec, export_model
 from mobileclip.inference import Form, OptimizedTower
 from mobileclip.inference.forms import ReadyDualEncoder
 from tests.errors import fails
@@ -33,9 +33,9 @@ COMPUTED_BY = ["eager", "onnx", "openvino", "torch", "litert", "openvino program
 BY_DEFAULT = [
     pytest.param(kind, marks=[pytest.mark.slow] * (kind in ("onnx", "torch", "litert"))) for kind in COMPUTED_BY
 ]
-SLOWLY = ["executorch", "coreai", "compiled program"]
-NEEDED = {"litert": "ai_edge_litert", "coreai": "coreai_torch", "executorch": "executorch"}
-EXPORTED = ("onnx", "openvino", "torch", "litert", "executorch", "coreai")
+SLOWLY = ["executorch", "compiled program"]
+NEEDED = {"litert": "ai_edge_litert", "executorch": "executorch"}
+EXPORTED = ("onnx", "openvino", "torch", "litert", "executorch")
 
 
 @pytest.fixture(scope="session")
@@ -254,12 +254,6 @@ def test_executorch_has_one_number_of_threads_a_process(exported):
     with pytest.raises(ValueError, match="load it in another process, or ask for"):
         mobileclip.load(exported("executorch"), trust=True, num_threads=17)
     assert first.encode_text("a cat").isfinite().all()
-
-
-@pytest.mark.slow
-def test_a_runtime_that_chooses_its_threads_is_asked_for_none(exported):
-    with pytest.raises(ValueError, match="Core AI chooses its number of threads by itself"):
-        load_export(exported("coreai"), trust=True, num_threads=2)
 
 
 def test_exports_that_are_loaded_at_once_leave_loggers_and_streams_as_they_were(exported):

@@ -143,7 +143,6 @@ def not_a_number(model):
     [
         (zero, ("export.tower-gives-nan-infinity", "image", "embedding", "12")),
         (not_a_number, ("export.tower-gives-nan-infinity", "image", "embedding")),
-        (lambda _: None, ("export.tower-gives-same-each", "image", "embedding", "12")),
     ],
 )
 def test_a_model_that_no_export_could_be_measured_against_is_refused_before_the_work(

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice, zip_longest
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -37,13 +37,18 @@ from tests.ranking import own_tests, places_of
 
 ROOT = Path(__file__).parents[2]
 ROOMS = rooms(ROOT)
+LEVEL = Path(__file__).with_name("level.json")
+SAMPLE = 60
+"""Mutants of a nightly run."""
 UNKNOWN_SECONDS = 30.0
 """What a test file is taken to need until it has run."""
 
 
 def main() -> int:
-    """Run the command; the exit status says whether any lived."""
+    """Run the command; the exit status is 1 where a smaller share was caught than the stored level."""
     choices = chosen(sys.argv[1:])
+    if choices.renew_level:
+        return renew_level(Counter(outcome for outcome, _ in read(choices.output).values()))
     ends = time.monotonic() + choices.seconds
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or else copies and tests would stay behind
     equal = equal_programs()
@@ -73,7 +78,7 @@ def main() -> int:
     print(table(entries.values()))
     num_left = len(drawn_now) - len(entries)
     print(f"seed {choices.seed}, {duration(time.monotonic() - started)}; {num_left} were left when the time was over")
-    return min(len(survivors), 1)
+    return status_of(Counter(entry.outcome for entry in entries.values()))
 
 
 @attrs.frozen
@@ -107,6 +112,31 @@ def read(output: Path) -> dict[tuple[str, ...], tuple[str, str]]:
     return {tuple(entry[field] for field in FIELDS): (entry["outcome"], entry["failed"]) for entry in entries}
 
 
+def share_caught(outcomes: Mapping[str, int]) -> float:
+    """Return the share that was caught of the mutants that differ."""
+    return outcomes["caught"] / max(outcomes["caught"] + outcomes["lived"], 1)
+
+
+def status_of(outcomes: Mapping[str, int]) -> int:
+    """Compare the share that was caught with the stored level, and return the exit status: 2 where none was tried."""
+    level = json.loads(LEVEL.read_text(encoding="utf-8"))["level"]
+    if not outcomes["caught"] + outcomes["lived"]:
+        print("No mutant was tried.")
+        return 2
+    share = share_caught(outcomes)
+    print(f"{share:.0%} were caught; the level is {level:.0%} ({LEVEL.relative_to(ROOT)})")
+    return int(share < level)
+
+
+def renew_level(outcomes: Mapping[str, int]) -> int:
+    """Store the share that was caught, less two standard errors of a nightly sample, which differs from day to day."""
+    share = share_caught(outcomes)
+    level = math.floor(100 * (share - 2 * math.sqrt(share * (1 - share) / SAMPLE))) / 100
+    known = {"level": level, "caught": outcomes["caught"], "lived": outcomes["lived"]}
+    LEVEL.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    return status_of(outcomes)
+
+
 def table(entries: Iterable[Entry]) -> str:
     """Return how many mutants of each room had which outcome, and the share that was caught of those that differ."""
     counts: dict[str, Counter[str]] = {}
@@ -116,8 +146,7 @@ def table(entries: Iterable[Entry]) -> str:
     kinds = ("caught", "lived", "equal", "unconfirmed")
     rows = ["| room | tried | " + " | ".join(kinds) + " | caught of those that differ |", "|---" * 7 + "|"]
     for name, found in sorted(counts.items(), key=lambda item: (item[0] == "all", item[0])):
-        share = found["caught"] / max(found["caught"] + found["lived"], 1)
-        cells = (name, str(found.total()), *(str(found[kind]) for kind in kinds), f"{share:.0%}")
+        cells = (name, str(found.total()), *(str(found[kind]) for kind in kinds), f"{share_caught(found):.0%}")
         rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
@@ -127,7 +156,7 @@ def chosen(arguments: Sequence[str]) -> argparse.Namespace:
     today = int(time.strftime("%Y%m%d", time.gmtime()))
     parser = argparse.ArgumentParser(prog="make mutants ARGS=...", description=__doc__.partition("\n")[0])
     parser.add_argument("--seed", type=int, default=today, help="of the sample (default: the day, %(default)s)")
-    parser.add_argument("--count", type=int, default=60, help="mutants in the sample (default 60)")
+    parser.add_argument("--count", type=int, default=SAMPLE, help="mutants in the sample (default %(default)s)")
     parser.add_argument("--count-per-room", type=int, help="mutants of each room, in place of --count")
     parser.add_argument("--all", action="store_true", help="every mutant of every place: a night or more")
     parser.add_argument("--seconds", type=float, help="after which no other is tried (default 3600; --all: no end)")
@@ -141,6 +170,7 @@ def chosen(arguments: Sequence[str]) -> argparse.Namespace:
         action="store_true",
         help="anew which tests of --rooms reach which line; first of all if not known",
     )
+    parser.add_argument("--renew-level", action="store_true", help="store the level that the output's share gives")
     parser.add_argument("--processes", type=int, default=2, help="tests at a time, about 2 GiB each (default 2)")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "mutants.jsonl", help="what became of each")
     choices = parser.parse_args(arguments)

@@ -3,13 +3,16 @@
 import json
 import math
 import subprocess
+import sys
 import time
 from argparse import Namespace
+from collections import Counter
 
 import cosmic_ray  # noqa: F401
+import pytest
 
 from tests.mutants import __main__ as program
-from tests.mutants.__main__ import Entry, chosen, drawn, read, table, tried
+from tests.mutants.__main__ import Entry, chosen, drawn, main, read, status_of, table, tried
 from tests.mutants.equal import FIELDS
 from tests.mutants.rooms import room_of
 from tests.mutants.sites import Mutant, places
@@ -57,6 +60,34 @@ def test_earlier_outcomes_are_read(tmp_path):
     (tmp_path / "mutants.jsonl").write_text(f"{json.dumps(entry)}\n")
     assert FIELDS == ("file", "function", "line", "becomes")
     assert read(tmp_path / "mutants.jsonl") == {("a.py", "", "x = 1", "x = 2"): ("caught", "t")}
+
+
+@pytest.mark.parametrize(("caught", "lived", "status"), [(46, 14, 1), (47, 13, 0), (60, 0, 0), (0, 5, 1), (0, 0, 2)])
+def test_survivors_fail_a_run_where_a_smaller_share_is_caught_than_the_level(
+    monkeypatch, tmp_path, caught, lived, status
+):
+    monkeypatch.setattr(program, "ROOT", tmp_path)
+    monkeypatch.setattr(program, "LEVEL", tmp_path / "level.json")
+    program.LEVEL.write_text('{"level": 0.78}')
+    assert status_of(Counter(caught=caught, lived=lived, equal=3, unconfirmed=2)) == status
+
+
+def test_the_level_is_renewed_from_a_run_with_room_for_chance(monkeypatch, tmp_path):
+    lines = [
+        json.dumps(
+            {"file": "a.py", "function": "", "line": str(number), "becomes": "", "failed": "t"} | {"outcome": one}
+        )
+        for number, one in enumerate(["caught"] * 54 + ["lived"] * 6 + ["unconfirmed"])
+    ]
+    (tmp_path / "mutants.jsonl").write_text("\n".join(lines))
+    monkeypatch.setattr(program, "ROOT", tmp_path)
+    monkeypatch.setattr(program, "LEVEL", tmp_path / "level.json")
+    monkeypatch.setattr(sys, "argv", ["mutants", "--renew-level", "--output", str(tmp_path / "mutants.jsonl")])
+    assert main() == 0
+    level = json.loads(program.LEVEL.read_text())
+    assert level == {"level": 0.82, "caught": 54, "lived": 6}
+    assert status_of(Counter(caught=49, lived=11)) == 1
+    assert status_of(Counter(caught=50, lived=10)) == 0
 
 
 def test_by_default_it_is_an_hour_with_the_sample_of_the_day_over_all_rooms():

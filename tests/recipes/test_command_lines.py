@@ -5,26 +5,37 @@ import json
 import os
 import subprocess
 import sys
-from functools import reduce
+from functools import partial, reduce
 from operator import getitem
 from pathlib import Path
 
 import pytest
+import torch
 
-from mobileclip.data import SkipReport, read_samples, write_shard
+from mobileclip.data import SkipReport, crop_augmentation, read_samples, write_shard, write_shards
 from mobileclip.datasets import RowOptions, as_source
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD
 from mobileclip.losses import ContrastiveLossSpec
 from mobileclip.recipes import written_run
+from mobileclip.recipes.captioning.validation import captions_on
 from mobileclip.recipes.finetuning import shrink as shrink_finetuning
 from mobileclip.recipes.tiny import NUM_SAMPLES, first_samples
-from mobileclip.recipes.training import Given, following_training, measured_on
+from mobileclip.recipes.tiny.scenes import scene_samples
+from mobileclip.recipes.training import (
+    Given,
+    following_training,
+    measured_on,
+    mobileclip_run,
+    run_recipe,
+    with_data,
+    with_loss,
+)
 from mobileclip.serialization import from_json
-from mobileclip.training import ConstantCosineSchedule, RunSpec, TrainingSpec
+from mobileclip.training import ConstantCosineSchedule, RunSpec, TrainingSpec, read_metrics
 from mobileclip.training.finetuning import open_task
 from mobileclip.training.finetuning.run import FinetuneSpec
 from tests.data.made_samples import encoded, make_sample
-from tests.encoders.small import SMALL
+from tests.encoders.small import COCA, SMALL
 from tests.errors import fails
 from tests.evaluation.test_own_data import outside
 from tests.recipes.choices import REINFORCING, ROWS, TRAINING, WITH_ROWS, leaves, training_recipes
@@ -110,6 +121,61 @@ def test_a_task_of_a_list_that_is_trusted_has_pictures_elsewhere(tmp_path):
         shrink_finetuning(FinetuneSpec(data=path, output=tmp_path / "out"))
     task = open_task(path, "auto", ("{}",), RowOptions(inside=False))
     assert len(list(task.samples(SkipReport()))) == 6
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """The same pairs as shards, a pattern, a folder of shards, JSON lines, a table and a folder of pictures."""
+    folder = tmp_path_factory.mktemp("pairs")
+    write_shards(folder / "shards", scene_samples(8, seed=5), samples_per_shard=4)
+    (folder / "pictures").mkdir()
+    rows = []
+    for sample in scene_samples(8, seed=5):
+        name = f"{sample.key}.{sample.image_extension}"
+        (folder / "pictures" / name).write_bytes(sample.image)
+        (folder / "pictures" / f"{sample.key}.txt").write_text(sample.captions[0])
+        rows.append((f"pictures/{name}", sample.captions[0]))
+    (folder / "pairs.jsonl").write_text("".join(f"{json.dumps({'image': one, 'caption': it})}\n" for one, it in rows))
+    (folder / "pairs.csv").write_text("image,caption\n" + "".join(f'{one},"{it}"\n' for one, it in rows))
+    return folder
+
+
+FORMS = [
+    ("shards/00000000.tar", "shards/00000001.tar"),
+    ("shards/{00000000..00000001}.tar",),
+    ("shards",),
+    ("pairs.jsonl",),
+    ("pairs.csv",),
+    ("pictures",),
+]
+
+
+def test_held_out_pairs_are_measured_in_every_form(pairs, monkeypatch):
+    monkeypatch.chdir(pairs)
+    torch.manual_seed(0)
+    student, captioner = SMALL.build().eval(), COCA.build().eval()
+    for measure, model, spec in ((partial(measured_on, benchmarks=()), student, SMALL), (captions_on, captioner, COCA)):
+        found = [measure(form, rows=RowOptions(), model=spec)(model, 0) for form in FORMS]
+        assert len({tuple(one.items()) for one in found}) == 1
+        with pytest.raises(FileNotFoundError, match=r"nowhere\.csv"):
+            measure(("nowhere.csv",), rows=RowOptions(), model=spec)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_plain_pairs_in_every_form_are_trained_on(form, pairs, tmp_path, monkeypatch):
+    monkeypatch.chdir(pairs)
+    data = {"reinforced": False, "captions": "real", "augmentation": crop_augmentation(64), "num_workers": 0}
+
+    def own() -> RunSpec:
+        run = with_loss(mobileclip_run(SMALL, batch_size=8, total_steps=2, warmup_steps=1), ContrastiveLossSpec())
+        return with_data(run, **data)
+
+    output = tmp_path / "out"
+    arguments = ["--data", *form, "--validation", *form, "--evaluate", form[0], "--output", str(output), "--quiet"]
+    run_recipe(own, "own", None, arguments)
+    metrics = set().union(*read_metrics(output / "metrics.jsonl"))
+    assert "validation_text_to_image_recall_at_1" in metrics
+    assert any("/mean_recall@1" in name for name in metrics)
 
 
 def test_training_measures_on_a_list_that_is_trusted(tmp_path):
@@ -319,7 +385,6 @@ with reported("x", None):
 """
 
 
-@pytest.mark.skipif(os.name == "nt", reason="pipes are asked who reads them")
 @pytest.mark.parametrize(
     ("breaks", "statuses", "said"),
     [

@@ -10,7 +10,6 @@ from mobileclip.encoders.checkpoints import PRETRAINED
 from mobileclip.recipes import FLAGS, RENAMED, canonical, recipe_files
 from tests.cli.test_table import WITHOUT_TORCH
 from tests.errors import fails
-from tests.names import flags
 from tests.recipes.choices import ROWS, WITH_ROWS
 from tests.recipes.running import run_named, shown
 
@@ -111,7 +110,3 @@ def test_the_short_help_does_without_torch():
 def test_a_recipe_of_several_runs_says_which_there_are(arguments, code, named):
     with fails(code, named, by=SystemExit):
         run_named(ROWS, *arguments)
-
-
-def test_recorded_flags_have_the_short_names():
-    assert {"-o", "--output", "--steps", "-j", "--training.schedule.total-steps"} <= set(flags("train s2"))

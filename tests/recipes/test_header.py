@@ -1,8 +1,11 @@
 """Headers of recipes: title, prose and entries."""
 
+import runpy
+import sys
+
 import pytest
 
-from mobileclip.recipes import header_of, read_header, recipe_files
+from mobileclip.recipes import copy_recipe, header_of, read_header, recipe_files
 
 TEXT = r"""Do one thing
 well.
@@ -47,3 +50,11 @@ def test_every_recipe_is_short_and_says_what_it_needs(name):
     header = header_of(recipe_files()[name])
     assert {"Command", "Try it", "Hardware", "Time", "Result", "Source"} == header.entries.keys()
     assert all(f"recipes/{name}.py" in line for line in header.entries["Command"].splitlines())
+
+
+@pytest.mark.parametrize("name", recipe_files())
+def test_a_copy_of_a_recipe_needs_no_other_recipe(name, tmp_path, monkeypatch):
+    """An installed package has no module `recipes`."""
+    copy = copy_recipe(name, tmp_path)
+    monkeypatch.setitem(sys.modules, "recipes", None)
+    assert "run_recipe" in runpy.run_path(str(copy))

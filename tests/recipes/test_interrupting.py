@@ -20,10 +20,11 @@ from mobileclip.data import ReinforcementCard, write_card, write_shard
 from mobileclip.encoders import save_model
 from mobileclip.reinforce import Manifest, ShardEntry
 from tests.data.made_samples import encoded, make_sample, write_raw
-from tests.descendants import are_gone, descendants, kill_all
+from tests.descendants import descendants, kill_all, wait_until_gone
 from tests.encoders.small import SMALL
 from tests.examples.quickstart.drawings import write_packages
 from tests.preloaded import preloaded
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"
@@ -188,10 +189,7 @@ def test_a_signal_ends_a_command_and_all_its_processes(name, number, tmp_path):
     before = contents(tmp_path) if command.untouched else {}
     process = preloaded().start(*command.arguments, folder=tmp_path, environment={"PYTHONPATH": f"{ROOT}"})
     try:
-        deadline = time.monotonic() + 120
-        while not shows(command.sign, tmp_path, process.pid) and time.monotonic() < deadline:
-            assert process.poll() is None, process.communicate()[1][-2000:]
-            time.sleep(0.005)
+        wait_for(lambda: shows(command.sign, tmp_path, process.pid), process, every=0.005)
         time.sleep(command.seconds)
         assert process.poll() is None, process.communicate()[1][-2000:]
         below = descendants(process.pid)
@@ -203,7 +201,7 @@ def test_a_signal_ends_a_command_and_all_its_processes(name, number, tmp_path):
     assert "Traceback" not in errors, errors[-2000:]
     last = errors.strip().splitlines()[-1]
     assert f"interrupted by {number.name}; " in last
-    assert are_gone(below)
+    wait_until_gone(below)
     assert_whole(tmp_path)
     if command.untouched:
         assert contents(tmp_path) == before

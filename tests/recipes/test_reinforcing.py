@@ -1,11 +1,14 @@
 """The reinforcement recipes: each of them end to end with small models."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from mobileclip import specs
 from mobileclip.data import AugmentationSpec, crop_augmentation, read_card, read_reinforced_samples, read_samples
 from mobileclip.recipes.reinforcing import run_recipe
+from mobileclip.recipes.training import as_released_dfndr2b, mobileclip2_run
 from mobileclip.reinforce import ReinforcementSpec, verify
 from mobileclip.serialization import to_json
 from recipes.reinforce_dfndr2b import reinforce_dfndr2b
@@ -39,12 +42,20 @@ def test_each_recipe_end_to_end(here, capsys, name, num_augmentations, scales):
     assert len(samples) == 48
     for sample in samples:
         assert len(sample.augmentations) == num_augmentations
-        assert len(sample.syn_captions["syn_text"]) == 5
+        assert len(sample.syn_captions[card.captioners[0].caption_set]) == 5
     checked = verify(output, num_samples=4, show_progress=False)
     assert checked.is_good, checked
     assert checked.num_replayed == 4
     run_recipe(REINFORCING[name], name, None, ["--tiny", "--batch-size", "16"])
     assert "4 of the shards by an earlier run" in capsys.readouterr().out
+
+
+def test_the_released_run_on_dfndr_takes_the_captions_that_the_recipe_writes():
+    """And of no other captioner."""
+    made = reinforce_dfndr2b("DFN-2B", "DFNDR-2B")
+    wanted = as_released_dfndr2b(mobileclip2_run(specs.mobileclip2_s0())).data.caption_sets
+    assert re.match(wanted, made.caption_set)
+    assert Path(made.captioner.checkpoint).name == "mobileclip2_coca_dfn2b_s13b_mscoco38k_s12m_context77"
 
 
 @pytest.mark.slow
@@ -53,7 +64,7 @@ def test_captions_first_and_embeddings_later_are_both_at_once(here):
     run_recipe(reinforce_dfndr2b, "both", None, common)
     run_recipe(reinforce_dfndr2b, "both", None, [*common, "--step", "captions", "--output", "captions"])
     plain = list(read_samples(sorted(Path("captions").glob("*.tar"))))
-    assert all(len(sample.syn_captions["syn_text"]) == 5 for sample in plain)
+    assert all(len(sample.syn_captions["syn_text_dfn_mscoco38k"]) == 5 for sample in plain)
     later = ["--step", "embeddings", "--source", "captions", "--output", "embeddings"]
     run_recipe(reinforce_dfndr2b, "both", None, [*common, *later])
     assert read_card("embeddings") == read_card("outputs/both-tiny")

@@ -11,11 +11,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mobileclip.data import datacompdr_augmentation, read_card, write_shards
 from mobileclip.encoders import MCtSpec, load_model
 from mobileclip.evaluation import Session, candidate_of, evaluate_benchmark, open_benchmark
+from mobileclip.recipes.tiny import write_tiny_models
+from mobileclip.recipes.tiny.scenes import scene_samples
+from mobileclip.recipes.training import mobileclip2_run, mobileclip_run, run_recipe, with_data
+from mobileclip.reinforce import InlineEngine, ReinforcementSpec, reinforce
 from mobileclip.serialization import from_json, to_json
 from mobileclip.training import RunSpec, read_metrics
 from tests.data.tokenizer_files import KINDS
+from tests.encoders.small import SMALL
 from tests.errors import fails
 from tests.evaluation.scene_models import write_scene_benchmarks
 from tests.recipes.choices import ROWS, TRAINING, WITH_ROWS, training_recipes
@@ -80,6 +86,37 @@ def test_s2_for_two_steps_then_again(world, capsys):
     assert len(read_metrics(output / "metrics.jsonl")) == 2
     with pytest.raises(SystemExit, match="holds a run with another choice of training"):
         run_tiny(world, "train_s2", arguments=["--training.seed", "1"])
+
+
+@pytest.mark.parametrize("published", [mobileclip_run, mobileclip2_run])
+def test_a_recipe_takes_what_it_needs_from_the_card_of_ones_own_data(published, tmp_path, monkeypatch, capsys):
+    """Pairs without synthetic captions, and two teachers that are not those of the recipe."""
+    monkeypatch.chdir(tmp_path)
+    pairs = [attrs.evolve(sample, syn_captions={}) for sample in scene_samples(16, seed=0)]
+    write_shards("pairs", pairs, samples_per_shard=8)
+    first, second = write_tiny_models(Path("models")).teachers
+    teachers = attrs.evolve(first, logit_scale=20.0), attrs.evolve(second, logit_scale=40.0)
+    choices = {"augmentation": datacompdr_augmentation(32), "num_augmentations": 2, "num_compared": 0}
+    reinforce(ReinforcementSpec(source="pairs", output="mine", teachers=teachers, **choices), engine=InlineEngine())
+
+    def own() -> RunSpec:
+        run = published(SMALL, batch_size=8, total_steps=2, warmup_steps=1)
+        return with_data(run, num_workers=0)
+
+    run_recipe(own, "own", None, ["--data", "mine", "--quiet"])
+    spec = from_json(Path("outputs/own/run.json").read_text(), RunSpec)
+    card = read_card("mine")
+    assert card.teacher_dims == (48, 32)
+    assert spec.training.loss.teacher_dims == card.teacher_dims
+    assert spec.training.loss.teacher_logit_scales == card.teacher_logit_scales == (20.0, 40.0)
+    assert spec.data.captions == "real"
+    assert [line["step"] for line in read_metrics("outputs/own/metrics.jsonl")][-1] == 1
+    said = capsys.readouterr().out
+    assert all(word in said for word in ("teacher_dims (48, 32)", "teacher_logit_scales (20.0, 40.0)", "real captions"))
+    wrong = ["--pipeline.captions", "synthetic", "--training.loss.teacher-dims", "5", "5"]
+    with fails("training.run-contradicts-data-give", "(5, 5)", "(48, 32)", "'synthetic'", by=SystemExit):
+        run_recipe(own, "wrong", None, ["--data", "mine", "--quiet", *wrong])
+    assert not Path("outputs/wrong").exists()
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from mobileclip.reinforce import Captioner, CaptionerSpec, CocaCaptioner
 from mobileclip.reinforce.captioners import CocaDecoder, Vocabulary, captioners as registry
 from mobileclip.serialization import from_json
 from mobileclip.tensor_files import weights_sha256
-from mobileclip.testing import check_captioner
+from tests.contracts.captioners import check_captioner
 from tests.errors import fails
 from tests.lazily import lazily
 from tests.no_float64 import no_float64

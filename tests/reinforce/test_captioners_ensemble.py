@@ -1,6 +1,7 @@
 """Several captioners in one job: as one job for each, and all of them in the card."""
 
 import hashlib
+import io
 
 import attrs
 import pytest
@@ -8,13 +9,26 @@ from PIL import Image
 
 from mobileclip.data import AugmentationSpec, read_card, read_samples, write_card, write_shard
 from mobileclip.datasets import ShardSource
+from mobileclip.encoders import CoCaSpec, TextTransformerSpec, ViTSpec
+from mobileclip.encoders.checkpoints import save_coca
+from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput, TextInput
 from mobileclip.recipes.reinforcing import run_recipe
 from mobileclip.recipes.tiny import write_tiny_models
-from mobileclip.reinforce import Captioner, CaptionSet, ReinforcementSpec, SeveralCaptioners, reinforce
+from mobileclip.reinforce import (
+    Captioner,
+    CaptionSet,
+    CheckpointCaptioner,
+    CocaCaptioner,
+    ReinforcementSpec,
+    SeveralCaptioners,
+    reinforce,
+)
+from mobileclip.reinforce.captioners import with_weights
 from mobileclip.serialization import from_json
-from recipes.reinforce_dfndr2b import reinforce_dfndr2b
+from mobileclip.tensor_files import weights_sha256
 from tests.errors import fails
-from tests.reinforce.conftest import plain_sample
+from tests.recipes.choices import REINFORCING
+from tests.reinforce.conftest import picture, plain_sample
 
 NAMES = ("syn_text_first", "syn_text_second")
 
@@ -110,19 +124,41 @@ def test_a_captioner_that_forgets_an_image_is_an_error(several, monkeypatch):
         ensemble.caption([Image.new("RGB", (40, 32))] * 2, [1, 2])
 
 
-def test_several_files_are_several_captioners(capsys):
-    def chosen(*files):
-        arguments = ["--source", "a.tar", "--captioner-weights", *files, "--show"]
-        run_recipe(reinforce_dfndr2b, "a", None, arguments)
-        return from_json(capsys.readouterr().out, ReinforcementSpec)
+def test_files_bring_their_architecture_and_the_names_of_their_sets(tmp_path):
+    """Of a context of 128 positions: nothing is interpolated to the 77 of open_clip's coca_ViT-L-14."""
+    image = ImageInput(size=28, interpolation="bicubic", mean=OPENAI_MEAN, std=OPENAI_STD)
+    tower = {"width": 64, "depth": 1, "num_heads": 1, "embedding_dim": 64}
+    vit = {"stem": "patch", "class_position": True, "norm_before": True, "initialization": "open_clip"}
+    model = CoCaSpec(
+        image=ViTSpec(input=image, patch_size=14, **vit, **tower),
+        text=TextTransformerSpec(input=TextInput(context_length=127), causal=True, **tower),
+        decoder_depth=1,
+        decoder_heads=1,
+        num_queries=8,
+    ).build()
+    file = str(tmp_path / "coca.context-128.pt")
+    save_coca(model, file, layout="open_clip")
+    one = with_weights(CocaCaptioner(num_captions=2, max_length=120), [file])
+    built = one.build()
+    assert built.weights_sha256 == weights_sha256(model.state_dict())
+    captions = built.caption([Image.open(io.BytesIO(picture(0)))], [1])
+    assert all(captions[0])
+    assert len(captions[0]) == 2
+    several = with_weights(CocaCaptioner(), [file, "hf-hub:apple/mobileclip2_coca@main", "w/gbc.pt"])
+    assert {one.name: one.captioner.checkpoint for one in several.sets} == {
+        "syn_text_coca_context_128": file,
+        "syn_text_mobileclip2_coca": "hf-hub:apple/mobileclip2_coca@main",
+        "syn_text_gbc": "w/gbc.pt",
+    }
+    with fails("reinforce.two-sets-captions-called", "syn_text_gbc"):
+        with_weights(CocaCaptioner(), ["a/gbc.pt", "b/gbc.pt"])
 
-    spec = chosen("w/dfn.mscoco-38k.pt", "gbc.pt")
-    assert [(one.name, one.captioner.pretrained) for one in spec.captioner.sets] == [
-        ("syn_text_dfn_mscoco_38k", "w/dfn.mscoco-38k.pt"),
-        ("syn_text_gbc", "gbc.pt"),
-    ]
-    one = chosen("gbc.pt")
-    assert one.captioner.pretrained == "gbc.pt"
+
+@pytest.mark.parametrize("recipe", REINFORCING.values())
+def test_weights_on_the_command_line_replace_the_captioner_of_every_recipe(recipe, capsys):
+    run_recipe(recipe, "a", None, ["--data", "a.tar", "--captioner-weights", "hf-hub:owner/name", "--show"])
+    spec = from_json(capsys.readouterr().out, ReinforcementSpec)
+    assert spec.captioner == CheckpointCaptioner(checkpoint="hf-hub:owner/name", num_captions=5, top_p=0.9)
 
 
 def test_mistakes(captioners):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from mobileclip.data import AugmentationSpec, read_samples, write_shard
 from mobileclip.reinforce import Captioner, ImageTextToTextCaptioner, ReinforcementSpec, reinforce
-from mobileclip.testing import check_captioner
+from tests.contracts.captioners import check_captioner
 from tests.errors import fails
 from tests.lazily import lazily
 from tests.no_float64 import no_float64

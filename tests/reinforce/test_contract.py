@@ -14,7 +14,8 @@ from mobileclip.inputs import ImageInput
 from mobileclip.reinforce import CaptionerSpec, TeacherSpec
 from mobileclip.reinforce.captioners import captioners
 from mobileclip.reinforce.teachers import teachers
-from mobileclip.testing import check_captioner, check_teacher
+from tests.contracts.captioners import check_captioner
+from tests.contracts.teachers import check_teacher
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,6 @@ import attrs
 import numpy as np
 import pytest
 
-from benchmarks.object_store import object_store
 from mobileclip.data import AugmentationSpec, read_card, read_reinforced_samples
 from mobileclip.data.shards import MANIFEST
 from mobileclip.engines import RUN, Listener
@@ -20,6 +19,7 @@ from mobileclip.reinforce import LocalEngine, Manifest, RayEngine, Reinforcement
 from mobileclip.reinforce.worker import ReinforcementWork
 from mobileclip.storage import LOCK
 from tests.engines.works import workers_of_this_process
+from tests.object_store import object_store
 from tests.reinforce.conftest import AT_ONCE
 from tests.reinforce.program import write_spec
 from tests.survives import Moment, Program, survives

@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -40,6 +39,7 @@ from mobileclip.reinforce import (
 )
 from tests.errors import fails
 from tests.reinforce.conftest import picture, plain_sample, tiny_teacher, without_image
+from tests.waiting import wait_for
 
 POLICY = AugmentationSpec(size=32, reference_size=32, scale=(0.3, 1.0), scale_translations=True)
 
@@ -150,9 +150,7 @@ class Interrupting:
         if not threading.current_thread().name.startswith("making"):
             if self.num_batches == self.limit:
                 # What was encoded before is written by another thread.
-                end = time.monotonic() + 60
-                while not self._after() and time.monotonic() < end:
-                    time.sleep(0.01)
+                wait_for(self._after)
                 raise StoppedError
             self.num_batches += 1
         return self._ensemble.encode_images(pixels)
@@ -177,14 +175,8 @@ def test_an_interrupted_job_continues_and_ends_with_the_same_files(make_shards, 
     spec = make_spec(shards, out, batch_size=1)
     with pytest.raises(StoppedError):
         run(spec, interrupted_after_one(teachers, out), num_threads=1)
-    end = time.monotonic() + 60
-    while files(out) != [
-        "00000000.tar",
-        "manifest.jsonl",
-        "reinforcement.json",
-    ]:  # the thread of the next one ends, too
-        assert time.monotonic() < end, files(out)
-        time.sleep(0.01)
+    expected = ["00000000.tar", "manifest.jsonl", "reinforcement.json"]
+    wait_for(lambda: files(out) == expected)  # the thread of the next one ends, too
     assert list(Manifest(out)) == ["00000000.tar"]
     counting = Interrupting(teachers)
     report = run(spec, counting, num_threads=1)

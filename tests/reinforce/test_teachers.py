@@ -22,7 +22,7 @@ from mobileclip.reinforce import (
 from mobileclip.reinforce.teachers import teachers as registry
 from mobileclip.serialization import from_json
 from mobileclip.tensor_files import weights_sha256
-from mobileclip.testing import check_teacher
+from tests.contracts.teachers import check_teacher
 from tests.encoders.small import SMALL, SMALL_VIT, randomised
 from tests.errors import fails
 from tests.reinforce.conftest import tiny_teacher

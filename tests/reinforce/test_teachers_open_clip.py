@@ -16,7 +16,7 @@ from mobileclip.inputs import TextInput
 from mobileclip.recipes.distilling import open_teacher
 from mobileclip.recipes.tiny import CONFIGS, write_tiny_models
 from mobileclip.reinforce import OpenClipTeacher, Teacher, build_ensemble
-from mobileclip.testing import check_teacher
+from tests.contracts.teachers import check_teacher
 from tests.errors import fails
 from tests.lazily import lazily
 from tests.reinforce.conftest import picture
@@ -197,6 +197,18 @@ def test_files_that_do_not_fit_are_refused(tiny, tmp_path):
             attrs.evolve(vit, model=str(tmp_path / "other.json")).build()
     with fails("interop.loaded", "open_clip_config"):
         OpenClipTeacher(model=f"local-dir:{tmp_path}", pretrained=None).build()
+
+
+@pytest.mark.parametrize(("name", "prefix"), [("positional_embedding", "module."), ("visual.positional_embedding", "")])
+def test_a_file_of_another_context_or_image_size_is_refused(tiny, tmp_path, name, prefix):
+    """open_clip would interpolate its positions and say nothing."""
+    vit = tiny.teachers[0]
+    state = load_file(vit.pretrained)
+    longer = 100 if name == "positional_embedding" else 6 * 6 + 1
+    state[name] = torch.zeros(longer, state[name].shape[1])
+    torch.save({f"{prefix}{key}": tensor for key, tensor in state.items()}, tmp_path / "longer.pt")
+    with fails("interop.loaded", "tiny_vit.json with the weights", f"({longer}, "):
+        attrs.evolve(vit, pretrained=str(tmp_path / "longer.pt")).build()
 
 
 class Evil:

@@ -18,7 +18,7 @@ from mobileclip.extras import install
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD
 from mobileclip.recipes.distilling import open_teacher
 from mobileclip.reinforce import OpenClipTeacher, Teacher, TransformersTeacher, build_ensemble
-from mobileclip.testing import check_teacher
+from tests.contracts.teachers import check_teacher
 from tests.errors import fails
 from tests.lazily import lazily
 from tests.reinforce.conftest import picture

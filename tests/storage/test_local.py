@@ -284,7 +284,83 @@ with storage.atomic_write({str(tmp_path / "a.bin")!r}) as stream:
         assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+class TestWhatIsThere:
+    """Links, permissions, pipes and devices in the place of a file that is written."""
+
+    @pytest.mark.parametrize("is_there", [True, False], ids=["a file", "no file yet"])
+    def test_a_link_stays_and_its_target_is_written(self, is_there, tmp_path):
+        (tmp_path / "disk").mkdir()
+        if is_there:
+            (tmp_path / "disk" / "a.bin").write_bytes(b"old")
+        (tmp_path / "link").symlink_to("disk/a.bin")
+        (tmp_path / "other").symlink_to("link")
+        storage.write_text(tmp_path / "other", "new")
+        assert (tmp_path / "other").readlink() == Path("link")
+        assert (tmp_path / "link").readlink() == Path("disk/a.bin")
+        assert (tmp_path / "disk" / "a.bin").read_bytes() == b"new"
+        assert [path.name for path in (tmp_path / "disk").iterdir()] == ["a.bin"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "link", "other"]
+
+    def test_a_link_that_leads_nowhere_is_an_error(self, tmp_path):
+        (tmp_path / "link").symlink_to("missing/a.bin")
+        (tmp_path / "circle").symlink_to("circle")
+        for name in ("link", "circle"):
+            with pytest.raises(OSError, match=name):
+                storage.write_text(tmp_path / name, "x")
+            assert (tmp_path / name).is_symlink()
+
+    @pytest.mark.parametrize("mode", [0o600, 0o640, 0o444, 0o755])
+    def test_a_file_keeps_its_permissions(self, mode, closed):
+        closed.chmod(0o777)
+        path = closed / "a.safetensors"
+        with nobody():
+            path.touch()
+            path.chmod(mode)
+            with storage.atomic_path(path) as temporary:
+                assert not stat.S_IMODE(temporary.stat().st_mode) & 0o077 & ~mode, "others could read it meanwhile"
+                save_file({"a": torch.zeros(2)}, temporary)
+            assert stat.S_IMODE(path.stat().st_mode) == mode
+            assert path.stat().st_size > 0
+
+    def test_a_pipe_is_written_to(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe")
+        with ThreadPoolExecutor(1) as pool:
+            read = pool.submit((tmp_path / "pipe").read_bytes)
+            storage.write_text(tmp_path / "pipe", "x" * 100_000)
+            assert read.result(20) == b"x" * 100_000
+        assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+        assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+    def test_a_device_is_written_to(self, tmp_path):
+        # A terminal, in whose folder no file can be made: a wrong program must not replace this machine's /dev/null.
+        reader, terminal = os.openpty()
+        try:
+            (tmp_path / "device").symlink_to(os.ttyname(terminal))
+            for path in (tmp_path / "device", Path(os.ttyname(terminal))):
+                storage.write_text(path, "content")
+                assert os.read(reader, 100) == b"content"
+        finally:
+            os.close(reader)
+            os.close(terminal)
+        assert (tmp_path / "device").is_symlink()
+
+    @pytest.mark.parametrize("is_file", [True, False], ids=["into a file", "into a pipe"])
+    def test_standard_output_is_written_to(self, is_file, tmp_path):
+        code = """
+from mobileclip import storage
+print("before", flush=True)
+storage.require_output("/dev/stdout", overwrite=False)
+storage.write_text("/dev/stdout", "content;")
+print("behind", flush=True)
+"""
+        with (tmp_path / "out").open("wb") as stream:
+            done = subprocess.run(
+                [sys.executable, "-c", code], stdout=stream if is_file else subprocess.PIPE, check=True
+            )
+        written = (tmp_path / "out").read_bytes() if is_file else done.stdout
+        assert written == b"before\ncontent;behind\n"
+
+
 def test_others_may_read_what_a_library_would_keep_to_its_owner(tmp_path):
     before = os.umask(0o027)
     try:
@@ -322,7 +398,6 @@ class TestAtomicFolder:
         assert [path.name for path in (tmp_path / "data").iterdir()] == ["new"]
         assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
-    @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
     def test_a_link_is_replaced_and_not_what_it_leads_to(self, tmp_path):
         (tmp_path / "old").mkdir()
         (tmp_path / "old" / "kept").write_bytes(b"kept")

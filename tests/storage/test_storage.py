@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from benchmarks.object_store import object_store
 from mobileclip import storage
 from mobileclip.extras import install
 from mobileclip.storage import StorageError, StoreLimits
-from mobileclip.testing import check_store
+from tests.contracts.stores import check_store
 from tests.errors import fails
+from tests.object_store import object_store
 from tests.preloaded import preloaded
 from tests.stores import no_pauses  # noqa: F401  a fixture
 from tests.waiting import wait_for

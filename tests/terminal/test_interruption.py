@@ -30,7 +30,8 @@ from mobileclip.terminal.interruption import (
     save_for_parent,
     serve_loader,
 )
-from tests.descendants import are_gone
+from tests.descendants import wait_until_gone
+from tests.waiting import wait_for
 
 ALL = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 75)]
 
@@ -409,14 +410,13 @@ def test_a_process_ends_with_a_command_that_is_killed(initializer, tmp_path):
         children = {int(pid) for pid in process.stdout.readline().split()}
         assert children
         process.kill()
-    assert are_gone(children)
+    wait_until_gone(children)
 
 
 def fail_after_a_signal(ready) -> None:
     with postponed() as signals:
         Path(ready).touch()
-        while not signals.requested:
-            time.sleep(0.01)
+        wait_for(lambda: signals.requested)
         raise OSError(errno.ENOSPC, "no space left")
 
 
@@ -428,6 +428,5 @@ def test_what_a_process_could_not_save_for_its_command_is_an_error(tmp_path):
         ending(pool) as submit,
     ):
         submit(fail_after_a_signal, str(ready))
-        while not ready.exists():
-            time.sleep(0.01)
+        wait_for(ready.exists)
         raise Interrupted(signal.SIGTERM)

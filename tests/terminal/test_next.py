@@ -1,19 +1,15 @@
 """Errors end with what to type next, and what they name exists."""
 
-import json
 import re
 import shlex
 
 import pytest
 import torch
 
-from mobileclip.cli import COMMANDS, Commands, main
+from mobileclip.cli import main
 from mobileclip.encoders import save_model
-from mobileclip.recipes import recipe_files
 from tests.data.made_samples import encoded
 from tests.encoders.small import SMALL, randomised
-from tests.errors.golden import read
-from tests.names import FILE
 
 TINY = "`mobileclip {} --tiny`"
 NEXT = [
@@ -98,31 +94,5 @@ def test_a_device_that_is_not_there_is_told_in_a_line(small_place, capsys, monke
     assert len(ending(capsys, "classify photos/0.jpg a -c small.safetensors --device mps")) < 300
 
 
-def named_commands():
-    """Yield every command that the wording of an error names in backticks, with the flags behind it."""
-    for code, one in read().items():
-        for command in re.findall(r"`mobileclip ([^`]*)`", one.message):
-            yield pytest.param(command, id=f"{code}: {command}")
-
-
-@pytest.mark.parametrize("command", [*named_commands()])
-def test_commands_that_errors_name_exist_with_their_flags(command):
-    members, name, words = COMMANDS.members, [], command.split()
-    while words and words[0] in members:
-        name.append(words.pop(0))
-        one = members[name[-1]]
-        members = one.members if isinstance(one, Commands) else {}
-    assert name, command
-    assert not members or name == ["eval"], "it is a whole command"
-    recorded = json.loads(FILE.read_text(encoding="utf-8"))["commands"]
-    if name[0] in ("train", "reinforce") and words and not words[0].startswith("-"):
-        recipe = words.pop(0)
-        assert recipe in ("NAME", "{name}") or {recipe, f"{name[0]}_{recipe}"} & set(recipe_files())
-        name.append(recipe if recipe in recipe_files() else {"train": "s2", "reinforce": "datacompdr12m"}[name[0]])
-    known = recorded.get(f"mobileclip {' '.join(name)}", ["--help"])
-    assert {word.partition("=")[0] for word in words if word.startswith("-")} <= {*known, "--help-all"}
-
-
 def test_there_are_many_of_these():
     assert len(NEXT) >= 25
-    assert len(list(named_commands())) >= 10

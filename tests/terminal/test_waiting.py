@@ -19,10 +19,11 @@ from mobileclip.data import write_shard
 from mobileclip.encoders import save_model
 from mobileclip.reinforce import Manifest
 from mobileclip.storage import exclusive
-from tests.descendants import are_gone, descendants, kill_all
+from tests.descendants import descendants, kill_all, wait_until_gone
 from tests.encoders.small import SMALL, randomised
 from tests.preloaded import preloaded
 from tests.reinforce.conftest import picture, plain_sample
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
 
@@ -72,9 +73,9 @@ from mobileclip.reinforce import InlineEngine, ReinforcementSpec, TeacherEnsembl
 from tests.reinforce.conftest import tiny_teacher
 from mobileclip.data import AugmentationSpec
 import threading, time
+from tests.waiting import wait_for
 def tell():
-    while not (folder / "out" / "a.tar").exists():
-        time.sleep(0.05)
+    wait_for((folder / "out" / "a.tar").exists)
     time.sleep(0.3)
     ready()
 threading.Thread(target=tell, daemon=True).start()
@@ -92,12 +93,12 @@ ready()
 main(["eval", str(folder / "small.safetensors"), f"{address}/test", "--output", str(folder / "out")])
 """
 INDEX = """
-import multiprocessing, os, signal, threading, time
+import multiprocessing, os, signal, threading
 from mobileclip.cli import main
+from tests.waiting import wait_for
 def stop():
-    while len(children := multiprocessing.active_children()) < 2:
-        time.sleep(0.05)
-    for child in children:
+    wait_for(lambda: len(multiprocessing.active_children()) == 2)
+    for child in multiprocessing.active_children():
         os.kill(child.pid, signal.SIGSTOP)
     ready()
 if __name__ == "__main__":
@@ -163,11 +164,7 @@ def terminated(folder: Path, address: str) -> Ended:
     """Start a program, and send SIGTERM when it waits."""
     process = preloaded().start(folder / "script.py", folder, address, folder=folder)
     try:
-        deadline = time.monotonic() + 120
-        while not (folder / "ready").exists():
-            assert process.poll() is None, process.communicate()[1]
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for((folder / "ready").exists, process)
         time.sleep(0.3)
         assert process.poll() is None, process.communicate()[1]
         below, started = descendants(process.pid), time.monotonic()
@@ -186,6 +183,6 @@ def test_a_signal_ends_the_waiting_for(what, ended):
     assert found.seconds < 12
     assert re.match(r"(x|mobileclip): interrupted by SIGTERM; ", found.errors.splitlines()[-1]), found.errors
     assert "Traceback" not in found.errors
-    assert are_gone(found.left)
+    wait_until_gone(found.left)
     if what == "a shard that is reinforced":
         assert list(Manifest(found.folder / "out")) == ["a.tar"]

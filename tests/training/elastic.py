@@ -34,6 +34,7 @@ from tests.descendants import descendants, kill_all
 from tests.preloaded import Started, preloaded
 from tests.stores import Web, web_server
 from tests.training.program import ROOT, num_logged, run_spec, write_data
+from tests.waiting import wait_for
 
 WORLD_SIZES, NUM_WORKERS = (1, 2, 4), (0, 1, 2, 3)
 ENDS = ("all are killed", "one is killed", "SIGTERM", "connections are cut", "the disk is full")
@@ -118,16 +119,22 @@ def _finish(processes: list[Started]) -> None:
         assert process.returncode == 0, errors[-3000:]
 
 
+def _wait_for_step(processes: list[Started], output: Path, target: int, rng: random.Random, web: Web | None) -> None:
+    """Wait until so many steps are logged or a process has ended; connections of a web are cut meanwhile."""
+
+    def is_there() -> bool:
+        if web is not None:
+            web.cut_after.append(rng.randrange(100, 20_000))
+        return any(process.poll() is not None for process in processes) or num_logged(output) >= target
+
+    wait_for(is_there, seconds=300, every=0.05)
+
+
 def _ended(processes: list[Started], output: Path, end: str, web: Web, rng: random.Random, *, most_steps: int) -> bool:
     """End a run in one of the ways, or let it finish where it does before; return whether it was ended."""
     before = num_logged(output)
     target = min(before + rng.randrange(0, 8), most_steps)
-    deadline = time.monotonic() + 300
-    while all(process.poll() is None for process in processes) and num_logged(output) < target:
-        assert time.monotonic() < deadline, f"no step {target} in 300 s"
-        if end == "connections are cut":
-            web.cut_after.append(rng.randrange(100, 20_000))
-        time.sleep(0.05)
+    _wait_for_step(processes, output, target, rng, web if end == "connections are cut" else None)
     web.cut_after.clear()
     if end == "the disk is full":
         errors = [process.communicate(timeout=300)[1] for process in processes]

@@ -26,6 +26,7 @@ from mobileclip.training import CosineSchedule, Evaluate, RunSpec, TrainingSpec,
 from tests.data.made_samples import make_sample
 from tests.preloaded import Started, preloaded, python
 from tests.training.runs import ENVIRONMENT, ROOT, free_port, launch
+from tests.waiting import wait_for
 
 # A started run has a step of so many seconds at least: what is sent to it meets it in the midst.
 STEP_SECONDS = 0.05
@@ -139,11 +140,7 @@ def num_logged(output: Path) -> int:
 
 def wait_for_steps(process: subprocess.Popen[str] | Started, output: Path, count: int) -> None:
     """Wait until so many steps are logged; what ends before is an error."""
-    deadline = time.monotonic() + SECONDS
-    while num_logged(output) < count:
-        assert process.poll() is None, process.communicate()[1][-3000:]
-        assert time.monotonic() < deadline, f"no {count} steps in {SECONDS} s"
-        time.sleep(0.02)
+    wait_for(lambda: num_logged(output) >= count, process, seconds=SECONDS, every=0.02)
 
 
 def measuring(_model: DualEncoderSpec) -> Evaluate:

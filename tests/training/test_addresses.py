@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 
 import attrs
 import pytest
 from safetensors.torch import load
 
-from benchmarks.object_store import object_store
 from mobileclip import storage
 from mobileclip.encoders import load_model
 from mobileclip.training import MetricLog, plot_curves, read_metrics, run, train
@@ -18,9 +16,11 @@ from mobileclip.training.checkpoints import digest
 from mobileclip.training.records import compare_runs
 from tests.descendants import descendants, environment_of, kill_all
 from tests.errors import fails
+from tests.object_store import object_store
 from tests.training.program import run_spec, start, write_data
 from tests.training.runs import Batches, KilledError, last_checkpoint, new_model, training_spec, without_times
 from tests.training.test_loop import killed_at
+from tests.waiting import wait_for
 
 OUTPUT = "s3://data/runs/one"
 
@@ -115,11 +115,7 @@ def test_two_processes_killed_and_started_again_by_torchrun_end_in_the_store_as_
     port = 24500 + os.getpid() % 1000
     process = start(data, OUTPUT, num_steps=40, port=port, num_restarts=1)
     try:
-        deadline = time.monotonic() + 120
-        while "checkpoints/step-00000014.safetensors" not in names(s3):
-            assert process.poll() is None, process.communicate()[1][-3000:]
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for(lambda: "checkpoints/step-00000014.safetensors" in names(s3), process)
         first = next(pid for pid in descendants(process.pid) if b"\0RANK=0\0" in environment_of(pid))
         os.kill(first, signal.SIGKILL)
         _, errors = process.communicate(timeout=180)

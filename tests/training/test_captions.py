@@ -14,7 +14,6 @@ from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import CaptionLossSpec
 from mobileclip.reinforce import CheckpointCaptioner
 from mobileclip.serialization import from_json
-from mobileclip.testing import check_captioner
 from mobileclip.training import (
     AdamWSpec,
     CaptionObjective,
@@ -25,6 +24,7 @@ from mobileclip.training import (
     read_metrics,
     run,
 )
+from tests.contracts.captioners import check_captioner
 from tests.errors import fails
 from tests.training.runs import MODEL, assert_killed_goes_on, batch_of, training_spec
 

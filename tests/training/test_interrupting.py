@@ -16,7 +16,7 @@ import pytest
 from mobileclip.terminal.interruption import Interrupted
 from mobileclip.training import read_metrics, train
 from mobileclip.training.checkpoints import RunState
-from tests.descendants import are_gone, descendants, environment_of, kill_all
+from tests.descendants import descendants, environment_of, kill_all, wait_until_gone
 from tests.training.program import (
     SECONDS,
     STEP_SECONDS,
@@ -35,6 +35,7 @@ from tests.training.runs import (
     training_spec,
     without_times,
 )
+from tests.waiting import wait_for
 
 NUM_STEPS = 30
 LINE = "training: interrupted by {name}; stopped after step {done} of 30, whose state is in {folder}; the same command"
@@ -57,10 +58,13 @@ def measured(tmp_path_factory, one_thread):
 
 def wait_until_still(output: Path) -> None:
     """Wait until no step ends any more."""
-    before = -1
-    while (done := num_logged(output)) != before:
-        before = done
-        time.sleep(6 * STEP_SECONDS)
+    seen = [-1]
+
+    def is_still() -> bool:
+        seen.append(num_logged(output))
+        return seen[-1] == seen[-2]
+
+    wait_for(is_still, every=6 * STEP_SECONDS)
 
 
 def interrupt(data: Path, output: Path, number: signal.Signals, *, more_steps: int, num_workers: int) -> str:
@@ -76,7 +80,7 @@ def interrupt(data: Path, output: Path, number: signal.Signals, *, more_steps: i
     finally:
         kill_all(process)
     assert process.returncode == (75 if number == signal.SIGUSR1 else 128 + number)
-    assert are_gone(below)
+    wait_until_gone(below)
     assert not said
     *first, last = errors.strip().splitlines()
     assert first == [f"{number.name}: stopping after this step; once more leaves at once"]
@@ -111,7 +115,7 @@ def end_by(process, number: signal.Signals) -> str:
     assert process.returncode == (75 if number == signal.SIGUSR1 else 128 + number), errors
     assert time.monotonic() - started < 25  # of the 30 that Kubernetes gives, from the signal to the end
     assert "Traceback" not in errors
-    assert are_gone(below)
+    wait_until_gone(below)
     return errors.strip().splitlines()[-1]
 
 
@@ -160,7 +164,7 @@ def test_two_processes_stop_after_the_same_step(data, tmp_path, number):
         _, errors = process.communicate(timeout=90)
     finally:
         kill_all(process)
-    assert are_gone(below)
+    wait_until_gone(below)
     done = num_logged(tmp_path)
     assert 12 <= done < NUM_STEPS
     assert last_checkpoint(tmp_path).name == f"step-{done:08d}.safetensors"

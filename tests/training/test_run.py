@@ -26,8 +26,9 @@ from mobileclip.encoders import load_model, save_model
 from mobileclip.inputs import ImageInput
 from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.serialization import from_json
-from mobileclip.training import CosineSchedule, RunSpec, read_metrics, run
+from mobileclip.training import CosineSchedule, RunSpec, follow_card, read_metrics, run
 from tests.data.made_samples import make_sample, write_raw
+from tests.errors import fails
 from tests.training.program import run_spec, write_data
 
 BASE = run_spec("", num_steps=6, num_workers=0)
@@ -182,7 +183,7 @@ def without_captions(folder, sets=()):
 def test_data_without_synthetic_captions_is_refused_before_anything_is_done(folder):
     without_captions(folder)
     own = spec(folder)
-    with pytest.raises(ValueError, match=r"no synthetic captions: .* Give --pipeline\.captions real"):
+    with pytest.raises(ValueError, match=r"no synthetic captions \(captions='real' needs none\)"):
         run(own, folder / "run", device="cpu")
     assert not (folder / "run").exists()
     run(attrs.evolve(own, data=attrs.evolve(own.data, captions="real")), folder / "run", device="cpu")
@@ -192,14 +193,48 @@ def test_data_without_the_asked_captions_is_refused(folder):
     without_captions(folder, sets=("syn_text_other",))
     own = spec(folder)
     asked = attrs.evolve(own, data=attrs.evolve(own.data, caption_sets="syn_text_own$"))
-    with pytest.raises(ValueError, match=r"called like 'syn_text_own\$', only syn_text_other: "):
+    with pytest.raises(ValueError, match=r"called like 'syn_text_own\$', only syn_text_other "):
         run(asked, folder / "run", device="cpu")
     run(own, folder / "run", device="cpu")  # captions that the source had: the card knows of no captioner
 
 
+def test_what_only_the_recipe_chose_follows_the_card(folder):
+    without_captions(folder)
+    recipe = spec(folder, loss=ReinforcedLossSpec(teacher_dims=(9,), teacher_logit_scales=(9,)))
+    followed, told = follow_card(recipe, recipe)
+    loss = followed.training.loss
+    assert (loss.teacher_dims, loss.teacher_logit_scales, followed.data.captions) == (DIMS, SCALES, "real")
+    assert [str(DIMS) in told[0], str(SCALES) in told[1], "real captions" in told[2]] == [True] * 3
+    assert follow_card(followed) == (followed, ())
+    run(followed, folder / "run", device="cpu")
+
+
+def test_what_was_asked_for_and_contradicts_the_card_is_refused_at_once(folder):
+    without_captions(folder)
+    recipe = spec(folder)
+    other = ReinforcedLossSpec(teacher_dims=DIMS[::-1], teacher_logit_scales=(1, 2))
+    asked = attrs.evolve(
+        spec(folder, loss=other), data=attrs.evolve(recipe.data, captions="synthetic", caption_sets="syn_text$")
+    )
+    for known in (recipe, None):
+        with fails("training.run-contradicts-data-give", f"{DIMS[::-1]}", "(1.0, 2.0)", f"{SCALES}", "'synthetic'"):
+            follow_card(asked, known)
+    with pytest.raises(ValueError, match="contradicts"):
+        run(asked, folder / "run", device="cpu")
+    assert not (folder / "run").exists()
+
+
+def test_scales_that_were_tuned_are_kept(folder):
+    loss = attrs.evolve(LOSS, teacher_logit_scales=(1, 2))
+    with pytest.raises(ValueError, match="contradicts"):
+        follow_card(spec(folder, loss=loss))
+    tuned = spec(folder, loss=attrs.evolve(loss, tuned_scales=True))
+    assert follow_card(tuned) == follow_card(tuned, tuned) == (tuned, ())
+
+
 def test_mistakes_are_named(folder):
     loss = ReinforcedLossSpec(teacher_dims=DIMS[::-1], teacher_logit_scales=SCALES)
-    with pytest.raises(ValueError, match=rf"give the loss teacher_dims=\({DIMS[0]}, {DIMS[1]}\)"):
+    with pytest.raises(ValueError, match=rf"teacher_dims is .* with \({DIMS[0]}, {DIMS[1]}\)"):
         run(spec(folder, loss=loss), folder / "run", device="cpu")
     with pytest.raises(ValueError, match=r"the data's image contract is .*64.*, and the model expects"):
         RunSpec(

@@ -1,4 +1,4 @@
-"""`python -m tests.trials`: try everything, and write the table of docs/lab/security.md."""
+"""`python -m tests.trials`: try everything, and print a table."""
 
 from __future__ import annotations
 

@@ -6,8 +6,6 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="trials fork, which Windows cannot")
-
 # In a process without pytest's threads and plug-ins, as the trials are.
 SCRIPT = """
 import json, os, pickle, time, subprocess, sys

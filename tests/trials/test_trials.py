@@ -1,16 +1,12 @@
 """Nothing that strangers or slips bring runs code, hangs, ends in a traceback or gives a wrong number."""
 
 import json
-import sys
 
 import pytest
 
 from tests.preloaded import preloaded
 from tests.trials.__main__ import in_process_of_its_own
 from tests.trials.harness import AREAS, BAD, Tried
-
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="trials fork, which Windows cannot")
-
 
 # The default run tries one of so many; `pytest -m slow` and `python -m tests.trials` try all.
 PART = 24

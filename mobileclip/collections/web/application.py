@@ -40,8 +40,8 @@ from mobileclip.collections.web.served import (
     picture_of,
     stamp_of,
 )
-from mobileclip.datasets.videos.formats import named_format
-from mobileclip.encoders.features import GivesLocalEmbeddings
+from mobileclip.datasets import named_format
+from mobileclip.encoders import GivesLocalEmbeddings
 from mobileclip.terminal import say
 
 _NUM_EXAMPLES = 6

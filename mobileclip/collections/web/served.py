@@ -118,7 +118,7 @@ def stamp_of(path: str) -> Stamp:
         found = Path(path).stat()
     except (OSError, ValueError):
         return None
-    return found.st_mtime_ns, found.st_size
+    return storage.modified_ns(found), found.st_size
 
 
 _LONGEST_TEXT = 4096

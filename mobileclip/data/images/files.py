@@ -1,7 +1,8 @@
 """Which files of a folder are images, by their names, and why the others are not: one policy for every command.
 
 Hidden files, whose names begin with a dot, are left out. Hidden folders and the shadows of macOS archives (`__MACOSX`)
-are not entered. Links to files are followed, links to folders are not, as they may lead anywhere and round in circles.
+are not entered. Links to files in the folder are followed; links to files outside it are where the environment variable
+`MOBILECLIP_FOLLOW_LINKS` is 1. Links to folders are not, as they may lead anywhere and round in circles.
 Pipes, sockets and devices are left out, and so are folders that cannot be read. All of it is counted and named.
 """
 
@@ -19,6 +20,7 @@ from mobileclip import storage
 from mobileclip.data.images.formats import IMAGE_EXTENSIONS, is_image_name
 from mobileclip.data.skips import Skip
 
+FOLLOW_LINKS = "MOBILECLIP_FOLLOW_LINKS"
 HIDDEN, OTHER = "hidden_file", "other_file"
 REASONS = {
     HIDDEN: "hidden",
@@ -27,6 +29,7 @@ REASONS = {
     "unreadable_file": "files that cannot be looked at",
     OTHER: "no images by their names",
     "linked_folder": "links to folders, which are not followed",
+    "outside_link": f"links to files outside the folder, which are read with {FOLLOW_LINKS}=1",
     "broken_link": "links that lead nowhere",
     "special_file": "pipes, sockets or devices",
     "name_not_utf8": "names that are not UTF-8, and need others",
@@ -62,6 +65,10 @@ class FolderFiles:
         others = sorted(name for name in self.files if not is_image_name(name) and name not in used)
         return (*self.passed_over, *(_skip(self.path, name, OTHER) for name in others))
 
+    def said_left_out(self) -> str:
+        """Return what was left out as the end of a message; nothing where nothing was."""
+        return "".join(f"; left out: {line}" for line in describe_left_out(self.left_out()))
+
 
 def list_folder(path: str | os.PathLike[str]) -> FolderFiles:
     """Return the files of a folder, with those in the folders below.
@@ -72,7 +79,11 @@ def list_folder(path: str | os.PathLike[str]) -> FolderFiles:
     """
     place = os.fspath(path)
     passed_over: list[tuple[str, str]] = []
-    found = storage.find_files(place, passed_over=lambda name, reason: passed_over.append((name, reason)))
+    found = storage.find_files(
+        place,
+        outside=os.environ.get(FOLLOW_LINKS) == "1",
+        passed_over=lambda name, reason: passed_over.append((name, reason)),
+    )
     hidden = {name for name in found if storage.is_hidden(posixpath.basename(name))}
     passed_over += ((name, HIDDEN) for name in hidden)
     return FolderFiles(
@@ -96,7 +107,7 @@ def find_images(given: Path) -> tuple[list[Path], tuple[Skip, ...]]:
         return [given], ()
     found = list_folder(given)
     if not found.images:
-        raise ValueError(f"the folder {given} holds no images ({', '.join(IMAGE_EXTENSIONS)})")
+        raise ValueError(f"the folder {given} holds no images ({', '.join(IMAGE_EXTENSIONS)}){found.said_left_out()}")
     return [given / name for name in found.images], found.left_out()
 
 

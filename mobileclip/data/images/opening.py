@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -11,6 +10,7 @@ from typing import BinaryIO
 import attrs
 from PIL import Image, UnidentifiedImageError, features
 
+from mobileclip import storage
 from mobileclip.data.images.formats import ImageFormat, find_format, format_names
 from mobileclip.data.images.guard import Prepared, prepare
 from mobileclip.data.images.limits import ImageError, ImageLimits
@@ -69,7 +69,8 @@ def read_image_file(source: EncodedImage, limits: ImageLimits, name: str) -> byt
         return bytes(source)
     try:
         if isinstance(source, (str, Path)):
-            data = _read_regular(Path(source), limits.num_file_bytes + 1)
+            with storage.open_regular(Path(source)) as stream:
+                data = stream.read(limits.num_file_bytes + 1)
         else:
             if source.seekable():
                 source.seek(0)
@@ -82,14 +83,6 @@ def read_image_file(source: EncodedImage, limits: ImageLimits, name: str) -> byt
     if not isinstance(data, bytes):
         raise ImageError("unreadable", f"{name} gives {type(data).__name__}, expected bytes; open it in binary mode")
     return data
-
-
-def _read_regular(path: Path, limit: int) -> bytes:
-    # Pipes and devices may never end, or never begin.
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError("it is a folder, a pipe or a device")
-    with path.open("rb") as file:
-        return file.read(limit)
 
 
 def open_image(data: bytes, limits: ImageLimits, name: str = "image") -> OpenedImage:

@@ -1,6 +1,6 @@
 """The compact record: what the teachers said of one sample, in a member of which single rows can be read.
 
-All numbers are little-endian. `docs/lab/formats.md` describes the bytes.
+All numbers are little-endian. `docs/formats.md` describes the bytes.
 """
 
 from __future__ import annotations

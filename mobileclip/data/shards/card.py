@@ -164,31 +164,18 @@ class ReinforcementCard:
         agreement = self.agreement if len(teachers) == len(self.teachers) else None
         return attrs.evolve(self, teachers=tuple(teachers), agreement=agreement)
 
-    def check_teachers(self, dims: Sequence[int], logit_scales: Sequence[float]) -> str | None:
-        """Refuse a loss that splits the stored embeddings otherwise than the teachers did.
+    def differences(self, loss: Mapping[str, Sequence[float]]) -> list[str]:
+        """Return what a loss says otherwise than the teachers who reinforced the data, a sentence for each choice.
 
         Args:
-            dims: of the loss's teachers, in order.
-            logit_scales: of the loss's teachers, in order.
-
-        Returns:
-            A note where the scales are others than the teachers' own: MobileCLIP2 tunes them apart. None where they
-            are the same.
-
-        Raises:
-            ValueError: if the dims differ from the card's.
+            loss: its `teacher_dims` and `teacher_logit_scales`, or one of them.
         """
         names = ", ".join(teacher.name for teacher in self.teachers) or "no teachers"
-        if self.teacher_dims != tuple(dims):
-            raise ValueError(
-                f"the loss has teacher_dims={tuple(dims)}, but the data was reinforced by {names} with "
-                f"{self.teacher_dims}; give the loss teacher_dims={self.teacher_dims}"
-            )
-        if self.teacher_logit_scales == tuple(logit_scales):
-            return None
-        return (
-            f"the loss has teacher_logit_scales={tuple(logit_scales)}; those of {names} are {self.teacher_logit_scales}"
-        )
+        return [
+            f"{name} is {tuple(value)}, and the data was reinforced by {names} with {own}"
+            for name, value in loss.items()
+            if tuple(value) != (own := getattr(self, name))
+        ]
 
 
 def read_card(directory: str | os.PathLike[str]) -> ReinforcementCard:

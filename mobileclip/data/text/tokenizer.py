@@ -5,8 +5,7 @@ computed, whenever it was seen before. New words go through Hugging Face `tokeni
 in bytes.
 
 What a letter is, is said by the tables of Unicode in `tokenizers`; for open_clip, by those in `regex`. A character that
-only one of them knows yet as a letter or a digit is cut from its neighbours otherwise: docs/lab/training.md has the
-versions.
+only one of them knows yet as a letter or a digit is cut from its neighbours otherwise.
 """
 
 from __future__ import annotations

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
-import stat
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from PIL import Image
 
+from mobileclip import storage
 from mobileclip.data.images.exif import CameraNotes
 from mobileclip.data.images.limits import ImageError, ImageLimits
 from mobileclip.datasets.videos.formats import DECODERS, START_BYTES, VIDEO_EXTENSIONS, find_video_format
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 MOST_SECONDS = 48 * 3600.0
 """A video that says to last longer is refused."""
 
+_MOST_HEADER_BYTES = 2**28
 # Beyond them, a frame that is asked for is given up: some 15 minutes of 1080p without a frame that stands on its own.
 _MOST_DECODED_PIXELS = 2**36
 # What is so little ahead is decoded on the way there, without a jump.
@@ -201,30 +203,43 @@ def _opened(opened: ExitStack, path: Path, name: str) -> Any:
     except ImportError as error:
         raise ImageError("missing_package", f"{name} cannot be read: {error}", install=str(error)) from None
     try:
-        # Pipes and devices may never end, or never begin.
-        is_regular = stat.S_ISREG(path.stat().st_mode)
-        file = opened.enter_context(path.open("rb")) if is_regular else None
+        file = opened.enter_context(storage.open_regular(path))
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError("missing_file", f"{name} does not exist") from None
     except (OSError, ValueError) as error:
         raise_machine_fault(error)
         raise ImageError("unreadable", f"{name} cannot be read: {error}") from error
-    if file is None:
-        raise ImageError("unreadable", f"{name} cannot be read: it is a folder, a pipe or a device")
     kind = find_video_format(file.read(START_BYTES))
     if kind is None:
         raise ImageError(
             "not_an_image", f"{name} is not a video in a format that is read ({', '.join(VIDEO_EXTENSIONS)})"
         )
     file.seek(0)
+    bounded = _Bounded(file)
     # The file is given as a stream, without a name: nothing in it can make FFmpeg open another file, or a URL.
-    return av.open(
-        file,
+    container = av.open(
+        bounded,
         format=kind.name,
         options={"protocol_whitelist": "", "format_whitelist": kind.name, "codec_whitelist": ",".join(DECODERS)},
         metadata_errors="replace",
         io_open=_refuse,
     )
+    bounded.remaining = math.inf
+    return container
+
+
+class _Bounded:
+    """A file of which no more than some bytes are read: FFmpeg may look for a header in all of a large file."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.seek, self.tell = file, file.seek, file.tell
+        self.remaining: float = _MOST_HEADER_BYTES
+
+    def read(self, size: int) -> bytes:
+        self.remaining -= size
+        if self.remaining < 0:
+            raise OSError("its header has no end")
+        return self._file.read(size)
 
 
 def _refuse(*_: object) -> NoReturn:

@@ -144,12 +144,6 @@ def load_coca(checkpoint: str | Path, spec: CoCaSpec | None = None, *, any_conte
     return model
 
 
-def is_ours(path: str | Path) -> bool:
-    """Return whether a captioner's file is in our own layout, or a checkpoint of a run."""
-    _, metadata = native.of_run(*read_tensors(Path(path), mmap=True))
-    return metadata.get("mobileclip.kind") == native.COCA
-
-
 def _with_context(spec: CoCaSpec, length: int) -> CoCaSpec:
     text = attrs.evolve(spec.text.input, context_length=length)
     return attrs.evolve(spec, text=attrs.evolve(spec.text, input=text))

@@ -14,7 +14,6 @@ CONTRACT = "mobileclip.json"
 """File by which an export is known."""
 
 RUNTIMES = {
-    "coreai": "Core AI",
     "coreml": "Core ML",
     "executorch": "ExecuTorch",
     "litert": "LiteRT",

@@ -17,10 +17,10 @@ def write_tensors(path: storage.AnyPath, tensors: dict[str, Tensor], metadata: d
         metadata: texts to store beside them, in safetensors only.
     """
     storage.make_directory_of(path)
-    with storage.atomic_file(path) as temporary:
+    with storage.atomic_write(path) as stream:
         if storage.file_name(path).endswith(".safetensors"):
-            from safetensors.torch import save_file
+            from safetensors.torch import save
 
-            save_file(tensors, temporary, metadata={"format": "pt", **metadata})
+            stream.write(save(tensors, metadata={"format": "pt", **metadata}))
         else:
-            torch.save(tensors, temporary)
+            torch.save(tensors, stream)

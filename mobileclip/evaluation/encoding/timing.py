@@ -59,7 +59,7 @@ def measure_latency(model: ImageTextModel, tokenize: Tokenize, image_size: int) 
         tokenize: from texts to the model's ids.
         image_size: side of the images that it takes, in pixels.
     """
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    load = os.getloadavg()[0]
     first = next(model.parameters())
     device, dtype = first.device, first.dtype
     with evaluating(model), torch.inference_mode():

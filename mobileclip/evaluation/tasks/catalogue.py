@@ -15,6 +15,7 @@ from mobileclip.datasets.sources.opening import is_place, require_data_set
 from mobileclip.encoders.checkpoints import packaged
 from mobileclip.encoders.checkpoints.exports import is_export
 from mobileclip.evaluation.datasets.benchmark import benchmark_name
+from mobileclip.evaluation.published import NOT_EVALUATED
 from mobileclip.evaluation.suite import SUITE, SuiteName, folder_names, key_and_title, published_page
 from mobileclip.evaluation.tasks.choices.aro import (
     CAPTIONS,
@@ -46,7 +47,7 @@ PROBE = "probe:"
 
 WINOGAVIL = "misc/winogavil"
 _WHERE = {
-    "aro": "docs/lab/aro.md says how to get it",
+    "aro": "its files are those of https://github.com/mertyg/vision-language-models-are-bows",
     "sugarcrepe": "its captions are at https://github.com/RAIVNLab/sugar-crepe, and COCO's val2017 goes beside them",
     "winoground": "its data are given out on asking, at https://huggingface.co/datasets/facebook/winoground",
     "urban1k": "it is at https://huggingface.co/datasets/BeichenZhang/Urban1k",
@@ -128,6 +129,8 @@ def find_task(name: str, data: str | None = None) -> FoundTask:
         require_data_set(name)
         key, title = key_and_title(benchmark_name(name))
         return FoundTask(key=key, name=title, path=name, opener=open_zero_shot, require=nothing_needed)
+    if name in NOT_EVALUATED:
+        raise ValueError(f"{name} is not evaluated: {NOT_EVALUATED[name]}")
     hint = nearest(name, evaluation_tasks, otherwise="expected a key such as 'vtab/pets' or 'aro/coco_order'")
     raise ValueError(f"there is no data set {name!r}: it is neither a key nor a place of one; {hint}")
 
@@ -139,7 +142,7 @@ def is_data_set(name: str) -> bool:
     is_model = (
         packaged(name) is not None or is_export(name) or any(Path(name, weights).is_file() for weights in WEIGHTS)
     )
-    return name in evaluation_tasks or (is_place(name) and not is_model)
+    return name in evaluation_tasks or name in NOT_EVALUATED or (is_place(name) and not is_model)
 
 
 def _find_probe(name: str, data: str | None) -> FoundTask:

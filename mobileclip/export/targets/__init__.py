@@ -4,7 +4,6 @@ A new format enters here, registered by name. What holds for all of them belongs
 """
 
 from mobileclip.export.targets.base import Format, NotRunHereError, Run, Target, Written, targets
-from mobileclip.export.targets.coreai import CoreAITarget
 from mobileclip.export.targets.coreml import CoreMLTarget
 from mobileclip.export.targets.executorch import ExecuTorchTarget
 from mobileclip.export.targets.litert import LiteRTTarget
@@ -12,7 +11,6 @@ from mobileclip.export.targets.onnx import OnnxTarget
 from mobileclip.export.targets.openvino import OpenVINOTarget
 from mobileclip.export.targets.torch import TorchTarget
 
-targets.add("coreai", CoreAITarget())
 targets.add("coreml", CoreMLTarget())
 targets.add("executorch", ExecuTorchTarget())
 targets.add("litert", LiteRTTarget())
@@ -22,7 +20,6 @@ targets.add("torch", TorchTarget())
 
 
 __all__ = [
-    "CoreAITarget",
     "CoreMLTarget",
     "ExecuTorchTarget",
     "Format",

@@ -168,7 +168,7 @@ def require_able(target: Target, spec: ExportSpec) -> None:
 
 def takes_lengths(target: Target, spec: ExportSpec) -> bool:
     """Return whether text files take rows of several lengths, as far as target and spec say."""
-    return spec.text_lengths == "own" and not spec.lowered_only and bool(getattr(target, "cuts_texts", False))
+    return spec.text_lengths == "own" and bool(getattr(target, "cuts_texts", False))
 
 
 class NotRunHereError(ValueError):

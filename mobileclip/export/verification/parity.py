@@ -35,8 +35,8 @@ MOST_MEAN_ERROR: dict[Precision, float] = {**MOST_LENGTH_ERROR, "float32": 1e-5}
 """Of the mean over places in the space of texts, from the embedding of the same file, whose length counts as 1."""
 # Of the reference's spread: embeddings that have moved together by more have lost what tells images apart.
 LEAST_SPREAD = 0.5
-# Below what float32 can tell from all embeddings being the same.
-CONSTANT = 1e-7
+# For the rounding of agreements that are compared.
+_ROUNDING = 1e-7
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -155,6 +155,12 @@ class Report:
         return all(gate.passed for gate in self.gates)
 
     @property
+    def is_ranked(self) -> bool:
+        """Whether rankings were checked, of every precision; they are not where a model's embeddings hardly differ."""
+        num_precisions = 1 + len({one.precision for one in self.towers} - {None})
+        return sum(gate.name.endswith(RANKING_GATE) for gate in self.gates) >= num_precisions
+
+    @property
     def failures(self) -> tuple[str, ...]:
         """What failed, a line each."""
         return tuple(str(gate) for gate in self.gates if not gate.passed)
@@ -247,19 +253,29 @@ def compare_rankings(
 def gates_of(towers: tuple[TowerParity, ...], ranking: Ranking, precision: Precision) -> tuple[Gate, ...]:
     """Return all gates of an export.
 
+    A model that gives different inputs nearly the same embeddings, as one of random weights may, has no gates of the
+    spread and of rankings: these differ although all embeddings are within the tolerance of the model's.
+
     Args:
         towers: what was measured of each.
         ranking: what was measured of them together.
         precision: of the export.
     """
-    what = "logits" if ranking.kind == CLASSES else "embeddings"
+    is_of_classes = ranking.kind == CLASSES
+    what = "logits" if is_of_classes else "embeddings"
     gates = [gate for parity in towers for gate in _tower_gates(parity, precision, what)]
     least = least_agreement(ranking.num_queries)
     bound = f">= {least:.4g}: {LEAST_AGREEMENT} within the 95 % interval of {ranking.num_queries} queries"
     # Floats of the same fraction, but for the last bit.
-    passed = ranking.agreement > least - CONSTANT
-    gates.append(Gate(name=RANKING_GATE, value=ranking.agreement, bound=bound, passed=passed))
+    passed = ranking.agreement > least - _ROUNDING
+    if is_of_classes or not any(_is_constant(one, precision) for one in towers if one.stage is None):
+        gates.append(Gate(name=RANKING_GATE, value=ranking.agreement, bound=bound, passed=passed))
     return tuple(gates)
+
+
+def _is_constant(parity: TowerParity, precision: Precision) -> bool:
+    """Return whether the model's own embeddings are as near to each other as a file's may be to them."""
+    return parity.reference_spread <= 1 - LEAST_COSINE[precision]
 
 
 def _tower_gates(parity: TowerParity, precision: Precision, what: str) -> list[Gate]:
@@ -274,6 +290,12 @@ def _tower_gates(parity: TowerParity, precision: Precision, what: str) -> list[G
         value=mean,
         bound=f"<= {most_mean}",
         passed=mean is not None and mean <= most_mean,
+    )
+    tells = Gate(
+        name=f"{name} spread (zero where all {what} are the same)",
+        value=spread,
+        bound=f">= {enough:.3g}",
+        passed=spread is not None and spread >= enough,
     )
     return [
         *([means] if parity.stage == TEXT_SPACE else []),
@@ -296,12 +318,7 @@ def _tower_gates(parity: TowerParity, precision: Precision, what: str) -> list[G
             bound=f"<= {most}",
             passed=error is not None and error <= most,
         ),
-        Gate(
-            name=f"{name} spread (zero where all {what} are the same)",
-            value=spread,
-            bound=f">= {enough:.3g} and not constant",
-            passed=spread is not None and spread >= enough and spread > CONSTANT,
-        ),
+        *([] if _is_constant(parity, precision) else [tells]),
     ]
 
 

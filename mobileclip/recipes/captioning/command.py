@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
 import attrs
 import tyro
 
 from mobileclip.data import ReinforcedPipelineSpec
-from mobileclip.datasets import RowOptions, ShardSource, as_source, shards_of
+from mobileclip.datasets import RowOptions
 from mobileclip.encoders import CoCaSpec, DualEncoderSpec
-from mobileclip.processes import this_process
 from mobileclip.recipes.captioning.tiny import tiny_run
 from mobileclip.recipes.captioning.validation import captions_on
 from mobileclip.recipes.entry_point import again
-from mobileclip.recipes.training.flags import OUTPUTS, Flags, Kind, Recipe, draw_curves, refuse_lost, run_as
-from mobileclip.storage import is_remote
-from mobileclip.terminal import console, say
-from mobileclip.training import RunSpec, connected, run
-from mobileclip.training.finetuning.tasks import open_task, write_training_data
+from mobileclip.recipes.training.flags import OUTPUTS, Flags, Kind, Recipe, refuse_lost, run_as, train_and_plot
+from mobileclip.terminal import say
+from mobileclip.training import RunSpec
 
 
 @attrs.frozen(kw_only=True)
@@ -30,7 +26,8 @@ class Command(Flags[ReinforcedPipelineSpec]):
     Args:
         data: images with captions: shards as paths, brace patterns, folders or URLs; or one list, table or folder of
             images with captions, which is written into shards in the output first.
-        validation: held-out shards; the likelihood of their captions is measured between epochs, in nats per id.
+        validation: held-out pairs in any of these forms; the likelihood of their captions is measured between epochs,
+            in nats per id.
         rows: how rows of `.jsonl` files and of tables are read.
         initial_weights: a captioner to start from, in our layout or open_clip's, of any context.
         tiny: two steps with a narrow, shallow model on the first samples of --data, or on a few drawn scenes without:
@@ -80,36 +77,8 @@ def resolve(chosen: RunSpec, command: Command) -> RunSpec:
     return spec
 
 
-def sharded(spec: RunSpec, output: str, rows: RowOptions) -> RunSpec:
-    """Return a run whose data is in shards: a list, table or folder of images is written into some, once.
-
-    Args:
-        spec: the run.
-        output: where they go, in `data`.
-        rows: how rows are read.
-
-    Raises:
-        ValueError: if there are several such data, or the output is remote.
-    """
-    given = spec.data.shards
-    if all(isinstance(as_source(one, rows=rows), ShardSource) for one in given):
-        return attrs.evolve(spec, data=attrs.evolve(spec.data, shards=shards_of(given)))
-    if len(given) > 1 or is_remote(output):
-        raise ValueError(
-            f"{', '.join(given)}: one list, table or folder of images is written into shards, in a local output; "
-            "join several to one, or give shards"
-        )
-    task = open_task(given[0], "captions", (), rows)
-    written = write_training_data(task, Path(output) / "data" / task.fingerprint)
-    return attrs.evolve(spec, data=attrs.evolve(spec.data, shards=written.shards, num_samples=written.num_samples))
-
-
 def _train(spec: RunSpec, command: Command, output: str, name: str) -> None:
-    evaluate = partial(captions_on, command.validation) if command.validation else None
-    with connected(command.device, collective_seconds=spec.training.collective_seconds) as world:
-        if isinstance(spec.data, ReinforcedPipelineSpec):
-            spec = world.from_first(partial(sharded, spec, output, command.rows))
-        model = run(spec, output, evaluate=evaluate, title=name, console=console(), within=world)
-    if this_process().is_first:
-        draw_curves(output, name)
+    evaluate = partial(captions_on, command.validation, command.rows) if command.validation else None
+    model = train_and_plot(spec, output, evaluate=evaluate, device=command.device, name=name, rows=command.rows)
+    if model is not None:
         say(f"{model}: `mobileclip reinforce datacompdr12m --captioner-weights {model}` writes captions with it")

@@ -2,40 +2,32 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from mobileclip.data import ImageTransform, Tokenizer, read_samples
+from mobileclip.data import ImageTransform, Tokenizer
+from mobileclip.datasets import RowOptions
 from mobileclip.encoders import CoCa, CoCaSpec
 from mobileclip.inference.modes import evaluating
 from mobileclip.losses import CaptionLossSpec
+from mobileclip.recipes.training.validation import held_out_pairs
 from mobileclip.training import Evaluate
 
-MOST_SAMPLES = 5_000
 _BATCH = 32
 
 
-def captions_on(shards: tuple[str, ...], model: CoCaSpec) -> Evaluate:
-    """Return what measures a captioner on the first 5,000 pairs of some shards: nats per id, and ids foretold right.
+def captions_on(data: Sequence[str], rows: RowOptions, model: CoCaSpec) -> Evaluate:
+    """Return what measures a captioner on held-out pairs, see `held_out_pairs`: nats per id, and ids foretold right.
 
     Args:
-        shards: held-out pairs, as paths, URLs or brace patterns.
+        data: places of the pairs.
+        rows: how rows of lists and tables are read.
         model: whose inputs are made.
-
-    Raises:
-        ValueError: if the shards hold no pair.
     """
     transform, tokenizer = ImageTransform(model.image.input), Tokenizer(model.text.input)
-    pairs = [
-        (sample.image, sample.captions[0])
-        for sample in itertools.islice(read_samples(shards), MOST_SAMPLES)
-        if sample.image is not None and sample.captions
-    ]
-    if not pairs:
-        raise ValueError(f"there is no pair of image and caption in {', '.join(shards)} to validate on")
+    pairs = [(sample.image, sample.captions[0]) for sample in held_out_pairs(data, rows)]
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         for start in range(0, len(pairs), _BATCH):

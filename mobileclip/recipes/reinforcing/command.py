@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,27 +11,13 @@ import tyro
 from attrs import validators
 
 from mobileclip.data import Layout, augmentations
-from mobileclip.data.samples.sample import SYN_TEXT
 from mobileclip.datasets import JsonLinesSource, RowOptions, TableSource
-from mobileclip.encoders.checkpoints.coca import is_ours
 from mobileclip.engines import SET_ASIDE, Retries, read_status
 from mobileclip.recipes.entry_point import again, described, opened, show
 from mobileclip.recipes.reinforcing.tiny import shrink, write_scenes
 from mobileclip.recipes.tiny.few_samples import first_samples
-from mobileclip.reinforce import (
-    CaptionerSpec,
-    CaptionSet,
-    CheckpointCaptioner,
-    CocaCaptioner,
-    Engine,
-    LocalEngine,
-    RayEngine,
-    ReinforcementSpec,
-    SeveralCaptioners,
-    estimate,
-    reinforce,
-)
-from mobileclip.reinforce.captioners.nucleus import NucleusSpec
+from mobileclip.reinforce import Engine, LocalEngine, RayEngine, ReinforcementSpec, estimate, reinforce
+from mobileclip.reinforce.captioners import NucleusSpec, with_weights
 from mobileclip.storage import join
 from mobileclip.terminal import say
 from mobileclip.terminal.help import parse
@@ -66,9 +51,9 @@ class Command:
         ray_address: Ray only: the cluster to join, such as `auto`; by default one is started on this machine.
         retries: how often a shard that fails is tried.
         caption_set: name of the synthetic captions' set, `syn_text` or `syn_text_NAME`.
-        captioner_weights: a file with the captioner's weights, instead of the recipe's: open_clip's, or one that
-            `mobileclip train coca` leaves; of several files each is a captioner, whose set of captions is called like
-            the file: `syn_text_NAME` of NAME.pt.
+        captioner_weights: a captioner in place of the recipe's: a file of open_clip's or Apple's, one that `mobileclip
+            train coca` leaves, or `hf-hub:OWNER/NAME`; its architecture is the file's. Each of several is a captioner
+            whose set of captions is called like the file: `syn_text_NAME` of NAME.pt.
         augmentation: policy of the stored augmentations: `datacompdr`, or `crop` for the weak one of plain CLIP, which
             table 2 of the paper compares.
         num_augmentations: stored augmentations per image.
@@ -97,7 +82,7 @@ class Command:
     ray_address: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
     retries: tyro.conf.OmitArgPrefixes[Retries] = attrs.field(factory=Retries)
     caption_set: str | None = None
-    captioner_weights: tuple[Path, ...] = ()
+    captioner_weights: tuple[str, ...] = ()
     augmentation: str | None = None
     num_augmentations: int | None = None
     layout: Layout | None = None
@@ -166,8 +151,8 @@ def resolve(recipe: Recipe, name: str, command: Command, written: ReinforcementS
         if command.data is not None or written is not None:
             spec = attrs.evolve(spec, source=first_samples(spec.source, TINY / "samples"))
         spec = shrink(spec, TINY / "models")
-    if command.captioner_weights and isinstance(spec.captioner, CocaCaptioner):
-        spec = attrs.evolve(spec, captioner=_captioner(spec.captioner, command.captioner_weights))
+    if command.captioner_weights and isinstance(spec.captioner, NucleusSpec):
+        spec = attrs.evolve(spec, captioner=with_weights(spec.captioner, command.captioner_weights))
     given = {field: getattr(command, field) for field in SAME_IN_SPEC}
     choices: dict[str, Any] = {field: value for field, value in given.items() if value is not None}
     if command.augmentation is not None:
@@ -177,23 +162,6 @@ def resolve(recipe: Recipe, name: str, command: Command, written: ReinforcementS
     if command.step == "embeddings":
         choices["captioner"] = None
     return attrs.evolve(spec, **choices)
-
-
-def _captioner(captioner: CocaCaptioner, weights: Sequence[Path]) -> CaptionerSpec:
-    """Return a captioner with each of these weights, in sets of their own where there are several."""
-    shared = {name: getattr(captioner, name) for name in attrs.fields_dict(NucleusSpec)}  # type: ignore[type-abstract]
-    own = [
-        CheckpointCaptioner(checkpoint=str(path), **shared)
-        if path.exists() and is_ours(path)
-        else attrs.evolve(captioner, pretrained=str(path))
-        for path in weights
-    ]
-    if len(own) == 1:
-        return own[0]
-    names = [f"{SYN_TEXT}_{re.sub(r'[^A-Za-z0-9]+', '_', path.stem)}" for path in weights]
-    return SeveralCaptioners(
-        sets=tuple(CaptionSet(name=name, captioner=one) for name, one in zip(names, own, strict=True))
-    )
 
 
 def _output(name: str, command: Command, written: ReinforcementSpec | None) -> str:

@@ -9,7 +9,8 @@ import attrs
 from mobileclip.data import write_shards
 from mobileclip.recipes.tiny.models import write_tiny_models
 from mobileclip.recipes.tiny.scenes import scene_samples
-from mobileclip.reinforce import CocaCaptioner, OpenClipTeacher, ReinforcementSpec, TeacherSpec
+from mobileclip.reinforce import OpenClipTeacher, ReinforcementSpec, TeacherSpec
+from mobileclip.reinforce.captioners import NucleusSpec
 
 NUM_SAMPLES = 48
 SAMPLES_PER_SHARD = 12
@@ -32,7 +33,7 @@ def shrink(spec: ReinforcementSpec, folder: Path) -> ReinforcementSpec:
         if isinstance(large, OpenClipTeacher)
     )
     captioner = spec.captioner
-    if isinstance(captioner, CocaCaptioner):
+    if isinstance(captioner, NucleusSpec):
         captioner = attrs.evolve(tiny.captioner, num_captions=captioner.num_captions, top_p=captioner.top_p)
     # Random teachers recognise nothing that they could lose.
     return attrs.evolve(spec, teachers=teachers, captioner=captioner, num_compared=0)

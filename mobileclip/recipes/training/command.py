@@ -30,14 +30,16 @@ class Command(Flags[ReinforcedPipelineSpec]):
 
     Args:
         data: reinforced shards with images: paths, brace patterns such as `DataCompDR-12M/{00000000..00001023}.tar`,
-            folders, or URLs (s3://, gs://).
-        validation: shards of held-out image-text pairs; recall on them is measured between epochs.
+            folders, or URLs (s3://, gs://). A run without teachers takes plain pairs: shards, or one list, table or
+            folder of images with captions, which is written into shards in the output first.
+        validation: held-out image-text pairs: shards, lists, tables or folders; recall on them is measured between
+            epochs.
         evaluate: data sets of any kind, of classes or captions, such as my_classes/; their metrics are measured then
             too.
         rows: how rows of `.jsonl` files and of tables among these are read.
         tokenizer: a Hugging Face `tokenizer.json` that makes the ids of texts in place of CLIP's byte pairs.
         initial_weights: a checkpoint to start from, in training form and any known layout.
-        released: the choices of the released scripts where the paper says otherwise; docs/lab/training.md lists them.
+        released: the choices of the released scripts where the paper says otherwise; docs/training.md lists them.
             Further flags change them.
         tiny: two steps with a shallow model on the first samples of --data, or on a few drawn scenes without: the whole
             path in a minute. With --initial-weights the model stays as it is.
@@ -86,7 +88,8 @@ def resolve(chosen: RunSpec, command: Command) -> RunSpec:
     given = {"--data": command.data, "--tokenizer": command.tokenizer, "--tiny": command.tiny}
     refuse_lost(given, reach)
     if command.data:
-        data = attrs.evolve(data, shards=shards_of(command.data))
+        # Plain pairs are written into shards before they are trained on.
+        data = attrs.evolve(data, shards=shards_of(command.data) if data.reinforced else command.data)
     if is_ours:
         data = attrs.evolve(data, text=_text_input(data.text, command.tokenizer))
         # The model takes what the data is made as: a size that is changed there is the model's too.
@@ -94,7 +97,7 @@ def resolve(chosen: RunSpec, command: Command) -> RunSpec:
         model = attrs.evolve(model, image=image, text=text)
     spec = RunSpec(model=model, data=data, training=command.training, initial_weights=command.initial_weights)
     if command.tiny:
-        return tiny_run(spec, OUTPUTS / "tiny")
+        return tiny_run(spec, OUTPUTS / "tiny", command.rows)
     if has_shards and not spec.data.shards and not command.show:
         raise ValueError(_no_data(spec))
     return spec
@@ -144,7 +147,7 @@ def _no_data(spec: RunSpec) -> str:
 def _train(spec: RunSpec, command: Command, output: str, name: str) -> None:
     measured = command.validation or command.evaluate
     evaluate = partial(measured_on, command.validation, command.evaluate, command.rows) if measured else None
-    model = train_and_plot(spec, output, evaluate=evaluate, device=command.device, name=name)
+    model = train_and_plot(spec, output, evaluate=evaluate, device=command.device, name=name, rows=command.rows)
     if model is not None:
         use = f": `mobileclip classify photo.jpg 'a cat' 'a dog' -m {model}`"
         say(f"{model}{use if isinstance(spec.model, DualEncoderSpec) else ''}")

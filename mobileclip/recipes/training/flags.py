@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import attrs
 import tyro
 
+from mobileclip.data import ReinforcedPipelineSpec
+from mobileclip.datasets import RowOptions, ShardSource, as_source, shards_of
 from mobileclip.hardware.devices import AUTO
 from mobileclip.processes import this_process
 from mobileclip.recipes.entry_point import described, opened, show
 from mobileclip.recipes.training.linked_defaults import Given, following_pipeline, following_training
 from mobileclip.registry import nearest
-from mobileclip.storage import AnyPath, join
+from mobileclip.storage import AnyPath, is_remote, join
 from mobileclip.terminal import console, say
 from mobileclip.terminal.help import parse
-from mobileclip.training import Evaluate, RunSpec, TrainingSpec, plot_curves, run
+from mobileclip.training import Evaluate, RunSpec, TrainingSpec, connected, follow_card, plot_curves, run
+from mobileclip.training.finetuning.tasks import open_task, write_training_data
 
 OUTPUTS = Path("outputs")
 
@@ -113,6 +117,10 @@ def run_as(
         if command.show:
             show(spec)
             return
+        spec, taken = follow_card(spec, chosen if written is None else None)
+        if this_process().is_first:
+            for line in taken:
+                say(line)
         output = command.output or str(OUTPUTS / (f"{name}-tiny" if command.tiny else name))
         kind.train(spec, command, output, name)
 
@@ -156,13 +164,41 @@ def train_and_plot(
     evaluate: Callable[[Any], Evaluate] | None,
     device: str,
     name: str,
+    rows: RowOptions = RowOptions(),  # noqa: B008  frozen
 ) -> AnyPath | None:
     """Train, draw the curves, and return the model's file or URL; None in all processes but the first."""
-    model = run(spec, output, evaluate=evaluate, device=device, title=name, console=console())
+    with connected(device, collective_seconds=spec.training.collective_seconds) as world:
+        if isinstance(spec.data, ReinforcedPipelineSpec) and not spec.data.reinforced:
+            spec = world.from_first(partial(sharded, spec, output, rows))
+        model = run(spec, output, evaluate=evaluate, title=name, console=console(), within=world)
     if not this_process().is_first:
         return None
     draw_curves(output, name)
     return model
+
+
+def sharded(spec: RunSpec, output: str, rows: RowOptions) -> RunSpec:
+    """Return a run whose data is in shards: a list, table or folder of images is written into some, once.
+
+    Args:
+        spec: the run.
+        output: where they go, in `data`.
+        rows: how rows are read.
+
+    Raises:
+        ValueError: if there are several such data, or the output is remote.
+    """
+    given = spec.data.shards
+    if all(isinstance(as_source(one, rows=rows), ShardSource) for one in given):
+        return attrs.evolve(spec, data=attrs.evolve(spec.data, shards=shards_of(given)))
+    if len(given) > 1 or is_remote(output):
+        raise ValueError(
+            f"{', '.join(given)}: one list, table or folder of images is written into shards, in a local output; "
+            "join several to one, or give shards"
+        )
+    task = open_task(given[0], "captions", (), rows)
+    written = write_training_data(task, Path(output) / "data" / task.fingerprint)
+    return attrs.evolve(spec, data=attrs.evolve(spec.data, shards=written.shards, num_samples=written.num_samples))
 
 
 def draw_curves(output: AnyPath, name: str) -> None:

@@ -164,7 +164,7 @@ def with_scales(run: RunSpec, factor: float) -> RunSpec:
     """Return the run with the teachers' logit scales, the inverse of their temperatures, multiplied by a factor."""
     loss = _teachers(run)
     scales = tuple(factor * one for one in loss.teacher_logit_scales)
-    return with_loss(run, attrs.evolve(loss, teacher_logit_scales=scales))
+    return with_loss(run, attrs.evolve(loss, teacher_logit_scales=scales, tuned_scales=True))
 
 
 def _teachers(run: RunSpec) -> ReinforcedLossSpec:

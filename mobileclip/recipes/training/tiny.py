@@ -15,35 +15,39 @@ from mobileclip.data import (
     find_card,
     read_card,
 )
+from mobileclip.datasets import RowOptions, as_source, shards_of
 from mobileclip.encoders import DualEncoderSpec, ImageEncoderSpec, MCiSpec, MCtSpec, TextTransformerSpec, ViTSpec
-from mobileclip.losses import ReinforcedLossSpec
 from mobileclip.processes import this_process
 from mobileclip.recipes.reinforcing.tiny import shrink, write_scenes
+from mobileclip.recipes.tiny.few_samples import first_samples
 from mobileclip.reinforce import CocaCaptioner, OpenClipTeacher, ReinforcementSpec, reinforce
-from mobileclip.training import CosineSchedule, RunSpec, TrainingSpec
+from mobileclip.training import CosineSchedule, RunSpec, TrainingSpec, follow_card
 
 NUM_STEPS = 2
 BATCH_SIZE = 8
 
 
-def tiny_run(run: RunSpec, folder: Path) -> RunSpec:
+def tiny_run(run: RunSpec, folder: Path, rows: RowOptions = RowOptions()) -> RunSpec:  # noqa: B008  frozen
     """Return the run made small: two steps of eight samples with a model of full width and one block a stage.
 
     Args:
         run: the recipe's choices; of its data, the first samples are taken. Weights to start from need the whole model.
-        folder: where scenes, teachers and the reinforced data go, once, for a run without data.
+        folder: where scenes, teachers and the reinforced data go, once, for a run without data; and copies of samples.
+        rows: how rows of lists and tables are read.
 
     Raises:
         ValueError: if there is data, and its first shards are missing or hold too little.
     """
-    data = _first_samples(run.data) if run.data.shards else _drawn(run.data, folder)
-    training = two_steps(run.training)
-    loss, card = training.loss, data.card
-    if isinstance(loss, ReinforcedLossSpec) and loss.teacher_dims and card is not None:
-        loss = attrs.evolve(loss, teacher_dims=card.teacher_dims, teacher_logit_scales=card.teacher_logit_scales)
-        training = attrs.evolve(training, loss=loss)
+    given = run.data.shards
+    if given and not run.data.reinforced:
+        place = first_samples(as_source(given, rows=rows), folder / "samples")
+        data = attrs.evolve(run.data, shards=shards_of((place,)), batch_size=BATCH_SIZE)
+    else:
+        data = _first_samples(run.data) if given else _drawn(run.data, folder)
     model = run.model if run.initial_weights is not None else shallow(run.model)
-    return attrs.evolve(run, model=model, data=attrs.evolve(data, num_workers=0), training=training)
+    data = attrs.evolve(data, num_workers=0)
+    tiny = attrs.evolve(run, model=model, data=data, training=two_steps(run.training))
+    return follow_card(tiny, run)[0]
 
 
 def two_steps(training: TrainingSpec) -> TrainingSpec:

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from mobileclip.data import ImageTransform, Tokenizer, read_samples
-from mobileclip.datasets import RowOptions
+from mobileclip.data import ImageTextSample, ImageTransform, SkipReport, Tokenizer
+from mobileclip.datasets import RowOptions, open_data_set
 from mobileclip.encoders import DualEncoder, DualEncoderSpec
 from mobileclip.evaluation import Session, caption_recall
 from mobileclip.evaluation.hook import evaluation_hook
@@ -19,13 +19,11 @@ from mobileclip.training import Evaluate
 MOST_SAMPLES = 5_000
 
 
-def measured_on(
-    shards: tuple[str, ...], benchmarks: Sequence[str], rows: RowOptions, model: DualEncoderSpec
-) -> Evaluate:
+def measured_on(pairs: Sequence[str], benchmarks: Sequence[str], rows: RowOptions, model: DualEncoderSpec) -> Evaluate:
     """Return what measures a model on held-out pairs, see `retrieval_on`, and on data sets, see `evaluation_hook`.
 
     Args:
-        shards: of the held-out pairs; none measures nothing on them.
+        pairs: places of held-out pairs, see `held_out_pairs`; none measures nothing on them.
         benchmarks: places of data sets, see `open_benchmark`; none measures nothing on them.
         rows: how rows of `.jsonl` files and of tables among these are read.
         model: whose inputs are made.
@@ -33,7 +31,7 @@ def measured_on(
     Raises:
         ValueError: if one of them cannot be used.
     """
-    parts = [retrieval_on(shards, model)] if shards else []
+    parts = [retrieval_on(pairs, rows, model)] if pairs else []
     if benchmarks:
         parts.append(evaluation_hook(benchmarks, rows=rows))
 
@@ -43,23 +41,35 @@ def measured_on(
     return evaluate
 
 
-def retrieval_on(shards: tuple[str, ...], model: DualEncoderSpec) -> Evaluate:
-    """Return what measures a model's recall at 1 on the first 5,000 image-text pairs of some shards.
+def held_out_pairs(data: Sequence[str], rows: RowOptions) -> list[ImageTextSample]:
+    """Return the samples with an image and a caption among the first 5,000 of some data.
 
     Args:
-        shards: held-out pairs, as paths, URLs or brace patterns.
-        model: whose inputs are made.
+        data: places of any form that `open_data_set` takes.
+        rows: how rows of lists and tables are read.
 
     Raises:
-        ValueError: if the shards hold no pair.
+        ValueError: if there is no pair, or no such data.
+        OSError: if it cannot be read.
     """
-    samples = [
-        sample
-        for sample in itertools.islice(read_samples(shards), MOST_SAMPLES)
-        if sample.image is not None and sample.captions
-    ]
-    if not samples:
-        raise ValueError(f"there is no pair of image and caption in {', '.join(shards)} to validate on")
+    report = SkipReport()
+    units = [unit for one in data for unit in open_data_set(one, kind="captions", rows=rows).source.units()]
+    samples = itertools.chain.from_iterable(unit.read(report) for unit in units)
+    pairs = [one for one in itertools.islice(samples, MOST_SAMPLES) if one.image is not None and one.captions]
+    if not pairs:
+        raise ValueError(f"there is no pair of image and caption in {', '.join(data)} to validate on: {report}")
+    return pairs
+
+
+def retrieval_on(pairs: Sequence[str], rows: RowOptions, model: DualEncoderSpec) -> Evaluate:
+    """Return what measures a model's recall at 1 on held-out pairs; see `held_out_pairs`.
+
+    Args:
+        pairs: their places.
+        rows: how rows of lists and tables are read.
+        model: whose inputs are made.
+    """
+    samples = held_out_pairs(pairs, rows)
     transform, tokenizer = ImageTransform(model.image.input), Tokenizer(model.text.input)
 
     def evaluate(student: nn.Module, _num_steps: int) -> Mapping[str, float]:

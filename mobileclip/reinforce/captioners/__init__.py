@@ -3,11 +3,12 @@
 A new captioner enters here, registered by name. What is done with captions belongs in `reinforce`.
 """
 
-from mobileclip.reinforce.captioners.checkpoint import CheckpointCaptioner
+from mobileclip.reinforce.captioners.checkpoint import CheckpointCaptioner, with_weights
 from mobileclip.reinforce.captioners.coca import CocaCaptioner, Vocabulary
 from mobileclip.reinforce.captioners.decoder import CocaDecoder
 from mobileclip.reinforce.captioners.ensemble import CaptionerEnsemble, CaptionSet, SeveralCaptioners, caption_sets
 from mobileclip.reinforce.captioners.image_text_to_text import ImageTextToTextCaptioner
+from mobileclip.reinforce.captioners.nucleus import NucleusSpec
 from mobileclip.reinforce.captioners.protocol import Captioner
 from mobileclip.reinforce.captioners.sampling import (
     CAPTION_VERSION as CAPTION_VERSION,
@@ -26,10 +27,12 @@ __all__ = [
     "CocaCaptioner",
     "CocaDecoder",
     "ImageTextToTextCaptioner",
+    "NucleusSpec",
     "SeveralCaptioners",
     "Vocabulary",
     "caption_sets",
     "caption_streams",
     "captioners",
     "nucleus_ids",
+    "with_weights",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,11 +11,13 @@ import attrs
 import torch
 
 from mobileclip.data import Tokenizer
+from mobileclip.data.samples.sample import SYN_TEXT
 from mobileclip.encoders.checkpoints import load_coca
 from mobileclip.hardware.precision import dtype_of
 from mobileclip.inputs import TextInput
+from mobileclip.reinforce.captioners.ensemble import CaptionSet, SeveralCaptioners
 from mobileclip.reinforce.captioners.nucleus import NucleusCaptioner, NucleusSpec
-from mobileclip.reinforce.captioners.spec import captioners
+from mobileclip.reinforce.captioners.spec import CaptionerSpec, captioners
 from mobileclip.strict import strict
 from mobileclip.tensor_files.weights import weights_sha256
 
@@ -53,6 +56,30 @@ class CheckpointCaptioner(NucleusSpec):
             vocabulary=_Vocabulary(text),
             context_length=text.context_length,
         )
+
+
+def with_weights(captioner: NucleusSpec, weights: Sequence[str]) -> CaptionerSpec:
+    """Return a captioner with the weights and the architecture of each file, in sets of their own for several files.
+
+    Args:
+        captioner: whose other choices are kept.
+        weights: as `CheckpointCaptioner` takes a checkpoint; the set of NAME.pt and of hf-hub:OWNER/NAME is
+            `syn_text_NAME`.
+
+    Raises:
+        ValueError: if two files have one name.
+    """
+    kept = {name: getattr(captioner, name) for name in attrs.fields_dict(NucleusSpec)}  # type: ignore[type-abstract]
+    own = [CheckpointCaptioner(checkpoint=one, **kept) for one in weights]
+    if len(own) == 1:
+        return own[0]
+    names = [Path(re.sub(r"^(hf-hub:[^@#]*).*", r"\1", one)).stem for one in weights]
+    return SeveralCaptioners(
+        sets=tuple(
+            CaptionSet(name=f"{SYN_TEXT}_{re.sub(r'[^A-Za-z0-9]+', '_', name)}", captioner=one)
+            for name, one in zip(names, own, strict=True)
+        )
+    )
 
 
 class _Vocabulary:

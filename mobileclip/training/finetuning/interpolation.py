@@ -21,7 +21,7 @@ def interpolate_weights(original: Model, finetuned: Model, alpha: float) -> Mode
     `finetuned`. So are the running means and variances of batch norms. Where fine-tuning left them alone (frozen batch
     norms) they are equal. Where it moved them, the interpolation is not exact, as a variance is not linear in the
     weights, but it goes from the one model's to the other's. Statistics estimated anew, as for averages of one task's
-    weights, would be the new task's at every alpha, and the old ones would be lost at once (docs/lab/finetuning.md).
+    weights, would be the new task's at every alpha, and the old ones would be lost at once.
 
     Args:
         original: the model before, in training form; not changed.

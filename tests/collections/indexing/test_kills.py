@@ -5,7 +5,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import attrs
@@ -20,6 +19,7 @@ from tests.collections.pictures import contents, draw
 from tests.crash.world import Command
 from tests.preloaded import preloaded
 from tests.survives import Moment, Program, Survival, survives
+from tests.waiting import wait_for
 
 # Which form of a model is the fastest, and so the last digits, depends on the moment.
 OPTIONS = IndexOptions(precision="float32", show_progress=False)
@@ -61,9 +61,7 @@ def test_a_killed_job_is_finished_by_the_next(tmp_path, telling_file):
         draw(photos / f"{number:03d}.png", number)
     Collection.create(index, ModelSource(checkpoint=str(telling_file)))
     job = preloaded().start("-c", JOB, index, photos, 8, folder=tmp_path)
-    while num_rows(index) < 24:
-        assert job.poll() is None, job.communicate()
-        time.sleep(0.005)
+    wait_for(lambda: num_rows(index) >= 24, job, every=0.005)
     job.kill()
     job.communicate()
     assert job.returncode == -signal.SIGKILL

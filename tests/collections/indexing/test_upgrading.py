@@ -16,6 +16,7 @@ from mobileclip.encoders import save_model
 from tests.collections.pictures import assert_same_rows, draw, pack, rows_of, telling
 from tests.errors import fails
 from tests.preloaded import preloaded
+from tests.waiting import wait_for
 
 OPTIONS = IndexOptions(show_progress=False, precision="float32", batch_size=4)
 NUMBER = 48
@@ -132,8 +133,7 @@ def test_killed_at_any_moment_nothing_is_lost_and_searches_use_the_old_model(wor
         before = upgraded(index.path)
         job = preloaded().start("-c", UPGRADE, index.path, world / "new.safetensors", folder=index.path.parent)
         wanted = len(before) + int(draw_moment.integers(1, 3))
-        while len(upgraded(index.path)) < wanted:
-            assert job.poll() is None, job.communicate()
+        wait_for(lambda wanted=wanted: len(upgraded(index.path)) >= wanted, job, every=0.0)
         time.sleep(float(draw_moment.uniform(0, 0.01)))
         job.kill()
         job.communicate()

@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import re
 import sys
+import time
 from pathlib import Path
 
 import attrs
@@ -137,6 +139,17 @@ def test_a_torn_video_keeps_what_could_be_read_and_is_named_once(index, tmp_path
     path.write_bytes(data[:100])
     report = add(index, tmp_path / "videos")
     assert (report.num_encoded, len(report.unreadable), len(index)) == (0, 1, 0)
+
+
+def test_a_large_file_that_is_no_video_is_not_hashed(index, tmp_path):
+    draw(tmp_path / "photos/0.png", 0)
+    for start, name in ((b"", "a.mp4"), (b"\0\0\0\x18ftypisom", "b.mp4")):
+        (tmp_path / "photos" / name).write_bytes(start)
+        os.truncate(tmp_path / "photos" / name, 50 * 2**30)
+    before = time.process_time()
+    report = add(index, tmp_path / "photos")
+    assert (report.num_encoded, len(report.unreadable)) == (1, 2)
+    assert time.process_time() - before < 20, "to hash fifty gigabytes takes longer"
 
 
 def test_what_ffmpeg_says_of_a_torn_video_is_said_in_a_line(index, tmp_path):

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from mobileclip.collections import Collection, ModelSource
 from mobileclip.collections.store import Row

@@ -313,7 +313,7 @@ def opened_to_all(*folders):
                 place.chmod(0o755)
 
 
-@pytest.mark.skipif(os.name == "nt" or os.getuid() != 0, reason="another user is asked")
+@pytest.mark.skipif(os.getuid() != 0, reason="another user is asked")
 def test_a_reader_without_write_permission_reads_beside_a_writer(index):
     with index.writing():
         index.append([row("a")])
@@ -343,7 +343,7 @@ def die_in_a_transaction(folder):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.skipif(os.name == "nt" or os.getuid() != 0, reason="another user is asked")
+@pytest.mark.skipif(os.getuid() != 0, reason="another user is asked")
 def test_what_a_killed_writer_left_is_told_to_whoever_may_not_write(index):
     with index.writing():
         index.append([row("a")])

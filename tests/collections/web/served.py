@@ -2,7 +2,6 @@
 
 import shutil
 import threading
-import time
 from contextlib import contextmanager
 
 import uvicorn
@@ -10,6 +9,7 @@ import uvicorn
 from mobileclip.collections import Collection, IndexOptions, ModelSource
 from mobileclip.collections.web.application import build_application
 from tests.collections.pictures import draw
+from tests.waiting import wait_for
 
 HARMFUL = "<script>document.title=1</script> \"'&\x1b[31m\u202e.png"
 OPTIONS = IndexOptions(show_progress=False, num_workers=1)
@@ -38,9 +38,8 @@ def running(collection, uploads=None):
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        while not server.started:
-            assert thread.is_alive(), "the server has ended"
-            time.sleep(0.01)
+        wait_for(lambda: server.started or not thread.is_alive())
+        assert thread.is_alive(), "the server has ended"
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
     finally:
         server.should_exit = True

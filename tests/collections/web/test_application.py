@@ -25,6 +25,7 @@ from mobileclip.collections.web.served import Thumbnails, picture_of
 from tests.collections.pictures import draw, pack
 from tests.collections.web.served import OPTIONS, make_index, running
 from tests.datasets.videos.making import film, scene
+from tests.waiting import wait_for
 
 ADDRESS = "http://127.0.0.1:8000"
 BYTES = {"Content-Type": "application/octet-stream"}
@@ -387,13 +388,6 @@ def test_pictures_that_are_sent_have_a_bound_and_whoever_is_beyond_it_may_come_a
         assert asked_with(address, picture)[0] == 200
     assert held.num_free == 2 * MOST_PICTURE_BYTES
     assert "Traceback" not in caplog.text
-
-
-def wait_for(is_so):
-    deadline = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_one_picture_is_decoded_after_another():

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from mobileclip import storage
+from mobileclip.collections.reading import scan
 from mobileclip.data import SkipReport
 from mobileclip.data.images import (
     IMAGE_EXTENSIONS,
@@ -90,6 +91,34 @@ def test_everything_that_is_left_out_is_named(tmp_path):
     assert reasons(found.left_out({"notes.txt"}))["other_file"] == ["b/c.PSD"]
     assert describe_left_out(found.left_out())[-1] == "1 pipes, sockets or devices: .jpg (1)"
     assert "2 no images by their names: .psd (1), .txt (1)" in describe_left_out(found.left_out())
+
+
+def test_a_link_to_a_file_outside_the_folder_is_followed_where_the_environment_says_so(tmp_path, monkeypatch):
+    outside = filled(tmp_path / "disk", "b.jpg", "secret")
+    base = filled(tmp_path / "photos", "a.jpg", "below/d.jpg")
+    (base / "b.jpg").symlink_to(outside / "b.jpg")
+    (base / "b.txt").symlink_to(outside / "secret")
+    (base / "below/c.jpg").symlink_to("../../disk/b.jpg")
+    (base / "below/a.jpg").symlink_to("../a.jpg")
+    (tmp_path / "linked").symlink_to(base)
+    for folder in (base, tmp_path / "linked"):
+        found = list_folder(folder)
+        assert found.images == ("a.jpg", "below/a.jpg", "below/d.jpg")
+        assert reasons(found.left_out()) == {"outside_link": ["b.jpg", "b.txt", "below/c.jpg"]}
+    monkeypatch.setenv("MOBILECLIP_FOLLOW_LINKS", "1")
+    assert list_folder(base).images == ("a.jpg", "b.jpg", "below/a.jpg", "below/c.jpg", "below/d.jpg")
+
+
+def test_a_folder_of_which_nothing_is_left_says_what_was_left_out(tmp_path):
+    outside = filled(tmp_path / "disk", "b.jpg")
+    (filled(tmp_path / "photos", "notes.psd") / "b.jpg").symlink_to(outside / "b.jpg")
+    for look in (
+        find_images,
+        lambda path: FolderSource(path=path).units(),
+        lambda path: scan([str(path)]),
+    ):
+        with pytest.raises(ValueError, match="MOBILECLIP_FOLLOW_LINKS"):
+            look(tmp_path / "photos")
 
 
 @contextmanager

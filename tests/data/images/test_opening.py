@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import attrs
 import numpy as np
@@ -298,6 +299,26 @@ class TestBarrier:
         with fails("data.read-folder-pipe-device") as caught:
             load_image(tmp_path / place)
         assert caught.value.reason == "unreadable"
+
+    @pytest.mark.skipif(not Path("/proc/kmsg").exists(), reason="a file of Linux")
+    def test_a_file_of_the_kernel_that_never_ends_is_not_read(self):
+        code = """
+from pathlib import Path
+from mobileclip.data import ImageLimits, SkipReport, load_image
+from mobileclip.data.shards import read_shard
+from mobileclip.datasets.videos import VideoFile
+report = SkipReport(log=False)
+for read in (load_image, lambda path: VideoFile(Path(path), ImageLimits(), "v")):
+    try:
+        read("/proc/kmsg")
+    except ValueError as error:
+        print(error.reason)
+print(len(list(read_shard("/proc/kmsg", report.add))), report.num_skipped)
+"""
+        done = subprocess.run([sys.executable, "-c", code], timeout=120, capture_output=True, text=True, check=True)
+        first, second, counts = done.stdout.splitlines()
+        assert {first, second} <= {"not_an_image", "unreadable"}
+        assert counts == "0 1"
         with fails("data.more-bytes-limit-file", "1,000"):
             load_image(_Endless(), limits=ImageLimits(num_file_bytes=1000))
 

@@ -8,11 +8,11 @@ import time
 import attrs
 import pytest
 
-from benchmarks.object_store import object_store
 from mobileclip import specs
 from mobileclip.data import StreamPosition, card_of_shards, expand_shards, write_shard
 from mobileclip.recipes.training import mobileclip_run
 from tests.data.made_samples import make_sample
+from tests.object_store import object_store
 
 NUM_SHARDS, NUM_READERS, SHARD_SIZE = 65_536, 64, 12
 PATTERN = "s3://data/dr/{00000..65535}.tar"

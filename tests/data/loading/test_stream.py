@@ -493,7 +493,6 @@ class TestEndless:
             next(spec(path, sampling="endless").build().stream())
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="processes are killed by a signal")
 def test_a_worker_that_is_killed_is_replaced_and_the_stream_goes_on_as_without(shards, caplog):
     pipeline = spec(shards[:-2], num_workers=2).build()
     expected = list(islice(spec(shards[:-2]).build().stream(), 14))

@@ -24,7 +24,6 @@ from mobileclip.data import (
 )
 from mobileclip.datasets import LabelledMaker, LabelledPipelineSpec
 from mobileclip.inputs import ImageInput
-from mobileclip.storage import LOCK
 from tests.data.made_samples import encoded, golden, make_sample, write_raw
 from tests.errors import fails
 
@@ -230,40 +229,23 @@ class TestShards:
 
 
 def test_what_the_page_shows(tmp_path, monkeypatch):
-    """Its blocks, one after another, on shards of the names that it gives, fewer and with a few samples each."""
-    guide, details = (
-        (Path(__file__).parents[3] / "docs" / page).read_text(encoding="utf-8")
-        for page in ("data.md", "lab/webdataset.md")
-    )
-    fence = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-    blocks = fence.findall(details)
-    assert len(blocks) == 5
-    assert fence.findall(guide.partition("\n## In a webdataset pipeline of your own\n")[2]) == blocks[:1]
+    """The block of the page runs on small shards of the names that it gives."""
+    guide = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
+    section = guide.partition("\n## In a webdataset pipeline of your own\n")[2]
+    (block,) = re.findall(r"^```python\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
     monkeypatch.chdir(tmp_path)
     Path("DataCompDR-12M").mkdir()
     keys = [f"{number:032x}" for number in range(12)]
     for place in range(2):
         own = [make_sample(number, key=keys[number]) for number in range(4 * place, 4 * place + 4)]
         write_shard(f"DataCompDR-12M/{place:08d}.tar", own)
-    Path("mine").mkdir()
-    for address in ("mine/0000.tar", "memory://page/0000.tar"):
-        write_shard(address, [make_sample(number, key=keys[number]) for number in range(8, 12)])
     Path("uids.txt").write_text("\n".join(keys[::2]))
+    shown: dict = {}
+    write_shard("memory://page/0000.tar", [make_sample(number, key=keys[number]) for number in range(8, 12)])
     for name, other in (
         ("00000099", "00000001"), ("0009", "0000"), ("s3://mine", "memory://page"), ("batched(256", "batched(3")
     ):  # fmt: skip
-        blocks = [block.replace(name, other) for block in blocks]
-    there: dict = {}
-    shown = []
-    for block in blocks:
-        exec(block, there)
-        shown.append(dict(there))
-    whole, weights, cache, choice, epochs = shown
-    assert {key for batch in islice(whole["batches"], 100) for key in batch.keys} == set(keys[::2])
-    assert {sample["__key__"] for sample in islice(weights["samples"], 60)} == set(keys)
-    assert [copy.suffix for copy in Path("copies").iterdir() if copy.name != LOCK] == [".copy"]
-    assert [sample["__key__"] for sample in cache["samples"]] == keys[8:]
-    assert [sample["__key__"] for sample in choice["listed"]] == keys[:8:2]
-    assert [sample["__key__"] for sample in choice["with_captions"]] == keys[:8]
-    assert sorted(key for batch in epochs["batches"] for key in batch.keys) == keys[:8]
-    assert whole["report"].num_skipped == 0
+        block = block.replace(name, other)
+    exec(block, shown)
+    assert {key for batch in islice(shown["batches"], 100) for key in batch.keys} == set(keys[::2])
+    assert shown["report"].num_skipped == 0

@@ -48,12 +48,11 @@ def test_counts_and_versions_make_no_other_card():
     assert attrs.evolve(CARD, seed=8) != CARD
 
 
-def test_a_loss_with_other_dims_is_refused_and_one_with_other_scales_is_noted():
-    assert CARD.check_teachers((6, 4), (70.0, 60.0)) is None
-    with fails("data.loss-teacher-dims-data", "(4, 6)", "first, second", "(6, 4)"):
-        CARD.check_teachers((4, 6), (70.0, 60.0))
-    note = CARD.check_teachers((6, 4), (100.0, 100.0))
-    assert note == "the loss has teacher_logit_scales=(100.0, 100.0); those of first, second are (70.0, 60.0)"
+def test_what_a_loss_says_otherwise_than_the_card_is_told():
+    assert CARD.differences({"teacher_dims": (6, 4), "teacher_logit_scales": (70.0, 60.0)}) == []
+    dims, scales = CARD.differences({"teacher_dims": (4, 6), "teacher_logit_scales": (100.0, 100.0)})
+    assert all(word in dims for word in ("(4, 6)", "first, second", "(6, 4)"))
+    assert all(word in scales for word in ("(100.0, 100.0)", "(70.0, 60.0)"))
 
 
 def test_a_damaged_card_says_where(tmp_path):

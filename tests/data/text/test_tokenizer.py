@@ -213,7 +213,7 @@ def test_every_code_point_is_read_as_by_open_clip_but_for_those_that_only_one_en
     versions = _unicode_of_tokenizers(), _unicode_of_regex()
     assert bool(unknown_here) == (versions[0] < versions[1])
     assert bool(unknown_there) == (versions[0] > versions[1])
-    if versions == (16, 18) and len(characters) > 1_000_000:  # those that docs/lab/training.md speaks of
+    if versions == (16, 18) and len(characters) > 1_000_000:
         assert len(newer) == 17_480
 
 

@@ -351,6 +351,18 @@ class TestDuplicates:
         scored([tmp_path / "0.tar"], tmp_path / "scores", vectors=True)
         assert duplicates(tmp_path / "scores", tmp_path).num_kept == 1
 
+    def test_copies_that_a_list_leaves_out_hide_none_of_those_that_it_has(self, tmp_path):
+        """Forty copies are worth more than the ten that the list has, of which one is to stay."""
+        fits = [0.8 if number < 40 else 0.5 for number in range(50)]
+        same = [sample(number, direction=direction(0), spread=0.01, fit=fit) for number, fit in enumerate(fits)]
+        other = sample(50, direction=direction(1), spread=0.01)
+        write_shard(tmp_path / "0.tar", [*same, other], layout="npz")
+        scored([tmp_path / "0.tar"], tmp_path / "scores", vectors=True)
+        uids = Scores.open(tmp_path / "scores").shards[0].uids
+        write_uids(tmp_path / "listed.npy", [uids[40:]])
+        report = duplicates(tmp_path / "scores", tmp_path, keep=tmp_path / "listed.npy")
+        assert (report.num_samples, report.num_kept, report.num_duplicates) == (11, 2, 9)
+
     def test_none_is_left_out_for_one_that_is_left_out(self, tmp_path):
         """Of three in a row, of which the ends are not alike, both ends stay where the middle is worth least."""
         angles = np.deg2rad([0, 15, 30])

@@ -13,7 +13,7 @@ import pytest
 
 from mobileclip.data import ImageTextSample, SkipReport
 from mobileclip.datasets import ClassFolderSource, FolderSource, JsonLinesSource, ShardSource, Source, TableSource, Unit
-from mobileclip.testing import check_source
+from tests.contracts.sources import check_source
 from tests.data.made_samples import encoded, write_raw
 from tests.datasets.sources.reading import PNG, write_lines, write_table
 from tests.datasets.sources.test_tables import hub_table

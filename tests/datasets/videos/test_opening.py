@@ -3,6 +3,8 @@
 import os
 import random
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -145,6 +147,25 @@ def test_limits_hold(tmp_path, monkeypatch):
     assert len(shown(film(tmp_path / "c.mp4", [1, 2, 3, 4]), 0, 6)) == 2, "what lies between is not decoded"
     monkeypatch.setattr(opening, "MOST_SECONDS", 3)
     assert refused(path) == "too_large"
+
+
+@pytest.mark.parametrize(
+    "start",
+    [b"", b"\0\0\0\x18ftypisom", b"\x1a\x45\xdf\xa3", b"RIFF\0\0\0\0AVI ", b"RIFF\0\0\0\0AVI LIST\0\0\0\0hdrl"],
+)
+def test_a_large_file_that_only_begins_like_a_video_is_soon_refused(tmp_path, start):
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(start)
+    os.truncate(path, 50 * 2**30)
+    code = (
+        "import sys; from pathlib import Path; from mobileclip.data import ImageLimits\n"
+        "from mobileclip.datasets.videos import VideoFile\n"
+        "try:\n    VideoFile(Path(sys.argv[1]), ImageLimits(), 'v')\nexcept ValueError as error:\n"
+        "    print(error.reason)"
+    )
+    command = [sys.executable, "-c", code, str(path)]
+    done = subprocess.run(command, timeout=120, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() in {"not_an_image", "corrupt"}
 
 
 def test_what_is_no_file_is_not_opened(tmp_path):

@@ -24,7 +24,7 @@ from mobileclip.evaluation import (
     write_benchmark,
 )
 from mobileclip.evaluation.metrics import Outcomes
-from mobileclip.testing import check_task
+from tests.contracts.tasks import check_task
 from tests.evaluation.models import COLOURS, ColourModel, tokenize
 from tests.evaluation.tasks.test_evaluate import encoded, to_tensor
 

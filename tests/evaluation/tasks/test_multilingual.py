@@ -23,7 +23,7 @@ from mobileclip.evaluation import (
     summarize,
 )
 from mobileclip.evaluation.report import results_table
-from mobileclip.testing import check_task
+from tests.contracts.tasks import check_task
 from tests.encoders.small import SMALL, randomised
 from tests.errors import fails
 from tests.evaluation.tasks.test_evaluate import encoded, to_tensor

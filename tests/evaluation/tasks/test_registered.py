@@ -3,6 +3,8 @@
 import pytest
 
 from mobileclip.evaluation import TaskOptions, evaluation_tasks, find_task, published_models, published_results
+from mobileclip.evaluation.published import NOT_EVALUATED
+from tests.errors import fails
 
 KEYS = sorted(evaluation_tasks)
 # Those of captions have names of their own on the hub.
@@ -17,6 +19,13 @@ BESIDE = ("aro/vg", "comp/", "longclip/", "misc/winogavil", "multilingual/")
 def test_every_published_figure_has_its_task():
     published = {key for model in published_models() for key in published_results(model)}
     assert published <= set(evaluation_tasks)
+
+
+@pytest.mark.parametrize("key", ["fairness/fairface", "fairness/utkface", "longclip/sharegpt4v-llava15k"])
+def test_a_published_data_set_without_a_task_says_why(key):
+    assert key not in evaluation_tasks
+    with fails("evaluation.evaluated", key, NOT_EVALUATED[key]):
+        find_task(key)
 
 
 def test_no_two_are_called_alike():

@@ -1,12 +1,8 @@
 """Short text towers: each row is trained once, measured, and a line of the table."""
 
-from pathlib import Path
-
 from examples.languages import short_towers
-from examples.languages.short_towers import ShortTowersSpec, make, read, table
+from examples.languages.short_towers import ShortTowersSpec, make, read
 from tests.examples.icons.packages import FEW, write_icon_packages
-
-PAGE = Path(__file__).parents[3] / "docs" / "lab" / "segmenters.md"
 
 
 def test_towers_are_trained_once_and_measured(tmp_path, monkeypatch):
@@ -24,8 +20,3 @@ def test_towers_are_trained_once_and_measured(tmp_path, monkeypatch):
     assert make(spec).read_text().splitlines() == lines
     assert len(before) == 2
     assert {path: path.stat().st_mtime_ns for path in before} == before
-
-
-def test_the_page_has_what_the_kept_results_say():
-    page = PAGE.read_text(encoding="utf-8").splitlines()
-    assert [line for line in table(read(PAGE.parents[1] / "short_towers.jsonl")) if line not in page] == []

@@ -1,15 +1,12 @@
-"""From a tower to an ExecuTorch program whose work is XNNPACK's, or another backend's."""
+"""From a tower to an ExecuTorch program whose work is XNNPACK's."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from mobileclip.export.targets.executorch.backends import lowering
 from mobileclip.export.targets.quiet import quiet
 from mobileclip.export.towers.attention import set_attention, written_out_attention
 from mobileclip.export.towers.graph import TowerExport
@@ -30,36 +27,26 @@ def lowered(tower: TowerExport, dtype: torch.dtype) -> ExecutorchProgramManager:
     Args:
         tower: in int8, its calibration data too.
         dtype: what it computes in, or what int8 is made of: float32.
-
-    Raises:
-        ValueError: if the wheel cannot lower for the backend, or the tower leaves the range of float16 there.
     """
-    chosen, half = lowering(tower.spec.backend), dtype == torch.float16
-    if tower.spec.lowered_only and half and tower.fallback.layers:
-        raise ValueError(
-            f"layers leave the range of float16, and the backend {tower.spec.backend!r} computes in it throughout: "
-            f"{', '.join(sorted(tower.fallback.layers))}; choose --precision float32"
-        )
     in_int8 = tower.spec.precision == "int8"
     if in_int8:
         how = Int8Form(signed=True, stores_weights=True)
         graph = graph_in_int8(tower, how, outputs=EVERY_OUTPUT, largest_weight=_LARGEST_WEIGHT)
     else:
-        # The other backends round to float16 themselves.
-        graph = tower.graph(torch.float32 if tower.spec.lowered_only else dtype)
+        graph = tower.graph(dtype)
     # XNNPACK has no attention of one operation.
     set_attention(graph, written_out_attention)
-    if half and not tower.spec.lowered_only:
+    if dtype == torch.float16:
         _normalize_in_float32(graph)
     largest = LARGEST_BATCH if tower.spec.dynamic_batch else None
-    # Core ML's converter shows bars of its own.
-    with quiet(), contextlib.redirect_stderr(io.StringIO()):
+    with quiet():
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
         program = tower.program_of(graph, largest_batch=largest)
         if in_int8:
             dequantize_for_each_user(program)
-        edge = to_edge_transform_and_lower(program, partitioner=[chosen.partitioner(half=half)])
+        edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
         return edge.to_executorch()
 
 

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.targets.base import CPU, Format, Run, Written, device_called
-from mobileclip.export.targets.executorch.backends import require_runnable
 from mobileclip.export.targets.executorch.lower import LARGEST_BATCH, lowered
 from mobileclip.export.targets.executorch.threads import take_threads
 from mobileclip.export.targets.native_stderr import kept_stderr, text_of
@@ -28,9 +27,8 @@ METHOD = "forward"
 class ExecuTorchTarget(Format):
     """ExecuTorch from an exported program, with XNNPACK for what it can do and ExecuTorch's own kernels for the rest.
 
-    Programs for other backends are lowered, and run where the runtime has these (`backends`). float16 is computed in as
-    exported. int8 is static, see `lower`. There is no bfloat16: XNNPACK has only linear layers of it. Inputs and
-    outputs have no names in the format, so the contract's stand in the contract alone.
+    Programs in float16 compute in float16. int8 is static, see `lower`. There is no bfloat16: XNNPACK has only linear
+    layers of it. The format names no inputs and outputs; the contract has the names.
     """
 
     suffix: str = ".pte"
@@ -62,12 +60,10 @@ class ExecuTorchTarget(Format):
         """Return a function that runs a file with ExecuTorch on the processor.
 
         Raises:
-            NotRunHereError: if its backend is not here.
             ValueError: if it cannot be read, or the process has another number of threads already; and, when it runs,
                 if the batch is larger than the file takes.
         """
         device_called(device, {CPU: CPU}, self.runtime)
-        require_runnable(tower.backend, path.name)
         take_threads(num_threads)
         program = _load(path)
         largest = LARGEST_BATCH if tower.input_shape[0] is None else 1

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mobileclip.export.targets.litert.file import SIGNATURE, signature_of
+from mobileclip.export.targets.torch.pt2 import save_pt2
 from mobileclip.export.towers.attention import set_attention, written_out_attention
 from mobileclip.export.towers.graph import TowerExport
 from mobileclip.export.towers.int8 import EVERY_OUTPUT, dequantize_for_each_user, graph_in_int8
@@ -76,7 +77,7 @@ def _convert(tower: TowerExport) -> bytes:
         programs, path = Path(temporary) / "programs", Path(temporary) / "tower.tflite"
         programs.mkdir()
         for name, program in _programs(tower).items():
-            torch.export.save(program, programs / f"{name}.pt2")
+            save_pt2(program, programs / f"{name}.pt2")
         precision = ["int8"] if tower.spec.precision == "int8" else []
         done = _run([str(python), "-I", str(_SCRIPT), str(programs), str(path), *precision])
         if done.returncode:

@@ -57,7 +57,11 @@ class OpenVINOTarget(Format):
                 import_quietly(name)
 
     def export(self, tower: TowerExport, path: Path) -> Written:
-        """Write one tower."""
+        """Write one tower.
+
+        Raises:
+            OSError: if the files cannot be written.
+        """
         openvino = import_quietly("openvino")
         precision = tower.spec.precision
         if precision == "int8":
@@ -74,7 +78,12 @@ class OpenVINOTarget(Format):
             model = with_eight_bits(model, tower)
         _, hint = _HINTS.get(precision, ("", _WIDEST))
         model.set_rt_info(hint, _HINT)
-        openvino.save_model(model, path, compress_to_fp16=False)
+        try:
+            openvino.save_model(model, path, compress_to_fp16=False)
+        except RuntimeError as error:  # it writes files by itself, and says nothing of the system's errors
+            raise OSError(
+                f"OpenVINO cannot write {path.name} ({error}); if the disk is full, make room and export again"
+            ) from error
         return Written(compute="float32" if precision == "int8-weights" else precision)
 
     def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:

@@ -1,8 +1,9 @@
-"""Exported programs, read by PyTorch: it runs what stands in one, so that only those that are trusted come here."""
+"""Exported programs, as PyTorch writes and reads them: it runs what is in one, so only trusted ones are read."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +21,17 @@ def register_operations() -> None:
     """Let PyTorch know the operations that round, which are its own, and which files of int8 are made of."""
     with quiet():
         import_module(_OPERATIONS)
+
+
+def save_pt2(program: torch.export.ExportedProgram, path: Path) -> None:
+    """Write a program to a file.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    content = io.BytesIO()  # where PyTorch cannot write to a file, it ends the process
+    torch.export.save(program, content)
+    path.write_bytes(content.getbuffer())
 
 
 def load_pt2(path: Path) -> torch.export.ExportedProgram:

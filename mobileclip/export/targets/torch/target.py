@@ -12,7 +12,7 @@ from torch import Tensor
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.targets.base import CPU, Format, Run, Written, device_called
 from mobileclip.export.targets.quiet import quiet
-from mobileclip.export.targets.torch.pt2 import load_pt2, readable
+from mobileclip.export.targets.torch.pt2 import load_pt2, readable, save_pt2
 from mobileclip.export.towers.graph import TowerExport
 from mobileclip.export.towers.int8 import graph_in_int8
 from mobileclip.hardware.precision import Precision, dtype_of
@@ -54,7 +54,7 @@ class TorchTarget(Format):
                 program = program.run_decompositions({})
         # An example input would be stored as a pickle, and is of no use to anyone.
         program.example_inputs = None
-        torch.export.save(program, path)
+        save_pt2(program, path)
         return Written(compute=precision)
 
     def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:

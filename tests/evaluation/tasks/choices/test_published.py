@@ -16,7 +16,7 @@ from PIL import Image
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.evaluation import SUITES, find_task, published_results
 from mobileclip.evaluation.tasks.choices import matches
-from mobileclip.testing import check_task
+from tests.contracts.tasks import check_task
 from tests.encoders.small import SMALL_MCT
 from tests.errors import fails
 from tests.evaluation.models import COLOURS, ColourModel, tokenize

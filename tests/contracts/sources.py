@@ -60,7 +60,7 @@ def check_source(
     units = source.units()
     assert len(units) > 1, f"{source!r} has {len(units)} units; give a source with two at least"
     _check_names([unit.name for unit in units])
-    alike = [("asked again", source.units()), ("in a worker", pickle.loads(pickle.dumps(units)))]  # noqa: S301 - own
+    alike = [("asked again", source.units()), ("in a worker", pickle.loads(pickle.dumps(units)))]
     for when, others in alike:
         _same("units", [_known(unit) for unit in units], [_known(unit) for unit in others], when)
     found = [_read(unit) for unit in units]

@@ -9,7 +9,7 @@ from mobileclip.reinforce.captioners import Captioner, CaptionerSpec
 from mobileclip.strict import split_lines
 from mobileclip.testing.comparing import first_line
 from mobileclip.testing.specs import check_spec
-from mobileclip.testing.teachers import check_identity
+from tests.contracts.teachers import check_identity
 
 _SIZES = ((40, 32), (32, 48), (64, 64), (48, 24), (96, 24))
 
