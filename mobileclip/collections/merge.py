@@ -119,7 +119,8 @@ def _kept(all_held: Sequence[Mapping[_Key, _Held]]) -> dict[_Key, _Held]:
 
 def _held(store: Store) -> dict[_Key, _Held]:
     """Return what an index holds."""
-    finished, held = {one.path for one in store.finished}, {}
+    finished = {one.path for one in store.finished}
+    held: dict[_Key, _Held] = {}
     columns = ("id", "path", "part", "sha256", "mtime_ns", "problem")
     for number, path, part, sha256, mtime_ns, problem in store.values(*columns):
         state = (mtime_ns, path in finished)
