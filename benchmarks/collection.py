@@ -4,8 +4,8 @@ Command:   python -m benchmarks collection
 Hardware:  any CPU with nothing else to do; one core is measured
 Time:      ten minutes on one core, most of them for a graph of neighbours
 Result:    processor time of a photograph of 3 megapixels, decoded and encoded alone, embedded and indexed; milliseconds
-Result:    processor time of a photograph of 3 megapixels, decoded and encoded alone, embedded and indexed; milliseconds
-           of an index of as many rows: all of them appended, opened, searched first, filtered, merged, and one added
+           of a search among random vectors, all compared and by a graph, and its recall; seconds, disk and memory of an
+           index of as many rows: all of them appended, opened, searched first, filtered, merged, and one added
 """
 
 from __future__ import annotations

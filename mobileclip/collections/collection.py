@@ -508,29 +508,18 @@ class Collection:
         """
         if k < 1:
             raise ValueError(f"k is {k}, expected at least 1")
-        try:
-            return self._search(text, image, like, without, where=where, k=k, all_frames=all_frames)
-        except ReplacedIndexError:
-            if like:  # ids of the index of before
-                raise
-            self.refresh()
-            return self._search(text, image, like, without, where=where, k=k, all_frames=all_frames)
-
-    def _search(
-        self,
-        text: str | Sequence[str],
-        image: Picture | Sequence[Picture],
-        like: Sequence[int],
-        without: str | Sequence[str],
-        *,
-        where: Sequence[Condition | str],
-        k: int,
-        all_frames: bool,
-    ) -> Matches:
-        snapshot, graph = self.snapshot, self.graph
-        direction, taught = self._asked(text, image, like, without)
-        query = direction(lambda: self.clip, known=_known(snapshot, like))
-        return nearest_matches(snapshot, graph, query, k, where=where, all_frames=all_frames, cache=taught.cache())
+        while True:
+            snapshot, graph = self.snapshot, self.graph
+            direction, taught = self._asked(text, image, like, without)
+            query = direction(lambda: self.clip, known=_known(snapshot, like))
+            try:
+                return nearest_matches(
+                    snapshot, graph, query, k, where=where, all_frames=all_frames, cache=taught.cache()
+                )
+            except ReplacedIndexError:
+                if like:  # ids of the index of before
+                    raise
+                self.refresh()
 
     def explain(
         self,

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mobileclip import storage
-from mobileclip.collections.concepts import Example, Key
 from mobileclip.collections.snapshot import Match
 from mobileclip.data import LIMITS, ImageError, Skip, SkipReport, read_image_file, read_shard
 from mobileclip.datasets import VideoFile, load_shown
@@ -195,21 +194,6 @@ def encode_anew(
         while aside:
             yield aside.pop()
     yield from aside
-
-
-def encode_examples(
-    examples: Iterable[Example], clip: ImageTextModel, *, reduced: bool
-) -> dict[Key, NDArray[np.float32]]:
-    """Return the embeddings of examples outside an index, of those whose files are where and as they were given.
-
-    Args:
-        examples: of concepts; frames of videos are left out.
-        clip: see `encode_anew`.
-        reduced: see `encode_anew`.
-    """
-    rows = [dict.fromkeys(COLUMNS) | {"path": one.path, "sha256": one.sha256} for one in examples if one.time is None]
-    read = encode_anew(rows, clip, reduced=reduced)
-    return {(one.row["sha256"], None): one.embedding for one in read if one.embedding is not None}
 
 
 def _compared(one: Encoded[Known]) -> ReadAnew:

@@ -254,11 +254,5 @@ def take_snapshot(store: Store) -> Snapshot:
         ValueError: if the index is damaged.
         OSError: if it cannot be read.
     """
-    found = store.load()
-    return Snapshot(
-        ids=found.ids,
-        vectors=found.vectors,
-        num_unreadable=found.num_unreadable,
-        store=store,
-        token=found.token,
-    )
+    token, ids, vectors, num_unreadable = store.load()
+    return Snapshot(ids=ids, vectors=vectors, num_unreadable=num_unreadable, store=store, token=token)

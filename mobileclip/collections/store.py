@@ -72,6 +72,7 @@ CREATE TABLE upgraded (id INTEGER PRIMARY KEY, embedding BLOB NOT NULL)
 _UPGRADED = "CREATE TABLE upgraded (id INTEGER PRIMARY KEY, embedding BLOB NOT NULL)"
 
 T = TypeVar("T")
+Loaded = tuple[str, NDArray[np.int64], NDArray[np.float16], int]
 
 
 class ReplacedIndexError(ValueError):
@@ -165,28 +166,6 @@ def changing(folder: Path, *, renew: bool = True) -> Iterator[sqlite3.Connection
         if renew and db.total_changes != before:
             _renew_token(db)
         db.execute("COMMIT")
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class Loaded:
-    """The embeddings of an index at one moment.
-
-    Shape:
-        ids: `(pictures,)`, int64, rising; vectors: `(pictures, dim)`, float16.
-
-    Args:
-        about: what the index was of.
-        token: that the index had.
-        ids: of the pictures.
-        vectors: of unit length.
-        num_unreadable: files that cannot be read.
-    """
-
-    about: About
-    token: str
-    ids: NDArray[np.int64]
-    vectors: NDArray[np.float16]
-    num_unreadable: int
 
 
 @attrs.define(eq=False)
@@ -315,23 +294,23 @@ class Store:
                 yield Row(embedding=embedding, **dict(zip(COLUMNS, values, strict=True)))
 
     def load(self) -> Loaded:
-        """Return the embeddings of all pictures.
+        """Return the token of the index, the ids and embeddings of its pictures, and how many files cannot be read.
 
         A file that is overwritten in place while it is read, as `cp` does, is read again.
+
+        Shape:
+            ids: `(pictures,)`, int64, rising; embeddings: `(pictures, dim)`, float16, of unit length.
 
         Raises:
             ValueError: if the index is damaged.
             OSError: if it cannot be read, or is overwritten all the time.
         """
-        loaded = _unchanged(self.folder, self._loaded)
-        self.about = loaded.about
-        return loaded
+        return _unchanged(self.folder, self._loaded)
 
     def _loaded(self, db: sqlite3.Connection) -> Loaded:
-        about, token = _about(db, self.folder), _token(db)
-        self.about = about
+        self.about, token = _about(db, self.folder), _token(db)
         most = db.execute("SELECT count(*) FROM pictures").fetchone()[0]
-        ids, vectors, count = np.empty(most, np.int64), np.empty((most, about.dim), np.float16), 0
+        ids, vectors, count = np.empty(most, np.int64), np.empty((most, self.about.dim), np.float16), 0
         found = db.execute("SELECT id, embedding FROM embeddings WHERE id NOT IN (SELECT id FROM removed) ORDER BY id")
         while some := found.fetchmany(_BLOCK):
             end = count + len(some)
@@ -339,10 +318,14 @@ class Store:
             vectors[count:end] = self._vectors([vector for _, vector in some])
             count = end
         (num_unreadable,) = db.execute("SELECT count(*) FROM present WHERE problem IS NOT NULL").fetchone()
-        return Loaded(about=about, token=token, ids=ids[:count], vectors=vectors[:count], num_unreadable=num_unreadable)
+        return token, ids[:count], vectors[:count], num_unreadable
 
     def _vectors(self, blobs: Sequence[bytes]) -> NDArray[np.float16]:
-        if any(not isinstance(one, bytes) or len(one) != 2 * self.about.dim for one in blobs):
+        try:
+            lengths = set(map(len, blobs))
+        except TypeError:  # a number or a text in the place of an embedding
+            lengths = {-1}
+        if lengths - {2 * self.about.dim}:
             raise ValueError(
                 f"{self.folder / INDEX} is damaged: embeddings have not {self.about.dim} numbers; delete the folder, "
                 "and index the pictures again"

@@ -23,11 +23,11 @@ from mobileclip.collections.concepts import (
     places_of,
     read_concepts,
 )
-from mobileclip.collections.pictures import encode_examples, small_copy, small_copy_of
+from mobileclip.collections.pictures import small_copy, small_copy_of
 from mobileclip.collections.search import embedding_of
 from mobileclip.collections.snapshot import Snapshot, match_of
 from mobileclip.collections.store import Store
-from mobileclip.data import LIMITS, ImageError, read_image_file
+from mobileclip.data import LIMITS, read_image_file
 from mobileclip.inference import ImageTextModel
 from mobileclip.registry import nearest
 from mobileclip.terminal import get_logger
@@ -95,7 +95,7 @@ class Concepts(Mapping[str, Concept]):
         """Return a concept in the space of the index.
 
         Of an index that was brought to another model, a concept follows with the examples whose pictures are in the
-        index, can be read where they were, or have a small copy; others are left out, and a warning names them.
+        index or have a small copy; others are left out, and a warning names them.
 
         Raises:
             KeyError: if there is none of this name.
@@ -152,7 +152,7 @@ class Concepts(Mapping[str, Concept]):
         name = _required(normal(name), _LONGEST_NAME, "name")
         text = text and _required(text.strip(), _LONGEST_TEXT, "text")
         index = self._index
-        # Before anything is held: the index and its model are read, and so are examples outside the index.
+        # Before anything is held: the index and its model are read, and small copies are encoded.
         pictures, clip = index.snapshot, index.clip
         for known in read_concepts(index.path, name).values():
             self._embeddings(known)
@@ -251,20 +251,14 @@ class Concepts(Mapping[str, Concept]):
         return concept.about.identity.is_same(self._index.store.about.identity)
 
     def _embeddings(self, concept: Concept) -> dict[Key, NDArray[np.floating]]:
-        """Return embeddings of examples in the space of the index: its own, and those of files and small copies."""
+        """Return embeddings of examples in the space of the index: its own, and those of small copies."""
         if self._is_here(concept):
             return {one.key: vector for one, vector in zip(concept.examples, concept.vectors, strict=True)}
         index, reduced = self._index, self._index.store.about.decode == "fast"
         places = places_of(index.snapshot, concept.examples)
-        new = [one for one in concept.examples if one.key not in places and one.key not in self._outside]
-        if new:
-            self._outside |= encode_examples(new, index.clip, reduced=reduced)
         for one, picture in zip(concept.examples, concept.pictures, strict=True):
-            if one in new and one.key not in self._outside and picture is not None:
-                try:
-                    self._outside[one.key] = embedding_of(index.clip, picture, reduced=reduced)
-                except ImageError as error:
-                    logger.warning("the small copy of %s cannot be read: %s", storage.printable(one.name), error)
+            if one.key not in places and one.key not in self._outside and picture is not None:
+                self._outside[one.key] = embedding_of(index.clip, picture, reduced=reduced)
         return self._outside | {key: index.snapshot.vectors[place] for key, place in places.items()}
 
     def _followed(self, concept: Concept, *, decide: bool = True) -> Concept:
@@ -275,7 +269,7 @@ class Concepts(Mapping[str, Concept]):
         for one in concept.examples:
             if one.key not in known:
                 logger.warning(
-                    "%s is no example of the concept %r any more: it cannot be read, and has no small copy",
+                    "%s is no example of the concept %r any more: it is not in the index, and has no small copy",
                     storage.printable(one.name),
                     concept.name,
                 )

@@ -111,7 +111,9 @@ def test_with_pictures_that_cannot_be_read_the_index_stays_and_they_are_named(te
     draw(photos / "05.png", 55)
     problems = index.upgrade(source(world), options=OPTIONS)
     assert {path.rsplit("/", 1)[1]: why for path, why in problems.items()} == {
-        "03.png": "gone", "04.png": "gone", "05.png": "changed"
+        "03.png": "gone",
+        "04.png": "gone",
+        "05.png": "changed",
     }
     assert Collection.open(index.path).store.about.model == ModelSource(checkpoint=str(telling_file))
     assert len(index.search("a kite", k=20)) == 13, "a changed picture keeps its place; of files that are gone, none"

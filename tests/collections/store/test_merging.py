@@ -1,7 +1,10 @@
 """Indexes joined: pictures by the digests of their content, all of them or nothing."""
 
 import os
+import random
+import shutil
 import sqlite3
+import time
 from functools import partial
 from pathlib import Path
 
@@ -11,8 +14,12 @@ import pytest
 
 from mobileclip.cli import main
 from mobileclip.collections import INDEX, Collection, IndexOptions, ModelSource, Store
+from mobileclip.collections.about import About
+from mobileclip.collections.snapshot import take_snapshot
+from mobileclip.collections.store import Row
 from tests.collections.pictures import assert_same_rows, draw, pack, rows_of
 from tests.errors import fails
+from tests.preloaded import preloaded
 
 OPTIONS = IndexOptions(precision="float32", show_progress=False)
 
@@ -231,3 +238,56 @@ def test_an_index_that_is_written_to_meanwhile_is_told(make, folders, monkeypatc
     with fails("collections.written-meanwhile-run-again", "index"):
         joined.merge(index, show_progress=False)
     assert len(Collection.open(joined.path)) == 0
+
+
+MERGE = """
+import sys
+from mobileclip.collections import Collection
+index, *others = map(Collection.open, sys.argv[1:])
+index.merge(*others, show_progress=False)
+"""
+
+
+def numbered(folder, numbers):
+    """Make an index of rows whose embeddings tell their numbers."""
+    store = Store.create(folder, About(weights_sha256="0" * 64, spec="{}", version="1", dim=64))
+    with store.writing():
+        store.append(
+            Row(
+                path=f"/p/{number}",
+                size=1,
+                mtime_ns=1,
+                sha256=str(number),
+                embedding=np.full(64, number / 65536, np.float16),
+            )
+            for number in numbers
+        )
+    return store
+
+
+@pytest.mark.parametrize("num_kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_a_merge_has_copied_all_or_nothing(tmp_path, num_kills):
+    own, others = range(100), (range(50, 20_000), range(19_000, 40_000))
+    sources = [numbered(tmp_path / f"other{number}", one).folder for number, one in enumerate(others)]
+    draw_moment, undisturbed = random.Random(0), None
+    for _ in range(num_kills + 1):
+        target = numbered(tmp_path / "target", own).folder
+        job = preloaded().start("-c", MERGE, target, *sources, folder=tmp_path)
+        begun = time.monotonic()
+        if undisturbed is None:
+            job.communicate()
+            undisturbed = time.monotonic() - begun
+        else:
+            time.sleep(draw_moment.uniform(0, undisturbed))
+            job.kill()
+            job.communicate()
+        paths = {path for (path,) in Store.open(target).values("path")}
+        assert len(paths) in ({40_000} if job.returncode == 0 else {100, 40_000})
+        assert len(take_snapshot(Store.open(target))) == len(paths)
+        merged = Collection.open(target)
+        merged.merge(*map(Collection.open, sources), show_progress=False)
+        assert len(merged) == 40_000
+        numbers = [int(row["path"].removeprefix("/p/")) for row in rows_of(merged.snapshot)]
+        expected = (np.array(numbers) / 65536).astype(np.float16)
+        np.testing.assert_array_equal(merged.snapshot.vectors[:, 0], expected)
+        shutil.rmtree(target)
