@@ -12,10 +12,9 @@ import sys
 from pathlib import Path
 
 from benchmarks.harness import Bench, run
-from mobileclip.recipes.entry_point import described, reported
+from mobileclip.recipes.entry_point import started
 from mobileclip.recipes.header import read_header
 from mobileclip.terminal import say
-from mobileclip.terminal.help import parse
 
 BENCHMARKS = {
     "latency": "LatencyBenchSpec",
@@ -55,9 +54,8 @@ def main() -> None:
     if name not in BENCHMARKS:
         raise SystemExit(f"error: there is no benchmark {name!r}; there are: {', '.join(BENCHMARKS)}")
     cls = bench_of(name)
-    description = described(sys.modules[cls.__module__].__doc__)
-    bench = parse(cls, others, description=description, prog=f"python -m benchmarks {name}")
-    with reported("benchmark", None, kept="results that are in files are kept, the others are gone"):
+    docstring, kept = sys.modules[cls.__module__].__doc__, "results that are in files are kept, the others are gone"
+    with started(cls, "benchmark", docstring, others, kept=kept, prog=f"python -m benchmarks {name}") as bench:
         run(bench, name)
 
 

@@ -82,7 +82,7 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def add_alias(self, alias: str, name: str) -> None:
         """Let `resolve` understand another library's name of a value; it is not listed."""
-        self._aliases[_spelling(alias)] = name
+        self._aliases[spelling(alias)] = name
 
     def __getitem__(self, name: str) -> T:
         """Return the value called `name`.
@@ -113,11 +113,11 @@ class Registry(Mapping[str, T], Generic[T]):
         """
         if name in self:
             return name
-        alike = [known for known in self if _spelling(known) == _spelling(name)]
-        alike += [self._aliases[_spelling(name)]] if _spelling(name) in self._aliases else []
+        alike = {known for known in self if spelling(known) == spelling(name)}
+        alike |= {self._aliases[spelling(name)]} if spelling(name) in self._aliases else set()
         if len(alike) != 1:
             raise ValueError(self.unknown(name))
-        return alike[0]
+        return alike.pop()
 
     def unknown(self, name: str) -> str:
         """Return the message for an unknown name: the nearest names, or all where none is near."""
@@ -182,7 +182,7 @@ def _distribution(plugin: metadata.EntryPoint) -> str:
     return f"{plugin.dist.name} {plugin.dist.version}" if plugin.dist and plugin.dist.name else plugin.value
 
 
-def _spelling(name: str) -> str:
+def spelling(name: str) -> str:
     """Return a name without what libraries spell in their own ways."""
     return re.sub(r"[\W_]", "", name).lower()
 
@@ -260,9 +260,10 @@ def nearest(name: str, known: Iterable[str], *, otherwise: str | None = None) ->
         otherwise: what is said where none is near; without it, all of them.
     """
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=3)
+    folded = {known.lower().replace("-", "_"): known for known in names}
+    near = difflib.get_close_matches(name.lower().replace("-", "_"), folded, n=3)
     if near:
-        return f"did you mean {' or '.join(map(repr, near))}?"
+        return f"did you mean {' or '.join(repr(folded[one]) for one in near)}?"
     return f"known: {', '.join(sorted(names))}" if otherwise is None else otherwise
 
 

@@ -33,12 +33,14 @@ class Repository:
         commits: to files by name.
         branches: to commits.
         private: whether only those who are logged in see it.
+        gated: whether only those who are logged in get its files.
         messages: of the commits, in order.
     """
 
     commits: dict[str, dict[str, bytes]] = attrs.field(factory=dict)
     branches: dict[str, str] = attrs.field(factory=dict)
     private: bool = False
+    gated: bool = False
     messages: list[str] = attrs.field(factory=list)
 
     def commit(self, files: Mapping[str, bytes], branch: str = "main", message: str = "by hand") -> str:
@@ -243,7 +245,9 @@ class _Handler(BaseHTTPRequestHandler):
         if found := self._found(repository, revision):
             there, commit = found
             data = there.commits[commit].get(file)
-            if data is None:
+            if there.gated and self._token is None:
+                self._refuse(401, f"Access to model {repository} is restricted.", "GatedRepo")
+            elif data is None:
                 self._refuse(404, "Entry not found", "EntryNotFound")
             else:
                 self._send(data, {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": commit})

@@ -17,7 +17,7 @@ from mobileclip import extras
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ADDRESS = "https://forge.example/owner/name"
-INSTALL = "pip install '.[hub,collections,teachers]' "
+INSTALL = "pip install '.[hub,collections]' "
 
 
 def said(*, repository="", registered=False, monkeypatch):
@@ -87,8 +87,8 @@ def test_it_is_installed_by_its_name_once_that_is_registered(monkeypatch):
     assert README.count(INSTALL) == 1
     assert INSTALL in long_description(said=said(monkeypatch=monkeypatch))
     registered = long_description(said=said(registered=True, monkeypatch=monkeypatch))
-    assert f"pip install '{extras.DISTRIBUTION}[hub,collections,teachers]'  # Python 3.10 or newer\n" in registered
-    assert "clone" not in registered
+    assert f"pip install '{extras.DISTRIBUTION}[hub,collections]'  # Python 3.10 or newer\n" in registered
+    assert "in a clone of this repository" not in registered
 
 
 def test_the_metadata_have_what_the_build_makes():

@@ -24,6 +24,7 @@ from mobileclip.progress import duration
 from mobileclip.serialization import to_json
 from mobileclip.storage import write_text
 from mobileclip.terminal import print_table, say
+from mobileclip.terminal.common import common_flags
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -136,7 +137,7 @@ def _run(bench: Bench, name: str) -> Results:
     results = now if bench.output is None else read_results(bench.output, now, selects=ignored)
     left = [case for case in cases if not _is_known(case, results.rows)]
     if len(left) < len(cases):
-        say(f"{bench.output} has {len(cases) - len(left)} cases from before: {len(left)} are left", error=True)
+        _tell(f"{bench.output} has {len(cases) - len(left)} cases from before: {len(left)} are left")
     _tell_duration(cases, left, results.rows)
     started, later = time.monotonic(), 0
     for place, case in enumerate(left, 1):
@@ -151,7 +152,7 @@ def _run(bench: Bench, name: str) -> Results:
             write_results(bench.output, results)
             write_text(bench.output.with_suffix(".md"), markdown(results.rows))
         told = ", ".join(case.labels.values()) or name
-        say(f"{place} of {len(left)}: {told}: {rows[0].failure or duration(rows[0].seconds)}", error=True)
+        _tell(f"{place} of {len(left)}: {told}: {rows[0].failure or duration(rows[0].seconds)}")
     if later:
         say(f"{later} of {len(left)} cases would end too late for --seconds, and are left", error=True)
     print_table(terminal_table(results), *failures(results.rows), min_width=160)
@@ -159,11 +160,17 @@ def _run(bench: Bench, name: str) -> Results:
     return results
 
 
+def _tell(progress: str) -> None:
+    """Show how far a run is, unless `--quiet` is given."""
+    if not common_flags().quiet:
+        say(progress, error=True)
+
+
 def _tell_duration(cases: list[Case], left: list[Case], rows: Sequence[Row]) -> None:
     """Say how long what is left takes, where cases say so."""
     seconds = sum(case.expected_seconds or 0 for case in left)
     if seconds:
-        say(f"{len(left)} cases will take roughly {duration(seconds * _pace(cases, rows))}", error=True)
+        _tell(f"{len(left)} cases will take roughly {duration(seconds * _pace(cases, rows))}")
 
 
 def _pace(cases: Iterable[Case], rows: Sequence[Row]) -> float:

@@ -22,9 +22,7 @@ def captioner() -> CaptionerStudySpec:
 
 
 if __name__ == "__main__":
-    from mobileclip.recipes.entry_point import described, reported
-    from mobileclip.terminal.help import parse
+    from mobileclip.recipes.entry_point import started
 
-    spec = parse(CaptionerStudySpec, description=described(__doc__), default=captioner())
-    with reported("captioner", None):
+    with started(CaptionerStudySpec, "captioner", __doc__, default=captioner()) as spec:
         run(spec)

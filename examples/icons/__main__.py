@@ -22,10 +22,8 @@ def icons() -> IconDataSpec:
 
 
 if __name__ == "__main__":
-    from mobileclip.recipes.entry_point import described, reported
-    from mobileclip.terminal.help import parse
+    from mobileclip.recipes.entry_point import started
     from mobileclip.terminal.printing import say
 
-    spec = parse(IconDataSpec, description=described(__doc__), default=icons())
-    with reported("icons", None):
+    with started(IconDataSpec, "icons", __doc__, default=icons()) as spec:
         say(build_dataset(spec).summary())

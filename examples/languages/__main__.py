@@ -23,10 +23,8 @@ def languages() -> LanguagesSpec:
 
 if __name__ == "__main__":
     from examples.languages.run import make
-    from mobileclip.recipes.entry_point import described, reported
-    from mobileclip.terminal.help import parse
+    from mobileclip.recipes.entry_point import started
     from mobileclip.terminal.printing import say
 
-    spec = parse(LanguagesSpec, description=described(__doc__), default=languages())
-    with reported("languages", None):
+    with started(LanguagesSpec, "languages", __doc__, default=languages()) as spec:
         say(f"The text tower is {make(spec)}, with its card beside it.")

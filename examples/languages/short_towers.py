@@ -149,10 +149,8 @@ def table(found: Sequence[Tower]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    from mobileclip.recipes.entry_point import described, reported
-    from mobileclip.terminal.help import parse
+    from mobileclip.recipes.entry_point import started
     from mobileclip.terminal.printing import say
 
-    chosen = parse(ShortTowersSpec, description=described(__doc__), default=ShortTowersSpec())
-    with reported("short_towers", None):
+    with started(ShortTowersSpec, "short_towers", __doc__, default=ShortTowersSpec()) as chosen:
         say(f"The table is {make(chosen)}.")

@@ -22,9 +22,7 @@ def learning_efficiency() -> EfficiencySpec:
 
 
 if __name__ == "__main__":
-    from mobileclip.recipes.entry_point import described, reported
-    from mobileclip.terminal.help import parse
+    from mobileclip.recipes.entry_point import started
 
-    spec = parse(EfficiencySpec, description=described(__doc__), default=learning_efficiency())
-    with reported("learning_efficiency", None):
+    with started(EfficiencySpec, "learning_efficiency", __doc__, default=learning_efficiency()) as spec:
         run(spec)

@@ -195,8 +195,7 @@ def main(study: EfficiencySpec = EfficiencySpec(), output: Path = Path("outputs/
 
 
 if __name__ == "__main__":
-    from mobileclip.recipes.entry_point import described, reported
-    from mobileclip.terminal.help import parse
+    from mobileclip.recipes.entry_point import started
 
-    with reported("learning_efficiency.model", None):
-        parse(main, description=described(__doc__))
+    with started(main, "learning_efficiency.model", __doc__):
+        pass  # `main` has run

@@ -139,8 +139,7 @@ def main(study: Path | None = None, docs: Path = DOCS, *, packaged: bool = False
 
 
 if __name__ == "__main__":
-    from mobileclip.recipes.entry_point import described, reported
-    from mobileclip.terminal.help import parse
+    from mobileclip.recipes.entry_point import started
 
-    with reported("learning_efficiency.page", None):
-        parse(main, description=described(__doc__))
+    with started(main, "learning_efficiency.page", __doc__):
+        pass  # `main` has run

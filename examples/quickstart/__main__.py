@@ -22,9 +22,7 @@ def quickstart() -> QuickstartSpec:
 
 
 if __name__ == "__main__":
-    from mobileclip.recipes.entry_point import described, reported
-    from mobileclip.terminal.help import parse
+    from mobileclip.recipes.entry_point import started
 
-    spec = parse(QuickstartSpec, description=described(__doc__), default=quickstart())
-    with reported("quickstart", None):
+    with started(QuickstartSpec, "quickstart", __doc__, default=quickstart()) as spec:
         run(spec)

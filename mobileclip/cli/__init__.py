@@ -6,6 +6,7 @@ What a command does belongs in the packages below; a file here reads its flags.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from mobileclip.cli import recipes
 from mobileclip.cli.commands import Command, Commands
@@ -32,6 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     ensure_streams()
     try:
+        _require_working_folder()
         typed = with_parts(sys.argv[1:] if arguments is None else arguments)
         if typed == ["--version"]:
             say(f"mobileclip {VERSION}")
@@ -50,6 +52,14 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         say(f"mobileclip: {_bounded(line or str(error))}", error=True)
         sys.exit(2)
+
+
+def _require_working_folder() -> None:
+    """Refuse to start in a folder that was deleted: PyTorch cannot even be imported there."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise FileNotFoundError("the folder that this is run in was deleted; change to another one: cd ~") from None
 
 
 def _with_default(arguments: list[str]) -> list[str]:

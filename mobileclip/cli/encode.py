@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,10 +13,11 @@ from tyro.conf import Positional, arg
 from mobileclip.cli.checks import require_at_least, require_checkpoint, require_file, without_repeats
 from mobileclip.cli.flags import Key
 from mobileclip.cli.models import BatchSize, ModelFlags, TextModel, Workers, report_left_out, report_skipped
+from mobileclip.data.images.formats import is_image_name
 from mobileclip.datasets.sources import RowOptions
 from mobileclip.hardware.precision import FastPrecision
 from mobileclip.inputs import Decode
-from mobileclip.storage import require_output
+from mobileclip.storage import printable, require_output
 from mobileclip.terminal import say, say_json
 from mobileclip.terminal.status import conclude
 
@@ -24,8 +27,7 @@ if TYPE_CHECKING:
 
 
 def classify(
-    image: Annotated[Positional[str], arg(metavar="IMAGE")],
-    labels: Annotated[Positional[tuple[str, ...]], arg(metavar="LABEL...")],
+    inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGE... LABEL...")] = (),
     /,
     *,
     model: ModelFlags = ModelFlags(),  # noqa: B008  frozen
@@ -39,9 +41,11 @@ def classify(
 
     mobileclip classify photo.jpg "a cat" "a dog" -m mobileclip_s2.pt
 
+    mobileclip classify photos/*.jpg "a cat" "a dog" --json
+
     Args:
-        image: an image file.
-        labels: the texts to choose among.
+        inputs: image files, and behind them the texts to choose among. The first argument is an image, and so are all
+            files that follow it, up to the first label. A label that is a file, or called like an image, is refused.
         model: which it is, and where it computes.
         text_model: a text tower of the model's space that reads the labels in place of the model's own, such as one in
             another language that mobileclip train distil_text has left: a file, or a folder with one.
@@ -50,27 +54,66 @@ def classify(
         decode: exact decodes all of a JPEG; fast no more than the model needs, in half the time or less.
         cache: keep the embeddings of labels in the cache folder, where they make a hundred texts or more, so that the
             next call with the same model, labels and templates encodes the image alone; up to a gigabyte.
-        as_json: print one JSON object instead of lines.
+        as_json: print one JSON object instead of lines: probabilities by label; of several images, by image first.
     """
     from mobileclip.data.images.transform import load_image
     from mobileclip.inference.image_text_model import require_labels
     from mobileclip.inference.loading import load
     from mobileclip.inference.text_files import keep_on_disk
 
+    images, labels = _images_and_labels(inputs)
     require_labels(labels, template)
-    require_file(image, "an image file")
-    load_image(image)  # what cannot be read is said before weights are fetched
+    if len(images) == 1:
+        load_image(images[0], reduce=8)  # what cannot be read is said before weights are fetched
     if text_model is not None:
         require_checkpoint(text_model)
     clip = model.load(partial(load, text_model=text_model, decode=decode))
     if cache:
         keep_on_disk(clip, labels, template)
-    scores = clip.classify(image, labels, template=template)
+    scores: dict[str, dict[str, float]] = {}
+    skipped: list[str] = []
+    for image in images:
+        with _skipping(skipped if len(images) > 1 else None):
+            scores[image] = clip.classify(image, labels, template=template)
+            if not as_json:
+                _say_scores(scores[image], printable(image) if len(images) > 1 else None)
     if as_json:
-        say_json(scores)
-        return
+        say_json(scores if len(images) > 1 else scores[images[0]])
+    report_skipped(skipped, len(images))
+    conclude(left_out=skipped, done=bool(scores))
+
+
+@contextmanager
+def _skipping(skipped: list[str] | None) -> Iterator[None]:
+    """Note what of an image cannot be read, where there are others."""
+    from mobileclip.data.images.limits import ImageError
+
+    try:
+        yield
+    except ImageError as error:
+        if skipped is None:
+            raise
+        skipped.append(error.message)
+
+
+def _say_scores(scores: dict[str, float], image: str | None) -> None:
+    if image is not None:
+        say(image)
     for label, probability in scores.items():
         say(f"{probability:8.2%}  {label}")
+
+
+def _images_and_labels(inputs: tuple[str, ...]) -> tuple[list[str], tuple[str, ...]]:
+    """Return the images among the arguments of `classify`, and the labels behind them."""
+    require_file(inputs[0] if inputs else "", "an image file")
+    count = next((place for place, one in enumerate(inputs) if place and not Path(one).is_file()), len(inputs))
+    for label in inputs[count:]:
+        if is_image_name(label) or Path(label).is_file():
+            raise ValueError(
+                f"{printable(label)} is {'behind the first label' if Path(label).is_file() else 'not there'}; "
+                "expected image files first, and then labels, which are no files"
+            )
+    return list(dict.fromkeys(inputs[:count])), inputs[count:]
 
 
 def embed(
@@ -97,8 +140,8 @@ def embed(
     that cannot be read are named, counted and left out.
 
     Args:
-        inputs: image files, and folders that are searched for image files: what is hidden, a link to a folder or not
-            called like an image is left out and counted.
+        inputs: image files, and folders that are searched for image files: what is hidden, a link to a folder
+            or out of the folder, or not called like an image is left out and counted.
         texts: a UTF-8 file with one text per line.
         output: the archive to write, *.npz.
         model: which it is, and where it computes.

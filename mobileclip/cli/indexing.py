@@ -62,8 +62,8 @@ def index(
 
     Args:
         inputs: image and video files, folders that are searched for these and for shards, and tar shards: what is
-            hidden, a link to a folder or called otherwise is left out and counted. Without any, those that the index
-            was made of.
+            hidden, a link to a folder or out of the folder, or called otherwise is left out and counted. Without any,
+            those that the index was made of.
         index_name: the folder of the index, or the folder of pictures that one in the user's cache was made of; by
             default a place in the user's cache for these inputs, which is printed, and without inputs the index there
             that was written last. A new one there begins with what the index of a folder that was moved knows of the
@@ -209,10 +209,10 @@ def brought_up_to_date(
 
     folder = place_of(index_name, inputs)
     found = scan(inputs or Store.open(folder).inputs, may_be_missing=not inputs)
-    say(f"the index is {folder}")
     if index_name is None and not is_index(folder):
         _take_along(folder, found, source_of(model))
     collection = opened_for(folder, model)
+    say(f"the index is {folder}")
     report = collection.add_found(found, options, engine)
     report_left_out(report.left_out)
     for path, count in report.missing.items():

@@ -106,8 +106,8 @@ class Findings:
 
 # They go to another process with every picture of that size.
 _MOST_HASHES = 100
-# What may be otherwise next time, although the file is as it was.
-_PASSING = frozenset(("unreadable", "out_of_memory"))
+# What may be otherwise next time, although the file is as it was; limits may have been raised.
+_PASSING = frozenset(("unreadable", "out_of_memory", "too_large", "too_many_scans"))
 
 
 @attrs.frozen(kw_only=True)

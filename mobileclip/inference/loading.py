@@ -23,7 +23,7 @@ from mobileclip.encoders.checkpoints import (
 )
 from mobileclip.encoders.checkpoints.exports import is_export
 from mobileclip.encoders.checkpoints.hub import local_checkpoint, parsed
-from mobileclip.encoders.checkpoints.published import PUBLISHED
+from mobileclip.encoders.checkpoints.published import PUBLISHED, with_timm_tower
 from mobileclip.encoders.checkpoints.resizing import spec_of_size
 from mobileclip.encoders.families import image_spec
 from mobileclip.hardware.devices import AUTO, pick_device
@@ -332,6 +332,8 @@ def spec_called(name: str | Path) -> ModelSpec:
     try:
         return resolve_spec(str(name))
     except ValueError:
+        if whole := with_timm_tower(str(name)):
+            raise ValueError(f"{name} is an image tower alone; the model with its text tower is {whole}") from None
         path = Path(name)
         if isinstance(name, Path) or len(path.parts) > 1 or path.suffix.lower() in CHECKPOINT_SUFFIXES:
             raise FileNotFoundError(f"there is no checkpoint at {path}{nearest_file(path)}") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ from mobileclip.recipes.header import read_header
 from mobileclip.registry import nearest_file, taken, with_parts
 from mobileclip.terminal import has_reader, say, shown
 from mobileclip.terminal.common import taken_common, use_common
+from mobileclip.terminal.help import parse
 from mobileclip.terminal.interruption import interruptible
 from mobileclip.terminal.streams import ensure_streams, give_up_output
 
@@ -34,8 +35,8 @@ def reported(name: str, arguments: Sequence[str] | None, *, kept: str = GOES_ON)
         kept: what a signal leaves and how to go on, in a sentence without its full stop.
 
     Raises:
-        SystemExit: with 1 and the error's message, 130 after Ctrl-C, 143 after SIGTERM, or 75 after
-            SIGUSR1.
+        SystemExit: with 1 and the error's message, 0 where nobody reads the output any more, 130 after Ctrl-C, 143
+            after SIGTERM, or 75 after SIGUSR1.
     """
     ensure_streams()
     try:
@@ -44,7 +45,7 @@ def reported(name: str, arguments: Sequence[str] | None, *, kept: str = GOES_ON)
     except Exception as error:
         if isinstance(error, BrokenPipeError) and not has_reader():
             give_up_output()
-            return
+            raise SystemExit(0) from None
         line = machine_line(error, kept)
         if line is None and not isinstance(error, (ValueError, FloatingPointError, OSError, ImportError)):
             raise
@@ -54,6 +55,32 @@ def reported(name: str, arguments: Sequence[str] | None, *, kept: str = GOES_ON)
 def typed(arguments: Sequence[str] | None) -> list[str]:
     """Return a command line, the process's own where there is none; what `--import` names in it is imported."""
     return with_parts(sys.argv[1:] if arguments is None else arguments)
+
+
+@contextmanager
+def started(
+    target: Callable[..., T],
+    name: str,
+    docstring: str | None,
+    arguments: Sequence[str] | None = None,
+    *,
+    kept: str = GOES_ON,
+    **choices: Any,
+) -> Iterator[T]:
+    """Yield what a program's command line says, hold its `--quiet`, and report what happens then as `reported` does.
+
+    Args:
+        target: a class or a function, every argument of which is a flag.
+        name: of the program.
+        docstring: its header.
+        arguments: the command line; None for the process's own.
+        kept: see `reported`.
+        choices: for `mobileclip.terminal.help.parse`.
+    """
+    with reported(name, None, kept=kept):
+        told, rest = taken_common(["--quiet"], typed(arguments))
+        with use_common(told):
+            yield parse(target, rest, description=described(docstring), **choices)
 
 
 @contextmanager

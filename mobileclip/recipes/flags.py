@@ -54,6 +54,7 @@ _TRAINED = (
 FLAGS: Mapping[str, Sequence[Flag]] = {
     "training": (
         Flag("--data", "SHARDS...", "reinforced shards: paths, patterns or URLs"),
+        Flag("--plain", "", "pairs as they are: real captions, no teachers"),
         Flag("--validation", "DATA...", "held-out pairs; recall on them is measured"),
         Flag("--evaluate", "DATA...", "data sets to evaluate on between epochs"),
         *_TRAINED,

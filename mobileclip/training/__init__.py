@@ -23,7 +23,7 @@ from mobileclip.training.optimizer import (
 )
 from mobileclip.training.records.metrics import MetricLog, last_metrics, read_metrics
 from mobileclip.training.records.plots import plot_curves
-from mobileclip.training.run import RunSpec, follow_card, run
+from mobileclip.training.run import RunSpec, follow_card, plain, run
 from mobileclip.training.saving import Evaluate
 from mobileclip.training.schedule import ConstantCosineSchedule, CosineSchedule, Schedule, schedules
 from mobileclip.training.selection import (
@@ -64,6 +64,7 @@ __all__ = [
     "last_metrics",
     "optimizers",
     "pipelines",
+    "plain",
     "plot_curves",
     "read_metrics",
     "run",

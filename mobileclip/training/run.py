@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from itertools import islice
@@ -32,7 +33,7 @@ from mobileclip.encoders.checkpoints.files import write_tensors
 from mobileclip.encoders.checkpoints.native import Taught, is_known
 from mobileclip.hardware.devices import AUTO
 from mobileclip.inputs import ImageInput, TextInput
-from mobileclip.losses import ReinforcedLossSpec
+from mobileclip.losses import ContrastiveLossSpec, ReinforcedLossSpec
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
 from mobileclip.training.distributed import World, connected
@@ -41,6 +42,7 @@ from mobileclip.training.loop import train
 from mobileclip.training.objectives.objective import is_of_texts
 from mobileclip.training.output_lock import claimed
 from mobileclip.training.saving import Evaluate
+from mobileclip.training.selection import SelectionSpec
 from mobileclip.training.spec import TrainingSpec
 
 if TYPE_CHECKING:
@@ -49,7 +51,6 @@ if TYPE_CHECKING:
 SPEC = "run.json"
 MODEL = "model.safetensors"
 _MAX_SPEC_BYTES = 1 << 26
-# Of data whose card names no captioner: the source may have had synthetic captions before.
 _SAMPLES_LOOKED_AT = 64
 
 
@@ -191,6 +192,26 @@ def run(
     return path if storage.is_remote(path) else Path(path)
 
 
+def plain(run: RunSpec) -> RunSpec:
+    """Return the run on real captions alone, without teachers: for image-text pairs as they are.
+
+    Args:
+        run: on image-text samples; a loss that distils keeps its contrastive part, CLIP's or SigLIP's, with weight 1.
+
+    Raises:
+        ValueError: if it trains on other data.
+    """
+    data, loss = run.data, run.training.loss
+    if not isinstance(data, ReinforcedPipelineSpec):
+        raise ValueError(f"{type(data).__name__} holds no image-text pairs to train on without teachers")
+    settings = {field.name: getattr(data, field.name) for field in attrs.fields(ReinforcedPipelineSpec)}
+    pairs = ReinforcedPipelineSpec(**{**settings, "reinforced": False, "captions": "real"})
+    bias = getattr(loss, "initial_logit_bias", None)
+    alone = ContrastiveLossSpec(initial_logit_bias=bias) if loss.needs_teachers else loss
+    training = attrs.evolve(run.training, loss=alone, selection=SelectionSpec())
+    return attrs.evolve(run, data=pairs, training=training)
+
+
 def _save(model: nn.Module, spec: Any, path: str, batches: object) -> None:
     """Write the trained model; of a class that the library does not know, the weights and the spec in their header."""
     if isinstance(batches, TextPipeline):
@@ -229,6 +250,30 @@ def _check(spec: RunSpec, output: storage.AnyPath) -> None:
     """Refuse, before anything is written or loaded, what could not train."""
     _refuse_other(spec, output)
     follow_card(spec)
+    if isinstance(spec.data, ReinforcedPipelineSpec):
+        _refuse_lacking(spec.data)
+
+
+def _refuse_lacking(data: ReinforcedPipelineSpec) -> None:
+    """Refuse data whose first samples all lack what the run needs."""
+    skips, members = data.lacking_samples()
+    if not skips:
+        return
+    counts, details = Counter(skip.reason for skip in skips), {skip.reason: skip.detail for skip in reversed(skips)}
+    lacking = "; ".join(f"{count} {reason}, such as {details[reason]}" for reason, count in counts.items())
+    if data.reinforced and counts.keys() == {"no_syn_caption"}:
+        advice = "--pipeline.captions real (captions='real') does without; reinforcing them with a captioner adds some"
+    elif "no_image" not in counts and (data.reinforced or data.captions != "real"):
+        advice = (
+            "--plain trains on real captions without teachers (in Python, mobileclip.training.plain), and `mobileclip "
+            f"reinforce datacompdr12m --data {data.shards[0]} --output REINFORCED` adds captions and embeddings"
+        )
+    else:
+        advice = "give shards with a picture (such as jpg) and a caption (txt, or in json) for every key"
+    raise ValueError(
+        f"none of the first {len(skips)} samples of {skips[0].shard} can be used ({lacking}); they have "
+        f"{', '.join(members) or 'nothing'}: {advice}"
+    )
 
 
 def follow_card(run: RunSpec, recipe: RunSpec | None = None) -> tuple[RunSpec, tuple[str, ...]]:

@@ -45,7 +45,7 @@ HANGING = """
 if __name__ == "__main__":  # the process that hangs imports nothing of this
     import sys
     from pathlib import Path
-    from benchmarks.__main__ import reported
+    from mobileclip.recipes import reported
     from benchmarks.harness import in_own_process
     from tests.descendants import hang
     with reported("benchmark", None, kept="it is kept"):
@@ -253,6 +253,15 @@ def test_every_benchmark_is_listed_with_an_example_that_is_one(monkeypatch, caps
     monkeypatch.setattr(sys, "argv", ["benchmarks", "speed"])
     with pytest.raises(SystemExit, match=r"there is no benchmark 'speed'; there are: latency, "):
         commands.main()
+
+
+def test_quiet_shows_no_progress(monkeypatch, capsys):
+    for quiet, shows in (([], True), (["--quiet"], False)):
+        monkeypatch.setattr(sys, "argv", ["benchmarks", "index_store", "--tiny", *quiet])
+        commands.main()
+        said = capsys.readouterr()
+        assert "processor" in said.out
+        assert bool(said.err) == shows
 
 
 def test_what_pages_and_headers_type_is_a_benchmark():

@@ -1,6 +1,7 @@
 """The console command, run as people run it."""
 
 import json
+import os
 import re
 import runpy
 import subprocess
@@ -43,6 +44,67 @@ def test_classify(capsys, small_file):
 def test_classify_as_json(capsys, small_file):
     _, out, _ = run(capsys, "classify", f"{IMAGES}/coffee.png", "a cup", "ein Café", "-c", small_file, "--json")
     assert set(json.loads(out)) == {"a cup", "ein Café"}
+
+
+def test_a_photo_above_the_limit_of_pixels_is_read_and_a_bomb_is_where_the_environment_says_so(
+    capsys, small_file, tmp_path
+):
+    photo, bomb = tmp_path / "photo.jpg", tmp_path / "bomb.png"
+    Image.new("RGB", (13_000, 9_600), (9, 90, 200)).save(photo, quality=30)
+    Image.new("1", (13_000, 9_600)).save(bomb)
+
+    def commands(name):
+        yield "classify", name, "a cat", "a dog", "-c", small_file
+        yield "embed", name, "-o", f"{name}.npz", "-c", small_file, "--overwrite"
+        yield "index", name, "-i", f"{name}.index", "-c", small_file
+
+    for command in commands(photo):
+        assert run(capsys, *command)[0] == 0
+    for command in commands(bomb):
+        status, _, err = run(capsys, *command)
+        assert (status > 0, "MOBILECLIP_MAX_PIXELS" in err) == (True, True)
+    # It is read when the library is imported.
+    for most, expected in (("130000000", [0, 0, 0]), ("many", [2, 2, 2])):
+        code = "import json, sys; from tests.cli.test_cli import statuses; statuses(json.loads(sys.argv[1]))"
+        lines = json.dumps([[str(word) for word in command] for command in commands(bomb)])
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "MOBILECLIP_MAX_PIXELS": most}
+        command = [sys.executable, "-c", code, lines]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=True)
+        assert json.loads(done.stdout.splitlines()[-1]) == expected, done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def statuses(lines):
+    """Print the exit status of each command line."""
+    sys.stdout.write(f"\n{json.dumps([status_of(line) for line in lines])}\n")
+
+
+def status_of(line):
+    try:
+        main(line)
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
+
+
+def test_several_images_are_classified(capsys, small_file, tmp_path):
+    names = [f"{IMAGES}/chelsea.png", f"{IMAGES}/coffee.png"]
+    alone = [
+        json.loads(run(capsys, "classify", name, "a cat", "a cup", "-c", small_file, "--json")[1]) for name in names
+    ]
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    line = ("classify", *names, tmp_path / "broken.jpg", names[0], "a cat", "a cup", "-c", small_file)
+    status, out, err = run(capsys, *line, "--json")
+    assert (status, "1 of 3" in err) == (0, True)
+    found = json.loads(out)
+    assert list(found) == names
+    for name, scores in zip(names, alone, strict=True):
+        assert found[name] == pytest.approx(scores, rel=1e-5)
+    _, out, _ = run(capsys, *line)
+    lines = out.splitlines()
+    assert [one for one in lines if "%" not in one] == names
+    assert len(lines) == 6
+    assert run(capsys, *line, "--strict")[0] == 1
 
 
 def test_a_model_is_a_name_or_a_file_or_both(capsys, small_file):
@@ -142,6 +204,11 @@ def forbid_models(monkeypatch):
         (("embed", "phtoos"), "holds no images"),
         (("embed", "--texts", "lost.txt"), "there is no lost.txt; expected a file with one text a line"),
         (("classify", "lost.jpg", "a"), "there is no lost.jpg; expected an image file"),
+        (("classify",), "expected an image file"),
+        (("classify", "a cat", "a.jpg"), "there is no a cat; expected an image file"),
+        (("classify", "a.jpg", "a cat", "a.jpg"), "a.jpg is behind the first label"),
+        (("classify", "a.jpg", "lost.jpg", "a cat"), "lost.jpg is not there"),
+        (("classify", "a.jpg", "a.jpg"), "a list of at least one text"),
         (("classify", "a.jpg"), "a list of at least one text"),
         (("classify", "a.jpg", "a", "a"), "given twice: a"),
         (("classify", "a.jpg", "a", " "), "blank"),

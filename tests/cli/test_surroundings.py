@@ -110,6 +110,24 @@ def test_closed_streams_of_a_user_without_a_home_and_a_name(world, nobody):
     assert all((world / file).stat().st_size > 0 for file in ("e.npz", "idx/index.sqlite"))
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows deletes no folder that is in use")
+@pytest.mark.parametrize(
+    "arguments", [("info", "icons"), ("train", "s0", "--tiny"), ("index", "photos"), ("runs", "a"), ("recipes", "ls")]
+)
+def test_a_deleted_folder_is_told_in_a_line(arguments, tmp_path):
+    """In a process that imports everything itself, as PyTorch ends one that imports it there."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    script = 'rmdir "$PWD" && exec "$@"'
+    command = ["sh", "-c", script, "sh", sys.executable, "-m", "mobileclip.cli", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=gone, env=environment, check=False, timeout=120, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert "was deleted" in done.stderr
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system pins no processes")
 def test_one_core_is_one_core(world):
     done = preloaded().call("tests.cli.test_surroundings:uses_one_core", folder=world)

@@ -1,6 +1,7 @@
 """Names and words of a person's own in an index: taught by examples, searched for, moved, upgraded, killed."""
 
 import json
+import re
 import shutil
 import signal
 
@@ -166,17 +167,21 @@ def test_a_process_that_is_killed_while_it_writes_leaves_what_was_there(world, i
     assert index.concepts.add("whole", yes=[pictures(world, "star")[0]]).examples
 
 
+def announced(capsys):
+    (folder,) = re.findall(r"^the index is (.+)$", capsys.readouterr().out, re.MULTILINE)
+    return folder
+
+
 def test_a_moved_folder_keeps_them(world, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     shutil.copytree(world / "photos" / "star", tmp_path / "stars")
     main(["index", str(tmp_path / "stars"), "-m", "icons", "-j", "1", "--quiet"])
-    folder = capsys.readouterr().out.splitlines()[0].removeprefix("the index is ")
-    index = Collection.open(folder)
+    index = Collection.open(announced(capsys))
     index.concepts.add(BIKE, yes=[tmp_path / "stars" / "black.png"])
     index.tag(["a star"], show_progress=False)
     (tmp_path / "stars").rename(tmp_path / "moved")
     main(["index", str(tmp_path / "moved"), "-m", "icons", "-j", "1", "--quiet"])
-    moved = Collection.open(capsys.readouterr().out.splitlines()[0].removeprefix("the index is "))
+    moved = Collection.open(announced(capsys))
     assert moved.path != index.path
     assert list(moved.concepts) == [BIKE]
     assert moved.snapshot.words.words == ("a star",)

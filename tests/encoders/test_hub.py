@@ -2,19 +2,26 @@
 
 import hashlib
 import json
+import re
+from pathlib import Path
+from unittest.mock import Mock
 
+import attrs
 import pytest
+from PIL import Image
 
+from mobileclip import load
 from mobileclip.blocks import models
 from mobileclip.encoders import CheckpointError, load_model, save_model
-from mobileclip.encoders.checkpoints import PRETRAINED, PUBLISHED, TAGS, licence_of, tagged
+from mobileclip.encoders.checkpoints import PRETRAINED, PUBLISHED, TAGS, licence_of, resolve_spec, tagged
 from tests.encoders.small import SMALL, randomised
 from tests.errors import fails
-from tests.hub import Repository, hub_server
+from tests.hub import OWNER, Repository, hub_server
 from tests.lazily import lazily
 from tests.preloaded import preloaded
 
-open_clip = lazily("open_clip")
+open_clip, timm = lazily("open_clip"), lazily("timm")
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -44,9 +51,9 @@ def hub(files):
         yield server
 
 
-def run(hub, folder, code, *arguments):
+def run(hub, folder, code, *arguments, token=OWNER):
     """Run code in a process whose hub this is; return its status, and what it said on both streams."""
-    started = preloaded().start("-c", code, *arguments, folder=folder, environment=hub.environment(folder))
+    started = preloaded().start("-c", code, *arguments, folder=folder, environment=hub.environment(folder, token))
     output, errors = started.communicate(120)
     return started.returncode, output, errors
 
@@ -79,6 +86,7 @@ def test_open_clip_s_tags_are_published_weights(hub, files, tmp_path):
     code = """
 import sys, torch
 from mobileclip import create_model_and_transforms
+from mobileclip import load
 from mobileclip.blocks import models
 from mobileclip.encoders import CheckpointError, load_model
 expected = load_model(sys.argv[1])
@@ -95,8 +103,8 @@ for name, tag in (("MobileCLIP-B", "datacompdr"), ("mobileclip_b", "datacompdr_l
     status, output, errors = run(hub, tmp_path, code, str(tmp_path / "other.safetensors"))
     assert status == 0, errors
     first, second = output.splitlines()
-    assert PRETRAINED["mobileclip_b"] in first
-    assert PRETRAINED["mobileclip_blt"] in second
+    assert "'mobileclip_b'" in first
+    assert "'mobileclip_blt'" in second
 
 
 def test_open_clip_has_no_other_tags_of_these_models():
@@ -134,6 +142,62 @@ for name in sys.argv[1:]:
     assert errors.count("status 2") == len(said)
 
 
+def test_without_a_connection_a_command_says_once_what_to_do(hub, tmp_path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "photo.png")
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (64, 64)).save(tmp_path / "photos" / "photo.png")
+    code = "import sys; from mobileclip.cli import main; main(sys.argv[1:])"
+    away = attrs.evolve(hub, url="http://127.0.0.1:1")
+    for arguments in (
+        ("classify", "photo.png", "a cat", "a dog", "-m", "mobileclip_s0"),
+        ("index", "photos", "--index", "photos.index"),
+        ("embed", "photos", "-m", "MobileCLIP-B (LT)", "-o", "photos.npz"),
+    ):
+        status, output, errors = run(away, tmp_path, code, *arguments)
+        (line,) = errors.splitlines()
+        assert (status, output) == (2, "")
+        assert all(part in line for part in ("could not fetch", "-m icons", "=FILE", f"{away.url}/apple/MobileCLIP"))
+    assert not (tmp_path / "photos.index").exists()
+
+
+SPELLINGS = {
+    "MobileCLIP-S0": "mobileclip_s0",
+    "MobileCLIP-B (LT)": "mobileclip_blt",
+    "apple/MobileCLIP-B-LT": "mobileclip_blt",
+    "apple/MobileCLIP-S1-OpenCLIP": "mobileclip_s1",
+    "MobileCLIP2-S0": "mobileclip2_s0",
+    "timm/MobileCLIP2-L-14-OpenCLIP": "mobileclip2_l14",
+}
+
+
+@pytest.mark.parametrize(("spelled", "name"), SPELLINGS.items())
+def test_published_weights_are_found_by_each_of_their_names(spelled, name, tmp_path, monkeypatch):
+    assert PRETRAINED[spelled] == PUBLISHED[name].address
+    assert resolve_spec(spelled) == resolve_spec(name)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / spelled).mkdir(parents=True)
+    save_model(randomised(SMALL), tmp_path / spelled / "model.safetensors")
+    assert load(spelled).model.spec == SMALL  # a folder that is called so
+
+
+def test_models_of_the_published_table_are_found_by_their_titles():
+    titles = re.findall(r"^\| (MobileCLIP[^|]+) \|", (ROOT / "docs" / "using.md").read_text(), re.MULTILINE)
+    assert sorted(PRETRAINED[title] for title in titles) == sorted(PRETRAINED.values())
+
+
+def test_open_clip_s_and_timm_s_names_work_or_say_which_model_it_is():
+    for name, tag in open_clip.list_pretrained():
+        if tag in TAGS:
+            assert name in PRETRAINED
+    towers = [name for name in timm.list_models(pretrained=True) if ".apple_mclip" in name]
+    assert len(towers) == 11
+    for name in towers:
+        with pytest.raises(ValueError, match="the model with its text tower is mobileclip"):
+            load(f"timm/{name}")
+    with pytest.raises(ValueError, match="did you mean 'mobileclip2_s"):
+        load("MobileCLIP2-S9")
+
+
 STEPS = """
 import json, shutil, sys
 from huggingface_hub import HfApi
@@ -154,9 +218,9 @@ for step, *arguments in json.loads(sys.argv[1]):
 """
 
 
-def outcomes(hub, folder, steps):
+def outcomes(hub, folder, steps, **options):
     """What `mobileclip info` says of each address among `steps`, in one process: its status and its errors."""
-    _, _, errors = run(hub, folder, STEPS, json.dumps(steps))
+    _, _, errors = run(hub, folder, STEPS, json.dumps(steps), **options)
     said = errors.split("status ")
     return [
         (int(after.split("\n")[0]), before.partition("\n")[2])
@@ -178,20 +242,65 @@ def test_what_came_first_is_what_comes_later(hub, files, tmp_path):
     remembered = json.loads((tmp_path / "cache" / "hub" / ".mobileclip" / "weights.json").read_text())
     assert remembered["files"] == {"hf-hub:owner/one": {"commit": first, "sha256": digest}}
 
-    (blob,) = (path for path in (tmp_path / "cache").rglob("blobs/*") if path.is_file())
     steps = [
         ["info", "hf-hub:owner/one@main"],
         ["info", f"hf-hub:owner/one@{first}#sha256={digest}"],
         ["info", f"hf-hub:owner/one#sha256={'0' * 64}"],
-        ["copy", str(tmp_path / "other.safetensors"), str(blob)],
-        ["info", "hf-hub:owner/one"],
     ]
-    branch, pinned, wrong, changed = outcomes(hub, tmp_path, steps)
+    branch, pinned, wrong = outcomes(hub, tmp_path, steps)
     assert branch[0] == pinned[0] == 0
     assert list((tmp_path / "cache").rglob(f"*{later}*"))
-    assert wrong[0] == changed[0] == 2
+    assert wrong[0] == 2
     assert "is not the file that was expected" in wrong[1]
-    assert "hf-hub:owner/one is no longer what was fetched first" in changed[1]
+
+
+@pytest.mark.parametrize("how", ["remembered", "pinned", "never seen"])
+def test_a_damaged_file_in_the_cache_is_fetched_once_more(how, hub, files, tmp_path):
+    repository = hub.repositories["owner/one"]
+    commit, digest = repository.branches["main"], hashlib.sha256(files[0]).hexdigest()
+    address = f"hf-hub:owner/one@{commit}#sha256={digest}" if how == "pinned" else "hf-hub:owner/one"
+    assert outcomes(hub, tmp_path, [["info", address]]) == [(0, "")]
+    (blob,) = (path for path in (tmp_path / "cache").rglob("blobs/*") if path.is_file())
+    if how == "never seen":
+        (tmp_path / "cache" / "hub" / ".mobileclip" / "weights.json").unlink()
+    (tmp_path / "half").write_bytes(files[0][: len(files[0]) // 2])
+    damage = ["copy", str(tmp_path / "half"), str(blob)]
+    repaired, after = outcomes(hub, tmp_path, [damage, ["info", address], ["info", address]])
+    assert (repaired[0], after) == (0, (0, ""))
+    assert f"{blob} is damaged" in repaired[1]
+    assert blob.read_bytes() == files[0]
+    # What the hub itself has is damaged, or another file: it is fetched no second time, and refused.
+    repository.commits[commit]["model.safetensors"] = files[1]
+    hub.requests.clear()
+    if how != "never seen":
+        ((status, said),) = outcomes(hub, tmp_path, [damage, ["info", address]])
+        assert status == 2
+        assert any(str(path) in said for path in (tmp_path / "cache").rglob("blobs/*")), said
+        assert [method for method, path in hub.requests if path.endswith("model.safetensors")].count("GET") == 1
+
+
+def test_without_a_connection_a_damaged_file_is_named(files, tmp_path):
+    with hub_server() as hub:
+        hub.repositories["owner/one"] = Repository()
+        hub.repositories["owner/one"].commit({"model.safetensors": files[0]})
+        address = f"hf-hub:owner/one/model.safetensors#sha256={hashlib.sha256(files[0]).hexdigest()}"
+        assert outcomes(hub, tmp_path, [["info", address]]) == [(0, "")]
+    (blob,) = (path for path in (tmp_path / "cache").rglob("blobs/*") if path.is_file())
+    ((status, said),) = outcomes(
+        hub, tmp_path, [["copy", str(tmp_path / "other.safetensors"), str(blob)], ["info", address]]
+    )
+    assert status == 2
+    assert re.search(f"{blob} is damaged; could not fetch .*check .* the connection", said)
+
+
+def test_a_gated_repository_and_a_missing_revision_say_what_to_do(hub, tmp_path):
+    hub.repositories["owner/one"].gated = True
+    steps = [["info", "hf-hub:owner/one"], ["info", "hf-hub:owner/two/a.safetensors@v2"]]
+    gated, missing = outcomes(hub, tmp_path, steps, token=None)
+    assert gated[0] == missing[0] == 2
+    assert all(part in gated[1] for part in (f"{hub.url}/owner/one", "hf auth login", "HF_TOKEN"))
+    assert all(part in missing[1] for part in ("no revision v2", f"{hub.url}/owner/two/commits/main"))
+    assert outcomes(hub, tmp_path, steps[:1]) == [(0, "")]
 
 
 def test_a_known_digest_outlives_its_revision(hub, files, tmp_path):
@@ -237,11 +346,12 @@ def test_published_weights_are_addresses(monkeypatch):
 
     asked = []
 
-    def away(repository, file, *, revision):
+    def away(repository, file, *, revision, **_):
         asked.append((repository, file, revision))
         raise LocalEntryNotFoundError("no connection")  # as the client says it: nothing is said of the revision
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", away)
+    monkeypatch.setattr("huggingface_hub.get_session", lambda: Mock(spec_set=["head"]))  # there is a connection
     for name, published in PUBLISHED.items():
         with pytest.raises(CheckpointError, match="could not fetch"):
             load_model(PRETRAINED[name])

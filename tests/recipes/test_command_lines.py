@@ -377,7 +377,7 @@ def test_an_output_that_cannot_be_written_is_named_before_the_work(tmp_path, mon
 
 BROKEN = """
 import os, sys
-from mobileclip.recipes import reported
+from mobileclip.recipes.entry_point import reported, started
 with reported("x", None):
     print("begun", flush=True)
     sys.stdin.readline()
@@ -389,9 +389,10 @@ with reported("x", None):
     ("breaks", "statuses", "said"),
     [
         ("print('x' * 100_000, flush=True)", (0, 120), ""),  # 120: Python's own last words find no reader
+        ("started(dict, 'x', 'a program', ['--help']).__enter__()", (0, 120), ""),
         ("pipe = os.pipe(); os.close(pipe[0]); os.write(pipe[1], b'x')", (1,), "error: [Errno 32] Broken pipe\n"),
     ],
-    ids=["standard output", "another pipe"],
+    ids=["standard output", "help", "another pipe"],
 )
 def test_only_a_reader_of_standard_output_that_has_gone_ends_a_command_in_silence(breaks, statuses, said):
     command = [sys.executable, "-c", BROKEN.format(breaks)]

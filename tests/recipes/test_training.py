@@ -1,25 +1,30 @@
 """The training recipes, each of them for two steps on drawn scenes."""
 
 import importlib
+import io
 import os
 import re
 from functools import partial
 from pathlib import Path
 
 import attrs
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
-from mobileclip.data import datacompdr_augmentation, read_card, write_shards
+from mobileclip.data import ReinforcedPipelineSpec, datacompdr_augmentation, read_card, write_shards
 from mobileclip.encoders import MCtSpec, load_model
 from mobileclip.evaluation import Session, candidate_of, evaluate_benchmark, open_benchmark
+from mobileclip.losses import ContrastiveLossSpec, ReinforcedLossSpec, SigmoidLossSpec
 from mobileclip.recipes.tiny import write_tiny_models
 from mobileclip.recipes.tiny.scenes import scene_samples
 from mobileclip.recipes.training import mobileclip2_run, mobileclip_run, run_recipe, with_data
 from mobileclip.reinforce import InlineEngine, ReinforcementSpec, reinforce
 from mobileclip.serialization import from_json, to_json
-from mobileclip.training import RunSpec, read_metrics
+from mobileclip.training import RunSpec, SelectionSpec, plain, read_metrics
+from tests.data.made_samples import write_raw
 from tests.data.tokenizer_files import KINDS
 from tests.encoders.small import SMALL
 from tests.errors import fails
@@ -66,8 +71,8 @@ def check(output, name):
     return spec, lines
 
 
-@pytest.fixture(scope="session")
-def plain(world):
+@pytest.fixture(scope="session", name="plain")
+def _plain(world):
     """The output of the shortest run, beside which the scenes lie."""
     return run_tiny(world, ROWS, "plain", narrow("plain"))
 
@@ -238,6 +243,63 @@ def test_help_says_what_every_row_is(capsys):
     said = " ".join(capsys.readouterr().out.split())
     assert "Distil from 5 of 30 augmentations: 64.8" in said
     assert "Distil from 0 of 5 synthetic captions: 60.7" in said
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory):
+    """A shard of 24 pictures with a caption each, as img2dataset and tar write it."""
+    random, samples = np.random.default_rng(0), {}
+    for number in range(24):
+        file = io.BytesIO()
+        Image.fromarray(random.integers(0, 255, (72, 96, 3), np.uint8)).save(file, "JPEG")
+        samples[f"{number:06d}"] = {"jpg": file.getvalue(), "txt": f"picture {number}".encode()}
+    return write_raw(tmp_path_factory.mktemp("pairs") / "mine-000.tar", samples)
+
+
+def test_pairs_as_they_are_say_what_they_lack_and_train_with_plain(world, pairs):
+    own = [*narrow("one_teacher"), "--data", pairs, "--device", "cpu"]
+    with pytest.raises(SystemExit) as stopped:
+        run_tiny(world, ROWS, "one_teacher", [*own, "--output", "outputs/pairs"])
+    said = str(stopped.value)
+    assert "mine-000.tar" in said
+    for part in ("missing_member", "paug.json", "jpg, txt", "--plain", "mobileclip reinforce"):
+        assert part in said
+    assert not (world / "outputs" / "pairs").exists()
+    run_tiny(world, ROWS, "one_teacher", [*own, "--plain", "--output", "outputs/pairs"])
+    spec, lines = check(world / "outputs" / "pairs", "pairs")
+    assert spec.data.captions == "real"
+    assert not spec.data.reinforced
+    assert spec.training.loss == ContrastiveLossSpec()
+    assert "distillation_loss" not in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("members", "named"),
+    [({"txt": b"no picture"}, "image"), ({"jpg": b"no caption"}, "caption")],
+    ids=["without pictures", "without captions"],
+)
+def test_plain_pairs_lack_what_they_lack(world, members, named, tmp_path):
+    shard = write_raw(tmp_path / "0.tar", {f"{number}": members for number in range(8)})
+    with pytest.raises(SystemExit, match=named) as stopped:
+        run_tiny(world, ROWS, "plain", [*narrow("plain"), "--data", shard, "--output", "outputs/lacking"])
+    assert "--plain" not in str(stopped.value)
+
+
+@pytest.mark.parametrize(("name", "row"), [("train_b", ""), ("train_mobileclip2_s0", ""), (ROWS, "one_teacher")])
+def test_plain_is_clips_loss_on_real_captions(name, row, capsys):
+    given, plain = (shown_run(capsys, f"{name} {row}", *flags) for flags in ((), ("--plain",)))
+    assert type(plain.data) is ReinforcedPipelineSpec
+    assert (plain.data.reinforced, plain.data.captions) == (False, "real")
+    assert plain.training.loss == ContrastiveLossSpec()
+    assert plain.model == given.model
+    assert attrs.evolve(plain.training, loss=given.training.loss) == given.training
+
+
+def test_a_sigmoid_loss_stays_one_without_its_teachers():
+    run = importlib.import_module("recipes.train_s0").train_s0()
+    loss = ReinforcedLossSpec(initial_logit_bias=-10, teacher_logit_biases=(-10, None), distill_weight=0.5)
+    selecting = attrs.evolve(run.training, loss=loss, selection=SelectionSpec(share=0.5))
+    assert plain(attrs.evolve(run, training=selecting)).training.loss == SigmoidLossSpec()
 
 
 def test_without_data_a_recipe_says_what_it_needs():

@@ -346,11 +346,14 @@ class TestWhatIsThere:
 
     @pytest.mark.parametrize("is_file", [True, False], ids=["into a file", "into a pipe"])
     def test_standard_output_is_written_to(self, is_file, tmp_path):
-        code = """
+        (tmp_path / "link").symlink_to(
+            "/dev/stdout"
+        )  # which a wrong program would replace, and not that of the machine
+        code = f"""
 from mobileclip import storage
 print("before", flush=True)
-storage.require_output("/dev/stdout", overwrite=False)
-storage.write_text("/dev/stdout", "content;")
+storage.require_output({str(tmp_path / "link")!r}, overwrite=False)
+storage.write_text({str(tmp_path / "link")!r}, "content;")
 print("behind", flush=True)
 """
         with (tmp_path / "out").open("wb") as stream:

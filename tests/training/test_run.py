@@ -250,7 +250,7 @@ def test_two_million_skipped_samples(folder, tmp_path):
     good = write_shard(tmp_path / "good.tar", [make_sample(index) for index in range(8)])
     bad = write_raw(tmp_path / "bad.tar", {f"b{number}": {"txt": b"nothing else"} for number in range(10_000)})
     mixed = tmp_path / "mixed.tar"
-    mixed.write_bytes(_joined(Path(bad), good))
+    mixed.write_bytes(_joined(Path(good), Path(bad)))
     data = attrs.evolve(spec(folder).data, shards=(str(mixed),), batch_size=8, sampling="endless", shuffle=False)
     base = spec(folder)
     own = attrs.evolve(

@@ -19,11 +19,9 @@ import json
 from examples.icons.finder import FinderSpec, build_finder
 
 if __name__ == "__main__":
-    from mobileclip.recipes.entry_point import described, reported
-    from mobileclip.terminal.help import parse
+    from mobileclip.recipes.entry_point import started
     from mobileclip.terminal.printing import say
 
-    spec = parse(FinderSpec, description=described(__doc__), default=FinderSpec())
-    with reported("finder", None):
+    with started(FinderSpec, "finder", __doc__, default=FinderSpec()) as spec:
         say(json.dumps(build_finder(spec), indent=1))
         say(f"python -m http.server --directory {spec.output}")

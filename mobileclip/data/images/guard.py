@@ -72,7 +72,7 @@ class Prepared:
     xmp: bytes | None = None
 
 
-def prepare(kind: str, data: bytes, limits: ImageLimits, name: str) -> Prepared:
+def prepare(kind: str, data: bytes, limits: ImageLimits, name: str, reduce: int = 1) -> Prepared:
     """Return an image file as its decoder gets it.
 
     Args:
@@ -80,20 +80,23 @@ def prepare(kind: str, data: bytes, limits: ImageLimits, name: str) -> Prepared:
         data: the file.
         limits: of what it is made of.
         name: of the image, for messages.
+        reduce: part of its size at which a JPEG is decoded.
 
     Raises:
         ImageError: if it has more parts or scans than the limits allow, contradicts itself, or is encoded in a way that
             is not read.
     """
     try:
+        if kind == "JPEG":
+            return _jpeg(data, limits, name, reduce)
         return _PREPARE[kind](data, limits, name) if kind in _PREPARE else Prepared(data=data)
     except (IndexError, OverflowError, struct.error):
         raise ImageError("truncated", f"{name} is truncated: it ends within its header; fetch it again") from None
 
 
-def _jpeg(data: bytes, limits: ImageLimits, name: str) -> Prepared:
+def _jpeg(data: bytes, limits: ImageLimits, name: str, reduce: int) -> Prepared:
     bare = bare_jpeg(data, limits, name)
-    bare.frame.check(data, limits, name)
+    bare.frame.check(data, limits, name, reduce)
     return Prepared(data=bare.data, num_work_bytes=bare.frame.num_work_bytes, exif=bare.exif, xmp=bare.xmp)
 
 

@@ -61,18 +61,18 @@ class JpegFrame:
         """Bytes that decoding takes beside the pixels."""
         return 0 if self.row_group is not None else _COEFFICIENT_BYTES * self.num_coefficients
 
-    def check(self, data: bytes, limits: ImageLimits, name: str) -> None:
-        """Raise unless this JPEG, whose bytes are `data`, may be decoded.
+    def check(self, data: bytes, limits: ImageLimits, name: str, reduce: int = 1) -> None:
+        """Raise unless this JPEG, whose bytes are `data`, may be decoded, at so small a part of its size.
 
         Raises:
             ImageError: if it has more pixels or scans than the limits allow, or takes more memory.
         """
-        num_pixels = self.width * self.height
+        width, height = (-(-side // reduce) for side in self.size)
         limits.check_file(len(data), name)
-        limits.check_pixels(self.width, self.height, name)
-        if self.row_group is None:
-            limits.check_scans(_num_scans(data, self, limits, name), num_pixels, name)
-        limits.check_bytes(4 * num_pixels + self.num_work_bytes + len(data), name)
+        limits.check_pixels(width, height, name)
+        num_scans = 1 if self.row_group is not None else _num_scans(data, self, limits, name)
+        limits.check_scans(num_scans, self.width * self.height, name)
+        limits.check_bytes(4 * width * height + self.num_work_bytes + len(data), name)
 
 
 @attrs.frozen(kw_only=True)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
 import attrs
 from attrs import validators
 
 from mobileclip.strict import strict
 
 MIB = 2**20
+MAX_PIXELS = "MOBILECLIP_MAX_PIXELS"
+_RAISE = f"if you trust it, set {MAX_PIXELS} to more pixels (num_pixels of ImageLimits), or scale it down"
+_DEFAULT_PIXELS = 89_478_485
 
 
 class ImageError(ValueError):
@@ -31,9 +37,21 @@ class ImageError(ValueError):
         return self.message
 
 
-def _count(default: int) -> int:
+def _count(default: Any) -> int:
     number: int = attrs.field(default=default, validator=[validators.instance_of(int), validators.gt(0)])
     return number
+
+
+def _most_pixels() -> int:
+    given = os.environ.get(MAX_PIXELS, "").strip() or str(_DEFAULT_PIXELS)
+    if not (given.isascii() and given.isdecimal() and int(given)):
+        raise ValueError(f"{MAX_PIXELS} is {given!r}, expected a number of pixels such as 200000000")
+    return int(given)
+
+
+def _growing(least: int, per_pixel: int) -> Any:
+    """Return a default that grows with the number of pixels."""
+    return attrs.Factory(lambda limits: max(least, per_pixel * limits.num_pixels), takes_self=True)
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -44,10 +62,13 @@ class ImageLimits:
     machine is. Beyond them nothing is decoded, and the image is an `ImageError`.
 
     Args:
+        num_pixels: width times height of what is decoded: of a JPEG at a half, a quarter or an eighth of its size, of
+            that. By default what the environment variable `MOBILECLIP_MAX_PIXELS` says, or 89,478,485, as for Pillow.
+            The limits of bytes and of `num_scan_pixels` grow with it where they are not given.
         num_file_bytes: of the file.
-        num_pixels: width times height. Pillow's own limit holds beside it: `PIL.Image.MAX_IMAGE_PIXELS`, twice over.
         num_scans: of a JPEG; encoders write about ten, and at most a few dozen.
-        num_scan_pixels: scans of a JPEG times its pixels; the default allows twelve scans of the largest image.
+        num_scan_pixels: scans of a JPEG times its pixels, at whatever size it is decoded; the default allows twelve
+            scans of the largest image.
         num_parts: blocks, chunks, segments, strips and tiles of a file, which are looked at one by one.
         num_bytes: of memory that decoding takes at its peak, as estimated from format, mode and size.
 
@@ -55,12 +76,12 @@ class ImageLimits:
         ValueError: if a number is not positive.
     """
 
-    num_file_bytes: int = _count(256 * MIB)
-    num_pixels: int = _count(89_478_485)
+    num_pixels: int = _count(attrs.Factory(_most_pixels))
+    num_file_bytes: int = _count(_growing(256 * MIB, 3))
     num_scans: int = _count(100)
-    num_scan_pixels: int = _count(2**30)
+    num_scan_pixels: int = _count(_growing(2**30, 12))
     num_parts: int = _count(100_000)
-    num_bytes: int = _count(1024 * MIB)
+    num_bytes: int = _count(_growing(1024 * MIB, 12))
 
     def check_file(self, num_bytes: int, name: str) -> None:
         """Raise unless a file of this many bytes may be looked at.
@@ -69,7 +90,9 @@ class ImageLimits:
             ImageError: with the reason `too_large`.
         """
         if num_bytes > self.num_file_bytes:
-            raise ImageError("too_large", f"{name} has more than {self.num_file_bytes:,} bytes, the limit of a file")
+            raise ImageError(
+                "too_large", f"{name} has more than {self.num_file_bytes:,} bytes, the limit of a file; {_RAISE}"
+            )
 
     def check_pixels(self, width: int, height: int, name: str) -> None:
         """Raise unless an image of this size may be decoded.
@@ -80,8 +103,7 @@ class ImageLimits:
         if width * height > self.num_pixels:
             raise ImageError(
                 "too_large",
-                f"{name} is too large: {width} x {height} pixels, the limit is {self.num_pixels:,}; if you trust it, "
-                "raise num_pixels of ImageLimits, or scale it down",
+                f"{name} is too large: {width} x {height} pixels, the limit is {self.num_pixels:,}; {_RAISE}",
             )
 
     def check_scans(self, num_scans: int, num_pixels: int, name: str) -> None:
@@ -94,7 +116,7 @@ class ImageLimits:
             raise ImageError(
                 "too_many_scans",
                 f"{name} has {num_scans} scans of {num_pixels:,} pixels; the limit is {self.num_scans} scans, and "
-                f"{self.num_scan_pixels:,} pixels in all of them",
+                f"{self.num_scan_pixels:,} pixels in all of them; {_RAISE}",
             )
 
     def check_parts(self, num_parts: int, name: str) -> None:
@@ -116,5 +138,5 @@ class ImageLimits:
             raise ImageError(
                 "too_large",
                 f"{name} is too large: decoding it takes about {num_bytes / MIB:,.0f} MiB, the limit is "
-                f"{self.num_bytes / MIB:,.0f} MiB; if you trust it, raise num_bytes of ImageLimits, or scale it down",
+                f"{self.num_bytes / MIB:,.0f} MiB; {_RAISE}",
             )

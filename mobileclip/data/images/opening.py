@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -69,6 +70,7 @@ def read_image_file(source: EncodedImage, limits: ImageLimits, name: str) -> byt
         return bytes(source)
     try:
         if isinstance(source, (str, Path)):
+            limits.check_file(Path(source).stat().st_size, name)
             with storage.open_regular(Path(source)) as stream:
                 data = stream.read(limits.num_file_bytes + 1)
         else:
@@ -77,6 +79,8 @@ def read_image_file(source: EncodedImage, limits: ImageLimits, name: str) -> byt
             data = source.read(limits.num_file_bytes + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError("missing_file", f"{name} does not exist") from None
+    except ImageError:
+        raise
     except (OSError, ValueError) as error:
         raise_machine_fault(error)
         raise ImageError("unreadable", f"{name} cannot be read: {error}") from error
@@ -85,13 +89,14 @@ def read_image_file(source: EncodedImage, limits: ImageLimits, name: str) -> byt
     return data
 
 
-def open_image(data: bytes, limits: ImageLimits, name: str = "image") -> OpenedImage:
+def open_image(data: bytes, limits: ImageLimits, name: str = "image", *, reduce: int = 1) -> OpenedImage:
     """Return an image whose pixels may be decoded: its format is one that is read, and its size within the limits.
 
     Args:
         data: the file; of a raw one, the picture that the camera put into it is opened.
         limits: of its work and memory.
         name: of the image, for messages.
+        reduce: 2, 4 or 8 if a JPEG will be decoded at that part of its size, for which the limits hold then.
 
     Raises:
         ImageError: if it is no image, broken, encoded in a way that is not read, or beyond a limit.
@@ -107,10 +112,12 @@ def open_image(data: bytes, limits: ImageLimits, name: str = "image") -> OpenedI
     if kind.module is not None and not (kind.module in features.modules and features.check_module(kind.module)):
         raise ImageError("unsupported_format", f"{name} is {kind.name}, which this Pillow cannot decode; renew Pillow")
     try:
-        prepared = prepare(kind.name, data, limits, name)
+        reduce = reduce if kind.name == "JPEG" else 1
+        prepared = prepare(kind.name, data, limits, name, reduce)
         image = _opened(kind, prepared.data, name)
-        limits.check_pixels(image.width, image.height, name)
-        num_pixels = image.width * image.height
+        width, height = (-(-side // reduce) for side in image.size)
+        limits.check_pixels(width, height, name)
+        num_pixels = width * height
         stored = _STORED_BYTES.get(image.mode, _MOST_STORED_BYTES)
         decoding = num_pixels * (stored + kind.num_held) + prepared.num_work_bytes
         converting = num_pixels * (stored + kind.num_held + _conversion_bytes(image, kind))
@@ -125,7 +132,14 @@ def open_image(data: bytes, limits: ImageLimits, name: str = "image") -> OpenedI
 
 def _opened(kind: ImageFormat, data: bytes, name: str) -> Image.Image:
     if kind.extra is None:
-        return Image.open(io.BytesIO(data), formats=(kind.name,))
+        # Not by `Image.open`, which refuses by the size of a JPEG and not by the size at which it is decoded.
+        for load_plugins in (Image.preinit, Image.init):
+            if kind.name not in Image.OPEN:
+                load_plugins()
+        try:
+            return Image.OPEN[kind.name][0](io.BytesIO(data), "")
+        except (SyntaxError, IndexError, TypeError, struct.error) as error:  # as Pillow does
+            raise UnidentifiedImageError(str(error)) from error
     try:
         with needed(f"reading {kind.name} files", kind.extra):
             # Its plug-in is not registered, which would change what Pillow does for everybody in this process.

@@ -67,7 +67,7 @@ def read_tower_image(
         transform: to the tower's input.
         reduced: whether a JPEG is decoded at a half, a quarter or an eighth where it still has as many pixels as the
             tower takes: it costs a fraction of the time, and embeddings differ in the third digit. Without, the pixels
-            are those of `ImageTransform.pixels`, to the bit.
+            are those of `ImageTransform.pixels`, to the bit, unless the JPEG has more pixels than the limits allow.
         name: of the image, for messages.
         limits: of the work and memory that it may cost.
         num_threads: that a large JPEG is resized by, where its pixels are exact; decoding it is the work of one.
@@ -80,9 +80,14 @@ def read_tower_image(
     frame = read_frame(data, limits.num_parts)
     if frame is not None:
         return _read_jpeg(data, frame, transform, reduced=reduced, name=name, limits=limits, num_threads=num_threads)
-    image = load_image(data, background=transform.image_input.background_color, limits=limits, name=name)
-    exif = open_image(data, limits, name).exif
-    return TowerImage(pixels=transform.pixels(image, name=name), width=image.width, height=image.height, exif=exif)
+    opened = open_image(data, limits, name, reduce=_REDUCTIONS[0])
+    reduce = _reduction(opened.image.size, limits) if opened.kind.name == "JPEG" else 1
+    background = transform.image_input.background_color
+    image = load_image(data, background=background, reduce=reduce, limits=limits, name=name)
+    width, height = image.size
+    if reduce > 1:
+        width, height = opened.image.size[::-1] if is_on_its_side(opened.orientation) else opened.image.size
+    return TowerImage(pixels=transform.pixels(image, name=name), width=width, height=height, exif=opened.exif)
 
 
 def require_decode(decode: str) -> Decode:
@@ -126,6 +131,13 @@ def read_pixels(
     return read_tower_image(data, transform, reduced=reduced, name=name, num_threads=num_threads).pixels
 
 
+def _reduction(size: tuple[int, int], limits: ImageLimits) -> int:
+    """Return the part of its size at which a JPEG is within the limit of pixels: 1 if it is, 8 at most."""
+    width, height = size
+    fitting = (one for one in (1, *reversed(_REDUCTIONS)) if -(-width // one) * -(-height // one) <= limits.num_pixels)
+    return next(fitting, _REDUCTIONS[0])
+
+
 def _read_jpeg(
     data: bytes,
     frame: JpegFrame,
@@ -136,12 +148,13 @@ def _read_jpeg(
     limits: ImageLimits,
     num_threads: int,
 ) -> TowerImage:
-    frame.check(data, limits, name)
     bare = bare_jpeg(data, limits, name)
     orientation = read_orientation(bare.exif, bare.xmp)
     width, height = frame.size[::-1] if is_on_its_side(orientation) else frame.size
     centre, contract = transform.centre((width, height), name), transform.image_input
     reduce = next((one for one in _REDUCTIONS if reduced and min(frame.size) >= one * contract.size), 1)
+    reduce = max(reduce, _reduction(frame.size, limits))
+    frame.check(data, limits, name, reduce)
     kept, rows = bare.data, frame.height
     if orientation == 1:
         # Reduced rows reach further.

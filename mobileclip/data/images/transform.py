@@ -183,7 +183,7 @@ def load_image(
                     return source
                 converted = source.copy()
         else:
-            opened = open_image(read_image_file(source, limits, name), limits, name)
+            opened = open_image(read_image_file(source, limits, name), limits, name, reduce=reduce)
             with opened.image as image:
                 if reduce > 1 and opened.kind.name == "JPEG":
                     image.draft(None, (image.width // reduce, image.height // reduce))

@@ -269,7 +269,8 @@ class OpenReaders(Generic[BatchType]):
             if num_vain == MAX_VAIN:
                 (last,) = skips
                 raise ValueError(
-                    f"{MAX_VAIN} samples in a row cannot be used, the last ({last.key} of {last.shard}): {last.reason}"
+                    f"{MAX_VAIN} samples in a row cannot be used, the last ({last.key} of {last.shard}): "
+                    f"{last.reason}: {last.detail}"
                 )
         return None
 

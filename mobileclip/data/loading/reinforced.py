@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import islice
+
 import attrs
 
 from mobileclip.data.loading.batch import ReinforcedBatch
@@ -11,10 +14,13 @@ from mobileclip.data.loading.shard_reader import TarReader
 from mobileclip.data.loading.spec import PipelineSpec
 from mobileclip.data.loading.uid_list import Keep
 from mobileclip.data.shards.card import ReinforcementCard, card_of_shards
-from mobileclip.data.shards.files import expand_shards, read_reinforced_samples
-from mobileclip.data.skips import SkipReport
+from mobileclip.data.shards.files import expand_shards, parse, read_reinforced_samples, read_shard
+from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.strict import strict
+
+_SAMPLES_LOOKED_AT, _SHARDS_LOOKED_AT = 64, 8
+_LACKING = frozenset(("missing_member", "no_caption", "no_syn_caption", "no_image"))
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -35,6 +41,23 @@ class ReinforcedPipelineSpec(ReinforcedExampleSpec, PipelineSpec):
     def example_maker(self, tokenizer: TextToIds) -> ExampleMaker:
         """Return the `ExampleMaker` of these settings."""
         return ExampleMaker(self, tokenizer=tokenizer)
+
+    def lacking_samples(self) -> tuple[Sequence[Skip], Sequence[str]]:
+        """Return why none of the first samples can be used, and which members they have.
+
+        Up to 64 samples of up to eight shards are read, until one can be used. There is no reason where one can be, or
+        where other things than missing members are wrong, which samples further on need not share.
+        """
+        shards = expand_shards(self.shards)
+        looked_at = shards[:: -(-len(shards) // _SHARDS_LOOKED_AT)]
+        maker, skips, members = self.example_maker(Tokenizer(self.text)), list[Skip](), set[str]()
+        for shard in looked_at:
+            samples = read_shard(shard, lambda _: None, self.sample_limits)
+            for raw in islice(samples, _SAMPLES_LOOKED_AT // len(looked_at)):
+                members.update(raw.members)
+                if parse(raw, lambda key, given: maker.example(maker.parse(key, given), 0), skips.append) is not None:
+                    return (), ()
+        return (skips, sorted(members)) if _LACKING.issuperset(skip.reason for skip in skips) else ((), ())
 
     def build(self, *, tokenizer: TextToIds | None = None, keep: Keep | None = None) -> ReinforcedPipeline:
         """Return the pipeline.

@@ -14,7 +14,7 @@ import attrs
 
 from mobileclip import storage
 from mobileclip.encoders.checkpoints.exports import CONTRACT, no_checkpoint, require_no_export
-from mobileclip.encoders.checkpoints.published import PREFIX, Published, packaged
+from mobileclip.encoders.checkpoints.published import PREFIX, PUBLISHED, Published, packaged
 from mobileclip.extras import needed
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict
@@ -26,8 +26,10 @@ _logger = get_logger(__name__)
 LOCK = "weights.json"
 _FOLDER = ".mobileclip"
 _WAIT_SECONDS = 60.0
+_CONNECT_SECONDS = 10.0
 
 _SUFFIXES = (".safetensors", ".bin", ".pt")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _ADDRESS = re.compile(
     r"hf-hub:(?P<repository>[\w.-]+/[\w.-]+)(?:/(?P<file>[\w./ -]+))?(?:@(?P<revision>[\w./-]+))?"
     r"(?:#sha256=(?P<sha256>[0-9a-f]{64}))?"
@@ -73,35 +75,46 @@ def fetched(checkpoint: str | Path) -> Path:
         return local_checkpoint(checkpoint)
     require_client(f"{checkpoint!r}, which is on the Hugging Face hub,")
     wanted = parsed(str(checkpoint))
-    if wanted.sha256 is not None:
-        path = _pinned(wanted)
-        check_sha256(path, wanted.sha256)
-        return path
-    known = _read_lock().files.get(wanted.address)
-    path = _downloaded(wanted, wanted.revision if known is None else known.commit)
-    if known is None:
-        _remember(wanted.address, Remembered(commit=_commit(path), sha256=file_sha256(path)))
-    elif file_sha256(path) != known.sha256:
+    known = None if wanted.sha256 is not None else _read_lock().files.get(wanted.address)
+    pinned = wanted if known is None else attrs.evolve(wanted, revision=known.commit, sha256=known.sha256)
+    path = _pinned(pinned)
+    # The hub's client names a large file by its digest.
+    found, stored = file_sha256(path), path.resolve()
+    if found not in (pinned.sha256 or _named_digest(stored, found), _named_digest(stored)):
+        _logger.warning("%s is damaged, and fetched again", stored)
+        try:
+            path = _pinned(pinned, again=True)
+        except CheckpointError as error:
+            raise CheckpointError(f"{stored} is damaged; {error}") from error
+        found, stored = file_sha256(path), path.resolve()
+    if known is not None and found != known.sha256:
         raise CheckpointError(
-            f"{wanted.address} is no longer what was fetched first: the SHA-256 of {path} is {file_sha256(path)}, and "
-            f"{_lock_path()} remembers {known.sha256}. Delete the file to fetch it anew; if it is meant to differ, "
-            "delete its entry there"
+            f"{wanted.address} is no longer what was fetched first: the SHA-256 of {stored} is {found}, and "
+            f"{_lock_path()} remembers {known.sha256}. If it is meant to differ, delete its entry there"
         )
+    check_sha256(stored, pinned.sha256 or _named_digest(stored))
+    if pinned.sha256 is None:
+        _remember(wanted.address, Remembered(commit=_commit(path), sha256=found))
     return path
 
 
-def _pinned(wanted: Published) -> Path:
-    """Return a file whose digest is known: from the newest commit where its own is gone, for the digest decides."""
+def _named_digest(stored: Path, otherwise: str | None = None) -> str | None:
+    """Return the digest that a file of the hub's cache is named by; small files are named in another way."""
+    return stored.name if _SHA256.fullmatch(stored.name) else otherwise
+
+
+def _pinned(wanted: Published, *, again: bool = False) -> Path:
+    """Return a file; one whose digest is known comes from the newest commit where its own is gone."""
     from huggingface_hub.errors import RemoteEntryNotFoundError, RevisionNotFoundError
 
     try:
-        return _downloaded(wanted, wanted.revision)
+        return _downloaded(wanted, wanted.revision, again=again)
     except CheckpointError as error:
         gone = isinstance(error.__cause__, (RevisionNotFoundError, RemoteEntryNotFoundError))
-        if wanted.revision is None or not gone:
+        if wanted.revision is None or wanted.sha256 is None or not gone:
             raise
     _logger.warning("%s has no revision %s any more: its newest one is taken", wanted.repository, wanted.revision)
-    return _downloaded(wanted, None)
+    return _downloaded(wanted, None, again=again)
 
 
 def require_client(what: str) -> None:
@@ -132,10 +145,21 @@ def parsed(address: str) -> Published:
     return Published(**match.groupdict())
 
 
-def _downloaded(wanted: Published, revision: str | None) -> Path:
+def _require_connection(wanted: Published, revision: str | None, *, again: bool) -> None:
+    """Ask the hub once for a file that is not here: its client would repeat that for half a minute."""
+    from huggingface_hub import constants, get_session, try_to_load_from_cache
+
+    file = wanted.file
+    if again or file is None or not isinstance(try_to_load_from_cache(wanted.repository, file, revision=revision), str):
+        get_session().head(constants.ENDPOINT, timeout=_CONNECT_SECONDS)
+
+
+def _downloaded(wanted: Published, revision: str | None, *, again: bool) -> Path:
     import huggingface_hub
 
+    failures: tuple[type[Exception], ...] = (*client_errors(), ValueError)
     try:
+        _require_connection(wanted, revision, again=again)
         file = wanted.file
         if file is None:
             place, files = (
@@ -146,12 +170,36 @@ def _downloaded(wanted: Published, revision: str | None) -> Path:
                 contract = huggingface_hub.hf_hub_download(wanted.repository, CONTRACT, revision=revision)
                 raise no_checkpoint(place, Path(contract), "`mobileclip verify FOLDER` runs a copy on this machine")
             file = only_checkpoint(files, place)
-        return Path(huggingface_hub.hf_hub_download(wanted.repository, file, revision=revision))
-    except client_errors() as error:
+        return Path(huggingface_hub.hf_hub_download(wanted.repository, file, revision=revision, force_download=again))
+    except failures as raised:
+        if isinstance(raised, CheckpointError):
+            raise
+        # Of a file that is fetched again, the client says why not in what its error comes of.
+        error = raised.__cause__ if again and isinstance(raised.__cause__, client_errors()) else raised
+        name = next((name for name, one in PUBLISHED.items() if one.address == wanted.address), "")
         raise CheckpointError(
-            f"could not fetch {wanted.address!r} from the hub ({said(error)}); check the name and the connection, "
-            "or download the file and give its path"
+            f"could not fetch {name or wanted.address!r} from the hub ({said(error)}); "
+            f"{_advice(error, wanted, revision, name)}"
         ) from error
+
+
+def _advice(error: Exception, wanted: Published, revision: str | None, name: str) -> str:
+    """Return what to do about an error of the hub's client."""
+    from huggingface_hub.constants import ENDPOINT
+    from huggingface_hub.errors import GatedRepoError, RevisionNotFoundError
+
+    page = f"{ENDPOINT}/{wanted.repository}"
+    if isinstance(error, GatedRepoError):
+        return f"accept the licence at {page}, and log in with `hf auth login` or set HF_TOKEN to a token of yours"
+    if isinstance(error, RevisionNotFoundError):
+        return (
+            f"there is no revision {revision}: name one of {page}/commits/main, or leave @{revision} out for the newest"
+        )
+    file = f"{page}/resolve/{revision or 'main'}/{wanted.file or ''}"
+    return (
+        f"check the name and the connection, or bring {file} from another machine and give it: "
+        f"-m {name and f'{name}='}FILE. -m icons needs no download: a small model of drawings"
+    )
 
 
 def client_errors() -> tuple[type[Exception], ...]:

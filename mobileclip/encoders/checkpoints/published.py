@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import attrs
 
 from mobileclip.blocks import models
+from mobileclip.registry import spelling
 
 PREFIX = "hf-hub:"
 
@@ -107,8 +109,46 @@ PUBLISHED = {
 }
 """Where the published weights are. Apple's weights may be used for research only; read their licence first."""
 
-PRETRAINED = {name: published.address for name, published in PUBLISHED.items()}
+_SPELLINGS = {
+    spelling(called): name
+    for name, published in PUBLISHED.items()
+    for title in [published.repository.partition("/")[2].removesuffix("-OpenCLIP")]
+    for called in (name, *(f"{owner}{title}{kind}" for owner in ("", "apple/", "timm/") for kind in ("", "-OpenCLIP")))
+}
+for _spelled, _name in _SPELLINGS.items():
+    models.add_alias(_spelled, _name)
+
+
+class _Addresses(Mapping[str, str]):
+    """Addresses by name, also as the papers, open_clip and the hub spell it; what is here as a path is no name."""
+
+    def __getitem__(self, name: str) -> str:
+        if name not in PUBLISHED and Path(name).exists():
+            raise KeyError(name)
+        return PUBLISHED[_SPELLINGS[spelling(name)]].address
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(PUBLISHED)
+
+    def __len__(self) -> int:
+        return len(PUBLISHED)
+
+
+PRETRAINED = _Addresses()
 """The names of these weights, as checkpoints are named."""
+
+_TIMM = ("vit_base_mci_224", "vit_large_patch14_clip_224", *(f"fastvit_mci{number}" for number in range(5)))
+_TIMM_TOWERS = dict(zip(("b", "l14", "s0", "s1", "s2", "s3", "s4"), _TIMM, strict=True))
+
+
+def with_timm_tower(name: str) -> str | None:
+    """Return the published model whose image tower timm calls by a name such as `fastvit_mci0.apple_mclip`, if any."""
+    tower, _, tag = name.rpartition("/")[2].partition(".")
+    size = next((size for size, one in _TIMM_TOWERS.items() if one == tower), None)
+    kinds = {"apple_mclip": f"mobileclip_{size}", "apple_mclip2_dfndr2b": f"mobileclip2_{size}"}
+    found = "mobileclip_blt" if (tower, tag) == (_TIMM[0], "apple_mclip_lt") else kinds.get(tag)
+    return found if found in PUBLISHED else None
+
 
 TAGS = ("datacompdr", "datacompdr_lt", "dfndr2b")
 """What open_clip calls weights of one model, by the data that they were trained on."""

@@ -39,7 +39,8 @@ def first_samples(source: Source, folder: Path, name: str = "data") -> str:
         report = SkipReport()
         samples = list(islice(_by_class(_samples(source, report)), NUM_SAMPLES))
         if not samples:
-            raise ValueError(f"not one of the first samples can be used: {report}")
+            such = "; ".join(f"such as {skips[0].detail}" for skips in report.named.values())
+            raise ValueError(f"not one of the first samples can be used: {report}, {such or 'the data is empty'}")
         with atomic_folder(place) as partial:
             write_shards(partial, samples, samples_per_shard=SAMPLES_PER_SHARD)
             _copy_card(source, partial)

@@ -19,7 +19,7 @@ from mobileclip.recipes.training.published import as_released
 from mobileclip.recipes.training.tiny import tiny_run
 from mobileclip.recipes.training.validation import measured_on
 from mobileclip.terminal import say
-from mobileclip.training import RunSpec
+from mobileclip.training import RunSpec, plain
 
 _TRY = "  small:      try the whole path on a few drawn scenes, in a minute:"
 
@@ -41,6 +41,7 @@ class Command(Flags[ReinforcedPipelineSpec]):
         initial_weights: a checkpoint to start from, in training form and any known layout.
         released: the choices of the released scripts where the paper says otherwise; docs/training.md lists them.
             Further flags change them.
+        plain: real captions alone, without teachers: for image-text pairs as they are.
         tiny: two steps with a shallow model on the first samples of --data, or on a few drawn scenes without: the whole
             path in a minute. With --initial-weights the model stays as it is.
     """
@@ -49,6 +50,7 @@ class Command(Flags[ReinforcedPipelineSpec]):
     rows: tyro.conf.OmitArgPrefixes[RowOptions] = attrs.field(factory=RowOptions)
     tokenizer: str | None = None
     released: bool = False
+    plain: bool = False
 
 
 def run_recipe(
@@ -69,7 +71,12 @@ def run_recipe(
         released: what `--released` makes of a run's choices.
     """
     kind = Kind(
-        name="training", command=Command, others=ClassifierSpec, resolve=resolve, train=_train, released=released
+        name="training",
+        command=Command,
+        others=ClassifierSpec,
+        resolve=resolve,
+        train=_train,
+        changes={"--released": released, "--plain": plain},
     )
     run_as(kind, recipe, name, description, arguments)
 

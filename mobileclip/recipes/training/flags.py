@@ -76,7 +76,7 @@ class Kind(Generic[FlagsType]):
         others: models that another recipe trains.
         resolve: from a run's choices to those with what the command line says instead.
         train: runs it into a folder, under a name.
-        released: from a run's choices to those that `--released` asks for; None where there is no such flag.
+        changes: flags to what they make of a run's choices, before other flags change those.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Kind(Generic[FlagsType]):
     others: type
     resolve: Callable[[RunSpec, FlagsType], RunSpec]
     train: Callable[[RunSpec, FlagsType, str, str], None]
-    released: Callable[[RunSpec], RunSpec] | None = None
+    changes: Mapping[str, Callable[[RunSpec], RunSpec]] = attrs.field(factory=dict)
 
 
 def run_as(
@@ -210,9 +210,10 @@ def draw_curves(output: AnyPath, name: str) -> None:
 
 
 def _asked(kind: Kind[FlagsType], chosen: RunSpec, arguments: Sequence[str]) -> RunSpec:
-    """Return a run's choices, or those that `--released` makes of them: its model has no flags of its own."""
-    if kind.released is not None and Given(arguments).has("--released"):
-        return kind.released(chosen)
+    """Return a run's choices as flags such as `--released` make them: its model has no flags of its own."""
+    given = Given(arguments)
+    for flag, change in kind.changes.items():
+        chosen = change(chosen) if given.has(flag) else chosen
     return chosen
 
 

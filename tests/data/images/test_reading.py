@@ -7,7 +7,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from mobileclip.data import ImageError, ImageTransform, load_image
+from mobileclip.data import ImageError, ImageLimits, ImageTransform, load_image
 from mobileclip.data.images import read_pixels, read_tower_image
 from mobileclip.inputs import ImageInput
 from tests.errors import fails
@@ -85,6 +85,53 @@ def test_any_source_is_read_and_files_alone_are_reduced(as_source):
     whole, reduced = (read_pixels(source, TRANSFORM, reduced=one) for one in (False, True))
     np.testing.assert_array_equal(whole, TRANSFORM.pixels(data))
     assert np.array_equal(whole, reduced) == (as_source not in (io.BytesIO, bytes))
+
+
+def shaded(width, height, orientation=None, **options):
+    """A large JPEG that compresses well: dark at the left, light at the right, and darker below."""
+    across = np.linspace(0, 255, width, dtype=np.float32).astype(np.uint8)
+    image = Image.fromarray(np.broadcast_to(across, (height, width)).copy())
+    image.paste(0, (0, height // 2, width, height))
+    stream, exif = io.BytesIO(), Image.Exif()
+    if orientation is not None:
+        exif[274] = orientation
+    image.convert("RGB").save(stream, "JPEG", quality=30, exif=exif, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("decoder", ["simplejpeg", "Pillow"])
+@pytest.mark.parametrize("reduced", [False, True])
+def test_a_jpeg_with_more_pixels_than_the_limit_is_decoded_smaller(decoder, reduced, monkeypatch):
+    if decoder == "Pillow":
+        monkeypatch.setattr(simplejpeg, "decode_jpeg", refused)
+    for orientation in (None, 6):
+        data = shaded(13_000, 9_600, orientation)
+        found = read_tower_image(data, TRANSFORM, reduced=reduced, name="a picture")
+        assert (found.width, found.height) == ((13_000, 9_600) if orientation is None else (9_600, 13_000))
+        small = TRANSFORM.pixels(shaded(1_300, 960, orientation))
+        assert np.abs(found.pixels.astype(int) - small).mean() < 2
+    limits = ImageLimits(num_pixels=400 * 400, num_bytes=2**30)
+    with pytest.raises(ImageError) as caught:
+        read_tower_image(data, TRANSFORM, reduced=reduced, name="a picture", limits=limits)
+    assert (caught.value.reason, "MOBILECLIP_MAX_PIXELS" in str(caught.value)) == ("too_large", True)
+
+
+def test_a_cmyk_jpeg_with_more_pixels_than_the_limit_is_decoded_smaller():
+    image = Image.new("CMYK", (1200, 800), (9, 90, 30, 2))
+    stream = io.BytesIO()
+    image.save(stream, "JPEG")
+    limits = ImageLimits(num_pixels=600 * 400)
+    found = read_tower_image(stream.getvalue(), TRANSFORM, name="a picture", limits=limits)
+    assert (found.width, found.height) == (1200, 800)
+    whole = TRANSFORM.pixels(stream.getvalue())
+    assert np.abs(found.pixels.astype(int) - whole).max() <= 2
+
+
+def test_the_time_that_a_jpeg_takes_is_bounded_at_any_size():
+    limits = ImageLimits(num_scan_pixels=1000)
+    with pytest.raises(ImageError) as caught:
+        read_tower_image(encoded("JPEG"), TRANSFORM, reduced=True, name="a picture", limits=limits)
+    assert caught.value.reason == "too_many_scans"
 
 
 def test_a_small_picture_is_not_reduced():
