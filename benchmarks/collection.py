@@ -2,9 +2,10 @@
 
 Command:   python -m benchmarks collection
 Hardware:  any CPU with nothing else to do; one core is measured
-Time:      ten minutes on one core, most of them for graphs of neighbours
+Time:      ten minutes on one core, most of them for a graph of neighbours
 Result:    processor time of a photograph of 3 megapixels, decoded and encoded alone, embedded and indexed; milliseconds
-           of a search among random vectors, all compared and by graphs, and the recall of these
+           of a search among random vectors, all compared and by a graph, and its recall; seconds, disk and memory of an
+           index of as many rows: all of them appended, opened, searched first, filtered, merged, and one added
 """
 
 from __future__ import annotations
@@ -24,10 +25,21 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.harness import Bench, Case, Row, Value, peak, seconds_of, spread, start_peak
-from mobileclip.collections import Collection, IndexOptions, ModelSource
-from mobileclip.collections.reading.scanning import scan
-from mobileclip.collections.searching import GraphSizes, NeighbourGraphs, nearest_of, open_graphs, renew_graphs
-from mobileclip.collections.store.snapshot import Snapshot
+from mobileclip.collections import (
+    Collection,
+    GraphSizes,
+    IndexOptions,
+    ModelSource,
+    Store,
+    parse_condition,
+    scan,
+)
+from mobileclip.collections.about import About
+from mobileclip.collections.conditions import matching
+from mobileclip.collections.merge import merge_stores
+from mobileclip.collections.nearest import nearest_of, open_graph, renew_graph
+from mobileclip.collections.snapshot import Snapshot, take_snapshot
+from mobileclip.collections.store import Row as StoredRow
 from mobileclip.data.images.reading import read_tower_image
 from mobileclip.data.images.transform import load_image
 from mobileclip.encoders import save_model
@@ -39,8 +51,8 @@ from mobileclip.inference.quickening import quickened
 _QUALITY = 88
 _NOISE = 4.0
 _DIM = 512
-# Vectors that are drawn at once.
-_DRAWN = 100_000
+# Vectors that are drawn, and rows that are written, at once.
+_DRAWN, _APPENDED = 100_000, 4096
 
 
 @attrs.frozen(kw_only=True)
@@ -56,18 +68,18 @@ class CollectionBenchSpec(Bench):
         num_centres: that the vectors lie around, as those of photographs do. With 0, there are none, which is
             harder for a graph: vectors vary in every direction, in some more than in others.
         num_queries: searches that are timed.
-        graphs: from how many vectors on they are made, and how large.
+        graph: from how many vectors on it is made, and how it is searched.
         seed: of all that is drawn.
     """
 
-    part: Literal["all", "indexing", "search"] = "all"
+    part: Literal["all", "indexing", "search", "store"] = "all"
     model: str = "mobileclip_s0"
     num_pictures: int = attrs.field(default=240, validator=validators.gt(1))
     width: int = attrs.field(default=2048, validator=validators.ge(64))
     num_vectors: int = attrs.field(default=250_000, validator=validators.gt(0))
     num_centres: int = attrs.field(default=2000, validator=validators.ge(0))
     num_queries: int = attrs.field(default=50, validator=validators.gt(0))
-    graphs: GraphSizes = GraphSizes()
+    graph: GraphSizes = GraphSizes(exact=0)
     seed: int = 0
     threads: int | None = 1
 
@@ -77,18 +89,20 @@ class CollectionBenchSpec(Bench):
         "num_vectors": 500,
         "num_centres": 20,
         "num_queries": 5,
-        "graphs": GraphSizes(exact=100),
+        "graph": GraphSizes(exact=100),
     }
     selects: ClassVar[frozenset[str]] = frozenset(("part",))
 
     def cases(self) -> Iterator[Case]:
-        """Yield both parts."""
-        if self.part != "search":
+        """Yield the parts."""
+        size = f"{self.num_vectors:,} vectors"
+        if self.part in ("all", "indexing"):
             photo = f"{self.width} x {self.width * 3 // 4} pixels"
             yield Case(labels={"part": "a photograph", "size": photo}, measure=partial(costs, self))
-        if self.part != "indexing":
-            size = f"{self.num_vectors:,} vectors"
+        if self.part in ("all", "search"):
             yield Case(labels={"part": "a search", "size": size}, measure=partial(searches, self))
+        if self.part in ("all", "store"):
+            yield Case(labels={"part": "an index", "size": size}, measure=partial(rows_of, self))
 
 
 def draw_photographs(folder: Path, spec: CollectionBenchSpec) -> list[Path]:
@@ -151,26 +165,77 @@ def measure_indexing(folder: Path, spec: CollectionBenchSpec) -> dict[str, float
 
 
 def measure_search(folder: Path, spec: CollectionBenchSpec) -> dict[str, Value]:
-    """Return milliseconds of a search for ten pictures, the graphs' recall, and the seconds that making them took."""
+    """Return milliseconds of a search for ten pictures, the graph's recall, and the seconds that making it took."""
     draw = np.random.default_rng(spec.seed)
     vectors = draw_vectors(draw, spec)
     snapshot = Snapshot(vectors=vectors, ids=np.arange(len(vectors)))
     chosen = vectors[draw.integers(0, len(vectors), spec.num_queries)].astype(np.float32)
     queries = unit_rows(chosen + 0.02 * draw.standard_normal(chosen.shape, dtype=np.float32))
-    made = seconds_of(lambda: renew_graphs(folder, snapshot, sizes=spec.graphs))
+    made = seconds_of(lambda: renew_graph(folder, snapshot, spec.graph))
     before = start_peak("cpu")
-    graphs = open_graphs(folder, snapshot, sizes=spec.graphs)
+    graph = open_graph(folder, snapshot, spec.graph)
     values = {
-        "making the graphs": Value(number=made.cpu, unit="s"),
-        "the graphs, opened": Value(number=(peak("cpu") - before) / 1e9, unit="GB"),
+        "making the graph": Value(number=made.cpu, unit="s"),
+        "the graph, opened": Value(number=(peak("cpu") - before) / 1e9, unit="GB"),
         "the vectors": Value(number=vectors.nbytes / 1e9, unit="GB"),
     }
     exact, values["all compared"] = _searched(lambda query: nearest_of(snapshot.vectors, None, query, 10)[0], queries)
-    if isinstance(graphs, NeighbourGraphs):
-        by_graphs, values["by the graphs"] = _searched(lambda query: graphs.nearest(query, 10)[0], queries)
-        hits = sum(len(set(one) & set(other)) for one, other in zip(exact, by_graphs, strict=True))
-        values["recall of the graphs"] = Value(number=hits / sum(map(len, exact)))
+    if graph is not None:
+        proposed, values["by the graph"] = _searched(lambda query: graph.nearest(query, 10)[0], queries)
+        hits = sum(len(set(one) & set(other)) for one, other in zip(exact, proposed, strict=True))
+        values["recall of the graph"] = Value(number=hits / sum(map(len, exact)))
     return values
+
+
+def measure_store(folder: Path, spec: CollectionBenchSpec) -> dict[str, Value]:
+    """Return seconds of processor time, disk and memory of an index of so many rows."""
+    vectors = draw_vectors(np.random.default_rng(spec.seed), spec)
+    about = About(weights_sha256="0" * 64, spec="{}", version="1", dim=_DIM)
+    store, joined = Store.create(folder / "index", about), Store.create(folder / "joined", about)
+
+    def append() -> None:
+        with store.writing():
+            for start in range(0, len(vectors), _APPENDED):
+                store.append(
+                    _row(start + place, vector) for place, vector in enumerate(vectors[start : start + _APPENDED])
+                )
+
+    def add_one() -> None:
+        with store.writing():
+            store.append([_row(len(vectors), vectors[0])])
+            store.compact()
+
+    def merge() -> None:
+        with joined.writing():
+            merge_stores(joined, [store], show_progress=False)
+
+    values = {"append all": Value(number=seconds_of(append).cpu, unit="s")}
+    before = start_peak("cpu")
+    found: list[Snapshot] = []
+    values["open"] = Value(number=seconds_of(lambda: found.append(take_snapshot(store))).cpu, unit="s")
+    values["opened"] = Value(number=(peak("cpu") - before) / 1e9, unit="GB")
+    query, condition = vectors[0].astype(np.float32), [parse_condition("width>1000")]
+    ways: dict[str, Callable[[], object]] = {
+        "first search": lambda: nearest_of(found[0].vectors, None, query, 10),
+        "filter": lambda: matching(found[0], condition),
+        "add one row": add_one,
+        "merge": merge,
+    }
+    values |= {name: Value(number=seconds_of(way).cpu, unit="s") for name, way in ways.items()}
+    size = sum(path.stat().st_size for path in store.folder.iterdir())
+    return {**values, "disk": Value(number=size / 1e6, unit="MB")}
+
+
+def _row(number: int, vector: NDArray[np.float16]) -> StoredRow:
+    return StoredRow(
+        path=f"/photos/{number // 1000}/{number:08d}.jpg",
+        size=2_000_000 + number,
+        mtime_ns=1_700_000_000_000_000_000 + number,
+        sha256=f"{number:064x}",
+        width=4000,
+        height=3000,
+        embedding=vector,
+    )
 
 
 def draw_vectors(draw: np.random.Generator, spec: CollectionBenchSpec) -> NDArray[np.float16]:
@@ -217,3 +282,9 @@ def searches(spec: CollectionBenchSpec) -> list[Row]:
     """Return what a search takes."""
     with tempfile.TemporaryDirectory() as name:
         return [Row(values=measure_search(Path(name), spec))]
+
+
+def rows_of(spec: CollectionBenchSpec) -> list[Row]:
+    """Return what an index takes."""
+    with tempfile.TemporaryDirectory() as name:
+        return [Row(values=measure_store(Path(name), spec))]

@@ -17,8 +17,7 @@ from PIL import Image
 
 import mobileclip
 from mobileclip.cli.__main__ import main
-from mobileclip.collections import Collection, Match
-from mobileclip.collections.searching import small_pictures
+from mobileclip.collections import Collection, Match, small_pictures
 from mobileclip.data import (
     AugmentationParams,
     ImageError,

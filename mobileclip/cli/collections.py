@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from mobileclip.cli.checks import require_at_least, require_file
-from mobileclip.cli.indexing import IndexFolder, brought_up_to_date, opened, place_of, tell_upgrade
+from mobileclip.cli.indexing import IndexName, brought_up_to_date, opened, place_of
 from mobileclip.cli.models import Device, ModelFlags, TextModel, Workers
 from mobileclip.cli.outputs import outputs, require_sheet, write_sheet
 from mobileclip.processes import default_workers
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mobileclip.collections import Match
+    from mobileclip.collections import Match, Matches
 
 # Columns of a terminal.
 _THUMBNAIL = 32
@@ -36,7 +36,7 @@ def search(
     query: Annotated[Positional[str | None], arg(metavar="[TEXT]")] = None,
     /,
     *,
-    index_folder: IndexFolder = None,
+    index_name: IndexName = None,
     image: Annotated[tuple[str, ...], arg(metavar="IMAGE")] = (),
     without: Annotated[tuple[str, ...], arg(name="not", metavar="TEXT")] = (),
     where: Annotated[tuple[str, ...], arg(metavar="CONDITION")] = (),
@@ -62,7 +62,8 @@ def search(
 
     Args:
         query: what the pictures show, in words; @"my bike" in it is a concept of mobileclip concept.
-        index_folder: where the index is; by default the one in the user's cache that was written last.
+        index_name: the folder of an index, or the folder of pictures that one in the user's cache was made of; by
+            default the index there that was written last.
         image: an example picture to search with, beside the text or without one; several times for several.
         without: a text that results should not match; several times for several.
         where: a condition: a column, a comparison and a value; of several, all must hold. Columns are path, part,
@@ -81,9 +82,7 @@ def search(
             classify. Pictures are not read again.
         as_json: print a list of objects, with path, score and what else is known.
     """
-    from mobileclip.collections import parse_condition
-    from mobileclip.collections.searching.filtering import is_condition
-    from mobileclip.collections.store.places import newest_index
+    from mobileclip.collections import is_condition, parse_condition
 
     require_at_least(1, k=k)
     conditions = [parse_condition(text) for text in where]
@@ -99,8 +98,7 @@ def search(
     _require_drawn(output, is_one_query=query is not None or bool(image), explain=explain)
     if thumbnails and (as_json or not can_show_pictures()):
         raise ValueError("--thumbnails needs a terminal with colours, and no --json; --output FILE.png draws a file")
-    collection = opened(index_folder or newest_index(), device, trust=trust, text_model=text_model)
-    tell_upgrade(collection)
+    collection = opened(index_name, device, trust=trust, text_model=text_model)
     find = partial(collection.search, image=image, without=without, where=conditions, k=k, all_frames=all_frames)
     show = partial(_show, thumbnails=thumbnails, as_json=as_json)
     if query is not None or image:
@@ -121,7 +119,7 @@ def dedup(
     inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="[IMAGE|FOLDER|SHARDS...]")] = (),
     /,
     *,
-    index_folder: IndexFolder = None,
+    index_name: IndexName = None,
     model: Annotated[ModelFlags, arg(name="")] = ModelFlags(),  # noqa: B008  frozen
     num_workers: Annotated[int | None, Workers] = None,
     threshold: Annotated[float, arg(metavar="SIMILARITY")] = 0.95,
@@ -144,8 +142,7 @@ def dedup(
 
     Args:
         inputs: image files, folders and tar shards; see mobileclip index.
-        index_folder: where the index is; by default a place in the user's cache for these inputs, and without inputs
-            the one that was written last.
+        index_name: see mobileclip index.
         model: of a new index, and where it computes.
         num_workers: processes that read and decode; see mobileclip index.
         threshold: cosine similarity from which on two pictures show the same.
@@ -153,9 +150,7 @@ def dedup(
             shows the groups side by side.
         overwrite: replace a list or a page that is there.
     """
-    from mobileclip.collections import Collection, IndexOptions
-    from mobileclip.collections.searching.duplicates import require_threshold
-    from mobileclip.collections.viewing.page import write_list, write_page
+    from mobileclip.collections import Collection, IndexOptions, require_threshold, write_list, write_page
 
     workers = default_workers(num_workers)
     require_at_least(1, num_workers=workers)
@@ -167,10 +162,10 @@ def dedup(
     require_output(listed, overwrite=overwrite)
     if inputs:
         options = IndexOptions(num_workers=workers)
-        collection, report = brought_up_to_date(inputs, index_folder, model, options)
+        collection, report = brought_up_to_date(inputs, index_name, model, options)
         num_left_out = report.num_left_out
     else:
-        collection, num_left_out = Collection.open(place_of(index_folder, inputs)), 0
+        collection, num_left_out = Collection.open(place_of(index_name, inputs)), 0
     groups = collection.duplicates(threshold=threshold)
     listed.parent.mkdir(parents=True, exist_ok=True)
     write_list(listed, groups)
@@ -195,7 +190,7 @@ def dedup(
 
 def serve(
     *,
-    index_folder: IndexFolder = None,
+    index_name: IndexName = None,
     port: Annotated[int, arg(metavar="PORT")] = 8000,
     device: Device = "auto",
     trust: bool = False,
@@ -211,27 +206,28 @@ def serve(
     from what is accepted and rejected. When mobileclip index has changed the index, the next search sees it.
 
     Args:
-        index_folder: where the index is; by default the one in the user's cache that was written last.
+        index_name: the folder of an index, or the folder of pictures that one in the user's cache was made of; by
+            default the index there that was written last.
         port: the page's port on 127.0.0.1; 0 takes a free one.
         device: where to compute; see mobileclip index.
         trust: run an export that another machine wrote; see mobileclip classify.
         text_model: a text tower that reads texts in place of the model's own; see mobileclip search.
     """
-    from mobileclip.collections.store.places import newest_index
     from mobileclip.extras import needed
 
     with needed("mobileclip serve", "collections"):
-        from mobileclip.collections.web import server
+        from mobileclip.collections.web.application import serve as serve_collection
 
-    collection = opened(index_folder or newest_index(), device, trust=trust, text_model=text_model)
-    tell_upgrade(collection)
-    server.serve(collection, port=port)
+    collection = opened(index_name, device, trust=trust, text_model=text_model)
+    serve_collection(collection, port=port)
 
 
-def _show(matches: Sequence[Match], *, thumbnails: bool, as_json: bool) -> None:
+def _show(matches: Matches, *, thumbnails: bool, as_json: bool) -> None:
     """Print what one query finds."""
-    from mobileclip.collections.searching.pictures import small_pictures
+    from mobileclip.collections import small_pictures
 
+    if not matches.is_exact:
+        say("a graph proposed these pictures: it may have missed a few", error=True)
     # A line break in a name would make another result of its rest.
     lines = [f"{match.score:6.3f}  {printable(match.name, limit=_LONGEST_NAME)}" for match in matches]
     if as_json:
@@ -267,7 +263,7 @@ def _maps(
 
 
 def _draw(path: Path, title: str, matches: Sequence[Match], maps: Sequence[NDArray[np.float32] | None] | None) -> None:
-    from mobileclip.collections.viewing.sheet import draw_matches
+    from mobileclip.collections import draw_matches
 
     write_sheet(draw_matches(title, matches, maps), path)
     say(f"wrote {path}", error=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from mobileclip.cli.checks import require_file
-from mobileclip.cli.indexing import opened
+from mobileclip.cli.indexing import IndexName, opened
 from mobileclip.cli.models import Device
 from mobileclip.storage import printable
 from mobileclip.terminal import say, say_json
@@ -18,15 +18,13 @@ if TYPE_CHECKING:
 
 _LONGEST_NAME = 4096
 
-Index = Annotated[Positional[Path], arg(metavar="INDEX")]
 Name = Annotated[Positional[str], arg(metavar="NAME")]
 Examples = Annotated[tuple[str, ...], arg(metavar="IMAGE")]
 
 
 def tag(
-    index: Annotated[Positional[Path | None], arg(metavar="[INDEX]")] = None,
-    /,
     *,
+    index_name: IndexName = None,
     vocabulary: Annotated[Path | None, arg(metavar="WORDS.txt")] = None,
     template: Annotated[str | None, arg(metavar="TEMPLATE")] = None,
     share: Annotated[float | None, arg(metavar="SHARE")] = None,
@@ -35,7 +33,7 @@ def tag(
 ) -> None:
     """Tag the pictures of an index with words of your own: columns that searches filter by.
 
-    mobileclip tag photos.index --vocabulary words.txt --template "a photo of a {}"
+    mobileclip tag --index photos.index --vocabulary words.txt --template "a photo of a {}"
     mobileclip search "a beach" --where 'tag=dog' --where 'tag:red bicycle>=0.99'
 
     A picture's score for a word is the share of the collection that fits the word less, from 0 to 1: cosines of
@@ -44,18 +42,17 @@ def tag(
     --vocabulary calibrates the words anew.
 
     Args:
-        index: the folder of the index; by default the one in the user's cache that was written last.
+        index_name: see mobileclip search.
         vocabulary: a text file with a word or phrase a line, in UTF-8; its words take the place of those before.
         template: the sentence that each word is put into, such as "a photo of a {}"; by default the word alone.
         share: of the collection that has each word as a tag; 0.05 by default.
         device: where to compute; see mobileclip index.
         trust: run an export that another machine wrote; see mobileclip classify.
     """
-    from mobileclip.collections.store.places import newest_index
     from mobileclip.inference.embedding import read_texts
 
     words = None if vocabulary is None else read_texts(vocabulary)
-    collection = opened(index or newest_index(), device, trust=trust)
+    collection = opened(index_name, device, trust=trust)
     made = collection.tag(words, template=template, share=share)
     say(
         f"{len(collection):,} pictures in {collection.path} have {len(made.words):,} words as tags, each the "
@@ -64,10 +61,10 @@ def tag(
 
 
 def add(
-    index: Index,
     name: Name,
     /,
     *,
+    index_name: IndexName = None,
     yes: Examples = (),
     no: Examples = (),
     neither: Examples = (),
@@ -77,77 +74,76 @@ def add(
 ) -> None:
     """Name something of your own, and teach it by examples: `@"my bike"` in a search then means it.
 
-    mobileclip concept add photos.index "my bike" --yes a.jpg --yes b.jpg --no c.jpg --text "a bicycle"
+    mobileclip concept add "my bike" --yes a.jpg --yes b.jpg --no c.jpg --text "a bicycle" --index photos.index
     mobileclip search '@"my bike" in snow' --index photos.index
 
     The text finds it without any example. Examples add to the score of pictures that are like them, where that helps:
     one that is held back must be found better with the others than by the text alone. A picture of the index is not
-    read again.
+    read again. A small copy of each example is kept in the index.
 
     Args:
-        index: the folder of the index.
         name: what it is called, without quotation marks; examples are added to a concept that is there.
+        index_name: see mobileclip search.
         yes: a picture that shows it; several times for several.
         no: a picture that does not, and may be mistaken for it.
-        neither: a picture that is no example any more.
+        neither: a picture that is no example any more, as mobileclip concept show names it; its file need not be there.
         text: what it is in words; by default its name.
         device: where to compute; see mobileclip index.
         trust: run an export that another machine wrote; see mobileclip classify.
     """
     for path in (*yes, *no):
         require_file(path, "an image file")
-    say(_told(opened(index, device, trust=trust).concepts.add(name, yes=yes, no=no, neither=neither, text=text)))
+    say(_told(opened(index_name, device, trust=trust).concepts.add(name, yes=yes, no=no, neither=neither, text=text)))
 
 
-def list_concepts(index: Index, /, *, as_json: Annotated[bool, arg(name="json")] = False) -> None:
+def list_concepts(*, index_name: IndexName = None, as_json: Annotated[bool, arg(name="json")] = False) -> None:
     """List the concepts of an index.
 
-    mobileclip concept ls photos.index
+    mobileclip concept ls --index photos.index
 
     Args:
-        index: the folder of the index.
+        index_name: see mobileclip search.
         as_json: print a list of objects.
-    """
-    from mobileclip.collections.store.concepts import read_concepts
-    from mobileclip.collections.store.store import Store
-
-    found = read_concepts(Store.open(index).folder)
-    if as_json:
-        say_json([one.described() for one in found.values()])
-    else:
-        say("\n".join(map(_told, found.values())) or f"the index {index} has no concepts")
-
-
-def show(index: Index, name: Name, /) -> None:
-    """Print what is known of a concept: its text, and its examples.
-
-    mobileclip concept show photos.index "my bike"
-
-    Args:
-        index: the folder of the index.
-        name: of the concept.
     """
     from mobileclip.collections import Collection
 
-    concept = Collection.open(index).concepts.require(name)
+    found = Collection.open(index_name).concepts.stored().values()
+    if as_json:
+        say_json([one.described() for one in found])
+    else:
+        say("\n".join(map(_told, found)) or "the index has no concepts")
+
+
+def show(name: Name, /, *, index_name: IndexName = None) -> None:
+    """Print what is known of a concept: its text, and its examples.
+
+    mobileclip concept show "my bike" --index photos.index
+
+    Args:
+        name: of the concept.
+        index_name: see mobileclip search.
+    """
+    from mobileclip.collections import Collection
+
+    concept = Collection.open(index_name).concepts.require(name)
     lines = [
-        f"  {'yes' if one.is_yes else 'no '}  {printable(one.path, limit=_LONGEST_NAME)}" for one in concept.examples
+        f"  {'yes' if one.is_yes else 'no '}  {printable(one.name, limit=_LONGEST_NAME)}" for one in concept.examples
     ]
     say("\n".join([_told(concept), *lines]))
 
 
-def remove(index: Index, name: Name, /) -> None:
+def remove(name: Name, /, *, index_name: IndexName = None) -> None:
     """Remove a concept from an index; no picture is touched.
 
-    mobileclip concept rm photos.index "my bike"
+    mobileclip concept rm "my bike" --index photos.index
 
     Args:
-        index: the folder of the index.
         name: of the concept.
+        index_name: see mobileclip search.
     """
     from mobileclip.collections import Collection
 
-    Collection.open(index).concepts.remove(name)
+    Collection.open(index_name).concepts.remove(name)
     say(f"removed {printable(name)}")
 
 

@@ -12,7 +12,7 @@ from tyro.conf import Positional, arg
 from mobileclip.cli.checks import require_at_least, require_checkpoint
 from mobileclip.cli.models import DEFAULT_MODEL, ModelFlags, Workers, report_left_out, report_skipped
 from mobileclip.hardware.precision import FastPrecision
-from mobileclip.inputs import Decode, VectorKind
+from mobileclip.inputs import Decode
 from mobileclip.processes import default_workers
 from mobileclip.storage import printable, require_output, require_output_folder
 from mobileclip.terminal import say
@@ -20,20 +20,20 @@ from mobileclip.terminal.status import conclude
 
 if TYPE_CHECKING:
     from mobileclip.collections import Collection, IndexOptions, IndexReport, ModelSource
-    from mobileclip.collections.reading.scanning import Scan
+    from mobileclip.collections.scan import Scan
     from mobileclip.engines import Engine
 
 _MOST_NAMED = 10
 _LONGEST_NAME = 4096
 
-IndexFolder = Annotated[Path | None, arg(name="index", metavar="FOLDER")]
+IndexName = Annotated[Path | None, arg(name="index", metavar="INDEX|PICTURES")]
 
 
 def index(
     inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="[IMAGE|FOLDER|SHARDS...]")] = (),
     /,
     *,
-    index_folder: IndexFolder = None,
+    index_name: IndexName = None,
     model: ModelFlags = ModelFlags(),  # noqa: B008  frozen
     batch_size: int = 32,
     num_workers: Annotated[int | None, Workers] = None,
@@ -46,7 +46,6 @@ def index(
     video_frames: Literal["seconds", "scenes"] = "seconds",
     video_seconds: float = 10.0,
     precision: FastPrecision = "bfloat16",
-    vectors: VectorKind | None = None,
     output: Annotated[Path | None, arg(metavar="PICTURES.safetensors")] = None,
     overwrite: bool = False,
 ) -> None:
@@ -56,7 +55,7 @@ def index(
 
     mobileclip index photos/ more/cat.jpg 'shards/{000..127}.tar' --index photos.index
 
-    The index is a folder: rows in SQLite, and their embeddings. What is finished is kept when the command is
+    The index is a folder with one SQLite file. What is finished is kept when the command is
     stopped, and the same command does the rest. New, changed and removed files are found by size and time, moved ones
     by their content. Pictures that cannot be read are named and counted, and tried again when they change.
 
@@ -64,9 +63,10 @@ def index(
         inputs: image and video files, folders that are searched for these and for shards, and tar shards: what is
             hidden, a link to a folder or out of the folder, or called otherwise is left out and counted. Without any,
             those that the index was made of.
-        index_folder: where the index is; by default a place in the user's cache for these inputs, which is printed, and
-            without inputs the one that was written last. A new one there begins with what the index of a folder that
-            was moved knows of the pictures.
+        index_name: the folder of the index, or the folder of pictures that one in the user's cache was made of; by
+            default a place in the user's cache for these inputs, which is printed, and without inputs the index there
+            that was written last. A new one there begins with what the index of a folder that was moved knows of the
+            pictures.
         model: which it is, and where it computes.
         batch_size: images encoded at once.
         num_workers: processes that read and decode beside the model; by default one per core, sixteen at most. With an
@@ -76,8 +76,8 @@ def index(
         ray_address: Ray only: the cluster to join, such as auto; by default one is started on this machine.
         gpus_per_worker: Ray only: GPUs of every actor; a fraction lets several share one.
         status: print what the engine that writes to the index does now, and how far it is, and stop.
-        forget: drop this folder from the index, and stop; no file is touched. A folder that is not there is kept and
-            not shown, in case its disk comes back.
+        forget: drop this folder from the index, and stop; no file is touched. Pictures of a folder that is missing or
+            empty are kept and not shown, in case its disk comes back.
         decode: fast decodes a JPEG no larger than the model needs, which leaves a cosine of 0.9999 with the embedding
             of the whole photograph; exact decodes all of it.
         video_frames: which frames of videos are encoded: one every so many seconds, or of one a second those whose
@@ -86,10 +86,6 @@ def index(
         precision: what the image tower may compute in on a processor, where there are hundreds of new pictures and it
             is found to be exact enough and faster; int8, by OpenVINO, where there are thousands. Its ranges come from
             some of the pictures, and others must find the same neighbours as in float32.
-        vectors: how embeddings are held in memory: int8, int4 and bits take a half, a quarter and a sixteenth of
-            float16, and a query then reads the embeddings of some hundred pictures from the disk. How many of the ten
-            nearest are found is measured and printed. An index keeps it; without any inputs it is converted as it is,
-            no picture is looked at, and the command stops.
         output: a file to write in the end: all pictures of the index, small, with their embeddings. The page of
             examples/web opens it.
         overwrite: replace such a file that is there.
@@ -99,7 +95,7 @@ def index(
 
     workers = default_workers(num_workers)
     require_at_least(1, batch_size=batch_size, num_workers=workers, video_seconds=video_seconds)
-    folder = place_of(index_folder, inputs)
+    folder = place_of(index_name, inputs)
     if status:
         try:
             say(read_status(str(folder)))
@@ -112,12 +108,6 @@ def index(
         count = Collection.open(folder).forget(*forget)
         say(f"forgot {count:,} pictures of {', '.join(forget)}; the index is {folder}")
         return
-    if vectors is not None and not inputs:
-        collection = Collection.open(folder)
-        say(f"the index is {folder}")
-        found = collection.use_vectors(vectors)
-        say("float16 vectors: all pictures are compared by their embeddings" if found is None else str(found))
-        return
     options = IndexOptions(
         batch_size=batch_size,
         num_workers=workers,
@@ -129,7 +119,7 @@ def index(
     if output is not None:
         require_output(output, overwrite=overwrite, suffixes=(".safetensors",))
     shared = _engine(engine, workers, model.device, ray_address, gpus_per_worker)
-    collection, report = brought_up_to_date(inputs, index_folder, model, options, engine=shared, vectors=vectors)
+    collection, report = brought_up_to_date(inputs, index_name, model, options, engine=shared)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         written = collection.export(output, overwrite=overwrite)
@@ -148,30 +138,32 @@ def merge(
     mobileclip merge monday.index tuesday.index -o week.index
     mobileclip merge photos.index -o photos.parquet
 
-    Of a file that several hold, the rows of its latest change are kept; of the same change, those of an index that has
-    read it to its end, then those that are there first. Concepts of one name and text are joined, and so are words of
-    tags that are made alike; where they differ, nothing is copied. The other indexes are left as they are. An index
-    that is copied is copied whole or not at all: after whatever ends the command, the same command does the rest.
+    Pictures are compared by the digests of their content: two under one path, such as those of two machines, are both
+    kept, until mobileclip index finds one of them there. Concepts of one name and text are joined, and so are words of
+    tags that are made alike; where they differ, nothing is copied. The other indexes are left as they are. All of them
+    are copied, or nothing: after whatever ends the command, the same command does it.
 
     Args:
-        others: indexes to join; one of another model is refused.
+        others: indexes to join, see --index of mobileclip search; one of another model is refused.
         output: the index that they are joined in; it may hold pictures already, or not be there yet. A name that
             ends with .parquet: one index is written there for other programs, and may be merged into an index again.
     """
-    from mobileclip.collections import Collection
-    from mobileclip.collections.store.store import is_index
+    from mobileclip.collections import Collection, is_index
 
     if not others:
-        raise ValueError("there is nothing to merge; give the folders of other indexes")
-    first, *rest = (Collection.open(other) for other in others)
+        raise ValueError("there is nothing to merge; give other indexes")
+    collections = [Collection.open(other) for other in others]
     if output.suffix == ".parquet":
-        if rest:
+        if len(collections) > 1:
             raise ValueError("a Parquet file is made of one index; merge the others into one first")
-        say(f"wrote {first.export(output):,} rows to {output}")
+        say(f"wrote {collections[0].export(output):,} rows to {output}")
         return
-    _require_index_or_room(output)
-    target = Collection.open(output) if is_index(output) else Collection.create_like(output, first)
-    report = target.merge(first, *rest)
+    if is_index(output):
+        target = Collection.open(output)
+        report = target.merge(*collections)
+    else:
+        _require_index_or_room(output)
+        target, report = Collection.create_merged(output, *collections)
     say(f"{len(target):,} pictures in {output}: {report}")
 
 
@@ -193,42 +185,39 @@ def _engine(
 
 def brought_up_to_date(
     inputs: Sequence[str],
-    index_folder: Path | None,
+    index_name: Path | None,
     model: ModelFlags,
     options: IndexOptions,
     *,
     engine: Engine | None = None,
-    vectors: VectorKind | None = None,
 ) -> tuple[Collection, IndexReport]:
     """Bring an index up to date, and say what became of the pictures.
 
     Args:
         inputs: as a person gives them; without any, those that the index was made of.
-        index_folder: of the index, which may not be there yet; see `place_of`.
+        index_name: of the index, which may not be there yet; see `place_of`.
         model: that is asked for.
         options: how.
         engine: whose workers read and encode; None for this process.
-        vectors: how embeddings are held in memory; None for what the index has.
 
     Raises:
         ValueError, OSError: see `Collection.add`.
     """
-    from mobileclip.collections.reading.scanning import scan
-    from mobileclip.collections.store.store import Store, is_index
+    from mobileclip.collections import Store, is_index, scan
     from mobileclip.engines import SET_ASIDE
 
-    folder = place_of(index_folder, inputs)
+    folder = place_of(index_name, inputs)
     found = scan(inputs or Store.open(folder).inputs, may_be_missing=not inputs)
-    if index_folder is None and not is_index(folder):
+    if index_name is None and not is_index(folder):
         _take_along(folder, found, source_of(model))
     collection = opened_for(folder, model)
     say(f"the index is {folder}")
-    report = collection.add_found(found, options, engine, vectors=vectors)
+    report = collection.add_found(found, options, engine)
     report_left_out(report.left_out)
     for path, count in report.missing.items():
         name = printable(path, limit=_LONGEST_NAME)
         say(
-            f"{name} is not there, or holds no pictures: {count:,} are kept and not shown. If it has moved: mobileclip "
+            f"{name} is missing or empty: its {count:,} pictures are kept and not shown. If it has moved: mobileclip "
             f"index NEW_PLACE --index {folder}; to drop it: mobileclip index --forget {name} --index {folder}",
             error=True,
         )
@@ -242,8 +231,6 @@ def brought_up_to_date(
     if len(report.set_aside) > _MOST_NAMED:
         say(f"and {len(report.set_aside) - _MOST_NAMED:,} others: {folder / SET_ASIDE} has them", error=True)
     say(f"{len(collection):,} pictures in the index: {report}")
-    if (recall := collection.recall) is not None:
-        say(str(recall))
     return collection, report
 
 
@@ -255,66 +242,71 @@ def source_of(model: ModelFlags) -> ModelSource:
     return ModelSource(model=name, checkpoint=file, image_size=model.image_size, context_length=model.context_length)
 
 
-def place_of(index_folder: Path | None, inputs: Sequence[str]) -> Path:
-    """Return where an index is: in the folder that is named, or where that of these inputs is kept, or the newest."""
-    from mobileclip.collections.store.places import default_index, newest_index
+def place_of(name: Path | None, inputs: Sequence[str]) -> Path:
+    """Return where an index is, or is to be.
 
-    return index_folder or (default_index(inputs) if inputs else newest_index())
+    Args:
+        name: that a person gives it, see `find_index`, or the folder of a new one.
+        inputs: pictures that are given.
+
+    Raises:
+        FileNotFoundError: if there are no inputs, and no such index.
+    """
+    from mobileclip.collections import default_index, find_index
+
+    if inputs and name is None:
+        return default_index(inputs)
+    try:
+        return find_index(name)
+    except FileNotFoundError:
+        if name is None or not inputs:
+            raise
+        return name
 
 
 def _take_along(folder: Path, found: Scan, source: ModelSource) -> None:
     """Let a new index begin with what is known of the pictures, where these were in another place before."""
-    from mobileclip.collections import Collection, ModelSource
-    from mobileclip.collections.store.places import moved_index
+    from mobileclip.collections import Collection, ModelSource, moved_index
 
     files = ((file.path, file.size) for file in found.files.values())
     before = moved_index(files, None if source == ModelSource() else source.in_full())
     if before is not None:
         _require_index_or_room(folder)
-        Collection.create_copy(folder, Collection(before))
+        Collection.create_merged(folder, Collection(before), show_progress=False)
         gone = ", ".join(printable(one, limit=_LONGEST_NAME) for one in before.inputs[:_MOST_NAMED])
         say(f"the pictures were in {gone} before; what {before.folder} knows of them is taken along")
 
 
 def _require_index_or_room(folder: Path) -> None:
     """Refuse a folder that holds something else, or cannot be written to."""
-    from mobileclip.collections.store.database import INDEX
-    from mobileclip.collections.store.old import MANIFEST
+    from mobileclip.collections import INDEX
 
-    require_output_folder(folder, overwrite=True, marker=MANIFEST if (folder / MANIFEST).is_file() else INDEX)
+    require_output_folder(folder, overwrite=True, marker=INDEX)
 
 
-def opened(folder: Path, device: str, *, trust: bool, text_model: str | None = None) -> Collection:
-    """Return the index in a folder, with the device that its model is to compute on, and whether that is trusted.
+def opened(name: Path | None, device: str, *, trust: bool, text_model: str | None = None) -> Collection:
+    """Return an index, with the device that its model is to compute on, and whether that is trusted.
 
     Args:
-        folder: of the index.
+        name: see `find_index`.
         device: as it is asked for.
         trust: see `Collection`.
         text_model: see `Collection`; it is there, or is on the hub.
     """
     from mobileclip.collections import Collection
-    from mobileclip.collections.store.store import Store
     from mobileclip.inference.loading import device_for
 
     if text_model is not None:
         require_checkpoint(text_model)
-    store = Store.open(folder)
-    kept = store.about.model
-    place = device_for(kept.model, kept.checkpoint, device)
-    return Collection(store, device=place, trust=trust, text_model=text_model)
-
-
-def tell_upgrade(collection: Collection) -> None:
-    """Say how far an upgrade of an index is, where one is under way."""
-    if (state := collection.upgrade_state) is not None:
-        say(str(state), error=True)
+    collection = Collection.open(name, trust=trust, text_model=text_model)
+    kept = collection.store.about.model
+    collection.device = device_for(kept.model, kept.checkpoint, device)
+    return collection
 
 
 def opened_for(folder: Path, asked: ModelFlags) -> Collection:
     """Return the index in a folder, or a new one; one that is there is of the model that is asked for, if any is."""
-    from mobileclip.collections import Collection, ModelSource
-    from mobileclip.collections.store.store import Store, is_index
+    from mobileclip.collections import Collection, ModelSource, Store, is_index
     from mobileclip.inference.loading import device_for, require_model
 
     source, device, trust = source_of(asked), asked.device, asked.trust

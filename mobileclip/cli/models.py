@@ -222,14 +222,13 @@ def info(model: Annotated[Positional[str], arg(metavar="NAME|FILE|FOLDER")], /) 
 
     Args:
         model: a name, a checkpoint in any known layout, a folder with one, hf-hub:owner/name, or a model of another
-            package, as open_clip:MODEL/TAG or transformers:OWNER/NAME; or an index, of which its model and how far an
-            upgrade is are printed.
+            package, as open_clip:MODEL/TAG or transformers:OWNER/NAME; or an index, of which its model and number of
+            pictures are printed.
     """
     from mobileclip.inference.catalogue import describe
 
     if Path(model).is_dir():
-        from mobileclip.collections import Collection
-        from mobileclip.collections.store.store import is_index
+        from mobileclip.collections import Collection, is_index
 
         if is_index(Path(model)):
             say_json(Collection.open(model).described(), indent=2)

@@ -1,24 +1,30 @@
 """A searchable index of a person's pictures: kept in a folder, brought up to date, and searched.
 
-What becomes of a person's pictures belongs here; how a model encodes them does not.
+It is an application of the library: it imports what the library's subpackages export, and only `mobileclip.cli` imports
+it.
 """
 
+from mobileclip.collections.about import ModelSource
 from mobileclip.collections.collection import Collection
-from mobileclip.collections.concepts import Concepts
-from mobileclip.collections.indexing.report import IndexReport
-from mobileclip.collections.indexing.upgrading import UpgradeReport
-from mobileclip.collections.reading.options import IndexOptions
-from mobileclip.collections.searching.duplicates import DuplicateGroup, Duplicates
-from mobileclip.collections.searching.filtering import Condition, parse_condition
-from mobileclip.collections.searching.matches import Match
-from mobileclip.collections.store.about import ModelSource
-from mobileclip.collections.store.concepts import Concept, Example
-from mobileclip.collections.store.merging import MergeReport
-from mobileclip.collections.store.small import Recall
-from mobileclip.collections.store.upgrading import Measured, UpgradeState
-from mobileclip.collections.store.words import Words
+from mobileclip.collections.concepts import Concept, Example
+from mobileclip.collections.conditions import Condition, is_condition, parse_condition
+from mobileclip.collections.duplicates import DuplicateGroup, Duplicates, require_threshold
+from mobileclip.collections.index import IndexReport
+from mobileclip.collections.locations import default_index, find_index, moved_index
+from mobileclip.collections.merge import MergeReport
+from mobileclip.collections.nearest import GraphSizes
+from mobileclip.collections.pictures import small_pictures
+from mobileclip.collections.read import IndexOptions
+from mobileclip.collections.scan import Scan, scan
+from mobileclip.collections.search import Matches
+from mobileclip.collections.snapshot import Match
+from mobileclip.collections.store import INDEX, Store, is_index
+from mobileclip.collections.tags import Words
+from mobileclip.collections.teaching import Concepts
+from mobileclip.collections.viewing import draw_matches, write_list, write_page
 
 __all__ = [
+    "INDEX",
     "Collection",
     "Concept",
     "Concepts",
@@ -26,15 +32,26 @@ __all__ = [
     "DuplicateGroup",
     "Duplicates",
     "Example",
+    "GraphSizes",
     "IndexOptions",
     "IndexReport",
     "Match",
-    "Measured",
+    "Matches",
     "MergeReport",
     "ModelSource",
-    "Recall",
-    "UpgradeReport",
-    "UpgradeState",
+    "Scan",
+    "Store",
     "Words",
+    "default_index",
+    "draw_matches",
+    "find_index",
+    "is_condition",
+    "is_index",
+    "moved_index",
     "parse_condition",
+    "require_threshold",
+    "scan",
+    "small_pictures",
+    "write_list",
+    "write_page",
 ]

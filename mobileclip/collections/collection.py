@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -12,36 +14,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobileclip import storage
-from mobileclip.collections.indexing.report import IndexReport
-from mobileclip.collections.indexing.update import forget, update
-from mobileclip.collections.reading.options import IndexOptions
-from mobileclip.collections.reading.scanning import Scan, scan
-from mobileclip.collections.searching.duplicates import THRESHOLD, Duplicates, find_duplicates
-from mobileclip.collections.searching.explaining import explained
-from mobileclip.collections.searching.filtering import Condition
-from mobileclip.collections.searching.learned import Taught, named_concepts
-from mobileclip.collections.searching.matches import Match, match_of
-from mobileclip.collections.searching.queries import AWAY, Picture, direction_of, nearest_matches
-from mobileclip.collections.store import parquet
-from mobileclip.collections.store.about import About, ModelSource
-from mobileclip.collections.store.concepts import Concept
-from mobileclip.collections.store.merging import MergeReport, merge_stores
-from mobileclip.collections.store.own_things import OwnThings
-from mobileclip.collections.store.small import Recall
-from mobileclip.collections.store.snapshot import Snapshot
-from mobileclip.collections.store.store import Store
-from mobileclip.collections.store.upgrading import NewSpace
-from mobileclip.collections.upgradable import UpgradableIndex
-from mobileclip.collections.viewing import web_file
+from mobileclip.collections.about import About, ModelSource
+from mobileclip.collections.concepts import Concept, Taught, named_concepts
+from mobileclip.collections.conditions import Condition
+from mobileclip.collections.duplicates import MOST_COMPARED, THRESHOLD, Duplicates, find_duplicates
+from mobileclip.collections.exports import SUFFIX, WEB_SUFFIX, open_rows, write_rows, write_web_file
+from mobileclip.collections.index import IndexReport, forget, update
+from mobileclip.collections.locations import find_index
+from mobileclip.collections.merge import MergeReport, OwnThings, merge_stores
+from mobileclip.collections.nearest import (
+    GRAPH,
+    GraphSizes,
+    NeighbourGraph,
+    build_graph,
+    open_graph,
+    remove_graph,
+    renew_graph,
+)
+from mobileclip.collections.pictures import COLUMNS, ReadAnew, encode_anew
+from mobileclip.collections.read import IndexOptions
+from mobileclip.collections.scan import Scan, scan
+from mobileclip.collections.search import AWAY, Matches, Picture, direction_of, explained, nearest_matches
+from mobileclip.collections.snapshot import Match, Snapshot, match_of, take_snapshot
+from mobileclip.collections.store import ReplacedIndexError, Store
+from mobileclip.collections.tags import SHARE, Words, levels_of, make_words, read_words, write_words
+from mobileclip.collections.teaching import Concepts
 from mobileclip.engines import Engine
-from mobileclip.inference.archive import Embeddings, write_embeddings
-from mobileclip.inputs import VectorKind
+from mobileclip.inference import Embeddings, ImageTextModel, ModelIdentity, quickened, write_embeddings
+from mobileclip.progress import Progress
+from mobileclip.terminal import console
 
 
-class Collection(UpgradableIndex):
+class Collection:
     """Pictures in an index, which is a folder.
 
-    What it holds is read when it is first asked for, and stays as it is then; `refresh` has it read anew. One job at a
+    What it holds is read when it is first asked for, and stays as it is then; `refresh` has it read again. One job at a
     time writes to an index, while any number read it.
 
     Args:
@@ -53,9 +60,7 @@ class Collection(UpgradableIndex):
         text_model: a text tower of the model's space that encodes texts in place of the model's own, see
             `mobileclip.load`; of a model that is loaded here. An index does not remember it.
 
-    `graph_sizes` says from how many pictures on graphs are made; it may be set before the index is read. `shortlist`
-    says how many pictures a query has encoded anew while the index is upgraded, at most, and `seconds` in what time:
-    what is left then is encoded by `encode_waiting`; None for all of them.
+    `graph_sizes` says from how many pictures on a graph proposes neighbours; it may be set before the index is read.
 
     Examples:
         The tests have no photographs, so they leave this out.
@@ -65,23 +70,46 @@ class Collection(UpgradableIndex):
         '/home/me/photos/2021/bicycle.jpg'
     """
 
+    def __init__(
+        self,
+        store: Store,
+        *,
+        clip: ImageTextModel | None = None,
+        device: str = "cpu",
+        trust: bool = False,
+        text_model: str | Path | None = None,
+    ) -> None:
+        self.store = store
+        self.device, self.trust, self.text_model = device, trust, text_model
+        self.graph_sizes = GraphSizes()
+        self._clip, self._clip_of = clip, store.about.identity
+        self._snapshot: Snapshot | None = None
+        self._graph: NeighbourGraph | None = None
+
     @classmethod
     def open(
-        cls, path: str | Path, *, device: str = "cpu", trust: bool = False, text_model: str | Path | None = None
+        cls,
+        path: str | Path | None = None,
+        *,
+        device: str = "cpu",
+        trust: bool = False,
+        text_model: str | Path | None = None,
     ) -> Collection:
-        """Return the collection in a folder, or in a Parquet file that `export` wrote, which is not written to.
+        """Return a collection: of an index, of a folder of pictures, or of a Parquet file that `export` wrote.
 
         Args:
-            path: of it.
+            path: see `find_index`; a Parquet file is not written to.
             device: where to compute.
             trust: see the class.
             text_model: see the class.
 
         Raises:
-            FileNotFoundError: if the folder is no index.
+            FileNotFoundError: if there is no such index.
             ValueError: if it is damaged.
         """
-        return cls(Store.open(Path(path)), device=device, trust=trust, text_model=text_model)
+        is_file = path is not None and Path(path).suffix == SUFFIX and Path(path).is_file()
+        store = open_rows(Path(path)) if path is not None and is_file else Store.open(find_index(path))
+        return cls(store, device=device, trust=trust, text_model=text_model)
 
     @classmethod
     def create(cls, path: str | Path, source: ModelSource, *, device: str = "cpu", trust: bool = False) -> Collection:
@@ -97,9 +125,7 @@ class Collection(UpgradableIndex):
             FileExistsError: if the folder holds something.
             ValueError, FileNotFoundError, CheckpointError: if there is no such model, see `mobileclip.load`.
         """
-        kept = source.in_full()
-        clip, identity = kept.load(device, trust=trust)
-        about = About(**attrs.asdict(identity), dim=clip.model.spec.image.embedding_dim, model=kept)
+        clip, about = _loaded(source, device, trust=trust)
         return cls(Store.create(Path(path), about), clip=clip, device=device, trust=trust)
 
     @classmethod
@@ -116,23 +142,121 @@ class Collection(UpgradableIndex):
         return cls(Store.create(Path(path), other.store.about), device=other.device, trust=other.trust)
 
     @classmethod
-    def create_copy(cls, path: str | Path, other: Collection) -> Collection:
-        """Return a new collection with all that another one holds, whole or not at all; the other stays as it is.
+    def create_merged(
+        cls, path: str | Path, *others: Collection, show_progress: bool = True
+    ) -> tuple[Collection, MergeReport]:
+        """Return a new collection with all that others hold, and the report; it appears whole or not at all.
 
         Args:
             path: of a folder that holds nothing, or does not exist.
-            other: a collection.
+            others: one collection at least, all of one model; see `merge`.
+            show_progress: whether to show how far it is.
 
         Raises:
-            ValueError: if the other one is damaged.
-            OSError: if it cannot be read, or the new one cannot be written.
+            ValueError: see `merge`.
+            OSError: if one cannot be read, or the new one cannot be written.
         """
+        for other in others[1:]:
+            others[0].require(other.store.about.identity, f"the index {other.path}")
         with storage.atomic_folder(Path(path), overwrite=True) as temporary:
-            copy = cls.create_like(temporary, other)
-            copy.merge(other, show_progress=False)
-            if (space := NewSpace.of(other.store)) is not None:
-                space.copy_to(copy.store)
-        return cls(Store.open(Path(path)), device=other.device, trust=other.trust)
+            report = cls.create_like(temporary, others[0]).merge(*others, show_progress=show_progress)
+        return cls(Store.open(Path(path)), device=others[0].device, trust=others[0].trust), report
+
+    @property
+    def path(self) -> Path:
+        """The folder of the index."""
+        return self.store.folder
+
+    @property
+    def clip(self) -> ImageTextModel:
+        """The model that the index is of, with the text tower that is asked for.
+
+        Raises:
+            ValueError: if another is now where it came from, or the text tower is of another space.
+        """
+        if self._clip is None or not self._clip_of.is_same(self.store.about.identity):
+            source = self.store.about.model
+            clip, identity = source.load(self.device, trust=self.trust, text_model=self.text_model)
+            self.require(identity, "what its model was loaded from")
+            self._clip, self._clip_of = clip, self.store.about.identity
+        return self._clip
+
+    def require(self, identity: ModelIdentity, there: str) -> None:
+        """Refuse a model that is another one than that of the index.
+
+        Args:
+            identity: of the model.
+            there: where it is from, for the message.
+
+        Raises:
+            ValueError: if it is another one.
+        """
+        self.store.about.identity.require_same(identity, here=f"the index {self.path}", there=there)
+
+    def require_source(self, source: ModelSource) -> None:
+        """Refuse a model whose name alone tells that it is another one; no weights are read, and none are fetched.
+
+        Args:
+            source: the model that is asked for.
+
+        Raises:
+            ValueError: if it is another one, or there is no such model.
+            FileNotFoundError: if there is no such file.
+        """
+        about = self.store.about
+        if about.is_known_to_be_of_another(source) and str(source) != str(about.model):
+            raise ValueError(
+                f"the index {self.path} is of {about.model}, and not of {source}: embeddings of two models cannot "
+                "be compared; leave the model out to go on with the index, or give another folder for another index"
+            )
+
+    def __len__(self) -> int:
+        """Return how many pictures there are; no embedding is read for it."""
+        return len(self.store if self._snapshot is None else self._snapshot)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What the index holds, as it was when it was read."""
+        if self._snapshot is None:
+            self._snapshot = take_snapshot(self.store)
+            self._graph = open_graph(self.path, self._snapshot, self.graph_sizes)
+        return self._snapshot
+
+    @property
+    def graph(self) -> NeighbourGraph | None:
+        """What proposes neighbours of the pictures in `snapshot`; None where all are compared."""
+        assert self.snapshot is not None, "reading the index opens its graph"
+        return self._graph
+
+    def load(self) -> None:
+        """Read the index and its model now, not when they are first asked for.
+
+        Raises:
+            ValueError, OSError: if they cannot be read.
+        """
+        assert self.snapshot is not None, "the index is read"
+        assert self.clip is not None, "its model is loaded"
+
+    def refresh(self) -> None:
+        """Read the index again when it is next asked for."""
+        self.store = attrs.evolve(self.store) if self.store.exported else Store.open(self.path)
+        self._snapshot = self._graph = None
+
+    def reopened(self) -> Collection:
+        """Return the collection as its folder is now, with the model of this one where it is still the same.
+
+        Raises:
+            FileNotFoundError, ValueError: see `Collection.open`.
+        """
+        store = Store.open(self.path)
+        clip = self._clip if self._clip_of.is_same(store.about.identity) else None
+        other = Collection(store, clip=clip, device=self.device, trust=self.trust, text_model=self.text_model)
+        other.graph_sizes = self.graph_sizes
+        return other
+
+    def described(self) -> dict[str, object]:
+        """Return what is known of the index, as JSON has it."""
+        return {"index": str(self.path), "pictures": len(self), "model": str(self.store.about.model)}
 
     def add(
         self,
@@ -143,8 +267,8 @@ class Collection(UpgradableIndex):
         """Bring the index up to date with pictures, folders and shards, and return what became of them.
 
         New and changed pictures are encoded, those that moved are recognised by their content, wherever they were, and
-        those of these folders that are gone are dropped. What is finished is kept, whatever ends this; the same call
-        does the rest.
+        those of these folders that are gone are dropped; those of a folder that is missing or empty are kept. What is
+        finished is kept, whatever ends this; the same call does the rest.
 
         Args:
             inputs: pictures, folders with pictures, and tar shards, see `scan`.
@@ -162,8 +286,6 @@ class Collection(UpgradableIndex):
         found: Scan,
         options: IndexOptions = IndexOptions(),  # noqa: B008  frozen
         engine: Engine | None = None,
-        *,
-        vectors: VectorKind | None = None,
     ) -> IndexReport:
         """Bring the index up to date with files that were found; see `add`.
 
@@ -171,18 +293,12 @@ class Collection(UpgradableIndex):
             found: the files.
             options: how.
             engine: see `add`.
-            vectors: see `use_vectors`; None for what the index has.
 
         Raises:
             ValueError, OSError: see `add`.
         """
-        before = self.store.about.identity
-        with self.store.writing():
-            self._let_go(before)
-            report = update(self.store, lambda: self.clip, found, options, engine, trust=self.trust)
-            self.store.choose_vectors(vectors or self.store.about.vectors)
-            self._renew(show_progress=options.show_progress)
-        return report
+        with self._changing(show_progress=options.show_progress):
+            return update(self.store, lambda: self.clip, found, options, engine, trust=self.trust)
 
     def forget(self, *folders: str | Path) -> int:
         """Drop folders, or files, from the index, and return how many pictures it had of them; no file is touched.
@@ -194,18 +310,35 @@ class Collection(UpgradableIndex):
             ValueError: if the index has nothing of one, or would find it again as a part of what it is of.
             OSError: if the index cannot be written.
         """
-        places = [os.path.abspath(one) for one in folders]  # noqa: PTH100 - links stay links
+        paths = [os.path.abspath(one) for one in folders]  # noqa: PTH100 - links stay links
+        with self._changing(show_progress=False):
+            return forget(self.store, paths)
+
+    @contextmanager
+    def _changing(self, *, show_progress: bool) -> Iterator[None]:
+        """Hold the index while it is written to; what was read of it is forgotten where it has changed."""
         with self.store.writing():
-            count = forget(self.store, places)
-            self._renew(show_progress=False)
-        return count
+            before = self.store.token
+            if self._snapshot is not None and self._snapshot.token != before:
+                self._snapshot = self._graph = None
+            try:
+                yield
+            finally:
+                if self.store.token != before:
+                    self._snapshot = self._graph = None
+            if len(self.store) > self.graph_sizes.exact:
+                if self.store.token != before or not (self.path / GRAPH).exists():
+                    renew_graph(self.path, self.snapshot, self.graph_sizes, show_progress=show_progress)
+                    self._graph = open_graph(self.path, self.snapshot, self.graph_sizes)
+            else:
+                remove_graph(self.path)
 
     def merge(self, *others: Collection, show_progress: bool = True) -> MergeReport:
-        """Copy the pictures of other indexes of the same model into this one, and return what became of them.
+        """Copy the pictures of other indexes of the same model into this one, all or none; return what became of them.
 
-        Of a file that several hold, the rows of its latest change are kept; see `merge_stores`. Each index is copied
-        whole or not at all, whatever ends this. Concepts of one name are joined where their texts are the same, and
-        words of tags where these are made alike; how their scores are spread is taken from all pictures.
+        Pictures are compared by the digests of their content, see `merge_stores`. Concepts of one name are joined where
+        their texts are the same, and words of tags where these are made alike; how their scores are spread is taken
+        from all pictures.
 
         Args:
             others: they stay as they are.
@@ -219,39 +352,129 @@ class Collection(UpgradableIndex):
         for other in others:
             if other.path.resolve() == self.path.resolve():
                 raise ValueError(f"the index {self.path} cannot be merged with itself; give other indexes")
-        before = self.store.about.identity
-        with self.store.writing():
-            self._let_go(before)
+        with self._changing(show_progress=show_progress):
             for other in others:
                 self.require(other.store.about.identity, f"the index {other.path}")
-            own, is_copy = OwnThings.of(self.path), len(others) == 1 and not len(self)
+            own, is_copy = OwnThings.of(self.path), len(others) == 1 and not len(self.store)
             for other in others:
                 own = own.joined(OwnThings.of(other.path))
             report = merge_stores(self.store, [other.store for other in others], show_progress=show_progress)
-            self._renew(show_progress=show_progress)
-            own.write_concepts(self.path)
-            if own.words is not None:
-                self._take_words(own.words, is_copy=is_copy)
+        own.write_concepts(self.path)
+        if own.words is not None:
+            words, _ = own.words
+            if not is_copy and len(self) and words.about.identity.is_same(self.store.about.identity):
+                words = attrs.evolve(words, levels=levels_of(self.snapshot.vectors, words.vectors))
+            write_words(self.path, words)
+            self.refresh()
         return report
 
-    def use_vectors(self, kind: VectorKind, *, show_progress: bool = True) -> Recall | None:
-        """Hold embeddings in memory in lower precision, and return how many of the nearest pictures are found.
+    @property
+    def concepts(self) -> Concepts:
+        """What a person calls by names of their own, taught by examples: `@"my bike"` in a query."""
+        return Concepts(self)
 
-        No picture is read. The embeddings stay on the disk, where the nearest of a query are compared by them. What is
-        coded is kept, whatever ends this; the same call, and whatever writes to the index, does the rest.
+    def tag(
+        self,
+        words: Sequence[str] | None = None,
+        *,
+        template: str | None = None,
+        share: float | None = None,
+        show_progress: bool = True,
+    ) -> Words:
+        """Give the index words that its pictures are tagged with, in the place of those it had, and return them.
+
+        They are columns of conditions then: `tag=WORD` for the share of the collection that fits a word best, and
+        `tag:WORD>=0.99` for a score, which is the share of the collection that fits the word less; see `Words`.
+        Pictures that are added later have tags too, by what was found here.
 
         Args:
-            kind: `float16` for the embeddings themselves, of which nothing is measured.
+            words: or phrases; None for those that the index has, in the space that it has now.
+            template: the sentence that each is put into, such as `a photo of a {}`; by default the one of before, and
+                of a new one the word alone.
+            share: of the collection that has each word as a tag; by default that of before, and of a new one 0.05.
             show_progress: whether to show how far it is.
 
         Raises:
-            ValueError: if another job writes to the index, or it is damaged.
-            OSError: if it cannot be written.
+            ValueError: if there are no words or no pictures, or one cannot be a tag.
+            OSError: if the index cannot be written.
         """
-        with self.store.writing():
-            self.store.choose_vectors(kind)
-            self._renew(show_progress=show_progress)
-        return self.recall
+        before = read_words(self.path)
+        if words is None and before is None:
+            raise ValueError(f"the index {self.path} has no tags to write anew; give words")
+        if before is not None:
+            words = before.words if words is None else words
+            template, share = template or before.template, before.share if share is None else share
+        made = make_words(
+            words or (),
+            self.clip,
+            self.store.about,
+            self.snapshot.vectors,
+            template=template or "{}",
+            share=SHARE if share is None else share,
+            show_progress=show_progress,
+        )
+        write_words(self.path, made)
+        self.refresh()
+        return made
+
+    def upgrade(
+        self,
+        source: ModelSource,
+        *,
+        options: IndexOptions = IndexOptions(),  # noqa: B008  frozen
+    ) -> dict[str, str]:
+        """Bring the index to another model, and return why pictures cannot be read, by their paths.
+
+        Searches use the model of before until all pictures are encoded; then the index is of the new model, in one
+        step. What is encoded is kept, whatever ends this; the same call does the rest. Where pictures cannot be read,
+        the index stays of the model of before: bring it up to date first.
+
+        Args:
+            source: the new model.
+            options: how.
+
+        Raises:
+            ValueError: if another job writes to the index, or there is no such model.
+            OSError: if the index cannot be written.
+        """
+        clip, about = _loaded(source, self.device, trust=self.trust)
+        with self._changing(show_progress=options.show_progress):
+            about = attrs.evolve(about, decode=self.store.about.decode)
+            if not about.identity.is_same(self.store.about.identity):
+                problems = self._encode_upgraded(clip, about, options)
+                if problems:
+                    return problems
+                remove_graph(self.path)
+                self.store.adopt_upgraded(about)
+        self._clip, self._clip_of = clip, about.identity
+        self.concepts.follow()
+        words = read_words(self.path)
+        if words is not None and not words.about.identity.is_same(about.identity):
+            self.tag(show_progress=options.show_progress)
+        return {}
+
+    def _encode_upgraded(self, clip: ImageTextModel, about: About, options: IndexOptions) -> dict[str, str]:
+        """Keep what the other model makes of all pictures, beside the index, and return why some cannot be read."""
+        left = self.store.begin_upgrade(about)
+        rows = [dict(zip(COLUMNS, one, strict=True)) for one in self.store.values(*COLUMNS, ids=left)]
+        rows.sort(key=lambda row: row["path"] if row["part"] is not None else "")
+        paths = (Path(row["path"]) for row in rows if row["part"] is None and row["time"] is None)
+        clip = quickened(clip, paths, len(rows), precision=options.precision, show_progress=options.show_progress)
+        read = encode_anew(
+            rows,
+            clip,
+            reduced=about.decode == "fast",
+            batch_size=options.batch_size,
+            num_workers=options.num_workers,
+        )
+        problems: dict[str, str] = {}
+        shown = console(shown=options.show_progress)
+        with Progress("encoding again", total=len(rows), unit="pictures", console=shown) as bar:
+            for some in _portions(read, options):
+                problems |= {one.row["path"]: one.problem for one in some if one.problem is not None}
+                self.store.keep_upgraded((one.row["id"], one.embedding) for one in some if one.embedding is not None)
+                bar.advance(len(some))
+        return problems
 
     def search(
         self,
@@ -263,50 +486,40 @@ class Collection(UpgradableIndex):
         where: Sequence[Condition | str] = (),
         k: int = 10,
         all_frames: bool = False,
-        encode: bool = True,
-    ) -> list[Match]:
+    ) -> Matches:
         """Return the pictures that are nearest to what is asked for, the nearest first.
 
-        The query is the direction between all texts and pictures, turned away from what is not wanted.
+        The query is the direction between all texts and pictures, turned away from what is not wanted. Up to two
+        million pictures are all compared with it; `Matches.is_exact` says whether they were.
 
         Args:
-            text: what they show, in one text or several; `@"my bike"` in one names a concept. Its examples are encoded
-                anew too while the index is upgraded; where one cannot be, the old space answers.
+            text: what they show, in one text or several; `@"my bike"` in one names a concept.
             image: pictures that they are like: paths, or the bytes of files.
             like: pictures of the index that they are like, by `Match.id`.
             without: what they do not show.
             where: conditions on columns, see `Condition`; all must hold.
             k: number of results, at most.
             all_frames: whether a video may be found by several of its frames; by default, by the nearest one alone.
-            encode: whether pictures are encoded anew for it, where the index is being upgraded.
 
         Raises:
-            ValueError: if nothing is asked for, k is below 1, a condition is none, or an id is unknown.
+            ValueError: if nothing is asked for, k is below 1, a condition is none, an id is unknown, or there are
+                pictures and none of them is where it was.
             ImageError: if a picture cannot be read.
         """
         if k < 1:
             raise ValueError(f"k is {k}, expected at least 1")
-        snapshot, direction, taught = self.snapshot, *self._asked(text, image, like, without)
-        query = direction(lambda: self.clip, known=_known(snapshot, like))
-        upgraded = None
-        if self._spaces is not None:
-            upgraded = self._spaces.query(
-                lambda clip, known: direction(clip, known=known),
-                like,
-                taught,
-                self.shortlist if encode else 0,
-                self.seconds,
-            )
-        return nearest_matches(
-            snapshot,
-            self.graphs,
-            query,
-            k,
-            where=where,
-            all_frames=all_frames,
-            upgraded=upgraded,
-            cache=taught.cache(),
-        )
+        while True:
+            snapshot, graph = self.snapshot, self.graph
+            direction, taught = self._asked(text, image, like, without)
+            query = direction(lambda: self.clip, known=_known(snapshot, like))
+            try:
+                return nearest_matches(
+                    snapshot, graph, query, k, where=where, all_frames=all_frames, cache=taught.cache()
+                )
+            except ReplacedIndexError:
+                if like:  # ids of the index of before
+                    raise
+                self.refresh()
 
     def explain(
         self,
@@ -336,11 +549,6 @@ class Collection(UpgradableIndex):
                 brought to another model, so that scores are of two.
             ImageError: if a picture cannot be read.
         """
-        if self._spaces is not None:
-            raise ValueError(
-                "the index is being brought to another model, and scores are of both; a map is of one: finish with "
-                "mobileclip upgrade, then ask again"
-            )
         direction, taught = self._asked(text, image, like, without)
         if taught.concepts:
             raise ValueError(
@@ -381,16 +589,17 @@ class Collection(UpgradableIndex):
         Raises:
             ValueError: if the threshold is not above 0 and at most 1.
         """
-        graphs = self.graphs if len(self.snapshot) > self.graph_sizes.exact else None
-        return find_duplicates(self.snapshot, graphs, threshold=threshold, show_progress=show_progress)
+        graph = self.graph
+        if graph is None and len(self.snapshot) > MOST_COMPARED:
+            graph = build_graph(self.snapshot, self.graph_sizes, show_progress=show_progress)
+        return find_duplicates(self.snapshot, graph, threshold=threshold, show_progress=show_progress)
 
     def export(self, output: str | Path, *, overwrite: bool = False, show_progress: bool = True) -> int:
         """Write the embeddings of the pictures that are where the index has them, and return how many there are.
 
         Args:
             output: `*.npz` is an archive that `mobileclip embed` could have written; `*.safetensors` has small copies
-                of the pictures too, and small vectors where the index has them, and is what the page of `examples/web`
-                opens, see `write_web_file`; `*.parquet` has
+                of the pictures too, and is what the page of `examples/web` opens, see `write_web_file`; `*.parquet` has
                 all rows, those of files that are gone included, for other programs, `open` and `merge`.
             overwrite: whether a file that is there is replaced.
             show_progress: whether to show how far it is.
@@ -399,23 +608,36 @@ class Collection(UpgradableIndex):
             ValueError: if there are no pictures, none is where it was, or the name ends otherwise.
             OSError: if it is there already, or cannot be written.
         """
-        if Path(output).suffix in web_file.SUFFIXES:
-            return web_file.write_web_file(
-                Path(output),
-                self.snapshot,
-                self.clip,
-                vectors=self.store.about.vectors,
-                overwrite=overwrite,
-                show_progress=show_progress,
-            )
-        if Path(output).suffix == parquet.SUFFIX:
-            return parquet.write_rows(Path(output), self.store.rows(), self.store.about, overwrite=overwrite)
+        path = Path(output)
+        if path.suffix == WEB_SUFFIX:
+            return write_web_file(path, self.snapshot, self.clip, overwrite=overwrite, show_progress=show_progress)
+        if path.suffix == SUFFIX:
+            return write_rows(path, self.store.rows(), self.store.about, overwrite=overwrite)
         places, shown = self.snapshot.shown()
         names = tuple(match_of(row, 1.0).name for row in shown)
         image = self.snapshot.vectors[places].astype(np.float32)
         embeddings = Embeddings(model=self.store.about.identity, image=image, image_paths=names)
-        write_embeddings(Path(output), embeddings, overwrite=overwrite)
+        write_embeddings(path, embeddings, overwrite=overwrite)
         return len(names)
+
+
+def _loaded(source: ModelSource, device: str, *, trust: bool) -> tuple[ImageTextModel, About]:
+    """Return a model, and what an index of it is of."""
+    kept = source.in_full()
+    clip, identity = kept.load(device, trust=trust)
+    return clip, About(**attrs.asdict(identity), dim=clip.model.spec.image.embedding_dim, model=kept)
+
+
+def _portions(read: Iterable[ReadAnew], options: IndexOptions) -> Iterator[list[ReadAnew]]:
+    """Yield pictures in lists, each after so many pictures or so many seconds."""
+    some: list[ReadAnew] = []
+    begun = time.monotonic()
+    for one in read:
+        some.append(one)
+        if len(some) >= options.segment_rows or time.monotonic() - begun > options.segment_seconds:
+            yield some
+            some, begun = [], time.monotonic()
+    yield some
 
 
 def _known(snapshot: Snapshot, like: Sequence[int]) -> list[NDArray[np.float32]]:

@@ -1,271 +1,361 @@
-"""Concepts of an index: named, taught by examples, and searched for as `@"name"`."""
+"""Concepts of an index: a text, examples with small copies of their pictures, and what examples add to a text's score.
+
+    score(x) = cos(x, text) + alpha * (sum_yes exp(-beta (1 - cos(x, yes))) - sum_no exp(-beta (1 - cos(x, no))))
+
+Concepts stand beside the rows of pictures, so that any process changes them without holding the index.
+
+Source: Tip-Adapter (arXiv 2111.03930), section 3.2; alpha and beta are its first values. Differs: scores are cosines,
+and not 100 times as large, and pictures that do not show a concept count against it.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+import json
+import re
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from mobileclip import storage
-from mobileclip.collections.opened import OpenedIndex
-from mobileclip.collections.reading.anew import encode_examples
-from mobileclip.collections.searching.learned import examples_help
-from mobileclip.collections.searching.queries import embedding_of
-from mobileclip.collections.store.concepts import (
-    MOST_EXAMPLES,
-    Concept,
-    Example,
-    Key,
-    change_concept,
-    places_of,
-    read_concepts,
-)
-from mobileclip.data.images.opening import read_image_file
-from mobileclip.data.images.transform import LIMITS
-from mobileclip.registry import nearest
-from mobileclip.terminal import get_logger
+from mobileclip.collections.about import About
+from mobileclip.collections.nearest import Found
+from mobileclip.collections.snapshot import Snapshot, clock
+from mobileclip.collections.store import INDEX, changing, reading
+from mobileclip.collections.tags import BLOCK, Vectors, cosines
+from mobileclip.serialization import from_json, to_json
+from mobileclip.strict import strict
 
-logger = get_logger(__name__)
+Key = tuple[str, float | None]
+"""What a picture is known by, wherever it lies: the hash of its content, and the time of a video's frame."""
 
-Given = str | Path | int
-"""An example as it is given: the path of a picture, or the id of one in the index."""
-
-_LONGEST_NAME = 100
-_LONGEST_TEXT = 1000
-
-_Embedded = tuple[Example, NDArray[np.floating]]
+MOST_EXAMPLES = 200
+"""Of a concept."""
 
 
-class Concepts(Mapping[str, Concept]):
-    """The concepts of an index by their names, read whenever they are asked for: other processes add to them.
-
-    A concept is a text and examples. Those that show it draw what is like them, and those that do not push it away,
-    see `mobileclip.collections.searching.learned`. Where examples that are held back are not found better than by the
-    text alone, the text stands alone, and the examples are kept.
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class Example:
+    """A picture that shows a concept, or does not.
 
     Args:
-        index: that has them.
+        path: where it was when it was given, for people.
+        sha256: of its content.
+        time: of a video's frame, in seconds.
+        is_yes: whether it shows the concept.
     """
 
-    def __init__(self, index: OpenedIndex) -> None:
-        self._index = index
-        self._outside: dict[Key, NDArray[np.floating]] = {}
+    path: str
+    sha256: str
+    time: float | None = None
+    is_yes: bool
 
-    def __iter__(self) -> Iterator[str]:
-        """Return the names, sorted."""
-        return iter(read_concepts(self._index.path))
+    @property
+    def key(self) -> Key:
+        """What it is known by."""
+        return self.sha256, self.time
 
-    def __len__(self) -> int:
-        """Return how many there are."""
-        return len(read_concepts(self._index.path))
+    @property
+    def name(self) -> str:
+        """The path, with the time of a frame behind it."""
+        return self.path if self.time is None else f"{self.path} {clock(self.time)}"
 
-    def __getitem__(self, name: str) -> Concept:
-        """Return a concept in the space of the index.
 
-        Raises:
-            KeyError: if there is none of this name.
-            ValueError: see `require`.
-        """
-        found = read_concepts(self._index.path, normal(name)).get(normal(name))
-        if found is None:
-            raise KeyError(name)
-        return self._kept(found)
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class _Known:
+    """What is kept of a concept beside its name and its examples."""
 
-    def require(self, name: str) -> Concept:
-        """Return a concept in the space of the index.
+    text: str
+    about: About
+    uses_examples: bool
 
-        Of an index that was brought to another model, a concept follows where its examples are in the index, or can be
-        read where they were.
 
-        Raises:
-            ValueError: if there is none of this name, or it cannot follow.
-        """
-        try:
-            return self[name]
-        except KeyError:
-            others = list(self)
-            hint = (
-                nearest(normal(name), others)
-                if others
-                else f'add it: `mobileclip concept add {self._index.path} "{name}"`'
+@attrs.frozen(kw_only=True, eq=False)
+class Concept:
+    """What a person calls by a name of their own.
+
+    Shape:
+        vectors: `(examples, dim)`, float16.
+
+    Args:
+        name: as `@"name"` in a query has it.
+        text: what it is in words, its score without examples.
+        about: whose space the embeddings are in.
+        uses_examples: whether examples add to the score; where they would not help, the text stands alone.
+        examples: those that show it and those that do not.
+        vectors: their embeddings, of unit length.
+        pictures: a small copy of each, encoded, which another model can read; None where none could be made.
+    """
+
+    name: str
+    text: str
+    about: About
+    uses_examples: bool = False
+    examples: tuple[Example, ...] = ()
+    vectors: NDArray[np.float16]
+    pictures: tuple[bytes | None, ...] = ()
+
+    def of(self, *, is_yes: bool) -> NDArray[np.float32]:
+        """Return the embeddings of the examples that show it, or of those that do not."""
+        return self.vectors[[one.is_yes == is_yes for one in self.examples]].astype(np.float32)
+
+    def is_same(self, other: Concept) -> bool:
+        """Return whether another one is the same, in the same space."""
+        return self.about == other.about and self.examples == other.examples and self.text == other.text
+
+    def chosen(self, kept: Sequence[bool]) -> Concept:
+        """Return it with some of its examples."""
+        places = [place for place, is_kept in enumerate(kept) if is_kept]
+        return attrs.evolve(
+            self,
+            examples=tuple(self.examples[place] for place in places),
+            vectors=self.vectors[places],
+            pictures=tuple(self.pictures[place] for place in places),
+        )
+
+    def described(self) -> dict[str, object]:
+        """Return what is known of it, as JSON has it."""
+        names = {word: [one.name for one in self.examples if one.is_yes == kind] for word, kind in _KINDS.items()}
+        return {"name": self.name, "text": self.text, "uses_examples": self.uses_examples, **names}
+
+
+_KINDS = {"yes": True, "no": False}
+
+
+def read_concepts(folder: Path, name: str | None = None) -> dict[str, Concept]:
+    """Return the concepts of an index by their names, sorted; of one name, that one or none.
+
+    Raises:
+        ValueError: if the index is damaged, or of another version of this library.
+        OSError: if it cannot be read.
+    """
+    with reading(folder) as db:
+        return {one.name: one for one in _found(db, folder, name)}
+
+
+def change_concept(folder: Path, name: str, changed: Callable[[Concept | None], Concept | None]) -> Concept | None:
+    """Put what a function makes of a concept in its place, all of it or nothing; no other process comes between.
+
+    Args:
+        folder: of the index.
+        name: of the concept.
+        changed: gets what is there, and returns what is to be; None for nothing.
+
+    Raises:
+        ValueError: if the index is damaged.
+        OSError: if it cannot be written.
+    """
+    with changing(folder, renew=False) as db:
+        after = changed(next(_found(db, folder, name), None))
+        db.execute("DELETE FROM concepts WHERE name = ?", (name,))
+        db.execute("DELETE FROM examples WHERE concept = ?", (name,))
+        if after is not None:
+            known = _Known(text=after.text, about=after.about, uses_examples=after.uses_examples)
+            db.execute("INSERT INTO concepts VALUES (?, ?)", (name, to_json(known)))
+            rows = zip(after.examples, after.vectors, after.pictures, strict=True)
+            db.executemany(
+                "INSERT INTO examples VALUES (?, ?, ?, ?, ?)",
+                (
+                    (name, number, to_json(example), np.asarray(vector, np.float16).tobytes(), picture)
+                    for number, (example, vector, picture) in enumerate(rows)
+                ),
             )
-            raise ValueError(f"there is no concept {storage.printable(name)!r}; {hint}") from None
+    return after
 
-    def add(
-        self,
-        name: str,
-        *,
-        yes: Sequence[Given] = (),
-        no: Sequence[Given] = (),
-        neither: Sequence[Given] = (),
-        text: str | None = None,
-    ) -> Concept:
-        """Add a concept, or examples to one that is there, and return it; all of it is written, or nothing.
 
-        A picture that is in the index has its embedding there, and another is encoded, once.
+def _found(db: sqlite3.Connection, folder: Path, name: str | None) -> Iterator[Concept]:
+    text = "SELECT name, known FROM concepts WHERE ?1 IS NULL OR name = ?1 ORDER BY name"
+    examples = "SELECT known, embedding, picture FROM examples WHERE concept = ? ORDER BY number"
+    for found, known in db.execute(text, (name,)).fetchall():
+        rows = db.execute(examples, (found,)).fetchall()
+        try:
+            told = from_json(known, _Known)
+            given = tuple(from_json(example, Example) for example, _, _ in rows)
+            vectors = np.frombuffer(b"".join(vector for _, vector, _ in rows), np.float16)
+            vectors = vectors.reshape(len(rows), told.about.dim)
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{folder / INDEX} is damaged, or of another version of this library: the concept {found!r}: {error}; "
+                f"remove it: `mobileclip concept rm '{found}' --index {folder}`"
+            ) from None
+        yield Concept(
+            name=found,
+            text=told.text,
+            about=told.about,
+            uses_examples=told.uses_examples,
+            examples=given,
+            vectors=vectors,
+            pictures=tuple(row[2] for row in rows),
+        )
+
+
+def places_of(snapshot: Snapshot, examples: Iterable[Example]) -> dict[Key, int]:
+    """Return where examples are in an index as it was read, of those that are there."""
+    assert snapshot.store is not None, "examples are asked of an index"
+    ids, found = snapshot.ids, ids_of(snapshot.store.folder, [one.key for one in examples])
+    places = {key: int(np.searchsorted(ids, number)) for key, number in found.items()}
+    return {key: place for key, place in places.items() if place < len(ids) and ids[place] == found[key]}
+
+
+def ids_of(folder: Path, keys: Iterable[Key]) -> dict[Key, int]:
+    """Return the ids of the rows that have some content; of several with the same, the first.
+
+    Args:
+        folder: of the index.
+        keys: of pictures; those that no row has are left out.
+    """
+    wanted = set(keys)
+    text = """SELECT id, sha256, time FROM present
+    WHERE problem IS NULL AND sha256 IN (SELECT value FROM json_each(?)) ORDER BY id DESC"""
+    with reading(folder) as db:
+        rows = db.execute(text, (json.dumps([sha256 for sha256, _ in wanted]),)).fetchall()
+    return {(sha256, time): number for number, sha256, time in rows if (sha256, time) in wanted}
+
+
+ALPHA, BETA = 1.0, 5.5
+
+# Of one example, none can be held back: the text stands alone where it finds it among so many.
+_FOUND = 5
+# Of many, so many are held back.
+_HELD_BACK = 20
+_NAMED = re.compile('@["\u201c\u201d]([^"\u201c\u201d]+)["\u201c\u201d]')
+
+Matrix = NDArray[np.float32]
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Cache:
+    """Examples, and what each adds to the score of a picture that is the same.
+
+    Shape:
+        vectors: `(examples, dim)`; weights: `(examples,)`.
+
+    Args:
+        vectors: of unit length.
+        weights: above 0 of what is wanted.
+    """
+
+    vectors: Matrix
+    weights: Matrix
+
+    @classmethod
+    def of(cls, yes: Matrix, no: Matrix, *, weight: float = 1.0) -> Cache:
+        """Return that of some examples.
 
         Args:
-            name: of the concept, without quotation marks.
-            yes: pictures that show it: paths, or ids of the index.
-            no: pictures that do not.
-            neither: pictures that are no examples any more.
-            text: what it is in words; by default what it was, and the name of a new one.
-
-        Raises:
-            ValueError: if the name or the text is none, or a picture is not in the index.
-            ImageError: if a picture cannot be read.
-            OSError: if the index cannot be written.
+            yes: embeddings of those that show what is wanted.
+            no: of those that do not.
+            weight: of all of them beside others.
         """
-        name = _required(normal(name), _LONGEST_NAME, "name")
-        text = text and _required(text.strip(), _LONGEST_TEXT, "text")
-        self._index.load()  # before anything is held, and so are examples outside the index
-        for known in read_concepts(self._index.path, name).values():
-            self._embeddings(known)
-        given = [self._embedded(one, is_yes=kind) for some, kind in ((no, False), (yes, True)) for one in some]
-        dropped = {self._embedded(one, is_yes=False)[0].key for one in neither if isinstance(one, int)}
-        gone = {_place(one) for one in neither if not isinstance(one, int)}
-        about = self._index.store.about
+        signs = np.repeat(np.array([ALPHA, -ALPHA], np.float32), (len(yes), len(no)))
+        return cls(vectors=np.concatenate([yes, no]), weights=weight * signs)
 
-        def changed(before: Concept | None) -> Concept:
-            held: dict[Key, _Embedded] = {}
-            if before is not None:
-                # Those that are given anew need not follow.
-                replaced = dropped.union(one.key for one, _ in given)
-                kept = [one.key not in replaced and one.path not in gone for one in before.examples]
-                before = self._followed(_chosen(before, kept), decide=False)
-                held = {one.key: (one, vector) for one, vector in zip(before.examples, before.vectors, strict=True)}
-            held.update((one.key, (one, vector)) for one, vector in given)
-            if len(held) > MOST_EXAMPLES:
-                raise ValueError(
-                    f"a concept has at most {MOST_EXAMPLES:,} examples, and {name!r} would have {len(held):,}"
-                )
-            vectors = np.array([vector for _, vector in held.values()], np.float16).reshape(-1, about.dim)
-            told = text or (name if before is None else before.text)
-            examples = tuple(one for one, _ in held.values())
-            return self._decided(Concept(name=name, text=told, about=about, examples=examples, vectors=vectors))
+    def added(self, vectors: Vectors | Matrix) -> Matrix:
+        """Return what is added to the score of each picture.
 
-        self._index.store.require_own_form()
-        after = change_concept(self._index.path, name, changed)
-        assert after is not None, "a concept was made"
-        return after
-
-    def remove(self, name: str) -> None:
-        """Remove a concept.
-
-        Raises:
-            ValueError: if there is none of this name.
-            OSError: if the index cannot be written.
+        Shape:
+            `(pictures, dim)` to `(pictures,)`.
         """
-        if normal(name) not in read_concepts(self._index.path):
-            self.require(name)
-        self._index.store.require_own_form()
-        change_concept(self._index.path, normal(name), lambda _: None)
-
-    def follow(self) -> int:
-        """Bring concepts to the space of an upgraded index, and return how many were in another; some stay, by name."""
-        behind = [one for one in read_concepts(self._index.path).values() if not self._is_here(one)]
-        for concept in behind:
-            self._follow_or_stay(concept)
-        return len(behind)
-
-    def _follow_or_stay(self, concept: Concept) -> None:
-        try:
-            self._kept(concept)
-        except ValueError as error:
-            logger.warning("%s", error)
-
-    def _kept(self, concept: Concept) -> Concept:
-        """Return a concept in the space of the index, and write it down there where it was in another."""
-        followed = self._followed(concept)
-        if followed is not concept:
-            try:
-                change_concept(
-                    self._index.path, concept.name, lambda now: followed if now and now.is_same(concept) else now
-                )
-            except OSError as error:  # of an index that cannot be written to
-                logger.warning("a concept that was brought to another model is not kept: %s", error)
-        return followed
-
-    def _embedded(self, given: Given, *, is_yes: bool) -> _Embedded:
-        """Return an example with its embedding, which is that of the index where it has one."""
-        index, snapshot = self._index, self._index.snapshot
-        if isinstance(given, int):
-            place = snapshot.place(given)
-            (row,) = snapshot.rows([place], ("path", "sha256", "time"))
-            if row is None:
-                raise ValueError(f"the index has no picture of the id {given}; search again, it may have been removed")
-            return Example(**row, is_yes=is_yes), snapshot.vectors[place]
-        path = storage.local_path(str(given))
-        digest = hashlib.sha256(read_image_file(path, LIMITS, f"image {str(path)!r}")).hexdigest()
-        example = Example(path=_place(given), sha256=digest, is_yes=is_yes)
-        if (known := places_of(snapshot, [example]).get(example.key)) is not None:
-            return example, snapshot.vectors[known]
-        return example, embedding_of(index.clip, path, reduced=index.store.about.decode == "fast")
-
-    def _is_here(self, concept: Concept) -> bool:
-        return concept.about.identity.is_same(self._index.store.about.identity)
-
-    def _embeddings(self, concept: Concept) -> dict[Key, NDArray[np.floating]]:
-        """Return embeddings of examples in the space of the index: those that it has, and of files that can be read."""
-        if self._is_here(concept):
-            return {one.key: vector for one, vector in zip(concept.examples, concept.vectors, strict=True)}
-        index = self._index
-        places = places_of(index.snapshot, concept.examples)
-        new = [one for one in concept.examples if one.key not in places and one.key not in self._outside]
-        if new:
-            self._outside |= encode_examples(new, index.clip, reduced=index.store.about.decode == "fast")
-        return self._outside | {key: index.snapshot.vectors[place] for key, place in places.items()}
-
-    def _followed(self, concept: Concept, *, decide: bool = True) -> Concept:
-        """Return a concept in the space of the index; of another model, with the embeddings that it has there."""
-        if self._is_here(concept):
-            return concept
-        about, known = self._index.store.about, self._embeddings(concept)
-        missing = [one for one in concept.examples if one.key not in known]
-        if missing:
-            flags = " ".join(f"--{'yes' if one.is_yes else 'no'} {storage.printable(one.path)}" for one in missing)
-            raise ValueError(
-                f"the concept {concept.name!r} is of {concept.about.model}, and the index is of {about.model} now; "
-                f"{len(missing):,} of its examples can be read no more: give them again: `mobileclip concept add "
-                f'{self._index.path} "{concept.name}" {flags}`'
-            )
-        vectors = np.array([known[one.key] for one in concept.examples], np.float16).reshape(-1, about.dim)
-        followed = attrs.evolve(concept, about=about, vectors=vectors)
-        return self._decided(followed) if decide else followed
-
-    def _decided(self, concept: Concept) -> Concept:
-        """Return a concept with the decision whether its examples help."""
-        snapshot = self._index.snapshot
-        text = self._index.clip.encode_text([concept.text], keep=True).numpy()[0]
-        own = list(places_of(snapshot, concept.examples).values())
-        yes, no = concept.of(is_yes=True), concept.of(is_yes=False)
-        return attrs.evolve(concept, uses_examples=examples_help(snapshot.vectors, text, yes, no, own))
+        added = np.empty(len(vectors), np.float32)
+        for start in range(0, len(vectors), BLOCK):
+            similar = cosines(vectors[start : start + BLOCK], self.vectors)
+            added[start : start + BLOCK] = np.exp(BETA * (similar - 1)) @ self.weights
+        return added
 
 
-def normal(name: str) -> str:
-    """Return a name as it is kept: letters that look alike are one, and so are spaces."""
-    return " ".join(unicodedata.normalize("NFC", name).split())
+@attrs.frozen(kw_only=True, eq=False)
+class Taught:
+    """The concepts of a query that examples help, each with its weight, that of its text.
 
+    Args:
+        concepts: with their weights, below 0 of what is not wanted.
+    """
 
-def _required(given: str, longest: int, called: str) -> str:
-    if not given or len(given) > longest or not given.isprintable() or any(mark in given for mark in '"\u201c\u201d'):
-        raise ValueError(
-            f"'{storage.printable(given, limit=longest)}' is no {called} of a concept; expected 1 to {longest:,} "
-            "letters, without quotation marks"
+    concepts: tuple[tuple[Concept, float], ...]
+
+    @classmethod
+    def of(cls, wanted: Sequence[Concept], without: Sequence[Concept], *, num_wanted: int, share: float) -> Taught:
+        """Return those of a query.
+
+        Args:
+            wanted: among what is wanted.
+            without: among what is not.
+            num_wanted: texts, pictures and concepts whose mean is asked for.
+            share: of what is not wanted.
+        """
+        weighed = [(one, 1 / num_wanted) for one in wanted] + [(one, -share) for one in without]
+        return cls(concepts=tuple((one, weight) for one, weight in weighed if one.uses_examples))
+
+    def cache(self) -> Cache | None:
+        """Return what their examples add; None without any."""
+        caches = [Cache.of(one.of(is_yes=True), one.of(is_yes=False), weight=weight) for one, weight in self.concepts]
+        if not caches:
+            return None
+        vectors, weighed = (
+            np.concatenate(several) for several in zip(*((c.vectors, c.weights) for c in caches), strict=True)
         )
-    return given
+        return Cache(vectors=vectors, weights=weighed)
 
 
-def _place(given: str | Path) -> str:
-    return str(Path(storage.local_path(str(given))).absolute())
+def nearest_with(vectors: Vectors, places: NDArray[np.int64] | None, query: Matrix, cache: Cache, k: int) -> Found:
+    """Return the pictures of the highest scores, of which all are compared.
+
+    Args:
+        vectors: of unit length.
+        places: of those that may be found; None for all.
+        query: the direction, of shape (dim,).
+        cache: of examples.
+        k: how many.
+    """
+    places = np.arange(len(vectors)) if places is None else places
+    some = vectors if len(places) == len(vectors) else vectors[places]
+    scores = cosines(some, query[None])[:, 0] + cache.added(some)
+    best = np.argsort(-scores, kind="stable")[:k]
+    return places[best], scores[best]
 
 
-def _chosen(concept: Concept, kept: Sequence[bool]) -> Concept:
-    """Return a concept with some of its examples."""
-    examples = tuple(one for one, is_kept in zip(concept.examples, kept, strict=True) if is_kept)
-    return attrs.evolve(concept, examples=examples, vectors=concept.vectors[np.array(kept, bool)])
+def examples_help(vectors: Vectors, text: Matrix, yes: Matrix, no: Matrix, own: Sequence[int]) -> bool:
+    """Return whether examples find one of them that is held back better than the text alone, one after the other.
+
+    Better is a smaller logarithm of its rank among the pictures of the collection, on average. Of a single example,
+    none can be held back: it is used where the text alone does not find it among the first five.
+
+    Args:
+        vectors: of the collection, of shape (pictures, dim).
+        text: embedding of the text, of shape (dim,).
+        yes: of the examples that show the concept.
+        no: of those that do not.
+        own: places of examples in the collection, which are not ranked.
+    """
+    if not len(yes):
+        return False
+    pictures, held = cosines(vectors, text[None])[:, 0], yes @ text
+    pictures[np.asarray(own, np.int64)] = -np.inf
+    alone = [_rank(pictures, one) for one in held]
+    if len(yes) == 1:
+        return alone[0] >= _FOUND
+    # What each that is held back adds itself is taken from the sum of all.
+    rest, learned = pictures + Cache.of(yes, no).added(vectors), []
+    chosen = np.unique(np.linspace(0, len(yes) - 1, min(len(yes), _HELD_BACK)).astype(np.int64))
+    shares = ALPHA * np.exp(BETA * (cosines(vectors, yes[chosen]) - 1))
+    for share, place in zip(shares.T, chosen, strict=True):
+        others = Cache.of(np.delete(yes, place, axis=0), no)
+        learned.append(_rank(rest - share, held[place] + others.added(yes[[place]])[0]))
+    alone = [alone[place] for place in chosen]
+    return float(np.mean(np.log1p(learned))) < float(np.mean(np.log1p(alone)))
+
+
+def named_concepts(text: str) -> tuple[str, list[str]]:
+    """Return a query's text without the concepts that it names, and their names.
+
+    Examples:
+        >>> named_concepts('@"my bike" in snow')
+        ('in snow', ['my bike'])
+    """
+    return " ".join(_NAMED.sub(" ", text).split()) if _NAMED.search(text) else text, _NAMED.findall(text)
+
+
+def _rank(scores: Matrix, score: float) -> int:
+    """Return how many pictures come before one of a score."""
+    return int(np.count_nonzero(scores > score))

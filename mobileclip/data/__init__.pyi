@@ -26,10 +26,17 @@ from .buckets import (
     runs as runs,
     scratch_folder as scratch_folder,
 )
+from .images.exif import CameraNotes as CameraNotes
+from .images.files import list_folder as list_folder
+from .images.formats import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
 from .images.normalize import (
     normalize_pixels as normalize_pixels,
 )
+from .images.opening import read_image_file as read_image_file
+from .images.reading import read_tower_image as read_tower_image
+from .images.resize import Pixels as Pixels
 from .images.transform import (
+    LIMITS as LIMITS,
     ImageError as ImageError,
     ImageLimits as ImageLimits,
     ImageTransform as ImageTransform,
@@ -118,6 +125,7 @@ from .shards.files import (
     expand_shards as expand_shards,
     read_reinforced_samples as read_reinforced_samples,
     read_samples as read_samples,
+    read_shard as read_shard,
     write_shard as write_shard,
     write_shards as write_shards,
 )
@@ -143,3 +151,4 @@ from .text.tokenizer_file import (
 from .text.tokenizer_training import (
     train_tokenizer as train_tokenizer,
 )
+from .workers import LostProcessError as LostProcessError

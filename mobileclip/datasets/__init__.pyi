@@ -23,3 +23,17 @@ from .sources import (
     open_data_set as open_data_set,
 )
 from .sources.opening import shards_of as shards_of
+from .videos.formats import (
+    VIDEO_EXTENSIONS as VIDEO_EXTENSIONS,
+    is_video_name as is_video_name,
+    named_format as named_format,
+)
+from .videos.opening import VideoFile as VideoFile
+from .viewing.canvas import (
+    FAINT as FAINT,
+    INK as INK,
+    TILE as TILE,
+    Sheet as Sheet,
+    Tile as Tile,
+    load_shown as load_shown,
+)

@@ -3,7 +3,9 @@
 What composes blocks into towers belongs here; a new block belongs in `blocks`, a new loss in `losses`.
 """
 
-from mobileclip.encoders.checkpoints import CheckpointError, ModelSpec, load_backbone, load_model, save_model
+from mobileclip.encoders.checkpoints import CheckpointError, ModelSpec, load_backbone, load_model, packaged, save_model
+from mobileclip.encoders.checkpoints.exports import is_export
+from mobileclip.encoders.checkpoints.loading import is_other_model
 from mobileclip.encoders.classifier import Classifier, ClassifierSpec
 from mobileclip.encoders.coca import CoCa, CoCaSpec
 from mobileclip.encoders.dual import DualEncoder, DualEncoderSpec
@@ -15,6 +17,7 @@ from mobileclip.encoders.families import (
     text_encoder_families,
     token_mixers,
 )
+from mobileclip.encoders.features import GivesLocalEmbeddings
 from mobileclip.encoders.foreign import (
     ForeignTower,
     OpenClipImageSpec,
@@ -36,6 +39,7 @@ __all__ = [
     "DualEncoder",
     "DualEncoderSpec",
     "ForeignTower",
+    "GivesLocalEmbeddings",
     "ImageEncoderSpec",
     "MCi",
     "MCiSpec",
@@ -54,8 +58,11 @@ __all__ = [
     "ViT",
     "ViTSpec",
     "image_encoder_families",
+    "is_export",
+    "is_other_model",
     "load_backbone",
     "load_model",
+    "packaged",
     "save_model",
     "text_encoder_families",
     "token_mixers",

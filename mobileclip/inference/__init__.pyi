@@ -1,10 +1,24 @@
+from .archive import Embeddings as Embeddings, write_embeddings as write_embeddings
 from .combining import combine as combine
+from .encoding import (
+    Encoded as Encoded,
+    Moment as Moment,
+    Picture as Picture,
+    PictureRead as PictureRead,
+    encode_pictures as encode_pictures,
+)
 from .explaining import attribution as attribution
 from .forms import by_length as by_length, prepared as prepared, prepared_tower as prepared_tower
 from .identity import ModelIdentity as ModelIdentity
+from .image_text_model import ImageTextModel as ImageTextModel, filled_in as filled_in
 from .kept_texts import KeptTexts as KeptTexts
 from .layers import is_grouped as is_grouped, weighted_layers as weighted_layers
-from .loading import space_of as space_of
+from .loading import (
+    holds_weights as holds_weights,
+    load as load,
+    space_of as space_of,
+    spec_known_by_name as spec_known_by_name,
+)
 from .modes import evaluating as evaluating
 from .optimization.optimizing import (
     OptimizedDualEncoder as OptimizedDualEncoder,
@@ -21,4 +35,5 @@ from .optimization.report import (
 from .optimization.towers import Engine as Engine, Form as Form, OptimizedTower as OptimizedTower
 from .pruning import Pruned as Pruned, prune_vocabulary as prune_vocabulary
 from .quantizing import QuantizationReport as QuantizationReport, QuantizationSpec as QuantizationSpec
+from .quickening import quickened as quickened
 from .text_files import keep_on_disk as keep_on_disk

@@ -18,7 +18,7 @@ SLOW = {
     "runtimes": {"time", "cosine", "ratio", "of the release's best"},
     "train": {"mobileclip", "open_clip", "ratio", "CPU ratio", "mobileclip memory", "error"},
     "cost_reinforce": {"images", "texts", "device", "price", "npz", "compact8"},
-    "collection": {"decode", "encode", "index", "embed", "all compared", "recall of the graphs"},
+    "collection": {"decode", "encode", "index", "embed", "all compared", "recall of the graph", "open", "merge"},
 }
 
 

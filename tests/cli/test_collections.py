@@ -95,6 +95,36 @@ def test_an_index_is_brought_up_to_date_without_a_word(capsys, photos, telling_f
     assert "4 as before, 1 cannot be read" in out
 
 
+def test_every_command_takes_the_index_its_pictures_or_nothing(capsys, photos, telling_file, tmp_path):
+    draw(tmp_path / "others" / "0.png", 50)
+    run(capsys, "index", "others", "-c", telling_file, "--quiet", "-j", 1)
+    _, out, _ = run(capsys, "index", "photos", "-c", telling_file, "--quiet", "-j", 1)
+    folder = out.splitlines()[0].removeprefix("the index is ")
+    (tmp_path / "words.txt").write_text("a kite\n")
+    names = ((), ("--index", "photos"), ("--index", folder))  # the one that was written last, its pictures, itself
+    for name in names:
+        _, out, _ = run(capsys, "search", "a cat", "--json", *name)
+        assert {Path(one["path"]).parent for one in json.loads(out)} == {photos}
+        for command in (
+            ("index", "--quiet", "-j", 1),
+            ("dedup", "--quiet", "--overwrite"),
+            ("tag", "--vocabulary", "words.txt", "--quiet"),
+            ("concept", "add", "mine", "--yes", "photos/0.png"),
+            ("concept", "show", "mine"),
+            ("concept", "ls"),
+            ("concept", "rm", "mine"),
+            ("upgrade", "--to", telling_file, "--quiet"),
+        ):
+            status, out, err = run(capsys, *command, *name)
+            assert status == 0, (command, name, err)
+            assert "4" in out or "mine" in out, (command, name, out)
+    for number, name in enumerate(("photos", folder)):
+        status, out, _ = run(capsys, "merge", name, "others", "-o", f"both{number}", "--quiet")
+        assert (status, "5 pictures in" in out) == (0, True)
+    status, _, err = run(capsys, "search", "a cat", "--index", "nowhere")
+    assert (status, "there is no nowhere" in err) == (2, True)
+
+
 def test_a_folder_that_is_gone_ends_nothing_and_is_shown_nowhere(capsys, photos, telling_file, tmp_path):
     for number in range(10, 13):
         draw(tmp_path / "more" / f"{number}.png", number)
@@ -104,7 +134,7 @@ def test_a_folder_that_is_gone_ends_nothing_and_is_shown_nowhere(capsys, photos,
     status, out, err = run(capsys, "index", "-i", "made", "--quiet", "-j", 1)
     assert status == 0
     assert "8 pictures in the index: 1 encoded, 4 as before, 3 kept of what is not there now" in out
-    assert f"{tmp_path}/more is not there, or holds no pictures: 3 are kept and not shown" in err
+    assert f"{tmp_path}/more is missing or empty: its 3 pictures are kept and not shown" in err
     _, out, _ = run(capsys, "search", "a cat", "-i", "made", "-k", 3)
     assert len(out.splitlines()) == 3
     _, out, _ = run(capsys, "search", "--image", tmp_path / "away/10.png", "-i", "made", "--json")
@@ -122,7 +152,7 @@ def test_a_folder_that_is_gone_ends_nothing_and_is_shown_nowhere(capsys, photos,
     shutil.rmtree(tmp_path / "more")
     (tmp_path / "more").mkdir()
     _, out, err = run(capsys, "index", "-i", "made", "--quiet", "-j", 1)
-    assert "3 are kept and not shown" in err
+    assert "its 3 pictures are kept and not shown" in err
     for arguments, message in (
         (("--forget", "photos/0.png"), f"photos/0.png is a part of {photos}, which the index is of"),
         (("--forget", "lost"), "the index has nothing of "),
@@ -348,7 +378,7 @@ def test_slips_are_told_at_once(capsys, photos, telling_file):
     for arguments, message in (
         (("search", "a cat"), "there is no index in"),
         (("index",), "there is no index in"),
-        (("search", "a cat", "-i", "photos"), "photos is no index: there is no index.sqlite"),
+        (("search", "a cat", "-i", "photos"), "photos is no index, and no index in"),
         (("search", "a cat", "--where", "widht>1"), "did you mean 'width'"),
         (("search", "--image", "photos/0.png", "photos/1.png"), "photos/1.png is a file, and stands where the TEXT"),
         (("search", "--where", "width>1", "taken>2024"), "taken>2024 is a condition, and stands where the TEXT does"),

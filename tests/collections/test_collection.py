@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -15,10 +16,10 @@ from pillow_heif import from_pillow
 
 import mobileclip
 from mobileclip.blocks import models
-from mobileclip.collections import Collection, IndexOptions, ModelSource
-from mobileclip.collections.reading import FileReader, scan
-from mobileclip.collections.searching import GraphSizes, NeighbourGraphs, renew_graphs, small_pictures
-from mobileclip.collections.store import About, Store
+from mobileclip.collections import INDEX, Collection, GraphSizes, IndexOptions, ModelSource, Store, scan, small_pictures
+from mobileclip.collections.about import About
+from mobileclip.collections.nearest import GRAPH, renew_graph
+from mobileclip.collections.read import FileReader
 from mobileclip.data import ImageError
 from mobileclip.data.images import describe_left_out
 from mobileclip.encoders import save_model
@@ -272,6 +273,7 @@ def test_what_was_given_by_its_name_stays_as_long_as_it_is_there(index, photos, 
     (photos / "link").symlink_to(tmp_path / "elsewhere")
     hidden, plain = draw(photos / ".hidden.png", 61), draw(photos / "picture.png", 62).rename(photos / "picture")
     deep = draw(photos / ".cache" / "a.png", 63)
+    (photos / ".cache" / "other.txt").write_text("a folder without any file may be a disk that is not mounted")
     by_hand = (hidden, plain, deep, photos / "link" / "linked.png")
     add(index, photos, *by_hand)
     assert len(index) == 10
@@ -291,7 +293,7 @@ def test_dead_paths_take_no_places_of_living_ones(index, photos, tmp_path):
     assert names(index.search(image=photos / "deep/er/1.png", k=1)) == ["1.png"]
     assert len(index.search(image=photos / "deep/er/1.png", k=30)) == 6
     assert not {str(path) for path in gone} & {one.path for one in index.search("a cat", k=30)}
-    renew_graphs(index.path, index.snapshot, sizes=GraphSizes(exact=3), show_progress=False)
+    renew_graph(index.path, index.snapshot, GraphSizes(exact=3), show_progress=False)
     reader = Collection.open(index.path)
     reader.graph_sizes = GraphSizes(exact=3)
     assert names(reader.search(image=photos / "deep/er/1.png", k=1)) == ["1.png"]
@@ -354,22 +356,6 @@ def test_what_is_interrupted_is_kept(index, photos, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         add(index, photos)
     assert len(contents(Collection.open(index.path))) == 4
-
-
-def test_a_full_disk_leaves_the_index_as_it_was(index, photos, monkeypatch):
-    add(index, photos)
-    before = contents(index)
-    draw(photos / "new.png", 40)
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        with fails("storage.written", "make room and run this again"):
-            add(index, photos)
-    assert contents(Collection.open(index.path)).keys() == before.keys()
-    assert add(index, photos).num_encoded == 1
 
 
 def test_what_may_be_readable_next_time_is_tried_again(index, photos, monkeypatch):
@@ -442,16 +428,66 @@ def test_a_spec_of_no_known_kind_leaves_it_to_the_weights(tmp_path):
     Collection(Store.create(tmp_path / "index", about)).require_source(ModelSource(model="mobileclip_s1"))
 
 
-def test_an_index_with_many_pictures_is_searched_by_its_graphs(index, photos, monkeypatch):
+def test_an_index_with_many_pictures_is_searched_by_its_graph_and_says_so(index, photos):
     index.graph_sizes = GraphSizes(exact=3)
     add(index, photos)
-    assert (index.path / "neighbours-0000.usearch").is_file()
-    nearest, asked = NeighbourGraphs.nearest, []
-    monkeypatch.setattr(NeighbourGraphs, "nearest", lambda self, *given: asked.append(self) or nearest(self, *given))
+    assert (index.path / GRAPH).is_file()
     reader = Collection.open(index.path)
+    assert reader.search(image=photos / "2.png", k=1).is_exact
+    reader.refresh()
     reader.graph_sizes = index.graph_sizes
-    assert names(reader.search(image=photos / "2.png", k=1)) == ["2.png"]
-    assert asked == [reader.graphs], "all were compared"
+    found = reader.search(image=photos / "2.png", k=1)
+    assert (names(found), found.is_exact) == (["2.png"], False)
+    assert reader.search(image=photos / "2.png", k=1, where=["width>1"]).is_exact, "conditions compare all pictures"
+
+
+def test_an_index_that_is_overwritten_in_place_is_searched_as_it_is_now(index, photos, tmp_path, telling_file):
+    add(index, photos)
+    index.search("a kite")
+    new = Collection.create(tmp_path / "new", ModelSource(checkpoint=str(telling_file)))
+    new.add(draw(tmp_path / "others" / "one.png", 81), draw(tmp_path / "others" / "two.png", 82), options=OPTIONS)
+    shutil.copytree(new.path, index.path, dirs_exist_ok=True)
+    assert sorted(names(index.search("a kite"))) == ["one.png", "two.png"]
+
+
+def test_an_unchanged_folder_is_indexed_without_an_embedding(index, photos):
+    add(index, photos)
+    with sqlite3.connect(index.path / INDEX) as db:
+        db.execute("UPDATE embeddings SET embedding = x'00'")  # whoever reads one finds it damaged
+    again = Collection.open(index.path)
+    assert (add(again, photos).num_unchanged, len(again)) == (6, 6)
+    with pytest.raises(ValueError, match="is damaged"):
+        again.search("a kite")
+
+
+def test_a_disk_that_is_not_mounted_keeps_its_pictures_until_they_are_forgotten(index, photos, tmp_path):
+    disk = photos / "disk"
+    draw(disk / "2023" / "a.png", 71)
+    draw(disk / "b.png", 72)
+    add(index, photos)
+    (photos / "disk").rename(tmp_path / "unmounted")
+    for is_there in (False, True):  # without its mount point, and with an empty one
+        if is_there:
+            disk.mkdir()
+        report = add(index, photos)
+        assert (dict(report.missing), len(index)) == ({str(disk): 2}, 8)
+        assert {"a.png", "b.png"}.isdisjoint(names(index.search("a kite", k=9)))
+    disk.rmdir()
+    (tmp_path / "unmounted").rename(disk)
+    assert add(index, photos).num_unchanged == 8
+    shutil.rmtree(disk)
+    assert index.forget(disk) == 2
+    assert (add(index, photos).missing, len(index)) == ({}, 6)
+
+
+def test_a_search_over_pictures_that_are_all_hidden_says_so(index, photos, tmp_path):
+    assert index.search("a kite") == []
+    add(index, photos)
+    photos.rename(tmp_path / "unmounted")
+    with pytest.raises(ValueError, match="none of the 6 pictures is where it was"):
+        index.search("a kite", k=3)
+    with pytest.raises(ValueError, match="none of the 1 pictures is where it was"):
+        index.search("a kite", where=["path~2.png"])
 
 
 def test_embeddings_are_exported_as_embed_writes_them(index, photos, tmp_path, clip):
@@ -484,7 +520,7 @@ def test_files_that_are_gone_are_exported_nowhere(index, photos, tmp_path, endin
         with np.load(output) as file:
             np.testing.assert_array_equal(file["image_embedding"], [kept[path] for path in paths])
     shutil.rmtree(photos)
-    with pytest.raises(ValueError, match="not where they were"):
+    with pytest.raises(ValueError, match="none of the 7 pictures is where it was"):
         index.export(output, overwrite=True)
 
 

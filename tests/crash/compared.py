@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from mobileclip.collections import Collection
-from mobileclip.collections.store import INDEX, read_concepts, read_words
+from mobileclip.collections import INDEX, Collection
+from mobileclip.collections.concepts import read_concepts
+from mobileclip.collections.tags import read_words
 
 # When it was, how long it took, and by which process it was done.
 _TIMES = {"seconds", "evaluated", "when", "time", "host", "process", "created", "started", "ended", "images_per_second"}
@@ -22,7 +23,7 @@ _TIMES = {"seconds", "evaluated", "when", "time", "host", "process", "created", 
 _LEFT_OUT = re.compile(r"(^|/)run(/|$)|^home/cache/(Microsoft|matplotlib)(/|$)")
 # Pages and plots with the time that something took.
 _TIMED = re.compile(r"report\.html|latency-.*\.png")
-_OF_INDEX = re.compile(rf"{INDEX}|(embeddings|codes)-[0-9]{{8}}\.[a-z0-9]+")
+_OF_INDEX = re.compile(rf"{INDEX}(-journal)?")
 
 
 def contents(folder: Path) -> dict[str, str]:

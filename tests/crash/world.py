@@ -158,8 +158,8 @@ def _to_join(folder: Path) -> None:
 
 
 _INDEX = ("index", "photos", "-i", "idx", "-c", MODEL, "-j", "1", "--quiet")
-_TAG = ("tag", "idx", "--vocabulary", "texts.txt", "--quiet")
-_CONCEPT = ("concept", "add", "idx", "my own", "--yes", "photos/1.png")
+_TAG = ("tag", "--index", "idx", "--vocabulary", "texts.txt", "--quiet")
+_CONCEPT = ("concept", "add", "my own", "--yes", "photos/1.png", "--index", "idx")
 _FILTER = ("data", "filter", "scores", "-o", "kept.npy", "--share", "0.5", "--overwrite")
 _SCORE = ("data", "score", "data/{00000000..00000003}.tar", "-o", "scores", "--keep-vectors", "-j", "1", "--quiet")
 _EXPORT = ("export", MODEL, "--tower", "text", "-o", "out", "--overwrite", "--target")
@@ -169,13 +169,10 @@ _SAVE = ("hub", "save", MODEL, "saved", "--license", "mit", "--overwrite")
 COMMANDS = {
     "index": Command(prepare=_pictures, arguments=_INDEX),
     "index again": Command(prepare=_pictures, before=(_INDEX,), change=_moved_pictures, arguments=_INDEX),
-    "index vectors": Command(
-        prepare=_pictures, before=(_INDEX,), arguments=("index", "-i", "idx", "--vectors", "int4", "--quiet")
-    ),
     "upgrade": Command(
         prepare=_two_models,
         before=(_INDEX, _TAG, _CONCEPT),
-        arguments=("upgrade", "idx", "--to", "other.safetensors", "--rate", "1000", "--quiet"),
+        arguments=("upgrade", "--index", "idx", "--to", "other.safetensors", "--quiet"),
     ),
     "tag": Command(
         prepare=_texts_and_pictures,

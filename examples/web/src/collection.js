@@ -4,7 +4,6 @@ import { PageError } from "./errors.js";
 import { readIndexed } from "./indexed.js";
 import { direction, rank, unit } from "./ranking.js";
 import { cosine } from "./similarity.js";
-import { embeddingOf } from "./small.js";
 import { hashOf } from "./store.js";
 
 const THUMBNAIL = 480;
@@ -89,7 +88,7 @@ export class Collection {
     const units = new Map(texts.map((one, i) => [one, unit(embeddings[i])]));
     const wanted = text ? [units.get(text)] : [];
     if (picture) wanted.push(unit((await this.#engine.image(picture, { name: picture.name })).embedding));
-    if (like !== null) wanted.push(unit(embeddingOf(this.#pictures.get(like))));
+    if (like !== null) wanted.push(unit(this.#pictures.get(like).embedding));
     const query = direction(wanted, not ? [units.get(not)] : []);
     return { ranked: rank([...this.#pictures.values()], query, { where, allFrames }), milliseconds };
   }

@@ -1,10 +1,9 @@
 /**
- * What is asked for as one direction, and the order of the pictures: as `mobileclip.collections.searching` has them, and
- * tests hold the two together.
+ * What is asked for as one direction, and the order of the pictures: as `mobileclip.collections` has them, and tests
+ * compare the two.
  */
 
 import { PageError } from "./errors.js";
-import { scorerOf } from "./small.js";
 
 // What is not wanted turns a query away from it, by less than what is wanted turns it there.
 const AWAY = 0.5;
@@ -48,8 +47,7 @@ export function direction(wanted, unwanted = []) {
 
 /**
  * Returns pictures with their scores, the nearest first; those that are equal stay in order.
- * @template {{embedding?: Float32Array, codes?: Int8Array, coder?: import("./small.js").Coder, facts: object}} Picture of
- *   length 1, or in few bits, and what is known of it, by column.
+ * @template {{embedding: Float32Array, facts: object}} Picture an embedding of length 1, and what is known, by column.
  * @param {Picture[]} pictures to be ranked.
  * @param {Float32Array} query see `direction`.
  * @param {{where?: string[], allFrames?: boolean}} options conditions, all of which hold, and whether a video may be
@@ -59,13 +57,19 @@ export function direction(wanted, unwanted = []) {
  */
 export function rank(pictures, query, { where = [], allFrames = false } = {}) {
   const conditions = where.map(parseCondition);
-  const [seen, score] = [new Set(), scorerOf(query)];
+  const seen = new Set();
   const isFirst = ({ path, time }) => allFrames || time === undefined || (!seen.has(path) && seen.add(path));
   return pictures
     .filter(({ facts }) => conditions.every((condition) => condition(facts)))
-    .map((picture) => ({ picture, score: score(picture) }))
+    .map((picture) => ({ picture, score: product(picture.embedding, query) }))
     .sort((one, other) => other.score - one.score)
     .filter(({ picture }) => isFirst(picture.facts));
+}
+
+function product(one, other) {
+  let sum = 0;
+  for (let i = 0; i < one.length; i++) sum += one[i] * other[i];
+  return sum;
 }
 
 /** Returns a function that says whether a condition such as `width>1000` holds of what is known of a picture. */

@@ -1,12 +1,18 @@
-"""The routes of the local web server: the page, searches, duplicates and pictures."""
+"""The routes of the local web server: the page, searches, duplicates, concepts and pictures."""
 
 from __future__ import annotations
 
+import errno
+import socket
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
+import uvicorn
+from numpy.typing import NDArray
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import QueryParams
@@ -18,18 +24,174 @@ from starlette.routing import Route
 
 from mobileclip import storage
 from mobileclip.collections.collection import Collection
-from mobileclip.collections.searching.duplicates import THRESHOLD
-from mobileclip.collections.searching.looks import stamp_of
-from mobileclip.collections.searching.matches import Match
-from mobileclip.collections.web.guard import Guard
-from mobileclip.collections.web.overview import columns, examples, overview
-from mobileclip.collections.web.own import asked_concept, judged, tags_of
-from mobileclip.collections.web.served import ServedCollection, UnreadableIndexError, as_shown, picture_of
-from mobileclip.collections.web.thumbnails import SIDES, Indexed, Thumbnails
-from mobileclip.collections.web.uploads import Uploads
-from mobileclip.datasets.videos.formats import named_format
+from mobileclip.collections.concepts import Concept, ids_of, named_concepts
+from mobileclip.collections.conditions import DATE, NUMBERS, TEXTS
+from mobileclip.collections.duplicates import THRESHOLD
+from mobileclip.collections.scan import Presence
+from mobileclip.collections.snapshot import TAG, Match, first_of_videos, match_of
+from mobileclip.collections.web.guard import Guard, Uploads
+from mobileclip.collections.web.served import (
+    SIDES,
+    Indexed,
+    ServedCollection,
+    Thumbnails,
+    UnreadableIndexError,
+    as_shown,
+    picture_of,
+    stamp_of,
+)
+from mobileclip.datasets import named_format
+from mobileclip.encoders import GivesLocalEmbeddings
+from mobileclip.terminal import say
+
+_NUM_EXAMPLES = 6
+_MOST_VALUES = 20
+# Nobody writes one by hand.
+_NOT_OFFERED = ("sha256",)
+_LONGEST_VALUE = 200
+
+
+def overview(collection: Collection) -> dict[str, Any]:
+    """Return what the start page says of a collection.
+
+    Args:
+        collection: with its model.
+    """
+    about, snapshot = collection.store.about, collection.snapshot
+    return {
+        "index": storage.printable(collection.path),
+        "num_pictures": len(snapshot),
+        "num_unreadable": snapshot.num_unreadable,
+        "model": storage.printable(about.model),
+        "dim": about.dim,
+        "concepts": list(collection.concepts),
+        "explains": isinstance(collection.clip.model.image_encoder, GivesLocalEmbeddings),
+    }
+
+
+def examples(collection: Collection) -> dict[str, Any]:
+    """Return a few pictures from all over a collection, of those whose files are there.
+
+    Args:
+        collection: with or without pictures.
+    """
+    snapshot, there = collection.snapshot, Presence()
+    if not len(snapshot):
+        return {"examples": []}
+    places = np.unique(np.linspace(0, len(snapshot) - 1, _NUM_EXAMPLES).astype(np.int64))
+    rows = [row for row in snapshot.rows(places) if row is not None and row["path"] in there]
+    return {"examples": [as_shown(match_of(rows[number], 1.0)) for number in first_of_videos(rows)]}
+
+
+def columns(collection: Collection) -> dict[str, Any]:
+    """Return the columns of which something is known: name, kind, and the least and the largest value or the commonest.
+
+    Args:
+        collection: whose columns are read.
+    """
+    found = []
+    for name in (*NUMBERS, *TEXTS):
+        values = collection.snapshot.column(name)
+        known = values[~_is_unknown(values)]
+        if name not in _NOT_OFFERED and len(known):
+            found.append({"name": name, **_said_of(name, known)})
+    if (words := collection.snapshot.words) is not None:
+        found.append({"name": TAG, "kind": "tag", "values": words.words})
+    return {"columns": found}
+
+
+def _said_of(name: str, known: NDArray[Any]) -> dict[str, Any]:
+    if name in NUMBERS:
+        return {"kind": "number", "least": float(known.min()), "most": float(known.max())}
+    if name == DATE:
+        return {"kind": "date", "least": str(known.min()), "most": str(known.max())}
+    counted = Counter(known.tolist()).most_common(_MOST_VALUES + 1)
+    # Of paths there are too many to choose from.
+    values = [storage.printable(value, limit=_LONGEST_VALUE) for value, _ in counted]
+    return {"kind": "text", "values": values if len(values) <= _MOST_VALUES else []}
+
+
+def _is_unknown(values: NDArray[Any]) -> NDArray[np.bool_]:
+    if values.dtype == object:
+        return np.array([value is None for value in values], np.bool_)
+    unknown: NDArray[np.bool_] = np.isnat(values) if values.dtype.kind == "M" else np.isnan(values)
+    return unknown
+
+
+# Forms of other sites cannot send this type.
+_TYPE = "application/json"
+_LONGEST_NAME = 200
+_JUDGEMENTS = ("yes", "no", "neither")
+
+
+def judged(served: ServedCollection, request: Request) -> Response:
+    """Add a concept, or what was said of a picture to one, and answer with it; it has learned by then.
+
+    The query has its name, and `yes`, `no` or `neither` with the id of a picture.
+
+    Args:
+        served: whose index has it.
+        request: a POST without content.
+
+    Raises:
+        HTTPException: if another site may have sent it, or the query is none.
+        ValueError: if the name is none, or there is no such picture.
+        OSError: if the index cannot be written.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip() != _TYPE:
+        raise HTTPException(415, f"what is said of a concept is sent with the content type {_TYPE}")
+    asked, collection = request.query_params, served.current()
+    try:
+        yes, no, neither = ([int(number) for number in asked.getlist(kind)] for kind in _JUDGEMENTS)
+    except ValueError:
+        raise HTTPException(400, "a picture is named by its id, a whole number") from None
+    return JSONResponse(
+        _concept_told(collection, collection.concepts.add(asked.get("name", ""), yes=yes, no=no, neither=neither))
+    )
+
+
+def asked_concept(collection: Collection, texts: Sequence[str]) -> dict[str, Any]:
+    """Return the concept that is asked for and nothing else, with the ids of its examples, as `concept`.
+
+    Args:
+        collection: that is searched.
+        texts: of the query.
+    """
+    rest, names = named_concepts(" ".join(texts))
+    return (
+        {"concept": _concept_told(collection, collection.concepts.require(names[0]))}
+        if len(names) == 1 and not rest
+        else {}
+    )
+
+
+def tags_of(collection: Collection, matches: Sequence[Match]) -> list[dict[str, Any]]:
+    """Return the tags of pictures, as `tags`; nothing of those without.
+
+    Args:
+        collection: that has them.
+        matches: the pictures.
+    """
+    snapshot = collection.snapshot
+    found = snapshot.tags([snapshot.place(match.id) for match in matches])
+    return [{"tags": tags} if tags else {} for tags in found]
+
+
+def _concept_told(collection: Collection, concept: Concept) -> dict[str, Any]:
+    ids = ids_of(collection.path, [one.key for one in concept.examples])
+    own: dict[str, list[Any]] = {
+        kind: [ids[one.key] for one in concept.examples if one.is_yes == is_yes and one.key in ids]
+        for kind, is_yes in (("yes", True), ("no", False))
+    }
+    return {
+        "name": concept.name,
+        "uses_examples": concept.uses_examples,
+        **own,
+    }
+
 
 _MOST_FOUND = 200
+_MOST_TEXTS = 16
 _LAST_FOUND = 10_000
 _MOST_GROUPS = 100
 _MOST_SHOWN = 24
@@ -140,8 +302,16 @@ def _query(asked: QueryParams, picture: bytes | None) -> dict[str, Any]:
         "text": [text] if text else [],
         "image": [] if picture is None else [picture],
         "like": [_number(asked, "like", 0, int)] if "like" in asked else [],
-        "without": [one for one in asked.getlist("not") if one.strip()],
+        "without": _several(asked, "not"),
     }
+
+
+def _several(asked: QueryParams, name: str) -> list[str]:
+    """Return the texts of a parameter; each may have to be encoded, or compared with all pictures."""
+    given = [one for one in asked.getlist(name) if one.strip()]
+    if len(given) > _MOST_TEXTS:
+        raise HTTPException(400, f"there are {len(given)} of {name}=, expected {_MOST_TEXTS} at most")
+    return given
 
 
 def _search(served: ServedCollection, request: Request, picture: bytes | None) -> Response:
@@ -152,19 +322,16 @@ def _search(served: ServedCollection, request: Request, picture: bytes | None) -
     query = _query(asked, picture)
     found = collection.search(
         **query,
-        where=[one for one in asked.getlist("where") if one.strip()],
+        where=_several(asked, "where"),
         k=skip + k if k > 0 else k,
         all_frames=_frames(asked) == "all",
-        # What comes behind the first, or once more, was encoded for the first.
-        encode=skip == 0 and "again" not in asked,
     )
     like = [as_shown(picture_of(collection, number)[0]) for number in query["like"]]
     shown = [
         {**as_shown(one), **tags} for one, tags in zip(found[skip:], tags_of(collection, found[skip:]), strict=True)
     ]
     concept = {} if like or picture else asked_concept(collection, query["text"])
-    told = {"matches": shown, "like": like, "version": served.version, "num_waiting": collection.num_waiting, **concept}
-    served.fill()
+    told = {"matches": shown, "like": like, "is_exact": found.is_exact, "version": served.version, **concept}
     return JSONResponse(told)
 
 
@@ -214,3 +381,47 @@ def _unreadable(_: Request, error: Exception) -> Response:
 
 def _wrong(_: Request, error: Exception) -> Response:
     return _told(error, 400)
+
+
+_ADDRESS = "127.0.0.1"
+_LAST_PORT = 65_535
+_SECONDS_TO_END = 5
+
+
+def serve(collection: Collection, *, port: int) -> None:
+    """Show a collection in the browsers of this machine, until the process is told to stop.
+
+    Args:
+        collection: that is searched.
+        port: from 1 to 65535; 0 takes a free one. The URL is printed.
+
+    Raises:
+        ValueError: if there is no such port, or the index is damaged.
+        OSError: if it cannot be read, or the port cannot be had.
+    """
+    if not 0 <= port <= _LAST_PORT:
+        raise ValueError(f"port is {port}, expected 1 to {_LAST_PORT}, or 0 for any that is free")
+    collection.load()
+    with _listening(port) as listener:
+        config = uvicorn.Config(
+            build_application(collection),
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=_SECONDS_TO_END,
+        )
+        say(f"open http://{_ADDRESS}:{listener.getsockname()[1]}/ in a browser; Ctrl-C ends it")
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listening(port: int) -> socket.socket:
+    try:
+        return socket.create_server((_ADDRESS, port))
+    except OSError as error:
+        why = "is taken by another program" if error.errno == errno.EADDRINUSE else f"cannot be had ({error})"
+        raise OSError(f"port {port} {why}; choose another one with --port, or 0 for any that is free") from None

@@ -1,8 +1,10 @@
-"""An index that is served: asked from many threads, and read anew when it has changed."""
+"""An index that is served: asked from many threads, read again when it has changed, with small pictures kept."""
 
 from __future__ import annotations
 
+import hashlib
 import threading
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +12,114 @@ import attrs
 
 from mobileclip import storage
 from mobileclip.collections.collection import Collection
-from mobileclip.collections.searching.duplicates import Duplicates
-from mobileclip.collections.searching.matches import Match, match_of
-from mobileclip.collections.store.store import Store
-from mobileclip.collections.web.thumbnails import Indexed
-from mobileclip.machine import raise_machine_fault
-from mobileclip.terminal import get_logger
+from mobileclip.collections.duplicates import Duplicates
+from mobileclip.collections.pictures import make_small, make_small_frame, read_encoded, webp
+from mobileclip.collections.snapshot import Match, match_of
+from mobileclip.collections.store import Store
+from mobileclip.processes import num_cores
 
-logger = get_logger(__name__)
+SIDES = {"small": 416, "large": 1600}
+"""Of the square that a picture fits into, in pixels, by the name of its size."""
 
-SECONDS = 0.5
-"""Of a query, to encode pictures where the index is being upgraded; the rest is encoded behind its answer."""
+_MOST_BYTES = 2**26
+_QUALITY = 80
+# Each holds a decoded picture in memory.
+_MOST_AT_ONCE = min(4, num_cores())
+
+Stamp = tuple[int, int] | None
+"""When a file was last changed, in nanoseconds since 1970, and its size in bytes; None where there is none."""
+
+
+@attrs.frozen(kw_only=True)
+class Indexed:
+    """What the file of a picture was when it was indexed.
+
+    Args:
+        sha256: of the encoded picture, or of the video.
+        mtime_ns: when the file was last changed, in nanoseconds since 1970.
+    """
+
+    sha256: str
+    mtime_ns: int
+
+
+_Key = tuple[int, Indexed, int]
+
+
+@attrs.frozen
+class _Kept:
+    """A picture that was made, and the file that it was made of."""
+
+    data: bytes
+    stamp: Stamp
+
+
+class Thumbnails:
+    """Small pictures, the ones asked for last kept.
+
+    Args:
+        num_bytes: of those that are kept, at most.
+    """
+
+    def __init__(self, num_bytes: int = _MOST_BYTES) -> None:
+        self.num_bytes = num_bytes
+        self._kept: OrderedDict[_Key, _Kept] = OrderedDict()
+        self._num_kept_bytes = 0
+        self._changing = threading.Lock()
+        self._decoding = threading.BoundedSemaphore(_MOST_AT_ONCE)
+
+    def get(self, match: Match, indexed: Indexed, side: int) -> bytes | None:
+        """Return a picture as WebP, without its metadata; None where its file is gone or another one.
+
+        Args:
+            match: the picture.
+            indexed: what its file was then.
+            side: of the square that it fits into, in pixels.
+        """
+        key, stamp = (match.id, indexed, side), stamp_of(match.path)
+        with self._changing:
+            kept = self._kept.get(key)
+            if kept is not None and kept.stamp == stamp:
+                self._kept.move_to_end(key)
+                return kept.data
+        with self._decoding:
+            data = _make(match, indexed, side)
+        if data is not None:
+            self._keep(key, _Kept(data, stamp))
+        return data
+
+    def _keep(self, key: _Key, kept: _Kept) -> None:
+        with self._changing:
+            if (before := self._kept.pop(key, None)) is not None:
+                self._num_kept_bytes -= len(before.data)
+            self._kept[key] = kept
+            self._num_kept_bytes += len(kept.data)
+            while self._num_kept_bytes > self.num_bytes:
+                _, oldest = self._kept.popitem(last=False)
+                self._num_kept_bytes -= len(oldest.data)
+
+
+def _make(match: Match, indexed: Indexed, side: int) -> bytes | None:
+    # A path that leads elsewhere by now shows nothing that was not indexed.
+    if match.time is not None:
+        # To hash a video takes seconds.
+        is_same = stamp_of(match.path) == (indexed.mtime_ns, match.size)
+        picture = make_small_frame(match, side) if is_same else None
+    else:
+        (data,) = read_encoded([match])
+        is_same = data is not None and hashlib.sha256(data).hexdigest() == indexed.sha256
+        picture = make_small(data, match, side) if data is not None and is_same else None
+    return None if picture is None else webp(picture, _QUALITY)
+
+
+def stamp_of(path: str) -> Stamp:
+    """Return a file's time and size, by which a changed one is recognised; None if there is no such local file."""
+    try:
+        found = Path(path).stat()
+    except (OSError, ValueError):
+        return None
+    return storage.modified_ns(found), found.st_size
+
 
 _LONGEST_TEXT = 4096
 
@@ -30,7 +129,7 @@ class UnreadableIndexError(Exception):
 
 
 @attrs.define(eq=False)
-class _Kept:
+class _KeptDuplicates:
     """Duplicates that were found, for whoever asks again."""
 
     collection: Collection | None = None
@@ -45,16 +144,14 @@ class ServedCollection:
     under way keep the one before.
 
     Args:
-        collection: as it was opened. Its queries get `SECONDS`, unless it says in what time they encode.
+        collection: as it was opened.
     """
 
     def __init__(self, collection: Collection) -> None:
-        collection.seconds = SECONDS if collection.seconds is None else collection.seconds
         self._collection = collection
-        self._filling, self._is_filling = threading.Lock(), False
-        self._seen: tuple[int, int] | None = None
+        self._seen: str | None = None
         self._reading = threading.Lock()
-        self._kept = _Kept()
+        self._kept = _KeptDuplicates()
         self._comparing = threading.Lock()
         self.version = 0
 
@@ -67,7 +164,7 @@ class ServedCollection:
         with self._reading:
             try:
                 # This comes first: what is written after it is found by the next request.
-                seen = Store.open(self._collection.path).version
+                seen = Store.open(self._collection.path).token
                 if seen != self._seen:
                     collection = self._collection.reopened()
                     collection.load()
@@ -78,29 +175,6 @@ class ServedCollection:
                 self._seen = None
                 raise UnreadableIndexError(str(error)) from error
             return self._collection
-
-    def fill(self) -> None:
-        """Have the pictures that queries left encoded, behind their answers."""
-        with self._filling:
-            if self._is_filling or not self._collection.num_waiting:
-                return
-            self._is_filling = True
-        threading.Thread(target=self._fill, daemon=True).start()
-
-    def _fill(self) -> None:
-        try:
-            while True:
-                with self._filling:
-                    if not self._collection.num_waiting:
-                        self._is_filling = False
-                        return
-                self._collection.encode_waiting()
-        except (OSError, ValueError) as error:
-            raise_machine_fault(error)
-            logger.warning("pictures wait until the next search, since they cannot be encoded: %s", error)
-        finally:
-            with self._filling:
-                self._is_filling = False
 
     def duplicates(self, threshold: float) -> Duplicates:
         """Return the groups of pictures that show the same; what was found last is kept.
@@ -117,7 +191,7 @@ class ServedCollection:
             kept = self._kept
             if kept.collection is not collection or kept.threshold != threshold:
                 found = collection.duplicates(threshold=threshold, show_progress=False)
-                kept = self._kept = _Kept(collection=collection, threshold=threshold, found=found)
+                kept = self._kept = _KeptDuplicates(collection=collection, threshold=threshold, found=found)
             return kept.found.still_there()
 
 

@@ -11,9 +11,8 @@ import attrs
 import numpy as np
 import pytest
 
-from mobileclip.collections import Collection, IndexOptions, ModelSource
-from mobileclip.collections.indexing import MARK
-from mobileclip.collections.store import INDEX, Store
+from mobileclip.collections import INDEX, Collection, IndexOptions, ModelSource, Store
+from mobileclip.collections.index import MARK
 from mobileclip.engines import LocalEngine, Retries
 from mobileclip.storage import LOCK
 from tests.collections.pictures import contents, draw

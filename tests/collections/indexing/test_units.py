@@ -9,9 +9,9 @@ from functools import partial
 import attrs
 import pytest
 
-from mobileclip.collections import Collection, IndexOptions, ModelSource
-from mobileclip.collections.indexing import FindingsWriter, units_of
-from mobileclip.collections.reading import FileReader, FileTask, KnownContent, scan
+from mobileclip.collections import Collection, IndexOptions, ModelSource, scan
+from mobileclip.collections.index import FindingsWriter, units_of
+from mobileclip.collections.read import FileReader, FileTask, KnownContent
 from mobileclip.encoders import save_model
 from mobileclip.engines import SET_ASIDE, InlineEngine, LocalEngine, Retries, Work, read_status
 from tests.collections.pictures import assert_same_rows, draw, pack, rows_of, telling

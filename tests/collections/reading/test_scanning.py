@@ -1,6 +1,7 @@
 """Which files an index is made of."""
 
-from mobileclip.collections.reading import estimated_pictures, scan
+from mobileclip.collections import scan
+from mobileclip.collections.scan import estimated_pictures
 from tests.collections.pictures import draw
 
 

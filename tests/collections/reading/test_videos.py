@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from mobileclip.collections import Collection, IndexOptions, ModelSource
-from mobileclip.collections.searching import clock, small_pictures
-from mobileclip.collections.viewing import PROBES
+from mobileclip.collections import Collection, IndexOptions, ModelSource, small_pictures
+from mobileclip.collections.exports import PROBES
+from mobileclip.collections.snapshot import clock
 from mobileclip.engines import InlineEngine
 from mobileclip.extras import install
 from tests.collections.pictures import draw, rows_of

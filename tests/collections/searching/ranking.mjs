@@ -2,13 +2,12 @@
 
 import { readIndexed } from "../../../examples/web/src/indexed.js";
 import { direction, rank, unit } from "../../../examples/web/src/ranking.js";
-import { embeddingOf } from "../../../examples/web/src/small.js";
 
 export async function answers(file, queries) {
   const { pictures } = await readIndexed(new File([file], "pictures.safetensors"));
   return queries.map(({ wanted, like, unwanted, ...options }) => {
     try {
-      const known = like.map((place) => unit(embeddingOf(pictures[place])));
+      const known = like.map((place) => unit(pictures[place].embedding));
       const ranked = rank(pictures, direction([...wanted, ...known], unwanted), options);
       return ranked.map(({ picture, score }) => [picture.path, score]);
     } catch (error) {

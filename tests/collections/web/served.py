@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import uvicorn
 
 from mobileclip.collections import Collection, IndexOptions, ModelSource
-from mobileclip.collections.web import build_application
+from mobileclip.collections.web.application import build_application
 from tests.collections.pictures import draw
 from tests.waiting import wait_for
 

@@ -1,13 +1,10 @@
 """The page of an index, as axe finds it and as a keyboard reaches it, with concepts, tags and an upgrade under way."""
 
-import attrs
 import pytest
 
-from mobileclip.collections import Collection, Concepts, ModelSource
-from mobileclip.encoders import save_model
+from mobileclip.collections import Collection
 from tests.axe import findings
 from tests.browser import CHROMIUM, open_page
-from tests.collections.pictures import draw, telling
 from tests.collections.web.served import make_index, running
 
 pytestmark = [
@@ -23,7 +20,7 @@ CONDITIONS = "(document.getElementById('conditions').open = true) && !document.g
 ONE = "document.getElementById('one').open || document.querySelector('.tile').click()"
 # What each address shows, and what is done there before it is looked at.
 STATES = {
-    "": f"document.querySelector('#upgrade progress') && {TILES} > 0",
+    "": f"{TILES} > 0",
     "?text=a+cat": f"{TILES} === 8",
     "?text=%40%22my+bike%22": "document.querySelectorAll('.judge').length === 16",
     "?duplicates=1": f"{TILES} > 1",
@@ -35,15 +32,12 @@ STATES = {
 
 @pytest.fixture
 def index(tmp_path, telling_file):
-    """An index with tags and two concepts, of which one is in another model's space already."""
+    """An index with tags and two concepts."""
     found = make_index(tmp_path, telling_file)
     words = ["a cat", "words that are far too long for one line under a small picture"]
     found.tag(words, share=0.5, show_progress=False)
     found.concepts.add("my bike", text="a bike", yes=[tmp_path / "photos" / "1.png"])
     found.concepts.add("Zoë's Fahrrad 🚲")
-    save_model(telling(3), tmp_path / "new.safetensors")
-    found.upgrade_to(ModelSource(checkpoint=str(tmp_path / "new.safetensors")), sample=1, force=True)
-    found.seconds = 0.0
     return found
 
 
@@ -91,13 +85,3 @@ def test_accept_and_reject_by_keys_back_and_reload(index):
         page.load(page.evaluate("location.href"), width=1280)
         page.wait_for(PRESSED.format("no", number, "true"))
         assert page.complaints == []
-
-
-def test_an_example_that_the_new_model_cannot_read_is_named(index, tmp_path, monkeypatch):
-    monkeypatch.setattr(Concepts, "_decided", lambda _, one: attrs.evolve(one, uses_examples=True))
-    outside = draw(tmp_path / "outside.png", 50)
-    index.concepts.add("lost", yes=[outside])
-    outside.unlink()
-    with running(index) as address, open_page(f"{address}?text=%40%22lost%22", width=390) as page:
-        page.wait_for(f"{STATUS}.includes('the new one cannot read outside.png')")
-        assert page.evaluate(TILES) == 8

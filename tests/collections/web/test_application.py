@@ -19,13 +19,9 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from mobileclip.collections import Collection, ModelSource
-from mobileclip.collections.web import (
-    MOST_PICTURE_BYTES,
-    Thumbnails,
-    Uploads,
-    build_application,
-    picture_of,
-)
+from mobileclip.collections.web.application import build_application
+from mobileclip.collections.web.guard import MOST_PICTURE_BYTES, Uploads
+from mobileclip.collections.web.served import Thumbnails, picture_of
 from tests.collections.pictures import draw, pack
 from tests.collections.web.served import OPTIONS, make_index, running
 from tests.datasets.videos.making import film, scene
@@ -107,6 +103,14 @@ def test_further_matches_come_behind_the_first(client):
     matches = found(client, "text=a+cat")
     assert [*found(client, "text=a+cat&k=3"), *found(client, "text=a+cat&skip=3&k=60")] == matches
     assert found(client, "text=a+cat&skip=8") == []
+
+
+@pytest.mark.parametrize(("name", "value"), [("not", "a+dog"), ("where", "width>1")])
+def test_the_number_of_texts_that_are_encoded_and_of_conditions_has_a_limit(client, name, value):
+    def status(count):
+        return client.get("/api/search?text=a+cat" + f"&{name}={value}" * count).status_code
+
+    assert (status(16), status(17)) == (200, 400)
 
 
 @pytest.mark.parametrize("query", ["text=a+cat", "text=a+cat&not=a+dog", "like={like}"])

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from mobileclip import storage
-from mobileclip.collections.reading import scan
+from mobileclip.collections import scan
 from mobileclip.data import SkipReport
 from mobileclip.data.images import (
     IMAGE_EXTENSIONS,

@@ -36,15 +36,14 @@ addButton('duplicates', 'Duplicates', duplicates);
 keep.hidden = true;
 
 const page = new Search({
-  async search({ skip, k, picture, again, ...asked }) {
-    const place = new URLSearchParams({ skip, k, ...(again && { again: 1 }) });
+  async search({ skip, k, picture, ...asked }) {
+    const place = new URLSearchParams({ skip, k });
     const answer = await askWith(`/api/search?${written(asked)}&${place}`, picture);
     const number = skip + answer.matches.length;
     concept = answer.concept ?? null;
     const some = number ? `${count(number, 'picture', 'pictures')}, the most similar first` : 'Nothing was found.';
     const found = concept ? said(concept) : some;
-    const rest = answer.num_waiting ? `. The new model reads ${answer.num_waiting} more: their order will change` : '';
-    if (answer.num_waiting && !again) renewSoon();
+    const rest = answer.is_exact ? '' : '. A graph proposed them: it may have missed a few';
     return { ...answer, said: found + rest };
   },
   // Browsers show an address again without asking: every question has addresses of its own, since files change.
@@ -71,17 +70,6 @@ const page = new Search({
     await tell();
   },
 });
-
-// The new model encodes the rest of a query's pictures behind its answer.
-let renewing = null;
-function renewSoon() {
-  clearTimeout(renewing);
-  renewing = setTimeout(async () => {
-    await tell();
-    if (about?.upgrade?.num_waiting) renewSoon();
-    else page.renew().catch(() => {}); // the order before stays
-  }, 1000);
-}
 
 const tellConcept = (query) =>
   ask(`/api/concepts?${new URLSearchParams(query)}`, { method: 'POST', headers: { 'Content-Type': 'application/json' } });
@@ -154,36 +142,17 @@ async function showStart() {
   if (!isStart || !about?.num_pictures || find('results').childElementCount) return;
   const start = make('section', 'start');
   const facts = `${count(about.num_pictures, 'picture', 'pictures')}, embedded by ${about.model} in ${about.dim} numbers each`;
-  const vectors = about.vectors ? [make('p', '', `Held as ${about.vectors}`)] : [];
   const texts = make('p', '', 'For instance: ');
   TEXTS.forEach((text, place) => {
     const link = make('a', '', text);
     link.href = `/?${new URLSearchParams({ text })}`;
     texts.append(...(place ? [', ', link] : [link]));
   });
-  start.append(make('h2', '', 'This collection'), make('p', '', facts), ...vectors, texts, ...upgrade(), ...links(about.concepts));
+  start.append(make('h2', '', 'This collection'), make('p', '', facts), texts, ...links(about.concepts));
   start.append(make('h2', '', 'Some of its pictures'));
   find('results').append(start);
   const { examples } = await ask('/api/examples').catch(() => ({ examples: [] }));
   if (isStart && start.isConnected) page.list(examples.map((one) => [one, '']));
-}
-
-// How far an upgrade is, which `mobileclip upgrade --status` says too.
-const upgraded = ({ model, num_done }) =>
-  `${num_done.toLocaleString('en')} of ${count(about.num_pictures, 'picture', 'pictures')} are encoded by ${model}`;
-
-function upgrade() {
-  if (!about.upgrade) return [];
-  const section = make('div', '');
-  section.id = 'upgrade';
-  const bar = make('progress', '');
-  [bar.max, bar.value] = [about.num_pictures, about.upgrade.num_done];
-  const rest = about.upgrade.num_done < about.num_pictures ? 'searches encode what they find, mobileclip upgrade the rest' : 'mobileclip upgrade ends it';
-  const said = make('p', '', `${upgraded(about.upgrade)}; ${rest}.`);
-  said.id = 'upgraded';
-  bar.setAttribute('aria-labelledby', said.id);
-  section.append(make('h2', '', 'Another model'), said, bar, make('p', '', about.upgrade.measured));
-  return [section];
 }
 
 // Says what the index holds, and that it has changed since the last answer.
@@ -191,14 +160,12 @@ async function tell() {
   try {
     about = await ask('/api/collection');
     const unreadable = about.num_unreadable ? `, ${count(about.num_unreadable, 'file', 'files')} cannot be read` : '';
-    const other = about.upgrade ? `, ${upgraded(about.upgrade)}` : '';
-    find('about').textContent = `${count(about.num_pictures, 'picture', 'pictures')} in ${about.index}${unreadable}${other}`;
+    find('about').textContent = `${count(about.num_pictures, 'picture', 'pictures')} in ${about.index}${unreadable}`;
     if (!about.num_pictures) page.say('The index is empty: add pictures with mobileclip index.');
     else if (!isStart && page.size && about.version !== version)
       page.say('The index has changed: search again to see what is new.');
     else if (isBroken) page.say('');
     isBroken = false;
-    find('upgrade')?.replaceWith(...upgrade());
     showStart();
   } catch (error) {
     isBroken = true;

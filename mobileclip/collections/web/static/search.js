@@ -175,21 +175,6 @@ export class Search {
     }
   }
 
-  /** Shows the pictures that are there in their new order, unless somebody is looking at one, or at further ones. */
-  async renew() {
-    const [query, mine] = [this.#query, this.#asked];
-    const isIdle = () => query && mine === this.#asked && !find('one').open && this.#found <= PAGE;
-    if (!isIdle()) return;
-    const { matches, said } = await this.#source.search({ ...query, skip: 0, k: PAGE, again: true });
-    if (!isIdle()) return;
-    const { id } = document.activeElement;
-    this.clear();
-    this.#query = query;
-    this.#add(matches);
-    this.say(said);
-    if (id) find(id)?.focus({ preventScroll: true });
-  }
-
   /** Shows what a question finds, unless another one was asked meanwhile. */
   async show(question, draw) {
     const mine = ++this.#asked;

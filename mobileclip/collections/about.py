@@ -1,0 +1,149 @@
+"""The model that an index is of, and where that model comes from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+from attrs import validators
+
+from mobileclip.encoders import DualEncoderSpec, is_other_model, packaged
+from mobileclip.inference import ImageTextModel, ModelIdentity, holds_weights, load, spec_known_by_name
+from mobileclip.inputs import Decode
+from mobileclip.serialization import from_json
+from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class ModelSource:
+    """Where the model comes from, as `mobileclip.load` takes it.
+
+    Args:
+        model: its name, where one was given.
+        checkpoint: its weights, where they were given.
+        image_size: side of the images in pixels, where not the model's own.
+        context_length: ids per text, where fewer than the model's own.
+    """
+
+    model: str | None = None
+    checkpoint: str | None = None
+    image_size: int | None = None
+    context_length: int | None = None
+
+    def __str__(self) -> str:
+        """Say it as a person would: the model, and where its weights and sizes are other ones than its own."""
+        name = " from ".join(filter(None, (self.model, self.checkpoint)))
+        size = "" if self.image_size is None else f" for images of {self.image_size} pixels"
+        return name + size + ("" if self.context_length is None else f" for texts of {self.context_length} ids")
+
+    def in_full(self) -> ModelSource:
+        """Return it with paths in full, as an index keeps it."""
+        # A name stays a name, whatever lies beside it.
+        model = _in_full(self.model) if self.model is not None and holds_weights(self.model) else self.model
+        return attrs.evolve(self, checkpoint=_in_full(self.checkpoint), model=model)
+
+    def known_spec(self) -> DualEncoderSpec | None:
+        """Return the spec of the model, as far as its name tells; nothing is read, and nothing is fetched.
+
+        Raises:
+            ValueError, FileNotFoundError: if there is no such model, see `mobileclip.load`.
+        """
+        return spec_known_by_name(
+            self.model, self.checkpoint, image_size=self.image_size, context_length=self.context_length
+        )
+
+    def load(
+        self, device: str, *, trust: bool = False, text_model: str | Path | None = None
+    ) -> tuple[ImageTextModel, ModelIdentity]:
+        """Return the model, and what identifies it; it knows all languages that the package has for it.
+
+        Args:
+            device: where to compute.
+            trust: whether to open an export that may run code here, see `mobileclip.load`.
+            text_model: a text tower in place of the model's own, see `mobileclip.load`.
+
+        Raises:
+            ValueError, FileNotFoundError, CheckpointError: if there is no such model, see `mobileclip.load`.
+        """
+        clip = load(
+            self.model,
+            self.checkpoint,
+            device=device,
+            image_size=self.image_size,
+            context_length=self.context_length,
+            trust=trust,
+            text_model=text_model,
+            any_language=True,
+            identify=True,
+        )
+        assert clip.identity is not None, "it was asked for"
+        return clip, clip.identity
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class FinishedFile:
+    """A file of many pictures that was read to its end.
+
+    Args:
+        path: of the file.
+        num_bytes: of the file, at that time.
+        mtime_ns: when it was last changed, in nanoseconds since 1970, at that time.
+    """
+
+    path: str
+    num_bytes: int
+    mtime_ns: int
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class About:
+    """What an index is of: one model's space.
+
+    Args:
+        layout: of the folder; this library writes 2, and brings indexes of layout 1 over.
+        weights_sha256: see `ModelIdentity`.
+        spec: see `ModelIdentity`.
+        version: see `ModelIdentity`.
+        dim: numbers in an embedding.
+        model: where the model comes from.
+        decode: how pictures were read when the index was last brought up to date, see `IndexOptions`.
+        vectors: how embeddings are held in memory.
+
+    Raises:
+        ValueError: if a value is none of these.
+    """
+
+    weights_sha256: str
+    spec: str
+    version: str
+    dim: int = attrs.field(validator=validators.gt(0))
+    model: ModelSource = ModelSource()
+    decode: Decode = attrs.field(default="fast", metadata=LEFT_OUT_AT_DEFAULT)
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """The model that the embeddings are of."""
+        return ModelIdentity(weights_sha256=self.weights_sha256, spec=self.spec, version=self.version)
+
+    def is_known_to_be_of_another(self, source: ModelSource) -> bool:
+        """Return whether the name of a model alone tells that the embeddings are of another one.
+
+        Args:
+            source: the model; nothing of it is read, and nothing is fetched.
+
+        Raises:
+            ValueError, FileNotFoundError: if there is no such model, see `mobileclip.load`.
+        """
+        known = source.known_spec()
+        try:
+            own = from_json(self.spec, DualEncoderSpec)
+        except ValueError:  # of a kind that nobody has registered here
+            return False
+        return known is not None and is_other_model(known, own)
+
+
+def _in_full(place: str | None) -> str | None:
+    """Return the full path of a file or folder that is there; everything else as it is."""
+    if place is None or packaged(place) is not None or not Path(place).exists():
+        return place
+    return str(Path(place).absolute())

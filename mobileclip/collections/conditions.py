@@ -1,0 +1,181 @@
+"""Conditions on what is known of pictures, such as `width>1000`: read from a text, and never run as a program."""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Sequence
+from datetime import date, time
+from typing import Any, Literal, get_args
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from mobileclip import storage
+from mobileclip.collections.snapshot import TAG, Snapshot
+from mobileclip.registry import nearest
+from mobileclip.strict import strict
+
+Comparison = Literal["=", "!=", "<", "<=", ">", ">=", "~"]
+
+NUMBERS = ("size", "width", "height", "latitude", "longitude", "time")
+TEXTS = ("path", "part", "camera", "taken", "sha256")
+DATE = "taken"
+"""The text that is a moment."""
+
+_DATE = re.compile(r"(\d{4})(?:-(\d\d?)(?:-(\d\d?)(?:[T ](\d\d?)(?::(\d\d?)(?::(\d\d?))?)?)?)?)?")
+_SEPARATORS = ("", "-", "-", "T", ":", ":")
+_COMPARE = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+_CONDITION = re.compile(r"\s*(tag:[^<>=!~]*[^<>=!~\s]|[A-Za-z_0-9]+)\s*(<=|>=|!=|==|=|<|>|~)\s*(.*?)\s*", re.DOTALL)
+_EXPECTED = "expected a column, a comparison and a value, such as width>1000, taken>=2024-05, path~holiday or tag=dog"
+
+
+def _is_score(column: str) -> bool:
+    return column.startswith(f"{TAG}:")
+
+
+def _is_column(_: object, __: object, value: str) -> None:
+    if value not in (*NUMBERS, *TEXTS, TAG) and not _is_score(value):
+        raise ValueError(f"there is no column {value!r}; {nearest(value, (*NUMBERS, *TEXTS, TAG))}")
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class Condition:
+    """A comparison of a column with a value; a picture of which the column is not known does not meet it.
+
+    Args:
+        column: one of `NUMBERS` and `TEXTS`; `tag`, which is `=` or `!=` a word; `tag:WORD`, its score from 0 to 1, see
+            `Words`.
+        comparison: `~` finds a text within a text, whatever the case of its letters; other texts are compared letter by
+            letter. A date stands for all of its moments: `2024-06` from the first second of June to the last. A picture
+            is `=` a date if it was taken within it, `<` before all of it, `>` after all of it, `<=` before its end, and
+            `>=` from its beginning on.
+        value: what the column is compared with; for `taken`, a date as `YYYY-MM-DDTHH:MM:SS`, or its beginning.
+
+    Raises:
+        ValueError: if there is no such column or comparison, or the value does not fit the column.
+    """
+
+    column: str = attrs.field(validator=_is_column)
+    comparison: Comparison
+    value: str | float
+
+    def __attrs_post_init__(self) -> None:
+        """Check that the value fits the column."""
+        if isinstance(self.value, str) != (self.column in (*TEXTS, TAG)):
+            kind = "a text" if self.column in (*TEXTS, TAG) else "a number"
+            raise ValueError(f"{self.column} is compared with {kind}, not with {self.value!r}")
+        if self.comparison == "~" and self.column not in TEXTS:
+            raise ValueError(
+                f"~ looks for a text, and {self.column} is a number; use one of {', '.join(get_args(Comparison)[:-1])}"
+            )
+        if self.column == TAG and self.comparison not in ("=", "!="):
+            raise ValueError(
+                f"a picture has a tag or has not: {TAG}=WORD, {TAG}!=WORD, or {TAG}:WORD>=0.99 for its score"
+            )
+        if self.column == DATE and self.comparison != "~":
+            _date(str(self.value))
+
+    def holds(self, values: NDArray[Any]) -> NDArray[np.bool_]:
+        """Return for which pictures it holds.
+
+        Args:
+            values: what the column has of each, see `Snapshot.column`.
+        """
+        wanted = str(self.value)
+        if self.column in NUMBERS or _is_score(self.column):
+            return np.asarray(_COMPARE[self.comparison](values, self.value) & ~np.isnan(values))
+        if self.comparison == "~":
+            texts, wanted = values, wanted.casefold()
+            if self.column == DATE:
+                texts = np.datetime_as_string(values).astype(object)
+                texts[np.isnat(values)] = None
+            return np.array([one is not None and wanted in one.casefold() for one in texts.tolist()], np.bool_)
+        if self.column != DATE:
+            compare = _COMPARE[self.comparison]
+            return np.array([one is not None and compare(one, wanted) for one in values.tolist()], np.bool_)
+        first = np.datetime64(_date(wanted))
+        # The first moment behind all of it.
+        end = (first + 1).astype(values.dtype)
+        if self.comparison in ("=", "!="):
+            is_within = (first <= values) & (values < end)
+            return np.asarray((is_within == (self.comparison == "=")) & ~np.isnat(values))
+        bound = first if self.comparison in ("<", ">=") else end
+        return np.asarray(values < bound if self.comparison in ("<", "<=") else values >= bound)
+
+
+def matching(snapshot: Snapshot, conditions: Sequence[Condition]) -> NDArray[np.int64]:
+    """Return the places of the pictures that meet all conditions, rising."""
+    meets = np.ones(len(snapshot), np.bool_)
+    for one in conditions:
+        if one.column == TAG:
+            least = Condition(column=f"{TAG}:{one.value}", comparison=">=", value=1 - snapshot.require_words().share)
+            meets &= least.holds(snapshot.column(least.column)) == (one.comparison == "=")
+        else:
+            meets &= one.holds(snapshot.column(one.column))
+    return np.flatnonzero(meets)
+
+
+def parse_condition(text: str) -> Condition:
+    """Return the condition that a text such as `width>1000` states.
+
+    Raises:
+        ValueError: if it states none.
+
+    Examples:
+        >>> parse_condition("width >= 1000").value
+        1000.0
+    """
+    match = _CONDITION.fullmatch(text)
+    if match is None or not match[3]:
+        raise ValueError(f"'{storage.printable(text)}' is no condition; {_EXPECTED}")
+    column, comparison, given = match[1].lower(), match[2], match[3]
+    _is_column(None, None, column)
+    value: Any = given if column in (*TEXTS, TAG) else _number(column, given)
+    known: dict[str, Comparison] = {one: one for one in get_args(Comparison)}
+    return Condition(column=column, comparison=known["=" if comparison == "==" else comparison], value=value)
+
+
+def is_condition(text: str) -> bool:
+    """Return whether a text states a condition."""
+    try:
+        parse_condition(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _number(column: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{column} is a number, and '{storage.printable(text)}' is none; {_EXPECTED}")
+    return value
+
+
+def _date(text: str) -> str:
+    """Return a date, or the beginning of one, as the moments within it begin: `2024-6-1 9` as `2024-06-01T09`."""
+    match = _DATE.fullmatch(text.strip())
+    parts = [part for part in match.groups() if part is not None] if match else []
+    moment = "".join(f"{separator}{part:0>2}" for separator, part in zip(_SEPARATORS, parts, strict=False))
+    try:
+        # The first month and the first day where there are none.
+        date.fromisoformat(f"{moment[:10]}-01-01"[:10])
+        time.fromisoformat(moment[11:] or "00")
+    except ValueError:
+        raise ValueError(
+            f"{DATE} is a date, and '{storage.printable(text)}' is none; expected one such as 2024, 2024-06, "
+            "2024-06-01 or 2024-06-01T12:30, or taken~TEXT for a text within it"
+        ) from None
+    return moment

@@ -1,0 +1,208 @@
+"""Files that an index is written to: rows as Parquet, and pictures for a page in a browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mobileclip import storage
+from mobileclip.collections.about import About
+from mobileclip.collections.pictures import small_pictures, webp
+from mobileclip.collections.snapshot import Match, Snapshot, match_of
+from mobileclip.collections.store import COLUMNS, Row, Store
+from mobileclip.extras import needed
+from mobileclip.inference import ImageTextModel
+from mobileclip.machine import raise_machine_fault
+from mobileclip.progress import Progress
+from mobileclip.serialization import from_json, to_json
+from mobileclip.terminal import console
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+SUFFIX = ".parquet"
+"""How the name of a file of rows ends."""
+
+_EMBEDDING, _ABOUT = "embedding", "mobileclip"
+_TYPES = dict.fromkeys(COLUMNS, "string") | {
+    **dict.fromkeys(("id", "size", "mtime_ns"), "int64"),
+    **dict.fromkeys(("width", "height"), "int32"),
+    **dict.fromkeys(("latitude", "longitude", "time"), "float64"),
+}
+_BLOCK = 16_384
+
+
+def arrow() -> tuple[Any, Any]:
+    """Return pyarrow and its reader of Parquet.
+
+    Raises:
+        ImportError: if it is not installed; the message has the command that installs it.
+    """
+    with needed("rows as Parquet", "collections"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    return pa, pq
+
+
+def write_rows(path: Path, rows: Iterable[Row], about: About, *, overwrite: bool = False) -> int:
+    """Write rows to a file, whole or not at all, and return how many there are.
+
+    Args:
+        path: `*.parquet`.
+        rows: of an index; those without an embedding have zeros.
+        about: what the index is of.
+        overwrite: whether a file that is there is replaced.
+
+    Raises:
+        ValueError: if the name ends otherwise.
+        OSError: if the file is there already, or cannot be written.
+    """
+    storage.require_output(path, overwrite=overwrite, suffixes=(SUFFIX,))
+    pa, pq = arrow()
+    fields = [pa.field(name, getattr(pa, kind)()) for name, kind in _TYPES.items()]
+    vector = pa.list_(pa.float16(), about.dim)
+    schema = pa.schema([*fields, pa.field(_EMBEDDING, vector)], metadata={_ABOUT: to_json(about)})
+    rows, count, none = iter(rows), 0, np.zeros(about.dim, np.float16)
+    with storage.atomic_file(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        while block := list(islice(rows, _BLOCK)):
+            columns = [pa.array([getattr(row, name) for row in block], _TYPES[name]) for name in _TYPES]
+            vectors = np.stack([none if row.embedding is None else row.embedding for row in block]).astype(np.float16)
+            columns.append(pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), type=vector))
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+            count += len(block)
+    return count
+
+
+def open_rows(file: Path) -> Store:
+    """Return an index of rows that `write_rows` wrote, which is removed with the process and is not written to.
+
+    Raises:
+        ValueError: if the file holds no rows of an index.
+        OSError: if it cannot be read.
+    """
+    pa, pq = arrow()
+    try:
+        about = from_json(pq.read_metadata(file).metadata[_ABOUT.encode()].decode(), About)
+    except (pa.ArrowException, ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{file} holds no rows of an index ({error!r}); give one that Collection.export wrote"
+        ) from None
+    folder = Path(tempfile.mkdtemp(prefix="mobileclip-"))
+    store = Store.create(folder, about)
+    weakref.finalize(store, shutil.rmtree, folder, ignore_errors=True)
+    with store.writing():
+        store.append(_read_rows(file, about.dim))
+    store.exported = file
+    return store
+
+
+def _read_rows(path: Path, dim: int) -> Iterator[Row]:
+    pa, pq = arrow()
+    try:
+        file = pq.ParquetFile(path)
+        # A thread of Arrow that gives memory back while the interpreter ends would end the process with SIGABRT.
+        for batch in file.iter_batches(_BLOCK, columns=[*COLUMNS, _EMBEDDING], use_threads=False):
+            batch.validate(full=True)
+            yield from _rows_of(batch, dim)
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
+        raise_machine_fault(error)
+        raise ValueError(f"{path} cannot be read: {str(error).strip()}; write it again: `mobileclip merge`") from None
+
+
+def _rows_of(batch: pa.RecordBatch, dim: int) -> Iterator[Row]:
+    vectors = batch[_EMBEDDING].flatten().to_numpy(zero_copy_only=False).reshape(-1, dim).astype(np.float16)
+    if len(vectors) != len(batch):
+        raise ValueError(f"its embeddings have other numbers than {dim}")
+    for vector, row in zip(vectors, batch.select(COLUMNS).to_pylist(), strict=True):
+        yield Row(embedding=vector if row["problem"] is None else None, **{**row, "id": None})
+
+
+WEB_SUFFIX = ".safetensors"
+"""How the name of a file for a page ends."""
+
+PROBES = ("a photo of a dog", "a street at night", "two people on a beach", "a diagram with text")
+"""Texts whose embeddings are stored: whoever has another text tower finds that out by them."""
+
+_FACTS = ("part", "size", "width", "height", "camera", "taken", "time")
+_FORMAT = "mobileclip pictures 1"
+_SIDE = 320
+_QUALITY = 70
+
+
+def write_web_file(
+    path: Path,
+    snapshot: Snapshot,
+    clip: ImageTextModel,
+    *,
+    overwrite: bool = False,
+    show_progress: bool = True,
+) -> int:
+    """Write the pictures of an index with their embeddings and small copies, and return how many they are.
+
+    The file is safetensors: `embedding`, float16; `names` and
+    `facts`, lists of JSON; `thumbnails`, WebP files one behind another, each of which ends where `ends` says; `probes`,
+    the embeddings of `PROBES`. A name begins with the path below the folder that all pictures are in. Facts are what
+    conditions may be on, but for where a picture was taken. A picture that cannot be read any more has a small copy of
+    no bytes; one that is gone is left out.
+
+    Args:
+        path: `*.safetensors`.
+        snapshot: of the collection.
+        clip: the model that it is of.
+        overwrite: whether a file that is there is replaced.
+        show_progress: whether to show how far it is.
+
+    Raises:
+        ValueError: if there are no pictures, or none is where it was, or the name ends otherwise.
+        OSError: if the file is there already, or cannot be written.
+    """
+    from safetensors.numpy import save
+
+    storage.require_output(path, overwrite=overwrite, suffixes=(WEB_SUFFIX,))
+    places, rows = snapshot.shown()
+    matches = [match_of(row, 1.0) for row in rows]
+    thumbnails, ends = bytearray(), []
+    with Progress(
+        "making small copies", total=len(matches), unit="pictures", console=console(shown=show_progress)
+    ) as bar:
+        for picture in small_pictures(matches, _SIDE):
+            thumbnails += b"" if picture is None else webp(picture, _QUALITY)
+            ends.append(len(thumbnails))
+            bar.advance()
+    # Where all of it is on this machine is nobody's business.
+    folder = os.path.commonpath([os.path.dirname(match.path) for match in matches])  # noqa: PTH120 - texts, of any number
+    names = json.dumps([_short(match.name, folder) for match in matches])
+    facts = json.dumps([_facts(match, folder) for match in matches])
+    content = save(
+        {
+            "embedding": snapshot.vectors[places],
+            "probes": clip.encode_text(list(PROBES)).numpy().astype(np.float32),
+            "names": np.frombuffer(names.encode(), np.uint8),
+            "facts": np.frombuffer(facts.encode(), np.uint8),
+            "ends": np.array(ends, np.int64),
+            "thumbnails": np.frombuffer(bytes(thumbnails), np.uint8),
+        },
+        metadata={"format": _FORMAT, "probes": json.dumps(PROBES)},
+    )
+    with storage.atomic_write(path) as file:
+        file.write(content)
+    return len(matches)
+
+
+def _short(path: str, folder: str) -> str:
+    return storage.printable(os.path.relpath(path, folder), limit=4096)
+
+
+def _facts(match: Match, folder: str) -> dict[str, Any]:
+    known = {name: value for name, value in match.known().items() if name in _FACTS}
+    return {**known, "path": _short(match.path, folder)}

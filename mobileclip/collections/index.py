@@ -1,0 +1,533 @@
+"""Updates an index: encodes new files, recognises moved ones, and drops deleted ones."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+
+import attrs
+
+from mobileclip.collections.about import ModelSource
+from mobileclip.collections.known import KnownFiles, KnownRow
+from mobileclip.collections.read import FileReader, FileTask, Findings, IndexOptions, KnownContent
+from mobileclip.collections.scan import FoundFile, Presence, Scan, estimated_pictures, lies_in
+from mobileclip.collections.store import Store
+from mobileclip.data import LostProcessError, Skip
+from mobileclip.encoders import is_export
+from mobileclip.engines import (
+    Engine,
+    Listener,
+    LocalEngine,
+    OnProgress,
+    Place,
+    Retries,
+    SetAside,
+    Work,
+    Worker,
+    held,
+    read_set_aside,
+    write_set_aside,
+)
+from mobileclip.inference import ImageTextModel, ModelIdentity, quickened
+from mobileclip.progress import Progress
+from mobileclip.terminal import console, get_logger
+
+
+@attrs.frozen(kw_only=True)
+class IndexReport:
+    """The report of an index update: numbers of pictures encoded, unchanged, moved, removed and unreadable.
+
+    Args:
+        num_encoded: new or changed ones.
+        num_known: of new files or changed ones whose content had an embedding: moved files, copies, and files that
+            were touched.
+        num_unchanged: that were not looked at again.
+        num_removed: that are gone, or moved.
+        num_unreadable: files that could not be read before, and have not changed.
+        unreadable: why each file that could not be read now was not, naming it.
+        uninstalled: what must be installed for other files, with the command that does, and how many files these are;
+            they are tried again each time.
+        left_out: files of folders that are no pictures.
+        set_aside: files that an engine has given up; the next run tries them again.
+        missing: how many pictures are kept of each folder or file that is not there, or is empty.
+    """
+
+    num_encoded: int
+    num_known: int
+    num_unchanged: int
+    num_removed: int
+    num_unreadable: int
+    unreadable: tuple[str, ...]
+    uninstalled: Mapping[str, int]
+    left_out: tuple[Skip, ...]
+    set_aside: tuple[SetAside, ...] = ()
+    missing: Mapping[str, int] = attrs.field(factory=dict)
+
+    @property
+    def num_left_out(self) -> int:
+        """How much could not be read now, was set aside, or is not there now."""
+        return len(self.unreadable) + len(self.set_aside) + len(self.missing)
+
+    def __str__(self) -> str:
+        """Say it in a line."""
+        parts = [f"{self.num_encoded:,} encoded"]
+        parts += [f"{self.num_known:,} recognised by their content"] if self.num_known else []
+        parts += [f"{self.num_unchanged:,} as before"] if self.num_unchanged else []
+        parts += [f"{self.num_removed:,} gone from where they were"] if self.num_removed else []
+        unreadable = self.num_unreadable + len(self.unreadable)
+        parts += [f"{unreadable:,} cannot be read"] if unreadable else []
+        parts += [f"{sum(self.uninstalled.values()):,} wait for an extra"] if self.uninstalled else []
+        parts += [f"{len(self.set_aside):,} set aside"] if self.set_aside else []
+        kept = sum(self.missing.values())
+        parts += [f"{kept:,} kept of what is not there now"] if kept else []
+        return ", ".join(parts)
+
+
+MARK = "reading"
+"""An empty file, which is there while a job that reads in its own process has written nothing down yet."""
+
+
+class FindingsWriter:
+    """Writes to an index what was found, and counts what it has written.
+
+    Args:
+        store: of the index, which the caller holds.
+        known: what the index knows of files.
+        options: after how many pictures and how many seconds something is written.
+    """
+
+    def __init__(self, store: Store, known: KnownFiles, options: IndexOptions) -> None:
+        self._store, self._known, self._options = store, known, options
+        self.mark = store.folder / MARK
+        self.pending = Findings()
+        self.written = Findings()
+        self.num_known = 0
+        self.recognised: set[str] = set()
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """Count the seconds to the next writing from now on."""
+        self._written = time.monotonic()
+
+    def is_due(self, num_rows: int) -> bool:
+        """Return whether it is time to write down so many rows."""
+        is_late = time.monotonic() - self._written > self._options.segment_seconds
+        return num_rows >= self._options.segment_rows or (is_late and num_rows > 0)
+
+    def add(self, found: Findings) -> None:
+        """Take what was found, and write it down if it is time.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        self.pending.add(found)
+        if self.is_due(self.pending.num_rows):
+            self.flush()
+
+    def flush(self) -> None:
+        """Write down what was found.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        found, self.pending = self.pending, Findings()
+        self.recognised |= {one.sha256 for one in found.recognised}
+        copies = self._known.copies(found.recognised)
+        rows = [*found.rows, *copies]
+        self.num_known += sum(row.problem is None for row in copies)
+        renewed = chain(((row.path, row.part) for row in rows), found.gone)
+        removed = [number for path, part in renewed for number in self._known.take_replaced(path, part)]
+        self._store.append(rows, removed=removed, finished=found.finished)
+        # Its counts and reasons are reported; rows have been written.
+        self.written.add(attrs.evolve(found, rows=[], recognised=[], gone=[], finished=[]))
+        self.mark.unlink(missing_ok=True)
+        self.start_clock()
+
+
+# Pictures of a group: what takes a worker some seconds, and no more than its share.
+_MOST_PICTURES, _LEAST_PICTURES = 256, 16
+_GROUPS_A_WORKER = 8
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class IndexUnit:
+    """Files that are read by one worker.
+
+    Args:
+        name: of the first one, and how many others there are.
+        tasks: the files.
+        known: what of them need not be encoded.
+    """
+
+    name: str
+    tasks: tuple[FileTask, ...]
+    known: KnownContent
+
+
+def units_of(
+    tasks: Sequence[FileTask],
+    known_of: Callable[[FoundFile], KnownContent],
+    num_workers: int,
+    suspects: Collection[str] = (),
+) -> list[IndexUnit]:
+    """Return files as groups: some hundred pictures each, and shards and videos one by one.
+
+    Args:
+        tasks: the files.
+        known_of: says what need not be encoded of a file.
+        num_workers: that share them.
+        suspects: paths of pictures that were set aside before, which come one by one.
+    """
+    pictures = [task for task in tasks if task.file.kind == "picture" and task.file.path not in suspects]
+    share = -(-len(pictures) // (_GROUPS_A_WORKER * num_workers))
+    size = min(max(share, _LEAST_PICTURES), _MOST_PICTURES)
+    groups = [tuple(pictures[start : start + size]) for start in range(0, len(pictures), size)]
+    groups += [(task,) for task in tasks if task.file.kind != "picture" or task.file.path in suspects]
+    return [_unit(group, known_of) for group in groups]
+
+
+def _unit(group: tuple[FileTask, ...], known_of: Callable[[FoundFile], KnownContent]) -> IndexUnit:
+    known = [known_of(task.file) for task in group]
+    return IndexUnit(
+        name=_name(group),
+        tasks=group,
+        known=KnownContent(
+            pictures={size: hashes for one in known for size, hashes in one.pictures.items()},
+            videos=frozenset(sha256 for one in known for sha256 in one.videos),
+        ),
+    )
+
+
+def _name(group: Sequence[FileTask]) -> str:
+    first, num_others = group[0].file.path, len(group) - 1
+    return f"{first} and {num_others:,} other{'s' if num_others > 1 else ''}" if num_others else first
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class IndexWork(Work[IndexUnit, Findings]):
+    """What workers do with the files; their paths, and the model's, lead to the same content everywhere.
+
+    Args:
+        source: where the model comes from.
+        trust: see `update`.
+        identity: of the model.
+        folder: of the index, for messages.
+        options: how.
+        num_pictures: about how many a worker gets.
+        examples: pictures that forms of the model are tried on.
+    """
+
+    source: ModelSource
+    trust: bool
+    identity: ModelIdentity
+    folder: str
+    options: IndexOptions
+    num_pictures: int
+    examples: tuple[FoundFile, ...]
+
+    def open(self, place: Place) -> Worker[IndexUnit, Findings]:
+        """Load the model, in its fastest form where that is worth while.
+
+        Raises:
+            ValueError, OSError: if it cannot be loaded, or is another one.
+        """
+        device = "cpu" if is_export(self.source.checkpoint or self.source.model or "") else place.device
+        clip, identity = self.source.load(device, trust=self.trust)
+        self.identity.require_same(
+            identity, here=f"the index {self.folder}", there="what a worker has loaded its model from"
+        )
+        examples = (Path(file.path) for file in self.examples)
+        clip = quickened(clip, examples, self.num_pictures, precision=self.options.precision, show_progress=False)
+        return partial(self._read, clip)
+
+    def split(self, unit: IndexUnit) -> list[IndexUnit]:
+        """Return the halves of a group of pictures, of which one may be what fails; none of a single file."""
+        middle = len(unit.tasks) // 2
+        halves = (unit.tasks[:middle], unit.tasks[middle:]) if middle else ()
+        return [attrs.evolve(unit, name=_name(half), tasks=half) for half in halves]
+
+    def _read(self, clip: ImageTextModel, unit: IndexUnit, on_progress: OnProgress, /) -> Callable[[], Findings]:
+        reader = FileReader(unit.tasks, unit.known, self.options)
+        for _ in reader.read(clip, num_workers=1):
+            on_progress(1)
+        found = reader.take()
+        return lambda: found
+
+
+# A process takes seconds to start, and is not worth it for fewer.
+_EACH = 64
+# As many as forms of a model are tried on.
+_EXAMPLES = 16
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class FileEncoder:
+    """Has files read and encoded, and what is found in them written down.
+
+    Args:
+        store: of the index, which the caller holds.
+        known: what the index knows of files.
+        writer: writes to the index.
+        options: how.
+        trust: see `update`.
+    """
+
+    store: Store
+    known: KnownFiles
+    writer: FindingsWriter
+    options: IndexOptions
+    trust: bool = False
+
+    def encode_here(self, files: Sequence[FoundFile], clip: ImageTextModel) -> None:
+        """Read and encode in this process, with those that decode beside it.
+
+        Args:
+            files: that are read.
+            clip: encodes.
+
+        Raises:
+            LostProcessError: if one of the processes ends abruptly; what was finished before is in the index.
+            OSError: if the index cannot be written.
+        """
+        options, writer, num_about = self.options, self.writer, estimated_pictures(files)
+        clip = quickened(
+            clip,
+            (Path(file.path) for file in files if file.kind == "picture"),
+            num_about,
+            precision=options.precision,
+            show_progress=options.show_progress,
+        )
+        tasks = [self.known.task(file) for file in files]
+        reader = FileReader(tasks, self.known.content(), options)
+        num_workers = min(options.num_workers, 1 + num_about // _EACH)
+        writer.start_clock()
+        try:
+            with self._bar(num_about) as bar:
+                for _ in reader.read(clip, num_workers):
+                    # A file that is being read may hold more than was expected.
+                    is_more = bar.done >= reader.num_expected
+                    bar.expect(bar.done + 2 if is_more else reader.num_expected)
+                    bar.advance()
+                    if writer.is_due(reader.findings.num_rows):
+                        writer.add(reader.take())
+        except (KeyboardInterrupt, ValueError):
+            writer.add(reader.take())
+            writer.flush()
+            raise
+        writer.add(reader.take())
+        writer.flush()
+
+    def share(self, files: Sequence[FoundFile], engine: Engine) -> tuple[SetAside, ...]:
+        """Have an engine read and encode, and return what it has set aside.
+
+        Args:
+            files: that are read.
+            engine: whose workers have a model each.
+
+        Raises:
+            ValueError: if no worker can work.
+            OSError: if the index cannot be written.
+        """
+        about = self.store.about
+        units = units_of(
+            [self.known.task(file) for file in files],
+            self.known.content_like,
+            engine.most_workers(len(files)),
+            suspects=self.suspects(),
+        )
+        job = IndexWork(
+            source=about.model,
+            trust=self.trust,
+            identity=about.identity,
+            folder=str(self.store.folder),
+            options=self.options,
+            num_pictures=estimated_pictures(files) // engine.most_workers(len(units)),
+            examples=tuple(islice((file for file in files if file.kind == "picture"), _EXAMPLES)),
+        )
+        # The store holds the folder for as long as it is written to.
+        with held(job.folder, engine, is_held=True) as run, self._bar(len(files)) as bar:
+            run.begin("indexing", num_units=len(units), called="groups of files")
+            try:
+                run.do(job, units, _Entering(self.writer, bar))
+            except (KeyboardInterrupt, ValueError):
+                self.writer.flush()
+                raise
+            self.writer.flush()
+            return run.set_aside
+
+    def suspects(self) -> set[str]:
+        """Return the paths of files that were set aside before."""
+        return {aside.unit for aside in read_set_aside(self.store.folder)}
+
+    def _bar(self, total: int) -> Progress:
+        return Progress("indexing", total=total, unit="pictures", console=console(shown=self.options.show_progress))
+
+
+class _Entering(Listener[IndexUnit, Findings]):
+    """Enters into the index what workers find."""
+
+    def __init__(self, writer: FindingsWriter, bar: Progress) -> None:
+        self._writer, self._bar = writer, bar
+
+    def advanced(self, count: int) -> None:
+        """Show how fast pictures are read; a file counts when it is done."""
+        self._bar.advance(0, count=count)
+
+    def finished(self, unit: IndexUnit, entry: Findings) -> None:
+        """Enter it."""
+        self._writer.add(entry)
+        self._bar.advance(len(unit.tasks), count=0)
+
+    def gave_up(self, unit: IndexUnit, aside: SetAside) -> None:  # noqa: ARG002 - as a `Listener` does
+        """Show that no more is done for it."""
+        self._bar.advance(len(unit.tasks), count=0)
+
+
+logger = get_logger(__name__)
+
+# Processes with a model each, where one that reads was lost.
+_MOST_APART = 4
+_AT_ONCE = Retries(tries=2, pause_seconds=0.0)
+
+
+def update(
+    store: Store,
+    clip: Callable[[], ImageTextModel],
+    found: Scan,
+    options: IndexOptions,
+    engine: Engine | None = None,
+    *,
+    trust: bool = False,
+) -> IndexReport:
+    """Bring an index up to date with the files that were found; the caller holds the index.
+
+    What is finished is written down every few seconds, so that a job that is killed loses no more than these.
+
+    Args:
+        store: of the index.
+        clip: gives the model that it is of; not called where nothing is to be encoded, nor with an engine, whose
+            workers load it.
+        found: the files.
+        options: how.
+        engine: whose workers read and encode; None for this process, with those that decode beside it.
+        trust: whether workers may load an export that another machine wrote, see `mobileclip.load`.
+
+    Raises:
+        OSError: if the index cannot be written.
+        ValueError: if a process that decodes ends abruptly, or no worker can work.
+    """
+    known = KnownFiles(store)
+    writer = FindingsWriter(store, known, options)
+    work: list[FoundFile] = []
+    kept: list[KnownRow] = []
+    outdated: list[int] = []
+    for file in found.files.values():
+        if known.is_as_before(file):
+            kept += [row for row in known.rows(file.path) if row.mtime_ns == file.mtime_ns]
+            # After a merge, there may be rows of what a shard held before.
+            outdated += [row.id for row in known.rows(file.path) if row.mtime_ns != file.mtime_ns]
+        else:
+            work.append(file)
+    store.append(inputs=found.inputs)
+    set_aside: tuple[SetAside, ...] = ()
+    if work:
+        store.note_decode(options.decode)
+        encoder = FileEncoder(store=store, known=known, writer=writer, options=options, trust=trust)
+        set_aside = encoder.share(work, engine) if engine is not None else _encode_apart_if_lost(encoder, work, clip)
+    else:
+        writer.mark.unlink(missing_ok=True)  # of a job that was killed when all was written down
+    gone, missing = known.gone(found, writer.recognised)
+    # What moved away whole leaves nothing but files that could not be read.
+    moved = [one for one in found.missing if not missing[one] and not Path(one).exists()]
+    gone += [path for folder in moved for path in known.below(folder) if path not in gone]
+    removed = [row.id for path in gone for row in known.rows(path)] + outdated
+    store.append(removed=removed)
+    store.forget(gone, inputs=moved)
+    store.compact()
+    _forget_set_aside(store, found)
+    num_unreadable = sum(row.is_problem for row in kept)
+    return IndexReport(
+        num_encoded=writer.written.num_encoded,
+        num_known=writer.num_known,
+        num_unchanged=writer.written.num_unchanged + len(kept) - num_unreadable,
+        num_removed=len(removed),
+        num_unreadable=num_unreadable,
+        unreadable=tuple(dict.fromkeys(writer.written.unreadable)),
+        uninstalled=dict(writer.written.uninstalled),
+        left_out=found.left_out,
+        set_aside=set_aside,
+        missing={place: count for place, count in missing.items() if place not in moved},
+    )
+
+
+def forget(store: Store, folders: Sequence[str]) -> int:
+    """Drop folders from an index, and return how many pictures it had of them; the caller holds the index.
+
+    Args:
+        store: of the index.
+        folders: in full; files and shards do too.
+
+    Raises:
+        ValueError: if the index has nothing of one, or would find it again as a part of what it is of.
+        OSError: if the index cannot be written.
+    """
+    known, before, there = KnownFiles(store), store.inputs, Presence()
+    for folder in folders:
+        around = [one for one in before if one != folder and lies_in(folder, one)]
+        if around and any(path in there for path in known.below(folder)):
+            raise ValueError(f"{folder} is a part of {around[0]}, which the index is of, and would be found again")
+        if not known.below(folder) and not any(lies_in(one, folder) for one in before):
+            raise ValueError(f"the index has nothing of {folder}; it is of {', '.join(before) or 'nothing'}")
+    inputs = [one for one in before if any(lies_in(one, folder) for folder in folders)]
+    gone = list(dict.fromkeys(path for folder in folders for path in known.below(folder)))
+    rows = [row for path in gone for row in known.rows(path)]
+    store.append(removed=[row.id for row in rows])
+    store.forget(gone, inputs=inputs)
+    store.compact()
+    return sum(not row.is_problem for row in rows)
+
+
+def _encode_apart_if_lost(
+    encoder: FileEncoder, work: Sequence[FoundFile], clip: Callable[[], ImageTextModel]
+) -> tuple[SetAside, ...]:
+    """Read and encode in this process, and return what was set aside.
+
+    A file may end the process that reads it. Where one was lost, and where the last job was killed before it had
+    written anything down, processes that the job outlives do the rest, and find the file.
+    """
+    mark, suspects = encoder.writer.mark, encoder.suspects()
+    if mark.exists():
+        logger.warning("the last run was killed before it wrote anything; files are now read in processes of their own")
+        suspects = {file.path for file in work}
+    apart = [file for file in work if file.path in suspects]
+    here = [file for file in work if file.path not in suspects]
+    try:
+        mark.touch()
+        if here:
+            encoder.encode_here(here, clip())
+    except LostProcessError as error:
+        logger.warning("%s. The remaining files are now read in processes of their own", str(error).partition(":")[0])
+        # Some of it was written down.
+        encoder.known.look_up()
+        apart = [file for file in work if not encoder.known.is_as_before(file)]
+    finally:
+        mark.unlink(missing_ok=True)
+    return encoder.share(apart, _engine_apart(clip(), encoder.options)) if apart else ()
+
+
+def _engine_apart(clip: ImageTextModel, options: IndexOptions) -> LocalEngine:
+    """Return an engine of few processes, since each has a model."""
+    device = str(next(clip.model.parameters()).device)
+    num_workers = min(options.num_workers, _MOST_APART)
+    return LocalEngine(num_workers=num_workers, devices=(device,), apart=True, retries=_AT_ONCE)
+
+
+def _forget_set_aside(store: Store, found: Scan) -> None:
+    """Drop files that are gone from the list of those that were set aside."""
+    listed = read_set_aside(store.folder)
+    kept = [one for one in listed if one.unit in found.files or not found.covers(one.unit)]
+    if kept != list(listed):
+        write_set_aside(store.folder, kept)

@@ -1,0 +1,191 @@
+"""What an index already has of each file: its rows, embeddings by content, and whether it was read to its end."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+
+import attrs
+
+from mobileclip.collections.about import FinishedFile
+from mobileclip.collections.read import FileTask, KnownContent, Recognised
+from mobileclip.collections.scan import FoundFile, MissingFolders, Presence, Scan, lies_in
+from mobileclip.collections.store import Row, Store
+from mobileclip.datasets import is_video_name
+
+
+@attrs.frozen(kw_only=True)
+class KnownRow:
+    """A row of an index, as far as it says whether a file is as before.
+
+    Args:
+        id: that the index knows it by.
+        part: key of its sample, where the file holds several.
+        size: of the picture or of the video, in bytes.
+        mtime_ns: when the file was last changed, in nanoseconds since 1970.
+        sha256: of the picture or of the video.
+        is_problem: whether the file could not be read.
+    """
+
+    id: int
+    part: str | None
+    size: int
+    mtime_ns: int
+    sha256: str
+    is_problem: bool
+
+
+class KnownFiles:
+    """What an index knew of files when it was last looked up; `look_up` does that again.
+
+    Args:
+        store: of the index.
+
+    Raises:
+        ValueError: if the index is damaged.
+        OSError: if it cannot be read.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.look_up()
+
+    def look_up(self) -> None:
+        """Enter what the index holds now.
+
+        Raises:
+            ValueError: if the index is damaged.
+            OSError: if it cannot be read.
+        """
+        self._rows: dict[str, list[KnownRow]] = defaultdict(list)
+        self._replaceable: dict[str, dict[str | None, list[int]]] = {}
+        self._hashes_of_size: dict[int, list[str]] = defaultdict(list)
+        self._id_of_hash: dict[str, int] = {}
+        self._video_of_hash: dict[str, str] = {}
+        self._finished: dict[str, FinishedFile] = {}
+        self._finished_of_size: dict[int, list[str]] = defaultdict(list)
+        for one in self._store.finished:
+            self._finished[one.path] = one
+            self._finished_of_size[one.num_bytes].append(one.path)
+        columns = ("id", "path", "part", "size", "mtime_ns", "sha256", "problem")
+        for number, path, part, size, mtime_ns, sha256, problem in self._store.values(*columns):
+            is_problem = problem is not None
+            self._rows[path].append(
+                KnownRow(id=number, part=part, size=size, mtime_ns=mtime_ns, sha256=sha256, is_problem=is_problem)
+            )
+            if is_video_name(path):
+                # Of one that was not read to its end, some frames are missing.
+                if path in self._finished:
+                    self._video_of_hash[sha256] = path
+            elif not is_problem and sha256 not in self._id_of_hash:
+                self._id_of_hash[sha256] = number
+                self._hashes_of_size[size].append(sha256)
+
+    def rows(self, path: str) -> Sequence[KnownRow]:
+        """Return the rows of a file."""
+        return self._rows.get(path, ())
+
+    def gone(self, found: Scan, recognised: Collection[str] = ()) -> tuple[list[str], dict[str, int]]:
+        """Return which files are gone, and how many pictures are kept of what is missing.
+
+        A file that is there stays, whatever a folder says of it: hidden ones and those of linked folders are in an
+        index where they were given by their names. What was in a folder that is missing or empty, as one on a disk that
+        is not mounted, is kept, unless it was found elsewhere.
+
+        Args:
+            found: what was looked at.
+            recognised: hashes of what was found in other files, which takes the rows of files that are gone along.
+
+        Returns:
+            paths of files that are gone; and numbers of pictures by the folder that is missing or empty, or by what was
+            missing of the inputs.
+        """
+        there, folders = Presence(), MissingFolders()
+        gone: list[str] = []
+        kept = dict.fromkeys(found.missing, 0)
+        for path, rows in self._rows.items():
+            if path in found.files or path in there:
+                continue
+            if _is_elsewhere(rows, recognised):
+                gone.append(path)
+                continue
+            missing = next((one for one in found.missing if lies_in(path, one)), None)
+            if missing is None and not found.covers(path):
+                continue
+            place = missing or folders.around(path)
+            if place is None:
+                gone.append(path)
+            else:
+                kept[place] = kept.get(place, 0) + sum(not row.is_problem for row in rows)
+        return gone, kept
+
+    def below(self, folder: str) -> list[str]:
+        """Return the paths of the files that the index has of a folder."""
+        return [path for path in self._rows if lies_in(path, folder)]
+
+    def is_as_before(self, file: FoundFile) -> bool:
+        """Return whether nothing has to be read of a file."""
+        if file.kind == "picture":
+            return [(row.size, row.mtime_ns) for row in self.rows(file.path)] == [(file.size, file.mtime_ns)]
+        before = self._finished.get(file.path)
+        return before is not None and (before.num_bytes, before.mtime_ns) == (file.size, file.mtime_ns)
+
+    def task(self, file: FoundFile) -> FileTask:
+        """Return a file as it is to be read: of a shard, some may have been read from it as it is now."""
+        if file.kind != "shard":
+            return FileTask(file=file)
+        known = self.rows(file.path)
+        return FileTask(
+            file=file,
+            parts=frozenset(row.part for row in known),
+            done=frozenset(row.part for row in known if row.mtime_ns == file.mtime_ns),
+        )
+
+    def content(self) -> KnownContent:
+        """Return all that need not be encoded."""
+        return KnownContent(pictures=self._hashes_of_size, videos=self._video_of_hash)
+
+    def content_like(self, file: FoundFile) -> KnownContent:
+        """Return what need not be encoded of a file: of a shard, what it held before, and shards as large as it is."""
+        if file.kind == "picture":
+            return KnownContent(pictures={file.size: self.content().of_size(file.size)})
+        alike = self._finished_of_size.get(file.size, [])
+        if file.kind == "video":
+            return KnownContent(videos=frozenset(row.sha256 for path in alike for row in self.rows(path)))
+        hashes: dict[int, list[str]] = defaultdict(list)
+        for path in {file.path, *alike}:
+            for row in self.rows(path):
+                if not row.is_problem:
+                    hashes[row.size].append(row.sha256)
+        return KnownContent(pictures=dict(hashes))
+
+    def take_replaced(self, path: str, part: str | None) -> list[int]:
+        """Return the ids of the rows that are replaced by one of this name; after the first time, none."""
+        if path not in self._rows:
+            return []
+        if path not in self._replaceable:
+            ids: dict[str | None, list[int]] = defaultdict(list)
+            for row in self._rows[path]:
+                ids[row.part].append(row.id)
+            self._replaceable[path] = dict(ids)
+        return self._replaceable[path].pop(part, [])
+
+    def copies(self, recognised: Sequence[Recognised]) -> list[Row]:
+        """Return the rows of pictures and videos whose content is in the index already."""
+        wanted = [(one, number) for one in recognised for number in self._ids_of(one)]
+        rows = {row.id: row for row in self._store.rows(list({number for _, number in wanted}))}
+        return [
+            attrs.evolve(rows[number], id=None, path=one.file.path, part=one.part, mtime_ns=one.file.mtime_ns)
+            for one, number in wanted
+        ]
+
+    def _ids_of(self, one: Recognised) -> list[int]:
+        if one.file.kind != "video":
+            return [self._id_of_hash[one.sha256]]
+        return [row.id for row in self.rows(self._video_of_hash[one.sha256])]
+
+
+def _is_elsewhere(rows: Sequence[KnownRow], recognised: Collection[str]) -> bool:
+    """Return whether all that could be read of a file was found in another one."""
+    hashes = {row.sha256 for row in rows if not row.is_problem}
+    return bool(hashes) and hashes.issubset(recognised)

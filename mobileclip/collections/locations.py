@@ -1,0 +1,130 @@
+"""Where an index is kept, and which index a name stands for."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from mobileclip import storage
+from mobileclip.collections.about import ModelSource
+from mobileclip.collections.store import INDEX, Store, is_index
+from mobileclip.machine import raise_machine_fault
+
+_MOST_LETTERS = 40
+# Of the files of an index, as a part: so many are elsewhere under their names when its folder has moved.
+_MOVED = 0.5
+
+
+def indexes_folder() -> Path:
+    """Return the folder of all indexes that nobody named: below `XDG_CACHE_HOME`, by default `~/.cache`.
+
+    Raises:
+        ValueError: if this user has no home either, as in containers that run as a number.
+    """
+    cache = storage.cache_folder()
+    if cache is None:
+        raise ValueError(
+            "this user has no home folder to keep the index in; name a folder for it with --index FOLDER, or set HOME"
+        )
+    return cache / "indexes"
+
+
+def default_index(inputs: Sequence[str]) -> Path:
+    """Return where the index of these pictures is kept.
+
+    Args:
+        inputs: as a person gives them; the same ones, in any order, have the same index.
+    """
+    places = sorted({_in_full(one) for one in inputs})
+    digest = hashlib.sha256("\0".join(places).encode(errors="surrogateescape")).hexdigest()
+    name = re.sub(r"[^A-Za-z0-9]+", "-", Path(places[0]).name).strip("-")[:_MOST_LETTERS]
+    return indexes_folder() / f"{name or 'pictures'}-{digest[:12]}"
+
+
+def find_index(name: str | Path | None = None) -> Path:
+    """Return the index that a name stands for.
+
+    Args:
+        name: the folder of an index, the folder or file of pictures that one in the cache was made of, or None for the
+            index in the cache that was written to last.
+
+    Raises:
+        FileNotFoundError: if there is no such index.
+    """
+    if name is not None and is_index(Path(name)):
+        return Path(name)
+    found = _by_age()
+    if name is None:
+        if not found:
+            raise FileNotFoundError(
+                f"there is no index in {indexes_folder()}; name one by --index, or make one: `mobileclip index FOLDER`"
+            )
+        return found[-1]
+    own = default_index([str(name)])
+    if is_index(own):
+        return own
+    pictures = _in_full(str(name))
+    for store in _readable(reversed(found)):
+        if pictures in store.inputs:
+            return store.folder
+    shown = storage.printable(name)
+    if not Path(name).exists():
+        raise FileNotFoundError(f"there is no {shown}; give an index, or the folder of pictures that one was made of")
+    raise FileNotFoundError(
+        f"{shown} is no index, and no index in {indexes_folder()} is of it; make one: `mobileclip index {shown}`"
+    )
+
+
+def moved_index(files: Iterable[tuple[str, int]], model: ModelSource | None) -> Store | None:
+    """Return the index of the cache whose pictures are elsewhere now, as those of a folder that was moved.
+
+    All that it is of is gone, and at least half of its files are there under their names and with their sizes; of
+    several such indexes, the one that knows the most.
+
+    Args:
+        files: that are there, with their sizes in bytes.
+        model: that the index is of; None for any.
+    """
+    here = {(os.path.basename(path), size) for path, size in files}  # noqa: PTH119 - texts, of any number
+    best, most = None, 0
+    for store in _readable(_by_age()):
+        known = _files_of(store) if _is_left(store) and model in (None, store.about.model) else set()
+        count = len(known & here)
+        if count >= max(_MOVED * len(known), most, 1):
+            best, most = store, count
+    return best
+
+
+def _in_full(path: str) -> str:
+    return os.path.abspath(storage.local_path(path))  # noqa: PTH100 - links stay links
+
+
+def _by_age() -> list[Path]:
+    """Return the indexes of the cache, the one that was written to last at the end."""
+    folder = indexes_folder()
+    found = [path for path in folder.iterdir() if is_index(path)] if folder.is_dir() else []
+    found = [path for path in found if not storage.is_left_over(path.name)]
+    return sorted(found, key=lambda path: (path / INDEX).stat().st_mtime_ns)
+
+
+def _readable(folders: Iterable[Path]) -> Iterator[Store]:
+    """Yield indexes; a damaged one, or one of another version, is left out."""
+    for folder in folders:
+        try:
+            yield Store.open(folder)
+        except (OSError, ValueError) as error:  # noqa: PERF203 - of few
+            raise_machine_fault(error)
+
+
+def _is_left(store: Store) -> bool:
+    return bool(store.inputs) and not any(Path(one).exists() for one in store.inputs)
+
+
+def _files_of(store: Store) -> set[tuple[str, int]]:
+    """Return names and sizes of the files that an index has read."""
+    files = [(path, size) for path, part, size in store.values("path", "part", "size") if part is None]
+    files += [(one.path, one.num_bytes) for one in store.finished]
+    return {(os.path.basename(path), size) for path, size in files}  # noqa: PTH119 - texts, of any number

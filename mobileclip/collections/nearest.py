@@ -1,0 +1,227 @@
+"""The nearest of many embeddings: all compared, or, above two million, those that a graph proposes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mobileclip import storage
+from mobileclip.collections.snapshot import Snapshot
+from mobileclip.extras import needed
+from mobileclip.machine import raise_machine_fault
+from mobileclip.progress import Progress
+from mobileclip.terminal import console, get_logger
+
+logger = get_logger(__name__)
+
+GRAPH = "neighbours.usearch"
+"""The file of an index that has its graph."""
+
+# Embeddings are compared as float16; so many more than are asked for are then compared as float32.
+_SPARE = 32
+# Candidates of the graph, beside each picture that is asked for.
+_CANDIDATES = 4
+# A graph is built again when so many of its pictures, as a part of those of the index, were removed.
+_STALE = 0.2
+# So many embeddings of a graph are compared with those of the index. They are int8: the same have a cosine of 0.999.
+_COMPARED, _SAME = 64, 0.98
+
+Found = tuple[NDArray[np.int64], NDArray[np.float32]]
+"""Places of pictures, the nearest first, and their cosines."""
+
+
+@attrs.frozen(kw_only=True)
+class GraphSizes:
+    """How large an index is searched with a graph, and how.
+
+    Args:
+        exact: pictures up to which a query is compared with all of them.
+        added: pictures added to the graph at once.
+        candidates: that the graph proposes, at least.
+    """
+
+    exact: int = 2_000_000
+    added: int = 4096
+    candidates: int = 512
+
+
+def nearest_of(
+    vectors: NDArray[np.float16], places: NDArray[np.int64] | None, query: NDArray[np.float32], k: int
+) -> Found:
+    """Return the nearest of some pictures, all of which are compared; of equal ones, the first.
+
+    Shape:
+        vectors: `(pictures, dim)`; places: `(candidates,)`; query: `(dim,)`.
+
+    Args:
+        vectors: of unit length.
+        places: of those that may be found; None for all.
+        query: of unit length.
+        k: how many.
+    """
+    candidates = np.arange(len(vectors)) if places is None else places
+    if len(candidates) > k + _SPARE:
+        with needed("a search", "collections"):
+            from usearch.index import search
+        some = vectors if places is None else vectors[places]
+        found = search(some, query.astype(np.float16), k + _SPARE, "ip", exact=True, threads=torch.get_num_threads())
+        candidates = candidates[np.asarray(found.keys).astype(np.int64)]
+    scores = np.einsum("ij,j->i", vectors[candidates].astype(np.float32), query)
+    best = np.lexsort((candidates, -scores))[:k]
+    return candidates[best], scores[best]
+
+
+class NeighbourGraph:
+    """A graph that proposes neighbours, which are compared with pictures that it does not have yet.
+
+    Args:
+        graph: of usearch.
+        snapshot: of the index.
+        sizes: how it is searched.
+    """
+
+    def __init__(self, graph: Any, snapshot: Snapshot, sizes: GraphSizes) -> None:
+        self._graph, self._snapshot, self._least = graph, snapshot, sizes.candidates
+        self._missing = np.flatnonzero(~np.isin(snapshot.ids, _ids(graph), assume_unique=True))
+
+    @property
+    def num_missing(self) -> int:
+        """Pictures that the graph does not have."""
+        return len(self._missing)
+
+    def nearest(self, query: NDArray[np.float32], k: int) -> Found:
+        """Return what `nearest_of` would, nearly always."""
+        return self.nearest_to_each(query[None], k, num_candidates=max(_CANDIDATES * k, self._least))[0]
+
+    def nearest_to_each(self, queries: NDArray[np.float32], k: int, *, num_candidates: int) -> list[Found]:
+        """Return the nearest to each of several queries.
+
+        Shape:
+            `(queries, dim)`.
+
+        Args:
+            queries: of unit length.
+            k: how many of each.
+            num_candidates: that the graph proposes.
+        """
+        count = min(num_candidates, len(self._graph))
+        found = self._graph.search(queries, count, threads=torch.get_num_threads())
+        return [self._best(row, query, k) for row, query in zip(np.atleast_2d(found.keys), queries, strict=True)]
+
+    def _best(self, ids: NDArray[Any], query: NDArray[np.float32], k: int) -> Found:
+        known = self._snapshot.ids
+        places = np.searchsorted(known, ids.astype(np.int64))
+        places = places[places < len(known)]
+        candidates = np.union1d(places[np.isin(known[places], ids.astype(np.int64))], self._missing)
+        is_short = len(candidates) < min(k, len(known))
+        return nearest_of(self._snapshot.vectors, None if is_short else candidates, query, k)
+
+
+def open_graph(folder: Path, snapshot: Snapshot, sizes: GraphSizes) -> NeighbourGraph | None:
+    """Return the graph of an index; None where all pictures are compared, or there is none."""
+    graph = _opened(folder / GRAPH, snapshot) if len(snapshot) > sizes.exact else None
+    return None if graph is None else NeighbourGraph(graph, snapshot, sizes)
+
+
+def renew_graph(folder: Path, snapshot: Snapshot, sizes: GraphSizes, *, show_progress: bool = True) -> None:
+    """Bring the graph of an index up to date, or remove it where all pictures are compared.
+
+    What was added is kept when it is stopped.
+
+    Args:
+        folder: of the index.
+        snapshot: of it.
+        sizes: whether it has a graph.
+        show_progress: whether to show how far it is.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    if len(snapshot) <= sizes.exact:
+        remove_graph(folder)
+        return
+    try:
+        graph = _opened(folder / GRAPH, snapshot)
+        if graph is None or np.count_nonzero(~np.isin(_ids(graph), snapshot.ids)) > _STALE * len(snapshot):
+            graph = _empty(snapshot)
+    except ImportError as error:
+        logger.warning("every search compares all of %d pictures: %s", len(snapshot), error)
+        return
+    before = len(graph)
+    try:
+        _add(graph, snapshot, sizes, show_progress=show_progress)
+    finally:
+        if len(graph) != before:
+            with storage.atomic_file(folder / GRAPH) as path:
+                _save(graph, path)
+
+
+def build_graph(snapshot: Snapshot, sizes: GraphSizes, *, show_progress: bool = True) -> NeighbourGraph:
+    """Return a graph that no file keeps; see `renew_graph`."""
+    graph = _empty(snapshot)
+    _add(graph, snapshot, sizes, show_progress=show_progress)
+    return NeighbourGraph(graph, snapshot, sizes)
+
+
+def _add(graph: Any, snapshot: Snapshot, sizes: GraphSizes, *, show_progress: bool) -> None:
+    """Add the pictures that a graph does not have."""
+    new = np.flatnonzero(~np.isin(snapshot.ids, _ids(graph)))
+    shown = console(shown=show_progress and len(new) > 0)
+    with Progress("joining neighbours", total=len(new), unit="pictures", console=shown) as bar:
+        for start in range(0, len(new), sizes.added):
+            some = new[start : start + sizes.added]
+            # usearch loses rows when several threads add to one graph.
+            graph.add(snapshot.ids[some].astype(np.uint64), snapshot.vectors[some].astype(np.float32), threads=1)
+            bar.advance(len(some))
+
+
+def _save(graph: Any, path: Path) -> None:
+    try:
+        graph.save(str(path))
+    except RuntimeError as error:  # it says nothing of the system's errors
+        raise OSError(f"{path} cannot be written ({error}); if the disk is full, make room") from error
+
+
+def remove_graph(folder: Path) -> None:
+    """Remove the graph of an index, if it has one."""
+    (folder / GRAPH).unlink(missing_ok=True)
+
+
+def _ids(graph: Any) -> NDArray[np.int64]:
+    return np.asarray(graph.keys).astype(np.int64) if len(graph) else np.empty(0, np.int64)
+
+
+def _empty(snapshot: Snapshot) -> Any:
+    with needed("a graph of neighbours", "collections"):
+        from usearch.index import Index
+    return Index(ndim=snapshot.vectors.shape[1], metric="ip", dtype="i8", connectivity=16, expansion_add=128)
+
+
+def _opened(file: Path, snapshot: Snapshot) -> Any | None:
+    if not file.is_file():
+        return None
+    graph = _empty(snapshot)
+    try:
+        graph.load(str(file))
+    except (RuntimeError, ValueError, OSError) as error:
+        raise_machine_fault(error)
+        logger.warning("%s is not used, and made again by the next `mobileclip index`: %s", file, error)
+        return None
+    return graph if _is_of(graph, snapshot) else None
+
+
+def _is_of(graph: Any, snapshot: Snapshot) -> bool:
+    """Return whether a graph has the embeddings of an index, and not those of one that was there before."""
+    if graph.ndim != snapshot.vectors.shape[1]:
+        return False
+    ids = np.intersect1d(_ids(graph), snapshot.ids, assume_unique=True)
+    some = ids[np.linspace(0, len(ids) - 1, min(len(ids), _COMPARED)).astype(np.int64)]
+    held = np.array([np.ravel(graph.get(int(number))) for number in some], np.float32).reshape(len(some), -1)
+    held /= np.maximum(np.linalg.norm(held, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    vectors = snapshot.vectors[np.searchsorted(snapshot.ids, some)].astype(np.float32)
+    return bool(np.all(np.einsum("ij,ij->i", held, vectors) > _SAME))

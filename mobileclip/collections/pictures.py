@@ -1,0 +1,242 @@
+"""Pictures of an index, read again: small ones to show, and all of them for another model."""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mobileclip import storage
+from mobileclip.collections.snapshot import Match
+from mobileclip.data import LIMITS, ImageError, Skip, SkipReport, read_image_file, read_shard
+from mobileclip.datasets import VideoFile, load_shown
+from mobileclip.inference import Encoded, ImageTextModel, Moment, Picture, encode_pictures
+
+_REDUCTIONS = (8, 4, 2)
+# Of the copies of examples: the largest towers see 448 pixels.
+_COPY_SIDE, _COPY_QUALITY, _COPY_BYTES = 512, 90, 2**16
+
+
+def small_pictures(matches: Sequence[Match], side: int) -> Iterator[Image.Image | None]:
+    """Yield the pictures no larger than they are shown; None for one that cannot be read any more.
+
+    Args:
+        matches: the pictures; each shard is read once.
+        side: of the square that a picture fits into, in pixels.
+    """
+    in_shards = _read_parts(matches)
+    for match in matches:
+        if match.time is not None:
+            yield make_small_frame(match, side)
+            continue
+        data = match.path if match.part is None else in_shards.get(match.name)
+        yield None if data is None else make_small(data, match, side)
+
+
+def read_encoded(matches: Sequence[Match]) -> Iterator[bytes | None]:
+    """Yield pictures as they are encoded; None for one that cannot be read any more.
+
+    Args:
+        matches: the pictures, none of which is a frame; each shard is read once.
+    """
+    in_shards = _read_parts(matches)
+    for match in matches:
+        if match.part is not None:
+            yield in_shards.get(match.name)
+            continue
+        try:
+            data = read_image_file(match.path, LIMITS, "the picture")
+        except ImageError:
+            data = None
+        yield data
+
+
+def make_small(data: str | bytes, match: Match, side: int) -> Image.Image | None:
+    """Return a picture no larger than it is shown; None if it cannot be decoded.
+
+    Args:
+        data: the picture as it is encoded, or the path of its file.
+        match: the picture.
+        side: of the square that it fits into, in pixels.
+    """
+    shorter = min(match.width, match.height)
+    reduce = next((one for one in _REDUCTIONS if shorter >= one * side), 1)
+    try:
+        image = load_shown(data, reduce=reduce)
+    except ImageError:
+        return None
+    image.thumbnail((side, side))
+    return image
+
+
+def webp(picture: Image.Image, quality: int) -> bytes:
+    """Return a picture as WebP, without its metadata.
+
+    Args:
+        picture: see `make_small`.
+        quality: from 0 to 100.
+    """
+    picture.info.clear()
+    stream = io.BytesIO()
+    picture.save(stream, "WEBP", quality=quality)
+    return stream.getvalue()
+
+
+def small_copy(data: bytes) -> bytes | None:
+    """Return a small copy of a picture, enough for a model to encode it; None if it cannot be decoded.
+
+    A file of few bytes is kept as it is; others are WebP.
+    """
+    if len(data) <= _COPY_BYTES:
+        return data
+    try:
+        image = load_shown(data)
+    except ImageError:
+        return None
+    image.thumbnail((_COPY_SIDE, _COPY_SIDE))
+    return webp(image, _COPY_QUALITY)
+
+
+def small_copy_of(match: Match) -> bytes | None:
+    """Return a small copy of a picture of an index, see `small_copy`; None if it cannot be read any more."""
+    if match.time is not None:
+        frame = make_small_frame(match, _COPY_SIDE)
+        return None if frame is None else webp(frame, _COPY_QUALITY)
+    (data,) = read_encoded([match])
+    return None if data is None else small_copy(data)
+
+
+def make_small_frame(match: Match, side: int) -> Image.Image | None:
+    """Return a frame of a video no larger than it is shown; None if it cannot be read any more.
+
+    Args:
+        match: the frame.
+        side: of the square that it fits into, in pixels.
+    """
+    assert match.time is not None, "a frame has a time"
+    try:
+        with VideoFile(Path(match.path), LIMITS, "the video") as video:
+            image = video.frame(match.time)
+    except ImageError:
+        return None
+    image.thumbnail((side, side))
+    return image
+
+
+def _read_parts(matches: Sequence[Match]) -> dict[str, bytes]:
+    """Return the pictures that are in shards, by name."""
+    wanted: dict[str, set[str]] = defaultdict(set)
+    for match in matches:
+        if match.part is not None:
+            wanted[match.path].add(match.part)
+    skips: list[Skip] = []
+    found = {}
+    for shard, parts in wanted.items():
+        for raw in read_shard(shard, skips.append):
+            if raw.key in parts and raw.image is not None:
+                found[f"{shard}/{raw.key}"] = raw.image
+                parts.remove(raw.key)
+            if not parts:
+                break
+    return found
+
+
+Known = Mapping[str, Any]
+"""What is known of a picture, by column."""
+COLUMNS = ("id", "path", "part", "size", "mtime_ns", "sha256", "time")
+"""What must be known of a picture to read it anew."""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class ReadAnew:
+    """A picture that was read anew.
+
+    Args:
+        row: what is known of it.
+        embedding: `(dim,)`, of unit length; None where there is none.
+        problem: why there is none: its file is gone, has changed, or cannot be read.
+    """
+
+    row: Known
+    embedding: NDArray[np.float32] | None = None
+    problem: Literal["gone", "changed", "unreadable"] | None = None
+
+
+def encode_anew(
+    rows: Iterable[Known], clip: ImageTextModel, *, reduced: bool, batch_size: int = 32, num_workers: int = 1
+) -> Iterator[ReadAnew]:
+    """Yield pictures with the embeddings that another model gives them, or with why there are none.
+
+    Args:
+        rows: what is known of them; those of one shard side by side, for which it is read once.
+        clip: the model.
+        reduced: see `read_tower_image`.
+        batch_size: pictures encoded at once.
+        num_workers: processes that read and decode beside the model; one reads in this process.
+
+    Raises:
+        LostProcessError: if one of the processes ends abruptly.
+    """
+    aside: list[ReadAnew] = []
+    encoded = encode_pictures(
+        clip, _pictures(rows, aside), reduced=reduced, batch_size=batch_size, num_workers=num_workers
+    )
+    for one in encoded:
+        yield _compared(one)
+        while aside:
+            yield aside.pop()
+    yield from aside
+
+
+def _compared(one: Encoded[Known]) -> ReadAnew:
+    """Return a picture with its embedding if it is the one that the index has."""
+    row, read = one.picture.key, one.read
+    if isinstance(read, ImageError):
+        return ReadAnew(row=row, problem="gone" if read.reason == "missing_file" else "unreadable")
+    if row["time"] is None and read.sha256 != row["sha256"]:
+        return ReadAnew(row=row, problem="changed")
+    return ReadAnew(row=row, embedding=one.embedding)
+
+
+def _pictures(rows: Iterable[Known], aside: list[ReadAnew]) -> Iterator[Picture[Known]]:
+    """Yield the pictures that can be read; the others go aside."""
+    for shard, some in groupby(rows, lambda row: None if row["part"] is None else row["path"]):
+        if shard is not None:
+            yield from _parts(shard, {row["part"]: row for row in some}, aside)
+            continue
+        for row in some:
+            path = Path(row["path"])
+            if row["time"] is None:
+                yield Picture(key=row, name=row["path"], source=path)
+            elif (problem := _change(path, row)) is None:
+                yield Picture(key=row, name=row["path"], source=Moment(path=path, seconds=row["time"]))
+            else:
+                aside.append(ReadAnew(row=row, problem=problem))
+
+
+def _parts(shard: str, wanted: dict[str, Known], aside: list[ReadAnew]) -> Iterator[Picture[Known]]:
+    """Yield pictures of a shard."""
+    there = Path(shard).is_file()
+    for raw in read_shard(shard, SkipReport(log=False).add) if there else ():
+        if raw.key in wanted and raw.image is not None and raw.problem is None:
+            yield Picture(key=wanted.pop(raw.key), name=f"{shard}/{raw.key}", source=raw.image)
+        if not wanted:
+            return
+    aside += [ReadAnew(row=row, problem="changed" if there else "gone") for row in wanted.values()]
+
+
+def _change(path: Path, row: Known) -> Literal["gone", "changed"] | None:
+    """Return what became of a video, by its size and time: to hash it may take minutes."""
+    try:
+        now = path.stat()
+    except OSError:
+        return "gone"
+    return None if (now.st_size, storage.modified_ns(now)) == (row["size"], row["mtime_ns"]) else "changed"

@@ -1,0 +1,344 @@
+"""Files read and encoded, one picture after another, by a job that need not have the index at hand."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import attrs
+import numpy as np
+from attrs import validators
+from numpy.typing import NDArray
+
+from mobileclip import storage
+from mobileclip.collections.about import FinishedFile
+from mobileclip.collections.scan import FoundFile, estimated_pictures
+from mobileclip.collections.store import Row
+from mobileclip.collections.videos import Frames, SceneChooser, hash_file, look_at_video
+from mobileclip.data import CameraNotes, ImageError, Pixels, Skip, SkipReport, read_shard
+from mobileclip.hardware import FastPrecision
+from mobileclip.inference import Encoded, ImageTextModel, Moment, Picture, PictureRead, encode_pictures
+from mobileclip.inputs import Decode
+from mobileclip.strict import strict
+
+
+@attrs.frozen(kw_only=True, field_transformer=strict)
+class IndexOptions:
+    """The settings of an index update: how pictures are read, and how often rows are written.
+
+    Args:
+        batch_size: pictures encoded at once.
+        num_workers: processes that read and decode beside the model; one reads in this process. With an engine, its
+            workers do both, and this does not count.
+        decode: `fast` decodes a JPEG no larger than the model needs, see `read_tower_image`; `exact` decodes all of it.
+        video_frames: see `look_at_video`.
+        video_seconds: see `look_at_video`.
+        precision: what an image tower on a CPU may compute in, as far as `mobileclip.optimize` finds it exact enough.
+        segment_rows: pictures after which what is finished is written down.
+        segment_seconds: after which it is written down as well.
+        show_progress: whether to show how far it is.
+    """
+
+    batch_size: int = attrs.field(default=32, validator=validators.gt(0))
+    num_workers: int = attrs.field(default=1, validator=validators.gt(0))
+    decode: Decode = "fast"
+    video_frames: Frames = "seconds"
+    video_seconds: float = attrs.field(default=10.0, validator=validators.ge(1))
+    precision: FastPrecision = "bfloat16"
+    segment_rows: int = attrs.field(default=4096, validator=validators.gt(0))
+    segment_seconds: float = attrs.field(default=10.0, validator=validators.gt(0))
+    show_progress: bool = True
+
+
+@attrs.frozen(kw_only=True)
+class Recognised:
+    """A picture or a video whose content is in the index already.
+
+    Args:
+        file: that it is in.
+        part: key of its sample, where the file holds several.
+        sha256: of its content.
+    """
+
+    file: FoundFile
+    part: str | None
+    sha256: str
+
+
+@attrs.define(kw_only=True, eq=False)
+class Findings:
+    """What was found; another process may have found it.
+
+    Args:
+        rows: of pictures that were encoded, and of files that cannot be read.
+        recognised: what has its embeddings already.
+        gone: paths of files that were read to their end, and keys of samples that they do not hold any more.
+        finished: files of many pictures that were read to their end.
+        unreadable: why each file that could not be read was not, naming it.
+        uninstalled: what must be installed for other files, and how many these are.
+        num_encoded: pictures among the rows.
+        num_unchanged: samples that were in the index already.
+    """
+
+    rows: list[Row] = attrs.field(factory=list)
+    recognised: list[Recognised] = attrs.field(factory=list)
+    gone: list[tuple[str, str | None]] = attrs.field(factory=list)
+    finished: list[FinishedFile] = attrs.field(factory=list)
+    unreadable: list[str] = attrs.field(factory=list)
+    uninstalled: Counter[str] = attrs.field(factory=Counter)
+    num_encoded: int = 0
+    num_unchanged: int = 0
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows there are, or will be."""
+        return len(self.rows) + len(self.recognised)
+
+    def add(self, other: Findings) -> None:
+        """Take over what was found elsewhere."""
+        for field in ("rows", "recognised", "gone", "finished", "unreadable"):
+            getattr(self, field).extend(getattr(other, field))
+        self.uninstalled.update(other.uninstalled)
+        self.num_encoded += other.num_encoded
+        self.num_unchanged += other.num_unchanged
+
+
+# They go to another process with every picture of that size.
+_MOST_HASHES = 100
+# What may be otherwise next time, although the file is as it was; limits may have been raised.
+_PASSING = frozenset(("unreadable", "out_of_memory", "too_large", "too_many_scans"))
+
+
+@attrs.frozen(kw_only=True)
+class FileTask:
+    """A file that is to be read, and what the index has of it.
+
+    Args:
+        file: that was found.
+        parts: keys of the samples that the index has of it.
+        done: those of them that were read from it as it is now.
+    """
+
+    file: FoundFile
+    parts: frozenset[str | None] = frozenset()
+    done: frozenset[str | None] = frozenset()
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class KnownContent:
+    """Hashes of what has embeddings.
+
+    Args:
+        pictures: by their sizes in bytes.
+        videos: of those that were read to their end.
+    """
+
+    pictures: Mapping[int, Sequence[str]] = attrs.field(factory=dict)
+    videos: Collection[str] = ()
+
+    def of_size(self, size: int) -> tuple[str, ...]:
+        """Return hashes that a picture of so many bytes may have; of very many of one size, some."""
+        return tuple(self.pictures.get(size, ())[:_MOST_HASHES])
+
+
+@attrs.frozen(kw_only=True)
+class _Wanted:
+    """A picture that is asked for: its file, and its part of it, or its time and what is known of its video."""
+
+    file: FoundFile
+    part: str | None = None
+    time: float | None = None
+    sha256: str = ""
+    notes: CameraNotes = CameraNotes()
+
+
+class FileReader:
+    """Reads files, and keeps what it finds until it is taken.
+
+    `num_expected` says how many pictures they hold, as far as they were read, and about how many where they were not.
+
+    Args:
+        tasks: the files, in the order in which they are read.
+        known: what need not be encoded.
+        options: how pictures are indexed.
+    """
+
+    def __init__(self, tasks: Sequence[FileTask], known: KnownContent, options: IndexOptions) -> None:
+        self._tasks, self._known, self._options = tasks, known, options
+        self.findings = Findings()
+        self.num_expected = estimated_pictures(task.file for task in tasks)
+        self._scenes = SceneChooser()
+        self._torn: set[str] = set()
+        self._asked: Counter[str] = Counter()
+        self._answered: Counter[str] = Counter()
+        self._read_to_end: dict[str, FoundFile] = {}
+
+    def read(self, clip: ImageTextModel, num_workers: int) -> Iterator[None]:
+        """Read all files, and yield after each picture.
+
+        Args:
+            clip: encodes.
+            num_workers: processes that read and decode beside it; one reads in this process.
+
+        Raises:
+            LostProcessError: if one of them ends abruptly.
+        """
+        encoded = encode_pictures(
+            clip,
+            self._pictures(),
+            reduced=self._options.decode == "fast",
+            batch_size=self._options.batch_size,
+            num_workers=num_workers,
+            choose=self._is_wanted if self._options.video_frames == "scenes" else None,
+        )
+        for one in encoded:
+            self._enter(one)
+            yield
+
+    def take(self) -> Findings:
+        """Return what was found since this was last called."""
+        found, self.findings = self.findings, Findings()
+        for path, file in tuple(self._read_to_end.items()):
+            if self._asked[path] == self._answered[path]:
+                found.finished.append(FinishedFile(path=path, num_bytes=file.size, mtime_ns=file.mtime_ns))
+                del self._read_to_end[path]
+        return found
+
+    def _pictures(self) -> Iterator[Picture[_Wanted]]:
+        for task in self._tasks:
+            file = task.file
+            if file.kind == "picture":
+                known = self._known.of_size(file.size)
+                yield Picture(key=_Wanted(file=file), name=file.path, source=Path(file.path), known=known)
+                continue
+            yield from self._pictures_of_shard(task) if file.kind == "shard" else self._frames_of_video(file)
+            self.num_expected += self._asked[file.path] - estimated_pictures([file])
+
+    def _pictures_of_shard(self, task: FileTask) -> Iterator[Picture[_Wanted]]:
+        """Yield the pictures of a shard, but for those that a job has entered which did not come to its end."""
+        file = task.file
+        skips = SkipReport(log=False)
+        seen: set[str] = set()
+        for raw in read_shard(file.path, skips.add):
+            image = raw.image
+            if image is None or raw.problem is not None or raw.key in seen:
+                detail = "no picture in it" if raw.problem is None else raw.problem.detail
+                skips.add(Skip(reason="no_image", key=raw.key, shard=file.path, detail=detail))
+                continue
+            seen.add(raw.key)
+            if raw.key in task.done:
+                self.findings.num_unchanged += 1
+                continue
+            self._asked[file.path] += 1
+            yield Picture(
+                key=_Wanted(file=file, part=raw.key),
+                name=f"{file.path}/{raw.key}",
+                source=image,
+                known=self._known.of_size(len(image)),
+            )
+        self.findings.unreadable += [
+            f"{skip.key} of {skip.shard}: {skip.detail}" for named in skips.named.values() for skip in named
+        ]
+        self.findings.gone += [(file.path, part) for part in task.parts if part not in seen]
+        self._read_to_end[file.path] = file
+
+    def _frames_of_video(self, file: FoundFile) -> Iterator[Picture[_Wanted]]:
+        """Yield the frames of a video, but of one that is known by its content."""
+        path = Path(file.path)
+        try:
+            # This comes first: to hash a video that cannot be read may take minutes.
+            facts = look_at_video(path, self._options.video_frames, self._options.video_seconds)
+            sha256 = hash_file(path)
+        except ImageError as error:
+            if self._refuse(_Wanted(file=file), error):
+                self._read_to_end[file.path] = file
+            return
+        is_known = sha256 in self._known.videos
+        if is_known:
+            self.findings.recognised.append(Recognised(file=file, part=None, sha256=sha256))
+        for moment in () if is_known else facts.times:
+            self._asked[file.path] += 1
+            yield Picture(
+                key=_Wanted(file=file, time=moment, sha256=sha256, notes=facts.notes),
+                name=file.path,
+                source=Moment(path=path, seconds=moment),
+            )
+        self._read_to_end[file.path] = file
+
+    def _is_wanted(self, picture: Picture[_Wanted], pixels: Pixels) -> bool:
+        return picture.key.time is None or self._scenes.is_new(picture.name, pixels)
+
+    def _refuse(self, wanted: _Wanted, error: ImageError) -> bool:
+        """Say why a file cannot be read, and return whether it will be so until the file changes."""
+        file = wanted.file
+        if error.reason == "missing_file":
+            return False  # removed since it was found
+        if error.reason == "missing_package":
+            self.findings.uninstalled[error.install] += 1
+            return False
+        self.findings.unreadable.append(error.message)
+        if error.reason in _PASSING:
+            return False
+        self.findings.rows.append(
+            Row(
+                path=file.path,
+                part=wanted.part,
+                size=file.size,
+                mtime_ns=file.mtime_ns,
+                sha256=wanted.sha256,
+                problem=storage.printable(error.message),
+            )
+        )
+        return True
+
+    def _enter(self, one: Encoded[_Wanted]) -> None:
+        wanted, read = one.picture.key, one.read
+        if wanted.file.kind != "picture":
+            self._answered[wanted.file.path] += 1
+        if wanted.time is not None:
+            self._enter_frame(wanted, one)
+        elif isinstance(read, ImageError):
+            self._refuse(wanted, read)
+        elif one.embedding is None:
+            self.findings.recognised.append(Recognised(file=wanted.file, part=wanted.part, sha256=read.sha256))
+        else:
+            self._add(wanted, read, one.embedding, size=read.num_bytes, sha256=read.sha256, notes=read.notes)
+
+    def _enter_frame(self, wanted: _Wanted, one: Encoded[_Wanted]) -> None:
+        file, read = wanted.file, one.read
+        if isinstance(read, ImageError):
+            # Whatever else cannot be read of it, a video is named once.
+            if file.path not in self._torn:
+                self._torn.add(file.path)
+                if not self._refuse(wanted, read):
+                    self._asked[file.path] += 1  # it is not finished
+        elif one.embedding is not None:
+            self._add(wanted, read, one.embedding, size=file.size, sha256=wanted.sha256, notes=wanted.notes)
+
+    def _add(
+        self,
+        wanted: _Wanted,
+        read: PictureRead,
+        embedding: NDArray[np.float32],
+        *,
+        size: int,
+        sha256: str,
+        notes: CameraNotes,
+    ) -> None:
+        """Add the row of a picture that was encoded."""
+        self.findings.num_encoded += 1
+        self.findings.rows.append(
+            Row(
+                path=wanted.file.path,
+                part=wanted.part,
+                size=size,
+                mtime_ns=wanted.file.mtime_ns,
+                sha256=sha256,
+                width=read.width,
+                height=read.height,
+                time=wanted.time,
+                embedding=embedding,
+                **attrs.asdict(notes),
+            )
+        )

@@ -1,0 +1,212 @@
+"""The files of an index: which are there, and which are to be in it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import attrs
+
+from mobileclip import storage
+from mobileclip.data import IMAGE_EXTENSIONS, Skip, expand_shards, list_folder
+from mobileclip.datasets import VIDEO_EXTENSIONS, is_video_name
+
+
+class Presence:
+    """Files that are looked for, a folder that is gone once for all of its files."""
+
+    def __init__(self) -> None:
+        self._gone: dict[str, bool] = {}
+
+    def __contains__(self, path: str) -> bool:
+        """Return whether a file is there; one of which the system does not say it is gone counts as there."""
+        folder = os.path.dirname(path)  # noqa: PTH120 - texts, of any number
+        if folder not in self._gone:
+            self._gone[folder] = not _is_there(folder, stat.S_ISDIR)
+        return not self._gone[folder] and _is_there(path, stat.S_ISREG)
+
+
+class MissingFolders:
+    """Folders that are missing or empty, each of which is looked at once."""
+
+    def __init__(self) -> None:
+        self._holds_something: dict[str, bool] = {}
+
+    def around(self, path: str) -> str | None:
+        """Return the outermost folder around a file that is missing or empty; None if its own folder is neither."""
+        found, folder = None, os.path.dirname(path)  # noqa: PTH120 - texts, of any number
+        while not self._holds(folder) and folder != (parent := os.path.dirname(folder)):  # noqa: PTH120
+            found, folder = folder, parent
+        return found
+
+    def _holds(self, folder: str) -> bool:
+        if folder not in self._holds_something:
+            try:
+                with os.scandir(folder) as entries:
+                    self._holds_something[folder] = any(True for _ in entries)
+            except (FileNotFoundError, NotADirectoryError):
+                self._holds_something[folder] = False
+            except OSError:  # nobody knows what it holds
+                self._holds_something[folder] = True
+        return self._holds_something[folder]
+
+
+def lies_in(path: str, folder: str) -> bool:
+    """Return whether a path is a folder, or lies below it, by their names."""
+    return path == folder or path.startswith(f"{folder.rstrip(os.sep)}{os.sep}")
+
+
+def _is_there(path: str, is_kind: Callable[[int], bool]) -> bool:
+    try:
+        return is_kind(os.stat(path).st_mode)  # noqa: PTH116 - once for each of very many
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+
+
+EXPECTED = (
+    "expected pictures, videos, folders with these, or tar shards on this machine, such as 'shards/{000..127}.tar'"
+)
+_SHARD = ".tar"
+# Bytes that there are for each picture that is encoded, about: a picture of the web, and ten seconds of a video.
+_BYTES_OF_A_PICTURE = {"shard": 2**16, "video": 2**23}
+
+
+@attrs.frozen(kw_only=True)
+class FoundFile:
+    """A file that is to be in the index.
+
+    Args:
+        path: in full.
+        size: in bytes.
+        mtime_ns: when it was last changed, in nanoseconds since 1970.
+        kind: a picture, a shard with samples, or a video.
+    """
+
+    path: str
+    size: int
+    mtime_ns: int
+    kind: Literal["picture", "shard", "video"]
+
+
+@attrs.frozen(kw_only=True)
+class Scan:
+    """What was found.
+
+    Args:
+        inputs: what was looked at, in full.
+        missing: inputs that are not there, or are folders without pictures, as those of a disk that is not mounted.
+        files: by their paths, sorted.
+        left_out: files of the folders that are neither pictures nor videos, or cannot be named in an index.
+    """
+
+    inputs: tuple[str, ...]
+    files: dict[str, FoundFile]
+    left_out: tuple[Skip, ...] = ()
+    missing: tuple[str, ...] = ()
+
+    def covers(self, path: str) -> bool:
+        """Return whether a path lies in what was looked at."""
+        return any(lies_in(path, one) for one in self.inputs)
+
+
+def estimated_pictures(files: Iterable[FoundFile]) -> int:
+    """Return about how many pictures there are in files."""
+    return sum(1 if file.kind == "picture" else 1 + file.size // _BYTES_OF_A_PICTURE[file.kind] for file in files)
+
+
+def scan(inputs: Sequence[str], *, may_be_missing: bool = False) -> Scan:
+    """Return the pictures, videos and shards that files, folders and patterns stand for.
+
+    A folder is looked through with those below it. Hidden files, links to folders and what is called neither like a
+    picture nor like a video are left out and counted.
+
+    Args:
+        inputs: paths and brace patterns.
+        may_be_missing: whether the others are looked at where one is not there, or is a folder without pictures; by
+            default that is an error. A disk that is not mounted looks like either.
+
+    Raises:
+        ValueError: if one is a URL, or a folder holds no pictures.
+        OSError: if one is not there.
+    """
+    found: dict[str, FoundFile] = {}
+    left_out: list[Skip] = []
+    places: list[str] = []
+    missing: list[str] = []
+    for given in inputs:
+        for path in _expanded(given):
+            try:
+                names, others = _files_at(path)
+            except (ValueError, OSError):
+                if not may_be_missing:
+                    raise
+                missing.append(path)
+                continue
+            places.append(path)
+            left_out += others
+            for name in names:
+                _enter(name, found, left_out)
+    files = dict(sorted(found.items()))
+    return Scan(
+        inputs=tuple(dict.fromkeys(places)),
+        files=files,
+        left_out=tuple(left_out),
+        missing=tuple(dict.fromkeys(missing)),
+    )
+
+
+def _expanded(given: str) -> list[str]:
+    if not given.strip():
+        raise ValueError(f"a name is empty; {EXPECTED}")
+    if storage.is_remote(given) or given.startswith("pipe:"):
+        raise ValueError(f"{storage.without_secrets(given)} is not on this machine; {EXPECTED}")
+    paths = expand_shards(given) if "{" in given and not Path(given).exists() else (given,)
+    return [os.path.abspath(storage.local_path(path)) for path in paths]  # noqa: PTH100 - links stay links
+
+
+def _files_at(path: str) -> tuple[list[str], Sequence[Skip]]:
+    place = Path(path)
+    if not place.exists():
+        raise FileNotFoundError(f"there is no {storage.printable(path)}; {EXPECTED}")
+    if not place.is_dir():
+        if not place.is_file():
+            raise ValueError(f"{storage.printable(path)} is a pipe or a device, which may never end; {EXPECTED}")
+        return [path], ()
+    listed = list_folder(path)
+    others = [name for name in sorted(listed.files) if name.endswith(_SHARD) or is_video_name(name)]
+    names = [os.path.join(path, name) for name in (*listed.images, *others)]  # noqa: PTH118 - texts, of any number
+    if not names:
+        raise ValueError(
+            f"the folder {storage.printable(path)} holds no pictures ({', '.join(IMAGE_EXTENSIONS)}), no videos "
+            f"({', '.join(VIDEO_EXTENSIONS)}) and no tar shards; is its disk there? What an index has of it is kept"
+            f"{listed.said_left_out()}"
+        )
+    return names, listed.left_out(used=frozenset(others))
+
+
+def _enter(path: str, found: dict[str, FoundFile], left_out: list[Skip]) -> None:
+    folder, name = os.path.split(path)
+    try:
+        path.encode()
+        status = os.stat(path)  # noqa: PTH116 - once for each of very many
+    except UnicodeEncodeError:
+        detail, key = "its name is not UTF-8; give it another one", os.fsencode(name).decode(errors="replace")
+        left_out.append(Skip(reason="name_not_utf8", key=key, shard=folder, detail=detail))
+        return
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        left_out.append(Skip(reason="unreadable_file", key=name, shard=folder, detail=str(error.strerror)))
+        return
+    found[path] = FoundFile(path=path, size=status.st_size, mtime_ns=storage.modified_ns(status), kind=_kind(path))
+
+
+def _kind(path: str) -> Literal["picture", "shard", "video"]:
+    if path.endswith(_SHARD):
+        return "shard"
+    return "video" if is_video_name(path) else "picture"

@@ -1,0 +1,185 @@
+"""What is asked for as one direction, the pictures that are nearest to it, and where in a picture a score comes from.
+
+`examples/web/src/ranking.js` ranks in the same way in a browser, and tests compare the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mobileclip import storage
+from mobileclip.collections.concepts import Cache, nearest_with
+from mobileclip.collections.conditions import Condition, matching, parse_condition
+from mobileclip.collections.nearest import NeighbourGraph, nearest_of
+from mobileclip.collections.pictures import read_encoded
+from mobileclip.collections.scan import Presence
+from mobileclip.collections.snapshot import Match, Snapshot, first_of_videos, hidden_error, match_of
+from mobileclip.data import LIMITS, ImageError, Pixels, read_image_file, read_tower_image
+from mobileclip.datasets import VideoFile
+from mobileclip.inference import ImageTextModel, attribution
+
+Vector = NDArray[np.float32]
+Picture = str | Path | bytes
+
+AWAY = 0.5
+"""What is not wanted turns a query away from it with this weight, beside what is wanted."""
+# Times as many are looked for when pictures that are gone, or frames of few videos, fill the first places.
+_MORE = 8
+
+
+class Matches(list[Match]):
+    """Search results, the nearest first.
+
+    Args:
+        found: the pictures.
+        is_exact: whether the query was compared with all pictures; a graph that proposes some may miss a few.
+    """
+
+    def __init__(self, found: Iterable[Match] = (), *, is_exact: bool = True) -> None:
+        super().__init__(found)
+        self.is_exact = is_exact
+
+
+def direction_of(
+    clip: Callable[[], ImageTextModel],
+    *,
+    texts: Sequence[str],
+    pictures: Sequence[Picture],
+    known: Sequence[Vector],
+    without: Sequence[str],
+    reduced: bool,
+) -> Vector:
+    """Return the direction between all that is wanted, turned away from what is not.
+
+    Shape:
+        (dim,), of length 1.
+
+    Args:
+        clip: gives the model of the index, which embeddings alone need not wait for.
+        texts: what pictures show.
+        pictures: what they are like: paths, or the bytes of files.
+        known: embeddings of what they are like, of shape (dim,).
+        without: texts or pictures that results should not match.
+        reduced: whether pictures are decoded no larger than they need to be, as those of the index were.
+
+    Raises:
+        ValueError: if nothing is wanted.
+        ImageError: if a picture cannot be read.
+    """
+    if not any(text.strip() for text in texts) and not pictures and not known:
+        raise ValueError("there is nothing to search for; give a text, or a picture")
+    wanted = [*_of_texts(clip, texts), *(embedding_of(clip(), one, reduced=reduced) for one in pictures), *known]
+    query = np.asarray(np.mean(wanted, axis=0, dtype=np.float64))
+    if without:
+        query = query - AWAY * np.mean(_of_texts(clip, without), axis=0, dtype=np.float64)
+    unit: Vector = (query / max(float(np.linalg.norm(query)), float(np.finfo(np.float32).tiny))).astype(np.float32)
+    return unit
+
+
+def nearest_matches(
+    snapshot: Snapshot,
+    graph: NeighbourGraph | None,
+    query: Vector,
+    k: int,
+    *,
+    where: Sequence[Condition | str],
+    all_frames: bool,
+    cache: Cache | None = None,
+) -> Matches:
+    """Return the pictures that are nearest to a direction, the nearest first; of files that are gone, none.
+
+    Args:
+        snapshot: what the index holds.
+        graph: proposes neighbours; None where all are compared. With conditions or examples, all are.
+        query: the direction, of shape (dim,).
+        k: number of results, at most.
+        where: conditions on columns; all must hold.
+        all_frames: whether a video may be found by several of its frames.
+        cache: what examples add to the scores.
+
+    Raises:
+        ValueError: if a condition is none, or there are pictures and none of them is where it was.
+        ReplacedIndexError: if the index was replaced by another one since it was read.
+    """
+    conditions = [parse_condition(one) if isinstance(one, str) else one for one in where]
+    places = matching(snapshot, conditions) if conditions else None
+    is_exact = cache is not None or places is not None or graph is None
+    wanted, there = k, Presence()
+    while True:
+        if cache is not None:
+            found, scores = nearest_with(snapshot.vectors, places, query, cache, wanted)
+        elif places is None and graph is not None:
+            found, scores = graph.nearest(query, wanted)
+        else:
+            found, scores = nearest_of(snapshot.vectors, places, query, wanted)
+        pairs = zip(snapshot.rows(found), scores.tolist(), strict=True)
+        shown = [(row, score) for row, score in pairs if row is not None and row["path"] in there]
+        chosen = range(len(shown)) if all_frames else first_of_videos([row for row, _ in shown])
+        if len(found) and not shown and len(found) < wanted:
+            raise hidden_error(len(found))
+        if len(chosen) >= k or len(found) < wanted:
+            return Matches((match_of(*shown[number]) for number in chosen[:k]), is_exact=is_exact)
+        wanted *= _MORE
+
+
+def _of_texts(clip: Callable[[], ImageTextModel], texts: Sequence[str]) -> list[Vector]:
+    return list(clip().encode_text(list(texts), keep=True).numpy()) if texts else []
+
+
+def embedding_of(clip: ImageTextModel, picture: Picture, *, reduced: bool) -> Vector:
+    """Return the embedding of a picture, which is read as those of the index are.
+
+    Args:
+        clip: the model of the index.
+        picture: its path, or the bytes of its file.
+        reduced: see `direction_of`.
+
+    Raises:
+        ImageError: if it cannot be read.
+    """
+    name = "the picture" if isinstance(picture, bytes) else f"image {str(picture)!r}"
+    data = picture if isinstance(picture, bytes) else read_image_file(storage.local_path(str(picture)), LIMITS, name)
+    pixels = read_tower_image(data, clip.transform, reduced=reduced, name=name).pixels
+    embedding: Vector = clip.encode_pixels(torch.from_numpy(pixels)[None]).numpy()[0]
+    return embedding
+
+
+def explained(
+    clip: ImageTextModel, match: Match, direction: NDArray[np.float32], *, reduced: bool
+) -> NDArray[np.float32]:
+    """Return what each place of a picture adds to its similarity with a direction: a map that sums to it.
+
+    Shape:
+        `(rows, columns)`, of the square in the picture's middle that the model sees.
+
+    Args:
+        clip: the model of the index.
+        match: the picture, whose file is read again.
+        direction: that is asked for, of shape (dim,) and unit length.
+        reduced: whether the pictures of the index were decoded no larger than they need to be.
+
+    Raises:
+        ValueError: if the model cannot say.
+        ImageError: if the picture cannot be read any more.
+    """
+    pixels = torch.from_numpy(_pixels_of(clip, match, reduced=reduced))
+    shares = attribution(clip.local_embeddings(pixels[None]), torch.from_numpy(direction)[None])
+    return np.asarray(shares[0, 0].numpy())
+
+
+def _pixels_of(clip: ImageTextModel, match: Match, *, reduced: bool) -> Pixels:
+    name = f"the picture {match.name!r}"
+    if match.time is not None:
+        with VideoFile(Path(match.path), LIMITS, "the video") as video:
+            return clip.transform.pixels(video.frame(match.time), name=name)
+    (data,) = read_encoded([match])
+    if data is None:
+        raise ImageError(
+            "missing_file", f"{name} cannot be read any more; bring the index up to date: `mobileclip index`"
+        )
+    return read_tower_image(data, clip.transform, reduced=reduced, name=name).pixels

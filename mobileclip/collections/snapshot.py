@@ -1,0 +1,258 @@
+"""A read-only view of an index at one moment, and a picture of it as it is found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from mobileclip.collections.scan import Presence
+from mobileclip.collections.store import COLUMNS, Store, array_of
+from mobileclip.collections.tags import LEVELS, Words, cosines, read_words
+from mobileclip.progress import duration
+
+
+@attrs.frozen(kw_only=True)
+class Match:
+    """A search result: a picture with its score.
+
+    Args:
+        id: that its index knows it by, for good.
+        path: of the file that it is in.
+        part: key of its sample, where the file holds several.
+        score: cosine similarity with what was asked for, from -1 to 1.
+        size: of the picture as it is encoded, or of the video, in bytes.
+        width: in pixels.
+        height: in pixels.
+        camera: that took it, where it is known.
+        taken: when, where it is known, such as `2024-05-01T12:30:00`.
+        latitude: where, in degrees, where it is known.
+        longitude: where, in degrees, where it is known.
+        time: of a frame of a video, in seconds since its first one.
+    """
+
+    id: int
+    path: str
+    part: str | None
+    score: float
+    size: int
+    width: int
+    height: int
+    camera: str | None
+    taken: str | None
+    latitude: float | None
+    longitude: float | None
+    time: float | None
+
+    @property
+    def name(self) -> str:
+        """The path, with the part or the time behind it."""
+        if self.time is not None:
+            return f"{self.path} {clock(self.time)}"
+        return self.path if self.part is None else f"{self.path}/{self.part}"
+
+    def known(self) -> dict[str, Any]:
+        """Return what is known of it, by name."""
+        return {name: value for name, value in attrs.asdict(self).items() if value is not None}
+
+
+def clock(seconds: float) -> str:
+    """Return a time as players show it.
+
+    Examples:
+        >>> clock(42.5), clock(3723)
+        ('0:42', '1:02:03')
+    """
+    return duration(int(seconds))
+
+
+def first_of_videos(rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Return which of some pictures are left when only the first frame of each video counts.
+
+    Args:
+        rows: what is known of the pictures, the nearest first.
+    """
+    seen: set[str] = set()
+    chosen = []
+    for number, row in enumerate(rows):
+        if row["time"] is None or row["path"] not in seen:
+            chosen.append(number)
+        if row["time"] is not None:
+            seen.add(row["path"])
+    return chosen
+
+
+def match_of(row: Mapping[str, Any], score: float) -> Match:
+    """Return a picture as it is found.
+
+    Args:
+        row: what is known of it, see `Snapshot.rows`.
+        score: cosine similarity with what was asked for.
+    """
+    known = {field.name: row[field.name] for field in attrs.fields(Match) if field.name != "score"}
+    return Match(score=round(score, 4), **known)
+
+
+def hidden_error(count: int) -> ValueError:
+    """Return the error of a search over pictures none of which is where it was."""
+    return ValueError(
+        f"none of the {count:,} pictures is where it was: mount the disk that they are on; or, where they have moved, "
+        "`mobileclip index NEW_FOLDER --index INDEX`"
+    )
+
+
+TAG = "tag"
+"""The column of tags; behind it and a colon, a word names the column of its scores."""
+
+# Tags of a picture that are told, at most.
+_MOST_TAGS = 5
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Snapshot:
+    """The pictures of an index.
+
+    Rows are never changed: a picture is as it was, or was removed since.
+
+    Shape:
+        vectors: `(pictures, dim)`, float16; ids: `(pictures,)`, int64, rising.
+
+    Args:
+        ids: of the rows.
+        vectors: of unit length.
+        num_unreadable: files that are known and cannot be read.
+        store: that has the rows.
+        token: of the store when this was read.
+    """
+
+    ids: NDArray[np.int64]
+    vectors: NDArray[np.float16]
+    num_unreadable: int = 0
+    store: Store | None = None
+    token: str = ""
+    _columns: dict[str, NDArray[Any]] = attrs.field(factory=dict, init=False)
+
+    def __len__(self) -> int:
+        """Return how many pictures there are."""
+        return len(self.ids)
+
+    def place(self, number: int) -> int:
+        """Return where a picture is, by its id.
+
+        Raises:
+            ValueError: if there is none of that id.
+        """
+        place = int(np.searchsorted(self.ids, number))
+        if place == len(self.ids) or self.ids[place] != number:
+            raise ValueError(f"the index has no picture of the id {number}; search again, it may have been removed")
+        return place
+
+    def rows(
+        self, places: Sequence[int] | NDArray[np.int64], columns: Sequence[str] = COLUMNS
+    ) -> list[dict[str, Any] | None]:
+        """Return what is known of some pictures, by column; None for one that was removed since.
+
+        Args:
+            places: of the pictures.
+            columns: that are asked for.
+        """
+        assert self.store is not None, "rows are asked of an index"
+        wanted = self.ids[np.asarray(places, np.int64)].tolist()
+        ids = None if len(wanted) == len(self) else wanted
+        found = {number: values for number, *values in self.store.values("id", *columns, ids=ids, since=self.token)}
+        return [dict(zip(columns, found[number], strict=True)) if number in found else None for number in wanted]
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Return what a column has of each picture, see `array_of`; it is read once.
+
+        Of a picture that is gone by then, it has nothing.
+
+        Shape:
+            `(pictures,)`.
+        """
+        assert self.store is not None, "rows are asked of an index"
+        if name not in self._columns and name.startswith(f"{TAG}:"):
+            words = self.require_words()
+            self._columns[name] = words.scores(self.vectors, words.place(name.removeprefix(f"{TAG}:")))
+        if name not in self._columns:
+            found = self.store.values("id", name, since=self.token)
+            numbers, values = np.array([number for number, _ in found]), [value for _, value in found]
+            places = np.searchsorted(numbers, self.ids)
+            is_gone = ~np.isin(self.ids, numbers, assume_unique=True)
+            self._columns[name] = array_of(name, [*values, None])[np.where(is_gone, len(values), places)]
+        return self._columns[name]
+
+    @cached_property
+    def words(self) -> Words | None:
+        """The words that pictures are tagged with; None without any, or of those that are of another model."""
+        words = None if self.store is None else read_words(self.store.folder)
+        return words if words is None or self._is_of(words) else None
+
+    def _is_of(self, words: Words) -> bool:
+        return self.store is not None and words.about.identity.is_same(self.store.about.identity)
+
+    def require_words(self) -> Words:
+        """Return the words that pictures are tagged with.
+
+        Raises:
+            ValueError: if there are none, or they are of another model.
+        """
+        assert self.store is not None, "words are asked of an index"
+        if self.words is not None:
+            return self.words
+        folder, other = self.store.folder, read_words(self.store.folder)
+        if other is None:
+            raise ValueError(
+                f"the index {folder} has no tags; write some: `mobileclip tag --vocabulary FILE --index {folder}`"
+            )
+        raise ValueError(
+            f"the tags of the index {folder} are of {other.about.model}, and it is of {self.store.about.model} now; "
+            f"write them again: `mobileclip tag --index {folder}`"
+        )
+
+    def tags(self, places: Sequence[int] | NDArray[np.int64]) -> list[tuple[str, ...]]:
+        """Return the tags of some pictures, the one that fits best first, five of each at most.
+
+        Args:
+            places: of the pictures.
+        """
+        words = self.words
+        if words is None or not len(places):
+            return [() for _ in places]
+        similar = cosines(self.vectors[np.asarray(places, np.int64)], words.vectors.astype(np.float32))
+        scores = np.stack([np.interp(*one, LEVELS) for one in zip(similar.T, words.levels, strict=True)], axis=1)
+        # Of words that a picture fits equally well, as the best of all, the more similar one comes first.
+        best = np.lexsort((-similar, -scores), axis=1)[:, :_MOST_TAGS]
+        return [
+            tuple(words.words[word] for word in row if scores[place, word] >= 1 - words.share)
+            for place, row in enumerate(best)
+        ]
+
+    def shown(self) -> tuple[NDArray[np.int64], list[dict[str, Any]]]:
+        """Return the places of the pictures whose files are where the index has them, and what is known of them.
+
+        Raises:
+            ValueError: if there is no picture, or none is where it was.
+        """
+        if not len(self):
+            raise ValueError("there are no pictures in the index; add some: `mobileclip index FOLDER`")
+        rows, there = self.rows(np.arange(len(self))), Presence()
+        shown = {place: row for place, row in enumerate(rows) if row is not None and row["path"] in there}
+        if not shown:
+            raise hidden_error(len(self))
+        return np.array(list(shown), np.int64), list(shown.values())
+
+
+def take_snapshot(store: Store) -> Snapshot:
+    """Return what an index holds now; pictures that are written later are not in it.
+
+    Raises:
+        ValueError: if the index is damaged.
+        OSError: if it cannot be read.
+    """
+    token, ids, vectors, num_unreadable = store.load()
+    return Snapshot(ids=ids, vectors=vectors, num_unreadable=num_unreadable, store=store, token=token)

@@ -1,0 +1,516 @@
+"""An index: one SQLite file of rows and embeddings, written by one job at a time, while others read."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from mobileclip import storage
+from mobileclip.collections.about import About, FinishedFile
+from mobileclip.inputs import Decode
+from mobileclip.serialization import from_json, to_json
+
+INDEX = "index.sqlite"
+
+_BLOCK = 4096
+_WAIT_SECONDS = 60.0
+# File systems tell times some milliseconds apart; what was written so long ago has another one than what is now.
+_SETTLED_NS = 20_000_000
+_TRIES = 20
+# Of the transactions of an index, so many are remembered.
+_MOST_TOKENS = 10_000
+_TYPES = {
+    "size": "INTEGER NOT NULL",
+    "width": "INTEGER NOT NULL",
+    "height": "INTEGER NOT NULL",
+    "latitude": "REAL",
+    "longitude": "REAL",
+    "time": "REAL",
+    "mtime_ns": "INTEGER NOT NULL",
+    "taken": "TEXT CHECK (taken IS strftime('%Y-%m-%dT%H:%M:%S', taken))",
+    "camera": "TEXT",
+    "part": "TEXT",
+    "path": "TEXT NOT NULL",
+    "sha256": "TEXT NOT NULL",
+    "problem": "TEXT",
+}
+COLUMNS = ("id", *_TYPES)
+"""Of every row, beside its embedding."""
+
+# Pages of 16 KiB hold 15 embeddings of 512 numbers, those of 4 KiB only 3. An id is never given again. Until a job
+# ends, a row that was replaced is only marked: another file may have the same content.
+_SCHEMA = f"""
+PRAGMA page_size = 16384;
+CREATE TABLE state (about TEXT NOT NULL);
+CREATE TABLE tokens (number INTEGER PRIMARY KEY AUTOINCREMENT, token TEXT UNIQUE NOT NULL);
+CREATE TABLE pictures (id INTEGER PRIMARY KEY AUTOINCREMENT, {", ".join(f"{one} {_TYPES[one]}" for one in _TYPES)});
+CREATE INDEX problems ON pictures(id) WHERE problem IS NOT NULL;
+CREATE TABLE embeddings (id INTEGER PRIMARY KEY, embedding BLOB NOT NULL);
+CREATE TABLE removed (id INTEGER PRIMARY KEY);
+CREATE VIEW present AS SELECT * FROM pictures WHERE id NOT IN (SELECT id FROM removed);
+CREATE TABLE finished (path TEXT PRIMARY KEY, num_bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL);
+CREATE TABLE inputs (path TEXT PRIMARY KEY);
+CREATE TABLE concepts (name TEXT PRIMARY KEY, known TEXT NOT NULL);
+CREATE TABLE examples (concept TEXT, number INTEGER, known TEXT NOT NULL, embedding BLOB NOT NULL, picture BLOB,
+    PRIMARY KEY (concept, number));
+CREATE TABLE words (known TEXT NOT NULL, embeddings BLOB NOT NULL, levels BLOB NOT NULL);
+CREATE TABLE upgrade (about TEXT NOT NULL);
+CREATE TABLE upgraded (id INTEGER PRIMARY KEY, embedding BLOB NOT NULL)
+"""  # noqa: S608 - our own names
+_UPGRADED = "CREATE TABLE upgraded (id INTEGER PRIMARY KEY, embedding BLOB NOT NULL)"
+
+T = TypeVar("T")
+Loaded = tuple[str, NDArray[np.int64], NDArray[np.float16], int]
+
+
+class ReplacedIndexError(ValueError):
+    """An index that was replaced by another one since it was read."""
+
+
+def _moment(text: str | None) -> str | None:
+    """Return a moment as the index keeps it; None if it is not a moment."""
+    try:
+        return None if text is None else datetime.fromisoformat(text).isoformat(timespec="seconds")
+    except ValueError:
+        return None
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Row:
+    """A picture in an index, or a file that cannot be read.
+
+    Args:
+        id: that the index knows it by; None before it is written.
+        path: of the file that it is in, in full.
+        part: key of its sample, where the file holds several.
+        size: of the picture as it is encoded, or of the video, in bytes.
+        mtime_ns: when the file was last changed, in nanoseconds since 1970.
+        sha256: of the encoded picture, or of the video.
+        width: in pixels.
+        height: in pixels.
+        camera: that took it.
+        taken: when, as `YYYY-MM-DDTHH:MM:SS`.
+        latitude: in degrees.
+        longitude: in degrees.
+        time: of a frame of a video, in seconds since its first one.
+        problem: why the file cannot be read.
+        embedding: `(dim,)`; None of a file that cannot be read.
+    """
+
+    id: int | None = None
+    path: str
+    part: str | None = None
+    size: int
+    mtime_ns: int
+    sha256: str
+    width: int = 0
+    height: int = 0
+    camera: str | None = None
+    taken: str | None = attrs.field(default=None, converter=_moment)
+    latitude: float | None = None
+    longitude: float | None = None
+    time: float | None = None
+    problem: str | None = None
+    embedding: NDArray[np.floating[Any]] | None = None
+
+
+def array_of(name: str, values: Sequence[Any]) -> NDArray[Any]:
+    """Return what a column has: moments, numbers, or texts; NaT, NaN or None where it has nothing."""
+    if name == "taken":
+        return np.array(values, "datetime64[s]")
+    return np.array(values, object if _TYPES[name].startswith("TEXT") else np.float64)
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[sqlite3.Connection]:
+    """Yield a connection that sees one moment of an index.
+
+    Raises:
+        ValueError: if the index is damaged.
+        OSError: if it cannot be read.
+    """
+    with _opened(folder / INDEX) as db:
+        db.execute("BEGIN")
+        yield db
+
+
+@contextmanager
+def changing(folder: Path, *, renew: bool = True) -> Iterator[sqlite3.Connection]:
+    """Yield a connection whose writes are all there when the block ends, or none is.
+
+    Args:
+        folder: of the index.
+        renew: whether readers read the index again when something was written.
+
+    Raises:
+        ValueError: if the index is damaged.
+        OSError: if it cannot be written.
+    """
+    with _opened(folder / INDEX) as db:
+        db.execute("PRAGMA cache_size = -65536")
+        db.execute("BEGIN IMMEDIATE")
+        before = db.total_changes
+        yield db
+        if renew and db.total_changes != before:
+            _renew_token(db)
+        db.execute("COMMIT")
+
+
+@attrs.define(eq=False)
+class Store:
+    """The rows of an index.
+
+    Args:
+        folder: of the index.
+        about: what it is of.
+        exported: the file that its rows were read from, where the index is a copy that is not written to.
+    """
+
+    folder: Path
+    about: About
+    exported: Path | None = None
+    _is_held: bool = attrs.field(default=False, init=False)
+
+    @classmethod
+    def open(cls, folder: Path) -> Store:
+        """Return the index in a folder.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            ValueError: if it is damaged.
+            OSError: if it cannot be read.
+        """
+        if not is_index(folder):
+            raise FileNotFoundError(
+                f"{folder} is no index: there is no {INDEX} in it; make one: `mobileclip index FOLDER --index {folder}`"
+            )
+        return cls(folder, _unchanged(folder, lambda db: _about(db, folder)))
+
+    @classmethod
+    def create(cls, folder: Path, about: About) -> Store:
+        """Return a new, empty index; it appears whole or not at all.
+
+        Raises:
+            FileExistsError: if the folder holds something.
+            OSError: if it cannot be written.
+        """
+        if folder.exists() and storage.holds_anything(folder):
+            raise FileExistsError(f"{folder} holds something already; open it, or choose another folder")
+        with (
+            storage.exclusive(folder),
+            storage.atomic_file(folder / INDEX) as path,
+            closing(sqlite3.connect(path)) as db,
+        ):
+            db.executescript(_SCHEMA)
+            with db:
+                db.execute("INSERT INTO state VALUES (?)", (to_json(about),))
+                _renew_token(db)
+        return cls(folder, about)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the index while rows are written; nobody else can.
+
+        Raises:
+            ValueError: if another job writes to it.
+            OSError: if it cannot be written.
+        """
+        if self.exported is not None:
+            raise OSError(f"{self.exported} cannot be written to; merge it into an index")
+        with storage.exclusive(self.folder):
+            self.about, self._is_held = Store.open(self.folder).about, True
+            try:
+                yield
+            finally:
+                self._is_held = False
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What was indexed: files, folders and shards, in full."""
+        with reading(self.folder) as db:
+            return tuple(path for (path,) in db.execute("SELECT path FROM inputs ORDER BY rowid"))
+
+    @property
+    def finished(self) -> tuple[FinishedFile, ...]:
+        """Files of many pictures that need not be read again."""
+        with reading(self.folder) as db:
+            rows = db.execute("SELECT path, num_bytes, mtime_ns FROM finished ORDER BY rowid").fetchall()
+        return tuple(FinishedFile(path=path, num_bytes=size, mtime_ns=time) for path, size, time in rows)
+
+    @property
+    def token(self) -> str:
+        """A random text, which is another one whenever the index was written to, or replaced."""
+        with reading(self.folder) as db:
+            return _token(db)
+
+    def __len__(self) -> int:
+        """Return how many pictures there are; no embedding is read."""
+        with reading(self.folder) as db:
+            return int(db.execute("SELECT count(*) FROM present WHERE problem IS NULL").fetchone()[0])
+
+    def values(
+        self, *columns: str, ids: Sequence[int] | None = None, since: str | None = None
+    ) -> list[tuple[Any, ...]]:
+        """Return what some columns have of each row that is there, in the order of the ids.
+
+        Args:
+            columns: that are asked for.
+            ids: of the rows; None for all.
+            since: the token that the index had when the ids were read; None where they are read now.
+
+        Raises:
+            ReplacedIndexError: if the index is another one than that of the token.
+        """
+        with reading(self.folder) as db:
+            if since and not db.execute("SELECT 1 FROM tokens WHERE token = ?", (since,)).fetchone():
+                raise ReplacedIndexError(f"{self.folder} was replaced by another index; open it again")
+            return _selected(db, "present", columns, ids)
+
+    def rows(self, ids: Sequence[int] | None = None) -> Iterator[Row]:
+        """Yield rows with their embeddings, including those that the job that is writing has removed.
+
+        Raises:
+            ValueError: if an embedding has another length than those of the index.
+        """
+        ids = [number for (number,) in self.values("id")] if ids is None else ids
+        names = (*(f"pictures.{one}" for one in COLUMNS), "embedding")
+        for start in range(0, len(ids), _BLOCK):
+            with reading(self.folder) as db:
+                found = _selected(db, "pictures LEFT JOIN embeddings USING (id)", names, ids[start : start + _BLOCK])
+            for *values, vector in found:
+                embedding = None if vector is None else self._vectors([vector])[0]
+                yield Row(embedding=embedding, **dict(zip(COLUMNS, values, strict=True)))
+
+    def load(self) -> Loaded:
+        """Return the token of the index, the ids and embeddings of its pictures, and how many files cannot be read.
+
+        A file that is overwritten in place while it is read, as `cp` does, is read again.
+
+        Shape:
+            ids: `(pictures,)`, int64, rising; embeddings: `(pictures, dim)`, float16, of unit length.
+
+        Raises:
+            ValueError: if the index is damaged.
+            OSError: if it cannot be read, or is overwritten all the time.
+        """
+        return _unchanged(self.folder, self._loaded)
+
+    def _loaded(self, db: sqlite3.Connection) -> Loaded:
+        self.about, token = _about(db, self.folder), _token(db)
+        most = db.execute("SELECT count(*) FROM pictures").fetchone()[0]
+        ids, vectors, count = np.empty(most, np.int64), np.empty((most, self.about.dim), np.float16), 0
+        found = db.execute("SELECT id, embedding FROM embeddings WHERE id NOT IN (SELECT id FROM removed) ORDER BY id")
+        while some := found.fetchmany(_BLOCK):
+            end = count + len(some)
+            ids[count:end] = [number for number, _ in some]
+            vectors[count:end] = self._vectors([vector for _, vector in some])
+            count = end
+        (num_unreadable,) = db.execute("SELECT count(*) FROM present WHERE problem IS NOT NULL").fetchone()
+        return token, ids[:count], vectors[:count], num_unreadable
+
+    def _vectors(self, blobs: Sequence[bytes]) -> NDArray[np.float16]:
+        try:
+            lengths = set(map(len, blobs))
+        except TypeError:  # a number or a text in the place of an embedding
+            lengths = {-1}
+        if lengths - {2 * self.about.dim}:
+            raise ValueError(
+                f"{self.folder / INDEX} is damaged: embeddings have not {self.about.dim} numbers; delete the folder, "
+                "and index the pictures again"
+            )
+        return np.frombuffer(b"".join(blobs), np.float16).reshape(-1, self.about.dim)
+
+    def append(
+        self,
+        rows: Iterable[Row] = (),
+        *,
+        removed: Iterable[int] = (),
+        finished: Iterable[FinishedFile] = (),
+        inputs: Iterable[str] = (),
+    ) -> None:
+        """Add rows and mark others as removed, all of it or nothing.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        text = f"INSERT INTO pictures ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608
+        with self._changing() as db:
+            db.executemany("INSERT OR IGNORE INTO removed VALUES (?)", ((number,) for number in removed))
+            db.executemany("INSERT OR REPLACE INTO finished VALUES (?, ?, ?)", map(attrs.astuple, finished))
+            db.executemany("INSERT OR IGNORE INTO inputs VALUES (?)", ((path,) for path in inputs))
+            for row in rows:
+                number = db.execute(text, [getattr(row, name) for name in COLUMNS]).lastrowid
+                if row.embedding is not None:
+                    vector = np.asarray(row.embedding, np.float16).reshape(self.about.dim).tobytes()
+                    db.execute("INSERT INTO embeddings VALUES (?, ?)", (number, vector))
+
+    def forget(self, paths: Iterable[str], *, inputs: Iterable[str] = ()) -> None:
+        """Drop files of many pictures from those that are finished, and inputs from those that were indexed."""
+        with self._changing() as db:
+            db.executemany("DELETE FROM finished WHERE path = ?", ((path,) for path in paths))
+            db.executemany("DELETE FROM inputs WHERE path = ?", ((path,) for path in inputs))
+
+    def note_decode(self, decode: Decode) -> None:
+        """Remember how pictures are read, so that one that is searched with is read alike."""
+        if decode != self.about.decode:
+            self.about = attrs.evolve(self.about, decode=decode)
+            with self._changing() as db:
+                db.execute("UPDATE state SET about = ?", (to_json(self.about),))
+
+    def compact(self) -> None:
+        """Drop rows that were removed; SQLite uses their room for later rows."""
+        with self._changing() as db:
+            for table in ("pictures", "embeddings"):
+                db.execute(f"DELETE FROM {table} WHERE id IN (SELECT id FROM removed)")  # noqa: S608 - our own names
+            db.execute("DELETE FROM removed")
+
+    def begin_upgrade(self, about: About) -> list[int]:
+        """Begin to keep embeddings of another model beside those of the index, or go on with them.
+
+        Args:
+            about: of the other model.
+
+        Returns:
+            ids of the pictures that have none yet.
+        """
+        with self._changing(renew=False) as db:
+            if db.execute("SELECT about FROM upgrade").fetchone() != (to_json(about),):
+                db.execute("DELETE FROM upgrade")
+                db.execute("DELETE FROM upgraded")
+                db.execute("INSERT INTO upgrade VALUES (?)", (to_json(about),))
+            text = "SELECT id FROM embeddings WHERE id NOT IN (SELECT id FROM upgraded) ORDER BY id"
+            return [number for (number,) in db.execute(text)]
+
+    def keep_upgraded(self, found: Iterable[tuple[int, NDArray[np.floating[Any]]]]) -> None:
+        """Keep embeddings of the other model."""
+        with self._changing(renew=False) as db:
+            rows = ((number, np.asarray(vector, np.float16).tobytes()) for number, vector in found)
+            db.executemany("INSERT OR REPLACE INTO upgraded VALUES (?, ?)", rows)
+
+    def adopt_upgraded(self, about: About) -> None:
+        """Let the index be of the other model, in one transaction."""
+        with self._changing() as db:
+            db.execute("DELETE FROM upgraded WHERE id NOT IN (SELECT id FROM embeddings)")
+            db.execute("DROP TABLE embeddings")
+            db.execute("ALTER TABLE upgraded RENAME TO embeddings")
+            db.execute(_UPGRADED)
+            db.execute("DELETE FROM upgrade")
+            db.execute("UPDATE state SET about = ?", (to_json(about),))
+        self.about = about
+
+    @contextmanager
+    def _changing(self, *, renew: bool = True) -> Iterator[sqlite3.Connection]:
+        assert self._is_held, "an index is written to by whoever holds it"
+        with changing(self.folder, renew=renew) as db:
+            yield db
+
+
+def is_index(folder: Path) -> bool:
+    """Return whether a folder is an index."""
+    return (folder / INDEX).is_file()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """Yield a connection to a file.
+
+    A rollback journal, SQLite's default, works on network disks too, and for readers that may not write.
+    """
+    mode = "rw" if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) else "ro"
+    address = f"{path.absolute().as_uri()}?mode={mode}"
+    try:
+        with closing(sqlite3.connect(address, uri=True, timeout=_WAIT_SECONDS, isolation_level=None)) as db:
+            db.execute("PRAGMA trusted_schema = OFF")
+            yield db
+    except sqlite3.Error as error:
+        raise _named(error, path) from error
+
+
+def _named(error: sqlite3.Error, path: Path) -> Exception:
+    """Return an error that says what is wrong with a file, and what to do."""
+    text = str(error)
+    if "is full" in text:
+        return OSError(errno.ENOSPC, f"{path} cannot be written: the disk is full; make room and run this again")
+    if "locked" in text:
+        return OSError(
+            f"{path} has been in use by another program for {_WAIT_SECONDS:g} s; run this again when that is done"
+        )
+    if path.with_name(f"{path.name}-journal").exists() and not os.access(path, os.W_OK):
+        return OSError(
+            f"a job that wrote to {path} was killed, and you may not write there: whoever may, has to open the index "
+            "once, such as by `mobileclip search`"
+        )
+    if isinstance(error, sqlite3.OperationalError) and not text.startswith("no such"):
+        return OSError(f"{path} cannot be opened: {text}; see if its disk is full, and who may write to its folder")
+    return ValueError(f"{path} is damaged ({text}); delete the folder, and index the pictures again")
+
+
+def _unchanged(folder: Path, read: Callable[[sqlite3.Connection], T]) -> T:
+    """Return what was read of a file that nobody has overwritten meanwhile."""
+
+    def stamp() -> tuple[int, int, int]:
+        status = (folder / INDEX).stat()
+        return status.st_ino, status.st_size, status.st_mtime_ns
+
+    def is_settled() -> bool:
+        return not 0 <= time.time_ns() - stamp()[-1] < _SETTLED_NS
+
+    for _ in range(_TRIES):
+        before, settled = stamp(), is_settled()
+        try:
+            with reading(folder) as lock:
+                lock.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+                # From here on, no job of this library writes. What this connection has read may be torn.
+                if not is_settled():
+                    time.sleep(_SETTLED_NS / 1e9)
+                before, settled = stamp(), is_settled()
+                with reading(folder) as db:
+                    found = read(db)
+                    if settled and stamp() == before:
+                        return found
+        except Exception:  # whatever torn pages lead to
+            if settled and stamp() == before:
+                raise
+            time.sleep(_SETTLED_NS / 1e9)
+    raise OSError(f"{folder / INDEX} is being overwritten; run this again when that is done")
+
+
+def _about(db: sqlite3.Connection, folder: Path) -> About:
+    ((text,),) = db.execute("SELECT about FROM state").fetchall() or [("",)]
+    try:
+        return from_json(text, About)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{folder / INDEX} is damaged, or of another version of this library: {error}; delete the folder, and "
+            "index the pictures again"
+        ) from None
+
+
+def _token(db: sqlite3.Connection) -> str:
+    ((token,),) = db.execute("SELECT token FROM tokens ORDER BY number DESC LIMIT 1").fetchall() or [("",)]
+    return str(token)
+
+
+def _renew_token(db: sqlite3.Connection) -> None:
+    number = db.execute("INSERT INTO tokens (token) VALUES (?)", (os.urandom(16).hex(),)).lastrowid or 0
+    db.execute("DELETE FROM tokens WHERE number <= ?", (number - _MOST_TOKENS,))
+
+
+def _selected(
+    db: sqlite3.Connection, table: str, columns: Sequence[str], ids: Sequence[int] | None
+) -> list[tuple[Any, ...]]:
+    where = "" if ids is None else "WHERE id IN (SELECT value FROM json_each(?))"
+    given = () if ids is None else (json.dumps([int(number) for number in ids]),)
+    return db.execute(f"SELECT {', '.join(columns)} FROM {table} {where} ORDER BY id", given).fetchall()  # noqa: S608

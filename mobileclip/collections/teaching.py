@@ -1,0 +1,323 @@
+"""Concepts of an index: named, taught by examples, and searched for as `@"name"`."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from mobileclip import storage
+from mobileclip.collections.concepts import (
+    MOST_EXAMPLES,
+    Concept,
+    Example,
+    Key,
+    change_concept,
+    examples_help,
+    places_of,
+    read_concepts,
+)
+from mobileclip.collections.pictures import small_copy, small_copy_of
+from mobileclip.collections.search import embedding_of
+from mobileclip.collections.snapshot import Snapshot, match_of
+from mobileclip.collections.store import Store
+from mobileclip.data import LIMITS, read_image_file
+from mobileclip.inference import ImageTextModel
+from mobileclip.registry import nearest
+from mobileclip.terminal import get_logger
+
+logger = get_logger(__name__)
+
+Given = str | Path | int
+"""A picture as a person gives it: a path, or the id of one in the index."""
+
+_LONGEST_NAME = 200
+_LONGEST_TEXT = 1000
+
+
+class TaughtIndex(Protocol):
+    """What concepts need of a collection."""
+
+    store: Store
+
+    @property
+    def path(self) -> Path:
+        """The folder of the index."""
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """Its pictures."""
+
+    @property
+    def clip(self) -> ImageTextModel:
+        """The model that it is of."""
+
+
+@attrs.frozen(eq=False)
+class _Embedded:
+    """An example with its embedding, and a small copy of its picture where one could be made."""
+
+    example: Example
+    vector: NDArray[np.floating]
+    picture: bytes | None
+
+
+class Concepts(Mapping[str, Concept]):
+    """The concepts of an index by their names, read whenever they are asked for: other processes add to them.
+
+    Args:
+        index: with its pictures and its model.
+    """
+
+    def __init__(self, index: TaughtIndex) -> None:
+        self._index = index
+        self._outside: dict[Key, NDArray[np.floating]] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        """Return the names, sorted."""
+        return iter(read_concepts(self._index.path))
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(read_concepts(self._index.path))
+
+    def stored(self) -> dict[str, Concept]:
+        """Return the concepts as they were written, which may be in the space of a model of before."""
+        return read_concepts(self._index.path)
+
+    def __getitem__(self, name: str) -> Concept:
+        """Return a concept in the space of the index.
+
+        Of an index that was brought to another model, a concept follows with the examples whose pictures are in the
+        index or have a small copy; others are left out, and a warning names them.
+
+        Raises:
+            KeyError: if there is none of this name.
+        """
+        found = read_concepts(self._index.path, normal(name)).get(normal(name))
+        if found is None:
+            raise KeyError(name)
+        return self._kept(found)
+
+    def require(self, name: str) -> Concept:
+        """Return a concept in the space of the index, see `__getitem__`.
+
+        Raises:
+            ValueError: if there is none of this name.
+        """
+        try:
+            return self[name]
+        except KeyError:
+            others = list(self)
+            hint = (
+                nearest(normal(name), others)
+                if others
+                else f'add it: `mobileclip concept add "{name}" --index {self._index.path}`'
+            )
+            raise ValueError(f"there is no concept {storage.printable(name)!r}; {hint}") from None
+
+    def add(
+        self,
+        name: str,
+        *,
+        yes: Sequence[Given] = (),
+        no: Sequence[Given] = (),
+        neither: Sequence[Given] = (),
+        text: str | None = None,
+    ) -> Concept:
+        """Add a concept, or examples to one that is there, and return it; all of it is written, or nothing.
+
+        A picture that is in the index has its embedding there, and another is encoded, once. A small copy of each is
+        kept.
+
+        Args:
+            name: of the concept, without quotation marks.
+            yes: pictures that show it: paths, or ids of the index.
+            no: pictures that do not.
+            neither: pictures that are no examples any more: ids, paths, or `Example.name`; they need not be there.
+            text: what it is in words; by default what it was, and the name of a new one.
+
+        Raises:
+            ValueError: if the name or the text is none, a picture is not in the index, or one that is to be no example
+                any more is none.
+            ImageError: if a picture cannot be read.
+            OSError: if the index cannot be written.
+        """
+        name = _required(normal(name), _LONGEST_NAME, "name")
+        text = text and _required(text.strip(), _LONGEST_TEXT, "text")
+        index = self._index
+        # Before anything is held: the index and its model are read, and small copies are encoded.
+        pictures, clip = index.snapshot, index.clip
+        for known in read_concepts(index.path, name).values():
+            self._embeddings(known)
+        given = [self._embedded(one, is_yes=kind) for some, kind in ((no, False), (yes, True)) for one in some]
+        dropped = {self._example(one).key for one in neither if isinstance(one, int)}
+        named = [str(one) for one in neither if not isinstance(one, int)]
+        about = index.store.about
+
+        def changed(before: Concept | None) -> Concept:
+            held: dict[Key, _Embedded] = {}
+            if before is not None:
+                gone = dropped | _named(before, named)
+                kept = [one.key not in gone for one in before.examples]
+                before = self._followed(before.chosen(kept), decide=False)
+                held = {
+                    one.key: _Embedded(one, vector, picture)
+                    for one, vector, picture in zip(before.examples, before.vectors, before.pictures, strict=True)
+                }
+            held.update((one.example.key, one) for one in given)
+            if len(held) > MOST_EXAMPLES:
+                raise ValueError(
+                    f"a concept has at most {MOST_EXAMPLES:,} examples, and {name!r} would have {len(held):,}"
+                )
+            vectors = np.array([one.vector for one in held.values()], np.float16).reshape(-1, about.dim)
+            concept = Concept(
+                name=name,
+                text=text or (name if before is None else before.text),
+                about=about,
+                examples=tuple(one.example for one in held.values()),
+                vectors=vectors,
+                pictures=tuple(one.picture for one in held.values()),
+            )
+            return _decided(concept, pictures, clip)
+
+        after = change_concept(index.path, name, changed)
+        assert after is not None, "a concept was made"
+        return after
+
+    def remove(self, name: str) -> None:
+        """Remove a concept.
+
+        Raises:
+            ValueError: if there is none of this name.
+            OSError: if the index cannot be written.
+        """
+        if normal(name) not in read_concepts(self._index.path):
+            self.require(name)
+        change_concept(self._index.path, normal(name), lambda _: None)
+
+    def follow(self) -> int:
+        """Bring concepts to the space of an upgraded index, and return how many were in another."""
+        behind = [one for one in read_concepts(self._index.path).values() if not self._is_here(one)]
+        for concept in behind:
+            self._kept(concept)
+        return len(behind)
+
+    def _kept(self, concept: Concept) -> Concept:
+        """Return a concept in the space of the index, and write it down there where it was in another."""
+        followed = self._followed(concept)
+        if followed is not concept:
+            try:
+                change_concept(
+                    self._index.path, concept.name, lambda now: followed if now and now.is_same(concept) else now
+                )
+            except OSError as error:  # of an index that cannot be written to
+                logger.warning("a concept that was brought to another model is not kept: %s", error)
+        return followed
+
+    def _example(self, number: int) -> Example:
+        (row,) = self._index.snapshot.rows([self._index.snapshot.place(number)], ("path", "sha256", "time"))
+        if row is None:
+            raise ValueError(f"the index has no picture of the id {number}; search again, it may have been removed")
+        return Example(**row, is_yes=True)
+
+    def _embedded(self, given: Given, *, is_yes: bool) -> _Embedded:
+        """Return an example with its embedding, which is that of the index where it has one."""
+        index, snapshot = self._index, self._index.snapshot
+        if isinstance(given, int):
+            example, place = attrs.evolve(self._example(given), is_yes=is_yes), snapshot.place(given)
+            (row,) = snapshot.rows([place])
+            return _Embedded(
+                example, snapshot.vectors[place], None if row is None else small_copy_of(match_of(row, 1.0))
+            )
+        path = storage.local_path(str(given))
+        data = read_image_file(path, LIMITS, f"image {str(path)!r}")
+        example = Example(path=_in_full(given), sha256=hashlib.sha256(data).hexdigest(), is_yes=is_yes)
+        known = places_of(snapshot, [example]).get(example.key)
+        vector = (
+            embedding_of(index.clip, data, reduced=index.store.about.decode == "fast")
+            if known is None
+            else snapshot.vectors[known]
+        )
+        return _Embedded(example, vector, small_copy(data))
+
+    def _is_here(self, concept: Concept) -> bool:
+        return concept.about.identity.is_same(self._index.store.about.identity)
+
+    def _embeddings(self, concept: Concept) -> dict[Key, NDArray[np.floating]]:
+        """Return embeddings of examples in the space of the index: its own, and those of small copies."""
+        if self._is_here(concept):
+            return {one.key: vector for one, vector in zip(concept.examples, concept.vectors, strict=True)}
+        index, reduced = self._index, self._index.store.about.decode == "fast"
+        places = places_of(index.snapshot, concept.examples)
+        for one, picture in zip(concept.examples, concept.pictures, strict=True):
+            if one.key not in places and one.key not in self._outside and picture is not None:
+                self._outside[one.key] = embedding_of(index.clip, picture, reduced=reduced)
+        return self._outside | {key: index.snapshot.vectors[place] for key, place in places.items()}
+
+    def _followed(self, concept: Concept, *, decide: bool = True) -> Concept:
+        """Return a concept in the space of the index, without examples that have no embedding there."""
+        if self._is_here(concept):
+            return concept
+        about, known = self._index.store.about, self._embeddings(concept)
+        for one in concept.examples:
+            if one.key not in known:
+                logger.warning(
+                    "%s is no example of the concept %r any more: it is not in the index, and has no small copy",
+                    storage.printable(one.name),
+                    concept.name,
+                )
+        left = concept.chosen([one.key in known for one in concept.examples])
+        vectors = np.array([known[one.key] for one in left.examples], np.float16).reshape(-1, about.dim)
+        followed = attrs.evolve(left, about=about, vectors=vectors)
+        return _decided(followed, self._index.snapshot, self._index.clip) if decide else followed
+
+
+def _decided(concept: Concept, snapshot: Snapshot, clip: ImageTextModel) -> Concept:
+    """Return a concept with the decision whether its examples help."""
+    text = clip.encode_text([concept.text], keep=True).numpy()[0]
+    own = list(places_of(snapshot, concept.examples).values())
+    yes, no = concept.of(is_yes=True), concept.of(is_yes=False)
+    return attrs.evolve(concept, uses_examples=examples_help(snapshot.vectors, text, yes, no, own))
+
+
+def _named(concept: Concept, given: Sequence[str]) -> set[Key]:
+    """Return the keys of the examples that a person names.
+
+    Raises:
+        ValueError: if one is none of them.
+    """
+    found: set[Key] = set()
+    for one in given:
+        keys = {each.key for each in concept.examples if {one, _in_full(one)} & {each.path, each.name}}
+        if not keys:
+            raise ValueError(
+                f"{storage.printable(one)} is no example of the concept {concept.name!r}; list its examples: "
+                f'`mobileclip concept show "{concept.name}"`'
+            )
+        found |= keys
+    return found
+
+
+def normal(name: str) -> str:
+    """Return a name as it is kept: letters that look alike are one, and so are spaces."""
+    return " ".join(unicodedata.normalize("NFC", name).split())
+
+
+def _required(given: str, longest: int, called: str) -> str:
+    if not given or len(given) > longest or not given.isprintable() or any(mark in given for mark in '"\u201c\u201d'):
+        raise ValueError(
+            f"'{storage.printable(given, limit=longest)}' is no {called} of a concept; expected 1 to {longest:,} "
+            "letters, without quotation marks"
+        )
+    return given
+
+
+def _in_full(given: str | Path) -> str:
+    return str(Path(storage.local_path(str(given))).absolute())

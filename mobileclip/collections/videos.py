@@ -1,0 +1,114 @@
+"""Looks at a video before it is indexed: camera metadata, digest, and which frames to read."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from mobileclip.data import LIMITS, CameraNotes, ImageError, Pixels
+from mobileclip.datasets import VideoFile
+from mobileclip.machine import raise_machine_fault
+
+Frames = Literal["seconds", "scenes"]
+
+NEW_SCENE = 0.4
+"""Share of pixels whose colour another frame has no pixel for, from which on it shows another scene."""
+
+# Scenes are looked for at this distance.
+_SCENE_SECONDS = 1.0
+_MOST_FRAMES = 20_000
+# Levels of each colour.
+_LEVELS = 6
+_READ_BYTES = 2**20
+
+
+@attrs.frozen(kw_only=True)
+class VideoFacts:
+    """A video that was looked at.
+
+    Args:
+        notes: of the camera.
+        times: of the frames to read, in seconds, rising.
+    """
+
+    notes: CameraNotes
+    times: tuple[float, ...]
+
+
+def look_at_video(path: Path, frames: Frames, seconds: float) -> VideoFacts:
+    """Return a video's camera metadata, and the times of the frames to read.
+
+    Args:
+        path: of the video.
+        frames: `seconds` reads one every so many seconds, `scenes` one a second, of which `SceneChooser` chooses.
+        seconds: from one frame to the next, where that is asked for; more in a video of more than 20,000 of them.
+
+    Raises:
+        ImageError: if it cannot be read.
+    """
+    with VideoFile(path, LIMITS, f"video {str(path)!r}") as video:
+        lasting, notes = video.seconds, video.notes
+    step = max(_SCENE_SECONDS if frames == "scenes" else seconds, lasting / _MOST_FRAMES)
+    count = max(1, int(np.ceil(round(lasting / step, 6))))
+    return VideoFacts(notes=notes, times=tuple(round(number * step, 3) for number in range(count)))
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file of any size.
+
+    Raises:
+        ImageError: if it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(_READ_BYTES):
+                digest.update(block)
+    except FileNotFoundError:
+        raise ImageError("missing_file", f"video {str(path)!r} does not exist") from None
+    except OSError as error:
+        raise_machine_fault(error)
+        raise ImageError("unreadable", f"video {str(path)!r} cannot be read: {error}") from error
+    return digest.hexdigest()
+
+
+class SceneChooser:
+    """Chooses the frames of a video that show another scene than the one that was chosen before.
+
+    Frames are compared by how many of their pixels have each of 216 colours: half of the sum of the differences, from 0
+    for the same to 1 for no colour in common.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[str, NDArray[np.float64]] | None = None
+
+    def is_new(self, path: str, pixels: Pixels) -> bool:
+        """Return whether a frame shows another scene; the first one of a video does.
+
+        Args:
+            path: of the video; frames come in their order.
+            pixels: `(height, width, 3)`, uint8.
+        """
+        colours = colour_shares(pixels)
+        if self._last is not None and self._last[0] == path:
+            difference = float(np.abs(colours - self._last[1]).sum()) / 2
+            if difference < NEW_SCENE:
+                return False
+        self._last = path, colours
+        return True
+
+
+def colour_shares(pixels: Pixels) -> NDArray[np.float64]:
+    """Return the share of pixels of each colour.
+
+    Shape:
+        `(height, width, 3)`, uint8, to `(216,)`.
+    """
+    levels = pixels.reshape(-1, 3).astype(np.int64) * _LEVELS // 256
+    numbers = (levels[:, 0] * _LEVELS + levels[:, 1]) * _LEVELS + levels[:, 2]
+    return np.bincount(numbers, minlength=_LEVELS**3) / len(numbers)
