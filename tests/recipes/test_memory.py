@@ -27,7 +27,7 @@ def in_header(name):
     """Return what a recipe trains, its processes, and what its header says of pieces and of memory by recomputation."""
     header = header_of(recipe_files()[name])
     num_processes = int(re.search(r"--nproc-per-node (\d+)", header.entries["Command"])[1])
-    run = run_of((re.search(rf"{name}\.py (\w+)", header.entries["Command"]) and f"{name} {first_row(name)}") or name)
+    run = run_of(name)
     said = re.match(
         r"(\d+) GPUs, each with (\d+) micro-batches of (\d+) in (\d+) GiB"
         r"(?: by recomputation, a quarter more work; (\d+) GiB without;|; (\d+) GiB with --recompute,)",
