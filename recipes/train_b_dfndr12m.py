@@ -7,8 +7,8 @@ Command:   torchrun --nproc-per-node 8 \
                recipes/train_b_dfndr12m.py all_sets \
                --data 'DFNDR-12M/{00000000..00001023}.tar'
 Try it:    python recipes/train_b_dfndr12m.py all_sets --tiny
-Hardware:  8 GPUs, each with 4 micro-batches of 256 in 8 GiB; the release's script has 32, with 256 samples each;
-           any number of processes that divides the batch of 8,192
+Hardware:  8 GPUs, each with 4 micro-batches of 256 in 21 GiB; 8 GiB with --recompute, a quarter more work; the
+           release's script has 32, with 256 samples each; any number of processes that divides the batch of 8,192
 Time:      246 million samples seen; the papers give no hours
 Result:    not published
 Source:    MobileCLIP2 (arXiv 2508.20691), and the released run_dfndr12m.sh; the set is that of run_dfndr2b.sh

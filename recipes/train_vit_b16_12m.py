@@ -4,8 +4,8 @@ Command:   torchrun --nproc-per-node 8 \
                recipes/train_vit_b16_12m.py ensemble \
                --data 'DataCompDR-12M/{00000000..00001023}.tar'
 Try it:    python recipes/train_vit_b16_12m.py ensemble --tiny
-Hardware:  8 GPUs, each with 4 micro-batches of 256 in 7 GiB; the release used 32, with 256 samples each;
-           any number of processes that divides the batch of 8,192
+Hardware:  8 GPUs, each with 4 micro-batches of 256 in 20 GiB; 7 GiB with --recompute, a quarter more work; the release
+           used 32, with 256 samples each; any number of processes that divides the batch of 8,192
 Time:      246 million samples seen; the paper gives 1.3 h per 12.8M of them on 8 A100, plain and reinforced alike
 Result:    zero-shot top-1 on ImageNet-1k / mean R@1 on Flickr30k as published, beside each row
 Source:    MobileCLIP (arXiv 2311.17049), tables 2 and 3a

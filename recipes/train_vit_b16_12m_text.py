@@ -4,8 +4,8 @@ Command:   torchrun --nproc-per-node 8 \
                recipes/train_vit_b16_12m_text.py mct_4 \
                --data 'DataCompDR-12M/{00000000..00001023}.tar'
 Try it:    python recipes/train_vit_b16_12m_text.py mct_4 --tiny
-Hardware:  8 GPUs, each with 4 micro-batches of 256 in 7 GiB; the release used 32, with 256 samples each;
-           any number of processes that divides the batch of 8,192
+Hardware:  8 GPUs, each with 4 micro-batches of 256 in 20 GiB; 7 GiB with --recompute, a quarter more work; the release
+           used 32, with 256 samples each; any number of processes that divides the batch of 8,192
 Time:      246 million samples seen; the paper gives 1.3 h per 12.8M of them on 8 A100
 Result:    zero-shot top-1 on ImageNet-1k as published, beside each row; 12 layers without a RepMixer are the row
            `ensemble` of train_vit_b16_12m

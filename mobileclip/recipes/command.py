@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
-from tyro.conf import arg
 
 from mobileclip.machine import machine_line
 from mobileclip.recipes.files import read_header
-from mobileclip.recipes.short import ASKING_ALL, PLAIN, asks, brief_help, shorts
+from mobileclip.recipes.short import ASKING_ALL, PLAIN, again, asks, brief_help, program, shorts
 from mobileclip.registry import nearest, nearest_file, with_parts
 from mobileclip.storage import exclusive
 from mobileclip.terminal import has_reader, say, shown
@@ -24,28 +23,13 @@ from mobileclip.terminal.interruption import interruptible
 from mobileclip.terminal.streams import ensure_streams, give_up_output
 
 _DRAWING_SECONDS = 600.0
+if TYPE_CHECKING:
+    from mobileclip.recipes.kinds import Command
+
 GOES_ON = "what was finished is kept; the same command goes on from there"
 
 Spec = TypeVar("Spec")
-Options = TypeVar("Options")
 T = TypeVar("T")
-
-
-@attrs.frozen(kw_only=True)
-class Command(Generic[Options, Spec]):
-    """The command-line flags of a recipe: every choice is one.
-
-    Args:
-        options: what is not of the run itself.
-        spec: the choices.
-        show: print the choices as JSON and stop; a file of it, typed before the flags, stands for the recipe's own.
-        tiny: the first samples of the data that is named, or a few drawn ones; a small model where none is named.
-    """
-
-    options: Annotated[Options, arg(name="")]
-    spec: Annotated[Spec, arg(name="")]
-    show: bool = False
-    tiny: bool = False
 
 
 @contextmanager
@@ -127,7 +111,7 @@ def run_recipe(
         if asks(typed):
             header = read_header(docstring, sys.argv[0])
             titles = {row: header.rows.get(row, "") for row in rows if row}
-            say(f"{header.brief()}\n\n{brief_help(type(one).__name__, _program(), titles, tuple(variants))}")
+            say(f"{header.brief()}\n\n{brief_help(type(one).__name__, program(), titles, tuple(variants))}")
             return
         if ASKING_ALL in typed:
             say(f"{described(docstring)}\n")
@@ -180,7 +164,7 @@ def parsed_as(spec: Any, arguments: Sequence[str]) -> Command[Any, Any]:
         spec: the choices, which flags change; what follows other fields there, follows their flags.
         arguments: the command line.
     """
-    from mobileclip.recipes.kinds import KINDS
+    from mobileclip.recipes.kinds import KINDS, Command
 
     kind = KINDS[type(spec)]
     options = kind.options()
@@ -192,7 +176,7 @@ def parsed_as(spec: Any, arguments: Sequence[str]) -> Command[Any, Any]:
         Command[kind.options, type(spec)],  # type: ignore[name-defined]
         arguments,
         description="",
-        prog=_program(),
+        prog=program(),
         default=Command(options=options, spec=spec),
         reading=Reading(aliases=aliases, fixed=kind.fixed, made_by=kind.made_by),
     )
@@ -203,16 +187,6 @@ def _field(spec: Any, place: str) -> tuple[type, str] | None:
     *above, name = place.split(".")
     spec = reduce(lambda one, field: getattr(one, field, None), above, spec)
     return (type(spec), name) if attrs.has(type(spec)) and name in attrs.fields_dict(type(spec)) else None
-
-
-def _program() -> str:
-    return f"python {sys.argv[0]}" if sys.argv[0].endswith(".py") else sys.argv[0]
-
-
-def again(*flags: str) -> str:
-    """Return the command that was typed, with its row and these flags alone, in backticks."""
-    row = [one for one in sys.argv[1:2] if not one.startswith("-")]
-    return f"`{' '.join((_program(), *row, *flags))}`"
 
 
 def _chosen(rows: Mapping[str, Any], arguments: Sequence[str]) -> tuple[str, Any, Sequence[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import attrs
 from attrs import validators
@@ -30,9 +30,9 @@ from mobileclip.evaluation.candidates import asked
 from mobileclip.evaluation.printing import divided, evaluate_and_print
 from mobileclip.hardware.devices import AUTO
 from mobileclip.processes import this_process
-from mobileclip.recipes.command import again
 from mobileclip.recipes.distilling import DistilSpec, distil
 from mobileclip.recipes.finetuning import finetune_and_report, summary, table
+from mobileclip.recipes.short import again
 from mobileclip.recipes.tiny.shrink import SMALL_MODEL, taking
 from mobileclip.recipes.validation import captions_on, measured_on
 from mobileclip.reinforce import (
@@ -48,11 +48,27 @@ from mobileclip.training import Evaluate, RunSpec, connected, follow_card, last_
 from mobileclip.training.finetuning.run import FinetuneSpec
 from mobileclip.training.finetuning.tasks import open_task, write_training_data
 
-if TYPE_CHECKING:
-    from mobileclip.recipes.command import Command
-
 OUTPUTS = Path("outputs")
+Spec = TypeVar("Spec")
+Options = TypeVar("Options")
 _MOST_NAMED = 10
+
+
+@attrs.frozen(kw_only=True)
+class Command(Generic[Options, Spec]):
+    """The command-line flags of a recipe: every choice is one.
+
+    Args:
+        options: what is not of the run itself.
+        spec: the choices.
+        show: print the choices as JSON and stop; a file of it, typed before the flags, stands for the recipe's own.
+        tiny: the first samples of the data that is named, or a few drawn ones; a small model where none is named.
+    """
+
+    options: Annotated[Options, arg(name="")]
+    spec: Annotated[Spec, arg(name="")]
+    show: bool = False
+    tiny: bool = False
 
 
 @attrs.frozen

@@ -6,6 +6,7 @@ A line has the names of a flag, its value, the field that it sets where that has
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -150,3 +151,14 @@ def brief_help(kind: str, program: str, rows: Mapping[str, str] | None = None, v
 
 def _head(flag: Short) -> str:
     return f"{', '.join(flag.names)} {flag.value}"
+
+
+def program() -> str:
+    """Return what was typed before the flags."""
+    return f"python {sys.argv[0]}" if sys.argv[0].endswith(".py") else sys.argv[0]
+
+
+def again(*flags: str) -> str:
+    """Return the command that was typed, with its row and these flags alone, in backticks."""
+    row = [one for one in sys.argv[1:2] if not one.startswith("-")]
+    return f"`{' '.join((program(), *row, *flags))}`"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import io
 import re
@@ -28,7 +29,6 @@ from tyro.constructors import (
     StructTypeInfo,
 )
 
-from mobileclip.registry import nearest
 from mobileclip.terminal.common import RARE
 from mobileclip.terminal.printing import say
 
@@ -253,7 +253,8 @@ def _refuse_unknown(arguments: Sequence[str], names: Collection[str], program: s
     """End with status 2 and the nearest name of a flag that there is not."""
     for name in (one.partition("=")[0].replace("_", "-") for one in arguments if one.startswith("--")):
         if name not in names and name != "--":
-            hint = nearest(name, names, otherwise=f"`{program} {ASKING_ALL}` lists all")
+            near = " or ".join(map(repr, difflib.get_close_matches(name, names)))
+            hint = f"did you mean {near}?" if near else f"`{program} {ASKING_ALL}` lists all"
             say(f"{program}: there is no flag {name}; {hint}", error=True)
             sys.exit(2)
 

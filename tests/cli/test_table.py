@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mobileclip.cli import COMMANDS, Commands, main
-from tests.cli.test_flags import read_as_typed
+from tests.cli.test_pages_commands import read
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -35,12 +35,10 @@ def test_an_example_can_be_typed(names, one):
     if isinstance(one, Commands):
         assert one.members.get(typed[1], typed[1] in names or names == ("eval",))
         return
-    function = one.load()
     if names[0] in ("train", "reinforce"):
         assert (RECIPES / f"{names[0]}_{typed[1]}.py").is_file()
         return
-    flags = [] if names == ("finetune",) else typed[1:]
-    assert read_as_typed(" ".join(names), function, flags) is not None
+    assert read([*names[:-1], *typed]) is not None
 
 
 @pytest.mark.parametrize("names", [(), ("data",), ("hub",), ("recipes",)])

@@ -4,7 +4,6 @@ import pytest
 from tyro.conf import Positional
 
 from mobileclip.cli import COMMANDS, Commands
-from mobileclip.cli.flags import flags_of, reader_of
 from mobileclip.terminal import PROGRAMS, laid_out, paragraphs, parse
 
 WIDTH = 72
@@ -13,10 +12,6 @@ WIDTH = 72
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch):
     monkeypatch.setenv("COLUMNS", str(WIDTH))
-
-
-def readable(command):
-    return reader_of(command, flags_of(command))
 
 
 def named(commands, *before):
@@ -52,7 +47,7 @@ def test_an_argument_is_told_in_whole_lines(capsys):
         """
 
     with pytest.raises(SystemExit):
-        parse(readable(greet), ["--help"], description="Greet.")
+        parse(greet, ["--help"], description="Greet.")
     out = capsys.readouterr().out
     assert "of the person, which is said aloud. (default: you)" in out
     assert "how many times.  " in out
@@ -64,7 +59,7 @@ def test_a_readable_command_is_called_with_what_was_typed():
         """Add."""
         return first + sum(others) + by
 
-    assert parse(readable(add), ["1", "--others", "2", "3", "--by", "4"], description="") == 10
+    assert parse(add, ["1", "--others", "2", "3", "--by", "4"], description="") == 10
 
 
 def test_commands_stay_lines_and_prose_is_filled():
