@@ -49,7 +49,7 @@ def unchanged(snapshot: Snapshot, places: NDArray[np.int64]) -> NDArray[np.int64
         if row is None:
             continue
         if row["path"] not in stamps:
-            stamps[row["path"]] = _stamp(row["path"])
+            stamps[row["path"]] = stamp_of(row["path"])
         stamp = stamps[row["path"]]
         if stamp is not None and stamp[0] == row["mtime_ns"] and (row["part"] is not None or stamp[1] == row["size"]):
             kept.append(place)
@@ -93,9 +93,10 @@ def _spread(image: Image.Image) -> float:
     return float(channels.std(axis=1).max())
 
 
-def _stamp(path: str) -> tuple[int, int] | None:
+def stamp_of(path: str) -> tuple[int, int] | None:
+    """Return a file's time and size, by which a changed one is recognised; None if there is no such local file."""
     try:
         status = Path(path).stat()
-    except OSError:
+    except (OSError, ValueError):
         return None
     return storage.modified_ns(status), status.st_size

@@ -19,12 +19,13 @@ from starlette.routing import Route
 from mobileclip import storage
 from mobileclip.collections.collection import Collection
 from mobileclip.collections.searching.duplicates import THRESHOLD
+from mobileclip.collections.searching.looks import stamp_of
 from mobileclip.collections.searching.matches import Match
 from mobileclip.collections.web.guard import Guard
 from mobileclip.collections.web.overview import columns, examples, overview
 from mobileclip.collections.web.own import asked_concept, judged, tags_of
 from mobileclip.collections.web.served import ServedCollection, UnreadableIndexError, as_shown, picture_of
-from mobileclip.collections.web.thumbnails import SIDES, Indexed, Thumbnails, stamp_of
+from mobileclip.collections.web.thumbnails import SIDES, Indexed, Thumbnails
 from mobileclip.collections.web.uploads import Uploads
 from mobileclip.datasets.videos.formats import named_format
 

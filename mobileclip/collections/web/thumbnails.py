@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from pathlib import Path
 
 import attrs
 
-from mobileclip import storage
+from mobileclip.collections.searching.looks import stamp_of
 from mobileclip.collections.searching.matches import Match
 from mobileclip.collections.searching.pictures import make_small, make_small_frame, read_encoded, webp
 from mobileclip.processes import num_cores
@@ -22,7 +21,6 @@ _QUALITY = 80
 # Each holds a decoded picture in memory.
 _MOST_AT_ONCE = min(4, num_cores())
 
-Stamp = tuple[int, int] | None
 """When a file was last changed, in nanoseconds since 1970, and its size in bytes; None where there is none."""
 
 
@@ -47,7 +45,7 @@ class _Kept:
     """A picture that was made, and the file that it was made of."""
 
     data: bytes
-    stamp: Stamp
+    stamp: tuple[int, int] | None
 
 
 class Thumbnails:
@@ -106,12 +104,3 @@ def _make(match: Match, indexed: Indexed, side: int) -> bytes | None:
         is_same = data is not None and hashlib.sha256(data).hexdigest() == indexed.sha256
         picture = make_small(data, match, side) if data is not None and is_same else None
     return None if picture is None else webp(picture, _QUALITY)
-
-
-def stamp_of(path: str) -> Stamp:
-    """Return a file's time and size, by which a changed one is recognised; None if there is no such local file."""
-    try:
-        found = Path(path).stat()
-    except (OSError, ValueError):
-        return None
-    return storage.modified_ns(found), found.st_size
