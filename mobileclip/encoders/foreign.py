@@ -125,4 +125,6 @@ def _transformers(spec: TransformersImageSpec | TransformersTextSpec) -> Any:
         import transformers
     config = json.loads(spec.config)
     kind = config.pop("model_type")
-    return transformers.AutoModel.from_config(transformers.CONFIG_MAPPING[kind](**config))
+    return transformers.AutoModel.from_config(  # type: ignore[no-untyped-call]
+        transformers.CONFIG_MAPPING[kind](**config)
+    )

@@ -244,14 +244,15 @@ def _of_clip(clip: Clip, *, name: str, published: str | None = None) -> Candidat
     for number, one in enumerate(others, 1):
         state |= {f"text_encoder_{number}.{part}": weight for part, weight in one.state_dict().items()}
     # The towers of an export have none that PyTorch knows.
-    is_export = isinstance(model, ReadyDualEncoder)
-    specs = (model.spec.image, model.spec.text)
-    counted = map(num_parameters, specs) if is_export else map(_num_parameters, (model, *others))
+    if isinstance(model, ReadyDualEncoder):
+        count = num_parameters(model.spec.image) + num_parameters(model.spec.text)
+    else:
+        count = sum(map(_num_parameters, (model, *others)))
     return Candidate(
         name=name,
         clip=_folded(clip),
         weights_sha256=weights_sha256(state),
-        num_parameters=sum(counted),
+        num_parameters=count,
         published=published,
     )
 

@@ -42,6 +42,10 @@ KeyedItem = TypeVar("KeyedItem", bound=Keyed)
 Kept = TypeVar("Kept")
 
 
+def _as_clip(model: DualEncoder | ImageTextModel) -> ImageTextModel:
+    return ImageTextModel.of(model) if isinstance(model, DualEncoder) else model
+
+
 @attrs.define(eq=False)
 class Session:
     """A model which encodes for one task after another; no text is encoded twice. Embeddings are not normalised.
@@ -54,9 +58,7 @@ class Session:
         cache: where embeddings of data sets are kept; without, they are not.
     """
 
-    clip: ImageTextModel = attrs.field(
-        converter=lambda one: ImageTextModel.of(one) if isinstance(one, DualEncoder) else one
-    )
+    clip: ImageTextModel = attrs.field(converter=_as_clip)
     batch_size: int = attrs.field(default=64, kw_only=True, validator=attrs.validators.ge(1))
     num_threads: int | None = attrs.field(default=None, kw_only=True)
     show_progress: bool = attrs.field(default=True, kw_only=True)

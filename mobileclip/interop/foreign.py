@@ -31,11 +31,11 @@ _PROBES = (
     "the dog\u2019s \u201cbed\u201d, ｗｉｄｅ",
     "ΟΔΟΣ, ein Käfer, двa кота",
 )
-_LOWER = [
+_LOWER: list[dict[str, Any]] = [
     {"type": "Replace", "pattern": {"Regex": LAST_SIGMA}, "content": "ς"},
     {"type": "Lowercase"},
 ]
-_SPACES = [
+_SPACES: list[dict[str, Any]] = [
     {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
     {"type": "Strip", "strip_left": True, "strip_right": True},
 ]

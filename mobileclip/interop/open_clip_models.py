@@ -23,7 +23,7 @@ from mobileclip.encoders import DualEncoderSpec, OpenClipImageSpec, OpenClipText
 from mobileclip.encoders.checkpoints import Stored
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import WidePrecision, dtype_of
-from mobileclip.inputs import ImageInput, TextInput
+from mobileclip.inputs import Fit, ImageInput, TextInput
 from mobileclip.interop.foreign import checked, stored_of, text_input_of
 from mobileclip.registry import nearest
 from mobileclip.strict import parse_json
@@ -242,7 +242,8 @@ def image_input(preprocess: Mapping[str, Any], name: str) -> ImageInput:
     height, width = (size, size) if isinstance(size, int) else (size[0], size[-1])
     if height != width:
         raise ValueError(f"{name} takes images of {width} x {height} pixels, and only square ones are supported")
-    fit = {"shortest": "crop", "squash": "stretch"}.get(preprocess.get("resize_mode", "shortest"))
+    fits: dict[str, Fit] = {"shortest": "crop", "squash": "stretch"}
+    fit = fits.get(preprocess.get("resize_mode", "shortest"))
     if fit is None:
         raise ValueError(f"{name} makes pictures square by {preprocess['resize_mode']!r}, which is not supported")
     if preprocess["interpolation"] not in {"bilinear", "bicubic"}:

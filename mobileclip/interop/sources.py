@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from mobileclip.encoders.checkpoints.loading import Source, sources
 from mobileclip.interop.open_clip_models import OpenClipSource, open_clip_package, open_clip_source, read_open_clip
@@ -31,11 +32,12 @@ def _licence(place: str | Path | None) -> str | None:
 
     try:
         path = Path(place) / "README.md" if isinstance(place, Path) else Path(hf_hub_download(place or "", "README.md"))
-        about = ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True).data
+        about: dict[str, Any] = ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.to_dict()
     except Exception:  # noqa: BLE001  whatever a hub or a card has wrong: nothing is said
         return None
-    name = about.get("license_name") if about.license == "other" else about.license
-    return str(name or about.license) if about.license else None
+    said = about.get("license")
+    named = about.get("license_name") if said == "other" else None
+    return str(named or said) if said else None
 
 
 sources.add(

@@ -62,7 +62,7 @@ class ModelTeacher:
         Shape:
             (batch, 3, size, size) uint8 -> (batch, dim) float32, on the CPU.
         """
-        chunks = pixels.movedim(1, -1).split(self.max_batch) if len(pixels) else ()
+        chunks = torch.split(pixels.movedim(1, -1), self.max_batch) if len(pixels) else ()
         rows = [self.clip.encode_pixels(chunk, normalize=False) for chunk in chunks]
         return torch.cat(rows) if rows else torch.zeros(0, self.dim)
 
