@@ -21,7 +21,7 @@ from tests.survives import Moment
 MODEL = "model.safetensors"
 _COLOURS = ("red", "green", "blue")
 _CLASSES = ("circle", "square", "bar")
-SECONDS = 90.0
+SECONDS = 300.0
 
 
 @attrs.frozen(kw_only=True)
