@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from mobileclip.collections import Collection, GraphSizes, IndexOptions, ModelSource, write_list, write_page
+from mobileclip.collections import Collection, GraphSizes, IndexOptions, ModelSource, pictures, write_list, write_page
 from mobileclip.collections.nearest import renew_graph
 from tests.collections.pictures import contents, draw
 from tests.errors import fails
@@ -173,8 +173,8 @@ def test_whatever_is_asked_of_a_picture_it_is_decoded_once(own, monkeypatch):
     with Image.open(folder / "1.png") as image:
         image.filter(ImageFilter.GaussianBlur(1)).save(folder / "1blurred.png")
     collection.add(folder, options=IndexOptions(show_progress=False))
-    decoded, opened = [], Image.open
-    monkeypatch.setattr(Image, "open", lambda *args, **named: decoded.append(args) or opened(*args, **named))
+    decoded, load = [], pictures.load_shown
+    monkeypatch.setattr(pictures, "load_shown", lambda *args, **named: decoded.append(args) or load(*args, **named))
     found = found_in(collection)
     assert {name: sorted(others) for name, others in grouped(found).items()} == {
         "1.png": ["1blurred.png", "1small.png"]
