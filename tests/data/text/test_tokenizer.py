@@ -22,7 +22,7 @@ import torch
 from hypothesis import example, given, settings, strategies as st
 
 from mobileclip.data import Tokenizer
-from mobileclip.data.text import clean, tokenizer as tokenizer_module
+from mobileclip.data.text import clean, cleaning, tokenizer as tokenizer_module
 from mobileclip.inputs import TextInput
 from tests.bench.captions import captions
 from tests.errors import fails
@@ -251,8 +251,8 @@ def test_equals_open_clip_on_every_character():
 
 # Texts on both sides of the line between what is repaired and what is not.
 SPARED = st.text(
-    st.sampled_from(tokenizer_module._ALONE.replace("-", ""))
-    | st.sampled_from([one for one in map(chr, range(0x20000)) if re.match(f"[{tokenizer_module._RUNS}]", one)])
+    st.sampled_from(cleaning._ALONE.replace("-", ""))
+    | st.sampled_from([one for one in map(chr, range(0x20000)) if re.match(f"[{cleaning._RUNS}]", one)])
     | st.characters(min_codepoint=32, max_codepoint=126)
     | st.characters(min_codepoint=0xA0, max_codepoint=0x17F)
     | st.sampled_from("&;œÃÂ°…•€™й\u0306\u3099\u0301$ "),
@@ -274,15 +274,15 @@ def test_skipping_the_repair_changes_nothing(text):
 def test_no_spared_letter_is_suspect_between_ascii_characters():
     """Every spared character, with every pair of neighbours, is far from what ftfy takes for mojibake."""
     printable = [chr(code) for code in range(32, 127)]
-    spared = [chr(code) for code in range(0x80, 0x2100) if re.match(f"[{tokenizer_module._ALONE}]", chr(code))]
+    spared = [chr(code) for code in range(0x80, 0x2100) if re.match(f"[{cleaning._ALONE}]", chr(code))]
     assert len(spared) == 62
     for character in spared:
         assert not ftfy.badness.is_bad(character)
         pairs = combinations_with_replacement(printable, 2)
         assert not ftfy.badness.is_bad("".join(f"{a}{character}{b}{character}" for a, b in pairs))
-        assert not tokenizer_module._SUSPECT.search(f"{character} a{character}b {character}")
-        assert tokenizer_module._SUSPECT.search(f"a{character}{character}b")
-        assert tokenizer_module._SUSPECT.search(f"日{character}")
+        assert not cleaning._SUSPECT.search(f"{character} a{character}b {character}")
+        assert cleaning._SUSPECT.search(f"a{character}{character}b")
+        assert cleaning._SUSPECT.search(f"日{character}")
 
 
 def test_every_ascii_pair_is_cleaned_alike():
