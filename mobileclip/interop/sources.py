@@ -32,7 +32,8 @@ def _licence(place: str | Path | None) -> str | None:
 
     try:
         path = Path(place) / "README.md" if isinstance(place, Path) else Path(hf_hub_download(place or "", "README.md"))
-        about: dict[str, Any] = ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.to_dict()
+        card = ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True)
+        about: dict[str, Any] = card.data.to_dict()  # type: ignore[no-untyped-call]
     except Exception:  # noqa: BLE001  whatever a hub or a card has wrong: nothing is said
         return None
     said = about.get("license")
