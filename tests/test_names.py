@@ -22,4 +22,4 @@ def test_help_says_what_flags_take_and_what_they_are_by_default():
     assert said["-k N, --k N"] == "10"
     assert said["--device auto|cuda|mps|cpu"] == "auto"
     assert said["[TEXT]"] is said["--not TEXT"] is None
-    assert takes("classify")["LABEL..."] is None
+    assert takes("classify")["IMAGE... LABEL..."] is None
