@@ -74,8 +74,8 @@ def classify(
     for image in images:
         with _skipping(skipped):
             scores[image] = clip.classify(image, labels, template=template)
-        if not as_json:
-            _say_scores(scores.get(image, {}), image if len(images) > 1 else "")
+            if not as_json:
+                _say_scores(scores[image], image if len(images) > 1 else "")
     if as_json:
         say_json(scores if len(images) > 1 else scores.get(images[0], {}))
     report_skipped(skipped, len(images))
@@ -95,7 +95,7 @@ def _skipping(skipped: list[str]) -> Iterator[None]:
 
 def _say_scores(scores: dict[str, float], image: str) -> None:
     lines = [f"{probability:8.2%}  {label}" for label, probability in scores.items()]
-    say("\n".join([printable(image), *lines] if image and lines else lines))
+    say("\n".join([printable(image), *lines] if image else lines))
 
 
 def _images_and_labels(inputs: tuple[str, ...]) -> tuple[list[str], tuple[str, ...]]:
