@@ -19,6 +19,7 @@ from mobileclip.terminal import say
 BENCHMARKS = {
     "models": "ModelBenchSpec",
     "latency": "LatencyBenchSpec",
+    "headline": "HeadlineBenchSpec",
     "runtimes": "RuntimesBenchSpec",
     "quantization": "QuantizationBenchSpec",
     "roofline": "RooflineBenchSpec",
