@@ -17,6 +17,7 @@ from mobileclip.terminal import say
 
 BENCHMARKS = {
     "latency": "LatencyBenchSpec",
+    "headline": "HeadlineBenchSpec",
     "runtimes": "RuntimesBenchSpec",
     "quantization": "QuantizationBenchSpec",
     "train": "TrainBenchSpec",

@@ -15,6 +15,7 @@ QUICK = {
 SLOW = {
     "data": {"mobileclip", "release", "ratio", "error", "picture"},
     "latency": {"time", "ratio", "CPU ratio", "cosine", "error"},
+    "headline": {"MobileCLIP-S2", "SigLIP ViT-B/16", "CPU ratio", "ratio"},
     "runtimes": {"time", "cosine", "ratio", "of the release's best"},
     "train": {"mobileclip", "open_clip", "ratio", "CPU ratio", "mobileclip memory", "error"},
     "cost_reinforce": {"images", "texts", "device", "price", "npz", "compact8"},
