@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import seed_all
+from tests.conftest import SEED, seed_all
 
 
 def draw():
@@ -28,9 +28,9 @@ def shared_and_late():
 
 @pytest.mark.parametrize("num_before", [0, 3])
 def test_a_test_draws_what_it_draws_alone_whatever_it_shares(request, shared, num_before):
-    seed_all(0)
+    seed_all(SEED)
     alone = [draw() for _ in range(num_before + 1)]
-    seed_all(0)
+    seed_all(SEED)
     drawn = [draw() for _ in range(num_before)]
     late = request.getfixturevalue("shared_and_late")
     assert [*drawn, draw()] == alone
@@ -44,5 +44,5 @@ FIRST = []
 def test_every_test_begins_with_the_same_numbers(again):
     FIRST.append(draw())
     assert set(FIRST) == {FIRST[0]}
-    seed_all(0)
+    seed_all(SEED)
     assert draw() == FIRST[0]

@@ -73,34 +73,30 @@ def classify(
     scores: dict[str, dict[str, float]] = {}
     skipped: list[str] = []
     for image in images:
-        with _skipping(skipped if len(images) > 1 else None):
+        with _skipping(skipped):
             scores[image] = clip.classify(image, labels, template=template)
-            if not as_json:
-                _say_scores(scores[image], printable(image) if len(images) > 1 else None)
+        if not as_json:
+            _say_scores(scores.get(image, {}), image if len(images) > 1 else "")
     if as_json:
-        say_json(scores if len(images) > 1 else scores[images[0]])
+        say_json(scores if len(images) > 1 else scores.get(images[0], {}))
     report_skipped(skipped, len(images))
     conclude(left_out=skipped, done=bool(scores))
 
 
 @contextmanager
-def _skipping(skipped: list[str] | None) -> Iterator[None]:
-    """Note what of an image cannot be read, where there are others."""
+def _skipping(skipped: list[str]) -> Iterator[None]:
+    """Note why an image cannot be read."""
     from mobileclip.data.images.limits import ImageError
 
     try:
         yield
     except ImageError as error:
-        if skipped is None:
-            raise
         skipped.append(error.message)
 
 
-def _say_scores(scores: dict[str, float], image: str | None) -> None:
-    if image is not None:
-        say(image)
-    for label, probability in scores.items():
-        say(f"{probability:8.2%}  {label}")
+def _say_scores(scores: dict[str, float], image: str) -> None:
+    lines = [f"{probability:8.2%}  {label}" for label, probability in scores.items()]
+    say("\n".join([printable(image), *lines] if image and lines else lines))
 
 
 def _images_and_labels(inputs: tuple[str, ...]) -> tuple[list[str], tuple[str, ...]]:
@@ -109,9 +105,9 @@ def _images_and_labels(inputs: tuple[str, ...]) -> tuple[list[str], tuple[str, .
     count = next((place for place, one in enumerate(inputs) if place and not Path(one).is_file()), len(inputs))
     for label in inputs[count:]:
         if is_image_name(label) or Path(label).is_file():
+            require_file(label, "an image file")
             raise ValueError(
-                f"{printable(label)} is {'behind the first label' if Path(label).is_file() else 'not there'}; "
-                "expected image files first, and then labels, which are no files"
+                f"{printable(label)} is a file behind the first label; give image files first, then labels"
             )
     return list(dict.fromkeys(inputs[:count])), inputs[count:]
 

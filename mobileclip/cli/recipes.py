@@ -86,7 +86,7 @@ def list_recipes() -> None:
     for name, file in recipe_files().items():
         table.add_row(_command(name), header_of(file).title)
     print_table(table)
-    say("Each has --tiny, which tries the whole path in a minute or two, and --help.")
+    say("Each has --help, and each but eval has --tiny, which tries the whole path in a minute or two.")
 
 
 def copy(

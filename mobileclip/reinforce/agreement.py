@@ -32,10 +32,7 @@ logger = get_logger(__name__)
 
 # Below it, most of what is stored of the pictures is said of something else.
 LOW_AGREEMENT = 0.5
-CHANGED_BY = (
-    "larger crops or fewer operations raise it: `augmentation` of the spec (`scale`, `num_operations`), or in a recipe "
-    "--augmentation crop"
-)
+CHANGED_BY = "larger crops or fewer operations of the spec's augmentation raise it; in a recipe, --augmentation crop"
 _FEWEST = 2
 
 _Matrix = npt.NDArray[np.float32]

@@ -92,10 +92,8 @@ def estimate(spec: ReinforcementSpec, *, num_samples: int = 64, device: str = AU
         started = time.perf_counter()
         entry = _made(worker, _beginning(units[0], num_samples))
         seconds = time.perf_counter() - started
-        agreement = None
-        if worker.teachers is not None and entry.num_samples and spec.num_compared:
-            stored = read_reinforced_samples([join(folder, units[0].name)])
-            agreement = measure_agreement(list(islice(stored, spec.num_compared)), worker.teachers, aside)
+        stored = islice(read_reinforced_samples([join(folder, units[0].name)]), spec.num_compared)
+        agreement = None if worker.teachers is None else measure_agreement(list(stored), worker.teachers, aside)
     if entry.num_samples == 0:
         raise ValueError(f"not one of the first {num_samples} samples of {units[0].name} can be used: {entry.skipped}")
     return Estimate(

@@ -23,12 +23,13 @@ _NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 @contextmanager
-def open_read(path: AnyPath, *, num_attempts: int | None = None) -> Iterator[IO[bytes]]:
+def open_read(path: AnyPath, *, num_attempts: int | None = None, regular: bool = False) -> Iterator[IO[bytes]]:
     """Yield a file, opened for reading bytes from any position on.
 
     Args:
         path: path or URL.
         num_attempts: to connect, where a remote store fails; None for as many as the limits allow.
+        regular: refuse pipes and devices of this machine, which may never end, or never begin.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -37,26 +38,17 @@ def open_read(path: AnyPath, *, num_attempts: int | None = None) -> Iterator[IO[
         ValueError: if nothing knows the URL, or a package is missing.
     """
     if not is_remote(path):
-        file = local_path(path)
-        with io.BytesIO() if _says_empty(file.stat()) else file.open("rb") as stream:
+        status = local_path(path).stat()
+        # A file of /proc says that it is empty, and may never end.
+        is_regular = stat.S_ISREG(status.st_mode)
+        if regular and not is_regular:
+            raise OSError("it is a folder, a pipe or a device")
+        with local_path(path).open("rb") if status.st_size or not is_regular else io.BytesIO() as stream:
             yield stream
         return
     raw = RemoteStream(backend_of(path), os.fspath(path), num_attempts)
     with io.BufferedReader(raw, _BUFFER_BYTES) as reader:
         yield reader
-
-
-@contextmanager
-def open_regular(path: Path) -> Iterator[IO[bytes]]:
-    """Yield a regular file of this machine, opened for reading bytes; pipes and devices may never end, or never begin.
-
-    Raises:
-        OSError: if it is none, or cannot be read.
-    """
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError("it is a folder, a pipe or a device")
-    with open_read(path) as stream:
-        yield stream
 
 
 def read_bytes(path: AnyPath, *, limit: int, num_attempts: int | None = None) -> bytes:
@@ -292,8 +284,3 @@ def modified_ns(status: os.stat_result) -> int:
     File systems have times after the year 2262, which such integers, and with them SQLite and Parquet, do not hold.
     """
     return (status.st_mtime_ns + 2**63) % 2**64 - 2**63
-
-
-def _says_empty(status: os.stat_result) -> bool:
-    """Return whether a regular file has no bytes; those of `/proc` say so, and may never end."""
-    return stat.S_ISREG(status.st_mode) and not status.st_size

@@ -10,6 +10,7 @@ from mobileclip.storage.addresses import AnyPath, backend_of, is_remote, join, l
 from mobileclip.storage.backend import Info, retried
 
 _MAC_ARCHIVE, _FOLDER = "__MACOSX", "folder"
+_Tell = Callable[[str, str], None]
 
 
 def list_files(directory: AnyPath, suffix: str = "", *, recursive: bool = False) -> tuple[str, ...]:
@@ -29,11 +30,7 @@ def list_files(directory: AnyPath, suffix: str = "", *, recursive: bool = False)
 
 
 def find_files(
-    directory: AnyPath,
-    *,
-    recursive: bool = True,
-    outside: bool = True,
-    passed_over: Callable[[str, str], None] | None = None,
+    directory: AnyPath, *, recursive: bool = True, outside: bool = True, passed_over: _Tell | None = None
 ) -> dict[str, str]:
     """Return the fingerprints of the files in a directory, by their names relative to it, with `/` between parts.
 
@@ -81,10 +78,8 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name == _MAC_ARCHIVE
 
 
-def _find(
-    directory: AnyPath, passed_over: Callable[[str, str], None] | None, *, recursive: bool, outside: bool = True
-) -> dict[str, Info]:
-    tell = passed_over or (lambda *_: None)
+def _find(directory: AnyPath, tell: _Tell | None, *, recursive: bool, outside: bool = True) -> dict[str, Info]:
+    tell = tell or (lambda *_: None)
     if is_remote(directory):
         found = retried(lambda: backend_of(directory).find(os.fspath(directory), recursive=recursive))
         hidden = {name: folder for name in found if (folder := _hidden_folder(name))}
@@ -95,9 +90,7 @@ def _find(
     return dict(_walk(top, tell, recursive=recursive, outside=outside)) if top.is_dir() else {}
 
 
-def _walk(
-    top: Path, passed_over: Callable[[str, str], None], *, recursive: bool, outside: bool
-) -> Iterator[tuple[str, Info]]:
+def _walk(top: Path, passed_over: _Tell, *, recursive: bool, outside: bool) -> Iterator[tuple[str, Info]]:
     resolved = top.resolve()
     waiting = [(top, "")]
     while waiting:

@@ -14,6 +14,7 @@ from PIL import Image
 from mobileclip.encoders import save_model
 from tests.collections.pictures import draw, telling
 from tests.crash.compared import contents
+from tests.encoders.small import SMALL, randomised
 from tests.preloaded import Ended, preloaded
 from tests.survives import Moment
 
@@ -102,6 +103,11 @@ def _classes(folder: Path) -> None:
         for number in range(4):
             colour = tuple(60 * (place + 1) + 10 * number if side == place else 20 * number for side in range(3))
             Image.new("RGB", (40, 40), colour).save(folder / "classes" / name / f"{number}.png")
+
+
+def _classes_to_train(folder: Path) -> None:
+    _classes(folder)
+    save_model(randomised(SMALL, seed=0), folder / MODEL)  # the other's weights are too large to train
 
 
 def _captions(folder: Path) -> None:
@@ -219,7 +225,7 @@ COMMANDS = {
         prepare=_texts, arguments=("tokenizer", "prune", MODEL, "texts.txt", "-o", "a/small.safetensors", "--overwrite")
     ),
     "finetune": Command(
-        prepare=_classes,
+        prepare=_classes_to_train,
         arguments=(
             *("finetune", "--checkpoint", MODEL, "--data", "classes", "--epochs", "1", "--batch-size", "4"),
             *("--held-out", "0.3", "--output", "tuned", "--device", "cpu", "--alphas", "0", "1"),

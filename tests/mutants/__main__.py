@@ -129,10 +129,10 @@ def status_of(outcomes: Mapping[str, int]) -> int:
 
 
 def renew_level(outcomes: Mapping[str, int]) -> int:
-    """Store the share that was caught, less two standard errors of a nightly sample, which differs from day to day."""
-    share = share_caught(outcomes)
-    level = math.floor(100 * (share - 2 * math.sqrt(share * (1 - share) / SAMPLE))) / 100
-    known = {"level": level, "caught": outcomes["caught"], "lived": outcomes["lived"]}
+    """Store the share that was caught, less two standard errors of its difference from a nightly sample's."""
+    share, count = share_caught(outcomes), outcomes["caught"] + outcomes["lived"]
+    level = share - 2 * math.sqrt(share * (1 - share) * (1 / SAMPLE + 1 / max(count, 1)))
+    known = {"level": math.floor(100 * level) / 100, "caught": outcomes["caught"], "lived": outcomes["lived"]}
     LEVEL.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     return status_of(outcomes)
 

@@ -79,11 +79,8 @@ def list_folder(path: str | os.PathLike[str]) -> FolderFiles:
     """
     place = os.fspath(path)
     passed_over: list[tuple[str, str]] = []
-    found = storage.find_files(
-        place,
-        outside=os.environ.get(FOLLOW_LINKS) == "1",
-        passed_over=lambda name, reason: passed_over.append((name, reason)),
-    )
+    follow = os.environ.get(FOLLOW_LINKS) == "1"
+    found = storage.find_files(place, outside=follow, passed_over=lambda *one: passed_over.append(one))
     hidden = {name for name in found if storage.is_hidden(posixpath.basename(name))}
     passed_over += ((name, HIDDEN) for name in hidden)
     return FolderFiles(

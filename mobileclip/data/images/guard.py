@@ -272,7 +272,6 @@ def _tiff(data: bytes, limits: ImageLimits, name: str) -> Prepared:
 
 
 _PREPARE: Mapping[str, Callable[[bytes, ImageLimits, str], Prepared]] = {
-    "JPEG": _jpeg,
     "PNG": _png,
     "GIF": _gif,
     "BMP": _bmp,

@@ -13,7 +13,6 @@ from mobileclip.strict import strict
 MIB = 2**20
 MAX_PIXELS = "MOBILECLIP_MAX_PIXELS"
 _RAISE = f"if you trust it, set {MAX_PIXELS} to more pixels (num_pixels of ImageLimits), or scale it down"
-_DEFAULT_PIXELS = 89_478_485
 
 
 class ImageError(ValueError):
@@ -43,7 +42,7 @@ def _count(default: Any) -> int:
 
 
 def _most_pixels() -> int:
-    given = os.environ.get(MAX_PIXELS, "").strip() or str(_DEFAULT_PIXELS)
+    given = os.environ.get(MAX_PIXELS, "89478485")
     if not (given.isascii() and given.isdecimal() and int(given)):
         raise ValueError(f"{MAX_PIXELS} is {given!r}, expected a number of pixels such as 200000000")
     return int(given)
@@ -90,9 +89,7 @@ class ImageLimits:
             ImageError: with the reason `too_large`.
         """
         if num_bytes > self.num_file_bytes:
-            raise ImageError(
-                "too_large", f"{name} has more than {self.num_file_bytes:,} bytes, the limit of a file; {_RAISE}"
-            )
+            raise ImageError("too_large", f"{name} has more than {self.num_file_bytes:,} bytes, the limit; {_RAISE}")
 
     def check_pixels(self, width: int, height: int, name: str) -> None:
         """Raise unless an image of this size may be decoded.

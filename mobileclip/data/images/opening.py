@@ -71,7 +71,7 @@ def read_image_file(source: EncodedImage, limits: ImageLimits, name: str) -> byt
     try:
         if isinstance(source, (str, Path)):
             limits.check_file(Path(source).stat().st_size, name)
-            with storage.open_regular(Path(source)) as stream:
+            with storage.open_read(Path(source), regular=True) as stream:
                 data = stream.read(limits.num_file_bytes + 1)
         else:
             if source.seekable():

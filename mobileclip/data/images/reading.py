@@ -82,11 +82,9 @@ def read_tower_image(
         return _read_jpeg(data, frame, transform, reduced=reduced, name=name, limits=limits, num_threads=num_threads)
     opened = open_image(data, limits, name, reduce=_REDUCTIONS[0])
     reduce = _reduction(opened.image.size, limits) if opened.kind.name == "JPEG" else 1
-    background = transform.image_input.background_color
-    image = load_image(data, background=background, reduce=reduce, limits=limits, name=name)
-    width, height = image.size
-    if reduce > 1:
-        width, height = opened.image.size[::-1] if is_on_its_side(opened.orientation) else opened.image.size
+    image = load_image(data, background=transform.image_input.background_color, reduce=reduce, limits=limits, name=name)
+    stored = opened.image.size[::-1] if is_on_its_side(opened.orientation) else opened.image.size
+    width, height = image.size if reduce == 1 else stored
     return TowerImage(pixels=transform.pixels(image, name=name), width=width, height=height, exif=opened.exif)
 
 

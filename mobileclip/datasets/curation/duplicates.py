@@ -124,7 +124,7 @@ def find_duplicates(spec: DuplicatesSpec) -> DuplicatesReport:
         kept[one.index] = False
     num_leaks = num_samples - int(kept.sum())
     worth = np.concatenate([one.similarity("real") for one in scores.shards])
-    duplicates = _without_followers(_near_pairs(table, worth, kept, spec, device), worth, kept)
+    duplicates = _without_followers(_near_pairs(table, worth, kept, spec), worth, kept)
     kept[duplicates.index] = False
     num_kept = write_uids(spec.output, _kept_uids(scores, kept))
     if spec.pairs is not None:
@@ -153,13 +153,10 @@ def _leaks(table: VectorTable, test: Scores, spec: DuplicatesSpec, device: torch
 
 
 def _near_pairs(
-    table: VectorTable,
-    worth: npt.NDArray[np.float32],
-    available: npt.NDArray[np.bool_],
-    spec: DuplicatesSpec,
-    device: torch.device,
+    table: VectorTable, worth: npt.NDArray[np.float32], available: npt.NDArray[np.bool_], spec: DuplicatesSpec
 ) -> _Likeness:
     """Return near samples among the available ones: the first of each pair is worth less than the second."""
+    device = torch.device(spec.device)
     wanted = max(1, len(table) // _CLUSTER_SIZE) if spec.num_clusters is None else spec.num_clusters
     centres = find_centres(table, num_clusters=min(wanted, len(table)), device=device, seed=spec.seed)
     # Those of most worth come first; of equal ones the first.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -203,7 +202,7 @@ def _opened(opened: ExitStack, path: Path, name: str) -> Any:
     except ImportError as error:
         raise ImageError("missing_package", f"{name} cannot be read: {error}", install=str(error)) from None
     try:
-        file = opened.enter_context(storage.open_regular(path))
+        file = opened.enter_context(storage.open_read(path, regular=True))
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError("missing_file", f"{name} does not exist") from None
     except (OSError, ValueError) as error:
@@ -224,7 +223,7 @@ def _opened(opened: ExitStack, path: Path, name: str) -> Any:
         metadata_errors="replace",
         io_open=_refuse,
     )
-    bounded.remaining = math.inf
+    bounded.remaining = float("inf")
     return container
 
 

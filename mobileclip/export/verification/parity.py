@@ -261,14 +261,13 @@ def gates_of(towers: tuple[TowerParity, ...], ranking: Ranking, precision: Preci
         ranking: what was measured of them together.
         precision: of the export.
     """
-    is_of_classes = ranking.kind == CLASSES
-    what = "logits" if is_of_classes else "embeddings"
+    what = "logits" if ranking.kind == CLASSES else "embeddings"
     gates = [gate for parity in towers for gate in _tower_gates(parity, precision, what)]
     least = least_agreement(ranking.num_queries)
     bound = f">= {least:.4g}: {LEAST_AGREEMENT} within the 95 % interval of {ranking.num_queries} queries"
     # Floats of the same fraction, but for the last bit.
     passed = ranking.agreement > least - _ROUNDING
-    if is_of_classes or not any(_is_constant(one, precision) for one in towers if one.stage is None):
+    if ranking.kind == CLASSES or not any(_is_constant(one, precision) for one in towers if one.stage is None):
         gates.append(Gate(name=RANKING_GATE, value=ranking.agreement, bound=bound, passed=passed))
     return tuple(gates)
 
