@@ -3,9 +3,16 @@
 What composes blocks into towers belongs here; a new block belongs in `blocks`, a new loss in `losses`.
 """
 
-from mobileclip.encoders.checkpoints import CheckpointError, ModelSpec, load_backbone, load_model, packaged, save_model
-from mobileclip.encoders.checkpoints.exports import is_export
-from mobileclip.encoders.checkpoints.loading import is_other_model
+from mobileclip.encoders.checkpoints import (
+    CheckpointError,
+    ModelSpec,
+    load_backbone,
+    load_model,
+    packaged as packaged,  # for collections, as the next ones
+    save_model,
+)
+from mobileclip.encoders.checkpoints.exports import is_export as is_export
+from mobileclip.encoders.checkpoints.loading import is_other_model as is_other_model
 from mobileclip.encoders.classifier import Classifier, ClassifierSpec
 from mobileclip.encoders.coca import CoCa, CoCaSpec
 from mobileclip.encoders.dual import DualEncoder, DualEncoderSpec
@@ -17,7 +24,7 @@ from mobileclip.encoders.families import (
     text_encoder_families,
     token_mixers,
 )
-from mobileclip.encoders.features import GivesLocalEmbeddings
+from mobileclip.encoders.features import GivesLocalEmbeddings as GivesLocalEmbeddings
 from mobileclip.encoders.mci import AttentionSpec, MCi, MCiSpec, RepMixerSpec, StageSpec
 from mobileclip.encoders.text import MCtSpec, TextEncoder, TextTransformerSpec
 from mobileclip.encoders.vit import ViT, ViTSpec
@@ -31,7 +38,6 @@ __all__ = [
     "CoCaSpec",
     "DualEncoder",
     "DualEncoderSpec",
-    "GivesLocalEmbeddings",
     "ImageEncoderSpec",
     "MCi",
     "MCiSpec",
@@ -46,11 +52,8 @@ __all__ = [
     "ViT",
     "ViTSpec",
     "image_encoder_families",
-    "is_export",
-    "is_other_model",
     "load_backbone",
     "load_model",
-    "packaged",
     "save_model",
     "text_encoder_families",
     "token_mixers",

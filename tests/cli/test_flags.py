@@ -12,7 +12,7 @@ from mobileclip.cli.renamed import OLD_COMMANDS, OLD_FLAGS, OLD_PLACES, with_new
 from mobileclip.terminal import parse
 from tests.flags import PAGE, commands, page, shown
 
-MOST = 199
+MOST = 204
 EVERY = dict(commands())
 LINES = {
     "classify": "a.jpg cat",
@@ -40,6 +40,7 @@ LINES = {
     "recipes cp": "s2",
     "runs": "a",
     "quantize": "m.pt -o n.safetensors",
+    "upgrade": "--to m",
 }
 
 
