@@ -16,10 +16,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from mobileclip import storage
 from mobileclip.collections.nearest import NeighbourGraph
 from mobileclip.collections.pictures import make_small, read_encoded
-from mobileclip.collections.scan import Presence
+from mobileclip.collections.scan import Presence, stamp_of
 from mobileclip.collections.snapshot import Match, Snapshot, match_of
 from mobileclip.collections.tags import Vectors
 from mobileclip.progress import Progress
@@ -56,7 +55,7 @@ def unchanged(snapshot: Snapshot, places: NDArray[np.int64]) -> NDArray[np.int64
         if row is None:
             continue
         if row["path"] not in stamps:
-            stamps[row["path"]] = _stamp(row["path"])
+            stamps[row["path"]] = stamp_of(row["path"])
         stamp = stamps[row["path"]]
         if stamp is not None and stamp[0] == row["mtime_ns"] and (row["part"] is not None or stamp[1] == row["size"]):
             kept.append(place)
@@ -98,14 +97,6 @@ def _spread(image: Image.Image) -> float:
     image.thumbnail((_FLAT_SIDE, _FLAT_SIDE), Image.Resampling.BOX, reducing_gap=1.0)
     channels = np.asarray(image, np.float32).reshape(-1, 3).T.copy()
     return float(channels.std(axis=1).max())
-
-
-def _stamp(path: str) -> tuple[int, int] | None:
-    try:
-        status = Path(path).stat()
-    except OSError:
-        return None
-    return storage.modified_ns(status), status.st_size
 
 
 THRESHOLD = 0.95

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mobileclip import storage
+from mobileclip.collections.scan import stamp_of
 from mobileclip.collections.snapshot import Match
 from mobileclip.data import LIMITS, ImageError, Skip, SkipReport, read_image_file, read_shard
 from mobileclip.datasets import VideoFile, load_shown
@@ -235,8 +235,7 @@ def _parts(shard: str, wanted: dict[str, Known], aside: list[ReadAnew]) -> Itera
 
 def _change(path: Path, row: Known) -> Literal["gone", "changed"] | None:
     """Return what became of a video, by its size and time: to hash it may take minutes."""
-    try:
-        now = path.stat()
-    except OSError:
+    now = stamp_of(str(path))
+    if now is None:
         return "gone"
-    return None if (now.st_size, storage.modified_ns(now)) == (row["size"], row["mtime_ns"]) else "changed"
+    return None if now == (row["mtime_ns"], row["size"]) else "changed"

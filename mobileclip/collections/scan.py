@@ -54,6 +54,15 @@ class MissingFolders:
         return self._holds_something[folder]
 
 
+def stamp_of(path: str) -> tuple[int, int] | None:
+    """Return a file's time and size, by which a changed one is recognised; None if there is no such local file."""
+    try:
+        status = Path(path).stat()
+    except (OSError, ValueError):
+        return None
+    return storage.modified_ns(status), status.st_size
+
+
 def lies_in(path: str, folder: str) -> bool:
     """Return whether a path is a folder, or lies below it, by their names."""
     return path == folder or path.startswith(f"{folder.rstrip(os.sep)}{os.sep}")

@@ -289,8 +289,9 @@ class Store:
         for start in range(0, len(ids), _BLOCK):
             with reading(self.folder) as db:
                 found = _selected(db, "pictures LEFT JOIN embeddings USING (id)", names, ids[start : start + _BLOCK])
+            vectors = iter(self._vectors([vector for *_, vector in found if vector is not None]))
             for *values, vector in found:
-                embedding = None if vector is None else self._vectors([vector])[0]
+                embedding = None if vector is None else next(vectors)
                 yield Row(embedding=embedding, **dict(zip(COLUMNS, values, strict=True)))
 
     def load(self) -> Loaded:

@@ -3,9 +3,16 @@
 What composes blocks into towers belongs here; a new block belongs in `blocks`, a new loss in `losses`.
 """
 
-from mobileclip.encoders.checkpoints import CheckpointError, ModelSpec, load_backbone, load_model, packaged, save_model
-from mobileclip.encoders.checkpoints.exports import is_export
-from mobileclip.encoders.checkpoints.loading import is_other_model
+from mobileclip.encoders.checkpoints import (
+    CheckpointError,
+    ModelSpec,
+    load_backbone,
+    load_model,
+    packaged as packaged,  # for collections, as the next ones
+    save_model,
+)
+from mobileclip.encoders.checkpoints.exports import is_export as is_export
+from mobileclip.encoders.checkpoints.loading import is_other_model as is_other_model
 from mobileclip.encoders.classifier import Classifier, ClassifierSpec
 from mobileclip.encoders.coca import CoCa, CoCaSpec
 from mobileclip.encoders.dual import DualEncoder, DualEncoderSpec
@@ -58,11 +65,8 @@ __all__ = [
     "ViT",
     "ViTSpec",
     "image_encoder_families",
-    "is_export",
-    "is_other_model",
     "load_backbone",
     "load_model",
-    "packaged",
     "save_model",
     "text_encoder_families",
     "token_mixers",

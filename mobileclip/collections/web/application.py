@@ -27,7 +27,7 @@ from mobileclip.collections.collection import Collection
 from mobileclip.collections.concepts import Concept, ids_of, named_concepts
 from mobileclip.collections.conditions import DATE, NUMBERS, TEXTS
 from mobileclip.collections.duplicates import THRESHOLD
-from mobileclip.collections.scan import Presence
+from mobileclip.collections.scan import Presence, stamp_of
 from mobileclip.collections.snapshot import TAG, Match, first_of_videos, match_of
 from mobileclip.collections.web.guard import Guard, Uploads
 from mobileclip.collections.web.served import (
@@ -38,7 +38,6 @@ from mobileclip.collections.web.served import (
     UnreadableIndexError,
     as_shown,
     picture_of,
-    stamp_of,
 )
 from mobileclip.datasets import named_format
 from mobileclip.encoders import GivesLocalEmbeddings

@@ -14,6 +14,7 @@ from mobileclip import storage
 from mobileclip.collections.collection import Collection
 from mobileclip.collections.duplicates import Duplicates
 from mobileclip.collections.pictures import make_small, make_small_frame, read_encoded, webp
+from mobileclip.collections.scan import stamp_of
 from mobileclip.collections.snapshot import Match, match_of
 from mobileclip.collections.store import Store
 from mobileclip.processes import num_cores
@@ -25,9 +26,6 @@ _MOST_BYTES = 2**26
 _QUALITY = 80
 # Each holds a decoded picture in memory.
 _MOST_AT_ONCE = min(4, num_cores())
-
-Stamp = tuple[int, int] | None
-"""When a file was last changed, in nanoseconds since 1970, and its size in bytes; None where there is none."""
 
 
 @attrs.frozen(kw_only=True)
@@ -51,7 +49,7 @@ class _Kept:
     """A picture that was made, and the file that it was made of."""
 
     data: bytes
-    stamp: Stamp
+    stamp: tuple[int, int] | None
 
 
 class Thumbnails:
@@ -110,15 +108,6 @@ def _make(match: Match, indexed: Indexed, side: int) -> bytes | None:
         is_same = data is not None and hashlib.sha256(data).hexdigest() == indexed.sha256
         picture = make_small(data, match, side) if data is not None and is_same else None
     return None if picture is None else webp(picture, _QUALITY)
-
-
-def stamp_of(path: str) -> Stamp:
-    """Return a file's time and size, by which a changed one is recognised; None if there is no such local file."""
-    try:
-        found = Path(path).stat()
-    except (OSError, ValueError):
-        return None
-    return storage.modified_ns(found), found.st_size
 
 
 _LONGEST_TEXT = 4096

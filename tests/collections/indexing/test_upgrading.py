@@ -19,7 +19,7 @@ from tests.preloaded import preloaded
 from tests.waiting import wait_for
 
 OPTIONS = IndexOptions(show_progress=False, precision="float32", batch_size=4)
-NUMBER = 48
+NUMBER = 120
 UPGRADE = """
 import sys
 from mobileclip.collections import Collection, IndexOptions, ModelSource
