@@ -35,7 +35,7 @@ PAGES = {
 # Written by the program.
 GENERATED = {"docs/flags.md", "docs/map.md"}
 # In words of prose and tables, without code and what the program writes. Details belong to docs/lab.
-LONGEST, ALL = 500, 21_000
+LONGEST, ALL = 500, 21_500
 LONGER = {
     "CONTRIBUTING.md": 600,
     "docs/architecture.md": 550,
