@@ -60,8 +60,10 @@ def problems(survival: Survival, room: int) -> list[str]:
     before = survival.command.contents(work)
     ended = run(survival.command, work, room)
     if ended.status == 0:  # there was room enough
-        shutil.rmtree(work / _TEMPORARY)
-        return survival.differences(f"with {room} pages of room")
+        left = survival.command.contents(work)
+        # What a person's own folders would remember for later may be missing.
+        missing = [name for name, one in survival.expected.items() if left.get(name) != one and name[:5] != "home/"]
+        return [f"with {room} pages of room: not as it should be: {missing}"] if missing else []
     found = []
     if ended.status not in (1, 2) and survival.command.function == _CONSOLE:
         found.append(f"exit status {ended.status}: {ended.output[-600:]}")

@@ -259,7 +259,7 @@ COMMANDS = {
     "hub save over": Command(prepare=_model, before=(_SAVE,), arguments=_SAVE),
 }
 
-# Written by libraries of their own, each in its own way. Run again, PyTorch writes other bytes of the same program.
+# Written by libraries of their own, each in its own way.
 EXPORTS = {
     f"export {target}": Command(prepare=_model, arguments=(*_EXPORT, target))
     for target in ("torch", "openvino", "executorch")
