@@ -12,6 +12,7 @@ from PIL import Image, ImageFilter
 from mobileclip.collections import Collection, IndexOptions, ModelSource
 from mobileclip.collections.searching import GraphSizes, renew_graphs
 from mobileclip.collections.viewing import write_list, write_page
+from mobileclip.data.images import opening
 from tests.collections.pictures import contents, draw
 from tests.errors import fails
 
@@ -174,8 +175,8 @@ def test_whatever_is_asked_of_a_picture_it_is_decoded_once(own, monkeypatch):
     with Image.open(folder / "1.png") as image:
         image.filter(ImageFilter.GaussianBlur(1)).save(folder / "1blurred.png")
     collection.add(folder, options=IndexOptions(show_progress=False))
-    decoded, opened = [], Image.open
-    monkeypatch.setattr(Image, "open", lambda *args, **named: decoded.append(args) or opened(*args, **named))
+    decoded, opened = [], opening._opened
+    monkeypatch.setattr(opening, "_opened", lambda *args: decoded.append(args) or opened(*args))
     found = found_in(collection)
     assert {name: sorted(others) for name, others in grouped(found).items()} == {
         "1.png": ["1blurred.png", "1small.png"]
