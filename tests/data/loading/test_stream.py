@@ -16,7 +16,6 @@ import attrs
 import pytest
 import torch
 from hypothesis import assume, given, settings, strategies as st
-from PIL import Image
 
 import mobileclip.data.loading.chunks
 from mobileclip import storage
@@ -29,6 +28,7 @@ from mobileclip.data import (
     write_shard,
     write_shards,
 )
+from mobileclip.data.images import opening
 from mobileclip.data.loading import TarReader
 from mobileclip.data.shards import write_sizes
 from mobileclip.inputs import ImageInput
@@ -85,7 +85,7 @@ def assert_equal(first: ReinforcedBatch, second: ReinforcedBatch) -> None:
 def noted(monkeypatch, place: object, name: str) -> list[object]:
     """Return a list that gets what a function is called with first."""
     called, function = [], getattr(place, name)
-    monkeypatch.setattr(place, name, lambda given, **choices: called.append(given) or function(given, **choices))
+    monkeypatch.setattr(place, name, lambda *given, **choices: called.append(given[0]) or function(*given, **choices))
     return called
 
 
@@ -137,9 +137,9 @@ class TestResuming:
             next(stream)
         position = pipeline.position(8)
         expected = next(stream)
-        decoded, opened = noted(monkeypatch, Image, "open"), noted(monkeypatch, storage, "open_read")
+        decoded, opened = noted(monkeypatch, opening, "_opened"), noted(monkeypatch, storage, "open_read")
         assert_equal(expected, next(spec(shards, sampling="endless").build().stream(position)))
-        assert len(decoded) <= 3 + len(BROKEN)
+        assert 0 < len(decoded) <= 3 + len(BROKEN)
         assert len(opened) <= 3 + 3  # one a reader, and the next where that one ended
 
     def test_what_was_left_out_is_counted_from_the_start_on(self, shards, monkeypatch):
