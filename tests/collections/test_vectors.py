@@ -229,12 +229,12 @@ def photos(tmp_path_factory):
 def test_pictures_are_indexed_found_moved_and_upgraded(photos, tmp_path, telling_file, capsys):
     shutil.copytree(photos, tmp_path / "photos")
     index = ("-i", tmp_path / "index", "-j", "1")
-    run("index", tmp_path / "photos", "-c", telling_file, *index, "--vectors", "int4")
+    run("index", tmp_path / "photos", "-m", telling_file, *index, "--vectors", "int4")
     said = capsys.readouterr().out
     assert "int4 vectors, " in said
     assert "of the ten nearest are found" in said
     collection, plain = Collection.open(tmp_path / "index"), tmp_path / "plain"
-    run("index", tmp_path / "photos", "-c", telling_file, "-i", plain, "-j", "1")
+    run("index", tmp_path / "photos", "-m", telling_file, "-i", plain, "-j", "1")
     exact = Collection.open(plain)
     for asked in ({"text": "a cat"}, {"text": "a cat", "where": ["width>90"]}, {"text": "a", "without": "a dog"}):
         found = [[(one.path, one.score) for one in of.search(**asked)] for of in (collection, exact)]

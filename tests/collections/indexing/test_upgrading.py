@@ -300,7 +300,7 @@ def test_the_command_says_what_it_does(world, index, capsys):
         main(["upgrade", str(index.path), *arguments])
         return capsys.readouterr()
 
-    told = run("--to", str(world / "new.safetensors"), "--set", "sample=24")
+    told = run("--to", str(world / "new.safetensors"), "--sample", "24")
     assert "both models agree on" in told.out
     assert f"24 of {NUMBER} pictures" in told.out
     main(["search", "a kite", "--index", str(index.path), "--json", "-k", "2"])
