@@ -48,7 +48,7 @@ def places_table() -> Table:
 
 def layouts_table() -> Table:
     """Return what files, inputs and outputs are called; endings of files are the targets'."""
-    return ("`--set layout`", "tower", "file", "input", "output", "precisions"), [
+    return ("`--layout`", "tower", "file", "input", "output", "precisions"), [
         (
             f"`{name}`",
             tower,

@@ -52,18 +52,18 @@ def test_convert_writes_the_model_of_another_size(vit_file, tmp_path, capsys):
 
 def test_classify_and_embed(vit_file, picture, tmp_path, capsys):
     clip = mobileclip.load(vit_file, **SIZES)
-    status, out, err = run(capsys, "classify", picture, "a cat", "a dog", "-c", vit_file, "--json", *OPTIONS)
+    status, out, err = run(capsys, "classify", picture, "a cat", "a dog", "-m", vit_file, "--json", *OPTIONS)
     assert status == 0, err
     assert json.loads(out) == pytest.approx(clip.classify(picture, ["a cat", "a dog"]))
     (tmp_path / "texts.txt").write_text("a cat\nthree people ride bicycles on a long road at night\n")
     archive, texts = tmp_path / "e.npz", ("--texts", tmp_path / "texts.txt")
-    status, _, err = run(capsys, "embed", picture, *texts, "-o", archive, "-c", vit_file, *OPTIONS)
+    status, _, err = run(capsys, "embed", picture, *texts, "-o", archive, "-m", vit_file, *OPTIONS)
     assert status == 0, err
     with np.load(archive) as stored:
         np.testing.assert_allclose(stored["image_embedding"], clip.encode_image(picture).numpy(), atol=1e-5)
         lines = (tmp_path / "texts.txt").read_text().splitlines()
         np.testing.assert_allclose(stored["text_embedding"], clip.encode_text(lines).numpy(), atol=1e-5)
-    status, _, err = run(capsys, "embed", picture, "-o", archive, "-c", vit_file, "--append")
+    status, _, err = run(capsys, "embed", picture, "-o", archive, "-m", vit_file, "--append")
     assert status == 2, "embeddings of two sizes are never mixed"
 
 

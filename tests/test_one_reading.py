@@ -111,7 +111,7 @@ def same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], atol: fl
 
 
 def test_embed(folder, expected, tmp_path):
-    run("embed", str(folder), "-c", "icons", "-o", str(tmp_path / "all.npz"))
+    run("embed", str(folder), "-m", "icons", "-o", str(tmp_path / "all.npz"))
     archive = read_archive(tmp_path / "all.npz")
     same({Path(path).name: row for path, row in zip(archive.image_paths, archive.image, strict=True)}, expected)
 
@@ -123,17 +123,17 @@ def test_photographs_are_decoded_as_far_as_asked(clip, tmp_path, capsys, decode)
     Image.fromarray(noise).resize((5 * size, 4 * size), Image.Resampling.BICUBIC).save(path)
     pixels = read_pixels(path, clip.transform, reduced=decode == "fast")
     expected = clip.encode_pixels(torch.from_numpy(pixels)[None])
-    run("embed", str(path), "-c", "icons", "-o", str(tmp_path / "one.npz"), "--set", f"decode={decode}")
+    run("embed", str(path), "-m", "icons", "-o", str(tmp_path / "one.npz"), "--decode", decode)
     np.testing.assert_allclose(read_archive(tmp_path / "one.npz").image, expected.numpy(), rtol=0, atol=1e-6)
     names = ["a circle", "a bar"]
     scores = (clip.model.logit_scale.exp() * expected[0] @ clip.encode_text(names).T).softmax(-1).tolist()
     capsys.readouterr()
-    main(["classify", str(path), *names, "-c", "icons", "--json", "--set", f"decode={decode}"])
+    main(["classify", str(path), *names, "-m", "icons", "--json", "--decode", decode])
     assert json.loads(capsys.readouterr().out) == pytest.approx(dict(zip(names, scores, strict=True)), rel=1e-4)
 
 
 def test_index(folder, expected, tmp_path):
-    run("index", str(folder), "-i", str(tmp_path / "index"), "-c", "icons", "--decode", "exact")
+    run("index", str(folder), "-i", str(tmp_path / "index"), "-m", "icons", "--decode", "exact")
     snapshot = Collection.open(tmp_path / "index").snapshot
     rows = zip(snapshot.rows(range(len(snapshot))), snapshot.vectors, strict=True)
     same({Path(row["path"]).name: vector for row, vector in rows if not row["problem"]}, expected, HALF)
@@ -145,7 +145,7 @@ def test_classify(clip, folder, expected, capsys):
     scale = clip.model.logit_scale.exp()
     for path in sorted(folder.glob("*/*")):
         if path.name in expected:
-            main(["classify", str(path), *names, "-c", "icons", "--json"])
+            main(["classify", str(path), *names, "-m", "icons", "--json"])
             scores = (scale * torch.from_numpy(expected[path.name]) @ texts.T).softmax(-1).tolist()
             assert json.loads(capsys.readouterr().out) == pytest.approx(dict(zip(names, scores, strict=True)), abs=1e-4)
 

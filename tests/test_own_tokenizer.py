@@ -176,12 +176,12 @@ def test_batches_hold_its_ids(contracts, tmp_path):
 
 def test_commands(capsys, trained, tmp_path):
     picture = "tests/golden/augment/images/chelsea.png"
-    status, out, _ = run_command(capsys, "classify", picture, "a cat", "a dog", "-c", trained, "--json")
+    status, out, _ = run_command(capsys, "classify", picture, "a cat", "a dog", "-m", trained, "--json")
     assert status == 0
     assert set(json.loads(out)) == {"a cat", "a dog"}
     (tmp_path / "captions.txt").write_text("a cat\na dog\n", encoding="utf-8")
     status, _, err = run_command(
-        capsys, "embed", "--texts", tmp_path / "captions.txt", "-o", tmp_path / "e.npz", "-c", trained
+        capsys, "embed", "--texts", tmp_path / "captions.txt", "-o", tmp_path / "e.npz", "-m", trained
     )
     assert status == 0, err
     with np.load(tmp_path / "e.npz", allow_pickle=False) as file:

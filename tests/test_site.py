@@ -175,7 +175,7 @@ def test_every_model_known_by_name_has_a_page():
     for name in models:
         assert f"# {title_of(name)}\n" in pages[f"models/{name}.md"]
         assert f"[{title_of(name)}]({name}.md)" in pages["models/index.md"]
-        assert ("`--set interpolation=bicubic`" in pages[f"models/{name}.md"]) == (
+        assert ("`--interpolation bicubic`" in pages[f"models/{name}.md"]) == (
             models[name].image.input.interpolation == "bilinear" and published_with(name, "bicubic") == name
         )
     assert [title_of(name) for name in ("mobileclip_s0", "mobileclip_blt", "mobileclip2_l14")] == [

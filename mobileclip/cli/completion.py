@@ -39,7 +39,7 @@ def _chosen_among(group: Commands) -> Any:
 
         def chosen(command: Any) -> None: ...
 
-        chosen.__annotations__["command"] = tyro.conf.OmitSubcommandPrefixes[_chosen_among(one)]
+        chosen.__annotations__["command"] = tyro.conf.OmitSubcommandPrefixes[_chosen_among(one)]  # type: ignore[misc]
         return Annotated[Any, subcommand(name=name, constructor=chosen)]
 
     return reduce(or_, map(member, group.members))

@@ -160,5 +160,5 @@ def program() -> str:
 
 def again(*flags: str) -> str:
     """Return the command that was typed, with its row and these flags alone, in backticks."""
-    row = [one for one in sys.argv[1:2] if not one.startswith("-")]
+    row = [one for one in sys.argv[1:2] if not one.startswith("-") and not one.endswith(".json")]
     return f"`{' '.join((program(), *row, *flags))}`"

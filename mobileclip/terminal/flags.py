@@ -74,7 +74,7 @@ class Reading:
         """
         whole, *said = get_args(kind) if get_origin(kind) is Annotated else (kind,)
         if RARE in said and not self.all_flags:
-            kind = Suppress[kind]
+            kind = Suppress[kind]  # type: ignore[misc]
         if attrs.has(type(default)):  # a spec is of the class that it has
             return Flag(Annotated[(type(default), *get_args(kind)[1:])] if said else type(default), default)
         if not any(getattr(one, "metavar", None) for one in said) and (word := _word(whole, default)):
@@ -89,7 +89,7 @@ class Reading:
                 own = tuple[own, ...]  # type: ignore[valid-type]
             missing = default in (inspect.Parameter.empty, tyro.MISSING)
             hint = "" if missing or not default else f"(default: {' '.join(map(str, default))})"
-            kind = UseAppendAction[Annotated[(own, *said, arg(help_behavior_hint=hint))]]
+            kind = UseAppendAction[Annotated[(own, *said, arg(help_behavior_hint=hint))]]  # type: ignore[misc,valid-type]
             return Flag(kind, default if missing else (), partial(_listed, default))
         return Flag(_chosen_of(kind), default, _only_chosen) if follows else Flag(kind, default)
 
@@ -184,7 +184,7 @@ def specs_read(reading: Reading) -> Iterator[None]:
         def field(one: StructFieldSpec) -> StructFieldSpec:
             if (kind, one.name) in reading.fixed:
                 flags.pop(one.name)
-                return replace(one, type=Suppress[Fixed[one.type]])
+                return replace(one, type=Suppress[Fixed[one.type]])  # type: ignore[misc,name-defined]
             return replace(one, type=flags[one.name].kind, default=flags[one.name].default)
 
         return replace(spec, fields=tuple(map(field, spec.fields)), instantiate=instantiate)
@@ -198,7 +198,7 @@ def specs_read(reading: Reading) -> Iterator[None]:
 def _follows(kind: type, given: object, name: str) -> bool:
     """Return whether a field has what attrs makes of the other fields: it follows them where they are changed."""
     make = attrs.fields_dict(kind)[name].default
-    takes_self = isinstance(make, attrs.Factory) and make.takes_self  # type: ignore[arg-type]
+    takes_self: bool = isinstance(make, attrs.Factory) and make.takes_self  # type: ignore[arg-type,union-attr]
     return takes_self and isinstance(given, kind) and getattr(given, name) == make.factory(given)  # type: ignore[union-attr]
 
 
@@ -291,5 +291,6 @@ def reader_of(function: Callable[..., T], reading: Reading) -> Callable[..., Cal
 
     reader.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     reader.__annotations__ = {one.name: one.annotation for one in parameters}
-    reader.__doc__ = function.__doc__
+    # Lines that go on with an argument's text are one with it.
+    reader.__doc__ = re.sub(r"\n {8,}(?=\S)", " ", inspect.cleandoc(function.__doc__ or ""))
     return reader

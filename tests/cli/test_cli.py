@@ -42,7 +42,7 @@ def test_classify(capsys, small_file):
 
 
 def test_classify_as_json(capsys, small_file):
-    _, out, _ = run(capsys, "classify", f"{IMAGES}/coffee.png", "a cup", "ein Café", "-c", small_file, "--json")
+    _, out, _ = run(capsys, "classify", f"{IMAGES}/coffee.png", "a cup", "ein Café", "-m", small_file, "--json")
     assert set(json.loads(out)) == {"a cup", "ein Café"}
 
 
@@ -54,9 +54,9 @@ def test_a_photo_above_the_limit_of_pixels_is_read_and_a_bomb_is_where_the_envir
     Image.new("1", (13_000, 9_600)).save(bomb)
 
     def commands(name):
-        yield "classify", name, "a cat", "a dog", "-c", small_file
-        yield "embed", name, "-o", f"{name}.npz", "-c", small_file, "--overwrite"
-        yield "index", name, "-i", f"{name}.index", "-c", small_file
+        yield "classify", name, "a cat", "a dog", "-m", small_file
+        yield "embed", name, "-o", f"{name}.npz", "-m", small_file, "--overwrite"
+        yield "index", name, "-i", f"{name}.index", "-m", small_file
 
     for command in commands(photo):
         assert run(capsys, *command)[0] == 0
@@ -90,10 +90,10 @@ def status_of(line):
 def test_several_images_are_classified(capsys, small_file, tmp_path):
     names = [f"{IMAGES}/chelsea.png", f"{IMAGES}/coffee.png"]
     alone = [
-        json.loads(run(capsys, "classify", name, "a cat", "a cup", "-c", small_file, "--json")[1]) for name in names
+        json.loads(run(capsys, "classify", name, "a cat", "a cup", "-m", small_file, "--json")[1]) for name in names
     ]
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
-    line = ("classify", *names, tmp_path / "broken.jpg", names[0], "a cat", "a cup", "-c", small_file)
+    line = ("classify", *names, tmp_path / "broken.jpg", names[0], "a cat", "a cup", "-m", small_file)
     status, out, err = run(capsys, *line, "--json")
     assert (status, "1 of 3" in err) == (0, True)
     found = json.loads(out)
@@ -109,20 +109,20 @@ def test_several_images_are_classified(capsys, small_file, tmp_path):
 
 def test_a_model_is_a_name_or_a_file_or_both(capsys, small_file):
     line = ("classify", f"{IMAGES}/coffee.png", "a cup", "a cat", "--json")
-    said = [run(capsys, *line, flag, small_file)[1] for flag in ("-m", "--model", "-c", "--checkpoint")]
+    said = [run(capsys, *line, flag, small_file)[1] for flag in ("-m", "--model", "-m", "--checkpoint")]
     assert json.loads(said[0])
     assert len(set(said)) == 1
     told = [
         run(capsys, *line, *given)[2]
-        for given in (("-m", f"mobileclip_s0={small_file}"), ("-m", "mobileclip_s0", "-c", small_file))
+        for given in (("-m", f"mobileclip_s0={small_file}"), ("-m", "mobileclip_s0", "-m", small_file))
     ]
     assert told[0] == told[1] != ""
-    status, _, err = run(capsys, *line, "-m", f"mobileclip_s0={small_file}", "-c", "other.pt")
+    status, _, err = run(capsys, *line, "-m", f"mobileclip_s0={small_file}", "-m", "other.pt")
     assert (status, "are two files of one model" in err) == (2, True)
 
 
 def test_every_command_can_be_quiet(capsys, small_file, tmp_path):
-    line = ("embed", IMAGES, "-c", small_file, "-o")
+    line = ("embed", IMAGES, "-m", small_file, "-o")
     assert "encoding images" in run(capsys, *line, tmp_path / "a.npz")[2]
     assert run(capsys, *line, tmp_path / "b.npz", "--quiet")[2] == ""
 
@@ -131,7 +131,7 @@ def test_embed_images_and_texts(capsys, small_file, tmp_path):
     (tmp_path / "captions.txt").write_text("a cat\n\na cup of coffee\n", encoding="utf-8")
     output = tmp_path / "made" / "embeddings.npz"
     status, out, err = run(
-        capsys, "embed", IMAGES, "--texts", tmp_path / "captions.txt", "-o", output, "-c", small_file, "--batch-size", 2
+        capsys, "embed", IMAGES, "--texts", tmp_path / "captions.txt", "-o", output, "-m", small_file, "--batch-size", 2
     )
     assert status == 0
     assert "3 image and 2 text embeddings" in out
@@ -147,7 +147,7 @@ def test_embed_images_and_texts(capsys, small_file, tmp_path):
 def test_embed_names_what_it_leaves_out(capsys, small_file, tmp_path):
     (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n")
     output = tmp_path / "embeddings.npz"
-    given = ("embed", IMAGES, tmp_path / "torn.png", "-o", output, "-c", small_file)
+    given = ("embed", IMAGES, tmp_path / "torn.png", "-o", output, "-m", small_file)
     assert run(capsys, *given, "--strict")[0] == 1
     status, out, err = run(capsys, *given, "--overwrite")
     assert status == 0
@@ -164,7 +164,7 @@ def test_embed_counts_what_is_no_image_and_loses_nothing_to_one_that_is_out_of_s
         (tmp_path / "photos" / name).write_bytes(b"x")
     Image.new("RGB", (1, 200_000)).save(tmp_path / "photos" / "line.png")
     output = tmp_path / "embeddings.npz"
-    status, out, err = run(capsys, "embed", IMAGES, tmp_path / "photos", "-o", output, "-c", small_file)
+    status, out, err = run(capsys, "embed", IMAGES, tmp_path / "photos", "-o", output, "-m", small_file)
     assert status == 0
     assert "3 image" in out
     assert "left out 4 files of the folders" in err
@@ -174,7 +174,7 @@ def test_embed_counts_what_is_no_image_and_loses_nothing_to_one_that_is_out_of_s
 
 
 def test_embed_nothing(capsys, small_file):
-    status, _, err = run(capsys, "embed", "-c", small_file)
+    status, _, err = run(capsys, "embed", "-m", small_file)
     assert status == 2
     assert "nothing to embed" in err
 
@@ -200,7 +200,7 @@ def forbid_models(monkeypatch):
         (("embed", "a.jpg", "--device", "tpu"), "there is no device 'tpu'"),
         (("embed", "a.jpg", "--overwrite", "--append"), "give one of them"),
         (("embed", "a.jpg", "-m", "mobileclip_s9"), "unknown model 'mobileclip_s9'"),
-        (("embed", "a.jpg", "-c", "lost.pt"), "no checkpoint at lost.pt"),
+        (("embed", "a.jpg", "-m", "lost.pt"), "no checkpoint at lost.pt"),
         (("embed", "phtoos"), "holds no images"),
         (("embed", "--texts", "lost.txt"), "there is no lost.txt; expected a file with one text a line"),
         (("classify", "lost.jpg", "a"), "there is no lost.jpg; expected an image file"),
@@ -242,17 +242,17 @@ def test_arguments_are_looked_at_before_anything_else(capsys, monkeypatch, tmp_p
 
 def test_embeddings_are_added_to_and_never_mixed(capsys, small_file, tmp_path):
     output, other = tmp_path / "e.npz", tmp_path / "other.safetensors"
-    assert run(capsys, "embed", f"{IMAGES}/coffee.png", "-o", output, "-c", small_file)[0] == 0
-    status, out, _ = run(capsys, "embed", IMAGES, "-o", output, "-c", small_file, "--append")
+    assert run(capsys, "embed", f"{IMAGES}/coffee.png", "-o", output, "-m", small_file)[0] == 0
+    status, out, _ = run(capsys, "embed", IMAGES, "-o", output, "-m", small_file, "--append")
     assert (status, "added 2 image" in out) == (0, True)
     read = read_embeddings(output)
     assert [path.rpartition("/")[2] for path in read.image_paths] == ["coffee.png", "astronaut.png", "chelsea.png"]
     save_model(randomised(SMALL, seed=1), other)
     before = output.read_bytes()
-    status, _, err = run(capsys, "embed", f"{IMAGES}/coffee.png", "-o", output, "-c", other, "--append")
+    status, _, err = run(capsys, "embed", f"{IMAGES}/coffee.png", "-o", output, "-m", other, "--append")
     assert (status, "are of two models" in err) == (2, True)
     assert output.read_bytes() == before
-    assert run(capsys, "embed", f"{IMAGES}/coffee.png", "-o", output, "-c", other, "--overwrite")[0] == 0
+    assert run(capsys, "embed", f"{IMAGES}/coffee.png", "-o", output, "-m", other, "--overwrite")[0] == 0
     assert len(read_embeddings(output).image) == 1
     assert read_embeddings(output).model != read.model
 
@@ -262,7 +262,7 @@ def test_pictures_of_a_data_set_are_embedded_by_their_keys(capsys, small_file, t
 
     places = [captioned_shard(tmp_path), lines(tmp_path, labels=False), public_layout(tmp_path)]
     output = tmp_path / "e.npz"
-    status, out, _ = run(capsys, "embed", *places, f"{IMAGES}/coffee.png", "-o", output, "-c", small_file)
+    status, out, _ = run(capsys, "embed", *places, f"{IMAGES}/coffee.png", "-o", output, "-m", small_file)
     assert (status, "wrote 19 image" in out) == (0, True)
     read = read_embeddings(output)
     assert read.image_paths[:2] == (f"{IMAGES}/coffee.png", f"{places[0]}/blue0")
@@ -282,21 +282,21 @@ def test_what_a_list_may_name_is_let_in_by_flags_that_refusals_name(capsys, smal
         site.files["/blue.png"] = picture("blue", 0)
         images = ["../red.png", f"{site.url}/blue.png", "s3://bucket/green.png"]
         listed.write_text("".join(json.dumps({"image": image, "text": "x"}) + "\n" for image in images))
-        status, _, err = run(capsys, "embed", listed, "-o", output, "-c", small_file)
+        status, _, err = run(capsys, "embed", listed, "-o", output, "-m", small_file)
         assert status == 1
         for flag in ("(--no-inside)", "(--hosts)", "name s3 in `schemes` (--schemes)"):
             assert flag in err
         flags = ["--no-inside", "--hosts", "127.0.0.1"]
-        status, out, err = run(capsys, "embed", listed, "-o", output, "-c", small_file, *flags)
+        status, out, err = run(capsys, "embed", listed, "-o", output, "-m", small_file, *flags)
         assert (status, "wrote 2 image" in out) == (0, True)
         assert "(--schemes)" in err
         listed.write_text(listed.read_text().partition('{"image": "s3')[0])
-        assert run(capsys, "embed", listed, "-o", output, "-c", small_file, "--overwrite", *flags)[0] == 0
+        assert run(capsys, "embed", listed, "-o", output, "-m", small_file, "--overwrite", *flags)[0] == 0
 
 
 def test_nothing_is_written_where_no_image_can_be_read(capsys, small_file, tmp_path):
     (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n")
-    status, out, err = run(capsys, "embed", tmp_path / "torn.png", "-o", tmp_path / "e.npz", "-c", small_file)
+    status, out, err = run(capsys, "embed", tmp_path / "torn.png", "-o", tmp_path / "e.npz", "-m", small_file)
     assert (status, out) == (1, "")
     assert "nothing was written" in err
     assert not (tmp_path / "e.npz").exists()
@@ -381,8 +381,8 @@ def test_info_of_a_name_and_of_a_file(capsys, small_file):
     ("arguments", "message"),
     [
         (("info", "mobileclip_s22"), "did you mean 'mobileclip_s2'"),
-        (("classify", "nothing.jpg", "a", "-c", "{small}"), "nothing.jpg"),
-        (("classify", f"{IMAGES}/coffee.png", "a", "-c", "nothing.pt"), "no checkpoint at nothing.pt"),
+        (("classify", "nothing.jpg", "a", "-m", "{small}"), "nothing.jpg"),
+        (("classify", f"{IMAGES}/coffee.png", "a", "-m", "nothing.pt"), "no checkpoint at nothing.pt"),
         (("classify", f"{IMAGES}/coffee.png", "a", "-m", "mci0"), "no published weights"),
         (("convert", "{small}", "out.pt"), "safetensors"),
     ],

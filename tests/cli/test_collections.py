@@ -45,14 +45,14 @@ def photos(tmp_path, monkeypatch):
 
 def test_a_line_break_in_a_name_forges_no_result(capsys, photos, telling_file):
     draw(photos / "a\n 0.999  forged\x1b[2J.png", 7)
-    assert run(capsys, "index", photos, "-c", telling_file, "--quiet", "-j", 1)[0] == 0
+    assert run(capsys, "index", photos, "-m", telling_file, "--quiet", "-j", 1)[0] == 0
     _, out, _ = run(capsys, "search", "a cat")
     assert len(out.splitlines()) == 5
     assert "a\\n 0.999  forged\\x1b[2J.png" in out
 
 
 def test_three_commands_find_a_picture(capsys, photos, telling_file):
-    status, out, _ = run(capsys, "index", photos, "-c", telling_file, "--quiet", "-j", 1)
+    status, out, _ = run(capsys, "index", photos, "-m", telling_file, "--quiet", "-j", 1)
     assert status == 0
     assert "the index is " in out
     assert "4 pictures in the index: 4 encoded" in out
@@ -82,7 +82,7 @@ def test_three_commands_find_a_picture(capsys, photos, telling_file):
 
 
 def test_an_index_is_brought_up_to_date_without_a_word(capsys, photos, telling_file):
-    run(capsys, "index", "photos", "-c", telling_file, "--quiet", "-j", 1)
+    run(capsys, "index", "photos", "-m", telling_file, "--quiet", "-j", 1)
     draw(photos / "new.png", 9)
     (photos / "0.png").unlink()
     (photos / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
@@ -128,7 +128,7 @@ def test_every_command_takes_the_index_its_pictures_or_nothing(capsys, photos, t
 def test_a_folder_that_is_gone_ends_nothing_and_is_shown_nowhere(capsys, photos, telling_file, tmp_path):
     for number in range(10, 13):
         draw(tmp_path / "more" / f"{number}.png", number)
-    run(capsys, "index", "photos", "more", "-i", "made", "-c", telling_file, "--quiet", "-j", 1)
+    run(capsys, "index", "photos", "more", "-i", "made", "-m", telling_file, "--quiet", "-j", 1)
     (tmp_path / "more").rename(tmp_path / "away")
     draw(photos / "new.png", 9)
     status, out, err = run(capsys, "index", "-i", "made", "--quiet", "-j", 1)
@@ -170,10 +170,10 @@ def test_a_folder_that_is_gone_ends_nothing_and_is_shown_nowhere(capsys, photos,
 @pytest.mark.parametrize("says_the_model", [True, False])
 def test_a_moved_folder_is_indexed_again_without_being_encoded(capsys, photos, telling_file, tmp_path, says_the_model):
     (photos / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    run(capsys, "index", "photos", "-c", telling_file, "--quiet", "-j", 1)
+    run(capsys, "index", "photos", "-m", telling_file, "--quiet", "-j", 1)
     photos.rename(tmp_path / "pictures")
     draw(tmp_path / "pictures" / "new.png", 9)
-    model = ("-c", telling_file) if says_the_model else ()
+    model = ("-m", telling_file) if says_the_model else ()
     status, out, _ = run(capsys, "index", "pictures", *model, "--quiet", "-j", 1)
     assert status == 0
     assert f"the pictures were in {photos} before; what {tmp_path / 'cache'}/mobileclip/indexes/photos-" in out
@@ -197,26 +197,26 @@ def test_a_moved_folder_is_indexed_again_without_being_encoded(capsys, photos, t
 
 
 def test_no_index_is_taken_along_to_other_pictures(capsys, photos, telling_file, tmp_path):
-    run(capsys, "index", "photos", "-c", telling_file, "--quiet", "-j", 1)
+    run(capsys, "index", "photos", "-m", telling_file, "--quiet", "-j", 1)
     shutil.copytree(photos, tmp_path / "copies")
-    _, out, _ = run(capsys, "index", "copies", "-c", telling_file, "--quiet", "-j", 1)
+    _, out, _ = run(capsys, "index", "copies", "-m", telling_file, "--quiet", "-j", 1)
     assert "4 pictures in the index: 4 encoded" in out, "the folder is still there"
     photos.rename(tmp_path / "pictures")
     shutil.rmtree(tmp_path / "copies")
     for name, number in (("0.png", 0), ("one.png", 11), ("two.png", 12)):
         draw(tmp_path / "others" / name, number)
-    _, out, _ = run(capsys, "index", "others", "-c", telling_file, "--quiet", "-j", 1)
+    _, out, _ = run(capsys, "index", "others", "-m", telling_file, "--quiet", "-j", 1)
     assert "3 pictures in the index: 3 encoded" in out, "most are other pictures"
     save_model(telling(seed=17), tmp_path / "other.safetensors")
-    _, out, _ = run(capsys, "index", "pictures", "-c", "other.safetensors", "--quiet", "-j", 1)
+    _, out, _ = run(capsys, "index", "pictures", "-m", "other.safetensors", "--quiet", "-j", 1)
     assert "4 pictures in the index: 4 encoded" in out, "another model is asked for"
-    _, out, _ = run(capsys, "index", "pictures", "-i", "named", "-c", telling_file, "--quiet", "-j", 1)
+    _, out, _ = run(capsys, "index", "pictures", "-i", "named", "-m", telling_file, "--quiet", "-j", 1)
     assert "4 pictures in the index: 4 encoded" in out, "an index is named"
 
 
 def test_one_picture_that_cannot_be_read_is_counted_and_stops_no_script(capsys, photos, telling_file):
     (photos / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    given = ("-c", telling_file, "--quiet", "-j", 1)
+    given = ("-m", telling_file, "--quiet", "-j", 1)
     status, out, err = run(capsys, "index", photos, "-i", "made", *given)
     assert (status, "4 encoded, 1 cannot be read" in out, "torn.png" in err) == (0, True, True)
     assert run(capsys, "index", photos, "-i", "other", *given, "--strict")[0] == 1
@@ -232,7 +232,7 @@ def test_one_picture_that_cannot_be_read_is_counted_and_stops_no_script(capsys, 
 
 def test_lines_are_asked_one_by_one_and_names_do_nothing(capsys, photos, telling_file, monkeypatch):
     draw(photos / "\x1b[2Jred.png", 7)
-    run(capsys, "index", photos, "-i", "made", "-c", telling_file, "--quiet", "-j", 1)
+    run(capsys, "index", photos, "-i", "made", "-m", telling_file, "--quiet", "-j", 1)
     monkeypatch.setattr("sys.stdin", io.StringIO("a cat\n\n  two dogs \n"))
     status, out, err = run(capsys, "search", "-i", "made", "-k", 5)
     assert (status, err) == (0, "")
@@ -244,11 +244,9 @@ def test_lines_are_asked_one_by_one_and_names_do_nothing(capsys, photos, telling
 
 
 def test_a_contact_sheet_shows_what_was_found(capsys, photos, telling_file, tmp_path):
-    run(capsys, "index", photos, "-i", "made", "-c", telling_file, "--quiet", "-j", 1)
+    run(capsys, "index", photos, "-i", "made", "-m", telling_file, "--quiet", "-j", 1)
     (photos / "3.png").unlink()
-    status, _, err = run(
-        capsys, "search", "a cat <b>", "-i", "made", "--not", "dogs", "--sheet", tmp_path / "found.png"
-    )
+    status, _, err = run(capsys, "search", "a cat <b>", "-i", "made", "--not", "dogs", "-o", tmp_path / "found.png")
     assert status == 0
     assert "wrote" in err
     with Image.open(tmp_path / "found.png") as sheet:
@@ -260,15 +258,15 @@ def test_a_contact_sheet_shows_what_was_found(capsys, photos, telling_file, tmp_
     with Image.open(explained) as sheet, Image.open(tmp_path / "found.png") as plain:
         assert sheet.height > plain.height
         assert len(sheet.getcolors(2**24)) > 2 * len(plain.getcolors(2**24))
-    status, _, err = run(capsys, "search", "a cat", "-i", "made", "--sheet", tmp_path / "found.png")
+    status, _, err = run(capsys, "search", "a cat", "-i", "made", "-o", tmp_path / "found.png")
     assert status == 2
     assert "is there already" in err
 
 
 def test_duplicates_are_listed_and_kept(capsys, photos, telling_file):
     shutil.copy(photos / "1.png", photos / "copy.png")
-    run(capsys, "index", photos, "-c", telling_file, "--quiet", "-j", 1)
-    status, out, _ = run(capsys, "dedup", "--page", "page.html", "--threshold", "0.999", "--quiet")
+    run(capsys, "index", photos, "-m", telling_file, "--quiet", "-j", 1)
+    status, out, _ = run(capsys, "dedup", "-o", "page.html", "--threshold", "0.999", "--quiet")
     assert status == 0
     assert "1 near-duplicates among 5 pictures, in 1 groups: duplicates.jsonl" in out
     (line,) = [json.loads(line) for line in Path("duplicates.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -292,7 +290,7 @@ def test_duplicates_are_listed_and_kept(capsys, photos, telling_file):
 def test_duplicates_of_a_folder_need_no_index(capsys, photos, telling_file):
     shutil.copy(photos / "1.png", photos / "copy.png")
     given = ("dedup", photos, "--threshold", "0.999", "-j", 1, "--quiet")
-    status, out, _ = run(capsys, *given, "-c", telling_file)
+    status, out, _ = run(capsys, *given, "-m", telling_file)
     assert status == 0
     assert "5 pictures in the index: 5 encoded" in out
     assert "1 near-duplicates among 5 pictures, in 1 groups: duplicates.jsonl" in out
@@ -301,14 +299,14 @@ def test_duplicates_of_a_folder_need_no_index(capsys, photos, telling_file):
     assert status == 0
     assert "4 as before, 1 gone from where they were" in out
     assert Path("again.jsonl").read_text(encoding="utf-8") == ""
-    status, _, err = run(capsys, "dedup", "-c", telling_file, "-o", "third.jsonl")
+    status, _, err = run(capsys, "dedup", "-m", telling_file, "-o", "third.jsonl")
     assert status == 2
     assert "an index keeps its model" in err
 
 
 def test_frames_of_videos_are_printed_with_their_times(capsys, photos, telling_file):
     film(photos / "clip.mp4", [21, 22, 23])
-    status, out, _ = run(capsys, "index", photos, "-c", telling_file, "--video-seconds", 2, "--quiet", "-j", 1)
+    status, out, _ = run(capsys, "index", photos, "-m", telling_file, "--video-seconds", 2, "--quiet", "-j", 1)
     assert status == 0
     assert "7 pictures in the index: 7 encoded" in out
     _, out, _ = run(capsys, "search", "a cat", "-k", 9)
@@ -325,21 +323,21 @@ def test_frames_of_videos_are_printed_with_their_times(capsys, photos, telling_f
 
 
 def test_an_index_keeps_to_its_model(capsys, photos, telling_file, small_file):
-    run(capsys, "index", photos, "-i", "made", "-c", telling_file, "--quiet", "-j", 1)
-    status, _, err = run(capsys, "index", photos, "-i", "made", "-c", small_file, "--quiet")
+    run(capsys, "index", photos, "-i", "made", "-m", telling_file, "--quiet", "-j", 1)
+    status, _, err = run(capsys, "index", photos, "-i", "made", "-m", small_file, "--quiet")
     assert status == 2
     assert "the index made and the model that was given are of two models" in err
-    assert run(capsys, "index", photos, "-i", "made", "-c", telling_file, "--quiet")[0] == 0
+    assert run(capsys, "index", photos, "-i", "made", "-m", telling_file, "--quiet")[0] == 0
     assert len(Collection.open("made")) == 4
 
 
 def test_another_model_is_refused_by_name_before_its_weights_are_fetched(capsys, photos, telling_file, monkeypatch):
-    run(capsys, "index", photos, "-i", "made", "-c", telling_file, "--quiet", "-j", 1)
+    run(capsys, "index", photos, "-i", "made", "-m", telling_file, "--quiet", "-j", 1)
     for name in ("hf_hub_download", "list_repo_files"):
         monkeypatch.setattr(f"huggingface_hub.{name}", lambda *_, **__: pytest.fail("weights are fetched"))
     for arguments, named in (
         (("-m", "mobileclip_s2"), "mobileclip_s2"),
-        (("-c", "hf-hub:apple/MobileCLIP-S1"), "hf-hub:apple/MobileCLIP-S1"),
+        (("-m", "hf-hub:apple/MobileCLIP-S1"), "hf-hub:apple/MobileCLIP-S1"),
         (("-m", "mobileclip_b", "--image-size", 256), "mobileclip_b for images of 256 pixels"),
     ):
         status, _, err = run(capsys, "index", photos, "-i", "made", *arguments, "--quiet")
@@ -350,7 +348,7 @@ def test_another_model_is_refused_by_name_before_its_weights_are_fetched(capsys,
 def test_thumbnails_are_the_pictures_in_colours_and_names_do_nothing(capsys, photos, telling_file, monkeypatch):
     Image.new("RGB", (90, 30), (200, 30, 40)).save(photos / "\x1b[2Jred.png")
     (photos / "3.png").unlink()
-    run(capsys, "index", photos, "-i", "made", "-c", telling_file, "--quiet", "-j", 1)
+    run(capsys, "index", photos, "-i", "made", "-m", telling_file, "--quiet", "-j", 1)
     (photos / "2.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     (photos / "1.png").unlink()
     monkeypatch.setenv("FORCE_COLOR", "1")
@@ -385,15 +383,15 @@ def test_slips_are_told_at_once(capsys, photos, telling_file):
         (("search", "--not", "people", "dogs", "a cat"), "a flag takes one value, and is given again for the next"),
         (("search", "a cat", "-k", "0"), "--k is 0, expected at least 1"),
         (("search", "--image", "lost.png"), "there is no lost.png; expected an image file"),
-        (("search", "--sheet", "a.png"), "--output draws what one query finds"),
+        (("search", "-o", "a.png"), "--output draws what one query finds"),
         (("search", "a cat", "--explain"), "say which one: --output SHEET.png"),
-        (("search", "a cat", "--sheet", "a.txt"), "must end with .png or .jpg"),
+        (("search", "a cat", "-o", "a.txt"), "must end with .png or .jpg"),
         (("search", "a cat", "--thumbnails"), "--thumbnails needs a terminal with colours"),
-        (("index", "photos", "-c", "lost.pt"), "no checkpoint at lost.pt"),
+        (("index", "photos", "-m", "lost.pt"), "no checkpoint at lost.pt"),
         (("index", "lost"), "lost; expected pictures"),
-        (("index", "photos", "-i", "full", "-c", telling_file), "full holds other files and no index.sqlite"),
+        (("index", "photos", "-i", "full", "-m", telling_file), "full holds other files and no index.sqlite"),
         (("index", "photos", "-j", "0"), "--num-workers is 0"),
-        (("index", "photos/pipe", "-c", telling_file), "is a pipe or a device"),
+        (("index", "photos/pipe", "-m", telling_file), "is a pipe or a device"),
         (("index", "photos", "-m", "mobileclip_s9"), "unknown model 'mobileclip_s9'"),
     ):
         status, _, err = run(capsys, *arguments)
@@ -406,7 +404,7 @@ def test_slips_are_told_at_once(capsys, photos, telling_file):
 def test_indexes_are_merged(capsys, photos, telling_file):
     draw(photos.parent / "more" / "9.png", 9)
     for folder in ("photos", "more"):
-        run(capsys, "index", folder, "-i", f"{folder}.index", "-c", telling_file, "--quiet", "-j", 1)
+        run(capsys, "index", folder, "-i", f"{folder}.index", "-m", telling_file, "--quiet", "-j", 1)
     status, out, err = run(capsys, "merge", "photos.index", "more.index", "--index", "all.index", "--quiet")
     assert (status, err) == (0, "")
     assert out == "5 pictures in all.index: 5 rows copied\n"
@@ -423,7 +421,7 @@ def test_indexes_are_merged(capsys, photos, telling_file):
 
 def test_an_engine_makes_an_index_and_says_how_far_it_is(capsys, photos, telling_file):
     (photos / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    given = ("index", photos, "-i", "made", "-c", telling_file, "--quiet")
+    given = ("index", photos, "-i", "made", "-m", telling_file, "--quiet")
     status, out, err = run(capsys, *given, "--engine", "local", "-j", 1, "--strict")
     assert status == 1
     assert "4 pictures in the index: 4 encoded, 1 cannot be read" in out
@@ -433,11 +431,11 @@ def test_an_engine_makes_an_index_and_says_how_far_it_is(capsys, photos, telling
     assert out.splitlines()[1] == "indexing: 1 of 1 groups of files done"
     status, _, err = run(capsys, *given, "--ray-address", "auto")
     assert status == 2
-    assert "--engine ray-address=... and gpus-per-worker=... require --engine ray" in err
+    assert "--ray-address ... and gpus-per-worker=... require --engine ray" in err
 
 
 def test_no_engine_writes_to_an_index_of_this_process(capsys, photos, telling_file):
-    run(capsys, "index", photos, "-i", "made", "-c", telling_file, "--quiet", "-j", 1)
+    run(capsys, "index", photos, "-i", "made", "-m", telling_file, "--quiet", "-j", 1)
     status, out, err = run(capsys, "index", "-i", "made", "--status")
     assert (status, out) == (2, "")
     assert err.startswith("mobileclip: ")
@@ -448,21 +446,21 @@ def test_a_long_name_is_printed_whole(capsys, photos, telling_file):
     place = photos.joinpath(*(letter * 100 for letter in "abcd"))
     draw(place / "long.png", 9)
     (place / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    _, _, err = run(capsys, "index", photos, "-i", "made", "-c", telling_file, "--quiet", "-j", 1)
+    _, _, err = run(capsys, "index", photos, "-i", "made", "-m", telling_file, "--quiet", "-j", 1)
     assert str(place / "torn.png") in err
     _, out, _ = run(capsys, "search", "a cat", "-i", "made")
     assert f"{place / 'long.png'}\n" in out
 
 
 def test_a_copied_index_works_where_it_is(capsys, photos, telling_file):
-    run(capsys, "index", photos, "-i", "made", "-c", telling_file, "--quiet", "-j", 1)
+    run(capsys, "index", photos, "-i", "made", "-m", telling_file, "--quiet", "-j", 1)
     shutil.move("made", "elsewhere")
     assert run(capsys, "search", "a cat", "-i", "elsewhere")[0] == 0
 
 
 def test_a_page_that_cannot_be_served_is_told(capsys, photos, telling_file):
     assert "is no index" in run(capsys, "serve", "--index", photos)[2]
-    run(capsys, "index", photos, "-c", telling_file, "--quiet", "-j", 1)
+    run(capsys, "index", photos, "-m", telling_file, "--quiet", "-j", 1)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         status, _, err = run(capsys, "serve", "--port", port)
@@ -473,7 +471,7 @@ def test_a_page_that_cannot_be_served_is_told(capsys, photos, telling_file):
 
 @pytest.mark.slow
 def test_a_page_is_served_to_this_machine_until_it_is_stopped(capsys, photos, telling_file):
-    run(capsys, "index", photos, "-c", telling_file, "--quiet", "-j", 1)
+    run(capsys, "index", photos, "-m", telling_file, "--quiet", "-j", 1)
     command = [sys.executable, "-m", "mobileclip.cli", "serve", "--port", "0"]
     environment = {**os.environ, "PYTHONPATH": str(Path(mobileclip.__file__).parents[1]), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(

@@ -46,21 +46,21 @@ def test_the_card_names_the_base_model_that_was_said_or_the_source_on_the_hub(
         return metadata_load(folder / "README.md").get("base_model")
 
     assert saved(small_file) is None
-    assert saved(small_file, "--set", "base-model=apple/MobileCLIP-S2") == "apple/MobileCLIP-S2"
+    assert saved(small_file, "--base-model", "apple/MobileCLIP-S2") == "apple/MobileCLIP-S2"
     fetched = read_checkpoint(small_file)
     monkeypatch.setattr(checkpoints, "read_checkpoint", lambda *_, **__: fetched)
     assert saved("hf-hub:me/small@main") == "me/small"
-    assert saved("hf-hub:me/small", "--set", "base-model=me/other") == "me/other"
-    assert saved("hf-hub:me/small", "--set", "repository=me/small") is None
+    assert saved("hf-hub:me/small", "--base-model", "me/other") == "me/other"
+    assert saved("hf-hub:me/small", "--repository", "me/small") is None
 
 
 def test_a_folder_stands_for_its_weights_wherever_a_checkpoint_is_named(capsys, monkeypatch, small_file, tmp_path):
     labels = (Path(IMAGES, "coffee.png").resolve(), "a cat", "a cup of coffee", "--json")
     monkeypatch.chdir(tmp_path)
     assert run(capsys, "hub", "save", small_file, "model", "--license", "mit")[0] == 0
-    of_file = run(capsys, "classify", *labels, "-c", small_file)
+    of_file = run(capsys, "classify", *labels, "-m", small_file)
     assert of_file[0] == 0
-    assert run(capsys, "classify", *labels, "-c", "model") == of_file
+    assert run(capsys, "classify", *labels, "-m", "model") == of_file
     status, out, _ = run(capsys, "info", "model")
     assert (status, json.loads(out)["checkpoint"]) == (0, "model")
     assert run(capsys, "convert", "model", "small.safetensors")[0] == 0
@@ -74,7 +74,7 @@ def test_a_folder_stands_for_its_weights_wherever_a_checkpoint_is_named(capsys, 
     status, _, err = run(capsys, "convert", "model", "model/model.safetensors", "--overwrite")
     assert (status, "would be replaced by what is made of it" in err) == (2, True)
     shutil.copy("small.safetensors", "model/other.safetensors")
-    status, _, err = run(capsys, "classify", *labels, "-c", "model")
+    status, _, err = run(capsys, "classify", *labels, "-m", "model")
     assert (status, "model holds several checkpoints" in err) == (2, True)
 
 

@@ -32,7 +32,7 @@ def test_the_full_help_has_the_whole_header_and_the_command_that_runs_it(capsys)
     assert out.startswith("Train MobileCLIP-S2 on DataCompDR-1B. Command:")
     for part in (
         "usage: mobileclip train s2 [-h]",
-        "Train MobileCLIP-S2 on DataCompDR-1B. Command: torchrun --nproc-per-node 8 -m mobileclip.cli train s2 --m",
+        "Train MobileCLIP-S2 on DataCompDR-1B. Command: torchrun --nproc-per-node 8 -m mobileclip.cli train s2 --data",
         "Try it: mobileclip train s2 --tiny Hardware:",
         "Time:",
         "Result:",
@@ -58,7 +58,7 @@ def test_a_recipe_gives_the_choices_of_its_file(capsys):
             "unknown recipe 'datacompdr12m'; no name is like it. All: `mobileclip recipes ls`",
         ),
         (["train", "nowhere/mine.py"], "there is no recipe nowhere/mine.py"),
-        (["recipes", "cp", "s9x", "."], "unknown recipe 's9x'; "),
+        (["recipes", "cp", "s9x", "-o", "."], "unknown recipe 's9x'; "),
         (["train", "s2", "--import"], "--import needs the name of a module"),
         (["train", "s2", "--import", "no_such_parts"], "no_such_parts cannot be imported"),
     ],
@@ -71,11 +71,11 @@ def test_mistakes_are_told(arguments, message, capsys):
 
 def test_a_copy_runs_in_another_folder_under_another_name(tmp_path, capsys):
     copied = tmp_path / "elsewhere" / "mine.py"
-    main(["recipes", "cp", "s0", str(copied)])
+    main(["recipes", "cp", "s0", "-o", str(copied)])
     assert f"python {copied} --tiny" in capsys.readouterr().out
     assert copied.read_text() == find_recipe("train_s0").read_text()
-    assert run(capsys, "recipes", "cp", "s0", copied)[0] == 2
-    main(["recipes", "cp", "s1", str(copied.parent)])
+    assert run(capsys, "recipes", "cp", "s0", "-o", copied)[0] == 2
+    main(["recipes", "cp", "s1", "-o", str(copied.parent)])
     assert (copied.parent / "train_s1.py").is_file(), "in a folder it has its own name"
     capsys.readouterr()
     copied.write_text(copied.read_text().replace("distill_weight=1.0", "distill_weight=0.75"))

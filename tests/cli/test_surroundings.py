@@ -42,8 +42,8 @@ def results(folder):
 
 
 COMMANDS = {
-    "embed": ("embed", "photos", "-c", MODEL, "-o", "e.npz"),
-    "index": ("index", "photos", "-i", "idx", "-c", MODEL, "-j", "1"),
+    "embed": ("embed", "photos", "-m", MODEL, "-o", "e.npz"),
+    "index": ("index", "photos", "-i", "idx", "-m", MODEL, "-j", "1"),
     "eval": ("eval", MODEL, "photos", "--output", "results"),
 }
 
@@ -92,11 +92,11 @@ def test_closed_streams_of_a_user_without_a_home_and_a_name(world, nobody):
 
     The shell closes them, and what is handed down is gone before Python begins.
     """
-    lines = [*COMMANDS.values(), *([("index", "photos", "-c", MODEL)] if nobody else [])]
+    lines = [*COMMANDS.values(), *([("index", "photos", "-m", MODEL)] if nobody else [])]
     command = [*nobody, sys.executable, "-W", "ignore", "-c", ONE_AFTER_ANOTHER, json.dumps(lines)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(world / "cache")}
     script = 'exec "$@" <&- >&- 2>errors.txt'
-    done = subprocess.run(["sh", "-c", script, "sh", *command], cwd=world, env=environment, check=False, timeout=120)
+    done = subprocess.run(["sh", "-m", script, "sh", *command], cwd=world, env=environment, check=False, timeout=120)
     errors = (world / "errors.txt").read_text(encoding="utf-8")
     assert "Traceback" not in errors
     if nobody:
@@ -156,7 +156,7 @@ def test_a_packaged_model_wins_over_a_folder_of_its_name(world):
     (world / "photos").rename(world / "icons")
     known = run(world, "info", "icons")
     assert json.loads(known.output)["card"].endswith("icons.md")
-    indexed = run(world, "index", "icons", "-i", "idx", "-c", "icons", "-j", "1", "--quiet")
+    indexed = run(world, "index", "icons", "-i", "idx", "-m", "icons", "-j", "1", "--quiet")
     assert indexed.status == 0, indexed.output
     # The index knows its model by its name from anywhere.
     (world / "elsewhere").mkdir()
@@ -165,7 +165,7 @@ def test_a_packaged_model_wins_over_a_folder_of_its_name(world):
     evaluated = run(world, "eval", "icons", "./icons", "--output", "results")
     assert evaluated.status == 0, evaluated.output
     assert [line["key"] for line in results(world / "results")] == ["icons"]
-    refused = run(world, "classify", "icons/a/0.png", "x", "y", "-c", "./icons")
+    refused = run(world, "classify", "icons/a/0.png", "x", "y", "-m", "./icons")
     assert refused.status == 2
     assert "holds no checkpoint" in refused.output
 
@@ -193,9 +193,9 @@ def test_paths_longer_than_a_name_can_be(world):
     (world / LONG).parent.mkdir(parents=True)
     (world / "photos").rename(world / LONG)
     for arguments in (
-        ("embed", LONG, "-c", MODEL, "-o", f"{LONG}/out/e.npz"),
-        ("index", LONG, "-i", f"{LONG}/out/idx", "-c", MODEL, "-j", "1", "--quiet"),
-        ("dedup", "-i", f"{LONG}/out/idx", "-o", f"{LONG}/out/l.jsonl", "--page", f"{LONG}/out/l.html", "--quiet"),
+        ("embed", LONG, "-m", MODEL, "-o", f"{LONG}/out/e.npz"),
+        ("index", LONG, "-i", f"{LONG}/out/idx", "-m", MODEL, "-j", "1", "--quiet"),
+        ("dedup", "-i", f"{LONG}/out/idx", "-o", f"{LONG}/out/l.jsonl", "-o", f"{LONG}/out/l.html", "--quiet"),
         ("convert", MODEL, f"{LONG}/out/m.safetensors"),
         ("hub", "save", MODEL, f"{LONG}/out/saved", "--license", "mit"),
     ):
@@ -246,7 +246,7 @@ def test_a_separator_of_lines_that_only_unicode_has_is_a_character_of_a_name(wor
 
 def test_texts_of_a_file_are_its_lines(world):
     (world / "texts.txt").write_text("one\u2028line\r\nthe second\x0cline\n\nthe third", encoding="utf-8", newline="")
-    done = run(world, "embed", "--texts", "texts.txt", "-c", MODEL, "-o", "t.npz")
+    done = run(world, "embed", "--texts", "texts.txt", "-m", MODEL, "-o", "t.npz")
     assert done.status == 0, done.output
     from mobileclip.inference.archive import read_embeddings
 

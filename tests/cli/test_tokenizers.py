@@ -32,7 +32,7 @@ def typed(capsys, line):
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 def test_a_tokenizer_is_trained_on_lines_and_tables_and_pruned(kind, here, capsys):
-    line = f"tokenizer train more.tsv more.tsv -o a/t.json --vocab-size 300 --kind {kind} --set text-column=name"
+    line = f"tokenizer train more.tsv more.tsv -o a/t.json --vocab-size 300 --kind {kind} --text-column name"
     status, said = typed(capsys, f"{line} --strict")
     assert (status, "a tokenizer of 2 texts" in said.out) == (1, True)  # a row of each has no text
     status, said = typed(capsys, f"tokenizer train texts.txt -o a/t.json --vocab-size 300 --kind {kind} --overwrite")

@@ -157,9 +157,15 @@ def _to_join(folder: Path) -> None:
     Data(folder)
 
 
+<<<<<<< HEAD
 _INDEX = ("index", "photos", "-i", "idx", "-c", MODEL, "-j", "1", "--quiet")
 _TAG = ("tag", "--index", "idx", "--vocabulary", "texts.txt", "--quiet")
 _CONCEPT = ("concept", "add", "my own", "--yes", "photos/1.png", "--index", "idx")
+=======
+_INDEX = ("index", "photos", "-i", "idx", "-m", MODEL, "-j", "1", "--quiet")
+_TAG = ("tag", "idx", "--vocabulary", "texts.txt", "--quiet")
+_CONCEPT = ("concept", "add", "idx", "my own", "--yes", "photos/1.png")
+>>>>>>> recipes-as-values
 _FILTER = ("data", "filter", "scores", "-o", "kept.npy", "--share", "0.5", "--overwrite")
 _SCORE = ("data", "score", "data/{00000000..00000003}.tar", "-o", "scores", "--keep-vectors", "-j", "1", "--quiet")
 _EXPORT = ("export", MODEL, "--tower", "text", "-o", "out", "--overwrite", "--target")
@@ -187,11 +193,11 @@ COMMANDS = {
     "dedup": Command(
         prepare=_pictures,
         arguments=(
-            *("dedup", "photos", "-i", "idx", "-c", MODEL, "-j", "1", "--quiet", "--threshold", "0.9"),
-            *("-o", "double.jsonl", "--page", "double.html", "--overwrite"),
+            *("dedup", "photos", "-i", "idx", "-m", MODEL, "-j", "1", "--quiet", "--threshold", "0.9"),
+            *("-o", "double.jsonl", "-o", "double.html", "--overwrite"),
         ),
     ),
-    "embed": Command(prepare=_pictures, arguments=("embed", "photos", "-o", "a/e.npz", "-c", MODEL, "--overwrite")),
+    "embed": Command(prepare=_pictures, arguments=("embed", "photos", "-o", "a/e.npz", "-m", MODEL, "--overwrite")),
     "reinforce": Command(
         prepare=_to_reinforce, arguments=("spec.json", "inline", "1"), function="tests.reinforce.program:main"
     ),
@@ -218,7 +224,7 @@ COMMANDS = {
         prepare=_to_quantize,
         arguments=(
             *("quantize", MODEL, "--images", "photos", "--texts", "texts.txt", "-o", "a/int8.safetensors", "--quiet"),
-            *("--set", "steps=2", "--set", "batch-size=2", "--set", "seconds-between-saves=0", "--overwrite"),
+            *("--steps", "2", "--batch-size", "2", "--seconds-between-saves", "0", "--overwrite"),
         ),
     ),
     "tokenizer prune": Command(

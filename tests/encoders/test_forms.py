@@ -80,7 +80,7 @@ class TestDual:
         )
         assert (status, set(json.loads(out))) == (0, {"red", "blue"}), err
         output = tmp_path / "e.npz"
-        status, _, err = ended(capsys, ["embed", files["image"], "-c", path, "-o", output, *named(layout)])
+        status, _, err = ended(capsys, ["embed", files["image"], "-m", path, "-o", output, *named(layout)])
         assert status == 0, err
         assert output.exists()
 
@@ -144,8 +144,8 @@ class TestTowers:
     def test_what_needs_both_towers_says_so(self, tower, form, files, tmp_path, capsys):
         path = files[tower, form]
         for command in (
-            ["classify", files["image"], "red", "blue", "-c", path],
-            ["embed", files["image"], "-c", path, "-o", tmp_path / "e.npz"],
+            ["classify", files["image"], "red", "blue", "-m", path],
+            ["embed", files["image"], "-m", path, "-o", tmp_path / "e.npz"],
         ):
             status, _, err = ended(capsys, command)
             assert status == 2

@@ -152,7 +152,7 @@ def test_an_index_of_what_a_colleague_wrote(believing, engine, tmp_path, capsys,
     draw(tmp_path / "photos" / "one.png", 1)
     draw(tmp_path / "photos" / "two.png", 2)
     index = ("--index", tmp_path / "index")
-    made = ("index", tmp_path / "photos", *index, "-c", believing, "--quiet", "-j", 1, "--engine", engine)
+    made = ("index", tmp_path / "photos", *index, "-m", believing, "--quiet", "-j", 1, "--engine", engine)
     status, _, said = run(capsys, *made)
     assert status == 2
     assert "was written elsewhere" in said

@@ -160,6 +160,6 @@ def test_a_folded_checkpoint_is_another_model_than_its_training_form(capsys, tmp
     identities = []
     for path in (small_file, tmp_path / "copy.safetensors", tmp_path / "folded.safetensors"):
         output = tmp_path / f"{len(identities)}.npz"
-        assert run(capsys, "embed", "--texts", tmp_path / "texts.txt", "-c", path, "-o", output)[0] == 0
+        assert run(capsys, "embed", "--texts", tmp_path / "texts.txt", "-m", path, "-o", output)[0] == 0
         identities.append(read_embeddings(output).model)
     assert identities[0] == identities[1] != identities[2]

@@ -115,7 +115,7 @@ class TestDisk:
         assert len(list(cache.glob("*.safetensors"))) == 1
         assert run(capsys, *line)[:2] == first[:2]
         assert sum(encoded) == 2 * len(LABELS)
-        assert run(capsys, *line, "--set", "cache=no")[:2] == first[:2]
+        assert run(capsys, *line, "--no-cache")[:2] == first[:2]
         assert sum(encoded) == 4 * len(LABELS)
 
     def test_few_texts_leave_no_file(self, clip, cache, encoded):

@@ -131,7 +131,7 @@ def test_weights_are_fetched_by_name(small_file, true, tmp_path):
     with hub_server() as hub:
         hub.repositories[published.repository] = Repository()
         hub.repositories[published.repository].commit({published.file: small_file.read_bytes()})
-        names = [published.repository, "-c", published.address, "--known", "known.json"]
+        names = [published.repository, "-m", published.address, "--known", "known.json"]
         done = preloaded().call(
             "tests.preloaded:command", "check-weights", *names, folder=tmp_path, environment=hub.environment(tmp_path)
         )

@@ -173,7 +173,7 @@ def test_its_name_is_taken_where_a_model_is(multilingual, drawings, tmp_path, ca
     (row,) = rows(known={row["name"] for row in listed_rows()} - {"icons-multilingual"})
     assert (row["tokens"], row["weights"]) == ("24, 8", "in the package")
     with pytest.raises(SystemExit):
-        main(["export", "icons-multilingual", "-o", str(tmp_path / "out"), "--set", "max-images=1"])
+        main(["export", "icons-multilingual", "-o", str(tmp_path / "out"), "--max-images", "1"])
     assert f"mobileclip export {tmp_path / 'second.safetensors'}" in capsys.readouterr().err
     candidate = open_candidate("icons-multilingual")
     assert candidate.name == "icons-multilingual"

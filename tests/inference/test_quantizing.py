@@ -118,7 +118,7 @@ def test_a_killed_run_goes_on_to_the_same_tensors(spec, place, made):
     output = place / "killed.safetensors"
     line = (
         *("quantize", spec.model, "--images", *spec.images, "--texts", *spec.texts, "-o", str(output)),
-        *("--set", "steps=6", "--set", "batch-size=4", "--set", "seconds-between-saves=0", "--quiet"),
+        *("--steps", "6", "--batch-size", "4", "--seconds-between-saves", "0", "--quiet"),
     )
     process = preloaded().start("-m", "mobileclip", *line, folder=place)
     wait_for(lambda: state_file(output).exists() or process.poll() is not None)

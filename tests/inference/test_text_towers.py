@@ -93,7 +93,7 @@ def test_a_run_from_a_tower_has_the_space_of_its_own_texts(files, tower, tmp_pat
 def test_what_a_tower_was_taught_stays_through_load_save_fold_and_convert(files, tower, tmp_path):
     stored = read_checkpoint(tower).taught
     save_model(reparameterize(load_model(tower, fold=False).half()), tmp_path / "folded.safetensors")
-    main(["convert", str(tower), "-o", str(tmp_path / "short.safetensors"), "--set", "context-length=4", "--fold"])
+    main(["convert", str(tower), "-o", str(tmp_path / "short.safetensors"), "--context-length", "4", "--fold"])
     for name in ("folded", "short"):
         found = read_checkpoint(tmp_path / f"{name}.safetensors").taught
         assert found.space == stored.space
@@ -104,7 +104,7 @@ def test_other_forms_and_parts_of_a_model_are_of_its_space(files, tmp_path):
     model = files / "model.safetensors"
     folded, again, text = (str(tmp_path / f"{name}.safetensors") for name in ("folded", "again", "text"))
     main(["convert", str(model), "-o", folded, "--fold", "--precision", "float16"])
-    main(["convert", folded, "-o", again, "--set", "image-size=96"])
+    main(["convert", folded, "-o", again, "--image-size", "96"])
     main(["convert", folded, "-o", text, "--tower", "text"])
     assert space_of(folded) == space_of(again) == space_of(text) == space_of(model)
     clip = mobileclip.load(model, text_model=text)

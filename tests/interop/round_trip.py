@@ -64,7 +64,7 @@ def tell_round_trips(told):
     told["text"] = same(from_pretrained("owner/text", revision="next", fold=False), text)
     with tempfile.TemporaryDirectory() as scratch:
         save_model(text, Path(scratch) / "text.safetensors")
-        of = ("--license", "mit", "--set", "base-model=owner/tower")
+        of = ("--license", "mit", "--base-model", "owner/tower")
         command_line(["hub", "push", f"{scratch}/text.safetensors", "owner/text", *of])
 
     told["no overwrite"] = failure(push_to_hub, small, "owner/tower", licence="mit")

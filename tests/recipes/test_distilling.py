@@ -111,7 +111,7 @@ def test_a_run_that_ended_between_its_steps_goes_on_to_the_same_bytes(files, her
     run_named("distil_text", *arguments(files, "-o", "ended"))
     assert part.stat().st_mtime_ns == stored
     assert bytes_of(here / "ended") == bytes_of(here / "whole")
-    run_named("distil_text", "--run", "whole/distil.json", "-o", "again", "--texts", "whole/texts")
+    run_named("distil_text", "whole/distil.json", "-o", "again", "--texts", "whole/texts")
     assert bytes_of(here / "again") == bytes_of(here / "whole")
     with fails("training.holds-run-other-choices", by=SystemExit):
         run_named("distil_text", *arguments(files, "-o", "whole", "--depth", "0"))

@@ -137,6 +137,7 @@ def test_the_whole_path_and_a_second_run(spec, capsys, monkeypatch):
         monkeypatch.setattr(DualEncoder, name, None)
     again = run(spec)
     assert again.rows == results.rows
+    assert run(attrs.evolve(spec, device="cpu")).rows == results.rows, "a device is no part of a run's identity"
     with fails("training.holds-run-other-choices"):
         run(attrs.evolve(spec, epochs=2))
     assert num_train + results.before.new.num_images == 8 * 6

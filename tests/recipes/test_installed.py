@@ -79,7 +79,7 @@ def test_every_recipe_states_its_run_from_a_copy_without_a_clone(installed, tmp_
 @pytest.mark.parametrize("name", NAMES)
 def test_a_copy_and_the_command_run_without_a_clone(installed, tmp_path, name):
     row = [*getattr(importlib.import_module(f"recipes.{name}"), "ROWS", ())][:1]
-    copied = run(installed / "mobileclip", "recipes", "cp", name, ".", folder=tmp_path)
+    copied = run(installed / "mobileclip", "recipes", "cp", name, "-o", ".", folder=tmp_path)
     assert copied.returncode == 0, copied.stderr
     listed = run(installed / "mobileclip", "recipes", "ls", folder=tmp_path).stdout.splitlines()
     commands = [line.partition("\t")[0].split()[1:] for line in listed if line.startswith("mobileclip ")]

@@ -104,7 +104,7 @@ COMMANDS = {
     ),
     "train": Command(arguments=[RECIPES / "train_vit_b16_12m.py", "plain", "--tiny"], sign="outputs/tiny/reinforced/*"),
     "embed": Command(
-        arguments=[*CLI, "embed", "pictures", "-c", "small.safetensors", "-o", "all.npz"],
+        arguments=[*CLI, "embed", "pictures", "-m", "small.safetensors", "-o", "all.npz"],
         sign="open:pictures/*.jpg",
         prepare=pictures,
         seconds=0.0,

@@ -21,13 +21,13 @@ NEXT = [
     ("info mobileclip_s22", "did you mean 'mobileclip_s2' .* `mobileclip list`"),
     ("check-weights mobileclip_s22", "`mobileclip list`"),
     ("classify photos/0.jpg a -m frobnicate", "no name is like it. Parts .* `mobileclip list`"),
-    ("classify photos/0.jpg a -c smal.safetensors", "did you mean 'small.safetensors' or 'there.safetensors'\\?"),
-    ("classify photos/3.jpg a -c small.safetensors", "did you mean '2.jpg' or '1.jpg' or '0.jpg'\\?"),
-    ("convert smal.safetensors new.safetensors", "did you mean 'small.safetensors' or 'there.safetensors'\\?"),
+    ("classify photos/0.jpg a -m smal.safetensors", "did you mean 'small.safetensors' or 'there.safetensors'\\?"),
+    ("classify photos/3.jpg a -m small.safetensors", "did you mean '2.jpg' or '1.jpg' or '0.jpg'\\?"),
+    ("convert smal.safetensors -o new.safetensors", "did you mean 'small.safetensors' or 'there.safetensors'\\?"),
     ("eval deep/smal.safetensors photos", "did you mean 'small.safetensors'\\?"),
     ("eval report --model mobileclip_s22", "did you mean 'mobileclip_s2' .*\\?"),
     ("train s22", "did you mean 's2'\\? All: `mobileclip recipes ls`"),
-    ("recipes cp frobnicate .", "no name is like it. All: `mobileclip recipes ls`"),
+    ("recipes cp frobnicate -o .", "no name is like it. All: `mobileclip recipes ls`"),
     ("train smal.py", "those that are published: `mobileclip recipes ls`"),
     ("train ther.py", "did you mean 'there.py'.* `mobileclip recipes ls`"),
     ("train s2", TINY.format("train s2")),
@@ -35,18 +35,18 @@ NEXT = [
     ("train imagenet_mci mci0", TINY.format("train imagenet_mci mci0")),
     ("reinforce datacompdr12m", TINY.format("reinforce datacompdr12m")),
     ("finetune", "--model is missing: .* `mobileclip finetune --tiny`"),
-    ("finetune -c small.safetensors", "--data is missing: .* `mobileclip finetune --tiny`"),
+    ("finetune -m small.safetensors", "--data is missing: .* `mobileclip finetune --tiny`"),
     ("train vit_b16_12m", "titles are in `--help`"),
     ("train vit_b16_12m ensembl", "did you mean 'ensemble'\\? Their titles are in `--help`"),
-    ("train s2 --run nowhere.json", "write one: `mobileclip train s2 --show > nowhere.json`"),
+    ("train s2 nowhere.json", "write one: `mobileclip train s2 --show > nowhere.json`"),
     ("reinforce datacompdr12m --status -o nowhere", "start it without `--status`"),
-    ("recipes cp s2 there.py", "`--overwrite`"),
-    ("embed photos -o there.npz -c small.safetensors", "`--overwrite`"),
-    ("convert small.safetensors there.safetensors", "`--overwrite`"),
-    ("export small.safetensors --out photos", "`--overwrite`"),
-    ("classify photos/0.jpg a -c small.safetensors --device mps", "there are: .*cpu. .* `--device cpu`"),
+    ("recipes cp s2 -o there.py", "`--overwrite`"),
+    ("embed photos -o there.npz -m small.safetensors", "`--overwrite`"),
+    ("convert small.safetensors -o there.safetensors", "`--overwrite`"),
+    ("export small.safetensors -o photos", "`--overwrite`"),
+    ("classify photos/0.jpg a -m small.safetensors --device mps", "there are: .*cpu. .* `--device cpu`"),
     ("runs photos", "`mobileclip train` writes one"),
-    ("data dedup photos -o kept.npy", "make scores: `mobileclip data score SHARDS -o photos`"),
+    ("data distinct photos -o kept.npy", "make scores: `mobileclip data score SHARDS -o photos`"),
     ("search a --import no_such_parts", "no module 'no_such_parts' in .*"),
 ]
 
@@ -91,7 +91,7 @@ def test_a_device_that_is_not_there_is_told_in_a_line(small_place, capsys, monke
     if torch.backends.mps.is_available():
         pytest.skip("there is one")
     monkeypatch.chdir(small_place)
-    assert len(ending(capsys, "classify photos/0.jpg a -c small.safetensors --device mps")) < 300
+    assert len(ending(capsys, "classify photos/0.jpg a -m small.safetensors --device mps")) < 300
 
 
 def test_there_are_many_of_these():

@@ -104,7 +104,7 @@ def stop():
 if __name__ == "__main__":
     threading.Thread(target=stop, daemon=True).start()
     photos = str(folder / "photos")
-    main(["index", photos, "--index", str(folder / "index"), "-c", str(folder / "small.safetensors"), "-j", "2"])
+    main(["index", photos, "--index", str(folder / "index"), "-m", str(folder / "small.safetensors"), "-j", "2"])
 """
 PROGRAMS = {
     "a lock": LOCK,

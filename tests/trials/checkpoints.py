@@ -453,7 +453,7 @@ COMMANDS = {
     "convert": (["convert", "m.safetensors", "out.safetensors"], "damaged"),
     "convert of an address that says nothing": (["convert", "hf-hub:x", "out.safetensors"], "names no checkpoint"),
     "export": (["export", "m.safetensors", "--target", "torch", "-o", "out"], "damaged"),
-    "embed": (["embed", "dir", "-c", "nothing.pt"], "no"),
+    "embed": (["embed", "dir", "-m", "nothing.pt"], "no"),
 }
 
 

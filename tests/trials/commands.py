@@ -15,7 +15,7 @@ from tests.datasets.videos.making import film
 from tests.trials.command_world import WRITTEN, accepted, contents, enter, refused, template
 from tests.trials.harness import Case, Outcome, run_command
 
-SMALL = ("-c", "small.safetensors")
+SMALL = ("-m", "small.safetensors")
 LONG = "x" * 300
 
 # Whatever is no file that can be read, where one is asked for.
@@ -113,10 +113,10 @@ def _slips() -> Iterator[tuple[tuple[str, ...], str]]:
     lines += _in_turn(NO_FOLDERS, ("search", "a cat", "-i", "?"), ("merge", "?", "-i", "new"))
     lines += _in_turn(
         NO_CHECKPOINTS,
-        ("classify", "a.jpg", "a cat", "-c", "?"),
-        ("index", "a.jpg", "-i", "new", "-c", "?"),
+        ("classify", "a.jpg", "a cat", "-m", "?"),
+        ("index", "a.jpg", "-i", "new", "-m", "?"),
         ("convert", "?", "new.safetensors", "--tower", "text"),
-        ("embed", "a.jpg", "-o", "new.npz", "-c", "?"),
+        ("embed", "a.jpg", "-o", "new.npz", "-m", "?"),
         ("export", "?", "--target", "torch", "-o", "new", "--tower", "text"),
         ("info", "?"),
         ("hub", "save", "?", "new", "--license", "mit", "--tower", "text"),
@@ -143,7 +143,7 @@ def _slips() -> Iterator[tuple[tuple[str, ...], str]]:
         (".safetensors", ("convert", "small.safetensors", "?")),
         (".jsonl", ("dedup", "-i", "new", "-o", "?")),
         (".jsonl", ("dedup", "a.jpg", "-i", "new", *SMALL, "-o", "?")),
-        (".html", ("dedup", "a.jpg", "-i", "new", *SMALL, "--page", "?")),
+        (".html", ("dedup", "a.jpg", "-i", "new", *SMALL, "-o", "?")),
         (".safetensors", ("index", "a.jpg", "-i", "new", *SMALL, "--web", "?")),
         (".png", ("data", "inspect", "reinforced.tar", "-o", "?")),
     ):
@@ -280,7 +280,7 @@ def _right() -> Iterator[tuple[str, Callable[[Path], Outcome]]]:
 
 
 def _classify(folder: Path) -> Outcome:
-    done = accepted(folder, ["classify", "a.jpg", "a cat", "\x1b[2J", "--device", "auto", "-c", "folded.safetensors"])
+    done = accepted(folder, ["classify", "a.jpg", "a cat", "\x1b[2J", "--device", "auto", "-m", "folded.safetensors"])
     assert "\x1b" not in done.output
     assert len(done.output.splitlines()) == 2
     return "accepted"

@@ -67,7 +67,7 @@ def _refuse_other(spec: DistilSpec) -> None:
     if not (path.exists() and (spec.output / SPEC).exists()):
         return
     there = from_json(path.read_text(encoding="utf-8"), DistilSpec)
-    if attrs.evolve(there, device=spec.device, trust=spec.trust) != spec:
+    if there != spec:
         raise ValueError(
             f"{spec.output} holds a run with other choices; delete it to start over, go on with these by "
             f"giving `{path}` before the flags, or keep it and choose another `--output`"

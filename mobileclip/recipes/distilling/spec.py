@@ -98,8 +98,8 @@ class DistilSpec:
     seed: int = attrs.field(default=0, validator=validators.ge(0))
     training: TrainingSpec = attrs.field(factory=_training)
     output: Path = Path("outputs/distil_text")
-    device: str = AUTO
-    trust: bool = False
+    device: str = attrs.field(default=AUTO, eq=False)
+    trust: bool = attrs.field(default=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
         """Check the shares, and that what the teacher decides is not chosen."""

@@ -109,7 +109,7 @@ class FinetuneSpec:
     keep_alpha: float = attrs.field(default=0.5, validator=[validators.ge(0), validators.le(1)])
     evaluate_every_steps: int | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     collective_seconds: float = attrs.field(default=COLLECTIVE_SECONDS, validator=validators.gt(0), eq=False)
-    device: str = AUTO
+    device: str = attrs.field(default=AUTO, eq=False)
 
     @property
     def finetuning(self) -> FinetuningSpec:

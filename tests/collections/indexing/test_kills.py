@@ -92,7 +92,7 @@ def indexing(tmp_path_factory, telling_file):
     """A command that makes an index of a folder, and what it does to files."""
     command = Command(
         prepare=lambda folder: [draw(folder / "photos" / f"{number}.png", number) for number in range(3)],
-        arguments=("index", "photos", "-i", "index", "-c", str(telling_file), "-j", "1", "--quiet"),
+        arguments=("index", "photos", "-i", "index", "-m", str(telling_file), "-j", "1", "--quiet"),
     )
     return Survival.of(command, tmp_path_factory.mktemp("indexing") / "trial")
 
@@ -209,7 +209,7 @@ def test_twenty_kills_and_changed_files_lose_and_double_nothing(tmp_path, tellin
         (photos / "torn.png").write_bytes(torn)
 
     program = Program(
-        line=("-c", JOB, "index", "photos", "16"),
+        line=("-m", JOB, "index", "photos", "16"),
         prepare=prepare,
         progress=lambda folder: num_rows(folder / "index"),
         most=2900,

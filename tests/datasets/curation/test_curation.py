@@ -417,7 +417,7 @@ class TestCommands:
         assert "60 samples have scores" in capsys.readouterr().out
         kept, sheet = tmp_path / "kept.npy", tmp_path / "sheet.png"
         filtered = ["data", "filter", str(tmp_path / "scores"), "-o", str(kept), "--share", "0.8"]
-        main([*filtered, "--sheet", str(sheet)])
+        main([*filtered, "-o", str(sheet)])
         assert "48 of 60 samples kept (80.0%)" in capsys.readouterr().out
         with Image.open(sheet) as picture:
             assert picture.width > 1000

@@ -264,7 +264,7 @@ class TestPlaceholders:
         assert hash_image(same).startswith(found.sha256)
         assert (found.num_keys, found.num_bytes) == (12, len(same))
         assert f"12 keys  sha256 {found.sha256}" in str(report)
-        assert "12 in all (--set drop-placeholders=yes leaves them out)" in str(report)
+        assert "12 in all (--drop-placeholders leaves them out)" in str(report)
         assert json.loads((data.output / "join.json").read_text())["placeholders"][0]["num_keys"] == 12
 
     def test_are_dropped(self, repeating):
