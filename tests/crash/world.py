@@ -157,15 +157,9 @@ def _to_join(folder: Path) -> None:
     Data(folder)
 
 
-<<<<<<< HEAD
-_INDEX = ("index", "photos", "-i", "idx", "-c", MODEL, "-j", "1", "--quiet")
+_INDEX = ("index", "photos", "-i", "idx", "-m", MODEL, "-j", "1", "--quiet")
 _TAG = ("tag", "--index", "idx", "--vocabulary", "texts.txt", "--quiet")
 _CONCEPT = ("concept", "add", "my own", "--yes", "photos/1.png", "--index", "idx")
-=======
-_INDEX = ("index", "photos", "-i", "idx", "-m", MODEL, "-j", "1", "--quiet")
-_TAG = ("tag", "idx", "--vocabulary", "texts.txt", "--quiet")
-_CONCEPT = ("concept", "add", "idx", "my own", "--yes", "photos/1.png")
->>>>>>> recipes-as-values
 _FILTER = ("data", "filter", "scores", "-o", "kept.npy", "--share", "0.5", "--overwrite")
 _SCORE = ("data", "score", "data/{00000000..00000003}.tar", "-o", "scores", "--keep-vectors", "-j", "1", "--quiet")
 _EXPORT = ("export", MODEL, "--tower", "text", "-o", "out", "--overwrite", "--target")

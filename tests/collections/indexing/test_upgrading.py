@@ -178,60 +178,9 @@ def test_killed_when_the_index_is_of_the_new_model_concepts_and_tags_follow_late
     assert_own_things_are_there(fresh, tags)
 
 
-<<<<<<< HEAD
 def test_the_command_says_what_it_does(world, index, capsys, tmp_path):
     main(["upgrade", "--index", str(index.path), "--to", str(world / "new.safetensors"), "--quiet"])
     assert f"all {NUMBER} pictures are of" in capsys.readouterr().out
-=======
-def test_several_processes_at_once(world, index):
-    index.upgrade_to(source(world), sample=1)
-    job = preloaded().start("-c", FILL, index.path, 60, folder=index.path.parent)
-    wait_for(lambda: num_done(index) >= 3, job, every=0.005)
-    with fails("storage.another-job-working-wait", str(index.path / UPGRADE)):
-        index.upgrade(options=OPTIONS)
-    index.shortlist = 10
-    for text in ("a kite", "a hill", "a bicycle"):
-        assert len(index.search(text, k=5)) == 5
-    output, _ = job.communicate()
-    assert job.returncode == 0, output
-    assert_same_rows(Collection.open(index.path), Collection.open(world / "whole"))
-    # This one still has both spaces, as they were when it was opened.
-    assert len(index.search("a kite", k=5)) == 5
-    index.refresh()
-    whole = Collection.open(world / "whole")
-    assert scores_of(index.search("a kite", k=5)) == close(scores_of(whole.search("a kite", k=5)))
-
-
-def test_a_text_tower_beside_searches_the_old_space_alone(telling_file, world, index, tmp_path):
-    index.upgrade_to(source(world), sample=1)
-    main(["convert", str(telling_file), "-o", str(tmp_path / "text.safetensors"), "--tower", "text"])
-    beside = Collection.open(index.path, text_model=tmp_path / "text.safetensors")
-    before = Collection.open(world / "index")
-    assert scores_of(beside.search("a kite")) == close(scores_of(before.search("a kite")))
-    assert num_done(index) == 1
-
-
-def test_an_upgrade_whose_model_is_gone_leaves_the_old_one(world, index, tmp_path):
-    shutil.copy(world / "new.safetensors", tmp_path / "lost.safetensors")
-    index.upgrade_to(ModelSource(checkpoint=str(tmp_path / "lost.safetensors")), sample=1)
-    (tmp_path / "lost.safetensors").unlink()
-    found, expected = (Collection.open(one).search("a kite") for one in (index.path, world / "index"))
-    assert scores_of(found) == scores_of(expected)
-
-
-def test_the_command_says_what_it_does(world, index, capsys):
-    def run(*arguments):
-        main(["upgrade", str(index.path), *arguments])
-        return capsys.readouterr()
-
-    told = run("--to", str(world / "new.safetensors"), "--sample", "24")
-    assert "both models agree on" in told.out
-    assert f"24 of {NUMBER} pictures" in told.out
-    main(["search", "a kite", "--index", str(index.path), "--json", "-k", "2"])
-    told = capsys.readouterr()
-    assert len(json.loads(told.out)) == 2
-    assert "pictures (" in told.err
->>>>>>> recipes-as-values
     main(["info", str(index.path)])
     told = json.loads(capsys.readouterr().out)
     assert (told["pictures"], "new.safetensors" in told["model"]) == (NUMBER, True)
