@@ -522,7 +522,7 @@ class TestCommand:
     def test_a_table_of_both_filters(self, root, capsys):
         status, out, _ = command(
             capsys, "eval", root / "model0.safetensors", root / "wds_vtab-pets_test", "--output", root / "out",
-            "--interpolation", "bilinear", "bicubic", "--report",
+            "--interpolation", "bilinear", "--interpolation", "bicubic", "--report",
         )  # fmt: skip
         assert status == 0
         assert "model0 (bicubic) against model0 (bilinear)" in " ".join(out.split())
@@ -537,8 +537,8 @@ class TestCommand:
         )  # fmt: skip
         assert status == 1
         assert "not evaluated: model0 on Oxford-IIIT Pet" in err
-        given = ("eval", root / "model0.safetensors", "--data", root, "--output", root / "out", "--datasets")
-        both = ("vtab/pets", SUITE[30].key)
+        given = ("eval", root / "model0.safetensors", "--data", root, "--output", root / "out")
+        both = ("--datasets", "vtab/pets", "--datasets", SUITE[30].key)
         status, out, err = command(capsys, *given, *both)
         assert (status, "Flickr" in out, "not evaluated: model0 on Oxford-IIIT Pet" in err) == (1, True, True)
 
@@ -572,7 +572,7 @@ class TestCommand:
     def test_report(self, root, capsys):
         status, out, _ = command(
             capsys, "eval", root / "model0.safetensors", "--data", root, "--output", root / "out",
-            "--datasets", "vtab/pets", SUITE[30].key, "--report",
+            "--datasets", "vtab/pets", "--datasets", SUITE[30].key, "--report",
         )  # fmt: skip
         assert status == 0
         page = (root / "out" / "report.html").read_text(encoding="utf-8")
@@ -587,7 +587,7 @@ class TestCommand:
     def test_a_report_on_two_models(self, root, capsys):
         status, out, _ = command(
             capsys, "eval", root / "model0.safetensors", root / "model1.safetensors", "--data", root, "--output",
-            root / "out", "--datasets", "vtab/pets", "probe:vtab/pets", "--report", "--beside", "mobileclip_s1",
+            root / "out", "--datasets", "vtab/pets", "--datasets", "probe:vtab/pets", "--report", "--beside", "mobileclip_s1",
         )  # fmt: skip
         assert status == 0
         page = (root / "out" / "report.html").read_text(encoding="utf-8")
