@@ -126,7 +126,7 @@ def interpreter(version: str, uv: Uv) -> str | None:
     ]
     for candidate in filter(None, candidates):
         code = "import sys; print('%d.%d' % sys.version_info[:2])"
-        said = subprocess.run([candidate, "-m", code], capture_output=True, text=True, check=False)
+        said = subprocess.run([candidate, "-c", code], capture_output=True, text=True, check=False)
         if said.stdout.strip() == version:
             return str(candidate)
     return None

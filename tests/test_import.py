@@ -104,7 +104,7 @@ print((time.process_time() - middle) / (middle - start))
 def test_a_part_alone_imports_few_modules(after_torch, names, rooms):
     code = f"import sys; from mobileclip.{names}; print(*(name for name in sys.modules if name[:11] == 'mobileclip.'))"
     imported = [name.split(".", 1)[1] for name in after_torch(code).split()]
-    assert len(imported) <= 30, imported
+    assert len(imported) <= 40, imported
     heavier = {"encoders", "inference", "datasets", "training", "reinforce", "evaluation", "export", "data.loading"}
     assert not heavier - rooms & {name for room in imported for name in (room, ".".join(room.split(".")[:2]))}
 

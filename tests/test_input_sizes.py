@@ -38,14 +38,14 @@ def picture(tmp_path):
 def test_convert_writes_the_model_of_another_size(vit_file, tmp_path, capsys):
     """From then on, the file is a model of that size, for every command."""
     other = tmp_path / "other.safetensors"
-    status, _, err = run(capsys, "convert", vit_file, other, *OPTIONS)
+    status, _, err = run(capsys, "convert", vit_file, "-o", other, *OPTIONS)
     assert status == 0, err
     expected = load_model(vit_file, fold=False, **SIZES)
     converted = load_model(other, fold=False)
     assert converted.spec == expected.spec
     assert (converted.spec.image.input.size, converted.spec.text.input.context_length) == (96, 8)
     torch.testing.assert_close(embeddings(converted), embeddings(expected))
-    status, _, err = run(capsys, "convert", vit_file, tmp_path / "none.safetensors", "--context-length", 13)
+    status, _, err = run(capsys, "convert", vit_file, "-o", tmp_path / "none.safetensors", "--context-length", 13)
     assert status == 2
     assert "context_length is at most 12, not 13" in err
 

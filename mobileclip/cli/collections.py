@@ -155,7 +155,7 @@ def dedup(
     workers = default_workers(num_workers)
     require_at_least(1, num_workers=workers)
     require_threshold(threshold)
-    if not inputs and (model.model or model.checkpoint):
+    if not inputs and model.model:
         raise ValueError("an index keeps its model: --model is for pictures that are given")
     listed, page = outputs(output, (".jsonl",), (".html",), overwrite=overwrite)
     listed = listed or Path("duplicates.jsonl")

@@ -74,8 +74,8 @@ def classify(
     for image in images:
         with _skipping(skipped):
             scores[image] = clip.classify(image, labels, template=template)
-            if not as_json:
-                _say_scores(scores[image], image if len(images) > 1 else "")
+        if not as_json and image in scores:
+            _say_scores(scores[image], image if len(images) > 1 else "")
     if as_json:
         say_json(scores if len(images) > 1 else scores.get(images[0], {}))
     report_skipped(skipped, len(images))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from mobileclip.cli.checks import require_folder, require_there
-from mobileclip.cli.models import Checkpoint, split
+from mobileclip.cli.models import split
 from mobileclip.datasets.sources import RowOptions
 from mobileclip.export.spec import ExportSpec
 from mobileclip.storage import require_output_folder
@@ -33,7 +33,6 @@ def export(
         ExportSpec,
         arg(name=""),
     ],
-    checkpoint: Checkpoint = None,
     data: Annotated[str | None, arg(metavar="DATA")] = None,
     max_images: int = 100,
     calibration: str | None = None,
@@ -56,7 +55,6 @@ def export(
         model: a name such as mobileclip_s0, whose published weights are fetched once, a file of weights in any known
             layout, a folder with one, hf-hub:OWNER/NAME, or NAME=FILE where a file does not say what it holds.
         spec: what to export, and how.
-        checkpoint: weights of the model.
         data: a data set to measure on, as mobileclip eval takes it; without it, pictures that come along.
         max_images: at most so many of the data set are used; they are stored in the folder, so that it can be verified.
         calibration: a data set that int8 finds its ranges with, in at most a hundred images; crops
@@ -76,8 +74,7 @@ def export(
     from mobileclip.export.targets.base import require_able
     from mobileclip.inference.loading import require_model
 
-    if checkpoint is None:
-        model, checkpoint = split(model)
+    model, checkpoint = split(model)
     if place is not None:
         spec = places.resolve(place).fitted(spec)
         kinds = ", ".join(spec.precisions)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import attrs
-from tyro.conf import Positional, Suppress, arg
+from tyro.conf import Positional, arg
 
 from mobileclip.cli.checks import require_checkpoint, require_file
 from mobileclip.storage import is_same, require_output
@@ -21,7 +21,6 @@ _MOST_NAMED = 100
 
 DEFAULT_MODEL = "mobileclip_s0"
 
-Checkpoint = Suppress[str | None]
 Device = Annotated[str, arg(metavar="auto|cuda|mps|cpu")]
 BatchSize = int
 Workers = arg(metavar="PROCESSES")
@@ -39,7 +38,6 @@ class ModelFlags:
             open_clip:MODEL/TAG, transformers:OWNER/NAME, or NAME=FILE where a file does not say what it holds. Of a
             name alone, the published weights are fetched from the hub, once. mobileclip_s0 by default; an index keeps
             the model that it was made with.
-        checkpoint: weights of the model.
         image_size: side of the images, where not the model's own; a ViT's positions are interpolated.
         context_length: ids per text, where fewer than the model's own; see load_model in mobileclip.encoders.
         device: where to compute: cuda, cuda:1, mps or cpu; auto takes the first of these that is there. Of an export:
@@ -49,32 +47,21 @@ class ModelFlags:
     """
 
     model: Annotated[str | None, arg(metavar="NAME|FILE|NAME=FILE")] = None
-    checkpoint: Checkpoint = None
     image_size: int | None = None
     context_length: int | None = None
     device: Device = "auto"
     trust: bool = False
 
     def named(self) -> tuple[str | None, str | None]:
-        """Return the name of the model and its file, as far as they are given: `--model` takes either, or NAME=FILE.
-
-        Raises:
-            ValueError: if two files are given.
-        """
+        """Return the name of the model and its file, as far as they are given: `--model` takes either, or NAME=FILE."""
         from mobileclip.encoders.checkpoints import packaged
         from mobileclip.inference.loading import holds_weights
 
         if self.model is None:
-            return None, self.checkpoint
+            return None, None
         name, file = split(self.model)
-        if file is None and holds_weights(name) and packaged(name) is None:
-            return self._one(None, name)
-        return name, self.checkpoint if file is None else self._one(name, file)[1]
-
-    def _one(self, name: str | None, file: str) -> tuple[str | None, str]:
-        if self.checkpoint is not None:
-            raise ValueError(f"{file} and {self.checkpoint} are two files of one model; give one of them")
-        return name, file
+        is_file = file is None and holds_weights(name) and packaged(name) is None
+        return (None, name) if is_file else (name, file)
 
     def load(self, load: Callable[..., _T]) -> _T:
         """Return the model as a function loads it, having made sure that there is one.
@@ -134,7 +121,6 @@ def convert(
     *,
     output: Annotated[Path, arg(metavar="FILE")],
     to: Literal["mobileclip", "official", "open_clip", "timm"] = "mobileclip",
-    model: Suppress[str | None] = None,
     tower: Literal["image", "text"] | None = None,
     fold: bool = False,
     image_size: int | None = None,
@@ -154,7 +140,6 @@ def convert(
             with NAME= before it where it does not say what it holds.
         output: the file to write; mobileclip's own layout is *.safetensors.
         to: the layout: mobileclip's own, the research release's, open_clip's, or timm's, which has no text towers.
-        model: name of the model.
         tower: write this tower alone.
         fold: fold branches, norms and scales for inference; the result can no longer be trained.
         image_size: side of the images, where not the model's own; a ViT's positions are interpolated.
@@ -174,9 +159,9 @@ def convert(
 
     suffixes = (".safetensors",) if to == "mobileclip" else CHECKPOINT_SUFFIXES
     require_output(output, overwrite=overwrite, suffixes=suffixes)
-    if model is None and (file := split(source)[1]) is not None:
+    model = None
+    if (file := split(source)[1]) is not None:
         model, source = split(source)[0], file
-    if model is not None:
         resolve_spec(model)
     require_checkpoint(source)
     if not source.startswith(PREFIX) and source_of(source) is None and is_same(local_checkpoint(source), output):
@@ -240,7 +225,6 @@ def check_weights(
     model: Annotated[Positional[str], arg(metavar="NAME|NAME=FILE")],
     /,
     *,
-    checkpoint: Checkpoint = None,
     known: Annotated[Path | None, arg(metavar="FILE")] = None,
     image: Annotated[tuple[Path, ...], arg(metavar="IMAGE")] = (),
     output: Annotated[Path, arg(metavar="RECORD.json")] = Path("weights.json"),
@@ -256,7 +240,6 @@ def check_weights(
 
     Args:
         model: name of the model; with =FILE behind it, weights in place of the published ones.
-        checkpoint: weights of the model.
         known: a JSON file of known outputs of your own, as mobileclip/inference/known/outputs.json has them.
         image: a picture that is compared and does not come with the package, known by its digest; several times for
             several.
@@ -274,8 +257,7 @@ def check_weights(
     for path in image:
         require_file(path, "a file of a picture")
     outputs = known_outputs(known)
-    if checkpoint is None:
-        model, checkpoint = split(model)
+    model, checkpoint = split(model)
     require_model(model if checkpoint is None else None, checkpoint)
     record = checked(model, checkpoint, known=outputs, pictures=image)
     storage.make_directory_of(output)

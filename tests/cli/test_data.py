@@ -26,7 +26,7 @@ def shards(tmp_path):
         for number in (7, 3, 1, 2, 5, 0)
     }
     write_raw(tmp_path / "i.tar", images)
-    return tmp_path / "{00,04}.tar", tmp_path / "i.tar", tmp_path / "joined"
+    return tmp_path / "{00,04}.tar", tmp_path / "i.tar", "-o", tmp_path / "joined"
 
 
 def test_join(capsys, shards):
@@ -36,7 +36,7 @@ def test_join(capsys, shards):
     assert "2  no image under their key" in out
     assert "indexing: 3/3" in err
     assert "joining: 2/2" in err
-    assert (shards[2] / "missing.txt").read_text() == "000004\t04.tar\tno_image\n000006\t04.tar\tno_image\n"
+    assert (shards[3] / "missing.txt").read_text() == "000004\t04.tar\tno_image\n000006\t04.tar\tno_image\n"
     status, again, err = run(capsys, "data", "join", *shards, "--by", "uid")
     assert (status, again, err) == (0, out, "")
     status, out, _ = run(capsys, "data", "join", *shards, "--status")
@@ -59,7 +59,7 @@ def test_join_tells_by_its_status_that_a_shard_could_not_be_read(capsys, shards)
     assert status == 0
     assert "joined      4 of 4" in out
     assert "unfinished  1 reinforced shards" in out
-    (aside,) = read_set_aside(shards[2])
+    (aside,) = read_set_aside(shards[3])
     assert (aside.unit, aside.tries, aside.reason.partition(",")[0]) == ("04.tar", 1, "unreadable_shard")
     _, out, _ = run(capsys, "data", "join", *shards, "--status")
     assert out.startswith("finished at 20")
@@ -78,7 +78,7 @@ def joined(capsys, shards, *flags):
 
 
 def test_an_index_that_cannot_be_written_is_named(capsys, shards):
-    other = shards[2].with_name("other")
+    other = shards[3].with_name("other")
     index = other / "places"
     assert joined(capsys, shards, "--index", index)[0] == 0
     for folder in list(other.parents)[:-2]:
@@ -87,7 +87,7 @@ def test_an_index_that_cannot_be_written_is_named(capsys, shards):
     other.chmod(0o777)
     index.chmod(0o555)
     with nobody():
-        status, _, err = joined(capsys, (*shards[:2], other), "--index", index)
+        status, _, err = joined(capsys, (*shards[:3], other), "--index", index)
     assert status == 2
     assert f"nothing can be written to {index} (Permission denied); choose another folder" in err
     assert len(err.splitlines()) == 1
@@ -114,23 +114,23 @@ def test_inspect(capsys, tmp_path):
         (("inspect", golden("npz"), "-o", "{folder}/kept.png/sheet.png"), "kept.png is no folder"),
         (("inspect", golden("npz"), "-o", "{folder}/sheet.what"), "must end with .png or .jpg"),
         (("inspect", "{folder}"), "is a folder; expected a tar shard"),
-        (("join", golden("npz"), golden("npz"), "{folder}/kept.png"), "kept.png is no folder"),
-        (("join", golden("npz"), golden("npz"), "{folder}/images"), "shards that no join wrote"),
-        (("verify", "{folder}/lost"), "lost; expected a folder of reinforced shards"),
-        (("verify", "{folder}/kept.png"), "is a file; expected a folder"),
-        (("verify", "{folder}", "--samples", "-1"), "--samples is -1, expected at least 0"),
-        (("verify", "{folder}", "--num-shards", "0"), "--num-shards is 0, expected at least 1"),
-        (("verify", "{folder}", "--device", "gpu"), "there is no device 'gpu'"),
+        (("join", golden("npz"), golden("npz"), "-o", "{folder}/kept.png"), "kept.png is no folder"),
+        (("join", golden("npz"), golden("npz"), "-o", "{folder}/images"), "shards that no join wrote"),
+        (("check", "{folder}/lost"), "lost; expected a folder of reinforced shards"),
+        (("check", "{folder}/kept.png"), "is a file; expected a folder"),
+        (("check", "{folder}", "--samples", "-1"), "--samples is -1, expected at least 0"),
+        (("check", "{folder}", "--num-shards", "0"), "--num-shards is 0, expected at least 1"),
+        (("check", "{folder}", "--device", "gpu"), "there is no device 'gpu'"),
         (
-            ("join", golden("npz"), golden("npz"), "{folder}/out", "--captions", "{folder}/lost"),
+            ("join", golden("npz"), golden("npz"), "-o", "{folder}/out", "--captions", "{folder}/lost"),
             "lost; expected a folder",
         ),
-        (("join", golden("npz"), golden("npz"), "{folder}/out", "--min-share", "2"), "min_share"),
-        (("join", golden("npz"), "{folder}/nothing.tar", "{folder}/out"), "nothing.tar; expected tar files"),
-        (("join", golden("npz"), "{folder}/{{0..", "{folder}/out"), "cannot be expanded"),
-        (("join", golden("npz"), golden("npz"), "{folder}", "--placeholder-threshold", "1"), "at least 2"),
-        (("join", golden("npz"), golden("npz"), "{folder}", "--placeholder-threshold", "-1"), "must be >= 0"),
-        (("join", "gopher://a/b.tar", golden("npz"), "{folder}"), "gopher"),
+        (("join", golden("npz"), golden("npz"), "-o", "{folder}/out", "--min-share", "2"), "min_share"),
+        (("join", golden("npz"), "{folder}/nothing.tar", "-o", "{folder}/out"), "nothing.tar; expected tar files"),
+        (("join", golden("npz"), "{folder}/{{0..", "-o", "{folder}/out"), "cannot be expanded"),
+        (("join", golden("npz"), golden("npz"), "-o", "{folder}", "--placeholder-threshold", "1"), "at least 2"),
+        (("join", golden("npz"), golden("npz"), "-o", "{folder}", "--placeholder-threshold", "-1"), "must be >= 0"),
+        (("join", "gopher://a/b.tar", golden("npz"), "-o", "{folder}"), "gopher"),
         (("count", golden("npz"), "-j", "0"), "--num-workers is 0, expected at least 1"),
         (("count", golden("npz"), "--tries", "0"), "tries"),
         (("count", "{folder}/nothing.tar"), "nothing.tar; expected a tar shard"),
@@ -169,7 +169,7 @@ def test_count(capsys, shards):
     status, out, err = run(capsys, "data", "count", whole, torn, "--quiet")
     assert (status, out, err) == (0, "8 samples in 2 shards\n", "")
     torn.write_bytes(torn.read_bytes()[:3000])
-    flags = ("--again", "--quiet", "--tries", 1)
+    flags = ("--overwrite", "--quiet", "--tries", 1)
     status, out, _ = run(capsys, "data", "count", whole, torn, *flags)
     counted, left_out = out.splitlines()
     assert (status, counted) == (0, "4 samples in 1 shards")
@@ -194,7 +194,7 @@ def test_help_has_an_example_and_explains_every_flag(capsys, command):
     status, out, _ = run(capsys, "data", command, "--help")
     assert status == 0
     assert f"mobileclip data {command} " in out
-    assert {"join": "keep-other, min-share", "inspect": "draw the contact sheet to"}[command] in " ".join(
+    assert {"join": "--keep-other", "inspect": "draw the contact sheet to"}[command] in " ".join(
         out.replace("│", " ").split()
     )
 

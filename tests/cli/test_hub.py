@@ -23,7 +23,7 @@ def test_a_file_becomes_a_folder_with_its_numbers(capsys, small_file, tmp_path):
     results, folder = tmp_path / "results.jsonl", tmp_path / "model"
     write_results(results, [DatasetResult(key="cars", dataset="Cars", metrics={"main_metric": 0.25, "acc1": 0.25})])
     options = ("--license", "mit", "--repository", "me/small", "--results", results)
-    status, out, _ = run(capsys, "hub", "save", small_file, folder, *options)
+    status, out, _ = run(capsys, "hub", "save", small_file, "-o", folder, *options)
     assert status == 0
     assert out == f"wrote {folder}: README.md, model.safetensors\n"
     data = metadata_load(folder / "README.md")
@@ -42,7 +42,7 @@ def test_the_card_names_the_base_model_that_was_said_or_the_source_on_the_hub(
 ):
     def saved(source, *options):
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
-        assert run(capsys, "hub", "save", source, folder, "--license", "mit", *options)[0] == 0
+        assert run(capsys, "hub", "save", source, "-o", folder, "--license", "mit", *options)[0] == 0
         return metadata_load(folder / "README.md").get("base_model")
 
     assert saved(small_file) is None
@@ -57,13 +57,13 @@ def test_the_card_names_the_base_model_that_was_said_or_the_source_on_the_hub(
 def test_a_folder_stands_for_its_weights_wherever_a_checkpoint_is_named(capsys, monkeypatch, small_file, tmp_path):
     labels = (Path(IMAGES, "coffee.png").resolve(), "a cat", "a cup of coffee", "--json")
     monkeypatch.chdir(tmp_path)
-    assert run(capsys, "hub", "save", small_file, "model", "--license", "mit")[0] == 0
+    assert run(capsys, "hub", "save", small_file, "-o", "model", "--license", "mit")[0] == 0
     of_file = run(capsys, "classify", *labels, "-m", small_file)
     assert of_file[0] == 0
     assert run(capsys, "classify", *labels, "-m", "model") == of_file
     status, out, _ = run(capsys, "info", "model")
     assert (status, json.loads(out)["checkpoint"]) == (0, "model")
-    assert run(capsys, "convert", "model", "small.safetensors")[0] == 0
+    assert run(capsys, "convert", "model", "-o", "small.safetensors")[0] == 0
     assert mobileclip.load("model").model.spec == mobileclip.load("small.safetensors").model.spec
     assert [one.name for one in map(open_candidate, ["model", "label=model"])] == ["model", "label"]
     data = class_folder(tmp_path).relative_to(tmp_path)
@@ -71,7 +71,7 @@ def test_a_folder_stands_for_its_weights_wherever_a_checkpoint_is_named(capsys, 
     status, out, err = run(capsys, "eval", "model", data, export)
     assert (status, len(list(Path("outputs").rglob("results.jsonl")))) == (1, 1)
     assert f"not evaluated: {export}: " in err
-    status, _, err = run(capsys, "convert", "model", "model/model.safetensors", "--overwrite")
+    status, _, err = run(capsys, "convert", "model", "-o", "model/model.safetensors", "--overwrite")
     assert (status, "would be replaced by what is made of it" in err) == (2, True)
     shutil.copy("small.safetensors", "model/other.safetensors")
     status, _, err = run(capsys, "classify", *labels, "-m", "model")
@@ -87,7 +87,7 @@ def test_a_folder_called_like_a_model_stands_for_the_model(capsys, monkeypatch, 
 
 def test_one_tower_folded(capsys, small_file, tmp_path):
     status, _, _ = run(
-        capsys, "hub", "save", small_file, tmp_path / "model", "--license", "mit", "--tower", "image", "--fold"
+        capsys, "hub", "save", small_file, "-o", tmp_path / "model", "--license", "mit", "--tower", "image", "--fold"
     )
     assert status == 0
     stored = read_checkpoint(tmp_path / "model" / "model.safetensors")
@@ -99,20 +99,20 @@ def test_the_client_is_needed_to_push_alone(capsys, monkeypatch, small_file, tmp
     status, _, err = run(capsys, "hub", "push", small_file, "me/small", "--license", "mit")
     assert status == 2
     assert err.endswith(f"needs huggingface_hub: `{install('hub')}`\n")
-    assert run(capsys, "hub", "save", small_file, tmp_path / "model", "--license", "mit")[0] == 0
+    assert run(capsys, "hub", "save", small_file, "-o", tmp_path / "model", "--license", "mit")[0] == 0
     assert from_pretrained(tmp_path / "model", fold=False).spec == read_checkpoint(small_file).spec
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("save", "a.pt", "new"), "--license"),
-        (("save", "a.pt", "new", "--license", "GPL 3"), "expected its name on the hub"),
-        (("save", "a.pt", "new", "--license", "mit", "--repository", "me"), "expected owner/name"),
-        (("save", "a.pt", "kept", "--license", "mit"), "kept is there already"),
-        (("save", "a.pt", "kept", "--license", "mit", "--overwrite"), "is not replaced"),
-        (("save", "a.pt", "new", "--license", "mit", "--results", "lost.jsonl"), "there is no lost.jsonl"),
-        (("save", "lost.pt", "new", "--license", "mit"), "there is no lost.pt; expected a checkpoint"),
+        (("save", "a.pt", "-o", "new"), "--license"),
+        (("save", "a.pt", "-o", "new", "--license", "GPL 3"), "expected its name on the hub"),
+        (("save", "a.pt", "-o", "new", "--license", "mit", "--repository", "me"), "expected owner/name"),
+        (("save", "a.pt", "-o", "kept", "--license", "mit"), "kept is there already"),
+        (("save", "a.pt", "-o", "kept", "--license", "mit", "--overwrite"), "is not replaced"),
+        (("save", "a.pt", "-o", "new", "--license", "mit", "--results", "lost.jsonl"), "there is no lost.jsonl"),
+        (("save", "lost.pt", "-o", "new", "--license", "mit"), "there is no lost.pt; expected a checkpoint"),
         (("push", "a.pt", "me", "--license", "mit"), "expected owner/name"),
         (("push", "lost.pt", "me/model", "--license", "mit"), "there is no lost.pt; expected a checkpoint"),
     ],

@@ -196,8 +196,8 @@ def test_paths_longer_than_a_name_can_be(world):
         ("embed", LONG, "-m", MODEL, "-o", f"{LONG}/out/e.npz"),
         ("index", LONG, "-i", f"{LONG}/out/idx", "-m", MODEL, "-j", "1", "--quiet"),
         ("dedup", "-i", f"{LONG}/out/idx", "-o", f"{LONG}/out/l.jsonl", "-o", f"{LONG}/out/l.html", "--quiet"),
-        ("convert", MODEL, f"{LONG}/out/m.safetensors"),
-        ("hub", "save", MODEL, f"{LONG}/out/saved", "--license", "mit"),
+        ("convert", MODEL, "-o", f"{LONG}/out/m.safetensors"),
+        ("hub", "save", MODEL, "-o", f"{LONG}/out/saved", "--license", "mit"),
     ):
         done = run(world, *arguments)
         assert done.status == 0, done.output

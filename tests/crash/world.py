@@ -164,7 +164,7 @@ _FILTER = ("data", "filter", "scores", "-o", "kept.npy", "--share", "0.5", "--ov
 _SCORE = ("data", "score", "data/{00000000..00000003}.tar", "-o", "scores", "--keep-vectors", "-j", "1", "--quiet")
 _EXPORT = ("export", MODEL, "--tower", "text", "-o", "out", "--overwrite", "--target")
 _ONNX = (*_EXPORT, "onnx")
-_SAVE = ("hub", "save", MODEL, "saved", "--license", "mit", "--overwrite")
+_SAVE = ("hub", "save", MODEL, "-o", "saved", "--license", "mit", "--overwrite")
 
 COMMANDS = {
     "index": Command(prepare=_pictures, arguments=_INDEX),
@@ -198,7 +198,7 @@ COMMANDS = {
     "data join": Command(
         prepare=_to_join,
         arguments=(
-            *("data", "join", "reinforced/{00000..00002}.tar", "images/{00000..00003}.tar", "joined"),
+            *("data", "join", "reinforced/{00000..00002}.tar", "images/{00000..00003}.tar", "-o", "joined"),
             *("--quiet", "-j", "1"),
         ),
     ),
@@ -235,7 +235,9 @@ COMMANDS = {
     "eval orders": Command(prepare=_captions, arguments=("eval", "orders", "captions", "--output", "results")),
     "export": Command(prepare=_model, arguments=_ONNX),
     "export over": Command(prepare=_model, before=(_ONNX,), arguments=_ONNX),
-    "convert": Command(prepare=_model, arguments=("convert", MODEL, "b/model.pt", "--to", "official", "--overwrite")),
+    "convert": Command(
+        prepare=_model, arguments=("convert", MODEL, "-o", "b/model.pt", "--to", "official", "--overwrite")
+    ),
     "combine": Command(
         prepare=_model,
         before=(("convert", MODEL, "-o", "text.safetensors", "--tower", "text"),),

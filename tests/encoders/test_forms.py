@@ -76,7 +76,7 @@ class TestDual:
     def test_classify_and_embed(self, form, layout, files, tmp_path, capsys):
         path = files[form, layout]
         status, out, err = ended(
-            capsys, ["classify", files["image"], "red", "blue", "--checkpoint", path, "--json", *named(layout)]
+            capsys, ["classify", files["image"], "red", "blue", "-m", path, "--json", *named(layout)]
         )
         assert (status, set(json.loads(out))) == (0, {"red", "blue"}), err
         output = tmp_path / "e.npz"
@@ -92,7 +92,7 @@ class TestDual:
         # Where it comes from does not decide what can be written, the form does.
         for to in ("mobileclip", "official", "open_clip") if layout == "mobileclip" else ("mobileclip",):
             output = tmp_path / f"{to}.safetensors"
-            status, _, err = ended(capsys, ["convert", path, output, "--to", to, *named(layout)])
+            status, _, err = ended(capsys, ["convert", path, "-o", output, "--to", to, *named(layout)])
             assert status == 0, err
             assert isinstance(load_model(output, SMALL), DualEncoder)
 
@@ -122,7 +122,7 @@ def test_evaluate(form, layout, files, tmp_path, capsys):
 @pytest.mark.parametrize(("form", "layout"), EACH)
 def test_export(form, layout, files, tmp_path, capsys):
     path, out = files[form, layout], tmp_path / "out"
-    model = [path] if layout == "mobileclip" else [NAME, "--checkpoint", path]
+    model = [path] if layout == "mobileclip" else [NAME, "-m", path]
     command = ["export", *model, "--target", "torch", "--tower", "text", "-o", out]
     status, _, err = ended(capsys, command)
     assert status == 0, err
@@ -135,7 +135,7 @@ class TestTowers:
         path = files[tower, form]
         status, out, err = ended(capsys, ["info", path])
         assert (status, json.loads(out)["form"]) == (0, form), err
-        assert ended(capsys, ["convert", path, tmp_path / "again.safetensors"])[0] == 0
+        assert ended(capsys, ["convert", path, "-o", tmp_path / "again.safetensors"])[0] == 0
         if (tower, form) != ("image", "training"):  # either is exported in another row
             command = ["export", path, "--target", "torch", "--tower", tower, "-o", tmp_path / "out"]
             status, _, err = ended(capsys, command)

@@ -68,13 +68,13 @@ def test_embed_knows_two_exports_apart(plain_torch, tmp_path, capsys):
     archives = []
     for one in (plain_torch, folder):
         archives.append(tmp_path / f"{len(archives)}.npz")
-        options = ("--checkpoint", one, "--texts", tmp_path / "texts.txt", "--output", archives[-1])
+        options = ("-m", one, "--texts", tmp_path / "texts.txt", "--output", archives[-1])
         assert run(capsys, "embed", *options)[0] == 0
     one, other = map(read_embeddings, archives)
     assert one.model == other.model
     np.testing.assert_array_equal(one.text, other.text)
     _as_another_file(folder)
-    options = ("--checkpoint", folder, "--texts", tmp_path / "texts.txt", "--output", archives[0])
+    options = ("-m", folder, "--texts", tmp_path / "texts.txt", "--output", archives[0])
     status, _, said = run(capsys, "embed", *options, "--append", "--trust")
     assert status != 0
     assert "of two models" in said
@@ -107,7 +107,7 @@ def test_eval_measures_an_export(plain_torch, checkpoint, pets, tmp_path):
 
 
 def test_verify_says_what_is_lost_on_a_data_set(capsys, plain_torch, checkpoint, pets, tmp_path):
-    options = ("--data", pets, "--checkpoint", checkpoint, "--output", tmp_path / "out")
+    options = ("--data", pets, "-m", checkpoint, "--output", tmp_path / "out")
     status, printed, _ = run(capsys, "verify", plain_torch, *options)
     assert status == 0
     line = printed.splitlines()[-1]

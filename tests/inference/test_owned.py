@@ -38,7 +38,7 @@ KINDS = (
     "archive",
     *EXPORTS,
 )
-WAYS = ("save", "copy", "truncate")
+WAYS = ("save", "copy", "-o", "truncate")
 SUFFIXES = {"archive": ".npz", "official": ".pt", "stream": ".pt", "open_clip": ".bin", "timm": ".bin"}
 FOLDERS = ("open_clip_model", "transformers_model", *EXPORTS)
 PACKAGES = {

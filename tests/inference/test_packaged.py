@@ -75,7 +75,7 @@ def test_it_names_drawings_on_nothing_as_those_on_white(clip, drawings, tmp_path
 
 def test_commands_take_its_name(drawings, capsys):
     arrow = str(drawings[0])
-    for given in (["--model", "icons"], ["--checkpoint", "icons"]):
+    for given in (["--model", "icons"], ["-m", "icons"]):
         main(["classify", arrow, "arrow right", "cat", *given])
         assert "arrow right" in capsys.readouterr().out.splitlines()[0]
 

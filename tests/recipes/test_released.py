@@ -243,7 +243,7 @@ def test_the_numbers_are_those_that_open_clip_reads_from_the_scripts(name, relea
     assert training.max_gradient_norm == arguments.grad_clip_norm
     # Float16 in autocast with a scaled loss.
     assert (arguments.precision, training.precision) == ("amp", "float16")
-    assert training.recompute_activations == arguments.grad_checkpointing
+    assert training.memory.recompute == arguments.grad_checkpointing
     if name == "train_b_lt":
         return  # no script has its constant part
     holder = torch.optim.SGD([torch.zeros(1)], lr=0.0)
@@ -288,11 +288,11 @@ def test_pixels_of_training_are_those_of_the_patched_loader(name, released):
 
 
 @pytest.mark.parametrize("name", ["train_b", "train_s2", "train_mobileclip2_b"])
-def test_what_was_released_once_is_released_again(name, released, tmp_path):
+def test_what_was_released_once_is_released_again(name, released, capsys, tmp_path):
     run = released(name)
     assert run.data.image == run.model.image.input
     (tmp_path / "run.json").write_text(to_json(run))
-    assert released(name, "--run", str(tmp_path / "run.json")) == run
+    assert shown_run(capsys, name, "released", tmp_path / "run.json") == run
 
 
 def test_flags_change_what_is_released(released):

@@ -194,7 +194,7 @@ def free_port() -> int:
 def start_processes(program: str, *arguments: str, size: int = 2) -> list[subprocess.Popen[str]]:
     """Start a program in processes that meet each other."""
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size)}
-    return [launch("-m", program, *arguments, RANK=str(rank), LOCAL_RANK=str(rank), **meeting) for rank in range(size)]
+    return [launch("-c", program, *arguments, RANK=str(rank), LOCAL_RANK=str(rank), **meeting) for rank in range(size)]
 
 
 def assert_killed_goes_on(spec: RunSpec, folder: Path) -> None:

@@ -13,7 +13,7 @@ def of_two(function, folder):
     code = (
         "import sys\nfrom tests.training import sharded\ngetattr(sharded, sys.argv[1])(int(sys.argv[2]), sys.argv[3])"
     )
-    called = [("-m", code, function, rank, folder) for rank in range(2)]
+    called = [("-c", code, function, rank, folder) for rank in range(2)]
     processes = [preloaded().start(*one, folder=ROOT, environment=ENVIRONMENT) for one in called]
     for process in processes:
         _, errors = process.communicate()

@@ -450,8 +450,11 @@ COMMANDS = {
     "info": (["info", "m.safetensors"], "damaged"),
     "info of a folder": (["info", "dir"], "dir holds no checkpoint"),
     "info of nothing": (["info", "nothing.pt"], "no checkpoint at nothing.pt"),
-    "convert": (["convert", "m.safetensors", "out.safetensors"], "damaged"),
-    "convert of an address that says nothing": (["convert", "hf-hub:x", "out.safetensors"], "names no checkpoint"),
+    "convert": (["convert", "m.safetensors", "-o", "out.safetensors"], "damaged"),
+    "convert of an address that says nothing": (
+        ["convert", "hf-hub:x", "-o", "out.safetensors"],
+        "names no checkpoint",
+    ),
     "export": (["export", "m.safetensors", "--target", "torch", "-o", "out"], "damaged"),
     "embed": (["embed", "dir", "-m", "nothing.pt"], "no"),
 }

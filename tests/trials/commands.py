@@ -53,7 +53,7 @@ COMMANDS = {
     "search": ("search", "a cat", "-i", "new"),
     "dedup": ("dedup", "-i", "new"),
     "merge": ("merge", "new", "-i", "all"),
-    "convert": ("convert", "small.safetensors", "new.safetensors"),
+    "convert": ("convert", "small.safetensors", "-o", "new.safetensors"),
     "list": ("list",),
     "info": ("info", "small.safetensors"),
     "export": ("export", "small.safetensors", "--target", "torch", "-o", "new"),
@@ -61,7 +61,7 @@ COMMANDS = {
     "data join": ("data", "join", "reinforced.tar", "torn.tar", "new"),
     "data inspect": ("data", "inspect", "reinforced.tar"),
     "data verify": ("data", "check", "photos"),
-    "hub save": ("hub", "save", "small.safetensors", "new", "--license", "mit"),
+    "hub save": ("hub", "save", "small.safetensors", "-o", "new", "--license", "mit"),
     "hub push": ("hub", "push", "small.safetensors", "owner/name", "--license", "mit"),
     "eval": ("eval", "run", "small.safetensors", "classes"),
     "eval report": ("eval", "report", "results.jsonl"),
@@ -115,11 +115,11 @@ def _slips() -> Iterator[tuple[tuple[str, ...], str]]:
         NO_CHECKPOINTS,
         ("classify", "a.jpg", "a cat", "-m", "?"),
         ("index", "a.jpg", "-i", "new", "-m", "?"),
-        ("convert", "?", "new.safetensors", "--tower", "text"),
+        ("convert", "?", "-o", "new.safetensors", "--tower", "text"),
         ("embed", "a.jpg", "-o", "new.npz", "-m", "?"),
         ("export", "?", "--target", "torch", "-o", "new", "--tower", "text"),
         ("info", "?"),
-        ("hub", "save", "?", "new", "--license", "mit", "--tower", "text"),
+        ("hub", "save", "?", "-o", "new", "--license", "mit", "--tower", "text"),
     )
     save = ("hub", "save", "small.safetensors")
     lines += _in_turn(NO_FOLDERS, (*save, "?", "--license", "mit", "--overwrite"))
@@ -136,11 +136,11 @@ def _slips() -> Iterator[tuple[tuple[str, ...], str]]:
         ("embed", "a.jpg", "-o", "new.npz", "-m", "?"),
         ("export", "?", "--target", "torch", "-o", "new", "--tower", "text"),
         ("eval", "?", "classes"),
-        ("convert", "small.safetensors", "new.safetensors", "--model", "?"),
+        ("convert", "small.safetensors", "-o", "new.safetensors", "--model", "?"),
     )
     for suffix, line in (
         (".npz", ("embed", "a.jpg", *SMALL, "-o", "?")),
-        (".safetensors", ("convert", "small.safetensors", "?")),
+        (".safetensors", ("convert", "small.safetensors", "-o", "?")),
         (".jsonl", ("dedup", "-i", "new", "-o", "?")),
         (".jsonl", ("dedup", "a.jpg", "-i", "new", *SMALL, "-o", "?")),
         (".html", ("dedup", "a.jpg", "-i", "new", *SMALL, "-o", "?")),
@@ -213,13 +213,16 @@ def _special() -> Iterator[tuple[tuple[str, ...], str]]:
     yield ("index", "phtos", "-i", "new", *SMALL), "expected pictures"
     yield ("search", "a cat", "-i", "new", "--where", "__import__('os')"), "is no condition"
     yield ("search", "a cat", "-i", "new", "--image", "lost.jpg"), "there is no lost.jpg"
-    yield ("convert", "small.safetensors", "small.safetensors", "--overwrite"), "would be replaced by what is made"
-    yield ("convert", "small.safetensors", "new.safetensors", "--to", "torch"), ""
-    yield ("convert", "small.safetensors", "new.safetensors", "--dtype", "int8"), ""
-    yield ("convert", "small.safetensors", "new.safetensors", "--tower", "audio"), ""
-    yield ("convert", "small.safetensors", "new.pt"), "must end with .safetensors"
-    yield ("convert", "tower.safetensors", "new.safetensors", "--tower", "text"), "not the text tower"
-    yield ("convert", "small.safetensors", "new.npz", "--to", "official"), "must end with"
+    yield (
+        ("convert", "small.safetensors", "-o", "small.safetensors", "--overwrite"),
+        "would be replaced by what is made",
+    )
+    yield ("convert", "small.safetensors", "-o", "new.safetensors", "--to", "torch"), ""
+    yield ("convert", "small.safetensors", "-o", "new.safetensors", "--precision", "int8"), ""
+    yield ("convert", "small.safetensors", "-o", "new.safetensors", "--tower", "audio"), ""
+    yield ("convert", "small.safetensors", "-o", "new.pt"), "must end with .safetensors"
+    yield ("convert", "tower.safetensors", "-o", "new.safetensors", "--tower", "text"), "not the text tower"
+    yield ("convert", "small.safetensors", "-o", "new.npz", "--to", "official"), "must end with"
     yield ("export", "small.safetensors", "--target", "onx", "-o", "new"), "did you mean"
     yield ("export", "small.safetensors", "--target", "torch"), ""
     yield ("export", "small.safetensors", "--target", "torch", "-o", "kept_folder"), "there already"
@@ -304,7 +307,7 @@ def _embed_bytes(folder: Path) -> Outcome:
 
 
 def _convert(folder: Path) -> Outcome:
-    accepted(folder, ["convert", "folded.safetensors", "new.safetensors"], new="new.safetensors")
+    accepted(folder, ["convert", "folded.safetensors", "-o", "new.safetensors"], new="new.safetensors")
     return "accepted"
 
 
