@@ -587,7 +587,8 @@ class TestCommand:
     def test_a_report_on_two_models(self, root, capsys):
         status, out, _ = command(
             capsys, "eval", root / "model0.safetensors", root / "model1.safetensors", "--data", root, "--output",
-            root / "out", "--datasets", "vtab/pets", "--datasets", "probe:vtab/pets", "--report", "--beside", "mobileclip_s1",
+            root / "out", "--datasets", "vtab/pets", "--datasets", "probe:vtab/pets", "--report", "--beside",
+            "mobileclip_s1",
         )  # fmt: skip
         assert status == 0
         page = (root / "out" / "report.html").read_text(encoding="utf-8")

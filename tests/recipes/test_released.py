@@ -243,7 +243,6 @@ def test_the_numbers_are_those_that_open_clip_reads_from_the_scripts(name, relea
     assert training.max_gradient_norm == arguments.grad_clip_norm
     # Float16 in autocast with a scaled loss.
     assert (arguments.precision, training.precision) == ("amp", "float16")
-    assert training.memory.recompute == arguments.grad_checkpointing
     if name == "train_b_lt":
         return  # no script has its constant part
     holder = torch.optim.SGD([torch.zeros(1)], lr=0.0)
