@@ -43,7 +43,12 @@ def feature_encoder(encoder: nn.Module) -> GivesFeatures:
 
 @runtime_checkable
 class GivesLocalEmbeddings(Protocol):
-    """An image encoder whose embedding is a mean over places: the library's MCi, and any other with this."""
+    """An image encoder whose embedding is a mean over places: the library's MCi, and any other with this.
+
+    Examples:
+        >>> isinstance(mobileclip.build_model("mci0"), GivesLocalEmbeddings)
+        True
+    """
 
     def local_embeddings(self, images: Tensor) -> Tensor:
         """Return `(batch, embedding_dim, rows, columns)`, whose mean over rows and columns is the embedding."""

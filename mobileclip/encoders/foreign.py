@@ -28,6 +28,10 @@ class ForeignTower(nn.Module):
         spec: of the tower.
         tower: from inputs to an embedding, or to an output with `pooler_output`.
         projection: behind it; None for none.
+
+    Examples:
+        >>> ForeignTower("its spec", nn.Linear(4, 2))(torch.zeros(3, 4)).shape
+        torch.Size([3, 2])
     """
 
     def __init__(self, spec: Any, tower: nn.Module, projection: nn.Module | None = None) -> None:
@@ -52,6 +56,13 @@ class OpenClipImageSpec(ImageEncoderSpec):
 
     Args:
         config: its `vision_cfg`, and `quick_gelu`, in JSON.
+
+    Examples:
+        >>> from mobileclip.inputs import ImageInput
+        >>> config = '{"image_size": 32, "patch_size": 16, "width": 64, "head_width": 32, "layers": 1}'
+        >>> spec = OpenClipImageSpec(config=config, embedding_dim=16, input=ImageInput(size=32))
+        >>> spec.build()(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 16])
     """
 
     config: str
@@ -68,6 +79,13 @@ class OpenClipTextSpec(TextEncoderSpec):
 
     Args:
         config: its `text_cfg`, and `quick_gelu`, in JSON.
+
+    Examples:
+        >>> from mobileclip.inputs import TextInput
+        >>> config = '{"context_length": 8, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1}'
+        >>> spec = OpenClipTextSpec(config=config, embedding_dim=16, input=TextInput(context_length=8))
+        >>> spec.build()(torch.zeros(1, 8, dtype=torch.long)).shape
+        torch.Size([1, 16])
     """
 
     config: str
@@ -84,6 +102,15 @@ class TransformersImageSpec(ImageEncoderSpec):
 
     Args:
         config: `model_type`, `projection_dim` and `vision_config`, in JSON.
+
+    Examples:
+        >>> from mobileclip.inputs import ImageInput
+        >>> size = '"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2'
+        >>> vision = f'{{"image_size": 32, "patch_size": 16, {size}}}'
+        >>> config = f'{{"model_type": "clip", "projection_dim": 16, "vision_config": {vision}}}'
+        >>> spec = TransformersImageSpec(config=config, embedding_dim=16, input=ImageInput(size=32))
+        >>> spec.build()(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 16])
     """
 
     config: str
@@ -101,6 +128,14 @@ class TransformersTextSpec(TextEncoderSpec):
 
     Args:
         config: `model_type`, `projection_dim` and `text_config`, in JSON.
+
+    Examples:
+        >>> from mobileclip.inputs import TextInput
+        >>> size = '"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2'
+        >>> config = f'{{"model_type": "clip", "projection_dim": 16, "text_config": {{{size}}}}}'
+        >>> spec = TransformersTextSpec(config=config, embedding_dim=16, input=TextInput(context_length=8))
+        >>> spec.build()(torch.zeros(1, 8, dtype=torch.long)).shape
+        torch.Size([1, 16])
     """
 
     config: str

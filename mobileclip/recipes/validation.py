@@ -21,13 +21,19 @@ MOST_SAMPLES = 5_000
 _BATCH = 32
 
 
-def measured_on(pairs: Sequence[str], benchmarks: Sequence[str], rows: RowOptions, _: DualEncoderSpec) -> Evaluate:
+def measured_on(
+    pairs: Sequence[str],
+    benchmarks: Sequence[str],
+    rows: RowOptions,
+    model: DualEncoderSpec,  # noqa: ARG001  as `captions_on`, which needs it
+) -> Evaluate:
     """Return what measures a model on held-out pairs, see `retrieval_on`, and on data sets, see `evaluation_hook`.
 
     Args:
         pairs: places of held-out pairs, see `held_out_pairs`; none measures nothing on them.
         benchmarks: places of data sets, see `open_benchmark`; none measures nothing on them.
         rows: how rows of `.jsonl` files and of tables among these are read.
+        model: the run's model, whose spec says how it takes pairs.
 
     Raises:
         ValueError: if one of them cannot be used.
