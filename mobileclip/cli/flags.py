@@ -9,7 +9,7 @@ READING = Reading(
         "output": ("-o",),
         "out": ("-o", "--output"),
         "model": ("-m",),
-        "index_folder": ("-i",),
+        "index_name": ("-i",),
         "k": ("-k",),
         "port": ("-p",),
         "num_workers": ("-j",),

@@ -239,7 +239,7 @@ def test_help_says_what_every_row_is(capsys):
     run_named(f"{ROWS}_stored", "--help")
     said = " ".join(capsys.readouterr().out.split())
     assert "Distil from 5 of 30 augmentations: 64.8" in said
-    assert "Distil from 0 of 5 synthetic captions: 60.7" in said
+    assert "Distil from real captions alone: 60.7" in said
 
 
 @pytest.fixture(scope="session")
