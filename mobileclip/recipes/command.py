@@ -168,12 +168,12 @@ def parsed_as(spec: Any, arguments: Sequence[str]) -> Command[Any, Any]:
 
     kind = KINDS[type(spec)]
     options = kind.options()
-    aliases = {}
+    aliases: dict[tuple[type, str], tuple[str, ...]] = {}
     for flag in shorts(type(spec).__name__):
         names = tuple(name for name in flag.names if name != f"--{flag.field.replace('_', '-')}")
         aliases |= {found: names for root in (options, spec) if (found := _field(root, flag.field))}
     return parse(
-        Command[kind.options, type(spec)],  # type: ignore[name-defined]
+        Command[kind.options, type(spec)],  # type: ignore[name-defined,misc,arg-type]
         arguments,
         description="",
         prog=program(),

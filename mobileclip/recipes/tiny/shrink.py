@@ -96,7 +96,8 @@ def _(spec: ReinforcementSpec, *_: object) -> ReinforcementSpec:
         output=spec.output and f"{spec.output.rstrip('/')}-tiny",
         teachers=tuple(
             CheckpointTeacher(
-                checkpoint=small_model(seed) if seed else SMALL_MODEL, logit_scale=getattr(one, "logit_scale", None)
+                checkpoint=str(small_model(seed)) if seed else SMALL_MODEL,
+                logit_scale=getattr(one, "logit_scale", None),
             )
             for seed, one in enumerate(spec.teachers)
         ),
@@ -111,7 +112,13 @@ def _(spec: FinetuneSpec, *_: object) -> FinetuneSpec:
         return str(drawn()) if path is None else _copy(open_data_set(path, rows=spec.rows).source)
 
     untouched = FinetuneSpec()
-    small = {"held_out": 0.4, "batch_size": 16, "epochs": 20, "learning_rate": 1e-3, "templates": ("{}",)}
+    small: dict[str, Any] = {
+        "held_out": 0.4,
+        "batch_size": 16,
+        "epochs": 20,
+        "learning_rate": 1e-3,
+        "templates": ("{}",),
+    }
     return attrs.evolve(
         spec,
         checkpoint=spec.checkpoint or SMALL_MODEL,
@@ -155,7 +162,8 @@ def taking(model: Any, data: Any) -> Any:
     """Return a model that takes what the data is made as, and has its classes."""
     changes: dict[str, Any] = {}
     for name in ("image", "text"):
-        tower, contract = getattr(model, name, None), getattr(data, name, None)
+        tower: Any = getattr(model, name, None)
+        contract = getattr(data, name, None)
         if contract is not None and attrs.has(type(tower)) and hasattr(tower, "input"):
             changes[name] = attrs.evolve(tower, input=contract)
     for name in ("num_classes", "class_names"):
@@ -280,7 +288,8 @@ def _few(data: Any, rows: RowOptions | None) -> Any:
     """Return the first samples of what a run trains on, or those that are drawn, in batches that they fill."""
     if not hasattr(data, "shards"):
         raise ValueError(f"--tiny takes the first samples of shards, and {type(data).__name__} has none")
-    processes, changes = this_process().size, {"num_workers": 0}
+    processes = this_process().size
+    changes: dict[str, Any] = {"num_workers": 0}
     if not data.shards:
         changes["shards"] = (f"{drawn()}/{{{0:08d}..{NUM_SAMPLES // SAMPLES_PER_SHARD - 1:08d}}}.tar",)
         if hasattr(data, "caption_sets"):
