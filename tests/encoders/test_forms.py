@@ -56,8 +56,9 @@ def files(tmp_path_factory):
     return found
 
 
-def named(layout):
-    return [] if layout == "mobileclip" else ["--model", NAME]
+def named(layout, path):
+    """Return what names a file on the command line, whose model it says itself or not."""
+    return path if layout == "mobileclip" else f"{NAME}={path}"
 
 
 def ended(capsys, arguments):
@@ -76,11 +77,11 @@ class TestDual:
     def test_classify_and_embed(self, form, layout, files, tmp_path, capsys):
         path = files[form, layout]
         status, out, err = ended(
-            capsys, ["classify", files["image"], "red", "blue", "-m", path, "--json", *named(layout)]
+            capsys, ["classify", files["image"], "red", "blue", "-m", named(layout, path), "--json"]
         )
         assert (status, set(json.loads(out))) == (0, {"red", "blue"}), err
         output = tmp_path / "e.npz"
-        status, _, err = ended(capsys, ["embed", files["image"], "-m", path, "-o", output, *named(layout)])
+        status, _, err = ended(capsys, ["embed", files["image"], "-m", named(layout, path), "-o", output])
         assert status == 0, err
         assert output.exists()
 
@@ -92,7 +93,7 @@ class TestDual:
         # Where it comes from does not decide what can be written, the form does.
         for to in ("mobileclip", "official", "open_clip") if layout == "mobileclip" else ("mobileclip",):
             output = tmp_path / f"{to}.safetensors"
-            status, _, err = ended(capsys, ["convert", path, "-o", output, "--to", to, *named(layout)])
+            status, _, err = ended(capsys, ["convert", named(layout, path), "-o", output, "--to", to])
             assert status == 0, err
             assert isinstance(load_model(output, SMALL), DualEncoder)
 
@@ -122,8 +123,7 @@ def test_evaluate(form, layout, files, tmp_path, capsys):
 @pytest.mark.parametrize(("form", "layout"), EACH)
 def test_export(form, layout, files, tmp_path, capsys):
     path, out = files[form, layout], tmp_path / "out"
-    model = [path] if layout == "mobileclip" else [NAME, "-m", path]
-    command = ["export", *model, "--target", "torch", "--tower", "text", "-o", out]
+    command = ["export", named(layout, path), "--target", "torch", "--tower", "text", "-o", out]
     status, _, err = ended(capsys, command)
     assert status == 0, err
     assert (out / "mobileclip.json").exists()
