@@ -72,7 +72,7 @@ def test_an_upgraded_index_is_as_one_of_the_other_model(world, index, tmp_path):
     assert upgraded(index.path) == {}
     assert index.upgrade(source(world), options=OPTIONS) == {}, "it is of that model"
     # What comes now is encoded by the new model, also where a process had loaded the one of before.
-    draw(tmp_path / "more" / "one.png", 77)
+    draw(tmp_path / "more" / "one.png", 777)
     assert index.add(tmp_path / "more", options=OPTIONS).num_encoded == 1
     fresh = Collection.create(tmp_path / "fresh", source(world))
     fresh.add(tmp_path / "more", options=OPTIONS)
