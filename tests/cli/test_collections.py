@@ -75,7 +75,7 @@ def test_three_commands_find_a_picture(capsys, photos, telling_file):
     ):
         status, out, _ = run(capsys, "search", *line)
         assert (status, len(out.splitlines())) == (0, 4)
-    status, out, _ = run(capsys, "search", "a cat", "--where", "width>1", "path~photos/3", "--json")
+    status, out, _ = run(capsys, "search", "a cat", "--where", "width>1", "--where", "path~photos/3", "--json")
     (found,) = json.loads(out)
     assert (found["path"], found["width"], found["height"]) == (str(photos / "3.png"), 96, 80)
     assert "camera" not in found
