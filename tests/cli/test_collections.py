@@ -97,8 +97,8 @@ def test_an_index_is_brought_up_to_date_without_a_word(capsys, photos, telling_f
 
 def test_every_command_takes_the_index_its_pictures_or_nothing(capsys, photos, telling_file, tmp_path):
     draw(tmp_path / "others" / "0.png", 50)
-    run(capsys, "index", "others", "-c", telling_file, "--quiet", "-j", 1)
-    _, out, _ = run(capsys, "index", "photos", "-c", telling_file, "--quiet", "-j", 1)
+    run(capsys, "index", "others", "-m", telling_file, "--quiet", "-j", 1)
+    _, out, _ = run(capsys, "index", "photos", "-m", telling_file, "--quiet", "-j", 1)
     folder = out.splitlines()[0].removeprefix("the index is ")
     (tmp_path / "words.txt").write_text("a kite\n")
     names = ((), ("--index", "photos"), ("--index", folder))  # the one that was written last, its pictures, itself
@@ -407,7 +407,7 @@ def test_indexes_are_merged(capsys, photos, telling_file):
     status, out, err = run(capsys, "merge", "photos.index", "more.index", "-o", "all.index", "--quiet")
     assert (status, err) == (0, "")
     assert out == "5 pictures in all.index: 5 rows copied\n"
-    status, out, _ = run(capsys, "index", "-o", "all.index", "--quiet", "-j", 1)
+    status, out, _ = run(capsys, "index", "--index", "all.index", "--quiet", "-j", 1)
     assert "5 pictures in the index: 0 encoded, 5 as before" in out
     for arguments, message in (
         (("photos", "-o", "all.index"), "photos is no index"),

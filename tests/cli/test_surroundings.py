@@ -96,7 +96,7 @@ def test_closed_streams_of_a_user_without_a_home_and_a_name(world, nobody):
     command = [*nobody, sys.executable, "-W", "ignore", "-c", ONE_AFTER_ANOTHER, json.dumps(lines)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(world / "cache")}
     script = 'exec "$@" <&- >&- 2>errors.txt'
-    done = subprocess.run(["sh", "-m", script, "sh", *command], cwd=world, env=environment, check=False, timeout=120)
+    done = subprocess.run(["sh", "-c", script, "sh", *command], cwd=world, env=environment, check=False, timeout=120)
     errors = (world / "errors.txt").read_text(encoding="utf-8")
     assert "Traceback" not in errors
     if nobody:

@@ -117,7 +117,7 @@ COMMANDS = {
         untouched=True,
     ),
     "data join": Command(
-        arguments=[*CLI, "data", "join", "r{00..59}.tar", "images.tar", "joined"],
+        arguments=[*CLI, "data", "join", "r{00..59}.tar", "images.tar", "-o", "joined"],
         sign="joined/join/r02.parquet",
         prepare=without_images,
         seconds=0.0,
