@@ -56,6 +56,8 @@ def find_index(name: str | Path | None = None) -> Path:
     """
     if name is not None and is_index(Path(name)):
         return Path(name)
+    if name is not None and storage.cache_folder() is None:
+        raise FileNotFoundError(f"there is no index {storage.printable(name)}; make one: `mobileclip index FOLDER`")
     found = _by_age()
     if name is None:
         if not found:

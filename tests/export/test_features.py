@@ -193,7 +193,20 @@ def test_features_that_nobody_gives_are_refused_before_the_work(tmp_path):
 def test_on_the_command_line(transformers, tmp_path, capsys):
     save_model(transformers.image_encoder, tmp_path / "vit.safetensors")
     out = tmp_path / "out"
-    options = ["--target", "torch", "--tower", "image", "--features", "0", "1", "--image-size", "96", "-o", str(out)]
+    options = [
+        "--target",
+        "torch",
+        "--tower",
+        "image",
+        "--features",
+        "0",
+        "--features",
+        "1",
+        "--image-size",
+        "96",
+        "-o",
+        str(out),
+    ]
     main(["export", str(tmp_path / "vit.safetensors"), *options])
     shown = capsys.readouterr().out
     assert "image: cosine with float32 over 12 images: at least 1.0" in shown
