@@ -377,7 +377,7 @@ def test_indexes_are_merged(capsys, photos, telling_file):
     status, out, err = run(capsys, "merge", "photos.index", "more.index", "-o", "all.index", "--quiet")
     assert (status, err) == (0, "")
     assert out == "5 pictures in all.index: 5 rows copied\n"
-    status, out, _ = run(capsys, "index", "-o", "all.index", "--quiet", "-j", 1)
+    status, out, _ = run(capsys, "index", "-i", "all.index", "--quiet", "-j", 1)
     assert "5 pictures in the index: 0 encoded, 5 as before" in out
     for arguments, message in (
         (("photos", "-o", "all.index"), "photos is no index"),
