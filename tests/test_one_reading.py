@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import io
 import json
-import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -231,21 +229,3 @@ def test_pictures_for_people_stand_on_paper(tmp_path):
     (sample,) = [ImageTextSample(key="stamp", captions=("a disc",), image=path.read_bytes())]
     (shard,) = write_shards(tmp_path / "shards", [sample], samples_per_shard=1)
     assert inspect_sample(str(shard)).image.getpixel((0, 0)) == PAPER
-
-
-def test_one_place_opens_pictures_and_one_resizes_them():
-    called = [
-        (path.relative_to(ROOT).as_posix(), ast.unparse(node.func))
-        for path in sorted(ROOT.rglob("*.py"))
-        if re.search("Image.open|resize|exif_transpose|LANCZOS", text := path.read_text(encoding="utf-8"))
-        for node in ast.walk(ast.parse(text))
-        if isinstance(node, ast.Call)
-    ]
-
-    def places(*names: str) -> list[str]:
-        return [path for path, function in called if function.endswith(names)]
-
-    assert places("Image.open") == ["data/images/opening.py"]
-    assert places("image.resize") == ["data/images/resize.py"]
-    assert not places("crop.resize", "tile.resize", "picture.resize", "exif_transpose")
-    assert places("Image.Resampling.LANCZOS") == []

@@ -76,13 +76,13 @@ _CONCEPT = Commands(
     "Name things of your own in an index of pictures, and teach them by examples.",
     {
         "commands": {
-            "add": Command("concepts:add", 'add photos.index "my bike" --yes a.jpg', "a name, and examples of it"),
-            "ls": Command("concepts:list_concepts", "ls photos.index", "those that an index has"),
-            "show": Command("concepts:show", 'show photos.index "my bike"', "its text and its examples"),
-            "rm": Command("concepts:remove", 'rm photos.index "my bike"', "remove it"),
+            "add": Command("concepts:add", 'add "my bike" --yes a.jpg', "a name, and examples of it"),
+            "ls": Command("concepts:list_concepts", "ls", "those that an index has"),
+            "show": Command("concepts:show", 'show "my bike"', "its text and its examples"),
+            "rm": Command("concepts:remove", 'rm "my bike"', "remove it"),
         }
     },
-    'concept add photos.index "my bike"',
+    'concept add "my bike"',
     "things of your own, by examples",
 )
 
@@ -108,8 +108,8 @@ COMMANDS = Commands(
             "dedup": Command("collections:dedup", "dedup photos/", "pictures that show the same"),
             "serve": Command("collections:serve", "serve", "search in a browser"),
             "merge": Command("indexing:merge", "merge a.index b.index -o c.index", "join indexes of one model"),
-            "upgrade": Command("upgrade:upgrade", "upgrade photos.index --to mobileclip_s2", "another model, by use"),
-            "tag": Command("concepts:tag", "tag photos.index --vocabulary words.txt", "words to filter by"),
+            "upgrade": Command("upgrade:upgrade", "upgrade --to mobileclip_s2", "to another model"),
+            "tag": Command("concepts:tag", "tag --vocabulary words.txt", "words to filter by"),
             "concept": _CONCEPT,
         },
         "measure": {

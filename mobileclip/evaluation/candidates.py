@@ -99,7 +99,9 @@ class Asked:
             return self.label
         if self.file is not None:
             return Path(self.file).stem
-        scheme, _, where = self.text.partition(":")
+        scheme, colon, where = self.text.partition(":")
+        if not colon:
+            return self.text
         of_files = "=" in where or Path(where).is_dir()
         return f"{scheme}:{'='.join(Path(part).stem for part in where.split('='))}" if of_files else self.text
 

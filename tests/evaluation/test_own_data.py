@@ -191,7 +191,7 @@ def test_what_cannot_be_had_is_said_before_the_work(capsys, place, arguments, me
         ("mobileclip_s2=runs/model.pt", "model"),
         ("mine=mobileclip_s2=runs/model.pt", "mine"),
         ("mine=open_clip:ViT-B-32=a.pt", "mine"),
-        ("open_clip:ViT-B-32=a.pt", "open_clip:ViT-B-32=a.pt"),
+        ("open_clip:ViT-B-32=a.pt", "open_clip:ViT-B-32=a"),
         ("hf-hub:a/b", "hf-hub:a/b"),
     ],
 )

@@ -105,9 +105,7 @@ def test_the_command_writes_a_record(capsys, small_file, true, tmp_path):
     (tmp_path / "known.json").write_text(json.dumps({"outputs": true}), encoding="utf-8")
     command = (
         "check-weights",
-        "small",
-        "-c",
-        small_file,
+        f"small={small_file}",
         "--known",
         tmp_path / "known.json",
         "-o",
@@ -131,7 +129,7 @@ def test_weights_are_fetched_by_name(small_file, true, tmp_path):
     with hub_server() as hub:
         hub.repositories[published.repository] = Repository()
         hub.repositories[published.repository].commit({published.file: small_file.read_bytes()})
-        names = [published.repository, "-m", published.address, "--known", "known.json"]
+        names = [f"mobileclip_s3={published.address}", "--known", "known.json"]
         done = preloaded().call(
             "tests.preloaded:command", "check-weights", *names, folder=tmp_path, environment=hub.environment(tmp_path)
         )

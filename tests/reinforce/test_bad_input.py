@@ -9,7 +9,6 @@ import tarfile
 import zlib
 from pathlib import Path
 
-import attrs
 import numpy as np
 import pytest
 import torch
@@ -17,7 +16,7 @@ from PIL import Image, features
 
 from mobileclip.data import AugmentationSpec, read_reinforced_samples, read_samples, write_shard
 from mobileclip.engines import SET_ASIDE, read_set_aside
-from mobileclip.reinforce import InlineEngine, ReinforcementSpec, TeacherEnsemble, reinforce, verify
+from mobileclip.reinforce import InlineEngine, ReinforcementSpec, reinforce, verify
 from mobileclip.serialization import to_json
 from tests.errors import fails
 from tests.preloaded import preloaded
@@ -123,18 +122,13 @@ class Seeing:
         return [(f"{image.size} {image.getpixel((0, 0))}",) for image in images]
 
 
-@pytest.mark.parametrize("background", [None, "hidden", "white"])
-def test_a_captioner_sees_what_a_person_does_whatever_teachers_there_are(teachers, tmp_path, background):
+@pytest.mark.parametrize("has_teachers", [False, True])
+def test_a_captioner_sees_what_a_person_does_whatever_teachers_there_are(teachers, tmp_path, has_teachers):
     """Upright, and not on the background of teachers, who see pixels as they are encoded."""
     clear = Image.new("RGBA", (40, 32), (10, 20, 30, 0))
     members = [{"jpg": turned(), "txt": b"x"}, {"png": encoded(clear, "PNG"), "txt": b"x"}]
     shard = write_tar(tmp_path / "0.tar", [(f"{number}", one) for number, one in enumerate(members)])
-    others = [
-        attrs.evolve(one, image=attrs.evolve(one.image, background=background))
-        for one in teachers.teachers
-        if background
-    ]
-    made = run(shard, tmp_path / "out", TeacherEnsemble(others) if others else None, captioner=Seeing())
+    made = run(shard, tmp_path / "out", teachers if has_teachers else None, captioner=Seeing())
     lying, transparent = (sample.syn_captions["syn_text"][0] for sample in read_samples(made.shards))
     assert lying.startswith("(32, 40)")
     assert transparent == "(40, 32) (10, 20, 30)"
@@ -209,8 +203,7 @@ def test_a_file_that_fails_when_it_is_read(teachers, tmp_path):
     (tmp_path / "0.tar").symlink_to("/proc/self/mem")
     write_tar(tmp_path / "1.tar", [("fine", GOOD)])
     report = run(tmp_path / "{0..1}.tar", tmp_path / "out", teachers)
-    assert [(aside.unit, aside.tries) for aside in report.set_aside] == [("0.tar", 3)]
-    assert "Input/output error" in report.set_aside[0].reason
+    assert [aside.unit for aside in report.set_aside] == ["0.tar"]
     assert keys(tmp_path / "out") == ["fine"]
     (tmp_path / "0.tar").unlink()
     write_tar(tmp_path / "0.tar", [("late", GOOD)])

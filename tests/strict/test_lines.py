@@ -11,11 +11,11 @@ from mobileclip.strict import split_lines
 ROOT = Path(mobileclip.__file__).parent
 # What programs say, for a message or a choice: no line of it is a record.
 SAID_BY_PROGRAMS = {
-    "collections/store/database.py",
     "engines/ray.py",
     "export/targets/litert/convert.py",
     "hardware/int8.py",
     "inference/optimization/optimizing.py",
+    "recipes/short.py",
     "terminal/help.py",
 }
 

@@ -14,9 +14,12 @@ from tests.encoders.small import SMALL, randomised
 TINY = "`mobileclip {} --tiny`"
 NEXT = [
     ("search 'a dog'", "make one: `mobileclip index FOLDER`"),
-    ("search 'a dog' --index nowhere", "make one: `mobileclip index FOLDER --index nowhere`"),
-    ("serve --index nowhere", "make one: `mobileclip index FOLDER --index nowhere`"),
-    ("dedup --index nowhere", "make one: `mobileclip index FOLDER --index nowhere`"),
+    (
+        "search 'a dog' --index nowhere",
+        "give an index, or the folder of pictures that one was made of",
+    ),
+    ("serve --index nowhere", "give an index, or the folder of pictures that one was made of"),
+    ("dedup --index nowhere", "give an index, or the folder of pictures that one was made of"),
     ("dedup photos --model mobileclip_s22", "Parts .* listed by `mobileclip list`"),
     ("info mobileclip_s22", "did you mean 'mobileclip_s2' .* `mobileclip list`"),
     ("check-weights mobileclip_s22", "`mobileclip list`"),

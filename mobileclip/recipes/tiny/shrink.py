@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import singledispatch
 from pathlib import Path
 from typing import Any, TypeVar
@@ -324,4 +324,4 @@ def _beside(output: Path) -> Path:
     return output.with_name(f"{output.name}-tiny")
 
 
-__all__: Sequence[str] = ["SMALL_MODEL", "drawn", "drawn_shapes", "shallow", "shrunk", "small_captioner", "taking"]
+__all__ = ["SMALL_MODEL", "drawn", "drawn_shapes", "shallow", "shrunk", "small_captioner", "taking"]

@@ -413,7 +413,7 @@ class TestDuplicates:
 class TestCommands:
     def test_from_shards_to_a_list_and_a_sheet(self, shards, capsys, tmp_path):
         patterns = str(shards[0].parent / "{000..003}.tar")
-        main(["data", "score", patterns, "-o", str(tmp_path / "scores"), "--vectors", "--quiet"])
+        main(["data", "score", patterns, "-o", str(tmp_path / "scores"), "--keep-vectors", "--quiet"])
         assert "60 samples have scores" in capsys.readouterr().out
         kept, sheet = tmp_path / "kept.npy", tmp_path / "sheet.png"
         filtered = ["data", "filter", str(tmp_path / "scores"), "-o", str(kept), "--share", "0.8"]
