@@ -11,8 +11,6 @@ from mobileclip.encoders.checkpoints import PUBLISHED
 from mobileclip.inference.known import KnownOutputs, WeightsRecord, check_weights, known_outputs
 from mobileclip.serialization import from_json, to_json
 from tests.cli.test_cli import run
-from tests.hub import Repository, hub_server
-from tests.preloaded import preloaded
 
 PICTURE = Path(mobileclip.__file__).parent / "inference" / "known" / "cat.jpg"
 LABELS = ("a cat", "a dog")
@@ -118,21 +116,3 @@ def test_the_command_writes_a_record(capsys, small_file, true, tmp_path):
     (tmp_path / "known.json").write_text(json.dumps({"outputs": [{**true[0], "first": [9.0]}]}), encoding="utf-8")
     status, out, _ = run(capsys, *command, "--overwrite")
     assert (status, "differs: 'a cat'" in out) == (1, True)
-
-
-def test_weights_are_fetched_by_name(small_file, true, tmp_path):
-    """From a hub on this machine, where the published file of a model without a digest is the small one."""
-    published = PUBLISHED["mobileclip_s3"]
-    (tmp_path / "known.json").write_text(
-        json.dumps({"outputs": [{**true[0], "model": published.repository}]}), encoding="utf-8"
-    )
-    with hub_server() as hub:
-        hub.repositories[published.repository] = Repository()
-        hub.repositories[published.repository].commit({published.file: small_file.read_bytes()})
-        names = [f"mobileclip_s3={published.address}", "--known", "known.json"]
-        done = preloaded().call(
-            "tests.preloaded:command", "check-weights", *names, folder=tmp_path, environment=hub.environment(tmp_path)
-        )
-    assert done.status == 0, done.output
-    record = json.loads((tmp_path / "weights.json").read_text(encoding="utf-8"))
-    assert (record["checkpoint"], record["findings"][0]["agrees"]) == (published.address, True)
