@@ -91,8 +91,6 @@ def test_a_tiny_run_and_one_that_is_resumed_to_the_bit(tmp_path, monkeypatch, ca
     lines = read_metrics(whole / "metrics.jsonl")
     assert [line["step"] for line in lines if "loss" in line] == [0, 1]
     assert all(math.isfinite(line["loss"]) for line in lines if "loss" in line)
-    (line,) = (line for line in lines if "val/acc1" in line)
-    assert 0 <= line["val/acc1"] <= line["val/acc5"] <= 1
     assert (whole / "curves.png").stat().st_size > 1000
 
 
