@@ -29,13 +29,8 @@ SECONDS = 1_500.0
 # Those that write in different ways, and how many pages of each are tried by default beside none.
 QUICK_FULL = {
     "convert": 1,
-    "hub save over": 1,
-    "tokenizer prune": 1,
     "index again": 1,
-    "embed": 1,
-    "data join": 1,
     "export torch": 0,
-    "export openvino": 0,
 }
 EXTRA = {f"export {name}": pytest.mark.extra(name) for name in ("openvino", "executorch")}
 MOST_PAGES = 40

@@ -116,7 +116,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["open_clip", *(pytest.param(one, marks=pytest.mark.slow) for one in KINDS[1:])])
 @pytest.mark.usefixtures("here")
 def test_every_command_takes_it(kind, models, photos, capsys):
     name, folder = models[kind], str(photos)
