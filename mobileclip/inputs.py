@@ -22,8 +22,6 @@ Fit = Literal["crop", "stretch"]
 Decode = Literal["exact", "fast"]
 """How much of a JPEG is decoded: all of it, or no more than is needed."""
 DECODES: tuple[Decode, ...] = ("exact", "fast")
-VectorKind = Literal["float16", "int8", "int4", "bits"]
-"""How an index holds embeddings in memory: `float16` are the stored ones themselves."""
 Color = tuple[int, int, int]
 """Red, green and blue, 0 to 255."""
 

@@ -39,44 +39,11 @@ def found(name: str, **case: str) -> Iterable[Row]:
 
 def runtimes_table() -> Table:
     """Return both sides in their best forms with two threads, tower by tower."""
-    return _in_best_forms(threads="2")
-
-
-def runtimes_of_one_thread_table() -> Table:
-    """Return the same with one thread."""
-    return _in_best_forms(threads="1")
-
-
-def runtimes_by_form_table() -> Table:
-    """Return both sides in the same form, medians, with two threads."""
-    forms = {"eager": "eager", "onnxruntime": "ONNX Runtime"}
-    forms |= {"openvino": "OpenVINO", "openvino_bf16": "OpenVINO, bfloat16", "openvino_int8": "OpenVINO, NNCF's int8"}
-    rows = []
-    for name, whole in _fair_cases(threads="2"):
-        ratios = (whole[_source(whole), "ours", form].values["ratio"].number for form in forms)
-        rows.append((name, *(f"{ratio:.2f}" for ratio in ratios)))
-    return ("ours / the release, both in", *forms.values()), rows
-
-
-def runtimes_compiled_table() -> Table:
-    """Return PyTorch's own forms of S0, one image or text, two threads: both sides over the release's best form."""
-    forms = {"eager": "eager", "inductor": "compiled", "inductor_bf16": "compiled, bfloat16"}
-    rows = []
-    for tower in ("image", "text"):
-        times = {(row.case["side"], row.case["form"]): row.values for row in found("runtimes_compiled", tower=tower)}
-        sides = [
-            f"{times['release', form][OF_BEST].number:.2f}, {times['ours', form][OF_BEST].number:.2f}" for form in forms
-        ]
-        rows.append((f"S0, one {tower}", *sides))
-    return ("the release, ours", *forms.values()), rows
-
-
-def _in_best_forms(threads: str) -> Table:
     titles = ("", "the release's best form that passes, ms", "**ours / that, in our best that passes**")
     titles += ("both in bfloat16", "tuned int8 / the release's bfloat16")
     titles += ("from JPEG, ours / the release", 'the same with `decode="fast"`')
     rows = []
-    for name, whole in _fair_cases(threads):
+    for name, whole in _fair_cases(threads="2"):
         source = _source(whole)
         best = whole[source, "ours", "best"]
         ours, theirs = best.notes["chosen"].split(" against ")

@@ -22,9 +22,6 @@ from tests.kept_results import (
     costs_table,
     latency_table,
     measured_table,
-    runtimes_by_form_table,
-    runtimes_compiled_table,
-    runtimes_of_one_thread_table,
     runtimes_table,
 )
 from tests.targets import Table, acceptance_table, layouts_table, places_table, targets_table
@@ -89,9 +86,6 @@ BLOCKS: dict[str, Callable[[], str]] = {one.__name__: one for one in _OWN} | {
         layouts_table,
         acceptance_table,
         runtimes_table,
-        runtimes_of_one_thread_table,
-        runtimes_by_form_table,
-        runtimes_compiled_table,
         latency_table,
         costs_table,
         measured_table,

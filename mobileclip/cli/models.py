@@ -159,9 +159,9 @@ def convert(
 
     suffixes = (".safetensors",) if to == "mobileclip" else CHECKPOINT_SUFFIXES
     require_output(output, overwrite=overwrite, suffixes=suffixes)
-    model = None
-    if (file := split(source)[1]) is not None:
-        model, source = split(source)[0], file
+    model, (name, file) = None, split(source)
+    if file is not None:
+        model, source = name, file
         resolve_spec(model)
     require_checkpoint(source)
     if not source.startswith(PREFIX) and source_of(source) is None and is_same(local_checkpoint(source), output):
