@@ -15,8 +15,9 @@ from examples.learning_efficiency.finetune import PROMPTS
 from examples.quickstart.emoji import DataSplit, DrawnDataset
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.encoders import DualEncoder
-from mobileclip.evaluation import ensemble_prompts, retrieval_recall
-from mobileclip.evaluation.metrics.classification import classification_hits, fill_templates, mean_hits
+from mobileclip.evaluation import retrieval_recall
+from mobileclip.evaluation.metrics.classification import classification_hits, mean_hits
+from mobileclip.inference import ensemble_prompts, fill_templates
 from mobileclip.inputs import ImageInput
 from mobileclip.reinforce import TeacherEnsemble
 

@@ -20,12 +20,12 @@ from mobileclip.evaluation import (
     Features,
     RetrievalResult,
     Session,
-    ensemble_prompts,
     evaluate_benchmark,
     retrieval_recall,
     score,
 )
-from mobileclip.evaluation.metrics.classification import classification_hits, fill_templates
+from mobileclip.evaluation.metrics.classification import classification_hits
+from mobileclip.inference import ensemble_prompts, fill_templates
 from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.processes import num_cores
 from mobileclip.progress import track

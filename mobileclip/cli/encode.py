@@ -56,7 +56,7 @@ def classify(
         as_json: print one JSON object instead of lines: probabilities by label; of several images, by image first.
     """
     from mobileclip.data.images.transform import load_image
-    from mobileclip.inference.image_text_model import require_labels
+    from mobileclip.inference.labels import require_labels
     from mobileclip.inference.loading import load
     from mobileclip.inference.text_files import keep_on_disk
 

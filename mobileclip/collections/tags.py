@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mobileclip import storage
 from mobileclip.collections.about import About
 from mobileclip.collections.store import INDEX, changing, reading
-from mobileclip.inference import ImageTextModel, filled_in
+from mobileclip.inference import ImageTextModel, fill_templates
 from mobileclip.progress import Progress
 from mobileclip.registry import nearest
 from mobileclip.serialization import from_json, to_json
@@ -201,7 +201,7 @@ def make_words(
     with Progress("tagging", total=len(words), unit="words", console=console(shown=show_progress)) as bar:
         for start in range(0, len(words), _BLOCK):
             some = slice(start, start + _BLOCK)
-            vectors[some] = clip.encode_text(filled_in(words[some], template)).numpy()
+            vectors[some] = clip.encode_text(fill_templates(words[some], template)).numpy()
             bar.advance(len(words[some]))
     levels = levels_of(pictures, vectors)
     return Words(about=about, template=template, share=share, words=tuple(words), vectors=vectors, levels=levels)

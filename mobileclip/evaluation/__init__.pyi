@@ -17,7 +17,6 @@ from .hook import evaluation_hook as evaluation_hook
 from .metrics.classification import (
     ClassificationResult as ClassificationResult,
     classification_accuracy as classification_accuracy,
-    ensemble_prompts as ensemble_prompts,
 )
 from .metrics.groups import (
     GroupAccuracy as GroupAccuracy,

@@ -20,9 +20,9 @@ from mobileclip.evaluation.datasets.content import fingerprint, hash_of
 from mobileclip.evaluation.encoding.batch_size import find_batch_size
 from mobileclip.evaluation.encoding.features import Features, num_images
 from mobileclip.evaluation.encoding.timing import machine_name
-from mobileclip.evaluation.metrics.classification import ensemble_prompts, fill_templates
 from mobileclip.extras import VERSION
 from mobileclip.inference.image_text_model import ImageTextModel, Views
+from mobileclip.inference.labels import ensemble_prompts, fill_templates
 from mobileclip.inference.reading import view_of
 
 # These take seconds.

@@ -10,8 +10,9 @@ from .encoding import (
 from .explaining import attribution as attribution
 from .forms import by_length as by_length, prepared as prepared, prepared_tower as prepared_tower
 from .identity import ModelIdentity as ModelIdentity
-from .image_text_model import ImageTextModel as ImageTextModel, filled_in as filled_in
+from .image_text_model import ImageTextModel as ImageTextModel
 from .kept_texts import KeptTexts as KeptTexts
+from .labels import ensemble_prompts as ensemble_prompts, fill_templates as fill_templates
 from .layers import is_grouped as is_grouped, weighted_layers as weighted_layers
 from .loading import (
     holds_weights as holds_weights,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -24,11 +23,11 @@ from mobileclip.inference.explaining import attribution, local_embeddings
 from mobileclip.inference.forms import MOST_IMAGES_ON_CPU, PreparedTower, ReadyDualEncoder, with_fast_layout
 from mobileclip.inference.identity import ModelIdentity
 from mobileclip.inference.kept_texts import KeptTexts, state_of
+from mobileclip.inference.labels import ensemble_prompts, fill_templates, label_keys, require_labels
 from mobileclip.inference.modes import evaluating
 from mobileclip.inference.text_towers import TextSide, routed, with_text_tower
 from mobileclip.progress import Progress
 from mobileclip.reparam import reparameterize
-from mobileclip.strict import repeated
 from mobileclip.terminal import console
 
 if TYPE_CHECKING:
@@ -184,9 +183,9 @@ class ImageTextModel:
         label_of = dict(zip(keys, labels, strict=True))
 
         def encode(new: list[str]) -> Tensor:
-            texts = filled_in([label_of[key] for key in new], template)
+            texts = fill_templates([label_of[key] for key in new], template)
             rows = self.encode_text(texts, batch_size=batch_size, progress=progress, keep=True)
-            return F.normalize(rows.reshape(len(new), -1, rows.shape[1]).mean(1), dim=-1)
+            return ensemble_prompts(rows.reshape(len(new), -1, rows.shape[1]))
 
         return self.kept_texts.embeddings(keys, encode, of=state_of(self.text_sides))
 
@@ -447,40 +446,3 @@ class ImageTextModel:
         with bar, torch_threads(self.num_threads):
             rows = list(encode_each(items, shown, batch_size=batch_size))
         return torch.stack(rows) if rows else torch.zeros(0, self.embedding_dim)
-
-
-def label_keys(labels: Sequence[str], template: str | Sequence[str]) -> list[str]:
-    """Return what labels in a template, or in several, are kept under, beside texts."""
-    templates = [template] if isinstance(template, str) else list(template)
-    digest = hashlib.sha256(repr(templates).encode("utf-8", errors="surrogatepass")).hexdigest()
-    return [f"{digest}\0{label}" for label in labels]
-
-
-def filled_in(labels: Sequence[str], template: str | Sequence[str]) -> list[str]:
-    """Return every label in every template, those of the first label first."""
-    templates = [template] if isinstance(template, str) else template
-    return [one.replace("{}", label) for label in labels for one in templates]
-
-
-def require_labels(labels: Sequence[str], template: str | Sequence[str]) -> None:
-    """Refuse texts that nothing can be chosen among.
-
-    Args:
-        labels: at least one, no two equal, none blank.
-        template: with a place for a label; or several.
-
-    Raises:
-        ValueError: if they are not.
-    """
-    if isinstance(labels, str) or not labels:
-        raise ValueError('labels are a list of at least one text to choose among, such as "a cat" "a dog"')
-    if not all(label.strip() for label in labels):
-        raise ValueError("a label is blank; expected texts to choose among")
-    if twice := repeated(labels):
-        raise ValueError(f"labels are given twice: {', '.join(twice[:5])}")
-    templates = [template] if isinstance(template, str) else template
-    if not templates:
-        raise ValueError("there is no template; leave template out for the labels alone, or give 'a photo of a {}'")
-    for one in templates:
-        if "{}" not in one:
-            raise ValueError(f"the template {one!r} has no {{}} for the label, as in 'a photo of a {{}}'")

@@ -15,9 +15,10 @@ from torch import Tensor
 from mobileclip import storage
 from mobileclip.encoders import TextEncoderSpec
 from mobileclip.extras import VERSION
-from mobileclip.inference.image_text_model import ImageTextModel, filled_in, label_keys
+from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.inference.kept_files import SUFFIX, make_room, read_kept, write_kept
 from mobileclip.inference.kept_texts import state_of
+from mobileclip.inference.labels import fill_templates, label_keys
 from mobileclip.serialization import to_json
 from mobileclip.tensor_files.weights import weights_sha256
 
@@ -44,7 +45,7 @@ def keep_on_disk(
         template: see `ImageTextModel.classify`.
         most_bytes: of all files; those that were not used for longest make room.
     """
-    texts, cache = filled_in(labels, template), storage.cache_folder()
+    texts, cache = fill_templates(labels, template), storage.cache_folder()
     if len(texts) < WORTH_A_FILE or cache is None:
         return
     folder = cache / "texts"

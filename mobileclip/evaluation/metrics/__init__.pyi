@@ -4,8 +4,6 @@ from .classification import (
     Hits as Hits,
     classification_accuracy as classification_accuracy,
     classification_hits as classification_hits,
-    ensemble_prompts as ensemble_prompts,
-    fill_templates as fill_templates,
     mean_hits as mean_hits,
 )
 from .groups import (

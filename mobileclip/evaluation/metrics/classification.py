@@ -53,35 +53,6 @@ class Hits:
     top5: Tensor
 
 
-def ensemble_prompts(text: Tensor) -> Tensor:
-    """Return one unit-length embedding per class: prompts are normalised, averaged, and normalised again.
-
-    Shape:
-        text: `(classes, templates, dim)`; result: `(classes, dim)`.
-
-    Source: Radford et al. 2021, section 3.1.4.
-    """
-    return F.normalize(F.normalize(text.float(), dim=-1).mean(dim=1), dim=-1)
-
-
-def fill_templates(class_names: Sequence[str], templates: Sequence[str]) -> list[str]:
-    """Return every class in every template, the templates of the first class first.
-
-    Args:
-        class_names: in the order of the labels; two classes may have one name, as some have in ImageNet.
-        templates: prompts with one `{}` where the name goes, such as `a photo of a {}.`.
-
-    Raises:
-        ValueError: if there is no class or no template, or a template has no `{}` or several.
-    """
-    if not class_names or not templates:
-        raise ValueError(f"need class names and templates, got {len(class_names)} and {len(templates)}")
-    for template in templates:
-        if template.count("{}") != 1:
-            raise ValueError(f"template {template!r} needs one {{}} where the class name goes")
-    return [template.replace("{}", name) for name in class_names for template in templates]
-
-
 def classification_hits(image: Tensor, classes: Tensor, labels: Tensor, *, chunk_size: int = 4096) -> Hits:
     """Compare images with classes by cosine similarity, one by one.
 

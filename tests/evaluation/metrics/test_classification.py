@@ -5,8 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mobileclip.evaluation import Session, classification_accuracy, ensemble_prompts
+from mobileclip.evaluation import Session, classification_accuracy
 from mobileclip.evaluation.metrics import classification_hits
+from mobileclip.inference import ensemble_prompts
 from tests.errors import fails
 from tests.evaluation.models import COLOURS, ColourModel, picture_of, session_of, tokenize
 
@@ -100,8 +101,8 @@ def test_mistakes_are_named():
         classification_accuracy(image, classes, torch.tensor([0, 1, 3]))
     with fails("evaluation.integer-labels-per-image", "3"):
         classification_accuracy(image, classes, torch.tensor([0, 1]))
-    for template in ("a photo", "a {} {}", ""):
-        with pytest.raises(ValueError, match=rf"template '{re.escape(template)}' needs one \{{\}} where"):
+    for template in ("a photo", ""):
+        with pytest.raises(ValueError, match=re.escape(repr(template))):
             session.embed_classes(["cat"], ["{}", template])
-    with fails("evaluation.need-class-names-templates"):
+    with pytest.raises(ValueError, match="class name"):
         session.embed_classes([], ["{}"])

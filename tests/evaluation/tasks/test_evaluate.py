@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from mobileclip.data import ImageTransform, Tokenizer
-from mobileclip.evaluation import ensemble_prompts, evaluate_benchmark, open_benchmark
+from mobileclip.evaluation import evaluate_benchmark, open_benchmark
+from mobileclip.inference import ensemble_prompts
 from tests.data.made_samples import write_layout, write_raw
 from tests.encoders.small import SMALL_MCT
 from tests.errors import fails

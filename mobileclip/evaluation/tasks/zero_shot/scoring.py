@@ -10,7 +10,7 @@ from mobileclip.evaluation.datasets.benchmark import Benchmark
 from mobileclip.evaluation.datasets.metadata import OVER_GROUPS, needs_metadata
 from mobileclip.evaluation.encoding.features import Features
 from mobileclip.evaluation.metrics.answers import caption_answers, class_answers
-from mobileclip.evaluation.metrics.classification import Hits, classification_hits, ensemble_prompts, mean_hits
+from mobileclip.evaluation.metrics.classification import Hits, classification_hits, mean_hits
 from mobileclip.evaluation.metrics.groups import macro_f1_values
 from mobileclip.evaluation.metrics.outcomes import (
     Outcomes,
@@ -24,6 +24,7 @@ from mobileclip.evaluation.results import MAIN_METRIC, DatasetResult
 from mobileclip.evaluation.suite import SuiteEntry, key_and_title, suite_entry
 from mobileclip.evaluation.tasks.task import Evaluation
 from mobileclip.evaluation.tasks.zero_shot.special import grouped_hits, special_metrics
+from mobileclip.inference.labels import ensemble_prompts
 
 # With fewer classes, five guesses say nothing.
 _FEWEST_FOR_TOP5 = 5
