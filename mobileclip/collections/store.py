@@ -8,7 +8,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +31,8 @@ _SETTLED_NS = 20_000_000
 _TRIES = 20
 # Of the transactions of an index, so many are remembered.
 _MOST_TOKENS = 10_000
+# Reading so many embeddings out of SQLite takes half a second of a processor.
+_WORTH_ARRAYS = 100_000
 _TYPES = {
     "size": "INTEGER NOT NULL",
     "width": "INTEGER NOT NULL",
@@ -297,7 +299,8 @@ class Store:
     def load(self) -> Loaded:
         """Return the token of the index, the ids and embeddings of its pictures, and how many files cannot be read.
 
-        A file that is overwritten in place while it is read, as `cp` does, is read again.
+        A file that is overwritten in place while it is read, as `cp` does, is read again. Of many pictures, embeddings
+        are written as arrays beside the index, whose name is its token: SQLite takes seconds for a million rows.
 
         Shape:
             ids: `(pictures,)`, int64, rising; embeddings: `(pictures, dim)`, float16, of unit length.
@@ -306,10 +309,27 @@ class Store:
             ValueError: if the index is damaged.
             OSError: if it cannot be read, or is overwritten all the time.
         """
-        return _unchanged(self.folder, self._loaded)
+        found = token, ids, vectors, _ = _unchanged(self.folder, self._loaded)
+        path = self._arrays(token)
+        if len(ids) >= _WORTH_ARRAYS and not path.exists():
+            with suppress(OSError):  # a folder that may not be written to, or a full disk
+                for stale in self.folder.glob(self._arrays("*").name):
+                    stale.unlink()
+                with storage.atomic_file(path) as part, part.open("wb") as file:
+                    np.save(file, ids)
+                    np.save(file, vectors)
+        return found
+
+    def _arrays(self, token: str) -> Path:
+        return self.folder / f"embeddings-{token}.npy"
 
     def _loaded(self, db: sqlite3.Connection) -> Loaded:
         self.about, token = _about(db, self.folder), _token(db)
+        (num_unreadable,) = db.execute("SELECT count(*) FROM present WHERE problem IS NOT NULL").fetchone()
+        with suppress(OSError, ValueError, EOFError), self._arrays(token).open("rb") as file:
+            return token, np.load(file), np.load(file), num_unreadable
+        with suppress(OSError):  # it is damaged, or there is none
+            self._arrays(token).unlink()
         most = db.execute("SELECT count(*) FROM pictures").fetchone()[0]
         ids, vectors, count = np.empty(most, np.int64), np.empty((most, self.about.dim), np.float16), 0
         found = db.execute("SELECT id, embedding FROM embeddings WHERE id NOT IN (SELECT id FROM removed) ORDER BY id")
@@ -318,7 +338,6 @@ class Store:
             ids[count:end] = [number for number, _ in some]
             vectors[count:end] = self._vectors([vector for _, vector in some])
             count = end
-        (num_unreadable,) = db.execute("SELECT count(*) FROM present WHERE problem IS NOT NULL").fetchone()
         return token, ids[:count], vectors[:count], num_unreadable
 
     def _vectors(self, blobs: Sequence[bytes]) -> NDArray[np.float16]:

@@ -6,8 +6,16 @@ from torch import nn
 
 
 def weighted_layers(encoder: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return the convolutions and linear layers of a tower by name, in the order in which they compute."""
-    return [(name, module) for name, module in encoder.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    """Return the convolutions and linear layers of a tower by name, in the order in which they compute.
+
+    Those inside PyTorch's own attention are left out: it computes with their weights and does not call them.
+    """
+    uncalled = {part for one in encoder.modules() if isinstance(one, nn.MultiheadAttention) for part in one.modules()}
+    return [
+        (name, module)
+        for name, module in encoder.named_modules()
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and module not in uncalled
+    ]
 
 
 def is_grouped(layer: nn.Module) -> bool:

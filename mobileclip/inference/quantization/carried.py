@@ -150,6 +150,11 @@ class Int8Layer(nn.Module):
             self.layer.bias = nn.Parameter(stored, requires_grad=False)
         self.training = False
 
+    @property
+    def weight(self) -> Tensor:
+        """The weights in the type that the layer computes in: towers of transformers ask for it."""
+        return cast("Tensor", self.layer.weight).to(self.steps.dtype)
+
     def forward(self, x: Tensor) -> Tensor:
         """Return what the layer gives."""
         weight, bias = cast("Tensor", self.layer.weight), cast("Tensor | None", self.layer.bias)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mobileclip.inference.layers import weighted_layers
 from mobileclip.inference.quantization.grid import LARGEST_VALUE, LARGEST_WEIGHT, on_grid
-from mobileclip.inference.quantization.rounding import with_layers
+from mobileclip.inference.quantization.sensitivity import watched
 
 # Parts of the whole range that are tried at either end, and of the largest weight.
 _TRIED = torch.linspace(1.0, 0.25, 24)
@@ -42,10 +42,16 @@ def observed_ranges(
         ValueError: if there are no inputs, or the tower computes what is not finite.
     """
     seen = {f"{name}.{kind}": _Seen() for name, layer in _chosen(tower, kept) for kind in _kinds(layer, outputs)}
-    watched = with_layers(tower, lambda name, layer: _Watched(layer, name, seen))
+
+    def see(name: str, taken: tuple[Tensor, ...], given: Tensor) -> None:
+        for kind, values in (("input", taken[0]), ("output", given)):
+            if (one := seen.get(f"{name}.{kind}")) is not None:
+                one.see(values)
+
     for counting in (False,) if whole else (False, True):
-        for inputs in batches():
-            watched(inputs)
+        with watched(_chosen(tower, kept), see):
+            for inputs in batches():
+                tower(inputs)
         for name, one in seen.items():
             if not counting:
                 one.end_widening(name)
@@ -136,21 +142,3 @@ class _Seen:
                 "check the model's weights"
             )
         self._counting = True
-
-
-class _Watched(nn.Module):
-    """A layer whose input and output are seen, each as far as somebody asks for it."""
-
-    def __init__(self, layer: nn.Module, name: str, seen: dict[str, _Seen]) -> None:
-        super().__init__()
-        self.layer = layer
-        self._input, self._output = seen.get(f"{name}.input"), seen.get(f"{name}.output")
-        self.training = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return what the layer gives."""
-        y: Tensor = self.layer(x)
-        for seen, values in ((self._input, x), (self._output, y)):
-            if seen is not None:
-                seen.see(values)
-        return y

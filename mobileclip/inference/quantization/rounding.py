@@ -127,7 +127,7 @@ class RoundedLayer(nn.Module):
         super().__init__()
         self.layer = layer
         self.input = ValueRounding(ranges[f"{name}.input"])
-        self.weight = WeightRounding(ranges[f"{name}.weight"], cast("Tensor", layer.weight))
+        self.rounding = WeightRounding(ranges[f"{name}.weight"], cast("Tensor", layer.weight))
         self.output = ValueRounding(ranges[f"{name}.output"]) if f"{name}.output" in ranges else None
         unit = LARGEST_WEIGHT * ranges[f"{name}.weight"] * ranges[f"{name}.input"][0]
         self.register_buffer("unit", unit.detach().float())
@@ -143,9 +143,14 @@ class RoundedLayer(nn.Module):
         y: Tensor = torch.func.functional_call(self.layer, weights, (self.input(x),))
         return y if self.output is None else self.output(y)
 
+    @property
+    def weight(self) -> Tensor:
+        """The layer's own weights: towers of transformers ask for their type."""
+        return cast("Tensor", self.layer.weight)
+
     def rounded_weight(self) -> Tensor:
         """Return the weights on their grid."""
-        rounded: Tensor = self.weight(cast("Tensor", self.layer.weight).detach())
+        rounded: Tensor = self.rounding(cast("Tensor", self.layer.weight).detach())
         return rounded
 
     def shifted_bias(self) -> Tensor | None:
@@ -206,7 +211,7 @@ def rounded_layers(tower: nn.Module) -> Iterator[tuple[str, RoundedLayer]]:
 def roundings(tower: nn.Module) -> Iterator[tuple[str, ValueRounding | WeightRounding]]:
     """Yield what rounds in a tower, by the names of ranges."""
     for name, layer in rounded_layers(tower):
-        for kind, part in (("input", layer.input), ("weight", layer.weight), ("output", layer.output)):
+        for kind, part in (("input", layer.input), ("weight", layer.rounding), ("output", layer.output)):
             if part is not None:
                 yield f"{name}.{kind}", part
 

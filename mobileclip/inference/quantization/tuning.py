@@ -121,7 +121,7 @@ class Tuning:
             f"{name}.{part}": parameter
             for name, layer in rounded_layers(self.tower)
             for part, parameter in layer.named_parameters()
-            if not part.startswith("layer.") and (self.spec.round_weights or part != "weight.shift")
+            if not part.startswith("layer.") and (self.spec.round_weights or part != "rounding.shift")
         }
         self._optimizer = torch.optim.Adam(list(self._learned.values()), lr=self.spec.learning_rate)
         self._checked = checked

@@ -95,6 +95,34 @@ def test_what_is_removed_is_gone_and_ids_are_not_given_again(index):
     assert held(index.folder) == {"b": 2, "d": 4}
 
 
+def test_of_many_rows_the_embeddings_are_read_from_arrays_as_long_as_they_are_those_of_the_index(index):
+    names = [f"{'a' * (number % DIM)}{number:06d}" for number in range(100_000)]
+    with index.writing():
+        index.append(map(row, names))
+    token, ids, vectors, _ = Store.open(index.folder).load()
+    assert vectors.argmax(1).tolist() == [number_of(name) for name in names]
+
+    def arrays():
+        return list(index.folder.glob("*.npy"))
+
+    (kept,) = arrays()
+    whole = kept.read_bytes()
+    for damaged in (whole, whole[:1000], whole[:-1], b""):
+        kept.write_bytes(damaged)
+        again = Store.open(index.folder).load()
+        assert again[0] == token
+        np.testing.assert_array_equal(again[1], ids)
+        np.testing.assert_array_equal(again[2], vectors)
+    with index.writing():
+        index.append([row("new")], removed=ids[:1].tolist())
+    _, others, moved, _ = Store.open(index.folder).load()
+    assert others.tolist() == [*ids[1:].tolist(), ids[-1] + 1]
+    np.testing.assert_array_equal(moved[:-1], vectors[1:])
+    assert moved[-1].argmax() == number_of("new")
+    assert arrays() != [kept]
+    assert len(arrays()) == 1
+
+
 def test_a_reader_keeps_what_it_opened_while_the_index_is_written_to(index):
     names = [chr(ord("a") + number) * (number + 1) for number in range(16)]
     with index.writing():
