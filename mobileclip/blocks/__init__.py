@@ -17,14 +17,9 @@ from mobileclip.blocks.drop_path import DropPath
 from mobileclip.blocks.heads import ConvPoolHead, EndTokenPool, MeanTokenPool
 from mobileclip.blocks.large_kernel import LargeKernelConv
 from mobileclip.blocks.mobileone import MobileOneBlock
-from mobileclip.blocks.recomputing import (  # for the house
-    RecomputingSequence as RecomputingSequence,
-    recompute as recompute,
-    recomputed as recomputed,
-)
 from mobileclip.blocks.rep_cpe import RepCPE
 from mobileclip.blocks.repmixer import RepMixer, TextRepMixer
-from mobileclip.blocks.sequence import BlockSequence
+from mobileclip.blocks.sequence import BlockSequence, recompute as recompute, recomputed as recomputed
 from mobileclip.blocks.squeeze_excite import SqueezeExcite
 from mobileclip.blocks.stages import AttentionBlock, RepMixerBlock, TextRepMixerBlock
 from mobileclip.blocks.stem import ConvPatchStem, ConvStem, PatchStem

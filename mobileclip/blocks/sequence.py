@@ -1,20 +1,117 @@
-"""A sequential container for blocks of one width."""
+"""Blocks one after another, and activation checkpointing, which computes them again in the backward pass."""
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+Module = TypeVar("Module", bound=nn.Module)
+Made = TypeVar("Made", bound=Tensor | tuple[Tensor, ...])
 
 
 class BlockSequence(nn.Sequential):
     """Blocks of one width, one after another: `y = block_n(... block_1(x))`.
 
-    Activation checkpointing, `fully_shard` and exports look for this class to handle a model block by block.
+    Activation checkpointing, `fully_shard` and exports look for this class to handle a model block by block. Where
+    `recomputes` is set, each block keeps only its input in training, and computes the rest again in the backward pass.
 
     Shape:
         whatever the blocks take and give.
+
+    Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost", for recomputing.
 
     Examples:
         >>> blocks = BlockSequence(TextRepMixerBlock(8), TransformerLayer(8, num_heads=2))
         >>> blocks(torch.rand(2, 20, 8)).shape
         torch.Size([2, 20, 8])
     """
+
+    recomputes = False
+
+    def forward(self, x: Tensor, *context: object) -> Tensor:
+        """Return what the last block makes of `x`; every block gets the context too."""
+        for block in self.functions():
+            x = block(x, *context)
+        return x
+
+    def functions(self) -> Iterator[Callable[..., Tensor]]:
+        """Yield the blocks as functions, which recompute where that is switched on."""
+        return (partial(recomputed, block, block) for block in self) if self.recomputes else iter(self)
+
+
+class ActivationCheckpointing:
+    """A model that recomputes its blocks by the name that timm and open_clip have for it; a base beside `nn.Module`."""
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:  # noqa: FBT001, FBT002 - timm's and open_clip's
+        """Switch activation checkpointing on or off: blocks keep only inputs, and recompute the rest in backward."""
+        assert isinstance(self, nn.Module)
+        recompute(self, enable)
+
+
+def recompute(model: Module, enable: bool = True) -> Module:  # noqa: FBT001, FBT002 - as timm has it
+    """Switch on activation checkpointing in every `BlockSequence` of a model.
+
+    Args:
+        model: any module; it is changed.
+        enable: False keeps activations again.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: if there is no `BlockSequence` in it.
+    """
+    sequences = [module for module in model.modules() if isinstance(module, BlockSequence)]
+    if not sequences:
+        raise ValueError(
+            f"{type(model).__name__} has no BlockSequence, so there is nothing to compute again block by block; "
+            "put its repeated blocks into mobileclip.blocks.BlockSequence, or train it with smaller micro-batches"
+        )
+    for sequence in sequences:
+        sequence.recomputes = enable
+    return model
+
+
+def recomputed(function: Callable[..., Made], module: nn.Module, *inputs: object) -> Made:
+    """Return `function(*inputs)`, computed again when its gradient is asked for.
+
+    Batch statistics are counted once: the second time leaves the running ones as they are.
+
+    Args:
+        function: what is computed, one tensor or several; its parameters are those of `module`.
+        module: whose batch norms are held while it is computed again.
+        inputs: its inputs, which are kept.
+    """
+    if not torch.is_grad_enabled():
+        return function(*inputs)
+    if torch.compiler.is_compiling():
+        # The compiler counts statistics once by itself, and takes no contexts.
+        compiled: Made = checkpoint(function, *inputs, use_reentrant=False)
+        return compiled
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), running_statistics_held(module)
+
+    made: Made = checkpoint(function, *inputs, use_reentrant=False, context_fn=contexts)
+    return made
+
+
+@contextmanager
+def running_statistics_held(module: nn.Module) -> Iterator[None]:
+    """Let batch norms use the statistics of their batch without adding them to the running ones."""
+    norms = [child for child in module.modules() if isinstance(child, _BatchNorm)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, num_batches) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, num_batches

@@ -11,7 +11,7 @@ from attrs import validators
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobileclip.blocks.recomputing import ActivationCheckpointing
+from mobileclip.blocks.sequence import ActivationCheckpointing
 from mobileclip.encoders.checks import check_images, check_tokens
 from mobileclip.encoders.families import ImageEncoderSpec, TextEncoderSpec, image_spec, text_spec
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -105,7 +105,7 @@ def depth_of(stages: Sequence[int] | None, num_stages: int) -> int:
     return max(chosen) + 1
 
 
-def outputs_of(stages: Iterable[nn.Module], x: Tensor, chosen: Sequence[int]) -> tuple[Tensor, ...]:
+def outputs_of(stages: Iterable[Callable[[Tensor], Tensor]], x: Tensor, chosen: Sequence[int]) -> tuple[Tensor, ...]:
     """Return the outputs of the chosen stages in the order named; later stages are not computed."""
     outputs = {}
     for number, stage in enumerate(itertools.islice(stages, max(chosen) + 1)):

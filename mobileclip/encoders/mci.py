@@ -21,7 +21,7 @@ from mobileclip.blocks import (
     RepCPE,
     RepMixerBlock,
 )
-from mobileclip.blocks.recomputing import ActivationCheckpointing
+from mobileclip.blocks.sequence import ActivationCheckpointing
 from mobileclip.encoders.checks import DEPTH, WIDTH, odd
 from mobileclip.encoders.families import (
     TRAINING_ALONE,

@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mobileclip.blocks import Attention, BlockSequence, ConvPatchStem, PatchStem, TransformerLayer
-from mobileclip.blocks.recomputing import ActivationCheckpointing
+from mobileclip.blocks.sequence import ActivationCheckpointing
 from mobileclip.encoders.checks import DEPTH, WIDTH, check_heads
 from mobileclip.encoders.families import TRAINING_ALONE, ImageEncoderSpec, check_unprojected, image_encoder_families
 from mobileclip.encoders.features import chosen_stages, depth_of, outputs_of
@@ -284,4 +284,4 @@ class ViT(ActivationCheckpointing, nn.Module):
         grid = images.shape[2] // self.patch_size, images.shape[3] // self.patch_size
         position = resampled_positions(self.position, grid, class_position=self.class_position)
         x = self._with_class_token(self.stem(images), position)
-        return outputs_of(self.layers, x, chosen)
+        return outputs_of(self.layers.functions(), x, chosen)

@@ -8,9 +8,14 @@ from torch import nn
 def weighted_layers(encoder: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return the convolutions and linear layers of a tower by name, in the order in which they compute.
 
-    Those inside PyTorch's own attention are left out: it computes with their weights and does not call them.
+    Left out are those that only their owner may compute with: PyTorch's own attention does not call its layers, and
+    open_clip's text tower asks for the class of its projection.
     """
-    uncalled = {part for one in encoder.modules() if isinstance(one, nn.MultiheadAttention) for part in one.modules()}
+    owned = (
+        one if isinstance(one, nn.MultiheadAttention) else getattr(one, "text_projection", None)
+        for one in encoder.modules()
+    )
+    uncalled = {part for one in owned if isinstance(one, nn.Module) for part in one.modules()}
     return [
         (name, module)
         for name, module in encoder.named_modules()

@@ -34,7 +34,9 @@ class MovingAverage:
         """Take one step towards the weights of `model`."""
         current = model.state_dict()
         groups: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
-        for name, average in self.module.state_dict().items():
+        # One tensor that has several names takes one step.
+        names = {tensor: name for name, tensor in self.module.state_dict(keep_vars=True).items()}
+        for average, name in names.items():
             averages, values = groups.setdefault((average.device, average.dtype), ([], []))
             averages.append(average)
             values.append(current[name])

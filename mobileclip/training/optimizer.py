@@ -137,9 +137,12 @@ def decay_groups(
     """
     chosen: dict[str, Tensor] = {}
     kept: dict[str, Tensor] = {}
+    seen: set[Tensor] = set()
     for prefix, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
-            if parameter.requires_grad:
+            # One that is used in several places is decayed as in the first of them.
+            if parameter.requires_grad and parameter not in seen:
+                seen.add(parameter)
                 group = chosen if _kind(module, name, parameter) in decayed else kept
                 group[f"{prefix}.{name}" if prefix else name] = parameter
     return chosen, kept

@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
 from mobileclip.training import MovingAverage
 from tests.errors import fails
@@ -74,3 +75,14 @@ def test_weights_of_several_precisions_are_averaged_each_in_its_own():
     for name, value in model.state_dict().items():
         one_by_one = before[name].lerp_(value, 1 - 0.9) if value.is_floating_point() else value
         assert torch.equal(after[name], one_by_one)
+
+
+def test_weights_with_two_names_take_one_step():
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    model[1].weight = model[0].weight
+    with torch.no_grad():
+        model[0].weight.zero_()
+        average = MovingAverage(model, 0.9)
+        model[0].weight.fill_(1.0)
+    average.update(model)
+    torch.testing.assert_close(average.module[1].weight, torch.full((2, 2), 0.1))

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -126,3 +128,18 @@ def test_the_learning_rate_of_a_group_is_scaled_where_it_says_so():
     optimizer.param_groups[1]["rate_scale"] = 4.0
     set_learning_rate(optimizer, 0.5)
     assert [group["lr"] for group in optimizer.param_groups] == [0.5, 2.0]
+
+
+def test_weights_with_two_names_take_one_step():
+    torch.manual_seed(0)
+    tied = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    tied[1].weight = tied[0].weight
+    alone = copy.deepcopy(tied[0])
+    for model, x in ((tied, torch.ones(1, 2)), (alone, torch.ones(1, 2))):
+        optimizer = AdamWSpec().build(model)
+        assert sum(len(group["params"]) for group in optimizer.param_groups) == 1
+        model(x).sum().backward()
+        alone.weight.grad = tied[0].weight.grad.clone()
+        set_learning_rate(optimizer, 0.1)
+        optimizer.step()
+    torch.testing.assert_close(tied[0].weight, alone.weight)

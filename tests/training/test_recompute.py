@@ -5,18 +5,20 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.utils._pytree import tree_flatten
 
 from mobileclip import build_model
 from mobileclip.blocks import (
     AttentionBlock,
     BlockSequence,
-    RecomputingSequence,
     RepMixerBlock,
     TextRepMixerBlock,
     TransformerLayer,
     recompute,
     recomputed,
 )
+from mobileclip.encoders import CoCaSpec, TextTransformerSpec, ViTSpec
+from mobileclip.inputs import ImageInput
 from tests.encoders.small import SMALL
 from tests.errors import fails
 from tests.training.runs import kept_by
@@ -51,7 +53,7 @@ def test_gradients_and_running_statistics_are_those_of_keeping_everything(name, 
     blocks, inputs = SEQUENCES[name]
     keeping = BlockSequence(*blocks()).double().train(training)
     again = copy.deepcopy(keeping)
-    assert type(recompute(again)) is RecomputingSequence
+    assert recompute(again).recomputes
     x = inputs()
     results = []
     for module in (keeping, again):
@@ -85,7 +87,7 @@ def test_every_encoder_has_sequences_to_recompute(name):
         encoder = build_model(name)
     blocks = sum(len(module) for module in encoder.modules() if isinstance(module, BlockSequence))
     assert blocks >= 6
-    assert any(isinstance(module, RecomputingSequence) for module in recompute(encoder).modules())
+    assert all(module.recomputes for module in recompute(encoder).modules() if isinstance(module, BlockSequence))
 
 
 def test_a_model_without_repeated_blocks_is_refused():
@@ -121,3 +123,47 @@ def test_compiled_in_one_graph_it_gives_the_same(name):
             call(x).square().sum().backward()
         results.append(({n: p.grad for n, p in module.named_parameters()}, module.state_dict()))
     torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-5)
+
+
+def kept_and_gradients(model, way, given):
+    """Return the bytes that a forward pass keeps, parameters aside, and the gradients of all that it gives."""
+    own = {parameter.data_ptr() for parameter in model.parameters()}
+    found = []
+    kept = kept_by(lambda: found.extend(one for one in tree_flatten(way(given))[0] if one.is_floating_point()))
+    model.zero_grad()
+    sum(one.square().sum() for one in found).backward()
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    num_bytes = sum(one.untyped_storage().nbytes() for one in kept if one.data_ptr() not in own)
+    return num_bytes, [one.clone() for one in gradients]
+
+
+def test_every_way_through_a_vit_and_a_captioner_keeps_less():
+    torch.manual_seed(0)
+    image = ViTSpec(width=32, depth=4, num_heads=2, embedding_dim=32, input=ImageInput(size=64))
+    text = TextTransformerSpec(width=32, depth=4, num_heads=2, embedding_dim=32, causal=True)
+    encoder = image.build().train()
+    captioner = CoCaSpec(image=image, text=text, decoder_depth=4, num_queries=9).build().train()
+    images, ids = torch.rand(2, 3, 64, 64), torch.randint(1, 1000, (2, 20))
+    for model, ways in (
+        (encoder, [encoder.features, encoder.layer_tokens, encoder.embedding_and_features]),
+        (captioner.text_encoder, [lambda _: captioner.text_encoder(ids)]),
+        (captioner, [lambda given: captioner(given, ids)]),
+    ):
+        for way in ways:
+            kept, wanted = kept_and_gradients(model, way, images)
+            recompute(model)
+            again, gradients = kept_and_gradients(model, way, images)
+            recompute(model, False)
+            assert again < 0.7 * kept
+            torch.testing.assert_close(gradients, wanted)
+
+
+def test_a_sequence_of_ones_own_stays_what_it_is():
+    class Doubled(BlockSequence):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    sequence = recompute(Doubled(RepMixerBlock(8, hidden_dim=8)).eval())
+    assert type(sequence) is Doubled
+    x = torch.rand(1, 8, 4, 4)
+    torch.testing.assert_close(sequence(x), 2 * sequence[0](x))

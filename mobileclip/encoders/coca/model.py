@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobileclip.blocks import Attention, AttentionPooler, CrossAttention
+from mobileclip.blocks.sequence import ActivationCheckpointing
 from mobileclip.encoders.checks import DEPTH, WIDTH, check_heads, check_images
 from mobileclip.encoders.coca.text import CaptionDecoder, CaptionLayer, CaptionTextEncoder, Memory
 from mobileclip.encoders.dual import INITIAL_LOGIT_SCALE, MAX_LOGIT_SCALE
@@ -131,7 +132,7 @@ class CaptionState(NamedTuple):
             memory.reorder(rows)
 
 
-class CoCa(nn.Module):
+class CoCa(ActivationCheckpointing, nn.Module):
     """Two towers with one embedding space, and a decoder of captions.
 
     `tokens = image_norm(pooler(image_encoder(images)))`, the first of which is projected to the image's embedding; the
@@ -245,7 +246,7 @@ class CoCa(nn.Module):
         """
         rows = len(image_tokens) * num_captions
 
-        def memories(layers: nn.ModuleList) -> list[Memory]:
+        def memories(layers: nn.Sequential) -> list[Memory]:
             return [cast("CaptionLayer", layer).memory(rows, max_length) for layer in layers]
 
         contexts = [layer.keys_and_values(image_tokens) for layer in self.decoder.cross_layers]  # type: ignore[operator]

@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobileclip.blocks import Attention, CrossAttentionLayer, TransformerLayer
+from mobileclip.blocks import Attention, BlockSequence, CrossAttentionLayer, TransformerLayer
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -24,23 +24,25 @@ class Memory:
     Args:
         keys: (rows, heads, max_length, head_dim), filled up to `length`.
         values: likewise.
+        visible: (rows, max_length + 1), which ids are seen.
         length: ids so far.
     """
 
     keys: Tensor
     values: Tensor
+    visible: Tensor
     length: int = 0
 
-    def extended(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Append those of one id, and return all."""
+    def extended(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Append those of one id, and return all, with what is seen of them."""
         end = self.length + 1
         self.keys[:, :, self.length : end], self.values[:, :, self.length : end] = key, value
         self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        return self.keys[:, :, :end], self.values[:, :, :end], self.visible[:, None, None, :end]
 
     def reorder(self, rows: Tensor) -> None:
         """Let every row go on from another one."""
-        self.keys, self.values = self.keys[rows], self.values[rows]
+        self.keys, self.values, self.visible = self.keys[rows], self.values[rows], self.visible[rows]
 
 
 class CaptionAttention(Attention):
@@ -57,7 +59,8 @@ class CaptionAttention(Attention):
         qkv = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
         query, key, value = qkv[0], qkv[1], qkv[2]
         if memory is not None:
-            attended = F.scaled_dot_product_attention(query, *memory.extended(key, value))
+            keys, values, seen = memory.extended(key, value)
+            attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=seen)
         elif visible is None:
             attended = self.backend(query, key, value, causal=True)
         else:
@@ -89,7 +92,8 @@ class CaptionLayer(TransformerLayer):
         attention = cast("CaptionAttention", self.attention)
         weight = attention.qkv.weight
         shape = (rows, attention.num_heads, max_length, weight.shape[1] // attention.num_heads)
-        return Memory(keys=weight.new_zeros(shape), values=weight.new_zeros(shape))
+        visible = torch.ones(rows, max_length + 1, dtype=torch.bool, device=weight.device)
+        return Memory(keys=weight.new_zeros(shape), values=weight.new_zeros(shape), visible=visible)
 
 
 class CaptionTextEncoder(nn.Module):
@@ -126,7 +130,7 @@ class CaptionTextEncoder(nn.Module):
         self.token_embedding = nn.Embedding(vocab_size, width)
         self.class_token = nn.Parameter(torch.zeros(width))
         self.position = nn.Parameter(torch.zeros(context_length + 1, width))
-        self.layers = nn.ModuleList(layers)
+        self.layers = BlockSequence(*layers)
         self.norm = nn.LayerNorm(width)
         self.project = nn.Linear(width, embedding_dim, bias=False)
 
@@ -136,14 +140,15 @@ class CaptionTextEncoder(nn.Module):
         x = torch.cat([self.token_embedding(ids), class_token], dim=1) + self.position[: ids.shape[1] + 1]
         visible, always = ids != self.pad_id, ids.new_ones(len(ids), 1, dtype=torch.bool)
         visible = torch.cat([visible, always] if self.class_mask == "aligned" else [always, visible], dim=1)
-        for layer in self.layers:
-            x = layer(x, visible)
+        x = self.layers(x, visible)
         return self.project(self.norm(x[:, -1])), x[:, :-1]
 
     def step(self, ids: Tensor, memories: Sequence[Memory]) -> Tensor:
         """Return the features of one id of every row, `(rows, 1, width)`, behind those in the memories."""
-        x: Tensor = self.token_embedding(ids)[:, None] + self.position[memories[0].length]
+        place = memories[0].length
+        x: Tensor = self.token_embedding(ids)[:, None] + self.position[place]
         for layer, memory in zip(self.layers, memories, strict=True):
+            memory.visible[:, place + (self.class_mask == "shifted")] = ids != self.pad_id
             x = layer(x, None, memory)
         return x
 
@@ -165,14 +170,14 @@ class CaptionDecoder(nn.Module):
 
     def __init__(self, vocab_size: int, *, width: int, depth: int, num_heads: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(CaptionLayer(width, num_heads=num_heads) for _ in range(depth))
-        self.cross_layers = nn.ModuleList(CrossAttentionLayer(width, num_heads=num_heads) for _ in range(depth))
+        self.layers = BlockSequence(*(CaptionLayer(width, num_heads=num_heads) for _ in range(depth)))
+        self.cross_layers = BlockSequence(*(CrossAttentionLayer(width, num_heads=num_heads) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
         self.project = nn.Linear(width, vocab_size, bias=False)
 
     def forward(self, features: Tensor, image_tokens: Tensor) -> Tensor:
         """Return the logits of the id that follows each."""
-        for layer, cross_layer in zip(self.layers, self.cross_layers, strict=True):
+        for layer, cross_layer in zip(self.layers.functions(), self.cross_layers.functions(), strict=True):
             features = cross_layer(layer(features), image_tokens)
         logits: Tensor = self.project(self.norm(features))
         return logits

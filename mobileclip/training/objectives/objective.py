@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobileclip.blocks.recomputing import recompute, recomputed
+from mobileclip.blocks.sequence import recompute, recomputed
 from mobileclip.data import Batch, RangeNumbers, ReinforcedBatch, normalize_pixels
 from mobileclip.encoders.dual import MAX_LOGIT_SCALE
 from mobileclip.inference.modes import evaluating
