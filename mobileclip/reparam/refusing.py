@@ -11,6 +11,8 @@ PLAIN: set[type[nn.Module]] = {nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.SyncBatc
 
 _EMPTY = {nn.Identity, nn.ModuleList, nn.Sequential, nn.ModuleDict}
 _ALGEBRA = ("fold", "scaled", "shifted")
+# Methods that say what a layer computes.
+_COMPUTE = ("forward", "_conv_forward", "__call__")
 
 
 def refuse_lost(module: nn.Module, folded: nn.Module) -> None:
@@ -44,8 +46,11 @@ def _is_plain(part: nn.Module) -> bool:
     if "forward" in vars(part):  # replaced for this one module
         return False
     forward = _owner(cls, "forward")
-    if any(issubclass(cls, known) and forward is _owner(known, "forward") for known in PLAIN | _EMPTY):
-        return True
+    for known in PLAIN | _EMPTY:
+        if issubclass(cls, known) and all(
+            _owner(cls, one) is _owner(known, one) for one in _COMPUTE if hasattr(known, one)
+        ):
+            return True
     methods = [method for method in _ALGEBRA if hasattr(cls, method)]
     return bool(methods) and all(issubclass(_owner(cls, method), forward) for method in methods)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import TypeVar, cast
 
@@ -29,7 +30,8 @@ def reparameterize(
     """Return `model` folded: the same outputs, fewer operations; the original is not changed.
 
     Every module that knows an inference form is replaced by it, the root included, from the outside in; one of another
-    library by that library's means, see `mobileclip.reparam.folds`. Folding again changes nothing. The arithmetic runs
+    library by that library's means, see `mobileclip.reparam.folds`. What `torch.compile` or DistributedDataParallel
+    wraps is taken out of it: compile the result again. Folding again changes nothing. The arithmetic runs
     in float64 and is cast back once, so that bfloat16 and float16 models lose no more than that cast.
 
     Args:
@@ -68,6 +70,8 @@ def _folded(
     """Fold `module` in place, or into another; `done` keeps what is used in several places one module."""
     if module in done:
         return done[module]
+    if (inner := _unwrapped(module, path)) is not None:
+        return _folded(inner, only, done, path)
     folded = module
     if isinstance(module, Reparameterizable):
         folded = _fold(module, path) if not only or isinstance(module, only) else module
@@ -80,6 +84,29 @@ def _folded(
     for name, child in children_by_name(folded).items():
         folded.add_module(name, _folded(child, only, done, f"{path}.{name}" if path else name))
     return folded
+
+
+def _unwrapped(module: nn.Module, path: str) -> nn.Module | None:
+    """Return what a wrapper of PyTorch wraps, whose own code or gradients are of the unfolded weights.
+
+    Raises:
+        ValueError: if its weights are shared out among processes.
+    """
+    if _is_one(module, "torch.distributed.fsdp", "FSDPModule", "FullyShardedDataParallel"):
+        raise ValueError(
+            f"cannot fold the {type(module).__name__} {path!r}: each process has a part of its weights; gather them "
+            "into a model of one process first, by torch.distributed.checkpoint.state_dict.get_model_state_dict"
+        )
+    if _is_one(module, "torch._dynamo.eval_frame", "OptimizedModule"):
+        return cast("nn.Module", module._orig_mod)  # noqa: SLF001 - there is no other way to it
+    is_parallel = _is_one(module, "torch.nn.parallel", "DistributedDataParallel", "DataParallel")
+    return cast("nn.Module", module.module) if is_parallel else None
+
+
+def _is_one(module: nn.Module, place: str, *names: str) -> bool:
+    """Return whether a module is of some classes, which are not imported: that takes a second."""
+    there = sys.modules.get(place)
+    return isinstance(module, tuple(getattr(there, name) for name in names if hasattr(there, name)))
 
 
 def _fold(module: Reparameterizable, path: str) -> nn.Module:

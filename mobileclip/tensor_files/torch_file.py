@@ -14,10 +14,14 @@ import torch
 from torch import Tensor
 
 from mobileclip.tensor_files.errors import CheckpointError, check_count, shown
+from mobileclip.terminal import get_logger
+
+_logger = get_logger(__name__)
 
 ARCHIVE_START, STREAM_START = b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"
-NESTED = ("state_dict", "model_state_dict", "model", "ema", "model_ema", "state_dict_ema", "module", "params")
-"""Under which of these names training scripts keep weights, the one that is taken first."""
+AVERAGES = ("ema", "model_ema", "state_dict_ema", "ema_state_dict")
+NESTED = (*AVERAGES, "state_dict", "model_state_dict", "model", "module", "params")
+"""Under which of these names training scripts keep weights, the one that is taken first: averages before weights."""
 
 _MAX_NESTED = 4
 _WEIGHTS = frozenset(
@@ -53,7 +57,7 @@ def read_torch(path: Path, *, is_archive: bool, mmap: bool) -> dict[str, Tensor]
         raise
     except _DAMAGE as error:
         raise CheckpointError(_reason(error)) from None
-    tensors = _dictionary(value)
+    tensors = weights_of(value)
     if sum(tensor.nbytes for tensor in tensors.values()) > 2 * path.stat().st_size:
         raise CheckpointError("its tensors are larger than the file: too many share their numbers")
     return tensors if mmap else _apart(tensors)
@@ -90,12 +94,26 @@ def _reason(error: BaseException) -> str:
     return f"it is damaged, cut off, or holds more than tensors ({type(error).__name__}: {shown(told)})"
 
 
-def _dictionary(value: Any) -> dict[str, Tensor]:
-    """Return the weights of what a file holds, out of what a training script keeps them in."""
+def weights_of(value: Any) -> dict[str, Tensor]:
+    """Return the weights of what a training script keeps them in, such as `{"model": ..., "ema": ..., "epoch": 3}`.
+
+    Of an average beside the weights that it is of, the average is taken, which a message says.
+
+    Args:
+        value: what `torch.load` gives, or a `state_dict`.
+
+    Raises:
+        CheckpointError: if there are no weights, or something other than tensors among them.
+    """
     for _ in range(_MAX_NESTED):
         if not isinstance(value, Mapping) or any(isinstance(one, Tensor) for one in value.values()):
             break
-        value = next((value[name] for name in NESTED if isinstance(value.get(name), Mapping)), value)
+        kept = [name for name in NESTED if _holds_tensors(value.get(name))]
+        if len(kept) > 1 and kept[0] in AVERAGES:
+            _logger.info("the averaged weights %r are taken, and not %r beside them", kept[0], kept[1])
+        if not kept:
+            break
+        value = value[kept[0]]
     if not isinstance(value, Mapping) or not value:
         raise CheckpointError("it is not a dictionary from names to tensors; save a model's state_dict")
     check_count(len(value))
@@ -106,6 +124,13 @@ def _dictionary(value: Any) -> dict[str, Tensor]:
             raise CheckpointError(f"it has {what} where the name of a tensor belongs")
         _check_tensor(name, tensor)
     return {name: tensor.detach() for name, tensor in value.items()}
+
+
+def _holds_tensors(value: Any, depth: int = _MAX_NESTED) -> bool:
+    """Return whether there are tensors in a dictionary, or in those that are kept in it."""
+    if not isinstance(value, Mapping) or not depth:
+        return False
+    return any(isinstance(one, Tensor) or _holds_tensors(one, depth - 1) for one in value.values())
 
 
 def _check_tensor(name: str, tensor: Any) -> None:

@@ -253,9 +253,9 @@ def test_two_names_of_one_tensor_are_two_tensors_once_loaded(tmp_path):
 
 def test_what_a_file_has_beside_the_model_is_named(tmp_path):
     buffer = io.BytesIO()
-    torch.save({**state(SMALL), "loss.weight": torch.ones(3)}, buffer)
+    torch.save({**state(SMALL), "extra.weight": torch.ones(3)}, buffer)
     (tmp_path / "m.pt").write_bytes(buffer.getvalue())
-    with fails("encoders.does-fit-model-tensors", "1 left over ('loss.weight')"):
+    with fails("encoders.does-fit-model-tensors", "1 left over ('extra.weight')"):
         load_model(tmp_path / "m.pt", SMALL)
 
 
@@ -264,3 +264,62 @@ def test_a_spec_of_other_shapes_is_refused(tmp_path):
     wider = DualEncoderSpec(image=IMAGE, text=TextTransformerSpec(**{**attrs.asdict(TEXT, recurse=False), "width": 64}))
     with fails("encoders.does-fit-model-shape"):
         load_model(tmp_path / "m.pt", wider)
+
+
+def halved(weights):
+    return {name: one.half() for name, one in weights.items()}
+
+
+def moved(weights):
+    return {name: one + 1 if one.is_floating_point() else one for name, one in weights.items()}
+
+
+def wrapped_blocks(weights, segment):
+    """Names as they are where every block of a tower is wrapped."""
+    return {name.replace("blocks.", f"blocks.{segment}"): one for name, one in weights.items()}
+
+
+KEPT_BY_SCRIPTS = {
+    "an average beside weights": lambda own: {"model": moved(own), "ema": own, "epoch": 3},
+    "an average by another name": lambda own: {"state_dict": moved(own), "state_dict_ema": own},
+    "an average with its decay": lambda own: {"model": moved(own), "model_ema": {"decay": 0.99, "module": own}},
+    "an attribute net": lambda own: {f"net.{name}": one for name, one in own.items()},
+    "an attribute student": lambda own: {f"student.{name}": one for name, one in own.items()},
+    "nested attributes": lambda own: {f"clip.net.{name}": one for name, one in own.items()},
+    "a loss beside it": lambda own: {
+        **{f"model.{name}": one for name, one in own.items()},
+        "criterion.logit_bias": torch.zeros(()),
+    },
+    "AveragedModel": lambda own: {
+        "n_averaged": torch.tensor(7),
+        **{f"module.{name}": one for name, one in own.items()},
+    },
+    "FSDP": lambda own: wrapped_blocks(own, "_fsdp_wrapped_module."),
+    "checkpoint wrappers": lambda own: wrapped_blocks(own, "_checkpoint_wrapped_module."),
+    "no counters": lambda own: {n: one for n, one in own.items() if not n.endswith("num_batches_tracked")},
+    "half precision": halved,
+}
+
+
+@pytest.mark.parametrize("kept", KEPT_BY_SCRIPTS)
+def test_what_training_scripts_write_is_read_from_a_file_and_from_memory(kept, tmp_path):
+    own = state(SMALL)
+    written = KEPT_BY_SCRIPTS[kept](own)
+    torch.save(written, tmp_path / "m.pt")
+    tolerance = {"rtol": 1e-3, "atol": 1e-3} if kept == "half precision" else {"rtol": 0, "atol": 0}
+    for given in (tmp_path / "m.pt", written):
+        loaded = load_model(given, SMALL, fold=False)
+        for name, one in loaded.state_dict().items():
+            if not name.endswith("num_batches_tracked"):
+                torch.testing.assert_close(one, own[name], **tolerance)
+
+
+def test_a_model_without_a_logit_scale_gets_the_cap(tmp_path):
+    own = state(SMALL)
+    del own["logit_scale"]
+    torch.save(own, tmp_path / "m.pt")
+    loaded = load_model(tmp_path / "m.pt", SMALL)
+    assert loaded.similarity_scale.item() == pytest.approx(SMALL.max_logit_scale)
+    del own[next(name for name in own if name.endswith("weight"))]
+    with pytest.raises(CheckpointError, match="missing"):
+        load_model(own, SMALL)

@@ -274,3 +274,30 @@ def test_any_mobileone_block_folds_to_equal_outputs(block, height, width, seed):
     folded = reparameterize(block)
     assert is_folded(folded)
     torch.testing.assert_close(folded(x), block(x), **EXACT)
+
+
+def test_what_compiles_or_shares_gradients_is_taken_off():
+    x = torch.rand(1, 8, 6, 6)
+    plain = nn.Sequential(RepMixer(8), RepMixer(8)).eval()
+    wanted = plain(x)
+    blocks = nn.Sequential(*(torch.compile(block, backend="eager") for block in plain)).eval()
+    torch.testing.assert_close(blocks(x), wanted)
+    folded = reparameterize(blocks)
+    assert [type(part) for part in folded] == [nn.Conv2d, nn.Conv2d]
+    torch.testing.assert_close(folded(x), wanted)
+    whole = reparameterize(torch.compile(plain, backend="eager"))
+    assert is_folded(whole)
+    assert type(whole) is nn.Sequential
+    torch.testing.assert_close(reparameterize(nn.DataParallel(plain))(x), wanted)
+
+
+def test_a_convolution_that_computes_otherwise_is_refused():
+    class Doubled(nn.Conv2d):
+        def _conv_forward(self, x, weight, bias):
+            return 2 * super()._conv_forward(x, weight, bias)
+
+    block = ConvNorm(4, out_dim=4, kernel_size=3).eval()
+    other = Doubled(4, 4, 3, padding=1, bias=False).eval()
+    block.conv = other
+    with pytest.raises(ValueError, match="Doubled"):
+        reparameterize(block)

@@ -149,7 +149,7 @@ def test_a_tensor_of_another_kind_is_named(kind, make, reading):
 
 @pytest.mark.parametrize("archive", [True, False], ids=["archive", "stream"])
 def test_weights_are_taken_out_of_what_training_scripts_keep_them_in(archive, reading):
-    names = ("state_dict", "model_state_dict", "model", "ema", "model_ema", "state_dict_ema", "module", "params")
+    names = ("ema", "model_ema", "state_dict_ema", "state_dict", "model_state_dict", "model", "module", "params")
     for place, name in enumerate(names):
         others = {other: {"b": torch.zeros(1)} for other in names[place + 1 :]}
         assert reading(written({"epoch": 1, **others, name: {"a": torch.ones(1)}}, archive=archive)).keys() == {"a"}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +25,7 @@ from mobileclip.encoders.dual import DualEncoder, DualEncoderSpec
 from mobileclip.encoders.families import ImageEncoderSpec, TextEncoderSpec, as_trained
 from mobileclip.registry import Registry
 from mobileclip.reparam import reparameterize
-from mobileclip.tensor_files import CheckpointError, read_tensors
+from mobileclip.tensor_files import CheckpointError, read_tensors, weights_of
 from mobileclip.tensor_files.errors import shown
 
 sources: Registry[Source] = Registry("source", home="mobileclip.interop.sources")
@@ -123,7 +124,7 @@ def _lacks_numbers(model: nn.Module) -> bool:
 
 
 def load_model(
-    checkpoint: str | Path,
+    checkpoint: str | Path | Mapping[str, Any],
     model: str | ModelSpec | None = None,
     *,
     tower: Tower | None = None,
@@ -143,7 +144,8 @@ def load_model(
     Args:
         checkpoint: a file in the official, open_clip's, timm's or our own layout, in training form or folded, a
             `state_dict` alone or within what a training script or a wrapper puts around it, or a step of a run; a
-            folder with one such file; or a repository on the hub, `hf-hub:owner/name`.
+            folder with one such file; or a repository on the hub, `hf-hub:owner/name`. Or a `state_dict` in memory.
+            Averaged weights are taken where there are both; names may have the attributes of a wrapper in them.
         model: the name or spec of the model, or of one of its towers to load that alone. Found from the file if
             it is left out and no more than one model fits.
         tower: load this tower alone.
@@ -188,7 +190,7 @@ def load_model(
 
 
 def read_checkpoint(
-    checkpoint: str | Path,
+    checkpoint: str | Path | Mapping[str, Any],
     model: str | ModelSpec | None = None,
     *,
     tower: Tower | None = None,
@@ -199,14 +201,17 @@ def read_checkpoint(
 
     What is `to_train` is in training form.
     """
-    if (source := source_of(checkpoint)) is not None:
+    if not isinstance(checkpoint, Mapping) and (source := source_of(checkpoint)) is not None:
         if model is not None:
             raise ValueError(f"{checkpoint} says which model it is; leave the model out")
         whole = source[0].read(source[1])
         of_tower_alone, tensors = _one_tower(checkpoint, whole.spec, whole.tensors, tower)
         return attrs.evolve(whole, spec=of_tower_alone, tensors=tensors)
-    path = fetched(checkpoint)
-    tensors, metadata = native.of_run(*read_tensors(path, mmap=mmap))
+    if isinstance(checkpoint, Mapping):
+        path, tensors, metadata = Path("the state_dict"), weights_of(checkpoint), dict[str, str]()
+    else:
+        path = fetched(checkpoint)
+        tensors, metadata = native.of_run(*read_tensors(path, mmap=mmap))
     wanted = resolve_spec(model) if isinstance(model, str) else model
     tower = tower or _tower_of(wanted)
     header = native.header_of(metadata, path)
@@ -258,6 +263,7 @@ def _placed(path: Path, claim: Claim, wanted: ModelSpec | None) -> dict[str, Ten
         if not torch.equal(given.pop(name, constant).float(), constant):
             raise CheckpointError(f"{path} does not fit the model: its spec has no place for {shown(name)}")
     entries = claim.layout.entries(claim.spec, claim.form)
+    given |= {entries[name].name: one for name, one in _usual(claim).items() if entries[name].name not in given}
     expected = {entry.name for entry in entries.values()}
     problems = [
         f"{len(names)} {what} ({some(names)})"
@@ -277,6 +283,8 @@ def _placed(path: Path, claim: Claim, wanted: ModelSpec | None) -> dict[str, Ten
             tensor = reshape.from_layout(held).contiguous()
         elif not shape and held.numel() == 1:
             tensor = held.reshape(())
+        if name.endswith("num_batches_tracked"):
+            tensor = tensor.long()  # where all of a file was made half as precise, counts were too
         if tuple(tensor.shape) != shape:
             others = held.ndim == len(shape) == 4 and held.shape[1] != shape[1] and held.shape[2:] == shape[2:]
             hint = f"; in_channels={shape[1]} of load_model adapts weights to other channels" if others else ""
@@ -286,6 +294,15 @@ def _placed(path: Path, claim: Claim, wanted: ModelSpec | None) -> dict[str, Ten
             )
         placed[name] = tensor
     return placed
+
+
+def _usual(claim: Claim) -> dict[str, Tensor]:
+    """Return what a file may lack: counters of batches, and the cap of the scale, where trained models end."""
+    shapes = tensor_shapes(claim.spec, claim.form)
+    counters = {name: torch.zeros((), dtype=torch.int64) for name in shapes if name.endswith("num_batches_tracked")}
+    if not isinstance(claim.spec, DualEncoderSpec):
+        return counters
+    return {**counters, "logit_scale": torch.tensor(math.log(claim.spec.max_logit_scale))}
 
 
 def _asked(path: Path, stored: ModelSpec, wanted: ModelSpec) -> ModelSpec:

@@ -19,9 +19,14 @@ from mobileclip.encoders.dual import DualEncoderSpec
 from mobileclip.encoders.families import ImageEncoderSpec, as_trained
 from mobileclip.tensor_files import CheckpointError
 from mobileclip.tensor_files.errors import shown
+from mobileclip.terminal import get_logger
 
-WRAPPERS = ("module.", "model.", "_forward_module.")
-"""What names begin with, all of them, where a model was a part of another one when it was saved."""
+# What `torch.compile`, FSDP and PyTorch's checkpoint wrapper put into names, anywhere.
+_WRAPPED = (COMPILED, "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+# Parts of names that no model has, of what training scripts keep beside one.
+_BESIDE = frozenset(("criterion", "loss", "loss_fn", "optimizer", "n_averaged"))
+
+_logger = get_logger(__name__)
 
 Tensors = Mapping[str, Tensor]
 Tower = Literal["image", "text"]
@@ -58,9 +63,14 @@ class Claim:
         """Whether the file holds these names, with as many numbers for each, and no others."""
         shapes, given = tensor_shapes(self.spec, self.form), self.tensors.keys() - self.constants.keys()
         # The layout's names take longer to find than their number.
-        return len(given) == len(shapes) and all(
-            entry.name in given and self.tensors[entry.name].numel() == torch.Size(shapes[own]).numel()
-            for own, entry in self.layout.entries(self.spec, self.form).items()
+        if not sum(not may_lack(name) for name in shapes) <= len(given) <= len(shapes):
+            return False
+        entries = self.layout.entries(self.spec, self.form)
+        held = {own: entry.name for own, entry in entries.items() if entry.name in given}
+        return (
+            len(held) == len(given)
+            and all(may_lack(own) for own in entries.keys() - held.keys())
+            and all(self.tensors[name].numel() == torch.Size(shapes[own]).numel() for own, name in held.items())
         )
 
 
@@ -79,6 +89,7 @@ def recognised(path: Path, tensors: Tensors, wanted: ModelSpec | None, tower: To
     Raises:
         CheckpointError: if they are of no known layout, or of no model that is known, or of several.
     """
+    tensors = _without_others(path, tensors)
     if wanted is not None:
         return _best(path, tensors, list(dict.fromkeys((wanted, part(wanted, tower)))))
     found = {name: claim for given in _unwrapped(tensors) for name, claim in _known(given, tower)}
@@ -151,12 +162,33 @@ def _best(path: Path, tensors: Tensors, wanted: list[ModelSpec]) -> Claim:
 
 
 def _unwrapped(tensors: Tensors) -> Iterator[Tensors]:
-    """Yield tensors by their names, then without what all of their names begin with."""
-    given = {name.replace(COMPILED, ""): one for name, one in tensors.items()}
-    yield given if len(given) == len(tensors) else tensors
-    while prefix := next((one for one in WRAPPERS if all(name.startswith(one) for name in given)), None):
-        given = {name.removeprefix(prefix): one for name, one in given.items()}
+    """Yield tensors by their names, then without the attributes that all of their names begin with."""
+    given = {without_wrappers(name): one for name, one in tensors.items()}
+    given = given if len(given) == len(tensors) else dict(tensors)
+    yield given
+    while len({name.partition(".")[0] for name in given}) == 1 and all("." in name for name in given):
+        given = {name.partition(".")[2]: one for name, one in given.items()}
         yield given
+
+
+def without_wrappers(name: str) -> str:
+    """Return the name of a tensor without what PyTorch's wrappers put into it."""
+    for segment in _WRAPPED:
+        name = name.replace(segment, "")
+    return name
+
+
+def may_lack(name: str) -> bool:
+    """Return whether a file may lack a tensor of ours: a counter of batches, and the scale of similarities."""
+    return name.endswith("num_batches_tracked") or name == "logit_scale"
+
+
+def _without_others(path: Path, tensors: Tensors) -> Tensors:
+    """Return the tensors without those of losses and optimisers, which a message names."""
+    others = [name for name in tensors if _BESIDE.intersection(name.split("."))]
+    if others:
+        _logger.info("%s: %s belongs to no model, and is left out", path, some(others))
+    return {name: one for name, one in tensors.items() if name not in others}
 
 
 def _claims(tensors: Tensors, spec: ModelSpec) -> Iterator[Claim]:
