@@ -276,6 +276,7 @@ def test_any_mobileone_block_folds_to_equal_outputs(block, height, width, seed):
     torch.testing.assert_close(folded(x), block(x), **EXACT)
 
 
+@torch.no_grad()
 def test_what_compiles_or_shares_gradients_is_taken_off():
     x = torch.rand(1, 8, 6, 6)
     plain = nn.Sequential(RepMixer(8), RepMixer(8)).eval()
