@@ -58,7 +58,7 @@ def test_tests_fill_the_time_in_their_order():
 
 
 def test_a_block_is_tested_by_its_own_tests_by_those_that_look_at_the_tree_and_by_the_nearest():
-    file = "mobileclip/blocks/repmixer.py"
+    file = "mobileclip/blocks/mixing.py"
     tests, far = ranked(ROOT, [file], recorded(ROOT)), distances(ROOT, [file])
     assert tests[0] == "tests/blocks/test_repmixer.py"
     room = [place for place, test in enumerate(tests) if test.startswith("tests/blocks/")]
@@ -71,7 +71,7 @@ def test_a_block_is_tested_by_its_own_tests_by_those_that_look_at_the_tree_and_b
 
 def test_every_changed_file_has_its_turn_behind_changed_tests():
     first = ["tests/storage/test_cache.py", "tests/blocks/test_stem.py", "tests/losses/test_sigmoid.py"]
-    changed = ["mobileclip/blocks/stem.py", "mobileclip/losses/sigmoid.py", first[0], "tests/gone.py"]
+    changed = ["mobileclip/blocks/conv.py", "mobileclip/losses/sigmoid.py", first[0], "tests/gone.py"]
     assert ranked(ROOT, changed, {})[:3] == first
 
 

@@ -21,7 +21,7 @@ def test_tests_that_lie_elsewhere_are_there(name):
 
 
 def test_the_likeliest_tests_run_first():
-    first, *others = own_tests(ROOT, "mobileclip/blocks/repmixer.py")
+    first, *others = own_tests(ROOT, "mobileclip/blocks/mixing.py")
     assert first == "tests/blocks/test_repmixer.py"
     assert "tests/blocks/test_timm_parity.py" in others
     torch_file = own_tests(ROOT, "mobileclip/data/samples/torch_file.py", "read")

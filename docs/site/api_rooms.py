@@ -29,7 +29,7 @@ class PublicName:
 
     Args:
         name: as it is imported.
-        source: where it is defined, as `mobileclip.blocks.repmixer.RepMixer`; a module stands for itself.
+        source: where it is defined, as `mobileclip.blocks.mixing.RepMixer`; a module stands for itself.
         summary: first line of its docstring; empty where it has none.
         kind: what it is.
     """

@@ -12,8 +12,8 @@ from attrs import validators
 from torch import Tensor, nn
 
 from mobileclip.blocks import Attention, BlockSequence, EndTokenPool, MeanTokenPool, TextRepMixerBlock, TransformerLayer
-from mobileclip.blocks.heads import TextPool
 from mobileclip.blocks.sequence import ActivationCheckpointing
+from mobileclip.blocks.stages import TextPool
 from mobileclip.encoders.checks import WIDTH, check_heads, odd
 from mobileclip.encoders.families import TextEncoderSpec, text_encoder_families
 from mobileclip.inputs import TextInput

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mobileclip.blocks import EndTokenPool
-from mobileclip.blocks.heads import TextPool
+from mobileclip.blocks.stages import TextPool
 from mobileclip.encoders import TextEncoder, TextEncoderSpec
 from mobileclip.inputs import TextInput
 

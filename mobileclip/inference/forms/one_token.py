@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobileclip.blocks import Attention, EndTokenPool, TextRepMixerBlock, TransformerLayer
-from mobileclip.blocks.repmixer import as_map, as_sequence
+from mobileclip.blocks.mixing import as_map, as_sequence
 from mobileclip.encoders import TextEncoder, ViT
 from mobileclip.reparam import is_hooked, some_outputs, with_children
 

@@ -1,0 +1,485 @@
+"""Convolutions of the blocks: with norms, in branches that fold into one, between stages, and in stems."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+
+import torch
+import torch.fx
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mobileclip.reparam import (
+    Reparameterizable,
+    conv_with,
+    fuse_conv_bn,
+    identity_kernel,
+    norm_affine,
+    pad_kernel,
+    plain_conv,
+    widened,
+    without_identities,
+)
+
+KernelSize = int | tuple[int, int]
+"""Height and width of a kernel, or one number for both."""
+
+MakeActivation = Callable[[], nn.Module]
+"""A class of activations, or whatever makes one, such as `partial(nn.GELU, approximate="tanh")`."""
+
+MakeNorm = Callable[[int], nn.Module]
+"""A class of norms, or whatever makes one from a number of channels, such as `partial(nn.LayerNorm, eps=1e-6)`."""
+
+
+def sides(kernel_size: KernelSize) -> tuple[int, int]:
+    """Return the height and width of a kernel."""
+    return (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+
+
+def odd_sides(kernel_size: KernelSize) -> tuple[int, int]:
+    """Return the height and width of a kernel with a centre.
+
+    Raises:
+        ValueError: if a side is even: such a kernel would shift its output against the residual or the other branch.
+    """
+    height, width = sides(kernel_size)
+    if height % 2 == 0 or width % 2 == 0:
+        raise ValueError(f"this block's kernels need a centre, so their sides are odd; got {(height, width)}")
+    return height, width
+
+
+def activation_or_none(make: MakeActivation | None) -> nn.Module:
+    """Return a new activation module; `nn.Identity` for None."""
+    return nn.Identity() if make is None else make()
+
+
+class ConvNorm(Reparameterizable):
+    """A convolution without bias, then a batch norm: `y = norm(conv(x))`.
+
+    Shape:
+        `(batch, dim, height, width)` to `(batch, out_dim, height', width')`; with the default padding the sides are
+        divided by `stride`, rounded up.
+
+    Args:
+        dim: channels in.
+        out_dim: channels out; `dim` by default.
+        kernel_size: height and width of the kernel, or one number for both.
+        stride: step of the kernel, both ways.
+        padding: zeros around the input, (rows, columns); half the kernel by default.
+        groups: groups of the convolution; `dim` makes it depthwise.
+
+    Folding: to one convolution with a bias.
+
+    Examples:
+        >>> block = ConvNorm(3, out_dim=8, kernel_size=3, stride=2).eval()
+        >>> block(torch.rand(1, 3, 15, 15)).shape
+        torch.Size([1, 8, 8, 8])
+        >>> mobileclip.reparameterize(block)
+        Conv2d(3, 8, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1))
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        out_dim: int | None = None,
+        kernel_size: KernelSize = 1,
+        stride: int = 1,
+        padding: tuple[int, int] | None = None,
+        groups: int = 1,
+    ) -> None:
+        super().__init__()
+        out_dim = out_dim or dim
+        height, width = sides(kernel_size)
+        padding = padding if padding is not None else (height // 2, width // 2)
+        self.conv = nn.Conv2d(dim, out_dim, (height, width), stride=stride, padding=padding, groups=groups, bias=False)
+        self.norm = nn.BatchNorm2d(out_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised convolution of `x`."""
+        y: Tensor = self.norm(self.conv(x))
+        return y
+
+    def fold(self) -> nn.Conv2d:
+        """Return the one convolution that is equal in evaluation mode."""
+        return conv_with(self.conv, *fuse_conv_bn(self.conv, self.norm))
+
+
+def kernel_and_bias(branch: nn.Module, *, stride: int, groups: int) -> tuple[Tensor, Tensor]:
+    """Return the kernel and bias of a convolution and its norm, or of what they were folded to before.
+
+    Shape:
+        kernel `(out_dim, dim / groups, height, width)`, bias `(out_dim,)`, in the dtype of the algebra.
+
+    Args:
+        branch: one of several whose kernels are added up.
+        stride: that all of them have.
+        groups: likewise.
+
+    Raises:
+        ValueError: if it is no such convolution, or one with other taps than the others: its kernel cannot be added.
+    """
+    conv = branch.conv if isinstance(branch, ConvNorm) else branch
+    if not isinstance(conv, nn.Conv2d):
+        raise ValueError(f"a branch is a {type(branch).__name__}, of which no kernel can be read")
+    half = tuple(side // 2 for side in conv.kernel_size)
+    found = (conv.stride, conv.groups, conv.padding, conv.dilation, conv.padding_mode)
+    expected = ((stride, stride), groups, half, (1, 1), "zeros")
+    if found != expected:
+        names = ("stride", "groups", "padding", "dilation", "padding_mode")
+        other = [f"{name}={own}" for name, own, same in zip(names, found, expected, strict=True) if own != same]
+        raise ValueError(f"a branch has {', '.join(other)}, so its kernel cannot be added to those of the others")
+    if isinstance(branch, ConvNorm):
+        return fuse_conv_bn(conv, branch.norm)
+    return widened(conv.weight), widened(conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias)
+
+
+class SqueezeExcite(nn.Module):
+    """Scale every channel by a gate from the image's mean: `y = x * sigmoid(expand(relu(reduce(mean(x)))))`.
+
+    Shape:
+        `(batch, dim, height, width)` in and out.
+
+    Args:
+        dim: number of channels.
+        reduction: how many times fewer channels the bottleneck has; at least one is left.
+
+    Source: Hu et al., "Squeeze-and-Excitation Networks"; MobileCLIP Table 9.
+
+    Examples:
+        >>> x = torch.rand(1, 32, 4, 4)
+        >>> gate = SqueezeExcite(32)(x) / x
+        >>> torch.allclose(gate, gate[:, :, :1, :1].expand_as(gate))  # one number for each channel, between 0 and 1
+        True
+    """
+
+    def __init__(self, dim: int, *, reduction: int = 16) -> None:
+        super().__init__()
+        hidden_dim = max(1, dim // reduction)
+        self.reduce = nn.Conv2d(dim, hidden_dim, 1)
+        self.expand = nn.Conv2d(hidden_dim, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` with gated channels."""
+        # A mean over dimensions, not a pooling by [height, width]: that would bake sizes into exported graphs.
+        gate = self.expand(F.relu(self.reduce(x.mean(dim=(2, 3), keepdim=True))))
+        return x * torch.sigmoid(gate)
+
+
+class MobileOneBlock(Reparameterizable):
+    """Convolution branches, a 1x1 scale branch and a normalised skip, summed: `y = activation(se(sum of branches(x)))`.
+
+    Shape:
+        `(batch, dim, height, width)` to `(batch, out_dim, height', width')`; sides are divided by `stride`, rounded up.
+
+    Args:
+        dim: channels in.
+        out_dim: channels out; `dim` by default.
+        kernel_size: height and width of the kernel, both odd, or one number for both.
+        stride: step of the kernel, both ways.
+        groups: groups of every branch; `dim` makes the block depthwise.
+        num_branches: number of convolution branches.
+        scale_branch: whether there is a 1x1 branch; by default where the kernel is taller than one row, as in the
+            release, which so has none for the (1, 11) kernels of text.
+        skip: whether there is a batch-normalised skip; by default where input and output have one shape.
+        squeeze_excite: whether channels are gated after the sum, by a bottleneck of 1/16.
+        activation: what makes the activation that follows; None for none.
+
+    Raises:
+        ValueError: if no branch is left, a kernel side is even, or a skip would change the shape.
+
+    Folding: to one convolution with a bias, then the gate and the activation as they were.
+    Source: Vasu et al., "MobileOne"; MobileCLIP section 3.1.
+
+    Examples:
+        >>> block, x = MobileOneBlock(8, groups=8, num_branches=4, activation=None).eval(), torch.rand(1, 8, 6, 6)
+        >>> folded = mobileclip.reparameterize(block)
+        >>> folded.conv
+        Conv2d(8, 8, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), groups=8)
+        >>> torch.allclose(folded(x), block(x), atol=1e-5)
+        True
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        out_dim: int | None = None,
+        kernel_size: KernelSize = 3,
+        stride: int = 1,
+        groups: int = 1,
+        num_branches: int = 1,
+        scale_branch: bool | None = None,
+        skip: bool | None = None,
+        squeeze_excite: bool = False,
+        activation: MakeActivation | None = nn.GELU,
+    ) -> None:
+        super().__init__()
+        out_dim = out_dim or dim
+        kernel_size = odd_sides(kernel_size)
+        scale_branch = kernel_size[0] > 1 if scale_branch is None else scale_branch
+        same_shape = out_dim == dim and stride == 1
+        skip = same_shape if skip is None else skip
+        if skip and not same_shape:
+            raise ValueError(f"a skip keeps the shape, but dim={dim}, out_dim={out_dim}, stride={stride}")
+        if not (num_branches or scale_branch or skip):
+            raise ValueError("the block has no branch; give it num_branches >= 1, scale_branch=True or skip=True")
+
+        self.branches = nn.ModuleList(
+            ConvNorm(dim, out_dim=out_dim, kernel_size=kernel_size, stride=stride, groups=groups)
+            for _ in range(num_branches)
+        )
+        self.scale = ConvNorm(dim, out_dim=out_dim, stride=stride, groups=groups) if scale_branch else None
+        self.skip = nn.BatchNorm2d(dim) if skip else None
+        self.squeeze_excite = SqueezeExcite(out_dim, reduction=16) if squeeze_excite else nn.Identity()
+        self.activation = activation_or_none(activation)
+        self.dim = dim
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.groups = groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the activated, gated sum of the branches of `x`."""
+        outputs = [branch(x) for branch in self.branches]
+        outputs += [branch(x) for branch in (self.scale, self.skip) if branch is not None]
+        y: Tensor = self.activation(self.squeeze_excite(reduce(torch.add, outputs)))
+        return y
+
+    def kernel_and_bias(self) -> tuple[Tensor, Tensor]:
+        """Return the kernel and bias of the convolution that equals the sum of the branches.
+
+        Shape:
+            kernel `(out_dim, dim / groups, height, width)`, bias `(out_dim,)`, in the dtype of the algebra.
+        """
+        branches = [*self.branches, *([] if self.scale is None else [self.scale])]
+        read = [kernel_and_bias(branch, stride=self.stride, groups=self.groups) for branch in branches]
+        parts = [(pad_kernel(kernel, self.kernel_size), bias) for kernel, bias in read]
+        if self.skip is not None:
+            scale, shift = norm_affine(self.skip)
+            identity = identity_kernel(self.dim, self.kernel_size, groups=self.groups, like=scale)
+            parts.append((identity * scale[:, None, None, None], shift))
+        kernels, biases = zip(*parts, strict=True)
+        return reduce(torch.add, kernels), reduce(torch.add, biases)
+
+    def fold(self) -> nn.Sequential:
+        """Return the convolution, and the gate and activation where there are any."""
+        like = next(self.parameters())
+        conv = plain_conv(*self.kernel_and_bias(), like=like, stride=(self.stride, self.stride), groups=self.groups)
+        return without_identities({"conv": conv, "squeeze_excite": self.squeeze_excite, "activation": self.activation})
+
+
+class LargeKernelConv(Reparameterizable):
+    """A large and a small kernel in parallel, by groups: `y = activation(se(large(x) + small(x)))`.
+
+    Shape:
+        `(batch, dim, height, width)` to `(batch, out_dim, height', width')`; sides are divided by `stride`, rounded up.
+
+    Args:
+        dim: channels in, and the number of groups.
+        out_dim: channels out, a multiple of `dim`.
+        kernel_size: the large kernel, both sides odd, or one number for both.
+        small_kernel_size: the small kernel, likewise.
+        stride: step of both, both ways.
+        squeeze_excite: whether channels are gated after the sum, by a bottleneck of 1/4.
+        activation: what makes the activation that follows; None for none.
+
+    Raises:
+        ValueError: if a kernel side is even, the small kernel is larger, or `out_dim` is no multiple of `dim`.
+
+    Folding: to one convolution with a bias, then the gate and the activation as they were.
+    Source: Ding et al., "RepLKNet"; Vasu et al., "FastViT", section 3.2.3; MobileCLIP Table 9.
+
+    Examples:
+        >>> block = LargeKernelConv(8, out_dim=16, stride=2).eval()
+        >>> mobileclip.reparameterize(block)
+        Sequential(
+          (conv): Conv2d(8, 16, kernel_size=(7, 7), stride=(2, 2), padding=(3, 3), groups=8)
+          (activation): GELU(approximate='none')
+        )
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        out_dim: int | None = None,
+        kernel_size: KernelSize = 7,
+        small_kernel_size: KernelSize = 3,
+        stride: int = 1,
+        squeeze_excite: bool = False,
+        activation: MakeActivation | None = nn.GELU,
+    ) -> None:
+        super().__init__()
+        out_dim = out_dim or dim
+        large, small = odd_sides(kernel_size), odd_sides(small_kernel_size)
+        if small[0] > large[0] or small[1] > large[1]:
+            raise ValueError(f"the small kernel {small} does not fit into the large one {large}")
+        if out_dim % dim:
+            raise ValueError(f"out_dim={out_dim} is not a multiple of dim={dim}, the number of groups")
+        self.dim = dim
+        self.stride = stride
+        self.large = ConvNorm(dim, out_dim=out_dim, kernel_size=large, stride=stride, groups=dim)
+        self.small = ConvNorm(dim, out_dim=out_dim, kernel_size=small, stride=stride, groups=dim)
+        self.squeeze_excite = SqueezeExcite(out_dim, reduction=4) if squeeze_excite else nn.Identity()
+        self.activation = activation_or_none(activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the activated, gated sum of both kernels over `x`."""
+        y: Tensor = self.activation(self.squeeze_excite(self.large(x) + self.small(x)))
+        return y
+
+    def fold(self) -> nn.Sequential:
+        """Return the convolution, and the gate and activation where there are any."""
+        read = [kernel_and_bias(conv, stride=self.stride, groups=self.dim) for conv in (self.large, self.small)]
+        (large, large_bias), (small, small_bias) = read
+        kernel = large + pad_kernel(small, (large.shape[2], large.shape[3]))
+        like, stride = next(self.parameters()), (self.stride, self.stride)
+        conv = plain_conv(kernel, large_bias + small_bias, like=like, stride=stride, groups=self.dim)
+        return without_identities({"conv": conv, "squeeze_excite": self.squeeze_excite, "activation": self.activation})
+
+
+class Downsample(nn.Sequential):
+    """Halve the resolution and change the width: a large-kernel convolution, then a 1x1 MobileOne block.
+
+    Shape:
+        `(batch, dim, height, width)` to `(batch, out_dim, height / 2, width / 2)`, sides rounded up.
+
+    Args:
+        dim: channels in.
+        out_dim: channels out, a multiple of `dim`.
+        squeeze_excite: whether the large-kernel convolution gates its channels.
+        activation: what makes the activation behind the large-kernel convolution; None for none.
+
+    Source: MobileCLIP Table 9; Vasu et al., "FastViT", section 3.2.2.
+
+    Examples:
+        >>> Downsample(8, out_dim=16)(torch.rand(2, 8, 14, 10)).shape
+        torch.Size([2, 16, 7, 5])
+    """
+
+    def __init__(
+        self, dim: int, *, out_dim: int, squeeze_excite: bool = False, activation: MakeActivation | None = nn.GELU
+    ) -> None:
+        super().__init__(
+            LargeKernelConv(dim, out_dim=out_dim, stride=2, squeeze_excite=squeeze_excite, activation=activation),
+            MobileOneBlock(out_dim, kernel_size=1),
+        )
+
+
+torch.fx.wrap("rearrange")  # torch.fx would trace into it and fail
+
+
+class ConvStem(nn.Sequential):
+    """Three MobileOne blocks: 3x3 with stride 2, depthwise 3x3 with stride 2, 1x1.
+
+    Shape:
+        `(batch, in_dim, height, width)` to `(batch, dim, height / 4, width / 4)`.
+
+    Args:
+        dim: channels out.
+        in_dim: channels in; three of an image.
+        scale_branch: whether the blocks have a 1x1 scale branch (MCi0-2; MCi3-4 have none).
+
+    Source: MobileCLIP Table 9.
+
+    Examples:
+        >>> ConvStem(16)(torch.rand(1, 3, 32, 48)).shape
+        torch.Size([1, 16, 8, 12])
+    """
+
+    def __init__(self, dim: int, *, in_dim: int = 3, scale_branch: bool = True) -> None:
+        super().__init__(
+            MobileOneBlock(in_dim, out_dim=dim, stride=2, scale_branch=scale_branch),
+            MobileOneBlock(dim, stride=2, groups=dim, scale_branch=scale_branch),
+            MobileOneBlock(dim, kernel_size=1),
+        )
+
+
+class PatchStem(nn.Module):
+    """Cut the image into patches and project each: one convolution whose kernel is its stride.
+
+    Shape:
+        `(batch, in_dim, height, width)` to `(batch, tokens, dim)`, tokens row by row.
+
+    Args:
+        dim: width of the tokens.
+        patch_size: side of a patch, in pixels.
+        in_dim: channels in; three of an image.
+
+    Examples:
+        >>> PatchStem(16, patch_size=14)(torch.rand(1, 3, 28, 42)).shape
+        torch.Size([1, 6, 16])
+    """
+
+    def __init__(self, dim: int, *, patch_size: int, in_dim: int = 3) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_dim, dim, patch_size, stride=patch_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the patch tokens of the images `x`."""
+        y: Tensor = rearrange(self.conv(x), "b c h w -> b (h w) c")
+        return y
+
+
+class ConvPatchStem(nn.Module):
+    """Patches of 16 pixels through three convolutions: 4x4, 2x2, 2x2, each with its kernel as its stride.
+
+    Shape:
+        `(batch, in_dim, height, width)` to `(batch, tokens, dim)`, tokens row by row.
+
+    Args:
+        dim: width of the tokens; the first two convolutions have a quarter of it.
+        padding: zeros around the image in front of the first convolution.
+        in_dim: channels in; three of an image.
+
+    Folding: both batch norms go into the convolutions in front of them.
+    Source: MobileCLIP section 3.1, the image tower of MobileCLIP-B.
+
+    Examples:
+        >>> ConvPatchStem(16)(torch.rand(1, 3, 32, 48)).shape
+        torch.Size([1, 6, 16])
+    """
+
+    def __init__(self, dim: int, *, padding: int = 1, in_dim: int = 3) -> None:
+        super().__init__()
+        hidden_dim = dim // 4
+        self.conv1 = ConvNorm(in_dim, out_dim=hidden_dim, kernel_size=4, stride=4, padding=(padding, padding))
+        self.conv2 = ConvNorm(hidden_dim, kernel_size=2, stride=2, padding=(0, 0))
+        self.conv3 = nn.Conv2d(hidden_dim, dim, 2, stride=2)
+        self.activation1 = nn.GELU()
+        self.activation2 = nn.GELU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the patch tokens of the images `x`."""
+        x = self.activation1(self.conv1(x))
+        x = self.activation2(self.conv2(x))
+        y: Tensor = rearrange(self.conv3(x), "b c h w -> b (h w) c")
+        return y
+
+
+class ChannelLayerNorm(nn.LayerNorm):
+    """Normalise every position of a feature map over its channels.
+
+    Shape:
+        `(batch, dim, height, width)` in and out.
+
+    Args:
+        dim: number of channels.
+        eps: added to the variance.
+
+    Source: MobileCLIP2, MCi3 and MCi4.
+
+    Examples:
+        >>> y = ChannelLayerNorm(8)(torch.rand(1, 8, 4, 4))
+        >>> torch.allclose(y.mean(dim=1), torch.zeros(1, 4, 4), atol=1e-5)  # at every position
+        True
+    """
+
+    def __init__(self, dim: int, *, eps: float = 1e-5) -> None:
+        super().__init__(dim, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised feature map."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
