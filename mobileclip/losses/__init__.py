@@ -4,20 +4,19 @@ A new loss enters here, as a spec and a formula. Models, data and optimisers do 
 """
 
 from mobileclip.losses.captions import CaptionLoss, CaptionLossSpec
-from mobileclip.losses.divergence import TargetDivergence, distillation_target_kl
-from mobileclip.losses.names import (
+from mobileclip.losses.reinforced import (
     ContrastiveLoss,
     ContrastiveLossSpec,
+    ReinforcedLoss,
+    ReinforcedLossSpec,
     ReinforcedSigmoidLoss,
     ReinforcedSigmoidLossSpec,
     SigmoidLoss,
     SigmoidLossSpec,
-)
-from mobileclip.losses.reinforced import (
-    ReinforcedLoss,
-    ReinforcedLossSpec,
+    TargetDivergence,
     dense_loss,
     distillation_loss,
+    distillation_target_kl,
     teacher_targets,
 )
 from mobileclip.losses.specs import LossSpec, LossTerms, losses

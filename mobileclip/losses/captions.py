@@ -8,10 +8,9 @@ from attrs import validators
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
-from mobileclip.losses.embeddings import compute_dtype
-from mobileclip.losses.names import ContrastiveLossSpec
-from mobileclip.losses.specs import LossSpec, LossTerms, losses
-from mobileclip.losses.tiled.collectives import Processes
+from mobileclip.losses.reinforced import ContrastiveLossSpec
+from mobileclip.losses.specs import LossSpec, LossTerms, compute_dtype, losses
+from mobileclip.losses.tiled import Processes
 from mobileclip.strict import strict
 
 

@@ -1,11 +1,9 @@
-"""The loss of multi-modal reinforced training: its choices, and its formula with every matrix held.
-
-For large batches the same formula is computed tile by tile, by `losses.tiled`.
-"""
+"""The reinforced loss: contrastive, distilled from teachers, or both, softmax or sigmoid, and names for its kinds."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import attrs
@@ -14,9 +12,9 @@ from attrs import converters, validators
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
-from mobileclip.losses.embeddings import EmbeddingBatch, compute_dtype
-from mobileclip.losses.specs import LossSpec, LossTerms, losses
-from mobileclip.losses.tiled.operation import tiled_terms
+from mobileclip.hardware.devices import in_float64
+from mobileclip.losses.specs import EmbeddingBatch, LossSpec, LossTerms, check_pair, compute_dtype, losses
+from mobileclip.losses.tiled import tiled_terms
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
 
 MOST_DENSE_PAIRS = 512 * 512
@@ -402,3 +400,138 @@ def dense_loss(spec: LossSpec, *, logit_bias: Tensor | float = 0.0, **embeddings
     bias = {} if loss.logit_bias is None else {"logit_bias": torch.as_tensor(logit_bias)}
     terms: LossTerms = torch.func.functional_call(loss, bias, kwargs=embeddings)
     return terms
+
+
+ContrastiveLossSpec = partial(ReinforcedLossSpec, teacher_dims=(), distill_weight=0.0)
+"""The contrastive loss of CLIP: every image finds its text among the batch's, and every text its image."""
+SigmoidLossSpec = partial(ReinforcedLossSpec, teacher_dims=(), distill_weight=0.0, initial_logit_bias=-10.0)
+"""The sigmoid loss of SigLIP, which starts where almost no pair matches."""
+ReinforcedSigmoidLossSpec = partial(ReinforcedLossSpec, initial_logit_bias=-10.0)
+"""The divergence of SigLIP's probabilities from the teachers'."""
+losses.add("contrastive", ContrastiveLossSpec)
+losses.add("sigmoid", SigmoidLossSpec)
+losses.add("reinforced_sigmoid", ReinforcedSigmoidLossSpec)
+
+
+def ContrastiveLoss(  # noqa: N802
+    spec: ReinforcedLossSpec | None = None, *, process_group: distributed.ProcessGroup | None = None
+) -> ReinforcedLoss:
+    """Return the contrastive loss; see `ReinforcedLoss`.
+
+    Examples:
+        >>> alike = torch.full((8, 4), 0.5)
+        >>> ContrastiveLoss()(image=alike, text=alike, logit_scale=10.0).total  # nothing tells the 8 apart: log(8)
+        tensor(2.0794)
+    """
+    return ReinforcedLoss(spec or ContrastiveLossSpec(), process_group=process_group)
+
+
+def SigmoidLoss(  # noqa: N802
+    spec: ReinforcedLossSpec | None = None, *, process_group: distributed.ProcessGroup | None = None
+) -> ReinforcedLoss:
+    """Return the sigmoid loss of SigLIP; see `ReinforcedLoss`.
+
+    Examples:
+        >>> loss = SigmoidLoss()(image=torch.eye(4), text=torch.eye(4), logit_scale=10.0)
+        >>> round(loss.total.item(), 4)  # 10 * 1 - 10 for a match: log(2); 10 * 0 - 10 for three others: close to 0
+        0.6933
+    """
+    return ReinforcedLoss(spec or SigmoidLossSpec(), process_group=process_group)
+
+
+def ReinforcedSigmoidLoss(  # noqa: N802
+    spec: ReinforcedLossSpec | None = None, *, process_group: distributed.ProcessGroup | None = None
+) -> ReinforcedLoss:
+    """Return SigLIP's loss with teachers; see `ReinforcedLoss`.
+
+    Examples:
+        >>> spec = ReinforcedSigmoidLossSpec(teacher_dims=(4,), teacher_logit_scales=(10,), teacher_logit_biases=(-10,))
+        >>> image, text = nn.functional.normalize(torch.rand(2, 8, 4), dim=-1)
+        >>> teachers = {"teacher_image": image, "teacher_text": text}
+        >>> terms = ReinforcedSigmoidLoss(spec)(image=image, text=text, logit_scale=10.0, **teachers)
+        >>> abs(terms.distillation.item()) < 1e-5  # the student agrees with its teacher
+        True
+    """
+    return ReinforcedLoss(spec or ReinforcedSigmoidLossSpec(), process_group=process_group)
+
+
+@attrs.frozen(kw_only=True)
+class TargetDivergence:
+    """Divergence of the stored targets from the exact ones, in nats: a mean over the batch for every teacher.
+
+    Args:
+        image_to_text: of the images' distributions over the texts.
+        text_to_image: of the texts' distributions over the images.
+
+    Examples:
+        >>> TargetDivergence(image_to_text=(0.25, 0.5), text_to_image=(0.25, 1.0)).mean
+        0.5
+    """
+
+    image_to_text: tuple[float, ...]
+    text_to_image: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean over the teachers and both directions."""
+        values = self.image_to_text + self.text_to_image
+        return sum(values) / len(values)
+
+
+@torch.no_grad()
+def distillation_target_kl(
+    stored_image: Tensor,
+    stored_text: Tensor,
+    *,
+    exact_image: Tensor,
+    exact_text: Tensor,
+    teacher_dims: Sequence[int],
+    teacher_logit_scales: Sequence[float],
+) -> TargetDivergence:
+    """Return how far each teacher's softmaxes move when its embeddings are replaced with stored, rounded ones.
+
+    `KL(softmax(scale * exact_image @ exact_text.T) || softmax(scale * stored_image @ stored_text.T))`, and the same
+    with image and text exchanged, each the mean over its rows. As in the loss, embeddings are brought to unit length
+    first. Computed in float64, so that the rounding of the computation stays below what is measured.
+
+    Shape: all (B, sum of dims) -> per teacher.
+
+    Args:
+        stored_image: the teachers' image embeddings as they were read, concatenated.
+        stored_text: the teachers' text embeddings as they were read, row by row the images' partners.
+        exact_image: the image embeddings as the teachers gave them.
+        exact_text: the text embeddings as the teachers gave them.
+        teacher_dims: the dims of the teachers, in the order in which they are concatenated.
+        teacher_logit_scales: the inverse temperatures of the teachers, after `exp`.
+
+    Raises:
+        ValueError: if the batches disagree with each other or with the dims.
+
+    Source: the targets of Eq. 3.
+
+    Examples:
+        >>> image, text = nn.functional.normalize(torch.randn(2, 8, 64), dim=-1)
+        >>> stored, exact = (image.bfloat16(), text.bfloat16()), {"exact_image": image, "exact_text": text}
+        >>> 0 < distillation_target_kl(*stored, **exact, teacher_dims=(64,), teacher_logit_scales=(100.0,)).mean < 0.1
+        True
+    """
+    check_pair(stored_image, stored_text, ("stored_image", "stored_text"))
+    check_pair(exact_image, exact_text, ("exact_image", "exact_text"))
+    check_pair(stored_image, exact_image, ("stored_image", "exact_image"))
+    if sum(teacher_dims) != stored_image.shape[1] or len(teacher_dims) != len(teacher_logit_scales):
+        raise ValueError(
+            f"teacher_dims {tuple(teacher_dims)} must sum to the embeddings' dim {stored_image.shape[1]}, with one of "
+            f"teacher_logit_scales {tuple(teacher_logit_scales)} for each"
+        )
+    stored, exact = (
+        teacher_logits(in_float64(image), in_float64(text), teacher_dims, teacher_logit_scales)
+        for image, text in ((stored_image, stored_text), (exact_image, exact_text))
+    )
+    found = [(_divergence(a, b), _divergence(a.mT, b.mT)) for a, b in zip(stored, exact, strict=True)]
+    image_to_text, text_to_image = zip(*found, strict=True)
+    return TargetDivergence(image_to_text=image_to_text, text_to_image=text_to_image)
+
+
+def _divergence(logits: Tensor, targets: Tensor) -> float:
+    predicted, target = logits.log_softmax(dim=1), targets.log_softmax(dim=1)
+    return float(F.kl_div(predicted, target, reduction="batchmean", log_target=True))

@@ -8,9 +8,8 @@ from attrs import validators
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
-from mobileclip.losses.embeddings import check_pair, compute_dtype
-from mobileclip.losses.specs import LossSpec, LossTerms, losses
-from mobileclip.losses.tiled.collectives import Processes
+from mobileclip.losses.specs import LossSpec, LossTerms, check_pair, compute_dtype, losses
+from mobileclip.losses.tiled import Processes
 from mobileclip.strict import strict
 
 

@@ -2,8 +2,7 @@
 
 import pytest
 
-from mobileclip.losses import reinforced
-from mobileclip.losses.tiled import tiles
+from mobileclip.losses import reinforced, tiled as tiles
 
 # Bytes that make tiles of 4 x 4, 3 x 3 and one float64; and the library's own, in which small batches are one tile.
 TILE_BYTES = [8 * 16, 8 * 9, 8, tiles.TILE_BYTES]

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, distributed, multiprocessing, nn
 from torch.nn import functional as F
 
-from mobileclip.losses import LossSpec, TextDistillationLossSpec
-from mobileclip.losses.tiled import tiles
+from mobileclip.losses import LossSpec, TextDistillationLossSpec, tiled as tiles
 from tests.losses.embeddings import SPECS, STUDENT, random_batch
 from tests.preloaded import preloaded
 

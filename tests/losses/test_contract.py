@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing import start_processes
 
-from mobileclip.losses import LossSpec, LossTerms, dense_loss, losses
-from mobileclip.losses.tiled import tiles
+from mobileclip.losses import LossSpec, LossTerms, dense_loss, losses, tiled as tiles
 from mobileclip.testing import check_loss
 from tests.errors import fails
 from tests.losses.embeddings import SPECS, STUDENT, TEACHER_DIMS, random_batch

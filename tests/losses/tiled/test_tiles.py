@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mobileclip.losses import ContrastiveLoss, ReinforcedLossSpec, dense_loss
-from mobileclip.losses.tiled import Similarity, Tiling, pair_terms, tiles
+from mobileclip.losses import ContrastiveLoss, ReinforcedLossSpec, dense_loss, tiled as tiles
+from mobileclip.losses.tiled import Similarity, Tiling, pair_terms
 from tests.losses.embeddings import SPECS, operation_arguments, random_batch
 
 
