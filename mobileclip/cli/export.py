@@ -65,7 +65,7 @@ def export(
         overwrite: replace an export that is there.
     """
     from mobileclip.encoders.checkpoints import companion
-    from mobileclip.encoders.checkpoints.exports import CONTRACT
+    from mobileclip.encoders.checkpoints.published import CONTRACT
     from mobileclip.export import export_model, read_contract, read_report
     from mobileclip.export.contract import NOT_RUN
     from mobileclip.export.layouts import fitted

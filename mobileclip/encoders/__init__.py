@@ -11,8 +11,8 @@ from mobileclip.encoders.checkpoints import (
     packaged as packaged,  # for collections, as the next ones
     save_model,
 )
-from mobileclip.encoders.checkpoints.exports import is_export as is_export
 from mobileclip.encoders.checkpoints.loading import is_other_model as is_other_model
+from mobileclip.encoders.checkpoints.published import is_export as is_export
 from mobileclip.encoders.classifier import Classifier, ClassifierSpec
 from mobileclip.encoders.coca import CoCa, CoCaSpec
 from mobileclip.encoders.dual import DualEncoder, DualEncoderSpec

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 import attrs
 
-from mobileclip.encoders.checkpoints.exports import CONTRACT
+from mobileclip.encoders.checkpoints.published import CONTRACT
 from mobileclip.export.spec import TEXT_SPACE, InputDtype, Preprocess, Stage, Tower
 from mobileclip.hardware.precision import Precision
 from mobileclip.inputs import ImageInput, TextInput

@@ -13,7 +13,7 @@ from mobileclip import storage
 from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.encoders import Classifier, ModelSpec, load_model
 from mobileclip.encoders.checkpoints import PRETRAINED, resolve_spec, unpublished
-from mobileclip.encoders.checkpoints.exports import CONTRACT
+from mobileclip.encoders.checkpoints.published import CONTRACT
 from mobileclip.export.card import write_card
 from mobileclip.export.contract import NOT_RUN, REPORT, Contract, Variant
 from mobileclip.export.describing import architecture_of, contract_of, notes_of, origin_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mobileclip.encoders.checkpoints.exports import CONTRACT
+from mobileclip.encoders.checkpoints.published import CONTRACT
 from mobileclip.export.contract import (
     EVALUATION,
     FORMAT_VERSION,

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from mobileclip import storage
-from mobileclip.encoders.checkpoints.exports import CONTRACT
+from mobileclip.encoders.checkpoints.published import CONTRACT
 from mobileclip.tensor_files import file_sha256
 from mobileclip.terminal import get_logger
 

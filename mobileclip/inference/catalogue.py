@@ -23,10 +23,9 @@ from mobileclip.encoders.checkpoints import (
     of_same_architecture,
     read_checkpoint,
 )
-from mobileclip.encoders.checkpoints.forms import skeleton, tensor_shapes
-from mobileclip.encoders.checkpoints.layouts import towers
+from mobileclip.encoders.checkpoints.layouts import skeleton, tensor_shapes, towers
 from mobileclip.encoders.checkpoints.loading import source_of
-from mobileclip.encoders.checkpoints.native import model_json
+from mobileclip.encoders.checkpoints.saving import model_json
 from mobileclip.encoders.families import image_encoder_families, text_encoder_families
 from mobileclip.inference.loading import holds_weights, spec_called
 from mobileclip.serialization import to_json

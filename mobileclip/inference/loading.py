@@ -21,12 +21,10 @@ from mobileclip.encoders.checkpoints import (
     resolve_spec,
     unpublished,
 )
-from mobileclip.encoders.checkpoints.exports import is_export
 from mobileclip.encoders.checkpoints.hub import local_checkpoint, parsed
 from mobileclip.encoders.checkpoints.loading import source_of
-from mobileclip.encoders.checkpoints.numbers import check_cast
-from mobileclip.encoders.checkpoints.published import PUBLISHED, with_timm_tower
-from mobileclip.encoders.checkpoints.resizing import spec_of_size
+from mobileclip.encoders.checkpoints.published import PUBLISHED, is_export, with_timm_tower
+from mobileclip.encoders.checkpoints.tensors import check_cast, spec_of_size
 from mobileclip.encoders.families import image_spec
 from mobileclip.hardware.devices import AUTO, pick_device
 from mobileclip.inference.forms import with_fast_layout

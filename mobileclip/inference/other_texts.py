@@ -10,7 +10,7 @@ from torch import nn
 
 from mobileclip.encoders import DualEncoderSpec
 from mobileclip.encoders.checkpoints import ModelSpec, companion, read_checkpoint
-from mobileclip.encoders.checkpoints.exports import is_export
+from mobileclip.encoders.checkpoints.published import is_export
 from mobileclip.inference.identity import ModelIdentity
 from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.inference.text_towers import identity_of, read_text_tower, stored_space, with_text_tower

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.encoders import DualEncoder, DualEncoderSpec, ImageEncoderSpec, TextEncoderSpec, save_model
 from mobileclip.encoders.checkpoints import ModelSpec, Stored, read_checkpoint
-from mobileclip.encoders.checkpoints.exports import is_export
+from mobileclip.encoders.checkpoints.published import is_export
 from mobileclip.encoders.families import image_spec, text_spec
 from mobileclip.inference.comparison import bundled_samples
 from mobileclip.inference.loading import place_of

@@ -12,7 +12,7 @@ from torch import nn
 
 from mobileclip.encoders import DualEncoder, DualEncoderSpec, TextEncoderSpec
 from mobileclip.encoders.checkpoints import ModelSpec, Stored, companion, read_checkpoint
-from mobileclip.encoders.checkpoints.native import UNTAUGHT, Taught
+from mobileclip.encoders.checkpoints.saving import UNTAUGHT, Taught
 from mobileclip.extras import VERSION
 from mobileclip.inference.forms import ReadyDualEncoder
 from mobileclip.inference.identity import ModelIdentity

@@ -9,9 +9,9 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from mobileclip.encoders import ClassifierSpec, DualEncoderSpec, ImageEncoderSpec
-from mobileclip.encoders.checkpoints import ModelSpec, native
-from mobileclip.encoders.checkpoints.forms import Form
-from mobileclip.encoders.checkpoints.layouts import TowerSpec, towers
+from mobileclip.encoders.checkpoints import ModelSpec
+from mobileclip.encoders.checkpoints.layouts import Form, TowerSpec, towers
+from mobileclip.encoders.checkpoints.saving import tokenizer_of
 from mobileclip.encoders.families import TextEncoderSpec
 from mobileclip.extras import install_library
 from mobileclip.inference.catalogue import num_parameters, type_of
@@ -195,7 +195,7 @@ def _image_rows(image: ImageInput) -> Iterator[tuple[str, str]]:
 
 def _text_rows(tower: TextEncoderSpec) -> Iterator[tuple[str, str]]:
     text: TextInput = tower.input
-    own = native.tokenizer_of(tower)
+    own = tokenizer_of(tower)
     yield "context", f"{text.context_length} tokens, start and end included; longer texts are cut"
     yield "padding", f"token {text.pad_id}"
     yield (

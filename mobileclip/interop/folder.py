@@ -13,8 +13,9 @@ from torch import nn
 
 from mobileclip import storage
 from mobileclip.encoders import ClassifierSpec, DualEncoderSpec, ImageEncoderSpec, save_model
-from mobileclip.encoders.checkpoints import ModelSpec, native
-from mobileclip.encoders.checkpoints.forms import Form, form_of
+from mobileclip.encoders.checkpoints import ModelSpec
+from mobileclip.encoders.checkpoints.layouts import Form, form_of
+from mobileclip.encoders.checkpoints.saving import NATIVE, tokenizer_of
 from mobileclip.interop.card import Result, model_card
 from mobileclip.interop.open_clip import open_clip_config
 from mobileclip.interop.timm import timm_config
@@ -110,7 +111,7 @@ def save_pretrained(
         save_model(model, temporary / _WEIGHTS[layout.name], layout=layout.name)
         if layout.config is not None:
             (temporary / _CONFIGS[layout.name]).write_text(json.dumps(layout.config, indent=2) + "\n", encoding="utf-8")
-        tokenizer = native.tokenizer_of(spec)
+        tokenizer = tokenizer_of(spec)
         if tokenizer is not None and tokenizer.content is not None:
             (temporary / TOKENIZER).write_text(tokenizer.content, encoding="utf-8", newline="")
         (temporary / CARD).write_text(card, encoding="utf-8")
@@ -126,15 +127,15 @@ def layout_for(spec: ModelSpec, form: Form, *, licence: str) -> Layout:
         licence: of the weights, as the hub calls it.
     """
     if form != "training":
-        return Layout(name=native.NAME, why_not="the model is folded, and they build the training form")
+        return Layout(name=NATIVE, why_not="the model is folded, and they build the training form")
     try:
         if isinstance(spec, DualEncoderSpec):
             return Layout(name="open_clip", config=open_clip_config(spec))
         if isinstance(spec, (ImageEncoderSpec, ClassifierSpec)):
             return Layout(name="timm", config=timm_config(spec, licence=licence))
     except ValueError as error:
-        return Layout(name=native.NAME, why_not=str(error))
-    return Layout(name=native.NAME, why_not="they have no text tower alone")
+        return Layout(name=NATIVE, why_not=str(error))
+    return Layout(name=NATIVE, why_not="they have no text tower alone")
 
 
 def require_names(licence: str, repository: str | None, *, base_model: str | None = None) -> None:

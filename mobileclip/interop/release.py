@@ -10,7 +10,7 @@ import torch
 from mobileclip.blocks import models
 from mobileclip.encoders import DualEncoder, DualEncoderSpec, load_model
 from mobileclip.encoders.checkpoints import PRETRAINED, TAGS, resolve_spec, tagged
-from mobileclip.encoders.checkpoints.resizing import spec_of_size
+from mobileclip.encoders.checkpoints.tensors import spec_of_size
 from mobileclip.reparam import reparameterize as folded
 
 if TYPE_CHECKING:

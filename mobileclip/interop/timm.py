@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from mobileclip.encoders import AttentionSpec, ClassifierSpec, ImageEncoderSpec, MCiSpec, ViTSpec, specs
-from mobileclip.encoders.checkpoints.open_clip import TIMM_VIT, has_projection
+from mobileclip.encoders.checkpoints.layouts import TIMM_VIT, has_projection
 from mobileclip.encoders.families import as_trained
 from mobileclip.inputs import ImageInput
 

@@ -12,7 +12,7 @@ import torch
 
 from mobileclip.data import ReinforcedPipelineSpec, crop_augmentation
 from mobileclip.encoders import CoCaSpec, TextTransformerSpec, ViTSpec
-from mobileclip.encoders.checkpoints.forms import skeleton
+from mobileclip.encoders.checkpoints.layouts import skeleton
 from mobileclip.inference.catalogue import macs_of
 from mobileclip.inputs import OPENAI_MEAN, OPENAI_STD, ImageInput, TextInput
 from mobileclip.losses import CaptionLossSpec

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from mobileclip.data import ReinforcedBatch, TextBatch
 from mobileclip.encoders import TextEncoderSpec
-from mobileclip.encoders.checkpoints.forms import skeleton
+from mobileclip.encoders.checkpoints.layouts import skeleton
 from mobileclip.losses import ReinforcedLossSpec, TextDistillationLossSpec
 from mobileclip.training import Objective, World, build_objective
 from mobileclip.training.cpu import quicken

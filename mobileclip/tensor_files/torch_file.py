@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import struct
 import warnings
@@ -14,9 +15,8 @@ import torch
 from torch import Tensor
 
 from mobileclip.tensor_files.errors import CheckpointError, check_count, shown
-from mobileclip.terminal import get_logger
 
-_logger = get_logger(__name__)
+_logger = logging.getLogger(__name__)
 
 ARCHIVE_START, STREAM_START = b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"
 AVERAGES = ("ema", "model_ema", "state_dict_ema", "ema_state_dict")

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from mobileclip.encoders import ImageEncoderSpec, TextEncoderSpec, load_model, save_model
-from mobileclip.encoders.checkpoints.forms import require_hashable, tensor_shapes
-from mobileclip.encoders.checkpoints.native import model_json, read_back_as
+from mobileclip.encoders.checkpoints.layouts import require_hashable, tensor_shapes
+from mobileclip.encoders.checkpoints.saving import model_json, read_back_as
 from mobileclip.reparam import reparameterize
 from mobileclip.serialization import from_json
 from mobileclip.testing.comparing import exported, relative_error, stirred

@@ -29,8 +29,7 @@ from mobileclip.encoders import (
     save_model,
 )
 from mobileclip.encoders.checkpoints import load_coca, save_coca
-from mobileclip.encoders.checkpoints.files import write_tensors
-from mobileclip.encoders.checkpoints.native import Taught, is_known
+from mobileclip.encoders.checkpoints.saving import Taught, is_known, write_tensors
 from mobileclip.hardware.devices import AUTO
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import ContrastiveLossSpec, ReinforcedLossSpec

@@ -3,15 +3,9 @@
 A new layout of a model's weights enters here. Reading tensors from files is for `tensor_files`.
 """
 
-from mobileclip.encoders.checkpoints import official, open_clip
-from mobileclip.encoders.checkpoints.backbone import load_backbone
 from mobileclip.encoders.checkpoints.coca import load_coca, save_coca
-from mobileclip.encoders.checkpoints.files import write_tensors
-from mobileclip.encoders.checkpoints.forms import FORMS, in_form, skeleton, tensor_shapes
-from mobileclip.encoders.checkpoints.layouts import ModelSpec, layouts
-from mobileclip.encoders.checkpoints.loading import Stored, load_model, read_checkpoint, resolve_spec
-from mobileclip.encoders.checkpoints.native import UNTAUGHT as UNTAUGHT, Taught as Taught  # for the house
-from mobileclip.encoders.checkpoints.neutral import with_neutral_norms
+from mobileclip.encoders.checkpoints.layouts import FORMS, ModelSpec, in_form, layouts, skeleton, tensor_shapes
+from mobileclip.encoders.checkpoints.loading import Stored, load_backbone, load_model, read_checkpoint, resolve_spec
 from mobileclip.encoders.checkpoints.published import (
     COMPANIONS,
     PACKAGED,
@@ -27,7 +21,13 @@ from mobileclip.encoders.checkpoints.published import (
     tagged,
     unpublished,
 )
-from mobileclip.encoders.checkpoints.saving import save_model
+from mobileclip.encoders.checkpoints.saving import (  # for the house
+    UNTAUGHT as UNTAUGHT,
+    Taught as Taught,
+    save_model,
+    with_neutral_norms,
+    write_tensors,
+)
 from mobileclip.tensor_files import CheckpointError
 
 __all__ = [
@@ -50,8 +50,6 @@ __all__ = [
     "load_coca",
     "load_model",
     "of_same_architecture",
-    "official",
-    "open_clip",
     "packaged",
     "read_checkpoint",
     "resolve_spec",

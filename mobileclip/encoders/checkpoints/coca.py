@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mobileclip.encoders.checkpoints import native
-from mobileclip.encoders.checkpoints.files import write_tensors
-from mobileclip.encoders.checkpoints.forms import skeleton
 from mobileclip.encoders.checkpoints.hub import fetched
+from mobileclip.encoders.checkpoints.layouts import skeleton
 from mobileclip.encoders.checkpoints.recognising import some
+from mobileclip.encoders.checkpoints.saving import COCA, NATIVE, of_run, write_tensors
 from mobileclip.encoders.coca import CoCa, CoCaSpec
 from mobileclip.encoders.text import TextTransformerSpec
 from mobileclip.encoders.vit import ViTSpec
@@ -84,14 +83,14 @@ def save_coca(model: CoCa, path: AnyPath, *, layout: CocaLayout = "mobileclip") 
             tokenizer of their own.
     """
     spec = model.spec
-    if layout == native.NAME and not file_name(path).endswith(".safetensors"):
+    if layout == NATIVE and not file_name(path).endswith(".safetensors"):
         raise CheckpointError(
             f"mobileclip's own layout is safetensors, so name the file *.safetensors, not {file_name(path)!r}"
         )
     if spec.text.input.tokenizer is not None:
         raise CheckpointError("a file of a captioner has no place for a tokenizer of its own; CLIP's is expected")
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    header = {"mobileclip.kind": native.COCA, "mobileclip.form": "training", "mobileclip.spec": to_json(spec)}
+    header = {"mobileclip.kind": COCA, "mobileclip.form": "training", "mobileclip.spec": to_json(spec)}
     if layout == "open_clip":
         _check_open_clip(spec)
         state = to_open_clip(state)
@@ -114,12 +113,12 @@ def load_coca(checkpoint: str | Path, spec: CoCaSpec | None = None, *, any_conte
         CheckpointError: if it holds another model, or a tensor is missing, left over or of another shape.
     """
     path = fetched(checkpoint)
-    tensors, metadata = native.of_run(*read_tensors(path))
+    tensors, metadata = of_run(*read_tensors(path))
     # Older versions of open_clip wrote masks.
     tensors = {
         name.removeprefix("module."): tensor for name, tensor in tensors.items() if not name.endswith("attn_mask")
     }
-    if metadata.get("mobileclip.kind") == native.COCA:
+    if metadata.get("mobileclip.kind") == COCA:
         stored = _stored(path, metadata)
         if spec is not None and any_context:
             stored = _with_context(stored, spec.text.input.context_length)

@@ -13,8 +13,15 @@ from pathlib import Path, PurePosixPath
 import attrs
 
 from mobileclip import storage
-from mobileclip.encoders.checkpoints.exports import CONTRACT, no_checkpoint, require_no_export
-from mobileclip.encoders.checkpoints.published import PREFIX, PUBLISHED, Published, packaged
+from mobileclip.encoders.checkpoints.published import (
+    CONTRACT,
+    PREFIX,
+    PUBLISHED,
+    Published,
+    no_checkpoint,
+    packaged,
+    require_no_export,
+)
 from mobileclip.extras import needed
 from mobileclip.serialization import from_json, to_json
 from mobileclip.strict import strict

@@ -1,19 +1,179 @@
-"""Layouts: what other code calls our tensors, as ordered rules from our names to theirs; read in both directions."""
+"""Layouts of checkpoints, ours and others': what each calls a model's tensors; and the forms that a model is in."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from functools import lru_cache
+from typing import Any, Literal, TypeGuard, cast
 
 import attrs
-from torch import Tensor
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from mobileclip.encoders.checkpoints.forms import Form, tensor_shapes
+from mobileclip.blocks import Buildable, LargeKernelConv, MobileOneBlock, RepCPE, RepMixer
 from mobileclip.encoders.classifier import ClassifierSpec
 from mobileclip.encoders.dual import DualEncoderSpec
 from mobileclip.encoders.families import ImageEncoderSpec, TextEncoderSpec
+from mobileclip.encoders.mci import MCiSpec
+from mobileclip.encoders.text import MCtSpec
+from mobileclip.encoders.vit import ViTSpec
 from mobileclip.registry import Registry
+from mobileclip.reparam import reparameterize
+
+Form = Literal["training", "branches_folded", "folded"]
+
+FORMS: tuple[Form, ...] = ("training", "folded", "branches_folded")
+COMPILED = "_orig_mod."
+"""What stands in the names of a module's tensors once it was compiled."""
+_BRANCHED = (MobileOneBlock, RepMixer, LargeKernelConv, RepCPE)
+
+
+def in_form(model: nn.Module, form: Form, *, inplace: bool = False) -> nn.Module:
+    """Return `model`, in training form, brought into `form`.
+
+    Args:
+        model: a model in evaluation mode.
+        form: `training` leaves it as it is; `branches_folded` folds what the research release and timm fold, which
+            leaves norms and scales behind; `folded` folds everything.
+        inplace: change the model itself, of which the result alone is used from then on.
+    """
+    if form == "training":
+        return model
+    return reparameterize(model, only=_BRANCHED if form == "branches_folded" else (), inplace=inplace)
+
+
+def skeleton(spec: Buildable, form: Form) -> nn.Module:
+    """Return the model of `spec` in `form` without memory for its weights (on the meta device), in evaluation mode.
+
+    Raises:
+        ValueError: if its `build` asks for numbers, which there are none of.
+    """
+    try:
+        with torch.device("meta"), _ShapesAlone():
+            return in_form(spec.build().eval(), form, inplace=True)
+    except (RuntimeError, NotImplementedError) as error:
+        if "meta" not in str(error):
+            raise
+        first = str(error).partition("\n")[0]
+        raise ValueError(
+            f"{type(spec).__name__}.build() reads numbers out of tensors (.item(), .tolist() or a condition), "
+            f"and checkpoints build it without any; compute them in Python or NumPy ({first})"
+        ) from error
+
+
+class _ShapesAlone(TorchFunctionMode):
+    """Skip random numbers and arithmetic: PyTorch would load its whole compiler, for seconds, to run them on meta."""
+
+    _RANDOM = (
+        torch.Tensor.normal_,
+        torch.Tensor.uniform_,
+        nn.init.normal_,
+        nn.init.uniform_,
+        nn.init.kaiming_uniform_,
+    )
+    _ELEMENTWISE = (
+        torch.add,
+        torch.Tensor.add,
+        torch.Tensor.sub,
+        torch.Tensor.mul,
+        torch.Tensor.neg,
+        torch.Tensor.rsqrt,
+        torch.Tensor.remainder,
+    )
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        del types
+        kwargs = kwargs or {}
+        if func in self._RANDOM:
+            return args[0] if args else kwargs["tensor"]
+        if func in self._ELEMENTWISE and not kwargs:
+            shapes = [one.shape for one in args if isinstance(one, torch.Tensor)]
+            return torch.empty(np.broadcast_shapes(*shapes), dtype=torch.result_type(args[0], args[-1]))
+        if func is torch.Tensor.matmul and args[0].dim() == 2:
+            return torch.empty(args[0].shape[:1] + args[1].shape[1:], dtype=args[0].dtype)
+        return func(*args, **kwargs)
+
+
+def tensor_shapes(spec: Hashable, form: Form) -> dict[str, tuple[int, ...]]:
+    """Return the name and shape of every tensor of the model of `spec` in `form`, in order."""
+    return {name: shape for name, (shape, _) in _described(spec, form).items()}
+
+
+def tensor_dtypes(spec: Hashable, form: Form) -> dict[str, torch.dtype]:
+    """Return the name and type of every tensor of the model of `spec` in `form`."""
+    return {name: dtype for name, (_, dtype) in _described(spec, form).items()}
+
+
+def require_hashable(spec: object) -> None:
+    """Raise unless a spec can be hashed.
+
+    Raises:
+        ValueError: if a field of it can be changed.
+    """
+    try:
+        hash(spec)
+    except TypeError as error:
+        raise ValueError(
+            f"{type(spec).__name__} cannot be hashed ({error}), and a spec never changes; decorate it with "
+            "@attrs.frozen(kw_only=True), and give its fields tuples in place of lists"
+        ) from None
+
+
+def _described(spec: Hashable, form: Form) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    require_hashable(spec)
+    return _known_shapes(spec, form)
+
+
+@lru_cache(maxsize=128)
+def _known_shapes(spec: Hashable, form: Form) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    if isinstance(spec, DualEncoderSpec):  # of two towers that several models have, of which each is built once
+        towers = {"image_encoder": spec.image, "text_encoder": spec.text}
+        parts = (
+            (f"{tower}.{name}", one) for tower, part in towers.items() for name, one in _described(part, form).items()
+        )
+        return {"logit_scale": ((), torch.float32), **dict(parts)}
+    state = state_of(skeleton(cast("Buildable", spec), form))
+    return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()}
+
+
+def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the tensors of a model as files hold them: the logit scale without dimensions, nothing named as compiled.
+
+    Args:
+        model: any module of it may be compiled.
+    """
+    state = {name.replace(COMPILED, ""): tensor for name, tensor in model.state_dict().items()}
+    if isinstance(model.spec, DualEncoderSpec):
+        state["logit_scale"] = state["logit_scale"].reshape(())
+    return state
+
+
+def form_of(model: nn.Module) -> Form:
+    """Return the form that `model`, an encoder with a `.spec`, is in.
+
+    Raises:
+        ValueError: if it is in none, since blocks or layers were exchanged after it was built.
+    """
+    own = {name: tuple(tensor.shape) for name, tensor in state_of(model).items()}
+    for form in FORMS:
+        described = tensor_shapes(cast("Hashable", model.spec), form)
+        if described == own:
+            return form
+        if described.keys() == own.keys():
+            name = next(name for name in own if own[name] != described[name])
+            raise ValueError(
+                f"{name} has the shape {own[name]}, and the model's spec describes {described[name]}: a file of it "
+                "could not be loaded again; change the spec (attrs.evolve) and build the model from it"
+            )
+    raise ValueError(
+        f"this {type(model).__name__} has other tensors than its spec describes in any form; "
+        "checkpoints hold models as their spec builds them, in training form or folded"
+    )
 
 
 @attrs.frozen
@@ -131,3 +291,255 @@ layouts: Registry[Layout] = Registry("checkpoint_layout")
 
 Third parties add theirs here or by an entry point in `mobileclip.checkpoint_layout`.
 """
+
+
+RELEASE_VIT = (1, 1e-5)  # stem padding, epsilon of the norms
+
+_RULES: Sequence[Rule] = (
+    (r"(\.branches\.\d+|\.scale|\.large|\.small|ffn\.conv)\.norm\.", r"\1.bn."),
+    # Folded branches; where a mixer or a position itself is the convolution, it has no name of its own.
+    (r"(\.stem\.\d+|\.downsample\.1|\.head\.conv)\.conv\.(weight|bias)$", r"\1.reparam_conv.\2"),
+    (r"(\.downsample\.0)\.conv\.(weight|bias)$", r"\1.lkb_reparam.\2"),
+    (r"(\.token_mixer|\.stages\.\d+\.position)\.(weight|bias)$", r"\1.reparam_conv.\2"),
+    (r"(\.stages\.\d+\.position)\.conv\.", r"\1.pe."),
+    (r"\.branches\.", ".rbr_conv."),
+    (r"\.(scale|skip)\.", r".rbr_\1."),
+    (r"\.large\.", ".lkb_origin."),
+    (r"\.small\.", ".small_conv."),
+    (r"(\.downsample\.0)\.squeeze_excite\.reduce\.", r"\1.se.fc1."),
+    (r"(\.downsample\.0)\.squeeze_excite\.expand\.", r"\1.se.fc2."),
+    (r"\.squeeze_excite\.", ".se."),
+    (r"\.layer_scale\.gamma$", ".layer_scale"),
+    (r"\.attention_scale\.gamma$", ".layer_scale_1"),
+    (r"\.ffn_scale\.gamma$", ".layer_scale_2"),
+    (r"(\.blocks\.\d+)\.attention\.qkv\.", r"\1.token_mixer.qkv."),
+    (r"(\.blocks\.\d+)\.attention\.project\.", r"\1.token_mixer.proj."),
+    (r"(\.blocks\.\d+)\.ffn\.", r"\1.convffn."),
+    (r"\.attention_norm\.", ".pre_norm_mha.0."),
+    (r"\.attention\.qkv\.", ".pre_norm_mha.1.qkv_proj."),
+    (r"\.attention\.project\.", ".pre_norm_mha.1.out_proj."),
+    (r"\.ffn_norm\.", ".pre_norm_ffn.0."),
+    (r"\.ffn\.fc1\.", ".pre_norm_ffn.1."),
+    (r"\.ffn\.fc2\.", ".pre_norm_ffn.4."),
+    (r"^(\w+_encoder)\.layers\.", r"\1.transformer."),
+    (r"^image_encoder\.stem\.conv1\.", "image_encoder.patch_emb.0.block."),
+    (r"^image_encoder\.stem\.conv2\.", "image_encoder.patch_emb.1.block."),
+    (r"^image_encoder\.stem\.conv3\.", "image_encoder.patch_emb.2.block.conv."),
+    (r"^image_encoder\.stem\.", "image_encoder.patch_embed."),
+    (r"^image_encoder\.class_token$", "image_encoder.cls_token"),
+    (r"^image_encoder\.position$", "image_encoder.pos_embed.pos_embed.pos_embed"),
+    (r"^image_encoder\.norm\.", "image_encoder.post_transformer_norm."),
+    (r"^image_encoder\.project\.weight$", "image_encoder.classifier.proj"),
+    (r"^image_encoder\.head\.conv\.", "image_encoder.conv_exp."),
+    (r"^image_encoder\.head\.project\.weight$", "image_encoder.head.proj"),
+    (r"^image_encoder\.", "image_encoder.model."),
+    (r"^text_encoder\.token_embedding\.", "text_encoder.embedding_layer."),
+    (r"^text_encoder\.position$", "text_encoder.positional_embedding.pos_embed.pos_embed"),
+    (r"^text_encoder\.norm\.", "text_encoder.final_layer_norm."),
+    (r"^text_encoder\.project\.weight$", "text_encoder.projection_layer"),
+)
+_PARTS = ("downsample", "position", "blocks")
+_PART = re.compile(rf"image_encoder\.stages\.(\d+)\.({'|'.join(_PARTS)})\.")
+_TEXT_MIXER = re.compile(r"text_encoder\.layers\.(\d+)\.token_mixer\.")
+
+
+class OfficialLayout(Layout):
+    """The layout of `mobileclip_s0.pt` and its kin.
+
+    Source: the public repository apple/ml-mobileclip.
+    """
+
+    def rules_of(self, names: Collection[str]) -> Sequence[Rule]:
+        """Return the rules; the release counts downsampling, positions and blocks through all stages."""
+        parts = {(int(found[1]), _PARTS.index(found[2])) for found in map(_PART.match, names) if found}
+        numbered = [
+            (rf"\.model\.stages\.{stage}\.{_PARTS[part]}\.", f".model.network.{index}.{'' if part else 'proj.'}")
+            for index, (stage, part) in enumerate(sorted(parts))
+        ]
+        mixers = {found[1] for found in map(_TEXT_MIXER.match, names) if found}
+        mixed = [(rf"^(text_encoder\.layers\.{number})\.ffn\.", r"\1.convffn.") for number in sorted(mixers)]
+        return [*mixed, *self.rules, *numbered]
+
+    def check(self, tower: TowerSpec) -> None:
+        """Raise for towers that the release cannot build."""
+        if isinstance(tower, ImageEncoderSpec) and tower.projection_bias:
+            raise ValueError(
+                "the official layout has no place for the bias of the image projection that this model has "
+                "(it came with an open_clip checkpoint); convert it to the open_clip layout or to our own"
+            )
+        if isinstance(tower, ViTSpec) and tower.stem != "convolutional":
+            raise ValueError("the official layout has no ViT with a patch stem; use the open_clip layout or our own")
+        if isinstance(tower, ViTSpec) and (tower.stem_padding, tower.norm_eps) != RELEASE_VIT:
+            raise ValueError(
+                f"the release's ViT pads its stem by {RELEASE_VIT[0]} with norm_eps={RELEASE_VIT[1]}, this one by "
+                f"{tower.stem_padding} with {tower.norm_eps} (as timm builds it): the release would compute other "
+                "embeddings from the same weights; use the open_clip layout or our own"
+            )
+
+    def adapted(self, tower: ImageEncoderSpec, state: Mapping[str, Tensor]) -> ImageEncoderSpec:
+        """Return `tower` with the release's stem padding and without a bias on the image projection."""
+        del state
+        if isinstance(tower, ViTSpec) and tower.stem == "convolutional":
+            padding, eps = RELEASE_VIT
+            tower = attrs.evolve(tower, stem_padding=padding, norm_eps=eps)
+        return attrs.evolve(tower, projection_bias=False)
+
+
+layouts.add(
+    "official",
+    OfficialLayout(
+        "official",
+        image_prefix="image_encoder.model.",
+        rules=_RULES,
+        shapes=(
+            (r"^image_encoder\.class_token$|^\w+_encoder\.position$", TWO_EMPTY_DIMS),
+            (r"^\w+_encoder\.(head\.)?project\.weight$", TRANSPOSED),
+        ),
+    ),
+)
+
+
+TIMM_VIT = (0, 1e-6)  # stem padding, epsilon of the norms of a ViT with a convolutional stem
+
+_TIMM_RULES: Sequence[Rule] = (
+    (r"(\.branches\.\d+|\.scale|\.large|\.small|\.ffn\.conv|\.stem\.conv\d)\.norm\.", r"\1.bn."),
+    # Folded branches; where a mixer or a position itself is the convolution, it has no name of its own.
+    (r"(\.stem\.\d+|\.downsample\.\d|\.head\.conv)\.conv\.(weight|bias)$", r"\1.reparam_conv.\2"),
+    (r"(\.token_mixer|\.stages\.\d+\.position)\.(weight|bias)$", r"\1.reparam_conv.\2"),
+    (r"(\.stages\.\d+\.position)\.conv\.", r"\1.pos_enc."),
+    (r"(\.stages\.\d+)\.position\.", r"\1.pos_emb."),
+    (r"(\.stages\.\d+\.downsample)\.", r"\1.proj."),
+    (r"\.branches\.", ".conv_kxk."),
+    (r"\.scale\.", ".conv_scale."),
+    (r"\.skip\.", ".identity."),
+    (r"\.(large|small)\.", r".\1_conv."),
+    (r"\.squeeze_excite\.reduce\.", ".se.fc1."),
+    (r"\.squeeze_excite\.expand\.", ".se.fc2."),
+    (r"\.attention_scale\.", ".layer_scale_1."),
+    (r"\.ffn_scale\.", ".layer_scale_2."),
+    (r"(\.blocks\.\d+)\.attention\.qkv\.", r"\1.token_mixer.qkv."),
+    (r"(\.blocks\.\d+)\.attention\.project\.", r"\1.token_mixer.proj."),
+    (r"^(image_encoder\..*)\.ffn\.", r"\1.mlp."),
+    (r"^(image_encoder\.layers\.\d+)\.attention_norm\.", r"\1.norm1."),
+    (r"^(image_encoder\.layers\.\d+)\.ffn_norm\.", r"\1.norm2."),
+    (r"^(image_encoder\.layers\.\d+)\.attention\.qkv\.", r"\1.attn.qkv."),
+    (r"^(image_encoder\.layers\.\d+)\.attention\.project\.", r"\1.attn.proj."),
+    (r"^image_encoder\.layers\.", "image_encoder.blocks."),
+    (r"^image_encoder\.stem\.conv1\.", "image_encoder.patch_embed.backbone.0."),
+    (r"^image_encoder\.stem\.conv2\.", "image_encoder.patch_embed.backbone.1."),
+    (r"^image_encoder\.stem\.conv3\.", "image_encoder.patch_embed.backbone.2.conv."),
+    (r"^image_encoder\.stem\.conv\.", "image_encoder.patch_embed.proj."),
+    (r"^image_encoder\.class_token$", "image_encoder.cls_token"),
+    (r"^image_encoder\.position$", "image_encoder.pos_embed"),
+    (r"^image_encoder\.norm_before\.", "image_encoder.norm_pre."),
+    (r"^image_encoder\.project\.", "image_encoder.head."),
+    (r"^image_encoder\.head\.conv\.", "image_encoder.final_conv."),
+    (r"^image_encoder\.head\.project\.", "image_encoder.head.fc."),
+)
+_TEXT_RULES: Sequence[Rule] = (
+    (r"\.attention_norm\.", ".ln_1."),
+    (r"\.ffn_norm\.", ".ln_2."),
+    (r"\.attention\.qkv\.", ".attn.in_proj_"),
+    (r"\.attention\.project\.", ".attn.out_proj."),
+    (r"\.ffn\.fc1\.", ".mlp.c_fc."),
+    (r"\.ffn\.fc2\.", ".mlp.c_proj."),
+    (r"^text_encoder\.layers\.", "text_encoder.transformer.resblocks."),
+    (r"^text_encoder\.position$", "text_encoder.positional_embedding"),
+    (r"^text_encoder\.norm\.", "text_encoder.ln_final."),
+    (r"^text_encoder\.project\.weight$", "text_encoder.text_projection"),
+    (r"^text_encoder\.", "text."),
+)
+
+
+class OpenClipLayout(Layout):
+    """The layout of `open_clip_pytorch_model.bin` and of timm's image towers inside it.
+
+    Source: the public projects mlfoundations/open_clip and huggingface/pytorch-image-models.
+    """
+
+    def check(self, tower: TowerSpec) -> None:
+        """Raise for towers that open_clip cannot build."""
+        if isinstance(tower, MCtSpec):
+            raise ValueError(
+                "open_clip has no Text-RepMixer encoder, so its layout has no place for this model's text tower; "
+                "use the official layout or our own"
+            )
+        if _timm_differs(tower) and (tower.stem_padding, tower.norm_eps) != TIMM_VIT:
+            raise ValueError(
+                f"timm's ViT pads its convolutional stem by {TIMM_VIT[0]} with norm_eps={TIMM_VIT[1]}, this one by "
+                f"{tower.stem_padding} with {tower.norm_eps} (as the release builds it): open_clip would compute other "
+                "embeddings from the same weights; use the official layout or our own"
+            )
+
+    def adapted(self, tower: ImageEncoderSpec, state: Mapping[str, Tensor]) -> ImageEncoderSpec:
+        """Return `tower` with timm's stem padding, and with the image projection's bias where it is not zero."""
+        if _timm_differs(tower):
+            padding, eps = TIMM_VIT
+            tower = attrs.evolve(tower, stem_padding=padding, norm_eps=eps)
+        if not has_projection(tower):
+            return tower
+        bias = state.get(self._bias_name(tower))
+        return attrs.evolve(tower, projection_bias=bias is not None and bool(bias.any()))
+
+    def constants(self, tower: TowerSpec) -> dict[str, Tensor]:
+        """Return the bias of the image projection, zero: timm's heads always have one."""
+        if not isinstance(tower, ImageEncoderSpec) or tower.projection_bias or not has_projection(tower):
+            return {}
+        return {self._bias_name(tower): torch.zeros(tower.embedding_dim)}
+
+    def _bias_name(self, tower: ImageEncoderSpec) -> str:
+        return self.image_prefix + ("head.fc.bias" if isinstance(tower, MCiSpec) else "head.bias")
+
+
+class TimmLayout(OpenClipLayout):
+    """The layout of an image tower, or a classifier, that `timm.create_model` builds: a part of open_clip's.
+
+    Source: the public project huggingface/pytorch-image-models.
+    """
+
+    def check(self, tower: TowerSpec) -> None:
+        """Raise for text towers, and for image towers that timm cannot build."""
+        if not isinstance(tower, ImageEncoderSpec):
+            raise ValueError(
+                "timm has image towers alone, so its layout has no place for a text tower; save the image tower "
+                "(model.image_encoder, or --tower image), or use the open_clip layout or our own"
+            )
+        super().check(tower)
+
+    def rules_of(self, names: Collection[str]) -> Sequence[Rule]:
+        """Return the rules; a classifier's last layer is where the projection would be."""
+        is_mci = any(name.startswith("image_encoder.stages.") for name in names)
+        return [(r"^head\.", "image_encoder.head.project." if is_mci else "head."), *self.rules]
+
+
+def has_projection(tower: TowerSpec) -> bool:
+    """Return whether a tower ends with a projection."""
+    return not isinstance(tower, (MCiSpec, ViTSpec)) or tower.projection
+
+
+def _timm_differs(tower: TowerSpec) -> TypeGuard[ViTSpec]:
+    return isinstance(tower, ViTSpec) and tower.stem == "convolutional"
+
+
+_IMAGE_SHAPES = ((r"^image_encoder\.class_token$", TWO_EMPTY_DIMS), (r"^image_encoder\.position$", ONE_EMPTY_DIM))
+layouts.add(
+    "open_clip",
+    OpenClipLayout(
+        "open_clip",
+        image_prefix="visual.trunk.",
+        text_prefix="text.",
+        rules=(*_TIMM_RULES, (r"^image_encoder\.", "visual.trunk."), *_TEXT_RULES),
+        shapes=(*_IMAGE_SHAPES, (r"^text_encoder\.project\.weight$", TRANSPOSED)),
+    ),
+)
+layouts.add(
+    "timm",
+    TimmLayout(
+        "timm",
+        image_prefix="",
+        text_prefix="",
+        rules=(*_TIMM_RULES, (r"^image_encoder\.", "")),
+        shapes=_IMAGE_SHAPES,
+        has_bare_towers=True,
+    ),
+)

@@ -1,4 +1,4 @@
-"""Load a model, or one tower of it, from a checkpoint of any known layout and form."""
+"""Load a model, one tower of it, or a backbone, from a checkpoint of any known layout and form."""
 
 from __future__ import annotations
 
@@ -12,17 +12,33 @@ import torch
 from torch import Tensor, nn
 
 from mobileclip.blocks import named_spec
-from mobileclip.encoders.checkpoints import native
-from mobileclip.encoders.checkpoints.forms import Form, in_form, skeleton, tensor_dtypes, tensor_shapes
 from mobileclip.encoders.checkpoints.hub import fetched
-from mobileclip.encoders.checkpoints.layouts import OWN, ModelSpec, layouts, prefix_of
-from mobileclip.encoders.checkpoints.numbers import check_cast, check_numbers
-from mobileclip.encoders.checkpoints.ranges import attach_ranges, check_ranges, of_tower, taken_ranges
+from mobileclip.encoders.checkpoints.layouts import (
+    OWN,
+    Form,
+    ModelSpec,
+    in_form,
+    layouts,
+    prefix_of,
+    skeleton,
+    tensor_dtypes,
+    tensor_shapes,
+)
+from mobileclip.encoders.checkpoints.published import PRETRAINED
 from mobileclip.encoders.checkpoints.recognising import Claim, Tower, adapted, known_by_name, part, recognised, some
-from mobileclip.encoders.checkpoints.resizing import resized
-from mobileclip.encoders.classifier import ClassifierSpec
+from mobileclip.encoders.checkpoints.saving import NATIVE, NGRAMS, UNTAUGHT, Header, Taught, header_of, of_run
+from mobileclip.encoders.checkpoints.tensors import (
+    attach_ranges,
+    check_cast,
+    check_numbers,
+    check_ranges,
+    of_tower,
+    resized,
+    taken_ranges,
+)
+from mobileclip.encoders.classifier import Classifier, ClassifierSpec
 from mobileclip.encoders.dual import DualEncoder, DualEncoderSpec
-from mobileclip.encoders.families import ImageEncoderSpec, TextEncoderSpec, as_trained
+from mobileclip.encoders.families import ImageEncoderSpec, TextEncoderSpec, as_trained, image_spec
 from mobileclip.registry import Registry
 from mobileclip.reparam import reparameterize
 from mobileclip.tensor_files import CheckpointError, read_tensors, weights_of
@@ -70,7 +86,7 @@ class Stored:
     form: Form
     layout: str
     tensors: dict[str, Tensor] = attrs.field(repr=False, eq=False)
-    taught: native.Taught = attrs.field(default=native.UNTAUGHT, repr=False, eq=False)
+    taught: Taught = attrs.field(default=UNTAUGHT, repr=False, eq=False)
     ranges: dict[str, Tensor] = attrs.field(factory=dict, repr=False, eq=False)
 
     def build(self) -> nn.Module:
@@ -211,11 +227,11 @@ def read_checkpoint(
         path, tensors, metadata = Path("the state_dict"), weights_of(checkpoint), dict[str, str]()
     else:
         path = fetched(checkpoint)
-        tensors, metadata = native.of_run(*read_tensors(path, mmap=mmap))
+        tensors, metadata = of_run(*read_tensors(path, mmap=mmap))
     wanted = resolve_spec(model) if isinstance(model, str) else model
     tower = tower or _tower_of(wanted)
-    header = native.header_of(metadata, path)
-    taught = native.Taught(space="" if header is None else header.space, ngrams=tensors.pop(native.NGRAMS, None))
+    header = header_of(metadata, path)
+    taught = Taught(space="" if header is None else header.space, ngrams=tensors.pop(NGRAMS, None))
     ranges = taken_ranges(tensors)
     claim = recognised(path, tensors, wanted, tower) if header is None else _claimed(path, tensors, header)
     spec, placed = _one_tower(path, claim.spec, _placed(path, claim, wanted), tower)
@@ -232,9 +248,9 @@ def read_checkpoint(
     return Stored(spec=spec, form=claim.form, layout=claim.layout.name, tensors=placed, taught=taught, ranges=ranges)
 
 
-def _claimed(path: Path, tensors: dict[str, Tensor], header: native.Header) -> Claim:
+def _claimed(path: Path, tensors: dict[str, Tensor], header: Header) -> Claim:
     """Return what a file says of itself."""
-    layout = OWN if header.layout == native.NAME else layouts[header.layout]
+    layout = OWN if header.layout == NATIVE else layouts[header.layout]
     prefix = prefix_of(header.spec) if layout is OWN else ""
     _check_size(path, tensors, header.spec)
     named = {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
@@ -362,3 +378,63 @@ def difference(stored: Any, wanted: Any) -> str:
             nested = attrs.has(type(own)) and attrs.has(type(other))
             return f"{field.name}.{difference(own, other)}" if nested else f"{field.name} is {own!r}, not {other!r}"
     raise AssertionError("equal specs do not differ")
+
+
+def load_backbone(classifier: Classifier, checkpoint: str | Path, model: str | ModelSpec | None = None) -> None:
+    """Give a classifier the image tower of a checkpoint, in training form; its head stays as it is.
+
+    The last projection is left out where the classifier's encoder is without, and positions of a ViT are interpolated
+    to its image size. In everything else that trained weights are used by, both encoders must be equal: drop path and
+    the initial layer scale may differ.
+
+    Args:
+        classifier: changed in place.
+        checkpoint: an image-text model, an image tower or another classifier: a file in any known layout, a repository
+            on the hub (`hf-hub:owner/name`), or the name of a model with published weights (`mobileclip_s0`).
+        model: the name or spec of what the file holds, where it cannot be found from the file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        CheckpointError: if the file is damaged, folded, or holds another image tower.
+        ValueError: if a name is unknown.
+
+    Examples:
+        >>> image = MCiSpec(stages=(StageSpec(dim=8, depth=1),), embedding_dim=4)
+        >>> save_model(image.build(), "tower.safetensors")
+        >>> classifier = ClassifierSpec(image=image.without_projection(), num_classes=3).build()
+        >>> load_backbone(classifier, "tower.safetensors")
+        >>> tower = load_model("tower.safetensors", fold=False)
+        >>> all(torch.equal(*pair) for pair in zip(classifier.image_encoder.stem.parameters(), tower.stem.parameters()))
+        True
+    """
+    is_name = str(checkpoint) in PRETRAINED and not Path(checkpoint).exists()
+    file = PRETRAINED[str(checkpoint)] if is_name else checkpoint
+    encoder = classifier.image_encoder
+    wanted = image_spec(encoder)
+    stored = read_checkpoint(file, model, tower="image", to_train=True).of_size(image_size=wanted.input.size)
+    # It copies, to the encoder's own dtypes.
+    encoder.load_state_dict(_fitted(stored, wanted, checkpoint))
+
+
+def _fitted(stored: Stored, wanted: ImageEncoderSpec, checkpoint: str | Path) -> dict[str, Tensor]:
+    """Return what a checkpoint holds as the weights of another encoder, or refuse it."""
+    spec, tensors = stored.spec, stored.tensors
+    assert isinstance(spec, ImageEncoderSpec), "an image tower was asked for"
+    if _bare(wanted) == wanted:
+        spec = _bare(spec) or spec
+        tensors = {name: tensors[name] for name in tensor_shapes(spec, "training")}
+    if as_trained(spec) != as_trained(wanted):
+        raise CheckpointError(
+            f"{checkpoint} holds another image tower than the classifier's: "
+            f"{difference(as_trained(spec), as_trained(wanted))}; build the classifier of the tower that the file "
+            "holds, which `mobileclip info` shows"
+        )
+    return tensors
+
+
+def _bare(spec: ImageEncoderSpec) -> ImageEncoderSpec | None:
+    """Return an encoder's form without its last projection, where it has one."""
+    try:
+        return spec.without_projection()
+    except ValueError:
+        return None

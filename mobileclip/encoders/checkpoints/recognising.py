@@ -11,9 +11,19 @@ import torch
 from torch import Tensor
 
 from mobileclip.blocks import image_encoders, models, text_encoders
-from mobileclip.encoders.checkpoints.forms import COMPILED, FORMS, Form, tensor_shapes
-from mobileclip.encoders.checkpoints.layouts import OWN, Layout, ModelSpec, layouts, prefix_of, towers
-from mobileclip.encoders.checkpoints.open_clip import has_projection
+from mobileclip.encoders.checkpoints.layouts import (
+    COMPILED,
+    FORMS,
+    OWN,
+    Form,
+    Layout,
+    ModelSpec,
+    has_projection,
+    layouts,
+    prefix_of,
+    tensor_shapes,
+    towers,
+)
 from mobileclip.encoders.classifier import ClassifierSpec
 from mobileclip.encoders.dual import DualEncoderSpec
 from mobileclip.encoders.families import ImageEncoderSpec, as_trained

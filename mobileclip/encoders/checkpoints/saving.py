@@ -1,30 +1,285 @@
-"""Save a model in our own layout, or in one that other code reads."""
+"""Writing checkpoints: our own header, norms for layouts that need them, and tensors whole or not at all."""
 
 from __future__ import annotations
 
-from typing import cast
+import base64
+import binascii
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast, get_args
 
+import attrs
+import torch
 from torch import Tensor, nn
 
-from mobileclip.encoders.checkpoints import native
-from mobileclip.encoders.checkpoints.files import write_tensors
-from mobileclip.encoders.checkpoints.forms import form_of, skeleton, state_of
-from mobileclip.encoders.checkpoints.layouts import Layout, ModelSpec, layouts, towers
-from mobileclip.encoders.checkpoints.neutral import with_neutral_norms
-from mobileclip.encoders.checkpoints.open_clip import has_projection
-from mobileclip.encoders.checkpoints.ranges import carried_ranges
+from mobileclip import storage
+from mobileclip.blocks import AttentionBlock, ConvNorm
+from mobileclip.encoders.checkpoints.layouts import (
+    Form,
+    Layout,
+    ModelSpec,
+    form_of,
+    has_projection,
+    layouts,
+    skeleton,
+    state_of,
+    towers,
+)
+from mobileclip.encoders.checkpoints.tensors import carried_ranges
 from mobileclip.encoders.classifier import ClassifierSpec
-from mobileclip.encoders.families import ImageEncoderSpec
+from mobileclip.encoders.dual import DualEncoderSpec
+from mobileclip.encoders.families import ImageEncoderSpec, TextEncoderSpec
 from mobileclip.encoders.mci import AttentionSpec, MCiSpec, RepMixerSpec
 from mobileclip.encoders.text import MCtSpec, TextTransformerSpec
 from mobileclip.encoders.vit import ViTSpec
+from mobileclip.extras import UPDATE
+from mobileclip.inputs import MAX_TOKENIZER_BYTES, TokenizerFile
+from mobileclip.reparam import LayerScale
+from mobileclip.reparam.algebra import widened
+from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import AnyPath, file_name
 from mobileclip.tensor_files import CheckpointError
+from mobileclip.tensor_files.errors import shown
+
+NATIVE = "mobileclip"
+
+_RUN = "mobileclip training state"
+_OF_RUN = ("average/", "objective/model.")
+
+_TOKENIZER = "mobileclip.tokenizer"
+COCA = "coca"
+"""Kind of a captioner, which `load_coca` reads."""
+SPACE = "mobileclip.space"
+"""Key of a header: identity of the model whose space the embeddings are in, as JSON."""
+NGRAMS = "mobileclip.ngrams"
+"""A tensor beside the weights: what a text tower was taught, see `mobileclip.data.text.ngrams`."""
+_KINDS: dict[str, type[Any]] = {
+    "dual_encoder": DualEncoderSpec,
+    "classifier": ClassifierSpec,
+    "image_encoder": ImageEncoderSpec,
+    "text_encoder": TextEncoderSpec,
+}
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Taught:
+    """Training provenance of a tower or model, stored with its weights and kept in the attribute `taught`.
+
+    Args:
+        space: identity of the model whose space its embeddings are in, as JSON, see `mobileclip.inference.space_of`;
+            empty for a model that has its own, and where nothing says it.
+        ngrams: of the texts, as `mobileclip.data.text.ngrams` packs them; None where nothing says it.
+    """
+
+    space: str = ""
+    ngrams: Tensor | None = None
+
+
+UNTAUGHT = Taught()
+"""Of models with a space of their own."""
+
+
+@attrs.frozen(kw_only=True)
+class Header:
+    """The header of a native checkpoint: spec, form, layout and embedding space.
+
+    Args:
+        spec: the model.
+        form: the form its tensors are in.
+        layout: what its tensors are called by.
+        space: see `Taught`.
+    """
+
+    spec: ModelSpec
+    form: Form
+    layout: str = NATIVE
+    space: str = ""
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return the header as the texts that safetensors stores.
+
+        Raises:
+            CheckpointError: if the text of the model's tokenizer is not here.
+        """
+        header = {
+            "mobileclip.kind": next(name for name, cls in _KINDS.items() if cls is read_back_as(self.spec)),
+            "mobileclip.form": self.form,
+            "mobileclip.spec": model_json(self.spec),
+        }
+        if self.layout != NATIVE:
+            header["mobileclip.layout"] = self.layout
+        if self.space:
+            header[SPACE] = self.space
+        tokenizer = tokenizer_of(self.spec)
+        if tokenizer is not None:
+            if tokenizer.content is None:
+                raise CheckpointError(
+                    f"the model's tokenizer {tokenizer.sha256[:12]} is known by name alone, and a checkpoint holds its "
+                    "text; build the model from a contract that mobileclip.data.read_text_input read"
+                )
+            header[_TOKENIZER] = base64.b64encode(zlib.compress(tokenizer.content.encode(), 9)).decode("ascii")
+        return header
+
+
+def read_back_as(spec: Any) -> type[Any]:
+    """Return the class that the JSON of a spec is read back as: of a tower the open family, of others their own."""
+    return next((family for family in (ImageEncoderSpec, TextEncoderSpec) if isinstance(spec, family)), type(spec))
+
+
+def is_known(spec: Any) -> bool:
+    """Return whether a spec is of a model of this library: a subclass has more in it than is read back."""
+    return read_back_as(spec) in _KINDS.values()
+
+
+def model_json(spec: Any) -> str:
+    """Return the spec of a model as JSON, as it is read back."""
+    return to_json(spec, unstructure_as=read_back_as(spec))
+
+
+def tokenizer_of(spec: ModelSpec) -> TokenizerFile | None:
+    """Return the tokenizer of a model's texts, where it is not CLIP's."""
+    text = spec.text if isinstance(spec, DualEncoderSpec) else spec
+    return text.input.tokenizer if isinstance(text, TextEncoderSpec) else None
+
+
+def of_run(tensors: dict[str, Tensor], metadata: dict[str, str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the model in a step of a training run, its moving average where it keeps one; other files as they are."""
+    if not metadata.get("format", "").startswith(_RUN) or "model" not in metadata:
+        return tensors, metadata
+    prefix = next((one for one in _OF_RUN if any(name.startswith(one) for name in tensors)), _OF_RUN[-1])
+    own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    held = (("num_classes", "classifier"), ("decoder_depth", COCA), ("image", "dual_encoder"))
+    kind = next((kind for key, kind in held if f'"{key}"' in metadata["model"]), "text_encoder")
+    header = {"mobileclip.kind": kind, "mobileclip.form": "training", "mobileclip.spec": metadata["model"]}
+    return own, header | {SPACE: metadata.get(SPACE, "")}
+
+
+def header_of(metadata: Mapping[str, str], path: Path) -> Header | None:
+    """Return the header in the metadata of the file at `path`, or None if we did not write it.
+
+    Raises:
+        CheckpointError: if there is one that this version cannot read.
+    """
+    if "mobileclip.spec" not in metadata:
+        return None
+    kind, form = metadata.get("mobileclip.kind", ""), metadata.get("mobileclip.form", "")
+    layout = metadata.get("mobileclip.layout", NATIVE)
+    if kind == COCA:
+        raise CheckpointError(f"{path} holds a captioner; load it with mobileclip.encoders.checkpoints.load_coca")
+    if kind not in _KINDS or form not in get_args(Form) or layout not in (NATIVE, *layouts):
+        raise CheckpointError(
+            f"{path} says that it holds a {shown(kind)} in the form {shown(form)} and the layout {shown(layout)}, "
+            f"which this version of mobileclip does not know; it was written by another version, update with: {UPDATE}"
+        )
+    try:
+        spec = cast("ModelSpec", from_json(metadata["mobileclip.spec"], _KINDS[kind]))
+    except ValueError as error:
+        raise CheckpointError(f"the spec in {path} cannot be read: {error}") from error
+    if tokenizer_of(spec) is not None:
+        try:
+            spec = _with_tokenizer(spec, _inflated(metadata.get(_TOKENIZER)))
+        except ValueError as error:
+            raise CheckpointError(f"the tokenizer in {path} cannot be used: {error}") from None
+    return Header(spec=spec, form=cast("Form", form), layout=layout, space=metadata.get(SPACE, ""))
+
+
+def _inflated(stored: str | None) -> str:
+    """Return the text of a `tokenizer.json` as a file holds it."""
+    if stored is None:
+        raise ValueError("the file holds none, and its model names one; it is damaged, fetch it again")
+    inflate = zlib.decompressobj()
+    try:
+        data = inflate.decompress(base64.b64decode(stored, validate=True), MAX_TOKENIZER_BYTES + 1)
+        if len(data) > MAX_TOKENIZER_BYTES:
+            raise ValueError(f"it has more than {MAX_TOKENIZER_BYTES:,} bytes")
+        return data.decode("utf-8")
+    except (zlib.error, binascii.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"it is damaged ({error}); fetch the file again") from None
+
+
+def _with_tokenizer(spec: ModelSpec, content: str) -> ModelSpec:
+    """Return a spec whose tokenizer has its text."""
+    if isinstance(spec, DualEncoderSpec):
+        return attrs.evolve(spec, text=cast("TextEncoderSpec", _with_tokenizer(spec.text, content)))
+    assert isinstance(spec, TextEncoderSpec), "images have no tokenizer"
+    assert spec.input.tokenizer is not None, "the caller has looked"
+    tokenizer = attrs.evolve(spec.input.tokenizer, content=content)
+    return attrs.evolve(spec, input=attrs.evolve(spec.input, tokenizer=tokenizer))
+
+
+def write_tensors(path: storage.AnyPath, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write tensors as safetensors or, by any other suffix, as a PyTorch file; the file appears whole or not at all.
+
+    Args:
+        path: where to, a path or a URL; the suffix decides the format.
+        tensors: contiguous tensors by name.
+        metadata: texts to store beside them, in safetensors only.
+    """
+    storage.make_directory_of(path)
+    with storage.atomic_write(path) as stream:
+        if storage.file_name(path).endswith(".safetensors"):
+            from safetensors.torch import save
+
+            stream.write(save(tensors, metadata={"format": "pt", **metadata}))
+        else:
+            torch.save(tensors, stream)
+
+
+def with_neutral_norms(folded: dict[str, Tensor], target: nn.Module) -> dict[str, Tensor]:
+    """Return tensors for `target`, a model whose branches alone are folded, that compute what `folded` computes.
+
+    Args:
+        folded: the tensors of the same model folded to the end.
+        target: that model in the form to write; only its structure is read.
+
+    Raises:
+        ValueError: if the bias of an attention's first projection cannot be expressed by the norm in front of it,
+            which folding never produces.
+    """
+    dtype = next(tensor.dtype for tensor in folded.values() if tensor.is_floating_point())
+    state = {name: folded[name] for name in target.state_dict() if name in folded}
+    for name, module in target.named_modules():
+        prefix = f"{name}." if name else ""
+        if isinstance(module, ConvNorm):
+            state[f"{prefix}conv.weight"] = folded[f"{prefix}weight"]
+            state |= _neutral_norm(f"{prefix}norm.", module.norm, folded[f"{prefix}bias"])
+        elif isinstance(module, LayerScale):
+            state[f"{prefix}gamma"] = torch.ones(module.gamma.shape, dtype=dtype)
+        elif isinstance(module, AttentionBlock) and isinstance(module.norm, nn.BatchNorm2d):
+            shift = _input_shift(folded[f"{prefix}attention.qkv.weight"], folded[f"{prefix}attention.qkv.bias"], name)
+            state |= _neutral_norm(f"{prefix}norm.", module.norm, shift)
+    return {name: state[name] for name in target.state_dict()}
+
+
+def _neutral_norm(prefix: str, norm: nn.BatchNorm2d, bias: Tensor) -> dict[str, Tensor]:
+    return {
+        f"{prefix}weight": torch.ones_like(bias),
+        f"{prefix}bias": bias,
+        f"{prefix}running_mean": torch.zeros_like(bias),
+        # The norm adds its epsilon to the variance, and divides by the root of what should be one.
+        f"{prefix}running_var": torch.full_like(bias, 1 - norm.eps),
+        f"{prefix}num_batches_tracked": torch.tensor(0),
+    }
+
+
+def _input_shift(weight: Tensor, bias: Tensor, name: str) -> Tensor:
+    """Return the shift of the input whose image under `weight` is `bias`: there is one, folding made `bias` from it."""
+    matrix, target = widened(weight), widened(bias)
+    shift: Tensor = torch.linalg.lstsq(matrix, target[:, None], driver="gelsd").solution[:, 0]
+    residual = torch.linalg.vector_norm(matrix @ shift - target) / torch.linalg.vector_norm(target).clamp_min(1e-12)
+    if residual > 1e-4:
+        raise ValueError(
+            f"the attention bias in {name!r} is not what folding a norm leaves behind (relative residual "
+            f"{residual:.1e}), so no layout with a norm there can hold it; convert the training form instead"
+        )
+    return shift.to(bias.dtype)
+
 
 _KNOWN_ELSEWHERE = (MCiSpec, RepMixerSpec, AttentionSpec, ViTSpec, TextTransformerSpec, MCtSpec)
 
 
-def save_model(model: nn.Module, path: AnyPath, *, layout: str = native.NAME) -> None:
+def save_model(model: nn.Module, path: AnyPath, *, layout: str = NATIVE) -> None:
     """Write a model, or a tower alone, to a file that appears whole or not at all.
 
     Args:
@@ -49,27 +304,27 @@ def save_model(model: nn.Module, path: AnyPath, *, layout: str = native.NAME) ->
     """
     name = file_name(path)
     spec = cast("ModelSpec", model.spec)
-    if not native.is_known(spec):
+    if not is_known(spec):
         raise CheckpointError(
             f"a {type(spec).__name__} is neither a DualEncoderSpec, a ClassifierSpec nor a tower, and no checkpoint "
             "can say what it is; store its weights, and its spec by mobileclip.serialization.to_json"
         )
     form = form_of(model)
-    space = getattr(model, "taught", native.UNTAUGHT).space
+    space = getattr(model, "taught", UNTAUGHT).space
     _check_untied(model)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state_of(model).items()}
-    if layout == native.NAME:
+    if layout == NATIVE:
         if not name.endswith(".safetensors"):
             raise CheckpointError(
                 f"mobileclip's own layout is safetensors, so name the file *.safetensors, not {name!r}"
             )
-        ngrams = getattr(getattr(model, "text_encoder", model), "taught", native.UNTAUGHT).ngrams
-        state |= {} if ngrams is None else {native.NGRAMS: ngrams.cpu()}
+        ngrams = getattr(getattr(model, "text_encoder", model), "taught", UNTAUGHT).ngrams
+        state |= {} if ngrams is None else {NGRAMS: ngrams.cpu()}
         state |= carried_ranges(model)
-        write_tensors(path, state, native.Header(spec=spec, form=form, space=space).to_metadata())
+        write_tensors(path, state, Header(spec=spec, form=form, space=space).to_metadata())
         return
     if layout not in layouts:
-        raise ValueError(f"{layouts.unknown(layout)}, {native.NAME}")
+        raise ValueError(f"{layouts.unknown(layout)}, {NATIVE}")
     foreign = layouts[layout]
     _check_place(spec, foreign)
     if form == "folded":
@@ -81,7 +336,7 @@ def save_model(model: nn.Module, path: AnyPath, *, layout: str = native.NAME) ->
         written[entry.name] = entry.reshape.to_layout(tensor).contiguous() if entry.reshape is not None else tensor
     for _, tower in towers(spec):
         written |= foreign.constants(tower)
-    header = native.Header(spec=spec, form=form, layout=layout, space=space)
+    header = Header(spec=spec, form=form, layout=layout, space=space)
     write_tensors(path, written, header.to_metadata())
 
 
@@ -103,8 +358,8 @@ def _check_place(spec: ModelSpec, layout: Layout) -> None:
     Raises:
         ValueError: naming what it has no place for.
     """
-    own = f"save it in our own layout, {native.NAME}"
-    if native.tokenizer_of(spec) is not None:
+    own = f"save it in our own layout, {NATIVE}"
+    if tokenizer_of(spec) is not None:
         raise ValueError(
             f"the {layout.name} layout has no place for a tokenizer, and what reads it has CLIP's, of other ids; {own}"
         )

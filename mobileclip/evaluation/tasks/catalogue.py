@@ -13,7 +13,7 @@ import attrs
 from mobileclip import storage
 from mobileclip.datasets.sources.opening import is_place, require_data_set
 from mobileclip.encoders.checkpoints import packaged
-from mobileclip.encoders.checkpoints.exports import is_export
+from mobileclip.encoders.checkpoints.published import is_export
 from mobileclip.evaluation.datasets.benchmark import benchmark_name
 from mobileclip.evaluation.published import NOT_EVALUATED
 from mobileclip.evaluation.suite import SUITE, SuiteName, folder_names, key_and_title, published_page

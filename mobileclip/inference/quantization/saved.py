@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from mobileclip import storage
-from mobileclip.encoders.checkpoints.files import write_tensors
+from mobileclip.encoders.checkpoints.saving import write_tensors
 from mobileclip.tensor_files import read_tensors
 
 _OF = "mobileclip.tuning_of"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mobileclip.data import Tokenizer
 from mobileclip.encoders import DualEncoderSpec, TextEncoderSpec, load_model
 from mobileclip.encoders.checkpoints import PRETRAINED, Stored, read_checkpoint
-from mobileclip.encoders.checkpoints.exports import is_export
+from mobileclip.encoders.checkpoints.published import is_export
 from mobileclip.evaluation.candidates import asked
 from mobileclip.inference.loading import load, require_model
 from mobileclip.inference.text_towers import stored_space

@@ -17,8 +17,8 @@ import torch
 from mobileclip import storage
 from mobileclip.data import StreamPosition, joined_positions
 from mobileclip.data.randomness import derived_seed
-from mobileclip.encoders.checkpoints.native import SPACE, UNTAUGHT, model_json, read_back_as
-from mobileclip.encoders.checkpoints.numbers import check_numbers
+from mobileclip.encoders.checkpoints.saving import SPACE, UNTAUGHT, model_json, read_back_as
+from mobileclip.encoders.checkpoints.tensors import check_numbers
 from mobileclip.serialization import from_json, to_json
 from mobileclip.tensor_files import CheckpointError
 from mobileclip.tensor_files.errors import shown

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from mobileclip.encoders.checkpoints.forms import form_of
+from mobileclip.encoders.checkpoints.layouts import form_of
 
 Model = TypeVar("Model", bound=nn.Module)
 
