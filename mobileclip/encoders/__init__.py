@@ -24,7 +24,6 @@ from mobileclip.encoders.families import (
     text_encoder_families,
     token_mixers,
 )
-from mobileclip.encoders.features import GivesLocalEmbeddings
 from mobileclip.encoders.foreign import (
     ForeignTower,
     OpenClipImageSpec,
@@ -34,6 +33,7 @@ from mobileclip.encoders.foreign import (
 )
 from mobileclip.encoders.mci import AttentionSpec, MCi, MCiSpec, RepMixerSpec, StageSpec
 from mobileclip.encoders.text import MCtSpec, TextEncoder, TextTransformerSpec
+from mobileclip.encoders.towers import GivesLocalEmbeddings
 from mobileclip.encoders.vit import ViT, ViTSpec
 
 __all__ = [

@@ -6,9 +6,8 @@ import attrs
 from attrs import validators
 from torch import Tensor, nn
 
-from mobileclip.encoders.checks import WIDTH, check_images
 from mobileclip.encoders.families import ImageEncoderSpec, image_spec
-from mobileclip.encoders.initialization import initialize_linear
+from mobileclip.encoders.towers import WIDTH, check_images, initialize_linear
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, repeated, strict
 
 

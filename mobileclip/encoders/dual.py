@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobileclip.blocks.sequence import ActivationCheckpointing
-from mobileclip.encoders.checks import check_images, check_tokens
 from mobileclip.encoders.families import ImageEncoderSpec, TextEncoderSpec, image_spec, text_spec
+from mobileclip.encoders.towers import check_images, check_tokens
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
 
 INITIAL_LOGIT_SCALE = 1 / 0.07

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 import attrs
 from torch import Tensor, nn
 
-from mobileclip.encoders.checks import WIDTH
+from mobileclip.encoders.towers import WIDTH
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.registry import Registry
 from mobileclip.serialization import open_family

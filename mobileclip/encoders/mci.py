@@ -22,7 +22,6 @@ from mobileclip.blocks import (
     RepMixerBlock,
 )
 from mobileclip.blocks.sequence import ActivationCheckpointing
-from mobileclip.encoders.checks import DEPTH, WIDTH, odd
 from mobileclip.encoders.families import (
     TRAINING_ALONE,
     ImageEncoderSpec,
@@ -31,8 +30,7 @@ from mobileclip.encoders.families import (
     image_encoder_families,
     token_mixers,
 )
-from mobileclip.encoders.features import chosen_stages, depth_of, outputs_of
-from mobileclip.encoders.initialization import initialize_linear
+from mobileclip.encoders.towers import DEPTH, WIDTH, chosen_stages, depth_of, initialize_linear, odd, outputs_of
 from mobileclip.reparam import with_children
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from mobileclip.blocks import Attention, BlockSequence, EndTokenPool, MeanTokenPool, TextRepMixerBlock, TransformerLayer
 from mobileclip.blocks.sequence import ActivationCheckpointing
 from mobileclip.blocks.stages import TextPool
-from mobileclip.encoders.checks import WIDTH, check_heads, odd
 from mobileclip.encoders.families import TextEncoderSpec, text_encoder_families
+from mobileclip.encoders.towers import WIDTH, check_heads, odd
 from mobileclip.inputs import TextInput
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
 

@@ -15,11 +15,18 @@ from torch import Tensor, nn
 
 from mobileclip.blocks import Attention, BlockSequence, ConvPatchStem, PatchStem, TransformerLayer
 from mobileclip.blocks.sequence import ActivationCheckpointing
-from mobileclip.encoders.checks import DEPTH, WIDTH, check_heads
 from mobileclip.encoders.families import TRAINING_ALONE, ImageEncoderSpec, check_unprojected, image_encoder_families
-from mobileclip.encoders.features import chosen_stages, depth_of, outputs_of
-from mobileclip.encoders.initialization import initialize_as_open_clip, initialize_linear
-from mobileclip.encoders.positions import resampled_positions
+from mobileclip.encoders.towers import (
+    DEPTH,
+    WIDTH,
+    check_heads,
+    chosen_stages,
+    depth_of,
+    initialize_as_open_clip,
+    initialize_linear,
+    outputs_of,
+    resampled_positions,
+)
 from mobileclip.inputs import MAX_SIZE, ImageInput
 from mobileclip.reparam import with_children
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict

@@ -15,7 +15,7 @@ from mobileclip.encoders import ClassifierSpec, DualEncoder, ModelSpec
 from mobileclip.encoders.checkpoints import PREFIX, PRETRAINED, hub_licence_of, licence_of, packaged
 from mobileclip.encoders.checkpoints.hub import parsed
 from mobileclip.encoders.checkpoints.saving import model_json
-from mobileclip.encoders.features import feature_encoder, local_encoder
+from mobileclip.encoders.towers import feature_encoder, local_encoder
 from mobileclip.export.contract import FORMAT_VERSION, Contract, FeatureMap, ImageContract, TextContract, TowerFile
 from mobileclip.export.layouts import layouts
 from mobileclip.export.spec import ExportSpec, Stage

@@ -15,7 +15,7 @@ from torch import Tensor
 from mobileclip.data.text.tokenizer_file import read_text_input
 from mobileclip.encoders import DualEncoder, DualEncoderSpec, ImageEncoderSpec, TextEncoderSpec, load_model
 from mobileclip.encoders.checkpoints import PRETRAINED
-from mobileclip.encoders.checks import check_images, check_tokens
+from mobileclip.encoders.towers import check_images, check_tokens
 from mobileclip.export.contract import Contract, TowerFile
 from mobileclip.export.reading import check_file, read_contract
 from mobileclip.export.spec import TEXT_SPACE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mobileclip.encoders.features import local_encoder
+from mobileclip.encoders.towers import local_encoder
 
 
 @torch.inference_mode()

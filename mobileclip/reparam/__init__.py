@@ -16,7 +16,7 @@ from mobileclip.reparam.algebra import (
     shift_input,
     widened,
 )
-from mobileclip.reparam.folds import Fold, folds
+from mobileclip.reparam.fold import PLAIN, Fold, foldable_modules, folds, is_folded, reparameterize
 from mobileclip.reparam.module import (
     LayerScale,
     Reparameterizable,
@@ -26,8 +26,6 @@ from mobileclip.reparam.module import (
     with_children,
     without_identities,
 )
-from mobileclip.reparam.refusing import PLAIN
-from mobileclip.reparam.reparameterize import foldable_modules, is_folded, reparameterize
 
 __all__ = [
     "BATCH_NORMS",

@@ -14,11 +14,11 @@ from torch.nn import functional as F
 
 from mobileclip.blocks import Attention, AttentionPooler, CrossAttention
 from mobileclip.blocks.sequence import ActivationCheckpointing
-from mobileclip.encoders.checks import DEPTH, WIDTH, check_heads, check_images
 from mobileclip.encoders.coca.text import CaptionDecoder, CaptionLayer, CaptionTextEncoder, Memory
 from mobileclip.encoders.dual import INITIAL_LOGIT_SCALE, MAX_LOGIT_SCALE
 from mobileclip.encoders.families import ImageEncoderSpec
 from mobileclip.encoders.text import TextTransformerSpec
+from mobileclip.encoders.towers import DEPTH, WIDTH, check_heads, check_images
 from mobileclip.encoders.vit import ViT
 from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
 

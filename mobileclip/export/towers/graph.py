@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from mobileclip.data.images.transform import ImageTransform
 from mobileclip.encoders import ClassifierSpec, ImageEncoderSpec, TextEncoderSpec
-from mobileclip.encoders.features import feature_encoder, local_encoder
+from mobileclip.encoders.towers import feature_encoder, local_encoder
 from mobileclip.export.contract import feature_name
 from mobileclip.export.layouts import layouts
 from mobileclip.export.spec import TEXT_SPACE, ExportSpec, InputDtype, Stage, TextDtype, Tower

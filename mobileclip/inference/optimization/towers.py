@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mobileclip.data.images.normalize import normalize_pixels
 from mobileclip.encoders import ImageEncoderSpec, TextEncoderSpec
-from mobileclip.encoders.checks import check_images, check_tokens
+from mobileclip.encoders.towers import check_images, check_tokens
 from mobileclip.hardware.precision import FastPrecision, dtype_of
 from mobileclip.inference.forms import (
     PreparedTower,

@@ -1,19 +1,120 @@
-"""Folds a whole model for inference: every reparameterisable block becomes its single-branch form."""
+"""Folds a whole model for inference: every reparameterisable block becomes its single-branch form, or is refused."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from typing import TypeVar, cast
+import warnings
+from collections.abc import Callable, Iterator
+from typing import TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
+from mobileclip.registry import Registry
 from mobileclip.reparam.algebra import BATCH_NORMS
-from mobileclip.reparam.folds import fold_of, warn_if_foldable
-from mobileclip.reparam.module import LayerScale, Reparameterizable, children_by_name, copied, refuse_training
-from mobileclip.reparam.refusing import refuse_lost
+from mobileclip.reparam.module import (
+    LayerScale,
+    Reparameterizable,
+    children_by_name,
+    copied,
+    is_hooked,
+    refuse_training,
+)
+
+PLAIN: set[type[nn.Module]] = {nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.SyncBatchNorm, LayerScale}
+"""Layers whose weights say what they compute. A subclass with a forward of its own adds itself if that still holds."""
+
+_EMPTY = {nn.Identity, nn.ModuleList, nn.Sequential, nn.ModuleDict}
+_ALGEBRA = ("fold", "scaled", "shifted")
+# Methods that say what a layer computes.
+_COMPUTE = ("forward", "_conv_forward", "__call__")
+
+
+def refuse_lost(module: nn.Module, folded: nn.Module) -> None:
+    """Raise if a fold has lost what a part computes.
+
+    Args:
+        module: before.
+        folded: what its `fold` returned; parts that are in both are as they were.
+
+    Raises:
+        ValueError: naming the first part that is gone and may have computed more than the algebra has read.
+    """
+    kept = set(folded.modules())
+    for name, part in module.named_modules():
+        if part in kept or "parametrizations" in name.split("."):  # what makes a weight is in the weight that is read
+            continue
+        shown = f"its part {name!r}" if name else "the block itself"
+        is_copied = not name and type(folded) is type(module)  # hooks and all
+        if is_hooked(part) and not is_copied:
+            raise ValueError(f"{shown} has hooks, which nothing would call any more; remove them first")
+        if not _is_plain(part):
+            raise ValueError(
+                f"{shown} is a {type(part).__name__} whose forward the algebra does not know; merge adapters first, "
+                "put back what the block was made with, or give the class a fold of its own"
+            )
+
+
+def _is_plain(part: nn.Module) -> bool:
+    """Whether a part computes what the algebra takes it for: a subclass must not have a forward alone."""
+    cls = type(part)
+    if "forward" in vars(part):  # replaced for this one module
+        return False
+    forward = _owner(cls, "forward")
+    for known in PLAIN | _EMPTY:
+        if issubclass(cls, known) and all(
+            _owner(cls, one) is _owner(known, one) for one in _COMPUTE if hasattr(known, one)
+        ):
+            return True
+    methods = [method for method in _ALGEBRA if hasattr(cls, method)]
+    return bool(methods) and all(issubclass(_owner(cls, method), forward) for method in methods)
+
+
+def _owner(cls: type, name: str) -> type:
+    """Return the class that defines an attribute of `cls`."""
+    return next(base for base in cls.__mro__ if name in vars(base))
+
+
+Fold: TypeAlias = Callable[[nn.Module], nn.Module]
+"""Takes a module in evaluation mode, which it may change, and returns the folded one."""
+
+folds: Registry[Fold] = Registry("fold")
+"""By the name of the package that defines a module's class. What it returns is not looked into any further."""
+
+_MEANS = ("reparameterize", "fuse", "switch_to_deploy")
+
+
+@folds.register("timm")
+def fold_timm(module: nn.Module) -> nn.Module:
+    """Fold a model of timm, or a part of one: FastViT, MobileOne, RepVGG and others. The rest of timm stays as it is.
+
+    The arithmetic is timm's, in the model's own precision.
+    """
+    from timm.utils.model import reparameterize_model
+
+    around = nn.Sequential(module)  # timm folds children alone
+    reparameterize_model(around, inplace=True)
+    return around[0].eval()
+
+
+def fold_of(module: nn.Module) -> Fold | None:
+    """Return how the package that a module comes from folds it, None if that is not known."""
+    return folds.get(type(module).__module__.partition(".")[0])
+
+
+def warn_if_foldable(module: nn.Module) -> None:
+    """Warn of a module that seems to fold in a way that nobody has registered: it stays as it is."""
+    cls = type(module)
+    means = next((name for name in _MEANS if callable(getattr(cls, name, None))), None)
+    if means is not None:
+        package = cls.__module__.partition(".")[0]
+        warnings.warn(
+            f"a {cls.__qualname__} stays unfolded, though it has a method {means!r}: add what folds modules of "
+            f"{package} to mobileclip.reparam.fold, as {package!r}",
+            stacklevel=2,
+        )
+
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -30,7 +131,7 @@ def reparameterize(
     """Return `model` folded: the same outputs, fewer operations; the original is not changed.
 
     Every module that knows an inference form is replaced by it, the root included, from the outside in; one of another
-    library by that library's means, see `mobileclip.reparam.folds`. What `torch.compile` or DistributedDataParallel
+    library by that library's means, see `mobileclip.reparam.fold`. What `torch.compile` or DistributedDataParallel
     wraps is taken out of it: compile the result again. Folding again changes nothing. The arithmetic runs
     in float64 and is cast back once, so that bfloat16 and float16 models lose no more than that cast.
 

@@ -1,0 +1,245 @@
+"""What the towers share: checks of widths and images, initial weights, positions, and feature maps of stages."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, runtime_checkable
+
+import attrs
+import torch
+import torch.fx
+from attrs import validators
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mobileclip.blocks import Attention
+from mobileclip.inputs import ImageInput, TextInput
+
+WIDTH = [validators.gt(0), validators.le(1 << 16)]
+"""Validators of a number of channels, of heads, or of a layer's width."""
+
+DEPTH = [validators.gt(0), validators.le(1 << 12)]
+"""Validators of a number of blocks."""
+
+_MAX_KERNEL_SIZE = 1023
+
+
+def check_images(images: Tensor, contract: ImageInput) -> None:
+    """Raise unless `images` is `(batch, channels, size, size)`.
+
+    Raises:
+        ValueError: another size would run in some encoders and mean something else.
+    """
+    expected = (contract.channels, contract.size, contract.size)
+    if images.ndim != 4 or tuple(images.shape[1:]) != expected:
+        raise ValueError(
+            f"expected images of shape (batch, {', '.join(map(str, expected))}), got {tuple(images.shape)}; "
+            "preprocess them with this model's own transform, or build the model from a spec of another input size"
+        )
+
+
+def check_tokens(tokens: Tensor, contract: TextInput) -> None:
+    """Raise unless `tokens` is `(batch, context_length)` of integers.
+
+    Raises:
+        ValueError: another length would change the embedding, since padding is attended to.
+    """
+    if tokens.ndim != 2 or tokens.shape[1] != contract.context_length or tokens.is_floating_point():
+        raise ValueError(
+            f"expected token ids of shape (batch, {contract.context_length}), got {tuple(tokens.shape)} of "
+            f"{tokens.dtype}; use this model's own tokenizer, which pads with {contract.pad_id} to that length"
+        )
+
+
+def odd(instance: object, attribute: attrs.Attribute[int], value: int) -> None:
+    """Validate a spec's kernel size.
+
+    Raises:
+        ValueError: unless it is odd, positive and at most 1023: an even kernel has no centre.
+    """
+    if value < 1 or value % 2 == 0:
+        raise ValueError(f"{attribute.name} of {type(instance).__name__} is odd and positive, so not {value}")
+    if value > _MAX_KERNEL_SIZE:
+        raise ValueError(f"{attribute.name} of {type(instance).__name__} is at most {_MAX_KERNEL_SIZE}, not {value}")
+
+
+def check_heads(width: int, num_heads: int) -> None:
+    """Raise unless `num_heads` attention heads share `width`.
+
+    Raises:
+        ValueError: if the width is no multiple of the heads.
+    """
+    if width % num_heads:
+        raise ValueError(f"width={width} is not a multiple of num_heads={num_heads}")
+
+
+def initialize_linear(module: nn.Module) -> None:
+    """Draw a linear layer's weight from a truncated normal of deviation 0.02 and zero its bias; for `Module.apply`."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def initialize_as_open_clip(attentions: Iterable[Attention], free: Iterable[Tensor], *, width: int) -> None:
+    """Draw a vision transformer's weights as open_clip's own does, where PyTorch's layers do not start so already.
+
+    Queries, keys and values are uniform with the deviation `(2 / (width + 3 width)) ** 0.5`, and with the output of the
+    attention have no bias at first. Class token, positions and projection are normal with `width ** -0.5`. All other
+    layers stay as PyTorch makes them: weights, and biases where they have any, uniform with `(3 fan_in) ** -0.5`, which
+    is 0.0104 for the output of the feed-forward networks of ViT-B/16.
+
+    Args:
+        attentions: of the layers.
+        free: class token, positions and projection.
+        width: of the tokens.
+
+    Source: open_clip's `VisionTransformer`, which leaves its layers to PyTorch's `MultiheadAttention`, `Linear` and
+        `Conv2d`.
+    """
+    for attention in attentions:
+        nn.init.xavier_uniform_(attention.qkv.weight)
+        for bias in (attention.qkv.bias, attention.project.bias):
+            nn.init.zeros_(bias)
+    for tensor in free:
+        nn.init.normal_(tensor, std=width**-0.5)
+
+
+torch.fx.wrap("rearrange")  # torch.fx would trace into it and fail
+
+
+def resampled_positions(position: Tensor, grid: tuple[int, int], *, class_position: bool) -> Tensor:
+    """Return the positions of another grid: bicubic interpolation with antialiasing, the class token's as it is.
+
+    Shape:
+        `(class_position + side * side, width)` to `(class_position + rows * columns, width)`.
+
+    Args:
+        position: of a square grid, row by row; behind the class token's, where it has one.
+        grid: rows and columns of the other grid.
+        class_position: whether the first position is the class token's.
+
+    Raises:
+        ValueError: if another grid is asked for, and the positions are of no square one.
+
+    Source: timm's `resample_abs_pos_embed`, which its vision transformers do so with.
+    """
+    num_patches = len(position) - class_position
+    side = math.isqrt(num_patches)
+    if grid == (side, side):
+        return position
+    if side * side != num_patches:
+        raise ValueError(f"{num_patches} positions are of no square grid, so those of another cannot be interpolated")
+    patches = rearrange(position[class_position:].float(), "(h w) c -> 1 c h w", h=side)
+    resampled = F.interpolate(patches, size=grid, mode="bicubic", antialias=True)
+    flat = rearrange(resampled, "1 c h w -> (h w) c").to(position.dtype)
+    return torch.cat([position[:class_position], flat])
+
+
+@runtime_checkable
+class GivesFeatures(Protocol):
+    """An image encoder that gives feature maps too: the library's, and any other with these.
+
+    Args:
+        dims: channels of the map behind each stage.
+        strides: pixels of the image from one position of that map to the next.
+    """
+
+    dims: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def embedding_and_features(
+        self, images: Tensor, stages: Sequence[int] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the embeddings of images, and the feature maps behind some stages, in one pass."""
+
+
+def feature_encoder(encoder: nn.Module) -> GivesFeatures:
+    """Return an encoder as one that gives feature maps.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if not isinstance(encoder, GivesFeatures):
+        raise ValueError(
+            f"{type(encoder).__name__} gives no feature maps; for these, an image encoder has `dims`, `strides` and "
+            "`embedding_and_features(images, stages)`, see mobileclip.encoders.towers.GivesFeatures"
+        )
+    return encoder
+
+
+@runtime_checkable
+class GivesLocalEmbeddings(Protocol):
+    """An image encoder whose embedding is a mean over places: the library's MCi, and any other with this.
+
+    Examples:
+        >>> isinstance(mobileclip.build_model("mci0"), GivesLocalEmbeddings)
+        True
+    """
+
+    def local_embeddings(self, images: Tensor) -> Tensor:
+        """Return `(batch, embedding_dim, rows, columns)`, whose mean over rows and columns is the embedding."""
+
+
+def local_encoder(encoder: nn.Module) -> GivesLocalEmbeddings:
+    """Return an encoder as one that gives the embedding of each place.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if not isinstance(encoder, GivesLocalEmbeddings):
+        raise ValueError(
+            f"{type(encoder).__name__} cannot say where in a picture a score comes from: its embedding is no mean over "
+            "places, as that of a class token is not; take a checkpoint with an MCi image tower, such as "
+            "mobileclip_s2, not optimized, or an export of one with --features text-space; or compare crops of the "
+            "picture with encode_image"
+        )
+    return encoder
+
+
+def chosen_stages(images: Tensor, stages: Sequence[int] | None, *, strides: Sequence[int]) -> tuple[int, ...]:
+    """Return the stages whose features are asked for, all of them where none are named.
+
+    Args:
+        images: what goes into the encoder.
+        stages: numbers of stages, from 0.
+        strides: of every stage, in pixels of the image.
+
+    Raises:
+        ValueError: if there is no such stage, or the sides of the images are no multiples of the stages' strides.
+    """
+    depth_of(stages, len(strides))
+    chosen = tuple(range(len(strides)) if stages is None else stages)
+    stride = max(strides[stage] for stage in chosen)
+    if images.ndim != 4 or images.shape[2] % stride or images.shape[3] % stride:
+        raise ValueError(
+            f"expected images of shape (batch, channels, height, width) whose sides are multiples of {stride}, got "
+            f"{tuple(images.shape)}; resize or pad them, or ask for finer stages"
+        )
+    return chosen
+
+
+def depth_of(stages: Sequence[int] | None, num_stages: int) -> int:
+    """Return how many stages are computed for the features of some.
+
+    Raises:
+        ValueError: if there is no such stage.
+    """
+    chosen = list(range(num_stages) if stages is None else stages)
+    unknown = [stage for stage in chosen if stage not in range(num_stages)]
+    if unknown or not chosen:
+        raise ValueError(f"stages are some of 0 to {num_stages - 1}, not {unknown}")
+    return max(chosen) + 1
+
+
+def outputs_of(stages: Iterable[Callable[[Tensor], Tensor]], x: Tensor, chosen: Sequence[int]) -> tuple[Tensor, ...]:
+    """Return the outputs of the chosen stages in the order named; later stages are not computed."""
+    outputs = {}
+    for number, stage in enumerate(itertools.islice(stages, max(chosen) + 1)):
+        x = stage(x)
+        if number in chosen:
+            outputs[number] = x
+    return tuple(outputs[number] for number in chosen)
