@@ -34,7 +34,6 @@ _DATA = Commands(
             "inspect": Command("data:inspect", "inspect shard.tar -o sheet.png", "a sample and its views"),
             "count": Command("data:count", "count 'shards/{000..127}.tar'", "number of samples, kept beside them"),
             "check": Command("data:check", "check DataCompDR-12M", "whether shards can be read and are true"),
-            "captions": Command("captions:captions", "captions a.tar b.tar -o a.html", "captions side by side"),
         },
         "join": {
             "urls": Command("data:urls", "urls DataComp-12M -o urls.parquet", "the URLs to download"),
