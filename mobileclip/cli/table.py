@@ -9,7 +9,6 @@ _EVAL = Commands(
     {
         "commands": {
             "run": Command("evaluate:evaluate", "run s2.pt my_classes/", "evaluate models on data sets"),
-            "orders": Command("evaluate:orders", "orders aro/coco_order --data sets/", "orders of words, for ARO"),
             "report": Command("evaluate:report", "report results.jsonl -m mobileclip_s0", "beside published results"),
         }
     },

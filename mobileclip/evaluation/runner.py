@@ -191,12 +191,11 @@ def _tasks(spec: EvaluationSpec) -> tuple[FoundTask, ...]:
 
 
 def _require(tasks: Sequence[FoundTask], spec: EvaluationSpec) -> None:
-    """Refuse, before any work, what a task needs and is missing, and data on this machine that cannot be opened.
+    """Refuse, before any work, data on this machine that cannot be opened.
 
     Of a suite, a data set that cannot be opened is named in the end, as one that cannot be read.
     """
     for task in tasks:
-        task.require(spec.task_options)
         if spec.datasets and not storage.is_remote(task.path):
             task.open(spec.task_options)
 

@@ -496,11 +496,6 @@ class TestTasks:
         with fails("evaluation.folder", "winogavil"):
             find_task("misc/winogavil", str(root))
 
-    def test_orders_come_from_captions(self, root):
-        task = find_task("aro/flickr30k_order", str(root))
-        assert (task.name, task.path) == ("Flickr30k-Order", str(root / "wds_flickr30k"))
-        assert find_task("aro/coco_order").path == find_task(SUITE[31].key).path
-
 
 class TestCommand:
     def test_a_table_of_several_models(self, root, capsys):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from pathlib import Path
 
 import attrs
 
@@ -47,13 +46,10 @@ class TaskOptions:
     Args:
         allow_missing: evaluate on what is left where a shard is missing; see `Benchmark`.
         rows: how rows of `.jsonl` files and of tables are read.
-        orders: folder of the files of word orders for ARO, which are written where they are missing; None to draw
-            orders anew.
     """
 
     allow_missing: bool = False
     rows: RowOptions = attrs.field(factory=RowOptions)
-    orders: Path | None = None
 
 
 class Task(ABC):
@@ -117,14 +113,12 @@ class FoundTask:
         name: what tables call it.
         path: folder or URL of its data.
         opener: see `TaskEntry`.
-        require: see `TaskEntry`.
     """
 
     key: str
     name: str
     path: str
     opener: Opener
-    require: Callable[[TaskOptions], None]
 
     def open(self, options: TaskOptions) -> Task:
         """Return the task, having read what is asked; pictures are read when they are needed.
@@ -139,10 +133,6 @@ class FoundTask:
 Opener = Callable[[FoundTask, TaskOptions], Task]
 
 
-def nothing_needed(_: TaskOptions) -> None:
-    """Require nothing: the default of `TaskEntry.require`."""
-
-
 @attrs.frozen(kw_only=True)
 class TaskEntry:
     """A task that is known by a key.
@@ -152,14 +142,11 @@ class TaskEntry:
         place: from the key, and the folder or URL that holds data sets (None for the hub), to the folder or URL
             of its data. Raises a ValueError that says what was looked for where there is nothing.
         opener: from what was found, and the options, to the task.
-        require: refuses, with a ValueError or ModuleNotFoundError, what the task needs and is not installed; reads no
-            data.
     """
 
     name: str
     place: Callable[[str, str | None], str]
     opener: Opener
-    require: Callable[[TaskOptions], None] = nothing_needed
 
     def find(self, key: str, data: str | None) -> FoundTask:
         """Return the task with the place of its data.
@@ -171,7 +158,7 @@ class TaskEntry:
         Raises:
             ValueError: if its data are not where they should be.
         """
-        return FoundTask(key=key, name=self.name, path=self.place(key, data), opener=self.opener, require=self.require)
+        return FoundTask(key=key, name=self.name, path=self.place(key, data), opener=self.opener)
 
 
 evaluation_tasks: Registry[TaskEntry] = Registry("evaluation_task")

@@ -9,8 +9,4 @@ import lazy_loader
 
 __getattr__, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
 
-__all__ = [
-    name
-    for name in _names
-    if name not in {"captions_of", "matches", "order_file", "score_groups", "score_orders", "score_pairs"}
-]
+__all__ = [name for name in _names if name not in {"matches", "score_groups", "score_orders", "score_pairs"}]

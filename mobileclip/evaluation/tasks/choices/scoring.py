@@ -16,8 +16,11 @@ from mobileclip.evaluation.metrics.outcomes import Outcomes, class_weights, clus
 from mobileclip.evaluation.metrics.ranking import require_embeddings
 from mobileclip.evaluation.metrics.retrieval import rank_captions
 from mobileclip.evaluation.results import MAIN_METRIC
-from mobileclip.evaluation.tasks.choices.orders import PERTURBATIONS
 from mobileclip.evaluation.tasks.zero_shot.scoring import recall_metrics
+
+PERTURBATIONS = ("nouns_and_adjectives", "all_but_nouns_and_adjectives", "within_trigrams", "trigrams")
+"""What ARO shuffles: nouns among themselves and adjectives among themselves; all other words, marks too; the words
+within every three; the threes."""
 
 _CHUNK = 4096
 _MANY = "10-12"
