@@ -24,10 +24,8 @@ DRAWING = {
     "benchmarks/latency_plot.py": "latency",
     "examples/quickstart/sheet.py": "",
     "mobileclip/charts.py": "efficiency curves tradeoff",
-    "mobileclip/evaluation/report/figures.py": "",
-    "mobileclip/evaluation/report/labels.py": "",
     "mobileclip/evaluation/report/plots.py": "report",
-    "mobileclip/evaluation/report/write.py": "",
+    "mobileclip/evaluation/report/page.py": "",
 }
 
 

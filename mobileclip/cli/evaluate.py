@@ -50,8 +50,7 @@ def evaluate(
         spec: the data sets, and how.
         beside: published models that stand in the table too, such as mobileclip_s1; one that is evaluated by its name
             always does.
-        report: write report.html, with verdicts and the pictures that models disagree on, and its plots as PNG files;
-            measures how long an image and a text take, too.
+        report: write report.html and its plots as PNG files; measures how long an image and a text take, too.
     """
     from mobileclip.evaluation.printing import divided, evaluate_and_print
 

@@ -15,7 +15,6 @@ from mobileclip.evaluation.candidates import Candidate, candidate_device, open_c
 from mobileclip.evaluation.datasets.benchmark import require_different_names
 from mobileclip.evaluation.datasets.content import hash_of
 from mobileclip.evaluation.encoding.timing import Latency, measure_latency
-from mobileclip.evaluation.metrics.answers import Answers
 from mobileclip.evaluation.metrics.outcomes import Outcomes
 from mobileclip.evaluation.records import Record, add_record
 from mobileclip.evaluation.session import Session, origin
@@ -28,8 +27,6 @@ from mobileclip.progress import Pace, duration
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from mobileclip.evaluation.report import Disagreement
 
 RESULTS = "results.jsonl"
 
@@ -84,12 +81,10 @@ class Run:
     Args:
         models: those that could be opened, in order.
         failures: what could not be evaluated.
-        disagreements: pictures that models answer differently, where a report was asked for.
     """
 
     models: tuple[ModelRun, ...]
     failures: tuple[Failure, ...]
-    disagreements: tuple[Disagreement, ...] = ()
 
 
 def evaluate_models(
@@ -104,7 +99,7 @@ def evaluate_models(
     Args:
         models: as `open_candidate` takes them, or candidates.
         spec: on what, and how.
-        for_report: whether the pictures that models disagree on are collected too, and times taken.
+        for_report: whether to measure how long an image and a text take.
         console: where to show what is going on; none shows nothing.
 
     Raises:
@@ -130,7 +125,6 @@ def _evaluated(
     _require(tasks, spec)
     runs: list[ModelRun] = []
     failures: list[Failure] = []
-    answers: dict[str, dict[str, Answers]] = {}
     choices = [(resized, text) for resized in spec.interpolation or (None,) for text in spec.text_model or (OWN,)]
     # A candidate comes with its preprocessing and its towers.
     opened = [(one, *own) for one in models for own in (choices if isinstance(one, str) else ((None, OWN),))]
@@ -157,29 +151,8 @@ def _evaluated(
         evaluator = _Evaluator(candidate, spec, for_report=for_report, console=console)
         runs.append(evaluator.run(tasks))
         failures += evaluator.failures
-        for key, own in evaluator.answers.items():
-            answers.setdefault(key, {})[candidate.name] = own
         del candidate, evaluator
-    shown = [
-        one for task in tasks if task.key in answers for one in _disagreements(task, answers[task.key], spec, failures)
-    ]
-    return Run(models=tuple(runs), failures=tuple(failures), disagreements=tuple(shown))
-
-
-def _disagreements(
-    task: FoundTask, answers: Mapping[str, Answers], spec: EvaluationSpec, failures: list[Failure]
-) -> tuple[Disagreement, ...]:
-    """Return the pictures of a data set that models disagree on; none where they cannot be read any more."""
-    from mobileclip.evaluation.report import find_disagreements
-
-    try:
-        shown = task.open(spec.task_options).shown
-        assert shown is not None, "there are answers, so that pictures are shown"
-        return find_disagreements(shown, task.name, answers)
-    except (ValueError, OSError) as error:
-        raise_machine_fault(error)
-        failures.append(Failure(model="the report's pictures", task=task.name, message=str(error)))
-        return ()
+    return Run(models=tuple(runs), failures=tuple(failures))
 
 
 def _tasks(spec: EvaluationSpec) -> tuple[FoundTask, ...]:
@@ -210,7 +183,6 @@ class _Evaluator:
         self.failures: list[Failure] = []
         # Of an image, by the seconds of data sets that are encoded here and whose size is known.
         self._seconds, self._pace = 0.0, Pace(0.0)
-        self.answers: dict[str, Answers] = {}
         self.outcomes: dict[str, Outcomes] = {}
         folder = _NOT_A_NAME.sub("-", candidate.name).strip("-") or "model"
         self.path = spec.output / f"{folder}-{candidate.weights_sha256[:8]}" / RESULTS
@@ -259,8 +231,6 @@ class _Evaluator:
         if found.key in _NUM_IMAGES and not features.is_kept:
             self._seconds += time.monotonic() - started
             self._pace.advance(_NUM_IMAGES[found.key], self._seconds)
-        if self.for_report and evaluation.answers is not None:
-            self.answers[found.key] = evaluation.answers
         rows = (evaluation, *evaluation.parts)
         self.outcomes |= {row.result.key: row.outcomes for row in rows}
         templates = hash_of(task.templates)[:8] if task.templates else None

@@ -1,4 +1,3 @@
-from .answers import Answers as Answers, caption_answers as caption_answers, class_answers as class_answers
 from .classification import (
     ClassificationResult as ClassificationResult,
     Hits as Hits,
@@ -46,4 +45,3 @@ from .retrieval import (
     rank_captions as rank_captions,
     retrieval_recall as retrieval_recall,
 )
-from .worst_group import paired_worst_group as paired_worst_group, worst_group_interval as worst_group_interval

@@ -1,4 +1,4 @@
-"""Reports: comparisons of models, example pictures, tables and plots on one page.
+"""Reports: comparisons of models, tables and plots on one page.
 
 What shows results belongs here; no model is asked here.
 """

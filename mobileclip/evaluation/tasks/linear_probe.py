@@ -63,11 +63,6 @@ class LinearProbeTask(Task):
                 f"both need the same classes"
             )
 
-    @property
-    def shown(self) -> Benchmark:
-        """The data set that it is tested on."""
-        return self.test
-
     def content(self) -> str:
         """Return a hash of the shards of both."""
         train = None if self.train is None else fingerprint(self.train)

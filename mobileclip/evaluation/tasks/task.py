@@ -9,9 +9,7 @@ import attrs
 
 from mobileclip.data.skips import SkipReport
 from mobileclip.datasets.sources import RowOptions
-from mobileclip.evaluation.datasets.benchmark import Benchmark
 from mobileclip.evaluation.encoding.features import Features
-from mobileclip.evaluation.metrics.answers import Answers
 from mobileclip.evaluation.metrics.outcomes import Outcomes
 from mobileclip.evaluation.results import DatasetResult
 from mobileclip.evaluation.session import Session
@@ -20,14 +18,13 @@ from mobileclip.registry import Registry
 
 @attrs.frozen(kw_only=True)
 class Evaluation:
-    """The result of a model on a task, with what was left out, and its answers image by image.
+    """The result of a model on a task, with what was left out.
 
     Args:
         result: the metrics, in the published form.
         report: what was read, and what was left out, by reason.
         absent_classes: names of classes without an image.
         outcomes: of the main metric, image by image.
-        answers: to every picture of the data set that the task shows; None where it shows none.
         parts: results that have rows of their own beside it, such as that of each language.
     """
 
@@ -35,7 +32,6 @@ class Evaluation:
     report: SkipReport
     absent_classes: tuple[str, ...] = ()
     outcomes: Outcomes
-    answers: Answers | None = None
     parts: tuple[Evaluation, ...] = ()
 
 
@@ -57,11 +53,6 @@ class Task(ABC):
 
     A model's features of them are made once and kept; every number of a report is made of these anew.
     """
-
-    @property
-    def shown(self) -> Benchmark | None:
-        """The data set whose pictures a report shows with the answers to them; None where there is none."""
-        return None
 
     @property
     def templates(self) -> tuple[str, ...]:

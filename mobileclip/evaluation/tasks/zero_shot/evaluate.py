@@ -31,11 +31,6 @@ class ZeroShotTask(Task):
     benchmark: Benchmark
 
     @property
-    def shown(self) -> Benchmark:
-        """The data set."""
-        return self.benchmark
-
-    @property
     def templates(self) -> tuple[str, ...]:
         """The data set's."""
         return self.benchmark.templates

@@ -9,7 +9,6 @@ from torch import Tensor
 from mobileclip.evaluation.datasets.benchmark import Benchmark
 from mobileclip.evaluation.datasets.metadata import OVER_GROUPS, needs_metadata
 from mobileclip.evaluation.encoding.features import Features
-from mobileclip.evaluation.metrics.answers import caption_answers, class_answers
 from mobileclip.evaluation.metrics.classification import Hits, classification_hits, ensemble_prompts, mean_hits
 from mobileclip.evaluation.metrics.groups import macro_f1_values
 from mobileclip.evaluation.metrics.outcomes import (
@@ -108,7 +107,6 @@ def score_hits(
         report=features.report,
         absent_classes=tuple(name for index, name in enumerate(class_names) if index not in present),
         outcomes=_outcomes(features, hits, labels.cpu(), key, main),
-        answers=class_answers(features.keys, hits.predicted, labels),
     )
 
 
@@ -127,7 +125,6 @@ def score_retrieval(features: Features, *, key: str, name: str) -> Evaluation:
         result=_result(features, {**metrics, MAIN_METRIC: metrics["mean_recall@1"]}, key, name),
         report=features.report,
         outcomes=outcomes_of(features.keys, ranking.caption_hits.numpy()),
-        answers=caption_answers(features.keys, ranking, features.num_captions),
     )
 
 

@@ -253,14 +253,13 @@ def test_captions_without_a_word_are_left_out(tmp_path):
 def test_other_orders_are_other_questions(tmp_path):
     """What was encoded of others is not taken for these."""
     path = write_order(tmp_path) / "coco_order.jsonl"
-    contents = [opened(COCO, tmp_path).content()]
+    content = opened(COCO, tmp_path).content()
     path.write_text(path.read_text().replace("Snow", "Rain"))
     with pytest.raises(ValueError, match="no orders of 'Snow'"):
         evaluated(COCO, tmp_path)
     for old, new in (("Rain", "Snow"), ('"orders": ["kite a"', '"orders": ["a kite"')):
         path.write_text(path.read_text().replace(old, new))
-        contents.append(opened(COCO, tmp_path).content())
-    assert contents[0] == contents[1] != contents[2]
+    assert opened(COCO, tmp_path).content() != content
 
 
 @pytest.mark.parametrize(
