@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from mobileclip.charts import draw_bars, put_legend_below
-from mobileclip.evaluation.encoding.timing import Latency, Source
+from mobileclip.evaluation.encoding import Latency, Source
 from mobileclip.evaluation.metrics.intervals import Interval, mean_interval
 from mobileclip.evaluation.report.tables import mean_difference
 from mobileclip.evaluation.report.values import ModelResults

@@ -8,10 +8,9 @@ from statistics import fmean
 
 import attrs
 
-from mobileclip.evaluation.comparison import compare_result
 from mobileclip.evaluation.metrics.intervals import Interval, mean_interval
 from mobileclip.evaluation.report.values import Coverage, ModelResults, reference_of
-from mobileclip.evaluation.results import DatasetResult, suite_average
+from mobileclip.evaluation.results import DatasetResult, compare_result, suite_average
 from mobileclip.evaluation.suite import SUITE
 
 IMAGENET = "imagenet1k"

@@ -14,7 +14,7 @@ import attrs
 from attrs import validators
 
 from mobileclip.data.skips import SkipReport
-from mobileclip.evaluation.encoding.timing import Latency as Latency, Source  # noqa: PLC0414  the room gives it
+from mobileclip.evaluation.encoding import Latency as Latency, Source  # noqa: PLC0414  the room gives it
 from mobileclip.evaluation.metrics.intervals import Interval, proportion_interval
 from mobileclip.evaluation.metrics.outcomes import Outcomes
 from mobileclip.evaluation.published import published_results

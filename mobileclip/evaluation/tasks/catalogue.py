@@ -13,7 +13,7 @@ from mobileclip import storage
 from mobileclip.datasets.sources.opening import is_place, require_data_set
 from mobileclip.encoders.checkpoints import packaged
 from mobileclip.encoders.checkpoints.exports import is_export
-from mobileclip.evaluation.datasets.benchmark import benchmark_name
+from mobileclip.evaluation.benchmark import benchmark_name
 from mobileclip.evaluation.published import NOT_EVALUATED
 from mobileclip.evaluation.suite import SUITE, SuiteName, data_set_folder, key_and_title
 from mobileclip.evaluation.tasks.choices.aro import ORDERS, PAIRS, open_orders, open_pairs
@@ -28,8 +28,7 @@ from mobileclip.evaluation.tasks.choices.published import (
 )
 from mobileclip.evaluation.tasks.linear_probe import open_linear_probe, split_folders
 from mobileclip.evaluation.tasks.task import FoundTask, TaskEntry, evaluation_tasks
-from mobileclip.evaluation.tasks.zero_shot.evaluate import open_zero_shot
-from mobileclip.evaluation.tasks.zero_shot.multilingual import open_crossmodal3600, open_xtd10
+from mobileclip.evaluation.tasks.zero_shot import open_crossmodal3600, open_xtd10, open_zero_shot
 from mobileclip.interop.folder import WEIGHTS
 from mobileclip.registry import nearest
 

@@ -9,7 +9,7 @@ import attrs
 
 from mobileclip.data.skips import SkipReport
 from mobileclip.datasets.sources import RowOptions
-from mobileclip.evaluation.encoding.features import Features
+from mobileclip.evaluation.encoding import Features
 from mobileclip.evaluation.metrics.outcomes import Outcomes
 from mobileclip.evaluation.results import DatasetResult
 from mobileclip.evaluation.session import Session

@@ -8,7 +8,7 @@ import pytest
 
 from mobileclip.data import SkipReport
 from mobileclip.evaluation import open_benchmark
-from mobileclip.evaluation.metrics import fill_templates
+from mobileclip.evaluation.metrics.classification import fill_templates
 from tests.data.made_samples import write_layout, write_raw
 from tests.errors import fails
 from tests.stores import web_server

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from mobileclip.evaluation import Session, classification_accuracy, ensemble_prompts
-from mobileclip.evaluation.metrics import classification_hits
+from mobileclip.evaluation.metrics.classification import classification_hits
 from tests.errors import fails
 from tests.evaluation.models import COLOURS, ColourModel, picture_of, session_of, tokenize
 

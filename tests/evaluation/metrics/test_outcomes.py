@@ -17,11 +17,11 @@ from mobileclip.evaluation import (
     score,
     summarize,
 )
-from mobileclip.evaluation.metrics import (
+from mobileclip.evaluation.metrics.groups import macro_f1_values
+from mobileclip.evaluation.metrics.outcomes import (
     class_weights,
     clustered_outcomes,
     macro_f1_outcomes,
-    macro_f1_values,
     outcomes_of,
     worst_group_outcomes,
 )

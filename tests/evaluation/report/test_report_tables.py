@@ -11,7 +11,7 @@ from hypothesis import given, strategies as st
 
 from mobileclip.data import Skip, SkipReport
 from mobileclip.evaluation import SUITE, DatasetResult, proportion_interval, published_models, published_results
-from mobileclip.evaluation.metrics import outcomes_of
+from mobileclip.evaluation.metrics.outcomes import outcomes_of
 from mobileclip.evaluation.report import (
     LIGHT,
     Cell,

@@ -22,7 +22,7 @@ from mobileclip.evaluation import (
     evaluation_tasks,
     write_benchmark,
 )
-from mobileclip.evaluation.metrics import Outcomes
+from mobileclip.evaluation.metrics.outcomes import Outcomes
 from tests.contracts.tasks import check_task
 from tests.evaluation.models import COLOURS, session_of
 from tests.evaluation.tasks.test_evaluate import encoded

@@ -27,15 +27,13 @@ from typing import Any
 
 from mobileclip import storage
 from mobileclip.data.skips import Skip, SkipReport
-from mobileclip.evaluation.datasets.benchmark import Benchmark, open_benchmark
-from mobileclip.evaluation.datasets.content import hash_of
-from mobileclip.evaluation.encoding.features import num_images
+from mobileclip.evaluation.benchmark import Benchmark, hash_of, open_benchmark
+from mobileclip.evaluation.encoding import num_images
 from mobileclip.evaluation.suite import data_set_folder
 from mobileclip.evaluation.tasks.annotations import Entry, folder_or_zip, read_entries
-from mobileclip.evaluation.tasks.choices.case import Box, Case, Picture, View
 from mobileclip.evaluation.tasks.choices.published import task_of
 from mobileclip.evaluation.tasks.choices.scoring import PERTURBATIONS, score_groups, score_orders
-from mobileclip.evaluation.tasks.choices.task import ChoiceTask, Question
+from mobileclip.evaluation.tasks.choices.task import Box, Case, ChoiceTask, Picture, Question, View
 from mobileclip.evaluation.tasks.task import FoundTask, TaskOptions
 
 PAIRS = {"aro/vg_relation": "VG-Relation", "aro/vg_attribution": "VG-Attribution"}

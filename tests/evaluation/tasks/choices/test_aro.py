@@ -13,12 +13,8 @@ from PIL import Image
 
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.evaluation import Features
-from mobileclip.evaluation.tasks.choices import (
-    PERTURBATIONS,
-    normalize_caption,
-    score_groups,
-    score_orders,
-)
+from mobileclip.evaluation.tasks.choices.aro import normalize_caption
+from mobileclip.evaluation.tasks.choices.scoring import PERTURBATIONS, score_groups, score_orders
 from tests.data.made_samples import write_layout
 from tests.encoders.small import SMALL_MCT
 from tests.errors import fails
