@@ -30,7 +30,7 @@ _DATA = Commands(
     "Look into data sets, join published ones with their images, and choose samples.",
     {
         "look": {
-            "inspect": Command("data:inspect", "inspect shard.tar -o sheet.png", "a sample and its views"),
+            "inspect": Command("data:inspect", "inspect shard.tar -o a.html", "a sample and its views"),
             "count": Command("data:count", "count 'shards/{000..127}.tar'", "number of samples, kept beside them"),
             "check": Command("data:check", "check DataCompDR-12M", "whether shards can be read and are true"),
         },
@@ -45,7 +45,7 @@ _DATA = Commands(
             "tune-scale": Command("curation:tune_scale", "tune-scale held_out.tar", "a logit scale per teacher"),
         },
     },
-    "data inspect shard.tar -o sheet.png",
+    "data inspect shard.tar -o a.html",
     "look into, join, filter data",
 )
 _HUB = Commands(

@@ -232,15 +232,19 @@ def draw_latency(panel: Panel, theme: Theme) -> Figure:
             times, scores, s=26, marker=marker, facecolor=face, edgecolor=color, linewidth=1.8, zorder=3, label=title
         )
     put_legend_below(axes, ncols=3, fontsize=9, labelcolor=theme.ink, columnspacing=1.4, handletextpad=0.5)
+    middle = (axes.get_xlim()[0] * axes.get_xlim()[1]) ** 0.5
     for one in panel.points:
+        is_left = one.total_ms < middle
         axes.annotate(
             drawable(one.name),
             (one.total_ms, 100 * one.score),
-            xytext=(6, 4),
+            xytext=(6 if is_left else -6, 4),
             textcoords="offset points",
+            horizontalalignment="left" if is_left else "right",
             fontsize=8.5,
             color=theme.ink,
             parse_math=False,
+            clip_on=True,
         )
     return figure
 

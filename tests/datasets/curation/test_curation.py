@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
 
 from mobileclip.cli import main
 from mobileclip.data import ImageTextSample, ReinforcedPipelineSpec, UidList, write_shard
@@ -411,17 +410,19 @@ class TestDuplicates:
 
 
 class TestCommands:
-    def test_from_shards_to_a_list_and_a_sheet(self, shards, capsys, tmp_path):
+    def test_from_shards_to_a_list_and_a_page(self, shards, capsys, tmp_path):
         patterns = str(shards[0].parent / "{000..003}.tar")
         main(["data", "score", patterns, "-o", str(tmp_path / "scores"), "--keep-vectors", "--quiet"])
         assert "60 samples have scores" in capsys.readouterr().out
-        kept, sheet = tmp_path / "kept.npy", tmp_path / "sheet.png"
+        kept, sheet = tmp_path / "kept.npy", tmp_path / "page.html"
         filtered = ["data", "filter", str(tmp_path / "scores"), "-o", str(kept), "--share", "0.8"]
         main([*filtered, "-o", str(sheet)])
         assert "48 of 60 samples kept (80.0%)" in capsys.readouterr().out
-        with Image.open(sheet) as picture:
-            assert picture.width > 1000
-            assert len(picture.convert("RGB").getcolors(2**24)) > 1000
+        page = sheet.read_text(encoding="utf-8")
+        for title in ("left out, the least similar", "kept, the most similar"):
+            assert title in page
+        # The spread, and at least a row of samples of each side.
+        assert page.count("data:image/webp") > 10
         main(["data", "distinct", str(tmp_path / "scores"), "-o", str(tmp_path / "unique.npy"), "--keep", str(kept)])
         assert "40 of 48 samples kept" in capsys.readouterr().out
         with pytest.raises(SystemExit):

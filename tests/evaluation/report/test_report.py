@@ -137,7 +137,7 @@ class TestPage:
         document = Document(report[0])
         assert document.headings == [
             TITLE,
-            f"half blind against {NAME.replace(chr(0x202E), '')}",
+            "half blind against " + NAME.replace("\u202e", r"\u202e"),
             "mobileclip2_s2 against mobileclip_s0",
             "All results",
             "Models",
