@@ -113,7 +113,7 @@ def write_report(
         f"{results.num_images['train']} training pictures; everything below was never seen in training.\n",
         *_tables(results),
         *([] if results.agreement is None else [f"\nThe {results.agreement}."]),
-        f"\n![curves](curves.png)\n\n[Test pictures taken by chance, with three answers](pictures.html)\n\n{on_sheet}\n",
+        f"\n![curves](curves.png)\n\n[Test pictures, with three answers](pictures.html)\n\n{on_sheet}\n",
         f"```\n{command()} classify icon.png 'a cat' 'a heart' -m {model_path}\n```\n",
         *_published_lines(results, model_path, benchmarks),
         "\nSeconds:\n",
