@@ -25,8 +25,6 @@ from mobileclip.inference.image_text_model import ImageTextModel, Views
 from mobileclip.inference.kept_files import SUFFIX, read_kept, write_kept
 from mobileclip.inference.reading import view_of
 
-# Raised whenever equal arguments begin to give other embeddings.
-_VERSION = 3
 _NOT_A_NAME = re.compile(r"[^\w.+-]+")
 
 
@@ -73,7 +71,7 @@ class FeatureCache:
         write_kept(self._path(name, content), features.tensors, text)
 
     def _path(self, name: str, content: str) -> Path:
-        key = hash_of([_VERSION, self.model, content])
+        key = hash_of([self.model, content])
         return self.folder / self.weights_sha256[:16] / f"{_NOT_A_NAME.sub('-', name)[:80]}-{key[:16]}{SUFFIX}"
 
 

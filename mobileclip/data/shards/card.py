@@ -55,8 +55,6 @@ class CaptionerEntry:
         caption_set: name of its captions' set.
         seed: of the captions.
         spec: its settings, as JSON: number of captions, top-p, ...
-        version: of what the captions of an image are drawn from: 1 for the seed and the key alone, so that all
-            captioners drew the same numbers; 2 for the set's name too.
     """
 
     name: str
@@ -64,7 +62,6 @@ class CaptionerEntry:
     caption_set: str
     seed: int
     spec: Mapping[str, Any]
-    version: int = attrs.field(default=1, eq=False, validator=validators.in_((1, 2)), metadata=LEFT_OUT_AT_DEFAULT)
 
 
 def _fraction() -> Any:

@@ -182,20 +182,6 @@ class TestScores:
                 [row[f"{caption}_by_teacher"] for row in table], one.similarity(caption, "teachers")[:, None]
             )
 
-    def test_scores_of_before_are_read(self, shards, scores, tmp_path):
-        scored(shards[:1], tmp_path, vectors=True)
-        (path,), (one, *_) = tmp_path.rglob("*.parquet"), Scores.open(scores).shards
-        arrays = {caption: one.similarity(caption)[:, None] for caption in ("real", "synthetic", "best")}
-        keys = np.frombuffer("\n".join(one.keys).encode(), np.uint8)
-        np.savez(path.with_suffix(".npz"), uid=one.uids, key=keys, **arrays)
-        path.unlink()
-        (before,) = Scores.open(tmp_path).shards
-        assert (before.keys, before.uids.tolist()) == (one.keys, one.uids.tolist())
-        np.testing.assert_array_equal(before.similarity("best"), one.similarity("best"))
-        np.testing.assert_array_equal(before.vectors, one.vectors)
-        assert scored(shards[:1], tmp_path, vectors=True).num_samples == PER_SHARD
-        assert not list(tmp_path.rglob("*.parquet"))
-
     def test_the_first_release_s_layout(self, tmp_path):
         report = scored([golden("npz")], tmp_path / "scores")
         assert report.num_samples == sum(1 for _ in read_shard(golden("npz"), print))
