@@ -17,7 +17,7 @@ import attrs
 from attrs import validators
 
 from mobileclip.data.randomness import seeded_rng, shuffled
-from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
+from mobileclip.strict import strict
 
 Sampling = Literal["epoch", "endless", "with_replacement"]
 SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
@@ -199,9 +199,7 @@ class StreamPosition:
     version: int = attrs.field(default=1, validator=validators.gt(0))
     data: str = ""
     dead: tuple[int, ...] = attrs.field(default=(), validator=validators.deep_iterable(validators.ge(0)))
-    found_dead: tuple[int, ...] = attrs.field(
-        default=(), validator=validators.deep_iterable(validators.ge(0)), metadata=LEFT_OUT_AT_DEFAULT
-    )
+    found_dead: tuple[int, ...] = attrs.field(default=(), validator=validators.deep_iterable(validators.ge(0)))
     num_passed_over: int = attrs.field(default=0, validator=validators.ge(0))
 
     @property
