@@ -298,7 +298,8 @@ class Pipeline(IterableDataset[BatchType], ABC):
             step = [first, *islice(chunks, self._num_workers - 1)]
             for chunk in step:
                 self.report.extend(chunk.skips)
-                self.report.count(num_read=len(chunk.numbers), num_unwanted=chunk.num_unwanted)
+                self.report.num_read += len(chunk.numbers)
+                self.report.num_unwanted += chunk.num_unwanted
             yield step
 
     def _batches_per_epoch(self, num_samples: int) -> int:
