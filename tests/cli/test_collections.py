@@ -375,7 +375,7 @@ def test_thumbnails_are_the_pictures_in_colours_and_names_do_nothing(capsys, pho
     assert "1.png" not in out, "a picture that is gone is no hit"
     status, _, err = run(capsys, "search", "a cat", "-i", "made", "--thumbnails", "--json")
     assert status == 2
-    assert "--output FILE.png draws a file" in err
+    assert "--output PAGE.html writes a file" in err
 
 
 def test_slips_are_told_at_once(capsys, photos, telling_file):
@@ -391,8 +391,8 @@ def test_slips_are_told_at_once(capsys, photos, telling_file):
         (("search", "--where", "width>1", "taken>2024"), "taken>2024 is a condition, and stands where the TEXT does"),
         (("search", "a cat", "-k", "0"), "--k is 0, expected at least 1"),
         (("search", "--image", "lost.png"), "there is no lost.png; expected an image file"),
-        (("search", "-o", "a.png"), "--output draws what one query finds"),
-        (("search", "a cat", "--explain"), "say which one: --output SHEET.png"),
+        (("search", "-o", "a.html"), "--output shows what one query finds"),
+        (("search", "a cat", "--explain"), "say which one: --output PAGE.html"),
         (("search", "a cat", "-o", "a.txt"), "must end with .png or .jpg"),
         (("search", "a cat", "--thumbnails"), "--thumbnails needs a terminal with colours"),
         (("index", "photos", "-m", "lost.pt"), "no checkpoint at lost.pt"),
