@@ -93,7 +93,7 @@ class TrainingSpec:
     optimizer: OptimizerSpec = attrs.field(factory=AdamWSpec)
     max_gradient_norm: float | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
     min_logit_scale: float | None = attrs.field(default=None, validator=validators.optional(validators.gt(0)))
-    ema_decay: float | None = 0.9995
+    ema_decay: float | None = attrs.field(default=0.9995)
     precision: TrainingPrecision = attrs.field(default="float32", validator=validators.in_(TRAINING_PRECISIONS))
     memory: Memory = attrs.field(factory=Memory)
     channels_last: bool = False
