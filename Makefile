@@ -22,7 +22,7 @@ ALONE := $(and $(filter 1,$(words $(ASKED))),$(filter %.py,$(ASKED)))
 PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(if $(ALONE),,$(SHARED)) -rs $(ARGS)
 
 # The extras whose tests `make test` runs.
-TESTED := hub parquet teachers transformers ray tensorboard speed lora aro clip-benchmark collections heif raw video \
+TESTED := hub parquet teachers transformers ray tensorboard speed lora clip-benchmark collections heif raw video \
 	report onnx openvino executorch coreml litert
 # An environment of the core's packages alone, with the extras that EXTRAS names.
 EXTRAS :=

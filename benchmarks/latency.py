@@ -37,7 +37,7 @@ from benchmarks.latency_plot import draw_accuracy
 from benchmarks.latency_ways import Side, sides
 from benchmarks.rivals import PUBLISHED, Size, Tower, example, randomize, rivals
 from mobileclip.encoders import DualEncoderSpec
-from mobileclip.evaluation.report.figures import LIGHT, to_png
+from mobileclip.evaluation.report.plots import LIGHT, to_png
 from mobileclip.hardware.precision import FastPrecision
 from mobileclip.inference.comparison.measuring import largest_error, smallest_cosine, turn
 

@@ -18,7 +18,7 @@ from benchmarks.latency_ways import Way
 from benchmarks.rivals import PUBLISHED, Size
 from mobileclip.charts import draw_bars, put_legend_below
 from mobileclip.evaluation.published import published_results
-from mobileclip.evaluation.report.figures import LIGHT, Theme, new_figure, rule_axes, to_png
+from mobileclip.evaluation.report.plots import LIGHT, Theme, new_figure, rule_axes, to_png
 from mobileclip.evaluation.suite import SUITE
 from mobileclip.serialization import from_json
 

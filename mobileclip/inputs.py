@@ -14,7 +14,7 @@ from typing import Any, Literal
 import attrs
 from attrs import validators
 
-from mobileclip.strict import LEFT_OUT_AT_DEFAULT, NOT_IN_JSON, strict
+from mobileclip.strict import NOT_IN_JSON, strict
 
 Interpolation = Literal["bilinear", "bicubic"]
 Fit = Literal["crop", "stretch"]
@@ -91,10 +91,8 @@ class ImageInput:
     interpolation: Interpolation = attrs.field(default="bilinear", validator=validators.in_(("bilinear", "bicubic")))
     mean: tuple[float, ...] = attrs.field(default=(0.0, 0.0, 0.0), validator=_per_channel(-1e3))
     std: tuple[float, ...] = attrs.field(default=(1.0, 1.0, 1.0), validator=_per_channel(1e-6))
-    background: str = attrs.field(
-        default=HIDDEN, converter=_one_name, validator=_is_background, metadata=LEFT_OUT_AT_DEFAULT
-    )
-    fit: Fit = attrs.field(default="crop", validator=validators.in_(("crop", "stretch")), metadata=LEFT_OUT_AT_DEFAULT)
+    background: str = attrs.field(default=HIDDEN, converter=_one_name, validator=_is_background)
+    fit: Fit = attrs.field(default="crop", validator=validators.in_(("crop", "stretch")))
 
     def __attrs_post_init__(self) -> None:
         """Check that every channel has a mean and a deviation."""
@@ -175,7 +173,7 @@ class TokenizerFile:
     sha256: str = attrs.field(validator=_is_sha256)
     start_id: int | None = attrs.field(default=None, validator=validators.optional(_ID))
     end_id: int = attrs.field(validator=_ID)
-    repair: bool = attrs.field(default=False, metadata=LEFT_OUT_AT_DEFAULT)
+    repair: bool = False
     content: str | None = attrs.field(default=None, eq=False, repr=False, metadata=NOT_IN_JSON)
 
     def __attrs_post_init__(self) -> None:
@@ -218,7 +216,7 @@ class TextInput:
     context_length: int = attrs.field(default=77, validator=[validators.ge(3), validators.le(1 << 16)])
     vocab_size: int = attrs.field(default=49408, validator=[validators.gt(2), validators.le(MAX_VOCABULARY)])
     pad_id: int = attrs.field(default=0, validator=validators.ge(0))
-    tokenizer: TokenizerFile | None = attrs.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
+    tokenizer: TokenizerFile | None = None
 
     def __attrs_post_init__(self) -> None:
         """Check that padding, start and end are among the ids."""

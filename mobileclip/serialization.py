@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, cast, get_args, 
 import attrs
 
 from mobileclip.machine import raise_machine_fault
-from mobileclip.strict import LEFT_OUT_AT_DEFAULT, NOT_IN_JSON, fitting, parse_json
+from mobileclip.strict import NOT_IN_JSON, fitting, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -178,32 +178,19 @@ def _mapping_hook(converter: Converter, cls: Any) -> Callable[[Any, Any], dict[s
     return structure
 
 
-def _marks_fields(cls: Any) -> bool:
-    """Whether fields of a class say that JSON may be without them."""
-    return attrs.has(cls) and any(map(_is_marked, attrs.fields(cls)))
-
-
-def _is_marked(field: attrs.Attribute[Any], *marks: dict[str, str]) -> bool:
-    """Whether a field has one of the marks, those about JSON by default; it may have others beside."""
-    return any(mark.items() <= field.metadata.items() for mark in marks or (NOT_IN_JSON, LEFT_OUT_AT_DEFAULT))
-
-
-def _marked(cls: Any) -> dict[str, Any]:
+def _left_out(cls: Any) -> dict[str, Any]:
+    """Return how cattrs is told of the fields that are never written."""
     from cattrs.gen import override
 
     return {
-        field.name: override(
-            omit=_is_marked(field, NOT_IN_JSON), omit_if_default=_is_marked(field, LEFT_OUT_AT_DEFAULT)
-        )
-        for field in attrs.fields(cls)
-        if _is_marked(field)
+        field.name: override(omit=True) for field in attrs.fields(cls) if NOT_IN_JSON.items() <= field.metadata.items()
     }
 
 
 def _object_unstructured(converter: Converter, cls: Any) -> Callable[[Any], dict[str, Any]]:
     from cattrs.gen import make_dict_unstructure_fn
 
-    write, exact = make_dict_unstructure_fn(cls, converter, **_marked(cls)), get_origin(cls) or cls
+    write, exact = make_dict_unstructure_fn(cls, converter, **_left_out(cls)), get_origin(cls) or cls
 
     def unstructure(value: Any) -> dict[str, Any]:
         if type(value) is not exact and isinstance(value, exact):
@@ -220,8 +207,8 @@ def _object_hook(converter: Converter, cls: Any) -> Callable[[Any, Any], Any]:
     from cattrs.gen import make_dict_structure_fn
 
     structure_fields = (
-        make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True, **_marked(cls))
-        if _marks_fields(cls)
+        make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True, **_left_out(cls))
+        if _left_out(cls)
         else converter.gen_structure_attrs_fromdict(cls)
     )
 

@@ -19,15 +19,12 @@ from mobileclip.training.finetuning import Results, Score, Scores
 from tests.kept_results import latency_table
 
 ROOT = Path(__file__).parents[1]
-# Every file that draws with matplotlib, and what of it is drawn here; a sheet of pictures has no axes.
+# Every file that draws with matplotlib, and what of it is drawn here.
 DRAWING = {
     "benchmarks/latency_plot.py": "latency",
-    "examples/quickstart/sheet.py": "",
     "mobileclip/charts.py": "efficiency curves tradeoff",
-    "mobileclip/evaluation/report/figures.py": "",
-    "mobileclip/evaluation/report/labels.py": "",
     "mobileclip/evaluation/report/plots.py": "report",
-    "mobileclip/evaluation/report/write.py": "",
+    "mobileclip/evaluation/report/page.py": "",
 }
 
 

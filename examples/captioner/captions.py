@@ -9,6 +9,7 @@ from pathlib import Path
 import attrs
 from torch import Tensor
 
+from examples.captioner.caption_metrics import agreement, distinct_ngrams, mean_words, names_recalled
 from examples.captioner.lines import Line
 from examples.captioner.spec import ARMS, WRITERS, Arm, CaptionerStudySpec, Writer
 from examples.captioner.tower import write_start
@@ -17,7 +18,6 @@ from examples.quickstart.emoji import DataSplit
 from examples.quickstart.emoji.joint import JointTeacher
 from examples.quickstart.emoji.splits import chance
 from mobileclip.data import ImageTextSample, ImageTransform, crop_augmentation, read_samples, write_shards
-from mobileclip.evaluation.captions import agreement, distinct_ngrams, mean_words, names_recalled
 from mobileclip.reinforce import CheckpointCaptioner, ReinforcementSpec, reinforce
 from mobileclip.storage import write_text
 from mobileclip.terminal import console

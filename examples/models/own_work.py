@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
 from mobileclip.evaluation import Benchmark, DatasetResult, Features, Session, open_benchmark
-from mobileclip.evaluation.datasets.content import fingerprint
+from mobileclip.evaluation.benchmark import fingerprint
 from mobileclip.evaluation.metrics.outcomes import outcomes_of
 from mobileclip.evaluation.tasks.task import Evaluation, Task, TaskEntry, evaluation_tasks
 from mobileclip.export import targets

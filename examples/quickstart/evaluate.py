@@ -158,9 +158,6 @@ def _findings(
     found = score(benchmark, features)
     metrics = found.result.metrics
     recall = _recall_of_concepts(features.image, features.labels, encode_texts, split)
-    assert found.answers is not None, "a classifier answers every picture"
-    keys, predicted = found.answers.keys, found.answers.answers.tolist()
-    answers = {key: benchmark.class_names[index] for key, index in zip(keys, predicted, strict=True)}
     scores = Scores(
         top1=100 * metrics["acc1"],
         # Among fewer than five classes, each is one of the five best.
@@ -170,6 +167,8 @@ def _findings(
     )
     classes = ensemble_prompts(features.text.reshape(len(benchmark.class_names), len(benchmark.templates), -1))
     hits = classification_hits(features.image, classes, features.labels)
+    predicted = zip(features.keys, hits.predicted.tolist(), strict=True)
+    answers = {key: benchmark.class_names[index] for key, index in predicted}
     # Of a tie, whether that is more likely than not.
     top5 = dict(zip(features.keys, (hits.top5 > 1 / 2).tolist(), strict=True))
     return scores, answers, top5

@@ -11,7 +11,7 @@ import attrs
 from examples.quickstart.commands import command
 from examples.quickstart.emoji import DrawnDataset
 from examples.quickstart.evaluate import Scores
-from examples.quickstart.sheet import choose_pictures, count_right, draw_sheet
+from examples.quickstart.sheet import choose_pictures, count_right, write_sheet
 from examples.quickstart.spec import TEACHERS, TITLES
 from examples.quickstart.together import COMPARED, Together, together_table
 from mobileclip.data import ViewAgreement
@@ -32,7 +32,7 @@ _PUBLISHED = {
     "mean_recall@1": "mean R@1",
 }
 _PER_STEP = "s per step"
-# Whose answers the sheet shows.
+# Whose answers the page of pictures shows.
 _ON_SHEET = ("plain", "reinforced", TEACHERS)
 _REPEATED = "in per cent, mean ± standard deviation over seeds"
 
@@ -89,14 +89,14 @@ def write_report(
     model_path: Path,
     benchmarks: Path,
 ) -> None:
-    """Write report.md, curves.png and sheet.png.
+    """Write report.md, curves.png and pictures.html.
 
     Args:
         output: folder of the run.
         results: what came out.
         dataset: where the test pictures come from.
         answers: of the first seed, by row of the table, split and picture's key.
-        seed: of the choice of the pictures on the sheet.
+        seed: of the choice of the pictures on the page.
         model_path: the saved student.
         benchmarks: folder of the test data sets.
     """
@@ -105,15 +105,15 @@ def write_report(
     split = dataset.splits["test_renderings"]
     sheet = {name: answers[name][split.name] for name in _ON_SHEET}
     chosen = choose_pictures(list(split.samples()), seed=seed)
-    draw_sheet(chosen, sheet, output / "sheet.png")
+    write_sheet(chosen, sheet, output / "pictures.html")
     counts = ", ".join(f"{name} {number}" for name, number in count_right(chosen, sheet).items())
-    on_sheet = f"Right answers on sheet.png, of {len(chosen)} test pictures taken by chance: {counts}"
+    on_sheet = f"Right answers in pictures.html, of {len(chosen)} test pictures taken by chance: {counts}"
     lines = [
         "# Quickstart\n",
         f"{results.num_images['train']} training pictures; everything below was never seen in training.\n",
         *_tables(results),
         *([] if results.agreement is None else [f"\nThe {results.agreement}."]),
-        f"\n![curves](curves.png)\n\n![test pictures taken by chance, with three answers](sheet.png)\n\n{on_sheet}\n",
+        f"\n![curves](curves.png)\n\n[Test pictures, with three answers](pictures.html)\n\n{on_sheet}\n",
         f"```\n{command()} classify icon.png 'a cat' 'a heart' -m {model_path}\n```\n",
         *_published_lines(results, model_path, benchmarks),
         "\nSeconds:\n",

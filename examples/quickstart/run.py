@@ -123,7 +123,7 @@ def run(spec: QuickstartSpec) -> Results:
 
 def _say_what_is_left(output: Path) -> None:
     say(f"The report, the pictures and the model are in {output}. Search the pictures that training never saw:")
-    say(f'  {command()} search "a yellow face" --index {shlex.quote(str(output / INDEX))} -o found.png')
+    say(f'  {command()} search "a yellow face" --index {shlex.quote(str(output / INDEX))} -o found.html')
 
 
 def _findings_of_teachers(

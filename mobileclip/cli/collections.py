@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 from mobileclip.cli.checks import require_at_least, require_file
 from mobileclip.cli.indexing import IndexName, brought_up_to_date, opened, place_of
 from mobileclip.cli.models import Device, ModelFlags, TextModel, Workers
-from mobileclip.cli.outputs import outputs, require_sheet, write_sheet
+from mobileclip.cli.outputs import outputs, require_page
 from mobileclip.processes import default_workers
 from mobileclip.storage import printable, require_output
 from mobileclip.terminal import say, say_json
@@ -44,7 +44,7 @@ def search(
     all_frames: bool = False,
     thumbnails: bool = False,
     explain: bool = False,
-    output: Annotated[Path | None, arg(metavar="SHEET.png")] = None,
+    output: Annotated[Path | None, arg(metavar="PAGE.html")] = None,
     overwrite: bool = False,
     device: Device = "auto",
     trust: bool = False,
@@ -55,7 +55,7 @@ def search(
 
     mobileclip search "a red bicycle in snow"
 
-    mobileclip search --not people --not dogs "a cat" --where 'width>1000' --where 'taken>=2024' -o found.png
+    mobileclip search --not people --not dogs "a cat" --where 'width>1000' --where 'taken>=2024' -o found.html
 
     Without a TEXT and an --image, one text after another is read from standard input, line by line. Scores are cosine
     similarities: compare those of one query, not those of texts with those of pictures.
@@ -72,10 +72,10 @@ def search(
         k: number of results, at most.
         all_frames: find a video by several of its frames; by default, by the one that is most similar.
         thumbnails: show the pictures in the terminal, in blocks of colour.
-        explain: draw over each picture of the sheet which places add to its score, with an MCi image tower. It is
+        explain: draw over each picture of the page which places add to its score, with an MCi image tower. It is
             attribution, not segmentation.
-        output: a picture to draw what was found to.
-        overwrite: replace a sheet that is there.
+        output: an HTML page of what was found, one file with the pictures in it.
+        overwrite: replace a page that is there.
         device: where to compute; see mobileclip index.
         trust: run an export that another machine wrote; see mobileclip classify.
         text_model: a text tower of the index's space that reads texts in place of the model's own; see mobileclip
@@ -94,10 +94,10 @@ def search(
         raise ValueError(f"{printable(query)} is a file, and stands where the TEXT does: write --image before each")
     for path in image:
         require_file(path, "an image file")
-    require_sheet(output, overwrite=overwrite)
+    require_page(output, overwrite=overwrite)
     _require_drawn(output, is_one_query=query is not None or bool(image), explain=explain)
     if thumbnails and (as_json or not can_show_pictures()):
-        raise ValueError("--thumbnails needs a terminal with colours, and no --json; --output FILE.png draws a file")
+        raise ValueError("--thumbnails needs a terminal with colours, and no --json; --output PAGE.html writes a file")
     collection = opened(index_name, device, trust=trust, text_model=text_model)
     find = partial(collection.search, image=image, without=without, where=conditions, k=k, all_frames=all_frames)
     show = partial(_show, thumbnails=thumbnails, as_json=as_json)
@@ -242,9 +242,9 @@ def _show(matches: Matches, *, thumbnails: bool, as_json: bool) -> None:
 
 def _require_drawn(output: Path | None, *, is_one_query: bool, explain: bool) -> None:
     if output is not None and not is_one_query:
-        raise ValueError("--output draws what one query finds; give a TEXT or an --image")
+        raise ValueError("--output shows what one query finds; give a TEXT or an --image")
     if explain and output is None:
-        raise ValueError("--explain draws maps over the pictures of a sheet; say which one: --output SHEET.png")
+        raise ValueError("--explain draws maps over the pictures of a page; say which one: --output PAGE.html")
 
 
 def _maps(
@@ -263,7 +263,7 @@ def _maps(
 
 
 def _draw(path: Path, title: str, matches: Sequence[Match], maps: Sequence[NDArray[np.float32] | None] | None) -> None:
-    from mobileclip.collections import draw_matches
+    from mobileclip.collections import write_matches
 
-    write_sheet(draw_matches(title, matches, maps), path)
+    write_matches(path, title, matches, maps)
     say(f"wrote {path}", error=True)

@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 from mobileclip.cli.checks import require_file, require_folder
 from mobileclip.cli.data import require_shards
 from mobileclip.cli.models import Device
-from mobileclip.cli.outputs import SHEETS, outputs, write_sheet
+from mobileclip.cli.outputs import outputs
 from mobileclip.cli.sharing import Sharing
 from mobileclip.terminal import print_table, say
 from mobileclip.terminal.status import conclude
@@ -70,7 +70,7 @@ def filter_(
     scores: Annotated[Positional[Path], arg(metavar="SCORES")],
     /,
     *,
-    output: Annotated[tuple[Path, ...], arg(metavar="KEPT.npy|SHEET.png")],
+    output: Annotated[tuple[Path, ...], arg(metavar="KEPT.npy|PAGE.html")],
     share: Annotated[float | None, arg(metavar="FRACTION")] = None,
     threshold: Annotated[float | None, arg(metavar="SIMILARITY")] = None,
     caption: Literal["real", "synthetic", "best"] = "real",
@@ -79,15 +79,15 @@ def filter_(
 ) -> None:
     """List the samples whose captions fit their images best, as DataComp and DFN filter.
 
-    mobileclip data filter scores -o kept.npy --share 0.3 -o kept.png
+    mobileclip data filter scores -o kept.npy --share 0.3 -o kept.html
 
     The list is sorted pairs of 64-bit numbers, the form in which DataComp publishes its subsets. Nothing is rewritten:
     trainings take it with --data.uids kept.npy --data.sampling endless.
 
     Args:
         scores: folder that `mobileclip data score` wrote.
-        output: the list of uids; and, where one is named too, a picture with the spread of similarities, and samples of
-            both sides and both ends.
+        output: the list of uids; and, where one is named too, an HTML page with the spread of similarities, and
+            samples of both sides and both ends.
         share: fraction of the samples to keep, the most similar ones.
         threshold: cosine similarity from which on samples are kept, in place of a share.
         caption: whose similarity decides: real, synthetic for the mean over synthetic captions, or best of these.
@@ -95,9 +95,9 @@ def filter_(
         overwrite: replace files that are there.
     """
     from mobileclip.datasets.curation import FilterSpec, filter_samples
-    from mobileclip.datasets.curation.sheet import draw_filter
+    from mobileclip.datasets.curation.filter_page import write_filter_page
 
-    kept, sheet = outputs(output, (".npy",), SHEETS, overwrite=overwrite)
+    kept, page = outputs(output, (".npy",), (".html",), overwrite=overwrite)
     spec = FilterSpec(
         scores=scores,
         output=require_kept(kept),
@@ -108,8 +108,8 @@ def filter_(
     )
     require_folder(str(scores), "a folder of scores")
     report = filter_samples(spec)
-    if sheet is not None:
-        write_sheet(draw_filter(spec, report), sheet)
+    if page is not None:
+        write_filter_page(page, spec, report)
     say(report)
     say(f"wrote {' and '.join(map(str, output))}")
 

@@ -10,7 +10,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from mobileclip.cli.checks import require_at_least, require_file, require_folder
 from mobileclip.cli.models import Device
-from mobileclip.cli.outputs import require_sheet, write_sheet
+from mobileclip.cli.outputs import require_page
 from mobileclip.cli.sharing import Sharing
 from mobileclip.datasets.joining.spec import JoinSpec
 from mobileclip.datasets.sources import RowOptions
@@ -119,31 +119,30 @@ def inspect(
     /,
     *,
     key: str | None = None,
-    output: Annotated[Path | None, arg(metavar="SHEET.png")] = None,
+    output: Annotated[Path | None, arg(metavar="PAGE.html")] = None,
     overwrite: bool = False,
 ) -> None:
-    """Print what a sample holds, and draw a contact sheet of its augmentations.
+    """Print what a sample holds, and write a page of its augmentations.
 
-    mobileclip data inspect joined/00000000.tar --key 000000000012 --output sheet.png
+    mobileclip data inspect joined/00000000.tar --key 000000000012 --output sample.html
 
     Printed are captions, augmentations in words, the shapes and norms of the teachers' embeddings, and how similar each
-    teacher finds image and captions, with the teachers' dims from the reinforcement.json beside the shard. The sheet
+    teacher finds image and captions, with the teachers' dims from the reinforcement.json beside the shard. The page
     shows the image with its crops, every stored augmentation replayed, and the captions.
 
     Args:
         shard: a tar file of any layout, path or URL; plain image-text shards and shards without images do too.
         key: the sample to show; the first one by default.
-        output: a PNG file to draw the contact sheet to.
-        overwrite: replace a sheet that is there.
+        output: an HTML page to write, one file with the pictures in it.
+        overwrite: replace a page that is there.
     """
-    from mobileclip.datasets.viewing.contact_sheet import draw_sheet
-    from mobileclip.datasets.viewing.inspection import inspect_sample, print_inspection
+    from mobileclip.datasets.viewing.inspection import inspect_sample, print_inspection, write_inspection
 
-    require_sheet(output, overwrite=overwrite)
+    require_page(output, overwrite=overwrite)
     require_file(shard, "a tar shard")
     inspection = inspect_sample(shard, key)
     if output is not None:
-        write_sheet(draw_sheet(inspection), output)
+        write_inspection(output, inspection)
     print_inspection(inspection)
     if output is not None:
         say(f"wrote {output}")

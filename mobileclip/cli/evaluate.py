@@ -43,54 +43,18 @@ def evaluate(
     probe: before one of classes, it is a linear probe. Without any, a suite is evaluated.
 
     Every finished data set is written down at once: the same command goes on where it was stopped, and what was encoded
-    is not encoded again. What cannot be evaluated is named at the end. mobileclip eval report and mobileclip eval
-    orders have a --help of their own.
+    is not encoded again. What cannot be evaluated is named at the end. mobileclip eval report has a --help of its own.
 
     Args:
         models: one or several, and the data sets to evaluate them on.
         spec: the data sets, and how.
         beside: published models that stand in the table too, such as mobileclip_s1; one that is evaluated by its name
             always does.
-        report: write report.html, with verdicts and the pictures that models disagree on, and its plots as PNG files;
-            measures how long an image and a text take, too.
+        report: write report.html and its plots as PNG files; measures how long an image and a text take, too.
     """
     from mobileclip.evaluation.printing import divided, evaluate_and_print
 
     evaluate_and_print(*divided(models, spec), beside=beside, report=report)
-
-
-def orders(
-    captions: Annotated[Positional[str], arg(metavar="KEY|DATA")],
-    /,
-    *,
-    data: str | None = None,
-    output: Path = Path("outputs/evaluation"),
-    tagger: str = "en_core_web_sm",
-) -> None:
-    """Write the orders of words that ARO compares captions with, once; needs spaCy (extra `aro`).
-
-    mobileclip eval orders aro/coco_order --data sets/
-
-    Then mobileclip eval of aro/coco_order with the same --output reads OUTPUT/orders/coco_order.jsonl, which may be
-    copied to a machine without spaCy. Where it is missing, and spaCy is there, mobileclip eval writes it.
-
-    The same captions always get the same orders.
-
-    Args:
-        captions: aro/coco_order, aro/flickr30k_order, or any data set of captions.
-        data: folder or URL that holds the data sets, as mobileclip eval takes it.
-        output: the folder of evaluations.
-        tagger: spaCy's pipeline that finds nouns and adjectives, or its folder; with another one, it is another
-            benchmark.
-    """
-    from mobileclip.evaluation import TaskOptions, find_task
-    from mobileclip.evaluation.tasks.choices import SpacyTagger, captions_of, draw_orders, order_file, write_orders
-
-    found = captions_of(find_task(captions, data), TaskOptions())
-    path = order_file(found.key, output / "orders")
-    drawn = draw_orders(found, SpacyTagger(tagger))
-    write_orders(path, drawn)
-    say(f"wrote the orders of {len(drawn.of):,} captions, tagged by {drawn.tagger}, to {path}")
 
 
 def report(

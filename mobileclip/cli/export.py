@@ -149,7 +149,7 @@ def verify(
 
 def _loses(folder: Path, checkpoint: str, spec: EvaluationSpec) -> bool:
     """Print what an export loses on a data set, and return whether that is more than the noise."""
-    from mobileclip.evaluation.report.verdicts import compare
+    from mobileclip.evaluation.report import differences
     from mobileclip.evaluation.runner import evaluate_models
     from mobileclip.evaluation.summary import summarize
     from mobileclip.export.running import require_made_of
@@ -159,17 +159,17 @@ def _loses(folder: Path, checkpoint: str, spec: EvaluationSpec) -> bool:
     if run.failures:
         raise ValueError("; ".join(failure.message for failure in run.failures))
     model, export = summarize(run)
-    comparison = compare(export, model)
-    assert comparison is not None, "both were evaluated on the same data set"
-    for row in comparison.rows:
-        answers = "" if row.gained is None else f", {row.gained} answers gained and {row.lost} lost"
-        low, high = (0.0, 0.0) if row.interval is None else (row.interval.low, row.interval.high)
+    is_worse = False
+    for row in differences(export, model):
+        assert row.interval is not None, "both were evaluated on the same data set"
+        low, high = row.interval.low, row.interval.high
         say(
-            f"{row.dataset}, {row.metric}: {100 * row.reference_value:.2f} -> {100 * row.model_value:.2f} %, "
-            f"{100 * row.difference:+.2f} (95 %: {100 * low:+.2f} to {100 * high:+.2f}): {row.verdict}; "
-            f"{row.num_images} images{answers}"
+            f"{row.dataset}, {row.metric}: {100 * row.reference:.2f} -> {100 * row.value:.2f} %, "
+            f"{100 * (row.value - row.reference):+.2f} (95 %: {100 * low:+.2f} to {100 * high:+.2f}); "
+            f"{row.num_images} images"
         )
-    return any(row.verdict == "worse" for row in comparison.rows)
+        is_worse = is_worse or high < 0
+    return is_worse
 
 
 def _conclude(report: Report, failure: str) -> None:

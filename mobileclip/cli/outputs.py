@@ -1,17 +1,11 @@
-"""Which of several output files is which, by suffix, and contact sheets."""
+"""Which of several output files is which, by suffix."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mobileclip.storage import atomic_write, require_output
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-SHEETS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+from mobileclip.storage import require_output
 
 
 def outputs(given: Sequence[Path], *kinds: Collection[str], overwrite: bool) -> list[Path | None]:
@@ -38,22 +32,15 @@ def outputs(given: Sequence[Path], *kinds: Collection[str], overwrite: bool) -> 
     return found
 
 
-def require_sheet(path: Path | None, *, overwrite: bool) -> None:
-    """Refuse a sheet that could not be written, before the work.
+def require_page(path: Path | None, *, overwrite: bool) -> None:
+    """Refuse a page that could not be written, before the work.
 
     Args:
-        path: of the sheet; None where none is asked for.
+        path: of the page; None where none is asked for.
         overwrite: whether one that is there is replaced.
 
     Raises:
         ValueError, OSError: if it cannot.
     """
     if path is not None:
-        require_output(path, overwrite=overwrite, suffixes=SHEETS)
-
-
-def write_sheet(sheet: Image.Image, path: Path) -> None:
-    """Write a sheet in the format that its suffix says."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as stream:
-        sheet.save(stream, format=SHEETS[path.suffix.lower()])
+        require_output(path, overwrite=overwrite, suffixes=(".html",))

@@ -9,7 +9,6 @@ _EVAL = Commands(
     {
         "commands": {
             "run": Command("evaluate:evaluate", "run s2.pt my_classes/", "evaluate models on data sets"),
-            "orders": Command("evaluate:orders", "orders aro/coco_order --data sets/", "orders of words, for ARO"),
             "report": Command("evaluate:report", "report results.jsonl -m mobileclip_s0", "beside published results"),
         }
     },
@@ -31,10 +30,9 @@ _DATA = Commands(
     "Look into data sets, join published ones with their images, and choose samples.",
     {
         "look": {
-            "inspect": Command("data:inspect", "inspect shard.tar -o sheet.png", "a sample and its views"),
+            "inspect": Command("data:inspect", "inspect shard.tar -o a.html", "a sample and its views"),
             "count": Command("data:count", "count 'shards/{000..127}.tar'", "number of samples, kept beside them"),
             "check": Command("data:check", "check DataCompDR-12M", "whether shards can be read and are true"),
-            "captions": Command("captions:captions", "captions a.tar b.tar -o a.html", "captions side by side"),
         },
         "join": {
             "urls": Command("data:urls", "urls DataComp-12M -o urls.parquet", "the URLs to download"),
@@ -47,7 +45,7 @@ _DATA = Commands(
             "tune-scale": Command("curation:tune_scale", "tune-scale held_out.tar", "a logit scale per teacher"),
         },
     },
-    "data inspect shard.tar -o sheet.png",
+    "data inspect shard.tar -o a.html",
     "look into, join, filter data",
 )
 _HUB = Commands(

@@ -21,7 +21,7 @@ from mobileclip.collections.snapshot import Match
 from mobileclip.collections.store import INDEX, Store, is_index
 from mobileclip.collections.tags import Words
 from mobileclip.collections.teaching import Concepts
-from mobileclip.collections.viewing import draw_matches, write_list, write_page
+from mobileclip.collections.viewing import write_list, write_matches, write_page
 
 __all__ = [
     "INDEX",
@@ -43,7 +43,6 @@ __all__ = [
     "Store",
     "Words",
     "default_index",
-    "draw_matches",
     "find_index",
     "is_condition",
     "is_index",
@@ -53,5 +52,6 @@ __all__ = [
     "scan",
     "small_pictures",
     "write_list",
+    "write_matches",
     "write_page",
 ]

@@ -11,7 +11,7 @@ from mobileclip.encoders import DualEncoderSpec, is_other_model, packaged
 from mobileclip.inference import ImageTextModel, ModelIdentity, holds_weights, load, spec_known_by_name
 from mobileclip.inputs import Decode
 from mobileclip.serialization import from_json
-from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
+from mobileclip.strict import strict
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -118,7 +118,7 @@ class About:
     version: str
     dim: int = attrs.field(validator=validators.gt(0))
     model: ModelSource = ModelSource()
-    decode: Decode = attrs.field(default="fast", metadata=LEFT_OUT_AT_DEFAULT)
+    decode: Decode = "fast"
 
     @property
     def identity(self) -> ModelIdentity:

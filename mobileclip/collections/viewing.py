@@ -1,14 +1,11 @@
-"""Draws results as a contact sheet, and duplicates as an HTML page and as JSON lines."""
+"""Shows results and duplicates as HTML pages, and duplicates as JSON lines."""
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Iterator, Sequence
-from importlib.resources import files
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +13,9 @@ from PIL import Image
 
 from mobileclip import storage
 from mobileclip.collections.duplicates import DuplicateGroup, Duplicates
-from mobileclip.collections.pictures import small_pictures, webp
+from mobileclip.collections.pictures import small_pictures
 from mobileclip.collections.snapshot import Match
-from mobileclip.datasets import FAINT, INK, TILE, Sheet, Tile
-from mobileclip.extras import needed
+from mobileclip.datasets import SIDE, Section, Thumbnail, write_pictures
 
 # The page of `mobileclip serve` has the same colours, in explain.js. At most so much of them covers a picture.
 _WARM, _COLD, _STRONGEST = (214, 58, 0), (0, 84, 190), 150
@@ -27,31 +23,28 @@ _WARM, _COLD, _STRONGEST = (214, 58, 0), (0, 84, 190), 150
 Map = NDArray[np.float32]
 
 
-def draw_matches(title: str, matches: Sequence[Match], maps: Sequence[Map | None] | None = None) -> Image.Image:
-    """Return the pictures that were found, with their scores and names, the best first.
+def write_matches(path: Path, title: str, matches: Sequence[Match], maps: Sequence[Map | None] | None = None) -> None:
+    """Write a page of the pictures that were found, with their scores and names, the best first.
 
     Args:
+        path: the HTML file; replaced whole.
         title: what was asked for.
         matches: what was found; a picture that cannot be read any more shows its name alone.
         maps: what places add to the score of each, see `Collection.explain`; None for a picture without one.
+
+    Raises:
+        OSError: if it cannot be written.
     """
-    sheet = Sheet()
-    sheet.text(storage.printable(title), 20)
-    if maps is not None:
-        sheet.text("warm places add to the score, cold ones take from it: attribution, not segmentation", 13, FAINT)
-    sheet.space(20)
-    shown = zip(matches, small_pictures(matches, TILE), maps or [None] * len(matches), strict=True)
-    tiles = [
-        Tile(
+    shown = zip(matches, small_pictures(matches, SIDE), maps or [None] * len(matches), strict=True)
+    pictures = [
+        Thumbnail(
             picture=picture if picture is None or shares is None else under_map(picture, shares),
-            lines=((f"{match.score:.3f}", 15, INK), (storage.printable(match.name), 12, FAINT)),
+            lines=(f"{match.score:.3f}", match.name),
         )
         for match, picture, shares in shown
     ]
-    sheet.tiles(tiles)
-    if not tiles:
-        sheet.text("nothing was found", 15, FAINT)
-    return sheet.image()
+    notes = (*(() if maps is None else (_EXPLAINED,)), *(() if pictures else ("nothing was found",)))
+    write_pictures(path, title, [Section(pictures=pictures)], notes=notes)
 
 
 def under_map(picture: Image.Image, shares: Map) -> Image.Image:
@@ -75,10 +68,7 @@ def under_map(picture: Image.Image, shares: Map) -> Image.Image:
 # More groups than that make a page that no browser likes.
 _MOST_GROUPS = 300
 _MOST_SHOWN = 24
-# Shown at half of that, so that they are sharp on a screen of two pixels to one.
-_SIDE = 416
-_QUALITY = 75
-_TEMPLATE = "duplicates.html"
+_EXPLAINED = "warm places add to the score, cold ones take from it: attribution, not segmentation"
 
 
 def write_list(path: Path, groups: Sequence[DuplicateGroup]) -> None:
@@ -107,46 +97,34 @@ def write_page(path: Path, groups: Duplicates, *, threshold: float) -> None:
         threshold: that they were found with.
 
     Raises:
-        ImportError: if jinja2 is not installed.
         OSError: if it cannot be written.
     """
-    with needed("the page of duplicates", "collections"):
-        from jinja2 import Environment, StrictUndefined
-    environment = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        # A name cannot turn the direction in which the rest of the page is read.
-        finalize=lambda value: storage.printable(value, limit=2**24) if type(value) is str else value,
-    )
-    template = environment.from_string((files(__package__) / _TEMPLATE).read_text(encoding="utf-8"))
-    shown = groups[:_MOST_GROUPS]
-    text: str = template.render(
-        num_groups=len(groups),
-        num_others=sum(len(group.others) for group in groups),
-        threshold=f"{threshold:g}",
-        blank=[match.name for match in groups.blank[:_MOST_GROUPS]],
-        num_blank=len(groups.blank),
-        groups=[list(_cells([group.best, *islice(group.others, _MOST_SHOWN - 1)])) for group in shown],
-    )
-    with storage.atomic_write(path) as stream:
-        stream.write(f"{text}\n".encode())
+    num_others = sum(len(group.others) for group in groups)
+    found = f"{num_others} pictures beside the best copies, from a cosine similarity of {threshold:g} on."
+    notes = [f"{found} Nothing was deleted."]
+    if len(groups) > _MOST_GROUPS:
+        notes.append(f"The first {_MOST_GROUPS} groups are shown; the list has all.")
+    title = f"{len(groups)} group{'' if len(groups) == 1 else 's'} of pictures that show the same"
+    write_pictures(path, title, _sections(groups), notes=notes)
 
 
-def _cells(matches: Sequence[Match]) -> Iterator[dict[str, Any]]:
-    for match, picture in zip(matches, small_pictures(matches, _SIDE), strict=True):
+def _sections(groups: Duplicates) -> Iterator[Section]:
+    for number, group in enumerate(groups[:_MOST_GROUPS], 1):
+        shown = [group.best, *islice(group.others, _MOST_SHOWN - 1)]
+        yield Section(title=f"{number}: {len(shown)} pictures", pictures=list(_group(shown)))
+    if groups.blank:
+        note = "They are like others, and say nothing of each other: none is proposed."
+        names = (match.name for match in groups.blank[:_MOST_GROUPS])
+        yield Section(title=f"{len(groups.blank)} pictures of one colour, or nearly", notes=(note, *names))
+
+
+def _group(matches: Sequence[Match]) -> Iterator[Thumbnail]:
+    for number, (match, picture) in enumerate(zip(matches, small_pictures(matches, SIDE), strict=True)):
         facts = f"{match.width} x {match.height}, {match.size / 1000:,.0f} kB"
-        yield {
-            "name": match.name,
-            "score": f"{match.score:.3f}",
-            "facts": ", ".join(filter(None, (facts, match.taken, match.camera))),
-            "address": None if picture is None else _address(picture),
-            "width": 0 if picture is None else max(1, picture.width // 2),
-            "height": 0 if picture is None else max(1, picture.height // 2),
-        }
-
-
-def _address(picture: Image.Image) -> str:
-    """Return a URL that holds the picture itself."""
-    return f"data:image/webp;base64,{base64.b64encode(webp(picture, _QUALITY)).decode()}"
+        lines = (
+            f"similarity {match.score:.3f}" if number else "best copy",
+            ", ".join(filter(None, (facts, match.taken, match.camera))),
+            match.name,
+            *(("cannot be read any more",) if picture is None else ()),
+        )
+        yield Thumbnail(picture=picture, lines=lines)

@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import struct
-import tempfile
-import uuid
-import weakref
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import attrs
@@ -20,7 +12,7 @@ from mobileclip.storage import StorageError, printable, without_secrets
 from mobileclip.terminal import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
 T = TypeVar("T")
 
@@ -33,7 +25,6 @@ CONNECTION_FAILED = "connection_failed"
 MAX_NAMED = 1000
 MAX_LOGGED = 10
 _MAX_DETAIL = 1000
-_NUMBERS = struct.Struct("<qq")
 _MAX_NAME = 4096
 
 
@@ -134,61 +125,9 @@ def made_or_skip(make: Callable[[], T], *, key: str, shard: str) -> T | Skip:
     return skips[0] if made is None else made
 
 
-class _Elsewhere:
-    """What is counted for a report in other processes: a file of each, which the report's own process reads.
-
-    It has two numbers, of samples read and passed over, which are written anew each time, and a line for every skip.
-    """
-
-    def __init__(self) -> None:
-        self._home = self._process = os.getpid()
-        self._folder = Path(tempfile.gettempdir()) / f"mobileclip-skips-{uuid.uuid4().hex}"
-        self._taken: dict[str, tuple[int, int, int]] = {}
-        weakref.finalize(self, _remove, self._folder, self._home)
-
-    @property
-    def is_here(self) -> bool:
-        """Whether this is another process than the report's own."""
-        return os.getpid() != self._home
-
-    def write(self, num_read: int, num_unwanted: int, skip: Skip | None) -> None:
-        """Count in this process."""
-        if self._process != os.getpid():
-            self._process = os.getpid()
-            self._folder.mkdir(mode=0o700, exist_ok=True)
-            self._file = (self._folder / uuid.uuid4().hex).open("xb", buffering=0)
-            self._numbers = (0, 0)
-        self._numbers = (self._numbers[0] + num_read, self._numbers[1] + num_unwanted)
-        self._file.seek(0)
-        self._file.write(_NUMBERS.pack(*self._numbers))
-        if skip is not None:
-            self._file.seek(0, os.SEEK_END)
-            self._file.write(json.dumps(attrs.asdict(skip)).encode() + b"\n")
-
-    def take(self) -> Iterator[tuple[int, int, list[Skip]]]:
-        """Yield what other processes have counted since this was last asked."""
-        if self.is_here or not self._folder.is_dir():
-            return
-        for path in self._folder.iterdir():
-            num_read, num_unwanted, offset = self._taken.get(path.name, (0, 0, _NUMBERS.size))
-            with path.open("rb") as file:
-                numbers = file.read(_NUMBERS.size)
-                file.seek(offset)
-                lines = [line for line in file if line.endswith(b"\n")]
-            if len(numbers) == _NUMBERS.size:
-                now = _NUMBERS.unpack(numbers)
-                self._taken[path.name] = (*now, offset + sum(map(len, lines)))
-                yield now[0] - num_read, now[1] - num_unwanted, [Skip(**json.loads(line)) for line in lines]
-
-
-def _remove(folder: Path, process: int) -> None:
-    if os.getpid() == process:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 @attrs.define(kw_only=True)
 class SkipReport:
-    """Counts of samples read and of samples skipped by reason, also those of a DataLoader's workers.
+    """Counts of samples read and of samples skipped by reason, in this process.
 
     Args:
         num_read: number of samples that were used.
@@ -198,44 +137,11 @@ class SkipReport:
         log: whether to log skips too.
     """
 
-    _num_read: int = 0
-    _num_unwanted: int = 0
-    _counts: Counter[str] = attrs.field(factory=Counter)
-    _named: dict[str, list[Skip]] = attrs.field(factory=dict)
+    num_read: int = 0
+    num_unwanted: int = 0
+    counts: Counter[str] = attrs.field(factory=Counter)
+    named: dict[str, list[Skip]] = attrs.field(factory=dict)
     log: bool = True
-    _elsewhere: _Elsewhere = attrs.field(factory=_Elsewhere, init=False, eq=False, repr=False)
-
-    @property
-    def num_read(self) -> int:
-        """Number of samples that were used."""
-        self._take()
-        return self._num_read
-
-    @num_read.setter
-    def num_read(self, number: int) -> None:
-        self._num_read = number
-
-    @property
-    def num_unwanted(self) -> int:
-        """Number of samples that were passed over."""
-        self._take()
-        return self._num_unwanted
-
-    @num_unwanted.setter
-    def num_unwanted(self, number: int) -> None:
-        self._num_unwanted = number
-
-    @property
-    def counts(self) -> Counter[str]:
-        """Number of skips by reason, complete."""
-        self._take()
-        return self._counts
-
-    @property
-    def named(self) -> dict[str, list[Skip]]:
-        """The first `MAX_NAMED` skips of every reason."""
-        self._take()
-        return self._named
 
     @property
     def num_skipped(self) -> int:
@@ -244,30 +150,14 @@ class SkipReport:
 
     def add(self, skip: Skip) -> None:
         """Count a skip, and log it unless its reason was logged often enough."""
-        self._counts[skip.reason] += 1
-        named = self._named.setdefault(skip.reason, [])
+        self.counts[skip.reason] += 1
+        named = self.named.setdefault(skip.reason, [])
         if len(named) < MAX_NAMED:
             named.append(skip)
-        if self.log and self._counts[skip.reason] <= MAX_LOGGED:
-            more = "; more of this kind are only counted" if self._counts[skip.reason] == MAX_LOGGED else ""
+        if self.log and self.counts[skip.reason] <= MAX_LOGGED:
+            more = "; more of this kind are only counted" if self.counts[skip.reason] == MAX_LOGGED else ""
             what = skip.key or "the rest of the shard"
             logger.warning("skipped %s of %s: %s: %s%s", what, skip.shard, skip.reason, skip.detail, more)
-
-    def count(self, *, num_read: int = 0, num_unwanted: int = 0, skip: Skip | None = None) -> None:
-        """Count what a stage of a pipeline did, in whatever process it works."""
-        if self._elsewhere.is_here:
-            self._elsewhere.write(num_read, num_unwanted, skip)
-            return
-        self._num_read += num_read
-        self._num_unwanted += num_unwanted
-        if skip is not None:
-            self.add(skip)
-
-    def _take(self) -> None:
-        for num_read, num_unwanted, skips in self._elsewhere.take():
-            self._num_read += num_read
-            self._num_unwanted += num_unwanted
-            self.extend(skips)
 
     def extend(self, skips: Iterable[Skip]) -> None:
         """Count several skips."""
@@ -280,7 +170,7 @@ class SkipReport:
 
     def __str__(self) -> str:
         counts = self.counts
-        read = f"{self._num_read} samples read" + (f", {self._num_unwanted} passed over" if self._num_unwanted else "")
+        read = f"{self.num_read} samples read" + (f", {self.num_unwanted} passed over" if self.num_unwanted else "")
         if not counts:
             return f"{read}, nothing skipped"
         return f"{read}, {counts.total()} skipped: {', '.join(f'{count} {why}' for why, count in counts.most_common())}"

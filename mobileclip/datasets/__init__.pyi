@@ -29,11 +29,10 @@ from .videos.formats import (
     named_format as named_format,
 )
 from .videos.opening import VideoFile as VideoFile
-from .viewing.canvas import (
-    FAINT as FAINT,
-    INK as INK,
-    TILE as TILE,
-    Sheet as Sheet,
-    Tile as Tile,
+from .viewing.page import (
+    SIDE as SIDE,
+    Section as Section,
+    Thumbnail as Thumbnail,
     load_shown as load_shown,
+    write_pictures as write_pictures,
 )

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mobileclip.encoders.families import ImageEncoderSpec, image_spec
 from mobileclip.encoders.towers import WIDTH, check_images, initialize_linear
-from mobileclip.strict import LEFT_OUT_AT_DEFAULT, repeated, strict
+from mobileclip.strict import repeated, strict
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)
@@ -40,9 +40,7 @@ class ClassifierSpec:
 
     image: ImageEncoderSpec
     num_classes: int = attrs.field(default=1000, validator=WIDTH)
-    class_names: tuple[str, ...] = attrs.field(
-        default=(), validator=validators.max_len(1 << 16), metadata=LEFT_OUT_AT_DEFAULT
-    )
+    class_names: tuple[str, ...] = attrs.field(default=(), validator=validators.max_len(1 << 16))
 
     def __attrs_post_init__(self) -> None:
         """Check that every class has a name of its own, where they have any."""

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from mobileclip.blocks.sequence import ActivationCheckpointing
 from mobileclip.encoders.families import ImageEncoderSpec, TextEncoderSpec, image_spec, text_spec
 from mobileclip.encoders.towers import check_images, check_tokens
-from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
+from mobileclip.strict import strict
 
 INITIAL_LOGIT_SCALE = 1 / 0.07
 MAX_LOGIT_SCALE = 100.0
@@ -39,9 +39,7 @@ class DualEncoderSpec:
 
     image: ImageEncoderSpec
     text: TextEncoderSpec
-    max_logit_scale: float = attrs.field(
-        default=MAX_LOGIT_SCALE, validator=validators.gt(0), metadata=LEFT_OUT_AT_DEFAULT, eq=False
-    )
+    max_logit_scale: float = attrs.field(default=MAX_LOGIT_SCALE, validator=validators.gt(0), eq=False)
 
     def __attrs_post_init__(self) -> None:
         """Check that both towers embed into one space."""

@@ -32,7 +32,7 @@ from mobileclip.encoders.families import (
 )
 from mobileclip.encoders.towers import DEPTH, WIDTH, chosen_stages, depth_of, initialize_linear, odd, outputs_of
 from mobileclip.reparam import with_children
-from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
+from mobileclip.strict import strict
 
 _STEM_STRIDE = 4
 _HEAD_EXPANSION = 2
@@ -154,7 +154,7 @@ class MCiSpec(ImageEncoderSpec):
     downsample_activation: bool = True
     layer_scale: float = attrs.field(default=1e-5, metadata=TRAINING_ALONE)
     drop_path: float = attrs.field(default=0.0, validator=[validators.ge(0), validators.lt(1)], metadata=TRAINING_ALONE)
-    projection: bool = attrs.field(default=True, metadata=LEFT_OUT_AT_DEFAULT)
+    projection: bool = True
 
     def __attrs_post_init__(self) -> None:
         """Check that every stage's width is a multiple of the one before, as its grouped convolutions need."""

@@ -17,7 +17,7 @@ from mobileclip.blocks.stages import TextPool
 from mobileclip.encoders.families import TextEncoderSpec, text_encoder_families
 from mobileclip.encoders.towers import WIDTH, check_heads, odd
 from mobileclip.inputs import TextInput
-from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
+from mobileclip.strict import strict
 
 # Without any layer, a tower is a bag of tokens.
 _DEPTH = [validators.ge(0), validators.le(1 << 12)]
@@ -32,7 +32,7 @@ class _LayersSpec(TextEncoderSpec):
 
     width: int = attrs.field(default=512, validator=WIDTH)
     num_heads: int = attrs.field(default=8, validator=WIDTH)
-    pool: PoolName = attrs.field(default="end", validator=validators.in_(POOL_NAMES), metadata=LEFT_OUT_AT_DEFAULT)
+    pool: PoolName = attrs.field(default="end", validator=validators.in_(POOL_NAMES))
 
     def __attrs_post_init__(self) -> None:
         """Check that the heads share the width."""

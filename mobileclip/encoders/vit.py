@@ -29,7 +29,7 @@ from mobileclip.encoders.towers import (
 )
 from mobileclip.inputs import MAX_SIZE, ImageInput
 from mobileclip.reparam import with_children
-from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
+from mobileclip.strict import strict
 
 torch.fx.wrap("rearrange")  # torch.fx would trace into it and fail
 
@@ -80,14 +80,12 @@ class ViTSpec(ImageEncoderSpec):
     class_position: bool = False
     norm_before: bool = False
     norm_eps: float = attrs.field(default=1e-5, validator=[validators.gt(0), validators.le(1)])
-    projection: bool = attrs.field(default=True, metadata=LEFT_OUT_AT_DEFAULT)
-    drop_path: float = attrs.field(
-        default=0.0, validator=[validators.ge(0), validators.lt(1)], metadata=TRAINING_ALONE | LEFT_OUT_AT_DEFAULT
-    )
+    projection: bool = True
+    drop_path: float = attrs.field(default=0.0, validator=[validators.ge(0), validators.lt(1)], metadata=TRAINING_ALONE)
     initialization: Literal["timm", "open_clip"] = attrs.field(
         default="timm",
         validator=validators.in_(("timm", "open_clip")),
-        metadata=TRAINING_ALONE | LEFT_OUT_AT_DEFAULT,
+        metadata=TRAINING_ALONE,
     )
 
     def __attrs_post_init__(self) -> None:

@@ -27,9 +27,9 @@ STATUS = f"{RUN}/status.json"
 RUNNING = "running"
 """State of a run that has not ended."""
 
-# The file is written anew four times a minute; runs of before wrote it twice.
+# The file is written anew four times a minute.
 _SILENT_SECONDS = 120.0
-_OLD_RENEWAL_SECONDS = 30.0
+_RENEWAL_SECONDS = 15.0
 # A file that asks for more would have others wait for ever.
 _MOST_RENEWAL_SECONDS = 600.0
 MAX_BYTES = 2**26
@@ -100,7 +100,7 @@ class Status:
     identity: str = ""
     renewal: int = attrs.field(default=0, validator=validators.ge(0))
     renewal_seconds: float = attrs.field(
-        default=_OLD_RENEWAL_SECONDS, validator=[validators.gt(0), validators.le(_MOST_RENEWAL_SECONDS)]
+        default=_RENEWAL_SECONDS, validator=[validators.gt(0), validators.le(_MOST_RENEWAL_SECONDS)]
     )
 
     @staticmethod

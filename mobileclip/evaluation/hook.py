@@ -14,11 +14,11 @@ from torch import nn
 from mobileclip.data.skips import SkipReport
 from mobileclip.datasets.sources import RowOptions
 from mobileclip.encoders import DualEncoder
-from mobileclip.evaluation.datasets.benchmark import Benchmark, open_benchmark, require_different_names
+from mobileclip.evaluation.benchmark import Benchmark, open_benchmark, require_different_names
 from mobileclip.evaluation.results import MAIN_METRIC
 from mobileclip.evaluation.session import Session
-from mobileclip.evaluation.tasks.zero_shot.evaluate import evaluate_benchmark
-from mobileclip.evaluation.tasks.zero_shot.scoring import require_metric
+from mobileclip.evaluation.tasks.scoring import require_metric
+from mobileclip.evaluation.tasks.zero_shot import evaluate_benchmark
 from mobileclip.terminal import get_logger
 
 logger = get_logger(__name__)

@@ -16,7 +16,7 @@ from mobileclip.terminal.status import conclude
 
 if TYPE_CHECKING:
     from mobileclip.evaluation.report import ModelResults, Table
-    from mobileclip.evaluation.report.table import Cell
+    from mobileclip.evaluation.report.tables import Cell
     from mobileclip.evaluation.runner import Run
 
 # Characters that the names of rows have at least, where they are as long: the other columns fold first.
@@ -31,7 +31,7 @@ def evaluate_and_print(
     report: bool = False,
     strict: bool = False,
 ) -> None:
-    """Evaluate models, and print verdicts and results.
+    """Evaluate models, and print differences and results.
 
     Args:
         models: as `evaluate_models` takes them.
@@ -45,7 +45,7 @@ def evaluate_and_print(
         ValueError: if a model or a data set cannot be used, or there is no published model of a name.
         ModuleNotFoundError: if a report needs what is not installed; the message says how to install it.
     """
-    from mobileclip.evaluation.report.write import require_report
+    from mobileclip.evaluation.report.page import require_report
     from mobileclip.evaluation.summary import summarize, write_summary
 
     for name in beside:
@@ -57,7 +57,7 @@ def evaluate_and_print(
         summary = summarize(run, beside=beside)
         _print_results(run, summary)
         if report:
-            page, *plots = write_summary(spec.output, run, summary)
+            page, *plots = write_summary(spec.output, summary)
             say(f"report: {page}")
             for plot in plots:
                 say(f"plot: {plot}")
@@ -81,12 +81,11 @@ def divided(models: Sequence[str], spec: EvaluationSpec) -> tuple[tuple[str, ...
 
 
 def _print_results(run: Run, summary: Sequence[ModelResults]) -> None:
-    """Print the verdicts, one table of the data sets that were measured, and where the results are."""
-    from mobileclip.evaluation.report import comparisons, language_table, results_table, verdict_table
+    """Print differences, one table of the data sets that were measured, and where the results are."""
+    from mobileclip.evaluation.report import compared_pairs, differences_table, language_table, results_table
 
-    for comparison in comparisons(summary):
-        _print_table(verdict_table(comparison))
-        say(f"{comparison.verdict}: {comparison.sentence}")
+    for pair in compared_pairs(summary):
+        _print_table(differences_table(*pair))
     _print_table(results_table(summary))
     if (languages := language_table(summary)) is not None:
         _print_table(languages)

@@ -2,34 +2,101 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from mobileclip import storage
+from mobileclip.evaluation.benchmark import hash_of, require_different_names
 from mobileclip.evaluation.candidates import Candidate, candidate_device, open_candidate, require_candidates
-from mobileclip.evaluation.datasets.benchmark import require_different_names
-from mobileclip.evaluation.datasets.content import hash_of
-from mobileclip.evaluation.encoding.timing import Latency, measure_latency
-from mobileclip.evaluation.metrics.answers import Answers
+from mobileclip.evaluation.encoding import Latency, measure_latency
 from mobileclip.evaluation.metrics.outcomes import Outcomes
-from mobileclip.evaluation.records import Record, add_record
+from mobileclip.evaluation.results import DatasetResult
 from mobileclip.evaluation.session import Session, origin
 from mobileclip.evaluation.spec import OWN, EvaluationSpec
 from mobileclip.evaluation.suite import SUITE
 from mobileclip.evaluation.tasks.catalogue import find_task, suite_tasks
-from mobileclip.evaluation.tasks.task import FoundTask
+from mobileclip.evaluation.tasks.task import Evaluation, FoundTask
 from mobileclip.machine import raise_machine_fault
 from mobileclip.progress import Pace, duration
+from mobileclip.strict import parse_json, split_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mobileclip.evaluation.report import Disagreement
+# Holding it takes milliseconds.
+_WAIT_SECONDS = 120.0
+
+
+@attrs.frozen(kw_only=True)
+class Record:
+    """A line of `results.jsonl`: a result with the model and the reading that it is of.
+
+    Args:
+        result: the metrics.
+        left_out: how many samples could not be used, by reason.
+        absent_classes: names of classes without an image.
+        reading: how pictures and texts were read: size, filter, context length, precision, and a hash of the templates.
+        evaluated: hashes of the model and of the data, when its features were made, where, and by which version.
+        interval: where the true main metric lies with 95 % confidence, as fractions of one.
+    """
+
+    result: DatasetResult
+    left_out: Mapping[str, int]
+    absent_classes: tuple[str, ...]
+    reading: Mapping[str, Any]
+    evaluated: Mapping[str, str]
+    interval: tuple[float, float]
+
+    @classmethod
+    def of(cls, evaluation: Evaluation, *, reading: Mapping[str, Any], evaluated: Mapping[str, str]) -> Record:
+        """Return the record of an evaluation."""
+        found = evaluation.outcomes.interval
+        return cls(
+            result=evaluation.result,
+            left_out=dict(evaluation.report.counts.most_common()),
+            absent_classes=evaluation.absent_classes,
+            reading=reading,
+            evaluated=evaluated,
+            interval=(found.low, found.high),
+        )
+
+
+def add_record(path: Path, record: Record, *, model: str) -> None:
+    """Put a record at the end of a file, also while other processes do; it replaces one of the same reading.
+
+    Args:
+        path: the file of one model's weights; see `read_results`.
+        record: of one data set.
+        model: what tables call it.
+
+    Raises:
+        OSError: if it cannot be written; the file before is then still there.
+        ValueError: if a line is no JSON, or others hold the file for minutes.
+    """
+    values = {name: value for name, value in attrs.asdict(record.result).items() if value is not None}
+    values |= {
+        name: getattr(record, name) for name in ("left_out", "absent_classes", "reading", "evaluated", "interval")
+    }
+    # As CLIP_benchmark names them, whose tables can so be made of lines of ours.
+    values |= {"model": model, "pretrained": record.evaluated["weights_sha256"]}
+    with storage.exclusive(path.parent, wait_seconds=_WAIT_SECONDS):
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        kept = [line for line in split_lines(text) if line.strip() and not _is_replaced(parse_json(line), record)]
+        storage.write_text(path, "".join(f"{line}\n" for line in (*kept, json.dumps(values, ensure_ascii=False))))
+
+
+def _is_replaced(line: Any, record: Record) -> bool:
+    """Return whether a line is of the same data set and reading; those of before readings were written are."""
+    if not isinstance(line, dict):
+        raise ValueError(f"a line is {str(line)[:60]!r}, expected an object with key, dataset and metrics")
+    return bool(line.get("key") == record.result.key and line.get("reading", record.reading) == record.reading)
+
 
 RESULTS = "results.jsonl"
 
@@ -84,12 +151,10 @@ class Run:
     Args:
         models: those that could be opened, in order.
         failures: what could not be evaluated.
-        disagreements: pictures that models answer differently, where a report was asked for.
     """
 
     models: tuple[ModelRun, ...]
     failures: tuple[Failure, ...]
-    disagreements: tuple[Disagreement, ...] = ()
 
 
 def evaluate_models(
@@ -104,7 +169,7 @@ def evaluate_models(
     Args:
         models: as `open_candidate` takes them, or candidates.
         spec: on what, and how.
-        for_report: whether the pictures that models disagree on are collected too, and times taken.
+        for_report: whether to measure how long an image and a text take.
         console: where to show what is going on; none shows nothing.
 
     Raises:
@@ -130,7 +195,6 @@ def _evaluated(
     _require(tasks, spec)
     runs: list[ModelRun] = []
     failures: list[Failure] = []
-    answers: dict[str, dict[str, Answers]] = {}
     choices = [(resized, text) for resized in spec.interpolation or (None,) for text in spec.text_model or (OWN,)]
     # A candidate comes with its preprocessing and its towers.
     opened = [(one, *own) for one in models for own in (choices if isinstance(one, str) else ((None, OWN),))]
@@ -157,29 +221,8 @@ def _evaluated(
         evaluator = _Evaluator(candidate, spec, for_report=for_report, console=console)
         runs.append(evaluator.run(tasks))
         failures += evaluator.failures
-        for key, own in evaluator.answers.items():
-            answers.setdefault(key, {})[candidate.name] = own
         del candidate, evaluator
-    shown = [
-        one for task in tasks if task.key in answers for one in _disagreements(task, answers[task.key], spec, failures)
-    ]
-    return Run(models=tuple(runs), failures=tuple(failures), disagreements=tuple(shown))
-
-
-def _disagreements(
-    task: FoundTask, answers: Mapping[str, Answers], spec: EvaluationSpec, failures: list[Failure]
-) -> tuple[Disagreement, ...]:
-    """Return the pictures of a data set that models disagree on; none where they cannot be read any more."""
-    from mobileclip.evaluation.report import find_disagreements
-
-    try:
-        shown = task.open(spec.task_options).shown
-        assert shown is not None, "there are answers, so that pictures are shown"
-        return find_disagreements(shown, task.name, answers)
-    except (ValueError, OSError) as error:
-        raise_machine_fault(error)
-        failures.append(Failure(model="the report's pictures", task=task.name, message=str(error)))
-        return ()
+    return Run(models=tuple(runs), failures=tuple(failures))
 
 
 def _tasks(spec: EvaluationSpec) -> tuple[FoundTask, ...]:
@@ -191,12 +234,11 @@ def _tasks(spec: EvaluationSpec) -> tuple[FoundTask, ...]:
 
 
 def _require(tasks: Sequence[FoundTask], spec: EvaluationSpec) -> None:
-    """Refuse, before any work, what a task needs and is missing, and data on this machine that cannot be opened.
+    """Refuse, before any work, data on this machine that cannot be opened.
 
     Of a suite, a data set that cannot be opened is named in the end, as one that cannot be read.
     """
     for task in tasks:
-        task.require(spec.task_options)
         if spec.datasets and not storage.is_remote(task.path):
             task.open(spec.task_options)
 
@@ -211,7 +253,6 @@ class _Evaluator:
         self.failures: list[Failure] = []
         # Of an image, by the seconds of data sets that are encoded here and whose size is known.
         self._seconds, self._pace = 0.0, Pace(0.0)
-        self.answers: dict[str, Answers] = {}
         self.outcomes: dict[str, Outcomes] = {}
         folder = _NOT_A_NAME.sub("-", candidate.name).strip("-") or "model"
         self.path = spec.output / f"{folder}-{candidate.weights_sha256[:8]}" / RESULTS
@@ -260,8 +301,6 @@ class _Evaluator:
         if found.key in _NUM_IMAGES and not features.is_kept:
             self._seconds += time.monotonic() - started
             self._pace.advance(_NUM_IMAGES[found.key], self._seconds)
-        if self.for_report and evaluation.answers is not None:
-            self.answers[found.key] = evaluation.answers
         rows = (evaluation, *evaluation.parts)
         self.outcomes |= {row.result.key: row.outcomes for row in rows}
         templates = hash_of(task.templates)[:8] if task.templates else None

@@ -1,29 +1,94 @@
-"""A model that encodes for one task after another: `ImageTextModel`, and what was encoded already."""
+"""A model that encodes for one task after another, and features kept in files: nothing is encoded twice."""
 
 from __future__ import annotations
 
+import json
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import attrs
 import torch
 from torch import Tensor
 
-from mobileclip.data.skips import BadSampleError, SkipReport
+from mobileclip.data.skips import BadSampleError, Skip, SkipReport
 from mobileclip.encoders import DualEncoder
-from mobileclip.evaluation.cache import FeatureCache
+from mobileclip.evaluation.benchmark import Benchmark, fingerprint, hash_of
 from mobileclip.evaluation.candidates import Candidate
-from mobileclip.evaluation.datasets.benchmark import Benchmark
-from mobileclip.evaluation.datasets.content import fingerprint, hash_of
-from mobileclip.evaluation.encoding.batch_size import find_batch_size
-from mobileclip.evaluation.encoding.features import Features, num_images
-from mobileclip.evaluation.encoding.timing import machine_name
+from mobileclip.evaluation.encoding import Features, find_batch_size, machine_name, num_images
 from mobileclip.extras import VERSION
 from mobileclip.inference.image_text_model import ImageTextModel, Views
+from mobileclip.inference.kept_files import SUFFIX, read_kept, write_kept
 from mobileclip.inference.labels import ensemble_prompts, fill_templates
 from mobileclip.inference.reading import view_of
+
+_NOT_A_NAME = re.compile(r"[^\w.+-]+")
+
+
+@attrs.frozen(kw_only=True)
+class FeatureCache:
+    """Features by what they depend on: the weights, how pictures are read, the contract of the inputs, and the data.
+
+    A data set takes four bytes for each of its images, and of its captions or prompts, times the dim of the embedding:
+    the 38 together about 1.4 GB a model of 512 dims.
+
+    Args:
+        folder: made where it is missing. A file that is not to the bit what was written is made again, and one that
+            cannot be written is left out with a warning.
+        weights_sha256: hash of the model's weights.
+        model: the candidate's fingerprint.
+    """
+
+    folder: Path = attrs.field(converter=Path)
+    weights_sha256: str
+    model: str
+
+    @classmethod
+    def of(cls, candidate: Candidate, folder: Path | str) -> FeatureCache:
+        """Return the cache of a model."""
+        return cls(folder=Path(folder), weights_sha256=candidate.weights_sha256, model=candidate.fingerprint)
+
+    def read(self, name: str, content: str) -> Features | None:
+        """Return what was kept, to the bit, or None where it must be made.
+
+        Args:
+            name: of the data, for people who look into the folder.
+            content: what the features depend on beside the model.
+        """
+        kept = read_kept(self._path(name, content))
+        if kept is None:
+            return None
+        tensors, text = kept
+        header = json.loads(text)
+        return Features(tensors=tensors, header=header["header"], report=_report(header["report"]), is_kept=True)
+
+    def write(self, name: str, content: str, features: Features) -> None:
+        """Keep what `read` returns."""
+        text = json.dumps({"header": dict(features.header), "report": _report_values(features.report)})
+        write_kept(self._path(name, content), features.tensors, text)
+
+    def _path(self, name: str, content: str) -> Path:
+        key = hash_of([self.model, content])
+        return self.folder / self.weights_sha256[:16] / f"{_NOT_A_NAME.sub('-', name)[:80]}-{key[:16]}{SUFFIX}"
+
+
+def _report_values(report: SkipReport) -> dict[str, Any]:
+    return {
+        "num_read": report.num_read,
+        "counts": dict(report.counts),
+        "named": [attrs.asdict(skip) for skips in report.named.values() for skip in skips],
+    }
+
+
+def _report(values: dict[str, Any]) -> SkipReport:
+    report = SkipReport(num_read=values["num_read"], counts=Counter(values["counts"]))
+    for one in values["named"]:
+        report.named.setdefault(one["reason"], []).append(Skip(**one))
+    return report
+
 
 # These take seconds.
 _FEW_TEXTS = 256

@@ -90,4 +90,4 @@ class EvaluationSpec:
         """How the data of tasks are opened."""
         from mobileclip.evaluation.tasks.task import TaskOptions
 
-        return TaskOptions(allow_missing=self.allow_missing, rows=self.rows, orders=self.output / "orders")
+        return TaskOptions(allow_missing=self.allow_missing, rows=self.rows)

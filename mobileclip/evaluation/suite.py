@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Literal
 
 import attrs
+
+from mobileclip import storage
 
 SuiteName = Literal["quick", "imagenet", "retrieval", "multilingual", "aro", "sugarcrepe", "full"]
 
@@ -115,3 +119,28 @@ def published_page(key: str) -> str:
     if key in _RETRIEVAL_FOLDERS:
         return f"{_HUB}/clip-benchmark/wds_{name}/tree/main"
     return f"{_HUB}/djghosh/wds_{name}_test/tree/main"
+
+
+def data_set_folder(key: str, data: str | None) -> str:
+    """Return where a data set of the suite is: its folder in `data`, or its page of the hub without.
+
+    Args:
+        key: of the data set.
+        data: folder or URL that holds data sets, or a pattern with `{name}` in it.
+
+    Raises:
+        ValueError: if a folder on this machine does not have it; the message says what was looked for.
+    """
+    if data is None:
+        return published_page(key)
+    names = folder_names(key)
+    if "{name}" in data:
+        return data.replace("{name}", names[0])
+    folders = [storage.join(data, folder) for name in names for folder in (f"wds_{name}_test", f"wds_{name}", name)]
+    if storage.is_remote(data):
+        return folders[0]
+    found = next((folder for folder in folders if Path(folder).is_dir()), None)
+    if found is None:
+        looked = ", ".join(os.path.basename(folder) for folder in folders)  # noqa: PTH119  names, not paths
+        raise ValueError(f"{key} is not in {data}: none of {looked} is there; {published_page(key)} has it")
+    return found

@@ -10,7 +10,6 @@ import attrs
 
 from mobileclip.evaluation.report import (
     Coverage,
-    Disagreement,
     ModelResults,
     Provenance,
     published_model,
@@ -48,12 +47,11 @@ def _restricted(model: ModelResults, keys: AbstractSet[str]) -> ModelResults:
     return attrs.evolve(model, results={key: result for key, result in model.results.items() if key in keys})
 
 
-def write_summary(folder: Path, run: Run, models: Sequence[ModelResults]) -> tuple[Path, ...]:
+def write_summary(folder: Path, models: Sequence[ModelResults]) -> tuple[Path, ...]:
     """Write `report.html` and, in `plots`, its plots as PNG files; return the paths.
 
     Args:
         folder: made where it is missing.
-        run: for the pictures that models disagree on.
         models: from `summarize`.
 
     Raises:
@@ -61,15 +59,8 @@ def write_summary(folder: Path, run: Run, models: Sequence[ModelResults]) -> tup
     """
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "report.html"
-    write_report(page, models, [_named(one, run) for one in run.disagreements])
+    write_report(page, models)
     return (page, *write_plots(folder / "plots", models))
-
-
-def _named(one: Disagreement, run: Run) -> Disagreement:
-    """Return it with the names that the report gives to models."""
-    names = {model.name: _name(model) for model in run.models}
-    reference = None if one.reference is None else names[one.reference]
-    return attrs.evolve(one, model=names[one.model], reference=reference)
 
 
 def _name(model: ModelRun) -> str:

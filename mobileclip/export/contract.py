@@ -14,7 +14,7 @@ from mobileclip.hardware.precision import Precision
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.serialization import to_json
 from mobileclip.storage import printable
-from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
+from mobileclip.strict import strict
 
 TOKENIZER, REPORT = "tokenizer.json", "report.json"
 GOLDEN, EVALUATION = "golden.safetensors", "evaluation.safetensors"
@@ -143,10 +143,10 @@ class TowerFile:
     output_shape: tuple[int | None, ...] = attrs.field(validator=_is_shape)
     compute: Precision
     float32: tuple[str, ...] = ()
-    lengths: tuple[int, ...] = attrs.field(default=(), validator=_are_lengths, metadata=LEFT_OUT_AT_DEFAULT)
-    features: tuple[FeatureMap, ...] = attrs.field(default=(), metadata=LEFT_OUT_AT_DEFAULT)
-    outside: tuple[str, ...] = attrs.field(default=(), metadata=LEFT_OUT_AT_DEFAULT)
-    ranges: Literal["calibration", "model"] = attrs.field(default="calibration", metadata=LEFT_OUT_AT_DEFAULT)
+    lengths: tuple[int, ...] = attrs.field(default=(), validator=_are_lengths)
+    features: tuple[FeatureMap, ...] = ()
+    outside: tuple[str, ...] = ()
+    ranges: Literal["calibration", "model"] = "calibration"
 
     @property
     def takes_any_size(self) -> bool:
@@ -215,14 +215,12 @@ class Contract:
     weights_sha256: str
     spec: Mapping[str, Any]
     licence: str
-    layout: str = attrs.field(default="plain", metadata=LEFT_OUT_AT_DEFAULT)
-    name: str | None = attrs.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
-    state: Literal["run", "written, not run", "lowered, not run"] = attrs.field(
-        default="run", metadata=LEFT_OUT_AT_DEFAULT
-    )
-    num_classes: int | None = attrs.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
-    class_names: tuple[str, ...] = attrs.field(default=(), metadata=LEFT_OUT_AT_DEFAULT)
-    others: tuple[Variant, ...] = attrs.field(default=(), metadata=LEFT_OUT_AT_DEFAULT)
+    layout: str = "plain"
+    name: str | None = None
+    state: Literal["run", "written, not run", "lowered, not run"] = "run"
+    num_classes: int | None = None
+    class_names: tuple[str, ...] = ()
+    others: tuple[Variant, ...] = ()
 
     @property
     def each(self) -> tuple[Contract, ...]:

@@ -249,17 +249,17 @@ class ImageTextModel:
         from mobileclip.data.images.reading import read_pixels
         from mobileclip.data.images.transform import name_of
 
-        def read(one: tuple[int, ImageSource], num_threads: int = 1) -> Pixels:
+        def read(one: tuple[int, ImageSource]) -> Pixels:
             number, source = one
             name = name_of(source, number)
             reduced = self.decode == "fast"
-            return read_pixels(source, self.transform, reduced=reduced, name=name, num_threads=num_threads)
+            return read_pixels(source, self.transform, reduced=reduced, name=name)
 
         num_threads = min(threads_or_default(self.num_threads), _MOST_READERS)
         # An open file, or an image that is not loaded, may be there twice.
         are_apart = all(isinstance(source, (str, Path, bytes)) for _, source in numbered)
         if len(numbered) == 1 or num_threads == 1 or not are_apart:
-            return [read(one, num_threads) for one in numbered]
+            return list(map(read, numbered))
         with ThreadPoolExecutor(min(num_threads, len(numbered))) as pool:
             return list(pool.map(read, numbered))
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from mobileclip.hardware.devices import in_float64
 from mobileclip.losses.specs import EmbeddingBatch, LossSpec, LossTerms, check_pair, compute_dtype, losses
 from mobileclip.losses.tiled import tiled_terms
-from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
+from mobileclip.strict import strict
 
 MOST_DENSE_PAIRS = 512 * 512
 """Entries of a similarity matrix up to which the dense backend is as fast as the tiles."""
@@ -84,20 +84,18 @@ class ReinforcedLossSpec(LossSpec):
         converter=_numbers,
         validator=_positive,
     )
-    tuned_scales: bool = attrs.field(default=False, metadata=LEFT_OUT_AT_DEFAULT)
+    tuned_scales: bool = False
     distill_weight: float = attrs.field(default=1.0, validator=validators.ge(0))
     contrastive_weight: float = attrs.field(
         default=attrs.Factory(lambda own: 0.0 if own.distill_weight else 1.0, takes_self=True),
         validator=validators.ge(0),
     )
-    initial_logit_bias: float | None = attrs.field(default=None, converter=_number, metadata=LEFT_OUT_AT_DEFAULT)
+    initial_logit_bias: float | None = attrs.field(default=None, converter=_number)
     teacher_logit_biases: tuple[float | None, ...] | None = attrs.field(
-        default=None, converter=converters.optional(_numbers), metadata=LEFT_OUT_AT_DEFAULT
+        default=None, converter=converters.optional(_numbers)
     )
-    sigmoid_distillation: Literal["divergence", "release"] = attrs.field(
-        default="divergence", metadata=LEFT_OUT_AT_DEFAULT
-    )
-    backend: Literal["dense", "tiled"] | None = attrs.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
+    sigmoid_distillation: Literal["divergence", "release"] = "divergence"
+    backend: Literal["dense", "tiled"] | None = None
 
     def __attrs_post_init__(self) -> None:
         if self.contrastive_weight == 0 and self.distill_weight == 0:

@@ -79,7 +79,7 @@ LINES: Mapping[str, str] = {
 -o, --output FOLDER            output                     of the results; a second run goes on there
 --batch-size INT                                          images and texts that are encoded at once
 -j, --num-workers INT          num_threads                threads that read and decode
---report                                                  write report.html, and what models disagree on
+--report                                                  write report.html with plots
 {_DEVICE}{_COMMON}""",
 }
 """By the class of a recipe's choices."""

@@ -28,7 +28,7 @@ from mobileclip.data.samples.members import check_layout
 from mobileclip.data.skips import made_or_skip
 from mobileclip.engines import FatalError, reason_of
 from mobileclip.machine import raise_machine_fault
-from mobileclip.reinforce.captioners import CAPTION_VERSION, Captioner, caption_seed, caption_sets
+from mobileclip.reinforce.captioners import Captioner, caption_seed, caption_sets
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.teachers import NotFiniteError, TeacherEnsemble
 
@@ -63,14 +63,12 @@ class BatchEncoder:
         teachers: whose embeddings are stored; None for captions alone.
         captioner: who writes synthetic captions; None for none.
         shard: where the samples come from, for messages.
-        caption_versions: of the seeds of captions, by their set; others are new.
     """
 
     spec: ReinforcementSpec
     teachers: TeacherEnsemble | None
     captioner: Captioner | None
     shard: str
-    caption_versions: Mapping[str, int] = attrs.field(factory=dict)
 
     def __call__(self, samples: Sequence[ImageTextSample]) -> list[ImageTextSample | Skip]:
         """Return for every sample what is to be stored, or why there is nothing."""
@@ -141,8 +139,7 @@ class BatchEncoder:
         return attrs.evolve(item, image=image)
 
     def _captioned(self, items: Sequence[_Item], captioner: Captioner, name: str) -> list[_Item]:
-        version = self.caption_versions.get(name, CAPTION_VERSION)
-        seeds = [caption_seed(self.spec.seed, one.sample.key, name, version=version) for one in items]
+        seeds = [caption_seed(self.spec.seed, one.sample.key, name) for one in items]
         captions = captioner.caption([self._upright(one) for one in items], seeds)
         return [
             attrs.evolve(

@@ -14,7 +14,7 @@ from mobileclip.data import ViewAgreement
 from mobileclip.data.shards.counts import MANIFEST
 from mobileclip.data.skips import CONNECTION_FAILED
 from mobileclip.serialization import from_json, to_json
-from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
+from mobileclip.strict import strict
 
 TAIL = "manifest.tail.jsonl"
 """File beside the manifest in an object store, which cannot append: its newest lines, until they are written there."""
@@ -53,7 +53,7 @@ class ShardEntry:
     num_samples: int = attrs.field(validator=[validators.ge(0), validators.lt(_MAX_SAMPLES)])
     num_bytes: int = attrs.field(validator=validators.ge(0))
     skipped: Mapping[str, int] = attrs.field(factory=dict)
-    agreement: ViewAgreement | None = attrs.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
+    agreement: ViewAgreement | None = None
 
 
 class Manifest:

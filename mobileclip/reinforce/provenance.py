@@ -13,7 +13,7 @@ from mobileclip.data import CaptionerEntry, ReinforcementCard, TeacherEntry, car
 from mobileclip.data.shards.card import CARD
 from mobileclip.datasets import ShardSource
 from mobileclip.extras import VERSION
-from mobileclip.reinforce.captioners import CAPTION_VERSION, Captioner, CaptionerSpec, SeveralCaptioners, caption_sets
+from mobileclip.reinforce.captioners import Captioner, CaptionerSpec, SeveralCaptioners, caption_sets
 from mobileclip.reinforce.spec import ReinforcementSpec
 from mobileclip.reinforce.teachers import TeacherEnsemble, TeacherSpec, build_ensemble
 from mobileclip.serialization import to_json
@@ -110,7 +110,6 @@ def _own_captioners(spec: ReinforcementSpec, captioner: Captioner | None) -> tup
             weights_sha256=one.weights_sha256,
             caption_set=name,
             seed=spec.seed,
-            version=CAPTION_VERSION,
             spec={} if (own := specs.get(name)) is None else _as_json(own, CaptionerSpec),
         )
         for name, one in caption_sets(captioner, spec.caption_set).items()

@@ -121,7 +121,6 @@ class ShardWorker:
     measured: str | None = None
     _torch_threads: int = attrs.field(init=False, factory=torch.get_num_threads)
     _slots: Semaphore = attrs.field(init=False)
-    _caption_versions: dict[str, int] = attrs.field(factory=dict, init=False)
 
     @_slots.default
     def _all_free(self) -> Semaphore:
@@ -132,8 +131,7 @@ class ShardWorker:
             raise ValueError(
                 "there are neither teachers nor a captioner, so there is nothing to reinforce with; give the spec one"
             )
-        card = open_card(self.spec, self.teachers, self.captioner)
-        self._caption_versions.update({one.caption_set: one.version for one in card.captioners})
+        open_card(self.spec, self.teachers, self.captioner)
 
     def __call__(self, unit: Unit, on_samples: OnProgress) -> Callable[[], ShardEntry]:
         """Make the shard of a unit aside, and return what puts it in its place and gives its entry.
@@ -226,7 +224,6 @@ class ShardWorker:
             teachers=self.teachers,
             captioner=self.captioner,
             shard=shard,
-            caption_versions=self._caption_versions,
         )
         left = iter(source)
         batches = iter(lambda: list(islice(left, self.spec.batch_size)), [])

@@ -111,7 +111,7 @@ def warn_if_foldable(module: nn.Module) -> None:
         package = cls.__module__.partition(".")[0]
         warnings.warn(
             f"a {cls.__qualname__} stays unfolded, though it has a method {means!r}: add what folds modules of "
-            f"{package} to mobileclip.reparam.fold, as {package!r}",
+            f"{package} to mobileclip.reparam.folds, as {package!r}",
             stacklevel=2,
         )
 
@@ -131,7 +131,7 @@ def reparameterize(
     """Return `model` folded: the same outputs, fewer operations; the original is not changed.
 
     Every module that knows an inference form is replaced by it, the root included, from the outside in; one of another
-    library by that library's means, see `mobileclip.reparam.fold`. What `torch.compile` or DistributedDataParallel
+    library by that library's means, see `mobileclip.reparam.folds`. What `torch.compile` or DistributedDataParallel
     wraps is taken out of it: compile the result again. Folding again changes nothing. The arithmetic runs
     in float64 and is cast back once, so that bfloat16 and float16 models lose no more than that cast.
 

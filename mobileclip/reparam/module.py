@@ -17,7 +17,7 @@ class Reparameterizable(nn.Module, ABC):
     """A module with a training form and an equal, cheaper inference form.
 
     Subclasses write `fold`, the algebra of their own level. What remains foldable in the children of the result is
-    folded by `mobileclip.reparam.fold`.
+    folded by `mobileclip.reparam.folds`.
 
     Examples:
         >>> class Negated(Reparameterizable, nn.Linear):

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import shutil
 import stat
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -19,9 +16,6 @@ from mobileclip.storage.leftovers import original_beside, remove_tree, sweep, te
 
 _FILE_MODE = 0o666
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# Of a call that the kernel or the file system does not know.
-_UNKNOWN = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)
-_HERE, _EXCHANGE = -100, 2  # AT_FDCWD; RENAME_EXCHANGE of Linux and RENAME_SWAP of macOS
 
 
 @contextmanager
@@ -114,8 +108,8 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
     Its files are on the disk when it returns; an error leaves nothing behind, and what processes that died have left
     is removed as by `atomic_path`. Where another process was quicker, its folder stays. A folder that is replaced is
-    exchanged for the new one in one step, so that one of them is there whenever the process ends. On a disk that cannot
-    exchange, it is moved aside before, and the next to write in its parent puts it back.
+    moved aside first; where the process is killed before the new one is there, the next to write in its parent puts it
+    back.
 
     Args:
         path: of the folder. Its parents are made.
@@ -159,37 +153,11 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 def _replace(temporary: Path, path: Path) -> None:
     """Put a folder where another is, whose files are at the temporary path from then on."""
-    if _exchange(temporary, path):
-        return
     original = original_beside(path, temporary)
     path.rename(original)
     temporary.rename(path)
     original.rename(temporary)
     original.parent.rmdir()
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two names of a folder in one step; return whether kernel and file system can do it."""
-    call = _exchange_call()
-    if call is None:
-        return False
-    sys.audit("os.rename", str(one), str(other), -1, -1)
-    if call(os.fsencode(one), os.fsencode(other)) == 0:
-        return True
-    number = ctypes.get_errno()
-    if number in _UNKNOWN:
-        return False
-    raise OSError(number, os.strerror(number), str(one), None, str(other))
-
-
-@cache
-def _exchange_call() -> Callable[[bytes, bytes], int] | None:
-    library = ctypes.CDLL(None, use_errno=True)
-    if (linux := getattr(library, "renameat2", None)) is not None:
-        return lambda one, other: int(linux(_HERE, one, _HERE, other, _EXCHANGE))
-    if (mac := getattr(library, "renamex_np", None)) is not None:
-        return lambda one, other: int(mac(one, other, _EXCHANGE))
-    return None
 
 
 def _move_folder(source: Path, target: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import os
@@ -37,14 +36,15 @@ _LOCK_SECONDS = 60.0
 class FileCache:
     """A folder of copies, which several processes may share. A file is copied while it is first read, to its end.
 
-    Room for a copy is made before it is written, so that the folder never has more than its bytes, whatever is killed.
-    A copy's name has its size: one that was cut is fetched anew. A file whose size nobody says is not kept.
+    Room for a copy is made when it is whole: while files are copied, the folder has more than its bytes. What a killed
+    process has left is removed after a day. A copy's name has its size: one that was cut is fetched anew. A file whose
+    size nobody says is not kept.
 
     Remote files are taken not to change: delete the folder where they do.
 
     Args:
         path: the folder; created.
-        max_bytes: of all copies together, unfinished ones included, 100 GB by default.
+        max_bytes: of all whole copies together, 100 GB by default.
     """
 
     path: Path
@@ -89,7 +89,11 @@ class FileCache:
         with suppress(OSError):
             num_bytes = size(address)
         part = self.path / f"{name}-{num_bytes}.{secrets.token_hex(8)}{_UNFINISHED}"
-        target = None if num_bytes is None or num_bytes > self.max_bytes else self._reserved(part, num_bytes)
+        target = None
+        if num_bytes is not None and num_bytes <= self.max_bytes:
+            with suppress(OSError):
+                self.path.mkdir(parents=True, exist_ok=True)
+                target = part.open("xb")
         if target is None or num_bytes is None:
             yield stream
             return
@@ -97,33 +101,15 @@ class FileCache:
         try:
             yield io.BufferedReader(reader)
             if reader.finish():
-                # Whoever counts the copies holds the lock: a name that changes meanwhile might be missed.
                 with suppress(OSError, ValueError), exclusive(self.path, wait_seconds=_LOCK_SECONDS):
-                    target.close()
-                    move_into_place(part, self.path / f"{name}-{num_bytes}{_SUFFIX}")
+                    if self._make_room(num_bytes):
+                        target.close()
+                        move_into_place(part, self.path / f"{name}-{num_bytes}{_SUFFIX}")
         finally:
             with suppress(OSError):
                 target.close()
             with suppress(OSError):
                 part.unlink()
-
-    def _reserved(self, part: Path, num_bytes: int) -> IO[bytes] | None:
-        """Make room for a copy, and return its file, which takes it from now on; None where that cannot be."""
-        try:
-            with exclusive(self.path, wait_seconds=_LOCK_SECONDS):
-                if not self._make_room(num_bytes):
-                    return None
-                target = part.open("xb")
-                try:
-                    _lock(target)
-                    target.truncate(num_bytes)
-                except OSError:
-                    target.close()
-                    part.unlink()
-                    raise
-                return target
-        except (OSError, ValueError):
-            return None
 
     def _make_room(self, num_bytes: int) -> bool:
         """Remove what the dead have left, and the copies that were not read for longest, until so much fits."""
@@ -131,12 +117,11 @@ class FileCache:
         for entry in os.scandir(self.path):
             with suppress(OSError):  # another process was quicker
                 status = entry.stat()
-                if entry.name.endswith(_UNFINISHED) and _is_left_over(entry):
+                if entry.name.endswith(_UNFINISHED) and time.time() - status.st_mtime > LEFT_OVER_SECONDS:
                     Path(entry.path).unlink()
-                elif entry.name.endswith((_SUFFIX, _UNFINISHED)):
+                elif entry.name.endswith(_SUFFIX):
                     total += status.st_size
-                    if entry.name.endswith(_SUFFIX):
-                        copies.append((status.st_mtime, status.st_size, entry.path))
+                    copies.append((status.st_mtime, status.st_size, entry.path))
         for _, freed, path in sorted(copies):
             if total <= self.max_bytes:
                 break
@@ -154,23 +139,6 @@ def _size_of(name: str) -> int | None:
     """Return the size that the name of a copy says; None of one that says none."""
     number = name.removesuffix(_SUFFIX).rpartition("-")[2]
     return int(number) if number.isdecimal() else None
-
-
-def _lock(target: IO[bytes]) -> None:
-    """Mark a file as being written by this process; the system takes the mark away with the process."""
-    fcntl.flock(target, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _is_left_over(entry: os.DirEntry[str]) -> bool:
-    """Return whether nobody writes a file any more."""
-    if time.time() - entry.stat().st_mtime > LEFT_OVER_SECONDS:
-        return True
-    with Path(entry.path).open("r+b") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-    return True
 
 
 class _CopyingReader(io.RawIOBase):

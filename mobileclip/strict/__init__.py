@@ -3,9 +3,9 @@
 What checks a value without knowing what it is for belongs here.
 """
 
-from mobileclip.strict.fields import LEFT_OUT_AT_DEFAULT, NOT_IN_JSON, fitting, strict
+from mobileclip.strict.fields import NOT_IN_JSON, fitting, strict
 from mobileclip.strict.json_text import parse_json
 from mobileclip.strict.lines import split_lines
 from mobileclip.strict.repeated import repeated
 
-__all__ = ["LEFT_OUT_AT_DEFAULT", "NOT_IN_JSON", "fitting", "parse_json", "repeated", "split_lines", "strict"]
+__all__ = ["NOT_IN_JSON", "fitting", "parse_json", "repeated", "split_lines", "strict"]

@@ -14,9 +14,6 @@ JSON = "json"
 NOT_IN_JSON = {JSON: "never"}
 """Field metadata: the field is not written to JSON, and has its default when read back."""
 
-LEFT_OUT_AT_DEFAULT = {JSON: "unless default"}
-"""Field metadata: the field is written to JSON only if it differs from its default, so that old JSON stays the same."""
-
 _MAX_INTEGER = 1 << 64
 _SHOWN = 80
 

@@ -10,7 +10,7 @@ from attrs import validators
 from mobileclip.data import RangeAugmentSpec
 from mobileclip.hardware.precision import TRAINING_PRECISIONS, TrainingPrecision
 from mobileclip.losses import LossSpec, ReinforcedLossSpec
-from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
+from mobileclip.strict import strict
 from mobileclip.training.distributed import COLLECTIVE_SECONDS
 from mobileclip.training.optimizer import AdamWSpec, OptimizerSpec
 from mobileclip.training.schedule import Schedule
@@ -99,7 +99,7 @@ class TrainingSpec:
     channels_last: bool = False
     compile: Compile | None = attrs.field(default=None, validator=validators.optional(validators.in_(COMPILED)))
     range_augment: RangeAugmentSpec | None = None
-    selection: SelectionSpec = attrs.field(factory=SelectionSpec, metadata=LEFT_OUT_AT_DEFAULT)
+    selection: SelectionSpec = attrs.field(factory=SelectionSpec)
     seed: int = attrs.field(default=0, validator=validators.ge(0))
     log_every_steps: int = attrs.field(default=10, validator=validators.gt(0), eq=False)
     checkpoint_every_steps: int = attrs.field(default=1000, validator=validators.gt(0), eq=False)

@@ -1,5 +1,6 @@
 """`mobileclip index` and `mobileclip search` as a person types them."""
 
+import base64
 import io
 import json
 import os
@@ -243,22 +244,30 @@ def test_lines_are_asked_one_by_one_and_names_do_nothing(capsys, photos, telling
     assert (out, err) == ("", "nothing was found\n")
 
 
-def test_a_contact_sheet_shows_what_was_found(capsys, photos, telling_file, tmp_path):
+def _pictures(page):
+    found = re.findall(r'src="data:image/webp;base64,([^"]*)"', page)
+    return [Image.open(io.BytesIO(base64.b64decode(one))).convert("RGB") for one in found]
+
+
+def test_a_page_shows_what_was_found(capsys, photos, telling_file, tmp_path):
     run(capsys, "index", photos, "-i", "made", "-m", telling_file, "--quiet", "-j", 1)
     (photos / "3.png").unlink()
-    status, _, err = run(capsys, "search", "a cat <b>", "-i", "made", "--not", "dogs", "-o", tmp_path / "found.png")
+    status, _, err = run(capsys, "search", "a cat <b>", "-i", "made", "--not", "dogs", "-o", tmp_path / "found.html")
     assert status == 0
     assert "wrote" in err
-    with Image.open(tmp_path / "found.png") as sheet:
-        assert sheet.height > 150
-        colours = {sheet.getpixel((x, y)) for x in range(0, sheet.width, 40) for y in range(0, sheet.height, 10)}
-    assert len(colours) > 10
-    explained = tmp_path / "explained.png"
+    page = (tmp_path / "found.html").read_text(encoding="utf-8")
+    assert "a cat &lt;b&gt;" in page
+    assert "<b>" not in page
+    pictures = _pictures(page)
+    assert len(pictures) == 3
+    explained = tmp_path / "explained.html"
     run(capsys, "search", "a cat <b>", "-i", "made", "--not", "dogs", "--explain", "-o", explained)
-    with Image.open(explained) as sheet, Image.open(tmp_path / "found.png") as plain:
-        assert sheet.height > plain.height
-        assert len(sheet.getcolors(2**24)) > 2 * len(plain.getcolors(2**24))
-    status, _, err = run(capsys, "search", "a cat", "-i", "made", "-o", tmp_path / "found.png")
+    page = explained.read_text(encoding="utf-8")
+    assert "attribution, not segmentation" in page
+    for plain, drawn in zip(pictures, _pictures(page), strict=True):
+        assert plain.size == drawn.size
+        assert len(drawn.getcolors(2**24)) > len(plain.getcolors(2**24))
+    status, _, err = run(capsys, "search", "a cat", "-i", "made", "-o", tmp_path / "found.html")
     assert status == 2
     assert "is there already" in err
 
@@ -366,7 +375,7 @@ def test_thumbnails_are_the_pictures_in_colours_and_names_do_nothing(capsys, pho
     assert "1.png" not in out, "a picture that is gone is no hit"
     status, _, err = run(capsys, "search", "a cat", "-i", "made", "--thumbnails", "--json")
     assert status == 2
-    assert "--output FILE.png draws a file" in err
+    assert "--output PAGE.html writes a file" in err
 
 
 def test_slips_are_told_at_once(capsys, photos, telling_file):
@@ -382,8 +391,8 @@ def test_slips_are_told_at_once(capsys, photos, telling_file):
         (("search", "--where", "width>1", "taken>2024"), "taken>2024 is a condition, and stands where the TEXT does"),
         (("search", "a cat", "-k", "0"), "--k is 0, expected at least 1"),
         (("search", "--image", "lost.png"), "there is no lost.png; expected an image file"),
-        (("search", "-o", "a.png"), "--output draws what one query finds"),
-        (("search", "a cat", "--explain"), "say which one: --output SHEET.png"),
+        (("search", "-o", "a.html"), "--output shows what one query finds"),
+        (("search", "a cat", "--explain"), "say which one: --output PAGE.html"),
         (("search", "a cat", "-o", "a.txt"), "must end with .png or .jpg"),
         (("search", "a cat", "--thumbnails"), "--thumbnails needs a terminal with colours"),
         (("index", "photos", "-m", "lost.pt"), "no checkpoint at lost.pt"),

@@ -4,7 +4,6 @@ import json
 import os
 
 import pytest
-from PIL import Image
 
 from mobileclip.cli.sharing import Sharing
 from mobileclip.data import write_shard
@@ -95,14 +94,14 @@ def test_an_index_that_cannot_be_written_is_named(capsys, shards):
 
 def test_inspect(capsys, tmp_path):
     status, out, _ = run(
-        capsys, "data", "inspect", golden("npz"), "--key", "000100000001", "-o", tmp_path / "sheet.png"
+        capsys, "data", "inspect", golden("npz"), "--key", "000100000001", "-o", tmp_path / "sample.html"
     )
     assert status == 0
     assert "000100000001" in out
     assert "Augmentations" in out
-    with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.width == 1264
-        assert sheet.height > 700
+    page = (tmp_path / "sample.html").read_text(encoding="utf-8")
+    assert "000100000001" in page
+    assert page.count("data:image/webp") > 1
 
 
 @pytest.mark.parametrize(
@@ -110,9 +109,9 @@ def test_inspect(capsys, tmp_path):
     [
         (("inspect", golden("npz"), "--key", "000100000009"), "did you mean '00010000000"),
         (("inspect", "nothing.tar"), "nothing.tar"),
-        (("inspect", golden("npz"), "-o", "{folder}/kept.png"), "kept.png is there already"),
-        (("inspect", golden("npz"), "-o", "{folder}/kept.png/sheet.png"), "kept.png is no folder"),
-        (("inspect", golden("npz"), "-o", "{folder}/sheet.what"), "must end with .png or .jpg"),
+        (("inspect", golden("npz"), "-o", "{folder}/kept.html"), "kept.html is there already"),
+        (("inspect", golden("npz"), "-o", "{folder}/kept.png/a.html"), "kept.png is no folder"),
+        (("inspect", golden("npz"), "-o", "{folder}/sheet.what"), "must end with .html"),
         (("inspect", "{folder}"), "is a folder; expected a tar shard"),
         (("join", golden("npz"), golden("npz"), "-o", "{folder}/kept.png"), "kept.png is no folder"),
         (("join", golden("npz"), golden("npz"), "-o", "{folder}/images"), "shards that no join wrote"),
@@ -138,7 +137,7 @@ def test_inspect(capsys, tmp_path):
         (("urls", "-o", "{folder}/table.csv"), "no DATA were given"),
         (("urls", golden("npz"), "-o", "{folder}/table.txt"), "must end with .parquet or .csv or .jsonl"),
         (("score", "-o", "{folder}/scores"), "no SHARDS were given"),
-        (("filter", "{folder}/images", "-o", "{folder}/kept.csv", "--share", "0.5"), "must end with .npy or .png"),
+        (("filter", "{folder}/images", "-o", "{folder}/kept.csv", "--share", "0.5"), "must end with .npy or .html"),
         (("distinct", "{folder}/images", "-o", "{folder}/kept.csv"), "must end with .npy\n"),
         (("distinct", "{folder}/images", "-o", "{folder}/kept.png"), "is there already"),
         (("distinct", "{folder}/lost", "-o", "{folder}/kept.npy"), "lost; expected a folder of scores"),
@@ -146,7 +145,8 @@ def test_inspect(capsys, tmp_path):
     ],
 )
 def test_mistakes_are_told_without_a_traceback(capsys, tmp_path, arguments, message):
-    (tmp_path / "kept.png").write_bytes(b"the work of hours")
+    for name in ("kept.png", "kept.html"):
+        (tmp_path / name).write_bytes(b"the work of hours")
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "00000.tar").write_bytes(b"pictures")
     status, _, err = run(
@@ -156,7 +156,8 @@ def test_mistakes_are_told_without_a_traceback(capsys, tmp_path, arguments, mess
     assert err.startswith("mobileclip: ")
     assert message in err
     assert err.count("\n") == 1
-    assert (tmp_path / "kept.png").read_bytes() == b"the work of hours"
+    for name in ("kept.png", "kept.html"):
+        assert (tmp_path / name).read_bytes() == b"the work of hours"
     assert (tmp_path / "images" / "00000.tar").read_bytes() == b"pictures"
 
 
@@ -194,7 +195,7 @@ def test_help_has_an_example_and_explains_every_flag(capsys, command):
     status, out, _ = run(capsys, "data", command, "--help")
     assert status == 0
     assert f"mobileclip data {command} " in out
-    assert {"join": "--keep-other", "inspect": "draw the contact sheet to"}[command] in " ".join(
+    assert {"join": "--keep-other", "inspect": "an HTML page to write"}[command] in " ".join(
         out.replace("│", " ").split()
     )
 

@@ -24,7 +24,7 @@ from mobileclip.evaluation import (
     open_candidate,
     write_benchmark,
 )
-from mobileclip.evaluation.datasets import fingerprint, hash_of
+from mobileclip.evaluation.benchmark import fingerprint, hash_of
 from mobileclip.recipes.tiny import SHAPES
 from tests.errors import fails
 from tests.evaluation.conftest import CAPTIONS, COUNT, TEMPLATES

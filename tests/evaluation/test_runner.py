@@ -496,11 +496,6 @@ class TestTasks:
         with fails("evaluation.folder", "winogavil"):
             find_task("misc/winogavil", str(root))
 
-    def test_orders_come_from_captions(self, root):
-        task = find_task("aro/flickr30k_order", str(root))
-        assert (task.name, task.path) == ("Flickr30k-Order", str(root / "wds_flickr30k"))
-        assert find_task("aro/coco_order").path == find_task(SUITE[31].key).path
-
 
 class TestCommand:
     def test_a_table_of_several_models(self, root, capsys):
@@ -579,7 +574,6 @@ class TestCommand:
         assert "report: " in out
         for text in ("model0", "Oxford-IIIT Pet", "Flickr", "measured here"):
             assert text in page
-        assert "What it has wrong" in page
         assert [path.name for path in (root / "out" / "plots").glob("*.png")] == [
             Path(out.split("plot: ")[1]).name.strip()
         ]
@@ -593,7 +587,7 @@ class TestCommand:
         assert status == 0
         page = (root / "out" / "report.html").read_text(encoding="utf-8")
         assert "model1 against model0" in out
-        for text in ("model1 against model0", "Where they disagree", "Oxford-IIIT Pet, linear probe", "mobileclip_s1"):
+        for text in ("model1 against model0", "Oxford-IIIT Pet, linear probe", "mobileclip_s1"):
             assert text in page
         assert "average of 38" not in page, "no suite was evaluated"
 
@@ -611,7 +605,7 @@ def test_a_summary_of_a_model_with_its_published_twin(root):
     measured, published = summarize(twin)
     assert (measured.name, published.name) == ("mobileclip_s0 (measured)", "mobileclip_s0")
     assert measured.reference == "mobileclip_s0"
-    page, *_ = write_summary(root / "summary", twin, (measured, published))
+    page, *_ = write_summary(root / "summary", (measured, published))
     assert "mobileclip_s0 (measured)" in page.read_text(encoding="utf-8")
     lines = [json.loads(line) for line in done.models[0].path.read_text().splitlines()]
     assert {line["evaluated"]["weights_sha256"] for line in lines} == {done.models[0].weights_sha256}

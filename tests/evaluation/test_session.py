@@ -11,7 +11,7 @@ from tests.plugins import find_installed, install
 PLUGIN = '''
 from mobileclip.data import SkipReport
 from mobileclip.evaluation import DatasetResult, Evaluation, Features, Task, TaskEntry
-from mobileclip.evaluation.metrics import outcomes_of
+from mobileclip.evaluation.metrics.outcomes import outcomes_of
 
 class Lengths(Task):
     """How long the embeddings of two texts are."""

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from examples.captioner import CaptionerStudySpec
+from examples.captioner.caption_metrics import distinct_ngrams, mean_words, names_recalled
 from examples.captioner.captions import WRITTEN
 from examples.captioner.lines import LINES, Line, read_lines
 from examples.captioner.report import PICTURE, captions_lines, draw, report
@@ -107,3 +108,12 @@ def test_a_handful_of_icons_goes_through_every_step(tmp_path):
     )
     assert "| + both |" in (tmp_path / "report.md").read_text()
     assert run(spec) == lines
+
+
+def test_measures_of_captions():
+    texts = [("A red heart.", "a red heart"), ("a star-shaped thing",)]
+    assert mean_words(texts) == pytest.approx(10 / 3)
+    assert distinct_ngrams(texts, 1) == 6 / 10
+    assert distinct_ngrams(texts, 9) == 0
+    assert names_recalled(texts, ["Red Heart", "star"]) == 1
+    assert names_recalled(texts, ["ed heart", "starshaped"]) == 0

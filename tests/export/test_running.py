@@ -114,8 +114,7 @@ def test_verify_says_what_is_lost_on_a_data_set(capsys, plain_torch, checkpoint,
     assert "+0.00 (95 %:" in line
     before, after = re.findall(r"(\d+\.\d\d) (?:->|%)", line)
     assert before == after
-    assert "not to be told apart" in line
-    assert f"{len(IMAGES)} images, 0 answers gained and 0 lost" in line
+    assert f"{len(IMAGES)} images" in line
 
 
 def test_verify_compares_with_the_model_of_the_export_alone(capsys, plain_torch, pets, tmp_path):

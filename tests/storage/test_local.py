@@ -428,40 +428,38 @@ class TestAtomicFolder:
         with nobody(), pytest.raises(PermissionError), storage.atomic_folder(closed / "data"):
             pytest.fail("nobody may write here")
 
-    @pytest.mark.parametrize("can_exchange", [True, False], ids=["exchange", "no exchange"])
     @pytest.mark.parametrize("goes_on", [True, False], ids=["the same again", "another file"])
-    def test_killed_at_any_moment_the_old_or_the_new_is_there(self, can_exchange, goes_on, tmp_path):
+    def test_killed_at_any_moment_the_old_or_the_new_comes_back(self, goes_on, tmp_path):
         count = 0
         for number in itertools.count(1):
             parent = tmp_path / str(number)
             (parent / "data" / "below").mkdir(parents=True)
             (parent / "data" / "old").write_text("old")
             (parent / "data" / "below" / "old").write_text("old")
-            done = _replace_data(parent, can_exchange=can_exchange, kill_before=number)
+            done = _replace_data(parent, kill_before=number)
             if done.status == 0:
                 count = number
                 break
             assert done.status == -signal.SIGKILL, done.output
-            assert _whole(parent) or not can_exchange
             if goes_on:
-                again = _replace_data(parent, can_exchange=can_exchange)
+                again = _replace_data(parent)
                 assert again.status == 0, again.output
             else:
                 _written_by_another_process(parent / "other")
                 (parent / "other").unlink()
             assert _whole(parent)
             assert [path.name for path in parent.iterdir()] == ["data"]
-        assert count > (8 if can_exchange else 11)
+        assert count > 11
 
     def test_an_original_is_never_swept_where_something_else_has_taken_its_place(self, tmp_path):
         (tmp_path / "data").mkdir()
         (tmp_path / "data" / "old").write_text("old")
         kill = next(
             number
-            for number, event in enumerate(_replace_data(_copy(tmp_path), can_exchange=False).operations, 1)
+            for number, event in enumerate(_replace_data(_copy(tmp_path)).operations, 1)
             if event.startswith("os.rename") and ".before" not in event and ".tmp" in event
         )
-        done = _replace_data(tmp_path, can_exchange=False, kill_before=kill)
+        done = _replace_data(tmp_path, kill_before=kill)
         assert done.status == -signal.SIGKILL
         assert not (tmp_path / "data").exists()
         (tmp_path / "data").mkdir()
@@ -488,11 +486,10 @@ def _whole(parent):
     return names in (["data/below", "data/below/old", "data/old"], ["data/below", "data/below/new", "data/new"])
 
 
-def _replace_data(parent, *, can_exchange, kill_before=0):
+def _replace_data(parent, *, kill_before=0):
     return preloaded("tests.storage.replacing").call(
         "tests.storage.replacing:replace_data",
         str(parent),
-        can_exchange,
         folder=parent.parent,
         watched=parent,
         kill_before=kill_before,

@@ -15,7 +15,7 @@ from mobileclip.data.images.resize import resize
 from mobileclip.data.randomness import random_index, seeded_rng, uniform
 from mobileclip.inputs import MAX_SIZE, Interpolation
 from mobileclip.registry import Registry
-from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
+from mobileclip.strict import strict
 
 if TYPE_CHECKING:
     import numpy as np
@@ -182,12 +182,8 @@ class AugmentationSpec:
     num_bins: int = attrs.field(default=31, validator=[validators.gt(1), validators.le(10_000)])
     reference_size: int = attrs.field(default=224, validator=[validators.gt(0), validators.le(MAX_SIZE)])
     scale_translations: bool = False
-    operation_probability: float = attrs.field(
-        default=1.0, validator=[validators.gt(0), validators.le(1)], metadata=LEFT_OUT_AT_DEFAULT
-    )
-    operations: tuple[str, ...] = attrs.field(
-        default=tuple(INDICES), validator=validators.min_len(1), metadata=LEFT_OUT_AT_DEFAULT
-    )
+    operation_probability: float = attrs.field(default=1.0, validator=[validators.gt(0), validators.le(1)])
+    operations: tuple[str, ...] = attrs.field(default=tuple(INDICES), validator=validators.min_len(1))
 
     def __attrs_post_init__(self) -> None:
         for name in self.operations:

@@ -58,7 +58,6 @@ def read_tower_image(
     reduced: bool = False,
     name: str,
     limits: ImageLimits = LIMITS,
-    num_threads: int = 1,
 ) -> TowerImage:
     """Return an image file as a tower's input, with its metadata.
 
@@ -70,7 +69,6 @@ def read_tower_image(
             are those of `ImageTransform.pixels`, to the bit, unless the JPEG has more pixels than the limits allow.
         name: of the image, for messages.
         limits: of the work and memory that it may cost.
-        num_threads: that a large JPEG is resized by, where its pixels are exact; decoding it is the work of one.
 
     Raises:
         ImageError: if it cannot be read, or is out of all shape.
@@ -79,7 +77,7 @@ def read_tower_image(
     data = data if preview is None else preview
     frame = read_frame(data, limits.num_parts)
     if frame is not None:
-        return _read_jpeg(data, frame, transform, reduced=reduced, name=name, limits=limits, num_threads=num_threads)
+        return _read_jpeg(data, frame, transform, reduced=reduced, name=name, limits=limits)
     opened = open_image(data, limits, name, reduce=_REDUCTIONS[0])
     reduce = _reduction(opened.image.size, limits) if opened.kind.name == "JPEG" else 1
     image = load_image(data, background=transform.image_input.background_color, reduce=reduce, limits=limits, name=name)
@@ -106,7 +104,6 @@ def read_pixels(
     *,
     reduced: bool = False,
     name: str | None = None,
-    num_threads: int = 1,
 ) -> Pixels:
     """Return what a tower sees of any image, see `read_tower_image`; images that are decoded are taken as they are.
 
@@ -117,7 +114,6 @@ def read_pixels(
         transform: to the tower's input.
         reduced: see `read_tower_image`.
         name: of the image, for messages; by default what it says itself.
-        num_threads: see `read_tower_image`.
 
     Raises:
         ImageError: if it cannot be read, or has no pixels or an extreme shape.
@@ -126,7 +122,7 @@ def read_pixels(
     if isinstance(source, (Image.Image, np.ndarray)):
         return transform.pixels(source, name=name)
     data = read_image_file(source, LIMITS, name)
-    return read_tower_image(data, transform, reduced=reduced, name=name, num_threads=num_threads).pixels
+    return read_tower_image(data, transform, reduced=reduced, name=name).pixels
 
 
 def _reduction(size: tuple[int, int], limits: ImageLimits) -> int:
@@ -144,7 +140,6 @@ def _read_jpeg(
     reduced: bool,
     name: str,
     limits: ImageLimits,
-    num_threads: int,
 ) -> TowerImage:
     bare = bare_jpeg(data, limits, name)
     orientation = read_orientation(bare.exif, bare.xmp)
@@ -167,5 +162,5 @@ def _read_jpeg(
         seen = np.ascontiguousarray(turned_pixels(stored, orientation))
     else:
         upright = turned(image, orientation) if isinstance(image, Image.Image) else turned_pixels(image, orientation)
-        seen = resize_centre(upright, height, centre, contract.interpolation, num_threads=num_threads)
+        seen = resize_centre(upright, height, centre, contract.interpolation)
     return TowerImage(pixels=seen, width=width, height=height, exif=bare.exif)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Literal
 
 import attrs
@@ -26,8 +26,6 @@ _SUPPORT: dict[Filter, float] = {"bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0
 _TALL = 1.9
 # Of an image that are resized together: their copies stay in a processor's cache.
 _STRIP_PIXELS = 2**18
-# Of an image: resizing fewer pixels takes about as long as starting a thread.
-_WORTH_SHARING = 2**19
 
 
 def resize(
@@ -77,13 +75,11 @@ class Centre:
         return max(first, 0), min(end, height)
 
 
-def resize_centre(
-    image: Image.Image | Pixels, height: int, centre: Centre, interpolation: Filter, *, num_threads: int = 1
-) -> Pixels:
+def resize_centre(image: Image.Image | Pixels, height: int, centre: Centre, interpolation: Filter) -> Pixels:
     """Return the centre of a resized image, the pixels of `resize` and of a crop to the bit, without the rest.
 
     Pillow makes every row as wide as it will be, rounds it to 8 bits, and then every column as high. So do these calls
-    of it, with the rows that count alone, shared by threads. Of tall images it makes the columns first, in some of its
+    of it, with the rows that count alone. Of tall images it makes the columns first, in some of its
     releases: these are resized whole.
 
     Args:
@@ -91,7 +87,6 @@ def resize_centre(
         height: of the whole image, in pixels.
         centre: of the resized image.
         interpolation: the filter.
-        num_threads: that resize parts of a large image at once.
     """
     width = image.width if isinstance(image, Image.Image) else image.shape[1]
     columns, lines = (slice(start, start + centre.side) for start in (centre.left, centre.top))
@@ -102,15 +97,9 @@ def resize_centre(
     edges = [*range(first, end, max(1, _STRIP_PIXELS // width)), end]
     narrow: Pixels = np.zeros((height, centre.side, 3), dtype=np.uint8)
 
-    def make_narrow(top: int, bottom: int) -> None:
+    for top, bottom in pairwise(edges):
         strip = resize(_rows(image, top, bottom), (centre.width, bottom - top), interpolation)
         narrow[top:bottom] = np.asarray(strip)[:, columns]
-
-    if num_threads == 1 or (end - first) * width < _WORTH_SHARING:
-        list(map(make_narrow, edges, edges[1:]))
-    else:
-        with ThreadPoolExecutor(num_threads) as pool:
-            list(pool.map(make_narrow, edges, edges[1:]))
     low = resize(Image.fromarray(narrow), (centre.side, centre.height), interpolation)
     return np.asarray(low)[lines].copy()
 

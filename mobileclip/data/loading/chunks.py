@@ -159,7 +159,7 @@ class ShardDataset(Generic[BatchType]):
     def _stream(self, share: Share, start: StreamPosition) -> Iterator[Chunk[BatchType]]:
         """Yield a worker's share of every step of a stream, from a position on."""
         readers: OpenReaders[BatchType] | None = None
-        for step in count(start.first_batch + start.num_passed_over):
+        for step in count(start.first_batch):
             epoch, numbers = self._order.step(step, self._batch_size)
             if readers is None or readers.epoch != epoch:
                 here = start if readers is None else StreamPosition(found_dead=start.found_dead)

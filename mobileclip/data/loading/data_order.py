@@ -13,7 +13,7 @@ import attrs
 
 from mobileclip.data.loading.endless_order import EndlessOrder
 from mobileclip.data.loading.epoch_order import EpochOrder
-from mobileclip.data.loading.order import VERSION, Order, StreamPosition, rows
+from mobileclip.data.loading.order import Order, StreamPosition
 from mobileclip.data.loading.shard_reader import ShardReader, find_dead
 from mobileclip.data.loading.spec import PipelineSpec
 from mobileclip.data.shards.counts import MOST_COUNTED, count_up_to
@@ -21,9 +21,6 @@ from mobileclip.data.shards.files import is_here
 from mobileclip.data.skips import Skip
 from mobileclip.processes import this_process
 from mobileclip.storage import local_path, use_limits
-from mobileclip.terminal import get_logger
-
-logger = get_logger(__name__)
 
 # Of shards, whose sizes a position has a digest of each.
 _NUM_GROUPS = 64
@@ -120,7 +117,7 @@ class DataOrder:
                 )
 
     def taken_up(self, position: StreamPosition) -> StreamPosition:
-        """Return the position to resume from; one of another version of the order resumes at the next epoch.
+        """Return the position to resume from.
 
         Raises:
             ValueError: if it is of other data, or of another order.
@@ -132,28 +129,12 @@ class DataOrder:
                 "were others. Give the shards as they were, or start another run from its weights"
             )
         position = self.with_dead(position)
-        step = position.first_batch + position.num_passed_over
-        if position.places and position.version != VERSION:
-            num_left, starts = order.next_epoch(step, self.batch_size, position.cursors.values())
-            if self.rank == 0:
-                logger.warning(
-                    "the position behind batch %d is one in version %d of the order of samples, and this is version "
-                    "%d: the run goes on where an epoch begins, without what was left of the one before",
-                    *(position.first_batch, position.version, VERSION),
-                )
-            return attrs.evolve(
-                position,
-                num_readers=order.num_readers if starts else 0,
-                places=rows(dict(enumerate(starts))),
-                version=VERSION,
-                num_passed_over=position.num_passed_over + num_left,
-            )
         if position.num_readers not in (0, order.num_readers):
             raise ValueError(
                 f"the position is of {position.num_readers} readers, and the order has {order.num_readers}: "
                 "num_readers, the shards or their sizes are others than they were"
             )
-        if not position.places and order.step(step, self.batch_size)[1].start:
+        if not position.places and order.step(position.first_batch, self.batch_size)[1].start:
             raise ValueError(
                 f"the position behind batch {position.first_batch} does not say where the readers stand; take it from "
                 "the checkpoint, or from the stream that came so far"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from itertools import product
 
 import attrs
@@ -88,11 +88,6 @@ class EndlessOrder(Order):
     def start(self, epoch: int) -> tuple[Cursor, ...]:
         """Return the readers' positions after all shards were drawn `epoch` times."""
         return tuple(Cursor(epoch * turns) for turns in self._turns)
-
-    def next_epoch(self, step: int, batch_size: int, places: Collection[Cursor]) -> tuple[int, tuple[Cursor, ...]]:
-        """Return the readers' positions at the start of the next pass over all shards."""
-        del step, batch_size
-        return 0, self.start(1 + max(place.turn for place in places) // min(self._turns))
 
     def num_in_batch(self, batch_size: int) -> tuple[int, ...]:
         """Return how many samples of each source a batch has at most."""

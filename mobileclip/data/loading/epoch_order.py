@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import attrs
 import numpy as np
 import numpy.typing as npt
 
-from mobileclip.data.loading.order import READERS_OF_A_SHARD, Cursor, Order, Segment, divisors, shard_order
+from mobileclip.data.loading.order import READERS_OF_A_SHARD, Order, Segment, divisors, shard_order
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -125,11 +125,6 @@ class EpochOrder(Order):
         """Yield the numbers of the samples of every step of an epoch; the last one may have fewer."""
         numbers = range(self.num_samples)
         return (numbers[start : start + batch_size] for start in numbers[::batch_size])
-
-    def next_epoch(self, step: int, batch_size: int, places: Collection[Cursor]) -> tuple[int, tuple[Cursor, ...]]:
-        """Return the number of steps left in an epoch."""
-        del places
-        return -step % (self.num_places // batch_size), ()
 
 
 @lru_cache(maxsize=2)

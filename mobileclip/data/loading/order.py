@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Literal, get_args
 
@@ -17,15 +17,13 @@ import attrs
 from attrs import validators
 
 from mobileclip.data.randomness import seeded_rng, shuffled
-from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
+from mobileclip.strict import strict
 
 Sampling = Literal["epoch", "endless", "with_replacement"]
 SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
 NUM_READERS = 96
 """Divided by most numbers of processes that machines have, and enough for many workers."""
 READERS_OF_A_SHARD = 4
-VERSION = 2
-"""Of the order: positions of another one go on where an epoch begins."""
 
 CursorRow = tuple[int, int, int, int]
 """A reader, and where it stands: turn, segment and sample, see `Cursor`."""
@@ -116,16 +114,6 @@ class Order(ABC):
             batch_size: of all processes together.
         """
 
-    @abstractmethod
-    def next_epoch(self, step: int, batch_size: int, places: Collection[Cursor]) -> tuple[int, tuple[Cursor, ...]]:
-        """Return how many steps to skip, and the readers' positions then, so that a stream resumes at an epoch's start.
-
-        Args:
-            step: the one to come.
-            batch_size: of all processes together.
-            places: where readers stand.
-        """
-
     def without(self, dead: tuple[int, ...]) -> Order:
         """Return the order where these shards, by number, are known to have no samples."""
         del dead
@@ -179,12 +167,10 @@ class StreamPosition:
         num_readers: of the order; 0 where no place is known, at the start of a run or of an epoch.
         places: reader, turn, segment and sample of each, see `Cursor`.
         skipped: number of samples and shards that were left out since the start, by reason.
-        version: of the order that the places are in; where nothing says it, the first.
         data: digest of names and sizes of the shards; empty where nothing says it.
         dead: numbers of the shards that the epoch does without, see `mobileclip.data.loading.epoch_order.EpochOrder`.
         found_dead: numbers of those without samples that are known by now; once a run resumes, the epochs that begin
             from there on do without them.
-        num_passed_over: batches of the order that nobody had: those of an epoch that went on in another version.
 
     Raises:
         ValueError: if a number is negative, or a place is of a reader that there is not.
@@ -196,13 +182,9 @@ class StreamPosition:
     skipped: Mapping[str, int] = attrs.field(
         factory=dict, validator=validators.deep_mapping(validators.instance_of(str), validators.ge(0))
     )
-    version: int = attrs.field(default=1, validator=validators.gt(0))
     data: str = ""
     dead: tuple[int, ...] = attrs.field(default=(), validator=validators.deep_iterable(validators.ge(0)))
-    found_dead: tuple[int, ...] = attrs.field(
-        default=(), validator=validators.deep_iterable(validators.ge(0)), metadata=LEFT_OUT_AT_DEFAULT
-    )
-    num_passed_over: int = attrs.field(default=0, validator=validators.ge(0))
+    found_dead: tuple[int, ...] = attrs.field(default=(), validator=validators.deep_iterable(validators.ge(0)))
 
     @property
     def cursors(self) -> dict[int, Cursor]:

@@ -21,7 +21,7 @@ from mobileclip.data.loading.chunks import Chunk, Maker, ShardDataset
 from mobileclip.data.loading.crew import Begin, Crew
 from mobileclip.data.loading.data_order import DataOrder
 from mobileclip.data.loading.endless_order import EndlessOrder
-from mobileclip.data.loading.order import VERSION, CursorRow, StreamPosition, rows
+from mobileclip.data.loading.order import CursorRow, StreamPosition, rows
 from mobileclip.data.loading.shard_reader import ShardReader
 from mobileclip.data.loading.spec import PipelineSpec
 from mobileclip.data.loading.uid_list import Keep, UidList
@@ -164,7 +164,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
         position = start.position
         if not position.places:
             starts = rows(dict(enumerate(self._data.order.start(start.epoch))))
-            position = StreamPosition(num_readers=self._data.order.num_readers, places=starts, version=VERSION)
+            position = StreamPosition(num_readers=self._data.order.num_readers, places=starts)
         for batch in islice(self.stream(position), self._batches_per_epoch(num_samples) - position.first_batch):
             position = attrs.evolve(self._known[-1], data="")
             yield attrs.evolve(start, position=position), batch
@@ -201,7 +201,7 @@ class Pipeline(IterableDataset[BatchType], ABC):
         self._known.clear()
         # Of the run so far, the first process tells.
         skipped = position.skipped if self.rank == 0 else {}
-        self._known.append(attrs.evolve(position, places=places, skipped=skipped, version=VERSION))
+        self._known.append(attrs.evolve(position, places=places, skipped=skipped))
         for chunks in self._steps(_STREAM, position):
             self._note(chunks)
             batch = _whole(chunks)
@@ -245,8 +245,8 @@ class Pipeline(IterableDataset[BatchType], ABC):
         last = self._known[-1]
         skips = [skip for chunk in chunks for skip in chunk.skips]
         self._left_out.extend((last.first_batch + 1, skip) for skip in skips)
-        step = last.first_batch + last.num_passed_over
-        before, now = (self._data.order.step(one, self._data.batch_size)[1].start for one in (step, step + 1))
+        steps = (last.first_batch, last.first_batch + 1)
+        before, now = (self._data.order.step(one, self._data.batch_size)[1].start for one in steps)
         position = attrs.evolve(
             last,
             first_batch=last.first_batch + 1,
@@ -279,7 +279,6 @@ class Pipeline(IterableDataset[BatchType], ABC):
                     first_batch=step,
                     num_readers=self._data.order.num_readers,
                     places=places,
-                    version=VERSION,
                     dead=dead,
                     found_dead=found,
                 )
@@ -298,7 +297,8 @@ class Pipeline(IterableDataset[BatchType], ABC):
             step = [first, *islice(chunks, self._num_workers - 1)]
             for chunk in step:
                 self.report.extend(chunk.skips)
-                self.report.count(num_read=len(chunk.numbers), num_unwanted=chunk.num_unwanted)
+                self.report.num_read += len(chunk.numbers)
+                self.report.num_unwanted += chunk.num_unwanted
             yield step
 
     def _batches_per_epoch(self, num_samples: int) -> int:

@@ -96,7 +96,7 @@ def keep_samples(
         if keep(str(sample.get("__key__", "")), _members(sample)):
             yield sample
         elif report is not None:
-            report.count(num_unwanted=1)
+            report.num_unwanted += 1
 
 
 def make_examples(
@@ -138,14 +138,14 @@ def make_examples(
         )
         if example is not None:
             if report is not None:
-                report.count(num_read=1)
+                report.num_read += 1
             yield example
 
 
 def _counting(on_skip: Callable[[Skip], None]) -> tuple[SkipReport | None, Callable[[Skip], None]]:
     """Return the report whose `add` is called, and what counts skips in it from any process."""
     report = getattr(on_skip, "__self__", None)
-    return (report, lambda skip: report.count(skip=skip)) if isinstance(report, SkipReport) else (None, on_skip)
+    return (report, report.add) if isinstance(report, SkipReport) else (None, on_skip)
 
 
 def _example(sample: Mapping[str, Any], maker: Maker[Any, ExampleType, Any], epoch: int) -> ExampleType:

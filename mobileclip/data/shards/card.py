@@ -17,7 +17,7 @@ from mobileclip.data.samples.sample import Layout
 from mobileclip.data.shards.counts import MOST_FOLDERS_ABOVE, folders_above, shard_folder
 from mobileclip.inputs import ImageInput
 from mobileclip.serialization import from_json, to_json
-from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
+from mobileclip.strict import strict
 
 CARD = "reinforcement.json"
 # A card has a few teachers and a few counts.
@@ -55,8 +55,6 @@ class CaptionerEntry:
         caption_set: name of its captions' set.
         seed: of the captions.
         spec: its settings, as JSON: number of captions, top-p, ...
-        version: of what the captions of an image are drawn from: 1 for the seed and the key alone, so that all
-            captioners drew the same numbers; 2 for the set's name too.
     """
 
     name: str
@@ -64,7 +62,6 @@ class CaptionerEntry:
     caption_set: str
     seed: int
     spec: Mapping[str, Any]
-    version: int = attrs.field(default=1, eq=False, validator=validators.in_((1, 2)), metadata=LEFT_OUT_AT_DEFAULT)
 
 
 def _fraction() -> Any:
@@ -136,7 +133,7 @@ class ReinforcementCard:
     num_samples: int = attrs.field(default=0, eq=False, validator=validators.ge(0))
     num_bytes: int = attrs.field(default=0, eq=False, validator=validators.ge(0))
     skipped: Mapping[str, int] = attrs.field(factory=dict, eq=False)
-    agreement: ViewAgreement | None = attrs.field(default=None, eq=False, metadata=LEFT_OUT_AT_DEFAULT)
+    agreement: ViewAgreement | None = attrs.field(default=None, eq=False)
 
     @property
     def teacher_dims(self) -> tuple[int, ...]:

@@ -371,5 +371,5 @@ def _read(
     for shard in expand_shards(shards):
         raws = read_shard(shard, report.add, limits)
         for sample in parse_each(raws, lambda key, members: parser(key, members, limits), report.add):
-            report.count(num_read=1)
+            report.num_read += 1
             yield sample

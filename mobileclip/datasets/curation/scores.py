@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
-from zipfile import BadZipFile
 
 import attrs
 import numpy as np
@@ -95,8 +94,8 @@ class ShardScores:
     @cached_property
     def _columns(self) -> Mapping[str, Any]:
         try:
-            return (_read_parquet if self.path.suffix == _SUFFIX else _read_npz)(self.path)
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            return _read_parquet(self.path)
+        except (OSError, ValueError, KeyError) as error:
             raise_machine_fault(error)
             raise ValueError(f"{self.path} is damaged ({error}); delete it, and score the shard again") from None
 
@@ -303,9 +302,9 @@ def _has_scores(spec: ScoreSpec, name: str) -> bool:
 
 
 def _path_of(folder: Path, name: str) -> Path | None:
-    """Return the file with the scores of a shard; those of before are no tables."""
-    paths = (folder / f"{name}{suffix}" for suffix in (_SUFFIX, ".npz"))
-    return next((path for path in paths if path.exists()), None)
+    """Return the file with the scores of a shard; None where there is none."""
+    path = folder / f"{name}{_SUFFIX}"
+    return path if path.exists() else None
 
 
 def _vectors_path(path: Path) -> Path:
@@ -342,13 +341,6 @@ def _read_parquet(path: Path) -> Mapping[str, Any]:
     except pa.ArrowException as error:
         raise ValueError(str(error)) from None
     return found
-
-
-def _read_npz(path: Path) -> Mapping[str, Any]:
-    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-        found = {name: arrays[name] for name in ("uid", "key", *CAPTIONS)}
-    keys = found["key"].tobytes().decode(errors="surrogateescape")
-    return {**found, "key": keys.split("\n") if keys else []}
 
 
 def _place(shard: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
@@ -262,7 +262,7 @@ def read_ledger(output: str, name: str) -> JoinedShard | None:
     """Return what an earlier run noted about a shard, None where it did not, or in another form."""
     content = storage.read_if_there(_note(output, name), limit=_MOST_BYTES)
     if content is None:
-        return _read_json(output, name)
+        return None
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -274,14 +274,6 @@ def read_ledger(output: str, name: str) -> JoinedShard | None:
     rows = list(zip(read_keys(table["key"]), table["likeness"].to_pylist(), table["reason"].to_pylist(), strict=True))
     left_out = tuple((key, reason) for key, _, reason in rows if reason is not None)
     return attrs.evolve(done, left_out=left_out, other=tuple(key for key, likeness, _ in rows if likeness == "other"))
-
-
-def _read_json(output: str, name: str) -> JoinedShard | None:
-    """Return a note of before, which named what is other or left out alone."""
-    content = storage.read_if_there(_note(output, name, ".json"), limit=_MOST_BYTES)
-    with suppress(ValueError):
-        return None if content is None else from_json(content.decode(), JoinedShard)
-    return None
 
 
 def read_ledgers(output: str, names: Sequence[str]) -> Iterator[tuple[str, JoinedShard | None]]:
@@ -303,16 +295,13 @@ def renew_ledger(output: str, name: str, done: JoinedShard) -> None:
     import pyarrow.parquet as pq
 
     path = _note(output, name)
-    if not storage.exists(path):
-        storage.write_text(_note(output, name, ".json"), to_json(done) + "\n")
-        return
     with storage.open_read(path) as stream:
         table = pq.ParquetFile(stream).read()
     _write_note(path, table, done)
 
 
-def _note(output: str, name: str, suffix: str = ".parquet") -> str:
-    return storage.join(output, f"{LEDGER}/{name.removesuffix('.tar')}{suffix}")
+def _note(output: str, name: str) -> str:
+    return storage.join(output, f"{LEDGER}/{name.removesuffix('.tar')}.parquet")
 
 
 def _write_note(path: str, table: pa.Table, done: JoinedShard) -> None:

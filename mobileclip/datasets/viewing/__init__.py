@@ -1,4 +1,4 @@
-"""Shows what is in a data set: numbers of samples, and single ones as text and as a contact sheet.
+"""Shows what is in a data set: numbers of samples, and single ones as text and as a page.
 
 What shows data belongs here; nothing here changes them.
 """

@@ -1,25 +1,16 @@
-from .canvas import (
-    ALARM as ALARM,
-    BAR as BAR,
-    COLUMNS as COLUMNS,
-    FAINT as FAINT,
-    INK as INK,
-    INNER as INNER,
-    MARGIN as MARGIN,
-    PAPER as PAPER,
-    RULE as RULE,
-    TILE as TILE,
-    Sheet as Sheet,
-    Tile as Tile,
-    legible as legible,
-    load_shown as load_shown,
-    wrap as wrap,
-)
-from .contact_sheet import draw_sheet as draw_sheet
 from .counting import count_shards as count_shards
 from .inspection import (
     describe_crop as describe_crop,
     describe_operations as describe_operations,
     inspect_sample as inspect_sample,
     print_inspection as print_inspection,
+    write_inspection as write_inspection,
+)
+from .page import (
+    PAPER as PAPER,
+    SIDE as SIDE,
+    Section as Section,
+    Thumbnail as Thumbnail,
+    load_shown as load_shown,
+    write_pictures as write_pictures,
 )

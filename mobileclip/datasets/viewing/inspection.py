@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 import numpy as np
+from PIL import Image, ImageDraw
 
 from mobileclip import storage
 from mobileclip.data.augmentation.operations import operation_of
-from mobileclip.data.augmentation.replay import AugmentationParams
+from mobileclip.data.augmentation.replay import AugmentationParams, datacompdr_augmentation
 from mobileclip.data.images.limits import ImageError
 from mobileclip.data.samples.embeddings import Embeddings
 from mobileclip.data.samples.members import RECORD, parse_reinforced_sample, parse_sample
@@ -24,15 +26,16 @@ from mobileclip.data.samples.sample import (
 from mobileclip.data.shards.card import ReinforcementCard, find_card
 from mobileclip.data.shards.files import RawSample, parse, read_shard
 from mobileclip.data.skips import BadSampleError, Skip
-from mobileclip.datasets.viewing.canvas import load_shown
+from mobileclip.datasets.viewing.page import Section, Thumbnail, load_shown, write_pictures
 from mobileclip.registry import nearest
 from mobileclip.terminal import print_table, shown
 
 if TYPE_CHECKING:
-    from PIL import Image
     from rich.console import RenderableType
     from rich.table import Column
 
+# Of a view, in pixels, where no card says it.
+_VIEW_SIDE = 224
 # What an operation does, with a positive magnitude and with a negative one.
 _OPERATIONS = {
     "Identity": ("nothing", "nothing"),
@@ -181,6 +184,64 @@ def print_inspection(inspection: Inspection, *, min_width: int = 100) -> None:
 
     for title, *contents in _sections(inspection):
         print_table(Text(str(title), style="bold"), *contents, "", min_width=min_width)
+
+
+def write_inspection(path: Path, inspection: Inspection) -> None:
+    """Write a page of a sample: the image with its crops, every stored augmentation replayed, and the captions.
+
+    Args:
+        path: the HTML file; replaced whole.
+        inspection: of a sample with an image or without, reinforced or plain.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    image, sample = inspection.image, inspection.sample
+    facts = [inspection.problem] if inspection.problem else []
+    facts += [sample.url] if sample.url is not None else []
+    names = ", ".join(name for name, _ in inspection.teachers)
+    sections = [Section(title="Image", notes=tuple(facts), pictures=() if image is None else [_with_crops(inspection)])]
+    if inspection.augmentations:
+        views = [_replayed(inspection, one) for one in inspection.augmentations]
+        sections.append(Section(title="Augmentations", pictures=views))
+    captions = tuple(
+        Thumbnail(
+            picture=None,
+            lines=(
+                one.text,
+                "real" if one.source == "real" else f"synthetic, {one.source}",
+                *(f"{each.mean:.3f} by {each.teacher}" for each in one.similarities),
+            ),
+        )
+        for one in inspection.captions
+    )
+    scored = any(one.similarities for one in inspection.captions)
+    note = (f"below each its mean cosine similarity with the augmented images, by {names}",) if scored else ()
+    sections.append(Section(title="Captions", notes=note, pictures=captions))
+    write_pictures(path, sample.key, sections, notes=(inspection.shard,))
+
+
+def _with_crops(inspection: Inspection) -> Thumbnail:
+    """Return the image with its crops outlined, and its size."""
+    image = inspection.image
+    assert image is not None, "there is an image to draw on"
+    shown, width = image.copy(), max(1, round(max(image.size) / 200))
+    draw = ImageDraw.Draw(shown)
+    for params in inspection.augmentations:
+        top, left, height, wide = params.crop
+        draw.rectangle((left, top, left + wide - 1, top + height - 1), None, (214, 58, 0), width)
+    return Thumbnail(picture=shown, lines=(f"{image.width} x {image.height} pixels",))
+
+
+def _replayed(inspection: Inspection, params: AugmentationParams) -> Thumbnail:
+    """Return an augmentation in words, with its picture where it can be replayed."""
+    image, card = inspection.image, inspection.card
+    size = params.image_size or (image.size if image else None)
+    words = (*(describe_operations(params) or ("the crop alone",)), describe_crop(params, size))
+    if image is None or inspection.problem:
+        return Thumbnail(picture=None, lines=words)
+    policy = None if card is None else card.augmentation
+    return Thumbnail(picture=(policy or datacompdr_augmentation(_VIEW_SIDE)).apply(image, params), lines=words)
 
 
 def _find(shard: str, key: str | None) -> RawSample:

@@ -20,7 +20,7 @@ from mobileclip.encoders.families import ImageEncoderSpec
 from mobileclip.encoders.text import TextTransformerSpec
 from mobileclip.encoders.towers import DEPTH, WIDTH, check_heads, check_images
 from mobileclip.encoders.vit import ViT
-from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
+from mobileclip.strict import strict
 
 if TYPE_CHECKING:
     from mobileclip.encoders.mci import MCi
@@ -65,9 +65,7 @@ class CoCaSpec:
     num_queries: int = attrs.field(default=256, validator=[validators.ge(2), validators.le(1 << 12)])
     pooler_heads: int = attrs.field(default=8, validator=WIDTH)
     class_mask: ClassMask = attrs.field(default="shifted", validator=validators.in_(("shifted", "aligned")))
-    max_logit_scale: float = attrs.field(
-        default=MAX_LOGIT_SCALE, validator=validators.gt(0), metadata=LEFT_OUT_AT_DEFAULT, eq=False
-    )
+    max_logit_scale: float = attrs.field(default=MAX_LOGIT_SCALE, validator=validators.gt(0), eq=False)
 
     def __attrs_post_init__(self) -> None:
         """Check that towers and decoder share one width."""

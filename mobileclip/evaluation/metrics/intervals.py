@@ -12,11 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import ArrayLike, NDArray
-
-NUM_RESAMPLES = 9_999
-VALUES_AT_ONCE = 1 << 22
-"""Numbers that one portion of what is drawn has at most."""
+    from numpy.typing import ArrayLike
 
 
 @attrs.frozen
@@ -34,18 +30,16 @@ class Interval:
 
 @attrs.frozen(kw_only=True)
 class PairedDifference:
-    """The difference between two models on the same questions, with its interval and p-value.
+    """The difference between two models on the same questions, with its interval.
 
     Args:
         difference: mean of `after` less mean of `before`, as a fraction of one.
         interval: of the difference.
-        p_value: how likely a difference as large, either way, would be between models that are equally good.
         num_questions: that both were asked.
     """
 
     difference: float
     interval: Interval
-    p_value: float
     num_questions: int
 
 
@@ -77,15 +71,12 @@ def proportion_interval(hits: float, total: int, *, confidence: float = 0.95) ->
     return Interval(low, high)
 
 
-def paired_difference(
-    before: ArrayLike, after: ArrayLike, *, confidence: float = 0.95, seed: int = 0
-) -> PairedDifference:
-    """Return the difference of two models that answered the same questions, how sure it is, and whether it is one.
+def paired_difference(before: ArrayLike, after: ArrayLike, *, confidence: float = 0.95) -> PairedDifference:
+    """Return the difference of two models that answered the same questions, and where the true one lies.
 
-    Where every answer is right or wrong, the interval is Newcombe's, from both shares' and their correlation, and the
-    p-value that of McNemar's exact test: `2 P(X <= min(b, c))`, `X ~ Binomial(b + c, 1/2)`, of the `b` and `c`
-    questions that one model alone had right. Where values are fractions, of ties or of several captions, the interval
-    is the bootstrap's, unless all differences are alike, and the p-value that of flipping their signs, both by drawing.
+    With the differences `d` of `n` questions and two more, half of which are 1, -1, 0 and 0,
+    `m -+ z sqrt((s - m^2) / (n + 2))`, where `m = sum(d) / (n + 2)` and `s = (sum(d^2) + 1) / (n + 2)`. Models that
+    answer alike are so not known to be equal.
 
     Shape:
         before, after: `(questions,)`.
@@ -94,13 +85,11 @@ def paired_difference(
         before: how right the first model was, from 0 to 1, by question: 0 or 1, or a fraction.
         after: the second one, in the same order.
         confidence: how often the interval holds the true difference, in (0, 1).
-        seed: of what is drawn; equal ones give equal numbers.
 
     Raises:
         ValueError: if there is no question, the two differ in number, or a value is not finite.
 
-    Source: Newcombe, "Improved confidence intervals for the difference between binomial proportions based on paired
-    data", 1998, method 10; McNemar, 1947; Efron and Tibshirani, "An introduction to the bootstrap", 1993.
+    Source: Agresti and Min, "Simple improved confidence intervals for comparing matched proportions", 2005.
     """
     first, second = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
     if first.shape != second.shape or first.ndim != 1 or not len(first):
@@ -110,41 +99,15 @@ def paired_difference(
         )
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
         raise ValueError("a value is NaN or infinite; expected from 0, wrong, to 1, right")
-    differences = second - first
-    rng = np.random.default_rng(seed)
-    if _is_binary(first) and _is_binary(second):
-        interval = _newcombe(first, second, confidence)
-        p_value = _mcnemar(int((differences < 0).sum()), int((differences > 0).sum()))
-    else:
-        # Drawing again from differences that are all alike says nothing of those that were not seen.
-        alike = bool((differences == differences[0]).all())
-        interval = _newcombe(first, second, confidence) if alike else _bootstrap(differences, confidence, rng)
-        p_value = _sign_flips(differences, rng)
+    differences, total = second - first, len(first) + 2
+    mean = float(differences.sum()) / total
+    variance = (float(np.square(differences).sum()) + 1) / total - mean * mean
+    spread = _quantile(confidence) * math.sqrt(variance / total)
     return PairedDifference(
-        difference=float(differences.mean()), interval=interval, p_value=p_value, num_questions=len(first)
+        difference=float(differences.mean()),
+        interval=Interval(max(-1.0, mean - spread), min(1.0, mean + spread)),
+        num_questions=len(first),
     )
-
-
-def newcombe_interval(one: float, other: float, covariance: float, total: int, confidence: float) -> Interval:
-    """Return the interval of `other - one`: the distances to the ends of both shares' intervals, added in square.
-
-    Args:
-        one: share that the first model had right.
-        other: that of the second.
-        covariance: of the two models' answers.
-        total: of how many questions, at least 1.
-        confidence: how often the interval holds the true difference, in (0, 1).
-
-    Source: Newcombe, 1998, method 10.
-    """
-    of_one, of_other = (proportion_interval(share * total, total, confidence=confidence) for share in (one, other))
-    if covariance > 0:
-        covariance = max(0.0, covariance - 1 / (2 * total))
-    variance = one * (1 - one) * other * (1 - other)
-    correlation = covariance / math.sqrt(variance) if variance > 0 else 0.0
-    below = _in_square(other - of_other.low, of_one.high - one, correlation)
-    above = _in_square(of_other.high - other, one - of_one.low, correlation)
-    return Interval(other - one - below, other - one + above)
 
 
 def mean_interval(values: Sequence[float], intervals: Sequence[Interval]) -> Interval:
@@ -162,69 +125,7 @@ def mean_interval(values: Sequence[float], intervals: Sequence[Interval]) -> Int
     return Interval(mean - below, mean + above)
 
 
-def central_interval(drawn: NDArray[np.float64], confidence: float) -> Interval:
-    """Return the ends between which the middle `confidence` of what was drawn lies.
-
-    Shape:
-        drawn: `(draws,)`.
-    """
-    low, high = np.quantile(drawn, ((1 - confidence) / 2, (1 + confidence) / 2)).tolist()
-    return Interval(low, high)
-
-
 def _quantile(confidence: float) -> float:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence lies between 0 and 1, such as 0.95; got {confidence}")
     return NormalDist().inv_cdf((1 + confidence) / 2)
-
-
-def _is_binary(values: NDArray[np.float64]) -> bool:
-    return bool(np.isin(values, (0.0, 1.0)).all())
-
-
-def _newcombe(first: NDArray[np.float64], second: NDArray[np.float64], confidence: float) -> Interval:
-    one, other = float(first.mean()), float(second.mean())
-    return newcombe_interval(one, other, float((first * second).mean()) - one * other, len(first), confidence)
-
-
-def _in_square(one: float, other: float, correlation: float) -> float:
-    return math.sqrt(max(0.0, one * one - 2 * correlation * one * other + other * other))
-
-
-def _mcnemar(lost: int, won: int) -> float:
-    from scipy.special import bdtr  # scipy.stats, which has the test by its name, takes three times as long to import
-
-    return min(1.0, 2 * float(bdtr(min(lost, won), lost + won, 0.5)))
-
-
-def _bootstrap(differences: NDArray[np.float64], confidence: float, rng: np.random.Generator) -> Interval:
-    from scipy.stats import bootstrap
-
-    found = bootstrap(
-        (differences,),
-        np.mean,
-        n_resamples=NUM_RESAMPLES,
-        batch=max(1, VALUES_AT_ONCE // len(differences)),
-        confidence_level=confidence,
-        method="percentile",
-        rng=rng,
-    ).confidence_interval
-    return Interval(float(found.low), float(found.high))
-
-
-def _sign_flips(differences: NDArray[np.float64], rng: np.random.Generator) -> float:
-    """Return how often signs that a coin decides give a sum as far from zero, the given signs counted among them.
-
-    Scipy's `permutation_test` draws otherwise, and doubles the smaller tail where this counts both.
-    """
-    changed = np.abs(differences[differences != 0])
-    if not len(changed):
-        return 1.0
-    # A sum that is equal but for rounding is as far.
-    found = abs(float(differences.sum())) * (1 - 1e-9)
-    at_once = max(1, VALUES_AT_ONCE // len(changed))
-    num_as_far = 0
-    for start in range(0, NUM_RESAMPLES, at_once):
-        signs = rng.integers(2, size=(min(at_once, NUM_RESAMPLES - start), len(changed)), dtype=np.int8)
-        num_as_far += int((np.abs(signs @ changed * 2 - changed.sum()) >= found).sum())
-    return (1 + num_as_far) / (1 + NUM_RESAMPLES)

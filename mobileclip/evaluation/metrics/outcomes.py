@@ -11,7 +11,6 @@ import attrs
 import numpy as np
 
 from mobileclip.evaluation.metrics.intervals import Interval, PairedDifference, paired_difference, proportion_interval
-from mobileclip.evaluation.metrics.worst_group import paired_worst_group, worst_group_interval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,25 +47,58 @@ class Outcomes:
             raise ValueError(f"there are groups {self.groups.shape} for values {self.values.shape}, expected as many")
 
     @property
-    def interval(self) -> Interval:
-        """Where the true metric lies with 95 % confidence: `proportion_interval`, or `worst_group_interval`."""
+    def value(self) -> float:
+        """The main metric."""
         values = self.values.astype(np.float64)
-        if self.groups is not None:
-            return worst_group_interval(self.groups, values)
-        # What rounding leaves of a whole number is that number.
-        total = max(1, math.floor(self.num_effective + 1e-6))
-        share = min(1.0, max(0.0, float(np.mean(values))))
-        return proportion_interval(share * total, total)
+        return float(values.mean()) if self.groups is None else min(right / there for right, there in self._by_group())
+
+    @property
+    def interval(self) -> Interval:
+        """Where the true metric lies with 95 % confidence, from `proportion_interval`.
+
+        Of the worst group, `[min over groups of low(95 %), min over groups of high(100 % - 5 % / groups)]`: the lower
+        end needs to hold for the truly worst group alone, whichever it is; the upper one for all of them at once.
+
+        Source: Berger, "Multiparameter hypothesis testing and acceptance sampling", 1982, for the lower end, and
+            Bonferroni's inequality for the upper one.
+        """
+        if self.groups is None:
+            # What rounding leaves of a whole number is that number.
+            total = max(1, math.floor(self.num_effective + 1e-6))
+            return proportion_interval(min(1.0, max(0.0, self.value)) * total, total)
+        groups = self._by_group()
+        of_all = 1 - 0.05 / len(groups)
+        return Interval(
+            min(proportion_interval(*one).low for one in groups),
+            min(proportion_interval(*one, confidence=of_all).high for one in groups),
+        )
 
     def compared_with(self, other: Outcomes) -> PairedDifference | None:
-        """Return how much better this model is than another one, or None where they were not asked the same."""
+        """Return how much better this model is than another one, or None where they were not asked the same.
+
+        Of the worst group, which may be another one for each of them, the distances to the ends of both intervals are
+        added in square.
+        """
         if self.asked != other.asked or len(self.values) != len(other.values):
             return None
         if self.groups is None or other.groups is None:
             return paired_difference(other.values, self.values) if self.groups is other.groups else None
         if not np.array_equal(self.groups, other.groups):
             return None
-        return paired_worst_group(self.groups, other.values.astype(np.float64), self.values.astype(np.float64))
+        own, others, difference = self.interval, other.interval, self.value - other.value
+        below = math.hypot(self.value - own.low, others.high - other.value)
+        above = math.hypot(own.high - self.value, other.value - others.low)
+        return PairedDifference(
+            difference=difference,
+            interval=Interval(difference - below, difference + above),
+            num_questions=len(self.values),
+        )
+
+    def _by_group(self) -> list[tuple[float, int]]:
+        """Return how many images of each group are right, and how many there are."""
+        assert self.groups is not None, "the worst group counts"
+        there, right = np.bincount(self.groups), np.bincount(self.groups, weights=self.values.astype(np.float64))
+        return [(min(float(right[group]), float(there[group])), int(there[group])) for group in np.flatnonzero(there)]
 
 
 def outcomes_of(keys: Sequence[str], values: ArrayLike, weights: ArrayLike | None = None) -> Outcomes:

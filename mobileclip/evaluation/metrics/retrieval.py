@@ -47,18 +47,16 @@ class Ranking:
     """Retrieval outcomes per query in both directions: recall at 1, 5 and 10.
 
     Shape:
-        by_image: `(images, 3)`; by_text: `(texts, 3)`; nearest: `(images,)`; text_ids: `(texts,)`.
+        by_image: `(images, 3)`; by_text: `(texts, 3)`; text_ids: `(texts,)`.
 
     Args:
         by_image: how likely one of an image's texts is among the 1, 5 and 10 best; see `hit_probability`.
         by_text: the same of a text's images.
-        nearest: number of the text that is most like each image.
         text_ids: of the texts: where every text is a caption of one image, the number of that.
     """
 
     by_image: Tensor
     by_text: Tensor
-    nearest: Tensor
     text_ids: Tensor
 
     @property
@@ -112,9 +110,9 @@ def rank(image: Tensor, text: Tensor, *, image_ids: Tensor, text_ids: Tensor, ch
     _require_answers("image", image, image_ids, "text", text_ids)
     _require_answers("text", text, text_ids, "image", image_ids)
     image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
-    by_image, nearest = _ranked(image, image_ids, text, text_ids, chunk_size)
-    by_text, _ = _ranked(text, text_ids, image, image_ids, chunk_size)
-    return Ranking(by_image=by_image, by_text=by_text, nearest=nearest, text_ids=text_ids.cpu())
+    by_image = _ranked(image, image_ids, text, text_ids, chunk_size)
+    by_text = _ranked(text, text_ids, image, image_ids, chunk_size)
+    return Ranking(by_image=by_image, by_text=by_text, text_ids=text_ids.cpu())
 
 
 def rank_captions(image: Tensor, text: Tensor, counts: Sequence[int] | Tensor) -> Ranking:
@@ -157,17 +155,14 @@ def _recall(hits: Tensor) -> Recall:
     return Recall(at1=at1, at5=at5, at10=at10)
 
 
-def _ranked(
-    query: Tensor, query_ids: Tensor, answer: Tensor, answer_ids: Tensor, chunk_size: int
-) -> tuple[Tensor, Tensor]:
-    """Return how likely a right answer is among the 1, 5 and 10 best of every query, and which is the best."""
-    hits, best = [], []
+def _ranked(query: Tensor, query_ids: Tensor, answer: Tensor, answer_ids: Tensor, chunk_size: int) -> Tensor:
+    """Return how likely a right answer is among the 1, 5 and 10 best of every query."""
+    hits = []
     for start in range(0, len(query), chunk_size):
         scores = query[start : start + chunk_size] @ answer.T
         relevant = query_ids[start : start + chunk_size, None] == answer_ids
         hits.append(torch.stack([hit_probability(scores, relevant, k) for k in (1, 5, 10)], dim=1).cpu())
-        best.append(scores.argmax(dim=1).cpu())
-    return torch.cat(hits), torch.cat(best)
+    return torch.cat(hits)
 
 
 def _require_answers(query: str, embeddings: Tensor, query_ids: Tensor, answer: str, answer_ids: Tensor) -> None:

@@ -1,24 +1,31 @@
-"""The whole report as one page that needs no other file, and runs no script."""
+"""Writes a report: one HTML page that needs no other file and runs no script, and plots as PNG files."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+import re
+from collections.abc import Sequence
+from datetime import datetime, timezone
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from mobileclip.evaluation.report.disagreements import Disagreement
-from mobileclip.evaluation.report.figures import DARK, LIGHT, to_svg
-from mobileclip.evaluation.report.languages import language_table
-from mobileclip.evaluation.report.origins import coverage_table, provenance_table
-from mobileclip.evaluation.report.plots import Panel, draw_latency, latency_panels
-from mobileclip.evaluation.report.tables import models_table, results_table, robustness_table, verdict_table
-from mobileclip.evaluation.report.values import ModelResults
-from mobileclip.evaluation.report.verdicts import comparisons
-from mobileclip.storage import printable
+from mobileclip import storage
+from mobileclip.evaluation.report.plots import DARK, LIGHT, Panel, draw_latency, latency_panels, to_png, to_svg
+from mobileclip.evaluation.report.tables import (
+    compared_pairs,
+    coverage_table,
+    differences_table,
+    language_table,
+    models_table,
+    provenance_table,
+    results_table,
+    robustness_table,
+)
+from mobileclip.evaluation.report.values import ModelResults, require_models
+from mobileclip.extras import VERSION, needed
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -47,32 +54,76 @@ class _Plot:
     alt: str
 
 
-def page(
+def require_report() -> None:
+    """Make sure that reports can be written.
+
+    Raises:
+        ModuleNotFoundError: if matplotlib or jinja2 is not there; the message says how to install it.
+    """
+    with needed("a report", "report"):
+        import jinja2  # noqa: F401  whether it is there
+        import matplotlib.figure  # noqa: F401  whether it is there
+
+
+def write_report(
+    path: storage.AnyPath,
     models: Sequence[ModelResults],
-    disagreements: Sequence[Disagreement],
     *,
-    title: str,
-    when: datetime,
-    version: str,
-) -> str:
-    """Return the page.
+    title: str = "Evaluation of image-text models",
+    when: datetime | None = None,
+) -> None:
+    """Write a page about models: one file with everything in it, for a desk, a phone and a printer.
 
     Args:
-        models: what it is about.
-        disagreements: pictures that are answered differently, or wrong.
-        title: above it.
-        when: when the report is made.
-        version: of this library.
+        path: the HTML file; replaced whole.
+        models: measured here or published, in the order of the tables.
+        title: above the page.
+        when: when the report is made; now, where it is left out.
+
+    Raises:
+        ValueError: if there is no model, two have one name, or one is compared with a model that is not there.
+        ModuleNotFoundError: if matplotlib or jinja2 is not there; the message says how to install it.
+        OSError: if the file cannot be written.
     """
+    require_models(models)
+    require_report()
+    made = datetime.now(timezone.utc) if when is None else when
+    storage.write_text(path, _page(models, title=title, when=made))
+
+
+def write_plots(folder: Path | str, models: Sequence[ModelResults]) -> tuple[Path, ...]:
+    """Write the plots of a report as PNG files, and return their paths.
+
+    Args:
+        folder: made where it is missing; files of the same name are replaced.
+        models: as in `write_report`.
+
+    Raises:
+        ValueError: as `write_report`.
+        ModuleNotFoundError: if matplotlib is not there; the message says how to install it.
+        OSError: if a file cannot be written.
+    """
+    require_models(models)
+    folder = Path(folder)
+    paths = []
+    for number, panel in enumerate(latency_panels(models), 1):
+        folder.mkdir(parents=True, exist_ok=True)
+        device = re.sub(r"[^a-z0-9_]+", "-", panel.device.lower()).strip("-")[:80]
+        paths.append(folder / f"latency-{number}-{panel.source}-{device}.png")
+        with storage.atomic_write(paths[-1]) as stream:
+            stream.write(to_png(draw_latency(panel, LIGHT)))
+    return tuple(paths)
+
+
+def _page(models: Sequence[ModelResults], *, title: str, when: datetime) -> str:
     measured = [model for model in models if model.source == "measured"]
-    values = {
+    values: dict[str, Any] = {
         "title": title,
         "when": f"{when:%Y-%m-%d %H:%M %Z}",
-        "version": version,
+        "version": VERSION,
         "num_measured": len(measured),
         "num_published": len(models) - len(measured),
-        "comparisons": [(one, verdict_table(one)) for one in comparisons(models)],
-        "disagreements": [one for one in disagreements if one.gained or one.lost or one.reference],
+        "differences": [differences_table(*pair) for pair in compared_pairs(models)],
         "plots": [_plot(panel) for panel in latency_panels(models)],
         "results": results_table(models),
         "languages": language_table(models),
@@ -80,13 +131,7 @@ def page(
         "robustness": robustness_table(models),
         "origins": [provenance_table(measured), coverage_table(measured)] if measured else [],
     }
-    return rendered("page.html", values)
-
-
-def rendered(template: str, values: Mapping[str, Any]) -> str:
-    """Return a page of a template beside this file."""
-    written: str = _template(template).render(values)
-    return f"{written}\n"
+    return f"{_template('page.html').render(values)}\n"
 
 
 def _template(name: str) -> Template:
@@ -99,9 +144,8 @@ def _template(name: str) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
         # A caption cannot turn the direction in which the rest of the page is read.
-        finalize=lambda value: printable(value, limit=_MOST_LETTERS) if type(value) is str else value,
+        finalize=lambda value: storage.printable(value, limit=_MOST_LETTERS) if type(value) is str else value,
     )
-    environment.filters["address"] = _address
     return environment.get_template(name)
 
 

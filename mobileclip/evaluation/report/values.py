@@ -1,18 +1,23 @@
-"""The values that a report shows: models, their results, latency and provenance."""
+"""The values that a report shows: models, measured or published, with results, latency and provenance."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cache
+from importlib.resources import files
+from typing import Any
 
 import attrs
 from attrs import validators
 
 from mobileclip.data.skips import SkipReport
-from mobileclip.evaluation.encoding.timing import Latency as Latency, Source  # noqa: PLC0414  the room gives it
+from mobileclip.evaluation.encoding import Latency as Latency, Source  # noqa: PLC0414  the room gives it
 from mobileclip.evaluation.metrics.intervals import Interval, proportion_interval
 from mobileclip.evaluation.metrics.outcomes import Outcomes
+from mobileclip.evaluation.published import published_results
 from mobileclip.evaluation.results import DatasetResult
 from mobileclip.evaluation.suite import SUITE
 from mobileclip.strict import repeated
@@ -137,3 +142,35 @@ def require_models(models: Sequence[ModelResults]) -> None:
 def reference_of(model: ModelResults, models: Sequence[ModelResults]) -> ModelResults | None:
     """Return the model that another is compared with, if any."""
     return next((one for one in models if one.name == model.reference), None)
+
+
+def published_model(name: str) -> ModelResults:
+    """Return a published model with its published results, latency and number of parameters.
+
+    Args:
+        name: such as `mobileclip_s2`; see `published_models`.
+
+    Raises:
+        ValueError: if no results of it are published.
+
+    Source: the tables of models in the releases of MobileCLIP (arXiv 2311.17049) and MobileCLIP2 (arXiv 2508.20691),
+        which measured latencies on an iPhone 12 Pro Max.
+    """
+    results = published_results(name)
+    figures = _figures()
+    model = figures["models"][name]
+    return ModelResults(
+        name=name,
+        results=results,
+        source="published",
+        latencies=(
+            Latency(image_ms=model["image_ms"], text_ms=model["text_ms"], device=figures["device"], source="published"),
+        ),
+        num_parameters=round(model["num_image_parameters"] + model["num_text_parameters"]),
+    )
+
+
+@cache
+def _figures() -> dict[str, Any]:
+    figures: dict[str, Any] = json.loads((files(__package__) / "latencies.json").read_text(encoding="utf-8"))
+    return figures

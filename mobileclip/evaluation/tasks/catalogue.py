@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -14,18 +13,10 @@ from mobileclip import storage
 from mobileclip.datasets.sources.opening import is_place, require_data_set
 from mobileclip.encoders.checkpoints import packaged
 from mobileclip.encoders.checkpoints.published import is_export
-from mobileclip.evaluation.datasets.benchmark import benchmark_name
+from mobileclip.evaluation.benchmark import benchmark_name
 from mobileclip.evaluation.published import NOT_EVALUATED
-from mobileclip.evaluation.suite import SUITE, SuiteName, folder_names, key_and_title, published_page
-from mobileclip.evaluation.tasks.choices.aro import (
-    CAPTIONS,
-    FILES,
-    ORDERS,
-    PAIRS,
-    open_orders,
-    open_pairs,
-    require_orders,
-)
+from mobileclip.evaluation.suite import SUITE, SuiteName, data_set_folder, key_and_title
+from mobileclip.evaluation.tasks.choices.aro import ORDERS, PAIRS, open_orders, open_pairs
 from mobileclip.evaluation.tasks.choices.published import (
     PREFIX,
     SUGARCREPE,
@@ -36,9 +27,8 @@ from mobileclip.evaluation.tasks.choices.published import (
     open_winoground,
 )
 from mobileclip.evaluation.tasks.linear_probe import open_linear_probe, split_folders
-from mobileclip.evaluation.tasks.task import FoundTask, TaskEntry, evaluation_tasks, nothing_needed
-from mobileclip.evaluation.tasks.zero_shot.evaluate import open_zero_shot
-from mobileclip.evaluation.tasks.zero_shot.multilingual import open_crossmodal3600, open_xtd10
+from mobileclip.evaluation.tasks.task import FoundTask, TaskEntry, evaluation_tasks
+from mobileclip.evaluation.tasks.zero_shot import open_crossmodal3600, open_xtd10, open_zero_shot
 from mobileclip.interop.folder import WEIGHTS
 from mobileclip.registry import nearest
 
@@ -113,9 +103,8 @@ def find_task(name: str, data: str | None = None) -> FoundTask:
         name: a key, such as `vtab/pets` or `aro/coco_order`, or the place of any data set, see `open_benchmark`; with
             `probe:` before it, a linear probe on it.
         data: folder or URL that holds data sets in folders such as `wds_vtab-pets_test`, WinoGAViL's in
-            `winogavil`, ARO's in `aro`, without whose captions its orders are made of those of COCO and Flickr30k;
-            or a pattern with `{name}` in it, which stands for `vtab-pets`. Without it the data sets of the suite are
-            read from the hub, where they are published.
+            `winogavil`, ARO's in `aro`; or a pattern with `{name}` in it, which stands for `vtab-pets`. Without it the
+            data sets of the suite are read from the hub, where they are published.
 
     Raises:
         ValueError: if there is no such data set, or its data are not where they should be; the message says what was
@@ -128,7 +117,7 @@ def find_task(name: str, data: str | None = None) -> FoundTask:
     if is_place(name):
         require_data_set(name)
         key, title = key_and_title(benchmark_name(name))
-        return FoundTask(key=key, name=title, path=name, opener=open_zero_shot, require=nothing_needed)
+        return FoundTask(key=key, name=title, path=name, opener=open_zero_shot)
     if name in NOT_EVALUATED:
         raise ValueError(f"{name} is not evaluated: {NOT_EVALUATED[name]}")
     hint = nearest(name, evaluation_tasks, otherwise="expected a key such as 'vtab/pets' or 'aro/coco_order'")
@@ -148,62 +137,29 @@ def is_data_set(name: str) -> bool:
 def _find_probe(name: str, data: str | None) -> FoundTask:
     if split_folders(name):
         own = benchmark_name(name)
-        return FoundTask(
-            key=f"probe/{own}", name=f"{own}, linear probe", path=name, opener=open_linear_probe, require=nothing_needed
-        )
+        return FoundTask(key=f"probe/{own}", name=f"{own}, linear probe", path=name, opener=open_linear_probe)
     found = find_task(name, data)
     if found.opener is not open_zero_shot:
         raise ValueError(f"{found.name} has no classes; a linear probe needs a data set with labels")
     return attrs.evolve(found, key=f"probe/{found.key}", name=f"{found.name}, linear probe", opener=open_linear_probe)
 
 
-def _place_of_order(key: str, data: str | None) -> str:
-    """Return ARO's folder where it has the captions, and the data set that orders are made of otherwise."""
-    if data is not None and _is_beside(data, "aro"):
-        folder = storage.join(data, "aro")
-        if storage.is_remote(folder) or storage.exists(storage.join(folder, FILES[key])):
-            return folder
-    return _folder(CAPTIONS[key], data)
-
-
-def _folder(key: str, data: str | None) -> str:
-    if data is None:
-        return published_page(key)
-    names = folder_names(key)
-    if "{name}" in data:
-        return data.replace("{name}", names[0])
-    folders = [storage.join(data, folder) for name in names for folder in (f"wds_{name}_test", f"wds_{name}", name)]
-    if storage.is_remote(data):
-        return folders[0]
-    found = next((folder for folder in folders if Path(folder).is_dir()), None)
-    if found is None:
-        looked = ", ".join(os.path.basename(folder) for folder in folders)  # noqa: PTH119  names, not paths
-        raise ValueError(f"{key} is not in {data}: none of {looked} is there; {published_page(key)} has it")
-    return found
-
-
 def _beside(folder: str, key: str, data: str | None) -> str:
     if data is None or "{name}" in data:
         raise ValueError(f"{key} is not read from the hub: give the folder that has {folder}/ in it; {_WHERE[folder]}")
-    if not _is_beside(data, folder):
-        raise ValueError(f"{key} is not in {data}: there is no folder {folder}; {_WHERE[folder]}")
-    return storage.join(data, folder)
-
-
-def _is_beside(data: str | None, folder: str) -> bool:
-    """Return whether there is such a folder, as far as that can be known."""
-    if data is None or "{name}" in data:
-        return False
     path = storage.join(data, folder)
-    return storage.is_remote(path) or Path(path).is_dir()
+    if not storage.is_remote(path) and not Path(path).is_dir():
+        raise ValueError(f"{key} is not in {data}: there is no folder {folder}; {_WHERE[folder]}")
+    return path
 
 
 def _known() -> Iterator[tuple[str, TaskEntry]]:
     for entry in SUITE:
         if entry.key != WINOGAVIL:
-            yield entry.key, TaskEntry(name=entry.name, place=_folder, opener=open_zero_shot)
+            yield entry.key, TaskEntry(name=entry.name, place=data_set_folder, opener=open_zero_shot)
     for key, name, folder, opener in (
         *((key, name, "aro", open_pairs) for key, name in PAIRS.items()),
+        *((key, name, "aro", open_orders) for key, name in ORDERS.items()),
         *((f"{PREFIX}{part}", name, "sugarcrepe", open_sugarcrepe) for part, name in SUGARCREPE.items()),
         (WINOGAVIL, "WinoGAViL", "winogavil", open_winogavil),
         ("multilingual/xtd10", "XTD10", "xtd10", open_xtd10),
@@ -213,8 +169,6 @@ def _known() -> Iterator[tuple[str, TaskEntry]]:
         ("longclip/sharegpt4v-1k", "ShareGPT4V-1k", "sharegpt4v", open_sharegpt4v),
     ):
         yield key, TaskEntry(name=name, place=partial(_beside, folder), opener=opener)
-    for key, name in ORDERS.items():
-        yield key, TaskEntry(name=name, place=_place_of_order, opener=open_orders, require=partial(require_orders, key))
 
 
 for _key, _entry in _known():

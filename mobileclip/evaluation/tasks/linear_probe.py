@@ -14,16 +14,15 @@ from torch import Tensor
 from mobileclip import storage
 from mobileclip.data.skips import SkipReport
 from mobileclip.datasets.sources.public_layout import files_of_page
-from mobileclip.evaluation.datasets.benchmark import Benchmark, open_benchmark
-from mobileclip.evaluation.datasets.content import fingerprint, hash_of
-from mobileclip.evaluation.encoding.features import Features
+from mobileclip.evaluation.benchmark import Benchmark, fingerprint, hash_of, open_benchmark
+from mobileclip.evaluation.encoding import Features
 from mobileclip.evaluation.metrics.classification import Hits
 from mobileclip.evaluation.metrics.linear_probe import LinearProbe, chosen_linear_probe
 from mobileclip.evaluation.metrics.ranking import hit_probability
 from mobileclip.evaluation.session import Session
 from mobileclip.evaluation.suite import suite_entry
+from mobileclip.evaluation.tasks.scoring import score_hits
 from mobileclip.evaluation.tasks.task import Evaluation, FoundTask, Task, TaskOptions
-from mobileclip.evaluation.tasks.zero_shot.scoring import score_hits
 
 TRAIN = "train"
 _TESTS = ("test", "val", "validation")
@@ -62,11 +61,6 @@ class LinearProbeTask(Task):
                 f"{self.name}: {min(unknown)!r} is a class of {self.train.name} or of {self.test.name} alone; "
                 f"both need the same classes"
             )
-
-    @property
-    def shown(self) -> Benchmark:
-        """The data set that it is tested on."""
-        return self.test
 
     def content(self) -> str:
         """Return a hash of the shards of both."""

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from pathlib import Path
 
 import attrs
 
 from mobileclip.data.skips import SkipReport
 from mobileclip.datasets.sources import RowOptions
-from mobileclip.evaluation.datasets.benchmark import Benchmark
-from mobileclip.evaluation.encoding.features import Features
-from mobileclip.evaluation.metrics.answers import Answers
+from mobileclip.evaluation.encoding import Features
 from mobileclip.evaluation.metrics.outcomes import Outcomes
 from mobileclip.evaluation.results import DatasetResult
 from mobileclip.evaluation.session import Session
@@ -21,14 +18,13 @@ from mobileclip.registry import Registry
 
 @attrs.frozen(kw_only=True)
 class Evaluation:
-    """The result of a model on a task, with what was left out, and its answers image by image.
+    """The result of a model on a task, with what was left out.
 
     Args:
         result: the metrics, in the published form.
         report: what was read, and what was left out, by reason.
         absent_classes: names of classes without an image.
         outcomes: of the main metric, image by image.
-        answers: to every picture of the data set that the task shows; None where it shows none.
         parts: results that have rows of their own beside it, such as that of each language.
     """
 
@@ -36,7 +32,6 @@ class Evaluation:
     report: SkipReport
     absent_classes: tuple[str, ...] = ()
     outcomes: Outcomes
-    answers: Answers | None = None
     parts: tuple[Evaluation, ...] = ()
 
 
@@ -47,13 +42,10 @@ class TaskOptions:
     Args:
         allow_missing: evaluate on what is left where a shard is missing; see `Benchmark`.
         rows: how rows of `.jsonl` files and of tables are read.
-        orders: folder of the files of word orders for ARO, which are written where they are missing; None to draw
-            orders anew.
     """
 
     allow_missing: bool = False
     rows: RowOptions = attrs.field(factory=RowOptions)
-    orders: Path | None = None
 
 
 class Task(ABC):
@@ -61,11 +53,6 @@ class Task(ABC):
 
     A model's features of them are made once and kept; every number of a report is made of these anew.
     """
-
-    @property
-    def shown(self) -> Benchmark | None:
-        """The data set whose pictures a report shows with the answers to them; None where there is none."""
-        return None
 
     @property
     def templates(self) -> tuple[str, ...]:
@@ -117,14 +104,12 @@ class FoundTask:
         name: what tables call it.
         path: folder or URL of its data.
         opener: see `TaskEntry`.
-        require: see `TaskEntry`.
     """
 
     key: str
     name: str
     path: str
     opener: Opener
-    require: Callable[[TaskOptions], None]
 
     def open(self, options: TaskOptions) -> Task:
         """Return the task, having read what is asked; pictures are read when they are needed.
@@ -139,10 +124,6 @@ class FoundTask:
 Opener = Callable[[FoundTask, TaskOptions], Task]
 
 
-def nothing_needed(_: TaskOptions) -> None:
-    """Require nothing: the default of `TaskEntry.require`."""
-
-
 @attrs.frozen(kw_only=True)
 class TaskEntry:
     """A task that is known by a key.
@@ -152,14 +133,11 @@ class TaskEntry:
         place: from the key, and the folder or URL that holds data sets (None for the hub), to the folder or URL
             of its data. Raises a ValueError that says what was looked for where there is nothing.
         opener: from what was found, and the options, to the task.
-        require: refuses, with a ValueError or ModuleNotFoundError, what the task needs and is not installed; reads no
-            data.
     """
 
     name: str
     place: Callable[[str, str | None], str]
     opener: Opener
-    require: Callable[[TaskOptions], None] = nothing_needed
 
     def find(self, key: str, data: str | None) -> FoundTask:
         """Return the task with the place of its data.
@@ -171,7 +149,7 @@ class TaskEntry:
         Raises:
             ValueError: if its data are not where they should be.
         """
-        return FoundTask(key=key, name=self.name, path=self.place(key, data), opener=self.opener, require=self.require)
+        return FoundTask(key=key, name=self.name, path=self.place(key, data), opener=self.opener)
 
 
 evaluation_tasks: Registry[TaskEntry] = Registry("evaluation_task")

@@ -19,7 +19,7 @@ from mobileclip.inference.comparison.measuring import (
     least_agreement,
 )
 from mobileclip.serialization import from_json, to_json
-from mobileclip.strict import LEFT_OUT_AT_DEFAULT, strict
+from mobileclip.strict import strict
 
 RANKING_GATE = "ranking agreement"
 CLASSES = "classes"
@@ -91,9 +91,9 @@ class TowerParity:
     num_zero: int
     spread: float | None
     reference_spread: float
-    stage: Stage | None = attrs.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
-    precision: Precision | None = attrs.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
-    mean_error: float | None = attrs.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
+    stage: Stage | None = None
+    precision: Precision | None = None
+    mean_error: float | None = None
 
 
 @attrs.frozen(kw_only=True, field_transformer=strict)

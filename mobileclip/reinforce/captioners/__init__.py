@@ -11,7 +11,6 @@ from mobileclip.reinforce.captioners.image_text_to_text import ImageTextToTextCa
 from mobileclip.reinforce.captioners.nucleus import NucleusSpec
 from mobileclip.reinforce.captioners.protocol import Captioner
 from mobileclip.reinforce.captioners.sampling import (
-    CAPTION_VERSION as CAPTION_VERSION,
     caption_seed as caption_seed,
     caption_streams,
     nucleus_ids,

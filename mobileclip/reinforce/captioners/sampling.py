@@ -14,20 +14,15 @@ from mobileclip.data.randomness import derived_seed, seeded_rng
 _SIZES = (256, 4096)
 
 
-CAPTION_VERSION = 2
-"""Of `caption_seed`, for new stores; what an older one has goes on as it was made."""
-
-
-def caption_seed(seed: int, key: str, caption_set: str, *, version: int = CAPTION_VERSION) -> int:
+def caption_seed(seed: int, key: str, caption_set: str) -> int:
     """Return the seed of an image's captions.
 
     Args:
         seed: of the run.
         key: of the sample.
         caption_set: name of the captions' set.
-        version: 1 where all sets of an image had one seed; 2 for a seed of each set.
     """
-    return derived_seed(seed, "captions", *(() if version == 1 else (caption_set,)), key)
+    return derived_seed(seed, "captions", caption_set, key)
 
 
 def caption_streams(seeds: Sequence[int], *, num_captions: int, num_steps: int) -> Tensor:

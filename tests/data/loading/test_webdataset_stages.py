@@ -99,9 +99,8 @@ def test_teachers_of_another_dim_are_refused(shard):
     assert report.counts == {"wrong_dim": 7}
 
 
-@pytest.mark.parametrize("context", [None, "fork", pytest.param("spawn", marks=pytest.mark.slow)])
-def test_everything_is_counted_whoever_works(tmp_path, context, monkeypatch):
-    """In this process, and in workers: what is used, passed over and left out."""
+def test_everything_is_counted(tmp_path):
+    """What is used, passed over and left out."""
     for place in range(4):
         own = [
             make_sample(10 * place + number, image=b"broken" if number < 2 else encoded(40, 30)) for number in range(6)
@@ -118,18 +117,12 @@ def test_everything_is_counted_whoever_works(tmp_path, context, monkeypatch):
         partial(make_examples, maker=maker, epoch=0, on_skip=report.add),
         wds.batched(3, collation_fn=maker.collate, partial=True),
     )
-    loader = wds.WebLoader(
-        dataset, batch_size=None, num_workers=0 if context is None else 2, multiprocessing_context=context
-    )
     for epoch in (1, 2):
-        assert sum(len(batch) for batch in loader) == 12
+        assert sum(len(batch) for batch in wds.WebLoader(dataset, batch_size=None, num_workers=0)) == 12
         assert (report.num_read, report.num_unwanted) == (12 * epoch, 4 * epoch)
         assert report.counts == {"image_not_an_image": 8 * epoch, "unreadable_shard": epoch}
         assert len(report.keys("image_not_an_image")) == 8 * epoch
-    looks = []
-    monkeypatch.setattr(Path, "iterdir", lambda folder: looks.append(folder) or iter(()))
     assert str(report).startswith("24 samples read, 8 passed over, 18 skipped")
-    assert len(looks) == (context is not None)
 
 
 def _not_the_fifth(key, members):

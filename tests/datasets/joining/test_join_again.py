@@ -1,10 +1,8 @@
 """Joining again: after changes on either side, after what broke, and after every kill."""
 
 import io
-import json
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 from mobileclip import storage
@@ -95,22 +93,6 @@ class TestAgain:
         (data.output / "join" / "00000.parquet").write_text("{")
         data.join()
         assert files_of(data.output) == expected
-
-    def test_notes_of_before_are_read(self, data):
-        """They were JSON, and named what is left out alone."""
-        (data.images / "00003.tar").unlink()
-        first = data.join(images=str(data.images / "{00000..00003}.tar"))
-        written = {path: path.stat().st_mtime_ns for path in data.output.glob("*.tar")}
-        for path in (data.output / "join").glob("*.parquet"):
-            note = json.loads(pq.read_schema(path).metadata[b"mobileclip"])
-            rows = pq.read_table(path).to_pylist()
-            note["left_out"] = [[row["key"], row["reason"]] for row in rows if row["reason"] is not None]
-            note["other"] = [row["key"] for row in rows if row["likeness"] == "other"]
-            path.with_suffix(".json").write_text(json.dumps(note))
-            path.unlink()
-        assert data.join(images=str(data.images / "{00000..00003}.tar")) == first
-        assert {path: path.stat().st_mtime_ns for path in data.output.glob("*.tar")} == written
-        assert not list((data.output / "join").glob("*.parquet"))
 
     def test_images_that_came_later(self, data):
         late = data.images / "00001.tar"

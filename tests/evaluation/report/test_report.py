@@ -14,17 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobileclip.evaluation import published_models
 from mobileclip.evaluation.report import (
     DARK,
     LIGHT,
-    LONGEST_SIDE,
     ModelResults,
     draw_latency,
     drawable,
     latency_panels,
-    new_figure,
-    place_labels,
     published_model,
     to_png,
     to_svg,
@@ -32,7 +28,7 @@ from mobileclip.evaluation.report import (
     write_report,
 )
 from mobileclip.extras import install
-from tests.evaluation.reports import CLASS_NAMES, TITLE, WHEN, HalfBlind, measured, written
+from tests.evaluation.reports import NAME, TITLE, WHEN, written
 from tests.lazily import lazily
 
 collections = lazily("matplotlib.collections")
@@ -81,7 +77,7 @@ def report(tmp_path_factory):
 
 class TestPage:
     def test_well_formed_and_alone(self, report):
-        path, _, _ = report
+        path, _ = report
         document = Document(path)
         names = {name for name, _ in document.elements}
         assert names.isdisjoint({"script", "link", "iframe", "object", "embed", "form", "base"})
@@ -97,40 +93,28 @@ class TestPage:
         assert style.count("{") == style.count("}")
 
     def test_nothing_in_a_name_or_caption_becomes_markup(self, report):
-        path, _, _ = report
+        path, _ = report
         source, document = path.read_text(encoding="utf-8"), Document(path)
         for bad in ("<script", "<b>", "<small> machine", "<machine>", "<img src=x", "<i>"):
             assert bad not in source, bad
-        assert '<script>alert("class")</script>' in document.text
         assert TITLE in document.text
-        assert "<b>ours</b>" in document.text
+        assert NAME.partition("\u202e")[0] in document.text
         assert "a <small> machine" in document.text
-        assert "<img src=x onerror=alert(" in document.text
-        assert CLASS_NAMES[1] in document.text
-        assert CLASS_NAMES[2] in document.text
         assert "\u202e" not in source
         assert all(attributes.get("src") != "x" for attributes in document.of("img"))
         (policy,) = (one["content"] for one in document.of("meta") if "http-equiv" in one)
         assert policy.startswith("default-src 'none'")
 
     def test_every_image_is_inside_and_has_its_words(self, report):
-        path, _, shown = report
+        path, _ = report
         images = Document(path).of("img")
-        pictures = [one for one in images if one["src"].startswith("data:image/webp")]
-        assert len(pictures) == sum(len(one.gained) + len(one.lost) for one in shown) > 5
         for one in images:
             assert one["alt"].strip()
             kind, _, data = one["src"].partition(";base64,")
-            decoded = base64.b64decode(data, validate=True)
-            if kind == "data:image/svg+xml":
-                assert ET.fromstring(decoded).tag.endswith("svg")
-                continue
-            picture = Image.open(io.BytesIO(decoded))
-            assert picture.format == "WEBP"
-            assert picture.size == (int(one["width"]), int(one["height"]))
-            assert max(picture.size) <= LONGEST_SIDE
+            assert kind == "data:image/svg+xml"
+            assert ET.fromstring(base64.b64decode(data, validate=True)).tag.endswith("svg")
         # Two panels, each for light pages and for dark ones.
-        assert [one.get("class") for one in images if one not in pictures] == ["on-light", "on-dark"] * 2
+        assert [one.get("class") for one in images] == ["on-light", "on-dark"] * 2
         assert path.stat().st_size < 1_500_000
 
     def test_it_says_what_was_measured_and_how(self, report):
@@ -146,19 +130,15 @@ class TestPage:
             "iPhone 12 Pro Max",
             "latency, ms, image + text",
             "12.0 + 3.0",
-            "Of 38 data sets, mobileclip2_s2 is better on",
         ):
             assert said in text, said
 
-    def test_the_verdict_comes_first(self, report):
+    def test_the_differences_come_first(self, report):
         document = Document(report[0])
         assert document.headings == [
             TITLE,
-            "half blind against <b>ours</b>",
+            "half blind against " + NAME.replace("\u202e", r"\u202e"),
             "mobileclip2_s2 against mobileclip_s0",
-            "Where they disagree",
-            "colours: half blind and <b>ours</b>",
-            "captions: half blind and <b>ours</b>",
             "All results",
             "Models",
             "Robustness",
@@ -166,26 +146,18 @@ class TestPage:
             "When and with what",
             "Images used and left out",
         ]
-        assert document.text.index(" worse ") < document.text.index("Where they disagree")
 
     def test_suite_columns_stand_where_a_suite_was_evaluated(self, report, tmp_path):
-        _, models, shown = report
-        write_report(tmp_path / "own.html", models[:2], shown)
+        _, models = report
+        write_report(tmp_path / "own.html", models[:2])
         text = Document(tmp_path / "own.html").text
         assert "average of 38" not in text
         assert "ImageNet" not in text
         assert "arXiv" not in text
 
-    def test_one_model_alone_shows_what_it_has_wrong(self, tmp_path):
-        ours, shown = measured(tmp_path, models={"ours": HalfBlind()})
-        write_report(tmp_path / "alone.html", ours, shown)
-        document = Document(tmp_path / "alone.html")
-        assert document.headings[1:4] == ["What it has wrong", "colours: ours", "captions: ours"]
-        assert len(document.of("img")) - 2 == sum(len(one.lost) for one in shown) > 0
-
     def test_the_same_bytes_again(self, report, tmp_path):
-        path, models, shown = report
-        write_report(tmp_path / "again.html", models, shown, title=TITLE, when=WHEN)
+        path, models = report
+        write_report(tmp_path / "again.html", models, title=TITLE, when=WHEN)
         assert (tmp_path / "again.html").read_bytes() == path.read_bytes()
 
     def test_little_is_enough(self, tmp_path):
@@ -196,16 +168,15 @@ class TestPage:
 
     def test_mistakes(self, report, tmp_path):
         published = published_model("mobileclip_s0")
-        _, (*ours, _, _, _), shown = report
+        _, (*ours, _, _, _) = report
         for models, message in (
             ([], "at least one model"),
             ([published, published], "need different names, repeated: 'mobileclip_s0'"),
             ([attrs.evolve(published, reference="x")], "is compared with 'x', which is no other model of the report"),
             ([attrs.evolve(published, reference="mobileclip_s0")], "which is no other model"),
-            ([published], "there are pictures of '<b>ours</b>' on colours, but the report is about 'mobileclip_s0'"),
         ):
             with pytest.raises(ValueError, match=re.escape(message)):
-                write_report(tmp_path / "report", models, shown)
+                write_report(tmp_path / "report", models)
         with pytest.raises(FileNotFoundError):
             write_report(tmp_path / "nowhere" / "r.html", ours)
 
@@ -218,7 +189,7 @@ class TestPage:
 
 class TestPlots:
     def test_one_for_every_device(self, report, tmp_path):
-        _, models, _ = report
+        _, models = report
         paths = write_plots(tmp_path / "plots", models)
         assert [path.name for path in paths] == [
             "latency-1-measured-this-machine.png",
@@ -244,35 +215,6 @@ class TestPlots:
             assert figure.axes[0].bbox.y1 < box.y0 < box.y1 <= figure.bbox.y1
         assert not any(box.overlaps(other) for place, box in enumerate(boxes) for other in boxes[:place])
         assert "".join("".join(text.get_text().split()) for text in figure.texts).endswith("".join(device.split()))
-
-    def test_labels_hide_neither_each_other_nor_a_point(self):
-        (panel,) = latency_panels([published_model(name) for name in published_models()])
-        figure = draw_latency(panel, LIGHT)
-        (axes,) = figure.axes
-        labels = [one for one in axes.texts if one.get_text() in published_models()]
-        assert len(labels) == len(published_models())
-        boxes = [label.get_window_extent() for label in labels]
-        for index, box in enumerate(boxes):
-            assert axes.bbox.x0 <= box.x0 <= box.x1 <= axes.bbox.x1
-            assert not any(box.overlaps(other) for other in boxes[:index]), labels[index].get_text()
-            for point in panel.points:
-                assert not box.contains(*axes.transData.transform((point.total_ms, 100 * point.score)))
-
-    @pytest.mark.parametrize(("below", "goes"), [(0.28, "right"), (0.4, "left")])
-    def test_a_label_does_not_stand_close_before_another_point(self, below, goes):
-        """It would be read as that one's; a point further down, by a third of the letters' height, has its own."""
-
-        def labels(*points):
-            axes = new_figure(4, 4, LIGHT).add_axes((0, 0, 1, 1))
-            axes.set(xlim=(0, 400), ylim=(0, 400))
-            place_labels(axes, [(*at, "one") for at in points], line=(), color="k", line_color="k", paper="w")
-            return axes, axes.texts
-
-        axes, (alone,) = labels((200, 200))
-        box = alone.get_window_extent()
-        behind = axes.transData.inverted().transform((box.x1 + 0.9 * box.height, box.y0 - below * box.height))
-        _, (label, _) = labels((200, 200), behind)
-        assert label.get_horizontalalignment() == goes
 
     def test_points_are_where_their_numbers_are(self):
         (panel,) = latency_panels([published_model("mobileclip_s0"), published_model("mobileclip_s2")])

@@ -22,7 +22,7 @@ from mobileclip.evaluation import (
     evaluation_tasks,
     write_benchmark,
 )
-from mobileclip.evaluation.metrics import Outcomes
+from mobileclip.evaluation.metrics.outcomes import Outcomes
 from tests.contracts.tasks import check_task
 from tests.evaluation.models import COLOURS, session_of
 from tests.evaluation.tasks.test_evaluate import encoded
@@ -55,10 +55,6 @@ class OddTask(Task):
 
     path: str
     odd: str
-
-    @property
-    def shown(self):
-        return self if self.odd == "shows" else None
 
     def content(self):
         content = Path(self.path, "answers.txt").read_text()
@@ -144,7 +140,6 @@ def test_the_smallest_keeps_it(session, tmp_path, monkeypatch):
         ("without values", "odd/yes has no outcomes"),
         ("not finite", "the outcomes of odd/yes are not finite"),
         ("apart", "the mean of the outcomes of odd/yes is 0.5000, and its main metric 1.5000"),
-        ("shows", "odd/yes shows pictures without answers"),
         ("restless in numbers", "on odd/yes again, not"),
         ("batched", "on odd/yes in batches of another size, not"),
         ("restless in order", "odd/yes asks about other images, or in another order"),

@@ -45,14 +45,13 @@ def test_the_pictures_can_be_searched_with_the_packages_of_its_lock(tmp_path):
     lock = (ROOT / "requirements" / "quickstart.lock").read_text(encoding="utf-8")
     allowed = " ".join((*re.findall(r"^([a-z0-9-]+)==", lock, re.MULTILINE), *PLATFORM, DISTRIBUTION))
     arguments = ["search", "a red heart", "-k", "3", "--index", str(tmp_path / "held_out.index")]
-    found = ("-o", str(tmp_path / "found.png"))
+    found = ("-o", str(tmp_path / "found.html"))
     done = preloaded("torch").call(
         "tests.preloaded:python", "-c", WITHOUT_OTHERS, allowed, *arguments, *found, folder=tmp_path
     )
     assert done.status == 0, done.output
     assert done.output.count(str(tmp_path / "pictures")) == 3
-    with Image.open(tmp_path / "found.png") as sheet:
-        sheet.load()
+    assert (tmp_path / "found.html").read_text(encoding="utf-8").count("data:image/webp") == 3
 
 
 def test_a_command_that_the_shell_does_not_find_has_its_path(tmp_path, monkeypatch):

@@ -1,12 +1,13 @@
 """The sheet of test pictures: which it shows, and what is written below them."""
 
 import re
+from html import escape
 
 import pytest
 import resvg_py  # noqa: F401
 
 from examples.quickstart.emoji import EmojiDataSpec, build_dataset
-from examples.quickstart.sheet import choose_pictures, count_right, draw_sheet
+from examples.quickstart.sheet import choose_pictures, count_right, write_sheet
 from tests.examples.quickstart.drawings import write_packages
 
 
@@ -29,11 +30,12 @@ def test_pictures_are_drawn_by_chance_and_again_by_the_same_seed(split):
 
 def test_truth_and_answers_stand_below_each_picture(split, tmp_path):
     truth = {sample.key: sample.metadata["label"] for sample in split.samples()}
-    wrong = dict.fromkeys(truth, "a name that is too long to stand below a picture")
+    wrong = dict.fromkeys(truth, "a name that is another")
     shown, answers = choose_pictures(list(split.samples()), seed=0), {"plain": wrong, "teachers": truth}
-    draw_sheet(shown, answers, tmp_path / "sheet.svg")
-    written = re.findall(r"<!-- (.*?) -->", (tmp_path / "sheet.svg").read_text(encoding="utf-8"))
+    write_sheet(shown, answers, tmp_path / "pictures.html")
+    written = re.findall(r"<div>(.*?)</div>", (tmp_path / "pictures.html").read_text(encoding="utf-8"))
     for sample in shown:
-        assert written.count(truth[sample.key]) == written.count(f"✓ teachers: {truth[sample.key]}") == 1
-    assert written.count("✗ plain: a name that is too long t…") == len(shown)
+        name = escape(truth[sample.key])
+        assert written.count(name) == written.count(f"✓ teachers: {name}") == 1
+    assert written.count("✗ plain: a name that is another") == len(shown)
     assert count_right(shown, answers) == {"plain": 0, "teachers": len(shown)}

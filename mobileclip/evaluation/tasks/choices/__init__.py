@@ -4,13 +4,3 @@ ARO, SugarCrepe, Winoground, WinoGAViL, and long captions that are found for the
 and what each counts, belongs here. Whatever else asks in this way becomes cases of a `ChoiceTask`, which encodes the
 pictures, or parts of them, and the texts.
 """
-
-import lazy_loader
-
-__getattr__, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
-
-__all__ = [
-    name
-    for name in _names
-    if name not in {"captions_of", "matches", "order_file", "score_groups", "score_orders", "score_pairs"}
-]

@@ -34,11 +34,10 @@ from typing import Any
 from mobileclip import storage
 from mobileclip.data.images.formats import IMAGE_EXTENSIONS
 from mobileclip.datasets.sources.public_layout import files_of_page
-from mobileclip.evaluation.encoding.features import Features
+from mobileclip.evaluation.encoding import Features
 from mobileclip.evaluation.tasks.annotations import Entry, file_name, folder_or_zip, read_entries
-from mobileclip.evaluation.tasks.choices.case import Case, View, find_pictures
 from mobileclip.evaluation.tasks.choices.scoring import score_associations, score_matches, score_pairs, score_retrieval
-from mobileclip.evaluation.tasks.choices.task import ChoiceTask, Scored
+from mobileclip.evaluation.tasks.choices.task import Case, ChoiceTask, Scored, View, find_pictures
 from mobileclip.evaluation.tasks.task import FoundTask, TaskOptions
 from mobileclip.strict import parse_json, split_lines
 

@@ -10,14 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mobileclip.evaluation.encoding.features import Features
+from mobileclip.evaluation.encoding import Features
 from mobileclip.evaluation.metrics.groups import association_score
 from mobileclip.evaluation.metrics.outcomes import Outcomes, class_weights, clustered_outcomes, outcomes_of
 from mobileclip.evaluation.metrics.ranking import require_embeddings
 from mobileclip.evaluation.metrics.retrieval import rank_captions
 from mobileclip.evaluation.results import MAIN_METRIC
-from mobileclip.evaluation.tasks.choices.orders import PERTURBATIONS
-from mobileclip.evaluation.tasks.zero_shot.scoring import recall_metrics
+from mobileclip.evaluation.tasks.scoring import recall_metrics
+
+PERTURBATIONS = ("nouns_and_adjectives", "all_but_nouns_and_adjectives", "within_trigrams", "trigrams")
+"""What ARO shuffles: nouns among themselves and adjectives among themselves; all other words, marks too; the words
+within every three; the threes."""
 
 _CHUNK = 4096
 _MANY = "10-12"

@@ -103,11 +103,25 @@ def order_picture(name):
     return encoded(COLOURS[name], size=(40, 50), noise=90, seed=list(CAPTIONS).index(name))
 
 
+def other_orders(caption):
+    """Four other orders of a caption: words turned round, turned in pairs, rotated by one and by two."""
+    words = caption.split()
+    pairs = [word for start in range(0, len(words), 2) for word in reversed(words[start : start + 2])]
+    return [" ".join(one) for one in (words[::-1], pairs, words[1:] + words[:1], words[2:] + words[:2])]
+
+
+def orders_of(captions, tagger="by hand"):
+    """The lines of a file of orders."""
+    lines = [{"tagger": tagger}, *({"caption": one, "orders": other_orders(one)} for one in captions)]
+    return "\n".join(map(json.dumps, lines))
+
+
 def write_order(data, part="coco"):
     file, folder = ORDER_FILES[part]
     pictures = {f"{folder}/{name}.png": order_picture(name) for name in CAPTIONS}
     entries = [{"image": f"{folder}/{name}.png", "caption": texts} for name, texts in CAPTIONS.items()]
-    return write(data / "aro", {file: entries, **pictures})
+    orders = orders_of([one for texts in CAPTIONS.values() for one in texts])
+    return write(data / "aro", {file: entries, f"{part}_order.jsonl": orders, **pictures})
 
 
 def zipped(files):

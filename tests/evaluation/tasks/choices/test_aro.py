@@ -1,26 +1,20 @@
 """ARO in its published layout, against the public rules in their naive form and against counting by hand."""
 
 import io
+import re
 from collections import Counter
 
 import attrs
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, strategies as st
 from PIL import Image
 
 from mobileclip.data import ImageTransform, Tokenizer
-from mobileclip.evaluation import Features, open_benchmark
-from mobileclip.evaluation.tasks.choices import (
-    PERTURBATIONS,
-    SpacyTagger,
-    normalize_caption,
-    order_task,
-    perturb,
-    read_orders,
-    score_groups,
-    score_orders,
-)
+from mobileclip.evaluation import Features
+from mobileclip.evaluation.tasks.choices.aro import normalize_caption
+from mobileclip.evaluation.tasks.choices.scoring import PERTURBATIONS, score_groups, score_orders
 from tests.data.made_samples import write_layout
 from tests.encoders.small import SMALL_MCT
 from tests.errors import fails
@@ -34,6 +28,8 @@ from tests.evaluation.tasks.choices.data import (
     halves,
     opened,
     order_picture,
+    orders_of,
+    other_orders,
     pair,
     write,
     write_genome,
@@ -44,17 +40,6 @@ from tests.stores import web_server
 
 NUM_CAPTIONS = 9
 RELATION, COCO = "aro/vg_relation", "aro/coco_order"
-
-
-@pytest.fixture(scope="module")
-def tagger():
-    return SpacyTagger()
-
-
-@pytest.fixture(scope="module")
-def orders(tmp_path_factory):
-    """A folder of the orders of `CAPTIONS`, which the first test that needs them writes."""
-    return tmp_path_factory.mktemp("orders")
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +159,7 @@ def test_from_a_web_server(genome):
 
 
 @pytest.mark.parametrize("part", ["coco", "flickr30k"])
-def test_orders_against_the_public_rule(tmp_path, clip, tagger, part):
+def test_orders_against_the_public_rule(tmp_path, clip, part):
     """Caption by caption: five texts to a picture, and the first of the best has to be the true one."""
     model, transform, tokenizer = clip
     write_order(tmp_path, part)
@@ -183,7 +168,7 @@ def test_orders_against_the_public_rule(tmp_path, clip, tagger, part):
     for name, texts in CAPTIONS.items():
         picture = Image.open(io.BytesIO(order_picture(name))).convert("RGB")
         for caption in texts:
-            options = [normalize_caption(text) for text in (caption, *perturb(caption, tagger))]
+            options = [normalize_caption(text) for text in (caption, *other_orders(caption))]
             tokens = tokenizer(options)
             with torch.inference_mode():
                 image = model.encode_image(transform(picture)[None], normalize=True)
@@ -197,7 +182,7 @@ def test_orders_against_the_public_rule(tmp_path, clip, tagger, part):
             beaten.append([scores[0] >= score for score in scores[1:]])
     metrics = evaluation.result.metrics
     assert evaluation.result.key == f"aro/{part}_order"
-    assert "en_core_web_sm" in evaluation.result.dataset
+    assert "by hand" in evaluation.result.dataset
     assert metrics["main_metric"] == metrics["precision@1"] == pytest.approx(np.mean(right))
     assert [metrics[f"accuracy/{name}"] for name in PERTURBATIONS] == pytest.approx(np.mean(beaten, axis=0).tolist())
     assert metrics["chance"] == pytest.approx(np.mean([1 / number for number in distinct]))
@@ -205,61 +190,105 @@ def test_orders_against_the_public_rule(tmp_path, clip, tagger, part):
     assert evaluation.report.num_read == evaluation.result.num_images == NUM_CAPTIONS
 
 
-def test_a_bag_of_words_is_as_good_as_guessing(tmp_path, orders):
+def test_a_bag_of_words_is_as_good_as_guessing(tmp_path):
     """The model counts words, and all orders have the same."""
 
     def ids(texts):  # they differ where the order does; the model looks at the first four alone
         letters = [[ord(letter) for letter in text.ljust(120)] for text in texts]
         return torch.cat([tokenize(texts), torch.tensor(letters)], dim=1)
 
-    metrics = evaluated(
-        COCO, write_order(tmp_path).parent, session_of(ColourModel(text=NameTower(ids, 124))), orders=orders
-    ).result.metrics
+    session = session_of(ColourModel(text=NameTower(ids, 124)))
+    metrics = evaluated(COCO, write_order(tmp_path).parent, session).result.metrics
     assert metrics["precision@1"] == pytest.approx(metrics["chance"])
-    assert metrics["chance"] > 1 / 5 + 4 / 5 / NUM_CAPTIONS  # "Snow" has one order, and others are drawn twice
+    assert metrics["chance"] > 1 / 5 + 4 / 5 / NUM_CAPTIONS  # "Snow" has one order, and others come twice
 
 
-def test_orders_of_the_suite_s_own_data_set(tmp_path, clip, orders):
-    """Shards with the same pictures and captions give the same figures, and no second copy is needed.
-
-    They are found beside ARO's folder, too, where that has other parts alone.
-    """
+def write_suite_captions(tmp_path):
+    """Shards of the suite's own data set, beside a folder `aro` that has orders and no captions."""
     samples = {name: {"png": order_picture(name), "txt": "\n".join(texts).encode()} for name, texts in CAPTIONS.items()}
     samples["bad"] = {"png": b"no image", "txt": b"a cat\n...\na dog"}
-    root = tmp_path / "wds_retrieval-mscoco_2014_5k_test_image_text_retrieval_test"
-    write_layout(root, samples, kind="retrieval")
-    write_genome(tmp_path, RELATIONS)
-    task = opened(COCO, tmp_path, orders=tmp_path / "orders")
+    write_layout(tmp_path / "wds_mscoco_captions_test", samples, kind="retrieval")
+    captions = [*(one for texts in CAPTIONS.values() for one in texts), "a cat", "a dog"]
+    write(tmp_path / "aro", {"coco_order.jsonl": orders_of(captions)})
+
+
+def test_orders_of_the_suite_s_own_data_set(tmp_path, clip):
+    """Shards with the same pictures and captions give the same figures, and no second copy is needed."""
+    write_suite_captions(tmp_path)
+    task = opened(COCO, tmp_path)
     assert (task.key, task.name[:10], task.num_pictures) == ("aro/coco_order", "COCO-Order", 4)
-    same = order_task(open_benchmark(root), orders=read_orders(tmp_path / "orders" / "coco_order.jsonl"))
-    assert (same.key, same.name, same.orders) == (task.key, task.name, task.orders)
     write_order(tmp_path / "own")
-    runs = [
-        task.evaluate(session_of_clip(clip)),
-        evaluated(COCO, tmp_path / "own", session_of_clip(clip), orders=orders),
-    ]
+    runs = [task.evaluate(session_of_clip(clip)), evaluated(COCO, tmp_path / "own", session_of_clip(clip))]
     assert runs[0].result.metrics == pytest.approx(runs[1].result.metrics)
     assert runs[0].report.num_read == runs[1].report.num_read == NUM_CAPTIONS
     assert runs[0].report.keys("no_caption") == ("bad, caption 1",)
     assert runs[0].report.keys("image_not_an_image") == ("bad, caption 0", "bad, caption 2")
 
 
-def test_orders_of_another_data_set(tmp_path):
-    """Pictures of one key in two shards are two."""
-    shards = [
-        {"a": {"png": encoded(COLOURS[name]), "txt": f"a {name} dog sees a {other} cat".encode()}}
-        for name, other in (("red", "green"), ("blue", "yellow"))
-    ]
-    root = write_layout(tmp_path / "colours", *shards, kind="retrieval")
-    task = order_task(open_benchmark(root))
-    assert (task.key, task.name.partition(" ")[0]) == ("aro/colours_order", "colours-Order")
-    features = task.features(session_of())
-    assert features.header["views"] == [[0], [1]]
-    assert not torch.equal(*features.tensors["image"])
-    names = {"classnames.txt": "red", "zeroshot_classification_templates.txt": "{c}"}
-    write(root, {"dataset_type.txt": "classification", **names})
-    with fails("evaluation.classes-orders-need-captions", "colours"):
-        order_task(open_benchmark(root))
+def test_captions_and_orders_that_are_not_there(tmp_path):
+    write(tmp_path / "aro", {"coco_order.jsonl": orders_of(["a"])})
+    with pytest.raises(ValueError, match="none of wds_mscoco_captions_test"):
+        opened(COCO, tmp_path)
+    colour = {"a": {"png": encoded(COLOURS["red"]), "cls": b"0"}}
+    write_layout(tmp_path / "wds_mscoco_captions_test", colour, classnames=["red"], templates=["{c}"])
+    with pytest.raises(ValueError, match="has classes; orders need captions"):
+        opened(COCO, tmp_path)
+    (write_order(tmp_path) / "coco_order.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"coco_order\.jsonl is missing"):
+        opened(COCO, tmp_path)
+
+
+def test_captions_without_a_word_are_left_out(tmp_path):
+    entries = [{"image": "val2014/red.png", "caption": [" ", "...", "a kite"]}]
+    write(write_order(tmp_path), {"coco_karpathy_test.json": entries})
+    evaluation = evaluated(COCO, tmp_path)
+    assert evaluation.report.keys("no_caption") == tuple(f"val2014/red.png, caption {number}" for number in (0, 1))
+    assert (evaluation.result.num_images, evaluation.result.num_skipped) == (1, 2)
+
+
+def test_other_orders_are_other_questions(tmp_path):
+    """What was encoded of others is not taken for these."""
+    path = write_order(tmp_path) / "coco_order.jsonl"
+    content = opened(COCO, tmp_path).content()
+    path.write_text(path.read_text().replace("Snow", "Rain"))
+    with pytest.raises(ValueError, match="no orders of 'Snow'"):
+        evaluated(COCO, tmp_path)
+    for old, new in (("Rain", "Snow"), ('"orders": ["kite a"', '"orders": ["a kite"')):
+        path.write_text(path.read_text().replace(old, new))
+    assert opened(COCO, tmp_path).content() != content
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ((), "holds no annotations"),
+        (('{"seed": 0}',), "line 1: tagger is nothing, expected a text"),
+        (('{"tagger": "by hand"}', '{"caption": "a"}'), "line 2: orders is nothing, expected four texts"),
+        (('{"tagger": "by hand"}', '{"caption": "a", "orders": ["a", "b"]}'), "line 2: orders is"),
+        (('{"tagger": "by hand"}', '{"caption": " ", "orders": ["a", "b", "c", "d"]}'), "line 2: caption is ' '"),
+        (('{"tagger": "by hand"}', "["), "line 2 is not JSON"),
+    ],
+)
+def test_malformed_orders(tmp_path, lines, message):
+    write(write_order(tmp_path), {"coco_order.jsonl": "\n".join(lines)})
+    with pytest.raises(ValueError, match=re.escape(message)):
+        opened(COCO, tmp_path)
+
+
+def test_shown_captions_by_hand():
+    assert normalize_caption("  A Dog!  (Big)\tone: #1; 'ok', ~yes~ * \n") == "a dog big one 1 'ok', yes"
+    assert normalize_caption(" ".join(str(number) for number in range(40))) == " ".join(map(str, range(30)))
+    assert normalize_caption("...") == ""
+
+
+@given(st.text(alphabet="aB \n\t.!\"()*#:;~,'-é", max_size=80))
+def test_shown_captions_against_the_naive_form(caption):
+    text = "".join(" " if character in '.!"()*#:;~' else character.lower() for character in caption)
+    while found := re.search(r"\s\s+", text):
+        text = text[: found.start()] + " " + text[found.end() :]
+    while text.endswith("\n"):
+        text = text[:-1]
+    assert normalize_caption(caption) == " ".join(text.strip(" ").split(" ")[:30])
 
 
 def features_of(scores, texts, **header):

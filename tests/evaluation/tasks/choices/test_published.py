@@ -15,7 +15,7 @@ from PIL import Image
 
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.evaluation import SUITES, find_task, published_results
-from mobileclip.evaluation.tasks.choices import matches
+from mobileclip.evaluation.tasks.choices.scoring import matches
 from tests.contracts.tasks import check_task
 from tests.encoders.small import SMALL_MCT
 from tests.errors import fails

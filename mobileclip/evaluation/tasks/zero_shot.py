@@ -1,4 +1,6 @@
-"""Retrieval in several languages: pictures are encoded once, and each language's captions are ranked by themselves.
+"""Zero-shot classification and retrieval on a data set, also of captions in several languages.
+
+Of several languages, pictures are encoded once, and each language's captions are ranked by themselves:
 
     xtd10/                                        xm3600/
         test_image_names.txt    a name a line         captions.jsonl    {"image/key": "...", "de": {"caption": [...]}}
@@ -25,15 +27,14 @@ import torch
 from mobileclip import storage
 from mobileclip.data.skips import Skip, SkipReport
 from mobileclip.datasets.sources.records import read_image
-from mobileclip.evaluation.datasets.benchmark import Benchmark
-from mobileclip.evaluation.datasets.content import fingerprint, folder_content
-from mobileclip.evaluation.encoding.features import Features
+from mobileclip.evaluation.benchmark import Benchmark, fingerprint, folder_content, open_benchmark
+from mobileclip.evaluation.encoding import Features
 from mobileclip.evaluation.metrics.outcomes import class_weights, clustered_outcomes
 from mobileclip.evaluation.results import DatasetResult
 from mobileclip.evaluation.session import Session
 from mobileclip.evaluation.tasks.annotations import read_entries
+from mobileclip.evaluation.tasks.scoring import require_metric, score, score_retrieval
 from mobileclip.evaluation.tasks.task import Evaluation, FoundTask, Task, TaskOptions
-from mobileclip.evaluation.tasks.zero_shot.scoring import score_retrieval
 from mobileclip.strict import split_lines
 
 LANGUAGE = "language"
@@ -236,3 +237,51 @@ def _image(address: str) -> bytes:
 
 def _lines(folder: str, name: str) -> list[str]:
     return split_lines(storage.read_bytes(storage.join(folder, name), limit=_MAX_BYTES).decode("utf-8-sig", "replace"))
+
+
+def evaluate_benchmark(session: Session, benchmark: Benchmark) -> Evaluation:
+    """Evaluate a model on a data set: its embeddings, then `score`.
+
+    Raises:
+        ValueError: if no image can be used; the message says why. If a shard is missing, see `Benchmark.samples`. If
+            the data set's main metric cannot be computed.
+    """
+    require_metric(benchmark)
+    return ZeroShotTask(benchmark=benchmark).evaluate(session)
+
+
+@attrs.frozen(kw_only=True)
+class ZeroShotTask(Task):
+    """Zero-shot classification, or retrieval where there are captions."""
+
+    benchmark: Benchmark
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The data set's."""
+        return self.benchmark.templates
+
+    def content(self) -> str:
+        """Return a hash of the shards."""
+        return fingerprint(self.benchmark)
+
+    def features(self, session: Session) -> Features:
+        """Return the embeddings of pictures and texts, of which prompts are kept by themselves."""
+        return session.features(self.benchmark)[0]
+
+    def score(self, features: Features) -> Evaluation:
+        """Return the metrics of classification, or of retrieval; see `score`."""
+        return score(self.benchmark, features)
+
+
+def open_zero_shot(found: FoundTask, options: TaskOptions) -> Task:
+    """Return the task of a data set; see `open_benchmark`. Captions that say their languages are ranked by these.
+
+    Raises:
+        ValueError: if there is no data set, or its main metric cannot be computed.
+        OSError: if a store cannot be reached.
+    """
+    benchmark = open_benchmark(found.path, allow_missing=options.allow_missing, rows=options.rows)
+    require_metric(benchmark)
+    languages = open_languages(found, benchmark) if benchmark.kind == "retrieval" else None
+    return languages or ZeroShotTask(benchmark=benchmark)

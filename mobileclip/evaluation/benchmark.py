@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
 import attrs
+import numpy as np
 
 from mobileclip import storage
 from mobileclip.data import ImageTextSample
+from mobileclip.data.samples.npz import read_npy
 from mobileclip.data.shards.files import count_samples, parse, read_shard
 from mobileclip.data.skips import BadSampleError, Skip, SkipReport
 from mobileclip.datasets.sources import RowOptions, Source, label_of, open_data_set
@@ -23,9 +28,67 @@ from mobileclip.datasets.sources.public_layout import (
     parse_label,
     read_public_layout,
 )
-from mobileclip.evaluation.datasets.metadata import metadata_fields, needs_metadata, parse_metadata
 from mobileclip.evaluation.suite import suite_entry
 from mobileclip.strict import repeated
+
+# By the key of the data set: the order of the numbers.
+# Source: DataComp (Gadre et al. 2023), which publishes the data in this form; the fields of the first three are those
+# of WILDS (Koh et al. 2021).
+FIELDS = {
+    "wilds/iwildcam": ("location", "sequence", "year", "month", "day", "hour", "minute", "second", "y"),
+    "wilds/camelyon17": ("hospital", "slide", "y"),
+    "wilds/fmow": ("region", "year", "y"),
+    "fairness/dollar_street": ("income_ds", "income_meta", "region"),
+    "fairness/geode": ("region", "country"),
+}
+
+# Metrics of the worst group.
+OVER_GROUPS = ("acc_worst_region", "acc_top5_wg", "acc_wg")
+
+
+def metadata_fields(name: str) -> tuple[str, ...]:
+    """Return what the numbers beside an image of a data set say, in order; none for data sets that have no groups.
+
+    Args:
+        name: of its folder, without `wds_` and `_test`.
+    """
+    entry = suite_entry(name)
+    return () if entry is None else FIELDS.get(entry.key, ())
+
+
+def needs_metadata(name: str) -> bool:
+    """Return whether the metric that counts on a data set is one over groups, so that an image without them is none."""
+    entry = suite_entry(name)
+    return entry is not None and entry.main_metric in OVER_GROUPS
+
+
+def parse_metadata(stored: bytes | None, fields: tuple[str, ...]) -> tuple[int, ...]:
+    """Return the numbers in a numpy file.
+
+    Fractions are cut off, as the public evaluation cuts them off before it forms groups.
+
+    Args:
+        stored: the file; None where there is none.
+        fields: what the numbers say, at least one.
+
+    Raises:
+        BadSampleError: with the reason `no_metadata`, if there is no file, or `bad_metadata`, if it is something else
+            than one finite number from 0 for each field.
+    """
+    named = ", ".join(fields)
+    if stored is None:
+        raise BadSampleError("no_metadata", f"there is no .npy with its {named}")
+    try:
+        values = read_npy(stored)
+    except ValueError as error:
+        raise BadSampleError("bad_metadata", f".npy is no array of numbers: {error}") from None
+    if values.shape != (len(fields),):
+        found = f"{values.dtype} of shape {values.shape}"
+        raise BadSampleError("bad_metadata", f".npy holds {found}, expected {len(fields)} numbers: {named}")
+    if not (np.isfinite(values).all() and (values >= 0).all() and (values < 2**63).all()):
+        raise BadSampleError("bad_metadata", f".npy holds {values.tolist()}, expected numbers from 0 for {named}")
+    return tuple(int(value) for value in values)
+
 
 Kind = LayoutKind
 
@@ -268,3 +331,40 @@ def _converted(sample: ImageTextSample, places: Mapping[str, int]) -> BenchmarkS
     if label not in places:
         return BadSampleError("bad_label", f"there is no class {label!r}")
     return BenchmarkSample(key=sample.key, image=sample.image, label=places[label])
+
+
+def fingerprint(benchmark: Benchmark) -> str:
+    """Return a hash that changes when the content of a data set's shards does, or which of their samples can be used.
+
+    Raises:
+        OSError: if a shard cannot be read, or a store cannot be reached.
+    """
+    content = storage.content_hashes(benchmark.files)
+    about = [benchmark.name, benchmark.kind, len(benchmark.class_names), benchmark.allow_missing]
+    return hash_of([*about, content, benchmark.units])
+
+
+def hash_of(value: Any) -> str:
+    """Return the SHA-256 of a JSON value."""
+    return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def folder_content(path: str) -> str | None:
+    """Return a hash that changes with the files of a folder; None for a web server, which lists nothing.
+
+    What lies directly in it, such as a table of questions, is told by its content too; folders of pictures below, of
+    which there may be a hundred thousand, by names, sizes and times.
+
+    Args:
+        path: of the folder, or its URL.
+
+    Raises:
+        OSError: if a store cannot be reached.
+    """
+    try:
+        found = {name: mark for name, mark in storage.find_files(path).items() if not name.startswith(".")}
+    except ValueError:  # a web server lists nothing
+        return None
+    beside = sorted(name for name in found if "/" not in name)
+    hashes = storage.content_hashes(storage.join(path, name) for name in beside)
+    return hash_of([sorted(found.items()), hashes])

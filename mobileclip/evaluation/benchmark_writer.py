@@ -13,7 +13,7 @@ from mobileclip import storage
 from mobileclip.data.images.formats import find_format
 from mobileclip.data.shards.files import write_shard_members
 from mobileclip.data.shards.tar import split_name
-from mobileclip.evaluation.datasets.benchmark import Benchmark, BenchmarkSample, Kind, open_benchmark
+from mobileclip.evaluation.benchmark import Benchmark, BenchmarkSample, Kind, open_benchmark
 from mobileclip.strict import split_lines
 
 # CLIP_benchmark's decoders take these.

@@ -1,12 +1,14 @@
-"""A plot to judge a filter by: the distribution of similarities, with samples at its ends and around the cut-off."""
+"""A page to judge a filter by: the distribution of similarities, with samples at its ends and around the cut-off."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
 
 import attrs
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from mobileclip.data.images.limits import ImageError
 from mobileclip.data.samples.members import parse_sample
@@ -15,22 +17,10 @@ from mobileclip.data.shards.files import parse_each, read_shard
 from mobileclip.data.skips import Skip
 from mobileclip.datasets.curation.filtering import FilterReport, FilterSpec
 from mobileclip.datasets.curation.scores import Scores
-from mobileclip.datasets.viewing.canvas import (
-    ALARM,
-    BAR,
-    COLUMNS,
-    FAINT,
-    INK,
-    INNER,
-    MARGIN,
-    RULE,
-    TILE,
-    Sheet,
-    Tile,
-    load_shown,
-)
+from mobileclip.datasets.viewing.page import Section, Thumbnail, load_shown, write_pictures
 
-_HEIGHT = 180
+_SPREAD = (400, 160)
+_IN_A_ROW = 5
 # Whether its samples are kept, and whether they are the most similar ones of these.
 _ROWS = {
     "left out, the least similar": (False, False),
@@ -50,29 +40,29 @@ class _Found:
     key: str
 
 
-def draw_filter(spec: FilterSpec, report: FilterReport) -> Image.Image:
-    """Return the spread of similarities and four rows of samples: worst, nearly kept, just kept, best.
+def write_filter_page(path: Path, spec: FilterSpec, report: FilterReport) -> None:
+    """Write the spread of similarities and four rows of samples: worst, nearly kept, just kept, best.
 
     Samples are read again from their shards; those without images show their captions alone.
 
     Args:
+        path: the HTML file; replaced whole.
         spec: the choices of the filter.
         report: what came of it.
 
     Raises:
         ValueError: if the scores cannot be read.
+        OSError: if the page cannot be written.
     """
     scores = Scores.open(spec.scores)
     chosen = {title: _ends(spec, scores, report.threshold, *which) for title, which in _ROWS.items()}
     samples = _read(found for row in chosen.values() for found in row)
-    sheet = Sheet()
-    sheet.text(str(report), 20)
-    sheet.text(f"{spec.scores}: {spec.caption} captions, {spec.teacher} of the teachers", 14, FAINT)
-    _draw_spread(sheet, report)
+    sections = [Section(pictures=[_spread(report)])]
     for title, row in chosen.items():
-        sheet.heading(title)
-        _draw_row(sheet, row, samples)
-    return sheet.image()
+        notes = () if row else ("none",)
+        sections.append(Section(title=title, notes=notes, pictures=[_shown(found, samples) for found in row]))
+    about = f"{spec.scores}: {spec.caption} captions, {spec.teacher} of the teachers"
+    write_pictures(path, str(report), sections, notes=(about,))
 
 
 def _ends(spec: FilterSpec, scores: Scores, threshold: float, is_kept: bool, from_above: bool) -> list[_Found]:  # noqa: FBT001 - a row's two halves
@@ -82,14 +72,14 @@ def _ends(spec: FilterSpec, scores: Scores, threshold: float, is_kept: bool, fro
         values = one.similarity(spec.caption, spec.teacher)
         places = np.flatnonzero((values >= threshold) if is_kept else (values < threshold))
         distances = -values[places] if from_above else values[places]
-        order = np.argsort(distances)[:COLUMNS]
+        order = np.argsort(distances)[:_IN_A_ROW]
         # A shard's keys are read only where it may have one of the row.
-        if len(order) and (len(best) < COLUMNS or distances[order[0]] < best[-1].distance):
+        if len(order) and (len(best) < _IN_A_ROW or distances[order[0]] < best[-1].distance):
             keys = one.keys
             best += [
                 _Found(float(distances[at]), float(values[places[at]]), one.shard, keys[places[at]]) for at in order
             ]
-            best = sorted(best)[:COLUMNS]
+            best = sorted(best)[:_IN_A_ROW]
     return best
 
 
@@ -106,42 +96,28 @@ def _read(chosen: Iterable[_Found]) -> dict[tuple[str, str], ImageTextSample]:
     return samples
 
 
-def _draw_spread(sheet: Sheet, report: FilterReport) -> None:
-    """Draw a histogram of the similarities that there are, with a line where the filter cuts."""
-    sheet.space(20)
+def _spread(report: FilterReport) -> Thumbnail:
+    """Return a histogram of the similarities that there are, with a line where the filter cuts."""
     present = np.flatnonzero(report.counts)
     first, last = int(present[0]), int(present[-1]) + 1
     counts, edges = report.counts[first:last], report.edges[first : last + 1]
-    draw, bottom = sheet.room(_HEIGHT + 60), sheet.y + _HEIGHT
-    wide = INNER / len(counts)
+    width, height = _SPREAD
+    picture = Image.new("RGB", _SPREAD, (238, 236, 230))
+    draw = ImageDraw.Draw(picture)
     for number, count in enumerate(counts):
-        left, top = MARGIN + number * wide, bottom - _HEIGHT * int(count) / int(counts.max())
-        draw.rectangle((left, top, max(left, left + wide - 1), bottom), BAR)
-    cut = MARGIN + INNER * float(np.clip((report.threshold - edges[0]) / (edges[-1] - edges[0]), 0, 1))
-    draw.line((cut, sheet.y, cut, bottom), ALARM, 2)
-    draw.line((MARGIN, bottom, MARGIN + INNER, bottom), RULE, 1)
-    sheet.y = bottom + 6
-    sheet.text(f"similarity from {edges[0]:.2f} to {edges[-1]:.2f}; the line is at {report.threshold:.4f}", 13, FAINT)
+        left, top = number * width / len(counts), height * (1 - int(count) / int(counts.max()))
+        draw.rectangle((left, top, max(left, left + width / len(counts) - 1), height), (58, 110, 165))
+    cut = width * float(np.clip((report.threshold - edges[0]) / (edges[-1] - edges[0]), 0, 1))
+    draw.line((cut, 0, cut, height), (176, 42, 32), 2)
+    line = f"similarity from {edges[0]:.2f} to {edges[-1]:.2f}; the line is at {report.threshold:.4f}"
+    return Thumbnail(picture=picture, lines=(line,))
 
 
-def _draw_row(sheet: Sheet, row: Sequence[_Found], samples: dict[tuple[str, str], ImageTextSample]) -> None:
-    if not row:
-        sheet.text("none", 15, FAINT)
-        return
-    tiles = []
-    for found in row:
-        sample = samples.get((found.shard, found.key))
-        picture = None if sample is None or sample.image is None else _picture(sample.image)
-        caption = "cannot be read any more" if sample is None else sample.captions[0]
-        lines = ((f"{found.similarity:.4f}", 15, INK), (caption[:200], 14, INK), (found.key, 12, FAINT))
-        tiles.append(Tile(picture=picture, lines=lines))
-    sheet.tiles(tiles)
-
-
-def _picture(data: bytes) -> Image.Image | None:
-    try:
-        image = load_shown(data)
-    except ImageError:
-        return None
-    image.thumbnail((TILE, TILE))
-    return image
+def _shown(found: _Found, samples: dict[tuple[str, str], ImageTextSample]) -> Thumbnail:
+    sample = samples.get((found.shard, found.key))
+    picture = None
+    if sample is not None and sample.image is not None:
+        with suppress(ImageError):
+            picture = load_shown(sample.image)
+    caption = "cannot be read any more" if sample is None else sample.captions[0]
+    return Thumbnail(picture=picture, lines=(f"{found.similarity:.4f}", caption[:200], found.key))
