@@ -46,7 +46,7 @@ def tower_file(export: TowerExport, name: str, written: Written) -> TowerFile:
         output_name=export.output_name,
         output_shape=(batch, output_dim(export.encoder)),
         compute=written.compute,
-        float32=tuple(sorted(export.fallback.layers)),
+        float32=tuple(sorted(export.float32)),
         lengths=export.lengths,
         features=tuple(_feature_map(export, stage, batch) for stage in export.stages),
         outside=written.outside,

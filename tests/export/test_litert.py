@@ -22,7 +22,7 @@ from mobileclip.export.targets import Written
 from mobileclip.export.targets.litert import file as litert
 from mobileclip.export.targets.litert.convert import converted, converter_version
 from mobileclip.export.targets.litert.weights import WEIGHTED, with_quantised_weights
-from mobileclip.export.towers import ROUNDING, stored_layers
+from mobileclip.export.towers import stored_layers
 from tests.errors import fails
 from tests.export.hostile_folders import sign
 from tests.export.litert import EXPORT, INT8, LENGTHS, converter, export_of, int8_export, lengths_export, model
@@ -119,8 +119,6 @@ def test_int8_is_static():
     expected = export.graph(torch.float32)(export.calibration[:1])[0]
     difference = float((run(export.calibration[:1])[0] - expected).norm())
     assert 1e-4 < difference < 0.2
-    weight = export.encoder.head.project.weight.detach()
-    assert not ROUNDING["int8"][0](weight).equal(weight), "the layer that is kept would have changed"
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8-weights"])

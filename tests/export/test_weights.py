@@ -12,7 +12,7 @@ import torch
 
 from mobileclip.export import ExportSpec, export_model, read_contract, read_report, targets, verify_export
 from mobileclip.export.describing import tower_file
-from mobileclip.export.towers import fallbacks, round_weight, stored_layers
+from mobileclip.export.towers import round_weight, stored_layers
 from tests.errors import fails
 from tests.export.models import CONVOLUTIONAL, SHALLOW, few_samples, one_tower, seeing
 
@@ -36,7 +36,7 @@ def test_eight_bits_are_to_half_a_step_of_each_row():
 def test_a_file_gives_what_its_rounded_weights_give(model, tower, is_mixed, tmp_path):
     export = one_tower(model, tower, target="onnx", precision="int8-weights", every=24, dynamic_batch=True)
     kept = frozenset(name for name, _ in stored_layers(export.encoder)[1::3]) if is_mixed else frozenset()
-    export = attrs.evolve(export, fallback=attrs.evolve(export.fallback, layers=kept))
+    export = attrs.evolve(export, float32=kept)
     assert targets["onnx"].export(export, tmp_path / "tower.onnx").compute == "float32"
     graph, rounded = export.graph(torch.float32), 0
     with torch.no_grad():
@@ -52,13 +52,6 @@ def test_a_file_gives_what_its_rounded_weights_give(model, tower, is_mixed, tmp_
     steps = [onnx.numpy_helper.to_array(tensor) for tensor in stored if tensor.name.endswith(".steps")]
     assert {one.dtype for one in steps} == {np.dtype(np.uint8)}
     assert sum(one.nbytes for one in steps) == rounded
-
-
-def test_layers_stay_in_float32_as_a_gate_needs_it(model):
-    encoder = one_tower(model, "text", target="onnx", every=24).encoder
-    found = [one.layers for one in fallbacks(encoder, torch.randint(0, 600, (4, 12)), "int8-weights")]
-    assert "token_embedding" in {name for name, _ in stored_layers(encoder)}
-    assert [len(layers) for layers in found] == sorted({len(layers) for layers in found})
 
 
 def test_an_export_says_what_it_stores(tmp_path):
@@ -89,7 +82,7 @@ def test_openvino_stores_them_by_its_own_tools(transformers, tower, tmp_path):
     written = {}
     for name, layers in (("few", ()), ("more", [name for name, _ in stored_layers(export.encoder)[1::3]])):
         path = tmp_path / f"{name}.xml"
-        export = attrs.evolve(export, fallback=attrs.evolve(export.fallback, layers=frozenset(layers)))
+        export = attrs.evolve(export, float32=frozenset(layers))
         file = tower_file(export, path.name, targets["openvino"].export(export, path))
         assert file.compute == "float32"
         written[name] = path.with_suffix(".bin").stat().st_size

@@ -98,8 +98,8 @@ class Target(Protocol):
 
         Args:
             tower: of a precision, with what that needs: calibration data, and the layers that stay in float32.
-            path: of the file to write, or of the folder where the format is one. Nothing else is in its folder yet;
-                further files may be put beside it, named after the tower.
+            path: of the file to write, or of the folder where the format is one; further files may be put beside it,
+                named after the tower.
 
         Raises:
             ValueError: if the format cannot hold the tower in this precision; the message says why.

@@ -1,11 +1,8 @@
 from .attention import set_attention as set_attention, written_out_attention as written_out_attention
 from .calibration import calibration_inputs as calibration_inputs
 from .fallback import (
-    ROUNDING as ROUNDING,
-    Fallback as Fallback,
-    fallbacks as fallbacks,
     keep_in_float32 as keep_in_float32,
-    most_affected as most_affected,
+    layers_in_float32 as layers_in_float32,
     stored_layers as stored_layers,
 )
 from .graph import (

@@ -18,7 +18,7 @@ from mobileclip.export.contract import feature_name
 from mobileclip.export.layouts import layouts
 from mobileclip.export.spec import TEXT_SPACE, ExportSpec, InputDtype, Stage, TextDtype, Tower
 from mobileclip.export.towers.attention import set_attention
-from mobileclip.export.towers.fallback import Fallback, keep_in_float32
+from mobileclip.export.towers.fallback import keep_in_float32
 from mobileclip.export.towers.lengths import SHORTEST
 from mobileclip.export.towers.ranges import given_ranges
 from mobileclip.export.towers.resizing import resized, sides_of_pictures
@@ -78,17 +78,17 @@ class ImageGraph(nn.Module):
         encoder: a folded image tower, or a folded classifier, whose logits stand in place of the embeddings.
         spec: how it is exported.
         dtype: what the encoder computes in.
-        fallback: layers of the encoder that compute in float32 all the same.
+        float32: layers of the encoder that compute in float32 all the same.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, encoder: nn.Module, *, spec: ExportSpec, dtype: torch.dtype, fallback: Fallback) -> None:
+    def __init__(self, encoder: nn.Module, *, spec: ExportSpec, dtype: torch.dtype, float32: frozenset[str]) -> None:
         super().__init__()
         contract = cast("ImageInput", input_of(encoder))
         self.encoder = copy.deepcopy(encoder).to(dtype)
-        keep_in_float32(self.encoder, fallback.layers)
+        keep_in_float32(self.encoder, float32)
         self.dtype, self.raw, self.unit_length = dtype, spec.preprocess != "host", spec.normalize
         self.resize_to = contract if spec.preprocess == "picture" else None
         self.stages = spec.features
@@ -120,13 +120,13 @@ class TextGraph(nn.Module):
         encoder: a folded text tower.
         spec: how it is exported.
         dtype: what the encoder computes in.
-        fallback: layers of the encoder that compute in float32 all the same.
+        float32: layers of the encoder that compute in float32 all the same.
     """
 
-    def __init__(self, encoder: nn.Module, *, spec: ExportSpec, dtype: torch.dtype, fallback: Fallback) -> None:
+    def __init__(self, encoder: nn.Module, *, spec: ExportSpec, dtype: torch.dtype, float32: frozenset[str]) -> None:
         super().__init__()
         self.encoder = copy.deepcopy(encoder).to(dtype)
-        keep_in_float32(self.encoder, fallback.layers)
+        keep_in_float32(self.encoder, float32)
         set_attention(self.encoder, fused_attention)
         self.unit_length = spec.normalize
         self.end_id = cast("TextInput", input_of(encoder)).end_id if layouts.resolve(spec.layout).cuts_end else None
@@ -186,10 +186,10 @@ class TowerExport:
             there are none to find.
         text_dtype: what token ids come in as.
         lengths: of texts that the file takes, the context length last; none for that alone.
-        fallback: layers that stay in float32. In the graph, their names begin with `encoder.`.
+        float32: layers that stay in float32. In the graph, their names begin with `encoder.`.
         model: what the model is called in the names of files.
         notes: what a file says of itself, where its format has a place for it: name, author, licence and contract.
-        converted: what was made of it in float32, which other precisions and attempts begin with.
+        converted: what was made of it in float32, which other precisions begin with.
     """
 
     tower: Tower
@@ -198,7 +198,7 @@ class TowerExport:
     calibration: Tensor
     text_dtype: TextDtype = "int64"
     lengths: tuple[int, ...] = ()
-    fallback: Fallback = Fallback()
+    float32: frozenset[str] = frozenset()
     model: str = "mobileclip"
     notes: Mapping[str, str] = attrs.field(factory=dict)
     converted: dict[Hashable, Any] = attrs.field(factory=dict, repr=False)
@@ -259,8 +259,8 @@ class TowerExport:
     def graph(self, dtype: torch.dtype) -> nn.Module:
         """Return the module to export, computing in `dtype`; the encoder itself stays as it is."""
         kind = ImageGraph if self.tower == "image" else TextGraph
-        fallback = Fallback() if dtype == torch.float32 else self.fallback
-        graph = kind(self.encoder, spec=self.spec, dtype=dtype, fallback=fallback)
+        float32 = frozenset[str]() if dtype == torch.float32 else self.float32
+        graph = kind(self.encoder, spec=self.spec, dtype=dtype, float32=float32)
         return graph.eval().requires_grad_(requires_grad=False)
 
     def in_float32(self, convert: Callable[[], T]) -> T:

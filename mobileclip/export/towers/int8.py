@@ -40,7 +40,7 @@ def graph_in_int8(
         float16_tables: whether tables that are looked up, of token embeddings, become float16: they are half of a text
             tower, and nothing is multiplied by them.
     """
-    graph, kept = tower.graph(torch.float32), tower.fallback.layers
+    graph, kept = tower.graph(torch.float32), tower.float32
     missing = kept - {name for name, _ in weighted_layers(tower.encoder)}
     assert not missing, f"not found in the tower: {missing}"
     ranges = _ranges(tower, graph, outputs, largest_weight)

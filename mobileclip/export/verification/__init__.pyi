@@ -1,4 +1,3 @@
-from .attempts import Attempts as Attempts
 from .measured import Measured as Measured, measure_model as measure_model, towers_of as towers_of
 from .parity import (
     LEAST_SPREAD as LEAST_SPREAD,

@@ -63,7 +63,7 @@ def converted(tower: TowerExport) -> bytes:
         ValueError: if the converter fails; the message says what to do.
     """
     of, known = _converted.get(tower.encoder, (None, b""))
-    wanted = (tower.spec, tower.fallback if tower.spec.precision == "int8" else None)
+    wanted = (tower.spec, tower.float32 if tower.spec.precision == "int8" else None)
     if of != wanted:
         known = _convert(tower)
         _converted[tower.encoder] = (wanted, known)

@@ -40,7 +40,7 @@ def with_quantised_weights(model: bytes, tower: TowerExport) -> bytes:
         tower: its precision, and the layers that stay in float32.
     """
     layers = dict(_layers_of(model, stored_layers(tower.encoder)))
-    missing = tower.fallback.layers - {name for _, several in layers.values() for name in several}
+    missing = tower.float32 - {name for _, several in layers.values() for name in several}
     assert not missing, f"not found in the graph: {missing}"
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), kept_stderr():
         # Bars of the quantiser, notes of the runtime, and a warning of the memory that watching all values takes.
@@ -49,7 +49,7 @@ def with_quantised_weights(model: bytes, tower: TowerExport) -> bytes:
 
         wanted = recipe_manager.RecipeManager()
         for output, (kind, several) in layers.items():
-            if several - tower.fallback.layers:
+            if several - tower.float32:
                 _ask(wanted, f"^{re.escape(output)};?$", kind, tower.spec.precision)
         if not wanted.get_quantization_recipe():
             return model

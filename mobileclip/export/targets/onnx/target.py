@@ -86,7 +86,7 @@ class OnnxTarget(Format):
             model = onnx.ModelProto()
             model.CopyFrom(tower.in_float32(lambda: _converted(tower, tower.graph(torch.float32))))
         if tower.spec.precision == "bfloat16":
-            _store_as_bfloat16(model, tower.fallback.layers)
+            _store_as_bfloat16(model, tower.float32)
         if tower.spec.precision == "int8-weights":
             store_in_eight_bits(model, tower)
         # What the exporter notes for itself about every operation: paths and source lines, a good part of a megabyte.
@@ -205,18 +205,18 @@ def _tensors_of(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
             yield from _tensors(graph)
 
 
-def _store_as_bfloat16(model: onnx.ModelProto, fallback: frozenset[str]) -> None:
+def _store_as_bfloat16(model: onnx.ModelProto, float32: frozenset[str]) -> None:
     """Replace weights by bfloat16 ones that are cast to float32 in the graph; vectors, which are small, stay as is.
 
     Among these are the mean and the standard deviation of pixels, where they are inside.
 
     Args:
         model: changed in place; with the exporter's notes on every operation.
-        fallback: layers whose weights stay float32.
+        float32: layers whose weights stay float32.
     """
     import onnx
 
-    kept = {weight for weight, layers in layers_of_weights(model).items() if layers & fallback}
+    kept = {weight for weight, layers in layers_of_weights(model).items() if layers & float32}
     casts = []
     for tensor in model.graph.initializer:
         is_matrix = sum(side > 1 for side in tensor.dims) > 1

@@ -45,13 +45,13 @@ def store_in_eight_bits(model: onnx.ModelProto, tower: TowerExport) -> None:
 
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     layers = _layers(model, tower)
-    missing = tower.fallback.layers - set(layers.values())
+    missing = tower.float32 - set(layers.values())
     assert not missing, f"not found in the graph: {missing}"
     file, done = _Operations(), set[str]()
     for node in model.graph.node:
         looked_up = node.op_type == "Gather"
         name = node.input[0 if looked_up else 1] if len(node.input) > 1 else ""
-        if name not in layers or layers[name] in tower.fallback.layers:
+        if name not in layers or layers[name] in tower.float32:
             file.nodes.append(node)
             continue
         weight = torch.from_numpy(onnx.numpy_helper.to_array(stored[name]).copy())

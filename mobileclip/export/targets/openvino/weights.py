@@ -20,7 +20,7 @@ def with_eight_bits(model: Any, tower: TowerExport) -> Any:
     """
     with quantiser() as nncf:
         layers = layers_of(model, stored_layers(tower.encoder))
-        kept = tower.fallback.layers
+        kept = tower.float32
         missing = kept - {name for several in layers.values() for name in several}
         assert not missing, f"not found in the graph: {missing}"
         names = [node.get_friendly_name() for node in model.get_ops() if node.get_type_name() in (*WEIGHTED, TABLE)]
