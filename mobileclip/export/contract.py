@@ -194,8 +194,7 @@ class Contract:
         licence: of the code and of published weights.
         layout: what files, inputs and outputs are called.
         name: what the model is called, or its file; None where nobody has said.
-        state: whether its runtime has run it where it was exported, or nobody has: then no gate was asked, and earlier
-            versions said `lowered`.
+        state: whether its runtime has run it where it was exported, or nobody has: then no gate was asked.
         num_classes: logits that a classifier gives; None where embeddings come out.
         class_names: what the classes are called, in the order of the logits; none where nobody has said.
         others: the same towers in other precisions.
@@ -217,9 +216,7 @@ class Contract:
     licence: str
     layout: str = attrs.field(default="plain", metadata=LEFT_OUT_AT_DEFAULT)
     name: str | None = attrs.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
-    state: Literal["run", "written, not run", "lowered, not run"] = attrs.field(
-        default="run", metadata=LEFT_OUT_AT_DEFAULT
-    )
+    state: Literal["run", "written, not run"] = attrs.field(default="run", metadata=LEFT_OUT_AT_DEFAULT)
     num_classes: int | None = attrs.field(default=None, metadata=LEFT_OUT_AT_DEFAULT)
     class_names: tuple[str, ...] = attrs.field(default=(), metadata=LEFT_OUT_AT_DEFAULT)
     others: tuple[Variant, ...] = attrs.field(default=(), metadata=LEFT_OUT_AT_DEFAULT)

@@ -22,6 +22,7 @@ from mobileclip.export.spec import ExportSpec, Stage
 from mobileclip.export.targets import Target
 from mobileclip.export.targets.base import Written, versions_of
 from mobileclip.export.towers.graph import TowerExport, input_of, output_dim
+from mobileclip.export.towers.ranges import given_ranges
 from mobileclip.extras import VERSION
 from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.serialization import to_json
@@ -50,7 +51,7 @@ def tower_file(export: TowerExport, name: str, written: Written) -> TowerFile:
         lengths=export.lengths,
         features=tuple(_feature_map(export, stage, batch) for stage in export.stages),
         outside=written.outside,
-        ranges="model" if export.has_given_ranges else "calibration",
+        ranges="model" if export.spec.precision == "int8" and given_ranges(export.encoder) else "calibration",
     )
 
 

@@ -15,7 +15,7 @@ from mobileclip.export.contract import (
     Contract,
     TowerFile,
 )
-from mobileclip.export.spec import TEXT_SPACE, still_written
+from mobileclip.export.spec import TEXT_SPACE
 from mobileclip.extras import UPDATE
 from mobileclip.machine import raise_machine_fault
 from mobileclip.serialization import from_value
@@ -61,10 +61,7 @@ def read_contract(folder: str | Path) -> Contract:
 
 def _read(path: Path) -> Contract:
     try:
-        found = parse_json(read_bytes(path, limit=MOST_BYTES))
-        if isinstance(found, dict):
-            still_written(found.get("precision", "float32"))
-        contract = from_value(found, Contract)
+        contract = from_value(parse_json(read_bytes(path, limit=MOST_BYTES)), Contract)
     except (OSError, ValueError) as error:
         raise_machine_fault(error)
         raise ValueError(

@@ -22,19 +22,6 @@ Stage = int | Literal["text-space"]
 TEXT_SPACE: Final = "text-space"
 
 
-def still_written(precision: Precision) -> Precision:
-    """Return a precision that is not gone.
-
-    Raises:
-        ValueError: if it is one that earlier versions had; the message has what to choose.
-    """
-    if str(precision) == "int4-weights":
-        raise ValueError(
-            "int4-weights is no longer there: its files were larger than those of int8-weights; choose int8-weights"
-        )
-    return precision
-
-
 def _are_stages(_: object, attribute: attrs.Attribute[tuple[Stage, ...]], stages: tuple[Stage, ...]) -> None:
     if len(set(stages)) != len(stages) or any(isinstance(stage, int) and stage < 0 for stage in stages):
         raise ValueError(
@@ -84,7 +71,7 @@ class ExportSpec:
     target: str = "onnx"
     layout: str = "plain"
     tower: Towers = attrs.field(default="both", validator=validators.in_(("image", "text", "both")))
-    precision: Precision = attrs.field(default="float32", converter=still_written, validator=validators.in_(PRECISIONS))
+    precision: Precision = attrs.field(default="float32", validator=validators.in_(PRECISIONS))
     also: tuple[Precision, ...] = ()
     dynamic_batch: bool = False
     preprocess: Preprocess = attrs.field(default="host", validator=validators.in_(get_args(Preprocess)))

@@ -1,7 +1,5 @@
 """Weights of 8 bits: what is stored, what it stands for, and that runtimes compute with it in float32."""
 
-import json
-import shutil
 
 import attrs
 import numpy as np
@@ -13,7 +11,6 @@ import torch
 from mobileclip.export import ExportSpec, export_model, read_contract, read_report, targets, verify_export
 from mobileclip.export.describing import tower_file
 from mobileclip.export.towers import round_weight, stored_layers
-from tests.errors import fails
 from tests.export.models import CONVOLUTIONAL, SHALLOW, few_samples, one_tower, seeing
 
 
@@ -62,17 +59,6 @@ def test_an_export_says_what_it_stores(tmp_path):
     assert {tower.compute for tower in contract.towers} == {"float32"}
     assert verify_export(folder) == read_report(folder)
     assert read_report(folder).passed
-
-
-def test_four_bits_are_refused_by_name(plain_torch, tmp_path):
-    """They were larger than eight; what earlier versions wrote is told what to do."""
-    with fails("export.int4-weights-longer-files"):
-        ExportSpec(out=tmp_path, precision="int4-weights")
-    old = shutil.copytree(plain_torch, tmp_path / "old")
-    contract = json.loads((old / "mobileclip.json").read_text())
-    (old / "mobileclip.json").write_text(json.dumps(contract | {"precision": "int4-weights"}))
-    with fails("export.read-damaged-another-version", "choose int8-weights"):
-        verify_export(old)
 
 
 @pytest.mark.slow

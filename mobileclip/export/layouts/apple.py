@@ -10,7 +10,7 @@ from mobileclip.export.layouts.base import TowerNames
 from mobileclip.export.layouts.plain import PlainLayout
 from mobileclip.export.spec import ExportSpec, TextDtype, Tower
 
-_NAMES: dict[Tower, TowerNames] = {
+_APPLE: dict[Tower, TowerNames] = {
     "image": TowerNames(stem="{model}_image", input="image", output="final_emb_1"),
     "text": TowerNames(stem="{model}_text", input="text", output="final_emb_1"),
 }
@@ -20,7 +20,7 @@ _NAMES: dict[Tower, TowerNames] = {
 class AppleLayout(PlainLayout):
     """`mobileclip_s0_image.mlpackage` and `mobileclip_s0_text.mlpackage`: pictures and ids in, `final_emb_1` out."""
 
-    names: Mapping[Tower, TowerNames] = attrs.field(factory=lambda: _NAMES)
+    names: Mapping[Tower, TowerNames] = attrs.field(factory=lambda: _APPLE)
     text_dtype: TextDtype | None = "int32"
 
     def fitted(self, spec: ExportSpec) -> ExportSpec:

@@ -13,7 +13,7 @@ from mobileclip.export.layouts.base import TowerNames, require_onnx, tokenizer_c
 from mobileclip.export.spec import ExportSpec, TextDtype, Tower
 from mobileclip.hardware.precision import PRECISIONS, Precision
 
-_NAMES: dict[Tower, TowerNames] = {
+_IMMICH: dict[Tower, TowerNames] = {
     "image": TowerNames(stem="visual/model", input="image", output="image_embedding"),
     "text": TowerNames(stem="textual/model", input="text", output="text_embedding"),
 }
@@ -23,7 +23,7 @@ _NAMES: dict[Tower, TowerNames] = {
 class ImmichLayout:
     """`visual/` and `textual/`, with a model, and what prepares its inputs, in each."""
 
-    names: Mapping[Tower, TowerNames] = attrs.field(factory=lambda: _NAMES)
+    names: Mapping[Tower, TowerNames] = attrs.field(factory=lambda: _IMMICH)
     endings: Mapping[Precision, str] = attrs.field(factory=lambda: dict.fromkeys(PRECISIONS, ""))
     tokenizer: str = "textual/tokenizer.json"
     text_dtype: TextDtype | None = "int32"

@@ -12,7 +12,7 @@ from mobileclip.export.layouts.base import TowerNames
 from mobileclip.export.spec import ExportSpec, TextDtype, Tower
 from mobileclip.hardware.precision import PRECISIONS, Precision
 
-_NAMES: dict[Tower, TowerNames] = {
+_PLAIN: dict[Tower, TowerNames] = {
     "image": TowerNames(stem="image", input="pixels", output="image_embedding"),
     "text": TowerNames(stem="text", input="tokens", output="text_embedding"),
 }
@@ -22,7 +22,7 @@ _NAMES: dict[Tower, TowerNames] = {
 class PlainLayout:
     """Files are called after their tower, for every target and precision."""
 
-    names: Mapping[Tower, TowerNames] = attrs.field(factory=lambda: _NAMES)
+    names: Mapping[Tower, TowerNames] = attrs.field(factory=lambda: _PLAIN)
     endings: Mapping[Precision, str] = attrs.field(factory=lambda: dict.fromkeys(PRECISIONS, ""))
     tokenizer: str = TOKENIZER
     text_dtype: TextDtype | None = None

@@ -21,7 +21,7 @@ _ENDINGS: dict[Precision, str] = {
     "int8": "_int8",
     "int8-weights": "_quantized",
 }
-_NAMES: dict[Tower, TowerNames] = {
+_TRANSFORMERS_JS: dict[Tower, TowerNames] = {
     "image": TowerNames(stem="onnx/vision_model", input="pixel_values", output="image_embeds"),
     "text": TowerNames(stem="onnx/text_model", input="input_ids", output="text_embeds"),
 }
@@ -37,7 +37,7 @@ class TransformersJsLayout:
     Batches may have any size, since its examples encode several texts at once.
     """
 
-    names: Mapping[Tower, TowerNames] = attrs.field(factory=lambda: _NAMES)
+    names: Mapping[Tower, TowerNames] = attrs.field(factory=lambda: _TRANSFORMERS_JS)
     endings: Mapping[Precision, str] = attrs.field(factory=lambda: _ENDINGS)
     tokenizer: str = TOKENIZER
     text_dtype: TextDtype | None = "int64"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
@@ -46,28 +44,6 @@ def stored_layers(encoder: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return the layers of a tower whose weights are stored in few bits: tables of embeddings too."""
     tables = [(name, module) for name, module in encoder.named_modules() if isinstance(module, nn.Embedding)]
     return [*tables, *weighted_layers(encoder)]
-
-
-def keep_in_float32(encoder: nn.Module, layers: frozenset[str]) -> None:
-    """Turn layers of a tower in half precision back into float32 ones, in place.
-
-    Every layer takes what comes in its own type, so that values beyond float16 go from one such layer to the next as
-    they are; what lies between them computes in the wider type.
-    """
-    if not layers:
-        return
-    for name, module in encoder.named_modules():
-        parameter = next(module.parameters(recurse=False), None)
-        if parameter is None or not isinstance(module, (nn.Conv2d, nn.Linear, nn.LayerNorm)):
-            continue
-        if name in layers:
-            module.float()
-        module.register_forward_pre_hook(_in_its_type)
-
-
-def _in_its_type(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    weight = cast("Tensor", module.weight)
-    return tuple(tensor.to(weight.dtype) for tensor in inputs)
 
 
 @torch.no_grad()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Hashable, Mapping
-from typing import Any, TypeVar, cast
+from collections.abc import Mapping
+from typing import cast
 
 import attrs
 import torch
@@ -18,14 +18,10 @@ from mobileclip.export.contract import feature_name
 from mobileclip.export.layouts import layouts
 from mobileclip.export.spec import TEXT_SPACE, ExportSpec, InputDtype, Stage, TextDtype, Tower
 from mobileclip.export.towers.attention import set_attention
-from mobileclip.export.towers.fallback import keep_in_float32
 from mobileclip.export.towers.lengths import SHORTEST
-from mobileclip.export.towers.ranges import given_ranges
 from mobileclip.export.towers.resizing import resized, sides_of_pictures
 from mobileclip.inference.forms.one_token import fused_attention
 from mobileclip.inputs import ImageInput, TextInput
-
-T = TypeVar("T")
 
 _LARGEST_PIXEL = 255
 
@@ -138,6 +134,28 @@ class TextGraph(nn.Module):
         return _finished(self.encoder(tokens), unit_length=self.unit_length)
 
 
+def keep_in_float32(encoder: nn.Module, layers: frozenset[str]) -> None:
+    """Turn layers of a tower in half precision back into float32 ones, in place.
+
+    Every layer takes what comes in its own type, so that values beyond float16 go from one such layer to the next as
+    they are; what lies between them computes in the wider type.
+    """
+    if not layers:
+        return
+    for name, module in encoder.named_modules():
+        parameter = next(module.parameters(recurse=False), None)
+        if parameter is None or not isinstance(module, (nn.Conv2d, nn.Linear, nn.LayerNorm)):
+            continue
+        if name in layers:
+            module.float()
+        module.register_forward_pre_hook(_in_its_type)
+
+
+def _in_its_type(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    weight = cast("Tensor", module.weight)
+    return tuple(tensor.to(weight.dtype) for tensor in inputs)
+
+
 def with_end(tokens: Tensor, end_id: int) -> Tensor:
     """Return rows of ids with the end token last where a row has none."""
     last, end = tokens[:, -1:], torch.full_like(tokens[:, -1:], end_id)
@@ -189,7 +207,6 @@ class TowerExport:
         float32: layers that stay in float32. In the graph, their names begin with `encoder.`.
         model: what the model is called in the names of files.
         notes: what a file says of itself, where its format has a place for it: name, author, licence and contract.
-        converted: what was made of it in float32, which other precisions begin with.
     """
 
     tower: Tower
@@ -201,7 +218,6 @@ class TowerExport:
     float32: frozenset[str] = frozenset()
     model: str = "mobileclip"
     notes: Mapping[str, str] = attrs.field(factory=dict)
-    converted: dict[Hashable, Any] = attrs.field(factory=dict, repr=False)
 
     @property
     def stem(self) -> str:
@@ -232,11 +248,6 @@ class TowerExport:
         return self.spec.features if self.tower == "image" else ()
 
     @property
-    def has_given_ranges(self) -> bool:
-        """Whether it is quantised with ranges that its model carries."""
-        return self.spec.precision == "int8" and bool(given_ranges(self.encoder))
-
-    @property
     def input_dtype(self) -> InputDtype:
         """Type of the input."""
         if self.tower == "text":
@@ -262,17 +273,6 @@ class TowerExport:
         float32 = frozenset[str]() if dtype == torch.float32 else self.float32
         graph = kind(self.encoder, spec=self.spec, dtype=dtype, float32=float32)
         return graph.eval().requires_grad_(requires_grad=False)
-
-    def in_float32(self, convert: Callable[[], T]) -> T:
-        """Return what was made of the graph in float32, which is the same whatever layers are quantised afterwards.
-
-        Args:
-            convert: makes it, the first time alone. What is returned is not to be changed.
-        """
-        key = (self.encoder, attrs.evolve(self.spec, precision="float32", also=()))
-        if key not in self.converted:
-            self.converted[key] = convert()
-        return cast("T", self.converted[key])
 
     def program(self, dtype: torch.dtype) -> torch.export.ExportedProgram:
         """Return the graph as torch.export sees it, with a batch of one or of any size, and texts of any length."""

@@ -74,10 +74,7 @@ def _ranges(
     lacking = {name for name in needed - given.keys() if name.removesuffix(".output") in quantised}
     if given and not lacking:
         return given
-    key = (tower.encoder, tower.spec, outputs, largest_weight)
-    if key not in tower.converted:
-        tower.converted[key] = found_ranges(graph, tower.calibration, outputs=outputs, largest_weight=largest_weight)
-    found: dict[str, Tensor] = tower.converted[key]
+    found = found_ranges(graph, tower.calibration, outputs=outputs, largest_weight=largest_weight)
     return given | {name: found[name] for name in lacking} if given else found
 
 

@@ -8,8 +8,6 @@ from torch.nn import functional as F
 
 from mobileclip.inputs import MAX_SIZE, ImageInput
 
-_LARGEST_PIXEL = 255
-
 
 def sides_of_pictures() -> dict[int, torch.export.Dim]:
     """Return the sides that may have any length, by axis; one of 1 would be taken for a constant."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import tempfile
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +23,8 @@ INSTALL = f"python3 -m venv litert-converter && litert-converter/bin/pip install
 """What makes an environment with the converter."""
 
 _VERSION = f"import sys, importlib.metadata; sys.stdout.write(importlib.metadata.version({CONVERTER!r}))"
-_SCRIPT = Path(__file__).with_name("converter.py")
+_SCRIPT = Path(__file__).with_name("litert_converter.py")
 _LARGEST_WEIGHT = 127
-# Of the towers that are being exported: one is converted once, however many weights of it are rounded then.
-_converted: WeakKeyDictionary[nn.Module, tuple[object, bytes]] = WeakKeyDictionary()
 
 
 def converter_version(python: Path | None) -> str:
@@ -62,15 +59,6 @@ def converted(tower: TowerExport) -> bytes:
     Raises:
         ValueError: if the converter fails; the message says what to do.
     """
-    of, known = _converted.get(tower.encoder, (None, b""))
-    wanted = (tower.spec, tower.float32 if tower.spec.precision == "int8" else None)
-    if of != wanted:
-        known = _convert(tower)
-        _converted[tower.encoder] = (wanted, known)
-    return known
-
-
-def _convert(tower: TowerExport) -> bytes:
     python = tower.spec.converter
     assert python is not None, "a spec without a converter is refused"
     with tempfile.TemporaryDirectory() as temporary:

@@ -83,8 +83,7 @@ class OnnxTarget(Format):
         elif tower.spec.precision == "int8":
             model = _converted(tower, graph_in_int8(tower, Int8Form(stores_weights=True, stores_biases=True)))
         else:
-            model = onnx.ModelProto()
-            model.CopyFrom(tower.in_float32(lambda: _converted(tower, tower.graph(torch.float32))))
+            model = _converted(tower, tower.graph(torch.float32))
         if tower.spec.precision == "bfloat16":
             _store_as_bfloat16(model, tower.float32)
         if tower.spec.precision == "int8-weights":
