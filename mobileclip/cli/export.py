@@ -68,7 +68,7 @@ def export(
     from mobileclip.export import export_model, read_contract, read_report
     from mobileclip.export.contract import NOT_RUN
     from mobileclip.export.layouts import fitted
-    from mobileclip.export.places import places
+    from mobileclip.export.spec import places
     from mobileclip.export.targets import targets
     from mobileclip.export.targets.base import require_able
     from mobileclip.inference.loading import require_model

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
@@ -14,29 +18,27 @@ from mobileclip.data.text.tokenizer import Tokenizer
 from mobileclip.encoders import Classifier, ModelSpec, load_model
 from mobileclip.encoders.checkpoints import PRETRAINED, resolve_spec, unpublished
 from mobileclip.encoders.checkpoints.exports import CONTRACT
-from mobileclip.export.card import write_card
 from mobileclip.export.contract import NOT_RUN, REPORT, Contract, TowerFile, Variant
-from mobileclip.export.describing import architecture_of, contract_of, notes_of, origin_of, tower_file
+from mobileclip.export.describing import architecture_of, contract_of, notes_of, origin_of, tower_file, write_card
+from mobileclip.export.int8 import calibration_inputs, layers_in_float32
 from mobileclip.export.layouts import fitted, layouts
-from mobileclip.export.places import places
-from mobileclip.export.spec import ExportSpec, Tower
+from mobileclip.export.measured import Measured, Outputs, measure_model, towers_of
+from mobileclip.export.parity import Report
+from mobileclip.export.running import remember_export
+from mobileclip.export.spec import ExportSpec, Tower, places
 from mobileclip.export.targets import Target, targets
 from mobileclip.export.targets.base import NotRunHereError, require_able, takes_lengths
-from mobileclip.export.towers.calibration import calibration_inputs
-from mobileclip.export.towers.fallback import layers_in_float32
-from mobileclip.export.towers.graph import TowerExport, input_of
-from mobileclip.export.towers.lengths import lengths_of
-from mobileclip.export.trust import remember_export
-from mobileclip.export.verification.measured import Measured, Outputs, measure_model, towers_of
-from mobileclip.export.verification.parity import Report
-from mobileclip.export.verification.verify import report_of_none, report_on, run_tower, together
-from mobileclip.export.working_folder import working_folder
+from mobileclip.export.towers import TowerExport, input_of, lengths_of
+from mobileclip.export.verify import report_of_none, report_on, run_tower, together
 from mobileclip.inference.comparison.samples import Samples, bundled_samples
 from mobileclip.inference.forms import with_depthwise_convs, with_one_token
 from mobileclip.inference.image_text_model import ImageTextModel
 from mobileclip.inference.loading import holds_weights
 from mobileclip.inputs import TextInput
 from mobileclip.reparam import reparameterize, with_children
+from mobileclip.storage import atomic_folder, exclusive
+from mobileclip.storage.exclusive import LOCK
+from mobileclip.storage.leftovers import PREFIX
 from mobileclip.tensor_files import file_sha256
 from mobileclip.terminal import console
 
@@ -260,3 +262,30 @@ def _write_tower(
         if shown is not None:
             shown.print(str(error), highlight=False, soft_wrap=True)
         return file, None
+
+
+@contextmanager
+def working_folder(out: Path) -> Iterator[Path]:
+    """Yield an empty folder that takes an output's place when the block ends; an error leaves nothing of it.
+
+    Args:
+        out: what is going to be written, or replaced.
+
+    Raises:
+        ValueError: if another process is writing the same output, or it has no name of its own.
+        OSError: if nothing can be written there.
+    """
+    # Of one length: a folder's own name may be as long as names can be.
+    place = out.parent / f"{PREFIX}{hashlib.sha256(os.fsencode(out.name)).hexdigest()[:16]}.exporting"
+    held = False
+    try:
+        with exclusive(place):
+            held = True
+            with atomic_folder(out, overwrite=True) as folder:
+                yield folder
+    finally:
+        if held:
+            # If another process has come in meanwhile, the folder is its own.
+            with suppress(OSError):
+                (place / LOCK).unlink()
+                place.rmdir()

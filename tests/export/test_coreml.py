@@ -11,7 +11,7 @@ import mobileclip
 from mobileclip import reparameterize
 from mobileclip.blocks import models
 from mobileclip.export import ExportSpec, export_model, load_export, read_contract, read_report, verify_export
-from mobileclip.export.targets.coreml.convert import LARGEST_BATCH
+from mobileclip.export.targets.coreml import LARGEST_BATCH
 from mobileclip.inference import weighted_layers
 from tests.errors import fails
 from tests.export.models import AUTHOR, CONVOLUTIONAL, TOKENS, few_samples

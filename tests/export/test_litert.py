@@ -18,11 +18,15 @@ from mobileclip.export import (
     verify_export,
 )
 from mobileclip.export.describing import tower_file
+from mobileclip.export.int8 import stored_layers
 from mobileclip.export.targets import Written
-from mobileclip.export.targets.litert import file as litert
-from mobileclip.export.targets.litert.convert import converted, converter_version
-from mobileclip.export.targets.litert.weights import WEIGHTED, with_quantised_weights
-from mobileclip.export.towers import stored_layers
+from mobileclip.export.targets.litert import (
+    WEIGHTED,
+    converted,
+    converter_version,
+    file as litert,
+    with_quantised_weights,
+)
 from tests.errors import fails
 from tests.export.hostile_folders import sign
 from tests.export.litert import EXPORT, INT8, LENGTHS, converter, export_of, int8_export, lengths_export, model

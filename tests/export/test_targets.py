@@ -27,7 +27,7 @@ from mobileclip.export import (
     verify_export,
 )
 from mobileclip.export.describing import tower_file
-from mobileclip.export.targets.executorch.lower import LARGEST_BATCH
+from mobileclip.export.targets.executorch import LARGEST_BATCH
 from mobileclip.extras import install
 from mobileclip.inference import weighted_layers
 from mobileclip.inference.optimization import PROCESSOR_OPTIONS, import_quietly

@@ -1,6 +1,5 @@
 """Weights of 8 bits: what is stored, what it stands for, and that runtimes compute with it in float32."""
 
-
 import attrs
 import numpy as np
 import onnx
@@ -10,7 +9,7 @@ import torch
 
 from mobileclip.export import ExportSpec, export_model, read_contract, read_report, targets, verify_export
 from mobileclip.export.describing import tower_file
-from mobileclip.export.towers import round_weight, stored_layers
+from mobileclip.export.int8 import round_weight, stored_layers
 from tests.export.models import CONVOLUTIONAL, SHALLOW, few_samples, one_tower, seeing
 
 

@@ -1,7 +1,4 @@
-"""Export formats, a folder each.
-
-A new format enters here, registered by name. What holds for all of them belongs in `export`.
-"""
+"""Export formats, a module each, registered by name."""
 
 from mobileclip.export.targets.base import Format, NotRunHereError, Run, Target, Written, targets
 from mobileclip.export.targets.coreml import CoreMLTarget

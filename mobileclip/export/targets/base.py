@@ -1,21 +1,28 @@
-"""The interface of an export target: check, export, open."""
+"""The interface of an export target: check, export, open; and what silences the libraries of several targets."""
 
 from __future__ import annotations
 
+import logging
+import os
 import re
-from collections.abc import Callable, Mapping
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 import attrs
 from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.spec import ExportSpec, TextDtype
-from mobileclip.export.towers.graph import TowerExport
+from mobileclip.export.towers import TowerExport
 from mobileclip.hardware.precision import Precision
 from mobileclip.registry import Registry
+from mobileclip.terminal.silence import SILENCING
 
 Run = Callable[[Tensor], tuple[Tensor, ...]]
 CPU = "cpu"
@@ -239,3 +246,52 @@ def _release(version: str) -> tuple[int, int]:
     if numbers is None:
         raise ValueError(f"the contract names the version {version!r}, which is none; export the model again")
     return int(numbers[1]), int(numbers[2])
+
+
+_STANDARD_ERROR = 2
+
+
+@contextmanager
+def kept_stderr() -> Iterator[IO[bytes]]:
+    """Yield a file of what is written to standard error meanwhile, by whatever part of the process."""
+    with SILENCING, _memory() as file:
+        sys.stderr.flush()
+        before = os.dup(_STANDARD_ERROR)
+        os.dup2(file.fileno(), _STANDARD_ERROR)
+        try:
+            yield file
+        finally:
+            os.dup2(before, _STANDARD_ERROR)
+            os.close(before)
+
+
+def text_of(file: IO[bytes]) -> str:
+    """Return what was written to the file so far."""
+    file.seek(0)
+    return file.read().decode(errors="replace").strip()
+
+
+def _memory() -> IO[bytes]:
+    """Return a file in memory, where the system has such: ExecuTorch ends a process that writes to a full disk."""
+    return os.fdopen(os.memfd_create("errors"), "w+b") if sys.platform == "linux" else tempfile.TemporaryFile()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what libraries log and warn of while they are imported and work.
+
+    torchao tells of its own kernels, for other processors, that it cannot load, and PyTorch of what torchao and
+    ExecuTorch do not do as it wants by now. ExecuTorch sets up the root logger, and that is undone.
+    """
+    with SILENCING:
+        root = logging.getLogger()
+        level, disabled, handlers = root.level, root.manager.disable, list(root.handlers)
+        logging.disable(logging.ERROR)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            logging.disable(disabled)
+            root.setLevel(level)
+            root.handlers[:] = handlers

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import attrs
@@ -10,14 +14,14 @@ import torch
 from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
-from mobileclip.export.targets.base import CPU, Format, Run, Written, device_called
-from mobileclip.export.targets.quiet import quiet
-from mobileclip.export.targets.torch.pt2 import load_pt2, readable, save_pt2
-from mobileclip.export.towers.graph import TowerExport
-from mobileclip.export.towers.int8 import graph_in_int8
+from mobileclip.export.int8 import graph_in_int8
+from mobileclip.export.targets.base import CPU, Format, Run, Written, device_called, quiet
+from mobileclip.export.towers import TowerExport
 from mobileclip.hardware.precision import Precision, dtype_of
 from mobileclip.hardware.threads import threads_or_default, torch_threads
 from mobileclip.inference.quantization import Int8Form
+from mobileclip.machine import raise_machine_fault
+from mobileclip.storage import printable
 
 # `aten.relu_.default`; not `aten.__and__.Tensor`.
 _IN_PLACE = re.compile(r"aten\.\w*[a-z0-9]_\.\w+")
@@ -78,3 +82,52 @@ class TorchTarget(Format):
 def _writes_in_place(program: torch.export.ExportedProgram) -> bool:
     """Return whether an operation changes what it is given, as `nn.ReLU(inplace=True)` does; a file holds none such."""
     return any(_IN_PLACE.fullmatch(str(node.target)) for node in program.graph.nodes)
+
+
+_OPERATIONS = "torch.ao.quantization.fx._decomposed"
+
+
+def register_operations() -> None:
+    """Let PyTorch know the operations that round, which are its own, and which files of int8 are made of."""
+    with quiet():
+        import_module(_OPERATIONS)
+
+
+def save_pt2(program: torch.export.ExportedProgram, path: Path) -> None:
+    """Write a program to a file.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    content = io.BytesIO()  # where PyTorch cannot write to a file, it ends the process
+    torch.export.save(program, content)
+    path.write_bytes(content.getbuffer())
+
+
+def load_pt2(path: Path) -> torch.export.ExportedProgram:
+    """Return the program in a file, which may run what its author likes.
+
+    Raises:
+        ValueError: if PyTorch cannot read it.
+    """
+    register_operations()
+    with readable(path), path.open("rb") as stream:
+        return torch.export.load(stream)
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Say what PyTorch makes of a file that it cannot read as an error of the file.
+
+    Raises:
+        ValueError: whatever a damaged file, or a newer format, makes PyTorch raise.
+    """
+    try:
+        with quiet():
+            yield
+    except Exception as error:
+        raise_machine_fault(error)
+        raise ValueError(
+            f"{path} cannot be read by PyTorch {torch.__version__} ({type(error).__name__}: {printable(error)}); "
+            "update PyTorch, or export the model again"
+        ) from error

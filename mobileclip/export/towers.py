@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import attrs
@@ -11,17 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mobileclip.blocks import Attention, EndTokenPool
 from mobileclip.data.images.transform import ImageTransform
 from mobileclip.encoders import ClassifierSpec, ImageEncoderSpec, TextEncoderSpec
 from mobileclip.encoders.features import feature_encoder, local_encoder
 from mobileclip.export.contract import feature_name
 from mobileclip.export.layouts import layouts
 from mobileclip.export.spec import TEXT_SPACE, ExportSpec, InputDtype, Stage, TextDtype, Tower
-from mobileclip.export.towers.attention import set_attention
-from mobileclip.export.towers.lengths import SHORTEST
-from mobileclip.export.towers.resizing import resized, sides_of_pictures
-from mobileclip.inference.forms.one_token import fused_attention
-from mobileclip.inputs import ImageInput, TextInput
+from mobileclip.inference.forms import causal_pool
+from mobileclip.inference.forms.one_token import Attend, SingleQueryAttention, causal_mask, fused_attention
+from mobileclip.inputs import MAX_SIZE, ImageInput, TextInput
 
 _LARGEST_PIXEL = 255
 
@@ -294,3 +293,108 @@ class TowerExport:
         if self.lengths:
             sides |= {1: torch.export.Dim("tokens", min=SHORTEST, max=self.lengths[-1])}
         return torch.export.export(graph, (example,), dynamic_shapes=(sides,) if sides else None, strict=False)
+
+
+def written_out_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """Return what `fused_attention` does by products and a softmax.
+
+    PyTorch's own attention looks for rows that are masked throughout, of which there are none, with operations that
+    some runtimes lack.
+    """
+    logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+    attended: Tensor = (logits if mask is None else logits + mask).softmax(-1) @ value
+    return attended
+
+
+def set_attention(graph: nn.Module, attend: Attend) -> None:
+    """Let every attention of a graph compute with `attend`."""
+    for module in graph.modules():
+        if isinstance(module, Attention):
+            module.backend = _Masked(attend=attend)
+        elif isinstance(module, SingleQueryAttention):
+            module.attend = attend
+
+
+@attrs.frozen(kw_only=True)
+class _Masked:
+    """A backend of attention that hands its mask over."""
+
+    attend: Attend
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
+        """Return the attended values."""
+        if not causal:
+            return self.attend(query, key, value, None)
+        return self.attend(query, key, value, causal_mask(query.shape[-2], query))
+
+
+_SHORTER = (8, 16, 32)
+SHORTEST = 3
+"""Tokens of a dynamic axis, at least: a side of one, also in front of the last token, would be taken for a constant."""
+
+
+def lengths_of(encoder: nn.Module, text: TextInput) -> tuple[int, ...]:
+    """Return the lengths in which a text tower gives the same embedding, the context length last.
+
+    In a causal tower no token sees the padding behind it. Every other tower was trained with its padding in sight, so
+    that a shorter text is another one: the context length alone is right, and nothing is returned.
+
+    Args:
+        encoder: as it is exported.
+        text: what it takes.
+    """
+    shorter = tuple(length for length in _SHORTER if length < text.context_length)
+    return (*shorter, text.context_length) if shorter and causal_pool(encoder) is not None else ()
+
+
+def cut_to_length(tokens: Tensor, lengths: Sequence[int], text: TextInput) -> Tensor:
+    """Return a batch cut to the shortest of the lengths that holds its texts; as it is where there are none.
+
+    Shape:
+        `(batch, context_length)` to `(batch, one of lengths)`.
+
+    Args:
+        tokens: of the tower's own tokenizer.
+        lengths: of a file, rising, the context length last.
+        text: what the tower takes.
+    """
+    if not lengths or not len(tokens):
+        return tokens
+    needed = int(EndTokenPool(end_id=text.pooled_id).position(tokens).max()) + 1
+    return tokens[:, : next(length for length in lengths if length >= needed)].contiguous()
+
+
+def sides_of_pictures() -> dict[int, torch.export.Dim]:
+    """Return the sides that may have any length, by axis; one of 1 would be taken for a constant."""
+    return {axis: torch.export.Dim(name, min=2, max=MAX_SIZE) for axis, name in ((2, "height"), (3, "width"))}
+
+
+def resized(pixels: Tensor, image: ImageInput) -> Tensor:
+    """Return pictures with the shorter side resized to the model's size, antialiased, and the centre cropped.
+
+    Shape:
+        `(batch, 3, height, width)`, uint8 -> `(batch, 3, size, size)`, float32, whole numbers in [0, 255].
+
+    Args:
+        pixels: of pictures that have one size.
+        image: the model's input.
+
+    Source: `ImageTransform`, whose resize is Pillow's: first the width, then the height, rounded after each.
+    Differs: weights are float32, and Pillow's have 22 bits, so that a pixel may differ by one level of 255.
+    """
+    size, (own_height, own_width) = image.size, pixels.shape[-2:]
+    height, width = (
+        torch.sym_max(size, size * one // other)  # type: ignore[no-untyped-call]
+        for one, other in ((own_height, own_width), (own_width, own_height))
+    )
+    values = pixels.to(torch.float32)
+    for sides in ((own_height, width), (height, width)):
+        values = F.interpolate(values, size=sides, mode=image.interpolation, antialias=True)
+        values = values.round().clamp(0, _LARGEST_PIXEL)
+    return values.narrow(2, _margin(height - size), size).narrow(3, _margin(width - size), size)
+
+
+def _margin(rest: int) -> int:
+    """Return half of what is cut off; a half goes to the even number, as Python rounds."""
+    half = rest // 2
+    return half + (rest - 2 * half) * (half - 2 * (half // 2))

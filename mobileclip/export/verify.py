@@ -12,16 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mobileclip.data.images.transform import ImageTransform
-from mobileclip.export.contract import NOT_RUN, REPORT, Contract, TowerFile
-from mobileclip.export.reading import MOST_BYTES, read_contract
-from mobileclip.export.running import runnable_target
-from mobileclip.export.spec import TEXT_SPACE, Tower
-from mobileclip.export.targets import Target
-from mobileclip.export.targets.base import EXAMPLE_BATCH, Run
-from mobileclip.export.towers.graph import as_taken
-from mobileclip.export.towers.lengths import cut_to_length
-from mobileclip.export.verification.measured import Measured, Outputs, read_measured
-from mobileclip.export.verification.parity import (
+from mobileclip.export.contract import MOST_BYTES, NOT_RUN, REPORT, Contract, TowerFile, read_contract
+from mobileclip.export.measured import Measured, Outputs, read_measured
+from mobileclip.export.parity import (
     Gate,
     Ranking,
     Report,
@@ -31,6 +24,11 @@ from mobileclip.export.verification.parity import (
     gates_of,
     mean_error,
 )
+from mobileclip.export.running import runnable_target
+from mobileclip.export.spec import TEXT_SPACE, Tower
+from mobileclip.export.targets import Target
+from mobileclip.export.targets.base import EXAMPLE_BATCH, Run
+from mobileclip.export.towers import as_taken, cut_to_length
 from mobileclip.hardware.precision import Precision
 from mobileclip.inference.comparison.measuring import LEAST_COSINE
 from mobileclip.inference.forms import by_length
