@@ -56,12 +56,6 @@ def layers_in_float32(encoder: nn.Module, inputs: Tensor, precision: Precision) 
     return frozenset()
 
 
-def stored_layers(encoder: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return the layers of a tower whose weights are stored in few bits: tables of embeddings too."""
-    tables = [(name, module) for name, module in encoder.named_modules() if isinstance(module, nn.Embedding)]
-    return [*tables, *weighted_layers(encoder)]
-
-
 @torch.no_grad()
 def _largest_values(encoder: nn.Module, inputs: Tensor) -> dict[str, float]:
     """Return the largest absolute value that goes into each layer or comes out of it, by the layer's name."""
@@ -166,10 +160,6 @@ class RoundedWeight:
     steps: Tensor
     scale: Tensor
     zero: Tensor
-
-    def restored(self) -> Tensor:
-        """Return the weight that the steps stand for, `(rows, columns)`, float32."""
-        return (self.steps.float() - self.zero.float()) * self.scale
 
 
 def round_weight(rows: Tensor) -> RoundedWeight:

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 
@@ -35,28 +35,29 @@ class TowerNames:
     output: str
 
 
-class Layout(Protocol):
-    """A layout: names of files, inputs and outputs, and what lies beside them."""
+_PLAIN: dict[Tower, TowerNames] = {
+    "image": TowerNames(stem="image", input="pixels", output="image_embedding"),
+    "text": TowerNames(stem="text", input="tokens", output="text_embedding"),
+}
 
-    @property
-    def names(self) -> Mapping[Tower, TowerNames]:
-        """What each tower is called."""
 
-    @property
-    def endings(self) -> Mapping[Precision, str]:
-        """What each precision adds to the stem of a file; others are not run there."""
+@attrs.frozen(kw_only=True)
+class Layout:
+    """Names of files, inputs and outputs, and what lies beside them; by default, files are called after their tower.
 
-    @property
-    def tokenizer(self) -> str:
-        """File of the tokenizer."""
+    Args:
+        names: of each tower.
+        endings: what each precision adds to the stem of a file; others are not run there.
+        tokenizer: file of the tokenizer.
+        text_dtype: what token ids come in as; None where the target says so.
+        cuts_end: whether long texts are cut there without their end token, which the text file then puts behind them.
+    """
 
-    @property
-    def text_dtype(self) -> TextDtype | None:
-        """What token ids come in as; None where the target says so."""
-
-    @property
-    def cuts_end(self) -> bool:
-        """Whether long texts are cut there without their end token, which the text file then puts behind them."""
+    names: Mapping[Tower, TowerNames] = attrs.field(factory=lambda: _PLAIN)
+    endings: Mapping[Precision, str] = attrs.field(factory=lambda: dict.fromkeys(PRECISIONS, ""))
+    tokenizer: str = TOKENIZER
+    text_dtype: TextDtype | None = None
+    cuts_end: bool = False
 
     def fitted(self, spec: ExportSpec) -> ExportSpec:
         """Return how a model is exported for this place.
@@ -67,9 +68,10 @@ class Layout(Protocol):
         Raises:
             ValueError: if the place does not run that; the message says what it runs.
         """
+        return spec
 
     def write(self, folder: Path, contract: Contract) -> None:
-        """Write what the place reads beside towers and tokenizer.
+        """Write what the place reads beside towers and tokenizer; nothing by default.
 
         Args:
             folder: of the export, with towers and tokenizer.
@@ -162,30 +164,6 @@ def tokenizer_config(folder: Path, contract: Contract) -> dict[str, Any] | None:
     }
 
 
-_PLAIN: dict[Tower, TowerNames] = {
-    "image": TowerNames(stem="image", input="pixels", output="image_embedding"),
-    "text": TowerNames(stem="text", input="tokens", output="text_embedding"),
-}
-
-
-@attrs.frozen(kw_only=True)
-class PlainLayout:
-    """Files are called after their tower, for every target and precision."""
-
-    names: Mapping[Tower, TowerNames] = attrs.field(factory=lambda: _PLAIN)
-    endings: Mapping[Precision, str] = attrs.field(factory=lambda: dict.fromkeys(PRECISIONS, ""))
-    tokenizer: str = TOKENIZER
-    text_dtype: TextDtype | None = None
-    cuts_end: bool = False
-
-    def fitted(self, spec: ExportSpec) -> ExportSpec:
-        """Return what was asked for."""
-        return spec
-
-    def write(self, folder: Path, contract: Contract) -> None:
-        """Write nothing: the contract says everything."""
-
-
 _APPLE: dict[Tower, TowerNames] = {
     "image": TowerNames(stem="{model}_image", input="image", output="final_emb_1"),
     "text": TowerNames(stem="{model}_text", input="text", output="final_emb_1"),
@@ -193,7 +171,7 @@ _APPLE: dict[Tower, TowerNames] = {
 
 
 @attrs.frozen(kw_only=True)
-class AppleLayout(PlainLayout):
+class AppleLayout(Layout):
     """`mobileclip_s0_image.mlpackage` and `mobileclip_s0_text.mlpackage`: pictures and ids in, `final_emb_1` out."""
 
     names: Mapping[Tower, TowerNames] = attrs.field(factory=lambda: _APPLE)
@@ -219,14 +197,12 @@ _IMMICH: dict[Tower, TowerNames] = {
 
 
 @attrs.frozen(kw_only=True)
-class ImmichLayout:
+class ImmichLayout(Layout):
     """`visual/` and `textual/`, with a model, and what prepares its inputs, in each."""
 
     names: Mapping[Tower, TowerNames] = attrs.field(factory=lambda: _IMMICH)
-    endings: Mapping[Precision, str] = attrs.field(factory=lambda: dict.fromkeys(PRECISIONS, ""))
     tokenizer: str = "textual/tokenizer.json"
     text_dtype: TextDtype | None = "int32"
-    cuts_end: bool = False
 
     def fitted(self, spec: ExportSpec) -> ExportSpec:
         """Return what was asked for.
@@ -282,7 +258,7 @@ _ANTIALIASED = 1
 
 
 @attrs.frozen(kw_only=True)
-class TransformersJsLayout:
+class TransformersJsLayout(Layout):
     """A folder that `from_pretrained` reads: ONNX files below `onnx/`, named after their dtype, and configurations.
 
     Batches may have any size, since its examples encode several texts at once.
@@ -290,7 +266,6 @@ class TransformersJsLayout:
 
     names: Mapping[Tower, TowerNames] = attrs.field(factory=lambda: _TRANSFORMERS_JS)
     endings: Mapping[Precision, str] = attrs.field(factory=lambda: _ENDINGS)
-    tokenizer: str = TOKENIZER
     text_dtype: TextDtype | None = "int64"
     cuts_end: bool = True
 
@@ -342,7 +317,7 @@ def _preprocessor_config(image: ImageContract) -> dict[str, Any]:
     }
 
 
-layouts.add("plain", PlainLayout())
+layouts.add("plain", Layout())
 layouts.add("apple", AppleLayout())
 layouts.add("immich", ImmichLayout())
 layouts.add("transformers.js", TransformersJsLayout())

@@ -1,6 +1,6 @@
 """Export formats, a module each, registered by name."""
 
-from mobileclip.export.targets.base import Format, NotRunHereError, Run, Target, Written, targets
+from mobileclip.export.targets.base import NotRunHereError, Run, Target, Written, targets
 from mobileclip.export.targets.coreml import CoreMLTarget
 from mobileclip.export.targets.executorch import ExecuTorchTarget
 from mobileclip.export.targets.litert import LiteRTTarget
@@ -19,7 +19,6 @@ targets.add("torch", TorchTarget())
 __all__ = [
     "CoreMLTarget",
     "ExecuTorchTarget",
-    "Format",
     "LiteRTTarget",
     "NotRunHereError",
     "OnnxTarget",

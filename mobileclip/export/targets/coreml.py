@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
-import logging
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.abc import MetaPathFinder
@@ -23,20 +21,28 @@ from torch import Tensor
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.int8 import graph_in_int8
 from mobileclip.export.spec import TextDtype
-from mobileclip.export.targets.base import CPU, Format, NotRunHereError, Run, Written, device_called, refuse_threads
+from mobileclip.export.targets.base import (
+    CPU,
+    NotRunHereError,
+    Run,
+    Target,
+    Written,
+    device_called,
+    quiet,
+    refuse_threads,
+)
 from mobileclip.export.towers import SHORTEST, TowerExport
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import Precision
 from mobileclip.inference.quantization import Int8Form
 from mobileclip.machine import raise_machine_fault
-from mobileclip.terminal.silence import SILENCING
 
 _IS_MAC = sys.platform == "darwin"
 _LARGEST_WEIGHT = 127
 
 
 @attrs.frozen
-class CoreMLTarget(Format):
+class CoreMLTarget(Target):
     """Core ML through coremltools: files are written anywhere, and run by Core ML on a Mac; elsewhere they are not run.
 
     float16 is computed in as exported. In int8, what is not quantised is float16, which the Neural Engine needs.
@@ -131,7 +137,6 @@ LARGEST_BATCH = 64
 _UNIT_LENGTH = frozenset({"reduce_l2_norm", "maximum", "tile", "real_div"})
 # Beside the package's own files, the converter leaves a table for profilers of another runtime.
 _PROFILER_TABLE = "executorch_debug_handle_mapping.json"
-_TALKATIVE = ("coremltools", "torchao", "torch.utils._pytree")
 # What coremltools imports wherever it is installed, for seconds, and what no conversion of a program needs.
 _UNNEEDED = frozenset({"executorch", "sklearn", "torchvision", "transformers"})
 _IMPORTING = ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
@@ -149,7 +154,7 @@ def convert(program: torch.export.ExportedProgram, tower: TowerExport, path: Pat
         takes_picture: the input is a picture; an array otherwise.
     """
     coremltools = import_coremltools()
-    with quiet():
+    with _without_bars():
         pipeline = coremltools.PassPipeline()
         # Ids of tokens go beyond 16 bits, and what is added in units of the smaller step goes beyond float16.
         pipeline.remove_passes(
@@ -195,20 +200,10 @@ def _becomes_half(operation: Any) -> bool:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def _without_bars() -> Iterator[None]:
     """Silence coremltools and what it imports: warnings of untested versions, progress bars, parts for Macs."""
-    with SILENCING:
-        loggers = [logging.getLogger(name) for name in _TALKATIVE]
-        levels = [logger.level for logger in loggers]
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        try:
-            with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+    with quiet(), contextlib.redirect_stderr(io.StringIO()):
+        yield
 
 
 def import_coremltools() -> Any:
@@ -218,7 +213,7 @@ def import_coremltools() -> Any:
         ImportError: if it is not installed.
     """
     unneeded = _Unneeded()
-    with quiet():
+    with _without_bars():
         sys.meta_path.insert(0, unneeded)
         try:
             return import_module("coremltools")

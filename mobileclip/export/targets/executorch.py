@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.int8 import EVERY_OUTPUT, dequantize_for_each_user, graph_in_int8
-from mobileclip.export.targets.base import CPU, Format, Run, Written, device_called, kept_stderr, quiet, text_of
+from mobileclip.export.targets.base import CPU, Run, Target, Written, device_called, kept_stderr, quiet, text_of
 from mobileclip.export.towers import TowerExport, set_attention, written_out_attention
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import Precision
@@ -28,7 +28,7 @@ METHOD = "forward"
 
 
 @attrs.frozen
-class ExecuTorchTarget(Format):
+class ExecuTorchTarget(Target):
     """ExecuTorch from an exported program, with XNNPACK for what it can do and ExecuTorch's own kernels for the rest.
 
     Programs in float16 compute in float16. int8 is static, see `lower`. There is no bfloat16: XNNPACK has only linear

@@ -8,10 +8,10 @@ import re
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import attrs
 import numpy as np
@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from mobileclip.export.contract import TowerFile
-from mobileclip.export.int8 import EVERY_OUTPUT, dequantize_for_each_user, graph_in_int8, stored_layers
+from mobileclip.export.int8 import EVERY_OUTPUT, dequantize_for_each_user, graph_in_int8
 from mobileclip.export.spec import ExportSpec, TextDtype
-from mobileclip.export.targets.base import CPU, Format, Run, Written, device_called, kept_stderr, text_of
+from mobileclip.export.targets.base import CPU, Run, Target, Written, device_called, kept_stderr, text_of
 from mobileclip.export.targets.torch import save_pt2
 from mobileclip.export.towers import TowerExport, set_attention, written_out_attention
 from mobileclip.extras import needed
@@ -33,7 +33,7 @@ from mobileclip.storage import printable
 
 
 @attrs.frozen
-class LiteRTTarget(Format):
+class LiteRTTarget(Target):
     """LiteRT from an exported program, by Google's converter, with XNNPACK's kernels on the processor.
 
     The converter runs in an environment of its own, which the spec names. Files take one input at a time; token ids are
@@ -81,7 +81,7 @@ class LiteRTTarget(Format):
         if precision == "int8":
             model = with_float_ends(model)
         if precision != "float32":
-            model = with_quantised_weights(model, tower)
+            model = with_quantised_weights(model, precision)
         path.write_bytes(with_notes(model, tower.notes))
         return Written(compute="int8" if precision == "int8" else "float32")
 
@@ -360,94 +360,46 @@ def _names(codes: type) -> dict[int, str]:
 
 
 _TABLE = "EMBEDDING_LOOKUP"
-WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", _TABLE)
-"""Operations that are stored in fewer bits."""
+_DEPTHWISE = "DEPTHWISE_CONV_2D"
+WEIGHTED = ("CONV_2D", _DEPTHWISE, "FULLY_CONNECTED", _TABLE)
+"""Operations that have weights."""
 
-Weight = npt.NDArray[Any]
 
-
-def with_quantised_weights(model: bytes, tower: TowerExport) -> bytes:
-    """Return a file whose convolutions, linear layers and tables are stored in lower precision; all else stays.
+def with_quantised_weights(model: bytes, precision: Precision) -> bytes:
+    """Return a file whose weights are stored in lower precision; all else stays.
 
     - int8: layers are int8 already; tables have float16.
     - float16: weights are stored in it, and become float32 when the file is opened. A runtime on a GPU
       computes in float16 instead.
-    - int8-weights: weights have 8 bits without a zero point, with a scale for each output channel, and for each row of
-      a table. They become float32 too.
+    - int8-weights: weights but those of grouped convolutions have 8 bits without a zero point, with a scale for each
+      output channel, and for each row of a table. They become float32 too.
 
     Args:
-        model: in float32, as the converter writes it.
-        tower: its precision, and the layers that stay in float32.
+        model: as the converter writes it.
+        precision: of the export.
     """
-    layers = dict(_layers_of(model, stored_layers(tower.encoder)))
-    missing = tower.float32 - {name for _, several in layers.values() for name in several}
-    assert not missing, f"not found in the graph: {missing}"
+    kinds = {"int8": (_TABLE,), "int8-weights": tuple(one for one in WEIGHTED if one != _DEPTHWISE)}.get(
+        precision, WEIGHTED
+    )
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), kept_stderr():
         # Bars of the quantiser, notes of the runtime, and a warning of the memory that watching all values takes.
         warnings.simplefilter("ignore")
-        from ai_edge_quantizer import quantizer, recipe_manager
+        from ai_edge_quantizer import qtyping, quantizer, recipe_manager
 
         wanted = recipe_manager.RecipeManager()
-        for output, (kind, several) in layers.items():
-            if several - tower.float32:
-                _ask(wanted, f"^{re.escape(output)};?$", kind, tower.spec.precision)
+        for one in operations_of(model):
+            if one.kind not in kinds or one.weight is None:
+                continue
+            scope, operation = f"^{re.escape(one.output)};?$", qtyping.TFLOperationName(one.kind)
+            if precision != "int8-weights":
+                as_floats = quantizer.AlgorithmName.FLOAT_CASTING
+                wanted.add_weight_only_config(scope, operation, num_bits=16, algorithm_key=as_floats)
+            elif one.kind == _TABLE:
+                # Rows become float32 when they are looked up, so the table stays small.
+                wanted.add_dynamic_config(scope, operation, num_bits=8)
+            else:
+                wanted.add_weight_only_config(scope, operation, num_bits=8)
         if not wanted.get_quantization_recipe():
             return model
         made = quantizer.Quantizer(model, wanted.get_quantization_recipe())
         return bytes(made.quantize(enable_progress_report=False).quantized_model)
-
-
-def _ask(wanted: Any, scope: str, kind: str, precision: Precision) -> None:
-    """Ask the quantiser for an operation in the precision of the export.
-
-    Args:
-        wanted: what the quantiser is asked for.
-        scope: a pattern of the operation's output alone.
-        kind: of the operation.
-        precision: of the export.
-    """
-    from ai_edge_quantizer import qtyping, quantizer
-
-    operation = qtyping.TFLOperationName(kind)
-    if precision == "int8-weights" and kind == _TABLE:
-        # Rows become float32 when they are looked up, so the table stays small.
-        wanted.add_dynamic_config(scope, operation, num_bits=8)
-    elif precision == "int8-weights":
-        wanted.add_weight_only_config(scope, operation, num_bits=8)
-    else:
-        as_floats = quantizer.AlgorithmName.FLOAT_CASTING
-        wanted.add_weight_only_config(scope, operation, num_bits=16, algorithm_key=as_floats)
-
-
-def _layers_of(model: bytes, layers: list[tuple[str, nn.Module]]) -> Iterator[tuple[str, tuple[str, set[str]]]]:
-    """Yield the output, the kind and the layers that each operation may be: those that have its weight.
-
-    The conversion moves the axes of a weight, and multiplies a linear layer's by the scales of a norm in front of it.
-    """
-    weights = {name: cast("Tensor", layer.weight).detach().numpy() for name, layer in layers}
-    known: dict[bytes, set[str]] = {}
-    for name, weight in weights.items():
-        for form in _forms(weight):
-            known.setdefault(form.tobytes(), set()).add(name)
-    for operation in operations_of(model):
-        found = operation.weight
-        if operation.kind in WEIGHTED and found is not None:
-            names = known.get(found.tobytes()) or {name for name, one in weights.items() if _is_scaled(found, one)}
-            if names:
-                yield operation.output, (operation.kind, names)
-
-
-def _forms(weight: Weight) -> tuple[Weight, ...]:
-    """Return a weight as LiteRT may have it: of a convolution, by output channel last in or of a depthwise one."""
-    if weight.ndim == 2:
-        return (weight,)
-    return tuple(np.ascontiguousarray(weight.transpose(axes)) for axes in ((0, 2, 3, 1), (1, 2, 3, 0)))
-
-
-def _is_scaled(found: Weight, weight: Weight) -> bool:
-    """Return whether a linear layer's weight is another's, but for a factor of each input."""
-    if found.ndim != 2 or found.shape != weight.shape:
-        return False
-    # The row that says most of each factor, so that no division by almost nothing decides.
-    largest = np.abs(weight).argmax(0), np.arange(weight.shape[1])
-    return bool(np.allclose(found * weight[largest], weight * found[largest], rtol=1e-4, atol=1e-6))

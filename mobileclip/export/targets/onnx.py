@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import warnings
 from collections.abc import Iterable, Iterator
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.int8 import RoundedWeight, graph_in_int8, round_weight
-from mobileclip.export.targets.base import CPU, Format, Run, Written, device_called
+from mobileclip.export.targets.base import CPU, Run, Target, Written, device_called
 from mobileclip.export.towers import TowerExport
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import PRECISIONS, Precision
@@ -46,7 +45,7 @@ _MOST_BYTES = 2**31 - 1
 
 
 @attrs.frozen
-class OnnxTarget(Format):
+class OnnxTarget(Target):
     """ONNX through `torch.onnx.export(dynamo=True)`.
 
     float16 is computed in as exported; ONNX Runtime's kernels for processors without it compute in float32. bfloat16
@@ -86,9 +85,9 @@ class OnnxTarget(Format):
         else:
             model = _converted(tower, tower.graph(torch.float32))
         if tower.spec.precision == "bfloat16":
-            _store_as_bfloat16(model, tower.float32)
+            _store_as_bfloat16(model)
         if tower.spec.precision == "int8-weights":
-            store_in_eight_bits(model, tower)
+            _store_in_eight_bits(model, tower.encoder)
         # What the exporter notes for itself about every operation: paths and source lines, a good part of a megabyte.
         for node in model.graph.node:
             del node.metadata_props[:]
@@ -205,22 +204,20 @@ def _tensors_of(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
             yield from _tensors(graph)
 
 
-def _store_as_bfloat16(model: onnx.ModelProto, float32: frozenset[str]) -> None:
+def _store_as_bfloat16(model: onnx.ModelProto) -> None:
     """Replace weights by bfloat16 ones that are cast to float32 in the graph; vectors, which are small, stay as is.
 
     Among these are the mean and the standard deviation of pixels, where they are inside.
 
     Args:
-        model: changed in place; with the exporter's notes on every operation.
-        float32: layers whose weights stay float32.
+        model: changed in place.
     """
     import onnx
 
-    kept = {weight for weight, layers in layers_of_weights(model).items() if layers & float32}
     casts = []
     for tensor in model.graph.initializer:
         is_matrix = sum(side > 1 for side in tensor.dims) > 1
-        if tensor.data_type != onnx.TensorProto.FLOAT or not is_matrix or tensor.name in kept:
+        if tensor.data_type != onnx.TensorProto.FLOAT or not is_matrix:
             continue
         name = tensor.name
         rounded = _as_torch(tensor).to(torch.bfloat16)
@@ -247,81 +244,42 @@ def _as_torch(tensor: onnx.TensorProto) -> Tensor:
     return torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy())
 
 
-# Where PyTorch's exporter notes which module an operation comes from: the names of all modules around it, outermost
-# first, and its own behind them.
-_SCOPES = "pkg.torch.onnx.name_scopes"
-_WEIGHTED = ("Conv", "Gemm", "MatMul")
-_ENCODER = "encoder."
-
-
-def layers_of_weights(model: onnx.ModelProto) -> dict[str, set[str]]:
-    """Return the layers that use each weight, both by name: the exporter renames operations, and not weights."""
-    stored = {tensor.name for tensor in model.graph.initializer}
-    layers: dict[str, set[str]] = {}
-    for node in model.graph.node:
-        if node.op_type in _WEIGHTED and node.input[1] in stored:
-            scopes = ast.literal_eval(next(note.value for note in node.metadata_props if note.key == _SCOPES))
-            layers.setdefault(node.input[1], set()).add(scopes[-2].removeprefix(_ENCODER))
-    return layers
-
-
-def store_in_eight_bits(model: onnx.ModelProto, tower: TowerExport) -> None:
-    """Store the weights of convolutions and linear layers, and tables of embeddings, in 8 bits.
+def _store_in_eight_bits(model: onnx.ModelProto, encoder: nn.Module) -> None:
+    """Store weights of linear layers and convolutions but for grouped ones, and tables of embeddings, in 8 bits.
 
     They become float32 by operations on constants, which runtimes compute once, when a file is opened. Of a table, the
     rows that are looked up become float32, so that it stays small in memory too.
 
     Args:
-        model: in float32, changed in place; with the exporter's notes on every operation.
-        tower: its encoder, and the layers that stay in float32.
+        model: in float32, changed in place.
+        encoder: the tower that it was made of.
     """
     import onnx
 
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    layers = _layers(model, tower)
-    missing = tower.float32 - set(layers.values())
-    assert not missing, f"not found in the graph: {missing}"
+    tables = {f"encoder.{name}.weight" for name, one in encoder.named_modules() if isinstance(one, nn.Embedding)}
     file, done = _Operations(), set[str]()
     for node in model.graph.node:
-        looked_up = node.op_type == "Gather"
-        name = node.input[0 if looked_up else 1] if len(node.input) > 1 else ""
-        if name not in layers or layers[name] in tower.float32:
+        attributes = {one.name: one.i for one in node.attribute}
+        is_layer = node.op_type in ("Conv", "Gemm", "MatMul") and attributes.get("group", 1) == 1
+        name = node.input[1] if is_layer else node.input[0] if node.op_type == "Gather" else ""
+        if name not in (stored if is_layer else tables):
             file.nodes.append(node)
             continue
         weight = torch.from_numpy(onnx.numpy_helper.to_array(stored[name]).copy())
-        transposed = node.op_type == "MatMul" or (node.op_type == "Gemm" and not _is_transposed(node))
-        if looked_up:
+        if not is_layer:
             file.look_up(name, round_weight(weight), node)
         elif name not in done:
+            transposed = node.op_type == "MatMul" or (node.op_type == "Gemm" and not attributes.get("transB"))
             rows = weight.T if transposed else weight.flatten(1)
             file.restore(name, round_weight(rows), tuple(weight.shape), transposed=transposed)
-        if not looked_up:
+        if is_layer:
             file.nodes.append(node)
         done.add(name)
     kept = [tensor for tensor in model.graph.initializer if tensor.name not in done]
     del model.graph.initializer[:], model.graph.node[:]
     model.graph.initializer.extend([*kept, *file.stored])
     model.graph.node.extend(file.nodes)
-
-
-def _layers(model: onnx.ModelProto, tower: TowerExport) -> dict[str, str]:
-    """Return the layer of each weight, both by name."""
-    known = dict(tower.encoder.named_modules())
-    layers = {weight: min(several) for weight, several in layers_of_weights(model).items()}
-    layers |= {
-        name: path
-        for name, path in ((node.input[0], _table(node.input[0])) for node in model.graph.node if node.input)
-        if isinstance(known.get(path), torch.nn.Embedding)
-    }
-    return layers
-
-
-def _table(name: str) -> str:
-    return name.removeprefix(_ENCODER).removesuffix(".weight")
-
-
-def _is_transposed(node: onnx.NodeProto) -> bool:
-    return any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
 
 
 class _Operations:

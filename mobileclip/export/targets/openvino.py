@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
-from mobileclip.export.int8 import graph_in_int8, stored_layers
-from mobileclip.export.targets.base import CPU, Format, Run, Written, device_called
+from mobileclip.export.int8 import graph_in_int8
+from mobileclip.export.targets.base import CPU, Run, Target, Written, device_called
 from mobileclip.export.towers import SHORTEST, TowerExport
 from mobileclip.extras import needed
 from mobileclip.hardware.precision import PRECISIONS, Precision, dtype_of
 from mobileclip.hardware.threads import threads_or_default
-from mobileclip.inference.optimization.openvino_int8 import TABLE, WEIGHTED, layers_of, quantiser
+from mobileclip.inference.optimization.openvino_int8 import quantiser
 from mobileclip.inference.optimization.openvino_quiet import PROCESSOR_OPTIONS, converted, import_quietly, openvino_core
 from mobileclip.inference.quantization import Int8Form
 
@@ -30,7 +30,7 @@ _HINT = ["mobileclip", "INFERENCE_PRECISION_HINT"]
 
 
 @attrs.frozen
-class OpenVINOTarget(Format):
+class OpenVINOTarget(Target):
     """OpenVINO from an exported program: the graph in `.xml`, the weights beside it in `.bin`.
 
     Graphs of float16 and bfloat16 are in these types, as are their weights. What a device computes in is what the host
@@ -74,7 +74,7 @@ class OpenVINOTarget(Format):
         for output, name in zip(model.outputs, tower.output_names, strict=True):
             output.get_tensor().set_names({name})
         if precision == "int8-weights":
-            model = with_eight_bits(model, tower)
+            model = _with_eight_bits(model)
         _, hint = _HINTS.get(precision, ("", _WIDEST))
         model.set_rt_info(hint, _HINT)
         try:
@@ -119,24 +119,17 @@ def _read(core: Any, path: Path) -> Any:
         ) from error
 
 
-def with_eight_bits(model: Any, tower: TowerExport) -> Any:
-    """Return a model whose weights have 8 bits, by NNCF; the runtime computes with them in float32.
+def _with_eight_bits(model: Any) -> Any:
+    """Return a model whose weights have 8 bits but for grouped convolutions; the runtime computes in float32.
 
     There is a scale and a zero point for each output channel, or each entry of a table.
 
     Args:
         model: in float32, as OpenVINO converts it.
-        tower: its encoder, and the layers that stay in float32.
     """
     with quantiser() as nncf:
-        layers = layers_of(model, stored_layers(tower.encoder))
-        kept = tower.float32
-        missing = kept - {name for several in layers.values() for name in several}
-        assert not missing, f"not found in the graph: {missing}"
-        names = [node.get_friendly_name() for node in model.get_ops() if node.get_type_name() in (*WEIGHTED, TABLE)]
-        whole = [name for name in names if name not in layers or not kept.isdisjoint(layers[name])]
         return nncf.compress_weights(
             model,
             mode=nncf.CompressWeightsMode.INT8_ASYM,
-            ignored_scope=nncf.IgnoredScope(names=whole, validate=False),
+            ignored_scope=nncf.IgnoredScope(types=["GroupConvolution"], validate=False),
         )

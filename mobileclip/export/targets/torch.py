@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mobileclip.export.contract import TowerFile
 from mobileclip.export.int8 import graph_in_int8
-from mobileclip.export.targets.base import CPU, Format, Run, Written, device_called, quiet
+from mobileclip.export.targets.base import CPU, Run, Target, Written, device_called, quiet
 from mobileclip.export.towers import TowerExport
 from mobileclip.hardware.precision import Precision, dtype_of
 from mobileclip.hardware.threads import threads_or_default, torch_threads
@@ -28,7 +28,7 @@ _IN_PLACE = re.compile(r"aten\.\w*[a-z0-9]_\.\w+")
 
 
 @attrs.frozen
-class TorchTarget(Format):
+class TorchTarget(Target):
     """`torch.export.save` and `torch.export.load`; int8 is static.
 
     PyTorch runs int8 as it is, on values that are rounded to int8 and multiplied in float32; torch.compile finds its

@@ -5,10 +5,7 @@ from .int8 import (
     calibrations as calibrations,
 )
 from .openvino_int8 import (
-    TABLE as TABLE,
-    WEIGHTED as WEIGHTED,
     in_int8 as in_int8,
-    layers_of as layers_of,
     quantiser as quantiser,
 )
 from .openvino_quiet import (
