@@ -23,7 +23,7 @@ from mobileclip.export.targets.litert import (
     WEIGHTED,
     converted,
     converter_version,
-    file as litert,
+    operations_of,
     with_quantised_weights,
 )
 from tests.errors import fails
@@ -47,7 +47,7 @@ def written(export, folder):
     path = folder / f"{export.tower}.tflite"
     path.write_bytes(with_quantised_weights((EXPORT / path.name).read_bytes(), export.spec.precision))
     file = tower_file(export, path.name, Written(compute="float32"))
-    return litert.operations_of(path.read_bytes()), TARGET.open(path, file)
+    return operations_of(path.read_bytes()), TARGET.open(path, file)
 
 
 def test_it_gives_what_the_model_gives():
@@ -113,7 +113,7 @@ def test_of_a_table_in_8_bits_the_rows_alone_become_float32(stored, tmp_path):
 def test_int8_is_static():
     """The converter has written the file; its input is the picture, and not what the first layer makes int8 of."""
     export = int8_export()
-    held = litert.operations_of(INT8.read_bytes())
+    held = operations_of(INT8.read_bytes())
     kinds = [one.kind for one in held]
     assert kinds.count("QUANTIZE") > 3
     assert kinds.count("DEQUANTIZE") > 3
@@ -196,5 +196,5 @@ def test_the_converter_writes_what_is_stored(stored, tmp_path):
     spec = ExportSpec(out=tmp_path / "out", target="litert", preprocess="uint8", features=(0, 1), converter=converter())
     folder = export_model(stored, spec, samples=few_samples())
     for name in ("image.tflite", "text.tflite"):
-        now, before = (litert.operations_of((place / name).read_bytes()) for place in (folder, EXPORT))
+        now, before = (operations_of((place / name).read_bytes()) for place in (folder, EXPORT))
         assert [one.kind for one in now] == [one.kind for one in before]
