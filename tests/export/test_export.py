@@ -266,8 +266,6 @@ def test_mistakes_cost_nothing(convolutional, tmp_path, monkeypatch):
         export_model("mci0", ExportSpec(out=tmp_path / "out"))
     with fails("strict.must-be-one-of", "precision"):
         ExportSpec(out=tmp_path / "out", precision="int4")
-    with fails("export.int4-weights-longer-files"):
-        ExportSpec(out=tmp_path / "out", precision="int4-weights")
     with fails("reparam.fold-module-training-mode"):
         export_model(CONVOLUTIONAL.build().train(), ExportSpec(out=tmp_path / "out", target="torch"))
     (tmp_path / "full").mkdir()

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from mobileclip.export import ExportSpec, export_model, read_contract, read_report, targets, verify_export
-from mobileclip.export.describing import tower_file
 from mobileclip.export.int8 import round_weight
 from tests.export.models import CONVOLUTIONAL, SHALLOW, few_samples, one_tower, seeing
 
@@ -65,21 +64,3 @@ def test_an_export_says_what_it_stores(tmp_path):
     assert {tower.compute for tower in contract.towers} == {"float32"}
     assert verify_export(folder) == read_report(folder)
     assert read_report(folder).passed
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("tower", ["image", "text"])
-def test_openvino_stores_them_by_its_own_tools(model, tower, tmp_path):
-    sizes = {}
-    for precision in ("float32", "int8-weights"):
-        export = one_tower(model, tower, target="openvino", precision=precision, every=24)
-        path = tmp_path / f"{precision}.xml"
-        file = tower_file(export, path.name, targets["openvino"].export(export, path))
-        assert file.compute == "float32"
-        sizes[precision] = path.with_suffix(".bin").stat().st_size
-        run = targets["openvino"].open(path, file)
-        given = torch.cat([run(row)[0] for row in torch.split(export.calibration, 1)])
-        with torch.no_grad():
-            expected = export.graph(torch.float32)(export.calibration)
-        assert float(torch.cosine_similarity(given, expected).min()) > 0.999
-    assert sizes["int8-weights"] < 0.5 * sizes["float32"]

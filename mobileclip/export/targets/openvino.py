@@ -14,9 +14,8 @@ from mobileclip.export.int8 import graph_in_int8
 from mobileclip.export.targets.base import CPU, Run, Target, Written, device_called
 from mobileclip.export.towers import SHORTEST, TowerExport
 from mobileclip.extras import needed
-from mobileclip.hardware.precision import PRECISIONS, Precision, dtype_of
+from mobileclip.hardware.precision import Precision, dtype_of
 from mobileclip.hardware.threads import threads_or_default
-from mobileclip.inference.optimization.openvino_int8 import quantiser
 from mobileclip.inference.optimization.openvino_quiet import PROCESSOR_OPTIONS, converted, import_quietly, openvino_core
 from mobileclip.inference.quantization import Int8Form
 
@@ -34,13 +33,12 @@ class OpenVINOTarget(Target):
     """OpenVINO from an exported program: the graph in `.xml`, the weights beside it in `.bin`.
 
     Graphs of float16 and bfloat16 are in these types, as are their weights. What a device computes in is what the host
-    asks for; where the processor has no float16 or no bfloat16, `open` asks for float32. int8 is static, and
-    weights alone have 8 bits where that is asked for.
+    asks for; where the processor has no float16 or no bfloat16, `open` asks for float32. int8 is static.
     """
 
     suffix: str = ".xml"
     libraries: tuple[str, ...] = ("openvino", "nncf")
-    precisions: tuple[Precision, ...] = PRECISIONS
+    precisions: tuple[Precision, ...] = ("float32", "float16", "bfloat16", "int8")
     cuts_texts: bool = True
     prefers_depthwise: bool = True
     runtime: str = "openvino"
@@ -67,14 +65,12 @@ class OpenVINOTarget(Target):
             # Its converter knows operations on float weights alone, and stores what they give.
             graph = graph_in_int8(tower, Int8Form(), outputs=())
         else:
-            graph = tower.graph(dtype_of("float32" if precision == "int8-weights" else precision))
+            graph = tower.graph(dtype_of(precision))
         model = converted(tower.program_of(graph))
         batch = -1 if tower.spec.dynamic_batch else 1
         model.reshape([batch, (SHORTEST, *tower.input_shape)] if tower.lengths else [batch, *tower.input_shape])
         for output, name in zip(model.outputs, tower.output_names, strict=True):
             output.get_tensor().set_names({name})
-        if precision == "int8-weights":
-            model = _with_eight_bits(model)
         _, hint = _HINTS.get(precision, ("", _WIDEST))
         model.set_rt_info(hint, _HINT)
         try:
@@ -83,7 +79,7 @@ class OpenVINOTarget(Target):
             raise OSError(
                 f"OpenVINO cannot write {path.name} ({error}); if the disk is full, make room and export again"
             ) from error
-        return Written(compute="float32" if precision == "int8-weights" else precision)
+        return Written(compute=precision)
 
     def open(self, path: Path, tower: TowerFile, *, device: str = CPU, num_threads: int | None = None) -> Run:
         """Return a function that runs a file with OpenVINO."""
@@ -117,19 +113,3 @@ def _read(core: Any, path: Path) -> Any:
             f"{path} cannot be read by OpenVINO {openvino.get_version()}: {reason}; "
             "update it with: pip install -U openvino, or export the model again"
         ) from error
-
-
-def _with_eight_bits(model: Any) -> Any:
-    """Return a model whose weights have 8 bits but for grouped convolutions; the runtime computes in float32.
-
-    There is a scale and a zero point for each output channel, or each entry of a table.
-
-    Args:
-        model: in float32, as OpenVINO converts it.
-    """
-    with quantiser() as nncf:
-        return nncf.compress_weights(
-            model,
-            mode=nncf.CompressWeightsMode.INT8_ASYM,
-            ignored_scope=nncf.IgnoredScope(types=["GroupConvolution"], validate=False),
-        )
