@@ -114,7 +114,7 @@ def readers_of(transform: ImageTransform, num_files: int) -> dict[str, Read]:
 
     def read(data: bytes, *, reduced: bool) -> Tensor:
         num_threads = torch.get_num_threads() if num_files == 1 else 1
-        return torch.from_numpy(read_pixels(data, transform, reduced=reduced, num_threads=num_threads))
+        return torch.from_numpy(read_pixels(data, transform, reduced=reduced))
 
     def read_as_released(data: bytes) -> Tensor:
         file = io.BytesIO(data)

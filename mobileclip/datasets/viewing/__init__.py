@@ -3,6 +3,19 @@
 What shows data belongs here; nothing here changes them.
 """
 
-import lazy_loader
-
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+from mobileclip.datasets.viewing.counting import count_shards as count_shards
+from mobileclip.datasets.viewing.inspection import (
+    describe_crop as describe_crop,
+    describe_operations as describe_operations,
+    inspect_sample as inspect_sample,
+    print_inspection as print_inspection,
+    write_inspection as write_inspection,
+)
+from mobileclip.datasets.viewing.page import (
+    PAPER as PAPER,
+    SIDE as SIDE,
+    Section as Section,
+    Thumbnail as Thumbnail,
+    load_shown as load_shown,
+    write_pictures as write_pictures,
+)

@@ -3,8 +3,9 @@
 What stores texts with a teacher's embeddings belongs in `reinforce`; the loop is that of `training`.
 """
 
-import lazy_loader
-
-__getattr__, __dir__, _ = lazy_loader.attach_stub(__name__, __file__)
+from mobileclip.recipes.distilling.published import TextCost, student_run, text_cost, text_run
+from mobileclip.recipes.distilling.run import distil
+from mobileclip.recipes.distilling.spec import DistilSpec, Kind
+from mobileclip.recipes.distilling.teacher import OpenedTeacher as OpenedTeacher, open_teacher as open_teacher
 
 __all__ = ["DistilSpec", "Kind", "TextCost", "distil", "student_run", "text_cost", "text_run"]
