@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from benchmarks.latency_plot import accuracies, draw_accuracy, kept as kept_latencies
-from examples.learning_efficiency.page import DOCS, kept
-from examples.learning_efficiency.picture import panels
-from examples.learning_efficiency.spec import EfficiencySpec
+from studies.learning_efficiency.page import DOCS, kept
+from studies.learning_efficiency.picture import panels
+from studies.learning_efficiency.spec import EfficiencySpec
 from mobileclip.charts import write_chart
 from mobileclip.evaluation.report import LIGHT, draw_latency, latency_panels, published_model, to_png
 from mobileclip.recipes.finetuning import write_report

@@ -1,19 +1,19 @@
 """What a student gains from the captions of a captioner that was trained here.
 
-Command:   python -m examples.captioner    (with the extra `quickstart` installed; --tiny to see that it runs)
+Command:   python -m studies.captioner    (with the extra `quickstart` installed; --tiny to see that it runs)
 Hardware:  CPU cores alone, no GPU; every step of it takes one
 Result:    outputs/captioner: lines.jsonl with a line per captioner and per training, report.md with the tables
 
 A small CoCa learns composed captions of some icon sets, and writes captions of other sets' pictures, whose names it was
 never told. Students learn these pictures with keywords alone, with composed captions, with the captioner's, and with
-both, each with a teacher and without. `python -m examples.captioner.report
-docs/captioner_study.jsonl` prints what came out.
+both, each with a teacher and without. This prints what came out:
+`python -m studies.captioner.report studies/captioner/results.jsonl`.
 """
 
 from __future__ import annotations
 
-from examples.captioner import CaptionerStudySpec
-from examples.captioner.run import run
+from studies.captioner.spec import CaptionerStudySpec
+from studies.captioner.run import run
 
 
 def captioner() -> CaptionerStudySpec:

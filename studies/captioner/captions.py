@@ -9,10 +9,10 @@ from pathlib import Path
 import attrs
 from torch import Tensor
 
-from examples.captioner.lines import Line
-from examples.captioner.spec import ARMS, WRITERS, Arm, CaptionerStudySpec, Writer
-from examples.captioner.tower import write_start
-from examples.learning_efficiency.scoring import pixels_of
+from studies.captioner.lines import Line
+from studies.captioner.spec import ARMS, WRITERS, Arm, CaptionerStudySpec, Writer
+from studies.captioner.tower import write_start
+from studies.learning_efficiency.scoring import pixels_of
 from examples.quickstart.emoji import DataSplit
 from examples.quickstart.emoji.joint import JointTeacher
 from examples.quickstart.emoji.splits import chance

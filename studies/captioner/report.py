@@ -1,4 +1,4 @@
-"""The tables and the picture of the study, from its lines alone: `python -m examples.captioner.report LINES`."""
+"""The tables and the picture of the study, from its lines alone: `python -m studies.captioner.report LINES`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from examples.captioner.lines import Line, read_lines
-from examples.captioner.spec import ABLATIONS, ARMS, MAIN
-from examples.learning_efficiency.tables import spread, table
+from studies.captioner.lines import Line, read_lines
+from studies.captioner.spec import ABLATIONS, ARMS, MAIN
+from studies.learning_efficiency.tables import spread, table
 from mobileclip import charts
 
-PICTURE = "captioner_study.png"
+PICTURE = "captions.png"
 _PARTS = {"test_pictures": "unseen drawings", "test_set": "an unseen set's", "test_names": "unseen names"}
 
 _SHARES = {

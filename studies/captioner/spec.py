@@ -9,11 +9,11 @@ from typing import Literal
 import attrs
 from attrs import validators
 
-from examples.captioner.tower import LiteMapSpec, PretrainedTowerAdamWSpec
+from studies.captioner.tower import LiteMapSpec, PretrainedTowerAdamWSpec
 from examples.icons import IconDataSpec
 from examples.icons.sets import FREE_SETS
-from examples.learning_efficiency.spec import Cell, EfficiencySpec, some_of
-from examples.learning_efficiency.variants import FIRST, SECOND
+from studies.learning_efficiency.spec import Cell, EfficiencySpec, some_of
+from studies.learning_efficiency.variants import FIRST, SECOND
 from examples.quickstart.emoji.efficientnet import MEAN, STD
 from mobileclip.data import ReinforcedPipelineSpec, crop_augmentation
 from mobileclip.encoders import CoCaSpec, TextTransformerSpec

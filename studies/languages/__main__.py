@@ -1,7 +1,7 @@
 """Languages: a second text tower for the packaged model of icons, for search in 27 languages.
 
-Command:   python -m examples.languages              (with the extra `quickstart` installed)
-           python -m examples.languages --languages de fr --num-seeds 1          (two languages, in minutes)
+Command:   python -m studies.languages              (with the extra `quickstart` installed)
+           python -m studies.languages --languages de fr --num-seeds 1          (two languages, in minutes)
 Hardware:  any computer, about 3 GiB of memory
 Time:      five minutes of one core for each training; it may be stopped, and goes on
 Result:    outputs/languages: icons-multilingual.safetensors with its card, tables.md, results.jsonl, and the texts
@@ -13,7 +13,7 @@ out, to see what is not just remembered; the tower that ships learns all.
 
 from __future__ import annotations
 
-from examples.languages import LanguagesSpec
+from studies.languages.spec import LanguagesSpec
 
 
 def languages() -> LanguagesSpec:
@@ -22,7 +22,7 @@ def languages() -> LanguagesSpec:
 
 
 if __name__ == "__main__":
-    from examples.languages.run import make
+    from studies.languages.run import make
     from mobileclip.recipes import started
     from mobileclip.terminal.printing import say
 

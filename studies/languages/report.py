@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
-from examples.languages.scoring import ITSELF, NEVER, OTHER, RECOMBINED, SENTENCE, STRANGER, TAUGHT, Result
-from examples.languages.sources import ENGLISH
-from examples.languages.spec import LANGUAGES, STRANGERS
+from studies.languages.scoring import ITSELF, NEVER, OTHER, RECOMBINED, SENTENCE, STRANGER, TAUGHT, Result
+from studies.languages.sources import ENGLISH
+from studies.languages.spec import LANGUAGES, STRANGERS
 
 _TITLES = {
     TAUGHT: "names that it was taught",
@@ -38,14 +38,14 @@ its n-grams; English stays with `icons`' own. **Not for** sentences, nor for oth
 ## How good it is
 
 R@5: names with a drawing of theirs among the first five of {pool:,} unseen drawings, in per cent.
-[The page](../../../../docs/languages.md) has other ways beside it, and names that were never taught.
+[The study](../../../../studies/languages/README.md) has other ways beside it, and names that were never taught.
 
 {rows}
 
 ## How it was made
 
-`python -m examples.languages`: a bag of tokens that learned {texts:,} texts, each with what `icons`' text tower says of
-its English. The tower that ships learned all names; those of the page had some held out.
+`python -m studies.languages`: a bag of tokens that learned {texts:,} texts, each with what `icons`' text tower says of
+its English. The tower that ships learned all names; those of the study had some held out.
 
 ## Whose texts it learned from
 

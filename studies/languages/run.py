@@ -10,8 +10,8 @@ import attrs
 
 import mobileclip
 from examples.icons import build_dataset
-from examples.languages.report import card, tables
-from examples.languages.scoring import (
+from studies.languages.report import card, tables
+from studies.languages.scoring import (
     ITSELF,
     NEVER,
     OTHER,
@@ -28,10 +28,10 @@ from examples.languages.scoring import (
     read_words,
     write_results,
 )
-from examples.languages.sources import ENGLISH, SOURCES, Phrase, names_of, read_phrases
-from examples.languages.spec import STRANGERS, LanguagesSpec
-from examples.languages.texts import CARD, build_texts, is_held_out, pairs, without_held_out, write_table
-from examples.languages.training import TEACHER, train_tower
+from studies.languages.sources import ENGLISH, SOURCES, Phrase, names_of, read_phrases
+from studies.languages.spec import STRANGERS, LanguagesSpec
+from studies.languages.texts import CARD, build_texts, is_held_out, pairs, without_held_out, write_table
+from studies.languages.training import TEACHER, train_tower
 from examples.quickstart.emoji.sources import download
 from mobileclip import ImageTextModel
 from mobileclip.serialization import from_json, to_json

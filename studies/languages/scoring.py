@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from examples.icons.splits import TEST_NAMES, TEST_PICTURES, TEST_SET
-from examples.languages.sources import Phrase, plain
-from examples.learning_efficiency.scoring import held_out
+from studies.languages.sources import Phrase, plain
+from studies.learning_efficiency.scoring import held_out
 from examples.quickstart.emoji import DrawnDataset
 from mobileclip import ImageTextModel
 from mobileclip.serialization import from_json, to_json

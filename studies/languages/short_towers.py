@@ -1,6 +1,6 @@
 """Short text towers: what context, depth and vocabulary cost, and what they are good for, as rows of one table.
 
-Command:   python -m examples.languages.short_towers         (with the extra `quickstart` installed)
+Command:   python -m studies.languages.short_towers         (with the extra `quickstart` installed)
 Hardware:  any computer, about 3 GiB of memory
 Time:      a minute or two of one core for each row and seed; it may be stopped, and goes on
 Result:    outputs/short_towers: results.jsonl, a line for each tower, and table.md
@@ -22,8 +22,8 @@ import attrs
 import mobileclip
 from examples.icons import IconDataSpec, build_dataset
 from examples.icons.sets import FREE_SETS
-from examples.languages.scoring import Pool
-from examples.languages.training import TEACHER
+from studies.languages.scoring import Pool
+from studies.languages.training import TEACHER
 from examples.quickstart.emoji import DrawnDataset
 from mobileclip import ImageTextModel
 from mobileclip.recipes.distilling import DistilSpec, distil

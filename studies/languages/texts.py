@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from examples.icons.names import family
-from examples.languages.sources import SOURCES, Phrase, plain, read_phrases
-from examples.languages.spec import LanguagesSpec
+from studies.languages.sources import SOURCES, Phrase, plain, read_phrases
+from studies.languages.spec import LanguagesSpec
 from examples.quickstart.emoji import DrawnDataset
 from examples.quickstart.emoji.sources import download, with_version
 from examples.quickstart.emoji.splits import chance

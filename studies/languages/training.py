@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from examples.languages.spec import LanguagesSpec
-from examples.languages.texts import balanced, shares
+from studies.languages.spec import LanguagesSpec
+from studies.languages.texts import balanced, shares
 from mobileclip.data import TextPipelineSpec, read_text_input, train_tokenizer
 from mobileclip.datasets.sources import TextPair
 from mobileclip.encoders import TextTransformerSpec, load_model, save_model

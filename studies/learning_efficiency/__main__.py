@@ -1,6 +1,6 @@
 """Learning efficiency: how many steps of plain training is a step of reinforced training worth?
 
-Command:   python -m examples.learning_efficiency    (with the extra `quickstart` installed; --tiny to see that it runs)
+Command:   python -m studies.learning_efficiency    (with the extra `quickstart` installed; --tiny to see that it runs)
 Hardware:  2 CPU cores, about 8 GiB of memory, no GPU
 Time:      about twelve hours in all, said beforehand; it may be stopped at any moment and goes on where it was
 Result:    outputs/learning_efficiency: results.jsonl with a line per training, report.md with the tables, curves.png
@@ -8,12 +8,13 @@ Result:    outputs/learning_efficiency: results.jsonl with a line per training, 
 On the data set of icons, small students are trained plainly, with synthetic captions, with distillation, with stronger
 augmentation and with an ensemble of teachers, as the paper's Table 2 adds one to the other; with 1, 10 and 100 % of the
 pictures, several numbers of steps and several seeds. Other parts vary the strength of the stored views, and one choice
-at a time. docs/learning_efficiency.md says what came out.
+at a time. README.md says what came out.
 """
 
 from __future__ import annotations
 
-from examples.learning_efficiency import EfficiencySpec, run
+from studies.learning_efficiency.run import run
+from studies.learning_efficiency.spec import EfficiencySpec
 
 
 def learning_efficiency() -> EfficiencySpec:

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from examples.icons.splits import TEST_PICTURES
-from examples.learning_efficiency.curves import Curve, speedup
-from examples.learning_efficiency.results import Cost
-from examples.learning_efficiency.spec import EfficiencySpec
-from examples.learning_efficiency.tables import BASELINES, Results, ladder_curves, table
-from examples.learning_efficiency.variants import FIRST, VARIANTS
-from examples.learning_efficiency.views import WEAK
+from studies.learning_efficiency.curves import Curve, speedup
+from studies.learning_efficiency.results import Cost
+from studies.learning_efficiency.spec import EfficiencySpec
+from studies.learning_efficiency.tables import BASELINES, Results, ladder_curves, table
+from studies.learning_efficiency.variants import FIRST, VARIANTS
+from studies.learning_efficiency.views import WEAK
 
 # Starting a training takes a part of the shortest ones that is not theirs.
 _FEWEST_STEPS = 1000

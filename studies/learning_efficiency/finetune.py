@@ -18,7 +18,7 @@ from attrs import validators
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from examples.learning_efficiency.views import VIEWS, view_augmentation
+from studies.learning_efficiency.views import VIEWS, view_augmentation
 from examples.quickstart.emoji import DataSplit
 from examples.quickstart.emoji.efficientnet import HEAD_CHANNELS, MEAN, STD, EfficientNetLite0, folded_state
 from examples.quickstart.emoji.joint import JointModel, JointTeacher, contrast, write_tensors

@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 
 from examples.icons.splits import TITLES
-from examples.learning_efficiency.results import Result, append
-from examples.learning_efficiency.scoring import HeldOut, held_out
-from examples.learning_efficiency.spec import Cell, EfficiencySpec
-from examples.learning_efficiency.students import measure_cell
+from studies.learning_efficiency.results import Result, append
+from studies.learning_efficiency.scoring import HeldOut, held_out
+from studies.learning_efficiency.spec import Cell, EfficiencySpec
+from studies.learning_efficiency.students import measure_cell
 from examples.quickstart.emoji.on_disk import load_finished
 from examples.quickstart.side_by_side import Job, side_by_side, use_threads
 

@@ -1,6 +1,6 @@
 """The model that comes with the package: a student of the study in half precision, and a card of how good it is.
 
-Command:   python -m examples.learning_efficiency.model    (with the extra `quickstart` installed)
+Command:   python -m studies.learning_efficiency.model    (with the extra `quickstart` installed)
 Hardware:  2 CPU cores, about 8 GiB of memory, no GPU
 Time:      about three hours, or seconds where the study has trained it already; it may be stopped and goes on
 Result:    in --output: icons.safetensors, which mobileclip.load takes, and icons.md, its card
@@ -17,17 +17,16 @@ import attrs
 import torch
 
 import mobileclip
-from examples.icons import IconDataSpec, build_dataset
+from examples.icons import IconDataSpec
 from examples.icons.reading import read_sets
 from examples.icons.sets import ALL_SETS, EMOJI_SETS
 from examples.icons.splits import TEST_PICTURES, TITLES
-from examples.learning_efficiency.results import Result
-from examples.learning_efficiency.run import run
-from examples.learning_efficiency.scoring import HeldOut, held_out, pixels_of, score_student
-from examples.learning_efficiency.spec import Cell, EfficiencySpec
-from examples.learning_efficiency.strict import STRICT, read_strict, stricter
-from examples.learning_efficiency.students import MODEL
-from examples.learning_efficiency.variants import VARIANTS
+from studies.learning_efficiency.run import run
+from studies.learning_efficiency.scoring import HeldOut, held_out, pixels_of, score_student
+from studies.learning_efficiency.spec import Cell, EfficiencySpec
+from studies.learning_efficiency.strict import STRICT, read_strict, stricter
+from studies.learning_efficiency.students import MODEL
+from studies.learning_efficiency.variants import VARIANTS
 from examples.quickstart.emoji import DrawnDataset
 from examples.quickstart.emoji.on_disk import load_finished
 from examples.quickstart.emoji.rendering import render_all
@@ -71,7 +70,7 @@ Measured on drawings that it did not learn from. Some of them repeat a glyph of 
 
 ## How it was made
 
-`python -m examples.learning_efficiency.model`. Multi-modal reinforced training on {num_pictures:,} drawings, for
+`python -m studies.learning_efficiency.model`. Multi-modal reinforced training on {num_pictures:,} drawings, for
 {steps:,} steps of {batch} pairs: {views} augmentations of each were stored with the embeddings of one teacher,
 EfficientNet-Lite0 with ImageNet's weights and MiniLM's sentence embeddings, fine-tuned on the same drawings. Its
 captions are the icons' names and keywords, and sentences that were made of them.
@@ -142,15 +141,6 @@ def _card(spec: EfficiencySpec, cell: Cell, path: Path, dataset: DrawnDataset) -
         views=VARIANTS[cell.variant].num_views,
         sources="\n".join(drawn),
     )
-
-
-def packaged_line(spec: EfficiencySpec) -> Result:
-    """Return the line of the packaged model, with the scores that its card has; it is not trained again."""
-    dataset = build_dataset(attrs.evolve(spec.data, output=spec.output / "data"))
-    model = mobileclip.load(NAME).model
-    scores = score_student(model, _measured_parts(spec, model.spec.image.input, dataset, spec.output / NAME))
-    (cell,) = attrs.evolve(spec, variants=(VARIANT,)).cells(["long"])
-    return Result(study=spec.study, cell=cell, scores=scores, seconds=0)
 
 
 def _measured_parts(

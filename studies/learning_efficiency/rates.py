@@ -5,9 +5,9 @@ from __future__ import annotations
 import statistics
 
 from examples.icons.splits import TEST_PICTURES, VALIDATION
-from examples.learning_efficiency.spec import EfficiencySpec
-from examples.learning_efficiency.tables import Results, by_seed, percent, spread, table
-from examples.learning_efficiency.variants import PARTS, VARIANTS
+from studies.learning_efficiency.spec import EfficiencySpec
+from studies.learning_efficiency.tables import Results, by_seed, percent, spread, table
+from studies.learning_efficiency.variants import PARTS, VARIANTS
 
 
 def rate_table(spec: EfficiencySpec, results: Results) -> list[str]:

@@ -1,18 +1,22 @@
-"""The report: the tables and the picture, from whatever has been trained so far."""
+"""The report: the tables and the picture, from whatever has been trained so far.
+
+`python -m studies.learning_efficiency.report` prints the tables of the lines that are kept beside this file.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from examples.icons.splits import TEST_NAMES, TEST_PICTURES, TEST_SET, TITLES
-from examples.learning_efficiency.costs import cost_table, pace_table
-from examples.learning_efficiency.picture import panels
-from examples.learning_efficiency.rates import rate_table
-from examples.learning_efficiency.results import COSTS, read_costs
-from examples.learning_efficiency.spec import EfficiencySpec
-from examples.learning_efficiency.stores import Store, card_of, store_of
-from examples.learning_efficiency.strict import StrictParts, strict_table
-from examples.learning_efficiency.tables import (
+from studies.learning_efficiency.costs import cost_table, pace_table
+from studies.learning_efficiency.picture import panels
+from studies.learning_efficiency.rates import rate_table
+from studies.learning_efficiency.results import COSTS, RESULTS, Cost, read_costs, read_results
+from studies.learning_efficiency.spec import EfficiencySpec
+from studies.learning_efficiency.stores import Store, card_of, store_of
+from studies.learning_efficiency.strict import STRICT, StrictParts, read_strict, strict_table
+from studies.learning_efficiency.tables import (
     Results,
     budget_table,
     difference_table,
@@ -22,11 +26,12 @@ from examples.learning_efficiency.tables import (
     percent,
     table,
 )
-from examples.learning_efficiency.teachers import TeacherScores
-from examples.learning_efficiency.variants import FIRST, LADDER, PARTS, VARIANTS
+from studies.learning_efficiency.teachers import TeacherScores
+from studies.learning_efficiency.variants import FIRST, LADDER, PARTS, VARIANTS
 from examples.quickstart.emoji import DrawnDataset
 from mobileclip.charts import write_chart
 from mobileclip.storage import write_text
+from mobileclip.terminal import say
 
 
 def write_report(
@@ -56,10 +61,23 @@ def write_report(
         about,
         *(["## Teachers\n", *_teacher_table(teachers), "", *_view_table(spec)] if teachers else []),
     ]
+    lines += result_tables(spec, results, read_costs(spec.output / COSTS, study=spec.study), strict)
+    text = "\n".join([*lines, "\n![curves](curves.png)"])
+    write_text(spec.output / "report.md", text + "\n")
+    write_chart(panels(spec, results), spec.output / "curves.png")
+    return text
+
+
+def result_tables(
+    spec: EfficiencySpec, results: Results, costs: Sequence[Cost], strict: StrictParts | None
+) -> list[str]:
+    """Return the tables of trainings; see `write_report`."""
+    lines: list[str] = []
     for part in map(PARTS.__getitem__, spec.parts):
         if part.variants is not LADDER and part is not PARTS["rates"]:
             lines += [f"\n## {part.title}\n", *part_tables(spec, part, results)]
-    lines += [
+    return [
+        *lines,
         "\n## The ladder\n",
         *ladder_table(spec, results),
         "\nDifferences of top-5 on unseen drawings, seed by seed:\n",
@@ -70,13 +88,9 @@ def write_report(
         *budget_table(spec, results),
         *_section("A learning rate for each", rate_table(spec, results)),
         *_section("Seconds", pace_table(results, [*VARIANTS], spec.shares[2])),
-        *_section("Costs", cost_table(spec, results, read_costs(spec.output / COSTS, study=spec.study))),
+        *_section("Costs", cost_table(spec, results, costs)),
         *_section("Stricter parts", [] if strict is None else strict_table(spec, results, strict)),
     ]
-    text = "\n".join([*lines, "\n![curves](curves.png)"])
-    write_text(spec.output / "report.md", text + "\n")
-    write_chart(panels(spec, results), spec.output / "curves.png")
-    return text
 
 
 def _section(title: str, lines: Sequence[str]) -> list[str]:
@@ -106,3 +120,15 @@ def _view_table(spec: EfficiencySpec) -> list[str]:
             rows.append([store.view, percent(store.share), str(store.num_views), *cells])
     head = ["views", "of the pictures", "stored", "plain picture recognised", "view recognised", "taken for the same"]
     return table(head, rows)
+
+
+def main() -> None:
+    """Print the tables of the lines that are kept beside this file."""
+    spec, here = EfficiencySpec(), Path(__file__).parent
+    results = read_results(here / RESULTS, study=spec.study)
+    costs = read_costs(here / COSTS, study=spec.study)
+    say("\n".join(result_tables(spec, results, costs, read_strict(here / STRICT))))
+
+
+if __name__ == "__main__":
+    main()

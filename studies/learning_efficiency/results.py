@@ -9,8 +9,8 @@ from typing import Literal
 
 import attrs
 
-from examples.learning_efficiency.scoring import Scores
-from examples.learning_efficiency.spec import Cell
+from studies.learning_efficiency.scoring import Scores
+from studies.learning_efficiency.spec import Cell
 from mobileclip.serialization import from_json, to_json
 
 RESULTS, COSTS = "results.jsonl", "costs.jsonl"

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import attrs
 
 from examples.icons import build_dataset
-from examples.learning_efficiency.grid import run_grid
-from examples.learning_efficiency.report import write_report
-from examples.learning_efficiency.results import RESULTS, Result, read_results
-from examples.learning_efficiency.spec import Cell, EfficiencySpec
-from examples.learning_efficiency.stores import make_stores
-from examples.learning_efficiency.strict import STRICT, read_strict
-from examples.learning_efficiency.teachers import build_teachers, ensembles_of, score_ensembles, untrained
+from studies.learning_efficiency.grid import run_grid
+from studies.learning_efficiency.report import write_report
+from studies.learning_efficiency.results import RESULTS, Result, read_results
+from studies.learning_efficiency.spec import Cell, EfficiencySpec
+from studies.learning_efficiency.stores import make_stores
+from studies.learning_efficiency.strict import STRICT, read_strict
+from studies.learning_efficiency.teachers import build_teachers, ensembles_of, score_ensembles, untrained
 from mobileclip.terminal import say
 
 # On two cores without other work; trainings of the default size.

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from examples.learning_efficiency.finetune import PROMPTS
+from studies.learning_efficiency.finetune import PROMPTS
 from examples.quickstart.emoji import DataSplit, DrawnDataset
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.encoders import DualEncoder

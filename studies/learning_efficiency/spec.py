@@ -12,8 +12,8 @@ from attrs import validators
 
 from examples.icons import IconDataSpec
 from examples.icons.sets import FREE_SETS
-from examples.learning_efficiency.finetune import FineTuneSpec
-from examples.learning_efficiency.variants import FIRST, OTHER, PARTS, SECOND, VARIANTS, Variant
+from studies.learning_efficiency.finetune import FineTuneSpec
+from studies.learning_efficiency.variants import FIRST, OTHER, PARTS, SECOND, VARIANTS, Variant
 from examples.quickstart.emoji import drawing_input
 from mobileclip.encoders import AttentionSpec, DualEncoderSpec, MCiSpec, StageSpec, TextTransformerSpec
 from mobileclip.inputs import TextInput

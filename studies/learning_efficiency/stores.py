@@ -14,10 +14,10 @@ import attrs
 import torch
 from torch import Tensor
 
-from examples.learning_efficiency.results import COSTS, Cost, append
-from examples.learning_efficiency.spec import Cell, EfficiencySpec
-from examples.learning_efficiency.variants import NUM_VIEWS, VARIANTS, Variant
-from examples.learning_efficiency.views import view_augmentation
+from studies.learning_efficiency.results import COSTS, Cost, append
+from studies.learning_efficiency.spec import Cell, EfficiencySpec
+from studies.learning_efficiency.variants import NUM_VIEWS, VARIANTS, Variant
+from studies.learning_efficiency.views import view_augmentation
 from examples.quickstart.emoji import DataSplit
 from examples.quickstart.emoji.joint import JointTeacher, write_tensors
 from examples.quickstart.emoji.splits import chance

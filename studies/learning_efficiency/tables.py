@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 from examples.icons.splits import TEST_NAMES, TEST_PICTURES, TEST_SET, TITLES
-from examples.learning_efficiency.curves import (
+from studies.learning_efficiency.curves import (
     Curve,
     describe,
     difference,
@@ -16,9 +16,9 @@ from examples.learning_efficiency.curves import (
     speedup,
     speedup_limits,
 )
-from examples.learning_efficiency.results import Result
-from examples.learning_efficiency.spec import Cell, EfficiencySpec
-from examples.learning_efficiency.variants import LADDER, VARIANTS, Part
+from studies.learning_efficiency.results import Result
+from studies.learning_efficiency.spec import Cell, EfficiencySpec
+from studies.learning_efficiency.variants import LADDER, VARIANTS, Part
 
 METRICS = {"top1": "top-1", "top5": "top-5", "retrieval": "name → picture R@1"}
 # What budgets are counted in: plain training, and what the same captions give without a teacher.
@@ -225,21 +225,17 @@ def _interval(curves: Mapping[str, Curve], reference: str, name: str, budget: in
     return f" ({found.low:+.1f} to {found.high:+.1f})"
 
 
-def budget_table(
-    spec: EfficiencySpec, results: Results, names: Sequence[str] = tuple(LADDER), *, shares: Sequence[float] = ()
-) -> list[str]:
+def budget_table(spec: EfficiencySpec, results: Results) -> list[str]:
     """Return how many times fewer steps the ladder's rungs need than each budget of their baselines, by top-5.
 
     Args:
         spec: the choices.
         results: the trainings that are finished.
-        names: of the rungs.
-        shares: of the pictures; all if none is given.
 
     Returns:
         A group of rows for each share and baseline; nothing where there is none.
     """
-    curves = {share: variant_curves(results, names, share, TEST_PICTURES, "top5") for share in shares or spec.shares}
+    curves = {share: ladder_curves(results, share, TEST_PICTURES, "top5") for share in spec.shares}
     budgets = sorted({int(steps) for of_share in curves.values() for one in of_share.values() for steps in one.steps})
     rows: list[list[str]] = []
     for share, of_share in curves.items():

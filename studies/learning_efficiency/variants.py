@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from examples.learning_efficiency.views import MEDIUM, STRONG, WEAK
+from studies.learning_efficiency.views import MEDIUM, STRONG, WEAK
 
 # The names of `EfficiencySpec.teachers`.
 FIRST, SECOND, OTHER = "first", "second", "other"

@@ -1,6 +1,6 @@
 """Weights that tell pictures apart, for what measures rankings: a published model's, taught by a small one for minutes.
 
-Command:   python -m examples.models.taught_weights --images DRAWINGS --texts TEXTS --output weights/s0.safetensors
+Command:   python -m studies.taught_weights --images DRAWINGS --texts TEXTS --output weights/s0.safetensors
 Hardware:  any CPU
 Time:      `--minutes`, shared by the towers; most of the image tower's with small pictures, the rest with its own size
 Result:    a checkpoint in training form, as `python -m benchmarks runtimes --weights weights` takes it
