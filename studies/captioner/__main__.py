@@ -12,8 +12,8 @@ both, each with a teacher and without. This prints what came out:
 
 from __future__ import annotations
 
-from studies.captioner.spec import CaptionerStudySpec
 from studies.captioner.run import run
+from studies.captioner.spec import CaptionerStudySpec
 
 
 def captioner() -> CaptionerStudySpec:

@@ -9,12 +9,8 @@ from pathlib import Path
 import attrs
 from torch import Tensor
 
-from studies.captioner.lines import Line
-from studies.captioner.spec import ARMS, WRITERS, Arm, CaptionerStudySpec, Writer
-from studies.captioner.tower import write_start
-from studies.learning_efficiency.scoring import pixels_of
-from examples.quickstart.emoji import DataSplit
 from examples.quickstart.emoji.joint import JointTeacher
+from examples.quickstart.emoji.on_disk import DataSplit
 from examples.quickstart.emoji.splits import chance
 from mobileclip.data import ImageTextSample, ImageTransform, crop_augmentation, read_samples, write_shards
 from mobileclip.evaluation.captions import agreement, distinct_ngrams, mean_words, names_recalled
@@ -22,6 +18,10 @@ from mobileclip.reinforce import CheckpointCaptioner, ReinforcementSpec, reinfor
 from mobileclip.storage import write_text
 from mobileclip.terminal import console
 from mobileclip.training import run
+from studies.captioner.lines import Line
+from studies.captioner.spec import ARMS, WRITERS, Arm, CaptionerStudySpec, Writer
+from studies.captioner.tower import write_start
+from studies.learning_efficiency.scoring import pixels_of
 
 WRITTEN = "syn_text_written"
 _PER_SHARD, _MAX_BATCH = 500, 64

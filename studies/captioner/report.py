@@ -8,10 +8,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mobileclip import charts
 from studies.captioner.lines import Line, read_lines
 from studies.captioner.spec import ABLATIONS, ARMS, MAIN
 from studies.learning_efficiency.tables import spread, table
-from mobileclip import charts
 
 PICTURE = "captions.png"
 _PARTS = {"test_pictures": "unseen drawings", "test_set": "an unseen set's", "test_names": "unseen names"}

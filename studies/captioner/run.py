@@ -9,11 +9,15 @@ from pathlib import Path
 
 import attrs
 
+from examples.icons import build_dataset
+from examples.quickstart.emoji.joint import JointTeacher
+from examples.quickstart.emoji.on_disk import DrawnDataset
+from mobileclip.storage import write_text
+from mobileclip.terminal import say
 from studies.captioner.captions import Part, examples, judged, part_of
 from studies.captioner.lines import LINES, Line, read_lines
 from studies.captioner.report import PICTURE, captions_lines, draw, report
 from studies.captioner.spec import ARMS, CaptionerStudySpec
-from examples.icons import build_dataset
 from studies.learning_efficiency.results import append
 from studies.learning_efficiency.scoring import HeldOut, held_out, score_student
 from studies.learning_efficiency.spec import Cell
@@ -21,10 +25,6 @@ from studies.learning_efficiency.stores import load_store, make_stores, store_of
 from studies.learning_efficiency.students import train_student
 from studies.learning_efficiency.teachers import build_teachers
 from studies.learning_efficiency.variants import FIRST, VARIANTS
-from examples.quickstart.emoji import DrawnDataset
-from examples.quickstart.emoji.joint import JointTeacher
-from mobileclip.storage import write_text
-from mobileclip.terminal import say
 
 
 def run(spec: CaptionerStudySpec) -> list[Line]:

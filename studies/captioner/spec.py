@@ -9,11 +9,8 @@ from typing import Literal
 import attrs
 from attrs import validators
 
-from studies.captioner.tower import LiteMapSpec, PretrainedTowerAdamWSpec
 from examples.icons import IconDataSpec
 from examples.icons.sets import FREE_SETS
-from studies.learning_efficiency.spec import Cell, EfficiencySpec, some_of
-from studies.learning_efficiency.variants import FIRST, SECOND
 from examples.quickstart.emoji.efficientnet import MEAN, STD
 from mobileclip.data import ReinforcedPipelineSpec, crop_augmentation
 from mobileclip.encoders import CoCaSpec, TextTransformerSpec
@@ -21,6 +18,9 @@ from mobileclip.inputs import ImageInput, TextInput
 from mobileclip.losses import CaptionLossSpec
 from mobileclip.serialization import to_json
 from mobileclip.training import CosineSchedule, RunSpec, TrainingSpec
+from studies.captioner.tower import LiteMapSpec, PretrainedTowerAdamWSpec
+from studies.learning_efficiency.spec import Cell, EfficiencySpec, some_of
+from studies.learning_efficiency.variants import FIRST, SECOND
 
 _OUTPUT, _TINY_OUTPUT = Path("outputs/captioner"), Path("outputs/captioner_tiny")
 _TINY_SETS = ("bi", "lucide", "tabler", "noto")

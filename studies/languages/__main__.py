@@ -22,9 +22,9 @@ def languages() -> LanguagesSpec:
 
 
 if __name__ == "__main__":
-    from studies.languages.run import make
     from mobileclip.recipes import started
     from mobileclip.terminal.printing import say
+    from studies.languages.run import make
 
     with started(LanguagesSpec, "languages", __doc__, default=languages()) as spec:
         say(f"The text tower is {make(spec)}, with its card beside it.")

@@ -10,6 +10,11 @@ import attrs
 
 import mobileclip
 from examples.icons import build_dataset
+from examples.quickstart.emoji.sources import download
+from mobileclip import ImageTextModel
+from mobileclip.serialization import from_json, to_json
+from mobileclip.storage import write_text
+from mobileclip.terminal import say
 from studies.languages.report import card, tables
 from studies.languages.scoring import (
     ITSELF,
@@ -32,11 +37,6 @@ from studies.languages.sources import ENGLISH, SOURCES, Phrase, names_of, read_p
 from studies.languages.spec import STRANGERS, LanguagesSpec
 from studies.languages.texts import CARD, build_texts, is_held_out, pairs, without_held_out, write_table
 from studies.languages.training import TEACHER, train_tower
-from examples.quickstart.emoji.sources import download
-from mobileclip import ImageTextModel
-from mobileclip.serialization import from_json, to_json
-from mobileclip.storage import write_text
-from mobileclip.terminal import say
 
 NAME = "icons-multilingual"
 RESULTS = "results.jsonl"

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from examples.icons.splits import TEST_NAMES, TEST_PICTURES, TEST_SET
-from studies.languages.sources import Phrase, plain
-from studies.learning_efficiency.scoring import held_out
-from examples.quickstart.emoji import DrawnDataset
+from examples.quickstart.emoji.on_disk import DrawnDataset
 from mobileclip import ImageTextModel
 from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import write_text
+from studies.languages.sources import Phrase, plain
+from studies.learning_efficiency.scoring import held_out
 
 _FOUND_IN = 5
 TAUGHT, NEVER, RECOMBINED, SENTENCE, STRANGER, OTHER = "taught", "never", "recombined", "sentence", "stranger", "other"

@@ -22,14 +22,14 @@ import attrs
 import mobileclip
 from examples.icons import IconDataSpec, build_dataset
 from examples.icons.sets import FREE_SETS
-from studies.languages.scoring import Pool
-from studies.languages.training import TEACHER
-from examples.quickstart.emoji import DrawnDataset
+from examples.quickstart.emoji.on_disk import DrawnDataset
 from mobileclip import ImageTextModel
 from mobileclip.recipes.distilling import DistilSpec, distil
 from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import write_text
 from mobileclip.training import CosineSchedule
+from studies.languages.scoring import Pool
+from studies.languages.training import TEACHER
 
 CAPTIONS = "captions.txt"
 STUDENT = DistilSpec(model=TEACHER, kind="transformer", width=64, prune_vocabulary=True, batch_size=512)

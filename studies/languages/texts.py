@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from examples.icons.names import family
-from studies.languages.sources import SOURCES, Phrase, plain, read_phrases
-from studies.languages.spec import LanguagesSpec
-from examples.quickstart.emoji import DrawnDataset
+from examples.quickstart.emoji.on_disk import DrawnDataset
 from examples.quickstart.emoji.sources import download, with_version
 from examples.quickstart.emoji.splits import chance
 from mobileclip.data.randomness import seeded_rng
 from mobileclip.datasets.sources import TextPair
 from mobileclip.storage import write_text
+from studies.languages.sources import SOURCES, Phrase, plain, read_phrases
+from studies.languages.spec import LanguagesSpec
 
 TABLE, CARD = "texts.tsv", "datacard.json"
 # As BCP 47 has it for what people agree on in private; so names and other words can have shares of their own.

@@ -6,8 +6,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from studies.languages.spec import LanguagesSpec
-from studies.languages.texts import balanced, shares
 from mobileclip.data import TextPipelineSpec, read_text_input, train_tokenizer
 from mobileclip.datasets.sources import TextPair
 from mobileclip.encoders import TextTransformerSpec, load_model, save_model
@@ -17,6 +15,8 @@ from mobileclip.losses import TextDistillationLossSpec
 from mobileclip.reinforce import CheckpointTeacher, reinforce_texts
 from mobileclip.storage import write_text
 from mobileclip.training import AdamWSpec, CosineSchedule, RunSpec, TrainingSpec, run
+from studies.languages.spec import LanguagesSpec
+from studies.languages.texts import balanced, shares
 
 TEACHER = "icons"
 

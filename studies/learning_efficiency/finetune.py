@@ -18,10 +18,9 @@ from attrs import validators
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from studies.learning_efficiency.views import VIEWS, view_augmentation
-from examples.quickstart.emoji import DataSplit
 from examples.quickstart.emoji.efficientnet import HEAD_CHANNELS, MEAN, STD, EfficientNetLite0, folded_state
 from examples.quickstart.emoji.joint import JointModel, JointTeacher, contrast, write_tensors
+from examples.quickstart.emoji.on_disk import DataSplit
 from examples.quickstart.emoji.teachers import all_captions
 from examples.quickstart.emoji.trunks import TextTrunk, image_weights
 from mobileclip.data import ImageTextSample, augmentation_rng, decode_image, normalize_pixels
@@ -33,6 +32,7 @@ from mobileclip.tensor_files import read_tensors
 from mobileclip.tensor_files.weights import weights_sha256
 from mobileclip.terminal import console
 from mobileclip.training import CosineSchedule
+from studies.learning_efficiency.views import VIEWS, view_augmentation
 
 PROMPTS = ("{}", "an icon of {}")
 _MAX_GRADIENT_NORM = 1.0

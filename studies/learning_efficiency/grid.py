@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 
 from examples.icons.splits import TITLES
+from examples.quickstart.emoji.on_disk import load_finished
+from examples.quickstart.side_by_side import Job, side_by_side, use_threads
 from studies.learning_efficiency.results import Result, append
 from studies.learning_efficiency.scoring import HeldOut, held_out
 from studies.learning_efficiency.spec import Cell, EfficiencySpec
 from studies.learning_efficiency.students import measure_cell
-from examples.quickstart.emoji.on_disk import load_finished
-from examples.quickstart.side_by_side import Job, side_by_side, use_threads
 
 
 def run_grid(spec: EfficiencySpec, waiting: Sequence[Cell], *, results: Path, steps_before: int) -> None:

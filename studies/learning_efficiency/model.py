@@ -21,14 +21,7 @@ from examples.icons import IconDataSpec
 from examples.icons.reading import read_sets
 from examples.icons.sets import ALL_SETS, EMOJI_SETS
 from examples.icons.splits import TEST_PICTURES, TITLES
-from studies.learning_efficiency.run import run
-from studies.learning_efficiency.scoring import HeldOut, held_out, pixels_of, score_student
-from studies.learning_efficiency.spec import Cell, EfficiencySpec
-from studies.learning_efficiency.strict import STRICT, read_strict, stricter
-from studies.learning_efficiency.students import MODEL
-from studies.learning_efficiency.variants import VARIANTS
-from examples.quickstart.emoji import DrawnDataset
-from examples.quickstart.emoji.on_disk import load_finished
+from examples.quickstart.emoji.on_disk import DrawnDataset, load_finished
 from examples.quickstart.emoji.rendering import render_all
 from examples.quickstart.emoji.sources import download
 from mobileclip.data import ImageTransform
@@ -36,6 +29,12 @@ from mobileclip.encoders import load_model, save_model
 from mobileclip.inputs import ImageInput
 from mobileclip.storage import write_text
 from mobileclip.terminal import say
+from studies.learning_efficiency.run import run
+from studies.learning_efficiency.scoring import HeldOut, held_out, pixels_of, score_student
+from studies.learning_efficiency.spec import Cell, EfficiencySpec
+from studies.learning_efficiency.strict import STRICT, read_strict, stricter
+from studies.learning_efficiency.students import MODEL
+from studies.learning_efficiency.variants import VARIANTS
 
 NAME = "icons"
 VARIANT = "distillation"

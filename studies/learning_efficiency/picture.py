@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from examples.icons.splits import TEST_PICTURES
+from mobileclip.charts import Line, Panel
 from studies.learning_efficiency.curves import Curve, half_widths
 from studies.learning_efficiency.spec import EfficiencySpec
 from studies.learning_efficiency.tables import Results, percent, variant_curves
 from studies.learning_efficiency.variants import CAPTIONS, LADDER
-from mobileclip.charts import Line, Panel
 
 # The ladder, its losing rungs too, and plain training on names: what synthetic captions are to be compared with.
 DRAWN = {**{name: one.title for name, one in LADDER.items()}, "names": CAPTIONS["names"].title}

@@ -9,6 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from examples.icons.splits import TEST_NAMES, TEST_PICTURES, TEST_SET, TITLES
+from examples.quickstart.emoji.on_disk import DrawnDataset
+from mobileclip.charts import write_chart
+from mobileclip.storage import write_text
+from mobileclip.terminal import say
 from studies.learning_efficiency.costs import cost_table, pace_table
 from studies.learning_efficiency.picture import panels
 from studies.learning_efficiency.rates import rate_table
@@ -28,10 +32,6 @@ from studies.learning_efficiency.tables import (
 )
 from studies.learning_efficiency.teachers import TeacherScores
 from studies.learning_efficiency.variants import FIRST, LADDER, PARTS, VARIANTS
-from examples.quickstart.emoji import DrawnDataset
-from mobileclip.charts import write_chart
-from mobileclip.storage import write_text
-from mobileclip.terminal import say
 
 
 def write_report(

@@ -9,9 +9,9 @@ from typing import Literal
 
 import attrs
 
+from mobileclip.serialization import from_json, to_json
 from studies.learning_efficiency.scoring import Scores
 from studies.learning_efficiency.spec import Cell
-from mobileclip.serialization import from_json, to_json
 
 RESULTS, COSTS = "results.jsonl", "costs.jsonl"
 

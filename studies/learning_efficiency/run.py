@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import attrs
 
 from examples.icons import build_dataset
+from mobileclip.terminal import say
 from studies.learning_efficiency.grid import run_grid
 from studies.learning_efficiency.report import write_report
 from studies.learning_efficiency.results import RESULTS, Result, read_results
@@ -14,7 +15,6 @@ from studies.learning_efficiency.spec import Cell, EfficiencySpec
 from studies.learning_efficiency.stores import make_stores
 from studies.learning_efficiency.strict import STRICT, read_strict
 from studies.learning_efficiency.teachers import build_teachers, ensembles_of, score_ensembles, untrained
-from mobileclip.terminal import say
 
 # On two cores without other work; trainings of the default size.
 _STEPS_PER_SECOND = 20

@@ -11,14 +11,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from studies.learning_efficiency.finetune import PROMPTS
-from examples.quickstart.emoji import DataSplit, DrawnDataset
+from examples.quickstart.emoji.on_disk import DataSplit, DrawnDataset
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.encoders import DualEncoder
 from mobileclip.evaluation import ensemble_prompts, retrieval_recall
 from mobileclip.evaluation.metrics.classification import classification_hits, fill_templates, mean_hits
 from mobileclip.inputs import ImageInput
 from mobileclip.reinforce import TeacherEnsemble
+from studies.learning_efficiency.finetune import PROMPTS
 
 _BATCH = 64
 _HALF = 0.5

@@ -12,9 +12,7 @@ from attrs import validators
 
 from examples.icons import IconDataSpec
 from examples.icons.sets import FREE_SETS
-from studies.learning_efficiency.finetune import FineTuneSpec
-from studies.learning_efficiency.variants import FIRST, OTHER, PARTS, SECOND, VARIANTS, Variant
-from examples.quickstart.emoji import drawing_input
+from examples.quickstart.emoji.teachers import drawing_input
 from mobileclip.encoders import AttentionSpec, DualEncoderSpec, MCiSpec, StageSpec, TextTransformerSpec
 from mobileclip.inputs import TextInput
 from mobileclip.losses import (
@@ -26,6 +24,8 @@ from mobileclip.losses import (
 )
 from mobileclip.serialization import to_json
 from mobileclip.training import AdamWSpec, CosineSchedule, TrainingSpec
+from studies.learning_efficiency.finetune import FineTuneSpec
+from studies.learning_efficiency.variants import FIRST, OTHER, PARTS, SECOND, VARIANTS, Variant
 
 _OUTPUT = Path("outputs/learning_efficiency")
 _TINY_OUTPUT = Path("outputs/learning_efficiency_tiny")

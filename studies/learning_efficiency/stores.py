@@ -14,12 +14,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from studies.learning_efficiency.results import COSTS, Cost, append
-from studies.learning_efficiency.spec import Cell, EfficiencySpec
-from studies.learning_efficiency.variants import NUM_VIEWS, VARIANTS, Variant
-from studies.learning_efficiency.views import view_augmentation
-from examples.quickstart.emoji import DataSplit
 from examples.quickstart.emoji.joint import JointTeacher, write_tensors
+from examples.quickstart.emoji.on_disk import DataSplit
 from examples.quickstart.emoji.splits import chance
 from examples.quickstart.stored import (
     StoredBatches,
@@ -45,6 +41,10 @@ from mobileclip.reinforce import ReinforcementSpec, TeacherEnsemble, reinforce
 from mobileclip.storage import write_text
 from mobileclip.tensor_files import read_tensors
 from mobileclip.terminal import say
+from studies.learning_efficiency.results import COSTS, Cost, append
+from studies.learning_efficiency.spec import Cell, EfficiencySpec
+from studies.learning_efficiency.variants import NUM_VIEWS, VARIANTS, Variant
+from studies.learning_efficiency.views import view_augmentation
 
 _PER_SHARD = 500
 

@@ -11,14 +11,14 @@ import torch
 
 from examples.icons.splits import TEST_NAMES, TEST_PICTURES, TEST_SET, TITLES
 from examples.icons.strict import SAME_GLYPH, SEEN_WORDS, Bits, strict_bits
+from examples.quickstart.emoji.on_disk import DrawnDataset
+from mobileclip.serialization import from_json, to_json
+from mobileclip.storage import write_text
 from studies.learning_efficiency.results import Result
 from studies.learning_efficiency.scoring import HeldOut, pack_bits, unpack_bits
 from studies.learning_efficiency.spec import EfficiencySpec
 from studies.learning_efficiency.tables import Results, by_seed, percent, spread, table
 from studies.learning_efficiency.variants import LADDER, VARIANTS
-from examples.quickstart.emoji import DrawnDataset
-from mobileclip.serialization import from_json, to_json
-from mobileclip.storage import write_text
 
 STRICT = "strict.json"
 _SHOWN = (*LADDER, "names")

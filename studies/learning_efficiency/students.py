@@ -8,14 +8,14 @@ from pathlib import Path
 
 import torch
 
+from examples.quickstart.stored import StoredSamples
+from mobileclip.encoders import DualEncoder, save_model
+from mobileclip.training import train
 from studies.learning_efficiency.results import Result
 from studies.learning_efficiency.scoring import HeldOut, score_student
 from studies.learning_efficiency.spec import Cell, EfficiencySpec
 from studies.learning_efficiency.stores import card_of, cell_batches, load_store, store_of
 from studies.learning_efficiency.variants import VARIANTS
-from examples.quickstart.stored import StoredSamples
-from mobileclip.encoders import DualEncoder, save_model
-from mobileclip.training import train
 
 MODEL = "model.safetensors"
 

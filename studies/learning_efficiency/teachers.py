@@ -7,18 +7,18 @@ from pathlib import Path
 
 import attrs
 
+from examples.quickstart.emoji.joint import JointTeacher
+from examples.quickstart.emoji.on_disk import DrawnDataset
+from examples.quickstart.emoji.teachers import all_captions
+from mobileclip.reinforce import TeacherEnsemble
+from mobileclip.serialization import from_json, to_json
+from mobileclip.storage import write_text
 from studies.learning_efficiency.finetune import FineTuneSpec, class_prompts, fine_tune, load_teacher
 from studies.learning_efficiency.results import COSTS, Cost, append
 from studies.learning_efficiency.scoring import HeldOut, Scores, held_out, score_teachers
 from studies.learning_efficiency.spec import Cell, EfficiencySpec
 from studies.learning_efficiency.texts import text_trunk
 from studies.learning_efficiency.variants import VARIANTS
-from examples.quickstart.emoji import DrawnDataset
-from examples.quickstart.emoji.joint import JointTeacher
-from examples.quickstart.emoji.teachers import all_captions
-from mobileclip.reinforce import TeacherEnsemble
-from mobileclip.serialization import from_json, to_json
-from mobileclip.storage import write_text
 
 
 @attrs.frozen(kw_only=True)

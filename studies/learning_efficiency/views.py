@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from examples.quickstart.emoji import emoji_augmentation
+from examples.quickstart.emoji.teachers import emoji_augmentation
 from mobileclip.data import AugmentationSpec, crop_augmentation
 
 WEAK, MEDIUM, STRONG = "weak", "medium", "strong"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from examples.quickstart.emoji import EmojiDataSpec, build_dataset
+from examples.quickstart.emoji.dataset import EmojiDataSpec, build_dataset
 from examples.quickstart.emoji.benchmark import write_benchmarks
 from examples.quickstart.emoji.teachers import PROMPTS
 from mobileclip import load
