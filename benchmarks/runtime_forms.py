@@ -15,8 +15,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from benchmarks.latency_exported import exported
-from benchmarks.rivals import Tower
+from benchmarks.rivals import Tower, exported
 from mobileclip.encoders import ImageEncoderSpec
 from mobileclip.extras import advice
 from mobileclip.hardware.precision import FastPrecision, dtype_of
