@@ -76,7 +76,7 @@ def test_what_is_there_and_broken_says_why(tmp_path, monkeypatch):
     (tmp_path / "broken_package.py").write_text("from os import no_such_name")
     monkeypatch.syspath_prepend(tmp_path)
     with (
-        fails("extras.used", "a thing", "cannot import name 'no_such_name'", "pip install"),
+        fails(ImportError, "a thing", "cannot import name 'no_such_name'", "pip install"),
         needed("a thing", "a"),
     ):
         import broken_package  # noqa: F401

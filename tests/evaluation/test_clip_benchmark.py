@@ -141,7 +141,7 @@ def test_loads_what_it_is_asked_for(small_file):
     assert loaded.spec == SMALL
     assert (transform.image_input, tokenizer.text_input) == (SMALL.image.input, SMALL.text.input)
     assert not loaded.training
-    with fails("evaluation.model-cache-dir-files", "/tmp/here"):
+    with fails(ValueError, "/tmp/here"):
         clip_benchmark.load_mobileclip("auto", str(small_file), cache_dir="/tmp/here")
     with pytest.raises(FileNotFoundError):
         clip_benchmark.load_mobileclip("mobileclip_s0", "laion400m_e32")
@@ -173,5 +173,5 @@ def test_without_clip_benchmark_the_command_that_installs_it_is_named(monkeypatc
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with fails("extras.used", install("clip-benchmark")):
+    with fails(ImportError, install("clip-benchmark")):
         clip_benchmark.register()

