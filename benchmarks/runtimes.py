@@ -18,8 +18,7 @@ pass the gates of its precision. Random weights have norms that fit the package'
 embeddings of their own; --weights says more. Texts are captions; where a tower is causal and the form takes any length,
 mobileclip cuts them behind their end. From bytes, each side computes in its best form, and reads JPEGs its own way, in
 as many threads as it computes with; mobileclip also reads them at a reduced size, and OpenVINO gets its pixels as they
-were decoded. Compiled forms (`--forms inductor inductor_bf16`) are not among the usual ones: they take a minute each to
-make, and have been nobody's best.
+were decoded. `--forms optimize optimize_bf16` is what `mobileclip.optimize` chooses, which takes a minute each.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ from benchmarks.harness import (
     text,
 )
 from benchmarks.rivals import PUBLISHED, Size, Tower, open_clip_transform, random_model, released
-from benchmarks.runtime_forms import USUAL, Contender, Contestant, Form, eagerly, fastest, has, missing, parts_of
+from benchmarks.runtime_forms import USUAL, Contender, Contestant, Form, fastest, has, missing, parts_of
 from mobileclip.data import ImageTransform, Tokenizer
 from mobileclip.data.images import read_pixels
 from mobileclip.encoders import DualEncoder, load_model
@@ -189,13 +188,7 @@ def compare(match: Match, spec: RuntimesBenchSpec, folder: Path) -> Iterator[Row
             failed[key] = why
             continue
         try:
-            variants = one.contenders(
-                form,
-                match.inputs,
-                match.calibration.ranges,
-                folder / f"{one.side}_{form}",
-                eager=made.get((one.side, eagerly(form))),
-            )
+            variants = one.contenders(form, match.inputs, match.calibration.ranges, folder / f"{one.side}_{form}")
             made[key] = fastest(list(variants), match.inputs, rounds=trials)
         except Exception as error:  # noqa: BLE001 - compilers and runtimes raise what they like; the others go on
             failed[key] = printable(f"{type(error).__name__}: {' '.join(str(error).split())}")

@@ -124,15 +124,6 @@ def _crossings(scores: Array, steps: Array, means: Array) -> Array:
     return np.where(is_reached.any(1), np.where(first == 0, 0.0, crossing), math.inf)
 
 
-def equivalents(baseline: Curve, other: Curve) -> list[Interval]:
-    """Return, for every budget of another variant, how many steps of the baseline give the same score."""
-
-    def at(index: int) -> Interval:
-        return _estimate(baseline, other, lambda one, two: _crossings(two[:, index], baseline.steps, one))
-
-    return [at(index) for index in range(len(other.steps))]
-
-
 def speedup(baseline: Curve, other: Curve, *, budget: int | None = None) -> Interval:
     """Return how many times fewer steps another variant needs for a score of the baseline.
 

@@ -6,7 +6,6 @@ are not by much.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -115,7 +114,7 @@ def _mci(spec: FineTuneSpec) -> MCiSpec:
     )
 
 
-def fine_tune(spec: FineTuneSpec, split: DataSplit, text_trunk: TextTrunk, path: Path) -> float:
+def fine_tune(spec: FineTuneSpec, split: DataSplit, text_trunk: TextTrunk, path: Path) -> None:
     """Train a model to find a picture's captions among others', and its name among all classes, and write it.
 
     Two terms of equal weight, as the quickstart's heads have them: contrast within the batch, where pictures of one
@@ -127,9 +126,6 @@ def fine_tune(spec: FineTuneSpec, split: DataSplit, text_trunk: TextTrunk, path:
         split: the pictures.
         text_trunk: texts to features.
         path: where the model goes.
-
-    Returns:
-        The processor's seconds that it took, earlier runs of it included.
     """
     torch.manual_seed(spec.seed)
     model = FineTunedModel(spec, text_dim=text_trunk.dim)
@@ -152,8 +148,7 @@ def fine_tune(spec: FineTuneSpec, split: DataSplit, text_trunk: TextTrunk, path:
         [{"params": parameters} for _, parameters in groups], weight_decay=spec.weight_decay, fused=True
     )
     partial_path = path.with_suffix(".partial.safetensors")
-    first, before = _resume(partial_path, model, optimizer) if partial_path.exists() else (0, 0.0)
-    started, seconds = time.process_time() - before, before
+    first = _resume(partial_path, model, optimizer) if partial_path.exists() else 0
     step = first * batches.per_epoch
     with Progress(f"teacher {spec.name}", total=total, done=step, unit="pictures", console=console()) as progress:
         for epoch in range(first, spec.epochs):
@@ -167,12 +162,10 @@ def fine_tune(spec: FineTuneSpec, split: DataSplit, text_trunk: TextTrunk, path:
                 optimizer.step()
                 step += 1
                 progress.advance(count=spec.batch_size, detail=f"loss {loss.item():.2f}")
-            seconds = round(time.process_time() - started, 1)
-            about = {"spec": to_json(spec), "epochs": str(epoch + 1), "processor_seconds": str(seconds)}
+            about = {"spec": to_json(spec), "epochs": str(epoch + 1)}
             write_tensors(partial_path, _training_state(model, optimizer), about)
     write_tensors(path, model.state_dict(), {"spec": to_json(spec), "epochs": str(spec.epochs)})
     partial_path.unlink()
-    return seconds
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -251,8 +244,8 @@ def _training_state(model: FineTunedModel, optimizer: torch.optim.Optimizer) -> 
     return {**{f"model.{name}": value for name, value in model.state_dict().items()}, **moments}
 
 
-def _resume(path: Path, model: FineTunedModel, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-    """Restore what an unfinished training had learned, and return after how many epochs and processor's seconds."""
+def _resume(path: Path, model: FineTunedModel, optimizer: torch.optim.Optimizer) -> int:
+    """Restore what an unfinished training had learned, and return after how many epochs."""
     tensors, metadata = read_tensors(path)
     if from_json(metadata["spec"], FineTuneSpec) != model.spec:
         raise ValueError(f"{path} is of a teacher with other choices; delete it, or choose another folder")
@@ -264,7 +257,7 @@ def _resume(path: Path, model: FineTunedModel, optimizer: torch.optim.Optimizer)
             whole["state"].setdefault(int(index), {})[moment] = value
     model.load_state_dict({name.removeprefix("model."): value for name, value in tensors.items() if "model." in name})
     optimizer.load_state_dict(whole)
-    return int(metadata["epochs"]), float(metadata.get("processor_seconds", 0))
+    return int(metadata["epochs"])
 
 
 def load_teacher(path: Path, text_trunk: TextTrunk) -> JointTeacher:

@@ -13,25 +13,22 @@ from examples.quickstart.emoji.on_disk import DrawnDataset
 from mobileclip.charts import write_chart
 from mobileclip.storage import write_text
 from mobileclip.terminal import say
-from studies.learning_efficiency.costs import cost_table, pace_table
 from studies.learning_efficiency.picture import panels
 from studies.learning_efficiency.rates import rate_table
-from studies.learning_efficiency.results import COSTS, RESULTS, Cost, read_costs, read_results
+from studies.learning_efficiency.results import RESULTS, read_results
 from studies.learning_efficiency.spec import EfficiencySpec
 from studies.learning_efficiency.stores import Store, card_of, store_of
 from studies.learning_efficiency.strict import STRICT, StrictParts, read_strict, strict_table
 from studies.learning_efficiency.tables import (
     Results,
     budget_table,
-    difference_table,
-    equivalent_table,
     ladder_table,
     part_tables,
     percent,
     table,
 )
 from studies.learning_efficiency.teachers import TeacherScores
-from studies.learning_efficiency.variants import FIRST, LADDER, PARTS, VARIANTS
+from studies.learning_efficiency.variants import FIRST, LADDER, PARTS
 
 
 def write_report(
@@ -61,16 +58,14 @@ def write_report(
         about,
         *(["## Teachers\n", *_teacher_table(teachers), "", *_view_table(spec)] if teachers else []),
     ]
-    lines += result_tables(spec, results, read_costs(spec.output / COSTS, study=spec.study), strict)
+    lines += result_tables(spec, results, strict)
     text = "\n".join([*lines, "\n![curves](curves.png)"])
     write_text(spec.output / "report.md", text + "\n")
     write_chart(panels(spec, results), spec.output / "curves.png")
     return text
 
 
-def result_tables(
-    spec: EfficiencySpec, results: Results, costs: Sequence[Cost], strict: StrictParts | None
-) -> list[str]:
+def result_tables(spec: EfficiencySpec, results: Results, strict: StrictParts | None) -> list[str]:
     """Return the tables of trainings; see `write_report`."""
     lines: list[str] = []
     for part in map(PARTS.__getitem__, spec.parts):
@@ -80,15 +75,9 @@ def result_tables(
         *lines,
         "\n## The ladder\n",
         *ladder_table(spec, results),
-        "\nDifferences of top-5 on unseen drawings, seed by seed:\n",
-        *difference_table(spec, results),
-        "\nSteps that give the same top-5 on unseen drawings:\n",
-        *equivalent_table(spec, results),
         "\nTimes fewer steps for the top-5 that so many steps of a baseline give:\n",
         *budget_table(spec, results),
         *_section("A learning rate for each", rate_table(spec, results)),
-        *_section("Seconds", pace_table(results, [*VARIANTS], spec.shares[2])),
-        *_section("Costs", cost_table(spec, results, costs)),
         *_section("Stricter parts", [] if strict is None else strict_table(spec, results, strict)),
     ]
 
@@ -126,8 +115,7 @@ def main() -> None:
     """Print the tables of the lines that are kept beside this file."""
     spec, here = EfficiencySpec(), Path(__file__).parent
     results = read_results(here / RESULTS, study=spec.study)
-    costs = read_costs(here / COSTS, study=spec.study)
-    say("\n".join(result_tables(spec, results, costs, read_strict(here / STRICT))))
+    say("\n".join(result_tables(spec, results, read_strict(here / STRICT))))
 
 
 if __name__ == "__main__":

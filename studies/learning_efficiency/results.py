@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import attrs
 
@@ -13,7 +12,7 @@ from mobileclip.serialization import from_json, to_json
 from studies.learning_efficiency.scoring import Scores
 from studies.learning_efficiency.spec import Cell
 
-RESULTS, COSTS = "results.jsonl", "costs.jsonl"
+RESULTS = "results.jsonl"
 
 
 @attrs.frozen(kw_only=True)
@@ -33,31 +32,6 @@ class Result:
     scores: Mapping[str, Scores]
     seconds: float
     processor_seconds: float | None = None
-
-
-@attrs.frozen(kw_only=True)
-class Cost:
-    """What students share: a teacher, or what it says of all views.
-
-    Args:
-        study: see `EfficiencySpec.study`.
-        kind: `teacher` or `store`.
-        name: of the teacher, or of the store and its teacher.
-        processor_seconds: that it took.
-        note: how exact that is, where it was not counted.
-    """
-
-    study: str
-    kind: Literal["teacher", "store"]
-    name: str
-    processor_seconds: float
-    note: str = ""
-
-
-def read_costs(path: Path, *, study: str) -> list[Cost]:
-    """Return the costs in a file, which need not exist."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [cost for cost in (from_json(line, Cost) for line in lines) if cost.study == study]
 
 
 def append(path: Path, result: object) -> None:

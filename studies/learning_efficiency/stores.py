@@ -6,7 +6,6 @@ Teachers add what they say one by one, so that one more costs its own work alone
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -41,7 +40,6 @@ from mobileclip.reinforce import ReinforcementSpec, TeacherEnsemble, reinforce
 from mobileclip.storage import write_text
 from mobileclip.tensor_files import read_tensors
 from mobileclip.terminal import say
-from studies.learning_efficiency.results import COSTS, Cost, append
 from studies.learning_efficiency.spec import Cell, EfficiencySpec
 from studies.learning_efficiency.variants import NUM_VIEWS, VARIANTS, Variant
 from studies.learning_efficiency.views import view_augmentation
@@ -131,11 +129,7 @@ def make_stores(
             path = _file(spec, store, name)
             if path.exists():
                 continue
-            started = time.process_time()
             shards = sorted(map(str, reinforced(spec, store, teachers[name], split).glob("*.tar")))
-            seconds = round(time.process_time() - started, 1)
-            cost = Cost(study=spec.study, kind="store", name=f"{store.name} {name}", processor_seconds=seconds)
-            append(spec.output / COSTS, cost)
             samples = list(read_reinforced_samples(shards))
             if tuple(one.key for one in samples) != _keys(read_tensors(views)[0]):
                 raise ValueError(f"{path.parent} has other pictures than {shards[0]} and those beside it; delete both")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 
 from examples.icons.splits import TEST_NAMES, TEST_PICTURES, TEST_SET, TITLES
 from studies.learning_efficiency.curves import (
     Curve,
     describe,
     difference,
-    equivalents,
     make_curve,
     speedup,
     speedup_limits,
@@ -25,8 +23,6 @@ METRICS = {"top1": "top-1", "top5": "top-5", "retrieval": "name → picture R@1"
 BASELINES = {"plain": "plain training", "captions": "training with synthetic captions alone"}
 # What the ladder's table has, as held-out parts and scores.
 LADDER_SCORES = (*((TEST_PICTURES, metric) for metric in METRICS), (TEST_SET, "top5"), (TEST_NAMES, "top5"))
-# Whose differences are told: each rung of the ladder less the one below it, and the teacher less plain training.
-COMPARED = (*((upper, lower) for lower, upper in pairwise(LADDER)), ("distillation", "plain"))
 
 Results = Mapping[Cell, Result]
 
@@ -80,43 +76,6 @@ def ladder_table(spec: EfficiencySpec, results: Results) -> list[str]:
                 ]
                 rows.append([variant.title, *cells])
     return table(["", *_heads(columns)], rows)
-
-
-def difference_table(spec: EfficiencySpec, results: Results) -> list[str]:
-    """Return what one rung of the ladder adds to another in top-5 on unseen drawings, seed by seed.
-
-    Args:
-        spec: the choices.
-        results: the trainings that are finished.
-    """
-    columns = _measured(spec, results)
-    rows = []
-    for upper, lower in COMPARED:
-        cells = [_difference(by_seed(results, upper, *column), by_seed(results, lower, *column)) for column in columns]
-        if any(cells):
-            titles = (VARIANTS[name].title.removeprefix("+ ") for name in (upper, lower))
-            rows.append([", less ".join(titles), *cells])
-    return table(["", *_heads(columns)], rows)
-
-
-def equivalent_table(spec: EfficiencySpec, results: Results) -> list[str]:
-    """Return how many steps of the baselines give the top-5 on unseen drawings that the ladder's rungs give.
-
-    Args:
-        spec: the choices.
-        results: the trainings that are finished.
-
-    Returns:
-        A group of rows for each share and baseline that a further rung is trained for; nothing where there is none.
-    """
-    curves = {share: ladder_curves(results, share, TEST_PICTURES, "top5") for share in spec.shares}
-    budgets = sorted({int(steps) for of_share in curves.values() for one in of_share.values() for steps in one.steps})
-    rows: list[list[str]] = []
-    for share, of_share in curves.items():
-        for baseline, title in BASELINES.items():
-            if baseline in of_share and (found := _equivalent_rows(budgets, of_share, baseline)):
-                rows += [[f"**{percent(share)}, in steps of {title}**", *[""] * len(budgets)], *found]
-    return table(["steps", *(f"{one:,}" for one in budgets)], rows) if rows else []
 
 
 def _measured(spec: EfficiencySpec, results: Results) -> list[tuple[float, int]]:
@@ -257,21 +216,6 @@ def _speedups(baseline: Curve, other: Curve) -> dict[int, str]:
         )
         for index, steps in enumerate(baseline.steps)
     }
-
-
-def _equivalent_rows(budgets: Sequence[int], curves: Mapping[str, Curve], baseline: str) -> list[list[str]]:
-    reference = curves[baseline]
-    limits = (reference.steps[0], reference.steps[-1])
-    rows = []
-    names = list(curves)
-    for name in names[names.index(baseline) + 1 :]:
-        curve = curves[name]
-        cells = {
-            int(steps): describe(interval, limits=limits)
-            for steps, interval in zip(curve.steps, equivalents(reference, curve), strict=True)
-        }
-        rows.append([VARIANTS[name].title, *(cells.get(one, "") for one in budgets)])
-    return rows
 
 
 def percent(share: float) -> str:

@@ -14,7 +14,6 @@ from mobileclip.reinforce import TeacherEnsemble
 from mobileclip.serialization import from_json, to_json
 from mobileclip.storage import write_text
 from studies.learning_efficiency.finetune import FineTuneSpec, class_prompts, fine_tune, load_teacher
-from studies.learning_efficiency.results import COSTS, Cost, append
 from studies.learning_efficiency.scoring import HeldOut, Scores, held_out, score_teachers
 from studies.learning_efficiency.spec import Cell, EfficiencySpec
 from studies.learning_efficiency.texts import text_trunk
@@ -62,9 +61,7 @@ def build_teachers(
     for one in _members(spec, ensembles):
         path = _file(spec, one.name)
         if not path.exists():
-            seconds = fine_tune(one, dataset.train, trunk, path)
-            cost = Cost(study=spec.study, kind="teacher", name=one.name, processor_seconds=seconds)
-            append(spec.output / COSTS, cost)
+            fine_tune(one, dataset.train, trunk, path)
         teachers[one.name] = load_teacher(path, trunk)
     return teachers
 
