@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mobileclip import charts
-from studies.captioner.lines import Line, read_lines
-from studies.captioner.spec import ABLATIONS, ARMS, MAIN
+from studies.captioner.spec import ABLATIONS, ARMS, MAIN, Line
+from studies.learning_efficiency.results import read_lines
 from studies.learning_efficiency.tables import spread, table
 
 PICTURE = "captions.png"
@@ -128,6 +128,6 @@ def _by_seed(students: Sequence[Line], arm: str, budget: int, part: str) -> dict
 
 if __name__ == "__main__":
     source = Path(sys.argv[1])
-    kept = read_lines(source)
+    kept = read_lines(source, Line)
     draw(kept, source.with_name(PICTURE))
     sys.stdout.write(report(kept))

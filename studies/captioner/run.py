@@ -15,10 +15,9 @@ from examples.quickstart.emoji.on_disk import DrawnDataset
 from mobileclip.storage import write_text
 from mobileclip.terminal import say
 from studies.captioner.captions import Part, examples, judged, part_of
-from studies.captioner.lines import LINES, Line, read_lines
 from studies.captioner.report import PICTURE, captions_lines, draw, report
-from studies.captioner.spec import ARMS, CaptionerStudySpec
-from studies.learning_efficiency.results import append
+from studies.captioner.spec import ARMS, LINES, CaptionerStudySpec, Line
+from studies.learning_efficiency.results import append, read_lines
 from studies.learning_efficiency.scoring import HeldOut, held_out, score_student
 from studies.learning_efficiency.spec import Cell
 from studies.learning_efficiency.stores import load_store, make_stores, store_of
@@ -35,7 +34,7 @@ def run(spec: CaptionerStudySpec) -> list[Line]:
     """
     spec = spec.resolved
     path = spec.output / LINES
-    lines = read_lines(path, study=spec.study)
+    lines = read_lines(path, Line, study=spec.study)
     done = {(one.arm, one.budget, one.seed) for one in lines if one.kind == "student"}
     waiting = [(arm, cell) for arm, cell in spec.cells() if (arm, cell.budget, cell.seed) not in done]
     steps = sum(cell.budget for _, cell in waiting)
@@ -57,7 +56,7 @@ def run(spec: CaptionerStudySpec) -> list[Line]:
             _ask_teacher(spec, dataset, path)
     finally:
         # An interrupted study has a report of what is finished.
-        lines = read_lines(path, study=spec.study)
+        lines = read_lines(path, Line, study=spec.study)
         text = report(lines, examples(list(captions.items())))
         write_text(spec.output / "report.md", text)
         draw(lines, spec.output / PICTURE)
@@ -68,14 +67,14 @@ def run(spec: CaptionerStudySpec) -> list[Line]:
 def _captions(spec: CaptionerStudySpec, dataset: DrawnDataset, arm: str, path: Path) -> Part:
     """Return an arm's pictures and captions, and add a line about them where there is none."""
     part = part_of(spec, dataset.train, ARMS[arm])
-    if ARMS[arm].own_captions not in captions_lines(read_lines(path)):
+    if ARMS[arm].own_captions not in captions_lines(read_lines(path, Line)):
         append(path, judged(spec, dataset.train, arm, part))
     return part
 
 
 def _ask_teacher(spec: CaptionerStudySpec, dataset: DrawnDataset, path: Path) -> None:
     """Let the first teacher say how all captions fit their pictures, where it was not asked yet."""
-    known = captions_lines(read_lines(path))
+    known = captions_lines(read_lines(path, Line))
     chosen = {ARMS[arm].own_captions: arm for arm, _ in reversed(spec.cells())}
     waiting = [arm for own, arm in chosen.items() if own not in known or "cosine" not in known[own].values]
     if waiting:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,7 @@ from studies.learning_efficiency.variants import FIRST, SECOND
 _OUTPUT, _TINY_OUTPUT = Path("outputs/captioner"), Path("outputs/captioner_tiny")
 _TINY_SETS = ("bi", "lucide", "tabler", "noto")
 _FREE = tuple(one.name for one in FREE_SETS)
+LINES = "lines.jsonl"
 Captions = Literal["none", "composed", "written", "both"]
 
 
@@ -257,3 +259,28 @@ class CaptionerStudySpec:
                 checkpoint_every_steps=100,
             ),
         )  # fmt: skip
+
+
+@attrs.frozen(kw_only=True)
+class Line:
+    """What is known of an arm: its captions, or one student.
+
+    Args:
+        study: see `CaptionerStudySpec.study`.
+        arm: by name.
+        kind: `captions` or `student`.
+        values: numbers by name, shares in per cent; of students top-5 by part of the held-out drawings.
+        seconds: how long it took, by the clock.
+        budget: steps of the student.
+        seed: of the student.
+        processor_seconds: of the process.
+    """
+
+    study: str
+    arm: str
+    kind: Literal["captions", "student"]
+    values: Mapping[str, float]
+    seconds: float
+    budget: int = 0
+    seed: int = 0
+    processor_seconds: float | None = None

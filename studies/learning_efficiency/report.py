@@ -14,7 +14,6 @@ from mobileclip.charts import write_chart
 from mobileclip.storage import write_text
 from mobileclip.terminal import say
 from studies.learning_efficiency.picture import panels
-from studies.learning_efficiency.rates import rate_table
 from studies.learning_efficiency.results import RESULTS, read_results
 from studies.learning_efficiency.spec import EfficiencySpec
 from studies.learning_efficiency.stores import Store, card_of, store_of
@@ -77,7 +76,6 @@ def result_tables(spec: EfficiencySpec, results: Results, strict: StrictParts | 
         *ladder_table(spec, results),
         "\nTimes fewer steps for the top-5 that so many steps of a baseline give:\n",
         *budget_table(spec, results),
-        *_section("A learning rate for each", rate_table(spec, results)),
         *_section("Stricter parts", [] if strict is None else strict_table(spec, results, strict)),
     ]
 

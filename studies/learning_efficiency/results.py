@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import attrs
 
@@ -34,6 +35,14 @@ class Result:
     processor_seconds: float | None = None
 
 
+class _Kept(Protocol):
+    @property
+    def study(self) -> str: ...
+
+
+Kept = TypeVar("Kept", bound=_Kept)
+
+
 def append(path: Path, result: object) -> None:
     """Add a line, which is on the disk when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,33 +52,29 @@ def append(path: Path, result: object) -> None:
         os.fsync(file.fileno())
 
 
-def read_results(path: Path, *, study: str) -> dict[Cell, Result]:
-    """Return the finished trainings; a last line that was cut off by a killed process is none.
-
-    Args:
-        path: the file, which need not exist.
-        study: what they have to be of.
+def read_lines(path: Path, kind: type[Kept], *, study: str = "") -> list[Kept]:
+    """Return the lines of a file, which need not exist; a last one that was cut off by a killed process is none.
 
     Raises:
-        ValueError: if one was made with other choices, or a line that is not the last cannot be read.
+        ValueError: if one is of a study with other choices than `study`, or a line that is not the last cannot be read.
     """
     if not path.exists():
-        return {}
+        return []
     *lines, rest = path.read_text(encoding="utf-8").split("\n")
     if rest:
         # Without its end a line is not whole, and the next one would be appended to it.
         os.truncate(path, path.stat().st_size - len(rest.encode()))
-    found = {}
-    for number, line in enumerate(lines, 1):
-        try:
-            result = from_json(line, Result)
-        except ValueError as error:
-            raise ValueError(f"line {number} of {path} is no result of a training: {error}") from None
-        if result.study != study:
-            raise ValueError(
-                f"{path} holds trainings of a study with other choices (line {number}: {result.study}, not {study}); "
-                "move it away or give --output. Only --parts, --num-seeds, --budgets, --shares and --num-processes may "
-                "change"
-            )
-        found[result.cell] = result
+    try:
+        found = [from_json(line, kind) for line in lines]
+    except ValueError as error:
+        raise ValueError(f"{path} holds a line that is no result of a training: {error}") from None
+    if study and (other := next((one.study for one in found if one.study != study), None)):
+        raise ValueError(
+            f"{path} holds a study with other choices ({other}, not {study}); move it away or give another --output"
+        )
     return found
+
+
+def read_results(path: Path, *, study: str) -> dict[Cell, Result]:
+    """Return the finished trainings; see `read_lines`."""
+    return {one.cell: one for one in read_lines(path, Result, study=study)}

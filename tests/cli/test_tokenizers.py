@@ -75,4 +75,4 @@ def test_what_cannot_be_done_is_named(line, named, here, capsys):
     (here / "t.json").write_text("{}")
     status, said = typed(capsys, f"{line} {'' if '--overwrite' in line else '--overwrite'}")
     assert status == 2
-    told(said.err, "error", named)
+    told(said.err, named)
